@@ -1,0 +1,136 @@
+//! Time as an argument.
+//!
+//! Deadlines of sessions and tokens are [`Timestamp`]s: milliseconds of Unix time that saturate
+//! instead of wrapping. Whoever needs the time is given a [`Clock`]; tests turn a manual one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+/// A point in time: milliseconds since the Unix epoch. Arithmetic saturates.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// The end of time: a deadline that never passes.
+    pub const MAX: Self = Self(u64::MAX);
+
+    /// From whole milliseconds since the epoch.
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis)
+    }
+
+    /// From seconds since the epoch with a fraction, as a JWT `NumericDate` may have (RFC 7519
+    /// section 2). Negative values become the epoch, huge ones [`Timestamp::MAX`]; not-a-number
+    /// becomes the epoch.
+    pub fn from_seconds(seconds: f64) -> Self {
+        // A float-to-integer cast saturates and maps NaN to zero, which is the contract above.
+        #[expect(
+            clippy::as_conversions,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "the saturating cast is the wanted behaviour"
+        )]
+        Self((seconds * 1000.0) as u64)
+    }
+
+    /// Milliseconds since the epoch.
+    pub const fn as_millis(self) -> u64 {
+        self.0
+    }
+
+    /// Whole seconds since the epoch.
+    pub const fn as_secs(self) -> u64 {
+        self.0 / 1000
+    }
+
+    /// This time plus `duration`.
+    #[must_use]
+    pub fn plus(self, duration: Duration) -> Self {
+        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(millis))
+    }
+
+    /// How long after `earlier` this is; zero when it is not after.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// Where the time comes from: the system, or a test's hand.
+#[derive(Clone, Debug)]
+pub struct Clock(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    System,
+    Manual(Arc<AtomicU64>),
+}
+
+impl Clock {
+    /// The system's clock.
+    pub const fn system() -> Self {
+        Self(Source::System)
+    }
+
+    /// A clock that stands still at `start` until [`Clock::advance`] turns it. Clones share it.
+    pub fn manual(start: Timestamp) -> Self {
+        Self(Source::Manual(Arc::new(AtomicU64::new(start.0))))
+    }
+
+    /// The time now. A system clock before 1970 reads as the epoch.
+    pub fn now(&self) -> Timestamp {
+        match &self.0 {
+            Source::System => {
+                #[expect(clippy::disallowed_methods, reason = "the one place that reads it")]
+                let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+                Timestamp::default().plus(since_epoch.unwrap_or_default())
+            }
+            Source::Manual(millis) => Timestamp(millis.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// A monotonic reading for measuring durations. It is the system's in every clock.
+    pub fn instant(&self) -> Instant {
+        #[expect(clippy::disallowed_methods, reason = "the one place that reads it")]
+        Instant::now()
+    }
+
+    /// Turns a manual clock forward; a system clock is left alone.
+    pub fn advance(&self, by: Duration) {
+        if let Source::Manual(millis) = &self.0 {
+            let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+            millis.fetch_add(by, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arithmetic_saturates() {
+        assert_eq!(Timestamp::MAX.plus(Duration::from_secs(1)), Timestamp::MAX);
+        assert_eq!(Timestamp::from_millis(1).since(Timestamp::from_millis(5)), Duration::ZERO);
+        assert_eq!(Timestamp::from_seconds(1e300), Timestamp::MAX);
+        assert_eq!(Timestamp::from_seconds(-1.0), Timestamp::default());
+        assert_eq!(Timestamp::from_seconds(f64::NAN), Timestamp::default());
+    }
+
+    #[test]
+    fn fractions_of_a_numeric_date_are_kept() {
+        let exp = Timestamp::from_seconds(1_752_871_693.216_132);
+        assert_eq!(exp.as_millis(), 1_752_871_693_216);
+        assert_eq!(exp.as_secs(), 1_752_871_693);
+    }
+
+    #[test]
+    fn clones_of_a_manual_clock_turn_together() {
+        let clock = Clock::manual(Timestamp::from_millis(10));
+        let other = clock.clone();
+        clock.advance(Duration::from_millis(5));
+        assert_eq!(other.now(), Timestamp::from_millis(15));
+    }
+}

@@ -1,0 +1,6 @@
+//! Sidegate is a reverse proxy that signs users in.
+
+pub mod clock;
+pub mod identity;
+pub mod secret;
+pub mod token;

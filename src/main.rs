@@ -1,0 +1,2 @@
+//! Sidegate.
+fn main() {}
