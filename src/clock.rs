@@ -113,7 +113,10 @@ mod tests {
     #[test]
     fn arithmetic_saturates() {
         assert_eq!(Timestamp::MAX.plus(Duration::from_secs(1)), Timestamp::MAX);
-        assert_eq!(Timestamp::from_millis(1).since(Timestamp::from_millis(5)), Duration::ZERO);
+        assert_eq!(
+            Timestamp::from_millis(1).since(Timestamp::from_millis(5)),
+            Duration::ZERO
+        );
         assert_eq!(Timestamp::from_seconds(1e300), Timestamp::MAX);
         assert_eq!(Timestamp::from_seconds(-1.0), Timestamp::default());
         assert_eq!(Timestamp::from_seconds(f64::NAN), Timestamp::default());

@@ -78,14 +78,20 @@ pub struct Identity {
 impl Identity {
     /// A nameless identity at `issuer`: signed in, nothing more known.
     pub fn nameless(issuer: &str) -> Self {
-        Self { issuer: issuer.into(), ..Self::default() }
+        Self {
+            issuer: issuer.into(),
+            ..Self::default()
+        }
     }
 
     /// Sets the groups. Those that contain a comma are dropped: joined with commas they would
     /// read as other groups.
     #[must_use]
     pub fn with_groups(mut self, groups: impl IntoIterator<Item = Claim>) -> Self {
-        self.groups = groups.into_iter().filter(|group| !group.as_str().contains(',')).collect();
+        self.groups = groups
+            .into_iter()
+            .filter(|group| !group.as_str().contains(','))
+            .collect();
         let names: Vec<&str> = self.groups.iter().map(Claim::as_str).collect();
         self.groups_value = Claim::new(&names.join(","));
         self
@@ -102,14 +108,26 @@ impl Identity {
         let claims = [&self.name, &self.preferred_username];
         let named = claims.into_iter().flatten().next();
         let emailed = self.email.as_ref().map(|email| &email.address);
-        named.or(emailed).or(self.subject.as_ref()).map(Claim::as_str)
+        named
+            .or(emailed)
+            .or(self.subject.as_ref())
+            .map(Claim::as_str)
     }
 
     /// An estimate of the heap bytes held, for the session cache's bound.
     pub fn weight(&self) -> usize {
         let email = self.email.as_ref().map(|email| &email.address);
-        let single = [&self.subject, &self.preferred_username, &self.name, &self.groups_value];
-        let claims = single.into_iter().flatten().chain(email).chain(&self.groups);
+        let single = [
+            &self.subject,
+            &self.preferred_username,
+            &self.name,
+            &self.groups_value,
+        ];
+        let claims = single
+            .into_iter()
+            .flatten()
+            .chain(email)
+            .chain(&self.groups);
         claims.fold(self.issuer.len(), |sum, claim| {
             sum.saturating_add(claim.0.len()).saturating_add(64)
         })
@@ -138,7 +156,10 @@ mod tests {
 
     #[test]
     fn a_subject_counts_only_with_its_issuer() {
-        let alice = |issuer| Identity { subject: Claim::new("1"), ..Identity::nameless(issuer) };
+        let alice = |issuer| Identity {
+            subject: Claim::new("1"),
+            ..Identity::nameless(issuer)
+        };
         assert!(alice("a").same_person(&alice("a")));
         assert!(!alice("a").same_person(&alice("b")));
         assert!(!Identity::nameless("a").same_person(&Identity::nameless("a")));

@@ -3,4 +3,5 @@
 pub mod clock;
 pub mod identity;
 pub mod secret;
+pub mod telemetry;
 pub mod token;

@@ -78,7 +78,9 @@ pub struct NoRandomness;
 pub fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     let mut bytes = [0; N];
     // The generator's error carries nothing worth keeping: it is a unit.
-    SystemRandom::new().fill(&mut bytes).map_err(|_unspecified| NoRandomness)?;
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_unspecified| NoRandomness)?;
     Ok(bytes)
 }
 
@@ -93,8 +95,16 @@ mod tests {
         struct Holder {
             key: Secret<Vec<u8>>,
         }
-        let shown = format!("{:?}", Holder { key: Secret::new(b"canary".to_vec()) });
-        assert!(!shown.contains("canary") && shown.contains("[redacted]"), "{shown}");
+        let shown = format!(
+            "{:?}",
+            Holder {
+                key: Secret::new(b"canary".to_vec())
+            }
+        );
+        assert!(
+            !shown.contains("canary") && shown.contains("[redacted]"),
+            "{shown}"
+        );
     }
 
     #[test]

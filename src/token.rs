@@ -64,7 +64,11 @@ impl TokenSet {
             .map_err(|_invalid| Error::Malformed)?;
         bearer.set_sensitive(true);
         let refresh_token = refresh_token.map(|token| Secret::new(token.to_owned()));
-        Ok(Self { bearer, refresh_token, expires_at })
+        Ok(Self {
+            bearer,
+            refresh_token,
+            expires_at,
+        })
     }
 
     /// The value of the `Authorization` field, marked sensitive; a clone is a reference count.
@@ -74,7 +78,11 @@ impl TokenSet {
 
     /// The access token itself, for the provider's own endpoints.
     pub fn access_token(&self) -> &str {
-        let bytes = self.bearer.as_bytes().strip_prefix(b"Bearer ").unwrap_or_default();
+        let bytes = self
+            .bearer
+            .as_bytes()
+            .strip_prefix(b"Bearer ")
+            .unwrap_or_default();
         // Checked to be ASCII when it was built.
         std::str::from_utf8(bytes).unwrap_or_default()
     }
@@ -96,8 +104,14 @@ impl TokenSet {
 
     /// An estimate of the heap bytes held, for the session cache's bound.
     pub fn weight(&self) -> usize {
-        let refresh = self.refresh_token.as_ref().map_or(0, |token| token.expose().len());
-        self.bearer.len().saturating_add(refresh).saturating_add(128)
+        let refresh = self
+            .refresh_token
+            .as_ref()
+            .map_or(0, |token| token.expose().len());
+        self.bearer
+            .len()
+            .saturating_add(refresh)
+            .saturating_add(128)
     }
 }
 
@@ -135,19 +149,32 @@ mod tests {
         assert_eq!(tokens.bearer().as_bytes(), b"Bearer abc.def");
         assert_eq!(tokens.access_token(), "abc.def");
         let shown = format!("{tokens:?}");
-        assert!(!shown.contains("abc") && !shown.contains("def50200"), "{shown}");
+        assert!(
+            !shown.contains("abc") && !shown.contains("def50200"),
+            "{shown}"
+        );
     }
 
     #[test]
     fn a_28_tokens_that_would_break_a_field_are_refused() {
         for bad in ["a b", "a\r\nb", "a\0", "a,b", "ä", "a\"", "a;b"] {
-            assert_eq!(TokenSet::new(bad, None, None).unwrap_err(), Error::Malformed, "{bad:?}");
+            assert_eq!(
+                TokenSet::new(bad, None, None).unwrap_err(),
+                Error::Malformed,
+                "{bad:?}"
+            );
         }
         assert_eq!(TokenSet::new("", None, None).unwrap_err(), Error::Empty);
         let long = "a".repeat(MAX_TOKEN + 1);
-        assert_eq!(TokenSet::new(&long, None, None).unwrap_err(), Error::TooLong);
+        assert_eq!(
+            TokenSet::new(&long, None, None).unwrap_err(),
+            Error::TooLong
+        );
         assert!(TokenSet::new(&"a".repeat(MAX_TOKEN), None, None).is_ok());
-        assert_eq!(TokenSet::new("a", Some("x\ny"), None).unwrap_err(), Error::Malformed);
+        assert_eq!(
+            TokenSet::new("a", Some("x\ny"), None).unwrap_err(),
+            Error::Malformed
+        );
     }
 
     #[test]

@@ -1,0 +1,177 @@
+//! What happens, for those who run this: events, one access-log event per request, figures.
+//!
+//! No event carries a query string, a cookie, a token or a code.
+
+mod histogram;
+mod metrics;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use http::{Method, StatusCode, Version};
+use serde::Deserialize;
+use tracing_subscriber::EnvFilter;
+
+pub use self::metrics::{Decided, Metrics};
+
+/// The target of access-log events.
+pub const ACCESS: &str = "sidegate::access";
+
+/// How events are written.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// One readable line per event.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// The least severe events that are written; directives such as `info,sidegate=debug` work too.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(try_from = "String")]
+pub struct Level(String);
+
+impl TryFrom<String> for Level {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.parse::<EnvFilter>() {
+            Ok(_) => Ok(Self(text)),
+            Err(error) => Err(format!(
+                "`{text}` is not a level ({error}); write error, warn, info, debug or trace"
+            )),
+        }
+    }
+}
+
+/// What is written, and how.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The least severe events that are written.
+    pub level: Level,
+    /// Text or JSON.
+    pub format: Format,
+    /// Whether each request leaves an access-log event.
+    pub access: bool,
+}
+
+/// Events are being written already.
+///
+/// Side: gateway.
+#[derive(Debug, thiserror::Error)]
+#[error("the log was started before")]
+pub struct AlreadyStarted(#[source] Box<dyn std::error::Error + Send + Sync>);
+
+/// Starts writing events to standard output.
+///
+/// # Errors
+///
+/// [`AlreadyStarted`] on the second call in a process.
+pub fn start(settings: &Settings) -> Result<(), AlreadyStarted> {
+    let level = if settings.access {
+        settings.level.0.clone()
+    } else {
+        format!("{},{ACCESS}=off", settings.level.0)
+    };
+    // Checked when it was read.
+    let filter = level.parse::<EnvFilter>().unwrap_or_default();
+    let events = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false);
+    match settings.format {
+        Format::Text => events.try_init(),
+        Format::Json => events.json().flatten_event(true).try_init(),
+    }
+    .map_err(AlreadyStarted)
+}
+
+/// One request, as its access-log event tells it.
+#[derive(Debug)]
+pub struct Access<'a> {
+    /// Its method.
+    pub method: &'a Method,
+    /// The canonical path; never the query. `None` when it has no canonical form.
+    pub path: Option<&'a str>,
+    /// Its version.
+    pub version: Version,
+    /// The client's address after the trust rule.
+    pub client: IpAddr,
+    /// The status of the response.
+    pub status: StatusCode,
+    /// The route's name.
+    pub route: Option<&'a str>,
+    /// What was decided.
+    pub decided: Decided,
+    /// Why, as a stable code, when it was not simply let through.
+    pub reason: Option<&'static str>,
+    /// From the request's head to the response's.
+    pub duration: Duration,
+    /// The part of it that the upstream took.
+    pub upstream_duration: Option<Duration>,
+    /// The upstream's name.
+    pub upstream: Option<&'a str>,
+}
+
+impl Access<'_> {
+    /// Writes the event.
+    pub fn log(&self) {
+        tracing::event!(
+            target: ACCESS,
+            tracing::Level::INFO,
+            http.request.method = self.method.as_str(),
+            url.path = self.path,
+            network.protocol.version = ?self.version,
+            client.address = %self.client,
+            http.response.status_code = self.status.as_u16(),
+            route = self.route,
+            decision = self.decided.as_str(),
+            reason = self.reason,
+            duration_ms = millis(self.duration),
+            upstream_ms = self.upstream_duration.map(millis),
+            upstream = self.upstream,
+            "Request"
+        );
+    }
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+/// An error and its causes on one line: `a: b: c`.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        next = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_is_a_word_or_directives() {
+        for good in ["info", "debug", "info,sidegate=trace", "off"] {
+            assert!(Level::try_from(good.to_owned()).is_ok(), "{good}");
+        }
+        let error = Level::try_from("sidegate=loud".to_owned()).unwrap_err();
+        assert!(error.contains("sidegate=loud"), "{error}");
+    }
+
+    #[test]
+    fn a_chain_of_causes_is_one_line() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("outer")]
+        struct Outer(#[source] std::io::Error);
+        let error = Outer(std::io::Error::other("inner"));
+        assert_eq!(chain(&error), "outer: inner");
+    }
+}
