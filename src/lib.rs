@@ -1,7 +1,9 @@
 //! Sidegate is a reverse proxy that signs users in.
 
 pub mod clock;
+pub mod fields;
 pub mod identity;
 pub mod secret;
+pub mod target;
 pub mod telemetry;
 pub mod token;

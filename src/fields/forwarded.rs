@@ -1,0 +1,195 @@
+//! Where a client is, and what the upstream is told about it.
+//!
+//! A [`Client`] is read from the request as it came, before [`super::inbound`] strips the
+//! forwarding fields, and written after it. Read too late it sees no fields and falls back to the
+//! socket's peer: the wrong order loses knowledge, never safety.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use ipnet::IpNet;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// The networks of proxies whose forwarding fields are believed. Nobody's, by default.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct TrustedPeers(Vec<IpNet>);
+
+impl TrustedPeers {
+    /// Trusts these networks.
+    pub fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
+        Self(networks.into_iter().collect())
+    }
+
+    /// Whether forwarding fields from `address` are believed. An IPv4 address that is mapped into
+    /// IPv6 counts as what it is.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.0.iter().any(|network| network.contains(&address))
+    }
+}
+
+/// The scheme by which a client speaks to the site.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Scheme {
+    /// Plain HTTP.
+    Http,
+    /// HTTP over TLS.
+    Https,
+}
+
+impl Scheme {
+    /// The scheme's name in a URI.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
+    fn parse(text: &[u8]) -> Option<Self> {
+        let all = [Self::Http, Self::Https];
+        all.into_iter()
+            .find(|scheme| text.eq_ignore_ascii_case(scheme.as_str().as_bytes()))
+    }
+}
+
+/// The other end of one connection, prepared once for all its requests.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    address: IpAddr,
+    value: HeaderValue,
+    scheme: Scheme,
+}
+
+impl Peer {
+    /// The socket's peer, and the scheme that its connection speaks. A peer without an address (a
+    /// unix socket) is the loopback address.
+    pub fn new(address: IpAddr, scheme: Scheme) -> Self {
+        let address = address.to_canonical();
+        Self {
+            address,
+            value: address_value(&address.to_string()),
+            scheme,
+        }
+    }
+
+    /// The peer's address.
+    pub const fn address(&self) -> IpAddr {
+        self.address
+    }
+}
+
+/// The client of one request, after the rule of trust.
+#[derive(Clone, Debug)]
+pub struct Client {
+    address: IpAddr,
+    scheme: Scheme,
+    chain: HeaderValue,
+}
+
+impl Client {
+    /// Finds out where a request comes from. Call it before [`super::inbound`].
+    ///
+    /// From a peer that is not in `trusted` no field is looked at. Otherwise the client is the
+    /// right-most address in `X-Forwarded-For` that is not trusted itself (the left-most of all
+    /// if all are), and the scheme is the last value of `X-Forwarded-Proto`, the one that the
+    /// peer itself has written. A list with anything but addresses in the part that is read says
+    /// nothing: the client is the peer then.
+    ///
+    /// ```
+    /// use sidegate::fields::forwarded::{Client, Peer, Scheme, TrustedPeers};
+    ///
+    /// let mut headers = http::HeaderMap::new();
+    /// headers.insert("x-forwarded-for", "6.6.6.6, 203.0.113.9".parse().unwrap());
+    /// let peer = Peer::new("10.0.0.7".parse().unwrap(), Scheme::Http);
+    ///
+    /// let closed = Client::read(&peer, &headers, &TrustedPeers::default());
+    /// assert_eq!(closed.address(), peer.address());
+    ///
+    /// let balancers = TrustedPeers::new(["10.0.0.0/8".parse().unwrap()]);
+    /// let open = Client::read(&peer, &headers, &balancers);
+    /// assert_eq!(open.address().to_string(), "203.0.113.9");
+    /// ```
+    pub fn read(peer: &Peer, headers: &HeaderMap, trusted: &TrustedPeers) -> Self {
+        let mut client = Self {
+            address: peer.address,
+            scheme: peer.scheme,
+            chain: peer.value.clone(),
+        };
+        if !trusted.contains(peer.address) {
+            return client;
+        }
+        if let Some(written) = headers.get_all(&X_FORWARDED_PROTO).iter().next_back() {
+            let last = written
+                .as_bytes()
+                .rsplit(|byte| *byte == b',')
+                .next()
+                .unwrap_or_default();
+            client.scheme = Scheme::parse(last.trim_ascii()).unwrap_or(peer.scheme);
+        }
+        if let Some(known) = known_chain(headers, trusted) {
+            client.address = known.first().copied().unwrap_or(peer.address);
+            let addresses = known.iter().chain([&peer.address]).map(IpAddr::to_string);
+            client.chain = address_value(&addresses.collect::<Vec<_>>().join(", "));
+        }
+        client
+    }
+
+    /// The client's address.
+    pub const fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// The scheme by which the client speaks to the site.
+    pub const fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// Writes `X-Forwarded-For`, `-Proto` and `-Host` of the forwarded request, one line each. Call
+    /// it after [`super::inbound`]; `host` is the canonical authority of the request's target.
+    ///
+    /// The first address of `X-Forwarded-For` is always [`Client::address`]: what stands left of
+    /// it came from the client and is not passed on. The peer comes last.
+    pub fn write(&self, headers: &mut HeaderMap, host: &HeaderValue) {
+        headers.insert(X_FORWARDED_FOR, self.chain.clone());
+        headers.insert(
+            X_FORWARDED_PROTO,
+            HeaderValue::from_static(self.scheme.as_str()),
+        );
+        headers.insert(X_FORWARDED_HOST, host.clone());
+    }
+}
+
+/// The addresses from the client's to the one next to the peer; `None` when the fields say
+/// nothing or something that is no address.
+fn known_chain(headers: &HeaderMap, trusted: &TrustedPeers) -> Option<Vec<IpAddr>> {
+    let lines = headers.get_all(&X_FORWARDED_FOR).iter().rev();
+    let members = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
+    let mut known = Vec::new();
+    for member in members {
+        let address = parse_address(member.trim_ascii())?;
+        known.push(address);
+        if !trusted.contains(address) {
+            break;
+        }
+    }
+    known.reverse();
+    (!known.is_empty()).then_some(known)
+}
+
+/// An address, perhaps in brackets and perhaps with a port, as proxies write it.
+fn parse_address(text: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(text).ok()?;
+    let in_brackets = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
+    let address: IpAddr = text.parse().ok().or_else(in_brackets).or_else(with_port)?;
+    Some(address.to_canonical())
+}
+
+fn address_value(text: &str) -> HeaderValue {
+    // Digits, letters, dots, colons and commas are always a field value.
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("unknown"))
+}

@@ -1,0 +1,159 @@
+//! The fields that only we may assert.
+
+use http::HeaderName;
+
+/// Names that clients may never send through, folded: they state who the client is or where it
+/// comes from, or they change what a backend takes the request for after the rules were asked.
+const NAMES: [&str; 29] = [
+    "authorization",
+    "client-cert",
+    "client-cert-chain",
+    "forwarded",
+    "front-end-https",
+    "proxy",
+    "remote-email",
+    "remote-groups",
+    "remote-name",
+    "remote-user",
+    "ssl-client-cert",
+    "ssl-client-s-dn",
+    "ssl-client-verify",
+    "x-client-cert",
+    "x-client-ip",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-method",
+    "x-original-uri",
+    "x-original-url",
+    "x-real-ip",
+    "x-remote-user",
+    "x-request-id",
+    "x-rewrite-url",
+    "x-scheme",
+    "x-ssl-client-cert",
+    "x-ssl-client-verify",
+    "x-url-scheme",
+];
+
+/// Beginnings of names that clients may never send through, folded.
+const FAMILIES: [&str; 4] = ["proxy-", "x-auth-request-", "x-envoy-", "x-forwarded-"];
+
+/// Names that pass only as the standard spells them: a backend that folds `Content_Length` into
+/// `CONTENT_LENGTH` would see it beside or instead of ours.
+const SPELLED_EXACTLY: [&str; 4] = [
+    "content-length",
+    "content-type",
+    "if-none-match",
+    "transfer-encoding",
+];
+
+/// The set of field names that we assert ourselves: `Authorization`, the forwarding fields, the
+/// usual names of identity and rewriting fields, and the configured names of assertions.
+///
+/// Backends of many kinds fold names (CGI, WSGI, PHP and Rack turn `X-User` and `X_User` into the
+/// same variable), so names are compared folded: ASCII lower case, everything that is not a letter
+/// or digit as `-`. `X%2DUser` is another name.
+///
+/// ```
+/// use http::HeaderName;
+/// use sidegate::fields::Owned;
+///
+/// let owned = Owned::new([&HeaderName::from_static("x-user")]);
+/// for spelling in ["X-User", "X_USER", "x.user", "X~User", "X_Forwarded_For"] {
+///     assert!(owned.contains(&spelling.parse().unwrap()), "{spelling}");
+/// }
+/// assert!(!owned.contains(&"X-Username".parse().unwrap()));
+/// ```
+#[derive(Clone, Debug)]
+pub struct Owned {
+    names: Box<[Owning]>,
+    /// Which lengths occur, by the first letter's low five bits: it decides for nearly every field
+    /// of a request.
+    lengths: [u64; 32],
+}
+
+#[derive(Clone, Debug)]
+struct Owning {
+    folded: Box<str>,
+    /// The name itself passes; only its other spellings are ours to remove.
+    passes_as_spelled: bool,
+}
+
+impl Owned {
+    /// The built-in names and `assertions`, the configured ones.
+    pub fn new<'a>(assertions: impl IntoIterator<Item = &'a HeaderName>) -> Self {
+        let configured = assertions.into_iter().map(|name| {
+            let folded = name
+                .as_str()
+                .bytes()
+                .map(|byte| char::from(fold(byte)))
+                .collect();
+            Owning {
+                folded,
+                passes_as_spelled: false,
+            }
+        });
+        let owning = |passes_as_spelled| {
+            move |name: &&str| Owning {
+                folded: Box::from(*name),
+                passes_as_spelled,
+            }
+        };
+        let built_in = NAMES.iter().map(owning(false));
+        let names: Box<[Owning]> = built_in
+            .chain(SPELLED_EXACTLY.iter().map(owning(true)))
+            .chain(configured)
+            .collect();
+        let mut lengths = [0; 32];
+        for name in &names {
+            if let Some(seen) = lengths.get_mut(row(name.folded.as_bytes())) {
+                *seen |= length_bit(name.folded.as_bytes());
+            }
+        }
+        Self { names, lengths }
+    }
+
+    /// Whether `name`, in this spelling, is ours to assert.
+    pub fn contains(&self, name: &HeaderName) -> bool {
+        let name = name.as_str();
+        let bytes = name.as_bytes();
+        let plausible = self
+            .lengths
+            .get(row(bytes))
+            .is_some_and(|seen| seen & length_bit(bytes) != 0);
+        let listed = plausible
+            && self.names.iter().any(|owned| {
+                let same = owned.folded.len() == name.len() && begins_with(bytes, &owned.folded);
+                same && !(owned.passes_as_spelled && *owned.folded == *name)
+            });
+        listed || FAMILIES.iter().any(|family| begins_with(bytes, family))
+    }
+}
+
+fn row(name: &[u8]) -> usize {
+    name.first()
+        .map_or(0, |first| usize::from(fold(*first) & 31))
+}
+
+fn length_bit(name: &[u8]) -> u64 {
+    // Lengths that are equal modulo 64 share a bit; the names themselves decide then.
+    let length = u32::try_from(name.len()).unwrap_or(u32::MAX);
+    1_u64.wrapping_shl(length)
+}
+
+fn begins_with(name: &[u8], folded: &str) -> bool {
+    name.len() >= folded.len()
+        && name
+            .iter()
+            .zip(folded.as_bytes())
+            .all(|(byte, wanted)| fold(*byte) == *wanted)
+}
+
+fn fold(byte: u8) -> u8 {
+    if byte.is_ascii_alphanumeric() {
+        byte.to_ascii_lowercase()
+    } else {
+        b'-'
+    }
+}

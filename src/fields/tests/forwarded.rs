@@ -1,0 +1,158 @@
+//! Which forwarding fields are believed, and what an upstream is told.
+
+use super::*;
+use crate::fields::forwarded::{Client, Peer, Scheme, TrustedPeers};
+
+/// What is found, and what is written, for a request from `peer` over plain HTTP; 10.0.0.0/8
+/// is trusted.
+fn through(peer: &str, fields: &[(&'static str, &'static str)]) -> (Client, HeaderMap) {
+    let mut headers = HeaderMap::new();
+    for (name, value) in fields {
+        headers.append(*name, HeaderValue::from_static(value));
+    }
+    let trusted = TrustedPeers::new(["10.0.0.0/8".parse().unwrap()]);
+    let peer = Peer::new(peer.parse().unwrap(), Scheme::Http);
+    let client = Client::read(&peer, &headers, &trusted);
+    strip(&mut headers);
+    client.write(&mut headers, &HeaderValue::from_static("gw.test"));
+    (client, headers)
+}
+
+fn chain(peer: &str, list: &'static str) -> String {
+    let (client, headers) = through(peer, &[("x-forwarded-for", list)]);
+    let chain = headers["x-forwarded-for"].to_str().unwrap().to_owned();
+    assert_eq!(
+        chain.split(',').next().unwrap(),
+        client.address().to_string()
+    );
+    chain
+}
+
+#[test]
+fn h_16_an_untrusted_peer_says_nothing_about_addresses() {
+    assert_eq!(chain("203.0.113.1", "1.2.3.4"), "203.0.113.1");
+    assert_eq!(chain("2001:db8::1", "10.0.0.1"), "2001:db8::1");
+}
+
+#[test]
+fn h_16_a_trusted_peer_is_believed_as_far_as_the_first_untrusted_address() {
+    for (list, wanted) in [
+        ("1.2.3.4", "1.2.3.4, 10.0.0.7"),
+        ("6.6.6.6, 1.2.3.4", "1.2.3.4, 10.0.0.7"),
+        ("6.6.6.6, 1.2.3.4, 10.0.0.8", "1.2.3.4, 10.0.0.8, 10.0.0.7"),
+        ("10.0.0.9, 10.0.0.8", "10.0.0.9, 10.0.0.8, 10.0.0.7"),
+        ("garbage, 1.2.3.4", "1.2.3.4, 10.0.0.7"),
+        ("1.2.3.4:5678", "1.2.3.4, 10.0.0.7"),
+        ("[2001:db8::1]:5678", "2001:db8::1, 10.0.0.7"),
+        ("[2001:db8::1]", "2001:db8::1, 10.0.0.7"),
+        ("::ffff:1.2.3.4", "1.2.3.4, 10.0.0.7"),
+        ("1.2.3.4, ::ffff:10.0.0.8", "1.2.3.4, 10.0.0.8, 10.0.0.7"),
+    ] {
+        assert_eq!(chain("10.0.0.7", list), wanted, "{list}");
+        assert_eq!(chain("::ffff:10.0.0.7", list), wanted, "{list}");
+    }
+}
+
+#[test]
+fn h_16_garbage_in_the_part_that_counts_leaves_the_peer() {
+    for list in [
+        "",
+        "garbage",
+        "1.2.3.4, unknown",
+        "1.2.3.4,",
+        "1.2.3.4, 10.0.0.8, x",
+        "_x",
+    ] {
+        assert_eq!(chain("10.0.0.7", list), "10.0.0.7", "{list}");
+    }
+    assert_eq!(through("10.0.0.7", &[]).0.address().to_string(), "10.0.0.7");
+}
+
+#[test]
+fn h_16_several_lines_are_one_list() {
+    let lines = [
+        ("x-forwarded-for", "6.6.6.6, 1.2.3.4"),
+        ("x-forwarded-for", "10.0.0.8"),
+    ];
+    let (client, headers) = through("10.0.0.7", &lines);
+    assert_eq!(client.address().to_string(), "1.2.3.4");
+    assert_eq!(headers["x-forwarded-for"], "1.2.3.4, 10.0.0.8, 10.0.0.7");
+}
+
+#[test]
+fn h_17_the_scheme_is_the_connections_unless_a_trusted_peer_says_otherwise() {
+    for (peer, value, wanted) in [
+        ("203.0.113.1", "https", Scheme::Http),
+        ("10.0.0.7", "https", Scheme::Https),
+        ("10.0.0.7", "HTTPS", Scheme::Https),
+        ("10.0.0.7", "https, http", Scheme::Http),
+        ("10.0.0.7", "http,https", Scheme::Https),
+        ("10.0.0.7", "ftp", Scheme::Http),
+        ("10.0.0.7", "", Scheme::Http),
+    ] {
+        let (client, headers) = through(peer, &[("x-forwarded-proto", value)]);
+        assert_eq!(client.scheme(), wanted, "{peer} {value}");
+        assert_eq!(
+            headers["x-forwarded-proto"],
+            wanted.as_str(),
+            "{peer} {value}"
+        );
+    }
+}
+
+#[test]
+fn h_17_h_18_h_24_only_ours_arrive_and_each_once() {
+    let (_, headers) = through(
+        "10.0.0.7",
+        &[
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-host", "evil.test"),
+            ("x_forwarded_host", "evil.test"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-port", "1"),
+            ("x-forwarded-prefix", "/x"),
+            ("forwarded", "for=1.2.3.4;host=evil.test;proto=http"),
+            ("forwarded", "for=_x"),
+        ],
+    );
+    let mut names: Vec<&str> = headers.iter().map(|(name, _)| name.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(
+        names,
+        ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"]
+    );
+    assert_eq!(headers["x-forwarded-host"], "gw.test");
+}
+
+#[test]
+fn read_after_the_strip_a_client_is_its_peer() {
+    let trusted = TrustedPeers::new(["10.0.0.0/8".parse().unwrap()]);
+    let mut headers = HeaderMap::new();
+    headers.insert("x-forwarded-for", HeaderValue::from_static("1.2.3.4"));
+    strip(&mut headers);
+    let peer = Peer::new("10.0.0.7".parse().unwrap(), Scheme::Https);
+    let client = Client::read(&peer, &headers, &trusted);
+    assert_eq!(
+        (client.address(), client.scheme()),
+        (peer.address(), Scheme::Https)
+    );
+}
+
+#[test]
+fn an_address_mapped_into_ipv6_is_trusted_as_what_it_is() {
+    let trusted = TrustedPeers::new(["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]);
+    for (address, wanted) in [
+        ("10.1.2.3", true),
+        ("::ffff:10.1.2.3", true),
+        ("fd00::1", true),
+        ("::ffff:11.1.2.3", false),
+        ("::1", false),
+    ] {
+        assert_eq!(
+            trusted.contains(address.parse().unwrap()),
+            wanted,
+            "{address}"
+        );
+    }
+    assert!(!TrustedPeers::default().contains("127.0.0.1".parse().unwrap()));
+}

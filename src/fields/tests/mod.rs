@@ -1,0 +1,261 @@
+//! What is stripped and what passes, by table and by example.
+
+mod cookies;
+mod forwarded;
+mod framing;
+mod properties;
+
+use super::*;
+
+const OURS: HeaderName = HeaderName::from_static("x-user");
+
+fn owned() -> Owned {
+    Owned::new([&OURS])
+}
+
+/// Strips as the gateway does, for tests that do not look at what was moved aside.
+fn strip(fields: &mut HeaderMap) {
+    drop(inbound(fields, &owned()));
+}
+
+fn headers(fields: &[(&str, &str)]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in fields {
+        let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+        headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+    }
+    headers
+}
+
+fn names(headers: &HeaderMap) -> Vec<&str> {
+    let mut names: Vec<&str> = headers.iter().map(|(name, _)| name.as_str()).collect();
+    names.sort_unstable();
+    names
+}
+
+fn rows(table: &'static str) -> impl Iterator<Item = Vec<&'static str>> {
+    let lines = table.lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| line.split('\t').collect())
+}
+
+#[test]
+fn h_01_h_20_h_33_h_37_every_name_of_the_table_is_stripped_or_passes() {
+    let owned = owned();
+    let mut count = 0;
+    for row in rows(include_str!("../../../tests/data/field_names.txt")) {
+        let [id, spelled, wanted] = row[..] else {
+            panic!("three columns: {row:?}")
+        };
+        let name = HeaderName::from_bytes(spelled.as_bytes()).unwrap();
+        assert_eq!(owned.contains(&name), wanted == "ours", "{id}: {spelled}");
+        let mut fields = headers(&[(spelled, "a"), ("accept", "*/*"), (spelled, "b")]);
+        let authorization = inbound(&mut fields, &owned).authorization().len();
+        let passed = fields.get_all(&name).iter().any(|value| value != "*/*");
+        assert_eq!(passed, wanted == "passes", "{id}: {spelled}");
+        assert_eq!(
+            authorization,
+            if name == AUTHORIZATION { 2 } else { 0 },
+            "{id}: {spelled}"
+        );
+        assert!(fields.contains_key("accept"), "{id}: {spelled}");
+        count += 1;
+    }
+    assert!(count > 60);
+}
+
+#[test]
+fn h_09_h_24_all_copies_in_all_spellings_go_and_one_line_of_ours_remains() {
+    let mut fields = headers(&[
+        ("X_User", "root"),
+        ("x-user", "admin"),
+        ("X.USER", "b"),
+        ("x-user", "c"),
+        ("x~user", "d"),
+    ]);
+    strip(&mut fields);
+    assert!(fields.is_empty(), "{fields:?}");
+    fields.insert(OURS, HeaderValue::from_static("alice"));
+    assert_eq!(fields.get_all(OURS).iter().count(), 1);
+}
+
+#[test]
+fn h_13_h_14_the_clients_authorization_is_moved_aside_and_does_not_print() {
+    let mut fields = headers(&[
+        ("Authorization", "Bearer canary"),
+        ("authorization", "Basic x"),
+    ]);
+    let moved = inbound(&mut fields, &owned());
+    assert!(fields.is_empty());
+    let values: Vec<&[u8]> = moved
+        .authorization()
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    assert_eq!(values, [&b"Bearer canary"[..], b"Basic x"]);
+    assert!(!format!("{moved:?}").contains("canary"));
+}
+
+#[test]
+fn h_25_high_bytes_in_values_pass_unchanged() {
+    let mut fields = HeaderMap::new();
+    let value: Vec<u8> = (0x80..=0xff).collect();
+    fields.insert("x-name", HeaderValue::from_bytes(&value).unwrap());
+    strip(&mut fields);
+    assert_eq!(fields.get("x-name").unwrap().as_bytes(), value);
+    assert!(HeaderValue::from_bytes(b"a\x7f").is_err());
+}
+
+#[test]
+fn h_30_h_31_nominating_our_fields_removes_only_the_clients() {
+    for lines in [
+        &["close, Authorization, x-user"][..],
+        &["X-USER"],
+        &["x_user"],
+        &["keep-alive", "x-user", "authorization"],
+        &["keep-alive,,x-user ,\t, "],
+    ] {
+        let mut fields = headers(&[("x-user", "admin"), ("authorization", "Bearer x")]);
+        for line in lines {
+            fields.append(CONNECTION, HeaderValue::from_static(line));
+        }
+        assert_eq!(inbound(&mut fields, &owned()).authorization().len(), 1);
+        assert!(fields.is_empty(), "{fields:?}");
+        // Ours are written behind the strip, when nothing nominates any more.
+        fields.insert(OURS, HeaderValue::from_static("alice"));
+        assert_eq!(names(&fields), ["x-user"]);
+    }
+}
+
+#[test]
+fn h_30_a_nominated_field_goes_and_so_does_connection() {
+    let mut fields = headers(&[
+        ("Connection", "X-Secret-Hop, \"x\", bad name, close"),
+        ("Connection", "X-Other"),
+        ("x-secret-hop", "1"),
+        ("x-other", "1"),
+        ("x-kept", "1"),
+    ]);
+    strip(&mut fields);
+    assert_eq!(names(&fields), ["x-kept"]);
+}
+
+#[test]
+fn h_32_fields_that_frame_or_identify_cannot_be_nominated() {
+    let mut fields = headers(&[
+        (
+            "Connection",
+            "host, Cookie, content-length, via, x-forwarded-for, transfer-encoding",
+        ),
+        ("host", "gw.test"),
+        ("cookie", "a=1"),
+        ("content-length", "5"),
+        ("via", "1.1 x"),
+        ("x-forwarded-for", "1.2.3.4"),
+    ]);
+    strip(&mut fields);
+    assert_eq!(names(&fields), ["content-length", "cookie", "host", "via"]);
+}
+
+#[test]
+fn h_33_h_34_s_36_hop_by_hop_fields_and_unknown_upgrades_go() {
+    let mut fields = headers(&[
+        ("Connection", "upgrade, HTTP2-Settings, keep-alive"),
+        ("Upgrade", "h2c"),
+        ("HTTP2-Settings", "AAMAAABkAAQCAAAAAAIAAAAA"),
+        ("Keep-Alive", "timeout=5"),
+        ("TE", "trailers, deflate"),
+        ("Trailer", "authorization"),
+        ("Transfer-Encoding", "chunked"),
+        ("Proxy-Authenticate", "Basic"),
+        ("Expect", "100-continue"),
+        ("Accept", "*/*"),
+    ]);
+    strip(&mut fields);
+    assert_eq!(names(&fields), ["accept"]);
+}
+
+#[test]
+fn h_35_options_with_no_hops_left_is_answered_here() {
+    let ask = |method: Method, value: &'static str| {
+        let mut fields = headers(&[("max-forwards", value)]);
+        let hops = count_hop(&method, &mut fields);
+        (
+            hops,
+            fields
+                .get(MAX_FORWARDS)
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .to_owned(),
+        )
+    };
+    assert_eq!(ask(Method::OPTIONS, "0").0, Hops::Answer);
+    assert_eq!(ask(Method::OPTIONS, "3"), (Hops::Forward, "2".to_owned()));
+    assert_eq!(ask(Method::OPTIONS, "x"), (Hops::Forward, "x".to_owned()));
+    assert_eq!(ask(Method::GET, "0"), (Hops::Forward, "0".to_owned()));
+    assert_eq!(
+        count_hop(&Method::OPTIONS, &mut HeaderMap::new()),
+        Hops::Forward
+    );
+}
+
+#[test]
+fn h_36_a_loop_is_broken_after_five_passes() {
+    let mut fields = headers(&[("via", "1.0 fred, 1.1 p.example (sidegate), 1.1 sidegate-x")]);
+    for pass in 0..5 {
+        append_via(&mut fields, Version::HTTP_11).unwrap_or_else(|_| panic!("pass {pass}"));
+    }
+    assert_eq!(append_via(&mut fields, Version::HTTP_11).unwrap_err(), Loop);
+    assert_eq!(Loop.status().as_u16(), 508);
+    let mut joined = headers(&[(
+        "via",
+        "2 Sidegate (x),1.1\tsidegate, 1.1 sidegate, 1.1 sidegate",
+    )]);
+    assert!(append_via(&mut joined, Version::HTTP_2).is_ok());
+    assert_eq!(
+        joined.get_all(VIA).iter().next_back().unwrap(),
+        "2 sidegate"
+    );
+    assert!(append_via(&mut joined, Version::HTTP_10).is_err());
+}
+
+#[test]
+fn h_27_what_an_app_may_not_say_for_the_origin_is_dropped() {
+    let mut fields = headers(&[
+        ("Connection", "close, X-Frame-Options, X-Hop"),
+        ("x-hop", "1"),
+        ("x-frame-options", "DENY"),
+        ("keep-alive", "timeout=5"),
+        ("transfer-encoding", "chunked"),
+        ("clear-site-data", "\"cookies\""),
+        ("alt-svc", "h3=\":443\""),
+        ("public-key-pins", "x"),
+        ("public-key-pins-report-only", "x"),
+        ("x-accel-redirect", "/etc/passwd"),
+        ("x-accel-buffering", "no"),
+        ("content-type", "text/html"),
+        ("www-authenticate", "Basic"),
+    ]);
+    outbound(&mut fields, |_| false);
+    assert_eq!(
+        names(&fields),
+        ["content-type", "www-authenticate", "x-frame-options"]
+    );
+}
+
+#[test]
+fn h_27_strict_transport_security_is_not_switched_off() {
+    for (policy, kept) in [
+        ("max-age=0", false),
+        ("Max-Age = \"0\" ; includeSubDomains", false),
+        ("includeSubDomains; max-age=000", false),
+        ("max-age=1; max-age=0", false),
+        ("max-age=31536000; includeSubDomains", true),
+        ("max-age=10", true),
+        ("max-age=", true),
+    ] {
+        let mut fields = headers(&[("strict-transport-security", policy)]);
+        outbound(&mut fields, |_| false);
+        assert_eq!(!fields.is_empty(), kept, "{policy}");
+    }
+}

@@ -1,0 +1,123 @@
+//! The authority, made canonical.
+
+use std::borrow::Cow;
+use std::net::Ipv6Addr;
+
+use http::HeaderValue;
+
+use super::Error;
+
+/// The longest name (RFC 1035 section 2.3.4, as text without the root's dot).
+const MAX_NAME: usize = 253;
+
+/// The longest label of a name.
+const MAX_LABEL: usize = 63;
+
+/// A canonical authority, held as one field value so that forwarding it copies nothing.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Host {
+    value: HeaderValue,
+    name_length: usize,
+    port: Option<u16>,
+}
+
+impl Host {
+    /// Takes `host [ ":" port ]` (RFC 9110 section 7.2). The host is an IPv6 address in brackets
+    /// or a name of letters, digits, `-` and `_` in labels of 1 to 63 bytes (an IPv4 address looks
+    /// like one). Case is folded, a trailing dot and the ports 80 and 443 are dropped; whether
+    /// the client came by TLS does not matter here, and no port of the two names another site.
+    /// Everything else is refused: user information, percent-encodings, zone ids, raw UTF-8, an
+    /// empty port or one with leading zeros.
+    pub(super) fn parse(value: &HeaderValue) -> Result<Self, Error> {
+        let text = value.to_str().map_err(|_not_ascii| Error::HostMalformed)?;
+        let (received, port) = split(text);
+        let name = match received.strip_prefix('[') {
+            Some(literal) => parse_address(received, literal)?,
+            None => parse_name(received)?,
+        };
+        let given = port.map(parse_port).transpose()?;
+        let port = given.filter(|port| !matches!(port, 80 | 443));
+        // A name that was only borrowed may still have lost its trailing dot.
+        let unchanged = matches!(name, Cow::Borrowed(name) if name.len() == received.len());
+        let name_length = name.len();
+        let value = if unchanged && given == port {
+            value.clone()
+        } else {
+            let authority = port.map_or_else(|| name.to_string(), |port| format!("{name}:{port}"));
+            HeaderValue::try_from(authority).map_err(|_invalid| Error::HostMalformed)?
+        };
+        Ok(Self {
+            value,
+            name_length,
+            port,
+        })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        self.authority().get(..self.name_length).unwrap_or_default()
+    }
+
+    pub(super) fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    pub(super) fn authority(&self) -> &str {
+        // Built from visible ASCII and never changed, so this never falls back.
+        self.value.to_str().unwrap_or_default()
+    }
+
+    pub(super) fn value(&self) -> &HeaderValue {
+        &self.value
+    }
+}
+
+/// Splits the port off. Brackets keep the colons of an IPv6 address.
+fn split(text: &str) -> (&str, Option<&str>) {
+    let colon = match text.rfind(']') {
+        Some(bracket) => text.rfind(':').filter(|colon| *colon > bracket),
+        None => text.find(':'),
+    };
+    match colon.and_then(|colon| text.split_at_checked(colon)) {
+        None => (text, None),
+        Some((name, port)) => (name, port.strip_prefix(':')),
+    }
+}
+
+fn parse_port(text: &str) -> Result<u16, Error> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
+    // Also refuses the empty text and numbers over 65535.
+    text.parse()
+        .ok()
+        .filter(|_| plain)
+        .ok_or(Error::HostMalformed)
+}
+
+/// Reads `name`, an IPv6 address in brackets; `inner` is what follows the first bracket.
+fn parse_address<'a>(name: &'a str, inner: &str) -> Result<Cow<'a, str>, Error> {
+    let address = inner
+        .strip_suffix(']')
+        .and_then(|inner| inner.parse::<Ipv6Addr>().ok());
+    let canonical = format!("[{}]", address.ok_or(Error::HostMalformed)?);
+    Ok(if canonical == name {
+        Cow::Borrowed(name)
+    } else {
+        Cow::Owned(canonical)
+    })
+}
+
+fn parse_name(name: &str) -> Result<Cow<'_, str>, Error> {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let label_fits = |label: &str| {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        (1..=MAX_LABEL).contains(&label.len()) && label.bytes().all(allowed)
+    };
+    if name.len() > MAX_NAME || !name.split('.').all(label_fits) {
+        return Err(Error::HostMalformed);
+    }
+    let shouted = name.bytes().any(|byte| byte.is_ascii_uppercase());
+    Ok(if shouted {
+        Cow::Owned(name.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(name)
+    })
+}

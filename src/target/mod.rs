@@ -1,0 +1,298 @@
+//! The canonical request target.
+//!
+//! One function, [`Target::from_request`], turns what was framed into the target that is matched,
+//! authorised, logged and forwarded, or refuses it. Nothing downstream parses a host or a path a
+//! second time, so no two parts of the gateway (and no backend behind it) can read one request in
+//! two ways. What cannot be made canonical safely is an [`Error`].
+//!
+//! The room knows the syntax of RFC 9110 section 4, RFC 9112 section 3 and RFC 3986; it does not
+//! know routes, users or upstreams. A [`Prefix`] is how a rule names a part of the path space.
+
+mod host;
+mod path;
+mod prefix;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::header::HOST;
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, StatusCode, Uri, Version};
+
+use host::Host;
+
+pub use path::canonical as canonical_path;
+pub use prefix::Prefix;
+
+/// The longest path that is taken, in bytes as received; longer ones are answered with 414.
+pub const MAX_PATH: usize = 8192;
+
+/// Why a request's target was not taken.
+///
+/// Side: client, all of them. [`Error::status`] is the answer, [`Error::reason`] the code for the
+/// log.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// `OPTIONS *` asks about the server as a whole (RFC 9110 section 9.3.7). It is no mistake:
+    /// the gateway answers it itself, with 204.
+    #[error("the request asks about the server as a whole")]
+    Asterisk,
+    /// The target's authority (absolute form, or `:authority`) and `Host` name different hosts.
+    #[error("the target and the Host field name different hosts")]
+    AuthorityConflict,
+    /// The path has a control character, plain or percent-encoded.
+    #[error("the path has a control character")]
+    ControlCharacter,
+    /// The path has `.` or `..` as a segment, in whatever coding.
+    #[error("the path has a dot segment")]
+    DotSegment,
+    /// The path has an encoded percent sign that a second decoding would turn into a dot, a
+    /// slash, a backslash, a semicolon, a percent sign or a control character.
+    #[error("the path is percent-encoded twice")]
+    DoublyEncoded,
+    /// The path has an empty segment before its last.
+    #[error("the path has an empty segment")]
+    EmptySegment,
+    /// The path has a backslash, or a slash or backslash that is percent-encoded.
+    #[error("the path has a hidden separator")]
+    HiddenSeparator,
+    /// More than one `Host` field (RFC 9112 section 3.2).
+    #[error("the request has several Host fields")]
+    HostDuplicated,
+    /// The authority is not `host [ ":" port ]` with an ASCII name or an IP address.
+    #[error("the host is malformed")]
+    HostMalformed,
+    /// Neither `Host` nor `:authority`.
+    #[error("the request names no host")]
+    HostMissing,
+    /// A percent sign is not followed by two hexadecimal digits.
+    #[error("the path has a malformed percent-encoding")]
+    MalformedPercent,
+    /// The method has a lower-case letter: methods are case-sensitive (RFC 9110 section 9.1), and
+    /// a backend that folds them would run another one than the rules were asked about.
+    #[error("the method has a lower-case letter")]
+    MethodMalformed,
+    /// CONNECT, TRACE or TRACK.
+    #[error("the method is not offered")]
+    MethodNotAllowed,
+    /// The decoded path is not UTF-8; overlong forms are among these.
+    #[error("the path is not UTF-8")]
+    NotUtf8,
+    /// The path is longer than [`MAX_PATH`].
+    #[error("the path is longer than {MAX_PATH} bytes")]
+    PathTooLong,
+    /// The scheme of an absolute target is neither `http` nor `https`.
+    #[error("the scheme is not http or https")]
+    SchemeUnknown,
+    /// The target is neither a path nor an absolute URI.
+    #[error("the target is neither a path nor an absolute URI")]
+    WrongForm,
+}
+
+impl Error {
+    /// The status code of the answer.
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::Asterisk => StatusCode::NO_CONTENT,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::PathTooLong => StatusCode::URI_TOO_LONG,
+            Self::AuthorityConflict
+            | Self::ControlCharacter
+            | Self::DotSegment
+            | Self::DoublyEncoded
+            | Self::EmptySegment
+            | Self::HiddenSeparator
+            | Self::HostDuplicated
+            | Self::HostMalformed
+            | Self::HostMissing
+            | Self::MalformedPercent
+            | Self::MethodMalformed
+            | Self::NotUtf8
+            | Self::SchemeUnknown
+            | Self::WrongForm => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// A stable code for logs and metrics.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Asterisk => "target_asterisk",
+            Self::AuthorityConflict => "target_authority_conflict",
+            Self::ControlCharacter => "target_control_character",
+            Self::DotSegment => "target_dot_segment",
+            Self::DoublyEncoded => "target_doubly_encoded",
+            Self::EmptySegment => "target_empty_segment",
+            Self::HiddenSeparator => "target_hidden_separator",
+            Self::HostDuplicated => "target_host_duplicated",
+            Self::HostMalformed => "target_host_malformed",
+            Self::HostMissing => "target_host_missing",
+            Self::MalformedPercent => "target_malformed_percent",
+            Self::MethodMalformed => "target_method_malformed",
+            Self::MethodNotAllowed => "target_method_not_allowed",
+            Self::NotUtf8 => "target_not_utf8",
+            Self::PathTooLong => "target_path_too_long",
+            Self::SchemeUnknown => "target_scheme_unknown",
+            Self::WrongForm => "target_wrong_form",
+        }
+    }
+}
+
+/// A canonical target: a host, perhaps a port, a path and perhaps a query.
+///
+/// The host is lower case without a trailing dot. The path is made canonical as RFC 3986 section
+/// 6.2.2 has it: percent-encodings of unreserved characters are decoded, the others have
+/// upper-case digits, and what may not stand in a path is encoded. The query is kept byte for
+/// byte and never looked at. A clone is two reference counts.
+///
+/// ```
+/// use sidegate::target::{Error, Target};
+///
+/// let target = |uri: &str| {
+///     let request = http::Request::get(uri).header("host", "App.Example:443").body(());
+///     Target::from_request(&request.unwrap().into_parts().0)
+/// };
+/// let calm = target("/%7ealice/a%2db?x=/../y").unwrap();
+/// assert_eq!(calm.authority(), "app.example");
+/// assert_eq!(calm.path_and_query().as_str(), "/~alice/a-b?x=/../y");
+/// assert_eq!(target("/public/%2e%2e/admin").unwrap_err(), Error::DotSegment);
+/// ```
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Target {
+    host: Host,
+    path_and_query: PathAndQuery,
+}
+
+impl Target {
+    /// Reads the target of a request as hyper framed it, HTTP/1.1 or HTTP/2.
+    ///
+    /// Exactly one `Host` is needed on HTTP/1 (RFC 9112 section 3.2), also beside an absolute
+    /// target, whose authority must be the same. HTTP/2 needs `:authority` or one `host`, and
+    /// both must be the same if both are there (RFC 9113 section 8.3.1).
+    ///
+    /// Nothing is allocated when host and path arrive canonical (on HTTP/2: one small value for
+    /// the host).
+    ///
+    /// # Errors
+    ///
+    /// Any [`Error`]; [`Error::Asterisk`] is the one that is not a refusal.
+    pub fn from_request(parts: &http::request::Parts) -> Result<Self, Error> {
+        check_method(&parts.method)?;
+        check_scheme(&parts.uri)?;
+        let host = find_host(parts)?;
+        let path_and_query = parts.uri.path_and_query().ok_or(Error::WrongForm)?;
+        if path_and_query.as_str() == "*" {
+            let asked_about_all = parts.method == Method::OPTIONS;
+            return Err(if asked_about_all {
+                Error::Asterisk
+            } else {
+                Error::WrongForm
+            });
+        }
+        Ok(Self {
+            host,
+            path_and_query: canonical(path_and_query)?,
+        })
+    }
+
+    /// The host: a lower-case name without a trailing dot, an IPv4 address, or an IPv6 address in
+    /// brackets.
+    pub fn host(&self) -> &str {
+        self.host.name()
+    }
+
+    /// The port, unless it is absent, 80 or 443.
+    pub fn port(&self) -> Option<u16> {
+        self.host.port()
+    }
+
+    /// Host and port as one text; the ports 80 and 443 are left out.
+    pub fn authority(&self) -> &str {
+        self.host.authority()
+    }
+
+    /// [`Target::authority`] as a ready value for the `Host` of the forwarded request and for
+    /// `X-Forwarded-Host`; a clone is a reference count.
+    pub fn authority_value(&self) -> &HeaderValue {
+        self.host.value()
+    }
+
+    /// The canonical path. It starts with `/`.
+    pub fn path(&self) -> &str {
+        self.path_and_query.path()
+    }
+
+    /// The query as it came, without its `?`.
+    pub fn query(&self) -> Option<&str> {
+        self.path_and_query.query()
+    }
+
+    /// The canonical path and the query: what is matched, logged (the path) and forwarded.
+    pub fn path_and_query(&self) -> &PathAndQuery {
+        &self.path_and_query
+    }
+}
+
+fn check_method(method: &Method) -> Result<(), Error> {
+    if matches!(method.as_str(), "CONNECT" | "TRACE" | "TRACK") {
+        return Err(Error::MethodNotAllowed);
+    }
+    if method
+        .as_str()
+        .bytes()
+        .any(|byte| byte.is_ascii_lowercase())
+    {
+        return Err(Error::MethodMalformed);
+    }
+    Ok(())
+}
+
+fn check_scheme(uri: &Uri) -> Result<(), Error> {
+    match uri.scheme_str() {
+        None => Ok(()),
+        Some(scheme) if scheme.eq_ignore_ascii_case("http") => Ok(()),
+        Some(scheme) if scheme.eq_ignore_ascii_case("https") => Ok(()),
+        Some(_) => Err(Error::SchemeUnknown),
+    }
+}
+
+fn find_host(parts: &http::request::Parts) -> Result<Host, Error> {
+    let mut fields = parts.headers.get_all(HOST).iter();
+    let field = fields.next();
+    if fields.next().is_some() {
+        return Err(Error::HostDuplicated);
+    }
+    let from_field = field.map(Host::parse).transpose()?;
+    let Some(authority) = parts.uri.authority() else {
+        return from_field.ok_or(Error::HostMissing);
+    };
+    let authority =
+        HeaderValue::from_str(authority.as_str()).map_err(|_invalid| Error::HostMalformed)?;
+    let from_target = Host::parse(&authority)?;
+    match from_field {
+        Some(from_field) if from_field != from_target => Err(Error::AuthorityConflict),
+        None if parts.version < Version::HTTP_2 => Err(Error::HostMissing),
+        Some(_) | None => Ok(from_target),
+    }
+}
+
+fn canonical(received: &PathAndQuery) -> Result<PathAndQuery, Error> {
+    let path = received.path();
+    if path.len() > MAX_PATH {
+        return Err(Error::PathTooLong);
+    }
+    let path = path::canonical(path)?;
+    // An absolute target may have a query right behind its authority; its path is then `/`.
+    let unchanged = matches!(path, Cow::Borrowed(_)) && received.as_str().starts_with('/');
+    if unchanged {
+        return Ok(received.clone());
+    }
+    let mut text = path.into_owned();
+    if let Some(query) = received.query() {
+        text.push('?');
+        text.push_str(query);
+    }
+    // Every byte was allowed in the text it was built from, so only its length can be wrong.
+    PathAndQuery::from_maybe_shared(Bytes::from(text)).map_err(|_too_long| Error::PathTooLong)
+}

@@ -1,0 +1,99 @@
+//! A part of the path space, as a rule names it.
+
+use std::fmt;
+
+use super::Error;
+use super::path::{canonical, decoded};
+
+/// A path prefix that ends at a segment's boundary: `/admin` is `/admin` and all below it, never
+/// `/administrator`.
+///
+/// It answers two questions, because a mistake costs differently in each. A rule that **opens**
+/// asks [`Prefix::matches`], which is exact. A rule that **protects** asks [`Prefix::covers`],
+/// which also says yes to spellings that some backend takes for the same place. The query is
+/// never looked at.
+///
+/// ```
+/// use sidegate::target::Prefix;
+///
+/// let admin = Prefix::parse("/admin").unwrap();
+/// assert!(admin.matches("/admin/users") && !admin.matches("/ADMIN"));
+/// assert!(admin.covers("/ADMIN;x=1/users") && !admin.covers("/administrator"));
+/// ```
+#[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize)]
+#[serde(try_from = "String")]
+pub struct Prefix(Box<str>);
+
+impl Prefix {
+    /// Takes a path from configuration and makes it canonical. With a slash at its end it means
+    /// only what is below.
+    ///
+    /// # Errors
+    ///
+    /// What a request's path is refused for, a prefix is refused for.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        Ok(Self(canonical(text)?.into()))
+    }
+
+    /// The canonical text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether `path`, a canonical one, is this prefix or below it. Percent-encodings are
+    /// compared decoded, case counts.
+    pub fn matches(&self, path: &str) -> bool {
+        let mut path = decoded(path);
+        let begins = decoded(&self.0).all(|wanted| path.next() == Some(wanted));
+        begins && (self.0.ends_with('/') || matches!(path.next(), None | Some(b'/')))
+    }
+
+    /// Whether a backend might take `path`, a canonical one, for this prefix or something below
+    /// it: ASCII case, parameters behind `;` and dots and spaces at the end of a segment are not
+    /// looked at, nor is a slash at the end of the prefix. It is true wherever
+    /// [`Prefix::matches`] is. Letters outside ASCII are never folded.
+    pub fn covers(&self, path: &str) -> bool {
+        let mut segments = path.split('/');
+        let wanted = self.0.strip_suffix('/').unwrap_or(&self.0);
+        wanted.split('/').all(|wanted| {
+            segments
+                .next()
+                .is_some_and(|segment| may_be_the_same(segment, wanted))
+        })
+    }
+}
+
+/// The whole path space.
+impl Default for Prefix {
+    fn default() -> Self {
+        Self("/".into())
+    }
+}
+
+impl TryFrom<String> for Prefix {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::parse(&text).map_err(|error| format!("`{text}` is not a path prefix: {error}"))
+    }
+}
+
+impl fmt::Debug for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+fn may_be_the_same(segment: &str, wanted: &str) -> bool {
+    let mut rest = name(segment);
+    let begins = name(wanted).all(|wanted| {
+        rest.next()
+            .is_some_and(|byte| byte.eq_ignore_ascii_case(&wanted))
+    });
+    begins && rest.all(|byte| matches!(byte, b'.' | b' '))
+}
+
+/// The decoded bytes of a segment without its parameters.
+fn name(segment: &str) -> impl Iterator<Item = u8> {
+    decoded(segment).take_while(|byte| *byte != b';')
+}

@@ -1,0 +1,432 @@
+//! The table of targets through the parser in front of us, and what tables cannot say.
+
+use bytes::Bytes;
+use http::request::Parts;
+use proptest::prelude::*;
+
+use super::*;
+
+/// A request head as the server hands it over, or `None` where its parser refuses the target.
+fn head(method: &str, uri: &[u8], hosts: &[&[u8]], version: Version) -> Option<Parts> {
+    let uri = Uri::from_maybe_shared(Bytes::copy_from_slice(uri)).ok()?;
+    let mut request = http::Request::new(());
+    *request.method_mut() = Method::from_bytes(method.as_bytes()).unwrap();
+    *request.uri_mut() = uri;
+    *request.version_mut() = version;
+    for host in hosts {
+        let host = HeaderValue::from_bytes(host).unwrap();
+        request.headers_mut().append(HOST, host);
+    }
+    Some(request.into_parts().0)
+}
+
+fn get(uri: &str, hosts: &[&[u8]]) -> Result<Target, Error> {
+    Target::from_request(&head("GET", uri.as_bytes(), hosts, Version::HTTP_11).unwrap())
+}
+
+fn get_h2(uri: &str, hosts: &[&[u8]]) -> Result<Target, Error> {
+    Target::from_request(&head("GET", uri.as_bytes(), hosts, Version::HTTP_2).unwrap())
+}
+
+/// `\xNN` and `\\` in a row of a table.
+fn unescape(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((byte, behind)) = rest.split_first() {
+        (bytes, rest) = match (byte, behind) {
+            (b'\\', [b'x', high, low, behind @ ..]) => {
+                let digits = [*high, *low];
+                let digits = std::str::from_utf8(&digits).unwrap();
+                bytes.push(u8::from_str_radix(digits, 16).unwrap());
+                (bytes, behind)
+            }
+            (b'\\', [b'\\', behind @ ..]) => {
+                bytes.push(b'\\');
+                (bytes, behind)
+            }
+            _ => {
+                bytes.push(*byte);
+                (bytes, behind)
+            }
+        };
+    }
+    bytes
+}
+
+/// Runs the rows of the table whose id is picked; says how many there were.
+fn run_table(picked: impl Fn(&str) -> bool) -> usize {
+    let table = include_str!("../../tests/data/targets.txt");
+    let rows = table.lines().filter(|line| !line.starts_with('#'));
+    let mut count = 0_usize;
+    for row in rows {
+        let [id, given, wanted] = row.split('\t').collect::<Vec<_>>()[..] else {
+            panic!("three columns: {row}");
+        };
+        if !picked(id) {
+            continue;
+        }
+        count = count.saturating_add(1);
+        let raw = unescape(given);
+        let got = match head("GET", &raw, &[b"gw.test"], Version::HTTP_11) {
+            None => "!uri".to_owned(),
+            Some(parts) => match Target::from_request(&parts) {
+                Ok(target) => target.path_and_query().as_str().to_owned(),
+                Err(error) => format!("!{}", error.reason()),
+            },
+        };
+        let same = String::from_utf8_lossy(&raw);
+        let wanted = if wanted == "=" { &same } else { wanted };
+        assert_eq!(got, wanted, "{id}: {given}");
+    }
+    count
+}
+
+fn number(id: &str) -> u32 {
+    id.strip_prefix("P-")
+        .map_or(0, |digits| digits.parse().unwrap())
+}
+
+#[test]
+fn the_whole_table_of_targets_holds() {
+    assert!(run_table(|_| true) > 100);
+}
+
+#[test]
+fn p_01_p_06_dot_segments_are_refused_in_any_coding() {
+    assert!(run_table(|id| (1..=6).contains(&number(id))) >= 6);
+}
+
+#[test]
+fn p_07_p_10_double_encodings_of_what_matters_are_refused() {
+    assert!(run_table(|id| (7..=10).contains(&number(id))) >= 4);
+}
+
+#[test]
+fn p_11_p_14_backslashes_are_refused() {
+    assert!(run_table(|id| (11..=14).contains(&number(id))) >= 4);
+}
+
+#[test]
+fn p_15_p_17_empty_segments_are_refused() {
+    assert!(run_table(|id| (15..=17).contains(&number(id))) >= 3);
+}
+
+#[test]
+fn p_18_p_22_parameters_hide_no_segment() {
+    assert!(run_table(|id| (18..=22).contains(&number(id))) >= 5);
+    let admin = Prefix::parse("/admin").unwrap();
+    assert!(admin.covers("/admin;jsessionid=1") && admin.covers("/admin;.css"));
+    assert!(admin.covers("/admin%3Bx/y") && Prefix::parse("/a/b").unwrap().covers("/a;x/b;y/c"));
+    assert!(!admin.matches("/admin;jsessionid=1"));
+}
+
+#[test]
+fn p_23_p_26_control_characters_are_refused_and_endings_change_nothing() {
+    assert!(run_table(|id| (23..=26).contains(&number(id))) >= 5);
+    let admin = Prefix::parse("/admin").unwrap();
+    for same in ["/admin%20", "/admin.", "/admin.%20./x", "/admin.;x"] {
+        assert!(admin.covers(same) && !admin.matches(same), "{same}");
+    }
+}
+
+#[test]
+fn p_27_p_31_spellings_of_a_protected_path_are_covered() {
+    assert!(run_table(|id| (27..=31).contains(&number(id))) >= 5);
+    let admin = Prefix::parse("/admin").unwrap();
+    for spelled in ["/ADMIN", "/Admin", "/%61dmin", "/adm%69n", "/aDmIn/x"] {
+        let path = get(spelled, &[b"gw.test"]).unwrap();
+        assert!(admin.covers(path.path()), "{spelled}");
+    }
+    assert!(!admin.matches("/ADMIN") && admin.matches("/admin/x"));
+    // A reserved character means the same to the rule, encoded or not.
+    let at = Prefix::parse("/@me").unwrap();
+    assert!(at.matches("/%40me/x") && at.covers("/%40ME"));
+}
+
+#[test]
+fn p_32_a_prefix_ends_at_a_segments_boundary() {
+    let admin = Prefix::parse("/admin").unwrap();
+    for (path, inside) in [
+        ("/admin", true),
+        ("/admin/", true),
+        ("/admin/x", true),
+        ("/administrator", false),
+    ] {
+        assert_eq!(
+            (admin.matches(path), admin.covers(path)),
+            (inside, inside),
+            "{path}"
+        );
+    }
+    let below = Prefix::parse("/admin/").unwrap();
+    assert!(below.matches("/admin/x") && !below.matches("/admin") && below.covers("/admin"));
+    let all = Prefix::parse("/").unwrap();
+    assert!(all.matches("/") && all.matches("/x") && all.covers("/") && all.covers("/x;y"));
+    for bad in ["", "admin", "/a/../b", "/a?b", "/a#b", "//a", "/a%2fb"] {
+        assert!(Prefix::parse(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn p_33_the_query_is_kept_and_never_matched() {
+    assert!(run_table(|id| number(id) == 33) >= 2);
+    let target = get("/public/x?y=/../admin", &[b"gw.test"]).unwrap();
+    assert_eq!(
+        (target.path(), target.query()),
+        ("/public/x", Some("y=/../admin"))
+    );
+}
+
+#[test]
+fn p_34_p_35_what_follows_a_fragment_is_neither_matched_nor_forwarded() {
+    assert!(run_table(|id| (34..=35).contains(&number(id))) >= 3);
+}
+
+#[test]
+fn p_36_p_37_overlong_forms_are_refused_and_look_alikes_stay_opaque() {
+    assert!(run_table(|id| (36..=37).contains(&number(id))) >= 10);
+    let admin = Prefix::parse("/admin").unwrap();
+    for other in ["/adm\u{130}n", "/adm\u{131}n", "/\u{ff0e}\u{ff0e}/admin"] {
+        let target = get(other, &[b"gw.test"]).unwrap();
+        assert!(!admin.covers(target.path()), "{other}");
+    }
+    let k = Prefix::parse("/k").unwrap();
+    assert!(!k.covers(get("/\u{212a}", &[b"gw.test"]).unwrap().path()));
+    let s = Prefix::parse("/status").unwrap();
+    assert!(!s.covers(get("/\u{17f}tatus", &[b"gw.test"]).unwrap().path()));
+}
+
+#[test]
+fn p_38_an_absolute_target_must_name_the_same_host() {
+    assert!(run_table(|id| number(id) == 38) >= 6);
+    assert_eq!(get("http://gw.test/", &[]).unwrap_err(), Error::HostMissing);
+    let target = get("HTTPS://GW.test./x", &[b"gw.TEST:443"]).unwrap();
+    assert_eq!((target.authority(), target.path()), ("gw.test", "/x"));
+    assert_eq!(
+        get("http://gw.test:81/", &[b"gw.test"]).unwrap_err(),
+        Error::AuthorityConflict
+    );
+}
+
+#[test]
+fn p_39_s_44_forms_and_methods_that_are_not_offered() {
+    assert!(run_table(|id| number(id) == 39) >= 3);
+    let ask = |method, uri: &[u8]| {
+        Target::from_request(&head(method, uri, &[b"gw.test"], Version::HTTP_11).unwrap())
+    };
+    assert_eq!(ask("OPTIONS", b"*").unwrap_err(), Error::Asterisk);
+    assert_eq!(Error::Asterisk.status(), StatusCode::NO_CONTENT);
+    assert!(ask("OPTIONS", b"/").is_ok());
+    for method in ["CONNECT", "TRACE", "TRACK"] {
+        let error = ask(method, b"gw.test:443").unwrap_err();
+        assert_eq!(
+            (error, error.status().as_u16()),
+            (Error::MethodNotAllowed, 405),
+            "{method}"
+        );
+    }
+    assert_eq!(ask("TRACE", b"/").unwrap_err(), Error::MethodNotAllowed);
+}
+
+#[test]
+fn p_40_methods_are_never_folded() {
+    for (method, fine) in [
+        ("HEAD", true),
+        ("FOO", true),
+        ("PROPFIND", true),
+        ("get", false),
+        ("Get", false),
+    ] {
+        let parts = head(method, b"/", &[b"gw.test"], Version::HTTP_11).unwrap();
+        assert_eq!(Target::from_request(&parts).is_ok(), fine, "{method}");
+    }
+}
+
+#[test]
+fn p_43_long_paths_are_too_long() {
+    let path = |length: usize| format!("/{}", "a".repeat(length - 1));
+    assert!(get(&path(MAX_PATH), &[b"gw.test"]).is_ok());
+    let with_query = format!("{}?{}", path(MAX_PATH), "q".repeat(20_000));
+    assert!(get(&with_query, &[b"gw.test"]).is_ok());
+    for long in [path(MAX_PATH + 1), path(64_000), "/a".repeat(10_000)] {
+        let error = get(&long, &[b"gw.test"]).unwrap_err();
+        assert_eq!((error, error.status().as_u16()), (Error::PathTooLong, 414));
+    }
+    // Encoding makes a path three times as long; the limit of the URI type is then the bound.
+    let wide = format!("/{}?{}", "|".repeat(MAX_PATH - 1), "q".repeat(50_000));
+    assert_eq!(get(&wide, &[b"gw.test"]).unwrap_err(), Error::PathTooLong);
+}
+
+#[test]
+fn p_45_p_46_own_endpoints_and_static_looking_paths() {
+    assert!(run_table(|id| (45..=46).contains(&number(id))) >= 5);
+    let own = Prefix::parse("/_auth").unwrap();
+    for path in ["/_auth/callback", "/_AUTH/login", "/_auth;x/login"] {
+        assert!(own.covers(path), "{path}");
+    }
+    assert!(Prefix::parse("/admin").unwrap().covers("/admin;.css"));
+}
+
+#[test]
+fn h_21_case_a_trailing_dot_and_default_ports_are_made_canonical() {
+    for (given, name, port) in [
+        ("gw.test", "gw.test", None),
+        ("GW.Test", "gw.test", None),
+        ("gw.test.", "gw.test", None),
+        ("gw.test:443", "gw.test", None),
+        ("gw.test.:80", "gw.test", None),
+        ("gw.test:8443", "gw.test", Some(8443)),
+        ("Gw.test.:8443", "gw.test", Some(8443)),
+        ("127.0.0.1:8080", "127.0.0.1", Some(8080)),
+        ("[::1]:8080", "[::1]", Some(8080)),
+        ("[0:0::1]", "[::1]", None),
+        ("[0:0::1]:80", "[::1]", None),
+        ("my_host", "my_host", None),
+    ] {
+        let target = get("/", &[given.as_bytes()]).unwrap();
+        assert_eq!((target.host(), target.port()), (name, port), "{given}");
+        let authority = port.map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"));
+        assert_eq!(target.authority(), authority, "{given}");
+        assert_eq!(target.authority_value(), &authority, "{given}");
+    }
+}
+
+#[test]
+fn h_21_other_hosts_are_refused() {
+    let names = "a/b a?b a#b a@b a,b a..b .a . a%2eb a\\b a] x[::1] b\u{fc}cher.test";
+    let ports = "a:99999 a:0x50 a: a:0 a:080 a:+80 a:-1 a:80:80 [::1]:80:80 [::1]:";
+    let literals = "[::1 ::1 [::1]x [fe80::1%25eth0] [v1.x] [127.0.0.1] []";
+    let long = format!("{}.test", "a.".repeat(150));
+    let label = format!("{}.test", "a".repeat(64));
+    let listed = [names, ports, literals]
+        .into_iter()
+        .flat_map(|list| list.split(' '));
+    for bad in listed.chain(["", "a b", "a, b", "a\tb", &long, &label]) {
+        let error = get("/", &[bad.as_bytes()]).unwrap_err();
+        assert_eq!(
+            (error, error.status().as_u16()),
+            (Error::HostMalformed, 400),
+            "{bad}"
+        );
+    }
+    assert_eq!(get("/", &[b"a", b"a"]).unwrap_err(), Error::HostDuplicated);
+    assert_eq!(get("/", &[]).unwrap_err(), Error::HostMissing);
+    let old = head("GET", b"/", &[], Version::HTTP_10).unwrap();
+    assert_eq!(Target::from_request(&old).unwrap_err(), Error::HostMissing);
+}
+
+#[test]
+fn h_23_http_2_authority_and_host_agree_or_the_request_is_refused() {
+    let alone = get_h2("https://gw.test/x", &[]).unwrap();
+    assert_eq!((alone.authority(), alone.path()), ("gw.test", "/x"));
+    assert_eq!(alone.authority_value(), "gw.test");
+    assert_eq!(get_h2("/x", &[b"gw.test"]).unwrap().host(), "gw.test");
+    assert!(get_h2("https://GW.test:443/", &[b"gw.test"]).is_ok());
+    for (uri, hosts, wanted) in [
+        (
+            "https://gw.test/",
+            &[&b"evil.test"[..]][..],
+            Error::AuthorityConflict,
+        ),
+        (
+            "https://gw.test/",
+            &[b"gw.test", b"gw.test"],
+            Error::HostDuplicated,
+        ),
+        ("/", &[], Error::HostMissing),
+        ("https://user@gw.test/", &[], Error::HostMalformed),
+        ("ftp://gw.test/", &[], Error::SchemeUnknown),
+        ("*", &[b"gw.test"], Error::WrongForm),
+    ] {
+        assert_eq!(get_h2(uri, hosts).unwrap_err(), wanted, "{uri}");
+    }
+}
+
+#[test]
+fn what_arrives_canonical_is_shared_and_not_copied() {
+    let parts = head("GET", b"/a%20b?c", &[b"gw.test:8080"], Version::HTTP_11).unwrap();
+    let target = Target::from_request(&parts).unwrap();
+    let received = parts.uri.path_and_query().unwrap().as_str();
+    assert_eq!(target.path_and_query().as_str().as_ptr(), received.as_ptr());
+    let host = parts.headers.get(HOST).unwrap().as_bytes();
+    assert_eq!(target.authority().as_ptr(), host.as_ptr());
+}
+
+/// Pieces out of which confusing paths are made.
+const TOKENS: [&str; 30] = [
+    "/", "/", "/", "a", "admin", "ADMIN", ".", "..", ";", "%2e", "%2E", "%2f", "%5c", "\\", "%25",
+    "2e", "2", "e", "%", "%61", "%3b", "%20", "%00", "%c3%a9", "%c3", "\u{e9}", "|", "?", "%23",
+    "=",
+];
+
+/// What a lax backend may make of a path: decodes until nothing changes, takes backslashes for
+/// slashes, drops parameters, collapses slashes and walks the dots.
+fn lax(path: &str) -> Vec<String> {
+    let mut text = path.as_bytes().to_vec();
+    loop {
+        let next: Vec<u8> = percent_encoding::percent_decode(&text).collect();
+        if next == text {
+            break;
+        }
+        text = next;
+    }
+    let text = String::from_utf8_lossy(&text)
+        .replace('\\', "/")
+        .to_ascii_lowercase();
+    let mut walked: Vec<String> = Vec::new();
+    for segment in text.split('/') {
+        match segment
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim_end_matches(' ')
+        {
+            "" | "." => {}
+            ".." => drop(walked.pop()),
+            name => walked.push(name.trim_end_matches(['.', ' ']).to_owned()),
+        }
+    }
+    walked
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn p_47_no_lax_reading_of_an_accepted_path_reaches_what_is_not_covered(
+        tokens in prop::collection::vec(prop::sample::select(&TOKENS[..]), 0..10)
+    ) {
+        let text = format!("/{}", tokens.concat());
+        let Some(parts) = head("GET", text.as_bytes(), &[b"gw.test"], Version::HTTP_11) else {
+            return Ok(());
+        };
+        let Ok(target) = Target::from_request(&parts) else { return Ok(()) };
+        let path = target.path();
+
+        // Canonical paths are left alone, and are made of what may stand in a path.
+        prop_assert_eq!(canonical_path(path).unwrap(), path);
+        prop_assert!(path.starts_with('/') && !path.contains("//") && !path.contains('\\'));
+
+        let admin = Prefix::parse("/admin").unwrap();
+        if lax(path).first().is_some_and(|first| first == "admin") {
+            prop_assert!(admin.covers(path), "{path}");
+        }
+        // An exact match never claims more than the generous one.
+        for prefix in ["/", "/a", "/a/", "/admin", "/admin/a", "/a;"] {
+            let prefix = Prefix::parse(prefix).unwrap();
+            prop_assert!(!prefix.matches(path) || prefix.covers(path), "{prefix:?} {path}");
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_taken_or_refused_but_never_a_fault(
+        uri in prop::collection::vec(any::<u8>(), 0..40),
+        host in "[ -~]{0,12}",
+    ) {
+        if let Some(parts) = head("GET", &uri, &[host.as_bytes()], Version::HTTP_11)
+            && let Ok(target) = Target::from_request(&parts)
+        {
+            prop_assert!(target.path_and_query().as_str().starts_with('/'));
+        }
+    }
+}
