@@ -4,6 +4,8 @@ pub mod clock;
 pub mod fields;
 pub mod identity;
 pub mod secret;
+pub mod server;
 pub mod target;
 pub mod telemetry;
+pub mod tls;
 pub mod token;

@@ -1,0 +1,356 @@
+//! Bodies on their way through: a request body with a lowest speed and a highest size, and a
+//! response body that keeps its request in flight.
+
+use std::cell::Cell;
+use std::fmt;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::deadline::{Exchange, State};
+
+/// Why a request body ended before its end. Side: client.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Failure {
+    /// The client went away, or its framing is broken. The connection is beyond an answer.
+    #[error("the request body is broken")]
+    Broken,
+    /// More came than [`RequestBody::limit`] allows. Answer 413.
+    #[error("the request body is too large")]
+    TooLarge,
+    /// Fewer bytes came than the slowest allowed rate asks for. Answer 408.
+    #[error("the request body comes too slowly")]
+    TooSlow,
+}
+
+/// Tells afterwards why a request body failed: whoever sent the body on only sees that sending
+/// failed.
+#[derive(Clone, Debug, Default)]
+pub struct BodyWatch(Option<Rc<Cell<Option<Failure>>>>);
+
+impl BodyWatch {
+    /// The failure, if the body has failed by now.
+    pub fn failure(&self) -> Option<Failure> {
+        self.0.as_ref().and_then(|failure| failure.get())
+    }
+}
+
+/// A request's body: its data frames as they come, no trailers (they could carry any field past
+/// the checks of the head; RFC 9110 section 6.5.1 lets a recipient discard them).
+///
+/// A request without a body stays one: `is_end_stream` and `size_hint` are the connection's own.
+/// Polling it is cancel safe.
+pub struct RequestBody {
+    inner: Incoming,
+    /// What is watched; nothing for a request without a body.
+    open: Option<Box<Open>>,
+}
+
+struct Open {
+    state: Rc<State>,
+    failure: Rc<Cell<Option<Failure>>>,
+    left: u64,
+    pace: Pace,
+}
+
+impl RequestBody {
+    pub(super) fn new(inner: Incoming, state: &Rc<State>, window: Duration, rate: u64) -> Self {
+        let open = (!inner.is_end_stream()).then(|| {
+            Box::new(Open {
+                state: Rc::clone(state),
+                failure: Rc::default(),
+                left: u64::MAX,
+                pace: Pace::new(window, rate),
+            })
+        });
+        Self { inner, open }
+    }
+
+    /// Lets at most `bytes` more through.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::TooLarge`] at once if the declared length exceeds that: nothing has been read.
+    pub fn limit(&mut self, bytes: u64) -> Result<(), Failure> {
+        let Some(open) = &mut self.open else {
+            return Ok(());
+        };
+        open.left = bytes;
+        if self.inner.size_hint().lower() > bytes {
+            return Err(open.fail(Failure::TooLarge));
+        }
+        Ok(())
+    }
+
+    /// A handle that tells why this body failed, to keep while the body is sent on.
+    pub fn watch(&self) -> BodyWatch {
+        BodyWatch(self.open.as_ref().map(|open| Rc::clone(&open.failure)))
+    }
+}
+
+impl Open {
+    fn fail(&self, failure: Failure) -> Failure {
+        self.failure.set(Some(failure));
+        failure
+    }
+
+    fn accept(&mut self, length: usize) -> Result<(), Failure> {
+        let length = u64::try_from(length).unwrap_or(u64::MAX);
+        self.pace.arrived(length);
+        self.left = self
+            .left
+            .checked_sub(length)
+            .ok_or_else(|| self.fail(Failure::TooLarge))?;
+        Ok(())
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Failure;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        let this = self.get_mut();
+        let Some(open) = &mut this.open else {
+            return Poll::Ready(None);
+        };
+        if let Some(failure) = open.failure.get() {
+            return Poll::Ready(Some(Err(failure)));
+        }
+        loop {
+            let Poll::Ready(polled) = Pin::new(&mut this.inner).poll_frame(cx) else {
+                ready!(open.pace.poll_too_slow(cx));
+                return Poll::Ready(Some(Err(open.fail(Failure::TooSlow))));
+            };
+            match polled {
+                None => {
+                    this.open = None;
+                    return Poll::Ready(None);
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(client.address = %open.state.peer, %error, "Request body broke");
+                    return Poll::Ready(Some(Err(open.fail(Failure::Broken))));
+                }
+                Some(Ok(frame)) => {
+                    let Ok(data) = frame.into_data() else {
+                        continue;
+                    };
+                    if let Err(failure) = open.accept(data.len()) {
+                        return Poll::Ready(Some(Err(failure)));
+                    }
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.open.is_none() || self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if let Some(open) = &self.open
+            && !self.inner.is_end_stream()
+        {
+            open.state.body_left_unread();
+        }
+    }
+}
+
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestBody")
+            .field("size", &self.size_hint())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Measures how fast a client sends while somebody waits for it. Time in which nobody asked does
+/// not count against the client, and a body that is always there never arms the timer.
+struct Pace {
+    window: Duration,
+    /// Bytes that must come per window.
+    least: u64,
+    bytes: u64,
+    /// Time waited in this window, without the present wait.
+    waited: Duration,
+    waiting_since: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Pace {
+    fn new(window: Duration, rate: u64) -> Self {
+        // Rounded up, so that a window shorter than a second still asks for something.
+        let least = u128::from(rate)
+            .saturating_mul(window.as_millis())
+            .div_ceil(1000);
+        Self {
+            window,
+            least: u64::try_from(least).unwrap_or(u64::MAX),
+            bytes: 0,
+            waited: Duration::ZERO,
+            waiting_since: None,
+            timer: None,
+        }
+    }
+
+    fn arrived(&mut self, bytes: u64) {
+        if let Some(since) = self.waiting_since.take() {
+            self.waited = self.waited.saturating_add(since.elapsed());
+        }
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes >= self.least {
+            self.bytes = 0;
+            self.waited = Duration::ZERO;
+        }
+    }
+
+    /// Nothing is there: ready when a whole window was waited and too little came in it.
+    fn poll_too_slow(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let now = Instant::now();
+            let since = *self.waiting_since.get_or_insert(now);
+            let waited = self.waited.saturating_add(now.duration_since(since));
+            let left = self.window.saturating_sub(waited);
+            let due = now.checked_add(left).filter(|_due| !left.is_zero());
+            let Some(due) = due else {
+                return Poll::Ready(());
+            };
+            // A timer that is due earlier is left as it is and set anew when it fires: the due
+            // time only ever moves later, and most bodies end before.
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+            ready!(timer.as_mut().poll(cx));
+            timer.as_mut().reset(due);
+        }
+    }
+}
+
+/// A response's body on its way to the client: its request is in flight until this is dropped.
+#[derive(Debug)]
+pub(super) struct ResponseBody<B> {
+    /// Nothing when the server itself refused the request.
+    inner: Option<B>,
+    exchange: Exchange,
+}
+
+impl<B> ResponseBody<B> {
+    pub(super) fn new(inner: B, exchange: Exchange) -> Self {
+        Self {
+            inner: Some(inner),
+            exchange,
+        }
+    }
+
+    pub(super) fn empty(exchange: Exchange) -> Self {
+        Self {
+            inner: None,
+            exchange,
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for ResponseBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.get_mut();
+        let Some(inner) = &mut this.inner else {
+            return Poll::Ready(None);
+        };
+        this.exchange.piece_wanted();
+        let polled = Pin::new(inner).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(_))) = &polled {
+            this.exchange.piece_given();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    const WINDOW: Duration = Duration::from_secs(20);
+
+    async fn is_too_slow(pace: &mut Pace) -> bool {
+        poll_fn(|cx| Poll::Ready(pace.poll_too_slow(cx).is_ready())).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn d_04_a_window_without_enough_bytes_is_too_slow() {
+        let mut pace = Pace::new(WINDOW, 500);
+        for _ in 0..19 {
+            assert!(!is_too_slow(&mut pace).await);
+            advance(Duration::from_secs(1)).await;
+            pace.arrived(1);
+        }
+        assert!(!is_too_slow(&mut pace).await);
+        advance(Duration::from_secs(1)).await;
+        assert!(is_too_slow(&mut pace).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_at_the_lowest_rate_goes_on_for_ever() {
+        let mut pace = Pace::new(WINDOW, 500);
+        for _ in 0..200 {
+            assert!(!is_too_slow(&mut pace).await);
+            advance(Duration::from_millis(1900)).await;
+            pace.arrived(1000);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_in_which_nobody_asked_does_not_count() {
+        let mut pace = Pace::new(WINDOW, 500);
+        assert!(!is_too_slow(&mut pace).await);
+        pace.arrived(1);
+        // The upstream takes nothing for an hour; the client cannot send.
+        advance(Duration::from_hours(1)).await;
+        assert!(!is_too_slow(&mut pace).await);
+        advance(Duration::from_secs(19)).await;
+        assert!(!is_too_slow(&mut pace).await);
+        advance(Duration::from_secs(1)).await;
+        assert!(is_too_slow(&mut pace).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_timer_wakes_the_waiting_task() {
+        let mut pace = Pace::new(WINDOW, 500);
+        let start = Instant::now();
+        poll_fn(|cx| pace.poll_too_slow(cx)).await;
+        assert_eq!(start.elapsed(), WINDOW);
+    }
+}

@@ -1,0 +1,230 @@
+//! One connection from its accept to its end.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::header::{CONNECTION, COOKIE};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use super::body::{RequestBody, ResponseBody};
+use super::deadline::{Phase, Protocol, State};
+use super::socket::{Plaintext, Socket};
+use super::{Connection, Handler, Limits, Settings};
+
+/// What is held at most of what came or goes, per connection and direction (HTTP/1.1), or per
+/// stream (HTTP/2); a longer head is held whole.
+const BUFFER: usize = 64 * 1024;
+/// What a client may send ahead on one HTTP/2 stream, and on all of a connection together.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Stream resets of ours, provoked by the client's errors, before the connection is closed.
+const LOCAL_RESETS: usize = 64;
+/// Streams the client reset before we saw them, before the connection is closed.
+const PENDING_RESETS: usize = 20;
+
+/// What a connection's requests are answered with.
+#[derive(Debug)]
+pub(super) struct Serving<H> {
+    pub(super) handler: Rc<H>,
+    pub(super) connection: Connection,
+    pub(super) state: Rc<State>,
+    pub(super) settings: Settings,
+}
+
+/// Serves a connection to its end.
+///
+/// # Cancel safety
+///
+/// Dropping it closes the socket and drops the handler's futures: that is how the sweep cuts.
+pub(super) async fn serve<H: Handler>(
+    serving: Serving<H>,
+    stream: TcpStream,
+    tls: Option<Arc<ServerConfig>>,
+) {
+    let socket = Socket::new(stream, Rc::clone(&serving.state));
+    let Some(config) = tls else {
+        return http1(serving, socket).await;
+    };
+    match TlsAcceptor::from(config).accept(socket).await {
+        Err(error) => {
+            let client = serving.connection.peer;
+            tracing::debug!(client.address = %client, %error, "TLS handshake failed");
+        }
+        Ok(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+            // The client speaks first: its preface is due like a head.
+            serving.state.enter(Phase::Head);
+            http2(serving, stream).await;
+        }
+        Ok(stream) => {
+            serving.state.enter(Phase::Idle);
+            http1(serving, stream).await;
+        }
+    }
+}
+
+async fn http1<H, S>(serving: Serving<H>, stream: S)
+where
+    H: Handler,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let state = Rc::clone(&serving.state);
+    let limits = serving.settings.limits;
+    let mut builder = http1::Builder::new();
+    builder
+        .half_close(false)
+        .keep_alive(true)
+        .header_read_timeout(None)
+        .max_header_size(limits.head_bytes)
+        .max_buf_size(limits.head_bytes.max(BUFFER));
+    if limits.fields != Limits::default().fields {
+        // The default is the same number; saying it would make every head allocate its fields.
+        builder.max_headers(limits.fields);
+    }
+    let io = TokioIo::new(Plaintext::new(stream, Rc::clone(&state), Protocol::Http1));
+    let service = service_fn(move |request| answer(&serving, request, Protocol::Http1));
+    let connection = pin!(builder.serve_connection(io, service));
+    // hyper would end a connection that had no request yet at once, its first request unread: that
+    // one is answered, with `Connection: close`.
+    let may_close = || state.has_served();
+    finish(
+        &state,
+        connection,
+        may_close,
+        http1::Connection::graceful_shutdown,
+    )
+    .await;
+}
+
+async fn http2<H, S>(serving: Serving<H>, stream: S)
+where
+    H: Handler,
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let state = Rc::clone(&serving.state);
+    let Settings { deadlines, limits } = serving.settings;
+    let mut builder = http2::Builder::new(Streams(Rc::clone(&state)));
+    builder
+        .timer(TokioTimer::new())
+        // Finds clients that vanished while a response is quiet.
+        .keep_alive_interval(deadlines.idle)
+        .keep_alive_timeout(deadlines.write)
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(BUFFER)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(LOCAL_RESETS);
+    let io = TokioIo::new(Plaintext::new(stream, Rc::clone(&state), Protocol::Http2));
+    let service = service_fn(move |request| answer(&serving, request, Protocol::Http2));
+    let connection = pin!(builder.serve_connection(io, service));
+    finish(
+        &state,
+        connection,
+        || true,
+        http2::Connection::graceful_shutdown,
+    )
+    .await;
+}
+
+/// Runs a connection to its end, and begins that end when it is asked to close.
+async fn finish<C: Future<Output = hyper::Result<()>>>(
+    state: &State,
+    mut connection: Pin<&mut C>,
+    may_close: impl Fn() -> bool,
+    close: impl Fn(Pin<&mut C>),
+) {
+    let mut told = false;
+    let result = poll_fn(|cx| {
+        if !told {
+            if state.is_closing() && may_close() {
+                told = true;
+                close(connection.as_mut());
+            } else {
+                state.listen(cx.waker());
+            }
+        }
+        connection.as_mut().poll(cx)
+    });
+    if let Err(error) = result.await {
+        tracing::debug!(client.address = %state.peer, %error, "Connection ended with an error");
+    }
+}
+
+/// Hands a request to the handler. It counts as in flight from this call on, whether or not the
+/// future is ever polled.
+fn answer<H: Handler>(
+    serving: &Serving<H>,
+    request: Request<Incoming>,
+    protocol: Protocol,
+) -> impl Future<Output = Result<Response<ResponseBody<H::Body>>, Infallible>> + use<H> {
+    let Settings { deadlines, limits } = serving.settings;
+    let state = Rc::clone(&serving.state);
+    let exchange = state.begin(protocol);
+    let handler = Rc::clone(&serving.handler);
+    let connection = serving.connection;
+    let request =
+        request.map(|body| RequestBody::new(body, &state, deadlines.body_window, limits.body_rate));
+    let too_many = count(request.headers()) > limits.fields;
+    async move {
+        if too_many {
+            let mut response = Response::new(ResponseBody::empty(exchange));
+            *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+            return Ok(response);
+        }
+        let witness = Witness(connection.peer);
+        let response = handler.handle(connection, request).await;
+        drop(witness);
+        let mut response = response.map(|body| ResponseBody::new(body, exchange));
+        if protocol == Protocol::Http1 && state.is_closing() {
+            // RFC 9112 section 9.6: the last response says so.
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response)
+    }
+}
+
+/// HTTP/2 clients split their cookies into pieces (RFC 9113 section 8.2.3); together they are one.
+fn count(fields: &HeaderMap) -> usize {
+    let pieces = fields.get_all(COOKIE).iter().count();
+    fields.len().saturating_sub(pieces.saturating_sub(1))
+}
+
+/// Says that a handler panicked. The payload is not logged: it may quote what it choked on.
+struct Witness(SocketAddr);
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(client.address = %self.0, "Handler panicked");
+        }
+    }
+}
+
+/// Runs the streams of one HTTP/2 connection on the worker's own thread.
+#[derive(Clone, Debug)]
+struct Streams(Rc<State>);
+
+impl<F: Future + 'static> Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        let task = tokio::task::spawn_local(async move {
+            stream.await;
+        });
+        self.0.stream_spawned(task.abort_handle());
+    }
+}

@@ -1,0 +1,472 @@
+//! What each connection is doing, since when, and whether it has been at it for too long.
+//!
+//! hyper leaves a silent connection open for ever, so every deadline is ours. The socket, the
+//! request service and the response body record into one [`State`] per connection, in cells that
+//! cost a store; one coarse sweep per worker reads them. Nothing arms a timer per request.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::Waker;
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::Deadlines;
+
+/// How long a connection that was asked to close may stay without doing anything.
+const CLOSING_GRACE: Duration = Duration::from_secs(1);
+/// How long we read on after the last response so that the client gets to see it: closing a socket
+/// with unread input resets it, and a reset destroys what is on its way.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// The worker's reading of the clock, renewed by each sweep: a record costs no system call and is
+/// early by at most one sweep.
+#[derive(Debug)]
+pub(super) struct Tick(Cell<Instant>);
+
+impl Tick {
+    pub(super) fn new() -> Rc<Self> {
+        Rc::new(Self(Cell::new(Instant::now())))
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        self.0.get()
+    }
+
+    /// Reads the clock.
+    pub(super) fn renew(&self) -> Instant {
+        let now = Instant::now();
+        self.0.set(now);
+        now
+    }
+}
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Phase {
+    /// Nothing came yet.
+    FirstByte,
+    /// TLS is being agreed on; a plain connection leaves this within one read.
+    Handshake,
+    /// A request head (or the HTTP/2 preface) has begun.
+    Head,
+    /// Between requests.
+    Idle,
+    /// The handler or a response body is at work.
+    Busy,
+    /// The last response is out; unread input is thrown away until the client closes.
+    Linger,
+}
+
+/// The deadline that passed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Overdue {
+    FirstByte,
+    Handshake,
+    Head,
+    Idle,
+    Linger,
+    /// Asked to close, and did nothing since.
+    Closing,
+    Write,
+}
+
+impl Overdue {
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Self::FirstByte => "first_byte_timeout",
+            Self::Handshake => "handshake_timeout",
+            Self::Head => "head_timeout",
+            Self::Idle => "idle_timeout",
+            Self::Linger => "linger_timeout",
+            Self::Closing => "closing_timeout",
+            Self::Write => "write_timeout",
+        }
+    }
+}
+
+/// How requests share a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Protocol {
+    /// One after the other.
+    Http1,
+    /// Many at once, each a stream with its own flow control (RFC 9113 section 5.2).
+    Http2,
+}
+
+/// The record of one connection. Only its own worker sees it.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) peer: SocketAddr,
+    tick: Rc<Tick>,
+    phase: Cell<Phase>,
+    since: Cell<Instant>,
+    /// When bytes last moved, in either direction.
+    moved: Cell<Instant>,
+    /// Since when the socket takes nothing although we have something to send.
+    stalled: Cell<Option<Instant>>,
+    in_flight: Cell<usize>,
+    /// A request was handed to the handler, at any time.
+    served: Cell<bool>,
+    /// A request body was dropped before its end: input may be left in the socket.
+    unread: Cell<bool>,
+    /// Since when the connection is asked to close.
+    closing: Cell<Option<Instant>>,
+    waker: RefCell<Option<Waker>>,
+    task: OnceCell<AbortHandle>,
+    /// The stream that was announced last and whose task is not spawned yet.
+    announced: RefCell<Option<Rc<Stream>>>,
+    streams: RefCell<Vec<Rc<Stream>>>,
+}
+
+impl State {
+    pub(super) fn new(peer: SocketAddr, tick: &Rc<Tick>) -> Rc<Self> {
+        let now = tick.now();
+        Rc::new(Self {
+            peer,
+            tick: Rc::clone(tick),
+            phase: Cell::new(Phase::FirstByte),
+            since: Cell::new(now),
+            moved: Cell::new(now),
+            stalled: Cell::new(None),
+            in_flight: Cell::new(0),
+            served: Cell::new(false),
+            unread: Cell::new(false),
+            closing: Cell::new(None),
+            waker: RefCell::new(None),
+            task: OnceCell::new(),
+            announced: RefCell::new(None),
+            streams: RefCell::new(Vec::new()),
+        })
+    }
+
+    pub(super) fn enter(&self, phase: Phase) {
+        self.phase.set(phase);
+        self.since.set(self.tick.now());
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    /// Bytes came from the socket, whatever they mean.
+    pub(super) fn received(&self) {
+        self.moved.set(self.tick.now());
+        if self.phase.get() == Phase::FirstByte {
+            self.enter(Phase::Handshake);
+        }
+    }
+
+    /// A head begins, unless one has begun or a request is at work (then it is body or pipelined).
+    pub(super) fn head_begins(&self) {
+        if matches!(
+            self.phase.get(),
+            Phase::FirstByte | Phase::Handshake | Phase::Idle
+        ) {
+            self.enter(Phase::Head);
+        }
+    }
+
+    /// The HTTP/2 preface is complete: what follows is not a head until a request is.
+    pub(super) fn preface_complete(&self) {
+        if self.phase.get() == Phase::Head {
+            self.enter(Phase::Idle);
+        }
+    }
+
+    /// The socket took bytes.
+    pub(super) fn sent(&self) {
+        self.moved.set(self.tick.now());
+        self.stalled.set(None);
+    }
+
+    /// The socket takes no more for now.
+    pub(super) fn send_waits(&self) {
+        if self.stalled.get().is_none() {
+            self.stalled.set(Some(self.tick.now()));
+        }
+    }
+
+    pub(super) fn body_left_unread(&self) {
+        self.unread.set(true);
+    }
+
+    /// Whether the client may still be sending when the connection ends.
+    pub(super) fn has_unread_input(&self) -> bool {
+        self.unread.get() || self.phase.get() == Phase::Head
+    }
+
+    /// A request is handed to the handler; it is in flight until the guard is dropped.
+    pub(super) fn begin(self: &Rc<Self>, protocol: Protocol) -> Exchange {
+        self.in_flight.set(self.in_flight.get().saturating_add(1));
+        self.unread.set(false);
+        self.served.set(true);
+        self.enter(Phase::Busy);
+        let stream = match protocol {
+            Protocol::Http1 => None,
+            Protocol::Http2 => {
+                let stream = Rc::new(Stream::default());
+                self.streams.borrow_mut().push(Rc::clone(&stream));
+                self.announced.replace(Some(Rc::clone(&stream)));
+                Some(stream)
+            }
+        };
+        Exchange {
+            state: Rc::clone(self),
+            stream,
+        }
+    }
+
+    /// The task of the stream that was announced last is spawned: it can be cut alone.
+    pub(super) fn stream_spawned(&self, task: AbortHandle) {
+        if let Some(stream) = self.announced.take() {
+            // The cell is empty: each stream is announced once.
+            stream.task.set(task).unwrap_or_default();
+        }
+    }
+
+    fn end(&self, stream: Option<&Rc<Stream>>) {
+        if let Some(stream) = stream {
+            self.streams
+                .borrow_mut()
+                .retain(|other| !Rc::ptr_eq(other, stream));
+        }
+        let left = self.in_flight.get().saturating_sub(1);
+        self.in_flight.set(left);
+        if left == 0 {
+            self.enter(Phase::Idle);
+        }
+    }
+
+    pub(super) fn has_served(&self) -> bool {
+        self.served.get()
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.get()
+    }
+
+    /// The connection's task, so that the sweep can cut it.
+    pub(super) fn spawned(&self, task: AbortHandle) {
+        // The cell is empty: a connection is spawned once.
+        self.task.set(task).unwrap_or_default();
+    }
+
+    /// Cuts the connection: its task is dropped the next time the worker runs it.
+    pub(super) fn cut(&self) {
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
+    }
+
+    /// Asks the connection to finish what is in flight and to close.
+    pub(super) fn close(&self) {
+        if self.closing.get().is_none() {
+            self.closing.set(Some(self.tick.now()));
+            if let Some(waker) = self.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.get().is_some()
+    }
+
+    /// Keeps the task's waker for [`State::close`].
+    pub(super) fn listen(&self, waker: &Waker) {
+        let mut kept = self.waker.borrow_mut();
+        if !kept.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
+            *kept = Some(waker.clone());
+        }
+    }
+
+    /// Since when the connection is idle, if it is and owes the client nothing.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        let idle = self.phase.get() == Phase::Idle && self.stalled.get().is_none();
+        idle.then(|| self.since.get())
+    }
+
+    /// The deadline that has passed at `now`, if one has.
+    pub(super) fn overdue(&self, now: Instant, deadlines: &Deadlines) -> Option<Overdue> {
+        let passed = |since: Instant, limit: Duration| now.duration_since(since) >= limit;
+        let stalled = self.stalled.get();
+        if stalled.is_some_and(|since| passed(since, deadlines.write)) {
+            return Some(Overdue::Write);
+        }
+        let (limit, overdue) = match self.phase.get() {
+            Phase::Busy => return None,
+            // Something is still on its way out: only the write deadline rules.
+            Phase::Idle if stalled.is_some() => return None,
+            Phase::FirstByte => (deadlines.first_byte, Overdue::FirstByte),
+            Phase::Handshake => (deadlines.handshake, Overdue::Handshake),
+            Phase::Head => (deadlines.head, Overdue::Head),
+            Phase::Idle => (deadlines.idle, Overdue::Idle),
+            Phase::Linger => (LINGER.min(deadlines.write), Overdue::Linger),
+        };
+        let since = self.since.get();
+        let quiet = matches!(self.phase.get(), Phase::FirstByte | Phase::Idle);
+        match self.closing.get() {
+            // It is told already; what remains is a last word, which may be on its way still.
+            Some(asked) if quiet => {
+                let asked = asked.max(since);
+                let done = passed(asked.max(self.moved.get()), CLOSING_GRACE);
+                (done || passed(asked, deadlines.write)).then_some(Overdue::Closing)
+            }
+            Some(_) | None => passed(since, limit).then_some(overdue),
+        }
+    }
+
+    /// Cuts every stream whose client takes nothing of a response that is there; says how many.
+    pub(super) fn cut_blocked_streams(&self, now: Instant, write: Duration) -> usize {
+        let mut cut = 0_usize;
+        for stream in self.streams.borrow().iter() {
+            let blocked = stream.blocked.get();
+            if blocked.is_some_and(|since| now.duration_since(since) >= write)
+                && let Some(task) = stream.task.get()
+            {
+                task.abort();
+                cut = cut.saturating_add(1);
+            }
+        }
+        cut
+    }
+}
+
+/// One stream of an HTTP/2 connection.
+#[derive(Debug, Default)]
+struct Stream {
+    task: OnceCell<AbortHandle>,
+    /// Since when a piece of the response is handed over and no more is asked for.
+    blocked: Cell<Option<Instant>>,
+}
+
+/// A request in flight: held by the handler's future, then by the response body.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    state: Rc<State>,
+    stream: Option<Rc<Stream>>,
+}
+
+impl Exchange {
+    /// A piece of the response went to the connection, which asks for the next one when the client
+    /// has taken it. Over HTTP/1.1 the socket itself tells.
+    pub(super) fn piece_given(&self) {
+        if let Some(stream) = &self.stream {
+            stream.blocked.set(Some(self.state.tick.now()));
+        }
+    }
+
+    /// The connection asks for the next piece of the response.
+    pub(super) fn piece_wanted(&self) {
+        if let Some(stream) = &self.stream {
+            stream.blocked.set(None);
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.state.end(self.stream.as_ref());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> (Rc<State>, Instant) {
+        let tick = Tick::new();
+        (State::new(([127, 0, 0, 1], 1).into(), &tick), tick.now())
+    }
+
+    fn at(start: Instant, millis: u64) -> Instant {
+        start.checked_add(Duration::from_millis(millis)).unwrap()
+    }
+
+    #[test]
+    fn each_phase_has_its_own_deadline() {
+        let deadlines = Deadlines::default();
+        for (phase, limit, expected) in [
+            (Phase::FirstByte, 10_000, Overdue::FirstByte),
+            (Phase::Handshake, 10_000, Overdue::Handshake),
+            (Phase::Head, 10_000, Overdue::Head),
+            (Phase::Idle, 75_000, Overdue::Idle),
+            (Phase::Linger, 2_000, Overdue::Linger),
+        ] {
+            let (state, start) = state();
+            state.enter(phase);
+            assert_eq!(
+                state.overdue(at(start, limit - 1), &deadlines),
+                None,
+                "{phase:?}"
+            );
+            assert_eq!(state.overdue(at(start, limit), &deadlines), Some(expected));
+        }
+    }
+
+    #[test]
+    fn a_request_at_work_is_only_cut_when_its_client_takes_nothing() {
+        let deadlines = Deadlines::default();
+        let (state, start) = state();
+        let exchange = state.begin(Protocol::Http1);
+        assert_eq!(state.overdue(at(start, 1_000_000), &deadlines), None);
+        state.send_waits();
+        assert_eq!(state.overdue(at(start, 29_999), &deadlines), None);
+        assert_eq!(
+            state.overdue(at(start, 30_000), &deadlines),
+            Some(Overdue::Write)
+        );
+        state.sent();
+        assert_eq!(state.overdue(at(start, 30_000), &deadlines), None);
+        drop(exchange);
+        assert_eq!(
+            state.overdue(at(start, 75_000), &deadlines),
+            Some(Overdue::Idle)
+        );
+    }
+
+    #[test]
+    fn idle_begins_when_the_last_of_several_streams_ends() {
+        let (state, _start) = state();
+        let one = state.begin(Protocol::Http2);
+        let two = state.begin(Protocol::Http2);
+        drop(one);
+        assert_eq!((state.phase(), state.in_flight()), (Phase::Busy, 1));
+        drop(two);
+        assert_eq!((state.phase(), state.in_flight()), (Phase::Idle, 0));
+        assert!(state.streams.borrow().is_empty());
+    }
+
+    #[test]
+    fn bytes_of_an_http2_connection_do_not_start_a_head_after_the_preface() {
+        let (state, _start) = state();
+        state.received();
+        assert_eq!(state.phase(), Phase::Handshake);
+        state.head_begins();
+        assert_eq!(state.phase(), Phase::Head);
+        state.preface_complete();
+        assert_eq!(state.phase(), Phase::Idle);
+        let _exchange = state.begin(Protocol::Http2);
+        state.preface_complete();
+        assert_eq!(state.phase(), Phase::Busy);
+    }
+
+    #[test]
+    fn an_idle_connection_that_is_asked_to_close_has_a_second() {
+        let deadlines = Deadlines::default();
+        let (state, start) = state();
+        state.enter(Phase::Idle);
+        assert_eq!(state.overdue(at(start, 5_000), &deadlines), None);
+        state.close();
+        assert_eq!(state.overdue(at(start, 999), &deadlines), None);
+        assert_eq!(
+            state.overdue(at(start, 1_000), &deadlines),
+            Some(Overdue::Closing)
+        );
+        let _exchange = state.begin(Protocol::Http1);
+        assert_eq!(state.overdue(at(start, 1_000), &deadlines), None);
+    }
+}

@@ -1,0 +1,219 @@
+//! Listening addresses, connections, framing and deadlines: everything between the network and a
+//! request, for any [`Handler`].
+//!
+//! This room knows TCP, TLS handshakes (with the configuration of a [`crate::tls::Acceptor`]),
+//! HTTP/1.1 and HTTP/2 framing (done by hyper), the deadlines and limits that hyper does not have,
+//! and how to stop without losing a request. It refuses to know who is signed in, what a path
+//! means, and what is behind. [`Workers::start`] is the way in.
+//!
+//! Decisions that cost an argument:
+//!
+//! - Each worker is one thread with one current-thread runtime; a listening address is bound once,
+//!   exclusively, and each worker polls a duplicate of that descriptor, so that draining loses no
+//!   queued connection.
+//! - ALPN alone decides the protocol over TLS, and a plain listener speaks HTTP/1.1 only: waiting
+//!   for enough bytes to tell the protocols apart is how a silent client stays for ever.
+//! - Deadlines are cells that one sweep per worker reads. A request arms no timer.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+
+use crate::tls::Acceptor;
+
+mod body;
+mod connection;
+mod deadline;
+mod listener;
+mod socket;
+mod worker;
+
+pub use body::{BodyWatch, Failure, RequestBody};
+pub use listener::Listener;
+pub use worker::{Drained, Workers};
+
+/// How connections are treated.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Settings {
+    /// What may take how long.
+    pub deadlines: Deadlines,
+    /// What may be how large.
+    pub limits: Limits,
+}
+
+/// What may take how long. A connection that is late is closed within a quarter second.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Deadlines {
+    /// From the accept to the first byte.
+    pub first_byte: Duration,
+    /// From the first byte to the end of the TLS handshake.
+    pub handshake: Duration,
+    /// From the first byte of a request head to its end; over HTTP/2 for the connection preface.
+    pub head: Duration,
+    /// Between requests. HTTP/2 frames that belong to no request do not prolong it.
+    pub idle: Duration,
+    /// Without the client taking anything of what we have for it.
+    pub write: Duration,
+    /// The span over which [`Limits::body_rate`] is measured while somebody waits for the body.
+    pub body_window: Duration,
+    /// From the start of a drain until what is left is cut.
+    pub drain: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            first_byte: Duration::from_secs(10),
+            handshake: Duration::from_secs(10),
+            head: Duration::from_secs(10),
+            idle: Duration::from_secs(75),
+            write: Duration::from_secs(30),
+            body_window: Duration::from_secs(20),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Deadlines {
+    /// How often connections are looked at.
+    fn sweep(&self) -> Duration {
+        let shortest = [
+            self.first_byte,
+            self.handshake,
+            self.head,
+            self.idle,
+            self.write,
+        ]
+        .into_iter()
+        .fold(Duration::from_secs(1), Duration::min);
+        shortest
+            .checked_div(4)
+            .unwrap_or(shortest)
+            .max(Duration::from_millis(1))
+    }
+}
+
+/// What may be how large.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Limits {
+    /// Bytes of a request head; more is answered with 431.
+    pub head_bytes: usize,
+    /// Fields of a request head; more are answered with 431. The pieces in which HTTP/2 sends
+    /// cookies count as one.
+    pub fields: usize,
+    /// Requests at once on one HTTP/2 connection.
+    pub streams: u32,
+    /// Connections of all listeners and workers together; beyond it accepting pauses and the
+    /// connections that have been idle for longest are closed.
+    pub connections: usize,
+    /// The slowest a request body may come, in bytes per second.
+    pub body_rate: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head_bytes: 32 * 1024,
+            fields: 100,
+            streams: 100,
+            connections: 10_000,
+            body_rate: 500,
+        }
+    }
+}
+
+/// The connection a request came on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Connection {
+    /// The other end of the socket: the client, or a proxy in front of us.
+    pub peer: SocketAddr,
+    /// Whether the bytes were protected on their way to us.
+    pub security: Security,
+}
+
+/// Whether a connection is encrypted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Security {
+    /// Plain HTTP.
+    Plain,
+    /// TLS that ended here.
+    Tls,
+}
+
+/// Answers requests. One handler lives on each worker's thread and never leaves it, so it may hold
+/// `Rc` and pools of its own.
+pub trait Handler: 'static {
+    /// The body of its responses.
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + Unpin
+        + 'static;
+
+    /// Answers one request.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future is dropped at any await when the client goes away, when a deadline of the
+    /// connection passes, and at the end of a drain. What must be finished belongs in a task.
+    fn handle(
+        &self,
+        connection: Connection,
+        request: Request<RequestBody>,
+    ) -> impl Future<Output = Response<Self::Body>>;
+}
+
+/// A listening address and what is spoken on it.
+#[derive(Debug)]
+pub struct Endpoint {
+    listener: Listener,
+    tls: Option<Acceptor>,
+}
+
+impl Endpoint {
+    /// Plain HTTP/1.1.
+    pub fn plain(listener: Listener) -> Self {
+        Self {
+            listener,
+            tls: None,
+        }
+    }
+
+    /// HTTP/2 or HTTP/1.1 over TLS, as ALPN says (HTTP/1.1 when the client does not use ALPN).
+    pub fn tls(listener: Listener, acceptor: Acceptor) -> Self {
+        Self {
+            listener,
+            tls: Some(acceptor),
+        }
+    }
+}
+
+/// Why the server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address cannot be listened on. Side: gateway; another process has it, it is not an
+    /// address of this machine, or the port needs a capability.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// The operating system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A listening socket cannot be shared with a worker. Side: gateway; out of descriptors.
+    #[error("cannot share a listening socket")]
+    Share(#[source] io::Error),
+    /// A worker's thread or runtime cannot be made. Side: gateway; out of threads or descriptors.
+    #[error("cannot start a worker")]
+    Spawn(#[source] io::Error),
+    /// A worker ended before it served. Side: gateway; its handler could not be made.
+    #[error("a worker ended while it was starting")]
+    WorkerLost,
+}
+
+#[cfg(test)]
+mod tests;

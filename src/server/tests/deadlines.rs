@@ -1,0 +1,181 @@
+//! D-01 to D-06 as far as a connection alone can show them.
+
+use tokio::time::{Instant, interval};
+
+use super::*;
+
+/// The beginning of a TLS record that announces a longer `ClientHello` (RFC 8446 section 5.1).
+const HALF_HELLO: &[u8] = &[22, 3, 1, 1, 0, 1, 0, 0, 252, 3, 3, 7, 7, 7, 7, 7];
+
+#[tokio::test]
+async fn d_01_a_connection_without_a_byte_is_closed() {
+    let server = Server::start(with(Deadlines {
+        first_byte: SHORT,
+        ..long()
+    }));
+    let start = Instant::now();
+    assert_eq!(server.client().await.rest().await, "");
+    let mut silent = Client(TcpStream::connect(server.secure).await.unwrap());
+    assert_eq!(silent.rest().await, "");
+    assert!(start.elapsed() >= SHORT, "not before the deadline");
+}
+
+#[tokio::test]
+async fn d_01_half_a_client_hello_is_closed() {
+    let server = Server::start(with(Deadlines {
+        handshake: SHORT,
+        ..long()
+    }));
+    let mut client = Client(TcpStream::connect(server.secure).await.unwrap());
+    client.send(HALF_HELLO).await;
+    client.rest().await;
+}
+
+#[tokio::test]
+async fn d_01_a_client_hello_byte_by_byte_is_closed() {
+    let server = Server::start(with(Deadlines {
+        handshake: SHORT,
+        ..long()
+    }));
+    let mut client = Client(TcpStream::connect(server.secure).await.unwrap());
+    drip(&mut client, HALF_HELLO).await;
+}
+
+#[tokio::test]
+async fn d_02_a_partial_http2_preface_is_closed_over_tls_and_plain() {
+    let mut server = Server::start(with(Deadlines {
+        head: SHORT,
+        ..long()
+    }));
+    let mut plain = server.client().await;
+    plain.send("PRI * HTT").await;
+    plain.rest().await;
+    for alpn in [&b"h2"[..], b"http/1.1"] {
+        let mut secure = server.secure_client(&[alpn]).await;
+        secure.send("PRI * HTT").await;
+        secure.rest().await;
+    }
+    assert!(server.events.try_recv().is_err(), "no handler was called");
+}
+
+#[tokio::test]
+async fn d_02_an_http2_client_that_never_speaks_is_closed() {
+    let server = Server::start(with(Deadlines {
+        head: SHORT,
+        ..long()
+    }));
+    server.secure_client(&[b"h2"]).await.rest().await;
+}
+
+#[tokio::test]
+async fn d_02_a_whole_http2_preface_on_a_plain_listener_is_closed_at_once() {
+    let server = Server::start(with(long()));
+    let mut client = server.client().await;
+    client
+        .send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await;
+    assert!(!client.rest().await.contains("200 OK"));
+}
+
+#[tokio::test]
+async fn d_03_a_head_byte_by_byte_is_closed_on_a_new_connection_and_on_a_used_one() {
+    let server = Server::start(with(Deadlines {
+        head: SHORT,
+        ..long()
+    }));
+    let mut client = server.client().await;
+    drip(&mut client, b"GET / HTTP/1.1\r\nHost: a\r\nX-A: b").await;
+
+    let mut client = server.client().await;
+    assert!(client.get("/").await.ends_with("hello"));
+    drip(&mut client, b"GET / HTTP/1.1\r\nHost: a\r\nX-A: b").await;
+
+    let mut client = server.secure_client(&[b"http/1.1"]).await;
+    assert!(client.get("/").await.ends_with("hello"));
+    client.send("GET / HT").await;
+    client.rest().await;
+}
+
+#[tokio::test]
+async fn d_03_an_idle_connection_is_closed() {
+    let server = Server::start(with(Deadlines {
+        idle: MODEST,
+        ..long()
+    }));
+    let mut client = server.client().await;
+    assert!(client.get("/").await.ends_with("hello"));
+    assert_eq!(client.rest().await, "");
+    let mut client = server.secure_client(&[b"http/1.1"]).await;
+    assert!(client.get("/").await.ends_with("hello"));
+    assert_eq!(client.rest().await, "");
+    // Between handshake and first request a client is idle too: browsers connect ahead.
+    assert_eq!(server.secure_client(&[]).await.rest().await, "");
+}
+
+#[tokio::test]
+async fn a_busy_request_outlives_every_deadline_of_a_waiting_connection() {
+    let mut server = Server::start(with(Deadlines {
+        head: MODEST,
+        idle: MODEST,
+        ..long()
+    }));
+    let mut client = server.client().await;
+    client.send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    server.entered("/hold").await;
+    // Other connections that began later meet their deadlines meanwhile.
+    let mut late = server.client().await;
+    late.send("GET / HT").await;
+    late.rest().await;
+    let mut idle = server.client().await;
+    assert!(idle.get("/").await.ends_with("hello"));
+    idle.rest().await;
+    server.probe.release.add_permits(1);
+    assert!(client.until("held").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn d_06_a_client_that_reads_nothing_is_cut_and_costs_no_memory() {
+    let mut server = Server::start(with(Deadlines {
+        write: MODEST,
+        ..long()
+    }));
+    let mut client = server.client().await;
+    client
+        .send("GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await;
+    server.entered("/endless").await;
+    server.left("/endless").await;
+    let produced = server.probe.produced.load(Ordering::Relaxed);
+    // What the kernel buffers on both sides of a loopback connection is some megabytes at most.
+    assert!(produced < 32 * 1024 * 1024, "{produced}");
+    let mut seen = Vec::new();
+    soon(client.0.read_to_end(&mut seen))
+        .await
+        .map_or_else(drop, drop);
+    assert!(
+        !seen.ends_with(b"0\r\n\r\n"),
+        "a cut response never looks finished"
+    );
+}
+
+/// Sends byte after byte, slowly but never pausing for long, until the server closes.
+async fn drip<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Client<S>, bytes: &[u8]) {
+    let mut ticks = interval(DRIP);
+    let (mut reader, mut writer) = tokio::io::split(&mut client.0);
+    let sending = async {
+        for byte in bytes {
+            ticks.tick().await;
+            if writer.write_u8(*byte).await.is_err() {
+                break;
+            }
+        }
+        pending::<()>().await;
+    };
+    let mut seen = Vec::new();
+    tokio::select! {
+        ended = timeout(PATIENCE, reader.read_to_end(&mut seen)) => {
+            assert!(ended.is_ok(), "a dripping client was never closed");
+        }
+        () = sending => {}
+    }
+}

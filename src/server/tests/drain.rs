@@ -1,0 +1,207 @@
+//! Starting once, stopping without loss, and the cap of connections.
+
+use super::*;
+
+#[tokio::test]
+async fn an_address_is_listened_on_once() {
+    let server = Server::start(with(long()));
+    let again = Listener::bind(server.plain);
+    assert!(matches!(again, Err(Error::Bind { address, .. }) if address == server.plain));
+    server.workers.drained().await;
+    // With the workers gone the address is free, although connections of theirs linger.
+    Listener::bind(server.plain).unwrap();
+}
+
+#[tokio::test]
+async fn a_drain_finishes_what_is_in_flight_and_closes_what_is_idle() {
+    let mut server = Server::with_workers(with(long()), 2);
+    let mut idle = server.client().await;
+    assert!(idle.get("/").await.ends_with("hello"));
+    let mut secure = server.secure_client(&[b"http/1.1"]).await;
+    assert!(secure.get("/").await.ends_with("hello"));
+    for path in ["/", "/"] {
+        server.entered(path).await;
+        server.left(path).await;
+    }
+    let mut busy = server.client().await;
+    busy.send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    server.entered("/hold").await;
+
+    server.workers.begin_drain();
+    assert_eq!(idle.rest().await, "");
+    assert_eq!(secure.rest().await, "");
+    server.probe.release.add_permits(1);
+    let response = busy.rest().await;
+    assert!(
+        response.starts_with("HTTP/1.1 200") && response.ends_with("held"),
+        "{response}"
+    );
+    assert!(response.contains("connection: close\r\n"), "{response}");
+    assert_eq!(server.workers.drained().await, Drained { cut: 0, lost: 0 });
+    assert!(TcpStream::connect(server.plain).await.is_err());
+}
+
+#[tokio::test]
+async fn a_drain_cuts_what_is_late_and_says_how_many() {
+    let mut server = Server::start(with(Deadlines {
+        drain: SHORT,
+        ..long()
+    }));
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        let mut client = server.client().await;
+        client.send("GET /never HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        server.entered("/never").await;
+        clients.push(client);
+    }
+    assert_eq!(
+        soon(server.workers.drained()).await,
+        Drained { cut: 2, lost: 0 }
+    );
+    for mut client in clients {
+        assert_eq!(client.rest().await, "");
+    }
+}
+
+#[tokio::test]
+async fn a_drain_serves_what_the_kernel_has_queued() {
+    let mut server = Server::start(with(long()));
+    let mut blocking = server.client().await;
+    blocking
+        .send("GET /block HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await;
+    server.entered("/block").await;
+    // The worker stands still: these connections exist only in the kernel's queue.
+    let mut queued = Vec::new();
+    for _ in 0..5 {
+        let mut client = server.client().await;
+        client.send("GET /queued HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        queued.push(client);
+    }
+    server.workers.begin_drain();
+    server.probe.release.add_permits(1);
+    for mut client in queued {
+        let response = client.rest().await;
+        assert!(
+            response.starts_with("HTTP/1.1 200") && response.ends_with("hello"),
+            "{response}"
+        );
+        assert!(response.contains("connection: close\r\n"), "{response}");
+    }
+    assert!(blocking.rest().await.ends_with("unblocked"));
+    assert_eq!(
+        soon(server.workers.drained()).await,
+        Drained { cut: 0, lost: 0 }
+    );
+}
+
+#[tokio::test]
+async fn a_drain_serves_who_waits_at_the_cap() {
+    let limits = Limits {
+        connections: 1,
+        ..Limits::default()
+    };
+    let mut server = Server::start(Settings {
+        deadlines: long(),
+        limits,
+    });
+    let mut busy = server.client().await;
+    busy.send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    server.entered("/hold").await;
+    let mut waiting = server.client().await;
+    waiting.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    server.workers.begin_drain();
+    server.probe.release.add_permits(1);
+    assert!(busy.rest().await.ends_with("held"));
+    let response = waiting.rest().await;
+    assert!(response.contains("connection: close\r\n"), "{response}");
+    assert_eq!(
+        soon(server.workers.drained()).await,
+        Drained { cut: 0, lost: 0 }
+    );
+}
+
+#[tokio::test]
+async fn a_connection_without_a_request_does_not_hold_up_a_drain() {
+    let server = Server::start(with(Deadlines {
+        drain: PATIENCE * 2,
+        ..long()
+    }));
+    let mut ahead = server.secure_client(&[]).await;
+    assert!(ahead.get("/").await.ends_with("hello"));
+    let mut silent = server.client().await;
+    assert_eq!(
+        soon(server.workers.drained()).await,
+        Drained { cut: 0, lost: 0 }
+    );
+    assert_eq!(silent.rest().await, "");
+}
+
+#[tokio::test]
+async fn dropping_the_workers_drains_them() {
+    let server = Server::start(with(long()));
+    let mut client = server.client().await;
+    assert!(client.get("/").await.ends_with("hello"));
+    drop(server.workers);
+    assert_eq!(client.rest().await, "");
+}
+
+#[tokio::test]
+async fn d_09_at_the_cap_the_longest_idle_connection_makes_room() {
+    let limits = Limits {
+        connections: 2,
+        ..Limits::default()
+    };
+    let deadlines = Deadlines {
+        first_byte: MODEST,
+        ..long()
+    };
+    let mut server = Server::start(Settings { deadlines, limits });
+    let mut idle = server.client().await;
+    assert!(idle.get("/").await.ends_with("hello"));
+    server.entered("/").await;
+    server.left("/").await;
+    let mut busy = server.client().await;
+    busy.send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    server.entered("/hold").await;
+    let mut third = server.client().await;
+    assert!(third.get("/").await.ends_with("hello"));
+    assert_eq!(idle.rest().await, "", "it made room");
+    server.probe.release.add_permits(1);
+    assert!(
+        busy.until("held").await.starts_with("HTTP/1.1 200"),
+        "a busy one does not"
+    );
+}
+
+#[tokio::test]
+async fn two_workers_serve_one_listener() {
+    let server = Server::with_workers(with(long()), 2);
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        clients.push(server.client().await);
+    }
+    for client in &mut clients {
+        assert!(client.get("/").await.ends_with("hello"));
+    }
+    drop(clients);
+    assert_eq!(
+        soon(server.workers.drained()).await,
+        Drained { cut: 0, lost: 0 }
+    );
+}
+
+#[tokio::test]
+async fn a_handler_that_cannot_be_made_fails_the_start() {
+    let listener = Listener::bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let make = || -> Site { panic!("no handler") };
+    let one = NonZeroUsize::MIN;
+    let result = Workers::start(
+        "test",
+        one,
+        vec![Endpoint::plain(listener)],
+        with(long()),
+        make,
+    );
+    assert!(matches!(result, Err(Error::WorkerLost)), "{result:?}");
+}

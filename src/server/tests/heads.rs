@@ -1,0 +1,96 @@
+//! D-07: heads that are too large, and what a plain listener is not.
+
+use super::*;
+
+async fn status(server: &Server, head: &str) -> String {
+    let mut client = server.client().await;
+    // The server may answer and close before everything is sent.
+    client
+        .0
+        .write_all(head.as_bytes())
+        .await
+        .map_or_else(drop, drop);
+    client
+        .rest()
+        .await
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+#[tokio::test]
+async fn d_07_heads_over_the_limit_are_refused() {
+    let mut server = Server::start(with(long()));
+    let fits = format!(
+        "GET / HTTP/1.1\r\nHost: a\r\nX-A: {}\r\nConnection: close\r\n\r\n",
+        "x".repeat(31 * 1024)
+    );
+    assert_eq!(status(&server, &fits).await, "HTTP/1.1 200 OK");
+    server.entered("/").await;
+    server.left("/").await;
+    let cookie = format!(
+        "GET / HTTP/1.1\r\nHost: a\r\nCookie: {}\r\n\r\n",
+        "x".repeat(100_000)
+    );
+    let many = format!("X-A: {}\r\n", "x".repeat(65_536)).repeat(100);
+    let uri = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(66_000));
+    let barely = format!(
+        "GET / HTTP/1.1\r\nHost: a\r\nX-A: {}\r\n\r\n",
+        "x".repeat(33 * 1024)
+    );
+    for head in [
+        cookie,
+        format!("GET / HTTP/1.1\r\nHost: a\r\n{many}\r\n"),
+        uri,
+        barely,
+    ] {
+        let status = status(&server, &head).await;
+        assert!(
+            status.starts_with("HTTP/1.1 431") || status.starts_with("HTTP/1.1 414"),
+            "{status}"
+        );
+    }
+    assert!(server.events.try_recv().is_err(), "no handler was called");
+}
+
+#[tokio::test]
+async fn d_07_the_hundredth_field_passes_and_the_next_does_not() {
+    let server = Server::start(with(long()));
+    for (fields, expected) in [(98, "HTTP/1.1 200 OK"), (99, "HTTP/1.1 431")] {
+        let more = "X-A: b\r\n".repeat(fields);
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{more}\r\n");
+        let status = status(&server, &head).await;
+        assert!(status.starts_with(expected), "{fields}: {status}");
+    }
+}
+
+#[tokio::test]
+async fn t_11_the_wrong_protocol_on_a_listener_is_closed_at_once() {
+    let mut server = Server::start(with(long()));
+    let mut client = Client(TcpStream::connect(server.secure).await.unwrap());
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert!(!client.rest().await.contains("HTTP/1.1 200"));
+    let hello = b"\x16\x03\x01\x00\xf8\x01\x00\x00\xf4\x03\x03\r\n\r\n";
+    let mut client = server.client().await;
+    client.send(hello).await;
+    assert!(!client.rest().await.contains("HTTP/1.1 200"));
+    let mut client = server.client().await;
+    client
+        .send("PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await;
+    assert!(!client.rest().await.contains("HTTP/1.1 200"));
+    assert!(server.events.try_recv().is_err(), "no handler was called");
+}
+
+#[tokio::test]
+async fn s_31_pipelined_requests_are_answered_in_order() {
+    let server = Server::start(with(long()));
+    let mut client = server.client().await;
+    let pair = "GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /early HTTP/1.1\r\nHost: a\r\n\r\n";
+    client.send(pair.repeat(50)).await;
+    for _ in 0..50 {
+        assert!(client.until("hello").await.starts_with("HTTP/1.1 200"));
+        assert!(client.until("early").await.starts_with("HTTP/1.1 401"));
+    }
+}

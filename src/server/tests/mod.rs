@@ -1,0 +1,383 @@
+//! A small site behind real sockets, and clients that misbehave.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::pending;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
+use tokio::time::timeout;
+
+use super::*;
+use crate::clock::{Clock, Timestamp};
+use crate::tls::{ServerIdentity, Trust, Written, development_certificates};
+
+mod bodies;
+mod deadlines;
+mod drain;
+mod heads;
+mod protocols;
+
+/// Longer than anything that should happen in a test.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A deadline that is meant to pass in a test.
+const SHORT: Duration = Duration::from_millis(120);
+/// A deadline that is meant to pass, but not while a client of the test is merely slow.
+const MODEST: Duration = Duration::from_millis(600);
+/// The pause between the bytes of a dripping client: far shorter than [`SHORT`].
+const DRIP: Duration = Duration::from_millis(20);
+const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+
+/// Deadlines of which none passes in a test: each test shortens the one it is about.
+fn long() -> Deadlines {
+    let minute = Duration::from_mins(1);
+    Deadlines {
+        first_byte: minute,
+        handshake: minute,
+        head: minute,
+        idle: minute,
+        write: minute,
+        body_window: minute,
+        drain: minute,
+    }
+}
+
+fn with(deadlines: Deadlines) -> Settings {
+    Settings {
+        deadlines,
+        limits: Limits::default(),
+    }
+}
+
+/// What the site tells.
+#[derive(Debug, Eq, PartialEq)]
+enum Event {
+    Entered(String),
+    Left(String),
+}
+
+/// What all workers' sites share with the test.
+#[derive(Clone)]
+struct Probe {
+    events: mpsc::UnboundedSender<Event>,
+    /// `/hold` waits for one of these.
+    release: Arc<Semaphore>,
+    /// Bytes of endless bodies that were asked for.
+    produced: Arc<AtomicU64>,
+}
+
+struct Site(Probe);
+
+struct Visit {
+    path: String,
+    probe: Probe,
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.probe
+            .events
+            .send(Event::Left(self.path.clone()))
+            .unwrap_or_default();
+    }
+}
+
+impl Handler for Site {
+    type Body = Pieces;
+
+    async fn handle(
+        &self,
+        _connection: Connection,
+        request: Request<RequestBody>,
+    ) -> Response<Pieces> {
+        let path = request.uri().path().to_owned();
+        self.0.events.send(Event::Entered(path.clone())).unwrap();
+        let visit = Visit {
+            path,
+            probe: self.0.clone(),
+        };
+        match visit.path.as_str() {
+            "/hold" => {
+                self.0.release.acquire().await.unwrap().forget();
+                Response::new(Pieces::of(&["held"]))
+            }
+            "/never" => pending().await,
+            "/panic" => panic!("asked to"),
+            "/endless" => Response::new(Pieces {
+                endless: Some(visit),
+                ..Pieces::of(&[])
+            }),
+            "/block" => {
+                // The whole worker stands still until the test lets it go.
+                while self
+                    .0
+                    .release
+                    .try_acquire()
+                    .map(SemaphorePermit::forget)
+                    .is_err()
+                {
+                    std::thread::yield_now();
+                }
+                Response::new(Pieces::of(&["unblocked"]))
+            }
+            "/count" => count(request.into_body(), u64::MAX).await,
+            "/count-1000" => count(request.into_body(), 1000).await,
+            "/early" => respond(StatusCode::UNAUTHORIZED, "early"),
+            _ => Response::new(Pieces::of(&["hel", "lo"])),
+        }
+    }
+}
+
+async fn count(mut body: RequestBody, limit: u64) -> Response<Pieces> {
+    let watch = body.watch();
+    if body.limit(limit).is_err() {
+        return respond(StatusCode::PAYLOAD_TOO_LARGE, "declared");
+    }
+    let (mut bytes, mut trailers) = (0, false);
+    let end = loop {
+        match body.frame().await {
+            None => break None,
+            Some(Err(failure)) => break Some(failure),
+            Some(Ok(frame)) => {
+                trailers |= frame.is_trailers();
+                bytes = frame.data_ref().map_or(0, Bytes::len).saturating_add(bytes);
+            }
+        }
+    };
+    assert_eq!(watch.failure(), end);
+    let status = match end {
+        None => StatusCode::OK,
+        Some(Failure::TooSlow) => StatusCode::REQUEST_TIMEOUT,
+        Some(Failure::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
+        Some(Failure::Broken) => StatusCode::BAD_REQUEST,
+    };
+    respond(status, &format!("{trailers} {bytes}"))
+}
+
+fn respond(status: StatusCode, text: &str) -> Response<Pieces> {
+    let mut response = Response::new(Pieces::of(&[text]));
+    *response.status_mut() = status;
+    response
+}
+
+struct Pieces {
+    pieces: VecDeque<Bytes>,
+    /// Without an end; the visit lasts as long as the body.
+    endless: Option<Visit>,
+}
+
+impl Pieces {
+    fn of(pieces: &[&str]) -> Self {
+        let pieces = pieces
+            .iter()
+            .map(|piece| Bytes::copy_from_slice(piece.as_bytes()));
+        Self {
+            pieces: pieces.collect(),
+            endless: None,
+        }
+    }
+}
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if let Some(visit) = &self.endless {
+            visit.probe.produced.fetch_add(16 * 1024, Ordering::Relaxed);
+            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(
+                &[b'x'; 16 * 1024],
+            )))));
+        }
+        Poll::Ready(self.pieces.pop_front().map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.endless.is_none() && self.pieces.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.endless.is_some() {
+            return SizeHint::default();
+        }
+        SizeHint::with_exact(
+            self.pieces
+                .iter()
+                .map(|piece| u64::try_from(piece.len()).unwrap())
+                .sum(),
+        )
+    }
+}
+
+/// A running server.
+struct Server {
+    plain: SocketAddr,
+    secure: SocketAddr,
+    workers: Workers,
+    probe: Probe,
+    events: mpsc::UnboundedReceiver<Event>,
+    acceptor: Acceptor,
+    identity: ServerIdentity,
+    written: Written,
+    dir: TempDir,
+}
+
+impl Server {
+    fn start(settings: Settings) -> Self {
+        Self::with_workers(settings, 1)
+    }
+
+    fn with_workers(settings: Settings, count: usize) -> Self {
+        let dir = TempDir::new().unwrap();
+        let written = development_certificates(&dir.path().join("first"), &[], NOW).unwrap();
+        let identity = ServerIdentity {
+            certificate: written.certificate.clone(),
+            key: written.key.clone(),
+        };
+        let acceptor = Acceptor::load(identity.clone(), Clock::manual(NOW)).unwrap();
+        let plain = Listener::bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let secure = Listener::bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let addresses = (plain.local_addr().unwrap(), secure.local_addr().unwrap());
+        let endpoints = vec![
+            Endpoint::plain(plain),
+            Endpoint::tls(secure, acceptor.clone()),
+        ];
+        let (sender, events) = mpsc::unbounded_channel();
+        let probe = Probe {
+            events: sender,
+            release: Arc::new(Semaphore::new(0)),
+            produced: Arc::default(),
+        };
+        let site = probe.clone();
+        let count = NonZeroUsize::new(count).unwrap();
+        let workers = Workers::start("test", count, endpoints, settings, move || {
+            Site(site.clone())
+        })
+        .unwrap();
+        let (plain, secure) = addresses;
+        Self {
+            plain,
+            secure,
+            workers,
+            probe,
+            events,
+            acceptor,
+            identity,
+            written,
+            dir,
+        }
+    }
+
+    async fn client(&self) -> Client<TcpStream> {
+        Client(TcpStream::connect(self.plain).await.unwrap())
+    }
+
+    async fn secure_client(&self, alpn: &[&[u8]]) -> Client<Tls> {
+        Client(handshake(self.secure, &self.written, alpn).await.unwrap())
+    }
+
+    async fn event(&mut self) -> Event {
+        soon(self.events.recv()).await.unwrap()
+    }
+
+    async fn entered(&mut self, path: &str) {
+        assert_eq!(self.event().await, Event::Entered(path.to_owned()));
+    }
+
+    async fn left(&mut self, path: &str) {
+        assert_eq!(self.event().await, Event::Left(path.to_owned()));
+    }
+}
+
+type Tls = tokio_rustls::client::TlsStream<TcpStream>;
+
+async fn handshake(address: SocketAddr, trust: &Written, alpn: &[&[u8]]) -> io::Result<Tls> {
+    let trust = Trust::from_file(&trust.authority).unwrap();
+    let mut config = rustls::ClientConfig::clone(&trust.client_config());
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    // The certificates of these tests are made for the tests' own day.
+    config.time_provider = Arc::new(TestDay);
+    let stream = TcpStream::connect(address).await?;
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    connector
+        .connect("localhost".try_into().unwrap(), stream)
+        .await
+}
+
+#[derive(Debug)]
+struct TestDay;
+
+impl rustls::time_provider::TimeProvider for TestDay {
+    fn current_time(&self) -> Option<rustls::pki_types::UnixTime> {
+        let time = Duration::from_secs(NOW.as_secs());
+        Some(rustls::pki_types::UnixTime::since_unix_epoch(time))
+    }
+}
+
+/// Fails instead of hanging.
+async fn soon<F: Future>(future: F) -> F::Output {
+    timeout(PATIENCE, future).await.expect("it never happened")
+}
+
+/// A client that sends what it is told.
+struct Client<S>(S);
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.0.write_all(bytes.as_ref()).await.unwrap();
+        self.0.flush().await.unwrap();
+    }
+
+    /// Reads until `end` was seen.
+    async fn until(&mut self, end: &str) -> String {
+        let mut seen = Vec::new();
+        while !seen.ends_with(end.as_bytes()) {
+            let byte = soon(self.0.read_u8()).await;
+            let Ok(byte) = byte else {
+                panic!("ended after {:?}", String::from_utf8_lossy(&seen));
+            };
+            seen.push(byte);
+        }
+        String::from_utf8(seen).unwrap()
+    }
+
+    /// Reads until the server closes, by whatever means, and tells what came.
+    async fn rest(&mut self) -> String {
+        let mut seen = Vec::new();
+        // A reset is an end too; what came before it counts.
+        soon(self.0.read_to_end(&mut seen))
+            .await
+            .map_or_else(drop, drop);
+        String::from_utf8_lossy(&seen).into_owned()
+    }
+
+    /// One request on a connection that stays open.
+    async fn get(&mut self, path: &str) -> String {
+        self.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"))
+            .await;
+        let head = self.until("\r\n\r\n").await;
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "))
+            .map_or(0, |length| length.parse::<usize>().unwrap());
+        let mut body = vec![0; length];
+        soon(self.0.read_exact(&mut body)).await.unwrap();
+        head + &String::from_utf8(body).unwrap()
+    }
+}

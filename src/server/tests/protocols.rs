@@ -1,0 +1,263 @@
+//! TLS, ALPN, HTTP/2, and certificates that change.
+
+use std::fs;
+
+use http_body_util::Empty;
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::task::JoinHandle;
+
+use super::*;
+
+/// The connection preface and empty SETTINGS (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+type Sender = SendRequest<Empty<Bytes>>;
+
+async fn http2(server: &Server) -> (Sender, JoinHandle<hyper::Result<()>>) {
+    let stream = server.secure_client(&[b"h2"]).await.0;
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(65_535)
+        .initial_connection_window_size(1_000_000)
+        .handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    (sender, tokio::spawn(connection))
+}
+
+fn get(path: &str) -> Request<Empty<Bytes>> {
+    Request::get(format!("https://localhost{path}"))
+        .body(Empty::new())
+        .unwrap()
+}
+
+async fn text(sender: &mut Sender, path: &str) -> String {
+    let response = soon(sender.send_request(get(path))).await.unwrap();
+    let body = soon(response.into_body().collect())
+        .await
+        .unwrap()
+        .to_bytes();
+    String::from_utf8(body.to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn t_04_alpn_decides() {
+    let server = Server::start(with(long()));
+    let (mut sender, _connection) = http2(&server).await;
+    assert_eq!(text(&mut sender, "/").await, "hello");
+    for alpn in [&[][..], &[&b"http/1.1"[..]]] {
+        let mut client = server.secure_client(alpn).await;
+        assert!(client.get("/").await.ends_with("hello"), "{alpn:?}");
+    }
+    let both = handshake(server.secure, &server.written, &[b"http/1.1", b"h2"])
+        .await
+        .unwrap();
+    assert_eq!(
+        both.get_ref().1.alpn_protocol(),
+        Some(&b"h2"[..]),
+        "the server prefers"
+    );
+    assert!(
+        handshake(server.secure, &server.written, &[b"spdy/3"])
+            .await
+            .is_err()
+    );
+    let mut wrong = server.secure_client(&[b"h2"]).await;
+    wrong.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert!(!wrong.rest().await.contains("200 OK"));
+}
+
+#[tokio::test]
+async fn s_37_an_http2_preface_after_alpn_said_http1_is_closed() {
+    let mut server = Server::start(with(long()));
+    let mut client = server.secure_client(&[b"http/1.1"]).await;
+    client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    client.rest().await;
+    assert!(server.events.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn t_07_a_replaced_certificate_serves_new_connections_while_old_ones_live() {
+    let server = Server::start(with(long()));
+    let mut old = server.secure_client(&[]).await;
+    assert!(old.get("/").await.ends_with("hello"));
+    let fresh = development_certificates(&server.dir.path().join("next"), &[], NOW).unwrap();
+    fs::copy(&fresh.certificate, &server.identity.certificate).unwrap();
+    assert!(
+        server.acceptor.refresh().is_err(),
+        "half of the pair changes nothing"
+    );
+    assert!(
+        server
+            .secure_client(&[])
+            .await
+            .get("/")
+            .await
+            .ends_with("hello")
+    );
+    fs::copy(&fresh.key, &server.identity.key).unwrap();
+    assert_eq!(
+        server.acceptor.refresh().unwrap(),
+        crate::tls::Refreshed::Replaced
+    );
+
+    assert!(
+        old.get("/").await.ends_with("hello"),
+        "the old connection lives on"
+    );
+    let mut new = Client(handshake(server.secure, &fresh, &[]).await.unwrap());
+    assert!(new.get("/").await.ends_with("hello"));
+    assert!(
+        handshake(server.secure, &server.written, &[])
+            .await
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn d_07_large_heads_are_refused_over_http2() {
+    let server = Server::start(with(long()));
+    let (mut sender, _connection) = http2(&server).await;
+    let mut request = get("/");
+    for index in 0..101 {
+        let name = http::HeaderName::try_from(format!("x-{index}")).unwrap();
+        request.headers_mut().insert(name, "a".parse().unwrap());
+    }
+    let response = soon(sender.send_request(request)).await.unwrap();
+    assert_eq!(
+        response.status(),
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+    );
+
+    let mut request = get("/");
+    for index in 0..150 {
+        request
+            .headers_mut()
+            .append("cookie", format!("a{index}=b").parse().unwrap());
+    }
+    let response = soon(sender.send_request(request)).await.unwrap();
+    assert_eq!(
+        response.status(),
+        StatusCode::OK,
+        "pieces of cookies are one field"
+    );
+
+    let mut request = get("/");
+    request
+        .headers_mut()
+        .insert("x-a", "x".repeat(40_000).parse().unwrap());
+    // Either a refusal or an error: the client may itself keep to the limit it was told.
+    if let Ok(response) = soon(sender.send_request(request)).await {
+        assert_eq!(
+            response.status(),
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+        );
+    }
+}
+
+#[tokio::test]
+async fn d_06_d_17_a_stream_nobody_reads_is_cut_alone_and_costs_little() {
+    let mut server = Server::start(with(Deadlines {
+        write: MODEST,
+        ..long()
+    }));
+    let (mut sender, _connection) = http2(&server).await;
+    let mut other = sender.clone();
+    let held = tokio::spawn(async move { text(&mut other, "/hold").await });
+    server.entered("/hold").await;
+    let stalled = soon(sender.send_request(get("/endless"))).await.unwrap();
+    server.entered("/endless").await;
+    server.left("/endless").await;
+    // The client's window is 64 KB; the server holds as much again, and the piece it waits with.
+    let produced = server.probe.produced.load(Ordering::Relaxed);
+    assert!(produced <= 256 * 1024, "{produced}");
+    let cut = soon(stalled.into_body().collect()).await;
+    assert!(cut.is_err(), "a cut response never looks finished");
+    server.probe.release.add_permits(1);
+    assert_eq!(
+        soon(held).await.unwrap(),
+        "held",
+        "the other stream lives on"
+    );
+    assert_eq!(
+        text(&mut sender, "/").await,
+        "hello",
+        "and so does the connection"
+    );
+}
+
+#[tokio::test]
+async fn a_drain_finishes_http2_streams_and_ends_the_connection() {
+    let mut server = Server::start(with(long()));
+    let (mut sender, connection) = http2(&server).await;
+    let mut other = sender.clone();
+    let held = tokio::spawn(async move { text(&mut other, "/hold").await });
+    server.entered("/hold").await;
+    let (_idle, idle_connection) = http2(&server).await;
+    server.workers.begin_drain();
+    soon(idle_connection).await.unwrap().unwrap();
+    server.probe.release.add_permits(1);
+    assert_eq!(soon(held).await.unwrap(), "held");
+    soon(connection).await.unwrap().unwrap();
+    assert!(soon(sender.send_request(get("/"))).await.is_err());
+    assert_eq!(server.workers.drained().await, Drained { cut: 0, lost: 0 });
+}
+
+#[tokio::test]
+async fn an_http2_handler_is_dropped_when_its_stream_or_connection_goes_away() {
+    let mut server = Server::start(with(long()));
+    let (mut sender, _connection) = http2(&server).await;
+    let mut other = sender.clone();
+    let waiting = tokio::spawn(async move { other.send_request(get("/never")).await });
+    server.entered("/never").await;
+    waiting.abort();
+    server.left("/never").await;
+    assert_eq!(text(&mut sender, "/").await, "hello");
+    server.entered("/").await;
+    server.left("/").await;
+
+    let mut client = server.secure_client(&[b"h2"]).await;
+    client.send(PREFACE).await;
+    // HEADERS with END_STREAM and END_HEADERS (RFC 9113 section 6.2): GET https, :path, :authority.
+    client
+        .send(b"\0\0\x15\x01\x05\0\0\0\x01\x82\x87\x04\x06/never\x01\x09localhost")
+        .await;
+    server.entered("/never").await;
+    drop(client);
+    server.left("/never").await;
+}
+
+#[tokio::test]
+async fn an_idle_http2_connection_is_closed_whatever_it_pings() {
+    let server = Server::start(with(Deadlines {
+        idle: MODEST,
+        write: MODEST,
+        ..long()
+    }));
+    let (mut sender, connection) = http2(&server).await;
+    assert_eq!(text(&mut sender, "/").await, "hello");
+    soon(connection).await.unwrap().unwrap();
+
+    // A raw client that sends its preface and then PING after PING (RFC 9113 section 6.7).
+    let client = server.secure_client(&[b"h2"]).await.0;
+    let (mut reader, mut writer) = tokio::io::split(client);
+    writer
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await
+        .unwrap();
+    let pinging = async {
+        let mut ticks = tokio::time::interval(DRIP);
+        while writer
+            .write_all(b"\0\0\x08\x06\0\0\0\0\0pingping")
+            .await
+            .is_ok()
+        {
+            ticks.tick().await;
+        }
+    };
+    let mut seen = Vec::new();
+    let reading = timeout(PATIENCE, reader.read_to_end(&mut seen));
+    let (_stopped, ended) = tokio::join!(timeout(PATIENCE, pinging), reading);
+    assert!(ended.is_ok(), "it was never closed");
+}

@@ -1,0 +1,393 @@
+//! Workers: threads that each accept, serve and sweep their own connections.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::rc::Rc;
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::task::{JoinHandle, LocalSet};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::connection::{Serving, serve};
+use super::deadline::{Overdue, State, Tick};
+use super::listener::accept;
+use super::{Connection, Endpoint, Error, Handler, Security, Settings};
+use crate::tls::Acceptor;
+
+/// At the cap of connections, this part of the idle ones is closed per sweep, the oldest first.
+const IDLE_SHARE: usize = 8;
+
+/// The threads that serve. Dropping them starts the drain and does not wait for its end.
+#[derive(Debug)]
+pub struct Workers {
+    drain: watch::Sender<bool>,
+    reports: Vec<oneshot::Receiver<usize>>,
+}
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Drained {
+    /// Requests that were cut at the deadline.
+    pub cut: usize,
+    /// Workers that had ended by themselves before, by a panic of ours.
+    pub lost: usize,
+}
+
+/// A listening socket of one worker.
+struct Door {
+    listener: std::net::TcpListener,
+    tls: Option<Acceptor>,
+}
+
+/// What a worker's thread starts with.
+struct Plan {
+    doors: Vec<Door>,
+    settings: Settings,
+    slots: Arc<Semaphore>,
+    drain: watch::Receiver<bool>,
+}
+
+impl Workers {
+    /// Starts `count` threads called `name-0`, `name-1`, ... that serve all `endpoints`. Each makes
+    /// its own handler by `make`, on its thread and inside its runtime. Returns when all serve;
+    /// blocks until then.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Share`], [`Error::Spawn`], [`Error::WorkerLost`]. Workers that had started drain.
+    pub fn start<H: Handler>(
+        name: &str,
+        count: NonZeroUsize,
+        endpoints: Vec<Endpoint>,
+        settings: Settings,
+        make: impl Fn() -> H + Clone + Send + 'static,
+    ) -> Result<Self, Error> {
+        let (drain, drained) = watch::channel(false);
+        let connections = settings.limits.connections.min(Semaphore::MAX_PERMITS);
+        let slots = Arc::new(Semaphore::new(connections));
+        let mut workers = Self {
+            drain,
+            reports: Vec::new(),
+        };
+        let (ready, started) = mpsc::channel();
+        for index in 0..count.get() {
+            let doors = endpoints.iter().map(Door::of).collect::<Result<_, _>>()?;
+            let (slots, drain) = (Arc::clone(&slots), drained.clone());
+            let plan = Plan {
+                doors,
+                settings,
+                slots,
+                drain,
+            };
+            let (report, reported) = oneshot::channel();
+            let (make, ready) = (make.clone(), ready.clone());
+            thread::Builder::new()
+                .name(format!("{name}-{index}"))
+                .spawn(move || run(plan, make, &ready, report))
+                .map_err(Error::Spawn)?;
+            workers.reports.push(reported);
+        }
+        // With this end gone, a worker that panics closes the channel.
+        drop((ready, endpoints));
+        for _worker in 0..count.get() {
+            started.recv().map_err(|_closed| Error::WorkerLost)??;
+        }
+        Ok(workers)
+    }
+
+    /// Starts to stop: no new connections but those the kernel has queued, idle ones are closed,
+    /// the others close after their request (`Connection: close`, GOAWAY).
+    pub fn begin_drain(&self) {
+        self.drain.send_replace(true);
+    }
+
+    /// Starts to stop if [`Workers::begin_drain`] has not, and waits until everything in flight is
+    /// finished or [`super::Deadlines::drain`] has passed and the rest is cut.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling it goes on draining and loses the report.
+    pub async fn drained(self) -> Drained {
+        self.begin_drain();
+        let mut drained = Drained { cut: 0, lost: 0 };
+        for report in self.reports {
+            match report.await {
+                Ok(cut) => drained.cut = drained.cut.saturating_add(cut),
+                Err(_lost) => drained.lost = drained.lost.saturating_add(1),
+            }
+        }
+        drained
+    }
+}
+
+impl Door {
+    fn of(endpoint: &Endpoint) -> Result<Self, Error> {
+        Ok(Self {
+            listener: endpoint.listener.duplicate()?,
+            tls: endpoint.tls.clone(),
+        })
+    }
+}
+
+/// A worker's thread.
+fn run<H: Handler>(
+    plan: Plan,
+    make: impl Fn() -> H,
+    ready: &mpsc::Sender<Result<(), Error>>,
+    report: oneshot::Sender<usize>,
+) {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(source) => return tell(ready, Err(Error::Spawn(source))),
+    };
+    let local = LocalSet::new();
+    let cut = local.block_on(&runtime, async {
+        let (settings, drain) = (plan.settings, plan.drain);
+        let doors = plan
+            .doors
+            .into_iter()
+            .map(|door| Ok::<_, io::Error>((TcpListener::from_std(door.listener)?, door.tls)));
+        let doors = match doors.collect::<Result<Vec<_>, _>>() {
+            Ok(doors) => doors,
+            Err(source) => {
+                tell(ready, Err(Error::Spawn(source)));
+                return 0;
+            }
+        };
+        let handler = Rc::new(make());
+        let registry = Registry::new(settings, plan.slots);
+        let worker = Rc::new(Worker { handler, registry });
+        let acceptors = doors
+            .into_iter()
+            .map(|(listener, tls)| worker.accept(listener, tls, drain.clone()))
+            .collect();
+        tell(ready, Ok(()));
+        worker.registry.run(acceptors, drain).await
+    });
+    drop(local);
+    // A blocking call (name resolution) must not hold up the end of the process.
+    runtime.shutdown_background();
+    // Nobody listens when the workers were dropped without waiting.
+    report.send(cut).unwrap_or_default();
+}
+
+fn tell(ready: &mpsc::Sender<Result<(), Error>>, state: Result<(), Error>) {
+    // Nobody listens when another worker has failed already.
+    ready.send(state).unwrap_or_default();
+}
+
+/// What a worker's tasks share.
+struct Worker<H> {
+    handler: Rc<H>,
+    registry: Rc<Registry>,
+}
+
+impl<H: Handler> Worker<H> {
+    fn accept(
+        self: &Rc<Self>,
+        listener: TcpListener,
+        tls: Option<Acceptor>,
+        drain: watch::Receiver<bool>,
+    ) -> JoinHandle<()> {
+        let worker = Rc::clone(self);
+        tokio::task::spawn_local(accept(listener, drain, move |stream, peer| {
+            let (worker, tls) = (Rc::clone(&worker), tls.clone());
+            async move { worker.open(stream, peer, tls.as_ref()).await }
+        }))
+    }
+
+    /// Serves a connection in a task of its own, as soon as the cap allows it.
+    async fn open(&self, stream: TcpStream, peer: SocketAddr, tls: Option<&Acceptor>) {
+        let slots = Arc::clone(&self.registry.slots);
+        let Ok(slot) = slots.acquire_owned().await else {
+            return;
+        };
+        // Small writes leave at once; bodies are written in large pieces anyway.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(client.address = %peer, %error, "Connection is gone already");
+            return;
+        }
+        let live = self.registry.enter(peer, slot);
+        let state = Rc::clone(&live.state);
+        let security = if tls.is_some() {
+            Security::Tls
+        } else {
+            Security::Plain
+        };
+        let serving = Serving {
+            handler: Rc::clone(&self.handler),
+            connection: Connection { peer, security },
+            state: Rc::clone(&state),
+            settings: self.registry.settings,
+        };
+        let config = tls.map(Acceptor::config);
+        let task = tokio::task::spawn_local(async move {
+            serve(serving, stream, config).await;
+            drop(live);
+        });
+        state.spawned(task.abort_handle());
+    }
+}
+
+/// The live connections of one worker.
+struct Registry {
+    settings: Settings,
+    slots: Arc<Semaphore>,
+    tick: Rc<Tick>,
+    live: RefCell<HashMap<u64, Rc<State>>>,
+    last: Cell<u64>,
+    draining: Cell<bool>,
+    emptied: Notify,
+}
+
+/// A connection's place among the live ones.
+struct Live {
+    registry: Rc<Registry>,
+    state: Rc<State>,
+    key: u64,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        let mut live = self.registry.live.borrow_mut();
+        live.remove(&self.key);
+        if live.is_empty() {
+            self.registry.emptied.notify_one();
+        }
+    }
+}
+
+impl Registry {
+    fn new(settings: Settings, slots: Arc<Semaphore>) -> Rc<Self> {
+        Rc::new(Self {
+            settings,
+            slots,
+            tick: Tick::new(),
+            live: RefCell::default(),
+            last: Cell::new(0),
+            draining: Cell::new(false),
+            emptied: Notify::new(),
+        })
+    }
+
+    fn enter(self: &Rc<Self>, peer: SocketAddr, slot: OwnedSemaphorePermit) -> Live {
+        let state = State::new(peer, &self.tick);
+        if self.draining.get() {
+            state.close();
+        }
+        let key = self.last.get().wrapping_add(1);
+        self.last.set(key);
+        self.live.borrow_mut().insert(key, Rc::clone(&state));
+        Live {
+            registry: Rc::clone(self),
+            state,
+            key,
+            _slot: slot,
+        }
+    }
+
+    /// Sweeps until the drain begins, then until nothing is live or its time is over. Returns how
+    /// many requests were cut.
+    async fn run(
+        self: &Rc<Self>,
+        acceptors: Vec<JoinHandle<()>>,
+        mut drain: watch::Receiver<bool>,
+    ) -> usize {
+        let sweeping = Rc::clone(self);
+        // It ends with the worker, which drops its tasks.
+        let _sweeper = tokio::task::spawn_local(async move { sweeping.sweep_for_ever().await });
+        // An error means that the workers were dropped, which is the same wish.
+        drop(drain.wait_for(|drain| *drain).await);
+        self.draining.set(true);
+        self.tick.renew();
+        for state in self.live.borrow().values() {
+            state.close();
+        }
+        let finished = async {
+            for acceptor in acceptors {
+                if let Err(error) = acceptor.await {
+                    tracing::error!(%error, "Accepting ended early");
+                }
+            }
+            while !self.live.borrow().is_empty() {
+                self.emptied.notified().await;
+            }
+        };
+        // On time-out what is left is counted here and dropped with the worker.
+        timeout(self.settings.deadlines.drain, finished)
+            .await
+            .unwrap_or_default();
+        self.live
+            .borrow()
+            .values()
+            .map(|state| state.in_flight())
+            .sum()
+    }
+
+    async fn sweep_for_ever(&self) {
+        let mut interval = interval(self.settings.deadlines.sweep());
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            self.sweep();
+        }
+    }
+
+    /// Looks at every connection once and ends those that are late.
+    fn sweep(&self) {
+        let now = self.tick.renew();
+        let deadlines = &self.settings.deadlines;
+        let live = self.live.borrow();
+        for state in live.values() {
+            let client = state.peer;
+            let streams = state.cut_blocked_streams(now, deadlines.write);
+            if streams > 0 {
+                tracing::debug!(client.address = %client, streams, "Streams are cut: nobody reads");
+            }
+            let Some(overdue) = state.overdue(now, deadlines) else {
+                continue;
+            };
+            let reason = overdue.reason();
+            tracing::debug!(client.address = %client, reason, "Connection is closed");
+            if overdue == Overdue::Idle {
+                // Politely: TLS and HTTP/2 have a word for it.
+                state.close();
+            } else {
+                state.cut();
+            }
+        }
+        if self.slots.available_permits() == 0 {
+            close_longest_idle(live.values());
+        }
+    }
+}
+
+fn close_longest_idle<'a>(live: impl Iterator<Item = &'a Rc<State>>) {
+    let mut idle: Vec<_> = live
+        .filter_map(|state| state.idle_since().map(|since| (since, state)))
+        .collect();
+    idle.sort_unstable_by_key(|(since, _state)| *since);
+    let share = idle.len().div_ceil(IDLE_SHARE);
+    for (_since, state) in idle.into_iter().take(share) {
+        state.close();
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry")
+            .field("live", &self.live.borrow().len())
+            .finish_non_exhaustive()
+    }
+}

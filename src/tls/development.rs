@@ -1,0 +1,138 @@
+//! Certificates for a developer's own machine.
+
+use std::fs::{self, OpenOptions};
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, date_time_ymd,
+};
+
+use super::Error;
+use crate::clock::Timestamp;
+use crate::secret::Secret;
+
+/// Browsers refuse certificates that live longer, private authorities included.
+const LIFETIME: Duration = Duration::from_hours(24 * 397);
+/// Clocks of other machines may be behind ours.
+const BACKDATED: u64 = 24 * 60 * 60;
+
+/// The files that [`development_certificates`] made.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Written {
+    /// The authority's certificate: what a browser or a client has to trust.
+    pub authority: PathBuf,
+    /// The server's certificate.
+    pub certificate: PathBuf,
+    /// The server's private key, readable by its owner only.
+    pub key: PathBuf,
+}
+
+/// Makes an authority and a server certificate signed by it (ECDSA P-256, 397 days from `now`) for
+/// `localhost`, `127.0.0.1`, `::1` and `names`, in `dir`, which is made if missing.
+///
+/// The authority's own key is forgotten at once: whoever trusts this authority trusts this one
+/// certificate and nothing that could be signed later.
+///
+/// # Errors
+///
+/// [`Error::AlreadyExists`] before anything is written if one of the files is there;
+/// [`Error::Generate`] for a name that is none; [`Error::Write`].
+pub fn development_certificates(
+    dir: &Path,
+    names: &[&str],
+    now: Timestamp,
+) -> Result<Written, Error> {
+    let written = Written {
+        authority: dir.join("authority.pem"),
+        certificate: dir.join("localhost.pem"),
+        key: dir.join("localhost-key.pem"),
+    };
+    for path in [&written.authority, &written.certificate, &written.key] {
+        // A link that leads nowhere is a file too: writing through it would surprise.
+        if fs::symlink_metadata(path).is_ok() {
+            return Err(Error::AlreadyExists { path: path.clone() });
+        }
+    }
+    let made = generate(names, now).map_err(Error::Generate)?;
+    fs::create_dir_all(dir).map_err(|source| Error::Write {
+        path: dir.to_owned(),
+        source,
+    })?;
+    write(&written.key, made.key.expose(), 0o600)?;
+    write(&written.certificate, &made.certificate, 0o644)?;
+    write(&written.authority, &made.authority, 0o644)?;
+    Ok(written)
+}
+
+struct Made {
+    authority: String,
+    certificate: String,
+    key: Secret<String>,
+}
+
+fn generate(names: &[&str], now: Timestamp) -> Result<Made, rcgen::Error> {
+    let mut authority = CertificateParams::default();
+    authority.distinguished_name = common_name("Sidegate development authority");
+    authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    set_dates(&mut authority, now);
+    let authority =
+        CertifiedIssuer::self_signed(authority, KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?)?;
+
+    let mut all: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into();
+    all.extend(names.iter().map(|name| (*name).to_owned()));
+    let mut leaf = CertificateParams::new(all)?;
+    leaf.distinguished_name = common_name("Sidegate development server");
+    leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    leaf.use_authority_key_identifier_extension = true;
+    set_dates(&mut leaf, now);
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let certificate = leaf.signed_by(&key, &authority)?;
+    Ok(Made {
+        authority: authority.pem(),
+        certificate: certificate.pem(),
+        key: Secret::new(key.serialize_pem()),
+    })
+}
+
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "dates overflow only some thousand years from now; the library offers no other way"
+)]
+fn set_dates(params: &mut CertificateParams, now: Timestamp) {
+    let start = Duration::from_secs(now.as_secs().saturating_sub(BACKDATED));
+    params.not_before = date_time_ymd(1970, 1, 1) + start;
+    params.not_after = params.not_before + LIFETIME;
+}
+
+fn common_name(name: &str) -> DistinguishedName {
+    let mut names = DistinguishedName::new();
+    names.push(DnType::CommonName, name);
+    names
+}
+
+fn write(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
+    let failed = |source: std::io::Error| {
+        if source.kind() == ErrorKind::AlreadyExists {
+            return Error::AlreadyExists {
+                path: path.to_owned(),
+            };
+        }
+        Error::Write {
+            path: path.to_owned(),
+            source,
+        }
+    };
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)
+        .map_err(failed)?;
+    file.write_all(text.as_bytes()).map_err(failed)
+}
