@@ -3,9 +3,11 @@
 pub mod clock;
 pub mod fields;
 pub mod identity;
+pub mod origin;
 pub mod secret;
 pub mod server;
 pub mod target;
 pub mod telemetry;
 pub mod tls;
 pub mod token;
+pub mod upstream;

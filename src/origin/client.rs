@@ -1,0 +1,153 @@
+//! Small calls whose answer is wanted whole.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{ACCEPT_ENCODING, HOST};
+use http::{HeaderValue, Request, Response, Version};
+use http_body::Body as _;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use tokio::time::{Instant, timeout_at};
+
+use super::message::origin_form;
+use super::{Connector, Error, Origin};
+
+/// The longest head that is read, in bytes.
+const MAX_HEAD: usize = 64 * 1024;
+
+/// What one call may cost.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct CallLimits {
+    /// From the start of the call to the last byte of the answer.
+    pub deadline: Duration,
+    /// The longest body taken, in bytes.
+    pub body_bytes: usize,
+    /// The most fields taken in a response head.
+    pub fields: usize,
+}
+
+impl Default for CallLimits {
+    /// Fifteen seconds, 1 MiB, 100 fields.
+    fn default() -> Self {
+        Self {
+            deadline: Duration::from_secs(15),
+            body_bytes: 1024 * 1024,
+            fields: 100,
+        }
+    }
+}
+
+/// Calls one origin, each time on a connection of its own.
+#[derive(Clone, Debug)]
+pub struct Client(Arc<Connector>);
+
+impl Client {
+    /// For `origin`; look-up, connection and handshake together have `connect_timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unconfigured`] when the origin is `https` and there is no configuration.
+    pub fn new(
+        origin: Origin,
+        tls: Option<Arc<ClientConfig>>,
+        connect_timeout: Duration,
+    ) -> Result<Self, Error> {
+        let connector = Connector::new(origin, tls, connect_timeout)?;
+        Ok(Self(Arc::new(connector)))
+    }
+
+    /// The origin that is called.
+    pub fn origin(&self) -> &Origin {
+        self.0.origin()
+    }
+
+    /// Sends `request` and collects the answer. `Host` and `Accept-Encoding: identity` are set,
+    /// the target is the URI's path and query. A redirect is an answer like any other; nothing is
+    /// ever sent twice.
+    ///
+    /// # Errors
+    ///
+    /// Connecting: [`Error::Resolve`], [`Error::Connect`], [`Error::Tls`],
+    /// [`Error::ConnectTimeout`]. After that the origin may have acted
+    /// ([`Error::may_have_been_processed`]): [`Error::CallTimeout`], [`Error::TooLarge`],
+    /// [`Error::Broken`], [`Error::UnaskedUpgrade`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection; the origin may have acted.
+    pub async fn call(
+        &self,
+        mut request: Request<Full<Bytes>>,
+        limits: CallLimits,
+    ) -> Result<Response<Bytes>, Error> {
+        let now = Instant::now();
+        // A deadline beyond the end of time is none.
+        let deadline = now
+            .checked_add(limits.deadline)
+            .unwrap_or_else(|| now.checked_add(Duration::from_hours(24)).unwrap_or(now));
+        let stream = timeout_at(deadline, self.0.connect())
+            .await
+            .map_err(|_elapsed| Error::ConnectTimeout)??;
+        *request.version_mut() = Version::HTTP_11;
+        *request.uri_mut() = origin_form(std::mem::take(request.uri_mut()));
+        let host = self.0.origin().host_value().clone();
+        request.headers_mut().insert(HOST, host);
+        let identity = HeaderValue::from_static("identity");
+        request.headers_mut().insert(ACCEPT_ENCODING, identity);
+        let (mut sender, connection) = http1::Builder::new()
+            .max_headers(limits.fields)
+            .max_buf_size(MAX_HEAD)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(Error::Broken)?;
+        let exchange = async {
+            let response = sender.send_request(request).await.map_err(Error::Broken)?;
+            whole(response, limits.body_bytes).await
+        };
+        timeout_at(deadline, driven(exchange, connection))
+            .await
+            .map_err(|_elapsed| Error::CallTimeout)?
+    }
+}
+
+/// Runs `exchange` to its end while `connection` moves the bytes.
+async fn driven<T>(exchange: impl Future<Output = T>, connection: impl Future) -> T {
+    let mut exchange = pin!(exchange);
+    let mut connection = pin!(connection);
+    tokio::select! {
+        biased;
+        outcome = &mut exchange => return outcome,
+        // Its error reaches the exchange too.
+        _ended = &mut connection => {}
+    }
+    // What was read before the end is still on its way.
+    exchange.await
+}
+
+/// Reads the body to its end, or up to `limit` bytes and no further.
+async fn whole(response: Response<Incoming>, limit: usize) -> Result<Response<Bytes>, Error> {
+    let (parts, mut body) = response.into_parts();
+    if parts.status == http::StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Error::UnaskedUpgrade);
+    }
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if announced > limit {
+        return Err(Error::TooLarge);
+    }
+    let mut collected = BytesMut::with_capacity(announced);
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.map_err(Error::Broken)?.into_data() {
+            if data.len() > limit.saturating_sub(collected.len()) {
+                return Err(Error::TooLarge);
+            }
+            collected.extend_from_slice(&data);
+        }
+    }
+    Ok(Response::from_parts(parts, collected.freeze()))
+}

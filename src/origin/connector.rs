@@ -1,0 +1,234 @@
+//! Opens connections: name look-up, TCP, TLS.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::{Error, Origin};
+
+/// How long one address may take before the next is tried beside it (RFC 8305 section 5).
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// Opens connections to one origin.
+pub struct Connector {
+    origin: Origin,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    deadline: Duration,
+}
+
+impl Connector {
+    /// For `origin`, with TLS by `tls` when it is `https`; look-up, connection and handshake
+    /// together have `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unconfigured`] when the origin is `https` and there is no configuration.
+    pub fn new(
+        origin: Origin,
+        tls: Option<Arc<ClientConfig>>,
+        deadline: Duration,
+    ) -> Result<Self, Error> {
+        let tls = if origin.is_encrypted() {
+            let config = tls.ok_or(Error::Unconfigured)?;
+            let name = origin.server_name().ok_or(Error::Unconfigured)?;
+            Some((TlsConnector::from(config), name))
+        } else {
+            None
+        };
+        Ok(Self {
+            origin,
+            tls,
+            deadline,
+        })
+    }
+
+    /// The origin that connections lead to.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Opens a connection. The name is looked up each time, so that a moved origin is found.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Resolve`], [`Error::Connect`], [`Error::Tls`], [`Error::ConnectTimeout`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes whatever was opened.
+    pub async fn connect(&self) -> Result<Stream, Error> {
+        timeout(self.deadline, self.open())
+            .await
+            .map_err(|_elapsed| Error::ConnectTimeout)?
+    }
+
+    async fn open(&self) -> Result<Stream, Error> {
+        let addresses: Vec<SocketAddr> = lookup_host((self.origin.host(), self.origin.port()))
+            .await
+            .map_err(Error::Resolve)?
+            .collect();
+        let stream = race(addresses).await.map_err(Error::Connect)?;
+        stream.set_nodelay(true).map_err(Error::Connect)?;
+        let Some((connector, name)) = &self.tls else {
+            return Ok(Stream::Plain(stream));
+        };
+        let stream = connector.connect(name.clone(), stream).await;
+        Ok(Stream::Tls(Box::new(stream.map_err(Error::Tls)?)))
+    }
+}
+
+impl std::fmt::Debug for Connector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connector")
+            .field("origin", &self.origin)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Connects to the first address that answers: each gets a head start of [`STAGGER`] over the
+/// next, a failure starts the next at once.
+async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let mut waiting = interleaved(addresses).into_iter();
+    let mut attempts = JoinSet::new();
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    while let Some(address) = waiting.next() {
+        if waiting.as_slice().is_empty() && attempts.is_empty() {
+            return TcpStream::connect(address).await;
+        }
+        attempts.spawn(TcpStream::connect(address));
+        if let Ok(Some(outcome)) = timeout(STAGGER, attempts.join_next()).await {
+            match outcome.unwrap_or_else(|aborted| Err(io::Error::other(aborted))) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            }
+        }
+    }
+    while let Some(outcome) = attempts.join_next().await {
+        match outcome.unwrap_or_else(|aborted| Err(io::Error::other(aborted))) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// The resolver's order, with the families alternating (RFC 8305 section 4).
+fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (same, other): (Vec<_>, Vec<_>) = addresses
+        .into_iter()
+        .partition(|address| address.is_ipv6() == first_is_v6);
+    let mut other = other.into_iter();
+    let mut order = Vec::new();
+    for address in same {
+        order.push(address);
+        order.extend(other.next());
+    }
+    order.extend(other);
+    order
+}
+
+/// A connection to an origin.
+#[derive(Debug)]
+pub enum Stream {
+    /// `http`.
+    Plain(TcpStream),
+    /// `https`, the certificate verified.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_alternate_from_the_resolvers_first() {
+        let addresses = ["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1", "1.1.1.2:1"];
+        let addresses = addresses.map(|address| address.parse().unwrap()).to_vec();
+        let order = ["[::1]:1", "1.1.1.1:1", "[::2]:1", "1.1.1.2:1", "[::3]:1"];
+        let order = order.map(|address| address.parse::<SocketAddr>().unwrap());
+        assert_eq!(interleaved(addresses), order);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_refuses_gives_way_to_the_next() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let open = listener.local_addr().unwrap();
+        let refusing = SocketAddr::from(([127, 0, 0, 2], open.port()));
+        let stream = race(vec![refusing, open]).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), open);
+        assert!(race(vec![refusing]).await.is_err());
+        assert!(race(Vec::new()).await.is_err());
+    }
+}

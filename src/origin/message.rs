@@ -1,0 +1,79 @@
+//! What is written of a request's target, and what is believed of a response's framing.
+
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use http_body::Body as _;
+use hyper::body::Incoming;
+
+use super::Error;
+
+/// How a response announced its length.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Framing {
+    /// In one way.
+    Plain,
+    /// In more than one; the fields were made to say what was read.
+    Odd,
+}
+
+/// The target as an origin server wants it (RFC 9112 section 3.2.1).
+pub(super) fn origin_form(uri: Uri) -> Uri {
+    if uri.scheme().is_none() && uri.authority().is_none() {
+        return uri;
+    }
+    uri.into_parts()
+        .path_and_query
+        .map_or_else(Uri::default, Uri::from)
+}
+
+/// Checks and cleans the fields that frame a response (RFC 9112 section 6.3), so that whoever
+/// frames it anew cannot be misled: `Transfer-Encoding` is consumed here, and `Content-Length`
+/// stays only where it is one number that is true.
+///
+/// # Errors
+///
+/// [`Error::Framing`] for a coding other than `chunked`: none was asked for, and none is undone.
+pub(super) fn settle_framing(
+    headers: &mut HeaderMap,
+    status: StatusCode,
+    body: &Incoming,
+) -> Result<Framing, Error> {
+    let mut framing = Framing::Plain;
+    if headers.contains_key(TRANSFER_ENCODING) {
+        let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+        let chunked = codings
+            .next()
+            .is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+        if !chunked || codings.next().is_some() {
+            return Err(Error::Framing);
+        }
+        headers.remove(TRANSFER_ENCODING);
+        // The coding won; a length beside it is a lie or an attack.
+        if headers.remove(CONTENT_LENGTH).is_some() {
+            framing = Framing::Odd;
+        }
+    }
+    if !is_one_number(headers) {
+        headers.remove(CONTENT_LENGTH);
+        if !body.is_end_stream()
+            && let Some(length) = body.size_hint().exact()
+        {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        framing = Framing::Odd;
+    }
+    // RFC 9110 section 8.6: no length where there is never content.
+    if status == StatusCode::NO_CONTENT {
+        headers.remove(CONTENT_LENGTH);
+    }
+    Ok(framing)
+}
+
+fn is_one_number(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(length) = lengths.next() else {
+        return true;
+    };
+    let digits = length.as_bytes();
+    lengths.next().is_none() && !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
+}

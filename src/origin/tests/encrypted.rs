@@ -1,0 +1,164 @@
+//! Whom we believe over TLS, and that others learn nothing.
+
+use std::path::PathBuf;
+
+use http_body_util::Full;
+use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ServerConfig, crypto::aws_lc_rs};
+use tokio::join;
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+use crate::origin::{CallLimits, Client};
+use crate::tls::Trust;
+
+/// An authority, and the file that says so.
+struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    file: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let issuer = CertifiedIssuer::self_signed(params, key).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ca.pem");
+        std::fs::write(&file, issuer.pem()).unwrap();
+        Self {
+            issuer,
+            file,
+            _dir: dir,
+        }
+    }
+
+    fn signs(&self, params: &CertificateParams) -> TlsAcceptor {
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        acceptor(&certificate, &key)
+    }
+}
+
+fn acceptor(certificate: &rcgen::Certificate, key: &KeyPair) -> TlsAcceptor {
+    let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap();
+    TlsAcceptor::from(Arc::new(config))
+}
+
+fn named(name: &str) -> CertificateParams {
+    CertificateParams::new([name.to_owned()]).unwrap()
+}
+
+/// Calls `https://localhost` while `acceptor` is there; also whether the server's handshake ended
+/// well, and every byte of content that it saw.
+async fn call(
+    authority: &Authority,
+    acceptor: &TlsAcceptor,
+) -> (Result<Response<Bytes>, Error>, Option<Vec<u8>>) {
+    let server = Server::start().await;
+    let port = server.origin.port();
+    let origin: Origin = format!("https://localhost:{port}").parse().unwrap();
+    let trust = Trust::from_file(&authority.file).unwrap();
+    let client = Client::new(origin, Some(trust.client_config()), WATCHDOG).unwrap();
+    let request = Request::post("/token").body(Full::from("secret")).unwrap();
+    join!(client.call(request, CallLimits::default()), async {
+        let peer = server.accept().await;
+        let mut stream = acceptor.accept(peer.0).await.ok()?;
+        let mut seen = Vec::new();
+        let mut buffer = [0; 1024];
+        while !seen.ends_with(b"secret") {
+            match stream.read(&mut buffer).await {
+                Ok(count @ 1..) => seen.extend_from_slice(&buffer[..count]),
+                Ok(0) | Err(_) => return Some(seen),
+            }
+        }
+        let ok = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+        stream.write_all(ok).await.unwrap();
+        stream.shutdown().await.ok();
+        Some(seen)
+    })
+}
+
+#[tokio::test]
+async fn an_origin_that_the_authority_vouches_for_is_believed() {
+    local(async {
+        let authority = Authority::new();
+        let (outcome, seen) = call(&authority, &authority.signs(&named("localhost"))).await;
+        assert_eq!(outcome.unwrap().body(), "{}");
+        assert!(seen.unwrap().starts_with(b"POST /token HTTP/1.1\r\n"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn t_08_an_origin_that_is_not_believed_learns_nothing() {
+    local(async {
+        let authority = Authority::new();
+        let mut expired = named("localhost");
+        expired.not_after = date_time_ymd(2020, 1, 1);
+        let mut early = named("localhost");
+        early.not_before = date_time_ymd(4000, 1, 1);
+        let mut common_name_only = CertificateParams::default();
+        let name = rcgen::DnType::CommonName;
+        common_name_only.distinguished_name.push(name, "localhost");
+        let key = KeyPair::generate().unwrap();
+        let self_signed = named("localhost").self_signed(&key).unwrap();
+        for (what, acceptor) in [
+            ("expired", authority.signs(&expired)),
+            ("not yet valid", authority.signs(&early)),
+            ("wrong host", authority.signs(&named("other.example"))),
+            ("address for a name", authority.signs(&named("127.0.0.1"))),
+            ("wildcard", authority.signs(&named("*.localhost"))),
+            ("common name only", authority.signs(&common_name_only)),
+            ("self-signed", acceptor(&self_signed, &key)),
+            (
+                "another authority",
+                Authority::new().signs(&named("localhost")),
+            ),
+        ] {
+            let (outcome, seen) = call(&authority, &acceptor).await;
+            let error = outcome.expect_err(what);
+            assert!(matches!(error, Error::Tls(_)), "{what}: {error:?}");
+            assert!(!error.may_have_been_processed());
+            assert_eq!(seen.unwrap_or_default(), b"", "{what}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_encrypted_origin_is_never_spoken_to_in_clear() {
+    let origin: Origin = "https://localhost".parse().unwrap();
+    let error = Client::new(origin, None, WATCHDOG).unwrap_err();
+    assert!(matches!(error, Error::Unconfigured), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_origin_that_does_not_speak_tls_is_refused() {
+    local(async {
+        let authority = Authority::new();
+        let server = Server::start().await;
+        let origin = format!("https://127.0.0.1:{}", server.origin.port());
+        let trust = Trust::from_file(&authority.file).unwrap();
+        let config = Some(trust.client_config());
+        let client = Client::new(origin.parse().unwrap(), config, WATCHDOG).unwrap();
+        let request = Request::post("/token").body(Full::from("secret")).unwrap();
+        let (outcome, ()) = join!(client.call(request, CallLimits::default()), async {
+            let mut peer = server.accept().await;
+            peer.say("HTTP/1.1 400 Bad Request\r\n\r\n").await;
+            peer.rest().await;
+        });
+        assert!(matches!(outcome, Err(Error::Tls(_))), "{outcome:?}");
+    })
+    .await;
+}

@@ -1,0 +1,256 @@
+//! One bound for all workers, and nobody starves.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::join;
+use tokio::sync::Barrier;
+use tokio::task::{spawn_local, yield_now};
+
+use super::*;
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+/// An app with one process: it serves a connection until that ends, then the next. Ends when
+/// the test's runtime does. Counts connections and requests.
+async fn one_process(server: Server, connections: Arc<AtomicUsize>) {
+    loop {
+        let mut peer = server.accept().await;
+        connections.fetch_add(1, Ordering::SeqCst);
+        let mut head = Vec::new();
+        while let Ok(byte) = peer.0.read_u8().await {
+            head.push(byte);
+            if head.ends_with(b"\r\n\r\n") {
+                head.clear();
+                if peer.0.write_all(OK.as_bytes()).await.is_err() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// A worker of its own thread that sends `count` requests, `width` at a time.
+fn worker(
+    connector: &Arc<Connector>,
+    limit: &Arc<Limit>,
+    done: &Arc<Barrier>,
+    (count, width): (usize, usize),
+) -> std::thread::JoinHandle<()> {
+    let (connector, limit) = (Arc::clone(connector), Arc::clone(limit));
+    let done = Arc::clone(done);
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(local(async move {
+            let pool = Pool::<Fed>::new(connector, limit, times());
+            let mut lanes = Vec::new();
+            for _ in 0..width {
+                let pool = pool.clone();
+                lanes.push(spawn_local(async move {
+                    for _ in 0..count {
+                        assert_eq!(fetch(&pool, "/").await.unwrap(), "ok");
+                    }
+                }));
+            }
+            for lane in lanes {
+                lane.await.unwrap();
+            }
+            // What rests here stays open until both are done: the other must not depend on us.
+            done.wait().await;
+        }));
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_app_with_one_process_serves_two_workers() {
+    let server = Server::start().await;
+    let (connector, limit) = (server.connector(), Arc::new(limit(1, 64)));
+    let connections = Arc::new(AtomicUsize::new(0));
+    let app = tokio::spawn(one_process(server, Arc::clone(&connections)));
+    let done = Arc::new(Barrier::new(2));
+    let busy = worker(&connector, &limit, &done, (200, 4));
+    let other = worker(&connector, &limit, &done, (50, 1));
+    tokio::task::spawn_blocking(move || {
+        busy.join().unwrap();
+        other.join().unwrap();
+    })
+    .await
+    .unwrap();
+    app.abort();
+    let connections = connections.load(Ordering::SeqCst);
+    // Far fewer than requests: connections are passed on as long as that is fair.
+    assert!(connections < 450, "{connections}");
+}
+
+#[tokio::test]
+async fn an_idle_connection_of_another_worker_is_given_up() {
+    local(async {
+        let server = Server::start().await;
+        let limit = Arc::new(limit(1, 1));
+        let one = Pool::<Fed>::new(server.connector(), Arc::clone(&limit), times());
+        let two = Pool::<Fed>::new(server.connector(), Arc::clone(&limit), times());
+        let (first, mut peer) = join!(fetch(&one, "/1"), server.answer(OK));
+        first.unwrap();
+        assert_eq!((one.idle(), limit.free()), (1, 0));
+        let (second, rest) = join!(fetch(&two, "/2"), async {
+            let rest = peer.rest().await;
+            server.answer(OK).await;
+            rest
+        });
+        assert_eq!(second.unwrap(), "ok");
+        assert!(rest.is_empty());
+        assert_eq!(one.idle(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_worker_that_never_pauses_does_not_starve_another() {
+    local(async {
+        let server = Server::start().await;
+        let connector = server.connector();
+        let limit = Arc::new(limit(1, 16));
+        let busy = Pool::<Fed>::new(Arc::clone(&connector), Arc::clone(&limit), times());
+        let other = Pool::<Fed>::new(connector, Arc::clone(&limit), times());
+        let connections = Arc::new(AtomicUsize::new(0));
+        spawn_local(one_process(server, connections));
+        let answered = Rc::new(Cell::new(0_usize));
+        for _ in 0..2 {
+            // One of the two always waits when the other's answer is whole.
+            let (busy, answered) = (busy.clone(), Rc::clone(&answered));
+            spawn_local(async move {
+                while fetch(&busy, "/busy").await.is_ok() {
+                    answered.set(answered.get().saturating_add(1));
+                }
+            });
+        }
+        while answered.get() < 10 {
+            yield_now().await;
+        }
+        let before = answered.get();
+        assert_eq!(fetch(&other, "/other").await.unwrap(), "ok");
+        let meanwhile = answered.get().saturating_sub(before);
+        assert!(meanwhile < 20, "{meanwhile}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn waiting_requests_of_one_worker_share_its_connection_in_order() {
+    local(async {
+        let server = Server::start().await;
+        let limit = Arc::new(limit(1, 16));
+        let pool = Pool::<Fed>::new(server.connector(), limit, times());
+        let mut waiting = Vec::new();
+        for number in 0..10 {
+            let pool = pool.clone();
+            waiting.push(spawn_local(async move {
+                fetch(&pool, &format!("/{number}")).await.unwrap();
+            }));
+        }
+        let mut peer = server.accept().await;
+        for number in 0..10 {
+            let head = peer.answer(OK).await;
+            assert!(head.starts_with(&format!("GET /{number} ")), "{head}");
+        }
+        for request in waiting {
+            request.await.unwrap();
+        }
+        assert_eq!(pool.idle(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_full_queue_is_busy_at_once_and_a_long_wait_is_busy_in_the_end() {
+    local(async {
+        let server = Server::start().await;
+        let one = NonZeroUsize::MIN;
+        let limit = Arc::new(Limit::new(one, 1, Duration::from_millis(30)));
+        let pool = Pool::<Fed>::new(server.connector(), Arc::clone(&limit), times());
+        let holding = {
+            let pool = pool.clone();
+            spawn_local(async move { fetch(&pool, "/1").await })
+        };
+        let mut peer = server.accept().await;
+        let waiting = {
+            let pool = pool.clone();
+            spawn_local(async move { fetch(&pool, "/2").await })
+        };
+        while limit.waiting() == 0 {
+            yield_now().await;
+        }
+        let third = fetch(&pool, "/3").await;
+        assert!(matches!(third, Err(Error::Busy)), "{third:?}");
+        assert_eq!(limit.waiting(), 1, "the second was refused, not the third");
+        let second = waiting.await.unwrap();
+        assert!(matches!(second, Err(Error::Busy)), "{second:?}");
+        assert_eq!(limit.waiting(), 0);
+        peer.answer(OK).await;
+        assert_eq!(holding.await.unwrap().unwrap(), "ok");
+        // Nobody waits any more: the connection rests.
+        assert_eq!(pool.idle(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_that_is_given_up_leaves_the_queue() {
+    local(async {
+        let server = Server::start().await;
+        let limit = Arc::new(limit(1, 1));
+        let pool = Pool::<Fed>::new(server.connector(), Arc::clone(&limit), times());
+        let mut first = Box::pin(fetch(&pool, "/1"));
+        let mut peer = tokio::select! {
+            _ = &mut first => panic!("there is no answer"),
+            peer = server.accept() => peer,
+        };
+        let mut second = Box::pin(fetch(&pool, "/2"));
+        tokio::select! {
+            biased;
+            _ = &mut second => panic!("there is no connection"),
+            () = yield_now() => {}
+        }
+        assert_eq!(limit.waiting(), 1);
+        drop(second);
+        assert_eq!(limit.waiting(), 0);
+        let (first, _) = join!(first, peer.answer(OK));
+        assert_eq!(first.unwrap(), "ok");
+        let (third, head) = join!(fetch(&pool, "/3"), peer.answer(OK));
+        assert_eq!(third.unwrap(), "ok");
+        assert!(head.starts_with("GET /3 "));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_in_any_way_frees_its_place() {
+    local(async {
+        let server = Server::start().await;
+        let limit = Arc::new(limit(1, 1));
+        let pool = Pool::<Fed>::new(server.connector(), Arc::clone(&limit), times());
+        for response in [
+            "",
+            "nonsense\r\n\r\n",
+            "HTTP/1.1 101 Switching Protocols\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nshort",
+            "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nwhole",
+            OK,
+        ] {
+            let (_, ()) = join!(fetch(&pool, "/"), async {
+                drop(server.answer(response).await);
+            });
+            while limit.free() == 0 {
+                yield_now().await;
+            }
+        }
+        drop(server);
+        assert!(fetch(&pool, "/").await.is_err());
+        assert_eq!(limit.free(), 1);
+    })
+    .await;
+}

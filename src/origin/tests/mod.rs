@@ -1,0 +1,197 @@
+//! Good and bad origins, played byte by byte over real sockets.
+
+mod client;
+mod encrypted;
+mod framing;
+mod limit;
+mod pool;
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::LocalSet;
+use tokio::time::timeout;
+
+use super::{Connector, Error, Limit, Origin, Pool, ResponseBody, Times};
+
+/// Nothing here takes longer unless it hangs.
+const WATCHDOG: Duration = Duration::from_secs(30);
+
+/// A request body that a test feeds.
+pub(super) struct Fed(Option<UnboundedReceiver<io::Result<Bytes>>>);
+
+impl Fed {
+    fn nothing() -> Self {
+        Self(None)
+    }
+
+    fn new() -> (UnboundedSender<io::Result<Bytes>>, Self) {
+        let (sender, receiver) = unbounded_channel();
+        (sender, Self(Some(receiver)))
+    }
+
+    fn whole(text: &'static str) -> Self {
+        let (sender, body) = Self::new();
+        sender
+            .send(Ok(Bytes::from_static(text.as_bytes())))
+            .unwrap();
+        body
+    }
+}
+
+impl Body for Fed {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        match &mut self.0 {
+            Some(chunks) => chunks
+                .poll_recv(cx)
+                .map(|chunk| chunk.map(|chunk| chunk.map(Frame::data))),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+/// An origin under a test's control.
+struct Server {
+    listener: TcpListener,
+    origin: Origin,
+}
+
+impl Server {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let origin = format!("http://{address}").parse().unwrap();
+        Self { listener, origin }
+    }
+
+    async fn accept(&self) -> Peer {
+        let (stream, _) = self.listener.accept().await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Peer(stream)
+    }
+
+    /// Accepts a connection and answers its first request.
+    async fn answer(&self, response: &str) -> Peer {
+        let mut peer = self.accept().await;
+        peer.answer(response).await;
+        peer
+    }
+
+    fn connector(&self) -> Arc<Connector> {
+        Arc::new(Connector::new(self.origin.clone(), None, WATCHDOG).unwrap())
+    }
+
+    fn pool(&self) -> Pool<Fed> {
+        self.pool_with(times())
+    }
+
+    fn pool_with(&self, times: Times) -> Pool<Fed> {
+        Pool::new(self.connector(), Arc::new(limit(16, 16)), times)
+    }
+}
+
+/// The origin's end of a connection.
+struct Peer(TcpStream);
+
+impl Peer {
+    /// Reads up to and with `end`.
+    async fn until(&mut self, end: &str) -> String {
+        let mut read = Vec::new();
+        while !read.ends_with(end.as_bytes()) {
+            read.push(self.0.read_u8().await.unwrap());
+        }
+        String::from_utf8(read).unwrap()
+    }
+
+    /// Reads a request head.
+    async fn head(&mut self) -> String {
+        self.until("\r\n\r\n").await
+    }
+
+    async fn say(&mut self, text: &str) {
+        self.0.write_all(text.as_bytes()).await.unwrap();
+    }
+
+    async fn answer(&mut self, response: &str) -> String {
+        let head = self.head().await;
+        self.say(response).await;
+        head
+    }
+
+    /// Everything up to the end of the connection, however it ends.
+    async fn rest(&mut self) -> Vec<u8> {
+        let mut read = Vec::new();
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = self.0.read(&mut buffer).await {
+            read.extend_from_slice(&buffer[..count]);
+        }
+        read
+    }
+}
+
+fn times() -> Times {
+    Times {
+        head: WATCHDOG,
+        stall: Some(WATCHDOG),
+        idle: WATCHDOG,
+    }
+}
+
+fn limit(connections: usize, queue: usize) -> Limit {
+    Limit::new(NonZeroUsize::new(connections).unwrap(), queue, WATCHDOG)
+}
+
+fn request(method: Method, path: &str, body: Fed) -> Request<Fed> {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "app.example")
+        .body(body)
+        .unwrap()
+}
+
+fn get(path: &str) -> Request<Fed> {
+    request(Method::GET, path, Fed::nothing())
+}
+
+/// Reads a body to its end.
+async fn text(response: Response<ResponseBody<Fed>>) -> Result<String, Error> {
+    let body = response.into_body().collect().await?.to_bytes();
+    Ok(String::from_utf8(body.to_vec()).unwrap())
+}
+
+async fn fetch(pool: &Pool<Fed>, path: &str) -> Result<String, Error> {
+    text(pool.send(get(path)).await?).await
+}
+
+/// Runs a test with local tasks, and ends it when it hangs.
+fn local<T>(test: impl Future<Output = T>) -> impl Future<Output = T> {
+    let test = Box::pin(test);
+    async {
+        let tasks = LocalSet::new();
+        timeout(WATCHDOG, tasks.run_until(test))
+            .await
+            .expect("the test hangs")
+    }
+}

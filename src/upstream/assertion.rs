@@ -1,0 +1,347 @@
+//! The fields that tell an app who its user is.
+
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde::Deserialize;
+
+use crate::identity::{Claim, Identity};
+
+/// Fields that cannot carry a claim, folded as [`fold`] does: they frame the message, belong to
+/// one connection, or say something else that apps and this gateway rely on.
+const RESERVED: [&str; 27] = [
+    "accept",
+    "authorization",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "cookie",
+    "date",
+    "expect",
+    "forwarded",
+    "host",
+    "keep-alive",
+    "max-forwards",
+    "origin",
+    "proxy-authorization",
+    "proxy-connection",
+    "range",
+    "referer",
+    "set-cookie",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+];
+
+/// Which field carries which claim; a claim without a field is not sent.
+///
+/// In the settings each is a field name, or `""` for none.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(try_from = "Written")]
+pub struct AssertionNames {
+    /// The subject: who somebody is for ever.
+    pub user: Option<HeaderName>,
+    /// The email address, if the provider vouches for it.
+    pub email: Option<HeaderName>,
+    /// The name that people call themselves at the provider; it may change hands.
+    pub preferred_username: Option<HeaderName>,
+    /// The groups, joined with commas.
+    pub groups: Option<HeaderName>,
+}
+
+impl AssertionNames {
+    /// The names in use: what a client must never send itself.
+    pub fn iter(&self) -> impl Iterator<Item = &HeaderName> {
+        let names = [
+            &self.user,
+            &self.email,
+            &self.preferred_username,
+            &self.groups,
+        ];
+        names.into_iter().flatten()
+    }
+}
+
+impl Default for AssertionNames {
+    /// `X-Forwarded-User`, `-Email`, `-Preferred-Username` and `-Groups`.
+    fn default() -> Self {
+        let name = |name| Some(HeaderName::from_static(name));
+        Self {
+            user: name("x-forwarded-user"),
+            email: name("x-forwarded-email"),
+            preferred_username: name("x-forwarded-preferred-username"),
+            groups: name("x-forwarded-groups"),
+        }
+    }
+}
+
+/// The table as written.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Written {
+    user: Option<String>,
+    email: Option<String>,
+    preferred_username: Option<String>,
+    groups: Option<String>,
+}
+
+/// Why a field cannot carry a claim.
+///
+/// Side: gateway; a mistake in the settings.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum BadName {
+    /// Two claims in one field, or in two that many apps cannot tell apart (`X-A` and `X_A`).
+    #[error("{key} has the field of another claim")]
+    Duplicate {
+        /// The key in the settings.
+        key: &'static str,
+    },
+    /// Not a field name (RFC 9110 section 5.1).
+    #[error("{key} is not a field name")]
+    Malformed {
+        /// The key in the settings.
+        key: &'static str,
+    },
+    /// The field has another meaning.
+    #[error("{key} names a field that has another meaning")]
+    Reserved {
+        /// The key in the settings.
+        key: &'static str,
+    },
+}
+
+impl TryFrom<Written> for AssertionNames {
+    type Error = BadName;
+
+    fn try_from(written: Written) -> Result<Self, BadName> {
+        let default = Self::default();
+        let names = Self {
+            user: parse("user", written.user, default.user)?,
+            email: parse("email", written.email, default.email)?,
+            preferred_username: parse(
+                "preferred_username",
+                written.preferred_username,
+                default.preferred_username,
+            )?,
+            groups: parse("groups", written.groups, default.groups)?,
+        };
+        let keyed = [
+            ("user", &names.user),
+            ("email", &names.email),
+            ("preferred_username", &names.preferred_username),
+            ("groups", &names.groups),
+        ];
+        let mut seen = Vec::new();
+        for (key, name) in keyed {
+            let Some(name) = name else { continue };
+            let folded = fold(name);
+            if seen.contains(&folded) {
+                return Err(BadName::Duplicate { key });
+            }
+            seen.push(folded);
+        }
+        Ok(names)
+    }
+}
+
+fn parse(
+    key: &'static str,
+    written: Option<String>,
+    default: Option<HeaderName>,
+) -> Result<Option<HeaderName>, BadName> {
+    let Some(written) = written else {
+        return Ok(default);
+    };
+    if written.is_empty() {
+        return Ok(None);
+    }
+    let name = HeaderName::try_from(written).map_err(|_invalid| BadName::Malformed { key })?;
+    if RESERVED.contains(&fold(&name).as_str()) {
+        return Err(BadName::Reserved { key });
+    }
+    Ok(Some(name))
+}
+
+/// The name as apps behind CGI and WSGI read it: they cannot tell `_` and the like from `-`.
+fn fold(name: &HeaderName) -> String {
+    let fold = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+    name.as_str().chars().map(fold).collect()
+}
+
+/// Writes who the user is, after every field of these names was stripped from what the client
+/// sent.
+///
+/// The user is the subject; the email address is written only if the provider vouches for it,
+/// since apps take it for a name to sign in. A claim that is absent leaves its field absent, and
+/// so does no identity at all; `Authorization` is exactly `bearer`.
+pub fn assert_identity(
+    headers: &mut HeaderMap,
+    names: &AssertionNames,
+    identity: Option<&Identity>,
+    bearer: Option<&HeaderValue>,
+) {
+    let email = identity
+        .and_then(|identity| identity.email.as_ref())
+        .filter(|email| email.verified)
+        .map(|email| &email.address);
+    let claims = [
+        (&names.user, identity.and_then(|who| who.subject.as_ref())),
+        (&names.email, email),
+        (
+            &names.preferred_username,
+            identity.and_then(|who| who.preferred_username.as_ref()),
+        ),
+        (
+            &names.groups,
+            identity.and_then(|who| who.groups_value.as_ref()),
+        ),
+    ];
+    for (name, claim) in claims {
+        if let Some(name) = name {
+            write(headers, name, claim.map(Claim::as_value));
+        }
+    }
+    write(headers, &AUTHORIZATION, bearer);
+}
+
+/// Writes the field, or makes sure that it is absent.
+fn write(headers: &mut HeaderMap, name: &HeaderName, value: Option<&HeaderValue>) {
+    match value {
+        Some(value) => headers.insert(name, value.clone()),
+        None => headers.remove(name),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Email;
+
+    fn alice(verified: bool) -> Identity {
+        let claim = |text| Claim::new(text).unwrap();
+        Identity {
+            subject: Some(claim("42")),
+            email: Some(Email {
+                address: claim("alice@example.org"),
+                verified,
+            }),
+            preferred_username: Some(claim("alice")),
+            ..Identity::nameless("op")
+        }
+        .with_groups([claim("staff"), claim("admins")])
+    }
+
+    fn names(json: &str) -> Result<AssertionNames, String> {
+        serde_json::from_str(json).map_err(|error| error.to_string())
+    }
+
+    fn written(names: &AssertionNames, identity: Option<&Identity>) -> Vec<String> {
+        let mut headers = HeaderMap::new();
+        assert_identity(&mut headers, names, identity, None);
+        let line = |(name, value): (&HeaderName, &HeaderValue)| {
+            format!("{name}: {}", value.to_str().unwrap())
+        };
+        let mut lines: Vec<String> = headers.iter().map(line).collect();
+        lines.sort();
+        lines
+    }
+
+    #[test]
+    fn every_claim_has_its_field() {
+        assert_eq!(
+            written(&AssertionNames::default(), Some(&alice(true))),
+            [
+                "x-forwarded-email: alice@example.org",
+                "x-forwarded-groups: staff,admins",
+                "x-forwarded-preferred-username: alice",
+                "x-forwarded-user: 42",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_email_that_nobody_vouches_for_is_not_asserted() {
+        let lines = written(&AssertionNames::default(), Some(&alice(false)));
+        assert!(lines.iter().all(|line| !line.contains("email")));
+    }
+
+    #[test]
+    fn an_absent_claim_leaves_its_field_absent_whatever_was_there() {
+        let names = AssertionNames::default();
+        let mut headers = HeaderMap::new();
+        for name in names.iter() {
+            headers.append(name, HeaderValue::from_static("forged"));
+            headers.append(name, HeaderValue::from_static("twice"));
+        }
+        headers.insert(AUTHORIZATION, HeaderValue::from_static("Basic Zm9yZ2Vk"));
+        let mut again = headers.clone();
+        let nameless = Identity::nameless("op");
+        assert_identity(&mut headers, &names, Some(&nameless), None);
+        assert!(headers.is_empty(), "{headers:?}");
+        assert_identity(&mut again, &names, None, None);
+        assert!(again.is_empty(), "{again:?}");
+    }
+
+    #[test]
+    fn the_bearer_replaces_what_the_client_sent() {
+        let mut headers = HeaderMap::new();
+        headers.append(AUTHORIZATION, HeaderValue::from_static("Basic eA=="));
+        headers.append(AUTHORIZATION, HeaderValue::from_static("Basic eQ=="));
+        let mut bearer = HeaderValue::from_static("Bearer abc");
+        bearer.set_sensitive(true);
+        assert_identity(
+            &mut headers,
+            &AssertionNames::default(),
+            None,
+            Some(&bearer),
+        );
+        let sent: Vec<_> = headers.get_all(AUTHORIZATION).iter().collect();
+        assert_eq!(sent, [&bearer]);
+        assert!(sent[0].is_sensitive());
+    }
+
+    #[test]
+    fn names_can_be_changed_and_claims_left_out() {
+        let names = names(r#"{"user": "Remote-User", "email": "", "groups": ""}"#).unwrap();
+        assert_eq!(
+            written(&names, Some(&alice(true))),
+            ["remote-user: 42", "x-forwarded-preferred-username: alice"]
+        );
+        assert_eq!(names.iter().count(), 2);
+    }
+
+    #[test]
+    fn fields_with_another_meaning_cannot_carry_a_claim() {
+        for name in [
+            "Host",
+            "Content-Length",
+            "transfer-encoding",
+            "Transfer_Encoding",
+            "Connection",
+            "Cookie",
+            "Authorization",
+            "X_Forwarded_For",
+        ] {
+            let error = names(&format!(r#"{{"user": "{name}"}}"#)).unwrap_err();
+            assert!(error.contains("user names a field"), "{name}: {error}");
+        }
+        assert!(names(r#"{"email": "a b"}"#).unwrap_err().contains("email"));
+        assert!(names(r#"{"mail": "X-Mail"}"#).is_err());
+    }
+
+    #[test]
+    fn two_claims_cannot_share_a_field() {
+        for json in [
+            r#"{"user": "X-A", "email": "x-a"}"#,
+            r#"{"user": "X-A", "email": "X_A"}"#,
+            r#"{"user": "X-Forwarded-Email"}"#,
+        ] {
+            assert!(names(json).unwrap_err().contains("another claim"), "{json}");
+        }
+    }
+}

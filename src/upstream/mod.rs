@@ -1,0 +1,282 @@
+//! The app behind: where it is, how much it is asked at once, and what it is told about a user.
+//!
+//! An [`Upstream`] is what all workers share of one app; a worker's [`Pools`] are its own
+//! connections. This room refuses to know who may reach an app: whoever holds a request has
+//! decided that already. Its one entry point is [`Pools::send`].
+//!
+//! Two decisions have a price. A request is sent a second time only when the first connection had
+//! been used before, died without a byte of an answer, and the request is of a safe method without
+//! content: `PUT` and `DELETE` would be allowed by RFC 9110 section 9.2.2, but a `DELETE` that
+//! worked would come back as a 404. And while a request waits for a connection, idle connections
+//! of other workers are closed rather than kept: an app with one process is worth more than a
+//! saved handshake.
+
+mod assertion;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HOST};
+use http::{HeaderValue, Method, Request, Response};
+use http_body::Body;
+
+use crate::origin::{self, Connector, Limit, Origin, Pool, Times};
+use crate::tls::{self, Trust};
+
+pub use crate::origin::ResponseBody;
+pub use assertion::{AssertionNames, BadName, assert_identity};
+pub use settings::Settings;
+
+/// Why an app gave no answer, or could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The app's connection broke, or it does not speak HTTP as it should. Side: upstream.
+    #[error("the app's answer is broken")]
+    Broken(#[source] origin::Error),
+    /// Every connection is in use and the queue gave up. Side: upstream; raise `connections` if
+    /// the app can serve more at once.
+    #[error("the app has no free connection")]
+    Busy,
+    /// The app could not be reached. Side: upstream.
+    #[error("the app cannot be reached")]
+    Connect(#[source] origin::Error),
+    /// The app did not take a connection in time. Side: upstream.
+    #[error("the app took too long to connect")]
+    ConnectTimeout,
+    /// The app took too long to begin its answer. Side: upstream.
+    #[error("the app took too long to answer")]
+    HeadTimeout,
+    /// The request's own body broke off or was too slow. Side: client; the source is the body's
+    /// error.
+    #[error("the request body broke off")]
+    RequestBody(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The app's certificate is not trusted, or the handshake failed otherwise; nothing of the
+    /// request was sent. Side: upstream.
+    #[error("the app's TLS is not trusted")]
+    Tls(#[source] origin::Error),
+    /// The authorities that vouch for the app cannot be used. Side: gateway; see `ca_file`.
+    #[error("the certificate authorities for the app cannot be used")]
+    Trust(#[source] tls::Error),
+    /// A `ca_file` for an app that is reached without TLS. Side: gateway; `url` was to be `https`.
+    #[error("ca_file has no use with an http url")]
+    TrustUnused,
+}
+
+impl Error {
+    /// A stable code for logs, counters and problem documents.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Broken(origin::Error::BodyTimeout) => "upstream_body_timeout",
+            Self::Broken(_) => "upstream_broken",
+            Self::Busy => "upstream_busy",
+            Self::Connect(_) => "upstream_unreachable",
+            Self::ConnectTimeout => "upstream_connect_timeout",
+            Self::HeadTimeout => "upstream_timeout",
+            Self::RequestBody(_) => "request_body_broken",
+            Self::Tls(_) => "upstream_tls",
+            Self::Trust(_) | Self::TrustUnused => "upstream_trust",
+        }
+    }
+}
+
+impl From<origin::Error> for Error {
+    fn from(error: origin::Error) -> Self {
+        match error {
+            origin::Error::Busy => Self::Busy,
+            origin::Error::Connect(_) | origin::Error::Resolve(_) => Self::Connect(error),
+            origin::Error::ConnectTimeout => Self::ConnectTimeout,
+            origin::Error::HeadTimeout => Self::HeadTimeout,
+            origin::Error::RequestBody(source) => Self::RequestBody(source),
+            origin::Error::Tls(_) | origin::Error::Unconfigured => Self::Tls(error),
+            origin::Error::BodyTimeout
+            | origin::Error::Broken(_)
+            | origin::Error::CallTimeout
+            | origin::Error::Framing
+            | origin::Error::TooLarge
+            | origin::Error::UnaskedUpgrade => Self::Broken(error),
+        }
+    }
+}
+
+/// One app, as all workers share it.
+pub struct Upstream {
+    name: Box<str>,
+    connector: Arc<Connector>,
+    limit: Arc<Limit>,
+    times: Times,
+    preserve_host: bool,
+}
+
+impl Upstream {
+    /// Sets the app up; nothing is connected yet. Blocks for reading the authorities.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Trust`] when the authorities for an `https` app cannot be used,
+    /// [`Error::TrustUnused`] when an `http` app has some.
+    pub fn new(name: &str, settings: &Settings) -> Result<Self, Error> {
+        let encrypted = settings.url.is_encrypted();
+        let trust = match &settings.ca_file {
+            Some(_) if !encrypted => return Err(Error::TrustUnused),
+            Some(file) => Some(Trust::from_file(file).map_err(Error::Trust)?),
+            None if encrypted => Some(Trust::system().map_err(Error::Trust)?),
+            None => None,
+        };
+        let config = trust.map(|trust| trust.client_config());
+        let connector = Connector::new(settings.url.clone(), config, settings.connect_timeout)?;
+        let limit = Limit::new(settings.connections, settings.queue, settings.queue_wait);
+        Ok(Self {
+            name: name.into(),
+            connector: Arc::new(connector),
+            limit: Arc::new(limit),
+            times: Times {
+                head: settings.response_timeout,
+                stall: settings.body_timeout,
+                idle: settings.idle_timeout,
+            },
+            preserve_host: settings.preserve_host,
+        })
+    }
+
+    /// The name in the settings.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where the app is.
+    pub fn origin(&self) -> &Origin {
+        self.connector.origin()
+    }
+
+    /// The count of connections and waiting requests.
+    pub fn limit(&self) -> &Limit {
+        &self.limit
+    }
+
+    fn pool<B>(&self) -> Pool<B>
+    where
+        B: Body<Data = Bytes> + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        Pool::new(
+            Arc::clone(&self.connector),
+            Arc::clone(&self.limit),
+            self.times,
+        )
+    }
+
+    /// Completes what the framing of the app's request needs and the client's lacked.
+    fn prepare<B: Body>(&self, request: &mut Request<B>) {
+        if !self.preserve_host || !request.headers().contains_key(HOST) {
+            let public = request.uri().authority().filter(|_| self.preserve_host);
+            let host = public
+                .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
+                .unwrap_or_else(|| self.origin().host_value().clone());
+            request.headers_mut().insert(HOST, host);
+        }
+        // RFC 9110 section 8.6 asks for it, and old servers insist (411). HTTP/2 does not carry it.
+        let has_content = matches!(
+            *request.method(),
+            Method::POST | Method::PUT | Method::PATCH
+        );
+        if has_content && request.body().is_end_stream() {
+            let nothing = HeaderValue::from_static("0");
+            request.headers_mut().insert(CONTENT_LENGTH, nothing);
+        }
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream")
+            .field("name", &self.name)
+            .field("origin", self.origin())
+            .finish_non_exhaustive()
+    }
+}
+
+/// One worker's connections to all apps. Lives in the worker's `LocalSet`.
+pub struct Pools<B: 'static>(RefCell<HashMap<usize, Known<B>>>);
+
+struct Known<B: 'static> {
+    /// Keeps the address from naming another upstream, but not the upstream alive.
+    upstream: Weak<Upstream>,
+    pool: Pool<B>,
+}
+
+impl<B> Pools<B>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    /// No connections yet.
+    pub fn new() -> Self {
+        Self(RefCell::default())
+    }
+
+    /// Sends `request` to the app and returns once the response head is there; the response body
+    /// streams. The request's fields are as the app is to see them, hop-by-hop fields gone; its
+    /// `Host` is passed on unless the settings say otherwise.
+    ///
+    /// Errors of the response body are [`origin::Error`]s; a body that broke never ends cleanly.
+    ///
+    /// # Errors
+    ///
+    /// All of [`Error`] but those of [`Upstream::new`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection; the app may have acted.
+    pub async fn send(
+        &self,
+        upstream: &Arc<Upstream>,
+        mut request: Request<B>,
+    ) -> Result<Response<ResponseBody<B>>, Error> {
+        upstream.prepare(&mut request);
+        let pool = self.of(upstream);
+        Ok(pool.send(request).await?)
+    }
+
+    /// The pool for `upstream`. Upstreams that nobody holds any more (the settings were reloaded)
+    /// leave with their connections.
+    fn of(&self, upstream: &Arc<Upstream>) -> Pool<B> {
+        let key = Arc::as_ptr(upstream).addr();
+        let mut pools = self.0.borrow_mut();
+        if let Some(known) = pools.get(&key) {
+            return known.pool.clone();
+        }
+        pools.retain(|_, known| known.upstream.strong_count() > 0);
+        let pool = upstream.pool();
+        let known = Known {
+            upstream: Arc::downgrade(upstream),
+            pool: pool.clone(),
+        };
+        pools.insert(key, known);
+        pool
+    }
+}
+
+impl<B> Default for Pools<B>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<B> fmt::Debug for Pools<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pools = self.0.borrow();
+        f.debug_list()
+            .entries(pools.values().map(|known| &known.pool))
+            .finish()
+    }
+}

@@ -1,0 +1,213 @@
+//! What the settings file says about an app.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+use crate::origin::Origin;
+
+/// The longest time that can be set: a week. Longer is a mistake of units.
+const LONGEST: u64 = 7 * 24 * 60 * 60;
+
+/// One app. Times are whole seconds in the file.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Where the app is: `http://host:port` or `https://host:port`.
+    pub url: Origin,
+    /// PEM certificates of the only authorities that are believed for an `https` app. Without it
+    /// the system's are.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// The most connections open at once, over all workers. For an app with processes or threads
+    /// of a fixed number: that number.
+    #[serde(default = "default_connections")]
+    pub connections: NonZeroUsize,
+    /// The most requests that wait for a connection; more get 503. Two browsers may open 128
+    /// streams each and expect all to be served.
+    #[serde(default = "default_queue")]
+    pub queue: usize,
+    /// How long a request waits for a connection.
+    #[serde(
+        default = "default_queue_wait",
+        rename = "queue_wait_secs",
+        deserialize_with = "seconds"
+    )]
+    pub queue_wait: Duration,
+    /// Name look-up, connection and TLS handshake together.
+    #[serde(
+        default = "default_connect_timeout",
+        rename = "connect_timeout_secs",
+        deserialize_with = "seconds"
+    )]
+    pub connect_timeout: Duration,
+    /// From the end of the request (or the last of it that the app took) to the whole head of the
+    /// response.
+    #[serde(
+        default = "default_response_timeout",
+        rename = "response_timeout_secs",
+        deserialize_with = "seconds"
+    )]
+    pub response_timeout: Duration,
+    /// The longest silence inside a response body; 0 allows any, for apps that push events.
+    #[serde(
+        default = "default_body_timeout",
+        rename = "body_timeout_secs",
+        deserialize_with = "seconds_or_never"
+    )]
+    pub body_timeout: Option<Duration>,
+    /// The longest rest after which a connection is used again: less than the app's own
+    /// keep-alive time.
+    #[serde(
+        default = "default_idle_timeout",
+        rename = "idle_timeout_secs",
+        deserialize_with = "seconds"
+    )]
+    pub idle_timeout: Duration,
+    /// Whether the app sees the `Host` that the browser asked for, or its own.
+    #[serde(default = "default_preserve_host")]
+    pub preserve_host: bool,
+}
+
+impl Settings {
+    /// An app at `url` with everything else at its default.
+    pub fn new(url: Origin) -> Self {
+        Self {
+            url,
+            ca_file: None,
+            connections: default_connections(),
+            queue: default_queue(),
+            queue_wait: default_queue_wait(),
+            connect_timeout: default_connect_timeout(),
+            response_timeout: default_response_timeout(),
+            body_timeout: default_body_timeout(),
+            idle_timeout: default_idle_timeout(),
+            preserve_host: default_preserve_host(),
+        }
+    }
+}
+
+fn default_connections() -> NonZeroUsize {
+    NonZeroUsize::MIN.saturating_add(255)
+}
+
+fn default_queue() -> usize {
+    256
+}
+
+fn default_queue_wait() -> Duration {
+    Duration::from_secs(5)
+}
+
+fn default_connect_timeout() -> Duration {
+    Duration::from_secs(5)
+}
+
+fn default_response_timeout() -> Duration {
+    Duration::from_mins(1)
+}
+
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "serde wants the type of the field"
+)]
+fn default_body_timeout() -> Option<Duration> {
+    Some(Duration::from_mins(5))
+}
+
+fn default_idle_timeout() -> Duration {
+    Duration::from_secs(55)
+}
+
+fn default_preserve_host() -> bool {
+    true
+}
+
+fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let seconds = bounded(deserializer)?;
+    seconds.ok_or_else(|| serde::de::Error::custom("must be at least 1 second"))
+}
+
+fn seconds_or_never<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
+    bounded(deserializer)
+}
+
+/// `None` for zero.
+fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    match u64::deserialize(deserializer)? {
+        0 => Ok(None),
+        seconds if seconds <= LONGEST => Ok(Some(Duration::from_secs(seconds))),
+        _ => Err(serde::de::Error::custom(TooLong)),
+    }
+}
+
+struct TooLong;
+
+impl fmt::Display for TooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "must be at most {LONGEST} seconds")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> Result<Settings, String> {
+        serde_json::from_str(json).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_url_is_enough() {
+        let settings = parse(r#"{"url": "http://127.0.0.1:8000"}"#).unwrap();
+        let url = "http://127.0.0.1:8000".parse().unwrap();
+        assert_eq!(settings, Settings::new(url));
+        assert_eq!(settings.connections.get(), 256);
+        assert_eq!(settings.body_timeout, Some(Duration::from_mins(5)));
+    }
+
+    #[test]
+    fn every_key_is_read_in_seconds() {
+        let settings = parse(
+            r#"{"url": "https://app", "ca_file": "/ca.pem", "connections": 1, "queue": 0,
+                "queue_wait_secs": 1, "connect_timeout_secs": 2, "response_timeout_secs": 3,
+                "body_timeout_secs": 0, "idle_timeout_secs": 4, "preserve_host": false}"#,
+        )
+        .unwrap();
+        assert_eq!(settings.queue_wait, Duration::from_secs(1));
+        assert_eq!(settings.connect_timeout, Duration::from_secs(2));
+        assert_eq!(settings.response_timeout, Duration::from_secs(3));
+        assert_eq!(settings.body_timeout, None);
+        assert_eq!(settings.idle_timeout, Duration::from_secs(4));
+        assert!(!settings.preserve_host);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (json, said) in [
+            ("{}", "missing field `url`"),
+            (r#"{"url": "http://a/b"}"#, "must end after host and port"),
+            (
+                r#"{"url": "http://a", "conections": 1}"#,
+                "unknown field `conections`",
+            ),
+            (r#"{"url": "http://a", "connections": 0}"#, "nonzero"),
+            (
+                r#"{"url": "http://a", "connect_timeout_secs": 0}"#,
+                "at least 1 second",
+            ),
+            (
+                r#"{"url": "http://a", "response_timeout_secs": 60000000}"#,
+                "at most 604800 seconds",
+            ),
+        ] {
+            let error = parse(json).unwrap_err();
+            assert!(error.contains(said), "{json}: {error}");
+        }
+    }
+}
