@@ -4,6 +4,7 @@ pub mod clock;
 pub mod fields;
 pub mod identity;
 pub mod origin;
+pub mod provider;
 pub mod secret;
 pub mod server;
 pub mod target;

@@ -1,0 +1,166 @@
+//! Where the endpoints of an authorization server are.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, Uri};
+use http_body_util::Full;
+use rustls::ClientConfig;
+use url::{Host, Url};
+
+use super::Error;
+use crate::origin::{self, CallLimits, Client, Connector, Origin};
+
+/// An endpoint that we call ourselves. Environment variables that name a proxy are not read.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    uri: Uri,
+    client: Client,
+    connector: Connector,
+    limits: CallLimits,
+}
+
+impl Endpoint {
+    /// For `url`; one call may take `deadline`.
+    pub(super) fn new(
+        key: &'static str,
+        url: &Url,
+        tls: Option<&Arc<ClientConfig>>,
+        deadline: Duration,
+    ) -> Result<Self, Error> {
+        let problem = "cannot be called";
+        let refuse = Error::Setting { key, problem };
+        let origin: Option<Origin> = url.origin().ascii_serialization().parse().ok();
+        let (Some(origin), Ok(uri)) = (origin, url.as_str().parse()) else {
+            return Err(refuse);
+        };
+        let client = Client::new(origin.clone(), tls.cloned(), deadline);
+        let connector = Connector::new(origin, tls.cloned(), deadline);
+        let (Ok(client), Ok(connector)) = (client, connector) else {
+            return Err(refuse);
+        };
+        Ok(Self {
+            uri,
+            client,
+            connector,
+            limits: CallLimits {
+                deadline,
+                ..CallLimits::default()
+            },
+        })
+    }
+
+    pub(super) fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
+    /// Sends one request, once.
+    pub(super) async fn call(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Bytes>, origin::Error> {
+        self.client.call(request, self.limits).await
+    }
+
+    /// Whether a connection can be made, the TLS handshake included.
+    pub(super) async fn connect(&self) -> Result<(), origin::Error> {
+        self.connector.connect().await.map(drop)
+    }
+}
+
+/// Reads an endpoint: an absolute `http` or `https` URL, or a path that is appended to `base`.
+///
+/// A path is appended, not joined as RFC 3986 does it: `https://id.example/app` with
+/// `/oauth/token` is `https://id.example/app/oauth/token`, so that a server below a prefix needs
+/// one change.
+pub(super) fn endpoint(key: &'static str, base: Option<&str>, text: &str) -> Result<Url, Error> {
+    let refuse = |problem| Error::Setting { key, problem };
+    let absolute = if text.starts_with('/') {
+        let base =
+            base.ok_or_else(|| refuse("is a path, but there is no `url` to append it to"))?;
+        format!("{}{text}", base.trim_end_matches('/'))
+    } else {
+        text.to_owned()
+    };
+    // The parser's own words say less than these.
+    let url = Url::parse(&absolute).map_err(|_error| refuse("is not a URL"))?;
+    let problem = if !matches!(url.scheme(), "http" | "https") {
+        "is not an http or https URL"
+    } else if !url.username().is_empty() || url.password().is_some() {
+        "has a user name or password in it"
+    } else if url.fragment().is_some() {
+        "has a fragment (RFC 6749 section 3.1 forbids it)"
+    } else if base.is_some_and(|base| base.contains(['?', '#'])) {
+        "is appended to a `url` with a query or fragment"
+    } else {
+        warn_of_clear_text(key, &url);
+        return Ok(url);
+    };
+    Err(refuse(problem))
+}
+
+/// Secrets, codes and tokens go over this connection.
+fn warn_of_clear_text(key: &'static str, url: &Url) {
+    let loopback = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    if url.scheme() == "http" && !loopback {
+        tracing::warn!(
+            key,
+            "The endpoint has no TLS: secrets and tokens cross the network in clear text"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(base: Option<&str>, text: &str) -> Result<String, String> {
+        endpoint("token_endpoint", base, text)
+            .map(String::from)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_path_is_appended_to_the_base() {
+        let expected = Ok("https://id.example/app/oauth/token".to_owned());
+        for base in ["https://id.example/app", "https://id.example/app/"] {
+            assert_eq!(read(Some(base), "/oauth/token"), expected);
+        }
+        assert_eq!(
+            read(Some("https://id.example"), "http://localhost:1//api/token"),
+            Ok("http://localhost:1//api/token".to_owned())
+        );
+    }
+
+    #[test]
+    fn x_01_what_is_no_plain_web_address_is_refused() {
+        for bad in [
+            "file:///etc/passwd",
+            "ftp://id.example/",
+            "https://user:secret@id.example/",
+            "https://id.example/#x",
+            "//id.example/token",
+            "id.example/token",
+            "/oauth/token",
+            "",
+        ] {
+            assert!(read(None, bad).is_err(), "{bad}");
+        }
+        assert!(read(Some("https://id.example?x=1"), "/token").is_err());
+    }
+
+    #[test]
+    fn the_refusal_names_the_key() {
+        let text = read(None, "/oauth/token").unwrap_err();
+        assert!(
+            text.contains("token_endpoint") && text.contains("url"),
+            "{text}"
+        );
+    }
+}

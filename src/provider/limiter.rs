@@ -1,0 +1,134 @@
+//! How often one provider is called.
+//!
+//! Authorization servers throttle by address, and a gateway is one address for all its users: the
+//! calls that it must not make are held back here, with a time to come back, instead of spending
+//! them on refusals.
+
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+
+const MINUTE: u64 = 60_000_000;
+
+/// The longest time that a server's `Retry-After` holds all calls back: a mistaken date must not
+/// lock everybody out for a day.
+const LONGEST_PAUSE: Duration = Duration::from_mins(5);
+
+/// A token bucket: as many calls as the rate says at once, then one each as the bucket refills.
+///
+/// It is kept as one number, the time at which the bucket is full again (the generic cell rate
+/// algorithm), so it needs no lock.
+#[derive(Debug)]
+pub(super) struct Limiter {
+    /// Microseconds that one call costs.
+    cost: u64,
+    /// When the bucket is full, in microseconds since the epoch.
+    full_at: AtomicU64,
+    /// Until when the server asked for no calls, in microseconds since the epoch.
+    paused_until: AtomicU64,
+}
+
+impl Limiter {
+    pub(super) fn per_minute(calls: NonZeroU32) -> Self {
+        // The divisor is not zero, so the fallback is never used.
+        let cost = MINUTE.checked_div(calls.get().into());
+        Self {
+            cost: cost.unwrap_or(MINUTE),
+            full_at: AtomicU64::new(0),
+            paused_until: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes one call out of the bucket, or says after what time there will be one.
+    pub(super) fn take(&self, now: Timestamp) -> Result<(), Duration> {
+        let now = micros(now);
+        let pause = self
+            .paused_until
+            .load(Ordering::Relaxed)
+            .saturating_sub(now);
+        // A longer pause than any that is set: the clock was set back. It must not turn minutes
+        // into years.
+        let pause = Duration::from_micros(pause);
+        if !pause.is_zero() && pause <= LONGEST_PAUSE {
+            return Err(pause);
+        }
+        let mut wait = 0;
+        let taken = self
+            .full_at
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
+                // At most a whole empty bucket ahead, whatever the clock did meanwhile.
+                let full_at = full_at.clamp(now, now.saturating_add(MINUTE));
+                let next = full_at.saturating_add(self.cost);
+                wait = next.saturating_sub(now).saturating_sub(MINUTE);
+                (wait == 0).then_some(next)
+            });
+        match taken {
+            Ok(_before) => Ok(()),
+            Err(_unchanged) => Err(Duration::from_micros(wait)),
+        }
+    }
+
+    /// Lets nobody through for `time`, as the server asked.
+    pub(super) fn pause(&self, now: Timestamp, time: Duration) {
+        let until = micros(now.plus(time.min(LONGEST_PAUSE)));
+        self.paused_until.fetch_max(until, Ordering::Relaxed);
+    }
+}
+
+fn micros(time: Timestamp) -> u64 {
+    time.as_millis().saturating_mul(1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+
+    fn limiter(calls: u32) -> (Limiter, Clock) {
+        let clock = Clock::manual(Timestamp::from_millis(1_800_000_000_000));
+        (Limiter::per_minute(NonZeroU32::new(calls).unwrap()), clock)
+    }
+
+    #[test]
+    fn a_minutes_worth_may_come_at_once_and_then_one_by_one() {
+        let (limiter, clock) = limiter(50);
+        for _ in 0..50 {
+            assert!(limiter.take(clock.now()).is_ok());
+        }
+        assert_eq!(limiter.take(clock.now()), Err(Duration::from_millis(1200)));
+        clock.advance(Duration::from_millis(1199));
+        assert_eq!(limiter.take(clock.now()), Err(Duration::from_millis(1)));
+        clock.advance(Duration::from_millis(1));
+        assert!(limiter.take(clock.now()).is_ok());
+        assert!(limiter.take(clock.now()).is_err());
+        clock.advance(Duration::from_hours(1));
+        let many = (0..100).filter(|_| limiter.take(clock.now()).is_ok());
+        assert_eq!(many.count(), 50);
+    }
+
+    #[test]
+    fn a_pause_holds_everybody_but_not_for_ever() {
+        let (limiter, clock) = limiter(600);
+        limiter.pause(clock.now(), Duration::from_secs(37));
+        assert_eq!(limiter.take(clock.now()), Err(Duration::from_secs(37)));
+        clock.advance(Duration::from_secs(37));
+        assert!(limiter.take(clock.now()).is_ok());
+        limiter.pause(clock.now(), Duration::from_hours(24));
+        assert_eq!(limiter.take(clock.now()), Err(LONGEST_PAUSE));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_costs_a_minute_at_most() {
+        let limiter = Limiter::per_minute(NonZeroU32::MIN);
+        assert!(
+            limiter
+                .take(Timestamp::from_millis(1_800_000_000_000))
+                .is_ok()
+        );
+        limiter.pause(Timestamp::from_millis(1_800_000_000_000), LONGEST_PAUSE);
+        let back = Timestamp::from_millis(1_700_000_000_000);
+        assert_eq!(limiter.take(back), Err(Duration::from_mins(1)));
+    }
+}

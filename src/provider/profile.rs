@@ -1,0 +1,35 @@
+//! Profiles: what is known of a kind of authorization server, as data.
+//!
+//! A profile is a TOML table with any of the keys of [`Settings`](super::settings::Settings). It
+//! lies beneath what the operator writes, so every value can be overridden.
+
+/// Name and TOML text of each profile, in alphabetical order.
+const PROFILES: [(&str, &str); 3] = [
+    (
+        "laravel-passport-12",
+        include_str!("../../config/providers/laravel-passport-12.toml"),
+    ),
+    (
+        "laravel-passport-13",
+        include_str!("../../config/providers/laravel-passport-13.toml"),
+    ),
+    ("oauth2", include_str!("../../config/providers/oauth2.toml")),
+];
+
+/// The names of all profiles, in alphabetical order.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    PROFILES.iter().map(|(name, _text)| *name)
+}
+
+/// The TOML text of a profile.
+///
+/// ```
+/// use sidegate::provider::profile;
+///
+/// assert!(profile::find("oauth2").unwrap().contains("token_calls_per_minute"));
+/// assert!(profile::find("oauth1").is_none());
+/// ```
+pub fn find(name: &str) -> Option<&'static str> {
+    let (_name, text) = PROFILES.iter().find(|(known, _text)| *known == name)?;
+    Some(text)
+}

@@ -1,0 +1,260 @@
+//! Error answers of the token endpoint (RFC 6749 section 5.2) and what they mean.
+//!
+//! Servers disagree: a dead code is `invalid_grant`, `invalid_request` or a name of their own, and
+//! what stands in front of them (throttle, maintenance page, proxy) speaks no OAuth at all. So the
+//! status is looked at first, then the profile's rows, then the JSON `error`. What is not a
+//! well-formed verdict on the code or token never counts as one.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, StatusCode, header};
+use serde_json::Value;
+
+use super::Error;
+use super::json::Object;
+use super::settings::{ErrorShape, Meaning};
+use crate::clock::Timestamp;
+
+/// The longest text of a server that is kept, in characters.
+const LONGEST_TEXT: usize = 200;
+/// The longest word of it; longer ones may be a code or token that the server repeats.
+const LONGEST_WORD: usize = 40;
+/// The longest wait that is believed.
+const LONGEST_WAIT: Duration = Duration::from_hours(24);
+
+/// The error codes of a token endpoint (RFC 6749 section 5.2).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ErrorCode {
+    /// Wrong secret, unknown client, or a method of authentication that it does not take.
+    InvalidClient,
+    /// The code or refresh token is invalid, expired, revoked or not ours.
+    InvalidGrant,
+    /// A parameter is missing, wrong or there twice.
+    InvalidRequest,
+    /// The scope is unknown or more than was granted.
+    InvalidScope,
+    /// The client may not use this grant.
+    UnauthorizedClient,
+    /// The server does not know this grant.
+    UnsupportedGrantType,
+    /// Something else; at most 200 printable characters of it.
+    Unrecognized(Box<str>),
+}
+
+impl ErrorCode {
+    fn parse(text: &str) -> Self {
+        match text {
+            "invalid_client" => Self::InvalidClient,
+            "invalid_grant" => Self::InvalidGrant,
+            "invalid_request" => Self::InvalidRequest,
+            "invalid_scope" => Self::InvalidScope,
+            "unauthorized_client" => Self::UnauthorizedClient,
+            "unsupported_grant_type" => Self::UnsupportedGrantType,
+            other => Self::Unrecognized(printable(other)),
+        }
+    }
+
+    fn meaning(&self) -> Meaning {
+        match self {
+            Self::InvalidClient
+            | Self::InvalidRequest
+            | Self::InvalidScope
+            | Self::UnauthorizedClient
+            | Self::UnsupportedGrantType => Meaning::Ours,
+            // Names for section 4.1.2.1 that servers also send here.
+            Self::Unrecognized(name)
+                if matches!(&**name, "server_error" | "temporarily_unavailable") =>
+            {
+                Meaning::Later
+            }
+            Self::InvalidGrant | Self::Unrecognized(_) => Meaning::Fatal,
+        }
+    }
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::InvalidClient => "invalid_client",
+            Self::InvalidGrant => "invalid_grant",
+            Self::InvalidRequest => "invalid_request",
+            Self::InvalidScope => "invalid_scope",
+            Self::UnauthorizedClient => "unauthorized_client",
+            Self::UnsupportedGrantType => "unsupported_grant_type",
+            Self::Unrecognized(name) => name,
+        })
+    }
+}
+
+/// An error answer of the token endpoint. Its texts are short and printable, and words that could
+/// be a code or token are left out: it may be logged.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Refusal {
+    /// The status code.
+    pub status: u16,
+    /// The member `error`; `None` when the body is no JSON object with one.
+    pub code: Option<ErrorCode>,
+    /// The member `error_description`.
+    pub description: Option<Box<str>>,
+    /// The member `hint` of league/oauth2-server.
+    pub hint: Option<Box<str>>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "status {}", self.status)?;
+        if let Some(code) = &self.code {
+            write!(f, " {code}")?;
+        }
+        if let Some(description) = &self.description {
+            write!(f, ": {description}")?;
+        }
+        if let Some(hint) = &self.hint {
+            write!(f, " ({hint})")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// Turns an answer that brought no tokens into the error that it is. `members` is the body if it is
+/// a JSON object.
+pub(super) fn classify(
+    (status, headers, members): (StatusCode, &HeaderMap, Option<&Object>),
+    shapes: &[ErrorShape],
+    now: Timestamp,
+) -> Error {
+    if status.is_redirection() {
+        let status = status.as_u16();
+        return Error::Redirected { status };
+    }
+    let retry_after = retry_after(headers, now);
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        return Error::Throttled { retry_after };
+    }
+    let text = |name| members.and_then(|members| members.get(name)?.as_str());
+    let refusal = Refusal {
+        status: status.as_u16(),
+        code: text("error").map(ErrorCode::parse),
+        description: text("error_description").map(printable),
+        hint: text("hint").map(printable),
+    };
+    let passing = status.is_server_error()
+        || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY);
+    let meaning = if passing {
+        Meaning::Later
+    } else if let Some(shape) = shapes.iter().find(|shape| shape.matches(status, text)) {
+        shape.meaning
+    } else {
+        // Without a code it is somebody else's page: it says nothing about the user's grant.
+        refusal
+            .code
+            .as_ref()
+            .map_or(Meaning::Ours, ErrorCode::meaning)
+    };
+    match meaning {
+        Meaning::Fatal => Error::Refused(refusal),
+        Meaning::Later => Error::Unavailable {
+            retry_after,
+            refusal,
+        },
+        Meaning::Ours => Error::Misconfigured(refusal),
+    }
+}
+
+impl ErrorShape {
+    /// Whether nothing is asked for: such a row would give every answer its meaning.
+    pub(super) fn matches_everything(&self) -> bool {
+        let texts = [&self.error, &self.description, &self.hint];
+        self.status.is_none() && texts.into_iter().all(Option::is_none)
+    }
+
+    fn matches<'a>(
+        &self,
+        status: StatusCode,
+        text: impl Fn(&'static str) -> Option<&'a str>,
+    ) -> bool {
+        let equal = |wanted: &Option<String>, name| {
+            wanted
+                .as_deref()
+                .is_none_or(|wanted| text(name) == Some(wanted))
+        };
+        self.status.is_none_or(|wanted| wanted == status.as_u16())
+            && equal(&self.error, "error")
+            && equal(&self.description, "error_description")
+            && equal(&self.hint, "hint")
+    }
+}
+
+/// `Retry-After` in seconds or as a date (RFC 9110 section 10.2.3); a date in the past is now.
+fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // Only too many digits can fail here, and they mean a long time.
+        text.parse().map_or(LONGEST_WAIT, Duration::from_secs)
+    } else {
+        let date = httpdate::parse_http_date(text).ok()?;
+        let since_epoch = date.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        Timestamp::default().plus(since_epoch).since(now)
+    };
+    Some(wait.min(LONGEST_WAIT))
+}
+
+/// What of a server's text may be shown: bounded, no control characters, no word that is long
+/// enough to be a code or token.
+fn printable(text: &str) -> Box<str> {
+    let mut shown = String::new();
+    for word in text.split_whitespace().take(LONGEST_TEXT) {
+        if !shown.is_empty() {
+            shown.push(' ');
+        }
+        if word.chars().count() > LONGEST_WORD {
+            shown.push_str("[left out]");
+        } else {
+            shown.extend(word.chars().map(|c| if c.is_control() { '?' } else { c }));
+        }
+    }
+    shown.chars().take(LONGEST_TEXT).collect::<String>().into()
+}
+
+/// Whether an object is an error answer, whatever its status says.
+pub(super) fn is_error(members: &Object) -> bool {
+    members
+        .get("error")
+        .is_some_and(|error| !matches!(error, Value::Null))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wait(text: &str) -> Option<u64> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::RETRY_AFTER, text.parse().unwrap());
+        let now = Timestamp::from_seconds(1_445_412_400.0);
+        retry_after(&headers, now).map(|wait| wait.as_secs())
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        assert_eq!(wait("37"), Some(37));
+        assert_eq!(wait("0"), Some(0));
+        assert_eq!(wait("Wed, 21 Oct 2015 07:28:00 GMT"), Some(80));
+        assert_eq!(wait("Fri, 21 Oct 2005 07:28:00 GMT"), Some(0));
+        assert_eq!(wait("99999999999999999999999"), Some(86_400));
+        for bad in ["-1", "soon", "", "1.5", "Wed, 99 Oct 2015 07:28:00 GMT"] {
+            assert_eq!(wait(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn texts_of_a_server_are_made_printable() {
+        assert_eq!(&*printable("a\r\nb\u{1b}[2J c"), "a b?[2J c");
+        let code = "def50200".repeat(20);
+        let shown = printable(&format!("the code {code} is invalid"));
+        assert_eq!(&*shown, "the code [left out] is invalid");
+        assert_eq!(printable(&"ab ".repeat(100_000)).chars().count(), 200);
+    }
+}

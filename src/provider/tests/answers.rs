@@ -1,0 +1,289 @@
+//! What answers of a token endpoint are taken for.
+
+use http::Response;
+use serde_json::{Value, json as value};
+
+use super::*;
+
+const JSON: &str = "application/json";
+
+fn read(profile: &str, status: u64, fields: &[(&str, &str)], body: &str) -> Result<Answer, Error> {
+    let mut response = Response::builder().status(u16::try_from(status).unwrap());
+    for (name, text) in fields {
+        response = response.header(*name, *text);
+    }
+    let body = response.body(bytes::Bytes::copy_from_slice(body.as_bytes()));
+    let minimal = "url = \"http://localhost\"\nclient_id = \"3\"\nauthorization_endpoint = \"/\"\n\
+                   token_endpoint = \"/\"";
+    token::read(body.unwrap(), &settings(profile, minimal).errors, NOW)
+}
+
+fn ok(body: &str) -> Result<Answer, Error> {
+    read("oauth2", 200, &[("content-type", JSON)], body)
+}
+
+fn meaning(read: &Result<Answer, Error>) -> &'static str {
+    match read {
+        Ok(_) => "granted",
+        Err(Error::Refused(_)) => "fatal",
+        Err(Error::Misconfigured(_) | Error::Redirected { .. }) => "ours",
+        Err(Error::Throttled { .. } | Error::Unavailable { .. }) => "later",
+        Err(_) => "not understood",
+    }
+}
+
+fn fields(answer: &Value) -> Vec<(&str, &str)> {
+    let fields = answer["fields"].as_object().unwrap().iter();
+    fields
+        .map(|(name, text)| (&**name, text.as_str().unwrap()))
+        .collect()
+}
+
+#[test]
+fn every_row_of_both_generations_is_understood() {
+    let rows = json(&data("token-endpoint.json"));
+    let mut seen = 0;
+    for row in rows.as_array().unwrap() {
+        for generation in ["12", "13"] {
+            let answer = &row[generation];
+            let profile = format!("laravel-passport-{generation}");
+            let body = answer["body"]
+                .to_string()
+                .replace("\"{seconds}\"", "63158400");
+            let status = answer["status"].as_u64().unwrap();
+            let read = read(&profile, status, &fields(answer), &body);
+            let expected = answer["meaning"].as_str().unwrap();
+            assert_eq!(meaning(&read), expected, "{} of {generation}", row["case"]);
+            seen += 1;
+        }
+    }
+    assert!(seen >= 40, "{seen} rows");
+}
+
+#[test]
+fn what_answers_in_place_of_the_oauth_server_is_survived() {
+    let rows = json(&data("other-answers.json"));
+    for row in rows.as_array().unwrap() {
+        for profile in profile::names() {
+            let status = row["status"].as_u64().unwrap();
+            let read = read(profile, status, &fields(row), row["text"].as_str().unwrap());
+            let expected = row["meaning"].as_str().unwrap();
+            assert_eq!(meaning(&read), expected, "{} with {profile}", row["case"]);
+        }
+    }
+    assert!(rows.as_array().unwrap().len() >= 15);
+}
+
+#[test]
+fn the_wait_that_a_throttle_asks_for_is_known() {
+    let rows = json(&data("other-answers.json"));
+    let row = |case: &str| {
+        let mut rows = rows.as_array().unwrap().iter();
+        let row = rows.find(|row| row["case"] == case).unwrap();
+        let status = row["status"].as_u64().unwrap();
+        let error = read(
+            "oauth2",
+            status,
+            &fields(row),
+            row["text"].as_str().unwrap(),
+        );
+        error.unwrap_err().retry_after().map(|wait| wait.as_secs())
+    };
+    assert_eq!(row("throttled_json"), Some(37));
+    assert_eq!(row("throttled_html"), Some(37));
+    // That date is long past.
+    assert_eq!(row("throttled_until_a_date"), Some(0));
+    assert_eq!(row("throttled_without_a_time"), None);
+    assert_eq!(row("maintenance"), Some(60));
+}
+
+#[test]
+fn the_reference_response_is_understood() {
+    let body = data("reference-response.json");
+    let answer = ok(&body).unwrap();
+    assert_eq!(answer.expires_in, Some(Duration::from_hours(731 * 24)));
+    let said = json(&body);
+    assert_eq!(
+        answer.access_token.expose(),
+        said["access_token"].as_str().unwrap()
+    );
+    let refresh_token = answer.refresh_token.unwrap();
+    assert_eq!(
+        refresh_token.expose(),
+        said["refresh_token"].as_str().unwrap()
+    );
+}
+
+#[test]
+fn servers_that_name_errors_their_own_way_are_understood() {
+    let read =
+        |status, body: &str| meaning(&read("oauth2", status, &[("content-type", JSON)], body));
+    assert_eq!(read(403, r#"{"error":"invalid_code"}"#), "fatal");
+    assert_eq!(read(403, r#"{"error":"unauthorized_client"}"#), "ours");
+    assert_eq!(read(400, r#"{"error":"temporarily_unavailable"}"#), "later");
+    // A name like a known one is not that one.
+    assert_eq!(read(400, r#"{"error":"INVALID_CLIENT"}"#), "fatal");
+    // No verdict on the code: the body is not one.
+    assert_eq!(
+        read(400, r#"{"error":"invalid_grant","error":"x"}"#),
+        "ours"
+    );
+    assert_eq!(read(400, r#"["invalid_grant"]"#), "ours");
+    assert_eq!(read(400, r#"{"error":5}"#), "ours");
+    // A server that fails says nothing about a code, whatever else it says.
+    assert_eq!(read(500, r#"{"error":"invalid_grant"}"#), "later");
+}
+
+#[test]
+fn a_refusal_tells_the_operator_what_the_server_said() {
+    let body =
+        r#"{"error":"invalid_request","error_description":"No.","hint":"Invalid redirect URI"}"#;
+    let error = read("laravel-passport-13", 400, &[], body).unwrap_err();
+    assert_eq!(
+        chain(&error),
+        "the authorization server refuses this client: \
+         status 400 invalid_request: No. (Invalid redirect URI)"
+    );
+    assert_eq!(
+        (error.reason(), error.side()),
+        ("client_refused", Side::Gateway)
+    );
+}
+
+#[test]
+fn a_refusal_does_not_repeat_a_code() {
+    let code = "def50200".repeat(80);
+    let body =
+        value!({ "error": code, "error_description": format!("no {code}\r\nfake log line") });
+    let error = read("oauth2", 400, &[], &body.to_string()).unwrap_err();
+    let shown = format!("{error:?} {}", chain(&error));
+    assert!(
+        !shown.contains("def50200") && !shown.contains(['\r', '\n']),
+        "{shown}"
+    );
+}
+
+fn with(change: impl FnOnce(&mut serde_json::Map<String, Value>)) -> String {
+    let mut members = value!({ "access_token": "abc", "token_type": "Bearer", "expires_in": 3600 });
+    change(members.as_object_mut().unwrap());
+    members.to_string()
+}
+
+#[test]
+fn a_27_token_responses_that_are_none_are_refused() {
+    let cases = [
+        ("no access_token", with(|m| drop(m.remove("access_token")))),
+        ("null", with(|m| m["access_token"] = Value::Null)),
+        ("number", with(|m| m["access_token"] = value!(5))),
+        ("token_type mac", with(|m| m["token_type"] = value!("mac"))),
+        ("no token_type", with(|m| drop(m.remove("token_type")))),
+        (
+            "refresh_token 5",
+            with(|m| drop(m.insert("refresh_token".into(), value!(5)))),
+        ),
+        (
+            "duplicate",
+            r#"{"access_token":"a","access_token":"b","token_type":"Bearer"}"#.into(),
+        ),
+        ("trailing", with(|_| ()) + "x"),
+        ("array", "[]".into()),
+        ("form", "access_token=abc&token_type=bearer".into()),
+        ("empty", String::new()),
+    ];
+    for (case, body) in cases {
+        let error = ok(&body).unwrap_err();
+        assert_eq!(error.reason(), "token_response_malformed", "{case}");
+        assert_eq!(error.side(), Side::Provider, "{case}");
+    }
+    let html = read(
+        "oauth2",
+        200,
+        &[("content-type", "text/html")],
+        &with(|_| ()),
+    );
+    assert!(matches!(html, Err(Error::Answer(AnswerError::MediaType))));
+    assert!(matches!(
+        read("oauth2", 200, &[], &with(|_| ())),
+        Err(Error::Answer(AnswerError::MediaType))
+    ));
+}
+
+#[test]
+fn a_27_an_error_with_status_200_is_an_error() {
+    let both = with(|m| drop(m.insert("error".into(), value!("invalid_grant"))));
+    assert_eq!(meaning(&ok(&both)), "fatal");
+    assert_eq!(meaning(&ok(r#"{"error":"invalid_client"}"#)), "ours");
+    let null = with(|m| drop(m.insert("error".into(), Value::Null)));
+    assert_eq!(meaning(&ok(&null)), "granted");
+}
+
+#[test]
+fn a_27_spellings_that_servers_use_are_taken() {
+    let typed = ok(&with(|m| m["token_type"] = value!("BeArEr")));
+    assert!(typed.is_ok());
+    let unknown = ok(&with(|m| {
+        drop(m.insert("scope".into(), value!(["a", { "b": null }])));
+    }));
+    assert!(unknown.is_ok());
+    for empty in [Value::Null, value!("")] {
+        let answer = ok(&with(|m| drop(m.insert("refresh_token".into(), empty)))).unwrap();
+        assert!(answer.refresh_token.is_none());
+    }
+    let vendor = [
+        ("content-type", "application/vnd.x+json;charset=utf-8"),
+        ("content-encoding", "identity"),
+    ];
+    assert!(read("oauth2", 200, &vendor, &with(|_| ())).is_ok());
+}
+
+#[test]
+fn a_27_expires_in_is_a_number_of_seconds_in_any_spelling() {
+    let said = |life: Value| ok(&with(|m| m["expires_in"] = life)).map(|answer| answer.expires_in);
+    for (life, millis) in [
+        (value!(3600), 3_600_000),
+        (value!(3599.5), 3_599_500),
+        (value!("3600"), 3_600_000),
+        (value!("0.5"), 500),
+        (value!(63_158_400), 63_158_400_000),
+    ] {
+        assert_eq!(
+            said(life.clone()).unwrap(),
+            Some(Duration::from_millis(millis)),
+            "{life}"
+        );
+    }
+    for life in [
+        value!(-1),
+        value!(0),
+        value!(1e20),
+        value!(u64::MAX),
+        value!(null),
+        value!(true),
+        value!([3600]),
+        value!("-1"),
+        value!("1e3"),
+        value!("inf"),
+        value!(""),
+    ] {
+        let refused = matches!(
+            said(life.clone()),
+            Err(Error::Answer(AnswerError::ExpiresIn))
+        );
+        assert!(refused, "{life}");
+    }
+    assert!(ok(r#"{"access_token":"a","token_type":"bearer","expires_in":1e400}"#).is_err());
+    let missing = ok(&with(|m| drop(m.remove("expires_in")))).unwrap();
+    assert_eq!(missing.expires_in, None);
+}
+
+#[test]
+fn d_30_a_compressed_answer_is_not_unpacked() {
+    for coding in ["gzip", "br", "zstd", "deflate", "identity, gzip"] {
+        let fields = [("content-type", JSON), ("content-encoding", coding)];
+        let read = read("oauth2", 200, &fields, &with(|_| ()));
+        assert!(
+            matches!(read, Err(Error::Answer(AnswerError::Compressed))),
+            "{coding}"
+        );
+    }
+}

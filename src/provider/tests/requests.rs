@@ -1,0 +1,197 @@
+//! What the browser and the token endpoint are sent.
+
+use std::collections::BTreeMap;
+
+use http_body_util::BodyExt as _;
+use url::form_urlencoded;
+
+use super::*;
+
+/// The token request for the reference's example, with these settings.
+async fn reference_request(further: &str) -> (http::request::Parts, String, serde_json::Value) {
+    let files = Files::new();
+    let reference = json(&data("reference-request.json"))["request"].take();
+    let text = |name: &str| reference["parameters"][name].as_str().unwrap();
+    assert_eq!(
+        text("client_secret"),
+        fs::read_to_string(files.0.path().join("secret"))
+            .unwrap()
+            .trim()
+    );
+    let provider = files.provider("laravel-passport-12", "https://id.example", further);
+    let code = Secret::new(text("code").to_owned());
+    let uri = provider.token.uri();
+    let request = provider
+        .format
+        .redemption(uri, &code, None, text("redirect_uri"));
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    (parts, String::from_utf8(body.to_vec()).unwrap(), reference)
+}
+
+#[tokio::test]
+async fn the_token_request_is_the_references_as_json() {
+    let (parts, body, reference) = reference_request("").await;
+    assert_eq!(parts.method.as_str(), reference["method"]);
+    assert_eq!(parts.uri.path(), reference["path"]);
+    let fields = reference["fields"].as_object().unwrap();
+    assert_eq!(parts.headers.len(), fields.len());
+    for (name, text) in fields {
+        assert_eq!(parts.headers[name], text.as_str().unwrap(), "{name}");
+    }
+    assert_eq!(json(&body), reference["parameters"]);
+}
+
+#[tokio::test]
+async fn the_token_request_is_the_references_as_a_form() {
+    let (parts, body, reference) = reference_request("token_request.body = \"form\"").await;
+    assert_eq!(
+        parts.headers["content-type"],
+        "application/x-www-form-urlencoded"
+    );
+    assert_eq!(parts.headers["accept"], "application/json");
+    let sent: Vec<(String, String)> = form_urlencoded::parse(body.as_bytes())
+        .into_owned()
+        .collect();
+    let parameters = reference["parameters"].as_object().unwrap();
+    assert_eq!(sent.len(), parameters.len());
+    for (name, text) in sent {
+        assert_eq!(parameters[&name], text, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn parameters_can_be_renamed_and_added() {
+    let further = "token_request.rename = { redirect_uri = \"redirect_url\" }\n\
+                   token_request.parameters = { resource = \"https://api.example\" }";
+    let (_parts, body, reference) = reference_request(further).await;
+    let sent = json(&body);
+    assert_eq!(
+        sent["redirect_url"],
+        reference["parameters"]["redirect_uri"]
+    );
+    assert_eq!(sent["resource"], "https://api.example");
+    assert!(sent.get("redirect_uri").is_none());
+}
+
+#[tokio::test]
+async fn a_10_the_token_request_has_one_method_of_authentication_and_nothing_in_its_url() {
+    let secret = "i0p6Sah1joLy8P1gwkP6ldBQiQZKbcewi9nPEUMp";
+    for (method, in_field, in_body) in [
+        ("client_secret_post", false, true),
+        ("client_secret_basic", true, false),
+    ] {
+        for body in ["json", "form"] {
+            let mut server =
+                Server::start([answer("400 Bad Request", "application/json", "{}")]).await;
+            let further =
+                format!("client_authentication = \"{method}\"\ntoken_request.body = \"{body}\"\n");
+            let provider = Files::new().provider("laravel-passport-13", &server.url, &further);
+            assert!(redeem(&provider).await.is_err());
+            let request = server.next();
+            assert_eq!(request.line(), "POST /oauth/token HTTP/1.1");
+            assert_eq!(request.field("accept"), ["application/json"]);
+            assert_eq!(request.field("accept-encoding"), ["identity"]);
+            let media_type = match body {
+                "json" => "application/json",
+                _ => "application/x-www-form-urlencoded",
+            };
+            assert_eq!(request.field("content-type"), [media_type]);
+            assert_eq!(request.field("authorization").len(), usize::from(in_field));
+            assert_eq!(request.body.contains(secret), in_body);
+            assert!(!request.head.contains(secret));
+            assert!(request.body.contains(VERIFIER) && request.body.contains(CODE));
+            assert!((43..=128).contains(&VERIFIER.len()));
+            assert!(server.has_no_more());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_public_client_sends_its_identifier_and_no_secret() {
+    let mut server = Server::start([answer("400 Bad Request", "application/json", "{}")]).await;
+    let text = format!(
+        "url = \"{}\"\nclient_id = \"3\"\nclient_authentication = \"none\"\n\
+         identity.source = \"none\"",
+        server.url
+    );
+    let provider = Provider::new("op", &settings("laravel-passport-13", &text)).unwrap();
+    assert!(redeem(&provider).await.is_err());
+    let sent = json(&server.next().body);
+    assert_eq!(
+        sent,
+        serde_json::json!({
+            "grant_type": "authorization_code", "client_id": "3", "code": CODE,
+            "code_verifier": VERIFIER, "redirect_uri": REDIRECT_URI,
+        })
+    );
+}
+
+#[tokio::test]
+async fn without_pkce_neither_half_is_sent() {
+    let mut server = Server::start([answer("400 Bad Request", "application/json", "{}")]).await;
+    let provider = Files::new().provider("laravel-passport-13", &server.url, "pkce = false");
+    assert!(redeem(&provider).await.is_err());
+    assert!(!server.next().body.contains("code_verifier"));
+    assert!(
+        !provider
+            .authorization_url(&REQUEST)
+            .contains("code_challenge")
+    );
+}
+
+const REQUEST: AuthorizationRequest<'_> = AuthorizationRequest {
+    redirect_uri: REDIRECT_URI,
+    state: "st&te",
+    code_challenge: "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM",
+    prompt: Prompt::AsNeeded,
+};
+
+#[test]
+fn a_prompt_for_the_password_replaces_the_configured_one() {
+    let further = "authorization_request.parameters = { prompt = \"consent\" }";
+    let files = Files::new();
+    let provider = files.provider("laravel-passport-13", "https://id.example", further);
+    let prompts = |prompt| {
+        let url = provider.authorization_url(&AuthorizationRequest { prompt, ..REQUEST });
+        let pairs = Url::parse(&url).unwrap();
+        let named = pairs.query_pairs().filter(|(name, _)| name == "prompt");
+        named
+            .map(|(_, value)| value.into_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(prompts(Prompt::AsNeeded), ["consent"]);
+    assert_eq!(prompts(Prompt::Login), ["login"]);
+}
+
+#[test]
+fn a_08_the_authorization_request_has_every_parameter_once() {
+    let further = "authorization_endpoint = \"/oauth/authorize?tenant=a%20b\"\n\
+                   scopes = [\"read\", \"write\"]\n\
+                   authorization_request.parameters = { prompt = \"consent\" }";
+    let files = Files::new();
+    let provider = files.provider("laravel-passport-13", "https://id.example/sso", further);
+    let url = Url::parse(&provider.authorization_url(&REQUEST)).unwrap();
+    let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+    let parameters: BTreeMap<&str, &str> = pairs
+        .iter()
+        .map(|(name, text)| (&**name, &**text))
+        .collect();
+    assert_eq!(pairs.len(), parameters.len());
+    assert_eq!(
+        url.as_str().split('?').next(),
+        Some("https://id.example/sso/oauth/authorize")
+    );
+    let expected = [
+        ("client_id", "99adb0aa-17fc-4578-8226-e45e4d3e9156"),
+        ("code_challenge", REQUEST.code_challenge),
+        ("code_challenge_method", "S256"),
+        ("prompt", "consent"),
+        ("redirect_uri", REDIRECT_URI),
+        ("response_type", "code"),
+        ("scope", "read write"),
+        ("state", "st&te"),
+        ("tenant", "a b"),
+    ];
+    assert_eq!(parameters, expected.into());
+}

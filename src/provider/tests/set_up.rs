@@ -1,0 +1,248 @@
+//! Profiles, and settings that are refused.
+
+use rcgen::PublicKeyData as _;
+
+use super::*;
+
+#[test]
+fn every_profile_reads_with_what_an_operator_has_to_give() {
+    let files = Files::new();
+    for name in profile::names() {
+        let endpoints = match name {
+            "oauth2" => "authorization_endpoint = \"/authorize\"\ntoken_endpoint = \"/token\"",
+            _ => "",
+        };
+        let provider = files.provider(name, "https://id.example", endpoints);
+        assert!(provider.pkce, "{name}");
+    }
+    assert_eq!(profile::names().count(), 3);
+    assert!(profile::names().is_sorted());
+}
+
+#[test]
+fn the_passport_profiles_say_what_passport_does() {
+    let files = Files::new();
+    for name in ["laravel-passport-12", "laravel-passport-13"] {
+        let settings = settings(name, &files.operator("https://id.example", ""));
+        assert_eq!(settings.token_request.body, settings::BodyFormat::Json);
+        assert_eq!(
+            settings.client_authentication,
+            settings::ClientAuthentication::ClientSecretPost
+        );
+        assert_eq!(settings.token_calls_per_minute.get(), 50);
+        assert_eq!(settings.deadline_secs.get(), 15);
+        assert_eq!(settings.identity.source, IdentitySource::AccessToken);
+        assert_eq!(
+            settings.access_token.algorithms,
+            [settings::Algorithm::RS256]
+        );
+        assert!(settings.refresh.rotates && settings.refresh.revokes_access_token);
+    }
+}
+
+/// Why settings with `further` keys are refused.
+fn refused(files: &Files, further: &str) -> String {
+    let settings = settings(
+        "laravel-passport-13",
+        &files.operator("https://id.example", further),
+    );
+    let error = Provider::new("op", &settings).expect_err(further);
+    assert_eq!(
+        (error.reason(), error.side()),
+        ("provider_settings", Side::Gateway)
+    );
+    chain(&error)
+}
+
+#[test]
+fn a_setting_that_cannot_work_is_named() {
+    let files = Files::new();
+    for (further, key) in [
+        (
+            "authorization_endpoint = \"oauth/authorize\"",
+            "authorization_endpoint",
+        ),
+        (
+            "authorization_endpoint = \"/a?state=x\"",
+            "authorization_endpoint",
+        ),
+        (
+            "authorization_endpoint = \"/a?x=1\"\nauthorization_request.parameters.x = \"2\"",
+            "authorization_endpoint",
+        ),
+        (
+            "authorization_request.parameters.redirect_uri = \"x\"",
+            "authorization_request.parameters",
+        ),
+        (
+            "authorization_request.parameters.response_mode = \"fragment\"",
+            "authorization_request.parameters",
+        ),
+        ("token_endpoint = \"file:///etc/passwd\"", "token_endpoint"),
+        (
+            "token_endpoint = \"https://u:p@id.example/t\"",
+            "token_endpoint",
+        ),
+        (
+            "token_request.parameters.client_id = \"x\"",
+            "token_request.parameters",
+        ),
+        (
+            "token_request.parameters.grant_type = \"x\"",
+            "token_request.parameters",
+        ),
+        (
+            "token_request.rename.audience = \"x\"",
+            "token_request.rename",
+        ),
+        (
+            "token_request.rename.code = \"client_id\"",
+            "token_request.rename",
+        ),
+        ("token_request.rename.code = \"\"", "token_request.rename"),
+        (
+            "token_request.rename.code = \"c\"\ntoken_request.parameters.c = \"x\"",
+            "token_request.parameters",
+        ),
+        ("scopes = [\"read write\"]", "scopes"),
+        ("scopes = [\"\"]", "scopes"),
+        ("client_authentication = \"none\"", "client_secret_file"),
+        ("identity.source = \"userinfo\"", "userinfo_endpoint"),
+        ("errors = [{ meaning = \"fatal\" }]", "errors"),
+        ("ca_file = \"/nonexistent/ca.pem\"", "ca_file"),
+    ] {
+        let text = refused(&files, further);
+        assert!(text.contains(&format!("`{key}`")), "{further}: {text}");
+    }
+}
+
+#[test]
+fn a_missing_or_empty_secret_is_named_with_its_file() {
+    let files = Files::new();
+    for empty in ["", "\n", "\r\n"] {
+        let path = files.write("secret", empty).display().to_string();
+        let text = refused(&files, "");
+        assert!(
+            text.contains("client_secret_file") && text.contains(&path),
+            "{text}"
+        );
+    }
+    fs::remove_file(files.0.path().join("secret")).unwrap();
+    let text = refused(&files, "");
+    assert!(
+        text.contains("client_secret_file") && text.contains("secret`)")
+            || text.contains("/secret"),
+        "{text}"
+    );
+    let nothing = "url = \"https://id.example\"\nclient_id = \"3\"";
+    let error = Provider::new("op", &settings("laravel-passport-13", nothing)).unwrap_err();
+    assert!(error.to_string().contains("client_secret_file"), "{error}");
+}
+
+#[test]
+fn one_newline_at_the_end_of_a_secret_is_not_part_of_it() {
+    let files = Files::new();
+    for (text, secret) in [
+        ("s", "s"),
+        ("s\n", "s"),
+        ("s\r\n", "s"),
+        ("s\n\n", "s\n"),
+        (" s ", " s "),
+    ] {
+        let path = files.write("x", text);
+        assert_eq!(
+            secret_file("k", &path).unwrap().expose(),
+            secret,
+            "{text:?}"
+        );
+    }
+}
+
+#[test]
+fn a_public_client_without_pkce_is_refused() {
+    let text = "url = \"https://id.example\"\nclient_id = \"3\"\nclient_authentication = \"none\"\n\
+                pkce = false";
+    let error = Provider::new("op", &settings("laravel-passport-13", text)).unwrap_err();
+    assert!(error.to_string().contains("`pkce`"), "{error}");
+}
+
+#[test]
+fn an_identity_from_access_tokens_needs_a_key() {
+    let files = Files::new();
+    let mut settings = settings(
+        "laravel-passport-13",
+        &files.operator("https://id.example", ""),
+    );
+    settings.access_token.public_key_files.clear();
+    let error = Provider::new("op", &settings).unwrap_err();
+    assert!(
+        error.to_string().contains("access_token.public_key_files"),
+        "{error}"
+    );
+}
+
+/// PKCS#1 with any numbers, also those that no honest tool would make.
+fn rsa_pem(modulus: &[u8], exponent: &[u8]) -> String {
+    let length = |length: usize| match u8::try_from(length) {
+        Ok(short @ ..=127) => vec![short],
+        _ => [&[0x82][..], &u16::try_from(length).unwrap().to_be_bytes()].concat(),
+    };
+    let tagged = |tag: u8, bytes: &[u8]| [&[tag][..], &length(bytes.len()), bytes].concat();
+    // A zero in front keeps the modulus positive.
+    let modulus = tagged(0x02, &[&[0], modulus].concat());
+    let content = [modulus, tagged(0x02, exponent)].concat();
+    pem("RSA PUBLIC KEY", &tagged(0x30, &content))
+}
+
+#[test]
+fn j_29_weak_and_mistaken_keys_are_refused_at_start() {
+    let files = Files::new();
+    let modulus = KEY
+        .public_key()
+        .modulus()
+        .big_endian_without_leading_zero()
+        .to_vec();
+    let ec = rcgen::KeyPair::generate().unwrap();
+    let mut off_the_curve = ec.subject_public_key_info();
+    *off_the_curve.last_mut().unwrap() ^= 1;
+    for (what, text, reason) in [
+        ("1024 bits", rsa_pem(&[0xff; 128], &[1, 0, 1]), "too short"),
+        ("2040 bits", rsa_pem(&[0xff; 255], &[1, 0, 1]), "too short"),
+        (
+            "exponent 1",
+            rsa_pem(&modulus, &[1]),
+            "too short or not a valid key",
+        ),
+        ("another family", ec.public_key_pem(), "suits none"),
+        (
+            "off the curve",
+            pem("PUBLIC KEY", &off_the_curve),
+            "not a valid key",
+        ),
+        ("a private key", ec.serialize_pem(), "private key"),
+        ("two keys", public_pem(&KEY).repeat(2), "not one public key"),
+        (
+            "a certificate",
+            pem("CERTIFICATE", b"x"),
+            "not one public key",
+        ),
+        ("no PEM", "hunter2".to_owned(), "not one public key"),
+        ("nothing", "\n".to_owned(), "is empty"),
+    ] {
+        let path = files.write("public.pem", &text).display().to_string();
+        let text = refused(&files, "");
+        assert!(
+            text.contains(reason) && text.contains(&path),
+            "{what}: {text}"
+        );
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+    files.write("public.pem", &rsa_pem(&modulus, &[1, 0, 1]));
+    files.provider("laravel-passport-13", "https://id.example", "");
+    files.write("public.pem", &ec.public_key_pem());
+    files.provider(
+        "laravel-passport-13",
+        "https://id.example",
+        "access_token.algorithms = [\"ES256\"]",
+    );
+}

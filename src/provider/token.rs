@@ -1,0 +1,267 @@
+//! The token request (RFC 6749 section 4.1.3) and its response (section 5.1).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use serde::Serializer as _;
+use serde_json::Value;
+use url::form_urlencoded;
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::client_auth::ClientAuth;
+use super::json::{self, JsonError, Object, quoted_number};
+use super::settings::{BodyFormat, ErrorShape, Settings};
+use super::{Error, refusal};
+use crate::clock::Timestamp;
+use crate::secret::Secret;
+
+/// The parameters that are ours: nobody else may set them.
+const OURS: [&str; 7] = [
+    "grant_type",
+    "client_id",
+    "client_secret",
+    "redirect_uri",
+    "code",
+    "code_verifier",
+    "refresh_token",
+];
+
+/// The longest life of a token that is believed: a hundred years, in seconds.
+const LONGEST_LIFE: f64 = 3_155_760_000.0;
+
+/// Why a token response is not one.
+///
+/// Side: provider.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// It is compressed, though that was not asked for.
+    #[error("it is compressed")]
+    Compressed,
+    /// `expires_in` is not a number of seconds between zero and a hundred years.
+    #[error("`expires_in` is not a number of seconds")]
+    ExpiresIn,
+    /// The body is not the JSON object that it says it is.
+    #[error("it is not a JSON object")]
+    Json(#[source] JsonError),
+    /// The media type is not JSON.
+    #[error("it is not of a JSON media type")]
+    MediaType,
+    /// A required member is missing or not a text.
+    #[error("the member `{0}` is missing or not a text")]
+    Member(&'static str),
+    /// The token type is not `Bearer`; no other can be used.
+    #[error("the token type is not `Bearer`")]
+    TokenType,
+}
+
+/// A successful token response.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) access_token: Secret<String>,
+    pub(super) refresh_token: Option<Secret<String>>,
+    pub(super) expires_in: Option<Duration>,
+}
+
+/// How token requests are written for one server.
+#[derive(Debug)]
+pub(super) struct RequestFormat {
+    body: BodyFormat,
+    client_auth: ClientAuth,
+    /// Parameters of the profile and the operator, under the names that are sent.
+    further: BTreeMap<String, String>,
+    rename: BTreeMap<String, String>,
+}
+
+impl RequestFormat {
+    /// Checks that no parameter can come twice and none of ours be replaced.
+    pub(super) fn new(settings: &Settings, client_auth: ClientAuth) -> Result<Self, Error> {
+        let request = &settings.token_request;
+        let refuse = |key, problem| Err(Error::Setting { key, problem });
+        if request.rename.keys().any(|name| !OURS.contains(&&**name)) {
+            let problem = "names a parameter that the token request does not have";
+            return refuse("token_request.rename", problem);
+        }
+        let format = Self {
+            body: request.body,
+            client_auth,
+            further: request.parameters.clone(),
+            rename: request.rename.clone(),
+        };
+        let mut names: Vec<&str> = OURS.iter().map(|name| format.name(name)).collect();
+        names.sort_unstable();
+        if names.windows(2).any(|pair| pair.first() == pair.last()) {
+            return refuse("token_request.rename", "gives two parameters one name");
+        }
+        if names.iter().any(|name| name.is_empty()) {
+            return refuse("token_request.rename", "gives a parameter an empty name");
+        }
+        let mut further = format.further.keys();
+        if further.any(|name| OURS.contains(&&**name) || names.contains(&&**name)) {
+            return refuse("token_request.parameters", "sets a parameter that is ours");
+        }
+        Ok(format)
+    }
+
+    fn name<'a>(&'a self, name: &'a str) -> &'a str {
+        self.rename.get(name).map_or(name, String::as_str)
+    }
+
+    /// The request that redeems `code`. The order of parameters is that of RFC 6749's examples
+    /// with the credentials in front.
+    pub(super) fn redemption(
+        &self,
+        uri: &http::Uri,
+        code: &Secret<String>,
+        code_verifier: Option<&Secret<String>>,
+        redirect_uri: &str,
+    ) -> Request<Full<Bytes>> {
+        let mut parameters = vec![("grant_type", "authorization_code")];
+        parameters.extend(self.credentials());
+        parameters.push(("redirect_uri", redirect_uri));
+        parameters.push(("code", code.expose()));
+        parameters.extend(code_verifier.map(|verifier| ("code_verifier", &**verifier.expose())));
+        self.request(uri, &parameters)
+    }
+
+    /// The credentials that go into the body.
+    fn credentials(&self) -> Vec<(&'static str, &str)> {
+        match &self.client_auth {
+            ClientAuth::Basic(_) => Vec::new(),
+            ClientAuth::Post {
+                client_id,
+                client_secret,
+            } => vec![
+                ("client_id", client_id),
+                ("client_secret", client_secret.expose()),
+            ],
+            ClientAuth::Public { client_id } => vec![("client_id", client_id)],
+        }
+    }
+
+    fn request(&self, uri: &http::Uri, parameters: &[(&str, &str)]) -> Request<Full<Bytes>> {
+        let ours = parameters
+            .iter()
+            .map(|(name, value)| (self.name(name), *value));
+        let further = self.further.iter().map(|(name, value)| (&**name, &**value));
+        let pairs = ours.chain(further);
+        let (media_type, body) = match self.body {
+            BodyFormat::Form => ("application/x-www-form-urlencoded", form(pairs)),
+            BodyFormat::Json => ("application/json", object(pairs)),
+        };
+        // The buffer is wiped when the last byte was handed to the socket.
+        let mut request = Request::new(Full::new(Bytes::from_owner(body)));
+        *request.method_mut() = Method::POST;
+        request.uri_mut().clone_from(uri);
+        let headers = request.headers_mut();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+        if let ClientAuth::Basic(value) = &self.client_auth {
+            headers.insert(AUTHORIZATION, value.clone());
+        }
+        request
+    }
+}
+
+/// Enough for a request of the longest code, so that the buffer does not move and leave copies.
+const ROOM: usize = 16 * 1024;
+
+fn form<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Zeroizing<Vec<u8>> {
+    let mut form = form_urlencoded::Serializer::new(String::with_capacity(ROOM));
+    Zeroizing::new(form.extend_pairs(pairs).finish().into_bytes())
+}
+
+fn object<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Zeroizing<Vec<u8>> {
+    let mut buffer = Zeroizing::new(Vec::with_capacity(ROOM));
+    let written = serde_json::Serializer::new(&mut *buffer).collect_map(pairs);
+    debug_assert!(written.is_ok(), "texts into memory cannot fail");
+    buffer
+}
+
+/// Reads the answer to a token request: by status first, then the media type, then the JSON.
+///
+/// `expires_in` may be missing, a number, a fraction or a number in quotes; null, zero, negative
+/// and more than a hundred years are refused, for they are answers of a server that is broken in a
+/// way that is not known. A refresh token that is null or empty is none.
+pub(super) fn read(
+    response: Response<Bytes>,
+    shapes: &[ErrorShape],
+    now: Timestamp,
+) -> Result<Answer, Error> {
+    let (parts, body) = response.into_parts();
+    let members = json::object(&body);
+    wipe(body);
+    // Some servers report an error with status 200.
+    if parts.status != StatusCode::OK || members.as_ref().is_ok_and(refusal::is_error) {
+        let answer = (parts.status, &parts.headers, members.as_ref().ok());
+        return Err(refusal::classify(answer, shapes, now));
+    }
+    let tokens = says_json(&parts.headers)
+        .and_then(|()| members.map_err(AnswerError::Json))
+        .and_then(granted);
+    tokens.map_err(Error::Answer)
+}
+
+fn granted(mut members: Object) -> Result<Answer, AnswerError> {
+    // Taken out first, so that they are wiped on every way out.
+    let access_token = match members.remove("access_token") {
+        Some(Value::String(token)) => Ok(Secret::new(token)),
+        _ => Err(AnswerError::Member("access_token")),
+    };
+    let refresh_token = match members.remove("refresh_token") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(token)) if token.is_empty() => Ok(None),
+        Some(Value::String(token)) => Ok(Some(Secret::new(token))),
+        Some(_) => Err(AnswerError::Member("refresh_token")),
+    };
+    let (access_token, refresh_token) = (access_token?, refresh_token?);
+    let token_type = members.get("token_type").and_then(Value::as_str);
+    let token_type = token_type.ok_or(AnswerError::Member("token_type"))?;
+    if !token_type.eq_ignore_ascii_case("bearer") {
+        return Err(AnswerError::TokenType);
+    }
+    Ok(Answer {
+        access_token,
+        refresh_token,
+        expires_in: members.get("expires_in").map(life).transpose()?,
+    })
+}
+
+fn life(value: &Value) -> Result<Duration, AnswerError> {
+    let seconds = match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => quoted_number(text),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    };
+    seconds
+        .filter(|seconds| *seconds > 0.0 && *seconds <= LONGEST_LIFE)
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or(AnswerError::ExpiresIn)
+}
+
+/// Whether an answer says that its body is JSON, not compressed. What is compressed is never
+/// unpacked: a small answer can unpack to any size.
+pub(super) fn says_json(headers: &HeaderMap) -> Result<(), AnswerError> {
+    let plain = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
+    if !headers.get_all(CONTENT_ENCODING).iter().all(plain) {
+        return Err(AnswerError::Compressed);
+    }
+    let media_type = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let essence = media_type.unwrap_or_default().split(';').next();
+    let essence = essence.unwrap_or_default().trim().to_ascii_lowercase();
+    let json = essence == "application/json"
+        || (essence.starts_with("application/") && essence.ends_with("+json"));
+    json.then_some(()).ok_or(AnswerError::MediaType)
+}
+
+/// Wipes a body with tokens in it, when nobody else holds it.
+fn wipe(body: Bytes) {
+    if let Ok(mut body) = body.try_into_mut() {
+        body.as_mut().zeroize();
+    }
+}
