@@ -7,6 +7,7 @@ pub mod origin;
 pub mod provider;
 pub mod secret;
 pub mod server;
+pub mod session;
 pub mod target;
 pub mod telemetry;
 pub mod tls;

@@ -1,0 +1,147 @@
+//! Session ids: what the browser holds, and what is kept of it here.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::secret::{NoRandomness, Secret, random};
+
+const TAG: usize = 4;
+const RANDOM: usize = 32;
+const LENGTH: usize = TAG + RANDOM;
+const TEXT: usize = LENGTH / 3 * 4;
+
+/// Which running process opened a session: four random bytes, drawn at its start.
+///
+/// It authenticates nothing. It lets a log line or an error page prove that a session belongs to
+/// another replica (or to this one before its restart) instead of guessing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Instance([u8; TAG]);
+
+impl Instance {
+    /// Draws a new tag.
+    ///
+    /// # Errors
+    ///
+    /// [`NoRandomness`] when the operating system gives no random bytes.
+    pub fn random() -> Result<Self, NoRandomness> {
+        random().map(Self)
+    }
+}
+
+/// The handle of a session as the browser holds it: an instance tag and 256 random bits.
+///
+/// It is never stored here; the cache knows only its [`SessionKey`].
+#[derive(Debug)]
+pub struct SessionId(Secret<[u8; LENGTH]>);
+
+impl SessionId {
+    /// Draws a new id for a session opened by `instance`.
+    ///
+    /// # Errors
+    ///
+    /// [`NoRandomness`] when the operating system gives no random bytes.
+    pub fn random(instance: Instance) -> Result<Self, NoRandomness> {
+        let mut bytes = [0; LENGTH];
+        let (tag, rest) = bytes.split_at_mut(TAG);
+        tag.copy_from_slice(&instance.0);
+        rest.copy_from_slice(&random::<RANDOM>()?);
+        Ok(Self(Secret::new(bytes)))
+    }
+
+    /// Reads a cookie's value. Only the one canonical spelling of an id is an id: exactly 48
+    /// characters of base64url without padding.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        if text.len() != TEXT {
+            return None;
+        }
+        let mut bytes = [0; LENGTH];
+        let written = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
+        (written == LENGTH).then(|| Self(Secret::new(bytes)))
+    }
+
+    /// The cookie's value.
+    pub fn to_text(&self) -> Secret<String> {
+        Secret::new(URL_SAFE_NO_PAD.encode(self.0.expose()))
+    }
+
+    /// The key under which the session is kept.
+    pub fn key(&self) -> SessionKey {
+        let mut key = [0; 32];
+        key.copy_from_slice(digest(&SHA256, self.0.expose()).as_ref());
+        SessionKey(key)
+    }
+
+    /// The process that opened the session.
+    pub fn instance(&self) -> Instance {
+        let mut tag = [0; TAG];
+        tag.copy_from_slice(self.0.expose().first_chunk::<TAG>().unwrap_or(&[0; TAG]));
+        Instance(tag)
+    }
+}
+
+/// The SHA-256 of a session id. A dump of all keys gives nobody a usable id.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct SessionKey([u8; 32]);
+
+impl SessionKey {
+    /// Eight hexadecimal characters by which log lines of one session can be joined.
+    pub fn log_prefix(&self) -> String {
+        self.0
+            .iter()
+            .take(4)
+            .fold(String::with_capacity(8), |mut text, byte| {
+                for nibble in [byte >> 4, byte & 0xf] {
+                    text.extend(char::from_digit(nibble.into(), 16));
+                }
+                text
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id() -> SessionId {
+        SessionId::random(Instance::random().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn an_id_survives_the_cookie() {
+        let id = id();
+        let again = SessionId::parse(id.to_text().expose().as_bytes()).unwrap();
+        assert_eq!(id.key(), again.key());
+        assert_eq!(id.instance(), again.instance());
+    }
+
+    #[test]
+    fn c_06_a_changed_cut_or_padded_id_is_another_id_or_none() {
+        let id = id();
+        let text = id.to_text().expose().clone().into_bytes();
+        for position in 0..text.len() {
+            let mut flipped = text.clone();
+            flipped[position] ^= 1;
+            let other = SessionId::parse(&flipped);
+            assert!(other.is_none_or(|other| other.key() != id.key()));
+            assert!(SessionId::parse(&text[..position]).is_none());
+        }
+        assert!(SessionId::parse(&[&text[..], b"="].concat()).is_none());
+        assert!(SessionId::parse(&[&text[..], b"A"].concat()).is_none());
+    }
+
+    #[test]
+    fn c_11_an_id_has_256_random_bits_and_does_not_print() {
+        let (a, b) = (id(), id());
+        assert_ne!(a.0.expose()[TAG..], b.0.expose()[TAG..]);
+        assert_eq!(a.0.expose()[TAG..].len() * 8, 256);
+        assert!(!format!("{a:?}").contains(a.to_text().expose().as_str()));
+    }
+
+    #[test]
+    fn the_log_prefix_is_eight_hexadecimal_characters() {
+        let prefix = id().key().log_prefix();
+        assert_eq!(prefix.len(), 8);
+        assert!(prefix.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    }
+}
