@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod fields;
 pub mod identity;
+pub mod login;
 pub mod origin;
 pub mod provider;
 pub mod secret;

@@ -1,0 +1,277 @@
+//! The answer of the authorization endpoint (RFC 6749 section 4.1.2), as the redirection endpoint
+//! receives it.
+//!
+//! An `error` is read before a `state` is insisted on, since some servers leave `state` out of
+//! error answers. The `code` is the other way round: no method gives it away until the state has
+//! been verified.
+
+use url::form_urlencoded;
+
+use super::keys::KeyRing;
+use super::pending::{PendingLogin, ReturnedState, StateError};
+use crate::clock::Timestamp;
+use crate::secret::Secret;
+
+/// The longest code that is passed on.
+const MAX_CODE: usize = 8192;
+
+/// An answer: a code that is not reachable yet, or an error.
+#[derive(Debug)]
+pub(super) enum AuthorizationResponse {
+    /// The server sent a code.
+    Granted(Granted),
+    /// The server sent an error.
+    Refused {
+        /// What it said.
+        error: ErrorCode,
+        /// The `state`, if the server returned one.
+        state: Option<String>,
+    },
+}
+
+/// A code and a state, neither of them trusted.
+#[derive(Debug)]
+pub(super) struct Granted {
+    code: Secret<String>,
+    state: String,
+}
+
+/// A code whose state was made by us for this browser, a short time ago.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct VerifiedResponse {
+    /// The code, good for one exchange.
+    pub(super) code: Secret<String>,
+    /// The login that it answers.
+    pub(super) pending: PendingLogin,
+}
+
+/// Why an answer could not be read.
+///
+/// Side: client or provider.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum MalformedResponse {
+    /// It has a code and an error.
+    #[error("the answer has a code and an error")]
+    Both,
+    /// The code is too long or has characters that no code has.
+    #[error("the answer's code is malformed")]
+    Code,
+    /// It has neither a code nor an error.
+    #[error("the answer has neither code nor error")]
+    Neither,
+    /// A parameter is there twice.
+    #[error("the answer has the parameter `{0}` more than once")]
+    Repeated(&'static str),
+}
+
+impl AuthorizationResponse {
+    /// Reads the query of a request to the redirection endpoint.
+    ///
+    /// Names count only when they are exact after one decoding. Parameters of other names are
+    /// ignored, tokens among them: they are never taken from a URL.
+    ///
+    /// # Errors
+    ///
+    /// [`MalformedResponse`].
+    pub(super) fn parse(query: &str) -> Result<Self, MalformedResponse> {
+        let [mut code, mut state, mut error, mut iss] = [const { None }; 4];
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            let (name, slot) = match &*name {
+                "code" => ("code", &mut code),
+                "state" => ("state", &mut state),
+                "error" => ("error", &mut error),
+                "iss" => ("iss", &mut iss),
+                _ => continue,
+            };
+            if slot.replace(value.into_owned()).is_some() {
+                return Err(MalformedResponse::Repeated(name));
+            }
+        }
+        match (code, error) {
+            (Some(_), Some(_)) => Err(MalformedResponse::Both),
+            (None, None) => Err(MalformedResponse::Neither),
+            (None, Some(error)) => Ok(Self::Refused {
+                error: ErrorCode::parse(&error),
+                state,
+            }),
+            (Some(code), None) => {
+                let visible = code.bytes().all(|byte| matches!(byte, 0x20..=0x7e));
+                if code.is_empty() || code.len() > MAX_CODE || !visible {
+                    return Err(MalformedResponse::Code);
+                }
+                let (code, state) = (Secret::new(code), state.unwrap_or_default());
+                Ok(Self::Granted(Granted { code, state }))
+            }
+        }
+    }
+}
+
+impl Granted {
+    /// Opens the first part of the state.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::Missing`] or [`StateError::Foreign`].
+    pub(super) fn returned_state(
+        &self,
+        keys: &KeyRing,
+        origin: &str,
+    ) -> Result<ReturnedState, StateError> {
+        ReturnedState::open(&self.state, keys, origin)
+    }
+
+    /// Verifies the state with this tab's secret, and only then gives the code away.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError`].
+    pub(super) fn verify(
+        self,
+        returned: &ReturnedState,
+        keys: &KeyRing,
+        browser_secret: Option<&[u8]>,
+        (now, timeout): (Timestamp, std::time::Duration),
+    ) -> Result<VerifiedResponse, StateError> {
+        let pending = returned.verify(keys, browser_secret, now, timeout)?;
+        Ok(VerifiedResponse {
+            code: self.code,
+            pending,
+        })
+    }
+}
+
+/// The `error` of an authorization response: RFC 6749 section 4.1.2.1, and OpenID Connect Core
+/// section 3.1.2.6 for what servers answer to a `prompt`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ErrorCode {
+    /// `access_denied`: the person or the server said no.
+    AccessDenied,
+    /// `consent_required`, `interaction_required`, `login_required` or
+    /// `account_selection_required`: the server wanted to ask and was not allowed to.
+    InteractionRequired,
+    /// `invalid_request`.
+    InvalidRequest,
+    /// `invalid_scope`.
+    InvalidScope,
+    /// `server_error`.
+    ServerError,
+    /// `temporarily_unavailable`.
+    TemporarilyUnavailable,
+    /// `unauthorized_client`.
+    UnauthorizedClient,
+    /// `unsupported_response_type`.
+    UnsupportedResponseType,
+    /// Any other, cut to 64 visible characters for the log. It is never shown on a page.
+    Unrecognized(Box<str>),
+}
+
+impl ErrorCode {
+    fn parse(text: &str) -> Self {
+        match text {
+            "access_denied" => Self::AccessDenied,
+            "account_selection_required"
+            | "consent_required"
+            | "interaction_required"
+            | "login_required" => Self::InteractionRequired,
+            "invalid_request" => Self::InvalidRequest,
+            "invalid_scope" => Self::InvalidScope,
+            "server_error" => Self::ServerError,
+            "temporarily_unavailable" => Self::TemporarilyUnavailable,
+            "unauthorized_client" => Self::UnauthorizedClient,
+            "unsupported_response_type" => Self::UnsupportedResponseType,
+            other => {
+                let visible = other.chars().filter(char::is_ascii_graphic).take(64);
+                Self::Unrecognized(visible.collect::<String>().into())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn granted(query: &str) -> Granted {
+        match AuthorizationResponse::parse(query).unwrap() {
+            AuthorizationResponse::Granted(granted) => granted,
+            AuthorizationResponse::Refused { .. } => panic!("{query} was read as an error"),
+        }
+    }
+
+    #[test]
+    fn a_16_an_error_is_read_without_a_state() {
+        let parsed = AuthorizationResponse::parse("error=invalid_scope&hint=x&message=y").unwrap();
+        let AuthorizationResponse::Refused { error, state } = parsed else {
+            panic!("granted")
+        };
+        assert_eq!((error, state), (ErrorCode::InvalidScope, None));
+    }
+
+    #[test]
+    fn a_16_an_unknown_error_is_cut_and_cleaned() {
+        let query = format!("error=%3Ch1%3E%0a{}", "x".repeat(10_000));
+        let parsed = AuthorizationResponse::parse(&query).unwrap();
+        let AuthorizationResponse::Refused { error, .. } = parsed else {
+            panic!("granted")
+        };
+        let ErrorCode::Unrecognized(text) = error else {
+            panic!("recognized")
+        };
+        assert!(text.len() == 64 && text.starts_with("<h1>x"), "{text}");
+    }
+
+    #[test]
+    fn a_16_a_code_beside_an_error_is_refused() {
+        let parsed = AuthorizationResponse::parse("code=a&error=access_denied&state=s");
+        assert_eq!(parsed.unwrap_err(), MalformedResponse::Both);
+    }
+
+    #[test]
+    fn a_17_a_repeated_parameter_is_refused() {
+        for name in ["code", "state", "iss", "error"] {
+            let query = format!("{name}=a&x=1&{name}=a");
+            let parsed = AuthorizationResponse::parse(&query);
+            assert_eq!(parsed.unwrap_err(), MalformedResponse::Repeated(name));
+        }
+    }
+
+    #[test]
+    fn a_18_names_count_only_when_exact_after_one_decoding() {
+        assert_eq!(granted("%63ode=a&%73tate=s").state, "s");
+        for query in [
+            "CODE=a",
+            "code%00=a",
+            "code[]=a",
+            "%2563ode=a",
+            "",
+            "state=s",
+        ] {
+            let parsed = AuthorizationResponse::parse(query);
+            assert_eq!(parsed.unwrap_err(), MalformedResponse::Neither, "{query}");
+        }
+        for query in ["code=a&STATE=s", "code=a&state%00=s", "code=a&state[]=s"] {
+            assert_eq!(granted(query).state, "", "{query}");
+        }
+    }
+
+    #[test]
+    fn a_14_tokens_in_the_url_are_ignored() {
+        let parsed = AuthorizationResponse::parse("access_token=x&token_type=bearer");
+        assert_eq!(parsed.unwrap_err(), MalformedResponse::Neither);
+    }
+
+    #[test]
+    fn a_code_that_could_break_the_exchange_is_refused() {
+        let long = format!("code={}", "a".repeat(MAX_CODE + 1));
+        for query in ["code=", "code=a%0ab", "code=%00", "code=%C3%A4", &long] {
+            let parsed = AuthorizationResponse::parse(query);
+            assert_eq!(parsed.unwrap_err(), MalformedResponse::Code);
+        }
+    }
+
+    #[test]
+    fn a_code_does_not_print() {
+        assert!(!format!("{:?}", granted("code=canary&state=s")).contains("canary"));
+    }
+}

@@ -1,0 +1,92 @@
+//! What a browser carries of its logins, beside the session: how many it completed in vain just
+//! before, and the pending ones of its tabs.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue};
+
+use super::pending::Tab;
+use crate::fields::cookie::{self as cookies, Found};
+use crate::session::cookie;
+
+/// Counts the logins that this browser completed in vain.
+const ROUND: &str = "__Host-sidegate-round";
+
+/// A login that is asked for this soon after the one before did not help.
+const ROUND_LIFETIME: Duration = Duration::from_secs(20);
+
+/// After so many rounds a page explains instead of another redirect.
+pub(super) const MOST_ROUNDS: u8 = 3;
+
+/// Cookies of pending logins that one browser may hold; the oldest go first.
+const MOST_TABS: usize = 60;
+
+/// The `Set-Cookie` value that says how many logins were completed in a row.
+pub(super) fn remember_rounds(rounds: u8) -> HeaderValue {
+    cookie::set(ROUND, &rounds.to_string(), ROUND_LIFETIME)
+}
+
+/// The `Set-Cookie` value that forgets them.
+pub(super) fn forget_rounds() -> HeaderValue {
+    cookie::clear(ROUND)
+}
+
+/// How many logins this browser has completed within the last seconds.
+pub(super) fn rounds(headers: &HeaderMap) -> u8 {
+    match cookies::find(headers, ROUND.as_bytes()) {
+        Found::One([digit @ b'0'..=b'9']) => digit.saturating_sub(b'0'),
+        Found::One(_) | Found::Absent | Found::Conflicting => 0,
+    }
+}
+
+/// The oldest pending logins of a browser that holds too many.
+pub(super) fn surplus_tabs(headers: &HeaderMap) -> impl Iterator<Item = Tab> {
+    let mut tabs: Vec<Tab> = cookies::matching(headers, cookie::is_own)
+        .filter_map(|(name, _)| Tab::of_cookie(name))
+        .collect();
+    tabs.sort_unstable();
+    // One more is about to be set.
+    let surplus = tabs.len().saturating_add(1).saturating_sub(MOST_TABS);
+    tabs.into_iter().take(surplus)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header;
+
+    use super::*;
+
+    fn headers(name: &'static str, values: &[&str]) -> HeaderMap {
+        let pairs = values.iter().map(|value| {
+            (
+                header::HeaderName::from_static(name),
+                HeaderValue::from_str(value).unwrap(),
+            )
+        });
+        pairs.collect()
+    }
+
+    #[test]
+    fn the_round_is_one_digit_or_nothing() {
+        assert_eq!(
+            rounds(&headers("cookie", &["a=b; __Host-sidegate-round=2"])),
+            2
+        );
+        for odd in ["__Host-sidegate-round=", "__Host-sidegate-round=12", "x=1"] {
+            assert_eq!(rounds(&headers("cookie", &[odd])), 0, "{odd}");
+        }
+    }
+
+    #[test]
+    fn c_12_a_browser_with_too_many_pending_logins_forgets_the_oldest() {
+        let cookie = |number: u32| format!("__Host-sidegate-{number:08x}00000000=x");
+        let text = (1..=62).rev().map(cookie).collect::<Vec<_>>().join("; ");
+        let surplus: Vec<_> = surplus_tabs(&headers("cookie", &[&text])).collect();
+        let names: Vec<_> = surplus.iter().map(Tab::cookie).collect();
+        let expected: Vec<_> = (1..=3)
+            .map(|number: u32| format!("__Host-sidegate-{number:08x}00000000"))
+            .collect();
+        assert_eq!(names, expected);
+        assert_eq!(surplus_tabs(&headers("cookie", &["a=b"])).count(), 0);
+    }
+}

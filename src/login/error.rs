@@ -1,0 +1,69 @@
+//! Why there was no login: one variant, and one stable code, for each cause.
+
+use super::authorization::{ErrorCode, MalformedResponse};
+use super::pending::StateError;
+use crate::provider;
+use crate::secret::NoRandomness;
+
+/// Why there was no login.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The authorization server answered with an error. Side: provider, or the person said no.
+    #[error("the authorization server refused the sign-in")]
+    Denied(ErrorCode),
+    /// Three logins in a row did not lead to a session. Side: see the cause.
+    #[error("signing in again and again does not lead to a session")]
+    Loop,
+    /// The answer could not be read. Side: client or provider.
+    #[error("the answer of the authorization server is malformed")]
+    Malformed(#[from] MalformedResponse),
+    /// No random bytes. Side: gateway.
+    #[error("nothing can be sealed")]
+    NoRandomness(#[from] NoRandomness),
+    /// The exchange failed. Side: provider, mostly.
+    #[error("the exchange at the provider failed")]
+    Provider(#[from] provider::Error),
+    /// The state did not verify. Side: client.
+    #[error("the state of the answer was refused")]
+    State(#[from] StateError),
+    /// The control plane stopped before the exchange was done. Side: gateway.
+    #[error("the gateway is stopping")]
+    Stopped,
+    /// The state names a provider that is not configured any more. Side: gateway.
+    #[error("the provider of this sign-in is not configured")]
+    UnknownProvider,
+    /// The state was used before. Side: client.
+    #[error("the answer was used before")]
+    Used,
+}
+
+impl Error {
+    /// A stable code for logs and metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Denied(code) => match code {
+                ErrorCode::AccessDenied => "access_denied",
+                ErrorCode::InteractionRequired => "interaction_required",
+                ErrorCode::InvalidRequest => "invalid_request",
+                ErrorCode::InvalidScope => "invalid_scope",
+                ErrorCode::ServerError => "server_error",
+                ErrorCode::TemporarilyUnavailable => "temporarily_unavailable",
+                ErrorCode::UnauthorizedClient => "unauthorized_client",
+                ErrorCode::UnsupportedResponseType => "unsupported_response_type",
+                ErrorCode::Unrecognized(_) => "unrecognized_error",
+            },
+            Self::Loop => "login_loop",
+            Self::Malformed(_) => "malformed_response",
+            Self::NoRandomness(_) => "no_randomness",
+            Self::Provider(error) => error.reason(),
+            Self::State(StateError::Expired) => "state_expired",
+            Self::State(StateError::Foreign) => "state_foreign",
+            Self::State(StateError::Missing) => "state_missing",
+            Self::State(StateError::NoCookie) => "state_without_cookie",
+            Self::State(StateError::OtherBrowser) => "state_of_other_browser",
+            Self::Stopped => "stopping",
+            Self::UnknownProvider => "unknown_provider",
+            Self::Used => "state_used",
+        }
+    }
+}

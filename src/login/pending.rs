@@ -1,0 +1,441 @@
+//! A login that was sent out, and what comes back for it.
+//!
+//! The pending login travels inside `state`, so an unauthenticated visitor costs no memory. It has
+//! two sealed parts. The first (provider, return-to, time, round) opens with our key alone: when
+//! the browser's cookie is missing, the page that says so still knows where to start again. The
+//! second (the seed of the code verifier) opens only together with the 128-bit secret that the
+//! browser holds in a cookie of this one tab: an answer pasted into another browser is refused.
+
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::keys::KeyRing;
+use super::{OWN_PREFIX, ReturnTo};
+use crate::clock::Timestamp;
+use crate::secret::{self, NoRandomness, Secret};
+use crate::session::cookie;
+
+/// The longest `state` that is looked at: two sealed parts with a return-to of 1 KB, and room.
+const MAX_STATE: usize = 4096;
+
+/// A login that was sent out: everything that its answer needs.
+#[derive(Debug)]
+pub(super) struct PendingLogin {
+    hint: Hint,
+    seed: Secret<[u8; 32]>,
+}
+
+/// The part of a pending login that opens without the browser's secret. It authenticates nobody.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Hint {
+    /// The configured name of the provider that was asked.
+    pub(super) provider: Box<str>,
+    /// Where the visitor wanted to go.
+    pub(super) return_to: ReturnTo,
+    /// When the login was sent out.
+    pub(super) issued_at: Timestamp,
+    /// How many logins this browser has completed in vain just before.
+    pub(super) round: u8,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct RawHint<'a> {
+    p: &'a str,
+    r: &'a str,
+    t: u64,
+    n: u8,
+}
+
+/// What a login needs to be sent out.
+#[derive(Debug)]
+pub(super) struct Sent {
+    /// The value of `state`.
+    pub(super) state: String,
+    /// Names this login's cookie; sorts by time.
+    pub(super) tab: Tab,
+    /// The cookie's value.
+    pub(super) browser_secret: Secret<String>,
+}
+
+/// Why a `state` was refused.
+///
+/// Side: client, or nobody's: stale tabs and blocked cookies look the same as an attack.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum StateError {
+    /// It is older than a login may take.
+    #[error("the sign-in took too long")]
+    Expired,
+    /// It was not sealed by us, not for this origin, or was changed.
+    #[error("the state is not one that this gateway made")]
+    Foreign,
+    /// The answer carries none.
+    #[error("the answer has no state")]
+    Missing,
+    /// The browser did not send this tab's cookie.
+    #[error("the browser sent no cookie for this sign-in")]
+    NoCookie,
+    /// The browser sent another secret than the one this login was sent out with.
+    #[error("the sign-in was started in another browser")]
+    OtherBrowser,
+}
+
+/// The name of one tab's login: eight hexadecimal characters of time, eight random ones.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct Tab(Box<str>);
+
+const TAB: usize = 16;
+
+impl Tab {
+    fn random(now: Timestamp) -> Result<Self, NoRandomness> {
+        let seconds = now.as_secs() & 0xffff_ffff;
+        let noise = u32::from_be_bytes(secret::random()?);
+        Ok(Self(format!("{seconds:08x}{noise:08x}").into()))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let hexadecimal = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        let valid = text.len() == TAB && text.bytes().all(hexadecimal);
+        valid.then(|| Self(text.into()))
+    }
+
+    /// The name of this tab's cookie.
+    pub(super) fn cookie(&self) -> String {
+        format!("{}{}", cookie::OTHERS, self.0)
+    }
+
+    /// The tab whose cookie has this name.
+    pub(super) fn of_cookie(name: &[u8]) -> Option<Self> {
+        let text = name.strip_prefix(cookie::OTHERS.as_bytes())?;
+        std::str::from_utf8(text).ok().and_then(Self::parse)
+    }
+}
+
+impl PendingLogin {
+    /// A new login at `hint.provider`.
+    ///
+    /// # Errors
+    ///
+    /// [`NoRandomness`] when the operating system gives no random bytes.
+    pub(super) fn new(hint: Hint) -> Result<Self, NoRandomness> {
+        Ok(Self {
+            hint,
+            seed: Secret::new(secret::random()?),
+        })
+    }
+
+    /// What it was sent out for.
+    pub(super) fn hint(&self) -> &Hint {
+        &self.hint
+    }
+
+    /// The code verifier: 43 characters (RFC 7636 section 4.1).
+    pub(super) fn code_verifier(&self) -> Secret<String> {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.seed.expose());
+        Secret::new(URL_SAFE_NO_PAD.encode(hmac::sign(&key, b"code_verifier")))
+    }
+
+    /// The `S256` code challenge (RFC 7636 section 4.2).
+    pub(super) fn code_challenge(&self) -> String {
+        URL_SAFE_NO_PAD.encode(digest(&SHA256, self.code_verifier().expose().as_bytes()))
+    }
+
+    /// Seals this login into a `state` for the origin `origin`.
+    ///
+    /// # Errors
+    ///
+    /// [`NoRandomness`] when the operating system gives no random bytes.
+    pub(super) fn send(&self, keys: &KeyRing, origin: &str) -> Result<Sent, NoRandomness> {
+        let tab = Tab::random(self.hint.issued_at)?;
+        let raw = RawHint {
+            p: &self.hint.provider,
+            r: self.hint.return_to.as_str(),
+            t: self.hint.issued_at.as_millis(),
+            n: self.hint.round,
+        };
+        let plain = serde_json::to_vec(&raw).unwrap_or_default();
+        let hint = keys.seal(
+            &context(b"hint", &[tab.0.as_bytes(), origin.as_bytes()]),
+            &plain,
+        )?;
+        let browser_secret = URL_SAFE_NO_PAD.encode(secret::random::<16>()?);
+        let bound = context(b"seed", &[browser_secret.as_bytes(), &hint]);
+        let seed = keys.seal(&bound, self.seed.expose())?;
+        let [hint, seed] = [hint, seed].map(|part| URL_SAFE_NO_PAD.encode(part));
+        let state = format!("{}.{hint}.{seed}", tab.0);
+        Ok(Sent {
+            state,
+            tab,
+            browser_secret: Secret::new(browser_secret),
+        })
+    }
+}
+
+/// A `state` whose first part is ours: it knows where the visitor wanted to go, and no more.
+#[derive(Debug)]
+pub(super) struct ReturnedState {
+    tab: Tab,
+    hint: Hint,
+    sealed_hint: Vec<u8>,
+    sealed_seed: Vec<u8>,
+}
+
+impl ReturnedState {
+    /// Opens the first part of a `state` that was made for `origin`.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::Missing`] or [`StateError::Foreign`].
+    pub(super) fn open(state: &str, keys: &KeyRing, origin: &str) -> Result<Self, StateError> {
+        if state.is_empty() {
+            return Err(StateError::Missing);
+        }
+        Self::parts(state, keys, origin).ok_or(StateError::Foreign)
+    }
+
+    fn parts(state: &str, keys: &KeyRing, origin: &str) -> Option<Self> {
+        let mut parts = (state.len() <= MAX_STATE).then(|| state.split('.'))?;
+        let tab = Tab::parse(parts.next()?)?;
+        let sealed_hint = URL_SAFE_NO_PAD.decode(parts.next()?).ok()?;
+        let sealed_seed = URL_SAFE_NO_PAD.decode(parts.next()?).ok()?;
+        if parts.next().is_some() {
+            return None;
+        }
+        let named = context(b"hint", &[tab.0.as_bytes(), origin.as_bytes()]);
+        let plain = keys.open(&named, &sealed_hint)?;
+        let raw: RawHint<'_> = serde_json::from_slice(&plain).ok()?;
+        let hint = Hint {
+            provider: raw.p.into(),
+            return_to: ReturnTo::parse(raw.r, OWN_PREFIX)?,
+            issued_at: Timestamp::from_millis(raw.t),
+            round: raw.n,
+        };
+        Some(Self {
+            tab,
+            hint,
+            sealed_hint,
+            sealed_seed,
+        })
+    }
+
+    /// What the login was sent out for.
+    pub(super) fn hint(&self) -> &Hint {
+        &self.hint
+    }
+
+    /// The tab whose cookie holds the browser's secret.
+    pub(super) fn tab(&self) -> &Tab {
+        &self.tab
+    }
+
+    /// A hash by which this state can be remembered as used.
+    pub(super) fn fingerprint(&self) -> [u8; 32] {
+        let mut fingerprint = [0; 32];
+        fingerprint.copy_from_slice(digest(&SHA256, &self.sealed_seed).as_ref());
+        fingerprint
+    }
+
+    /// Opens the second part with the secret from this tab's cookie. The comparison is the
+    /// cipher's own tag check, in constant time.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::Expired`], [`StateError::NoCookie`] or [`StateError::OtherBrowser`].
+    pub(super) fn verify(
+        &self,
+        keys: &KeyRing,
+        browser_secret: Option<&[u8]>,
+        now: Timestamp,
+        timeout: Duration,
+    ) -> Result<PendingLogin, StateError> {
+        // A state from the future has lost its clock, not its age.
+        if self.hint.issued_at.plus(timeout) <= now {
+            return Err(StateError::Expired);
+        }
+        let browser_secret = browser_secret.ok_or(StateError::NoCookie)?;
+        let bound = context(b"seed", &[browser_secret, &self.sealed_hint]);
+        let seed = keys
+            .open(&bound, &self.sealed_seed)
+            .ok_or(StateError::OtherBrowser)?;
+        let seed = seed
+            .as_slice()
+            .try_into()
+            .map_err(|_length| StateError::OtherBrowser)?;
+        Ok(PendingLogin {
+            hint: self.hint.clone(),
+            seed: Secret::new(seed),
+        })
+    }
+}
+
+/// Associated data in which no two lists of fields look alike: each is preceded by its length.
+fn context(purpose: &[u8], fields: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for field in [purpose].iter().chain(fields) {
+        bytes.extend_from_slice(&u64::try_from(field.len()).unwrap_or(u64::MAX).to_be_bytes());
+        bytes.extend_from_slice(field);
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ORIGIN: &str = "https://gw.test";
+    const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+    const TIMEOUT: Duration = Duration::from_mins(10);
+
+    fn hint(return_to: &str) -> Hint {
+        let return_to = ReturnTo::parse(return_to, OWN_PREFIX).unwrap();
+        Hint {
+            provider: "main".into(),
+            return_to,
+            issued_at: NOW,
+            round: 2,
+        }
+    }
+
+    fn sent(keys: &KeyRing) -> (PendingLogin, Sent) {
+        let pending = PendingLogin::new(hint("/page?x=1")).unwrap();
+        let sent = pending.send(keys, ORIGIN).unwrap();
+        (pending, sent)
+    }
+
+    fn secret(sent: &Sent) -> &[u8] {
+        sent.browser_secret.expose().as_bytes()
+    }
+
+    #[test]
+    fn a_login_comes_back_as_it_was_sent() {
+        let keys = KeyRing::random().unwrap();
+        let (pending, sent) = sent(&keys);
+        let returned = ReturnedState::open(&sent.state, &keys, ORIGIN).unwrap();
+        assert_eq!(returned.hint(), pending.hint());
+        let verified = returned
+            .verify(&keys, Some(secret(&sent)), NOW, TIMEOUT)
+            .unwrap();
+        assert_eq!(
+            verified.code_verifier().expose(),
+            pending.code_verifier().expose()
+        );
+        assert_eq!(verified.hint().round, 2);
+    }
+
+    #[test]
+    fn the_cookie_is_under_80_bytes_and_the_state_short() {
+        let keys = KeyRing::random().unwrap();
+        let (_, sent) = sent(&keys);
+        let pair = format!("{}={}", sent.tab.cookie(), sent.browser_secret.expose());
+        assert!(pair.len() < 80, "{}", pair.len());
+        let long = PendingLogin::new(hint(&format!("/{}", "a".repeat(1000)))).unwrap();
+        let state = long.send(&keys, ORIGIN).unwrap().state;
+        assert!(state.len() < 2000, "{}", state.len());
+    }
+
+    #[test]
+    fn the_challenge_is_the_hash_of_a_verifier_of_43_characters() {
+        let (pending, _) = sent(&KeyRing::random().unwrap());
+        assert_eq!(pending.code_verifier().expose().len(), 43);
+        assert_eq!(pending.code_challenge().len(), 43);
+        assert_ne!(pending.code_challenge(), *pending.code_verifier().expose());
+    }
+
+    #[test]
+    fn a_02_a_state_with_another_browsers_secret_is_refused() {
+        let keys = KeyRing::random().unwrap();
+        let ((_, mine), (_, other)) = (sent(&keys), sent(&keys));
+        let returned = ReturnedState::open(&mine.state, &keys, ORIGIN).unwrap();
+        let verify = |secret| returned.verify(&keys, secret, NOW, TIMEOUT).unwrap_err();
+        assert_eq!(verify(Some(secret(&other))), StateError::OtherBrowser);
+        assert_eq!(verify(Some(b"")), StateError::OtherBrowser);
+        assert_eq!(verify(None), StateError::NoCookie);
+    }
+
+    #[test]
+    fn a_03_a_changed_or_cut_state_is_refused_at_every_byte() {
+        let keys = KeyRing::random().unwrap();
+        let (_, sent) = sent(&keys);
+        let verify = |state: &str| {
+            ReturnedState::open(state, &keys, ORIGIN)?.verify(
+                &keys,
+                Some(secret(&sent)),
+                NOW,
+                TIMEOUT,
+            )
+        };
+        assert!(verify(&sent.state).is_ok());
+        for position in 0..sent.state.len() {
+            let mut changed = sent.state.clone().into_bytes();
+            changed[position] = if changed[position] == b'A' {
+                b'B'
+            } else {
+                b'A'
+            };
+            assert!(
+                verify(std::str::from_utf8(&changed).unwrap()).is_err(),
+                "byte {position}"
+            );
+            assert!(
+                verify(sent.state.get(..position).unwrap()).is_err(),
+                "cut at {position}"
+            );
+        }
+        for bad in [
+            "",
+            ".",
+            "..",
+            &"a".repeat(100_000),
+            &format!("{}=", sent.state),
+        ] {
+            assert!(verify(bad).is_err());
+        }
+        assert!(verify(&sent.state.to_uppercase()).is_err());
+    }
+
+    #[test]
+    fn a_03_parts_of_two_states_do_not_mix() {
+        let keys = KeyRing::random().unwrap();
+        let ((_, one), (_, other)) = (sent(&keys), sent(&keys));
+        let part = |sent: &Sent, n: usize| sent.state.split('.').nth(n).unwrap().to_owned();
+        let mixed = format!("{}.{}.{}", part(&one, 0), part(&one, 1), part(&other, 2));
+        let returned = ReturnedState::open(&mixed, &keys, ORIGIN).unwrap();
+        for sent in [&one, &other] {
+            let refused = returned
+                .verify(&keys, Some(secret(sent)), NOW, TIMEOUT)
+                .unwrap_err();
+            assert_eq!(refused, StateError::OtherBrowser);
+        }
+    }
+
+    #[test]
+    fn a_06_a_state_is_over_after_the_timeout() {
+        let keys = KeyRing::random().unwrap();
+        let (_, sent) = sent(&keys);
+        let returned = ReturnedState::open(&sent.state, &keys, ORIGIN).unwrap();
+        let at = |now| {
+            returned
+                .verify(&keys, Some(secret(&sent)), now, TIMEOUT)
+                .map(|_| ())
+        };
+        assert_eq!(at(NOW.plus(Duration::from_secs(599))), Ok(()));
+        assert_eq!(at(NOW.plus(TIMEOUT)), Err(StateError::Expired));
+    }
+
+    #[test]
+    fn a_39_a_state_of_another_origin_is_foreign() {
+        let keys = KeyRing::random().unwrap();
+        let (_, sent) = sent(&keys);
+        let other = ReturnedState::open(&sent.state, &keys, "https://other.test");
+        assert_eq!(other.unwrap_err(), StateError::Foreign);
+    }
+
+    #[test]
+    fn adv_cve_2023_35941_no_two_lists_of_fields_share_a_context() {
+        assert_ne!(context(b"p", &[b"ab", b"c"]), context(b"p", &[b"a", b"bc"]));
+        assert_ne!(context(b"pa", &[b"b"]), context(b"p", &[b"ab"]));
+    }
+}

@@ -1,0 +1,233 @@
+//! The origins under which browsers know this gateway.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, SeqAccess, Visitor, value::SeqAccessDeserializer};
+use url::{Host, Url};
+
+/// One origin from configuration.
+///
+/// `redirect_uri`, absolute `Location`s, cookie attributes and the same-origin check come from
+/// it, never from `Host` or a forwarding field: those only choose among the configured ones.
+///
+/// ```
+/// use sidegate::login::PublicUrl;
+///
+/// let url: PublicUrl = String::from("https://App.example.com:443/").try_into().unwrap();
+/// assert_eq!(url.origin(), "https://app.example.com");
+/// assert_eq!(url.authority(), "app.example.com");
+/// assert!(PublicUrl::try_from(String::from("http://app.example.com")).is_err());
+/// ```
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(try_from = "String")]
+pub struct PublicUrl {
+    origin: Box<str>,
+    authority_at: usize,
+}
+
+impl PublicUrl {
+    /// The origin as browsers write it: scheme, host, and the port unless it is the default one.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// Host, and port unless it is the default one.
+    pub fn authority(&self) -> &str {
+        self.origin.get(self.authority_at..).unwrap_or_default()
+    }
+
+    /// The host without a port.
+    pub fn host(&self) -> &str {
+        let authority = self.authority();
+        match authority.rsplit_once(':') {
+            Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+            _ => authority,
+        }
+    }
+
+    /// The scheme: `https`, or `http` for a loopback host.
+    pub fn scheme(&self) -> &str {
+        if self.origin.starts_with("https:") {
+            "https"
+        } else {
+            "http"
+        }
+    }
+}
+
+impl fmt::Display for PublicUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.origin)
+    }
+}
+
+impl TryFrom<String> for PublicUrl {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let url = Url::parse(&text)
+            .map_err(|error| format!("`{text}` is not a URL ({error}); write https://HOST"))?;
+        let loopback = match url.host() {
+            Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.is_loopback(),
+            None => return Err(format!("`{text}` names no host; write https://HOST")),
+        };
+        match url.scheme() {
+            "https" => {}
+            "http" if loopback => {}
+            "http" => {
+                return Err(format!(
+                    "`{text}` is plain http: browsers keep `Secure` and `__Host-` cookies over \
+                     http only from loopback hosts such as localhost, so nobody could stay signed \
+                     in; write https://"
+                ));
+            }
+            other => return Err(format!("`{text}` has the scheme `{other}`; write https://")),
+        }
+        let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+        if !bare || !url.username().is_empty() || url.password().is_some() {
+            return Err(format!(
+                "`{text}` is more than an origin; write scheme, host and port alone"
+            ));
+        }
+        let origin = url.origin().ascii_serialization();
+        let authority_at = url.scheme().len().saturating_add(3);
+        Ok(Self {
+            origin: origin.into(),
+            authority_at,
+        })
+    }
+}
+
+/// The configured origins: at least one, no two with the same authority.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PublicUrls(Vec<PublicUrl>);
+
+impl PublicUrls {
+    /// The origin with this canonical authority (lower case, no default port).
+    pub fn find(&self, authority: &str) -> Option<&PublicUrl> {
+        self.0.iter().find(|url| url.authority() == authority)
+    }
+
+    /// All of them, in the order of the file.
+    pub fn iter(&self) -> impl Iterator<Item = &PublicUrl> {
+        self.0.iter()
+    }
+}
+
+impl TryFrom<Vec<PublicUrl>> for PublicUrls {
+    type Error = String;
+
+    fn try_from(urls: Vec<PublicUrl>) -> Result<Self, String> {
+        if urls.is_empty() {
+            return Err("at least one origin is needed".to_owned());
+        }
+        let mut authorities: Vec<&str> = urls.iter().map(PublicUrl::authority).collect();
+        authorities.sort_unstable();
+        let mut pairs = authorities.iter().zip(authorities.iter().skip(1));
+        if let Some((authority, _)) = pairs.find(|(one, other)| one == other) {
+            return Err(format!("`{authority}` is given twice"));
+        }
+        Ok(Self(urls))
+    }
+}
+
+/// One origin as a string, or several as a list.
+impl<'de> Deserialize<'de> for PublicUrls {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOrSeveral;
+        impl<'de> Visitor<'de> for OneOrSeveral {
+            type Value = Vec<PublicUrl>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an origin such as \"https://app.example.com\", or a list of origins")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                PublicUrl::try_from(text.to_owned())
+                    .map(|url| vec![url])
+                    .map_err(E::custom)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<Self::Value, A::Error> {
+                Deserialize::deserialize(SeqAccessDeserializer::new(items))
+            }
+        }
+        let urls = deserializer.deserialize_any(OneOrSeveral)?;
+        Self::try_from(urls).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<PublicUrl, String> {
+        PublicUrl::try_from(text.to_owned())
+    }
+
+    #[test]
+    fn plain_http_is_for_loopback_hosts_only() {
+        for good in [
+            "http://localhost:4180",
+            "http://127.0.0.1:1",
+            "http://[::1]:80",
+            "http://a.localhost",
+        ] {
+            assert!(parse(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "http://app.example.com",
+            "http://10.0.0.1",
+            "http://localhost.example.com",
+        ] {
+            assert!(parse(bad).unwrap_err().contains("__Host-"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn more_than_an_origin_is_refused() {
+        for bad in [
+            "https://a.example/app",
+            "https://a.example/?x",
+            "https://a.example/#x",
+            "https://u@a.example",
+            "https://u:p@a.example",
+            "ftp://a.example",
+            "a.example",
+            "",
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn parts_of_an_origin() {
+        let url = parse("http://[::1]:4180").unwrap();
+        assert_eq!(
+            (url.authority(), url.host(), url.scheme()),
+            ("[::1]:4180", "[::1]", "http")
+        );
+        let url = parse("https://APP.example.com").unwrap();
+        assert_eq!(
+            (url.authority(), url.host()),
+            ("app.example.com", "app.example.com")
+        );
+    }
+
+    #[test]
+    fn two_origins_cannot_share_an_authority() {
+        let urls = vec![
+            parse("https://localhost:1").unwrap(),
+            parse("http://localhost:1").unwrap(),
+        ];
+        assert!(
+            PublicUrls::try_from(urls)
+                .unwrap_err()
+                .contains("localhost:1")
+        );
+        assert!(PublicUrls::try_from(Vec::new()).is_err());
+    }
+}

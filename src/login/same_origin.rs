@@ -1,0 +1,113 @@
+//! Whether a request comes from a page of ours.
+
+use http::HeaderMap;
+
+use super::PublicUrl;
+
+/// Whether a request that changes something comes from a page of `public_url` itself.
+///
+/// `Sec-Fetch-Site` decides where a browser sends it: pages cannot set it, and it is right even for
+/// a page that tells nobody where it is (its `Origin` is `null`). Older browsers are asked for
+/// their `Origin`. Without either the answer is no.
+pub fn same_origin(headers: &HeaderMap, public_url: &PublicUrl) -> SameOrigin {
+    let site = only(headers, "sec-fetch-site");
+    let same = match site {
+        Single::Value(site) => site == b"same-origin",
+        Single::Several => false,
+        Single::Absent => match only(headers, "origin") {
+            Single::Value(origin) => origin == public_url.origin().as_bytes(),
+            Single::Absent | Single::Several => false,
+        },
+    };
+    if same {
+        SameOrigin::Yes
+    } else {
+        SameOrigin::No
+    }
+}
+
+/// The value of a field that should be there once.
+enum Single<'a> {
+    Absent,
+    Value(&'a [u8]),
+    Several,
+}
+
+fn only<'a>(headers: &'a HeaderMap, name: &str) -> Single<'a> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Single::Absent,
+        (Some(value), None) => Single::Value(value.as_bytes()),
+        (Some(_), Some(_)) => Single::Several,
+    }
+}
+
+/// The answer of [`same_origin`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[must_use]
+pub enum SameOrigin {
+    /// The request comes from one of our own pages.
+    Yes,
+    /// It comes from elsewhere, or cannot be told.
+    No,
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderValue, header};
+
+    use super::*;
+
+    fn headers(name: &'static str, values: &[&str]) -> HeaderMap {
+        let pairs = values.iter().map(|value| {
+            (
+                header::HeaderName::from_static(name),
+                HeaderValue::from_str(value).unwrap(),
+            )
+        });
+        pairs.collect()
+    }
+
+    #[test]
+    fn c_21_only_our_own_pages_are_of_the_same_origin() {
+        let url = PublicUrl::try_from("https://gw.test".to_owned()).unwrap();
+        assert_eq!(
+            same_origin(&headers("origin", &["https://gw.test"]), &url),
+            SameOrigin::Yes
+        );
+        let by_site = headers("sec-fetch-site", &["same-origin"]);
+        assert_eq!(same_origin(&by_site, &url), SameOrigin::Yes);
+        for foreign in [
+            "null",
+            "http://gw.test",
+            "https://gw.test.evil",
+            "https://GW.test",
+            "",
+        ] {
+            assert_eq!(
+                same_origin(&headers("origin", &[foreign]), &url),
+                SameOrigin::No
+            );
+        }
+        let twice = headers("origin", &["https://gw.test", "https://evil.test"]);
+        assert_eq!(same_origin(&twice, &url), SameOrigin::No);
+        assert_eq!(same_origin(&HeaderMap::new(), &url), SameOrigin::No);
+        for site in ["cross-site", "same-site", "none"] {
+            assert_eq!(
+                same_origin(&headers("sec-fetch-site", &[site]), &url),
+                SameOrigin::No
+            );
+        }
+    }
+
+    #[test]
+    fn a_page_that_hides_its_origin_may_still_sign_out() {
+        let url = PublicUrl::try_from("https://gw.test".to_owned()).unwrap();
+        let mut hidden = headers("origin", &["null"]);
+        hidden.insert("sec-fetch-site", HeaderValue::from_static("same-origin"));
+        assert_eq!(same_origin(&hidden, &url), SameOrigin::Yes);
+        hidden.insert("sec-fetch-site", HeaderValue::from_static("cross-site"));
+        hidden.insert("origin", HeaderValue::from_static("https://gw.test"));
+        assert_eq!(same_origin(&hidden, &url), SameOrigin::No);
+    }
+}

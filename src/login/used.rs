@@ -1,0 +1,88 @@
+//! States that have been verified: each is good for one exchange.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+
+/// How many are remembered. Only an answer that passed every check gets here, so filling it takes
+/// as many completed logins within the time that a login may take.
+const MOST: usize = 100_000;
+
+/// A bounded memory of the states that were verified within the time that a login may take; an
+/// older one is refused for its age.
+#[derive(Debug, Default)]
+pub(super) struct UsedStates {
+    known: HashSet<[u8; 32]>,
+    order: VecDeque<(Timestamp, [u8; 32])>,
+}
+
+/// Whether a state has come for the first time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[must_use]
+pub(super) enum Use {
+    First,
+    Repeated,
+}
+
+impl UsedStates {
+    /// Remembers a state. `timeout` is how long a login may take.
+    pub(super) fn remember(
+        &mut self,
+        fingerprint: [u8; 32],
+        now: Timestamp,
+        timeout: Duration,
+    ) -> Use {
+        while let Some((at, oldest)) = self.order.front() {
+            if self.order.len() < MOST && at.plus(timeout) > now {
+                break;
+            }
+            self.known.remove(oldest);
+            self.order.pop_front();
+        }
+        if !self.known.insert(fingerprint) {
+            return Use::Repeated;
+        }
+        self.order.push_back((now, fingerprint));
+        Use::First
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_mins(10);
+
+    fn fingerprint(number: usize) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&number.to_be_bytes());
+        bytes
+    }
+
+    #[test]
+    fn a_04_a_state_is_good_for_one_use() {
+        let (mut used, now) = (UsedStates::default(), Timestamp::from_millis(0));
+        assert_eq!(used.remember(fingerprint(1), now, TIMEOUT), Use::First);
+        assert_eq!(used.remember(fingerprint(1), now, TIMEOUT), Use::Repeated);
+        assert_eq!(used.remember(fingerprint(2), now, TIMEOUT), Use::First);
+    }
+
+    #[test]
+    fn the_memory_is_bounded_in_time_and_number() {
+        let (mut used, now) = (UsedStates::default(), Timestamp::from_millis(0));
+        for number in 0..MOST + 5 {
+            assert_eq!(used.remember(fingerprint(number), now, TIMEOUT), Use::First);
+        }
+        assert!(used.known.len() <= MOST && used.order.len() == used.known.len());
+        assert_eq!(
+            used.remember(fingerprint(MOST), now, TIMEOUT),
+            Use::Repeated
+        );
+        assert_eq!(
+            used.remember(fingerprint(MOST), now.plus(TIMEOUT), TIMEOUT),
+            Use::First
+        );
+        assert_eq!(used.known.len(), 1);
+    }
+}
