@@ -1,5 +1,6 @@
 //! Sidegate is a reverse proxy that signs users in.
 
+pub mod access;
 pub mod clock;
 pub mod fields;
 pub mod identity;

@@ -1,0 +1,244 @@
+//! Which route a request takes.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::rule::Rule;
+use crate::target::{Prefix, Target};
+use crate::upstream::Upstream;
+
+/// One route as it is written in the settings.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteSettings {
+    /// Names the route in logs and metrics; the prefix when not given.
+    pub name: Option<Box<str>>,
+    /// Authorities (host, and port unless it is the default one) the route is for; all when empty.
+    #[serde(default)]
+    pub hosts: Vec<Box<str>>,
+    /// The route takes this path and everything below it.
+    #[serde(default)]
+    pub prefix: Prefix,
+    /// Who may use it.
+    #[serde(default = "signed_in")]
+    pub access: Rule,
+    /// The upstream's name; the only one when not given.
+    pub upstream: Option<Box<str>>,
+    /// The provider whose sessions count; the only one when not given.
+    pub provider: Option<Box<str>>,
+    /// Lets CORS preflights through without a session: browsers send them without cookies.
+    #[serde(default)]
+    pub allow_preflight: bool,
+}
+
+fn signed_in() -> Rule {
+    Rule::SignedIn
+}
+
+impl Default for RouteSettings {
+    fn default() -> Self {
+        Self {
+            name: None,
+            hosts: Vec::new(),
+            prefix: Prefix::default(),
+            access: Rule::SignedIn,
+            upstream: None,
+            provider: None,
+            allow_preflight: false,
+        }
+    }
+}
+
+/// A route of the table.
+#[derive(Debug)]
+pub struct Route {
+    index: usize,
+    name: Box<str>,
+    hosts: Vec<Box<str>>,
+    prefix: Prefix,
+    pub(super) rule: Rule,
+    pub(super) provider: Box<str>,
+    pub(super) allow_preflight: bool,
+    // Private to the room: only a `Permit` leads to it.
+    pub(super) upstream: Arc<Upstream>,
+}
+
+impl Route {
+    /// Its place in the settings, from 0.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The provider whose sessions count.
+    pub fn provider(&self) -> &str {
+        &self.provider
+    }
+
+    /// The prefix that it takes.
+    pub fn prefix(&self) -> &str {
+        self.prefix.as_str()
+    }
+
+    /// The authorities it is for; none means all.
+    pub fn hosts(&self) -> impl Iterator<Item = &str> {
+        self.hosts.iter().map(AsRef::as_ref)
+    }
+
+    /// Whether it is open to everybody.
+    pub fn is_public(&self) -> bool {
+        self.rule == Rule::Public
+    }
+
+    /// The upstream's name, for logs.
+    pub fn upstream_name(&self) -> &str {
+        self.upstream.name()
+    }
+
+    /// An open route opens exactly what was written; a protected one protects other spellings of
+    /// its prefix too, since the app behind it may not care for case.
+    fn takes(&self, target: &Target) -> bool {
+        let host =
+            self.hosts.is_empty() || self.hosts.iter().any(|host| **host == *target.authority());
+        host && match self.rule {
+            Rule::Public => self.prefix.matches(target.path()),
+            Rule::SignedIn | Rule::AnyOf(_) => self.prefix.covers(target.path()),
+        }
+    }
+}
+
+/// Why a route cannot be taken into the table. Each names the route by its place in the settings.
+///
+/// Side: gateway.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum RouteError {
+    /// The provider has to be named when there are several.
+    #[error("there are several providers; the route has to name one")]
+    AmbiguousProvider,
+    /// The upstream has to be named when there are several.
+    #[error("there are several upstreams; the route has to name one")]
+    AmbiguousUpstream,
+    /// Two routes would take the same requests.
+    #[error("it takes the same host and prefix as the route `{0}`")]
+    Duplicate(Box<str>),
+    /// There is no such provider.
+    #[error("there is no provider `{0}`")]
+    UnknownProvider(Box<str>),
+    /// There is no such upstream.
+    #[error("there is no upstream `{0}`")]
+    UnknownUpstream(Box<str>),
+}
+
+/// All routes, and the only way to an upstream.
+#[derive(Debug)]
+pub struct RouteTable(Vec<Route>);
+
+impl RouteTable {
+    /// Builds the table. Longer prefixes come first, and among equal ones those that name a host.
+    ///
+    /// # Errors
+    ///
+    /// Every route that cannot be taken, by its place in `settings`.
+    pub fn new(
+        settings: Vec<RouteSettings>,
+        upstreams: &BTreeMap<Box<str>, Arc<Upstream>>,
+        providers: &[&str],
+    ) -> Result<Self, Vec<(usize, RouteError)>> {
+        let mut routes: Vec<Route> = Vec::with_capacity(settings.len());
+        let mut errors = Vec::new();
+        for (index, settings) in settings.into_iter().enumerate() {
+            let provider = match provider(settings.provider, providers) {
+                Ok(provider) => provider,
+                Err(error) => {
+                    errors.push((index, error));
+                    continue;
+                }
+            };
+            let upstream = match upstream(settings.upstream, upstreams) {
+                Ok(upstream) => upstream,
+                Err(error) => {
+                    errors.push((index, error));
+                    continue;
+                }
+            };
+            let route = Route {
+                index,
+                name: settings
+                    .name
+                    .unwrap_or_else(|| settings.prefix.as_str().into()),
+                hosts: settings
+                    .hosts
+                    .iter()
+                    .map(|host| host.to_ascii_lowercase().into())
+                    .collect(),
+                prefix: settings.prefix,
+                rule: settings.access,
+                provider,
+                allow_preflight: settings.allow_preflight,
+                upstream,
+            };
+            match routes.iter().find(|other| other.shadows(&route)) {
+                Some(other) => errors.push((index, RouteError::Duplicate(other.name.clone()))),
+                None => routes.push(route),
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        routes.sort_by_key(|route| (Reverse(route.prefix.as_str().len()), route.hosts.is_empty()));
+        Ok(Self(routes))
+    }
+
+    /// The route of a request.
+    pub(super) fn find(&self, target: &Target) -> Option<&Route> {
+        self.0.iter().find(|route| route.takes(target))
+    }
+
+    /// All routes, most specific first.
+    pub fn iter(&self) -> impl Iterator<Item = &Route> {
+        self.0.iter()
+    }
+}
+
+impl Route {
+    /// Whether both name the same prefix, in any case, for a common host.
+    fn shadows(&self, other: &Self) -> bool {
+        let prefix = self
+            .prefix
+            .as_str()
+            .eq_ignore_ascii_case(other.prefix.as_str());
+        let both_any = self.hosts.is_empty() && other.hosts.is_empty();
+        prefix && (both_any || self.hosts.iter().any(|host| other.hosts.contains(host)))
+    }
+}
+
+fn provider(named: Option<Box<str>>, providers: &[&str]) -> Result<Box<str>, RouteError> {
+    match (named, providers) {
+        (Some(name), _) if providers.contains(&&*name) => Ok(name),
+        (Some(name), _) => Err(RouteError::UnknownProvider(name)),
+        (None, [only]) => Ok((*only).into()),
+        (None, _) => Err(RouteError::AmbiguousProvider),
+    }
+}
+
+fn upstream(
+    named: Option<Box<str>>,
+    upstreams: &BTreeMap<Box<str>, Arc<Upstream>>,
+) -> Result<Arc<Upstream>, RouteError> {
+    let mut all = upstreams.values();
+    let found = match (named, all.next(), all.next()) {
+        (Some(name), _, _) => upstreams
+            .get(&name)
+            .ok_or_else(|| RouteError::UnknownUpstream(name.clone()))?,
+        (None, Some(only), None) => only,
+        (None, _, _) => return Err(RouteError::AmbiguousUpstream),
+    };
+    Ok(Arc::clone(found))
+}

@@ -1,0 +1,240 @@
+//! Who may use a route.
+
+use serde::Deserialize;
+
+use crate::identity::{Claim, Identity};
+
+/// What a route asks of a visitor.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rule {
+    /// Nothing: the route is open to everybody, and has to be written so.
+    Public,
+    /// A session.
+    SignedIn,
+    /// A session of somebody on one of these lists.
+    #[serde(rename = "any_of")]
+    AnyOf(AnyOf),
+}
+
+/// Lists of people. Being on one of them is enough.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(try_from = "RawAnyOf")]
+pub struct AnyOf {
+    emails: Vec<Box<str>>,
+    email_domains: Vec<Box<str>>,
+    groups: Vec<Box<str>>,
+    subjects: Vec<Box<str>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawAnyOf {
+    emails: Vec<String>,
+    email_domains: Vec<String>,
+    groups: Vec<String>,
+    subjects: Vec<String>,
+}
+
+impl TryFrom<RawAnyOf> for AnyOf {
+    type Error = String;
+
+    fn try_from(raw: RawAnyOf) -> Result<Self, String> {
+        let RawAnyOf {
+            emails,
+            email_domains,
+            groups,
+            subjects,
+        } = raw;
+        if [&emails, &email_domains, &groups, &subjects]
+            .into_iter()
+            .all(Vec::is_empty)
+        {
+            return Err("names nobody: nobody could ever use the route".to_owned());
+        }
+        for email in &emails {
+            if address(email).is_none() {
+                return Err(format!("`{email}` in emails is not an email address"));
+            }
+        }
+        for domain in &email_domains {
+            if address(&format!("a@{domain}")).is_none() {
+                return Err(format!(
+                    "`{domain}` in email_domains is not a domain; write it without @"
+                ));
+            }
+        }
+        if groups
+            .iter()
+            .chain(&subjects)
+            .any(|name| Claim::new(name).is_none())
+        {
+            return Err(
+                "a name in groups or subjects is empty or has control characters".to_owned(),
+            );
+        }
+        let lower = |texts: Vec<String>| {
+            texts
+                .into_iter()
+                .map(|text| text.to_ascii_lowercase().into())
+                .collect()
+        };
+        let exact = |texts: Vec<String>| texts.into_iter().map(String::into_boxed_str).collect();
+        Ok(Self {
+            emails: lower(emails),
+            email_domains: lower(email_domains),
+            groups: exact(groups),
+            subjects: exact(subjects),
+        })
+    }
+}
+
+/// Whether a person may pass.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[must_use]
+pub(super) enum Verdict {
+    Allowed,
+    Refused,
+}
+
+impl Rule {
+    /// Judges a signed-in person.
+    pub(super) fn judge(&self, identity: &Identity) -> Verdict {
+        match self {
+            Self::Public | Self::SignedIn => Verdict::Allowed,
+            Self::AnyOf(lists) if lists.name(identity) => Verdict::Allowed,
+            Self::AnyOf(_) => Verdict::Refused,
+        }
+    }
+}
+
+impl AnyOf {
+    fn name(&self, identity: &Identity) -> bool {
+        let subject = identity.subject.as_ref().map(Claim::as_str);
+        let by_subject =
+            subject.is_some_and(|subject| self.subjects.iter().any(|s| **s == *subject));
+        let by_group = identity
+            .groups
+            .iter()
+            .any(|group| self.groups.iter().any(|listed| **listed == *group.as_str()));
+        by_subject || by_group || self.by_email(identity)
+    }
+
+    /// An email counts only when the provider verified it, and only when it has one form.
+    fn by_email(&self, identity: &Identity) -> bool {
+        let verified = identity.email.as_ref().filter(|email| email.verified);
+        let Some(email) = verified.map(|email| email.address.as_str().to_ascii_lowercase()) else {
+            return false;
+        };
+        let Some(domain) = address(&email) else {
+            return false;
+        };
+        self.emails.iter().any(|listed| **listed == *email)
+            || self.email_domains.iter().any(|listed| **listed == *domain)
+    }
+}
+
+/// The domain of an address that can be compared safely: ASCII, exactly one `@`, no quotes, no
+/// trailing dot.
+fn address(email: &str) -> Option<&str> {
+    let (local, domain) = email.split_once('@')?;
+    let plain = |text: &str| {
+        let allowed = |byte: u8| byte.is_ascii_graphic() && !b"@\"\\(),:;<>[]".contains(&byte);
+        !text.is_empty() && text.bytes().all(allowed)
+    };
+    let dotted =
+        |text: &str| !text.starts_with('.') && !text.ends_with('.') && !text.contains("..");
+    (plain(local) && plain(domain) && dotted(domain)).then_some(domain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Email;
+
+    fn rule(toml: &str) -> Rule {
+        #[derive(Deserialize)]
+        struct Holder {
+            access: Rule,
+        }
+        use figment::providers::{Format as _, Toml};
+        figment::Figment::from(Toml::string(toml))
+            .extract::<Holder>()
+            .unwrap()
+            .access
+    }
+
+    fn with_email(address: &str, verified: bool) -> Identity {
+        let email = Claim::new(address).map(|address| Email { address, verified });
+        Identity {
+            email,
+            subject: Claim::new("1"),
+            ..Identity::nameless("op")
+        }
+    }
+
+    #[test]
+    fn rules_as_they_are_written() {
+        assert_eq!(rule("access = 'public'"), Rule::Public);
+        assert_eq!(rule("access = 'signed-in'"), Rule::SignedIn);
+        let listed = rule("access = { any_of = { groups = ['staff'] } }");
+        assert!(matches!(listed, Rule::AnyOf(_)));
+    }
+
+    #[test]
+    fn adv_cve_2021_21411_a_person_without_the_group_is_refused() {
+        let staff = rule("access = { any_of = { groups = ['staff'] } }");
+        let person = |groups: &[&str]| {
+            Identity::nameless("op")
+                .with_groups(groups.iter().filter_map(|group| Claim::new(group)))
+        };
+        assert_eq!(staff.judge(&person(&["users", "staff"])), Verdict::Allowed);
+        for groups in [&["users"][..], &[], &["Staff"], &["staff2"]] {
+            assert_eq!(staff.judge(&person(groups)), Verdict::Refused);
+        }
+    }
+
+    #[test]
+    fn adv_cve_2026_40574_only_a_plain_verified_address_of_the_domain_counts() {
+        let company = rule("access = { any_of = { email_domains = ['Company.com'] } }");
+        let judge = |address, verified| company.judge(&with_email(address, verified));
+        assert_eq!(judge("alice@company.com", true), Verdict::Allowed);
+        assert_eq!(judge("Alice@COMPANY.com", true), Verdict::Allowed);
+        assert_eq!(judge("alice@company.com", false), Verdict::Refused);
+        for bad in [
+            "attacker@evil.com@company.com",
+            "\"a@b\"@company.com",
+            "a@company.com.",
+            "a@сompany.com",
+            "a@evilcompany.com",
+            "a@sub.company.com",
+            "company.com",
+            "@company.com",
+        ] {
+            assert_eq!(judge(bad, true), Verdict::Refused, "{bad}");
+        }
+    }
+
+    #[test]
+    fn lists_that_cannot_work_are_refused() {
+        let raw = |emails: &[&str], email_domains: &[&str]| RawAnyOf {
+            emails: emails.iter().map(ToString::to_string).collect(),
+            email_domains: email_domains.iter().map(ToString::to_string).collect(),
+            ..RawAnyOf::default()
+        };
+        for (emails, domains) in [
+            (&[][..], &[][..]),
+            (&["alice"], &[]),
+            (&[], &["@company.com"]),
+        ] {
+            assert!(AnyOf::try_from(raw(emails, domains)).is_err());
+        }
+    }
+
+    #[test]
+    fn subjects_are_compared_exactly() {
+        let one = rule("access = { any_of = { subjects = ['1'] } }");
+        assert_eq!(one.judge(&with_email("a@b.c", false)), Verdict::Allowed);
+        assert_eq!(one.judge(&Identity::nameless("op")), Verdict::Refused);
+    }
+}
