@@ -1,8 +1,10 @@
 //! Sidegate is a reverse proxy that signs users in.
 
 pub mod access;
+pub mod admin;
 pub mod clock;
 pub mod fields;
+pub mod gateway;
 pub mod identity;
 pub mod login;
 pub mod origin;

@@ -1,0 +1,128 @@
+//! The operations listener: is it alive, is it ready, what are the figures.
+//!
+//! It has an address of its own and shares nothing with the public one. It changes nothing, shows
+//! no secret, and neither answer depends on a provider: an outage there must not take the apps of
+//! people who are signed in out of service.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+
+use crate::server::{Connection, Handler, RequestBody};
+use crate::telemetry::Metrics;
+
+/// Whether this process wants new requests. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness(Arc<AtomicBool>);
+
+impl Readiness {
+    /// Everything is bound and loaded.
+    pub fn ready(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// The process is stopping.
+    pub fn draining(&self) {
+        self.0.store(false, Ordering::Release);
+    }
+
+    fn get(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// The handler of the operations listener.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    metrics: Arc<Metrics>,
+    readiness: Readiness,
+}
+
+impl Admin {
+    /// Shows these figures and this readiness.
+    pub fn new(metrics: Arc<Metrics>, readiness: Readiness) -> Self {
+        Self { metrics, readiness }
+    }
+
+    fn respond(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+        const TEXT: &str = "text/plain; charset=utf-8";
+        if !matches!(*method, Method::GET | Method::HEAD) {
+            return answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "use GET\n");
+        }
+        match path {
+            "/healthz" => answer(StatusCode::OK, TEXT, "ok\n"),
+            "/readyz" if self.readiness.get() => answer(StatusCode::OK, TEXT, "ready\n"),
+            "/readyz" => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready\n"),
+            "/metrics" => {
+                const OPEN_METRICS: &str =
+                    "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                answer(StatusCode::OK, OPEN_METRICS, self.metrics.encode())
+            }
+            _ => answer(
+                StatusCode::NOT_FOUND,
+                TEXT,
+                "try /healthz, /readyz or /metrics\n",
+            ),
+        }
+    }
+}
+
+impl Handler for Admin {
+    type Body = Full<Bytes>;
+
+    async fn handle(&self, _: Connection, request: Request<RequestBody>) -> Response<Full<Bytes>> {
+        self.respond(request.method(), request.uri().path())
+    }
+}
+
+fn answer(status: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(text.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admin() -> (Admin, Readiness) {
+        let readiness = Readiness::default();
+        let metrics = Arc::new(Metrics::new(["app".into()]));
+        (Admin::new(metrics, readiness.clone()), readiness)
+    }
+
+    #[test]
+    fn readiness_follows_the_process_and_health_does_not() {
+        let (admin, readiness) = admin();
+        let status = |path| admin.respond(&Method::GET, path).status().as_u16();
+        assert_eq!((status("/healthz"), status("/readyz")), (200, 503));
+        readiness.ready();
+        assert_eq!((status("/healthz"), status("/readyz")), (200, 200));
+        readiness.draining();
+        assert_eq!((status("/healthz"), status("/readyz")), (200, 503));
+    }
+
+    #[test]
+    fn adv_cve_2022_24797_there_is_nothing_else_to_see() {
+        let (admin, _) = admin();
+        for path in ["/", "/debug/pprof", "/pprof", "/config", "/metrics/x"] {
+            assert_eq!(
+                admin.respond(&Method::GET, path).status(),
+                StatusCode::NOT_FOUND,
+                "{path}"
+            );
+        }
+        let post = admin.respond(&Method::POST, "/metrics");
+        assert_eq!(post.status(), StatusCode::METHOD_NOT_ALLOWED);
+    }
+}

@@ -1,0 +1,253 @@
+//! What is said to a person whose request did not pass or whose login failed: what happened, and
+//! what to do next. Nothing that came with the request is repeated.
+
+use http::{HeaderValue, Response, StatusCode, header};
+
+use super::page::Page;
+use super::{Body, Visit, endpoints, set_cookies};
+use crate::access::{Cause, Challenge};
+use crate::identity::Identity;
+use crate::login::{self, ErrorCode, Failure, Login, ReturnTo, StateError};
+use crate::provider;
+
+/// Answers a request that needs a session and is no document navigation.
+pub(super) fn sign_in_first(
+    visit: &Visit<'_>,
+    challenge: &Challenge<'_>,
+    login_url: String,
+) -> Response<Body> {
+    let (text, href) = if visit.parts.method.is_safe() {
+        (
+            "You are not signed in, or your session has ended.",
+            login_url.clone(),
+        )
+    } else {
+        // Back to the form, whose page begins the login itself.
+        let form = visit.referrer().unwrap_or_else(ReturnTo::root);
+        (
+            "You are not signed in, or your session has ended, so what you sent was not passed \
+             on. Sign in and send it again.",
+            form.as_str().to_owned(),
+        )
+    };
+    let mut page = Page::new(StatusCode::UNAUTHORIZED, "Sign in first", text)
+        .because(challenge.cause.reason())
+        .link("Sign in", href);
+    page.login_url = Some(login_url);
+    let mut response = page.respond(&visit.parts.headers);
+    // RFC 9110 section 15.5.2 wants a challenge; this one makes no browser ask for a password.
+    let challenge = HeaderValue::from_static("Cookie cookie-name=\"__Host-sidegate\"");
+    response
+        .headers_mut()
+        .insert(header::WWW_AUTHENTICATE, challenge);
+    response
+}
+
+/// Answers somebody who may not use a route, with the account's name and another way.
+pub(super) fn forbidden(visit: &Visit<'_>, identity: &Identity) -> Response<Body> {
+    let who = identity.label().map_or_else(
+        || "You are signed in, but this account may not use this page.".to_owned(),
+        |name| format!("You are signed in as {name}, and this account may not use this page."),
+    );
+    Page::new(StatusCode::FORBIDDEN, "You may not use this page", who)
+        .and("If you have another account, sign out and sign in with that one.")
+        .because("forbidden")
+        .post("Use another account", endpoints::SIGN_OUT)
+        .link("Go to the start page", "/")
+        .respond(&visit.parts.headers)
+}
+
+/// Answers a visitor whose login could not even begin.
+pub(super) fn no_start(
+    visit: &Visit<'_>,
+    error: &login::Error,
+    cause: Option<Cause>,
+) -> Response<Body> {
+    tracing::warn!(
+        reason = error.reason(),
+        cause = cause.map(Cause::reason),
+        "Login not started"
+    );
+    let again = visit.target.path_and_query().as_str();
+    let (status, title, text) = if let login::Error::Loop = error {
+        (
+            StatusCode::BAD_REQUEST,
+            "Signing in does not work",
+            loop_cause(cause),
+        )
+    } else {
+        wording(error)
+    };
+    let mut response = Page::new(status, title, text)
+        .because(error.reason())
+        .link("Try again", again)
+        .respond(&visit.parts.headers);
+    set_cookies(response.headers_mut(), [Login::forget_rounds()]);
+    response
+}
+
+/// What three logins in vain prove.
+fn loop_cause(cause: Option<Cause>) -> &'static str {
+    match cause {
+        Some(Cause::NoCookie) => {
+            "You signed in three times, and each time your browser did not keep the session \
+             cookie. Allow cookies for this site (a privacy extension may block them) and try \
+             again."
+        }
+        Some(Cause::OtherInstance) => {
+            "You signed in three times, and each time the next request reached another copy of \
+             this gateway, which does not know your session. Whoever runs this site has to run \
+             one replica or send each visitor to the same one."
+        }
+        Some(Cause::TokenExpired) => {
+            "You signed in three times, and each time the access token had already expired. The \
+             clocks of this gateway and of the sign-in server may differ, or the server gives \
+             tokens that live for seconds only."
+        }
+        Some(Cause::OtherProvider) => {
+            "You signed in three times, and the session is one of another sign-in server than \
+             this page asks for. Whoever runs this site has to look at its routes."
+        }
+        Some(Cause::Conflicting) => {
+            "Your browser sends two different session cookies for this site. Clear this site's \
+             cookies and try again."
+        }
+        Some(Cause::Expired | Cause::Malformed | Cause::Unknown) | None => {
+            "You signed in three times, and each time the session was gone at once. The gateway \
+             may be out of room for sessions; whoever runs this site finds more in its log."
+        }
+    }
+}
+
+/// Answers a login that failed.
+pub(super) fn failed(visit: &Visit<'_>, failure: Failure) -> Response<Body> {
+    let error = &failure.error;
+    let (status, title, text) = wording(error);
+    let mut response = Page::new(status, title, text)
+        .because(error.reason())
+        .link("Sign in again", failure.retry.as_str())
+        .respond(&visit.parts.headers);
+    let headers = response.headers_mut();
+    if let login::Error::Provider(error) = error
+        && let Some(after) = error.retry_after()
+    {
+        headers.insert(
+            header::RETRY_AFTER,
+            HeaderValue::from(after.as_secs().max(1)),
+        );
+    }
+    set_cookies(headers, failure.cookies);
+    response
+}
+
+fn wording(error: &login::Error) -> (StatusCode, &'static str, &'static str) {
+    match error {
+        login::Error::Denied(code) => denied(code),
+        login::Error::Malformed(_) => (
+            StatusCode::BAD_REQUEST,
+            "This sign-in cannot be finished",
+            "The address that led here is incomplete or was changed on its way. Start again.",
+        ),
+        login::Error::State(StateError::Expired) => (
+            StatusCode::BAD_REQUEST,
+            "This sign-in took too long",
+            "Too much time has passed since it was started. Start again; you may not even have to \
+             type your password.",
+        ),
+        login::Error::State(StateError::NoCookie) => (
+            StatusCode::BAD_REQUEST,
+            "This sign-in cannot be finished here",
+            "Your browser did not send the cookie that belongs to it. Either cookies are blocked \
+             for this site, or the sign-in was started in another browser or window. Allow \
+             cookies and start again.",
+        ),
+        login::Error::State(
+            StateError::Foreign | StateError::Missing | StateError::OtherBrowser,
+        ) => (
+            StatusCode::BAD_REQUEST,
+            "This sign-in was not started here",
+            "It was started in another browser, or not by this site at all. If somebody sent you \
+             this link, do not use it. Start again from the app itself.",
+        ),
+        login::Error::Used => (
+            StatusCode::BAD_REQUEST,
+            "This sign-in was used already",
+            "Each sign-in works once. Start again; you may not even have to type your password.",
+        ),
+        login::Error::Provider(error) => provider_wording(error),
+        login::Error::Loop
+        | login::Error::NoRandomness(_)
+        | login::Error::Stopped
+        | login::Error::UnknownProvider => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "Signing in does not work right now",
+            "The gateway has a problem of its own or is just restarting. Try again in a moment.",
+        ),
+    }
+}
+
+fn denied(code: &ErrorCode) -> (StatusCode, &'static str, &'static str) {
+    match code {
+        ErrorCode::AccessDenied => (
+            StatusCode::FORBIDDEN,
+            "You were not signed in",
+            "The sign-in was cancelled, or the sign-in server does not let this account in.",
+        ),
+        ErrorCode::InteractionRequired => (
+            StatusCode::FORBIDDEN,
+            "You were not signed in",
+            "The sign-in server has a question for you that it could not ask. Start again.",
+        ),
+        ErrorCode::ServerError | ErrorCode::TemporarilyUnavailable => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "The sign-in server has a problem",
+            "It says that it cannot sign anybody in right now. Try again in a moment.",
+        ),
+        ErrorCode::InvalidRequest
+        | ErrorCode::InvalidScope
+        | ErrorCode::UnauthorizedClient
+        | ErrorCode::UnsupportedResponseType
+        | ErrorCode::Unrecognized(_) => (
+            StatusCode::BAD_GATEWAY,
+            "The sign-in server refused this gateway",
+            "It did not accept the way this gateway asked it. Trying again will hardly help: \
+             whoever runs this site has to look at the gateway's log and settings.",
+        ),
+    }
+}
+
+fn provider_wording(error: &provider::Error) -> (StatusCode, &'static str, &'static str) {
+    match error {
+        provider::Error::RateLimited { .. }
+        | provider::Error::Throttled { .. }
+        | provider::Error::Unavailable { .. }
+        | provider::Error::Call(_) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "The sign-in server cannot be reached",
+            "It is down, slow or busy. You did nothing wrong; try again in a moment.",
+        ),
+        provider::Error::Refused(_) => (
+            StatusCode::BAD_REQUEST,
+            "This sign-in cannot be finished",
+            "The sign-in server does not accept it any more. Start again; you may not even have \
+             to type your password.",
+        ),
+        provider::Error::AccessToken(_)
+        | provider::Error::Answer(_)
+        | provider::Error::EmptyFile { .. }
+        | provider::Error::Misconfigured(_)
+        | provider::Error::NoSubject
+        | provider::Error::PublicKey { .. }
+        | provider::Error::Read { .. }
+        | provider::Error::Redirected { .. }
+        | provider::Error::Setting { .. }
+        | provider::Error::Token(_)
+        | provider::Error::Trust(_)
+        | provider::Error::Userinfo(_) => (
+            StatusCode::BAD_GATEWAY,
+            "The sign-in server's answer cannot be used",
+            "Trying again will hardly help: whoever runs this site has to look at the gateway's \
+             log and settings.",
+        ),
+    }
+}

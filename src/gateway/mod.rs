@@ -1,0 +1,402 @@
+//! The walk of one request, in one visible order.
+//!
+//! Framing, target, host and trust are checked; fields are cleaned; our own endpoints answer
+//! themselves; everything else is decided by [`crate::access`], and only its permit leads to an
+//! upstream. The room composes and renders; it decides nothing about people by itself.
+//!
+//! [`Gateway`] is shared by all workers and holds no lock; [`Worker`] is one worker's handler with
+//! its own upstream connections.
+
+mod body;
+mod endpoints;
+mod error;
+mod explain;
+mod page;
+mod record;
+
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use url::Url;
+
+pub use self::body::Body;
+pub use self::error::{Error, Side};
+use self::page::harden;
+use self::record::Record;
+use crate::access::{Access, Challenge, Decision, Permit};
+use crate::clock::Clock;
+use crate::fields::forwarded::{Client, Peer, Scheme, TrustedPeers};
+use crate::fields::{self, Hops, Owned};
+use crate::login::{Login, OWN_PREFIX, PublicUrl, PublicUrls, ReturnTo};
+use crate::server::{Connection, Handler, RequestBody, Security};
+use crate::session::cookie;
+use crate::target::{self, Prefix, Target};
+use crate::telemetry::{Decided, Metrics};
+use crate::upstream::{AssertionNames, Pools};
+
+/// What the walk needs from the operator.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The origins that are served.
+    pub public_urls: PublicUrls,
+    /// Proxies in front of us whose forwarding fields are believed.
+    pub trusted: TrustedPeers,
+    /// The fields by which upstreams learn who is signed in.
+    pub assertions: AssertionNames,
+    /// Bytes that a request body may have.
+    pub body_bytes: u64,
+}
+
+/// Everything the workers share.
+#[derive(Debug)]
+pub struct Gateway {
+    settings: Settings,
+    owned: Owned,
+    own: Prefix,
+    access: Access,
+    login: Arc<Login>,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+}
+
+/// One worker's handler: the shared gateway, and connections of its own.
+#[derive(Debug)]
+pub struct Worker {
+    gateway: Arc<Gateway>,
+    pools: Pools<RequestBody>,
+}
+
+/// One request on its way, with what has been found out about it.
+#[derive(Debug)]
+struct Visit<'a> {
+    parts: &'a mut Parts,
+    target: Target,
+    public_url: &'a PublicUrl,
+    client: Client,
+}
+
+impl Visit<'_> {
+    /// The page of this very origin that a browser says it comes from.
+    fn referrer(&self) -> Option<ReturnTo> {
+        let referrer = self.parts.headers.get(header::REFERER)?.to_str().ok()?;
+        let url = Url::parse(referrer).ok()?;
+        if url.origin().ascii_serialization() != self.public_url.origin() {
+            return None;
+        }
+        let query = url
+            .query()
+            .map(|query| format!("?{query}"))
+            .unwrap_or_default();
+        ReturnTo::parse(&format!("{}{query}", url.path()), OWN_PREFIX)
+    }
+}
+
+impl Gateway {
+    /// Brings the parts together.
+    pub fn new(
+        settings: Settings,
+        access: Access,
+        login: Arc<Login>,
+        (metrics, clock): (Arc<Metrics>, Clock),
+    ) -> Self {
+        let owned = Owned::new(settings.assertions.iter());
+        // A constant path; without it the callback alone would be ours.
+        let own = Prefix::parse(OWN_PREFIX).unwrap_or_default();
+        Self {
+            settings,
+            owned,
+            own,
+            access,
+            login,
+            metrics,
+            clock,
+        }
+    }
+
+    /// Steps 1 to 3 of the walk: nothing is looked at that was not checked, and no field that we
+    /// assert ourselves survives.
+    fn receive<'a>(
+        &'a self,
+        connection: Connection,
+        parts: &'a mut Parts,
+        record: &mut Record,
+    ) -> Result<Visit<'a>, Error> {
+        fields::check_framing(parts)?;
+        let target = Target::from_request(parts)?;
+        record.target = Some(target.path_and_query().clone());
+        let public_url = self
+            .settings
+            .public_urls
+            .find(target.authority())
+            .ok_or(Error::UnknownHost)?;
+        let scheme = self.scheme(connection, public_url)?;
+        let peer = Peer::new(connection.peer.ip(), scheme);
+        let client = Client::read(&peer, &parts.headers, &self.settings.trusted);
+        record.client = client.address();
+        // Credentials of the client's own are not taken yet: they go no further.
+        drop(fields::inbound(&mut parts.headers, &self.owned));
+        Ok(Visit {
+            parts,
+            target,
+            public_url,
+            client,
+        })
+    }
+
+    /// Plain HTTP is taken where it cannot be listened to: on this machine, or from a proxy that
+    /// ends TLS and is listed.
+    fn scheme(&self, connection: Connection, public_url: &PublicUrl) -> Result<Scheme, Error> {
+        if public_url.scheme() == "http" {
+            return Ok(Scheme::Http);
+        }
+        let address = connection.peer.ip();
+        let protected = connection.security == Security::Tls
+            || address.to_canonical().is_loopback()
+            || self.settings.trusted.contains(address);
+        if protected {
+            Ok(Scheme::Https)
+        } else {
+            Err(Error::InsecureTransport)
+        }
+    }
+
+    /// Whether a path is one of our own endpoints, in whatever spelling: those never reach an
+    /// upstream.
+    fn is_own(&self, path: &str) -> bool {
+        path == self.login.callback_path() || self.own.covers(path)
+    }
+
+    /// Step 6 for a request without a session: documents go to the provider, everything else is
+    /// told where to.
+    fn challenge(&self, visit: &Visit<'_>, challenge: &Challenge<'_>) -> Response<Body> {
+        if !is_navigation(visit.parts) {
+            return explain::sign_in_first(visit, challenge, self.login_url(visit, challenge));
+        }
+        let wanted = visit.target.path_and_query().as_str();
+        let return_to = ReturnTo::parse(wanted, OWN_PREFIX);
+        let started = self.login.begin(
+            (challenge.provider(), crate::provider::Prompt::AsNeeded),
+            return_to.unwrap_or_else(ReturnTo::root),
+            visit.public_url,
+            &visit.parts.headers,
+        );
+        match started {
+            Ok(started) => see_other(&started.location, started.cookies),
+            Err(error) => {
+                self.metrics.login("failed", error.reason());
+                explain::no_start(visit, &error, Some(challenge.cause))
+            }
+        }
+    }
+
+    /// Where a program sends its user to sign in. With one provider nothing needs saying.
+    fn login_url(&self, visit: &Visit<'_>, challenge: &Challenge<'_>) -> String {
+        let several = self
+            .access
+            .routes()
+            .iter()
+            .any(|route| route.provider() != challenge.provider());
+        let choice = if several {
+            format!("?provider={}", challenge.provider())
+        } else {
+            String::new()
+        };
+        format!(
+            "{}{}{choice}",
+            visit.public_url.origin(),
+            endpoints::SIGN_IN
+        )
+    }
+}
+
+impl Worker {
+    /// A handler with no connections yet.
+    pub fn new(gateway: Arc<Gateway>) -> Self {
+        Self {
+            gateway,
+            pools: Pools::new(),
+        }
+    }
+
+    /// The walk.
+    async fn walk(
+        &self,
+        connection: Connection,
+        parts: &mut Parts,
+        body: RequestBody,
+        record: &mut Record,
+    ) -> Result<Response<Body>, Error> {
+        let gateway = &*self.gateway;
+        let visit = gateway.receive(connection, parts, record)?;
+        if gateway.is_own(visit.target.path()) {
+            record.decided = Decided::Own;
+            return gateway.own_endpoint(&visit, record).await;
+        }
+        let now = gateway.clock.now();
+        let (method, headers) = (&visit.parts.method, &visit.parts.headers);
+        match gateway.access.decide(method, headers, &visit.target, now) {
+            Decision::NoRoute => {
+                record.decided = Decided::NoRoute;
+                Err(Error::NoRoute)
+            }
+            Decision::Challenge(challenge) => {
+                record.route(challenge.route, Decided::Challenge);
+                record.reason = Some(challenge.cause.reason());
+                Ok(gateway.challenge(&visit, &challenge))
+            }
+            Decision::Forbid(forbid) => {
+                record.route(forbid.route, Decided::Forbid);
+                record.reason = Some("rule");
+                Ok(explain::forbidden(&visit, forbid.session.identity()))
+            }
+            Decision::Permit(permit) => {
+                record.route(permit.route(), Decided::Permit);
+                self.forward(visit, permit, body, record).await
+            }
+        }
+    }
+
+    /// Steps 7 and 8: strip is done, so inject and send.
+    async fn forward(
+        &self,
+        visit: Visit<'_>,
+        permit: Permit<'_>,
+        mut body: RequestBody,
+        record: &mut Record,
+    ) -> Result<Response<Body>, Error> {
+        let gateway = &*self.gateway;
+        let Visit {
+            parts,
+            target,
+            client,
+            ..
+        } = visit;
+        let version = parts.version;
+        if fields::count_hop(&parts.method, &mut parts.headers) == Hops::Answer {
+            return Ok(no_content());
+        }
+        fields::append_via(&mut parts.headers, version)?;
+        parts
+            .headers
+            .insert(header::HOST, target.authority_value().clone());
+        client.write(&mut parts.headers, target.authority_value());
+        body.limit(gateway.settings.body_bytes)
+            .map_err(Error::RequestBody)?;
+        let watch = body.watch();
+        let mut request = Request::new(body);
+        *request.method_mut() = parts.method.clone();
+        *request.uri_mut() = Uri::from(target.path_and_query().clone());
+        *request.headers_mut() = std::mem::take(&mut parts.headers);
+        // What is needed to word an answer of our own, should the upstream give none.
+        let accept = request.headers().get(header::ACCEPT).cloned();
+
+        let sent = gateway.clock.instant();
+        let answer = permit
+            .forward(request, &self.pools, &gateway.settings.assertions)
+            .await;
+        record.upstream_duration = Some(gateway.clock.instant().saturating_duration_since(sent));
+        match answer {
+            Ok(response) => {
+                let mut response = response.map(Body::upstream);
+                fields::outbound(response.headers_mut(), cookie::is_own);
+                *response.version_mut() = Version::HTTP_11;
+                Ok(response)
+            }
+            Err(error) => {
+                parts
+                    .headers
+                    .extend(accept.map(|accept| (header::ACCEPT, accept)));
+                Err(watch
+                    .failure()
+                    .map_or_else(|| Error::Upstream(error), Error::RequestBody))
+            }
+        }
+    }
+}
+
+impl Handler for Worker {
+    type Body = Body;
+
+    async fn handle(
+        &self,
+        connection: Connection,
+        request: Request<RequestBody>,
+    ) -> Response<Body> {
+        let clock = &self.gateway.clock;
+        let (mut parts, body) = request.into_parts();
+        let mut record = Record::new(connection, &parts, clock);
+        let response = match self.walk(connection, &mut parts, body, &mut record).await {
+            Ok(response) => response,
+            Err(error) => {
+                record.reason = Some(error.reason());
+                error.log();
+                error.respond(&parts.headers)
+            }
+        };
+        record.close(response.status(), &self.gateway.metrics, clock);
+        response
+    }
+}
+
+/// A redirect after which a browser asks with GET, never repeating a body or a code (RFC 9700
+/// section 4.12).
+fn see_other(location: &str, cookies: impl IntoIterator<Item = HeaderValue>) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    let Ok(location) = HeaderValue::from_str(location) else {
+        // Locations are URLs of our own making: visible ASCII. Without one there is nowhere to go.
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        return response;
+    };
+    *response.status_mut() = StatusCode::SEE_OTHER;
+    let headers = response.headers_mut();
+    headers.insert(header::LOCATION, location);
+    harden(headers);
+    set_cookies(headers, cookies);
+    response
+}
+
+fn set_cookies(headers: &mut HeaderMap, cookies: impl IntoIterator<Item = HeaderValue>) {
+    headers.extend(
+        cookies
+            .into_iter()
+            .map(|cookie| (header::SET_COOKIE, cookie)),
+    );
+}
+
+fn no_content() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
+/// Whether a browser is about to show the answer as a document of its own. Prefetches are not:
+/// they would begin logins that nobody asked for.
+fn is_navigation(parts: &Parts) -> bool {
+    let field = |name: &str| parts.headers.get(name).map(HeaderValue::as_bytes);
+    let prefetch = [field("sec-purpose"), field("purpose")]
+        .into_iter()
+        .flatten()
+        .any(|purpose| {
+            purpose
+                .windows(8)
+                .any(|word| word.eq_ignore_ascii_case(b"prefetch"))
+        });
+    if parts.method != Method::GET || prefetch {
+        return false;
+    }
+    match (field("sec-fetch-mode"), field("sec-fetch-dest")) {
+        (Some(mode), dest) => mode == b"navigate" && dest.is_none_or(|dest| dest == b"document"),
+        // Browsers that send no fetch metadata still say what they show.
+        (None, _) => page::wants_html(&parts.headers),
+    }
+}
+
+impl From<target::Error> for Error {
+    fn from(error: target::Error) -> Self {
+        Self::Target(error)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,285 @@
+//! The few pages of our own: plain HTML without scripts, and the same as problem details for
+//! programs (RFC 9457).
+
+use std::sync::LazyLock;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+
+use super::Body;
+
+const STYLE: &str = "\
+:root{color-scheme:light dark}\
+*{box-sizing:border-box}\
+body{margin:0;min-height:100vh;display:grid;place-items:center;padding:1.5rem;\
+font:16px/1.55 system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;\
+background:#f4f5f7;color:#1d2330}\
+main{width:100%;max-width:31rem;background:#fff;border:1px solid #dfe3ea;border-radius:12px;\
+padding:2rem;box-shadow:0 1px 3px rgba(20,30,50,.06)}\
+h1{font-size:1.35rem;line-height:1.3;margin:0 0 .75rem}\
+p{margin:0 0 .9rem;overflow-wrap:anywhere}\
+.actions{display:flex;flex-wrap:wrap;gap:.6rem;margin-top:1.4rem}\
+form{margin:0}\
+a.button,button{display:inline-block;font:inherit;font-weight:600;cursor:pointer;\
+text-decoration:none;border-radius:8px;padding:.5rem 1rem;border:1px solid #2456c7;\
+background:#2456c7;color:#fff}\
+a.button.second,button.second{background:transparent;color:#2456c7}\
+a.button:focus-visible,button:focus-visible{outline:3px solid #9db8f5;outline-offset:2px}\
+.code{margin:1.6rem 0 0;font-size:.82rem;color:#677185}\
+@media(prefers-color-scheme:dark){\
+body{background:#12151b;color:#e6e9ef}\
+main{background:#1b2029;border-color:#2e3542;box-shadow:none}\
+a.button,button{background:#8fb0ff;border-color:#8fb0ff;color:#10131a}\
+a.button.second,button.second{background:transparent;color:#8fb0ff}\
+.code{color:#97a1b3}}";
+
+/// Nothing loads, nothing frames, no form goes elsewhere; the one style is known by its hash.
+static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let hash = STANDARD.encode(digest(&SHA256, STYLE.as_bytes()));
+    let policy = format!(
+        "default-src 'none'; style-src 'sha256-{hash}'; form-action 'self'; \
+         frame-ancestors 'none'; base-uri 'none'"
+    );
+    HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"))
+});
+
+const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
+
+/// What a person can do next.
+#[derive(Clone, Debug)]
+pub(super) enum Action {
+    /// Go somewhere.
+    Link { href: String, label: &'static str },
+    /// Change something.
+    Post {
+        action: &'static str,
+        label: &'static str,
+    },
+}
+
+/// A page. All text is escaped; nothing of a request is shown but what the caller puts in.
+#[derive(Clone, Debug)]
+pub(super) struct Page {
+    pub(super) status: StatusCode,
+    pub(super) title: &'static str,
+    pub(super) text: Vec<String>,
+    pub(super) actions: Vec<Action>,
+    /// A stable code that an operator finds in the log.
+    pub(super) reason: Option<&'static str>,
+    /// Where a program sends its user to sign in.
+    pub(super) login_url: Option<String>,
+}
+
+impl Page {
+    pub(super) fn new(status: StatusCode, title: &'static str, text: impl Into<String>) -> Self {
+        let text = vec![text.into()];
+        Self {
+            status,
+            title,
+            text,
+            actions: Vec::new(),
+            reason: None,
+            login_url: None,
+        }
+    }
+
+    pub(super) fn because(mut self, reason: &'static str) -> Self {
+        self.reason = Some(reason);
+        self
+    }
+
+    pub(super) fn and(mut self, text: impl Into<String>) -> Self {
+        self.text.push(text.into());
+        self
+    }
+
+    pub(super) fn link(mut self, label: &'static str, href: impl Into<String>) -> Self {
+        self.actions.push(Action::Link {
+            href: href.into(),
+            label,
+        });
+        self
+    }
+
+    pub(super) fn post(mut self, label: &'static str, action: &'static str) -> Self {
+        self.actions.push(Action::Post { action, label });
+        self
+    }
+
+    /// The page as HTML for browsers, as problem details for everything else.
+    pub(super) fn respond(&self, headers: &HeaderMap) -> Response<Body> {
+        let (body, kind) = if wants_html(headers) {
+            (self.html(), "text/html; charset=utf-8")
+        } else {
+            (self.problem(), "application/problem+json")
+        };
+        let mut response = Response::new(Body::own(body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.insert(header::CONTENT_SECURITY_POLICY, POLICY.clone());
+        headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+        // Of pages only: on a redirect it would cut a popup of the app off from its opener.
+        headers.insert(OPENER_POLICY, HeaderValue::from_static("same-origin"));
+        harden(headers);
+        response
+    }
+
+    fn html(&self) -> String {
+        let title = escape(self.title);
+        let mut html = format!(
+            "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+             <title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n\
+             <h1>{title}</h1>\n"
+        );
+        for text in &self.text {
+            html.extend(["<p>", &escape(text), "</p>\n"]);
+        }
+        if !self.actions.is_empty() {
+            html.push_str("<div class=\"actions\">\n");
+            for (index, action) in self.actions.iter().enumerate() {
+                html.push_str(&action.html(if index == 0 { "" } else { "second" }));
+            }
+            html.push_str("</div>\n");
+        }
+        if let Some(reason) = self.reason {
+            html.extend(["<p class=\"code\">Reason: ", &escape(reason), "</p>\n"]);
+        }
+        html.push_str("</main>\n</body>\n</html>\n");
+        html
+    }
+
+    fn problem(&self) -> String {
+        let problem = Problem {
+            title: self.title,
+            status: self.status.as_u16(),
+            detail: self.text.join(" "),
+            reason: self.reason,
+            login_url: self.login_url.as_deref(),
+        };
+        serde_json::to_string(&problem).unwrap_or_default()
+    }
+}
+
+#[derive(serde::Serialize)]
+struct Problem<'a> {
+    title: &'a str,
+    status: u16,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    login_url: Option<&'a str>,
+}
+
+impl Action {
+    fn html(&self, class: &str) -> String {
+        match self {
+            Self::Link { href, label } => format!(
+                "<a class=\"button {class}\" href=\"{}\">{}</a>\n",
+                escape(href),
+                escape(label)
+            ),
+            Self::Post { action, label } => format!(
+                "<form method=\"post\" action=\"{}\"><button class=\"{class}\">{}</button></form>\n",
+                escape(action),
+                escape(label)
+            ),
+        }
+    }
+}
+
+/// The fields of every response of our own: not stored, not sniffed, no referrer.
+pub(super) fn harden(headers: &mut HeaderMap) {
+    for (name, value) in [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+}
+
+/// Whether a person looks at the answer: a program that asks for anything may take HTML for its
+/// data.
+pub(super) fn wants_html(headers: &HeaderMap) -> bool {
+    let accept = headers.get_all(header::ACCEPT).iter();
+    accept.into_iter().any(|value| {
+        value.as_bytes().split(|byte| *byte == b',').any(|kind| {
+            let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default();
+            kind.trim_ascii().eq_ignore_ascii_case(b"text/html")
+        })
+    })
+}
+
+/// Text as HTML text or attribute value.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            control if control.is_control() => escaped.push('\u{fffd}'),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn l_11_text_cannot_become_markup() {
+        let page = Page::new(StatusCode::OK, "Title", "<script>'\"&\u{1b}").link("Go", "/?a=\"><x");
+        let html = page.html();
+        assert!(
+            html.contains("&lt;script&gt;&#39;&quot;&amp;\u{fffd}"),
+            "{html}"
+        );
+        assert!(html.contains("href=\"/?a=&quot;&gt;&lt;x\""), "{html}");
+    }
+
+    #[test]
+    fn programs_get_problem_details() {
+        let mut page = Page::new(StatusCode::UNAUTHORIZED, "Sign in", "Please.").because("x");
+        page.login_url = Some("https://gw.test/oauth2/sign_in".to_owned());
+        let response = page.respond(&HeaderMap::new());
+        assert_eq!(
+            response.headers()["content-type"],
+            "application/problem+json"
+        );
+        let problem: serde_json::Value = serde_json::from_str(&page.problem()).unwrap();
+        assert_eq!(problem["login_url"], "https://gw.test/oauth2/sign_in");
+        assert_eq!(problem["status"], 401);
+    }
+
+    #[test]
+    fn only_who_asks_for_html_gets_it() {
+        let asks = |accept: &'static str| {
+            let value = HeaderValue::from_static(accept);
+            wants_html(&[(header::ACCEPT, value)].into_iter().collect())
+        };
+        assert!(asks("text/html,application/xhtml+xml,*/*;q=0.8"));
+        assert!(asks("application/json, Text/HTML;q=0.1"));
+        assert!(!asks("*/*") && !asks("application/json") && !asks("text/htmlx"));
+    }
+
+    #[test]
+    fn a_40_no_page_of_ours_can_be_framed_or_stored() {
+        let response = Page::new(StatusCode::OK, "T", "t").respond(&HeaderMap::new());
+        let headers = response.headers();
+        let policy = headers["content-security-policy"].to_str().unwrap();
+        assert!(policy.contains("frame-ancestors 'none'") && policy.contains("default-src 'none'"));
+        assert_eq!(headers["cross-origin-opener-policy"], "same-origin");
+        assert_eq!(headers["cache-control"], "no-store");
+        assert_eq!(headers["referrer-policy"], "no-referrer");
+    }
+}
