@@ -3,9 +3,11 @@
 pub mod access;
 pub mod admin;
 pub mod clock;
+pub mod config;
 pub mod fields;
 pub mod gateway;
 pub mod identity;
+pub mod instance;
 pub mod login;
 pub mod origin;
 pub mod provider;

@@ -1,0 +1,118 @@
+//! Reads one section after the other, going on after each mistake.
+
+use figment::Figment;
+use figment::error::Kind;
+use figment::value::{Dict, Value};
+use serde::de::DeserializeOwned;
+
+use super::problem::{Problem, reason, source_of};
+
+/// A merged tree of settings that is read section by section. Each mistake is noted; the key it
+/// lies at is then set back to its default, so that the rest of the section is looked at, too.
+#[derive(Debug)]
+pub(super) struct Reader<'a> {
+    settings: &'a Figment,
+    defaults: Dict,
+    pub(super) problems: Vec<Problem>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(settings: &'a Figment, defaults: Dict) -> Self {
+        Self {
+            settings,
+            defaults,
+            problems: Vec::new(),
+        }
+    }
+
+    pub(super) fn note(&mut self, key: &str, reason: impl Into<String>) {
+        let source = source_of(self.settings, key);
+        self.problems.push(Problem {
+            key: key.to_owned(),
+            source,
+            reason: reason.into(),
+        });
+    }
+
+    /// Reads the value at `key`, whose parts are separated by dots.
+    pub(super) fn read<T: DeserializeOwned>(&mut self, key: &str) -> Option<T> {
+        let value = self
+            .settings
+            .find_value(key)
+            .unwrap_or_else(|_| Value::from(Dict::new()));
+        self.read_value(key, value)
+    }
+
+    /// Reads a value that lies at `key`.
+    pub(super) fn read_value<T: DeserializeOwned>(
+        &mut self,
+        key: &str,
+        mut value: Value,
+    ) -> Option<T> {
+        // Each round removes a key or ends, so there are no more rounds than keys.
+        loop {
+            let error = match value.deserialize::<T>() {
+                Ok(section) => return Some(section),
+                Err(error) => error,
+            };
+            for error in error {
+                let mut path = error.path.clone();
+                if let Kind::UnknownField(name, _) = &error.kind
+                    && path.last() != Some(name)
+                {
+                    path.push(name.clone());
+                }
+                let below = path.join(".");
+                let full = if below.is_empty() {
+                    key.to_owned()
+                } else {
+                    format!("{key}.{below}")
+                };
+                self.note(&full, reason(&error.kind));
+                let mendable = !matches!(error.kind, Kind::MissingField(_)) && !path.is_empty();
+                if !mendable || !self.set_back(key, &mut value, &path) {
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Gives the key at `path` below `key` its default again, or removes it where it has none.
+    /// Says whether anything changed.
+    fn set_back(&self, key: &str, value: &mut Value, path: &[String]) -> bool {
+        let default = find(
+            &self.defaults,
+            key.split('.').chain(path.iter().map(String::as_str)),
+        );
+        let Value::Dict(_, table) = value else {
+            return false;
+        };
+        replace(table, path, default)
+    }
+}
+
+fn replace(table: &mut Dict, path: &[String], default: Option<Value>) -> bool {
+    let Some((first, rest)) = path.split_first() else {
+        return false;
+    };
+    if !rest.is_empty()
+        && let Some(Value::Dict(_, below)) = table.get_mut(first)
+    {
+        return replace(below, rest, default);
+    }
+    // The last part, or one inside a list: the list itself is set back.
+    let old = table.remove(first);
+    let default = default.filter(|default| rest.is_empty() && old.as_ref() != Some(default));
+    if let Some(default) = default {
+        table.insert(first.clone(), default);
+    }
+    old.is_some()
+}
+
+fn find<'k>(dict: &Dict, path: impl Iterator<Item = &'k str>) -> Option<Value> {
+    let mut value = Value::from(dict.clone());
+    for key in path {
+        value = value.into_dict()?.remove(key)?;
+    }
+    Some(value)
+}

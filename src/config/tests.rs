@@ -1,0 +1,254 @@
+use std::io::Write as _;
+
+use super::*;
+
+/// A settings file in a folder of its own, with the files that it names.
+struct Written {
+    folder: tempfile::TempDir,
+}
+
+impl Written {
+    fn new(text: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let written = Self { folder };
+        written.file("secret", "s3cret-canary\n");
+        let text = text.replace('@', &written.folder.path().display().to_string());
+        written.file("sidegate.toml", &text);
+        written
+    }
+
+    fn file(&self, name: &str, text: &str) {
+        let mut file = std::fs::File::create(self.folder.path().join(name)).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    }
+
+    fn load(&self) -> Result<Config, Problems> {
+        let path = self.folder.path().join("sidegate.toml");
+        Config::load(
+            &path,
+            Variables::Ignore,
+            &Flags::default(),
+            &Clock::system(),
+        )
+    }
+
+    /// The keys that have a problem, in the order they are named.
+    fn problems(&self) -> Vec<String> {
+        let problems = self.load().map(|_| ()).unwrap_err().0;
+        problems
+            .into_iter()
+            .map(|problem| format!("{}: {}", problem.key, problem.reason))
+            .collect()
+    }
+}
+
+const SMALL: &str = r#"
+public_url = "https://app.example.com"
+[providers.main]
+profile = "oauth2"
+authorization_endpoint = "https://id.example.com/authorize"
+token_endpoint = "https://id.example.com/token"
+client_id = "me"
+client_secret_file = "@/secret"
+[upstreams.app]
+url = "http://127.0.0.1:8080"
+"#;
+
+fn keys_of(problems: &[String]) -> Vec<&str> {
+    problems
+        .iter()
+        .map(|problem| problem.split(": ").next().unwrap())
+        .collect()
+}
+
+#[test]
+fn a_file_with_provider_client_and_upstream_protects_everything() {
+    let config = Written::new(SMALL).load().unwrap();
+    let routes: Vec<_> = config.routes.iter().collect();
+    assert_eq!(routes.len(), 1);
+    assert_eq!((routes[0].prefix(), routes[0].provider()), ("/", "main"));
+    assert!(!routes[0].is_public());
+    assert!(config.random_keys);
+}
+
+#[test]
+fn the_reference_file_has_the_defaults_and_loads() {
+    let tree = defaults();
+    for section in [
+        "server",
+        "operations",
+        "session",
+        "login",
+        "assertions",
+        "log",
+    ] {
+        assert!(tree.contains_key(section), "{section} is not documented");
+    }
+    let uncommented: String = DEFAULTS
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(rest) if rest.starts_with('[') || rest.contains(" = ") => format!("{rest}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    let parsed: Dict = Figment::from(Toml::string(&uncommented)).extract().unwrap();
+    for section in SECTIONS {
+        assert!(parsed.contains_key(section), "{section} is not documented");
+    }
+}
+
+#[test]
+fn the_minimal_file_has_ten_lines_and_lacks_nothing_but_its_secret() {
+    let text = include_str!("../../config/minimal.toml");
+    assert_eq!(text.lines().count(), 10);
+    let written = Written::new(&text.replace("/run/secrets/sidegate", "@"));
+    written.file("client_secret", "s3cret-canary\n");
+    written.file(
+        "oauth-public.key",
+        include_str!("../../tests/data/passport/public_key.pem"),
+    );
+    let keys = written
+        .load()
+        .map(|_| ())
+        .map_err(|problems| problems.to_string());
+    assert_eq!(keys, Ok(()));
+}
+
+#[test]
+fn every_problem_is_named_at_once_with_its_source() {
+    let text = SMALL.replace("[upstreams.app]", "[server]\nlisten = \"nowhere\"\nworker = 1\nidle_secs = 0\n[session]\nidle_secs = 9\nabsolute_secs = 2\n[upstreams.app]");
+    let text = format!("{text}\n[[routes]]\nupstream = \"other\"\n");
+    let written = Written::new(&text);
+    let problems = written.problems();
+    assert_eq!(
+        keys_of(&problems),
+        [
+            "server.idle_secs",
+            "server.listen",
+            "server.worker",
+            "session",
+            "routes.0.upstream"
+        ],
+        "{problems:#?}"
+    );
+    assert!(
+        problems[2].contains("did you mean `workers`?"),
+        "{problems:#?}"
+    );
+    assert!(
+        problems[3].contains("idle_secs (9) exceeds absolute_secs (2)"),
+        "{problems:#?}"
+    );
+    let first = &written.load().unwrap_err().0[0];
+    assert!(first.source.ends_with("sidegate.toml"), "{first:?}");
+}
+
+#[test]
+fn l_04_a_secret_in_the_settings_is_refused_and_not_shown() {
+    let text = SMALL.replace(
+        "client_secret_file = \"@/secret\"",
+        "client_secret = \"s3cret-canary\"",
+    );
+    let problems = Written::new(&text).problems();
+    assert_eq!(
+        keys_of(&problems),
+        ["providers.main.client_secret", "providers.main"],
+        "{problems:#?}"
+    );
+    assert!(problems[0].contains("client_secret_file") && !problems[0].contains("canary"));
+}
+
+#[test]
+fn l_04_an_absent_secret_file_is_named() {
+    let problems = Written::new(&SMALL.replace("@/secret", "@/absent")).problems();
+    assert_eq!(problems.len(), 1, "{problems:#?}");
+    assert!(problems[0].contains("client_secret_file") && problems[0].contains("absent"));
+}
+
+#[test]
+fn t_10_plain_http_for_everybody_is_refused() {
+    let open = format!("{SMALL}\n[server]\nlisten = \"0.0.0.0:4180\"\n");
+    let problems = Written::new(&open).problems();
+    assert_eq!(keys_of(&problems), ["server.listen"], "{problems:#?}");
+    let behind = format!("{open}trusted_proxies = [\"10.0.0.0/8\"]\n");
+    assert!(Written::new(&behind).load().is_ok());
+}
+
+#[test]
+fn c_10_a_public_url_over_plain_http_is_for_loopback() {
+    let plain = SMALL.replace("https://app.example.com", "http://app.example.com");
+    let problems = Written::new(&plain).problems();
+    assert_eq!(keys_of(&problems), ["public_url"], "{problems:#?}");
+    assert!(problems[0].contains("__Host-"), "{problems:#?}");
+}
+
+#[test]
+fn several_origins_are_a_list() {
+    let several = SMALL.replace(
+        "\"https://app.example.com\"",
+        "[\"https://a.example.com\", \"http://localhost:4180\"]",
+    );
+    let config = Written::new(&several).load().unwrap();
+    assert_eq!(config.gateway.public_urls.iter().count(), 2);
+}
+
+#[test]
+fn x_06_what_nobody_knows_is_refused_with_a_suggestion() {
+    let problems = Written::new(&format!("{SMALL}\n[sesion]\nidle_secs = 1\n")).problems();
+    assert_eq!(keys_of(&problems), ["sesion"], "{problems:#?}");
+    assert!(
+        problems[0].contains("did you mean `session`?"),
+        "{problems:#?}"
+    );
+}
+
+#[test]
+fn x_07_two_routes_for_the_same_requests_are_refused() {
+    let routes = "[[routes]]\nprefix = \"/a\"\naccess = \"public\"\n[[routes]]\nprefix = \"/A\"\n";
+    let problems = Written::new(&format!("{SMALL}\n{routes}")).problems();
+    assert_eq!(keys_of(&problems), ["routes.1.prefix"], "{problems:#?}");
+}
+
+#[test]
+fn a_route_for_a_host_that_is_not_served_is_refused() {
+    let routes = "[[routes]]\nhosts = [\"other.example.com\"]\n";
+    let problems = Written::new(&format!("{SMALL}\n{routes}")).problems();
+    assert_eq!(keys_of(&problems), ["routes.0.hosts"], "{problems:#?}");
+}
+
+#[test]
+fn an_empty_file_is_told_what_it_needs() {
+    let problems = Written::new("").problems();
+    assert_eq!(
+        keys_of(&problems),
+        ["public_url", "providers", "upstreams"],
+        "{problems:#?}"
+    );
+}
+
+#[test]
+fn a_file_that_is_not_toml_is_named() {
+    let problems = Written::new("public_url = ").load().unwrap_err();
+    assert_eq!(problems.0.len(), 1);
+    assert!(problems.to_string().contains("sidegate.toml"), "{problems}");
+    let nowhere = Path::new("/nowhere/sidegate.toml");
+    let absent = Config::load(
+        nowhere,
+        Variables::Ignore,
+        &Flags::default(),
+        &Clock::system(),
+    );
+    assert!(absent.unwrap_err().to_string().contains("cannot be read"));
+}
+
+#[test]
+fn a_flag_wins_over_the_file() {
+    let written = Written::new(&format!("{SMALL}\n[server]\nlisten = \"127.0.0.1:1\"\n"));
+    let path = written.folder.path().join("sidegate.toml");
+    let flags = Flags {
+        listen: Some("127.0.0.1:2".to_owned()),
+        ..Flags::default()
+    };
+    let config = Config::load(&path, Variables::Ignore, &flags, &Clock::system()).unwrap();
+    assert_eq!(config.listen.port(), 2);
+}

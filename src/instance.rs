@@ -1,0 +1,301 @@
+//! One running gateway: the rooms brought together.
+//!
+//! [`Instance::start`] binds the listeners, starts the control plane (one small multi-thread
+//! runtime for everything that talks to a provider) and the workers (one current-thread runtime
+//! each), and gives back a handle that drains them.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use crate::access::{Access, RouteTable};
+use crate::admin::{Admin, Readiness};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::gateway::{Gateway, Worker};
+use crate::login::Login;
+use crate::provider::Provider;
+use crate::secret::NoRandomness;
+use crate::server::{self, Drained, Endpoint, Listener, Workers};
+use crate::session::{Maintained, Sessions};
+use crate::telemetry::{Metrics, chain};
+use crate::tls::{Acceptor, Refreshed};
+
+/// Threads of the control plane: calls of providers wait, they do not compute.
+const CONTROL_THREADS: usize = 2;
+
+/// Between two full batches of expired sessions: workers get the cache in between.
+const BETWEEN_BATCHES: Duration = Duration::from_millis(10);
+
+/// How often certificates are looked at.
+const CERTIFICATES: Duration = Duration::from_secs(10);
+
+/// The longest wait between two attempts to reach a provider.
+const LONGEST_BACK_OFF: Duration = Duration::from_mins(1);
+
+/// Why an instance did not start. Side: gateway.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The control plane's threads could not be started.
+    #[error("the control plane cannot start")]
+    Control(#[source] std::io::Error),
+    /// The operating system gives no random bytes.
+    #[error("no session could be opened")]
+    NoRandomness(#[from] NoRandomness),
+    /// A listener or a worker could not be started.
+    #[error("the server cannot start")]
+    Server(#[from] server::Error),
+}
+
+/// A running gateway. Dropping it stops it without waiting.
+#[derive(Debug)]
+pub struct Instance {
+    address: SocketAddr,
+    operations_address: Option<SocketAddr>,
+    workers: Workers,
+    operations: Option<Workers>,
+    readiness: Readiness,
+    control: Control,
+}
+
+/// The control plane's runtime; dropped without waiting, since it may be dropped inside another.
+#[derive(Debug)]
+struct Control(Option<Runtime>);
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Instance {
+    /// Starts serving. Blocks until all workers do.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`]; what had started is stopped again.
+    pub fn start(config: Config, clock: &Clock) -> Result<Self, Error> {
+        let listener = Listener::bind(config.listen)?;
+        let address = listener.local_addr()?;
+        let operations = config.operations.map(Listener::bind).transpose()?;
+        let operations_address = operations.as_ref().map(Listener::local_addr).transpose()?;
+        let control = control_plane().map_err(Error::Control)?;
+        announce(&config, address, operations_address);
+        let sessions = Arc::new(Sessions::new(config.session)?);
+        let metrics = Arc::new(Metrics::new(route_names(&config.routes)));
+        look_after(&control, &config);
+        control.spawn(keep_house(
+            Arc::clone(&sessions),
+            Arc::clone(&metrics),
+            clock.clone(),
+        ));
+        let endpoint = match config.tls {
+            Some(acceptor) => Endpoint::tls(listener, acceptor),
+            None => Endpoint::plain(listener),
+        };
+        let access = Access::new(config.routes, Arc::clone(&sessions));
+        let handle = control.handle().clone();
+        let shared = (Arc::clone(&metrics), clock.clone());
+        let login = Login::new(
+            config.login,
+            config.providers,
+            sessions,
+            shared.clone(),
+            handle,
+        );
+        let gateway = Arc::new(Gateway::new(
+            config.gateway,
+            access,
+            Arc::new(login),
+            shared,
+        ));
+        let make = move || Worker::new(Arc::clone(&gateway));
+        let workers = Workers::start(
+            "worker",
+            config.workers,
+            vec![endpoint],
+            config.server,
+            make,
+        )?;
+        let readiness = Readiness::default();
+        let admin = Admin::new(metrics, readiness.clone());
+        let operations = operations
+            .map(|listener| operate(listener, admin))
+            .transpose()?;
+        readiness.ready();
+        let control = Control(Some(control));
+        Ok(Self {
+            address,
+            operations_address,
+            workers,
+            operations,
+            readiness,
+            control,
+        })
+    }
+
+    /// The public address, with the port that was chosen.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The operations listener's address.
+    pub fn operations_address(&self) -> Option<SocketAddr> {
+        self.operations_address
+    }
+
+    /// Stops accepting, finishes what is in flight, and tells how that went.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling it cuts what is in flight.
+    pub async fn drain(self) -> Drained {
+        self.readiness.draining();
+        tracing::info!("Draining");
+        let drained = self.workers.drained().await;
+        if let Some(operations) = self.operations {
+            operations.drained().await;
+        }
+        drop(self.control);
+        tracing::info!(
+            requests.cut = drained.cut,
+            workers.lost = drained.lost,
+            "Stopped"
+        );
+        drained
+    }
+}
+
+fn control_plane() -> std::io::Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+}
+
+/// Starts the tasks that watch what lies outside: providers and certificate files.
+fn look_after(control: &Runtime, config: &Config) {
+    for (name, provider) in &config.providers {
+        control.spawn(reach(name.clone(), Arc::clone(provider)));
+    }
+    if let Some(acceptor) = &config.tls {
+        control.spawn(keep_certificates(acceptor.clone()));
+    }
+}
+
+/// Starts the operations listener on a thread of its own, so that it answers when all workers are
+/// busy.
+fn operate(listener: Listener, admin: Admin) -> Result<Workers, server::Error> {
+    let endpoints = vec![Endpoint::plain(listener)];
+    let make = move || admin.clone();
+    Workers::start(
+        "operations",
+        NonZeroUsize::MIN,
+        endpoints,
+        server::Settings::default(),
+        make,
+    )
+}
+
+/// The names of the routes, each at its index.
+fn route_names(routes: &RouteTable) -> impl Iterator<Item = Box<str>> {
+    let mut routes: Vec<_> = routes.iter().collect();
+    routes.sort_unstable_by_key(|route| route.index());
+    routes
+        .into_iter()
+        .map(|route| route.name().into())
+        .collect::<Vec<_>>()
+        .into_iter()
+}
+
+/// Says what an operator should know at the start: what is open above all.
+fn announce(config: &Config, address: SocketAddr, operations: Option<SocketAddr>) {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    if config.random_keys {
+        tracing::warn!(
+            key = "login.state_key_file",
+            "No key file is set, so logins under way start again after a restart"
+        );
+    }
+    for route in config.routes.iter().filter(|route| route.is_public()) {
+        tracing::warn!(
+            route = route.name(),
+            prefix = route.prefix(),
+            "Route is open to everybody"
+        );
+    }
+    for url in config.gateway.public_urls.iter() {
+        let callback = format!("{url}{}", config.login.0.callback_path);
+        tracing::info!(%url, redirect_uri = callback, "Serving");
+    }
+    let operations = operations.map(tracing::field::display);
+    tracing::info!(server.address = %address, operations, "Listening");
+}
+
+/// Tells once whether a provider can be reached, and when it can be again. Nothing waits for it.
+async fn reach(name: Box<str>, provider: Arc<Provider>) {
+    let mut wait = Duration::from_secs(1);
+    let mut failed = false;
+    while let Err(error) = provider.probe().await {
+        let (name, reason) = (&*name, error.reason());
+        let retry_secs = wait.as_secs();
+        tracing::warn!(
+            provider = name,
+            reason,
+            error = chain(&error),
+            retry_secs,
+            "Provider cannot be reached"
+        );
+        failed = true;
+        sleep(wait).await;
+        wait = wait.saturating_mul(2).min(LONGEST_BACK_OFF);
+    }
+    if failed {
+        tracing::info!(provider = &*name, "Provider can be reached");
+    }
+}
+
+/// Frees expired sessions a batch at a time, and brings the figures up to date.
+async fn keep_house(sessions: Arc<Sessions>, metrics: Arc<Metrics>, clock: Clock) {
+    let mut ticks = interval(Duration::from_secs(1));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        while sessions.maintain(clock.now()) == Maintained::More {
+            sleep(BETWEEN_BATCHES).await;
+        }
+        metrics.sessions(sessions.count(), sessions.pushed_out());
+    }
+}
+
+/// Reads certificate and key again when they change; bad ones are reported and the old ones kept.
+async fn keep_certificates(acceptor: Acceptor) {
+    let mut ticks = interval(CERTIFICATES);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let acceptor = acceptor.clone();
+        let refreshed = tokio::task::spawn_blocking(move || acceptor.refresh()).await;
+        match refreshed {
+            Ok(Ok(Refreshed::Replaced)) => tracing::info!("Certificate replaced"),
+            Ok(Ok(Refreshed::Unchanged)) => {}
+            Ok(Err(error)) => {
+                tracing::error!(
+                    error = chain(&error),
+                    "Certificate not replaced, the old one stays"
+                );
+            }
+            Err(_stopping) => return,
+        }
+    }
+}
