@@ -1,9 +1,64 @@
 //! Sidegate is a reverse proxy that signs users in.
+//!
+//! A legacy web app behind it never sees OAuth: Sidegate performs the authorization-code exchange
+//! on the app's behalf, keeps the tokens in memory keyed by the session cookie, and forwards each
+//! request with `Authorization: Bearer <access token>`.
+//!
+//! This page is the map. A room is one module; it may name only rooms of a lower rank, and rooms
+//! of one rank do not know each other. A test enforces it.
+//!
+//! | rank | rooms | what they know |
+//! | --- | --- | --- |
+//! | 0 | [`secret`] [`clock`] [`telemetry`] | values that never print; time as an argument; events, access log, figures |
+//! | 1 | [`tls`] [`identity`] [`token`] [`fields`] [`target`] | certificates; who somebody is; a token set with its ready `Bearer` value; HTTP fields; the canonical request target |
+//! | 2 | [`origin`] [`server`] | an HTTP client with its pool; listeners, framing, deadlines, drain. Neither knows authentication |
+//! | 3 | [`provider`] [`session`] [`upstream`] | the authorization server; who is signed in; the app behind |
+//! | 4 | [`access`] [`login`] | route, rule, decision; the code flow, pending logins, signing out |
+//! | 5 | [`gateway`] [`admin`] | the walk and its answers; health and figures |
+//! | 6 | [`config`] | settings file, variables, flags: all problems at once |
+//! | 7 | [`instance`] | one running gateway: everything brought together |
+//! | 8 | [`demo`] | an embedded authorization server and a legacy app, for trying and for tests |
+//!
+//! # Two planes
+//!
+//! The data plane is one current-thread runtime per worker ([`server::Workers`]), each with its
+//! own connections to the apps ([`upstream::Pools`]). Workers share the session cache, the routes
+//! and the figures, and wait for no lock. The control plane is one small multi-thread runtime
+//! ([`instance`]) for everything that talks to a provider: a worker awaits its result, and if the
+//! browser goes away the task still finishes.
+//!
+//! # The walk of one request
+//!
+//! 1. [`server`] accepts, does TLS and frames HTTP under its own deadlines.
+//! 2. [`target::Target::from_request`] makes the target canonical: the same bytes are matched,
+//!    authorised, logged and forwarded. [`login::PublicUrls`] says whether the host is ours, and
+//!    [`fields::forwarded`] who is asking.
+//! 3. [`fields::inbound`] removes hop-by-hop fields and every field that we assert, in all
+//!    spellings, the client's `Authorization` among them.
+//! 4. Our own endpoints below [`login::OWN_PREFIX`] are answered by [`login`].
+//! 5. [`access::Access::decide`] finds the route, the session and the rule.
+//! 6. The [`gateway`] answers a [`access::Decision`]: navigation goes to the provider, everything
+//!    else gets 401 with a `login_url`; 403 and 404 speak for themselves.
+//! 7. [`access::Permit::forward`] removes our cookies, writes who is signed in and the bearer
+//!    token ([`upstream::assert_identity`]), and sends the request on a pooled connection. Bodies
+//!    stream both ways.
+//! 8. [`fields::outbound`] cleans the response. One exit writes the access-log event.
+//!
+//! # The walk of one login
+//!
+//! [`login::Login::begin`] seals the pending login as the `state` itself, bound to a secret in a
+//! cookie of this one tab, and sends the browser to
+//! [`provider::Provider::authorization_url`]. The answer comes to [`login::Login::complete`]: an
+//! error is read first; the code cannot be reached before the state has been verified; then
+//! [`provider::Provider::redeem`] exchanges it on the control plane and says who it is;
+//! [`session::Sessions::open`] gives a new id; and the browser goes where it wanted to
+//! ([`login::ReturnTo`]).
 
 pub mod access;
 pub mod admin;
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod fields;
 pub mod gateway;
 pub mod identity;

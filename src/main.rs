@@ -1,2 +1,294 @@
-//! Sidegate.
-fn main() {}
+//! The command line of Sidegate.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+use sidegate::clock::Clock;
+use sidegate::config::{Config, Flags, Variables};
+use sidegate::demo;
+use sidegate::instance::Instance;
+use sidegate::telemetry::{self, chain};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Something failed while running.
+const FAILURE: u8 = 1;
+/// The command line cannot be understood (`EX_USAGE` of sysexits).
+const USAGE: u8 = 64;
+/// The settings are wrong (`EX_CONFIG`).
+const CONFIG: u8 = 78;
+
+/// A reverse proxy that signs users in: OAuth 2 for web apps that know nothing of it.
+#[derive(Parser)]
+#[command(
+    version,
+    about,
+    after_help = "Exit codes: 0 all went well; 1 something failed; 64 the command line cannot be \
+                  understood; 78 the settings are wrong."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve, as the settings say, until SIGTERM or SIGINT
+    Run(Settings),
+    /// Name every problem of the settings at once, and serve nothing
+    Check(Settings),
+    /// Try it: an authorization server, a legacy app and the gateway in one process, on loopback
+    Demo(Demo),
+    /// Write a certificate authority and a certificate for localhost, for development
+    DevCerts {
+        /// The folder to write to; made if it is not there
+        dir: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct Settings {
+    /// The settings file (TOML); config/sidegate.toml documents every key
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Listen here instead of server.listen
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Log from this level on instead of log.level
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Log as text or json instead of log.format
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+}
+
+#[derive(Args)]
+struct Demo {
+    /// Drive a whole login over real sockets, print each step, and stop
+    #[arg(long)]
+    check: bool,
+    /// Where the gateway listens; a loopback address
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4180")]
+    listen: SocketAddr,
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no mistakes; clap writes each where it belongs.
+            let asked = matches!(
+                error.kind(),
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+            );
+            return match error.print() {
+                Ok(()) if asked => ExitCode::SUCCESS,
+                Ok(()) | Err(_) => ExitCode::from(USAGE),
+            };
+        }
+    };
+    match cli.command {
+        Command::Run(settings) => run(&settings),
+        Command::Check(settings) => check(&settings),
+        Command::Demo(demo) => try_out(&demo),
+        Command::DevCerts { dir } => dev_certs(&dir),
+    }
+}
+
+fn load(settings: &Settings, clock: &Clock) -> Result<Config, ExitCode> {
+    let flags = Flags {
+        listen: settings.listen.clone(),
+        log_level: settings.log_level.clone(),
+        log_format: settings.log_format.clone(),
+    };
+    Config::load(&settings.config, Variables::Read, &flags, clock).map_err(|problems| {
+        complain(&problems.to_string());
+        ExitCode::from(CONFIG)
+    })
+}
+
+fn check(settings: &Settings) -> ExitCode {
+    match load(settings, &Clock::system()) {
+        Err(code) => code,
+        Ok(config) => {
+            for warning in &config.warnings {
+                complain(&format!("warning: {warning}"));
+            }
+            for route in config.routes.iter().filter(|route| route.is_public()) {
+                say(&format!("open to everybody: {}", route.prefix()));
+            }
+            say(&format!(
+                "{}: the settings are good",
+                settings.config.display()
+            ));
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn run(settings: &Settings) -> ExitCode {
+    let clock = Clock::system();
+    let config = match load(settings, &clock) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    if let Err(error) = telemetry::start(&config.log) {
+        return fail(&chain(&error));
+    }
+    until_signal(|| Instance::start(config, &clock).map_err(|error| chain(&error)))
+}
+
+/// Starts an instance, serves until a signal, drains. A second signal stops at once.
+fn until_signal(start: impl FnOnce() -> Result<Instance, String>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("cannot start: {error}")),
+    };
+    runtime.block_on(async {
+        let mut signals = match Signals::listen() {
+            Ok(signals) => signals,
+            Err(error) => return fail(&format!("cannot listen for signals: {error}")),
+        };
+        let instance = match start() {
+            Ok(instance) => instance,
+            Err(error) => return fail(&error),
+        };
+        signals.next().await;
+        tokio::select! {
+            drained = instance.drain() => match drained.lost {
+                0 => ExitCode::SUCCESS,
+                _ => ExitCode::from(FAILURE),
+            },
+            () = signals.next() => fail("stopped at once by a second signal"),
+        }
+    })
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        let interrupt = signal(SignalKind::interrupt())?;
+        Ok(Self {
+            terminate,
+            interrupt,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn try_out(demo: &Demo) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("cannot start: {error}")),
+    };
+    runtime.block_on(async {
+        // A check has nothing to show in a browser, so any free port will do.
+        let listen = if demo.check {
+            SocketAddr::from(([127, 0, 0, 1], 0))
+        } else {
+            demo.listen
+        };
+        match demo::Demo::start(listen).await {
+            Err(error) => fail(&chain(&error)),
+            Ok(running) if demo.check => check_demo(running).await,
+            Ok(running) => show_demo(running).await,
+        }
+    })
+}
+
+async fn check_demo(demo: demo::Demo) -> ExitCode {
+    let held = match demo.check() {
+        Ok(check) => check
+            .run(&mut |report| say(&report.to_string()))
+            .await
+            .is_ok(),
+        Err(error) => return fail(&chain(&error)),
+    };
+    demo.stop().await;
+    if held {
+        say("All steps held.");
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(FAILURE)
+    }
+}
+
+async fn show_demo(demo: demo::Demo) -> ExitCode {
+    let mut signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(error) => return fail(&format!("cannot listen for signals: {error}")),
+    };
+    say(&format!(
+        "This is a demo for development: everything is on loopback and forgotten when it stops.\n\n  \
+         open      {}\n  \
+         user      alice\n  \
+         password  password\n\n\
+         The gateway runs on {}\n\
+         in front of a legacy app on {} and an authorization server on {}.\n\
+         Stop with Ctrl-C.",
+        demo.public_url(),
+        demo.settings_file().display(),
+        demo.app().address(),
+        demo.provider().address(),
+    ));
+    signals.next().await;
+    demo.stop().await;
+    ExitCode::SUCCESS
+}
+
+fn dev_certs(dir: &Path) -> ExitCode {
+    match sidegate::tls::development_certificates(dir, &[], Clock::system().now()) {
+        Ok(written) => {
+            for path in [&written.authority, &written.certificate, &written.key] {
+                say(&format!("wrote {}", path.display()));
+            }
+            say(&format!(
+                "Trust {} where you need to; set server.certificate_file and server.key_file to \
+                 the other two.",
+                written.authority.display()
+            ));
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&chain(&error)),
+    }
+}
+
+fn fail(text: &str) -> ExitCode {
+    complain(&format!("sidegate: {text}"));
+    ExitCode::from(FAILURE)
+}
+
+#[expect(
+    clippy::print_stdout,
+    reason = "the command line speaks to whoever typed it"
+)]
+fn say(text: &str) {
+    println!("{text}");
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "the command line speaks to whoever typed it"
+)]
+fn complain(text: &str) {
+    eprintln!("{text}");
+}

@@ -1,0 +1,335 @@
+//! The legacy app behind the gateway. It knows nothing of OAuth: it believes the fields of a
+//! request, shows them, and checks the token only to show that it could.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CACHE_CONTROL, COOKIE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use serde_json::{Map, Value, json};
+
+use super::Error;
+use super::oracle::{Oracle, Token};
+use super::pages::{APP, escape, not_found, page, table};
+use super::serve::{Answer, Reply, Server, answer, plain, serve};
+use crate::clock::Clock;
+
+/// The reason why nobody is signed in when there is no `Authorization` at all.
+const NO_TOKEN: &str = "no token arrived";
+
+/// The longest wait that `/slow` gives.
+const SLOWEST: Duration = Duration::from_mins(1);
+
+/// How the app is to be.
+#[derive(Clone, Debug)]
+pub struct AppSettings {
+    /// The loopback address to bind; port 0 lets the system choose.
+    pub address: SocketAddr,
+    /// The key that access tokens should be signed with, as PEM.
+    pub public_key_pem: String,
+    /// The `aud` that access tokens should have: the gateway's client id.
+    pub audience: String,
+    /// The time, for the dates in tokens.
+    pub clock: Clock,
+}
+
+impl AppSettings {
+    /// A free port on `127.0.0.1`, the system's clock.
+    pub fn new(public_key_pem: impl Into<String>, audience: impl Into<String>) -> Self {
+        Self {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            public_key_pem: public_key_pem.into(),
+            audience: audience.into(),
+            clock: Clock::system(),
+        }
+    }
+}
+
+/// A running app; it stops when this drops.
+#[derive(Debug)]
+pub struct App {
+    server: Server,
+    desk: Arc<Desk>,
+}
+
+#[derive(Debug)]
+struct Desk {
+    oracle: Oracle,
+    audience: String,
+    clock: Clock,
+    requests: AtomicU64,
+}
+
+impl App {
+    /// Binds the address and serves until the handle drops.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotLoopback`], [`Error::Bind`], or [`Error::PublicKey`] when the key is not PEM.
+    pub async fn start(settings: AppSettings) -> Result<Self, Error> {
+        let desk = Arc::new(Desk {
+            oracle: Oracle::from_pem(&settings.public_key_pem)?,
+            audience: settings.audience,
+            clock: settings.clock,
+            requests: AtomicU64::new(0),
+        });
+        let shared = Arc::clone(&desk);
+        let server = serve(settings.address, move |request| {
+            let desk = Arc::clone(&shared);
+            async move { handle(&desk, request).await }
+        })
+        .await?;
+        Ok(Self { server, desk })
+    }
+
+    /// The address it is bound to.
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// How many requests reached it.
+    pub fn requests(&self) -> u64 {
+        self.desk.requests.load(Ordering::Relaxed)
+    }
+}
+
+async fn handle(desk: &Desk, request: Request<Bytes>) -> Answer {
+    desk.requests.fetch_add(1, Ordering::Relaxed);
+    let visit = Visit::new(desk, request.headers());
+    let read = matches!(*request.method(), Method::GET | Method::HEAD);
+    let query = request.uri().query().unwrap_or_default();
+    Ok(match request.uri().path() {
+        "/" if read => front(&visit),
+        "/whoami" => whoami(desk, &visit),
+        "/notes" if *request.method() == Method::POST => notes(&visit, request.body()),
+        "/public/hello" => plain(StatusCode::OK, "Hello, whoever you are.\n"),
+        "/stream" => stream(),
+        "/slow" => {
+            let asked = url::form_urlencoded::parse(query.as_bytes())
+                .find(|(name, _value)| name == "ms")
+                .and_then(|(_name, value)| value.parse().ok());
+            let asked = Duration::from_millis(asked.unwrap_or(1000));
+            tokio::time::sleep(asked.min(SLOWEST)).await;
+            plain(StatusCode::OK, "Sorry for the wait.\n")
+        }
+        "/" | "/notes" => plain(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n"),
+        _ => not_found(APP),
+    })
+}
+
+/// What the app makes of one request's fields.
+struct Visit {
+    /// Each field but `Authorization`; the gateway's own cookies, should one arrive, without value.
+    fields: BTreeMap<String, String>,
+    token: Option<Token>,
+    /// The subject, or why nobody counts as signed in.
+    subject: Result<String, &'static str>,
+}
+
+impl Visit {
+    fn new(desk: &Desk, headers: &HeaderMap) -> Self {
+        let mut fields = BTreeMap::new();
+        for name in headers.keys().filter(|name| **name != AUTHORIZATION) {
+            let values = headers.get_all(name).into_iter();
+            let values: Vec<_> = values
+                .map(|value| String::from_utf8_lossy(value.as_bytes()))
+                .collect();
+            let value = values.join(", ");
+            let value = if *name == COOKIE {
+                tamed(&value)
+            } else {
+                value
+            };
+            fields.insert(name.as_str().to_owned(), value);
+        }
+        let mut sent = headers.get_all(AUTHORIZATION).into_iter();
+        let (token, subject) = match (sent.next(), sent.next()) {
+            (None, _) => (None, Err(NO_TOKEN)),
+            (Some(_), Some(_)) => (None, Err("several Authorization fields arrived")),
+            (Some(field), None) => {
+                let token = field.to_str().ok();
+                let token = token.and_then(|field| field.strip_prefix("Bearer "));
+                let token = token.and_then(|token| desk.oracle.read(token));
+                let subject = match &token {
+                    Some(token) => token
+                        .subject(&desk.audience, desk.clock.now())
+                        .map(str::to_owned),
+                    None => Err("it is no token that can be read"),
+                };
+                (token, subject)
+            }
+        };
+        Self {
+            fields,
+            token,
+            subject,
+        }
+    }
+
+    /// What to call the visitor.
+    fn label(&self, subject: &str) -> String {
+        let labels = ["x-forwarded-preferred-username", "x-forwarded-email"];
+        let named = labels.iter().find_map(|name| self.fields.get(*name));
+        named.map_or_else(|| format!("user {subject}"), String::clone)
+    }
+}
+
+/// A cookie field without the values of the gateway's cookies.
+fn tamed(cookies: &str) -> String {
+    let pairs = cookies.split("; ").map(|pair| match pair.split_once('=') {
+        Some((name, _value)) if name.starts_with("__Host-sidegate") => {
+            format!("{name}=[redacted]")
+        }
+        Some(_) | None => pair.to_owned(),
+    });
+    pairs.collect::<Vec<_>>().join("; ")
+}
+
+fn front(visit: &Visit) -> Response<Reply> {
+    let body = format!(
+        "{}\n<h2>Access token</h2>\n{}\n{}\n\
+         <h2>Write a note</h2>\n<form method=\"post\" action=\"/notes\" class=\"stack\">\n\
+         <label>Title<input name=\"title\"></label>\n\
+         <label>Text<textarea name=\"text\"></textarea></label>\n\
+         <div class=\"buttons\"><button>Post it</button></div>\n</form>",
+        greeting(visit),
+        token_shown(visit),
+        fields_shown(visit),
+    );
+    page(StatusCode::OK, APP, "Who you are", &body)
+}
+
+fn greeting(visit: &Visit) -> String {
+    match &visit.subject {
+        Ok(subject) => format!(
+            "<h1>Hello, {}</h1>\n<p>The gateway says that you are subject <code>{}</code>. This \
+             app did nothing to find that out: it reads the fields of your request.</p>\n\
+             <form method=\"post\" action=\"/oauth2/sign_out\"><button class=\"second\">Sign out\
+             </button></form>",
+            escape(&visit.label(subject)),
+            escape(subject)
+        ),
+        Err(_) => "<h1>Hello, stranger</h1>\n<p>Nothing in your request proves who you are.</p>"
+            .to_owned(),
+    }
+}
+
+/// The token taken apart, never as it came.
+fn token_shown(visit: &Visit) -> String {
+    let verdict = match (&visit.subject, &visit.token) {
+        (Ok(_), _) => "<p class=\"good\">✓ signature checked</p>".to_owned(),
+        (Err(reason), Some(token)) if token.signed => {
+            format!("<p class=\"bad\">✗ signature checked, but {reason}</p>")
+        }
+        (Err(reason), _) if *reason == NO_TOKEN => format!("<p class=\"quiet\">{reason}</p>"),
+        (Err(reason), _) => format!("<p class=\"bad\">✗ signature NOT valid: {reason}</p>"),
+    };
+    let Some(token) = &visit.token else {
+        return verdict;
+    };
+    format!(
+        "{verdict}\n<h3>Header</h3>\n{}\n<h3>Claims</h3>\n{}",
+        table(rows(&token.header)),
+        table(rows(&token.claims))
+    )
+}
+
+/// The fields in two tables: what proxies write about a request first, as that is what one looks
+/// for.
+fn fields_shown(visit: &Visit) -> String {
+    let about = |name: &str| name.starts_with("x-forwarded-") || name == "via";
+    let rows = |wanted: bool| {
+        let fields = visit.fields.iter();
+        let fields = fields.filter(move |(name, _value)| about(name) == wanted);
+        table(fields.map(|(name, value)| (name.as_str(), value.clone())))
+    };
+    format!(
+        "<h2>Fields that arrived</h2>\n<h3>About you and the way here</h3>\n{}\n\
+         <h3>The rest</h3>\n{}",
+        rows(true),
+        rows(false)
+    )
+}
+
+fn rows(object: &Map<String, Value>) -> impl Iterator<Item = (&str, String)> {
+    object.iter().map(|(name, value)| {
+        let date = matches!(name.as_str(), "exp" | "iat" | "nbf");
+        let shown = match value {
+            Value::String(text) => text.clone(),
+            Value::Number(number) if date => match http_date(number) {
+                Some(date) => format!("{number} ({date})"),
+                None => number.to_string(),
+            },
+            Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::Array(_)
+            | Value::Object(_) => value.to_string(),
+        };
+        (name.as_str(), shown)
+    })
+}
+
+/// Seconds since the epoch as people read them.
+fn http_date(seconds: &serde_json::Number) -> Option<String> {
+    let since = Duration::try_from_secs_f64(seconds.as_f64()?).ok()?;
+    // Beyond the year 9999 there is no such date, and the printer would panic.
+    if since > Duration::from_hours(8000 * 365 * 24) {
+        return None;
+    }
+    let date = SystemTime::UNIX_EPOCH.checked_add(since)?;
+    Some(httpdate::fmt_http_date(date))
+}
+
+/// What [`front`] shows, for programs.
+fn whoami(desk: &Desk, visit: &Visit) -> Response<Reply> {
+    let token = match (&visit.subject, &visit.token) {
+        (Ok(_), _) => "signature checked",
+        (Err(_), Some(token)) if token.signed => "signature checked, but the token does not count",
+        (Err(reason), _) if *reason == NO_TOKEN => "none",
+        (Err(_), _) => "signature NOT valid",
+    };
+    let body = json!({
+        "authenticated": visit.subject.is_ok(),
+        "subject": visit.subject.as_ref().ok(),
+        "token": token,
+        "reason": visit.subject.as_ref().err(),
+        "claims": visit.token.as_ref().map(|token| &token.claims),
+        "fields": visit.fields,
+        "requests": desk.requests.load(Ordering::Relaxed),
+    });
+    let mut response = answer(StatusCode::OK, "application/json", body.to_string());
+    let uncached = HeaderValue::from_static("no-store");
+    response.headers_mut().insert(CACHE_CONTROL, uncached);
+    response
+}
+
+fn notes(visit: &Visit, body: &Bytes) -> Response<Reply> {
+    let by = match &visit.subject {
+        Ok(subject) => visit.label(subject),
+        Err(_) => "a stranger".to_owned(),
+    };
+    let fields: Vec<_> = url::form_urlencoded::parse(body).collect();
+    let fields = table(
+        fields
+            .iter()
+            .map(|(name, value)| (name.as_ref(), value.clone().into_owned())),
+    );
+    let body = format!(
+        "<h1>Your note arrived</h1>\n<p>Posted by {}. It is not kept.</p>\n{fields}\n\
+         <p><a href=\"/\">Back</a></p>",
+        escape(&by)
+    );
+    page(StatusCode::OK, APP, "Note", &body)
+}
+
+fn stream() -> Response<Reply> {
+    let parts = ["one\n", "two\n", "three\n"].map(|part| Bytes::from_static(part.as_bytes()));
+    let mut response = plain(StatusCode::OK, "");
+    *response.body_mut() = Reply::paced(parts, Duration::from_millis(100));
+    response
+}

@@ -1,0 +1,359 @@
+//! The token endpoint (RFC 6749 sections 4.1.3 and 6), in the order in which the real server looks
+//! at a request.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, PRAGMA};
+use http::{HeaderValue, Request, Response, StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::authorization_server::{Client, Desk, Generation};
+use super::ledger::Ledger;
+use super::refusal::Refusal;
+use super::serve::{Reply, answer};
+use super::tokens::{Claims, identifier, numeric_date};
+use crate::clock::Timestamp;
+
+/// The life of an authorization code.
+const CODE_LIFETIME: Duration = Duration::from_mins(10);
+
+/// What an authorization code says once opened, in the real one's order.
+#[expect(
+    clippy::struct_field_names,
+    reason = "the names are those of the real code's JSON"
+)]
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Code {
+    pub(crate) client_id: String,
+    pub(crate) redirect_uri: Option<String>,
+    pub(crate) auth_code_id: String,
+    pub(crate) scopes: Vec<String>,
+    pub(crate) user_id: String,
+    pub(crate) expire_time: u64,
+    pub(crate) code_challenge: Option<String>,
+    pub(crate) code_challenge_method: Option<String>,
+}
+
+impl Code {
+    /// When a code made at `now` expires, in whole seconds.
+    pub(crate) fn expiry(now: Timestamp) -> u64 {
+        now.plus(CODE_LIFETIME).as_secs()
+    }
+}
+
+/// What a refresh token says once opened.
+#[expect(
+    clippy::struct_field_names,
+    reason = "the names are those of the real token's JSON"
+)]
+#[derive(Debug, Deserialize, Serialize)]
+struct RefreshToken {
+    client_id: String,
+    refresh_token_id: String,
+    access_token_id: String,
+    scopes: Vec<String>,
+    user_id: String,
+    expire_time: u64,
+}
+
+/// A token response (RFC 6749 section 5.1) in the real one's order.
+#[derive(Serialize)]
+struct TokenResponse<'a> {
+    token_type: &'a str,
+    expires_in: u64,
+    access_token: String,
+    refresh_token: String,
+}
+
+/// Answers one token request.
+pub(crate) async fn token(
+    desk: &Desk,
+    request: &Request<Bytes>,
+) -> Result<Response<Reply>, Refusal> {
+    let asked = Asked::new(desk, request);
+    match asked.values.get("grant_type").and_then(Value::as_str) {
+        Some("authorization_code") => {
+            desk.exchanges.fetch_add(1, Ordering::Relaxed);
+            let mut ledger = desk.ledger.lock().await;
+            redeem(desk, &mut ledger, &asked)
+        }
+        Some("refresh_token") => {
+            desk.refreshes.fetch_add(1, Ordering::Relaxed);
+            let mut ledger = desk.ledger.lock().await;
+            refresh(desk, &mut ledger, &asked)
+        }
+        Some(_) | None => Err(Refusal::unsupported_grant_type()),
+    }
+}
+
+/// The parameters of the body: JSON when the content type says so, else a form. Of several with
+/// one name the last counts; those of the query do not.
+pub(crate) fn parameters(request: &Request<Bytes>) -> BTreeMap<String, Value> {
+    let content_type = request.headers().get(CONTENT_TYPE);
+    let content_type = content_type.and_then(|value| value.to_str().ok());
+    let content_type = content_type.unwrap_or_default().to_ascii_lowercase();
+    if content_type.contains("/json") || content_type.contains("+json") {
+        serde_json::from_slice(request.body()).unwrap_or_default()
+    } else if content_type.starts_with("application/x-www-form-urlencoded") {
+        url::form_urlencoded::parse(request.body())
+            .map(|(name, value)| (name.into_owned(), Value::String(value.into_owned())))
+            .collect()
+    } else {
+        BTreeMap::new()
+    }
+}
+
+/// A token request with the credentials of its `Authorization` field.
+struct Asked {
+    generation: Generation,
+    values: BTreeMap<String, Value>,
+    basic: Option<(String, String)>,
+    /// What the field's scheme makes of `WWW-Authenticate`.
+    challenge: Option<&'static str>,
+}
+
+impl Asked {
+    fn new(desk: &Desk, request: &Request<Bytes>) -> Self {
+        let field = request.headers().get(AUTHORIZATION);
+        let field = field.and_then(|value| value.to_str().ok());
+        let field = field.filter(|value| !value.is_empty());
+        let challenge = |value: &str| {
+            if value.starts_with("Bearer") {
+                "Bearer realm=\"OAuth\""
+            } else {
+                "Basic realm=\"OAuth\""
+            }
+        };
+        Self {
+            generation: desk.settings.generation,
+            values: parameters(request),
+            basic: field.and_then(basic),
+            challenge: field.map(challenge),
+        }
+    }
+
+    /// A parameter as text. The newer server trims, takes any scalar and reads an empty one as
+    /// absent; the older takes text only, but a client id may be a number in both.
+    fn text(&self, name: &str) -> Result<Option<String>, Refusal> {
+        let newer = self.generation == Generation::Passport13;
+        match self.values.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) if newer => {
+                let text = text.trim();
+                Ok((!text.is_empty()).then(|| text.to_owned()))
+            }
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(Value::Number(number)) if newer || name == "client_id" => {
+                Ok(Some(number.to_string()))
+            }
+            Some(Value::Number(_) | Value::Bool(_) | Value::Array(_) | Value::Object(_)) => {
+                Err(Refusal::parameter(name))
+            }
+        }
+    }
+
+    /// The client, once it has proved itself. Credentials in the body win over those in the field.
+    fn client<'a>(&self, ledger: &'a Ledger) -> Result<&'a Client, Refusal> {
+        let basic = self.basic.as_ref();
+        let id = self.text("client_id")?;
+        let id = id.or_else(|| basic.map(|(id, _secret)| id.clone()));
+        let id = id.ok_or_else(|| Refusal::parameter("client_id"))?;
+        let client = ledger.client(&id);
+        let refused = || Refusal::invalid_client(self.challenge);
+        let client = client.ok_or_else(refused)?;
+        if let Some(expected) = &client.secret {
+            let secret = self.text("client_secret")?;
+            let secret = secret.or_else(|| basic.map(|(_id, secret)| secret.clone()));
+            match secret.filter(|secret| !secret.is_empty()) {
+                Some(secret) if expected.matches(secret.as_bytes()) => {}
+                None if self.generation == Generation::Passport13 => {
+                    return Err(Refusal::parameter("client_secret"));
+                }
+                Some(_) | None => return Err(refused()),
+            }
+            // The older server also compares the redirection URI with the registered ones here,
+            // and calls a strange one a strange client.
+            if self.generation == Generation::Passport12
+                && let Some(uri) = self.text("redirect_uri")?
+                && !client.may_redirect_to(&uri)
+            {
+                return Err(refused());
+            }
+        }
+        Ok(client)
+    }
+}
+
+/// The credentials of a `Basic` field. They are not percent-decoded: the real server does not.
+fn basic(field: &str) -> Option<(String, String)> {
+    let encoded = field.strip_prefix("Basic ")?;
+    let decoded = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;
+    let (id, secret) = decoded.split_once(':')?;
+    Some((id.to_owned(), secret.to_owned()))
+}
+
+fn redeem(desk: &Desk, ledger: &mut Ledger, asked: &Asked) -> Result<Response<Reply>, Refusal> {
+    let generation = asked.generation;
+    let client = asked.client(ledger)?;
+    let sealed = asked.text("code")?;
+    let sealed = sealed.ok_or_else(|| Refusal::parameter("code"))?;
+    let code: Code = desk.keys.open(&sealed).ok_or_else(|| {
+        let hint = match generation {
+            Generation::Passport12 => "Cannot decrypt the authorization code",
+            Generation::Passport13 => "Cannot validate the provided authorization code",
+        };
+        Refusal::code(generation, hint)
+    })?;
+    let now = desk.settings.clock.now();
+    if now.as_secs() > code.expire_time {
+        return Err(Refusal::code(generation, "Authorization code has expired"));
+    }
+    if ledger.is_spent(&code.auth_code_id) {
+        let hint = "Authorization code has been revoked";
+        return Err(Refusal::code(generation, hint));
+    }
+    if code.client_id != client.id {
+        let hint = "Authorization code was not issued to this client";
+        return Err(Refusal::invalid_request(hint));
+    }
+    let redirect_uri = asked.text("redirect_uri")?;
+    if code.redirect_uri.is_some() && redirect_uri.is_none() {
+        return Err(Refusal::parameter("redirect_uri"));
+    }
+    if code.redirect_uri != redirect_uri {
+        return Err(Refusal::invalid_request("Invalid redirect URI"));
+    }
+    check_verifier(&code, asked.text("code_verifier")?.as_deref())?;
+    let until = Timestamp::from_millis(code.expire_time.saturating_mul(1000));
+    ledger.spend(code.auth_code_id, until, now);
+    issue(desk, ledger, (code.client_id, code.user_id), code.scopes)
+}
+
+/// PKCE (RFC 7636 section 4.6), and the guard against leaving it out of one half.
+fn check_verifier(code: &Code, verifier: Option<&str>) -> Result<(), Refusal> {
+    let (challenge, verifier) = match (&code.code_challenge, verifier) {
+        (None, None) => return Ok(()),
+        (None, Some(_)) => {
+            let hint = "code_verifier received when no code_challenge is present";
+            return Err(Refusal::invalid_request(hint));
+        }
+        (Some(_), None) => return Err(Refusal::parameter("code_verifier")),
+        (Some(challenge), Some(verifier)) => (challenge, verifier),
+    };
+    if !is_code_verifier(verifier) {
+        let hint = "Code Verifier must follow the specifications of RFC-7636.";
+        return Err(Refusal::invalid_request(hint));
+    }
+    let computed = match code.code_challenge_method.as_deref() {
+        Some("S256") => {
+            let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, verifier.as_bytes());
+            URL_SAFE_NO_PAD.encode(digest)
+        }
+        Some(_) | None => verifier.to_owned(),
+    };
+    if computed == *challenge {
+        Ok(())
+    } else {
+        Err(Refusal::invalid_grant("Failed to verify `code_verifier`."))
+    }
+}
+
+/// Whether `text` has the shape of a verifier or challenge (RFC 7636 section 4.1).
+pub(crate) fn is_code_verifier(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    (43..=128).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+fn refresh(desk: &Desk, ledger: &mut Ledger, asked: &Asked) -> Result<Response<Reply>, Refusal> {
+    let refused = |hint| Refusal::refresh_token(asked.generation, hint);
+    let client = asked.client(ledger)?;
+    let sealed = asked.text("refresh_token")?;
+    let sealed = sealed.ok_or_else(|| Refusal::parameter("refresh_token"))?;
+    let old: RefreshToken = desk
+        .keys
+        .open(&sealed)
+        .ok_or_else(|| refused("Cannot decrypt the refresh token"))?;
+    if old.client_id != client.id {
+        return Err(refused("Token is not linked to client"));
+    }
+    if old.expire_time < desk.settings.clock.now().as_secs() {
+        return Err(refused("Token has expired"));
+    }
+    if !ledger.is_refresh_token_live(&old.refresh_token_id) {
+        return Err(refused("Token has been revoked"));
+    }
+    let scopes = match asked.text("scope")? {
+        None => old.scopes,
+        Some(scope) => {
+            let scopes = split_scopes(&scope);
+            match scopes.iter().find(|scope| !old.scopes.contains(scope)) {
+                None => scopes,
+                Some(extra) => return Err(Refusal::invalid_scope(extra)),
+            }
+        }
+    };
+    ledger.revoke(&old.access_token_id, &old.refresh_token_id);
+    issue(desk, ledger, (old.client_id, old.user_id), scopes)
+}
+
+/// The scopes of a space-separated list.
+pub(crate) fn split_scopes(scope: &str) -> Vec<String> {
+    let scopes = scope.split(' ').filter(|scope| !scope.is_empty());
+    scopes.map(str::to_owned).collect()
+}
+
+/// Issues an access token and a refresh token to a client for a user.
+fn issue(
+    desk: &Desk,
+    ledger: &mut Ledger,
+    (client_id, user_id): (String, String),
+    scopes: Vec<String>,
+) -> Result<Response<Reply>, Refusal> {
+    let failed = Refusal::server_error;
+    let settings = &desk.settings;
+    let now = settings.clock.now();
+    let access_expiry = now.plus(settings.access_token_lifetime);
+    let refresh_expiry = now.plus(settings.refresh_token_lifetime);
+    let access_id = identifier().ok_or_else(failed)?;
+    let refresh_id = identifier().ok_or_else(failed)?;
+    let access_token = desk.keys.sign(&Claims {
+        aud: client_id.clone(),
+        jti: access_id.clone(),
+        iat: numeric_date(now, 236),
+        nbf: numeric_date(now, 239),
+        exp: numeric_date(access_expiry, 132),
+        sub: user_id.clone(),
+        scopes: scopes.clone(),
+    });
+    let refresh_token = desk.keys.seal(&RefreshToken {
+        client_id,
+        refresh_token_id: refresh_id.clone(),
+        access_token_id: access_id.clone(),
+        scopes,
+        user_id,
+        expire_time: refresh_expiry.as_secs(),
+    });
+    let body = TokenResponse {
+        token_type: "Bearer",
+        expires_in: settings.access_token_lifetime.as_secs(),
+        access_token: access_token.ok_or_else(failed)?,
+        refresh_token: refresh_token.ok_or_else(failed)?,
+    };
+    let body = serde_json::to_vec(&body).map_err(|_unwritable| failed())?;
+    ledger.issue(
+        (access_id, access_expiry),
+        (refresh_id, refresh_expiry),
+        now,
+    );
+    let mut response = answer(StatusCode::OK, "application/json; charset=UTF-8", body);
+    let fields = response.headers_mut();
+    fields.insert(PRAGMA, HeaderValue::from_static("no-cache"));
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}

@@ -1,0 +1,116 @@
+//! What the authorization server remembers: clients, login sessions, spent codes, live tokens.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::authorization_server::{Client, Fault, TokenRequest, is_registered};
+use crate::clock::Timestamp;
+
+/// From this many entries on, each new one first clears out what has expired.
+const TIDY_AT: usize = 1024;
+
+/// Everything that changes while the server runs.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    clients: Vec<Client>,
+    /// Login session -> user.
+    logins: HashMap<String, u64>,
+    /// Codes that were redeemed, until they would have expired anyway.
+    spent_codes: HashMap<String, Timestamp>,
+    /// Access tokens that were not revoked; an unknown one counts as revoked.
+    access_tokens: HashMap<String, Timestamp>,
+    /// Refresh tokens that were not revoked.
+    refresh_tokens: HashMap<String, Timestamp>,
+    /// The misdeeds ahead of the token endpoint.
+    pub(crate) faults: VecDeque<Fault>,
+    /// The latest request to the token endpoint.
+    pub(crate) last_request: Option<TokenRequest>,
+}
+
+impl Ledger {
+    pub(crate) fn new(clients: Vec<Client>) -> Self {
+        Self {
+            clients,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn register(&mut self, client: Client) {
+        self.clients.retain(|known| known.id != client.id);
+        self.clients.push(client);
+    }
+
+    pub(crate) fn client(&self, id: &str) -> Option<&Client> {
+        self.clients.iter().find(|client| client.id == id)
+    }
+
+    pub(crate) fn log_in(&mut self, session: String, user: u64) {
+        self.logins.insert(session, user);
+    }
+
+    pub(crate) fn log_out(&mut self, session: &str) {
+        self.logins.remove(session);
+    }
+
+    pub(crate) fn logged_in(&self, session: &str) -> Option<u64> {
+        self.logins.get(session).copied()
+    }
+
+    pub(crate) fn forget_logins(&mut self) {
+        self.logins.clear();
+    }
+
+    /// Whether the code was redeemed before.
+    pub(crate) fn is_spent(&self, code: &str) -> bool {
+        self.spent_codes.contains_key(code)
+    }
+
+    /// Marks a code as redeemed; `until` is when it expires.
+    pub(crate) fn spend(&mut self, code: String, until: Timestamp, now: Timestamp) {
+        insert(&mut self.spent_codes, code, until, now);
+    }
+
+    /// Makes the two tokens of a grant count, each until it expires.
+    pub(crate) fn issue(
+        &mut self,
+        access: (String, Timestamp),
+        refresh: (String, Timestamp),
+        now: Timestamp,
+    ) {
+        insert(&mut self.access_tokens, access.0, access.1, now);
+        insert(&mut self.refresh_tokens, refresh.0, refresh.1, now);
+    }
+
+    pub(crate) fn is_access_token_live(&self, id: &str) -> bool {
+        self.access_tokens.contains_key(id)
+    }
+
+    pub(crate) fn is_refresh_token_live(&self, id: &str) -> bool {
+        self.refresh_tokens.contains_key(id)
+    }
+
+    /// Revokes a refresh token and the access token that came with it.
+    pub(crate) fn revoke(&mut self, access: &str, refresh: &str) {
+        self.access_tokens.remove(access);
+        self.refresh_tokens.remove(refresh);
+    }
+
+    pub(crate) fn revoke_all(&mut self) {
+        self.access_tokens.clear();
+        self.refresh_tokens.clear();
+    }
+}
+
+impl Client {
+    /// Whether one of the registered redirection URIs is `uri`.
+    pub(crate) fn may_redirect_to(&self, uri: &str) -> bool {
+        let mut registered = self.redirect_uris.iter();
+        registered.any(|registered| is_registered(registered, uri))
+    }
+}
+
+fn insert(map: &mut HashMap<String, Timestamp>, id: String, until: Timestamp, now: Timestamp) {
+    if map.len() >= TIDY_AT && map.len().is_power_of_two() {
+        map.retain(|_id, until| *until > now);
+    }
+    map.insert(id, until);
+}

@@ -1,0 +1,151 @@
+//! The pages of the demo: plain HTML, no scripts, readable on a phone and in the dark.
+
+use std::fmt::Write as _;
+
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY};
+use http::{HeaderValue, Response, StatusCode};
+
+use super::serve::{Reply, answer};
+
+/// The name of the authorization server on its pages.
+pub(crate) const PROVIDER: &str = "Authorization server";
+
+/// The name of the app on its pages.
+pub(crate) const APP: &str = "Legacy app";
+
+/// No script runs, nothing is loaded, nobody frames a page.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
+     frame-ancestors 'none'";
+
+const STYLE: &str = include_str!("style.css");
+
+/// A page of the app or of the authorization server. `title` and `place` are plain text, `body`
+/// is HTML.
+pub(crate) fn page(status: StatusCode, place: &str, title: &str, body: &str) -> Response<Reply> {
+    let html = format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <title>{title} \u{b7} {place}</title>\n<style>\n{STYLE}</style>\n</head>\n<body class=\"{width}\">\n\
+         <header><span class=\"place\">{place}</span><span class=\"badge\">development demo</span>\
+         </header>\n<main>\n{body}\n</main>\n</body>\n</html>\n",
+        width = if place == PROVIDER { "narrow" } else { "wide" },
+        title = escape(title),
+        place = escape(place),
+    );
+    let mut response = answer(status, "text/html; charset=utf-8", html);
+    let fields = response.headers_mut();
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    fields.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    response
+}
+
+/// Text as HTML text or as the value of a quoted attribute.
+pub(crate) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
+/// A two-column table; names and values are plain text. A long value wraps anywhere.
+pub(crate) fn table<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> String {
+    let mut html = String::from("<table>\n");
+    for (name, value) in rows {
+        // Writing to a `String` does not fail.
+        let row = writeln!(
+            html,
+            "<tr><th scope=\"row\">{}</th><td>{}</td></tr>",
+            escape(name),
+            escape(&value)
+        );
+        if row.is_err() {
+            break;
+        }
+    }
+    html.push_str("</table>");
+    html
+}
+
+/// The password that the login form gives away when it is the right one.
+pub(crate) const EASY_PASSWORD: &str = "password";
+
+/// The login form. `action` is where it posts, `failed` the name typed with a wrong password,
+/// `hint` a user with the [`EASY_PASSWORD`].
+pub(crate) fn login(
+    action: &str,
+    token: &str,
+    failed: Option<&str>,
+    hint: Option<&str>,
+) -> Response<Reply> {
+    let (status, problem) = match failed {
+        Some(_) => (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "<p class=\"problem\" role=\"alert\">These credentials do not match our records.</p>\n",
+        ),
+        None => (StatusCode::OK, ""),
+    };
+    let hint = hint.map_or_else(String::new, |user| {
+        let user = escape(user);
+        format!(
+            "<p class=\"quiet\">For trying: user <code>{user}</code>, password \
+             <code>{EASY_PASSWORD}</code>.</p>"
+        )
+    });
+    let body = format!(
+        "<h1>Sign in</h1>\n<p>An app asks this server who you are.</p>\n{problem}\
+         <form method=\"post\" action=\"{action}\" class=\"stack\">\n\
+         <input type=\"hidden\" name=\"_token\" value=\"{token}\">\n\
+         <label>User<input name=\"user\" value=\"{user}\" autocomplete=\"username\" \
+         autocapitalize=\"none\" spellcheck=\"false\" required autofocus></label>\n\
+         <label>Password<input type=\"password\" name=\"password\" \
+         autocomplete=\"current-password\" required></label>\n\
+         <div class=\"buttons\"><button name=\"action\" value=\"allow\">Sign in</button>\n\
+         <button name=\"action\" value=\"deny\" class=\"second\" formnovalidate>Cancel</button>\
+         </div>\n</form>\n{hint}",
+        action = escape(action),
+        user = escape(failed.unwrap_or_default()),
+    );
+    page(status, PROVIDER, "Sign in", &body)
+}
+
+/// The authorization server's own front page: who is signed in, with the token of the form.
+pub(crate) fn provider_home(signed_in: Option<(&str, &str)>) -> Response<Reply> {
+    let body = match signed_in {
+        Some((name, token)) => format!(
+            "<h1>Hello, {}</h1>\n<p>You are signed in at this server, so an app that sends you \
+             here gets its answer without a password.</p>\n\
+             <form method=\"post\" action=\"/logout\" class=\"stack\">\n\
+             <input type=\"hidden\" name=\"_token\" value=\"{token}\">\n\
+             <div class=\"buttons\"><button>Sign out here</button></div>\n</form>",
+            escape(name)
+        ),
+        None => "<h1>Nobody is signed in</h1>\n<p>Apps send people here to sign in. Open the app \
+                 to begin.</p>"
+            .to_owned(),
+    };
+    page(StatusCode::OK, PROVIDER, "Account", &body)
+}
+
+/// The form's CSRF token is missing or belongs to another session.
+pub(crate) fn page_expired() -> Response<Reply> {
+    // 419, which Laravel answers here, is not a registered status but a valid one.
+    let status = StatusCode::from_u16(419).unwrap_or(StatusCode::FORBIDDEN);
+    let body = "<h1>This page has expired</h1>\n<p>The form belongs to another visit. Go back, \
+                reload the page and try again.</p>";
+    page(status, PROVIDER, "Page expired", body)
+}
+
+/// There is nothing at this path of `place`: [`APP`] or [`PROVIDER`].
+pub(crate) fn not_found(place: &str) -> Response<Reply> {
+    let body = "<h1>Not found</h1>\n<p>There is no such page here.</p>\n\
+                <p><a href=\"/\">Front page</a></p>";
+    page(StatusCode::NOT_FOUND, place, "Not found", body)
+}

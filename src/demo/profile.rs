@@ -1,0 +1,72 @@
+//! `GET /api/user`: whose token it is, as a Laravel app answers it.
+
+use bytes::Bytes;
+use http::header::AUTHORIZATION;
+use http::{Request, Response, StatusCode};
+use serde::Serialize;
+
+use super::authorization_server::{Desk, User};
+use super::refusal::Refusal;
+use super::serve::{Reply, answer};
+
+/// When the demo's users were made: long ago.
+const CREATED: &str = "2024-05-04T09:27:11.000000Z";
+
+/// A Laravel user as JSON, in the order of its columns.
+#[derive(Serialize)]
+struct Profile<'a> {
+    id: u64,
+    name: &'a str,
+    email: &'a str,
+    email_verified_at: Option<&'a str>,
+    created_at: &'a str,
+    updated_at: &'a str,
+}
+
+/// Answers with the user of the bearer token, or 401 as the resource server does.
+pub(crate) async fn show(desk: &Desk, request: &Request<Bytes>) -> Response<Reply> {
+    match bearer(desk, request).await {
+        Ok(user) => {
+            let profile = Profile {
+                id: user.id,
+                name: &user.name,
+                email: &user.email,
+                email_verified_at: user.email_verified_at.as_deref(),
+                created_at: CREATED,
+                updated_at: CREATED,
+            };
+            let body = serde_json::to_vec(&profile).unwrap_or_default();
+            answer(StatusCode::OK, "application/json", body)
+        }
+        Err(refusal) => refusal.response(desk.settings.generation),
+    }
+}
+
+async fn bearer<'a>(desk: &'a Desk, request: &Request<Bytes>) -> Result<&'a User, Refusal> {
+    let unverified = || Refusal::access_denied("Access token could not be verified");
+    let field = request
+        .headers()
+        .get(AUTHORIZATION)
+        .ok_or_else(|| Refusal::access_denied("Missing \"Authorization\" header"))?;
+    let token = field.to_str().ok().and_then(|field| {
+        let (scheme, token) = field.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    });
+    let token = token.and_then(|token| desk.oracle.read(token));
+    let token = token.ok_or_else(unverified)?;
+    let claim = |name: &str| token.claims.get(name).and_then(serde_json::Value::as_str);
+    let audience = claim("aud").unwrap_or_default();
+    let now = desk.settings.clock.now();
+    let subject = token
+        .subject(audience, now)
+        .map_err(|_reason| unverified())?;
+    let live = {
+        let ledger = desk.ledger.lock().await;
+        claim("jti").is_some_and(|id| ledger.is_access_token_live(id))
+    };
+    if !live {
+        return Err(Refusal::access_denied("Access token has been revoked"));
+    }
+    let user = subject.parse().ok().and_then(|id| desk.user(id));
+    user.ok_or_else(unverified)
+}

@@ -1,0 +1,214 @@
+//! The refusals of a Passport server, word for word in each generation.
+
+use std::borrow::Cow;
+
+use http::header::{LOCATION, WWW_AUTHENTICATE};
+use http::{HeaderValue, Response, StatusCode};
+use serde::Serialize;
+
+use super::authorization_server::Generation;
+use super::serve::{Reply, answer, plain};
+
+const INVALID_REQUEST: &str = "The request is missing a required parameter, includes an invalid \
+     parameter value, includes a parameter more than once, or is otherwise malformed.";
+const INVALID_GRANT: &str = "The provided authorization grant (e.g., authorization code, resource \
+     owner credentials) or refresh token is invalid, expired, revoked, does not match the \
+     redirection URI used in the authorization request, or was issued to another client.";
+
+/// An OAuth error (RFC 6749 sections 4.1.2.1 and 5.2) with league's hint.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusal {
+    status: StatusCode,
+    error: &'static str,
+    description: &'static str,
+    hint: Option<Cow<'static, str>>,
+    /// The scheme of the credentials that were sent in `Authorization`, if any.
+    challenge: Option<&'static str>,
+}
+
+/// The error body in the order that the real server writes it. `message` repeats the description,
+/// in the older generation only.
+#[derive(Serialize)]
+struct Payload<'a> {
+    error: &'a str,
+    error_description: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+}
+
+impl Refusal {
+    const fn new(status: StatusCode, error: &'static str, description: &'static str) -> Self {
+        Self {
+            status,
+            error,
+            description,
+            hint: None,
+            challenge: None,
+        }
+    }
+
+    fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// `invalid_request` for a parameter that is missing or not text.
+    pub(crate) fn parameter(name: &str) -> Self {
+        Self::invalid_request(format!("Check the `{name}` parameter"))
+    }
+
+    /// `invalid_request` with a hint.
+    pub(crate) fn invalid_request(hint: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request", INVALID_REQUEST).hint(hint)
+    }
+
+    /// `invalid_grant` with a hint.
+    pub(crate) fn invalid_grant(hint: &'static str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_grant", INVALID_GRANT).hint(hint)
+    }
+
+    /// A code that does not count: `invalid_request` in the older generation.
+    pub(crate) fn code(generation: Generation, hint: &'static str) -> Self {
+        match generation {
+            Generation::Passport12 => Self::invalid_request(hint),
+            Generation::Passport13 => Self::invalid_grant(hint),
+        }
+    }
+
+    /// A refresh token that does not count: 401 `invalid_request` in the older generation.
+    pub(crate) fn refresh_token(generation: Generation, hint: &'static str) -> Self {
+        let (status, error) = match generation {
+            Generation::Passport12 => (StatusCode::UNAUTHORIZED, "invalid_request"),
+            Generation::Passport13 => (StatusCode::BAD_REQUEST, "invalid_grant"),
+        };
+        Self::new(status, error, "The refresh token is invalid.").hint(hint)
+    }
+
+    /// The client is unknown or did not prove itself. `challenge` is the scheme it tried in
+    /// `Authorization`.
+    pub(crate) fn invalid_client(challenge: Option<&'static str>) -> Self {
+        Self {
+            challenge,
+            ..Self::new(
+                StatusCode::UNAUTHORIZED,
+                "invalid_client",
+                "Client authentication failed",
+            )
+        }
+    }
+
+    /// A scope that does not exist or was not granted.
+    pub(crate) fn invalid_scope(scope: &str) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_scope",
+            "The requested scope is invalid, unknown, or malformed",
+        )
+        .hint(format!("Check the `{scope}` scope"))
+    }
+
+    /// No grant of this type.
+    pub(crate) fn unsupported_grant_type() -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "unsupported_grant_type",
+            "The authorization grant type is not supported by the authorization server.",
+        )
+        .hint("Check that all required parameters have been provided")
+    }
+
+    /// The user, or the state of a token, says no.
+    pub(crate) fn access_denied(hint: &'static str) -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "access_denied",
+            "The resource owner or authorization server denied the request.",
+        )
+        .hint(hint)
+    }
+
+    /// `prompt=none` found nobody signed in.
+    pub(crate) fn login_required(generation: Generation) -> Self {
+        match generation {
+            Generation::Passport12 => Self::access_denied("Unauthenticated"),
+            Generation::Passport13 => Self::new(
+                StatusCode::UNAUTHORIZED,
+                "login_required",
+                "The authorization server requires end-user authentication.",
+            ),
+        }
+    }
+
+    /// The server itself failed.
+    pub(crate) fn server_error() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "server_error",
+            "The authorization server encountered an unexpected condition which prevented it \
+             from fulfilling the request.",
+        )
+    }
+
+    fn payload(&self, generation: Generation) -> Payload<'_> {
+        Payload {
+            error: self.error,
+            error_description: self.description,
+            hint: self.hint.as_deref(),
+            message: match generation {
+                Generation::Passport12 => Some(self.description),
+                Generation::Passport13 => None,
+            },
+        }
+    }
+
+    /// The refusal as JSON, without caching fields as the real one.
+    pub(crate) fn response(&self, generation: Generation) -> Response<Reply> {
+        let body = serde_json::to_vec(&self.payload(generation)).unwrap_or_default();
+        let mut response = answer(self.status, "application/json", body);
+        if let Some(scheme) = self.challenge {
+            let value = HeaderValue::from_static(scheme);
+            response.headers_mut().insert(WWW_AUTHENTICATE, value);
+        }
+        response
+    }
+
+    /// The refusal as a redirect to `redirect_uri`, with `state` when given.
+    pub(crate) fn redirect(
+        &self,
+        generation: Generation,
+        redirect_uri: &str,
+        state: Option<&str>,
+    ) -> Response<Reply> {
+        let payload = self.payload(generation);
+        let fields = [
+            ("state", state),
+            ("error", Some(payload.error)),
+            ("error_description", Some(payload.error_description)),
+            ("hint", payload.hint),
+            ("message", payload.message),
+        ];
+        redirect(redirect_uri, &fields)
+    }
+}
+
+/// A 302 to `uri` with the fields that have a value appended to its query.
+pub(crate) fn redirect(uri: &str, fields: &[(&str, Option<&str>)]) -> Response<Reply> {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    for (name, value) in fields {
+        if let Some(value) = value {
+            query.append_pair(name, value);
+        }
+    }
+    let separator = if uri.contains('?') { '&' } else { '?' };
+    let location = format!("{uri}{separator}{}", query.finish());
+    match HeaderValue::from_str(&location) {
+        Ok(location) => {
+            let mut response = answer(StatusCode::FOUND, "text/html; charset=utf-8", "");
+            response.headers_mut().insert(LOCATION, location);
+            response
+        }
+        Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "no redirect\n"),
+    }
+}

@@ -1,0 +1,220 @@
+//! A small HTTP/1.1 server on loopback for the demo's provider and app.
+//!
+//! One task per connection, small bodies collected before the handler sees them. It stops when its
+//! [`Server`] drops: no new connection is taken, requests under way are answered.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::time::Sleep;
+
+use super::Error;
+
+/// The longest request body that is taken, in bytes.
+const MAX_BODY: usize = 1024 * 1024;
+
+/// How long a client may take for a request's head or body.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running server; it stops gracefully when this drops.
+#[derive(Debug)]
+pub(crate) struct Server {
+    address: SocketAddr,
+    _stop: watch::Sender<()>,
+}
+
+impl Server {
+    /// The address it is bound to, with the port that the system chose when 0 was asked for.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+/// The handler wants the connection closed without an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection is closed without an answer")]
+pub(crate) struct Hangup;
+
+/// What a handler gives back.
+pub(crate) type Answer = Result<Response<Reply>, Hangup>;
+
+/// Binds `address` and serves it with `handler` until the handle drops.
+///
+/// # Errors
+///
+/// [`Error::NotLoopback`] when others could reach the address, [`Error::Bind`] when it is taken.
+pub(crate) async fn serve<H, F>(address: SocketAddr, handler: H) -> Result<Server, Error>
+where
+    H: Fn(Request<Bytes>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Answer> + Send + 'static,
+{
+    if !address.ip().is_loopback() {
+        return Err(Error::NotLoopback { address });
+    }
+    let bind = |source| Error::Bind { address, source };
+    let listener = TcpListener::bind(address).await.map_err(bind)?;
+    let address = listener.local_addr().map_err(bind)?;
+    let (stop, stopped) = watch::channel(());
+    tokio::spawn(accept(listener, handler, stopped));
+    Ok(Server {
+        address,
+        _stop: stop,
+    })
+}
+
+async fn accept<H, F>(listener: TcpListener, handler: H, mut stopped: watch::Receiver<()>)
+where
+    H: Fn(Request<Bytes>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Answer> + Send + 'static,
+{
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // Nothing is ever sent: this resolves when the sender is gone.
+            _gone = stopped.changed() => return,
+        };
+        match accepted {
+            Ok((stream, _peer)) => {
+                tokio::spawn(connection(stream, handler.clone(), stopped.clone()));
+            }
+            // Out of descriptors, for one: without a pause this loop would spin.
+            Err(error) => {
+                tracing::warn!(%error, "Demo listener could not accept");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn connection<H, F>(stream: TcpStream, handler: H, mut stopped: watch::Receiver<()>)
+where
+    H: Fn(Request<Bytes>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Answer> + Send + 'static,
+{
+    let service = service_fn(move |request: Request<Incoming>| {
+        let handler = handler.clone();
+        async move {
+            match collect(request).await {
+                Ok(request) => handler(request).await,
+                Err(status) => Ok(plain(status, "the request body was not taken\n")),
+            }
+        }
+    });
+    let mut connection = std::pin::pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(PATIENCE)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        _gone = stopped.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "Demo connection ended early");
+    }
+}
+
+async fn collect(request: Request<Incoming>) -> Result<Request<Bytes>, StatusCode> {
+    let (parts, body) = request.into_parts();
+    let collected = tokio::time::timeout(PATIENCE, Limited::new(body, MAX_BODY).collect());
+    let body = collected
+        .await
+        .map_err(|_elapsed| StatusCode::REQUEST_TIMEOUT)?
+        .map_err(|_too_long_or_broken| StatusCode::PAYLOAD_TOO_LARGE)?
+        .to_bytes();
+    Ok(Request::from_parts(parts, body))
+}
+
+/// A response body: parts, with a pause before each but the first.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    parts: VecDeque<Bytes>,
+    pause: Duration,
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl Reply {
+    /// One part; it is sent with a `Content-Length`.
+    pub(crate) fn whole(part: impl Into<Bytes>) -> Self {
+        Self::paced([part.into()], Duration::ZERO)
+    }
+
+    /// Several parts, each on its way before the next is made; it is sent in chunks.
+    pub(crate) fn paced(parts: impl IntoIterator<Item = Bytes>, pause: Duration) -> Self {
+        Self {
+            parts: parts.into_iter().filter(|part| !part.is_empty()).collect(),
+            pause,
+            waiting: None,
+        }
+    }
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if let Some(waiting) = &mut self.waiting {
+            std::task::ready!(waiting.as_mut().poll(context));
+        }
+        let part = self.parts.pop_front();
+        let more = !self.parts.is_empty();
+        self.waiting = more.then(|| Box::pin(tokio::time::sleep(self.pause)));
+        Poll::Ready(part.map(|part| Ok(Frame::data(part))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.parts.iter().map(Bytes::len).collect::<Vec<_>>()[..] {
+            [] => SizeHint::with_exact(0),
+            [length] if self.waiting.is_none() => {
+                SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
+            }
+            _ => SizeHint::default(),
+        }
+    }
+}
+
+/// An answer of plain text.
+pub(crate) fn plain(status: StatusCode, text: &'static str) -> Response<Reply> {
+    answer(status, "text/plain; charset=utf-8", text)
+}
+
+/// An answer of one content type, without any caching field.
+pub(crate) fn answer(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Reply> {
+    let mut response = Response::new(Reply::whole(body));
+    *response.status_mut() = status;
+    let content_type = http::HeaderValue::from_static(content_type);
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, content_type);
+    response
+}

@@ -1,0 +1,134 @@
+//! The legacy app.
+
+use super::*;
+use crate::demo::{App, AppSettings};
+
+/// An app that trusts `station`'s key and reads its clock.
+async fn app(station: &Station) -> App {
+    let settings = AppSettings {
+        clock: station.clock.clone(),
+        ..AppSettings::new(station.server.public_key_pem(), "3")
+    };
+    App::start(settings).await.unwrap()
+}
+
+async fn get(app: &App, path: &str, fields: &[(&str, &str)]) -> Response<Bytes> {
+    send(app.address(), "GET", path, fields, "").await
+}
+
+fn text(answer: &Response<Bytes>) -> String {
+    String::from_utf8_lossy(answer.body()).into_owned()
+}
+
+#[tokio::test]
+async fn a_good_token_is_shown_taken_apart_and_never_raw() {
+    let station = Station::start(Generation::Passport13).await;
+    let app = app(&station).await;
+    let (access, _refresh) = station.grant().await;
+    let bearer = format!("Bearer {access}");
+    let fields = [
+        ("authorization", bearer.as_str()),
+        ("x-forwarded-email", "<alice>@example.com"),
+        ("cookie", "theme=dark; __Host-sidegate=stolen"),
+    ];
+    let seen = get(&app, "/whoami", &fields).await;
+    let whoami = json(&seen);
+    assert_eq!(whoami["authenticated"], true);
+    assert_eq!(whoami["subject"], "17");
+    assert_eq!(whoami["token"], "signature checked");
+    assert_eq!(whoami["claims"]["aud"], "3");
+    assert_eq!(whoami["requests"], 1);
+    assert!(whoami["fields"]["authorization"].is_null());
+    let page = get(&app, "/", &fields).await;
+    let html = text(&page);
+    assert!(html.contains("Hello, &lt;alice&gt;@example.com"), "{html}");
+    assert!(html.contains("signature checked") && html.contains("RS256"));
+    assert!(html.contains("development demo") && html.contains("/oauth2/sign_out"));
+    for answer in [html, text(&seen)] {
+        for part in access.split('.') {
+            assert!(!answer.contains(part));
+        }
+        assert!(answer.contains("theme=dark") && !answer.contains("stolen"));
+    }
+    assert_eq!(page.headers()["cache-control"], "no-store");
+    assert!(page.headers().contains_key("content-security-policy"));
+    assert_eq!(app.requests(), 2);
+}
+
+#[tokio::test]
+async fn a_token_that_does_not_count_authenticates_nobody() {
+    let station = Station::start(Generation::Passport13).await;
+    let stranger = Station::start(Generation::Passport13).await;
+    let app = app(&station).await;
+    let (access, _refresh) = station.grant().await;
+    let foreign = stranger.grant().await.0;
+    let values = [
+        "Bearer evil".to_owned(),
+        format!("Basic {access}"),
+        format!("Bearer {}", tampered(&access)),
+        format!("Bearer {foreign}"),
+    ];
+    for value in &values {
+        let fields = [("authorization", value.as_str())];
+        let whoami = json(&get(&app, "/whoami", &fields).await);
+        assert_eq!(whoami["authenticated"], false, "{value}");
+        assert_eq!(whoami["token"], "signature NOT valid", "{value}");
+        assert!(whoami["subject"].is_null());
+        let page = text(&get(&app, "/", &fields).await);
+        assert!(page.contains("signature NOT valid") && page.contains("stranger"));
+    }
+    let whoami = json(&get(&app, "/whoami", &[]).await);
+    assert_eq!(whoami["token"], "none");
+    let page = text(&get(&app, "/", &[]).await);
+    assert!(page.contains("no token arrived") && !page.contains("/oauth2/sign_out"));
+    let bearer = format!("Bearer {access}");
+    let twice = [
+        ("authorization", bearer.as_str()),
+        ("authorization", bearer.as_str()),
+    ];
+    assert_eq!(
+        json(&get(&app, "/whoami", &twice).await)["authenticated"],
+        false
+    );
+    station.clock.advance(OVER_AN_HOUR);
+    let whoami = json(&get(&app, "/whoami", &twice[..1]).await);
+    assert_eq!(whoami["authenticated"], false);
+    assert_eq!(whoami["reason"], "it has expired");
+}
+
+#[tokio::test]
+async fn what_is_posted_is_shown_escaped() {
+    let station = Station::start(Generation::Passport13).await;
+    let app = app(&station).await;
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let body = "title=%3Cscript%3E&text=a+%26+b";
+    let page = text(&send(app.address(), "POST", "/notes", &form, body).await);
+    assert!(
+        page.contains("&lt;script&gt;") && !page.contains("<script>"),
+        "{page}"
+    );
+    assert!(page.contains("a &amp; b"));
+    assert_eq!(get(&app, "/notes", &[]).await.status(), 405);
+    assert_eq!(get(&app, "/nowhere", &[]).await.status(), 404);
+}
+
+#[tokio::test]
+async fn the_stream_comes_in_chunks_and_the_rest_in_one_piece() {
+    let station = Station::start(Generation::Passport13).await;
+    let app = app(&station).await;
+    let stream = get(&app, "/stream", &[]).await;
+    assert_eq!(stream.headers()["transfer-encoding"], "chunked");
+    assert_eq!(text(&stream), "one\ntwo\nthree\n");
+    let hello = get(&app, "/public/hello", &[]).await;
+    assert_eq!(hello.headers()["content-length"], "24");
+    assert_eq!(get(&app, "/slow?ms=1", &[]).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_body_over_one_megabyte_is_not_taken() {
+    let station = Station::start(Generation::Passport13).await;
+    let app = app(&station).await;
+    let body = "a".repeat(1024 * 1024 + 1);
+    let answer = send(app.address(), "POST", "/notes", &[], &body).await;
+    assert_eq!(answer.status(), 413);
+}

@@ -1,0 +1,185 @@
+//! The check passes when all is well, and each thing that can be spoiled fails the step that
+//! watches over it.
+
+use super::fake_gateway::{Breakage, Fake};
+use super::*;
+use crate::demo::{App, AppSettings, Check, FailedStep, Step, StepReport, User};
+
+/// What is spoiled outside the gateway.
+#[derive(Clone, Copy, Debug, Default)]
+struct Around {
+    /// The app trusts the key of another server.
+    foreign_key: bool,
+    /// The provider knows no such redirection URI.
+    unregistered: bool,
+    password: Option<&'static str>,
+    subject: Option<&'static str>,
+}
+
+/// Runs the check; the lines that it reports and its result.
+async fn run(breakage: Breakage, around: Around) -> (Vec<String>, Result<(), FailedStep>) {
+    let redirect_uri = if around.unregistered {
+        "http://localhost/elsewhere"
+    } else {
+        "http://localhost/oauth2/callback"
+    };
+    let client = Client {
+        id: "3".into(),
+        secret: Some(Secret::new(SECRET.into())),
+        redirect_uris: vec![redirect_uri.into()],
+    };
+    let settings = || AuthorizationServerSettings {
+        clients: vec![client.clone()],
+        ..AuthorizationServerSettings::default()
+    };
+    let server = AuthorizationServer::start(settings()).await.unwrap();
+    let pem = if around.foreign_key {
+        let other = AuthorizationServer::start(settings()).await.unwrap();
+        other.public_key_pem().to_owned()
+    } else {
+        server.public_key_pem().to_owned()
+    };
+    let app = App::start(AppSettings::new(pem, "3")).await.unwrap();
+    let fake = Fake::new(breakage, server.address(), app.address());
+    let public_url = fake.public_url.clone();
+    let gateway = fake.start().await;
+    let check = Check {
+        gateway: gateway.address(),
+        public_url,
+        provider: server.address(),
+        authorization_endpoint: Url::parse(&server.authorization_endpoint()).unwrap(),
+        exchanges: || server.exchanges(),
+        user: "alice".into(),
+        password: Secret::new(around.password.unwrap_or("password").into()),
+        subject: around.subject.unwrap_or("17").into(),
+        clock: Clock::system(),
+    };
+    let mut lines = Vec::new();
+    let mut report = |step: StepReport| lines.push(step.to_string());
+    let outcome = check.run(&mut report).await;
+    (lines, outcome)
+}
+
+async fn failed(breakage: Breakage, around: Around) -> Step {
+    let (lines, outcome) = run(breakage, around).await;
+    let Err(failed) = outcome else {
+        panic!("{breakage:?} {around:?} passed: {lines:#?}");
+    };
+    let (last, before) = lines.split_last().unwrap();
+    assert_eq!(*last, format!("FAIL {failed}"));
+    assert!(
+        before.iter().all(|line| line.starts_with("ok   ")),
+        "{lines:?}"
+    );
+    failed.step
+}
+
+#[tokio::test]
+async fn a_sound_gateway_passes_every_step_with_a_line_and_a_time() {
+    let (lines, outcome) = run(Breakage::Nothing, Around::default()).await;
+    assert_eq!(outcome, Ok(()), "{lines:#?}");
+    assert_eq!(lines.len(), Step::ALL.len());
+    for line in lines {
+        assert!(line.starts_with("ok   ") && line.ends_with(" ms"), "{line}");
+        assert_eq!(line.len(), 47, "{line}");
+    }
+}
+
+#[tokio::test]
+async fn each_breakage_of_the_gateway_fails_the_step_that_watches_it() {
+    let expected = [
+        (Breakage::TemporaryRedirect, Step::Redirect),
+        (Breakage::NoPkce, Step::Redirect),
+        (Breakage::PlainPkce, Step::Redirect),
+        (Breakage::NoState, Step::Redirect),
+        (Breakage::WrongRedirectUri, Step::Redirect),
+        (Breakage::CallbackIsRefused, Step::Exchange),
+        (Breakage::CallbackForgetsThePage, Step::Exchange),
+        (Breakage::ExchangeTwice, Step::Exchange),
+        (Breakage::CookieIsDropped, Step::SessionCookie),
+        (Breakage::CookieWithoutSecure, Step::SessionCookie),
+        (Breakage::CookieWithoutHttpOnly, Step::SessionCookie),
+        (Breakage::CookieWithoutSameSite, Step::SessionCookie),
+        (Breakage::CookieForTheDomain, Step::SessionCookie),
+        (Breakage::NoBearer, Step::Bearer),
+        (Breakage::ClientFieldsPass, Step::Bearer),
+        (Breakage::OwnCookiePasses, Step::Bearer),
+        (Breakage::PostIsDropped, Step::Post),
+        (Breakage::ApiIsRedirected, Step::Api),
+        (Breakage::ApiWithoutLoginUrl, Step::Api),
+        (Breakage::SignOutIsDead, Step::SignOut),
+        (Breakage::SignOutLeavesTheCookie, Step::SignOut),
+        (Breakage::CookieForeverAlive, Step::CookieDead),
+        (Breakage::AnyoneIsForwarded, Step::CookieDead),
+        (Breakage::ExchangeForEachRequest, Step::Cache),
+    ];
+    for (breakage, step) in expected {
+        assert_eq!(
+            failed(breakage, Around::default()).await,
+            step,
+            "{breakage:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn each_breakage_around_the_gateway_fails_the_step_that_watches_it() {
+    let sound = Around::default();
+    let expected = [
+        (
+            Around {
+                unregistered: true,
+                ..sound
+            },
+            Step::LoginForm,
+        ),
+        (
+            Around {
+                password: Some("wrong"),
+                ..sound
+            },
+            Step::Code,
+        ),
+        (
+            Around {
+                foreign_key: true,
+                ..sound
+            },
+            Step::Bearer,
+        ),
+        (
+            Around {
+                subject: Some("18"),
+                ..sound
+            },
+            Step::Bearer,
+        ),
+    ];
+    for (around, step) in expected {
+        assert_eq!(failed(Breakage::Nothing, around).await, step, "{around:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_not_there_fails_the_first_step_by_name() {
+    let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = gone.local_addr().unwrap();
+    drop(gone);
+    let check = Check {
+        gateway: address,
+        public_url: Url::parse("http://localhost").unwrap(),
+        provider: address,
+        authorization_endpoint: Url::parse("http://127.0.0.1/oauth/authorize").unwrap(),
+        exchanges: || 0,
+        user: User::alice().username,
+        password: User::alice().password,
+        subject: "17".into(),
+        clock: Clock::system(),
+    };
+    let failed = check.run(&mut |_report| {}).await.unwrap_err();
+    assert_eq!(failed.step, Step::Redirect);
+    assert!(
+        failed.came.starts_with("no connection to 127.0.0.1"),
+        "{failed}"
+    );
+}

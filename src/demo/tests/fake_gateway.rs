@@ -1,0 +1,261 @@
+//! A gateway just good enough to pass the check, with one knob to spoil one thing. It is no model
+//! for the real one.
+
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "each place knows the few breakages that spoil it"
+)]
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use serde_json::json;
+use tokio::sync::Mutex;
+use url::Url;
+
+use super::{CHALLENGE, SECRET, VERIFIER, json};
+use crate::demo::browser::exchange;
+use crate::demo::serve::{Answer, Reply, Server, answer, serve};
+use crate::secret;
+
+/// What is spoiled.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Breakage {
+    Nothing,
+    AnyoneIsForwarded,
+    ApiIsRedirected,
+    ApiWithoutLoginUrl,
+    CallbackForgetsThePage,
+    CallbackIsRefused,
+    ClientFieldsPass,
+    CookieForeverAlive,
+    CookieForTheDomain,
+    CookieIsDropped,
+    CookieWithoutHttpOnly,
+    CookieWithoutSameSite,
+    CookieWithoutSecure,
+    ExchangeForEachRequest,
+    ExchangeTwice,
+    NoBearer,
+    NoPkce,
+    NoState,
+    OwnCookiePasses,
+    PlainPkce,
+    PostIsDropped,
+    SignOutIsDead,
+    SignOutLeavesTheCookie,
+    TemporaryRedirect,
+    WrongRedirectUri,
+}
+
+pub(super) struct Fake {
+    pub(super) breakage: Breakage,
+    pub(super) provider: SocketAddr,
+    pub(super) app: SocketAddr,
+    pub(super) public_url: Url,
+    /// State -> page asked for.
+    logins: Mutex<HashMap<String, String>>,
+    /// Cookie -> access token.
+    sessions: Mutex<HashMap<String, String>>,
+}
+
+impl Fake {
+    pub(super) fn new(breakage: Breakage, provider: SocketAddr, app: SocketAddr) -> Self {
+        Self {
+            breakage,
+            provider,
+            app,
+            public_url: Url::parse("http://localhost").unwrap(),
+            logins: Mutex::default(),
+            sessions: Mutex::default(),
+        }
+    }
+
+    pub(super) async fn start(self) -> Server {
+        let fake = Arc::new(self);
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let handler = move |request| {
+            let fake = Arc::clone(&fake);
+            async move { fake.handle(request).await }
+        };
+        serve(address, handler).await.unwrap()
+    }
+
+    fn is(&self, breakage: Breakage) -> bool {
+        self.breakage == breakage
+    }
+
+    async fn handle(&self, request: Request<Bytes>) -> Answer {
+        let cookie = request.headers().get("cookie");
+        let cookie = cookie.and_then(|value| value.to_str().unwrap().split_once('='));
+        let session = cookie.map(|(_name, value)| value.to_owned());
+        match request.uri().path() {
+            "/oauth2/callback" => return Ok(self.callback(&request).await),
+            "/oauth2/sign_out" => {
+                if !self.is(Breakage::SignOutIsDead) && !self.is(Breakage::CookieForeverAlive) {
+                    let mut sessions = self.sessions.lock().await;
+                    sessions.remove(&session.unwrap_or_default());
+                }
+                let cleared = "__Host-sidegate=; Path=/; Secure; HttpOnly; Max-Age=0";
+                let dead = [Breakage::SignOutIsDead, Breakage::SignOutLeavesTheCookie];
+                let cookie = (!dead.contains(&self.breakage)).then_some(cleared);
+                return Ok(redirect("/", cookie));
+            }
+            _ => {}
+        }
+        let token = match &session {
+            Some(session) => self.sessions.lock().await.get(session).cloned(),
+            None => None,
+        };
+        let open = self.is(Breakage::AnyoneIsForwarded) && session.is_some();
+        match token {
+            Some(token) => Ok(self.forward(request, &token).await),
+            None if open => Ok(self.forward(request, "none").await),
+            None => Ok(self.challenge(&request).await),
+        }
+    }
+
+    async fn challenge(&self, request: &Request<Bytes>) -> Response<Reply> {
+        let navigation = request.headers()["sec-fetch-mode"] == "navigate";
+        if !navigation && !self.is(Breakage::ApiIsRedirected) {
+            let body = if self.is(Breakage::ApiWithoutLoginUrl) {
+                json!({ "status": 401 })
+            } else {
+                json!({ "status": 401, "login_url": "/oauth2/sign_in" })
+            };
+            let status = StatusCode::UNAUTHORIZED;
+            return answer(status, "application/problem+json", body.to_string());
+        }
+        let state =
+            format!("{:x?}", secret::random::<8>().unwrap()).replace([' ', ',', '[', ']'], "");
+        let page = request.uri().path_and_query().unwrap().to_string();
+        self.logins.lock().await.insert(state.clone(), page);
+        let redirect_uri = match self.breakage {
+            Breakage::WrongRedirectUri => "http://localhost/callback",
+            _ => "http://localhost/oauth2/callback",
+        };
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        query.extend_pairs([
+            ("response_type", "code"),
+            ("client_id", "3"),
+            ("redirect_uri", redirect_uri),
+        ]);
+        if !self.is(Breakage::NoState) {
+            query.append_pair("state", &state);
+        }
+        match self.breakage {
+            Breakage::NoPkce => {}
+            Breakage::PlainPkce => {
+                query.append_pair("code_challenge", VERIFIER);
+            }
+            _ => {
+                query.append_pair("code_challenge", CHALLENGE);
+                query.append_pair("code_challenge_method", "S256");
+            }
+        }
+        let target = format!(
+            "http://{}/oauth/authorize?{}",
+            self.provider,
+            query.finish()
+        );
+        let mut response = redirect(&target, None);
+        if self.is(Breakage::TemporaryRedirect) {
+            *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+        }
+        response
+    }
+
+    async fn callback(&self, request: &Request<Bytes>) -> Response<Reply> {
+        let query = request.uri().query().unwrap();
+        let query: HashMap<String, String> = url::form_urlencoded::parse(query.as_bytes())
+            .into_owned()
+            .collect();
+        let page = self.logins.lock().await.remove(&query["state"]);
+        if self.is(Breakage::CallbackIsRefused) {
+            return answer(StatusCode::BAD_GATEWAY, "text/plain", "no");
+        }
+        let token = self.redeem(&query["code"]).await;
+        if self.is(Breakage::ExchangeTwice) {
+            self.redeem(&query["code"]).await;
+        }
+        let session = secret::random::<32>().unwrap();
+        let session = format!("{session:x?}").replace([' ', ',', '[', ']'], "");
+        let token = token.unwrap();
+        self.sessions.lock().await.insert(session.clone(), token);
+        let cookie = format!("__Host-sidegate={session}; Path=/; Secure; HttpOnly; SameSite=Lax");
+        let cookie = match self.breakage {
+            Breakage::CookieIsDropped => None,
+            Breakage::CookieWithoutHttpOnly => Some(cookie.replace("; HttpOnly", "")),
+            Breakage::CookieWithoutSameSite => Some(cookie.replace("; SameSite=Lax", "")),
+            Breakage::CookieWithoutSecure => Some(cookie.replace("; Secure", "")),
+            Breakage::CookieForTheDomain => Some(format!("{cookie}; Domain=localhost")),
+            _ => Some(cookie),
+        };
+        let page = match self.breakage {
+            Breakage::CallbackForgetsThePage => "/".to_owned(),
+            _ => page.unwrap(),
+        };
+        redirect(&page, cookie.as_deref())
+    }
+
+    /// Exchanges a code; `None` when the provider refuses.
+    async fn redeem(&self, code: &str) -> Option<String> {
+        let body = json!({
+            "grant_type": "authorization_code",
+            "client_id": "3",
+            "client_secret": SECRET,
+            "redirect_uri": "http://localhost/oauth2/callback",
+            "code": code,
+            "code_verifier": VERIFIER,
+        });
+        let request = Request::post("/oauth/token")
+            .header("host", self.provider.to_string())
+            .header("content-type", "application/json")
+            .body(Full::from(body.to_string()));
+        let answer = exchange(self.provider, request.unwrap()).await.unwrap();
+        json(&answer)["access_token"].as_str().map(str::to_owned)
+    }
+
+    async fn forward(&self, request: Request<Bytes>, token: &str) -> Response<Reply> {
+        if self.is(Breakage::ExchangeForEachRequest) && request.uri().path() == "/whoami" {
+            self.redeem("def50200").await;
+        }
+        let (mut parts, mut body) = request.into_parts();
+        let ours = ["authorization", "x-forwarded-user", "x-forwarded-email"];
+        if !self.is(Breakage::ClientFieldsPass) {
+            for name in ours {
+                parts.headers.remove(name);
+            }
+        }
+        if !self.is(Breakage::OwnCookiePasses) {
+            parts.headers.remove("cookie");
+        }
+        if !self.is(Breakage::NoBearer) {
+            let bearer = format!("Bearer {token}").parse().unwrap();
+            parts.headers.insert("authorization", bearer);
+        }
+        if self.is(Breakage::PostIsDropped) {
+            body = Bytes::new();
+            parts.headers.remove("content-length");
+        }
+        let request = Request::from_parts(parts, Full::from(body));
+        let answered = exchange(self.app, request).await.unwrap();
+        let (mut parts, body) = answered.into_parts();
+        parts.headers.remove("transfer-encoding");
+        Response::from_parts(parts, Reply::whole(body))
+    }
+}
+
+fn redirect(location: &str, cookie: Option<&str>) -> Response<Reply> {
+    let mut response = answer(StatusCode::SEE_OTHER, "text/plain", "");
+    let fields = response.headers_mut();
+    fields.insert("location", location.parse().unwrap());
+    if let Some(cookie) = cookie {
+        fields.insert("set-cookie", cookie.parse().unwrap());
+    }
+    response
+}

@@ -1,0 +1,325 @@
+//! The server against the written-down answers of real ones, never only against our own client.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+
+use super::*;
+
+const TOKEN_ENDPOINT: &str = include_str!("../../../tests/data/passport/token-endpoint.json");
+const AUTHORIZATION_ENDPOINT: &str =
+    include_str!("../../../tests/data/passport/authorization-endpoint.json");
+const API: &str = include_str!("../../../tests/data/passport/api.json");
+const REFERENCE: &str = include_str!("../../../tests/data/passport/reference-request.json");
+
+const GENERATIONS: [Generation; 2] = [Generation::Passport12, Generation::Passport13];
+
+/// The order of members in every body.
+const ORDER: [&str; 8] = [
+    "token_type",
+    "expires_in",
+    "access_token",
+    "refresh_token",
+    "error",
+    "error_description",
+    "hint",
+    "message",
+];
+
+#[derive(Deserialize)]
+struct Row {
+    case: String,
+    #[serde(default)]
+    parameters: BTreeMap<String, String>,
+    authorization: Option<String>,
+    #[serde(default)]
+    given: Option<String>,
+    #[serde(rename = "12")]
+    older: Expected,
+    #[serde(rename = "13")]
+    newer: Expected,
+}
+
+#[derive(Deserialize)]
+struct Expected {
+    status: u16,
+    #[serde(default)]
+    fields: BTreeMap<String, String>,
+    body: Option<BTreeMap<String, String>>,
+    location: Option<String>,
+    query: Option<BTreeMap<String, String>>,
+}
+
+fn rows(text: &str) -> Vec<Row> {
+    let rows: Vec<Row> = serde_json::from_str(text).unwrap();
+    assert!(!rows.is_empty());
+    rows
+}
+
+impl Row {
+    fn expected(&self, generation: Generation) -> &Expected {
+        match generation {
+            Generation::Passport12 => &self.older,
+            Generation::Passport13 => &self.newer,
+        }
+    }
+}
+
+/// `text` with its placeholder filled in, from values made for this row.
+async fn filled(station: &Station, text: &str) -> String {
+    let Some((before, rest)) = text.split_once('{') else {
+        return text.to_owned();
+    };
+    let (name, after) = rest.split_once('}').unwrap();
+    let value = match name {
+        "client_id" => "3".to_owned(),
+        "public_client_id" => "4".to_owned(),
+        "unknown_client_id" => "99".to_owned(),
+        "client_secret" => SECRET.to_owned(),
+        "wrong_secret" => "wrong".to_owned(),
+        "redirect_uri" => REDIRECT_URI.to_owned(),
+        "other_redirect_uri" => "https://evil.example/cb".to_owned(),
+        "state" => "xyz".to_owned(),
+        "garbage" => "def50200garbage".to_owned(),
+        "code_verifier" => VERIFIER.to_owned(),
+        "other_code_verifier" => VERIFIER.chars().rev().collect(),
+        "code" => station.code("3", &[("scope", "read")]).await,
+        "pkce_code" => {
+            let challenge = [
+                ("code_challenge", CHALLENGE),
+                ("code_challenge_method", "S256"),
+            ];
+            station.code("3", &challenge).await
+        }
+        "tampered_code" => tampered(&station.code("3", &[]).await),
+        "used_code" => {
+            let code = station.code("3", &[]).await;
+            assert_eq!(station.redeem(&code).await.status(), 200);
+            code
+        }
+        "refresh_token" => station.grant().await.1,
+        "used_refresh_token" => {
+            let (_access, refresh) = station.grant().await;
+            assert_eq!(station.refresh(&refresh).await.status(), 200);
+            refresh
+        }
+        "expired_refresh_token" => {
+            let (_access, refresh) = station.grant().await;
+            station.clock.advance(OVER_TWO_HOURS);
+            refresh
+        }
+        "revoked_access_token" => {
+            let (access, refresh) = station.grant().await;
+            assert_eq!(station.refresh(&refresh).await.status(), 200);
+            access
+        }
+        "expired_access_token" => {
+            let (access, _refresh) = station.grant().await;
+            station.clock.advance(OVER_AN_HOUR);
+            access
+        }
+        "tampered_access_token" => tampered(&station.grant().await.0),
+        unknown => panic!("unknown placeholder {unknown}"),
+    };
+    let rest = Box::pin(filled(station, after)).await;
+    format!("{before}{value}{rest}")
+}
+
+fn compare(title: &str, expected: &Expected, answer: &Response<Bytes>) {
+    let text = String::from_utf8_lossy(answer.body()).into_owned();
+    assert_eq!(answer.status(), expected.status, "{title}: {text}");
+    for (name, value) in &expected.fields {
+        let came = answer.headers().get(name).unwrap_or_else(|| {
+            panic!("{title}: no field {name}");
+        });
+        assert_eq!(came, value, "{title}: {name}");
+    }
+    // Error answers of the real server carry no caching field, and no challenge uncalled for.
+    for name in ["cache-control", "www-authenticate"] {
+        let wanted = expected.fields.contains_key(name);
+        assert_eq!(
+            answer.headers().contains_key(name),
+            wanted,
+            "{title}: {name}"
+        );
+    }
+    let Some(body) = &expected.body else {
+        return;
+    };
+    let came = json(answer);
+    let came = came.as_object().unwrap();
+    assert_eq!(
+        came.keys().collect::<Vec<_>>(),
+        body.keys().collect::<Vec<_>>(),
+        "{title}"
+    );
+    for (name, value) in body {
+        let member = &came[name];
+        let good = match value.as_str() {
+            "{seconds}" => member.is_u64(),
+            "{jwt}" => member.as_str().unwrap().split('.').count() == 3,
+            "{hex}" => member.as_str().unwrap().starts_with("def50200"),
+            text => member == text,
+        };
+        assert!(good, "{title}: {name} is {member}");
+    }
+    let places = ORDER
+        .iter()
+        .filter_map(|name| text.find(&format!("\"{name}\":")));
+    assert!(places.is_sorted(), "{title}: {text}");
+}
+
+#[tokio::test]
+async fn the_token_endpoint_answers_every_row_as_form_and_as_json() {
+    for generation in GENERATIONS {
+        let station = Station::start(generation).await;
+        for row in rows(TOKEN_ENDPOINT) {
+            for content_type in ["application/x-www-form-urlencoded", "application/json"] {
+                let mut parameters = BTreeMap::new();
+                for (name, value) in &row.parameters {
+                    parameters.insert(name.clone(), filled(&station, value).await);
+                }
+                let body = if content_type == "application/json" {
+                    serde_json::to_string(&parameters).unwrap()
+                } else {
+                    url::form_urlencoded::Serializer::new(String::new())
+                        .extend_pairs(&parameters)
+                        .finish()
+                };
+                let mut basic = None;
+                if let Some(authorization) = &row.authorization {
+                    let credentials = filled(&station, authorization).await;
+                    let credentials = credentials.strip_prefix("Basic ").unwrap();
+                    basic = Some(format!("Basic {}", STANDARD.encode(credentials)));
+                }
+                let mut fields = vec![("content-type", content_type)];
+                fields.extend(basic.as_deref().map(|basic| ("authorization", basic)));
+                let answer = station.send("POST", "/oauth/token", &fields, &body).await;
+                let title = format!("{} {generation:?} {content_type}", row.case);
+                compare(&title, row.expected(generation), &answer);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_authorization_endpoint_answers_every_row() {
+    for generation in GENERATIONS {
+        let station = Station::start(generation).await;
+        for row in rows(AUTHORIZATION_ENDPOINT) {
+            let mut query_string = url::form_urlencoded::Serializer::new(String::new());
+            for (name, value) in &row.parameters {
+                query_string.append_pair(name, &filled(&station, value).await);
+            }
+            let target = format!("/oauth/authorize?{}", query_string.finish());
+            let answer = match row.given.as_deref() {
+                None => station.send("GET", &target, &[], "").await,
+                Some("the user refuses") => station.submit(&target, &[("action", "deny")]).await,
+                Some(unknown) => panic!("{unknown}"),
+            };
+            let title = format!("{} {generation:?}", row.case);
+            let expected = row.expected(generation);
+            compare(&title, expected, &answer);
+            if let (Some(location), Some(expected)) = (&expected.location, &expected.query) {
+                let came = answer.headers()["location"].to_str().unwrap();
+                let base = filled(&station, location).await;
+                assert!(came.starts_with(&format!("{base}?")), "{title}: {came}");
+                let mut wanted = BTreeMap::new();
+                for (name, value) in expected {
+                    wanted.insert(name.clone(), filled(&station, value).await);
+                }
+                assert_eq!(query(&answer), wanted, "{title}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_api_answers_every_row() {
+    for generation in GENERATIONS {
+        let station = Station::start(generation).await;
+        for row in rows(API) {
+            let mut bearer = None;
+            if let Some(authorization) = &row.authorization {
+                bearer = Some(filled(&station, authorization).await);
+            }
+            let fields: Vec<_> = bearer
+                .iter()
+                .map(|value| ("authorization", value.as_str()))
+                .collect();
+            let answer = station.send("GET", "/api/user", &fields, "").await;
+            let title = format!("{} {generation:?}", row.case);
+            compare(&title, row.expected(generation), &answer);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_references_request_is_answered_with_a_token_like_the_references() {
+    let reference: Value = serde_json::from_str(REFERENCE).unwrap();
+    let request = &reference["request"];
+    let parameter = |name: &str| request["parameters"][name].as_str().unwrap().to_owned();
+    let station = Station::start(Generation::Passport12).await;
+    let registered = Client {
+        id: parameter("client_id"),
+        secret: Some(Secret::new(parameter("client_secret"))),
+        redirect_uris: vec![parameter("redirect_uri")],
+    };
+    station.server.register(registered).await;
+    let mut asked = url::form_urlencoded::Serializer::new(String::new());
+    asked.append_pair("response_type", "code");
+    for name in ["client_id", "redirect_uri"] {
+        asked.append_pair(name, &parameter(name));
+    }
+    let target = format!("/oauth/authorize?{}", asked.finish());
+    let code = query(&station.sign_in(&target).await)["code"].clone();
+    assert!((700..1000).contains(&code.len()), "{}", code.len());
+    assert!(parameter("code").starts_with("def50200") && code.starts_with("def50200"));
+    let mut parameters = request["parameters"].clone();
+    parameters["code"] = code.into();
+    let fields: Vec<(&str, &str)> = request["fields"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str().unwrap()))
+        .collect();
+    let method = request["method"].as_str().unwrap();
+    let path = request["path"].as_str().unwrap();
+    let answer = station
+        .send(method, path, &fields, &parameters.to_string())
+        .await;
+    is_like_the_reference(&station, &tokens(&answer).0, &reference["access_token"]);
+    // What was received is what was sent, for whoever tests a client.
+    let seen = station.server.last_token_request().await.unwrap();
+    assert_eq!(seen.method, "POST");
+    assert_eq!(seen.target.path(), "/oauth/token");
+    assert_eq!(serde_json::to_value(&seen.parameters).unwrap(), parameters);
+    assert_eq!(seen.headers["accept"], "application/json");
+    assert!(!format!("{seen:?}").contains(&parameter("client_secret")));
+}
+
+/// Compares a token with the reference's: the same header, the same members of the same types.
+fn is_like_the_reference(station: &Station, access: &str, reference: &Value) {
+    let oracle = crate::demo::oracle::Oracle::from_pem(station.server.public_key_pem()).unwrap();
+    let token = oracle.read(access).unwrap();
+    assert!(token.signed);
+    assert_eq!(Value::from(token.header), reference["header"]);
+    let expected = reference["payload"].as_object().unwrap();
+    assert!(
+        token.claims.keys().eq(expected.keys()),
+        "{:?}",
+        token.claims
+    );
+    for (name, value) in expected {
+        let came = &token.claims[name];
+        let same = came.is_f64() == value.is_f64() && came.is_string() == value.is_string();
+        assert!(
+            same && came.is_array() == value.is_array(),
+            "{name}: {came}"
+        );
+    }
+    assert_eq!(token.claims["aud"], expected["aud"]);
+    assert_eq!(token.claims["jti"].as_str().unwrap().len(), 80);
+}

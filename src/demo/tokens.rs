@@ -1,0 +1,253 @@
+//! The authorization server's keys, and what it makes with them: signed access tokens, sealed
+//! codes and refresh tokens, CSRF tokens.
+
+use std::fmt::Write as _;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
+use aws_lc_rs::encoding::{AsDer as _, PublicKeyX509Der};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256};
+use aws_lc_rs::{hmac, rsa};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Error;
+use crate::clock::Timestamp;
+use crate::secret;
+
+/// The first bytes of every sealed value: version 2 of the format that league's server uses.
+const VERSION: [u8; 4] = [0xde, 0xf5, 0x02, 0x00];
+
+/// Bytes of salt. With version, nonce and tag the overhead is the 84 bytes of that format, so a
+/// sealed value is as long as a real one.
+const SALT: usize = 52;
+
+/// The header that a Passport token has: two members, and no `kid`.
+const HEADER: &str = r#"{"typ":"JWT","alg":"RS256"}"#;
+
+/// The keys of one server, made when it starts and gone with it.
+pub(crate) struct Keys {
+    signing: rsa::KeyPair,
+    sealing: RandomizedNonceKey,
+    forms: hmac::Key,
+    public_pem: String,
+}
+
+impl Keys {
+    /// Makes a 2048-bit key pair and two secret keys.
+    pub(crate) fn generate() -> Result<Self, Error> {
+        let failed = |_unspecified| Error::Key;
+        let signing = rsa::KeyPair::generate(rsa::KeySize::Rsa2048).map_err(failed)?;
+        let public: PublicKeyX509Der<'_> = signing.public_key().as_der().map_err(failed)?;
+        let public_pem = pem("PUBLIC KEY", public.as_ref());
+        let sealing = secret::random::<32>()?;
+        Ok(Self {
+            signing,
+            sealing: RandomizedNonceKey::new(&AES_256_GCM, &sealing).map_err(failed)?,
+            forms: hmac::Key::new(hmac::HMAC_SHA256, &secret::random::<32>()?),
+            public_pem,
+        })
+    }
+
+    /// The public key as a PEM block (`SubjectPublicKeyInfo`).
+    pub(crate) fn public_pem(&self) -> &str {
+        &self.public_pem
+    }
+
+    /// Signs `claims` as a compact RS256 JWT. `None` when the key refuses, which it does not.
+    pub(crate) fn sign(&self, claims: &Claims) -> Option<String> {
+        let claims = serde_json::to_vec(claims).ok()?;
+        let mut token = URL_SAFE_NO_PAD.encode(HEADER);
+        token.push('.');
+        URL_SAFE_NO_PAD.encode_string(claims, &mut token);
+        let mut signature = vec![0; self.signing.public_modulus_len()];
+        self.signing
+            .sign(
+                &RSA_PKCS1_SHA256,
+                &SystemRandom::new(),
+                token.as_bytes(),
+                &mut signature,
+            )
+            .ok()?;
+        token.push('.');
+        URL_SAFE_NO_PAD.encode_string(signature, &mut token);
+        Some(token)
+    }
+
+    /// Seals `value` as the lower-case hex of encrypted JSON; only [`Keys::open`] reads it.
+    pub(crate) fn seal(&self, value: &impl Serialize) -> Option<String> {
+        let mut text = serde_json::to_vec(value).ok()?;
+        let salt = secret::random::<SALT>().ok()?;
+        let nonce = self
+            .sealing
+            .seal_in_place_append_tag(Aad::from(salt), &mut text)
+            .ok()?;
+        Some(hex(&[&VERSION[..], &salt, nonce.as_ref(), &text].concat()))
+    }
+
+    /// Opens what [`Keys::seal`] made; `None` for anything else, however little it differs.
+    pub(crate) fn open<T: DeserializeOwned>(&self, sealed: &str) -> Option<T> {
+        let bytes = unhex(sealed)?;
+        let rest = bytes.strip_prefix(&VERSION)?;
+        let (salt, rest) = rest.split_first_chunk::<SALT>()?;
+        let (nonce, text) = rest.split_first_chunk::<12>()?;
+        let mut text = text.to_vec();
+        let text = self
+            .sealing
+            .open_in_place(Nonce::from(nonce), Aad::from(salt), &mut text)
+            .ok()?;
+        serde_json::from_slice(text).ok()
+    }
+
+    /// The token that a form must carry when it is posted in the login session `session`.
+    pub(crate) fn form_token(&self, session: &str) -> String {
+        hex(hmac::sign(&self.forms, session.as_bytes()).as_ref())
+    }
+
+    /// Whether `token` is the form token of `session`; in constant time.
+    pub(crate) fn is_form_token(&self, session: &str, token: &str) -> bool {
+        unhex(token).is_some_and(|tag| hmac::verify(&self.forms, session.as_bytes(), &tag).is_ok())
+    }
+}
+
+/// The claims of an access token, in a Passport token's order. Dates are seconds with
+/// microseconds; `exp` is taken first, then `iat`, then `nbf`, as the real server does.
+#[derive(Debug, Serialize)]
+pub(crate) struct Claims {
+    pub(crate) aud: String,
+    pub(crate) jti: String,
+    pub(crate) iat: f64,
+    pub(crate) nbf: f64,
+    pub(crate) exp: f64,
+    pub(crate) sub: String,
+    pub(crate) scopes: Vec<String>,
+}
+
+/// `at` in seconds with `micros` (0 to 999) more microseconds than its milliseconds.
+pub(crate) fn numeric_date(at: Timestamp, micros: u16) -> f64 {
+    let millis = at.as_millis() % 1000;
+    // Through text, as the real server does, so the shortest decimal is exactly these digits.
+    format!("{}.{millis:03}{micros:03}", at.as_secs())
+        .parse()
+        .unwrap_or_default()
+}
+
+/// A random identifier of 80 hex characters, as each code and token has one.
+pub(crate) fn identifier() -> Option<String> {
+    secret::random::<40>().ok().map(|bytes| hex(&bytes))
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    let mut text = format!("-----BEGIN {label}-----\n");
+    for line in STANDARD.encode(der).as_bytes().chunks(64) {
+        text.push_str(std::str::from_utf8(line).unwrap_or_default());
+        text.push('\n');
+    }
+    text.push_str("-----END ");
+    text.push_str(label);
+    text.push_str("-----\n");
+    text
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len().saturating_mul(2));
+    for byte in bytes {
+        // Writing to a `String` does not fail.
+        if write!(text, "{byte:02x}").is_err() {
+            break;
+        }
+    }
+    text
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    if !rest.is_empty() || text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return None;
+    }
+    pairs
+        .iter()
+        .map(|[high, low]| {
+            let value = digit(*high)?.checked_mul(16)?.checked_add(digit(*low)?)?;
+            u8::try_from(value).ok()
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::oracle::Oracle;
+
+    #[test]
+    fn a_sealed_value_is_as_long_as_a_real_one_and_opens_only_here() {
+        let keys = Keys::generate().unwrap();
+        let text = "x".repeat(300);
+        let sealed = keys.seal(&text).unwrap();
+        assert!(sealed.starts_with("def50200"));
+        assert_eq!(sealed.len(), 2 * (84 + 302));
+        assert_eq!(keys.open::<String>(&sealed), Some(text));
+        assert_eq!(Keys::generate().unwrap().open::<String>(&sealed), None);
+    }
+
+    #[test]
+    fn a_changed_character_anywhere_spoils_a_sealed_value() {
+        let keys = Keys::generate().unwrap();
+        let sealed = keys.seal(&"17").unwrap();
+        for index in 0..sealed.len() {
+            let mut other = sealed.clone().into_bytes();
+            other[index] = if other[index] == b'0' { b'1' } else { b'0' };
+            let other = String::from_utf8(other).unwrap();
+            assert_eq!(keys.open::<String>(&other), None, "{index}");
+        }
+        let odd = sealed.strip_prefix('d').unwrap();
+        for other in ["", "def50200", odd, &sealed.to_uppercase(), "zz"] {
+            assert_eq!(keys.open::<String>(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn dates_keep_their_microseconds_to_the_digit() {
+        let date = numeric_date(Timestamp::from_millis(1_795_384_938_372), 369);
+        assert_eq!(serde_json::to_string(&date).unwrap(), "1795384938.372369");
+    }
+
+    #[test]
+    fn a_signed_token_has_the_header_and_the_order_of_a_real_one() {
+        let keys = Keys::generate().unwrap();
+        let claims = Claims {
+            aud: "3".into(),
+            jti: identifier().unwrap(),
+            iat: 1.5,
+            nbf: 1.5,
+            exp: 2.5,
+            sub: "17".into(),
+            scopes: vec!["read".into()],
+        };
+        let token = keys.sign(&claims).unwrap();
+        assert!(token.starts_with("eyJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9."));
+        let payload = URL_SAFE_NO_PAD
+            .decode(token.split('.').nth(1).unwrap())
+            .unwrap();
+        let payload = String::from_utf8(payload).unwrap();
+        let at = |name: &str| payload.find(&format!("\"{name}\":")).unwrap();
+        let names = ["aud", "jti", "iat", "nbf", "exp", "sub", "scopes"];
+        assert!(names.map(at).is_sorted(), "{payload}");
+        let oracle = Oracle::from_pem(keys.public_pem()).unwrap();
+        assert!(oracle.read(&token).unwrap().signed);
+        let other = Oracle::from_pem(Keys::generate().unwrap().public_pem()).unwrap();
+        assert!(!other.read(&token).unwrap().signed);
+    }
+
+    #[test]
+    fn a_form_token_belongs_to_one_session() {
+        let keys = Keys::generate().unwrap();
+        let token = keys.form_token("a");
+        assert!(keys.is_form_token("a", &token));
+        assert!(!keys.is_form_token("b", &token));
+        assert!(!keys.is_form_token("a", ""));
+    }
+}

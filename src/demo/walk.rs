@@ -1,0 +1,439 @@
+//! The steps of a check: what is sent, what is looked at.
+
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use serde_json::Value;
+use url::Url;
+
+use super::browser::{Ask, Browser, Error, Page};
+use super::check::{Check, Step};
+
+/// The session cookie.
+const COOKIE: &str = "__Host-sidegate";
+
+/// The page asked for: not the front page alone, so that returning to it means something.
+const PAGE: &str = "/?from=check";
+
+/// What was expected, and what came.
+#[derive(Debug)]
+pub(crate) struct Finding {
+    pub(crate) expected: String,
+    pub(crate) came: String,
+}
+
+type Held = Result<(), Finding>;
+
+fn expect(holds: bool, expected: &str, came: impl FnOnce() -> String) -> Held {
+    if holds {
+        return Ok(());
+    }
+    Err(Finding {
+        expected: expected.to_owned(),
+        came: came(),
+    })
+}
+
+/// The state between the steps.
+pub(crate) struct Walk<'a, E> {
+    check: &'a Check<E>,
+    browser: Browser,
+    /// Exchanges that the authorization server had seen before.
+    exchanges: u64,
+    /// The latest answer that the next step goes on from.
+    page: Option<Page>,
+    state: String,
+    session: String,
+}
+
+impl<'a, E: Fn() -> u64> Walk<'a, E> {
+    pub(crate) fn new(check: &'a Check<E>) -> Self {
+        Self {
+            check,
+            browser: browser(check),
+            exchanges: (check.exchanges)(),
+            page: None,
+            state: String::new(),
+            session: String::new(),
+        }
+    }
+
+    /// Takes one step; the ones before it held.
+    pub(crate) async fn take(&mut self, step: Step) -> Held {
+        match step {
+            Step::Redirect => self.redirect().await,
+            Step::LoginForm => self.login_form().await,
+            Step::Code => self.code().await,
+            Step::Exchange => self.exchange().await,
+            Step::SessionCookie => self.session_cookie(),
+            Step::Bearer => self.bearer().await,
+            Step::Cache => self.cache().await,
+            Step::Post => self.post().await,
+            Step::Api => self.api().await,
+            Step::SignOut => self.sign_out().await,
+            Step::CookieDead => self.cookie_dead().await,
+        }
+    }
+
+    async fn redirect(&mut self) -> Held {
+        let page = self.send(Ask::navigation(&self.at(PAGE)?)).await?;
+        let location = self.authorization_request(&page)?;
+        let mut query: Vec<(String, String)> = location.query_pairs().into_owned().collect();
+        query.sort_unstable();
+        let one = |name: &str| {
+            let mut values = query.iter().filter(|(known, _value)| known == name);
+            match (values.next(), values.next()) {
+                (Some((_name, value)), None) => Ok(value.as_str()),
+                (None, _) => Err(format!("none in {}", names(&query))),
+                (Some(_), Some(_)) => Err(format!("several in {}", names(&query))),
+            }
+        };
+        let is = |name: &str, good: &dyn Fn(&str) -> bool, expected: &str| match one(name) {
+            Ok(value) => expect(good(value), &format!("{name} {expected}"), || {
+                format!("{} characters that differ", value.len())
+            }),
+            Err(came) => expect(false, &format!("one {name}"), || came),
+        };
+        let callback = self.at("/oauth2/callback")?;
+        is("response_type", &|value| value == "code", "code")?;
+        is("client_id", &|value| !value.is_empty(), "with a value")?;
+        is("code_challenge_method", &|value| value == "S256", "S256")?;
+        is("code_challenge", &is_digest, "of 43 base64url characters")?;
+        is("state", &|value| !value.is_empty(), "with a value")?;
+        let redirect_uri = one("redirect_uri").unwrap_or_default().to_owned();
+        let expected = format!("one redirect_uri {callback}");
+        expect(redirect_uri == callback.as_str(), &expected, || {
+            redirect_uri
+        })?;
+        one("state").unwrap_or_default().clone_into(&mut self.state);
+        self.page = Some(page);
+        Ok(())
+    }
+
+    async fn login_form(&mut self) -> Held {
+        let location = self.next()?;
+        let page = self.send(Ask::navigation(&location)).await?;
+        expect(page.status == StatusCode::OK, "status 200", || shown(&page))?;
+        let form = attribute(&page.body, "<form ", "action").is_some()
+            && attribute(&page.body, "name=\"_token\"", "value").is_some();
+        expect(form, "a form with a token against forgery", || {
+            "a page without".to_owned()
+        })?;
+        self.page = Some(page);
+        Ok(())
+    }
+
+    async fn code(&mut self) -> Held {
+        let page = self.page.take().ok_or_else(lost)?;
+        let action = attribute(&page.body, "<form ", "action").ok_or_else(lost)?;
+        let token = attribute(&page.body, "name=\"_token\"", "value").ok_or_else(lost)?;
+        let action = page.url.join(&action).map_err(|_relative| lost())?;
+        let fields = [
+            ("_token", token.as_str()),
+            ("user", &self.check.user),
+            ("password", self.check.password.expose()),
+            ("action", "allow"),
+        ];
+        let page = self.send(Ask::form(&action, &fields)).await?;
+        expect(
+            matches!(page.status, StatusCode::FOUND | StatusCode::SEE_OTHER),
+            "a redirect after user and password",
+            || shown(&page),
+        )?;
+        let location = page.location().ok_or_else(lost)?;
+        let callback = self.at("/oauth2/callback")?;
+        let expected = format!("a redirect to {callback}");
+        expect(base(&location) == callback.as_str(), &expected, || {
+            base(&location)
+        })?;
+        let query = |name: &str| {
+            let mut pairs = location.query_pairs();
+            pairs.find_map(|(known, value)| (known == name).then(|| value.into_owned()))
+        };
+        let code = query("code").is_some_and(|code| !code.is_empty());
+        let error = || query("error").unwrap_or_else(|| "none".to_owned());
+        expect(code, "a code", error)?;
+        let state = query("state").is_some_and(|state| state == self.state);
+        expect(state, "the state that was sent", || "another".to_owned())?;
+        self.page = Some(page);
+        Ok(())
+    }
+
+    async fn exchange(&mut self) -> Held {
+        let callback = self.next()?;
+        let ask = Ask::navigation(&callback);
+        let page = self.send(ask).await?;
+        expect(
+            page.status == StatusCode::SEE_OTHER,
+            "status 303 after the callback",
+            || shown(&page),
+        )?;
+        let wanted = self.at(PAGE)?;
+        let location = page.location();
+        let expected = format!("a redirect to {wanted}");
+        expect(location.as_ref() == Some(&wanted), &expected, || {
+            location.map_or_else(|| "none".to_owned(), |location| base(&location))
+        })?;
+        self.page = Some(page);
+        self.one_exchange()
+    }
+
+    fn session_cookie(&mut self) -> Held {
+        let page = self.page.take().ok_or_else(lost)?;
+        let now = self.check.clock.now();
+        let cookies = page.cookies();
+        let mut named = cookies.iter().filter(|cookie| cookie.name == COOKIE);
+        let (cookie, more) = (named.next(), named.next());
+        expect(more.is_none(), "one session cookie", || {
+            "several".to_owned()
+        })?;
+        let Some(cookie) = cookie else {
+            return expect(false, &format!("a cookie {COOKIE}"), || "none".to_owned());
+        };
+        let has = |name: &str| cookie.attribute(name).is_some();
+        let is = |name: &str, value: &str| {
+            let attribute = cookie.attribute(name).unwrap_or_default();
+            attribute.eq_ignore_ascii_case(value)
+        };
+        let without = || "a cookie without it".to_owned();
+        expect(has("secure"), "Secure", without)?;
+        expect(has("httponly"), "HttpOnly", without)?;
+        expect(is("samesite", "Lax"), "SameSite=Lax", without)?;
+        expect(is("path", "/"), "Path=/", without)?;
+        expect(!has("domain"), "no Domain", || "one".to_owned())?;
+        expect(!cookie.clears(now), "a cookie that lasts", || {
+            "one that is cleared".to_owned()
+        })?;
+        // 256 random bits need 43 characters of base64url, 32 even if every byte were one.
+        expect(cookie.value.len() >= 32, "at least 32 characters", || {
+            cookie.value.len().to_string()
+        })?;
+        let kept = self.browser.cookie(&page.url, COOKIE);
+        kept.ok_or_else(lost)?.clone_into(&mut self.session);
+        Ok(())
+    }
+
+    async fn bearer(&mut self) -> Held {
+        let page = self.send(Ask::navigation(&self.at(PAGE)?)).await?;
+        expect(page.status == StatusCode::OK, "the app's page", || {
+            shown(&page)
+        })?;
+        let ask = Ask::fetch(&self.at("/whoami")?)
+            .field("authorization", "Bearer evil")
+            .field("x-forwarded-user", "root")
+            .field("x-forwarded-email", "root");
+        let seen = self.whoami(ask).await?;
+        let fields = seen.get("fields").and_then(Value::as_object);
+        for (name, value) in fields.ok_or_else(lost)? {
+            let value = value.as_str().unwrap_or_default();
+            let made_up = value.split(", ").any(|value| value == "root") || value.contains("evil");
+            expect(!made_up, "nothing that the client made up", || name.clone())?;
+            expect(
+                !value.contains(COOKIE),
+                "no session cookie at the app",
+                || name.clone(),
+            )?;
+        }
+        Ok(())
+    }
+
+    async fn cache(&mut self) -> Held {
+        for _again in 0..2 {
+            let ask = Ask::fetch(&self.at("/whoami")?);
+            self.whoami(ask).await?;
+            self.one_exchange()?;
+        }
+        Ok(())
+    }
+
+    async fn post(&mut self) -> Held {
+        let note = "sign & drive <gate>";
+        let fields = [("title", "check"), ("text", note)];
+        let page = self.send(Ask::form(&self.at("/notes")?, &fields)).await?;
+        expect(page.status == StatusCode::OK, "status 200", || shown(&page))?;
+        let arrived = page.body.contains("sign &amp; drive &lt;gate&gt;");
+        expect(arrived, "the text that was posted", || {
+            "a page without".to_owned()
+        })
+    }
+
+    async fn api(&mut self) -> Held {
+        let mut stranger = browser(self.check);
+        let page = stranger.send(Ask::fetch(&self.at("/whoami")?)).await;
+        let page = page.map_err(|error| unanswered(&error))?;
+        refused(&page)?;
+        let problem: Value = serde_json::from_str(&page.body).unwrap_or_default();
+        let login_url = problem.get("login_url").and_then(Value::as_str);
+        let ours = login_url
+            .and_then(|url| self.check.public_url.join(url).ok())
+            .is_some_and(|url| url.origin() == self.check.public_url.origin());
+        expect(ours, "a login_url at the gateway", || {
+            login_url.unwrap_or("none").to_owned()
+        })
+    }
+
+    async fn sign_out(&mut self) -> Held {
+        let ask = Ask::form(&self.at("/oauth2/sign_out")?, &[]);
+        let page = self.send(ask).await?;
+        expect(
+            matches!(page.status, StatusCode::OK | StatusCode::SEE_OTHER),
+            "status 303 or a page",
+            || shown(&page),
+        )?;
+        let now = self.check.clock.now();
+        let mut cookies = page.cookies().into_iter();
+        let cleared = cookies.any(|cookie| cookie.name == COOKIE && cookie.clears(now));
+        let kept = self.browser.cookie(&page.url, COOKIE).is_some();
+        expect(cleared && !kept, "the session cookie cleared", || {
+            "an answer that leaves it".to_owned()
+        })
+    }
+
+    async fn cookie_dead(&mut self) -> Held {
+        let cookie = format!("{COOKIE}={}", self.session);
+        let mut thief = browser(self.check);
+        let ask = Ask::navigation(&self.at(PAGE)?).field("cookie", &cookie);
+        let page = thief.send(ask).await;
+        let page = page.map_err(|error| unanswered(&error))?;
+        if page.status != StatusCode::UNAUTHORIZED {
+            self.authorization_request(&page)?;
+        }
+        let ask = Ask::fetch(&self.at("/whoami")?).field("cookie", &cookie);
+        let page = thief.send(ask).await;
+        refused(&page.map_err(|error| unanswered(&error))?)
+    }
+
+    /// Asks the app who it takes us for: the right subject by a token with a good signature.
+    async fn whoami(&mut self, ask: Ask) -> Result<Value, Finding> {
+        let page = self.send(ask).await?;
+        expect(page.status == StatusCode::OK, "the app's answer", || {
+            shown(&page)
+        })?;
+        let seen: Value = serde_json::from_str(&page.body).unwrap_or_default();
+        let text = |name: &str| seen.get(name).and_then(Value::as_str).unwrap_or("nothing");
+        let token = text("token");
+        expect(
+            token == "signature checked",
+            "a token signed by the provider",
+            || format!("{token}: {}", text("reason")),
+        )?;
+        let subject = text("subject");
+        let expected = format!("the subject {}", self.check.subject);
+        expect(subject == self.check.subject, &expected, || {
+            subject.to_owned()
+        })?;
+        Ok(seen)
+    }
+
+    /// The URL that `page` redirects to, which must be the authorization endpoint.
+    fn authorization_request(&self, page: &Page) -> Result<Url, Finding> {
+        expect(page.status == StatusCode::SEE_OTHER, "status 303", || {
+            shown(page)
+        })?;
+        let endpoint = base(&self.check.authorization_endpoint);
+        let location = page.location();
+        let came = location.as_ref().map_or_else(|| "none".to_owned(), base);
+        let expected = format!("a redirect to {endpoint}");
+        expect(came == endpoint, &expected, || came)?;
+        location.ok_or_else(lost)
+    }
+
+    fn one_exchange(&self) -> Held {
+        let seen = (self.check.exchanges)().saturating_sub(self.exchanges);
+        expect(seen == 1, "one code exchange", || seen.to_string())
+    }
+
+    /// Where the answer of the step before redirects to.
+    fn next(&mut self) -> Result<Url, Finding> {
+        let page = self.page.take().ok_or_else(lost)?;
+        page.location().ok_or_else(lost)
+    }
+
+    fn at(&self, path: &str) -> Result<Url, Finding> {
+        self.check.public_url.join(path).map_err(|_invalid| lost())
+    }
+
+    async fn send(&mut self, ask: Ask) -> Result<Page, Finding> {
+        let sent = self.browser.send(ask).await;
+        sent.map_err(|error| unanswered(&error))
+    }
+}
+
+fn browser<E>(check: &Check<E>) -> Browser {
+    let hosts = [
+        (&check.public_url, check.gateway),
+        (&check.authorization_endpoint, check.provider),
+    ];
+    Browser::new(hosts, check.clock.clone())
+}
+
+/// 401 with a problem document (RFC 9457).
+fn refused(page: &Page) -> Held {
+    let unauthorized = page.status == StatusCode::UNAUTHORIZED;
+    expect(unauthorized, "status 401", || shown(page))?;
+    let content_type = page.fields.get(CONTENT_TYPE);
+    let content_type = content_type.and_then(|value| value.to_str().ok());
+    let content_type = content_type.unwrap_or("none").to_owned();
+    let problem = content_type.starts_with("application/problem+json");
+    expect(problem, "application/problem+json", || content_type)
+}
+
+fn lost() -> Finding {
+    Finding {
+        expected: "an answer to go on from".to_owned(),
+        came: "none".to_owned(),
+    }
+}
+
+fn unanswered(error: &Error) -> Finding {
+    let mut came = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        came.push_str(": ");
+        came.push_str(&error.to_string());
+        cause = error.source();
+    }
+    Finding {
+        expected: "an answer".to_owned(),
+        came,
+    }
+}
+
+/// An answer in a few words: its status, and where it leads without the query, which may hold
+/// secrets.
+fn shown(page: &Page) -> String {
+    let status = page.status.as_u16();
+    match page.location() {
+        Some(location) => format!("{status} to {}", base(&location)),
+        None => format!("{status} from {}", base(&page.url)),
+    }
+}
+
+/// A URL without query and fragment.
+fn base(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.set_fragment(None);
+    url.into()
+}
+
+fn names(query: &[(String, String)]) -> String {
+    let names: Vec<&str> = query.iter().map(|(name, _value)| name.as_str()).collect();
+    names.join(", ")
+}
+
+/// A SHA-256 digest in base64url (RFC 7636 section 4.2).
+fn is_digest(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    text.len() == 43 && text.bytes().all(allowed)
+}
+
+/// The value of attribute `name` in the first tag after `mark`.
+fn attribute(html: &str, mark: &str, name: &str) -> Option<String> {
+    let (_before, tag) = html.split_once(mark)?;
+    let (tag, _after) = tag.split_once('>')?;
+    let (_before, value) = tag.split_once(&format!("{name}=\""))?;
+    let (value, _after) = value.split_once('"')?;
+    let value = value.replace("&lt;", "<").replace("&gt;", ">");
+    let value = value.replace("&quot;", "\"").replace("&#39;", "'");
+    Some(value.replace("&amp;", "&"))
+}

@@ -1,0 +1,212 @@
+//! The demo as one thing: authorization server, app and a gateway in front of it.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use tempfile::TempDir;
+use url::Url;
+
+use super::{
+    App, AppSettings, AuthorizationServer, AuthorizationServerSettings, Check, Client, Error, User,
+};
+use crate::clock::Clock;
+use crate::config::{Config, Flags, Variables};
+use crate::instance::Instance;
+use crate::secret::{self, Secret};
+
+/// The client id that the gateway has at the embedded authorization server.
+const CLIENT: &str = "99adb0aa-17fc-4578-8226-e45e4d3e9156";
+
+/// A running demo. Its settings file and keys lie in a folder that goes when it drops.
+#[derive(Debug)]
+pub struct Demo {
+    gateway: Instance,
+    provider: AuthorizationServer,
+    app: App,
+    public_url: Url,
+    folder: TempDir,
+    clock: Clock,
+}
+
+impl Demo {
+    /// Starts all three. The gateway listens on `listen`, a loopback address, and is known as
+    /// `localhost`; the authorization server and the app take free ports of `127.0.0.1`, so that
+    /// the browser keeps the cookies of gateway and provider apart.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`].
+    pub async fn start(listen: SocketAddr) -> Result<Self, Error> {
+        if !listen.ip().is_loopback() {
+            return Err(Error::NotLoopback { address: listen });
+        }
+        let clock = Clock::system();
+        let provider = AuthorizationServer::start(AuthorizationServerSettings::default()).await?;
+        let app = App::start(AppSettings::new(provider.public_key_pem(), CLIENT)).await?;
+        let folder = tempfile::Builder::new()
+            .prefix("sidegate-demo-")
+            .tempdir()?;
+        let listen = free(listen).await?;
+        let public_url = format!("http://localhost:{}", listen.port());
+        let password = new_secret()?;
+        write(folder.path(), "client_secret", password.expose())?;
+        write(folder.path(), "public_key.pem", provider.public_key_pem())?;
+        let settings = settings(listen, &public_url, (&provider, &app), folder.path());
+        let path = write(folder.path(), "sidegate.toml", &settings)?;
+        provider
+            .register(Client {
+                id: CLIENT.to_owned(),
+                secret: Some(password),
+                redirect_uris: vec![format!("{public_url}/oauth2/callback")],
+            })
+            .await;
+        let config = Config::load(&path, Variables::Ignore, &Flags::default(), &clock)?;
+        let gateway = Instance::start(config, &clock)?;
+        let public_url =
+            Url::parse(&public_url).map_err(|_invalid| Error::NotLoopback { address: listen })?;
+        Ok(Self {
+            gateway,
+            provider,
+            app,
+            public_url,
+            folder,
+            clock,
+        })
+    }
+
+    /// What to open in a browser.
+    pub fn public_url(&self) -> &Url {
+        &self.public_url
+    }
+
+    /// The settings file that the gateway runs on.
+    pub fn settings_file(&self) -> std::path::PathBuf {
+        self.folder.path().join("sidegate.toml")
+    }
+
+    /// The embedded authorization server.
+    pub fn provider(&self) -> &AuthorizationServer {
+        &self.provider
+    }
+
+    /// The app behind.
+    pub fn app(&self) -> &App {
+        &self.app
+    }
+
+    /// The gateway's address.
+    pub fn address(&self) -> SocketAddr {
+        self.gateway.address()
+    }
+
+    /// A check of this demo, as its first user.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotLoopback`] when the provider's address is no URL.
+    pub fn check(&self) -> Result<Check<impl Fn() -> u64>, Error> {
+        let user = User::alice();
+        let endpoint = self.provider.authorization_endpoint();
+        let authorization_endpoint =
+            Url::parse(&endpoint).map_err(|_invalid| Error::NotLoopback {
+                address: self.provider.address(),
+            })?;
+        Ok(Check {
+            gateway: self.address(),
+            public_url: self.public_url.clone(),
+            provider: self.provider.address(),
+            authorization_endpoint,
+            exchanges: || self.provider.exchanges(),
+            user: user.username,
+            password: user.password,
+            subject: user.id.to_string(),
+            clock: self.clock.clone(),
+        })
+    }
+
+    /// Stops the gateway in good order, then the rest.
+    pub async fn stop(self) {
+        self.gateway.drain().await;
+    }
+}
+
+/// The address itself, or with a port that is free when none was asked for: the public URL has to
+/// be known before the gateway listens.
+async fn free(address: SocketAddr) -> Result<SocketAddr, Error> {
+    if address.port() != 0 {
+        return Ok(address);
+    }
+    let listener = tokio::net::TcpListener::bind(address)
+        .await
+        .map_err(|source| Error::Bind { address, source })?;
+    Ok(listener.local_addr()?)
+}
+
+/// The settings that a person would write, too.
+fn settings(
+    listen: SocketAddr,
+    public_url: &str,
+    (provider, app): (&AuthorizationServer, &App),
+    folder: &Path,
+) -> String {
+    let (base, app, folder) = (provider.base_url(), app.address(), folder.display());
+    format!(
+        "# For development only: the settings of `sidegate demo`.\n\
+         public_url = \"{public_url}\"\n\
+         \n\
+         [server]\n\
+         listen = \"{listen}\"\n\
+         \n\
+         [log]\n\
+         level = \"error\"\n\
+         access = false\n\
+         \n\
+         [providers.demo]\n\
+         profile = \"laravel-passport-13\"\n\
+         url = \"{base}\"\n\
+         client_id = \"{CLIENT}\"\n\
+         client_secret_file = \"{folder}/client_secret\"\n\
+         access_token.public_key_files = [\"{folder}/public_key.pem\"]\n\
+         # The access token says only which user it is; the app's userinfo says who.\n\
+         userinfo_endpoint = \"/api/user\"\n\
+         identity.source = \"userinfo\"\n\
+         identity.emails_verified = \"timestamp\"\n\
+         identity.claims.subject = \"id\"\n\
+         identity.claims.email_verified = \"email_verified_at\"\n\
+         \n\
+         [upstreams.app]\n\
+         url = \"http://{app}\"\n\
+         \n\
+         [[routes]]\n\
+         name = \"app\"\n\
+         \n\
+         [[routes]]\n\
+         name = \"public\"\n\
+         prefix = \"/public\"\n\
+         access = \"public\"\n"
+    )
+}
+
+fn new_secret() -> Result<Secret<String>, Error> {
+    let noise = secret::random::<32>()?;
+    Ok(Secret::new(URL_SAFE_NO_PAD.encode(digest(&SHA256, &noise))))
+}
+
+/// Writes a file that only its owner reads.
+fn write(folder: &Path, name: &str, text: &str) -> Result<std::path::PathBuf, Error> {
+    let path = folder.join(name);
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)?;
+    file.write_all(text.as_bytes())?;
+    Ok(path)
+}
