@@ -1,2 +1,32 @@
-//! The integration suite.
-fn main() {}
+//! The integration suite: one binary, one file per subject.
+//!
+//! `support` is the kit. It speaks the domain (a browser, a legacy app that records what reaches
+//! it, an authorization server that can be told to misbehave, a gateway in front of them) and
+//! parses HTTP with code of its own, so that the gateway is never its own judge. Everything
+//! listens on port 0 of a loopback address; nothing sleeps where an event will do.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::arithmetic_side_effects,
+    reason = "a failed step in a test is a failed test"
+)]
+
+mod browser;
+mod coverage;
+mod fields;
+mod forwarding;
+mod framing;
+mod http2;
+mod layering;
+mod legacy_app;
+mod login;
+mod operations;
+mod pages;
+mod passport;
+mod return_to;
+mod sessions;
+mod support;
+mod token_endpoint;

@@ -1,0 +1,170 @@
+//! The whole way in a real browser.
+
+use std::path::PathBuf;
+
+use crate::support::scene::Scene;
+use crate::support::upstream::Answer;
+use crate::support::webdriver::Chromium;
+
+/// An app whose pages say who the gateway says is there.
+fn telling_who(scene: &Scene) {
+    scene.app.answer_by(|request| {
+        let user = request
+            .head
+            .value("x-forwarded-user")
+            .unwrap_or_else(|| "nobody".to_owned());
+        let html = [("Content-Type", "text/html")];
+        Answer::with(200, &html, &format!("<p>{user} sees {}", request.target()))
+    });
+}
+
+async fn chromium(scene: &Scene) -> Chromium {
+    Chromium::leading("localhost:80", scene.gateway.address()).await
+}
+
+#[tokio::test]
+async fn a_person_signs_in_stays_signed_in_and_signs_out() {
+    let scene = Scene::new().await;
+    telling_who(&scene);
+    let browser = chromium(&scene).await;
+    browser.open("http://localhost/deep/page?x=1").await;
+    assert_eq!(
+        browser.wait_for(|url| url.contains("/deep/")).await,
+        "alice sees /deep/page?x=1"
+    );
+    assert_eq!(
+        browser.run("return location.href").await,
+        "http://localhost/deep/page?x=1"
+    );
+    // Scripts see neither cookie nor code.
+    assert_eq!(browser.run("return document.cookie").await, "");
+    let text = browser.promise("fetch('/api').then(r => r.text())").await;
+    assert_eq!(text, "<p>alice sees /api");
+    assert_eq!(scene.provider.exchanges().len(), 1);
+    // Back and reload do not sign in again.
+    browser.open("http://localhost/second").await;
+    browser.run("history.back()").await;
+    browser.wait_for(|url| url.contains("/deep/")).await;
+    assert_eq!(scene.provider.exchanges().len(), 1);
+
+    browser.open("http://localhost/oauth2/sign_out").await;
+    assert!(browser.text().await.contains("Sign out"));
+    browser
+        .run("document.querySelector('form button').click()")
+        .await;
+    let text = browser.wait_for(|url| url.ends_with("signed_out")).await;
+    assert!(text.contains("signed out"), "{text}");
+    // From a page of the app: our own may not fetch anything.
+    browser.open("http://localhost/public/after").await;
+    let status = browser.promise("fetch('/api').then(r => r.status)").await;
+    assert_eq!(status, 401);
+}
+
+#[tokio::test]
+async fn forty_tabs_that_are_restored_at_once_all_end_where_they_were() {
+    let scene = Scene::new().await;
+    telling_who(&scene);
+    let browser = chromium(&scene).await;
+    // All stand before the provider's page before one of them goes on.
+    scene.provider.ask_first();
+    let client = browser.client();
+    let mut tabs = Vec::new();
+    for number in 0..40 {
+        let tab = client.new_window(true).await.unwrap().handle;
+        client.switch_to_window(tab.clone()).await.unwrap();
+        // Unlike a navigation of the driver, this one is not waited for.
+        let script = format!("setTimeout(() => location.href = 'http://localhost/tab/{number}')");
+        browser.run(&script).await;
+        tabs.push(tab);
+    }
+    for tab in &tabs {
+        client.switch_to_window(tab.clone()).await.unwrap();
+        browser
+            .wait_for(|url| url.contains("/oauth/authorize"))
+            .await;
+    }
+    let mut seen = Vec::new();
+    for tab in tabs {
+        client.switch_to_window(tab).await.unwrap();
+        browser.run("document.getElementById('go').click()").await;
+        seen.push(browser.wait_for(|url| url.contains("localhost/tab/")).await);
+    }
+    let expected: Vec<_> = (0..40)
+        .map(|number| format!("alice sees /tab/{number}"))
+        .collect();
+    assert_eq!(seen, expected);
+}
+
+#[tokio::test]
+async fn r_a_real_browser_is_never_led_to_another_origin() {
+    let scene = Scene::new().await;
+    telling_who(&scene);
+    let browser = chromium(&scene).await;
+    for path in [
+        "/%5cevil.test",
+        "/%09/evil.test",
+        "/.//evil.test",
+        "/%2f%2fevil.test",
+        "//evil.test/x",
+        "/a/..//evil.test",
+        "/https://evil.test",
+        "/x?next=//evil.test",
+        "/%252fevil.test",
+    ] {
+        browser.open(&format!("http://localhost{path}")).await;
+        let url = browser.client().current_url().await.unwrap();
+        assert_eq!(
+            url.origin().ascii_serialization(),
+            "http://localhost",
+            "{path} led to {url}"
+        );
+        browser.client().delete_all_cookies().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_another_site_can_neither_sign_out_nor_frame_us() {
+    let scene = Scene::new().await;
+    telling_who(&scene);
+    let browser = chromium(&scene).await;
+    browser.open("http://localhost/page").await;
+    browser.wait_for(|url| url.ends_with("/page")).await;
+    let evil = crate::support::upstream::RecordingUpstream::start().await;
+    evil.answer_by(|_| {
+        let html = [("Content-Type", "text/html")];
+        let body = "<form id=f method=post action='http://localhost/oauth2/sign_out'></form>\
+                    <iframe id=i src='http://localhost/oauth2/sign_out'></iframe>";
+        Answer::with(200, &html, body)
+    });
+    browser.open(&evil.url()).await;
+    browser.run("document.getElementById('f').submit()").await;
+    browser
+        .wait_for(|url| url.ends_with("/oauth2/sign_out"))
+        .await;
+    browser.open("http://localhost/still").await;
+    assert_eq!(browser.text().await, "alice sees /still");
+    assert_eq!(scene.provider.exchanges().len(), 1);
+}
+
+/// Pictures of our own pages, to be looked at; they lie with the build's other results.
+#[tokio::test]
+async fn pictures_of_our_pages_can_be_taken() {
+    let scene = Scene::new().await;
+    telling_who(&scene);
+    let browser = chromium(&scene).await;
+    browser.open("http://localhost/page").await;
+    browser.wait_for(|url| url.ends_with("/page")).await;
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("pages");
+    std::fs::create_dir_all(&folder).unwrap();
+    for (name, path) in [
+        ("sign_out", "/oauth2/sign_out"),
+        ("forbidden", "/admin"),
+        ("callback", "/oauth2/callback?code=x&state=y"),
+        ("signed_out", "/oauth2/signed_out"),
+    ] {
+        browser.open(&format!("http://localhost{path}")).await;
+        let picture = browser.client().screenshot().await.unwrap();
+        assert!(picture.starts_with(b"\x89PNG"), "{name}");
+        std::fs::write(folder.join(format!("{name}.png")), picture).unwrap();
+    }
+}

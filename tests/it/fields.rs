@@ -1,0 +1,431 @@
+//! Fields: nobody but the gateway tells the app who is asking.
+
+use std::net::SocketAddr;
+
+use crate::support::raw::{Response, exchange};
+use crate::support::scene::{ORIGIN, SESSION, Scene, url};
+use crate::support::upstream::{Answer, Recorded};
+
+/// Sends a request with these field lines and gives what reached the app.
+async fn sent(scene: &Scene, target: &str, lines: &str) -> Recorded {
+    let response = answered(scene.gateway.address(), target, lines).await;
+    assert_eq!(response.status(), 200, "{lines}: {}", response.text());
+    scene.app.last()
+}
+
+async fn answered(address: SocketAddr, target: &str, lines: &str) -> Response {
+    let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n");
+    let mut outcome = exchange(address, request.as_bytes(), 1).await;
+    outcome
+        .responses
+        .pop()
+        .unwrap_or_else(|| panic!("no answer to {lines}"))
+}
+
+/// Fails unless the app saw the identity of alice, once, and nothing of an attacker.
+fn assert_alice(request: &Recorded, context: &str) {
+    let text = String::from_utf8_lossy(&request.head.bytes).to_lowercase();
+    assert!(!text.contains("evil"), "{context}: {text}");
+    let head = &request.head;
+    assert_eq!(
+        head.value("x-forwarded-user").as_deref(),
+        Some("alice"),
+        "{context}"
+    );
+    assert_eq!(
+        head.value("x-forwarded-email").as_deref(),
+        Some("alice@example.com"),
+        "{context}"
+    );
+    let bearer = head.value("authorization").unwrap_or_default();
+    assert!(
+        bearer.starts_with("Bearer alice.canary."),
+        "{context}: {bearer}"
+    );
+}
+
+#[tokio::test]
+async fn h_01_to_h_09_identity_fields_of_the_client_are_replaced_in_every_spelling() {
+    let scene = Scene::new().await;
+    let cookie = format!("Cookie: {}\r\n", scene.cookie("alice").await);
+    for lines in [
+        "X-Forwarded-User: evil\r\n",
+        "x-forwarded-user: evil\r\n",
+        "X-FORWARDED-USER: evil\r\n",
+        "X_Forwarded_User: evil\r\n",
+        "x_foRwarded-uSer: evil\r\n",
+        "X.Forwarded.User: evil\r\n",
+        "X~Forwarded~User: evil\r\n",
+        "X-Forwarded-User:\tevil\r\n",
+        "X-Forwarded-User: evil\r\nX_Forwarded_User: evil\r\nx-forwarded-user: evil\r\n",
+        "X-Forwarded-Email: evil\r\nX-Forwarded-Preferred-Username: evil\r\n",
+        "X-Forwarded-Groups: evil\r\nX_Forwarded_Groups: evil\r\n",
+    ] {
+        assert_alice(&sent(&scene, "/", &format!("{lines}{cookie}")).await, lines);
+        assert_alice(&sent(&scene, "/", &format!("{cookie}{lines}")).await, lines);
+    }
+    let refused = answered(scene.gateway.address(), "/", "X-Forwarded-User : evil\r\n").await;
+    assert_eq!(refused.status(), 400);
+}
+
+#[tokio::test]
+async fn h_10_a_claim_that_is_absent_leaves_no_field() {
+    let scene = Scene::new().await;
+    scene
+        .provider
+        .user_members(serde_json::json!({ "email": null, "name": null }));
+    let cookie = format!("Cookie: {}\r\n", scene.cookie("alice").await);
+    let spoofed = "X-Forwarded-Email: evil\r\nX-Forwarded-Groups: evil\r\n";
+    let head = sent(&scene, "/", &format!("{cookie}{spoofed}")).await.head;
+    for name in ["x-forwarded-email", "x-forwarded-groups"] {
+        assert_eq!(head.values(name), [""; 0], "{name}");
+    }
+    assert_eq!(head.value("x-forwarded-user").as_deref(), Some("alice"));
+}
+
+#[tokio::test]
+async fn h_11_h_14_public_routes_tell_nothing_of_an_unknown_visitor() {
+    let scene = Scene::new().await;
+    let lines =
+        "X-Forwarded-User: evil\r\nX_Forwarded_Email: evil\r\nAuthorization: Bearer evil\r\n";
+    let head = sent(&scene, "/public/x", lines).await.head;
+    let text = String::from_utf8_lossy(&head.bytes).to_lowercase();
+    assert!(
+        !text.contains("evil") && !text.contains("x-forwarded-user"),
+        "{text}"
+    );
+    assert_eq!(head.values("authorization"), [""; 0]);
+}
+
+#[tokio::test]
+async fn h_13_the_authorization_that_arrives_is_ours() {
+    let scene = Scene::new().await;
+    let cookie = format!("Cookie: {}\r\n", scene.cookie("alice").await);
+    for lines in [
+        "Authorization: Bearer evil\r\n",
+        "authorization: basic evil\r\n",
+        "Authorization: Negotiate evil\r\n",
+        "Authorization: Bearer evil\r\nAuthorization: Bearer evil2\r\n",
+        "Connection: close, Authorization\r\n",
+    ] {
+        assert_alice(&sent(&scene, "/", &format!("{lines}{cookie}")).await, lines);
+    }
+}
+
+#[tokio::test]
+async fn h_14_credentials_of_the_client_are_no_session() {
+    let scene = Scene::new().await;
+    for (target, lines) in [
+        ("/", "Authorization: Bearer evil\r\n"),
+        ("/?access_token=evil", ""),
+        ("/?token=evil", "Authorization: Basic ZXZpbDpldmls\r\n"),
+        ("/", "X-Forwarded-User: evil\r\n"),
+        ("/", "User-Agent: kube-probe/1.30\r\n"),
+        ("/", "User-Agent: GoogleHC/1.0\r\n"),
+    ] {
+        let response = answered(scene.gateway.address(), target, lines).await;
+        assert_eq!(response.status(), 401, "{target} {lines}");
+    }
+    assert_eq!(scene.app.count(), 0);
+}
+
+#[tokio::test]
+async fn h_15_proxy_fields_stop_here() {
+    let scene = Scene::new().await;
+    let lines =
+        "Proxy: evil\r\nProxy-Authorization: Basic evil\r\nProxy-Connection: keep-alive\r\n";
+    let head = sent(&scene, "/public/x", lines).await.head;
+    for name in ["proxy", "proxy-authorization", "proxy-connection"] {
+        assert_eq!(head.values(name), [""; 0], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn h_16_to_h_18_forwarding_fields_are_computed_from_the_socket() {
+    let scene = Scene::new().await;
+    let lines = "X-Forwarded-For: 1.2.3.4\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: evil\r\n\
+                 X-Forwarded-Port: 99\r\nX-Forwarded-Prefix: /evil\r\nX-Forwarded-Uri: /evil\r\n\
+                 X-Forwarded-Server: evil\r\nX-Forwarded-Ssl: on\r\nX-Forwarded-Client-Cert: evil\r\n\
+                 Front-End-Https: on\r\nX-Url-Scheme: https\r\nX-Real-Ip: 1.2.3.4\r\n\
+                 Forwarded: for=1.2.3.4;host=evil;proto=https\r\n";
+    let head = sent(&scene, "/public/x", lines).await.head;
+    assert_eq!(head.value("x-forwarded-for").as_deref(), Some("127.0.0.1"));
+    assert_eq!(head.value("x-forwarded-proto").as_deref(), Some("http"));
+    assert_eq!(head.value("x-forwarded-host").as_deref(), Some("localhost"));
+    let text = String::from_utf8_lossy(&head.bytes).to_lowercase();
+    for gone in ["evil", "1.2.3.4", "front-end", "x-url-scheme", "https"] {
+        assert!(!text.contains(gone), "{gone} in {text}");
+    }
+}
+
+#[tokio::test]
+async fn h_17_forwarding_fields_change_neither_redirect_uri_nor_cookie() {
+    let scene = Scene::new().await;
+    let lines = "X-Forwarded-Proto: https\r\nX-Forwarded-Host: evil.test\r\nX-Forwarded-Port: 99\r\n\
+                 Forwarded: host=evil.test;proto=https\r\nX-Forwarded-Prefix: /evil\r\n\
+                 X-Original-URL: /public/x\r\nX-Forwarded-Uri: /public/x\r\n\
+                 Sec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\nAccept: text/html\r\n";
+    let response = answered(scene.gateway.address(), "/admin", lines).await;
+    assert_eq!(response.status(), 303);
+    let location = response.head.value("location").unwrap();
+    assert!(
+        location.starts_with(&format!("{}/oauth/authorize?", scene.provider.url())),
+        "{location}"
+    );
+    assert!(
+        location.contains("redirect_uri=http%3A%2F%2Flocalhost%2Foauth2%2Fcallback"),
+        "{location}"
+    );
+    assert!(!String::from_utf8_lossy(&response.head.bytes).contains("evil"));
+    assert_eq!(scene.app.count(), 0);
+}
+
+#[tokio::test]
+async fn h_19_h_20_no_field_chooses_method_path_or_route() {
+    let scene = Scene::new().await;
+    for name in [
+        "X-Original-URL",
+        "X-Rewrite-URL",
+        "X-Original-URI",
+        "X-Forwarded-Uri",
+        "X-Accel-Redirect",
+        "X-Envoy-Original-Path",
+        "X-Middleware-Rewrite",
+        "Destination",
+    ] {
+        let line = format!("{name}: /public/x\r\n");
+        let response = answered(scene.gateway.address(), "/admin", &line).await;
+        assert_eq!(response.status(), 401, "{name}");
+    }
+    assert_eq!(scene.app.count(), 0);
+    let head = sent(
+        &scene,
+        "/public/x",
+        "X-Original-URL: /a\r\nX-HTTP-Method-Override: DELETE\r\n",
+    );
+    let head = head.await.head;
+    assert_eq!(head.values("x-original-url"), [""; 0]);
+    assert!(head.start_line().starts_with("GET /public/x "));
+}
+
+#[tokio::test]
+async fn h_25_ordinary_fields_pass_byte_for_byte() {
+    let scene = Scene::new().await;
+    let long = "v".repeat(8000);
+    let lines = format!("X-Long: {long}\r\nX-Latin: \u{e4}\r\nA: 1\r\nB: 2\r\nx-User-Agent: z\r\n");
+    let head = sent(&scene, "/public/x", &lines).await.head;
+    assert_eq!(head.value("x-long").unwrap(), long);
+    // UTF-8 bytes read as Latin-1.
+    assert_eq!(head.value("x-latin").unwrap(), "\u{c3}\u{a4}");
+    for name in ["a", "b", "x-user-agent"] {
+        assert!(head.value(name).is_some(), "{name}");
+    }
+    let many = "A: b\r\n".repeat(150);
+    let response = answered(scene.gateway.address(), "/public/x", &many).await;
+    assert_eq!(response.status(), 431);
+}
+
+#[tokio::test]
+async fn h_26_c_22_our_cookies_stay_here_and_others_pass_untouched() {
+    let scene = Scene::new().await;
+    let cookie = scene.cookie("alice").await;
+    let lines =
+        format!("Cookie: a=\"1 2\"; {cookie}; __Host-sidegate-0123456789abcdef=x;b=;  c=%3D|x\r\n");
+    let last = sent(&scene, "/", &lines).await;
+    let arrived = last.head.value("cookie").unwrap();
+    assert!(!arrived.contains("sidegate"), "{arrived}");
+    for pair in ["a=\"1 2\"", "b=", "c=%3D|x"] {
+        assert!(
+            arrived.split(';').any(|other| other.trim() == pair),
+            "{pair} in {arrived}"
+        );
+    }
+    let only_ours = sent(&scene, "/", &format!("Cookie: {cookie}\r\n")).await;
+    assert_eq!(only_ours.head.values("cookie"), [""; 0]);
+    let none_ours = sent(&scene, "/public/x", "Cookie: x=1;y=\"2\" ;z\r\n").await;
+    assert_eq!(
+        none_ours.head.value("cookie").as_deref(),
+        Some("x=1;y=\"2\" ;z")
+    );
+}
+
+#[tokio::test]
+async fn h_27_an_app_cannot_set_our_cookies_nor_lower_our_guard() {
+    let scene = Scene::new().await;
+    let planted = format!("{SESSION}=evil; Path=/; Secure");
+    scene.app.next(Answer::with(
+        200,
+        &[
+            ("Set-Cookie", &planted),
+            (
+                "Set-Cookie",
+                "__Host-sidegate-0123456789abcdef=evil; Path=/; Secure",
+            ),
+            ("Set-Cookie", "app=1"),
+            ("Strict-Transport-Security", "max-age=0"),
+            ("Clear-Site-Data", "\"cookies\""),
+            ("Alt-Svc", "h3=\":443\""),
+            ("Public-Key-Pins", "evil"),
+            ("X-Accel-Redirect", "/evil"),
+            ("Connection", "close, X-Frame-Options"),
+            ("Keep-Alive", "timeout=5"),
+            ("X-Frame-Options", "DENY"),
+            ("X-App", "y"),
+        ],
+        "body",
+    ));
+    let response = answered(scene.gateway.address(), "/public/x", "").await;
+    assert_eq!(
+        (response.status(), response.text()),
+        (200, "body".to_owned())
+    );
+    assert_eq!(response.head.values("set-cookie"), ["app=1"]);
+    assert_eq!(response.head.value("x-app").as_deref(), Some("y"));
+    for name in [
+        "strict-transport-security",
+        "clear-site-data",
+        "alt-svc",
+        "public-key-pins",
+        "x-accel-redirect",
+        "keep-alive",
+    ] {
+        assert_eq!(response.head.values(name), [""; 0], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn h_29_a_refusal_of_our_bearer_is_passed_on_once() {
+    let scene = Scene::new().await;
+    let cookie = format!("Cookie: {}\r\n", scene.cookie("alice").await);
+    let before = scene.app.count();
+    scene.app.next(Answer::with(
+        401,
+        &[("WWW-Authenticate", "Basic realm=\"app\"")],
+        "no",
+    ));
+    let response = answered(scene.gateway.address(), "/", &cookie).await;
+    assert_eq!(response.status(), 401);
+    assert_eq!(scene.app.count(), before + 1);
+}
+
+#[tokio::test]
+async fn h_30_to_h_32_connection_removes_nothing_of_ours() {
+    let scene = Scene::new().await;
+    let cookie = format!("Cookie: {}; other=1\r\n", scene.cookie("alice").await);
+    for nominated in [
+        "close, Authorization",
+        "x-forwarded-user",
+        "X-FORWARDED-USER",
+        "x_forwarded_user",
+        "keep-alive,,x-forwarded-user ,",
+        "x-forwarded-user\r\nConnection: authorization\r\nConnection: x-forwarded-email",
+        "host",
+        "cookie",
+        "x-forwarded-for",
+        "via",
+        "content-length, transfer-encoding",
+    ] {
+        let lines = format!("{cookie}Connection: {nominated}\r\n");
+        let last = sent(&scene, "/", &lines).await;
+        assert_alice(&last, nominated);
+        assert_eq!(
+            last.head.value("host").as_deref(),
+            Some("localhost"),
+            "{nominated}"
+        );
+        assert_eq!(
+            last.head.value("x-forwarded-for").as_deref(),
+            Some("127.0.0.1"),
+            "{nominated}"
+        );
+        assert_eq!(
+            last.head.value("cookie").as_deref(),
+            Some("other=1"),
+            "{nominated}"
+        );
+        assert!(last.head.value("via").is_some(), "{nominated}");
+    }
+    let lines = "Connection: close, X-Mine\r\nX-Mine: y\r\nX-Other: z\r\n";
+    let head = sent(&scene, "/public/x", lines).await.head;
+    assert_eq!(
+        (head.values("x-mine").len(), head.values("x-other").len()),
+        (0, 1)
+    );
+}
+
+#[tokio::test]
+async fn h_33_h_34_hop_by_hop_fields_stop_here() {
+    let scene = Scene::new().await;
+    let lines = "Keep-Alive: timeout=5\r\nTE: trailers, deflate\r\nTrailer: X\r\n\
+                 Proxy-Authenticate: Basic\r\nConnection: upgrade\r\nUpgrade: unknown/1\r\n";
+    let head = sent(&scene, "/public/x", lines).await.head;
+    for name in [
+        "keep-alive",
+        "te",
+        "trailer",
+        "upgrade",
+        "proxy-authenticate",
+    ] {
+        assert_eq!(head.values(name), [""; 0], "{name}");
+    }
+    let alone = sent(&scene, "/public/x", "Upgrade: websocket\r\n")
+        .await
+        .head;
+    assert_eq!(alone.values("upgrade"), [""; 0]);
+}
+
+#[tokio::test]
+async fn h_35_options_that_may_go_no_further_are_answered_here() {
+    let scene = Scene::new().await;
+    let request = "OPTIONS /public/x HTTP/1.1\r\nHost: localhost\r\nMax-Forwards: 0\r\n\r\n";
+    let outcome = exchange(scene.gateway.address(), request.as_bytes(), 1).await;
+    assert_eq!((outcome.statuses(), scene.app.count()), (vec![204], 0));
+    let asterisk = "OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let outcome = exchange(scene.gateway.address(), asterisk.as_bytes(), 1).await;
+    assert_eq!((outcome.statuses(), scene.app.count()), (vec![204], 0));
+    let one = request.replace(": 0", ": 1");
+    exchange(scene.gateway.address(), one.as_bytes(), 1).await;
+    assert_eq!(
+        scene.app.last().head.value("max-forwards").as_deref(),
+        Some("0")
+    );
+}
+
+#[tokio::test]
+async fn h_36_a_loop_of_gateways_ends() {
+    let scene = Scene::new().await;
+    let head = sent(&scene, "/public/x", "Via: 1.0 other\r\n").await.head;
+    let via = head.values("via").join(", ");
+    assert!(via.starts_with("1.0 other, 1.1 "), "{via}");
+    let own = via.rsplit(' ').next().unwrap();
+    let lines = format!("Via: 1.1 {own}\r\n").repeat(20);
+    let response = answered(scene.gateway.address(), "/public/x", &lines).await;
+    assert!(
+        (500..600).contains(&response.status()),
+        "{}",
+        response.status()
+    );
+}
+
+#[tokio::test]
+async fn h_37_other_names_are_other_fields() {
+    let scene = Scene::new().await;
+    let lines = "X%2DForwarded%2DUser: a\r\nX-Note: =?utf-8?b?ZXZpbA==?=\r\n";
+    let head = sent(&scene, "/public/x", lines).await.head;
+    assert_eq!(head.value("x%2dforwarded%2duser").as_deref(), Some("a"));
+    assert_eq!(
+        head.value("x-note").as_deref(),
+        Some("=?utf-8?b?ZXZpbA==?=")
+    );
+}
+
+#[tokio::test]
+async fn a_browser_sees_the_app_and_the_app_sees_the_person() {
+    let scene = Scene::new().await;
+    let browser = scene.signed_in("bob").await;
+    browser.fetch(&url("/api?x=1&y=%20")).await;
+    let last = scene.app.last();
+    assert_eq!(last.target(), "/api?x=1&y=%20");
+    assert_eq!(last.head.value("x-forwarded-user").as_deref(), Some("bob"));
+    assert!(browser.cookie(ORIGIN, SESSION).is_some());
+}

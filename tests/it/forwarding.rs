@@ -1,0 +1,248 @@
+//! Requests and responses on their way through.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::support::raw::{Raw, exchange};
+use crate::support::scene::{Scene, assert_no_canary, url};
+use crate::support::upstream::Answer;
+use crate::support::visit::Visit;
+
+#[tokio::test]
+async fn every_method_and_its_body_pass() {
+    let scene = Scene::new().await;
+    let browser = scene.browser();
+    for method in [
+        "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "REPORT",
+    ] {
+        let visit = Visit::fetch(&url("/public/x?a=b&a=c")).method(method);
+        let visit = if matches!(method, "GET" | "HEAD" | "OPTIONS") {
+            visit
+        } else {
+            visit.body("text/plain", b"some body")
+        };
+        let page = browser.send(visit).await;
+        assert_eq!(page.status, 200, "{method}");
+        let last = scene.app.last();
+        assert_eq!(
+            (last.method().as_str(), last.target().as_str()),
+            (method, "/public/x?a=b&a=c")
+        );
+        let expected: &[u8] = if page.body.is_empty() || matches!(method, "GET" | "OPTIONS") {
+            b""
+        } else {
+            b"some body"
+        };
+        assert_eq!(last.body, expected, "{method}");
+    }
+}
+
+#[tokio::test]
+async fn bodies_stream_both_ways_while_they_are_made() {
+    let scene = Scene::new().await;
+    let gate = Arc::new(Notify::new());
+    let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n";
+    let rest = b"6\r\nsecond\r\n0\r\n\r\n";
+    scene
+        .app
+        .next(Answer::raw(head).early().then_await(&gate).then_send(rest));
+    let mut raw = Raw::connect(scene.gateway.address()).await;
+    raw.send("POST /public/x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .await;
+    raw.send("3\r\none\r\n").await;
+    // The answer's beginning arrives while the request's body is still open, and the other way
+    // round.
+    while !String::from_utf8_lossy(raw.seen()).contains("first") {
+        assert!(raw.more().await, "closed");
+    }
+    assert!(!String::from_utf8_lossy(raw.seen()).contains("second"));
+    raw.send("3\r\ntwo\r\n0\r\n\r\n").await;
+    gate.notify_one();
+    let response = raw.response("POST").await.unwrap();
+    assert_eq!(
+        (response.text().as_str(), response.body.complete),
+        ("firstsecond", true)
+    );
+    scene
+        .app
+        .wait_until(|requests| requests[0].complete && requests[0].body == b"onetwo")
+        .await;
+}
+
+#[tokio::test]
+async fn d_06_a_slow_reader_slows_the_app_down() {
+    let scene = Scene::new().await;
+    let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+    let mut answer = Answer::raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let end = Arc::new(Notify::new());
+    for _ in 0..2000 {
+        answer = answer.then_send(chunk.as_bytes());
+    }
+    scene
+        .app
+        .next(answer.then_notify(&end).then_send(b"0\r\n\r\n"));
+    let mut raw = Raw::connect(scene.gateway.address()).await;
+    raw.send("GET /public/x HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await;
+    assert!(raw.more().await);
+    // 131 MB cannot lie in sockets and buffers: the app stands still until somebody reads.
+    let early = tokio::time::timeout(Duration::from_secs(2), end.notified()).await;
+    assert!(early.is_err(), "the gateway took the whole response");
+    let response = raw.response("GET").await.unwrap();
+    assert_eq!(
+        (response.body.complete, response.body.bytes.len()),
+        (true, 2000 * 0x10000)
+    );
+}
+
+#[tokio::test]
+async fn a_response_that_breaks_off_breaks_off_at_the_client_too() {
+    let scene = Scene::new().await;
+    for answer in [
+        Answer::raw(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf").then_close(),
+        Answer::raw(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf").then_reset(),
+        Answer::raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
+            .then_close(),
+        Answer::raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nzz\r\n"),
+    ] {
+        scene.app.next(answer);
+        let request = "GET /public/x HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        let outcome = exchange(scene.gateway.address(), request.as_bytes(), 9).await;
+        assert!(outcome.closed, "left open");
+        // Either nothing of it was sent on yet, or what was sent has no clean end.
+        for response in outcome
+            .responses
+            .iter()
+            .filter(|response| response.status() == 200)
+        {
+            assert!(!response.body.complete, "{:?}", response.text());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_broken_app_gives_502_as_page_or_problem() {
+    let scene = Scene::new().await;
+    let browser = scene.browser();
+    for answer in [
+        Answer::raw(b"garbage that is no HTTP\r\n\r\n").then_close(),
+        Answer::raw(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab")
+            .then_close(),
+        Answer::raw(b"HTTP/1.1 200 OK\r\nBad Name: x\r\n\r\n").then_close(),
+        Answer::silence().then_close(),
+        Answer::silence().then_reset(),
+        Answer::raw(b"HTTP/1.1 200 OK\r\nContent-Le").then_close(),
+    ] {
+        scene.app.next(answer.clone());
+        let page = browser
+            .send(Visit::fetch(&url("/public/x")).method("POST"))
+            .await;
+        assert_eq!(page.status, 502, "{}", page.describe());
+        assert_eq!(page.field("content-type"), Some("application/problem+json"));
+        assert_no_canary(&page);
+    }
+    scene.app.next(Answer::raw(b"garbage\r\n\r\n").then_close());
+    let page = browser.open(&url("/public/x")).await;
+    assert_eq!(page.status, 502);
+    assert!(page.field("content-type").unwrap().starts_with("text/html"));
+}
+
+#[tokio::test]
+async fn an_app_that_is_not_there_gives_502_and_keeps_the_session() {
+    let mut scene = Scene::new().await;
+    let browser = scene.signed_in("alice").await;
+    let address = scene.app.stop().await;
+    let page = browser.fetch(&url("/x")).await;
+    assert_eq!(page.status, 502, "{}", page.describe());
+    scene.app = crate::support::upstream::RecordingUpstream::at(address).await;
+    let page = browser.fetch(&url("/x")).await;
+    assert_eq!(
+        (page.status.as_u16(), page.text()),
+        (200, "seen".to_owned())
+    );
+}
+
+#[tokio::test]
+async fn an_app_that_says_nothing_gives_504() {
+    let scene = Scene::with(|settings| settings.app("response_timeout_secs = 1")).await;
+    scene.app.next(Answer::silence());
+    let page = scene.browser().fetch(&url("/public/x")).await;
+    assert_eq!(page.status, 504, "{}", page.describe());
+    assert_eq!(page.json()["status"], 504);
+}
+
+#[tokio::test]
+async fn too_many_at_once_wait_in_turn_and_then_get_503() {
+    let scene =
+        Scene::with(|settings| settings.app("connections = 1\nqueue = 1\nqueue_wait_secs = 60"))
+            .await;
+    let gate = Arc::new(Notify::new());
+    scene.app.next(Answer::ok("first").held_by(&gate));
+    let visit = |browser: crate::support::browser::Browser| {
+        tokio::spawn(async move { browser.fetch(&url("/public/x")).await })
+    };
+    let first = visit(scene.browser());
+    scene.app.wait_until(|requests| requests.len() == 1).await;
+    let (mut one, mut two) = (visit(scene.browser()), visit(scene.browser()));
+    // One of them waits, the other is turned away at once.
+    let (turned_away, waiting) = tokio::select! {
+        page = &mut one => (page.unwrap(), two),
+        page = &mut two => (page.unwrap(), one),
+    };
+    assert_eq!(turned_away.status, 503);
+    gate.notify_one();
+    assert_eq!(first.await.unwrap().text(), "first");
+    assert_eq!(waiting.await.unwrap().text(), "seen");
+    assert_eq!(scene.app.most_connections(), 1);
+}
+
+#[tokio::test]
+async fn s_33_a_safe_request_survives_a_connection_that_the_app_had_closed() {
+    let scene = Scene::new().await;
+    let browser = scene.browser();
+    for _ in 0..20 {
+        scene.app.next(Answer::ok("once").then_close());
+        assert_eq!(browser.fetch(&url("/public/x")).await.text(), "once");
+    }
+}
+
+#[tokio::test]
+async fn d_05_a_body_that_announces_too_much_is_refused_unread() {
+    let scene = Scene::with(|settings| settings.server("body_mib = 1")).await;
+    let head = "POST /public/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000000000\r\n\r\n";
+    let outcome = exchange(scene.gateway.address(), head.as_bytes(), 1).await;
+    assert_eq!((outcome.statuses(), scene.app.count()), (vec![413], 0));
+    let mut raw = Raw::connect(scene.gateway.address()).await;
+    raw.send("POST /public/x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .await;
+    for _ in 0..40 {
+        raw.send(format!("10000\r\n{}\r\n", "x".repeat(0x10000)))
+            .await;
+    }
+    let refused = raw.response("POST").await;
+    assert!(refused.is_none_or(|response| response.status() == 413));
+    assert!(scene.app.requests().iter().all(|request| !request.complete));
+}
+
+#[tokio::test]
+async fn routes_end_at_segments_and_the_longest_wins() {
+    let scene = Scene::new().await;
+    let browser = scene.browser();
+    for open in ["/public", "/public/", "/public/x", "/public?x"] {
+        assert_eq!(browser.fetch(&url(open)).await.status, 200, "{open}");
+    }
+    let before = scene.app.count();
+    for closed in [
+        "/publicly",
+        "/public.",
+        "/PUBLIC/x",
+        "/publi",
+        "/",
+        "/admin/public/",
+    ] {
+        assert_eq!(browser.fetch(&url(closed)).await.status, 401, "{closed}");
+    }
+    assert_eq!(scene.app.count(), before);
+}

@@ -1,0 +1,147 @@
+//! The same over HTTP/2, whose frames are written by hand.
+
+use crate::support::h2::{H2, Outcome};
+use crate::support::raw::Raw;
+use crate::support::scene::Scene;
+
+/// A good request by HTTP/2, with some fields replaced or added.
+fn h2_fields<'a>(changes: &[(&'a [u8], &'a [u8])]) -> Vec<(&'a [u8], &'a [u8])> {
+    let mut fields: Vec<(&[u8], &[u8])> = vec![
+        (b":method", b"GET"),
+        (b":scheme", b"https"),
+        (b":authority", b"localhost"),
+        (b":path", b"/public/x"),
+    ];
+    for (name, value) in changes {
+        match fields
+            .iter_mut()
+            .find(|(known, _)| known == name && name.starts_with(b":"))
+        {
+            Some(known) => known.1 = value,
+            None => fields.push((name, value)),
+        }
+    }
+    fields
+}
+
+#[tokio::test]
+async fn s_34_h_23_malformed_heads_of_http_2_are_refused() {
+    let (scene, tls) = Scene::over_tls().await;
+    let connect = || H2::connect(scene.gateway.address(), "localhost", tls.client(&["h2"]));
+    let mut good = connect().await;
+    good.head(1, &h2_fields(&[]), false).await;
+    assert_eq!(good.outcome(1).await, Outcome::Status(200));
+    let before = scene.app.count();
+    let cases: &[&[(&[u8], &[u8])]] = &[
+        &[(b":path", b"/public/x HTTP/1.1\r\nX: y")],
+        &[(b":path", b"/public/ x")],
+        &[(b":path", b"https://evil.test/public/x")],
+        &[(b":path", b"public/x")],
+        &[(b":path", b"")],
+        &[(b":method", b"GET / HTTP/1.1\r\n")],
+        &[(b":method", b"get")],
+        &[(b":authority", b"localhost/a")],
+        &[(b":authority", b"a@localhost")],
+        &[(b":authority", b"evil.test")],
+        &[(b":scheme", b"ftp")],
+        &[(b":scheme", b"ht tp")],
+        &[(b"x:y", b"z")],
+        &[(b"x\r\ny", b"z")],
+        &[(b"x", b"a\nb")],
+        &[(b"x", b"a\rb")],
+        &[(b"x", b"a\0b")],
+        &[(b"X", b"y")],
+        &[(b"transfer-encoding", b"chunked")],
+        &[(b"connection", b"keep-alive")],
+        &[(b"te", b"gzip")],
+        &[(b"content-length", b"5")],
+        &[(b"content-length", b"0"), (b"content-length", b"1")],
+        &[(b"host", b"evil.test")],
+        &[(b"host", b"localhost"), (b"host", b"localhost")],
+        &[(b":path", b"/public/../admin")],
+        &[(b"x", b"y"), (b":extra", b"z")],
+    ];
+    for case in cases {
+        let mut connection = connect().await;
+        connection.head(1, &h2_fields(case), false).await;
+        let outcome = connection.outcome(1).await;
+        let refused = match outcome {
+            Outcome::Refused => true,
+            Outcome::Status(status) => (400..500).contains(&status),
+        };
+        let shown: Vec<_> = case
+            .iter()
+            .map(|(name, value)| format!("{}: {}", name.escape_ascii(), value.escape_ascii()))
+            .collect();
+        assert!(refused, "{shown:?} gave {outcome:?}");
+        assert_eq!(scene.app.count(), before, "{shown:?} reached the app");
+    }
+}
+
+#[tokio::test]
+async fn s_34_a_body_of_another_length_than_announced_is_no_request() {
+    let (scene, tls) = Scene::over_tls().await;
+    for (length, body) in [(&b"5"[..], &b"abc"[..]), (b"2", b"abcdef")] {
+        let address = scene.gateway.address();
+        let mut connection = H2::connect(address, "localhost", tls.client(&["h2"])).await;
+        let fields: &[(&[u8], &[u8])] = &[(b":method", b"POST"), (b"content-length", length)];
+        connection.head(1, &h2_fields(fields), true).await;
+        connection.body(1, body).await;
+        assert_ne!(connection.outcome(1).await, Outcome::Status(200));
+        assert!(scene.app.requests().iter().all(|request| !request.complete));
+    }
+    let mut connection =
+        H2::connect(scene.gateway.address(), "localhost", tls.client(&["h2"])).await;
+    // A frame that no client may send, on a stream that was never opened.
+    connection.bytes(&[0, 0, 1, 0, 0, 0, 0, 0, 9, b'x']).await;
+    assert_eq!(connection.outcome(9).await, Outcome::Refused);
+}
+
+#[tokio::test]
+async fn s_35_cookie_crumbs_arrive_as_one_field() {
+    let (scene, tls) = Scene::over_tls().await;
+    let address = scene.gateway.address();
+    let mut connection = H2::connect(address, "localhost", tls.client(&["h2"])).await;
+    let crumbs: &[(&[u8], &[u8])] = &[
+        (b"cookie", b"a=1"),
+        (b"cookie", b"b=2"),
+        (b"cookie", b"c=3"),
+    ];
+    connection.head(1, &h2_fields(crumbs), false).await;
+    assert_eq!(connection.outcome(1).await, Outcome::Status(200));
+    assert_eq!(
+        scene.app.last().head.value("cookie").as_deref(),
+        Some("a=1; b=2; c=3")
+    );
+}
+
+#[tokio::test]
+async fn s_38_extended_connect_is_refused() {
+    let (scene, tls) = Scene::over_tls().await;
+    let address = scene.gateway.address();
+    let mut connection = H2::connect(address, "localhost", tls.client(&["h2"])).await;
+    let fields: &[(&[u8], &[u8])] = &[(b":method", b"CONNECT"), (b":protocol", b"websocket")];
+    connection.head(1, &h2_fields(fields), true).await;
+    assert_ne!(connection.outcome(1).await, Outcome::Status(200));
+    assert_eq!(scene.app.count(), 0);
+}
+
+#[tokio::test]
+async fn s_37_a_preface_of_http_2_inside_http_1_is_no_http_2() {
+    let (scene, tls) = Scene::over_tls().await;
+    let address = scene.gateway.address();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let mut raw = Raw::connect_tls(address, "localhost", tls.client(&["http/1.1"])).await;
+    raw.send(preface).await;
+    raw.closed().await;
+    assert!(raw.seen().is_empty() || raw.seen().starts_with(b"HTTP/1.1 4"));
+    let mut raw = Raw::connect_tls(address, "localhost", tls.client(&["http/1.1"])).await;
+    let head = format!(
+        "POST /public/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
+        preface.len()
+    );
+    raw.send(head).await;
+    raw.send(preface).await;
+    assert_eq!(raw.response("POST").await.unwrap().status(), 200);
+    assert_eq!(scene.app.last().body, preface);
+}

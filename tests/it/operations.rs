@@ -1,0 +1,410 @@
+//! Running it: the operations listener, signals, the log, the settings, limits under attack.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::process::Command;
+
+use crate::support::browser::Browser;
+use crate::support::gateway::{PROGRAM, Process, Settings};
+use crate::support::provider::{CANARY, StandIn};
+use crate::support::raw::{Raw, exchange};
+use crate::support::scene::{ORIGIN, ROUTES, SESSION, Scene, url};
+use crate::support::upstream::{Answer, RecordingUpstream};
+use crate::support::visit::Visit;
+
+struct Running {
+    process: Process,
+    provider: StandIn,
+    app: RecordingUpstream,
+}
+
+impl Running {
+    async fn start() -> Self {
+        let provider = StandIn::start().await;
+        let app = RecordingUpstream::start().await;
+        let settings = Settings::new(ORIGIN, &provider.url(), &app.url()).with(ROUTES);
+        Self {
+            process: Process::start(settings).await,
+            provider,
+            app,
+        }
+    }
+
+    fn browser(&self) -> Browser {
+        Browser::new().leading(ORIGIN, self.process.address())
+    }
+}
+
+async fn get(address: std::net::SocketAddr, path: &str) -> (u16, String) {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let outcome = exchange(address, request.as_bytes(), 1).await;
+    (outcome.responses[0].status(), outcome.responses[0].text())
+}
+
+#[tokio::test]
+async fn health_readiness_and_metrics_are_on_their_own_listener_alone() {
+    let scene = Scene::new().await;
+    let operations = scene.gateway.operations();
+    assert_eq!(get(operations, "/healthz").await.0, 200);
+    assert_eq!(get(operations, "/readyz").await.0, 200);
+    scene.signed_in("alice").await;
+    scene.browser().fetch(&url("/x")).await;
+    let (status, metrics) = get(operations, "/metrics").await;
+    assert_eq!(status, 200);
+    assert!(
+        metrics.contains("sidegate_") && metrics.ends_with("# EOF\n"),
+        "{metrics}"
+    );
+    for path in ["/debug/pprof", "/", "/admin", "/metrics/x"] {
+        assert_eq!(get(operations, path).await.0, 404, "{path}");
+    }
+    let before = scene.app.count();
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        assert_eq!(
+            scene.browser().fetch(&url(path)).await.status,
+            401,
+            "{path}"
+        );
+    }
+    assert_eq!(scene.app.count(), before);
+}
+
+#[tokio::test]
+async fn neither_health_nor_readiness_depends_on_the_provider() {
+    let app = RecordingUpstream::start().await;
+    let mut gone = RecordingUpstream::start().await;
+    let nowhere = format!("http://{}", gone.stop().await);
+    let settings = Settings::new(ORIGIN, &nowhere, &app.url()).with(ROUTES);
+    let gateway = crate::support::gateway::Gateway::start(settings);
+    assert_eq!(get(gateway.operations(), "/readyz").await.0, 200);
+    let browser = Browser::new().leading(ORIGIN, gateway.address());
+    assert_eq!(browser.fetch(&url("/public/x")).await.text(), "seen");
+    // A login still begins; where it leads to is the provider's matter.
+    assert_eq!(browser.open(&url("/")).await.status, 303);
+}
+
+#[tokio::test]
+async fn sigterm_finishes_what_is_in_flight_and_exits_cleanly() {
+    let mut running = Running::start().await;
+    let gate = std::sync::Arc::new(tokio::sync::Notify::new());
+    running.app.next(Answer::ok("finished").held_by(&gate));
+    let browser = running.browser();
+    let request = tokio::spawn(async move { browser.fetch(&url("/public/x")).await });
+    running.app.wait_until(|requests| requests.len() == 1).await;
+    running.process.signal("TERM").await;
+    running
+        .process
+        .wait_for_log(|log| log.contains("Draining"))
+        .await;
+    gate.notify_one();
+    assert_eq!(request.await.unwrap().text(), "finished");
+    assert_eq!(running.process.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn draining_leaves_no_request_behind() {
+    let scene = Scene::new().await;
+    let gate = std::sync::Arc::new(tokio::sync::Notify::new());
+    scene.app.next(Answer::ok("finished").held_by(&gate));
+    let browser = scene.browser();
+    let request = tokio::spawn(async move { browser.fetch(&url("/public/x")).await });
+    scene.app.wait_until(|requests| requests.len() == 1).await;
+    let draining = tokio::spawn(scene.gateway.drain());
+    gate.notify_one();
+    assert_eq!(request.await.unwrap().text(), "finished");
+    draining.await.unwrap();
+}
+
+#[tokio::test]
+async fn neither_log_nor_metrics_hold_a_secret() {
+    let running = Running::start().await;
+    let browser = running.browser();
+    let callback = browser.open(&url("/deep/page?secret=canary")).await;
+    let callback = browser.follow(&callback).await;
+    let page = browser.follow(&callback).await;
+    browser.follow(&page).await;
+    let cookie = browser.cookie(ORIGIN, SESSION).unwrap();
+    running.provider.fail_next(Answer::with(
+        400,
+        &[],
+        "{\"error\":\"invalid_grant\",\"x\":\"canary\"}",
+    ));
+    let other = running.browser();
+    other.visit(&url("/")).await;
+    other
+        .open(&url(
+            "/oauth2/callback?code=canary&state=canary&error=canary",
+        ))
+        .await;
+    other
+        .send(Visit::fetch(&url("/x")).field("authorization", "Bearer canary"))
+        .await;
+    running.app.next(Answer::silence().then_reset());
+    browser.fetch(&url("/x?canary=1")).await;
+    browser
+        .send(
+            Visit::fetch(&url("/x"))
+                .method("POST")
+                .body("text/plain", b"canary"),
+        )
+        .await;
+    let target = url("/last");
+    browser.fetch(&target).await;
+    running
+        .process
+        .wait_for_log(|log| log.contains("/last"))
+        .await;
+    let (_, metrics) = get(running.process.operations(), "/metrics").await;
+    let state = callback.location().unwrap();
+    let state = state
+        .query_pairs()
+        .find(|(name, _)| name == "state")
+        .unwrap()
+        .1
+        .into_owned();
+    for text in [running.process.log(), metrics] {
+        for secret in [CANARY, cookie.as_str(), state.as_str()] {
+            let at = text.find(secret);
+            let line =
+                at.map(|at| &text[text[..at].rfind('\n').unwrap_or(0)..(at + 80).min(text.len())]);
+            assert!(at.is_none(), "a secret was written: {}", line.unwrap());
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_request_is_one_event_of_the_access_log() {
+    let running = Running::start().await;
+    running
+        .browser()
+        .fetch(&url("/public/logged?x=hidden"))
+        .await;
+    running
+        .process
+        .wait_for_log(|log| log.contains("/public/logged"))
+        .await;
+    let log = running.process.log();
+    let events: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("/public/logged"))
+        .collect();
+    assert_eq!(events.len(), 1, "{events:?}");
+    let event: serde_json::Value = serde_json::from_str(events[0]).unwrap();
+    let text = event.to_string();
+    for part in ["GET", "200", "permit", "/public"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    assert!(!text.contains("hidden"), "{text}");
+}
+
+#[tokio::test]
+async fn a_19_thousands_of_visitors_without_a_session_cost_no_memory() {
+    let running = Running::start().await;
+    let image = Visit::image(&url("/oauth2/sign_in")).from("https://evil.test/");
+    let page = Visit::navigation(&url("/"));
+    for visit in [&image, &page].repeat(100) {
+        running.browser().send(visit.clone()).await;
+    }
+    let before = running.process.memory();
+    for visit in [&image, &page].repeat(1000) {
+        running.browser().send(visit.clone()).await;
+    }
+    let grown = running.process.memory().saturating_sub(before);
+    assert!(grown < 4096, "{grown} KiB");
+}
+
+#[tokio::test]
+async fn d_01_d_02_d_03_idle_and_slow_connections_are_closed() {
+    let scene = Scene::with(|settings| {
+        settings.server("first_byte_secs = 1\nhandshake_secs = 1\nhead_secs = 1\nidle_secs = 1")
+    })
+    .await;
+    let address = scene.gateway.address();
+    let mut silent = Raw::connect(address).await;
+    let mut slow = Raw::connect(address).await;
+    slow.send("GET /public/x HTTP/1.1\r\nHost: loc").await;
+    let mut preface = Raw::connect(address).await;
+    preface.send("PRI * HTT").await;
+    let mut idle = Raw::connect(address).await;
+    idle.send("GET /public/x HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await;
+    assert_eq!(idle.response("GET").await.unwrap().status(), 200);
+    let mut second = Raw::connect(address).await;
+    second
+        .send("GET /public/x HTTP/1.1\r\nHost: localhost\r\n\r\nGET /pub")
+        .await;
+    assert_eq!(second.response("GET").await.unwrap().status(), 200);
+    for connection in [&mut silent, &mut slow, &mut preface, &mut idle, &mut second] {
+        connection.closed().await;
+    }
+}
+
+#[tokio::test]
+async fn d_01_hundreds_of_silent_connections_are_no_trouble_to_others() {
+    let scene = Scene::with(|settings| settings.server("first_byte_secs = 2")).await;
+    let mut silent = Vec::new();
+    for _ in 0..500 {
+        silent.push(Raw::connect(scene.gateway.address()).await);
+    }
+    assert_eq!(
+        scene.browser().fetch(&url("/public/x")).await.text(),
+        "seen"
+    );
+    for connection in &mut silent {
+        connection.closed().await;
+    }
+}
+
+#[tokio::test]
+async fn d_04_a_body_that_drips_is_cut_off() {
+    let scene =
+        Scene::with(|settings| settings.server("body_window_secs = 1\nbody_rate = 500")).await;
+    let mut raw = Raw::connect(scene.gateway.address()).await;
+    raw.send("POST /public/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\nabc")
+        .await;
+    let answer = raw.response("POST").await;
+    assert!(answer.is_none_or(|response| response.status() == 408));
+    raw.closed().await;
+    scene.app.wait_until_unconnected().await;
+    assert!(scene.app.requests().iter().all(|request| !request.complete));
+}
+
+#[tokio::test]
+async fn d_07_heads_beyond_the_limits_are_refused() {
+    let scene = Scene::new().await;
+    for request in [
+        format!(
+            "GET /public/{} HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            "a".repeat(65_000)
+        ),
+        format!(
+            "GET /public/x HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n",
+            "a".repeat(65_536)
+        ),
+        format!(
+            "GET /public/x HTTP/1.1\r\nHost: localhost\r\nCookie: {}\r\n\r\n",
+            "a".repeat(100_000)
+        ),
+        format!(
+            "GET /public/x HTTP/1.1\r\nHost: localhost\r\n{}\r\n",
+            "X: y\r\n".repeat(5000)
+        ),
+    ] {
+        let outcome = exchange(scene.gateway.address(), request.as_bytes(), 9).await;
+        assert!(outcome.closed, "left open");
+        let refused = outcome.statuses();
+        assert!(
+            refused
+                .iter()
+                .all(|status| matches!(status, 400 | 414 | 431)),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(scene.app.count(), 0);
+}
+
+async fn program(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(PROGRAM)
+        .args(arguments)
+        .output()
+        .await
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+#[tokio::test]
+async fn check_names_every_mistake_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bad.toml");
+    let text = "public_url = \"http://app.example.com\"\n[server]\nlisten = \"nowhere\"\nidle_secs = 0\n\
+                lissten = 3\n[providers.main]\nprofile = \"oauth9\"\nclient_id = \"3\"\n\
+                [upstreams.app]\nurl = \"ftp://x\"\n";
+    std::fs::write(&path, text).unwrap();
+    let (code, said) = program(&["check", "--config", path.to_str().unwrap()]).await;
+    assert_eq!(code, Some(78), "{said}");
+    for key in [
+        "public_url",
+        "server.listen",
+        "server.idle_secs",
+        "lissten",
+        "upstreams.app.url",
+    ] {
+        assert!(said.contains(key), "{key} in\n{said}");
+    }
+}
+
+#[tokio::test]
+async fn exit_codes_are_as_documented() {
+    assert_eq!(program(&["--version"]).await.0, Some(0));
+    assert_eq!(program(&["--help"]).await.0, Some(0));
+    assert_eq!(program(&["run"]).await.0, Some(64));
+    assert_eq!(program(&["fly"]).await.0, Some(64));
+    assert_eq!(
+        program(&["check", "--config", "/nowhere/at/all.toml"])
+            .await
+            .0,
+        Some(78)
+    );
+}
+
+#[tokio::test]
+async fn a_second_start_on_the_same_address_fails() {
+    let scene = Scene::new().await;
+    let taken = scene.gateway.address();
+    let settings = Settings::new(ORIGIN, &scene.provider.url(), &scene.app.url());
+    let path = settings.write();
+    let listen = taken.to_string();
+    let (code, said) = program(&[
+        "run",
+        "--config",
+        path.to_str().unwrap(),
+        "--listen",
+        &listen,
+    ])
+    .await;
+    assert_eq!(code, Some(1), "{said}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_stops_the_start() {
+    let settings = || Settings::new(ORIGIN, "http://127.0.0.1:1", "https://127.0.0.1:2");
+    let nothing = settings().file("nothing.pem", "");
+    for broken in [
+        settings().app("ca_file = \"/nowhere/ca.crt\""),
+        settings().app(&format!("ca_file = \"{nothing}\"")),
+        settings()
+            .server("certificate_file = \"/nowhere/tls.crt\"\nkey_file = \"/nowhere/tls.key\""),
+        settings().with("[login]\nstate_key_file = \"/nowhere/keys\"\n"),
+        settings().provider(
+            "[providers.main]\nprofile = \"oauth2\"\nurl = \"http://127.0.0.1:1\"\n\
+             authorization_endpoint = \"/a\"\ntoken_endpoint = \"/t\"\nclient_id = \"3\"\n\
+             client_secret_file = \"/nowhere/secret\"\n",
+        ),
+    ] {
+        let path = broken.write();
+        let (code, said) = program(&["run", "--config", path.to_str().unwrap()]).await;
+        assert_eq!(code, Some(78), "{said}");
+        assert!(
+            said.contains("nowhere") || said.contains("nothing"),
+            "{said}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_demo_checks_itself() {
+    let running = Command::new(PROGRAM).args(["demo", "--check"]).output();
+    let output = tokio::time::timeout(Duration::from_mins(1), running)
+        .await
+        .unwrap()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let steps: BTreeSet<_> = said
+        .lines()
+        .filter_map(|line| line.strip_prefix("ok "))
+        .collect();
+    assert!(steps.len() >= 10, "{said}");
+}

@@ -1,0 +1,243 @@
+//! What the gateway itself says, and to whom.
+
+use crate::support::browser::Page;
+use crate::support::scene::{ORIGIN, Scene, assert_no_canary, url};
+use crate::support::visit::Visit;
+
+/// What every page and redirect of our own has.
+fn assert_hardened(page: &Page) {
+    let field = |name: &str| page.field(name).unwrap_or_default();
+    assert!(
+        field("cache-control").contains("no-store"),
+        "{}",
+        page.describe()
+    );
+    assert_eq!(
+        field("referrer-policy"),
+        "no-referrer",
+        "{}",
+        page.describe()
+    );
+    assert_eq!(
+        field("x-content-type-options"),
+        "nosniff",
+        "{}",
+        page.describe()
+    );
+    if page
+        .field("content-type")
+        .is_some_and(|kind| kind.starts_with("text/html"))
+    {
+        let policy = field("content-security-policy");
+        assert!(policy.contains("default-src 'none'"), "{policy}");
+        assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
+        assert_eq!(field("cross-origin-opener-policy"), "same-origin");
+        assert!(!page.text().contains("<script"), "{}", page.text());
+    }
+    assert_no_canary(page);
+}
+
+#[tokio::test]
+async fn a_08_a_navigation_without_a_session_goes_to_the_provider() {
+    let scene = Scene::new().await;
+    let page = scene.browser().open(&url("/deep/page?x=1")).await;
+    assert_eq!(page.status, 303);
+    assert_hardened(&page);
+    let location = page.location().unwrap();
+    assert!(
+        location
+            .as_str()
+            .starts_with(&format!("{}/oauth/authorize?", scene.provider.url()))
+    );
+    let asked = crate::support::provider::parameters(location.query().unwrap());
+    assert_eq!(asked["response_type"], "code");
+    assert_eq!(asked["client_id"], "3");
+    assert_eq!(asked["redirect_uri"], "http://localhost/oauth2/callback");
+    assert_eq!(asked["code_challenge_method"], "S256");
+    assert_eq!(asked["code_challenge"].len(), 43);
+    assert!(asked["state"].len() >= 22, "{}", asked["state"]);
+    assert_eq!(scene.app.count(), 0);
+}
+
+#[tokio::test]
+async fn whatever_is_no_navigation_is_told_where_to_sign_in() {
+    let scene = Scene::new().await;
+    let browser = scene.browser();
+    let cases = [
+        Visit::fetch(&url("/api")),
+        Visit::image(&url("/favicon.ico")),
+        Visit::fetch(&url("/api"))
+            .method("POST")
+            .body("application/json", b"{}"),
+        Visit::fetch(&url("/manifest.json")).field("sec-fetch-dest", "manifest"),
+        Visit::fetch(&url("/worker.js")).field("sec-fetch-dest", "serviceworker"),
+        Visit::navigation(&url("/page")).field("sec-purpose", "prefetch"),
+        Visit::navigation(&url("/frame")).field("sec-fetch-dest", "iframe"),
+        Visit::navigation(&url("/form"))
+            .form(&[("a", "b")])
+            .from(ORIGIN),
+        Visit::fetch(&url("/api")).method("DELETE"),
+    ];
+    for visit in cases {
+        let shown = format!("{visit:?}");
+        let page = browser.send(visit).await;
+        assert_eq!(page.status, 401, "{shown}");
+        assert_eq!(page.field("location"), None, "{shown}");
+        assert!(page.set_cookies().is_empty(), "{shown}");
+        assert!(page.field("www-authenticate").is_some(), "{shown}");
+        assert_hardened(&page);
+    }
+    let page = browser.fetch(&url("/api")).await;
+    assert_eq!(page.field("content-type"), Some("application/problem+json"));
+    let problem = page.json();
+    assert_eq!(problem["status"], 401);
+    let login = problem["login_url"].as_str().unwrap();
+    assert!(login.starts_with(&url("/oauth2/sign_in")), "{login}");
+    assert_eq!(scene.app.count(), 0);
+    // The address leads to a login that ends where it began.
+    let page = browser.visit(login).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+}
+
+#[tokio::test]
+async fn a_refused_user_is_told_which_account_it_is() {
+    let scene = Scene::new().await;
+    let browser = scene.signed_in("alice").await;
+    let before = scene.app.count();
+    for path in ["/admin", "/admin/", "/admin/x?y", "/ADMIN"] {
+        let page = browser.open(&url(path)).await;
+        assert_eq!(page.status, 403, "{path}");
+        assert!(page.text().contains("alice"), "{}", page.text());
+        assert_hardened(&page);
+    }
+    assert_eq!(scene.app.count(), before);
+    // Another name, though it begins alike, is another path.
+    assert_eq!(browser.open(&url("/administrator")).await.status, 200);
+    let problem = browser.fetch(&url("/admin/api")).await;
+    assert_eq!(
+        (problem.status.as_u16(), problem.json()["status"].as_u64()),
+        (403, Some(403))
+    );
+}
+
+#[tokio::test]
+async fn only_a_verified_address_opens_a_route_for_a_mail_domain() {
+    let scene = Scene::new().await;
+    let browser = scene.signed_in("alice").await;
+    assert_eq!(browser.open(&url("/team")).await.status, 200);
+    let attempts = [
+        serde_json::json!({ "email_verified": false }),
+        serde_json::json!({ "email_verified": null }),
+        serde_json::json!({ "email_verified": "true" }),
+        serde_json::json!({ "email": "alice@evil.test" }),
+        serde_json::json!({ "email": "alice@evil.test@example.com" }),
+        serde_json::json!({ "email": "alice@notexample.com" }),
+        serde_json::json!({ "email": "alice@example.com." }),
+        serde_json::json!({ "email": "alice@ex\u{430}mple.com" }),
+        serde_json::json!({ "email": null }),
+    ];
+    for members in attempts {
+        scene.provider.user_members(members.clone());
+        let browser = scene.browser_of("mallory");
+        let page = browser.visit(&url("/team")).await;
+        assert!(
+            page.status == 403 || page.status == 502,
+            "{members}: {}",
+            page.describe()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_group_opens_its_route() {
+    let scene = Scene::new().await;
+    scene
+        .provider
+        .user_members(serde_json::json!({ "groups": ["staff", "admins"] }));
+    let browser = scene.browser_of("carol");
+    let page = browser.visit(&url("/admin/panel")).await;
+    assert_eq!(
+        (page.status.as_u16(), page.text()),
+        (200, "seen".to_owned())
+    );
+    assert_eq!(scene.app.last().target(), "/admin/panel");
+}
+
+#[tokio::test]
+async fn a_40_pages_of_our_own_cannot_be_framed_and_repeat_nothing() {
+    let scene = Scene::new().await;
+    let browser = scene.browser();
+    let script = "%22%3E%3Cscript%3Ealert(1)%3C%2Fscript%3E";
+    for path in [
+        "/oauth2/sign_out",
+        "/oauth2/signed_out",
+        "/oauth2/callback",
+        "/oauth2/nowhere",
+        &format!("/oauth2/callback?error={script}&error_description={script}&error_uri={script}"),
+        &format!("/oauth2/callback?state={script}&code={script}"),
+        &format!("/oauth2/sign_out?x={script}"),
+        &format!("/oauth2/{script}"),
+        "/a/../b",
+    ] {
+        let page = browser.open(&url(path)).await;
+        assert!(!page.text().contains("alert(1)"), "{path}: {}", page.text());
+        assert_hardened(&page);
+    }
+    assert_eq!(scene.app.count(), 0);
+}
+
+#[tokio::test]
+async fn our_own_paths_never_reach_the_app() {
+    let scene = Scene::new().await;
+    let browser = scene.signed_in("alice").await;
+    let before = scene.app.count();
+    for path in [
+        "/oauth2",
+        "/oauth2/",
+        "/oauth2/x",
+        "/OAuth2/x",
+        "/oauth2/metrics",
+        "/oauth2//x",
+    ] {
+        let page = browser.open(&url(path)).await;
+        assert_ne!(page.text(), "seen", "{path}");
+    }
+    assert_eq!(scene.app.count(), before);
+    browser.open(&url("/oauth2x")).await;
+    assert_eq!(scene.app.count(), before + 1);
+}
+
+#[tokio::test]
+async fn h_22_an_unknown_host_gets_nothing() {
+    let scene = Scene::new().await;
+    let browser = scene
+        .browser()
+        .leading("http://evil.test", scene.gateway.address());
+    let page = browser.open("http://evil.test/").await;
+    assert_eq!(page.status, 421);
+    assert_eq!(
+        (page.field("location"), page.set_cookies().len()),
+        (None, 0)
+    );
+    assert_hardened(&page);
+}
+
+#[tokio::test]
+async fn c_24_preflights_of_strangers_get_no_credentials() {
+    let scene = Scene::new().await;
+    let browser = scene.signed_in("alice").await;
+    let before = scene.app.count();
+    let preflight = Visit::fetch(&url("/api"))
+        .from("https://evil.test")
+        .method("OPTIONS")
+        .field("access-control-request-method", "POST");
+    let page = browser.send(preflight).await;
+    assert_eq!(page.status, 401, "{}", page.describe());
+    for name in [
+        "access-control-allow-origin",
+        "access-control-allow-credentials",
+    ] {
+        assert_eq!(page.field(name), None, "{name}");
+    }
+    assert_eq!(scene.app.count(), before);
+}

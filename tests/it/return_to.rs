@@ -1,0 +1,81 @@
+//! Where a login leads back to: the page asked for, and never another origin.
+
+use crate::support::raw::exchange;
+use crate::support::scene::{ORIGIN, Scene, url};
+
+#[tokio::test]
+async fn a_36_parameters_of_a_sign_in_change_nothing_of_the_request() {
+    let scene = Scene::new().await;
+    let evil = "?iss=https://evil.test&target_link_uri=https://evil.test/&login_hint=x&scope=admin\
+                &redirect_uri=https://evil.test/&client_id=9&state=s&rd=//evil.test&next=//evil.test";
+    let browser = scene.browser();
+    let page = browser.open(&url(&format!("/oauth2/sign_in{evil}"))).await;
+    let location = page.location().unwrap();
+    assert!(!location.as_str().contains("evil"), "{location}");
+    let page = browser.follow(&page).await;
+    let page = browser.follow(&page).await;
+    assert_eq!(page.field("location"), Some("http://localhost/"));
+}
+
+#[tokio::test]
+async fn a_37_the_code_is_gone_from_the_address() {
+    let scene = Scene::new().await;
+    let page = scene.browser().visit(&url("/page")).await;
+    assert_eq!(page.url.as_str(), "http://localhost/page");
+}
+
+#[tokio::test]
+async fn r_paths_that_browsers_read_as_other_hosts_lead_nowhere_else() {
+    let scene = Scene::new().await;
+    let address = scene.gateway.address();
+    for target in [
+        "//evil.test",
+        "///evil.test",
+        "/\\evil.test",
+        "/%09/evil.test",
+        "/%5cevil.test",
+        "/%2f%2fevil.test",
+        "/.//evil.test",
+        "/a/..//evil.test",
+        "/%2e%2e//evil.test",
+        "//evil.test/%2f..",
+        "/%252f%252fevil.test",
+        "http://evil.test/",
+        "/%0d%0aSet-Cookie:%20a=b",
+        "/https://evil.test",
+        "/redirect?u=//evil.test",
+        "/a?x=https://evil.test",
+        "/",
+    ] {
+        let request = format!(
+            "GET {target} HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Mode: navigate\r\n\
+             Sec-Fetch-Dest: document\r\nAccept: text/html\r\n\r\n"
+        );
+        let mut outcome = exchange(address, request.as_bytes(), 1).await;
+        let response = outcome.responses.pop().unwrap();
+        if (400..500).contains(&response.status()) {
+            continue;
+        }
+        // It became a login: walk it to its end with a browser that holds the same cookies.
+        let browser = scene.browser();
+        for cookie in response.head.values("set-cookie") {
+            browser.plant(ORIGIN, &cookie);
+        }
+        let page = browser
+            .open(&response.head.value("location").unwrap())
+            .await;
+        let page = browser.follow(&page).await;
+        let to = page.location().unwrap();
+        assert_eq!(
+            to.origin().ascii_serialization(),
+            ORIGIN,
+            "{target} led to {to}"
+        );
+        assert!(
+            page.field("location")
+                .unwrap()
+                .starts_with("http://localhost/"),
+            "{target}"
+        );
+    }
+}

@@ -1,0 +1,282 @@
+//! The real gateway, within the test or as the real program. This is the one place that knows how
+//! it is configured and started.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sidegate::clock::Clock;
+use sidegate::config::{Config, Flags, Variables};
+use sidegate::instance::Instance;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::certificates::Authority;
+use super::provider::CLIENT_SECRET;
+use super::wire::PATIENCE;
+
+/// The program that the suite was built with.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_sidegate");
+
+/// A settings file in the making; files that it names lie beside it.
+pub(crate) struct Settings {
+    folder: TempDir,
+    public_urls: String,
+    server: String,
+    provider: String,
+    app: String,
+    rest: String,
+}
+
+impl Settings {
+    /// The smallest settings of a test: plain HTTP on a free port, one provider, one app.
+    pub(crate) fn new(public_url: &str, provider: &str, app: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let secret = folder.path().join("client_secret");
+        std::fs::write(&secret, format!("{CLIENT_SECRET}\n")).unwrap();
+        let provider = format!(
+            "[providers.main]\nprofile = \"oauth2\"\nurl = \"{provider}\"\nclient_id = \"3\"\n\
+             client_secret_file = \"{}\"\nauthorization_endpoint = \"/oauth/authorize\"\n\
+             token_endpoint = \"/oauth/token\"\nuserinfo_endpoint = \"/api/user\"\n\
+             identity.source = \"userinfo\"\n",
+            secret.display()
+        );
+        Self {
+            folder,
+            public_urls: format!("public_url = [\"{public_url}\"]\n"),
+            server: "[server]\nlisten = \"127.0.0.1:0\"\nworkers = 2\n".to_owned(),
+            provider,
+            app: format!("[upstreams.app]\nurl = \"{app}\"\n"),
+            rest: "[operations]\nlisten = \"127.0.0.2:0\"\n".to_owned(),
+        }
+    }
+
+    /// Other public URLs.
+    pub(crate) fn public_urls(mut self, urls: &[&str]) -> Self {
+        self.public_urls = format!("public_url = {urls:?}\n");
+        self
+    }
+
+    /// More sections, as TOML.
+    pub(crate) fn with(mut self, toml: &str) -> Self {
+        self.rest.push_str(toml);
+        self
+    }
+
+    /// More keys of `server`.
+    pub(crate) fn server(mut self, toml: &str) -> Self {
+        self.server.extend([toml, "\n"]);
+        self
+    }
+
+    /// More keys of the app.
+    pub(crate) fn app(mut self, toml: &str) -> Self {
+        self.app.extend([toml, "\n"]);
+        self
+    }
+
+    /// Another provider section altogether.
+    pub(crate) fn provider(mut self, toml: &str) -> Self {
+        toml.clone_into(&mut self.provider);
+        self
+    }
+
+    /// Answers by TLS with a certificate of `authority` for `localhost`.
+    pub(crate) fn tls(self, authority: &Authority) -> Self {
+        let files = authority.issue(self.folder.path(), &["localhost"]);
+        let keys = format!(
+            "certificate_file = \"{}\"\nkey_file = \"{}\"",
+            files.certificate.display(),
+            files.key.display()
+        );
+        self.server(&keys)
+    }
+
+    /// Writes a file that the settings may name, and gives its path.
+    pub(crate) fn file(&self, name: &str, contents: &str) -> String {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, contents).unwrap();
+        path.display().to_string()
+    }
+
+    /// Writes the settings file.
+    pub(crate) fn write(&self) -> PathBuf {
+        let path = self.folder.path().join("sidegate.toml");
+        let parts = [
+            &self.public_urls,
+            &self.server,
+            &self.provider,
+            &self.app,
+            &self.rest,
+        ];
+        let text: String = parts.into_iter().map(String::as_str).collect();
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+/// A gateway on threads of this process, with a clock that the test turns.
+pub(crate) struct Gateway {
+    instance: Instance,
+    clock: Clock,
+    _folder: TempDir,
+}
+
+impl Gateway {
+    pub(crate) fn start(settings: Settings) -> Self {
+        Self::with_clock(settings, Clock::manual(Clock::system().now()))
+    }
+
+    /// Starts it with a clock that others look at, too.
+    pub(crate) fn with_clock(settings: Settings, clock: Clock) -> Self {
+        let path = settings.write();
+        let config = Config::load(&path, Variables::Ignore, &Flags::default(), &clock);
+        let config = config.unwrap_or_else(|problems| panic!("{problems}"));
+        let instance = Instance::start(config, &clock).unwrap();
+        Self {
+            instance,
+            clock,
+            _folder: settings.folder,
+        }
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.instance.address()
+    }
+
+    /// Where its operations listener is.
+    pub(crate) fn operations(&self) -> SocketAddr {
+        self.instance.operations_address().unwrap()
+    }
+
+    /// Turns the clock.
+    pub(crate) fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    /// Stops accepting and finishes what is in flight.
+    pub(crate) async fn drain(self) {
+        timeout(PATIENCE, self.instance.drain())
+            .await
+            .expect("it does not drain");
+    }
+}
+
+/// `sidegate run --config FILE`; it is killed when dropped.
+pub(crate) struct Process {
+    child: Child,
+    address: SocketAddr,
+    operations: SocketAddr,
+    log: Arc<watch::Sender<String>>,
+    _folder: TempDir,
+}
+
+impl Process {
+    /// Starts it and waits until it listens.
+    pub(crate) async fn start(settings: Settings) -> Self {
+        let settings = settings.with("[log]\nformat = \"json\"\nlevel = \"trace\"\n");
+        let mut child = Command::new(PROGRAM)
+            .arg("run")
+            .arg("--config")
+            .arg(settings.write())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let log = Arc::new(watch::Sender::new(String::new()));
+        tokio::spawn(collect(child.stdout.take().unwrap(), Arc::clone(&log)));
+        tokio::spawn(collect(child.stderr.take().unwrap(), Arc::clone(&log)));
+        let mut changes = log.subscribe();
+        let listening = changes.wait_for(|log| addresses(log).is_some());
+        let found = timeout(PATIENCE, listening).await.ok();
+        let found = found.and_then(|log| addresses(&log.unwrap()));
+        let Some((address, operations)) = found else {
+            panic!("the gateway does not listen:\n{}", *log.borrow());
+        };
+        Self {
+            child,
+            address,
+            operations,
+            log,
+            _folder: settings.folder,
+        }
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where its operations listener is.
+    pub(crate) fn operations(&self) -> SocketAddr {
+        self.operations
+    }
+
+    /// Everything that it logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.borrow().clone()
+    }
+
+    /// Waits until the log satisfies `wanted`.
+    pub(crate) async fn wait_for_log(&self, wanted: impl Fn(&str) -> bool) {
+        let mut changes = self.log.subscribe();
+        let came = timeout(PATIENCE, changes.wait_for(|log| wanted(log)))
+            .await
+            .is_ok();
+        assert!(came, "the log never says so:\n{}", self.log());
+    }
+
+    /// Sends a signal by name.
+    pub(crate) async fn signal(&self, name: &str) {
+        let id = self.child.id().expect("the gateway has ended").to_string();
+        let sent = Command::new("/bin/kill")
+            .args(["-s", name, &id])
+            .status()
+            .await
+            .unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits until it ends.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        timeout(PATIENCE, self.child.wait())
+            .await
+            .expect("the gateway does not end")
+            .unwrap()
+    }
+
+    /// Its resident memory in KiB.
+    pub(crate) fn memory(&self) -> usize {
+        let id = self.child.id().expect("the gateway has ended");
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+}
+
+async fn collect(stream: impl AsyncRead + Unpin, log: Arc<watch::Sender<String>>) {
+    let mut lines = BufReader::new(stream).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        log.send_modify(|log| log.extend([line.as_str(), "\n"]));
+    }
+}
+
+/// The public and the operations address, once they are logged.
+fn addresses(log: &str) -> Option<(SocketAddr, SocketAddr)> {
+    let line = log.lines().find(|line| line.contains("Listening"))?;
+    let event: serde_json::Value = serde_json::from_str(line).ok()?;
+    // Fields stand at the top or below `fields`, as the format has it.
+    let find = |name| event.get(name).or_else(|| event.get("fields")?.get(name));
+    let address = |name| find(name)?.as_str()?.parse().ok();
+    Some((address("server.address")?, address("operations")?))
+}

@@ -1,0 +1,207 @@
+//! An HTTP/2 client that writes frames as it is told (RFC 9113): field names and values go out as
+//! literals without any check, so that every malformed head can be sent.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::time::timeout;
+
+use super::raw::tls;
+use super::wire::{PATIENCE, Wire};
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// One connection.
+pub(crate) struct H2 {
+    wire: Wire,
+}
+
+/// What became of a stream.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Outcome {
+    Status(u16),
+    /// The stream was reset, the connection told to go away, or closed.
+    Refused,
+}
+
+impl H2 {
+    /// Connects by TLS and sends preface and empty settings.
+    pub(crate) async fn connect(
+        address: SocketAddr,
+        name: &str,
+        config: Arc<rustls::ClientConfig>,
+    ) -> Self {
+        let mut wire = tls(address, name, config).await;
+        wire.write(PREFACE).await;
+        let mut connection = Self { wire };
+        connection.frame(SETTINGS, 0, 0, &[]).await;
+        connection
+    }
+
+    async fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let mut bytes = length[1..].to_vec();
+        bytes.extend([kind, flags]);
+        bytes.extend(stream.to_be_bytes());
+        bytes.extend(payload);
+        self.wire.write(&bytes).await;
+    }
+
+    /// Opens `stream` (odd, increasing) with these fields, pseudo-header fields among them.
+    pub(crate) async fn head(&mut self, stream: u32, fields: &[(&[u8], &[u8])], body: bool) {
+        let mut block = Vec::new();
+        for (name, value) in fields {
+            // Literal, never indexed, new name (RFC 7541 section 6.2.3).
+            block.push(0x10);
+            for text in [name, value] {
+                write_length(&mut block, text.len());
+                block.extend_from_slice(text);
+            }
+        }
+        let flags = END_HEADERS | if body { 0 } else { END_STREAM };
+        self.frame(HEADERS, flags, stream, &block).await;
+    }
+
+    /// The whole body of `stream`.
+    pub(crate) async fn body(&mut self, stream: u32, bytes: &[u8]) {
+        self.frame(DATA, END_STREAM, stream, bytes).await;
+    }
+
+    /// Sends bytes as they are.
+    pub(crate) async fn bytes(&mut self, bytes: &[u8]) {
+        self.wire.write(bytes).await;
+    }
+
+    /// Waits for what becomes of `stream`.
+    pub(crate) async fn outcome(&mut self, stream: u32) -> Outcome {
+        timeout(PATIENCE, self.read(stream))
+            .await
+            .expect("no answer in time")
+    }
+
+    async fn read(&mut self, wanted: u32) -> Outcome {
+        loop {
+            let Some(head) = self.wire.bytes(9).await else {
+                return Outcome::Refused;
+            };
+            let length =
+                usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+            let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+            let Some(payload) = self.wire.bytes(length).await else {
+                return Outcome::Refused;
+            };
+            match head[3] {
+                HEADERS if stream == wanted => return Outcome::Status(status(&payload)),
+                RST_STREAM if stream == wanted => return Outcome::Refused,
+                GOAWAY => return Outcome::Refused,
+                SETTINGS if head[4] == 0 => self.frame(SETTINGS, 1, 0, &[]).await,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// An integer with a seven-bit prefix (RFC 7541 section 5.1).
+fn write_length(block: &mut Vec<u8>, length: usize) {
+    if length < 127 {
+        block.push(u8::try_from(length).unwrap());
+        return;
+    }
+    block.push(127);
+    let mut rest = length - 127;
+    while rest >= 128 {
+        block.push(u8::try_from(rest % 128 + 128).unwrap());
+        rest /= 128;
+    }
+    block.push(u8::try_from(rest).unwrap());
+}
+
+/// `:status` is the first field of a response: indexed (RFC 7541 appendix A, 8 to 14), or a literal
+/// with an indexed name, perhaps in the Huffman code.
+fn status(block: &[u8]) -> u16 {
+    // A change of the dynamic table's size may come first.
+    let block = match block[0] {
+        0x20..=0x3f => &block[1..],
+        _ => block,
+    };
+    match block[0] {
+        0x88 => 200,
+        0x89 => 204,
+        0x8a => 206,
+        0x8b => 304,
+        0x8c => 400,
+        0x8d => 404,
+        0x8e => 500,
+        0x48..=0x4e | 0x08..=0x0e | 0x18..=0x1e => {
+            let length = usize::from(block[1] & 0x7f);
+            let text = &block[2..2 + length];
+            let digits = if block[1] & 0x80 == 0 {
+                text.to_vec()
+            } else {
+                huffman_digits(text)
+            };
+            String::from_utf8(digits).unwrap().parse().unwrap()
+        }
+        other => panic!("no status: the block begins with {other:#x}"),
+    }
+}
+
+/// The digits of RFC 7541 appendix B: `0`, `1`, `2` have five bits, the others six.
+fn huffman_digits(bytes: &[u8]) -> Vec<u8> {
+    let bits: Vec<u8> = bytes
+        .iter()
+        .flat_map(|byte| (0..8).rev().map(move |at| byte >> at & 1))
+        .collect();
+    let number = |bits: &[u8]| bits.iter().fold(0_u8, |sum, bit| sum * 2 + bit);
+    let mut digits = Vec::new();
+    let mut rest = bits.as_slice();
+    while rest.len() >= 5 {
+        let short = number(&rest[..5]);
+        let used = match short {
+            0..=2 => {
+                digits.push(b'0' + short);
+                5
+            }
+            _ if rest.len() >= 6 && (25..=31).contains(&number(&rest[..6])) => {
+                digits.push(b'3' + number(&rest[..6]) - 25);
+                6
+            }
+            _ => break,
+        };
+        rest = &rest[used..];
+    }
+    digits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_read_in_every_coding() {
+        assert_eq!(status(&[0x88, 0x01]), 200);
+        assert_eq!(status(b"\x48\x03303"), 303);
+        // RFC 7541 appendix C.6.1: 302 in the Huffman code.
+        assert_eq!(status(&[0x48, 0x82, 0x64, 0x02]), 302);
+        assert_eq!(huffman_digits(&[0x64, 0x0e, 0xff]), b"307");
+        assert_eq!(status(b"\x20\x08\x03421"), 421);
+    }
+
+    #[test]
+    fn lengths_are_coded_as_the_examples() {
+        let mut block = Vec::new();
+        write_length(&mut block, 10);
+        write_length(&mut block, 127);
+        write_length(&mut block, 1337);
+        assert_eq!(block, [10, 127, 0, 127, 0xba, 0x09]);
+    }
+}

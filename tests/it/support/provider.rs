@@ -1,0 +1,219 @@
+//! An authorization server that does exactly what a test says.
+//!
+//! It signs people in without a form (the browser's `user` cookie says who; `alice` without one),
+//! checks PKCE and that a code is used once, and answers the token endpoint with whatever is
+//! queued. It shares no code with the embedded server of the crate.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use url::Url;
+
+use super::upstream::{Answer, Recorded, RecordingUpstream};
+
+/// A value that must never leave the gateway: part of every token.
+pub(crate) const CANARY: &str = "canary";
+
+/// The client secret that the gateway is given.
+pub(crate) const CLIENT_SECRET: &str = "s3cret-canary";
+
+#[derive(Default)]
+struct State {
+    /// What was asked with each code: user and challenge.
+    codes: BTreeMap<String, (String, String)>,
+    issued: usize,
+    /// People have to click before they are sent back.
+    asks: bool,
+    faults: VecDeque<Answer>,
+    /// More or other members of the next token responses.
+    token: Value,
+    /// More or other members of the user information.
+    user: Value,
+}
+
+/// The server.
+pub(crate) struct StandIn {
+    server: RecordingUpstream,
+    state: Arc<watch::Sender<State>>,
+}
+
+impl StandIn {
+    pub(crate) async fn start() -> Self {
+        let server = RecordingUpstream::start().await;
+        let state = Arc::new(watch::Sender::new(State::default()));
+        let shared = Arc::clone(&state);
+        server.answer_by(move |request| answer(request, &shared));
+        Self { server, state }
+    }
+
+    /// Its origin, on 127.0.0.1: another site than the gateway's `localhost`.
+    pub(crate) fn url(&self) -> String {
+        self.server.url()
+    }
+
+    /// The requests to the token endpoint.
+    pub(crate) fn exchanges(&self) -> Vec<Recorded> {
+        let requests = self.server.requests();
+        requests
+            .into_iter()
+            .filter(|request| request.target().starts_with("/oauth/token"))
+            .collect()
+    }
+
+    /// The requests to the authorization endpoint.
+    pub(crate) fn authorizations(&self) -> Vec<Url> {
+        let requests = self.server.requests().into_iter();
+        let wanted = requests.filter(|request| request.target().starts_with("/oauth/authorize"));
+        wanted.map(|request| target(&request)).collect()
+    }
+
+    /// Answers the next token request so.
+    pub(crate) fn fail_next(&self, answer: Answer) {
+        self.state
+            .send_modify(|state| state.faults.push_back(answer));
+    }
+
+    /// Overrides members of the token responses from now on; `null` removes one.
+    pub(crate) fn token_members(&self, members: Value) {
+        self.state.send_modify(|state| state.token = members);
+    }
+
+    /// Overrides members of the user information from now on; `null` removes one.
+    pub(crate) fn user_members(&self, members: Value) {
+        self.state.send_modify(|state| state.user = members);
+    }
+
+    /// Shows a page with one link from now on, instead of sending people back at once.
+    pub(crate) fn ask_first(&self) {
+        self.state.send_modify(|state| state.asks = true);
+    }
+
+    /// Waits until the token endpoint was asked `count` times.
+    pub(crate) async fn wait_for_exchange(&self, count: usize) {
+        let asked = |requests: &[Recorded]| {
+            let tokens = requests
+                .iter()
+                .filter(|r| r.target().starts_with("/oauth/token"));
+            tokens.filter(|request| request.complete).count() >= count
+        };
+        self.server.wait_until(asked).await;
+    }
+}
+
+fn target(request: &Recorded) -> Url {
+    Url::parse("http://provider.test")
+        .unwrap()
+        .join(&request.target())
+        .unwrap()
+}
+
+/// The parameters of a query or form, each once.
+pub(crate) fn parameters(text: &str) -> BTreeMap<String, String> {
+    let pairs: Vec<(String, String)> = url::form_urlencoded::parse(text.as_bytes())
+        .into_owned()
+        .collect();
+    let count = pairs.len();
+    let map: BTreeMap<_, _> = pairs.into_iter().collect();
+    assert_eq!(map.len(), count, "a parameter came twice in {text}");
+    map
+}
+
+fn merged(mut value: Value, changes: &Value) -> String {
+    for (name, change) in changes.as_object().into_iter().flatten() {
+        let members = value.as_object_mut().unwrap();
+        if change.is_null() {
+            members.remove(name);
+        } else {
+            members.insert(name.clone(), change.clone());
+        }
+    }
+    value.to_string()
+}
+
+fn answer(request: &Recorded, state: &watch::Sender<State>) -> Answer {
+    let json_type = [("Content-Type", "application/json")];
+    match target(request).path() {
+        "/oauth/authorize" => authorize(request, state),
+        "/oauth/token" => {
+            let mut fault = None;
+            state.send_modify(|state| fault = state.faults.pop_front());
+            fault.unwrap_or_else(|| match token(request, state) {
+                Ok(body) => Answer::with(200, &json_type, &body),
+                Err(reason) => {
+                    let body = json!({ "error": "invalid_grant", "hint": reason }).to_string();
+                    Answer::with(400, &json_type, &body)
+                }
+            })
+        }
+        "/api/user" => {
+            let bearer = request.head.value("authorization").unwrap_or_default();
+            let Some(user) = bearer
+                .strip_prefix("Bearer ")
+                .and_then(|t| t.split('.').next())
+            else {
+                return Answer::with(401, &json_type, "{}");
+            };
+            let body = json!({
+                "id": user, "sub": user, "name": user,
+                "email": format!("{user}@example.com"), "email_verified": true,
+            });
+            Answer::with(200, &json_type, &merged(body, &state.borrow().user))
+        }
+        _ => Answer::with(404, &[], ""),
+    }
+}
+
+fn authorize(request: &Recorded, state: &watch::Sender<State>) -> Answer {
+    let asked = parameters(target(request).query().unwrap_or_default());
+    let cookies = request.head.value("cookie").unwrap_or_default();
+    let user = cookies
+        .split("; ")
+        .find_map(|pair| pair.strip_prefix("user="));
+    let user = user.unwrap_or("alice").to_owned();
+    let challenge = asked.get("code_challenge").cloned().unwrap_or_default();
+    let mut code = String::new();
+    state.send_modify(|state| {
+        state.issued += 1;
+        code = format!("def502{CANARY}{:04}", state.issued);
+        state.codes.insert(code.clone(), (user, challenge));
+    });
+    let mut to = Url::parse(&asked["redirect_uri"]).unwrap();
+    to.query_pairs_mut()
+        .append_pair("code", &code)
+        .append_pair("state", &asked["state"]);
+    if state.borrow().asks {
+        let link = to.as_str().replace('&', "&amp;");
+        let html = [("Content-Type", "text/html")];
+        return Answer::with(200, &html, &format!("<a id=go href=\"{link}\">Go on</a>"));
+    }
+    Answer::with(302, &[("Location", to.as_str())], "")
+}
+
+fn token(request: &Recorded, state: &watch::Sender<State>) -> Result<String, &'static str> {
+    let text = String::from_utf8_lossy(&request.body).into_owned();
+    let asked: BTreeMap<String, String> = if text.starts_with('{') {
+        serde_json::from_str(&text).map_err(|_error| "the JSON has values that are no strings")?
+    } else {
+        parameters(&text)
+    };
+    let get = |name| asked.get(name).map(String::as_str).unwrap_or_default();
+    let mut known = None;
+    state.send_modify(|state| known = state.codes.remove(get("code")));
+    let (user, challenge) = known.ok_or("the code is unknown or was used")?;
+    let hash = digest(&SHA256, get("code_verifier").as_bytes());
+    if challenge.is_empty() || URL_SAFE_NO_PAD.encode(hash) != challenge {
+        return Err("the code_verifier is wrong");
+    }
+    let state = state.borrow();
+    let body = json!({
+        "token_type": "Bearer", "expires_in": 3600,
+        "access_token": format!("{user}.{CANARY}.{}", state.issued),
+        "refresh_token": format!("def502{CANARY}{:04}", state.issued),
+    });
+    Ok(merged(body, &state.token))
+}

@@ -1,0 +1,267 @@
+//! A client that sends bytes as they are: malformed, late, in pieces.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::wire::{Body, Head, PATIENCE, Wire};
+
+/// One connection.
+pub(crate) struct Raw {
+    wire: Wire,
+}
+
+/// One response.
+#[derive(Clone, Debug)]
+pub(crate) struct Response {
+    pub(crate) head: Head,
+    pub(crate) body: Body,
+}
+
+impl Response {
+    pub(crate) fn status(&self) -> u16 {
+        self.head.status()
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body.bytes).into_owned()
+    }
+}
+
+/// How a connection stood after everything was sent.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// The final responses, in order.
+    pub(crate) responses: Vec<Response>,
+    /// The gateway closed the connection.
+    pub(crate) closed: bool,
+}
+
+impl Outcome {
+    pub(crate) fn statuses(&self) -> Vec<u16> {
+        self.responses.iter().map(Response::status).collect()
+    }
+}
+
+impl Raw {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self {
+            wire: Wire::new(stream),
+        }
+    }
+
+    /// With TLS; the configuration says which protocols are offered.
+    pub(crate) async fn connect_tls(
+        address: SocketAddr,
+        name: &str,
+        config: Arc<rustls::ClientConfig>,
+    ) -> Self {
+        Self {
+            wire: tls(address, name, config).await,
+        }
+    }
+
+    /// Sends `bytes`; a gateway that has closed already is no failure.
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.wire.write(bytes.as_ref()).await;
+    }
+
+    /// Sends `bytes` one at a time, each as a segment of its own as far as the kernel allows.
+    pub(crate) async fn drip(&mut self, bytes: impl AsRef<[u8]>) {
+        for byte in bytes.as_ref() {
+            self.wire.write(&[*byte]).await;
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Ends the sending side.
+    pub(crate) async fn finish(&mut self) {
+        self.wire.finish().await;
+    }
+
+    /// The next final response to `method`; `None` when the gateway closes without one.
+    ///
+    /// # Panics
+    ///
+    /// When nothing comes in time.
+    pub(crate) async fn response(&mut self, method: &str) -> Option<Response> {
+        let reading = async {
+            loop {
+                let head = self.wire.head().await?;
+                if matches!(head.status(), 102..=199 | 100) {
+                    continue;
+                }
+                let framing = head.response_framing(method);
+                let body = self.wire.body(&framing, &mut |_| {}).await;
+                return Some(Response { head, body });
+            }
+        };
+        timeout(PATIENCE, reading).await.expect("no answer in time")
+    }
+
+    /// The next head as it comes, informational ones too; `None` when the gateway closes.
+    pub(crate) async fn head(&mut self) -> Option<Head> {
+        timeout(PATIENCE, self.wire.head())
+            .await
+            .expect("no head in time")
+    }
+
+    /// Reads responses until the gateway closes.
+    ///
+    /// # Panics
+    ///
+    /// When it has not closed in time.
+    pub(crate) async fn until_closed(&mut self) -> Vec<Response> {
+        let mut responses = Vec::new();
+        while let Some(response) = self.response("GET").await {
+            responses.push(response);
+        }
+        responses
+    }
+
+    /// Whether the gateway closes, rather than leaves open, when nothing more is sent; what it
+    /// still says is thrown away.
+    ///
+    /// # Panics
+    ///
+    /// When it has not closed in time.
+    pub(crate) async fn closed(&mut self) {
+        let reading = async { while self.wire.fill().await {} };
+        timeout(PATIENCE, reading)
+            .await
+            .expect("the gateway left the connection open");
+    }
+
+    /// Every byte that came so far.
+    pub(crate) fn seen(&self) -> &[u8] {
+        self.wire.seen()
+    }
+
+    /// More bytes, whatever they are; `false` at the end of the stream.
+    pub(crate) async fn more(&mut self) -> bool {
+        timeout(PATIENCE, self.wire.fill())
+            .await
+            .expect("nothing came in time")
+    }
+}
+
+/// A TLS connection; the configuration says which protocols are offered.
+pub(crate) async fn tls(
+    address: SocketAddr,
+    name: &str,
+    config: Arc<rustls::ClientConfig>,
+) -> Wire {
+    let stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    Wire::new(
+        tokio_rustls::TlsConnector::from(config)
+            .connect(name, stream)
+            .await
+            .unwrap(),
+    )
+}
+
+/// Sends `bytes` on a connection of its own and reads until `enough` final responses came, or the
+/// gateway closes, or nothing comes for three seconds.
+pub(crate) async fn exchange(address: SocketAddr, bytes: &[u8], enough: usize) -> Outcome {
+    let mut raw = Raw::connect(address).await;
+    raw.send(bytes).await;
+    let mut responses = Vec::new();
+    let closed = loop {
+        if responses.len() == enough {
+            break false;
+        }
+        let quiet = std::time::Duration::from_secs(3);
+        match timeout(quiet, raw.wire.head()).await {
+            Ok(Some(head)) if (100..200).contains(&head.status()) => {}
+            Ok(Some(head)) => {
+                let method = bytes.split(|b| *b == b' ').next().unwrap_or_default();
+                let method = String::from_utf8_lossy(method);
+                let framing = head.response_framing(method.trim_start());
+                let body = raw.wire.body(&framing, &mut |_| {}).await;
+                responses.push(Response { head, body });
+            }
+            Ok(None) => break true,
+            Err(_quiet) => break false,
+        }
+    };
+    Outcome { responses, closed }
+}
+
+/// Undoes the escapes of the data files: `\r \n \t \0 \\ \s` (a space at an end) and `\xHH`, and
+/// `\{N*text}` for `N` times the text.
+pub(crate) fn unescape(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('\\') {
+        bytes.extend_from_slice(before.as_bytes());
+        let kind = after
+            .chars()
+            .next()
+            .unwrap_or_else(|| panic!("a lone backslash in {text:?}"));
+        rest = &after[kind.len_utf8()..];
+        match kind {
+            'r' => bytes.push(b'\r'),
+            'n' => bytes.push(b'\n'),
+            't' => bytes.push(b'\t'),
+            '0' => bytes.push(0),
+            's' => bytes.push(b' '),
+            '\\' => bytes.push(b'\\'),
+            'x' => {
+                bytes.push(u8::from_str_radix(&rest[..2], 16).unwrap());
+                rest = &rest[2..];
+            }
+            '{' => {
+                let (repeated, after) = rest.split_once('}').unwrap();
+                let (times, what) = repeated.split_once('*').unwrap();
+                bytes.extend(unescape(what).repeat(times.parse().unwrap()));
+                rest = after;
+            }
+            other => panic!("no escape \\{other} in {text:?}"),
+        }
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::upstream::{Answer, RecordingUpstream};
+
+    #[test]
+    fn escapes_are_undone() {
+        assert_eq!(unescape(r"a\r\n\t\0\\\x80\s"), b"a\r\n\t\0\\\x80 ");
+        assert_eq!(unescape(r"x\{3*ab}y\{2*\n}"), b"xabababy\n\n");
+    }
+
+    #[tokio::test]
+    async fn responses_on_one_connection_are_told_apart() {
+        let upstream = RecordingUpstream::start().await;
+        upstream.next(Answer::ok("one"));
+        upstream.next(Answer::raw(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\ntwo\r\n0\r\n\r\n",
+        ));
+        upstream.next(Answer::raw(b"HTTP/1.1 204 No Content\r\n\r\n").then_close());
+        let mut raw = Raw::connect(upstream.address()).await;
+        raw.drip("GET /1 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert_eq!(raw.response("GET").await.unwrap().text(), "one");
+        raw.send("GET /2 HTTP/1.1\r\n\r\nGET /3 HTTP/1.1\r\n\r\n")
+            .await;
+        let rest: Vec<_> = raw
+            .until_closed()
+            .await
+            .iter()
+            .map(|r| (r.status(), r.text()))
+            .collect();
+        assert_eq!(rest, [(200, "two".to_owned()), (204, String::new())]);
+        let outcome = exchange(upstream.address(), b"GET /4 HTTP/1.1\r\n\r\n", 2).await;
+        assert_eq!((outcome.statuses(), outcome.closed), (vec![200], false));
+    }
+}

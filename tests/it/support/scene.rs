@@ -1,0 +1,151 @@
+//! A gateway between a stand-in provider and a recording app, as most tests need it.
+
+use super::browser::{Browser, Page};
+use super::certificates::Authority;
+use super::gateway::{Gateway, Settings};
+use super::provider::StandIn;
+use super::upstream::RecordingUpstream;
+
+/// The public URL: its port is the default one, and browsers are told where that leads to.
+pub(crate) const ORIGIN: &str = "http://localhost";
+
+/// The name of the session cookie.
+pub(crate) const SESSION: &str = "__Host-sidegate";
+
+/// Gateway, provider and app.
+pub(crate) struct Scene {
+    pub(crate) gateway: Gateway,
+    pub(crate) provider: StandIn,
+    pub(crate) app: RecordingUpstream,
+}
+
+/// The routes of every scene: `/public` is open, `/admin` is for one group, `/team` for one mail
+/// domain, everything else for whoever is signed in.
+pub(crate) const ROUTES: &str = r#"
+[[routes]]
+prefix = "/"
+[[routes]]
+prefix = "/public"
+access = "public"
+[[routes]]
+prefix = "/admin"
+access.any_of.groups = ["admins"]
+[[routes]]
+prefix = "/team"
+access.any_of.email_domains = ["example.com"]
+"#;
+
+impl Scene {
+    pub(crate) async fn new() -> Self {
+        Self::with(|settings| settings).await
+    }
+
+    /// With other settings.
+    pub(crate) async fn with(change: impl FnOnce(Settings) -> Settings) -> Self {
+        let provider = StandIn::start().await;
+        let app = RecordingUpstream::start().await;
+        let settings = Settings::new(ORIGIN, &provider.url(), &app.url()).with(ROUTES);
+        let gateway = Gateway::start(change(settings));
+        Self {
+            gateway,
+            provider,
+            app,
+        }
+    }
+
+    /// With TLS at the gateway, and the authority that vouches for it; the public URL is
+    /// `https://localhost`.
+    pub(crate) async fn over_tls() -> (Self, Authority) {
+        let authority = Authority::new();
+        let provider = StandIn::start().await;
+        let app = RecordingUpstream::start().await;
+        let settings = Settings::new("https://localhost", &provider.url(), &app.url());
+        let gateway = Gateway::start(settings.with(ROUTES).tls(&authority));
+        (
+            Self {
+                gateway,
+                provider,
+                app,
+            },
+            authority,
+        )
+    }
+
+    /// A browser that finds the gateway at its public URL.
+    pub(crate) fn browser(&self) -> Browser {
+        Browser::new().leading(ORIGIN, self.gateway.address())
+    }
+
+    /// A browser whose person is `user` at the provider, not yet signed in here.
+    pub(crate) fn browser_of(&self, user: &str) -> Browser {
+        let browser = self.browser();
+        browser.plant(&self.provider.url(), &format!("user={user}; Path=/"));
+        browser
+    }
+
+    /// A browser that is signed in.
+    pub(crate) async fn signed_in(&self, user: &str) -> Browser {
+        let browser = self.browser_of(user);
+        let page = browser.visit(&url("/")).await;
+        assert_eq!(page.text(), "seen", "{}", page.describe());
+        browser
+    }
+
+    /// Goes to the provider and back, but does not yet deliver the answer: the redirect with code
+    /// and state.
+    pub(crate) async fn until_callback(&self, browser: &Browser, path: &str) -> Page {
+        let start = browser.open(&url(path)).await;
+        let callback = browser.follow(&start).await;
+        assert!(callback.location().is_some(), "{}", callback.describe());
+        callback
+    }
+
+    /// The `Cookie` field of a signed-in person, for raw requests.
+    pub(crate) async fn cookie(&self, user: &str) -> String {
+        let browser = self.signed_in(user).await;
+        format!("{SESSION}={}", browser.cookie(ORIGIN, SESSION).unwrap())
+    }
+}
+
+/// An address of the gateway.
+pub(crate) fn url(path: &str) -> String {
+    format!("{ORIGIN}{path}")
+}
+
+/// Fails when a response carries a token, a secret or a code.
+pub(crate) fn assert_no_canary(page: &Page) {
+    let shown = format!("{:?}", page.fields);
+    let location = page.field("location").unwrap_or_default();
+    // The code may stand in the provider's own redirect, which is none of ours.
+    for text in [
+        page.text(),
+        shown.replace(location, ""),
+        location.to_owned(),
+    ] {
+        assert!(
+            !text.contains(super::provider::CANARY),
+            "a secret got out: {}",
+            page.describe()
+        );
+    }
+}
+
+/// Fails unless the callback was refused: a page of ours, no session, no secret, nothing at the
+/// app.
+pub(crate) fn assert_refused(scene: &Scene, browser: &Browser, page: &Page, context: &str) {
+    let status = page.status.as_u16();
+    assert!(
+        (400..600).contains(&status),
+        "{context}: {}",
+        page.describe()
+    );
+    assert_eq!(
+        browser.cookie(ORIGIN, SESSION),
+        None,
+        "{context}: {}",
+        page.describe()
+    );
+    assert_eq!(scene.app.count(), 0, "{context}");
+    assert!(page.body.len() <= 8192, "{context}");
+    assert_no_canary(page);
+}

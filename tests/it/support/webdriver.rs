@@ -1,0 +1,246 @@
+//! A real browser: Debian's Chromium, driven over `WebDriver`.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::process::Stdio;
+use std::time::Duration;
+
+use fantoccini::{Client, ClientBuilder, Locator};
+use hyper_util::client::legacy::connect::HttpConnector;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+const DRIVER: &str = "/usr/bin/chromedriver";
+const BROWSER: &str = "/usr/bin/chromium";
+
+/// How long a page or the browser's start may take on a busy machine.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// One browser with a profile of its own; browser, driver and profile go when it is dropped.
+pub(crate) struct Chromium {
+    client: Client,
+    port: u16,
+    driver: Child,
+    _profile: TempDir,
+}
+
+impl Drop for Chromium {
+    fn drop(&mut self) {
+        // The driver ends its browsers when it is asked to shut down; killed, it would leave them.
+        if let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)) {
+            let request = b"GET /shutdown HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+            drop(stream.set_read_timeout(Some(Duration::from_secs(10))));
+            drop(stream.write_all(request));
+            drop(stream.read_to_end(&mut Vec::new()));
+        }
+        drop(self.driver.start_kill());
+    }
+}
+
+fn capabilities(profile: &TempDir, rules: &str) -> serde_json::Map<String, Value> {
+    let profile = format!("--user-data-dir={}", profile.path().display());
+    let rules = format!("--host-resolver-rules={rules}");
+    let arguments = [
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--window-size=900,900",
+        // Tabs that a script opens are wanted here, any number of them.
+        "--disable-popup-blocking",
+        &rules,
+        &profile,
+    ];
+    let options = json!({ "binary": BROWSER, "args": arguments });
+    let all = json!({ "browserName": "chrome", "goog:chromeOptions": options });
+    all.as_object().unwrap().clone()
+}
+
+impl Chromium {
+    /// Starts driver and browser.
+    pub(crate) async fn start() -> Self {
+        Self::with_rules("").await
+    }
+
+    /// Starts driver and browser, with `place` (host and port) leading to `address`.
+    pub(crate) async fn leading(place: &str, address: SocketAddr) -> Self {
+        Self::with_rules(&format!("MAP {place} {address}")).await
+    }
+
+    /// Starts driver and browser.
+    ///
+    /// # Panics
+    ///
+    /// When they are not installed: a check that cannot run has failed.
+    async fn with_rules(rules: &str) -> Self {
+        for program in [DRIVER, BROWSER] {
+            let there = std::path::Path::new(program).exists();
+            assert!(
+                there,
+                "{program} is missing: install chromium and chromium-driver"
+            );
+        }
+        let mut driver = Command::new(DRIVER)
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
+        let starting = async {
+            while let Some(line) = lines.next_line().await.unwrap() {
+                let port = line.split("successfully on port ").nth(1);
+                if let Some(port) = port.and_then(|port| port.trim_end_matches('.').parse().ok()) {
+                    return port;
+                }
+            }
+            panic!("chromedriver ended before it listened")
+        };
+        let port: u16 = timeout(PATIENCE, starting)
+            .await
+            .expect("chromedriver did not start");
+        let profile = tempfile::tempdir().unwrap();
+        let mut builder = ClientBuilder::new(HttpConnector::new());
+        builder.capabilities(capabilities(&profile, rules));
+        let url = format!("http://127.0.0.1:{port}");
+        let connecting = timeout(PATIENCE, builder.connect(&url)).await;
+        let client = connecting.expect("chromium did not start").unwrap();
+        Self {
+            client,
+            port,
+            driver,
+            _profile: profile,
+        }
+    }
+
+    /// The `WebDriver` client itself.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Opens `url` in the current tab and waits until it is loaded.
+    pub(crate) async fn open(&self, url: &str) {
+        timeout(PATIENCE, self.client.goto(url))
+            .await
+            .expect("no page in time")
+            .unwrap();
+    }
+
+    /// Types user and password into the login form before it and sends it.
+    pub(crate) async fn log_in(&self, user: &str, password: &str) {
+        let login = Locator::Css("form input[type=password]");
+        let field = self
+            .client
+            .wait()
+            .at_most(PATIENCE)
+            .for_element(login)
+            .await
+            .unwrap();
+        let user_field = "form input[type=text], form input[type=email], form input:not([type])";
+        let typed = self.client.find(Locator::Css(user_field)).await.unwrap();
+        typed.clear().await.unwrap();
+        typed.send_keys(user).await.unwrap();
+        field.send_keys(&format!("{password}\n")).await.unwrap();
+    }
+
+    /// Waits until the address of the page satisfies `wanted`, and gives the page's text.
+    pub(crate) async fn wait_for(&self, wanted: impl Fn(&str) -> bool) -> String {
+        let waiting = async {
+            loop {
+                let url = self.client.current_url().await.unwrap();
+                let ready = self
+                    .client
+                    .execute("return document.readyState", Vec::new())
+                    .await;
+                let loaded = ready.is_ok_and(|state| state == "complete");
+                if loaded && wanted(url.as_str()) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        if timeout(PATIENCE, waiting).await.is_err() {
+            let url = self.client.current_url().await;
+            panic!("the browser stays at {url:?}:\n{}", self.text().await);
+        }
+        self.text().await
+    }
+
+    /// What a person reads on the page.
+    pub(crate) async fn text(&self) -> String {
+        let text = self
+            .run("return document.body ? document.body.innerText : ''")
+            .await;
+        text.as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Runs a script in the page.
+    pub(crate) async fn run(&self, script: &str) -> Value {
+        self.client.execute(script, Vec::new()).await.unwrap()
+    }
+
+    /// Awaits a promise in the page: `expression` is its JavaScript.
+    pub(crate) async fn promise(&self, expression: &str) -> Value {
+        let script = format!(
+            "const done = arguments[arguments.length - 1]; \
+             Promise.resolve({expression}).then(done, e => done('failed: ' + e));"
+        );
+        let running = self.client.execute_async(&script, Vec::new());
+        timeout(PATIENCE, running)
+            .await
+            .expect("a promise stays open")
+            .unwrap()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::upstream::{Answer, RecordingUpstream};
+
+    #[tokio::test]
+    async fn a_real_browser_keeps_host_cookies_on_loopback() {
+        let server = RecordingUpstream::start().await;
+        server.answer_by(|request| {
+            let cookie = "__Host-a=1; Path=/; Secure; HttpOnly; SameSite=Lax";
+            let fields = [("Content-Type", "text/html"), ("Set-Cookie", cookie)];
+            Answer::with(200, &fields, &format!("<p>page {}", request.target()))
+        });
+        let browser = Chromium::start().await;
+        for host in ["localhost", "127.0.0.1"] {
+            let url = format!("http://{host}:{}", server.address().port());
+            browser.open(&format!("{url}/first")).await;
+            browser.open(&format!("{url}/second")).await;
+            assert_eq!(
+                browser.wait_for(|url| url.ends_with("/second")).await,
+                "page /second"
+            );
+            let second = server
+                .requests()
+                .into_iter()
+                .rfind(|r| r.target() == "/second");
+            let head = second.unwrap().head;
+            assert_eq!(
+                head.value("cookie").as_deref(),
+                Some("__Host-a=1"),
+                "{host}"
+            );
+            assert_eq!(
+                head.value("sec-fetch-mode").as_deref(),
+                Some("navigate"),
+                "{host}"
+            );
+        }
+        let text = browser.promise("fetch('/third').then(r => r.text())").await;
+        assert_eq!(text, "<p>page /third");
+    }
+}

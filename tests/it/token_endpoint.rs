@@ -1,0 +1,183 @@
+//! What the token endpoint is asked, and what becomes of its answers.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use crate::support::provider::{CLIENT_SECRET, parameters};
+use crate::support::scene::{Scene, assert_refused, url};
+use crate::support::upstream::Answer;
+
+#[tokio::test]
+async fn a_10_a_12_the_token_request_is_as_the_standard_says() {
+    let scene = Scene::new().await;
+    scene.signed_in("alice").await;
+    let [request] = <[_; 1]>::try_from(scene.provider.exchanges()).unwrap();
+    assert_eq!(request.head.start_line(), "POST /oauth/token HTTP/1.1");
+    assert_eq!(
+        request.head.value("accept").as_deref(),
+        Some("application/json")
+    );
+    let body = String::from_utf8(request.body.clone()).unwrap();
+    let sent = parameters(&body);
+    assert_eq!(sent["grant_type"], "authorization_code");
+    assert_eq!(sent["redirect_uri"], "http://localhost/oauth2/callback");
+    assert!((43..=128).contains(&sent["code_verifier"].len()));
+    // One way of client authentication, never two.
+    let in_body = sent
+        .get("client_secret")
+        .is_some_and(|secret| secret == CLIENT_SECRET);
+    assert_ne!(in_body, request.head.value("authorization").is_some());
+}
+
+#[tokio::test]
+async fn a_26_a_redirect_of_the_token_endpoint_is_not_followed() {
+    let scene = Scene::new().await;
+    let elsewhere = crate::support::upstream::RecordingUpstream::start().await;
+    for status in [301, 302, 303, 307, 308] {
+        let location = elsewhere.url();
+        scene
+            .provider
+            .fail_next(Answer::with(status, &[("Location", &location)], ""));
+        let browser = scene.browser();
+        let callback = scene.until_callback(&browser, "/").await;
+        let page = browser.follow(&callback).await;
+        assert_refused(&scene, &browser, &page, &status.to_string());
+    }
+    assert_eq!(elsewhere.count(), 0);
+}
+
+#[tokio::test]
+async fn a_27_a_28_unusable_token_responses_open_no_session() {
+    let scene = Scene::new().await;
+    let json = [("Content-Type", "application/json")];
+    let big = format!(
+        "{{\"access_token\":\"a\",\"token_type\":\"Bearer\",\"x\":\"{}\"}}",
+        "x".repeat(5_000_000)
+    );
+    let long = format!(
+        "{{\"access_token\":\"{}\",\"token_type\":\"Bearer\"}}",
+        "a".repeat(65_536)
+    );
+    let bodies = [
+        "{}",
+        "",
+        "null",
+        "[]",
+        r#"{"token_type":"Bearer"}"#,
+        r#"{"access_token":"","token_type":"Bearer"}"#,
+        r#"{"access_token":"a","token_type":"mac"}"#,
+        r#"{"access_token":"a"}"#,
+        r#"{"access_token":17,"token_type":"Bearer"}"#,
+        r#"{"access_token":"a\r\nX-Evil: y","token_type":"Bearer"}"#,
+        r#"{"access_token":"a b","token_type":"Bearer"}"#,
+        r#"{"access_token":"a\u0000","token_type":"Bearer"}"#,
+        r#"{"access_token":"a,b","token_type":"Bearer"}"#,
+        r#"{"access_token":"ä","token_type":"Bearer"}"#,
+        r#"{"access_token":"a","token_type":"Bearer"} trailing"#,
+        r#"{"access_token":"a","access_token":"b","token_type":"Bearer"}"#,
+        r#"{"error":"invalid_grant"}"#,
+        "\u{feff}{",
+        &big,
+        &long,
+    ];
+    for body in bodies {
+        scene.provider.fail_next(Answer::with(200, &json, body));
+        let browser = scene.browser();
+        let callback = scene.until_callback(&browser, "/").await;
+        let page = browser.follow(&callback).await;
+        let shown: String = body.chars().take(80).collect();
+        assert_refused(&scene, &browser, &page, &shown);
+    }
+}
+
+#[tokio::test]
+async fn a_27_errors_and_broken_answers_of_the_token_endpoint_open_no_session() {
+    let scene = Scene::new().await;
+    let html = [("Content-Type", "text/html")];
+    for (status, body) in [
+        (400, "<h1>no</h1>"),
+        (401, "{}"),
+        (429, "slow down"),
+        (500, "oops"),
+        (503, ""),
+    ] {
+        scene.provider.fail_next(Answer::with(status, &html, body));
+        let browser = scene.browser();
+        let callback = scene.until_callback(&browser, "/").await;
+        let page = browser.follow(&callback).await;
+        assert_refused(&scene, &browser, &page, body);
+    }
+    for broken in [
+        Answer::silence().then_close(),
+        Answer::silence().then_reset(),
+        Answer::raw(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{").then_close(),
+        Answer::raw(b"garbage\r\n\r\n").then_close(),
+    ] {
+        scene.provider.fail_next(broken);
+        let browser = scene.browser();
+        let callback = scene.until_callback(&browser, "/").await;
+        let page = browser.follow(&callback).await;
+        assert_refused(&scene, &browser, &page, "a broken answer");
+    }
+}
+
+#[tokio::test]
+async fn a_27_token_responses_of_real_servers_are_taken() {
+    let scene = Scene::new().await;
+    for members in [
+        serde_json::json!({ "token_type": "BeArEr" }),
+        serde_json::json!({ "expires_in": null }),
+        serde_json::json!({ "expires_in": "3600" }),
+        serde_json::json!({ "expires_in": 3600.5 }),
+        serde_json::json!({ "expires_in": 63_158_400 }),
+        serde_json::json!({ "refresh_token": null }),
+        serde_json::json!({ "scope": "a b", "unknown": { "x": [1] } }),
+    ] {
+        scene.provider.token_members(members.clone());
+        let page = scene.browser().visit(&url("/")).await;
+        assert_eq!(page.text(), "seen", "{members}: {}", page.describe());
+    }
+}
+
+#[tokio::test]
+async fn unusable_user_information_opens_no_session() {
+    let scene = Scene::new().await;
+    for members in [
+        serde_json::json!({ "id": null, "sub": null }),
+        serde_json::json!({ "id": "", "sub": "" }),
+        serde_json::json!({ "id": ["x"], "sub": { "y": 1 } }),
+        serde_json::json!({ "id": "a\r\nX: y", "sub": "a\r\nX: y" }),
+    ] {
+        scene.provider.user_members(members.clone());
+        let browser = scene.browser();
+        let callback = scene.until_callback(&browser, "/").await;
+        let page = browser.follow(&callback).await;
+        assert_refused(&scene, &browser, &page, &members.to_string());
+    }
+}
+
+#[tokio::test]
+async fn an_exchange_is_finished_though_its_browser_has_gone() {
+    let scene = Scene::new().await;
+    let browser = scene.browser();
+    let callback = scene.until_callback(&browser, "/").await;
+    let gate = Arc::new(Notify::new());
+    let body = "{\"access_token\":\"alice.1\",\"token_type\":\"Bearer\"}";
+    let json = [("Content-Type", "application/json")];
+    scene
+        .provider
+        .fail_next(Answer::with(200, &json, body).held_by(&gate));
+    let leaving = tokio::spawn({
+        let (browser, callback) = (browser.clone(), callback.clone());
+        async move { browser.follow(&callback).await }
+    });
+    scene.provider.wait_for_exchange(1).await;
+    leaving.abort();
+    gate.notify_one();
+    // The code is used up: the answer is not redeemed a second time.
+    let page = browser.follow(&callback).await;
+    assert_refused(&scene, &browser, &page, "repeated");
+    assert_eq!(scene.provider.exchanges().len(), 1);
+    assert_eq!(scene.provider.authorizations().len(), 1);
+}
