@@ -1,0 +1,451 @@
+"""Starts Sidegate the way deploy/ says, without a container runtime and without a cluster.
+
+The image: the final stage of deploy/Containerfile is read instruction by instruction and its files
+are laid out in an empty directory. The binary is built from exactly the files that the build stage
+copies, only without optimisation.
+
+The pod: deploy/kubernetes/sidecar.yaml is read, and that directory becomes the read-only root of
+its Sidegate container, in mount, network and process namespaces of their own: the settings and
+secrets mounted where the manifest says, the user, group and arguments of the manifest, the
+manifest's own probes. A stand-in for the legacy app listens where the settings expect it.
+The README's settings are checked there as well.
+
+    tests/.cache/venv/bin/python tests/deploy.py
+
+Needs Linux, cargo, and root or sudo for the namespaces.
+"""
+
+import fcntl
+import http.client
+import http.server
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import tomllib
+import urllib.parse
+
+import yaml
+
+TOP = pathlib.Path(__file__).resolve().parent.parent
+CONTAINERFILE = TOP / "deploy/Containerfile"
+MANIFEST = TOP / "deploy/kubernetes/sidecar.yaml"
+README = TOP / "README.md"
+PUBLIC_KEY = TOP / "tests/data/deploy/oauth-public.key"
+POD_ADDRESS = "10.42.0.7"
+CLIENT_SECRET = "never-shown-8d1f0c"
+START_DEADLINE_S = 30
+STOP_DEADLINE_S = 10
+PROGRAMS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Wrong(Exception):
+    """What deploy/ promises and what was seen instead."""
+
+
+def require(holds, otherwise):
+    if not holds:
+        raise Wrong(otherwise)
+
+
+def say(what):
+    print(f"deploy: {what}", flush=True)
+
+
+# The image
+
+
+def instructions(text):
+    """The instructions of a Containerfile as (name, rest), comments and line breaks removed."""
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+    joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
+    return [tuple(line.split(None, 1)) for line in joined.splitlines() if line.strip()]
+
+
+def stages(text):
+    """The two stages, each a list of instructions that begins with its FROM."""
+    found = []
+    for name, rest in instructions(text):
+        if name == "FROM":
+            found.append([])
+        found[-1].append((name, rest))
+    require(len(found) == 2, f"{len(found)} stages, this test knows two")
+    build, final = found
+    require(build[0][1].endswith(" AS build"), "the first stage is not called build")
+    require(final[0][1] == "scratch", "the final stage does not begin empty")
+    return build, final
+
+
+def copy(source, target):
+    """COPY's rule: a directory gives its contents; a target that ends in a slash is a directory."""
+    if source.is_dir():
+        shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
+    else:
+        pathlib.Path(target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, target)
+
+
+def copies(stage):
+    """The COPY instructions of a stage as (stage named or None, sources, target)."""
+    for name, rest in stage:
+        require(name not in ("ADD", "VOLUME"), f"this test does not know {name}")
+        if name != "COPY":
+            continue
+        words = shlex.split(rest)
+        origin = None
+        if words[0].startswith("--from="):
+            origin = words.pop(0).removeprefix("--from=")
+        require(not words[0].startswith("--"), f"this test does not know COPY {words[0]}")
+        yield origin, words[:-1], words[-1]
+
+
+def place(base, target, source, several):
+    """Where COPY puts one source."""
+    into = base / target.lstrip("/")
+    if (target.endswith("/") or several) and not source.is_dir():
+        into.mkdir(parents=True, exist_ok=True)
+        return into / source.name
+    return into
+
+
+def build(stage, scratch):
+    """Builds the binary from what the build stage copies, and lays out the image's root."""
+    source = scratch / "src"
+    source.mkdir()
+    for origin, sources, target in copies(stage):
+        require(origin is None, "the build stage copies from another stage")
+        for name in sources:
+            here = TOP / name
+            copy(here, place(source, target.removeprefix("./"), here, len(sources) > 1))
+    runs = [shlex.split(rest) for name, rest in stage if name == "RUN"]
+    require(
+        runs == [
+            ["cargo", "build", "--release", "--locked", "--bin", "sidegate"],
+            ["deploy/image-root", "target/release/sidegate", "/image"],
+        ],
+        f"the build stage runs something this test does not repeat: {runs}",
+    )
+    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", TOP / "target")).resolve()
+    environment = os.environ | {"CARGO_TARGET_DIR": str(target)}
+    command = ["cargo", "build", "--quiet", "--locked", "--bin", "sidegate"]
+    subprocess.run(command, cwd=source, env=environment, check=True)
+    image = scratch / "image"
+    command = ["deploy/image-root", str(target / "debug/sidegate"), str(image)]
+    subprocess.run(command, cwd=source, check=True)
+    return image
+
+
+def assemble(scratch):
+    """The root of the image and its settings, as the final stage states them."""
+    stage_build, stage_final = stages(CONTAINERFILE.read_text())
+    image = build(stage_build, scratch)
+    root = scratch / "root"
+    root.mkdir(mode=0o755)
+    for origin, sources, target in copies(stage_final):
+        for name in sources:
+            if origin is None:
+                source = TOP / name
+            elif name.startswith("/image"):
+                source = image / name.removeprefix("/image").lstrip("/")
+            else:
+                source = pathlib.Path(name)
+            require(source.exists(), f"COPY {name}: there is no such file")
+            copy(source, place(root, target, source, len(sources) > 1))
+    stated = dict(stage_final)
+    for name in ("USER", "ENTRYPOINT"):
+        require(name in stated, f"the image states no {name}")
+    user = [int(number) for number in stated["USER"].split(":")]
+    require(len(user) == 2 and 0 not in user, "the image's user is root or has no group")
+    return root, {"user": user, "entrypoint": json.loads(stated["ENTRYPOINT"])}
+
+
+def inspect(root):
+    """What must not be in the image, and what must."""
+    total = 0
+    for path in root.rglob("*"):
+        mode = path.lstat().st_mode
+        inside = path.relative_to(root)
+        require(not mode & 0o6000, f"/{inside} is setuid or setgid")
+        require(path.is_symlink() or not mode & 0o002, f"/{inside} is writable by everyone")
+        program = path.is_file() and mode & 0o111 and ".so" not in path.name
+        require(not program or str(inside) == "usr/bin/sidegate", f"/{inside} is a program")
+        total += path.lstat().st_size if path.is_file() else 0
+    authorities = root / "etc/ssl/certs/ca-certificates.crt"
+    require("BEGIN CERTIFICATE" in authorities.read_text(), "no certificate authorities")
+    for text in ("LICENSE-APACHE", "LICENSE-MIT"):
+        require((root / "licenses/sidegate" / text).is_file(), f"{text} is not in the image")
+    libraries = sorted(path.name for path in root.rglob("*.so*"))
+    say(f"image: one program, {', '.join(libraries)}, {total / 1e6:.0f} MB unoptimised")
+
+
+# The pod
+
+
+def documents():
+    """The manifest's documents by kind."""
+    return {document["kind"]: document for document in yaml.safe_load_all(MANIFEST.read_text())}
+
+
+def sidecar(pod):
+    """The Sidegate container, once it is shown to be a sidecar with nothing to give away."""
+    container = next(each for each in pod["initContainers"] if each["name"] == "sidegate")
+    security = container["securityContext"]
+    require(container.get("restartPolicy") == "Always", "not a native sidecar")
+    require(security.get("readOnlyRootFilesystem") is True, "the root is writable")
+    require(security.get("allowPrivilegeEscalation") is False, "may gain privileges")
+    require(security["capabilities"]["drop"] == ["ALL"], "keeps capabilities")
+    require(security.get("runAsNonRoot") is True, "may run as root")
+    require(pod.get("enableServiceLinks") is False, "Services become variables")
+    require(pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault", "no seccomp")
+    return container
+
+
+def readme_settings():
+    """The settings file that the README shows."""
+    found = re.findall(r"^```toml\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
+    require(len(found) == 1, f"{len(found)} settings files in the README")
+    return found[0]
+
+
+def volumes(pod, kinds):
+    """The files of each volume and their mode, by the volume's name."""
+    config = kinds["ConfigMap"]
+    secret = {"client_secret": CLIENT_SECRET + "\n", "oauth-public.key": PUBLIC_KEY.read_text()}
+    found = {}
+    for volume in pod["volumes"]:
+        if "configMap" in volume:
+            require(volume["configMap"]["name"] == config["metadata"]["name"], "which ConfigMap?")
+            files = config["data"] | {"readme.toml": readme_settings()}
+            found[volume["name"]] = (files, volume["configMap"].get("defaultMode", 0o644))
+        else:
+            found[volume["name"]] = (secret, volume["secret"].get("defaultMode", 0o644))
+    return found
+
+
+def mount(*arguments):
+    subprocess.run(["mount", *arguments], check=True)
+
+
+def fill(directory, files, mode, group):
+    """A memory file system with the volume's files, owned by root and the pod's group."""
+    mount("-t", "tmpfs", "-o", "mode=0755,nosuid,nodev,noexec", "volume", str(directory))
+    for name, text in files.items():
+        path = directory / name
+        path.write_text(text)
+        os.chown(path, 0, group)
+        path.chmod(mode)
+    mount("-o", "remount,ro,mode=0755", str(directory))
+
+
+def enter(root, container, pod, kinds):
+    """Mounts the container's view of the world; its root ends read-only."""
+    mount("--make-rprivate", "/")
+    mount("--bind", str(root), str(root))
+    mounted = volumes(pod, kinds)
+    inside = {each["mountPath"]: each["name"] for each in container["volumeMounts"]}
+    for path in ["/proc", "/dev", *inside]:
+        (root / path.lstrip("/")).mkdir(parents=True, exist_ok=True)
+    (root / "etc/hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")
+    (root / "etc/resolv.conf").write_text("nameserver 127.0.0.1\n")
+    mount("-o", "remount,bind,ro", str(root))
+    mount("-t", "proc", "-o", "nosuid,nodev,noexec", "proc", str(root / "proc"))
+    for path, name in inside.items():
+        files, mode = mounted[name]
+        fill(root / path.lstrip("/"), files, mode, pod["securityContext"]["fsGroup"])
+    try:
+        (root / "probe").write_text("")
+    except OSError:
+        return
+    raise Wrong("the root is not read-only")
+
+
+def interface_up(name, address):
+    """Brings a loopback interface up with an address (there may be no `ip` program)."""
+    set_address, set_flags, up = 0x8916, 0x8914, 1
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        packed = socket.inet_aton(address)
+        request = struct.pack("16sHH4s8x", name.encode(), socket.AF_INET, 0, packed)
+        fcntl.ioctl(control, set_address, request)
+        fcntl.ioctl(control, set_flags, struct.pack("16sh14x", name.encode(), up))
+
+
+class LegacyApp(http.server.BaseHTTPRequestHandler):
+    """Counts what reaches it; nothing should, as nobody has signed in."""
+
+    reached = []
+
+    def do_GET(self):
+        LegacyApp.reached.append(self.path)
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def get(port, path, **fields):
+    """One request to the pod's address: the status, the fields and the body of the answer."""
+    connection = http.client.HTTPConnection(POD_ADDRESS, port, timeout=5)
+    try:
+        connection.request("GET", path, headers=fields)
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read()
+    finally:
+        connection.close()
+
+
+def command(container, image):
+    """The command line in the container, as its user, without privileges to gain."""
+    security = container["securityContext"]
+    user = [security["runAsUser"], security["runAsGroup"]]
+    require(user == image["user"], f"the image's user {image['user']} is not the manifest's {user}")
+
+    def line(*arguments):
+        chroot = ["chroot", f"--userspec={user[0]}:{user[1]}", f"--groups={user[1]}"]
+        return ["setpriv", "--no-new-privs", *chroot, "ROOT", *image["entrypoint"], *arguments]
+
+    return line
+
+
+def await_started(process, container, ports):
+    """Asks the startup probe until it is content."""
+    probe = container["startupProbe"]["httpGet"]
+    deadline = time.monotonic() + START_DEADLINE_S
+    while True:
+        require(process.poll() is None, f"ended at once with exit code {process.returncode}")
+        try:
+            status, _, _ = get(ports[probe["port"]], probe["path"])
+            if status == 200:
+                return
+        except OSError:
+            status = "no connection"
+        require(time.monotonic() < deadline, f"startup probe: {status} for {START_DEADLINE_S} s")
+        time.sleep(0.05)
+
+
+def check_process(process, user):
+    """The running process has the user, and none of the privileges of root."""
+    lines = pathlib.Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    require(status["Uid"].split() == [str(user[0])] * 4, f"runs as {status['Uid']}")
+    require(status["Gid"].split() == [str(user[1])] * 4, f"runs with group {status['Gid']}")
+    require(int(status["CapEff"], 16) == 0, f"has capabilities {status['CapEff']}")
+    require(status["NoNewPrivs"] == "1", "may gain privileges")
+
+
+def check_answers(container, ports, settings):
+    """The probes are content, and a visitor is sent to the provider, not to the app."""
+    for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+        probe = container[kind]["httpGet"]
+        status, _, _ = get(ports[probe["port"]], probe["path"])
+        require(status == 200, f"{kind} {probe['path']}: {status}")
+        status, _, _ = get(ports["http"], probe["path"], Host="elsewhere.example.com")
+        require(status != 200, f"{probe['path']} answers on the public port")
+    public = urllib.parse.urlsplit(settings["public_url"])
+    provider = settings["providers"]["main"]
+    fields = {
+        "Host": public.hostname,
+        "X-Forwarded-Proto": public.scheme,
+        "Accept": "text/html",
+        "Sec-Fetch-Mode": "navigate",
+        "Sec-Fetch-Dest": "document",
+    }
+    status, answer, _ = get(ports["http"], "/reports?year=2026", **fields)
+    location = answer.get("Location", "")
+    require(status == 303, f"a visitor gets {status}, not a redirect")
+    require(location.startswith(provider["url"] + "/"), f"a visitor is sent to {location!r}")
+    query = urllib.parse.parse_qs(urllib.parse.urlsplit(location).query)
+    require(query.get("client_id") == [provider["client_id"]], f"client_id in {location!r}")
+    callback = query.get("redirect_uri", [""])[0]
+    require(callback.startswith(settings["public_url"] + "/"), f"redirect_uri is {callback!r}")
+    fields |= {"Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty", "Accept": "application/json"}
+    status, answer, body = get(ports["http"], "/reports", **fields)
+    require(status == 401, f"a script's request gets {status}")
+    require("login_url" in json.loads(body), "the 401 names no login_url")
+    require(not LegacyApp.reached, f"the app was reached without a sign-in: {LegacyApp.reached}")
+
+
+def run_pod(scratch):
+    """Everything that happens in namespaces of its own."""
+    root = scratch / "root"
+    image = json.loads((scratch / "image.json").read_text())
+    kinds = documents()
+    pod = kinds["Deployment"]["spec"]["template"]["spec"]
+    require(kinds["Deployment"]["spec"]["replicas"] == 1, "more than one replica")
+    container = sidecar(pod)
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    settings = tomllib.loads(kinds["ConfigMap"]["data"]["sidegate.toml"])
+    interface_up("lo", "127.0.0.1")
+    interface_up("lo:0", POD_ADDRESS)
+    enter(root, container, pod, kinds)
+    line = command(container, image)
+
+    def started(*arguments, **options):
+        words = [str(root) if word == "ROOT" else word for word in line(*arguments)]
+        return subprocess.Popen(words, env={"PATH": PROGRAMS}, cwd="/", **options)
+
+    arguments = container["args"]
+    shown = ["--config", os.path.join(os.path.dirname(arguments[-1]), "readme.toml")]
+    for what, config in (("ConfigMap", arguments[1:]), ("README", shown)):
+        code = started("check", *config).wait(START_DEADLINE_S)
+        require(code == 0, f"sidegate check of the {what}'s settings: exit code {code}")
+    say("sidegate check accepts the settings of the ConfigMap and of the README")
+
+    at = urllib.parse.urlsplit(settings["upstreams"]["app"]["url"])
+    app = http.server.ThreadingHTTPServer((at.hostname, at.port), LegacyApp)
+    threading.Thread(target=app.serve_forever, daemon=True).start()
+    log = scratch / "log"
+    with log.open("wb") as output:
+        process = started(*arguments, stdout=output, stderr=output)
+    try:
+        await_started(process, container, ports)
+        check_process(process, image["user"])
+        check_answers(container, ports, settings)
+        process.terminate()
+        code = process.wait(STOP_DEADLINE_S)
+        require(code == 0, f"SIGTERM: exit code {code}")
+        require(CLIENT_SECRET not in log.read_text(), "the client secret is in the log")
+    except (Wrong, OSError, subprocess.TimeoutExpired, http.client.HTTPException):
+        sys.stdout.write(log.read_text())
+        raise
+    finally:
+        process.kill()
+    say(f"started as {image['user'][0]} on a read-only root, probed, redirected, stopped with 0")
+
+
+def main():
+    if sys.argv[1:2] == ["--pod"]:
+        run_pod(pathlib.Path(sys.argv[2]))
+        return
+    with tempfile.TemporaryDirectory(prefix="sidegate-deploy-") as name:
+        scratch = pathlib.Path(name)
+        scratch.chmod(0o755)
+        root, image = assemble(scratch)
+        inspect(root)
+        (scratch / "image.json").write_text(json.dumps(image))
+        privileged = [] if os.geteuid() == 0 else ["sudo", "--"]
+        namespaces = ["unshare", "--mount", "--net", "--pid", "--mount-proc"]
+        namespaces += ["--fork", "--kill-child"]
+        again = [sys.executable, str(pathlib.Path(__file__).resolve()), "--pod", name]
+        outcome = subprocess.run([*privileged, *namespaces, *again], check=False)
+        if privileged:
+            # The pod left files of root's in the scratch folder.
+            subprocess.run(["sudo", "--", "chown", "-R", str(os.geteuid()), name], check=True)
+        require(outcome.returncode == 0, "the pod did not hold (see above)")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (Wrong, subprocess.CalledProcessError) as wrong:
+        sys.exit(f"deploy: FAILED: {wrong}")
