@@ -202,9 +202,9 @@ impl Access {
     }
 }
 
-impl Permit<'_> {
+impl<'a> Permit<'a> {
     /// The route it is for.
-    pub fn route(&self) -> &Route {
+    pub fn route(&self) -> &'a Route {
         self.route
     }
 

@@ -22,7 +22,7 @@ impl Gateway {
     pub(super) async fn own_endpoint(
         &self,
         visit: &Visit<'_>,
-        record: &mut Record,
+        record: &mut Record<'_>,
     ) -> Result<Response<Body>, Error> {
         let method = &visit.parts.method;
         match visit.target.path() {
@@ -48,7 +48,7 @@ impl Gateway {
     }
 
     /// The redirection endpoint (RFC 6749 section 3.1.2).
-    async fn callback(&self, visit: &Visit<'_>, record: &mut Record) -> Response<Body> {
+    async fn callback(&self, visit: &Visit<'_>, record: &mut Record<'_>) -> Response<Body> {
         let headers = &visit.parts.headers;
         if headers.contains_key("sec-purpose") || headers.contains_key("purpose") {
             // A link scanner or a prefetch must not use up somebody's code.
@@ -105,7 +105,7 @@ impl Gateway {
 
     /// Begins a login. Where it leads back to is the page of our own that the browser names as
     /// its referrer, never a parameter.
-    fn sign_in(&self, visit: &Visit<'_>, record: &mut Record) -> Response<Body> {
+    fn sign_in(&self, visit: &Visit<'_>, record: &mut Record<'_>) -> Response<Body> {
         let headers = &visit.parts.headers;
         let return_to = visit.referrer().unwrap_or_else(ReturnTo::root);
         let (provider, prompt) = self.asked(visit.target.query().unwrap_or_default());
@@ -148,7 +148,7 @@ impl Gateway {
         )
     }
 
-    fn sign_out(&self, visit: &Visit<'_>, record: &mut Record) -> Response<Body> {
+    fn sign_out(&self, visit: &Visit<'_>, record: &mut Record<'_>) -> Response<Body> {
         let headers = &visit.parts.headers;
         if same_origin(headers, visit.public_url) == SameOrigin::No {
             record.reason = Some("cross_origin");

@@ -120,7 +120,7 @@ impl Gateway {
         &'a self,
         connection: Connection,
         parts: &'a mut Parts,
-        record: &mut Record,
+        record: &mut Record<'_>,
     ) -> Result<Visit<'a>, Error> {
         fields::check_framing(parts)?;
         let target = Target::from_request(parts)?;
@@ -220,12 +220,12 @@ impl Worker {
     }
 
     /// The walk.
-    async fn walk(
-        &self,
+    async fn walk<'a>(
+        &'a self,
         connection: Connection,
         parts: &mut Parts,
         body: RequestBody,
-        record: &mut Record,
+        record: &mut Record<'a>,
     ) -> Result<Response<Body>, Error> {
         let gateway = &*self.gateway;
         let visit = gateway.receive(connection, parts, record)?;
@@ -263,7 +263,7 @@ impl Worker {
         visit: Visit<'_>,
         permit: Permit<'_>,
         mut body: RequestBody,
-        record: &mut Record,
+        record: &mut Record<'_>,
     ) -> Result<Response<Body>, Error> {
         let gateway = &*self.gateway;
         let Visit {
@@ -323,9 +323,8 @@ impl Handler for Worker {
         connection: Connection,
         request: Request<RequestBody>,
     ) -> Response<Body> {
-        let clock = &self.gateway.clock;
         let (mut parts, body) = request.into_parts();
-        let mut record = Record::new(connection, &parts, clock);
+        let mut record = Record::new(&self.gateway, connection, &parts);
         let response = match self.walk(connection, &mut parts, body, &mut record).await {
             Ok(response) => response,
             Err(error) => {
@@ -334,7 +333,7 @@ impl Handler for Worker {
                 error.respond(&parts.headers)
             }
         };
-        record.close(response.status(), &self.gateway.metrics, clock);
+        record.close(response.status());
         response
     }
 }

@@ -7,75 +7,92 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode, Version};
 
+use super::Gateway;
 use crate::access::Route;
-use crate::clock::Clock;
 use crate::server::Connection;
-use crate::telemetry::{self, Decided, Metrics};
+use crate::telemetry::{self, Decided};
 
-/// What the access log and the figures will say, gathered on the walk.
+/// What the access log and the figures will say. It is written once, at the latest when it drops:
+/// a request whose client went away leaves its line, too.
 #[derive(Debug)]
-pub(super) struct Record {
-    pub(super) started: Instant,
-    pub(super) method: Method,
-    pub(super) version: Version,
+pub(super) struct Record<'a> {
+    gateway: &'a Gateway,
+    started: Instant,
+    method: Method,
+    version: Version,
+    status: Option<StatusCode>,
+    route: Option<&'a Route>,
     pub(super) client: IpAddr,
     pub(super) target: Option<PathAndQuery>,
-    pub(super) route: Option<(usize, Box<str>, Box<str>)>,
     pub(super) decided: Decided,
     pub(super) reason: Option<&'static str>,
     pub(super) upstream_duration: Option<Duration>,
 }
 
-impl Record {
+impl<'a> Record<'a> {
     /// Begins a record: until more is known the request is refused.
-    pub(super) fn new(connection: Connection, parts: &Parts, clock: &Clock) -> Self {
+    pub(super) fn new(gateway: &'a Gateway, connection: Connection, parts: &Parts) -> Self {
         Self {
-            started: clock.instant(),
+            gateway,
+            started: gateway.clock.instant(),
             method: parts.method.clone(),
             version: parts.version,
+            status: None,
+            route: None,
             client: connection.peer.ip(),
             target: None,
-            route: None,
             decided: Decided::Refuse,
             reason: None,
             upstream_duration: None,
         }
     }
 
-    pub(super) fn route(&mut self, route: &Route, decided: Decided) {
-        self.route = Some((
-            route.index(),
-            route.name().into(),
-            route.upstream_name().into(),
-        ));
+    /// Notes which route the request takes and what was decided.
+    pub(super) fn route(&mut self, route: &'a Route, decided: Decided) {
+        self.route = Some(route);
         self.decided = decided;
     }
 
-    /// The one exit.
-    pub(super) fn close(&self, status: StatusCode, metrics: &Metrics, clock: &Clock) {
-        let duration = clock.instant().saturating_duration_since(self.started);
-        let route = self.route.as_ref();
-        metrics.request(
-            route.map(|(index, ..)| *index),
-            self.decided,
-            status,
-            duration,
-        );
+    /// Ends the record with the status of the answer.
+    pub(super) fn close(mut self, status: StatusCode) {
+        self.status = Some(status);
+    }
+}
+
+/// The one exit.
+impl Drop for Record<'_> {
+    fn drop(&mut self) {
+        // 499 is what access logs of this field say of a client that went away before its answer.
+        let gone = || StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
+        let reason = self.reason.or(match self.status {
+            Some(_) => None,
+            None => Some("client_gone"),
+        });
+        let status = self.status.unwrap_or_else(gone);
+        let duration = self
+            .gateway
+            .clock
+            .instant()
+            .saturating_duration_since(self.started);
+        let index = self.route.map(Route::index);
+        self.gateway
+            .metrics
+            .request(index, self.decided, status, duration);
         telemetry::Access {
             method: &self.method,
             path: self.target.as_ref().map(PathAndQuery::path),
             version: self.version,
             client: self.client,
             status,
-            route: route.map(|(_, name, _)| &**name),
+            route: self.route.map(Route::name),
             decided: self.decided,
-            reason: self.reason,
+            reason,
             duration,
             upstream_duration: self.upstream_duration,
             upstream: self
                 .upstream_duration
-                .and(route)
-                .map(|(.., upstream)| &**upstream),
+                .and(self.route)
+                .map(Route::upstream_name),
         }
         .log();
     }

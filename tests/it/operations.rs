@@ -43,6 +43,23 @@ async fn get(address: std::net::SocketAddr, path: &str) -> (u16, String) {
 }
 
 #[tokio::test]
+async fn a_client_that_goes_away_leaves_its_line_in_the_access_log() {
+    let running = Running::start().await;
+    running.app.next(Answer::silence());
+    let mut client = Raw::connect(running.process.address()).await;
+    client
+        .send("GET /public/slow HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await;
+    running.app.wait_until(|requests| requests.len() == 1).await;
+    drop(client);
+    let line = |log: &str| {
+        log.lines()
+            .any(|line| line.contains("client_gone") && line.contains("/public/slow"))
+    };
+    running.process.wait_for_log(line).await;
+}
+
+#[tokio::test]
 async fn health_readiness_and_metrics_are_on_their_own_listener_alone() {
     let scene = Scene::new().await;
     let operations = scene.gateway.operations();
