@@ -9,7 +9,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::access::{Access, RouteTable};
@@ -66,6 +66,18 @@ pub struct Instance {
 #[derive(Debug)]
 struct Control(Option<Runtime>);
 
+impl Control {
+    fn start() -> std::io::Result<(Self, Handle)> {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder
+            .worker_threads(CONTROL_THREADS)
+            .thread_name("control");
+        let runtime = builder.enable_all().build()?;
+        let handle = runtime.handle().clone();
+        Ok((Self(Some(runtime)), handle))
+    }
+}
+
 impl Drop for Control {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
@@ -85,12 +97,12 @@ impl Instance {
         let address = listener.local_addr()?;
         let operations = config.operations.map(Listener::bind).transpose()?;
         let operations_address = operations.as_ref().map(Listener::local_addr).transpose()?;
-        let control = control_plane().map_err(Error::Control)?;
+        let (control, handle) = Control::start().map_err(Error::Control)?;
         announce(&config, address, operations_address);
         let sessions = Arc::new(Sessions::new(config.session)?);
         let metrics = Arc::new(Metrics::new(route_names(&config.routes)));
-        look_after(&control, &config);
-        control.spawn(keep_house(
+        look_after(&handle, &config);
+        handle.spawn(keep_house(
             Arc::clone(&sessions),
             Arc::clone(&metrics),
             clock.clone(),
@@ -100,7 +112,6 @@ impl Instance {
             None => Endpoint::plain(listener),
         };
         let access = Access::new(config.routes, Arc::clone(&sessions));
-        let handle = control.handle().clone();
         let shared = (Arc::clone(&metrics), clock.clone());
         let login = Login::new(
             config.login,
@@ -129,7 +140,6 @@ impl Instance {
             .map(|listener| operate(listener, admin))
             .transpose()?;
         readiness.ready();
-        let control = Control(Some(control));
         Ok(Self {
             address,
             operations_address,
@@ -172,17 +182,8 @@ impl Instance {
     }
 }
 
-fn control_plane() -> std::io::Result<Runtime> {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder
-        .worker_threads(CONTROL_THREADS)
-        .thread_name("control")
-        .enable_all()
-        .build()
-}
-
 /// Starts the tasks that watch what lies outside: providers and certificate files.
-fn look_after(control: &Runtime, config: &Config) {
+fn look_after(control: &Handle, config: &Config) {
     for (name, provider) in &config.providers {
         control.spawn(reach(name.clone(), Arc::clone(provider)));
     }
@@ -235,8 +236,11 @@ fn announce(config: &Config, address: SocketAddr, operations: Option<SocketAddr>
         );
     }
     for url in config.gateway.public_urls.iter() {
-        let callback = format!("{url}{}", config.login.0.callback_path);
-        tracing::info!(%url, redirect_uri = callback, "Serving");
+        for provider in config.providers.keys() {
+            let count = config.providers.len();
+            let redirect_uri = config.login.0.redirect_uri(url, provider, count);
+            tracing::info!(%url, provider = &**provider, redirect_uri, "Serving");
+        }
     }
     let operations = operations.map(tracing::field::display);
     tracing::info!(server.address = %address, operations, "Listening");

@@ -170,17 +170,19 @@ impl Access {
         }
     }
 
-    /// The live session of a browser, whatever it may be used for.
+    /// The session id that a browser brings, and its session if that is live, whatever it may be
+    /// used for.
     pub fn signed_in(
         &self,
         headers: &HeaderMap,
         now: Timestamp,
-    ) -> Option<(SessionId, Arc<Session>)> {
+    ) -> Option<(SessionId, Option<Arc<Session>>)> {
         let id = session_id(headers).ok()?;
-        match self.sessions.find(&id, now) {
-            Lookup::Live(session) if !session.tokens().is_expired(now) => Some((id, session)),
+        let session = match self.sessions.find(&id, now) {
+            Lookup::Live(session) if !session.tokens().is_expired(now) => Some(session),
             Lookup::Live(_) | Lookup::Expired | Lookup::OtherInstance | Lookup::Unknown => None,
-        }
+        };
+        Some((id, session))
     }
 
     fn session(

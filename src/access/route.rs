@@ -141,19 +141,19 @@ pub enum RouteError {
 pub struct RouteTable(Vec<Route>);
 
 impl RouteTable {
-    /// Builds the table. Longer prefixes come first, and among equal ones those that name a host.
+    /// Builds the table; each route comes with its place in the settings. Longer prefixes come first, and among equal ones those that name a host.
     ///
     /// # Errors
     ///
-    /// Every route that cannot be taken, by its place in `settings`.
+    /// Every route that cannot be taken, by its place.
     pub fn new(
-        settings: Vec<RouteSettings>,
+        settings: Vec<(usize, RouteSettings)>,
         upstreams: &BTreeMap<Box<str>, Arc<Upstream>>,
         providers: &[&str],
     ) -> Result<Self, Vec<(usize, RouteError)>> {
         let mut routes: Vec<Route> = Vec::with_capacity(settings.len());
         let mut errors = Vec::new();
-        for (index, settings) in settings.into_iter().enumerate() {
+        for (index, settings) in settings {
             let provider = match provider(settings.provider, providers) {
                 Ok(provider) => provider,
                 Err(error) => {

@@ -1,16 +1,16 @@
 //! The section about listening: addresses, TLS, deadlines and limits.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::section::Reader;
 use crate::clock::Clock;
-use crate::server;
-use crate::server::{Deadlines, Limits};
+use crate::server::{self, Deadlines, Limits};
 use crate::telemetry::chain;
 use crate::tls::{Acceptor, ServerIdentity};
 
@@ -20,11 +20,11 @@ pub(super) struct ServerSection {
     pub(super) listen: SocketAddr,
     certificate_file: Option<PathBuf>,
     key_file: Option<PathBuf>,
-    pub(super) trusted_proxies: Vec<ipnet::IpNet>,
-    workers: usize,
-    connections: NonZeroUsize,
-    head_kib: NonZeroUsize,
-    fields: NonZeroUsize,
+    pub(super) trusted_proxies: Vec<Network>,
+    workers: Bounded<0, 1024>,
+    connections: Bounded<1, 1_000_000>,
+    head_kib: Bounded<4, 1024>,
+    fields: Bounded<10, 1000>,
     pub(super) body_mib: u64,
     body_rate: u64,
     body_window_secs: Seconds,
@@ -36,19 +36,52 @@ pub(super) struct ServerSection {
     drain_secs: Seconds,
 }
 
-/// Whole seconds, at least one.
+/// A whole number within bounds that keep every later sum and allocation sane.
 #[derive(Clone, Copy, Deserialize)]
 #[serde(try_from = "u64")]
-pub(super) struct Seconds(pub(super) Duration);
+pub(super) struct Bounded<const LEAST: u64, const MOST: u64>(u64);
 
-impl TryFrom<u64> for Seconds {
-    type Error = &'static str;
+/// Whole seconds: at least one, at most a week.
+pub(super) type Seconds = Bounded<1, { 7 * 24 * 3600 }>;
 
-    fn try_from(seconds: u64) -> Result<Self, Self::Error> {
-        match seconds {
-            0 => Err("must be at least 1"),
-            seconds => Ok(Self(Duration::from_secs(seconds))),
+impl<const LEAST: u64, const MOST: u64> TryFrom<u64> for Bounded<LEAST, MOST> {
+    type Error = String;
+
+    fn try_from(number: u64) -> Result<Self, String> {
+        if (LEAST..=MOST).contains(&number) {
+            Ok(Self(number))
+        } else {
+            Err(format!("{number} is not within {LEAST} and {MOST}"))
         }
+    }
+}
+
+impl<const LEAST: u64, const MOST: u64> Bounded<LEAST, MOST> {
+    fn count(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+
+    /// The number as seconds.
+    pub(super) fn duration(self) -> Duration {
+        Duration::from_secs(self.0)
+    }
+}
+
+/// A network of proxies; a single address is a network of its own.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct Network(pub(super) IpNet);
+
+impl TryFrom<String> for Network {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let network = text
+            .parse()
+            .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        network.map(Self).map_err(|_invalid| {
+            format!("`{text}` is neither an address nor a network such as 10.0.0.0/8")
+        })
     }
 }
 
@@ -99,18 +132,18 @@ impl ServerSection {
     pub(super) fn connections(&self) -> server::Settings {
         server::Settings {
             deadlines: Deadlines {
-                first_byte: self.first_byte_secs.0,
-                handshake: self.handshake_secs.0,
-                head: self.head_secs.0,
-                idle: self.idle_secs.0,
-                write: self.write_secs.0,
-                body_window: self.body_window_secs.0,
-                drain: self.drain_secs.0,
+                first_byte: self.first_byte_secs.duration(),
+                handshake: self.handshake_secs.duration(),
+                head: self.head_secs.duration(),
+                idle: self.idle_secs.duration(),
+                write: self.write_secs.duration(),
+                body_window: self.body_window_secs.duration(),
+                drain: self.drain_secs.duration(),
             },
             limits: Limits {
-                head_bytes: self.head_kib.get().saturating_mul(1024),
-                fields: self.fields.get(),
-                connections: self.connections.get(),
+                head_bytes: self.head_kib.count().saturating_mul(1024),
+                fields: self.fields.count(),
+                connections: self.connections.count(),
                 body_rate: self.body_rate,
                 ..Limits::default()
             },
@@ -119,7 +152,7 @@ impl ServerSection {
 
     /// Threads that serve requests; by default one per core.
     pub(super) fn workers(&self) -> NonZeroUsize {
-        NonZeroUsize::new(self.workers)
+        NonZeroUsize::new(self.workers.count())
             .or_else(|| std::thread::available_parallelism().ok())
             .unwrap_or(NonZeroUsize::MIN)
     }

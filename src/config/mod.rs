@@ -14,19 +14,20 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
+use figment::value::Map;
 use figment::value::{Dict, Value};
+use figment::{Figment, Metadata, Profile, Provider};
 use serde::Deserialize;
 
-use self::listening::{Seconds, ServerSection, acceptor, check_transport};
+use self::listening::{Bounded, ServerSection, acceptor, check_transport};
 pub use self::problem::{Problem, Problems};
 use self::section::Reader;
 use crate::access::{RouteError, RouteSettings, RouteTable};
 use crate::clock::Clock;
 use crate::fields::forwarded::TrustedPeers;
 use crate::login::{self, KeyRing, PublicUrl, PublicUrls};
-use crate::provider::{self, Provider, profile};
+use crate::provider::{self, profile};
 use crate::telemetry::{self, chain};
 use crate::tls::Acceptor;
 use crate::upstream::{self, AssertionNames, Upstream};
@@ -65,7 +66,7 @@ pub struct Config {
     /// The routes, with the upstreams they lead to.
     pub routes: RouteTable,
     /// Providers by name.
-    pub providers: BTreeMap<Box<str>, Arc<Provider>>,
+    pub providers: BTreeMap<Box<str>, Arc<provider::Provider>>,
     /// What is odd but not wrong.
     pub warnings: Vec<String>,
 }
@@ -100,7 +101,7 @@ struct OperationsSection {
 #[serde(deny_unknown_fields)]
 struct LoginSection {
     callback_path: target::Prefix,
-    timeout_secs: Seconds,
+    timeout_secs: Bounded<10, 3600>,
     state_key_file: Option<PathBuf>,
 }
 
@@ -165,17 +166,38 @@ impl Problems {
 }
 
 impl Flags {
-    fn layer(&self) -> Figment {
+    fn layer(&self) -> Layer {
         let set = [
             ("server.listen", &self.listen),
             ("log.level", &self.log_level),
             ("log.format", &self.log_format),
         ];
-        set.into_iter()
-            .fold(Figment::new(), |layer, (key, value)| match value {
-                Some(value) => layer.merge(Serialized::default(key, value)),
-                None => layer,
-            })
+        let set = set
+            .into_iter()
+            .filter_map(|(key, value)| Some((key, value.clone()?)));
+        let merged = set.fold(Figment::new(), |merged, (key, value)| {
+            merged.merge(Serialized::default(key, value))
+        });
+        Layer {
+            name: "command line".to_owned(),
+            values: merged.extract().unwrap_or_default(),
+        }
+    }
+}
+
+/// Values with the name of where they come from, for whoever has to mend them.
+struct Layer {
+    name: String,
+    values: Dict,
+}
+
+impl Provider for Layer {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.name.clone())
+    }
+
+    fn data(&self) -> figment::Result<Map<Profile, Dict>> {
+        Ok(Map::from([(Profile::Default, self.values.clone())]))
     }
 }
 
@@ -197,10 +219,14 @@ fn with_profiles(settings: Figment) -> Figment {
             let named = provider.find_ref("profile").and_then(Value::as_str);
             let text = named.and_then(profile::find);
             let Some(text) = text else { return settings };
-            let layer: Dict = Figment::from(Toml::string(text))
+            let values: Dict = Figment::from(Toml::string(text))
                 .extract()
                 .unwrap_or_default();
-            settings.join(Serialized::default(&format!("providers.{name}"), layer))
+            let below = Dict::from([(name, Value::from(values))]);
+            settings.join(Layer {
+                name: "its profile".to_owned(),
+                values: Dict::from([("providers".to_owned(), Value::from(below))]),
+            })
         })
 }
 
@@ -223,11 +249,9 @@ fn build(settings: &Figment, reader: &mut Reader<'_>, clock: &Clock) -> Option<C
     if let Some(server) = &server {
         check_transport(server, reader);
         let operations = operations.as_ref().and_then(|section| section.listen);
-        if server.listen.port() != 0 && operations == Some(server.listen) {
-            reader.note(
-                "operations.listen",
-                "is the public address (server.listen) itself",
-            );
+        if operations.is_some_and(|operations| overlap(operations, server.listen)) {
+            let reason = "is the public address (server.listen), or takes all of its port";
+            reader.note("operations.listen", reason);
         }
     }
     if let (Some(urls), Some(routes)) = (&public_urls, &routes) {
@@ -237,7 +261,7 @@ fn build(settings: &Figment, reader: &mut Reader<'_>, clock: &Clock) -> Option<C
     let server = server?;
     let gateway = gateway::Settings {
         public_urls: public_urls?,
-        trusted: TrustedPeers::new(server.trusted_proxies.iter().copied()),
+        trusted: TrustedPeers::new(server.trusted_proxies.iter().map(|network| network.0)),
         assertions: assertions?,
         body_bytes: server.body_mib.saturating_mul(1024 * 1024),
     };
@@ -256,6 +280,12 @@ fn build(settings: &Figment, reader: &mut Reader<'_>, clock: &Clock) -> Option<C
         providers,
         warnings: odd_variables(settings),
     })
+}
+
+/// Whether both addresses cannot be listened on at once.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let anywhere = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() != 0 && one.port() == other.port() && (anywhere || one.ip() == other.ip())
 }
 
 /// Refuses top-level names that nobody knows.
@@ -300,7 +330,7 @@ fn entries(settings: &Figment, reader: &mut Reader<'_>, key: &str, what: &str) -
     entries
 }
 
-type Providers = BTreeMap<Box<str>, Arc<Provider>>;
+type Providers = BTreeMap<Box<str>, Arc<provider::Provider>>;
 
 /// Opens the providers; gives all names that were written, too, so that routes are checked against
 /// what the operator meant.
@@ -329,10 +359,23 @@ fn providers(settings: &Figment, reader: &mut Reader<'_>) -> (Providers, Vec<Str
             }
             Some(_) => {}
         }
+        if !name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+        {
+            reader.note(
+                &key,
+                "a provider's name has letters, digits, `-` and `_` only",
+            );
+            continue;
+        }
         let Some(settings) = reader.read_value::<provider::Settings>(&key, value) else {
             continue;
         };
-        match Provider::new(&name, &settings) {
+        if !files_are_there(&settings, &key, reader) {
+            continue;
+        }
+        match provider::Provider::new(&name, &settings) {
             Ok(provider) => {
                 providers.insert(name.into(), Arc::new(provider));
             }
@@ -340,6 +383,28 @@ fn providers(settings: &Figment, reader: &mut Reader<'_>) -> (Providers, Vec<Str
         }
     }
     (providers, names)
+}
+
+/// Whether every file that a provider names can be read. All that cannot are noted.
+fn files_are_there(settings: &provider::Settings, key: &str, reader: &mut Reader<'_>) -> bool {
+    let single = [
+        ("client_secret_file", settings.client_secret_file.as_ref()),
+        ("ca_file", settings.ca_file.as_ref()),
+    ];
+    let single = single
+        .into_iter()
+        .filter_map(|(below, path)| Some((below, path?)));
+    let keys = settings.access_token.public_key_files.iter();
+    let keys = keys.map(|path| ("access_token.public_key_files", path));
+    let mut all = true;
+    for (below, path) in single.chain(keys) {
+        if let Err(error) = std::fs::File::open(path) {
+            let reason = format!("{} cannot be read: {error}", path.display());
+            reader.note(&format!("{key}.{below}"), reason);
+            all = false;
+        }
+    }
+    all
 }
 
 fn known_profiles() -> String {
@@ -384,13 +449,14 @@ fn routes(
         Err(_missing) => Vec::new(),
     };
     let count = written.len();
-    let mut routes: Vec<RouteSettings> = Vec::new();
+    let mut routes: Vec<(usize, RouteSettings)> = Vec::new();
     for (index, value) in written.into_iter().enumerate() {
-        routes.extend(reader.read_value::<RouteSettings>(&format!("routes.{index}"), value));
+        let route = reader.read_value(&format!("routes.{index}"), value);
+        routes.extend(route.map(|route| (index, route)));
     }
     let complete = routes.len() == count;
     if count == 0 {
-        routes.push(RouteSettings::default());
+        routes.push((0, RouteSettings::default()));
     }
     let opened: BTreeMap<Box<str>, Arc<Upstream>> = upstreams
         .iter()
@@ -447,9 +513,14 @@ fn login_settings(
     section: &LoginSection,
     reader: &mut Reader<'_>,
 ) -> Option<((login::Settings, KeyRing), bool)> {
+    let callback = section.callback_path.as_str();
+    if callback == "/" || callback.ends_with('/') || gateway::is_endpoint(callback) {
+        let reason = format!("`{callback}` is taken; write a path such as /auth/callback");
+        reader.note("login.callback_path", reason);
+    }
     let settings = login::Settings {
-        callback_path: section.callback_path.as_str().into(),
-        timeout: section.timeout_secs.0,
+        callback_path: callback.into(),
+        timeout: section.timeout_secs.duration(),
     };
     let keys = match &section.state_key_file {
         Some(path) => KeyRing::from_file(path).map_err(|error| chain(&error)),

@@ -70,6 +70,7 @@ fn describe(metadata: &Metadata, key: &str) -> String {
         _ if metadata.name.contains("environment") => {
             format!("variable {}", variable(key))
         }
+        _ if metadata.name.contains("TOML source") => "default".to_owned(),
         _ => metadata.name.to_string(),
     }
 }

@@ -6,7 +6,7 @@ use url::form_urlencoded;
 use super::page::Page;
 use super::{Body, Error, Gateway, Record, Visit, explain, see_other};
 use crate::access::Route;
-use crate::login::{Callback, Completion, ReturnTo, SameOrigin, SignedIn, same_origin};
+use crate::login::{Before, Callback, Completion, ReturnTo, SameOrigin, same_origin};
 use crate::provider::Prompt;
 use crate::telemetry::chain;
 
@@ -17,6 +17,11 @@ pub(super) const SIGN_OUT: &str = "/oauth2/sign_out";
 /// Says that the session has ended.
 const SIGNED_OUT: &str = "/oauth2/signed_out";
 
+/// Whether a path is one of our own endpoints, which a redirection endpoint must not shadow.
+pub fn is_endpoint(path: &str) -> bool {
+    [SIGN_IN, SIGN_OUT, SIGNED_OUT].contains(&path)
+}
+
 impl Gateway {
     /// Step 4 of the walk. Only the exact spelling of an endpoint is one; the rest is nothing.
     pub(super) async fn own_endpoint(
@@ -26,9 +31,10 @@ impl Gateway {
     ) -> Result<Response<Body>, Error> {
         let method = &visit.parts.method;
         match visit.target.path() {
-            path if path == self.login.callback_path() => {
+            path if self.login.owns(path) => {
+                let provider = self.login.provider_at(path).ok_or(Error::NoRoute)?;
                 only(method, &[Method::GET], "GET")?;
-                Ok(self.callback(visit, record).await)
+                Ok(self.callback(provider, visit, record).await)
             }
             SIGN_IN => {
                 only(method, &[Method::GET], "GET")?;
@@ -48,7 +54,12 @@ impl Gateway {
     }
 
     /// The redirection endpoint (RFC 6749 section 3.1.2).
-    async fn callback(&self, visit: &Visit<'_>, record: &mut Record<'_>) -> Response<Body> {
+    async fn callback(
+        &self,
+        provider: &str,
+        visit: &Visit<'_>,
+        record: &mut Record<'_>,
+    ) -> Response<Body> {
         let headers = &visit.parts.headers;
         if headers.contains_key("sec-purpose") || headers.contains_key("purpose") {
             // A link scanner or a prefetch must not use up somebody's code.
@@ -61,14 +72,20 @@ impl Gateway {
             .because("prefetch")
             .respond(headers);
         }
-        let session = self.access.signed_in(headers, self.clock.now());
+        let before = match self.access.signed_in(headers, self.clock.now()) {
+            Some((id, Some(session))) => Before::Live(id, session),
+            Some((id, None)) => Before::Stale(id),
+            None => Before::Nothing,
+        };
         let completion = self
             .login
             .complete(Callback {
                 query: visit.target.query().unwrap_or_default(),
                 headers,
                 public_url: visit.public_url,
-                signed_in: session.map_or(SignedIn::No, |(id, _)| SignedIn::As(id)),
+                provider,
+                client: visit.client.address(),
+                before,
             })
             .await;
         match completion {
@@ -83,9 +100,9 @@ impl Gateway {
                 tracing::info!(provider = &*provider, session.key = key, "Signed in");
                 see_other(&location, cookies)
             }
-            Completion::AlreadySignedIn { location } => {
+            Completion::AlreadySignedIn { location, cookies } => {
                 record.reason = Some("already_signed_in");
-                see_other(&location, [])
+                see_other(&location, cookies)
             }
             Completion::Failed(failure) => {
                 let reason = failure.error.reason();
@@ -109,8 +126,10 @@ impl Gateway {
         let headers = &visit.parts.headers;
         let return_to = visit.referrer().unwrap_or_else(ReturnTo::root);
         let (provider, prompt) = self.asked(visit.target.query().unwrap_or_default());
-        if prompt == Prompt::AsNeeded && self.access.signed_in(headers, self.clock.now()).is_some()
-        {
+        let session = self.access.signed_in(headers, self.clock.now());
+        let session = session.and_then(|(_, session)| session);
+        let signed_in = session.is_some_and(|session| *session.provider() == *provider);
+        if prompt == Prompt::AsNeeded && signed_in {
             return see_other(&return_to.absolute(visit.public_url.origin()), []);
         }
         let begun = self

@@ -4,7 +4,7 @@
 use http::{HeaderValue, Response, StatusCode, header};
 
 use super::page::Page;
-use super::{Body, Visit, endpoints, set_cookies};
+use super::{Body, NO_REFERRER, Visit, endpoints, set_cookies};
 use crate::access::{Cause, Challenge};
 use crate::identity::Identity;
 use crate::login::{self, ErrorCode, Failure, Login, ReturnTo, StateError};
@@ -128,6 +128,7 @@ pub(super) fn failed(visit: &Visit<'_>, failure: Failure) -> Response<Body> {
         .link("Sign in again", failure.retry.as_str())
         .respond(&visit.parts.headers);
     let headers = response.headers_mut();
+    headers.insert(header::REFERRER_POLICY, NO_REFERRER);
     if let login::Error::Provider(error) = error
         && let Some(after) = error.retry_after()
     {
@@ -174,9 +175,16 @@ fn wording(error: &login::Error) -> (StatusCode, &'static str, &'static str) {
             "This sign-in was used already",
             "Each sign-in works once. Start again; you may not even have to type your password.",
         ),
+        login::Error::TooManyRefused => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "Too many sign-ins that failed",
+            "The sign-in server refused several sign-ins from your network. Wait a minute, then \
+             start again.",
+        ),
         login::Error::Provider(error) => provider_wording(error),
         login::Error::Loop
         | login::Error::NoRandomness(_)
+        | login::Error::Panicked
         | login::Error::Stopped
         | login::Error::UnknownProvider => (
             StatusCode::SERVICE_UNAVAILABLE,

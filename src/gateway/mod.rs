@@ -21,6 +21,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, V
 use url::Url;
 
 pub use self::body::Body;
+pub use self::endpoints::is_endpoint;
 pub use self::error::{Error, Side};
 use self::page::harden;
 use self::record::Record;
@@ -34,6 +35,9 @@ use crate::session::cookie;
 use crate::target::{self, Prefix, Target};
 use crate::telemetry::{Decided, Metrics};
 use crate::upstream::{AssertionNames, Pools};
+
+/// Of answers at addresses with a code in them: nobody is told of those.
+const NO_REFERRER: HeaderValue = HeaderValue::from_static("no-referrer");
 
 /// What the walk needs from the operator.
 #[derive(Clone, Debug)]
@@ -164,7 +168,7 @@ impl Gateway {
     /// Whether a path is one of our own endpoints, in whatever spelling: those never reach an
     /// upstream.
     fn is_own(&self, path: &str) -> bool {
-        path == self.login.callback_path() || self.own.covers(path)
+        self.login.owns(path) || self.own.covers(path)
     }
 
     /// Step 6 for a request without a session: documents go to the provider, everything else is
@@ -351,6 +355,7 @@ fn see_other(location: &str, cookies: impl IntoIterator<Item = HeaderValue>) -> 
     let headers = response.headers_mut();
     headers.insert(header::LOCATION, location);
     harden(headers);
+    headers.insert(header::REFERRER_POLICY, NO_REFERRER);
     set_cookies(headers, cookies);
     response
 }

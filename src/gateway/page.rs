@@ -192,11 +192,12 @@ impl Action {
     }
 }
 
-/// The fields of every response of our own: not stored, not sniffed, no referrer.
+/// The fields of every response of our own: not stored, not sniffed, and no address of ours told to
+/// anybody else.
 pub(super) fn harden(headers: &mut HeaderMap) {
     for (name, value) in [
         (header::CACHE_CONTROL, "no-store"),
-        (header::REFERRER_POLICY, "no-referrer"),
+        (header::REFERRER_POLICY, "same-origin"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
@@ -280,6 +281,6 @@ mod tests {
         assert!(policy.contains("frame-ancestors 'none'") && policy.contains("default-src 'none'"));
         assert_eq!(headers["cross-origin-opener-policy"], "same-origin");
         assert_eq!(headers["cache-control"], "no-store");
-        assert_eq!(headers["referrer-policy"], "no-referrer");
+        assert_eq!(headers["referrer-policy"], "same-origin");
     }
 }

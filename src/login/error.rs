@@ -20,6 +20,9 @@ pub enum Error {
     /// No random bytes. Side: gateway.
     #[error("nothing can be sealed")]
     NoRandomness(#[from] NoRandomness),
+    /// The task of the exchange panicked. Side: gateway; a fault of ours.
+    #[error("the exchange broke off")]
+    Panicked,
     /// The exchange failed. Side: provider, mostly.
     #[error("the exchange at the provider failed")]
     Provider(#[from] provider::Error),
@@ -29,6 +32,9 @@ pub enum Error {
     /// The control plane stopped before the exchange was done. Side: gateway.
     #[error("the gateway is stopping")]
     Stopped,
+    /// The provider has refused too many codes of this client. Side: client.
+    #[error("the provider has refused too many codes of this client")]
+    TooManyRefused,
     /// The state names a provider that is not configured any more. Side: gateway.
     #[error("the provider of this sign-in is not configured")]
     UnknownProvider,
@@ -55,6 +61,7 @@ impl Error {
             Self::Loop => "login_loop",
             Self::Malformed(_) => "malformed_response",
             Self::NoRandomness(_) => "no_randomness",
+            Self::Panicked => "exchange_panicked",
             Self::Provider(error) => error.reason(),
             Self::State(StateError::Expired) => "state_expired",
             Self::State(StateError::Foreign) => "state_foreign",
@@ -62,6 +69,7 @@ impl Error {
             Self::State(StateError::NoCookie) => "state_without_cookie",
             Self::State(StateError::OtherBrowser) => "state_of_other_browser",
             Self::Stopped => "stopping",
+            Self::TooManyRefused => "too_many_refused_codes",
             Self::UnknownProvider => "unknown_provider",
             Self::Used => "state_used",
         }

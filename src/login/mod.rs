@@ -17,9 +17,11 @@ mod pending;
 mod public_url;
 mod return_to;
 mod same_origin;
+mod throttle;
 mod used;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,11 +37,12 @@ use self::pending::{Hint, PendingLogin, ReturnedState};
 pub use self::public_url::{PublicUrl, PublicUrls};
 pub use self::return_to::ReturnTo;
 pub use self::same_origin::{SameOrigin, same_origin};
+use self::throttle::{Pace, Throttle};
 use self::used::{Use, UsedStates};
 use crate::clock::{Clock, Timestamp};
 use crate::fields::cookie::{self as cookies, Found};
-use crate::provider::{self, AuthorizationRequest, Prompt, Provider};
-use crate::session::{SessionId, SessionKey, Sessions, cookie};
+use crate::provider::{self, AuthorizationRequest, Grant, Prompt, Provider};
+use crate::session::{Session, SessionId, SessionKey, Sessions, cookie};
 use crate::telemetry::Metrics;
 
 /// Where all of our own endpoints lie, but for a callback path that was configured elsewhere.
@@ -78,10 +81,12 @@ pub enum Completion {
         /// The new session's key, for the log.
         session: SessionKey,
     },
-    /// The answer was stale or repeated, and the browser has a live session: just go on.
+    /// The browser has a live session already: just go on.
     AlreadySignedIn {
         /// Where the visitor wanted to go, absolute.
         location: String,
+        /// `Set-Cookie` values.
+        cookies: Vec<HeaderValue>,
     },
     /// No session was opened.
     Failed(Failure),
@@ -100,7 +105,7 @@ pub struct Failure {
     pub cookies: Vec<HeaderValue>,
 }
 
-/// What the browser brought to the redirection endpoint.
+/// What came to the redirection endpoint of a provider.
 #[derive(Debug)]
 pub struct Callback<'a> {
     /// The query, without `?`.
@@ -109,17 +114,23 @@ pub struct Callback<'a> {
     pub headers: &'a HeaderMap,
     /// The origin that was asked.
     pub public_url: &'a PublicUrl,
-    /// Whether the browser has a live session.
-    pub signed_in: SignedIn,
+    /// The provider whose endpoint was asked.
+    pub provider: &'a str,
+    /// Where the request comes from, after the trust rule.
+    pub client: IpAddr,
+    /// The session that the browser has.
+    pub before: Before,
 }
 
-/// Whether a browser has a live session.
+/// The session that a browser brings to a login.
 #[derive(Debug)]
-pub enum SignedIn {
-    /// It has this one.
-    As(SessionId),
-    /// It has none.
-    No,
+pub enum Before {
+    /// A live one.
+    Live(SessionId, Arc<Session>),
+    /// None.
+    Nothing,
+    /// One that is good for nothing any more, or for nothing here.
+    Stale(SessionId),
 }
 
 /// The flow. Shared by all workers.
@@ -138,6 +149,7 @@ pub struct Login {
         reason = "held for one look-up, in logins only"
     )]
     used: std::sync::Mutex<UsedStates>,
+    throttle: Throttle,
 }
 
 impl Login {
@@ -160,12 +172,26 @@ impl Login {
             clock,
             control,
             used,
+            throttle: Throttle::new(),
         }
     }
 
-    /// The path of the redirection endpoint.
-    pub fn callback_path(&self) -> &str {
-        &self.settings.callback_path
+    /// Whether a path is that of a redirection endpoint, or would be with another provider's name.
+    pub fn owns(&self, path: &str) -> bool {
+        let below = path.strip_prefix(&*self.settings.callback_path);
+        match below {
+            Some("") => true,
+            Some(below) => self.providers.len() > 1 && below.starts_with('/'),
+            None => false,
+        }
+    }
+
+    /// The provider whose redirection endpoint lies at a path.
+    pub fn provider_at(&self, path: &str) -> Option<&str> {
+        let names = self.providers.keys().map(AsRef::as_ref);
+        let mut here =
+            names.filter(|name| self.settings.path_of(name, self.providers.len()) == path);
+        here.next()
     }
 
     /// Sends a browser to `provider`, to come back to `return_to`.
@@ -192,11 +218,12 @@ impl Login {
             return_to,
             issued_at,
             round,
+            anew: prompt == Prompt::Login,
         };
         let pending = PendingLogin::new(hint)?;
         let sent = pending.send(&self.keys, public_url.origin())?;
         let location = client.authorization_url(&AuthorizationRequest {
-            redirect_uri: &self.redirect_uri(public_url),
+            redirect_uri: &self.redirect_uri(public_url, provider),
             state: &sent.state,
             code_challenge: &pending.code_challenge(),
             prompt,
@@ -218,8 +245,8 @@ impl Login {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future does not stop an exchange that has begun; its session is opened and
-    /// ends by its idle deadline.
+    /// Dropping the future does not stop an exchange that has begun, but opens and ends no session:
+    /// a browser that does not wait for its cookie keeps the session that it has.
     pub async fn complete(self: &Arc<Self>, callback: Callback<'_>) -> Completion {
         let origin = callback.public_url.origin();
         let response = match AuthorizationResponse::parse(callback.query) {
@@ -235,7 +262,12 @@ impl Login {
             }
         };
         let returned = match granted.returned_state(&self.keys, origin) {
-            Ok(returned) => returned,
+            Ok(returned) if *returned.hint().provider == *callback.provider => returned,
+            // Another provider's answer: a code must never go to a server that did not make it.
+            Ok(_) => {
+                let error = Error::State(StateError::Foreign);
+                return stale(Failure::new(error, None), &callback);
+            }
             Err(error) => return stale(Failure::new(error.into(), None), &callback),
         };
         let name = returned.tab().cookie();
@@ -244,16 +276,30 @@ impl Login {
             Found::Absent | Found::Conflicting => None,
         };
         let time = (self.clock.now(), self.settings.timeout);
-        let verified = granted
-            .verify(&returned, &self.keys, browser_secret, time)
-            .map_err(Error::from)
-            .and_then(|verified| match self.remember(&returned, time.0) {
-                Use::First => Ok(verified),
-                Use::Repeated => Err(Error::Used),
-            });
+        let verified = granted.verify(&returned, &self.keys, browser_secret, time);
         match verified {
-            Err(error) => stale(Failure::new(error, Some(&returned)), &callback),
-            Ok(verified) => self.redeem(verified, &returned, callback).await,
+            Err(error) => stale(Failure::new(error.into(), Some(&returned)), &callback),
+            Ok(_) if is_answered(returned.hint(), &callback.before) => going_on(
+                &Failure::new(Error::Used, Some(&returned)),
+                callback.public_url,
+            ),
+            Ok(verified) => match self.admit(&returned, callback.client, time.0) {
+                Ok(()) => self.redeem(verified, &returned, callback).await,
+                Err(error) => stale(Failure::new(error, Some(&returned)), &callback),
+            },
+        }
+    }
+
+    /// Whether a verified answer may be redeemed: once, and not by a client whose codes the
+    /// provider keeps refusing.
+    fn admit(&self, returned: &ReturnedState, client: IpAddr, now: Timestamp) -> Result<(), Error> {
+        if self.throttle.pace(client, now) == Pace::TooFast {
+            return Err(Error::TooManyRefused);
+        }
+        let timeout = self.settings.timeout;
+        match self.used(|used| used.remember(returned.fingerprint(), now, timeout)) {
+            Use::First => Ok(()),
+            Use::Repeated => Err(Error::Used),
         }
     }
 
@@ -263,48 +309,64 @@ impl Login {
         returned: &ReturnedState,
         callback: Callback<'_>,
     ) -> Completion {
-        let redirect_uri = self.redirect_uri(callback.public_url);
+        let hint = returned.hint();
+        let redirect_uri = self.redirect_uri(callback.public_url, &hint.provider);
         let login = Arc::clone(self);
-        let task = async move {
-            login
-                .exchange(verified, &redirect_uri, callback.signed_in)
-                .await
-        };
-        let opened = match self.control.spawn(task).await {
-            Ok(opened) => opened,
-            Err(_stopped) => Err(Error::Stopped),
+        let exchange = async move { login.exchange(verified, &redirect_uri).await };
+        let opened = match self.on_control_plane(exchange).await {
+            Ok(grant) => {
+                let (login, name) = (Arc::clone(self), hint.provider.clone());
+                let open = async move { login.open(&name, grant, callback.before) };
+                self.on_control_plane(open).await
+            }
+            Err(error) => Err(error),
         };
         let forget = cookie::clear(&returned.tab().cookie());
         match opened {
-            Ok(id) => {
-                let hint = returned.hint();
-                Completion::SignedIn {
-                    location: hint.return_to.absolute(callback.public_url.origin()),
-                    cookies: vec![
-                        cookie::session(&id, self.sessions.cookie_lifetime()),
-                        browser::remember_rounds(hint.round.saturating_add(1)),
-                        forget,
-                    ],
-                    provider: hint.provider.clone(),
-                    session: id.key(),
-                }
-            }
+            Ok(id) => Completion::SignedIn {
+                location: hint.return_to.absolute(callback.public_url.origin()),
+                cookies: vec![
+                    cookie::session(&id, self.sessions.cookie_lifetime()),
+                    browser::remember_rounds(hint.round.saturating_add(1)),
+                    forget,
+                ],
+                provider: hint.provider.clone(),
+                session: id.key(),
+            },
             Err(error) => {
+                let now = self.clock.now();
                 let mut failure = Failure::new(error, Some(returned));
-                failure.cookies.push(forget);
+                if let Error::Provider(provider::Error::Refused(_)) = &failure.error {
+                    self.throttle.note_refused(callback.client, now);
+                }
+                if let Error::Provider(provider::Error::RateLimited { .. }) = &failure.error {
+                    // Nothing was sent, so the same answer may come again.
+                    self.used(|used| used.forget(&returned.fingerprint()));
+                    failure.cookies.clear();
+                }
                 Completion::Failed(failure)
             }
         }
     }
 
-    /// The one exchange of a verified answer. The session that the browser had before ends: a new
-    /// login gives a new id, and two people never share a browser's session.
+    /// Runs work that must not stop when the browser goes away.
+    async fn on_control_plane<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        match self.control.spawn(work).await {
+            Ok(result) => result,
+            Err(error) if error.is_panic() => Err(Error::Panicked),
+            Err(_stopping) => Err(Error::Stopped),
+        }
+    }
+
+    /// The one exchange of a verified answer.
     async fn exchange(
         &self,
         verified: VerifiedResponse,
         redirect_uri: &str,
-        before: SignedIn,
-    ) -> Result<SessionId, Error> {
+    ) -> Result<Grant, Error> {
         let VerifiedResponse { code, pending } = verified;
         let name = &pending.hint().provider;
         let provider = self.providers.get(name).ok_or(Error::UnknownProvider)?;
@@ -318,12 +380,19 @@ impl Login {
             .as_ref()
             .map_or_else(provider::Error::reason, |_| "ok");
         self.metrics.token_call(name, result, took);
-        let grant = redeemed?;
+        Ok(redeemed?)
+    }
+
+    /// Opens the session. The one that the browser had before ends: a new login gives a new id, and
+    /// two people never share a browser's session.
+    fn open(&self, provider: &str, grant: Grant, before: Before) -> Result<SessionId, Error> {
+        let Grant { identity, tokens } = grant;
         let id = self
             .sessions
-            .open(name, grant.identity, grant.tokens, self.clock.now())?;
-        if let SignedIn::As(before) = before {
-            self.sessions.end(&before);
+            .open(provider, identity, tokens, self.clock.now())?;
+        match before {
+            Before::Live(before, _) | Before::Stale(before) => self.sessions.end(&before),
+            Before::Nothing => {}
         }
         Ok(id)
     }
@@ -343,16 +412,33 @@ impl Login {
         browser::forget_rounds()
     }
 
-    fn redirect_uri(&self, public_url: &PublicUrl) -> String {
-        format!("{}{}", public_url.origin(), self.settings.callback_path)
+    fn redirect_uri(&self, public_url: &PublicUrl, provider: &str) -> String {
+        self.settings
+            .redirect_uri(public_url, provider, self.providers.len())
     }
 
-    fn remember(&self, returned: &ReturnedState, now: Timestamp) -> Use {
-        let mut used = self
-            .used
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        used.remember(returned.fingerprint(), now, self.settings.timeout)
+    fn used<T>(&self, work: impl FnOnce(&mut UsedStates) -> T) -> T {
+        let used = self.used.lock();
+        work(&mut used.unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+impl Settings {
+    /// The redirect URI to register at a provider. With several providers each has one of its own,
+    /// so that an answer of one is never taken for another's (RFC 9700 section 4.4.2.2).
+    pub fn redirect_uri(&self, public_url: &PublicUrl, provider: &str, providers: usize) -> String {
+        format!(
+            "{}{}",
+            public_url.origin(),
+            self.path_of(provider, providers)
+        )
+    }
+
+    fn path_of(&self, provider: &str, providers: usize) -> String {
+        match providers {
+            0 | 1 => self.callback_path.to_string(),
+            _ => format!("{}/{provider}", self.callback_path),
+        }
     }
 }
 
@@ -365,16 +451,48 @@ impl Failure {
             provider: hint.map(|hint| hint.provider.clone()),
             cookies: Vec::new(),
         }
+        .forgetting(state)
+    }
+
+    /// Makes the browser forget the login, unless its answer may still come: this one was changed
+    /// on its way, or belongs to another browser.
+    fn forgetting(mut self, state: Option<&ReturnedState>) -> Self {
+        if !matches!(
+            self.error,
+            Error::State(StateError::NoCookie | StateError::OtherBrowser)
+        ) {
+            self.cookies
+                .extend(state.map(|state| cookie::clear(&state.tab().cookie())));
+        }
+        self
+    }
+}
+
+/// Whether the browser was signed in while this login was under way, by another tab: another
+/// exchange would only push that session out.
+fn is_answered(hint: &Hint, before: &Before) -> bool {
+    match before {
+        Before::Live(_, session) => {
+            !hint.anew
+                && *session.provider() == *hint.provider
+                && session.opened_at() >= hint.issued_at
+        }
+        Before::Nothing | Before::Stale(_) => false,
     }
 }
 
 /// A state that does not verify is no news to a browser that is signed in: the answer came twice,
 /// or from a tab that was restored.
 fn stale(failure: Failure, callback: &Callback<'_>) -> Completion {
-    match callback.signed_in {
-        SignedIn::No => Completion::Failed(failure),
-        SignedIn::As(_) => Completion::AlreadySignedIn {
-            location: failure.retry.absolute(callback.public_url.origin()),
-        },
+    match callback.before {
+        Before::Nothing | Before::Stale(_) => Completion::Failed(failure),
+        Before::Live(..) => going_on(&failure, callback.public_url),
+    }
+}
+
+fn going_on(failure: &Failure, public_url: &PublicUrl) -> Completion {
+    Completion::AlreadySignedIn {
+        location: failure.retry.absolute(public_url.origin()),
+        cookies: failure.cookies.clone(),
     }
 }

@@ -40,6 +40,8 @@ pub(super) struct Hint {
     pub(super) issued_at: Timestamp,
     /// How many logins this browser has completed in vain just before.
     pub(super) round: u8,
+    /// The person asked to sign in anew, whoever is signed in.
+    pub(super) anew: bool,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -48,6 +50,7 @@ struct RawHint<'a> {
     r: &'a str,
     t: u64,
     n: u8,
+    a: bool,
 }
 
 /// What a login needs to be sent out.
@@ -155,6 +158,7 @@ impl PendingLogin {
             r: self.hint.return_to.as_str(),
             t: self.hint.issued_at.as_millis(),
             n: self.hint.round,
+            a: self.hint.anew,
         };
         let plain = serde_json::to_vec(&raw).unwrap_or_default();
         let hint = keys.seal(
@@ -212,6 +216,7 @@ impl ReturnedState {
             return_to: ReturnTo::parse(raw.r, OWN_PREFIX)?,
             issued_at: Timestamp::from_millis(raw.t),
             round: raw.n,
+            anew: raw.a,
         };
         Some(Self {
             tab,
@@ -296,6 +301,7 @@ mod tests {
             return_to,
             issued_at: NOW,
             round: 2,
+            anew: false,
         }
     }
 

@@ -92,6 +92,17 @@ impl TryFrom<String> for PublicUrl {
                 "`{text}` is more than an origin; write scheme, host and port alone"
             ));
         }
+        // What requests name as their host is compared without either default port.
+        let confusing = matches!(
+            (url.scheme(), url.port()),
+            ("https", Some(80)) | ("http", Some(443))
+        );
+        if confusing || url.host_str().is_some_and(|host| host.ends_with('.')) {
+            return Err(format!(
+                "`{text}` cannot be matched safely: use the scheme's own port, and a host without \
+                 a dot at its end"
+            ));
+        }
         let origin = url.origin().ascii_serialization();
         let authority_at = url.scheme().len().saturating_add(3);
         Ok(Self {
@@ -196,6 +207,9 @@ mod tests {
             "https://u@a.example",
             "https://u:p@a.example",
             "ftp://a.example",
+            "https://a.example:80",
+            "http://localhost:443",
+            "https://a.example./",
             "a.example",
             "",
         ] {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 
-/// How many are remembered. Only an answer that passed every check gets here, so filling it takes
-/// as many completed logins within the time that a login may take.
+/// How many are remembered. A state gets here once, with the cookie that belongs to it, and when
+/// the oldest goes early the provider still takes each code only once.
 const MOST: usize = 100_000;
 
 /// A bounded memory of the states that were verified within the time that a login may take; an
@@ -45,6 +45,13 @@ impl UsedStates {
         }
         self.order.push_back((now, fingerprint));
         Use::First
+    }
+
+    /// Forgets a state whose answer was not sent to the provider after all.
+    pub(super) fn forget(&mut self, fingerprint: &[u8; 32]) {
+        if self.known.remove(fingerprint) {
+            self.order.retain(|(_, other)| other != fingerprint);
+        }
     }
 }
 

@@ -5,10 +5,12 @@
 //! that reads files, are in [`Provider::new`](super::Provider::new).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use serde::de::{Deserializer, Visitor};
 
 /// Our registration at one authorization server and that server's habits.
 #[derive(Clone, Debug, Deserialize)]
@@ -25,7 +27,8 @@ pub struct Settings {
     pub token_endpoint: String,
     /// Where the user's claims are fetched with the access token: a URL, or a path below `url`.
     pub userinfo_endpoint: Option<String>,
-    /// The client identifier that the server gave us.
+    /// The client identifier that the server gave us; a number is as good as its text.
+    #[serde(deserialize_with = "text_or_number")]
     pub client_id: String,
     /// The file that holds the client secret; one newline at its end is not part of it.
     pub client_secret_file: Option<PathBuf>,
@@ -73,6 +76,31 @@ pub struct Settings {
     pub deadline_secs: NonZeroU32,
     /// A PEM file of the authorities believed for this server. Default: the system's.
     pub ca_file: Option<PathBuf>,
+}
+
+/// Older servers number their clients, and a variable that looks like a number arrives as one.
+fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    struct TextOrNumber;
+    impl Visitor<'_> for TextOrNumber {
+        type Value = String;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string")
+        }
+
+        fn visit_str<E>(self, text: &str) -> Result<String, E> {
+            Ok(text.to_owned())
+        }
+
+        fn visit_u64<E>(self, number: u64) -> Result<String, E> {
+            Ok(number.to_string())
+        }
+
+        fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<String, E> {
+            Ok(number.to_string())
+        }
+    }
+    deserializer.deserialize_any(TextOrNumber)
 }
 
 fn yes() -> bool {

@@ -13,6 +13,7 @@ pub mod cookie;
 mod id;
 mod index;
 
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -54,10 +55,10 @@ pub struct Settings {
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawSettings {
-    idle_secs: u64,
-    absolute_secs: u64,
-    capacity_mib: u64,
-    per_person: usize,
+    idle_secs: NonZeroU64,
+    absolute_secs: NonZeroU64,
+    capacity_mib: NonZeroU64,
+    per_person: NonZeroUsize,
 }
 
 /// Browsers keep no cookie for longer (RFC 6265bis section 5.5).
@@ -73,16 +74,7 @@ impl TryFrom<RawSettings> for Settings {
             capacity_mib,
             per_person,
         } = raw;
-        for (key, value) in [
-            ("idle_secs", idle_secs),
-            ("absolute_secs", absolute_secs),
-            ("capacity_mib", capacity_mib),
-            ("per_person", u64::try_from(per_person).unwrap_or(u64::MAX)),
-        ] {
-            if value == 0 {
-                return Err(format!("{key} must be at least 1"));
-            }
-        }
+        let (idle_secs, absolute_secs) = (idle_secs.get(), absolute_secs.get());
         if idle_secs > absolute_secs {
             return Err(format!(
                 "idle_secs ({idle_secs}) exceeds absolute_secs ({absolute_secs})"
@@ -97,8 +89,8 @@ impl TryFrom<RawSettings> for Settings {
         Ok(Self {
             idle: Duration::from_secs(idle_secs),
             absolute: Duration::from_secs(absolute_secs),
-            capacity: capacity_mib.saturating_mul(1024 * 1024),
-            per_person,
+            capacity: capacity_mib.get().saturating_mul(1024 * 1024),
+            per_person: per_person.get(),
         })
     }
 }
@@ -109,6 +101,7 @@ pub struct Session {
     provider: Box<str>,
     identity: Identity,
     tokens: TokenSet,
+    opened_at: Timestamp,
     ends_at: Timestamp,
     last_used: AtomicU64,
     ended: AtomicBool,
@@ -128,6 +121,11 @@ impl Session {
     /// The tokens of the grant.
     pub fn tokens(&self) -> &TokenSet {
         &self.tokens
+    }
+
+    /// When it was opened.
+    pub fn opened_at(&self) -> Timestamp {
+        self.opened_at
     }
 
     fn deadline(&self, idle: Duration) -> Timestamp {
@@ -260,6 +258,7 @@ impl Sessions {
             provider: provider.into(),
             identity,
             tokens,
+            opened_at: now,
             ends_at: now.plus(self.settings.absolute),
             last_used: AtomicU64::new(now.as_millis()),
             ended: AtomicBool::new(false),

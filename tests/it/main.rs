@@ -28,5 +28,6 @@ mod pages;
 mod passport;
 mod return_to;
 mod sessions;
+mod several;
 mod support;
 mod token_endpoint;

@@ -1,0 +1,124 @@
+//! Slows down whoever brings codes that the provider refuses.
+//!
+//! A visitor can begin a login and come back with a made-up code; each such answer costs a call of
+//! the token endpoint, of which there may be fifty a minute for everybody. Only refused codes
+//! count, so nobody who signs in notices.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::clock::Timestamp;
+
+/// Codes of one client that may be refused within a minute.
+const MOST_REFUSED: u64 = 10;
+
+/// Clients share a counter now and then; with so many of them that is rare, and the memory fixed.
+const COUNTERS: usize = 4096;
+
+/// Counts refused codes by client network, each counter as minute and number in one word.
+#[derive(Debug)]
+pub(super) struct Throttle {
+    counters: Box<[AtomicU64]>,
+    seed: RandomState,
+}
+
+/// Whether a client may bring another code.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[must_use]
+pub(super) enum Pace {
+    Fine,
+    TooFast,
+}
+
+impl Throttle {
+    pub(super) fn new() -> Self {
+        let counters = std::iter::repeat_with(AtomicU64::default).take(COUNTERS);
+        Self {
+            counters: counters.collect(),
+            seed: RandomState::new(),
+        }
+    }
+
+    /// Whether `client` may bring a code now.
+    pub(super) fn pace(&self, client: IpAddr, now: Timestamp) -> Pace {
+        let Some(counter) = self.counter(client) else {
+            return Pace::Fine;
+        };
+        match unpack(counter.load(Ordering::Relaxed)) {
+            (minute, refused) if minute == minute_of(now) && refused >= MOST_REFUSED => {
+                Pace::TooFast
+            }
+            _ => Pace::Fine,
+        }
+    }
+
+    /// Notes that the provider has refused a code of `client`.
+    pub(super) fn note_refused(&self, client: IpAddr, now: Timestamp) {
+        let Some(counter) = self.counter(client) else {
+            return;
+        };
+        let minute = minute_of(now);
+        // Two at once may count as one; the next one counts again.
+        let refused = match unpack(counter.load(Ordering::Relaxed)) {
+            (then, refused) if then == minute => refused.saturating_add(1),
+            _ => 1,
+        };
+        counter.store(minute << 16 | refused.min(0xffff), Ordering::Relaxed);
+    }
+
+    /// The counter of an IPv4 address, or of the /64 of an IPv6 one: a single client has all of
+    /// that.
+    fn counter(&self, client: IpAddr) -> Option<&AtomicU64> {
+        let client = client.to_canonical();
+        let network = match client {
+            IpAddr::V4(address) => u64::from(address.to_bits()),
+            IpAddr::V6(address) => u64::try_from(address.to_bits() >> 64).unwrap_or_default(),
+        };
+        let place = self.seed.hash_one((client.is_ipv4(), network));
+        let place = usize::try_from(place).unwrap_or_default();
+        self.counters.get(place.checked_rem(self.counters.len())?)
+    }
+}
+
+fn minute_of(now: Timestamp) -> u64 {
+    now.as_secs() / 60
+}
+
+fn unpack(word: u64) -> (u64, u64) {
+    (word >> 16, word & 0xffff)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d_21_refused_codes_slow_down_one_client_for_a_minute() {
+        let (throttle, now) = (Throttle::new(), Timestamp::from_millis(6_000_000));
+        let client: IpAddr = "203.0.113.9".parse().unwrap();
+        for _ in 0..MOST_REFUSED {
+            assert_eq!(throttle.pace(client, now), Pace::Fine);
+            throttle.note_refused(client, now);
+        }
+        assert_eq!(throttle.pace(client, now), Pace::TooFast);
+        let mapped = "::ffff:203.0.113.9".parse().unwrap();
+        assert_eq!(throttle.pace(mapped, now), Pace::TooFast);
+        let others = (0..100).map(|last| IpAddr::from([198, 51, 100, last]));
+        let slowed = others.filter(|other| throttle.pace(*other, now) == Pace::TooFast);
+        assert!(slowed.count() < 3);
+        let later = Timestamp::from_millis(6_060_000);
+        assert_eq!(throttle.pace(client, later), Pace::Fine);
+    }
+
+    #[test]
+    fn a_whole_ipv6_network_is_one_client() {
+        let (throttle, now) = (Throttle::new(), Timestamp::from_millis(6_000_000));
+        for last in 0..MOST_REFUSED {
+            let address = format!("2001:db8::{last:x}").parse().unwrap();
+            throttle.note_refused(address, now);
+        }
+        let other = "2001:db8::ffff".parse().unwrap();
+        assert_eq!(throttle.pace(other, now), Pace::TooFast);
+    }
+}

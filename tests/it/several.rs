@@ -1,0 +1,205 @@
+//! Several tabs, several providers, and clients that do not wait or that guess.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use crate::support::browser::{Browser, Page};
+use crate::support::gateway::{Gateway, Settings};
+use crate::support::provider::StandIn;
+use crate::support::raw::Raw;
+use crate::support::scene::{ORIGIN, SESSION, Scene, url};
+use crate::support::upstream::{Answer, RecordingUpstream};
+use crate::support::visit::Visit;
+
+const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
+
+#[tokio::test]
+async fn tabs_that_began_before_the_login_share_its_session() {
+    let scene = Scene::new().await;
+    let browser = scene.browser();
+    let mut callbacks = Vec::new();
+    for number in 0..5 {
+        let path = format!("/tab/{number}");
+        callbacks.push(scene.until_callback(&browser, &path).await);
+    }
+    let mut sessions = Vec::new();
+    for (number, callback) in callbacks.iter().enumerate() {
+        let answer = browser.follow(callback).await;
+        let location = answer.location().unwrap();
+        assert_eq!(location.path(), format!("/tab/{number}"));
+        sessions.push(browser.cookie(ORIGIN, SESSION).unwrap());
+    }
+    assert_eq!(scene.provider.exchanges().len(), 1);
+    assert!(sessions.iter().all(|session| *session == sessions[0]));
+    // The pending logins are all forgotten.
+    let pending = |name: &str| name.starts_with("__Host-sidegate-") && !name.ends_with("round");
+    let left = browser.cookies(ORIGIN);
+    assert!(!left.iter().any(|cookie| pending(&cookie.name)), "{left:?}");
+}
+
+#[tokio::test]
+async fn whoever_asks_to_sign_in_anew_gets_a_new_session() {
+    let scene = Scene::new().await;
+    let browser = scene.signed_in("alice").await;
+    let before = browser.cookie(ORIGIN, SESSION).unwrap();
+    let start = browser.open(&url("/oauth2/sign_in?prompt=login")).await;
+    let asked = start.location().unwrap();
+    assert!(
+        asked
+            .query_pairs()
+            .any(|(name, value)| name == "prompt" && value == "login")
+    );
+    browser.follow_all(start).await;
+    assert_ne!(browser.cookie(ORIGIN, SESSION).unwrap(), before);
+    assert_eq!(scene.provider.exchanges().len(), 2);
+}
+
+#[tokio::test]
+async fn a_browser_that_does_not_wait_for_its_new_session_keeps_the_old_one() {
+    let scene = Scene::new().await;
+    let browser = scene.signed_in("alice").await;
+    let start = browser.open(&url("/oauth2/sign_in?prompt=login")).await;
+    let callback = browser.follow(&start).await.location().unwrap();
+    let gate = Arc::new(Notify::new());
+    let token = r#"{"token_type":"Bearer","expires_in":60,"access_token":"late"}"#;
+    let answer = Answer::with(200, &JSON, token).held_by(&gate);
+    scene.provider.fail_next(answer);
+
+    let cookies: Vec<String> = browser
+        .cookies(ORIGIN)
+        .iter()
+        .map(|cookie| format!("{}={}", cookie.name, cookie.value))
+        .collect();
+    let mut client = Raw::connect(scene.gateway.address()).await;
+    let (path, query) = (callback.path(), callback.query().unwrap());
+    let cookies = cookies.join("; ");
+    client
+        .send(format!(
+            "GET {path}?{query} HTTP/1.1\r\nHost: localhost\r\nCookie: {cookies}\r\n\r\n"
+        ))
+        .await;
+    scene.provider.wait_for_exchange(2).await;
+    drop(client);
+    gate.notify_one();
+    let page = browser.open(&url("/still")).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+}
+
+/// Two providers, one for `/other` and one for everything else.
+struct Two {
+    gateway: Gateway,
+    main: StandIn,
+    other: StandIn,
+    _app: RecordingUpstream,
+}
+
+impl Two {
+    async fn start() -> Self {
+        let (main, other) = (StandIn::start().await, StandIn::start().await);
+        let app = RecordingUpstream::start().await;
+        let settings = Settings::new(ORIGIN, &main.url(), &app.url());
+        let secret = settings.file("secret", "s3cret-canary\n");
+        let provider = |name: &str, at: &StandIn| {
+            format!(
+                "[providers.{name}]\nprofile = \"oauth2\"\nurl = \"{}\"\nclient_id = \"3\"\n\
+                 client_secret_file = \"{secret}\"\nauthorization_endpoint = \"/oauth/authorize\"\n\
+                 token_endpoint = \"/oauth/token\"\nuserinfo_endpoint = \"/api/user\"\n\
+                 identity.source = \"userinfo\"\n",
+                at.url()
+            )
+        };
+        let providers = [provider("main", &main), provider("other", &other)].concat();
+        let routes = "[[routes]]\nprovider = \"main\"\n\
+                      [[routes]]\nprefix = \"/other\"\nprovider = \"other\"\n";
+        let gateway = Gateway::start(settings.provider(&providers).with(routes));
+        Self {
+            gateway,
+            main,
+            other,
+            _app: app,
+        }
+    }
+
+    fn browser(&self) -> Browser {
+        Browser::new().leading(ORIGIN, self.gateway.address())
+    }
+
+    async fn callback(&self, browser: &Browser, path: &str) -> Page {
+        let start = browser.open(&url(path)).await;
+        browser.follow(&start).await
+    }
+}
+
+#[tokio::test]
+async fn a_20_a_23_an_answer_of_one_provider_is_never_taken_for_anothers() {
+    let two = Two::start().await;
+    let browser = two.browser();
+    let mut answer = two.callback(&browser, "/page").await.location().unwrap();
+    assert_eq!(answer.path(), "/oauth2/callback/main");
+    for path in [
+        "/oauth2/callback/other",
+        "/oauth2/callback",
+        "/oauth2/callback/nobody",
+    ] {
+        answer.set_path(path);
+        let page = browser.open(answer.as_str()).await;
+        assert!(page.status.is_client_error(), "{}", page.describe());
+        assert!(browser.cookie(ORIGIN, SESSION).is_none());
+    }
+    assert!(two.main.exchanges().is_empty() && two.other.exchanges().is_empty());
+    answer.set_path("/oauth2/callback/main");
+    let page = browser.visit(answer.as_str()).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+}
+
+#[tokio::test]
+async fn a_session_of_one_provider_does_not_serve_the_others_routes() {
+    let two = Two::start().await;
+    let browser = two.browser();
+    assert_eq!(browser.visit(&url("/page")).await.text(), "seen");
+    let refused = browser.send(Visit::fetch(&url("/other/data"))).await;
+    assert_eq!(refused.status, 401, "{}", refused.describe());
+    let problem = refused.json();
+    assert_eq!(problem["reason"], "session_of_other_provider");
+    // Following the hint leads to the other provider, not in circles.
+    let login_url = problem["login_url"].as_str().unwrap();
+    let start = browser.open(login_url).await;
+    let location = start.location().unwrap();
+    assert!(
+        location.as_str().starts_with(&two.other.url()),
+        "{location}"
+    );
+    let answer = browser.follow(&start).await;
+    let signed_in = browser.follow(&answer).await;
+    assert_eq!(signed_in.status, 303, "{}", signed_in.describe());
+    let served = browser.send(Visit::fetch(&url("/other/data"))).await;
+    assert_eq!(served.text(), "seen", "{}", served.describe());
+}
+
+#[tokio::test]
+async fn d_21_a_client_that_guesses_codes_does_not_use_up_the_token_endpoint() {
+    let scene = Scene::new().await;
+    let guess = async || {
+        let browser = scene.browser();
+        let callback = scene.until_callback(&browser, "/").await;
+        let mut answer = callback.location().unwrap();
+        let state = answer.query_pairs().find(|(name, _)| name == "state");
+        let state = state.unwrap().1.into_owned();
+        let mut query = answer.query_pairs_mut();
+        query.clear().append_pair("code", "guess");
+        query.append_pair("state", &state);
+        drop(query);
+        browser.open(answer.as_str()).await
+    };
+    for _ in 0..10 {
+        let page = guess().await;
+        assert!(page.text().contains("code_refused"), "{}", page.describe());
+    }
+    let page = guess().await;
+    assert_eq!(page.status, 429, "{}", page.describe());
+    assert_eq!(scene.provider.exchanges().len(), 10);
+    // A minute later the same client may sign in.
+    scene.gateway.advance(std::time::Duration::from_mins(1));
+    assert_eq!(scene.browser().visit(&url("/")).await.text(), "seen");
+}
