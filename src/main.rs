@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use sidegate::clock::Clock;
@@ -69,9 +70,21 @@ struct Demo {
     /// Drive a whole login over real sockets, print each step, and stop
     #[arg(long)]
     check: bool,
+    /// Break this step on purpose, to see that the check can fail
+    #[arg(long = "break", value_name = "STEP", requires = "check", value_parser = step_names())]
+    broken: Option<demo::Step>,
     /// Where the gateway listens; a loopback address
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4180")]
     listen: SocketAddr,
+}
+
+/// The steps of the demo's check by name. The help lists them, and so does the error for another.
+fn step_names() -> impl TypedValueParser<Value = demo::Step> {
+    let names = PossibleValuesParser::new(demo::Step::ALL.map(demo::Step::name));
+    names.try_map(|name| {
+        let mut steps = demo::Step::ALL.into_iter();
+        steps.find(|step| step.name() == name).ok_or("no such step")
+    })
 }
 
 fn main() -> ExitCode {
@@ -207,7 +220,7 @@ fn try_out(demo: &Demo) -> ExitCode {
         } else {
             demo.listen
         };
-        match demo::Demo::start(listen).await {
+        match demo::Demo::start(listen, demo.broken).await {
             Err(error) => fail(&chain(&error)),
             Ok(running) if demo.check => check_demo(running).await,
             Ok(running) => show_demo(running).await,

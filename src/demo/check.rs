@@ -81,16 +81,16 @@ impl Step {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Redirect => "redirect",
-            Self::LoginForm => "login form",
+            Self::LoginForm => "login-form",
             Self::Code => "code",
             Self::Exchange => "exchange",
-            Self::SessionCookie => "session cookie",
+            Self::SessionCookie => "session-cookie",
             Self::Bearer => "bearer",
             Self::Cache => "cache",
             Self::Post => "post",
             Self::Api => "api",
             Self::SignOut => "sign-out",
-            Self::CookieDead => "cookie dead",
+            Self::CookieDead => "cookie-dead",
         }
     }
 

@@ -6,7 +6,7 @@
 //! - [`App`] is the legacy web app behind the gateway: it knows nothing of OAuth but can show
 //!   what reached it, and checks the token with code of its own, apart from the gateway's.
 //! - [`Check`] is a browser without a screen: it signs in, looks at each step and names the one
-//!   that failed.
+//!   that failed. [`Demo`] can break any step on purpose, to see that the check can fail.
 //!
 //! None of the three knows how the gateway is built; whoever composes them does. Everything binds
 //! loopback addresses only and is **not for production**: passwords are short, keys live as long
@@ -15,6 +15,7 @@
 mod app;
 mod authorization_server;
 mod authorize;
+mod breakage;
 mod browser;
 mod check;
 mod grants;

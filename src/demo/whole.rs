@@ -12,9 +12,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tempfile::TempDir;
 use url::Url;
 
-use super::{
-    App, AppSettings, AuthorizationServer, AuthorizationServerSettings, Check, Client, Error, User,
-};
+use super::breakage::{self, Middlebox};
+use super::serve::Server;
+use super::{App, AppSettings, AuthorizationServer, Check, Client, Error, Step, User};
 use crate::clock::Clock;
 use crate::config::{Config, Flags, Variables};
 use crate::instance::Instance;
@@ -27,6 +27,8 @@ const CLIENT: &str = "99adb0aa-17fc-4578-8226-e45e4d3e9156";
 #[derive(Debug)]
 pub struct Demo {
     gateway: Instance,
+    /// Stands before the gateway when a step is broken.
+    middlebox: Option<Server>,
     provider: AuthorizationServer,
     app: App,
     public_url: Url,
@@ -37,18 +39,20 @@ pub struct Demo {
 impl Demo {
     /// Starts all three. The gateway listens on `listen`, a loopback address, and is known as
     /// `localhost`; the authorization server and the app take free ports of `127.0.0.1`, so that
-    /// the browser keeps the cookies of gateway and provider apart.
+    /// the browser keeps the cookies of gateway and provider apart. The step `broken` is broken on
+    /// purpose: the check must fail there.
     ///
     /// # Errors
     ///
     /// [`Error`].
-    pub async fn start(listen: SocketAddr) -> Result<Self, Error> {
+    pub async fn start(listen: SocketAddr, broken: Option<Step>) -> Result<Self, Error> {
         if !listen.ip().is_loopback() {
             return Err(Error::NotLoopback { address: listen });
         }
         let clock = Clock::system();
-        let provider = AuthorizationServer::start(AuthorizationServerSettings::default()).await?;
-        let app = App::start(AppSettings::new(provider.public_key_pem(), CLIENT)).await?;
+        let provider = AuthorizationServer::start(breakage::provider(broken)).await?;
+        let key = breakage::public_key(broken, &provider)?;
+        let app = App::start(AppSettings::new(key, CLIENT)).await?;
         let folder = tempfile::Builder::new()
             .prefix("sidegate-demo-")
             .tempdir()?;
@@ -63,15 +67,28 @@ impl Demo {
             .register(Client {
                 id: CLIENT.to_owned(),
                 secret: Some(password),
-                redirect_uris: vec![format!("{public_url}/oauth2/callback")],
+                redirect_uris: vec![breakage::redirect_uri(broken, &public_url)],
             })
             .await;
         let config = Config::load(&path, Variables::Ignore, &Flags::default(), &clock)?;
         let gateway = Instance::start(config, &clock)?;
+        let middlebox = match broken {
+            None => None,
+            Some(broken) => {
+                let (gateway, provider) = (gateway.address(), provider.address());
+                let middlebox = Middlebox {
+                    broken,
+                    gateway,
+                    provider,
+                };
+                Some(middlebox.start().await?)
+            }
+        };
         let public_url =
             Url::parse(&public_url).map_err(|_invalid| Error::NotLoopback { address: listen })?;
         Ok(Self {
             gateway,
+            middlebox,
             provider,
             app,
             public_url,
@@ -112,13 +129,14 @@ impl Demo {
     /// [`Error::NotLoopback`] when the provider's address is no URL.
     pub fn check(&self) -> Result<Check<impl Fn() -> u64>, Error> {
         let user = User::alice();
+        let middlebox = self.middlebox.as_ref().map(Server::address);
         let endpoint = self.provider.authorization_endpoint();
         let authorization_endpoint =
             Url::parse(&endpoint).map_err(|_invalid| Error::NotLoopback {
                 address: self.provider.address(),
             })?;
         Ok(Check {
-            gateway: self.address(),
+            gateway: middlebox.unwrap_or_else(|| self.address()),
             public_url: self.public_url.clone(),
             provider: self.provider.address(),
             authorization_endpoint,

@@ -16,6 +16,7 @@
 
 mod browser;
 mod coverage;
+mod demo;
 mod fields;
 mod forwarding;
 mod framing;

@@ -1,8 +1,5 @@
 //! Running it: the operations listener, signals, the log, the settings, limits under attack.
 
-use std::collections::BTreeSet;
-use std::time::Duration;
-
 use tokio::process::Command;
 
 use crate::support::browser::Browser;
@@ -408,20 +405,4 @@ async fn what_cannot_be_read_stops_the_start() {
             "{said}"
         );
     }
-}
-
-#[tokio::test]
-async fn the_demo_checks_itself() {
-    let running = Command::new(PROGRAM).args(["demo", "--check"]).output();
-    let output = tokio::time::timeout(Duration::from_mins(1), running)
-        .await
-        .unwrap()
-        .unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(output.status.code(), Some(0), "{said}");
-    let steps: BTreeSet<_> = said
-        .lines()
-        .filter_map(|line| line.strip_prefix("ok "))
-        .collect();
-    assert!(steps.len() >= 10, "{said}");
 }

@@ -1,0 +1,88 @@
+//! The demo's check of itself, by the real program: it passes, and for each step it can fail.
+
+use std::process::Output;
+use std::time::Duration;
+
+use sidegate::demo::Step;
+use tokio::process::Command;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::support::gateway::PROGRAM;
+
+/// Every step in order, by the name that `--break` takes and a failure gives.
+const STEPS: [&str; 11] = [
+    "redirect",
+    "login-form",
+    "code",
+    "exchange",
+    "session-cookie",
+    "bearer",
+    "cache",
+    "post",
+    "api",
+    "sign-out",
+    "cookie-dead",
+];
+
+/// Runs `sidegate demo` with these arguments: exit code, standard output, standard error.
+async fn demo(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let running = Command::new(PROGRAM)
+        .arg("demo")
+        .args(arguments)
+        .kill_on_drop(true)
+        .output();
+    // Many run at once, and each makes keys: much more than one ever takes.
+    let ended = timeout(Duration::from_mins(2), running).await;
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = ended.unwrap().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code(), text(stdout), text(stderr))
+}
+
+#[tokio::test]
+async fn the_demo_checks_itself() {
+    assert_eq!(Step::ALL.map(Step::name), STEPS);
+    let (code, said, _) = demo(&["--check"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    let lines: Vec<&str> = said.lines().collect();
+    let (last, steps) = lines.split_last().unwrap();
+    assert_eq!(*last, "All steps held.");
+    assert_eq!(steps.len(), STEPS.len(), "{said}");
+    assert!(steps.iter().all(|line| line.starts_with("ok   ")), "{said}");
+}
+
+#[tokio::test]
+async fn each_step_broken_on_purpose_fails_the_demo_by_its_name() {
+    let mut running = JoinSet::new();
+    for (before, step) in STEPS.into_iter().enumerate() {
+        running.spawn(async move {
+            let (code, said, complained) = demo(&["--check", "--break", step]).await;
+            assert_eq!(code, Some(1), "{step}: {said}{complained}");
+            let lines: Vec<&str> = said.lines().collect();
+            let (last, held) = lines.split_last().unwrap();
+            let failure = format!("FAIL {step}: expected ");
+            assert!(last.starts_with(&failure), "{step}: {said}");
+            assert!(last.contains(", came "), "{step}: {said}");
+            assert_eq!(held.len(), before, "{step}: {said}");
+            let held = held.iter().all(|line| line.starts_with("ok   "));
+            assert!(held, "{step}: {said}");
+        });
+    }
+    while let Some(ended) = running.join_next().await {
+        ended.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn only_a_step_of_a_check_can_be_broken() {
+    let (code, _, complained) = demo(&["--check", "--break", "login-from"]).await;
+    assert_eq!(code, Some(64), "{complained}");
+    assert!(complained.contains("login-form"), "{complained}");
+    let (code, _, complained) = demo(&["--break", "bearer"]).await;
+    assert_eq!(code, Some(64), "{complained}");
+    assert!(complained.contains("--check"), "{complained}");
+}
