@@ -172,7 +172,7 @@ impl Access {
 
     /// The session id that a browser brings, and its session if that is live, whatever it may be
     /// used for.
-    pub fn signed_in(
+    pub fn session_of(
         &self,
         headers: &HeaderMap,
         now: Timestamp,

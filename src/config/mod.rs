@@ -4,8 +4,10 @@
 //! what the settings name (secrets, keys, certificates), so that a [`Config`] that exists can be
 //! run. No room below knows this one; each exports its own validated settings.
 
+mod layers;
 mod listening;
 mod problem;
+mod routing;
 mod section;
 
 use std::collections::BTreeMap;
@@ -14,31 +16,25 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use figment::providers::{Env, Format as _, Serialized, Toml};
-use figment::value::Map;
+use figment::Figment;
+use figment::providers::{Format as _, Toml};
 use figment::value::{Dict, Value};
-use figment::{Figment, Metadata, Profile, Provider};
 use serde::Deserialize;
 
+pub use self::layers::{Flags, Variables};
 use self::listening::{Bounded, ServerSection, acceptor, check_transport};
 pub use self::problem::{Problem, Problems};
+use self::routing::{check_hosts, routes, upstreams};
 use self::section::Reader;
-use crate::access::{RouteError, RouteSettings, RouteTable};
+use crate::access::RouteTable;
 use crate::clock::Clock;
 use crate::fields::forwarded::TrustedPeers;
-use crate::login::{self, KeyRing, PublicUrl, PublicUrls};
-use crate::provider::{self, profile};
+use crate::login::{self, KeyRing, PublicUrls};
+use crate::provider::{self, Provider, profile};
 use crate::telemetry::{self, chain};
 use crate::tls::Acceptor;
-use crate::upstream::{self, AssertionNames, Upstream};
+use crate::upstream::AssertionNames;
 use crate::{gateway, server, session, target};
-
-/// What the names of our variables begin with. Two underscores: an orchestrator that injects
-/// `SIDEGATE_PORT` for a service of this name means something else.
-const VARIABLES: &str = "SIDEGATE__";
-
-/// The reference file is the layer of defaults: what it documents is what holds.
-const DEFAULTS: &str = include_str!("../../config/sidegate.toml");
 
 /// The settings of one gateway, checked, with everything opened that they name.
 #[derive(Debug)]
@@ -66,29 +62,9 @@ pub struct Config {
     /// The routes, with the upstreams they lead to.
     pub routes: RouteTable,
     /// Providers by name.
-    pub providers: BTreeMap<Box<str>, Arc<provider::Provider>>,
+    pub providers: BTreeMap<Box<str>, Arc<Provider>>,
     /// What is odd but not wrong.
     pub warnings: Vec<String>,
-}
-
-/// Whether the process's variables are a layer of the settings.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Variables {
-    /// They are.
-    Read,
-    /// They are not: the file is somebody else's.
-    Ignore,
-}
-
-/// What the command line sets; each wins over file and variables.
-#[derive(Clone, Debug, Default)]
-pub struct Flags {
-    /// `server.listen`.
-    pub listen: Option<String>,
-    /// `log.level`.
-    pub log_level: Option<String>,
-    /// `log.format`.
-    pub log_format: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -139,13 +115,8 @@ impl Config {
         if let Err(error) = Figment::from(Toml::string(&file)).extract::<Dict>() {
             return Err(Problems::one(path, error.to_string()));
         }
-        let settings = Figment::from(Toml::string(DEFAULTS)).merge(Toml::file_exact(path));
-        let settings = match variables {
-            Variables::Read => settings.merge(Env::prefixed(VARIABLES).split("__")),
-            Variables::Ignore => settings,
-        };
-        let settings = with_profiles(settings.merge(flags.layer()));
-        let mut reader = Reader::new(&settings, defaults());
+        let settings = layers::merged(path, variables, flags);
+        let mut reader = Reader::new(&settings, layers::defaults());
         let config = build(&settings, &mut reader, clock);
         match config {
             Some(config) if reader.problems.is_empty() => Ok(config),
@@ -163,71 +134,6 @@ impl Problems {
             reason,
         }])
     }
-}
-
-impl Flags {
-    fn layer(&self) -> Layer {
-        let set = [
-            ("server.listen", &self.listen),
-            ("log.level", &self.log_level),
-            ("log.format", &self.log_format),
-        ];
-        let set = set
-            .into_iter()
-            .filter_map(|(key, value)| Some((key, value.clone()?)));
-        let merged = set.fold(Figment::new(), |merged, (key, value)| {
-            merged.merge(Serialized::default(key, value))
-        });
-        Layer {
-            name: "command line".to_owned(),
-            values: merged.extract().unwrap_or_default(),
-        }
-    }
-}
-
-/// Values with the name of where they come from, for whoever has to mend them.
-struct Layer {
-    name: String,
-    values: Dict,
-}
-
-impl Provider for Layer {
-    fn metadata(&self) -> Metadata {
-        Metadata::named(self.name.clone())
-    }
-
-    fn data(&self) -> figment::Result<Map<Profile, Dict>> {
-        Ok(Map::from([(Profile::Default, self.values.clone())]))
-    }
-}
-
-fn defaults() -> Dict {
-    // The reference file is compiled in and a test reads it.
-    Figment::from(Toml::string(DEFAULTS))
-        .extract()
-        .unwrap_or_default()
-}
-
-/// Puts each provider's profile below what the operator wrote.
-fn with_profiles(settings: Figment) -> Figment {
-    let Ok(providers) = settings.extract_inner::<BTreeMap<String, Value>>("providers") else {
-        return settings;
-    };
-    providers
-        .into_iter()
-        .fold(settings, |settings, (name, provider)| {
-            let named = provider.find_ref("profile").and_then(Value::as_str);
-            let text = named.and_then(profile::find);
-            let Some(text) = text else { return settings };
-            let values: Dict = Figment::from(Toml::string(text))
-                .extract()
-                .unwrap_or_default();
-            let below = Dict::from([(name, Value::from(values))]);
-            settings.join(Layer {
-                name: "its profile".to_owned(),
-                values: Dict::from([("providers".to_owned(), Value::from(below))]),
-            })
-        })
 }
 
 fn build(settings: &Figment, reader: &mut Reader<'_>, clock: &Clock) -> Option<Config> {
@@ -278,7 +184,7 @@ fn build(settings: &Figment, reader: &mut Reader<'_>, clock: &Clock) -> Option<C
         random_keys,
         routes: routes?,
         providers,
-        warnings: odd_variables(settings),
+        warnings: layers::odd_variables(settings),
     })
 }
 
@@ -330,7 +236,7 @@ fn entries(settings: &Figment, reader: &mut Reader<'_>, key: &str, what: &str) -
     entries
 }
 
-type Providers = BTreeMap<Box<str>, Arc<provider::Provider>>;
+type Providers = BTreeMap<Box<str>, Arc<Provider>>;
 
 /// Opens the providers; gives all names that were written, too, so that routes are checked against
 /// what the operator meant.
@@ -375,7 +281,7 @@ fn providers(settings: &Figment, reader: &mut Reader<'_>) -> (Providers, Vec<Str
         if !files_are_there(&settings, &key, reader) {
             continue;
         }
-        match provider::Provider::new(&name, &settings) {
+        match Provider::new(&name, &settings) {
             Ok(provider) => {
                 providers.insert(name.into(), Arc::new(provider));
             }
@@ -411,104 +317,6 @@ fn known_profiles() -> String {
     profile::names().collect::<Vec<_>>().join(", ")
 }
 
-type Upstreams = BTreeMap<Box<str>, Option<Arc<Upstream>>>;
-
-/// Opens the upstreams; `None` for those that have a problem of their own.
-fn upstreams(settings: &Figment, reader: &mut Reader<'_>) -> Upstreams {
-    let entries = entries(settings, reader, "upstreams", "upstream");
-    let mut upstreams = Upstreams::new();
-    for (name, value) in entries {
-        let key = format!("upstreams.{name}");
-        let opened = reader
-            .read_value::<upstream::Settings>(&key, value)
-            .and_then(|settings| match Upstream::new(&name, &settings) {
-                Ok(upstream) => Some(Arc::new(upstream)),
-                Err(error) => {
-                    reader.note(&format!("{key}.ca_file"), chain(&error));
-                    None
-                }
-            });
-        upstreams.insert(name.into(), opened);
-    }
-    upstreams
-}
-
-/// The route table. Without routes everything is for signed-in people.
-fn routes(
-    settings: &Figment,
-    reader: &mut Reader<'_>,
-    upstreams: &Upstreams,
-    providers: &[String],
-) -> Option<RouteTable> {
-    let written = match settings.find_value("routes") {
-        Ok(Value::Array(_, routes)) => routes,
-        Ok(_) => {
-            reader.note("routes", "expected a list; write each route as [[routes]]");
-            return None;
-        }
-        Err(_missing) => Vec::new(),
-    };
-    let count = written.len();
-    let mut routes: Vec<(usize, RouteSettings)> = Vec::new();
-    for (index, value) in written.into_iter().enumerate() {
-        let route = reader.read_value(&format!("routes.{index}"), value);
-        routes.extend(route.map(|route| (index, route)));
-    }
-    let complete = routes.len() == count;
-    if count == 0 {
-        routes.push((0, RouteSettings::default()));
-    }
-    let opened: BTreeMap<Box<str>, Arc<Upstream>> = upstreams
-        .iter()
-        .filter_map(|(name, upstream)| Some((name.clone(), Arc::clone(upstream.as_ref()?))))
-        .collect();
-    let names: Vec<&str> = providers.iter().map(String::as_str).collect();
-    match RouteTable::new(routes, &opened, &names) {
-        Ok(table) => complete.then_some(table),
-        Err(errors) => {
-            for (index, error) in errors {
-                note_route(reader, index, &error, upstreams, providers);
-            }
-            None
-        }
-    }
-}
-
-/// Notes what is wrong with a route, unless it follows from a problem that is noted already.
-fn note_route(
-    reader: &mut Reader<'_>,
-    index: usize,
-    error: &RouteError,
-    upstreams: &Upstreams,
-    providers: &[String],
-) {
-    let key = match error {
-        RouteError::UnknownUpstream(name) if upstreams.contains_key(name) => return,
-        RouteError::AmbiguousUpstream if upstreams.len() < 2 => return,
-        RouteError::AmbiguousProvider if providers.is_empty() => return,
-        RouteError::UnknownUpstream(_) | RouteError::AmbiguousUpstream => "upstream",
-        RouteError::UnknownProvider(_) | RouteError::AmbiguousProvider => "provider",
-        RouteError::Duplicate(_) => "prefix",
-    };
-    reader.note(&format!("routes.{index}.{key}"), error.to_string());
-}
-
-/// A route for a host that is not served would never be taken.
-fn check_hosts(urls: &PublicUrls, routes: &RouteTable, reader: &mut Reader<'_>) {
-    for route in routes.iter() {
-        for host in route.hosts().filter(|host| urls.find(host).is_none()) {
-            let known: Vec<&str> = urls.iter().map(PublicUrl::authority).collect();
-            reader.note(
-                &format!("routes.{}.hosts", route.index()),
-                format!(
-                    "`{host}` is none of the hosts in public_url ({})",
-                    known.join(", ")
-                ),
-            );
-        }
-    }
-}
-
 fn login_settings(
     section: &LoginSection,
     reader: &mut Reader<'_>,
@@ -533,31 +341,6 @@ fn login_settings(
             None
         }
     }
-}
-
-/// Variables with one underscore that look like a key of ours: somebody meant to set it.
-fn odd_variables(settings: &Figment) -> Vec<String> {
-    let plain = |text: &str| text.replace(['_', '.'], "").to_ascii_lowercase();
-    let mut keys = BTreeMap::new();
-    let tree: Dict = settings.extract().unwrap_or_default();
-    for (section, value) in &tree {
-        keys.insert(plain(section), section.clone());
-        for key in value.as_dict().into_iter().flat_map(Dict::keys) {
-            let key = format!("{section}.{key}");
-            keys.insert(plain(&key), key);
-        }
-    }
-    let single = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    single
-        .filter(|name| name.starts_with("SIDEGATE_") && !name.starts_with(VARIABLES))
-        .filter_map(|name| {
-            let key = keys.get(&plain(name.trim_start_matches("SIDEGATE_")))?;
-            let right = problem::variable(key);
-            Some(format!(
-                "the variable {name} is ignored; did you mean {right}?"
-            ))
-        })
-        .collect()
 }
 
 #[cfg(test)]

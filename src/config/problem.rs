@@ -79,7 +79,7 @@ fn describe(metadata: &Metadata, key: &str) -> String {
 pub(super) fn variable(key: &str) -> String {
     format!(
         "{}{}",
-        super::VARIABLES,
+        super::layers::VARIABLES,
         key.replace('.', "__").to_ascii_uppercase()
     )
 }

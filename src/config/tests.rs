@@ -1,5 +1,9 @@
 use std::io::Write as _;
 
+use figment::providers::{Format as _, Toml};
+use figment::value::Dict;
+
+use super::layers::{DEFAULTS, defaults};
 use super::*;
 
 /// A settings file in a folder of its own, with the files that it names.

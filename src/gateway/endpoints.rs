@@ -72,7 +72,7 @@ impl Gateway {
             .because("prefetch")
             .respond(headers);
         }
-        let before = match self.access.signed_in(headers, self.clock.now()) {
+        let before = match self.access.session_of(headers, self.clock.now()) {
             Some((id, Some(session))) => Before::Live(id, session),
             Some((id, None)) => Before::Stale(id),
             None => Before::Nothing,
@@ -126,7 +126,7 @@ impl Gateway {
         let headers = &visit.parts.headers;
         let return_to = visit.referrer().unwrap_or_else(ReturnTo::root);
         let (provider, prompt) = self.asked(visit.target.query().unwrap_or_default());
-        let session = self.access.signed_in(headers, self.clock.now());
+        let session = self.access.session_of(headers, self.clock.now());
         let session = session.and_then(|(_, session)| session);
         let signed_in = session.is_some_and(|session| *session.provider() == *provider);
         if prompt == Prompt::AsNeeded && signed_in {

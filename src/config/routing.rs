@@ -1,0 +1,113 @@
+//! Upstreams and routes: what leads where.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use figment::Figment;
+use figment::value::Value;
+
+use super::entries;
+use super::section::Reader;
+use crate::access::{RouteError, RouteSettings, RouteTable};
+use crate::login::{PublicUrl, PublicUrls};
+use crate::telemetry::chain;
+use crate::upstream::{self, Upstream};
+
+/// Upstreams by name.
+pub(super) type Upstreams = BTreeMap<Box<str>, Option<Arc<Upstream>>>;
+
+/// Opens the upstreams; `None` for those that have a problem of their own.
+pub(super) fn upstreams(settings: &Figment, reader: &mut Reader<'_>) -> Upstreams {
+    let entries = entries(settings, reader, "upstreams", "upstream");
+    let mut upstreams = Upstreams::new();
+    for (name, value) in entries {
+        let key = format!("upstreams.{name}");
+        let opened = reader
+            .read_value::<upstream::Settings>(&key, value)
+            .and_then(|settings| match Upstream::new(&name, &settings) {
+                Ok(upstream) => Some(Arc::new(upstream)),
+                Err(error) => {
+                    reader.note(&format!("{key}.ca_file"), chain(&error));
+                    None
+                }
+            });
+        upstreams.insert(name.into(), opened);
+    }
+    upstreams
+}
+
+/// The route table. Without routes everything is for signed-in people.
+pub(super) fn routes(
+    settings: &Figment,
+    reader: &mut Reader<'_>,
+    upstreams: &Upstreams,
+    providers: &[String],
+) -> Option<RouteTable> {
+    let written = match settings.find_value("routes") {
+        Ok(Value::Array(_, routes)) => routes,
+        Ok(_) => {
+            reader.note("routes", "expected a list; write each route as [[routes]]");
+            return None;
+        }
+        Err(_missing) => Vec::new(),
+    };
+    let count = written.len();
+    let mut routes: Vec<(usize, RouteSettings)> = Vec::new();
+    for (index, value) in written.into_iter().enumerate() {
+        let route = reader.read_value(&format!("routes.{index}"), value);
+        routes.extend(route.map(|route| (index, route)));
+    }
+    let complete = routes.len() == count;
+    if count == 0 {
+        routes.push((0, RouteSettings::default()));
+    }
+    let opened: BTreeMap<Box<str>, Arc<Upstream>> = upstreams
+        .iter()
+        .filter_map(|(name, upstream)| Some((name.clone(), Arc::clone(upstream.as_ref()?))))
+        .collect();
+    let names: Vec<&str> = providers.iter().map(String::as_str).collect();
+    match RouteTable::new(routes, &opened, &names) {
+        Ok(table) => complete.then_some(table),
+        Err(errors) => {
+            for (index, error) in errors {
+                note_route(reader, index, &error, upstreams, providers);
+            }
+            None
+        }
+    }
+}
+
+/// Notes what is wrong with a route, unless it follows from a problem that is noted already.
+fn note_route(
+    reader: &mut Reader<'_>,
+    index: usize,
+    error: &RouteError,
+    upstreams: &Upstreams,
+    providers: &[String],
+) {
+    let key = match error {
+        RouteError::UnknownUpstream(name) if upstreams.contains_key(name) => return,
+        RouteError::AmbiguousUpstream if upstreams.len() < 2 => return,
+        RouteError::AmbiguousProvider if providers.is_empty() => return,
+        RouteError::UnknownUpstream(_) | RouteError::AmbiguousUpstream => "upstream",
+        RouteError::UnknownProvider(_) | RouteError::AmbiguousProvider => "provider",
+        RouteError::Duplicate(_) => "prefix",
+    };
+    reader.note(&format!("routes.{index}.{key}"), error.to_string());
+}
+
+/// A route for a host that is not served would never be taken.
+pub(super) fn check_hosts(urls: &PublicUrls, routes: &RouteTable, reader: &mut Reader<'_>) {
+    for route in routes.iter() {
+        for host in route.hosts().filter(|host| urls.find(host).is_none()) {
+            let known: Vec<&str> = urls.iter().map(PublicUrl::authority).collect();
+            reader.note(
+                &format!("routes.{}.hosts", route.index()),
+                format!(
+                    "`{host}` is none of the hosts in public_url ({})",
+                    known.join(", ")
+                ),
+            );
+        }
+    }
+}
