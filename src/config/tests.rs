@@ -101,6 +101,51 @@ fn the_reference_file_has_the_defaults_and_loads() {
     }
 }
 
+/// The keys of a table, as its own parser names them when it meets one that it does not know.
+fn keys_of_table<T: serde::de::DeserializeOwned>() -> &'static [&'static str] {
+    let odd = Dict::from([("no such key".to_owned(), Value::from(1))]);
+    let Err(error) = Value::from(odd).deserialize::<T>() else {
+        panic!("an unknown key was taken")
+    };
+    let figment::error::Kind::UnknownField(_, keys) = error.kind else {
+        panic!("{error}")
+    };
+    keys
+}
+
+#[test]
+fn the_reference_file_documents_every_key_of_every_table() {
+    use crate::provider::settings as provider;
+    let tables = [
+        keys_of_table::<provider::Settings>(),
+        keys_of_table::<provider::AuthorizationParameters>(),
+        keys_of_table::<provider::TokenRequest>(),
+        keys_of_table::<provider::IdentitySettings>(),
+        keys_of_table::<provider::ClaimNames>(),
+        keys_of_table::<provider::AccessTokenSettings>(),
+        keys_of_table::<provider::Refresh>(),
+        keys_of_table::<provider::ErrorShape>(),
+        keys_of_table::<crate::upstream::Settings>(),
+        keys_of_table::<crate::access::RouteSettings>(),
+        keys_of_table::<ServerSection>(),
+        keys_of_table::<OperationsSection>(),
+        keys_of_table::<LoginSection>(),
+        keys_of_table::<telemetry::Settings>(),
+        keys_of_table::<session::Settings>(),
+        keys_of_table::<AssertionNames>(),
+    ];
+    let is_documented = |key: &str| {
+        DEFAULTS.lines().any(|line| {
+            let line = line.trim_start_matches("# ").trim_start_matches('[');
+            let table = line.split(']').next().unwrap_or_default();
+            line.starts_with(&format!("{key} = ")) || table.ends_with(&format!(".{key}"))
+        })
+    };
+    for key in tables.into_iter().flatten() {
+        assert!(is_documented(key), "`{key}` is not documented");
+    }
+}
+
 #[test]
 fn the_minimal_file_has_ten_lines_and_lacks_nothing_but_its_secret() {
     let text = include_str!("../../config/minimal.toml");
