@@ -65,22 +65,22 @@ async fn ask(browser: &Browser, method: &str, path: &str, depth: &str, body: &st
 async fn radicale_knows_who_is_there_and_keeps_a_calendar() {
     let calendars = Calendars::start("").await;
     let alice = calendars.signed_in("alice").await;
-    let made = ask(&alice, "MKCALENDAR", "/alice/work/", "0", CALENDAR).await;
+    let made = ask(&alice, "MKCALENDAR", "/alice/diary/", "0", CALENDAR).await;
     assert_eq!(made.status, 201, "{}", made.describe());
-    let put = Visit::fetch(&url("/alice/work/one.ics"))
+    let put = Visit::fetch(&url("/alice/diary/one.ics"))
         .method("PUT")
         .field("if-none-match", "*")
         .body("text/calendar", EVENT.as_bytes());
     let put = alice.send(put).await;
     assert_eq!(put.status, 201, "{}", put.describe());
     assert!(put.field("etag").is_some(), "{}", put.describe());
-    let found = ask(&alice, "PROPFIND", "/alice/work/", "1", "").await;
+    let found = ask(&alice, "PROPFIND", "/alice/diary/", "1", "").await;
     assert_eq!(found.status, 207, "{}", found.describe());
     assert!(found.text().contains("one.ics"), "{}", found.text());
-    let report = ask(&alice, "REPORT", "/alice/work/", "1", REPORT).await;
+    let report = ask(&alice, "REPORT", "/alice/diary/", "1", REPORT).await;
     assert_eq!(report.status, 207, "{}", report.describe());
     assert!(report.text().contains("Meeting"), "{}", report.text());
-    let event = alice.fetch(&url("/alice/work/one.ics")).await;
+    let event = alice.fetch(&url("/alice/diary/one.ics")).await;
     assert!(event.text().contains("SUMMARY:Meeting"), "{}", event.text());
 }
 
@@ -88,7 +88,7 @@ async fn radicale_knows_who_is_there_and_keeps_a_calendar() {
 async fn radicale_is_not_deceived_by_fields_of_the_client() {
     let calendars = Calendars::start("").await;
     let alice = calendars.signed_in("alice").await;
-    ask(&alice, "MKCALENDAR", "/alice/work/", "0", CALENDAR).await;
+    ask(&alice, "MKCALENDAR", "/alice/diary/", "0", CALENDAR).await;
     let mallory = calendars.signed_in("mallory").await;
     for name in [
         "x-remote-user",
@@ -96,7 +96,7 @@ async fn radicale_is_not_deceived_by_fields_of_the_client() {
         "x.remote.user",
         "x-forwarded-user",
     ] {
-        let spoofed = Visit::fetch(&url("/alice/work/"))
+        let spoofed = Visit::fetch(&url("/alice/diary/"))
             .method("PROPFIND")
             .field("depth", "0")
             .field(name, "alice");
