@@ -22,8 +22,7 @@ pub enum Error {
     /// The token has no characters.
     #[error("the token is empty")]
     Empty,
-    /// The token has a character outside RFC 6750's `b64token`, so it cannot be sent as a bearer
-    /// credential.
+    /// The token has a character that would end or split a bearer credential.
     #[error("the token has a character that a bearer token cannot have")]
     Malformed,
     /// The token is longer than [`MAX_TOKEN`].
@@ -45,15 +44,15 @@ impl TokenSet {
     ///
     /// # Errors
     ///
-    /// When the access token is empty, longer than [`MAX_TOKEN`] or not a `b64token` (RFC 6750
-    /// section 2.1), or when the refresh token is empty, too long or has characters outside
+    /// When the access token is empty, longer than [`MAX_TOKEN`] or not fit for a bearer credential
+    /// (RFC 6750 section 2.1), or when the refresh token is empty, too long or has characters outside
     /// visible ASCII (RFC 6749 appendix A.17).
     pub fn new(
         access_token: &str,
         refresh_token: Option<&str>,
         expires_at: Option<Timestamp>,
     ) -> Result<Self, Error> {
-        check(access_token, is_b64token)?;
+        check(access_token, is_bearer)?;
         if let Some(token) = refresh_token {
             check(token, |byte| matches!(byte, 0x20..=0x7e))?;
         }
@@ -133,10 +132,10 @@ fn check(token: &str, allowed: impl Fn(u8) -> bool) -> Result<(), Error> {
     }
 }
 
-/// RFC 6750 section 2.1, without its rule that `=` comes last: a server that breaks it harms
-/// nobody.
-fn is_b64token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte)
+/// More than the `b64token` of RFC 6750 section 2.1, since well-known servers give tokens with `!` or
+/// `|` in them; but nothing that could end or split a credential.
+fn is_bearer(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !b",;\"\\".contains(&byte)
 }
 
 #[cfg(test)]
@@ -165,6 +164,7 @@ mod tests {
             );
         }
         assert_eq!(TokenSet::new("", None, None).unwrap_err(), Error::Empty);
+        assert!(TokenSet::new("00D5!AQ|x", None, None).is_ok());
         let long = "a".repeat(MAX_TOKEN + 1);
         assert_eq!(
             TokenSet::new(&long, None, None).unwrap_err(),

@@ -7,8 +7,9 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::{CONNECTION, COOKIE};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
@@ -20,16 +21,16 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::body::{RequestBody, ResponseBody};
-use super::deadline::{Phase, Protocol, State};
+use super::deadline::{Exchange, Phase, Protocol, State};
 use super::socket::{Plaintext, Socket};
 use super::{Connection, Handler, Limits, Settings};
 
 /// What is held at most of what came or goes, per connection and direction (HTTP/1.1), or per
 /// stream (HTTP/2); a longer head is held whole.
 const BUFFER: usize = 64 * 1024;
-/// What a client may send ahead on one HTTP/2 stream, and on all of a connection together.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// What a client may send ahead on one HTTP/2 stream. A connection may hold as much for each of its
+/// streams: with less, a few uploads that an app does not read yet would stop all others.
+const STREAM_WINDOW: u32 = 128 * 1024;
 /// Stream resets of ours, provoked by the client's errors, before the connection is closed.
 const LOCAL_RESETS: usize = 64;
 /// Streams the client reset before we saw them, before the connection is closed.
@@ -96,9 +97,9 @@ where
     let io = TokioIo::new(Plaintext::new(stream, Rc::clone(&state), Protocol::Http1));
     let service = service_fn(move |request| answer(&serving, request, Protocol::Http1));
     let connection = pin!(builder.serve_connection(io, service));
-    // hyper would end a connection that had no request yet at once, its first request unread: that
-    // one is answered, with `Connection: close`.
-    let may_close = || state.has_served();
+    // hyper would end a connection that had no request yet at once, its first request unread, and
+    // one whose next head has begun: those are answered, with `Connection: close`.
+    let may_close = || state.has_served() && state.phase() != Phase::Head;
     finish(
         &state,
         connection,
@@ -124,7 +125,7 @@ where
         .max_concurrent_streams(limits.streams)
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(STREAM_WINDOW.saturating_mul(limits.streams))
         .max_send_buf_size(BUFFER)
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_local_error_reset_streams(LOCAL_RESETS);
@@ -149,15 +150,18 @@ async fn finish<C: Future<Output = hyper::Result<()>>>(
 ) {
     let mut told = false;
     let result = poll_fn(|cx| {
-        if !told {
-            if state.is_closing() && may_close() {
-                told = true;
-                close(connection.as_mut());
-            } else {
-                state.listen(cx.waker());
-            }
+        // First of all a request that has arrived is read: closing would leave it unanswered.
+        let polled = connection.as_mut().poll(cx);
+        if told || polled.is_ready() {
+            return polled;
         }
-        connection.as_mut().poll(cx)
+        state.listen(cx.waker());
+        if state.is_closing() && may_close() {
+            told = true;
+            close(connection.as_mut());
+            return connection.as_mut().poll(cx);
+        }
+        polled
     });
     if let Err(error) = result.await {
         tracing::debug!(client.address = %state.peer, %error, "Connection ended with an error");
@@ -179,6 +183,8 @@ fn answer<H: Handler>(
     let request =
         request.map(|body| RequestBody::new(body, &state, deadlines.body_window, limits.body_rate));
     let too_many = count(request.headers()) > limits.fields;
+    // Over HTTP/2 the library leaves it to us that a HEAD has no content (RFC 9110 section 9.3.2).
+    let without_content = protocol == Protocol::Http2 && *request.method() == Method::HEAD;
     async move {
         if too_many {
             let mut response = Response::new(ResponseBody::empty(exchange));
@@ -188,6 +194,9 @@ fn answer<H: Handler>(
         let witness = Witness(connection.peer);
         let response = handler.handle(connection, request).await;
         drop(witness);
+        if without_content {
+            return Ok(head_of(response, exchange));
+        }
         let mut response = response.map(|body| ResponseBody::new(body, exchange));
         if protocol == Protocol::Http1 && state.is_closing() {
             // RFC 9112 section 9.6: the last response says so.
@@ -197,6 +206,20 @@ fn answer<H: Handler>(
         }
         Ok(response)
     }
+}
+
+/// The response to a HEAD: its content is only counted.
+fn head_of<B: Body>(response: Response<B>, exchange: Exchange) -> Response<ResponseBody<B>> {
+    let length = response.body().size_hint().exact();
+    let mut response = response.map(|_body| ResponseBody::empty(exchange));
+    if let Some(length @ 1..) = length {
+        let length = HeaderValue::from(length);
+        response
+            .headers_mut()
+            .entry(CONTENT_LENGTH)
+            .or_insert(length);
+    }
+    response
 }
 
 /// HTTP/2 clients split their cookies into pieces (RFC 9113 section 8.2.3); together they are one.

@@ -107,6 +107,8 @@ pub(super) struct State {
     moved: Cell<Instant>,
     /// Since when the socket takes nothing although we have something to send.
     stalled: Cell<Option<Instant>>,
+    /// When the socket last took no more.
+    last_stalled: Cell<Option<Instant>>,
     in_flight: Cell<usize>,
     /// A request was handed to the handler, at any time.
     served: Cell<bool>,
@@ -131,6 +133,7 @@ impl State {
             since: Cell::new(now),
             moved: Cell::new(now),
             stalled: Cell::new(None),
+            last_stalled: Cell::new(None),
             in_flight: Cell::new(0),
             served: Cell::new(false),
             unread: Cell::new(false),
@@ -184,6 +187,7 @@ impl State {
 
     /// The socket takes no more for now.
     pub(super) fn send_waits(&self) {
+        self.last_stalled.set(Some(self.tick.now()));
         if self.stalled.get().is_none() {
             self.stalled.set(Some(self.tick.now()));
         }
@@ -319,11 +323,14 @@ impl State {
         }
     }
 
-    /// Cuts every stream whose client takes nothing of a response that is there; says how many.
+    /// Cuts every stream whose client takes nothing of a response that is there, though the socket
+    /// would have taken it: on a slow line all streams wait, and nobody is to blame. Says how many.
     pub(super) fn cut_blocked_streams(&self, now: Instant, write: Duration) -> usize {
         let mut cut = 0_usize;
         for stream in self.streams.borrow().iter() {
+            // Before that the socket itself was what it waited for.
             let blocked = stream.blocked.get();
+            let blocked = blocked.max(blocked.and_then(|_| self.last_stalled.get()));
             if blocked.is_some_and(|since| now.duration_since(since) >= write)
                 && let Some(task) = stream.task.get()
             {

@@ -9,7 +9,9 @@ use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::task::{JoinHandle, LocalSet};
@@ -212,8 +214,7 @@ impl<H: Handler> Worker<H> {
         let Ok(slot) = slots.acquire_owned().await else {
             return;
         };
-        // Small writes leave at once; bodies are written in large pieces anyway.
-        if let Err(error) = stream.set_nodelay(true) {
+        if let Err(error) = prepare(&stream) {
             tracing::debug!(client.address = %peer, %error, "Connection is gone already");
             return;
         }
@@ -390,4 +391,23 @@ impl fmt::Debug for Registry {
             .field("live", &self.live.borrow().len())
             .finish_non_exhaustive()
     }
+}
+
+/// What may lie in the kernel unsent. Without a bound a slow client's socket counts as full for
+/// minutes, and a healthy download looks like one that has stopped.
+const UNSENT: u32 = 128 * 1024;
+
+/// A client that vanished is noticed even where nothing is sent for hours.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_mins(1))
+    .with_interval(Duration::from_secs(10))
+    .with_retries(6);
+
+/// Sets the options of an accepted socket. Small writes leave at once; bodies are written in large
+/// pieces anyway.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&KEEPALIVE)?;
+    socket.set_tcp_notsent_lowat(UNSENT)
 }

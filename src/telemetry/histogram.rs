@@ -50,7 +50,7 @@ impl EncodeMetric for Durations {
             .zip(&self.0.buckets)
             .map(|(bound, bucket)| (seconds(*bound), bucket.load(Ordering::Relaxed)))
             .collect();
-        buckets.push((f64::MAX, self.0.beyond.load(Ordering::Relaxed)));
+        buckets.push((f64::INFINITY, self.0.beyond.load(Ordering::Relaxed)));
         let count = buckets.iter().map(|(_, count)| count).sum();
         let sum = seconds(self.0.micros.load(Ordering::Relaxed));
         encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)

@@ -234,6 +234,7 @@ mod tests {
             "sidegate_request_duration_seconds_bucket{le=\"0.00025\"} 0",
             "sidegate_request_duration_seconds_bucket{le=\"0.0005\"} 4",
             "sidegate_request_duration_seconds_bucket{le=\"10.0\"} 4",
+            "sidegate_request_duration_seconds_bucket{le=\"+Inf\"} 4",
             "# EOF",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");

@@ -22,7 +22,7 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST};
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
 
@@ -188,6 +188,13 @@ impl Upstream {
         if has_content && request.body().is_end_stream() {
             let nothing = HeaderValue::from_static("0");
             request.headers_mut().insert(CONTENT_LENGTH, nothing);
+        }
+        // Of a GET or HEAD whose content has no stated length the HTTP library would send none.
+        let rarely = matches!(*request.method(), Method::GET | Method::HEAD);
+        let unstated = !request.headers().contains_key(CONTENT_LENGTH);
+        if rarely && unstated && !request.body().is_end_stream() {
+            let chunked = HeaderValue::from_static("chunked");
+            request.headers_mut().insert(TRANSFER_ENCODING, chunked);
         }
     }
 }

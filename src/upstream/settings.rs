@@ -119,7 +119,7 @@ fn default_body_timeout() -> Option<Duration> {
 }
 
 fn default_idle_timeout() -> Duration {
-    Duration::from_secs(55)
+    Duration::from_secs(4)
 }
 
 fn default_preserve_host() -> bool {

@@ -129,8 +129,6 @@ async fn a_post_without_content_says_so() {
 async fn f_09_each_failure_has_its_own_name() {
     local(async {
         let (listener, mut settings) = listen().await;
-        settings.response_timeout = Duration::from_millis(50);
-        let upstream = upstream(&settings);
         let pools = Pools::new();
         for (response, reason) in [
             (Some("nonsense\r\n\r\n"), "upstream_broken"),
@@ -140,6 +138,10 @@ async fn f_09_each_failure_has_its_own_name() {
             ),
             (None, "upstream_timeout"),
         ] {
+            if response.is_none() {
+                settings.response_timeout = Duration::from_millis(50);
+            }
+            let upstream = upstream(&settings);
             let (outcome, ()) = join!(pools.send(&upstream, request(Method::GET, "/")), async {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 answer(&mut stream, response.unwrap_or_default()).await;
@@ -148,6 +150,7 @@ async fn f_09_each_failure_has_its_own_name() {
             assert_eq!(outcome.unwrap_err().reason(), reason);
         }
         drop(listener);
+        let upstream = upstream(&settings);
         let outcome = pools.send(&upstream, request(Method::GET, "/")).await;
         assert_eq!(outcome.unwrap_err().reason(), "upstream_unreachable");
     })

@@ -40,6 +40,21 @@ async fn every_method_and_its_body_pass() {
 }
 
 #[tokio::test]
+async fn the_content_of_a_get_arrives_even_without_a_stated_length() {
+    let scene = Scene::new().await;
+    let mut client = Raw::connect(scene.gateway.address()).await;
+    client
+        .send(
+            "GET /public/search HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\
+             Connection: close\r\n\r\n5\r\nquery\r\n0\r\n\r\n",
+        )
+        .await;
+    let responses = client.until_closed().await;
+    assert_eq!(responses[0].status(), 200);
+    assert_eq!(scene.app.last().body, b"query");
+}
+
+#[tokio::test]
 async fn bodies_stream_both_ways_while_they_are_made() {
     let scene = Scene::new().await;
     let gate = Arc::new(Notify::new());

@@ -42,6 +42,23 @@ async fn text(sender: &mut Sender, path: &str) -> String {
 }
 
 #[tokio::test]
+async fn a_head_over_http2_has_the_length_of_the_content_and_no_content() {
+    let server = Server::start(with(long()));
+    let (mut sender, _connection) = http2(&server).await;
+    let head = Request::head("https://localhost/")
+        .body(Empty::new())
+        .unwrap();
+    let response = soon(sender.send_request(head)).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    let length = response.headers().get("content-length").cloned();
+    let body = soon(response.into_body().collect()).await.unwrap();
+    assert!(body.to_bytes().is_empty());
+    assert!(length.is_none_or(|length| length == "5"));
+    // The connection is good for more.
+    assert_eq!(text(&mut sender, "/").await, "hello");
+}
+
+#[tokio::test]
 async fn t_04_alpn_decides() {
     let server = Server::start(with(long()));
     let (mut sender, _connection) = http2(&server).await;
