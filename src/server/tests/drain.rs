@@ -42,6 +42,28 @@ async fn a_drain_finishes_what_is_in_flight_and_closes_what_is_idle() {
 }
 
 #[tokio::test]
+async fn a_drain_answers_a_request_that_lies_unread_on_a_used_connection() {
+    let mut server = Server::start(with(long()));
+    let mut used = server.client().await;
+    assert!(used.get("/").await.ends_with("hello"));
+    server.entered("/").await;
+    server.left("/").await;
+    let mut blocking = server.client().await;
+    blocking
+        .send("GET /block HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await;
+    server.entered("/block").await;
+    // The worker stands still: it cannot have read this.
+    used.send("GET /second HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    server.workers.begin_drain();
+    server.probe.release.add_permits(1);
+    let response = used.rest().await;
+    assert!(response.starts_with("HTTP/1.1 200"), "{response:?}");
+    assert!(response.contains("connection: close\r\n"), "{response}");
+    assert_eq!(server.workers.drained().await, Drained { cut: 0, lost: 0 });
+}
+
+#[tokio::test]
 async fn a_drain_cuts_what_is_late_and_says_how_many() {
     let mut server = Server::start(with(Deadlines {
         drain: SHORT,
