@@ -56,24 +56,17 @@ mod tests {
 
     use super::*;
 
-    fn headers(name: &'static str, values: &[&str]) -> HeaderMap {
-        let pairs = values.iter().map(|value| {
-            (
-                header::HeaderName::from_static(name),
-                HeaderValue::from_str(value).unwrap(),
-            )
-        });
-        pairs.collect()
+    fn sending(cookies: &str) -> HeaderMap {
+        [(header::COOKIE, HeaderValue::from_str(cookies).unwrap())]
+            .into_iter()
+            .collect()
     }
 
     #[test]
     fn the_round_is_one_digit_or_nothing() {
-        assert_eq!(
-            rounds(&headers("cookie", &["a=b; __Host-sidegate-round=2"])),
-            2
-        );
+        assert_eq!(rounds(&sending("a=b; __Host-sidegate-round=2")), 2);
         for odd in ["__Host-sidegate-round=", "__Host-sidegate-round=12", "x=1"] {
-            assert_eq!(rounds(&headers("cookie", &[odd])), 0, "{odd}");
+            assert_eq!(rounds(&sending(odd)), 0, "{odd}");
         }
     }
 
@@ -81,12 +74,12 @@ mod tests {
     fn c_12_a_browser_with_too_many_pending_logins_forgets_the_oldest() {
         let cookie = |number: u32| format!("__Host-sidegate-{number:08x}00000000=x");
         let text = (1..=62).rev().map(cookie).collect::<Vec<_>>().join("; ");
-        let surplus: Vec<_> = surplus_tabs(&headers("cookie", &[&text])).collect();
+        let surplus: Vec<_> = surplus_tabs(&sending(&text)).collect();
         let names: Vec<_> = surplus.iter().map(Tab::cookie).collect();
         let expected: Vec<_> = (1..=3)
             .map(|number: u32| format!("__Host-sidegate-{number:08x}00000000"))
             .collect();
         assert_eq!(names, expected);
-        assert_eq!(surplus_tabs(&headers("cookie", &["a=b"])).count(), 0);
+        assert_eq!(surplus_tabs(&sending("a=b")).count(), 0);
     }
 }

@@ -245,8 +245,8 @@ impl Login {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future does not stop an exchange that has begun, but opens and ends no session:
-    /// a browser that does not wait for its cookie keeps the session that it has.
+    /// Dropping the future while the provider is asked does not stop the exchange, but opens and
+    /// ends no session: a browser that does not wait for its cookie keeps the session that it has.
     pub async fn complete(self: &Arc<Self>, callback: Callback<'_>) -> Completion {
         let origin = callback.public_url.origin();
         let response = match AuthorizationResponse::parse(callback.query) {
