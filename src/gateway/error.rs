@@ -191,17 +191,18 @@ impl Error {
             ),
             Self::Upstream(upstream::Error::Busy) => (
                 "The app is busy",
-                "It has more to do than it can. You are still signed in; try again in a moment.",
+                "It has more to do than it can. If you are signed in, you still are; try again in a \
+                 moment.",
             ),
             Self::Upstream(upstream::Error::ConnectTimeout | upstream::Error::HeadTimeout) => (
                 "The app did not answer in time",
-                "You are still signed in. Try again in a moment; what you sent may or may not have \
-                 been done.",
+                "If you are signed in, you still are. Try again in a moment; what you sent may or \
+                 may not have been done.",
             ),
             Self::Upstream(_) => (
                 "The app cannot be reached",
-                "It is down, or it answered with something that is not HTTP. You are still signed \
-                 in; try again in a moment.",
+                "It is down, or it answered with something that is not HTTP. If you are signed in, \
+                 you still are; try again in a moment.",
             ),
         }
     }

@@ -1,6 +1,8 @@
 //! What is said to a person whose request did not pass or whose login failed: what happened, and
 //! what to do next. Nothing that came with the request is repeated.
 
+use std::time::Duration;
+
 use http::{HeaderValue, Response, StatusCode, header};
 
 use super::page::Page;
@@ -9,6 +11,9 @@ use crate::access::{Cause, Challenge};
 use crate::identity::Identity;
 use crate::login::{self, ErrorCode, Failure, Login, ReturnTo, StateError};
 use crate::provider;
+
+/// When to try again where nobody has said.
+const SOON: Duration = Duration::from_secs(5);
 
 /// Answers a request that needs a session and is no document navigation.
 pub(super) fn sign_in_first(
@@ -129,9 +134,7 @@ pub(super) fn failed(visit: &Visit<'_>, failure: Failure) -> Response<Body> {
         .respond(&visit.parts.headers);
     let headers = response.headers_mut();
     headers.insert(header::REFERRER_POLICY, NO_REFERRER);
-    if let login::Error::Provider(error) = error
-        && let Some(after) = error.retry_after()
-    {
+    if let Some(after) = retry_after(error, status) {
         headers.insert(
             header::RETRY_AFTER,
             HeaderValue::from(after.as_secs().max(1)),
@@ -139,6 +142,20 @@ pub(super) fn failed(visit: &Visit<'_>, failure: Failure) -> Response<Body> {
     }
     set_cookies(headers, failure.cookies);
     response
+}
+
+/// When to try again, of answers that pass: what the provider said, or a few seconds.
+fn retry_after(error: &login::Error, status: StatusCode) -> Option<Duration> {
+    if let login::Error::Provider(error) = error
+        && let Some(after) = error.retry_after()
+    {
+        return Some(after);
+    }
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE => Some(SOON),
+        StatusCode::TOO_MANY_REQUESTS => Some(Duration::from_mins(1)),
+        _ => None,
+    }
 }
 
 fn wording(error: &login::Error) -> (StatusCode, &'static str, &'static str) {

@@ -181,3 +181,21 @@ async fn an_exchange_is_finished_though_its_browser_has_gone() {
     assert_eq!(scene.provider.exchanges().len(), 1);
     assert_eq!(scene.provider.authorizations().len(), 1);
 }
+
+#[tokio::test]
+async fn f_01_while_the_provider_is_down_a_login_says_when_to_try_again() {
+    let scene = Scene::new().await;
+    for (answer, after) in [
+        (Answer::with(503, &[], "down"), "5"),
+        (Answer::with(503, &[("Retry-After", "17")], "down"), "17"),
+    ] {
+        let browser = scene.browser();
+        let callback = scene.until_callback(&browser, "/page").await;
+        scene.provider.fail_next(answer);
+        let page = browser.follow(&callback).await;
+        assert_eq!(page.status, 503, "{}", page.describe());
+        assert_eq!(page.field("retry-after"), Some(after));
+        assert!(page.text().contains("href=\"/page\""), "{}", page.text());
+    }
+    assert_eq!(scene.browser().visit(&url("/page")).await.text(), "seen");
+}
