@@ -38,7 +38,7 @@ impl Gateway {
             }
             SIGN_IN => {
                 only(method, &[Method::GET], "GET")?;
-                Ok(self.sign_in(visit, record))
+                Ok(self.sign_in(visit, record).await)
             }
             SIGN_OUT if *method == Method::POST => Ok(self.sign_out(visit, record)),
             SIGN_OUT => {
@@ -122,7 +122,7 @@ impl Gateway {
 
     /// Begins a login. Where it leads back to is the page of our own that the browser names as
     /// its referrer, never a parameter.
-    fn sign_in(&self, visit: &Visit<'_>, record: &mut Record<'_>) -> Response<Body> {
+    async fn sign_in(&self, visit: &Visit<'_>, record: &mut Record<'_>) -> Response<Body> {
         let headers = &visit.parts.headers;
         let return_to = visit.referrer().unwrap_or_else(ReturnTo::root);
         let (provider, prompt) = self.asked(visit.target.query().unwrap_or_default());
@@ -135,7 +135,7 @@ impl Gateway {
         let begun = self
             .login
             .begin((&provider, prompt), return_to, visit.public_url, headers);
-        match begun {
+        match begun.await {
             Ok(started) => see_other(&started.location, started.cookies),
             Err(error) => {
                 record.reason = Some(error.reason());

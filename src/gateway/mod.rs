@@ -173,7 +173,7 @@ impl Gateway {
 
     /// Step 6 for a request without a session: documents go to the provider, everything else is
     /// told where to.
-    fn challenge(&self, visit: &Visit<'_>, challenge: &Challenge<'_>) -> Response<Body> {
+    async fn challenge(&self, visit: &Visit<'_>, challenge: &Challenge<'_>) -> Response<Body> {
         if !is_navigation(visit.parts) {
             return explain::sign_in_first(visit, challenge, self.login_url(visit, challenge));
         }
@@ -185,7 +185,7 @@ impl Gateway {
             visit.public_url,
             &visit.parts.headers,
         );
-        match started {
+        match started.await {
             Ok(started) => see_other(&started.location, started.cookies),
             Err(error) => {
                 self.metrics.login("failed", error.reason());
@@ -247,7 +247,7 @@ impl Worker {
             Decision::Challenge(challenge) => {
                 record.route(challenge.route, Decided::Challenge);
                 record.reason = Some(challenge.cause.reason());
-                Ok(gateway.challenge(&visit, &challenge))
+                Ok(gateway.challenge(&visit, &challenge).await)
             }
             Decision::Forbid(forbid) => {
                 record.route(forbid.route, Decided::Forbid);

@@ -41,7 +41,7 @@ use self::throttle::{Pace, Throttle};
 use self::used::{Use, UsedStates};
 use crate::clock::{Clock, Timestamp};
 use crate::fields::cookie::{self as cookies, Found};
-use crate::provider::{self, AuthorizationRequest, Grant, Prompt, Provider};
+use crate::provider::{self, AuthorizationRequest, Grant, Prompt, Provider, Redemption};
 use crate::session::{Session, SessionId, SessionKey, Sessions, cookie};
 use crate::telemetry::Metrics;
 
@@ -200,7 +200,7 @@ impl Login {
     ///
     /// [`Error::Loop`] when this browser has just completed three logins in vain;
     /// [`Error::UnknownProvider`]; [`Error::NoRandomness`].
-    pub fn begin(
+    pub async fn begin(
         &self,
         (provider, prompt): (&str, Prompt),
         return_to: ReturnTo,
@@ -222,12 +222,15 @@ impl Login {
         };
         let pending = PendingLogin::new(hint)?;
         let sent = pending.send(&self.keys, public_url.origin())?;
-        let location = client.authorization_url(&AuthorizationRequest {
+        let request = AuthorizationRequest {
             redirect_uri: &self.redirect_uri(public_url, provider),
             state: &sent.state,
             code_challenge: &pending.code_challenge(),
+            nonce: &pending.nonce(),
+            login_hint: None,
             prompt,
-        });
+        };
+        let location = client.authorization_url(&request).await?;
         let own = cookie::set(
             &sent.tab.cookie(),
             sent.browser_secret.expose(),
@@ -370,11 +373,14 @@ impl Login {
         let VerifiedResponse { code, pending } = verified;
         let name = &pending.hint().provider;
         let provider = self.providers.get(name).ok_or(Error::UnknownProvider)?;
-        let code_verifier = pending.code_verifier();
         let asked = self.clock.instant();
-        let redeemed = provider
-            .redeem(code, code_verifier, redirect_uri, &self.clock)
-            .await;
+        let redemption = Redemption {
+            code,
+            code_verifier: pending.code_verifier(),
+            nonce: &pending.nonce(),
+            redirect_uri,
+        };
+        let redeemed = provider.redeem(redemption, &self.clock).await;
         let took = self.clock.instant().saturating_duration_since(asked);
         let result = redeemed
             .as_ref()

@@ -137,8 +137,18 @@ impl PendingLogin {
 
     /// The code verifier: 43 characters (RFC 7636 section 4.1).
     pub(super) fn code_verifier(&self) -> Secret<String> {
+        Secret::new(self.derived(b"code_verifier"))
+    }
+
+    /// The nonce, which an ID token has to repeat: 43 characters.
+    pub(super) fn nonce(&self) -> String {
+        self.derived(b"nonce")
+    }
+
+    /// A value of its own for each purpose.
+    fn derived(&self, purpose: &[u8]) -> String {
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.seed.expose());
-        Secret::new(URL_SAFE_NO_PAD.encode(hmac::sign(&key, b"code_verifier")))
+        URL_SAFE_NO_PAD.encode(hmac::sign(&key, purpose))
     }
 
     /// The `S256` code challenge (RFC 7636 section 4.2).

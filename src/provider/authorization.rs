@@ -35,6 +35,11 @@ pub struct AuthorizationRequest<'a> {
     pub state: &'a str,
     /// The S256 challenge: 43 characters of base64url (RFC 7636 section 4.2).
     pub code_challenge: &'a str,
+    /// The value that binds an ID token to this request (OpenID Connect Core 1.0 section 3.1.2.1);
+    /// sent where an ID token is asked for.
+    pub nonce: &'a str,
+    /// Who wants to sign in, as somebody told us; a hint and no more.
+    pub login_hint: Option<&'a str>,
     /// Whether the person has to sign in anew.
     pub prompt: Prompt,
 }
@@ -61,7 +66,9 @@ impl AuthorizationEndpoint {
     pub(super) fn new(settings: &Settings) -> Result<Self, Error> {
         let key = "authorization_endpoint";
         let base = settings.url.as_deref();
-        let mut prepared = endpoint(key, base, &settings.authorization_endpoint)?;
+        let problem = "is missing";
+        let text = settings.authorization_endpoint.as_deref();
+        let mut prepared = endpoint(key, base, text.ok_or(Error::Setting { key, problem })?)?;
         let further = &settings.authorization_request.parameters;
         let mut names: HashSet<&str> = OURS.into();
         for (name, _value) in prepared.query_pairs() {

@@ -36,7 +36,11 @@ impl ClientAuth {
         }
         let secret_path = settings.client_secret_file.as_deref();
         match settings.client_authentication {
-            ClientAuthentication::ClientSecretBasic => {
+            ClientAuthentication::ClientSecretJwt | ClientAuthentication::PrivateKeyJwt => {
+                let (key, problem) = ("client_authentication", "is not there yet");
+                Err(Error::Setting { key, problem })
+            }
+            ClientAuthentication::Auto | ClientAuthentication::ClientSecretBasic => {
                 let secret = read_secret(secret_path)?;
                 basic(client_id, &secret, settings.basic_encoding).map(Self::Basic)
             }

@@ -42,7 +42,7 @@ pub use error::{Error, Side};
 pub use json::JsonError;
 pub use jwt::{AccessTokenError, KeyProblem};
 pub use refusal::{ErrorCode, Refusal};
-pub use settings::Settings;
+pub use settings::{ResponseMode, Settings};
 pub use token::AnswerError;
 pub use userinfo::UserinfoError;
 
@@ -72,6 +72,19 @@ pub struct Grant {
     pub identity: Identity,
     /// The tokens.
     pub tokens: TokenSet,
+}
+
+/// A code, with what its request was made with.
+#[derive(Debug)]
+pub struct Redemption<'a> {
+    /// The authorization code.
+    pub code: Secret<String>,
+    /// The verifier whose challenge was sent (RFC 7636 section 4.5).
+    pub code_verifier: Secret<String>,
+    /// The nonce that was sent, which the ID token has to repeat.
+    pub nonce: &'a str,
+    /// The redirection URI that was sent, byte for byte.
+    pub redirect_uri: &'a str,
 }
 
 /// Our registration at one authorization server.
@@ -114,7 +127,10 @@ impl Provider {
         }
         let authorization = AuthorizationEndpoint::new(settings)?;
         let base = settings.url.as_deref();
-        let token_url = endpoint("token_endpoint", base, &settings.token_endpoint)?;
+        let (key, problem) = ("token_endpoint", "is missing");
+        let token_url = settings.token_endpoint.as_deref();
+        let token_url = token_url.ok_or(Error::Setting { key, problem })?;
+        let token_url = endpoint(key, base, token_url)?;
         let userinfo = settings.userinfo_endpoint.as_deref();
         let userinfo = userinfo
             .map(|text| endpoint("userinfo_endpoint", base, text))
@@ -130,6 +146,10 @@ impl Provider {
                 return Err(Error::Setting { key, problem });
             }
             (IdentitySource::AccessToken, _) => Source::AccessToken,
+            (IdentitySource::IdToken, _) => {
+                let (key, problem) = ("identity.source", "is not there yet");
+                return Err(Error::Setting { key, problem });
+            }
             (IdentitySource::None, _) => Source::Nowhere,
             (IdentitySource::Userinfo, Some(url)) => {
                 Source::Userinfo(Box::new(call("userinfo_endpoint", &url)?))
@@ -166,8 +186,35 @@ impl Provider {
     /// The URL to send the browser to (RFC 6749 section 4.1.1). The query of the configured
     /// endpoint is kept, and no parameter is there twice. The challenge is left out when PKCE is
     /// off.
-    pub fn authorization_url(&self, request: &AuthorizationRequest<'_>) -> String {
-        self.authorization.url(request)
+    ///
+    /// # Errors
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    #[expect(clippy::unused_async, reason = "waits for metadata soon")]
+    pub async fn authorization_url(
+        &self,
+        request: &AuthorizationRequest<'_>,
+    ) -> Result<String, Error> {
+        Ok(self.authorization.url(request))
+    }
+
+    /// What people call the server.
+    pub fn display_name(&self) -> &str {
+        &self.name
+    }
+
+    /// How this server's answers come to the redirection endpoint.
+    pub fn response_mode(&self) -> ResponseMode {
+        ResponseMode::Query
+    }
+
+    /// Checks who an answer of the authorization endpoint says it is from (RFC 9207 section 2.4).
+    ///
+    /// # Errors
+    pub fn check_response_issuer(&self, _iss: Option<&str>) -> Result<(), Error> {
+        Ok(())
     }
 
     /// Redeems an authorization code: one call to the token endpoint (RFC 6749 section 4.1.3), and
@@ -186,13 +233,13 @@ impl Provider {
     ///
     /// Not cancel safe: when the future is dropped the code may be used up and the tokens lost.
     /// Run it as a task that outlives the browser's connection.
-    pub async fn redeem(
-        &self,
-        code: Secret<String>,
-        code_verifier: Secret<String>,
-        redirect_uri: &str,
-        clock: &Clock,
-    ) -> Result<Grant, Error> {
+    pub async fn redeem(&self, redemption: Redemption<'_>, clock: &Clock) -> Result<Grant, Error> {
+        let Redemption {
+            code,
+            code_verifier,
+            redirect_uri,
+            ..
+        } = redemption;
         let asked_at = clock.now();
         self.limiter
             .take(asked_at)

@@ -242,7 +242,13 @@ const REDIRECT_URI: &str = "https://app.example/oauth2/callback";
 async fn redeem_at(provider: &Provider, clock: &Clock) -> Result<Grant, Error> {
     let code = Secret::new(CODE.to_owned());
     let verifier = Secret::new(VERIFIER.to_owned());
-    provider.redeem(code, verifier, REDIRECT_URI, clock).await
+    let redemption = Redemption {
+        code,
+        code_verifier: verifier,
+        nonce: "nonce",
+        redirect_uri: REDIRECT_URI,
+    };
+    provider.redeem(redemption, clock).await
 }
 
 /// An error and all its causes as an operator reads them.

@@ -135,7 +135,8 @@ async fn without_pkce_neither_half_is_sent() {
     assert!(!server.next().body.contains("code_verifier"));
     assert!(
         !provider
-            .authorization_url(&REQUEST)
+            .authorization
+            .url(&REQUEST)
             .contains("code_challenge")
     );
 }
@@ -144,6 +145,8 @@ const REQUEST: AuthorizationRequest<'_> = AuthorizationRequest {
     redirect_uri: REDIRECT_URI,
     state: "st&te",
     code_challenge: "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM",
+    nonce: "n-0S6_WzA2Mj",
+    login_hint: None,
     prompt: Prompt::AsNeeded,
 };
 
@@ -153,7 +156,9 @@ fn a_prompt_for_the_password_replaces_the_configured_one() {
     let files = Files::new();
     let provider = files.provider("laravel-passport-13", "https://id.example", further);
     let prompts = |prompt| {
-        let url = provider.authorization_url(&AuthorizationRequest { prompt, ..REQUEST });
+        let url = provider
+            .authorization
+            .url(&AuthorizationRequest { prompt, ..REQUEST });
         let pairs = Url::parse(&url).unwrap();
         let named = pairs.query_pairs().filter(|(name, _)| name == "prompt");
         named
@@ -171,7 +176,7 @@ fn a_08_the_authorization_request_has_every_parameter_once() {
                    authorization_request.parameters = { prompt = \"consent\" }";
     let files = Files::new();
     let provider = files.provider("laravel-passport-13", "https://id.example/sso", further);
-    let url = Url::parse(&provider.authorization_url(&REQUEST)).unwrap();
+    let url = Url::parse(&provider.authorization.url(&REQUEST)).unwrap();
     let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
     let parameters: BTreeMap<&str, &str> = pairs
         .iter()
