@@ -10,15 +10,29 @@
 //!
 //! The entry point is [`Provider`].
 
+mod access_token;
 mod authorization;
 mod claims;
 mod client_auth;
 mod endpoint;
 mod error;
-#[expect(dead_code, reason = "used when the parts are brought together")]
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "used when the parts are brought together")
+)]
+mod id_token;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "used when the parts are brought together")
+)]
 mod issuer;
 mod json;
 mod jwt;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "used when the parts are brought together")
+)]
+mod keys;
 mod limiter;
 mod person;
 pub mod profile;
@@ -42,7 +56,8 @@ use zeroize::Zeroizing;
 pub use authorization::{AuthorizationRequest, Prompt};
 pub use error::{Error, Side};
 pub use json::JsonError;
-pub use jwt::{AccessTokenError, KeyProblem};
+pub use jwt::{KeyProblem, TokenError, TokenKind};
+pub use keys::{KeySetError, PassedOver};
 pub use refusal::{ErrorCode, Refusal};
 pub use settings::{ResponseMode, Settings};
 pub use token::AnswerError;
@@ -53,11 +68,10 @@ use crate::identity::Identity;
 use crate::secret::Secret;
 use crate::tls::Trust;
 use crate::token::TokenSet;
+use access_token::{Claims, Verifier};
 use authorization::AuthorizationEndpoint;
-use claims::{Claims, Rules};
 use client_auth::ClientAuth;
 use endpoint::{Endpoint, endpoint};
-use jwt::Verifier;
 use limiter::Limiter;
 use person::Naming;
 use settings::{ErrorShape, IdentitySource};
@@ -140,7 +154,7 @@ impl Provider {
         let tls = trust(settings, [Some(&token_url), userinfo.as_ref()])?;
         let deadline = Duration::from_secs(settings.deadline_secs.get().into());
         let call = |key, url: &Url| Endpoint::new(key, url, tls.as_ref(), deadline);
-        let verifier = Verifier::new(&settings.access_token, Rules::new(settings))?;
+        let verifier = Verifier::new(settings)?;
         let source = match (settings.identity.source, userinfo) {
             (IdentitySource::AccessToken, _) if verifier.is_none() => {
                 let key = "access_token.public_key_files";
