@@ -260,6 +260,8 @@ fn provider_wording(error: &provider::Error) -> (StatusCode, &'static str, &'sta
         provider::Error::AccessToken(_)
         | provider::Error::Answer(_)
         | provider::Error::EmptyFile { .. }
+        | provider::Error::IdToken(_)
+        | provider::Error::KeySet { .. }
         | provider::Error::Misconfigured(_)
         | provider::Error::NoSubject
         | provider::Error::PublicKey { .. }

@@ -4,7 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::jwt::{AccessTokenError, KeyProblem};
+use super::jwt::{KeyProblem, TokenError, TokenKind};
+use super::keys::KeySetError;
 use super::refusal::Refusal;
 use super::token::AnswerError;
 use super::userinfo::UserinfoError;
@@ -28,7 +29,7 @@ pub enum Error {
     /// The JWT access token is not believed. Side: provider; usually a key or audience that is
     /// configured wrongly, or a clock.
     #[error("the access token is not believed")]
-    AccessToken(#[source] AccessTokenError),
+    AccessToken(#[source] TokenError),
     /// The token response is not one (RFC 6749 section 5.1). Side: provider.
     #[error("the token response is not understood")]
     Answer(#[source] AnswerError),
@@ -44,6 +45,21 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// The ID token is not believed. Side: provider; usually `client_id`, `issuer` or a clock that is
+    /// wrong, or an answer that belongs to somebody else.
+    #[error("the ID token is not believed")]
+    IdToken(#[source] TokenError),
+    /// A file with a key set cannot be used. Side: gateway.
+    #[error("the key set in {} (setting `{key}`) cannot be used", path.display())]
+    KeySet {
+        /// The setting that names it.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: KeySetError,
+    },
     /// The server refuses us, not the user: wrong secret, wrong redirection URI, a request that it
     /// does not understand. Side: gateway; compare our settings with the registration there.
     #[error("the authorization server refuses this client")]
@@ -52,8 +68,10 @@ pub enum Error {
     #[error("the identity has no subject")]
     NoSubject,
     /// A public key cannot be used. Side: gateway.
-    #[error("the key in {} (setting `access_token.public_key_files`) cannot be used", path.display())]
+    #[error("the key in {} (setting `{key}`) cannot be used", path.display())]
     PublicKey {
+        /// The setting that names it.
+        key: &'static str,
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
@@ -126,15 +144,17 @@ impl Error {
     /// A stable code for logs, counters and pages.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::AccessToken(error) => error.reason(),
+            Self::AccessToken(error) => error.reason(TokenKind::AccessToken),
             Self::Answer(_) => "token_response_malformed",
             Self::Call(error) if error.may_have_been_processed() => "provider_call_failed",
             Self::Call(_) => "provider_unreachable",
             Self::EmptyFile { .. }
+            | Self::KeySet { .. }
             | Self::PublicKey { .. }
             | Self::Read { .. }
             | Self::Setting { .. }
             | Self::Trust(_) => "provider_settings",
+            Self::IdToken(error) => error.reason(TokenKind::IdToken),
             Self::Misconfigured(_) => "client_refused",
             Self::NoSubject => "no_subject",
             Self::RateLimited { .. } => "token_calls_limited",
@@ -152,6 +172,7 @@ impl Error {
         match self {
             Self::Refused(_) => Side::Client,
             Self::EmptyFile { .. }
+            | Self::KeySet { .. }
             | Self::Misconfigured(_)
             | Self::PublicKey { .. }
             | Self::RateLimited { .. }
@@ -162,6 +183,7 @@ impl Error {
             Self::AccessToken(_)
             | Self::Answer(_)
             | Self::Call(_)
+            | Self::IdToken(_)
             | Self::NoSubject
             | Self::Throttled { .. }
             | Self::Token(_)
@@ -179,6 +201,8 @@ impl Error {
             | Self::Answer(_)
             | Self::Call(_)
             | Self::EmptyFile { .. }
+            | Self::IdToken(_)
+            | Self::KeySet { .. }
             | Self::Misconfigured(_)
             | Self::NoSubject
             | Self::PublicKey { .. }
