@@ -118,6 +118,9 @@ impl AuthorizationEndpoint {
         let mut query = url.query_pairs_mut();
         query.append_pair("redirect_uri", request.redirect_uri);
         query.append_pair("state", request.state);
+        if let Some(hint) = request.login_hint {
+            query.append_pair("login_hint", hint);
+        }
         if self.pkce {
             query.append_pair("code_challenge", request.code_challenge);
             query.append_pair("code_challenge_method", "S256");

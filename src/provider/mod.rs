@@ -93,6 +93,10 @@ pub struct Redemption<'a> {
 #[derive(Debug)]
 pub struct Provider {
     name: Box<str>,
+    display_name: Box<str>,
+    response_mode: ResponseMode,
+    issuer: Option<Box<str>>,
+    require_response_iss: bool,
     authorization: AuthorizationEndpoint,
     token: Endpoint,
     format: RequestFormat,
@@ -165,6 +169,10 @@ impl Provider {
         let issuer = settings.access_token.issuer.as_deref().unwrap_or(name);
         Ok(Self {
             name: name.into(),
+            display_name: settings.display_name.as_deref().unwrap_or(name).into(),
+            response_mode: settings.authorization_request.response_mode,
+            issuer: settings.issuer.as_deref().map(Into::into),
+            require_response_iss: settings.require_response_iss,
             authorization,
             token: call("token_endpoint", &token_url)?,
             format,
@@ -204,19 +212,26 @@ impl Provider {
 
     /// What people call the server.
     pub fn display_name(&self) -> &str {
-        &self.name
+        &self.display_name
     }
 
     /// How this server's answers come to the redirection endpoint.
     pub fn response_mode(&self) -> ResponseMode {
-        ResponseMode::Query
+        self.response_mode
     }
 
     /// Checks who an answer of the authorization endpoint says it is from (RFC 9207 section 2.4).
     ///
     /// # Errors
-    pub fn check_response_issuer(&self, _iss: Option<&str>) -> Result<(), Error> {
-        Ok(())
+    ///
+    /// [`Error::ResponseIssuer`].
+    pub fn check_response_issuer(&self, iss: Option<&str>) -> Result<(), Error> {
+        let right = match (iss, &self.issuer) {
+            (Some(iss), Some(issuer)) => *iss == **issuer,
+            (Some(_), None) => true,
+            (None, _) => !self.require_response_iss,
+        };
+        right.then_some(()).ok_or(Error::ResponseIssuer)
     }
 
     /// Redeems an authorization code: one call to the token endpoint (RFC 6749 section 4.1.3), and
