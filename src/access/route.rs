@@ -261,8 +261,11 @@ impl Route {
 }
 
 /// The providers whose sessions count for a route that names these.
-fn counting(named: Option<ProviderNames>, providers: &[&str]) -> Result<Vec<Box<str>>, RouteError> {
-    let Some(ProviderNames(names)) = named else {
+fn counting(
+    written: Option<ProviderNames>,
+    providers: &[&str],
+) -> Result<Vec<Box<str>>, RouteError> {
+    let Some(ProviderNames(names)) = written else {
         return Ok(providers.iter().map(|name| (*name).into()).collect());
     };
     match names.iter().find(|name| !providers.contains(&&***name)) {

@@ -7,9 +7,8 @@ use url::form_urlencoded;
 use super::page::Page;
 use super::{Body, Gateway, Record, Visit, explain, see_other};
 use crate::access::{Challenge, Route};
-use crate::login::{Failure, Login, PublicUrl, ReturnTo, Start};
+use crate::login::{Failure, Login, OWN_PREFIX, PublicUrl, ReturnTo, Start};
 use crate::provider::Prompt;
-use crate::session::Session;
 
 /// Begins a login and returns to the page of our own that linked here.
 pub(super) const SIGN_IN: &str = "/oauth2/sign_in";
@@ -116,9 +115,7 @@ impl Gateway {
                 known.copied().unwrap_or_default()
             }
             (several, _) => {
-                return self
-                    .chooser(StatusCode::OK, visit, &wish, several, None)
-                    .respond(headers);
+                return self.chooser(visit, &wish, several).respond(headers);
             }
         };
         let session = self.access.live(headers, self.clock.now());
@@ -150,41 +147,35 @@ impl Gateway {
     /// The answer to a navigation that may begin at several providers. It is a 401 as for programs,
     /// so that nobody takes it for the page that was asked for.
     pub(super) fn choice(&self, visit: &Visit<'_>, challenge: &Challenge<'_>) -> Response<Body> {
-        let wanted = ReturnTo::parse(
-            visit.target.path_and_query().as_str(),
-            crate::login::OWN_PREFIX,
-        );
+        let wanted = visit.target.path_and_query().as_str();
+        let wanted = ReturnTo::parse(wanted, OWN_PREFIX);
         let wish = Wish::to_return(wanted.unwrap_or_else(ReturnTo::root));
         let providers: Vec<&str> = challenge.route.providers().collect();
-        let other = challenge.other.as_deref();
-        let mut page = self.chooser(StatusCode::UNAUTHORIZED, visit, &wish, &providers, other);
+        let mut page = self.chooser(visit, &wish, &providers);
+        page.status = StatusCode::UNAUTHORIZED;
         page.login_url = Some(self.login_url(visit, challenge));
-        let mut response = page.respond(&visit.parts.headers);
-        want_session(response.headers_mut());
-        response
-    }
-
-    /// One button for each provider, in the order of the settings.
-    fn chooser(
-        &self,
-        status: StatusCode,
-        visit: &Visit<'_>,
-        wish: &Wish,
-        providers: &[&str],
-        other: Option<&Session>,
-    ) -> Page {
-        let mut page = Page::new(status, "Sign in", "Choose where you have an account.");
-        if let Some(other) = other {
+        if let Some(other) = &challenge.other {
             let name = self.login.display_name(other.provider());
             page = page.and(format!(
                 "You are signed in with {name}, which does not open this page."
             ));
         }
-        for name in providers {
+        let mut response = page.respond(&visit.parts.headers);
+        want_session(response.headers_mut());
+        response
+    }
+
+    /// One button for each provider.
+    fn chooser(&self, visit: &Visit<'_>, wish: &Wish, providers: &[&str]) -> Page {
+        let page = Page::new(
+            StatusCode::OK,
+            "Sign in",
+            "Choose where you have an account.",
+        );
+        providers.iter().fold(page, |page, name| {
             let href = wish.at(Some(name), &self.login, visit.public_url);
-            page = page.link(self.login.display_name(name).to_owned(), href);
-        }
-        page
+            page.link(self.login.display_name(name), href)
+        })
     }
 
     /// The providers whose sessions count anywhere.

@@ -251,7 +251,7 @@ impl Login {
         };
         match self.verified(granted, &returned, &callback) {
             Ok(verified) => self.redeem(verified, &returned, callback).await,
-            Err(unfit) => unfit,
+            Err(unfit) => *unfit,
         }
     }
 
@@ -261,7 +261,7 @@ impl Login {
         granted: Granted,
         returned: &ReturnedState,
         callback: &Callback<'_>,
-    ) -> Result<VerifiedResponse, Completion> {
+    ) -> Result<VerifiedResponse, Box<Completion>> {
         let failed = |error: Error| Failure::new(error, Some(returned));
         let name = returned.tab().cookie();
         let browser_secret = match cookies::find(callback.headers, name.as_bytes()) {
@@ -272,14 +272,15 @@ impl Login {
         let time = (now, self.settings.timeout);
         let verified = granted
             .verify(returned, &self.keys, browser_secret, time)
-            .map_err(|error| outcome::stale(failed(error.into()), callback))?;
+            .map_err(|error| Box::new(outcome::stale(failed(error.into()), callback)))?;
         self.check_issuer(callback.provider, verified.iss.as_deref())
-            .map_err(|error| Completion::Failed(failed(error)))?;
+            .map_err(|error| Box::new(Completion::Failed(failed(error))))?;
         if is_answered(returned.hint(), &callback.before) {
-            return Err(outcome::going_on(&failed(Error::Used), callback.public_url));
+            let answered = outcome::going_on(&failed(Error::Used), callback.public_url);
+            return Err(Box::new(answered));
         }
         self.admit(returned, callback.client, now)
-            .map_err(|error| outcome::stale(failed(error), callback))?;
+            .map_err(|error| Box::new(outcome::stale(failed(error), callback)))?;
         Ok(verified)
     }
 

@@ -288,7 +288,7 @@ fn only_what_was_sealed_for_an_origin_opens_there() {
     let keys = KeyRing::random().unwrap();
     let wanted = ReturnTo::parse("/a/b?c=d", OWN).unwrap();
     let sealed = wanted.seal(&keys, SITE).unwrap();
-    assert_eq!(ReturnTo::unseal(&sealed, &keys, SITE), Some(wanted.clone()));
+    assert_eq!(ReturnTo::unseal(&sealed, &keys, SITE), Some(wanted));
     assert_eq!(ReturnTo::unseal(&sealed, &keys, "https://other.test"), None);
     let others = KeyRing::random().unwrap();
     assert_eq!(ReturnTo::unseal(&sealed, &others, SITE), None);

@@ -96,11 +96,6 @@ async fn a_15_only_a_form_of_some_size_is_read() {
             .body(FORM, long.as_bytes()),
     );
     assert_eq!(browser.send(visit).await.status, 413);
-    for method in ["HEAD", "PUT", "DELETE", "OPTIONS"] {
-        let page = browser.send(Visit::navigation(&to).method(method)).await;
-        assert_eq!(page.status, 405, "{method}");
-        assert_eq!(page.field("allow"), Some("GET, POST"), "{method}");
-    }
     // What stands in the address of a POST does not count.
     let visit = Visit::navigation(&format!("{to}?{text}")).method("POST");
     let page = browser.send(from(visit.body(FORM, b""))).await;
@@ -128,6 +123,23 @@ async fn a_15_only_a_form_of_some_size_is_read() {
     );
     let page = browser.send(visit).await;
     assert_eq!(page.status, 303, "{}", page.describe());
+}
+
+#[tokio::test]
+async fn a_15_a_38_methods_but_get_and_post_do_not_use_up_the_code() {
+    let scene = scene().await;
+    let browser = scene.browser();
+    let form = until_form(&scene, &browser, "/").await;
+    let to = form.login_form().action;
+    for method in ["HEAD", "PUT", "DELETE", "OPTIONS"] {
+        let page = browser.send(Visit::navigation(&to).method(method)).await;
+        assert_eq!(page.status, 405, "{method}");
+        assert_eq!(page.field("allow"), Some("GET, POST"), "{method}");
+    }
+    let prefetch = Visit::navigation(&to).field("sec-purpose", "prefetch");
+    assert_eq!(browser.send(prefetch).await.status, 403);
+    assert_eq!(scene.provider.exchanges().len(), 0);
+    assert_eq!(submit(&browser, &form).await.status, 303);
 }
 
 #[tokio::test]

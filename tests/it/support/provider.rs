@@ -218,13 +218,14 @@ fn authorize(request: &Recorded, state: &watch::Sender<State>) -> Answer {
 
 /// A page with a form that submits itself (OAuth 2.0 Form Post Response Mode, appendix A).
 fn auto_form(action: &str, parameters: &[(&str, String)]) -> String {
-    let inputs: String = parameters
+    let inputs: Vec<String> = parameters
         .iter()
         .map(|(name, value)| {
             let value = value.replace('&', "&amp;").replace('"', "&quot;");
             format!("<input type=hidden name={name} value=\"{value}\">")
         })
         .collect();
+    let inputs = inputs.concat();
     format!(
         "<form id=answer method=post action=\"{action}\">{inputs}</form>\
          <script>document.getElementById('answer').submit()</script>"
