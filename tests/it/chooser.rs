@@ -1,10 +1,17 @@
 //! Several providers for one route: people choose.
 
+use std::path::PathBuf;
+
+use fantoccini::Locator;
+
 use crate::support::browser::{Browser, Page};
 use crate::support::form::links;
 use crate::support::pair::{APART, Two};
 use crate::support::scene::{ORIGIN, SESSION, url};
+use crate::support::upstream::Answer;
 use crate::support::visit::Visit;
+use crate::support::webdriver::Chromium;
+use crate::support::wire::PATIENCE;
 
 /// Everything is for people of either provider, but for `/main`.
 const EITHER: &str = "[[routes]]\nprovider = [\"main\", \"other\"]\n\
@@ -109,6 +116,31 @@ async fn sign_in_without_a_provider_lets_people_choose() {
     // Who is signed in there already goes on at once.
     let page = browser.open(&url("/oauth2/sign_in?provider=main")).await;
     assert_eq!(page.field("location"), Some("http://localhost/"));
+}
+
+#[tokio::test]
+async fn a_real_browser_shows_the_choice_and_comes_back() {
+    let two = Two::start(EITHER).await;
+    two.app.answer_by(|_| {
+        let html = [("Content-Type", "text/html")];
+        Answer::with(200, &html, "<p id=app>seen")
+    });
+    let browser = Chromium::leading("localhost:80", two.gateway.address()).await;
+    browser.open("http://localhost/deep/page?x=1").await;
+    let text = browser.text().await;
+    assert!(text.contains("Other & <Sons>"), "{text}");
+    let picture = browser.client().screenshot().await.unwrap();
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("pages");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("choice.png"), picture).unwrap();
+    let second = "document.querySelectorAll('a')[1].click()";
+    browser.run(second).await;
+    // The choice itself has the same address, so the app's page is known by what it holds.
+    let app = browser.client().wait().at_most(PATIENCE);
+    let app = app.for_element(Locator::Id("app")).await.unwrap();
+    assert_eq!(app.text().await.unwrap(), "seen");
+    let url = browser.run("return location.href").await;
+    assert_eq!(url, "http://localhost/deep/page?x=1");
 }
 
 #[tokio::test]
