@@ -70,7 +70,8 @@ fn a_file_with_provider_client_and_upstream_protects_everything() {
     let config = Written::new(SMALL).load().unwrap();
     let routes: Vec<_> = config.routes.iter().collect();
     assert_eq!(routes.len(), 1);
-    assert_eq!((routes[0].prefix(), routes[0].provider()), ("/", "main"));
+    assert_eq!(routes[0].prefix(), "/");
+    assert!(routes[0].providers().eq(["main"]));
     assert!(!routes[0].is_public());
     assert!(config.random_keys);
 }
@@ -256,6 +257,105 @@ fn x_07_two_routes_for_the_same_requests_are_refused() {
     let routes = "[[routes]]\nprefix = \"/a\"\naccess = \"public\"\n[[routes]]\nprefix = \"/A\"\n";
     let problems = Written::new(&format!("{SMALL}\n{routes}")).problems();
     assert_eq!(keys_of(&problems), ["routes.1.prefix"], "{problems:#?}");
+}
+
+/// [`SMALL`] with a second provider.
+fn two_providers() -> String {
+    let (public_url, provider) = SMALL.split_once("[providers.main]").unwrap();
+    let (provider, upstream) = provider.split_once("[upstreams.app]").unwrap();
+    format!(
+        "{public_url}[providers.main]{provider}[providers.work]{provider}[upstreams.app]{upstream}"
+    )
+}
+
+#[test]
+fn a_route_takes_one_provider_or_several_or_all() {
+    for (provider, expected) in [
+        ("", &["main", "work"][..]),
+        ("provider = \"work\"", &["work"]),
+        ("provider = [\"work\", \"main\"]", &["work", "main"]),
+    ] {
+        let text = format!("{}\n[[routes]]\n{provider}\n", two_providers());
+        let config = Written::new(&text).load().unwrap();
+        let route = config.routes.iter().next().unwrap();
+        let counting: Vec<_> = route.providers().collect();
+        assert_eq!(counting, expected, "{provider}");
+    }
+    for (provider, why) in [
+        ("[]", "names nobody"),
+        ("[\"main\", \"main\"]", "names `main` twice"),
+        ("[\"main\", \"other\"]", "there is no provider `other`"),
+        ("3", "the name of a provider, or a list of names"),
+        ("[3]", "string"),
+    ] {
+        let text = format!("{}\n[[routes]]\nprovider = {provider}\n", two_providers());
+        let problems = Written::new(&text).problems();
+        assert_eq!(problems.len(), 1, "{problems:#?}");
+        assert!(
+            problems[0].starts_with("routes.0.provider") && problems[0].contains(why),
+            "{problems:#?}"
+        );
+    }
+}
+
+#[test]
+fn whoever_registers_somewhere_passes_only_where_that_is_written() {
+    let open = two_providers().replacen("profile", "open_registration = true\nprofile", 1);
+    let routes = |text: &str| format!("{open}\n{text}");
+    let any_of = "access.any_of.email_domains = [\"example.com\"]";
+    for (text, expected) in [
+        (open.clone(), &["providers.main.anyone"][..]),
+        (
+            routes("[[routes]]\n[[routes]]\nprefix = \"/b\"\nprovider = \"main\"\n"),
+            &["routes.0.access", "routes.1.access"],
+        ),
+        (
+            routes("[[routes]]\nprovider = [\"work\", \"main\"]\n"),
+            &["routes.0.access"],
+        ),
+        (routes("[[routes]]\nprovider = \"work\"\n"), &[]),
+        (routes("[[routes]]\naccess = \"public\"\n"), &[]),
+        (routes(&format!("[[routes]]\n{any_of}\n")), &[]),
+        (
+            open.replace(
+                "open_registration = true",
+                "open_registration = true\nanyone = true",
+            ),
+            &[],
+        ),
+        (
+            two_providers().replacen("profile", "anyone = true\nprofile", 1),
+            &[],
+        ),
+    ] {
+        let loaded = Written::new(&text).load();
+        let problems = loaded.err().map(|problems| problems.0).unwrap_or_default();
+        let keys: Vec<_> = problems.iter().map(|problem| &*problem.key).collect();
+        assert_eq!(keys, expected, "{problems:#?}");
+        for problem in &problems {
+            assert!(
+                problem.reason.contains("any_of = { email_domains")
+                    && problem.reason.contains("providers.main.anyone = true"),
+                "{problem:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_file_of_a_provider_that_is_not_there_is_named() {
+    let files = "client_assertion.private_key_file = \"@/a\"\nid_token.jwks_file = \"@/b\"\n\
+                 id_token.public_key_files = [\"@/c\"]\nprofile";
+    let problems = Written::new(&SMALL.replace("profile", files)).problems();
+    assert_eq!(
+        keys_of(&problems),
+        [
+            "providers.main.client_assertion.private_key_file",
+            "providers.main.id_token.jwks_file",
+            "providers.main.id_token.public_key_files"
+        ],
+        "{problems:#?}"
+    );
 }
 
 #[test]

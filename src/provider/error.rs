@@ -105,6 +105,11 @@ pub enum Error {
     /// The code is no good. Side: client; a new login helps.
     #[error("the authorization server refuses the code")]
     Refused(#[source] Refusal),
+    /// The answer of the authorization endpoint says that it is from somebody else, or does not say
+    /// who it is from at a server that promises to (RFC 9207 section 2.4). Side: provider, or an
+    /// attacker who mixes up two of them.
+    #[error("the answer of the authorization endpoint is not from this issuer")]
+    ResponseIssuer,
     /// A setting is missing, wrong or at odds with another. Side: gateway.
     #[error("setting `{key}` {problem}")]
     Setting {
@@ -160,6 +165,7 @@ impl Error {
             Self::RateLimited { .. } => "token_calls_limited",
             Self::Redirected { .. } => "token_endpoint_redirected",
             Self::Refused(_) => "code_refused",
+            Self::ResponseIssuer => "response_issuer",
             Self::Throttled { .. } => "provider_throttled",
             Self::Token(_) => "token_unusable",
             Self::Unavailable { .. } => "provider_unavailable",
@@ -185,6 +191,7 @@ impl Error {
             | Self::Call(_)
             | Self::IdToken(_)
             | Self::NoSubject
+            | Self::ResponseIssuer
             | Self::Throttled { .. }
             | Self::Token(_)
             | Self::Unavailable { .. }
@@ -209,6 +216,7 @@ impl Error {
             | Self::Read { .. }
             | Self::Redirected { .. }
             | Self::Refused(_)
+            | Self::ResponseIssuer
             | Self::Setting { .. }
             | Self::Token(_)
             | Self::Trust(_)
