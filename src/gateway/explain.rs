@@ -10,7 +10,7 @@ use super::{Body, NO_REFERRER, Visit, endpoints, set_cookies, sign_in};
 use crate::access::{Cause, Challenge};
 use crate::identity::Identity;
 use crate::login::{self, ErrorCode, Failure, Login, ReturnTo, StateError};
-use crate::provider::{self, UserinfoError};
+use crate::provider;
 use crate::telemetry::chain;
 
 /// When to try again where nobody has said.
@@ -169,15 +169,7 @@ fn passes(error: &login::Error) -> Passes {
     let login::Error::Provider(error) = error else {
         return Passes::Not;
     };
-    let out_of_order = matches!(
-        error,
-        provider::Error::Call(_)
-            | provider::Error::RateLimited { .. }
-            | provider::Error::Throttled { .. }
-            | provider::Error::Unavailable { .. }
-            | provider::Error::Userinfo(UserinfoError::Call(_))
-    );
-    if out_of_order || error.retry_after().is_some() {
+    if error.passes() {
         Passes::ByItself
     } else {
         Passes::Not

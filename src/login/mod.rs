@@ -171,8 +171,7 @@ impl Login {
         if round >= browser::MOST_ROUNDS {
             return Err(Error::Loop);
         }
-        let client = self.providers.get(start.provider);
-        let client = client.ok_or(Error::UnknownProvider)?;
+        let client = self.ready(start.provider).await?;
         let mode = client.response_mode();
         let before = match mode {
             // The answer of another site's form comes without the session's cookie.
@@ -197,7 +196,7 @@ impl Login {
             login_hint: start.login_hint,
             prompt: start.prompt,
         };
-        let location = client.authorization_url(&request).await?;
+        let location = client.authorization_url(&request)?;
         let (name, secret) = (sent.tab.cookie(), sent.browser_secret.expose());
         let own = match mode {
             ResponseMode::FormPost => {
@@ -249,6 +248,12 @@ impl Login {
             }
             Err(error) => return outcome::stale(Failure::new(error.into(), None), &callback),
         };
+        // Not before the server can be asked: what is not sent does not use up the code.
+        if let Err(error) = self.ready(callback.provider).await {
+            let mut failure = Failure::new(error, Some(&returned));
+            failure.cookies.clear();
+            return outcome::stale(failure, &callback);
+        }
         match self.verified(granted, &returned, &callback) {
             Ok(verified) => self.redeem(verified, &returned, callback).await,
             Err(unfit) => *unfit,
@@ -348,6 +353,15 @@ impl Login {
                 Completion::Failed(failure)
             }
         }
+    }
+
+    /// The provider called `name`, once it can be asked.
+    async fn ready(&self, name: &str) -> Result<Arc<Provider>, Error> {
+        let provider = self.providers.get(name).ok_or(Error::UnknownProvider)?;
+        let (asked, clock) = (Arc::clone(provider), self.clock.clone());
+        self.on_control_plane(async move { Ok(asked.ready(&clock).await?) })
+            .await?;
+        Ok(Arc::clone(provider))
     }
 
     /// Runs work that must not stop when the browser goes away.

@@ -4,6 +4,7 @@
 //! is connected to, unless that was done a moment ago. However many logins begin at once, one of
 //! them asks and the others wait for its answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -25,12 +26,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(super) struct Contact(Mutex<Last>);
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 enum Last {
     #[default]
     Unknown,
     Answered(Timestamp),
-    Failed(Timestamp),
+    Failed(Timestamp, Option<Arc<Error>>),
 }
 
 impl Contact {
@@ -38,7 +39,7 @@ impl Contact {
     ///
     /// # Errors
     ///
-    /// What `reach` says; [`Error::OutOfReach`] when it failed a moment ago, or takes too long.
+    /// [`Error::OutOfReach`] when it fails, has failed a moment ago, or takes too long.
     ///
     /// # Cancel safety
     ///
@@ -52,23 +53,29 @@ impl Contact {
         let now = clock.now();
         // A clock that was set back makes neither of them last.
         let within = |at: Timestamp, time| at <= now && now.since(at) < time;
-        match *last {
-            Last::Answered(at) if within(at, FRESH) => return Ok(()),
-            Last::Failed(at) if within(at, AGAIN) => {
-                let retry_after = AGAIN.saturating_sub(now.since(at));
-                return Err(Error::OutOfReach { retry_after });
+        match &*last {
+            Last::Answered(at) if within(*at, FRESH) => return Ok(()),
+            Last::Failed(at, cause) if within(*at, AGAIN) => {
+                return Err(Error::OutOfReach {
+                    retry_after: AGAIN.saturating_sub(now.since(*at)),
+                    cause: cause.clone(),
+                });
             }
-            Last::Answered(_) | Last::Failed(_) | Last::Unknown => {}
+            Last::Answered(_) | Last::Failed(..) | Last::Unknown => {}
         }
-        let retry_after = AGAIN;
-        let reached = timeout(PATIENCE, reach)
-            .await
-            .unwrap_or(Err(Error::OutOfReach { retry_after }));
-        *last = match reached {
-            Ok(()) => Last::Answered(clock.now()),
-            Err(_) => Last::Failed(clock.now()),
+        let cause = match timeout(PATIENCE, reach).await {
+            Ok(Ok(())) => {
+                *last = Last::Answered(clock.now());
+                return Ok(());
+            }
+            Ok(Err(error)) => Some(Arc::new(error)),
+            Err(_elapsed) => None,
         };
-        reached
+        *last = Last::Failed(clock.now(), cause.clone());
+        Err(Error::OutOfReach {
+            retry_after: AGAIN,
+            cause,
+        })
     }
 
     /// Forgets that the server answered: a call of it has failed since.
@@ -82,12 +89,6 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-
-    const RETRY: Duration = AGAIN;
-
-    fn refusal() -> Error {
-        Error::OutOfReach { retry_after: RETRY }
-    }
 
     #[tokio::test]
     async fn a_server_is_asked_again_when_its_answer_is_old() {
@@ -110,10 +111,16 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_is_down_is_left_alone_for_a_while() {
         let (contact, clock) = (Contact::default(), Clock::manual(Timestamp::default()));
-        assert!(contact.ensure(&clock, async { Err(refusal()) }).await.is_err());
+        assert!(
+            contact
+                .ensure(&clock, async { Err(Error::NotReady) })
+                .await
+                .is_err()
+        );
         clock.advance(Duration::from_secs(2));
         let error = contact.ensure(&clock, async { Ok(()) }).await.unwrap_err();
         assert_eq!(error.retry_after(), Some(Duration::from_secs(3)));
+        assert_eq!(error.reason(), Error::NotReady.reason());
         clock.advance(Duration::from_secs(3));
         assert!(contact.ensure(&clock, async { Ok(()) }).await.is_ok());
     }

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::credentials::Credentials;
-use super::endpoint::Endpoint;
+use super::client_auth::Credentials;
 use super::issuer::Issuer;
+use super::keys::KeySet;
 use super::known::Known;
 use super::metadata::{self, Metadata};
 use super::settings::{Discovery, Settings};
@@ -68,31 +68,29 @@ impl Provider {
             (None, _) | (Some(_), Discovery::None) => self.ready(clock).await?,
             (Some(_), Discovery::Oauth2 | Discovery::Openid) => self.discover().await?,
         }
-        match &self.known()?.jwks {
-            Some(endpoint) => self.judge.renew_keys(endpoint, clock.now()).await,
-            None => Ok(()),
-        }
+        self.judge.renew_keys(&*self.known()?, clock.now()).await
     }
 
     /// Reads the metadata and takes what it says.
     pub(super) async fn discover(&self) -> Result<(), Error> {
-        let issuer = required(self.issuer.as_ref())?;
-        let url = metadata::location(&self.settings, issuer)?;
-        let endpoint = Endpoint::new("metadata_url", &url, &self.line)?;
-        let response = endpoint.get("application/json").await;
-        let response = response.map_err(Error::MetadataCall)?;
-        let metadata = Metadata::read(&response, issuer).map_err(Error::Metadata)?;
+        let place = metadata::location(&self.settings, self.issuer.as_ref())?;
+        let (Some(place), Some(issuer)) = (place, &self.issuer) else {
+            return Ok(());
+        };
+        let place = self.line.to("metadata_url", &place)?;
+        let metadata = metadata::fetch(&place, issuer).await;
+        let metadata = metadata.map_err(Error::Metadata)?;
         let before = self.known.load_full();
         if before.is_some_and(|before| before.metadata.as_ref() == Some(&metadata)) {
             return Ok(());
         }
-        self.know(Some(metadata))
+        self.know(&self.credentials.load(), Some(metadata))
     }
 
     /// Takes what the settings, the credentials and the metadata say together.
-    fn know(&self, metadata: Option<Metadata>) -> Result<(), Error> {
-        let credentials = self.credentials.load();
-        let known = Known::new(&self.settings, &credentials, &self.line, metadata)?;
+    fn know(&self, credentials: &Credentials, metadata: Option<Metadata>) -> Result<(), Error> {
+        let known = Known::new(&self.settings, credentials, &self.line, metadata)?;
+        self.judge.check(&known)?;
         self.known.store(Some(Arc::new(known)));
         Ok(())
     }
@@ -103,9 +101,14 @@ impl Provider {
         loop {
             sleep(FILES).await;
             let settings = self.settings.clone();
-            let read = tokio::task::spawn_blocking(move || Credentials::read(&settings)).await;
-            let Ok(read) = read else { return };
-            match read.and_then(|read| self.take(read)) {
+            let read = tokio::task::spawn_blocking(move || {
+                Ok((
+                    Credentials::read(&settings)?,
+                    KeySet::from_files(&settings.id_token)?,
+                ))
+            });
+            let Ok(read) = read.await else { return };
+            match read.and_then(|(credentials, keys)| self.take(credentials, keys)) {
                 Ok(()) => told = false,
                 Err(_) if told => {}
                 Err(error) => {
@@ -113,22 +116,23 @@ impl Provider {
                     tracing::error!(
                         provider = self.name(),
                         error = chain(&error),
-                        "Client credentials not replaced, the old ones stay"
+                        "Secrets and keys not replaced, the old ones stay"
                     );
                 }
             }
         }
     }
 
-    /// Takes credentials that have changed.
-    fn take(&self, credentials: Credentials) -> Result<(), Error> {
+    /// Takes what the files say now.
+    fn take(&self, credentials: Credentials, keys: Option<KeySet>) -> Result<(), Error> {
+        if let Some(keys) = keys {
+            self.judge.take_keys(keys);
+        }
         if !credentials.differs(&self.credentials.load()) {
             return Ok(());
         }
         if let Some(known) = self.known.load_full() {
-            let metadata = known.metadata.clone();
-            let known = Known::new(&self.settings, &credentials, &self.line, metadata)?;
-            self.known.store(Some(Arc::new(known)));
+            self.know(&credentials, known.metadata.clone())?;
         }
         self.credentials.store(Arc::new(credentials));
         tracing::info!(provider = self.name(), "Client credentials replaced");
@@ -136,14 +140,12 @@ impl Provider {
     }
 }
 
-/// Metadata to try the settings with, before any was read: whatever else is wrong with them is
-/// found at once.
-pub(super) fn rehearsal(settings: &Settings, issuer: Option<&Issuer>) -> Result<Metadata, Error> {
-    let url = metadata::location(settings, required(issuer)?)?;
-    Ok(Metadata::rehearsal(url.as_str()))
-}
-
-fn required(issuer: Option<&Issuer>) -> Result<&Issuer, Error> {
-    let (key, problem) = ("issuer", "is missing, but discovery is on");
-    issuer.ok_or(Error::Setting { key, problem })
+/// Metadata to try the settings with before any was read, so that whatever else is wrong with them
+/// is found at once. `None` where none is to be read.
+pub(super) fn rehearsal(
+    settings: &Settings,
+    issuer: Option<&Issuer>,
+) -> Result<Option<Metadata>, Error> {
+    let place = metadata::location(settings, issuer)?;
+    Ok(place.map(|place| Metadata::rehearsal(place.as_str())))
 }

@@ -69,10 +69,20 @@ impl MetadataError {
             Self::Status(_) => "metadata_status",
         }
     }
+
+    /// Whether the trouble is one that passes by itself. A server that is being mended answers
+    /// with pages for people; one that is well and says the wrong thing goes on saying it.
+    pub(super) fn passes(&self) -> bool {
+        match self {
+            Self::Call(_) | Self::Json(_) | Self::MediaType(_) => true,
+            Self::Status(status) => matches!(status, 408 | 425 | 429 | 500..),
+            Self::Endpoint { .. } | Self::Issuer { .. } | Self::Member(_) => false,
+        }
+    }
 }
 
 /// What metadata says, as far as it is used. Endpoints are kept as they are written.
-#[derive(Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Metadata {
     pub(super) authorization_endpoint: Option<String>,
     pub(super) token_endpoint: Option<String>,
@@ -138,6 +148,20 @@ pub(super) async fn fetch(place: &Endpoint, issuer: &Issuer) -> Result<Metadata,
 }
 
 impl Metadata {
+    /// Metadata of a server that has every endpoint at one place.
+    pub(super) fn rehearsal(place: &str) -> Self {
+        let place = Some(place.to_owned());
+        Self {
+            authorization_endpoint: place.clone(),
+            token_endpoint: place.clone(),
+            userinfo_endpoint: place.clone(),
+            jwks_uri: place,
+            token_endpoint_auth_methods_supported: None,
+            code_challenge_methods_supported: None,
+            authorization_response_iss_parameter_supported: false,
+        }
+    }
+
     /// Reads an answer. Members that are not used are not looked at, and null is as good as absent.
     ///
     /// An endpoint has to be a plain `http` or `https` URL. With `http` it has the origin of the

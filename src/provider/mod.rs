@@ -10,18 +10,26 @@
 //!
 //! The entry point is [`Provider`].
 
+mod access_token;
 mod authorization;
 mod claims;
 mod client_auth;
+mod contact;
+mod discovery;
 mod endpoint;
 mod error;
-#[expect(dead_code, reason = "used when the parts are brought together")]
+mod grant;
+mod id_token;
 mod issuer;
 mod json;
 mod jwt;
+mod keys;
+mod known;
 mod limiter;
+mod metadata;
 mod person;
 pub mod profile;
+mod published;
 mod refusal;
 pub mod settings;
 mod token;
@@ -33,35 +41,35 @@ mod tests;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use rustls::ClientConfig;
-use url::Url;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 pub use authorization::{AuthorizationRequest, Prompt};
 pub use error::{Error, Side};
+pub use grant::Grant;
 pub use json::JsonError;
-pub use jwt::{AccessTokenError, KeyProblem};
+pub use jwt::signer::{SigningError, SigningKeyProblem};
+pub use jwt::{KeyProblem, TokenError, TokenKind};
+pub use keys::{KeySetError, PassedOver};
+pub use metadata::MetadataError;
 pub use refusal::{ErrorCode, Refusal};
 pub use settings::{ResponseMode, Settings};
 pub use token::AnswerError;
 pub use userinfo::UserinfoError;
 
-use crate::clock::{Clock, Timestamp};
-use crate::identity::Identity;
+use crate::clock::Clock;
 use crate::secret::Secret;
-use crate::tls::Trust;
-use crate::token::TokenSet;
-use authorization::AuthorizationEndpoint;
-use claims::{Claims, Rules};
-use client_auth::ClientAuth;
-use endpoint::{Endpoint, endpoint};
-use jwt::Verifier;
+use client_auth::Credentials;
+use contact::Contact;
+use grant::{Judge, Response};
+use issuer::Issuer;
+use known::{Known, Line};
 use limiter::Limiter;
-use person::Naming;
-use settings::{ErrorShape, IdentitySource};
-use token::{Answer, RequestFormat};
+use settings::ErrorShape;
+use token::{CodeGrant, RequestFormat};
 
 /// The largest file with a secret or a key, in bytes.
 const LARGEST_FILE: u64 = 64 * 1024;
@@ -90,6 +98,7 @@ pub struct Provider {
     known: ArcSwapOption<Known>,
     credentials: ArcSwap<Credentials>,
     contact: Contact,
+    format: RequestFormat,
     limiter: Limiter,
     /// Calls that may be under way.
     places: Semaphore,
@@ -113,22 +122,20 @@ impl Provider {
         let line = Line::new(settings)?;
         let credentials = Credentials::read(settings)?;
         let judge = Judge::new(name, settings, issuer.as_ref())?;
-        let known = match settings.discovery {
-            Discovery::None => Some(Known::new(settings, &credentials, &line, None)?),
-            Discovery::Oauth2 | Discovery::Openid => {
-                let metadata = discovery::rehearsal(settings, issuer.as_ref())?;
-                Known::new(settings, &credentials, &line, Some(metadata)).map(|_usable| None)?
-            }
-        };
+        let rehearsal = discovery::rehearsal(settings, issuer.as_ref())?;
+        let must_be_read = rehearsal.is_some();
+        let known = Known::new(settings, &credentials, &line, rehearsal)?;
+        judge.check(&known)?;
         let places = usize::try_from(settings.concurrent_calls.get()).unwrap_or(usize::MAX);
         Ok(Self {
             name: name.into(),
             settings: settings.clone(),
             issuer,
             line,
-            known: ArcSwapOption::from_pointee(known),
+            known: ArcSwapOption::from_pointee((!must_be_read).then_some(known)),
             credentials: ArcSwap::from_pointee(credentials),
             contact: Contact::default(),
+            format: RequestFormat::new(settings)?,
             limiter: Limiter::per_minute(settings.token_calls_per_minute),
             places: Semaphore::new(places.min(Semaphore::MAX_PERMITS)),
             judge,
@@ -155,7 +162,7 @@ impl Provider {
     ///
     /// # Errors
     ///
-    /// [`Error::OutOfReach`], [`Error::Call`], [`Error::MetadataCall`] and [`Error::Metadata`].
+    /// [`Error::OutOfReach`], [`Error::Call`] and [`Error::Metadata`].
     ///
     /// # Cancel safety
     ///
@@ -189,8 +196,8 @@ impl Provider {
     ///
     /// [`Error::ResponseIssuer`] and [`Error::NotReady`].
     pub fn check_response_issuer(&self, iss: Option<&str>) -> Result<(), Error> {
-        let required =
-            self.settings.require_response_iss || (self.issuer.is_some() && self.known()?.promises_iss);
+        let required = self.settings.require_response_iss
+            || (self.issuer.is_some() && self.known()?.promises_iss);
         match (iss, &self.issuer) {
             (Some(iss), Some(issuer)) if !issuer.is(iss) => Err(Error::ResponseIssuer),
             (None, _) if required => Err(Error::ResponseIssuer),
@@ -212,20 +219,20 @@ impl Provider {
     ///
     /// Not cancel safe: when the future is dropped the code may be used up and the tokens lost.
     /// Run it as a task that outlives the browser's connection.
-    pub async fn redeem(
-        &self,
-        redemption: Redemption<'_>,
-        clock: &Clock,
-    ) -> Result<Grant, Error> {
+    pub async fn redeem(&self, redemption: Redemption<'_>, clock: &Clock) -> Result<Grant, Error> {
         let known = self.known()?;
         let _place = self.place().await?;
         let asked_at = clock.now();
         self.limiter
             .take(asked_at)
             .map_err(|retry_after| Error::RateLimited { retry_after })?;
-        let verifier = self.settings.pkce.then_some(&redemption.code_verifier);
-        let ask = (&redemption.code, verifier, redemption.redirect_uri);
-        let request = known.format.redemption(known.token.uri(), ask, asked_at)?;
+        let grant = CodeGrant {
+            code: &redemption.code,
+            code_verifier: self.settings.pkce.then_some(&redemption.code_verifier),
+            redirect_uri: redemption.redirect_uri,
+        };
+        let (uri, client_auth) = (known.token.uri(), &known.client_auth);
+        let request = self.format.redemption(uri, client_auth, &grant, asked_at)?;
         let called = known.token.call(request).await;
         if called.is_err() {
             self.contact.doubt().await;
@@ -233,7 +240,11 @@ impl Provider {
         // A call takes seconds at some servers: tokens are judged by the time of their arrival,
         // while their life is counted from before the call.
         let arrived_at = clock.now();
-        let answer = token::read(called.map_err(Error::Call)?, &self.settings.errors, arrived_at);
+        let answer = token::read(
+            called.map_err(Error::Call)?,
+            &self.settings.errors,
+            arrived_at,
+        );
         let answer = answer.inspect_err(|error| {
             if let Error::Throttled {
                 retry_after: Some(wait),
@@ -242,9 +253,13 @@ impl Provider {
                 self.limiter.pause(arrived_at, *wait);
             }
         })?;
-        self.judge
-            .grant(&known, answer, &redemption, (asked_at, arrived_at))
-            .await
+        let response = Response {
+            known: &known,
+            answer: &answer,
+            redemption: &redemption,
+            asked_at,
+        };
+        self.judge.grant(&response, clock).await
     }
 
     fn known(&self) -> Result<Arc<Known>, Error> {
@@ -255,7 +270,7 @@ impl Provider {
     async fn place(&self) -> Result<SemaphorePermit<'_>, Error> {
         match timeout(self.line.deadline, self.places.acquire()).await {
             Ok(Ok(place)) => Ok(place),
-            Ok(Err(_closed)) | Err(_) => Err(Error::Busy),
+            Ok(Err(_)) | Err(_) => Err(Error::Busy),
         }
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use http::StatusCode;
 use tokio::sync::Mutex;
 
 use super::Error;
@@ -16,18 +17,29 @@ use super::endpoint::Endpoint;
 use super::keys::KeySet;
 use crate::clock::Timestamp;
 
+/// The media types of a key set (RFC 7517 section 8.5).
+const ACCEPTED: &str = "application/jwk-set+json, application/json";
+
 /// Between two fetches that tokens gave reason for.
 const BETWEEN: Duration = Duration::from_mins(1);
 
-/// Between two fetches while there is no set at all.
-const BETWEEN_FIRST: Duration = Duration::from_secs(5);
+/// Between two fetches while there is no set at all, and how old a set is new enough not to be
+/// fetched again without a reason.
+const LITTLE: Duration = Duration::from_secs(5);
 
 /// The newest good key set of one server.
 #[derive(Debug, Default)]
 pub(super) struct Published {
     newest: ArcSwapOption<KeySet>,
-    /// When a token last gave reason for a fetch.
-    asked: Mutex<Option<Timestamp>>,
+    fetches: Mutex<Fetches>,
+}
+
+#[derive(Debug, Default)]
+struct Fetches {
+    /// When a token last gave reason for one.
+    asked: Option<Timestamp>,
+    /// When one last succeeded.
+    done: Option<Timestamp>,
 }
 
 impl Published {
@@ -37,10 +49,16 @@ impl Published {
     }
 
     /// Fetches the set because it is time to.
-    pub(super) async fn renew(&self, endpoint: &Endpoint) -> Result<(), Error> {
-        let set = fetch(endpoint).await?;
-        self.newest.store(Some(Arc::new(set)));
-        Ok(())
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Keys`], [`Error::KeysCall`] and [`Error::KeysStatus`]; the set that there is stays.
+    pub(super) async fn renew(&self, endpoint: &Endpoint, now: Timestamp) -> Result<(), Error> {
+        let mut fetches = self.fetches.lock().await;
+        if lately(fetches.done, now, LITTLE) {
+            return Ok(());
+        }
+        self.fetch(&mut fetches, endpoint, now).await.map(drop)
     }
 
     /// A set that is not `seen`: fetched now, or by somebody else in the meantime.
@@ -54,31 +72,48 @@ impl Published {
         endpoint: &Endpoint,
         now: Timestamp,
     ) -> Result<Arc<KeySet>, Error> {
-        let mut asked = self.asked.lock().await;
+        let mut fetches = self.fetches.lock().await;
         let newest = self.newest();
         if let Some(newest) = &newest
             && !seen.is_some_and(|seen| Arc::ptr_eq(seen, newest))
         {
             return Ok(Arc::clone(newest));
         }
-        let between = if newest.is_some() { BETWEEN } else { BETWEEN_FIRST };
-        // A clock that was set back holds nobody up.
-        if asked.is_some_and(|at| at <= now && now.since(at) < between) {
+        let between = if newest.is_some() { BETWEEN } else { LITTLE };
+        if lately(fetches.asked, now, between) {
             return Err(Error::KeysJustFetched);
         }
-        *asked = Some(now);
-        let set = Arc::new(fetch(endpoint).await?);
+        fetches.asked = Some(now);
+        self.fetch(&mut fetches, endpoint, now).await
+    }
+
+    async fn fetch(
+        &self,
+        fetches: &mut Fetches,
+        endpoint: &Endpoint,
+        now: Timestamp,
+    ) -> Result<Arc<KeySet>, Error> {
+        let response = endpoint
+            .get(ACCEPTED, None)
+            .await
+            .map_err(Error::KeysCall)?;
+        let status = response.status();
+        if status != StatusCode::OK {
+            return Err(Error::KeysStatus(status.as_u16()));
+        }
+        // The media type is not looked at: key sets come as anything from JSON to plain text.
+        let set = Arc::new(KeySet::from_jwks(response.body()).map_err(Error::Keys)?);
+        if !set.passed_over().is_empty() {
+            let passed_over = set.passed_over().to_string();
+            tracing::info!(passed_over, "Some of the published keys are not for us");
+        }
+        fetches.done = Some(now);
         self.newest.store(Some(Arc::clone(&set)));
         Ok(set)
     }
 }
 
-async fn fetch(endpoint: &Endpoint) -> Result<KeySet, Error> {
-    let response = endpoint.get("application/jwk-set+json, application/json").await;
-    let response = response.map_err(Error::KeysCall)?;
-    let status = response.status();
-    if status != http::StatusCode::OK {
-        return Err(Error::KeysStatus(status.as_u16()));
-    }
-    KeySet::from_jwks(response.body()).map_err(Error::Keys)
+/// Whether something was less than `time` ago. A clock that was set back holds nobody up.
+fn lately(at: Option<Timestamp>, now: Timestamp, time: Duration) -> bool {
+    at.is_some_and(|at| at <= now && now.since(at) < time)
 }

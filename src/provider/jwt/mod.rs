@@ -7,6 +7,7 @@
 
 mod error;
 mod key;
+pub(super) mod signer;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
