@@ -65,13 +65,7 @@ impl Demo {
         let public_url = format!("http://localhost:{}", listen.port());
         let password = new_secret()?;
         write(folder.path(), "client_secret", password.expose())?;
-        let section = match dialect {
-            Dialect::OpenId => openid_section(&provider),
-            Dialect::Passport12 | Dialect::Passport13 => {
-                let key = write(folder.path(), "public_key.pem", provider.public_key_pem())?;
-                passport_section(dialect, &provider, &key)
-            }
-        };
+        let section = provider_section(dialect, &provider, folder.path())?;
         let settings = settings(listen, (&public_url, &app), &section, folder.path());
         let path = write(folder.path(), "sidegate.toml", &settings)?;
         provider
@@ -184,6 +178,21 @@ async fn free(address: SocketAddr) -> Result<SocketAddr, Error> {
     Ok(listener.local_addr()?)
 }
 
+/// What the gateway is told of the provider besides its client id and secret.
+fn provider_section(
+    dialect: Dialect,
+    provider: &AuthorizationServer,
+    folder: &Path,
+) -> Result<String, Error> {
+    Ok(match dialect {
+        Dialect::OpenId => openid_section(provider),
+        Dialect::Passport12 | Dialect::Passport13 => {
+            let key = write(folder, "public_key.pem", provider.public_key_pem())?;
+            passport_section(dialect, provider, &key)
+        }
+    })
+}
+
 /// What the gateway is told of an OpenID Provider: who it is. All else is in its metadata.
 fn openid_section(provider: &AuthorizationServer) -> String {
     format!(
@@ -265,4 +274,27 @@ fn write(folder: &Path, name: &str, text: &str) -> Result<std::path::PathBuf, Er
         .open(&path)?;
     file.write_all(text.as_bytes())?;
     Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::AuthorizationServerSettings;
+
+    #[tokio::test]
+    async fn of_an_openid_provider_only_the_issuer_is_told() {
+        let settings = AuthorizationServerSettings {
+            dialect: Dialect::OpenId,
+            ..AuthorizationServerSettings::default()
+        };
+        let provider = AuthorizationServer::start(settings).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let section = provider_section(Dialect::OpenId, &provider, folder.path()).unwrap();
+        let issuer = provider.base_url();
+        assert_eq!(
+            section,
+            format!("profile = \"oidc\"\nissuer = \"{issuer}\"\n")
+        );
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
 }

@@ -3,7 +3,7 @@
 use std::process::Output;
 use std::time::Duration;
 
-use sidegate::demo::Step;
+use sidegate::demo::{Dialect, Step};
 use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -43,16 +43,28 @@ async fn demo(arguments: &[&str]) -> (Option<i32>, String, String) {
     (status.code(), text(stdout), text(stderr))
 }
 
-#[tokio::test]
-async fn the_demo_checks_itself() {
-    assert_eq!(Step::ALL.map(Step::name), STEPS);
-    let (code, said, _) = demo(&["--check"]).await;
+/// Every kind of provider whose demo is checked whole.
+const PROVIDERS: [&str; 2] = ["passport-12", "passport-13"];
+
+/// All steps held, a line for each.
+fn all_held(code: Option<i32>, said: &str) {
     assert_eq!(code, Some(0), "{said}");
     let lines: Vec<&str> = said.lines().collect();
     let (last, steps) = lines.split_last().unwrap();
     assert_eq!(*last, "All steps held.");
     assert_eq!(steps.len(), STEPS.len(), "{said}");
     assert!(steps.iter().all(|line| line.starts_with("ok   ")), "{said}");
+}
+
+#[tokio::test]
+async fn the_demo_checks_itself_with_every_kind_of_provider() {
+    assert_eq!(Step::ALL.map(Step::name), STEPS);
+    let (code, said, _) = demo(&["--check"]).await;
+    all_held(code, &said);
+    for provider in PROVIDERS {
+        let (code, said, complained) = demo(&["--check", "--provider", provider]).await;
+        all_held(code, &format!("{said}{complained}"));
+    }
 }
 
 #[tokio::test]
@@ -85,4 +97,13 @@ async fn only_a_step_of_a_check_can_be_broken() {
     let (code, _, complained) = demo(&["--break", "bearer"]).await;
     assert_eq!(code, Some(64), "{complained}");
     assert!(complained.contains("--check"), "{complained}");
+}
+
+#[tokio::test]
+async fn a_provider_of_another_kind_is_no_choice() {
+    let (code, _, complained) = demo(&["--check", "--provider", "openid"]).await;
+    assert_eq!(code, Some(64), "{complained}");
+    for dialect in Dialect::ALL {
+        assert!(complained.contains(dialect.name()), "{complained}");
+    }
 }
