@@ -4,7 +4,7 @@
 //! lies beneath what the operator writes, so every value can be overridden.
 
 /// Name and TOML text of each profile, in alphabetical order.
-const PROFILES: [(&str, &str); 3] = [
+const PROFILES: [(&str, &str); 4] = [
     (
         "laravel-passport-12",
         include_str!("../../config/providers/laravel-passport-12.toml"),
@@ -14,6 +14,7 @@ const PROFILES: [(&str, &str); 3] = [
         include_str!("../../config/providers/laravel-passport-13.toml"),
     ),
     ("oauth2", include_str!("../../config/providers/oauth2.toml")),
+    ("oidc", include_str!("../../config/providers/oidc.toml")),
 ];
 
 /// The names of all profiles, in alphabetical order.
