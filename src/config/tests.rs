@@ -357,3 +357,31 @@ fn a_profile_of_an_openid_provider_asks_for_an_id_token() {
         );
     }
 }
+
+#[test]
+fn the_examples_in_the_documents_have_keys_that_a_provider_knows() {
+    let documents = [
+        include_str!("../../docs/providers.md"),
+        include_str!("../../README.md"),
+    ];
+    let mut count = 0;
+    for text in documents {
+        for block in text.split("```toml\n").skip(1) {
+            let block = block.split("```").next().unwrap();
+            let written = Written::new(block);
+            let path = written.folder.path().join("sidegate.toml");
+            let merged = layers::merged(&path, Variables::Ignore, &Flags::default());
+            let providers =
+                merged.extract_inner::<BTreeMap<String, provider::Settings>>("providers");
+            let profiles = providers
+                .unwrap()
+                .into_values()
+                .map(|settings| settings.profile);
+            for profile in profiles {
+                assert!(profile::find(&profile.unwrap()).is_some(), "{block}");
+                count += 1;
+            }
+        }
+    }
+    assert!(count >= 6, "{count}");
+}

@@ -431,6 +431,7 @@ async fn every_profile_has_an_example_that_check_accepts_as_it_is() {
         env!("CARGO_MANIFEST_DIR"),
         "/tests/data/passport/public_key.pem"
     );
+    let mut refused = Vec::new();
     for (name, path) in &examples {
         let text = std::fs::read_to_string(path).unwrap();
         let lines = text.lines().filter(|line| !line.starts_with('#'));
@@ -448,6 +449,9 @@ async fn every_profile_has_an_example_that_check_accepts_as_it_is() {
             );
         }
         let (code, said) = said(&mut check).await;
-        assert_eq!(code, Some(0), "{name}: {said}");
+        if code != Some(0) {
+            refused.push(format!("{name}: {said}"));
+        }
     }
+    assert!(refused.is_empty(), "{}", refused.join("\n"));
 }
