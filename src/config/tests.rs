@@ -303,19 +303,19 @@ fn a_flag_wins_over_the_file() {
 }
 
 /// The settings of a provider that says no more than its profile does, as they are read.
-fn bare(profile: &str) -> Result<provider::Settings, figment::Error> {
+fn bare(profile: &str) -> provider::Settings {
     let text = format!("[providers.main]\nprofile = \"{profile}\"\nclient_id = \"me\"\n");
     let written = Written::new(&text);
     let path = written.folder.path().join("sidegate.toml");
-    layers::merged(&path, Variables::Ignore, &Flags::default()).extract_inner("providers.main")
+    layers::merged(&path, Variables::Ignore, &Flags::default())
+        .extract_inner("providers.main")
+        .unwrap()
 }
 
 #[test]
 fn every_profile_has_keys_that_a_provider_knows() {
     for name in profile::names() {
-        let settings = bare(name);
-        let profile = settings.map(|settings| settings.profile.unwrap_or_default());
-        assert_eq!(profile.as_deref(), Ok(name), "{name}");
+        assert_eq!(bare(name).profile.as_deref(), Some(name));
     }
     assert!(profile::names().is_sorted());
 }
@@ -333,7 +333,7 @@ fn every_profile_says_what_to_give_and_whether_it_was_run() {
 
 #[test]
 fn a_profile_where_anybody_can_get_an_account_says_so() {
-    let open = profile::names().filter(|name| bare(name).unwrap().open_registration);
+    let open = profile::names().filter(|name| bare(name).open_registration);
     let open: Vec<&str> = open.collect();
     assert_eq!(open, ["auth0", "github", "gitlab", "google"]);
 }
@@ -342,7 +342,7 @@ fn a_profile_where_anybody_can_get_an_account_says_so() {
 fn a_profile_of_an_openid_provider_asks_for_an_id_token() {
     use crate::provider::settings::{Discovery, EmailsVerified, IdentitySource};
     for name in profile::names() {
-        let settings = bare(name).unwrap();
+        let settings = bare(name);
         let discovers = settings.discovery == Discovery::Openid;
         let believes = settings.identity.source == IdentitySource::IdToken;
         let asks = settings
