@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use sidegate::provider::profile;
 use tokio::process::Command;
 
 use crate::support::browser::Browser;
@@ -424,6 +425,7 @@ async fn every_profile_has_an_example_that_check_accepts_as_it_is() {
     let examples = configurations("config/examples");
     let profiles = configurations("config/providers");
     assert!(examples.keys().eq(profiles.keys()), "{examples:?}");
+    assert!(profile::names().eq(profiles.keys()), "{profiles:?}");
     let secrets = tempfile::tempdir().unwrap();
     let secret = secrets.path().join("client_secret");
     std::fs::write(&secret, "s3cret-canary\n").unwrap();
