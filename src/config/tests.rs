@@ -401,3 +401,87 @@ fn a_flag_wins_over_the_file() {
     let config = Config::load(&path, Variables::Ignore, &flags, &Clock::system()).unwrap();
     assert_eq!(config.listen.port(), 2);
 }
+
+/// The settings of a provider that says no more than its profile does, as they are read.
+fn bare(profile: &str) -> provider::Settings {
+    let text = format!("[providers.main]\nprofile = \"{profile}\"\nclient_id = \"me\"\n");
+    let written = Written::new(&text);
+    let path = written.folder.path().join("sidegate.toml");
+    layers::merged(&path, Variables::Ignore, &Flags::default())
+        .extract_inner("providers.main")
+        .unwrap()
+}
+
+#[test]
+fn every_profile_has_keys_that_a_provider_knows() {
+    for name in profile::names() {
+        assert_eq!(bare(name).profile.as_deref(), Some(name));
+    }
+    assert!(profile::names().is_sorted());
+}
+
+#[test]
+fn every_profile_says_what_to_give_and_whether_it_was_run() {
+    for name in profile::names() {
+        let text = profile::find(name).unwrap();
+        assert!(text.contains("To be given: "), "{name}");
+        let run = text.matches("\n# Run here against ").count();
+        let written = text.matches("\n# Not run here: written from ").count();
+        assert_eq!(run + written, 1, "{name}");
+    }
+}
+
+#[test]
+fn a_profile_where_anybody_can_get_an_account_says_so() {
+    let open = profile::names().filter(|name| bare(name).open_registration);
+    let open: Vec<&str> = open.collect();
+    assert_eq!(open, ["auth0", "github", "gitlab", "google"]);
+}
+
+#[test]
+fn a_profile_of_an_openid_provider_asks_for_an_id_token() {
+    use crate::provider::settings::{Discovery, EmailsVerified, IdentitySource};
+    for name in profile::names() {
+        let settings = bare(name);
+        let discovers = settings.discovery == Discovery::Openid;
+        let believes = settings.identity.source == IdentitySource::IdToken;
+        let asks = settings
+            .scopes
+            .first()
+            .is_some_and(|scope| scope == "openid");
+        assert_eq!((believes, asks), (discovers, discovers), "{name}");
+        assert_ne!(
+            settings.identity.emails_verified,
+            EmailsVerified::Always,
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn the_examples_in_the_documents_have_keys_that_a_provider_knows() {
+    let documents = [
+        include_str!("../../docs/providers.md"),
+        include_str!("../../README.md"),
+    ];
+    let mut count = 0;
+    for text in documents {
+        for block in text.split("```toml\n").skip(1) {
+            let block = block.split("```").next().unwrap();
+            let written = Written::new(block);
+            let path = written.folder.path().join("sidegate.toml");
+            let merged = layers::merged(&path, Variables::Ignore, &Flags::default());
+            let providers =
+                merged.extract_inner::<BTreeMap<String, provider::Settings>>("providers");
+            let profiles = providers
+                .unwrap()
+                .into_values()
+                .map(|settings| settings.profile);
+            for profile in profiles {
+                assert!(profile::find(&profile.unwrap()).is_some(), "{block}");
+                count += 1;
+            }
+        }
+    }
+    assert!(count >= 6, "{count}");
+}
