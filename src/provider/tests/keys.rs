@@ -12,7 +12,7 @@ use crate::provider::settings::{Algorithm, IdTokenSettings};
 
 const PAYLOAD: &str = r#"{"sub":"1"}"#;
 
-/// A token that the RSA key signed, with `kid` in its header.
+/// A token with `kid` in its header.
 fn named(signer: &Signer, algorithm: &str, kid: &str) -> String {
     signer.token(&value!({ "alg": algorithm, "kid": kid }), PAYLOAD)
 }
@@ -159,7 +159,7 @@ fn j_29_weak_keys_are_passed_over() {
 fn j_29_what_is_only_unusual_is_taken() {
     let n = RSA.jwk()["n"].as_str().unwrap().to_owned();
     let n = [&[0][..], &URL_SAFE_NO_PAD.decode(n).unwrap()].concat();
-    // 2047 bits and one more: nothing says that a length is a multiple of eight.
+    // 2049 bits: nothing says that a length is a multiple of eight.
     let odd_length = [&[0x01][..], &[0xff; 256]].concat();
     for entry in [
         RSA.jwk_with(value!({ "e": "Aw" })),
