@@ -1,6 +1,6 @@
 //! Why a token is not believed.
 
-use super::super::json::JsonError;
+use crate::provider::json::JsonError;
 
 /// What a token was given for; the same fault has a code of its own for each.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

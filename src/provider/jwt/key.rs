@@ -10,8 +10,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{AlgorithmFamily, DecodingKey, crypto};
 use serde_json::Value;
 
-use super::super::json::Object;
-use super::super::settings::Algorithm;
+use crate::provider::json::Object;
+use crate::provider::settings::Algorithm;
 
 /// The members of a private or a shared key (RFC 7518 section 6). Who publishes one has lost it.
 const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];

@@ -187,7 +187,7 @@ fn an_identity_from_access_tokens_needs_a_key() {
 }
 
 /// PKCS#1 with any numbers, also those that no honest tool would make.
-fn rsa_pem(modulus: &[u8], exponent: &[u8]) -> String {
+pub(super) fn rsa_pem(modulus: &[u8], exponent: &[u8]) -> String {
     let length = |length: usize| match u8::try_from(length) {
         Ok(short @ ..=127) => vec![short],
         _ => [&[0x82][..], &u16::try_from(length).unwrap().to_be_bytes()].concat(),
