@@ -64,8 +64,10 @@ pub enum Prompt {
 /// The authorization endpoint with all that stays the same.
 #[derive(Debug)]
 pub(super) struct AuthorizationEndpoint {
-    /// The endpoint with its own query, `response_type`, `client_id`, scope and further parameters.
-    prepared: Url,
+    /// The endpoint with its own query.
+    url: Url,
+    /// `response_type`, `client_id` and what the settings ask for.
+    prepared: Vec<(Box<str>, Box<str>)>,
     pkce: bool,
     nonce: bool,
 }
@@ -73,18 +75,20 @@ pub(super) struct AuthorizationEndpoint {
 impl AuthorizationEndpoint {
     /// For the endpoint at `url`, which the settings or the metadata name.
     pub(super) fn new(settings: &Settings, url: &Url) -> Result<Self, Error> {
-        let asked = &settings.authorization_request;
         check(settings)?;
+        let asked = parameters(settings);
+        let further = &settings.authorization_request.parameters;
         let mut names: HashSet<&str> = OURS.into();
-        names.extend(asked.prompt.as_ref().map(|_prompt| "prompt"));
-        let further = asked.parameters.keys();
-        if further.clone().any(|name| names.contains(&**name)) {
+        names.extend(asked.iter().map(|(name, _value)| *name));
+        if further.keys().any(|name| names.contains(&**name)) {
             return Err(Error::Setting {
                 key: "authorization_request.parameters",
                 problem: "sets a parameter that is ours or has a key of its own",
             });
         }
-        names.extend(further.map(String::as_str));
+        names.extend(further.keys().map(String::as_str));
+        // What a request may bring.
+        names.extend(["login_hint", "prompt"]);
         if url
             .query_pairs()
             .any(|(name, _value)| names.contains(&*name))
@@ -93,30 +97,38 @@ impl AuthorizationEndpoint {
             let problem = "has a parameter in its query that is set elsewhere";
             return Err(Error::Setting { key, problem });
         }
-        let mut prepared = url.clone();
-        let mut query = prepared.query_pairs_mut();
-        query.append_pair("response_type", "code");
-        query.append_pair("client_id", &settings.client_id);
-        query.extend_pairs(parameters(settings));
-        query.extend_pairs(&asked.parameters);
-        drop(query);
-        let openid = settings.scopes.iter().any(|scope| scope == "openid");
+        let own = [
+            ("response_type", "code"),
+            ("client_id", &settings.client_id),
+        ];
+        let own = own.into_iter();
+        let asked = asked.iter().map(|(name, value)| (*name, &**value));
+        let further = further.iter().map(|(name, value)| (&**name, &**value));
+        let prepared = own.chain(asked).chain(further);
         Ok(Self {
-            prepared,
+            url: url.clone(),
+            prepared: prepared
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
             pkce: settings.pkce,
-            nonce: openid,
+            nonce: asks_for_an_id_token(settings),
         })
     }
 
     pub(super) fn url(&self, request: &AuthorizationRequest<'_>) -> String {
+        let mut url = self.url.clone();
+        let mut query = url.query_pairs_mut();
         let prompt = match request.prompt {
             Prompt::AsNeeded => None,
             Prompt::Login => Some(("prompt", "login")),
         };
         let hint = request.login_hint.filter(|hint| is_hint(hint));
-        let hint = hint.map(|hint| ("login_hint", hint));
-        let mut url = self.with([prompt, hint].into_iter().flatten());
-        let mut query = url.query_pairs_mut();
+        let brought = [prompt, hint.map(|hint| ("login_hint", hint))];
+        // They come in the place of those that are configured.
+        let replaced = |name: &str| brought.iter().flatten().any(|(other, _)| name == *other);
+        let kept = self.prepared.iter().filter(|(name, _)| !replaced(name));
+        query.extend_pairs(kept);
+        query.extend_pairs(brought.iter().flatten());
         query.append_pair("redirect_uri", request.redirect_uri);
         query.append_pair("state", request.state);
         if self.nonce {
@@ -129,20 +141,11 @@ impl AuthorizationEndpoint {
         drop(query);
         url.into()
     }
+}
 
-    /// The prepared request with parameters in the place of those of the same name.
-    fn with<'a>(&self, replaced: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Url {
-        let mut url = self.prepared.clone();
-        let kept = self.prepared.query_pairs().filter(|(name, _value)| {
-            let mut names = replaced.clone().map(|(name, _value)| name);
-            !names.any(|replaced| name == replaced)
-        });
-        url.query_pairs_mut()
-            .clear()
-            .extend_pairs(kept)
-            .extend_pairs(replaced.clone());
-        url
-    }
+/// Whether the server is to answer with an ID token (OpenID Connect Core 1.0 section 3.1.2.1).
+fn asks_for_an_id_token(settings: &Settings) -> bool {
+    settings.scopes.iter().any(|scope| scope == "openid")
 }
 
 /// The parameters that settings of their own ask for; what is not asked for is not there.
@@ -183,7 +186,7 @@ fn check(settings: &Settings) -> Result<(), Error> {
         return refuse("scopes", "has an entry that is no scope");
     }
     let proven = settings.identity.source == IdentitySource::IdToken;
-    if proven && !settings.scopes.iter().any(|scope| scope == "openid") {
+    if proven && !asks_for_an_id_token(settings) {
         let problem = "does not have \"openid\", but identity.source is \"id_token\"";
         return refuse("scopes", problem);
     }
