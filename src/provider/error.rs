@@ -323,6 +323,7 @@ impl Error {
     }
 
     /// After what time another try makes sense, when that is known.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "few errors know")]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::OutOfReach { retry_after, .. } | Self::RateLimited { retry_after } => {

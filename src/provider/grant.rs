@@ -88,7 +88,7 @@ impl Judge {
             None => Keys::Published(Published::default()),
         };
         let named = settings.access_token.issuer.as_deref();
-        let named = named.or(issuer.map(Issuer::as_str));
+        let named = named.or_else(|| issuer.map(Issuer::as_str));
         Ok(Self {
             settings: settings.clone(),
             issuer: named.unwrap_or(name).into(),
@@ -112,7 +112,10 @@ impl Judge {
                                are, too";
                 refuse("jwks_uri", problem)
             }
-            _ => Ok(()),
+            IdentitySource::AccessToken
+            | IdentitySource::IdToken
+            | IdentitySource::None
+            | IdentitySource::Userinfo => Ok(()),
         }
     }
 
@@ -152,14 +155,14 @@ impl Judge {
         let identity = match (self.settings.identity.source, &self.id_token) {
             (IdentitySource::IdToken, Some(rules)) => {
                 let claims = self.id_claims(rules, response, arrived_at).await?;
-                self.from_id_token(rules, &claims, (response.known, &tokens), clock)
+                self.by_id_token(rules, &claims, (response.known, &tokens), clock)
                     .await?
             }
             (IdentitySource::AccessToken, _) => {
                 let members = access_claims.map(|claims| claims.members);
                 members.and_then(|members| self.naming.identity(&[&members], &self.issuer))
             }
-            (IdentitySource::Userinfo, _) => self.from_userinfo(response.known, &tokens).await?,
+            (IdentitySource::Userinfo, _) => self.by_userinfo(response.known, &tokens).await?,
             (IdentitySource::IdToken | IdentitySource::None, _) => {
                 Some(Identity::nameless(&self.issuer))
             }
@@ -215,7 +218,7 @@ impl Judge {
     }
 
     /// The identity of an ID token, with what the userinfo adds to it.
-    async fn from_id_token(
+    async fn by_id_token(
         &self,
         rules: &IdTokenRules,
         claims: &IdClaims,
@@ -252,7 +255,7 @@ impl Judge {
     }
 
     /// The identity at a server that has no ID tokens.
-    async fn from_userinfo(
+    async fn by_userinfo(
         &self,
         known: &Known,
         tokens: &TokenSet,
