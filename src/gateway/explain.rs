@@ -259,9 +259,12 @@ fn provider_wording(error: &provider::Error) -> (StatusCode, &'static str, &'sta
         ),
         provider::Error::AccessToken(_)
         | provider::Error::Answer(_)
+        | provider::Error::Assertion(_)
         | provider::Error::EmptyFile { .. }
+        | provider::Error::Metadata(_)
         | provider::Error::Misconfigured(_)
         | provider::Error::NoSubject
+        | provider::Error::PrivateKey { .. }
         | provider::Error::PublicKey { .. }
         | provider::Error::Read { .. }
         | provider::Error::Redirected { .. }

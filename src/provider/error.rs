@@ -4,7 +4,9 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::jwt::signer::{SigningError, SigningKeyProblem};
 use super::jwt::{AccessTokenError, KeyProblem};
+use super::metadata::MetadataError;
 use super::refusal::Refusal;
 use super::token::AnswerError;
 use super::userinfo::UserinfoError;
@@ -32,6 +34,9 @@ pub enum Error {
     /// The token response is not one (RFC 6749 section 5.1). Side: provider.
     #[error("the token response is not understood")]
     Answer(#[source] AnswerError),
+    /// The JWT by which we say who we are could not be made. Side: gateway.
+    #[error("the client assertion could not be made")]
+    Assertion(#[source] SigningError),
     /// The server could not be reached, did not answer in time, or answered more than is taken. Side:
     /// provider; it passes.
     #[error("the call to the authorization server failed")]
@@ -44,6 +49,10 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// The server's metadata cannot be used. Side: provider; usually an issuer that is configured
+    /// wrongly.
+    #[error("the metadata of the authorization server cannot be used")]
+    Metadata(#[source] MetadataError),
     /// The server refuses us, not the user: wrong secret, wrong redirection URI, a request that it
     /// does not understand. Side: gateway; compare our settings with the registration there.
     #[error("the authorization server refuses this client")]
@@ -51,6 +60,15 @@ pub enum Error {
     /// The claims name nobody. Side: provider; look at `identity.claims.subject`.
     #[error("the identity has no subject")]
     NoSubject,
+    /// Our private key cannot be used. Side: gateway.
+    #[error("the key in {} (setting `client_assertion.private_key_file`) cannot be used", path.display())]
+    PrivateKey {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: SigningKeyProblem,
+    },
     /// A public key cannot be used. Side: gateway.
     #[error("the key in {} (setting `access_token.public_key_files`) cannot be used", path.display())]
     PublicKey {
@@ -128,13 +146,16 @@ impl Error {
         match self {
             Self::AccessToken(error) => error.reason(),
             Self::Answer(_) => "token_response_malformed",
+            Self::Assertion(_) => "client_assertion",
             Self::Call(error) if error.may_have_been_processed() => "provider_call_failed",
             Self::Call(_) => "provider_unreachable",
             Self::EmptyFile { .. }
+            | Self::PrivateKey { .. }
             | Self::PublicKey { .. }
             | Self::Read { .. }
             | Self::Setting { .. }
             | Self::Trust(_) => "provider_settings",
+            Self::Metadata(error) => error.reason(),
             Self::Misconfigured(_) => "client_refused",
             Self::NoSubject => "no_subject",
             Self::RateLimited { .. } => "token_calls_limited",
@@ -151,8 +172,10 @@ impl Error {
     pub fn side(&self) -> Side {
         match self {
             Self::Refused(_) => Side::Client,
-            Self::EmptyFile { .. }
+            Self::Assertion(_)
+            | Self::EmptyFile { .. }
             | Self::Misconfigured(_)
+            | Self::PrivateKey { .. }
             | Self::PublicKey { .. }
             | Self::RateLimited { .. }
             | Self::Read { .. }
@@ -162,6 +185,7 @@ impl Error {
             Self::AccessToken(_)
             | Self::Answer(_)
             | Self::Call(_)
+            | Self::Metadata(_)
             | Self::NoSubject
             | Self::Throttled { .. }
             | Self::Token(_)
@@ -177,10 +201,13 @@ impl Error {
             Self::Throttled { retry_after } | Self::Unavailable { retry_after, .. } => *retry_after,
             Self::AccessToken(_)
             | Self::Answer(_)
+            | Self::Assertion(_)
             | Self::Call(_)
             | Self::EmptyFile { .. }
+            | Self::Metadata(_)
             | Self::Misconfigured(_)
             | Self::NoSubject
+            | Self::PrivateKey { .. }
             | Self::PublicKey { .. }
             | Self::Read { .. }
             | Self::Redirected { .. }

@@ -15,11 +15,19 @@ mod claims;
 mod client_auth;
 mod endpoint;
 mod error;
-#[expect(dead_code, reason = "used when the parts are brought together")]
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "used when the parts are brought together")
+)]
 mod issuer;
 mod json;
 mod jwt;
 mod limiter;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "used when the parts are brought together")
+)]
+mod metadata;
 mod person;
 pub mod profile;
 mod refusal;
@@ -42,7 +50,9 @@ use zeroize::Zeroizing;
 pub use authorization::{AuthorizationRequest, Prompt};
 pub use error::{Error, Side};
 pub use json::JsonError;
+pub use jwt::signer::{SigningError, SigningKeyProblem};
 pub use jwt::{AccessTokenError, KeyProblem};
+pub use metadata::MetadataError;
 pub use refusal::{ErrorCode, Refusal};
 pub use settings::{ResponseMode, Settings};
 pub use token::AnswerError;
@@ -55,13 +65,14 @@ use crate::tls::Trust;
 use crate::token::TokenSet;
 use authorization::AuthorizationEndpoint;
 use claims::{Claims, Rules};
-use client_auth::ClientAuth;
+use client_auth::{ClientAuth, Credentials};
 use endpoint::{Endpoint, endpoint};
 use jwt::Verifier;
 use limiter::Limiter;
 use person::Naming;
-use settings::{ErrorShape, IdentitySource};
-use token::{Answer, RequestFormat};
+use settings::{ErrorShape, IdentitySource, UserinfoBearer};
+use token::{Answer, CodeGrant, RequestFormat};
+use userinfo::Userinfo;
 
 /// The largest file with a secret or a key, in bytes.
 const LARGEST_FILE: u64 = 64 * 1024;
@@ -96,12 +107,14 @@ pub struct Provider {
     authorization: AuthorizationEndpoint,
     token: Endpoint,
     format: RequestFormat,
+    client_auth: ClientAuth,
     pkce: bool,
     shapes: Vec<ErrorShape>,
     default_life: Option<Duration>,
     limiter: Limiter,
     verifier: Option<Verifier>,
     naming: Naming,
+    issuer: Box<str>,
     source: Source,
 }
 
@@ -110,7 +123,7 @@ pub struct Provider {
 enum Source {
     AccessToken,
     Nowhere,
-    Userinfo(Box<Endpoint>),
+    Userinfo(Box<Endpoint>, UserinfoBearer),
 }
 
 impl Provider {
@@ -122,13 +135,18 @@ impl Provider {
     /// [`Error::Setting`], [`Error::Read`], [`Error::EmptyFile`], [`Error::PublicKey`] and
     /// [`Error::Trust`]: each names the key and, if there is one, the file.
     pub fn new(name: &str, settings: &Settings) -> Result<Self, Error> {
-        let format = RequestFormat::new(settings, ClientAuth::new(settings)?)?;
+        let client_auth = ClientAuth::new(settings, None, &Credentials::read(settings)?)?;
+        let format = RequestFormat::new(settings)?;
         if settings.errors.iter().any(ErrorShape::matches_everything) {
             let (key, problem) = ("errors", "has a row that asks for nothing");
             return Err(Error::Setting { key, problem });
         }
-        let authorization = AuthorizationEndpoint::new(settings)?;
         let base = settings.url.as_deref();
+        let (key, problem) = ("authorization_endpoint", "is missing");
+        let authorization_url = settings.authorization_endpoint.as_deref();
+        let authorization_url = authorization_url.ok_or(Error::Setting { key, problem })?;
+        let authorization_url = endpoint(key, base, authorization_url)?;
+        let authorization = AuthorizationEndpoint::new(settings, &authorization_url)?;
         let (key, problem) = ("token_endpoint", "is missing");
         let token_url = settings.token_endpoint.as_deref();
         let token_url = token_url.ok_or(Error::Setting { key, problem })?;
@@ -154,7 +172,8 @@ impl Provider {
             }
             (IdentitySource::None, _) => Source::Nowhere,
             (IdentitySource::Userinfo, Some(url)) => {
-                Source::Userinfo(Box::new(call("userinfo_endpoint", &url)?))
+                let place = Box::new(call("userinfo_endpoint", &url)?);
+                Source::Userinfo(place, settings.identity.userinfo_bearer)
             }
             (IdentitySource::Userinfo, None) => {
                 let key = "userinfo_endpoint";
@@ -168,6 +187,7 @@ impl Provider {
             authorization,
             token: call("token_endpoint", &token_url)?,
             format,
+            client_auth,
             pkce: settings.pkce,
             shapes: settings.errors.clone(),
             default_life: settings
@@ -175,7 +195,8 @@ impl Provider {
                 .map(|seconds| Duration::from_secs(seconds.get())),
             limiter: Limiter::per_minute(settings.token_calls_per_minute),
             verifier,
-            naming: Naming::new(issuer, &settings.identity),
+            naming: Naming::new(&settings.identity),
+            issuer: issuer.into(),
             source,
         })
     }
@@ -246,10 +267,14 @@ impl Provider {
         self.limiter
             .take(asked_at)
             .map_err(|retry_after| Error::RateLimited { retry_after })?;
-        let verifier = self.pkce.then_some(&code_verifier);
-        let request = self
-            .format
-            .redemption(self.token.uri(), &code, verifier, redirect_uri);
+        let grant = CodeGrant {
+            code: &code,
+            code_verifier: self.pkce.then_some(&code_verifier),
+            redirect_uri,
+        };
+        let uri = self.token.uri();
+        let format = &self.format;
+        let request = format.redemption(uri, &self.client_auth, &grant, asked_at)?;
         let response = self.token.call(request).await.map_err(Error::Call)?;
         // A call takes seconds at some servers: tokens are judged by the time of their arrival,
         // while their life is counted from before the call.
@@ -314,12 +339,19 @@ impl Provider {
         tokens: &TokenSet,
         claims: Option<&Claims>,
     ) -> Result<Identity, Error> {
+        let issuer = &self.issuer;
         let identity = match &self.source {
-            Source::AccessToken => claims.and_then(|claims| self.naming.identity(&claims.members)),
-            Source::Nowhere => Some(self.naming.nameless()),
-            Source::Userinfo(endpoint) => {
-                let members = userinfo::fetch(endpoint, tokens).await;
-                self.naming.identity(&members.map_err(Error::Userinfo)?)
+            Source::AccessToken => {
+                claims.and_then(|claims| self.naming.identity(&[&claims.members], issuer))
+            }
+            Source::Nowhere => Some(Identity::nameless(issuer)),
+            Source::Userinfo(endpoint, bearer) => {
+                let answer = userinfo::fetch(endpoint, tokens, *bearer).await;
+                match answer.map_err(Error::Userinfo)? {
+                    Userinfo::Json(members) => self.naming.identity(&[&members], issuer),
+                    // Nobody can check the signature yet.
+                    Userinfo::Signed(_) => None,
+                }
             }
         };
         identity.ok_or(Error::NoSubject)

@@ -5,6 +5,8 @@
 //! checked: the algorithm comes from our list, the keys from our files, and `jku`, `jwk`, `x5u`,
 //! `x5c` and `kid` are not looked at.
 
+pub(super) mod signer;
+
 use std::path::Path;
 
 use aws_lc_rs::signature::{

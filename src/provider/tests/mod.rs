@@ -4,6 +4,7 @@
 mod access_token;
 mod answers;
 mod claims;
+mod metadata;
 mod redeeming;
 mod requests;
 mod set_up;
