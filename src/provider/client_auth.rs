@@ -48,12 +48,11 @@ impl Credentials {
         expect(dead_code, reason = "used when the parts are brought together")
     )]
     pub(super) fn differs(&self, other: &Self) -> bool {
-        let differ = |one: &Option<Secret<String>>, other: &Option<Secret<String>>| {
-            let both = one.as_ref().zip(other.as_ref());
-            both.map_or(one.is_some() || other.is_some(), |(one, other)| {
-                !one.matches(other.expose().as_bytes())
-            })
-        };
+        let differ =
+            |one: &Option<Secret<String>>, other: &Option<Secret<String>>| match (one, other) {
+                (Some(one), Some(other)) => !one.matches(other.expose().as_bytes()),
+                (one, other) => one.is_some() || other.is_some(),
+            };
         differ(&self.secret, &other.secret) || differ(&self.private_key, &other.private_key)
     }
 
@@ -111,9 +110,11 @@ impl ClientAuth {
             let (key, problem) = ("client_id", "is empty");
             return Err(Error::Setting { key, problem });
         }
-        let method = match settings.client_authentication {
-            ClientAuthentication::Auto => choose(supported, credentials)?,
-            chosen => chosen,
+        let set = settings.client_authentication;
+        let method = if set == ClientAuthentication::Auto {
+            choose(supported, credentials)?
+        } else {
+            set
         };
         let method = match method {
             ClientAuthentication::Auto | ClientAuthentication::ClientSecretBasic => {

@@ -40,10 +40,6 @@ pub(super) fn object(bytes: &[u8]) -> Result<Object, JsonError> {
 }
 
 /// Reads one array, as strictly as [`object`].
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "used when the parts are brought together")
-)]
 pub(super) fn array(bytes: &[u8]) -> Result<Vec<Value>, JsonError> {
     match serde_json::from_slice(bytes).map_err(JsonError::Malformed)? {
         Strict(Value::Array(items)) => Ok(items),

@@ -137,20 +137,16 @@ impl Provider {
     pub fn new(name: &str, settings: &Settings) -> Result<Self, Error> {
         let client_auth = ClientAuth::new(settings, None, &Credentials::read(settings)?)?;
         let format = RequestFormat::new(settings)?;
-        if settings.errors.iter().any(ErrorShape::matches_everything) {
-            let (key, problem) = ("errors", "has a row that asks for nothing");
-            return Err(Error::Setting { key, problem });
-        }
+        check_shapes(&settings.errors)?;
         let base = settings.url.as_deref();
-        let (key, problem) = ("authorization_endpoint", "is missing");
-        let authorization_url = settings.authorization_endpoint.as_deref();
-        let authorization_url = authorization_url.ok_or(Error::Setting { key, problem })?;
-        let authorization_url = endpoint(key, base, authorization_url)?;
-        let authorization = AuthorizationEndpoint::new(settings, &authorization_url)?;
-        let (key, problem) = ("token_endpoint", "is missing");
-        let token_url = settings.token_endpoint.as_deref();
-        let token_url = token_url.ok_or(Error::Setting { key, problem })?;
-        let token_url = endpoint(key, base, token_url)?;
+        let required = |key, text: Option<&String>| {
+            let problem = "is missing";
+            endpoint(key, base, text.ok_or(Error::Setting { key, problem })?)
+        };
+        let place = settings.authorization_endpoint.as_ref();
+        let place = required("authorization_endpoint", place)?;
+        let authorization = AuthorizationEndpoint::new(settings, &place)?;
+        let token_url = required("token_endpoint", settings.token_endpoint.as_ref())?;
         let userinfo = settings.userinfo_endpoint.as_deref();
         let userinfo = userinfo
             .map(|text| endpoint("userinfo_endpoint", base, text))
@@ -356,6 +352,15 @@ impl Provider {
         };
         identity.ok_or(Error::NoSubject)
     }
+}
+
+/// A row that asks for nothing would give every answer its meaning.
+fn check_shapes(shapes: &[ErrorShape]) -> Result<(), Error> {
+    if shapes.iter().any(ErrorShape::matches_everything) {
+        let (key, problem) = ("errors", "has a row that asks for nothing");
+        return Err(Error::Setting { key, problem });
+    }
+    Ok(())
 }
 
 /// The authorities to believe, read only when an endpoint needs them.

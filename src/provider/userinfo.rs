@@ -119,10 +119,6 @@ pub(super) async fn fetch_email(
 
 /// The primary address if it is verified, else the first that is. Entries of another shape are
 /// passed over.
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "used when the parts are brought together")
-)]
 fn read_email(response: &Response<Bytes>) -> Result<Option<Email>, UserinfoError> {
     check_status(response)?;
     says_json(response.headers()).map_err(UserinfoError::MediaType)?;
@@ -147,33 +143,137 @@ fn read_email(response: &Response<Bytes>) -> Result<Option<Email>, UserinfoError
 mod tests {
     use super::*;
 
-    fn answered(status: u16, media_type: &str, body: &str) -> Result<Object, UserinfoError> {
-        let response = Response::builder()
+    const JSON: &str = "application/json; charset=utf-8";
+
+    fn response(status: u16, media_type: &str, body: &[u8]) -> Response<Bytes> {
+        Response::builder()
             .status(status)
             .header("content-type", media_type)
-            .body(Bytes::copy_from_slice(body.as_bytes()));
-        read(&response.unwrap())
+            .body(Bytes::copy_from_slice(body))
+            .unwrap()
+    }
+
+    fn answered(status: u16, media_type: &str, body: &str) -> Result<Userinfo, UserinfoError> {
+        read(&response(status, media_type, body.as_bytes()))
     }
 
     #[test]
     fn j_77_only_a_json_object_has_claims() {
-        let json = "application/json; charset=utf-8";
-        assert_eq!(answered(200, json, r#"{"id":17}"#).unwrap().len(), 1);
+        let read = answered(200, JSON, r#"{"id":17}"#).unwrap();
+        assert!(matches!(read, Userinfo::Json(members) if members.len() == 1));
         for (status, media_type, body) in [
-            (200, "application/jwt", "eyJhbGciOiJub25lIn0.e30."),
             (200, "text/html", r#"{"id":17}"#),
-            (200, json, "<html>"),
-            (200, json, r#"[{"id":17}]"#),
-            (200, json, r#"{"id":17,"id":18}"#),
-            (200, json, ""),
-            (401, json, r#"{"message":"Unauthenticated."}"#),
-            (302, json, r#"{"id":17}"#),
-            (204, json, ""),
+            (200, JSON, "<html>"),
+            (200, JSON, r#"[{"id":17}]"#),
+            (200, JSON, r#"{"id":17,"id":18}"#),
+            (200, JSON, ""),
+            (401, JSON, r#"{"message":"Unauthenticated."}"#),
+            (302, JSON, r#"{"id":17}"#),
+            (204, JSON, ""),
+            (401, "application/jwt", "eyJhbGciOiJub25lIn0.e30."),
+            (200, "application/jose", "eyJhbGciOiJub25lIn0.e30."),
+            (200, "application/jwt+json", "eyJhbGciOiJub25lIn0.e30."),
         ] {
             assert!(
                 answered(status, media_type, body).is_err(),
                 "{status} {media_type} {body}"
             );
+        }
+    }
+
+    #[test]
+    fn j_77_a_signed_answer_is_nobodys_claims_yet() {
+        for media_type in ["application/jwt", "Application/JWT; charset=utf-8"] {
+            let jwt = "eyJhbGciOiJub25lIn0.e30.";
+            let Ok(Userinfo::Signed(text)) = answered(200, media_type, jwt) else {
+                panic!("{media_type}");
+            };
+            assert_eq!(text.expose(), jwt);
+            let shown = format!("{:?}", answered(200, media_type, jwt));
+            assert!(!shown.contains("eyJ"), "{shown}");
+            // A label that lies makes no claims of an object.
+            let read = answered(200, media_type, r#"{"sub":"1"}"#);
+            assert!(matches!(read, Ok(Userinfo::Signed(_))));
+        }
+        let bytes = read(&response(200, "application/jwt", b"\xff.e30."));
+        assert!(matches!(bytes, Err(UserinfoError::Text)));
+    }
+
+    fn email(body: &str) -> Option<String> {
+        let email = read_email(&response(200, JSON, body.as_bytes())).unwrap()?;
+        assert!(email.verified);
+        Some(email.address.as_str().to_owned())
+    }
+
+    #[test]
+    fn j_75_the_primary_verified_address_is_taken() {
+        let entry = |email: &str, primary: &str, verified: &str| {
+            format!(r#"{{"email":{email},"primary":{primary},"verified":{verified}}}"#)
+        };
+        let (a, b, c) = (r#""a@b""#, r#""b@b""#, r#""c@b""#);
+        for (entries, expected) in [
+            (
+                vec![entry(a, "false", "true"), entry(b, "true", "true")],
+                Some("b@b"),
+            ),
+            (
+                vec![entry(a, "true", "false"), entry(b, "false", "true")],
+                Some("b@b"),
+            ),
+            (
+                vec![entry(a, "false", "true"), entry(b, "false", "true")],
+                Some("a@b"),
+            ),
+            (
+                vec![entry(a, "true", "true"), entry(b, "true", "true")],
+                Some("a@b"),
+            ),
+            (
+                vec![entry(a, "true", "false"), entry(b, "false", "false")],
+                None,
+            ),
+            (
+                vec![entry(a, "true", r#""true""#), entry(b, "true", "1")],
+                None,
+            ),
+            (
+                vec![entry(a, "true", "null"), entry(c, r#""true""#, "true")],
+                Some("c@b"),
+            ),
+            (
+                vec![entry("5", "true", "true"), entry(c, "false", "true")],
+                Some("c@b"),
+            ),
+            (vec![entry(r#""x\r\ny""#, "true", "true")], None),
+            (
+                vec!["null".to_owned(), r#""a@b""#.to_owned(), "[]".to_owned()],
+                None,
+            ),
+            (vec![], None),
+        ] {
+            let body = format!("[{}]", entries.join(","));
+            assert_eq!(email(&body).as_deref(), expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn j_77_only_a_json_array_lists_addresses() {
+        let list = r#"[{"email":"a@b","verified":true,"primary":true}]"#;
+        for (status, media_type, body) in [
+            (404, JSON, list),
+            (301, JSON, list),
+            (200, "text/html", list),
+            (200, "application/jwt", list),
+            (200, JSON, r#"{"email":"a@b","verified":true}"#),
+            (
+                200,
+                JSON,
+                r#"[{"email":"a@b","verified":false,"verified":true}]"#,
+            ),
+            (200, JSON, ""),
+        ] {
+            let read = read_email(&response(status, media_type, body.as_bytes()));
+            assert!(read.is_err(), "{status} {media_type} {body}");
         }
     }
 }

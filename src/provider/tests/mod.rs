@@ -4,10 +4,12 @@
 mod access_token;
 mod answers;
 mod claims;
+mod client_auth;
 mod metadata;
 mod redeeming;
 mod requests;
 mod set_up;
+mod userinfo;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;

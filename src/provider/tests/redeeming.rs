@@ -74,7 +74,12 @@ async fn laravels_user_is_fetched_with_the_access_token() {
     assert!(server.next().line().starts_with("POST "));
     let request = server.next();
     assert_eq!(request.line(), "GET /api/user HTTP/1.1");
-    assert_eq!(request.field("accept"), ["application/json"]);
+    assert_eq!(
+        request.field("accept"),
+        ["application/json, application/jwt"]
+    );
+    let name = concat!("sidegate/", env!("CARGO_PKG_VERSION"));
+    assert_eq!(request.field("user-agent"), [name]);
     let bearer = format!("Bearer {}", grant.tokens.access_token());
     assert_eq!(request.field("authorization"), [bearer]);
 }
