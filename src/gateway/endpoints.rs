@@ -6,7 +6,8 @@ use http_body_util::BodyExt as _;
 
 use super::page::Page;
 use super::sign_in::{SIGN_IN, Wish};
-use super::{Body, Error, Gateway, Record, Visit, explain, see_other};
+use super::{Body, Error, Gateway, Record, Visit, explain};
+use super::{is_in_advance, not_in_advance, see_other};
 use crate::login::{Before, Callback, Completion, SameOrigin, same_origin};
 use crate::provider::ResponseMode;
 use crate::server::RequestBody;
@@ -76,16 +77,8 @@ impl Gateway {
         record: &mut Record<'_>,
     ) -> Response<Body> {
         let headers = &visit.parts.headers;
-        if headers.contains_key("sec-purpose") || headers.contains_key("purpose") {
-            // A link scanner or a prefetch must not use up somebody's code.
-            record.reason = Some("prefetch");
-            return Page::new(
-                StatusCode::FORBIDDEN,
-                "Not in advance",
-                "Open this page yourself.",
-            )
-            .because("prefetch")
-            .respond(headers);
+        if is_in_advance(headers) {
+            return not_in_advance(headers, record);
         }
         let before = match self.access.session_of(headers, self.clock.now()) {
             Some((id, Some(session))) => Before::Live(id, session),

@@ -24,6 +24,7 @@ mod http2;
 mod layering;
 mod legacy_app;
 mod login;
+mod misuse;
 mod operations;
 mod pages;
 mod passport;
