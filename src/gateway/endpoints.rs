@@ -21,9 +21,15 @@ const SIGNED_OUT: &str = "/oauth2/signed_out";
 /// Bytes that an answer may have when it is posted: a code and a state, and room.
 const LARGEST_ANSWER: u64 = 32 * 1024;
 
-/// Whether a path is one of our own endpoints, which a redirection endpoint must not shadow.
-pub fn is_endpoint(path: &str) -> bool {
-    [SIGN_IN, SIGN_OUT, SIGNED_OUT].contains(&path)
+/// Whether a redirection endpoint at `path` would hide one of our other endpoints: it lies there, or
+/// below it, where each of several providers has its own.
+pub fn hides_endpoint(path: &str) -> bool {
+    let endpoints = [SIGN_IN, SIGN_OUT, SIGNED_OUT];
+    let hidden = |endpoint: &str| {
+        let below = endpoint.strip_prefix(path);
+        below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
+    };
+    endpoints.into_iter().any(hidden)
 }
 
 impl Gateway {

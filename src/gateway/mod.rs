@@ -22,7 +22,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, V
 use url::Url;
 
 pub use self::body::Body;
-pub use self::endpoints::is_endpoint;
+pub use self::endpoints::hides_endpoint;
 pub use self::error::{Error, Side};
 use self::page::{Page, harden};
 use self::record::Record;

@@ -22,6 +22,9 @@ mod same_origin;
 mod throttle;
 mod used;
 
+#[cfg(test)]
+mod apart_tests;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
