@@ -374,4 +374,6 @@ fn login_settings(
 }
 
 #[cfg(test)]
+mod misuse_tests;
+#[cfg(test)]
 mod tests;

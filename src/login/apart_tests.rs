@@ -20,6 +20,12 @@ fn name() -> impl Strategy<Value = String> {
     prop::collection::vec(characters, 0..5).prop_map(String::from_iter)
 }
 
+#[test]
+fn adv_cve_2023_35941_no_two_lists_of_fields_share_a_context() {
+    assert_ne!(context(b"p", &[b"ab", b"c"]), context(b"p", &[b"a", b"bc"]));
+    assert_ne!(context(b"pa", &[b"b"]), context(b"p", &[b"ab"]));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 

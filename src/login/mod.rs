@@ -22,9 +22,6 @@ mod same_origin;
 mod throttle;
 mod used;
 
-#[cfg(test)]
-mod apart_tests;
-
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -468,3 +465,6 @@ fn is_answered(hint: &Hint, before: &Before) -> bool {
         Before::Nothing | Before::Stale(_) => false,
     }
 }
+
+#[cfg(test)]
+mod apart_tests;

@@ -186,7 +186,7 @@ fn x_16_a_session_lasts_as_long_as_it_may_whatever_year_it_is() {
         clock.advance(Duration::from_secs(59));
         assert!(live(&sessions, &id, clock.now()), "{seconds}");
         assert_eq!(sessions.maintain(clock.now()), Maintained::Done);
-        clock.advance(Duration::from_secs(60));
+        clock.advance(Duration::from_mins(1));
         assert!(
             matches!(sessions.find(&id, clock.now()), Lookup::Expired),
             "{seconds}"
@@ -209,13 +209,13 @@ fn x_16_a_clock_that_is_set_ends_sessions_rather_than_making_them_last() {
     // A machine without a battery begins in 1970 and then learns the time.
     let early = open(&sessions, "early", Timestamp::default());
     assert!(matches!(sessions.find(&early, year_2026), Lookup::Expired));
-    // One that is set back: the absolute deadline is where it was.
+    // One that is set back: the deadlines are where they were.
     let late = open(&sessions, "late", year_2026);
     assert!(live(&sessions, &late, Timestamp::default()));
     assert!(!live(
         &sessions,
         &late,
-        year_2026.plus(Duration::from_mins(10))
+        year_2026.plus(Duration::from_mins(1))
     ));
     let never = open(&sessions, "never", Timestamp::MAX);
     assert!(!live(&sessions, &never, Timestamp::MAX));
