@@ -5,6 +5,7 @@ mod access_token;
 mod answers;
 mod claims;
 mod client_auth;
+mod discovery;
 mod id_token;
 mod keys;
 mod metadata;
