@@ -177,7 +177,7 @@ fn point(curve: &str, uncompressed: &[u8]) -> Value {
 }
 
 /// The signature of `HS256` with `secret`.
-pub(super) fn hs256(secret: &[u8], message: &[u8]) -> Vec<u8> {
+pub(crate) fn hs256(secret: &[u8], message: &[u8]) -> Vec<u8> {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
     hmac::sign(&key, message).as_ref().to_vec()
 }

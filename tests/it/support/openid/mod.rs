@@ -12,7 +12,7 @@ mod scene;
 mod server;
 mod token;
 
-pub(crate) use keys::{Keys, left_half};
+pub(crate) use keys::{Keys, hs256, left_half};
 pub(crate) use scene::{Attempt, OpenIdScene, settings};
 pub(crate) use server::{Endpoint, OpenIdProvider};
 pub(crate) use token::{Draft, base64url, unbase64url};

@@ -10,7 +10,7 @@ use super::server::{Endpoint, OpenIdProvider};
 use crate::support::browser::{Browser, Page};
 use crate::support::gateway::{Gateway, Settings};
 use crate::support::provider::CLIENT_SECRET;
-use crate::support::scene::{ORIGIN, SESSION, assert_nothing_opened, url};
+use crate::support::scene::{ORIGIN, ROUTES, SESSION, assert_nothing_opened, url};
 use crate::support::upstream::RecordingUpstream;
 
 /// Gateway, provider and app; gateway and provider look at one clock.
@@ -50,7 +50,9 @@ pub(crate) fn settings(issuer: &str, app: &str, keys: &[(&str, &str)]) -> Settin
     let lines: String = lines
         .map(|(key, value)| format!("{key} = {value}\n"))
         .collect();
-    settings.provider(&format!("[providers.main]\n{lines}"))
+    settings
+        .provider(&format!("[providers.main]\n{lines}"))
+        .with(ROUTES)
 }
 
 impl OpenIdScene {
