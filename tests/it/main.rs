@@ -30,6 +30,7 @@ mod openid_rp;
 mod operations;
 mod pages;
 mod passport;
+mod provider_answers;
 mod return_to;
 mod sessions;
 mod several;

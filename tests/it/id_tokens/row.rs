@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::publish;
 use super::shape::{self, Shape};
-use crate::support::openid::{Draft, Endpoint, OpenIdProvider};
+use crate::support::openid::{Draft, Endpoint, OpenIdProvider, left_half};
 
 /// One row.
 #[derive(Clone, Debug)]
@@ -121,6 +121,7 @@ impl Row {
             ("$client", text("aud")),
             ("$nonce", text("nonce")),
             ("$attacker", words.attacker.clone()),
+            ("$c_hash", left_half(draft.alg(), &draft.code)),
             ("$now", draft.claims["iat"].to_string()),
         ];
         let mut shape = Shape::new(draft);

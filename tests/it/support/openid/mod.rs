@@ -13,6 +13,6 @@ mod server;
 mod token;
 
 pub(crate) use keys::{Keys, hs256, left_half};
-pub(crate) use scene::{Attempt, OpenIdScene, settings};
+pub(crate) use scene::{OpenIdScene, settings};
 pub(crate) use server::{Endpoint, OpenIdProvider};
 pub(crate) use token::{Draft, base64url, unbase64url};

@@ -122,10 +122,15 @@ impl OpenIdScene {
     /// A login in `browser`, up to the gateway's answer to the callback, or up to where it ends
     /// before.
     pub(crate) async fn attempt_by(&self, browser: Browser) -> Attempt {
+        self.attempt_at(browser, "/").await
+    }
+
+    /// The same, beginning at `path`.
+    pub(crate) async fn attempt_at(&self, browser: Browser, path: &str) -> Attempt {
         let count = |endpoint| (endpoint, self.provider.calls(endpoint));
         let before = BTreeMap::from(Endpoint::ALL.map(count));
         let at_app = self.app.count();
-        let start = browser.open(&url("/")).await;
+        let start = browser.open(&url(path)).await;
         let page = if start.status.is_redirection() {
             let answer = browser.follow(&start).await;
             if answer.status.is_redirection() {

@@ -44,6 +44,7 @@ impl Endpoint {
 }
 
 pub(super) type Change = Arc<dyn Fn(&mut Value) + Send + Sync>;
+pub(super) type Rewrite = Arc<dyn Fn(&str) -> Answer + Send + Sync>;
 pub(super) type Forge = Arc<dyn Fn(&Draft) -> Option<String> + Send + Sync>;
 
 /// What to do otherwise than an honest provider.
@@ -62,6 +63,7 @@ pub(super) struct Orders {
     pub(super) rotates_before_signing: bool,
     pub(super) next: VecDeque<(Endpoint, Answer)>,
     pub(super) instead: BTreeMap<Endpoint, Answer>,
+    pub(super) rewritten: BTreeMap<Endpoint, Rewrite>,
     pub(super) held: BTreeMap<Endpoint, Arc<Notify>>,
 }
 
@@ -291,6 +293,17 @@ impl OpenIdProvider {
     pub(crate) fn raw(&self, endpoint: Endpoint, status: u16, kind: &str, body: &str) {
         let answer = Answer::with(status, &[("Content-Type", kind)], body);
         self.instead(endpoint, answer);
+    }
+
+    /// Makes something else of the honest answers of an endpoint.
+    pub(crate) fn rewrite(
+        &self,
+        endpoint: Endpoint,
+        rewrite: impl Fn(&str) -> Answer + Send + Sync + 'static,
+    ) {
+        self.tell(|orders| {
+            orders.rewritten.insert(endpoint, Arc::new(rewrite));
+        });
     }
 
     /// Holds the answers of an endpoint back.
