@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use sidegate::clock::Clock;
 
 use crate::support::openid::{Endpoint, OpenIdProvider, OpenIdScene};
-use crate::support::provider::parameters;
 use crate::support::scene::url;
 use crate::support::upstream::RecordingUpstream;
 
@@ -53,10 +52,7 @@ async fn a_11_the_challenge_is_s256_whatever_the_metadata_says() {
         })
         .await;
         scene.signed_in("alice").await;
-        let [request] =
-            <[_; 1]>::try_from(scene.provider.requests(Endpoint::Authorization)).unwrap();
-        let target = request.target();
-        let asked = parameters(target.split_once('?').unwrap().1);
+        let asked = scene.provider.asked();
         assert_eq!(asked["code_challenge_method"], "S256", "{methods}");
         assert_eq!(asked["code_challenge"].len(), 43, "{methods}");
     }
@@ -270,7 +266,7 @@ async fn the_way_of_client_authentication_comes_from_the_metadata_and_is_never_t
         .await;
         scene.signed_in("alice").await;
         let [request] = <[_; 1]>::try_from(scene.provider.requests(Endpoint::Token)).unwrap();
-        let sent = parameters(&String::from_utf8(request.body.clone()).unwrap());
+        let sent = scene.provider.posted(Endpoint::Token);
         assert_eq!(sent.contains_key("client_secret"), in_body, "{methods}");
         let basic = request.head.value("authorization").is_some();
         assert_ne!(basic, in_body, "{methods}");

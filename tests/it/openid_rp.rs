@@ -5,7 +5,7 @@
 use serde_json::json;
 
 use crate::support::openid::{Endpoint, Keys, OpenIdProvider, OpenIdScene, left_half};
-use crate::support::provider::{CLIENT_SECRET, parameters};
+use crate::support::provider::CLIENT_SECRET;
 use crate::support::upstream::RecordingUpstream;
 
 const FORM_POST: (&str, &str) = ("authorization_request.response_mode", "\"form_post\"");
@@ -36,9 +36,7 @@ async fn oidcc_client_test() {
     assert_eq!(scene.asserted("x-forwarded-user").as_deref(), Some("alice"));
     let bearer = scene.asserted("authorization").unwrap();
     assert!(bearer.starts_with("Bearer alice."));
-    let [request] = <[_; 1]>::try_from(scene.provider.requests(Endpoint::Authorization)).unwrap();
-    let target = request.target();
-    let asked = parameters(target.split_once('?').unwrap().1);
+    let asked = scene.provider.asked();
     assert_eq!(asked["response_type"], "code");
     assert_eq!(asked["scope"], "openid");
     assert!(asked["nonce"].len() >= 22 && asked["state"].len() >= 22);
@@ -164,7 +162,7 @@ async fn oidcc_client_test_userinfo_bearer_body() {
         ("POST", "/userinfo")
     );
     assert_eq!(request.head.value("authorization"), None);
-    let sent = parameters(&String::from_utf8(request.body.clone()).unwrap());
+    let sent = scene.provider.posted(Endpoint::Userinfo);
     assert!(sent["access_token"].starts_with("alice."));
     let email = scene.asserted("x-forwarded-email");
     assert_eq!(email.as_deref(), Some("alice@example.com"));
@@ -202,9 +200,7 @@ async fn oidcc_client_test_scope_userinfo_claims() {
     );
     let scene = OpenIdScene::with(&[scopes]).await;
     scene.signed_in("alice").await;
-    let [request] = <[_; 1]>::try_from(scene.provider.requests(Endpoint::Authorization)).unwrap();
-    let target = request.target();
-    let asked = parameters(target.split_once('?').unwrap().1);
+    let asked = scene.provider.asked();
     assert_eq!(asked["scope"], "openid profile email address phone");
     for (field, value) in [
         ("x-forwarded-user", "alice"),
@@ -229,7 +225,7 @@ async fn oidcc_client_test_client_secret_basic() {
             .unwrap()
     };
     assert_eq!(pair, format!("3:{CLIENT_SECRET}").into_bytes());
-    let sent = parameters(&String::from_utf8(request.body.clone()).unwrap());
+    let sent = scene.provider.posted(Endpoint::Token);
     assert!(!sent.contains_key("client_secret"));
 }
 
@@ -292,9 +288,7 @@ async fn oidcc_client_test_form_post() {
     let scene = OpenIdScene::with(&[FORM_POST]).await;
     scene.signed_in("alice").await;
     assert_eq!(scene.asserted("x-forwarded-user").as_deref(), Some("alice"));
-    let [request] = <[_; 1]>::try_from(scene.provider.requests(Endpoint::Authorization)).unwrap();
-    let target = request.target();
-    let asked = parameters(target.split_once('?').unwrap().1);
+    let asked = scene.provider.asked();
     assert_eq!(asked["response_mode"], "form_post");
 }
 

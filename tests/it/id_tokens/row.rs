@@ -107,7 +107,7 @@ impl Row {
             provider.tamper_token_response(move |body| set(body, &step.rest, &[]));
         }
         for step in of("userinfo") {
-            order_userinfo(provider, step.rest);
+            order_userinfo(provider, &step.rest);
         }
         let row = self.clone();
         let words = words.clone();
@@ -216,8 +216,8 @@ fn read(text: &str, known: &[(&str, String)]) -> Value {
     }
 }
 
-fn order_userinfo(provider: &OpenIdProvider, what: String) {
-    let (verb, rest) = what.split_once(' ').unwrap_or((&what, ""));
+fn order_userinfo(provider: &OpenIdProvider, what: &str) {
+    let (verb, rest) = what.split_once(' ').unwrap_or((what, ""));
     let rest = rest.to_owned();
     match verb {
         "signed" => provider.sign_userinfo(&rest),

@@ -134,13 +134,17 @@ fn authorize(request: &Recorded, state: &watch::Sender<State>) -> Answer {
         .collect();
     if get("response_mode").as_deref() == Some("form_post") {
         let escape = |text: &str| text.replace('&', "&amp;").replace('"', "&quot;");
-        let inputs: String = pairs
-            .iter()
-            .map(|(name, value)| {
-                let value = escape(value);
-                format!("<input type=hidden name=\"{name}\" value=\"{value}\">")
-            })
-            .collect();
+        let mut inputs = String::new();
+        for (name, value) in pairs {
+            let value = escape(value);
+            inputs.extend([
+                "<input type=hidden name=\"",
+                name,
+                "\" value=\"",
+                &value,
+                "\">",
+            ]);
+        }
         let action = escape(&redirect_uri);
         let html = format!(
             "<form method=post action=\"{action}\">{inputs}<button>Go on</button></form>\
@@ -186,7 +190,7 @@ fn token(request: &Recorded, state: &watch::Sender<State>) -> Result<Answer, Ref
     let code = get("code").to_owned();
     let mut known = None;
     state.send_modify(|state| known = state.codes.remove(&code));
-    let asked = known.ok_or(refuse("the code is unknown or was used"))?;
+    let asked = known.ok_or_else(|| refuse("the code is unknown or was used"))?;
     let challenge = base64url(digest(&SHA256, get("code_verifier").as_bytes()));
     if asked.challenge != challenge {
         return Err(refuse("the code_verifier is wrong"));
@@ -247,10 +251,9 @@ fn userinfo(request: &Recorded, state: &State) -> Answer {
     let in_body = (request.method() == "POST")
         .then(|| parameters(&form).remove("access_token"))
         .flatten();
-    let access_token = match (in_field, in_body) {
-        (Some(token), None) | (None, Some(token)) => token,
-        // Two ways are forbidden, none is nobody (RFC 6750 section 2).
-        _ => return Answer::with(401, &JSON, "{}"),
+    // Two ways are forbidden, none is nobody (RFC 6750 section 2).
+    let ((Some(access_token), None) | (None, Some(access_token))) = (in_field, in_body) else {
+        return Answer::with(401, &JSON, "{}");
     };
     let user = access_token.split('.').next().unwrap_or_default();
     let mut claims = json!({
@@ -267,7 +270,7 @@ fn userinfo(request: &Recorded, state: &State) -> Answer {
         members.insert("aud".to_owned(), CLIENT.into());
         members.insert("iat".to_owned(), now.into());
     }
-    let made = make(&Draft {
+    let token = make(&Draft {
         header: json!({ "alg": "RS256", "kid": state.keys.kid("RS256") }),
         claims,
         keys: state.keys,
@@ -275,5 +278,5 @@ fn userinfo(request: &Recorded, state: &State) -> Answer {
         access_token,
     });
     let kind = [("Content-Type", "application/jwt")];
-    Answer::with(200, &kind, &made.unwrap_or_default())
+    Answer::with(200, &kind, &token.unwrap_or_default())
 }

@@ -46,13 +46,11 @@ pub(crate) fn settings(issuer: &str, app: &str, keys: &[(&str, &str)]) -> Settin
         ("token_calls_per_minute", "1000000".to_owned()),
     ]);
     all.extend(keys.iter().map(|(key, value)| (*key, (*value).to_owned())));
-    let lines = all.iter().filter(|(_, value)| !value.is_empty());
-    let lines: String = lines
-        .map(|(key, value)| format!("{key} = {value}\n"))
-        .collect();
-    settings
-        .provider(&format!("[providers.main]\n{lines}"))
-        .with(ROUTES)
+    let mut section = "[providers.main]\n".to_owned();
+    for (key, value) in all.iter().filter(|(_, value)| !value.is_empty()) {
+        section.extend([key, " = ", value, "\n"]);
+    }
+    settings.provider(&section).with(ROUTES)
 }
 
 impl OpenIdScene {

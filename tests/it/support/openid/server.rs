@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 use super::answers::{answer, endpoint_of};
 use super::keys::Keys;
 use super::token::Draft;
+use crate::support::provider::parameters;
 use crate::support::upstream::{Answer, Recorded, RecordingUpstream};
 use crate::support::wire::PATIENCE;
 
@@ -157,6 +158,20 @@ impl OpenIdProvider {
         requests
             .filter(|request| endpoint_of(request) == Some(endpoint))
             .collect()
+    }
+
+    /// What the last authorization request asked, each parameter once.
+    pub(crate) fn asked(&self) -> BTreeMap<String, String> {
+        let request = self.requests(Endpoint::Authorization).pop();
+        let target = request.expect("nobody was sent here").target();
+        parameters(target.split_once('?').unwrap().1)
+    }
+
+    /// The form of the last request to an endpoint, each parameter once.
+    pub(crate) fn posted(&self, endpoint: Endpoint) -> BTreeMap<String, String> {
+        let request = self.requests(endpoint).pop();
+        let body = request.expect("nobody called it").body;
+        parameters(&String::from_utf8(body).unwrap())
     }
 
     /// Waits until an endpoint was called `count` times.
