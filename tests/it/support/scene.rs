@@ -133,6 +133,12 @@ pub(crate) fn assert_no_canary(page: &Page) {
 /// Fails unless the callback was refused: a page of ours, no session, no secret, nothing at the
 /// app.
 pub(crate) fn assert_refused(scene: &Scene, browser: &Browser, page: &Page, context: &str) {
+    assert_nothing_opened(browser, page, context);
+    assert_eq!(scene.app.count(), 0, "{context}");
+}
+
+/// Fails unless `page` is a refusal of ours that shows no secret and opened no session.
+pub(crate) fn assert_nothing_opened(browser: &Browser, page: &Page, context: &str) {
     let status = page.status.as_u16();
     assert!(
         (400..600).contains(&status),
@@ -145,7 +151,6 @@ pub(crate) fn assert_refused(scene: &Scene, browser: &Browser, page: &Page, cont
         "{context}: {}",
         page.describe()
     );
-    assert_eq!(scene.app.count(), 0, "{context}");
     assert!(page.body.len() <= 8192, "{context}");
     assert_no_canary(page);
 }

@@ -1,0 +1,453 @@
+//! The OpenID Foundation's tests for relying parties, each under its own name (with `_` for `-`):
+//! the plans Basic, Config and Form Post, and what the general plan, the hybrid flow and dynamic
+//! registration add that a relying party of the code flow can meet.
+
+use serde_json::json;
+
+use crate::support::openid::{Endpoint, Keys, OpenIdProvider, OpenIdScene, left_half};
+use crate::support::provider::CLIENT_SECRET;
+use crate::support::upstream::RecordingUpstream;
+
+const FORM_POST: (&str, &str) = ("authorization_request.response_mode", "\"form_post\"");
+
+/// A login at a provider with these orders succeeds.
+async fn signs_in(orders: impl FnOnce(&OpenIdProvider)) -> OpenIdScene {
+    let scene = OpenIdScene::prepared(&[], orders).await;
+    scene.signed_in("alice").await;
+    scene
+}
+
+/// A login at a provider with these orders is refused for its ID token, with a reason code that
+/// ends so.
+async fn is_refused(reason: &str, orders: impl FnOnce(&OpenIdProvider)) {
+    let scene = OpenIdScene::prepared(&[], orders).await;
+    let attempt = scene.attempt().await;
+    attempt.assert_not_believed(reason, reason);
+    // It was the orders, not the scene.
+    scene.provider.behave();
+    scene.signed_in("alice").await;
+}
+
+// Basic RP.
+
+#[tokio::test]
+async fn oidcc_client_test() {
+    let scene = signs_in(|_| ()).await;
+    assert_eq!(scene.asserted("x-forwarded-user").as_deref(), Some("alice"));
+    let bearer = scene.asserted("authorization").unwrap();
+    assert!(bearer.starts_with("Bearer alice."));
+    let asked = scene.provider.asked();
+    assert_eq!(asked["response_type"], "code");
+    assert_eq!(asked["scope"], "openid");
+    assert!(asked["nonce"].len() >= 22 && asked["state"].len() >= 22);
+    assert!(!asked.contains_key("response_mode"));
+}
+
+#[tokio::test]
+async fn oidcc_client_test_invalid_iss() {
+    is_refused("_issuer", |provider| {
+        provider.tamper_claims(|claims| claims["iss"] = "https://other.example".into());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn oidcc_client_test_missing_sub() {
+    is_refused("_claim", |provider| {
+        provider.tamper_claims(|claims| {
+            claims.as_object_mut().unwrap().remove("sub");
+        });
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn oidcc_client_test_invalid_aud() {
+    is_refused("_audience", |provider| {
+        provider.tamper_claims(|claims| claims["aud"] = "another-client".into());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn oidcc_client_test_missing_iat() {
+    is_refused("_claim", |provider| {
+        provider.tamper_claims(|claims| {
+            claims.as_object_mut().unwrap().remove("iat");
+        });
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn oidcc_client_test_kid_absent_single_jwks() {
+    signs_in(|provider| {
+        provider.tamper_header(|header| *header = json!({ "alg": "RS256" }));
+        provider.jwks(|jwks| {
+            let mut only = jwks["keys"][0].clone();
+            only.as_object_mut().unwrap().remove("kid");
+            *jwks = json!({ "keys": [only] });
+        });
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn oidcc_client_test_kid_absent_multiple_jwks() {
+    // A relying party may refuse this or try the keys that suit the algorithm: we try them.
+    signs_in(|provider| {
+        provider.tamper_header(|header| *header = json!({ "alg": "RS256" }));
+        let stranger = Keys::first().of_an_attacker().jwk("RS256");
+        provider.jwks(move |jwks| {
+            let keys = jwks["keys"].as_array_mut().unwrap();
+            keys.insert(0, stranger.clone());
+            for key in keys {
+                key.as_object_mut().unwrap().remove("kid");
+            }
+        });
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn oidcc_client_test_idtoken_sig_rs256() {
+    signs_in(|provider| provider.sign_with("RS256")).await;
+}
+
+#[tokio::test]
+async fn oidcc_client_test_idtoken_sig_none() {
+    // A relying party that asked for it may take it in the code flow: we never do. The plan Config
+    // has this test too.
+    is_refused("_algorithm", |provider| {
+        provider.id_token_by(|draft| {
+            let mut draft = draft.clone();
+            draft.header = json!({ "alg": "none" });
+            let signed = draft.signed_by(draft.keys, "RS256");
+            let end = signed.rfind('.').unwrap() + 1;
+            Some(signed[..end].to_owned())
+        });
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn oidcc_client_test_invalid_sig_rs256() {
+    is_refused("_signature", |provider| {
+        provider.id_token_by(|draft| Some(draft.signed_by(draft.keys.of_an_attacker(), "RS256")));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn oidcc_client_test_userinfo_bearer_header() {
+    let scene = signs_in(|_| ()).await;
+    let [request] = <[_; 1]>::try_from(scene.provider.requests(Endpoint::Userinfo)).unwrap();
+    assert_eq!(
+        (request.method().as_str(), request.target().as_str()),
+        ("GET", "/userinfo")
+    );
+    let bearer = request.head.value("authorization").unwrap();
+    assert!(bearer.starts_with("Bearer alice."));
+    let email = scene.asserted("x-forwarded-email");
+    assert_eq!(email.as_deref(), Some("alice@example.com"));
+}
+
+#[tokio::test]
+async fn oidcc_client_test_userinfo_bearer_body() {
+    let scene = OpenIdScene::with(&[("identity.userinfo_bearer", "\"body\"")]).await;
+    scene.signed_in("alice").await;
+    let [request] = <[_; 1]>::try_from(scene.provider.requests(Endpoint::Userinfo)).unwrap();
+    assert_eq!(
+        (request.method().as_str(), request.target().as_str()),
+        ("POST", "/userinfo")
+    );
+    assert_eq!(request.head.value("authorization"), None);
+    let sent = scene.provider.posted(Endpoint::Userinfo);
+    assert!(sent["access_token"].starts_with("alice."));
+    let email = scene.asserted("x-forwarded-email");
+    assert_eq!(email.as_deref(), Some("alice@example.com"));
+}
+
+#[tokio::test]
+async fn oidcc_client_test_userinfo_invalid_sub() {
+    let scene = OpenIdScene::new().await;
+    scene
+        .provider
+        .userinfo(|claims| claims["sub"] = "mallory".into());
+    let attempt = scene.attempt().await;
+    attempt.assert_refused("another subject");
+    assert_eq!(attempt.calls(Endpoint::Userinfo), 1);
+    assert!(
+        attempt.reason().unwrap().starts_with("userinfo"),
+        "{:?}",
+        attempt.reason()
+    );
+}
+
+#[tokio::test]
+async fn oidcc_client_test_nonce_invalid() {
+    is_refused("_nonce", |provider| {
+        provider.tamper_claims(|claims| claims["nonce"] = "another".into());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn oidcc_client_test_scope_userinfo_claims() {
+    let scopes = (
+        "scopes",
+        "[\"openid\", \"profile\", \"email\", \"address\", \"phone\"]",
+    );
+    let scene = OpenIdScene::with(&[scopes]).await;
+    scene.signed_in("alice").await;
+    let asked = scene.provider.asked();
+    assert_eq!(asked["scope"], "openid profile email address phone");
+    for (field, value) in [
+        ("x-forwarded-user", "alice"),
+        ("x-forwarded-email", "alice@example.com"),
+        ("x-forwarded-preferred-username", "alice"),
+        ("x-forwarded-groups", "staff"),
+    ] {
+        assert_eq!(scene.asserted(field).as_deref(), Some(value), "{field}");
+    }
+}
+
+#[tokio::test]
+async fn oidcc_client_test_client_secret_basic() {
+    let scene = signs_in(|_| ()).await;
+    let [request] = <[_; 1]>::try_from(scene.provider.requests(Endpoint::Token)).unwrap();
+    let field = request.head.value("authorization").unwrap();
+    let pair = {
+        use base64::Engine as _;
+        let text = field.strip_prefix("Basic ").unwrap();
+        base64::engine::general_purpose::STANDARD
+            .decode(text)
+            .unwrap()
+    };
+    assert_eq!(pair, format!("3:{CLIENT_SECRET}").into_bytes());
+    let sent = scene.provider.posted(Endpoint::Token);
+    assert!(!sent.contains_key("client_secret"));
+}
+
+// Config RP.
+
+#[tokio::test]
+async fn oidcc_client_test_discovery_openid_config() {
+    // Nothing but the issuer is configured: every endpoint that was called came from there.
+    let scene = signs_in(|_| ()).await;
+    for endpoint in Endpoint::ALL {
+        assert_eq!(scene.provider.calls(endpoint), 1, "{endpoint:?}");
+    }
+}
+
+#[tokio::test]
+async fn oidcc_client_test_discovery_jwks_uri_keys() {
+    for alg in [
+        "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA",
+    ] {
+        signs_in(|provider| provider.sign_with(alg)).await;
+    }
+}
+
+#[tokio::test]
+async fn oidcc_client_test_discovery_issuer_mismatch() {
+    let wrong = |provider: &OpenIdProvider| {
+        provider.metadata(|metadata| metadata["issuer"] = "https://other.example".into());
+    };
+    let scene = OpenIdScene::prepared(&[], wrong).await;
+    let attempt = scene.attempt().await;
+    attempt.assert_refused("another issuer");
+    for endpoint in [Endpoint::Authorization, Endpoint::Token, Endpoint::Jwks] {
+        assert_eq!(attempt.calls(endpoint), 0, "{endpoint:?}");
+    }
+}
+
+#[tokio::test]
+async fn oidcc_client_test_signing_key_rotation_just_before_signing() {
+    let scene = OpenIdScene::new().await;
+    scene.signed_in("alice").await;
+    scene.provider.rotate_just_before_signing();
+    scene.signed_in("bob").await;
+    assert_eq!(scene.provider.calls(Endpoint::Jwks), 2);
+}
+
+#[tokio::test]
+async fn oidcc_client_test_signing_key_rotation() {
+    let scene = OpenIdScene::new().await;
+    scene.signed_in("alice").await;
+    scene.provider.rotate_keys();
+    scene.signed_in("bob").await;
+    scene.signed_in("carol").await;
+    assert_eq!(scene.provider.calls(Endpoint::Jwks), 2);
+}
+
+// Form Post RP: the same through a form that the browser posts.
+
+#[tokio::test]
+async fn oidcc_client_test_form_post() {
+    let scene = OpenIdScene::with(&[FORM_POST]).await;
+    scene.signed_in("alice").await;
+    assert_eq!(scene.asserted("x-forwarded-user").as_deref(), Some("alice"));
+    let asked = scene.provider.asked();
+    assert_eq!(asked["response_mode"], "form_post");
+}
+
+#[tokio::test]
+async fn oidcc_client_test_form_post_error() {
+    let scene = OpenIdScene::with(&[FORM_POST]).await;
+    scene.provider.authorization_response(|response| {
+        response["code"] = serde_json::Value::Null;
+        response["error"] = "access_denied".into();
+        response["error_description"] = "call 0800 for help".into();
+    });
+    let attempt = scene.attempt().await;
+    attempt.assert_refused("an error");
+    assert_eq!(attempt.page.status, 403, "{}", attempt.page.describe());
+    assert!(!attempt.page.text().contains("0800"));
+    assert_eq!(attempt.calls(Endpoint::Token), 0);
+}
+
+#[tokio::test]
+async fn oidcc_client_test_form_post_nonce_invalid() {
+    let scene = OpenIdScene::with(&[FORM_POST]).await;
+    scene
+        .provider
+        .tamper_claims(|claims| claims["nonce"] = "another".into());
+    scene
+        .attempt()
+        .await
+        .assert_not_believed("another nonce", "_nonce");
+}
+
+#[tokio::test]
+async fn oidcc_client_test_form_post_invalid_iss() {
+    let scene = OpenIdScene::with(&[FORM_POST]).await;
+    scene
+        .provider
+        .tamper_claims(|claims| claims["iss"] = "https://other.example".into());
+    scene
+        .attempt()
+        .await
+        .assert_not_believed("another issuer", "_issuer");
+}
+
+#[tokio::test]
+async fn oidcc_client_test_form_post_invalid_sig_rs256() {
+    let scene = OpenIdScene::with(&[FORM_POST]).await;
+    let forge = |draft: &crate::support::openid::Draft| {
+        Some(draft.signed_by(draft.keys.of_an_attacker(), "RS256"))
+    };
+    scene.provider.id_token_by(forge);
+    scene
+        .attempt()
+        .await
+        .assert_not_believed("another key", "_signature");
+}
+
+// The general plan.
+
+#[tokio::test]
+async fn oidcc_client_test_missing_aud() {
+    is_refused("_audience", |provider| {
+        provider.tamper_claims(|claims| {
+            claims.as_object_mut().unwrap().remove("aud");
+        });
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn oidcc_client_test_invalid_sig_hs256() {
+    // No algorithm with a shared secret is believed, not even a signature that is right.
+    for secret in [CLIENT_SECRET, "another secret"] {
+        is_refused("_algorithm", |provider| {
+            provider.id_token_by(|draft| {
+                let mut draft = draft.clone();
+                draft.header = json!({ "alg": "HS256" });
+                Some(draft.signed_with_secret(secret.as_bytes()))
+            });
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn oidcc_client_test_invalid_sig_es256() {
+    is_refused("_signature", |provider| {
+        provider.sign_with("ES256");
+        provider.id_token_by(|draft| Some(draft.signed_by(draft.keys.of_an_attacker(), "ES256")));
+    })
+    .await;
+}
+
+/// Claims that somebody else vouches for (OpenID Connect Core 1.0 section 5.6.2) are not ours to
+/// believe: the login works, and nobody is asked for them.
+async fn claims_of_others(source: impl Fn(&str) -> serde_json::Value) {
+    let elsewhere = RecordingUpstream::start().await;
+    let source = source(&elsewhere.url());
+    let scene = signs_in(move |provider| {
+        provider.userinfo(move |claims| {
+            claims["email"] = serde_json::Value::Null;
+            claims["_claim_names"] = json!({ "email": "one", "groups": "one" });
+            claims["_claim_sources"] = json!({ "one": source });
+        });
+    })
+    .await;
+    assert_eq!(scene.asserted("x-forwarded-email"), None);
+    assert_eq!(elsewhere.connections(), 0);
+}
+
+#[tokio::test]
+async fn oidcc_client_test_aggregated_claims() {
+    let keys = Keys::first().of_an_attacker();
+    let header = json!({ "alg": "RS256" }).to_string();
+    let claims = json!({ "email": "evil@example.net", "groups": ["admins"] }).to_string();
+    let message = [header, claims]
+        .map(crate::support::openid::base64url)
+        .join(".");
+    let signature = crate::support::openid::base64url(keys.sign("RS256", message.as_bytes()));
+    claims_of_others(|_| json!({ "JWT": format!("{message}.{signature}") })).await;
+}
+
+#[tokio::test]
+async fn oidcc_client_test_distributed_claims() {
+    claims_of_others(|elsewhere| json!({ "endpoint": elsewhere, "access_token": "x" })).await;
+}
+
+// Hybrid and dynamic: what can come with a code as well.
+
+#[tokio::test]
+async fn oidcc_client_test_invalid_athash() {
+    is_refused("_claim", |provider| {
+        provider.tamper_claims(|claims| claims["at_hash"] = left_half("RS256", "other").into());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn oidcc_client_test_missing_athash() {
+    // In the code flow it may be missing (OpenID Connect Core 1.0 section 3.1.3.6).
+    signs_in(|provider| {
+        provider.tamper_claims(|claims| {
+            claims.as_object_mut().unwrap().remove("at_hash");
+        });
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn oidcc_client_test_invalid_chash() {
+    is_refused("_claim", |provider| {
+        provider.tamper_claims(|claims| claims["c_hash"] = left_half("RS256", "other").into());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn oidcc_client_test_userinfo_signed() {
+    for alg in ["RS256", "ES256"] {
+        let scene = signs_in(|provider| provider.sign_userinfo(alg)).await;
+        let email = scene.asserted("x-forwarded-email");
+        assert_eq!(email.as_deref(), Some("alice@example.com"), "{alg}");
+    }
+}

@@ -1,0 +1,421 @@
+//! What an OpenID Provider says at the end of a login: about itself, about when and how somebody
+//! signed in there, and in answers that are made to do harm.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use sidegate::clock::Clock;
+use tokio::sync::Notify;
+
+use crate::support::browser::Browser;
+use crate::support::gateway::Gateway;
+use crate::support::openid::{Endpoint, OpenIdProvider, OpenIdScene, settings};
+use crate::support::scene::{ORIGIN, SESSION, url};
+use crate::support::upstream::{Answer, RecordingUpstream};
+
+const CALLED: [Endpoint; 4] = [
+    Endpoint::Metadata,
+    Endpoint::Jwks,
+    Endpoint::Token,
+    Endpoint::Userinfo,
+];
+
+const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
+
+/// Another nonce made of the right one.
+type Change = fn(&str) -> Value;
+
+#[tokio::test]
+async fn a_07_the_nonce_is_that_of_this_login() {
+    let scene = OpenIdScene::new().await;
+    scene.signed_in("alice").await;
+    let earlier = scene.provider.asked()["nonce"].clone();
+    let changes: [(&str, Change); 6] = [
+        ("_nonce", |nonce| {
+            let swap = |c: char| {
+                if c.is_ascii_uppercase() {
+                    c.to_ascii_lowercase()
+                } else {
+                    c.to_ascii_uppercase()
+                }
+            };
+            nonce.chars().map(swap).collect::<String>().into()
+        }),
+        ("_nonce", |nonce| nonce[..nonce.len() - 1].into()),
+        ("_nonce", |nonce| format!("{nonce}=").into()),
+        ("_nonce", |_| "".into()),
+        ("_claim", |nonce| json!([nonce])),
+        ("_claim", |_| Value::Null),
+    ];
+    for (reason, change) in changes {
+        scene.provider.tamper_claims(move |claims| {
+            claims["nonce"] = change(claims["nonce"].as_str().unwrap());
+        });
+        scene.attempt().await.assert_not_believed("a nonce", reason);
+    }
+    scene
+        .provider
+        .tamper_claims(move |claims| claims["nonce"] = earlier.clone().into());
+    scene
+        .attempt()
+        .await
+        .assert_not_believed("an earlier nonce", "_nonce");
+    scene.provider.tamper_claims(|claims| {
+        claims.as_object_mut().unwrap().remove("nonce");
+    });
+    scene
+        .attempt()
+        .await
+        .assert_not_believed("no nonce", "_claim");
+}
+
+#[tokio::test]
+async fn a_20_a_21_a_22_an_answer_names_exactly_the_issuer_that_was_asked() {
+    let scene = OpenIdScene::new().await;
+    let issuer = scene.provider.issuer();
+    for iss in [
+        None,
+        Some("https://other.example".to_owned()),
+        Some(format!("{issuer}/")),
+        Some(issuer.replace("http:", "HTTP:")),
+        Some(issuer.replace("http:", "https:")),
+        Some(issuer.replace("127.0.0.1", "localhost")),
+        Some(issuer.replace("127.0.0.1", "127.0.0.001")),
+        Some(issuer.replace(':', "%3A")),
+        Some(format!(" {issuer}")),
+        Some(format!("{issuer}:443")),
+        Some(String::new()),
+    ] {
+        scene.provider.response_iss(iss.as_deref());
+        let attempt = scene.attempt().await;
+        attempt.assert_refused(&format!("{iss:?}"));
+        assert_eq!(attempt.calls(Endpoint::Token), 0, "{iss:?}");
+    }
+    scene.provider.behave();
+    scene.signed_in("alice").await;
+}
+
+#[tokio::test]
+async fn a_21_a_provider_that_promises_no_iss_may_leave_it_out_but_not_get_it_wrong() {
+    let scene = OpenIdScene::prepared(&[], |provider| {
+        provider.metadata(|metadata| {
+            let members = metadata.as_object_mut().unwrap();
+            members.remove("authorization_response_iss_parameter_supported");
+        });
+    })
+    .await;
+    scene.provider.response_iss(None);
+    scene.signed_in("alice").await;
+    scene.provider.response_iss(Some("https://other.example"));
+    let attempt = scene.attempt().await;
+    attempt.assert_refused("another issuer");
+    assert_eq!(attempt.calls(Endpoint::Token), 0);
+    // The operator may insist.
+    let scene = OpenIdScene::prepared(&[("require_response_iss", "true")], |provider| {
+        provider.metadata(|metadata| {
+            metadata["authorization_response_iss_parameter_supported"] = false.into();
+        });
+    })
+    .await;
+    scene.provider.response_iss(None);
+    scene.attempt().await.assert_refused("no issuer");
+    scene.provider.behave();
+    scene.signed_in("alice").await;
+}
+
+#[tokio::test]
+async fn a_29_without_an_id_token_nobody_is_signed_in() {
+    let scene = OpenIdScene::new().await;
+    let changes: [fn(&mut Value); 4] = [
+        |body| drop(body.as_object_mut().unwrap().remove("id_token")),
+        |body| body["id_token"] = Value::Null,
+        |body| body["id_token"] = "".into(),
+        |body| body["id_token"] = json!({ "sub": "alice" }),
+    ];
+    for change in changes {
+        scene.provider.tamper_token_response(change);
+        let attempt = scene.attempt().await;
+        attempt.assert_refused("no ID token");
+        assert_eq!(attempt.calls(Endpoint::Userinfo), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_30_the_user_information_of_somebody_else_is_refused() {
+    let scene = OpenIdScene::new().await;
+    for subject in [
+        json!("mallory"),
+        json!("Alice"),
+        json!(["alice"]),
+        Value::Null,
+    ] {
+        let said = subject.clone();
+        scene
+            .provider
+            .userinfo(move |claims| claims["sub"] = said.clone());
+        let attempt = scene.attempt().await;
+        attempt.assert_refused(&subject.to_string());
+        assert_eq!(attempt.calls(Endpoint::Userinfo), 1, "{subject}");
+    }
+}
+
+#[tokio::test]
+async fn a_33_a_sign_in_that_is_too_old_is_refused() {
+    let scene = OpenIdScene::with(&[("authorization_request.max_age_secs", "300")]).await;
+    scene.signed_in("alice").await;
+    assert_eq!(scene.provider.asked()["max_age"], "300");
+    for (ago, fine) in [
+        (0, true),
+        (299, true),
+        (329, true),
+        (332, false),
+        (86_400, false),
+    ] {
+        scene.provider.tamper_claims(move |claims| {
+            claims["auth_time"] = (claims["iat"].as_u64().unwrap() - ago).into();
+        });
+        let attempt = scene.attempt().await;
+        if fine {
+            attempt.assert_signed_in(&ago.to_string()).await;
+        } else {
+            attempt.assert_not_believed(&ago.to_string(), "_stale");
+        }
+    }
+    for wrong in [Value::Null, json!("0"), json!(true), json!([0])] {
+        let said = wrong.clone();
+        scene
+            .provider
+            .tamper_claims(move |claims| claims["auth_time"] = said.clone());
+        scene
+            .attempt()
+            .await
+            .assert_not_believed(&wrong.to_string(), "_claim");
+    }
+    scene.provider.tamper_claims(|claims| {
+        claims.as_object_mut().unwrap().remove("auth_time");
+    });
+    scene
+        .attempt()
+        .await
+        .assert_not_believed("no auth_time", "_claim");
+}
+
+#[tokio::test]
+async fn a_33_a_weaker_sign_in_than_was_asked_for_is_refused() {
+    let levels = ("authorization_request.acr_values", "[\"silver\", \"gold\"]");
+    let scene = OpenIdScene::with(&[levels]).await;
+    for (acr, reason) in [
+        (json!("silver"), None),
+        (json!("gold"), None),
+        (json!("bronze"), Some("_acr")),
+        (json!("Gold"), Some("_acr")),
+        (json!("silver gold"), Some("_acr")),
+        (json!(["gold"]), Some("_claim")),
+        (json!(2), Some("_claim")),
+        (Value::Null, Some("_claim")),
+    ] {
+        let said = acr.clone();
+        scene
+            .provider
+            .tamper_claims(move |claims| claims["acr"] = said.clone());
+        let attempt = scene.attempt().await;
+        match reason {
+            None => attempt.assert_signed_in(&acr.to_string()).await,
+            Some(reason) => attempt.assert_not_believed(&acr.to_string(), reason),
+        }
+    }
+    let asked = scene.provider.asked();
+    assert_eq!(asked["acr_values"], "silver gold");
+    scene.provider.behave();
+    scene
+        .attempt()
+        .await
+        .assert_not_believed("no acr", "_claim");
+}
+
+/// A gzip member (RFC 1952) with one stored block.
+fn gzip(body: &str) -> Vec<u8> {
+    let mut crc = u32::MAX;
+    for byte in body.bytes() {
+        crc ^= u32::from(byte);
+        for _ in 0..8 {
+            let odd = crc & 1 == 1;
+            crc = (crc >> 1) ^ if odd { 0xedb8_8320 } else { 0 };
+        }
+    }
+    let length = u16::try_from(body.len()).unwrap();
+    let mut bytes = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff, 1];
+    bytes.extend(length.to_le_bytes());
+    bytes.extend((!length).to_le_bytes());
+    bytes.extend(body.bytes());
+    bytes.extend((!crc).to_le_bytes());
+    bytes.extend(u32::from(length).to_le_bytes());
+    bytes
+}
+
+#[test]
+fn what_is_packed_can_be_unpacked() {
+    // The check value of this CRC, and nothing between head and tail but the bytes themselves.
+    let packed = gzip("123456789");
+    assert_eq!(packed[15..24], *b"123456789");
+    assert_eq!(packed[24..28], 0xcbf4_3926_u32.to_le_bytes());
+}
+
+fn encoded(coding: &str, body: &[u8]) -> Answer {
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: {coding}\r\n\
+         Content-Length: {length}\r\n\r\n"
+    );
+    Answer::raw(&[head.as_bytes(), body].concat())
+}
+
+#[tokio::test]
+async fn d_30_nothing_compressed_is_asked_for_or_unpacked() {
+    for endpoint in CALLED {
+        // An honest answer, packed: whoever unpacks it signs somebody in.
+        let pack = |provider: &OpenIdProvider| {
+            provider.rewrite(endpoint, |body| encoded("gzip", &gzip(body)));
+        };
+        let scene = OpenIdScene::prepared(&[], pack).await;
+        scene
+            .attempt()
+            .await
+            .assert_refused(&format!("{endpoint:?}"));
+        for request in scene.provider.requests(endpoint) {
+            let asked = request.head.value("accept-encoding");
+            assert!(
+                asked.is_none_or(|asked| asked == "identity"),
+                "{endpoint:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn d_31_answers_without_end_or_reason_are_cut_off() {
+    let never = Arc::new(Notify::new());
+    let chunk = format!("{:x}\r\n{}\r\n", 65_536, " ".repeat(65_536)).repeat(32);
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
+    let endless = format!("{head}Transfer-Encoding: chunked\r\n\r\n{chunk}");
+    let unbounded = format!("{head}\r\n{}", " ".repeat(2_000_000));
+    let fields = "X-Filler: abcdefghijklmnopqrstuvwxyz\r\n".repeat(100_000);
+    let informational = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(20_000);
+    let announced = format!("{head}Content-Length: 99999999999\r\n\r\n{{");
+    let answers = [
+        Answer::raw(endless.as_bytes()).then_await(&never),
+        Answer::raw(unbounded.as_bytes()).then_await(&never),
+        Answer::raw(format!("{head}{fields}").as_bytes()).then_await(&never),
+        Answer::raw(informational.as_bytes()).then_await(&never),
+        Answer::raw(announced.as_bytes()).then_await(&never),
+        Answer::raw(b"{\"issuer\":\"HTTP/0.9\"}").then_close(),
+        Answer::raw(format!("{head}Content-Length: 2\r\nContent-Length: 3\r\n\r\n{{}}").as_bytes()),
+        Answer::silence().then_close(),
+        Answer::silence().then_reset(),
+    ];
+    // What only a deadline ends is given a short one.
+    let keys = [("deadline_secs", "1")];
+    for endpoint in CALLED {
+        for (number, answer) in answers.iter().enumerate() {
+            let order = |provider: &OpenIdProvider| provider.instead(endpoint, answer.clone());
+            let scene = OpenIdScene::prepared(&keys, order).await;
+            let context = format!("answer {number} of {endpoint:?}");
+            scene.attempt().await.assert_refused(&context);
+        }
+    }
+}
+
+#[tokio::test]
+async fn d_31_an_answer_that_never_comes_is_given_up() {
+    for endpoint in CALLED {
+        let scene = OpenIdScene::with(&[("deadline_secs", "1")]).await;
+        let hold = scene.provider.hold(endpoint);
+        let attempt = scene.attempt().await;
+        attempt.assert_refused(&format!("{endpoint:?}"));
+        assert_eq!(
+            attempt.page.status,
+            503,
+            "{endpoint:?}: {}",
+            attempt.page.describe()
+        );
+        hold.release();
+    }
+}
+
+#[tokio::test]
+async fn d_32_monstrous_json_is_refused_and_odd_json_is_not() {
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let members: Vec<String> = (0..1_000_000).map(|n| format!("\"{n}\":0")).collect();
+    let wide = format!("{{{}}}", members.join(","));
+    let long = format!("\"{}\"", "x".repeat(10_000_000));
+    let cases = [
+        (deep.as_str(), true),
+        (&wide, true),
+        (&long, true),
+        ("1e308", false),
+        ("-0.000000000000000000000000000000000000001", false),
+        ("[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]", false),
+    ];
+    for endpoint in CALLED {
+        for (value, refused) in cases {
+            let order = |provider: &OpenIdProvider| {
+                let value = value.to_owned();
+                provider.rewrite(endpoint, move |body| {
+                    let member = format!("{{\"monster\":{value},");
+                    Answer::with(200, &JSON, &body.replacen('{', &member, 1))
+                });
+            };
+            let scene = OpenIdScene::prepared(&[], order).await;
+            let attempt = scene.attempt().await;
+            let shown: String = value.chars().take(20).collect();
+            let context = format!("{shown} of {endpoint:?}");
+            if refused {
+                attempt.assert_refused(&context);
+            } else {
+                attempt.assert_signed_in(&context).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn g_11_two_providers_with_keys_of_the_same_name_are_kept_apart() {
+    let clock = Clock::manual(Clock::system().now());
+    let (main, other) = (
+        OpenIdProvider::start(&clock).await,
+        OpenIdProvider::start(&clock).await,
+    );
+    let app = RecordingUpstream::start().await;
+    // The other one has other keys of the same names.
+    let keys = other.keys().of_an_attacker();
+    other.jwks(move |jwks| *jwks = keys.jwks());
+    other.id_token_by(move |draft| Some(draft.signed_by(keys, "RS256")));
+    let first = settings(&main.issuer(), &app.url(), &[]);
+    let secret = first.file("other_secret", crate::support::provider::CLIENT_SECRET);
+    let second = format!(
+        "[providers.other]\nprofile = \"oauth2\"\ndiscovery = \"openid\"\nissuer = \"{}\"\n\
+         client_id = \"3\"\nclient_secret_file = \"{secret}\"\nscopes = [\"openid\"]\n\
+         identity.source = \"id_token\"\n",
+        other.issuer()
+    );
+    let gateway = Gateway::with_clock(first.with(&second), clock);
+    let sign_in = async |name: &str| {
+        let browser = Browser::new().leading(ORIGIN, gateway.address());
+        let start = url(&format!("/oauth2/sign_in?provider={name}"));
+        let page = browser.visit(&start).await;
+        (browser.cookie(ORIGIN, SESSION).is_some(), page)
+    };
+    for name in ["main", "other", "main", "other"] {
+        let (signed_in, page) = sign_in(name).await;
+        assert!(signed_in, "{name}: {}", page.describe());
+    }
+    // Neither believes the other's: not its keys, not its name.
+    main.id_token_by(move |draft| Some(draft.signed_by(keys, "RS256")));
+    let issuer = main.issuer();
+    other.tamper_claims(move |claims| claims["iss"] = issuer.clone().into());
+    for (name, reason) in [("main", "id_token_signature"), ("other", "id_token_issuer")] {
+        let (signed_in, page) = sign_in(name).await;
+        assert!(!signed_in, "{name}");
+        assert!(page.text().contains(reason), "{name}: {}", page.describe());
+    }
+}

@@ -1,0 +1,282 @@
+//! What each endpoint answers: honestly, but for what the orders change.
+
+use std::collections::BTreeMap;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use url::Url;
+
+use super::keys::left_half;
+use super::server::{Asked, Change, Endpoint, State};
+use super::token::{Draft, base64url};
+use crate::support::provider::{CANARY, CLIENT_SECRET, parameters};
+use crate::support::upstream::{Answer, Recorded};
+
+/// The one client that is registered.
+pub(super) const CLIENT: &str = "3";
+
+const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
+
+fn url_of(request: &Recorded) -> Url {
+    Url::parse(&format!("http://provider.test{}", request.target())).unwrap()
+}
+
+pub(super) fn endpoint_of(request: &Recorded) -> Option<Endpoint> {
+    let url = url_of(request);
+    // Some servers write a slash too many into their metadata, and mean it.
+    let path = url.path().replace("//", "/");
+    let mut all = Endpoint::ALL.into_iter();
+    all.find(|endpoint| endpoint.path() == path)
+}
+
+fn change(value: &mut Value, by: Option<&Change>) {
+    if let Some(change) = by {
+        change(value);
+    }
+}
+
+pub(super) fn answer(request: &Recorded, state: &watch::Sender<State>) -> Answer {
+    let Some(endpoint) = endpoint_of(request) else {
+        return Answer::with(404, &[], "");
+    };
+    let mut told = None;
+    state.send_modify(|state| {
+        *state.calls.entry(endpoint).or_default() += 1;
+        let next = &mut state.orders.next;
+        let at = next.iter().position(|(place, _)| *place == endpoint);
+        told = at.and_then(|at| next.remove(at)).map(|(_, answer)| answer);
+        told = told
+            .take()
+            .or_else(|| state.orders.instead.get(&endpoint).cloned());
+    });
+    let answer = told.unwrap_or_else(|| match endpoint {
+        Endpoint::Metadata => metadata(&state.borrow()),
+        Endpoint::Jwks => jwks(&state.borrow()),
+        Endpoint::Authorization => authorize(request, state),
+        Endpoint::Token => token(request, state).unwrap_or_else(|(status, error, hint)| {
+            let body = json!({ "error": error, "error_description": hint });
+            Answer::with(status, &JSON, &body.to_string())
+        }),
+        Endpoint::Userinfo => userinfo(request, &state.borrow()),
+    });
+    let gate = state.borrow().orders.held.get(&endpoint).cloned();
+    match gate {
+        Some(gate) => answer.held_by(&gate),
+        None => answer,
+    }
+}
+
+/// 200 with JSON, unless something else is made of it.
+fn honest(state: &State, endpoint: Endpoint, body: &Value) -> Answer {
+    let text = body.to_string();
+    match state.orders.rewritten.get(&endpoint) {
+        Some(rewrite) => rewrite(&text),
+        None => Answer::with(200, &JSON, &text),
+    }
+}
+
+fn metadata(state: &State) -> Answer {
+    let at = |endpoint: Endpoint| format!("{}{}", state.issuer, endpoint.path());
+    let mut body = json!({
+        "issuer": state.issuer,
+        "authorization_endpoint": at(Endpoint::Authorization),
+        "token_endpoint": at(Endpoint::Token),
+        "userinfo_endpoint": at(Endpoint::Userinfo),
+        "jwks_uri": at(Endpoint::Jwks),
+        "response_types_supported": ["code"],
+        "response_modes_supported": ["query", "form_post"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["RS256", "PS256", "ES256", "ES384", "EdDSA"],
+        "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
+        "code_challenge_methods_supported": ["S256"],
+        "scopes_supported": ["openid", "profile", "email"],
+        "authorization_response_iss_parameter_supported": true,
+        "claims_parameter_supported": false,
+    });
+    change(&mut body, state.orders.metadata.as_ref());
+    honest(state, Endpoint::Metadata, &body)
+}
+
+fn jwks(state: &State) -> Answer {
+    let mut body = state.keys.jwks();
+    change(&mut body, state.orders.jwks.as_ref());
+    honest(state, Endpoint::Jwks, &body)
+}
+
+fn authorize(request: &Recorded, state: &watch::Sender<State>) -> Answer {
+    let asked = parameters(url_of(request).query().unwrap_or_default());
+    let cookies = request.head.value("cookie").unwrap_or_default();
+    let mut pairs = cookies.split("; ");
+    let user = pairs.find_map(|pair| pair.strip_prefix("user="));
+    let get = |name: &str| asked.get(name).cloned();
+    let redirect_uri = get("redirect_uri").unwrap();
+    let entry = Asked {
+        user: user.unwrap_or("alice").to_owned(),
+        challenge: get("code_challenge").unwrap_or_default(),
+        redirect_uri: redirect_uri.clone(),
+        nonce: get("nonce"),
+    };
+    let mut code = String::new();
+    state.send_modify(|state| {
+        state.issued += 1;
+        code = format!("code-{CANARY}-{:05}", state.issued);
+        state.codes.insert(code.clone(), entry);
+    });
+    let state = state.borrow();
+    let mut response = json!({ "code": code, "state": get("state"), "iss": state.issuer });
+    change(&mut response, state.orders.authorization_response.as_ref());
+    let members = response.as_object().unwrap().iter();
+    let pairs: Vec<(&str, &str)> = members
+        .filter_map(|(name, value)| Some((name.as_str(), value.as_str()?)))
+        .collect();
+    if get("response_mode").as_deref() == Some("form_post") {
+        let escape = |text: &str| text.replace('&', "&amp;").replace('"', "&quot;");
+        let mut inputs = String::new();
+        for (name, value) in pairs {
+            let value = escape(value);
+            inputs.extend([
+                "<input type=hidden name=\"",
+                name,
+                "\" value=\"",
+                &value,
+                "\">",
+            ]);
+        }
+        let action = escape(&redirect_uri);
+        let html = format!(
+            "<form method=post action=\"{action}\">{inputs}<button>Go on</button></form>\
+             <script>document.forms[0].submit()</script>"
+        );
+        return Answer::with(200, &[("Content-Type", "text/html")], &html);
+    }
+    let mut to = Url::parse(&redirect_uri).unwrap();
+    to.query_pairs_mut().extend_pairs(pairs);
+    Answer::with(302, &[("Location", to.as_str())], "")
+}
+
+/// Status, error code and why.
+type Refusal = (u16, &'static str, &'static str);
+
+/// One way of authentication, and the right one (RFC 6749 section 2.3.1).
+fn authenticate(request: &Recorded, form: &BTreeMap<String, String>) -> Result<(), Refusal> {
+    let refuse = |why| Err((401, "invalid_client", why));
+    let basic = request.head.value("authorization");
+    let posted = form.get("client_secret");
+    match (basic, posted) {
+        (Some(_), Some(_)) => refuse("two ways of authentication"),
+        (None, None) => refuse("no authentication"),
+        (Some(basic), None) => {
+            let pair = basic.strip_prefix("Basic ").unwrap_or_default();
+            let expected = STANDARD.encode(format!("{CLIENT}:{CLIENT_SECRET}"));
+            if pair == expected {
+                Ok(())
+            } else {
+                refuse("a wrong secret")
+            }
+        }
+        (None, Some(secret)) if secret == CLIENT_SECRET && form["client_id"] == CLIENT => Ok(()),
+        (None, Some(_)) => refuse("a wrong secret"),
+    }
+}
+
+fn token(request: &Recorded, state: &watch::Sender<State>) -> Result<Answer, Refusal> {
+    let form = parameters(&String::from_utf8_lossy(&request.body));
+    authenticate(request, &form)?;
+    let get = |name| form.get(name).map(String::as_str).unwrap_or_default();
+    let refuse = |why| (400, "invalid_grant", why);
+    let code = get("code").to_owned();
+    let mut known = None;
+    state.send_modify(|state| known = state.codes.remove(&code));
+    let asked = known.ok_or_else(|| refuse("the code is unknown or was used"))?;
+    let challenge = base64url(digest(&SHA256, get("code_verifier").as_bytes()));
+    if asked.challenge != challenge {
+        return Err(refuse("the code_verifier is wrong"));
+    }
+    if asked.redirect_uri != get("redirect_uri") {
+        return Err(refuse("the redirect_uri is another"));
+    }
+    state.send_modify(|state| {
+        if std::mem::take(&mut state.orders.rotates_before_signing) {
+            state.keys = state.keys.next();
+        }
+    });
+    let state = state.borrow();
+    let access_token = format!("{}.{CANARY}.{:05}", asked.user, state.issued);
+    let mut body = json!({
+        "token_type": "Bearer", "expires_in": 3600, "access_token": access_token,
+    });
+    let draft = draft(&state, &asked, code, access_token);
+    let made = match &state.orders.id_token {
+        Some(make) => make(&draft),
+        None => Some(draft.signed()),
+    };
+    if let Some(id_token) = made {
+        body["id_token"] = id_token.into();
+    }
+    change(&mut body, state.orders.token_response.as_ref());
+    Ok(honest(&state, Endpoint::Token, &body))
+}
+
+/// The ID token as the orders want it said.
+fn draft(state: &State, asked: &Asked, code: String, access_token: String) -> Draft {
+    let alg = state.orders.alg.as_deref().unwrap_or("RS256");
+    let now = state.clock.now().as_secs();
+    let mut header = json!({ "alg": alg, "kid": state.keys.kid(alg) });
+    let mut claims = json!({
+        "iss": state.issuer, "sub": asked.user, "aud": CLIENT,
+        "exp": now + 3600, "iat": now, "auth_time": now,
+        "at_hash": left_half(alg, &access_token),
+    });
+    if let Some(nonce) = &asked.nonce {
+        claims["nonce"] = nonce.as_str().into();
+    }
+    change(&mut header, state.orders.header.as_ref());
+    change(&mut claims, state.orders.claims.as_ref());
+    Draft {
+        header,
+        claims,
+        keys: state.keys,
+        access_token,
+        code,
+    }
+}
+
+fn userinfo(request: &Recorded, state: &State) -> Answer {
+    let form = String::from_utf8_lossy(&request.body).into_owned();
+    let in_field = request.head.value("authorization");
+    let in_field = in_field.and_then(|field| field.strip_prefix("Bearer ").map(str::to_owned));
+    let in_body = (request.method() == "POST")
+        .then(|| parameters(&form).remove("access_token"))
+        .flatten();
+    // Two ways are forbidden, none is nobody (RFC 6750 section 2).
+    let ((Some(access_token), None) | (None, Some(access_token))) = (in_field, in_body) else {
+        return Answer::with(401, &JSON, "{}");
+    };
+    let user = access_token.split('.').next().unwrap_or_default();
+    let mut claims = json!({
+        "sub": user, "name": format!("{user} of Example"), "preferred_username": user,
+        "email": format!("{user}@example.com"), "email_verified": true, "groups": ["staff"],
+    });
+    change(&mut claims, state.orders.userinfo.as_ref());
+    let Some(make) = &state.orders.signed_userinfo else {
+        return honest(state, Endpoint::Userinfo, &claims);
+    };
+    let now = state.clock.now().as_secs();
+    if let Some(members) = claims.as_object_mut() {
+        members.insert("iss".to_owned(), state.issuer.as_str().into());
+        members.insert("aud".to_owned(), CLIENT.into());
+        members.insert("iat".to_owned(), now.into());
+    }
+    let token = make(&Draft {
+        header: json!({ "alg": "RS256", "kid": state.keys.kid("RS256") }),
+        claims,
+        keys: state.keys,
+        code: String::new(),
+        access_token,
+    });
+    let kind = [("Content-Type", "application/jwt")];
+    Answer::with(200, &kind, &token.unwrap_or_default())
+}

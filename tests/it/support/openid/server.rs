@@ -1,0 +1,337 @@
+//! The provider as a test holds it: started, counted, and given orders.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use sidegate::clock::Clock;
+use tokio::sync::{Notify, watch};
+
+use super::answers::{answer, endpoint_of};
+use super::keys::Keys;
+use super::token::Draft;
+use crate::support::provider::parameters;
+use crate::support::upstream::{Answer, Recorded, RecordingUpstream};
+use crate::support::wire::PATIENCE;
+
+/// What is asked of the provider.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Endpoint {
+    Metadata,
+    Authorization,
+    Token,
+    Userinfo,
+    Jwks,
+}
+
+impl Endpoint {
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Metadata,
+        Self::Authorization,
+        Self::Token,
+        Self::Userinfo,
+        Self::Jwks,
+    ];
+
+    pub(super) fn path(self) -> &'static str {
+        match self {
+            Self::Metadata => "/.well-known/openid-configuration",
+            Self::Authorization => "/authorize",
+            Self::Token => "/token",
+            Self::Userinfo => "/userinfo",
+            Self::Jwks => "/jwks",
+        }
+    }
+}
+
+pub(super) type Change = Arc<dyn Fn(&mut Value) + Send + Sync>;
+pub(super) type Rewrite = Arc<dyn Fn(&str) -> Answer + Send + Sync>;
+pub(super) type Forge = Arc<dyn Fn(&Draft) -> Option<String> + Send + Sync>;
+
+/// What to do otherwise than an honest provider.
+#[derive(Clone, Default)]
+pub(super) struct Orders {
+    pub(super) metadata: Option<Change>,
+    pub(super) jwks: Option<Change>,
+    pub(super) header: Option<Change>,
+    pub(super) claims: Option<Change>,
+    pub(super) token_response: Option<Change>,
+    pub(super) userinfo: Option<Change>,
+    pub(super) id_token: Option<Forge>,
+    pub(super) signed_userinfo: Option<Forge>,
+    pub(super) authorization_response: Option<Change>,
+    pub(super) alg: Option<String>,
+    pub(super) rotates_before_signing: bool,
+    pub(super) next: VecDeque<(Endpoint, Answer)>,
+    pub(super) instead: BTreeMap<Endpoint, Answer>,
+    pub(super) rewritten: BTreeMap<Endpoint, Rewrite>,
+    pub(super) held: BTreeMap<Endpoint, Arc<Notify>>,
+}
+
+/// What an authorization request said.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) user: String,
+    pub(super) challenge: String,
+    pub(super) redirect_uri: String,
+    pub(super) nonce: Option<String>,
+}
+
+pub(super) struct State {
+    pub(super) issuer: String,
+    pub(super) clock: Clock,
+    pub(super) keys: Keys,
+    pub(super) orders: Orders,
+    pub(super) codes: BTreeMap<String, Asked>,
+    pub(super) issued: usize,
+    pub(super) calls: BTreeMap<Endpoint, usize>,
+}
+
+/// The provider: gone when dropped.
+pub(crate) struct OpenIdProvider {
+    server: RecordingUpstream,
+    state: Arc<watch::Sender<State>>,
+}
+
+/// Keeps an endpoint from answering.
+pub(crate) struct Hold {
+    endpoint: Endpoint,
+    gate: Arc<Notify>,
+    state: Arc<watch::Sender<State>>,
+}
+
+impl Hold {
+    /// Lets all answers go.
+    pub(crate) fn release(self) {
+        self.state.send_modify(|state| {
+            state.orders.held.remove(&self.endpoint);
+        });
+        // Whoever waits goes on; the permit is for one that has only just begun to.
+        self.gate.notify_waiters();
+        self.gate.notify_one();
+    }
+}
+
+impl OpenIdProvider {
+    /// Starts on a free port of 127.0.0.1; its tokens are of the time of `clock`.
+    pub(crate) async fn start(clock: &Clock) -> Self {
+        let server = RecordingUpstream::start().await;
+        let state = Arc::new(watch::Sender::new(State {
+            issuer: server.url(),
+            clock: clock.clone(),
+            keys: Keys::first(),
+            orders: Orders::default(),
+            codes: BTreeMap::new(),
+            issued: 0,
+            calls: BTreeMap::new(),
+        }));
+        let provider = Self { server, state };
+        provider.serve();
+        provider
+    }
+
+    fn serve(&self) {
+        let shared = Arc::clone(&self.state);
+        self.server
+            .answer_by(move |request| answer(request, &shared));
+    }
+
+    /// Its issuer identifier, an origin on 127.0.0.1.
+    pub(crate) fn issuer(&self) -> String {
+        self.state.borrow().issuer.clone()
+    }
+
+    /// Its keys now.
+    pub(crate) fn keys(&self) -> Keys {
+        self.state.borrow().keys
+    }
+
+    /// How often an endpoint was called.
+    pub(crate) fn calls(&self, endpoint: Endpoint) -> usize {
+        let calls = self.state.borrow();
+        calls.calls.get(&endpoint).copied().unwrap_or_default()
+    }
+
+    /// The requests to an endpoint since the provider was last started.
+    pub(crate) fn requests(&self, endpoint: Endpoint) -> Vec<Recorded> {
+        let requests = self.server.requests().into_iter();
+        requests
+            .filter(|request| endpoint_of(request) == Some(endpoint))
+            .collect()
+    }
+
+    /// What the last authorization request asked, each parameter once.
+    pub(crate) fn asked(&self) -> BTreeMap<String, String> {
+        let request = self.requests(Endpoint::Authorization).pop();
+        let target = request.expect("nobody was sent here").target();
+        parameters(target.split_once('?').unwrap().1)
+    }
+
+    /// The form of the last request to an endpoint, each parameter once.
+    pub(crate) fn posted(&self, endpoint: Endpoint) -> BTreeMap<String, String> {
+        let request = self.requests(endpoint).pop();
+        let body = request.expect("nobody called it").body;
+        parameters(&String::from_utf8(body).unwrap())
+    }
+
+    /// Waits until an endpoint was called `count` times.
+    pub(crate) async fn wait_for(&self, endpoint: Endpoint, count: usize) {
+        let mut changes = self.state.subscribe();
+        let enough = changes
+            .wait_for(|state| state.calls.get(&endpoint).copied().unwrap_or_default() >= count);
+        let came = tokio::time::timeout(PATIENCE, enough).await;
+        assert!(came.is_ok(), "{endpoint:?} was not called {count} times");
+    }
+
+    /// Stops answering: connections are refused from now on.
+    pub(crate) async fn down(&mut self) {
+        self.server.stop().await;
+    }
+
+    /// Answers again, at the same address.
+    pub(crate) async fn up(&mut self) {
+        self.server = RecordingUpstream::at(self.server.address()).await;
+        self.serve();
+    }
+
+    /// Does everything as it should from now on.
+    pub(crate) fn behave(&self) {
+        self.tell(|orders| *orders = Orders::default());
+    }
+
+    fn tell(&self, order: impl FnOnce(&mut Orders)) {
+        self.state.send_modify(|state| order(&mut state.orders));
+    }
+
+    /// Changes the claims of the ID tokens.
+    pub(crate) fn tamper_claims(&self, change: impl Fn(&mut Value) + Send + Sync + 'static) {
+        self.tell(|orders| orders.claims = Some(Arc::new(change)));
+    }
+
+    /// Changes the header of the ID tokens.
+    pub(crate) fn tamper_header(&self, change: impl Fn(&mut Value) + Send + Sync + 'static) {
+        self.tell(|orders| orders.header = Some(Arc::new(change)));
+    }
+
+    /// Signs with another algorithm than RS256.
+    pub(crate) fn sign_with(&self, alg: &str) {
+        self.tell(|orders| orders.alg = Some(alg.to_owned()));
+    }
+
+    /// Makes the ID tokens by hand; `None`: there is none.
+    pub(crate) fn id_token_by(
+        &self,
+        make: impl Fn(&Draft) -> Option<String> + Send + Sync + 'static,
+    ) {
+        self.tell(|orders| orders.id_token = Some(Arc::new(make)));
+    }
+
+    /// Changes the token responses.
+    pub(crate) fn tamper_token_response(
+        &self,
+        change: impl Fn(&mut Value) + Send + Sync + 'static,
+    ) {
+        self.tell(|orders| orders.token_response = Some(Arc::new(change)));
+    }
+
+    /// Changes the metadata.
+    pub(crate) fn metadata(&self, change: impl Fn(&mut Value) + Send + Sync + 'static) {
+        self.tell(|orders| orders.metadata = Some(Arc::new(change)));
+    }
+
+    /// Changes the published keys.
+    pub(crate) fn jwks(&self, change: impl Fn(&mut Value) + Send + Sync + 'static) {
+        self.tell(|orders| orders.jwks = Some(Arc::new(change)));
+    }
+
+    /// Changes the user information.
+    pub(crate) fn userinfo(&self, change: impl Fn(&mut Value) + Send + Sync + 'static) {
+        self.tell(|orders| orders.userinfo = Some(Arc::new(change)));
+    }
+
+    /// Gives the user information as a JWT, made by hand.
+    pub(crate) fn userinfo_by(
+        &self,
+        make: impl Fn(&Draft) -> Option<String> + Send + Sync + 'static,
+    ) {
+        self.tell(|orders| orders.signed_userinfo = Some(Arc::new(make)));
+    }
+
+    /// Gives the user information as a JWT, signed with `alg`.
+    pub(crate) fn sign_userinfo(&self, alg: &str) {
+        let alg = alg.to_owned();
+        self.userinfo_by(move |draft| {
+            let mut draft = draft.clone();
+            draft.header = json!({ "alg": alg, "kid": draft.keys.kid(&alg) });
+            Some(draft.signed())
+        });
+    }
+
+    /// Changes the parameters that go back to the gateway, given as an object; `null` removes one.
+    pub(crate) fn authorization_response(
+        &self,
+        change: impl Fn(&mut Value) + Send + Sync + 'static,
+    ) {
+        self.tell(|orders| orders.authorization_response = Some(Arc::new(change)));
+    }
+
+    /// Says in its answers that they are from `iss`, or does not say.
+    pub(crate) fn response_iss(&self, iss: Option<&str>) {
+        let iss = Value::from(iss);
+        self.authorization_response(move |response| response["iss"] = iss.clone());
+    }
+
+    /// Changes its keys: the old ones are gone.
+    pub(crate) fn rotate_keys(&self) {
+        self.state
+            .send_modify(|state| state.keys = state.keys.next());
+    }
+
+    /// Changes its keys once more just before it signs the next ID token.
+    pub(crate) fn rotate_just_before_signing(&self) {
+        self.tell(|orders| orders.rotates_before_signing = true);
+    }
+
+    /// Answers the next request to an endpoint so.
+    pub(crate) fn next(&self, endpoint: Endpoint, answer: Answer) {
+        self.tell(|orders| orders.next.push_back((endpoint, answer)));
+    }
+
+    /// Answers every request to an endpoint so.
+    pub(crate) fn instead(&self, endpoint: Endpoint, answer: Answer) {
+        self.tell(|orders| {
+            orders.instead.insert(endpoint, answer);
+        });
+    }
+
+    /// Answers every request to an endpoint with this status, type and body.
+    pub(crate) fn raw(&self, endpoint: Endpoint, status: u16, kind: &str, body: &str) {
+        let answer = Answer::with(status, &[("Content-Type", kind)], body);
+        self.instead(endpoint, answer);
+    }
+
+    /// Makes something else of the honest answers of an endpoint.
+    pub(crate) fn rewrite(
+        &self,
+        endpoint: Endpoint,
+        rewrite: impl Fn(&str) -> Answer + Send + Sync + 'static,
+    ) {
+        self.tell(|orders| {
+            orders.rewritten.insert(endpoint, Arc::new(rewrite));
+        });
+    }
+
+    /// Holds the answers of an endpoint back.
+    pub(crate) fn hold(&self, endpoint: Endpoint) -> Hold {
+        let gate = Arc::new(Notify::new());
+        self.tell(|orders| {
+            orders.held.insert(endpoint, Arc::clone(&gate));
+        });
+        let state = Arc::clone(&self.state);
+        Hold {
+            endpoint,
+            gate,
+            state,
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! An ID token in the making: header, claims and signature, each of which may be wrong.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::Value;
+
+use super::keys::{Keys, hs256};
+
+pub(crate) fn base64url(bytes: impl AsRef<[u8]>) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+pub(crate) fn unbase64url(text: &str) -> Vec<u8> {
+    URL_SAFE_NO_PAD.decode(text).unwrap()
+}
+
+/// What an ID token says before it is signed, with what it belongs to.
+#[derive(Clone, Debug)]
+pub(crate) struct Draft {
+    pub(crate) header: Value,
+    pub(crate) claims: Value,
+    pub(crate) keys: Keys,
+    pub(crate) access_token: String,
+    pub(crate) code: String,
+}
+
+impl Draft {
+    /// The algorithm that the header names.
+    pub(crate) fn alg(&self) -> &str {
+        self.header["alg"].as_str().unwrap_or_default()
+    }
+
+    /// Signed with `keys` as `alg` says, whatever the header says.
+    pub(crate) fn signed_by(&self, keys: Keys, alg: &str) -> String {
+        let (header, claims) = (self.header.to_string(), self.claims.to_string());
+        compact(header, claims, |message| keys.sign(alg, message))
+    }
+
+    /// Signed as the header says.
+    pub(crate) fn signed(&self) -> String {
+        self.signed_by(self.keys, self.alg())
+    }
+
+    /// Signed with a shared secret.
+    pub(crate) fn signed_with_secret(&self, secret: &[u8]) -> String {
+        let (header, claims) = (self.header.to_string(), self.claims.to_string());
+        compact(header, claims, |message| hs256(secret, message))
+    }
+}
+
+/// The compact form (RFC 7515 section 3.1) of exactly these bytes.
+pub(crate) fn compact(
+    header: impl AsRef<[u8]>,
+    payload: impl AsRef<[u8]>,
+    sign: impl FnOnce(&[u8]) -> Vec<u8>,
+) -> String {
+    let message = format!("{}.{}", base64url(header), base64url(payload));
+    let signature = sign(message.as_bytes());
+    format!("{message}.{}", base64url(signature))
+}
