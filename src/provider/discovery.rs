@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::client_auth::Credentials;
 use super::issuer::Issuer;
@@ -15,11 +15,17 @@ use super::known::Known;
 use super::metadata::{self, Metadata};
 use super::settings::{Discovery, Settings};
 use super::{Error, Provider};
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::telemetry::chain;
 
 /// How often our files are looked at.
 const FILES: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether something is due.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The first wait after an attempt that failed.
+const SHORTEST_BACK_OFF: Duration = Duration::from_secs(1);
 
 /// The longest wait between two attempts to reach a server.
 const LONGEST_BACK_OFF: Duration = Duration::from_mins(1);
@@ -37,10 +43,21 @@ impl Provider {
 
     async fn stay_in_touch(&self, clock: &Clock) {
         let every = Duration::from_secs(self.settings.metadata_refresh_secs.get().into());
-        let mut back_off = Duration::from_secs(1);
+        let mut back_off = SHORTEST_BACK_OFF;
         let mut failed = false;
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // When it was done last, and how long that is good for.
+        let mut last: Option<(Timestamp, Duration)> = None;
         loop {
+            ticks.tick().await;
+            let now = clock.now();
+            // A clock that was set back makes it due.
+            if last.is_some_and(|(at, good_for)| at <= now && now.since(at) < good_for) {
+                continue;
+            }
             if let Err(error) = self.renew(clock).await {
+                last = Some((clock.now(), back_off));
                 tracing::warn!(
                     provider = self.name(),
                     reason = error.reason(),
@@ -49,15 +66,14 @@ impl Provider {
                     "Provider cannot be reached or not be believed; what is known of it stays"
                 );
                 failed = true;
-                sleep(back_off).await;
                 back_off = back_off.saturating_mul(2).min(LONGEST_BACK_OFF);
                 continue;
             }
+            last = Some((clock.now(), every));
+            back_off = SHORTEST_BACK_OFF;
             if std::mem::take(&mut failed) {
                 tracing::info!(provider = self.name(), "Provider can be reached");
             }
-            back_off = Duration::from_secs(1);
-            sleep(every).await;
         }
     }
 
