@@ -28,6 +28,7 @@ mod operations;
 mod pages;
 mod passport;
 mod return_to;
+mod servers;
 mod sessions;
 mod several;
 mod support;
