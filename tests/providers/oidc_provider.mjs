@@ -64,7 +64,7 @@ const CLIENTS = [
   withSecret('huge'),
   // Its user information is a JWT.
   withSecret('signed_userinfo', { userinfo_signed_response_alg: 'ES256' }),
-  // Its access tokens are JWTs for RESOURCE.
+  // Its access tokens are JWTs for RESOURCE, and of no use at the userinfo endpoint.
   withSecret('jwt_access_token'),
 ];
 
@@ -97,6 +97,7 @@ const configuration = () => ({
   enabledJWA: { idTokenSigningAlgValues: ALGORITHMS, userinfoSigningAlgValues: ALGORITHMS },
   extraTokenClaims: (ctx, token) => padding(token.clientId),
   features: {
+    claimsParameter: { enabled: true },
     devInteractions: { enabled: true },
     jwtUserinfo: { enabled: true },
     resourceIndicators: {
@@ -106,8 +107,6 @@ const configuration = () => ({
       getResourceServerInfo: () => ({ scope: 'api:read', audience: RESOURCE, accessTokenFormat: 'jwt', jwt: { sign: { alg: 'RS256' } } }),
     },
   },
-  // A token for a resource is of no use at the userinfo endpoint: the ID token has the claims then.
-  conformIdTokenClaims: false,
   issueRefreshToken: async () => true,
   renderError(ctx, out) { ctx.type = 'json'; ctx.body = out; },
 });

@@ -146,9 +146,11 @@ impl Site {
     fn arrived(&self, browser: &Browser, page: &Page) -> Arrived {
         assert_eq!(page.text(), "seen", "{}", page.describe());
         assert_eq!(page.url.as_str(), url("/start?from=here"));
-        // The browser's jar knows no ports: were they on one host, the server would see it.
-        for cookie in browser.cookies(ORIGIN) {
-            assert!(cookie.name.starts_with(SESSION), "{cookie:?}");
+        // Hosts have jars, ports do not: on one host each would see the other's cookies.
+        for (place, ours) in [(ORIGIN, true), ("http://127.0.0.1/", false)] {
+            for cookie in browser.cookies(place) {
+                assert_eq!(cookie.name.starts_with(SESSION), ours, "{cookie:?}");
+            }
         }
         let head = self.app.last().head;
         let field = |name: &str| head.value(name).unwrap_or_default();

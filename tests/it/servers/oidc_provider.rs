@@ -13,9 +13,11 @@ const EXPECTED: [&str; 3] = ["alice", "alice@example.test", "staff"];
 
 const SCOPES: &str = "scopes = [\"openid\", \"profile\", \"email\", \"groups\"]";
 
-/// The claims come from the ID token alone: the access token is for somebody else.
-const NO_USERINFO: &str = "scopes = [\"openid\", \"profile\", \"email\", \"groups\"]\n\
-                           identity.userinfo = false";
+/// The access token is for somebody else: the claims are asked for in the ID token.
+const NO_USERINFO: &str = r#"scopes = ["openid"]
+identity.userinfo = false
+authorization_request.parameters.claims = """
+{"id_token":{"email":null,"email_verified":null,"groups":null,"pad":null}}""""#;
 
 /// A client with the secret that all have.
 fn client<'a>(id: &'a str, secret: &'a str, more: &'a str) -> Client<'a> {

@@ -55,7 +55,7 @@ fn python() -> Command {
 }
 
 impl Server {
-    /// npm's `oidc-provider`; tests/providers/oidc_provider.mjs says which clients it has.
+    /// npm's `oidc-provider`; `tests/providers/oidc_provider.mjs` says which clients it has.
     pub(crate) async fn oidc_provider() -> Self {
         let modules = project("tests/.cache/npm/node_modules");
         installed(&modules.join("oidc-provider"));
@@ -82,7 +82,7 @@ impl Server {
         Self::start("ready ", prepare).await
     }
 
-    /// PyPI's django-oauth-toolkit.
+    /// django-oauth-toolkit.
     pub(crate) async fn django_oauth_toolkit() -> Self {
         Self::django(&[]).await
     }
@@ -102,7 +102,7 @@ impl Server {
         Self::start("ready ", prepare).await
     }
 
-    /// Keycloak with the realm of tests/providers/keycloak.json.
+    /// Keycloak with the realm of `tests/providers/keycloak.json`.
     pub(crate) async fn keycloak() -> Self {
         let home = project("tests/.cache/keycloak");
         installed(&home.join("installed"));
