@@ -18,7 +18,6 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::gateway::{Gateway, Worker};
 use crate::login::Login;
-use crate::provider::Provider;
 use crate::secret::NoRandomness;
 use crate::server::{self, Drained, Endpoint, Listener, Workers};
 use crate::session::{Maintained, Sessions};
@@ -33,9 +32,6 @@ const BETWEEN_BATCHES: Duration = Duration::from_millis(10);
 
 /// How often certificates are looked at.
 const CERTIFICATES: Duration = Duration::from_secs(10);
-
-/// The longest wait between two attempts to reach a provider.
-const LONGEST_BACK_OFF: Duration = Duration::from_mins(1);
 
 /// Why an instance did not start. Side: gateway.
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +97,7 @@ impl Instance {
         announce(&config, address, operations_address);
         let sessions = Arc::new(Sessions::new(config.session)?);
         let metrics = Arc::new(Metrics::new(route_names(&config.routes)));
-        look_after(&handle, &config);
+        look_after(&handle, &config, clock);
         handle.spawn(keep_house(
             Arc::clone(&sessions),
             Arc::clone(&metrics),
@@ -182,10 +178,11 @@ impl Instance {
     }
 }
 
-/// Starts the tasks that watch what lies outside: providers and certificate files.
-fn look_after(control: &Handle, config: &Config) {
-    for (name, provider) in &config.providers {
-        control.spawn(reach(name.clone(), Arc::clone(provider)));
+/// Starts the tasks that look after what lies outside: providers and certificate files.
+fn look_after(control: &Handle, config: &Config, clock: &Clock) {
+    for provider in config.providers.values() {
+        let (provider, clock) = (Arc::clone(provider), clock.clone());
+        control.spawn(async move { provider.maintain(&clock).await });
     }
     if let Some(acceptor) = &config.tls {
         control.spawn(keep_certificates(acceptor.clone()));
@@ -244,29 +241,6 @@ fn announce(config: &Config, address: SocketAddr, operations: Option<SocketAddr>
     }
     let operations = operations.map(tracing::field::display);
     tracing::info!(server.address = %address, operations, "Listening");
-}
-
-/// Tells once whether a provider can be reached, and when it can be again. Nothing waits for it.
-async fn reach(name: Box<str>, provider: Arc<Provider>) {
-    let mut wait = Duration::from_secs(1);
-    let mut failed = false;
-    while let Err(error) = provider.probe().await {
-        let (name, reason) = (&*name, error.reason());
-        let retry_secs = wait.as_secs();
-        tracing::warn!(
-            provider = name,
-            reason,
-            error = chain(&error),
-            retry_secs,
-            "Provider cannot be reached"
-        );
-        failed = true;
-        sleep(wait).await;
-        wait = wait.saturating_mul(2).min(LONGEST_BACK_OFF);
-    }
-    if failed {
-        tracing::info!(provider = &*name, "Provider can be reached");
-    }
 }
 
 /// Frees expired sessions a batch at a time, and brings the figures up to date.

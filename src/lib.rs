@@ -37,8 +37,8 @@
 //!    spellings, the client's `Authorization` among them.
 //! 4. Our own endpoints below [`login::OWN_PREFIX`] are answered by [`login`].
 //! 5. [`access::Access::decide`] finds the route, the session and the rule.
-//! 6. The [`gateway`] answers a [`access::Decision`]: navigation goes to the provider, everything
-//!    else gets 401 with a `login_url`; 403 and 404 speak for themselves.
+//! 6. The [`gateway`] answers a [`access::Decision`]: navigation goes to the provider, or to a page
+//!    where people choose one, everything else gets 401 with a `login_url`; 403 and 404 speak for themselves.
 //! 7. [`access::Permit::forward`] removes our cookies, writes who is signed in and the bearer
 //!    token ([`upstream::assert_identity`]), and sends the request on a pooled connection. Bodies
 //!    stream both ways.
@@ -49,7 +49,8 @@
 //! [`login::Login::begin`] seals the pending login as the `state` itself, bound to a secret in a
 //! cookie of this one tab, and sends the browser to
 //! [`provider::Provider::authorization_url`]. The answer comes to [`login::Login::complete`]: an
-//! error is read first; the code cannot be reached before the state has been verified; then
+//! error is read first; the code cannot be reached before the state has been verified, and goes
+//! nowhere unless the answer comes from the provider that was asked; then
 //! [`provider::Provider::redeem`] exchanges it on the control plane and says who it is;
 //! [`session::Sessions::open`] gives a new id; and the browser goes where it wanted to
 //! ([`login::ReturnTo`]).

@@ -70,6 +70,9 @@ struct Demo {
     /// Drive a whole login over real sockets, print each step, and stop
     #[arg(long)]
     check: bool,
+    /// What the authorization server answers as
+    #[arg(long, value_name = "KIND", default_value = "passport-13", value_parser = provider_names())]
+    provider: demo::Dialect,
     /// Break this step on purpose, to see that the check can fail
     #[arg(long = "break", value_name = "STEP", requires = "check", value_parser = step_names())]
     broken: Option<demo::Step>,
@@ -84,6 +87,16 @@ fn step_names() -> impl TypedValueParser<Value = demo::Step> {
     names.try_map(|name| {
         let mut steps = demo::Step::ALL.into_iter();
         steps.find(|step| step.name() == name).ok_or("no such step")
+    })
+}
+
+/// What the demo's authorization server can answer as, by name.
+fn provider_names() -> impl TypedValueParser<Value = demo::Dialect> {
+    let names = PossibleValuesParser::new(demo::Dialect::ALL.map(demo::Dialect::name));
+    names.try_map(|name| {
+        let mut dialects = demo::Dialect::ALL.into_iter();
+        let found = dialects.find(|dialect| dialect.name() == name);
+        found.ok_or("no such kind of provider")
     })
 }
 
@@ -220,7 +233,7 @@ fn try_out(demo: &Demo) -> ExitCode {
         } else {
             demo.listen
         };
-        match demo::Demo::start(listen, demo.broken).await {
+        match demo::Demo::start(listen, demo.provider, demo.broken).await {
             Err(error) => fail(&chain(&error)),
             Ok(running) if demo.check => check_demo(running).await,
             Ok(running) => show_demo(running).await,

@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 use crate::secret::Secret;
 
 /// The longest token that is taken, in bytes.
-pub const MAX_TOKEN: usize = 8192;
+pub const MAX_TOKEN: usize = 16 * 1024;
 
 /// Why a token was not taken.
 ///

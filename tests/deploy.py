@@ -212,6 +212,7 @@ def sidecar(pod):
 def readme_settings():
     """The settings file that the README shows."""
     found = re.findall(r"^```toml\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
+    found = [text for text in found if text.startswith("public_url")]
     require(len(found) == 1, f"{len(found)} settings files in the README")
     return found[0]
 

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Method, Request, Response, header};
 use http_body::Body;
 
-pub use self::route::{Route, RouteError, RouteSettings, RouteTable};
+pub use self::route::{ProviderNames, Route, RouteError, RouteSettings, RouteTable};
 use self::rule::Verdict;
 pub use self::rule::{AnyOf, Rule};
 use crate::clock::Timestamp;
@@ -68,13 +68,8 @@ pub struct Challenge<'a> {
     pub route: &'a Route,
     /// Why no session counts.
     pub cause: Cause,
-}
-
-impl Challenge<'_> {
-    /// The provider that signs people in for this route.
-    pub fn provider(&self) -> &str {
-        self.route.provider()
-    }
+    /// The live session, if it is one of a provider that does not count here.
+    pub other: Option<Arc<Session>>,
 }
 
 /// A request of somebody who may not use the route.
@@ -154,12 +149,21 @@ impl Access {
                 session: None,
             });
         }
-        match self.session(headers, route, now) {
-            Err(_cause) if route.is_public() => Decision::Permit(Permit {
+        let found = match self.live(headers, now) {
+            Ok(session) if route.providers().any(|name| name == session.provider()) => Ok(session),
+            Ok(session) => Err((Cause::OtherProvider, Some(session))),
+            Err(cause) => Err((cause, None)),
+        };
+        match found {
+            Err(_absent) if route.is_public() => Decision::Permit(Permit {
                 route,
                 session: None,
             }),
-            Err(cause) => Decision::Challenge(Challenge { route, cause }),
+            Err((cause, other)) => Decision::Challenge(Challenge {
+                route,
+                cause,
+                other,
+            }),
             Ok(session) => match route.rule.judge(session.identity()) {
                 Verdict::Allowed => Decision::Permit(Permit {
                     route,
@@ -185,19 +189,16 @@ impl Access {
         Some((id, session))
     }
 
-    fn session(
-        &self,
-        headers: &HeaderMap,
-        route: &Route,
-        now: Timestamp,
-    ) -> Result<Arc<Session>, Cause> {
+    /// The live session that a browser brings, of whatever provider.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none.
+    pub fn live(&self, headers: &HeaderMap, now: Timestamp) -> Result<Arc<Session>, Cause> {
         match self.sessions.find(&session_id(headers)?, now) {
             Lookup::Expired => Err(Cause::Expired),
             Lookup::OtherInstance => Err(Cause::OtherInstance),
             Lookup::Unknown => Err(Cause::Unknown),
-            Lookup::Live(session) if session.provider() != &*route.provider => {
-                Err(Cause::OtherProvider)
-            }
             Lookup::Live(session) if session.tokens().is_expired(now) => Err(Cause::TokenExpired),
             Lookup::Live(session) => Ok(session),
         }

@@ -2,9 +2,11 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 
 use super::rule::Rule;
 use crate::target::{Prefix, Target};
@@ -27,11 +29,48 @@ pub struct RouteSettings {
     pub access: Rule,
     /// The upstream's name; the only one when not given.
     pub upstream: Option<Box<str>>,
-    /// The provider whose sessions count; the only one when not given.
-    pub provider: Option<Box<str>>,
+    /// The providers whose sessions count; all of them when not given.
+    pub provider: Option<ProviderNames>,
     /// Lets CORS preflights through without a session: browsers send them without cookies.
     #[serde(default)]
     pub allow_preflight: bool,
+}
+
+/// One provider, or several that a person may choose from.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ProviderNames(Vec<Box<str>>);
+
+impl<'de> Deserialize<'de> for ProviderNames {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+        impl<'de> Visitor<'de> for Names {
+            type Value = Vec<Box<str>>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of a provider, or a list of names")
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<Vec<Box<str>>, E> {
+                Ok(vec![name.into()])
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<Box<str>>, A::Error> {
+                let mut names: Vec<Box<str>> = Vec::new();
+                while let Some(name) = list.next_element::<Box<str>>()? {
+                    if names.contains(&name) {
+                        return Err(A::Error::custom(format!("names `{name}` twice")));
+                    }
+                    names.push(name);
+                }
+                if names.is_empty() {
+                    let why = "names nobody: leave it out where any provider will do";
+                    return Err(A::Error::custom(why));
+                }
+                Ok(names)
+            }
+        }
+        deserializer.deserialize_any(Names).map(Self)
+    }
 }
 
 fn signed_in() -> Rule {
@@ -60,7 +99,7 @@ pub struct Route {
     hosts: Vec<Box<str>>,
     prefix: Prefix,
     pub(super) rule: Rule,
-    pub(super) provider: Box<str>,
+    providers: Vec<Box<str>>,
     pub(super) allow_preflight: bool,
     // Private to the room: only a `Permit` leads to it.
     pub(super) upstream: Arc<Upstream>,
@@ -77,9 +116,14 @@ impl Route {
         &self.name
     }
 
-    /// The provider whose sessions count.
-    pub fn provider(&self) -> &str {
-        &self.provider
+    /// The providers whose sessions count, in the order in which people are to choose.
+    pub fn providers(&self) -> impl ExactSizeIterator<Item = &str> + Clone {
+        self.providers.iter().map(AsRef::as_ref)
+    }
+
+    /// Whether a session is all that it asks for: whoever has an account at the provider passes.
+    pub fn takes_whoever_is_signed_in(&self) -> bool {
+        self.rule == Rule::SignedIn
     }
 
     /// The prefix that it takes.
@@ -119,9 +163,6 @@ impl Route {
 /// Side: gateway.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum RouteError {
-    /// The provider has to be named when there are several.
-    #[error("there are several providers; the route has to name one")]
-    AmbiguousProvider,
     /// The upstream has to be named when there are several.
     #[error("there are several upstreams; the route has to name one")]
     AmbiguousUpstream,
@@ -154,8 +195,8 @@ impl RouteTable {
         let mut routes: Vec<Route> = Vec::with_capacity(settings.len());
         let mut errors = Vec::new();
         for (index, settings) in settings {
-            let provider = match provider(settings.provider, providers) {
-                Ok(provider) => provider,
+            let providers = match counting(settings.provider, providers) {
+                Ok(providers) => providers,
                 Err(error) => {
                     errors.push((index, error));
                     continue;
@@ -180,7 +221,7 @@ impl RouteTable {
                     .collect(),
                 prefix: settings.prefix,
                 rule: settings.access,
-                provider,
+                providers,
                 allow_preflight: settings.allow_preflight,
                 upstream,
             };
@@ -219,12 +260,17 @@ impl Route {
     }
 }
 
-fn provider(named: Option<Box<str>>, providers: &[&str]) -> Result<Box<str>, RouteError> {
-    match (named, providers) {
-        (Some(name), _) if providers.contains(&&*name) => Ok(name),
-        (Some(name), _) => Err(RouteError::UnknownProvider(name)),
-        (None, [only]) => Ok((*only).into()),
-        (None, _) => Err(RouteError::AmbiguousProvider),
+/// The providers whose sessions count for a route that names these.
+fn counting(
+    written: Option<ProviderNames>,
+    providers: &[&str],
+) -> Result<Vec<Box<str>>, RouteError> {
+    let Some(ProviderNames(names)) = written else {
+        return Ok(providers.iter().map(|name| (*name).into()).collect());
+    };
+    match names.iter().find(|name| !providers.contains(&&***name)) {
+        Some(unknown) => Err(RouteError::UnknownProvider(unknown.clone())),
+        None => Ok(names),
     }
 }
 

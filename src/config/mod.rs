@@ -24,7 +24,7 @@ use serde::Deserialize;
 pub use self::layers::{Flags, Variables};
 use self::listening::{Bounded, ServerSection, acceptor, check_transport};
 pub use self::problem::{Problem, Problems};
-use self::routing::{check_hosts, routes, upstreams};
+use self::routing::{check_hosts, check_open, routes, upstreams};
 use self::section::Reader;
 use crate::access::RouteTable;
 use crate::clock::Clock;
@@ -145,9 +145,16 @@ fn build(settings: &Figment, reader: &mut Reader<'_>, clock: &Clock) -> Option<C
     let login: Option<LoginSection> = reader.read("login");
     let assertions: Option<AssertionNames> = reader.read("assertions");
     let log = reader.read("log");
-    let (providers, provider_names) = providers(settings, reader);
+    let Written {
+        providers,
+        names,
+        open,
+    } = providers(settings, reader);
     let upstreams = upstreams(settings, reader);
-    let routes = routes(settings, reader, &upstreams, &provider_names);
+    let routes = routes(settings, reader, &upstreams, &names);
+    if let Some(routes) = &routes {
+        check_open(routes, &open, reader);
+    }
 
     let tls = server
         .as_ref()
@@ -238,12 +245,21 @@ fn entries(settings: &Figment, reader: &mut Reader<'_>, key: &str, what: &str) -
 
 type Providers = BTreeMap<Box<str>, Arc<Provider>>;
 
-/// Opens the providers; gives all names that were written, too, so that routes are checked against
-/// what the operator meant.
-fn providers(settings: &Figment, reader: &mut Reader<'_>) -> (Providers, Vec<String>) {
+/// The providers that were written.
+struct Written {
+    /// Those that could be opened.
+    providers: Providers,
+    /// All names, so that routes are checked against what the operator meant.
+    names: Vec<String>,
+    /// Those that anybody can get an account at, though nobody wrote that anybody may pass.
+    open: Vec<String>,
+}
+
+/// Opens the providers.
+fn providers(settings: &Figment, reader: &mut Reader<'_>) -> Written {
     let entries = entries(settings, reader, "providers", "provider");
     let names = entries.keys().cloned().collect();
-    let mut providers = Providers::new();
+    let (mut providers, mut open) = (Providers::new(), Vec::new());
     for (name, value) in entries {
         let key = format!("providers.{name}");
         let profile = value
@@ -278,6 +294,9 @@ fn providers(settings: &Figment, reader: &mut Reader<'_>) -> (Providers, Vec<Str
         let Some(settings) = reader.read_value::<provider::Settings>(&key, value) else {
             continue;
         };
+        if settings.open_registration && !settings.anyone {
+            open.push(name.clone());
+        }
         if !files_are_there(&settings, &key, reader) {
             continue;
         }
@@ -288,7 +307,11 @@ fn providers(settings: &Figment, reader: &mut Reader<'_>) -> (Providers, Vec<Str
             Err(error) => reader.note(&key, chain(&error)),
         }
     }
-    (providers, names)
+    Written {
+        providers,
+        names,
+        open,
+    }
 }
 
 /// Whether every file that a provider names can be read. All that cannot are noted.
@@ -296,14 +319,21 @@ fn files_are_there(settings: &provider::Settings, key: &str, reader: &mut Reader
     let single = [
         ("client_secret_file", settings.client_secret_file.as_ref()),
         ("ca_file", settings.ca_file.as_ref()),
+        (
+            "client_assertion.private_key_file",
+            settings.client_assertion.private_key_file.as_ref(),
+        ),
+        ("id_token.jwks_file", settings.id_token.jwks_file.as_ref()),
     ];
     let single = single
         .into_iter()
         .filter_map(|(below, path)| Some((below, path?)));
     let keys = settings.access_token.public_key_files.iter();
     let keys = keys.map(|path| ("access_token.public_key_files", path));
+    let more = settings.id_token.public_key_files.iter();
+    let more = more.map(|path| ("id_token.public_key_files", path));
     let mut all = true;
-    for (below, path) in single.chain(keys) {
+    for (below, path) in single.chain(keys).chain(more) {
         if let Err(error) = std::fs::File::open(path) {
             let reason = format!("{} cannot be read: {error}", path.display());
             reader.note(&format!("{key}.{below}"), reason);

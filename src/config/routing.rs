@@ -8,7 +8,7 @@ use figment::value::Value;
 
 use super::entries;
 use super::section::Reader;
-use crate::access::{RouteError, RouteSettings, RouteTable};
+use crate::access::{Route, RouteError, RouteSettings, RouteTable};
 use crate::login::{PublicUrl, PublicUrls};
 use crate::telemetry::chain;
 use crate::upstream::{self, Upstream};
@@ -70,7 +70,7 @@ pub(super) fn routes(
         Ok(table) => complete.then_some(table),
         Err(errors) => {
             for (index, error) in errors {
-                note_route(reader, index, &error, upstreams, providers);
+                note_route(reader, index, &error, upstreams);
             }
             None
         }
@@ -78,22 +78,47 @@ pub(super) fn routes(
 }
 
 /// Notes what is wrong with a route, unless it follows from a problem that is noted already.
-fn note_route(
-    reader: &mut Reader<'_>,
-    index: usize,
-    error: &RouteError,
-    upstreams: &Upstreams,
-    providers: &[String],
-) {
+fn note_route(reader: &mut Reader<'_>, index: usize, error: &RouteError, upstreams: &Upstreams) {
     let key = match error {
         RouteError::UnknownUpstream(name) if upstreams.contains_key(name) => return,
         RouteError::AmbiguousUpstream if upstreams.len() < 2 => return,
-        RouteError::AmbiguousProvider if providers.is_empty() => return,
         RouteError::UnknownUpstream(_) | RouteError::AmbiguousUpstream => "upstream",
-        RouteError::UnknownProvider(_) | RouteError::AmbiguousProvider => "provider",
+        RouteError::UnknownProvider(_) => "provider",
         RouteError::Duplicate(_) => "prefix",
     };
     reader.note(&format!("routes.{index}.{key}"), error.to_string());
+}
+
+/// Refuses routes for whoever is signed in with a provider at which anybody can get an account,
+/// unless it is written that anybody may pass.
+pub(super) fn check_open(routes: &RouteTable, open: &[String], reader: &mut Reader<'_>) {
+    // The route that is there without any being written has no place in the settings.
+    let written = !reader.is_absent("routes");
+    let mut all: Vec<&Route> = routes.iter().collect();
+    all.sort_by_key(|route| route.index());
+    for route in all
+        .into_iter()
+        .filter(|route| route.takes_whoever_is_signed_in())
+    {
+        for name in route
+            .providers()
+            .filter(|name| open.iter().any(|open| open == name))
+        {
+            let key = if written {
+                format!("routes.{}.access", route.index())
+            } else {
+                format!("providers.{name}.anyone")
+            };
+            reader.note(
+                &key,
+                format!(
+                    "anybody can get an account at `{name}`, so \"signed-in\" keeps nobody out; \
+                     write access = {{ any_of = {{ email_domains = [\"example.com\"] }} }} in the \
+                     route, or providers.{name}.anyone = true if anybody may pass"
+                ),
+            );
+        }
+    }
 }
 
 /// A route for a host that is not served would never be taken.

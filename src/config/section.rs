@@ -34,6 +34,15 @@ impl<'a> Reader<'a> {
         });
     }
 
+    /// Whether nothing is written at `key`, or an empty list.
+    pub(super) fn is_absent(&self, key: &str) -> bool {
+        match self.settings.find_value(key) {
+            Ok(Value::Array(_, list)) => list.is_empty(),
+            Ok(_) => false,
+            Err(_missing) => true,
+        }
+    }
+
     /// Reads the value at `key`, whose parts are separated by dots.
     pub(super) fn read<T: DeserializeOwned>(&mut self, key: &str) -> Option<T> {
         let value = self

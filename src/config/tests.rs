@@ -70,7 +70,8 @@ fn a_file_with_provider_client_and_upstream_protects_everything() {
     let config = Written::new(SMALL).load().unwrap();
     let routes: Vec<_> = config.routes.iter().collect();
     assert_eq!(routes.len(), 1);
-    assert_eq!((routes[0].prefix(), routes[0].provider()), ("/", "main"));
+    assert_eq!(routes[0].prefix(), "/");
+    assert!(routes[0].providers().eq(["main"]));
     assert!(!routes[0].is_public());
     assert!(config.random_keys);
 }
@@ -258,6 +259,105 @@ fn x_07_two_routes_for_the_same_requests_are_refused() {
     assert_eq!(keys_of(&problems), ["routes.1.prefix"], "{problems:#?}");
 }
 
+/// [`SMALL`] with a second provider.
+fn two_providers() -> String {
+    let (public_url, provider) = SMALL.split_once("[providers.main]").unwrap();
+    let (provider, upstream) = provider.split_once("[upstreams.app]").unwrap();
+    format!(
+        "{public_url}[providers.main]{provider}[providers.work]{provider}[upstreams.app]{upstream}"
+    )
+}
+
+#[test]
+fn a_route_takes_one_provider_or_several_or_all() {
+    for (provider, expected) in [
+        ("", &["main", "work"][..]),
+        ("provider = \"work\"", &["work"]),
+        ("provider = [\"work\", \"main\"]", &["work", "main"]),
+    ] {
+        let text = format!("{}\n[[routes]]\n{provider}\n", two_providers());
+        let config = Written::new(&text).load().unwrap();
+        let route = config.routes.iter().next().unwrap();
+        let counting: Vec<_> = route.providers().collect();
+        assert_eq!(counting, expected, "{provider}");
+    }
+    for (provider, why) in [
+        ("[]", "names nobody"),
+        ("[\"main\", \"main\"]", "names `main` twice"),
+        ("[\"main\", \"other\"]", "there is no provider `other`"),
+        ("3", "the name of a provider, or a list of names"),
+        ("[3]", "string"),
+    ] {
+        let text = format!("{}\n[[routes]]\nprovider = {provider}\n", two_providers());
+        let problems = Written::new(&text).problems();
+        assert_eq!(problems.len(), 1, "{problems:#?}");
+        assert!(
+            problems[0].starts_with("routes.0.provider") && problems[0].contains(why),
+            "{problems:#?}"
+        );
+    }
+}
+
+#[test]
+fn whoever_registers_somewhere_passes_only_where_that_is_written() {
+    let open = two_providers().replacen("profile", "open_registration = true\nprofile", 1);
+    let routes = |text: &str| format!("{open}\n{text}");
+    let any_of = "access.any_of.email_domains = [\"example.com\"]";
+    for (text, expected) in [
+        (open.clone(), &["providers.main.anyone"][..]),
+        (
+            routes("[[routes]]\n[[routes]]\nprefix = \"/b\"\nprovider = \"main\"\n"),
+            &["routes.0.access", "routes.1.access"],
+        ),
+        (
+            routes("[[routes]]\nprovider = [\"work\", \"main\"]\n"),
+            &["routes.0.access"],
+        ),
+        (routes("[[routes]]\nprovider = \"work\"\n"), &[]),
+        (routes("[[routes]]\naccess = \"public\"\n"), &[]),
+        (routes(&format!("[[routes]]\n{any_of}\n")), &[]),
+        (
+            open.replace(
+                "open_registration = true",
+                "open_registration = true\nanyone = true",
+            ),
+            &[],
+        ),
+        (
+            two_providers().replacen("profile", "anyone = true\nprofile", 1),
+            &[],
+        ),
+    ] {
+        let loaded = Written::new(&text).load();
+        let problems = loaded.err().map(|problems| problems.0).unwrap_or_default();
+        let keys: Vec<_> = problems.iter().map(|problem| &*problem.key).collect();
+        assert_eq!(keys, expected, "{problems:#?}");
+        for problem in &problems {
+            assert!(
+                problem.reason.contains("any_of = { email_domains")
+                    && problem.reason.contains("providers.main.anyone = true"),
+                "{problem:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_file_of_a_provider_that_is_not_there_is_named() {
+    let files = "client_assertion.private_key_file = \"@/a\"\nid_token.jwks_file = \"@/b\"\n\
+                 id_token.public_key_files = [\"@/c\"]\nprofile";
+    let problems = Written::new(&SMALL.replace("profile", files)).problems();
+    assert_eq!(
+        keys_of(&problems),
+        [
+            "providers.main.client_assertion.private_key_file",
+            "providers.main.id_token.jwks_file",
+            "providers.main.id_token.public_key_files"
+        ],
+        "{problems:#?}"
+    );
+}
+
 #[test]
 fn a_route_for_a_host_that_is_not_served_is_refused() {
     let routes = "[[routes]]\nhosts = [\"other.example.com\"]\n";
@@ -300,4 +400,88 @@ fn a_flag_wins_over_the_file() {
     };
     let config = Config::load(&path, Variables::Ignore, &flags, &Clock::system()).unwrap();
     assert_eq!(config.listen.port(), 2);
+}
+
+/// The settings of a provider that says no more than its profile does, as they are read.
+fn bare(profile: &str) -> provider::Settings {
+    let text = format!("[providers.main]\nprofile = \"{profile}\"\nclient_id = \"me\"\n");
+    let written = Written::new(&text);
+    let path = written.folder.path().join("sidegate.toml");
+    layers::merged(&path, Variables::Ignore, &Flags::default())
+        .extract_inner("providers.main")
+        .unwrap()
+}
+
+#[test]
+fn every_profile_has_keys_that_a_provider_knows() {
+    for name in profile::names() {
+        assert_eq!(bare(name).profile.as_deref(), Some(name));
+    }
+    assert!(profile::names().is_sorted());
+}
+
+#[test]
+fn every_profile_says_what_to_give_and_whether_it_was_run() {
+    for name in profile::names() {
+        let text = profile::find(name).unwrap();
+        assert!(text.contains("To be given: "), "{name}");
+        let run = text.matches("\n# Run here against ").count();
+        let written = text.matches("\n# Not run here: written from ").count();
+        assert_eq!(run + written, 1, "{name}");
+    }
+}
+
+#[test]
+fn a_profile_where_anybody_can_get_an_account_says_so() {
+    let open = profile::names().filter(|name| bare(name).open_registration);
+    let open: Vec<&str> = open.collect();
+    assert_eq!(open, ["auth0", "github", "gitlab", "google"]);
+}
+
+#[test]
+fn a_profile_of_an_openid_provider_asks_for_an_id_token() {
+    use crate::provider::settings::{Discovery, EmailsVerified, IdentitySource};
+    for name in profile::names() {
+        let settings = bare(name);
+        let discovers = settings.discovery == Discovery::Openid;
+        let believes = settings.identity.source == IdentitySource::IdToken;
+        let asks = settings
+            .scopes
+            .first()
+            .is_some_and(|scope| scope == "openid");
+        assert_eq!((believes, asks), (discovers, discovers), "{name}");
+        assert_ne!(
+            settings.identity.emails_verified,
+            EmailsVerified::Always,
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn the_examples_in_the_documents_have_keys_that_a_provider_knows() {
+    let documents = [
+        include_str!("../../docs/providers.md"),
+        include_str!("../../README.md"),
+    ];
+    let mut count = 0;
+    for text in documents {
+        for block in text.split("```toml\n").skip(1) {
+            let block = block.split("```").next().unwrap();
+            let written = Written::new(block);
+            let path = written.folder.path().join("sidegate.toml");
+            let merged = layers::merged(&path, Variables::Ignore, &Flags::default());
+            let providers =
+                merged.extract_inner::<BTreeMap<String, provider::Settings>>("providers");
+            let profiles = providers
+                .unwrap()
+                .into_values()
+                .map(|settings| settings.profile);
+            for profile in profiles {
+                assert!(profile::find(&profile.unwrap()).is_some(), "{block}");
+                count += 1;
+            }
+        }
+    }
+    assert!(count >= 6, "{count}");
 }

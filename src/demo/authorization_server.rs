@@ -14,23 +14,14 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 use url::Url;
 
+use super::dialect::Dialect;
 use super::ledger::Ledger;
 use super::oracle::Oracle;
-use super::serve::{Answer, Hangup, Reply, Server, answer, plain, serve};
+use super::serve::{Answer, Bound, Hangup, Reply, Server, answer, plain};
 use super::tokens::Keys;
-use super::{Error, authorize, grants, pages, profile};
+use super::{Error, authorize, grants, openid, pages, profile};
 use crate::clock::Clock;
 use crate::secret::Secret;
-
-/// Which Passport the server answers as: they differ in error bodies and statuses.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Generation {
-    /// Passport 12 on league/oauth2-server 8.5.
-    Passport12,
-    /// Passport 13 on league/oauth2-server 9.3.
-    #[default]
-    Passport13,
-}
 
 /// A registered client.
 #[derive(Clone, Debug)]
@@ -59,10 +50,12 @@ pub struct User {
     pub email: String,
     /// When the address was verified, as Laravel prints it; `None` when it was not.
     pub email_verified_at: Option<String>,
+    /// The groups; only an OpenID Provider tells.
+    pub groups: Vec<String>,
 }
 
 impl User {
-    /// The user of the demo: `alice`, password `password`, verified address.
+    /// The user of the demo: `alice`, password `password`, verified address, in two groups.
     pub fn alice() -> Self {
         Self {
             id: 17,
@@ -71,10 +64,11 @@ impl User {
             name: "Alice Liddell".into(),
             email: "alice@example.com".into(),
             email_verified_at: Some("2024-05-04T09:30:00.000000Z".into()),
+            groups: vec!["staff".into(), "admins".into()],
         }
     }
 
-    /// Another user: `bob`, password `password`, address never verified.
+    /// Another user: `bob`, password `password`, address never verified, in one group.
     pub fn bob() -> Self {
         Self {
             id: 18,
@@ -83,6 +77,7 @@ impl User {
             name: "Bob Cratchit".into(),
             email: "bob@example.com".into(),
             email_verified_at: None,
+            groups: vec!["staff".into()],
         }
     }
 }
@@ -92,13 +87,13 @@ impl User {
 pub struct AuthorizationServerSettings {
     /// The loopback address to bind; port 0 lets the system choose.
     pub address: SocketAddr,
-    /// Which Passport it answers as.
-    pub generation: Generation,
+    /// What it answers as.
+    pub dialect: Dialect,
     /// The clients known from the start; [`AuthorizationServer::register`] adds more.
     pub clients: Vec<Client>,
     /// The users.
     pub users: Vec<User>,
-    /// The scopes that exist. `openid` is not among them by default: there is no OpenID here.
+    /// The scopes that exist. An OpenID Provider knows `openid`, `profile` and `email` besides.
     pub scopes: Vec<String>,
     /// The life of an access token, and `expires_in`.
     pub access_token_lifetime: Duration,
@@ -109,13 +104,13 @@ pub struct AuthorizationServerSettings {
 }
 
 impl Default for AuthorizationServerSettings {
-    /// `127.0.0.1` with a free port, the newer generation, alice and bob, the scopes `read` and
+    /// `127.0.0.1` with a free port, the newer Passport, alice and bob, the scopes `read` and
     /// `write`, tokens that live 731 days, no client, the system's clock.
     fn default() -> Self {
         let two_years = Duration::from_hours(731 * 24);
         Self {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            generation: Generation::default(),
+            dialect: Dialect::default(),
             clients: Vec::new(),
             users: vec![User::alice(), User::bob()],
             scopes: vec!["read".into(), "write".into()],
@@ -183,6 +178,8 @@ pub struct AuthorizationServer {
 /// What the endpoints share.
 pub(crate) struct Desk {
     pub(crate) settings: AuthorizationServerSettings,
+    /// The issuer identifier: the base of the endpoints.
+    pub(crate) issuer: String,
     pub(crate) keys: Keys,
     pub(crate) oracle: Oracle,
     pub(crate) ledger: Mutex<Ledger>,
@@ -201,6 +198,11 @@ impl Desk {
     pub(crate) fn user(&self, id: u64) -> Option<&User> {
         self.settings.users.iter().find(|user| user.id == id)
     }
+
+    /// The issuer as the authorization endpoint names it (RFC 9207); a Passport does not.
+    pub(crate) fn response_issuer(&self) -> Option<&str> {
+        (self.settings.dialect == Dialect::OpenId).then_some(&self.issuer)
+    }
 }
 
 impl AuthorizationServer {
@@ -211,9 +213,10 @@ impl AuthorizationServer {
     /// [`Error::NotLoopback`], [`Error::Bind`], or [`Error::Key`] and [`Error::Randomness`] when
     /// no keys could be made.
     pub async fn start(settings: AuthorizationServerSettings) -> Result<Self, Error> {
+        let bound = Bound::to(settings.address).await?;
         let keys = Keys::generate()?;
-        let address = settings.address;
         let desk = Arc::new(Desk {
+            issuer: format!("http://{}", bound.address()),
             oracle: Oracle::from_pem(keys.public_pem())?,
             ledger: Mutex::new(Ledger::new(settings.clients.clone())),
             settings,
@@ -222,11 +225,10 @@ impl AuthorizationServer {
             refreshes: AtomicU64::new(0),
         });
         let shared = Arc::clone(&desk);
-        let server = serve(address, move |request| {
+        let server = bound.serve(move |request| {
             let desk = Arc::clone(&shared);
             async move { handle(&desk, request).await }
-        })
-        .await?;
+        });
         Ok(Self { server, desk })
     }
 
@@ -235,9 +237,10 @@ impl AuthorizationServer {
         self.server.address()
     }
 
-    /// `http://` and the address: the base of its endpoints.
+    /// `http://` and the address: the base of its endpoints, and an OpenID Provider's issuer
+    /// identifier.
     pub fn base_url(&self) -> String {
-        format!("http://{}", self.address())
+        self.desk.issuer.clone()
     }
 
     /// The authorization endpoint (RFC 6749 section 3.1).
@@ -250,9 +253,14 @@ impl AuthorizationServer {
         format!("{}/oauth/token", self.base_url())
     }
 
-    /// Where a bearer of a token learns whose it is: `GET /api/user`.
+    /// Where a bearer of a token learns whose it is: a Passport app's `GET /api/user`, or an OpenID
+    /// Provider's userinfo endpoint.
     pub fn userinfo_endpoint(&self) -> String {
-        format!("{}/api/user", self.base_url())
+        let path = match self.desk.settings.dialect {
+            Dialect::OpenId => "/oauth/userinfo",
+            Dialect::Passport12 | Dialect::Passport13 => "/api/user",
+        };
+        format!("{}{path}", self.base_url())
     }
 
     /// The key that access tokens are signed with, as PEM.
@@ -304,11 +312,37 @@ async fn handle(desk: &Desk, request: Request<Bytes>) -> Answer {
         "/oauth/token" => token_endpoint(desk, &request).await,
         "/oauth/authorize" if read => Ok(authorize::show(desk, &request).await),
         "/oauth/authorize" if post => Ok(authorize::submit(desk, &request).await),
-        "/api/user" if read => Ok(profile::show(desk, &request).await),
         "/logout" if post => Ok(authorize::sign_out(desk, &request).await),
         "/" if read => Ok(authorize::home(desk, &request).await),
-        "/oauth/authorize" | "/api/user" | "/logout" | "/" => Ok(method_not_allowed("GET, POST")),
-        _ => Ok(pages::not_found(pages::PROVIDER)),
+        "/oauth/authorize" | "/logout" | "/" => Ok(method_not_allowed("GET, POST")),
+        _ => Ok(match desk.settings.dialect {
+            Dialect::OpenId => openid_endpoint(desk, &request).await,
+            Dialect::Passport12 | Dialect::Passport13 => passport_endpoint(desk, &request).await,
+        }),
+    }
+}
+
+/// What only an app with a Passport has.
+async fn passport_endpoint(desk: &Desk, request: &Request<Bytes>) -> Response<Reply> {
+    match (request.uri().path(), request.method()) {
+        ("/api/user", &(Method::GET | Method::HEAD)) => profile::show(desk, request).await,
+        ("/api/user", _) => method_not_allowed("GET"),
+        _ => pages::not_found(pages::PROVIDER),
+    }
+}
+
+/// What only an OpenID Provider has.
+async fn openid_endpoint(desk: &Desk, request: &Request<Bytes>) -> Response<Reply> {
+    let read = matches!(*request.method(), Method::GET | Method::HEAD);
+    match request.uri().path() {
+        "/.well-known/openid-configuration" if read => openid::metadata(desk),
+        "/oauth/jwks" if read => openid::key_set(desk),
+        "/oauth/userinfo" if read || *request.method() == Method::POST => {
+            openid::userinfo(desk, request).await
+        }
+        "/oauth/userinfo" => method_not_allowed("GET, POST"),
+        "/.well-known/openid-configuration" | "/oauth/jwks" => method_not_allowed("GET"),
+        _ => pages::not_found(pages::PROVIDER),
     }
 }
 
@@ -347,7 +381,7 @@ async fn token_endpoint(desk: &Desk, request: &Request<Bytes>) -> Answer {
         return Ok(method_not_allowed("POST"));
     }
     let answered = grants::token(desk, request).await;
-    Ok(answered.unwrap_or_else(|refusal| refusal.response(desk.settings.generation)))
+    Ok(answered.unwrap_or_else(|refusal| refusal.response(desk.settings.dialect)))
 }
 
 fn received(request: &Request<Bytes>) -> TokenRequest {

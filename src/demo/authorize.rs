@@ -9,12 +9,16 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, COOKIE, LOCATION, SET_COOKIE};
 use http::{HeaderValue, Request, Response, StatusCode};
 
-use super::authorization_server::{Desk, Generation, User};
+use super::authorization_server::{Desk, User};
+use super::dialect::Dialect;
 use super::grants::{Code, is_code_verifier, split_scopes};
+use super::ledger::Login;
+use super::openid::{self, SignIn};
 use super::pages;
-use super::refusal::{Refusal, redirect};
+use super::refusal::{Destination, Refusal, redirect};
 use super::serve::{Reply, plain};
 use super::tokens::identifier;
+use crate::clock::Timestamp;
 
 /// The cookie that names a login session at this server.
 const COOKIE_NAME: &str = "provider_session";
@@ -29,7 +33,23 @@ struct Asked {
     state: Option<String>,
     scopes: Vec<String>,
     challenge: Option<(String, String)>,
+    nonce: Option<String>,
     prompt: Option<String>,
+    /// How long ago the person may have signed in, in seconds; a Passport does not look at it.
+    max_age: Option<u64>,
+}
+
+impl Asked {
+    /// Whether `prompt`, a list, has the value `wanted` in it.
+    fn prompts(&self, wanted: &str) -> bool {
+        let prompt = self.prompt.as_deref().unwrap_or_default();
+        prompt.split(' ').any(|value| value == wanted)
+    }
+
+    fn is_recent(&self, login: &Login, now: Timestamp) -> bool {
+        let age = now.as_secs().saturating_sub(login.at.as_secs());
+        self.max_age.is_none_or(|max_age| age <= max_age)
+    }
 }
 
 /// `GET /oauth/authorize`: a code for who is signed in, else the login form.
@@ -39,15 +59,16 @@ pub(crate) async fn show(desk: &Desk, request: &Request<Bytes>) -> Response<Repl
         Err(response) => return response,
     };
     let session = session(request);
-    let user = signed_in(desk, session.as_deref()).await;
-    match (user, asked.prompt.as_deref()) {
-        (Some(user), prompt) if prompt != Some("login") => grant(desk, &asked, user),
-        (None, Some("none")) => {
-            let generation = desk.settings.generation;
-            let refusal = Refusal::login_required(generation);
-            refusal.redirect(generation, &asked.target, asked.state.as_deref())
+    let now = desk.settings.clock.now();
+    let signed_in = signed_in(desk, session.as_deref()).await;
+    let signed_in = signed_in.filter(|(_user, login)| asked.is_recent(login, now));
+    match signed_in {
+        Some((_user, login)) if !asked.prompts("login") => grant(desk, &asked, &login),
+        None if asked.prompts("none") => {
+            let dialect = desk.settings.dialect;
+            Refusal::login_required(dialect).redirect(dialect, destination(desk, &asked))
         }
-        (Some(_) | None, _) => form(desk, request, session, None),
+        Some(_) | None => form(desk, request, session, None),
     }
 }
 
@@ -63,25 +84,29 @@ pub(crate) async fn submit(desk: &Desk, request: &Request<Bytes>) -> Response<Re
     let field = |name: &str| fields.get(name).map(String::as_str).unwrap_or_default();
     if field("action") == "deny" {
         let refusal = Refusal::access_denied("The user denied the request");
-        let generation = desk.settings.generation;
-        return refusal.redirect(generation, &asked.target, asked.state.as_deref());
+        return refusal.redirect(desk.settings.dialect, destination(desk, &asked));
     }
     let name = field("user");
     let user = desk.settings.users.iter().find(|user| {
         let known = user.username == name || user.email == name;
         known && user.password.matches(field("password").as_bytes())
     });
-    let (Some(user), Some(fresh)) = (user, identifier()) else {
+    let (Some(user), Some(fresh), Some(sid)) = (user, identifier(), identifier()) else {
         let shown = Some(name);
         return form(desk, request, Some(session), shown);
     };
     // A new session id at each login: one that was planted before it is worth nothing.
+    let login = Login {
+        user: user.id,
+        at: desk.settings.clock.now(),
+        sid,
+    };
     {
         let mut ledger = desk.ledger.lock().await;
         ledger.log_out(&session);
-        ledger.log_in(fresh.clone(), user.id);
+        ledger.log_in(fresh.clone(), login.clone());
     }
-    let mut response = grant(desk, &asked, user);
+    let mut response = grant(desk, &asked, &login);
     set_session(&mut response, &fresh);
     response
 }
@@ -90,7 +115,7 @@ pub(crate) async fn submit(desk: &Desk, request: &Request<Bytes>) -> Response<Re
 pub(crate) async fn home(desk: &Desk, request: &Request<Bytes>) -> Response<Reply> {
     let session = session(request);
     let user = signed_in(desk, session.as_deref()).await;
-    let user = user.map(|user| user.name.as_str());
+    let user = user.map(|(user, _login)| user.name.as_str());
     let token = session.map(|session| desk.keys.form_token(&session));
     pages::provider_home(user.zip(token.as_deref()))
 }
@@ -108,21 +133,22 @@ pub(crate) async fn sign_out(desk: &Desk, request: &Request<Bytes>) -> Response<
 }
 
 /// Checks the request in the order of the real server. What must not be sent to an unproven
-/// redirection URI is answered here and now, as JSON.
+/// redirection URI is answered here and now, as JSON; so is much else by a Passport, while an
+/// OpenID Provider tells the client (RFC 6749 section 4.1.2.1).
 async fn validate(desk: &Desk, request: &Request<Bytes>) -> Result<Asked, Response<Reply>> {
-    let generation = desk.settings.generation;
-    let direct = |refusal: Refusal| refusal.response(generation);
+    let dialect = desk.settings.dialect;
+    let direct = |refusal: Refusal| refusal.response(dialect);
     let query = request.uri().query().unwrap_or_default();
     let query: HashMap<String, String> = url::form_urlencoded::parse(query.as_bytes())
         .into_owned()
         .collect();
     let field = |name: &str| query.get(name).filter(|value| !value.is_empty()).cloned();
-    let response_type = field("response_type");
-    let (Some("code"), Some(client_id)) = (response_type.as_deref(), field("client_id")) else {
-        return Err(direct(Refusal::unsupported_grant_type()));
-    };
+    let standard = dialect == Dialect::OpenId;
+    let code = field("response_type").as_deref() == Some("code");
+    let client_id = field("client_id").filter(|_id| code || standard);
+    let client_id = client_id.ok_or_else(|| direct(Refusal::no_client(dialect)))?;
     let ledger = desk.ledger.lock().await;
-    let unknown = || direct(Refusal::invalid_client(None));
+    let unknown = || direct(Refusal::unknown_client(dialect));
     let client = ledger.client(&client_id).ok_or_else(unknown)?;
     let redirect_uri = field("redirect_uri");
     let target = match (&redirect_uri, client.redirect_uris.as_slice()) {
@@ -131,20 +157,29 @@ async fn validate(desk: &Desk, request: &Request<Bytes>) -> Result<Asked, Respon
         (Some(_) | None, _) => return Err(unknown()),
     };
     let state = field("state");
-    let scopes = split_scopes(&field("scope").unwrap_or_default());
-    let exists = |scope: &String| scope == "*" || desk.settings.scopes.contains(scope);
-    if let Some(unknown) = scopes.iter().find(|scope| !exists(scope)) {
-        // The older server loses the state here.
-        let state = match generation {
-            Generation::Passport12 => None,
-            Generation::Passport13 => state.as_deref(),
-        };
-        return Err(Refusal::invalid_scope(unknown).redirect(generation, &target, state));
+    let to = Destination {
+        redirect_uri: &target,
+        state: state.as_deref(),
+        iss: desk.response_issuer(),
+    };
+    let told = |refusal: Refusal| match dialect {
+        Dialect::OpenId => refusal.redirect(dialect, to),
+        Dialect::Passport12 | Dialect::Passport13 => direct(refusal),
+    };
+    if !code {
+        return Err(told(Refusal::unsupported_response_type()));
     }
-    let challenge = challenge(&field).map_err(direct)?;
+    let scopes = split_scopes(&field("scope").unwrap_or_default());
+    if let Some(unknown) = scopes.iter().find(|scope| !exists(desk, scope)) {
+        // The older server loses the state here.
+        let state = to.state.filter(|_state| dialect != Dialect::Passport12);
+        let refusal = Refusal::invalid_scope(unknown);
+        return Err(refusal.redirect(dialect, Destination { state, ..to }));
+    }
+    let challenge = challenge(dialect, &field).map_err(told)?;
     if challenge.is_none() && client.secret.is_none() {
         let hint = "Code challenge must be provided for public clients";
-        return Err(direct(Refusal::invalid_request(hint)));
+        return Err(told(Refusal::invalid_request(hint)));
     }
     Ok(Asked {
         client_id,
@@ -154,18 +189,49 @@ async fn validate(desk: &Desk, request: &Request<Bytes>) -> Result<Asked, Respon
         // For a code the real server drops the wildcard.
         scopes: scopes.into_iter().filter(|scope| scope != "*").collect(),
         challenge,
+        nonce: field("nonce"),
         prompt: field("prompt"),
+        max_age: field("max_age")
+            .filter(|_text| standard)
+            .and_then(|text| text.parse().ok()),
     })
 }
 
-/// The PKCE challenge and its method; without a method it is plain (RFC 7636 section 4.3).
-fn challenge(field: &impl Fn(&str) -> Option<String>) -> Result<Option<(String, String)>, Refusal> {
+fn exists(desk: &Desk, scope: &str) -> bool {
+    let built_in: &[&str] = match desk.settings.dialect {
+        Dialect::OpenId => &openid::SCOPES,
+        Dialect::Passport12 | Dialect::Passport13 => &["*"],
+    };
+    let mut registered = desk.settings.scopes.iter();
+    built_in.contains(&scope) || registered.any(|known| known == scope)
+}
+
+fn destination<'a>(desk: &'a Desk, asked: &'a Asked) -> Destination<'a> {
+    Destination {
+        redirect_uri: &asked.target,
+        state: asked.state.as_deref(),
+        iss: desk.response_issuer(),
+    }
+}
+
+/// The PKCE challenge and its method; without a method it is plain (RFC 7636 section 4.3), which an
+/// OpenID Provider does not take.
+fn challenge(
+    dialect: Dialect,
+    field: &impl Fn(&str) -> Option<String>,
+) -> Result<Option<(String, String)>, Refusal> {
     let Some(challenge) = field("code_challenge") else {
         return Ok(None);
     };
     let method = field("code_challenge_method").unwrap_or_else(|| "plain".to_owned());
-    if !matches!(method.as_str(), "S256" | "plain") {
-        let hint = "Code challenge method must be one of `S256`, `plain`";
+    let (known, hint): (&[&str], _) = match dialect {
+        Dialect::OpenId => (&["S256"], "Code challenge method must be `S256`"),
+        Dialect::Passport12 | Dialect::Passport13 => (
+            &["S256", "plain"],
+            "Code challenge method must be one of `S256`, `plain`",
+        ),
+    };
+    if !known.contains(&method.as_str()) {
         return Err(Refusal::invalid_request(hint));
     }
     if !is_code_verifier(&challenge) {
@@ -175,8 +241,14 @@ fn challenge(field: &impl Fn(&str) -> Option<String>) -> Result<Option<(String, 
     Ok(Some((challenge, method)))
 }
 
-/// A redirect with a code for `user`.
-fn grant(desk: &Desk, asked: &Asked, user: &User) -> Response<Reply> {
+/// A redirect with a code for who signed in.
+fn grant(desk: &Desk, asked: &Asked, login: &Login) -> Response<Reply> {
+    let sign_in = || SignIn {
+        auth_time: login.at.as_secs(),
+        sid: login.sid.clone(),
+        nonce: asked.nonce.clone(),
+    };
+    let openid = desk.settings.dialect == Dialect::OpenId;
     let (challenge, method) = asked.challenge.clone().unzip();
     let code = identifier().and_then(|id| {
         desk.keys.seal(&Code {
@@ -184,18 +256,20 @@ fn grant(desk: &Desk, asked: &Asked, user: &User) -> Response<Reply> {
             redirect_uri: asked.redirect_uri.clone(),
             auth_code_id: id,
             scopes: asked.scopes.clone(),
-            user_id: user.id.to_string(),
+            user_id: login.user.to_string(),
             expire_time: Code::expiry(desk.settings.clock.now()),
             code_challenge: challenge,
             code_challenge_method: method,
+            sign_in: openid.then(sign_in),
         })
     });
     let Some(code) = code else {
-        return Refusal::server_error().response(desk.settings.generation);
+        return Refusal::server_error().response(desk.settings.dialect);
     };
     let fields = [
         ("code", Some(code.as_str())),
         ("state", asked.state.as_deref()),
+        ("iss", desk.response_issuer()),
     ];
     redirect(&asked.target, &fields)
 }
@@ -210,7 +284,7 @@ fn form(
 ) -> Response<Reply> {
     let known = session.is_some();
     let Some(session) = session.or_else(identifier) else {
-        return Refusal::server_error().response(desk.settings.generation);
+        return Refusal::server_error().response(desk.settings.dialect);
     };
     let target = request.uri().path_and_query();
     let action = target.map_or("/oauth/authorize", |target| target.as_str());
@@ -237,9 +311,9 @@ fn posted(desk: &Desk, request: &Request<Bytes>) -> Option<(String, HashMap<Stri
         .then_some((session, fields))
 }
 
-async fn signed_in<'a>(desk: &'a Desk, session: Option<&str>) -> Option<&'a User> {
-    let id = desk.ledger.lock().await.logged_in(session?)?;
-    desk.user(id)
+async fn signed_in<'a>(desk: &'a Desk, session: Option<&str>) -> Option<(&'a User, Login)> {
+    let login = desk.ledger.lock().await.logged_in(session?)?;
+    Some((desk.user(login.user)?, login))
 }
 
 fn session(request: &Request<Bytes>) -> Option<String> {

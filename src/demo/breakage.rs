@@ -15,12 +15,15 @@ use http_body_util::Full;
 use super::browser::exchange;
 use super::serve::{Answer, Hangup, Reply, Server, plain, serve};
 use super::tokens::Keys;
-use super::{AuthorizationServer, AuthorizationServerSettings, Error, Step};
+use super::{AuthorizationServer, AuthorizationServerSettings, Dialect, Error, Step};
 use crate::secret::Secret;
 
 /// The authorization server's settings: for [`Step::Code`] it knows other passwords.
-pub(crate) fn provider(broken: Option<Step>) -> AuthorizationServerSettings {
-    let mut settings = AuthorizationServerSettings::default();
+pub(crate) fn provider(dialect: Dialect, broken: Option<Step>) -> AuthorizationServerSettings {
+    let mut settings = AuthorizationServerSettings {
+        dialect,
+        ..AuthorizationServerSettings::default()
+    };
     if broken == Some(Step::Code) {
         for user in &mut settings.users {
             user.password = Secret::new("another".to_owned());

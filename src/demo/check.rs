@@ -30,6 +30,8 @@ pub struct Check<E> {
     pub password: Secret<String>,
     /// The subject that the app should see.
     pub subject: String,
+    /// Further fields that the app should see: name in lower case, value.
+    pub fields: Vec<(&'static str, String)>,
     /// The time, and the measure of each step.
     pub clock: Clock,
 }
@@ -47,7 +49,8 @@ pub enum Step {
     Exchange,
     /// The session cookie has every attribute that protects it.
     SessionCookie,
-    /// The app receives a token with a good signature, and nothing that the client made up.
+    /// The app receives a token with a good signature and who signed in, and nothing that the
+    /// client made up.
     Bearer,
     /// Further requests are answered from the session, without another exchange.
     Cache,

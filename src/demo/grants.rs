@@ -13,8 +13,10 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::authorization_server::{Client, Desk, Generation};
+use super::authorization_server::{Client, Desk};
+use super::dialect::Dialect;
 use super::ledger::Ledger;
+use super::openid::{self, SignIn};
 use super::refusal::Refusal;
 use super::serve::{Reply, answer};
 use super::tokens::{Claims, identifier, numeric_date};
@@ -38,6 +40,9 @@ pub(crate) struct Code {
     pub(crate) expire_time: u64,
     pub(crate) code_challenge: Option<String>,
     pub(crate) code_challenge_method: Option<String>,
+    /// An OpenID Provider's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) sign_in: Option<SignIn>,
 }
 
 impl Code {
@@ -60,6 +65,16 @@ struct RefreshToken {
     scopes: Vec<String>,
     user_id: String,
     expire_time: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sign_in: Option<SignIn>,
+}
+
+/// What tokens are issued for.
+pub(crate) struct Grant {
+    pub(crate) client_id: String,
+    pub(crate) user_id: String,
+    pub(crate) scopes: Vec<String>,
+    pub(crate) sign_in: Option<SignIn>,
 }
 
 /// A token response (RFC 6749 section 5.1) in the real one's order.
@@ -69,6 +84,8 @@ struct TokenResponse<'a> {
     expires_in: u64,
     access_token: String,
     refresh_token: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id_token: Option<String>,
 }
 
 /// Answers one token request.
@@ -111,10 +128,11 @@ pub(crate) fn parameters(request: &Request<Bytes>) -> BTreeMap<String, Value> {
 
 /// A token request with the credentials of its `Authorization` field.
 struct Asked {
-    generation: Generation,
+    dialect: Dialect,
     values: BTreeMap<String, Value>,
     basic: Option<(String, String)>,
-    /// What the field's scheme makes of `WWW-Authenticate`.
+    /// What the field's scheme makes of `WWW-Authenticate`; an OpenID Provider always asks for
+    /// Basic.
     challenge: Option<&'static str>,
 }
 
@@ -123,25 +141,28 @@ impl Asked {
         let field = request.headers().get(AUTHORIZATION);
         let field = field.and_then(|value| value.to_str().ok());
         let field = field.filter(|value| !value.is_empty());
-        let challenge = |value: &str| {
-            if value.starts_with("Bearer") {
-                "Bearer realm=\"OAuth\""
-            } else {
-                "Basic realm=\"OAuth\""
+        let dialect = desk.settings.dialect;
+        let challenge = match (dialect, field) {
+            (Dialect::Passport12 | Dialect::Passport13, None) => None,
+            (Dialect::Passport12 | Dialect::Passport13, Some(field))
+                if field.starts_with("Bearer") =>
+            {
+                Some("Bearer realm=\"OAuth\"")
             }
+            (_, Some(_)) | (Dialect::OpenId, None) => Some("Basic realm=\"OAuth\""),
         };
         Self {
-            generation: desk.settings.generation,
+            dialect,
             values: parameters(request),
-            basic: field.and_then(basic),
-            challenge: field.map(challenge),
+            basic: field.and_then(|field| basic(dialect, field)),
+            challenge,
         }
     }
 
     /// A parameter as text. The newer server trims, takes any scalar and reads an empty one as
     /// absent; the older takes text only, but a client id may be a number in both.
     fn text(&self, name: &str) -> Result<Option<String>, Refusal> {
-        let newer = self.generation == Generation::Passport13;
+        let newer = self.dialect != Dialect::Passport12;
         match self.values.get(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) if newer => {
@@ -158,28 +179,36 @@ impl Asked {
         }
     }
 
-    /// The client, once it has proved itself. Credentials in the body win over those in the field.
+    /// The client, once it has proved itself. Credentials in the body win over those in the field;
+    /// an OpenID Provider takes no request with both (RFC 6749 section 2.3).
     fn client<'a>(&self, ledger: &'a Ledger) -> Result<&'a Client, Refusal> {
         let basic = self.basic.as_ref();
         let id = self.text("client_id")?;
         let id = id.or_else(|| basic.map(|(id, _secret)| id.clone()));
-        let id = id.ok_or_else(|| Refusal::parameter("client_id"))?;
-        let client = ledger.client(&id);
         let refused = || Refusal::invalid_client(self.challenge);
+        let id = id.ok_or_else(|| match self.dialect {
+            Dialect::Passport12 | Dialect::Passport13 => Refusal::parameter("client_id"),
+            Dialect::OpenId => refused(),
+        })?;
+        let client = ledger.client(&id);
         let client = client.ok_or_else(refused)?;
         if let Some(expected) = &client.secret {
             let secret = self.text("client_secret")?;
+            if secret.is_some() && basic.is_some() && self.dialect == Dialect::OpenId {
+                let hint = "Use one way of client authentication";
+                return Err(Refusal::invalid_request(hint));
+            }
             let secret = secret.or_else(|| basic.map(|(_id, secret)| secret.clone()));
             match secret.filter(|secret| !secret.is_empty()) {
                 Some(secret) if expected.matches(secret.as_bytes()) => {}
-                None if self.generation == Generation::Passport13 => {
+                None if self.dialect == Dialect::Passport13 => {
                     return Err(Refusal::parameter("client_secret"));
                 }
                 Some(_) | None => return Err(refused()),
             }
             // The older server also compares the redirection URI with the registered ones here,
             // and calls a strange one a strange client.
-            if self.generation == Generation::Passport12
+            if self.dialect == Dialect::Passport12
                 && let Some(uri) = self.text("redirect_uri")?
                 && !client.may_redirect_to(&uri)
             {
@@ -190,58 +219,75 @@ impl Asked {
     }
 }
 
-/// The credentials of a `Basic` field. They are not percent-decoded: the real server does not.
-fn basic(field: &str) -> Option<(String, String)> {
+/// The credentials of a `Basic` field. An OpenID Provider form-decodes them (RFC 6749 section
+/// 2.3.1), the real Passport does not.
+fn basic(dialect: Dialect, field: &str) -> Option<(String, String)> {
     let encoded = field.strip_prefix("Basic ")?;
     let decoded = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;
     let (id, secret) = decoded.split_once(':')?;
-    Some((id.to_owned(), secret.to_owned()))
+    let text = |part: &str| match dialect {
+        Dialect::Passport12 | Dialect::Passport13 => Some(part.to_owned()),
+        Dialect::OpenId => {
+            let spaced = part.replace('+', " ");
+            let decoded = percent_encoding::percent_decode_str(&spaced).decode_utf8();
+            Some(decoded.ok()?.into_owned())
+        }
+    };
+    Some((text(id)?, text(secret)?))
 }
 
 fn redeem(desk: &Desk, ledger: &mut Ledger, asked: &Asked) -> Result<Response<Reply>, Refusal> {
-    let generation = asked.generation;
+    let dialect = asked.dialect;
     let client = asked.client(ledger)?;
     let sealed = asked.text("code")?;
     let sealed = sealed.ok_or_else(|| Refusal::parameter("code"))?;
     let code: Code = desk.keys.open(&sealed).ok_or_else(|| {
-        let hint = match generation {
-            Generation::Passport12 => "Cannot decrypt the authorization code",
-            Generation::Passport13 => "Cannot validate the provided authorization code",
+        let hint = match dialect {
+            Dialect::Passport12 => "Cannot decrypt the authorization code",
+            Dialect::OpenId | Dialect::Passport13 => {
+                "Cannot validate the provided authorization code"
+            }
         };
-        Refusal::code(generation, hint)
+        Refusal::code(dialect, hint)
     })?;
     let now = desk.settings.clock.now();
     if now.as_secs() > code.expire_time {
-        return Err(Refusal::code(generation, "Authorization code has expired"));
+        return Err(Refusal::code(dialect, "Authorization code has expired"));
     }
     if ledger.is_spent(&code.auth_code_id) {
         let hint = "Authorization code has been revoked";
-        return Err(Refusal::code(generation, hint));
+        return Err(Refusal::code(dialect, hint));
     }
     if code.client_id != client.id {
         let hint = "Authorization code was not issued to this client";
-        return Err(Refusal::invalid_request(hint));
+        return Err(Refusal::stray_code(dialect, hint));
     }
     let redirect_uri = asked.text("redirect_uri")?;
     if code.redirect_uri.is_some() && redirect_uri.is_none() {
         return Err(Refusal::parameter("redirect_uri"));
     }
     if code.redirect_uri != redirect_uri {
-        return Err(Refusal::invalid_request("Invalid redirect URI"));
+        return Err(Refusal::stray_code(dialect, "Invalid redirect URI"));
     }
-    check_verifier(&code, asked.text("code_verifier")?.as_deref())?;
+    check_verifier(dialect, &code, asked.text("code_verifier")?.as_deref())?;
     let until = Timestamp::from_millis(code.expire_time.saturating_mul(1000));
     ledger.spend(code.auth_code_id, until, now);
-    issue(desk, ledger, (code.client_id, code.user_id), code.scopes)
+    let grant = Grant {
+        client_id: code.client_id,
+        user_id: code.user_id,
+        scopes: code.scopes,
+        sign_in: code.sign_in,
+    };
+    issue(desk, ledger, grant)
 }
 
 /// PKCE (RFC 7636 section 4.6), and the guard against leaving it out of one half.
-fn check_verifier(code: &Code, verifier: Option<&str>) -> Result<(), Refusal> {
+fn check_verifier(dialect: Dialect, code: &Code, verifier: Option<&str>) -> Result<(), Refusal> {
     let (challenge, verifier) = match (&code.code_challenge, verifier) {
         (None, None) => return Ok(()),
         (None, Some(_)) => {
             let hint = "code_verifier received when no code_challenge is present";
-            return Err(Refusal::invalid_request(hint));
+            return Err(Refusal::stray_code(dialect, hint));
         }
         (Some(_), None) => return Err(Refusal::parameter("code_verifier")),
         (Some(challenge), Some(verifier)) => (challenge, verifier),
@@ -271,7 +317,7 @@ pub(crate) fn is_code_verifier(text: &str) -> bool {
 }
 
 fn refresh(desk: &Desk, ledger: &mut Ledger, asked: &Asked) -> Result<Response<Reply>, Refusal> {
-    let refused = |hint| Refusal::refresh_token(asked.generation, hint);
+    let refused = |hint| Refusal::refresh_token(asked.dialect, hint);
     let client = asked.client(ledger)?;
     let sealed = asked.text("refresh_token")?;
     let sealed = sealed.ok_or_else(|| Refusal::parameter("refresh_token"))?;
@@ -299,7 +345,17 @@ fn refresh(desk: &Desk, ledger: &mut Ledger, asked: &Asked) -> Result<Response<R
         }
     };
     ledger.revoke(&old.access_token_id, &old.refresh_token_id);
-    issue(desk, ledger, (old.client_id, old.user_id), scopes)
+    let grant = Grant {
+        client_id: old.client_id,
+        user_id: old.user_id,
+        scopes,
+        // The nonce belongs to the login, which is over (OpenID Connect Core 1.0 section 12.2).
+        sign_in: old.sign_in.map(|sign_in| SignIn {
+            nonce: None,
+            ..sign_in
+        }),
+    };
+    issue(desk, ledger, grant)
 }
 
 /// The scopes of a space-separated list.
@@ -308,13 +364,9 @@ pub(crate) fn split_scopes(scope: &str) -> Vec<String> {
     scopes.map(str::to_owned).collect()
 }
 
-/// Issues an access token and a refresh token to a client for a user.
-fn issue(
-    desk: &Desk,
-    ledger: &mut Ledger,
-    (client_id, user_id): (String, String),
-    scopes: Vec<String>,
-) -> Result<Response<Reply>, Refusal> {
+/// Issues an access token and a refresh token to a client for a user, and where OpenID was asked
+/// for an ID token.
+fn issue(desk: &Desk, ledger: &mut Ledger, grant: Grant) -> Result<Response<Reply>, Refusal> {
     let failed = Refusal::server_error;
     let settings = &desk.settings;
     let now = settings.clock.now();
@@ -322,28 +374,35 @@ fn issue(
     let refresh_expiry = now.plus(settings.refresh_token_lifetime);
     let access_id = identifier().ok_or_else(failed)?;
     let refresh_id = identifier().ok_or_else(failed)?;
-    let access_token = desk.keys.sign(&Claims {
-        aud: client_id.clone(),
-        jti: access_id.clone(),
-        iat: numeric_date(now, 236),
-        nbf: numeric_date(now, 239),
-        exp: numeric_date(access_expiry, 132),
-        sub: user_id.clone(),
-        scopes: scopes.clone(),
-    });
+    let access_token = match settings.dialect {
+        Dialect::OpenId => openid::access_token(desk, &grant, &access_id, access_expiry.as_secs()),
+        Dialect::Passport12 | Dialect::Passport13 => desk.keys.sign(&Claims {
+            aud: grant.client_id.clone(),
+            jti: access_id.clone(),
+            iat: numeric_date(now, 236),
+            nbf: numeric_date(now, 239),
+            exp: numeric_date(access_expiry, 132),
+            sub: grant.user_id.clone(),
+            scopes: grant.scopes.clone(),
+        }),
+    };
+    let access_token = access_token.ok_or_else(failed)?;
+    let id_token = openid::id_token(desk, &grant, &access_token);
     let refresh_token = desk.keys.seal(&RefreshToken {
-        client_id,
+        client_id: grant.client_id,
         refresh_token_id: refresh_id.clone(),
         access_token_id: access_id.clone(),
-        scopes,
-        user_id,
+        scopes: grant.scopes,
+        user_id: grant.user_id,
         expire_time: refresh_expiry.as_secs(),
+        sign_in: grant.sign_in,
     });
     let body = TokenResponse {
         token_type: "Bearer",
         expires_in: settings.access_token_lifetime.as_secs(),
-        access_token: access_token.ok_or_else(failed)?,
+        access_token,
         refresh_token: refresh_token.ok_or_else(failed)?,
+        id_token,
     };
     let body = serde_json::to_vec(&body).map_err(|_unwritable| failed())?;
     ledger.issue(

@@ -8,12 +8,23 @@ use crate::clock::Timestamp;
 /// From this many entries on, each new one first clears out what has expired.
 const TIDY_AT: usize = 1024;
 
+/// Somebody who signed in at this server.
+#[derive(Clone, Debug)]
+pub(crate) struct Login {
+    /// The key of the user's record.
+    pub(crate) user: u64,
+    /// When.
+    pub(crate) at: Timestamp,
+    /// What clients are told of the session.
+    pub(crate) sid: String,
+}
+
 /// Everything that changes while the server runs.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     clients: Vec<Client>,
-    /// Login session -> user.
-    logins: HashMap<String, u64>,
+    /// Login session -> who signed in.
+    logins: HashMap<String, Login>,
     /// Codes that were redeemed, until they would have expired anyway.
     spent_codes: HashMap<String, Timestamp>,
     /// Access tokens that were not revoked; an unknown one counts as revoked.
@@ -43,16 +54,16 @@ impl Ledger {
         self.clients.iter().find(|client| client.id == id)
     }
 
-    pub(crate) fn log_in(&mut self, session: String, user: u64) {
-        self.logins.insert(session, user);
+    pub(crate) fn log_in(&mut self, session: String, login: Login) {
+        self.logins.insert(session, login);
     }
 
     pub(crate) fn log_out(&mut self, session: &str) {
         self.logins.remove(session);
     }
 
-    pub(crate) fn logged_in(&self, session: &str) -> Option<u64> {
-        self.logins.get(session).copied()
+    pub(crate) fn logged_in(&self, session: &str) -> Option<Login> {
+        self.logins.get(session).cloned()
     }
 
     pub(crate) fn forget_logins(&mut self) {

@@ -2,7 +2,7 @@
 //! that drives a whole login between them.
 //!
 //! - [`AuthorizationServer`] answers as a Laravel Passport of either generation does, down to its
-//!   error bodies. It can be told to misbehave.
+//!   error bodies, or as an OpenID Provider ([`Dialect`]). It can be told to misbehave.
 //! - [`App`] is the legacy web app behind the gateway: it knows nothing of OAuth but can show
 //!   what reached it, and checks the token with code of its own, apart from the gateway's.
 //! - [`Check`] is a browser without a screen: it signs in, looks at each step and names the one
@@ -18,8 +18,10 @@ mod authorize;
 mod breakage;
 mod browser;
 mod check;
+mod dialect;
 mod grants;
 mod ledger;
+mod openid;
 mod oracle;
 mod pages;
 mod profile;
@@ -37,9 +39,10 @@ use std::net::SocketAddr;
 
 pub use app::{App, AppSettings};
 pub use authorization_server::{
-    AuthorizationServer, AuthorizationServerSettings, Client, Fault, Generation, TokenRequest, User,
+    AuthorizationServer, AuthorizationServerSettings, Client, Fault, TokenRequest, User,
 };
 pub use check::{Check, FailedStep, Step, StepReport};
+pub use dialect::Dialect;
 pub use whole::Demo;
 
 use crate::config::Problems;

@@ -1,11 +1,15 @@
-//! `GET /api/user`: whose token it is, as a Laravel app answers it.
+//! Whose access token it is; `GET /api/user` says so as a Laravel app does.
 
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::authorization_server::{Desk, User};
+use super::dialect::Dialect;
+use super::grants;
+use super::oracle::Token;
 use super::refusal::Refusal;
 use super::serve::{Reply, answer};
 
@@ -26,7 +30,7 @@ struct Profile<'a> {
 /// Answers with the user of the bearer token, or 401 as the resource server does.
 pub(crate) async fn show(desk: &Desk, request: &Request<Bytes>) -> Response<Reply> {
     match bearer(desk, request).await {
-        Ok(user) => {
+        Ok((user, _token)) => {
             let profile = Profile {
                 id: user.id,
                 name: &user.name,
@@ -38,23 +42,30 @@ pub(crate) async fn show(desk: &Desk, request: &Request<Bytes>) -> Response<Repl
             let body = serde_json::to_vec(&profile).unwrap_or_default();
             answer(StatusCode::OK, "application/json", body)
         }
-        Err(refusal) => refusal.response(desk.settings.generation),
+        Err(refusal) => refusal.response(desk.settings.dialect),
     }
 }
 
-async fn bearer<'a>(desk: &'a Desk, request: &Request<Bytes>) -> Result<&'a User, Refusal> {
-    let unverified = || Refusal::access_denied("Access token could not be verified");
-    let field = request
-        .headers()
-        .get(AUTHORIZATION)
-        .ok_or_else(|| Refusal::access_denied("Missing \"Authorization\" header"))?;
-    let token = field.to_str().ok().and_then(|field| {
-        let (scheme, token) = field.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-    });
-    let token = token.and_then(|token| desk.oracle.read(token));
+/// Whose token the request carries, and the token taken apart.
+pub(crate) async fn bearer<'a>(
+    desk: &'a Desk,
+    request: &Request<Bytes>,
+) -> Result<(&'a User, Token), Refusal> {
+    let refused = |hint| Refusal::access_token(desk.settings.dialect, hint);
+    let unverified = || refused("Access token could not be verified");
+    let token = match request.headers().get(AUTHORIZATION) {
+        Some(field) => field.to_str().ok().and_then(|field| {
+            let (scheme, token) = field.split_once(' ')?;
+            let bearer = scheme.eq_ignore_ascii_case("bearer");
+            bearer.then(|| token.trim().to_owned())
+        }),
+        None => {
+            Some(posted(desk, request).ok_or_else(|| refused("Missing \"Authorization\" header"))?)
+        }
+    };
+    let token = token.and_then(|token| desk.oracle.read(&token));
     let token = token.ok_or_else(unverified)?;
-    let claim = |name: &str| token.claims.get(name).and_then(serde_json::Value::as_str);
+    let claim = |name: &str| token.claims.get(name).and_then(Value::as_str);
     let audience = claim("aud").unwrap_or_default();
     let now = desk.settings.clock.now();
     let subject = token
@@ -65,8 +76,21 @@ async fn bearer<'a>(desk: &'a Desk, request: &Request<Bytes>) -> Result<&'a User
         claim("jti").is_some_and(|id| ledger.is_access_token_live(id))
     };
     if !live {
-        return Err(Refusal::access_denied("Access token has been revoked"));
+        return Err(refused("Access token has been revoked"));
     }
     let user = subject.parse().ok().and_then(|id| desk.user(id));
-    user.ok_or_else(unverified)
+    Ok((user.ok_or_else(unverified)?, token))
+}
+
+/// The token as a parameter of a form (RFC 6750 section 2.2), which an OpenID Provider takes, too.
+fn posted(desk: &Desk, request: &Request<Bytes>) -> Option<String> {
+    if desk.settings.dialect != Dialect::OpenId || *request.method() != Method::POST {
+        return None;
+    }
+    match grants::parameters(request).remove("access_token")? {
+        Value::String(token) => Some(token),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+            None
+        }
+    }
 }

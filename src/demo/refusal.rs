@@ -1,4 +1,5 @@
-//! The refusals of a Passport server, word for word in each generation.
+//! The refusals of a Passport server, word for word in each generation, and those of an OpenID
+//! Provider, which are the standards'.
 
 use std::borrow::Cow;
 
@@ -6,7 +7,7 @@ use http::header::{LOCATION, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
-use super::authorization_server::Generation;
+use super::dialect::Dialect;
 use super::serve::{Reply, answer, plain};
 
 const INVALID_REQUEST: &str = "The request is missing a required parameter, includes an invalid \
@@ -26,12 +27,22 @@ pub(crate) struct Refusal {
     challenge: Option<&'static str>,
 }
 
+/// Where an answer of the authorization endpoint goes, and what each answer has in it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Destination<'a> {
+    pub(crate) redirect_uri: &'a str,
+    pub(crate) state: Option<&'a str>,
+    /// Who answers (RFC 9207); a Passport does not say.
+    pub(crate) iss: Option<&'a str>,
+}
+
 /// The error body in the order that the real server writes it. `message` repeats the description,
-/// in the older generation only.
+/// in the older generation only. The standard knows no hint: an OpenID Provider's description ends
+/// with it.
 #[derive(Serialize)]
 struct Payload<'a> {
     error: &'a str,
-    error_description: &'a str,
+    error_description: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,18 +81,26 @@ impl Refusal {
     }
 
     /// A code that does not count: `invalid_request` in the older generation.
-    pub(crate) fn code(generation: Generation, hint: &'static str) -> Self {
-        match generation {
-            Generation::Passport12 => Self::invalid_request(hint),
-            Generation::Passport13 => Self::invalid_grant(hint),
+    pub(crate) fn code(dialect: Dialect, hint: &'static str) -> Self {
+        match dialect {
+            Dialect::Passport12 => Self::invalid_request(hint),
+            Dialect::OpenId | Dialect::Passport13 => Self::invalid_grant(hint),
+        }
+    }
+
+    /// A good code in a token request that does not belong to it.
+    pub(crate) fn stray_code(dialect: Dialect, hint: &'static str) -> Self {
+        match dialect {
+            Dialect::Passport12 | Dialect::Passport13 => Self::invalid_request(hint),
+            Dialect::OpenId => Self::invalid_grant(hint),
         }
     }
 
     /// A refresh token that does not count: 401 `invalid_request` in the older generation.
-    pub(crate) fn refresh_token(generation: Generation, hint: &'static str) -> Self {
-        let (status, error) = match generation {
-            Generation::Passport12 => (StatusCode::UNAUTHORIZED, "invalid_request"),
-            Generation::Passport13 => (StatusCode::BAD_REQUEST, "invalid_grant"),
+    pub(crate) fn refresh_token(dialect: Dialect, hint: &'static str) -> Self {
+        let (status, error) = match dialect {
+            Dialect::Passport12 => (StatusCode::UNAUTHORIZED, "invalid_request"),
+            Dialect::OpenId | Dialect::Passport13 => (StatusCode::BAD_REQUEST, "invalid_grant"),
         };
         Self::new(status, error, "The refresh token is invalid.").hint(hint)
     }
@@ -119,6 +138,61 @@ impl Refusal {
         .hint("Check that all required parameters have been provided")
     }
 
+    /// A request for an authorization that names no client.
+    pub(crate) fn no_client(dialect: Dialect) -> Self {
+        match dialect {
+            Dialect::Passport12 | Dialect::Passport13 => Self::unsupported_grant_type(),
+            Dialect::OpenId => Self::parameter("client_id"),
+        }
+    }
+
+    /// An authorization that is no code. Only an OpenID Provider says so to the client.
+    pub(crate) fn unsupported_response_type() -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "unsupported_response_type",
+            "The authorization server gives codes only.",
+        )
+    }
+
+    /// A request for an authorization of a client that is not known, or to be sent where it must
+    /// not go: for the person, never for the redirection URI.
+    pub(crate) fn unknown_client(dialect: Dialect) -> Self {
+        match dialect {
+            Dialect::Passport12 | Dialect::Passport13 => Self::invalid_client(None),
+            Dialect::OpenId => {
+                Self::invalid_request("Check the `client_id` and `redirect_uri` parameters")
+            }
+        }
+    }
+
+    /// An access token that is missing or does not count (RFC 6750 section 3.1).
+    pub(crate) fn access_token(dialect: Dialect, hint: &'static str) -> Self {
+        match dialect {
+            Dialect::Passport12 | Dialect::Passport13 => Self::access_denied(hint),
+            Dialect::OpenId => Self {
+                challenge: Some("Bearer error=\"invalid_token\""),
+                ..Self::new(
+                    StatusCode::UNAUTHORIZED,
+                    "invalid_token",
+                    "The access token is missing, expired, revoked or malformed.",
+                )
+            },
+        }
+    }
+
+    /// An access token that does not open userinfo (RFC 6750 section 3.1).
+    pub(crate) fn insufficient_scope() -> Self {
+        Self {
+            challenge: Some("Bearer error=\"insufficient_scope\", scope=\"openid\""),
+            ..Self::new(
+                StatusCode::FORBIDDEN,
+                "insufficient_scope",
+                "The access token lacks the scope `openid`.",
+            )
+        }
+    }
+
     /// The user, or the state of a token, says no.
     pub(crate) fn access_denied(hint: &'static str) -> Self {
         Self::new(
@@ -130,10 +204,10 @@ impl Refusal {
     }
 
     /// `prompt=none` found nobody signed in.
-    pub(crate) fn login_required(generation: Generation) -> Self {
-        match generation {
-            Generation::Passport12 => Self::access_denied("Unauthenticated"),
-            Generation::Passport13 => Self::new(
+    pub(crate) fn login_required(dialect: Dialect) -> Self {
+        match dialect {
+            Dialect::Passport12 => Self::access_denied("Unauthenticated"),
+            Dialect::OpenId | Dialect::Passport13 => Self::new(
                 StatusCode::UNAUTHORIZED,
                 "login_required",
                 "The authorization server requires end-user authentication.",
@@ -151,21 +225,30 @@ impl Refusal {
         )
     }
 
-    fn payload(&self, generation: Generation) -> Payload<'_> {
-        Payload {
+    fn payload(&self, dialect: Dialect) -> Payload<'_> {
+        let described = Payload {
             error: self.error,
-            error_description: self.description,
+            error_description: self.description.into(),
             hint: self.hint.as_deref(),
-            message: match generation {
-                Generation::Passport12 => Some(self.description),
-                Generation::Passport13 => None,
+            message: None,
+        };
+        match (dialect, described.hint) {
+            (Dialect::Passport12, _) => Payload {
+                message: Some(self.description),
+                ..described
             },
+            (Dialect::OpenId, Some(hint)) => Payload {
+                error_description: format!("{} {hint}", self.description).into(),
+                hint: None,
+                ..described
+            },
+            (Dialect::Passport13 | Dialect::OpenId, _) => described,
         }
     }
 
     /// The refusal as JSON, without caching fields as the real one.
-    pub(crate) fn response(&self, generation: Generation) -> Response<Reply> {
-        let body = serde_json::to_vec(&self.payload(generation)).unwrap_or_default();
+    pub(crate) fn response(&self, dialect: Dialect) -> Response<Reply> {
+        let body = serde_json::to_vec(&self.payload(dialect)).unwrap_or_default();
         let mut response = answer(self.status, "application/json", body);
         if let Some(scheme) = self.challenge {
             let value = HeaderValue::from_static(scheme);
@@ -174,22 +257,18 @@ impl Refusal {
         response
     }
 
-    /// The refusal as a redirect to `redirect_uri`, with `state` when given.
-    pub(crate) fn redirect(
-        &self,
-        generation: Generation,
-        redirect_uri: &str,
-        state: Option<&str>,
-    ) -> Response<Reply> {
-        let payload = self.payload(generation);
+    /// The refusal as a redirect.
+    pub(crate) fn redirect(&self, dialect: Dialect, to: Destination<'_>) -> Response<Reply> {
+        let payload = self.payload(dialect);
         let fields = [
-            ("state", state),
+            ("state", to.state),
             ("error", Some(payload.error)),
-            ("error_description", Some(payload.error_description)),
+            ("error_description", Some(&*payload.error_description)),
             ("hint", payload.hint),
             ("message", payload.message),
+            ("iss", to.iss),
         ];
-        redirect(redirect_uri, &fields)
+        redirect(to.redirect_uri, &fields)
     }
 }
 

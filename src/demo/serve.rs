@@ -62,18 +62,51 @@ where
     H: Fn(Request<Bytes>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Answer> + Send + 'static,
 {
-    if !address.ip().is_loopback() {
-        return Err(Error::NotLoopback { address });
+    Ok(Bound::to(address).await?.serve(handler))
+}
+
+/// An address that is bound and not served yet, for whoever has to know it before.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Bound {
+    /// Binds `address`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotLoopback`] when others could reach the address, [`Error::Bind`] when it is
+    /// taken.
+    pub(crate) async fn to(address: SocketAddr) -> Result<Self, Error> {
+        if !address.ip().is_loopback() {
+            return Err(Error::NotLoopback { address });
+        }
+        let bind = |source| Error::Bind { address, source };
+        let listener = TcpListener::bind(address).await.map_err(bind)?;
+        let address = listener.local_addr().map_err(bind)?;
+        Ok(Self { listener, address })
     }
-    let bind = |source| Error::Bind { address, source };
-    let listener = TcpListener::bind(address).await.map_err(bind)?;
-    let address = listener.local_addr().map_err(bind)?;
-    let (stop, stopped) = watch::channel(());
-    tokio::spawn(accept(listener, handler, stopped));
-    Ok(Server {
-        address,
-        _stop: stop,
-    })
+
+    /// The address, with the port that the system chose when 0 was asked for.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves it with `handler` until the handle drops.
+    pub(crate) fn serve<H, F>(self, handler: H) -> Server
+    where
+        H: Fn(Request<Bytes>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Answer> + Send + 'static,
+    {
+        let (stop, stopped) = watch::channel(());
+        tokio::spawn(accept(self.listener, handler, stopped));
+        Server {
+            address: self.address,
+            _stop: stop,
+        }
+    }
 }
 
 async fn accept<H, F>(listener: TcpListener, handler: H, mut stopped: watch::Receiver<()>)

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
+use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::encoding::{AsDer as _, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256};
@@ -12,6 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
 use super::Error;
 use crate::clock::Timestamp;
@@ -24,6 +26,11 @@ const VERSION: [u8; 4] = [0xde, 0xf5, 0x02, 0x00];
 /// sealed value is as long as a real one.
 const SALT: usize = 52;
 
+/// A 2048-bit `RSAPublicKey` (RFC 8017 appendix A.1.1) in DER: what comes before the modulus, and
+/// the exponent 65537 after it.
+const BEFORE_MODULUS: [u8; 9] = [0x30, 0x82, 0x01, 0x0a, 0x02, 0x82, 0x01, 0x01, 0x00];
+const AFTER_MODULUS: [u8; 5] = [0x02, 0x03, 0x01, 0x00, 0x01];
+
 /// The header that a Passport token has: two members, and no `kid`.
 const HEADER: &str = r#"{"typ":"JWT","alg":"RS256"}"#;
 
@@ -33,6 +40,10 @@ pub(crate) struct Keys {
     sealing: RandomizedNonceKey,
     forms: hmac::Key,
     public_pem: String,
+    /// The modulus in base64url.
+    modulus: String,
+    /// The name of the signing key: its thumbprint (RFC 7638 section 3).
+    kid: String,
 }
 
 impl Keys {
@@ -42,12 +53,20 @@ impl Keys {
         let signing = rsa::KeyPair::generate(rsa::KeySize::Rsa2048).map_err(failed)?;
         let public: PublicKeyX509Der<'_> = signing.public_key().as_der().map_err(failed)?;
         let public_pem = pem("PUBLIC KEY", public.as_ref());
+        let modulus = signing.public_key().as_ref();
+        let modulus = modulus.strip_prefix(&BEFORE_MODULUS);
+        let modulus = modulus.and_then(|rest| rest.strip_suffix(&AFTER_MODULUS));
+        let modulus = URL_SAFE_NO_PAD.encode(modulus.ok_or(Error::Key)?);
+        let members = format!(r#"{{"e":"AQAB","kty":"RSA","n":"{modulus}"}}"#);
+        let kid = URL_SAFE_NO_PAD.encode(digest(&SHA256, members.as_bytes()));
         let sealing = secret::random::<32>()?;
         Ok(Self {
             signing,
             sealing: RandomizedNonceKey::new(&AES_256_GCM, &sealing).map_err(failed)?,
             forms: hmac::Key::new(hmac::HMAC_SHA256, &secret::random::<32>()?),
             public_pem,
+            modulus,
+            kid,
         })
     }
 
@@ -56,10 +75,34 @@ impl Keys {
         &self.public_pem
     }
 
-    /// Signs `claims` as a compact RS256 JWT. `None` when the key refuses, which it does not.
-    pub(crate) fn sign(&self, claims: &Claims) -> Option<String> {
+    /// The public key as a JWK (RFC 7517 section 4).
+    pub(crate) fn jwk(&self) -> Value {
+        json!({
+            "kty": "RSA",
+            "use": "sig",
+            "alg": "RS256",
+            "kid": self.kid,
+            "n": self.modulus,
+            "e": "AQAB",
+        })
+    }
+
+    /// Signs `claims` as a compact RS256 JWT with a Passport's header. `None` when the key refuses,
+    /// which it does not.
+    pub(crate) fn sign(&self, claims: &impl Serialize) -> Option<String> {
+        self.sign_with(HEADER, claims)
+    }
+
+    /// Signs `claims` as a compact RS256 JWT of the type `typ` with the key's name. `None` as for
+    /// [`Keys::sign`].
+    pub(crate) fn sign_as(&self, typ: &str, claims: &impl Serialize) -> Option<String> {
+        let header = json!({ "typ": typ, "alg": "RS256", "kid": self.kid });
+        self.sign_with(&header.to_string(), claims)
+    }
+
+    fn sign_with(&self, header: &str, claims: &impl Serialize) -> Option<String> {
         let claims = serde_json::to_vec(claims).ok()?;
-        let mut token = URL_SAFE_NO_PAD.encode(HEADER);
+        let mut token = URL_SAFE_NO_PAD.encode(header);
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(claims, &mut token);
         let mut signature = vec![0; self.signing.public_modulus_len()];

@@ -223,7 +223,8 @@ impl<'a, E: Fn() -> u64> Walk<'a, E> {
             .field("x-forwarded-email", "root");
         let seen = self.whoami(ask).await?;
         let fields = seen.get("fields").and_then(Value::as_object);
-        for (name, value) in fields.ok_or_else(lost)? {
+        let fields = fields.ok_or_else(lost)?;
+        for (name, value) in fields {
             let value = value.as_str().unwrap_or_default();
             let made_up = value.split(", ").any(|value| value == "root") || value.contains("evil");
             expect(!made_up, "nothing that the client made up", || name.clone())?;
@@ -231,6 +232,14 @@ impl<'a, E: Fn() -> u64> Walk<'a, E> {
                 !value.contains(COOKIE),
                 "no session cookie at the app",
                 || name.clone(),
+            )?;
+        }
+        for (name, expected) in &self.check.fields {
+            let came = fields.get(*name).and_then(Value::as_str);
+            expect(
+                came == Some(expected),
+                &format!("{name}: {expected}"),
+                || came.unwrap_or("none").to_owned(),
             )?;
         }
         Ok(())

@@ -14,7 +14,7 @@ use url::Url;
 
 use super::breakage::{self, Middlebox};
 use super::serve::Server;
-use super::{App, AppSettings, AuthorizationServer, Check, Client, Error, Step, User};
+use super::{App, AppSettings, AuthorizationServer, Check, Client, Dialect, Error, Step, User};
 use crate::clock::Clock;
 use crate::config::{Config, Flags, Variables};
 use crate::instance::Instance;
@@ -31,6 +31,7 @@ pub struct Demo {
     middlebox: Option<Server>,
     provider: AuthorizationServer,
     app: App,
+    dialect: Dialect,
     public_url: Url,
     folder: TempDir,
     clock: Clock,
@@ -38,19 +39,23 @@ pub struct Demo {
 
 impl Demo {
     /// Starts all three. The gateway listens on `listen`, a loopback address, and is known as
-    /// `localhost`; the authorization server and the app take free ports of `127.0.0.1`, so that
-    /// the browser keeps the cookies of gateway and provider apart. The step `broken` is broken on
-    /// purpose: the check must fail there.
+    /// `localhost`; the authorization server, which answers as `dialect` says, and the app take free
+    /// ports of `127.0.0.1`, so that the browser keeps the cookies of gateway and provider apart.
+    /// The step `broken` is broken on purpose: the check must fail there.
     ///
     /// # Errors
     ///
     /// [`Error`].
-    pub async fn start(listen: SocketAddr, broken: Option<Step>) -> Result<Self, Error> {
+    pub async fn start(
+        listen: SocketAddr,
+        dialect: Dialect,
+        broken: Option<Step>,
+    ) -> Result<Self, Error> {
         if !listen.ip().is_loopback() {
             return Err(Error::NotLoopback { address: listen });
         }
         let clock = Clock::system();
-        let provider = AuthorizationServer::start(breakage::provider(broken)).await?;
+        let provider = AuthorizationServer::start(breakage::provider(dialect, broken)).await?;
         let key = breakage::public_key(broken, &provider)?;
         let app = App::start(AppSettings::new(key, CLIENT)).await?;
         let folder = tempfile::Builder::new()
@@ -60,8 +65,8 @@ impl Demo {
         let public_url = format!("http://localhost:{}", listen.port());
         let password = new_secret()?;
         write(folder.path(), "client_secret", password.expose())?;
-        write(folder.path(), "public_key.pem", provider.public_key_pem())?;
-        let settings = settings(listen, &public_url, (&provider, &app), folder.path());
+        let section = provider_section(dialect, &provider, folder.path())?;
+        let settings = settings(listen, (&public_url, &app), &section, folder.path());
         let path = write(folder.path(), "sidegate.toml", &settings)?;
         provider
             .register(Client {
@@ -91,6 +96,7 @@ impl Demo {
             middlebox,
             provider,
             app,
+            dialect,
             public_url,
             folder,
             clock,
@@ -129,6 +135,11 @@ impl Demo {
     /// [`Error::NotLoopback`] when the provider's address is no URL.
     pub fn check(&self) -> Result<Check<impl Fn() -> u64>, Error> {
         let user = User::alice();
+        let mut fields = vec![("x-forwarded-email", user.email)];
+        if self.dialect == Dialect::OpenId {
+            fields.push(("x-forwarded-preferred-username", user.username.clone()));
+            fields.push(("x-forwarded-groups", user.groups.join(",")));
+        }
         let middlebox = self.middlebox.as_ref().map(Server::address);
         let endpoint = self.provider.authorization_endpoint();
         let authorization_endpoint =
@@ -144,6 +155,7 @@ impl Demo {
             user: user.username,
             password: user.password,
             subject: user.id.to_string(),
+            fields,
             clock: self.clock.clone(),
         })
     }
@@ -166,14 +178,57 @@ async fn free(address: SocketAddr) -> Result<SocketAddr, Error> {
     Ok(listener.local_addr()?)
 }
 
-/// The settings that a person would write, too.
+/// What the gateway is told of the provider besides its client id and secret.
+fn provider_section(
+    dialect: Dialect,
+    provider: &AuthorizationServer,
+    folder: &Path,
+) -> Result<String, Error> {
+    Ok(match dialect {
+        Dialect::OpenId => openid_section(provider),
+        Dialect::Passport12 | Dialect::Passport13 => {
+            let key = write(folder, "public_key.pem", provider.public_key_pem())?;
+            passport_section(dialect, provider, &key)
+        }
+    })
+}
+
+/// What the gateway is told of an OpenID Provider: who it is. All else is in its metadata.
+fn openid_section(provider: &AuthorizationServer) -> String {
+    format!(
+        "profile = \"{}\"\n\
+         issuer = \"{}\"\n",
+        Dialect::OpenId.profile(),
+        provider.base_url()
+    )
+}
+
+/// What the gateway is told of a Passport: where it is, and which key signs its access tokens.
+fn passport_section(dialect: Dialect, provider: &AuthorizationServer, key: &Path) -> String {
+    format!(
+        "profile = \"{}\"\n\
+         url = \"{}\"\n\
+         access_token.public_key_files = [\"{}\"]\n\
+         # The access token says only which user it is; the app's userinfo says who.\n\
+         userinfo_endpoint = \"/api/user\"\n\
+         identity.source = \"userinfo\"\n\
+         identity.emails_verified = \"timestamp\"\n\
+         identity.claims.subject = \"id\"\n\
+         identity.claims.email_verified = \"email_verified_at\"\n",
+        dialect.profile(),
+        provider.base_url(),
+        key.display()
+    )
+}
+
+/// The settings that a person would write, too; `provider` is what is told of the provider.
 fn settings(
     listen: SocketAddr,
-    public_url: &str,
-    (provider, app): (&AuthorizationServer, &App),
+    (public_url, app): (&str, &App),
+    provider: &str,
     folder: &Path,
 ) -> String {
-    let (base, app, folder) = (provider.base_url(), app.address(), folder.display());
+    let (app, folder) = (app.address(), folder.display());
     format!(
         "# For development only: the settings of `sidegate demo`.\n\
          public_url = \"{public_url}\"\n\
@@ -186,17 +241,9 @@ fn settings(
          access = false\n\
          \n\
          [providers.demo]\n\
-         profile = \"laravel-passport-13\"\n\
-         url = \"{base}\"\n\
          client_id = \"{CLIENT}\"\n\
          client_secret_file = \"{folder}/client_secret\"\n\
-         access_token.public_key_files = [\"{folder}/public_key.pem\"]\n\
-         # The access token says only which user it is; the app's userinfo says who.\n\
-         userinfo_endpoint = \"/api/user\"\n\
-         identity.source = \"userinfo\"\n\
-         identity.emails_verified = \"timestamp\"\n\
-         identity.claims.subject = \"id\"\n\
-         identity.claims.email_verified = \"email_verified_at\"\n\
+         {provider}\
          \n\
          [upstreams.app]\n\
          url = \"http://{app}\"\n\
@@ -227,4 +274,27 @@ fn write(folder: &Path, name: &str, text: &str) -> Result<std::path::PathBuf, Er
         .open(&path)?;
     file.write_all(text.as_bytes())?;
     Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::AuthorizationServerSettings;
+
+    #[tokio::test]
+    async fn of_an_openid_provider_only_the_issuer_is_told() {
+        let settings = AuthorizationServerSettings {
+            dialect: Dialect::OpenId,
+            ..AuthorizationServerSettings::default()
+        };
+        let provider = AuthorizationServer::start(settings).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let section = provider_section(Dialect::OpenId, &provider, folder.path()).unwrap();
+        let issuer = provider.base_url();
+        assert_eq!(
+            section,
+            format!("profile = \"oidc\"\nissuer = \"{issuer}\"\n")
+        );
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
 }

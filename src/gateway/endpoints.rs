@@ -1,21 +1,24 @@
 //! Our own endpoints: the redirection endpoint, signing in and signing out.
 
-use http::{Method, Response, StatusCode};
-use url::form_urlencoded;
+use bytes::Bytes;
+use http::{HeaderMap, Method, Response, StatusCode, header};
+use http_body_util::BodyExt as _;
 
 use super::page::Page;
+use super::sign_in::{SIGN_IN, Wish};
 use super::{Body, Error, Gateway, Record, Visit, explain, see_other};
-use crate::access::Route;
-use crate::login::{Before, Callback, Completion, ReturnTo, SameOrigin, same_origin};
-use crate::provider::Prompt;
+use crate::login::{Before, Callback, Completion, SameOrigin, same_origin};
+use crate::provider::ResponseMode;
+use crate::server::RequestBody;
 use crate::telemetry::chain;
 
-/// Begins a login and returns to the page of our own that linked here.
-pub(super) const SIGN_IN: &str = "/oauth2/sign_in";
 /// Ends the session (POST), or asks whether to (GET).
 pub(super) const SIGN_OUT: &str = "/oauth2/sign_out";
 /// Says that the session has ended.
 const SIGNED_OUT: &str = "/oauth2/signed_out";
+
+/// Bytes that an answer may have when it is posted: a code and a state, and room.
+const LARGEST_ANSWER: u64 = 32 * 1024;
 
 /// Whether a path is one of our own endpoints, which a redirection endpoint must not shadow.
 pub fn is_endpoint(path: &str) -> bool {
@@ -27,14 +30,25 @@ impl Gateway {
     pub(super) async fn own_endpoint(
         &self,
         visit: &Visit<'_>,
+        body: RequestBody,
         record: &mut Record<'_>,
     ) -> Result<Response<Body>, Error> {
         let method = &visit.parts.method;
         match visit.target.path() {
             path if self.login.owns(path) => {
                 let provider = self.login.provider_at(path).ok_or(Error::NoRoute)?;
-                only(method, &[Method::GET], "GET")?;
-                Ok(self.callback(provider, visit, record).await)
+                let posts = self.login.response_mode(provider) == ResponseMode::FormPost;
+                if posts && method == Method::POST {
+                    let form = form(&visit.parts.headers, body).await?;
+                    return Ok(self.callback(provider, &form, visit, record).await);
+                }
+                // Servers that post answers may still send errors by a redirect.
+                let named = if posts { "GET, POST" } else { "GET" };
+                only(method, &[Method::GET], named)?;
+                let query = visit.target.query().unwrap_or_default();
+                Ok(self
+                    .callback(provider, query.as_bytes(), visit, record)
+                    .await)
             }
             SIGN_IN => {
                 only(method, &[Method::GET], "GET")?;
@@ -57,6 +71,7 @@ impl Gateway {
     async fn callback(
         &self,
         provider: &str,
+        parameters: &[u8],
         visit: &Visit<'_>,
         record: &mut Record<'_>,
     ) -> Response<Body> {
@@ -80,7 +95,7 @@ impl Gateway {
         let completion = self
             .login
             .complete(Callback {
-                query: visit.target.query().unwrap_or_default(),
+                parameters,
                 headers,
                 public_url: visit.public_url,
                 provider,
@@ -115,56 +130,10 @@ impl Gateway {
                     error = chain(&failure.error),
                     "Login failed"
                 );
-                explain::failed(visit, failure)
+                let again = Wish::failed(&failure).address(&self.login, visit.public_url);
+                explain::failed(visit, failure, &again)
             }
         }
-    }
-
-    /// Begins a login. Where it leads back to is the page of our own that the browser names as
-    /// its referrer, never a parameter.
-    async fn sign_in(&self, visit: &Visit<'_>, record: &mut Record<'_>) -> Response<Body> {
-        let headers = &visit.parts.headers;
-        let return_to = visit.referrer().unwrap_or_else(ReturnTo::root);
-        let (provider, prompt) = self.asked(visit.target.query().unwrap_or_default());
-        let session = self.access.session_of(headers, self.clock.now());
-        let session = session.and_then(|(_, session)| session);
-        let signed_in = session.is_some_and(|session| *session.provider() == *provider);
-        if prompt == Prompt::AsNeeded && signed_in {
-            return see_other(&return_to.absolute(visit.public_url.origin()), []);
-        }
-        let begun = self
-            .login
-            .begin((&provider, prompt), return_to, visit.public_url, headers);
-        match begun.await {
-            Ok(started) => see_other(&started.location, started.cookies),
-            Err(error) => {
-                record.reason = Some(error.reason());
-                self.metrics.login("failed", error.reason());
-                explain::no_start(visit, &error, None)
-            }
-        }
-    }
-
-    /// The provider that the query names, if a route uses it, or the first route's; and whether
-    /// the person wants to type a password again.
-    fn asked(&self, query: &str) -> (String, Prompt) {
-        let (mut provider, mut prompt) = (None, Prompt::AsNeeded);
-        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            match &*name {
-                "provider" => provider = Some(value),
-                "prompt" if value == "login" => prompt = Prompt::Login,
-                _ => {}
-            }
-        }
-        let routes = || self.access.routes().iter().map(Route::provider);
-        let named = routes().find(|known| provider.as_deref() == Some(known));
-        (
-            named
-                .or_else(|| routes().next())
-                .unwrap_or_default()
-                .to_owned(),
-            prompt,
-        )
     }
 
     fn sign_out(&self, visit: &Visit<'_>, record: &mut Record<'_>) -> Response<Body> {
@@ -210,6 +179,23 @@ fn signed_out(visit: &Visit<'_>) -> Response<Body> {
     .and("You may still be signed in at the sign-in server itself.")
     .link("Sign in again", format!("{SIGN_IN}?prompt=login"))
     .respond(&visit.parts.headers)
+}
+
+/// Reads an answer that was posted (OAuth 2.0 Form Post Response Mode).
+async fn form(headers: &HeaderMap, mut body: RequestBody) -> Result<Bytes, Error> {
+    let mut kinds = headers.get_all(header::CONTENT_TYPE).iter();
+    let kind = kinds.next().filter(|_| kinds.next().is_none());
+    let is_form = kind.is_some_and(|kind| {
+        let essence = kind.as_bytes().split(|byte| *byte == b';').next();
+        let form = b"application/x-www-form-urlencoded";
+        essence.is_some_and(|essence| essence.trim_ascii().eq_ignore_ascii_case(form))
+    });
+    if !is_form {
+        return Err(Error::NoForm);
+    }
+    body.limit(LARGEST_ANSWER).map_err(Error::RequestBody)?;
+    let read = body.collect().await.map_err(Error::RequestBody)?;
+    Ok(read.to_bytes())
 }
 
 /// Refuses methods that an endpoint does not have. HEAD is one of them at the redirection

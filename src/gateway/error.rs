@@ -26,6 +26,9 @@ pub enum Error {
     /// A method that one of our own endpoints does not have. Side: client.
     #[error("the endpoint does not have this method")]
     MethodNotAllowed(&'static str),
+    /// What was posted to the redirection endpoint is not a form. Side: client.
+    #[error("the answer that was posted is not a form")]
+    NoForm,
     /// No route takes the target. Side: client.
     #[error("no route takes the target")]
     NoRoute,
@@ -61,6 +64,7 @@ impl Error {
             Self::Framing(_)
             | Self::InsecureTransport
             | Self::MethodNotAllowed(_)
+            | Self::NoForm
             | Self::NoRoute
             | Self::RequestBody(_)
             | Self::Target(_)
@@ -78,6 +82,7 @@ impl Error {
             Self::InsecureTransport => StatusCode::FORBIDDEN,
             Self::Loop(error) => error.status(),
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NoForm => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::RequestBody(Failure::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RequestBody(Failure::TooSlow) => StatusCode::REQUEST_TIMEOUT,
@@ -106,6 +111,7 @@ impl Error {
             Self::InsecureTransport => "insecure_transport",
             Self::Loop(error) => error.reason(),
             Self::MethodNotAllowed(_) => "method_not_allowed",
+            Self::NoForm => "no_form",
             Self::NoRoute => "no_route",
             Self::RequestBody(Failure::TooLarge) => "body_too_large",
             Self::RequestBody(Failure::TooSlow) => "body_too_slow",
@@ -173,6 +179,10 @@ impl Error {
             Self::MethodNotAllowed(_) => (
                 "That does not work here",
                 "This address cannot be asked in this way. Go back and use the page's own buttons.",
+            ),
+            Self::NoForm => (
+                "This sign-in cannot be finished",
+                "What the sign-in server sent here is not a form. Go back to the app and start again.",
             ),
             Self::NoRoute => ("Nothing is here", "There is no page at this address."),
             Self::RequestBody(Failure::TooLarge) => (

@@ -3,17 +3,22 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{Method, Response, StatusCode, header};
 
 use super::page::Page;
-use super::{Body, NO_REFERRER, Visit, endpoints, set_cookies};
+use super::{Body, NO_REFERRER, Visit, endpoints, set_cookies, sign_in};
 use crate::access::{Cause, Challenge};
 use crate::identity::Identity;
 use crate::login::{self, ErrorCode, Failure, Login, ReturnTo, StateError};
 use crate::provider;
+use crate::telemetry::chain;
 
 /// When to try again where nobody has said.
 const SOON: Duration = Duration::from_secs(5);
+
+/// A page that tries again by itself waits at least and at most so long.
+const SOONEST: Duration = Duration::from_secs(5);
+const LATEST: Duration = Duration::from_mins(1);
 
 /// Answers a request that needs a session and is no document navigation.
 pub(super) fn sign_in_first(
@@ -40,11 +45,7 @@ pub(super) fn sign_in_first(
         .link("Sign in", href);
     page.login_url = Some(login_url);
     let mut response = page.respond(&visit.parts.headers);
-    // RFC 9110 section 15.5.2 wants a challenge; this one makes no browser ask for a password.
-    let challenge = HeaderValue::from_static("Cookie cookie-name=\"__Host-sidegate\"");
-    response
-        .headers_mut()
-        .insert(header::WWW_AUTHENTICATE, challenge);
+    sign_in::want_session(response.headers_mut());
     response
 }
 
@@ -62,33 +63,32 @@ pub(super) fn forbidden(visit: &Visit<'_>, identity: &Identity) -> Response<Body
         .respond(&visit.parts.headers)
 }
 
-/// Answers a visitor whose login could not even begin.
+/// Answers a visitor whose login could not even begin. Visiting `again` begins it again.
 pub(super) fn no_start(
     visit: &Visit<'_>,
     error: &login::Error,
     cause: Option<Cause>,
+    again: &str,
 ) -> Response<Body> {
     tracing::warn!(
         reason = error.reason(),
         cause = cause.map(Cause::reason),
+        error = chain(error),
         "Login not started"
     );
-    let again = visit.target.path_and_query().as_str();
-    let (status, title, text) = if let login::Error::Loop = error {
-        (
-            StatusCode::BAD_REQUEST,
-            "Signing in does not work",
-            loop_cause(cause),
-        )
-    } else {
-        wording(error)
-    };
-    let mut response = Page::new(status, title, text)
-        .because(error.reason())
+    let headers = &visit.parts.headers;
+    if let login::Error::Loop = error {
+        let text = loop_cause(cause);
+        let mut response = Page::new(StatusCode::BAD_REQUEST, "Signing in does not work", text)
+            .because(error.reason())
+            .link("Try again", again)
+            .respond(headers);
+        set_cookies(response.headers_mut(), [Login::forget_rounds()]);
+        return response;
+    }
+    no_login(visit, error, again)
         .link("Try again", again)
-        .respond(&visit.parts.headers);
-    set_cookies(response.headers_mut(), [Login::forget_rounds()]);
-    response
+        .respond(headers)
 }
 
 /// What three logins in vain prove.
@@ -124,24 +124,56 @@ fn loop_cause(cause: Option<Cause>) -> &'static str {
     }
 }
 
-/// Answers a login that failed.
-pub(super) fn failed(visit: &Visit<'_>, failure: Failure) -> Response<Body> {
+/// Answers a login that failed. Visiting `again` begins it again, at the same provider.
+pub(super) fn failed(visit: &Visit<'_>, failure: Failure, again: &str) -> Response<Body> {
     let error = &failure.error;
-    let (status, title, text) = wording(error);
-    let mut response = Page::new(status, title, text)
-        .because(error.reason())
-        .link("Sign in again", failure.retry.as_str())
+    let page = no_login(visit, error, again);
+    // Where the provider is in order, people may want another account or another provider.
+    let start = match passes(error) {
+        Passes::ByItself => again,
+        Passes::Not => failure.retry.as_str(),
+    };
+    let mut response = page
+        .link("Sign in again", start)
         .respond(&visit.parts.headers);
     let headers = response.headers_mut();
     headers.insert(header::REFERRER_POLICY, NO_REFERRER);
-    if let Some(after) = retry_after(error, status) {
-        headers.insert(
-            header::RETRY_AFTER,
-            HeaderValue::from(after.as_secs().max(1)),
-        );
-    }
     set_cookies(headers, failure.cookies);
     response
+}
+
+/// What is said of a login that did not come about. Where the provider's trouble passes by itself,
+/// the page tries again at `again`: but never the answer to a form, which nobody asked for by
+/// opening an address.
+fn no_login(visit: &Visit<'_>, error: &login::Error, again: &str) -> Page {
+    let (status, title, text) = wording(error);
+    let mut page = Page::new(status, title, text).because(error.reason());
+    page.retry_after = retry_after(error, status);
+    if passes(error) == Passes::ByItself && visit.parts.method == Method::GET {
+        let after = page.retry_after.unwrap_or(SOON).as_secs();
+        let after = after.clamp(SOONEST.as_secs(), LATEST.as_secs());
+        page.refresh = Some((after, again.to_owned()));
+        page = page.and("This page tries again by itself.");
+    }
+    page
+}
+
+/// Whether a failure is one of a provider that will be in order again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Passes {
+    ByItself,
+    Not,
+}
+
+fn passes(error: &login::Error) -> Passes {
+    let login::Error::Provider(error) = error else {
+        return Passes::Not;
+    };
+    if error.passes() {
+        Passes::ByItself
+    } else {
+        Passes::Not
+    }
 }
 
 /// When to try again, of answers that pass: what the provider said, or a few seconds.
@@ -198,7 +230,12 @@ fn wording(error: &login::Error) -> (StatusCode, &'static str, &'static str) {
             "The sign-in server refused several sign-ins from your network. Wait a minute, then \
              start again.",
         ),
-        login::Error::Provider(error) => provider_wording(error),
+        login::Error::Provider(_) if passes(error) == Passes::ByItself => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "The sign-in server cannot be reached",
+            "It is down, slow or busy. You did nothing wrong; try again in a moment.",
+        ),
+        login::Error::Provider(error) => provider_wording(error.side()),
         login::Error::Loop
         | login::Error::NoRandomness(_)
         | login::Error::Panicked
@@ -241,34 +278,16 @@ fn denied(code: &ErrorCode) -> (StatusCode, &'static str, &'static str) {
     }
 }
 
-fn provider_wording(error: &provider::Error) -> (StatusCode, &'static str, &'static str) {
-    match error {
-        provider::Error::RateLimited { .. }
-        | provider::Error::Throttled { .. }
-        | provider::Error::Unavailable { .. }
-        | provider::Error::Call(_) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "The sign-in server cannot be reached",
-            "It is down, slow or busy. You did nothing wrong; try again in a moment.",
-        ),
-        provider::Error::Refused(_) => (
+/// What is said of a provider's failure that stays.
+fn provider_wording(side: provider::Side) -> (StatusCode, &'static str, &'static str) {
+    match side {
+        provider::Side::Client => (
             StatusCode::BAD_REQUEST,
             "This sign-in cannot be finished",
             "The sign-in server does not accept it any more. Start again; you may not even have \
              to type your password.",
         ),
-        provider::Error::AccessToken(_)
-        | provider::Error::Answer(_)
-        | provider::Error::EmptyFile { .. }
-        | provider::Error::Misconfigured(_)
-        | provider::Error::NoSubject
-        | provider::Error::PublicKey { .. }
-        | provider::Error::Read { .. }
-        | provider::Error::Redirected { .. }
-        | provider::Error::Setting { .. }
-        | provider::Error::Token(_)
-        | provider::Error::Trust(_)
-        | provider::Error::Userinfo(_) => (
+        provider::Side::Gateway | provider::Side::Provider => (
             StatusCode::BAD_GATEWAY,
             "The sign-in server's answer cannot be used",
             "Trying again will hardly help: whoever runs this site has to look at the gateway's \

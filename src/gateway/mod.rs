@@ -13,6 +13,7 @@ mod error;
 mod explain;
 mod page;
 mod record;
+mod sign_in;
 
 use std::sync::Arc;
 
@@ -29,7 +30,8 @@ use crate::access::{Access, Challenge, Decision, Permit};
 use crate::clock::Clock;
 use crate::fields::forwarded::{Client, Peer, Scheme, TrustedPeers};
 use crate::fields::{self, Hops, Owned};
-use crate::login::{Login, OWN_PREFIX, PublicUrl, PublicUrls, ReturnTo};
+use crate::login::{Login, OWN_PREFIX, PublicUrl, PublicUrls, ReturnTo, Start};
+use crate::provider::Prompt;
 use crate::server::{Connection, Handler, RequestBody, Security};
 use crate::session::cookie;
 use crate::target::{self, Prefix, Target};
@@ -171,46 +173,32 @@ impl Gateway {
         self.login.owns(path) || self.own.covers(path)
     }
 
-    /// Step 6 for a request without a session: documents go to the provider, everything else is
-    /// told where to.
+    /// Step 6 for a request without a session: documents go to the provider, or to a choice where
+    /// there are several; everything else is told where to.
     async fn challenge(&self, visit: &Visit<'_>, challenge: &Challenge<'_>) -> Response<Body> {
         if !is_navigation(visit.parts) {
             return explain::sign_in_first(visit, challenge, self.login_url(visit, challenge));
         }
+        let Some(provider) = sign_in::only(challenge.route) else {
+            return self.choice(visit, challenge);
+        };
         let wanted = visit.target.path_and_query().as_str();
         let return_to = ReturnTo::parse(wanted, OWN_PREFIX);
-        let started = self.login.begin(
-            (challenge.provider(), crate::provider::Prompt::AsNeeded),
-            return_to.unwrap_or_else(ReturnTo::root),
-            visit.public_url,
-            &visit.parts.headers,
-        );
+        let started = self.login.begin(Start {
+            provider,
+            prompt: Prompt::AsNeeded,
+            login_hint: None,
+            return_to: return_to.unwrap_or_else(ReturnTo::root),
+            public_url: visit.public_url,
+            headers: &visit.parts.headers,
+        });
         match started.await {
             Ok(started) => see_other(&started.location, started.cookies),
             Err(error) => {
                 self.metrics.login("failed", error.reason());
-                explain::no_start(visit, &error, Some(challenge.cause))
+                explain::no_start(visit, &error, Some(challenge.cause), wanted)
             }
         }
-    }
-
-    /// Where a program sends its user to sign in. With one provider nothing needs saying.
-    fn login_url(&self, visit: &Visit<'_>, challenge: &Challenge<'_>) -> String {
-        let several = self
-            .access
-            .routes()
-            .iter()
-            .any(|route| route.provider() != challenge.provider());
-        let choice = if several {
-            format!("?provider={}", challenge.provider())
-        } else {
-            String::new()
-        };
-        format!(
-            "{}{}{choice}",
-            visit.public_url.origin(),
-            endpoints::SIGN_IN
-        )
     }
 }
 
@@ -235,7 +223,7 @@ impl Worker {
         let visit = gateway.receive(connection, parts, record)?;
         if gateway.is_own(visit.target.path()) {
             record.decided = Decided::Own;
-            return gateway.own_endpoint(&visit, record).await;
+            return gateway.own_endpoint(&visit, body, record).await;
         }
         let now = gateway.clock.now();
         let (method, headers) = (&visit.parts.method, &visit.parts.headers);

@@ -2,6 +2,7 @@
 //! programs (RFC 9457).
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
@@ -51,7 +52,7 @@ const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-p
 #[derive(Clone, Debug)]
 pub(super) enum Action {
     /// Go somewhere.
-    Link { href: String, label: &'static str },
+    Link { href: String, label: String },
     /// Change something.
     Post {
         action: &'static str,
@@ -70,6 +71,10 @@ pub(super) struct Page {
     pub(super) reason: Option<&'static str>,
     /// Where a program sends its user to sign in.
     pub(super) login_url: Option<String>,
+    /// When to try again.
+    pub(super) retry_after: Option<Duration>,
+    /// When the page itself goes on, in seconds, and where.
+    pub(super) refresh: Option<(u64, String)>,
 }
 
 impl Page {
@@ -82,6 +87,8 @@ impl Page {
             actions: Vec::new(),
             reason: None,
             login_url: None,
+            retry_after: None,
+            refresh: None,
         }
     }
 
@@ -95,10 +102,10 @@ impl Page {
         self
     }
 
-    pub(super) fn link(mut self, label: &'static str, href: impl Into<String>) -> Self {
+    pub(super) fn link(mut self, label: impl Into<String>, href: impl Into<String>) -> Self {
         self.actions.push(Action::Link {
             href: href.into(),
-            label,
+            label: label.into(),
         });
         self
     }
@@ -123,6 +130,10 @@ impl Page {
         headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
         // Of pages only: on a redirect it would cut a popup of the app off from its opener.
         headers.insert(OPENER_POLICY, HeaderValue::from_static("same-origin"));
+        if let Some(after) = self.retry_after {
+            let seconds = HeaderValue::from(after.as_secs().max(1));
+            headers.insert(header::RETRY_AFTER, seconds);
+        }
         harden(headers);
         response
     }
@@ -131,9 +142,10 @@ impl Page {
         let title = escape(self.title);
         let mut html = format!(
             "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n{}\
              <title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n\
-             <h1>{title}</h1>\n"
+             <h1>{title}</h1>\n",
+            self.refresh_html(),
         );
         for text in &self.text {
             html.extend(["<p>", &escape(text), "</p>\n"]);
@@ -150,6 +162,14 @@ impl Page {
         }
         html.push_str("</main>\n</body>\n</html>\n");
         html
+    }
+
+    fn refresh_html(&self) -> String {
+        let Some((seconds, url)) = &self.refresh else {
+            return String::new();
+        };
+        let url = escape(url);
+        format!("<meta http-equiv=\"refresh\" content=\"{seconds};url={url}\">\n")
     }
 
     fn problem(&self) -> String {
@@ -239,8 +259,16 @@ mod tests {
 
     #[test]
     fn l_11_text_cannot_become_markup() {
-        let page = Page::new(StatusCode::OK, "Title", "<script>'\"&\u{1b}").link("Go", "/?a=\"><x");
+        let mut page = Page::new(StatusCode::OK, "Title", "<script>'\"&\u{1b}")
+            .link("Go", "/?a=\"><x")
+            .link("A & <b>", "/b");
+        page.refresh = Some((5, "/?a=\"><x".to_owned()));
         let html = page.html();
+        assert!(html.contains(">A &amp; &lt;b&gt;</a>"), "{html}");
+        assert!(
+            html.contains("content=\"5;url=/?a=&quot;&gt;&lt;x\""),
+            "{html}"
+        );
         assert!(
             html.contains("&lt;script&gt;&#39;&quot;&amp;\u{fffd}"),
             "{html}"

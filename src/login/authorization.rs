@@ -26,6 +26,8 @@ pub(super) enum AuthorizationResponse {
         error: ErrorCode,
         /// The `state`, if the server returned one.
         state: Option<String>,
+        /// Who the answer says it is from.
+        iss: Option<String>,
     },
 }
 
@@ -34,6 +36,7 @@ pub(super) enum AuthorizationResponse {
 pub(super) struct Granted {
     code: Secret<String>,
     state: String,
+    iss: Option<String>,
 }
 
 /// A code whose state was made by us for this browser, a short time ago.
@@ -42,6 +45,8 @@ pub(super) struct Granted {
 pub(super) struct VerifiedResponse {
     /// The code, good for one exchange.
     pub(super) code: Secret<String>,
+    /// Who the answer says it is from (RFC 9207 section 2).
+    pub(super) iss: Option<String>,
     /// The login that it answers.
     pub(super) pending: PendingLogin,
 }
@@ -66,7 +71,7 @@ pub enum MalformedResponse {
 }
 
 impl AuthorizationResponse {
-    /// Reads the query of a request to the redirection endpoint.
+    /// Reads the query of a request to the redirection endpoint, or the form posted there.
     ///
     /// Names count only when they are exact after one decoding. Parameters of other names are
     /// ignored, tokens among them: they are never taken from a URL.
@@ -74,9 +79,9 @@ impl AuthorizationResponse {
     /// # Errors
     ///
     /// [`MalformedResponse`].
-    pub(super) fn parse(query: &str) -> Result<Self, MalformedResponse> {
+    pub(super) fn parse(parameters: &[u8]) -> Result<Self, MalformedResponse> {
         let [mut code, mut state, mut error, mut iss] = [const { None }; 4];
-        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        for (name, value) in form_urlencoded::parse(parameters) {
             let (name, slot) = match &*name {
                 "code" => ("code", &mut code),
                 "state" => ("state", &mut state),
@@ -94,6 +99,7 @@ impl AuthorizationResponse {
             (None, Some(error)) => Ok(Self::Refused {
                 error: ErrorCode::parse(&error),
                 state,
+                iss,
             }),
             (Some(code), None) => {
                 let visible = code.bytes().all(|byte| matches!(byte, 0x20..=0x7e));
@@ -101,7 +107,7 @@ impl AuthorizationResponse {
                     return Err(MalformedResponse::Code);
                 }
                 let (code, state) = (Secret::new(code), state.unwrap_or_default());
-                Ok(Self::Granted(Granted { code, state }))
+                Ok(Self::Granted(Granted { code, state, iss }))
             }
         }
     }
@@ -136,6 +142,7 @@ impl Granted {
         let pending = returned.verify(keys, browser_secret, now, timeout)?;
         Ok(VerifiedResponse {
             code: self.code,
+            iss: self.iss,
             pending,
         })
     }
@@ -193,7 +200,7 @@ mod tests {
     use super::*;
 
     fn granted(query: &str) -> Granted {
-        match AuthorizationResponse::parse(query).unwrap() {
+        match AuthorizationResponse::parse(query.as_bytes()).unwrap() {
             AuthorizationResponse::Granted(granted) => granted,
             AuthorizationResponse::Refused { .. } => panic!("{query} was read as an error"),
         }
@@ -201,8 +208,8 @@ mod tests {
 
     #[test]
     fn a_16_an_error_is_read_without_a_state() {
-        let parsed = AuthorizationResponse::parse("error=invalid_scope&hint=x&message=y").unwrap();
-        let AuthorizationResponse::Refused { error, state } = parsed else {
+        let parsed = AuthorizationResponse::parse(b"error=invalid_scope&hint=x&message=y").unwrap();
+        let AuthorizationResponse::Refused { error, state, .. } = parsed else {
             panic!("granted")
         };
         assert_eq!((error, state), (ErrorCode::InvalidScope, None));
@@ -211,7 +218,7 @@ mod tests {
     #[test]
     fn a_16_an_unknown_error_is_cut_and_cleaned() {
         let query = format!("error=%3Ch1%3E%0a{}", "x".repeat(10_000));
-        let parsed = AuthorizationResponse::parse(&query).unwrap();
+        let parsed = AuthorizationResponse::parse(query.as_bytes()).unwrap();
         let AuthorizationResponse::Refused { error, .. } = parsed else {
             panic!("granted")
         };
@@ -223,15 +230,26 @@ mod tests {
 
     #[test]
     fn a_16_a_code_beside_an_error_is_refused() {
-        let parsed = AuthorizationResponse::parse("code=a&error=access_denied&state=s");
+        let parsed = AuthorizationResponse::parse(b"code=a&error=access_denied&state=s");
         assert_eq!(parsed.unwrap_err(), MalformedResponse::Both);
+    }
+
+    #[test]
+    fn a_20_the_issuer_of_an_answer_is_kept_as_it_came() {
+        let code = granted("code=a&state=s&iss=https%3A%2F%2Fid.test%2F");
+        assert_eq!(code.iss.as_deref(), Some("https://id.test/"));
+        let error = AuthorizationResponse::parse(b"error=x&iss=https://id.test:443");
+        let AuthorizationResponse::Refused { iss, .. } = error.unwrap() else {
+            panic!("granted")
+        };
+        assert_eq!(iss.as_deref(), Some("https://id.test:443"));
     }
 
     #[test]
     fn a_17_a_repeated_parameter_is_refused() {
         for name in ["code", "state", "iss", "error"] {
             let query = format!("{name}=a&x=1&{name}=a");
-            let parsed = AuthorizationResponse::parse(&query);
+            let parsed = AuthorizationResponse::parse(query.as_bytes());
             assert_eq!(parsed.unwrap_err(), MalformedResponse::Repeated(name));
         }
     }
@@ -247,7 +265,7 @@ mod tests {
             "",
             "state=s",
         ] {
-            let parsed = AuthorizationResponse::parse(query);
+            let parsed = AuthorizationResponse::parse(query.as_bytes());
             assert_eq!(parsed.unwrap_err(), MalformedResponse::Neither, "{query}");
         }
         for query in ["code=a&STATE=s", "code=a&state%00=s", "code=a&state[]=s"] {
@@ -257,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_14_tokens_in_the_url_are_ignored() {
-        let parsed = AuthorizationResponse::parse("access_token=x&token_type=bearer");
+        let parsed = AuthorizationResponse::parse(b"access_token=x&token_type=bearer");
         assert_eq!(parsed.unwrap_err(), MalformedResponse::Neither);
     }
 
@@ -265,7 +283,7 @@ mod tests {
     fn a_code_that_could_break_the_exchange_is_refused() {
         let long = format!("code={}", "a".repeat(MAX_CODE + 1));
         for query in ["code=", "code=a%0ab", "code=%00", "code=%C3%A4", &long] {
-            let parsed = AuthorizationResponse::parse(query);
+            let parsed = AuthorizationResponse::parse(query.as_bytes());
             assert_eq!(parsed.unwrap_err(), MalformedResponse::Code);
         }
     }

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue};
 
 use super::pending::Tab;
 use crate::fields::cookie::{self as cookies, Found};
-use crate::session::cookie;
+use crate::session::{SessionId, SessionKey, cookie};
 
 /// Counts the logins that this browser completed in vain.
 const ROUND: &str = "__Host-sidegate-round";
@@ -36,6 +36,14 @@ pub(super) fn rounds(headers: &HeaderMap) -> u8 {
     match cookies::find(headers, ROUND.as_bytes()) {
         Found::One([digit @ b'0'..=b'9']) => digit.saturating_sub(b'0'),
         Found::One(_) | Found::Absent | Found::Conflicting => 0,
+    }
+}
+
+/// The key of the session that this browser brings, live or not.
+pub(super) fn session_key(headers: &HeaderMap) -> Option<SessionKey> {
+    match cookies::find(headers, cookie::SESSION.as_bytes()) {
+        Found::One(value) => SessionId::parse(value).map(|id| id.key()),
+        Found::Absent | Found::Conflicting => None,
     }
 }
 

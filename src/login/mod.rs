@@ -13,8 +13,10 @@ mod authorization;
 mod browser;
 mod error;
 mod keys;
+mod outcome;
 mod pending;
 mod public_url;
+mod request;
 mod return_to;
 mod same_origin;
 mod throttle;
@@ -28,21 +30,25 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue};
 use tokio::runtime::Handle;
 
-use self::authorization::{AuthorizationResponse, VerifiedResponse};
+use self::authorization::{AuthorizationResponse, Granted, VerifiedResponse};
 pub use self::authorization::{ErrorCode, MalformedResponse};
 pub use self::error::Error;
 pub use self::keys::{KeyFileError, KeyRing};
+pub use self::outcome::{Completion, Failure, Started};
 pub use self::pending::StateError;
 use self::pending::{Hint, PendingLogin, ReturnedState};
 pub use self::public_url::{PublicUrl, PublicUrls};
+pub use self::request::{Before, Callback, Start};
 pub use self::return_to::ReturnTo;
 pub use self::same_origin::{SameOrigin, same_origin};
 use self::throttle::{Pace, Throttle};
 use self::used::{Use, UsedStates};
 use crate::clock::{Clock, Timestamp};
 use crate::fields::cookie::{self as cookies, Found};
-use crate::provider::{self, AuthorizationRequest, Grant, Prompt, Provider, Redemption};
-use crate::session::{Session, SessionId, SessionKey, Sessions, cookie};
+use crate::provider::{
+    self, AuthorizationRequest, Grant, Prompt, Provider, Redemption, ResponseMode,
+};
+use crate::session::{SessionId, SessionKey, Sessions, cookie};
 use crate::telemetry::Metrics;
 
 /// Where all of our own endpoints lie, but for a callback path that was configured elsewhere.
@@ -55,82 +61,6 @@ pub struct Settings {
     pub callback_path: Box<str>,
     /// How long a login may take.
     pub timeout: Duration,
-}
-
-/// A browser on its way to the provider.
-#[derive(Debug)]
-pub struct Started {
-    /// The authorization request.
-    pub location: String,
-    /// `Set-Cookie` values.
-    pub cookies: Vec<HeaderValue>,
-}
-
-/// What became of an answer.
-#[derive(Debug)]
-#[must_use]
-pub enum Completion {
-    /// Somebody signed in: set the cookies, go to the location.
-    SignedIn {
-        /// Where the visitor wanted to go, absolute.
-        location: String,
-        /// `Set-Cookie` values.
-        cookies: Vec<HeaderValue>,
-        /// The provider's configured name.
-        provider: Box<str>,
-        /// The new session's key, for the log.
-        session: SessionKey,
-    },
-    /// The browser has a live session already: just go on.
-    AlreadySignedIn {
-        /// Where the visitor wanted to go, absolute.
-        location: String,
-        /// `Set-Cookie` values.
-        cookies: Vec<HeaderValue>,
-    },
-    /// No session was opened.
-    Failed(Failure),
-}
-
-/// A login that failed, with what its page needs.
-#[derive(Debug)]
-pub struct Failure {
-    /// Why.
-    pub error: Error,
-    /// Where to start again: visiting it begins a new login.
-    pub retry: ReturnTo,
-    /// The provider's configured name, when the state could be read.
-    pub provider: Option<Box<str>>,
-    /// `Set-Cookie` values.
-    pub cookies: Vec<HeaderValue>,
-}
-
-/// What came to the redirection endpoint of a provider.
-#[derive(Debug)]
-pub struct Callback<'a> {
-    /// The query, without `?`.
-    pub query: &'a str,
-    /// The request's fields, for its cookies.
-    pub headers: &'a HeaderMap,
-    /// The origin that was asked.
-    pub public_url: &'a PublicUrl,
-    /// The provider whose endpoint was asked.
-    pub provider: &'a str,
-    /// Where the request comes from, after the trust rule.
-    pub client: IpAddr,
-    /// The session that the browser has.
-    pub before: Before,
-}
-
-/// The session that a browser brings to a login.
-#[derive(Debug)]
-pub enum Before {
-    /// A live one.
-    Live(SessionId, Arc<Session>),
-    /// None.
-    Nothing,
-    /// One that is good for nothing any more, or for nothing here.
-    Stale(SessionId),
 }
 
 /// The flow. Shared by all workers.
@@ -194,52 +124,90 @@ impl Login {
         here.next()
     }
 
-    /// Sends a browser to `provider`, to come back to `return_to`.
+    /// The configured names of all providers, in alphabetical order.
+    pub fn providers(&self) -> impl Iterator<Item = &str> {
+        self.providers.keys().map(AsRef::as_ref)
+    }
+
+    /// What people call a provider.
+    pub fn display_name<'a>(&'a self, provider: &'a str) -> &'a str {
+        let known = self.providers.get(provider);
+        known.map_or(provider, |known| known.display_name())
+    }
+
+    /// How the answers of a provider come.
+    pub fn response_mode(&self, provider: &str) -> ResponseMode {
+        let known = self.providers.get(provider);
+        known.map_or(ResponseMode::Query, |known| known.response_mode())
+    }
+
+    /// Seals an address to come back to, for a link of our own at `public_url`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoRandomness`].
+    pub fn seal(&self, return_to: &ReturnTo, public_url: &PublicUrl) -> Result<String, Error> {
+        Ok(return_to.seal(&self.keys, public_url.origin())?)
+    }
+
+    /// Opens what [`Login::seal`] gave, if it did.
+    pub fn unseal(&self, text: &str, public_url: &PublicUrl) -> Option<ReturnTo> {
+        ReturnTo::unseal(text, &self.keys, public_url.origin())
+    }
+
+    /// Sends a browser to its provider.
     ///
     /// # Errors
     ///
     /// [`Error::Loop`] when this browser has just completed three logins in vain;
-    /// [`Error::UnknownProvider`]; [`Error::NoRandomness`].
-    pub async fn begin(
-        &self,
-        (provider, prompt): (&str, Prompt),
-        return_to: ReturnTo,
-        public_url: &PublicUrl,
-        headers: &HeaderMap,
-    ) -> Result<Started, Error> {
-        let round = browser::rounds(headers);
+    /// [`Error::UnknownProvider`]; [`Error::NoRandomness`]; [`Error::Provider`] when it is not known
+    /// where to send the browser.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: nothing is kept.
+    pub async fn begin(&self, start: Start<'_>) -> Result<Started, Error> {
+        let round = browser::rounds(start.headers);
         if round >= browser::MOST_ROUNDS {
             return Err(Error::Loop);
         }
-        let client = self.providers.get(provider).ok_or(Error::UnknownProvider)?;
-        let issued_at = self.clock.now();
+        let client = self.ready(start.provider).await?;
+        let mode = client.response_mode();
+        let before = match mode {
+            // The answer of another site's form comes without the session's cookie.
+            ResponseMode::FormPost => browser::session_key(start.headers),
+            ResponseMode::Query => None,
+        };
         let hint = Hint {
-            provider: provider.into(),
-            return_to,
-            issued_at,
+            provider: start.provider.into(),
+            return_to: start.return_to,
+            issued_at: self.clock.now(),
             round,
-            anew: prompt == Prompt::Login,
+            anew: start.prompt == Prompt::Login,
+            before,
         };
         let pending = PendingLogin::new(hint)?;
-        let sent = pending.send(&self.keys, public_url.origin())?;
+        let sent = pending.send(&self.keys, start.public_url.origin())?;
         let request = AuthorizationRequest {
-            redirect_uri: &self.redirect_uri(public_url, provider),
+            redirect_uri: &self.redirect_uri(start.public_url, start.provider),
             state: &sent.state,
             code_challenge: &pending.code_challenge(),
             nonce: &pending.nonce(),
-            login_hint: None,
-            prompt,
+            login_hint: start.login_hint,
+            prompt: start.prompt,
         };
-        let location = client.authorization_url(&request).await?;
-        let own = cookie::set(
-            &sent.tab.cookie(),
-            sent.browser_secret.expose(),
-            self.settings.timeout,
-        );
-        let cookies = browser::surplus_tabs(headers).map(|tab| cookie::clear(&tab.cookie()));
+        let location = client.authorization_url(&request)?;
+        let (name, secret) = (sent.tab.cookie(), sent.browser_secret.expose());
+        let own = match mode {
+            ResponseMode::FormPost => {
+                cookie::set_across_sites(&name, secret, self.settings.timeout)
+            }
+            ResponseMode::Query => cookie::set(&name, secret, self.settings.timeout),
+        };
+        let surplus = browser::surplus_tabs(start.headers).map(|tab| cookie::clear(&tab.cookie()));
         Ok(Started {
             location,
-            cookies: std::iter::once(own).chain(cookies).collect(),
+            cookies: std::iter::once(own).chain(surplus).collect(),
         })
     }
 
@@ -252,16 +220,23 @@ impl Login {
     /// ends no session: a browser that does not wait for its cookie keeps the session that it has.
     pub async fn complete(self: &Arc<Self>, callback: Callback<'_>) -> Completion {
         let origin = callback.public_url.origin();
-        let response = match AuthorizationResponse::parse(callback.query) {
+        let response = match AuthorizationResponse::parse(callback.parameters) {
             Ok(response) => response,
             Err(error) => return Completion::Failed(Failure::new(error.into(), None)),
         };
         let granted = match response {
             AuthorizationResponse::Granted(granted) => granted,
-            AuthorizationResponse::Refused { error, state } => {
+            AuthorizationResponse::Refused { error, state, iss } => {
                 let state =
                     state.and_then(|text| ReturnedState::open(&text, &self.keys, origin).ok());
-                return Completion::Failed(Failure::new(Error::Denied(error), state.as_ref()));
+                let state = state.filter(|state| *state.hint().provider == *callback.provider);
+                // Some servers leave their issuer out of errors; a wrong one is wrong here, too.
+                let checked = match iss.as_deref() {
+                    Some(iss) => self.check_issuer(callback.provider, Some(iss)),
+                    None => Ok(()),
+                };
+                let error = checked.err().unwrap_or(Error::Denied(error));
+                return Completion::Failed(Failure::new(error, state.as_ref()));
             }
         };
         let returned = match granted.returned_state(&self.keys, origin) {
@@ -269,28 +244,55 @@ impl Login {
             // Another provider's answer: a code must never go to a server that did not make it.
             Ok(_) => {
                 let error = Error::State(StateError::Foreign);
-                return stale(Failure::new(error, None), &callback);
+                return outcome::stale(Failure::new(error, None), &callback);
             }
-            Err(error) => return stale(Failure::new(error.into(), None), &callback),
+            Err(error) => return outcome::stale(Failure::new(error.into(), None), &callback),
         };
+        // Not before the server can be asked: what is not sent does not use up the code.
+        if let Err(error) = self.ready(callback.provider).await {
+            let mut failure = Failure::new(error, Some(&returned));
+            failure.cookies.clear();
+            return outcome::stale(failure, &callback);
+        }
+        match self.verified(granted, &returned, &callback) {
+            Ok(verified) => self.redeem(verified, &returned, callback).await,
+            Err(unfit) => *unfit,
+        }
+    }
+
+    /// Verifies an answer and all that has to hold before its code is sent anywhere.
+    fn verified(
+        &self,
+        granted: Granted,
+        returned: &ReturnedState,
+        callback: &Callback<'_>,
+    ) -> Result<VerifiedResponse, Box<Completion>> {
+        let failed = |error: Error| Failure::new(error, Some(returned));
         let name = returned.tab().cookie();
         let browser_secret = match cookies::find(callback.headers, name.as_bytes()) {
             Found::One(value) => Some(value),
             Found::Absent | Found::Conflicting => None,
         };
-        let time = (self.clock.now(), self.settings.timeout);
-        let verified = granted.verify(&returned, &self.keys, browser_secret, time);
-        match verified {
-            Err(error) => stale(Failure::new(error.into(), Some(&returned)), &callback),
-            Ok(_) if is_answered(returned.hint(), &callback.before) => going_on(
-                &Failure::new(Error::Used, Some(&returned)),
-                callback.public_url,
-            ),
-            Ok(verified) => match self.admit(&returned, callback.client, time.0) {
-                Ok(()) => self.redeem(verified, &returned, callback).await,
-                Err(error) => stale(Failure::new(error, Some(&returned)), &callback),
-            },
+        let now = self.clock.now();
+        let time = (now, self.settings.timeout);
+        let verified = granted
+            .verify(returned, &self.keys, browser_secret, time)
+            .map_err(|error| Box::new(outcome::stale(failed(error.into()), callback)))?;
+        self.check_issuer(callback.provider, verified.iss.as_deref())
+            .map_err(|error| Box::new(Completion::Failed(failed(error))))?;
+        if is_answered(returned.hint(), &callback.before) {
+            let answered = outcome::going_on(&failed(Error::Used), callback.public_url);
+            return Err(Box::new(answered));
         }
+        self.admit(returned, callback.client, now)
+            .map_err(|error| Box::new(outcome::stale(failed(error), callback)))?;
+        Ok(verified)
+    }
+
+    /// Checks who an answer at the redirection endpoint of `provider` says it is from.
+    fn check_issuer(&self, provider: &str, iss: Option<&str>) -> Result<(), Error> {
+        let provider = self.providers.get(provider).ok_or(Error::UnknownProvider)?;
+        Ok(provider.check_response_issuer(iss)?)
     }
 
     /// Whether a verified answer may be redeemed: once, and not by a client whose codes the
@@ -319,7 +321,8 @@ impl Login {
         let opened = match self.on_control_plane(exchange).await {
             Ok(grant) => {
                 let (login, name) = (Arc::clone(self), hint.provider.clone());
-                let open = async move { login.open(&name, grant, callback.before) };
+                let before = (callback.before, hint.before);
+                let open = async move { login.open(&name, grant, before) };
                 self.on_control_plane(open).await
             }
             Err(error) => Err(error),
@@ -352,6 +355,15 @@ impl Login {
         }
     }
 
+    /// The provider called `name`, once it can be asked.
+    async fn ready(&self, name: &str) -> Result<Arc<Provider>, Error> {
+        let provider = self.providers.get(name).ok_or(Error::UnknownProvider)?;
+        let (asked, clock) = (Arc::clone(provider), self.clock.clone());
+        self.on_control_plane(async move { Ok(asked.ready(&clock).await?) })
+            .await?;
+        Ok(Arc::clone(provider))
+    }
+
     /// Runs work that must not stop when the browser goes away.
     async fn on_control_plane<T: Send + 'static>(
         &self,
@@ -370,7 +382,7 @@ impl Login {
         verified: VerifiedResponse,
         redirect_uri: &str,
     ) -> Result<Grant, Error> {
-        let VerifiedResponse { code, pending } = verified;
+        let VerifiedResponse { code, pending, .. } = verified;
         let name = &pending.hint().provider;
         let provider = self.providers.get(name).ok_or(Error::UnknownProvider)?;
         let asked = self.clock.instant();
@@ -391,7 +403,12 @@ impl Login {
 
     /// Opens the session. The one that the browser had before ends: a new login gives a new id, and
     /// two people never share a browser's session.
-    fn open(&self, provider: &str, grant: Grant, before: Before) -> Result<SessionId, Error> {
+    fn open(
+        &self,
+        provider: &str,
+        grant: Grant,
+        (before, remembered): (Before, Option<SessionKey>),
+    ) -> Result<SessionId, Error> {
         let Grant { identity, tokens } = grant;
         let id = self
             .sessions
@@ -399,6 +416,9 @@ impl Login {
         match before {
             Before::Live(before, _) | Before::Stale(before) => self.sessions.end(&before),
             Before::Nothing => {}
+        }
+        if let Some(before) = remembered {
+            self.sessions.end_by_key(&before);
         }
         Ok(id)
     }
@@ -448,32 +468,6 @@ impl Settings {
     }
 }
 
-impl Failure {
-    fn new(error: Error, state: Option<&ReturnedState>) -> Self {
-        let hint = state.map(ReturnedState::hint);
-        Self {
-            error,
-            retry: hint.map_or_else(ReturnTo::root, |hint| hint.return_to.clone()),
-            provider: hint.map(|hint| hint.provider.clone()),
-            cookies: Vec::new(),
-        }
-        .forgetting(state)
-    }
-
-    /// Makes the browser forget the login, unless its answer may still come: this one was changed
-    /// on its way, or belongs to another browser.
-    fn forgetting(mut self, state: Option<&ReturnedState>) -> Self {
-        if !matches!(
-            self.error,
-            Error::State(StateError::NoCookie | StateError::OtherBrowser)
-        ) {
-            self.cookies
-                .extend(state.map(|state| cookie::clear(&state.tab().cookie())));
-        }
-        self
-    }
-}
-
 /// Whether the browser was signed in while this login was under way, by another tab: another
 /// exchange would only push that session out.
 fn is_answered(hint: &Hint, before: &Before) -> bool {
@@ -484,21 +478,5 @@ fn is_answered(hint: &Hint, before: &Before) -> bool {
                 && session.opened_at() >= hint.issued_at
         }
         Before::Nothing | Before::Stale(_) => false,
-    }
-}
-
-/// A state that does not verify is no news to a browser that is signed in: the answer came twice,
-/// or from a tab that was restored.
-fn stale(failure: Failure, callback: &Callback<'_>) -> Completion {
-    match callback.before {
-        Before::Nothing | Before::Stale(_) => Completion::Failed(failure),
-        Before::Live(..) => going_on(&failure, callback.public_url),
-    }
-}
-
-fn going_on(failure: &Failure, public_url: &PublicUrl) -> Completion {
-    Completion::AlreadySignedIn {
-        location: failure.retry.absolute(public_url.origin()),
-        cookies: failure.cookies.clone(),
     }
 }

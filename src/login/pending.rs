@@ -17,7 +17,7 @@ use super::keys::KeyRing;
 use super::{OWN_PREFIX, ReturnTo};
 use crate::clock::Timestamp;
 use crate::secret::{self, NoRandomness, Secret};
-use crate::session::cookie;
+use crate::session::{SessionKey, cookie};
 
 /// The longest `state` that is looked at: two sealed parts with a return-to of 1 KB, and room.
 const MAX_STATE: usize = 4096;
@@ -42,6 +42,8 @@ pub(super) struct Hint {
     pub(super) round: u8,
     /// The person asked to sign in anew, whoever is signed in.
     pub(super) anew: bool,
+    /// The session that the browser had, when its answer comes without that session's cookie.
+    pub(super) before: Option<SessionKey>,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -51,6 +53,8 @@ struct RawHint<'a> {
     t: u64,
     n: u8,
     a: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    s: Option<String>,
 }
 
 /// What a login needs to be sent out.
@@ -169,6 +173,10 @@ impl PendingLogin {
             t: self.hint.issued_at.as_millis(),
             n: self.hint.round,
             a: self.hint.anew,
+            s: self
+                .hint
+                .before
+                .map(|key| URL_SAFE_NO_PAD.encode(key.as_bytes())),
         };
         let plain = serde_json::to_vec(&raw).unwrap_or_default();
         let hint = keys.seal(
@@ -221,12 +229,14 @@ impl ReturnedState {
         let named = context(b"hint", &[tab.0.as_bytes(), origin.as_bytes()]);
         let plain = keys.open(&named, &sealed_hint)?;
         let raw: RawHint<'_> = serde_json::from_slice(&plain).ok()?;
+        let before = raw.s.map(|text| session_key(&text));
         let hint = Hint {
             provider: raw.p.into(),
             return_to: ReturnTo::parse(raw.r, OWN_PREFIX)?,
             issued_at: Timestamp::from_millis(raw.t),
             round: raw.n,
             anew: raw.a,
+            before: before.flatten(),
         };
         Some(Self {
             tab,
@@ -286,8 +296,13 @@ impl ReturnedState {
     }
 }
 
+fn session_key(text: &str) -> Option<SessionKey> {
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+    Some(SessionKey::from_bytes(bytes.try_into().ok()?))
+}
+
 /// Associated data in which no two lists of fields look alike: each is preceded by its length.
-fn context(purpose: &[u8], fields: &[&[u8]]) -> Vec<u8> {
+pub(super) fn context(purpose: &[u8], fields: &[&[u8]]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for field in [purpose].iter().chain(fields) {
         bytes.extend_from_slice(&u64::try_from(field.len()).unwrap_or(u64::MAX).to_be_bytes());
@@ -312,6 +327,7 @@ mod tests {
             issued_at: NOW,
             round: 2,
             anew: false,
+            before: Some(SessionKey::from_bytes([7; 32])),
         }
     }
 

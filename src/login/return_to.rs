@@ -2,6 +2,13 @@
 
 use std::fmt;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::OWN_PREFIX;
+use super::keys::KeyRing;
+use super::pending::context;
+use crate::secret::NoRandomness;
 use crate::target::{Prefix, canonical_path};
 
 /// The longest return-to, in bytes: it travels inside `state`.
@@ -14,6 +21,10 @@ const MAX: usize = 1024;
 /// written behind a configured origin ([`ReturnTo::absolute`]), never alone.
 #[derive(Clone, Eq, PartialEq)]
 pub struct ReturnTo(Box<str>);
+
+fn sealed_for(origin: &str) -> Vec<u8> {
+    context(b"return_to", &[origin.as_bytes()])
+}
 
 impl ReturnTo {
     /// The start page, `/`.
@@ -57,6 +68,23 @@ impl ReturnTo {
             None => path.into_owned(),
         };
         (whole.len() <= MAX).then(|| Self(whole.into()))
+    }
+
+    /// Seals it for a link of our own on `origin`: what a link says without a seal is not believed.
+    pub(super) fn seal(&self, keys: &KeyRing, origin: &str) -> Result<String, NoRandomness> {
+        let sealed = keys.seal(&sealed_for(origin), self.0.as_bytes())?;
+        Ok(URL_SAFE_NO_PAD.encode(sealed))
+    }
+
+    /// Opens what [`ReturnTo::seal`] gave for `origin`.
+    pub(super) fn unseal(text: &str, keys: &KeyRing, origin: &str) -> Option<Self> {
+        // A sealed one is a third longer, and the cipher adds less than a hundred bytes.
+        if text.len() > MAX.saturating_mul(2) {
+            return None;
+        }
+        let sealed = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let plain = keys.open(&sealed_for(origin), &sealed)?;
+        Self::parse(std::str::from_utf8(&plain).ok()?, OWN_PREFIX)
     }
 
     /// The path and query.

@@ -282,3 +282,22 @@ fn a_query_does_not_print() {
         "{shown}"
     );
 }
+
+#[test]
+fn only_what_was_sealed_for_an_origin_opens_there() {
+    let keys = KeyRing::random().unwrap();
+    let wanted = ReturnTo::parse("/a/b?c=d", OWN).unwrap();
+    let sealed = wanted.seal(&keys, SITE).unwrap();
+    assert_eq!(ReturnTo::unseal(&sealed, &keys, SITE), Some(wanted));
+    assert_eq!(ReturnTo::unseal(&sealed, &keys, "https://other.test"), None);
+    let others = KeyRing::random().unwrap();
+    assert_eq!(ReturnTo::unseal(&sealed, &others, SITE), None);
+    let cut = sealed.get(1..).unwrap();
+    let long = sealed.repeat(100);
+    for bad in ["", "/a/b?c=d", "L2EvYg", cut, long.as_str()] {
+        assert_eq!(ReturnTo::unseal(bad, &keys, SITE), None, "{bad}");
+    }
+    let longest = ReturnTo::parse(&format!("/{}", "a".repeat(MAX - 1)), OWN).unwrap();
+    let sealed = longest.seal(&keys, SITE).unwrap();
+    assert_eq!(ReturnTo::unseal(&sealed, &keys, SITE), Some(longest));
+}

@@ -1,30 +1,37 @@
-//! The authorization request (RFC 6749 section 4.1.1), which the browser carries.
+//! The authorization request (RFC 6749 section 4.1.1, OpenID Connect Core 1.0 section 3.1.2.1),
+//! which the browser carries.
 
 use std::collections::HashSet;
 
 use url::Url;
 
 use super::Error;
-use super::endpoint::endpoint;
-use super::settings::Settings;
+use super::settings::{AuthorizationParameters, IdentitySource, ResponseMode, Settings};
 
-/// The parameters that are ours: neither the endpoint's query nor the operator may set them.
+/// The parameters that are ours: neither the endpoint's query nor the operator may set them freely.
 /// `response_mode` and `nonce` would change what comes back; `request` and `request_uri` would
-/// replace all others.
-const OURS: [&str; 12] = [
+/// replace all others; what `acr_values` and `max_age` ask for is looked for in the answer, and so
+/// has keys of its own.
+const OURS: [&str; 15] = [
+    "acr_values",
     "client_id",
     "client_secret",
     "code_challenge",
     "code_challenge_method",
+    "max_age",
     "nonce",
     "redirect_uri",
     "request",
     "request_uri",
+    "resource",
     "response_mode",
     "response_type",
     "scope",
     "state",
 ];
+
+/// The longest hint that is passed on, in characters.
+const LONGEST_HINT: usize = 256;
 
 /// What differs from one authorization request to the next.
 #[derive(Clone, Copy, Debug)]
@@ -57,67 +64,76 @@ pub enum Prompt {
 /// The authorization endpoint with all that stays the same.
 #[derive(Debug)]
 pub(super) struct AuthorizationEndpoint {
-    /// The endpoint with its own query, `response_type`, `client_id`, scope and further parameters.
-    prepared: Url,
+    /// The endpoint with its own query.
+    url: Url,
+    /// `response_type`, `client_id` and what the settings ask for.
+    prepared: Vec<(Box<str>, Box<str>)>,
     pkce: bool,
+    nonce: bool,
 }
 
 impl AuthorizationEndpoint {
-    pub(super) fn new(settings: &Settings) -> Result<Self, Error> {
-        let key = "authorization_endpoint";
-        let base = settings.url.as_deref();
-        let problem = "is missing";
-        let text = settings.authorization_endpoint.as_deref();
-        let mut prepared = endpoint(key, base, text.ok_or(Error::Setting { key, problem })?)?;
+    /// For the endpoint at `url`, which the settings or the metadata name.
+    pub(super) fn new(settings: &Settings, url: &Url) -> Result<Self, Error> {
+        check(settings)?;
+        let asked = parameters(settings);
         let further = &settings.authorization_request.parameters;
         let mut names: HashSet<&str> = OURS.into();
-        for (name, _value) in prepared.query_pairs() {
-            if names.contains(&*name) || further.contains_key(&*name) {
-                let problem = "has a parameter in its query that is set elsewhere";
-                return Err(Error::Setting { key, problem });
-            }
-        }
-        if further.keys().any(|name| !names.insert(name)) {
+        names.extend(asked.iter().map(|(name, _value)| *name));
+        if further.keys().any(|name| names.contains(&**name)) {
             return Err(Error::Setting {
                 key: "authorization_request.parameters",
-                problem: "sets a parameter that is ours",
+                problem: "sets a parameter that is ours or has a key of its own",
             });
         }
-        let scope = settings.scopes.join(" ");
-        // RFC 6749 section 3.3: visible ASCII without quotation mark and backslash.
-        let is_scope = |byte: u8| matches!(byte, b'!' | b'#'..=b'[' | b']'..=b'~');
-        if !settings
-            .scopes
-            .iter()
-            .all(|scope| !scope.is_empty() && scope.bytes().all(is_scope))
+        names.extend(further.keys().map(String::as_str));
+        // What a request may bring.
+        names.extend(["login_hint", "prompt"]);
+        if url
+            .query_pairs()
+            .any(|(name, _value)| names.contains(&*name))
         {
-            return Err(Error::Setting {
-                key: "scopes",
-                problem: "has an entry that is no scope",
-            });
+            let key = "authorization_endpoint";
+            let problem = "has a parameter in its query that is set elsewhere";
+            return Err(Error::Setting { key, problem });
         }
-        let mut query = prepared.query_pairs_mut();
-        query.append_pair("response_type", "code");
-        query.append_pair("client_id", &settings.client_id);
-        if !scope.is_empty() {
-            query.append_pair("scope", &scope);
-        }
-        query.extend_pairs(further);
-        drop(query);
+        let own = [
+            ("response_type", "code"),
+            ("client_id", &settings.client_id),
+        ];
+        let own = own.into_iter();
+        let asked = asked.iter().map(|(name, value)| (*name, &**value));
+        let further = further.iter().map(|(name, value)| (&**name, &**value));
+        let prepared = own.chain(asked).chain(further);
         Ok(Self {
-            prepared,
+            url: url.clone(),
+            prepared: prepared
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
             pkce: settings.pkce,
+            nonce: asks_for_an_id_token(settings),
         })
     }
 
     pub(super) fn url(&self, request: &AuthorizationRequest<'_>) -> String {
-        let mut url = match request.prompt {
-            Prompt::AsNeeded => self.prepared.clone(),
-            Prompt::Login => self.prompting(),
-        };
+        let mut url = self.url.clone();
         let mut query = url.query_pairs_mut();
+        let prompt = match request.prompt {
+            Prompt::AsNeeded => None,
+            Prompt::Login => Some(("prompt", "login")),
+        };
+        let hint = request.login_hint.filter(|hint| is_hint(hint));
+        let brought = [prompt, hint.map(|hint| ("login_hint", hint))];
+        // They come in the place of those that are configured.
+        let replaced = |name: &str| brought.iter().flatten().any(|(other, _)| name == *other);
+        let kept = self.prepared.iter().filter(|(name, _)| !replaced(name));
+        query.extend_pairs(kept);
+        query.extend_pairs(brought.iter().flatten());
         query.append_pair("redirect_uri", request.redirect_uri);
         query.append_pair("state", request.state);
+        if self.nonce {
+            query.append_pair("nonce", request.nonce);
+        }
         if self.pkce {
             query.append_pair("code_challenge", request.code_challenge);
             query.append_pair("code_challenge_method", "S256");
@@ -125,18 +141,84 @@ impl AuthorizationEndpoint {
         drop(query);
         url.into()
     }
+}
 
-    /// The prepared request with `prompt=login` instead of whatever prompt was configured.
-    fn prompting(&self) -> Url {
-        let mut url = self.prepared.clone();
-        let kept = self
-            .prepared
-            .query_pairs()
-            .filter(|(name, _)| name != "prompt");
-        url.query_pairs_mut()
-            .clear()
-            .extend_pairs(kept)
-            .append_pair("prompt", "login");
-        url
+/// Whether the server is to answer with an ID token (OpenID Connect Core 1.0 section 3.1.2.1).
+fn asks_for_an_id_token(settings: &Settings) -> bool {
+    settings.scopes.iter().any(|scope| scope == "openid")
+}
+
+/// The parameters that settings of their own ask for; what is not asked for is not there.
+fn parameters(settings: &Settings) -> Vec<(&'static str, String)> {
+    let AuthorizationParameters {
+        response_mode,
+        prompt,
+        max_age_secs,
+        acr_values,
+        resource,
+        parameters: _,
+    } = &settings.authorization_request;
+    let joined = |list: &[String]| (!list.is_empty()).then(|| list.join(" "));
+    // The query is where the answer to a code request comes anyway.
+    let form_post = (*response_mode == ResponseMode::FormPost).then(|| "form_post".to_owned());
+    let single = [
+        ("scope", joined(&settings.scopes)),
+        ("response_mode", form_post),
+        ("prompt", prompt.clone()),
+        ("max_age", max_age_secs.map(|seconds| seconds.to_string())),
+        ("acr_values", joined(acr_values)),
+    ];
+    let single = single
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)));
+    let resources = resource.iter().map(|uri| ("resource", uri.clone()));
+    single.chain(resources).collect()
+}
+
+/// Checks what the settings ask for.
+fn check(settings: &Settings) -> Result<(), Error> {
+    let refuse = |key, problem| Err(Error::Setting { key, problem });
+    let asked = &settings.authorization_request;
+    // RFC 6749 section 3.3: visible ASCII without quotation mark and backslash.
+    let is_scope = |byte: u8| matches!(byte, b'!' | b'#'..=b'[' | b']'..=b'~');
+    let is_word = |text: &String| !text.is_empty() && text.bytes().all(is_scope);
+    if !settings.scopes.iter().all(is_word) {
+        return refuse("scopes", "has an entry that is no scope");
     }
+    let proven = settings.identity.source == IdentitySource::IdToken;
+    if proven && !asks_for_an_id_token(settings) {
+        let problem = "does not have \"openid\", but identity.source is \"id_token\"";
+        return refuse("scopes", problem);
+    }
+    let (max_age, acr_values) = (
+        "authorization_request.max_age_secs",
+        "authorization_request.acr_values",
+    );
+    if !asked.acr_values.iter().all(is_word) {
+        return refuse(acr_values, "has an entry that is no single word");
+    }
+    // A request that is not checked in the answer is a lock that looks shut.
+    let problem = "needs identity.source = \"id_token\": nothing else proves it";
+    if asked.max_age_secs.is_some() && !proven {
+        return refuse(max_age, problem);
+    }
+    if !asked.acr_values.is_empty() && !proven {
+        return refuse(acr_values, problem);
+    }
+    if asked.prompt.as_deref() == Some("") {
+        return refuse("authorization_request.prompt", "is empty");
+    }
+    // RFC 8707 section 2.
+    let is_resource = |uri: &String| !uri.contains('#') && Url::parse(uri).is_ok();
+    if !asked.resource.iter().all(is_resource) {
+        let problem = "has an entry that is no absolute URI without fragment";
+        return refuse("authorization_request.resource", problem);
+    }
+    Ok(())
+}
+
+/// Whether somebody's hint is one: it comes from a link that anybody can write.
+fn is_hint(text: &str) -> bool {
+    let length = text.chars().take(LONGEST_HINT.saturating_add(1)).count();
+    (1..=LONGEST_HINT).contains(&length) && !text.chars().any(char::is_control)
 }

@@ -1,75 +1,291 @@
 //! How we say who we are at the token endpoint (RFC 6749 section 2.3).
 
-use std::path::Path;
-
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::HeaderValue;
+use serde::Serialize;
 use url::form_urlencoded::byte_serialize;
 use zeroize::Zeroizing;
 
+use super::jwt::signer::{Signer, SigningError};
 use super::settings::{BasicEncoding, ClientAuthentication, Settings};
-use super::{Error, secret_file};
-use crate::secret::Secret;
+use super::{Error, read_text, secret_file};
+use crate::clock::Timestamp;
+use crate::secret::{Secret, random};
 
-/// Our credentials, ready to be sent. Exactly one method is ever used in one request.
+/// How long a client assertion is good, in seconds: as long as one call and two clocks need.
+const ASSERTION_LIFE: u64 = 60;
+
+/// The shortest key of HS256, in bytes (RFC 7518 section 3.2).
+const SHORTEST_HMAC_KEY: usize = 32;
+
+/// What is in the files by which the server knows us. It may be read again while the gateway runs,
+/// to find out whether an operator has changed it.
 #[derive(Debug)]
-pub(super) enum ClientAuth {
+pub(super) struct Credentials {
+    secret: Option<Secret<String>>,
+    private_key: Option<Secret<String>>,
+}
+
+impl Credentials {
+    /// Reads the files that the settings name. Blocks for small reads.
+    pub(super) fn read(settings: &Settings) -> Result<Self, Error> {
+        let secret = settings.client_secret_file.as_deref();
+        let private_key = settings.client_assertion.private_key_file.as_deref();
+        Ok(Self {
+            secret: secret
+                .map(|path| secret_file("client_secret_file", path))
+                .transpose()?,
+            private_key: private_key
+                .map(|path| read_text("client_assertion.private_key_file", path).map(Secret::new))
+                .transpose()?,
+        })
+    }
+
+    /// Whether any file says something else now. Compares in constant time.
+    pub(super) fn differs(&self, other: &Self) -> bool {
+        let differ =
+            |one: &Option<Secret<String>>, other: &Option<Secret<String>>| match (one, other) {
+                (Some(one), Some(other)) => !one.matches(other.expose().as_bytes()),
+                (one, other) => one.is_some() || other.is_some(),
+            };
+        differ(&self.secret, &other.secret) || differ(&self.private_key, &other.private_key)
+    }
+
+    fn secret(&self) -> Result<&Secret<String>, Error> {
+        let key = "client_secret_file";
+        let problem = "is missing; a public client sets client_authentication = \"none\"";
+        self.secret.as_ref().ok_or(Error::Setting { key, problem })
+    }
+}
+
+/// How we say who we are, ready to be said. Exactly one method is ever used in one request.
+#[derive(Debug)]
+pub(super) struct ClientAuth {
+    client_id: Box<str>,
+    method: Method,
+}
+
+#[derive(Debug)]
+enum Method {
     /// The value of the `Authorization` field, marked sensitive.
     Basic(HeaderValue),
-    /// Identifier and secret as parameters of the body.
-    Post {
-        client_id: String,
-        client_secret: Secret<String>,
+    /// The secret as a parameter of the body.
+    Post(Secret<String>),
+    /// A JWT made for each request.
+    Assertion {
+        signer: Signer,
+        key_id: Option<Box<str>>,
+        audience: Box<str>,
     },
-    /// The identifier of a public client as a parameter of the body.
-    Public { client_id: String },
+    /// A public client.
+    Public,
+}
+
+/// The claims of a client assertion (RFC 7523 section 3).
+#[derive(Serialize)]
+struct AssertionClaims<'a> {
+    iss: &'a str,
+    sub: &'a str,
+    aud: &'a str,
+    jti: &'a str,
+    iat: u64,
+    exp: u64,
 }
 
 impl ClientAuth {
-    /// Reads the secret and prepares the credentials.
-    pub(super) fn new(settings: &Settings) -> Result<Self, Error> {
-        let client_id = &settings.client_id;
-        if client_id.is_empty() {
+    /// Chooses the method and prepares it. `supported` is what the server's metadata lists
+    /// (`token_endpoint_auth_methods_supported`); it counts only where the settings leave the
+    /// choice to us.
+    pub(super) fn new(
+        settings: &Settings,
+        supported: Option<&[String]>,
+        credentials: &Credentials,
+    ) -> Result<Self, Error> {
+        if settings.client_id.is_empty() {
             let (key, problem) = ("client_id", "is empty");
             return Err(Error::Setting { key, problem });
         }
-        let secret_path = settings.client_secret_file.as_deref();
-        match settings.client_authentication {
-            ClientAuthentication::ClientSecretJwt | ClientAuthentication::PrivateKeyJwt => {
-                let (key, problem) = ("client_authentication", "is not there yet");
-                Err(Error::Setting { key, problem })
-            }
+        let set = settings.client_authentication;
+        let method = if set == ClientAuthentication::Auto {
+            choose(supported, credentials)?
+        } else {
+            set
+        };
+        let method = match method {
             ClientAuthentication::Auto | ClientAuthentication::ClientSecretBasic => {
-                let secret = read_secret(secret_path)?;
-                basic(client_id, &secret, settings.basic_encoding).map(Self::Basic)
+                let encoding = settings.basic_encoding;
+                Method::Basic(basic(&settings.client_id, credentials.secret()?, encoding)?)
             }
-            ClientAuthentication::ClientSecretPost => Ok(Self::Post {
-                client_id: client_id.clone(),
-                client_secret: read_secret(secret_path)?,
-            }),
-            ClientAuthentication::None => match (secret_path, settings.pkce) {
-                (Some(_), _) => Err(Error::Setting {
-                    key: "client_secret_file",
-                    problem: "is given, but client_authentication is \"none\"",
-                }),
-                // Without a secret the verifier is all that binds a code to us.
-                (None, false) => Err(Error::Setting {
-                    key: "pkce",
-                    problem: "is off, but a public client has nothing else to protect its codes",
-                }),
-                (None, true) => Ok(Self::Public {
-                    client_id: client_id.clone(),
-                }),
-            },
+            ClientAuthentication::ClientSecretPost => Method::Post(credentials.secret()?.clone()),
+            ClientAuthentication::ClientSecretJwt => by_secret(settings, credentials.secret()?)?,
+            ClientAuthentication::PrivateKeyJwt => by_private_key(settings, credentials)?,
+            ClientAuthentication::None => public(settings, credentials)?,
+        };
+        Ok(Self {
+            client_id: (&*settings.client_id).into(),
+            method,
+        })
+    }
+
+    /// The `Authorization` field, where the method uses it.
+    pub(super) fn field(&self) -> Option<&HeaderValue> {
+        match &self.method {
+            Method::Basic(value) => Some(value),
+            Method::Post(_) | Method::Assertion { .. } | Method::Public => None,
+        }
+    }
+
+    /// A new assertion for one request, where the method uses one. Each has an identifier of its
+    /// own, so that a server can refuse one that comes twice.
+    pub(super) fn assertion(&self, now: Timestamp) -> Result<Option<Secret<String>>, Error> {
+        let Method::Assertion {
+            signer,
+            key_id,
+            audience,
+        } = &self.method
+        else {
+            return Ok(None);
+        };
+        let id = random::<16>().map_err(|error| Error::Assertion(SigningError::Identifier(error)));
+        let iat = now.as_secs();
+        let claims = AssertionClaims {
+            iss: &self.client_id,
+            sub: &self.client_id,
+            aud: audience,
+            jti: &URL_SAFE_NO_PAD.encode(id?),
+            iat,
+            exp: iat.saturating_add(ASSERTION_LIFE),
+        };
+        let assertion = signer.sign(key_id.as_deref(), &claims);
+        assertion.map(Some).map_err(Error::Assertion)
+    }
+
+    /// The parameters of the body (RFC 6749 section 2.3.1, RFC 7523 section 2.2). `assertion` is
+    /// what [`assertion`](Self::assertion) made for this request.
+    pub(super) fn parameters<'a>(
+        &'a self,
+        assertion: Option<&'a Secret<String>>,
+    ) -> Vec<(&'static str, &'a str)> {
+        let client_id = ("client_id", &*self.client_id);
+        match &self.method {
+            Method::Basic(_) => Vec::new(),
+            Method::Post(secret) => vec![client_id, ("client_secret", secret.expose())],
+            Method::Public => vec![client_id],
+            Method::Assertion { .. } => {
+                let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+                let mut parameters = vec![client_id, ("client_assertion_type", kind)];
+                parameters.extend(assertion.map(|jwt| ("client_assertion", &**jwt.expose())));
+                parameters
+            }
         }
     }
 }
 
-fn read_secret(path: Option<&Path>) -> Result<Secret<String>, Error> {
-    let key = "client_secret_file";
-    let problem = "is missing; a public client sets client_authentication = \"none\"";
-    secret_file(key, path.ok_or(Error::Setting { key, problem })?)
+/// The first method in our order that the server lists and our credentials are good for. Nothing
+/// is tried out: a method that fails once may lock the client out.
+fn choose(
+    supported: Option<&[String]>,
+    credentials: &Credentials,
+) -> Result<ClientAuthentication, Error> {
+    use ClientAuthentication as By;
+    let (has_key, has_secret) = (
+        credentials.private_key.is_some(),
+        credentials.secret.is_some(),
+    );
+    let Some(supported) = supported.filter(|listed| !listed.is_empty()) else {
+        if has_key {
+            return Ok(By::PrivateKeyJwt);
+        }
+        // A secret that was forgotten is no wish to be a public client.
+        return credentials.secret().map(|_secret| By::ClientSecretBasic);
+    };
+    let ours = [
+        ("private_key_jwt", By::PrivateKeyJwt, has_key),
+        ("client_secret_basic", By::ClientSecretBasic, has_secret),
+        ("client_secret_post", By::ClientSecretPost, has_secret),
+        ("client_secret_jwt", By::ClientSecretJwt, has_secret),
+        ("none", By::None, !has_key && !has_secret),
+    ];
+    ours.into_iter()
+        .find(|(name, _by, able)| *able && supported.iter().any(|listed| listed == name))
+        .map(|(_name, by, _able)| by)
+        .ok_or(Error::Setting {
+            key: "client_authentication",
+            problem: "is \"auto\", but the server's metadata lists no method that our \
+                      credentials are good for: set the method, or give it the file it needs",
+        })
+}
+
+fn by_secret(settings: &Settings, secret: &Secret<String>) -> Result<Method, Error> {
+    if secret.expose().len() < SHORTEST_HMAC_KEY {
+        return Err(Error::Setting {
+            key: "client_secret_file",
+            problem: "is shorter than the 32 bytes that client_secret_jwt needs \
+                      (RFC 7518 section 3.2)",
+        });
+    }
+    Ok(Method::Assertion {
+        signer: Signer::from_secret(secret),
+        // A secret has no name; servers are known that refuse an assertion that gives it one.
+        key_id: None,
+        audience: audience(settings)?,
+    })
+}
+
+fn by_private_key(settings: &Settings, credentials: &Credentials) -> Result<Method, Error> {
+    let assertion = &settings.client_assertion;
+    let path = assertion.private_key_file.as_ref();
+    let Some((pem, path)) = credentials.private_key.as_ref().zip(path) else {
+        return Err(Error::Setting {
+            key: "client_assertion.private_key_file",
+            problem: "is missing, but client_authentication is \"private_key_jwt\"",
+        });
+    };
+    let signer = Signer::from_pem(pem.expose(), assertion.algorithm);
+    let signer = signer.map_err(|source| Error::PrivateKey {
+        path: path.clone(),
+        source,
+    })?;
+    Ok(Method::Assertion {
+        signer,
+        key_id: assertion.key_id.as_deref().map(Into::into),
+        audience: audience(settings)?,
+    })
+}
+
+/// Who our assertions are for: one text, and never one that a server's metadata gave. A server
+/// that could choose it would choose another server, and use our assertion there.
+fn audience(settings: &Settings) -> Result<Box<str>, Error> {
+    // An issuer for many tenants is the template of one, and nobody's name.
+    let issuer = settings
+        .issuer
+        .as_deref()
+        .filter(|_| settings.tenants.is_empty());
+    let audience = settings.client_assertion.audience.as_deref().or(issuer);
+    let key = "client_assertion.audience";
+    let problem = "is missing, and there is no issuer of one name to take in its place";
+    match audience {
+        Some(audience) if !audience.is_empty() => Ok(audience.into()),
+        Some(_) | None => Err(Error::Setting { key, problem }),
+    }
+}
+
+fn public(settings: &Settings, credentials: &Credentials) -> Result<Method, Error> {
+    let refuse = |key, problem| Err(Error::Setting { key, problem });
+    let problem = "is given, but client_authentication is \"none\"";
+    if credentials.secret.is_some() {
+        return refuse("client_secret_file", problem);
+    }
+    if credentials.private_key.is_some() {
+        return refuse("client_assertion.private_key_file", problem);
+    }
+    // Without a secret the verifier is all that binds a code to us.
+    if !settings.pkce {
+        let problem = "is off, but a public client has nothing else to protect its codes";
+        return refuse("pkce", problem);
+    }
+    Ok(Method::Public)
 }
 
 /// The Basic credentials. Both parts are form-encoded first (RFC 6749 section 2.3.1), unless the

@@ -4,13 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, Uri};
+use http::header::{ACCEPT, AUTHORIZATION, USER_AGENT};
+use http::{HeaderValue, Request, Response, Uri};
 use http_body_util::Full;
 use rustls::ClientConfig;
 use url::{Host, Url};
 
 use super::Error;
 use crate::origin::{self, CallLimits, Client, Connector, Origin};
+
+/// How we name ourselves in every call: there are servers that answer nobody without a name.
+const OUR_NAME: &str = concat!("sidegate/", env!("CARGO_PKG_VERSION"));
 
 /// An endpoint that we call ourselves. Environment variables that name a proxy are not read.
 #[derive(Debug)]
@@ -55,11 +59,29 @@ impl Endpoint {
         &self.uri
     }
 
+    /// Fetches what is there, with the credentials in `authorization` if there are any.
+    pub(super) async fn get(
+        &self,
+        accept: &'static str,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Response<Bytes>, origin::Error> {
+        let mut request = Request::new(Full::new(Bytes::new()));
+        request.uri_mut().clone_from(&self.uri);
+        let headers = request.headers_mut();
+        headers.insert(ACCEPT, HeaderValue::from_static(accept));
+        if let Some(authorization) = authorization {
+            headers.insert(AUTHORIZATION, authorization.clone());
+        }
+        self.call(request).await
+    }
+
     /// Sends one request, once.
     pub(super) async fn call(
         &self,
-        request: Request<Full<Bytes>>,
+        mut request: Request<Full<Bytes>>,
     ) -> Result<Response<Bytes>, origin::Error> {
+        let name = HeaderValue::from_static(OUR_NAME);
+        request.headers_mut().insert(USER_AGENT, name);
         self.client.call(request, self.limits).await
     }
 

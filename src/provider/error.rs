@@ -2,9 +2,13 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::jwt::{AccessTokenError, KeyProblem};
+use super::jwt::signer::{SigningError, SigningKeyProblem};
+use super::jwt::{KeyProblem, TokenError, TokenKind};
+use super::keys::KeySetError;
+use super::metadata::MetadataError;
 use super::refusal::Refusal;
 use super::token::AnswerError;
 use super::userinfo::UserinfoError;
@@ -28,10 +32,17 @@ pub enum Error {
     /// The JWT access token is not believed. Side: provider; usually a key or audience that is
     /// configured wrongly, or a clock.
     #[error("the access token is not believed")]
-    AccessToken(#[source] AccessTokenError),
+    AccessToken(#[source] TokenError),
     /// The token response is not one (RFC 6749 section 5.1). Side: provider.
     #[error("the token response is not understood")]
     Answer(#[source] AnswerError),
+    /// The JWT by which we say who we are could not be made. Side: gateway.
+    #[error("the client assertion could not be made")]
+    Assertion(#[source] SigningError),
+    /// As many calls of the server are under way as may be. Side: provider, which is slow, or
+    /// gateway (`concurrent_calls`); it passes.
+    #[error("too many calls of the authorization server are under way")]
+    Busy,
     /// The server could not be reached, did not answer in time, or answered more than is taken. Side:
     /// provider; it passes.
     #[error("the call to the authorization server failed")]
@@ -44,16 +55,78 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// The ID token is not believed. Side: provider; usually `client_id`, `issuer` or a clock that is
+    /// wrong, or an answer that belongs to somebody else.
+    #[error("the ID token is not believed")]
+    IdToken(#[source] TokenError),
+    /// A file with a key set cannot be used. Side: gateway.
+    #[error("the key set in {} (setting `{key}`) cannot be used", path.display())]
+    KeySet {
+        /// The setting that names it.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: KeySetError,
+    },
+    /// The published keys cannot be used. Side: provider.
+    #[error("the published keys cannot be used")]
+    Keys(#[source] KeySetError),
+    /// The keys could not be fetched. Side: provider; it passes.
+    #[error("the call for the keys failed")]
+    KeysCall(#[source] origin::Error),
+    /// The keys were fetched a moment ago, or were not to be had then. Side: provider; it passes.
+    #[error("the keys were asked for a moment ago")]
+    KeysJustFetched,
+    /// Another status than 200 where the keys should be. Side: provider.
+    #[error("the server answered with status {0} instead of keys")]
+    KeysStatus(u16),
+    /// The server's metadata cannot be used. Side: provider; often an issuer that is configured
+    /// wrongly.
+    #[error("the metadata of the authorization server cannot be used")]
+    Metadata(#[source] MetadataError),
     /// The server refuses us, not the user: wrong secret, wrong redirection URI, a request that it
     /// does not understand. Side: gateway; compare our settings with the registration there.
     #[error("the authorization server refuses this client")]
     Misconfigured(#[source] Refusal),
+    /// The token response has no ID token, which is where the identity comes from. Side: provider;
+    /// the scope `openid` has to be granted.
+    #[error("the token response has no ID token")]
+    NoIdToken,
     /// The claims name nobody. Side: provider; look at `identity.claims.subject`.
     #[error("the identity has no subject")]
     NoSubject,
+    /// The metadata has not been read yet. Side: provider; it passes.
+    #[error("the metadata of the authorization server has not been read yet")]
+    NotReady,
+    /// The userinfo is about somebody else than the ID token (OpenID Connect Core 1.0 section
+    /// 5.3.2). Side: provider, or an attacker who swaps access tokens.
+    #[error("the userinfo is not about the subject of the ID token")]
+    OtherSubject,
+    /// The server could not be reached a moment ago, or says nothing. Side: provider; it passes.
+    #[error("the authorization server cannot be reached")]
+    OutOfReach {
+        /// When it is tried again.
+        retry_after: Duration,
+        /// Why, unless it said nothing at all.
+        #[source]
+        cause: Option<Arc<Self>>,
+    },
+    /// Our private key cannot be used. Side: gateway.
+    #[error("the key in {} (setting `client_assertion.private_key_file`) cannot be used", path.display())]
+    PrivateKey {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: SigningKeyProblem,
+    },
     /// A public key cannot be used. Side: gateway.
-    #[error("the key in {} (setting `access_token.public_key_files`) cannot be used", path.display())]
+    #[error("the key in {} (setting `{key}`) cannot be used", path.display())]
     PublicKey {
+        /// The setting that names it.
+        key: &'static str,
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
@@ -87,6 +160,11 @@ pub enum Error {
     /// The code is no good. Side: client; a new login helps.
     #[error("the authorization server refuses the code")]
     Refused(#[source] Refusal),
+    /// The answer of the authorization endpoint says that it is from somebody else, or does not say
+    /// who it is from at a server that promises to (RFC 9207 section 2.4). Side: provider, or an
+    /// attacker who mixes up two of them.
+    #[error("the answer of the authorization endpoint is not from this issuer")]
+    ResponseIssuer,
     /// A setting is missing, wrong or at odds with another. Side: gateway.
     #[error("setting `{key}` {problem}")]
     Setting {
@@ -95,6 +173,9 @@ pub enum Error {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// The signed userinfo is not believed. Side: provider.
+    #[error("the signed userinfo is not believed")]
+    SignedUserinfo(#[source] TokenError),
     /// The server throttles us (429). Side: provider; it passes. `token_calls_per_minute` is too
     /// high, or others share our address.
     #[error("the authorization server asks for fewer calls")]
@@ -126,20 +207,36 @@ impl Error {
     /// A stable code for logs, counters and pages.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::AccessToken(error) => error.reason(),
+            Self::AccessToken(error) => error.reason(TokenKind::AccessToken),
             Self::Answer(_) => "token_response_malformed",
+            Self::Assertion(_) => "client_assertion",
+            Self::Busy => "provider_busy",
             Self::Call(error) if error.may_have_been_processed() => "provider_call_failed",
-            Self::Call(_) => "provider_unreachable",
+            Self::OutOfReach {
+                cause: Some(cause), ..
+            } => cause.reason(),
+            Self::Call(_) | Self::OutOfReach { .. } => "provider_unreachable",
             Self::EmptyFile { .. }
+            | Self::KeySet { .. }
+            | Self::PrivateKey { .. }
             | Self::PublicKey { .. }
             | Self::Read { .. }
             | Self::Setting { .. }
             | Self::Trust(_) => "provider_settings",
+            Self::IdToken(error) => error.reason(TokenKind::IdToken),
+            Self::Keys(error) => error.reason(),
+            Self::KeysCall(_) | Self::KeysJustFetched | Self::KeysStatus(_) => "keys_unavailable",
+            Self::Metadata(error) => error.reason(),
             Self::Misconfigured(_) => "client_refused",
+            Self::NoIdToken => "no_id_token",
             Self::NoSubject => "no_subject",
+            Self::NotReady => "metadata_missing",
+            Self::OtherSubject => "userinfo_subject",
             Self::RateLimited { .. } => "token_calls_limited",
             Self::Redirected { .. } => "token_endpoint_redirected",
             Self::Refused(_) => "code_refused",
+            Self::ResponseIssuer => "response_issuer",
+            Self::SignedUserinfo(error) => error.reason(TokenKind::Userinfo),
             Self::Throttled { .. } => "provider_throttled",
             Self::Token(_) => "token_unusable",
             Self::Unavailable { .. } => "provider_unavailable",
@@ -151,8 +248,11 @@ impl Error {
     pub fn side(&self) -> Side {
         match self {
             Self::Refused(_) => Side::Client,
-            Self::EmptyFile { .. }
+            Self::Assertion(_)
+            | Self::EmptyFile { .. }
+            | Self::KeySet { .. }
             | Self::Misconfigured(_)
+            | Self::PrivateKey { .. }
             | Self::PublicKey { .. }
             | Self::RateLimited { .. }
             | Self::Read { .. }
@@ -161,8 +261,21 @@ impl Error {
             | Self::Trust(_) => Side::Gateway,
             Self::AccessToken(_)
             | Self::Answer(_)
+            | Self::Busy
             | Self::Call(_)
+            | Self::IdToken(_)
+            | Self::Keys(_)
+            | Self::KeysCall(_)
+            | Self::KeysJustFetched
+            | Self::KeysStatus(_)
+            | Self::Metadata(_)
+            | Self::NoIdToken
             | Self::NoSubject
+            | Self::NotReady
+            | Self::OtherSubject
+            | Self::OutOfReach { .. }
+            | Self::ResponseIssuer
+            | Self::SignedUserinfo(_)
             | Self::Throttled { .. }
             | Self::Token(_)
             | Self::Unavailable { .. }
@@ -170,25 +283,54 @@ impl Error {
         }
     }
 
-    /// After what time another try makes sense, when that is known.
-    pub fn retry_after(&self) -> Option<Duration> {
+    /// Whether the trouble is one that passes by itself, so that trying again makes sense.
+    pub fn passes(&self) -> bool {
         match self {
-            Self::RateLimited { retry_after } => Some(*retry_after),
-            Self::Throttled { retry_after } | Self::Unavailable { retry_after, .. } => *retry_after,
+            Self::Busy
+            | Self::Call(_)
+            | Self::Keys(_)
+            | Self::KeysCall(_)
+            | Self::KeysJustFetched
+            | Self::KeysStatus(_)
+            | Self::NotReady
+            | Self::RateLimited { .. }
+            | Self::Throttled { .. }
+            | Self::Unavailable { .. } => true,
+            Self::Metadata(error) => error.passes(),
+            Self::OutOfReach { cause, .. } => cause.as_ref().is_none_or(|cause| cause.passes()),
+            Self::Userinfo(error) => error.passes(),
             Self::AccessToken(_)
             | Self::Answer(_)
-            | Self::Call(_)
+            | Self::Assertion(_)
             | Self::EmptyFile { .. }
+            | Self::IdToken(_)
+            | Self::KeySet { .. }
             | Self::Misconfigured(_)
+            | Self::NoIdToken
             | Self::NoSubject
+            | Self::OtherSubject
+            | Self::PrivateKey { .. }
             | Self::PublicKey { .. }
             | Self::Read { .. }
             | Self::Redirected { .. }
             | Self::Refused(_)
+            | Self::ResponseIssuer
             | Self::Setting { .. }
+            | Self::SignedUserinfo(_)
             | Self::Token(_)
-            | Self::Trust(_)
-            | Self::Userinfo(_) => None,
+            | Self::Trust(_) => false,
+        }
+    }
+
+    /// After what time another try makes sense, when that is known.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "few errors know")]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::OutOfReach { retry_after, .. } | Self::RateLimited { retry_after } => {
+                Some(*retry_after)
+            }
+            Self::Throttled { retry_after } | Self::Unavailable { retry_after, .. } => *retry_after,
+            _ => None,
         }
     }
 }

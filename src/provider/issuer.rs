@@ -49,14 +49,24 @@ impl Issuer {
         &self.text
     }
 
+    /// Whether it is a template.
+    pub(super) fn has_tenants(&self) -> bool {
+        !self.tenants.is_empty()
+    }
+
     /// Whether `issuer` is this one, or that of one of the tenants.
     pub(super) fn is(&self, issuer: &str) -> bool {
         if self.tenants.is_empty() {
             return *self.text == *issuer;
         }
-        let of = |tenant: &str| self.text.replace(TENANT, tenant);
-        self.tenants.iter().any(|tenant| of(tenant) == issuer)
+        let mut tenants = self.tenants.iter();
+        tenants.any(|tenant| filled(&self.text, tenant) == issuer)
     }
+}
+
+/// `template` with a tenant in it.
+pub(super) fn filled(template: &str, tenant: &str) -> String {
+    template.replace(TENANT, tenant)
 }
 
 fn is_tenant(text: &str) -> bool {

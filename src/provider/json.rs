@@ -1,4 +1,4 @@
-//! JSON as we accept it from a server: one object, no member twice, nothing after it.
+//! JSON as we accept it from a server: one object or array, no member twice, nothing after it.
 //!
 //! Two parsers that disagree about a repeated member are how a claim says one thing to the one
 //! who checks it and another to the one who uses it. Depth is bounded by `serde_json` (128), size
@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 /// The members of an object. Numbers keep 64-bit precision.
 pub(super) type Object = Map<String, Value>;
 
-/// Why bytes are not the object that was expected.
+/// Why bytes are not the object or array that was expected.
 ///
 /// Side: provider.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +22,9 @@ pub enum JsonError {
     /// content.
     #[error("the JSON is malformed")]
     Malformed(#[source] serde_json::Error),
+    /// JSON, but not an array.
+    #[error("the JSON is not an array")]
+    NotAnArray,
     /// JSON, but not an object.
     #[error("the JSON is not an object")]
     NotAnObject,
@@ -33,6 +36,14 @@ pub(super) fn object(bytes: &[u8]) -> Result<Object, JsonError> {
     match serde_json::from_slice(bytes).map_err(JsonError::Malformed)? {
         Strict(Value::Object(members)) => Ok(members),
         Strict(_) => Err(JsonError::NotAnObject),
+    }
+}
+
+/// Reads one array, as strictly as [`object`].
+pub(super) fn array(bytes: &[u8]) -> Result<Vec<Value>, JsonError> {
+    match serde_json::from_slice(bytes).map_err(JsonError::Malformed)? {
+        Strict(Value::Array(items)) => Ok(items),
+        Strict(_) => Err(JsonError::NotAnArray),
     }
 }
 
@@ -143,6 +154,19 @@ mod tests {
         for other in ["[1]", "\"a\"", "1", "true", "null"] {
             let refused = object(other.as_bytes());
             assert!(matches!(refused, Err(JsonError::NotAnObject)), "{other}");
+        }
+    }
+
+    #[test]
+    fn an_array_is_read_as_strictly() {
+        assert_eq!(array(br#" [1, {"a":1}] "#).unwrap().len(), 2);
+        for other in ["{}", "\"a\"", "1", "true", "null"] {
+            let refused = array(other.as_bytes());
+            assert!(matches!(refused, Err(JsonError::NotAnArray)), "{other}");
+        }
+        for bad in [r#"[{"a":1,"a":1}]"#, "[1]x", "[1,]", "\u{feff}[]", "[", ""] {
+            let refused = array(bad.as_bytes());
+            assert!(matches!(refused, Err(JsonError::Malformed(_))), "{bad}");
         }
     }
 

@@ -10,18 +10,26 @@
 //!
 //! The entry point is [`Provider`].
 
+mod access_token;
 mod authorization;
 mod claims;
 mod client_auth;
+mod contact;
+mod discovery;
 mod endpoint;
 mod error;
-#[expect(dead_code, reason = "used when the parts are brought together")]
+mod grant;
+mod id_token;
 mod issuer;
 mod json;
 mod jwt;
+mod keys;
+mod known;
 mod limiter;
+mod metadata;
 mod person;
 pub mod profile;
+mod published;
 mod refusal;
 pub mod settings;
 mod token;
@@ -33,48 +41,38 @@ mod tests;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use rustls::ClientConfig;
-use url::Url;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 pub use authorization::{AuthorizationRequest, Prompt};
 pub use error::{Error, Side};
+pub use grant::Grant;
 pub use json::JsonError;
-pub use jwt::{AccessTokenError, KeyProblem};
+pub use jwt::signer::{SigningError, SigningKeyProblem};
+pub use jwt::{KeyProblem, TokenError, TokenKind};
+pub use keys::{KeySetError, PassedOver};
+pub use metadata::MetadataError;
 pub use refusal::{ErrorCode, Refusal};
 pub use settings::{ResponseMode, Settings};
 pub use token::AnswerError;
 pub use userinfo::UserinfoError;
 
-use crate::clock::{Clock, Timestamp};
-use crate::identity::Identity;
+use crate::clock::Clock;
 use crate::secret::Secret;
-use crate::tls::Trust;
-use crate::token::TokenSet;
-use authorization::AuthorizationEndpoint;
-use claims::{Claims, Rules};
-use client_auth::ClientAuth;
-use endpoint::{Endpoint, endpoint};
-use jwt::Verifier;
+use client_auth::Credentials;
+use contact::Contact;
+use grant::{Judge, Response};
+use issuer::Issuer;
+use known::{Known, Line};
 use limiter::Limiter;
-use person::Naming;
-use settings::{ErrorShape, IdentitySource};
-use token::{Answer, RequestFormat};
+use settings::ErrorShape;
+use token::{CodeGrant, RequestFormat};
 
 /// The largest file with a secret or a key, in bytes.
 const LARGEST_FILE: u64 = 64 * 1024;
-
-/// What a redeemed code brought.
-#[derive(Debug)]
-#[must_use]
-pub struct Grant {
-    /// Who it is.
-    pub identity: Identity,
-    /// The tokens.
-    pub tokens: TokenSet,
-}
 
 /// A code, with what its request was made with.
 #[derive(Debug)]
@@ -93,90 +91,54 @@ pub struct Redemption<'a> {
 #[derive(Debug)]
 pub struct Provider {
     name: Box<str>,
-    authorization: AuthorizationEndpoint,
-    token: Endpoint,
+    settings: Settings,
+    issuer: Option<Issuer>,
+    line: Line,
+    /// Nothing until the metadata was read, where it has to be.
+    known: ArcSwapOption<Known>,
+    credentials: ArcSwap<Credentials>,
+    contact: Contact,
     format: RequestFormat,
-    pkce: bool,
-    shapes: Vec<ErrorShape>,
-    default_life: Option<Duration>,
     limiter: Limiter,
-    verifier: Option<Verifier>,
-    naming: Naming,
-    source: Source,
-}
-
-/// Where the identity comes from, with what is needed to read it there.
-#[derive(Debug)]
-enum Source {
-    AccessToken,
-    Nowhere,
-    Userinfo(Box<Endpoint>),
+    /// Calls that may be under way.
+    places: Semaphore,
+    judge: Judge,
 }
 
 impl Provider {
-    /// Sets up the provider called `name`: checks `settings`, and reads the secret, the public keys
-    /// and the certificate authorities. Blocks for small reads; opens no connection.
+    /// Sets up the provider called `name`: checks `settings`, and reads the secret, the keys and
+    /// the certificate authorities. Blocks for small reads; opens no connection.
     ///
     /// # Errors
     ///
-    /// [`Error::Setting`], [`Error::Read`], [`Error::EmptyFile`], [`Error::PublicKey`] and
-    /// [`Error::Trust`]: each names the key and, if there is one, the file.
+    /// [`Error::Setting`], [`Error::Read`], [`Error::EmptyFile`], [`Error::PublicKey`],
+    /// [`Error::KeySet`] and [`Error::Trust`]: each names the key and, if there is one, the file.
     pub fn new(name: &str, settings: &Settings) -> Result<Self, Error> {
-        let format = RequestFormat::new(settings, ClientAuth::new(settings)?)?;
         if settings.errors.iter().any(ErrorShape::matches_everything) {
             let (key, problem) = ("errors", "has a row that asks for nothing");
             return Err(Error::Setting { key, problem });
         }
-        let authorization = AuthorizationEndpoint::new(settings)?;
-        let base = settings.url.as_deref();
-        let (key, problem) = ("token_endpoint", "is missing");
-        let token_url = settings.token_endpoint.as_deref();
-        let token_url = token_url.ok_or(Error::Setting { key, problem })?;
-        let token_url = endpoint(key, base, token_url)?;
-        let userinfo = settings.userinfo_endpoint.as_deref();
-        let userinfo = userinfo
-            .map(|text| endpoint("userinfo_endpoint", base, text))
-            .transpose()?;
-        let tls = trust(settings, [Some(&token_url), userinfo.as_ref()])?;
-        let deadline = Duration::from_secs(settings.deadline_secs.get().into());
-        let call = |key, url: &Url| Endpoint::new(key, url, tls.as_ref(), deadline);
-        let verifier = Verifier::new(&settings.access_token, Rules::new(settings))?;
-        let source = match (settings.identity.source, userinfo) {
-            (IdentitySource::AccessToken, _) if verifier.is_none() => {
-                let key = "access_token.public_key_files";
-                let problem = "is empty, but identity.source is \"access_token\"";
-                return Err(Error::Setting { key, problem });
-            }
-            (IdentitySource::AccessToken, _) => Source::AccessToken,
-            (IdentitySource::IdToken, _) => {
-                let (key, problem) = ("identity.source", "is not there yet");
-                return Err(Error::Setting { key, problem });
-            }
-            (IdentitySource::None, _) => Source::Nowhere,
-            (IdentitySource::Userinfo, Some(url)) => {
-                Source::Userinfo(Box::new(call("userinfo_endpoint", &url)?))
-            }
-            (IdentitySource::Userinfo, None) => {
-                let key = "userinfo_endpoint";
-                let problem = "is missing, but identity.source is \"userinfo\"";
-                return Err(Error::Setting { key, problem });
-            }
-        };
-        let issuer = settings.access_token.issuer.as_deref().unwrap_or(name);
+        let issuer = Issuer::new(settings)?;
+        let line = Line::new(settings)?;
+        let credentials = Credentials::read(settings)?;
+        let judge = Judge::new(name, settings, issuer.as_ref())?;
+        let rehearsal = discovery::rehearsal(settings, issuer.as_ref())?;
+        let must_be_read = rehearsal.is_some();
+        let known = Known::new(settings, &credentials, &line, rehearsal)?;
+        judge.check(&known)?;
+        let places = usize::try_from(settings.concurrent_calls.get()).unwrap_or(usize::MAX);
         Ok(Self {
             name: name.into(),
-            authorization,
-            token: call("token_endpoint", &token_url)?,
-            format,
-            pkce: settings.pkce,
-            shapes: settings.errors.clone(),
-            default_life: settings
-                .default_expires_in_secs
-                .map(|seconds| Duration::from_secs(seconds.get())),
+            settings: settings.clone(),
+            issuer,
+            line,
+            known: ArcSwapOption::from_pointee((!must_be_read).then_some(known)),
+            credentials: ArcSwap::from_pointee(credentials),
+            contact: Contact::default(),
+            format: RequestFormat::new(settings)?,
             limiter: Limiter::per_minute(settings.token_calls_per_minute),
-            verifier,
-            naming: Naming::new(issuer, &settings.identity),
-            source,
+            places: Semaphore::new(places.min(Semaphore::MAX_PERMITS)),
+            judge,
         })
     }
 
@@ -185,76 +147,105 @@ impl Provider {
         &self.name
     }
 
-    /// The URL to send the browser to (RFC 6749 section 4.1.1). The query of the configured
-    /// endpoint is kept, and no parameter is there twice. The challenge is left out when PKCE is
-    /// off.
-    ///
-    /// # Errors
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe.
-    #[expect(clippy::unused_async, reason = "waits for metadata soon")]
-    pub async fn authorization_url(
-        &self,
-        request: &AuthorizationRequest<'_>,
-    ) -> Result<String, Error> {
-        Ok(self.authorization.url(request))
-    }
-
     /// What people call the server.
     pub fn display_name(&self) -> &str {
-        &self.name
+        self.settings.display_name.as_deref().unwrap_or(&self.name)
     }
 
     /// How this server's answers come to the redirection endpoint.
     pub fn response_mode(&self) -> ResponseMode {
-        ResponseMode::Query
+        self.settings.authorization_request.response_mode
     }
 
-    /// Checks who an answer of the authorization endpoint says it is from (RFC 9207 section 2.4).
+    /// Makes sure that people can be sent to the server: that its metadata was read, where it is
+    /// to be, and that its token endpoint could be connected to a moment ago.
     ///
     /// # Errors
-    pub fn check_response_issuer(&self, _iss: Option<&str>) -> Result<(), Error> {
-        Ok(())
+    ///
+    /// [`Error::OutOfReach`], [`Error::Call`] and [`Error::Metadata`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe; what was being asked is asked again.
+    pub async fn ready(&self, clock: &Clock) -> Result<(), Error> {
+        let reach = async {
+            match self.known.load_full() {
+                Some(known) => known.token.connect().await.map(drop).map_err(Error::Call),
+                None => self.discover().await,
+            }
+        };
+        self.contact.ensure(clock, reach).await
+    }
+
+    /// The URL to send the browser to (RFC 6749 section 4.1.1). The query of the endpoint is kept,
+    /// and no parameter of ours is there twice. The challenge is left out when PKCE is off, the
+    /// nonce where no ID token is asked for.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotReady`] while the metadata has not been read.
+    pub fn authorization_url(&self, request: &AuthorizationRequest<'_>) -> Result<String, Error> {
+        Ok(self.known()?.authorization.url(request))
+    }
+
+    /// Checks who an answer of the authorization endpoint says it is from (RFC 9207 section 2.4):
+    /// where the issuer is known nobody else may have answered, and where the server promises to
+    /// say it, it has to.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ResponseIssuer`] and [`Error::NotReady`].
+    pub fn check_response_issuer(&self, iss: Option<&str>) -> Result<(), Error> {
+        let required = self.settings.require_response_iss
+            || (self.issuer.is_some() && self.known()?.promises_iss);
+        match (iss, &self.issuer) {
+            (Some(iss), Some(issuer)) if !issuer.is(iss) => Err(Error::ResponseIssuer),
+            (None, _) if required => Err(Error::ResponseIssuer),
+            _ => Ok(()),
+        }
     }
 
     /// Redeems an authorization code: one call to the token endpoint (RFC 6749 section 4.1.3), and
-    /// one to the userinfo endpoint where the identity comes from there. `redirect_uri` is the one
-    /// of the authorization request, byte for byte; the verifier is sent when PKCE is on.
+    /// what it takes to know who it is: the server's keys, the userinfo.
     ///
     /// # Errors
     ///
-    /// [`Error::RateLimited`] before anything was sent. Then [`Error::Call`],
-    /// [`Error::Redirected`], [`Error::Throttled`], [`Error::Unavailable`],
-    /// [`Error::Misconfigured`], [`Error::Refused`] and [`Error::Answer`] of the token call;
-    /// [`Error::AccessToken`], [`Error::Token`], [`Error::Userinfo`] and [`Error::NoSubject`] of
-    /// what it brought.
+    /// [`Error::NotReady`], [`Error::Busy`] and [`Error::RateLimited`] before anything was sent.
+    /// Then [`Error::Call`], [`Error::Redirected`], [`Error::Throttled`], [`Error::Unavailable`],
+    /// [`Error::Misconfigured`], [`Error::Refused`] and [`Error::Answer`] of the token call; all
+    /// others of what it brought.
     ///
     /// # Cancel safety
     ///
     /// Not cancel safe: when the future is dropped the code may be used up and the tokens lost.
     /// Run it as a task that outlives the browser's connection.
     pub async fn redeem(&self, redemption: Redemption<'_>, clock: &Clock) -> Result<Grant, Error> {
-        let Redemption {
-            code,
-            code_verifier,
-            redirect_uri,
-            ..
-        } = redemption;
+        let known = self.known()?;
+        let _place = self.place().await?;
         let asked_at = clock.now();
         self.limiter
             .take(asked_at)
             .map_err(|retry_after| Error::RateLimited { retry_after })?;
-        let verifier = self.pkce.then_some(&code_verifier);
-        let request = self
-            .format
-            .redemption(self.token.uri(), &code, verifier, redirect_uri);
-        let response = self.token.call(request).await.map_err(Error::Call)?;
+        let grant = CodeGrant {
+            code: &redemption.code,
+            code_verifier: self.settings.pkce.then_some(&redemption.code_verifier),
+            redirect_uri: redemption.redirect_uri,
+        };
+        let (uri, client_auth) = (known.token.uri(), &known.client_auth);
+        let request = self.format.redemption(uri, client_auth, &grant, asked_at)?;
+        let called = known.token.call(request).await;
+        if called.is_err() {
+            self.contact.doubt().await;
+        }
         // A call takes seconds at some servers: tokens are judged by the time of their arrival,
         // while their life is counted from before the call.
         let arrived_at = clock.now();
-        let answer = token::read(response, &self.shapes, arrived_at).inspect_err(|error| {
+        let answer = token::read(
+            called.map_err(Error::Call)?,
+            &self.settings.errors,
+            arrived_at,
+        );
+        let answer = answer.inspect_err(|error| {
             if let Error::Throttled {
                 retry_after: Some(wait),
             } = error
@@ -262,85 +253,26 @@ impl Provider {
                 self.limiter.pause(arrived_at, *wait);
             }
         })?;
-        let claims = self.claims(&answer, arrived_at)?;
-        let tokens = self.tokens(&answer, claims.as_ref(), asked_at)?;
-        let identity = self.identity(&tokens, claims.as_ref()).await?;
-        Ok(Grant { identity, tokens })
-    }
-
-    /// Whether the token endpoint can be connected to, the TLS handshake included. Sends no
-    /// request.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Call`] when it cannot.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future closes the connection.
-    pub async fn probe(&self) -> Result<(), Error> {
-        self.token.connect().await.map_err(Error::Call)
-    }
-
-    /// The believed claims of the access token, when there are keys to believe it by.
-    fn claims(&self, answer: &Answer, now: Timestamp) -> Result<Option<Claims>, Error> {
-        let verify = |verifier: &Verifier| verifier.verify(answer.access_token.expose(), now);
-        let claims = self.verifier.as_ref().map(verify).transpose();
-        claims.map_err(Error::AccessToken)
-    }
-
-    /// The tokens, with the earlier of what the response and what the token itself say of its end.
-    fn tokens(
-        &self,
-        answer: &Answer,
-        claims: Option<&Claims>,
-        asked_at: Timestamp,
-    ) -> Result<TokenSet, Error> {
-        let life = answer.expires_in.or(self.default_life);
-        let said = life.map(|life| asked_at.plus(life));
-        let proven = claims.map(|claims| claims.expires_at);
-        let expires_at = said.into_iter().chain(proven).min();
-        let refresh_token = answer.refresh_token.as_ref();
-        TokenSet::new(
-            answer.access_token.expose(),
-            refresh_token.map(|token| token.expose().as_str()),
-            expires_at,
-        )
-        .map_err(Error::Token)
-    }
-
-    async fn identity(
-        &self,
-        tokens: &TokenSet,
-        claims: Option<&Claims>,
-    ) -> Result<Identity, Error> {
-        let identity = match &self.source {
-            Source::AccessToken => claims.and_then(|claims| self.naming.identity(&claims.members)),
-            Source::Nowhere => Some(self.naming.nameless()),
-            Source::Userinfo(endpoint) => {
-                let members = userinfo::fetch(endpoint, tokens).await;
-                self.naming.identity(&members.map_err(Error::Userinfo)?)
-            }
+        let response = Response {
+            known: &known,
+            answer: &answer,
+            redemption: &redemption,
+            asked_at,
         };
-        identity.ok_or(Error::NoSubject)
+        self.judge.grant(&response, clock).await
     }
-}
 
-/// The authorities to believe, read only when an endpoint needs them.
-fn trust(
-    settings: &Settings,
-    endpoints: [Option<&Url>; 2],
-) -> Result<Option<Arc<ClientConfig>>, Error> {
-    let mut endpoints = endpoints.into_iter().flatten();
-    let trust = match &settings.ca_file {
-        // A file that cannot be used is an error even when nothing needs it now.
-        Some(path) => Trust::from_file(path),
-        None if endpoints.any(|url| url.scheme() == "https") => Trust::system(),
-        None => return Ok(None),
-    };
-    trust
-        .map(|trust| Some(trust.client_config()))
-        .map_err(Error::Trust)
+    fn known(&self) -> Result<Arc<Known>, Error> {
+        self.known.load_full().ok_or(Error::NotReady)
+    }
+
+    /// A place among the calls that may be under way.
+    async fn place(&self) -> Result<SemaphorePermit<'_>, Error> {
+        match timeout(self.line.deadline, self.places.acquire()).await {
+            Ok(Ok(place)) => Ok(place),
+            Ok(Err(_)) | Err(_) => Err(Error::Busy),
+        }
+    }
 }
 
 /// Reads a file with a secret; one newline at its end is not part of it.

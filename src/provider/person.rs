@@ -11,44 +11,54 @@ const LONGEST_SUBJECT: usize = 255;
 /// The most groups that are taken; more are as good as not there, never as more rights.
 const MOST_GROUPS: usize = 1000;
 
-/// What claims are called at one server, and who the issuer of its subjects is.
+/// What claims are called at one server.
 #[derive(Debug)]
 pub(super) struct Naming {
-    issuer: Box<str>,
     names: ClaimNames,
     emails_verified: EmailsVerified,
 }
 
 impl Naming {
-    pub(super) fn new(issuer: &str, settings: &IdentitySettings) -> Self {
+    pub(super) fn new(settings: &IdentitySettings) -> Self {
         Self {
-            issuer: issuer.into(),
             names: settings.claims.clone(),
             emails_verified: settings.emails_verified,
         }
     }
 
-    /// The identity that everybody has where claims are not read.
-    pub(super) fn nameless(&self) -> Identity {
-        Identity::nameless(&self.issuer)
+    /// The identity at `issuer` that `sources` give together; `None` without a subject. The first
+    /// source that has a claim decides it, so the ID token stands before the userinfo; whoever
+    /// gives several has made sure that all speak of one subject. Claims of an unexpected type or
+    /// with characters that a field cannot carry are absent.
+    pub(super) fn identity(&self, sources: &[&Object], issuer: &str) -> Option<Identity> {
+        let names = &self.names;
+        if self.groups_are_elsewhere(sources) {
+            // Rules about groups let nobody in then, and an operator has to be able to see why.
+            tracing::warn!(
+                issuer,
+                claim = &*names.groups,
+                "The person has too many groups for a token: no group is known here"
+            );
+        }
+        let identity = Identity {
+            subject: Some(subject(first(sources, &names.subject)?)?),
+            email: self.email(sources),
+            preferred_username: text(first(sources, &names.preferred_username)),
+            name: text(first(sources, &names.name)),
+            ..Identity::nameless(issuer)
+        };
+        Some(identity.with_groups(groups(first(sources, &names.groups))))
     }
 
-    /// The identity in `members`; `None` without a subject. Claims of an unexpected type or with
-    /// characters that a field cannot carry are absent.
-    pub(super) fn identity(&self, members: &Object) -> Option<Identity> {
-        let names = &self.names;
-        let text = |name: &str| Claim::new(find(members, name)?.as_str()?);
-        let identity = Identity {
-            subject: Some(subject(find(members, &names.subject)?)?),
-            email: text(&names.email).map(|address| Email {
-                address,
-                verified: self.is_verified(members),
-            }),
-            preferred_username: text(&names.preferred_username),
-            name: text(&names.name),
-            ..self.nameless()
-        };
-        Some(identity.with_groups(groups(find(members, &names.groups))))
+    fn email(&self, sources: &[&Object]) -> Option<Email> {
+        let said = first(sources, &self.names.email)?;
+        let address = text(Some(said))?;
+        // A source vouches for the address that it names itself and for no other.
+        let mut naming = sources
+            .iter()
+            .filter(|members| find(members, &self.names.email) == Some(said));
+        let verified = naming.any(|members| self.is_verified(members));
+        Some(Email { address, verified })
     }
 
     fn is_verified(&self, members: &Object) -> bool {
@@ -59,6 +69,29 @@ impl Naming {
             EmailsVerified::Timestamp => claim.is_some_and(is_time),
         }
     }
+
+    /// Whether the groups are left out of the sources and some other place is named for them
+    /// (OpenID Connect Core 1.0 section 5.6.2), as servers do with groups that are too many for a
+    /// token. That place is not asked.
+    fn groups_are_elsewhere(&self, sources: &[&Object]) -> bool {
+        let claim = &*self.names.groups;
+        let top = claim.split('.').next().unwrap_or_default();
+        let elsewhere = sources.iter().any(|members| {
+            let names = members.get("_claim_names").and_then(Value::as_object);
+            names.is_some_and(|names| names.contains_key(claim) || names.contains_key(top))
+        });
+        elsewhere && first(sources, claim).is_none()
+    }
+}
+
+/// A claim where it is found first; null is as good as absent.
+fn first<'a>(sources: &[&'a Object], name: &str) -> Option<&'a Value> {
+    let mut found = sources.iter().filter_map(|members| find(members, name));
+    found.find(|value| !value.is_null())
+}
+
+fn text(value: Option<&Value>) -> Option<Claim> {
+    Claim::new(value?.as_str()?)
 }
 
 /// A claim by its whole name, or by a path with dots.
@@ -86,16 +119,23 @@ fn subject(value: &Value) -> Option<Claim> {
     .filter(|subject| subject.as_str().chars().count() <= LONGEST_SUBJECT)
 }
 
+/// An array of texts, one text, or an object whose members are named after the groups (as Zitadel
+/// has its roles). A member of such an object that is no object itself is no group: `false` beside
+/// a name would say that somebody is not in it.
 fn groups(value: Option<&Value>) -> Vec<Claim> {
-    let texts: &[Value] = match value {
-        Some(Value::Array(groups)) => groups,
-        Some(text @ Value::String(_)) => std::slice::from_ref(text),
-        None | Some(_) => &[],
-    };
-    let texts = texts.iter().take(MOST_GROUPS);
-    texts
-        .filter_map(|text| Claim::new(text.as_str()?))
-        .collect()
+    match value {
+        Some(Value::Array(groups)) => claims(groups.iter().filter_map(Value::as_str)),
+        Some(Value::String(group)) => claims([&**group].into_iter()),
+        Some(Value::Object(groups)) => {
+            let named = groups.iter().filter(|(_name, value)| value.is_object());
+            claims(named.map(|(name, _value)| &**name))
+        }
+        None | Some(Value::Null | Value::Bool(_) | Value::Number(_)) => Vec::new(),
+    }
+}
+
+fn claims<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<Claim> {
+    texts.take(MOST_GROUPS).filter_map(Claim::new).collect()
 }
 
 /// A date as text (it begins with a year), or seconds since the epoch.
@@ -121,7 +161,7 @@ mod tests {
         let Value::Object(members) = members else {
             panic!("not an object");
         };
-        Naming::new("op", settings).identity(&members)
+        Naming::new(settings).identity(&[&members], "op")
     }
 
     fn settings(value: Value) -> IdentitySettings {
@@ -180,6 +220,121 @@ mod tests {
         assert_eq!(found.subject.unwrap().as_str(), "a");
         assert_eq!(found.groups_value.unwrap().as_str(), "x");
         assert!(found.name.is_none());
+    }
+
+    /// What an ID token and the userinfo say together.
+    fn both(settings: &IdentitySettings, id_token: &Value, userinfo: &Value) -> Identity {
+        let sources = [id_token, userinfo].map(|value| value.as_object().unwrap());
+        Naming::new(settings)
+            .identity(&sources, "https://id.example")
+            .unwrap()
+    }
+
+    #[test]
+    fn the_id_token_wins_and_the_userinfo_adds() {
+        let settings = settings(json!({ "claims": { "groups": "access.roles" } }));
+        let found = both(
+            &settings,
+            &json!({ "sub": "1", "name": "Alice", "preferred_username": null, "access": {} }),
+            &json!({
+                "sub": "1", "name": "Mallory", "preferred_username": "alice",
+                "access": { "roles": ["a"] },
+            }),
+        );
+        assert_eq!(&*found.issuer, "https://id.example");
+        assert_eq!(found.name.unwrap().as_str(), "Alice");
+        assert_eq!(found.preferred_username.unwrap().as_str(), "alice");
+        assert_eq!(found.groups_value.unwrap().as_str(), "a");
+        // What the ID token says and cannot be used is not made good by somebody else.
+        let odd = both(
+            &settings,
+            &json!({ "sub": "1", "name": ["Alice"] }),
+            &json!({ "sub": "1", "name": "Mallory" }),
+        );
+        assert!(odd.name.is_none());
+    }
+
+    #[test]
+    fn j_75_an_address_is_verified_only_by_who_names_it() {
+        let (a, b) = (json!("a@id.example"), json!("b@id.example"));
+        let yes = json!(true);
+        for (id_token, userinfo, verified) in [
+            (
+                json!({ "email": a, "email_verified": yes }),
+                json!({}),
+                true,
+            ),
+            (
+                json!({ "email": a }),
+                json!({ "email": a, "email_verified": yes }),
+                true,
+            ),
+            (
+                json!({}),
+                json!({ "email": a, "email_verified": yes }),
+                true,
+            ),
+            (
+                json!({ "email": a }),
+                json!({ "email": b, "email_verified": yes }),
+                false,
+            ),
+            (
+                json!({ "email": a }),
+                json!({ "email_verified": yes }),
+                false,
+            ),
+            (
+                json!({ "email_verified": yes }),
+                json!({ "email": a }),
+                false,
+            ),
+        ] {
+            let (mut id_token, userinfo) = (id_token, userinfo);
+            id_token["sub"] = json!("1");
+            let found = both(&IdentitySettings::default(), &id_token, &userinfo);
+            let email = found.email.unwrap();
+            assert_eq!(email.address.as_str(), "a@id.example");
+            assert_eq!(email.verified, verified, "{id_token} {userinfo}");
+        }
+    }
+
+    #[test]
+    fn j_76_groups_may_be_the_names_of_an_object() {
+        let claim = "urn:zitadel:iam:org:project:roles";
+        let settings = settings(json!({ "claims": { "groups": claim } }));
+        let roles = json!({
+            "admin": { "271": "shop.example" }, "staff": {}, "a,b": {}, "x\n": {},
+            "guest": false, "boss": null, "root": true, "king": "yes",
+        });
+        let found = identity(&settings, json!({ "sub": "1", claim: roles })).unwrap();
+        assert_eq!(found.groups_value.unwrap().as_str(), "admin,staff");
+        for odd in [
+            json!({}),
+            json!(true),
+            json!(5),
+            json!([{ "name": "admin" }]),
+        ] {
+            let found = identity(&settings, json!({ "sub": "1", claim: odd })).unwrap();
+            assert!(found.groups.is_empty());
+        }
+    }
+
+    #[test]
+    fn groups_that_are_kept_elsewhere_are_no_groups() {
+        let members = json!({
+            "sub": "1", "_claim_names": { "groups": "src1" },
+            "_claim_sources": { "src1": { "endpoint": "https://id.example/groups" } },
+        });
+        let found = identity(&IdentitySettings::default(), members.clone()).unwrap();
+        assert!(found.groups.is_empty() && found.groups_value.is_none());
+        let naming = Naming::new(&IdentitySettings::default());
+        let mut members = members.as_object().unwrap().clone();
+        assert!(naming.groups_are_elsewhere(&[&members]));
+        members.insert("groups".to_owned(), json!(["a"]));
+        assert!(!naming.groups_are_elsewhere(&[&members]));
+        let plain = json!({ "sub": "1", "_claim_names": "groups" });
+        assert!(!naming.groups_are_elsewhere(&[plain.as_object().unwrap()]));
     }
 
     #[test]

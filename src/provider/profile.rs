@@ -4,7 +4,21 @@
 //! lies beneath what the operator writes, so every value can be overridden.
 
 /// Name and TOML text of each profile, in alphabetical order.
-const PROFILES: [(&str, &str); 3] = [
+const PROFILES: [(&str, &str); 14] = [
+    ("auth0", include_str!("../../config/providers/auth0.toml")),
+    (
+        "authentik",
+        include_str!("../../config/providers/authentik.toml"),
+    ),
+    ("dex", include_str!("../../config/providers/dex.toml")),
+    ("entra", include_str!("../../config/providers/entra.toml")),
+    ("github", include_str!("../../config/providers/github.toml")),
+    ("gitlab", include_str!("../../config/providers/gitlab.toml")),
+    ("google", include_str!("../../config/providers/google.toml")),
+    (
+        "keycloak",
+        include_str!("../../config/providers/keycloak.toml"),
+    ),
     (
         "laravel-passport-12",
         include_str!("../../config/providers/laravel-passport-12.toml"),
@@ -14,6 +28,12 @@ const PROFILES: [(&str, &str); 3] = [
         include_str!("../../config/providers/laravel-passport-13.toml"),
     ),
     ("oauth2", include_str!("../../config/providers/oauth2.toml")),
+    ("oidc", include_str!("../../config/providers/oidc.toml")),
+    ("okta", include_str!("../../config/providers/okta.toml")),
+    (
+        "zitadel",
+        include_str!("../../config/providers/zitadel.toml"),
+    ),
 ];
 
 /// The names of all profiles, in alphabetical order.

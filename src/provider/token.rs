@@ -8,6 +8,7 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde::Serializer as _;
+use serde::ser::SerializeMap as _;
 use serde_json::Value;
 use url::form_urlencoded;
 use zeroize::{Zeroize as _, Zeroizing};
@@ -20,14 +21,17 @@ use crate::clock::Timestamp;
 use crate::secret::Secret;
 
 /// The parameters that are ours: nobody else may set them.
-const OURS: [&str; 7] = [
+const OURS: [&str; 10] = [
     "grant_type",
     "client_id",
     "client_secret",
+    "client_assertion",
+    "client_assertion_type",
     "redirect_uri",
     "code",
     "code_verifier",
     "refresh_token",
+    "resource",
 ];
 
 /// The longest life of a token that is believed: a hundred years, in seconds.
@@ -64,13 +68,24 @@ pub(super) struct Answer {
     pub(super) access_token: Secret<String>,
     pub(super) refresh_token: Option<Secret<String>>,
     pub(super) expires_in: Option<Duration>,
+    /// As it came: nobody has looked at it.
+    pub(super) id_token: Option<Secret<String>>,
+}
+
+/// A code, and what its request was made with.
+#[derive(Debug)]
+pub(super) struct CodeGrant<'a> {
+    pub(super) code: &'a Secret<String>,
+    pub(super) code_verifier: Option<&'a Secret<String>>,
+    pub(super) redirect_uri: &'a str,
 }
 
 /// How token requests are written for one server.
 #[derive(Debug)]
 pub(super) struct RequestFormat {
     body: BodyFormat,
-    client_auth: ClientAuth,
+    /// What the access token is for (RFC 8707 section 2.2).
+    resources: Vec<String>,
     /// Parameters of the profile and the operator, under the names that are sent.
     further: BTreeMap<String, String>,
     rename: BTreeMap<String, String>,
@@ -78,7 +93,7 @@ pub(super) struct RequestFormat {
 
 impl RequestFormat {
     /// Checks that no parameter can come twice and none of ours be replaced.
-    pub(super) fn new(settings: &Settings, client_auth: ClientAuth) -> Result<Self, Error> {
+    pub(super) fn new(settings: &Settings) -> Result<Self, Error> {
         let request = &settings.token_request;
         let refuse = |key, problem| Err(Error::Setting { key, problem });
         if request.rename.keys().any(|name| !OURS.contains(&&**name)) {
@@ -87,7 +102,7 @@ impl RequestFormat {
         }
         let format = Self {
             body: request.body,
-            client_auth,
+            resources: settings.authorization_request.resource.clone(),
             further: request.parameters.clone(),
             rename: request.rename.clone(),
         };
@@ -110,47 +125,41 @@ impl RequestFormat {
         self.rename.get(name).map_or(name, String::as_str)
     }
 
-    /// The request that redeems `code`. The order of parameters is that of RFC 6749's examples
+    /// The request that redeems a code. The order of parameters is that of RFC 6749's examples
     /// with the credentials in front.
     pub(super) fn redemption(
         &self,
         uri: &http::Uri,
-        code: &Secret<String>,
-        code_verifier: Option<&Secret<String>>,
-        redirect_uri: &str,
-    ) -> Request<Full<Bytes>> {
+        client_auth: &ClientAuth,
+        grant: &CodeGrant<'_>,
+        now: Timestamp,
+    ) -> Result<Request<Full<Bytes>>, Error> {
+        let assertion = client_auth.assertion(now)?;
         let mut parameters = vec![("grant_type", "authorization_code")];
-        parameters.extend(self.credentials());
-        parameters.push(("redirect_uri", redirect_uri));
-        parameters.push(("code", code.expose()));
-        parameters.extend(code_verifier.map(|verifier| ("code_verifier", &**verifier.expose())));
-        self.request(uri, &parameters)
+        parameters.extend(client_auth.parameters(assertion.as_ref()));
+        parameters.push(("redirect_uri", grant.redirect_uri));
+        parameters.push(("code", grant.code.expose()));
+        let verifier = grant.code_verifier;
+        parameters.extend(verifier.map(|verifier| ("code_verifier", &**verifier.expose())));
+        Ok(self.request(uri, client_auth.field(), &parameters))
     }
 
-    /// The credentials that go into the body.
-    fn credentials(&self) -> Vec<(&'static str, &str)> {
-        match &self.client_auth {
-            ClientAuth::Basic(_) => Vec::new(),
-            ClientAuth::Post {
-                client_id,
-                client_secret,
-            } => vec![
-                ("client_id", client_id),
-                ("client_secret", client_secret.expose()),
-            ],
-            ClientAuth::Public { client_id } => vec![("client_id", client_id)],
-        }
-    }
-
-    fn request(&self, uri: &http::Uri, parameters: &[(&str, &str)]) -> Request<Full<Bytes>> {
+    fn request(
+        &self,
+        uri: &http::Uri,
+        authorization: Option<&HeaderValue>,
+        parameters: &[(&str, &str)],
+    ) -> Request<Full<Bytes>> {
         let ours = parameters
             .iter()
             .map(|(name, value)| (self.name(name), *value));
         let further = self.further.iter().map(|(name, value)| (&**name, &**value));
         let pairs = ours.chain(further);
+        let resource = self.name("resource");
+        let resources = self.resources.iter().map(|value| (resource, &**value));
         let (media_type, body) = match self.body {
-            BodyFormat::Form => ("application/x-www-form-urlencoded", form(pairs)),
-            BodyFormat::Json => ("application/json", object(pairs)),
+            BodyFormat::Form => (FORM, form(pairs.chain(resources))),
+            BodyFormat::Json => ("application/json", object(pairs, resource, &self.resources)),
         };
         // The buffer is wiped when the last byte was handed to the socket.
         let mut request = Request::new(Full::new(Bytes::from_owner(body)));
@@ -159,24 +168,47 @@ impl RequestFormat {
         let headers = request.headers_mut();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
-        if let ClientAuth::Basic(value) = &self.client_auth {
+        if let Some(value) = authorization {
             headers.insert(AUTHORIZATION, value.clone());
         }
         request
     }
 }
 
+/// The media type of a form.
+pub(super) const FORM: &str = "application/x-www-form-urlencoded";
+
 /// Enough for a request of the longest code, so that the buffer does not move and leave copies.
 const ROOM: usize = 16 * 1024;
 
-fn form<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Zeroizing<Vec<u8>> {
+/// A form, wiped when dropped.
+pub(super) fn form<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Zeroizing<Vec<u8>> {
     let mut form = form_urlencoded::Serializer::new(String::with_capacity(ROOM));
     Zeroizing::new(form.extend_pairs(pairs).finish().into_bytes())
 }
 
-fn object<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Zeroizing<Vec<u8>> {
+/// An object of texts, wiped when dropped. Several `values` of the parameter `repeated` are an
+/// array.
+fn object<'a>(
+    pairs: impl Iterator<Item = (&'a str, &'a str)>,
+    repeated: &str,
+    values: &[String],
+) -> Zeroizing<Vec<u8>> {
     let mut buffer = Zeroizing::new(Vec::with_capacity(ROOM));
-    let written = serde_json::Serializer::new(&mut *buffer).collect_map(pairs);
+    let write = |buffer: &mut Vec<u8>| -> serde_json::Result<()> {
+        let mut serializer = serde_json::Serializer::new(buffer);
+        let mut object = serializer.serialize_map(None)?;
+        for (name, value) in pairs {
+            object.serialize_entry(name, value)?;
+        }
+        match values {
+            [] => {}
+            [value] => object.serialize_entry(repeated, value)?,
+            values => object.serialize_entry(repeated, values)?,
+        }
+        object.end()
+    };
+    let written = write(&mut buffer);
     debug_assert!(written.is_ok(), "texts into memory cannot fail");
     buffer
 }
@@ -185,7 +217,7 @@ fn object<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Zeroizing<Vec<
 ///
 /// `expires_in` may be missing, a number, a fraction or a number in quotes; null, zero, negative
 /// and more than a hundred years are refused, for they are answers of a server that is broken in a
-/// way that is not known. A refresh token that is null or empty is none.
+/// way that is not known. A refresh token or ID token that is null or empty is none.
 pub(super) fn read(
     response: Response<Bytes>,
     shapes: &[ErrorShape],
@@ -211,13 +243,15 @@ fn granted(mut members: Object) -> Result<Answer, AnswerError> {
         Some(Value::String(token)) => Ok(Secret::new(token)),
         _ => Err(AnswerError::Member("access_token")),
     };
-    let refresh_token = match members.remove("refresh_token") {
+    let mut optional = |name| match members.remove(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(token)) if token.is_empty() => Ok(None),
         Some(Value::String(token)) => Ok(Some(Secret::new(token))),
-        Some(_) => Err(AnswerError::Member("refresh_token")),
+        Some(_) => Err(AnswerError::Member(name)),
     };
-    let (access_token, refresh_token) = (access_token?, refresh_token?);
+    let (refresh_token, id_token) = (optional("refresh_token"), optional("id_token"));
+    let access_token = access_token?;
+    let (refresh_token, id_token) = (refresh_token?, id_token?);
     let token_type = members.get("token_type").and_then(Value::as_str);
     let token_type = token_type.ok_or(AnswerError::Member("token_type"))?;
     if !token_type.eq_ignore_ascii_case("bearer") {
@@ -227,6 +261,7 @@ fn granted(mut members: Object) -> Result<Answer, AnswerError> {
         access_token,
         refresh_token,
         expires_in: members.get("expires_in").map(life).transpose()?,
+        id_token,
     })
 }
 
@@ -242,9 +277,17 @@ fn life(value: &Value) -> Result<Duration, AnswerError> {
         .ok_or(AnswerError::ExpiresIn)
 }
 
-/// Whether an answer says that its body is JSON, not compressed. What is compressed is never
-/// unpacked: a small answer can unpack to any size.
+/// Whether an answer says that its body is JSON, not compressed.
 pub(super) fn says_json(headers: &HeaderMap) -> Result<(), AnswerError> {
+    let essence = media_type(headers)?;
+    let json = essence == "application/json"
+        || (essence.starts_with("application/") && essence.ends_with("+json"));
+    json.then_some(()).ok_or(AnswerError::MediaType)
+}
+
+/// The media type of an answer that is not compressed, in lower case and without parameters; empty
+/// when it names none. What is compressed is never unpacked: a small answer can unpack to any size.
+pub(super) fn media_type(headers: &HeaderMap) -> Result<String, AnswerError> {
     let plain = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
     if !headers.get_all(CONTENT_ENCODING).iter().all(plain) {
         return Err(AnswerError::Compressed);
@@ -253,10 +296,7 @@ pub(super) fn says_json(headers: &HeaderMap) -> Result<(), AnswerError> {
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok());
     let essence = media_type.unwrap_or_default().split(';').next();
-    let essence = essence.unwrap_or_default().trim().to_ascii_lowercase();
-    let json = essence == "application/json"
-        || (essence.starts_with("application/") && essence.ends_with("+json"));
-    json.then_some(()).ok_or(AnswerError::MediaType)
+    Ok(essence.unwrap_or_default().trim().to_ascii_lowercase())
 }
 
 /// Wipes a body with tokens in it, when nobody else holds it.

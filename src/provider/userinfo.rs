@@ -1,15 +1,23 @@
-//! Claims from an endpoint that is asked with the access token (such as Laravel's `GET /api/user`).
+//! Claims from an endpoint that is asked with the access token: the userinfo endpoint of OpenID
+//! Connect Core 1.0 section 5.3, or a resource such as Laravel's `GET /api/user`.
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION};
+use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
+use serde_json::Value;
 
 use super::endpoint::Endpoint;
 use super::json::{self, JsonError, Object};
-use super::token::{AnswerError, says_json};
+use super::settings::UserinfoBearer;
+use super::token::{AnswerError, FORM, form, media_type, says_json};
+use crate::identity::{Claim, Email};
 use crate::origin;
+use crate::secret::Secret;
 use crate::token::TokenSet;
+
+/// What the endpoint may answer; the signed form only where we are registered for it.
+const ACCEPTED: &str = "application/json, application/jwt";
 
 /// Why there are no claims.
 ///
@@ -19,69 +27,256 @@ pub enum UserinfoError {
     /// The endpoint could not be reached, did not answer in time, or answered more than is taken.
     #[error("the call failed")]
     Call(#[source] origin::Error),
-    /// The body is not a JSON object.
-    #[error("the answer is not a JSON object")]
+    /// The body is not the JSON object or array that it has to be.
+    #[error("the answer is not the JSON that it has to be")]
     Json(#[source] JsonError),
-    /// The answer does not say that it is JSON, or is compressed. A signed answer
-    /// (`application/jwt`) is not understood.
+    /// The answer does not say that it is JSON or a JWT, or is compressed.
     #[error("the answer is not usable")]
     MediaType(#[source] AnswerError),
     /// Another status than 200; redirects are not followed.
     #[error("the endpoint answered with status {0}")]
     Status(u16),
+    /// The answer says that it is a JWT, but is no text.
+    #[error("the answer is not a JWT")]
+    Text,
+}
+
+impl UserinfoError {
+    /// Whether the trouble is one that passes by itself.
+    pub(super) fn passes(&self) -> bool {
+        match self {
+            Self::Call(_) => true,
+            Self::Status(status) => matches!(status, 408 | 425 | 429 | 500..),
+            Self::Json(_) | Self::MediaType(_) | Self::Text => false,
+        }
+    }
+}
+
+/// An answer of the userinfo endpoint.
+#[derive(Debug)]
+pub(super) enum Userinfo {
+    /// Claims, as good as the connection they came over.
+    Json(Object),
+    /// A JWT with claims, whose signature nobody has checked (OpenID Connect Core 1.0 section
+    /// 5.3.2).
+    Signed(Secret<String>),
 }
 
 /// Fetches the claims of the user whose tokens these are.
-pub(super) async fn fetch(endpoint: &Endpoint, tokens: &TokenSet) -> Result<Object, UserinfoError> {
-    let mut request = Request::new(Full::new(Bytes::new()));
-    *request.method_mut() = Method::GET;
-    request.uri_mut().clone_from(endpoint.uri());
-    let headers = request.headers_mut();
-    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-    headers.insert(AUTHORIZATION, tokens.bearer().clone());
-    let response = endpoint.call(request).await.map_err(UserinfoError::Call)?;
-    read(&response)
+pub(super) async fn fetch(
+    endpoint: &Endpoint,
+    tokens: &TokenSet,
+    bearer: UserinfoBearer,
+) -> Result<Userinfo, UserinfoError> {
+    let response = match bearer {
+        UserinfoBearer::Header => endpoint.get(ACCEPTED, Some(tokens.bearer())).await,
+        UserinfoBearer::Body => endpoint.call(in_a_form(endpoint, tokens)).await,
+    };
+    read(&response.map_err(UserinfoError::Call)?)
 }
 
-fn read(response: &Response<Bytes>) -> Result<Object, UserinfoError> {
-    if response.status() != StatusCode::OK {
-        return Err(UserinfoError::Status(response.status().as_u16()));
+/// A request with the access token as a parameter of its body (RFC 6750 section 2.2).
+fn in_a_form(endpoint: &Endpoint, tokens: &TokenSet) -> Request<Full<Bytes>> {
+    let token = ("access_token", tokens.access_token());
+    let body = form([token].into_iter());
+    // The buffer is wiped when the last byte was handed to the socket.
+    let mut request = Request::new(Full::new(Bytes::from_owner(body)));
+    *request.method_mut() = Method::POST;
+    request.uri_mut().clone_from(endpoint.uri());
+    let headers = request.headers_mut();
+    headers.insert(ACCEPT, HeaderValue::from_static(ACCEPTED));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(FORM));
+    request
+}
+
+fn read(response: &Response<Bytes>) -> Result<Userinfo, UserinfoError> {
+    check_status(response)?;
+    let essence = media_type(response.headers()).map_err(UserinfoError::MediaType)?;
+    if essence == "application/jwt" {
+        let text = str::from_utf8(response.body()).map_err(|_where| UserinfoError::Text)?;
+        return Ok(Userinfo::Signed(Secret::new(text.to_owned())));
     }
     says_json(response.headers()).map_err(UserinfoError::MediaType)?;
-    json::object(response.body()).map_err(UserinfoError::Json)
+    let members = json::object(response.body()).map_err(UserinfoError::Json)?;
+    Ok(Userinfo::Json(members))
+}
+
+fn check_status(response: &Response<Bytes>) -> Result<(), UserinfoError> {
+    match response.status() {
+        StatusCode::OK => Ok(()),
+        other => Err(UserinfoError::Status(other.as_u16())),
+    }
+}
+
+/// Fetches the email address of the user whose tokens these are from a list of all of them, for
+/// servers whose userinfo has none that is verified. `None` when no address is verified.
+pub(super) async fn fetch_email(
+    endpoint: &Endpoint,
+    tokens: &TokenSet,
+) -> Result<Option<Email>, UserinfoError> {
+    let response = endpoint
+        .get("application/json", Some(tokens.bearer()))
+        .await;
+    read_email(&response.map_err(UserinfoError::Call)?)
+}
+
+/// The primary address if it is verified, else the first that is. Entries of another shape are
+/// passed over.
+fn read_email(response: &Response<Bytes>) -> Result<Option<Email>, UserinfoError> {
+    check_status(response)?;
+    says_json(response.headers()).map_err(UserinfoError::MediaType)?;
+    let entries = json::array(response.body()).map_err(UserinfoError::Json)?;
+    let is = |entry: &Value, name: &str| entry.get(name) == Some(&Value::Bool(true));
+    let address = |entry: &Value| Claim::new(entry.get("email")?.as_str()?);
+    let verified = entries
+        .iter()
+        .filter(|entry| is(entry, "verified"))
+        .filter_map(|entry| Some((is(entry, "primary"), address(entry)?)));
+    let mut verified: Vec<(bool, Claim)> = verified.collect();
+    // Keeps the order of the others.
+    verified.sort_by_key(|(primary, _address)| !primary);
+    let best = verified.into_iter().next();
+    Ok(best.map(|(_primary, address)| Email {
+        address,
+        verified: true,
+    }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn answered(status: u16, media_type: &str, body: &str) -> Result<Object, UserinfoError> {
-        let response = Response::builder()
+    const JSON: &str = "application/json; charset=utf-8";
+
+    fn response(status: u16, media_type: &str, body: &[u8]) -> Response<Bytes> {
+        Response::builder()
             .status(status)
             .header("content-type", media_type)
-            .body(Bytes::copy_from_slice(body.as_bytes()));
-        read(&response.unwrap())
+            .body(Bytes::copy_from_slice(body))
+            .unwrap()
+    }
+
+    fn answered(status: u16, media_type: &str, body: &str) -> Result<Userinfo, UserinfoError> {
+        read(&response(status, media_type, body.as_bytes()))
     }
 
     #[test]
     fn j_77_only_a_json_object_has_claims() {
-        let json = "application/json; charset=utf-8";
-        assert_eq!(answered(200, json, r#"{"id":17}"#).unwrap().len(), 1);
+        let read = answered(200, JSON, r#"{"id":17}"#).unwrap();
+        assert!(matches!(read, Userinfo::Json(members) if members.len() == 1));
         for (status, media_type, body) in [
-            (200, "application/jwt", "eyJhbGciOiJub25lIn0.e30."),
             (200, "text/html", r#"{"id":17}"#),
-            (200, json, "<html>"),
-            (200, json, r#"[{"id":17}]"#),
-            (200, json, r#"{"id":17,"id":18}"#),
-            (200, json, ""),
-            (401, json, r#"{"message":"Unauthenticated."}"#),
-            (302, json, r#"{"id":17}"#),
-            (204, json, ""),
+            (200, JSON, "<html>"),
+            (200, JSON, r#"[{"id":17}]"#),
+            (200, JSON, r#"{"id":17,"id":18}"#),
+            (200, JSON, ""),
+            (401, JSON, r#"{"message":"Unauthenticated."}"#),
+            (302, JSON, r#"{"id":17}"#),
+            (204, JSON, ""),
+            (401, "application/jwt", "eyJhbGciOiJub25lIn0.e30."),
+            (200, "application/jose", "eyJhbGciOiJub25lIn0.e30."),
+            (200, "application/jwt+json", "eyJhbGciOiJub25lIn0.e30."),
         ] {
             assert!(
                 answered(status, media_type, body).is_err(),
                 "{status} {media_type} {body}"
             );
+        }
+    }
+
+    #[test]
+    fn j_77_a_signed_answer_is_nobodys_claims_yet() {
+        for media_type in ["application/jwt", "Application/JWT; charset=utf-8"] {
+            let jwt = "eyJhbGciOiJub25lIn0.e30.";
+            let Ok(Userinfo::Signed(text)) = answered(200, media_type, jwt) else {
+                panic!("{media_type}");
+            };
+            assert_eq!(text.expose(), jwt);
+            let shown = format!("{:?}", answered(200, media_type, jwt));
+            assert!(!shown.contains("eyJ"), "{shown}");
+            // A label that lies makes no claims of an object.
+            let read = answered(200, media_type, r#"{"sub":"1"}"#);
+            assert!(matches!(read, Ok(Userinfo::Signed(_))));
+        }
+        let bytes = read(&response(200, "application/jwt", b"\xff.e30."));
+        assert!(matches!(bytes, Err(UserinfoError::Text)));
+    }
+
+    fn email(body: &str) -> Option<String> {
+        let email = read_email(&response(200, JSON, body.as_bytes())).unwrap()?;
+        assert!(email.verified);
+        Some(email.address.as_str().to_owned())
+    }
+
+    #[test]
+    fn j_75_the_primary_verified_address_is_taken() {
+        let entry = |email: &str, primary: &str, verified: &str| {
+            format!(r#"{{"email":{email},"primary":{primary},"verified":{verified}}}"#)
+        };
+        let (a, b, c) = (r#""a@b""#, r#""b@b""#, r#""c@b""#);
+        for (entries, expected) in [
+            (
+                vec![entry(a, "false", "true"), entry(b, "true", "true")],
+                Some("b@b"),
+            ),
+            (
+                vec![entry(a, "true", "false"), entry(b, "false", "true")],
+                Some("b@b"),
+            ),
+            (
+                vec![entry(a, "false", "true"), entry(b, "false", "true")],
+                Some("a@b"),
+            ),
+            (
+                vec![entry(a, "true", "true"), entry(b, "true", "true")],
+                Some("a@b"),
+            ),
+            (
+                vec![entry(a, "true", "false"), entry(b, "false", "false")],
+                None,
+            ),
+            (
+                vec![entry(a, "true", r#""true""#), entry(b, "true", "1")],
+                None,
+            ),
+            (
+                vec![entry(a, "true", "null"), entry(c, r#""true""#, "true")],
+                Some("c@b"),
+            ),
+            (
+                vec![entry("5", "true", "true"), entry(c, "false", "true")],
+                Some("c@b"),
+            ),
+            (vec![entry(r#""x\r\ny""#, "true", "true")], None),
+            (
+                vec!["null".to_owned(), r#""a@b""#.to_owned(), "[]".to_owned()],
+                None,
+            ),
+            (vec![], None),
+        ] {
+            let body = format!("[{}]", entries.join(","));
+            assert_eq!(email(&body).as_deref(), expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn j_77_only_a_json_array_lists_addresses() {
+        let list = r#"[{"email":"a@b","verified":true,"primary":true}]"#;
+        for (status, media_type, body) in [
+            (404, JSON, list),
+            (301, JSON, list),
+            (200, "text/html", list),
+            (200, "application/jwt", list),
+            (200, JSON, r#"{"email":"a@b","verified":true}"#),
+            (
+                200,
+                JSON,
+                r#"[{"email":"a@b","verified":false,"verified":true}]"#,
+            ),
+            (200, JSON, ""),
+        ] {
+            let read = read_email(&response(status, media_type, body.as_bytes()));
+            assert!(read.is_err(), "{status} {media_type} {body}");
         }
     }
 }

@@ -28,8 +28,20 @@ pub fn session(id: &SessionId, lifetime: Duration) -> HeaderValue {
 /// A `Set-Cookie` value for one of our cookies. `name` and `value` are of our own making: cookie
 /// octets only.
 pub fn set(name: &str, value: &str, lifetime: Duration) -> HeaderValue {
+    written(name, value, lifetime, "Lax")
+}
+
+/// As [`set`], for a cookie that a form of another site brings along. It must prove nothing by
+/// itself.
+pub fn set_across_sites(name: &str, value: &str, lifetime: Duration) -> HeaderValue {
+    written(name, value, lifetime, "None")
+}
+
+fn written(name: &str, value: &str, lifetime: Duration, same_site: &str) -> HeaderValue {
     let seconds = lifetime.as_secs();
-    let text = format!("{name}={value}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite=Lax");
+    let text = format!(
+        "{name}={value}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite={same_site}"
+    );
     // Names and values are base64url, digits and hyphens; an empty field sets nothing.
     let mut field = HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""));
     field.set_sensitive(true);
@@ -58,6 +70,16 @@ mod tests {
             "Path=/; Max-Age=28800; Secure; HttpOnly; SameSite=Lax"
         );
         assert!(pair.starts_with("__Host-sidegate=") && pair.len() <= 4096);
+        assert!(field.is_sensitive());
+    }
+
+    #[test]
+    fn a_cookie_for_forms_of_other_sites_differs_in_nothing_else() {
+        let field = set_across_sites("__Host-sidegate-0a", "x", Duration::from_mins(10));
+        assert_eq!(
+            field.to_str().unwrap(),
+            "__Host-sidegate-0a=x; Path=/; Max-Age=600; Secure; HttpOnly; SameSite=None"
+        );
         assert!(field.is_sensitive());
     }
 

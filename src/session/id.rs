@@ -85,6 +85,16 @@ impl SessionId {
 pub struct SessionKey([u8; 32]);
 
 impl SessionKey {
+    /// The key with these bytes, as [`SessionKey::as_bytes`] gave them.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// Eight hexadecimal characters by which log lines of one session can be joined.
     pub fn log_prefix(&self) -> String {
         self.0

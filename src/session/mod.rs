@@ -275,12 +275,16 @@ impl Sessions {
 
     /// Ends a session, for every request that comes after. Ending what is not there is fine.
     pub fn end(&self, id: &SessionId) {
-        let key = id.key();
+        self.end_by_key(&id.key());
+    }
+
+    /// As [`Sessions::end`], for whoever kept no more of the id than its key.
+    pub fn end_by_key(&self, key: &SessionKey) {
         // Readers that already hold the value see that it ended, too.
-        if let Some(session) = self.cache.remove(&key) {
+        if let Some(session) = self.cache.remove(key) {
             session.ended.store(true, Ordering::Release);
         }
-        self.index(|index| index.remove(&key));
+        self.index(|index| index.remove(key));
     }
 
     /// Frees sessions that have passed their deadline, at most a small batch, and lets the cache

@@ -3,7 +3,7 @@
 use std::process::Output;
 use std::time::Duration;
 
-use sidegate::demo::Step;
+use sidegate::demo::{Dialect, Step};
 use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -43,10 +43,11 @@ async fn demo(arguments: &[&str]) -> (Option<i32>, String, String) {
     (status.code(), text(stdout), text(stderr))
 }
 
-#[tokio::test]
-async fn the_demo_checks_itself() {
-    assert_eq!(Step::ALL.map(Step::name), STEPS);
-    let (code, said, _) = demo(&["--check"]).await;
+/// Every kind of provider whose demo is checked whole.
+const PROVIDERS: [&str; 3] = ["oidc", "passport-12", "passport-13"];
+
+/// All steps held, a line for each.
+fn all_held(code: Option<i32>, said: &str) {
     assert_eq!(code, Some(0), "{said}");
     let lines: Vec<&str> = said.lines().collect();
     let (last, steps) = lines.split_last().unwrap();
@@ -56,21 +57,39 @@ async fn the_demo_checks_itself() {
 }
 
 #[tokio::test]
+async fn the_demo_checks_itself_with_every_kind_of_provider() {
+    assert_eq!(Step::ALL.map(Step::name), STEPS);
+    let (code, said, _) = demo(&["--check"]).await;
+    all_held(code, &said);
+    for provider in PROVIDERS {
+        let (code, said, complained) = demo(&["--check", "--provider", provider]).await;
+        all_held(code, &format!("{said}{complained}"));
+    }
+}
+
+/// The demo with `step` broken fails there, after `before` steps that held.
+async fn fails(provider: &str, step: &str, before: usize) {
+    let (code, said, complained) =
+        demo(&["--check", "--provider", provider, "--break", step]).await;
+    let case = format!("{provider} {step}: {said}{complained}");
+    assert_eq!(code, Some(1), "{case}");
+    let lines: Vec<&str> = said.lines().collect();
+    let (last, held) = lines.split_last().unwrap();
+    let failure = format!("FAIL {step}: expected ");
+    assert!(last.starts_with(&failure), "{case}");
+    assert!(last.contains(", came "), "{case}");
+    assert_eq!(held.len(), before, "{case}");
+    let held = held.iter().all(|line| line.starts_with("ok   "));
+    assert!(held, "{case}");
+}
+
+#[tokio::test]
 async fn each_step_broken_on_purpose_fails_the_demo_by_its_name() {
     let mut running = JoinSet::new();
     for (before, step) in STEPS.into_iter().enumerate() {
-        running.spawn(async move {
-            let (code, said, complained) = demo(&["--check", "--break", step]).await;
-            assert_eq!(code, Some(1), "{step}: {said}{complained}");
-            let lines: Vec<&str> = said.lines().collect();
-            let (last, held) = lines.split_last().unwrap();
-            let failure = format!("FAIL {step}: expected ");
-            assert!(last.starts_with(&failure), "{step}: {said}");
-            assert!(last.contains(", came "), "{step}: {said}");
-            assert_eq!(held.len(), before, "{step}: {said}");
-            let held = held.iter().all(|line| line.starts_with("ok   "));
-            assert!(held, "{step}: {said}");
-        });
+        for provider in ["oidc", "passport-13"] {
+            running.spawn(fails(provider, step, before));
+        }
     }
     while let Some(ended) = running.join_next().await {
         ended.unwrap();
@@ -85,4 +104,13 @@ async fn only_a_step_of_a_check_can_be_broken() {
     let (code, _, complained) = demo(&["--break", "bearer"]).await;
     assert_eq!(code, Some(64), "{complained}");
     assert!(complained.contains("--check"), "{complained}");
+}
+
+#[tokio::test]
+async fn a_provider_of_another_kind_is_no_choice() {
+    let (code, _, complained) = demo(&["--check", "--provider", "openid"]).await;
+    assert_eq!(code, Some(64), "{complained}");
+    for dialect in Dialect::ALL {
+        assert!(complained.contains(dialect.name()), "{complained}");
+    }
 }

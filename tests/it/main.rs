@@ -15,9 +15,11 @@
 )]
 
 mod browser;
+mod chooser;
 mod coverage;
 mod demo;
 mod fields;
+mod form_post;
 mod forwarding;
 mod framing;
 mod http2;
@@ -25,6 +27,7 @@ mod layering;
 mod legacy_app;
 mod login;
 mod operations;
+mod outage;
 mod pages;
 mod passport;
 mod return_to;

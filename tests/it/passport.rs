@@ -2,7 +2,7 @@
 
 use sidegate::clock::Clock;
 use sidegate::demo::{
-    App, AppSettings, AuthorizationServer, AuthorizationServerSettings, Client, Fault, Generation,
+    App, AppSettings, AuthorizationServer, AuthorizationServerSettings, Client, Dialect, Fault,
 };
 use sidegate::secret::Secret;
 
@@ -20,14 +20,14 @@ struct Passport {
 }
 
 /// The server and the gateway look at one clock, as two machines with good clocks do.
-fn server(generation: Generation, clock: &Clock) -> AuthorizationServerSettings {
+fn server(dialect: Dialect, clock: &Clock) -> AuthorizationServerSettings {
     let client = Client {
         id: "3".to_owned(),
         secret: Some(Secret::new(CLIENT_SECRET.to_owned())),
         redirect_uris: vec![url("/oauth2/callback")],
     };
     AuthorizationServerSettings {
-        generation,
+        dialect,
         clients: vec![client],
         clock: clock.clone(),
         ..AuthorizationServerSettings::default()
@@ -35,9 +35,9 @@ fn server(generation: Generation, clock: &Clock) -> AuthorizationServerSettings 
 }
 
 impl Passport {
-    async fn start(generation: Generation, more: &str) -> Self {
+    async fn start(dialect: Dialect, more: &str) -> Self {
         let clock = Clock::manual(Clock::system().now());
-        let provider = AuthorizationServer::start(server(generation, &clock))
+        let provider = AuthorizationServer::start(server(dialect, &clock))
             .await
             .unwrap();
         let key = provider.public_key_pem().to_owned();
@@ -52,10 +52,7 @@ impl Passport {
         );
         let key = settings.file("oauth-public.key", &key);
         let secret = settings.file("secret", CLIENT_SECRET);
-        let profile = match generation {
-            Generation::Passport12 => "laravel-passport-12",
-            Generation::Passport13 => "laravel-passport-13",
-        };
+        let profile = dialect.profile();
         let section = format!(
             "[providers.main]\nprofile = \"{profile}\"\nurl = \"{}\"\nclient_id = \"3\"\n\
              client_secret_file = \"{secret}\"\naccess_token.public_key_files = [\"{key}\"]\n{more}",
@@ -76,10 +73,10 @@ impl Passport {
 
 #[tokio::test]
 async fn both_generations_sign_people_in_and_the_app_verifies_the_bearer() {
-    for generation in [Generation::Passport12, Generation::Passport13] {
+    for dialect in [Dialect::Passport12, Dialect::Passport13] {
         for body in ["form", "json"] {
             let more = format!("token_request.body = \"{body}\"\n");
-            let passport = Passport::start(generation, &more).await;
+            let passport = Passport::start(dialect, &more).await;
             let browser = passport.browser();
             let page = browser.sign_in(&url("/whoami"), "alice", "password").await;
             let who = page.json();
@@ -100,7 +97,7 @@ async fn both_generations_sign_people_in_and_the_app_verifies_the_bearer() {
 
 #[tokio::test]
 async fn a_wrong_password_opens_nothing() {
-    let passport = Passport::start(Generation::Passport13, "").await;
+    let passport = Passport::start(Dialect::Passport13, "").await;
     let browser = passport.browser();
     let page = browser.open(&url("/")).await;
     let page = browser.follow(&page).await;
@@ -125,7 +122,7 @@ async fn the_user_information_names_the_person() {
     let more = "userinfo_endpoint = \"/api/user\"\n\
                 identity = { source = \"userinfo\", emails_verified = \"timestamp\", claims = \
                 { subject = \"id\", email_verified = \"email_verified_at\" } }\n";
-    let passport = Passport::start(Generation::Passport13, more).await;
+    let passport = Passport::start(Dialect::Passport13, more).await;
     let page = passport
         .browser()
         .sign_in(&url("/whoami"), "alice", "password")
@@ -140,10 +137,10 @@ async fn the_user_information_names_the_person() {
 #[tokio::test]
 async fn a_token_of_another_key_opens_no_session() {
     let clock = Clock::manual(Clock::system().now());
-    let other = AuthorizationServer::start(server(Generation::Passport13, &clock))
+    let other = AuthorizationServer::start(server(Dialect::Passport13, &clock))
         .await
         .unwrap();
-    let provider = AuthorizationServer::start(server(Generation::Passport13, &clock))
+    let provider = AuthorizationServer::start(server(Dialect::Passport13, &clock))
         .await
         .unwrap();
     let settings = Settings::new(ORIGIN, &provider.base_url(), "http://127.0.0.1:1");
@@ -166,7 +163,7 @@ async fn a_token_of_another_key_opens_no_session() {
 
 #[tokio::test]
 async fn faults_of_the_token_endpoint_open_no_session_and_are_not_repeated() {
-    let passport = Passport::start(Generation::Passport13, "").await;
+    let passport = Passport::start(Dialect::Passport13, "").await;
     let faults = [
         Fault::Drop,
         Fault::LoseAnswer,
@@ -198,7 +195,7 @@ async fn faults_of_the_token_endpoint_open_no_session_and_are_not_repeated() {
 #[tokio::test]
 async fn a_token_that_has_expired_means_a_new_login_that_leads_back() {
     let clock = Clock::manual(Clock::system().now());
-    let mut settings = server(Generation::Passport13, &clock);
+    let mut settings = server(Dialect::Passport13, &clock);
     settings.access_token_lifetime = std::time::Duration::from_mins(10);
     let provider = AuthorizationServer::start(settings).await.unwrap();
     let app = crate::support::upstream::RecordingUpstream::start().await;
@@ -226,7 +223,7 @@ async fn a_token_that_has_expired_means_a_new_login_that_leads_back() {
 
 #[tokio::test]
 async fn a_person_signs_in_through_the_form_in_a_real_browser() {
-    let passport = Passport::start(Generation::Passport13, "").await;
+    let passport = Passport::start(Dialect::Passport13, "").await;
     let browser = Chromium::leading("localhost:80", passport.gateway.address()).await;
     browser.open("http://localhost/").await;
     browser.log_in("alice", "password").await;

@@ -1,5 +1,6 @@
 //! Where a login leads back to: the page asked for, and never another origin.
 
+use crate::support::provider::parameters;
 use crate::support::raw::exchange;
 use crate::support::scene::{ORIGIN, Scene, url};
 
@@ -12,9 +13,36 @@ async fn a_36_parameters_of_a_sign_in_change_nothing_of_the_request() {
     let page = browser.open(&url(&format!("/oauth2/sign_in{evil}"))).await;
     let location = page.location().unwrap();
     assert!(!location.as_str().contains("evil"), "{location}");
+    let asked = parameters(location.query().unwrap());
+    assert_eq!(asked["login_hint"], "x");
+    let known = [
+        "client_id",
+        "code_challenge",
+        "code_challenge_method",
+        "login_hint",
+        "redirect_uri",
+        "response_type",
+        "state",
+    ];
+    assert!(asked.keys().eq(known.iter()), "{asked:?}");
+    assert_eq!(
+        (asked["client_id"].as_str(), asked["redirect_uri"].as_str()),
+        ("3", "http://localhost/oauth2/callback")
+    );
     let page = browser.follow(&page).await;
     let page = browser.follow(&page).await;
     assert_eq!(page.field("location"), Some("http://localhost/"));
+}
+
+#[tokio::test]
+async fn a_36_a_hint_that_is_none_is_left_out() {
+    let scene = Scene::new().await;
+    for hint in ["", "a%20b", "a%0d%0ab", "a%00", &"a".repeat(257)] {
+        let address = url(&format!("/oauth2/sign_in?login_hint={hint}"));
+        let page = scene.browser().open(&address).await;
+        let asked = parameters(page.location().unwrap().query().unwrap());
+        assert!(!asked.contains_key("login_hint"), "{hint}: {asked:?}");
+    }
 }
 
 #[tokio::test]

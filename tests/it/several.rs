@@ -4,12 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use crate::support::browser::{Browser, Page};
-use crate::support::gateway::{Gateway, Settings};
-use crate::support::provider::StandIn;
+use crate::support::pair::{APART, Two};
 use crate::support::raw::Raw;
 use crate::support::scene::{ORIGIN, SESSION, Scene, url};
-use crate::support::upstream::{Answer, RecordingUpstream};
+use crate::support::upstream::Answer;
 use crate::support::visit::Visit;
 
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
@@ -86,54 +84,9 @@ async fn a_browser_that_does_not_wait_for_its_new_session_keeps_the_old_one() {
     assert_eq!(page.text(), "seen", "{}", page.describe());
 }
 
-/// Two providers, one for `/other` and one for everything else.
-struct Two {
-    gateway: Gateway,
-    main: StandIn,
-    other: StandIn,
-    _app: RecordingUpstream,
-}
-
-impl Two {
-    async fn start() -> Self {
-        let (main, other) = (StandIn::start().await, StandIn::start().await);
-        let app = RecordingUpstream::start().await;
-        let settings = Settings::new(ORIGIN, &main.url(), &app.url());
-        let secret = settings.file("secret", "s3cret-canary\n");
-        let provider = |name: &str, at: &StandIn| {
-            format!(
-                "[providers.{name}]\nprofile = \"oauth2\"\nurl = \"{}\"\nclient_id = \"3\"\n\
-                 client_secret_file = \"{secret}\"\nauthorization_endpoint = \"/oauth/authorize\"\n\
-                 token_endpoint = \"/oauth/token\"\nuserinfo_endpoint = \"/api/user\"\n\
-                 identity.source = \"userinfo\"\n",
-                at.url()
-            )
-        };
-        let providers = [provider("main", &main), provider("other", &other)].concat();
-        let routes = "[[routes]]\nprovider = \"main\"\n\
-                      [[routes]]\nprefix = \"/other\"\nprovider = \"other\"\n";
-        let gateway = Gateway::start(settings.provider(&providers).with(routes));
-        Self {
-            gateway,
-            main,
-            other,
-            _app: app,
-        }
-    }
-
-    fn browser(&self) -> Browser {
-        Browser::new().leading(ORIGIN, self.gateway.address())
-    }
-
-    async fn callback(&self, browser: &Browser, path: &str) -> Page {
-        let start = browser.open(&url(path)).await;
-        browser.follow(&start).await
-    }
-}
-
 #[tokio::test]
 async fn a_20_a_23_an_answer_of_one_provider_is_never_taken_for_anothers() {
-    let two = Two::start().await;
+    let two = Two::start(APART).await;
     let browser = two.browser();
     let mut answer = two.callback(&browser, "/page").await.location().unwrap();
     assert_eq!(answer.path(), "/oauth2/callback/main");
@@ -155,7 +108,7 @@ async fn a_20_a_23_an_answer_of_one_provider_is_never_taken_for_anothers() {
 
 #[tokio::test]
 async fn a_session_of_one_provider_does_not_serve_the_others_routes() {
-    let two = Two::start().await;
+    let two = Two::start(APART).await;
     let browser = two.browser();
     assert_eq!(browser.visit(&url("/page")).await.text(), "seen");
     let refused = browser.send(Visit::fetch(&url("/other/data"))).await;
@@ -175,6 +128,55 @@ async fn a_session_of_one_provider_does_not_serve_the_others_routes() {
     assert_eq!(signed_in.status, 303, "{}", signed_in.describe());
     let served = browser.send(Visit::fetch(&url("/other/data"))).await;
     assert_eq!(served.text(), "seen", "{}", served.describe());
+}
+
+#[tokio::test]
+async fn a_20_a_21_a_22_an_answer_has_to_name_the_issuer_that_was_asked() {
+    let two = Two::start(APART).await;
+    let (issuer, other) = (two.main.url(), two.other.url());
+    let upper = issuer.replace("http://", "HTTP://");
+    let encoded = issuer.replace("127", "%3127");
+    for iss in [
+        None,
+        Some(other.as_str()),
+        Some(&format!("{issuer}/")),
+        Some(&upper),
+        Some(&encoded),
+        Some(""),
+    ] {
+        two.main.name_issuer(iss);
+        let browser = two.browser();
+        let page = browser.visit(&url("/page")).await;
+        assert_eq!(page.status, 502, "{iss:?}: {}", page.describe());
+        assert!(page.text().contains("response_issuer"), "{iss:?}");
+        assert!(browser.cookie(ORIGIN, SESSION).is_none(), "{iss:?}");
+    }
+    assert!(two.main.exchanges().is_empty() && two.other.exchanges().is_empty());
+    two.main.name_issuer(Some(&issuer));
+    let browser = two.browser();
+    assert_eq!(browser.visit(&url("/page")).await.text(), "seen");
+    // The other one never promised to say who it is.
+    assert_eq!(browser.visit(&url("/other/x")).await.text(), "seen");
+}
+
+#[tokio::test]
+async fn a_20_an_error_of_somebody_else_is_not_taken_for_the_providers() {
+    let two = Two::start(APART).await;
+    let browser = two.browser();
+    let error = |iss: &str| {
+        let text = "/oauth2/callback/main?error=access_denied&error_description=x";
+        format!("{}&iss={iss}", url(text))
+    };
+    let page = browser.open(&error(&two.other.url())).await;
+    assert!(
+        page.text().contains("response_issuer"),
+        "{}",
+        page.describe()
+    );
+    for known in [error(&two.main.url()), error("").replace("&iss=", "")] {
+        let page = browser.open(&known).await;
+        assert!(page.text().contains("access_denied"), "{}", page.describe());
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
+use crate::support::form::links;
 use crate::support::provider::{CLIENT_SECRET, parameters};
 use crate::support::scene::{Scene, assert_refused, url};
 use crate::support::upstream::Answer;
@@ -195,7 +196,13 @@ async fn f_01_while_the_provider_is_down_a_login_says_when_to_try_again() {
         let page = browser.follow(&callback).await;
         assert_eq!(page.status, 503, "{}", page.describe());
         assert_eq!(page.field("retry-after"), Some(after));
-        assert!(page.text().contains("href=\"/page\""), "{}", page.text());
+        let again = links(&page.text()).remove(0).href;
+        let start = browser.open(&url(&again)).await;
+        let page = browser.follow_all(start).await;
+        assert_eq!(
+            (page.text().as_str(), page.url.as_str()),
+            ("seen", "http://localhost/page")
+        );
     }
     assert_eq!(scene.browser().visit(&url("/page")).await.text(), "seen");
 }

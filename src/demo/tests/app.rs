@@ -22,7 +22,7 @@ fn text(answer: &Response<Bytes>) -> String {
 
 #[tokio::test]
 async fn a_good_token_is_shown_taken_apart_and_never_raw() {
-    let station = Station::start(Generation::Passport13).await;
+    let station = Station::start(Dialect::Passport13).await;
     let app = app(&station).await;
     let (access, _refresh) = station.grant().await;
     let bearer = format!("Bearer {access}");
@@ -57,8 +57,8 @@ async fn a_good_token_is_shown_taken_apart_and_never_raw() {
 
 #[tokio::test]
 async fn a_token_that_does_not_count_authenticates_nobody() {
-    let station = Station::start(Generation::Passport13).await;
-    let stranger = Station::start(Generation::Passport13).await;
+    let station = Station::start(Dialect::Passport13).await;
+    let stranger = Station::start(Dialect::Passport13).await;
     let app = app(&station).await;
     let (access, _refresh) = station.grant().await;
     let foreign = stranger.grant().await.0;
@@ -98,7 +98,7 @@ async fn a_token_that_does_not_count_authenticates_nobody() {
 
 #[tokio::test]
 async fn what_is_posted_is_shown_escaped() {
-    let station = Station::start(Generation::Passport13).await;
+    let station = Station::start(Dialect::Passport13).await;
     let app = app(&station).await;
     let form = [("content-type", "application/x-www-form-urlencoded")];
     let body = "title=%3Cscript%3E&text=a+%26+b";
@@ -114,7 +114,7 @@ async fn what_is_posted_is_shown_escaped() {
 
 #[tokio::test]
 async fn the_stream_comes_in_chunks_and_the_rest_in_one_piece() {
-    let station = Station::start(Generation::Passport13).await;
+    let station = Station::start(Dialect::Passport13).await;
     let app = app(&station).await;
     let stream = get(&app, "/stream", &[]).await;
     assert_eq!(stream.headers()["transfer-encoding"], "chunked");
@@ -126,7 +126,7 @@ async fn the_stream_comes_in_chunks_and_the_rest_in_one_piece() {
 
 #[tokio::test]
 async fn a_body_over_one_megabyte_is_not_taken() {
-    let station = Station::start(Generation::Passport13).await;
+    let station = Station::start(Dialect::Passport13).await;
     let app = app(&station).await;
     let body = "a".repeat(1024 * 1024 + 1);
     let answer = send(app.address(), "POST", "/notes", &[], &body).await;

@@ -14,6 +14,8 @@ struct Around {
     unregistered: bool,
     password: Option<&'static str>,
     subject: Option<&'static str>,
+    /// The address that the app should see, which the gateway of these tests knows nothing of.
+    email: Option<&'static str>,
 }
 
 /// Runs the check; the lines that it reports and its result.
@@ -52,6 +54,11 @@ async fn run(breakage: Breakage, around: Around) -> (Vec<String>, Result<(), Fai
         user: "alice".into(),
         password: Secret::new(around.password.unwrap_or("password").into()),
         subject: around.subject.unwrap_or("17").into(),
+        fields: around
+            .email
+            .map(|email| ("x-forwarded-email", email.into()))
+            .into_iter()
+            .collect(),
         clock: Clock::system(),
     };
     let mut lines = Vec::new();
@@ -154,6 +161,13 @@ async fn each_breakage_around_the_gateway_fails_the_step_that_watches_it() {
             },
             Step::Bearer,
         ),
+        (
+            Around {
+                email: Some("alice@example.com"),
+                ..sound
+            },
+            Step::Bearer,
+        ),
     ];
     for (around, step) in expected {
         assert_eq!(failed(Breakage::Nothing, around).await, step, "{around:?}");
@@ -174,6 +188,7 @@ async fn a_gateway_that_is_not_there_fails_the_first_step_by_name() {
         user: User::alice().username,
         password: User::alice().password,
         subject: "17".into(),
+        fields: Vec::new(),
         clock: Clock::system(),
     };
     let failed = check.run(&mut |_report| {}).await.unwrap_err();

@@ -6,7 +6,7 @@ use super::*;
 use crate::demo::{Error, Fault};
 
 async fn newer() -> Station {
-    Station::start(Generation::Passport13).await
+    Station::start(Dialect::Passport13).await
 }
 
 #[tokio::test]
@@ -197,14 +197,14 @@ async fn a_code_of_another_client_is_refused() {
 #[tokio::test]
 async fn json_values_count_as_each_generation_counts_them() {
     let json_type = [("content-type", "application/json; charset=utf-8")];
-    for (generation, number_as_code) in [
-        (Generation::Passport12, "Check the `code` parameter"),
+    for (dialect, number_as_code) in [
+        (Dialect::Passport12, "Check the `code` parameter"),
         (
-            Generation::Passport13,
+            Dialect::Passport13,
             "Cannot validate the provided authorization code",
         ),
     ] {
-        let station = Station::start(generation).await;
+        let station = Station::start(dialect).await;
         let code = station.code("3", &[]).await;
         let body = |code: Value| {
             serde_json::json!({
@@ -239,11 +239,11 @@ async fn parameters_in_the_query_do_not_count() {
 
 #[tokio::test]
 async fn nobody_signed_in_and_no_prompt_allowed_is_an_error_of_each_generation() {
-    for (generation, error) in [
-        (Generation::Passport12, "access_denied"),
-        (Generation::Passport13, "login_required"),
+    for (dialect, error) in [
+        (Dialect::Passport12, "access_denied"),
+        (Dialect::Passport13, "login_required"),
     ] {
-        let station = Station::start(generation).await;
+        let station = Station::start(dialect).await;
         let target = Station::target("3", &[("prompt", "none")]);
         let answer = station.send("GET", &target, &[], "").await;
         assert_eq!(query(&answer)["error"], error);

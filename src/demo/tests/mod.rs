@@ -4,6 +4,8 @@ mod app;
 mod breakages;
 mod fake_gateway;
 mod flow;
+mod openid;
+mod openid_errors;
 mod rows;
 
 use std::collections::BTreeMap;
@@ -17,7 +19,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::browser::exchange;
-use super::{AuthorizationServer, AuthorizationServerSettings, Client, Generation};
+use super::{AuthorizationServer, AuthorizationServerSettings, Client, Dialect};
 use crate::clock::{Clock, Timestamp};
 use crate::secret::Secret;
 
@@ -41,7 +43,7 @@ struct Station {
 }
 
 impl Station {
-    async fn start(generation: Generation) -> Self {
+    async fn start(dialect: Dialect) -> Self {
         let clock = Clock::manual(Timestamp::from_millis(1_795_384_938_372));
         let client = |id: &str, secret: Option<&str>| Client {
             id: id.into(),
@@ -49,7 +51,7 @@ impl Station {
             redirect_uris: vec![REDIRECT_URI.into()],
         };
         let server = AuthorizationServer::start(AuthorizationServerSettings {
-            generation,
+            dialect,
             clients: vec![client("3", Some(SECRET)), client("4", None)],
             access_token_lifetime: HOUR,
             refresh_token_lifetime: Duration::from_hours(2),

@@ -14,7 +14,7 @@ const AUTHORIZATION_ENDPOINT: &str =
 const API: &str = include_str!("../../../tests/data/passport/api.json");
 const REFERENCE: &str = include_str!("../../../tests/data/passport/reference-request.json");
 
-const GENERATIONS: [Generation; 2] = [Generation::Passport12, Generation::Passport13];
+const GENERATIONS: [Dialect; 2] = [Dialect::Passport12, Dialect::Passport13];
 
 /// The order of members in every body.
 const ORDER: [&str; 8] = [
@@ -59,10 +59,11 @@ fn rows(text: &str) -> Vec<Row> {
 }
 
 impl Row {
-    fn expected(&self, generation: Generation) -> &Expected {
-        match generation {
-            Generation::Passport12 => &self.older,
-            Generation::Passport13 => &self.newer,
+    fn expected(&self, dialect: Dialect) -> &Expected {
+        match dialect {
+            Dialect::Passport12 => &self.older,
+            Dialect::Passport13 => &self.newer,
+            Dialect::OpenId => panic!("the rows are a Passport's"),
         }
     }
 }
@@ -173,8 +174,8 @@ fn compare(title: &str, expected: &Expected, answer: &Response<Bytes>) {
 
 #[tokio::test]
 async fn the_token_endpoint_answers_every_row_as_form_and_as_json() {
-    for generation in GENERATIONS {
-        let station = Station::start(generation).await;
+    for dialect in GENERATIONS {
+        let station = Station::start(dialect).await;
         for row in rows(TOKEN_ENDPOINT) {
             for content_type in ["application/x-www-form-urlencoded", "application/json"] {
                 let mut parameters = BTreeMap::new();
@@ -197,8 +198,8 @@ async fn the_token_endpoint_answers_every_row_as_form_and_as_json() {
                 let mut fields = vec![("content-type", content_type)];
                 fields.extend(basic.as_deref().map(|basic| ("authorization", basic)));
                 let answer = station.send("POST", "/oauth/token", &fields, &body).await;
-                let title = format!("{} {generation:?} {content_type}", row.case);
-                compare(&title, row.expected(generation), &answer);
+                let title = format!("{} {dialect:?} {content_type}", row.case);
+                compare(&title, row.expected(dialect), &answer);
             }
         }
     }
@@ -206,8 +207,8 @@ async fn the_token_endpoint_answers_every_row_as_form_and_as_json() {
 
 #[tokio::test]
 async fn the_authorization_endpoint_answers_every_row() {
-    for generation in GENERATIONS {
-        let station = Station::start(generation).await;
+    for dialect in GENERATIONS {
+        let station = Station::start(dialect).await;
         for row in rows(AUTHORIZATION_ENDPOINT) {
             let mut query_string = url::form_urlencoded::Serializer::new(String::new());
             for (name, value) in &row.parameters {
@@ -219,8 +220,8 @@ async fn the_authorization_endpoint_answers_every_row() {
                 Some("the user refuses") => station.submit(&target, &[("action", "deny")]).await,
                 Some(unknown) => panic!("{unknown}"),
             };
-            let title = format!("{} {generation:?}", row.case);
-            let expected = row.expected(generation);
+            let title = format!("{} {dialect:?}", row.case);
+            let expected = row.expected(dialect);
             compare(&title, expected, &answer);
             if let (Some(location), Some(expected)) = (&expected.location, &expected.query) {
                 let came = answer.headers()["location"].to_str().unwrap();
@@ -238,8 +239,8 @@ async fn the_authorization_endpoint_answers_every_row() {
 
 #[tokio::test]
 async fn the_api_answers_every_row() {
-    for generation in GENERATIONS {
-        let station = Station::start(generation).await;
+    for dialect in GENERATIONS {
+        let station = Station::start(dialect).await;
         for row in rows(API) {
             let mut bearer = None;
             if let Some(authorization) = &row.authorization {
@@ -250,8 +251,8 @@ async fn the_api_answers_every_row() {
                 .map(|value| ("authorization", value.as_str()))
                 .collect();
             let answer = station.send("GET", "/api/user", &fields, "").await;
-            let title = format!("{} {generation:?}", row.case);
-            compare(&title, row.expected(generation), &answer);
+            let title = format!("{} {dialect:?}", row.case);
+            compare(&title, row.expected(dialect), &answer);
         }
     }
 }
@@ -261,7 +262,7 @@ async fn the_references_request_is_answered_with_a_token_like_the_references() {
     let reference: Value = serde_json::from_str(REFERENCE).unwrap();
     let request = &reference["request"];
     let parameter = |name: &str| request["parameters"][name].as_str().unwrap().to_owned();
-    let station = Station::start(Generation::Passport12).await;
+    let station = Station::start(Dialect::Passport12).await;
     let registered = Client {
         id: parameter("client_id"),
         secret: Some(Secret::new(parameter("client_secret"))),

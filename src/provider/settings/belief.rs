@@ -1,8 +1,10 @@
 //! What is believed of tokens.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use serde::de::{Deserializer, Visitor};
 
 /// How an ID token and a signed userinfo answer are checked (OpenID Connect Core 1.0 section
 /// 3.1.3.7).
@@ -66,7 +68,7 @@ impl Default for AccessTokenSettings {
 
 /// A signature algorithm with a public key (RFC 7518 section 3.1, RFC 8037). There is none with a
 /// shared secret and no `none`.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Algorithm {
     /// ECDSA on P-256 with SHA-256.
     ES256,
@@ -101,4 +103,94 @@ impl Algorithm {
         Self::RS384,
         Self::RS512,
     ];
+
+    /// The names of [`Self::ALL`], in that order.
+    const NAMES: &[&str] = &[
+        "ES256", "ES384", "EdDSA", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512",
+    ];
+
+    /// The `alg` of RFC 7518 section 3.1; compared byte for byte.
+    pub(in crate::provider) fn name(self) -> &'static str {
+        match self {
+            Self::ES256 => "ES256",
+            Self::ES384 => "ES384",
+            Self::EdDSA => "EdDSA",
+            Self::PS256 => "PS256",
+            Self::PS384 => "PS384",
+            Self::PS512 => "PS512",
+            Self::RS256 => "RS256",
+            Self::RS384 => "RS384",
+            Self::RS512 => "RS512",
+        }
+    }
+
+    /// The algorithm of this very name.
+    pub(in crate::provider) fn named(name: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|algorithm| algorithm.name() == name)
+    }
+}
+
+/// By name. What exists and is not taken is refused with the reason, so that nobody looks for a
+/// spelling that works.
+impl<'de> Deserialize<'de> for Algorithm {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Name;
+        impl Visitor<'_> for Name {
+            type Value = Algorithm;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of a signature algorithm")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Algorithm, E> {
+                let why = match name {
+                    "ES512" => "ES512 is not there: the library that checks signatures lacks it",
+                    "ES256K" => "ES256K is not there: the library that checks signatures lacks it",
+                    "HS256" | "HS384" | "HS512" => {
+                        "HS256, HS384 and HS512 are not taken: whoever can check such a \
+                         signature can make it"
+                    }
+                    "none" => "none is not taken: it is no signature",
+                    _ => {
+                        let unknown = || E::unknown_variant(name, Algorithm::NAMES);
+                        return Algorithm::named(name).ok_or_else(unknown);
+                    }
+                };
+                Err(E::custom(why))
+            }
+        }
+        deserializer.deserialize_str(Name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_algorithm_is_read_by_its_name_and_no_other() {
+        assert_eq!(Algorithm::ALL.map(Algorithm::name), Algorithm::NAMES);
+        for algorithm in Algorithm::ALL {
+            let quoted = format!("\"{}\"", algorithm.name());
+            assert_eq!(
+                serde_json::from_str::<Algorithm>(&quoted).unwrap(),
+                algorithm
+            );
+        }
+        for (name, why) in [
+            ("ES512", "the library that checks signatures lacks it"),
+            ("HS256", "whoever can check such a signature can make it"),
+            ("none", "no signature"),
+            ("rs256", "unknown variant `rs256`, expected one of `ES256`"),
+            ("RS256 ", "unknown variant"),
+            ("", "unknown variant"),
+        ] {
+            let refused = serde_json::from_str::<Algorithm>(&format!("\"{name}\""));
+            let text = refused.unwrap_err().to_string();
+            assert!(text.contains(why), "{text}");
+        }
+        assert!(serde_json::from_str::<Algorithm>("5").is_err());
+    }
 }

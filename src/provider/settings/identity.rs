@@ -63,7 +63,8 @@ pub struct ClaimNames {
     pub preferred_username: String,
     /// The display name. Default: `name`.
     pub name: String,
-    /// The groups: an array of texts, or one text as the only group. Default: `groups`.
+    /// The groups: an array of texts, one text as the only group, or an object with an object for
+    /// each group, under its name. Default: `groups`.
     pub groups: String,
 }
 

@@ -11,8 +11,10 @@ use super::Algorithm;
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientAuthentication {
-    /// The first of what the server's metadata lists that our credentials are good for; without
-    /// metadata, or where it lists none, Basic with a secret and `private_key_jwt` with a key.
+    /// The first that the server's metadata lists and our credentials are good for:
+    /// `private_key_jwt` with a private key; `client_secret_basic`, `client_secret_post`,
+    /// `client_secret_jwt` with a secret; `none` with neither. Without metadata, or where it lists
+    /// nothing, `private_key_jwt` with a key and else Basic. Nothing is tried out.
     #[default]
     Auto,
     /// Identifier and secret in the Basic scheme.
@@ -102,6 +104,7 @@ pub enum BodyFormat {
     /// `application/x-www-form-urlencoded` (RFC 6749 section 4.1.3).
     #[default]
     Form,
-    /// `application/json`: one object, every value a string.
+    /// `application/json`: one object, every value a string; an array of them where a parameter is
+    /// there several times.
     Json,
 }

@@ -4,9 +4,13 @@
 mod access_token;
 mod answers;
 mod claims;
+mod id_token;
+mod keys;
 mod redeeming;
 mod requests;
 mod set_up;
+mod signatures;
+mod signing;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;

@@ -10,12 +10,17 @@ fn every_profile_reads_with_what_an_operator_has_to_give() {
     for name in profile::names() {
         let endpoints = match name {
             "oauth2" => "authorization_endpoint = \"/authorize\"\ntoken_endpoint = \"/token\"",
+            "oidc" => {
+                "authorization_endpoint = \"/authorize\"\ntoken_endpoint = \"/token\"\n\
+                 issuer = \"https://id.example\"\nidentity.source = \"none\"\n\
+                 client_authentication = \"client_secret_basic\""
+            }
             _ => "",
         };
         let provider = files.provider(name, "https://id.example", endpoints);
         assert!(provider.pkce, "{name}");
     }
-    assert_eq!(profile::names().count(), 3);
+    assert_eq!(profile::names().count(), 4);
     assert!(profile::names().is_sorted());
 }
 
@@ -182,7 +187,7 @@ fn an_identity_from_access_tokens_needs_a_key() {
 }
 
 /// PKCS#1 with any numbers, also those that no honest tool would make.
-fn rsa_pem(modulus: &[u8], exponent: &[u8]) -> String {
+pub(super) fn rsa_pem(modulus: &[u8], exponent: &[u8]) -> String {
     let length = |length: usize| match u8::try_from(length) {
         Ok(short @ ..=127) => vec![short],
         _ => [&[0x82][..], &u16::try_from(length).unwrap().to_be_bytes()].concat(),

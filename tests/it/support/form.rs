@@ -88,6 +88,32 @@ pub(crate) fn forms(html: &str) -> Vec<Form> {
     forms
 }
 
+/// A link of a page.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Link {
+    /// As written, entities decoded.
+    pub(crate) href: String,
+    /// Its text, entities decoded.
+    pub(crate) label: String,
+}
+
+/// All links of a page whose text has no markup.
+pub(crate) fn links(html: &str) -> Vec<Link> {
+    let mut links = Vec::new();
+    let mut rest = html;
+    while let Some((_, after)) = rest.split_once("<a ") {
+        let (attributes, after) = attributes(after);
+        let (label, after) = after.split_once("</a>").unwrap_or((after, ""));
+        let href = attributes.into_iter().find(|(name, _)| name == "href");
+        links.extend(href.map(|(_, href)| Link {
+            href,
+            label: decode(label),
+        }));
+        rest = after;
+    }
+    links
+}
+
 type Attributes = Vec<(String, String)>;
 
 fn tags(html: &str) -> Vec<(String, Attributes)> {

@@ -29,6 +29,10 @@ struct State {
     issued: usize,
     /// People have to click before they are sent back.
     asks: bool,
+    /// Answers are posted, whether a request asks for it or not.
+    posts: bool,
+    /// Who the answers say they are from.
+    iss: Option<String>,
     faults: VecDeque<Answer>,
     /// More or other members of the next token responses.
     token: Value,
@@ -91,6 +95,17 @@ impl StandIn {
     /// Shows a page with one link from now on, instead of sending people back at once.
     pub(crate) fn ask_first(&self) {
         self.state.send_modify(|state| state.asks = true);
+    }
+
+    /// Answers by a form that the browser posts from now on.
+    pub(crate) fn post_answers(&self) {
+        self.state.send_modify(|state| state.posts = true);
+    }
+
+    /// Says in every answer from now on who it is from.
+    pub(crate) fn name_issuer(&self, iss: Option<&str>) {
+        let iss = iss.map(str::to_owned);
+        self.state.send_modify(|state| state.iss = iss);
     }
 
     /// Waits until the token endpoint was asked `count` times.
@@ -182,16 +197,39 @@ fn authorize(request: &Recorded, state: &watch::Sender<State>) -> Answer {
         code = format!("def502{CANARY}{:04}", state.issued);
         state.codes.insert(code.clone(), (user, challenge));
     });
+    let mut parameters = vec![("code", code), ("state", asked["state"].clone())];
+    parameters.extend(state.borrow().iss.clone().map(|iss| ("iss", iss)));
+    let html = [("Content-Type", "text/html")];
+    let wants_form = asked
+        .get("response_mode")
+        .is_some_and(|mode| mode == "form_post");
+    if wants_form || state.borrow().posts {
+        let form = auto_form(&asked["redirect_uri"], &parameters);
+        return Answer::with(200, &html, &form);
+    }
     let mut to = Url::parse(&asked["redirect_uri"]).unwrap();
-    to.query_pairs_mut()
-        .append_pair("code", &code)
-        .append_pair("state", &asked["state"]);
+    to.query_pairs_mut().extend_pairs(parameters);
     if state.borrow().asks {
         let link = to.as_str().replace('&', "&amp;");
-        let html = [("Content-Type", "text/html")];
         return Answer::with(200, &html, &format!("<a id=go href=\"{link}\">Go on</a>"));
     }
     Answer::with(302, &[("Location", to.as_str())], "")
+}
+
+/// A page with a form that submits itself (OAuth 2.0 Form Post Response Mode, appendix A).
+fn auto_form(action: &str, parameters: &[(&str, String)]) -> String {
+    let inputs: Vec<String> = parameters
+        .iter()
+        .map(|(name, value)| {
+            let value = value.replace('&', "&amp;").replace('"', "&quot;");
+            format!("<input type=hidden name={name} value=\"{value}\">")
+        })
+        .collect();
+    let inputs = inputs.concat();
+    format!(
+        "<form id=answer method=post action=\"{action}\">{inputs}</form>\
+         <script>document.getElementById('answer').submit()</script>"
+    )
 }
 
 fn token(request: &Recorded, state: &watch::Sender<State>) -> Result<String, &'static str> {

@@ -1,0 +1,43 @@
+//! What the embedded authorization server answers as.
+
+/// What the server answers as. The two Passports differ in error bodies and statuses.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Dialect {
+    /// An OpenID Provider: metadata, keys, ID tokens and userinfo, and errors as the standards have
+    /// them.
+    OpenId,
+    /// Passport 12 on league/oauth2-server 8.5.
+    Passport12,
+    /// Passport 13 on league/oauth2-server 9.3.
+    #[default]
+    Passport13,
+}
+
+impl Dialect {
+    /// Each of them.
+    pub const ALL: [Self; 3] = [Self::OpenId, Self::Passport12, Self::Passport13];
+
+    /// The stable name, for the command line.
+    ///
+    /// ```
+    /// use sidegate::demo::Dialect;
+    ///
+    /// assert_eq!(Dialect::default().name(), "passport-13");
+    /// ```
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::OpenId => "oidc",
+            Self::Passport12 => "passport-12",
+            Self::Passport13 => "passport-13",
+        }
+    }
+
+    /// The gateway's profile for such a server.
+    pub const fn profile(self) -> &'static str {
+        match self {
+            Self::OpenId => "oidc",
+            Self::Passport12 => "laravel-passport-12",
+            Self::Passport13 => "laravel-passport-13",
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Signing in: what a link of our own may ask for, and the page on which people choose between
+//! several providers.
+
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use url::form_urlencoded;
+
+use super::page::Page;
+use super::{Body, Gateway, Record, Visit, explain, see_other};
+use crate::access::{Challenge, Route};
+use crate::login::{Failure, Login, OWN_PREFIX, PublicUrl, ReturnTo, Start};
+use crate::provider::Prompt;
+
+/// Begins a login and returns to the page of our own that linked here.
+pub(super) const SIGN_IN: &str = "/oauth2/sign_in";
+
+/// The longest `login_hint` that is passed on, in characters.
+const LONGEST_HINT: usize = 256;
+
+/// What somebody who wants to sign in asks for.
+#[derive(Debug)]
+pub(super) struct Wish {
+    provider: Option<String>,
+    prompt: Prompt,
+    login_hint: Option<String>,
+    return_to: ReturnTo,
+}
+
+impl Wish {
+    /// Reads the query of a sign-in. Where it leads back to is what a link of our own has sealed,
+    /// or the page of our own that the browser names as its referrer; nobody else has a say.
+    fn read(visit: &Visit<'_>, login: &Login) -> Self {
+        let mut wish = Self::to_return(ReturnTo::root());
+        let mut sealed = None;
+        let query = visit.target.query().unwrap_or_default();
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            match &*name {
+                "provider" => wish.provider = Some(value.into_owned()),
+                "prompt" if value == "login" => wish.prompt = Prompt::Login,
+                "login_hint" if is_hint(&value) => wish.login_hint = Some(value.into_owned()),
+                "to" => sealed = login.unseal(&value, visit.public_url),
+                _ => {}
+            }
+        }
+        if let Some(return_to) = sealed.or_else(|| visit.referrer()) {
+            wish.return_to = return_to;
+        }
+        wish
+    }
+
+    fn to_return(return_to: ReturnTo) -> Self {
+        Self {
+            provider: None,
+            prompt: Prompt::AsNeeded,
+            login_hint: None,
+            return_to,
+        }
+    }
+
+    /// The wish that ended in `failure`.
+    pub(super) fn failed(failure: &Failure) -> Self {
+        let prompt = if failure.anew {
+            Prompt::Login
+        } else {
+            Prompt::AsNeeded
+        };
+        Self {
+            provider: failure.provider.as_deref().map(str::to_owned),
+            prompt,
+            ..Self::to_return(failure.retry.clone())
+        }
+    }
+
+    /// The address of a link that asks for the same, at `provider`.
+    fn at(&self, provider: Option<&str>, login: &Login, public_url: &PublicUrl) -> String {
+        let Ok(sealed) = login.seal(&self.return_to, public_url) else {
+            // Without random bytes there is no login either; the page itself is as good.
+            return self.return_to.as_str().to_owned();
+        };
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.extend_pairs(provider.map(|name| ("provider", name)));
+        if self.prompt == Prompt::Login {
+            query.append_pair("prompt", "login");
+        }
+        query.extend_pairs(self.login_hint.as_ref().map(|hint| ("login_hint", hint)));
+        query.append_pair("to", &sealed);
+        format!("{SIGN_IN}?{}", query.finish())
+    }
+
+    /// The address of a link that asks for the very same.
+    pub(super) fn address(&self, login: &Login, public_url: &PublicUrl) -> String {
+        self.at(self.provider.as_deref(), login, public_url)
+    }
+}
+
+fn is_hint(text: &str) -> bool {
+    let visible = |character: char| !character.is_control() && !character.is_whitespace();
+    !text.is_empty() && text.chars().count() <= LONGEST_HINT && text.chars().all(visible)
+}
+
+impl Gateway {
+    /// Begins a login, or asks at which provider.
+    pub(super) async fn sign_in(
+        &self,
+        visit: &Visit<'_>,
+        record: &mut Record<'_>,
+    ) -> Response<Body> {
+        let headers = &visit.parts.headers;
+        let mut wish = Wish::read(visit, &self.login);
+        let providers = self.providers();
+        let named = wish.provider.take();
+        let provider = match (&*providers, named) {
+            ([only], _) => *only,
+            (several, Some(named)) if several.contains(&&*named) => {
+                let known = several.iter().find(|known| **known == named);
+                known.copied().unwrap_or_default()
+            }
+            (several, _) => {
+                return self.chooser(visit, &wish, several).respond(headers);
+            }
+        };
+        let session = self.access.live(headers, self.clock.now());
+        let signed_in = session
+            .as_ref()
+            .is_ok_and(|session| session.provider() == provider);
+        if wish.prompt == Prompt::AsNeeded && signed_in {
+            return see_other(&wish.return_to.absolute(visit.public_url.origin()), []);
+        }
+        let begun = self.login.begin(Start {
+            provider,
+            prompt: wish.prompt,
+            login_hint: wish.login_hint.as_deref(),
+            return_to: wish.return_to.clone(),
+            public_url: visit.public_url,
+            headers,
+        });
+        match begun.await {
+            Ok(started) => see_other(&started.location, started.cookies),
+            Err(error) => {
+                record.reason = Some(error.reason());
+                self.metrics.login("failed", error.reason());
+                let again = wish.at(Some(provider), &self.login, visit.public_url);
+                explain::no_start(visit, &error, session.err(), &again)
+            }
+        }
+    }
+
+    /// The answer to a navigation that may begin at several providers. It is a 401 as for programs,
+    /// so that nobody takes it for the page that was asked for.
+    pub(super) fn choice(&self, visit: &Visit<'_>, challenge: &Challenge<'_>) -> Response<Body> {
+        let wanted = visit.target.path_and_query().as_str();
+        let wanted = ReturnTo::parse(wanted, OWN_PREFIX);
+        let wish = Wish::to_return(wanted.unwrap_or_else(ReturnTo::root));
+        let providers: Vec<&str> = challenge.route.providers().collect();
+        let mut page = self.chooser(visit, &wish, &providers);
+        page.status = StatusCode::UNAUTHORIZED;
+        page.login_url = Some(self.login_url(visit, challenge));
+        if let Some(other) = &challenge.other {
+            let name = self.login.display_name(other.provider());
+            page = page.and(format!(
+                "You are signed in with {name}, which does not open this page."
+            ));
+        }
+        let mut response = page.respond(&visit.parts.headers);
+        want_session(response.headers_mut());
+        response
+    }
+
+    /// One button for each provider.
+    fn chooser(&self, visit: &Visit<'_>, wish: &Wish, providers: &[&str]) -> Page {
+        let page = Page::new(
+            StatusCode::OK,
+            "Sign in",
+            "Choose where you have an account.",
+        );
+        providers.iter().fold(page, |page, name| {
+            let href = wish.at(Some(name), &self.login, visit.public_url);
+            page.link(self.login.display_name(name), href)
+        })
+    }
+
+    /// The providers whose sessions count anywhere.
+    fn providers(&self) -> Vec<&str> {
+        let counts = |name: &&str| {
+            let mut routes = self.access.routes().iter();
+            routes.any(|route| route.providers().any(|counting| counting == *name))
+        };
+        self.login.providers().filter(counts).collect()
+    }
+
+    /// Where a program sends its user to sign in. Nothing needs saying where there is one provider,
+    /// and where there is a choice people make it there.
+    pub(super) fn login_url(&self, visit: &Visit<'_>, challenge: &Challenge<'_>) -> String {
+        let choice = match only(challenge.route) {
+            Some(provider) if self.providers().len() > 1 => format!("?provider={provider}"),
+            Some(_) | None => String::new(),
+        };
+        format!("{}{SIGN_IN}{choice}", visit.public_url.origin())
+    }
+}
+
+/// The provider of a route that has one.
+pub(super) fn only(route: &Route) -> Option<&str> {
+    let mut providers = route.providers();
+    providers.next().filter(|_| providers.next().is_none())
+}
+
+/// RFC 9110 section 15.5.2 wants a challenge; this one makes no browser ask for a password.
+pub(super) fn want_session(headers: &mut HeaderMap) {
+    let challenge = HeaderValue::from_static("Cookie cookie-name=\"__Host-sidegate\"");
+    headers.insert(header::WWW_AUTHENTICATE, challenge);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_is_a_short_visible_text() {
+        for hint in ["alice@example.com", "\u{e4}", &"a".repeat(256)] {
+            assert!(is_hint(hint), "{hint}");
+        }
+        for other in ["", "a b", "a\r\nb", "a\0", &"a".repeat(257)] {
+            assert!(!is_hint(other), "{other:?}");
+        }
+    }
+}

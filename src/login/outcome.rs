@@ -1,0 +1,100 @@
+//! What becomes of a login: values that somebody else answers a browser with.
+
+use http::HeaderValue;
+
+use super::pending::{ReturnedState, StateError};
+use super::{Before, Callback, Error, PublicUrl, ReturnTo};
+use crate::session::{SessionKey, cookie};
+
+/// A browser on its way to the provider.
+#[derive(Debug)]
+pub struct Started {
+    /// The authorization request.
+    pub location: String,
+    /// `Set-Cookie` values.
+    pub cookies: Vec<HeaderValue>,
+}
+
+/// What became of an answer.
+#[derive(Debug)]
+#[must_use]
+pub enum Completion {
+    /// Somebody signed in: set the cookies, go to the location.
+    SignedIn {
+        /// Where the visitor wanted to go, absolute.
+        location: String,
+        /// `Set-Cookie` values.
+        cookies: Vec<HeaderValue>,
+        /// The provider's configured name.
+        provider: Box<str>,
+        /// The new session's key, for the log.
+        session: SessionKey,
+    },
+    /// The browser has a live session already: just go on.
+    AlreadySignedIn {
+        /// Where the visitor wanted to go, absolute.
+        location: String,
+        /// `Set-Cookie` values.
+        cookies: Vec<HeaderValue>,
+    },
+    /// No session was opened.
+    Failed(Failure),
+}
+
+/// A login that failed, with what its page needs.
+#[derive(Debug)]
+pub struct Failure {
+    /// Why.
+    pub error: Error,
+    /// Where to start again: visiting it begins a new login.
+    pub retry: ReturnTo,
+    /// The provider's configured name, when the state could be read.
+    pub provider: Option<Box<str>>,
+    /// Whether the person had asked to sign in anew.
+    pub anew: bool,
+    /// `Set-Cookie` values.
+    pub cookies: Vec<HeaderValue>,
+}
+
+impl Failure {
+    pub(super) fn new(error: Error, state: Option<&ReturnedState>) -> Self {
+        let hint = state.map(ReturnedState::hint);
+        Self {
+            error,
+            retry: hint.map_or_else(ReturnTo::root, |hint| hint.return_to.clone()),
+            provider: hint.map(|hint| hint.provider.clone()),
+            anew: hint.is_some_and(|hint| hint.anew),
+            cookies: Vec::new(),
+        }
+        .forgetting(state)
+    }
+
+    /// Makes the browser forget the login, unless its answer may still come: this one was changed
+    /// on its way, or belongs to another browser.
+    fn forgetting(mut self, state: Option<&ReturnedState>) -> Self {
+        if !matches!(
+            self.error,
+            Error::State(StateError::NoCookie | StateError::OtherBrowser)
+        ) {
+            self.cookies
+                .extend(state.map(|state| cookie::clear(&state.tab().cookie())));
+        }
+        self
+    }
+}
+
+/// A state that does not verify is no news to a browser that is signed in: the answer came twice,
+/// or from a tab that was restored.
+pub(super) fn stale(failure: Failure, callback: &Callback<'_>) -> Completion {
+    match callback.before {
+        Before::Nothing | Before::Stale(_) => Completion::Failed(failure),
+        Before::Live(..) => going_on(&failure, callback.public_url),
+    }
+}
+
+pub(super) fn going_on(failure: &Failure, public_url: &PublicUrl) -> Completion {
+    Completion::AlreadySignedIn {
+        location: failure.retry.absolute(public_url.origin()),
+        cookies: failure.cookies.clone(),
+    }
+}

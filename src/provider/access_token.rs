@@ -1,0 +1,71 @@
+//! JWT access tokens that are checked (RFC 9068), where the operator has the server's keys.
+
+use std::time::Duration;
+
+use super::Error;
+use super::claims::{self, Dates};
+use super::json::Object;
+use super::jwt::{self, Expected, TokenError};
+use super::keys::KeySet;
+use super::settings::{Algorithm, Settings};
+use crate::clock::Timestamp;
+
+/// Believed claims.
+#[derive(Debug)]
+pub(super) struct Claims {
+    pub(super) expires_at: Timestamp,
+    pub(super) members: Object,
+}
+
+/// Checks access tokens of one server.
+#[derive(Debug)]
+pub(super) struct Verifier {
+    keys: KeySet,
+    algorithms: Vec<Algorithm>,
+    audience: String,
+    issuer: Option<String>,
+    dates: Dates,
+}
+
+impl Verifier {
+    /// Reads the keys. `None` when there are none: this server's tokens are opaque to us.
+    pub(super) fn new(settings: &Settings) -> Result<Option<Self>, Error> {
+        let (client_id, settings) = (&settings.client_id, &settings.access_token);
+        let (files, algorithms) = (&settings.public_key_files, &settings.algorithms);
+        let keys = KeySet::from_pem_files("access_token.public_key_files", files, algorithms)?;
+        Ok(keys.map(|keys| Self {
+            keys,
+            algorithms: algorithms.clone(),
+            audience: settings.audience.as_ref().unwrap_or(client_id).clone(),
+            issuer: settings.issuer.clone(),
+            dates: Dates {
+                leeway: Duration::from_secs(settings.leeway_secs.into()),
+                quoted: settings.quoted_dates,
+            },
+        }))
+    }
+
+    /// Verifies the signature, then audience, issuer, dates and subject.
+    pub(super) fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, TokenError> {
+        let expected = Expected {
+            algorithms: &self.algorithms,
+            types: jwt::ACCESS_TOKEN_TYPES,
+        };
+        let members = jwt::verify(token, &expected, &self.keys)?.members;
+        let audiences = claims::audiences(&members)?;
+        if !audiences.contains(&&*self.audience) {
+            return Err(TokenError::Audience);
+        }
+        match (claims::text(&members, "iss")?, self.issuer.as_deref()) {
+            (None, Some(_)) => return Err(TokenError::Claim("iss")),
+            (Some(said), Some(wanted)) if said != wanted => return Err(TokenError::Issuer),
+            (_, _) => {}
+        }
+        let expires_at = self.dates.check(&members, now)?;
+        claims::subject(&members)?;
+        Ok(Claims {
+            expires_at,
+            members,
+        })
+    }
+}

@@ -1,0 +1,341 @@
+//! What a token response brings, once everything in it is believed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use super::access_token::{self, Verifier};
+use super::endpoint::Endpoint;
+use super::id_token::{Exchange, IdClaims, IdTokenRules};
+use super::issuer::Issuer;
+use super::json::Object;
+use super::jwt::{self, Expected, TokenError, TokenKind, Verified};
+use super::keys::KeySet;
+use super::known::Known;
+use super::person::Naming;
+use super::published::Published;
+use super::settings::{IdentitySource, Settings};
+use super::token::Answer;
+use super::userinfo::{self, Userinfo};
+use super::{Error, Redemption};
+use crate::clock::{Clock, Timestamp};
+use crate::identity::Identity;
+use crate::token::TokenSet;
+
+/// What a redeemed code brought.
+#[derive(Debug)]
+#[must_use]
+pub struct Grant {
+    /// Who it is.
+    pub identity: Identity,
+    /// The tokens.
+    pub tokens: TokenSet,
+}
+
+/// Decides what is believed of a token response, and who it is.
+#[derive(Debug)]
+pub(super) struct Judge {
+    settings: Settings,
+    /// The issuer of those whose token does not name one.
+    issuer: Box<str>,
+    access_token: Option<Verifier>,
+    /// There where identities come from ID tokens.
+    id_token: Option<IdTokenRules>,
+    keys: Keys,
+    naming: Naming,
+}
+
+/// Where the keys are that sign ID tokens.
+#[derive(Debug)]
+enum Keys {
+    /// In files of ours.
+    Given(ArcSwap<KeySet>),
+    /// Where the server publishes them.
+    Published(Published),
+}
+
+/// A token response that is being judged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Response<'a> {
+    pub(super) known: &'a Known,
+    pub(super) answer: &'a Answer,
+    pub(super) redemption: &'a Redemption<'a>,
+    /// When it was asked for.
+    pub(super) asked_at: Timestamp,
+}
+
+impl Judge {
+    /// Reads the keys that are in files.
+    pub(super) fn new(
+        name: &str,
+        settings: &Settings,
+        issuer: Option<&Issuer>,
+    ) -> Result<Self, Error> {
+        let access_token = Verifier::new(settings)?;
+        let source = settings.identity.source;
+        if source == IdentitySource::AccessToken && access_token.is_none() {
+            let key = "access_token.public_key_files";
+            let problem = "is empty, but identity.source is \"access_token\"";
+            return Err(Error::Setting { key, problem });
+        }
+        let id_token = match source {
+            IdentitySource::IdToken => Some(IdTokenRules::new(settings, issuer.cloned())?),
+            IdentitySource::AccessToken | IdentitySource::None | IdentitySource::Userinfo => None,
+        };
+        let keys = match KeySet::from_files(&settings.id_token)? {
+            Some(set) => Keys::Given(ArcSwap::from_pointee(set)),
+            None => Keys::Published(Published::default()),
+        };
+        let named = settings.access_token.issuer.as_deref();
+        let named = named.or_else(|| issuer.map(Issuer::as_str));
+        Ok(Self {
+            settings: settings.clone(),
+            issuer: named.unwrap_or(name).into(),
+            access_token,
+            id_token,
+            keys,
+            naming: Naming::new(&settings.identity),
+        })
+    }
+
+    /// Checks that what is known of the server is enough to know who somebody is.
+    pub(super) fn check(&self, known: &Known) -> Result<(), Error> {
+        let refuse = |key, problem| Err(Error::Setting { key, problem });
+        match self.settings.identity.source {
+            IdentitySource::Userinfo if known.userinfo.is_none() => {
+                let problem = "is missing, but identity.source is \"userinfo\"";
+                refuse("userinfo_endpoint", problem)
+            }
+            IdentitySource::IdToken if self.publishes() && known.jwks.is_none() => {
+                let problem = "is missing, and id_token.jwks_file and id_token.public_key_files \
+                               are, too";
+                refuse("jwks_uri", problem)
+            }
+            IdentitySource::AccessToken
+            | IdentitySource::IdToken
+            | IdentitySource::None
+            | IdentitySource::Userinfo => Ok(()),
+        }
+    }
+
+    fn publishes(&self) -> bool {
+        matches!(self.keys, Keys::Published(_))
+    }
+
+    /// Fetches the published keys again, where they count.
+    pub(super) async fn renew_keys(&self, known: &Known, now: Timestamp) -> Result<(), Error> {
+        match (&self.keys, &known.jwks) {
+            (Keys::Published(published), Some(endpoint)) if self.id_token.is_some() => {
+                published.renew(endpoint, now).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the keys that the files have now.
+    pub(super) fn take_keys(&self, set: KeySet) {
+        if let Keys::Given(keys) = &self.keys {
+            keys.store(Arc::new(set));
+        }
+    }
+
+    /// Believes a token response, or says what is wrong with it.
+    pub(super) async fn grant(
+        &self,
+        response: &Response<'_>,
+        clock: &Clock,
+    ) -> Result<Grant, Error> {
+        let arrived_at = clock.now();
+        let access_token = response.answer.access_token.expose();
+        let verify = |verifier: &Verifier| verifier.verify(access_token, arrived_at);
+        let access_claims = self.access_token.as_ref().map(verify).transpose();
+        let access_claims = access_claims.map_err(Error::AccessToken)?;
+        let tokens = self.tokens(response, access_claims.as_ref())?;
+        let identity = match (self.settings.identity.source, &self.id_token) {
+            (IdentitySource::IdToken, Some(rules)) => {
+                let claims = self.id_claims(rules, response, arrived_at).await?;
+                self.by_id_token(rules, &claims, (response.known, &tokens), clock)
+                    .await?
+            }
+            (IdentitySource::AccessToken, _) => {
+                let members = access_claims.map(|claims| claims.members);
+                members.and_then(|members| self.naming.identity(&[&members], &self.issuer))
+            }
+            (IdentitySource::Userinfo, _) => self.by_userinfo(response.known, &tokens).await?,
+            (IdentitySource::IdToken | IdentitySource::None, _) => {
+                Some(Identity::nameless(&self.issuer))
+            }
+        };
+        let identity = identity.ok_or(Error::NoSubject)?;
+        Ok(Grant { identity, tokens })
+    }
+
+    /// The tokens, with the earlier of what the response and what the token itself say of its end.
+    fn tokens(
+        &self,
+        response: &Response<'_>,
+        claims: Option<&access_token::Claims>,
+    ) -> Result<TokenSet, Error> {
+        let answer = response.answer;
+        let default = self.settings.default_expires_in_secs;
+        let default = default.map(|seconds| Duration::from_secs(seconds.get()));
+        let life = answer.expires_in.or(default);
+        let said = life.map(|life| response.asked_at.plus(life));
+        let proven = claims.map(|claims| claims.expires_at);
+        let expires_at = said.into_iter().chain(proven).min();
+        let refresh_token = answer.refresh_token.as_ref();
+        TokenSet::new(
+            answer.access_token.expose(),
+            refresh_token.map(|token| token.expose().as_str()),
+            expires_at,
+        )
+        .map_err(Error::Token)
+    }
+
+    /// The claims of the ID token, which has to be there (OpenID Connect Core 1.0 section
+    /// 3.1.3.3).
+    async fn id_claims(
+        &self,
+        rules: &IdTokenRules,
+        response: &Response<'_>,
+        now: Timestamp,
+    ) -> Result<IdClaims, Error> {
+        let answer = response.answer;
+        let token = answer.id_token.as_ref().ok_or(Error::NoIdToken)?;
+        let verified = self
+            .verified(token.expose(), &rules.expected(), response.known, now)
+            .await;
+        let verified = verified.map_err(|error| error.of(TokenKind::IdToken))?;
+        let exchange = Exchange {
+            nonce: response.redemption.nonce,
+            access_token: &answer.access_token,
+            code: &response.redemption.code,
+        };
+        rules
+            .check(verified, &exchange, now)
+            .map_err(Error::IdToken)
+    }
+
+    /// The identity of an ID token, with what the userinfo adds to it.
+    async fn by_id_token(
+        &self,
+        rules: &IdTokenRules,
+        claims: &IdClaims,
+        (known, tokens): (&Known, &TokenSet),
+        clock: &Clock,
+    ) -> Result<Option<Identity>, Error> {
+        let endpoint = known.userinfo.as_ref();
+        let endpoint = endpoint.filter(|_| self.settings.identity.userinfo);
+        let Some(endpoint) = endpoint else {
+            return Ok(self.naming.identity(&[&claims.members], &claims.issuer));
+        };
+        let further = match self.userinfo(endpoint, tokens).await? {
+            Userinfo::Json(members) => members,
+            Userinfo::Signed(token) => {
+                let now = clock.now();
+                let verified = self
+                    .verified(token.expose(), &rules.expected(), known, now)
+                    .await;
+                let verified = verified.map_err(|error| error.of(TokenKind::Userinfo))?;
+                let members = verified.members;
+                rules
+                    .check_userinfo(&members, now)
+                    .map_err(Error::SignedUserinfo)?;
+                members
+            }
+        };
+        // OpenID Connect Core 1.0 section 5.3.2: else it is somebody else's.
+        if further.get("sub").and_then(serde_json::Value::as_str) != Some(&*claims.subject) {
+            return Err(Error::OtherSubject);
+        }
+        Ok(self
+            .naming
+            .identity(&[&claims.members, &further], &claims.issuer))
+    }
+
+    /// The identity at a server that has no ID tokens.
+    async fn by_userinfo(
+        &self,
+        known: &Known,
+        tokens: &TokenSet,
+    ) -> Result<Option<Identity>, Error> {
+        let Some(endpoint) = &known.userinfo else {
+            return Err(Error::NotReady);
+        };
+        let members: Object = match self.userinfo(endpoint, tokens).await? {
+            Userinfo::Json(members) => members,
+            // Who may sign it is not known without an issuer.
+            Userinfo::Signed(_) => return Err(Error::SignedUserinfo(TokenError::UnknownKey)),
+        };
+        let Some(mut identity) = self.naming.identity(&[&members], &self.issuer) else {
+            return Ok(None);
+        };
+        let unverified = !identity.email.as_ref().is_some_and(|email| email.verified);
+        if let Some(emails) = known.emails.as_ref().filter(|_| unverified) {
+            let email = userinfo::fetch_email(emails, tokens).await;
+            identity.email = email.map_err(Error::Userinfo)?.or(identity.email);
+        }
+        Ok(Some(identity))
+    }
+
+    async fn userinfo(&self, endpoint: &Endpoint, tokens: &TokenSet) -> Result<Userinfo, Error> {
+        let bearer = self.settings.identity.userinfo_bearer;
+        let fetched = userinfo::fetch(endpoint, tokens, bearer).await;
+        fetched.map_err(Error::Userinfo)
+    }
+
+    /// Verifies a signature, if need be with keys that are fetched anew.
+    async fn verified(
+        &self,
+        token: &str,
+        expected: &Expected<'_>,
+        known: &Known,
+        now: Timestamp,
+    ) -> Result<Verified, Unverified> {
+        let published = match &self.keys {
+            Keys::Given(set) => {
+                return jwt::verify(token, expected, &set.load()).map_err(Unverified::Token);
+            }
+            Keys::Published(published) => published,
+        };
+        let seen = published.newest();
+        let first = seen.as_ref().map(|set| jwt::verify(token, expected, set));
+        let error = match first {
+            Some(Ok(verified)) => return Ok(verified),
+            Some(Err(error)) if !error.may_be_mended_by_new_keys() => {
+                return Err(Unverified::Token(error));
+            }
+            Some(Err(error)) => error,
+            None => TokenError::UnknownKey,
+        };
+        let Some(endpoint) = &known.jwks else {
+            return Err(Unverified::Token(error));
+        };
+        let newer = published.newer(seen.as_ref(), endpoint, now).await;
+        match newer {
+            Ok(set) => jwt::verify(token, expected, &set).map_err(Unverified::Token),
+            // There are keys, and no news of them: what they say of the token stands.
+            Err(Error::KeysJustFetched) if seen.is_some() => Err(Unverified::Token(error)),
+            Err(error) => Err(Unverified::Keys(error)),
+        }
+    }
+}
+
+/// Why a signature was not verified.
+#[derive(Debug)]
+enum Unverified {
+    Token(TokenError),
+    Keys(Error),
+}
+
+impl Unverified {
+    fn of(self, kind: TokenKind) -> Error {
+        match (self, kind) {
+            (Self::Keys(error), _) => error,
+            (Self::Token(error), TokenKind::AccessToken) => Error::AccessToken(error),
+            (Self::Token(error), TokenKind::IdToken) => Error::IdToken(error),
+            (Self::Token(error), TokenKind::Userinfo) => Error::SignedUserinfo(error),
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! What an ID token has to say before somebody is believed to be signed in (OpenID Connect Core 1.0
+//! section 3.1.3.7), and what a signed userinfo answer has to (section 5.3.2).
+//!
+//! The signature is verified before ([`jwt::verify`]), with what [`IdTokenRules::expected`] asks of
+//! the header. Every claim that counts is required or looked at when it is there; one of an
+//! unexpected type refuses the token.
+
+use std::time::Duration;
+
+use aws_lc_rs::digest::{self, SHA256, SHA384, SHA512};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::Error;
+use super::claims::{self, Dates};
+use super::issuer::{self, Issuer};
+use super::json::Object;
+use super::jwt::{self, Expected, TokenError, Verified};
+use super::settings::{Algorithm, Settings};
+use crate::clock::Timestamp;
+use crate::secret::Secret;
+
+/// The greatest age of an ID token. It comes straight from the token endpoint and is seconds old;
+/// one that is older than any login takes is an answer to an earlier one.
+const GREATEST_AGE: Duration = Duration::from_hours(1);
+
+/// What the ID token has to belong to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Exchange<'a> {
+    /// The nonce of the authorization request.
+    pub(super) nonce: &'a str,
+    /// The access token of the same answer.
+    pub(super) access_token: &'a Secret<String>,
+    /// The code that was redeemed.
+    pub(super) code: &'a Secret<String>,
+}
+
+/// The claims of a believed ID token.
+#[derive(Debug)]
+pub(super) struct IdClaims {
+    pub(super) members: Object,
+    /// Whose subject it is, which differs from the settings where a server has tenants.
+    pub(super) issuer: Box<str>,
+    pub(super) subject: Box<str>,
+}
+
+/// What is asked of the ID tokens of one server.
+#[derive(Debug)]
+pub(super) struct IdTokenRules {
+    client_id: String,
+    issuer: Issuer,
+    audiences: Vec<String>,
+    algorithms: Vec<Algorithm>,
+    dates: Dates,
+    max_age: Option<Duration>,
+    acr_values: Vec<String>,
+}
+
+impl IdTokenRules {
+    /// # Errors
+    ///
+    /// [`Error::Setting`] without an issuer or an algorithm.
+    pub(super) fn new(settings: &Settings, issuer: Option<Issuer>) -> Result<Self, Error> {
+        let refuse = |key, problem| Error::Setting { key, problem };
+        let id_token = &settings.id_token;
+        if id_token.algorithms.is_empty() {
+            return Err(refuse("id_token.algorithms", "is empty"));
+        }
+        let request = &settings.authorization_request;
+        let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+        Ok(Self {
+            client_id: settings.client_id.clone(),
+            issuer: issuer.ok_or_else(|| refuse("issuer", "is missing, and ID tokens need it"))?,
+            audiences: id_token.audiences.clone(),
+            algorithms: id_token.algorithms.clone(),
+            dates: Dates {
+                leeway: seconds(id_token.leeway_secs),
+                quoted: false,
+            },
+            max_age: request.max_age_secs.map(seconds),
+            acr_values: request.acr_values.clone(),
+        })
+    }
+
+    /// What is asked of the header, of ID tokens and signed userinfo answers alike.
+    pub(super) fn expected(&self) -> Expected<'_> {
+        Expected {
+            algorithms: &self.algorithms,
+            types: jwt::PLAIN_TYPES,
+        }
+    }
+
+    /// Checks every claim of an ID token whose signature is verified.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError`]: the first thing that is wrong.
+    pub(super) fn check(
+        &self,
+        verified: Verified,
+        of: &Exchange<'_>,
+        now: Timestamp,
+    ) -> Result<IdClaims, TokenError> {
+        let members = &verified.members;
+        // A logout token is made of the same claims; this one it has to have, and an ID token has
+        // not (OpenID Connect Back-Channel Logout 1.0 section 2.4).
+        if members.contains_key("events") {
+            return Err(TokenError::Type);
+        }
+        let issuer = self.check_issuer(members, verified.key_issuer.as_deref())?;
+        self.check_audience(members)?;
+        self.check_dates(members, now)?;
+        let nonce = claims::text(members, "nonce")?;
+        if nonce.ok_or(TokenError::Claim("nonce"))? != of.nonce {
+            return Err(TokenError::Nonce);
+        }
+        let subject = claims::subject(members)?.into();
+        check_hash(&verified, "at_hash", of.access_token)?;
+        check_hash(&verified, "c_hash", of.code)?;
+        self.check_authentication(members, now)?;
+        Ok(IdClaims {
+            issuer: issuer.into(),
+            subject,
+            members: verified.members,
+        })
+    }
+
+    /// Checks the claims of a signed userinfo answer, which needs none of them. That its `sub` is
+    /// the ID token's is for the caller to see.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError::Type`], [`TokenError::Claim`], [`TokenError::Issuer`],
+    /// [`TokenError::Audience`] and [`TokenError::Expired`].
+    pub(super) fn check_userinfo(
+        &self,
+        members: &Object,
+        now: Timestamp,
+    ) -> Result<(), TokenError> {
+        if members.contains_key("events") {
+            return Err(TokenError::Type);
+        }
+        if claims::text(members, "iss")?.is_some_and(|issuer| !self.issuer.is(issuer)) {
+            return Err(TokenError::Issuer);
+        }
+        if members.contains_key("aud") && !claims::audiences(members)?.contains(&&*self.client_id) {
+            return Err(TokenError::Audience);
+        }
+        let expires_at = self.dates.read(members, "exp")?;
+        if expires_at.is_some_and(|date| self.dates.is_past(date, now)) {
+            return Err(TokenError::Expired);
+        }
+        Ok(())
+    }
+
+    /// `iss` is ours; a tenant that the token names, and an issuer that the key names, fit it. The
+    /// key's may be a template in which the token's tenant stands, as one server publishes it.
+    fn check_issuer<'a>(
+        &self,
+        members: &'a Object,
+        key_issuer: Option<&str>,
+    ) -> Result<&'a str, TokenError> {
+        let said = claims::text(members, "iss")?.ok_or(TokenError::Claim("iss"))?;
+        if !self.issuer.is(said) {
+            return Err(TokenError::Issuer);
+        }
+        // Where there are no tenants the claim may be anybody's and mean anything.
+        let of_tenants = self.issuer.has_tenants() || key_issuer.is_some();
+        let tenant = of_tenants.then(|| claims::text(members, "tid"));
+        let tenant = tenant.transpose()?.flatten();
+        let fits =
+            |template: &str| tenant.is_some_and(|tenant| issuer::filled(template, tenant) == said);
+        let ours = self.issuer.as_str();
+        if tenant.is_some() && !fits(ours) {
+            return Err(TokenError::Tenant);
+        }
+        if key_issuer.is_some_and(|key| key != said && key != ours && !fits(key)) {
+            return Err(TokenError::KeyIssuer);
+        }
+        Ok(said)
+    }
+
+    /// We are in `aud`, alone or with those that we were told to trust; of several, `azp` has to say
+    /// that it was issued to us.
+    fn check_audience(&self, members: &Object) -> Result<(), TokenError> {
+        let ours = &*self.client_id;
+        let audiences = claims::audiences(members)?;
+        if !audiences.contains(&ours) {
+            return Err(TokenError::Audience);
+        }
+        let trusted = |audience: &&str| {
+            *audience == ours || self.audiences.iter().any(|trusted| trusted == audience)
+        };
+        if !audiences.iter().all(trusted) {
+            return Err(TokenError::UntrustedAudience);
+        }
+        match claims::text(members, "azp")? {
+            Some(party) if party != ours => Err(TokenError::AuthorizedParty),
+            None if audiences.len() > 1 => Err(TokenError::Claim("azp")),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn check_dates(&self, members: &Object, now: Timestamp) -> Result<(), TokenError> {
+        self.dates.check(members, now)?;
+        let issued_at = self.dates.read(members, "iat")?;
+        let issued_at = issued_at.ok_or(TokenError::Claim("iat"))?;
+        if self.dates.is_past(issued_at.plus(GREATEST_AGE), now) {
+            return Err(TokenError::Stale("iat"));
+        }
+        Ok(())
+    }
+
+    /// What was asked of the person's authentication has to be proven. What was not asked is not
+    /// looked at: one server says that everybody authenticated in 1970.
+    fn check_authentication(&self, members: &Object, now: Timestamp) -> Result<(), TokenError> {
+        if let Some(max_age) = self.max_age {
+            let at = self.dates.read(members, "auth_time")?;
+            let at = at.ok_or(TokenError::Claim("auth_time"))?;
+            if self.dates.is_ahead(at, now) {
+                return Err(TokenError::NotYet("auth_time"));
+            }
+            if at.plus(max_age).plus(self.dates.leeway) < now {
+                return Err(TokenError::Stale("auth_time"));
+            }
+        }
+        if !self.acr_values.is_empty() {
+            let context = claims::text(members, "acr")?.ok_or(TokenError::Claim("acr"))?;
+            if !self.acr_values.iter().any(|value| value == context) {
+                return Err(TokenError::AuthenticationContext);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A hash that is there is the left half of that of `value`, by the hash function of the signature
+/// (OpenID Connect Core 1.0 sections 3.1.3.8 and 3.3.2.11); SHA-512 for Ed25519.
+fn check_hash(
+    verified: &Verified,
+    name: &'static str,
+    value: &Secret<String>,
+) -> Result<(), TokenError> {
+    let Some(said) = claims::text(&verified.members, name)? else {
+        return Ok(());
+    };
+    let function = match verified.algorithm {
+        Algorithm::ES256 | Algorithm::PS256 | Algorithm::RS256 => &SHA256,
+        Algorithm::ES384 | Algorithm::PS384 | Algorithm::RS384 => &SHA384,
+        Algorithm::EdDSA | Algorithm::PS512 | Algorithm::RS512 => &SHA512,
+    };
+    let hash = digest::digest(function, value.expose().as_bytes());
+    let left = hash.as_ref().get(..function.output_len() / 2);
+    if said != URL_SAFE_NO_PAD.encode(left.unwrap_or_default()) {
+        return Err(TokenError::Hash(name));
+    }
+    Ok(())
+}

@@ -1,0 +1,306 @@
+//! Public keys, from PEM and from JSON Web Keys (RFC 7517), checked before they are kept.
+
+use aws_lc_rs::encoding::{AsDer as _, PublicKeyX509Der};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey,
+    RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents,
+};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{AlgorithmFamily, DecodingKey, crypto};
+use serde_json::Value;
+
+use crate::provider::json::Object;
+use crate::provider::settings::Algorithm;
+
+/// The members of a private or a shared key (RFC 7518 section 6). Who publishes one has lost it.
+const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
+
+/// What is wrong with a public key.
+///
+/// Side: gateway.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum KeyProblem {
+    /// Not one PEM block `PUBLIC KEY` or `RSA PUBLIC KEY`.
+    #[error("it is not one public key in PEM")]
+    NotPublicPem,
+    /// A private key: it has no business on this machine.
+    #[error("it is a private key; only the public key belongs here")]
+    Private,
+    /// No algorithm of the list can use it.
+    #[error("it suits none of the `algorithms` beside it")]
+    Unsuited,
+    /// RSA below 2048 or above 8192 bits, a point that is not on its curve, and the like.
+    #[error("it is too short or not a valid key")]
+    Weak,
+}
+
+/// Why an entry of a key set is passed over. The texts go on where "an entry is" begins.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, thiserror::Error)]
+pub(in crate::provider) enum Unusable {
+    #[error("of an algorithm that is not known or not its own")]
+    Algorithm,
+    #[error("on a curve that is not known")]
+    Curve,
+    #[error("of a key type that is not known")]
+    KeyType,
+    #[error("without a usable member `{0}`")]
+    Member(&'static str),
+    #[error("not an object")]
+    NotAnObject,
+    #[error("a private or shared key")]
+    Private,
+    #[error("one too many")]
+    TooMany,
+    #[error("not for signatures")]
+    Use,
+    #[error("too short or not a valid key")]
+    Weak,
+}
+
+/// What a key is made of, which decides what algorithms can use it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Material {
+    Ed25519,
+    P256,
+    P384,
+    Rsa,
+}
+
+impl Material {
+    fn suits(self, algorithm: Algorithm) -> bool {
+        let needed = match algorithm {
+            Algorithm::ES256 => Self::P256,
+            Algorithm::ES384 => Self::P384,
+            Algorithm::EdDSA => Self::Ed25519,
+            Algorithm::PS256
+            | Algorithm::PS384
+            | Algorithm::PS512
+            | Algorithm::RS256
+            | Algorithm::RS384
+            | Algorithm::RS512 => Self::Rsa,
+        };
+        self == needed
+    }
+
+    /// A key of PKCS#1 in DER, an uncompressed point, or the 32 bytes of RFC 8032; `None` when it is
+    /// too short, too long or no such key at all.
+    fn key(self, bytes: &[u8]) -> Option<DecodingKey> {
+        let point = |length: usize| bytes.len() == length && bytes.first() == Some(&4);
+        let (key, valid) = match self {
+            Self::Ed25519 => (
+                DecodingKey::from_ed_der(bytes),
+                bytes.len() == 32 && ParsedPublicKey::new(&ED25519, bytes).is_ok(),
+            ),
+            Self::P256 => (
+                DecodingKey::from_ec_der(bytes),
+                point(65) && ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, bytes).is_ok(),
+            ),
+            Self::P384 => (
+                DecodingKey::from_ec_der(bytes),
+                point(97) && ParsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, bytes).is_ok(),
+            ),
+            Self::Rsa => (DecodingKey::from_rsa_der(bytes), valid_rsa(bytes)),
+        };
+        valid.then_some(key)
+    }
+}
+
+/// A public key and what it may be used for.
+#[derive(Debug)]
+pub(in crate::provider) struct Key {
+    id: Option<Box<str>>,
+    issuer: Option<Box<str>>,
+    /// The only algorithm it may be used with, where it says so.
+    algorithm: Option<Algorithm>,
+    material: Material,
+    decoding: DecodingKey,
+}
+
+impl Key {
+    /// One public key in PEM. It has no name.
+    pub(in crate::provider) fn from_pem(pem: &str) -> Result<Self, KeyProblem> {
+        if pem.contains("PRIVATE KEY-----") {
+            return Err(KeyProblem::Private);
+        }
+        // The library reads the first block of several, and takes a certificate for a key.
+        let labels = [
+            "-----BEGIN PUBLIC KEY-----",
+            "-----BEGIN RSA PUBLIC KEY-----",
+        ];
+        let labelled = labels.iter().any(|label| pem.contains(label));
+        if !labelled || pem.matches("-----BEGIN").count() != 1 {
+            return Err(KeyProblem::NotPublicPem);
+        }
+        let pem = pem.as_bytes();
+        let key = DecodingKey::from_rsa_pem(pem)
+            .or_else(|_not_rsa| DecodingKey::from_ec_pem(pem))
+            .or_else(|_not_ec| DecodingKey::from_ed_pem(pem))
+            .map_err(|_not_ed| KeyProblem::NotPublicPem)?;
+        let bytes = key.try_get_as_bytes().map_err(|_never| KeyProblem::Weak)?;
+        let material = match key.family() {
+            AlgorithmFamily::Rsa => Material::Rsa,
+            // An uncompressed point: one byte and two coordinates.
+            AlgorithmFamily::Ec if bytes.len() == 65 => Material::P256,
+            AlgorithmFamily::Ec => Material::P384,
+            AlgorithmFamily::Ed => Material::Ed25519,
+            AlgorithmFamily::Hmac => return Err(KeyProblem::NotPublicPem),
+        };
+        Ok(Self {
+            id: None,
+            issuer: None,
+            algorithm: None,
+            material,
+            decoding: material.key(bytes).ok_or(KeyProblem::Weak)?,
+        })
+    }
+
+    /// One entry of a key set (RFC 7517 section 4).
+    pub(in crate::provider) fn from_jwk(entry: &Value) -> Result<Self, Unusable> {
+        let members = entry.as_object().ok_or(Unusable::NotAnObject)?;
+        if PRIVATE.iter().any(|name| members.contains_key(*name)) {
+            return Err(Unusable::Private);
+        }
+        if !for_signatures(members) {
+            return Err(Unusable::Use);
+        }
+        let (material, bytes) = material(members)?;
+        let algorithm = match text(members, "alg")? {
+            None => None,
+            Some(name) => {
+                let algorithm = Algorithm::named(name);
+                let suited = algorithm.filter(|algorithm| material.suits(*algorithm));
+                Some(suited.ok_or(Unusable::Algorithm)?)
+            }
+        };
+        Ok(Self {
+            id: text(members, "kid")?.map(Into::into),
+            issuer: text(members, "issuer")?.map(Into::into),
+            algorithm,
+            material,
+            decoding: material.key(&bytes).ok_or(Unusable::Weak)?,
+        })
+    }
+
+    /// Whether a token that names `id`, or none, may be signed with this key. A key without a name
+    /// may have made any.
+    pub(in crate::provider) fn is_called(&self, id: Option<&str>) -> bool {
+        match (&self.id, id) {
+            (Some(ours), Some(wanted)) => **ours == *wanted,
+            (None, _) | (_, None) => true,
+        }
+    }
+
+    /// Whether it can be used with `algorithm`, and may.
+    pub(in crate::provider) fn suits(&self, algorithm: Algorithm) -> bool {
+        let may = |only: Algorithm| only == algorithm;
+        self.material.suits(algorithm) && self.algorithm.is_none_or(may)
+    }
+
+    /// Whose tokens alone it signs, where it says so: an issuer or a template of one.
+    pub(super) fn issuer(&self) -> Option<&str> {
+        self.issuer.as_deref()
+    }
+
+    /// Whether it made `signature`, in base64url, over `message`.
+    pub(super) fn made(&self, signature: &str, message: &str, algorithm: Algorithm) -> bool {
+        let (message, algorithm) = (message.as_bytes(), algorithm.library());
+        // An error is a key that cannot have made it.
+        crypto::verify(signature, message, &self.decoding, algorithm).unwrap_or(false)
+    }
+}
+
+/// What the key is made of, by its own account, and its bytes as [`Material::key`] takes them.
+fn material(members: &Object) -> Result<(Material, Vec<u8>), Unusable> {
+    let curve = || members.get("crv").and_then(Value::as_str);
+    match members.get("kty").and_then(Value::as_str) {
+        Some("RSA") => Ok((Material::Rsa, rsa(members)?)),
+        Some("EC") => {
+            let (material, length) = match curve() {
+                Some("P-256") => (Material::P256, 32),
+                Some("P-384") => (Material::P384, 48),
+                Some(_) | None => return Err(Unusable::Curve),
+            };
+            let coordinate = |name| {
+                let bytes = bytes(members, name)?;
+                let whole = bytes.len() == length;
+                whole.then_some(bytes).ok_or(Unusable::Member(name))
+            };
+            Ok((
+                material,
+                [vec![4], coordinate("x")?, coordinate("y")?].concat(),
+            ))
+        }
+        Some("OKP") if curve() == Some("Ed25519") => Ok((Material::Ed25519, bytes(members, "x")?)),
+        Some("OKP") => Err(Unusable::Curve),
+        Some(_) | None => Err(Unusable::KeyType),
+    }
+}
+
+/// PKCS#1 of modulus and exponent (RFC 7518 section 6.3.1). Zeros in front are taken away: some
+/// servers write the sign of their numbers along.
+fn rsa(members: &Object) -> Result<Vec<u8>, Unusable> {
+    let number = |name| {
+        let bytes = bytes(members, name)?;
+        let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+        Ok(bytes.get(zeros..).unwrap_or_default().to_vec())
+    };
+    let (n, e) = (number("n")?, number("e")?);
+    if bits(&n) > 8192 {
+        return Err(Unusable::Weak);
+    }
+    let der: Result<PublicKeyX509Der<'_>, _> = RsaPublicKeyComponents { n, e }.as_der();
+    let der = der.map_err(|_no_key| Unusable::Weak)?;
+    let key = aws_lc_rs::rsa::PublicKey::from_der(der.as_ref());
+    let key = key.map_err(|_rejected| Unusable::Weak)?;
+    Ok(key.as_ref().to_vec())
+}
+
+/// A key for signatures says so, or nothing (RFC 7517 sections 4.2 and 4.3).
+fn for_signatures(members: &Object) -> bool {
+    let usage = members.get("use").is_none_or(|usage| usage == "sig");
+    let operations = members.get("key_ops").is_none_or(|operations| {
+        let operations = operations.as_array();
+        operations.is_some_and(|names| names.iter().any(|name| name == "verify"))
+    });
+    usage && operations
+}
+
+/// A member that is a text or absent.
+fn text<'a>(members: &'a Object, name: &'static str) -> Result<Option<&'a str>, Unusable> {
+    match members.get(name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(Unusable::Member(name)),
+    }
+}
+
+/// A member in base64url (RFC 7515 section 2).
+fn bytes(members: &Object, name: &'static str) -> Result<Vec<u8>, Unusable> {
+    let text = text(members, name)?.unwrap_or_default();
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok();
+    bytes
+        .filter(|bytes| !bytes.is_empty())
+        .ok_or(Unusable::Member(name))
+}
+
+/// Whether an RSA key has 2048 to 8192 bits and an exponent that is not trivial. The exponent 3 is
+/// taken: it is odd, but not wrong, with the paddings of PKCS#1 that are checked in full.
+fn valid_rsa(der: &[u8]) -> bool {
+    let Ok(key) = aws_lc_rs::rsa::PublicKey::from_der(der) else {
+        return false;
+    };
+    let exponent = key.exponent();
+    let exponent = exponent.big_endian_without_leading_zero();
+    (2048..=8192).contains(&bits(key.modulus().big_endian_without_leading_zero()))
+        && exponent != [1]
+        && exponent.last().is_some_and(|last| last % 2 == 1)
+        && ParsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, der).is_ok()
+}
+
+/// How many bits a number has that begins with its first byte that is not zero.
+fn bits(number: &[u8]) -> usize {
+    let unused = number.first().map_or(0, |first| first.leading_zeros());
+    let unused = usize::try_from(unused).unwrap_or_default();
+    number.len().saturating_mul(8).saturating_sub(unused)
+}

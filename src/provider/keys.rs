@@ -1,0 +1,175 @@
+//! The public keys of a server: its JSON Web Key Set (RFC 7517), or files.
+//!
+//! Keys are read one by one. A server publishes keys for other things and of kinds that are not
+//! known yet; such an entry is passed over and counted, and never takes the usable ones with it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use super::json::{self, JsonError};
+use super::jwt::{Key, KeyProblem, Unusable};
+use super::settings::{Algorithm, IdTokenSettings};
+use super::{Error, read_text};
+
+/// The most keys that are kept. A token that names no key is tried against all of them.
+const MOST_KEYS: usize = 100;
+
+/// Why there are no keys in what should be a key set.
+///
+/// Side: provider, or gateway for a file.
+#[derive(Debug, thiserror::Error)]
+pub enum KeySetError {
+    /// Not the JSON object that it has to be.
+    #[error("the key set is not a JSON object")]
+    Json(#[source] JsonError),
+    /// There is no array `keys` (RFC 7517 section 5).
+    #[error("the key set has no array `keys`")]
+    Keys,
+    /// Every entry was passed over, if there are any.
+    #[error("the key set has no usable key (passed over: {0})")]
+    NoUsableKey(PassedOver),
+}
+
+impl KeySetError {
+    /// A stable code for logs and counters.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Json(_) | Self::Keys => "keys_malformed",
+            Self::NoUsableKey(_) => "keys_unusable",
+        }
+    }
+}
+
+/// How many entries of a key set were passed over, and why, as one line for a log.
+#[derive(Debug, Default)]
+pub struct PassedOver(BTreeMap<Unusable, usize>);
+
+impl PassedOver {
+    /// Whether none was.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn count(&mut self, reason: Unusable) {
+        let count = self.0.entry(reason).or_default();
+        *count = count.saturating_add(1);
+    }
+}
+
+impl fmt::Display for PassedOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return f.write_str("none");
+        }
+        for (place, (reason, count)) in self.0.iter().enumerate() {
+            let comma = if place == 0 { "" } else { ", " };
+            write!(f, "{comma}{count} {reason}")?;
+        }
+        Ok(())
+    }
+}
+
+/// At least one public key.
+#[derive(Debug)]
+pub(super) struct KeySet {
+    keys: Vec<Key>,
+    passed_over: PassedOver,
+}
+
+impl KeySet {
+    /// Reads what a server publishes, or a file of the same form.
+    ///
+    /// # Errors
+    ///
+    /// [`KeySetError`]; whoever has an older set keeps it.
+    pub(super) fn from_jwks(bytes: &[u8]) -> Result<Self, KeySetError> {
+        let members = json::object(bytes).map_err(KeySetError::Json)?;
+        let Some(Value::Array(entries)) = members.get("keys") else {
+            return Err(KeySetError::Keys);
+        };
+        let (mut keys, mut passed_over) = (Vec::new(), PassedOver::default());
+        for entry in entries {
+            if keys.len() == MOST_KEYS {
+                passed_over.count(Unusable::TooMany);
+                continue;
+            }
+            match Key::from_jwk(entry) {
+                Ok(key) => keys.push(key),
+                Err(reason) => passed_over.count(reason),
+            }
+        }
+        if keys.is_empty() {
+            return Err(KeySetError::NoUsableKey(passed_over));
+        }
+        Ok(Self { keys, passed_over })
+    }
+
+    /// Reads the keys that the operator gave instead of what the server publishes; `None` when none
+    /// are given. Blocks for small reads.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Read`], [`Error::EmptyFile`], [`Error::PublicKey`] and [`Error::KeySet`]: each names
+    /// the key and the file.
+    pub(super) fn from_files(settings: &IdTokenSettings) -> Result<Option<Self>, Error> {
+        let (files, algorithms) = (&settings.public_key_files, &settings.algorithms);
+        let pem = Self::from_pem_files("id_token.public_key_files", files, algorithms)?;
+        let Some(path) = &settings.jwks_file else {
+            return Ok(pem);
+        };
+        let key = "id_token.jwks_file";
+        let set = Self::from_jwks(read_text(key, path)?.as_bytes());
+        let mut set = set.map_err(|source| Error::KeySet {
+            key,
+            path: path.clone(),
+            source,
+        })?;
+        set.keys.extend(pem.into_iter().flat_map(|pem| pem.keys));
+        Ok(Some(set))
+    }
+
+    /// Reads PEM files with one key each, of which every one has to suit one of `algorithms`; `None`
+    /// when there are no files. Blocks for small reads.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Read`], [`Error::EmptyFile`] and [`Error::PublicKey`].
+    pub(super) fn from_pem_files(
+        key: &'static str,
+        paths: &[PathBuf],
+        algorithms: &[Algorithm],
+    ) -> Result<Option<Self>, Error> {
+        let mut keys = Vec::new();
+        for path in paths {
+            let read = Key::from_pem(&read_text(key, path)?).and_then(|read| {
+                let suited = algorithms.iter().any(|algorithm| read.suits(*algorithm));
+                suited.then_some(read).ok_or(KeyProblem::Unsuited)
+            });
+            keys.push(read.map_err(|source| Error::PublicKey {
+                key,
+                path: path.clone(),
+                source,
+            })?);
+        }
+        let passed_over = PassedOver::default();
+        Ok((!keys.is_empty()).then_some(Self { keys, passed_over }))
+    }
+
+    /// The entries that are not used, for the log.
+    pub(super) fn passed_over(&self) -> &PassedOver {
+        &self.passed_over
+    }
+
+    /// The keys that may have signed a token of this `kid` with this algorithm.
+    pub(super) fn suited<'a>(
+        &'a self,
+        id: Option<&'a str>,
+        algorithm: Algorithm,
+    ) -> impl Iterator<Item = &'a Key> {
+        let keys = self.keys.iter();
+        keys.filter(move |key| key.is_called(id) && key.suits(algorithm))
+    }
+}

@@ -1,0 +1,155 @@
+//! What is known of a server: its endpoints and how it wants to be asked, from the settings and,
+//! where it publishes them, from its metadata. What is set by hand wins.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use url::Url;
+
+use super::Error;
+use super::authorization::AuthorizationEndpoint;
+use super::client_auth::{ClientAuth, Credentials};
+use super::endpoint::{Endpoint, endpoint};
+use super::metadata::Metadata;
+use super::settings::{Discovery, Settings};
+use crate::tls::Trust;
+
+/// How a server is called: whom we believe that it is, and how long we wait.
+#[derive(Debug)]
+pub(super) struct Line {
+    tls: Option<Arc<ClientConfig>>,
+    pub(super) deadline: Duration,
+}
+
+impl Line {
+    /// Reads the authorities, where they are needed or may be.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Trust`].
+    pub(super) fn new(settings: &Settings) -> Result<Self, Error> {
+        let written = [
+            &settings.issuer,
+            &settings.metadata_url,
+            &settings.url,
+            &settings.authorization_endpoint,
+            &settings.token_endpoint,
+            &settings.userinfo_endpoint,
+            &settings.jwks_uri,
+            &settings.identity.emails_endpoint,
+        ];
+        let mut written = written.into_iter().flatten();
+        let tls = match &settings.ca_file {
+            // A file that cannot be used is an error even when nothing needs it now.
+            Some(path) => Some(Trust::from_file(path).map_err(Error::Trust)?),
+            None if written.any(|url| url.starts_with("https:")) => {
+                Some(Trust::system().map_err(Error::Trust)?)
+            }
+            // Metadata may lead to a server with TLS.
+            None if settings.discovery != Discovery::None => Trust::system().ok(),
+            None => None,
+        };
+        Ok(Self {
+            tls: tls.map(|trust| trust.client_config()),
+            deadline: Duration::from_secs(settings.deadline_secs.get().into()),
+        })
+    }
+
+    /// The way to one endpoint.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`] when it cannot be called.
+    pub(super) fn to(&self, key: &'static str, url: &Url) -> Result<Endpoint, Error> {
+        Endpoint::new(key, url, self.tls.as_ref(), self.deadline)
+    }
+}
+
+/// What is needed to send people to a server and to ask it.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) authorization: AuthorizationEndpoint,
+    pub(super) token: Endpoint,
+    pub(super) userinfo: Option<Endpoint>,
+    pub(super) emails: Option<Endpoint>,
+    pub(super) jwks: Option<Endpoint>,
+    pub(super) client_auth: ClientAuth,
+    /// Whether the server names itself in every answer (RFC 9207 section 3).
+    pub(super) promises_iss: bool,
+    /// What this was made from, if anything was read.
+    pub(super) metadata: Option<Metadata>,
+}
+
+impl Known {
+    /// Lays the settings over the metadata.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`]: an endpoint is missing in both, or cannot be used.
+    pub(super) fn new(
+        settings: &Settings,
+        credentials: &Credentials,
+        line: &Line,
+        metadata: Option<Metadata>,
+    ) -> Result<Self, Error> {
+        let read = metadata.as_ref();
+        let base = settings.url.as_deref();
+        let find = |key, by_hand: &Option<String>, published: Option<&String>| {
+            let problem = "is missing";
+            let url = locate(key, base, by_hand.as_ref(), published)?;
+            url.ok_or(Error::Setting { key, problem })
+        };
+        let may_be = |key, by_hand: &Option<String>, published: Option<&String>| {
+            let url = locate(key, base, by_hand.as_ref(), published)?;
+            url.map(|url| line.to(key, &url)).transpose()
+        };
+        let authorization = find(
+            "authorization_endpoint",
+            &settings.authorization_endpoint,
+            read.and_then(|read| read.authorization_endpoint.as_ref()),
+        )?;
+        let token = find(
+            "token_endpoint",
+            &settings.token_endpoint,
+            read.and_then(|read| read.token_endpoint.as_ref()),
+        )?;
+        let userinfo = may_be(
+            "userinfo_endpoint",
+            &settings.userinfo_endpoint,
+            read.and_then(|read| read.userinfo_endpoint.as_ref()),
+        )?;
+        let jwks = may_be(
+            "jwks_uri",
+            &settings.jwks_uri,
+            read.and_then(|read| read.jwks_uri.as_ref()),
+        )?;
+        let emails = &settings.identity.emails_endpoint;
+        let supported = read.and_then(|read| read.token_endpoint_auth_methods_supported.as_deref());
+        Ok(Self {
+            authorization: AuthorizationEndpoint::new(settings, &authorization)?,
+            token: line.to("token_endpoint", &token)?,
+            userinfo,
+            emails: may_be("identity.emails_endpoint", emails, None)?,
+            jwks,
+            client_auth: ClientAuth::new(settings, supported, credentials)?,
+            promises_iss: read
+                .is_some_and(|read| read.authorization_response_iss_parameter_supported),
+            metadata,
+        })
+    }
+}
+
+/// An endpoint that was set by hand, or else the published one.
+fn locate(
+    key: &'static str,
+    base: Option<&str>,
+    by_hand: Option<&String>,
+    published: Option<&String>,
+) -> Result<Option<Url>, Error> {
+    match (by_hand, published) {
+        (Some(text), _) => endpoint(key, base, text).map(Some),
+        (None, Some(text)) => endpoint(key, None, text).map(Some),
+        (None, None) => Ok(None),
+    }
+}

@@ -1,0 +1,376 @@
+//! Key sets: what is taken from them, and which key of theirs may have signed.
+
+use std::error::Error as _;
+
+use serde_json::{Value, json as value};
+
+use super::set_up::rsa_pem;
+use super::signing::*;
+use super::*;
+use crate::provider::keys::KeySet;
+use crate::provider::settings::{Algorithm, IdTokenSettings};
+
+const PAYLOAD: &str = r#"{"sub":"1"}"#;
+
+/// A token with `kid` in its header.
+fn named(signer: &Signer, algorithm: &str, kid: &str) -> String {
+    signer.token(&value!({ "alg": algorithm, "kid": kid }), PAYLOAD)
+}
+
+fn bare(signer: &Signer, algorithm: &str) -> String {
+    signer.token(&value!({ "alg": algorithm }), PAYLOAD)
+}
+
+/// Why `entry` is passed over, with a good key beside it that goes on to be used.
+fn passed_over(entry: &Value) -> String {
+    let good = RSA.jwk_with(value!({ "kid": "good" }));
+    let keys = key_set(&[entry.clone(), good]);
+    assert_eq!(
+        outcome(&keys, &named(&RSA, "RS256", "good")),
+        "ok",
+        "{entry}"
+    );
+    keys.passed_over().to_string()
+}
+
+/// `signer`'s entry with `further` members.
+fn but(signer: &Signer, further: Value) -> Value {
+    signer.jwk_with(further)
+}
+
+#[test]
+fn j_79_an_entry_that_cannot_be_used_does_not_take_the_others_with_it() {
+    let without = |signer: &Signer, name: &str| {
+        let mut entry = signer.jwk();
+        entry.as_object_mut().unwrap().remove(name);
+        entry
+    };
+    let key_types = [
+        value!({}),
+        value!({ "kty": "AKP", "alg": "ML-DSA-65", "pub": "x" }),
+        but(&RSA, value!({ "kty": "rsa" })),
+        but(&RSA, value!({ "kty": 5 })),
+        value!({ "kty": "oct" }),
+    ];
+    let curves = [
+        but(&P256, value!({ "crv": "secp256k1" })),
+        but(&P256, value!({ "crv": "P-521" })),
+        but(&ED25519, value!({ "crv": "X25519" })),
+        but(&ED25519, value!({ "crv": "Ed448" })),
+        without(&P256, "crv"),
+    ];
+    let algorithms = [
+        but(&RSA, value!({ "alg": "RSA-OAEP" })),
+        but(&RSA, value!({ "alg": "ES256" })),
+        but(&P256, value!({ "alg": "ES384" })),
+    ];
+    for (reason, entries) in [
+        (
+            "not an object",
+            &[value!(null), value!([]), value!("RSA")][..],
+        ),
+        ("of a key type that is not known", &key_types),
+        ("on a curve that is not known", &curves),
+        (
+            "of an algorithm that is not known or not its own",
+            &algorithms,
+        ),
+    ] {
+        for entry in entries {
+            assert_eq!(passed_over(entry), format!("1 {reason}"), "{entry}");
+        }
+    }
+    for (member, entry) in [
+        ("kid", but(&RSA, value!({ "kid": 5 }))),
+        ("kid", but(&RSA, value!({ "kid": null }))),
+        ("issuer", but(&RSA, value!({ "issuer": 5 }))),
+        ("alg", but(&RSA, value!({ "alg": ["RS256"] }))),
+        ("n", without(&RSA, "n")),
+        ("e", without(&RSA, "e")),
+        ("e", but(&RSA, value!({ "e": "AQAB=" }))),
+        ("e", but(&RSA, value!({ "e": 65537 }))),
+        ("y", without(&P384, "y")),
+        ("x", but(&P256, value!({ "x": "AA" }))),
+        ("x", but(&P256, value!({ "crv": "P-384" }))),
+    ] {
+        let reason = format!("1 without a usable member `{member}`");
+        assert_eq!(passed_over(&entry), reason, "{entry}");
+    }
+    assert!(key_set(&[RSA.jwk()]).passed_over().is_empty());
+}
+
+#[test]
+fn j_29_keys_for_other_things_are_passed_over() {
+    for further in [
+        value!({ "use": "enc" }),
+        value!({ "use": "SIG" }),
+        value!({ "use": null }),
+        value!({ "use": ["sig"] }),
+        value!({ "key_ops": ["sign", "wrapKey"] }),
+        value!({ "key_ops": [] }),
+        value!({ "key_ops": "verify" }),
+    ] {
+        let entry = but(&RSA, further);
+        assert_eq!(passed_over(&entry), "1 not for signatures", "{entry}");
+    }
+    for entry in [
+        value!({ "kty": "oct", "k": "c2VjcmV0", "alg": "HS256" }),
+        but(&RSA, value!({ "d": "AQAB" })),
+        but(&RSA, value!({ "p": null })),
+        but(&P256, value!({ "d": "AA" })),
+    ] {
+        assert_eq!(passed_over(&entry), "1 a private or shared key", "{entry}");
+    }
+}
+
+#[test]
+fn j_29_weak_keys_are_passed_over() {
+    let ones = |bytes: usize| encode(&vec![0xff; bytes]);
+    let y = URL_SAFE_NO_PAD
+        .decode(P256.jwk()["y"].as_str().unwrap())
+        .unwrap();
+    let mut off_the_curve = y.clone();
+    off_the_curve[31] ^= 1;
+    for entry in [
+        but(&RSA, value!({ "n": ones(128) })),
+        but(&RSA, value!({ "n": ones(255) })),
+        but(&RSA, value!({ "n": ones(1025) })),
+        but(&RSA, value!({ "n": ones(100_000) })),
+        but(&RSA, value!({ "e": "AQ" })),
+        but(&RSA, value!({ "e": "AA" })),
+        but(&RSA, value!({ "e": "AQAA" })),
+        but(&RSA, value!({ "e": ones(300) })),
+        but(&P256, value!({ "y": encode(&off_the_curve) })),
+        but(&P256, value!({ "y": encode(&[0; 32]) })),
+        but(&ED25519, value!({ "x": encode(&[1; 31]) })),
+        but(&ED25519, value!({ "x": encode(&[1; 33]) })),
+    ] {
+        assert_eq!(
+            passed_over(&entry),
+            "1 too short or not a valid key",
+            "{entry}"
+        );
+    }
+    let long = but(&P256, value!({ "y": encode(&[&y[..], &[0]].concat()) }));
+    assert_eq!(passed_over(&long), "1 without a usable member `y`");
+}
+
+#[test]
+fn j_29_what_is_only_unusual_is_taken() {
+    let n = RSA.jwk()["n"].as_str().unwrap().to_owned();
+    let n = [&[0][..], &URL_SAFE_NO_PAD.decode(n).unwrap()].concat();
+    // 2049 bits: nothing says that a length is a multiple of eight.
+    let odd_length = [&[0x01][..], &[0xff; 256]].concat();
+    for entry in [
+        RSA.jwk_with(value!({ "e": "Aw" })),
+        RSA.jwk_with(value!({ "n": encode(&n), "e": encode(&[0, 1, 0, 1]) })),
+        RSA.jwk_with(value!({ "n": encode(&odd_length) })),
+        RSA.jwk_with(value!({ "x5c": [5], "x5t": null, "ext": true, "use": "sig" })),
+        RSA.jwk_with(value!({ "key_ops": ["verify", "x"] })),
+        RSA.jwk_with(value!({ "kid": "" })),
+    ] {
+        let keys = key_set(std::slice::from_ref(&entry));
+        assert!(keys.passed_over().is_empty(), "{entry}");
+    }
+}
+
+#[test]
+fn j_79_a_set_without_a_usable_key_is_refused() {
+    let good = RSA.jwk().to_string();
+    for (text, reason) in [
+        ("", "keys_malformed"),
+        ("<html>", "keys_malformed"),
+        ("[]", "keys_malformed"),
+        ("{}", "keys_malformed"),
+        (r#"{"keys":null}"#, "keys_malformed"),
+        (r#"{"keys":{}}"#, "keys_malformed"),
+        (&format!(r#"{{"keys":{good}}}"#), "keys_malformed"),
+        (&format!(r#"{{"Keys":[{good}]}}"#), "keys_malformed"),
+        (&format!("[{good}]"), "keys_malformed"),
+        (
+            &format!(r#"{{"keys":[],"keys":[{good}]}}"#),
+            "keys_malformed",
+        ),
+        (r#"{"keys":[{"kty":"RSA","kty":"oct"}]}"#, "keys_malformed"),
+        (r#"{"keys":[]}"#, "keys_unusable"),
+        (r#"{"keys":[null,{"kty":"oct"}]}"#, "keys_unusable"),
+    ] {
+        let refused = KeySet::from_jwks(text.as_bytes()).expect_err(text);
+        assert_eq!(refused.reason(), reason, "{text}");
+    }
+    let refused = KeySet::from_jwks(br#"{"keys":[null,{"kty":"oct"},null]}"#).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "the key set has no usable key (passed over: 1 of a key type that is not known, 2 not an \
+         object)"
+    );
+    let empty = KeySet::from_jwks(br#"{"keys":[]}"#).unwrap_err();
+    assert!(
+        empty.to_string().ends_with("(passed over: none)"),
+        "{empty}"
+    );
+}
+
+#[test]
+fn j_79_of_ten_thousand_keys_a_hundred_are_kept() {
+    let mut entries = vec![P256.jwk_with(value!({ "kid": "x" })); 10_000];
+    entries[99] = ED25519.jwk();
+    entries[100] = RSA.jwk();
+    let keys = key_set(&entries);
+    assert_eq!(keys.passed_over().to_string(), "9900 one too many");
+    assert_eq!(outcome(&keys, &bare(&ED25519, "EdDSA")), "ok");
+    assert_eq!(outcome(&keys, &bare(&RSA, "RS256")), "id_token_unknown_key");
+}
+
+#[test]
+fn j_79_the_name_of_the_key_decides_where_one_is_given() {
+    let keys = key_set(&[
+        RSA.jwk_with(value!({ "kid": "a" })),
+        OTHER_RSA.jwk_with(value!({ "kid": "b" })),
+    ]);
+    for (token, expected) in [
+        (named(&RSA, "RS256", "a"), "ok"),
+        (named(&OTHER_RSA, "RS256", "b"), "ok"),
+        (named(&RSA, "RS256", "b"), "id_token_signature"),
+        (named(&RSA, "RS256", "c"), "id_token_unknown_key"),
+        (named(&RSA, "RS256", "A"), "id_token_unknown_key"),
+        (named(&RSA, "RS256", ""), "id_token_unknown_key"),
+        (named(&P256, "ES256", "a"), "id_token_unknown_key"),
+        (bare(&RSA, "RS256"), "ok"),
+        (bare(&OTHER_RSA, "PS512"), "ok"),
+        (bare(&P256, "ES256"), "id_token_unknown_key"),
+    ] {
+        assert_eq!(outcome(&keys, &token), expected, "{token}");
+    }
+    let nameless = key_set(&[RSA.jwk()]);
+    assert_eq!(outcome(&nameless, &named(&RSA, "RS256", "a")), "ok");
+    let other = named(&OTHER_RSA, "RS256", "a");
+    assert_eq!(outcome(&nameless, &other), "id_token_signature");
+}
+
+#[test]
+fn j_15_j_22_several_keys_of_one_name_are_tried_each() {
+    let named_a = |signer: &Signer| signer.jwk_with(value!({ "kid": "a" }));
+    let keys = key_set(&[named_a(&P256), named_a(&OTHER_RSA), named_a(&RSA)]);
+    for (signer, algorithm) in [(&RSA, "RS256"), (&OTHER_RSA, "RS384"), (&*P256, "ES256")] {
+        let token = named(signer, algorithm, "a");
+        assert_eq!(outcome(&keys, &token), "ok", "{algorithm}");
+    }
+    let stranger = named(&OTHER_P256, "ES256", "a");
+    assert_eq!(outcome(&keys, &stranger), "id_token_signature");
+    // A key of another family is not tried, whatever it is called.
+    let keys = key_set(&[named_a(&P256)]);
+    assert_eq!(
+        outcome(&keys, &named(&RSA, "RS256", "a")),
+        "id_token_unknown_key"
+    );
+}
+
+#[test]
+fn a_key_that_names_its_algorithm_is_used_with_no_other() {
+    let keys = key_set(&[RSA.jwk_with(value!({ "kid": "a", "alg": "PS256" }))]);
+    assert_eq!(outcome(&keys, &named(&RSA, "PS256", "a")), "ok");
+    assert_eq!(
+        outcome(&keys, &named(&RSA, "RS256", "a")),
+        "id_token_unknown_key"
+    );
+}
+
+#[test]
+fn new_keys_mend_an_unknown_name_and_a_wrong_signature_and_nothing_else() {
+    assert!(TokenError::UnknownKey.may_be_mended_by_new_keys());
+    assert!(TokenError::Signature.may_be_mended_by_new_keys());
+    for error in [
+        TokenError::Algorithm("none"),
+        TokenError::Expired,
+        TokenError::KeyIssuer,
+        TokenError::Malformed,
+        TokenError::Nonce,
+    ] {
+        assert!(!error.may_be_mended_by_new_keys(), "{error}");
+    }
+}
+
+#[test]
+fn keys_come_from_files_where_files_are_given() {
+    let files = Files::new();
+    let jwks = value!({ "keys": [P256.jwk_with(value!({ "kid": "a" })), null] });
+    let mut settings = IdTokenSettings::default();
+    assert!(KeySet::from_files(&settings).unwrap().is_none());
+    settings.jwks_file = Some(files.write("jwks.json", &jwks.to_string()));
+    let keys = KeySet::from_files(&settings).unwrap().unwrap();
+    assert_eq!(keys.passed_over().to_string(), "1 not an object");
+    assert_eq!(outcome(&keys, &named(&P256, "ES256", "a")), "ok");
+    assert_eq!(outcome(&keys, &bare(&RSA, "RS256")), "id_token_unknown_key");
+    settings.public_key_files = vec![files.0.path().join("public.pem")];
+    let keys = KeySet::from_files(&settings).unwrap().unwrap();
+    assert_eq!(outcome(&keys, &named(&P256, "ES256", "a")), "ok");
+    // A PEM file gives its key no name, so that it may be any.
+    assert_eq!(outcome(&keys, &named(&RSA, "RS256", "whatever")), "ok");
+    settings.jwks_file = None;
+    let keys = KeySet::from_files(&settings).unwrap().unwrap();
+    assert_eq!(outcome(&keys, &bare(&RSA, "RS256")), "ok");
+    assert_eq!(
+        outcome(&keys, &bare(&P256, "ES256")),
+        "id_token_unknown_key"
+    );
+}
+
+#[test]
+fn a_file_of_keys_that_cannot_be_used_is_named() {
+    let files = Files::new();
+    let folder = files.0.path();
+    for (name, text, key, why) in [
+        ("jwks", "hunter2", "id_token.jwks_file", "not a JSON object"),
+        ("jwks", "{}", "id_token.jwks_file", "no array `keys`"),
+        (
+            "jwks",
+            r#"{"keys":[{"kty":"oct","k":"hunter2"}]}"#,
+            "id_token.jwks_file",
+            "shared",
+        ),
+        ("jwks", " ", "id_token.jwks_file", "is empty"),
+        (
+            "pem",
+            "hunter2",
+            "id_token.public_key_files",
+            "not one public key",
+        ),
+        (
+            "pem",
+            &rsa_pem(&[0xff; 128], &[1, 0, 1]),
+            "id_token.public_key_files",
+            "too short",
+        ),
+    ] {
+        let path = files.write(name, text);
+        let mut settings = IdTokenSettings::default();
+        match name {
+            "jwks" => settings.jwks_file = Some(path.clone()),
+            _ => settings.public_key_files = vec![path.clone()],
+        }
+        let error = KeySet::from_files(&settings).unwrap_err();
+        assert_eq!(
+            (error.reason(), error.side()),
+            ("provider_settings", Side::Gateway)
+        );
+        let text = chain(&error);
+        assert!(text.contains(key) && text.contains(why), "{text}");
+        assert!(text.contains(&path.display().to_string()), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+    let missing = IdTokenSettings {
+        jwks_file: Some(folder.join("missing")),
+        ..IdTokenSettings::default()
+    };
+    let error = KeySet::from_files(&missing).unwrap_err();
+    assert!(error.to_string().contains("id_token.jwks_file"), "{error}");
+    assert!(error.source().is_some());
+    let unsuited = IdTokenSettings {
+        public_key_files: vec![folder.join("public.pem")],
+        algorithms: vec![Algorithm::ES256],
+        ..IdTokenSettings::default()
+    };
+    let text = chain(&KeySet::from_files(&unsuited).unwrap_err());
+    assert!(text.contains("suits none"), "{text}");
+}

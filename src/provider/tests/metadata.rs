@@ -1,0 +1,357 @@
+//! What is read from metadata, and where it may send us.
+
+use bytes::Bytes;
+use http::Response;
+use serde_json::{Value, json};
+
+use super::super::issuer::Issuer;
+use super::super::metadata::{Metadata, location};
+use super::*;
+
+const ISSUER: &str = "https://id.example/realms/shop";
+
+fn settings(value: Value) -> Settings {
+    let mut settings = json!({ "client_id": "3", "discovery": "openid" });
+    let Value::Object(further) = value else {
+        panic!("not an object");
+    };
+    settings.as_object_mut().unwrap().extend(further);
+    serde_json::from_value(settings).unwrap()
+}
+
+fn issuer(text: &str) -> Issuer {
+    Issuer::new(&settings(json!({ "issuer": text })))
+        .unwrap()
+        .unwrap()
+}
+
+fn answered(status: u16, media_type: &str, body: &str) -> Result<Metadata, MetadataError> {
+    let response = Response::builder()
+        .status(status)
+        .header("content-type", media_type)
+        .body(Bytes::copy_from_slice(body.as_bytes()));
+    Metadata::read(&response.unwrap(), &issuer(ISSUER))
+}
+
+fn read(of: &str, further: Value) -> Result<Metadata, MetadataError> {
+    let mut body = json!({ "issuer": of });
+    let Value::Object(further) = further else {
+        panic!("not an object");
+    };
+    body.as_object_mut().unwrap().extend(further);
+    let response = Response::builder()
+        .header("content-type", "application/json")
+        .body(Bytes::from(body.to_string()));
+    Metadata::read(&response.unwrap(), &issuer(of))
+}
+
+fn reason(read: &Result<Metadata, MetadataError>) -> &'static str {
+    read.as_ref().map_or_else(MetadataError::reason, |_| "ok")
+}
+
+#[test]
+fn the_metadata_is_where_the_standards_say() {
+    let openid = "/.well-known/openid-configuration";
+    let oauth = "/.well-known/oauth-authorization-server";
+    for (discovery, text, expected) in [
+        (
+            "openid",
+            "https://id.example",
+            format!("https://id.example{openid}"),
+        ),
+        (
+            "openid",
+            "https://id.example/",
+            format!("https://id.example{openid}"),
+        ),
+        (
+            "openid",
+            "http://localhost:8700/o",
+            format!("http://localhost:8700/o{openid}"),
+        ),
+        (
+            "openid",
+            "https://id.example/o/",
+            format!("https://id.example/o{openid}"),
+        ),
+        (
+            "openid",
+            "https://id.example//api//",
+            format!("https://id.example//api/{openid}"),
+        ),
+        (
+            "oauth2",
+            "https://id.example",
+            format!("https://id.example{oauth}"),
+        ),
+        (
+            "oauth2",
+            "https://id.example/",
+            format!("https://id.example{oauth}"),
+        ),
+        (
+            "oauth2",
+            "https://id.example/o",
+            format!("https://id.example{oauth}/o"),
+        ),
+        (
+            "oauth2",
+            "https://id.example:8443/a/b/",
+            format!("https://id.example:8443{oauth}/a/b"),
+        ),
+    ] {
+        let settings = settings(json!({ "discovery": discovery }));
+        let found = location(&settings, Some(&issuer(text))).unwrap().unwrap();
+        assert_eq!(found.as_str(), expected, "{discovery} {text}");
+    }
+}
+
+#[test]
+fn an_operator_can_say_where_the_metadata_is() {
+    let template = json!({
+        "issuer": "https://id.example/{tenantid}/v2.0", "tenants": ["one"],
+        "metadata_url": "https://id.example/organizations/meta",
+    });
+    let template = settings(template);
+    let issuer = Issuer::new(&template).unwrap();
+    let found = location(&template, issuer.as_ref()).unwrap().unwrap();
+    assert_eq!(found.as_str(), "https://id.example/organizations/meta");
+    let off = settings(json!({ "discovery": "none" }));
+    assert!(location(&off, issuer.as_ref()).unwrap().is_none());
+}
+
+#[test]
+fn metadata_that_cannot_be_found_is_named() {
+    let template = json!({
+        "issuer": "https://id.example/{tenantid}/v2.0", "tenants": ["one"],
+    });
+    for (value, expected) in [
+        (json!({}), "issuer"),
+        (template, "metadata_url"),
+        (
+            json!({ "discovery": "none", "metadata_url": "https://id.example/m" }),
+            "metadata_url",
+        ),
+        (
+            json!({ "issuer": ISSUER, "metadata_url": "file:///etc/passwd" }),
+            "metadata_url",
+        ),
+        (
+            json!({ "issuer": ISSUER, "metadata_url": "/m" }),
+            "metadata_url",
+        ),
+        (json!({ "issuer": "https://u:p@id.example" }), "issuer"),
+    ] {
+        let settings = settings(value);
+        let issuer = Issuer::new(&settings).unwrap();
+        let Err(Error::Setting { key, .. }) = location(&settings, issuer.as_ref()) else {
+            panic!("{settings:?}");
+        };
+        assert_eq!(key, expected);
+    }
+}
+
+#[test]
+fn what_is_used_is_read_and_the_rest_passed_over() {
+    let body = json!({
+        "authorization_endpoint": "http://localhost:4593//api/oidc/auth?x=1",
+        "token_endpoint": "http://localhost:4593//api/oidc/token",
+        "userinfo_endpoint": null,
+        "jwks_uri": "https://keys.example/jwks",
+        "token_endpoint_auth_methods_supported": ["client_secret_basic", "private_key_jwt"],
+        "authorization_response_iss_parameter_supported": true,
+        "mtls_endpoint_aliases": { "token_endpoint": 5 },
+        "claims_supported": 7,
+        "registration_endpoint": "file:///etc/passwd",
+    });
+    let metadata = read("http://localhost:4593/api/oidc", body).unwrap();
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(
+        metadata.authorization_endpoint,
+        text("http://localhost:4593//api/oidc/auth?x=1")
+    );
+    assert_eq!(
+        metadata.token_endpoint,
+        text("http://localhost:4593//api/oidc/token")
+    );
+    assert_eq!(metadata.userinfo_endpoint, None);
+    assert_eq!(metadata.jwks_uri, text("https://keys.example/jwks"));
+    let methods = metadata.token_endpoint_auth_methods_supported.unwrap();
+    assert_eq!(methods, ["client_secret_basic", "private_key_jwt"]);
+    assert!(metadata.authorization_response_iss_parameter_supported);
+    let little = read(ISSUER, json!({})).unwrap();
+    assert!(!little.authorization_response_iss_parameter_supported);
+    assert!(little.token_endpoint_auth_methods_supported.is_none());
+}
+
+#[test]
+fn a_11_what_the_metadata_says_of_challenges_is_known() {
+    for (said, known) in [
+        (json!(null), None),
+        (json!(["plain"]), Some(vec!["plain".to_owned()])),
+    ] {
+        let body = json!({ "code_challenge_methods_supported": said });
+        let metadata = read(ISSUER, body).unwrap();
+        assert_eq!(metadata.code_challenge_methods_supported, known);
+    }
+}
+
+#[test]
+fn a_24_metadata_of_another_issuer_is_refused() {
+    let json = "application/json";
+    for said in [
+        "https://id.example/realms/shop/",
+        "https://ID.example/realms/shop",
+        "https://id.example:443/realms/shop",
+        "http://id.example/realms/shop",
+        "https://id.example/realms%2Fshop",
+        "https://evil.example",
+        "",
+    ] {
+        let read = answered(200, json, &json!({ "issuer": said }).to_string());
+        assert_eq!(reason(&read), "metadata_issuer", "{said}");
+    }
+    for body in [
+        json!({}),
+        json!({ "issuer": null }),
+        json!({ "issuer": [ISSUER] }),
+        json!({ "issuer": 5 }),
+    ] {
+        let read = answered(200, json, &body.to_string());
+        assert_eq!(reason(&read), "metadata_malformed", "{body}");
+    }
+    let long = json!({ "issuer": "x".repeat(100_000) }).to_string();
+    let shown = answered(200, json, &long).unwrap_err().to_string();
+    assert!(shown.len() < 400, "{}", shown.len());
+}
+
+#[test]
+fn a_25_only_a_whole_answer_is_metadata() {
+    let json = "application/json";
+    let good = json!({ "issuer": ISSUER }).to_string();
+    assert_eq!(reason(&answered(200, json, &good)), "ok");
+    for (status, media_type, body, expected) in [
+        (301, json, &*good, "metadata_status"),
+        (204, json, "", "metadata_status"),
+        (404, json, &good, "metadata_status"),
+        (503, json, &good, "metadata_status"),
+        (200, "text/html", &good, "metadata_malformed"),
+        (200, json, "<html>", "metadata_malformed"),
+        (200, json, "[]", "metadata_malformed"),
+        (200, json, "", "metadata_malformed"),
+        (200, json, &format!("{good}x"), "metadata_malformed"),
+        (
+            200,
+            json,
+            &good.replace('{', r#"{"issuer":"x","#),
+            "metadata_malformed",
+        ),
+    ] {
+        let read = answered(status, media_type, body);
+        assert_eq!(reason(&read), expected, "{status} {media_type} {body}");
+    }
+}
+
+#[test]
+fn a_member_of_another_type_is_named() {
+    for (name, value) in [
+        ("token_endpoint", json!(["https://id.example/token"])),
+        ("jwks_uri", json!(5)),
+        ("userinfo_endpoint", json!(false)),
+        (
+            "token_endpoint_auth_methods_supported",
+            json!("client_secret_basic"),
+        ),
+        ("token_endpoint_auth_methods_supported", json!(["none", 5])),
+        ("code_challenge_methods_supported", json!({})),
+        (
+            "authorization_response_iss_parameter_supported",
+            json!("true"),
+        ),
+    ] {
+        let error = read(ISSUER, json!({ name: value })).unwrap_err();
+        assert_eq!(error.reason(), "metadata_malformed");
+        assert!(error.to_string().contains(name), "{error}");
+    }
+}
+
+#[test]
+fn x_01_metadata_sends_us_nowhere_it_should_not() {
+    let names = [
+        "authorization_endpoint",
+        "token_endpoint",
+        "userinfo_endpoint",
+        "jwks_uri",
+    ];
+    for bad in [
+        "file:///etc/passwd",
+        "ftp://id.example/token",
+        "javascript:alert(1)",
+        "//id.example/token",
+        "/token",
+        "",
+        "https://",
+        "https:///token",
+        "https:/id.example/token",
+        "https:\\\\id.example\\token",
+        "https://id.example\\@evil.example/",
+        " https://id.example/token",
+        "https://id.example/to\tken",
+        "https://user:secret@id.example/token",
+        "https://@id.example/token",
+        "https://id.example/token#x",
+        "https://id.example/token#",
+        "http://id.example/token",
+        "http://169.254.169.254/latest",
+        "http://127.0.0.1:8080/",
+        "https://127.0.0.1/token",
+        "https://127.1/token",
+        "https://2130706433/token",
+        "https://0x7f.0.0.1/token",
+        "https://0.0.0.0/token",
+        "https://169.254.169.254/latest",
+        "https://[::1]/token",
+        "https://[::]/token",
+        "https://[fe80::1]/token",
+        "https://[::ffff:127.0.0.1]/token",
+        "https://[::ffff:169.254.169.254]/token",
+        "https://localhost/token",
+        "https://LOCALHOST./token",
+        "https://x.localhost/token",
+    ] {
+        for name in names {
+            let error = read(ISSUER, json!({ name: bad })).expect_err(bad);
+            assert_eq!(error.reason(), "metadata_endpoint", "{bad}");
+            assert!(error.to_string().contains(name), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_24_an_endpoint_may_be_on_another_host_with_tls() {
+    for (of, good) in [
+        (ISSUER, "https://tokens.example/token"),
+        (ISSUER, "https://id.example:8443/token"),
+        (ISSUER, "https://10.0.0.7/token"),
+        ("https://127.0.0.1:9600", "https://127.0.0.1:9601/token"),
+        ("https://[::1]", "https://[::1]:9601/token"),
+        (
+            "http://127.0.0.1:9600/realms/shop",
+            "http://127.0.0.1:9600/token",
+        ),
+        ("http://id.example", "http://id.example:80/token"),
+        ("http://localhost:1", "https://localhost:2/token"),
+    ] {
+        let metadata = read(of, json!({ "token_endpoint": good })).unwrap();
+        assert_eq!(metadata.token_endpoint.as_deref(), Some(good), "{of}");
+    }
+    for (of, bad) in [
+        ("http://127.0.0.1:9600", "http://127.0.0.1:9601/token"),
+        ("http://127.0.0.1:9600", "http://localhost:9600/token"),
+        ("http://127.0.0.1:9600", "https://[::1]:9600/token"),
+        ("https://127.0.0.1:9600", "http://127.0.0.1:9600/token"),
+    ] {
+        let read = read(of, json!({ "token_endpoint": bad }));
+        assert_eq!(reason(&read), "metadata_endpoint", "{of} {bad}");
+    }
+}

@@ -1,0 +1,169 @@
+//! Several providers for one route: people choose.
+
+use std::path::PathBuf;
+
+use fantoccini::Locator;
+
+use crate::support::browser::{Browser, Page};
+use crate::support::form::links;
+use crate::support::pair::{APART, Two};
+use crate::support::scene::{ORIGIN, SESSION, url};
+use crate::support::upstream::Answer;
+use crate::support::visit::Visit;
+use crate::support::webdriver::Chromium;
+use crate::support::wire::PATIENCE;
+
+/// Everything is for people of either provider, but for `/main`.
+const EITHER: &str = "[[routes]]\nprovider = [\"main\", \"other\"]\n\
+                      [[routes]]\nprefix = \"/main\"\nprovider = \"main\"\n\
+                      [[routes]]\nprefix = \"/both\"\nprovider = [\"other\", \"main\"]\n";
+
+/// Clicks a link of a page, which has to be there once.
+async fn click(browser: &Browser, page: &Page, label: &str) -> Page {
+    let links = links(&page.text());
+    let mut named = links.iter().filter(|link| link.label == label);
+    let link = named
+        .next()
+        .unwrap_or_else(|| panic!("no {label} in {}", page.describe()));
+    assert!(named.next().is_none(), "{}", page.describe());
+    let to = page.url.join(&link.href).unwrap();
+    let clicked = Visit::navigation(to.as_str()).from(page.url.as_str());
+    browser.send(clicked).await
+}
+
+fn labels(page: &Page) -> Vec<String> {
+    let links = links(&page.text());
+    links.into_iter().map(|link| link.label).collect()
+}
+
+#[tokio::test]
+async fn people_choose_where_they_have_an_account_and_come_back() {
+    let two = Two::start(EITHER).await;
+    for (label, provider) in [("main", &two.main), ("Other & <Sons>", &two.other)] {
+        let browser = two.browser();
+        let page = browser.open(&url("/deep/page?x=1")).await;
+        assert_eq!(page.status, 401, "{}", page.describe());
+        assert!(page.field("www-authenticate").is_some());
+        assert_eq!(page.field("cache-control"), Some("no-store"));
+        assert!(page.set_cookies().is_empty(), "{}", page.describe());
+        assert!(page.text().contains("<h1>Sign in</h1>"), "{}", page.text());
+        assert_eq!(labels(&page), ["main", "Other & <Sons>"]);
+        let start = click(&browser, &page, label).await;
+        let location = start.location().unwrap();
+        assert!(location.as_str().starts_with(&provider.url()), "{location}");
+        let page = browser.follow_all(start).await;
+        assert_eq!(
+            (page.text().as_str(), page.url.as_str()),
+            ("seen", "http://localhost/deep/page?x=1")
+        );
+    }
+    assert_eq!(two.app.count(), 2);
+    assert_eq!(
+        labels(&two.browser().open(&url("/both")).await),
+        ["Other & <Sons>", "main"]
+    );
+}
+
+#[tokio::test]
+async fn a_session_of_a_provider_that_does_not_count_is_named() {
+    let third = "[[routes]]\nprefix = \"/third\"\nprovider = \"third\"\n";
+    let two = Two::start(&format!("{EITHER}{third}")).await;
+    let browser = two.browser();
+    assert_eq!(browser.visit(&url("/third/x")).await.text(), "seen");
+    let page = browser.open(&url("/page")).await;
+    assert_eq!(page.status, 401, "{}", page.describe());
+    let said = "You are signed in with third, which does not open this page.";
+    assert!(page.text().contains(said), "{}", page.text());
+    let refused = browser.fetch(&url("/api")).await;
+    assert_eq!(refused.json()["reason"], "session_of_other_provider");
+    // Where one provider counts, it is asked at once.
+    let start = browser.open(&url("/main")).await;
+    let location = start.location().unwrap();
+    assert!(location.as_str().starts_with(&two.main.url()), "{location}");
+    // A session of any of several counts.
+    let start = click(&browser, &page, "main").await;
+    assert_eq!(browser.follow_all(start).await.text(), "seen");
+    for path in ["/page", "/both", "/main"] {
+        assert_eq!(browser.open(&url(path)).await.text(), "seen", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn sign_in_without_a_provider_lets_people_choose() {
+    let two = Two::start(APART).await;
+    let browser = two.browser();
+    let address = "/oauth2/sign_in?prompt=login&login_hint=alice%40example.com&provider=nobody";
+    let linked = Visit::navigation(&url(address)).from(&url("/linked?from=here"));
+    let linked = linked.field("referer", &url("/linked?from=here"));
+    let page = browser.send(linked).await;
+    assert_eq!(page.status, 200, "{}", page.describe());
+    assert_eq!(labels(&page), ["main", "Other & <Sons>"]);
+    let start = click(&browser, &page, "main").await;
+    let asked: Vec<_> = start
+        .location()
+        .unwrap()
+        .query_pairs()
+        .into_owned()
+        .collect();
+    for (name, value) in [("prompt", "login"), ("login_hint", "alice@example.com")] {
+        assert!(
+            asked.iter().any(|(n, v)| n == name && v == value),
+            "{name}: {asked:?}"
+        );
+    }
+    let page = browser.follow_all(start).await;
+    assert_eq!(page.url.as_str(), "http://localhost/linked?from=here");
+    // Who is signed in there already goes on at once.
+    let page = browser.open(&url("/oauth2/sign_in?provider=main")).await;
+    assert_eq!(page.field("location"), Some("http://localhost/"));
+}
+
+#[tokio::test]
+async fn a_real_browser_shows_the_choice_and_comes_back() {
+    let two = Two::start(EITHER).await;
+    two.app.answer_by(|_| {
+        let html = [("Content-Type", "text/html")];
+        Answer::with(200, &html, "<p id=app>seen")
+    });
+    let browser = Chromium::leading("localhost:80", two.gateway.address()).await;
+    browser.open("http://localhost/deep/page?x=1").await;
+    let text = browser.text().await;
+    assert!(text.contains("Other & <Sons>"), "{text}");
+    let picture = browser.client().screenshot().await.unwrap();
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("pages");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("choice.png"), picture).unwrap();
+    let second = "document.querySelectorAll('a')[1].click()";
+    browser.run(second).await;
+    // The choice itself has the same address, so the app's page is known by what it holds.
+    let app = browser.client().wait().at_most(PATIENCE);
+    let app = app.for_element(Locator::Id("app")).await.unwrap();
+    assert_eq!(app.text().await.unwrap(), "seen");
+    let url = browser.run("return location.href").await;
+    assert_eq!(url, "http://localhost/deep/page?x=1");
+}
+
+#[tokio::test]
+async fn programs_are_sent_to_the_choice() {
+    let two = Two::start(EITHER).await;
+    let problem = two.browser().fetch(&url("/api")).await;
+    assert_eq!(problem.status, 401, "{}", problem.describe());
+    assert_eq!(problem.json()["login_url"], url("/oauth2/sign_in"));
+    let problem = two.browser().fetch(&url("/main/api")).await;
+    assert_eq!(
+        problem.json()["login_url"],
+        url("/oauth2/sign_in?provider=main")
+    );
+}
+
+#[tokio::test]
+async fn only_what_the_gateway_sealed_says_where_a_choice_leads_back_to() {
+    let two = Two::start(EITHER).await;
+    for to in ["//evil.test", "/page", "", "L3BhZ2U"] {
+        let browser = two.browser();
+        let address = format!("/oauth2/sign_in?provider=main&to={to}");
+        browser.visit(&url(&address)).await;
+        assert!(browser.cookie(ORIGIN, SESSION).is_some());
+        assert_eq!(two.app.last().target(), "/", "{to}");
+    }
+}

@@ -1,0 +1,262 @@
+//! Answers that a provider lets the browser post (OAuth 2.0 Form Post Response Mode).
+
+use crate::support::browser::{Browser, Page};
+use crate::support::jar::SameSite;
+use crate::support::scene::{ORIGIN, SESSION, Scene, assert_refused, url};
+use crate::support::upstream::Answer;
+use crate::support::visit::Visit;
+use crate::support::webdriver::Chromium;
+
+const FORM: &str = "application/x-www-form-urlencoded";
+
+/// A gateway whose provider posts its answers.
+async fn scene() -> Scene {
+    let key = "[providers.main.authorization_request]\nresponse_mode = \"form_post\"\n";
+    let scene = Scene::with(|settings| settings.with(key)).await;
+    scene.provider.post_answers();
+    scene
+}
+
+/// Goes to the provider, whose page then has the form.
+async fn until_form(scene: &Scene, browser: &Browser, path: &str) -> Page {
+    let start = browser.open(&url(path)).await;
+    assert!(start.status.is_redirection(), "{}", start.describe());
+    let page = browser.follow(&start).await;
+    assert!(page.url.as_str().starts_with(&scene.provider.url()));
+    page
+}
+
+/// Submits the form as the page does by itself.
+async fn submit(browser: &Browser, page: &Page) -> Page {
+    browser.submit(page, &page.login_form(), &[]).await
+}
+
+async fn sign_in(scene: &Scene, browser: &Browser, path: &str) -> Page {
+    let form = until_form(scene, browser, path).await;
+    let answer = submit(browser, &form).await;
+    assert_eq!(answer.status, 303, "{}", answer.describe());
+    browser.follow_all(answer).await
+}
+
+#[tokio::test]
+async fn a_15_an_answer_that_is_posted_signs_in() {
+    let scene = scene().await;
+    let browser = scene.browser();
+    let form = until_form(&scene, &browser, "/deep/page?x=1").await;
+    let pending = browser.cookies(ORIGIN);
+    assert_eq!(pending.len(), 1, "{pending:?}");
+    assert!(pending[0].same_site == SameSite::None && pending[0].secure && pending[0].http_only);
+    let answer = submit(&browser, &form).await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.field("location")),
+        (303, Some("http://localhost/deep/page?x=1"))
+    );
+    let page = browser.follow(&answer).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+    // Nothing but the pending login ever crosses sites.
+    let left = browser.cookies(ORIGIN);
+    assert!(left.iter().any(|cookie| cookie.name == SESSION));
+    let lax = |same_site: SameSite| same_site == SameSite::Lax;
+    assert!(left.iter().all(|cookie| lax(cookie.same_site)), "{left:?}");
+    // The code stands in no address of ours.
+    let answered = scene.provider.exchanges();
+    assert_eq!(answered.len(), 1);
+}
+
+#[tokio::test]
+async fn a_15_only_a_form_of_some_size_is_read() {
+    let scene = scene().await;
+    let browser = scene.browser();
+    let form = until_form(&scene, &browser, "/").await;
+    let fields = form.login_form();
+    let to = fields.action.clone();
+    let text = {
+        let mut text = url::form_urlencoded::Serializer::new(String::new());
+        text.extend_pairs(fields.filled(&[]));
+        text.finish()
+    };
+    let from = |visit: Visit| visit.from(form.url.as_str());
+    for kind in ["application/json", "text/plain", "multipart/form-data", ""] {
+        let visit = from(
+            Visit::navigation(&to)
+                .method("POST")
+                .body(kind, text.as_bytes()),
+        );
+        let page = browser.send(visit).await;
+        assert_eq!(page.status, 415, "{kind}: {}", page.describe());
+    }
+    let page = browser
+        .send(from(Visit::navigation(&to).method("POST")))
+        .await;
+    assert_eq!(page.status, 415, "{}", page.describe());
+    let long = format!("{text}&x={}", "y".repeat(32 * 1024));
+    let visit = from(
+        Visit::navigation(&to)
+            .method("POST")
+            .body(FORM, long.as_bytes()),
+    );
+    assert_eq!(browser.send(visit).await.status, 413);
+    // What stands in the address of a POST does not count.
+    let visit = Visit::navigation(&format!("{to}?{text}")).method("POST");
+    let page = browser.send(from(visit.body(FORM, b""))).await;
+    assert_refused(
+        &scene,
+        &browser,
+        &page,
+        "an answer in the address of a POST",
+    );
+    let twice = format!("{text}&code=x");
+    let visit = from(
+        Visit::navigation(&to)
+            .method("POST")
+            .body(FORM, twice.as_bytes()),
+    );
+    let page = browser.send(visit).await;
+    assert_refused(&scene, &browser, &page, "two codes");
+    assert_eq!(scene.provider.exchanges().len(), 0);
+    // None of them harmed the login itself.
+    let kind = "Application/X-WWW-Form-Urlencoded ; charset=UTF-8";
+    let visit = from(
+        Visit::navigation(&to)
+            .method("POST")
+            .body(kind, text.as_bytes()),
+    );
+    let page = browser.send(visit).await;
+    assert_eq!(page.status, 303, "{}", page.describe());
+}
+
+#[tokio::test]
+async fn a_15_a_38_methods_but_get_and_post_do_not_use_up_the_code() {
+    let scene = scene().await;
+    let browser = scene.browser();
+    let form = until_form(&scene, &browser, "/").await;
+    let to = form.login_form().action;
+    for method in ["HEAD", "PUT", "DELETE", "OPTIONS"] {
+        let page = browser.send(Visit::navigation(&to).method(method)).await;
+        assert_eq!(page.status, 405, "{method}");
+        assert_eq!(page.field("allow"), Some("GET, POST"), "{method}");
+    }
+    let prefetch = Visit::navigation(&to).field("sec-purpose", "prefetch");
+    assert_eq!(browser.send(prefetch).await.status, 403);
+    assert_eq!(scene.provider.exchanges().len(), 0);
+    assert_eq!(submit(&browser, &form).await.status, 303);
+}
+
+#[tokio::test]
+async fn a_01_a_02_a_posted_answer_belongs_to_the_browser_that_began() {
+    let scene = scene().await;
+    let attacker = scene.browser_of("mallory");
+    let form = until_form(&scene, &attacker, "/").await;
+    let stranger = scene.browser();
+    let page = submit(&stranger, &form).await;
+    assert_refused(&scene, &stranger, &page, "no login of its own");
+    let victim = scene.browser();
+    until_form(&scene, &victim, "/").await;
+    let page = submit(&victim, &form).await;
+    assert_refused(&scene, &victim, &page, "a login of its own");
+    // A tab's secret is good for its own answer only.
+    let tabs = scene.browser();
+    let first = until_form(&scene, &tabs, "/first").await;
+    let pending = tabs.cookies(ORIGIN)[0].name.clone();
+    let second = until_form(&scene, &tabs, "/second").await;
+    tabs.forget(&pending);
+    let page = submit(&tabs, &first).await;
+    assert_refused(&scene, &tabs, &page, "another tab's login");
+    assert_eq!(scene.provider.exchanges().len(), 0);
+    let answer = submit(&tabs, &second).await;
+    assert_eq!(answer.field("location"), Some("http://localhost/second"));
+    assert_eq!(scene.provider.exchanges().len(), 1);
+}
+
+#[tokio::test]
+async fn a_04_a_posted_answer_is_redeemed_once() {
+    let scene = scene().await;
+    let browser = scene.browser();
+    let form = until_form(&scene, &browser, "/page").await;
+    assert_eq!(submit(&browser, &form).await.status, 303);
+    let again = submit(&browser, &form).await;
+    assert!(again.status.is_client_error(), "{}", again.describe());
+    assert_eq!(scene.provider.exchanges().len(), 1);
+    assert_eq!(browser.open(&url("/page")).await.text(), "seen");
+}
+
+#[tokio::test]
+async fn a_16_an_error_may_come_by_a_redirect_all_the_same() {
+    let scene = scene().await;
+    let browser = scene.browser();
+    until_form(&scene, &browser, "/").await;
+    let page = browser
+        .open(&url("/oauth2/callback?error=access_denied"))
+        .await;
+    assert_refused(&scene, &browser, &page, "an error in the address");
+    assert!(page.text().contains("access_denied"), "{}", page.describe());
+}
+
+#[tokio::test]
+async fn a_32_a_posted_login_as_somebody_else_ends_the_session_before() {
+    let scene = scene().await;
+    let browser = scene.browser_of("alice");
+    assert_eq!(sign_in(&scene, &browser, "/").await.text(), "seen");
+    let before = browser.cookie(ORIGIN, SESSION).unwrap();
+    browser.plant(&scene.provider.url(), "user=bob; Path=/");
+    let page = sign_in(&scene, &browser, "/oauth2/sign_in?prompt=login").await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+    let user = scene.app.last().head.value("x-forwarded-user");
+    assert_eq!(user.as_deref(), Some("bob"));
+    assert_ne!(browser.cookie(ORIGIN, SESSION).unwrap(), before);
+    let old = scene.browser();
+    old.plant(ORIGIN, &format!("{SESSION}={before}; Path=/; Secure"));
+    assert_eq!(old.fetch(&url("/")).await.status, 401);
+}
+
+#[tokio::test]
+async fn a_34_posted_logins_that_do_not_help_end_in_a_page_after_three_rounds() {
+    let scene = scene().await;
+    let browser = scene.browser();
+    for round in 0..3 {
+        let form = until_form(&scene, &browser, "/").await;
+        assert_eq!(submit(&browser, &form).await.status, 303, "{round}");
+        // A browser that loses the session cookie each time.
+        browser.forget(SESSION);
+    }
+    let page = browser.open(&url("/")).await;
+    assert!(
+        page.status.is_client_error() && page.text().contains("cookie"),
+        "{}",
+        page.describe()
+    );
+    assert_eq!(scene.provider.exchanges().len(), 3);
+}
+
+#[tokio::test]
+async fn a_15_a_32_a_real_browser_posts_answers_across_two_sites() {
+    let scene = scene().await;
+    scene.app.answer_by(|request| {
+        let user = request.head.value("x-forwarded-user").unwrap_or_default();
+        let html = [("Content-Type", "text/html")];
+        Answer::with(200, &html, &format!("<p>{user} sees {}", request.target()))
+    });
+    let browser = Chromium::leading("localhost:80", scene.gateway.address()).await;
+    // The provider is at 127.0.0.1: another site.
+    browser.open("http://localhost/deep/page?x=1").await;
+    let text = browser
+        .wait_for(|url| url.contains("localhost/deep/"))
+        .await;
+    assert_eq!(text, "alice sees /deep/page?x=1");
+    let session = || async {
+        let cookies = browser.client().get_all_cookies().await.unwrap();
+        let found = cookies.into_iter().find(|cookie| cookie.name() == SESSION);
+        found.expect("no session").value().to_owned()
+    };
+    let before = session().await;
+    // From a page of another site a form brings no session along, and signs nobody out or in.
+    browser
+        .open("http://localhost/oauth2/sign_in?prompt=login")
+        .await;
+    browser.wait_for(|url| url == "http://localhost/").await;
+    assert_ne!(session().await, before);
+    assert_eq!(scene.provider.exchanges().len(), 2);
+    let old = scene.browser();
+    old.plant(ORIGIN, &format!("{SESSION}={before}; Path=/; Secure"));
+    assert_eq!(old.fetch(&url("/")).await.status, 401);
+}

@@ -1,0 +1,134 @@
+//! A provider that is out of order: new logins wait on a page that tries again, sessions live on.
+
+use crate::support::browser::Page;
+use crate::support::form::links;
+use crate::support::scene::{ORIGIN, SESSION, Scene, assert_no_canary, url};
+use crate::support::upstream::Answer;
+use crate::support::visit::Visit;
+use crate::support::webdriver::Chromium;
+
+/// Seconds and address of a page that goes on by itself.
+fn refresh(page: &Page) -> Option<(u64, String)> {
+    let text = page.text();
+    let (_, after) = text.split_once("http-equiv=\"refresh\" content=\"")?;
+    let (content, _) = after.split_once('"')?;
+    let (seconds, address) = content.split_once(";url=")?;
+    let address = crate::support::form::decode(address);
+    Some((seconds.parse().unwrap(), address))
+}
+
+fn out_of_order(retry_after: Option<&str>) -> Answer {
+    let fields: Vec<_> = retry_after
+        .into_iter()
+        .map(|after| ("Retry-After", after))
+        .collect();
+    Answer::with(503, &fields, "")
+}
+
+#[tokio::test]
+async fn a_login_that_cannot_be_finished_tries_again_without_its_code() {
+    let scene = Scene::new().await;
+    for (retry_after, wait, header) in [
+        (None, 5, "5"),
+        (Some("1"), 5, "1"),
+        (Some("7"), 7, "7"),
+        (Some("3600"), 60, "3600"),
+    ] {
+        let browser = scene.browser();
+        scene.provider.fail_next(out_of_order(retry_after));
+        let page = browser.visit(&url("/deep/page?x=1")).await;
+        assert_eq!(page.status, 503, "{}", page.describe());
+        assert_eq!(page.field("retry-after"), Some(header));
+        let (seconds, address) = refresh(&page).unwrap();
+        assert_eq!(seconds, wait, "{retry_after:?}");
+        assert!(
+            address.starts_with("/oauth2/sign_in?provider=main&to="),
+            "{address}"
+        );
+        assert!(links(&page.text()).iter().any(|link| link.href == address));
+        assert_no_canary(&page);
+        assert!(browser.cookie(ORIGIN, SESSION).is_none());
+        let page = browser.visit(&url(&address)).await;
+        assert_eq!(
+            (page.text().as_str(), page.url.as_str()),
+            ("seen", "http://localhost/deep/page?x=1")
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_program_is_told_when_to_try_again() {
+    let scene = Scene::new().await;
+    let browser = scene.browser();
+    let callback = scene.until_callback(&browser, "/").await;
+    scene.provider.fail_next(out_of_order(Some("9")));
+    let to = callback.location().unwrap();
+    let asking = Visit::navigation(to.as_str()).field("accept", "application/json");
+    let page = browser.send(asking).await;
+    assert_eq!(page.field("content-type"), Some("application/problem+json"));
+    assert_eq!(
+        (page.status.as_u16(), page.field("retry-after")),
+        (503, Some("9"))
+    );
+    assert_eq!(page.json()["reason"], "provider_unavailable");
+    assert_eq!(refresh(&page), None);
+}
+
+#[tokio::test]
+async fn a_16_what_the_provider_decided_is_not_tried_again() {
+    let scene = Scene::new().await;
+    for error in ["access_denied", "temporarily_unavailable", "server_error"] {
+        let page = scene
+            .browser()
+            .open(&url(&format!("/oauth2/callback?error={error}")))
+            .await;
+        assert!(page.text().contains(error), "{}", page.describe());
+        assert_eq!(refresh(&page), None, "{error}");
+    }
+    // Nor is what waiting does not mend.
+    let refused = [("Content-Type", "application/json")];
+    let answer = Answer::with(401, &refused, "{\"error\":\"invalid_client\"}");
+    scene.provider.fail_next(answer);
+    let page = scene.browser().visit(&url("/")).await;
+    assert_eq!(page.status, 502, "{}", page.describe());
+    assert_eq!((refresh(&page), page.field("retry-after")), (None, None));
+}
+
+#[tokio::test]
+async fn the_answer_to_a_form_is_not_tried_again_by_itself() {
+    let key = "[providers.main.authorization_request]\nresponse_mode = \"form_post\"\n";
+    let scene = Scene::with(|settings| settings.with(key)).await;
+    scene.provider.post_answers();
+    scene.provider.fail_next(out_of_order(None));
+    let browser = scene.browser();
+    let form = browser.visit(&url("/page")).await;
+    let page = browser.submit(&form, &form.login_form(), &[]).await;
+    assert_eq!(
+        (page.status.as_u16(), page.field("retry-after")),
+        (503, Some("5"))
+    );
+    assert_eq!(refresh(&page), None);
+    let start = links(&page.text()).remove(0);
+    assert!(start.href.starts_with("/oauth2/sign_in?"), "{start:?}");
+}
+
+#[tokio::test]
+async fn sessions_live_on_while_the_provider_is_out_of_order() {
+    let scene = Scene::new().await;
+    let browser = scene.signed_in("alice").await;
+    scene.provider.fail_next(out_of_order(None));
+    let page = scene.browser().visit(&url("/")).await;
+    assert_eq!(page.status, 503, "{}", page.describe());
+    assert_eq!(browser.open(&url("/page")).await.text(), "seen");
+}
+
+#[tokio::test]
+async fn a_real_browser_is_signed_in_once_the_provider_is_back() {
+    let scene = Scene::new().await;
+    scene.provider.fail_next(out_of_order(None));
+    let browser = Chromium::leading("localhost:80", scene.gateway.address()).await;
+    browser.open("http://localhost/page").await;
+    let text = browser.wait_for(|url| url == "http://localhost/page").await;
+    assert_eq!(text, "seen");
+    assert_eq!(scene.provider.exchanges().len(), 2);
+}

@@ -1,0 +1,64 @@
+//! A gateway with two providers, `main` and `other`; a third one, `third`, is another registration
+//! at the second.
+
+use super::browser::{Browser, Page};
+use super::gateway::{Gateway, Settings};
+use super::provider::StandIn;
+use super::scene::{ORIGIN, url};
+use super::upstream::RecordingUpstream;
+
+/// Routes of which each has one provider: `other` for `/other`, `main` for everything else.
+pub(crate) const APART: &str = "[[routes]]\nprovider = \"main\"\n\
+                                [[routes]]\nprefix = \"/other\"\nprovider = \"other\"\n";
+
+/// Two providers, the first of which promises to say in its answers who it is.
+pub(crate) struct Two {
+    pub(crate) gateway: Gateway,
+    pub(crate) main: StandIn,
+    pub(crate) other: StandIn,
+    pub(crate) app: RecordingUpstream,
+}
+
+impl Two {
+    /// With these routes.
+    pub(crate) async fn start(routes: &str) -> Self {
+        let (main, other) = (StandIn::start().await, StandIn::start().await);
+        main.name_issuer(Some(&main.url()));
+        let app = RecordingUpstream::start().await;
+        let settings = Settings::new(ORIGIN, &main.url(), &app.url());
+        let secret = settings.file("secret", "s3cret-canary\n");
+        let provider = |name: &str, at: &StandIn, keys: &str| {
+            format!(
+                "[providers.{name}]\nprofile = \"oauth2\"\nurl = \"{}\"\nclient_id = \"3\"\n\
+                 client_secret_file = \"{secret}\"\nauthorization_endpoint = \"/oauth/authorize\"\n\
+                 token_endpoint = \"/oauth/token\"\nuserinfo_endpoint = \"/api/user\"\n\
+                 identity.source = \"userinfo\"\n{keys}\n",
+                at.url()
+            )
+        };
+        let issuer = format!("issuer = \"{}\"\nrequire_response_iss = true", main.url());
+        let name = "display_name = \"Other & <Sons>\"";
+        let providers = [
+            provider("main", &main, &issuer),
+            provider("other", &other, name),
+            provider("third", &other, ""),
+        ];
+        let gateway = Gateway::start(settings.provider(&providers.concat()).with(routes));
+        Self {
+            gateway,
+            main,
+            other,
+            app,
+        }
+    }
+
+    pub(crate) fn browser(&self) -> Browser {
+        Browser::new().leading(ORIGIN, self.gateway.address())
+    }
+
+    /// Goes to the provider of `path` and back, but does not yet deliver the answer.
+    pub(crate) async fn callback(&self, browser: &Browser, path: &str) -> Page {
+        let start = browser.open(&url(path)).await;
+        browser.follow(&start).await
+    }
+}
