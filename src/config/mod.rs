@@ -352,7 +352,7 @@ fn login_settings(
     reader: &mut Reader<'_>,
 ) -> Option<((login::Settings, KeyRing), bool)> {
     let callback = section.callback_path.as_str();
-    if callback == "/" || callback.ends_with('/') || gateway::is_endpoint(callback) {
+    if callback == "/" || callback.ends_with('/') || gateway::hides_endpoint(callback) {
         let reason = format!("`{callback}` is taken; write a path such as /auth/callback");
         reader.note("login.callback_path", reason);
     }
@@ -373,5 +373,7 @@ fn login_settings(
     }
 }
 
+#[cfg(test)]
+mod misuse_tests;
 #[cfg(test)]
 mod tests;

@@ -7,12 +7,12 @@ use super::layers::{DEFAULTS, defaults};
 use super::*;
 
 /// A settings file in a folder of its own, with the files that it names.
-struct Written {
+pub(super) struct Written {
     folder: tempfile::TempDir,
 }
 
 impl Written {
-    fn new(text: &str) -> Self {
+    pub(super) fn new(text: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let written = Self { folder };
         written.file("secret", "s3cret-canary\n");
@@ -26,7 +26,7 @@ impl Written {
         file.write_all(text.as_bytes()).unwrap();
     }
 
-    fn load(&self) -> Result<Config, Problems> {
+    pub(super) fn load(&self) -> Result<Config, Problems> {
         let path = self.folder.path().join("sidegate.toml");
         Config::load(
             &path,
@@ -37,7 +37,7 @@ impl Written {
     }
 
     /// The keys that have a problem, in the order they are named.
-    fn problems(&self) -> Vec<String> {
+    pub(super) fn problems(&self) -> Vec<String> {
         let problems = self.load().map(|_| ()).unwrap_err().0;
         problems
             .into_iter()
@@ -46,7 +46,7 @@ impl Written {
     }
 }
 
-const SMALL: &str = r#"
+pub(super) const SMALL: &str = r#"
 public_url = "https://app.example.com"
 [providers.main]
 profile = "oauth2"
@@ -58,7 +58,7 @@ client_secret_file = "@/secret"
 url = "http://127.0.0.1:8080"
 "#;
 
-fn keys_of(problems: &[String]) -> Vec<&str> {
+pub(super) fn keys_of(problems: &[String]) -> Vec<&str> {
     problems
         .iter()
         .map(|problem| problem.split(": ").next().unwrap())
@@ -66,7 +66,7 @@ fn keys_of(problems: &[String]) -> Vec<&str> {
 }
 
 #[test]
-fn a_file_with_provider_client_and_upstream_protects_everything() {
+fn x_08_a_file_with_provider_client_and_upstream_protects_everything() {
     let config = Written::new(SMALL).load().unwrap();
     let routes: Vec<_> = config.routes.iter().collect();
     assert_eq!(routes.len(), 1);
@@ -260,7 +260,7 @@ fn x_07_two_routes_for_the_same_requests_are_refused() {
 }
 
 /// [`SMALL`] with a second provider.
-fn two_providers() -> String {
+pub(super) fn two_providers() -> String {
     let (public_url, provider) = SMALL.split_once("[providers.main]").unwrap();
     let (provider, upstream) = provider.split_once("[upstreams.app]").unwrap();
     format!(

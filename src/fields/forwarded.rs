@@ -7,7 +7,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -18,9 +18,9 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 pub struct TrustedPeers(Vec<IpNet>);
 
 impl TrustedPeers {
-    /// Trusts these networks.
+    /// Trusts these networks. One of IPv4 addresses that are mapped into IPv6 counts as what it is.
     pub fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
-        Self(networks.into_iter().collect())
+        Self(networks.into_iter().map(unmapped).collect())
     }
 
     /// Whether forwarding fields from `address` are believed. An IPv4 address that is mapped into
@@ -28,6 +28,21 @@ impl TrustedPeers {
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
+    }
+}
+
+/// The network of IPv4 addresses that one of mapped addresses means.
+fn unmapped(network: IpNet) -> IpNet {
+    /// Bits before the IPv4 address in a mapped one (RFC 4291 section 2.5.5.2).
+    const BEFORE: u8 = 96;
+    let mapped = |network: Ipv6Net| {
+        let address = network.addr().to_ipv4_mapped()?;
+        let length = network.prefix_len().checked_sub(BEFORE)?;
+        Ipv4Net::new(address, length).ok().map(IpNet::V4)
+    };
+    match network {
+        IpNet::V4(_) => network,
+        IpNet::V6(wide) => mapped(wide).unwrap_or(network),
     }
 }
 
@@ -183,6 +198,10 @@ fn known_chain(headers: &HeaderMap, trusted: &TrustedPeers) -> Option<Vec<IpAddr
 /// An address, perhaps in brackets and perhaps with a port, as proxies write it.
 fn parse_address(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?;
+    if text.contains('%') {
+        // A zone means something on the machine that wrote it, and nothing here.
+        return None;
+    }
     let in_brackets = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
     let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
     let address: IpAddr = text.parse().ok().or_else(in_brackets).or_else(with_port)?;

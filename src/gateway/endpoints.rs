@@ -6,7 +6,8 @@ use http_body_util::BodyExt as _;
 
 use super::page::Page;
 use super::sign_in::{SIGN_IN, Wish};
-use super::{Body, Error, Gateway, Record, Visit, explain, see_other};
+use super::{Body, Error, Gateway, Record, Visit, explain};
+use super::{is_in_advance, not_in_advance, see_other};
 use crate::login::{Before, Callback, Completion, SameOrigin, same_origin};
 use crate::provider::ResponseMode;
 use crate::server::RequestBody;
@@ -20,9 +21,15 @@ const SIGNED_OUT: &str = "/oauth2/signed_out";
 /// Bytes that an answer may have when it is posted: a code and a state, and room.
 const LARGEST_ANSWER: u64 = 32 * 1024;
 
-/// Whether a path is one of our own endpoints, which a redirection endpoint must not shadow.
-pub fn is_endpoint(path: &str) -> bool {
-    [SIGN_IN, SIGN_OUT, SIGNED_OUT].contains(&path)
+/// Whether a redirection endpoint at `path` would hide one of our other endpoints: it lies there, or
+/// below it, where each of several providers has its own.
+pub fn hides_endpoint(path: &str) -> bool {
+    let endpoints = [SIGN_IN, SIGN_OUT, SIGNED_OUT];
+    let hidden = |endpoint: &str| {
+        let below = endpoint.strip_prefix(path);
+        below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
+    };
+    endpoints.into_iter().any(hidden)
 }
 
 impl Gateway {
@@ -76,16 +83,8 @@ impl Gateway {
         record: &mut Record<'_>,
     ) -> Response<Body> {
         let headers = &visit.parts.headers;
-        if headers.contains_key("sec-purpose") || headers.contains_key("purpose") {
-            // A link scanner or a prefetch must not use up somebody's code.
-            record.reason = Some("prefetch");
-            return Page::new(
-                StatusCode::FORBIDDEN,
-                "Not in advance",
-                "Open this page yourself.",
-            )
-            .because("prefetch")
-            .respond(headers);
+        if is_in_advance(headers) {
+            return not_in_advance(headers, record);
         }
         let before = match self.access.session_of(headers, self.clock.now()) {
             Some((id, Some(session))) => Before::Live(id, session),

@@ -22,9 +22,9 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, V
 use url::Url;
 
 pub use self::body::Body;
-pub use self::endpoints::is_endpoint;
+pub use self::endpoints::hides_endpoint;
 pub use self::error::{Error, Side};
-use self::page::harden;
+use self::page::{Page, harden};
 use self::record::Record;
 use crate::access::{Access, Challenge, Decision, Permit};
 use crate::clock::Clock;
@@ -362,19 +362,28 @@ fn no_content() -> Response<Body> {
     response
 }
 
-/// Whether a browser is about to show the answer as a document of its own. Prefetches are not:
-/// they would begin logins that nobody asked for.
+/// Fields by which browsers, old ones too, say that they fetch a page before anybody asks for it.
+const IN_ADVANCE: [&str; 4] = ["sec-purpose", "purpose", "x-moz", "x-purpose"];
+
+/// Whether a request is a prefetch or the like: it begins no login that nobody asked for, and uses
+/// up nobody's code.
+fn is_in_advance(headers: &HeaderMap) -> bool {
+    IN_ADVANCE.iter().any(|name| headers.contains_key(*name))
+}
+
+/// The answer to one at an endpoint that a person has to open.
+fn not_in_advance(headers: &HeaderMap, record: &mut Record<'_>) -> Response<Body> {
+    record.reason = Some("prefetch");
+    let title = "Not in advance";
+    Page::new(StatusCode::FORBIDDEN, title, "Open this page yourself.")
+        .because("prefetch")
+        .respond(headers)
+}
+
+/// Whether a browser is about to show the answer as a document of its own.
 fn is_navigation(parts: &Parts) -> bool {
     let field = |name: &str| parts.headers.get(name).map(HeaderValue::as_bytes);
-    let prefetch = [field("sec-purpose"), field("purpose")]
-        .into_iter()
-        .flatten()
-        .any(|purpose| {
-            purpose
-                .windows(8)
-                .any(|word| word.eq_ignore_ascii_case(b"prefetch"))
-        });
-    if parts.method != Method::GET || prefetch {
+    if parts.method != Method::GET || is_in_advance(&parts.headers) {
         return false;
     }
     match (field("sec-fetch-mode"), field("sec-fetch-dest")) {

@@ -5,7 +5,8 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use url::form_urlencoded;
 
 use super::page::Page;
-use super::{Body, Gateway, Record, Visit, explain, see_other};
+use super::{Body, Gateway, Record, Visit, explain};
+use super::{is_in_advance, not_in_advance, see_other};
 use crate::access::{Challenge, Route};
 use crate::login::{Failure, Login, OWN_PREFIX, PublicUrl, ReturnTo, Start};
 use crate::provider::Prompt;
@@ -105,6 +106,9 @@ impl Gateway {
         record: &mut Record<'_>,
     ) -> Response<Body> {
         let headers = &visit.parts.headers;
+        if is_in_advance(headers) {
+            return not_in_advance(headers, record);
+        }
         let mut wish = Wish::read(visit, &self.login);
         let providers = self.providers();
         let named = wish.provider.take();

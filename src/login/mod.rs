@@ -480,3 +480,6 @@ fn is_answered(hint: &Hint, before: &Before) -> bool {
         Before::Nothing | Before::Stale(_) => false,
     }
 }
+
+#[cfg(test)]
+mod apart_tests;

@@ -466,8 +466,34 @@ mod tests {
     }
 
     #[test]
-    fn adv_cve_2023_35941_no_two_lists_of_fields_share_a_context() {
-        assert_ne!(context(b"p", &[b"ab", b"c"]), context(b"p", &[b"a", b"bc"]));
-        assert_ne!(context(b"pa", &[b"b"]), context(b"p", &[b"ab"]));
+    fn x_16_a_login_comes_back_whatever_year_it_is() {
+        let keys = KeyRing::random().unwrap();
+        for seconds in [0, (1 << 31) - 1, (1 << 32) - 1, 1 << 33_u64] {
+            let issued_at = Timestamp::from_millis(seconds * 1000);
+            let pending = PendingLogin::new(Hint {
+                issued_at,
+                ..hint("/")
+            });
+            let sent = pending.unwrap().send(&keys, ORIGIN).unwrap();
+            let returned = ReturnedState::open(&sent.state, &keys, ORIGIN).unwrap();
+            let at = |now| {
+                returned
+                    .verify(&keys, Some(secret(&sent)), now, TIMEOUT)
+                    .map(|_| ())
+            };
+            assert_eq!(
+                at(issued_at.plus(Duration::from_secs(599))),
+                Ok(()),
+                "{seconds}"
+            );
+            assert_eq!(
+                at(issued_at.plus(TIMEOUT)),
+                Err(StateError::Expired),
+                "{seconds}"
+            );
+            // A clock that was set back, and one that was at 1970 when the login began.
+            assert_eq!(at(Timestamp::default()), Ok(()), "{seconds}");
+            assert_eq!(at(Timestamp::MAX), Err(StateError::Expired), "{seconds}");
+        }
     }
 }

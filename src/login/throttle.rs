@@ -67,18 +67,22 @@ impl Throttle {
         counter.store(minute << 16 | refused.min(0xffff), Ordering::Relaxed);
     }
 
-    /// The counter of an IPv4 address, or of the /64 of an IPv6 one: a single client has all of
-    /// that.
     fn counter(&self, client: IpAddr) -> Option<&AtomicU64> {
-        let client = client.to_canonical();
-        let network = match client {
-            IpAddr::V4(address) => u64::from(address.to_bits()),
-            IpAddr::V6(address) => u64::try_from(address.to_bits() >> 64).unwrap_or_default(),
-        };
-        let place = self.seed.hash_one((client.is_ipv4(), network));
+        let place = self.seed.hash_one(network(client));
         let place = usize::try_from(place).unwrap_or_default();
         self.counters.get(place.checked_rem(self.counters.len())?)
     }
+}
+
+/// What counts as one client: an IPv4 address, or the /64 of an IPv6 one, because a single client
+/// has all of that.
+fn network(client: IpAddr) -> (bool, u64) {
+    let client = client.to_canonical();
+    let bits = match client {
+        IpAddr::V4(address) => u64::from(address.to_bits()),
+        IpAddr::V6(address) => u64::try_from(address.to_bits() >> 64).unwrap_or_default(),
+    };
+    (client.is_ipv4(), bits)
 }
 
 fn minute_of(now: Timestamp) -> u64 {
@@ -91,7 +95,51 @@ fn unpack(word: u64) -> (u64, u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// An address of few bits, so that many are near each other, and what counts as its client
+    /// written once more and differently.
+    fn client() -> impl Strategy<Value = (IpAddr, String)> {
+        let few = || prop::sample::select(vec![0_u16, 1, 0x0a00, 0xffff]);
+        let wide = [(); 8].map(|()| few());
+        wide.prop_flat_map(|wide| (Just(wide), 0..3_u8))
+            .prop_map(|(wide, kind)| {
+                let narrow = [wide[6], wide[7]].map(u16::to_be_bytes).concat();
+                let narrow = std::net::Ipv4Addr::new(narrow[0], narrow[1], narrow[2], narrow[3]);
+                let [a, b, c, d, ..] = wide;
+                match kind {
+                    0 => (narrow.into(), narrow.to_string()),
+                    1 => (narrow.to_ipv6_mapped().into(), narrow.to_string()),
+                    _ => match IpAddr::from(wide).to_canonical() {
+                        IpAddr::V4(mapped) => (IpAddr::from(wide), mapped.to_string()),
+                        IpAddr::V6(_) => {
+                            (IpAddr::from(wide), format!("{a:x}:{b:x}:{c:x}:{d:x}::/64"))
+                        }
+                    },
+                }
+            })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn g_11_two_clients_never_share_a_key_of_the_throttle(
+            clients in prop::collection::vec(client(), 1000)
+        ) {
+            let (mut by_key, mut by_client) = (HashMap::new(), HashMap::new());
+            for (address, client) in clients {
+                let key = network(address);
+                let before = by_key.entry(key).or_insert_with(|| client.clone());
+                prop_assert_eq!(&*before, &client);
+                prop_assert_eq!(*by_client.entry(client).or_insert(key), key);
+            }
+        }
+    }
 
     #[test]
     fn d_21_refused_codes_slow_down_one_client_for_a_minute() {

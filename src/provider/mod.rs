@@ -121,10 +121,10 @@ impl Provider {
         let issuer = Issuer::new(settings)?;
         let line = Line::new(settings)?;
         let credentials = Credentials::read(settings)?;
-        let judge = Judge::new(name, settings, issuer.as_ref())?;
         let rehearsal = discovery::rehearsal(settings, issuer.as_ref())?;
         let must_be_read = rehearsal.is_some();
         let known = Known::new(settings, &credentials, &line, rehearsal)?;
+        let judge = Judge::new(name, settings, issuer.as_ref())?;
         judge.check(&known)?;
         let places = usize::try_from(settings.concurrent_calls.get()).unwrap_or(usize::MAX);
         Ok(Self {

@@ -1,3 +1,7 @@
+use std::collections::{HashMap, HashSet};
+
+use proptest::prelude::*;
+
 use super::*;
 use crate::clock::Clock;
 use crate::identity::Claim;
@@ -164,4 +168,95 @@ fn settings_that_contradict_each_other_are_refused() {
             .unwrap_err()
             .contains("400 days")
     );
+}
+
+#[test]
+fn x_16_a_session_lasts_as_long_as_it_may_whatever_year_it_is() {
+    for seconds in [
+        0,
+        (1 << 31) - 10,
+        1 << 31,
+        (1 << 32) - 10,
+        1 << 32,
+        1 << 40_u64,
+    ] {
+        let sessions = Sessions::new(settings()).unwrap();
+        let clock = Clock::manual(Timestamp::from_millis(seconds * 1000));
+        let id = open(&sessions, "alice", clock.now());
+        clock.advance(Duration::from_secs(59));
+        assert!(live(&sessions, &id, clock.now()), "{seconds}");
+        assert_eq!(sessions.maintain(clock.now()), Maintained::Done);
+        clock.advance(Duration::from_mins(1));
+        assert!(
+            matches!(sessions.find(&id, clock.now()), Lookup::Expired),
+            "{seconds}"
+        );
+        sessions.maintain(clock.now());
+        assert!(
+            matches!(sessions.find(&id, clock.now()), Lookup::Unknown),
+            "{seconds}"
+        );
+    }
+}
+
+#[test]
+fn x_16_a_clock_that_is_set_ends_sessions_rather_than_making_them_last() {
+    let (year_2026, sessions) = (
+        Timestamp::from_millis(1_767_225_600_000),
+        Sessions::new(settings()),
+    );
+    let sessions = sessions.unwrap();
+    // A machine without a battery begins in 1970 and then learns the time.
+    let early = open(&sessions, "early", Timestamp::default());
+    assert!(matches!(sessions.find(&early, year_2026), Lookup::Expired));
+    // One that is set back: the deadlines are where they were.
+    let late = open(&sessions, "late", year_2026);
+    assert!(live(&sessions, &late, Timestamp::default()));
+    assert!(!live(
+        &sessions,
+        &late,
+        year_2026.plus(Duration::from_mins(1))
+    ));
+    let never = open(&sessions, "never", Timestamp::MAX);
+    assert!(!live(&sessions, &never, Timestamp::MAX));
+}
+
+/// The parts of a person's key, short and of few characters, so that many are near each other.
+fn near() -> impl Strategy<Value = String> {
+    let characters = prop::sample::select(vec!['a', 'b', '/', ':', '|', ',', '.', ' ']);
+    prop::collection::vec(characters, 1..5).prop_map(String::from_iter)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn g_11_no_two_people_share_a_place_in_the_index(
+        people in prop::collection::vec((near(), near()), 1000)
+    ) {
+        let tokens = || TokenSet::new("token", None, None).unwrap();
+        let mut index = Index::default();
+        let (mut known, mut keys) = (HashMap::new(), HashSet::new());
+        for (issuer, subject) in people {
+            let identity = Identity { subject: Claim::new(&subject), ..Identity::nameless(&issuer) };
+            let Some(told_apart) = identity.subject.as_ref().map(|claim| claim.as_str().to_owned()) else {
+                continue;
+            };
+            let id = SessionId::random(Instance::random().unwrap()).unwrap();
+            prop_assert!(keys.insert(id.key()), "a key came twice");
+            let session = Arc::new(Session {
+                provider: "op".into(),
+                identity,
+                tokens: tokens(),
+                opened_at: Timestamp::default(),
+                ends_at: Timestamp::MAX,
+                last_used: AtomicU64::new(0),
+                ended: AtomicBool::new(false),
+            });
+            // With a place for one, everybody pushes out themselves alone.
+            let pushed = index.insert(id.key(), &session, Timestamp::MAX, 1);
+            let before = known.insert((issuer, told_apart), id.key());
+            prop_assert_eq!(pushed, Vec::from_iter(before));
+        }
+    }
 }

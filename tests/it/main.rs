@@ -26,6 +26,7 @@ mod http2;
 mod layering;
 mod legacy_app;
 mod login;
+mod misuse;
 mod operations;
 mod outage;
 mod pages;

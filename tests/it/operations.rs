@@ -9,7 +9,7 @@ use tokio::process::Command;
 use crate::support::browser::Browser;
 use crate::support::gateway::{PROGRAM, Process, Settings};
 use crate::support::provider::{CANARY, StandIn};
-use crate::support::raw::{Raw, exchange};
+use crate::support::raw::{Raw, Response, exchange};
 use crate::support::scene::{ORIGIN, ROUTES, SESSION, Scene, url};
 use crate::support::upstream::{Answer, RecordingUpstream};
 use crate::support::visit::Visit;
@@ -39,8 +39,13 @@ impl Running {
 
 async fn get(address: std::net::SocketAddr, path: &str) -> (u16, String) {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    let outcome = exchange(address, request.as_bytes(), 1).await;
-    (outcome.responses[0].status(), outcome.responses[0].text())
+    let response = ask(address, &request).await;
+    (response.status(), response.text())
+}
+
+async fn ask(address: std::net::SocketAddr, request: &str) -> Response {
+    let mut outcome = exchange(address, request.as_bytes(), 1).await;
+    outcome.responses.remove(0)
 }
 
 #[tokio::test]
@@ -86,6 +91,77 @@ async fn health_readiness_and_metrics_are_on_their_own_listener_alone() {
         );
     }
     assert_eq!(scene.app.count(), before);
+}
+
+#[tokio::test]
+async fn x_05_the_operations_listener_answers_any_host_and_tells_no_secret() {
+    let scene = Scene::new().await;
+    let cookie = scene.cookie("alice").await;
+    let session = cookie.split_once('=').unwrap().1;
+    let operations = scene.gateway.operations();
+    // Probes of an orchestrator name the address that they found.
+    for host in ["localhost", "10.1.2.3:9180", "[fd00::1]", "evil.test"] {
+        for path in ["/healthz", "/readyz", "/metrics"] {
+            for (method, status) in [("GET", 200), ("HEAD", 200), ("POST", 405), ("OPTIONS", 405)] {
+                let request = format!(
+                    "{method} {path} HTTP/1.1\r\nHost: {host}\r\nOrigin: https://evil.test\r\n\
+                     Access-Control-Request-Method: GET\r\nCookie: {cookie}\r\n\r\n"
+                );
+                let response = ask(operations, &request).await;
+                assert_eq!(response.status(), status, "{request}");
+                let head = String::from_utf8_lossy(&response.head.bytes).to_lowercase();
+                for field in ["access-control-", "set-cookie", "location:"] {
+                    assert!(!head.contains(field), "{field} in {head}");
+                }
+                for secret in [CANARY, session, "alice"] {
+                    assert!(!response.text().contains(secret), "{secret} in {path}");
+                }
+            }
+        }
+    }
+    let figures = get(operations, "/metrics").await.1;
+    assert!(figures.contains("sidegate_"), "{figures}");
+    for path in [
+        "/",
+        "/debug",
+        "/debug/pprof/",
+        "/debug/vars",
+        "/pprof",
+        "/config",
+        "/env",
+        "/sessions",
+        "/oauth2/sign_in",
+        "/metrics/../debug",
+        "/public/x",
+    ] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nCookie: {cookie}\r\n\r\n");
+        assert_eq!(ask(operations, &request).await.status(), 404, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn x_09_a_route_that_is_open_is_announced_at_the_start() {
+    let nowhere = "http://127.0.0.1:1";
+    let settings = || Settings::new(ORIGIN, nowhere, nowhere);
+    let open = |log: &str| {
+        log.lines()
+            .filter(|l| l.contains("open to everybody"))
+            .count()
+    };
+    // Routes are announced before the line that says where it listens.
+    let process = Process::start(settings().with(ROUTES)).await;
+    let log = process.log();
+    assert_eq!(open(&log), 1, "{log}");
+    let line = log
+        .lines()
+        .find(|l| l.contains("open to everybody"))
+        .unwrap();
+    assert!(
+        line.contains("\"/public\"") && line.contains("WARN"),
+        "{line}"
+    );
+    let process = Process::start(settings()).await;
+    assert_eq!(open(&process.log()), 0, "{}", process.log());
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! What the gateway itself says, and to whom.
 
 use crate::support::browser::Page;
+use crate::support::raw::exchange;
 use crate::support::scene::{ORIGIN, Scene, assert_no_canary, url};
 use crate::support::visit::Visit;
 
@@ -99,6 +100,101 @@ async fn whatever_is_no_navigation_is_told_where_to_sign_in() {
     // The address leads to a login that ends where it began.
     let page = browser.visit(login).await;
     assert_eq!(page.text(), "seen", "{}", page.describe());
+}
+
+/// What a visitor without a session gets for a request with these field lines: no login, and
+/// nothing to remember.
+async fn assert_no_login(scene: &Scene, target: &str, lines: &str, status: u16) {
+    let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n");
+    let outcome = exchange(scene.gateway.address(), request.as_bytes(), 1).await;
+    let response = &outcome.responses[0];
+    assert_eq!(response.status(), status, "{request}");
+    for name in ["set-cookie", "location"] {
+        assert_eq!(response.head.value(name), None, "{name} for {request}");
+    }
+}
+
+#[tokio::test]
+async fn x_12_a_script_is_told_where_to_sign_in_and_never_redirected() {
+    let scene = Scene::new().await;
+    for mode in ["cors", "same-origin", "no-cors", "navigate", "websocket"] {
+        for accept in ["*/*", "application/json", "text/html,*/*;q=0.8"] {
+            let lines =
+                format!("Sec-Fetch-Dest: empty\r\nSec-Fetch-Mode: {mode}\r\nAccept: {accept}\r\n");
+            assert_no_login(&scene, "/api?x=1", &lines, 401).await;
+        }
+    }
+    // An old browser's script says so by itself, or asks for no page.
+    for lines in ["Accept: */*\r\n", "Accept: application/json\r\n", ""] {
+        assert_no_login(&scene, "/api", lines, 401).await;
+    }
+    assert_eq!(scene.app.count(), 0);
+}
+
+#[tokio::test]
+async fn x_13_what_a_browser_fetches_beside_a_page_begins_no_login() {
+    let scene = Scene::new().await;
+    for (target, lines) in [
+        (
+            "/favicon.ico",
+            "Sec-Fetch-Dest: image\r\nSec-Fetch-Mode: no-cors\r\nAccept: image/*\r\n",
+        ),
+        ("/favicon.ico", "Accept: image/webp,*/*;q=0.5\r\n"),
+        ("/apple-touch-icon.png", "Accept: */*\r\n"),
+        (
+            "/manifest.json",
+            "Sec-Fetch-Dest: manifest\r\nSec-Fetch-Mode: cors\r\nAccept: */*\r\n",
+        ),
+        (
+            "/sw.js",
+            "Sec-Fetch-Dest: serviceworker\r\nSec-Fetch-Mode: same-origin\r\nService-Worker: \
+             script\r\nAccept: */*\r\n",
+        ),
+        (
+            "/worker.js",
+            "Sec-Fetch-Dest: worker\r\nSec-Fetch-Mode: same-origin\r\nAccept: */*\r\n",
+        ),
+        (
+            "/frame",
+            "Sec-Fetch-Dest: iframe\r\nSec-Fetch-Mode: navigate\r\nAccept: text/html\r\n",
+        ),
+        (
+            "/style.css",
+            "Sec-Fetch-Dest: style\r\nSec-Fetch-Mode: no-cors\r\nAccept: text/css,*/*\r\n",
+        ),
+    ] {
+        assert_no_login(&scene, target, lines, 401).await;
+    }
+    assert_eq!(scene.app.count(), 0);
+    assert!(scene.provider.authorizations().is_empty());
+}
+
+#[tokio::test]
+async fn x_14_a_page_that_is_fetched_in_advance_begins_no_login() {
+    let scene = Scene::new().await;
+    let page = "Accept: text/html\r\n";
+    let navigation =
+        "Accept: text/html\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n";
+    for in_advance in [
+        "Sec-Purpose: prefetch",
+        "Sec-Purpose: prefetch;prerender",
+        "Sec-Purpose: prefetch;anonymous-client-ip",
+        "Sec-Purpose: prerender",
+        "Purpose: prefetch",
+        "X-Moz: prefetch",
+        "X-Purpose: preview",
+    ] {
+        for fields in [page, navigation] {
+            let lines = format!("{fields}{in_advance}\r\n");
+            assert_no_login(&scene, "/page", &lines, 401).await;
+            assert_no_login(&scene, "/oauth2/sign_in", &lines, 403).await;
+            assert_no_login(&scene, "/oauth2/sign_in?prompt=login", &lines, 403).await;
+        }
+    }
+    assert_eq!(scene.app.count(), 0);
+    // The person who then comes does begin one.
+    let started = scene.browser().open(&url("/oauth2/sign_in")).await;
+    assert_eq!(started.status, 303, "{}", started.describe());
 }
 
 #[tokio::test]

@@ -3,9 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use sidegate::clock::{Clock, Timestamp};
+
+use crate::support::gateway::{Gateway, Settings};
 use crate::support::jar::SameSite;
+use crate::support::provider::StandIn;
 use crate::support::raw::exchange;
-use crate::support::scene::{ORIGIN, SESSION, Scene, url};
+use crate::support::scene::{ORIGIN, ROUTES, SESSION, Scene, url};
+use crate::support::upstream::RecordingUpstream;
 use crate::support::visit::Visit;
 
 async fn status_with(scene: &Scene, cookie: &str) -> u16 {
@@ -276,6 +281,43 @@ async fn a_06_a_login_that_took_too_long_is_refused_and_can_be_started_again() {
     assert_eq!(browser.cookie(ORIGIN, SESSION), None);
     assert!(page.text().contains("href=\"/page\""), "{}", page.text());
     assert_eq!(scene.provider.exchanges().len(), 0);
+}
+
+#[tokio::test]
+async fn x_16_people_sign_in_whatever_year_it_is() {
+    // Before, at and after the ends of 31 and 32 bits of seconds, and a machine without a battery.
+    let years = [0, (1 << 31) - 10, 1 << 31, (1 << 32) - 10, 1 << 32, 1 << 40];
+    for start in years.map(|seconds: u64| Timestamp::from_millis(seconds * 1000)) {
+        let provider = StandIn::start().await;
+        let app = RecordingUpstream::start().await;
+        let settings = Settings::new(ORIGIN, &provider.url(), &app.url()).with(ROUTES);
+        let settings = settings.with("[session]\nidle_secs = 600\nabsolute_secs = 3600\n");
+        let scene = Scene {
+            gateway: Gateway::with_clock(settings, Clock::manual(start)),
+            provider,
+            app,
+        };
+        let browser = scene.browser();
+        let callback = scene.until_callback(&browser, "/page").await;
+        // The login itself goes over the end of the era.
+        scene.gateway.advance(Duration::from_secs(20));
+        let page = browser.follow_all(callback).await;
+        assert_eq!(page.text(), "seen", "{start:?}: {}", page.describe());
+        let session = browser.cookies(ORIGIN).into_iter();
+        let session = session.into_iter().find(|c| c.name == SESSION).unwrap();
+        assert_eq!(session.max_age, Some(3600), "{start:?}");
+        let cookie = format!("{SESSION}={}", session.value);
+        scene.gateway.advance(Duration::from_secs(590));
+        assert_eq!(status_with(&scene, &cookie).await, 200, "{start:?}");
+        scene.gateway.advance(Duration::from_secs(601));
+        assert_eq!(status_with(&scene, &cookie).await, 401, "{start:?}");
+        // A login that took too long is one in every year.
+        let late = scene.browser();
+        let callback = scene.until_callback(&late, "/page").await;
+        scene.gateway.advance(Duration::from_secs(601));
+        let page = late.follow(&callback).await;
+        assert!(page.status.is_client_error(), "{}", page.describe());
+    }
 }
 
 #[tokio::test]

@@ -139,7 +139,49 @@ fn read_after_the_strip_a_client_is_its_peer() {
 }
 
 #[test]
-fn an_address_mapped_into_ipv6_is_trusted_as_what_it_is() {
+fn x_17_a_zone_is_no_part_of_an_address_that_counts() {
+    let link = TrustedPeers::new(["fe80::/10".parse().unwrap()]);
+    for (list, wanted) in [
+        ("203.0.113.9, fe80::2", "203.0.113.9"),
+        ("203.0.113.9, fe80::2%1", "fe80::1"),
+        ("203.0.113.9, fe80::2%eth0", "fe80::1"),
+        ("203.0.113.9, [fe80::2%1]", "fe80::1"),
+        ("203.0.113.9, [fe80::2%1]:443", "fe80::1"),
+        ("203.0.113.9, [fe80::2%eth0]:443", "fe80::1"),
+        ("203.0.113.9%0", "fe80::1"),
+    ] {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-forwarded-for", HeaderValue::from_static(list));
+        let peer = Peer::new("fe80::1".parse().unwrap(), Scheme::Https);
+        let client = Client::read(&peer, &headers, &link);
+        assert_eq!(client.address().to_string(), wanted, "{list}");
+    }
+}
+
+#[test]
+fn x_17_a_network_of_mapped_addresses_is_the_network_it_means() {
+    for (network, address, wanted) in [
+        ("::ffff:10.0.0.0/104", "10.1.2.3", true),
+        ("::ffff:10.0.0.0/104", "::ffff:10.1.2.3", true),
+        ("::ffff:10.0.0.0/104", "11.1.2.3", false),
+        ("::ffff:10.0.0.7/128", "10.0.0.7", true),
+        ("::ffff:10.0.0.7/128", "10.0.0.8", false),
+        ("10.0.0.7/32", "::ffff:10.0.0.7", true),
+        ("10.0.0.7/32", "::10.0.0.7", false),
+        ("::/0", "2001:db8::1", true),
+        // All of IPv6 is not all of IPv4.
+        ("::/0", "::ffff:10.0.0.7", false),
+        ("::ffff:0:0/95", "10.0.0.7", false),
+        ("64:ff9b::/96", "10.0.0.7", false),
+    ] {
+        let trusted = TrustedPeers::new([network.parse().unwrap()]);
+        let address: std::net::IpAddr = address.parse().unwrap();
+        assert_eq!(trusted.contains(address), wanted, "{address} in {network}");
+    }
+}
+
+#[test]
+fn x_17_an_address_mapped_into_ipv6_is_trusted_as_what_it_is() {
     let trusted = TrustedPeers::new(["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]);
     for (address, wanted) in [
         ("10.1.2.3", true),

@@ -7,10 +7,9 @@ use super::*;
 
 pub(super) fn verifier(further: &str) -> Verifier {
     let files = Files::new();
-    files
-        .provider("laravel-passport-12", "https://id.example", further)
-        .verifier
-        .unwrap()
+    let operator = files.operator("https://id.example", further);
+    let verifier = Verifier::new(&settings("laravel-passport-12", &operator));
+    verifier.unwrap().unwrap()
 }
 
 pub(super) fn reason(verifier: &Verifier, token: &str) -> &'static str {
@@ -150,7 +149,7 @@ fn any_of_several_keys_may_have_signed() {
     let folder = files.0.path();
     settings.access_token.public_key_files =
         vec![folder.join("new.pem"), folder.join("public.pem")];
-    let verifier = Provider::new("op", &settings).unwrap().verifier.unwrap();
+    let verifier = Verifier::new(&settings).unwrap().unwrap();
     let payload = reference_payload().to_string();
     for key in [&KEY, &OTHER_KEY] {
         let token = signed_by(key, &RSA_PKCS1_SHA256, HEADER, payload.as_bytes());

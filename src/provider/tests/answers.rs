@@ -135,6 +135,25 @@ fn servers_that_name_errors_their_own_way_are_understood() {
 }
 
 #[test]
+fn an_id_token_is_a_text_where_there_is_one() {
+    let id_token = |value: Value| {
+        let read = ok(&with(|members| {
+            members.insert("id_token".to_owned(), value);
+        }));
+        read.map(|answer| answer.id_token.map(|token| token.expose().clone()))
+    };
+    assert_eq!(id_token(value!("e30.e30.")).unwrap().unwrap(), "e30.e30.");
+    for none in [value!(null), value!("")] {
+        assert_eq!(id_token(none).unwrap(), None);
+    }
+    for bad in [value!(5), value!(["e30.e30."]), value!({}), value!(false)] {
+        let error = id_token(bad).unwrap_err();
+        assert_eq!(error.reason(), "token_response_malformed");
+        assert!(chain(&error).contains("`id_token`"));
+    }
+}
+
+#[test]
 fn a_refusal_tells_the_operator_what_the_server_said() {
     let body =
         r#"{"error":"invalid_request","error_description":"No.","hint":"Invalid redirect URI"}"#;

@@ -4,9 +4,9 @@ use bytes::Bytes;
 use http::Response;
 use serde_json::{Value, json};
 
-use super::super::issuer::Issuer;
-use super::super::metadata::{Metadata, location};
 use super::*;
+use crate::provider::issuer::Issuer;
+use crate::provider::metadata::{Metadata, location};
 
 const ISSUER: &str = "https://id.example/realms/shop";
 

@@ -4,17 +4,21 @@
 mod access_token;
 mod answers;
 mod claims;
+mod client_auth;
 mod id_token;
 mod keys;
+mod metadata;
 mod redeeming;
 mod requests;
 mod set_up;
 mod signatures;
 mod signing;
+mod userinfo;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use aws_lc_rs::encoding::{AsDer as _, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
@@ -28,8 +32,19 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use url::Url;
 
+use super::access_token::Verifier;
+use super::authorization::AuthorizationEndpoint;
+use super::client_auth::ClientAuth;
+use super::endpoint::{Endpoint, endpoint};
+use super::settings::{IdentitySource, UserinfoBearer};
+use super::token::Answer;
+use super::userinfo::Userinfo;
 use super::*;
+use crate::clock::Timestamp;
+use crate::identity::Identity;
+use crate::token::TokenSet;
 
 /// A few seconds after the reference's example token was issued.
 const NOW: Timestamp = Timestamp::from_millis(1_689_713_300_000);

@@ -8,7 +8,7 @@ use super::*;
 async fn a_code_becomes_tokens_and_an_identity() {
     let mut server = Server::start([tokens(&reference_payload())]).await;
     let provider = Files::new().provider("laravel-passport-12", &server.url, "");
-    provider.probe().await.unwrap();
+    provider.ready(&Clock::manual(NOW)).await.unwrap();
     let grant = redeem(&provider).await.unwrap();
     let subject = grant.identity.subject.unwrap();
     assert_eq!(subject.as_str(), "612e7ed8-da26-4c9f-8247-5559b82de328");
@@ -74,7 +74,12 @@ async fn laravels_user_is_fetched_with_the_access_token() {
     assert!(server.next().line().starts_with("POST "));
     let request = server.next();
     assert_eq!(request.line(), "GET /api/user HTTP/1.1");
-    assert_eq!(request.field("accept"), ["application/json"]);
+    assert_eq!(
+        request.field("accept"),
+        ["application/json, application/jwt"]
+    );
+    let name = concat!("sidegate/", env!("CARGO_PKG_VERSION"));
+    assert_eq!(request.field("user-agent"), [name]);
     let bearer = format!("Bearer {}", grant.tokens.access_token());
     assert_eq!(request.field("authorization"), [bearer]);
 }
@@ -149,7 +154,7 @@ async fn a_26_redirects_are_not_followed() {
 
 #[tokio::test]
 async fn a_28_tokens_that_would_break_a_field_are_refused() {
-    let long = "a".repeat(8193);
+    let long = "a".repeat(crate::token::MAX_TOKEN + 1);
     for bad in [
         "a\r\nX-User: root",
         "a b",
@@ -215,7 +220,11 @@ async fn a_server_that_is_not_there_is_unreachable_and_not_asked_twice() {
     drop(listener);
     let provider = Files::new().provider("laravel-passport-13", &url, "");
     assert_eq!(
-        provider.probe().await.unwrap_err().reason(),
+        provider
+            .ready(&Clock::manual(NOW))
+            .await
+            .unwrap_err()
+            .reason(),
         "provider_unreachable"
     );
     let error = redeem(&provider).await.unwrap_err();

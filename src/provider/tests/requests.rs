@@ -20,11 +20,17 @@ async fn reference_request(further: &str) -> (http::request::Parts, String, serd
     );
     let provider = files.provider("laravel-passport-12", "https://id.example", further);
     let code = Secret::new(text("code").to_owned());
-    let uri = provider.token.uri();
+    let grant = CodeGrant {
+        code: &code,
+        code_verifier: None,
+        redirect_uri: text("redirect_uri"),
+    };
+    let known = provider.known().unwrap();
+    let uri = known.token.uri();
     let request = provider
         .format
-        .redemption(uri, &code, None, text("redirect_uri"));
-    let (parts, body) = request.into_parts();
+        .redemption(uri, &known.client_auth, &grant, NOW);
+    let (parts, body) = request.unwrap().into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     (parts, String::from_utf8(body.to_vec()).unwrap(), reference)
 }
@@ -63,15 +69,43 @@ async fn the_token_request_is_the_references_as_a_form() {
 #[tokio::test]
 async fn parameters_can_be_renamed_and_added() {
     let further = "token_request.rename = { redirect_uri = \"redirect_url\" }\n\
-                   token_request.parameters = { resource = \"https://api.example\" }";
+                   token_request.parameters = { audience = \"https://api.example\" }";
     let (_parts, body, reference) = reference_request(further).await;
     let sent = json(&body);
     assert_eq!(
         sent["redirect_url"],
         reference["parameters"]["redirect_uri"]
     );
-    assert_eq!(sent["resource"], "https://api.example");
+    assert_eq!(sent["audience"], "https://api.example");
     assert!(sent.get("redirect_uri").is_none());
+}
+
+#[tokio::test]
+async fn the_resources_are_repeated_at_the_token_endpoint() {
+    let (one, two) = ("https://api.example", "urn:example:b");
+    let further = |resources: &str| {
+        format!("authorization_request.resource = {resources}\ntoken_request.body = \"form\"")
+    };
+    let (_parts, body, _reference) =
+        reference_request(&further("[\"https://api.example\", \"urn:example:b\"]")).await;
+    let sent = form_urlencoded::parse(body.as_bytes()).into_owned();
+    let resources = sent.filter(|(name, _value)| name == "resource");
+    let resources: Vec<String> = resources.map(|(_name, value)| value).collect();
+    assert_eq!(resources, [one, two]);
+    for (resources, expected) in [
+        (
+            "[\"https://api.example\", \"urn:example:b\"]",
+            serde_json::json!([one, two]),
+        ),
+        ("[\"https://api.example\"]", serde_json::json!(one)),
+    ] {
+        let further = format!(
+            "authorization_request.resource = {resources}\n\
+             token_request.rename = {{ resource = \"for\" }}"
+        );
+        let (_parts, body, _reference) = reference_request(&further).await;
+        assert_eq!(json(&body)["for"], expected);
+    }
 }
 
 #[tokio::test]
@@ -92,6 +126,8 @@ async fn a_10_the_token_request_has_one_method_of_authentication_and_nothing_in_
             assert_eq!(request.line(), "POST /oauth/token HTTP/1.1");
             assert_eq!(request.field("accept"), ["application/json"]);
             assert_eq!(request.field("accept-encoding"), ["identity"]);
+            let name = concat!("sidegate/", env!("CARGO_PKG_VERSION"));
+            assert_eq!(request.field("user-agent"), [name]);
             let media_type = match body {
                 "json" => "application/json",
                 _ => "application/x-www-form-urlencoded",
@@ -133,12 +169,8 @@ async fn without_pkce_neither_half_is_sent() {
     let provider = Files::new().provider("laravel-passport-13", &server.url, "pkce = false");
     assert!(redeem(&provider).await.is_err());
     assert!(!server.next().body.contains("code_verifier"));
-    assert!(
-        !provider
-            .authorization
-            .url(&REQUEST)
-            .contains("code_challenge")
-    );
+    let url = provider.authorization_url(&REQUEST).unwrap();
+    assert!(!url.contains("code_challenge"));
 }
 
 const REQUEST: AuthorizationRequest<'_> = AuthorizationRequest {
@@ -156,10 +188,8 @@ fn a_prompt_for_the_password_replaces_the_configured_one() {
     let files = Files::new();
     let provider = files.provider("laravel-passport-13", "https://id.example", further);
     let prompts = |prompt| {
-        let url = provider
-            .authorization
-            .url(&AuthorizationRequest { prompt, ..REQUEST });
-        let pairs = Url::parse(&url).unwrap();
+        let url = provider.authorization_url(&AuthorizationRequest { prompt, ..REQUEST });
+        let pairs = Url::parse(&url.unwrap()).unwrap();
         let named = pairs.query_pairs().filter(|(name, _)| name == "prompt");
         named
             .map(|(_, value)| value.into_owned())
@@ -176,7 +206,7 @@ fn a_08_the_authorization_request_has_every_parameter_once() {
                    authorization_request.parameters = { prompt = \"consent\" }";
     let files = Files::new();
     let provider = files.provider("laravel-passport-13", "https://id.example/sso", further);
-    let url = Url::parse(&provider.authorization.url(&REQUEST)).unwrap();
+    let url = Url::parse(&provider.authorization_url(&REQUEST).unwrap()).unwrap();
     let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
     let parameters: BTreeMap<&str, &str> = pairs
         .iter()
@@ -199,4 +229,128 @@ fn a_08_the_authorization_request_has_every_parameter_once() {
         ("tenant", "a b"),
     ];
     assert_eq!(parameters, expected.into());
+}
+
+/// The parameters of an authorization request by a provider with `further` keys.
+fn asked(further: &str, request: &AuthorizationRequest<'_>) -> Vec<(String, String)> {
+    let files = Files::new();
+    let settings = settings(
+        "laravel-passport-13",
+        &files.operator("https://id.example", further),
+    );
+    let place = Url::parse("http://id.example//auth?x=%20").unwrap();
+    let endpoint = AuthorizationEndpoint::new(&settings, &place).unwrap();
+    let url = endpoint.url(request);
+    assert!(url.starts_with("http://id.example//auth?x=%20&"), "{url}");
+    let url = Url::parse(&url).unwrap();
+    url.query_pairs().into_owned().collect()
+}
+
+fn named<'a>(asked: &'a [(String, String)], name: &str) -> Vec<&'a str> {
+    let of = asked.iter().filter(|(other, _value)| other == name);
+    of.map(|(_name, value)| &**value).collect()
+}
+
+const OPENID: &str = "identity.source = \"id_token\"\nscopes = [\"openid\", \"email\"]\n";
+
+#[test]
+fn a_08_the_nonce_is_sent_where_an_id_token_is_asked_for() {
+    assert_eq!(named(&asked(OPENID, &REQUEST), "nonce"), [REQUEST.nonce]);
+    let userinfo = "scopes = [\"openid\"]";
+    assert_eq!(named(&asked(userinfo, &REQUEST), "nonce"), [REQUEST.nonce]);
+    assert!(named(&asked("scopes = [\"read\"]", &REQUEST), "nonce").is_empty());
+}
+
+#[test]
+fn a_08_what_the_settings_ask_for_is_asked_once() {
+    let further = format!(
+        "{OPENID}[authorization_request]\nresponse_mode = \"form_post\"\nmax_age_secs = 0\n\
+         prompt = \"consent\"\nacr_values = [\"gold\", \"urn:silver\"]\n\
+         resource = [\"https://a.example\", \"https://b.example/?x=1\"]\n\
+         parameters = {{ audience = \"a&b\" }}\n"
+    );
+    let folder = Files::new();
+    let text = folder.operator("https://id.example", "") + &further;
+    let settings = settings("laravel-passport-13", &text);
+    let place = Url::parse("https://id.example/auth").unwrap();
+    let endpoint = AuthorizationEndpoint::new(&settings, &place).unwrap();
+    let asked = |request| {
+        let url = Url::parse(&endpoint.url(request)).unwrap();
+        url.query_pairs().into_owned().collect::<Vec<_>>()
+    };
+    let first = asked(&REQUEST);
+    for (name, expected) in [
+        ("scope", "openid email"),
+        ("response_mode", "form_post"),
+        ("max_age", "0"),
+        ("prompt", "consent"),
+        ("acr_values", "gold urn:silver"),
+        ("audience", "a&b"),
+        ("nonce", REQUEST.nonce),
+    ] {
+        assert_eq!(named(&first, name), [expected], "{name}");
+    }
+    let resources = ["https://a.example", "https://b.example/?x=1"];
+    assert_eq!(named(&first, "resource"), resources);
+    let anew = AuthorizationRequest {
+        prompt: Prompt::Login,
+        ..REQUEST
+    };
+    assert_eq!(named(&asked(&anew), "prompt"), ["login"]);
+    assert_eq!(named(&asked(&anew), "resource"), resources);
+}
+
+#[test]
+fn a_08_what_is_not_asked_for_is_not_sent() {
+    let sent = asked("", &REQUEST);
+    for name in [
+        "acr_values",
+        "login_hint",
+        "max_age",
+        "nonce",
+        "prompt",
+        "resource",
+        "response_mode",
+        "scope",
+    ] {
+        assert!(named(&sent, name).is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn a_11_the_challenge_is_sent_whatever_the_metadata_says() {
+    // The endpoint is not told what the metadata lists, so there is nothing to downgrade.
+    let sent = asked("", &REQUEST);
+    assert_eq!(named(&sent, "code_challenge"), [REQUEST.code_challenge]);
+    assert_eq!(named(&sent, "code_challenge_method"), ["S256"]);
+}
+
+#[test]
+fn a_36_a_hint_is_passed_on_and_nothing_else() {
+    let configured = "authorization_request.parameters = { login_hint = \"configured\" }";
+    let hinted = |further: &str, hint: Option<&str>| {
+        let request = AuthorizationRequest {
+            login_hint: hint,
+            ..REQUEST
+        };
+        let sent = asked(further, &request);
+        let hints = named(&sent, "login_hint");
+        hints.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    for hint in ["alice@example.com", "a&state=x#y", "Zoë", &"ü".repeat(256)] {
+        assert_eq!(hinted("", Some(hint)), [hint]);
+        assert_eq!(hinted(configured, Some(hint)), [hint]);
+    }
+    for bad in [
+        "",
+        "a\nb",
+        "a\0",
+        "a\u{85}",
+        &"x".repeat(257),
+        &"x".repeat(100_000),
+    ] {
+        assert!(hinted("", Some(bad)).is_empty(), "{bad:?}");
+        assert_eq!(hinted(configured, Some(bad)), ["configured"], "{bad:?}");
+    }
+    assert_eq!(hinted(configured, None), ["configured"]);
 }

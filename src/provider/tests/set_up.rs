@@ -8,19 +8,20 @@ use super::*;
 fn every_profile_reads_with_what_an_operator_has_to_give() {
     let files = Files::new();
     for name in profile::names() {
-        let endpoints = match name {
+        let profile = profile::find(name).unwrap();
+        let given = match name {
             "oauth2" => "authorization_endpoint = \"/authorize\"\ntoken_endpoint = \"/token\"",
-            "oidc" => {
-                "authorization_endpoint = \"/authorize\"\ntoken_endpoint = \"/token\"\n\
-                 issuer = \"https://id.example\"\nidentity.source = \"none\"\n\
-                 client_authentication = \"client_secret_basic\""
-            }
+            // Profiles of servers with an address of their own say it themselves.
+            _ if profile.contains("\nissuer = ") => "",
+            _ if profile.contains("discovery = ") => "issuer = \"https://id.example\"",
             _ => "",
         };
-        let provider = files.provider(name, "https://id.example", endpoints);
-        assert!(provider.pkce, "{name}");
+        let provider = files.provider(name, "https://id.example", given);
+        assert!(provider.settings.pkce, "{name}");
+        // What has to be read first has not been.
+        let must_be_read = profile.contains("discovery = ");
+        assert_eq!(provider.known().is_err(), must_be_read, "{name}");
     }
-    assert_eq!(profile::names().count(), 4);
     assert!(profile::names().is_sorted());
 }
 
@@ -59,29 +60,76 @@ fn refused(files: &Files, further: &str) -> String {
     chain(&error)
 }
 
+/// Each of these settings is refused, and the key that is named.
+fn are_refused(cases: &[(&str, &str)]) {
+    let files = Files::new();
+    for (further, key) in cases {
+        let text = refused(&files, further);
+        assert!(text.contains(&format!("`{key}`")), "{further}: {text}");
+    }
+}
+
+#[test]
+fn an_authorization_request_that_cannot_work_is_named() {
+    let parameters = "authorization_request.parameters";
+    let resource = "authorization_request.resource";
+    let acr_values = "authorization_request.acr_values";
+    let own = "authorization_request = { prompt = \"login\", parameters = { prompt = \"none\" } }";
+    are_refused(&[
+        (own, parameters),
+        (&format!("{parameters}.redirect_uri = \"x\""), parameters),
+        (
+            &format!("{parameters}.response_mode = \"fragment\""),
+            parameters,
+        ),
+        (&format!("{parameters}.max_age = \"0\""), parameters),
+        (
+            &format!("{parameters}.resource = \"https://a.example\""),
+            parameters,
+        ),
+        (&format!("{resource} = [\"/api\"]"), resource),
+        (
+            &format!("{resource} = [\"https://a.example/#x\"]"),
+            resource,
+        ),
+        (&format!("{acr_values} = [\"gold\"]"), acr_values),
+        (&format!("{acr_values} = [\"gold silver\"]"), acr_values),
+        (
+            "authorization_request.max_age_secs = 60",
+            "authorization_request.max_age_secs",
+        ),
+        (
+            "authorization_request.prompt = \"\"",
+            "authorization_request.prompt",
+        ),
+        ("scopes = [\"read write\"]", "scopes"),
+        ("scopes = [\"\"]", "scopes"),
+        ("identity.source = \"id_token\"", "scopes"),
+    ]);
+    for place in [
+        "authorization_endpoint = \"oauth/authorize\"",
+        "authorization_endpoint = \"/a?state=x\"",
+        "authorization_endpoint = \"/a?prompt=none\"",
+        "authorization_endpoint = \"/a?x=1\"\nauthorization_request.parameters.x = \"2\"",
+    ] {
+        are_refused(&[(place, "authorization_endpoint")]);
+    }
+}
+
 #[test]
 fn a_setting_that_cannot_work_is_named() {
-    let files = Files::new();
-    for (further, key) in [
+    are_refused(&[
         (
-            "authorization_endpoint = \"oauth/authorize\"",
-            "authorization_endpoint",
+            "token_request.parameters.resource = \"https://a.example\"",
+            "token_request.parameters",
         ),
         (
-            "authorization_endpoint = \"/a?state=x\"",
-            "authorization_endpoint",
+            "token_request.parameters.client_assertion = \"x\"",
+            "token_request.parameters",
         ),
         (
-            "authorization_endpoint = \"/a?x=1\"\nauthorization_request.parameters.x = \"2\"",
-            "authorization_endpoint",
-        ),
-        (
-            "authorization_request.parameters.redirect_uri = \"x\"",
-            "authorization_request.parameters",
-        ),
-        (
-            "authorization_request.parameters.response_mode = \"fragment\"",
-            "authorization_request.parameters",
+            "token_request.parameters.client_assertion_type = \"x\"",
+            "token_request.parameters",
         ),
         ("token_endpoint = \"file:///etc/passwd\"", "token_endpoint"),
         (
@@ -109,16 +157,11 @@ fn a_setting_that_cannot_work_is_named() {
             "token_request.rename.code = \"c\"\ntoken_request.parameters.c = \"x\"",
             "token_request.parameters",
         ),
-        ("scopes = [\"read write\"]", "scopes"),
-        ("scopes = [\"\"]", "scopes"),
         ("client_authentication = \"none\"", "client_secret_file"),
         ("identity.source = \"userinfo\"", "userinfo_endpoint"),
         ("errors = [{ meaning = \"fatal\" }]", "errors"),
         ("ca_file = \"/nonexistent/ca.pem\"", "ca_file"),
-    ] {
-        let text = refused(&files, further);
-        assert!(text.contains(&format!("`{key}`")), "{further}: {text}");
-    }
+    ]);
 }
 
 #[test]

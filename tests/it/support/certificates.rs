@@ -42,6 +42,11 @@ impl Authority {
         files
     }
 
+    /// Its own certificate, for settings that name it.
+    pub(crate) fn pem(&self) -> String {
+        self.issuer.pem()
+    }
+
     /// A client that trusts this authority alone and offers `protocols` by ALPN.
     pub(crate) fn client(&self, protocols: &[&str]) -> Arc<rustls::ClientConfig> {
         let mut roots = rustls::RootCertStore::empty();

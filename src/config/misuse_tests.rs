@@ -1,0 +1,128 @@
+//! Settings that would open, hide or trust something without anybody noticing.
+
+use super::tests::{SMALL, Written, keys_of, two_providers};
+
+#[test]
+fn x_17_an_address_with_a_zone_is_no_trusted_proxy() {
+    let with = |proxy: &str| format!("{SMALL}\n[server]\ntrusted_proxies = [\"{proxy}\"]\n");
+    for proxy in [
+        "fe80::1%eth0",
+        "fe80::1%1",
+        "fe80::%1/10",
+        "fe80::1%1/128",
+        "[fe80::1]",
+        "10.0.0.7:80",
+        "10.0.0.7/33",
+        "10.0/8",
+        "localhost",
+        "*",
+        "",
+    ] {
+        let problems = Written::new(&with(proxy)).problems();
+        assert!(
+            problems[0].starts_with("server.trusted_proxies.0"),
+            "{problems:#?}"
+        );
+    }
+    for proxy in [
+        "fe80::1",
+        "fe80::/10",
+        "10.0.0.7",
+        "::ffff:10.0.0.7",
+        "::ffff:10.0.0.0/104",
+    ] {
+        assert!(Written::new(&with(proxy)).load().is_ok(), "{proxy}");
+    }
+}
+
+#[test]
+fn x_05_the_operations_listener_has_an_address_of_its_own() {
+    let with = |public: &str, operations: &str| {
+        Written::new(&format!(
+            "{SMALL}\n[server]\nlisten = \"{public}\"\n[operations]\nlisten = \"{operations}\"\n"
+        ))
+    };
+    for (public, operations) in [
+        ("127.0.0.1:4180", "127.0.0.1:4180"),
+        ("127.0.0.1:4180", "0.0.0.0:4180"),
+        ("127.0.0.1:4180", "[::]:4180"),
+    ] {
+        let problems = with(public, operations).problems();
+        assert_eq!(keys_of(&problems), ["operations.listen"], "{problems:#?}");
+    }
+    assert!(with("127.0.0.1:4180", "0.0.0.0:9180").load().is_ok());
+    assert!(Written::new(SMALL).load().unwrap().operations.is_none());
+}
+
+#[test]
+fn x_09_an_open_route_is_written_with_the_word_public_alone() {
+    let with = |access: &str| Written::new(&format!("{SMALL}\n[[routes]]\n{access}\n"));
+    for access in [
+        "\"open\"",
+        "\"Public\"",
+        "\"PUBLIC\"",
+        "\" public\"",
+        "\"none\"",
+        "\"anonymous\"",
+        "\"everybody\"",
+        "\"*\"",
+        "\"\"",
+        "true",
+        "false",
+        "0",
+        "[]",
+        "[\"public\"]",
+        "{}",
+        "{ public = true }",
+        "{ any_of = {} }",
+        "{ any_of = { groups = [] } }",
+    ] {
+        let problems = with(&format!("access = {access}")).problems();
+        assert!(
+            problems[0].starts_with("routes.0"),
+            "{access}: {problems:#?}"
+        );
+    }
+    for key in ["public = true", "auth = false", "skip_auth = true"] {
+        assert_eq!(with(key).problems().len(), 1, "{key}");
+    }
+    for (access, open) in [
+        ("", false),
+        ("access = \"signed-in\"", false),
+        ("access = \"public\"", true),
+    ] {
+        let config = with(access).load().unwrap();
+        assert!(
+            config.routes.iter().all(|route| route.is_public() == open),
+            "{access}"
+        );
+    }
+}
+
+#[test]
+fn g_11_a_callback_path_neither_is_nor_hides_an_endpoint_of_ours() {
+    let with = |path: &str| {
+        Written::new(&format!(
+            "{}\n[login]\ncallback_path = \"{path}\"\n",
+            two_providers()
+        ))
+    };
+    for taken in [
+        "/",
+        "/x/",
+        "/oauth2",
+        "/oauth2/sign_in",
+        "/oauth2/sign_out",
+        "/oauth2/signed_out",
+    ] {
+        let problems = with(taken).problems();
+        assert_eq!(
+            keys_of(&problems),
+            ["login.callback_path"],
+            "{taken}: {problems:#?}"
+        );
+    }
+    for free in ["/oauth2/callback", "/oauth2/sign", "/auth", "/login/oauth2"] {
+        assert!(with(free).load().is_ok(), "{free}");
+    }
+}

@@ -1,0 +1,64 @@
+//! Keys that are put together from several fields never look alike, whatever is in the fields.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::login::pending::context;
+
+/// A short field of few bytes, so that many are near each other: separators, bytes that look like
+/// a length, and ordinary ones.
+fn field() -> impl Strategy<Value = Vec<u8>> {
+    let bytes = prop::sample::select(&b"\0\x01\x02\x08/:.,|a\xff"[..]);
+    prop::collection::vec(bytes, 0..5)
+}
+
+/// A name that a provider may have, or would have if more were allowed.
+fn name() -> impl Strategy<Value = String> {
+    let characters = prop::sample::select(vec!['a', 'b', '-', '_', '/', '.', '%', '?']);
+    prop::collection::vec(characters, 0..5).prop_map(String::from_iter)
+}
+
+#[test]
+fn adv_cve_2023_35941_no_two_lists_of_fields_share_a_context() {
+    assert_ne!(context(b"p", &[b"ab", b"c"]), context(b"p", &[b"a", b"bc"]));
+    assert_ne!(context(b"pa", &[b"b"]), context(b"p", &[b"ab"]));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn g_11_no_two_lists_of_fields_share_the_associated_data_of_what_is_sealed(
+        lists in prop::collection::vec((field(), prop::collection::vec(field(), 0..4)), 1000)
+    ) {
+        let mut seen = HashMap::new();
+        for list in lists {
+            let (purpose, fields) = &list;
+            let fields: Vec<&[u8]> = fields.iter().map(Vec::as_slice).collect();
+            if let Some(before) = seen.insert(context(purpose, &fields), list.clone()) {
+                prop_assert_eq!(before, list);
+            }
+        }
+    }
+
+    #[test]
+    fn g_11_no_two_providers_or_origins_share_a_redirect_uri(
+        asked in prop::collection::vec((0..4_usize, name()), 1000)
+    ) {
+        let origins = ["https://a.test", "https://a.test:8443", "https://aa.test", "http://localhost"];
+        let origins = origins.map(|origin| PublicUrl::try_from(origin.to_owned()).unwrap());
+        let settings = Settings {
+            callback_path: "/oauth2/callback".into(),
+            timeout: Duration::from_mins(10),
+        };
+        let mut seen = HashMap::new();
+        for asked in asked {
+            let uri = settings.redirect_uri(&origins[asked.0], &asked.1, 2);
+            if let Some(before) = seen.insert(uri, asked.clone()) {
+                prop_assert_eq!(before, asked);
+            }
+        }
+    }
+}

@@ -1,0 +1,445 @@
+//! What goes wrong by accident or by somebody's bending of the rules: names that move, variables
+//! that leak in, redirects of the app, routes nobody wrote, requests that look like visitors.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
+
+use crate::support::browser::Browser;
+use crate::support::certificates::Authority;
+use crate::support::gateway::{Gateway, PROGRAM, Settings};
+use crate::support::provider::StandIn;
+use crate::support::raw::{Raw, Response, exchange};
+use crate::support::scene::{ORIGIN, ROUTES, Scene, assert_refused, url};
+use crate::support::upstream::{Answer, RecordingUpstream};
+use crate::support::visit::Visit;
+
+/// Sends one request on a connection of its own.
+async fn answer(address: SocketAddr, request: &str) -> Response {
+    let mut outcome = exchange(address, request.as_bytes(), 1).await;
+    outcome
+        .responses
+        .pop()
+        .unwrap_or_else(|| panic!("no answer to {request}"))
+}
+
+/// A TLS server in front of another that can take another certificate at any time: what a name
+/// leads to after it has moved.
+struct Encrypted {
+    port: u16,
+    identity: Arc<watch::Sender<TlsAcceptor>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Encrypted {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Encrypted {
+    async fn start(authority: &Authority, name: &str, behind: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let identity = Arc::new(watch::Sender::new(acceptor(authority, name)));
+        let shared = Arc::clone(&identity);
+        let task = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _peer)) = listener.accept().await {
+                let acceptor = shared.borrow().clone();
+                connections.spawn(async move {
+                    // A client that does not believe the certificate goes away here.
+                    let mut stream = acceptor.accept(stream).await?;
+                    let mut behind = TcpStream::connect(behind).await?;
+                    tokio::io::copy_bidirectional(&mut stream, &mut behind).await
+                });
+            }
+        });
+        Self {
+            port,
+            identity,
+            task,
+        }
+    }
+
+    /// Answers as `name` from now on.
+    fn become_known_as(&self, authority: &Authority, name: &str) {
+        self.identity.send_replace(acceptor(authority, name));
+    }
+}
+
+fn acceptor(authority: &Authority, name: &str) -> TlsAcceptor {
+    let folder = tempfile::tempdir().unwrap();
+    let files = authority.issue(folder.path(), &[name]);
+    let certificate = CertificateDer::from_pem_file(files.certificate).unwrap();
+    let key = PrivateKeyDer::from_pem_file(files.key).unwrap();
+    let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(crypto)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    TlsAcceptor::from(Arc::new(config))
+}
+
+#[tokio::test]
+async fn x_02_a_providers_name_that_leads_elsewhere_gets_neither_code_nor_secret() {
+    let authority = Authority::new();
+    let provider = StandIn::start().await;
+    let app = RecordingUpstream::start().await;
+    let at = provider.url();
+    let behind = at.strip_prefix("http://").unwrap().parse().unwrap();
+    let server = Encrypted::start(&authority, "localhost", behind).await;
+    let settings = Settings::new(ORIGIN, &at, &app.url()).with(ROUTES);
+    let (ca, secret) = (
+        settings.file("ca.crt", &authority.pem()),
+        settings.file("secret", "s3cret-canary\n"),
+    );
+    let settings = settings.provider(&format!(
+        "[providers.main]\nprofile = \"oauth2\"\nclient_id = \"3\"\nca_file = \"{ca}\"\n\
+         client_secret_file = \"{secret}\"\nauthorization_endpoint = \"{at}/oauth/authorize\"\n\
+         token_endpoint = \"https://localhost:{0}/oauth/token\"\n\
+         userinfo_endpoint = \"https://localhost:{0}/api/user\"\nidentity.source = \"userinfo\"\n",
+        server.port
+    ));
+    let scene = Scene {
+        gateway: Gateway::start(settings),
+        provider,
+        app,
+    };
+    for (authority, name) in [
+        (&authority, "other.example"),
+        (&authority, "127.0.0.1"),
+        (&Authority::new(), "localhost"),
+    ] {
+        server.become_known_as(authority, name);
+        let browser = scene.browser();
+        let page = browser.visit(&url("/")).await;
+        assert_refused(&scene, &browser, &page, name);
+        assert_eq!(scene.provider.exchanges().len(), 0, "{name}");
+    }
+    // Each connection looks the name up and the certificate over again.
+    server.become_known_as(&authority, "localhost");
+    assert_eq!(scene.browser().visit(&url("/")).await.text(), "seen");
+    assert_eq!(scene.provider.exchanges().len(), 1);
+    let seen = scene.app.count();
+    server.become_known_as(&authority, "other.example");
+    let page = scene.browser().visit(&url("/")).await;
+    assert!(page.status.is_server_error(), "{}", page.describe());
+    assert_eq!(
+        (scene.provider.exchanges().len(), scene.app.count()),
+        (1, seen)
+    );
+}
+
+/// Runs a test of the suite in a process of its own, because the environment is the process's.
+#[tokio::test]
+async fn x_03_neither_provider_nor_app_is_reached_by_a_proxy_that_variables_name() {
+    let trap = RecordingUpstream::start().await;
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args([
+        "--exact",
+        "login::a_login_ends_on_the_page_that_was_asked_for",
+    ]);
+    for name in ["http_proxy", "https_proxy", "all_proxy"] {
+        child.env(name, trap.url());
+        child.env(name.to_uppercase(), trap.url());
+    }
+    let output = child.env_remove("NO_PROXY").output().await.unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(shown.contains("1 passed"), "{shown}");
+    assert_eq!(trap.connections(), 0);
+}
+
+#[tokio::test]
+async fn x_04_a_redirect_of_the_app_is_passed_on_and_never_followed() {
+    let scene = Scene::new().await;
+    let internal = RecordingUpstream::start().await;
+    let cookie = scene.cookie("alice").await;
+    for location in [
+        format!("{}/latest/meta-data/", internal.url()),
+        format!("//{}/x", internal.address()),
+        format!("{}/admin", scene.app.url()),
+        "/relative?a=b#c".to_owned(),
+    ] {
+        for (status, method) in [
+            (301, "GET"),
+            (302, "POST"),
+            (303, "PUT"),
+            (307, "POST"),
+            (308, "DELETE"),
+        ] {
+            let before = scene.app.count();
+            scene
+                .app
+                .next(Answer::with(status, &[("Location", &location)], "moved"));
+            let request = format!(
+                "{method} /x HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\nContent-Length: 4\r\n\r\nbody"
+            );
+            let response = answer(scene.gateway.address(), &request).await;
+            assert_eq!(response.status(), status, "{location}");
+            assert_eq!(response.head.values("location"), [location.as_str()]);
+            assert_eq!(response.text(), "moved");
+            assert_eq!(scene.app.count(), before + 1, "{status} {location}");
+        }
+    }
+    assert_eq!(internal.connections(), 0);
+}
+
+#[tokio::test]
+async fn x_06_a_variable_with_an_unknown_key_is_refused() {
+    let settings = Settings::new(ORIGIN, "http://127.0.0.1:1", "http://127.0.0.1:2");
+    let path = settings.write();
+    let check = async |name: &str, value: &str| {
+        let mut program = Command::new(PROGRAM);
+        program.args([Path::new("check"), Path::new("--config"), &path]);
+        let output = program.env(name, value).output().await.unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        (output.status.code(), said)
+    };
+    let (code, said) = check("SIDEGATE__SESSION__IDLE_SECS", "600").await;
+    assert_eq!(code, Some(0), "{said}");
+    for (name, hint) in [
+        ("SIDEGATE__SESSION__IDLE_SEC", "idle_secs"),
+        ("SIDEGATE__SESION__IDLE_SECS", "session"),
+        ("SIDEGATE__PROVIDERS__MAIN__CLIENTID", "client_id"),
+    ] {
+        let (code, said) = check(name, "600").await;
+        assert_eq!(code, Some(78), "{name}: {said}");
+        assert!(said.contains(hint), "{name}: {said}");
+    }
+}
+
+/// Paths that other gateways, or people, take for harmless.
+const TARGETS: &[&str] = &[
+    "/",
+    "//",
+    "/.",
+    "/%2e%2e/",
+    "/public/x",
+    "/static/app.js",
+    "/assets/a.css",
+    "/login",
+    "/logout",
+    "/health",
+    "/healthz",
+    "/metrics",
+    "/robots.txt",
+    "/favicon.ico",
+    "/.well-known/security.txt",
+    "/.well-known/acme-challenge/x",
+    "/api/v1/users?public=1",
+    "/a%2fb",
+    "/;x",
+    "/index.html;.js",
+    "/x?access=public",
+    "/OAUTH2x",
+    "/oauth2x/callback",
+    "http://localhost/absolute",
+    "*",
+];
+
+#[tokio::test]
+async fn x_08_with_no_route_written_nothing_passes_without_a_session() {
+    let provider = StandIn::start().await;
+    let app = RecordingUpstream::start().await;
+    let gateway = Gateway::start(Settings::new(ORIGIN, &provider.url(), &app.url()));
+    let refused = async |method: &str, target: &str, lines: &str| {
+        let request = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n");
+        let response = answer(gateway.address(), &request).await;
+        let status = response.status();
+        let to_provider = response
+            .head
+            .value("location")
+            .is_some_and(|to| to.starts_with(&provider.url()));
+        // Of the server as a whole, the gateway itself says that there is nothing to say.
+        let about_all = (status, method, target) == (204, "OPTIONS", "*");
+        assert!(
+            about_all
+                || (400..500).contains(&status)
+                || status == 501
+                || (status == 303 && to_provider),
+            "{status} to {request}"
+        );
+    };
+    for target in TARGETS {
+        for method in [
+            "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "TRACE", "FOO",
+        ] {
+            refused(method, target, "").await;
+        }
+        for lines in [
+            "Accept: text/html\r\n",
+            "Authorization: Bearer x\r\nX-Forwarded-User: root\r\n",
+            "Origin: https://evil.test\r\nAccess-Control-Request-Method: GET\r\n",
+            "Cookie: __Host-sidegate=x\r\n",
+            "X-Original-URL: /public\r\nX-HTTP-Method-Override: OPTIONS\r\n",
+            "Upgrade: websocket\r\nConnection: Upgrade\r\n",
+        ] {
+            refused("GET", target, lines).await;
+            refused("OPTIONS", target, lines).await;
+        }
+    }
+    assert_eq!((app.connections(), app.count()), (0, 0));
+    // The walk was not in vain: the app is there for whoever signs in.
+    let browser = Browser::new().leading(ORIGIN, gateway.address());
+    assert_eq!(browser.visit(&url("/public/x")).await.text(), "seen");
+}
+
+#[tokio::test]
+async fn x_10_what_was_sent_without_a_session_is_never_sent_again() {
+    const MARK: &str = "transfer-all-the-money";
+    let scene = Scene::new().await;
+    let browser = scene.browser();
+    let form = Visit::navigation(&url("/form"))
+        .form(&[("order", MARK)])
+        .from(&url("/form"))
+        .field("referer", &url("/form"));
+    let json = Visit::fetch(&url("/api"))
+        .method("PUT")
+        .body("application/json", format!("\"{MARK}\"").as_bytes());
+    for visit in [form, json] {
+        let page = browser.send(visit.clone()).await;
+        assert_eq!(page.status, 401, "{}", page.describe());
+        assert_eq!(page.field("location"), None);
+        assert!(page.set_cookies().is_empty() && !page.text().contains(MARK));
+    }
+    assert_eq!(scene.app.count(), 0);
+    let page = browser.visit(&url("/form")).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+    let arrived = scene.app.requests();
+    assert_eq!(arrived.len(), 1);
+    assert_eq!(
+        (arrived[0].method(), arrived[0].body.len()),
+        ("GET".to_owned(), 0)
+    );
+    let asked = format!(
+        "{:?}{:?}",
+        scene.provider.authorizations(),
+        scene.provider.exchanges()
+    );
+    assert!(!asked.contains(MARK), "{asked}");
+}
+
+/// A field of request or response that must come through as it is.
+type Field = (&'static str, &'static str);
+
+/// Status, what was asked, what the app says, its body.
+type Exchange = (u16, &'static [Field], &'static [Field], &'static str);
+
+const EXCHANGES: [Exchange; 5] = [
+    (
+        206,
+        &[("Range", "bytes=0-3, -1"), ("If-Range", "W/\"v1\"")],
+        &[("Content-Range", "bytes 0-3/10"), ("ETag", "W/\"v1\"")],
+        "part",
+    ),
+    (
+        416,
+        &[("Range", "bytes=99-")],
+        &[("Content-Range", "bytes */10"), ("Accept-Ranges", "bytes")],
+        "none",
+    ),
+    (
+        200,
+        &[("If-None-Match", "\"v0\"")],
+        &[
+            ("ETag", "\"v1\""),
+            ("Vary", "Accept-Encoding"),
+            ("Cache-Control", "max-age=60"),
+            ("Last-Modified", "Mon, 19 Jan 2026 03:14:07 GMT"),
+        ],
+        "whole",
+    ),
+    (
+        412,
+        &[
+            ("If-Match", "\"v0\""),
+            ("If-Unmodified-Since", "Mon, 19 Jan 2026 03:14:07 GMT"),
+        ],
+        &[("ETag", "\"v1\"")],
+        "changed",
+    ),
+    (206, &[("Range", "bytes=4-")], &[("ETag", "\"v1\"")], "rest"),
+];
+
+#[tokio::test]
+async fn x_11_ranges_and_conditions_pass_as_they_are_for_everybody() {
+    let scene = Scene::new().await;
+    let people = [
+        String::new(),
+        format!("Cookie: {}\r\n", scene.cookie("alice").await),
+        format!("Cookie: {}\r\n", scene.cookie("bob").await),
+    ];
+    for cookie in people {
+        let mut raw = Raw::connect(scene.gateway.address()).await;
+        for (status, asked, said, body) in EXCHANGES {
+            scene.app.next(Answer::with(status, said, body));
+            let lines = asked
+                .iter()
+                .flat_map(|(name, value)| [*name, ": ", *value, "\r\n"]);
+            let lines: String = lines.collect();
+            raw.send(format!(
+                "GET /public/x HTTP/1.1\r\nHost: localhost\r\n{cookie}{lines}\r\n"
+            ))
+            .await;
+            let response = raw.response("GET").await.unwrap();
+            assert_eq!(
+                (response.status(), response.text()),
+                (status, body.to_owned())
+            );
+            let arrived = scene.app.last();
+            for (name, value) in asked {
+                assert_eq!(arrived.head.values(name), [*value], "{name}");
+            }
+            for name in [
+                "etag",
+                "cache-control",
+                "vary",
+                "content-range",
+                "last-modified",
+            ] {
+                let app = said.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
+                let app: Vec<_> = app.map(|(_, value)| *value).collect();
+                assert_eq!(response.head.values(name), app, "{name}");
+            }
+            assert!(response.head.values("set-cookie").is_empty());
+        }
+        not_modified(&scene, &mut raw, &cookie).await;
+    }
+}
+
+/// A 304 has no body though it states a length, and its connections live on.
+async fn not_modified(scene: &Scene, raw: &mut Raw, cookie: &str) {
+    for method in ["GET", "HEAD"] {
+        let connections = scene.app.connections();
+        scene.app.next(Answer::raw(
+            b"HTTP/1.1 304 Not Modified\r\nETag: \"v1\"\r\nContent-Length: 5\r\n\r\n",
+        ));
+        let condition = "If-None-Match: W/\"v0\", \"v1\"\r\n";
+        raw.send(format!(
+            "{method} /public/x HTTP/1.1\r\nHost: localhost\r\n{cookie}{condition}\r\n"
+        ))
+        .await;
+        let response = raw.response(method).await.unwrap();
+        assert_eq!((response.status(), response.text()), (304, String::new()));
+        assert_eq!(response.head.values("etag"), ["\"v1\""]);
+        let arrived = scene.app.last();
+        assert_eq!(arrived.head.values("if-none-match"), ["W/\"v0\", \"v1\""]);
+        raw.send(format!(
+            "GET /public/y HTTP/1.1\r\nHost: localhost\r\n{cookie}\r\n"
+        ))
+        .await;
+        assert_eq!(raw.response("GET").await.unwrap().text(), "seen");
+        assert_eq!(scene.app.connections(), connections);
+    }
+}
