@@ -11,7 +11,7 @@ async fn people_sign_in_at_django_oauth_toolkit() {
     let flows = Flows::of("django-oauth-toolkit");
     let server = Server::django_oauth_toolkit().await;
     assert!(server.issuer().ends_with("/o"));
-    let provider = openid(&server, "oidc").await;
+    let provider = openid(&server, "oidc");
     for (flow, client) in [
         (
             "client_secret_basic",

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use super::{Client, OPENID, Site, openid};
+use super::{Client, Site, openid};
 use crate::support::person::ALICE;
 use crate::support::scene::url;
 use crate::support::servers::{Flows, Server};
@@ -20,7 +20,7 @@ const GROUPS: &str = "identity.claims.groups = \"realm_access.roles\"";
 async fn people_sign_in_at_keycloak() {
     let flows = Flows::of("keycloak");
     let server = Server::keycloak().await;
-    let provider = openid(&server, "keycloak").await;
+    let provider = openid(&server, "keycloak");
     every_client_authentication(&server, &provider, &flows).await;
     the_wrong_secret(&provider, &flows).await;
     signing_out(&provider, &flows).await;
@@ -34,21 +34,16 @@ fn basic() -> Client<'static> {
 async fn every_client_authentication(server: &Server, provider: &str, flows: &Flows) {
     let key = server.path("client_key");
     let key = format!("{GROUPS}\nclient_assertion.private_key_file = \"{key}\"");
-    let mut clients = vec![
+    let post = Client::secret("post", "client_secret_post", "secret-post");
+    for (flow, client) in [
         ("client_secret_basic", basic()),
+        ("client_secret_post", post.with(GROUPS)),
         (
-            "client_secret_post",
-            Client::secret("post", "client_secret_post", "secret-post").with(GROUPS),
-        ),
-        ("public client", Client::public("public").with(GROUPS)),
-    ];
-    if OPENID {
-        clients.push((
             "private_key_jwt",
             Client::private_key("private_key_jwt", &key),
-        ));
-    }
-    for (flow, client) in clients {
+        ),
+        ("public client", Client::public("public").with(GROUPS)),
+    ] {
         let site = Site::new(provider, &client).await;
         let arrived = site.sign_in(ALICE).await;
         let [user, email, groups] = arrived.person();

@@ -80,29 +80,10 @@ impl<'a> Client<'a> {
     }
 }
 
-/// Whether the gateway believes ID tokens and reads metadata; what needs that waits until then.
-const OPENID: bool = false;
-
 /// What the settings say of an OpenID Provider: its issuer, and nothing more.
-async fn openid(server: &Server, profile: &str) -> String {
+fn openid(server: &Server, profile: &str) -> String {
     let issuer = server.issuer();
-    if OPENID {
-        return format!("profile = \"{profile}\"\nissuer = \"{issuer}\"");
-    }
-    let location = format!("{issuer}/.well-known/openid-configuration");
-    let metadata = Browser::new().fetch(&location).await.json();
-    let mut text = "profile = \"oauth2\"\nidentity.source = \"userinfo\"\n\
-                    scopes = [\"openid\", \"profile\", \"email\"]\n"
-        .to_owned();
-    for name in [
-        "authorization_endpoint",
-        "token_endpoint",
-        "userinfo_endpoint",
-    ] {
-        let url = metadata[name].as_str().unwrap();
-        text.extend([name, " = \"", url, "\"\n"]);
-    }
-    text
+    format!("profile = \"{profile}\"\nissuer = \"{issuer}\"")
 }
 
 impl Site {

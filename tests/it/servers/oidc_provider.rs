@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Client, OPENID, Site, assert_refused, openid};
+use super::{Client, Site, assert_refused, openid};
 use crate::support::browser::Browser;
 use crate::support::person::ALICE;
 use crate::support::scene::{ORIGIN, url};
@@ -38,15 +38,12 @@ async fn control(server: &Server, name: &str, body: &Value) -> Value {
 async fn people_sign_in_at_oidc_provider() {
     let flows = Flows::of("oidc-provider");
     let server = Server::oidc_provider().await;
-    let provider = openid(&server, "oidc").await;
-    let provider = provider.replace("scopes = [\"openid\", \"profile\", \"email\"]\n", "");
+    let provider = openid(&server, "oidc");
     every_client_authentication(&server, &provider, &flows).await;
     every_kind_of_token(&server, &provider, &flows).await;
     down_and_up_again(&server, &provider, &flows).await;
-    if OPENID {
-        other_keys_while_the_gateway_runs(&server, &provider, &flows).await;
-        an_answer_by_form_post(&server, &provider, &flows).await;
-    }
+    other_keys_while_the_gateway_runs(&server, &provider, &flows).await;
+    an_answer_by_form_post(&server, &provider, &flows).await;
 }
 
 async fn every_client_authentication(server: &Server, provider: &str, flows: &Flows) {
@@ -58,19 +55,16 @@ async fn every_client_authentication(server: &Server, provider: &str, flows: &Fl
     );
     // A client is called as its method.
     let with_secret = |method| Client::secret(method, method, &secret).with(SCOPES);
-    let mut clients = vec![
+    for (flow, client) in [
         ("client_secret_basic", with_secret("client_secret_basic")),
         ("client_secret_post", with_secret("client_secret_post")),
-        ("public client", Client::public("public").with(SCOPES)),
-    ];
-    if OPENID {
-        clients.push(("client_secret_jwt", with_secret("client_secret_jwt")));
-        clients.push((
+        ("client_secret_jwt", with_secret("client_secret_jwt")),
+        (
             "private_key_jwt",
             Client::private_key("private_key_jwt", &key),
-        ));
-    }
-    for (flow, client) in clients {
+        ),
+        ("public client", Client::public("public").with(SCOPES)),
+    ] {
         let site = Site::new(provider, &client).await;
         assert_eq!(site.sign_in(ALICE).await.person(), EXPECTED, "{flow}");
         flows.passed(flow);
@@ -82,9 +76,6 @@ async fn every_client_authentication(server: &Server, provider: &str, flows: &Fl
 
 async fn every_kind_of_token(server: &Server, provider: &str, flows: &Flows) {
     let secret = server.file("client_secret");
-    if !OPENID {
-        return;
-    }
     for (id, flow, more) in [
         ("RS256", "RS256", SCOPES),
         ("PS256", "PS256", SCOPES),
@@ -145,13 +136,10 @@ async fn an_answer_by_form_post(server: &Server, provider: &str, flows: &Flows) 
 /// RFC 9207: both servers say who their answers are from.
 #[tokio::test]
 async fn an_answer_of_one_oidc_provider_is_not_taken_for_one_of_another() {
-    if !OPENID {
-        return;
-    }
     let flows = Flows::of("oidc-provider");
     let (one, two) = (Server::oidc_provider().await, Server::oidc_provider().await);
     let (secret_one, secret_two) = (one.file("client_secret"), two.file("client_secret"));
-    let (at_one, at_two) = (openid(&one, "oidc").await, openid(&two, "oidc").await);
+    let (at_one, at_two) = (openid(&one, "oidc"), openid(&two, "oidc"));
     let routes = "[[routes]]\nprovider = \"one\"\n\
                   [[routes]]\nprefix = \"/two\"\nprovider = \"two\"\n";
     let site = Site::with(routes, |settings| {
