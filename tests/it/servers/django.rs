@@ -21,6 +21,10 @@ async fn people_sign_in_at_django_oauth_toolkit() {
             "client_secret_post",
             Client::secret("basic", "client_secret_post", "secret-basic"),
         ),
+        (
+            "method from the metadata",
+            Client::as_published("basic", "secret-basic"),
+        ),
         ("public client", Client::public("public")),
     ] {
         let site = Site::new(&provider, &client).await;

@@ -66,6 +66,11 @@ async fn people_sign_in_at_glewlwyd() {
             "alice@example.test",
         ),
         ("unverified address", basic(), ""),
+        (
+            "method from the metadata",
+            Client::as_published("basic", "secret-basic"),
+            "",
+        ),
     ] {
         let site = Site::new(&provider, &client).await;
         let browser = site.browser();

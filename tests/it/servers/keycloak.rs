@@ -42,6 +42,10 @@ async fn every_client_authentication(server: &Server, provider: &str, flows: &Fl
             "private_key_jwt",
             Client::private_key("private_key_jwt", &key),
         ),
+        (
+            "method from the metadata",
+            Client::as_published("basic", "secret-basic").with(GROUPS),
+        ),
         ("public client", Client::public("public").with(GROUPS)),
     ] {
         let site = Site::new(provider, &client).await;

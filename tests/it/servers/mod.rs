@@ -48,6 +48,11 @@ impl<'a> Client<'a> {
         }
     }
 
+    /// How the secret is sent is taken from the server's metadata.
+    fn as_published(id: &'a str, secret: &'a str) -> Self {
+        Self::secret(id, "auto", secret)
+    }
+
     /// `more` names the key.
     fn private_key(id: &'a str, more: &'a str) -> Self {
         Self {

@@ -63,6 +63,10 @@ async fn every_client_authentication(server: &Server, provider: &str, flows: &Fl
             "private_key_jwt",
             Client::private_key("private_key_jwt", &key),
         ),
+        (
+            "method from the metadata",
+            Client::as_published("client_secret_basic", &secret).with(SCOPES),
+        ),
         ("public client", Client::public("public").with(SCOPES)),
     ] {
         let site = Site::new(provider, &client).await;
