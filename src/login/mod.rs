@@ -391,6 +391,7 @@ impl Login {
             code_verifier: pending.code_verifier(),
             nonce: &pending.nonce(),
             redirect_uri,
+            begun_at: pending.hint().issued_at,
         };
         let redeemed = provider.redeem(redemption, &self.clock).await;
         let took = self.clock.instant().saturating_duration_since(asked);

@@ -211,6 +211,7 @@ impl Judge {
             nonce: response.redemption.nonce,
             access_token: &answer.access_token,
             code: &response.redemption.code,
+            begun_at: response.redemption.begun_at,
         };
         rules
             .check(verified, &exchange, now)

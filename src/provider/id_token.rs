@@ -33,6 +33,8 @@ pub(super) struct Exchange<'a> {
     pub(super) access_token: &'a Secret<String>,
     /// The code that was redeemed.
     pub(super) code: &'a Secret<String>,
+    /// When the authorization request was sent.
+    pub(super) begun_at: Timestamp,
 }
 
 /// The claims of a believed ID token.
@@ -117,7 +119,7 @@ impl IdTokenRules {
         let subject = claims::subject(members)?.into();
         check_hash(&verified, "at_hash", of.access_token)?;
         check_hash(&verified, "c_hash", of.code)?;
-        self.check_authentication(members, now)?;
+        self.check_authentication(members, of.begun_at, now)?;
         Ok(IdClaims {
             issuer: issuer.into(),
             subject,
@@ -213,14 +215,21 @@ impl IdTokenRules {
 
     /// What was asked of the person's authentication has to be proven. What was not asked is not
     /// looked at: one server says that everybody authenticated in 1970.
-    fn check_authentication(&self, members: &Object, now: Timestamp) -> Result<(), TokenError> {
+    fn check_authentication(
+        &self,
+        members: &Object,
+        begun_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), TokenError> {
         if let Some(max_age) = self.max_age {
             let at = self.dates.read(members, "auth_time")?;
             let at = at.ok_or(TokenError::Claim("auth_time"))?;
             if self.dates.is_ahead(at, now) {
                 return Err(TokenError::NotYet("auth_time"));
             }
-            if at.plus(max_age).plus(self.dates.leeway) < now {
+            // Not by the time of arrival: whoever reads the consent page for long has not signed
+            // in long ago.
+            if at.plus(max_age).plus(self.dates.leeway) < begun_at {
                 return Err(TokenError::Stale("auth_time"));
             }
         }

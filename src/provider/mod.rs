@@ -60,7 +60,7 @@ pub use settings::{ResponseMode, Settings};
 pub use token::AnswerError;
 pub use userinfo::UserinfoError;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::secret::Secret;
 use client_auth::Credentials;
 use contact::Contact;
@@ -85,6 +85,8 @@ pub struct Redemption<'a> {
     pub nonce: &'a str,
     /// The redirection URI that was sent, byte for byte.
     pub redirect_uri: &'a str,
+    /// When the authorization request was sent.
+    pub begun_at: Timestamp,
 }
 
 /// Our registration at one authorization server.

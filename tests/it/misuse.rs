@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -129,6 +130,8 @@ async fn x_02_a_providers_name_that_leads_elsewhere_gets_neither_code_nor_secret
     }
     // Each connection looks the name up and the certificate over again.
     server.become_known_as(&authority, "localhost");
+    // A server that failed is left alone for a while.
+    scene.gateway.advance(Duration::from_secs(5));
     assert_eq!(scene.browser().visit(&url("/")).await.text(), "seen");
     assert_eq!(scene.provider.exchanges().len(), 1);
     let seen = scene.app.count();

@@ -174,8 +174,10 @@ async fn neither_health_nor_readiness_depends_on_the_provider() {
     assert_eq!(get(gateway.operations(), "/readyz").await.0, 200);
     let browser = Browser::new().leading(ORIGIN, gateway.address());
     assert_eq!(browser.fetch(&url("/public/x")).await.text(), "seen");
-    // A login still begins; where it leads to is the provider's matter.
-    assert_eq!(browser.open(&url("/")).await.status, 303);
+    // Nobody is sent where the login could not be completed.
+    let page = browser.open(&url("/")).await;
+    assert_eq!(page.status, 503, "{}", page.describe());
+    assert!(page.text().contains("provider_unreachable"));
 }
 
 #[tokio::test]

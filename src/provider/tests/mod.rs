@@ -5,6 +5,7 @@ mod access_token;
 mod answers;
 mod claims;
 mod client_auth;
+mod discovery;
 mod id_token;
 mod keys;
 mod metadata;
@@ -42,7 +43,6 @@ use super::settings::{IdentitySource, UserinfoBearer};
 use super::token::Answer;
 use super::userinfo::Userinfo;
 use super::*;
-use crate::clock::Timestamp;
 use crate::identity::Identity;
 use crate::token::TokenSet;
 
@@ -266,6 +266,7 @@ async fn redeem_at(provider: &Provider, clock: &Clock) -> Result<Grant, Error> {
         code_verifier: verifier,
         nonce: "nonce",
         redirect_uri: REDIRECT_URI,
+        begun_at: NOW,
     };
     provider.redeem(redemption, clock).await
 }

@@ -16,6 +16,8 @@ const ISSUER: &str = "https://id.example/realms/shop";
 const CLIENT: &str = "99adb0aa";
 const NONCE: &str = "n-0S6_WzA2Mj";
 const SECONDS: f64 = 1_689_713_300.0;
+/// A minute before.
+const BEGUN_AT: Timestamp = Timestamp::from_millis(1_689_713_240_000);
 
 /// The tokens of the example of OpenID Connect Core 1.0, appendix A.4, with the hashes that it
 /// gives for RS256.
@@ -58,6 +60,7 @@ fn check(rules: &IdTokenRules, verified: Verified) -> Result<IdClaims, TokenErro
         nonce: NONCE,
         access_token: &access_token,
         code: &code,
+        begun_at: BEGUN_AT,
     };
     rules.check(verified, &exchange, NOW)
 }
