@@ -36,6 +36,7 @@ mod pages;
 mod passport;
 mod provider_answers;
 mod return_to;
+mod servers;
 mod sessions;
 mod several;
 mod support;

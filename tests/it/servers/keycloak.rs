@@ -1,0 +1,116 @@
+//! Keycloak: `Secure` cookies on plain loopback, no `aud` in the access token, the groups in an
+//! object, 401 `unauthorized_client` for a wrong secret.
+
+use std::path::PathBuf;
+
+use super::{Client, Site, openid};
+use crate::support::person::ALICE;
+use crate::support::scene::url;
+use crate::support::servers::{Flows, Server};
+use crate::support::upstream::Answer;
+use crate::support::webdriver::Chromium;
+
+/// Her user identifier in the realm.
+const ALICE_ID: &str = "7d0c9c1e-5b1f-4c52-9a51-000000000001";
+
+const GROUPS: &str = "identity.claims.groups = \"realm_access.roles\"";
+
+// It takes ten seconds to start: one start for all.
+#[tokio::test]
+async fn people_sign_in_at_keycloak() {
+    let flows = Flows::of("keycloak");
+    let server = Server::keycloak().await;
+    let provider = openid(&server, "keycloak");
+    every_client_authentication(&server, &provider, &flows).await;
+    the_wrong_secret(&provider, &flows).await;
+    signing_out(&provider, &flows).await;
+    in_a_real_browser(&provider, &flows).await;
+}
+
+fn basic() -> Client<'static> {
+    Client::secret("basic", "client_secret_basic", "secret-basic").with(GROUPS)
+}
+
+async fn every_client_authentication(server: &Server, provider: &str, flows: &Flows) {
+    let key = server.path("client_key");
+    let key = format!("{GROUPS}\nclient_assertion.private_key_file = \"{key}\"");
+    let post = Client::secret("post", "client_secret_post", "secret-post");
+    for (flow, client) in [
+        ("client_secret_basic", basic()),
+        ("client_secret_post", post.with(GROUPS)),
+        (
+            "private_key_jwt",
+            Client::private_key("private_key_jwt", &key),
+        ),
+        (
+            "method from the metadata",
+            Client::as_published("basic", "secret-basic").with(GROUPS),
+        ),
+        ("public client", Client::public("public").with(GROUPS)),
+    ] {
+        let site = Site::new(provider, &client).await;
+        let arrived = site.sign_in(ALICE).await;
+        let [user, email, groups] = arrived.person();
+        assert_eq!([user, email], [ALICE_ID, "alice@example.test"], "{flow}");
+        assert!(
+            groups.split(',').any(|group| group == "staff"),
+            "{flow}: {groups}"
+        );
+        assert_eq!(
+            arrived.token.split('.').count(),
+            3,
+            "{flow}: the token is a JWT"
+        );
+        flows.passed(flow);
+    }
+    flows.passed("groups from realm_access.roles");
+}
+
+async fn the_wrong_secret(provider: &str, flows: &Flows) {
+    let client = Client::secret("basic", "client_secret_basic", "wrong");
+    let site = Site::new(provider, &client).await;
+    site.refuses(ALICE, "client_refused").await;
+    flows.passed("wrong secret");
+}
+
+async fn signing_out(provider: &str, flows: &Flows) {
+    let site = Site::new(provider, &basic()).await;
+    let browser = site.browser();
+    site.sign_in_with(&browser, ALICE).await;
+    let question = browser.open(&url("/oauth2/sign_out")).await;
+    let answer = browser.submit(&question, &question.login_form(), &[]).await;
+    browser.follow_all(answer).await;
+    assert_eq!(browser.fetch(&url("/api")).await.status, 401);
+    flows.passed("sign-out at the gateway");
+    // Keycloak still knows her: no form this time.
+    let page = browser.visit(&url("/start?from=here")).await;
+    site.arrived(&browser, &page);
+    flows.passed("single sign-on");
+}
+
+async fn in_a_real_browser(provider: &str, flows: &Flows) {
+    let site = Site::new(provider, &basic()).await;
+    site.app.answer_by(|request| {
+        let user = request.head.value("x-forwarded-email").unwrap_or_default();
+        let html = [("Content-Type", "text/html")];
+        Answer::with(200, &html, &format!("<p>{user} sees {}", request.target()))
+    });
+    let browser = Chromium::leading("localhost:80", site.gateway.address()).await;
+    browser.open(&url("/deep/page?x=1")).await;
+    picture(&browser, "keycloak_login").await;
+    browser.log_in(ALICE.name, ALICE.password).await;
+    let text = browser.wait_for(|url| url.contains("/deep/")).await;
+    assert_eq!(text, "alice@example.test sees /deep/page?x=1");
+    picture(&browser, "keycloak_signed_in").await;
+    assert_eq!(browser.run("return document.cookie").await, "");
+    flows.passed("in Chromium");
+}
+
+/// Keeps what the browser shows, beside the pictures of our own pages.
+async fn picture(browser: &Chromium, name: &str) {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("pages");
+    std::fs::create_dir_all(&folder).unwrap();
+    let picture = browser.client().screenshot().await.unwrap();
+    assert!(picture.starts_with(b"\x89PNG"), "{name}");
+    std::fs::write(folder.join(format!("{name}.png")), picture).unwrap();
+}

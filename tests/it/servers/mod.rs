@@ -1,0 +1,181 @@
+//! Logins at real authorization servers, with the same program: only its settings differ.
+
+mod django;
+mod glewlwyd;
+mod keycloak;
+mod oidc_provider;
+
+use crate::support::browser::{Browser, Page};
+use crate::support::gateway::{Gateway, Settings};
+use crate::support::person::Person;
+use crate::support::scene::{ORIGIN, ROUTES, SESSION, url};
+use crate::support::servers::Server;
+use crate::support::upstream::RecordingUpstream;
+
+/// A gateway with real servers behind it, before an app that records what reaches it.
+struct Site {
+    gateway: Gateway,
+    app: RecordingUpstream,
+}
+
+/// What a test registers at a server: a client's name and how it proves to be it.
+struct Client<'a> {
+    id: &'a str,
+    /// `client_authentication`, as the settings have it.
+    authentication: &'a str,
+    secret: Option<&'a str>,
+    /// More keys of the provider, as TOML.
+    more: &'a str,
+}
+
+impl<'a> Client<'a> {
+    fn secret(id: &'a str, authentication: &'a str, secret: &'a str) -> Self {
+        let secret = Some(secret);
+        Self {
+            id,
+            authentication,
+            secret,
+            more: "",
+        }
+    }
+
+    fn public(id: &'a str) -> Self {
+        Self {
+            id,
+            authentication: "none",
+            secret: None,
+            more: "",
+        }
+    }
+
+    /// How the secret is sent is taken from the server's metadata.
+    fn as_published(id: &'a str, secret: &'a str) -> Self {
+        Self::secret(id, "auto", secret)
+    }
+
+    /// `more` names the key.
+    fn private_key(id: &'a str, more: &'a str) -> Self {
+        Self {
+            authentication: "private_key_jwt",
+            more,
+            ..Self::public(id)
+        }
+    }
+
+    fn with(self, more: &'a str) -> Self {
+        Self { more, ..self }
+    }
+
+    /// The provider `name` of the settings.
+    fn section(&self, settings: &Settings, name: &str, server: &str) -> String {
+        let Self {
+            id,
+            authentication,
+            more,
+            ..
+        } = self;
+        let secret = self.secret.map_or_else(String::new, |secret| {
+            let path = settings.file(&format!("client_secret_{name}"), secret);
+            format!("client_secret_file = \"{path}\"\n")
+        });
+        format!(
+            "[providers.{name}]\n{server}\nclient_id = \"{id}\"\n\
+             client_authentication = \"{authentication}\"\n{secret}{more}\n"
+        )
+    }
+}
+
+/// What the settings say of an OpenID Provider: its issuer, and nothing more.
+fn openid(server: &Server, profile: &str) -> String {
+    let issuer = server.issuer();
+    format!("profile = \"{profile}\"\nissuer = \"{issuer}\"")
+}
+
+impl Site {
+    /// With one provider: what `server` says of it, and the client.
+    async fn new(server: &str, client: &Client<'_>) -> Self {
+        Self::with(ROUTES, |settings| client.section(settings, "main", server)).await
+    }
+
+    /// With these routes and the providers that `providers` writes.
+    async fn with(routes: &str, providers: impl FnOnce(&Settings) -> String) -> Self {
+        let app = RecordingUpstream::start().await;
+        let settings = Settings::new(ORIGIN, "http://unused.test", &app.url());
+        let providers = providers(&settings);
+        let gateway = Gateway::start(settings.provider(&providers).with(routes));
+        Self { gateway, app }
+    }
+
+    fn browser(&self) -> Browser {
+        Browser::new().leading(ORIGIN, self.gateway.address())
+    }
+
+    /// Signs in with a new browser, and gives what arrived at the app.
+    async fn sign_in(&self, person: Person) -> Arrived {
+        self.sign_in_with(&self.browser(), person).await
+    }
+
+    /// Signs in, and gives what arrived at the app.
+    async fn sign_in_with(&self, browser: &Browser, person: Person) -> Arrived {
+        let page = person.sign_in(browser, &url("/start?from=here")).await;
+        self.arrived(browser, &page)
+    }
+
+    /// Fails unless the login of a new browser ends in a page of ours that gives `reason`.
+    async fn refuses(&self, person: Person, reason: &str) {
+        let browser = self.browser();
+        let page = person.sign_in(&browser, &url("/start?from=here")).await;
+        assert_refused(&browser, &page, reason);
+    }
+
+    /// What arrived at the app, whose page it is.
+    fn arrived(&self, browser: &Browser, page: &Page) -> Arrived {
+        assert_eq!(page.text(), "seen", "{}", page.describe());
+        assert_eq!(page.url.as_str(), url("/start?from=here"));
+        // Hosts have jars, ports do not: on one host each would see the other's cookies.
+        for (place, ours) in [(ORIGIN, true), ("http://127.0.0.1/", false)] {
+            for cookie in browser.cookies(place) {
+                assert_eq!(cookie.name.starts_with(SESSION), ours, "{cookie:?}");
+            }
+        }
+        let head = self.app.last().head;
+        let field = |name: &str| head.value(name).unwrap_or_default();
+        assert_eq!(field("cookie"), "");
+        Arrived {
+            token: field("authorization")
+                .strip_prefix("Bearer ")
+                .unwrap()
+                .to_owned(),
+            user: field("x-forwarded-user"),
+            email: field("x-forwarded-email"),
+            groups: field("x-forwarded-groups"),
+        }
+    }
+}
+
+/// Fails unless the login ended in a page of ours that gives this reason, with no session.
+#[track_caller]
+fn assert_refused(browser: &Browser, page: &Page, reason: &str) {
+    let expected = format!("Reason: {reason}<");
+    assert!(page.text().contains(&expected), "{}", page.describe());
+    assert!(page.status.as_u16() >= 400, "{}", page.describe());
+    assert_eq!(browser.cookie(ORIGIN, SESSION), None);
+}
+
+/// What the app learns of a person.
+#[derive(Debug)]
+struct Arrived {
+    token: String,
+    user: String,
+    email: String,
+    groups: String,
+}
+
+impl Arrived {
+    /// User, mail address and groups; and fails unless there is a token.
+    #[track_caller]
+    fn person(&self) -> [&str; 3] {
+        assert!(!self.token.is_empty(), "no token arrived");
+        [&self.user, &self.email, &self.groups]
+    }
+}

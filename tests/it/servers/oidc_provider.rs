@@ -1,0 +1,183 @@
+//! npm's oidc-provider: every client authentication, every algorithm, and faults on demand.
+
+use serde_json::{Value, json};
+
+use super::{Client, Site, assert_refused, openid};
+use crate::support::browser::Browser;
+use crate::support::person::ALICE;
+use crate::support::scene::{ORIGIN, url};
+use crate::support::servers::{Flows, Server};
+use crate::support::visit::Visit;
+
+const EXPECTED: [&str; 3] = ["alice", "alice@example.test", "staff"];
+
+const SCOPES: &str = "scopes = [\"openid\", \"profile\", \"email\", \"groups\"]";
+
+/// The access token is for somebody else: the claims are asked for in the ID token.
+const NO_USERINFO: &str = r#"scopes = ["openid"]
+identity.userinfo = false
+authorization_request.parameters.claims = """
+{"id_token":{"email":null,"email_verified":null,"groups":null,"pad":null}}""""#;
+
+/// A client with the secret that all have.
+fn client<'a>(id: &'a str, secret: &'a str, more: &'a str) -> Client<'a> {
+    Client::secret(id, "client_secret_basic", secret).with(more)
+}
+
+/// Tells the server to behave otherwise; see its script.
+async fn control(server: &Server, name: &str, body: &Value) -> Value {
+    let url = format!("{}/_ctl/{name}", server.issuer());
+    let visit = Visit::fetch(&url).method("POST");
+    let visit = visit.body("application/json", body.to_string().as_bytes());
+    let page = Browser::new().send(visit).await;
+    assert_eq!(page.status, 200, "{}", page.describe());
+    page.json()
+}
+
+#[tokio::test]
+async fn people_sign_in_at_oidc_provider() {
+    let flows = Flows::of("oidc-provider");
+    let server = Server::oidc_provider().await;
+    let provider = openid(&server, "oidc");
+    every_client_authentication(&server, &provider, &flows).await;
+    every_kind_of_token(&server, &provider, &flows).await;
+    down_and_up_again(&server, &provider, &flows).await;
+    other_keys_while_the_gateway_runs(&server, &provider, &flows).await;
+    an_answer_by_form_post(&server, &provider, &flows).await;
+}
+
+async fn every_client_authentication(server: &Server, provider: &str, flows: &Flows) {
+    let secret = server.file("client_secret");
+    let key = server.path("client_key");
+    let key = format!(
+        "{SCOPES}\nclient_assertion.private_key_file = \"{key}\"\n\
+         client_assertion.key_id = \"client-key\""
+    );
+    // A client is called as its method.
+    let with_secret = |method| Client::secret(method, method, &secret).with(SCOPES);
+    for (flow, client) in [
+        ("client_secret_basic", with_secret("client_secret_basic")),
+        ("client_secret_post", with_secret("client_secret_post")),
+        ("client_secret_jwt", with_secret("client_secret_jwt")),
+        (
+            "private_key_jwt",
+            Client::private_key("private_key_jwt", &key),
+        ),
+        (
+            "method from the metadata",
+            Client::as_published("client_secret_basic", &secret).with(SCOPES),
+        ),
+        ("public client", Client::public("public").with(SCOPES)),
+    ] {
+        let site = Site::new(provider, &client).await;
+        assert_eq!(site.sign_in(ALICE).await.person(), EXPECTED, "{flow}");
+        flows.passed(flow);
+    }
+    let site = Site::new(provider, &client("client_secret_basic", "wrong", SCOPES)).await;
+    site.refuses(ALICE, "client_refused").await;
+    flows.passed("wrong secret");
+}
+
+async fn every_kind_of_token(server: &Server, provider: &str, flows: &Flows) {
+    let secret = server.file("client_secret");
+    for (id, flow, more) in [
+        ("RS256", "RS256", SCOPES),
+        ("PS256", "PS256", SCOPES),
+        ("ES256", "ES256", SCOPES),
+        ("EdDSA", "EdDSA", SCOPES),
+        ("signed_userinfo", "signed userinfo", SCOPES),
+        ("jwt_access_token", "JWT access token", NO_USERINFO),
+        ("huge", "tokens of 8 KB", NO_USERINFO),
+    ] {
+        let site = Site::new(provider, &client(id, &secret, more)).await;
+        let arrived = site.sign_in(ALICE).await;
+        assert_eq!(arrived.person(), EXPECTED, "{id}");
+        let length = arrived.token.len();
+        match id {
+            "huge" => assert!(length > 8000, "{length}"),
+            "jwt_access_token" => assert_eq!(arrived.token.split('.').count(), 3),
+            _ => assert!(!arrived.token.contains('.'), "{id}"),
+        }
+        flows.passed(flow);
+    }
+}
+
+async fn down_and_up_again(server: &Server, provider: &str, flows: &Flows) {
+    let secret = server.file("client_secret");
+    let site = Site::new(provider, &client("client_secret_basic", &secret, SCOPES)).await;
+    let signed_in = site.browser();
+    site.sign_in_with(&signed_in, ALICE).await;
+    control(
+        server,
+        "fault",
+        &json!({ "path": "/token", "status": 503, "count": 1 }),
+    )
+    .await;
+    site.refuses(ALICE, "provider_unavailable").await;
+    // Who is signed in does not notice, and the next one can.
+    assert_eq!(signed_in.open(&url("/still")).await.text(), "seen");
+    site.sign_in(ALICE).await;
+    flows.passed("503 and back");
+}
+
+async fn other_keys_while_the_gateway_runs(server: &Server, provider: &str, flows: &Flows) {
+    let secret = server.file("client_secret");
+    let site = Site::new(provider, &client("ES256", &secret, SCOPES)).await;
+    site.sign_in(ALICE).await;
+    control(server, "rotate-keys", &json!({})).await;
+    assert_eq!(site.sign_in(ALICE).await.person(), EXPECTED);
+    flows.passed("rotation of keys");
+}
+
+async fn an_answer_by_form_post(server: &Server, provider: &str, flows: &Flows) {
+    let secret = server.file("client_secret");
+    let more = format!("{SCOPES}\nauthorization_request.response_mode = \"form_post\"");
+    let site = Site::new(provider, &client("client_secret_basic", &secret, &more)).await;
+    assert_eq!(site.sign_in(ALICE).await.person(), EXPECTED);
+    flows.passed("form_post");
+}
+
+/// RFC 9207: both servers say who their answers are from.
+#[tokio::test]
+async fn an_answer_of_one_oidc_provider_is_not_taken_for_one_of_another() {
+    let flows = Flows::of("oidc-provider");
+    let (one, two) = (Server::oidc_provider().await, Server::oidc_provider().await);
+    let (secret_one, secret_two) = (one.file("client_secret"), two.file("client_secret"));
+    let (at_one, at_two) = (openid(&one, "oidc"), openid(&two, "oidc"));
+    let routes = "[[routes]]\nprovider = \"one\"\n\
+                  [[routes]]\nprefix = \"/two\"\nprovider = \"two\"\n";
+    let site = Site::with(routes, |settings| {
+        let section = |name, at: &str, secret| {
+            client("client_secret_basic", secret, SCOPES).section(settings, name, at)
+        };
+        [
+            section("one", &at_one, &secret_one),
+            section("two", &at_two, &secret_two),
+        ]
+        .concat()
+    });
+    let site = site.await;
+    site.sign_in(ALICE).await;
+    // A login that begins at the one is answered by the other, to the address of the one.
+    let browser = site.browser();
+    let start = browser.open(&url("/start?from=here")).await;
+    let asked = start.location().unwrap().to_string();
+    let other = asked.replace(one.issuer(), two.issuer());
+    assert_ne!(asked, other);
+    let before = exchanges(&one).await;
+    let login = browser.open(&other).await;
+    let answer = ALICE.go_on(&browser, login, ORIGIN).await;
+    assert_refused(&browser, &answer, "response_issuer");
+    assert_eq!(
+        exchanges(&one).await,
+        before,
+        "the code went to the other server"
+    );
+    flows.passed("iss of the answer (RFC 9207)");
+}
+
+/// How many token requests the server has had.
+async fn exchanges(server: &Server) -> u64 {
+    let hits = control(server, "hits", &json!({})).await;
+    hits["/token"].as_u64().unwrap_or_default()
+}

@@ -1,0 +1,240 @@
+//! Real authorization servers, as `tests/run` installs them: programs with a folder of their own,
+//! on a free port of 127.0.0.1. The gateway is at `localhost`, so that neither sees the cookies of
+//! the other: hosts have jars, ports do not.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rcgen::{KeyPair, PublicKeyData as _};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+/// How long a start may take when everything else runs beside it.
+const PATIENCE: Duration = Duration::from_mins(3);
+
+/// Debian's Java, whatever else there is.
+const JAVA: &str = "/usr/lib/jvm/default-java/bin/java";
+
+/// One server; it goes when it is dropped.
+pub(crate) struct Server {
+    issuer: String,
+    _process: Child,
+    folder: TempDir,
+}
+
+/// A path below the project.
+fn project(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// What `tests/run` has put there.
+///
+/// # Panics
+///
+/// When it is not there: a check that cannot run has failed.
+fn installed(path: &Path) -> &Path {
+    assert!(
+        path.exists(),
+        "{} is missing: run tests/run",
+        path.display()
+    );
+    path
+}
+
+fn python() -> Command {
+    Command::new(installed(&project("tests/.cache/venv/bin/python")))
+}
+
+impl Server {
+    /// npm's `oidc-provider`; `tests/providers/oidc_provider.mjs` says which clients it has.
+    pub(crate) async fn oidc_provider() -> Self {
+        let modules = project("tests/.cache/npm/node_modules");
+        installed(&modules.join("oidc-provider"));
+        let prepare = |folder: &Path| {
+            let mut command = Command::new(installed(&project("tests/.cache/node/bin/node")));
+            command
+                .arg(project("tests/providers/oidc_provider.mjs"))
+                .arg(&modules)
+                .args([folder.join("client_secret"), folder.join("client_key")]);
+            command
+        };
+        Self::start("ready ", prepare).await
+    }
+
+    /// Debian's glewlwyd.
+    pub(crate) async fn glewlwyd() -> Self {
+        installed(Path::new("/usr/bin/glewlwyd"));
+        let prepare = |folder: &Path| {
+            let mut command = python();
+            let script = project("tests/providers/glewlwyd.py");
+            command.arg(script).arg(folder);
+            command
+        };
+        Self::start("ready ", prepare).await
+    }
+
+    /// django-oauth-toolkit.
+    pub(crate) async fn django_oauth_toolkit() -> Self {
+        Self::django(&[]).await
+    }
+
+    /// The same without OpenID.
+    pub(crate) async fn django_oauth_toolkit_without_openid() -> Self {
+        Self::django(&["oauth2"]).await
+    }
+
+    async fn django(arguments: &[&str]) -> Self {
+        let prepare = |folder: &Path| {
+            let mut command = python();
+            let script = project("tests/providers/django_provider.py");
+            command.arg(script).arg(folder).args(arguments);
+            command
+        };
+        Self::start("ready ", prepare).await
+    }
+
+    /// Keycloak with the realm of `tests/providers/keycloak.json`.
+    pub(crate) async fn keycloak() -> Self {
+        let home = project("tests/.cache/keycloak");
+        installed(&home.join("installed"));
+        let prepare = |folder: &Path| {
+            for part in ["conf", "lib", "providers"] {
+                symlink(home.join(part), folder.join(part)).unwrap();
+            }
+            let realms = folder.join("data/import");
+            fs::create_dir_all(&realms).unwrap();
+            let key = KeyPair::generate().unwrap();
+            fs::write(folder.join("client_key"), key.serialize_pem()).unwrap();
+            let realm = fs::read_to_string(project("tests/providers/keycloak.json")).unwrap();
+            let realm = realm.replace("\"JWKS\"", &json!(key_set(&key)).to_string());
+            fs::write(realms.join("shop.json"), realm).unwrap();
+            keycloak_command(&home, folder)
+        };
+        let mut server = Self::start("Listening on: ", prepare).await;
+        server.issuer.push_str("/realms/shop");
+        server
+    }
+
+    /// Starts the program that `prepare` makes for a folder, and waits until it says what stands
+    /// before its address.
+    async fn start(before_address: &str, prepare: impl Fn(&Path) -> Command) -> Self {
+        // Some take no port 0: theirs was free a moment ago and may have been taken since.
+        let mut said = String::new();
+        for _ in 0..3 {
+            let folder = tempfile::tempdir().unwrap();
+            let log = folder.path().join("log");
+            let mut command = prepare(folder.path());
+            command
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(File::create(&log).unwrap())
+                .kill_on_drop(true);
+            let mut process = command.spawn().unwrap();
+            let starting = timeout(PATIENCE, address(&mut process, before_address)).await;
+            if let Ok(Some(issuer)) = starting {
+                return Self {
+                    issuer,
+                    _process: process,
+                    folder,
+                };
+            }
+            said = fs::read_to_string(&log).unwrap();
+        }
+        panic!("the server does not start:\n{said}")
+    }
+
+    pub(crate) fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// Where a file is that the set-up has written.
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    /// What stands in such a file.
+    pub(crate) fn file(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap()
+    }
+}
+
+/// The address that the program says it has; `None` when it ended without.
+async fn address(process: &mut Child, before: &str) -> Option<String> {
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        if let Some((_, address)) = line.split_once(before) {
+            // Its log must be read on, or it stops when the pipe is full.
+            tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+            return Some(address.trim().to_owned());
+        }
+    }
+    None
+}
+
+/// Keycloak's own script starts Java as a child, which would outlive it; this is what it runs.
+fn keycloak_command(installation: &Path, home: &Path) -> Command {
+    let mut command = Command::new(installed(Path::new(JAVA)));
+    command
+        .args(["-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+        .arg(format!("-Dkc.home.dir={}", home.display()))
+        .args([
+            "-Dkc.config.built=true",
+            "-Djava.util.logging.manager=org.jboss.logmanager.LogManager",
+            "-Djava.util.concurrent.ForkJoinPool.common.threadFactory=\
+             io.quarkus.bootstrap.forkjoin.QuarkusForkJoinWorkerThreadFactory",
+            "-Dpicocli.disable.closures=true",
+            "-cp",
+        ])
+        .arg(installation.join("lib/quarkus-run.jar"))
+        .args([
+            "io.quarkus.bootstrap.runner.QuarkusEntryPoint",
+            "start",
+            "--optimized",
+        ])
+        .args([
+            "--http-enabled=true",
+            "--http-host=127.0.0.1",
+            "--http-port=0",
+        ])
+        .args(["--hostname-strict=false", "--cache=local", "--import-realm"]);
+    command
+}
+
+/// The public half of an EC key as a JWK Set.
+fn key_set(key: &KeyPair) -> String {
+    // SEC 1: 4, then both coordinates.
+    let point = key.der_bytes();
+    let (x, y) = point[1..].split_at(32);
+    let [x, y] = [x, y].map(|coordinate| URL_SAFE_NO_PAD.encode(coordinate));
+    let key = json!({ "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": "client-key", "x": x, "y": y });
+    json!({ "keys": [key] }).to_string()
+}
+
+/// The flows that one server passed; `tests/run` prints them.
+pub(crate) struct Flows {
+    server: &'static str,
+}
+
+impl Flows {
+    pub(crate) fn of(server: &'static str) -> Self {
+        Self { server }
+    }
+
+    /// Notes a flow that has just passed.
+    pub(crate) fn passed(&self, flow: &str) {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("flows.txt");
+        let file = OpenOptions::new().create(true).append(true).open(path);
+        // One write: other tests append to the same file.
+        let line = format!("{}\t{flow}\n", self.server);
+        file.unwrap().write_all(line.as_bytes()).unwrap();
+    }
+}
