@@ -348,7 +348,7 @@ async fn oidcc_client_test_form_post_invalid_sig_rs256() {
 
 #[tokio::test]
 async fn oidcc_client_test_missing_aud() {
-    is_refused("_audience", |provider| {
+    is_refused("_claim", |provider| {
         provider.tamper_claims(|claims| {
             claims.as_object_mut().unwrap().remove("aud");
         });
@@ -418,7 +418,7 @@ async fn oidcc_client_test_distributed_claims() {
 
 #[tokio::test]
 async fn oidcc_client_test_invalid_athash() {
-    is_refused("_claim", |provider| {
+    is_refused("_hash", |provider| {
         provider.tamper_claims(|claims| claims["at_hash"] = left_half("RS256", "other").into());
     })
     .await;
@@ -437,7 +437,7 @@ async fn oidcc_client_test_missing_athash() {
 
 #[tokio::test]
 async fn oidcc_client_test_invalid_chash() {
-    is_refused("_claim", |provider| {
+    is_refused("_hash", |provider| {
         provider.tamper_claims(|claims| claims["c_hash"] = left_half("RS256", "other").into());
     })
     .await;
