@@ -12,7 +12,7 @@
 //! | 0 | [`secret`] [`clock`] [`telemetry`] | values that never print; time as an argument; events, access log, figures |
 //! | 1 | [`tls`] [`identity`] [`token`] [`fields`] [`target`] | certificates; who somebody is; a token set with its ready `Bearer` value; HTTP fields; the canonical request target |
 //! | 2 | [`origin`] [`server`] | an HTTP client with its pool; listeners, framing, deadlines, drain. Neither knows authentication |
-//! | 3 | [`provider`] [`session`] [`upstream`] | the authorization server; who is signed in; the app behind |
+//! | 3 | [`provider`] [`session`] [`upstream`] | the authorization server: metadata, keys, tokens, who somebody is; who is signed in; the app behind |
 //! | 4 | [`access`] [`login`] | route, rule, decision; the code flow, pending logins, signing out |
 //! | 5 | [`gateway`] [`admin`] | the walk and its answers; health and figures |
 //! | 6 | [`config`] | settings file, variables, flags: all problems at once |
@@ -38,7 +38,8 @@
 //! 4. Our own endpoints below [`login::OWN_PREFIX`] are answered by [`login`].
 //! 5. [`access::Access::decide`] finds the route, the session and the rule.
 //! 6. The [`gateway`] answers a [`access::Decision`]: navigation goes to the provider, or to a page
-//!    where people choose one, everything else gets 401 with a `login_url`; 403 and 404 speak for themselves.
+//!    where people choose one; everything else gets 401 with a `login_url`; 403 and 404 speak for
+//!    themselves.
 //! 7. [`access::Permit::forward`] removes our cookies, writes who is signed in and the bearer
 //!    token ([`upstream::assert_identity`]), and sends the request on a pooled connection. Bodies
 //!    stream both ways.
@@ -46,12 +47,13 @@
 //!
 //! # The walk of one login
 //!
-//! [`login::Login::begin`] seals the pending login as the `state` itself, bound to a secret in a
-//! cookie of this one tab, and sends the browser to
-//! [`provider::Provider::authorization_url`]. The answer comes to [`login::Login::complete`]: an
+//! [`login::Login::begin`] makes sure that the provider is there ([`provider::Provider::ready`]),
+//! seals the pending login as the `state` itself, bound to a secret in a cookie of this one tab,
+//! and sends the browser to [`provider::Provider::authorization_url`]. The answer comes to [`login::Login::complete`]: an
 //! error is read first; the code cannot be reached before the state has been verified, and goes
 //! nowhere unless the answer comes from the provider that was asked; then
-//! [`provider::Provider::redeem`] exchanges it on the control plane and says who it is;
+//! [`provider::Provider::redeem`] exchanges it on the control plane, verifies the ID token with keys
+//! that [`provider::Provider::maintain`] keeps up to date, and says who it is;
 //! [`session::Sessions::open`] gives a new id; and the browser goes where it wanted to
 //! ([`login::ReturnTo`]).
 

@@ -391,9 +391,17 @@ def run_pod(scratch):
     enter(root, container, pod, kinds)
     line = command(container, image)
 
+    # People are sent to a provider that can be connected to, and to no other.
+    provider = socket.create_server(("127.0.0.1", 0))
+    token_endpoint = f"http://127.0.0.1:{provider.getsockname()[1]}/token"
+    environment = {
+        "PATH": PROGRAMS,
+        "SIDEGATE__PROVIDERS__MAIN__TOKEN_ENDPOINT": token_endpoint,
+    }
+
     def started(*arguments, **options):
         words = [str(root) if word == "ROOT" else word for word in line(*arguments)]
-        return subprocess.Popen(words, env={"PATH": PROGRAMS}, cwd="/", **options)
+        return subprocess.Popen(words, env=environment, cwd="/", **options)
 
     arguments = container["args"]
     shown = ["--config", os.path.join(os.path.dirname(arguments[-1]), "readme.toml")]

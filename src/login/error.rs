@@ -23,8 +23,8 @@ pub enum Error {
     /// The task of the exchange panicked. Side: gateway; a fault of ours.
     #[error("the exchange broke off")]
     Panicked,
-    /// The exchange failed. Side: provider, mostly.
-    #[error("the exchange at the provider failed")]
+    /// The provider could not be asked, or the exchange failed. Side: provider, mostly.
+    #[error("signing in at the provider failed")]
     Provider(#[from] provider::Error),
     /// The state did not verify. Side: client.
     #[error("the state of the answer was refused")]

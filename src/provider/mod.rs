@@ -1,12 +1,16 @@
 //! An authorization server and our registration there.
 //!
-//! Knows OAuth 2.0 as a client speaks it (RFC 6749, RFC 7636): where to send the browser, how to
-//! turn a code into tokens and tokens into an identity, and what each kind of server does
-//! differently ([`profile`], [`settings`]). Refuses to know browsers, cookies, `state` and
+//! Knows OAuth 2.0 and OpenID Connect as a client speaks them (RFC 6749, RFC 7636, OpenID Connect
+//! Core 1.0): where to send the browser, how to turn a code into tokens and tokens into an identity,
+//! and what each kind of server does differently ([`profile`], [`settings`]). Refuses to know browsers, cookies, `state` and
 //! sessions: whoever calls [`Provider::redeem`] has matched the response to its request before.
 //!
 //! Nothing here is sent twice. A code is good once, and a server may have used it up before the
 //! connection broke: a new login is the only safe repetition.
+//!
+//! What a server publishes of itself (metadata, keys) is read on the control plane, ahead of time
+//! and again from time to time ([`Provider::maintain`]); what cannot be read or is not believed
+//! never replaces what was.
 //!
 //! The entry point is [`Provider`].
 

@@ -6,15 +6,15 @@ mod keycloak;
 mod oidc_provider;
 
 use crate::support::browser::{Browser, Page};
-use crate::support::gateway::{Gateway, Settings};
+use crate::support::gateway::{Process, Settings};
 use crate::support::person::Person;
 use crate::support::scene::{ORIGIN, ROUTES, SESSION, url};
 use crate::support::servers::Server;
 use crate::support::upstream::RecordingUpstream;
 
-/// A gateway with real servers behind it, before an app that records what reaches it.
+/// The program with real servers behind it, before an app that records what reaches it.
 struct Site {
-    gateway: Gateway,
+    gateway: Process,
     app: RecordingUpstream,
 }
 
@@ -102,7 +102,7 @@ impl Site {
         let app = RecordingUpstream::start().await;
         let settings = Settings::new(ORIGIN, "http://unused.test", &app.url());
         let providers = providers(&settings);
-        let gateway = Gateway::start(settings.provider(&providers).with(routes));
+        let gateway = Process::start(settings.provider(&providers).with(routes)).await;
         Self { gateway, app }
     }
 
@@ -141,11 +141,13 @@ impl Site {
         let head = self.app.last().head;
         let field = |name: &str| head.value(name).unwrap_or_default();
         assert_eq!(field("cookie"), "");
+        let authorization = field("authorization");
+        let token = authorization.strip_prefix("Bearer ").unwrap().to_owned();
+        // The program logs all that it can.
+        let log = self.gateway.log();
+        assert!(log.contains("Signed in") && !log.contains(&token), "{log}");
         Arrived {
-            token: field("authorization")
-                .strip_prefix("Bearer ")
-                .unwrap()
-                .to_owned(),
+            token,
             user: field("x-forwarded-user"),
             email: field("x-forwarded-email"),
             groups: field("x-forwarded-groups"),
