@@ -47,15 +47,15 @@ impl Gateway {
                 let posts = self.login.response_mode(provider) == ResponseMode::FormPost;
                 if posts && method == Method::POST {
                     let form = form(&visit.parts.headers, body).await?;
-                    return Ok(self.callback(provider, &form, visit, record).await);
+                    let answer = (ResponseMode::FormPost, &*form);
+                    return Ok(self.callback(provider, answer, visit, record).await);
                 }
                 // Servers that post answers may still send errors by a redirect.
                 let named = if posts { "GET, POST" } else { "GET" };
                 only(method, &[Method::GET], named)?;
                 let query = visit.target.query().unwrap_or_default();
-                Ok(self
-                    .callback(provider, query.as_bytes(), visit, record)
-                    .await)
+                let answer = (ResponseMode::Query, query.as_bytes());
+                Ok(self.callback(provider, answer, visit, record).await)
             }
             SIGN_IN => {
                 only(method, &[Method::GET], "GET")?;
@@ -78,7 +78,7 @@ impl Gateway {
     async fn callback(
         &self,
         provider: &str,
-        parameters: &[u8],
+        (mode, parameters): (ResponseMode, &[u8]),
         visit: &Visit<'_>,
         record: &mut Record<'_>,
     ) -> Response<Body> {
@@ -95,6 +95,7 @@ impl Gateway {
             .login
             .complete(Callback {
                 parameters,
+                mode,
                 headers,
                 public_url: visit.public_url,
                 provider,

@@ -1,5 +1,5 @@
 //! What is said to a person whose request did not pass or whose login failed: what happened, and
-//! what to do next. Nothing that came with the request is repeated.
+//! what to do next. Of what came with a request nothing is repeated but its own address.
 
 use std::time::Duration;
 
@@ -66,11 +66,12 @@ pub(super) fn forbidden(visit: &Visit<'_>, identity: &Identity) -> Response<Body
 /// Answers a visitor whose login could not even begin. Visiting `again` begins it again.
 pub(super) fn no_start(
     visit: &Visit<'_>,
-    error: &login::Error,
+    (provider, error): (&str, &login::Error),
     cause: Option<Cause>,
     again: &str,
 ) -> Response<Body> {
     tracing::warn!(
+        provider,
         reason = error.reason(),
         cause = cause.map(Cause::reason),
         error = chain(error),
@@ -129,9 +130,10 @@ pub(super) fn failed(visit: &Visit<'_>, failure: Failure, again: &str) -> Respon
     let error = &failure.error;
     let page = no_login(visit, error, again);
     // Where the provider is in order, people may want another account or another provider.
-    let start = match passes(error) {
-        Passes::ByItself => again,
-        Passes::Not => failure.retry.as_str(),
+    let start = if passes(error) == Passes::ByItself || failure.anew {
+        again
+    } else {
+        failure.retry.as_str()
     };
     let mut response = page
         .link("Sign in again", start)
@@ -143,17 +145,18 @@ pub(super) fn failed(visit: &Visit<'_>, failure: Failure, again: &str) -> Respon
 }
 
 /// What is said of a login that did not come about. Where the provider's trouble passes by itself,
-/// the page tries again at `again`: but never the answer to a form, which nobody asked for by
-/// opening an address.
+/// and nothing was asked of it, the page tries again at `again`: a page that nobody looks at must
+/// not sign in over and over. The answer to a form never does, as nobody asked for it by opening an
+/// address.
 fn no_login(visit: &Visit<'_>, error: &login::Error, again: &str) -> Page {
     let (status, title, text) = wording(error);
     let mut page = Page::new(status, title, text).because(error.reason());
     page.retry_after = retry_after(error, status);
-    if passes(error) == Passes::ByItself && visit.parts.method == Method::GET {
+    let sent_nothing = matches!(error, login::Error::Provider(error) if error.sent_nothing());
+    if sent_nothing && passes(error) == Passes::ByItself && visit.parts.method == Method::GET {
         let after = page.retry_after.unwrap_or(SOON).as_secs();
         let after = after.clamp(SOONEST.as_secs(), LATEST.as_secs());
         page.refresh = Some((after, again.to_owned()));
-        page = page.and("This page tries again by itself.");
     }
     page
 }

@@ -196,7 +196,7 @@ impl Gateway {
             Ok(started) => see_other(&started.location, started.cookies),
             Err(error) => {
                 self.metrics.login("failed", error.reason());
-                explain::no_start(visit, &error, Some(challenge.cause), wanted)
+                explain::no_start(visit, (provider, &error), Some(challenge.cause), wanted)
             }
         }
     }
@@ -371,6 +371,16 @@ fn is_in_advance(headers: &HeaderMap) -> bool {
     IN_ADVANCE.iter().any(|name| headers.contains_key(*name))
 }
 
+/// Whether a browser asks for something other than a document of its own: an image, a frame, data.
+/// Browsers that send no fetch metadata do not say.
+fn is_for_a_part(headers: &HeaderMap) -> bool {
+    let other = |name: &str, expected: &[u8]| {
+        let said = headers.get(name);
+        said.is_some_and(|said| said.as_bytes() != expected)
+    };
+    other("sec-fetch-mode", b"navigate") || other("sec-fetch-dest", b"document")
+}
+
 /// The answer to one at an endpoint that a person has to open.
 fn not_in_advance(headers: &HeaderMap, record: &mut Record<'_>) -> Response<Body> {
     record.reason = Some("prefetch");
@@ -382,14 +392,13 @@ fn not_in_advance(headers: &HeaderMap, record: &mut Record<'_>) -> Response<Body
 
 /// Whether a browser is about to show the answer as a document of its own.
 fn is_navigation(parts: &Parts) -> bool {
-    let field = |name: &str| parts.headers.get(name).map(HeaderValue::as_bytes);
     if parts.method != Method::GET || is_in_advance(&parts.headers) {
         return false;
     }
-    match (field("sec-fetch-mode"), field("sec-fetch-dest")) {
-        (Some(mode), dest) => mode == b"navigate" && dest.is_none_or(|dest| dest == b"document"),
+    match parts.headers.contains_key("sec-fetch-mode") {
+        true => !is_for_a_part(&parts.headers),
         // Browsers that send no fetch metadata still say what they show.
-        (None, _) => page::wants_html(&parts.headers),
+        false => page::wants_html(&parts.headers),
     }
 }
 

@@ -150,6 +150,9 @@ impl Page {
         for text in &self.text {
             html.extend(["<p>", &escape(text), "</p>\n"]);
         }
+        if self.refresh.is_some() {
+            html.push_str("<p>This page tries again by itself.</p>\n");
+        }
         if !self.actions.is_empty() {
             html.push_str("<div class=\"actions\">\n");
             for (index, action) in self.actions.iter().enumerate() {

@@ -6,7 +6,7 @@ use url::form_urlencoded;
 
 use super::page::Page;
 use super::{Body, Gateway, Record, Visit, explain};
-use super::{is_in_advance, not_in_advance, see_other};
+use super::{is_for_a_part, is_in_advance, not_in_advance, see_other};
 use crate::access::{Challenge, Route};
 use crate::login::{Failure, Login, OWN_PREFIX, PublicUrl, ReturnTo, Start};
 use crate::provider::Prompt;
@@ -28,7 +28,8 @@ pub(super) struct Wish {
 
 impl Wish {
     /// Reads the query of a sign-in. Where it leads back to is what a link of our own has sealed,
-    /// or the page of our own that the browser names as its referrer; nobody else has a say.
+    /// or the page of our own that the browser names as its referrer. It is a page of ours in any
+    /// case.
     fn read(visit: &Visit<'_>, login: &Login) -> Self {
         let mut wish = Self::to_return(ReturnTo::root());
         let mut sealed = None;
@@ -109,18 +110,25 @@ impl Gateway {
         if is_in_advance(headers) {
             return not_in_advance(headers, record);
         }
+        if is_for_a_part(headers) {
+            // An image on somebody's page begins no login, and sets no cookie.
+            record.reason = Some("no_navigation");
+            let title = "Not as a part of a page";
+            return Page::new(StatusCode::FORBIDDEN, title, "Open this page yourself.")
+                .because("no_navigation")
+                .respond(headers);
+        }
         let mut wish = Wish::read(visit, &self.login);
         let providers = self.providers();
         let named = wish.provider.take();
-        let provider = match (&*providers, named) {
-            ([only], _) => *only,
-            (several, Some(named)) if several.contains(&&*named) => {
-                let known = several.iter().find(|known| **known == named);
-                known.copied().unwrap_or_default()
-            }
-            (several, _) => {
-                return self.chooser(visit, &wish, several).respond(headers);
-            }
+        let chosen = match &*providers {
+            [only] => Some(only),
+            several => several
+                .iter()
+                .find(|known| Some(**known) == named.as_deref()),
+        };
+        let Some(provider) = chosen.copied() else {
+            return self.chooser(visit, &wish, &providers).respond(headers);
         };
         let session = self.access.live(headers, self.clock.now());
         let signed_in = session
@@ -143,7 +151,7 @@ impl Gateway {
                 record.reason = Some(error.reason());
                 self.metrics.login("failed", error.reason());
                 let again = wish.at(Some(provider), &self.login, visit.public_url);
-                explain::no_start(visit, &error, session.err(), &again)
+                explain::no_start(visit, (provider, &error), session.err(), &again)
             }
         }
     }

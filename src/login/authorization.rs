@@ -65,6 +65,9 @@ pub enum MalformedResponse {
     /// It has neither a code nor an error.
     #[error("the answer has neither code nor error")]
     Neither,
+    /// It has a code in an address, where a form was asked for.
+    #[error("the answer's code came in an address, and a form was asked for")]
+    NotPosted,
     /// A parameter is there twice.
     #[error("the answer has the parameter `{0}` more than once")]
     Repeated(&'static str),

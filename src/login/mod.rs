@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 use self::authorization::{AuthorizationResponse, Granted, VerifiedResponse};
 pub use self::authorization::{ErrorCode, MalformedResponse};
@@ -53,6 +54,9 @@ use crate::telemetry::Metrics;
 
 /// Where all of our own endpoints lie, but for a callback path that was configured elsewhere.
 pub const OWN_PREFIX: &str = "/oauth2/";
+
+/// How long a person waits for a provider that says nothing at all.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the flow needs from the operator.
 #[derive(Clone, Debug)]
@@ -225,6 +229,13 @@ impl Login {
             Err(error) => return Completion::Failed(Failure::new(error.into(), None)),
         };
         let granted = match response {
+            // Servers that post answers may still send errors by a redirect, but no codes.
+            AuthorizationResponse::Granted(_)
+                if callback.mode != self.response_mode(callback.provider) =>
+            {
+                let error = MalformedResponse::NotPosted.into();
+                return Completion::Failed(Failure::new(error, None));
+            }
             AuthorizationResponse::Granted(granted) => granted,
             AuthorizationResponse::Refused { error, state, iss } => {
                 let state =
@@ -248,20 +259,14 @@ impl Login {
             }
             Err(error) => return outcome::stale(Failure::new(error.into(), None), &callback),
         };
-        // Not before the server can be asked: what is not sent does not use up the code.
-        if let Err(error) = self.ready(callback.provider).await {
-            let mut failure = Failure::new(error, Some(&returned));
-            failure.cookies.clear();
-            return outcome::stale(failure, &callback);
-        }
-        match self.verified(granted, &returned, &callback) {
+        match self.verified(granted, &returned, &callback).await {
             Ok(verified) => self.redeem(verified, &returned, callback).await,
             Err(unfit) => *unfit,
         }
     }
 
     /// Verifies an answer and all that has to hold before its code is sent anywhere.
-    fn verified(
+    async fn verified(
         &self,
         granted: Granted,
         returned: &ReturnedState,
@@ -278,15 +283,23 @@ impl Login {
         let verified = granted
             .verify(returned, &self.keys, browser_secret, time)
             .map_err(|error| Box::new(outcome::stale(failed(error.into()), callback)))?;
-        self.check_issuer(callback.provider, verified.iss.as_deref())
-            .map_err(|error| Box::new(Completion::Failed(failed(error))))?;
         if is_answered(returned.hint(), &callback.before) {
             let answered = outcome::going_on(&failed(Error::Used), callback.public_url);
             return Err(Box::new(answered));
         }
-        self.admit(returned, callback.client, now)
-            .map_err(|error| Box::new(outcome::stale(failed(error), callback)))?;
-        Ok(verified)
+        self.ready(callback.provider).await.map_err(|error| {
+            // What was not sent does not use up the code: the same answer may come again.
+            let mut failure = failed(error);
+            failure.cookies.clear();
+            Box::new(Completion::Failed(failure))
+        })?;
+        self.check_issuer(callback.provider, verified.iss.as_deref())
+            .map_err(|error| Box::new(Completion::Failed(failed(error))))?;
+        match self.admit(returned, callback.client, now) {
+            Ok(()) => Ok(verified),
+            Err(Error::Used) => Err(Box::new(outcome::stale(failed(Error::Used), callback))),
+            Err(error) => Err(Box::new(Completion::Failed(failed(error)))),
+        }
     }
 
     /// Checks who an answer at the redirection endpoint of `provider` says it is from.
@@ -355,13 +368,19 @@ impl Login {
         }
     }
 
-    /// The provider called `name`, once it can be asked.
+    /// The provider called `name`, once it can be asked. What was found out a moment ago counts;
+    /// whoever has to wait does not do so for ever.
     async fn ready(&self, name: &str) -> Result<Arc<Provider>, Error> {
         let provider = self.providers.get(name).ok_or(Error::UnknownProvider)?;
+        if let Some(lately) = provider.lately_ready(self.clock.now()) {
+            return Ok(lately.map(|()| Arc::clone(provider))?);
+        }
         let (asked, clock) = (Arc::clone(provider), self.clock.clone());
-        self.on_control_plane(async move { Ok(asked.ready(&clock).await?) })
-            .await?;
-        Ok(Arc::clone(provider))
+        let asking = self.on_control_plane(async move { Ok(asked.ready(&clock).await?) });
+        match timeout(PATIENCE, asking).await {
+            Ok(ready) => ready.map(|()| Arc::clone(provider)),
+            Err(_elapsed) => Err(provider::Error::silent(PATIENCE).into()),
+        }
     }
 
     /// Runs work that must not stop when the browser goes away.

@@ -83,12 +83,14 @@ impl Failure {
     }
 }
 
-/// A state that does not verify is no news to a browser that is signed in: the answer came twice,
-/// or from a tab that was restored.
+/// A state that does not verify is no news to a browser that is signed in at the same provider: the
+/// answer came twice, or from a tab that was restored. Whoever asked to sign in anew is told.
 pub(super) fn stale(failure: Failure, callback: &Callback<'_>) -> Completion {
-    match callback.before {
-        Before::Nothing | Before::Stale(_) => Completion::Failed(failure),
-        Before::Live(..) => going_on(&failure, callback.public_url),
+    match &callback.before {
+        Before::Live(_, session) if session.provider() == callback.provider && !failure.anew => {
+            going_on(&failure, callback.public_url)
+        }
+        Before::Live(..) | Before::Nothing | Before::Stale(_) => Completion::Failed(failure),
     }
 }
 

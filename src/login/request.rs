@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use super::{PublicUrl, ReturnTo};
-use crate::provider::Prompt;
+use crate::provider::{Prompt, ResponseMode};
 use crate::session::{Session, SessionId};
 
 /// A wish to sign in.
@@ -31,6 +31,8 @@ pub struct Start<'a> {
 pub struct Callback<'a> {
     /// The query, without `?`, or the form that was posted.
     pub parameters: &'a [u8],
+    /// Which of the two it is.
+    pub mode: ResponseMode,
     /// The request's fields, for its cookies.
     pub headers: &'a HeaderMap,
     /// The origin that was asked.

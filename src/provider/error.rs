@@ -104,8 +104,9 @@ pub enum Error {
     /// 5.3.2). Side: provider, or an attacker who swaps access tokens.
     #[error("the userinfo is not about the subject of the ID token")]
     OtherSubject,
-    /// The server could not be reached a moment ago, or says nothing. Side: provider; it passes.
-    #[error("the authorization server cannot be reached")]
+    /// People cannot be sent to the server: it could not be reached a moment ago, what it says of
+    /// itself cannot be used, or it says nothing. Side: provider; it mostly passes.
+    #[error("the authorization server cannot be used now")]
     OutOfReach {
         /// When it is tried again.
         retry_after: Duration,
@@ -204,6 +205,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// A server that has said nothing for as long as anybody waits; it may be asked again after the
+    /// same time.
+    pub fn silent(waited: Duration) -> Self {
+        Self::OutOfReach {
+            retry_after: waited,
+            cause: None,
+        }
+    }
+
     /// A stable code for logs, counters and pages.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -288,7 +298,6 @@ impl Error {
         match self {
             Self::Busy
             | Self::Call(_)
-            | Self::Keys(_)
             | Self::KeysCall(_)
             | Self::KeysJustFetched
             | Self::KeysStatus(_)
@@ -304,6 +313,7 @@ impl Error {
             | Self::Assertion(_)
             | Self::EmptyFile { .. }
             | Self::IdToken(_)
+            | Self::Keys(_)
             | Self::KeySet { .. }
             | Self::Misconfigured(_)
             | Self::NoIdToken
@@ -320,6 +330,14 @@ impl Error {
             | Self::Token(_)
             | Self::Trust(_) => false,
         }
+    }
+
+    /// Whether nothing was sent to the server, so that a code is as good as it was.
+    pub fn sent_nothing(&self) -> bool {
+        matches!(
+            self,
+            Self::Busy | Self::NotReady | Self::OutOfReach { .. } | Self::RateLimited { .. }
+        )
     }
 
     /// After what time another try makes sense, when that is known.

@@ -133,6 +133,17 @@ impl Judge {
         }
     }
 
+    /// Fetches the published keys if there are none yet, where they count: without them nobody
+    /// could be let in.
+    pub(super) async fn first_keys(&self, known: &Known, now: Timestamp) -> Result<(), Error> {
+        match (&self.keys, &known.jwks) {
+            (Keys::Published(published), Some(endpoint)) if self.id_token.is_some() => {
+                published.newer(None, endpoint, now).await.map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Takes the keys that the files have now.
     pub(super) fn take_keys(&self, set: KeySet) {
         if let Keys::Given(keys) = &self.keys {

@@ -39,8 +39,10 @@ pub enum MetadataError {
         problem: &'static str,
     },
     /// It speaks of another issuer than the one that is configured.
-    #[error("it is of another issuer: {said:?}")]
+    #[error("it is of the issuer {said:?}, and {configured:?} is configured")]
     Issuer {
+        /// What is configured.
+        configured: Box<str>,
         /// The beginning of what it says.
         said: Box<str>,
     },
@@ -177,7 +179,8 @@ impl Metadata {
         let said = text(&members, "issuer")?.ok_or(MetadataError::Member("issuer"))?;
         if said != issuer.as_str() {
             let said = said.chars().take(SHOWN).collect();
-            return Err(MetadataError::Issuer { said });
+            let configured = issuer.as_str().into();
+            return Err(MetadataError::Issuer { configured, said });
         }
         let home = Url::parse(said).ok();
         let endpoint = |name| {

@@ -163,12 +163,23 @@ impl Provider {
         self.settings.authorization_request.response_mode
     }
 
-    /// Makes sure that people can be sent to the server: that its metadata was read, where it is
-    /// to be, and that its token endpoint could be connected to a moment ago.
+    /// What was found out a moment ago about whether people can be sent to the server, if anything
+    /// was. Waits for nothing.
     ///
     /// # Errors
     ///
-    /// [`Error::OutOfReach`], [`Error::Call`] and [`Error::Metadata`].
+    /// [`Error::OutOfReach`].
+    pub fn lately_ready(&self, now: Timestamp) -> Option<Result<(), Error>> {
+        self.contact.lately(now)
+    }
+
+    /// Makes sure that people can be sent to the server: that its metadata and keys were read,
+    /// where they are to be, and that its token endpoint could be connected to a moment ago. Takes
+    /// as long as those calls may.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfReach`], with the cause.
     ///
     /// # Cancel safety
     ///
@@ -176,9 +187,10 @@ impl Provider {
     pub async fn ready(&self, clock: &Clock) -> Result<(), Error> {
         let reach = async {
             match self.known.load_full() {
-                Some(known) => known.token.connect().await.map(drop).map_err(Error::Call),
-                None => self.discover().await,
+                Some(known) => known.token.connect().await.map_err(Error::Call)?,
+                None => self.discover().await?,
             }
+            self.judge.first_keys(&*self.known()?, clock.now()).await
         };
         self.contact.ensure(clock, reach).await
     }
@@ -202,13 +214,12 @@ impl Provider {
     ///
     /// [`Error::ResponseIssuer`] and [`Error::NotReady`].
     pub fn check_response_issuer(&self, iss: Option<&str>) -> Result<(), Error> {
-        let required = self.settings.require_response_iss
-            || (self.issuer.is_some() && self.known()?.promises_iss);
-        match (iss, &self.issuer) {
-            (Some(iss), Some(issuer)) if !issuer.is(iss) => Err(Error::ResponseIssuer),
-            (None, _) if required => Err(Error::ResponseIssuer),
-            _ => Ok(()),
-        }
+        let right = match (iss, &self.issuer) {
+            (Some(iss), Some(issuer)) => issuer.is(iss),
+            (Some(_), None) => true,
+            (None, _) => !self.settings.require_response_iss && !self.known()?.promises_iss,
+        };
+        right.then_some(()).ok_or(Error::ResponseIssuer)
     }
 
     /// Redeems an authorization code: one call to the token endpoint (RFC 6749 section 4.1.3), and
@@ -241,7 +252,7 @@ impl Provider {
         let request = self.format.redemption(uri, client_auth, &grant, asked_at)?;
         let called = known.token.call(request).await;
         if called.is_err() {
-            self.contact.doubt().await;
+            self.contact.doubt();
         }
         // A call takes seconds at some servers: tokens are judged by the time of their arrival,
         // while their life is counted from before the call.

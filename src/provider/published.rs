@@ -105,7 +105,12 @@ impl Published {
         let set = Arc::new(KeySet::from_jwks(response.body()).map_err(Error::Keys)?);
         if !set.passed_over().is_empty() {
             let passed_over = set.passed_over().to_string();
-            tracing::info!(passed_over, "Some of the published keys are not for us");
+            let url = tracing::field::display(endpoint.uri());
+            tracing::info!(
+                url,
+                passed_over,
+                "Some of the published keys are not for us"
+            );
         }
         fetches.done = Some(now);
         self.newest.store(Some(Arc::clone(&set)));
