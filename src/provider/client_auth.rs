@@ -205,7 +205,6 @@ fn choose(
         ("client_secret_basic", By::ClientSecretBasic, has_secret),
         ("client_secret_post", By::ClientSecretPost, has_secret),
         ("client_secret_jwt", By::ClientSecretJwt, has_secret),
-        ("none", By::None, !has_key && !has_secret),
     ];
     ours.into_iter()
         .find(|(name, _by, able)| *able && supported.iter().any(|listed| listed == name))

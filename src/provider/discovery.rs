@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::client_auth::Credentials;
+use super::grant::Judge;
 use super::issuer::Issuer;
-use super::keys::KeySet;
 use super::known::Known;
 use super::metadata::{self, Metadata};
 use super::settings::{Discovery, Settings};
@@ -57,15 +57,16 @@ impl Provider {
                 continue;
             }
             if let Err(error) = self.renew(clock).await {
-                last = Some((clock.now(), back_off));
-                tracing::warn!(
-                    provider = self.name(),
-                    reason = error.reason(),
-                    error = chain(&error),
-                    retry_secs = back_off.as_secs(),
-                    "Provider cannot be reached or not be believed; what is known of it stays"
-                );
-                failed = true;
+                let wait = error.retry_after().unwrap_or_default().max(back_off);
+                last = Some((clock.now(), wait));
+                if !std::mem::replace(&mut failed, true) {
+                    tracing::warn!(
+                        provider = self.name(),
+                        reason = error.reason(),
+                        error = chain(&error),
+                        "Provider cannot be reached or not be believed; what is known of it stays"
+                    );
+                }
                 back_off = back_off.saturating_mul(2).min(LONGEST_BACK_OFF);
                 continue;
             }
@@ -79,12 +80,17 @@ impl Provider {
 
     /// Reads metadata and keys, or at least sees whether the server is there.
     async fn renew(&self, clock: &Clock) -> Result<(), Error> {
-        match (self.known.load_full(), self.settings.discovery) {
+        let read = match (self.known.load_full(), self.settings.discovery) {
             // Together with logins that wait for the same.
-            (None, _) | (Some(_), Discovery::None) => self.ready(clock).await?,
-            (Some(_), Discovery::Oauth2 | Discovery::Openid) => self.discover().await?,
-        }
-        self.judge.renew_keys(&*self.known()?, clock.now()).await
+            (None, _) | (Some(_), Discovery::None) => self.ready(clock).await,
+            (Some(_), Discovery::Oauth2 | Discovery::Openid) => self.discover().await,
+        };
+        // Keys are withdrawn whether the metadata can be read or not.
+        let renewed = match self.known.load_full() {
+            Some(known) => self.judge.renew_keys(&known, clock).await,
+            None => Ok(()),
+        };
+        read.and(renewed)
     }
 
     /// Reads the metadata and takes what it says.
@@ -96,11 +102,12 @@ impl Provider {
         let place = self.line.to("metadata_url", &place)?;
         let metadata = metadata::fetch(&place, issuer).await;
         let metadata = metadata.map_err(Error::Metadata)?;
+        let credentials = self.credentials.lock().await;
         let before = self.known.load_full();
         if before.is_some_and(|before| before.metadata.as_ref() == Some(&metadata)) {
             return Ok(());
         }
-        self.know(&self.credentials.load(), Some(metadata))
+        self.know(&credentials, Some(metadata))
     }
 
     /// Takes what the settings, the credentials and the metadata say together.
@@ -118,13 +125,17 @@ impl Provider {
             sleep(FILES).await;
             let settings = self.settings.clone();
             let read = tokio::task::spawn_blocking(move || {
-                Ok((
-                    Credentials::read(&settings)?,
-                    KeySet::from_files(&settings.id_token)?,
-                ))
+                Ok((Credentials::read(&settings)?, Judge::read_files(&settings)?))
             });
             let Ok(read) = read.await else { return };
-            match read.and_then(|(credentials, keys)| self.take(credentials, keys)) {
+            let taken = match read {
+                Ok((credentials, keys)) => {
+                    self.judge.take(keys);
+                    self.take(credentials).await
+                }
+                Err(error) => Err(error),
+            };
+            match taken {
                 Ok(()) => told = false,
                 Err(_) if told => {}
                 Err(error) => {
@@ -139,18 +150,20 @@ impl Provider {
         }
     }
 
-    /// Takes what the files say now.
-    fn take(&self, credentials: Credentials, keys: Option<KeySet>) -> Result<(), Error> {
-        if let Some(keys) = keys {
-            self.judge.take_keys(keys);
-        }
-        if !credentials.differs(&self.credentials.load()) {
+    /// Takes credentials that have changed, if they can be used.
+    async fn take(&self, new: Credentials) -> Result<(), Error> {
+        let mut credentials = self.credentials.lock().await;
+        if !new.differs(&credentials) {
             return Ok(());
         }
-        if let Some(known) = self.known.load_full() {
-            self.know(&credentials, known.metadata.clone())?;
+        match self.known.load_full() {
+            Some(known) => self.know(&new, known.metadata.clone())?,
+            None => {
+                let metadata = rehearsal(&self.settings, self.issuer.as_ref())?;
+                drop(Known::new(&self.settings, &new, &self.line, metadata)?);
+            }
         }
-        self.credentials.store(Arc::new(credentials));
+        *credentials = new;
         tracing::info!(provider = self.name(), "Client credentials replaced");
         Ok(())
     }
@@ -163,5 +176,8 @@ pub(super) fn rehearsal(
     issuer: Option<&Issuer>,
 ) -> Result<Option<Metadata>, Error> {
     let place = metadata::location(settings, issuer)?;
-    Ok(place.map(|place| Metadata::rehearsal(place.as_str())))
+    Ok(place.map(|mut place| {
+        place.set_query(None);
+        Metadata::rehearsal(place.as_str())
+    }))
 }

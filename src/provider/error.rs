@@ -258,6 +258,9 @@ impl Error {
     pub fn side(&self) -> Side {
         match self {
             Self::Refused(_) => Side::Client,
+            Self::OutOfReach {
+                cause: Some(cause), ..
+            } => cause.side(),
             Self::Assertion(_)
             | Self::EmptyFile { .. }
             | Self::KeySet { .. }
@@ -300,11 +303,11 @@ impl Error {
             | Self::Call(_)
             | Self::KeysCall(_)
             | Self::KeysJustFetched
-            | Self::KeysStatus(_)
             | Self::NotReady
             | Self::RateLimited { .. }
             | Self::Throttled { .. }
             | Self::Unavailable { .. } => true,
+            Self::KeysStatus(status) => matches!(status, 408 | 425 | 429 | 500..),
             Self::Metadata(error) => error.passes(),
             Self::OutOfReach { cause, .. } => cause.as_ref().is_none_or(|cause| cause.passes()),
             Self::Userinfo(error) => error.passes(),

@@ -17,7 +17,7 @@ use super::person::Naming;
 use super::published::Published;
 use super::settings::{IdentitySource, Settings};
 use super::token::Answer;
-use super::userinfo::{self, Userinfo};
+use super::userinfo::{self, Userinfo, UserinfoError};
 use super::{Error, Redemption};
 use crate::clock::{Clock, Timestamp};
 use crate::identity::Identity;
@@ -39,7 +39,7 @@ pub(super) struct Judge {
     settings: Settings,
     /// The issuer of those whose token does not name one.
     issuer: Box<str>,
-    access_token: Option<Verifier>,
+    access_token: Option<ArcSwap<Verifier>>,
     /// There where identities come from ID tokens.
     id_token: Option<IdTokenRules>,
     keys: Keys,
@@ -53,6 +53,13 @@ enum Keys {
     Given(ArcSwap<KeySet>),
     /// Where the server publishes them.
     Published(Published),
+}
+
+/// What the files with keys say now.
+#[derive(Debug)]
+pub(super) struct KeyFiles {
+    access_token: Option<Verifier>,
+    id_token: Option<KeySet>,
 }
 
 /// A token response that is being judged.
@@ -72,8 +79,16 @@ impl Judge {
         settings: &Settings,
         issuer: Option<&Issuer>,
     ) -> Result<Self, Error> {
-        let access_token = Verifier::new(settings)?;
+        let KeyFiles {
+            access_token,
+            id_token: given,
+        } = Self::read_files(settings)?;
         let source = settings.identity.source;
+        if settings.identity.emails_endpoint.is_some() && source != IdentitySource::Userinfo {
+            let key = "identity.emails_endpoint";
+            let problem = "is asked only where identity.source is \"userinfo\"";
+            return Err(Error::Setting { key, problem });
+        }
         if source == IdentitySource::AccessToken && access_token.is_none() {
             let key = "access_token.public_key_files";
             let problem = "is empty, but identity.source is \"access_token\"";
@@ -83,7 +98,7 @@ impl Judge {
             IdentitySource::IdToken => Some(IdTokenRules::new(settings, issuer.cloned())?),
             IdentitySource::AccessToken | IdentitySource::None | IdentitySource::Userinfo => None,
         };
-        let keys = match KeySet::from_files(&settings.id_token)? {
+        let keys = match given {
             Some(set) => Keys::Given(ArcSwap::from_pointee(set)),
             None => Keys::Published(Published::default()),
         };
@@ -92,7 +107,7 @@ impl Judge {
         Ok(Self {
             settings: settings.clone(),
             issuer: named.unwrap_or(name).into(),
-            access_token,
+            access_token: access_token.map(ArcSwap::from_pointee),
             id_token,
             keys,
             naming: Naming::new(&settings.identity),
@@ -124,30 +139,46 @@ impl Judge {
     }
 
     /// Fetches the published keys again, where they count.
-    pub(super) async fn renew_keys(&self, known: &Known, now: Timestamp) -> Result<(), Error> {
-        match (&self.keys, &known.jwks) {
-            (Keys::Published(published), Some(endpoint)) if self.id_token.is_some() => {
-                published.renew(endpoint, now).await
-            }
-            _ => Ok(()),
+    pub(super) async fn renew_keys(&self, known: &Known, clock: &Clock) -> Result<(), Error> {
+        match self.published(known) {
+            Some((published, endpoint)) => published.renew(endpoint, clock).await,
+            None => Ok(()),
         }
     }
 
     /// Fetches the published keys if there are none yet, where they count: without them nobody
     /// could be let in.
-    pub(super) async fn first_keys(&self, known: &Known, now: Timestamp) -> Result<(), Error> {
-        match (&self.keys, &known.jwks) {
-            (Keys::Published(published), Some(endpoint)) if self.id_token.is_some() => {
-                published.newer(None, endpoint, now).await.map(drop)
-            }
-            _ => Ok(()),
+    pub(super) async fn first_keys(&self, known: &Known, clock: &Clock) -> Result<(), Error> {
+        match self.published(known) {
+            Some((published, endpoint)) => published.first(endpoint, clock).await.map(drop),
+            None => Ok(()),
         }
     }
 
+    fn published<'a>(&'a self, known: &'a Known) -> Option<(&'a Published, &'a Endpoint)> {
+        match &self.keys {
+            Keys::Published(published) if self.id_token.is_some() => {
+                Some((published, known.jwks.as_ref()?))
+            }
+            Keys::Published(_) | Keys::Given(_) => None,
+        }
+    }
+
+    /// Reads the files with keys again. Blocks.
+    pub(super) fn read_files(settings: &Settings) -> Result<KeyFiles, Error> {
+        Ok(KeyFiles {
+            access_token: Verifier::new(settings)?,
+            id_token: KeySet::from_files(&settings.id_token)?,
+        })
+    }
+
     /// Takes the keys that the files have now.
-    pub(super) fn take_keys(&self, set: KeySet) {
-        if let Keys::Given(keys) = &self.keys {
-            keys.store(Arc::new(set));
+    pub(super) fn take(&self, files: KeyFiles) {
+        if let (Some(old), Some(new)) = (&self.access_token, files.access_token) {
+            old.store(Arc::new(new));
+        }
+        if let (Keys::Given(old), Some(new)) = (&self.keys, files.id_token) {
+            old.store(Arc::new(new));
         }
     }
 
@@ -159,13 +190,14 @@ impl Judge {
     ) -> Result<Grant, Error> {
         let arrived_at = clock.now();
         let access_token = response.answer.access_token.expose();
-        let verify = |verifier: &Verifier| verifier.verify(access_token, arrived_at);
+        let verify =
+            |verifier: &ArcSwap<Verifier>| verifier.load().verify(access_token, arrived_at);
         let access_claims = self.access_token.as_ref().map(verify).transpose();
         let access_claims = access_claims.map_err(Error::AccessToken)?;
         let tokens = self.tokens(response, access_claims.as_ref())?;
         let identity = match (self.settings.identity.source, &self.id_token) {
             (IdentitySource::IdToken, Some(rules)) => {
-                let claims = self.id_claims(rules, response, arrived_at).await?;
+                let claims = self.id_claims(rules, response, clock).await?;
                 self.by_id_token(rules, &claims, (response.known, &tokens), clock)
                     .await?
             }
@@ -210,12 +242,12 @@ impl Judge {
         &self,
         rules: &IdTokenRules,
         response: &Response<'_>,
-        now: Timestamp,
+        clock: &Clock,
     ) -> Result<IdClaims, Error> {
         let answer = response.answer;
         let token = answer.id_token.as_ref().ok_or(Error::NoIdToken)?;
         let verified = self
-            .verified(token.expose(), &rules.expected(), response.known, now)
+            .verified(token.expose(), &rules.expected(), response.known, clock)
             .await;
         let verified = verified.map_err(|error| error.of(TokenKind::IdToken))?;
         let exchange = Exchange {
@@ -225,7 +257,7 @@ impl Judge {
             begun_at: response.redemption.begun_at,
         };
         rules
-            .check(verified, &exchange, now)
+            .check(verified, &exchange, clock.now())
             .map_err(Error::IdToken)
     }
 
@@ -245,14 +277,13 @@ impl Judge {
         let further = match self.userinfo(endpoint, tokens).await? {
             Userinfo::Json(members) => members,
             Userinfo::Signed(token) => {
-                let now = clock.now();
                 let verified = self
-                    .verified(token.expose(), &rules.expected(), known, now)
+                    .verified(token.expose(), &rules.expected(), known, clock)
                     .await;
                 let verified = verified.map_err(|error| error.of(TokenKind::Userinfo))?;
                 let members = verified.members;
                 rules
-                    .check_userinfo(&members, now)
+                    .check_userinfo(&members, &claims.issuer, clock.now())
                     .map_err(Error::SignedUserinfo)?;
                 members
             }
@@ -277,8 +308,8 @@ impl Judge {
         };
         let members: Object = match self.userinfo(endpoint, tokens).await? {
             Userinfo::Json(members) => members,
-            // Who may sign it is not known without an issuer.
-            Userinfo::Signed(_) => return Err(Error::SignedUserinfo(TokenError::UnknownKey)),
+            // Who may sign it is not known without ID tokens.
+            Userinfo::Signed(_) => return Err(Error::Userinfo(UserinfoError::Signed)),
         };
         let Some(mut identity) = self.naming.identity(&[&members], &self.issuer) else {
             return Ok(None);
@@ -303,7 +334,7 @@ impl Judge {
         token: &str,
         expected: &Expected<'_>,
         known: &Known,
-        now: Timestamp,
+        clock: &Clock,
     ) -> Result<Verified, Unverified> {
         let published = match &self.keys {
             Keys::Given(set) => {
@@ -311,24 +342,18 @@ impl Judge {
             }
             Keys::Published(published) => published,
         };
-        let seen = published.newest();
-        let first = seen.as_ref().map(|set| jwt::verify(token, expected, set));
-        let error = match first {
-            Some(Ok(verified)) => return Ok(verified),
-            Some(Err(error)) if !error.may_be_mended_by_new_keys() => {
-                return Err(Unverified::Token(error));
-            }
-            Some(Err(error)) => error,
-            None => TokenError::UnknownKey,
-        };
         let Some(endpoint) = &known.jwks else {
-            return Err(Unverified::Token(error));
+            return Err(Unverified::Token(TokenError::UnknownKey));
         };
-        let newer = published.newer(seen.as_ref(), endpoint, now).await;
-        match newer {
-            Ok(set) => jwt::verify(token, expected, &set).map_err(Unverified::Token),
-            // There are keys, and no news of them: what they say of the token stands.
-            Err(Error::KeysJustFetched) if seen.is_some() => Err(Unverified::Token(error)),
+        let seen = published.first(endpoint, clock).await;
+        let seen = seen.map_err(Unverified::Keys)?;
+        let error = match jwt::verify(token, expected, &seen.keys) {
+            Err(error) if error.may_be_mended_by_new_keys() => error,
+            verified => return verified.map_err(Unverified::Token),
+        };
+        match published.newer(&seen, endpoint, clock).await {
+            Ok(Some(newer)) => jwt::verify(token, expected, &newer.keys).map_err(Unverified::Token),
+            Ok(None) => Err(Unverified::Token(error)),
             Err(error) => Err(Unverified::Keys(error)),
         }
     }

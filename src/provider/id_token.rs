@@ -127,8 +127,8 @@ impl IdTokenRules {
         })
     }
 
-    /// Checks the claims of a signed userinfo answer, which needs none of them. That its `sub` is
-    /// the ID token's is for the caller to see.
+    /// Checks the claims of a signed userinfo answer beside an ID token of `issuer`; it needs none of
+    /// them. That its `sub` is the ID token's is for the caller to see.
     ///
     /// # Errors
     ///
@@ -137,12 +137,13 @@ impl IdTokenRules {
     pub(super) fn check_userinfo(
         &self,
         members: &Object,
+        issuer: &str,
         now: Timestamp,
     ) -> Result<(), TokenError> {
         if members.contains_key("events") {
             return Err(TokenError::Type);
         }
-        if claims::text(members, "iss")?.is_some_and(|issuer| !self.issuer.is(issuer)) {
+        if claims::text(members, "iss")?.is_some_and(|said| said != issuer) {
             return Err(TokenError::Issuer);
         }
         if members.contains_key("aud") && !claims::audiences(members)?.contains(&&*self.client_id) {

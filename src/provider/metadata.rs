@@ -91,7 +91,6 @@ pub(super) struct Metadata {
     pub(super) userinfo_endpoint: Option<String>,
     pub(super) jwks_uri: Option<String>,
     pub(super) token_endpoint_auth_methods_supported: Option<Vec<String>>,
-    pub(super) code_challenge_methods_supported: Option<Vec<String>>,
     /// Whether every answer of the authorization endpoint says who it is from (RFC 9207 section 3).
     pub(super) authorization_response_iss_parameter_supported: bool,
 }
@@ -159,7 +158,6 @@ impl Metadata {
             userinfo_endpoint: place.clone(),
             jwks_uri: place,
             token_endpoint_auth_methods_supported: None,
-            code_challenge_methods_supported: None,
             authorization_response_iss_parameter_supported: false,
         }
     }
@@ -202,7 +200,6 @@ impl Metadata {
                 &members,
                 "token_endpoint_auth_methods_supported",
             )?,
-            code_challenge_methods_supported: texts(&members, "code_challenge_methods_supported")?,
             authorization_response_iss_parameter_supported: match member(&members, promises_issuer)
             {
                 None => false,

@@ -46,8 +46,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use arc_swap::ArcSwapOption;
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
@@ -102,7 +102,8 @@ pub struct Provider {
     line: Line,
     /// Nothing until the metadata was read, where it has to be.
     known: ArcSwapOption<Known>,
-    credentials: ArcSwap<Credentials>,
+    /// What the files said last; held while what is known is made anew.
+    credentials: Mutex<Credentials>,
     contact: Contact,
     format: RequestFormat,
     limiter: Limiter,
@@ -125,6 +126,13 @@ impl Provider {
             return Err(Error::Setting { key, problem });
         }
         let issuer = Issuer::new(settings)?;
+        if settings.require_response_iss && issuer.is_none() {
+            let (key, problem) = (
+                "require_response_iss",
+                "is true, but no issuer is configured",
+            );
+            return Err(Error::Setting { key, problem });
+        }
         let line = Line::new(settings)?;
         let credentials = Credentials::read(settings)?;
         let rehearsal = discovery::rehearsal(settings, issuer.as_ref())?;
@@ -139,7 +147,7 @@ impl Provider {
             issuer,
             line,
             known: ArcSwapOption::from_pointee((!must_be_read).then_some(known)),
-            credentials: ArcSwap::from_pointee(credentials),
+            credentials: Mutex::new(credentials),
             contact: Contact::default(),
             format: RequestFormat::new(settings)?,
             limiter: Limiter::per_minute(settings.token_calls_per_minute),
@@ -190,7 +198,7 @@ impl Provider {
                 Some(known) => known.token.connect().await.map_err(Error::Call)?,
                 None => self.discover().await?,
             }
-            self.judge.first_keys(&*self.known()?, clock.now()).await
+            self.judge.first_keys(&*self.known()?, clock).await
         };
         self.contact.ensure(clock, reach).await
     }

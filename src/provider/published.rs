@@ -9,43 +9,71 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use http::StatusCode;
+use http::{StatusCode, Uri};
 use tokio::sync::Mutex;
 
 use super::Error;
 use super::endpoint::Endpoint;
 use super::keys::KeySet;
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 
-/// The media types of a key set (RFC 7517 section 8.5).
+/// The media types of a key set (RFC 7517 section 8.5). What the answer calls itself is not looked
+/// at: key sets come as anything from JSON to plain text.
 const ACCEPTED: &str = "application/jwk-set+json, application/json";
 
 /// Between two fetches that tokens gave reason for.
 const BETWEEN: Duration = Duration::from_mins(1);
 
-/// Between two fetches while there is no set at all, and how old a set is new enough not to be
-/// fetched again without a reason.
+/// How long a server is left alone after a fetch that failed, and how old a set is new enough not
+/// to be fetched again without a reason.
 const LITTLE: Duration = Duration::from_secs(5);
 
 /// The newest good key set of one server.
 #[derive(Debug, Default)]
 pub(super) struct Published {
-    newest: ArcSwapOption<KeySet>,
+    newest: ArcSwapOption<Fetched>,
     fetches: Mutex<Fetches>,
+}
+
+/// A key set, and where it comes from.
+#[derive(Debug)]
+pub(super) struct Fetched {
+    pub(super) keys: KeySet,
+    from: Uri,
 }
 
 #[derive(Debug, Default)]
 struct Fetches {
-    /// When a token last gave reason for one.
+    /// When a token last gave reason for one, by the end of that fetch.
     asked: Option<Timestamp>,
     /// When one last succeeded.
     done: Option<Timestamp>,
+    /// When one last failed; nothing once another succeeded.
+    failed: Option<Timestamp>,
 }
 
 impl Published {
-    /// The set that there is.
-    pub(super) fn newest(&self) -> Option<Arc<KeySet>> {
-        self.newest.load_full()
+    /// The set that there is, or the first one, fetched now or by somebody else in the meantime.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::KeysJustFetched`], [`Error::Keys`], [`Error::KeysCall`] and [`Error::KeysStatus`].
+    pub(super) async fn first(
+        &self,
+        endpoint: &Endpoint,
+        clock: &Clock,
+    ) -> Result<Arc<Fetched>, Error> {
+        if let Some(newest) = self.newest.load_full() {
+            return Ok(newest);
+        }
+        let mut fetches = self.fetches.lock().await;
+        if let Some(newest) = self.newest.load_full() {
+            return Ok(newest);
+        }
+        if lately(fetches.failed, clock.now(), LITTLE) {
+            return Err(Error::KeysJustFetched);
+        }
+        self.fetch(&mut fetches, endpoint, clock).await
     }
 
     /// Fetches the set because it is time to.
@@ -53,69 +81,95 @@ impl Published {
     /// # Errors
     ///
     /// [`Error::Keys`], [`Error::KeysCall`] and [`Error::KeysStatus`]; the set that there is stays.
-    pub(super) async fn renew(&self, endpoint: &Endpoint, now: Timestamp) -> Result<(), Error> {
+    pub(super) async fn renew(&self, endpoint: &Endpoint, clock: &Clock) -> Result<(), Error> {
         let mut fetches = self.fetches.lock().await;
-        if lately(fetches.done, now, LITTLE) {
+        let newest = self.newest.load();
+        let moved = newest
+            .as_ref()
+            .is_none_or(|newest| newest.from != *endpoint.uri());
+        if !moved && lately(fetches.done, clock.now(), LITTLE) {
             return Ok(());
         }
-        self.fetch(&mut fetches, endpoint, now).await.map(drop)
+        self.fetch(&mut fetches, endpoint, clock).await.map(drop)
     }
 
-    /// A set that is not `seen`: fetched now, or by somebody else in the meantime.
+    /// A set that is not `seen`, because that has no key for some token: fetched now, or by
+    /// somebody else in the meantime. `None` when it was looked for a short time ago, and there was
+    /// none.
     ///
     /// # Errors
     ///
-    /// [`Error::KeysJustFetched`], and what a fetch can fail with.
+    /// [`Error::KeysJustFetched`] when looking for it has failed a short time ago; else what it
+    /// fails with now.
     pub(super) async fn newer(
         &self,
-        seen: Option<&Arc<KeySet>>,
+        seen: &Arc<Fetched>,
         endpoint: &Endpoint,
-        now: Timestamp,
-    ) -> Result<Arc<KeySet>, Error> {
+        clock: &Clock,
+    ) -> Result<Option<Arc<Fetched>>, Error> {
         let mut fetches = self.fetches.lock().await;
-        let newest = self.newest();
-        if let Some(newest) = &newest
-            && !seen.is_some_and(|seen| Arc::ptr_eq(seen, newest))
+        if let Some(newest) = self.newest.load_full()
+            && !Arc::ptr_eq(seen, &newest)
         {
-            return Ok(Arc::clone(newest));
+            return Ok(Some(newest));
         }
-        let between = if newest.is_some() { BETWEEN } else { LITTLE };
-        if lately(fetches.asked, now, between) {
-            return Err(Error::KeysJustFetched);
+        if lately(fetches.asked, clock.now(), BETWEEN) {
+            let failed = fetches.failed.is_some();
+            return if failed {
+                Err(Error::KeysJustFetched)
+            } else {
+                Ok(None)
+            };
         }
-        fetches.asked = Some(now);
-        self.fetch(&mut fetches, endpoint, now).await
+        let fetched = self.fetch(&mut fetches, endpoint, clock).await;
+        fetches.asked = Some(clock.now());
+        fetched.map(Some)
     }
 
     async fn fetch(
         &self,
         fetches: &mut Fetches,
         endpoint: &Endpoint,
-        now: Timestamp,
-    ) -> Result<Arc<KeySet>, Error> {
-        let response = endpoint
-            .get(ACCEPTED, None)
-            .await
-            .map_err(Error::KeysCall)?;
-        let status = response.status();
-        if status != StatusCode::OK {
-            return Err(Error::KeysStatus(status.as_u16()));
+        clock: &Clock,
+    ) -> Result<Arc<Fetched>, Error> {
+        match ask(endpoint).await {
+            Ok(fetched) => {
+                let fetched = Arc::new(fetched);
+                (fetches.done, fetches.failed) = (Some(clock.now()), None);
+                self.newest.store(Some(Arc::clone(&fetched)));
+                Ok(fetched)
+            }
+            Err(error) => {
+                fetches.failed = Some(clock.now());
+                Err(error)
+            }
         }
-        // The media type is not looked at: key sets come as anything from JSON to plain text.
-        let set = Arc::new(KeySet::from_jwks(response.body()).map_err(Error::Keys)?);
-        if !set.passed_over().is_empty() {
-            let passed_over = set.passed_over().to_string();
-            let url = tracing::field::display(endpoint.uri());
-            tracing::info!(
-                url,
-                passed_over,
-                "Some of the published keys are not for us"
-            );
-        }
-        fetches.done = Some(now);
-        self.newest.store(Some(Arc::clone(&set)));
-        Ok(set)
     }
+}
+
+async fn ask(endpoint: &Endpoint) -> Result<Fetched, Error> {
+    let response = endpoint
+        .get(ACCEPTED, None)
+        .await
+        .map_err(Error::KeysCall)?;
+    let status = response.status();
+    if status != StatusCode::OK {
+        return Err(Error::KeysStatus(status.as_u16()));
+    }
+    let keys = KeySet::from_jwks(response.body()).map_err(Error::Keys)?;
+    if !keys.passed_over().is_empty() {
+        let url = tracing::field::display(endpoint.uri());
+        let passed_over = tracing::field::display(keys.passed_over());
+        tracing::debug!(
+            url,
+            passed_over,
+            "Some of the published keys are not for us"
+        );
+    }
+    Ok(Fetched {
+        keys,
+        from: endpoint.uri().clone(),
+    })
 }
 
 /// Whether something was less than `time` ago. A clock that was set back holds nobody up.

@@ -19,7 +19,7 @@ use crate::clock::Timestamp;
 /// The longest text of a server that is kept, in characters.
 const LONGEST_TEXT: usize = 200;
 /// The longest word of it; longer ones may be a code or token that the server repeats.
-const LONGEST_WORD: usize = 40;
+const LONGEST_WORD: usize = 24;
 /// The longest wait that is believed.
 const LONGEST_WAIT: Duration = Duration::from_hours(24);
 

@@ -33,6 +33,9 @@ pub enum UserinfoError {
     /// The answer does not say that it is JSON or a JWT, or is compressed.
     #[error("the answer is not usable")]
     MediaType(#[source] AnswerError),
+    /// The answer is a JWT, and nothing says whose signature it should have.
+    #[error("the answer is signed, and only beside ID tokens it is known by whom")]
+    Signed,
     /// Another status than 200; redirects are not followed.
     #[error("the endpoint answered with status {0}")]
     Status(u16),
@@ -47,7 +50,7 @@ impl UserinfoError {
         match self {
             Self::Call(_) => true,
             Self::Status(status) => matches!(status, 408 | 425 | 429 | 500..),
-            Self::Json(_) | Self::MediaType(_) | Self::Text => false,
+            Self::Json(_) | Self::MediaType(_) | Self::Signed | Self::Text => false,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Answers that a provider lets the browser post (OAuth 2.0 Form Post Response Mode).
 
+use url::form_urlencoded;
+
 use crate::support::browser::{Browser, Page};
 use crate::support::jar::SameSite;
 use crate::support::scene::{ORIGIN, SESSION, Scene, assert_refused, url};
@@ -71,7 +73,7 @@ async fn a_15_only_a_form_of_some_size_is_read() {
     let fields = form.login_form();
     let to = fields.action.clone();
     let text = {
-        let mut text = url::form_urlencoded::Serializer::new(String::new());
+        let mut text = form_urlencoded::Serializer::new(String::new());
         text.extend_pairs(fields.filled(&[]));
         text.finish()
     };
@@ -259,4 +261,27 @@ async fn a_15_a_32_a_real_browser_posts_answers_across_two_sites() {
     let old = scene.browser();
     old.plant(ORIGIN, &format!("{SESSION}={before}; Path=/; Secure"));
     assert_eq!(old.fetch(&url("/")).await.status, 401);
+}
+
+#[tokio::test]
+async fn a_15_a_code_in_an_address_is_not_taken_where_a_form_was_asked_for() {
+    let scene = scene().await;
+    let browser = scene.browser();
+    let form = until_form(&scene, &browser, "/page").await.login_form();
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    let answer = query.extend_pairs(form.filled(&[])).finish();
+    let page = browser.open(&format!("{}?{answer}", form.action)).await;
+    assert_refused(&scene, &browser, &page, "in an address");
+    assert!(page.text().contains("malformed_response"));
+    assert!(scene.provider.exchanges().is_empty());
+}
+
+#[tokio::test]
+async fn an_image_on_somebodys_page_begins_no_login() {
+    let scene = scene().await;
+    let browser = scene.browser();
+    let image = Visit::image(&url("/oauth2/sign_in")).from("https://evil.test/");
+    let page = browser.send(image).await;
+    assert_eq!(page.status, 403, "{}", page.describe());
+    assert!(browser.cookies(ORIGIN).is_empty());
 }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
+use crate::support::browser::Page;
+use crate::support::form::links;
 use crate::support::pair::{APART, Two};
 use crate::support::raw::Raw;
 use crate::support::scene::{ORIGIN, SESSION, Scene, url};
@@ -205,4 +207,51 @@ async fn d_21_a_client_that_guesses_codes_does_not_use_up_the_token_endpoint() {
     // A minute later the same client may sign in.
     scene.gateway.advance(std::time::Duration::from_mins(1));
     assert_eq!(scene.browser().visit(&url("/")).await.text(), "seen");
+}
+
+/// An answer to a login of this browser, with a code that the provider refuses.
+fn guess(callback: &Page) -> String {
+    let mut answer = callback.location().unwrap();
+    let mut pairs = answer.query_pairs();
+    let (_, state) = pairs.find(|(name, _)| name == "state").unwrap();
+    let state = state.into_owned();
+    let mut query = answer.query_pairs_mut();
+    query.clear().append_pair("code", "guess");
+    query.append_pair("state", &state);
+    drop(query);
+    answer.to_string()
+}
+
+#[tokio::test]
+async fn a_session_of_one_provider_is_no_login_at_another() {
+    let two = Two::start(APART).await;
+    let victim = two.browser();
+    assert_eq!(victim.visit(&url("/page")).await.text(), "seen");
+    for _ in 0..10 {
+        let stranger = two.browser();
+        let callback = two.callback(&stranger, "/other/x").await;
+        stranger.open(&guess(&callback)).await;
+    }
+    // From now on this network's codes are not sent on, and that is what people are told.
+    let page = victim.visit(&url("/other/x")).await;
+    assert_eq!(page.status, 429, "{}", page.describe());
+    assert!(page.text().contains("too_many_refused_codes"));
+    assert_eq!(victim.visit(&url("/page")).await.text(), "seen");
+}
+
+#[tokio::test]
+async fn whoever_signs_in_anew_in_vain_is_not_taken_for_the_one_before() {
+    let scene = Scene::new().await;
+    let browser = scene.signed_in("alice").await;
+    for _ in 0..10 {
+        let stranger = scene.browser();
+        let callback = scene.until_callback(&stranger, "/").await;
+        stranger.open(&guess(&callback)).await;
+    }
+    browser.plant(&scene.provider.url(), "user=bob; Path=/");
+    let page = browser.visit(&url("/oauth2/sign_in?prompt=login")).await;
+    assert_eq!(page.status, 429, "{}", page.describe());
+    // And the way on asks to sign in anew, too.
+    let again = links(&page.text()).remove(0).href;
+    assert!(again.contains("prompt=login"), "{again}");
 }

@@ -13,8 +13,8 @@ use super::Algorithm;
 pub enum ClientAuthentication {
     /// The first that the server's metadata lists and our credentials are good for:
     /// `private_key_jwt` with a private key; `client_secret_basic`, `client_secret_post`,
-    /// `client_secret_jwt` with a secret; `none` with neither. Without metadata, or where it lists
-    /// nothing, `private_key_jwt` with a key and else Basic. Nothing is tried out.
+    /// `client_secret_jwt` with a secret. Without metadata, or where it lists nothing,
+    /// `private_key_jwt` with a key and else Basic. Nothing is tried out.
     #[default]
     Auto,
     /// Identifier and secret in the Basic scheme.

@@ -114,12 +114,13 @@ fn the_method_is_chosen_from_what_the_server_lists_and_we_have() {
         (&with_both, None, "private_key_jwt"),
         (&with_both, Some(&all), "private_key_jwt"),
         (&with_both, Some(&all[..5]), "client_secret_basic"),
-        (&with_nothing, Some(&all), "none"),
     ] {
         let client = client(settings, supported).unwrap();
         assert_eq!(method(&client), expected, "{supported:?}");
     }
     for (settings, supported, key) in [
+        // A secret that was forgotten is no wish to be a public client.
+        (&with_nothing, Some(&all[..]), "client_authentication"),
         (&with_secret, Some(&all[..2]), "client_authentication"),
         (&with_secret, Some(&all[5..]), "client_authentication"),
         (&with_key, Some(&all[..5]), "client_authentication"),

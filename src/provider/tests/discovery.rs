@@ -7,14 +7,12 @@ use super::signing::*;
 use super::*;
 use crate::provider::published::Published;
 
-const ISSUER: &str = "https://id.example";
-
-fn metadata(changes: Value) -> String {
+fn metadata(issuer: &str, changes: Value) -> String {
     let mut metadata = value!({
-        "issuer": ISSUER,
+        "issuer": issuer,
         "authorization_endpoint": "https://id.example/authorize",
         "token_endpoint": "https://id.example/token",
-        "jwks_uri": "https://id.example/jwks",
+        "jwks_uri": format!("{issuer}/jwks"),
         "authorization_response_iss_parameter_supported": true,
     });
     let Value::Object(changes) = changes else {
@@ -29,11 +27,14 @@ fn keys(entries: &[Value]) -> String {
     answer("200 OK", "application/json", &set.to_string())
 }
 
-/// A provider whose metadata is at `server`.
+fn good_keys() -> String {
+    keys(&[RSA.jwk_with(value!({ "kid": "one" }))])
+}
+
+/// A provider that `server` publishes.
 fn provider(files: &Files, server: &Server) -> Provider {
     let text = format!(
-        "issuer = \"{ISSUER}\"\nmetadata_url = \"{}/metadata\"\nclient_id = \"3\"\n\
-         client_secret_file = \"{}/secret\"\n",
+        "issuer = \"{}\"\nclient_id = \"3\"\nclient_secret_file = \"{}/secret\"\n",
         server.url,
         files.0.path().display()
     );
@@ -52,36 +53,56 @@ fn asked(provider: &Provider) -> Result<String, Error> {
 }
 
 #[tokio::test]
-async fn nobody_is_sent_away_before_the_metadata_was_read() {
-    let mut server = Server::start([metadata(value!({}))]).await;
+async fn nobody_is_sent_away_before_metadata_and_keys_were_read() {
+    let answers = |url: &str| vec![metadata(url, value!({})), good_keys()];
+    let mut server = Server::start_by(answers).await;
     let (files, clock) = (Files::new(), Clock::manual(NOW));
     let provider = provider(&files, &server);
+    assert!(provider.lately_ready(NOW).is_none());
     assert_eq!(asked(&provider).unwrap_err().reason(), "metadata_missing");
-    let early = provider.check_response_issuer(Some(ISSUER)).unwrap_err();
+    let early = provider.check_response_issuer(None).unwrap_err();
     assert_eq!(early.reason(), "metadata_missing");
     provider.ready(&clock).await.unwrap();
-    assert!(server.next().line().starts_with("GET /metadata "));
+    let line = server.next().line().to_owned();
+    assert!(line.starts_with("GET /.well-known/openid-configuration "));
+    assert!(server.next().line().starts_with("GET /jwks "));
     let url = asked(&provider).unwrap();
     assert!(url.starts_with("https://id.example/authorize?"), "{url}");
     // A moment later nobody asks again.
+    assert!(matches!(provider.lately_ready(NOW), Some(Ok(()))));
     provider.ready(&clock).await.unwrap();
     assert!(server.has_no_more());
 }
 
 #[tokio::test]
-async fn a_21_a_22_who_promises_to_say_who_answers_has_to() {
-    let server = Server::start([metadata(value!({}))]).await;
+async fn without_usable_keys_nobody_is_sent_away() {
+    let answers = |url: &str| vec![metadata(url, value!({})), keys(&[])];
+    let server = Server::start_by(answers).await;
     let (files, clock) = (Files::new(), Clock::manual(NOW));
     let provider = provider(&files, &server);
+    let error = provider.ready(&clock).await.unwrap_err();
+    assert_eq!(error.reason(), "keys_unusable");
+    assert!(!error.passes());
+    let again = provider.lately_ready(NOW).unwrap().unwrap_err();
+    assert_eq!(again.reason(), "keys_unusable");
+}
+
+#[tokio::test]
+async fn a_21_a_22_who_promises_to_say_who_answers_has_to() {
+    let answers = |url: &str| vec![metadata(url, value!({})), good_keys()];
+    let server = Server::start_by(answers).await;
+    let (files, clock) = (Files::new(), Clock::manual(NOW));
+    let provider = provider(&files, &server);
+    // Whoever says it is looked at without any metadata.
+    assert!(provider.check_response_issuer(Some(&server.url)).is_ok());
     provider.ready(&clock).await.unwrap();
-    assert!(provider.check_response_issuer(Some(ISSUER)).is_ok());
+    assert!(provider.check_response_issuer(Some(&server.url)).is_ok());
+    let (slash, upper) = (format!("{}/", server.url), server.url.to_uppercase());
     for other in [
         None,
         Some(""),
-        Some("https://id.example/"),
-        Some("https://ID.example"),
-        Some("https://id.example:443"),
-        Some("https%3A//id.example"),
+        Some(&*slash),
+        Some(&*upper),
         Some("https://evil.example"),
     ] {
         let error = provider.check_response_issuer(other).unwrap_err();
@@ -91,39 +112,45 @@ async fn a_21_a_22_who_promises_to_say_who_answers_has_to() {
 
 #[tokio::test]
 async fn a_25_metadata_that_is_not_believed_changes_nothing() {
-    let refused = [
-        (
-            metadata(value!({ "issuer": "https://evil.example" })),
-            "metadata_issuer",
-        ),
-        (
-            metadata(value!({ "token_endpoint": "http://id.example/token" })),
-            "metadata_endpoint",
-        ),
-        (
-            metadata(value!({ "token_endpoint": null })),
-            "provider_settings",
-        ),
-        (
-            answer("503 Service Unavailable", "text/html", "later"),
-            "metadata_status",
-        ),
-        (
-            answer("200 OK", "text/html", "<html>"),
-            "metadata_malformed",
-        ),
-    ];
-    let answers = refused.iter().map(|(answer, _reason)| answer.clone());
-    let moved = metadata(value!({ "authorization_endpoint": "https://login.example/a" }));
-    let answers = [metadata(value!({}))].into_iter().chain(answers);
-    let server = Server::start(answers.chain([moved])).await;
+    let refused = |url: &str| {
+        [
+            (
+                metadata(url, value!({ "issuer": "https://evil.example" })),
+                "metadata_issuer",
+            ),
+            (
+                metadata(url, value!({ "token_endpoint": "http://id.example/token" })),
+                "metadata_endpoint",
+            ),
+            (
+                metadata(url, value!({ "token_endpoint": null })),
+                "provider_settings",
+            ),
+            (
+                answer("503 Service Unavailable", "text/html", "later"),
+                "metadata_status",
+            ),
+            (
+                answer("200 OK", "text/html", "<html>"),
+                "metadata_malformed",
+            ),
+        ]
+    };
+    let answers = |url: &str| {
+        let good = [metadata(url, value!({})), good_keys()];
+        let bad = refused(url).map(|(answer, _reason)| answer);
+        let moved = value!({ "authorization_endpoint": "https://login.example/a" });
+        let moved = [metadata(url, moved)];
+        good.into_iter().chain(bad).chain(moved).collect()
+    };
+    let server = Server::start_by(answers).await;
     let (files, clock) = (Files::new(), Clock::manual(NOW));
     let provider = provider(&files, &server);
     provider.ready(&clock).await.unwrap();
     let before = asked(&provider).unwrap();
-    for (_answer, reason) in &refused {
+    for (_answer, reason) in refused(&server.url) {
         let error = provider.discover().await.unwrap_err();
-        assert_eq!(error.reason(), *reason, "{}", chain(&error));
+        assert_eq!(error.reason(), reason, "{}", chain(&error));
         assert_eq!(asked(&provider).unwrap(), before);
     }
     provider.discover().await.unwrap();
@@ -173,56 +200,50 @@ fn place(server: &Server) -> Endpoint {
 
 #[tokio::test]
 async fn d_24_tokens_of_unknown_keys_cause_one_fetch_a_minute() {
-    let set = || keys(&[RSA.jwk_with(value!({ "kid": "one" }))]);
-    let server = &mut Server::start([set(), set(), set(), set()]).await;
+    let server = &mut Server::start([(); 4].map(|()| good_keys())).await;
     let (place, clock) = (place(server), Clock::manual(NOW));
     let published = Published::default();
-    published.renew(&place, clock.now()).await.unwrap();
+    let first = published.first(&place, &clock).await.unwrap();
     server.next();
-    let first = published.newest().unwrap();
     // The first fetch had no token as its reason.
-    let second = published.newer(Some(&first), &place, clock.now()).await;
-    let second = second.unwrap();
+    let second = published.newer(&first, &place, &clock).await;
+    let second = second.unwrap().unwrap();
     server.next();
     for wait in [0, 1, 30, 28] {
         clock.advance(Duration::from_secs(wait));
-        let refused = published.newer(Some(&second), &place, clock.now()).await;
-        assert!(matches!(refused, Err(Error::KeysJustFetched)), "{wait}");
+        let newer = published.newer(&second, &place, &clock).await;
+        assert!(newer.unwrap().is_none(), "{wait}");
     }
     assert!(server.has_no_more());
     // Whoever has seen only the older set is given the newer one.
-    let given = published.newer(Some(&first), &place, clock.now()).await;
-    assert!(Arc::ptr_eq(&given.unwrap(), &second));
+    let given = published.newer(&first, &place, &clock).await;
+    assert!(Arc::ptr_eq(&given.unwrap().unwrap(), &second));
     clock.advance(Duration::from_secs(1));
-    published
-        .newer(Some(&second), &place, clock.now())
-        .await
-        .unwrap();
+    let third = published.newer(&second, &place, &clock).await;
+    assert!(third.unwrap().is_some());
     server.next();
 }
 
 #[tokio::test]
 async fn g_13_all_who_need_the_first_keys_wait_for_one_fetch() {
-    let set = keys(&[RSA.jwk_with(value!({ "kid": "one" }))]);
-    let server = &mut Server::start([set]).await;
+    let server = &mut Server::start([good_keys()]).await;
     let (place, published) = (Arc::new(place(server)), Arc::new(Published::default()));
     let mut all = JoinSet::new();
     for _ in 0..20 {
         let (place, published) = (Arc::clone(&place), Arc::clone(&published));
-        all.spawn(async move { published.newer(None, &place, NOW).await.map(drop) });
+        all.spawn(async move { published.first(&place, &Clock::manual(NOW)).await.map(drop) });
     }
     for fetched in all.join_all().await {
         fetched.unwrap();
     }
     // The one who looks after the keys has nothing to do then.
-    published.renew(&place, NOW).await.unwrap();
+    published.renew(&place, &Clock::manual(NOW)).await.unwrap();
     server.next();
     assert!(server.has_no_more());
 }
 
 #[tokio::test]
 async fn j_79_a_set_that_cannot_be_used_leaves_the_last_good_one() {
-    let good = keys(&[RSA.jwk_with(value!({ "kid": "one" }))]);
     let bad = [
         (keys(&[]), "keys_unusable"),
         (
@@ -239,15 +260,47 @@ async fn j_79_a_set_that_cannot_be_used_leaves_the_last_good_one() {
         ),
     ];
     let answers = bad.iter().map(|(answer, _reason)| answer.clone());
-    let server = Server::start([good].into_iter().chain(answers)).await;
+    let server = Server::start([good_keys()].into_iter().chain(answers)).await;
     let (place, clock) = (place(&server), Clock::manual(NOW));
     let published = Published::default();
-    published.renew(&place, clock.now()).await.unwrap();
-    let before = published.newest().unwrap();
+    let before = published.first(&place, &clock).await.unwrap();
     for (_answer, reason) in &bad {
         clock.advance(Duration::from_mins(1));
-        let renewed = published.renew(&place, clock.now()).await;
+        let renewed = published.renew(&place, &clock).await;
         assert_eq!(renewed.unwrap_err().reason(), *reason);
-        assert!(Arc::ptr_eq(&published.newest().unwrap(), &before));
+        let still = published.first(&place, &clock).await.unwrap();
+        assert!(Arc::ptr_eq(&still, &before));
     }
+}
+
+#[tokio::test]
+async fn d_24_a_fetch_that_failed_is_not_repeated_for_every_token() {
+    let bad = || answer("500 Oops", "text/plain", "");
+    let server = &mut Server::start([good_keys(), bad(), bad(), bad()]).await;
+    let (place, clock) = (place(server), Clock::manual(NOW));
+    let published = Published::default();
+    let first = published.first(&place, &clock).await.unwrap();
+    for _ in 0..20 {
+        // Whether there is a newer set is not known, so nothing is said of the token.
+        let newer = published.newer(&first, &place, &clock).await;
+        assert_eq!(newer.unwrap_err().reason(), "keys_unavailable");
+        clock.advance(Duration::from_secs(2));
+    }
+    server.next();
+    server.next();
+    assert!(server.has_no_more());
+}
+
+#[tokio::test]
+async fn keys_of_another_place_are_fetched_at_once() {
+    let (one, two) = (
+        Server::start([good_keys()]).await,
+        Server::start([good_keys()]).await,
+    );
+    let clock = Clock::manual(NOW);
+    let published = Published::default();
+    let first = published.first(&place(&one), &clock).await.unwrap();
+    published.renew(&place(&two), &clock).await.unwrap();
+    let second = published.first(&place(&two), &clock).await.unwrap();
+    assert!(!Arc::ptr_eq(&first, &second));
 }

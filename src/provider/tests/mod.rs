@@ -175,9 +175,14 @@ struct Server {
 
 impl Server {
     async fn start(answers: impl IntoIterator<Item = String>) -> Self {
+        Self::start_by(|_url| answers.into_iter().collect()).await
+    }
+
+    /// With answers that name the server.
+    async fn start_by(answers: impl FnOnce(&str) -> Vec<String>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let answers: Vec<String> = answers.into_iter().collect();
+        let answers = answers(&url);
         let (sender, received) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             let mut answers = answers.into_iter();

@@ -175,6 +175,18 @@ impl Chromium {
         self.text().await
     }
 
+    /// Waits until a person reads `wanted` on the page.
+    pub(crate) async fn wait_for_text(&self, wanted: &str) {
+        let waiting = async {
+            while !self.text().await.contains(wanted) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        if timeout(PATIENCE, waiting).await.is_err() {
+            panic!("the page never says {wanted:?}:\n{}", self.text().await);
+        }
+    }
+
     /// What a person reads on the page.
     pub(crate) async fn text(&self) -> String {
         let text = self

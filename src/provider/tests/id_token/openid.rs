@@ -151,7 +151,7 @@ fn j_77_a_signed_userinfo_answer_is_of_our_server_and_for_us() {
         (value!({ "events": {} }), "userinfo_type"),
     ] {
         let outcome = rules
-            .check_userinfo(members.as_object().unwrap(), NOW)
+            .check_userinfo(members.as_object().unwrap(), ISSUER, NOW)
             .map_or_else(|error| error.reason(TokenKind::Userinfo), |()| "ok");
         assert_eq!(outcome, expected, "{members}");
     }
