@@ -21,7 +21,7 @@ use crate::clock::{Clock, Timestamp};
 /// at: key sets come as anything from JSON to plain text.
 const ACCEPTED: &str = "application/jwk-set+json, application/json";
 
-/// Between two fetches that tokens gave reason for.
+/// Between two history that tokens gave reason for.
 const BETWEEN: Duration = Duration::from_mins(1);
 
 /// How long a server is left alone after a fetch that failed, and how old a set is new enough not
@@ -32,7 +32,7 @@ const LITTLE: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(super) struct Published {
     newest: ArcSwapOption<Fetched>,
-    fetches: Mutex<Fetches>,
+    history: Mutex<History>,
 }
 
 /// A key set, and where it comes from.
@@ -43,7 +43,7 @@ pub(super) struct Fetched {
 }
 
 #[derive(Debug, Default)]
-struct Fetches {
+struct History {
     /// When a token last gave reason for one, by the end of that fetch.
     asked: Option<Timestamp>,
     /// When one last succeeded.
@@ -66,31 +66,31 @@ impl Published {
         if let Some(newest) = self.newest.load_full() {
             return Ok(newest);
         }
-        let mut fetches = self.fetches.lock().await;
+        let mut history = self.history.lock().await;
         if let Some(newest) = self.newest.load_full() {
             return Ok(newest);
         }
-        if lately(fetches.failed, clock.now(), LITTLE) {
+        if lately(history.failed, clock.now(), LITTLE) {
             return Err(Error::KeysJustFetched);
         }
-        self.fetch(&mut fetches, endpoint, clock).await
+        self.fetch(&mut history, endpoint, clock).await
     }
 
-    /// Fetches the set because it is time to.
+    /// History the set because it is time to.
     ///
     /// # Errors
     ///
     /// [`Error::Keys`], [`Error::KeysCall`] and [`Error::KeysStatus`]; the set that there is stays.
     pub(super) async fn renew(&self, endpoint: &Endpoint, clock: &Clock) -> Result<(), Error> {
-        let mut fetches = self.fetches.lock().await;
+        let mut history = self.history.lock().await;
         let newest = self.newest.load();
         let moved = newest
             .as_ref()
             .is_none_or(|newest| newest.from != *endpoint.uri());
-        if !moved && lately(fetches.done, clock.now(), LITTLE) {
+        if !moved && lately(history.done, clock.now(), LITTLE) {
             return Ok(());
         }
-        self.fetch(&mut fetches, endpoint, clock).await.map(drop)
+        self.fetch(&mut history, endpoint, clock).await.map(drop)
     }
 
     /// A set that is not `seen`, because that has no key for some token: fetched now, or by
@@ -107,40 +107,40 @@ impl Published {
         endpoint: &Endpoint,
         clock: &Clock,
     ) -> Result<Option<Arc<Fetched>>, Error> {
-        let mut fetches = self.fetches.lock().await;
+        let mut history = self.history.lock().await;
         if let Some(newest) = self.newest.load_full()
             && !Arc::ptr_eq(seen, &newest)
         {
             return Ok(Some(newest));
         }
-        if lately(fetches.asked, clock.now(), BETWEEN) {
-            let failed = fetches.failed.is_some();
+        if lately(history.asked, clock.now(), BETWEEN) {
+            let failed = history.failed.is_some();
             return if failed {
                 Err(Error::KeysJustFetched)
             } else {
                 Ok(None)
             };
         }
-        let fetched = self.fetch(&mut fetches, endpoint, clock).await;
-        fetches.asked = Some(clock.now());
+        let fetched = self.fetch(&mut history, endpoint, clock).await;
+        history.asked = Some(clock.now());
         fetched.map(Some)
     }
 
     async fn fetch(
         &self,
-        fetches: &mut Fetches,
+        history: &mut History,
         endpoint: &Endpoint,
         clock: &Clock,
     ) -> Result<Arc<Fetched>, Error> {
         match ask(endpoint).await {
             Ok(fetched) => {
                 let fetched = Arc::new(fetched);
-                (fetches.done, fetches.failed) = (Some(clock.now()), None);
+                (history.done, history.failed) = (Some(clock.now()), None);
                 self.newest.store(Some(Arc::clone(&fetched)));
                 Ok(fetched)
             }
             Err(error) => {
-                fetches.failed = Some(clock.now());
+                history.failed = Some(clock.now());
                 Err(error)
             }
         }
