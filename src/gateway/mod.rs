@@ -395,11 +395,11 @@ fn is_navigation(parts: &Parts) -> bool {
     if parts.method != Method::GET || is_in_advance(&parts.headers) {
         return false;
     }
-    match parts.headers.contains_key("sec-fetch-mode") {
-        true => !is_for_a_part(&parts.headers),
-        // Browsers that send no fetch metadata still say what they show.
-        false => page::wants_html(&parts.headers),
+    if parts.headers.contains_key("sec-fetch-mode") {
+        return !is_for_a_part(&parts.headers);
     }
+    // Browsers that send no fetch metadata still say what they show.
+    page::wants_html(&parts.headers)
 }
 
 impl From<target::Error> for Error {

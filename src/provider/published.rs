@@ -21,7 +21,7 @@ use crate::clock::{Clock, Timestamp};
 /// at: key sets come as anything from JSON to plain text.
 const ACCEPTED: &str = "application/jwk-set+json, application/json";
 
-/// Between two history that tokens gave reason for.
+/// Between two fetches that tokens gave reason for.
 const BETWEEN: Duration = Duration::from_mins(1);
 
 /// How long a server is left alone after a fetch that failed, and how old a set is new enough not
