@@ -287,10 +287,7 @@ impl Route {
 }
 
 /// The providers whose sessions count for a route that names these.
-fn counting(
-    written: Option<ProviderNames>,
-    providers: &[&str],
-) -> Result<Vec<Claim>, RouteError> {
+fn counting(written: Option<ProviderNames>, providers: &[&str]) -> Result<Vec<Claim>, RouteError> {
     let names = match written {
         Some(ProviderNames(names)) => names,
         None => providers.iter().map(|name| (*name).into()).collect(),
