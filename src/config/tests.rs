@@ -202,7 +202,7 @@ fn l_04_a_secret_in_the_settings_is_refused_and_not_shown() {
     let problems = Written::new(&text).problems();
     assert_eq!(
         keys_of(&problems),
-        ["providers.main.client_secret", "providers.main"],
+        ["providers.main.client_secret"],
         "{problems:#?}"
     );
     assert!(problems[0].contains("client_secret_file") && !problems[0].contains("canary"));
@@ -295,6 +295,79 @@ fn a_route_takes_one_provider_or_several_or_all() {
             problems[0].starts_with("routes.0.provider") && problems[0].contains(why),
             "{problems:#?}"
         );
+    }
+}
+
+#[test]
+fn a_rule_lists_people_of_the_providers_that_it_means() {
+    let rule = |list: &str| format!("access = {{ any_of = {{ {list} = [\"x\"] }} }}");
+    let (subjects, groups) = (rule("subjects"), rule("groups"));
+    let both = "provider = [\"main\", \"work\"]";
+    for (text, providers, why) in [
+        (&subjects, "", Some("the one provider whose subjects")),
+        (&subjects, both, Some("the one provider whose subjects")),
+        (&subjects, "provider = \"work\"", None),
+        (&subjects, "provider = [\"work\"]", None),
+        (
+            &groups,
+            "",
+            Some("or the list of those where they mean the same"),
+        ),
+        (&groups, both, None),
+        (&groups, "provider = \"work\"", None),
+    ] {
+        let written = format!("{}\n[[routes]]\n{text}\n{providers}\n", two_providers());
+        let loaded = Written::new(&written).load();
+        let problems = loaded.err().map(|problems| problems.0).unwrap_or_default();
+        match why {
+            None => assert!(problems.is_empty(), "{written}: {problems:#?}"),
+            Some(why) => {
+                assert_eq!(problems.len(), 1, "{written}: {problems:#?}");
+                assert_eq!(problems[0].key, "routes.0.access");
+                assert!(problems[0].reason.contains(why), "{problems:#?}");
+            }
+        }
+        // With one provider there is nobody else.
+        let alone = format!("{SMALL}\n[[routes]]\n{text}\n");
+        assert!(Written::new(&alone).load().is_ok(), "{alone}");
+    }
+}
+
+#[test]
+fn an_app_of_several_providers_should_be_told_which() {
+    let warnings = |text: &str| Written::new(text).load().unwrap().warnings;
+    let several = warnings(&two_providers());
+    assert_eq!(several.len(), 1, "{several:#?}");
+    assert!(
+        several[0].contains("in the route `/`") && several[0].contains("assertions.provider"),
+        "{several:#?}"
+    );
+    let told = "[assertions]\nprovider = \"X-Forwarded-Provider\"\n";
+    let none = Vec::<String>::new();
+    assert_eq!(warnings(&format!("{}\n{told}", two_providers())), none);
+    let apart =
+        "[[routes]]\nprovider = \"main\"\n[[routes]]\nprefix = \"/b\"\nprovider = \"work\"\n";
+    assert_eq!(warnings(&format!("{}\n{apart}", two_providers())), none);
+    assert_eq!(warnings(SMALL), none);
+}
+
+#[test]
+fn a_key_that_cannot_be_read_is_the_only_problem_of_its_provider() {
+    for (key, named) in [
+        ("discovery = \"oidc\"", "providers.main.discovery"),
+        (
+            "id_token.leeway_secs = 301",
+            "providers.main.id_token.leeway_secs",
+        ),
+        ("issur = \"https://id.example\"", "providers.main.issur"),
+    ] {
+        let text = SMALL.replace(
+            "profile = \"oauth2\"",
+            &format!("profile = \"oidc\"\n{key}"),
+        );
+        let text = text.replace("authorization_endpoint = ", "issuer = ");
+        let problems = Written::new(&text).problems();
+        assert_eq!(keys_of(&problems), [named], "{problems:#?}");
     }
 }
 
@@ -435,7 +508,7 @@ fn every_profile_says_what_to_give_and_whether_it_was_run() {
 fn a_profile_where_anybody_can_get_an_account_says_so() {
     let open = profile::names().filter(|name| bare(name).open_registration);
     let open: Vec<&str> = open.collect();
-    assert_eq!(open, ["auth0", "github", "gitlab", "google"]);
+    assert_eq!(open, ["auth0", "github", "gitlab", "google", "zitadel"]);
 }
 
 #[test]

@@ -144,6 +144,14 @@ fn an_authorization_request_that_cannot_work_is_named() {
             "authorization_request.prompt = \"\"",
             "authorization_request.prompt",
         ),
+        (
+            "authorization_request.prompt = \"none\"",
+            "authorization_request.prompt",
+        ),
+        (
+            "authorization_request.prompt = \"login none\"",
+            "authorization_request.prompt",
+        ),
         ("scopes = [\"read write\"]", "scopes"),
         ("scopes = [\"\"]", "scopes"),
         ("identity.source = \"id_token\"", "scopes"),
