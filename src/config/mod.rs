@@ -378,4 +378,6 @@ fn login_settings(
 #[cfg(test)]
 mod misuse_tests;
 #[cfg(test)]
+mod provider_tests;
+#[cfg(test)]
 mod tests;
