@@ -21,7 +21,8 @@ const USAGE: u8 = 64;
 /// The settings are wrong (`EX_CONFIG`).
 const CONFIG: u8 = 78;
 
-/// A reverse proxy that signs users in: OAuth 2 for web apps that know nothing of it.
+/// A reverse proxy that signs users in: OAuth 2 and OpenID Connect for web apps that know
+/// nothing of it.
 #[derive(Parser)]
 #[command(
     version,
@@ -38,7 +39,7 @@ struct Cli {
 enum Command {
     /// Serve, as the settings say, until SIGTERM or SIGINT
     Run(Settings),
-    /// Name every problem of the settings at once, and serve nothing
+    /// Name every problem of the settings that can be seen at once, and serve nothing
     Check(Settings),
     /// Try it: an authorization server, a legacy app and the gateway in one process, on loopback
     Demo(Demo),
@@ -269,12 +270,12 @@ async fn show_demo(demo: demo::Demo) -> ExitCode {
          user      alice\n  \
          password  password\n\n\
          The gateway runs on {}\n\
-         in front of a legacy app on {} and an authorization server on {}.\n\
+         in front of a legacy app on {} and {}.\n\
          Stop with Ctrl-C.",
         demo.public_url(),
         demo.settings_file().display(),
         demo.app().address(),
-        demo.provider().address(),
+        demo.provider_as_text(),
     ));
     signals.next().await;
     demo.stop().await;

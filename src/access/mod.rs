@@ -236,7 +236,10 @@ impl<'a> Permit<'a> {
         let session = self.session.as_ref();
         let identity = session.map(|session| session.identity());
         let bearer = session.map(|session| session.tokens().bearer());
-        assert_identity(headers, names, identity, bearer);
+        // Looked for only where an app is told.
+        let told = session.filter(|_session| names.provider.is_some());
+        let provider = told.and_then(|session| self.route.provider(session.provider()));
+        assert_identity(headers, names, (identity, provider), bearer);
         pools.send(&self.route.upstream, request).await
     }
 }

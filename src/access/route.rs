@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 
 use super::rule::Rule;
+use crate::identity::Claim;
 use crate::target::{Prefix, Target};
 use crate::upstream::Upstream;
 
@@ -99,7 +100,8 @@ pub struct Route {
     hosts: Vec<Box<str>>,
     prefix: Prefix,
     pub(super) rule: Rule,
-    providers: Vec<Box<str>>,
+    /// Ready to be asserted.
+    providers: Vec<Claim>,
     pub(super) allow_preflight: bool,
     // Private to the room: only a `Permit` leads to it.
     pub(super) upstream: Arc<Upstream>,
@@ -118,7 +120,14 @@ impl Route {
 
     /// The providers whose sessions count, in the order in which people are to choose.
     pub fn providers(&self) -> impl ExactSizeIterator<Item = &str> + Clone {
-        self.providers.iter().map(AsRef::as_ref)
+        self.providers.iter().map(Claim::as_str)
+    }
+
+    /// The name of one of its providers, ready to be asserted.
+    pub(super) fn provider(&self, name: &str) -> Option<&Claim> {
+        self.providers
+            .iter()
+            .find(|provider| provider.as_str() == name)
     }
 
     /// Whether a session is all that it asks for: whoever has an account at the provider passes.
@@ -166,6 +175,19 @@ pub enum RouteError {
     /// The upstream has to be named when there are several.
     #[error("there are several upstreams; the route has to name one")]
     AmbiguousUpstream,
+    /// Groups of several providers count, and nobody wrote that they should.
+    #[error(
+        "`groups` would count whichever provider names them, and there are several; write \
+         `provider` in the route: the one whose groups these are, or the list of those where they \
+         mean the same"
+    )]
+    AmbiguousGroups,
+    /// The same subject at two providers is two people.
+    #[error(
+        "`subjects` would count at several providers, and the same subject at another one is \
+         somebody else; write the one provider whose subjects these are as `provider` in the route"
+    )]
+    AmbiguousSubjects,
     /// Two routes would take the same requests.
     #[error("it takes the same host and prefix as the route `{0}`")]
     Duplicate(Box<str>),
@@ -195,7 +217,11 @@ impl RouteTable {
         let mut routes: Vec<Route> = Vec::with_capacity(settings.len());
         let mut errors = Vec::new();
         for (index, settings) in settings {
-            let providers = match counting(settings.provider, providers) {
+            let chosen = settings.provider.is_some();
+            let counted = counting(settings.provider, providers).and_then(|counted| {
+                check_lists(&settings.access, &counted, chosen).map(|()| counted)
+            });
+            let providers = match counted {
                 Ok(providers) => providers,
                 Err(error) => {
                     errors.push((index, error));
@@ -261,16 +287,30 @@ impl Route {
 }
 
 /// The providers whose sessions count for a route that names these.
-fn counting(
-    written: Option<ProviderNames>,
-    providers: &[&str],
-) -> Result<Vec<Box<str>>, RouteError> {
-    let Some(ProviderNames(names)) = written else {
-        return Ok(providers.iter().map(|name| (*name).into()).collect());
+fn counting(written: Option<ProviderNames>, providers: &[&str]) -> Result<Vec<Claim>, RouteError> {
+    let names = match written {
+        Some(ProviderNames(names)) => names,
+        None => providers.iter().map(|name| (*name).into()).collect(),
     };
-    match names.iter().find(|name| !providers.contains(&&***name)) {
-        Some(unknown) => Err(RouteError::UnknownProvider(unknown.clone())),
-        None => Ok(names),
+    names
+        .into_iter()
+        .map(|name| {
+            let known = Claim::new(&name).filter(|_claim| providers.contains(&&*name));
+            known.ok_or(RouteError::UnknownProvider(name))
+        })
+        .collect()
+}
+
+/// Whether what the rule lists means something at all providers that count: a subject is somebody
+/// at one provider, a group may be the same at several if somebody says so.
+fn check_lists(rule: &Rule, providers: &[Claim], chosen: bool) -> Result<(), RouteError> {
+    let several = providers.len() > 1;
+    if several && rule.lists_subjects() {
+        Err(RouteError::AmbiguousSubjects)
+    } else if several && !chosen && rule.lists_groups() {
+        Err(RouteError::AmbiguousGroups)
+    } else {
+        Ok(())
     }
 }
 

@@ -98,6 +98,16 @@ pub(super) enum Verdict {
 }
 
 impl Rule {
+    /// Whether people are listed by subject.
+    pub(super) fn lists_subjects(&self) -> bool {
+        matches!(self, Self::AnyOf(lists) if !lists.subjects.is_empty())
+    }
+
+    /// Whether people are listed by group.
+    pub(super) fn lists_groups(&self) -> bool {
+        matches!(self, Self::AnyOf(lists) if !lists.groups.is_empty())
+    }
+
     /// Judges a signed-in person.
     pub(super) fn judge(&self, identity: &Identity) -> Verdict {
         match self {

@@ -24,7 +24,7 @@ use serde::Deserialize;
 pub use self::layers::{Flags, Variables};
 use self::listening::{Bounded, ServerSection, acceptor, check_transport};
 pub use self::problem::{Problem, Problems};
-use self::routing::{check_hosts, check_open, routes, upstreams};
+use self::routing::{check_hosts, check_open, routes, unnamed_providers, upstreams};
 use self::section::Reader;
 use crate::access::RouteTable;
 use crate::clock::Clock;
@@ -171,11 +171,13 @@ fn build(settings: &Figment, reader: &mut Reader<'_>, clock: &Clock) -> Option<C
         check_hosts(urls, routes, reader);
     }
     let (login, random_keys) = login_settings(login.as_ref()?, reader)?;
-    let server = server?;
+    let (server, routes, assertions) = (server?, routes?, assertions?);
+    let mut warnings = layers::odd_variables(settings);
+    warnings.extend(unnamed_providers(&routes, &assertions));
     let gateway = gateway::Settings {
         public_urls: public_urls?,
         trusted: TrustedPeers::new(server.trusted_proxies.iter().map(|network| network.0)),
-        assertions: assertions?,
+        assertions,
         body_bytes: server.body_mib.saturating_mul(1024 * 1024),
     };
     Some(Config {
@@ -189,9 +191,9 @@ fn build(settings: &Figment, reader: &mut Reader<'_>, clock: &Clock) -> Option<C
         gateway,
         login,
         random_keys,
-        routes: routes?,
+        routes,
         providers,
-        warnings: layers::odd_variables(settings),
+        warnings,
     })
 }
 
@@ -291,13 +293,16 @@ fn providers(settings: &Figment, reader: &mut Reader<'_>) -> Written {
             );
             continue;
         }
+        let noted = reader.problems.len();
         let Some(settings) = reader.read_value::<provider::Settings>(&key, value) else {
             continue;
         };
         if settings.open_registration && !settings.anyone {
             open.push(name.clone());
         }
-        if !files_are_there(&settings, &key, reader) {
+        note_absent_files(&settings, &key, reader);
+        // What follows from a problem that is noted already would lead astray.
+        if reader.problems.len() > noted {
             continue;
         }
         match Provider::new(&name, &settings) {
@@ -314,8 +319,8 @@ fn providers(settings: &Figment, reader: &mut Reader<'_>) -> Written {
     }
 }
 
-/// Whether every file that a provider names can be read. All that cannot are noted.
-fn files_are_there(settings: &provider::Settings, key: &str, reader: &mut Reader<'_>) -> bool {
+/// Notes every file that a provider names and that cannot be read.
+fn note_absent_files(settings: &provider::Settings, key: &str, reader: &mut Reader<'_>) {
     let single = [
         ("client_secret_file", settings.client_secret_file.as_ref()),
         ("ca_file", settings.ca_file.as_ref()),
@@ -332,15 +337,12 @@ fn files_are_there(settings: &provider::Settings, key: &str, reader: &mut Reader
     let keys = keys.map(|path| ("access_token.public_key_files", path));
     let more = settings.id_token.public_key_files.iter();
     let more = more.map(|path| ("id_token.public_key_files", path));
-    let mut all = true;
     for (below, path) in single.chain(keys).chain(more) {
         if let Err(error) = std::fs::File::open(path) {
             let reason = format!("{} cannot be read: {error}", path.display());
             reader.note(&format!("{key}.{below}"), reason);
-            all = false;
         }
     }
-    all
 }
 
 fn known_profiles() -> String {
@@ -375,5 +377,7 @@ fn login_settings(
 
 #[cfg(test)]
 mod misuse_tests;
+#[cfg(test)]
+mod provider_tests;
 #[cfg(test)]
 mod tests;

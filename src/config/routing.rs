@@ -11,7 +11,7 @@ use super::section::Reader;
 use crate::access::{Route, RouteError, RouteSettings, RouteTable};
 use crate::login::{PublicUrl, PublicUrls};
 use crate::telemetry::chain;
-use crate::upstream::{self, Upstream};
+use crate::upstream::{self, AssertionNames, Upstream};
 
 /// Upstreams by name.
 pub(super) type Upstreams = BTreeMap<Box<str>, Option<Arc<Upstream>>>;
@@ -70,7 +70,7 @@ pub(super) fn routes(
         Ok(table) => complete.then_some(table),
         Err(errors) => {
             for (index, error) in errors {
-                note_route(reader, index, &error, upstreams);
+                note_route(reader, index, &error, (upstreams, &names));
             }
             None
         }
@@ -78,10 +78,18 @@ pub(super) fn routes(
 }
 
 /// Notes what is wrong with a route, unless it follows from a problem that is noted already.
-fn note_route(reader: &mut Reader<'_>, index: usize, error: &RouteError, upstreams: &Upstreams) {
+fn note_route(
+    reader: &mut Reader<'_>,
+    index: usize,
+    error: &RouteError,
+    (upstreams, providers): (&Upstreams, &[&str]),
+) {
     let key = match error {
         RouteError::UnknownUpstream(name) if upstreams.contains_key(name) => return,
         RouteError::AmbiguousUpstream if upstreams.len() < 2 => return,
+        // A name that is none is noted where it is written.
+        RouteError::UnknownProvider(name) if providers.contains(&&**name) => return,
+        RouteError::AmbiguousGroups | RouteError::AmbiguousSubjects => "access",
         RouteError::UnknownUpstream(_) | RouteError::AmbiguousUpstream => "upstream",
         RouteError::UnknownProvider(_) => "provider",
         RouteError::Duplicate(_) => "prefix",
@@ -119,6 +127,24 @@ pub(super) fn check_open(routes: &RouteTable, open: &[String], reader: &mut Read
             );
         }
     }
+}
+
+/// What to say of routes of several providers when the app is not told which one it was.
+pub(super) fn unnamed_providers(routes: &RouteTable, names: &AssertionNames) -> Option<String> {
+    if names.provider.is_some() {
+        return None;
+    }
+    let several = routes.iter().filter(|route| route.providers().len() > 1);
+    let several: Vec<String> = several.map(|route| format!("`{}`", route.name())).collect();
+    (!several.is_empty()).then(|| {
+        format!(
+            "the app is not told which provider somebody comes from, and more than one counts in \
+             the route {}: two people with the same subject, user name or address at different \
+             providers are one person to the app; set assertions.provider = \
+             \"X-Forwarded-Provider\", or write one `provider` in each route",
+            several.join(", ")
+        )
+    })
 }
 
 /// A route for a host that is not served would never be taken.

@@ -118,6 +118,16 @@ impl Demo {
         &self.provider
     }
 
+    /// What the authorization server is and where, for a person to read.
+    pub fn provider_as_text(&self) -> String {
+        match self.dialect {
+            Dialect::OpenId => format!("an OpenID Provider, issuer {}", self.provider.base_url()),
+            Dialect::Passport12 | Dialect::Passport13 => {
+                format!("an authorization server on {}", self.provider.address())
+            }
+        }
+    }
+
     /// The app behind.
     pub fn app(&self) -> &App {
         &self.app

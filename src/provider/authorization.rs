@@ -205,8 +205,13 @@ fn check(settings: &Settings) -> Result<(), Error> {
     if !asked.acr_values.is_empty() && !proven {
         return refuse(acr_values, problem);
     }
-    if asked.prompt.as_deref() == Some("") {
+    let prompt = asked.prompt.as_deref();
+    if prompt == Some("") {
         return refuse("authorization_request.prompt", "is empty");
+    }
+    if prompt.is_some_and(|prompt| prompt.split(' ').any(|word| word == "none")) {
+        let problem = "has \"none\", with which nobody could sign in who is not signed in there";
+        return refuse("authorization_request.prompt", problem);
     }
     // RFC 8707 section 2.
     let is_resource = |uri: &String| !uri.contains('#') && Url::parse(uri).is_ok();

@@ -116,26 +116,20 @@ pub(super) fn endpoint(key: &'static str, base: Option<&str>, text: &str) -> Res
     } else if base.is_some_and(|base| base.contains(['?', '#'])) {
         "is appended to a `url` with a query or fragment"
     } else {
-        warn_of_clear_text(key, &url);
         return Ok(url);
     };
     Err(refuse(problem))
 }
 
-/// Secrets, codes and tokens go over this connection.
-fn warn_of_clear_text(key: &'static str, url: &Url) {
+/// Whether what goes there crosses a network in clear text: plain http to another machine.
+pub(super) fn is_clear_text(url: &Url) -> bool {
     let loopback = match url.host() {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         Some(Host::Ipv4(address)) => address.is_loopback(),
         Some(Host::Ipv6(address)) => address.is_loopback(),
         None => false,
     };
-    if url.scheme() == "http" && !loopback {
-        tracing::warn!(
-            key,
-            "The endpoint has no TLS: secrets and tokens cross the network in clear text"
-        );
-    }
+    url.scheme() == "http" && !loopback
 }
 
 #[cfg(test)]
@@ -175,6 +169,31 @@ mod tests {
             assert!(read(None, bad).is_err(), "{bad}");
         }
         assert!(read(Some("https://id.example?x=1"), "/token").is_err());
+    }
+
+    #[test]
+    fn t_10_plain_http_is_clear_text_on_any_network() {
+        let clear = |text: &str| is_clear_text(&Url::parse(text).unwrap());
+        for text in [
+            "http://id.example",
+            "http://localhost.example/",
+            "http://notlocalhost",
+            "http://10.0.0.1",
+            "http://[fe80::1]",
+            "http://127.0.0.1.example",
+        ] {
+            assert!(clear(text), "{text}");
+        }
+        for text in [
+            "https://id.example",
+            "https://10.0.0.1",
+            "http://localhost:1/x",
+            "http://id.localhost",
+            "http://127.1.2.3",
+            "http://[::1]:80",
+        ] {
+            assert!(!clear(text), "{text}");
+        }
     }
 
     #[test]

@@ -10,6 +10,17 @@ use super::settings::Settings;
 /// What stands for the tenant in a template, in the words of the server that has them.
 const TENANT: &str = "{tenantid}";
 
+/// What stands in the place of a tenant at Entra without being one: metadata at such an address
+/// is of all tenants.
+const NO_TENANTS: [&str; 3] = ["common", "consumers", "organizations"];
+
+/// The one tenant of everybody's personal Microsoft account (Microsoft identity platform,
+/// "Access tokens", `tid`).
+const PERSONAL_ACCOUNTS: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
+
+/// Where metadata is; an issuer is what stands before it.
+const WELL_KNOWN: &str = "/.well-known/";
+
 /// An issuer identifier, or a template and the tenants whose people are taken.
 #[derive(Clone, Debug)]
 pub(super) struct Issuer {
@@ -25,15 +36,35 @@ impl Issuer {
             if settings.tenants.is_empty() {
                 return Ok(None);
             }
-            return refuse("tenants", "are given, but no issuer");
+            return refuse("tenants", "is given, but there is no issuer");
         };
-        let web = text.starts_with("https://") || text.starts_with("http://");
-        if !web || text.contains(['?', '#', ' ']) {
-            return refuse("issuer", "is not a URL without query and fragment");
+        if let Some(problem) = misspelled(text) {
+            return refuse("issuer", problem);
+        }
+        let named = [
+            ("issuer", text.split('/').any(is_personal)),
+            (
+                "tenants",
+                settings.tenants.iter().any(|name| is_personal(name)),
+            ),
+        ];
+        let personal = named.into_iter().find(|(_key, personal)| *personal);
+        if let Some((key, _)) = personal.filter(|_| !settings.open_registration) {
+            let problem = "has the tenant of personal Microsoft accounts, which anybody can get; \
+                           write open_registration = true if that is meant";
+            return refuse(key, problem);
         }
         match (text.contains(TENANT), settings.tenants.as_slice()) {
-            (true, []) => refuse("tenants", "is empty, but the issuer is that of any tenant"),
-            (false, [_, ..]) => refuse("tenants", "are given, but the issuer has no {tenantid}"),
+            (true, []) => refuse(
+                "tenants",
+                "is empty, but the issuer has {tenantid}; list the tenants whose people are taken",
+            ),
+            (false, [_, ..]) => refuse("tenants", "is given, but the issuer has no {tenantid}"),
+            (_, tenants) if tenants.iter().any(|tenant| names_no_tenant(tenant)) => refuse(
+                "tenants",
+                "has \"common\", \"organizations\" or \"consumers\", which names no tenant; list the \
+                 identifiers of the tenants whose people are taken",
+            ),
             (_, tenants) if tenants.iter().any(|tenant| !is_tenant(tenant)) => {
                 refuse("tenants", "has an entry that is no tenant's identifier")
             }
@@ -67,6 +98,34 @@ impl Issuer {
 /// `template` with a tenant in it.
 pub(super) fn filled(template: &str, tenant: &str) -> String {
     template.replace(TENANT, tenant)
+}
+
+/// What is wrong with how an issuer is written.
+fn misspelled(text: &str) -> Option<&'static str> {
+    if !text.starts_with("https://") && !text.starts_with("http://") {
+        Some("has to begin with https://")
+    } else if text.contains(['?', '#']) {
+        Some("has a query or a fragment, which no issuer has")
+    } else if text.contains(' ') {
+        Some("has a space in it")
+    } else if text.contains(WELL_KNOWN) {
+        Some(
+            "is the address of metadata; write what stands before /.well-known/, or what the \
+             metadata has as `issuer`",
+        )
+    } else {
+        None
+    }
+}
+
+fn names_no_tenant(text: &str) -> bool {
+    NO_TENANTS
+        .iter()
+        .any(|name| text.eq_ignore_ascii_case(name))
+}
+
+fn is_personal(text: &str) -> bool {
+    text.eq_ignore_ascii_case(PERSONAL_ACCOUNTS)
 }
 
 fn is_tenant(text: &str) -> bool {
@@ -122,15 +181,55 @@ mod tests {
 
     #[test]
     fn what_cannot_be_an_issuer_is_refused() {
-        for (text, tenants) in [
-            ("id.example", &[][..]),
-            ("https://id.example?x=1", &[]),
-            ("https://id.example/{tenantid}", &[]),
-            ("https://id.example", &["one"]),
-            ("https://id.example/{tenantid}", &["a/b"]),
-            ("https://id.example/{tenantid}", &[""]),
+        let template = "https://id.example/{tenantid}";
+        for (text, tenants, why) in [
+            ("id.example", &[][..], "`issuer` has to begin with https://"),
+            ("ftp://id.example", &[], "has to begin with https://"),
+            ("https://id.example?x=1", &[], "has a query or a fragment"),
+            ("https://id.example#x", &[], "has a query or a fragment"),
+            ("https://id.example/a b", &[], "has a space"),
+            (
+                "https://id.example/.well-known/openid-configuration",
+                &[],
+                "write what stands before /.well-known/",
+            ),
+            (
+                "https://id.example/.well-known/oauth-authorization-server/realm",
+                &[],
+                "what the metadata has as `issuer`",
+            ),
+            (template, &[], "`tenants` is empty"),
+            ("https://id.example", &["one"], "`tenants` is given"),
+            (template, &["a/b"], "no tenant's identifier"),
+            (template, &[""], "no tenant's identifier"),
+            (template, &["one", "common"], "names no tenant"),
+            (template, &["Organizations"], "names no tenant"),
+            (template, &["consumers"], "names no tenant"),
         ] {
-            assert!(issuer(text, tenants).is_err(), "{text} {tenants:?}");
+            let error = issuer(text, tenants).unwrap_err().to_string();
+            assert!(error.contains(why), "{text} {tenants:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn personal_accounts_are_anybodys() {
+        let own = format!("https://id.example/{PERSONAL_ACCOUNTS}/v2.0");
+        let upper = PERSONAL_ACCOUNTS.to_ascii_uppercase();
+        for (text, tenants) in [
+            (&*own, &[][..]),
+            ("https://id.example/{tenantid}", &["one", PERSONAL_ACCOUNTS]),
+            ("https://id.example/{tenantid}", &[&*upper]),
+        ] {
+            let read = |open_registration: bool| {
+                let settings = serde_json::json!({
+                    "client_id": "3", "issuer": text, "tenants": tenants,
+                    "open_registration": open_registration,
+                });
+                Issuer::new(&serde_json::from_value(settings).unwrap())
+            };
+            let error = read(false).unwrap_err().to_string();
+            assert!(error.contains("open_registration = true"), "{error}");
+            assert!(read(true).is_ok(), "{text}");
         }
     }
 }

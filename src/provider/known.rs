@@ -10,7 +10,7 @@ use url::Url;
 use super::Error;
 use super::authorization::AuthorizationEndpoint;
 use super::client_auth::{ClientAuth, Credentials};
-use super::endpoint::{Endpoint, endpoint};
+use super::endpoint::{Endpoint, endpoint, is_clear_text};
 use super::metadata::Metadata;
 use super::settings::{Discovery, Settings};
 use crate::tls::Trust;
@@ -27,8 +27,9 @@ impl Line {
     ///
     /// # Errors
     ///
-    /// [`Error::Trust`].
+    /// [`Error::Setting`] when something would cross a network in clear text; [`Error::Trust`].
     pub(super) fn new(settings: &Settings) -> Result<Self, Error> {
+        check_clear_text(settings)?;
         let written = [
             &settings.issuer,
             &settings.metadata_url,
@@ -64,6 +65,58 @@ impl Line {
     pub(super) fn to(&self, key: &'static str, url: &Url) -> Result<Endpoint, Error> {
         Endpoint::new(key, url, self.tls.as_ref(), self.deadline)
     }
+}
+
+/// Refuses plain http to other machines, unless it is written that nobody else is on the network.
+///
+/// Only what is written is looked at: metadata may name plain http at the origin of its issuer
+/// alone, and that issuer has passed here.
+fn check_clear_text(settings: &Settings) -> Result<(), Error> {
+    let written = [
+        ("issuer", &settings.issuer),
+        ("metadata_url", &settings.metadata_url),
+        ("jwks_uri", &settings.jwks_uri),
+        ("token_endpoint", &settings.token_endpoint),
+        ("userinfo_endpoint", &settings.userinfo_endpoint),
+        (
+            "identity.emails_endpoint",
+            &settings.identity.emails_endpoint,
+        ),
+        ("authorization_endpoint", &settings.authorization_endpoint),
+    ];
+    let secure_issuer = settings
+        .issuer
+        .as_ref()
+        .is_some_and(|issuer| issuer.starts_with("https://"));
+    for (key, text) in written {
+        // What is no URL is refused where it is used, with better words.
+        let url = text.as_deref().and_then(|text| {
+            let url = endpoint(key, settings.url.as_deref(), text);
+            url.ok().filter(is_clear_text)
+        });
+        if url.is_none() {
+            continue;
+        }
+        let refuse = |problem| Err(Error::Setting { key, problem });
+        // Whoever changes the keys on their way is the issuer.
+        if secure_issuer && matches!(key, "metadata_url" | "jwks_uri") {
+            return refuse(
+                "is plain http, but the issuer is https; keys have to come by https, too",
+            );
+        }
+        if !settings.plain_http {
+            return refuse(
+                "is plain http to another machine: secrets, tokens and keys can be read and \
+                 changed on the way; write https, or plain_http = true where nobody else can \
+                 reach that network",
+            );
+        }
+        tracing::warn!(
+            key,
+            "The endpoint has no TLS: secrets and tokens cross the network in clear text"
+        );
+    }
+    Ok(())
 }
 
 /// What is needed to send people to a server and to ask it.

@@ -52,6 +52,9 @@ pub struct AssertionNames {
     pub preferred_username: Option<HeaderName>,
     /// The groups, joined with commas.
     pub groups: Option<HeaderName>,
+    /// The configured name of the provider that vouches for all this. A subject is somebody at one
+    /// provider only.
+    pub provider: Option<HeaderName>,
 }
 
 impl AssertionNames {
@@ -62,13 +65,14 @@ impl AssertionNames {
             &self.email,
             &self.preferred_username,
             &self.groups,
+            &self.provider,
         ];
         names.into_iter().flatten()
     }
 }
 
 impl Default for AssertionNames {
-    /// `X-Forwarded-User`, `-Email`, `-Preferred-Username` and `-Groups`.
+    /// `X-Forwarded-User`, `-Email`, `-Preferred-Username` and `-Groups`; the provider is not sent.
     fn default() -> Self {
         let name = |name| Some(HeaderName::from_static(name));
         Self {
@@ -76,6 +80,7 @@ impl Default for AssertionNames {
             email: name("x-forwarded-email"),
             preferred_username: name("x-forwarded-preferred-username"),
             groups: name("x-forwarded-groups"),
+            provider: None,
         }
     }
 }
@@ -88,6 +93,7 @@ struct Written {
     email: Option<String>,
     preferred_username: Option<String>,
     groups: Option<String>,
+    provider: Option<String>,
 }
 
 /// Why a field cannot carry a claim.
@@ -129,12 +135,14 @@ impl TryFrom<Written> for AssertionNames {
                 default.preferred_username,
             )?,
             groups: parse("groups", written.groups, default.groups)?,
+            provider: parse("provider", written.provider, default.provider)?,
         };
         let keyed = [
             ("user", &names.user),
             ("email", &names.email),
             ("preferred_username", &names.preferred_username),
             ("groups", &names.groups),
+            ("provider", &names.provider),
         ];
         let mut seen = Vec::new();
         for (key, name) in keyed {
@@ -173,7 +181,7 @@ fn fold(name: &HeaderName) -> String {
     name.as_str().chars().map(fold).collect()
 }
 
-/// Writes who the user is, after every field of these names was stripped from what the client
+/// Writes who the user is, and by which provider's word, after every field of these names was stripped from what the client
 /// sent.
 ///
 /// The user is the subject; the email address is written only if the provider vouches for it,
@@ -182,7 +190,7 @@ fn fold(name: &HeaderName) -> String {
 pub fn assert_identity(
     headers: &mut HeaderMap,
     names: &AssertionNames,
-    identity: Option<&Identity>,
+    (identity, provider): (Option<&Identity>, Option<&Claim>),
     bearer: Option<&HeaderValue>,
 ) {
     let email = identity
@@ -200,6 +208,7 @@ pub fn assert_identity(
             &names.groups,
             identity.and_then(|who| who.groups_value.as_ref()),
         ),
+        (&names.provider, provider),
     ];
     for (name, claim) in claims {
         if let Some(name) = name {
@@ -242,7 +251,7 @@ mod tests {
 
     fn written(names: &AssertionNames, identity: Option<&Identity>) -> Vec<String> {
         let mut headers = HeaderMap::new();
-        assert_identity(&mut headers, names, identity, None);
+        assert_identity(&mut headers, names, (identity, None), None);
         let line = |(name, value): (&HeaderName, &HeaderValue)| {
             format!("{name}: {}", value.to_str().unwrap())
         };
@@ -281,9 +290,9 @@ mod tests {
         headers.insert(AUTHORIZATION, HeaderValue::from_static("Basic Zm9yZ2Vk"));
         let mut again = headers.clone();
         let nameless = Identity::nameless("op");
-        assert_identity(&mut headers, &names, Some(&nameless), None);
+        assert_identity(&mut headers, &names, (Some(&nameless), None), None);
         assert!(headers.is_empty(), "{headers:?}");
-        assert_identity(&mut again, &names, None, None);
+        assert_identity(&mut again, &names, (None, None), None);
         assert!(again.is_empty(), "{again:?}");
     }
 
@@ -297,7 +306,7 @@ mod tests {
         assert_identity(
             &mut headers,
             &AssertionNames::default(),
-            None,
+            (None, None),
             Some(&bearer),
         );
         let sent: Vec<_> = headers.get_all(AUTHORIZATION).iter().collect();
@@ -313,6 +322,26 @@ mod tests {
             ["remote-user: 42", "x-forwarded-preferred-username: alice"]
         );
         assert_eq!(names.iter().count(), 2);
+    }
+
+    #[test]
+    fn the_provider_has_a_field_only_where_one_is_set() {
+        let provider = Claim::new("staff").unwrap();
+        let sent = |names: &AssertionNames, provider: Option<&Claim>| {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-forwarded-provider", HeaderValue::from_static("forged"));
+            assert_identity(&mut headers, names, (None, provider), None);
+            headers.remove("x-forwarded-provider")
+        };
+        let told = names(r#"{"provider": "X-Forwarded-Provider"}"#).unwrap();
+        assert_eq!(sent(&told, Some(&provider)).unwrap(), "staff");
+        assert_eq!(sent(&told, None), None);
+        assert_eq!(told.iter().count(), 5);
+        // What was not configured is not ours to touch here.
+        let untold = names("{}").unwrap();
+        assert_eq!(sent(&untold, Some(&provider)).unwrap(), "forged");
+        assert_eq!(untold, names(r#"{"provider": ""}"#).unwrap());
+        assert!(names(r#"{"provider": "X_Forwarded_User"}"#).is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::process::Output;
 use std::time::Duration;
 
-use sidegate::demo::{Dialect, Step};
+use sidegate::demo::{Demo, Dialect, Step};
 use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -93,6 +93,22 @@ async fn each_step_broken_on_purpose_fails_the_demo_by_its_name() {
     }
     while let Some(ended) = running.join_next().await {
         ended.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_says_what_its_provider_is() {
+    for dialect in Dialect::ALL {
+        let demo = Demo::start("127.0.0.1:0".parse().unwrap(), dialect, None).await;
+        let demo = demo.unwrap();
+        let said = demo.provider_as_text();
+        assert!(
+            said.contains(&demo.provider().address().to_string()),
+            "{said}"
+        );
+        let issuer = format!("an OpenID Provider, issuer {}", demo.provider().base_url());
+        assert_eq!(said == issuer, dialect == Dialect::OpenId, "{said}");
+        demo.stop().await;
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use crate::support::pair::{APART, Two};
 use crate::support::raw::{Response, exchange};
 use crate::support::scene::{ORIGIN, SESSION, Scene, url};
 use crate::support::upstream::{Answer, Recorded};
@@ -428,4 +429,34 @@ async fn a_browser_sees_the_app_and_the_app_sees_the_person() {
     assert_eq!(last.target(), "/api?x=1&y=%20");
     assert_eq!(last.head.value("x-forwarded-user").as_deref(), Some("bob"));
     assert!(browser.cookie(ORIGIN, SESSION).is_some());
+}
+
+#[tokio::test]
+async fn an_app_of_several_providers_is_told_which_and_by_nobody_else() {
+    let spoofed = "X-Forwarded-Provider: evil\r\nx_forwarded_provider: evil\r\n\
+                   X-Signed-In-By: evil\r\nX_Signed.In~By: evil\r\n";
+    let told = format!("{APART}\n[assertions]\nprovider = \"X-Signed-In-By\"\n");
+    for (settings, expected) in [
+        (&*told, [Some("main"), Some("other")]),
+        (APART, [None, None]),
+    ] {
+        let two = Two::start(settings).await;
+        for (path, name) in ["/page", "/other/page"].into_iter().zip(expected) {
+            let browser = two.browser();
+            assert_eq!(browser.visit(&url(path)).await.text(), "seen");
+            let session = browser.cookie(ORIGIN, SESSION).unwrap();
+            let lines = format!("{spoofed}Cookie: {SESSION}={session}\r\n");
+            let answer = answered(two.gateway.address(), path, &lines).await;
+            assert_eq!(answer.status(), 200, "{}", answer.text());
+            let head = two.app.last().head;
+            assert_eq!(head.values("x-forwarded-provider"), [""; 0]);
+            if settings == told {
+                assert_eq!(head.value("x-signed-in-by").as_deref(), name);
+                assert!(!String::from_utf8_lossy(&head.bytes).contains("evil"));
+            } else {
+                // Not one of ours: what the client says of it means nothing.
+                assert_eq!(head.value("x-signed-in-by").as_deref(), Some("evil"));
+            }
+        }
+    }
 }

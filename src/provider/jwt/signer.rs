@@ -36,6 +36,12 @@ pub enum SigningKeyProblem {
     /// A public key or a certificate.
     #[error("it is a public key; the private key belongs here")]
     Public,
+    /// SEC1, which only knows elliptic curves and which the library does not read.
+    #[error(
+        "it is in the older form \"EC PRIVATE KEY\"; turn it into PKCS#8: openssl pkcs8 -topk8 \
+         -nocrypt -in KEY -out KEY.pem"
+    )]
+    Sec1,
     /// The configured algorithm is one of another kind of key.
     #[error("it does not suit `client_assertion.algorithm`")]
     Unsuited,
@@ -119,6 +125,9 @@ fn private_key(pem: &str) -> Result<EncodingKey, SigningKeyProblem> {
     let public = pem.contains("PUBLIC KEY-----") || pem.contains("CERTIFICATE-----");
     if public && !pem.contains("PRIVATE KEY-----") {
         return Err(SigningKeyProblem::Public);
+    }
+    if pem.contains("-----BEGIN EC PRIVATE KEY-----") {
+        return Err(SigningKeyProblem::Sec1);
     }
     let labels = [
         "-----BEGIN PRIVATE KEY-----",

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Visitor};
+use serde::de::{Deserializer, Error as _, Visitor};
 
 /// How an ID token and a signed userinfo answer are checked (OpenID Connect Core 1.0 section
 /// 3.1.3.7).
@@ -19,7 +19,9 @@ pub struct IdTokenSettings {
     pub public_key_files: Vec<PathBuf>,
     /// Audiences that may stand beside us in `aud`. Default: none.
     pub audiences: Vec<String>,
-    /// How far the server's clock may differ from ours, in seconds. Default: 30.
+    /// How far the server's clock may differ from ours, in seconds: at most 300.
+    /// Default: 30.
+    #[serde(deserialize_with = "leeway")]
     pub leeway_secs: u32,
 }
 
@@ -33,6 +35,18 @@ impl Default for IdTokenSettings {
             leeway_secs: 30,
         }
     }
+}
+
+/// The longest leeway, in seconds: what has expired must not be good for much longer.
+const LONGEST_LEEWAY: u32 = 300;
+
+fn leeway<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let seconds = u32::deserialize(deserializer)?;
+    if seconds > LONGEST_LEEWAY {
+        let why = format!("{seconds} is more than {LONGEST_LEEWAY} seconds; set the clocks right");
+        return Err(D::Error::custom(why));
+    }
+    Ok(seconds)
 }
 
 /// How a JWT access token is checked.
@@ -146,8 +160,12 @@ impl<'de> Deserialize<'de> for Algorithm {
 
             fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Algorithm, E> {
                 let why = match name {
-                    "ES512" => "ES512 is not there: the library that checks signatures lacks it",
-                    "ES256K" => "ES256K is not there: the library that checks signatures lacks it",
+                    "ES512" => {
+                        "ES512 is not taken: the library that checks signatures does not have it"
+                    }
+                    "ES256K" => {
+                        "ES256K is not taken: the library that checks signatures does not have it"
+                    }
                     "HS256" | "HS384" | "HS512" => {
                         "HS256, HS384 and HS512 are not taken: whoever can check such a \
                          signature can make it"
@@ -170,6 +188,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_leeway_has_an_end() {
+        let read = |text: &str| serde_json::from_str::<IdTokenSettings>(text);
+        let leeway = |text: &str| read(text).map(|settings| settings.leeway_secs);
+        assert_eq!(leeway("{}").unwrap(), 30);
+        assert_eq!(leeway(r#"{"leeway_secs": 300}"#).unwrap(), 300);
+        let error = leeway(r#"{"leeway_secs": 301}"#).unwrap_err().to_string();
+        assert!(error.contains("301 is more than 300"), "{error}");
+    }
+
+    #[test]
     fn an_algorithm_is_read_by_its_name_and_no_other() {
         assert_eq!(Algorithm::ALL.map(Algorithm::name), Algorithm::NAMES);
         for algorithm in Algorithm::ALL {
@@ -180,7 +208,10 @@ mod tests {
             );
         }
         for (name, why) in [
-            ("ES512", "the library that checks signatures lacks it"),
+            (
+                "ES512",
+                "the library that checks signatures does not have it",
+            ),
             ("HS256", "whoever can check such a signature can make it"),
             ("none", "no signature"),
             ("rs256", "unknown variant `rs256`, expected one of `ES256`"),

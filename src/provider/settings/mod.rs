@@ -68,6 +68,10 @@ pub struct Settings {
     /// Default: when the metadata promises it.
     #[serde(default)]
     pub require_response_iss: bool,
+    /// Whether the server may be called without TLS where it is not on this machine: whoever is on
+    /// the way reads secrets, tokens and people's data, and can change keys. Default: no.
+    #[serde(default)]
+    pub plain_http: bool,
     /// Whether anybody at all can get an account there; profiles say so. Default: no.
     #[serde(default)]
     pub open_registration: bool,

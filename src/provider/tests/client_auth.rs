@@ -304,7 +304,11 @@ fn a_private_key_that_cannot_sign_is_named() {
         (&*public_pem(&KEY), None, "a public key"),
         (&pem("CERTIFICATE", b"x"), None, "a public key"),
         (&encrypted, None, "encrypted"),
-        (&pem("EC PRIVATE KEY", b"x"), None, "PKCS#8"),
+        (
+            &pem("EC PRIVATE KEY", b"x"),
+            None,
+            "openssl pkcs8 -topk8 -nocrypt",
+        ),
         (&garbled, None, "PKCS#8"),
         (&rsa_key().repeat(2), None, "not one private key"),
         (SECRET, None, "not one private key"),

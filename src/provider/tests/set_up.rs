@@ -70,6 +70,48 @@ fn are_refused(cases: &[(&str, &str)]) {
 }
 
 #[test]
+fn t_10_a_server_on_another_machine_is_called_with_tls() {
+    let metadata = "issuer = \"https://id.example\"\ndiscovery = \"openid\"\n";
+    let clear = "\"http://id.example/x\"";
+    are_refused(&[
+        ("issuer = \"http://id.example\"", "issuer"),
+        (&format!("token_endpoint = {clear}"), "token_endpoint"),
+        (&format!("userinfo_endpoint = {clear}"), "userinfo_endpoint"),
+        (&format!("jwks_uri = {clear}"), "jwks_uri"),
+        (
+            &format!("authorization_endpoint = {clear}"),
+            "authorization_endpoint",
+        ),
+        (
+            &format!("identity.emails_endpoint = {clear}"),
+            "identity.emails_endpoint",
+        ),
+        (&format!("{metadata}metadata_url = {clear}"), "metadata_url"),
+        // Keys never come in clear text for an issuer that is proven by TLS.
+        (
+            &format!("plain_http = true\n{metadata}metadata_url = {clear}"),
+            "metadata_url",
+        ),
+        (
+            &format!("plain_http = true\n{metadata}jwks_uri = {clear}"),
+            "jwks_uri",
+        ),
+    ]);
+    let files = Files::new();
+    let refused = settings(
+        "laravel-passport-13",
+        &files.operator("http://id.example", ""),
+    );
+    let text = Provider::new("op", &refused).unwrap_err().to_string();
+    assert!(text.contains("plain_http = true"), "{text}");
+    let profile = "laravel-passport-13";
+    files.provider(profile, "http://id.example", "plain_http = true");
+    files.provider(profile, "http://localhost:8000", "");
+    let issuer = "issuer = \"http://id.example\"\nplain_http = true";
+    files.provider(profile, "https://id.example", issuer);
+}
+
+#[test]
 fn an_authorization_request_that_cannot_work_is_named() {
     let parameters = "authorization_request.parameters";
     let resource = "authorization_request.resource";
@@ -100,6 +142,14 @@ fn an_authorization_request_that_cannot_work_is_named() {
         ),
         (
             "authorization_request.prompt = \"\"",
+            "authorization_request.prompt",
+        ),
+        (
+            "authorization_request.prompt = \"none\"",
+            "authorization_request.prompt",
+        ),
+        (
+            "authorization_request.prompt = \"login none\"",
             "authorization_request.prompt",
         ),
         ("scopes = [\"read write\"]", "scopes"),

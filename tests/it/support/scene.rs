@@ -30,6 +30,7 @@ access = "public"
 [[routes]]
 prefix = "/admin"
 access.any_of.groups = ["admins"]
+provider = "main"
 [[routes]]
 prefix = "/team"
 access.any_of.email_domains = ["example.com"]

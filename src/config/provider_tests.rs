@@ -1,0 +1,166 @@
+//! Providers, and what routes ask of them.
+
+use super::tests::{SMALL, Written, keys_of, two_providers};
+
+#[test]
+fn a_route_takes_one_provider_or_several_or_all() {
+    for (provider, expected) in [
+        ("", &["main", "work"][..]),
+        ("provider = \"work\"", &["work"]),
+        ("provider = [\"work\", \"main\"]", &["work", "main"]),
+    ] {
+        let text = format!("{}\n[[routes]]\n{provider}\n", two_providers());
+        let config = Written::new(&text).load().unwrap();
+        let route = config.routes.iter().next().unwrap();
+        let counting: Vec<_> = route.providers().collect();
+        assert_eq!(counting, expected, "{provider}");
+    }
+    for (provider, why) in [
+        ("[]", "names nobody"),
+        ("[\"main\", \"main\"]", "names `main` twice"),
+        ("[\"main\", \"other\"]", "there is no provider `other`"),
+        ("3", "the name of a provider, or a list of names"),
+        ("[3]", "string"),
+    ] {
+        let text = format!("{}\n[[routes]]\nprovider = {provider}\n", two_providers());
+        let problems = Written::new(&text).problems();
+        assert_eq!(problems.len(), 1, "{problems:#?}");
+        assert!(
+            problems[0].starts_with("routes.0.provider") && problems[0].contains(why),
+            "{problems:#?}"
+        );
+    }
+}
+
+#[test]
+fn a_rule_lists_people_of_the_providers_that_it_means() {
+    let rule = |list: &str| format!("access = {{ any_of = {{ {list} = [\"x\"] }} }}");
+    let (subjects, groups) = (rule("subjects"), rule("groups"));
+    let both = "provider = [\"main\", \"work\"]";
+    for (text, providers, why) in [
+        (&subjects, "", Some("the one provider whose subjects")),
+        (&subjects, both, Some("the one provider whose subjects")),
+        (&subjects, "provider = \"work\"", None),
+        (&subjects, "provider = [\"work\"]", None),
+        (
+            &groups,
+            "",
+            Some("or the list of those where they mean the same"),
+        ),
+        (&groups, both, None),
+        (&groups, "provider = \"work\"", None),
+    ] {
+        let written = format!("{}\n[[routes]]\n{text}\n{providers}\n", two_providers());
+        let loaded = Written::new(&written).load();
+        let problems = loaded.err().map(|problems| problems.0).unwrap_or_default();
+        match why {
+            None => assert!(problems.is_empty(), "{written}: {problems:#?}"),
+            Some(why) => {
+                assert_eq!(problems.len(), 1, "{written}: {problems:#?}");
+                assert_eq!(problems[0].key, "routes.0.access");
+                assert!(problems[0].reason.contains(why), "{problems:#?}");
+            }
+        }
+        // With one provider there is nobody else.
+        let alone = format!("{SMALL}\n[[routes]]\n{text}\n");
+        assert!(Written::new(&alone).load().is_ok(), "{alone}");
+    }
+}
+
+#[test]
+fn an_app_of_several_providers_should_be_told_which() {
+    let warnings = |text: &str| Written::new(text).load().unwrap().warnings;
+    let several = warnings(&two_providers());
+    assert_eq!(several.len(), 1, "{several:#?}");
+    assert!(
+        several[0].contains("in the route `/`") && several[0].contains("assertions.provider"),
+        "{several:#?}"
+    );
+    let told = "[assertions]\nprovider = \"X-Forwarded-Provider\"\n";
+    let none = Vec::<String>::new();
+    assert_eq!(warnings(&format!("{}\n{told}", two_providers())), none);
+    let apart =
+        "[[routes]]\nprovider = \"main\"\n[[routes]]\nprefix = \"/b\"\nprovider = \"work\"\n";
+    assert_eq!(warnings(&format!("{}\n{apart}", two_providers())), none);
+    assert_eq!(warnings(SMALL), none);
+}
+
+#[test]
+fn a_key_that_cannot_be_read_is_the_only_problem_of_its_provider() {
+    for (key, named) in [
+        ("discovery = \"oidc\"", "providers.main.discovery"),
+        (
+            "id_token.leeway_secs = 301",
+            "providers.main.id_token.leeway_secs",
+        ),
+        ("issur = \"https://id.example\"", "providers.main.issur"),
+    ] {
+        let text = SMALL.replace(
+            "profile = \"oauth2\"",
+            &format!("profile = \"oidc\"\n{key}"),
+        );
+        let text = text.replace("authorization_endpoint = ", "issuer = ");
+        let problems = Written::new(&text).problems();
+        assert_eq!(keys_of(&problems), [named], "{problems:#?}");
+    }
+}
+
+#[test]
+fn whoever_registers_somewhere_passes_only_where_that_is_written() {
+    let open = two_providers().replacen("profile", "open_registration = true\nprofile", 1);
+    let routes = |text: &str| format!("{open}\n{text}");
+    let any_of = "access.any_of.email_domains = [\"example.com\"]";
+    for (text, expected) in [
+        (open.clone(), &["providers.main.anyone"][..]),
+        (
+            routes("[[routes]]\n[[routes]]\nprefix = \"/b\"\nprovider = \"main\"\n"),
+            &["routes.0.access", "routes.1.access"],
+        ),
+        (
+            routes("[[routes]]\nprovider = [\"work\", \"main\"]\n"),
+            &["routes.0.access"],
+        ),
+        (routes("[[routes]]\nprovider = \"work\"\n"), &[]),
+        (routes("[[routes]]\naccess = \"public\"\n"), &[]),
+        (routes(&format!("[[routes]]\n{any_of}\n")), &[]),
+        (
+            open.replace(
+                "open_registration = true",
+                "open_registration = true\nanyone = true",
+            ),
+            &[],
+        ),
+        (
+            two_providers().replacen("profile", "anyone = true\nprofile", 1),
+            &[],
+        ),
+    ] {
+        let loaded = Written::new(&text).load();
+        let problems = loaded.err().map(|problems| problems.0).unwrap_or_default();
+        let keys: Vec<_> = problems.iter().map(|problem| &*problem.key).collect();
+        assert_eq!(keys, expected, "{problems:#?}");
+        for problem in &problems {
+            assert!(
+                problem.reason.contains("any_of = { email_domains")
+                    && problem.reason.contains("providers.main.anyone = true"),
+                "{problem:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_file_of_a_provider_that_is_not_there_is_named() {
+    let files = "client_assertion.private_key_file = \"@/a\"\nid_token.jwks_file = \"@/b\"\n\
+                 id_token.public_key_files = [\"@/c\"]\nprofile";
+    let problems = Written::new(&SMALL.replace("profile", files)).problems();
+    assert_eq!(
+        keys_of(&problems),
+        [
+            "providers.main.client_assertion.private_key_file",
+            "providers.main.id_token.jwks_file",
+            "providers.main.id_token.public_key_files"
+        ],
+        "{problems:#?}"
+    );
+}
