@@ -156,12 +156,11 @@ impl Provider {
         if !new.differs(&credentials) {
             return Ok(());
         }
-        match self.known.load_full() {
-            Some(known) => self.know(&new, known.metadata.clone())?,
-            None => {
-                let metadata = rehearsal(&self.settings, self.issuer.as_ref())?;
-                drop(Known::new(&self.settings, &new, &self.line, metadata)?);
-            }
+        if let Some(known) = self.known.load_full() {
+            self.know(&new, known.metadata.clone())?;
+        } else {
+            let metadata = rehearsal(&self.settings, self.issuer.as_ref())?;
+            drop(Known::new(&self.settings, &new, &self.line, metadata)?);
         }
         *credentials = new;
         tracing::info!(provider = self.name(), "Client credentials replaced");

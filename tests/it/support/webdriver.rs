@@ -182,9 +182,12 @@ impl Chromium {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        if timeout(PATIENCE, waiting).await.is_err() {
-            panic!("the page never says {wanted:?}:\n{}", self.text().await);
-        }
+        let came = timeout(PATIENCE, waiting).await.is_ok();
+        assert!(
+            came,
+            "the page never says {wanted:?}:\n{}",
+            self.text().await
+        );
     }
 
     /// What a person reads on the page.
