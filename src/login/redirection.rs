@@ -36,12 +36,12 @@ impl RedirectionEndpoints {
     /// The provider whose endpoint lies at a path.
     pub fn provider_at(&self, path: &str) -> Option<&str> {
         let below = path.strip_prefix(&*self.path)?;
-        let named = match &*self.providers {
-            [only] => return below.is_empty().then_some(&**only),
-            _ => below.strip_prefix('/')?,
-        };
+        if let [only] = &*self.providers {
+            return below.is_empty().then_some(only);
+        }
+        let below = below.strip_prefix('/')?;
         let mut names = self.providers.iter().map(AsRef::as_ref);
-        names.find(|name| *name == named)
+        names.find(|name| *name == below)
     }
 
     /// The redirection URI of a provider at an origin, as it is registered there.
