@@ -133,6 +133,7 @@ async fn a_real_browser_is_signed_in_once_the_provider_is_back() {
     browser.open("http://localhost/page").await;
     let text = browser.text().await;
     assert!(text.contains("This page tries again by itself."), "{text}");
+    browser.picture("outage").await;
     scene.provider.up().await;
     scene.gateway.advance(Duration::from_secs(5));
     browser.wait_for_text("seen").await;
