@@ -95,6 +95,11 @@ async fn a_16_what_the_provider_decided_is_not_tried_again() {
     let page = scene.browser().visit(&url("/")).await;
     assert_eq!(page.status, 502, "{}", page.describe());
     assert_eq!((refresh(&page), page.field("retry-after")), (None, None));
+    let said = page.text();
+    assert!(
+        said.contains("refused this gateway") && said.contains("client_refused"),
+        "{said}"
+    );
 }
 
 #[tokio::test]
