@@ -29,7 +29,7 @@ use self::section::Reader;
 use crate::access::RouteTable;
 use crate::clock::Clock;
 use crate::fields::forwarded::TrustedPeers;
-use crate::login::{self, KeyRing, PublicUrls};
+use crate::login::{self, KeyRing, PublicUrls, RedirectionEndpoints};
 use crate::provider::{self, Provider, profile};
 use crate::telemetry::{self, chain};
 use crate::tls::Acceptor;
@@ -170,7 +170,7 @@ fn build(settings: &Figment, reader: &mut Reader<'_>, clock: &Clock) -> Option<C
     if let (Some(urls), Some(routes)) = (&public_urls, &routes) {
         check_hosts(urls, routes, reader);
     }
-    let (login, random_keys) = login_settings(login.as_ref()?, reader)?;
+    let (login, random_keys) = login_settings(login.as_ref()?, &names, reader)?;
     let (server, routes, assertions) = (server?, routes?, assertions?);
     let mut warnings = layers::odd_variables(settings);
     warnings.extend(unnamed_providers(&routes, &assertions));
@@ -351,6 +351,7 @@ fn known_profiles() -> String {
 
 fn login_settings(
     section: &LoginSection,
+    providers: &[String],
     reader: &mut Reader<'_>,
 ) -> Option<((login::Settings, KeyRing), bool)> {
     let callback = section.callback_path.as_str();
@@ -359,7 +360,7 @@ fn login_settings(
         reader.note("login.callback_path", reason);
     }
     let settings = login::Settings {
-        callback_path: callback.into(),
+        redirection: RedirectionEndpoints::new(callback, providers.iter().map(String::as_str)),
         timeout: section.timeout_secs.duration(),
     };
     let keys = match &section.state_key_file {
