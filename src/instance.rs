@@ -18,9 +18,8 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::gateway::{Gateway, Worker};
 use crate::login::Login;
-use crate::secret::NoRandomness;
 use crate::server::{self, Drained, Endpoint, Listener, Workers};
-use crate::session::{Maintained, Sessions};
+use crate::session::{self, Maintained, Sessions};
 use crate::telemetry::{Metrics, chain};
 use crate::tls::{Acceptor, Refreshed};
 
@@ -39,12 +38,12 @@ pub enum Error {
     /// The control plane's threads could not be started.
     #[error("the control plane cannot start")]
     Control(#[source] std::io::Error),
-    /// The operating system gives no random bytes.
-    #[error("no session could be opened")]
-    NoRandomness(#[from] NoRandomness),
     /// A listener or a worker could not be started.
     #[error("the server cannot start")]
     Server(#[from] server::Error),
+    /// Sessions could not be kept.
+    #[error("there is no place for sessions")]
+    Sessions(#[from] session::StartError),
 }
 
 /// A running gateway. Dropping it stops it without waiting.
@@ -95,9 +94,10 @@ impl Instance {
         let operations_address = operations.as_ref().map(Listener::local_addr).transpose()?;
         let (control, handle) = Control::start().map_err(Error::Control)?;
         announce(&config, address, operations_address);
-        let sessions = Arc::new(Sessions::new(config.session)?);
-        let metrics = Arc::new(Metrics::new(route_names(&config.routes)));
         look_after(&handle, &config, clock);
+        let (settings, keys) = config.session;
+        let sessions = Arc::new(Sessions::start(settings, keys, clock.now())?);
+        let metrics = Arc::new(Metrics::new(route_names(&config.routes)));
         handle.spawn(keep_house(
             Arc::clone(&sessions),
             Arc::clone(&metrics),
@@ -249,7 +249,8 @@ async fn keep_house(sessions: Arc<Sessions>, metrics: Arc<Metrics>, clock: Clock
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        while sessions.maintain(clock.now()) == Maintained::More {
+        // What could not be written was reported, and is tried again in a second.
+        while matches!(sessions.maintain(clock.now()).await, Ok(Maintained::More)) {
             sleep(BETWEEN_BATCHES).await;
         }
         metrics.sessions(sessions.count(), sessions.pushed_out());

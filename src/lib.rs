@@ -10,7 +10,7 @@
 //! | rank | rooms | what they know |
 //! | --- | --- | --- |
 //! | 0 | [`secret`] [`clock`] [`telemetry`] | values that never print; time as an argument; events, access log, figures |
-//! | 1 | [`tls`] [`identity`] [`token`] [`fields`] [`target`] | certificates; who somebody is; a token set with its ready `Bearer` value; HTTP fields; the canonical request target |
+//! | 1 | [`seal`] [`tls`] [`identity`] [`token`] [`fields`] [`target`] | keys, and what is sealed with them; certificates; who somebody is; a token set with its ready `Bearer` value; HTTP fields; the canonical request target |
 //! | 2 | [`origin`] [`server`] | an HTTP client with its pool; listeners, framing, deadlines, drain. Neither knows authentication |
 //! | 3 | [`provider`] [`session`] [`upstream`] | the authorization server: metadata, keys, tokens, who somebody is; who is signed in; the app behind |
 //! | 4 | [`access`] [`login`] | route, rule, decision; the code flow, pending logins, signing out |
@@ -69,6 +69,7 @@ pub mod instance;
 pub mod login;
 pub mod origin;
 pub mod provider;
+pub mod seal;
 pub mod secret;
 pub mod server;
 pub mod session;

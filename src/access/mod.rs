@@ -184,7 +184,11 @@ impl Access {
         let id = session_id(headers).ok()?;
         let session = match self.sessions.find(&id, now) {
             Lookup::Live(session) if !session.tokens().is_expired(now) => Some(session),
-            Lookup::Live(_) | Lookup::Expired | Lookup::OtherInstance | Lookup::Unknown => None,
+            Lookup::Live(_)
+            | Lookup::Away
+            | Lookup::Expired
+            | Lookup::OtherInstance
+            | Lookup::Unknown => None,
         };
         Some((id, session))
     }
@@ -198,7 +202,7 @@ impl Access {
         match self.sessions.find(&session_id(headers)?, now) {
             Lookup::Expired => Err(Cause::Expired),
             Lookup::OtherInstance => Err(Cause::OtherInstance),
-            Lookup::Unknown => Err(Cause::Unknown),
+            Lookup::Away | Lookup::Unknown => Err(Cause::Unknown),
             Lookup::Live(session) if session.tokens().is_expired(now) => Err(Cause::TokenExpired),
             Lookup::Live(session) => Ok(session),
         }

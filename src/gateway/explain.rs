@@ -241,6 +241,7 @@ fn wording(error: &login::Error) -> (StatusCode, &'static str, &'static str) {
         login::Error::Provider(error) => provider_wording(error.side()),
         login::Error::Loop
         | login::Error::NoRandomness(_)
+        | login::Error::NotStored(_)
         | login::Error::Panicked
         | login::Error::Stopped
         | login::Error::UnknownProvider => (

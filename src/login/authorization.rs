@@ -7,8 +7,8 @@
 
 use url::form_urlencoded;
 
-use super::keys::KeyRing;
 use super::pending::{PendingLogin, ReturnedState, StateError};
+use crate::seal::KeyRing;
 use crate::clock::Timestamp;
 use crate::secret::Secret;
 

@@ -1,0 +1,565 @@
+//! The one thread that changes sessions.
+//!
+//! Opening, replacing, ending and fetching are commands to it, so their order is the order in
+//! which they take effect: a sign-out that comes between two renewals wins, and nothing that has
+//! ended comes back. It gathers the commands that wait, commits them together, brings the cache up
+//! to date and only then answers. A session has at most one change in a batch, so every command is
+//! planned on what is committed.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use moka::notification::RemovalCause;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+use tokio::sync::{mpsc, oneshot};
+
+use super::index::{Index, Looked, Person};
+use super::store::{Change, Store, StoreError};
+use super::{EndedVersion, Maintained, Replaced, Session, SessionKey, State};
+use crate::clock::Timestamp;
+use crate::identity::Identity;
+use crate::telemetry::chain;
+use crate::token::TokenSet;
+
+/// How many sessions one batch of maintenance removes at most: small enough that a worker's `get`
+/// beside it waits for milliseconds at the worst.
+const MOST_REMOVED: usize = 100;
+
+/// How many commands are committed together at most.
+const MOST_TOGETHER: usize = 256;
+
+/// How many commands may wait; whoever has one more waits to be let in.
+const QUEUE: usize = 1024;
+
+/// Where the answer to a command goes. Nobody may be waiting any more; the command counts all the
+/// same.
+type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// What the keeper is asked.
+#[derive(Debug)]
+pub(super) enum Command {
+    Open {
+        session: Arc<Session>,
+        replaces: Vec<SessionKey>,
+        answer: Answer<()>,
+    },
+    Replace {
+        old: Arc<Session>,
+        tokens: TokenSet,
+        identity: Option<Box<Identity>>,
+        answer: Answer<Replaced>,
+    },
+    End {
+        key: SessionKey,
+        answer: Answer<()>,
+    },
+    EndVersion {
+        old: Arc<Session>,
+        answer: Answer<EndedVersion>,
+    },
+    Fetch {
+        key: SessionKey,
+        answer: Answer<Option<Arc<Session>>>,
+    },
+    Maintain {
+        now: Timestamp,
+        answer: Answer<Maintained>,
+    },
+    Close {
+        answer: Answer<()>,
+    },
+}
+
+/// What the keeper is told by those who cannot wait.
+#[derive(Debug)]
+pub(super) enum Notice {
+    /// The cache pushed a session out.
+    PushedOut(Arc<Session>),
+    /// A session was used, and the store may know of a use long before only.
+    Used(SessionKey),
+}
+
+/// The ways to the keeper.
+#[derive(Debug)]
+pub(super) struct Ways {
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) notices: mpsc::UnboundedSender<Notice>,
+    pub(super) cache: Cache<SessionKey, Arc<Session>>,
+    pub(super) figures: Arc<Figures>,
+}
+
+/// What is counted, for everybody to read.
+#[derive(Debug, Default)]
+pub(super) struct Figures {
+    pub(super) sessions: AtomicU64,
+    pub(super) pushed_out: AtomicU64,
+}
+
+/// How long sessions last and how many one person may have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) idle: Duration,
+    pub(super) per_person: usize,
+}
+
+/// Holds the store and the index; runs on a thread of its own.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    limits: Limits,
+    store: Store,
+    index: Index,
+    cache: Cache<SessionKey, Arc<Session>>,
+    commands: mpsc::Receiver<Command>,
+    notices: mpsc::UnboundedReceiver<Notice>,
+    figures: Arc<Figures>,
+    /// Sessions whose last use is to be written.
+    used: HashSet<SessionKey>,
+}
+
+/// Commands that are committed together.
+#[derive(Debug, Default)]
+struct Batch {
+    changes: Vec<Change>,
+    effects: Vec<Effect>,
+    sessions: HashSet<SessionKey>,
+    people: HashSet<Person>,
+}
+
+/// What happens once a batch is committed.
+#[derive(Debug)]
+enum Effect {
+    Opened {
+        session: Arc<Session>,
+        ended: Vec<SessionKey>,
+        answer: Answer<()>,
+    },
+    Replaced {
+        old: [Arc<Session>; 2],
+        new: Arc<Session>,
+        answer: Answer<Replaced>,
+    },
+    Ended {
+        key: SessionKey,
+        answer: Answer<()>,
+    },
+    EndedVersion {
+        key: SessionKey,
+        answer: Answer<EndedVersion>,
+    },
+}
+
+impl Keeper {
+    /// A keeper with nothing in its cache, which may take `capacity` bytes.
+    pub(super) fn new(store: Store, limits: Limits, capacity: u64) -> (Self, Ways) {
+        let (commands, commanded) = mpsc::channel(QUEUE);
+        let (notices, noticed) = mpsc::unbounded_channel();
+        let figures = Arc::new(Figures::default());
+        let is_durable = matches!(store, Store::Disk(_));
+        let (counter, notify) = (Arc::clone(&figures), notices.clone());
+        let cache = Cache::builder()
+            .eviction_policy(EvictionPolicy::lru())
+            .max_capacity(capacity)
+            .weigher(|_, session: &Arc<Session>| {
+                u32::try_from(session.weight()).unwrap_or(u32::MAX)
+            })
+            .eviction_listener(move |_key, session: Arc<Session>, cause| {
+                // Whatever else leaves the cache was marked by the keeper itself.
+                if cause != RemovalCause::Size {
+                    return;
+                }
+                if is_durable {
+                    session.supersede();
+                } else {
+                    session.end();
+                }
+                counter.pushed_out.fetch_add(1, Ordering::Relaxed);
+                // A send fails only when the keeper is gone, and the index with it.
+                notify.send(Notice::PushedOut(session)).unwrap_or_default();
+            })
+            .build();
+        let keeper = Self {
+            limits,
+            store,
+            index: Index::default(),
+            cache: cache.clone(),
+            commands: commanded,
+            notices: noticed,
+            figures: Arc::clone(&figures),
+            used: HashSet::new(),
+        };
+        let ways = Ways {
+            commands,
+            notices,
+            cache,
+            figures,
+        };
+        (keeper, ways)
+    }
+
+    /// Takes over a session that the store holds already.
+    pub(super) fn restore(&mut self, session: Session) {
+        let session = Arc::new(session);
+        self.index
+            .insert(&session, session.deadline(self.limits.idle));
+        self.cache.insert(*session.key(), session);
+        // What the cache has no room for must not pile up here.
+        self.take_notices();
+        self.count();
+    }
+
+    /// Does what is asked, until the store is closed or nobody is left to ask.
+    pub(super) fn run(mut self) {
+        let mut waiting = None;
+        while let Some(first) = waiting.take().or_else(|| self.commands.blocking_recv()) {
+            self.take_notices();
+            match first {
+                Command::Maintain { now, answer } => {
+                    let maintained = self.maintain(now);
+                    say(answer, maintained);
+                }
+                Command::Close { answer } => {
+                    let closed = self.write_last_uses(Vec::new());
+                    // The file is free for the next process when the answer comes.
+                    drop(self);
+                    say(answer, closed);
+                    return;
+                }
+                Command::Open { .. }
+                | Command::Replace { .. }
+                | Command::End { .. }
+                | Command::EndVersion { .. }
+                | Command::Fetch { .. } => {
+                    let mut batch = Batch::default();
+                    waiting = self.gather(first, &mut batch);
+                    self.settle(batch);
+                }
+            }
+        }
+        if let Err(error) = self.write_last_uses(Vec::new()) {
+            tracing::warn!(
+                error = chain(&error),
+                "Last uses of sessions are not written"
+            );
+        }
+    }
+
+    /// Plans commands that wait, up to one that has to wait for the commit of this batch.
+    fn gather(&mut self, first: Command, batch: &mut Batch) -> Option<Command> {
+        let mut next = Some(first);
+        while let Some(command) = next {
+            if batch.has_to_wait(&command) {
+                return Some(command);
+            }
+            self.plan(command, batch);
+            next = self.commands.try_recv().ok();
+        }
+        None
+    }
+
+    fn plan(&mut self, command: Command, batch: &mut Batch) {
+        match command {
+            Command::Open {
+                session,
+                replaces,
+                answer,
+            } => self.plan_open(session, replaces, answer, batch),
+            Command::Replace {
+                old,
+                tokens,
+                identity,
+                answer,
+            } => {
+                let current = match self.current(&old) {
+                    Ok(Current::Same(current)) => current,
+                    Ok(Current::Newer(newer)) => {
+                        return say(answer, Ok(Replaced::Newer(newer)));
+                    }
+                    Ok(Current::None) => return say(answer, Ok(Replaced::Ended)),
+                    Err(error) => return say(answer, Err(error)),
+                };
+                current.note_use_of(&old);
+                let new = Arc::new(current.next(tokens, identity.map(|identity| *identity)));
+                batch.put(&new);
+                let old = [old, current];
+                batch.effects.push(Effect::Replaced { old, new, answer });
+            }
+            Command::End { key, answer } => {
+                if !self.index.contains(&key) {
+                    return say(answer, Ok(()));
+                }
+                batch.remove(key);
+                batch.effects.push(Effect::Ended { key, answer });
+            }
+            Command::EndVersion { old, answer } => match self.current(&old) {
+                Ok(Current::Same(_)) => {
+                    let key = *old.key();
+                    batch.remove(key);
+                    batch.effects.push(Effect::EndedVersion { key, answer });
+                }
+                Ok(Current::Newer(newer)) => say(answer, Ok(EndedVersion::Newer(newer))),
+                Ok(Current::None) => say(answer, Ok(EndedVersion::Ended)),
+                Err(error) => say(answer, Err(error)),
+            },
+            Command::Fetch { key, answer } => say(answer, self.fetch(&key)),
+            // They are never gathered.
+            Command::Maintain { .. } | Command::Close { .. } => {}
+        }
+    }
+
+    fn plan_open(
+        &mut self,
+        session: Arc<Session>,
+        replaces: Vec<SessionKey>,
+        answer: Answer<()>,
+        batch: &mut Batch,
+    ) {
+        let person = Person::of(session.identity());
+        let mut ended = replaces;
+        ended.retain(|key| self.index.contains(key));
+        ended.dedup();
+        if let Some(person) = person {
+            batch.people.insert(person);
+            let surplus = self.index.surplus(person, self.limits.per_person, &ended);
+            ended.extend(surplus);
+        }
+        batch.put(&session);
+        for key in &ended {
+            batch.remove(*key);
+        }
+        batch.effects.push(Effect::Opened {
+            session,
+            ended,
+            answer,
+        });
+    }
+
+    /// Commits a batch, brings index and cache up to date in its order, and answers.
+    fn settle(&mut self, batch: Batch) {
+        let committed = self.store.commit(&batch.changes);
+        if let Err(error) = committed {
+            tracing::error!(
+                reason = error.reason(),
+                error = chain(&error),
+                "Sessions are not stored"
+            );
+            for effect in batch.effects {
+                effect.failed(&error);
+            }
+            return;
+        }
+        for effect in batch.effects {
+            self.take_effect(effect);
+        }
+    }
+
+    fn count(&self) {
+        let sessions = u64::try_from(self.index.len()).unwrap_or(u64::MAX);
+        self.figures.sessions.store(sessions, Ordering::Relaxed);
+    }
+
+    fn take_effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::Opened {
+                session,
+                ended,
+                answer,
+            } => {
+                for key in &ended {
+                    self.forget(key);
+                }
+                self.index
+                    .insert(&session, session.deadline(self.limits.idle));
+                self.cache.insert(*session.key(), session);
+                self.count();
+                say(answer, Ok(()));
+            }
+            Effect::Replaced { old, new, answer } => {
+                self.index.set(&new);
+                // Whoever looks it up finds one or the other, never one that is superseded.
+                self.cache.insert(*new.key(), Arc::clone(&new));
+                for old in old {
+                    new.note_use_of(&old);
+                    old.supersede();
+                }
+                say(answer, Ok(Replaced::Stored(new)));
+            }
+            Effect::Ended { key, answer } => {
+                self.forget(&key);
+                say(answer, Ok(()));
+            }
+            Effect::EndedVersion { key, answer } => {
+                self.forget(&key);
+                say(answer, Ok(EndedVersion::Ended));
+            }
+        }
+    }
+
+    /// Forgets a session that is over. Readers that hold its value see that.
+    fn forget(&mut self, key: &SessionKey) {
+        if let Some(session) = self.index.remove(key) {
+            session.end();
+        }
+        self.used.remove(key);
+        self.cache.invalidate(key);
+        self.count();
+    }
+
+    /// What stands for the session of a value that somebody holds.
+    fn current(&mut self, old: &Session) -> Result<Current, StoreError> {
+        Ok(match self.fetch(old.key())? {
+            None => Current::None,
+            Some(current) if current.version() == old.version() => Current::Same(current),
+            Some(newer) => Current::Newer(newer),
+        })
+    }
+
+    /// The session of a key, brought back from the store if the cache has pushed it out.
+    fn fetch(&mut self, key: &SessionKey) -> Result<Option<Arc<Session>>, StoreError> {
+        if !self.index.contains(key) {
+            return Ok(None);
+        }
+        let held = self.index.in_memory(key);
+        if let Some(held) = &held
+            && held.state() == State::Live
+            && self.cache.contains_key(key)
+        {
+            return Ok(Some(Arc::clone(held)));
+        }
+        let Some(session) = self.store.load(key)? else {
+            return Ok(None);
+        };
+        if let Some(held) = held {
+            session.note_use_of(&held);
+            held.supersede();
+        }
+        let session = Arc::new(session);
+        self.index.set(&session);
+        self.cache.insert(*key, Arc::clone(&session));
+        Ok(Some(session))
+    }
+
+    fn take_notices(&mut self) {
+        while let Ok(notice) = self.notices.try_recv() {
+            match notice {
+                Notice::Used(key) => {
+                    self.used.insert(key);
+                }
+                Notice::PushedOut(session) => self.note_pushed_out(&session),
+            }
+        }
+    }
+
+    fn note_pushed_out(&mut self, session: &Arc<Session>) {
+        let key = session.key();
+        match self.index.in_memory(key) {
+            Some(current) if !Arc::ptr_eq(&current, session) => {
+                // It is back already.
+                current.note_use_of(session);
+                self.used.insert(*key);
+            }
+            Some(_) | None => match self.store {
+                Store::Memory => self.forget(key),
+                Store::Disk(_) => {
+                    self.index
+                        .set_away(key, session.deadline(self.limits.idle));
+                }
+            },
+        }
+    }
+
+    /// Removes sessions that have passed their deadline, at most a small batch, writes last uses,
+    /// and lets the cache do its own housekeeping.
+    fn maintain(&mut self, now: Timestamp) -> Result<Maintained, StoreError> {
+        let idle = self.limits.idle;
+        let deadline = |session: &Session| session.deadline(idle);
+        let (expired, looked) = self.index.expired(now, MOST_REMOVED, deadline);
+        let removals = expired.iter().copied().map(Change::Remove).collect();
+        let written = self.write_last_uses(removals);
+        if written.is_ok() {
+            for key in &expired {
+                self.forget(key);
+            }
+        }
+        self.cache.run_pending_tasks();
+        self.take_notices();
+        written.map(|()| match looked {
+            Looked::AtSome => Maintained::More,
+            Looked::AtAllDue => Maintained::Done,
+        })
+    }
+
+    /// Commits changes together with the last uses that are noted.
+    fn write_last_uses(&mut self, mut changes: Vec<Change>) -> Result<(), StoreError> {
+        changes.extend(self.used.iter().filter_map(|key| {
+            let session = self.index.in_memory(key)?;
+            Some(Change::Used(*key, session.last_used()))
+        }));
+        self.store.commit(&changes)?;
+        self.used.clear();
+        Ok(())
+    }
+}
+
+/// What stands for a session.
+enum Current {
+    Same(Arc<Session>),
+    Newer(Arc<Session>),
+    None,
+}
+
+impl Batch {
+    fn put(&mut self, session: &Arc<Session>) {
+        self.sessions.insert(*session.key());
+        self.changes.push(Change::Put(Arc::clone(session)));
+    }
+
+    fn remove(&mut self, key: SessionKey) {
+        self.sessions.insert(key);
+        self.changes.push(Change::Remove(key));
+    }
+
+    /// Whether a command has to be planned on what this batch makes of things.
+    fn has_to_wait(&self, command: &Command) -> bool {
+        match command {
+            Command::Open {
+                session, replaces, ..
+            } => {
+                let person = Person::of(session.identity());
+                self.is_full()
+                    || person.is_some_and(|person| self.people.contains(&person))
+                    || replaces.iter().any(|key| self.sessions.contains(key))
+            }
+            Command::Replace { old, .. } | Command::EndVersion { old, .. } => {
+                self.is_full() || self.sessions.contains(old.key())
+            }
+            Command::End { key, .. } | Command::Fetch { key, .. } => {
+                self.is_full() || self.sessions.contains(key)
+            }
+            Command::Maintain { .. } | Command::Close { .. } => true,
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.effects.len() >= MOST_TOGETHER
+    }
+}
+
+impl Effect {
+    fn failed(self, error: &StoreError) {
+        match self {
+            Self::Opened { answer, .. } | Self::Ended { answer, .. } => {
+                say(answer, Err(error.clone()));
+            }
+            Self::Replaced { answer, .. } => say(answer, Err(error.clone())),
+            Self::EndedVersion { answer, .. } => say(answer, Err(error.clone())),
+        }
+    }
+}
+
+/// Answers; nobody may be waiting any more.
+fn say<T>(answer: Answer<T>, what: Result<T, StoreError>) {
+    drop(answer.send(what));
+}
