@@ -20,7 +20,7 @@ use sidegate::fields::{self, Owned, cookie as cookies};
 use sidegate::identity::{Claim, Identity};
 use sidegate::session::{Lookup, SessionId, Sessions, Settings, cookie};
 use sidegate::target::Target;
-use sidegate::token::TokenSet;
+use sidegate::token::{Life, TokenSet};
 
 fn main() {
     divan::main();
@@ -45,7 +45,7 @@ fn store(sessions: u32) -> (Sessions, Vec<SessionId>) {
                 subject,
                 ..Identity::nameless("bench")
             };
-            let tokens = TokenSet::new(&token, Some(&token), None).expect("a token");
+            let tokens = TokenSet::new(&token, Some(&token), Life::default()).expect("a token");
             store
                 .open("bench", identity, tokens, NOW)
                 .expect("random bytes")

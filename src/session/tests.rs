@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::clock::Clock;
 use crate::identity::Claim;
+use crate::token::Life;
 
 fn settings() -> Settings {
     Settings {
@@ -23,7 +24,7 @@ fn person(subject: &str) -> Identity {
 }
 
 fn open(sessions: &Sessions, subject: &str, now: Timestamp) -> SessionId {
-    let tokens = TokenSet::new("token", None, None).unwrap();
+    let tokens = TokenSet::new("token", None, Life::default()).unwrap();
     sessions.open("op", person(subject), tokens, now).unwrap()
 }
 
@@ -234,7 +235,7 @@ proptest! {
     fn g_11_no_two_people_share_a_place_in_the_index(
         people in prop::collection::vec((near(), near()), 1000)
     ) {
-        let tokens = || TokenSet::new("token", None, None).unwrap();
+        let tokens = || TokenSet::new("token", None, Life::default()).unwrap();
         let mut index = Index::default();
         let (mut known, mut keys) = (HashMap::new(), HashSet::new());
         for (issuer, subject) in people {

@@ -12,10 +12,11 @@ fn read(profile: &str, status: u64, fields: &[(&str, &str)], body: &str) -> Resu
     for (name, text) in fields {
         response = response.header(*name, *text);
     }
-    let body = response.body(bytes::Bytes::copy_from_slice(body.as_bytes()));
+    let body = response.body(Bytes::copy_from_slice(body.as_bytes()));
     let minimal = "url = \"http://localhost\"\nclient_id = \"3\"\nauthorization_endpoint = \"/\"\n\
                    token_endpoint = \"/\"";
-    token::read(body.unwrap(), &settings(profile, minimal).errors, NOW)
+    let shapes = settings(profile, minimal).errors;
+    token::read(body.unwrap(), (GrantType::AuthorizationCode, &shapes), NOW)
 }
 
 fn ok(body: &str) -> Result<Answer, Error> {
