@@ -55,7 +55,7 @@ pub(super) struct Parts {
 
 impl Session {
     pub(super) fn new(parts: Parts) -> Self {
-        let next_refresh = parts.tokens.expires_at().unwrap_or(Timestamp::MAX);
+        let next_refresh = parts.tokens.life().refresh_at.unwrap_or(Timestamp::MAX);
         Self {
             key: parts.key,
             version: parts.version,

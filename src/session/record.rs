@@ -14,7 +14,7 @@ use super::{Session, SessionKey};
 use crate::clock::Timestamp;
 use crate::identity::{Claim, Email, Identity};
 use crate::seal::KeyRing;
-use crate::token::TokenSet;
+use crate::token::{Authentication, Life, TokenSet};
 
 /// The version and the end, each a little-endian number of 64 bits.
 const OPEN: usize = 16;
@@ -32,13 +32,55 @@ struct Plain<'a> {
     groups: Vec<&'a str>,
     access_token: &'a str,
     refresh_token: Option<&'a str>,
+    obtained_at: u64,
     expires_at: Option<u64>,
+    refresh_at: Option<u64>,
+    not_before: u64,
+    /// The nonce, and when the person gave their credentials.
+    authentication: Option<(&'a str, Option<u64>)>,
     opened_at: u64,
+}
+
+impl Plain<'_> {
+    fn identity(&self) -> Option<Identity> {
+        let email = match self.email {
+            Some((address, verified)) => Some(Email {
+                address: Claim::new(address)?,
+                verified,
+            }),
+            None => None,
+        };
+        let groups: Option<Vec<_>> = self.groups.iter().map(|group| Claim::new(group)).collect();
+        let identity = Identity {
+            subject: claim(self.subject)?,
+            email,
+            preferred_username: claim(self.preferred_username)?,
+            name: claim(self.name)?,
+            ..Identity::nameless(self.issuer)
+        };
+        Some(identity.with_groups(groups?))
+    }
+
+    fn tokens(&self) -> Option<TokenSet> {
+        let life = Life {
+            obtained_at: Timestamp::from_millis(self.obtained_at),
+            expires_at: self.expires_at.map(Timestamp::from_millis),
+            refresh_at: self.refresh_at.map(Timestamp::from_millis),
+            not_before: Timestamp::from_millis(self.not_before),
+        };
+        let authentication = self.authentication.map(|(nonce, auth_time)| Authentication {
+            nonce: nonce.into(),
+            auth_time: auth_time.map(Timestamp::from_millis),
+        });
+        let tokens = TokenSet::new(self.access_token, self.refresh_token, life).ok()?;
+        Some(tokens.with_authentication(authentication))
+    }
 }
 
 /// Seals a session. `None` when no nonce could be drawn.
 pub(super) fn seal(session: &Session, keys: &KeyRing) -> Option<Vec<u8>> {
     let (identity, tokens) = (session.identity(), session.tokens());
+    let (life, authentication) = (tokens.life(), tokens.authentication());
     let plain = Plain {
         provider: session.provider(),
         issuer: &identity.issuer,
@@ -54,7 +96,14 @@ pub(super) fn seal(session: &Session, keys: &KeyRing) -> Option<Vec<u8>> {
         refresh_token: tokens
             .refresh_token()
             .map(|token| token.expose().as_str()),
-        expires_at: tokens.expires_at().map(Timestamp::as_millis),
+        obtained_at: life.obtained_at.as_millis(),
+        expires_at: life.expires_at.map(Timestamp::as_millis),
+        refresh_at: life.refresh_at.map(Timestamp::as_millis),
+        not_before: life.not_before.as_millis(),
+        authentication: authentication.map(|authentication| {
+            let auth_time = authentication.auth_time.map(Timestamp::as_millis);
+            (&*authentication.nonce, auth_time)
+        }),
         opened_at: session.opened_at().as_millis(),
     };
     // Measured first: a buffer that grows leaves copies of the tokens behind.
@@ -102,29 +151,14 @@ impl<'a> Entry<'a> {
     ) -> Option<Session> {
         let plain = keys.open(&context(key, &self.open), self.sealed)?;
         let plain: Plain<'_> = postcard::from_bytes(&plain).ok()?;
-        let email = match plain.email {
-            Some((address, verified)) => Some(Email {
-                address: Claim::new(address)?,
-                verified,
-            }),
-            None => None,
-        };
-        let identity = Identity {
-            subject: claim(plain.subject)?,
-            email,
-            preferred_username: claim(plain.preferred_username)?,
-            name: claim(plain.name)?,
-            ..Identity::nameless(plain.issuer)
-        };
-        let groups: Option<Vec<_>> = plain.groups.into_iter().map(Claim::new).collect();
-        let expires_at = plain.expires_at.map(Timestamp::from_millis);
-        let tokens = TokenSet::new(plain.access_token, plain.refresh_token, expires_at).ok()?;
+        let identity = plain.identity()?;
+        let tokens = plain.tokens()?;
         let opened_at = Timestamp::from_millis(plain.opened_at);
         Some(Session::new(Parts {
             key: *key,
             version: self.version,
             provider: plain.provider.into(),
-            identity: identity.with_groups(groups?),
+            identity,
             tokens,
             opened_at,
             ends_at: self.ends_at,
