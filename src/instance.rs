@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::access::{Access, RouteTable};
+use crate::access::{Access, Refresher, RouteTable};
 use crate::admin::{Admin, Readiness};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -54,7 +54,46 @@ pub struct Instance {
     workers: Workers,
     operations: Option<Workers>,
     readiness: Readiness,
+    refresher: Arc<Refresher>,
+    sessions: Arc<Sessions>,
     control: Control,
+}
+
+/// What all workers share, and what the end of the process needs of it.
+struct Rooms {
+    sessions: Arc<Sessions>,
+    refresher: Arc<Refresher>,
+    gateway: Arc<Gateway>,
+}
+
+impl Rooms {
+    fn open(config: Config, shared: (Arc<Metrics>, Clock), control: Handle) -> Result<Self, Error> {
+        let (settings, keys) = config.session;
+        let patience = settings.refresh_wait;
+        let (metrics, clock) = shared.clone();
+        let sessions = Arc::new(Sessions::start(settings, keys, clock.now())?);
+        control.spawn(keep_house(Arc::clone(&sessions), metrics, clock));
+        let refresher = Arc::new(Refresher::new(
+            config.providers.clone(),
+            Arc::clone(&sessions),
+            shared.clone(),
+            (control.clone(), patience),
+        ));
+        let access = Access::new(config.routes, Arc::clone(&sessions), Arc::clone(&refresher));
+        let login = Login::new(
+            config.login,
+            config.providers,
+            Arc::clone(&sessions),
+            shared.clone(),
+            control,
+        );
+        let gateway = Gateway::new(config.gateway, access, Arc::new(login), shared);
+        Ok(Self {
+            sessions,
+            refresher,
+            gateway: Arc::new(gateway),
+        })
+    }
 }
 
 /// The control plane's runtime; dropped without waiting, since it may be dropped inside another.
@@ -95,41 +134,16 @@ impl Instance {
         let (control, handle) = Control::start().map_err(Error::Control)?;
         announce(&config, address, operations_address);
         look_after(&handle, &config, clock);
-        let (settings, keys) = config.session;
-        let sessions = Arc::new(Sessions::start(settings, keys, clock.now())?);
         let metrics = Arc::new(Metrics::new(route_names(&config.routes)));
-        handle.spawn(keep_house(
-            Arc::clone(&sessions),
-            Arc::clone(&metrics),
-            clock.clone(),
-        ));
-        let endpoint = match config.tls {
+        let endpoint = match config.tls.clone() {
             Some(acceptor) => Endpoint::tls(listener, acceptor),
             None => Endpoint::plain(listener),
         };
-        let access = Access::new(config.routes, Arc::clone(&sessions));
-        let shared = (Arc::clone(&metrics), clock.clone());
-        let login = Login::new(
-            config.login,
-            config.providers,
-            sessions,
-            shared.clone(),
-            handle,
-        );
-        let gateway = Arc::new(Gateway::new(
-            config.gateway,
-            access,
-            Arc::new(login),
-            shared,
-        ));
+        let (server, count) = (config.server, config.workers);
+        let rooms = Rooms::open(config, (Arc::clone(&metrics), clock.clone()), handle)?;
+        let gateway = rooms.gateway;
         let make = move || Worker::new(Arc::clone(&gateway));
-        let workers = Workers::start(
-            "worker",
-            config.workers,
-            vec![endpoint],
-            config.server,
-            make,
-        )?;
+        let workers = Workers::start("worker", count, vec![endpoint], server, make)?;
         let readiness = Readiness::default();
         let admin = Admin::new(metrics, readiness.clone());
         let operations = operations
@@ -142,6 +156,8 @@ impl Instance {
             workers,
             operations,
             readiness,
+            refresher: rooms.refresher,
+            sessions: rooms.sessions,
             control,
         })
     }
@@ -165,6 +181,16 @@ impl Instance {
         self.readiness.draining();
         tracing::info!("Draining");
         let drained = self.workers.drained().await;
+        // What is still being refreshed is stored before the store closes.
+        self.refresher.drained().await;
+        if let Err(error) = self.sessions.close().await {
+            let reason = error.reason();
+            tracing::error!(
+                reason,
+                error = chain(&error),
+                "The session store was not closed"
+            );
+        }
         if let Some(operations) = self.operations {
             operations.drained().await;
         }

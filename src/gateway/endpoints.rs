@@ -86,7 +86,7 @@ impl Gateway {
         if is_in_advance(headers) {
             return not_in_advance(headers, record);
         }
-        let before = match self.access.session_of(headers, self.clock.now()) {
+        let before = match self.access.session_of(headers, self.clock.now()).await {
             Some((id, Some(session))) => Before::Live(id, session),
             Some((id, None)) => Before::Stale(id),
             None => Before::Nothing,

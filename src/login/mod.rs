@@ -49,7 +49,7 @@ use crate::provider::{
 };
 use crate::seal::KeyRing;
 use crate::session::{NewSession, SessionId, SessionKey, Sessions, cookie};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, TokenCall};
 
 /// Where all of our own endpoints lie, but for a callback path that was configured elsewhere.
 pub const OWN_PREFIX: &str = "/oauth2/";
@@ -416,7 +416,7 @@ impl Login {
         let result = redeemed
             .as_ref()
             .map_or_else(provider::Error::reason, |_| "ok");
-        self.metrics.token_call(name, result, took);
+        self.metrics.token_call(name, TokenCall::Code, result, took);
         Ok(redeemed?)
     }
 

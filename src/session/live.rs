@@ -55,7 +55,9 @@ pub(super) struct Parts {
 
 impl Session {
     pub(super) fn new(parts: Parts) -> Self {
-        let next_refresh = parts.tokens.life().refresh_at.unwrap_or(Timestamp::MAX);
+        let life = parts.tokens.life();
+        let next_refresh = life.refresh_at.or(life.expires_at);
+        let next_refresh = next_refresh.unwrap_or(Timestamp::MAX);
         Self {
             key: parts.key,
             version: parts.version,
@@ -137,7 +139,8 @@ impl Session {
         self.ends_at
     }
 
-    /// Whether the tokens should be renewed ahead of their end: one load and a comparison.
+    /// Whether the tokens want a look: they should be renewed ahead of their end, or it has come.
+    /// One load and a comparison.
     pub fn is_due(&self, now: Timestamp) -> bool {
         self.next_refresh.load(Ordering::Relaxed) <= now.as_millis()
     }
@@ -151,14 +154,20 @@ impl Session {
         due <= now.as_millis()
             && self
                 .next_refresh
-                .compare_exchange(due, until.as_millis(), order, order)
+                .compare_exchange(due, self.until(until), order, order)
                 .is_ok()
     }
 
     /// Lets nobody renew the tokens ahead of their end before `until`.
     pub fn postpone_refresh(&self, until: Timestamp) {
-        self.next_refresh
-            .store(until.as_millis(), Ordering::Relaxed);
+        let until = self.until(until);
+        self.next_refresh.store(until, Ordering::Relaxed);
+    }
+
+    /// Not beyond the end of the access token: whatever was put off, that wants a look.
+    fn until(&self, until: Timestamp) -> u64 {
+        let end = self.tokens.expires_at().unwrap_or(Timestamp::MAX);
+        until.min(end).as_millis()
     }
 
     pub(super) fn last_used(&self) -> Timestamp {

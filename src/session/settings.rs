@@ -16,6 +16,8 @@ pub struct Settings {
     pub capacity: u64,
     /// Sessions that one person may have; the oldest end first.
     pub per_person: usize,
+    /// How long a request waits at most for a session that has to be refreshed or fetched first.
+    pub refresh_wait: Duration,
     /// Where they are kept.
     pub store: StoreSettings,
 }
@@ -46,11 +48,15 @@ struct RawSettings {
     absolute_secs: NonZeroU64,
     capacity_mib: NonZeroU64,
     per_person: NonZeroUsize,
+    refresh_wait_secs: NonZeroU64,
     store: StoreSettings,
 }
 
 /// Browsers keep no cookie for longer (RFC 6265bis section 5.5).
 const LONGEST_SECS: u64 = 400 * 24 * 3600;
+
+/// The longest time that a request can be made to wait for its session.
+const LONGEST_WAIT_SECS: u64 = 300;
 
 impl TryFrom<RawSettings> for Settings {
     type Error = String;
@@ -61,6 +67,7 @@ impl TryFrom<RawSettings> for Settings {
             absolute_secs,
             capacity_mib,
             per_person,
+            refresh_wait_secs,
             store,
         } = raw;
         let (idle_secs, absolute_secs) = (idle_secs.get(), absolute_secs.get());
@@ -75,11 +82,19 @@ impl TryFrom<RawSettings> for Settings {
                  browsers keep a cookie"
             ));
         }
+        let refresh_wait_secs = refresh_wait_secs.get();
+        if refresh_wait_secs > LONGEST_WAIT_SECS {
+            return Err(format!(
+                "refresh_wait_secs ({refresh_wait_secs}) exceeds {LONGEST_WAIT_SECS}: nobody waits \
+                 longer for a page"
+            ));
+        }
         Ok(Self {
             idle: Duration::from_secs(idle_secs),
             absolute: Duration::from_secs(absolute_secs),
             capacity: capacity_mib.get().saturating_mul(1024 * 1024),
             per_person: per_person.get(),
+            refresh_wait: Duration::from_secs(refresh_wait_secs),
             store,
         })
     }
@@ -97,6 +112,7 @@ mod tests {
             absolute_secs: seconds(absolute),
             capacity_mib: NonZeroU64::MIN,
             per_person: NonZeroUsize::MIN,
+            refresh_wait_secs: seconds(10),
             store: StoreSettings::Memory,
         };
         let error = Settings::try_from(raw(9, 2)).unwrap_err();
