@@ -35,6 +35,8 @@ mod outage;
 mod pages;
 mod passport;
 mod provider_answers;
+mod refresh;
+mod refused_tokens;
 mod return_to;
 mod servers;
 mod sessions;
