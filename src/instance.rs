@@ -54,6 +54,7 @@ pub struct Instance {
     workers: Workers,
     operations: Option<Workers>,
     readiness: Readiness,
+    sessions: Arc<Sessions>,
     control: Control,
 }
 
@@ -112,7 +113,7 @@ impl Instance {
         let login = Login::new(
             config.login,
             config.providers,
-            sessions,
+            Arc::clone(&sessions),
             shared.clone(),
             handle,
         );
@@ -142,6 +143,7 @@ impl Instance {
             workers,
             operations,
             readiness,
+            sessions,
             control,
         })
     }
@@ -167,6 +169,10 @@ impl Instance {
         let drained = self.workers.drained().await;
         if let Some(operations) = self.operations {
             operations.drained().await;
+        }
+        if let Err(error) = self.sessions.close().await {
+            let reason = error.reason();
+            tracing::error!(reason, error = chain(&error), "Sessions not closed");
         }
         drop(self.control);
         tracing::info!(

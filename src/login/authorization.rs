@@ -8,8 +8,8 @@
 use url::form_urlencoded;
 
 use super::pending::{PendingLogin, ReturnedState, StateError};
-use crate::seal::KeyRing;
 use crate::clock::Timestamp;
+use crate::seal::KeyRing;
 use crate::secret::Secret;
 
 /// The longest code that is passed on.

@@ -14,8 +14,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::{OWN_PREFIX, ReturnTo};
-use crate::seal::KeyRing;
 use crate::clock::Timestamp;
+use crate::seal::KeyRing;
 use crate::secret::{self, NoRandomness, Secret};
 use crate::session::{SessionKey, cookie};
 

@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redb::backends::FileBackend;
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableHandle as _};
+use redb::{
+    Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableHandle as _,
+};
 
 use super::record::{self, Entry};
 use super::store::{Change, StoreError};
@@ -442,11 +444,7 @@ fn open(path: &Path) -> Result<(Database, About), FileError> {
         let entry = |name: &str| -> Result<Option<u64>, redb::Error> {
             Ok(about.get(name)?.map(|entry| entry.value()))
         };
-        let entries = (
-            entry(FORMAT_KEY)?,
-            entry(INSTANCE_KEY)?,
-            entry(COMMIT_KEY)?,
-        );
+        let entries = (entry(FORMAT_KEY)?, entry(INSTANCE_KEY)?, entry(COMMIT_KEY)?);
         drop(about);
         Ok(Some((database, entries)))
     };

@@ -463,8 +463,7 @@ impl Keeper {
             Some(_) | None => match self.store {
                 Store::Memory => self.forget(key),
                 Store::Disk(_) => {
-                    self.index
-                        .set_away(key, session.deadline(self.limits.idle));
+                    self.index.set_away(key, session.deadline(self.limits.idle));
                 }
             },
         }

@@ -236,7 +236,9 @@ impl Sessions {
             return;
         }
         let stretch = LONGEST_UNWRITTEN.min(self.settings.idle / 10);
-        let stretch = u64::try_from(stretch.as_millis()).unwrap_or(u64::MAX).max(1);
+        let stretch = u64::try_from(stretch.as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1);
         if before.as_millis().checked_div(stretch) != now.as_millis().checked_div(stretch) {
             // A send fails only when the keeper is gone, and then nothing is kept any more.
             let notice = Notice::Used(*session.key());
@@ -269,11 +271,7 @@ impl Sessions {
     /// # Cancel safety
     ///
     /// Dropping the future may leave a session that nobody knows the id of.
-    pub async fn open(
-        &self,
-        new: NewSession<'_>,
-        now: Timestamp,
-    ) -> Result<SessionId, OpenError> {
+    pub async fn open(&self, new: NewSession<'_>, now: Timestamp) -> Result<SessionId, OpenError> {
         let id = SessionId::random(self.instance)?;
         let session = Arc::new(Session::new(Parts {
             key: id.key(),
@@ -405,5 +403,7 @@ impl Sessions {
     }
 }
 
+#[cfg(test)]
+mod conformance;
 #[cfg(test)]
 mod tests;

@@ -68,10 +68,12 @@ impl Plain<'_> {
             refresh_at: self.refresh_at.map(Timestamp::from_millis),
             not_before: Timestamp::from_millis(self.not_before),
         };
-        let authentication = self.authentication.map(|(nonce, auth_time)| Authentication {
-            nonce: nonce.into(),
-            auth_time: auth_time.map(Timestamp::from_millis),
-        });
+        let authentication = self
+            .authentication
+            .map(|(nonce, auth_time)| Authentication {
+                nonce: nonce.into(),
+                auth_time: auth_time.map(Timestamp::from_millis),
+            });
         let tokens = TokenSet::new(self.access_token, self.refresh_token, life).ok()?;
         Some(tokens.with_authentication(authentication))
     }
@@ -93,9 +95,7 @@ pub(super) fn seal(session: &Session, keys: &KeyRing) -> Option<Vec<u8>> {
         name: identity.name.as_ref().map(Claim::as_str),
         groups: identity.groups.iter().map(Claim::as_str).collect(),
         access_token: tokens.access_token(),
-        refresh_token: tokens
-            .refresh_token()
-            .map(|token| token.expose().as_str()),
+        refresh_token: tokens.refresh_token().map(|token| token.expose().as_str()),
         obtained_at: life.obtained_at.as_millis(),
         expires_at: life.expires_at.map(Timestamp::as_millis),
         refresh_at: life.refresh_at.map(Timestamp::as_millis),
