@@ -18,7 +18,8 @@ use http::{HeaderMap, HeaderValue, Request};
 use sidegate::clock::Timestamp;
 use sidegate::fields::{self, Owned, cookie as cookies};
 use sidegate::identity::{Claim, Identity};
-use sidegate::session::{Lookup, SessionId, Sessions, Settings, cookie};
+use sidegate::seal::{Keys, Purpose};
+use sidegate::session::{Lookup, NewSession, SessionId, Sessions, Settings, StoreSettings, cookie};
 use sidegate::target::Target;
 use sidegate::token::{Life, TokenSet};
 
@@ -35,8 +36,12 @@ fn store(sessions: u32) -> (Sessions, Vec<SessionId>) {
         absolute: Duration::from_hours(24),
         capacity: 4 << 30,
         per_person: 10,
+        store: StoreSettings::Memory,
     };
-    let store = Sessions::new(settings).expect("random bytes");
+    let keys = Keys::random().and_then(|keys| keys.ring(Purpose::Sessions));
+    let store = Sessions::start(settings, keys.expect("random bytes"), NOW).expect("a thread");
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.expect("a runtime");
     let token = "a".repeat(1000);
     let ids = (0..sessions)
         .map(|number| {
@@ -46,12 +51,18 @@ fn store(sessions: u32) -> (Sessions, Vec<SessionId>) {
                 ..Identity::nameless("bench")
             };
             let tokens = TokenSet::new(&token, Some(&token), Life::default()).expect("a token");
-            store
-                .open("bench", identity, tokens, NOW)
-                .expect("random bytes")
+            let new = NewSession {
+                provider: "bench",
+                identity,
+                tokens,
+                replaces: Vec::new(),
+            };
+            let opened = runtime.block_on(store.open(new, NOW));
+            opened.expect("random bytes")
         })
         .collect();
-    store.maintain(NOW);
+    let maintained = runtime.block_on(store.maintain(NOW));
+    maintained.expect("it is in memory");
     (store, ids)
 }
 

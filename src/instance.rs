@@ -183,16 +183,12 @@ impl Instance {
         let drained = self.workers.drained().await;
         // What is still being refreshed is stored before the store closes.
         self.refresher.drained().await;
-        if let Err(error) = self.sessions.close().await {
-            let reason = error.reason();
-            tracing::error!(
-                reason,
-                error = chain(&error),
-                "The session store was not closed"
-            );
-        }
         if let Some(operations) = self.operations {
             operations.drained().await;
+        }
+        if let Err(error) = self.sessions.close().await {
+            let reason = error.reason();
+            tracing::error!(reason, error = chain(&error), "Sessions not closed");
         }
         drop(self.control);
         tracing::info!(

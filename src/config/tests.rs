@@ -133,6 +133,7 @@ fn the_reference_file_documents_every_key_of_every_table() {
         keys_of_table::<LoginSection>(),
         keys_of_table::<telemetry::Settings>(),
         keys_of_table::<session::Settings>(),
+        keys_of_table::<session::DiskSettings>(),
         keys_of_table::<AssertionNames>(),
     ];
     let is_documented = |key: &str| {
@@ -394,4 +395,53 @@ fn the_examples_in_the_documents_have_keys_that_a_provider_knows() {
         }
     }
     assert!(count >= 6, "{count}");
+}
+
+#[test]
+fn sessions_on_disk_need_keys_and_a_file_that_is_theirs() {
+    let with = |login: &str, store: &str| {
+        let written = Written::new(&format!("{SMALL}[login]\n{login}\n[session]\n{store}\n"));
+        written.file("keys", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n");
+        written.file("notes.txt", "not sessions");
+        written
+    };
+    let keys = "state_key_file = \"@/keys\"";
+    let good = with(keys, "store.disk.file = \"@/sessions.redb\"");
+    let config = good.load().unwrap();
+    let file = good.folder.path().join("sessions.redb");
+    assert!(!file.exists(), "looking at settings makes no file");
+    let expected = StoreSettings::Disk(session::DiskSettings { file });
+    assert_eq!(config.session.0.store, expected);
+    assert!(with(keys, "store = \"memory\"").load().is_ok());
+    for (login, store, key, reason) in [
+        (
+            "",
+            "store.disk.file = \"@/sessions.redb\"",
+            "login.state_key_file",
+            "is needed: sessions on disk are sealed with its keys",
+        ),
+        (
+            keys,
+            "store.disk.file = \"@/notes.txt\"",
+            "session.store.disk.file",
+            "notes.txt is no file of sessions",
+        ),
+        (
+            keys,
+            "store.disk.file = \"@/nowhere/sessions.redb\"",
+            "session.store.disk.file",
+            "nowhere/sessions.redb is not there; make it",
+        ),
+        (
+            keys,
+            "store.disk.path = \"@/sessions.redb\"",
+            "session.store.disk.path",
+            "did you mean `file`?",
+        ),
+        (keys, "store = \"redis\"", "session.store", "`redis`"),
+    ] {
+        let problems = with(login, store).problems();
+        assert_eq!(keys_of(&problems), [key], "{problems:#?}");
+        assert!(problems[0].contains(reason), "{problems:#?}");
+    }
 }

@@ -404,4 +404,6 @@ impl Sessions {
 }
 
 #[cfg(test)]
+mod conformance;
+#[cfg(test)]
 mod tests;

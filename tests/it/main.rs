@@ -18,6 +18,7 @@ mod browser;
 mod chooser;
 mod coverage;
 mod demo;
+mod durable;
 mod fields;
 mod form_post;
 mod forwarding;
