@@ -88,17 +88,28 @@ impl TokenSet {
         })
     }
 
-    /// The same access token with another refresh token: for a server that has exchanged the
-    /// refresh token and whose new access token cannot be used.
+    /// The same access token with another refresh token, which is not used before `not_before`: for
+    /// a server that has exchanged the refresh token and whose new access token cannot be used.
     ///
     /// # Errors
     ///
     /// As [`TokenSet::new`] for the refresh token.
-    pub fn with_refresh_token(&self, refresh_token: &str) -> Result<Self, Error> {
+    pub fn with_refresh_token(
+        &self,
+        refresh_token: &str,
+        not_before: Timestamp,
+    ) -> Result<Self, Error> {
+        let expires_at = self.life.expires_at;
+        let refresh_at = self.life.refresh_at.or(expires_at);
+        let refresh_at = refresh_at.map(|at| at.max(not_before));
         Ok(Self {
             bearer: self.bearer.clone(),
             refresh_token: Some(checked(refresh_token)?),
-            life: self.life,
+            life: Life {
+                refresh_at: refresh_at.min(expires_at),
+                not_before,
+                ..self.life
+            },
             authentication: self.authentication.clone(),
         })
     }
@@ -267,14 +278,31 @@ mod tests {
         };
         let old = TokenSet::new("a", Some("old"), LIFE).unwrap();
         let old = old.with_authentication(Some(authentication.clone()));
-        let new = old.with_refresh_token("new").unwrap();
+        let later = Timestamp::from_millis(9);
+        let new = old.with_refresh_token("new", later).unwrap();
         assert_eq!(new.refresh_token().unwrap().expose(), "new");
         assert_eq!(new.bearer(), old.bearer());
-        assert_eq!(new.life(), old.life());
+        let life = Life {
+            not_before: later,
+            ..LIFE
+        };
+        assert_eq!(*new.life(), life);
         assert_eq!(new.authentication(), Some(&authentication));
         assert_eq!(
-            old.with_refresh_token("x\ny").unwrap_err(),
+            old.with_refresh_token("x\ny", later).unwrap_err(),
             Error::Malformed
         );
+        for (refresh_at, expires_at, expected) in [(5, 20, 9), (15, 20, 15), (5, 8, 8), (8, 8, 8)] {
+            let at = Timestamp::from_millis;
+            let life = Life {
+                expires_at: Some(at(expires_at)),
+                refresh_at: Some(at(refresh_at)),
+                ..LIFE
+            };
+            let old = TokenSet::new("a", Some("old"), life).unwrap();
+            let new = old.with_refresh_token("new", later).unwrap();
+            assert_eq!(new.life().refresh_at, Some(at(expected)));
+            assert_eq!(new.life().expires_at, life.expires_at);
+        }
     }
 }

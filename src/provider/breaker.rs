@@ -4,11 +4,6 @@
 //! may have cost a refresh token, and a server that comes back is not helped by everybody's asking
 //! at once. Then one refresh tries, and the others follow when it succeeds.
 
-#[expect(
-    clippy::disallowed_types,
-    reason = "held for a few instructions, on the control plane"
-)]
-use std::sync::Mutex;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,11 +24,13 @@ const TRYING: Duration = Duration::from_secs(5);
 
 /// A circuit breaker.
 #[derive(Debug, Default)]
-#[expect(
-    clippy::disallowed_types,
-    reason = "held for a few instructions, on the control plane"
-)]
-pub(super) struct Breaker(Mutex<State>);
+pub(super) struct Breaker {
+    #[expect(
+        clippy::disallowed_types,
+        reason = "held for a few instructions, on the control plane"
+    )]
+    state: std::sync::Mutex<State>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -112,13 +109,16 @@ impl Breaker {
             Duration::ZERO
         };
         let wait = wait.max(retry_after.unwrap_or_default().min(LONGEST));
-        if !wait.is_zero() {
-            state.until = state.until.max(Some(now.plus(wait)));
-        }
+        let until = (!wait.is_zero()).then(|| now.plus(wait));
+        state.until = match attempt {
+            // The time that it had for trying is over.
+            Attempt::Trying => until,
+            Attempt::Usual => state.until.max(until),
+        };
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
