@@ -36,6 +36,7 @@ fn store(sessions: u32) -> (Sessions, Vec<SessionId>) {
         absolute: Duration::from_hours(24),
         capacity: 4 << 30,
         per_person: 10,
+        refresh_wait: Duration::from_secs(10),
         store: StoreSettings::Memory,
     };
     let keys = Keys::random().and_then(|keys| keys.ring(Purpose::Sessions));
@@ -75,6 +76,17 @@ fn session_look_up_hot(bencher: Bencher<'_, '_>) {
         Lookup::Live(session) => session,
         other => panic!("{other:?}"),
     });
+}
+
+/// What a fresh token costs a request: whether the session's tokens want a look.
+#[divan::bench]
+fn refresh_check(bencher: Bencher<'_, '_>) {
+    let (store, ids) = store(1);
+    let session = match store.find(ids.first().expect("a session"), NOW) {
+        Lookup::Live(session) => session,
+        other => panic!("{other:?}"),
+    };
+    bencher.bench(|| black_box(&session).is_due(black_box(NOW)));
 }
 
 /// Another session each time.

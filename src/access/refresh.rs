@@ -299,9 +299,14 @@ impl Refresher {
                 Err(error) => return self.not_stored(session, &error, "fetched"),
             },
         }
-        if now < session.tokens().life().not_before {
-            // Nothing newer may be asked for.
-            return Try::Done(Outcome::Renewed(session));
+        // Whatever asks: a token that was just made is not made anew.
+        let young = session.tokens().life().not_before.since(now);
+        if !young.is_zero() {
+            if !session.tokens().is_expired(now) {
+                return Try::Done(Outcome::Renewed(session));
+            }
+            self.note(session.key(), "refreshed_just_now", young);
+            return Try::Failed(session);
         }
         let Some(refresh_token) = session.tokens().refresh_token() else {
             self.note(session.key(), "no_refresh_token", ALARM_PAUSE);
@@ -591,10 +596,14 @@ fn say_passing(session: &Session, error: &provider::Error) {
     }
 }
 
-/// The same tokens once more, where they can be refreshed.
+/// The same tokens once more.
 fn copy(tokens: &TokenSet) -> Option<TokenSet> {
-    let refresh_token = tokens.refresh_token()?;
-    tokens.with_refresh_token(refresh_token.expose()).ok()
+    let refresh_token = tokens.refresh_token().map(|token| token.expose().as_str());
+    let copy = TokenSet::new(tokens.access_token(), refresh_token, *tokens.life());
+    Some(
+        copy.ok()?
+            .with_authentication(tokens.authentication().cloned()),
+    )
 }
 
 fn fingerprint(refresh_token: &Secret<String>) -> [u8; 32] {

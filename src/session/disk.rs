@@ -448,8 +448,8 @@ fn open(path: &Path) -> Result<(Database, About), FileError> {
         drop(about);
         Ok(Some((database, entries)))
     };
-    let begun: Result<_, redb::Error> = begin();
-    let Some((database, entries)) = begun.map_err(|error| refused(path, error))? else {
+    let opened: Result<_, redb::Error> = begin();
+    let Some((database, entries)) = opened.map_err(|error| refused(path, error))? else {
         return Err(FileError::Foreign(path.to_owned()));
     };
     match entries {

@@ -155,7 +155,7 @@ impl Keeper {
     /// A keeper with nothing in its cache, which may take `capacity` bytes.
     pub(super) fn new(store: Store, limits: Limits, capacity: u64) -> (Self, Ways) {
         let (commands, commanded) = mpsc::channel(QUEUE);
-        let (notices, noticed) = mpsc::unbounded_channel();
+        let (notices, told) = mpsc::unbounded_channel();
         let figures = Arc::new(Figures::default());
         let is_durable = matches!(store, Store::Disk(_));
         let (counter, notify) = (Arc::clone(&figures), notices.clone());
@@ -186,7 +186,7 @@ impl Keeper {
             index: Index::default(),
             cache: cache.clone(),
             commands: commanded,
-            notices: noticed,
+            notices: told,
             figures: Arc::clone(&figures),
             used: HashSet::new(),
         };

@@ -29,6 +29,7 @@ impl Kit {
                 absolute: Duration::from_mins(10),
                 capacity: 10 * 1024 * 1024,
                 per_person: 3,
+                refresh_wait: Duration::from_secs(10),
                 store: StoreSettings::Memory,
             },
             keys: vec![1],

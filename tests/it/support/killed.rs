@@ -55,6 +55,7 @@ impl Place {
             absolute: Duration::from_hours(8),
             capacity: 1 << 30,
             per_person: 10,
+            refresh_wait: Duration::from_secs(10),
             store,
         };
         let keys = Keys::from_file(&self.0.join("keys")).unwrap();
