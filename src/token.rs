@@ -88,30 +88,32 @@ impl TokenSet {
         })
     }
 
-    /// The same access token with another refresh token, which is not used before `not_before`: for
-    /// a server that has exchanged the refresh token and whose new access token cannot be used.
+    /// The same access token with another refresh token: for a server that has exchanged the
+    /// refresh token and whose new access token cannot be used.
     ///
     /// # Errors
     ///
     /// As [`TokenSet::new`] for the refresh token.
-    pub fn with_refresh_token(
-        &self,
-        refresh_token: &str,
-        not_before: Timestamp,
-    ) -> Result<Self, Error> {
-        let expires_at = self.life.expires_at;
-        let refresh_at = self.life.refresh_at.or(expires_at);
-        let refresh_at = refresh_at.map(|at| at.max(not_before));
+    pub fn with_refresh_token(&self, refresh_token: &str) -> Result<Self, Error> {
         Ok(Self {
             bearer: self.bearer.clone(),
             refresh_token: Some(checked(refresh_token)?),
-            life: Life {
-                refresh_at: refresh_at.min(expires_at),
-                not_before,
-                ..self.life
-            },
+            life: self.life,
             authentication: self.authentication.clone(),
         })
+    }
+
+    /// These tokens, not to be refreshed before `time`.
+    #[must_use]
+    pub fn not_before(mut self, time: Timestamp) -> Self {
+        let refresh_at = self.life.refresh_at.map(|at| at.max(time));
+        // Never after its end: requests have to wait from then on.
+        self.life.refresh_at = match (refresh_at, self.life.expires_at) {
+            (Some(at), Some(end)) => Some(at.min(end)),
+            (at, _) => at,
+        };
+        self.life.not_before = time;
+        self
     }
 
     /// These tokens, with what the ID token of the login said of the authentication.
@@ -278,31 +280,39 @@ mod tests {
         };
         let old = TokenSet::new("a", Some("old"), LIFE).unwrap();
         let old = old.with_authentication(Some(authentication.clone()));
-        let later = Timestamp::from_millis(9);
-        let new = old.with_refresh_token("new", later).unwrap();
+        let new = old.with_refresh_token("new").unwrap();
         assert_eq!(new.refresh_token().unwrap().expose(), "new");
         assert_eq!(new.bearer(), old.bearer());
-        let life = Life {
-            not_before: later,
-            ..LIFE
-        };
-        assert_eq!(*new.life(), life);
+        assert_eq!(new.life(), old.life());
         assert_eq!(new.authentication(), Some(&authentication));
         assert_eq!(
-            old.with_refresh_token("x\ny", later).unwrap_err(),
+            old.with_refresh_token("x\ny").unwrap_err(),
             Error::Malformed
         );
-        for (refresh_at, expires_at, expected) in [(5, 20, 9), (15, 20, 15), (5, 8, 8), (8, 8, 8)] {
-            let at = Timestamp::from_millis;
+    }
+
+    #[test]
+    fn a_refresh_that_is_put_off_is_not_put_off_beyond_the_end() {
+        let at = Timestamp::from_millis;
+        for (refresh_at, expires_at, expected) in [
+            (Some(5), Some(20), Some(9)),
+            (Some(15), Some(20), Some(15)),
+            (Some(5), Some(8), Some(8)),
+            (None, Some(8), None),
+            (None, None, None),
+        ] {
             let life = Life {
-                expires_at: Some(at(expires_at)),
-                refresh_at: Some(at(refresh_at)),
+                expires_at: expires_at.map(at),
+                refresh_at: refresh_at.map(at),
                 ..LIFE
             };
-            let old = TokenSet::new("a", Some("old"), life).unwrap();
-            let new = old.with_refresh_token("new", later).unwrap();
-            assert_eq!(new.life().refresh_at, Some(at(expected)));
-            assert_eq!(new.life().expires_at, life.expires_at);
+            let tokens = TokenSet::new("a", Some("old"), life).unwrap();
+            let put_off = Life {
+                refresh_at: expected.map(at),
+                not_before: at(9),
+                ..life
+            };
+            assert_eq!(*tokens.not_before(at(9)).life(), put_off);
         }
     }
 }

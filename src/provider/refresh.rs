@@ -127,8 +127,9 @@ impl Unrefreshed {
         if unrefreshed.verdict != Verdict::Fatal {
             let new = response.answer.refresh_token.as_ref();
             let floor = response.asked_at.plus(schedule::FLOOR);
-            let keep = |new: &Secret<String>| before.with_refresh_token(new.expose(), floor).ok();
-            unrefreshed.salvaged = new.and_then(keep).map(Box::new);
+            let keep = |new: &Secret<String>| before.with_refresh_token(new.expose()).ok();
+            let salvaged = new.and_then(keep).map(|kept| kept.not_before(floor));
+            unrefreshed.salvaged = salvaged.map(Box::new);
         }
         unrefreshed
     }
