@@ -13,7 +13,7 @@
 //! | 1 | [`seal`] [`tls`] [`identity`] [`token`] [`fields`] [`target`] | keys, and what is sealed with them; certificates; who somebody is; a token set with its ready `Bearer` value; HTTP fields; the canonical request target |
 //! | 2 | [`origin`] [`server`] | an HTTP client with its pool; listeners, framing, deadlines, drain. Neither knows authentication |
 //! | 3 | [`provider`] [`session`] [`upstream`] | the authorization server: metadata, keys, tokens, who somebody is; who is signed in; the app behind |
-//! | 4 | [`access`] [`login`] | route, rule, decision; the code flow, pending logins, signing out |
+//! | 4 | [`access`] [`login`] | route, rule, decision, refreshing; the code flow, pending logins, signing out |
 //! | 5 | [`gateway`] [`admin`] | the walk and its answers; health and figures |
 //! | 6 | [`config`] | settings file, variables, flags: all problems at once |
 //! | 7 | [`instance`] | one running gateway: everything brought together |
@@ -36,14 +36,24 @@
 //! 3. [`fields::inbound`] removes hop-by-hop fields and every field that we assert, in all
 //!    spellings, the client's `Authorization` among them.
 //! 4. Our own endpoints below [`login::OWN_PREFIX`] are answered by [`login`].
-//! 5. [`access::Access::decide`] finds the route, the session and the rule.
+//! 5. [`access::Access::decide`] finds the route, the session and the rule. A request whose token has
+//!    expired waits for its refresh ([`access::Wait`]), and not for ever.
 //! 6. The [`gateway`] answers a [`access::Decision`]: navigation goes to the provider, or to a page
 //!    where people choose one; everything else gets 401 with a `login_url`; 403 and 404 speak for
-//!    themselves.
+//!    themselves; 503 says when a session that cannot be used now can be again.
 //! 7. [`access::Permit::forward`] removes our cookies, writes who is signed in and the bearer
 //!    token ([`upstream::assert_identity`]), and sends the request on a pooled connection. Bodies
-//!    stream both ways.
+//!    stream both ways. An app that refuses the token may be asked once more, with another
+//!    ([`access::Refused::recover`]).
 //! 8. [`fields::outbound`] cleans the response. One exit writes the access-log event.
+//!
+//! # The walk of one refresh
+//!
+//! Whoever needs new tokens for a session joins its one flight in [`access::Refresher`], a task of the
+//! control plane. It asks [`provider::Provider::refresh`] once; [`session::Sessions::replace`] commits
+//! what came before anybody uses it, unless somebody has signed out meanwhile. A failure that passes
+//! is tried again after a pause; one that an operator has to mend raises an alarm; the provider's word
+//! that the grant has ended ends the session. When the process drains it waits for flights.
 //!
 //! # The walk of one login
 //!

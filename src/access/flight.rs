@@ -218,10 +218,10 @@ mod tests {
     }
 
     fn landed(progress: Progress<&'static str, usize>) -> usize {
-        match progress {
-            Progress::Landed(end) => end,
-            other => panic!("{other:?}"),
-        }
+        let Progress::Landed(end) = progress else {
+            panic!("{progress:?}");
+        };
+        end
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

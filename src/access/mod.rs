@@ -23,6 +23,8 @@ mod recovery;
 mod refresh;
 mod route;
 mod rule;
+mod trouble;
+mod unstored;
 mod wait;
 
 use std::sync::Arc;
@@ -32,11 +34,11 @@ use http_body::Body;
 use tokio::time::Instant;
 
 pub use self::recovery::{Recovery, Refused, Replayable, Sent};
-use self::refresh::Failure;
 pub use self::refresh::Refresher;
 pub use self::route::{OnRefusal, ProviderNames, Route, RouteError, RouteSettings, RouteTable};
 use self::rule::Verdict;
 pub use self::rule::{AnyOf, Rule};
+use self::trouble::Failure;
 pub use self::wait::{Unavailable, Wait};
 use crate::clock::Timestamp;
 use crate::fields::cookie::{self as cookies, Found};

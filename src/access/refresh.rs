@@ -8,48 +8,33 @@
 //! who waits stays as long as the next try comes within their patience. Nobody is signed out but by
 //! the authorization server's own word that the grant has ended.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::flight::{Flights, Pilot, Progress, Seat};
+use super::trouble::{FIRST_PAUSE, Failure, LONGEST_ASKED, Troubles};
+use super::unstored::{self, Unstored};
 use crate::clock::{Clock, Timestamp};
 use crate::identity::Identity;
 use crate::provider::{self, Provider, Refreshed, Refreshing, Unrefreshed, Verdict};
-use crate::secret::{Secret, random};
 use crate::session::{EndedVersion, Replaced, Session, SessionKey, Sessions, State, StoreError};
 use crate::telemetry::{Metrics, TokenCall, chain};
 use crate::token::TokenSet;
 
-/// The first pause after a failure that passes, and the longest; each is twice the one before.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_mins(1);
-
 /// The pause after a refusal that only an operator can mend.
 const ALARM_PAUSE: Duration = Duration::from_secs(30);
-
-/// A server may ask for a longer pause, up to this. What seems to be longer comes of a clock that
-/// was set back.
-const LONGEST_ASKED: Duration = Duration::from_mins(5);
 
 /// For how long one claim keeps others from starting a refresh. They would only join it.
 const CLAIM: Duration = Duration::from_secs(5);
 
-/// For how long a result that could not be stored is remembered, and how many.
-const REMEMBERED: Duration = Duration::from_secs(30);
-const MOST_REMEMBERED: usize = 10_000;
-
-/// How many sessions in trouble are remembered before the list is gone through.
-const MANY_TROUBLES: usize = 10_000;
-
-/// The longest that the end of the process waits for refreshes under way: a call's own deadline,
-/// and what it takes to store its result.
-const LAST_WAIT: Duration = Duration::from_secs(20);
+/// The longest that the end of the process waits for refreshes under way: the deadline that their
+/// calls have unless it is set, and what it takes to store a result.
+const LAST_WAIT: Duration = Duration::from_secs(65);
 
 /// What came of a refresh.
 #[derive(Clone, Debug)]
@@ -60,15 +45,6 @@ pub(super) enum Outcome {
     Ended,
     /// There are no new tokens now. The session stays.
     Failed(Failure),
-}
-
-/// Why there are no new tokens now.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Failure {
-    /// A stable code.
-    pub(super) reason: &'static str,
-    /// When it is tried again.
-    pub(super) retry_after: Duration,
 }
 
 /// A pause before the next try.
@@ -92,27 +68,9 @@ pub struct Refresher {
     patience: Duration,
     refreshes: Arc<Flights<SessionKey, Rest, Outcome>>,
     fetches: Arc<Flights<SessionKey, Rest, Fetched>>,
-    // Both are looked at when something is refreshed, never for a token that is fresh.
-    #[expect(clippy::disallowed_types, reason = "held for one look-up")]
-    troubles: std::sync::Mutex<HashMap<SessionKey, Trouble>>,
-    #[expect(clippy::disallowed_types, reason = "held for one look-up")]
-    unstored: std::sync::Mutex<HashMap<[u8; 32], Unstored>>,
+    troubles: Troubles,
+    unstored: Unstored,
     draining: watch::Sender<bool>,
-}
-
-/// Failures of one session in a row.
-#[derive(Clone, Copy, Debug)]
-struct Trouble {
-    failures: u32,
-    until: Timestamp,
-    reason: &'static str,
-}
-
-/// A result that could not be stored.
-#[derive(Debug)]
-struct Unstored {
-    refreshed: Refreshed,
-    until: Timestamp,
 }
 
 /// One try.
@@ -131,8 +89,6 @@ impl Refresher {
         (metrics, clock): (Arc<Metrics>, Clock),
         (control, patience): (Handle, Duration),
     ) -> Self {
-        #[expect(clippy::disallowed_types, reason = "see the fields")]
-        let (troubles, unstored) = (std::sync::Mutex::default(), std::sync::Mutex::default());
         Self {
             providers,
             sessions,
@@ -142,8 +98,8 @@ impl Refresher {
             refreshes: Flights::new(control.clone()),
             fetches: Flights::new(control.clone()),
             control,
-            troubles,
-            unstored,
+            troubles: Troubles::default(),
+            unstored: Unstored::default(),
             draining: watch::Sender::new(false),
         }
     }
@@ -195,7 +151,7 @@ impl Refresher {
         if let Some(seat) = self.under_way(session.key()) {
             return Ok(seat);
         }
-        match self.trouble(session.key(), now) {
+        match self.troubles.find(session.key(), now) {
             Some(failure) if failure.retry_after > self.patience => Err(failure),
             Some(_) | None => Ok(self.refresh(session)),
         }
@@ -263,7 +219,7 @@ impl Refresher {
         key: &SessionKey,
         pilot: &Pilot<SessionKey, Rest, Outcome>,
     ) -> Option<Failure> {
-        let failure = self.trouble(key, self.clock.now())?;
+        let failure = self.troubles.find(key, self.clock.now())?;
         let now = Instant::now();
         pilot.rest(Rest {
             until: now.checked_add(failure.retry_after).unwrap_or(now),
@@ -305,25 +261,24 @@ impl Refresher {
             if !session.tokens().is_expired(now) {
                 return Try::Done(Outcome::Renewed(session));
             }
-            self.note(session.key(), "refreshed_just_now", young);
+            self.note(&session, "refreshed_just_now", young);
             return Try::Failed(session);
         }
         let Some(refresh_token) = session.tokens().refresh_token() else {
-            self.note(session.key(), "no_refresh_token", ALARM_PAUSE);
+            self.note(&session, "no_refresh_token", ALARM_PAUSE);
             return Try::Failed(session);
         };
-        let hash = fingerprint(refresh_token);
-        match self.remembered(&hash) {
-            Some(refreshed) => self.keep(session, hash, refreshed).await,
-            None => self.ask(session, hash).await,
+        match self.unstored.take(refresh_token, now) {
+            Some(refreshed) => self.keep(session, refreshed).await,
+            None => self.ask(session).await,
         }
     }
 
     /// Asks the provider, once.
-    async fn ask(&self, session: Arc<Session>, hash: [u8; 32]) -> Try {
+    async fn ask(&self, session: Arc<Session>) -> Try {
         let Some(provider) = self.provider(&session) else {
             // It was taken out of the settings while its sessions stayed in the store.
-            self.note(session.key(), "unknown_provider", ALARM_PAUSE);
+            self.note(&session, "unknown_provider", ALARM_PAUSE);
             return Try::Failed(session);
         };
         let asked = self.clock.instant();
@@ -343,18 +298,15 @@ impl Refresher {
                 .token_call(name, TokenCall::Refresh, result, took);
         }
         match answered {
-            Ok(refreshed) => self.keep(session, hash, refreshed).await,
+            Ok(refreshed) => self.keep(session, refreshed).await,
             Err(unrefreshed) => self.refused(session, unrefreshed).await,
         }
     }
 
     /// Stores new tokens before anybody uses them. Signing out wins.
-    async fn keep(&self, session: Arc<Session>, hash: [u8; 32], refreshed: Refreshed) -> Try {
+    async fn keep(&self, session: Arc<Session>, refreshed: Refreshed) -> Try {
+        let spare = unstored::copy(&refreshed);
         let Refreshed { tokens, identity } = refreshed;
-        let spare = copy(&tokens).map(|tokens| Refreshed {
-            tokens,
-            identity: identity.clone(),
-        });
         let name = session.provider();
         match self.replace(&session, tokens, identity).await {
             Ok(Some(newest)) => {
@@ -373,8 +325,9 @@ impl Refresher {
                 Try::Done(Outcome::Ended)
             }
             Err(error) => {
-                if let Some(spare) = spare {
-                    self.remember(hash, spare);
+                let used = session.tokens().refresh_token();
+                if let (Some(used), Some(spare)) = (used, spare) {
+                    self.unstored.keep(used, spare, self.clock.now());
                 }
                 self.metrics.refresh(name, "kept", error.reason());
                 self.not_stored(session, &error, "stored")
@@ -390,7 +343,7 @@ impl Refresher {
         identity: Option<Identity>,
     ) -> Result<Option<Arc<Session>>, StoreError> {
         let replaced = self.sessions.replace(session, tokens, identity).await?;
-        self.troubles().remove(session.key());
+        self.troubles.forget(session.key());
         Ok(match replaced {
             Replaced::Stored(newest) | Replaced::Newer(newest) => Some(newest),
             Replaced::Ended => None,
@@ -417,12 +370,12 @@ impl Refresher {
                 say_passing(&session, &error);
                 let asked = error.retry_after();
                 asked.map_or_else(
-                    || jittered(self.next_pause(session.key())),
+                    || self.troubles.next_pause(session.key()),
                     |asked| asked.clamp(FIRST_PAUSE, LONGEST_ASKED),
                 )
             }
         };
-        self.note(session.key(), reason, wait);
+        self.note(&session, reason, wait);
         let Some(tokens) = salvaged else {
             return Try::Failed(session);
         };
@@ -442,7 +395,7 @@ impl Refresher {
             Ok(EndedVersion::Ended) => {}
             Err(error) => return self.not_stored(session, &error, "ended"),
         }
-        self.troubles().remove(session.key());
+        self.troubles.forget(session.key());
         let (name, reason) = (session.provider(), error.reason());
         self.metrics.refresh(name, "ended", reason);
         tracing::info!(
@@ -457,69 +410,15 @@ impl Refresher {
 
     fn not_stored(&self, session: Arc<Session>, error: &StoreError, what: &'static str) -> Try {
         let failure = unstorable(error, what);
-        self.note(session.key(), failure.reason, failure.retry_after);
+        self.note(&session, failure.reason, failure.retry_after);
         Try::Failed(session)
     }
 
-    fn next_pause(&self, key: &SessionKey) -> Duration {
-        pause(
-            self.troubles()
-                .get(key)
-                .map_or(0, |trouble| trouble.failures),
-        )
-    }
-
-    /// The pause that a session is in.
-    fn trouble(&self, key: &SessionKey, now: Timestamp) -> Option<Failure> {
-        let trouble = *self.troubles().get(key)?;
-        let retry_after = trouble.until.since(now);
-        let reason = trouble.reason;
-        (!retry_after.is_zero() && retry_after <= LONGEST_ASKED).then_some(Failure {
-            reason,
-            retry_after,
-        })
-    }
-
-    fn note(&self, key: &SessionKey, reason: &'static str, wait: Duration) {
+    /// Notes a failure of a session, after which it is not tried for a while.
+    fn note(&self, session: &Session, reason: &'static str, wait: Duration) {
         let now = self.clock.now();
-        let mut troubles = self.troubles();
-        if troubles.len() >= MANY_TROUBLES {
-            // Those whose pause ended long ago are of sessions that nobody uses.
-            troubles.retain(|_, trouble| trouble.until.plus(LONGEST_ASKED) > now);
-        }
-        let failures = troubles.get(key).map_or(0, |trouble| trouble.failures);
-        let trouble = Trouble {
-            failures: failures.saturating_add(1),
-            until: now.plus(wait),
-            reason,
-        };
-        troubles.insert(*key, trouble);
-    }
-
-    /// The result of an earlier refresh with this very token, which could not be stored.
-    fn remembered(&self, hash: &[u8; 32]) -> Option<Refreshed> {
-        let unstored = self.unstored().remove(hash)?;
-        (unstored.until > self.clock.now()).then_some(unstored.refreshed)
-    }
-
-    fn remember(&self, hash: [u8; 32], refreshed: Refreshed) {
-        let now = self.clock.now();
-        let mut unstored = self.unstored();
-        unstored.retain(|_, result| result.until > now);
-        if unstored.len() < MOST_REMEMBERED {
-            let until = now.plus(REMEMBERED);
-            unstored.insert(hash, Unstored { refreshed, until });
-        }
-    }
-
-    fn troubles(&self) -> MutexGuard<'_, HashMap<SessionKey, Trouble>> {
-        let troubles = self.troubles.lock();
-        troubles.unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn unstored(&self) -> MutexGuard<'_, HashMap<[u8; 32], Unstored>> {
-        let unstored = self.unstored.lock();
-        unstored.unwrap_or_else(PoisonError::into_inner)
+        self.troubles
+            .note(session.key(), reason, now.plus(wait), now);
     }
 }
 
@@ -532,7 +431,7 @@ pub(super) async fn wait<T: Clone>(
     mut seat: Seat<Rest, T>,
     deadline: Instant,
 ) -> Result<T, Failure> {
-    let mut news = tokio::time::timeout_at(deadline, seat.news()).await;
+    let mut news = timeout_at(deadline, seat.news()).await;
     loop {
         match news {
             Ok(Progress::Landed(end)) => return Ok(end),
@@ -543,7 +442,7 @@ pub(super) async fn wait<T: Clone>(
                 });
             }
             Ok(Progress::Resting(_) | Progress::UnderWay) => {
-                news = tokio::time::timeout_at(deadline, seat.other_news()).await;
+                news = timeout_at(deadline, seat.other_news()).await;
             }
             Ok(Progress::Lost) => {
                 return Err(Failure {
@@ -594,34 +493,4 @@ fn say_passing(session: &Session, error: &provider::Error) {
     } else {
         tracing::warn!(provider, session.key = key, reason, error = cause, "{said}");
     }
-}
-
-/// The same tokens once more.
-fn copy(tokens: &TokenSet) -> Option<TokenSet> {
-    let refresh_token = tokens.refresh_token().map(|token| token.expose().as_str());
-    let copy = TokenSet::new(tokens.access_token(), refresh_token, *tokens.life());
-    Some(
-        copy.ok()?
-            .with_authentication(tokens.authentication().cloned()),
-    )
-}
-
-fn fingerprint(refresh_token: &Secret<String>) -> [u8; 32] {
-    let mut hash = [0; 32];
-    let digest = digest(&SHA256, refresh_token.expose().as_bytes());
-    hash.copy_from_slice(digest.as_ref());
-    hash
-}
-
-/// The pause after so many failures before this one.
-fn pause(failures: u32) -> Duration {
-    let factor = 1_u32.checked_shl(failures).unwrap_or(u32::MAX);
-    FIRST_PAUSE.saturating_mul(factor).min(LONGEST_PAUSE)
-}
-
-/// Between half of a pause and all of it, so that those who failed together do not try together.
-fn jittered(pause: Duration) -> Duration {
-    // Without random bytes all try at once, which is no worse than without this.
-    let [byte] = random::<1>().unwrap_or_default();
-    pause.mul_f64(0.5 + f64::from(byte) / 510.0)
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::flight::Seat;
-use super::refresh::{self, Failure, Fetched, Outcome, Rest};
+use super::refresh::{self, Fetched, Outcome, Rest};
+use super::trouble::Failure;
 use super::{Access, Cause, Decision, Route, absent, judge, unavailable};
 use crate::session::{Lookup, SessionId};
 
