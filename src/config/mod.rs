@@ -145,10 +145,7 @@ fn build(settings: &Figment, reader: &mut Reader<'_>, clock: &Clock) -> Option<C
     let operations: Option<OperationsSection> = reader.read("operations");
     let session: Option<session::Settings> = reader.read("session");
     let login: Option<LoginSection> = reader.read("login");
-    let keys = login.as_ref().and_then(|login| keys(login, reader));
-    if let (Some(session), Some(login)) = (&session, &login) {
-        check_store(session, login, reader);
-    }
+    let keys = keys(login.as_ref(), session.as_ref(), reader);
     let assertions: Option<AssertionNames> = reader.read("assertions");
     let log = reader.read("log");
     let Written {
@@ -176,8 +173,8 @@ fn build(settings: &Figment, reader: &mut Reader<'_>, clock: &Clock) -> Option<C
     if let (Some(urls), Some(routes)) = (&public_urls, &routes) {
         check_hosts(urls, routes, reader);
     }
-    let login = login?;
-    let (login_settings, (login_keys, session_keys)) = (login_settings(&login, reader), keys?);
+    let (login, (login_keys, session_keys)) = (login?, keys?);
+    let login_settings = login_settings(&login, reader);
     let (server, routes, assertions) = (server?, routes?, assertions?);
     let mut warnings = layers::odd_variables(settings);
     warnings.extend(unnamed_providers(&routes, &assertions));
@@ -369,7 +366,15 @@ fn login_settings(section: &LoginSection, reader: &mut Reader<'_>) -> login::Set
 }
 
 /// The keys that seal logins under way, and those that seal sessions.
-fn keys(section: &LoginSection, reader: &mut Reader<'_>) -> Option<(KeyRing, KeyRing)> {
+fn keys(
+    section: Option<&LoginSection>,
+    session: Option<&session::Settings>,
+    reader: &mut Reader<'_>,
+) -> Option<(KeyRing, KeyRing)> {
+    let section = section?;
+    if let Some(session) = session {
+        check_store(session, section, reader);
+    }
     let keys = match &section.state_key_file {
         Some(path) => Keys::from_file(path).map_err(|error| chain(&error)),
         None => Keys::random().map_err(|error| chain(&error)),

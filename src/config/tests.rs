@@ -141,7 +141,9 @@ fn the_reference_file_documents_every_key_of_every_table() {
         DEFAULTS.lines().any(|line| {
             let line = line.trim_start_matches("# ").trim_start_matches('[');
             let table = line.split(']').next().unwrap_or_default();
-            line.starts_with(&format!("{key} = ")) || table.ends_with(&format!(".{key}"))
+            line.starts_with(&format!("{key} = "))
+                || line.contains(&format!(".{key} = "))
+                || table.ends_with(&format!(".{key}"))
         })
     };
     for key in tables.into_iter().flatten() {
@@ -433,16 +435,15 @@ fn sessions_on_disk_need_keys_and_a_file_that_is_theirs() {
             "session.store.disk.file",
             "nowhere/sessions.redb is not there; make it",
         ),
-        (
-            keys,
-            "store.disk.path = \"@/sessions.redb\"",
-            "session.store.disk.path",
-            "did you mean `file`?",
-        ),
         (keys, "store = \"redis\"", "session.store", "`redis`"),
     ] {
         let problems = with(login, store).problems();
         assert_eq!(keys_of(&problems), [key], "{problems:#?}");
         assert!(problems[0].contains(reason), "{problems:#?}");
     }
+    let problems = with(keys, "store.disk.fille = \"@/sessions.redb\"").problems();
+    assert!(
+        problems[0].contains("did you mean `file`?"),
+        "{problems:#?}"
+    );
 }

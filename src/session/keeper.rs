@@ -14,73 +14,21 @@ use std::time::Duration;
 use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
+use super::command::{Answer, Batch, Command, Effect, Notice, say};
 use super::index::{Index, Looked, Person};
 use super::store::{Change, Store, StoreError};
 use super::{EndedVersion, Maintained, Replaced, Session, SessionKey, State};
 use crate::clock::Timestamp;
-use crate::identity::Identity;
 use crate::telemetry::chain;
-use crate::token::TokenSet;
 
 /// How many sessions one batch of maintenance removes at most: small enough that a worker's `get`
 /// beside it waits for milliseconds at the worst.
 const MOST_REMOVED: usize = 100;
 
-/// How many commands are committed together at most.
-const MOST_TOGETHER: usize = 256;
-
 /// How many commands may wait; whoever has one more waits to be let in.
 const QUEUE: usize = 1024;
-
-/// Where the answer to a command goes. Nobody may be waiting any more; the command counts all the
-/// same.
-type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
-
-/// What the keeper is asked.
-#[derive(Debug)]
-pub(super) enum Command {
-    Open {
-        session: Arc<Session>,
-        replaces: Vec<SessionKey>,
-        answer: Answer<()>,
-    },
-    Replace {
-        old: Arc<Session>,
-        tokens: TokenSet,
-        identity: Option<Box<Identity>>,
-        answer: Answer<Replaced>,
-    },
-    End {
-        key: SessionKey,
-        answer: Answer<()>,
-    },
-    EndVersion {
-        old: Arc<Session>,
-        answer: Answer<EndedVersion>,
-    },
-    Fetch {
-        key: SessionKey,
-        answer: Answer<Option<Arc<Session>>>,
-    },
-    Maintain {
-        now: Timestamp,
-        answer: Answer<Maintained>,
-    },
-    Close {
-        answer: Answer<()>,
-    },
-}
-
-/// What the keeper is told by those who cannot wait.
-#[derive(Debug)]
-pub(super) enum Notice {
-    /// The cache pushed a session out.
-    PushedOut(Arc<Session>),
-    /// A session was used, and the store may know of a use long before only.
-    Used(SessionKey),
-}
 
 /// The ways to the keeper.
 #[derive(Debug)]
@@ -117,38 +65,6 @@ pub(super) struct Keeper {
     figures: Arc<Figures>,
     /// Sessions whose last use is to be written.
     used: HashSet<SessionKey>,
-}
-
-/// Commands that are committed together.
-#[derive(Debug, Default)]
-struct Batch {
-    changes: Vec<Change>,
-    effects: Vec<Effect>,
-    sessions: HashSet<SessionKey>,
-    people: HashSet<Person>,
-}
-
-/// What happens once a batch is committed.
-#[derive(Debug)]
-enum Effect {
-    Opened {
-        session: Arc<Session>,
-        ended: Vec<SessionKey>,
-        answer: Answer<()>,
-    },
-    Replaced {
-        old: [Arc<Session>; 2],
-        new: Arc<Session>,
-        answer: Answer<Replaced>,
-    },
-    Ended {
-        key: SessionKey,
-        answer: Answer<()>,
-    },
-    EndedVersion {
-        key: SessionKey,
-        answer: Answer<EndedVersion>,
-    },
 }
 
 impl Keeper {
@@ -507,58 +423,4 @@ enum Current {
     Same(Arc<Session>),
     Newer(Arc<Session>),
     None,
-}
-
-impl Batch {
-    fn put(&mut self, session: &Arc<Session>) {
-        self.sessions.insert(*session.key());
-        self.changes.push(Change::Put(Arc::clone(session)));
-    }
-
-    fn remove(&mut self, key: SessionKey) {
-        self.sessions.insert(key);
-        self.changes.push(Change::Remove(key));
-    }
-
-    /// Whether a command has to be planned on what this batch makes of things.
-    fn has_to_wait(&self, command: &Command) -> bool {
-        match command {
-            Command::Open {
-                session, replaces, ..
-            } => {
-                let person = Person::of(session.identity());
-                self.is_full()
-                    || person.is_some_and(|person| self.people.contains(&person))
-                    || replaces.iter().any(|key| self.sessions.contains(key))
-            }
-            Command::Replace { old, .. } | Command::EndVersion { old, .. } => {
-                self.is_full() || self.sessions.contains(old.key())
-            }
-            Command::End { key, .. } | Command::Fetch { key, .. } => {
-                self.is_full() || self.sessions.contains(key)
-            }
-            Command::Maintain { .. } | Command::Close { .. } => true,
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        self.effects.len() >= MOST_TOGETHER
-    }
-}
-
-impl Effect {
-    fn failed(self, error: &StoreError) {
-        match self {
-            Self::Opened { answer, .. } | Self::Ended { answer, .. } => {
-                say(answer, Err(error.clone()));
-            }
-            Self::Replaced { answer, .. } => say(answer, Err(error.clone())),
-            Self::EndedVersion { answer, .. } => say(answer, Err(error.clone())),
-        }
-    }
-}
-
-/// Answers; nobody may be waiting any more.
-fn say<T>(answer: Answer<T>, what: Result<T, StoreError>) {
-    drop(answer.send(what));
 }

@@ -14,8 +14,10 @@
 //! Deadlines are part of the value and checked at each use; [`Sessions::maintain`], called by the
 //! control plane, frees what has passed them in small batches.
 
+mod command;
 pub mod cookie;
 mod disk;
+mod file;
 mod id;
 mod index;
 mod keeper;
@@ -31,9 +33,10 @@ use std::time::Duration;
 use moka::sync::Cache;
 use tokio::sync::{mpsc, oneshot};
 
-pub use self::disk::{FileError, inspect};
+use self::command::{Command, Notice};
+pub use self::file::{FileError, inspect};
 pub use self::id::{Instance, SessionId, SessionKey};
-use self::keeper::{Command, Figures, Keeper, Limits, Notice, Ways};
+use self::keeper::{Figures, Keeper, Limits, Ways};
 use self::live::Parts;
 pub use self::live::{Session, State};
 pub use self::settings::{DiskSettings, Settings, StoreSettings};
@@ -143,6 +146,8 @@ pub struct Sessions {
     commands: mpsc::Sender<Command>,
     notices: mpsc::UnboundedSender<Notice>,
     figures: Arc<Figures>,
+    /// Milliseconds, in each of which the store learns of one use; `None` if it need not.
+    stretch: Option<u64>,
 }
 
 impl Sessions {
@@ -184,6 +189,14 @@ impl Sessions {
             cache,
             figures,
         } = ways;
+        let stretch = match settings.store {
+            StoreSettings::Memory => None,
+            StoreSettings::Disk(_) => {
+                let tenth = settings.idle.checked_div(10).unwrap_or_default();
+                let stretch = LONGEST_UNWRITTEN.min(tenth).as_millis();
+                Some(u64::try_from(stretch).unwrap_or(u64::MAX).max(1))
+            }
+        };
         Ok(Self {
             settings,
             instance,
@@ -191,6 +204,7 @@ impl Sessions {
             commands,
             notices,
             figures,
+            stretch,
         })
     }
 
@@ -232,13 +246,7 @@ impl Sessions {
 
     /// Lets the store know of a use, seldom: once in each stretch of time in which there is one.
     fn tell_of_use(&self, session: &Session, before: Timestamp, now: Timestamp) {
-        if self.settings.store == StoreSettings::Memory {
-            return;
-        }
-        let stretch = LONGEST_UNWRITTEN.min(self.settings.idle / 10);
-        let stretch = u64::try_from(stretch.as_millis())
-            .unwrap_or(u64::MAX)
-            .max(1);
+        let Some(stretch) = self.stretch else { return };
         if before.as_millis().checked_div(stretch) != now.as_millis().checked_div(stretch) {
             // A send fails only when the keeper is gone, and then nothing is kept any more.
             let notice = Notice::Used(*session.key());

@@ -41,24 +41,31 @@ struct Plain<'a> {
     opened_at: u64,
 }
 
+/// Something in an entry is not what was written there.
+#[derive(Debug)]
+struct Wrong;
+
+/// A claim that was taken once is taken again.
+fn claim(text: &str) -> Result<Claim, Wrong> {
+    Claim::new(text).ok_or(Wrong)
+}
+
 impl Plain<'_> {
-    fn identity(&self) -> Option<Identity> {
-        let email = match self.email {
-            Some((address, verified)) => Some(Email {
-                address: Claim::new(address)?,
-                verified,
-            }),
-            None => None,
-        };
-        let groups: Option<Vec<_>> = self.groups.iter().map(|group| Claim::new(group)).collect();
+    fn identity(&self) -> Result<Identity, Wrong> {
+        let email = self.email.map(|(address, verified)| {
+            let address = claim(address)?;
+            Ok(Email { address, verified })
+        });
+        let email = email.transpose()?;
+        let groups: Result<Vec<_>, _> = self.groups.iter().map(|group| claim(group)).collect();
         let identity = Identity {
-            subject: claim(self.subject)?,
+            subject: self.subject.map(claim).transpose()?,
             email,
-            preferred_username: claim(self.preferred_username)?,
-            name: claim(self.name)?,
+            preferred_username: self.preferred_username.map(claim).transpose()?,
+            name: self.name.map(claim).transpose()?,
             ..Identity::nameless(self.issuer)
         };
-        Some(identity.with_groups(groups?))
+        Ok(identity.with_groups(groups?))
     }
 
     fn tokens(&self) -> Option<TokenSet> {
@@ -151,7 +158,7 @@ impl<'a> Entry<'a> {
     ) -> Option<Session> {
         let plain = keys.open(&context(key, &self.open), self.sealed)?;
         let plain: Plain<'_> = postcard::from_bytes(&plain).ok()?;
-        let identity = plain.identity()?;
+        let identity = plain.identity().ok()?;
         let tokens = plain.tokens()?;
         let opened_at = Timestamp::from_millis(plain.opened_at);
         Some(Session::new(Parts {
@@ -164,14 +171,6 @@ impl<'a> Entry<'a> {
             ends_at: self.ends_at,
             last_used: used.unwrap_or_default().max(opened_at),
         }))
-    }
-}
-
-/// A claim that may be absent, but not wrong.
-fn claim(text: Option<&str>) -> Option<Option<Claim>> {
-    match text {
-        None => Some(None),
-        Some(text) => Claim::new(text).map(Some),
     }
 }
 

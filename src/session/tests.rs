@@ -129,10 +129,11 @@ pub(super) async fn found(sessions: &Sessions, id: &SessionId, now: Timestamp) -
 }
 
 pub(super) async fn session(sessions: &Sessions, id: &SessionId) -> Arc<Session> {
-    match found(sessions, id, NOW).await {
-        Lookup::Live(session) => session,
-        other => panic!("{other:?}"),
-    }
+    let lookup = found(sessions, id, NOW).await;
+    let Lookup::Live(session) = lookup else {
+        panic!("{lookup:?}")
+    };
+    session
 }
 
 pub(super) async fn live(sessions: &Sessions, id: &SessionId, now: Timestamp) -> bool {
@@ -315,7 +316,7 @@ async fn a_session_that_is_away_expires_by_its_last_use() {
         sessions.maintain(clock.now()).await.unwrap(),
         Maintained::Done
     );
-    clock.advance(Duration::from_secs(60));
+    clock.advance(Duration::from_mins(1));
     while sessions.maintain(clock.now()).await.unwrap() == Maintained::More {}
     assert_eq!(sessions.count(), 0);
 }

@@ -103,7 +103,8 @@ fn tell(what: &str) {
     writeln!(std::io::stdout().lock(), "{what}").unwrap();
 }
 
-/// What the child does, until it is killed or the disk takes no more.
+/// What the child does, until it is killed or the disk takes no more. In the end it signs some out:
+/// that needs no room that a renewal did not free.
 pub(crate) async fn change_sessions(place: &Place, seed: u64) {
     tell("");
     let sessions = Arc::new(place.start(place.store()).unwrap());
@@ -119,8 +120,26 @@ pub(crate) async fn change_sessions(place: &Place, seed: u64) {
 }
 
 async fn one_task(sessions: Arc<Sessions>, seed: u64) {
+    let mut held = Vec::new();
+    change(&sessions, seed, &mut held).await;
+    for (id, _) in held.into_iter().take(2) {
+        end(&sessions, &id).await;
+    }
+}
+
+/// Signs somebody out, and says whether that could be done.
+async fn end(sessions: &Sessions, id: &SessionId) -> bool {
+    let text = id.to_text();
+    tell(&format!("ending {}", text.expose()));
+    let ended = sessions.end(&id.key()).await.is_ok();
+    if ended {
+        tell(&format!("ended {}", text.expose()));
+    }
+    ended
+}
+
+async fn change(sessions: &Sessions, seed: u64, held: &mut Vec<(SessionId, Arc<Session>)>) {
     let mut dice = Dice::new(seed);
-    let mut held: Vec<(SessionId, Arc<Session>)> = Vec::new();
     let mut opened = 0;
     loop {
         let now = Clock::system().now();
@@ -153,11 +172,9 @@ async fn one_task(sessions: Arc<Sessions>, seed: u64) {
             tell(&format!("replaced {} {version}", id.expose()));
         } else {
             let (id, _) = held.swap_remove(place);
-            tell(&format!("ending {}", id.to_text().expose()));
-            if sessions.end(&id.key()).await.is_err() {
+            if !end(sessions, &id).await {
                 return;
             }
-            tell(&format!("ended {}", id.to_text().expose()));
         }
     }
 }
@@ -275,7 +292,9 @@ impl Ledger {
             let found = match sessions.find(&id, now) {
                 Lookup::Live(session) => Some(session),
                 Lookup::Away => sessions.fetch(&id.key()).await.unwrap(),
-                other => panic!("{other:?}: {known:?}"),
+                Lookup::Expired | Lookup::OtherInstance | Lookup::Unknown => {
+                    panic!("not in the file's keeping: {known:?}")
+                }
             };
             let Some(session) = found else {
                 let may_be_gone = known.version.is_none() || known.begun == Begun::Ending;
