@@ -351,12 +351,28 @@ async fn a_login_that_succeeds_ends_the_break() {
 }
 
 #[tokio::test]
-async fn refusals_are_no_reason_to_leave_a_server_alone() {
-    let server = Server::start(std::iter::repeat_n(refused("invalid_grant"), 30)).await;
+async fn while_a_server_is_left_alone_nobody_waits_for_a_place() {
+    let server = Server::start(std::iter::repeat_n(failed("502 Bad Gateway"), 10)).await;
+    let provider = plain(&server.url, "concurrent_calls = 1\ndeadline_secs = 1");
+    let clock = Clock::manual(NOW);
+    for _ in 0..10 {
+        assert!(refresh(&provider, &clock).await.is_err());
+    }
+    let held = provider.place(GrantType::AuthorizationCode).await;
+    let unrefreshed = refresh(&provider, &clock).await.unwrap_err();
+    assert_eq!(unrefreshed.error.reason(), "provider_left_alone");
+    drop(held);
+}
+
+#[tokio::test]
+async fn a_refusal_shows_that_a_server_is_there() {
+    let failures = std::iter::repeat_n(failed("502 Bad Gateway"), 9);
+    let refusal = std::iter::once(refused("invalid_grant"));
+    let server = Server::start(failures.clone().chain(refusal).chain(failures)).await;
     let provider = plain(&server.url, "");
-    for _ in 0..30 {
+    for _ in 0..19 {
         let unrefreshed = refresh(&provider, &Clock::manual(NOW)).await.unwrap_err();
-        assert_eq!(unrefreshed.verdict, Verdict::Fatal);
+        assert!(!unrefreshed.error.sent_nothing(), "{unrefreshed:?}");
     }
 }
 
