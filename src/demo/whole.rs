@@ -16,7 +16,7 @@ use url::Url;
 use super::breakage::{self, Middlebox};
 use super::serve::Server;
 use super::{App, AppSettings, AuthorizationServer, Check, Client, Dialect, Error, Step};
-use super::{TokenCalls, User};
+use super::{AuthorizationServerSettings, TokenCalls, User};
 use crate::clock::Clock;
 use crate::config::{Config, Flags, Variables};
 use crate::instance::Instance;
@@ -36,6 +36,22 @@ pub enum Purpose {
     /// It is checked: time goes as the check says. The step, if there is one, is broken on purpose:
     /// the check must fail there.
     Check(Option<Step>),
+}
+
+impl Purpose {
+    fn server(self, dialect: Dialect, clock: &Clock) -> AuthorizationServerSettings {
+        let (broken, lifetime) = match self {
+            Self::Show => (None, None),
+            Self::Check(broken) => (broken, Some(LIFETIME)),
+        };
+        let settings = breakage::provider(dialect, broken);
+        let usual = settings.access_token_lifetime;
+        AuthorizationServerSettings {
+            access_token_lifetime: lifetime.unwrap_or(usual),
+            clock: clock.clone(),
+            ..settings
+        }
+    }
 }
 
 /// A running demo. Its settings file and keys lie in a folder that goes when it drops.
@@ -72,11 +88,7 @@ impl Demo {
             Purpose::Show => (Clock::system(), None),
             Purpose::Check(broken) => (Clock::manual(Clock::system().now()), broken),
         };
-        let mut server = breakage::provider(dialect, broken);
-        server.clock = clock.clone();
-        if let Purpose::Check(_) = purpose {
-            server.access_token_lifetime = LIFETIME;
-        }
+        let server = purpose.server(dialect, &clock);
         let provider = AuthorizationServer::start(server).await?;
         let mut app = AppSettings::new(breakage::public_key(broken, &provider)?, CLIENT);
         app.clock = clock.clone();
@@ -317,7 +329,6 @@ fn write(folder: &Path, name: &str, text: &str) -> Result<std::path::PathBuf, Er
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::AuthorizationServerSettings;
 
     #[tokio::test]
     async fn of_an_openid_provider_only_the_issuer_is_told() {

@@ -41,8 +41,7 @@ struct State {
     losses: usize,
     /// Refreshes are answered when this says so.
     gate: Option<Arc<Notify>>,
-    /// Used refresh tokens are answered once more.
-    grace: bool,
+    reuse: Reuse,
     /// Refresh tokens by what was given with them.
     grants: BTreeMap<String, Grant>,
     /// Access tokens that an app should take, and whose they are.
@@ -51,6 +50,16 @@ struct State {
     token: Value,
     /// More or other members of the user information.
     user: Value,
+}
+
+/// What becomes of a refresh token that comes again.
+#[derive(Clone, Copy, Default, Eq, PartialEq)]
+enum Reuse {
+    /// All of its family is revoked.
+    #[default]
+    Theft,
+    /// It is answered once more.
+    Grace,
 }
 
 /// What a refresh token stands for.
@@ -123,7 +132,7 @@ impl StandIn {
 
     /// Answers used refresh tokens once more, as a server with a grace period does.
     pub(crate) fn give_grace(&self) {
-        self.state.send_modify(|state| state.grace = true);
+        self.state.send_modify(|state| state.reuse = Reuse::Grace);
     }
 
     /// Revokes all access tokens, as an administrator would.
@@ -369,12 +378,12 @@ fn issue(state: &mut State, user: String, family: Option<usize>) -> (String, Str
 }
 
 fn refresh(state: &mut State, refresh_token: &str) -> Result<(String, String), &'static str> {
-    let grace = state.grace;
+    let reuse = state.reuse;
     let grant = state.grants.get_mut(refresh_token);
     let grant = grant.ok_or("the refresh token is unknown or was revoked")?;
     let before = grant.clone();
     grant.used = true;
-    if before.used && !grace {
+    if before.used && reuse == Reuse::Theft {
         let family = before.family;
         state.grants.retain(|_, grant| grant.family != family);
         return Err("the refresh token was used before");
