@@ -39,6 +39,7 @@ pub use self::route::{OnRefusal, ProviderNames, Route, RouteError, RouteSettings
 use self::rule::Verdict;
 pub use self::rule::{AnyOf, Rule};
 use self::trouble::Failure;
+use self::wait::seated;
 pub use self::wait::{Unavailable, Wait};
 use crate::clock::Timestamp;
 use crate::fields::cookie::{self as cookies, Found};
@@ -257,7 +258,7 @@ impl Access {
         let mut found = self.sessions.find(id, now);
         if let Lookup::Away = found {
             let seat = self.refresher.fetch(id.key());
-            let fetched = refresh::wait(seat, self.refresher.deadline()).await;
+            let fetched = seated(seat, self.refresher.deadline()).await;
             if let Ok(Ok(Some(_in_memory))) = fetched {
                 found = self.sessions.find(id, now);
             }

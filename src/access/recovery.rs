@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use http::{HeaderMap, StatusCode};
 
-use super::refresh::{self, Outcome};
+use super::refresh::Outcome;
 use super::route::OnRefusal;
+use super::wait::seated;
 use super::{Access, Cause, Challenge, Decision, Permit, Route, judge};
 use crate::session::{EndedVersion, Session, State};
 use crate::telemetry::chain;
@@ -122,7 +123,7 @@ impl Access {
         let (Ok(place), Replayable::Yes) = (joined, replayable) else {
             return Recovery::Pass;
         };
-        match refresh::wait(place, self.refresher.deadline()).await {
+        match seated(place, self.refresher.deadline()).await {
             Ok(Outcome::Renewed(newest)) if newest.version() != session.version() => {
                 match judge(route, newest) {
                     Decision::Permit(permit) => Recovery::Again(permit),

@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::flight::{Flights, Pilot, Progress, Seat};
+use super::flight::{Flights, Pilot, Seat};
 use super::trouble::{FIRST_PAUSE, Failure, LONGEST_ASKED, Troubles};
 use super::unstored::{self, Unstored};
 use crate::clock::{Clock, Timestamp};
@@ -50,8 +50,8 @@ pub(super) enum Outcome {
 /// A pause before the next try.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rest {
-    until: Instant,
-    reason: &'static str,
+    pub(super) until: Instant,
+    pub(super) reason: &'static str,
 }
 
 /// What a session is that had to be fetched from the store.
@@ -200,16 +200,24 @@ impl Refresher {
         mut session: Arc<Session>,
         pilot: Pilot<SessionKey, Rest, Outcome>,
     ) {
-        loop {
+        let mut log = FlightLog {
+            metrics: &self.metrics,
+            provider: session.provider().into(),
+            key: *session.key(),
+            landed: false,
+        };
+        let outcome = loop {
             if let Some(failure) = self.rest(session.key(), &pilot).await {
                 session.postpone_refresh(self.clock.now().plus(failure.retry_after));
-                return pilot.land(Outcome::Failed(failure));
+                break Outcome::Failed(failure);
             }
             match self.attempt(session).await {
-                Try::Done(outcome) => return pilot.land(outcome),
+                Try::Done(outcome) => break outcome,
                 Try::Failed(same) => session = same,
             }
-        }
+        };
+        log.landed = true;
+        pilot.land(outcome);
     }
 
     /// Waits for the end of the pause that failures before have brought. Gives the failure when
@@ -422,40 +430,21 @@ impl Refresher {
     }
 }
 
-/// Waits in a seat until `deadline`, or for as long as it makes sense.
-///
-/// # Cancel safety
-///
-/// Cancel safe: what is waited for goes on.
-pub(super) async fn wait<T: Clone>(
-    mut seat: Seat<Rest, T>,
-    deadline: Instant,
-) -> Result<T, Failure> {
-    let mut news = timeout_at(deadline, seat.news()).await;
-    loop {
-        match news {
-            Ok(Progress::Landed(end)) => return Ok(end),
-            Ok(Progress::Resting(rest)) if rest.until > deadline => {
-                return Err(Failure {
-                    reason: rest.reason,
-                    retry_after: rest.until.saturating_duration_since(Instant::now()),
-                });
-            }
-            Ok(Progress::Resting(_) | Progress::UnderWay) => {
-                news = timeout_at(deadline, seat.other_news()).await;
-            }
-            Ok(Progress::Lost) => {
-                return Err(Failure {
-                    reason: "refresh_lost",
-                    retry_after: FIRST_PAUSE,
-                });
-            }
-            Err(_elapsed) => {
-                return Err(Failure {
-                    reason: "refresh_slow",
-                    retry_after: FIRST_PAUSE,
-                });
-            }
+/// Says so when a flight does not come to its end.
+struct FlightLog<'a> {
+    metrics: &'a Metrics,
+    provider: Box<str>,
+    key: SessionKey,
+    landed: bool,
+}
+
+impl Drop for FlightLog<'_> {
+    fn drop(&mut self) {
+        if !self.landed {
+            let (provider, reason) = (&*self.provider, "refresh_lost");
+            self.metrics.refresh(provider, "lost", reason);
+            let key = self.key.log_prefix();
+            tracing::error!(provider, session.key = key, reason, "A refresh broke off");
         }
     }
 }
@@ -494,3 +483,7 @@ fn say_passing(session: &Session, error: &provider::Error) {
         tracing::warn!(provider, session.key = key, reason, error = cause, "{said}");
     }
 }
+
+#[cfg(test)]
+#[path = "refresh_tests.rs"]
+mod tests;

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
-use super::flight::Seat;
-use super::refresh::{self, Fetched, Outcome, Rest};
-use super::trouble::Failure;
+use super::flight::{Progress, Seat};
+use super::refresh::{Fetched, Outcome, Rest};
+use super::trouble::{FIRST_PAUSE, Failure};
 use super::{Access, Cause, Decision, Route, absent, judge, unavailable};
 use crate::session::{Lookup, SessionId};
 
@@ -91,13 +91,13 @@ impl<'a> Wait<'a> {
             deadline,
         } = self;
         match need {
-            Need::Refresh(seat) => match refresh::wait(seat, deadline).await {
+            Need::Refresh(seat) => match seated(seat, deadline).await {
                 // The newest token that can be had is used, be its life ever so short.
                 Ok(Outcome::Renewed(session)) => judge(route, session),
                 Ok(Outcome::Ended) => absent(route, Cause::GrantEnded, None),
                 Ok(Outcome::Failed(failure)) | Err(failure) => unavailable(route, failure),
             },
-            Need::Session(id, seat) => match refresh::wait(seat, deadline).await {
+            Need::Session(id, seat) => match seated(seat, deadline).await {
                 Ok(Ok(Some(_in_memory))) => {
                     let now = access.refresher.clock().now();
                     match access.sessions.find(&id, now) {
@@ -112,6 +112,44 @@ impl<'a> Wait<'a> {
                 Ok(Ok(None)) => absent(route, Cause::Unknown, None),
                 Ok(Err(failure)) | Err(failure) => unavailable(route, failure),
             },
+        }
+    }
+}
+
+/// Waits in a seat until `deadline`, or for as long as it makes sense.
+///
+/// # Cancel safety
+///
+/// Cancel safe: what is waited for goes on.
+pub(super) async fn seated<T: Clone>(
+    mut seat: Seat<Rest, T>,
+    deadline: Instant,
+) -> Result<T, Failure> {
+    let mut news = timeout_at(deadline, seat.news()).await;
+    loop {
+        match news {
+            Ok(Progress::Landed(end)) => return Ok(end),
+            Ok(Progress::Resting(rest)) if rest.until > deadline => {
+                return Err(Failure {
+                    reason: rest.reason,
+                    retry_after: rest.until.saturating_duration_since(Instant::now()),
+                });
+            }
+            Ok(Progress::Resting(_) | Progress::UnderWay) => {
+                news = timeout_at(deadline, seat.other_news()).await;
+            }
+            Ok(Progress::Lost) => {
+                return Err(Failure {
+                    reason: "refresh_lost",
+                    retry_after: FIRST_PAUSE,
+                });
+            }
+            Err(_elapsed) => {
+                return Err(Failure {
+                    reason: "refresh_slow",
+                    retry_after: FIRST_PAUSE,
+                });
+            }
         }
     }
 }

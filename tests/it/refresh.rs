@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
+use sidegate::clock::Clock;
 use tokio::task::JoinSet;
 
 use crate::support::browser::{Browser, Page};
-use crate::support::gateway::Settings;
+use crate::support::gateway::{Gateway, Settings};
 use crate::support::provider::parameters;
 use crate::support::scene::{ORIGIN, SESSION, Scene, assert_no_canary, url};
 use crate::support::upstream::{Answer, Recorded};
@@ -426,6 +429,54 @@ async fn f_14_a_drain_waits_for_a_refresh_that_nobody_waits_for() {
     assert!(!draining.is_finished());
     gate.notify_one();
     draining.await.unwrap();
+}
+
+#[tokio::test]
+async fn f_14_what_a_drain_waited_for_is_there_after_the_restart() {
+    let scene = minutes().await;
+    let Scene {
+        gateway,
+        provider,
+        app,
+    } = scene;
+    gateway.drain().await;
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys");
+    std::fs::write(&keys, STANDARD.encode([7; 32])).unwrap();
+    let file = folder.path().join("sessions");
+    let clock = Clock::manual(Clock::system().now());
+    let start = || {
+        let store = format!(
+            "[login]\nstate_key_file = \"{}\"\n[session.store.disk]\nfile = \"{}\"\n",
+            keys.display(),
+            file.display()
+        );
+        let settings = Settings::new(ORIGIN, &provider.url(), &app.url());
+        Gateway::with_clock(settings.with(&store), clock.clone())
+    };
+    let gateway = start();
+    let browser = Browser::new().leading(ORIGIN, gateway.address());
+    assert_eq!(browser.visit(&url("/")).await.text(), "seen");
+    gateway.advance(DUE);
+    let gate = provider.hold_refreshes();
+    assert_eq!(browser.fetch(&url("/page")).await.text(), "seen");
+    provider.wait_for_refresh(1).await;
+    let draining = tokio::spawn(gateway.drain());
+    gate.notify_one();
+    draining.await.unwrap();
+
+    let gateway = start();
+    let later = Browser::new().leading(ORIGIN, gateway.address());
+    let cookie = browser.cookie(ORIGIN, SESSION).unwrap();
+    later.plant(ORIGIN, &format!("{SESSION}={cookie}; Path=/; Secure"));
+    assert_eq!(later.fetch(&url("/page")).await.text(), "seen");
+    assert_eq!(bearer(&app.last()).1, 2);
+    // And its refresh token is the newest one.
+    gateway.advance(OVER);
+    gate.notify_one();
+    assert_eq!(later.fetch(&url("/page")).await.text(), "seen");
+    assert_eq!(bearer(&app.last()).1, 3);
+    assert_eq!(provider.refreshes().len(), 2);
 }
 
 #[tokio::test]
