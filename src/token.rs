@@ -103,6 +103,19 @@ impl TokenSet {
         })
     }
 
+    /// These tokens, not to be refreshed before `time`.
+    #[must_use]
+    pub fn not_before(mut self, time: Timestamp) -> Self {
+        let refresh_at = self.life.refresh_at.map(|at| at.max(time));
+        // Never after its end: requests have to wait from then on.
+        self.life.refresh_at = match (refresh_at, self.life.expires_at) {
+            (Some(at), Some(end)) => Some(at.min(end)),
+            (at, _) => at,
+        };
+        self.life.not_before = time;
+        self
+    }
+
     /// These tokens, with what the ID token of the login said of the authentication.
     #[must_use]
     pub fn with_authentication(mut self, authentication: Option<Authentication>) -> Self {
@@ -276,5 +289,30 @@ mod tests {
             old.with_refresh_token("x\ny").unwrap_err(),
             Error::Malformed
         );
+    }
+
+    #[test]
+    fn a_refresh_that_is_put_off_is_not_put_off_beyond_the_end() {
+        let at = Timestamp::from_millis;
+        for (refresh_at, expires_at, expected) in [
+            (Some(5), Some(20), Some(9)),
+            (Some(15), Some(20), Some(15)),
+            (Some(5), Some(8), Some(8)),
+            (None, Some(8), None),
+            (None, None, None),
+        ] {
+            let life = Life {
+                expires_at: expires_at.map(at),
+                refresh_at: refresh_at.map(at),
+                ..LIFE
+            };
+            let tokens = TokenSet::new("a", Some("old"), life).unwrap();
+            let put_off = Life {
+                refresh_at: expected.map(at),
+                not_before: at(9),
+                ..life
+            };
+            assert_eq!(*tokens.not_before(at(9)).life(), put_off);
+        }
     }
 }

@@ -126,6 +126,7 @@ fn the_reference_file_documents_every_key_of_every_table() {
         keys_of_table::<provider::AccessTokenSettings>(),
         keys_of_table::<provider::Refresh>(),
         keys_of_table::<provider::ErrorShape>(),
+        keys_of_table::<provider::SignedOutShape>(),
         keys_of_table::<crate::upstream::Settings>(),
         keys_of_table::<crate::access::RouteSettings>(),
         keys_of_table::<ServerSection>(),

@@ -4,11 +4,6 @@
 //! may have cost a refresh token, and a server that comes back is not helped by everybody's asking
 //! at once. Then one refresh tries, and the others follow when it succeeds.
 
-#[expect(
-    clippy::disallowed_types,
-    reason = "held for a few instructions, on the control plane"
-)]
-use std::sync::Mutex;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,13 +22,18 @@ const LONGEST: Duration = Duration::from_mins(1);
 /// nothing is heard holds nobody up for longer.
 const TRYING: Duration = Duration::from_secs(5);
 
+/// When the others come back then: mostly it has succeeded by that time.
+const WHILE_TRYING: Duration = Duration::from_secs(1);
+
 /// A circuit breaker.
 #[derive(Debug, Default)]
-#[expect(
-    clippy::disallowed_types,
-    reason = "held for a few instructions, on the control plane"
-)]
-pub(super) struct Breaker(Mutex<State>);
+pub(super) struct Breaker {
+    #[expect(
+        clippy::disallowed_types,
+        reason = "held for a few instructions, on the control plane"
+    )]
+    state: std::sync::Mutex<State>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -43,6 +43,8 @@ struct State {
     breaks: u32,
     /// The end of the break, or of the time that one has for trying.
     until: Option<Timestamp>,
+    /// Whether one tries.
+    trying: bool,
 }
 
 /// A call that may be made.
@@ -79,6 +81,7 @@ impl Breaker {
             return Ok(Attempt::Usual);
         }
         state.until = Some(now.plus(TRYING));
+        state.trying = true;
         Ok(Attempt::Trying)
     }
 
@@ -112,13 +115,19 @@ impl Breaker {
             Duration::ZERO
         };
         let wait = wait.max(retry_after.unwrap_or_default().min(LONGEST));
-        if !wait.is_zero() {
-            state.until = state.until.max(Some(now.plus(wait)));
-        }
+        let until = (!wait.is_zero()).then(|| now.plus(wait));
+        state.until = match attempt {
+            // The time that it had for trying is over.
+            Attempt::Trying => {
+                state.trying = false;
+                until
+            }
+            Attempt::Usual => state.until.max(until),
+        };
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -126,7 +135,9 @@ impl State {
     fn wait(&self, now: Timestamp) -> Option<Duration> {
         let wait = self.until?.since(now);
         // A break that is longer than any: the clock was set back.
-        (!wait.is_zero() && wait <= LONGEST).then_some(wait)
+        let counts = !wait.is_zero() && wait <= LONGEST;
+        let longest = if self.trying { WHILE_TRYING } else { LONGEST };
+        counts.then_some(wait.min(longest))
     }
 }
 
@@ -176,7 +187,7 @@ mod tests {
         clock.advance(FIRST);
         assert_eq!(breaker.admit(clock.now()), Ok(Attempt::Trying));
         for _ in 0..100 {
-            assert_eq!(breaker.admit(clock.now()), Err(TRYING));
+            assert_eq!(breaker.admit(clock.now()), Err(WHILE_TRYING));
         }
         // Nothing is heard of it.
         clock.advance(TRYING);

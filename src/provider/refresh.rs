@@ -9,10 +9,10 @@ use super::breaker::Attempt;
 use super::grant::Response;
 use super::schedule;
 use super::settings::GrantType;
-use super::token::Answer;
 use super::{Error, Provider};
 use crate::clock::Clock;
 use crate::identity::Identity;
+use crate::secret::Secret;
 use crate::token::TokenSet;
 
 /// What a session has.
@@ -120,13 +120,15 @@ impl From<Error> for Unrefreshed {
 }
 
 impl Unrefreshed {
-    /// `answer` came, and something in it cannot be used.
-    fn by(error: Error, answer: &Answer, before: &TokenSet) -> Self {
+    /// The answer came, and something in it cannot be used.
+    fn by(error: Error, response: &Response<'_>, before: &TokenSet) -> Self {
         let mut unrefreshed = Self::from(error);
         // Of somebody else's tokens nothing is kept.
         if unrefreshed.verdict != Verdict::Fatal {
-            let new = answer.refresh_token.as_ref();
-            let salvaged = new.and_then(|new| before.with_refresh_token(new.expose()).ok());
+            let new = response.answer.refresh_token.as_ref();
+            let floor = response.asked_at.plus(schedule::FLOOR);
+            let keep = |new: &Secret<String>| before.with_refresh_token(new.expose()).ok();
+            let salvaged = new.and_then(keep).map(|kept| kept.not_before(floor));
             unrefreshed.salvaged = salvaged.map(Box::new);
         }
         unrefreshed
@@ -179,7 +181,7 @@ impl Provider {
             asked_at,
         };
         let judged = self.judge.renewed(&response, asked, clock).await;
-        judged.map_err(|error| Unrefreshed::by(error, &answer, asked.tokens))
+        judged.map_err(|error| Unrefreshed::by(error, &response, asked.tokens))
     }
 
     /// A refusal is an answer as good as any; what passes is none.

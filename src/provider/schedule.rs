@@ -19,7 +19,7 @@ const SPREAD: Duration = Duration::from_mins(5);
 const LATE: Duration = Duration::from_secs(2);
 
 /// The longest time between two refreshes that anything has to wait for.
-const FLOOR: Duration = Duration::from_secs(10);
+pub(super) const FLOOR: Duration = Duration::from_secs(10);
 
 /// The shortest: a token that is over when it arrives must not make every request a refresh.
 const SHORTEST_FLOOR: Duration = Duration::from_millis(500);
@@ -88,6 +88,8 @@ pub(super) fn fraction() -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
@@ -162,5 +164,22 @@ mod tests {
         // A thousand draws out of five minutes that all lie within one do not happen.
         assert!(last.since(*first) > Duration::from_mins(1));
         assert!(end.since(*last) >= AHEAD);
+    }
+
+    proptest! {
+        #[test]
+        fn f_37_a_token_is_renewed_late_in_its_life_and_not_after_it(
+            lifetime in 1_000_u64..400_000_000_000,
+            fraction in 0.0..=1.0,
+            late: bool,
+        ) {
+            let end = START.plus(Duration::from_millis(lifetime));
+            let renewal = if late { Renewal::Late } else { Renewal::Early };
+            let life = life(START, Some(end), Some(renewal), fraction);
+            let at = life.refresh_at.unwrap();
+            prop_assert!(at < end && at >= life.not_before);
+            prop_assert!(at.since(START) >= Duration::from_millis(lifetime).mul_f64(0.79));
+            prop_assert!(end.since(at) <= Duration::from_secs(361));
+        }
     }
 }

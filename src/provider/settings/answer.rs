@@ -8,8 +8,6 @@ use serde::Deserialize;
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Refresh {
-    /// The answer brings a new refresh token and the old one is dead. Default: yes.
-    pub rotates: bool,
     /// The old access token is dead as soon as the refresh succeeds, so that it is refreshed as late
     /// as can be. Default: yes.
     pub revokes_access_token: bool,
@@ -21,7 +19,6 @@ pub struct Refresh {
 impl Default for Refresh {
     fn default() -> Self {
         Self {
-            rotates: true,
             revokes_access_token: true,
             deadline_secs: NonZeroU32::MIN.saturating_add(59),
         }

@@ -130,11 +130,12 @@ pub struct Settings {
     /// other way.
     #[serde(default)]
     pub signed_out_answers: Vec<SignedOutShape>,
-    /// How many token requests are made in a minute at most; as many may come at once, a fifth of
-    /// them logins. Default: 600.
+    /// How many token requests are made in a minute at most; as many may come at once, of which a
+    /// fifth is kept for logins. Default: 600.
     #[serde(default = "calls_per_minute")]
     pub token_calls_per_minute: NonZeroU32,
-    /// How many calls of the server may be under way at once, a fifth of them logins. Default: 64.
+    /// How many calls of the server may be under way at once, of which a fifth is kept for logins.
+    /// Default: 64.
     #[serde(default = "concurrent_calls")]
     pub concurrent_calls: NonZeroU32,
     /// How long one call may take from connecting to the last byte, in seconds. Default: 15.

@@ -10,6 +10,8 @@ mod id_token;
 mod keys;
 mod metadata;
 mod redeeming;
+mod refresh_answers;
+mod refreshing;
 mod requests;
 mod set_up;
 mod signatures;
