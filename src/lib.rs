@@ -1,8 +1,8 @@
 //! Sidegate is a reverse proxy that signs users in.
 //!
 //! A legacy web app behind it never sees OAuth: Sidegate performs the authorization-code exchange
-//! on the app's behalf, keeps the tokens in memory keyed by the session cookie, and forwards each
-//! request with `Authorization: Bearer <access token>`.
+//! on the app's behalf, keeps the tokens keyed by the session cookie (in memory, or in a file as
+//! well), and forwards each request with `Authorization: Bearer <access token>`.
 //!
 //! This page is the map. A room is one module; it may name only rooms of a lower rank, and rooms
 //! of one rank do not know each other. A test enforces it.
@@ -25,7 +25,8 @@
 //! own connections to the apps ([`upstream::Pools`]). Workers share the session cache, the routes
 //! and the figures, and wait for no lock. The control plane is one small multi-thread runtime
 //! ([`instance`]) for everything that talks to a provider: a worker awaits its result, and if the
-//! browser goes away the task still finishes.
+//! browser goes away the task still finishes. Sessions are changed by one thread of their own
+//! ([`session`]), which commits every change before anybody can act on it.
 //!
 //! # The walk of one request
 //!
@@ -64,7 +65,7 @@
 //! nowhere unless the answer comes from the provider that was asked; then
 //! [`provider::Provider::redeem`] exchanges it on the control plane, verifies the ID token with keys
 //! that [`provider::Provider::maintain`] keeps up to date, and says who it is;
-//! [`session::Sessions::open`] gives a new id; and the browser goes where it wanted to
+//! [`session::Sessions::open`] gives a new id once the session is stored; and the browser goes where it wanted to
 //! ([`login::ReturnTo`]).
 
 pub mod access;

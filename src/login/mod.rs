@@ -518,3 +518,5 @@ fn is_answered(hint: &Hint, before: &Before) -> bool {
 
 #[cfg(test)]
 mod apart_tests;
+#[cfg(test)]
+mod sign_out_tests;

@@ -6,7 +6,7 @@
 //! to date and only then answers. A session has at most one change in a batch, so every command is
 //! planned on what is committed.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -63,8 +63,8 @@ pub(super) struct Keeper {
     commands: mpsc::Receiver<Command>,
     notices: mpsc::UnboundedReceiver<Notice>,
     figures: Arc<Figures>,
-    /// Sessions whose last use is to be written.
-    used: HashSet<SessionKey>,
+    /// Last uses that are to be written.
+    used: HashMap<SessionKey, Timestamp>,
 }
 
 impl Keeper {
@@ -104,7 +104,7 @@ impl Keeper {
             commands: commanded,
             notices: told,
             figures: Arc::clone(&figures),
-            used: HashSet::new(),
+            used: HashMap::new(),
         };
         let ways = Ways {
             commands,
@@ -154,12 +154,8 @@ impl Keeper {
                 }
             }
         }
-        if let Err(error) = self.write_last_uses(Vec::new()) {
-            tracing::warn!(
-                error = chain(&error),
-                "Last uses of sessions are not written"
-            );
-        }
+        // Nobody is left to be told; a failure was logged.
+        drop(self.write_last_uses(Vec::new()));
     }
 
     /// Plans commands that wait, up to one that has to wait for the commit of this batch.
@@ -254,13 +250,7 @@ impl Keeper {
 
     /// Commits a batch, brings index and cache up to date in its order, and answers.
     fn settle(&mut self, batch: Batch) {
-        let committed = self.store.commit(&batch.changes);
-        if let Err(error) = committed {
-            tracing::error!(
-                reason = error.reason(),
-                error = chain(&error),
-                "Sessions are not stored"
-            );
+        if let Err(error) = self.commit(&batch.changes) {
             for effect in batch.effects {
                 effect.failed(&error);
             }
@@ -269,6 +259,16 @@ impl Keeper {
         for effect in batch.effects {
             self.take_effect(effect);
         }
+    }
+
+    /// Commits changes; what cannot be committed is an operator's affair, too.
+    fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        let committed = self.store.commit(changes);
+        if let Err(error) = &committed {
+            let reason = error.reason();
+            tracing::error!(reason, error = chain(error), "Sessions are not stored");
+        }
+        committed
     }
 
     fn count(&self) {
@@ -347,6 +347,9 @@ impl Keeper {
         let Some(session) = self.store.load(key)? else {
             return Ok(None);
         };
+        if let Some(used) = self.used.get(key) {
+            session.note_use_at(*used);
+        }
         if let Some(held) = held {
             session.note_use_of(&held);
             held.supersede();
@@ -361,7 +364,9 @@ impl Keeper {
         while let Ok(notice) = self.notices.try_recv() {
             match notice {
                 Notice::Used(key) => {
-                    self.used.insert(key);
+                    if let Some(session) = self.index.in_memory(&key) {
+                        self.used.insert(key, session.last_used());
+                    }
                 }
                 Notice::PushedOut(session) => self.note_pushed_out(&session),
             }
@@ -374,13 +379,16 @@ impl Keeper {
             Some(current) if !Arc::ptr_eq(&current, session) => {
                 // It is back already.
                 current.note_use_of(session);
-                self.used.insert(*key);
+                self.used.insert(*key, current.last_used());
             }
             Some(_) | None => match self.store {
                 Store::Memory => self.forget(key),
-                Store::Disk(_) => {
-                    self.index.set_away(key, session.deadline(self.limits.idle));
+                Store::Disk(_) if self.index.contains(key) => {
+                    let due = session.deadline(self.limits.idle);
+                    self.index.set_away(key, due);
+                    self.used.insert(*key, session.last_used());
                 }
+                Store::Disk(_) => {}
             },
         }
     }
@@ -406,13 +414,15 @@ impl Keeper {
         })
     }
 
-    /// Commits changes together with the last uses that are noted.
-    fn write_last_uses(&mut self, mut changes: Vec<Change>) -> Result<(), StoreError> {
-        changes.extend(self.used.iter().filter_map(|key| {
-            let session = self.index.in_memory(key)?;
-            Some(Change::Used(*key, session.last_used()))
-        }));
-        self.store.commit(&changes)?;
+    /// Commits the last uses that are noted, and removals after them.
+    fn write_last_uses(&mut self, removals: Vec<Change>) -> Result<(), StoreError> {
+        let used = self.used.iter().map(|(key, noted)| {
+            let session = self.index.in_memory(key);
+            let used = session.map_or(*noted, |session| session.last_used().max(*noted));
+            Change::Used(*key, used)
+        });
+        let changes: Vec<_> = used.chain(removals).collect();
+        self.commit(&changes)?;
         self.used.clear();
         Ok(())
     }
