@@ -62,7 +62,7 @@ impl Gateway {
                 only(method, &[Method::GET], "GET")?;
                 Ok(self.sign_in(visit, record).await)
             }
-            SIGN_OUT if *method == Method::POST => Ok(self.sign_out(visit, record)),
+            SIGN_OUT if *method == Method::POST => Ok(self.sign_out(visit, record).await),
             SIGN_OUT => {
                 only(method, &[Method::GET, Method::HEAD], "GET, HEAD, POST")?;
                 Ok(confirm_sign_out(visit))
@@ -87,7 +87,7 @@ impl Gateway {
         if is_in_advance(headers) {
             return not_in_advance(headers, record);
         }
-        let before = match self.access.session_of(headers, self.clock.now()) {
+        let before = match self.access.session_of(headers, self.clock.now()).await {
             Some((id, Some(session))) => Before::Live(id, session),
             Some((id, None)) => Before::Stale(id),
             None => Before::Nothing,
@@ -137,7 +137,7 @@ impl Gateway {
         }
     }
 
-    fn sign_out(&self, visit: &Visit<'_>, record: &mut Record<'_>) -> Response<Body> {
+    async fn sign_out(&self, visit: &Visit<'_>, record: &mut Record<'_>) -> Response<Body> {
         let headers = &visit.parts.headers;
         if same_origin(headers, visit.public_url) == SameOrigin::No {
             record.reason = Some("cross_origin");
@@ -152,11 +152,27 @@ impl Gateway {
             .link("Go to the start page", "/")
             .respond(headers);
         }
-        let cookies = self.login.sign_out(headers);
-        see_other(
-            &format!("{}{SIGNED_OUT}", visit.public_url.origin()),
-            cookies,
-        )
+        match self.login.sign_out(headers).await {
+            Ok(cookies) => {
+                let location = format!("{}{SIGNED_OUT}", visit.public_url.origin());
+                see_other(&location, cookies)
+            }
+            Err(error) => {
+                let reason = error.reason();
+                record.reason = Some(reason);
+                tracing::error!(reason, error = chain(&error), "Not signed out");
+                Page::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "You are still signed in",
+                    "The gateway could not end your session, so it goes on. Try again; if that does \
+                     not help, tell whoever runs this site, and do not leave this browser to others.",
+                )
+                .because(reason)
+                .post("Sign out", SIGN_OUT)
+                .link("Go to the start page", "/")
+                .respond(headers)
+            }
+        }
     }
 }
 

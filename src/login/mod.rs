@@ -12,7 +12,6 @@
 mod authorization;
 mod browser;
 mod error;
-mod keys;
 mod outcome;
 mod pending;
 mod public_url;
@@ -35,7 +34,6 @@ use tokio::time::timeout;
 use self::authorization::{AuthorizationResponse, Granted, VerifiedResponse};
 pub use self::authorization::{ErrorCode, MalformedResponse};
 pub use self::error::Error;
-pub use self::keys::{KeyFileError, KeyRing};
 pub use self::outcome::{Completion, Failure, Started};
 pub use self::pending::StateError;
 use self::pending::{Hint, PendingLogin, ReturnedState};
@@ -51,8 +49,9 @@ use crate::fields::cookie::{self as cookies, Found};
 use crate::provider::{
     self, AuthorizationRequest, Grant, Prompt, Provider, Redemption, ResponseMode,
 };
-use crate::session::{SessionId, SessionKey, Sessions, cookie};
-use crate::telemetry::Metrics;
+use crate::seal::KeyRing;
+use crate::session::{NewSession, SessionId, SessionKey, Sessions, cookie};
+use crate::telemetry::{Metrics, TokenCall};
 
 /// Where all of our own endpoints lie, but for a callback path that was configured elsewhere.
 pub const OWN_PREFIX: &str = "/oauth2/";
@@ -327,7 +326,7 @@ impl Login {
             Ok(grant) => {
                 let (login, name) = (Arc::clone(self), hint.provider.clone());
                 let before = (callback.before, hint.before);
-                let open = async move { login.open(&name, grant, before) };
+                let open = async move { login.open(&name, grant, before).await };
                 self.on_control_plane(open).await
             }
             Err(error) => Err(error),
@@ -409,40 +408,56 @@ impl Login {
         let result = redeemed
             .as_ref()
             .map_or_else(provider::Error::reason, |_| "ok");
-        self.metrics.token_call(name, result, took);
+        self.metrics.token_call(name, TokenCall::Code, result, took);
         Ok(redeemed?)
     }
 
     /// Opens the session. The one that the browser had before ends: a new login gives a new id, and
     /// two people never share a browser's session.
-    fn open(
+    async fn open(
         &self,
         provider: &str,
         grant: Grant,
         (before, remembered): (Before, Option<SessionKey>),
     ) -> Result<SessionId, Error> {
         let Grant { identity, tokens } = grant;
-        let id = self
-            .sessions
-            .open(provider, identity, tokens, self.clock.now())?;
-        match before {
-            Before::Live(before, _) | Before::Stale(before) => self.sessions.end(&before),
-            Before::Nothing => {}
-        }
-        if let Some(before) = remembered {
-            self.sessions.end_by_key(&before);
-        }
-        Ok(id)
+        let before = match before {
+            Before::Live(before, _) | Before::Stale(before) => Some(before.key()),
+            Before::Nothing => None,
+        };
+        let new = NewSession {
+            provider,
+            identity,
+            tokens,
+            replaces: before.into_iter().chain(remembered).collect(),
+        };
+        Ok(self.sessions.open(new, self.clock.now()).await?)
     }
 
     /// Ends the session of a browser and gives the `Set-Cookie` values that make it forget.
-    pub fn sign_out(&self, headers: &HeaderMap) -> [HeaderValue; 2] {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotStored`], [`Error::Stopped`] or [`Error::Panicked`]: the person is signed in
+    /// still.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not stop the signing out.
+    pub async fn sign_out(&self, headers: &HeaderMap) -> Result<[HeaderValue; 2], Error> {
         let named = cookies::matching(headers, |name| name == cookie::SESSION.as_bytes());
-        for id in named.filter_map(|(_, value)| SessionId::parse(value)) {
-            tracing::info!(session.key = id.key().log_prefix(), "Signed out");
-            self.sessions.end(&id);
-        }
-        [cookie::clear(cookie::SESSION), browser::forget_rounds()]
+        let ids = named.filter_map(|(_, value)| SessionId::parse(value));
+        let keys: Vec<_> = ids.map(|id| id.key()).collect();
+        let sessions = Arc::clone(&self.sessions);
+        let end = async move {
+            for key in keys {
+                sessions.end(&key).await?;
+                tracing::info!(session.key = key.log_prefix(), "Signed out");
+            }
+            Ok(())
+        };
+        self.on_control_plane(end).await?;
+        Ok([cookie::clear(cookie::SESSION), browser::forget_rounds()])
     }
 
     /// The `Set-Cookie` value that lets a browser try again after [`Error::Loop`].
@@ -471,3 +486,5 @@ fn is_answered(hint: &Hint, before: &Before) -> bool {
 
 #[cfg(test)]
 mod apart_tests;
+#[cfg(test)]
+mod sign_out_tests;

@@ -6,6 +6,7 @@ use tokio::task::JoinSet;
 use super::signing::*;
 use super::*;
 use crate::provider::published::Published;
+use crate::provider::settings::GrantType;
 
 fn metadata(issuer: &str, changes: Value) -> String {
     let mut metadata = value!({
@@ -314,10 +315,17 @@ async fn d_25_whoever_waits_too_long_for_a_place_is_told_to_come_back() {
     let files = Files::new();
     let text = format!("concurrent_calls = 2\ndeadline_secs = 3\n{ENDPOINTS}");
     let provider = files.provider("oauth2", "https://id.example", &text);
-    let (one, _two) = (provider.place().await.unwrap(), provider.place().await);
-    let error = provider.place().await.map(drop).unwrap_err();
+    let (one, _two) = (
+        provider.place(GrantType::AuthorizationCode).await.unwrap(),
+        provider.place(GrantType::AuthorizationCode).await,
+    );
+    let error = provider
+        .place(GrantType::AuthorizationCode)
+        .await
+        .map(drop)
+        .unwrap_err();
     assert_eq!(error.reason(), "provider_busy");
     assert!(error.passes() && error.sent_nothing());
     drop(one);
-    assert!(provider.place().await.is_ok());
+    assert!(provider.place(GrantType::AuthorizationCode).await.is_ok());
 }
