@@ -369,10 +369,10 @@ async fn an_entry_that_was_put_in_anothers_place_or_changed_does_not_open() {
         open(&sessions, "bob", NOW).await,
     );
     let session = session(&sessions, &alice).await;
-    let sealed = record::seal(&session, &kit.keys()).unwrap();
+    let sealed = record::seal(session.stored(), &kit.keys()).unwrap();
     let opened = |id: &SessionId, bytes: &[u8]| {
         let entry = record::Entry::new(bytes)?;
-        entry.open(&id.key(), &kit.keys(), None)
+        entry.open(&id.key(), &kit.keys())
     };
     assert!(opened(&alice, &sealed).is_some());
     assert!(opened(&bob, &sealed).is_none());
