@@ -223,7 +223,8 @@ impl Worker {
         let visit = gateway.receive(connection, parts, record)?;
         if gateway.is_own(visit.target.path()) {
             record.decided = Decided::Own;
-            return gateway.own_endpoint(&visit, body, record).await;
+            // Rare and large: kept out of what is moved for every request.
+            return Box::pin(gateway.own_endpoint(&visit, body, record)).await;
         }
         let now = gateway.clock.now();
         let (method, headers) = (&visit.parts.method, &visit.parts.headers);
@@ -235,7 +236,7 @@ impl Worker {
             Decision::Challenge(challenge) => {
                 record.route(challenge.route, Decided::Challenge);
                 record.reason = Some(challenge.cause.reason());
-                Ok(gateway.challenge(&visit, &challenge).await)
+                Ok(Box::pin(gateway.challenge(&visit, &challenge)).await)
             }
             Decision::Forbid(forbid) => {
                 record.route(forbid.route, Decided::Forbid);
