@@ -43,8 +43,8 @@ impl Prefix {
     /// Whether `path`, a canonical one, is this prefix or below it. Percent-encodings are
     /// compared decoded, case counts.
     pub fn matches(&self, path: &str) -> bool {
-        let mut path = decoded(path);
-        let begins = decoded(&self.0).all(|wanted| path.next() == Some(wanted));
+        let mut path = decoded(path.as_bytes());
+        let begins = decoded(self.0.as_bytes()).all(|wanted| path.next() == Some(wanted));
         begins && (self.0.ends_with('/') || matches!(path.next(), None | Some(b'/')))
     }
 
@@ -53,9 +53,10 @@ impl Prefix {
     /// looked at, nor is a slash at the end of the prefix. It is true wherever
     /// [`Prefix::matches`] is. Letters outside ASCII are never folded.
     pub fn covers(&self, path: &str) -> bool {
-        let mut segments = path.split('/');
-        let wanted = self.0.strip_suffix('/').unwrap_or(&self.0);
-        wanted.split('/').all(|wanted| {
+        let is_slash = |byte: &u8| *byte == b'/';
+        let mut segments = path.as_bytes().split(is_slash);
+        let wanted = self.0.strip_suffix('/').unwrap_or(&self.0).as_bytes();
+        wanted.split(is_slash).all(|wanted| {
             segments
                 .next()
                 .is_some_and(|segment| may_be_the_same(segment, wanted))
@@ -84,7 +85,7 @@ impl fmt::Debug for Prefix {
     }
 }
 
-fn may_be_the_same(segment: &str, wanted: &str) -> bool {
+fn may_be_the_same(segment: &[u8], wanted: &[u8]) -> bool {
     let mut rest = name(segment);
     let begins = name(wanted).all(|wanted| {
         rest.next()
@@ -94,6 +95,6 @@ fn may_be_the_same(segment: &str, wanted: &str) -> bool {
 }
 
 /// The decoded bytes of a segment without its parameters.
-fn name(segment: &str) -> impl Iterator<Item = u8> {
+fn name(segment: &[u8]) -> impl Iterator<Item = u8> {
     decoded(segment).take_while(|byte| *byte != b';')
 }
