@@ -182,7 +182,8 @@ fn answer<H: Handler>(
     let connection = serving.connection;
     let request =
         request.map(|body| RequestBody::new(body, &state, deadlines.body_window, limits.body_rate));
-    let too_many = count(request.headers()) > limits.fields;
+    let fields = request.headers();
+    let too_many = fields.len() > limits.fields && count(fields) > limits.fields;
     // Over HTTP/2 the library leaves it to us that a HEAD has no content (RFC 9110 section 9.3.2).
     let without_content = protocol == Protocol::Http2 && *request.method() == Method::HEAD;
     async move {
