@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, Parser};
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 
 /// Loads a proxy on a port of this machine.
@@ -67,6 +68,9 @@ struct Open {
 struct Closed {
     #[arg(long)]
     connections: usize,
+    /// Requests under way at any time; connections take turns
+    #[arg(long, default_value_t = 1_000_000)]
+    at_once: usize,
     #[arg(long)]
     seconds: f64,
     /// Time before, which does not count
@@ -374,14 +378,20 @@ impl Closed {
         let requests = Rc::new(Requests::new(&self.request, self.cookies.as_deref()));
         let (counting, stopped) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(false)));
         let latencies = Rc::new(RefCell::new(Vec::new()));
+        let turns = Rc::new(Semaphore::new(self.at_once));
         let mut tasks = Vec::with_capacity(self.connections);
         for _ in 0..self.connections {
             let mut connection = Connection::open(self.port).await;
             let (requests, latencies) = (Rc::clone(&requests), Rc::clone(&latencies));
             let (counting, stopped) = (Rc::clone(&counting), Rc::clone(&stopped));
+            let turns = Rc::clone(&turns);
             tasks.push(tokio::task::spawn_local(async move {
                 let mut request = Vec::new();
-                while !stopped.get() {
+                loop {
+                    let _turn = turns.acquire().await.expect("an open semaphore");
+                    if stopped.get() {
+                        return;
+                    }
                     requests.write(&mut request);
                     let sent = Instant::now();
                     let (status, _head) = connection.ask(&request).await;

@@ -252,8 +252,7 @@ class Load:
             protocol = "h2"
         command = ["h2load", "-t1", *many]
         for name, value in self.fields(peer).items():
-            shown = ":authority" if name == "Host" and protocol == "h2" else name
-            command += ["-H", f"{shown}: {value}"]
+            command += ["-H", f"{':authority' if name == 'Host' else name}: {value}"]
         said = self.generated([*command, self.url(peer, figure)])
         codes = re.search(r"status codes: (\d+) 2xx", said)
         if not codes or f"Application protocol: {protocol}" not in said:

@@ -19,8 +19,9 @@ HOST = "app.example.test"
 # As long as tokens often are.
 ACCESS_TOKEN, REFRESH_TOKEN = "a" * 1100, "r" * 900
 PAYLOAD = len(ACCESS_TOKEN) + len(REFRESH_TOKEN)
-# Where nothing else is said: one worker, this many sessions and connections, one route.
-SESSIONS, CONNECTIONS = 1000, 64
+# Where nothing else is said: one worker, this many sessions and connections, one route. However
+# many connections there are, so many of them have a request under way.
+SESSIONS, CONNECTIONS, AT_ONCE = 1000, 64, 128
 STEPS = {
     "connections": [10, 100, 1000, 10_000],
     "sessions": [1, 100, 10_000, 100_000, 1_000_000],
@@ -168,8 +169,9 @@ class Scaling:
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         request = self.stage.write("request", f"GET {point.path} HTTP/1.1\r\n{lines}\r\n")
         warm_up = 1 + point.connections / 2000
-        command = [DRIVE, "closed", "--connections", point.connections, "--warm-up", warm_up]
-        command += ["--seconds", self.arguments.seconds, "--cookies", point.cookies]
+        command = [DRIVE, "closed", "--connections", point.connections, "--at-once", AT_ONCE]
+        command += ["--warm-up", warm_up, "--seconds", self.arguments.seconds]
+        command += ["--cookies", point.cookies]
         pids = point.process.pids()
         with subprocess.Popen(
             [str(part) for part in [*command, point.port, request]],
@@ -225,7 +227,8 @@ def markdown(results):
         f"`{results['command']}`, {results['date']}, commit {measured['commit']}; "
         f"{measured['processor']}, {measured['cores']} cores, kernel {measured['kernel']}.",
         f"Each request belongs to another session than the one before. Where nothing else is said: "
-        f"one worker, {CONNECTIONS} connections, {SESSIONS} sessions, one route.",
+        f"one worker, {CONNECTIONS} connections, {SESSIONS} sessions, one route. At most {AT_ONCE} "
+        f"connections have a request under way; all take turns.",
     ]
     for axis, points in results["scaling"].items():
         head = [axis, *(f"{point['step']:,}" for point in points)]
