@@ -14,7 +14,9 @@ mod connector;
 mod limit;
 mod message;
 mod name;
+mod patience;
 mod pool;
+mod replay;
 #[cfg(test)]
 mod tests;
 
