@@ -244,11 +244,14 @@ impl Drop for Witness {
 #[derive(Clone, Debug)]
 struct Streams(Rc<State>);
 
-impl<F: Future + 'static> Executor<F> for Streams {
+impl<F> Executor<F> for Streams
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
     fn execute(&self, stream: F) {
-        let task = tokio::task::spawn_local(async move {
-            stream.await;
-        });
+        // As it is: a block around it would hold a second copy of each request.
+        let task = tokio::task::spawn_local(stream);
         self.0.stream_spawned(task.abort_handle());
     }
 }
