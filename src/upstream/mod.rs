@@ -191,8 +191,8 @@ impl Upstream {
         }
         // Of a GET or HEAD whose content has no stated length the HTTP library would send none.
         let rarely = matches!(*request.method(), Method::GET | Method::HEAD);
-        let unstated = !request.headers().contains_key(CONTENT_LENGTH);
-        if rarely && unstated && !request.body().is_end_stream() {
+        let has_body = !request.body().is_end_stream();
+        if rarely && has_body && !request.headers().contains_key(CONTENT_LENGTH) {
             let chunked = HeaderValue::from_static("chunked");
             request.headers_mut().insert(TRANSFER_ENCODING, chunked);
         }
