@@ -22,10 +22,10 @@ use tokio::time::{Instant, timeout};
 
 use super::body::{Pulse, ResponseBody, Upload};
 use super::connector::{Connector, Stream};
+use super::kept::KeptHead;
 use super::limit::Limit;
 use super::message::{Framing, origin_form, settle_framing};
 use super::patience::Patience;
-use super::replay::Replay;
 use super::{BoxError, Error};
 
 /// The longest head that is read, in bytes; hyper's own limit on fields is 100.
@@ -113,15 +113,17 @@ where
         let pulse = upload.pulse();
         let connection = shared.checkout().await?;
         let replayable = connection.used && pulse.is_none() && parts.method.is_safe();
-        let replay = replayable.then(|| Replay::of(&parts));
+        let kept = replayable.then(|| KeptHead::of(&parts));
         let request = Request::from_parts(parts, upload);
         let failed = match shared.exchange(connection, request, pulse.as_ref()).await {
             Ok(response) => return Ok(response),
             Err(failed) => failed,
         };
-        let request = match (failed.unsent, replay) {
+        let request = match (failed.unsent, kept) {
             (Some(request), _) => *request,
-            (None, Some(replay)) if failed.unheard => replay.into_request(Upload::empty()),
+            (None, Some(kept)) if failed.unheard => {
+                Request::from_parts(kept.into_parts(), Upload::empty())
+            }
             (None, _) => return Err(failed.error),
         };
         tracing::debug!("A request met a stale connection and is sent on another");

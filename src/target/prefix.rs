@@ -64,6 +64,52 @@ impl Prefix {
     }
 }
 
+/// A path as [`Prefix::covers`] compares, segment by segment: a prefix can cover a path only if
+/// its outline is among the beginnings of the path's.
+///
+/// ```
+/// use sidegate::target::Outline;
+///
+/// let path = Outline::of("/Admin;x=1/users", 2);
+/// let prefix = Outline::of("/admin.", 9);
+/// assert!(path.beginnings().any(|start| Some(start) == prefix.beginnings().last()));
+/// ```
+#[derive(Debug)]
+pub struct Outline {
+    text: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Outline {
+    /// The outline of a canonical path's first `depth` segments. Without any, nothing is allocated.
+    pub fn of(path: &str, depth: usize) -> Self {
+        let mut outline = Self {
+            text: Vec::new(),
+            ends: Vec::new(),
+        };
+        let path = path.strip_suffix('/').unwrap_or(path).as_bytes();
+        // The first one is what stands before the first slash: nothing.
+        let segments = path.split(|byte| *byte == b'/').skip(1);
+        for segment in segments.take(depth) {
+            outline.text.push(b'/');
+            let start = outline.text.len();
+            let folded = name(segment).map(|byte| byte.to_ascii_lowercase());
+            outline.text.extend(folded);
+            while outline.text.len() > start && matches!(outline.text.last(), Some(b'.' | b' ')) {
+                outline.text.pop();
+            }
+            outline.ends.push(outline.text.len());
+        }
+        outline
+    }
+
+    /// The outline of nothing, of the first segment, of the first two, and so on.
+    pub fn beginnings(&self) -> impl Iterator<Item = &[u8]> {
+        let ends = std::iter::once(&0).chain(&self.ends);
+        ends.filter_map(|end| self.text.get(..*end))
+    }
+}
+
 /// The whole path space.
 impl Default for Prefix {
     fn default() -> Self {

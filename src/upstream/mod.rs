@@ -30,7 +30,7 @@ use http_body::Body;
 use crate::origin::{self, Connector, Limit, Origin, Pool, Times};
 use crate::tls::{self, Trust};
 
-pub use crate::origin::ResponseBody;
+pub use crate::origin::{KeptHead, ResponseBody};
 pub use assertion::{AssertionNames, BadName, assert_identity};
 pub use replay::{Recording, Replay};
 pub use settings::Settings;

@@ -1,7 +1,9 @@
 //! What is kept of a request's head so that it can be sent once more.
 
+use std::fmt;
+
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use http::{HeaderName, HeaderValue, Method, Request, Uri, Version};
 
 /// Room for the fields of most requests.
 const USUAL: usize = 1536;
@@ -11,7 +13,7 @@ const USUAL: usize = 1536;
 /// Nearly none is ever used, so it is cheap to keep rather than cheap to use: the fields are lines of
 /// one buffer, which costs less than a second map of them. Values that are marked sensitive are not
 /// copied; they stay where they are wiped.
-pub(super) struct Replay {
+pub struct KeptHead {
     method: Method,
     uri: Uri,
     /// A name, `:`, a value and a line feed each: no name has a colon, and no value a line feed.
@@ -19,8 +21,9 @@ pub(super) struct Replay {
     sensitive: Vec<(HeaderName, HeaderValue)>,
 }
 
-impl Replay {
-    pub(super) fn of(parts: &Parts) -> Self {
+impl KeptHead {
+    /// Keeps a head; its extensions are not part of it.
+    pub fn of(parts: &Parts) -> Self {
         let mut lines = Vec::with_capacity(USUAL);
         let mut sensitive = Vec::new();
         for (name, value) in &parts.headers {
@@ -41,16 +44,26 @@ impl Replay {
         }
     }
 
-    /// The request again, as HTTP/1.1 and with this body.
-    pub(super) fn into_request<B>(self, body: B) -> Request<B> {
-        let mut request = Request::new(body);
-        *request.method_mut() = self.method;
-        *request.uri_mut() = self.uri;
-        *request.version_mut() = Version::HTTP_11;
+    /// The head again, as HTTP/1.1.
+    pub fn into_parts(self) -> Parts {
+        let (mut parts, ()) = Request::new(()).into_parts();
+        parts.method = self.method;
+        parts.uri = self.uri;
+        parts.version = Version::HTTP_11;
         let lines = self.lines.split(|byte| *byte == b'\n');
-        let fields: HeaderMap = lines.filter_map(field).chain(self.sensitive).collect();
-        *request.headers_mut() = fields;
-        request
+        parts
+            .headers
+            .extend(lines.filter_map(field).chain(self.sensitive));
+        parts
+    }
+}
+
+impl fmt::Debug for KeptHead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Cookies are among the lines.
+        f.debug_struct("KeptHead")
+            .field("method", &self.method)
+            .finish_non_exhaustive()
     }
 }
 
@@ -84,12 +97,12 @@ mod tests {
         request.headers_mut().insert("authorization", bearer);
         let wanted = request.headers().clone();
         let (parts, ()) = request.into_parts();
-        let replay = Replay::of(&parts);
-        assert!(!replay.lines.windows(3).any(|window| window == b"abc"));
-        let again = replay.into_request(());
-        assert_eq!(again.uri(), "/a?b");
-        assert_eq!(*again.headers(), wanted);
-        assert!(again.headers()["authorization"].is_sensitive());
-        assert_eq!(again.version(), Version::HTTP_11);
+        let kept = KeptHead::of(&parts);
+        assert!(!kept.lines.windows(3).any(|window| window == b"abc"));
+        let again = kept.into_parts();
+        assert_eq!(again.uri, "/a?b");
+        assert_eq!(again.headers, wanted);
+        assert!(again.headers["authorization"].is_sensitive());
+        assert_eq!(again.version, Version::HTTP_11);
     }
 }
