@@ -64,6 +64,16 @@ class Process:
         said = pathlib.Path(self.log).read_text(errors="replace")[-2000:]
         raise Wrong(f"{self.name} does not listen on port {port}:\n{said}")
 
+    def says(self, beginning):
+        """Waits until it says a line with this beginning, and returns the rest of it."""
+        end = time.monotonic() + START_DEADLINE
+        while time.monotonic() < end and self.running.poll() is None:
+            for line in pathlib.Path(self.log).read_text(encoding="utf-8").splitlines(True):
+                if line.strip().startswith(beginning) and line.endswith("\n"):
+                    return line.strip().removeprefix(beginning)
+            time.sleep(0.05)
+        raise Wrong(f"{self.name} does not say: {beginning}")
+
     def stop(self):
         """Asks it to end, and makes it after a while. Returns its exit code."""
         pids = self.pids()
@@ -119,12 +129,7 @@ class Stage:
         listen = f"127.0.0.1:{port}"
         demo = [self.program, "demo", "--provider", "oidc", "--listen", listen]
         process = self.start("provider", demo, port, machine.OTHER_CORES)
-        settings = None
-        for line in pathlib.Path(process.log).read_text(encoding="utf-8").splitlines():
-            if line.strip().startswith("The gateway runs on "):
-                settings = line.strip().removeprefix("The gateway runs on ")
-        if settings is None:
-            raise Wrong("the demo does not say where its settings are")
+        settings = process.says("The gateway runs on ")
         with open(settings, "rb") as file:
             settings = tomllib.load(file)
         self.provider = Provider(settings)
