@@ -110,10 +110,10 @@ def scaling(results, path):
                 alpha=0.18,
                 linewidth=0,
             )
-            if name == "workers":
-                axes.set_xticks(steps)
-            else:
+            if name != "workers":
                 axes.set_xscale("log")
+            axes.set_xticks(steps, [f"{step:,}" for step in steps])
+            axes.minorticks_off()
             axes.set_ylim(0, 1.25 * max(point["quartiles"][1] for point in points))
             axes.grid(color=GRID)
             axes.set_axisbelow(True)
