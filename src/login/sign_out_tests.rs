@@ -28,6 +28,7 @@ async fn a_sign_out_that_cannot_be_stored_does_not_claim_to_have_worked() {
         absolute: Duration::from_hours(1),
         capacity: 1 << 20,
         per_person: 1,
+        refresh_wait: Duration::from_secs(10),
         store: StoreSettings::Memory,
     };
     let keys = Keys::random().unwrap().ring(Purpose::Sessions).unwrap();
