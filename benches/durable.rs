@@ -82,14 +82,18 @@ async fn killed_and_started(sessions: u64) {
     let held = ledger.check(&started, clock.now()).await;
     let length = std::fs::metadata(place.file()).unwrap().len();
     println!(
-        "durable: live={} lost=0 back=0 stale=0 unheard={} (of {opened} opened, {ended} signed out); \
+        "durable: live={} lost={} back={} stale={} unheard={} (of {opened} opened, {ended} signed out); \
          start={:.0} ms file={:.1} MiB, {} bytes a session",
         held.live,
+        held.lost,
+        held.back,
+        held.stale,
         held.unheard,
         took.as_secs_f64() * 1000.0,
         mebibytes(length),
         length / held.live.max(1),
     );
+    assert!(held.is_exact(&ledger), "the file holds something else");
     started.close().await.unwrap();
     let after = std::fs::metadata(place.file()).unwrap().len();
     println!("durable: file={:.1} MiB after a stop", mebibytes(after));

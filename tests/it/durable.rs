@@ -56,6 +56,7 @@ async fn what_was_acknowledged_is_there_after_a_kill_at_any_moment() {
         let sessions = place.start(place.store()).unwrap();
         let held = ledger.check(&sessions, Clock::system().now()).await;
         println!("round {round}: {held:?}");
+        assert!(held.is_exact(&ledger), "{held:?}");
         assert!(held.unheard <= AT_ONCE * (round + 1), "{held:?}");
         sessions.close().await.unwrap();
     }
@@ -88,7 +89,7 @@ async fn a_full_disk_fails_what_it_does_not_take_and_loses_nothing() {
         assert!(ledger.opened > before.0 && ledger.ended > before.1);
         let sessions = place.start(place.store()).unwrap();
         let held = ledger.check(&sessions, Clock::system().now()).await;
-        assert!(held.live > 0, "{held:?}");
+        assert!(held.is_exact(&ledger) && held.live > 0, "{held:?}");
         sessions.close().await.unwrap();
         let length = std::fs::metadata(place.file()).unwrap().len();
         println!("{blocks} blocks: {held:?}, {length} bytes");

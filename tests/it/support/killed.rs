@@ -215,12 +215,26 @@ enum Begun {
 }
 
 /// What a file holds of what a ledger knows.
-#[derive(Debug)]
+#[derive(Debug, Default, Eq, PartialEq)]
 pub(crate) struct Held {
     /// Sessions that were acknowledged and are live.
     pub(crate) live: u64,
+    /// Sessions that were acknowledged, did not end, and are not there.
+    pub(crate) lost: u64,
+    /// Sessions whose end was acknowledged, and that are there.
+    pub(crate) back: u64,
+    /// Sessions with other tokens than those of the newest version that was acknowledged, or begun.
+    pub(crate) stale: u64,
     /// Sessions that nobody has heard of: logins that were under way.
     pub(crate) unheard: u64,
+}
+
+impl Held {
+    /// Whether it is what was acknowledged, and of what was begun no more than can be.
+    pub(crate) fn is_exact(&self, ledger: &Ledger) -> bool {
+        let wrong = self.lost + self.back + self.stale;
+        wrong == 0 && self.unheard <= ledger.opening - ledger.opened
+    }
 }
 
 impl Ledger {
@@ -283,45 +297,50 @@ impl Ledger {
         self.sessions.get_mut(id).expect("it was opened")
     }
 
-    /// Compares with what is held now: exactly what was acknowledged, each thing that was begun
-    /// done or not. What is held is what is known from then on.
+    /// Compares with what is held now: each thing that was begun is done or not. What is held is
+    /// what is known from then on.
     pub(crate) async fn check(&mut self, sessions: &Sessions, now: Timestamp) -> Held {
-        let mut live = 0;
+        let mut held = Held::default();
         for (text, known) in &mut self.sessions {
             let id = SessionId::parse(text.as_bytes()).unwrap();
             let found = match sessions.find(&id, now) {
                 Lookup::Live(session) => Some(session),
                 Lookup::Away => sessions.fetch(&id.key()).await.unwrap(),
-                Lookup::Expired | Lookup::OtherInstance | Lookup::Unknown => {
-                    panic!("not in the file's keeping: {known:?}")
+                Lookup::Expired | Lookup::OtherInstance | Lookup::Unknown => None,
+            };
+            let begun = std::mem::replace(&mut known.begun, Begun::Nothing);
+            match (found, known.version) {
+                (None, None) => {}
+                (None, Some(_)) => {
+                    held.lost += u64::from(begun != Begun::Ending);
+                    known.version = None;
                 }
-            };
-            let Some(session) = found else {
-                let may_be_gone = known.version.is_none() || known.begun == Begun::Ending;
-                assert!(may_be_gone, "lost: {known:?}");
-                known.version = None;
-                known.begun = Begun::Nothing;
-                continue;
-            };
-            live += 1;
-            let version = session.version();
-            let acknowledged = known.version == Some(version);
-            let begun = known.begun == Begun::Replacing(version);
-            assert!(acknowledged || begun, "version {version}: {known:?}");
-            let own = login(&known.person, version);
-            assert!(session.identity().same_person(&own.identity));
-            let (tokens, own) = (session.tokens(), own.tokens);
-            assert_eq!(tokens.access_token(), own.access_token());
-            let refresh = tokens.refresh_token().unwrap().expose();
-            assert!(own.refresh_token().unwrap().matches(refresh.as_bytes()));
-            known.version = Some(version);
-            known.begun = Begun::Nothing;
+                (Some(_), None) => held.back += 1,
+                (Some(session), Some(acknowledged)) => {
+                    held.live += 1;
+                    let version = session.version();
+                    let is_newest = version == acknowledged || begun == Begun::Replacing(version);
+                    let is_own = is_own(&session, &known.person);
+                    held.stale += u64::from(!is_newest || !is_own);
+                    known.version = Some(version);
+                }
+            }
         }
-        let unheard = sessions.count().checked_sub(live).unwrap();
-        assert!(
-            unheard <= self.opening - self.opened,
-            "{unheard} unheard of"
-        );
-        Held { live, unheard }
+        let heard = held.live + held.back;
+        held.unheard = sessions.count().saturating_sub(heard);
+        held
     }
+}
+
+/// Whether a session is that of its person, with the tokens of its version.
+fn is_own(session: &Session, person: &str) -> bool {
+    let own = login(person, session.version());
+    let (tokens, own_tokens) = (session.tokens(), own.tokens);
+    let refresh = tokens.refresh_token().unwrap().expose();
+    session.identity().same_person(&own.identity)
+        && tokens.access_token() == own_tokens.access_token()
+        && own_tokens
+            .refresh_token()
+            .unwrap()
+            .matches(refresh.as_bytes())
 }
