@@ -256,8 +256,7 @@ fn announce(config: &Config, address: SocketAddr, operations: Option<SocketAddr>
     }
     for url in config.gateway.public_urls.iter() {
         for provider in config.providers.keys() {
-            let count = config.providers.len();
-            let redirect_uri = config.login.0.redirect_uri(url, provider, count);
+            let redirect_uri = config.login.0.redirection.redirect_uri(url, provider);
             tracing::info!(%url, provider = &**provider, redirect_uri, "Serving");
         }
     }

@@ -29,7 +29,7 @@ use self::section::Reader;
 use crate::access::RouteTable;
 use crate::clock::Clock;
 use crate::fields::forwarded::TrustedPeers;
-use crate::login::{self, PublicUrls};
+use crate::login::{self, PublicUrls, RedirectionEndpoints};
 use crate::provider::{self, Provider, profile};
 use crate::seal::{KeyRing, Keys, Purpose};
 use crate::session::StoreSettings;
@@ -174,7 +174,7 @@ fn build(settings: &Figment, reader: &mut Reader<'_>, clock: &Clock) -> Option<C
         check_hosts(urls, routes, reader);
     }
     let (login, (login_keys, session_keys)) = (login?, keys?);
-    let login_settings = login_settings(&login, reader);
+    let login_settings = login_settings(&login, &names, reader);
     let (server, routes, assertions) = (server?, routes?, assertions?);
     let mut warnings = layers::odd_variables(settings);
     warnings.extend(unnamed_providers(&routes, &assertions));
@@ -353,14 +353,18 @@ fn known_profiles() -> String {
     profile::names().collect::<Vec<_>>().join(", ")
 }
 
-fn login_settings(section: &LoginSection, reader: &mut Reader<'_>) -> login::Settings {
+fn login_settings(
+    section: &LoginSection,
+    providers: &[String],
+    reader: &mut Reader<'_>,
+) -> login::Settings {
     let callback = section.callback_path.as_str();
     if callback == "/" || callback.ends_with('/') || gateway::hides_endpoint(callback) {
         let reason = format!("`{callback}` is taken; write a path such as /auth/callback");
         reader.note("login.callback_path", reason);
     }
     login::Settings {
-        callback_path: callback.into(),
+        redirection: RedirectionEndpoints::new(callback, providers.iter().map(String::as_str)),
         timeout: section.timeout_secs.duration(),
     }
 }

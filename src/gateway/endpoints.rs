@@ -42,8 +42,9 @@ impl Gateway {
     ) -> Result<Response<Body>, Error> {
         let method = &visit.parts.method;
         match visit.target.path() {
-            path if self.login.owns(path) => {
-                let provider = self.login.provider_at(path).ok_or(Error::NoRoute)?;
+            path if self.login.redirection().own(path) => {
+                let provider = self.login.redirection().provider_at(path);
+                let provider = provider.ok_or(Error::NoRoute)?;
                 let posts = self.login.response_mode(provider) == ResponseMode::FormPost;
                 if posts && method == Method::POST {
                     let form = form(&visit.parts.headers, body).await?;

@@ -229,6 +229,14 @@ fn retry_after(error: &login::Error, status: StatusCode) -> Option<Duration> {
     }
 }
 
+/// What is said when the provider takes no request of ours, whoever the person is.
+const REFUSED: (StatusCode, &str, &str) = (
+    StatusCode::BAD_GATEWAY,
+    "The sign-in server refused this gateway",
+    "It did not accept the way this gateway asked it. Trying again will hardly help: whoever runs \
+     this site has to look at the gateway's log and settings.",
+);
+
 fn wording(error: &login::Error) -> (StatusCode, &'static str, &'static str) {
     match error {
         login::Error::Denied(code) => denied(code),
@@ -274,6 +282,7 @@ fn wording(error: &login::Error) -> (StatusCode, &'static str, &'static str) {
             "The sign-in server cannot be reached",
             "It is down, slow or busy. You did nothing wrong; try again in a moment.",
         ),
+        login::Error::Provider(provider::Error::Misconfigured(_)) => REFUSED,
         login::Error::Provider(error) => provider_wording(error.side()),
         login::Error::Loop
         | login::Error::NoRandomness(_)
@@ -309,12 +318,7 @@ fn denied(code: &ErrorCode) -> (StatusCode, &'static str, &'static str) {
         | ErrorCode::InvalidScope
         | ErrorCode::UnauthorizedClient
         | ErrorCode::UnsupportedResponseType
-        | ErrorCode::Unrecognized(_) => (
-            StatusCode::BAD_GATEWAY,
-            "The sign-in server refused this gateway",
-            "It did not accept the way this gateway asked it. Trying again will hardly help: \
-             whoever runs this site has to look at the gateway's log and settings.",
-        ),
+        | ErrorCode::Unrecognized(_) => REFUSED,
     }
 }
 

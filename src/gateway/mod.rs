@@ -170,7 +170,7 @@ impl Gateway {
     /// Whether a path is one of our own endpoints, in whatever spelling: those never reach an
     /// upstream.
     fn is_own(&self, path: &str) -> bool {
-        self.login.owns(path) || self.own.covers(path)
+        self.login.redirection().own(path) || self.own.covers(path)
     }
 
     /// Waits for what a request needs before it can be decided, but not for ever.

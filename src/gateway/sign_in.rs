@@ -183,7 +183,8 @@ impl Gateway {
             StatusCode::OK,
             "Sign in",
             "Choose where you have an account.",
-        );
+        )
+        .choosing();
         providers.iter().fold(page, |page, name| {
             let href = wish.at(Some(name), &self.login, visit.public_url);
             page.link(self.login.display_name(name), href)

@@ -15,6 +15,7 @@ mod error;
 mod outcome;
 mod pending;
 mod public_url;
+mod redirection;
 mod request;
 mod return_to;
 mod same_origin;
@@ -37,6 +38,7 @@ pub use self::outcome::{Completion, Failure, Started};
 pub use self::pending::StateError;
 use self::pending::{Hint, PendingLogin, ReturnedState};
 pub use self::public_url::{PublicUrl, PublicUrls};
+pub use self::redirection::RedirectionEndpoints;
 pub use self::request::{Before, Callback, Start};
 pub use self::return_to::ReturnTo;
 pub use self::same_origin::{SameOrigin, same_origin};
@@ -60,8 +62,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What the flow needs from the operator.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The path of the redirection endpoint, the same at every origin.
-    pub callback_path: Box<str>,
+    /// Where the answers of providers come to.
+    pub redirection: RedirectionEndpoints,
     /// How long a login may take.
     pub timeout: Duration,
 }
@@ -109,22 +111,9 @@ impl Login {
         }
     }
 
-    /// Whether a path is that of a redirection endpoint, or would be with another provider's name.
-    pub fn owns(&self, path: &str) -> bool {
-        let below = path.strip_prefix(&*self.settings.callback_path);
-        match below {
-            Some("") => true,
-            Some(below) => self.providers.len() > 1 && below.starts_with('/'),
-            None => false,
-        }
-    }
-
-    /// The provider whose redirection endpoint lies at a path.
-    pub fn provider_at(&self, path: &str) -> Option<&str> {
-        let names = self.providers.keys().map(AsRef::as_ref);
-        let mut here =
-            names.filter(|name| self.settings.path_of(name, self.providers.len()) == path);
-        here.next()
+    /// Where the answers of providers come to.
+    pub fn redirection(&self) -> &RedirectionEndpoints {
+        &self.settings.redirection
     }
 
     /// The configured names of all providers, in alphabetical order.
@@ -192,7 +181,9 @@ impl Login {
         let pending = PendingLogin::new(hint)?;
         let sent = pending.send(&self.keys, start.public_url.origin())?;
         let request = AuthorizationRequest {
-            redirect_uri: &self.redirect_uri(start.public_url, start.provider),
+            redirect_uri: &self
+                .redirection()
+                .redirect_uri(start.public_url, start.provider),
             state: &sent.state,
             code_challenge: &pending.code_challenge(),
             nonce: &pending.nonce(),
@@ -327,7 +318,8 @@ impl Login {
         callback: Callback<'_>,
     ) -> Completion {
         let hint = returned.hint();
-        let redirect_uri = self.redirect_uri(callback.public_url, &hint.provider);
+        let redirection = self.redirection();
+        let redirect_uri = redirection.redirect_uri(callback.public_url, &hint.provider);
         let login = Arc::clone(self);
         let exchange = async move { login.exchange(verified, &redirect_uri).await };
         let opened = match self.on_control_plane(exchange).await {
@@ -473,33 +465,9 @@ impl Login {
         browser::forget_rounds()
     }
 
-    fn redirect_uri(&self, public_url: &PublicUrl, provider: &str) -> String {
-        self.settings
-            .redirect_uri(public_url, provider, self.providers.len())
-    }
-
     fn used<T>(&self, work: impl FnOnce(&mut UsedStates) -> T) -> T {
         let used = self.used.lock();
         work(&mut used.unwrap_or_else(std::sync::PoisonError::into_inner))
-    }
-}
-
-impl Settings {
-    /// The redirect URI to register at a provider. With several providers each has one of its own,
-    /// so that an answer of one is never taken for another's (RFC 9700 section 4.4.2.2).
-    pub fn redirect_uri(&self, public_url: &PublicUrl, provider: &str, providers: usize) -> String {
-        format!(
-            "{}{}",
-            public_url.origin(),
-            self.path_of(provider, providers)
-        )
-    }
-
-    fn path_of(&self, provider: &str, providers: usize) -> String {
-        match providers {
-            0 | 1 => self.callback_path.to_string(),
-            _ => format!("{}/{provider}", self.callback_path),
-        }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::token::{Life, TokenSet};
 
 fn login(sessions: &Arc<Sessions>) -> Login {
     let settings = Settings {
-        callback_path: "/oauth2/callback".into(),
+        redirection: RedirectionEndpoints::new("/oauth2/callback", []),
         timeout: Duration::from_mins(10),
     };
     let shared = (Arc::new(Metrics::new(std::iter::empty())), Clock::system());

@@ -91,8 +91,14 @@ pub enum Error {
     },
     /// The server's metadata cannot be used. Side: provider; often an issuer that is configured
     /// wrongly.
-    #[error("the metadata of the authorization server cannot be used")]
-    Metadata(#[source] MetadataError),
+    #[error("the metadata at {place} cannot be used")]
+    Metadata {
+        /// Where it was asked for.
+        place: Box<str>,
+        /// What is wrong with it.
+        #[source]
+        source: MetadataError,
+    },
     /// The server refuses us, not the user: wrong secret, wrong redirection URI, a request that it
     /// does not understand. Side: gateway; compare our settings with the registration there.
     #[error("the authorization server refuses this client")]
@@ -256,7 +262,7 @@ impl Error {
             Self::Keys(error) => error.reason(),
             Self::KeysCall(_) | Self::KeysJustFetched | Self::KeysStatus(_) => "keys_unavailable",
             Self::LeftAlone { .. } => "provider_left_alone",
-            Self::Metadata(error) => error.reason(),
+            Self::Metadata { source, .. } => source.reason(),
             Self::Misconfigured(_) => "client_refused",
             Self::NoIdToken => "no_id_token",
             Self::NoRefreshToken => "no_refresh_token",
@@ -306,7 +312,7 @@ impl Error {
             | Self::KeysJustFetched
             | Self::KeysStatus(_)
             | Self::LeftAlone { .. }
-            | Self::Metadata(_)
+            | Self::Metadata { .. }
             | Self::NoIdToken
             | Self::NoSubject
             | Self::NotReady
@@ -335,7 +341,7 @@ impl Error {
             | Self::Throttled { .. }
             | Self::Unavailable { .. } => true,
             Self::KeysStatus(status) => matches!(status, 408 | 425 | 429 | 500..),
-            Self::Metadata(error) => error.passes(),
+            Self::Metadata { source, .. } => source.passes(),
             Self::OutOfReach { cause, .. } => cause.as_ref().is_none_or(|cause| cause.passes()),
             Self::Userinfo(error) => error.passes(),
             Self::AccessToken(_)

@@ -88,7 +88,7 @@ impl Verdict {
             | Error::EmptyFile { .. }
             | Error::IdToken(_)
             | Error::KeySet { .. }
-            | Error::Metadata(_)
+            | Error::Metadata { .. }
             | Error::Misconfigured(_)
             | Error::NoIdToken
             | Error::NoRefreshToken
