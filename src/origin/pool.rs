@@ -231,6 +231,8 @@ where
             heard: Rc::clone(&heard),
         };
         let (sender, connection) = http1::Builder::new()
+            // Most requests are a head alone, for which lists of buffers are a detour.
+            .writev(false)
             .max_buf_size(MAX_HEAD)
             .handshake(TokioIo::new(stream))
             .await

@@ -177,7 +177,7 @@ mod tests {
                 continue;
             };
             all_plain += 1;
-            assert_eq!((&text[..length], length), (*name, name.len()));
+            assert_eq!(length, name.len(), "{text}");
             assert_eq!(split(&text), (*name, port.strip_prefix(':')));
             assert_eq!(parse_name(name), Ok(Cow::Borrowed(*name)));
             assert_eq!(
