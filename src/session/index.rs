@@ -211,9 +211,9 @@ impl PartialEq for Ranked {
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::Contents;
-    use super::super::tests::{person, tokens};
     use super::*;
+    use crate::session::record::Contents;
+    use crate::session::tests::{person, tokens};
 
     /// `people` people with `each` sessions, which end one after the other.
     fn index(people: u32, each: u32) -> Index {

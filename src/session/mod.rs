@@ -28,8 +28,8 @@ mod settings;
 mod store;
 mod stored;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use moka::sync::Cache;
@@ -264,26 +264,12 @@ impl Sessions {
         true
     }
 
-    /// A session that was found at `found_at`, used once more without a look-up: `None` when it has
-    /// to be looked up again, because this value no longer stands, has passed its deadline, or was
-    /// found too long ago.
-    pub fn still(
-        &self,
-        session: &Weak<Session>,
-        found_at: Timestamp,
-        now: Timestamp,
-    ) -> Option<Arc<Session>> {
-        if now.since(found_at) >= self.without_look {
-            return None;
-        }
-        let session = session.upgrade()?;
-        if session.state() != State::Live || session.deadline(self.settings.idle) <= now {
-            return None;
-        }
-        if let Some(before) = session.note_use(now) {
-            self.tell_of_use(&session, before, now);
-        }
-        Some(session)
+    /// Uses a session that was found at `found_at` once more without a look-up. False when it has to
+    /// be looked up again, because this value no longer stands, has passed its deadline, or was found
+    /// too long ago.
+    pub fn still(&self, session: &Session, found_at: Timestamp, now: Timestamp) -> bool {
+        let lately = found_at <= now && now.since(found_at) < self.without_look;
+        lately && session.state() == State::Live && self.use_now(session.stored(), now)
     }
 
     /// What an id leads to that nothing is in memory for.
