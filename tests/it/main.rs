@@ -36,6 +36,7 @@ mod outage;
 mod pages;
 mod passport;
 mod provider_answers;
+mod recent;
 mod refresh;
 mod refused_tokens;
 mod return_to;
