@@ -41,3 +41,4 @@ mod sessions;
 mod several;
 mod support;
 mod token_endpoint;
+mod torture;

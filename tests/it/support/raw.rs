@@ -137,6 +137,11 @@ impl Raw {
             .expect("the gateway left the connection open");
     }
 
+    /// Keeps no record of what came so far.
+    pub(crate) fn forget(&mut self) {
+        self.wire.forget();
+    }
+
     /// Every byte that came so far.
     pub(crate) fn seen(&self) -> &[u8] {
         self.wire.seen()
