@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use super::storm::EACH_FAULT;
 use super::visitor::Event;
 use crate::support::torture::fault::{Fault, Schedule};
 use crate::support::torture::ledger::{End, Family, Ledger, Pair};
@@ -87,13 +88,10 @@ impl Report {
         of("failed requests", &self.failed_requests);
         of("improper refreshes", &self.improper);
         assert_eq!(self.expiries, self.refreshes);
+        assert!(self.outages >= EACH_FAULT, "{} outages", self.outages);
         for fault in Fault::ALL {
             let count = self.faults.get(fault.name()).copied().unwrap_or_default();
-            assert!(
-                count >= super::storm::EACH_FAULT,
-                "{}: {count}",
-                fault.name()
-            );
+            assert!(count >= EACH_FAULT, "{}: {count}", fault.name());
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use tokio::sync::{RwLock, Semaphore, mpsc, watch};
@@ -26,6 +27,8 @@ pub(super) struct Site {
     pub(super) providers: Vec<String>,
     pub(super) book: Book,
     pub(super) schedule: Schedule,
+    /// How often a server was gone.
+    pub(super) outages: AtomicUsize,
     /// Held while somebody signs in.
     pub(super) signing_in: RwLock<()>,
     pub(super) at_the_door: Semaphore,
