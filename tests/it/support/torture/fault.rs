@@ -8,7 +8,7 @@ use super::ledger::Arrival;
 use crate::support::upstream::Answer;
 
 /// One thing that goes wrong. After each, a client that keeps its head can go on, but for
-/// [`Fault::Lost`].
+/// [`Fault::Lost`]; [`Fault::ClientRefused`] asks for an operator.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Fault {
     /// The server takes its time.
@@ -146,6 +146,7 @@ pub(crate) struct Schedule {
     /// Of a hundred first calls, so many go wrong.
     percent: u64,
     lifetimes: Vec<u64>,
+    faults: Vec<Fault>,
     slowest: Duration,
 }
 
@@ -156,8 +157,20 @@ impl Schedule {
             seed,
             percent,
             lifetimes: lifetimes.to_vec(),
+            faults: Fault::ALL.to_vec(),
             slowest: Duration::from_millis(1500),
         }
+    }
+
+    /// Never with this fault.
+    pub(crate) fn without(mut self, fault: Fault) -> Self {
+        self.faults.retain(|known| *known != fault);
+        self
+    }
+
+    /// The faults that happen.
+    pub(crate) fn faults(&self) -> &[Fault] {
+        &self.faults
     }
 
     /// A number that depends on the seed and on `what` alone.
@@ -179,7 +192,7 @@ impl Schedule {
         if call.attempt > 1 || self.number(&format!("whether {attempt}")) % 100 >= self.percent {
             return Fate::Fair;
         }
-        let fault = self.pick(&format!("which {attempt}"), &Fault::ALL);
+        let fault = self.pick(&format!("which {attempt}"), &self.faults);
         // The answer to another try would tell the server that the first was lost.
         if call.attempt > 0 && fault == Fault::Lost {
             return Fate::Fair;
@@ -203,7 +216,7 @@ impl Schedule {
     /// How often each fault meets a first call, in percent.
     pub(crate) fn rate(&self) -> f64 {
         let percent = u32::try_from(self.percent).unwrap();
-        f64::from(percent) / f64::from(u32::try_from(Fault::ALL.len()).unwrap())
+        f64::from(percent) / f64::from(u32::try_from(self.faults.len()).unwrap())
     }
 }
 

@@ -258,7 +258,7 @@ impl Ledger {
             if family.habits.kills_access_tokens {
                 asked.killed_at = Some(now);
             }
-        } else if now <= asked.grace_until && generation == newest_generation {
+        } else if now < asked.grace_until && generation == newest_generation {
             family.pairs[newest].killed_at = Some(now);
         } else {
             let doomed = family.is_doomed() && place.pair + 1 == newest;
@@ -448,10 +448,10 @@ mod tests {
         let grace = Duration::from_secs(5);
         let lost = ledger.refresh(first, LIFE, grace, at(1)).unwrap();
         ledger.pair(lost).lost = true;
-        let again = ledger.refresh(first, LIFE, NO_GRACE, at(6)).unwrap();
+        let again = ledger.refresh(first, LIFE, NO_GRACE, at(5)).unwrap();
         assert_eq!(ledger.pair(again).generation, 1);
-        assert_eq!(standing(&ledger, lost, at(6)), Standing::Killed);
-        assert_eq!(standing(&ledger, again, at(6)), Standing::Good);
+        assert_eq!(standing(&ledger, lost, at(5)), Standing::Killed);
+        assert_eq!(standing(&ledger, again, at(5)), Standing::Good);
         // It was used up once.
         assert_eq!(ledger.families()[1].refreshes(), 1);
         let next = ledger.refresh(again, LIFE, NO_GRACE, at(7)).unwrap();
