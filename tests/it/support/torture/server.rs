@@ -101,10 +101,11 @@ impl TortureProvider {
         let (url, habits) = (self.url(), self.desk.habits);
         format!(
             "[providers.{}]\nprofile = \"{profile}\"\nurl = \"{url}\"\nclient_id = \"3\"\n\
-             client_secret_file = \"{secret_file}\"\n\
+             client_secret_file = \"{secret_file}\"\ndiscovery = \"none\"\n\
              authorization_endpoint = \"/oauth/authorize\"\ntoken_endpoint = \"/oauth/token\"\n\
-             userinfo_endpoint = \"/api/user\"\nidentity.source = \"userinfo\"\n\
-             token_calls_per_minute = 1000000\nrefresh.revokes_access_token = {}\n",
+             userinfo_endpoint = \"/api/user\"\ntoken_calls_per_minute = 1000000\n\
+             identity.source = \"userinfo\"\nidentity.claims.subject = \"sub\"\n\
+             identity.emails_verified = \"always\"\nrefresh.revokes_access_token = {}\n",
             habits.server, habits.kills_access_tokens,
         )
     }
