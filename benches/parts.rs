@@ -18,9 +18,10 @@ use http::{HeaderMap, HeaderValue, Request};
 use sidegate::clock::Timestamp;
 use sidegate::fields::{self, Owned, cookie as cookies};
 use sidegate::identity::{Claim, Identity};
-use sidegate::session::{Lookup, SessionId, Sessions, Settings, cookie};
+use sidegate::seal::{Keys, Purpose};
+use sidegate::session::{Lookup, NewSession, SessionId, Sessions, Settings, StoreSettings, cookie};
 use sidegate::target::Target;
-use sidegate::token::TokenSet;
+use sidegate::token::{Life, TokenSet};
 
 fn main() {
     divan::main();
@@ -35,8 +36,13 @@ fn store(sessions: u32) -> (Sessions, Vec<SessionId>) {
         absolute: Duration::from_hours(24),
         capacity: 4 << 30,
         per_person: 10,
+        refresh_wait: Duration::from_secs(10),
+        store: StoreSettings::Memory,
     };
-    let store = Sessions::new(settings).expect("random bytes");
+    let keys = Keys::random().and_then(|keys| keys.ring(Purpose::Sessions));
+    let store = Sessions::start(settings, keys.expect("random bytes"), NOW).expect("a thread");
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.expect("a runtime");
     let token = "a".repeat(1000);
     let ids = (0..sessions)
         .map(|number| {
@@ -45,13 +51,19 @@ fn store(sessions: u32) -> (Sessions, Vec<SessionId>) {
                 subject,
                 ..Identity::nameless("bench")
             };
-            let tokens = TokenSet::new(&token, Some(&token), None).expect("a token");
-            store
-                .open("bench", identity, tokens, NOW)
-                .expect("random bytes")
+            let tokens = TokenSet::new(&token, Some(&token), Life::default()).expect("a token");
+            let new = NewSession {
+                provider: "bench",
+                identity,
+                tokens,
+                replaces: Vec::new(),
+            };
+            let opened = runtime.block_on(store.open(new, NOW));
+            opened.expect("random bytes")
         })
         .collect();
-    store.maintain(NOW);
+    let maintained = runtime.block_on(store.maintain(NOW));
+    maintained.expect("it is in memory");
     (store, ids)
 }
 
@@ -64,6 +76,17 @@ fn session_look_up_hot(bencher: Bencher<'_, '_>) {
         Lookup::Live(session) => session,
         other => panic!("{other:?}"),
     });
+}
+
+/// What a fresh token costs a request: whether the session's tokens want a look.
+#[divan::bench]
+fn refresh_check(bencher: Bencher<'_, '_>) {
+    let (store, ids) = store(1);
+    let session = match store.find(ids.first().expect("a session"), NOW) {
+        Lookup::Live(session) => session,
+        other => panic!("{other:?}"),
+    };
+    bencher.bench(|| black_box(&session).is_due(black_box(NOW)));
 }
 
 /// Another session each time.

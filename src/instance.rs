@@ -12,15 +12,14 @@ use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::access::{Access, RouteTable};
+use crate::access::{Access, Refresher, RouteTable};
 use crate::admin::{Admin, Readiness};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::gateway::{Gateway, Worker};
 use crate::login::Login;
-use crate::secret::NoRandomness;
 use crate::server::{self, Drained, Endpoint, Listener, Workers};
-use crate::session::{Maintained, Sessions};
+use crate::session::{self, Maintained, Sessions};
 use crate::telemetry::{Metrics, chain};
 use crate::tls::{Acceptor, Refreshed};
 
@@ -39,12 +38,12 @@ pub enum Error {
     /// The control plane's threads could not be started.
     #[error("the control plane cannot start")]
     Control(#[source] std::io::Error),
-    /// The operating system gives no random bytes.
-    #[error("no session could be opened")]
-    NoRandomness(#[from] NoRandomness),
     /// A listener or a worker could not be started.
     #[error("the server cannot start")]
     Server(#[from] server::Error),
+    /// Sessions could not be kept.
+    #[error("there is no place for sessions")]
+    Sessions(#[from] session::StartError),
 }
 
 /// A running gateway. Dropping it stops it without waiting.
@@ -55,7 +54,46 @@ pub struct Instance {
     workers: Workers,
     operations: Option<Workers>,
     readiness: Readiness,
+    refresher: Arc<Refresher>,
+    sessions: Arc<Sessions>,
     control: Control,
+}
+
+/// What all workers share, and what the end of the process needs of it.
+struct Rooms {
+    sessions: Arc<Sessions>,
+    refresher: Arc<Refresher>,
+    gateway: Arc<Gateway>,
+}
+
+impl Rooms {
+    fn open(config: Config, shared: (Arc<Metrics>, Clock), control: Handle) -> Result<Self, Error> {
+        let (settings, keys) = config.session;
+        let patience = settings.refresh_wait;
+        let (metrics, clock) = shared.clone();
+        let sessions = Arc::new(Sessions::start(settings, keys, clock.now())?);
+        control.spawn(keep_house(Arc::clone(&sessions), metrics, clock));
+        let refresher = Arc::new(Refresher::new(
+            config.providers.clone(),
+            Arc::clone(&sessions),
+            shared.clone(),
+            (control.clone(), patience),
+        ));
+        let access = Access::new(config.routes, Arc::clone(&sessions), Arc::clone(&refresher));
+        let login = Login::new(
+            config.login,
+            config.providers,
+            Arc::clone(&sessions),
+            shared.clone(),
+            control,
+        );
+        let gateway = Gateway::new(config.gateway, access, Arc::new(login), shared);
+        Ok(Self {
+            sessions,
+            refresher,
+            gateway: Arc::new(gateway),
+        })
+    }
 }
 
 /// The control plane's runtime; dropped without waiting, since it may be dropped inside another.
@@ -95,41 +133,17 @@ impl Instance {
         let operations_address = operations.as_ref().map(Listener::local_addr).transpose()?;
         let (control, handle) = Control::start().map_err(Error::Control)?;
         announce(&config, address, operations_address);
-        let sessions = Arc::new(Sessions::new(config.session)?);
-        let metrics = Arc::new(Metrics::new(route_names(&config.routes)));
         look_after(&handle, &config, clock);
-        handle.spawn(keep_house(
-            Arc::clone(&sessions),
-            Arc::clone(&metrics),
-            clock.clone(),
-        ));
-        let endpoint = match config.tls {
+        let metrics = Arc::new(Metrics::new(route_names(&config.routes)));
+        let endpoint = match config.tls.clone() {
             Some(acceptor) => Endpoint::tls(listener, acceptor),
             None => Endpoint::plain(listener),
         };
-        let access = Access::new(config.routes, Arc::clone(&sessions));
-        let shared = (Arc::clone(&metrics), clock.clone());
-        let login = Login::new(
-            config.login,
-            config.providers,
-            sessions,
-            shared.clone(),
-            handle,
-        );
-        let gateway = Arc::new(Gateway::new(
-            config.gateway,
-            access,
-            Arc::new(login),
-            shared,
-        ));
+        let (server, count) = (config.server, config.workers);
+        let rooms = Rooms::open(config, (Arc::clone(&metrics), clock.clone()), handle)?;
+        let gateway = rooms.gateway;
         let make = move || Worker::new(Arc::clone(&gateway));
-        let workers = Workers::start(
-            "worker",
-            config.workers,
-            vec![endpoint],
-            config.server,
-            make,
-        )?;
+        let workers = Workers::start("worker", count, vec![endpoint], server, make)?;
         let readiness = Readiness::default();
         let admin = Admin::new(metrics, readiness.clone());
         let operations = operations
@@ -142,6 +156,8 @@ impl Instance {
             workers,
             operations,
             readiness,
+            refresher: rooms.refresher,
+            sessions: rooms.sessions,
             control,
         })
     }
@@ -165,8 +181,14 @@ impl Instance {
         self.readiness.draining();
         tracing::info!("Draining");
         let drained = self.workers.drained().await;
+        // What is still being refreshed is stored before the store closes.
+        self.refresher.drained().await;
         if let Some(operations) = self.operations {
             operations.drained().await;
+        }
+        if let Err(error) = self.sessions.close().await {
+            let reason = error.reason();
+            tracing::error!(reason, error = chain(&error), "Sessions not closed");
         }
         drop(self.control);
         tracing::info!(
@@ -234,8 +256,7 @@ fn announce(config: &Config, address: SocketAddr, operations: Option<SocketAddr>
     }
     for url in config.gateway.public_urls.iter() {
         for provider in config.providers.keys() {
-            let count = config.providers.len();
-            let redirect_uri = config.login.0.redirect_uri(url, provider, count);
+            let redirect_uri = config.login.0.redirection.redirect_uri(url, provider);
             tracing::info!(%url, provider = &**provider, redirect_uri, "Serving");
         }
     }
@@ -249,7 +270,8 @@ async fn keep_house(sessions: Arc<Sessions>, metrics: Arc<Metrics>, clock: Clock
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        while sessions.maintain(clock.now()) == Maintained::More {
+        // What could not be written was reported, and is tried again in a second.
+        while matches!(sessions.maintain(clock.now()).await, Ok(Maintained::More)) {
             sleep(BETWEEN_BATCHES).await;
         }
         metrics.sessions(sessions.count(), sessions.pushed_out());

@@ -1,8 +1,8 @@
 //! Sidegate is a reverse proxy that signs users in.
 //!
 //! A legacy web app behind it never sees OAuth: Sidegate performs the authorization-code exchange
-//! on the app's behalf, keeps the tokens in memory keyed by the session cookie, and forwards each
-//! request with `Authorization: Bearer <access token>`.
+//! on the app's behalf, keeps the tokens keyed by the session cookie (in memory, or in a file as
+//! well), and forwards each request with `Authorization: Bearer <access token>`.
 //!
 //! This page is the map. A room is one module; it may name only rooms of a lower rank, and rooms
 //! of one rank do not know each other. A test enforces it.
@@ -10,10 +10,10 @@
 //! | rank | rooms | what they know |
 //! | --- | --- | --- |
 //! | 0 | [`secret`] [`clock`] [`telemetry`] | values that never print; time as an argument; events, access log, figures |
-//! | 1 | [`tls`] [`identity`] [`token`] [`fields`] [`target`] | certificates; who somebody is; a token set with its ready `Bearer` value; HTTP fields; the canonical request target |
+//! | 1 | [`seal`] [`tls`] [`identity`] [`token`] [`fields`] [`target`] | keys, and what is sealed with them; certificates; who somebody is; a token set with its ready `Bearer` value; HTTP fields; the canonical request target |
 //! | 2 | [`origin`] [`server`] | an HTTP client with its pool; listeners, framing, deadlines, drain. Neither knows authentication |
 //! | 3 | [`provider`] [`session`] [`upstream`] | the authorization server: metadata, keys, tokens, who somebody is; who is signed in; the app behind |
-//! | 4 | [`access`] [`login`] | route, rule, decision; the code flow, pending logins, signing out |
+//! | 4 | [`access`] [`login`] | route, rule, decision, refreshing; the code flow, pending logins, signing out |
 //! | 5 | [`gateway`] [`admin`] | the walk and its answers; health and figures |
 //! | 6 | [`config`] | settings file, variables, flags: all problems at once |
 //! | 7 | [`instance`] | one running gateway: everything brought together |
@@ -25,7 +25,8 @@
 //! own connections to the apps ([`upstream::Pools`]). Workers share the session cache, the routes
 //! and the figures, and wait for no lock. The control plane is one small multi-thread runtime
 //! ([`instance`]) for everything that talks to a provider: a worker awaits its result, and if the
-//! browser goes away the task still finishes.
+//! browser goes away the task still finishes. Sessions are changed by one thread of their own
+//! ([`session`]), which commits every change before anybody can act on it.
 //!
 //! # The walk of one request
 //!
@@ -36,14 +37,24 @@
 //! 3. [`fields::inbound`] removes hop-by-hop fields and every field that we assert, in all
 //!    spellings, the client's `Authorization` among them.
 //! 4. Our own endpoints below [`login::OWN_PREFIX`] are answered by [`login`].
-//! 5. [`access::Access::decide`] finds the route, the session and the rule.
+//! 5. [`access::Access::decide`] finds the route, the session and the rule. A request whose token has
+//!    expired waits for its refresh ([`access::Wait`]), and not for ever.
 //! 6. The [`gateway`] answers a [`access::Decision`]: navigation goes to the provider, or to a page
 //!    where people choose one; everything else gets 401 with a `login_url`; 403 and 404 speak for
-//!    themselves.
+//!    themselves; 503 says when a session that cannot be used now can be again.
 //! 7. [`access::Permit::forward`] removes our cookies, writes who is signed in and the bearer
 //!    token ([`upstream::assert_identity`]), and sends the request on a pooled connection. Bodies
-//!    stream both ways.
+//!    stream both ways. An app that refuses the token may be asked once more, with another
+//!    ([`access::Refused::recover`]).
 //! 8. [`fields::outbound`] cleans the response. One exit writes the access-log event.
+//!
+//! # The walk of one refresh
+//!
+//! Whoever needs new tokens for a session joins its one flight in [`access::Refresher`], a task of the
+//! control plane. It asks [`provider::Provider::refresh`] once; [`session::Sessions::replace`] commits
+//! what came before anybody uses it, unless somebody has signed out meanwhile. A failure that passes
+//! is tried again after a pause; one that an operator has to mend raises an alarm; the provider's word
+//! that the grant has ended ends the session. When the process drains it waits for flights.
 //!
 //! # The walk of one login
 //!
@@ -54,7 +65,7 @@
 //! nowhere unless the answer comes from the provider that was asked; then
 //! [`provider::Provider::redeem`] exchanges it on the control plane, verifies the ID token with keys
 //! that [`provider::Provider::maintain`] keeps up to date, and says who it is;
-//! [`session::Sessions::open`] gives a new id; and the browser goes where it wanted to
+//! [`session::Sessions::open`] gives a new id once the session is stored; and the browser goes where it wanted to
 //! ([`login::ReturnTo`]).
 
 pub mod access;
@@ -69,6 +80,7 @@ pub mod instance;
 pub mod login;
 pub mod origin;
 pub mod provider;
+pub mod seal;
 pub mod secret;
 pub mod server;
 pub mod session;

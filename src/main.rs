@@ -234,7 +234,12 @@ fn try_out(demo: &Demo) -> ExitCode {
         } else {
             demo.listen
         };
-        match demo::Demo::start(listen, demo.provider, demo.broken).await {
+        let purpose = if demo.check {
+            demo::Purpose::Check(demo.broken)
+        } else {
+            demo::Purpose::Show
+        };
+        match demo::Demo::start(listen, demo.provider, purpose).await {
             Err(error) => fail(&chain(&error)),
             Ok(running) if demo.check => check_demo(running).await,
             Ok(running) => show_demo(running).await,

@@ -30,44 +30,97 @@ pub enum Error {
     TooLong,
 }
 
+/// From when to when the access token of a set is used, and when it is renewed.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Life {
+    /// Just before the tokens were asked for.
+    pub obtained_at: Timestamp,
+    /// When the access token expires; `None` when the server did not say.
+    pub expires_at: Option<Timestamp>,
+    /// From when on a request that uses the access token has it renewed ahead of its end: never
+    /// later than `expires_at`. `None` without an expiry or without a refresh token.
+    pub refresh_at: Option<Timestamp>,
+    /// No refresh before this, whatever asks for one.
+    pub not_before: Timestamp,
+}
+
+/// What the ID token of a login said of the person's authentication. Later ID tokens of the same
+/// grant must not contradict it (OpenID Connect Core 1.0 section 12.2).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Authentication {
+    /// The nonce of the authorization request.
+    pub nonce: Box<str>,
+    /// When the person gave their credentials to the server, where it said so.
+    pub auth_time: Option<Timestamp>,
+}
+
 /// The tokens of one grant.
 #[derive(Debug)]
 pub struct TokenSet {
     bearer: HeaderValue,
     refresh_token: Option<Secret<String>>,
-    expires_at: Option<Timestamp>,
+    life: Life,
+    authentication: Option<Box<Authentication>>,
 }
 
 impl TokenSet {
-    /// Takes the tokens of one successful token response (RFC 6749 section 5.1). `expires_at` is
-    /// `None` when the server did not say.
+    /// Takes the tokens of one successful token response (RFC 6749 section 5.1).
     ///
     /// # Errors
     ///
     /// When the access token is empty, longer than [`MAX_TOKEN`] or not fit for a bearer credential
     /// (RFC 6750 section 2.1), or when the refresh token is empty, too long or has characters outside
     /// visible ASCII (RFC 6749 appendix A.17).
-    pub fn new(
-        access_token: &str,
-        refresh_token: Option<&str>,
-        expires_at: Option<Timestamp>,
-    ) -> Result<Self, Error> {
+    pub fn new(access_token: &str, refresh_token: Option<&str>, life: Life) -> Result<Self, Error> {
         check(access_token, is_bearer)?;
-        if let Some(token) = refresh_token {
-            check(token, |byte| matches!(byte, 0x20..=0x7e))?;
-        }
+        let refresh_token = refresh_token.map(checked).transpose()?;
         let mut buffer = Zeroizing::new(Vec::with_capacity(access_token.len().saturating_add(7)));
         buffer.extend_from_slice(b"Bearer ");
         buffer.extend_from_slice(access_token.as_bytes());
         let mut bearer = HeaderValue::from_maybe_shared(Bytes::from_owner(Wiped(buffer)))
             .map_err(|_invalid| Error::Malformed)?;
         bearer.set_sensitive(true);
-        let refresh_token = refresh_token.map(|token| Secret::new(token.to_owned()));
         Ok(Self {
             bearer,
             refresh_token,
-            expires_at,
+            life,
+            authentication: None,
         })
+    }
+
+    /// The same access token with another refresh token: for a server that has exchanged the
+    /// refresh token and whose new access token cannot be used.
+    ///
+    /// # Errors
+    ///
+    /// As [`TokenSet::new`] for the refresh token.
+    pub fn with_refresh_token(&self, refresh_token: &str) -> Result<Self, Error> {
+        Ok(Self {
+            bearer: self.bearer.clone(),
+            refresh_token: Some(checked(refresh_token)?),
+            life: self.life,
+            authentication: self.authentication.clone(),
+        })
+    }
+
+    /// These tokens, not to be refreshed before `time`.
+    #[must_use]
+    pub fn not_before(mut self, time: Timestamp) -> Self {
+        let refresh_at = self.life.refresh_at.map(|at| at.max(time));
+        // Never after its end: requests have to wait from then on.
+        self.life.refresh_at = match (refresh_at, self.life.expires_at) {
+            (Some(at), Some(end)) => Some(at.min(end)),
+            (at, _) => at,
+        };
+        self.life.not_before = time;
+        self
+    }
+
+    /// These tokens, with what the ID token of the login said of the authentication.
+    #[must_use]
+    pub fn with_authentication(mut self, authentication: Option<Authentication>) -> Self {
+        self.authentication = authentication.map(Box::new);
+        self
     }
 
     /// The value of the `Authorization` field, marked sensitive; a clone is a reference count.
@@ -91,14 +144,26 @@ impl TokenSet {
         self.refresh_token.as_ref()
     }
 
+    /// From when to when the access token is used, and when it is renewed.
+    pub fn life(&self) -> &Life {
+        &self.life
+    }
+
+    /// What the ID token of the login said of the authentication, where there was one.
+    pub fn authentication(&self) -> Option<&Authentication> {
+        self.authentication.as_deref()
+    }
+
     /// When the access token expires, when the server said so.
     pub fn expires_at(&self) -> Option<Timestamp> {
-        self.expires_at
+        self.life.expires_at
     }
 
     /// Whether the access token is past its expiry at `now`.
     pub fn is_expired(&self, now: Timestamp) -> bool {
-        self.expires_at.is_some_and(|expires_at| expires_at <= now)
+        self.life
+            .expires_at
+            .is_some_and(|expires_at| expires_at <= now)
     }
 
     /// An estimate of the heap bytes held, for the session cache's bound.
@@ -107,10 +172,15 @@ impl TokenSet {
             .refresh_token
             .as_ref()
             .map_or(0, |token| token.expose().len());
+        let nonce = self
+            .authentication
+            .as_ref()
+            .map_or(0, |authentication| authentication.nonce.len());
         self.bearer
             .len()
             .saturating_add(refresh)
-            .saturating_add(128)
+            .saturating_add(nonce)
+            .saturating_add(192)
     }
 }
 
@@ -121,6 +191,12 @@ impl AsRef<[u8]> for Wiped {
     fn as_ref(&self) -> &[u8] {
         &self.0
     }
+}
+
+/// A refresh token that can be sent back.
+fn checked(refresh_token: &str) -> Result<Secret<String>, Error> {
+    check(refresh_token, |byte| matches!(byte, 0x20..=0x7e))?;
+    Ok(Secret::new(refresh_token.to_owned()))
 }
 
 fn check(token: &str, allowed: impl Fn(u8) -> bool) -> Result<(), Error> {
@@ -142,9 +218,17 @@ fn is_bearer(byte: u8) -> bool {
 mod tests {
     use super::*;
 
+    /// The life of a token whose server says nothing.
+    const LIFE: Life = Life {
+        obtained_at: Timestamp::from_millis(1),
+        expires_at: None,
+        refresh_at: None,
+        not_before: Timestamp::from_millis(1),
+    };
+
     #[test]
     fn the_bearer_value_is_ready_and_does_not_print() {
-        let tokens = TokenSet::new("abc.def", Some("def50200"), None).unwrap();
+        let tokens = TokenSet::new("abc.def", Some("def50200"), LIFE).unwrap();
         assert_eq!(tokens.bearer().as_bytes(), b"Bearer abc.def");
         assert_eq!(tokens.access_token(), "abc.def");
         let shown = format!("{tokens:?}");
@@ -158,21 +242,21 @@ mod tests {
     fn a_28_tokens_that_would_break_a_field_are_refused() {
         for bad in ["a b", "a\r\nb", "a\0", "a,b", "ä", "a\"", "a;b"] {
             assert_eq!(
-                TokenSet::new(bad, None, None).unwrap_err(),
+                TokenSet::new(bad, None, LIFE).unwrap_err(),
                 Error::Malformed,
                 "{bad:?}"
             );
         }
-        assert_eq!(TokenSet::new("", None, None).unwrap_err(), Error::Empty);
-        assert!(TokenSet::new("00D5!AQ|x", None, None).is_ok());
+        assert_eq!(TokenSet::new("", None, LIFE).unwrap_err(), Error::Empty);
+        assert!(TokenSet::new("00D5!AQ|x", None, LIFE).is_ok());
         let long = "a".repeat(MAX_TOKEN + 1);
         assert_eq!(
-            TokenSet::new(&long, None, None).unwrap_err(),
+            TokenSet::new(&long, None, LIFE).unwrap_err(),
             Error::TooLong
         );
-        assert!(TokenSet::new(&"a".repeat(MAX_TOKEN), None, None).is_ok());
+        assert!(TokenSet::new(&"a".repeat(MAX_TOKEN), None, LIFE).is_ok());
         assert_eq!(
-            TokenSet::new("a", Some("x\ny"), None).unwrap_err(),
+            TokenSet::new("a", Some("x\ny"), LIFE).unwrap_err(),
             Error::Malformed
         );
     }
@@ -180,7 +264,55 @@ mod tests {
     #[test]
     fn a_token_without_a_stated_expiry_does_not_expire_by_itself() {
         let now = Timestamp::from_millis(5);
-        assert!(!TokenSet::new("a", None, None).unwrap().is_expired(now));
-        assert!(TokenSet::new("a", None, Some(now)).unwrap().is_expired(now));
+        assert!(!TokenSet::new("a", None, LIFE).unwrap().is_expired(now));
+        let life = Life {
+            expires_at: Some(now),
+            ..LIFE
+        };
+        assert!(TokenSet::new("a", None, life).unwrap().is_expired(now));
+    }
+
+    #[test]
+    fn another_refresh_token_leaves_the_rest_as_it_is() {
+        let authentication = Authentication {
+            nonce: "n".into(),
+            auth_time: None,
+        };
+        let old = TokenSet::new("a", Some("old"), LIFE).unwrap();
+        let old = old.with_authentication(Some(authentication.clone()));
+        let new = old.with_refresh_token("new").unwrap();
+        assert_eq!(new.refresh_token().unwrap().expose(), "new");
+        assert_eq!(new.bearer(), old.bearer());
+        assert_eq!(new.life(), old.life());
+        assert_eq!(new.authentication(), Some(&authentication));
+        assert_eq!(
+            old.with_refresh_token("x\ny").unwrap_err(),
+            Error::Malformed
+        );
+    }
+
+    #[test]
+    fn a_refresh_that_is_put_off_is_not_put_off_beyond_the_end() {
+        let at = Timestamp::from_millis;
+        for (refresh_at, expires_at, expected) in [
+            (Some(5), Some(20), Some(9)),
+            (Some(15), Some(20), Some(15)),
+            (Some(5), Some(8), Some(8)),
+            (None, Some(8), None),
+            (None, None, None),
+        ] {
+            let life = Life {
+                expires_at: expires_at.map(at),
+                refresh_at: refresh_at.map(at),
+                ..LIFE
+            };
+            let tokens = TokenSet::new("a", Some("old"), life).unwrap();
+            let put_off = Life {
+                refresh_at: expected.map(at),
+                not_before: at(9),
+                ..life
+            };
+            assert_eq!(*tokens.not_before(at(9)).life(), put_off);
+        }
     }
 }

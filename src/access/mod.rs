@@ -1,8 +1,12 @@
 //! May this request pass?
 //!
 //! [`Access::decide`] is the one place that answers, and a [`Permit`] is the only way to an
-//! upstream. The room knows routes, sessions and rules; it knows nothing of pages, redirects or
-//! how somebody signs in.
+//! upstream. The room knows routes, sessions and rules, and keeps tokens fresh ([`Refresher`]); it
+//! knows nothing of pages, redirects or how somebody signs in.
+//!
+//! A request with a fresh token pays one relaxed load and a comparison for that. One whose token
+//! will end soon starts a refresh and passes at once; one whose token has ended is a
+//! [`Decision::Wait`].
 //!
 //! Forgetting to ask does not compile, because nobody else can make a permit:
 //!
@@ -14,17 +18,29 @@
 //! }
 //! ```
 
+mod flight;
+mod recovery;
+mod refresh;
 mod route;
 mod rule;
+mod trouble;
+mod unstored;
+mod wait;
 
 use std::sync::Arc;
 
 use http::{HeaderMap, Method, Request, Response, header};
 use http_body::Body;
+use tokio::time::Instant;
 
-pub use self::route::{ProviderNames, Route, RouteError, RouteSettings, RouteTable};
+pub use self::recovery::{Recovery, Refused, Replayable, Sent};
+pub use self::refresh::Refresher;
+pub use self::route::{OnRefusal, ProviderNames, Route, RouteError, RouteSettings, RouteTable};
 use self::rule::Verdict;
 pub use self::rule::{AnyOf, Rule};
+use self::trouble::Failure;
+use self::wait::seated;
+pub use self::wait::{Unavailable, Wait};
 use crate::clock::Timestamp;
 use crate::fields::cookie::{self as cookies, Found};
 use crate::session::{Lookup, Session, SessionId, Sessions, cookie};
@@ -36,6 +52,7 @@ use crate::upstream::{self, AssertionNames, Pools, ResponseBody, assert_identity
 pub struct Access {
     routes: RouteTable,
     sessions: Arc<Sessions>,
+    refresher: Arc<Refresher>,
 }
 
 /// What a request may do.
@@ -50,6 +67,10 @@ pub enum Decision<'a> {
     Forbid(Forbid<'a>),
     /// No route takes it.
     NoRoute,
+    /// Its session is there, but cannot be used now.
+    Unavailable(Unavailable<'a>),
+    /// Its session has to be refreshed or fetched first.
+    Wait(Wait<'a>),
 }
 
 /// The right to send one request to one upstream, as one person or as nobody. Only
@@ -89,6 +110,8 @@ pub enum Cause {
     Conflicting,
     /// The session has passed its idle or absolute deadline.
     Expired,
+    /// The provider says that the session's grant has ended, or somebody signed out a moment ago.
+    GrantEnded,
     /// The cookie's value is not a session id.
     Malformed,
     /// No session cookie came.
@@ -97,7 +120,9 @@ pub enum Cause {
     OtherInstance,
     /// The session is one of another provider.
     OtherProvider,
-    /// The access token has expired.
+    /// The app refuses the session's access token.
+    RefusedByApp,
+    /// The access token has expired, and there is no refresh token.
     TokenExpired,
     /// The session was ended or pushed out, or never existed.
     Unknown,
@@ -109,10 +134,12 @@ impl Cause {
         match self {
             Self::Conflicting => "conflicting_cookies",
             Self::Expired => "session_expired",
+            Self::GrantEnded => "grant_ended",
             Self::Malformed => "malformed_cookie",
             Self::NoCookie => "no_cookie",
             Self::OtherInstance => "session_of_other_instance",
             Self::OtherProvider => "session_of_other_provider",
+            Self::RefusedByApp => "refused_by_app",
             Self::TokenExpired => "token_expired",
             Self::Unknown => "session_unknown",
         }
@@ -121,8 +148,12 @@ impl Cause {
 
 impl Access {
     /// Brings the parts together.
-    pub fn new(routes: RouteTable, sessions: Arc<Sessions>) -> Self {
-        Self { routes, sessions }
+    pub fn new(routes: RouteTable, sessions: Arc<Sessions>, refresher: Arc<Refresher>) -> Self {
+        Self {
+            routes,
+            sessions,
+            refresher,
+        }
     }
 
     /// The routes.
@@ -149,59 +180,101 @@ impl Access {
                 session: None,
             });
         }
-        let found = match self.live(headers, now) {
-            Ok(session) if route.providers().any(|name| name == session.provider()) => Ok(session),
-            Ok(session) => Err((Cause::OtherProvider, Some(session))),
-            Err(cause) => Err((cause, None)),
+        let id = match session_id(headers) {
+            Ok(id) => id,
+            Err(cause) => return absent(route, cause, None),
         };
-        match found {
-            Err(_absent) if route.is_public() => Decision::Permit(Permit {
-                route,
-                session: None,
-            }),
-            Err((cause, other)) => Decision::Challenge(Challenge {
-                route,
-                cause,
-                other,
-            }),
-            Ok(session) => match route.rule.judge(session.identity()) {
-                Verdict::Allowed => Decision::Permit(Permit {
-                    route,
-                    session: Some(session),
-                }),
-                Verdict::Refused => Decision::Forbid(Forbid { route, session }),
-            },
+        match self.sessions.find(&id, now) {
+            Lookup::Live(session) => self.weigh(route, session, now, None),
+            Lookup::Away => Wait::for_session((self, route), id),
+            Lookup::Expired => absent(route, Cause::Expired, None),
+            Lookup::OtherInstance => absent(route, Cause::OtherInstance, None),
+            Lookup::Unknown => absent(route, Cause::Unknown, None),
+        }
+    }
+
+    /// Decides about a session, whatever the age of its token. Who has waited already goes on
+    /// waiting until `deadline`.
+    fn weigh<'a>(
+        &'a self,
+        route: &'a Route,
+        session: Arc<Session>,
+        now: Timestamp,
+        deadline: Option<Instant>,
+    ) -> Decision<'a> {
+        if !route.providers().any(|name| name == session.provider()) {
+            return absent(route, Cause::OtherProvider, Some(session));
+        }
+        if !session.is_due(now) {
+            return judge(route, session);
+        }
+        if !session.tokens().is_expired(now) {
+            self.refresher.begin(&session, now);
+            return judge(route, session);
+        }
+        if session.tokens().refresh_token().is_none() {
+            return absent(route, Cause::TokenExpired, None);
+        }
+        match self.refresher.join(&session, now) {
+            Ok(seat) => {
+                let deadline = deadline.unwrap_or_else(|| self.refresher.deadline());
+                Wait::for_refresh((self, route), seat, deadline)
+            }
+            Err(failure) => unavailable(route, failure),
         }
     }
 
     /// The session id that a browser brings, and its session if that is live, whatever it may be
-    /// used for.
-    pub fn session_of(
+    /// used for. One whose token has expired is live as long as it can be refreshed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn session_of(
         &self,
         headers: &HeaderMap,
         now: Timestamp,
     ) -> Option<(SessionId, Option<Arc<Session>>)> {
         let id = session_id(headers).ok()?;
-        let session = match self.sessions.find(&id, now) {
-            Lookup::Live(session) if !session.tokens().is_expired(now) => Some(session),
-            Lookup::Live(_) | Lookup::Expired | Lookup::OtherInstance | Lookup::Unknown => None,
-        };
+        let session = self.find(&id, now).await.ok();
         Some((id, session))
     }
 
-    /// The live session that a browser brings, of whatever provider.
+    /// The live session that a browser brings, of whatever provider. One whose token has expired is
+    /// live as long as it can be refreshed.
     ///
     /// # Errors
     ///
     /// Why there is none.
-    pub fn live(&self, headers: &HeaderMap, now: Timestamp) -> Result<Arc<Session>, Cause> {
-        match self.sessions.find(&session_id(headers)?, now) {
-            Lookup::Expired => Err(Cause::Expired),
-            Lookup::OtherInstance => Err(Cause::OtherInstance),
-            Lookup::Unknown => Err(Cause::Unknown),
-            Lookup::Live(session) if session.tokens().is_expired(now) => Err(Cause::TokenExpired),
-            Lookup::Live(session) => Ok(session),
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn live(&self, headers: &HeaderMap, now: Timestamp) -> Result<Arc<Session>, Cause> {
+        self.find(&session_id(headers)?, now).await
+    }
+
+    async fn find(&self, id: &SessionId, now: Timestamp) -> Result<Arc<Session>, Cause> {
+        let mut found = self.sessions.find(id, now);
+        if let Lookup::Away = found {
+            let seat = self.refresher.fetch(id.key());
+            let fetched = seated(seat, self.refresher.deadline()).await;
+            if let Ok(Ok(Some(_in_memory))) = fetched {
+                found = self.sessions.find(id, now);
+            }
         }
+        let session = match found {
+            Lookup::Expired => return Err(Cause::Expired),
+            Lookup::OtherInstance => return Err(Cause::OtherInstance),
+            // A store that does not answer has no session to show; nothing is ended by that.
+            Lookup::Away | Lookup::Unknown => return Err(Cause::Unknown),
+            Lookup::Live(session) => session,
+        };
+        let tokens = session.tokens();
+        if tokens.is_expired(now) && tokens.refresh_token().is_none() {
+            return Err(Cause::TokenExpired);
+        }
+        Ok(session)
     }
 }
 
@@ -209,6 +282,18 @@ impl<'a> Permit<'a> {
     /// The route it is for.
     pub fn route(&self) -> &'a Route {
         self.route
+    }
+
+    /// What to keep of a request whose answer may make it worth sending once more, or its person
+    /// worth asking again; nothing where neither can be.
+    pub fn sent(&self) -> Option<Sent<'a>> {
+        let session = self.session.as_ref()?;
+        let wanted =
+            self.route.on_refusal != OnRefusal::Pass || session.tokens().refresh_token().is_some();
+        wanted.then(|| Sent {
+            route: self.route,
+            session: Arc::clone(session),
+        })
     }
 
     /// Uses up the permit: writes who is signed in and the bearer token into the request, whose
@@ -242,6 +327,45 @@ impl<'a> Permit<'a> {
         assert_identity(headers, names, (identity, provider), bearer);
         pools.send(&self.route.upstream, request).await
     }
+}
+
+/// Decides about a person.
+fn judge(route: &Route, session: Arc<Session>) -> Decision<'_> {
+    match route.rule.judge(session.identity()) {
+        Verdict::Allowed => Decision::Permit(Permit {
+            route,
+            session: Some(session),
+        }),
+        Verdict::Refused => Decision::Forbid(Forbid { route, session }),
+    }
+}
+
+/// Decides about a request without a session that counts.
+fn absent(route: &Route, cause: Cause, other: Option<Arc<Session>>) -> Decision<'_> {
+    if route.is_public() {
+        return Decision::Permit(Permit {
+            route,
+            session: None,
+        });
+    }
+    Decision::Challenge(Challenge {
+        route,
+        cause,
+        other,
+    })
+}
+
+/// Decides about a request whose session cannot be used now. An open route is open to whom nobody
+/// can be made of.
+fn unavailable(route: &Route, failure: Failure) -> Decision<'_> {
+    if route.is_public() {
+        return absent(route, Cause::TokenExpired, None);
+    }
+    Decision::Unavailable(Unavailable {
+        route,
+        reason: failure.reason,
+        retry_after: failure.retry_after,
+    })
 }
 
 /// The one session id that a request brings.

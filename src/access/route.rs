@@ -35,6 +35,22 @@ pub struct RouteSettings {
     /// Lets CORS preflights through without a session: browsers send them without cookies.
     #[serde(default)]
     pub allow_preflight: bool,
+    /// What becomes of the app's answer that refuses a token which the gateway believes good.
+    #[serde(default)]
+    pub on_upstream_401: OnRefusal,
+}
+
+/// What becomes of an app's answer that refuses somebody's access token.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub enum OnRefusal {
+    /// It is passed on.
+    #[default]
+    Pass,
+    /// The token is refreshed, and the request sent once more if that can be done.
+    RefreshAndRetry,
+    /// The session ends, and its person signs in again.
+    Relogin,
 }
 
 /// One provider, or several that a person may choose from.
@@ -88,6 +104,7 @@ impl Default for RouteSettings {
             upstream: None,
             provider: None,
             allow_preflight: false,
+            on_upstream_401: OnRefusal::Pass,
         }
     }
 }
@@ -103,6 +120,7 @@ pub struct Route {
     /// Ready to be asserted.
     providers: Vec<Claim>,
     pub(super) allow_preflight: bool,
+    pub(super) on_refusal: OnRefusal,
     // Private to the room: only a `Permit` leads to it.
     pub(super) upstream: Arc<Upstream>,
 }
@@ -249,6 +267,7 @@ impl RouteTable {
                 rule: settings.access,
                 providers,
                 allow_preflight: settings.allow_preflight,
+                on_refusal: settings.on_upstream_401,
                 upstream,
             };
             match routes.iter().find(|other| other.shadows(&route)) {

@@ -29,8 +29,10 @@ use self::section::Reader;
 use crate::access::RouteTable;
 use crate::clock::Clock;
 use crate::fields::forwarded::TrustedPeers;
-use crate::login::{self, KeyRing, PublicUrls};
+use crate::login::{self, PublicUrls, RedirectionEndpoints};
 use crate::provider::{self, Provider, profile};
+use crate::seal::{KeyRing, Keys, Purpose};
+use crate::session::StoreSettings;
 use crate::telemetry::{self, chain};
 use crate::tls::Acceptor;
 use crate::upstream::AssertionNames;
@@ -51,8 +53,8 @@ pub struct Config {
     pub workers: NonZeroUsize,
     /// Where the operations listener is, if anywhere.
     pub operations: Option<SocketAddr>,
-    /// Sessions.
-    pub session: session::Settings,
+    /// Sessions, and the keys that seal those on disk.
+    pub session: (session::Settings, KeyRing),
     /// The walk.
     pub gateway: gateway::Settings,
     /// The login flow, and the keys that seal it.
@@ -141,8 +143,9 @@ fn build(settings: &Figment, reader: &mut Reader<'_>, clock: &Clock) -> Option<C
     let public_urls = public_urls(settings, reader);
     let server: Option<ServerSection> = reader.read("server");
     let operations: Option<OperationsSection> = reader.read("operations");
-    let session = reader.read("session");
+    let session: Option<session::Settings> = reader.read("session");
     let login: Option<LoginSection> = reader.read("login");
+    let keys = keys(login.as_ref(), session.as_ref(), reader);
     let assertions: Option<AssertionNames> = reader.read("assertions");
     let log = reader.read("log");
     let Written {
@@ -170,7 +173,8 @@ fn build(settings: &Figment, reader: &mut Reader<'_>, clock: &Clock) -> Option<C
     if let (Some(urls), Some(routes)) = (&public_urls, &routes) {
         check_hosts(urls, routes, reader);
     }
-    let (login, random_keys) = login_settings(login.as_ref()?, reader)?;
+    let (login, (login_keys, session_keys)) = (login?, keys?);
+    let login_settings = login_settings(&login, &names, reader);
     let (server, routes, assertions) = (server?, routes?, assertions?);
     let mut warnings = layers::odd_variables(settings);
     warnings.extend(unnamed_providers(&routes, &assertions));
@@ -187,10 +191,10 @@ fn build(settings: &Figment, reader: &mut Reader<'_>, clock: &Clock) -> Option<C
         server: server.connections(),
         workers: server.workers(),
         operations: operations?.listen,
-        session: session?,
+        session: (session?, session_keys),
         gateway,
-        login,
-        random_keys,
+        login: (login_settings, login_keys),
+        random_keys: login.state_key_file.is_none(),
         routes,
         providers,
         warnings,
@@ -351,27 +355,57 @@ fn known_profiles() -> String {
 
 fn login_settings(
     section: &LoginSection,
+    providers: &[String],
     reader: &mut Reader<'_>,
-) -> Option<((login::Settings, KeyRing), bool)> {
+) -> login::Settings {
     let callback = section.callback_path.as_str();
     if callback == "/" || callback.ends_with('/') || gateway::hides_endpoint(callback) {
         let reason = format!("`{callback}` is taken; write a path such as /auth/callback");
         reader.note("login.callback_path", reason);
     }
-    let settings = login::Settings {
-        callback_path: callback.into(),
+    login::Settings {
+        redirection: RedirectionEndpoints::new(callback, providers.iter().map(String::as_str)),
         timeout: section.timeout_secs.duration(),
-    };
+    }
+}
+
+/// The keys that seal logins under way, and those that seal sessions.
+fn keys(
+    section: Option<&LoginSection>,
+    session: Option<&session::Settings>,
+    reader: &mut Reader<'_>,
+) -> Option<(KeyRing, KeyRing)> {
+    let section = section?;
+    if let Some(session) = session {
+        check_store(session, section, reader);
+    }
     let keys = match &section.state_key_file {
-        Some(path) => KeyRing::from_file(path).map_err(|error| chain(&error)),
-        None => KeyRing::random().map_err(|error| chain(&error)),
+        Some(path) => Keys::from_file(path).map_err(|error| chain(&error)),
+        None => Keys::random().map_err(|error| chain(&error)),
     };
-    match keys {
-        Ok(keys) => Some(((settings, keys), section.state_key_file.is_none())),
-        Err(reason) => {
-            reader.note("login.state_key_file", reason);
-            None
-        }
+    let rings = keys.and_then(|keys| {
+        let rings = (keys.ring(Purpose::Logins), keys.ring(Purpose::Sessions));
+        Ok((
+            rings.0.map_err(|error| chain(&error))?,
+            rings.1.map_err(|error| chain(&error))?,
+        ))
+    });
+    rings
+        .map_err(|reason| reader.note("login.state_key_file", reason))
+        .ok()
+}
+
+/// Whether durable sessions can be kept where they shall be.
+fn check_store(session: &session::Settings, login: &LoginSection, reader: &mut Reader<'_>) {
+    let StoreSettings::Disk(disk) = &session.store else {
+        return;
+    };
+    if login.state_key_file.is_none() {
+        let reason = "is needed: sessions on disk are sealed with its keys (session.store)";
+        reader.note("login.state_key_file", reason);
+    }
+    if let Err(error) = session::inspect(&disk.file) {
+        reader.note("session.store.disk.file", chain(&error));
     }
 }
 

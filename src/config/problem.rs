@@ -93,6 +93,11 @@ pub(super) fn reason(kind: &Kind) -> String {
         }
         Kind::MissingField(name) => format!("`{name}` is missing"),
         Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
+            // The library's word is not an operator's.
+            let expected = match &**expected {
+                "a sequence" => "a list such as [\"...\"]",
+                other => other,
+            };
             format!("expected {expected}, found {found}")
         }
         other @ (Kind::Message(_)

@@ -164,3 +164,14 @@ fn every_file_of_a_provider_that_is_not_there_is_named() {
         "{problems:#?}"
     );
 }
+
+#[test]
+fn a_text_where_a_list_belongs_is_told_so() {
+    let text = SMALL.replace("profile", "scopes = \"openid\"\nprofile");
+    let problems = Written::new(&text).problems();
+    assert_eq!(keys_of(&problems), ["providers.main.scopes"]);
+    assert!(
+        problems[0].ends_with("expected a list such as [\"...\"], found string \"openid\""),
+        "{problems:#?}"
+    );
+}

@@ -126,6 +126,7 @@ fn the_reference_file_documents_every_key_of_every_table() {
         keys_of_table::<provider::AccessTokenSettings>(),
         keys_of_table::<provider::Refresh>(),
         keys_of_table::<provider::ErrorShape>(),
+        keys_of_table::<provider::SignedOutShape>(),
         keys_of_table::<crate::upstream::Settings>(),
         keys_of_table::<crate::access::RouteSettings>(),
         keys_of_table::<ServerSection>(),
@@ -133,13 +134,16 @@ fn the_reference_file_documents_every_key_of_every_table() {
         keys_of_table::<LoginSection>(),
         keys_of_table::<telemetry::Settings>(),
         keys_of_table::<session::Settings>(),
+        keys_of_table::<session::DiskSettings>(),
         keys_of_table::<AssertionNames>(),
     ];
     let is_documented = |key: &str| {
         DEFAULTS.lines().any(|line| {
             let line = line.trim_start_matches("# ").trim_start_matches('[');
             let table = line.split(']').next().unwrap_or_default();
-            line.starts_with(&format!("{key} = ")) || table.ends_with(&format!(".{key}"))
+            line.starts_with(&format!("{key} = "))
+                || line.contains(&format!(".{key} = "))
+                || table.ends_with(&format!(".{key}"))
         })
     };
     for key in tables.into_iter().flatten() {
@@ -369,7 +373,7 @@ fn a_profile_of_an_openid_provider_asks_for_an_id_token() {
 }
 
 #[test]
-fn the_examples_in_the_documents_have_keys_that_a_provider_knows() {
+fn the_examples_in_the_documents_have_keys_that_are_known() {
     let documents = [
         include_str!("../../docs/providers.md"),
         include_str!("../../README.md"),
@@ -381,6 +385,12 @@ fn the_examples_in_the_documents_have_keys_that_a_provider_knows() {
             let written = Written::new(block);
             let path = written.folder.path().join("sidegate.toml");
             let merged = layers::merged(&path, Variables::Ignore, &Flags::default());
+            let session = merged.extract_inner::<session::Settings>("session");
+            let login = merged.extract_inner::<LoginSection>("login");
+            assert!(session.is_ok() && login.is_ok(), "{block}");
+            if !block.contains("[providers.") {
+                continue;
+            }
             let providers =
                 merged.extract_inner::<BTreeMap<String, provider::Settings>>("providers");
             let profiles = providers
@@ -394,4 +404,52 @@ fn the_examples_in_the_documents_have_keys_that_a_provider_knows() {
         }
     }
     assert!(count >= 6, "{count}");
+}
+
+#[test]
+fn sessions_on_disk_need_keys_and_a_file_that_is_theirs() {
+    let with = |login: &str, store: &str| {
+        let written = Written::new(&format!("{SMALL}[login]\n{login}\n[session]\n{store}\n"));
+        written.file("keys", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n");
+        written.file("notes.txt", "not sessions");
+        written
+    };
+    let keys = "state_key_file = \"@/keys\"";
+    let good = with(keys, "store.disk.file = \"@/sessions.redb\"");
+    let config = good.load().unwrap();
+    let file = good.folder.path().join("sessions.redb");
+    assert!(!file.exists(), "looking at settings makes no file");
+    let expected = StoreSettings::Disk(session::DiskSettings { file });
+    assert_eq!(config.session.0.store, expected);
+    assert!(with(keys, "store = \"memory\"").load().is_ok());
+    for (login, store, key, reason) in [
+        (
+            "",
+            "store.disk.file = \"@/sessions.redb\"",
+            "login.state_key_file",
+            "is needed: sessions on disk are sealed with its keys",
+        ),
+        (
+            keys,
+            "store.disk.file = \"@/notes.txt\"",
+            "session.store.disk.file",
+            "notes.txt is no file of sessions",
+        ),
+        (
+            keys,
+            "store.disk.file = \"@/nowhere/sessions.redb\"",
+            "session.store.disk.file",
+            "nowhere/sessions.redb is not there; make it",
+        ),
+        (keys, "store = \"redis\"", "session.store", "`redis`"),
+    ] {
+        let problems = with(login, store).problems();
+        assert_eq!(keys_of(&problems), [key], "{problems:#?}");
+        assert!(problems[0].contains(reason), "{problems:#?}");
+    }
+    let problems = with(keys, "store.disk.fille = \"@/sessions.redb\"").problems();
+    assert!(
+        problems[0].contains("did you mean `file`?"),
+        "{problems:#?}"
+    );
 }

@@ -98,6 +98,7 @@ impl Middlebox {
             (Step::Exchange, "/oauth2/callback") | (Step::Cache, "/whoami") => {
                 self.exchange_again(uri.query().unwrap_or_default()).await?;
             }
+            (Step::Refresh, "/whoami") => self.refresh_too().await?,
             (Step::SessionCookie, "/oauth2/callback") => {
                 response.headers_mut().remove(SET_COOKIE);
             }
@@ -110,14 +111,22 @@ impl Middlebox {
         Ok(response)
     }
 
+    /// One more refresh at the authorization server, whatever comes of it.
+    async fn refresh_too(self) -> Result<(), Hangup> {
+        self.call_token_endpoint("grant_type=refresh_token").await
+    }
+
     /// One more code exchange at the authorization server, with the code of `query` if it has one.
     async fn exchange_again(self, query: &str) -> Result<(), Hangup> {
+        let form = format!("grant_type=authorization_code&{query}");
+        self.call_token_endpoint(&form).await
+    }
+
+    async fn call_token_endpoint(self, form: &str) -> Result<(), Hangup> {
         let request = Request::post("/oauth/token")
             .header(HOST, self.provider.to_string())
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .body(Bytes::from(format!(
-                "grant_type=authorization_code&{query}"
-            )));
+            .body(Bytes::from(form.to_owned()));
         let request = request.map_err(|_invalid| Hangup)?;
         forward(self.provider, request).await.map(drop)
     }

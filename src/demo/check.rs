@@ -22,8 +22,8 @@ pub struct Check<E> {
     pub provider: SocketAddr,
     /// The authorization endpoint, as the gateway should redirect to it.
     pub authorization_endpoint: Url,
-    /// Counts the code exchanges that the authorization server has seen.
-    pub exchanges: E,
+    /// Counts the calls of its token endpoint that the authorization server has seen.
+    pub calls: E,
     /// Who signs in.
     pub user: String,
     /// With which password.
@@ -32,8 +32,20 @@ pub struct Check<E> {
     pub subject: String,
     /// Further fields that the app should see: name in lower case, value.
     pub fields: Vec<(&'static str, String)>,
-    /// The time, and the measure of each step.
+    /// How long access tokens live.
+    pub token_lifetime: Duration,
+    /// The time, and the measure of each step. It is turned to the end of a token, so it has to be
+    /// one that can be, and gateway, authorization server and app have to look at it, too.
     pub clock: Clock,
+}
+
+/// Calls of a token endpoint, whatever became of them.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct TokenCalls {
+    /// Code exchanges.
+    pub exchanges: u64,
+    /// Refreshes.
+    pub refreshes: u64,
 }
 
 /// One step, in the order in which they are taken.
@@ -54,6 +66,8 @@ pub enum Step {
     Bearer,
     /// Further requests are answered from the session, without another exchange.
     Cache,
+    /// A token that has expired is refreshed, once, and the app receives the new one.
+    Refresh,
     /// A form post arrives at the app.
     Post,
     /// A script without a session is told where to sign in.
@@ -66,7 +80,7 @@ pub enum Step {
 
 impl Step {
     /// Every step, in order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Redirect,
         Self::LoginForm,
         Self::Code,
@@ -74,6 +88,7 @@ impl Step {
         Self::SessionCookie,
         Self::Bearer,
         Self::Cache,
+        Self::Refresh,
         Self::Post,
         Self::Api,
         Self::SignOut,
@@ -90,6 +105,7 @@ impl Step {
             Self::SessionCookie => "session-cookie",
             Self::Bearer => "bearer",
             Self::Cache => "cache",
+            Self::Refresh => "refresh",
             Self::Post => "post",
             Self::Api => "api",
             Self::SignOut => "sign-out",
@@ -107,6 +123,7 @@ impl Step {
             Self::SessionCookie => "session cookie is protected",
             Self::Bearer => "bearer verified by the app",
             Self::Cache => "next requests from the cache",
+            Self::Refresh => "expired token refreshed, once",
             Self::Post => "form post reaches the app",
             Self::Api => "script gets 401 and login_url",
             Self::SignOut => "sign-out clears the cookie",
@@ -158,7 +175,7 @@ impl fmt::Display for StepReport {
     }
 }
 
-impl<E: Fn() -> u64> Check<E> {
+impl<E: Fn() -> TokenCalls> Check<E> {
     /// Takes the steps in order, calling `report` after each, up to the first that fails.
     ///
     /// # Errors

@@ -41,9 +41,9 @@ pub use app::{App, AppSettings};
 pub use authorization_server::{
     AuthorizationServer, AuthorizationServerSettings, Client, Fault, TokenRequest, User,
 };
-pub use check::{Check, FailedStep, Step, StepReport};
+pub use check::{Check, FailedStep, Step, StepReport, TokenCalls};
 pub use dialect::Dialect;
-pub use whole::Demo;
+pub use whole::{Demo, Purpose};
 
 use crate::config::Problems;
 use crate::instance;

@@ -6,7 +6,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::browser::{Ask, Browser, Error, Page};
-use super::check::{Check, Step};
+use super::check::{Check, Step, TokenCalls};
 
 /// The session cookie.
 const COOKIE: &str = "__Host-sidegate";
@@ -37,20 +37,20 @@ fn expect(holds: bool, expected: &str, came: impl FnOnce() -> String) -> Held {
 pub(crate) struct Walk<'a, E> {
     check: &'a Check<E>,
     browser: Browser,
-    /// Exchanges that the authorization server had seen before.
-    exchanges: u64,
+    /// The calls that the authorization server had seen before.
+    before: TokenCalls,
     /// The latest answer that the next step goes on from.
     page: Option<Page>,
     state: String,
     session: String,
 }
 
-impl<'a, E: Fn() -> u64> Walk<'a, E> {
+impl<'a, E: Fn() -> TokenCalls> Walk<'a, E> {
     pub(crate) fn new(check: &'a Check<E>) -> Self {
         Self {
             check,
             browser: browser(check),
-            exchanges: (check.exchanges)(),
+            before: (check.calls)(),
             page: None,
             state: String::new(),
             session: String::new(),
@@ -67,6 +67,7 @@ impl<'a, E: Fn() -> u64> Walk<'a, E> {
             Step::SessionCookie => self.session_cookie(),
             Step::Bearer => self.bearer().await,
             Step::Cache => self.cache().await,
+            Step::Refresh => self.refresh().await,
             Step::Post => self.post().await,
             Step::Api => self.api().await,
             Step::SignOut => self.sign_out().await,
@@ -254,6 +255,19 @@ impl<'a, E: Fn() -> u64> Walk<'a, E> {
         Ok(())
     }
 
+    async fn refresh(&mut self) -> Held {
+        // The app refuses the token before from now on.
+        self.check.clock.advance(self.check.token_lifetime);
+        for _again in 0..2 {
+            let ask = Ask::fetch(&self.at("/whoami")?);
+            self.whoami(ask).await?;
+            let seen = (self.check.calls)().refreshes;
+            let seen = seen.saturating_sub(self.before.refreshes);
+            expect(seen == 1, "one refresh", || seen.to_string())?;
+        }
+        self.one_exchange()
+    }
+
     async fn post(&mut self) -> Held {
         let note = "sign & drive <gate>";
         let fields = [("title", "check"), ("text", note)];
@@ -347,7 +361,8 @@ impl<'a, E: Fn() -> u64> Walk<'a, E> {
     }
 
     fn one_exchange(&self) -> Held {
-        let seen = (self.check.exchanges)().saturating_sub(self.exchanges);
+        let seen = (self.check.calls)().exchanges;
+        let seen = seen.saturating_sub(self.before.exchanges);
         expect(seen == 1, "one code exchange", || seen.to_string())
     }
 

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
@@ -14,7 +15,8 @@ use url::Url;
 
 use super::breakage::{self, Middlebox};
 use super::serve::Server;
-use super::{App, AppSettings, AuthorizationServer, Check, Client, Dialect, Error, Step, User};
+use super::{App, AppSettings, AuthorizationServer, Check, Client, Dialect, Error, Step};
+use super::{AuthorizationServerSettings, TokenCalls, User};
 use crate::clock::Clock;
 use crate::config::{Config, Flags, Variables};
 use crate::instance::Instance;
@@ -22,6 +24,35 @@ use crate::secret::{self, Secret};
 
 /// The client id that the gateway has at the embedded authorization server.
 const CLIENT: &str = "99adb0aa-17fc-4578-8226-e45e4d3e9156";
+
+/// How long access tokens live in a demo that is checked; their end comes when the clock is turned.
+const LIFETIME: Duration = Duration::from_hours(1);
+
+/// What a demo is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Purpose {
+    /// Somebody looks at it: time goes by itself.
+    Show,
+    /// It is checked: time goes as the check says. The step, if there is one, is broken on purpose:
+    /// the check must fail there.
+    Check(Option<Step>),
+}
+
+impl Purpose {
+    fn server(self, dialect: Dialect, clock: &Clock) -> AuthorizationServerSettings {
+        let (broken, lifetime) = match self {
+            Self::Show => (None, None),
+            Self::Check(broken) => (broken, Some(LIFETIME)),
+        };
+        let settings = breakage::provider(dialect, broken);
+        let usual = settings.access_token_lifetime;
+        AuthorizationServerSettings {
+            access_token_lifetime: lifetime.unwrap_or(usual),
+            clock: clock.clone(),
+            ..settings
+        }
+    }
+}
 
 /// A running demo. Its settings file and keys lie in a folder that goes when it drops.
 #[derive(Debug)]
@@ -41,7 +72,6 @@ impl Demo {
     /// Starts all three. The gateway listens on `listen`, a loopback address, and is known as
     /// `localhost`; the authorization server, which answers as `dialect` says, and the app take free
     /// ports of `127.0.0.1`, so that the browser keeps the cookies of gateway and provider apart.
-    /// The step `broken` is broken on purpose: the check must fail there.
     ///
     /// # Errors
     ///
@@ -49,15 +79,20 @@ impl Demo {
     pub async fn start(
         listen: SocketAddr,
         dialect: Dialect,
-        broken: Option<Step>,
+        purpose: Purpose,
     ) -> Result<Self, Error> {
         if !listen.ip().is_loopback() {
             return Err(Error::NotLoopback { address: listen });
         }
-        let clock = Clock::system();
-        let provider = AuthorizationServer::start(breakage::provider(dialect, broken)).await?;
-        let key = breakage::public_key(broken, &provider)?;
-        let app = App::start(AppSettings::new(key, CLIENT)).await?;
+        let (clock, broken) = match purpose {
+            Purpose::Show => (Clock::system(), None),
+            Purpose::Check(broken) => (Clock::manual(Clock::system().now()), broken),
+        };
+        let server = purpose.server(dialect, &clock);
+        let provider = AuthorizationServer::start(server).await?;
+        let mut app = AppSettings::new(breakage::public_key(broken, &provider)?, CLIENT);
+        app.clock = clock.clone();
+        let app = App::start(app).await?;
         let folder = tempfile::Builder::new()
             .prefix("sidegate-demo-")
             .tempdir()?;
@@ -138,12 +173,13 @@ impl Demo {
         self.gateway.address()
     }
 
-    /// A check of this demo, as its first user.
+    /// A check of this demo, as its first user. It holds for one that was started for it: it turns
+    /// the clock.
     ///
     /// # Errors
     ///
     /// [`Error::NotLoopback`] when the provider's address is no URL.
-    pub fn check(&self) -> Result<Check<impl Fn() -> u64>, Error> {
+    pub fn check(&self) -> Result<Check<impl Fn() -> TokenCalls>, Error> {
         let user = User::alice();
         let mut fields = vec![("x-forwarded-email", user.email)];
         if self.dialect == Dialect::OpenId {
@@ -161,11 +197,15 @@ impl Demo {
             public_url: self.public_url.clone(),
             provider: self.provider.address(),
             authorization_endpoint,
-            exchanges: || self.provider.exchanges(),
+            calls: || TokenCalls {
+                exchanges: self.provider.exchanges(),
+                refreshes: self.provider.refreshes(),
+            },
             user: user.username,
             password: user.password,
             subject: user.id.to_string(),
             fields,
+            token_lifetime: LIFETIME,
             clock: self.clock.clone(),
         })
     }
@@ -289,7 +329,6 @@ fn write(folder: &Path, name: &str, text: &str) -> Result<std::path::PathBuf, Er
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::AuthorizationServerSettings;
 
     #[tokio::test]
     async fn of_an_openid_provider_only_the_issuer_is_told() {

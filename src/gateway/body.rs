@@ -9,7 +9,7 @@ use http_body_util::Full;
 
 use crate::origin;
 use crate::server::RequestBody;
-use crate::upstream::ResponseBody;
+use crate::upstream::{Replay, ResponseBody};
 
 /// The body of a response: one of ours, or an upstream's as it streams in.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub struct Body(Source);
 #[derive(Debug)]
 enum Source {
     Own(Full<Bytes>),
-    Upstream(ResponseBody<RequestBody>),
+    Upstream(ResponseBody<Replay<RequestBody>>),
 }
 
 impl Body {
@@ -30,7 +30,7 @@ impl Body {
         Self(Source::Own(Full::default()))
     }
 
-    pub(super) fn upstream(body: ResponseBody<RequestBody>) -> Self {
+    pub(super) fn upstream(body: ResponseBody<Replay<RequestBody>>) -> Self {
         Self(Source::Upstream(body))
     }
 }

@@ -42,8 +42,9 @@ impl Gateway {
     ) -> Result<Response<Body>, Error> {
         let method = &visit.parts.method;
         match visit.target.path() {
-            path if self.login.owns(path) => {
-                let provider = self.login.provider_at(path).ok_or(Error::NoRoute)?;
+            path if self.login.redirection().own(path) => {
+                let provider = self.login.redirection().provider_at(path);
+                let provider = provider.ok_or(Error::NoRoute)?;
                 let posts = self.login.response_mode(provider) == ResponseMode::FormPost;
                 if posts && method == Method::POST {
                     let form = form(&visit.parts.headers, body).await?;
@@ -61,7 +62,7 @@ impl Gateway {
                 only(method, &[Method::GET], "GET")?;
                 Ok(self.sign_in(visit, record).await)
             }
-            SIGN_OUT if *method == Method::POST => Ok(self.sign_out(visit, record)),
+            SIGN_OUT if *method == Method::POST => Ok(self.sign_out(visit, record).await),
             SIGN_OUT => {
                 only(method, &[Method::GET, Method::HEAD], "GET, HEAD, POST")?;
                 Ok(confirm_sign_out(visit))
@@ -86,7 +87,7 @@ impl Gateway {
         if is_in_advance(headers) {
             return not_in_advance(headers, record);
         }
-        let before = match self.access.session_of(headers, self.clock.now()) {
+        let before = match self.access.session_of(headers, self.clock.now()).await {
             Some((id, Some(session))) => Before::Live(id, session),
             Some((id, None)) => Before::Stale(id),
             None => Before::Nothing,
@@ -136,7 +137,7 @@ impl Gateway {
         }
     }
 
-    fn sign_out(&self, visit: &Visit<'_>, record: &mut Record<'_>) -> Response<Body> {
+    async fn sign_out(&self, visit: &Visit<'_>, record: &mut Record<'_>) -> Response<Body> {
         let headers = &visit.parts.headers;
         if same_origin(headers, visit.public_url) == SameOrigin::No {
             record.reason = Some("cross_origin");
@@ -151,11 +152,27 @@ impl Gateway {
             .link("Go to the start page", "/")
             .respond(headers);
         }
-        let cookies = self.login.sign_out(headers);
-        see_other(
-            &format!("{}{SIGNED_OUT}", visit.public_url.origin()),
-            cookies,
-        )
+        match self.login.sign_out(headers).await {
+            Ok(cookies) => {
+                let location = format!("{}{SIGNED_OUT}", visit.public_url.origin());
+                see_other(&location, cookies)
+            }
+            Err(error) => {
+                let reason = error.reason();
+                record.reason = Some(reason);
+                tracing::error!(reason, error = chain(&error), "Not signed out");
+                Page::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "You are still signed in",
+                    "The gateway could not end your session, so it goes on. Try again; if that does \
+                     not help, tell whoever runs this site, and do not leave this browser to others.",
+                )
+                .because(reason)
+                .post("Sign out", SIGN_OUT)
+                .link("Go to the start page", "/")
+                .respond(headers)
+            }
+        }
     }
 }
 

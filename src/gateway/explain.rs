@@ -6,10 +6,10 @@ use std::time::Duration;
 use http::{Method, Response, StatusCode, header};
 
 use super::page::Page;
-use super::{Body, NO_REFERRER, Visit, endpoints, set_cookies, sign_in};
-use crate::access::{Cause, Challenge};
+use super::{Body, NO_REFERRER, Visit, endpoints, is_navigation, set_cookies, sign_in};
+use crate::access::{Cause, Challenge, Unavailable};
 use crate::identity::Identity;
-use crate::login::{self, ErrorCode, Failure, Login, ReturnTo, StateError};
+use crate::login::{self, ErrorCode, Failure, Login, OWN_PREFIX, ReturnTo, StateError};
 use crate::provider;
 use crate::telemetry::chain;
 
@@ -63,6 +63,37 @@ pub(super) fn forbidden(visit: &Visit<'_>, identity: &Identity) -> Response<Body
         .respond(&visit.parts.headers)
 }
 
+/// Answers somebody whose session is there and cannot be used now. A page that a person looks at
+/// tries again by itself.
+pub(super) fn unavailable(visit: &Visit<'_>, unavailable: &Unavailable<'_>) -> Response<Body> {
+    let mut page = Page::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "Your session cannot be renewed right now",
+        "You are still signed in, but this app has to ask the sign-in server about you again, and \
+         that is down, slow or busy.",
+    )
+    .because(unavailable.reason);
+    if !visit.parts.method.is_safe() {
+        page = page.and("What you sent was not passed on. Send it again in a moment.");
+    }
+    // A fraction of a second is one more to wait.
+    let whole = Duration::from_secs(unavailable.retry_after.as_secs());
+    let after = if whole == unavailable.retry_after {
+        whole
+    } else {
+        whole.saturating_add(Duration::from_secs(1))
+    };
+    page.retry_after = Some(after);
+    if is_navigation(visit.parts) {
+        let wanted = visit.target.path_and_query().as_str();
+        let address = ReturnTo::parse(wanted, OWN_PREFIX).unwrap_or_else(ReturnTo::root);
+        let after = after.clamp(SOONEST, LATEST).as_secs();
+        page.refresh = Some((after, address.as_str().to_owned()));
+        page = page.link("Try again now", address.as_str());
+    }
+    page.respond(&visit.parts.headers)
+}
+
 /// Answers a visitor whose login could not even begin. Visiting `again` begins it again.
 pub(super) fn no_start(
     visit: &Visit<'_>,
@@ -110,6 +141,11 @@ fn loop_cause(cause: Option<Cause>) -> &'static str {
              clocks of this gateway and of the sign-in server may differ, or the server gives \
              tokens that live for seconds only."
         }
+        Some(Cause::RefusedByApp) => {
+            "You signed in three times, and each time the app did not accept the access token that \
+             the sign-in server had just given. Whoever runs this site has to look at what the app \
+             expects of a token."
+        }
         Some(Cause::OtherProvider) => {
             "You signed in three times, and the session is one of another sign-in server than \
              this page asks for. Whoever runs this site has to look at its routes."
@@ -118,7 +154,7 @@ fn loop_cause(cause: Option<Cause>) -> &'static str {
             "Your browser sends two different session cookies for this site. Clear this site's \
              cookies and try again."
         }
-        Some(Cause::Expired | Cause::Malformed | Cause::Unknown) | None => {
+        Some(Cause::Expired | Cause::GrantEnded | Cause::Malformed | Cause::Unknown) | None => {
             "You signed in three times, and each time the session was gone at once. The gateway \
              may be out of room for sessions; whoever runs this site finds more in its log."
         }
@@ -193,6 +229,14 @@ fn retry_after(error: &login::Error, status: StatusCode) -> Option<Duration> {
     }
 }
 
+/// What is said when the provider takes no request of ours, whoever the person is.
+const REFUSED: (StatusCode, &str, &str) = (
+    StatusCode::BAD_GATEWAY,
+    "The sign-in server refused this gateway",
+    "It did not accept the way this gateway asked it. Trying again will hardly help: whoever runs \
+     this site has to look at the gateway's log and settings.",
+);
+
 fn wording(error: &login::Error) -> (StatusCode, &'static str, &'static str) {
     match error {
         login::Error::Denied(code) => denied(code),
@@ -238,9 +282,11 @@ fn wording(error: &login::Error) -> (StatusCode, &'static str, &'static str) {
             "The sign-in server cannot be reached",
             "It is down, slow or busy. You did nothing wrong; try again in a moment.",
         ),
+        login::Error::Provider(provider::Error::Misconfigured(_)) => REFUSED,
         login::Error::Provider(error) => provider_wording(error.side()),
         login::Error::Loop
         | login::Error::NoRandomness(_)
+        | login::Error::NotStored(_)
         | login::Error::Panicked
         | login::Error::Stopped
         | login::Error::UnknownProvider => (
@@ -272,12 +318,7 @@ fn denied(code: &ErrorCode) -> (StatusCode, &'static str, &'static str) {
         | ErrorCode::InvalidScope
         | ErrorCode::UnauthorizedClient
         | ErrorCode::UnsupportedResponseType
-        | ErrorCode::Unrecognized(_) => (
-            StatusCode::BAD_GATEWAY,
-            "The sign-in server refused this gateway",
-            "It did not accept the way this gateway asked it. Trying again will hardly help: \
-             whoever runs this site has to look at the gateway's log and settings.",
-        ),
+        | ErrorCode::Unrecognized(_) => REFUSED,
     }
 }
 

@@ -11,6 +11,7 @@ mod body;
 mod endpoints;
 mod error;
 mod explain;
+mod forward;
 mod page;
 mod record;
 mod sign_in;
@@ -18,7 +19,7 @@ mod sign_in;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use url::Url;
 
 pub use self::body::Body;
@@ -26,17 +27,16 @@ pub use self::endpoints::hides_endpoint;
 pub use self::error::{Error, Side};
 use self::page::{Page, harden};
 use self::record::Record;
-use crate::access::{Access, Challenge, Decision, Permit};
+use crate::access::{Access, Challenge, Decision, Wait};
 use crate::clock::Clock;
 use crate::fields::forwarded::{Client, Peer, Scheme, TrustedPeers};
-use crate::fields::{self, Hops, Owned};
+use crate::fields::{self, Owned};
 use crate::login::{Login, OWN_PREFIX, PublicUrl, PublicUrls, ReturnTo, Start};
 use crate::provider::Prompt;
 use crate::server::{Connection, Handler, RequestBody, Security};
-use crate::session::cookie;
 use crate::target::{self, Prefix, Target};
 use crate::telemetry::{Decided, Metrics};
-use crate::upstream::{AssertionNames, Pools};
+use crate::upstream::{AssertionNames, Pools, Replay};
 
 /// Of answers at addresses with a code in them: nobody is told of those.
 const NO_REFERRER: HeaderValue = HeaderValue::from_static("no-referrer");
@@ -70,7 +70,7 @@ pub struct Gateway {
 #[derive(Debug)]
 pub struct Worker {
     gateway: Arc<Gateway>,
-    pools: Pools<RequestBody>,
+    pools: Pools<Replay<RequestBody>>,
 }
 
 /// One request on its way, with what has been found out about it.
@@ -170,7 +170,19 @@ impl Gateway {
     /// Whether a path is one of our own endpoints, in whatever spelling: those never reach an
     /// upstream.
     fn is_own(&self, path: &str) -> bool {
-        self.login.owns(path) || self.own.covers(path)
+        self.login.redirection().own(path) || self.own.covers(path)
+    }
+
+    /// Waits for what a request needs before it can be decided, but not for ever.
+    async fn wait<'a>(&self, wait: Wait<'a>, record: &mut Record<'a>) -> Decision<'a> {
+        // Of a client that goes away meanwhile, too.
+        record.route(wait.route(), Decided::Unavailable);
+        let waiting = self.metrics.waiting();
+        let since = self.clock.instant();
+        let decision = wait.settled().await;
+        drop(waiting);
+        record.waited(self.clock.instant().saturating_duration_since(since));
+        decision
     }
 
     /// Step 6 for a request without a session: documents go to the provider, or to a choice where
@@ -225,84 +237,36 @@ impl Worker {
             record.decided = Decided::Own;
             return gateway.own_endpoint(&visit, body, record).await;
         }
-        let now = gateway.clock.now();
         let (method, headers) = (&visit.parts.method, &visit.parts.headers);
-        match gateway.access.decide(method, headers, &visit.target, now) {
-            Decision::NoRoute => {
-                record.decided = Decided::NoRoute;
-                Err(Error::NoRoute)
-            }
-            Decision::Challenge(challenge) => {
-                record.route(challenge.route, Decided::Challenge);
-                record.reason = Some(challenge.cause.reason());
-                Ok(gateway.challenge(&visit, &challenge).await)
-            }
-            Decision::Forbid(forbid) => {
-                record.route(forbid.route, Decided::Forbid);
-                record.reason = Some("rule");
-                Ok(explain::forbidden(&visit, forbid.session.identity()))
-            }
-            Decision::Permit(permit) => {
-                record.route(permit.route(), Decided::Permit);
-                self.forward(visit, permit, body, record).await
-            }
-        }
-    }
-
-    /// Steps 7 and 8: strip is done, so inject and send.
-    async fn forward(
-        &self,
-        visit: Visit<'_>,
-        permit: Permit<'_>,
-        mut body: RequestBody,
-        record: &mut Record<'_>,
-    ) -> Result<Response<Body>, Error> {
-        let gateway = &*self.gateway;
-        let Visit {
-            parts,
-            target,
-            client,
-            ..
-        } = visit;
-        let version = parts.version;
-        if fields::count_hop(&parts.method, &mut parts.headers) == Hops::Answer {
-            return Ok(no_content());
-        }
-        fields::append_via(&mut parts.headers, version)?;
-        parts
-            .headers
-            .insert(header::HOST, target.authority_value().clone());
-        client.write(&mut parts.headers, target.authority_value());
-        body.limit(gateway.settings.body_bytes)
-            .map_err(Error::RequestBody)?;
-        let watch = body.watch();
-        let mut request = Request::new(body);
-        *request.method_mut() = parts.method.clone();
-        *request.uri_mut() = Uri::from(target.path_and_query().clone());
-        *request.headers_mut() = std::mem::take(&mut parts.headers);
-        // What is needed to word an answer of our own, should the upstream give none.
-        let accept = request.headers().get(header::ACCEPT).cloned();
-
-        let sent = gateway.clock.instant();
-        let answer = permit
-            .forward(request, &self.pools, &gateway.settings.assertions)
-            .await;
-        record.upstream_duration = Some(gateway.clock.instant().saturating_duration_since(sent));
-        match answer {
-            Ok(response) => {
-                let mut response = response.map(Body::upstream);
-                fields::outbound(response.headers_mut(), cookie::is_own);
-                *response.version_mut() = Version::HTTP_11;
-                Ok(response)
-            }
-            Err(error) => {
-                parts
-                    .headers
-                    .extend(accept.map(|accept| (header::ACCEPT, accept)));
-                Err(watch
-                    .failure()
-                    .map_or_else(|| Error::Upstream(error), Error::RequestBody))
-            }
+        let now = gateway.clock.now();
+        let mut decision = gateway.access.decide(method, headers, &visit.target, now);
+        loop {
+            decision = match decision {
+                Decision::Wait(wait) => Box::pin(gateway.wait(wait, record)).await,
+                Decision::NoRoute => {
+                    record.decided = Decided::NoRoute;
+                    return Err(Error::NoRoute);
+                }
+                Decision::Challenge(challenge) => {
+                    record.route(challenge.route, Decided::Challenge);
+                    record.reason = Some(challenge.cause.reason());
+                    return Ok(gateway.challenge(&visit, &challenge).await);
+                }
+                Decision::Forbid(forbid) => {
+                    record.route(forbid.route, Decided::Forbid);
+                    record.reason = Some("rule");
+                    return Ok(explain::forbidden(&visit, forbid.session.identity()));
+                }
+                Decision::Permit(permit) => {
+                    record.route(permit.route(), Decided::Permit);
+                    return self.forward(visit, permit, body, record).await;
+                }
+                Decision::Unavailable(unavailable) => {
+                    record.route(unavailable.route, Decided::Unavailable);
+                    record.reason = Some(unavailable.reason);
+                    return Ok(explain::unavailable(&visit, &unavailable));
+                }
+            };
         }
     }
 }

@@ -19,9 +19,10 @@ font:16px/1.55 system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;\
 background:#f4f5f7;color:#1d2330}\
 main{width:100%;max-width:31rem;background:#fff;border:1px solid #dfe3ea;border-radius:12px;\
 padding:2rem;box-shadow:0 1px 3px rgba(20,30,50,.06)}\
-h1{font-size:1.35rem;line-height:1.3;margin:0 0 .75rem}\
+h1{font-size:1.35rem;line-height:1.3;margin:0 0 .75rem;text-wrap:balance}\
 p{margin:0 0 .9rem;overflow-wrap:anywhere}\
 .actions{display:flex;flex-wrap:wrap;gap:.6rem;margin-top:1.4rem}\
+.choice{flex-direction:column;text-align:center}\
 form{margin:0}\
 a.button,button{display:inline-block;font:inherit;font-weight:600;cursor:pointer;\
 text-decoration:none;border-radius:8px;padding:.5rem 1rem;border:1px solid #2456c7;\
@@ -60,6 +61,32 @@ pub(super) enum Action {
     },
 }
 
+/// How what a person can do is laid out.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Layout {
+    /// All alike: nobody but the person can say which one it is.
+    Choice,
+    /// The first stands out as the one that most need.
+    Steps,
+}
+
+impl Layout {
+    fn class(self) -> &'static str {
+        match self {
+            Self::Choice => "actions choice",
+            Self::Steps => "actions",
+        }
+    }
+
+    /// The class of the action at this place.
+    fn of_action(self, index: usize) -> &'static str {
+        match (self, index) {
+            (Self::Steps, 0) => "",
+            (Self::Choice | Self::Steps, _) => "second",
+        }
+    }
+}
+
 /// A page. All text is escaped; nothing of a request is shown but what the caller puts in.
 #[derive(Clone, Debug)]
 pub(super) struct Page {
@@ -67,6 +94,7 @@ pub(super) struct Page {
     pub(super) title: &'static str,
     pub(super) text: Vec<String>,
     pub(super) actions: Vec<Action>,
+    layout: Layout,
     /// A stable code that an operator finds in the log.
     pub(super) reason: Option<&'static str>,
     /// Where a program sends its user to sign in.
@@ -85,11 +113,18 @@ impl Page {
             title,
             text,
             actions: Vec::new(),
+            layout: Layout::Steps,
             reason: None,
             login_url: None,
             retry_after: None,
             refresh: None,
         }
+    }
+
+    /// Offers what follows as a choice between equals.
+    pub(super) fn choosing(mut self) -> Self {
+        self.layout = Layout::Choice;
+        self
     }
 
     pub(super) fn because(mut self, reason: &'static str) -> Self {
@@ -154,9 +189,9 @@ impl Page {
             html.push_str("<p>This page tries again by itself.</p>\n");
         }
         if !self.actions.is_empty() {
-            html.push_str("<div class=\"actions\">\n");
+            html.extend(["<div class=\"", self.layout.class(), "\">\n"]);
             for (index, action) in self.actions.iter().enumerate() {
-                html.push_str(&action.html(if index == 0 { "" } else { "second" }));
+                html.push_str(&action.html(self.layout.of_action(index)));
             }
             html.push_str("</div>\n");
         }

@@ -26,7 +26,8 @@ pub(super) struct Record<'a> {
     pub(super) target: Option<PathAndQuery>,
     pub(super) decided: Decided,
     pub(super) reason: Option<&'static str>,
-    pub(super) upstream_duration: Option<Duration>,
+    upstream_duration: Option<Duration>,
+    waited: Option<Duration>,
 }
 
 impl<'a> Record<'a> {
@@ -44,6 +45,7 @@ impl<'a> Record<'a> {
             decided: Decided::Refuse,
             reason: None,
             upstream_duration: None,
+            waited: None,
         }
     }
 
@@ -51,6 +53,17 @@ impl<'a> Record<'a> {
     pub(super) fn route(&mut self, route: &'a Route, decided: Decided) {
         self.route = Some(route);
         self.decided = decided;
+    }
+
+    /// Notes how long the request waited for its session.
+    pub(super) fn waited(&mut self, duration: Duration) {
+        self.waited = Some(self.waited.unwrap_or_default().saturating_add(duration));
+    }
+
+    /// Notes how long the upstream took; of a request that is sent once more, both times together.
+    pub(super) fn at_upstream(&mut self, duration: Duration) {
+        let before = self.upstream_duration.unwrap_or_default();
+        self.upstream_duration = Some(before.saturating_add(duration));
     }
 
     /// Ends the record with the status of the answer.
@@ -88,6 +101,7 @@ impl Drop for Record<'_> {
             decided: self.decided,
             reason,
             duration,
+            waited: self.waited,
             upstream_duration: self.upstream_duration,
             upstream: self
                 .upstream_duration

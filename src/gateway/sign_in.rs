@@ -130,7 +130,7 @@ impl Gateway {
         let Some(provider) = chosen.copied() else {
             return self.chooser(visit, &wish, &providers).respond(headers);
         };
-        let session = self.access.live(headers, self.clock.now());
+        let session = self.access.live(headers, self.clock.now()).await;
         let signed_in = session
             .as_ref()
             .is_ok_and(|session| session.provider() == provider);
@@ -183,7 +183,8 @@ impl Gateway {
             StatusCode::OK,
             "Sign in",
             "Choose where you have an account.",
-        );
+        )
+        .choosing();
         providers.iter().fold(page, |page, name| {
             let href = wish.at(Some(name), &self.login, visit.public_url);
             page.link(self.login.display_name(name), href)

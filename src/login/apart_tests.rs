@@ -49,13 +49,10 @@ proptest! {
     ) {
         let origins = ["https://a.test", "https://a.test:8443", "https://aa.test", "http://localhost"];
         let origins = origins.map(|origin| PublicUrl::try_from(origin.to_owned()).unwrap());
-        let settings = Settings {
-            callback_path: "/oauth2/callback".into(),
-            timeout: Duration::from_mins(10),
-        };
+        let endpoints = RedirectionEndpoints::new("/oauth2/callback", ["a", "b"]);
         let mut seen = HashMap::new();
         for asked in asked {
-            let uri = settings.redirect_uri(&origins[asked.0], &asked.1, 2);
+            let uri = endpoints.redirect_uri(&origins[asked.0], &asked.1);
             if let Some(before) = seen.insert(uri, asked.clone()) {
                 prop_assert_eq!(before, asked);
             }

@@ -7,9 +7,9 @@
 
 use url::form_urlencoded;
 
-use super::keys::KeyRing;
 use super::pending::{PendingLogin, ReturnedState, StateError};
 use crate::clock::Timestamp;
+use crate::seal::KeyRing;
 use crate::secret::Secret;
 
 /// The longest code that is passed on.

@@ -4,6 +4,7 @@ use super::authorization::{ErrorCode, MalformedResponse};
 use super::pending::StateError;
 use crate::provider;
 use crate::secret::NoRandomness;
+use crate::session::{OpenError, StoreError};
 
 /// Why there was no login.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,9 @@ pub enum Error {
     /// No random bytes. Side: gateway.
     #[error("nothing can be sealed")]
     NoRandomness(#[from] NoRandomness),
+    /// A session could not be opened or ended, since the change could not be stored. Side: gateway.
+    #[error("the session was not changed")]
+    NotStored(#[from] StoreError),
     /// The task of the exchange panicked. Side: gateway; a fault of ours.
     #[error("the exchange broke off")]
     Panicked,
@@ -43,6 +47,15 @@ pub enum Error {
     Used,
 }
 
+impl From<OpenError> for Error {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::NoRandomness(error) => Self::NoRandomness(error),
+            OpenError::Store(error) => Self::NotStored(error),
+        }
+    }
+}
+
 impl Error {
     /// A stable code for logs and metrics.
     pub fn reason(&self) -> &'static str {
@@ -61,6 +74,7 @@ impl Error {
             Self::Loop => "login_loop",
             Self::Malformed(_) => "malformed_response",
             Self::NoRandomness(_) => "no_randomness",
+            Self::NotStored(error) => error.reason(),
             Self::Panicked => "exchange_panicked",
             Self::Provider(error) => error.reason(),
             Self::State(StateError::Expired) => "state_expired",

@@ -12,10 +12,10 @@
 mod authorization;
 mod browser;
 mod error;
-mod keys;
 mod outcome;
 mod pending;
 mod public_url;
+mod redirection;
 mod request;
 mod return_to;
 mod same_origin;
@@ -34,11 +34,11 @@ use tokio::time::timeout;
 use self::authorization::{AuthorizationResponse, Granted, VerifiedResponse};
 pub use self::authorization::{ErrorCode, MalformedResponse};
 pub use self::error::Error;
-pub use self::keys::{KeyFileError, KeyRing};
 pub use self::outcome::{Completion, Failure, Started};
 pub use self::pending::StateError;
 use self::pending::{Hint, PendingLogin, ReturnedState};
 pub use self::public_url::{PublicUrl, PublicUrls};
+pub use self::redirection::RedirectionEndpoints;
 pub use self::request::{Before, Callback, Start};
 pub use self::return_to::ReturnTo;
 pub use self::same_origin::{SameOrigin, same_origin};
@@ -49,8 +49,9 @@ use crate::fields::cookie::{self as cookies, Found};
 use crate::provider::{
     self, AuthorizationRequest, Grant, Prompt, Provider, Redemption, ResponseMode,
 };
-use crate::session::{SessionId, SessionKey, Sessions, cookie};
-use crate::telemetry::Metrics;
+use crate::seal::KeyRing;
+use crate::session::{NewSession, SessionId, SessionKey, Sessions, cookie};
+use crate::telemetry::{Metrics, TokenCall};
 
 /// Where all of our own endpoints lie, but for a callback path that was configured elsewhere.
 pub const OWN_PREFIX: &str = "/oauth2/";
@@ -61,8 +62,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What the flow needs from the operator.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The path of the redirection endpoint, the same at every origin.
-    pub callback_path: Box<str>,
+    /// Where the answers of providers come to.
+    pub redirection: RedirectionEndpoints,
     /// How long a login may take.
     pub timeout: Duration,
 }
@@ -110,22 +111,9 @@ impl Login {
         }
     }
 
-    /// Whether a path is that of a redirection endpoint, or would be with another provider's name.
-    pub fn owns(&self, path: &str) -> bool {
-        let below = path.strip_prefix(&*self.settings.callback_path);
-        match below {
-            Some("") => true,
-            Some(below) => self.providers.len() > 1 && below.starts_with('/'),
-            None => false,
-        }
-    }
-
-    /// The provider whose redirection endpoint lies at a path.
-    pub fn provider_at(&self, path: &str) -> Option<&str> {
-        let names = self.providers.keys().map(AsRef::as_ref);
-        let mut here =
-            names.filter(|name| self.settings.path_of(name, self.providers.len()) == path);
-        here.next()
+    /// Where the answers of providers come to.
+    pub fn redirection(&self) -> &RedirectionEndpoints {
+        &self.settings.redirection
     }
 
     /// The configured names of all providers, in alphabetical order.
@@ -193,7 +181,9 @@ impl Login {
         let pending = PendingLogin::new(hint)?;
         let sent = pending.send(&self.keys, start.public_url.origin())?;
         let request = AuthorizationRequest {
-            redirect_uri: &self.redirect_uri(start.public_url, start.provider),
+            redirect_uri: &self
+                .redirection()
+                .redirect_uri(start.public_url, start.provider),
             state: &sent.state,
             code_challenge: &pending.code_challenge(),
             nonce: &pending.nonce(),
@@ -328,14 +318,15 @@ impl Login {
         callback: Callback<'_>,
     ) -> Completion {
         let hint = returned.hint();
-        let redirect_uri = self.redirect_uri(callback.public_url, &hint.provider);
+        let redirection = self.redirection();
+        let redirect_uri = redirection.redirect_uri(callback.public_url, &hint.provider);
         let login = Arc::clone(self);
         let exchange = async move { login.exchange(verified, &redirect_uri).await };
         let opened = match self.on_control_plane(exchange).await {
             Ok(grant) => {
                 let (login, name) = (Arc::clone(self), hint.provider.clone());
                 let before = (callback.before, hint.before);
-                let open = async move { login.open(&name, grant, before) };
+                let open = async move { login.open(&name, grant, before).await };
                 self.on_control_plane(open).await
             }
             Err(error) => Err(error),
@@ -417,40 +408,56 @@ impl Login {
         let result = redeemed
             .as_ref()
             .map_or_else(provider::Error::reason, |_| "ok");
-        self.metrics.token_call(name, result, took);
+        self.metrics.token_call(name, TokenCall::Code, result, took);
         Ok(redeemed?)
     }
 
     /// Opens the session. The one that the browser had before ends: a new login gives a new id, and
     /// two people never share a browser's session.
-    fn open(
+    async fn open(
         &self,
         provider: &str,
         grant: Grant,
         (before, remembered): (Before, Option<SessionKey>),
     ) -> Result<SessionId, Error> {
         let Grant { identity, tokens } = grant;
-        let id = self
-            .sessions
-            .open(provider, identity, tokens, self.clock.now())?;
-        match before {
-            Before::Live(before, _) | Before::Stale(before) => self.sessions.end(&before),
-            Before::Nothing => {}
-        }
-        if let Some(before) = remembered {
-            self.sessions.end_by_key(&before);
-        }
-        Ok(id)
+        let before = match before {
+            Before::Live(before, _) | Before::Stale(before) => Some(before.key()),
+            Before::Nothing => None,
+        };
+        let new = NewSession {
+            provider,
+            identity,
+            tokens,
+            replaces: before.into_iter().chain(remembered).collect(),
+        };
+        Ok(self.sessions.open(new, self.clock.now()).await?)
     }
 
     /// Ends the session of a browser and gives the `Set-Cookie` values that make it forget.
-    pub fn sign_out(&self, headers: &HeaderMap) -> [HeaderValue; 2] {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotStored`], [`Error::Stopped`] or [`Error::Panicked`]: the person is signed in
+    /// still.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not stop the signing out.
+    pub async fn sign_out(&self, headers: &HeaderMap) -> Result<[HeaderValue; 2], Error> {
         let named = cookies::matching(headers, |name| name == cookie::SESSION.as_bytes());
-        for id in named.filter_map(|(_, value)| SessionId::parse(value)) {
-            tracing::info!(session.key = id.key().log_prefix(), "Signed out");
-            self.sessions.end(&id);
-        }
-        [cookie::clear(cookie::SESSION), browser::forget_rounds()]
+        let ids = named.filter_map(|(_, value)| SessionId::parse(value));
+        let keys: Vec<_> = ids.map(|id| id.key()).collect();
+        let sessions = Arc::clone(&self.sessions);
+        let end = async move {
+            for key in keys {
+                sessions.end(&key).await?;
+                tracing::info!(session.key = key.log_prefix(), "Signed out");
+            }
+            Ok(())
+        };
+        self.on_control_plane(end).await?;
+        Ok([cookie::clear(cookie::SESSION), browser::forget_rounds()])
     }
 
     /// The `Set-Cookie` value that lets a browser try again after [`Error::Loop`].
@@ -458,33 +465,9 @@ impl Login {
         browser::forget_rounds()
     }
 
-    fn redirect_uri(&self, public_url: &PublicUrl, provider: &str) -> String {
-        self.settings
-            .redirect_uri(public_url, provider, self.providers.len())
-    }
-
     fn used<T>(&self, work: impl FnOnce(&mut UsedStates) -> T) -> T {
         let used = self.used.lock();
         work(&mut used.unwrap_or_else(std::sync::PoisonError::into_inner))
-    }
-}
-
-impl Settings {
-    /// The redirect URI to register at a provider. With several providers each has one of its own,
-    /// so that an answer of one is never taken for another's (RFC 9700 section 4.4.2.2).
-    pub fn redirect_uri(&self, public_url: &PublicUrl, provider: &str, providers: usize) -> String {
-        format!(
-            "{}{}",
-            public_url.origin(),
-            self.path_of(provider, providers)
-        )
-    }
-
-    fn path_of(&self, provider: &str, providers: usize) -> String {
-        match providers {
-            0 | 1 => self.callback_path.to_string(),
-            _ => format!("{}/{provider}", self.callback_path),
-        }
     }
 }
 
@@ -503,3 +486,5 @@ fn is_answered(hint: &Hint, before: &Before) -> bool {
 
 #[cfg(test)]
 mod apart_tests;
+#[cfg(test)]
+mod sign_out_tests;

@@ -13,9 +13,9 @@ use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::keys::KeyRing;
 use super::{OWN_PREFIX, ReturnTo};
 use crate::clock::Timestamp;
+use crate::seal::KeyRing;
 use crate::secret::{self, NoRandomness, Secret};
 use crate::session::{SessionKey, cookie};
 

@@ -6,8 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::OWN_PREFIX;
-use super::keys::KeyRing;
 use super::pending::context;
+use crate::seal::KeyRing;
 use crate::secret::NoRandomness;
 use crate::target::{Prefix, canonical_path};
 

@@ -31,8 +31,8 @@ const SHORTEST_BACK_OFF: Duration = Duration::from_secs(1);
 const LONGEST_BACK_OFF: Duration = Duration::from_mins(1);
 
 impl Provider {
-    /// Keeps metadata, keys and the files with secrets up to date, and tells once when the server
-    /// cannot be reached and when it can be again. Never returns.
+    /// Keeps metadata, keys and the files with secrets up to date, and tells when the server cannot
+    /// be reached, once for each reason, and when it can be again. Never returns.
     ///
     /// # Cancel safety
     ///
@@ -44,7 +44,7 @@ impl Provider {
     async fn stay_in_touch(&self, clock: &Clock) {
         let every = Duration::from_secs(self.settings.metadata_refresh_secs.get().into());
         let mut back_off = SHORTEST_BACK_OFF;
-        let mut failed = false;
+        let mut told = None;
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // When it was done last, and how long that is good for.
@@ -59,7 +59,8 @@ impl Provider {
             if let Err(error) = self.renew(clock).await {
                 let wait = error.retry_after().unwrap_or_default().max(back_off);
                 last = Some((clock.now(), wait));
-                if !std::mem::replace(&mut failed, true) {
+                // A server that comes up at last may have something else wrong with it.
+                if told.replace(error.reason()) != Some(error.reason()) {
                     tracing::warn!(
                         provider = self.name(),
                         reason = error.reason(),
@@ -72,7 +73,7 @@ impl Provider {
             }
             last = Some((clock.now(), every));
             back_off = SHORTEST_BACK_OFF;
-            if std::mem::take(&mut failed) {
+            if told.take().is_some() {
                 tracing::info!(provider = self.name(), "Provider can be reached");
             }
         }
@@ -101,7 +102,10 @@ impl Provider {
         };
         let place = self.line.to("metadata_url", &place)?;
         let metadata = metadata::fetch(&place, issuer).await;
-        let metadata = metadata.map_err(Error::Metadata)?;
+        let metadata = metadata.map_err(|source| Error::Metadata {
+            place: place.uri().to_string().into(),
+            source,
+        })?;
         let credentials = self.credentials.lock().await;
         let before = self.known.load_full();
         if before.is_some_and(|before| before.metadata.as_ref() == Some(&metadata)) {

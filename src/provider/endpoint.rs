@@ -78,11 +78,25 @@ impl Endpoint {
     /// Sends one request, once.
     pub(super) async fn call(
         &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Bytes>, origin::Error> {
+        self.call_within(self.limits.deadline, request).await
+    }
+
+    /// Sends one request, once, and waits for another time than usual for the answer. Connecting
+    /// takes as long as ever.
+    pub(super) async fn call_within(
+        &self,
+        deadline: Duration,
         mut request: Request<Full<Bytes>>,
     ) -> Result<Response<Bytes>, origin::Error> {
         let name = HeaderValue::from_static(OUR_NAME);
         request.headers_mut().insert(USER_AGENT, name);
-        self.client.call(request, self.limits).await
+        let limits = CallLimits {
+            deadline,
+            ..self.limits
+        };
+        self.client.call(request, limits).await
     }
 
     /// Whether a connection can be made, the TLS handshake included.

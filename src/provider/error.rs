@@ -82,10 +82,23 @@ pub enum Error {
     /// Another status than 200 where the keys should be. Side: provider.
     #[error("the server answered with status {0} instead of keys")]
     KeysStatus(u16),
+    /// The server has failed several refreshes in a row, or asked for it, and is left alone for a
+    /// while. Side: provider; it passes.
+    #[error("the authorization server is left alone for another {} ms", retry_after.as_millis())]
+    LeftAlone {
+        /// When it is tried again.
+        retry_after: Duration,
+    },
     /// The server's metadata cannot be used. Side: provider; often an issuer that is configured
     /// wrongly.
-    #[error("the metadata of the authorization server cannot be used")]
-    Metadata(#[source] MetadataError),
+    #[error("the metadata at {place} cannot be used")]
+    Metadata {
+        /// Where it was asked for.
+        place: Box<str>,
+        /// What is wrong with it.
+        #[source]
+        source: MetadataError,
+    },
     /// The server refuses us, not the user: wrong secret, wrong redirection URI, a request that it
     /// does not understand. Side: gateway; compare our settings with the registration there.
     #[error("the authorization server refuses this client")]
@@ -94,12 +107,20 @@ pub enum Error {
     /// the scope `openid` has to be granted.
     #[error("the token response has no ID token")]
     NoIdToken,
+    /// There is no refresh token. Side: gateway.
+    #[error("there is no refresh token")]
+    NoRefreshToken,
     /// The claims name nobody. Side: provider; look at `identity.claims.subject`.
     #[error("the identity has no subject")]
     NoSubject,
     /// The metadata has not been read yet. Side: provider; it passes.
     #[error("the metadata of the authorization server has not been read yet")]
     NotReady,
+    /// The answer to a refresh is proven to be about another subject, or from another issuer, than
+    /// the session (OpenID Connect Core 1.0 section 12.2). Side: provider, or an attacker who
+    /// swaps answers.
+    #[error("the answer to the refresh is about somebody else")]
+    OtherPerson,
     /// The userinfo is about somebody else than the ID token (OpenID Connect Core 1.0 section
     /// 5.3.2). Side: provider, or an attacker who swaps access tokens.
     #[error("the userinfo is not about the subject of the ID token")]
@@ -158,6 +179,10 @@ pub enum Error {
         /// The status.
         status: u16,
     },
+    /// The refresh token is no good any more: used up, expired, revoked, or the person may not sign in
+    /// now. Side: client; a new login helps.
+    #[error("the authorization server refuses the refresh token")]
+    RefreshRefused(#[source] Refusal),
     /// The code is no good. Side: client; a new login helps.
     #[error("the authorization server refuses the code")]
     Refused(#[source] Refusal),
@@ -236,14 +261,18 @@ impl Error {
             Self::IdToken(error) => error.reason(TokenKind::IdToken),
             Self::Keys(error) => error.reason(),
             Self::KeysCall(_) | Self::KeysJustFetched | Self::KeysStatus(_) => "keys_unavailable",
-            Self::Metadata(error) => error.reason(),
+            Self::LeftAlone { .. } => "provider_left_alone",
+            Self::Metadata { source, .. } => source.reason(),
             Self::Misconfigured(_) => "client_refused",
             Self::NoIdToken => "no_id_token",
+            Self::NoRefreshToken => "no_refresh_token",
             Self::NoSubject => "no_subject",
             Self::NotReady => "metadata_missing",
+            Self::OtherPerson => "refresh_of_other_person",
             Self::OtherSubject => "userinfo_subject",
             Self::RateLimited { .. } => "token_calls_limited",
             Self::Redirected { .. } => "token_endpoint_redirected",
+            Self::RefreshRefused(_) => "refresh_refused",
             Self::Refused(_) => "code_refused",
             Self::ResponseIssuer => "response_issuer",
             Self::SignedUserinfo(error) => error.reason(TokenKind::Userinfo),
@@ -257,7 +286,7 @@ impl Error {
     /// Whose fault it is.
     pub fn side(&self) -> Side {
         match self {
-            Self::Refused(_) => Side::Client,
+            Self::RefreshRefused(_) | Self::Refused(_) => Side::Client,
             Self::OutOfReach {
                 cause: Some(cause), ..
             } => cause.side(),
@@ -265,6 +294,7 @@ impl Error {
             | Self::EmptyFile { .. }
             | Self::KeySet { .. }
             | Self::Misconfigured(_)
+            | Self::NoRefreshToken
             | Self::PrivateKey { .. }
             | Self::PublicKey { .. }
             | Self::RateLimited { .. }
@@ -281,10 +311,12 @@ impl Error {
             | Self::KeysCall(_)
             | Self::KeysJustFetched
             | Self::KeysStatus(_)
-            | Self::Metadata(_)
+            | Self::LeftAlone { .. }
+            | Self::Metadata { .. }
             | Self::NoIdToken
             | Self::NoSubject
             | Self::NotReady
+            | Self::OtherPerson
             | Self::OtherSubject
             | Self::OutOfReach { .. }
             | Self::ResponseIssuer
@@ -303,12 +335,13 @@ impl Error {
             | Self::Call(_)
             | Self::KeysCall(_)
             | Self::KeysJustFetched
+            | Self::LeftAlone { .. }
             | Self::NotReady
             | Self::RateLimited { .. }
             | Self::Throttled { .. }
             | Self::Unavailable { .. } => true,
             Self::KeysStatus(status) => matches!(status, 408 | 425 | 429 | 500..),
-            Self::Metadata(error) => error.passes(),
+            Self::Metadata { source, .. } => source.passes(),
             Self::OutOfReach { cause, .. } => cause.as_ref().is_none_or(|cause| cause.passes()),
             Self::Userinfo(error) => error.passes(),
             Self::AccessToken(_)
@@ -320,12 +353,15 @@ impl Error {
             | Self::KeySet { .. }
             | Self::Misconfigured(_)
             | Self::NoIdToken
+            | Self::NoRefreshToken
             | Self::NoSubject
+            | Self::OtherPerson
             | Self::OtherSubject
             | Self::PrivateKey { .. }
             | Self::PublicKey { .. }
             | Self::Read { .. }
             | Self::Redirected { .. }
+            | Self::RefreshRefused(_)
             | Self::Refused(_)
             | Self::ResponseIssuer
             | Self::Setting { .. }
@@ -339,7 +375,12 @@ impl Error {
     pub fn sent_nothing(&self) -> bool {
         matches!(
             self,
-            Self::Busy | Self::NotReady | Self::OutOfReach { .. } | Self::RateLimited { .. }
+            Self::Busy
+                | Self::LeftAlone { .. }
+                | Self::NoRefreshToken
+                | Self::NotReady
+                | Self::OutOfReach { .. }
+                | Self::RateLimited { .. }
         )
     }
 
@@ -347,9 +388,9 @@ impl Error {
     #[expect(clippy::wildcard_enum_match_arm, reason = "few errors know")]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::OutOfReach { retry_after, .. } | Self::RateLimited { retry_after } => {
-                Some(*retry_after)
-            }
+            Self::LeftAlone { retry_after }
+            | Self::OutOfReach { retry_after, .. }
+            | Self::RateLimited { retry_after } => Some(*retry_after),
             Self::Throttled { retry_after } | Self::Unavailable { retry_after, .. } => *retry_after,
             _ => None,
         }

@@ -19,6 +19,7 @@ use super::jwt::{self, Expected, TokenError, Verified};
 use super::settings::{Algorithm, Settings};
 use crate::clock::Timestamp;
 use crate::secret::Secret;
+use crate::token::Authentication;
 
 /// The greatest age of an ID token. It comes straight from the token endpoint and is seconds old;
 /// one that is older than any login takes is an answer to an earlier one.
@@ -35,6 +36,15 @@ pub(super) struct Exchange<'a> {
     pub(super) code: &'a Secret<String>,
     /// When the authorization request was sent.
     pub(super) begun_at: Timestamp,
+}
+
+/// What the ID token of a refresh has to belong to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Later<'a> {
+    /// The access token of the same answer.
+    pub(super) access_token: &'a Secret<String>,
+    /// What the ID token of the login said, where that is known.
+    pub(super) authentication: Option<&'a Authentication>,
 }
 
 /// The claims of a believed ID token.
@@ -104,12 +114,8 @@ impl IdTokenRules {
         now: Timestamp,
     ) -> Result<IdClaims, TokenError> {
         let members = &verified.members;
-        // A logout token is made of the same claims; this one it has to have, and an ID token has
-        // not (OpenID Connect Back-Channel Logout 1.0 section 2.4).
-        if members.contains_key("events") {
-            return Err(TokenError::Type);
-        }
-        let issuer = self.check_issuer(members, verified.key_issuer.as_deref())?;
+        check_kind(members)?;
+        let issuer = self.issuer_of(&verified)?;
         self.check_audience(members)?;
         self.check_dates(members, now)?;
         let nonce = claims::text(members, "nonce")?;
@@ -127,6 +133,69 @@ impl IdTokenRules {
         })
     }
 
+    /// Whose subject an ID token names.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError::Issuer`] when it is nobody of ours; [`TokenError::Claim`],
+    /// [`TokenError::Tenant`] and [`TokenError::KeyIssuer`].
+    pub(super) fn issuer_of<'a>(&self, verified: &'a Verified) -> Result<&'a str, TokenError> {
+        self.check_issuer(&verified.members, verified.key_issuer.as_deref())
+    }
+
+    /// Checks the claims of an ID token that came with a refresh, apart from who issued it about
+    /// whom (OpenID Connect Core 1.0 section 12.2). It need not have a nonce.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError`]: the first thing that is wrong.
+    pub(super) fn check_later(
+        &self,
+        verified: &Verified,
+        of: &Later<'_>,
+        now: Timestamp,
+    ) -> Result<(), TokenError> {
+        let members = &verified.members;
+        check_kind(members)?;
+        self.check_audience(members)?;
+        self.check_dates(members, now)?;
+        claims::subject(members)?;
+        check_hash(verified, "at_hash", of.access_token)?;
+        let nonce = claims::text(members, "nonce")?;
+        if let Some(login) = of.authentication {
+            if nonce.is_some_and(|nonce| nonce != &*login.nonce) {
+                return Err(TokenError::Nonce);
+            }
+            self.check_later_authentication(members, login, now)?;
+        }
+        if self.acr_values.is_empty() || !members.contains_key("acr") {
+            return Ok(());
+        }
+        self.check_context(members)
+    }
+
+    /// The person has not authenticated before the login that said when they had.
+    fn check_later_authentication(
+        &self,
+        members: &Object,
+        login: &Authentication,
+        now: Timestamp,
+    ) -> Result<(), TokenError> {
+        let Some(then) = login.auth_time else {
+            return Ok(());
+        };
+        match self.dates.read(members, "auth_time")? {
+            Some(at) if at < then => Err(TokenError::Stale("auth_time")),
+            Some(at) if self.dates.is_ahead(at, now) => Err(TokenError::NotYet("auth_time")),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// When the person authenticated, where the token says something that can be a time.
+    pub(super) fn auth_time(&self, claims: &IdClaims) -> Option<Timestamp> {
+        self.dates.read(&claims.members, "auth_time").ok().flatten()
+    }
+
     /// Checks the claims of a signed userinfo answer beside an ID token of `issuer`; it needs none of
     /// them. That its `sub` is the ID token's is for the caller to see.
     ///
@@ -140,9 +209,7 @@ impl IdTokenRules {
         issuer: &str,
         now: Timestamp,
     ) -> Result<(), TokenError> {
-        if members.contains_key("events") {
-            return Err(TokenError::Type);
-        }
+        check_kind(members)?;
         if claims::text(members, "iss")?.is_some_and(|said| said != issuer) {
             return Err(TokenError::Issuer);
         }
@@ -234,14 +301,26 @@ impl IdTokenRules {
                 return Err(TokenError::Stale("auth_time"));
             }
         }
-        if !self.acr_values.is_empty() {
-            let context = claims::text(members, "acr")?.ok_or(TokenError::Claim("acr"))?;
-            if !self.acr_values.iter().any(|value| value == context) {
-                return Err(TokenError::AuthenticationContext);
-            }
+        if self.acr_values.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        self.check_context(members)
     }
+
+    fn check_context(&self, members: &Object) -> Result<(), TokenError> {
+        let context = claims::text(members, "acr")?.ok_or(TokenError::Claim("acr"))?;
+        let listed = self.acr_values.iter().any(|value| value == context);
+        listed
+            .then_some(())
+            .ok_or(TokenError::AuthenticationContext)
+    }
+}
+
+/// A logout token is made of the same claims; this one it has to have, and an ID token has not
+/// (OpenID Connect Back-Channel Logout 1.0 section 2.4).
+fn check_kind(members: &Object) -> Result<(), TokenError> {
+    let logout = members.contains_key("events");
+    (!logout).then_some(()).ok_or(TokenError::Type)
 }
 
 /// A hash that is there is the left half of that of `value`, by the hash function of the signature

@@ -18,6 +18,9 @@ const NO_TENANTS: [&str; 3] = ["common", "consumers", "organizations"];
 /// "Access tokens", `tid`).
 const PERSONAL_ACCOUNTS: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
 
+/// Where the issuers of Entra are.
+const ENTRA: &str = "https://login.microsoftonline.com/";
+
 /// Where metadata is; an issuer is what stands before it.
 const WELL_KNOWN: &str = "/.well-known/";
 
@@ -106,6 +109,11 @@ fn misspelled(text: &str) -> Option<&'static str> {
         Some("has to begin with https://")
     } else if text.contains(['?', '#']) {
         Some("has a query or a fragment, which no issuer has")
+    } else if is_of_no_tenant(text) {
+        Some(
+            "names no tenant; write the tenant's identifier in the place of \"common\", \
+             \"organizations\" or \"consumers\", or {tenantid} and list the tenants",
+        )
     } else if text.contains(' ') {
         Some("has a space in it")
     } else if text.contains(WELL_KNOWN) {
@@ -116,6 +124,13 @@ fn misspelled(text: &str) -> Option<&'static str> {
     } else {
         None
     }
+}
+
+/// Whether this is an address at Entra that all tenants share: no token has it for its issuer.
+fn is_of_no_tenant(issuer: &str) -> bool {
+    let tenant = issuer.strip_prefix(ENTRA);
+    let tenant = tenant.and_then(|path| path.split('/').next());
+    tenant.is_some_and(names_no_tenant)
 }
 
 fn names_no_tenant(text: &str) -> bool {
@@ -198,6 +213,16 @@ mod tests {
                 &[],
                 "what the metadata has as `issuer`",
             ),
+            (
+                "https://login.microsoftonline.com/common/v2.0",
+                &[],
+                "names no tenant; write the tenant's identifier",
+            ),
+            (
+                "https://login.microsoftonline.com/Organizations",
+                &[],
+                "names no tenant",
+            ),
             (template, &[], "`tenants` is empty"),
             ("https://id.example", &["one"], "`tenants` is given"),
             (template, &["a/b"], "no tenant's identifier"),
@@ -209,6 +234,11 @@ mod tests {
             let error = issuer(text, tenants).unwrap_err().to_string();
             assert!(error.contains(why), "{text} {tenants:?}: {error}");
         }
+    }
+
+    #[test]
+    fn a_realm_elsewhere_may_be_called_common() {
+        assert!(issuer("https://id.example/realms/common", &[]).is_ok());
     }
 
     #[test]

@@ -2,15 +2,19 @@
 //!
 //! Authorization servers throttle by address, and a gateway is one address for all its users: the
 //! calls that it must not make are held back here, with a time to come back, instead of spending
-//! them on refusals.
+//! them on refusals. Logins come first: refreshes leave them a part of what may come at once.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::settings::GrantType;
 use crate::clock::Timestamp;
 
 const MINUTE: u64 = 60_000_000;
+
+/// What refreshes leave in the bucket for logins: a fifth of it.
+const RESERVE: u64 = MINUTE / 5;
 
 /// The longest time that a server's `Retry-After` holds all calls back: a mistaken date must not
 /// lock everybody out for a day.
@@ -42,8 +46,13 @@ impl Limiter {
     }
 
     /// Takes one call out of the bucket, or says after what time there will be one.
-    pub(super) fn take(&self, now: Timestamp) -> Result<(), Duration> {
+    pub(super) fn take(&self, grant: GrantType, now: Timestamp) -> Result<(), Duration> {
         let now = micros(now);
+        let bucket = match grant {
+            GrantType::AuthorizationCode => MINUTE,
+            // Where the bucket is so small that nothing else would be left, there is no reserve.
+            GrantType::RefreshToken => MINUTE.saturating_sub(RESERVE).max(self.cost),
+        };
         let pause = self
             .paused_until
             .load(Ordering::Relaxed)
@@ -61,7 +70,7 @@ impl Limiter {
                 // At most a whole empty bucket ahead, whatever the clock did meanwhile.
                 let full_at = full_at.clamp(now, now.saturating_add(MINUTE));
                 let next = full_at.saturating_add(self.cost);
-                wait = next.saturating_sub(now).saturating_sub(MINUTE);
+                wait = next.saturating_sub(now).saturating_sub(bucket);
                 (wait == 0).then_some(next)
             });
         match taken {
@@ -86,6 +95,9 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
 
+    const LOGIN: GrantType = GrantType::AuthorizationCode;
+    const REFRESH: GrantType = GrantType::RefreshToken;
+
     fn limiter(calls: u32) -> (Limiter, Clock) {
         let clock = Clock::manual(Timestamp::from_millis(1_800_000_000_000));
         (Limiter::per_minute(NonZeroU32::new(calls).unwrap()), clock)
@@ -95,28 +107,66 @@ mod tests {
     fn a_minutes_worth_may_come_at_once_and_then_one_by_one() {
         let (limiter, clock) = limiter(50);
         for _ in 0..50 {
-            assert!(limiter.take(clock.now()).is_ok());
+            assert!(limiter.take(LOGIN, clock.now()).is_ok());
         }
-        assert_eq!(limiter.take(clock.now()), Err(Duration::from_millis(1200)));
+        assert_eq!(
+            limiter.take(LOGIN, clock.now()),
+            Err(Duration::from_millis(1200))
+        );
         clock.advance(Duration::from_millis(1199));
-        assert_eq!(limiter.take(clock.now()), Err(Duration::from_millis(1)));
+        assert_eq!(
+            limiter.take(LOGIN, clock.now()),
+            Err(Duration::from_millis(1))
+        );
         clock.advance(Duration::from_millis(1));
-        assert!(limiter.take(clock.now()).is_ok());
-        assert!(limiter.take(clock.now()).is_err());
+        assert!(limiter.take(LOGIN, clock.now()).is_ok());
+        assert!(limiter.take(LOGIN, clock.now()).is_err());
         clock.advance(Duration::from_hours(1));
-        let many = (0..100).filter(|_| limiter.take(clock.now()).is_ok());
+        let many = (0..100).filter(|_| limiter.take(LOGIN, clock.now()).is_ok());
         assert_eq!(many.count(), 50);
+    }
+
+    #[test]
+    fn d_26_refreshes_leave_a_fifth_for_logins() {
+        for (calls, refreshes) in [(1, 1), (2, 1), (5, 4), (50, 40), (600, 480)] {
+            let (limiter, clock) = limiter(calls);
+            let taken = |grant| {
+                let calls = 0..calls;
+                calls
+                    .filter(|_| limiter.take(grant, clock.now()).is_ok())
+                    .count()
+            };
+            assert_eq!(taken(REFRESH), refreshes, "{calls}");
+            let logins = usize::try_from(calls).unwrap() - refreshes;
+            assert_eq!(taken(LOGIN), logins, "{calls}");
+        }
+        // What comes back fills the reserve first.
+        let (limiter, clock) = limiter(60);
+        while limiter.take(LOGIN, clock.now()).is_ok() {}
+        assert_eq!(
+            limiter.take(REFRESH, clock.now()),
+            Err(Duration::from_secs(13))
+        );
+        clock.advance(Duration::from_secs(12));
+        assert_eq!(
+            limiter.take(REFRESH, clock.now()),
+            Err(Duration::from_secs(1))
+        );
+        assert!(limiter.take(LOGIN, clock.now()).is_ok());
     }
 
     #[test]
     fn a_pause_holds_everybody_but_not_for_ever() {
         let (limiter, clock) = limiter(600);
         limiter.pause(clock.now(), Duration::from_secs(37));
-        assert_eq!(limiter.take(clock.now()), Err(Duration::from_secs(37)));
+        assert_eq!(
+            limiter.take(LOGIN, clock.now()),
+            Err(Duration::from_secs(37))
+        );
         clock.advance(Duration::from_secs(37));
-        assert!(limiter.take(clock.now()).is_ok());
+        assert!(limiter.take(LOGIN, clock.now()).is_ok());
         limiter.pause(clock.now(), Duration::from_hours(24));
-        assert_eq!(limiter.take(clock.now()), Err(LONGEST_PAUSE));
+        assert_eq!(limiter.take(LOGIN, clock.now()), Err(LONGEST_PAUSE));
     }
 
     #[test]
@@ -124,11 +174,11 @@ mod tests {
         let limiter = Limiter::per_minute(NonZeroU32::MIN);
         assert!(
             limiter
-                .take(Timestamp::from_millis(1_800_000_000_000))
+                .take(LOGIN, Timestamp::from_millis(1_800_000_000_000))
                 .is_ok()
         );
         limiter.pause(Timestamp::from_millis(1_800_000_000_000), LONGEST_PAUSE);
         let back = Timestamp::from_millis(1_700_000_000_000);
-        assert_eq!(limiter.take(back), Err(Duration::from_mins(1)));
+        assert_eq!(limiter.take(LOGIN, back), Err(Duration::from_mins(1)));
     }
 }

@@ -6,7 +6,9 @@
 //! sessions: whoever calls [`Provider::redeem`] has matched the response to its request before.
 //!
 //! Nothing here is sent twice. A code is good once, and a server may have used it up before the
-//! connection broke: a new login is the only safe repetition.
+//! connection broke: a new login is the only safe repetition. A refresh token that is sent again is
+//! a thief's to many a server: whether and when [`Provider::refresh`] is tried again is for the
+//! caller to say.
 //!
 //! What a server publishes of itself (metadata, keys) is read on the control plane, ahead of time
 //! and again from time to time ([`Provider::maintain`]); what cannot be read or is not believed
@@ -16,6 +18,7 @@
 
 mod access_token;
 mod authorization;
+mod breaker;
 mod claims;
 mod client_auth;
 mod contact;
@@ -32,10 +35,14 @@ mod known;
 mod limiter;
 mod metadata;
 mod person;
+mod places;
 pub mod profile;
 mod published;
+mod refresh;
 mod refusal;
+mod schedule;
 pub mod settings;
+mod signed_out;
 mod token;
 mod userinfo;
 
@@ -45,10 +52,13 @@ mod tests;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
-use tokio::time::timeout;
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
 pub use authorization::{AuthorizationRequest, Prompt};
@@ -59,6 +69,7 @@ pub use jwt::signer::{SigningError, SigningKeyProblem};
 pub use jwt::{KeyProblem, TokenError, TokenKind};
 pub use keys::{KeySetError, PassedOver};
 pub use metadata::MetadataError;
+pub use refresh::{Refreshed, Refreshing, Unrefreshed, Verdict};
 pub use refusal::{ErrorCode, Refusal};
 pub use settings::{ResponseMode, Settings};
 pub use token::AnswerError;
@@ -66,14 +77,16 @@ pub use userinfo::UserinfoError;
 
 use crate::clock::{Clock, Timestamp};
 use crate::secret::Secret;
+use breaker::Breaker;
 use client_auth::Credentials;
 use contact::Contact;
 use grant::{Judge, Response};
 use issuer::Issuer;
 use known::{Known, Line};
 use limiter::Limiter;
-use settings::ErrorShape;
-use token::{CodeGrant, RequestFormat};
+use places::{Place, Places};
+use settings::{ErrorShape, GrantType};
+use token::{Answer, CodeGrant, RequestFormat};
 
 /// The largest file with a secret or a key, in bytes.
 const LARGEST_FILE: u64 = 64 * 1024;
@@ -108,7 +121,8 @@ pub struct Provider {
     format: RequestFormat,
     limiter: Limiter,
     /// Calls that may be under way.
-    places: Semaphore,
+    places: Places,
+    breaker: Breaker,
     judge: Judge,
 }
 
@@ -140,7 +154,6 @@ impl Provider {
         let known = Known::new(settings, &credentials, &line, rehearsal)?;
         let judge = Judge::new(name, settings, issuer.as_ref())?;
         judge.check(&known)?;
-        let places = usize::try_from(settings.concurrent_calls.get()).unwrap_or(usize::MAX);
         Ok(Self {
             name: name.into(),
             settings: settings.clone(),
@@ -151,7 +164,8 @@ impl Provider {
             contact: Contact::default(),
             format: RequestFormat::new(settings)?,
             limiter: Limiter::per_minute(settings.token_calls_per_minute),
-            places: Semaphore::new(places.min(Semaphore::MAX_PERMITS)),
+            places: Places::new(settings.concurrent_calls),
+            breaker: Breaker::default(),
             judge,
         })
     }
@@ -246,11 +260,9 @@ impl Provider {
     /// Run it as a task that outlives the browser's connection.
     pub async fn redeem(&self, redemption: Redemption<'_>, clock: &Clock) -> Result<Grant, Error> {
         let known = self.known()?;
-        let _place = self.place().await?;
+        let _place = self.place(GrantType::AuthorizationCode).await?;
         let asked_at = clock.now();
-        self.limiter
-            .take(asked_at)
-            .map_err(|retry_after| Error::RateLimited { retry_after })?;
+        self.admit(GrantType::AuthorizationCode, asked_at)?;
         let grant = CodeGrant {
             code: &redemption.code,
             code_verifier: self.settings.pkce.then_some(&redemption.code_verifier),
@@ -258,33 +270,44 @@ impl Provider {
         };
         let (uri, client_auth) = (known.token.uri(), &known.client_auth);
         let request = self.format.redemption(uri, client_auth, &grant, asked_at)?;
-        let called = known.token.call(request).await;
-        if called.is_err() {
-            self.contact.doubt();
-        }
-        // A call takes seconds at some servers: tokens are judged by the time of their arrival,
-        // while their life is counted from before the call.
-        let arrived_at = clock.now();
-        let answer = token::read(
-            called.map_err(Error::Call)?,
-            &self.settings.errors,
-            arrived_at,
-        );
-        let answer = answer.inspect_err(|error| {
-            if let Error::Throttled {
-                retry_after: Some(wait),
-            } = error
-            {
-                self.limiter.pause(arrived_at, *wait);
-            }
-        })?;
+        let asked = (GrantType::AuthorizationCode, request);
+        let answer = self.ask(&known, asked, clock).await?;
         let response = Response {
             known: &known,
             answer: &answer,
-            redemption: &redemption,
             asked_at,
         };
-        self.judge.grant(&response, clock).await
+        self.judge.grant(&response, &redemption, clock).await
+    }
+
+    /// Calls the token endpoint, once.
+    async fn ask(
+        &self,
+        known: &Known,
+        (grant, request): (GrantType, Request<Full<Bytes>>),
+        clock: &Clock,
+    ) -> Result<Answer, Error> {
+        let deadline = match grant {
+            GrantType::AuthorizationCode => self.line.deadline,
+            GrantType::RefreshToken => {
+                Duration::from_secs(self.settings.refresh.deadline_secs.get().into())
+            }
+        };
+        let called = known.token.call_within(deadline, request).await;
+        let response = called
+            .map_err(Error::Call)
+            .inspect_err(|_| self.contact.doubt())?;
+        // A call takes seconds at some servers: an answer is judged by the time of its arrival,
+        // while the life of tokens is counted from before the call.
+        let arrived_at = clock.now();
+        let answer = token::read(response, (grant, &self.settings.errors), arrived_at);
+        if let Err(Error::Throttled {
+            retry_after: Some(wait),
+        }) = &answer
+        {
+            self.limiter.pause(arrived_at, *wait);
+        }
+        answer.inspect(|_granted| self.breaker.succeeded())
     }
 
     fn known(&self) -> Result<Arc<Known>, Error> {
@@ -292,11 +315,14 @@ impl Provider {
     }
 
     /// A place among the calls that may be under way.
-    async fn place(&self) -> Result<SemaphorePermit<'_>, Error> {
-        match timeout(self.line.deadline, self.places.acquire()).await {
-            Ok(Ok(place)) => Ok(place),
-            Ok(Err(_)) | Err(_) => Err(Error::Busy),
-        }
+    async fn place(&self, grant: GrantType) -> Result<Place<'_>, Error> {
+        self.places.take(grant, self.line.deadline).await
+    }
+
+    /// A call out of those that may be made in a minute.
+    fn admit(&self, grant: GrantType, now: Timestamp) -> Result<(), Error> {
+        let taken = self.limiter.take(grant, now);
+        taken.map_err(|retry_after| Error::RateLimited { retry_after })
     }
 }
 

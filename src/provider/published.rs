@@ -76,7 +76,7 @@ impl Published {
         self.fetch(&mut history, endpoint, clock).await
     }
 
-    /// History the set because it is time to.
+    /// Fetches the set because it is time to.
     ///
     /// # Errors
     ///

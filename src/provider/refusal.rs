@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::Error;
 use super::json::Object;
-use super::settings::{ErrorShape, Meaning};
+use super::settings::{ErrorShape, GrantType, Meaning};
 use crate::clock::Timestamp;
 
 /// The longest text of a server that is kept, in characters.
@@ -119,13 +119,28 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// Turns an answer that brought no tokens into the error that it is. `members` is the body if it is
-/// a JSON object.
-pub(super) fn classify(
-    (status, headers, members): (StatusCode, &HeaderMap, Option<&Object>),
-    shapes: &[ErrorShape],
-    now: Timestamp,
-) -> Error {
+/// An answer that brought no tokens.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Failure<'a> {
+    /// What was asked with.
+    pub(super) grant: GrantType,
+    pub(super) status: StatusCode,
+    pub(super) headers: &'a HeaderMap,
+    /// The body, if it is a JSON object.
+    pub(super) members: Option<&'a Object>,
+    /// Whether there is no body.
+    pub(super) empty: bool,
+}
+
+impl<'a> Failure<'a> {
+    fn text(&self, name: &str) -> Option<&'a str> {
+        self.members?.get(name)?.as_str()
+    }
+}
+
+/// Turns an answer that brought no tokens into the error that it is.
+pub(super) fn classify(failure: &Failure<'_>, shapes: &[ErrorShape], now: Timestamp) -> Error {
+    let (status, headers) = (failure.status, failure.headers);
     if status.is_redirection() {
         let status = status.as_u16();
         return Error::Redirected { status };
@@ -134,7 +149,7 @@ pub(super) fn classify(
     if status == StatusCode::TOO_MANY_REQUESTS {
         return Error::Throttled { retry_after };
     }
-    let text = |name| members.and_then(|members| members.get(name)?.as_str());
+    let text = |name| failure.text(name);
     let refusal = Refusal {
         status: status.as_u16(),
         code: text("error").map(ErrorCode::parse),
@@ -145,7 +160,7 @@ pub(super) fn classify(
         || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY);
     let meaning = if passing {
         Meaning::Later
-    } else if let Some(shape) = shapes.iter().find(|shape| shape.matches(status, text)) {
+    } else if let Some(shape) = shapes.iter().find(|shape| shape.matches(failure)) {
         shape.meaning
     } else {
         // Without a code it is somebody else's page: it says nothing about the user's grant.
@@ -155,7 +170,10 @@ pub(super) fn classify(
             .map_or(Meaning::Ours, ErrorCode::meaning)
     };
     match meaning {
-        Meaning::Fatal => Error::Refused(refusal),
+        Meaning::Fatal => match failure.grant {
+            GrantType::AuthorizationCode => Error::Refused(refusal),
+            GrantType::RefreshToken => Error::RefreshRefused(refusal),
+        },
         Meaning::Later => Error::Unavailable {
             retry_after,
             refusal,
@@ -168,20 +186,20 @@ impl ErrorShape {
     /// Whether nothing is asked for: such a row would give every answer its meaning.
     pub(super) fn matches_everything(&self) -> bool {
         let texts = [&self.error, &self.description, &self.hint];
-        self.status.is_none() && texts.into_iter().all(Option::is_none)
+        self.status.is_none() && !self.empty && texts.into_iter().all(Option::is_none)
     }
 
-    fn matches<'a>(
-        &self,
-        status: StatusCode,
-        text: impl Fn(&'static str) -> Option<&'a str>,
-    ) -> bool {
+    fn matches(&self, failure: &Failure<'_>) -> bool {
         let equal = |wanted: &Option<String>, name| {
             wanted
                 .as_deref()
-                .is_none_or(|wanted| text(name) == Some(wanted))
+                .is_none_or(|wanted| failure.text(name) == Some(wanted))
         };
-        self.status.is_none_or(|wanted| wanted == status.as_u16())
+        self.grant.is_none_or(|wanted| wanted == failure.grant)
+            && self
+                .status
+                .is_none_or(|wanted| wanted == failure.status.as_u16())
+            && (failure.empty || !self.empty)
             && equal(&self.error, "error")
             && equal(&self.description, "error_description")
             && equal(&self.hint, "hint")

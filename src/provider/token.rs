@@ -13,10 +13,11 @@ use serde_json::Value;
 use url::form_urlencoded;
 use zeroize::{Zeroize as _, Zeroizing};
 
+use super::Error;
 use super::client_auth::ClientAuth;
 use super::json::{self, JsonError, Object, quoted_number};
-use super::settings::{BodyFormat, ErrorShape, Settings};
-use super::{Error, refusal};
+use super::refusal::{self, Failure};
+use super::settings::{BodyFormat, ErrorShape, GrantType, Settings};
 use crate::clock::Timestamp;
 use crate::secret::Secret;
 
@@ -144,6 +145,22 @@ impl RequestFormat {
         Ok(self.request(uri, client_auth.field(), &parameters))
     }
 
+    /// The request that exchanges a refresh token for new tokens (RFC 6749 section 6), of the same
+    /// scope: none is named.
+    pub(super) fn refresh(
+        &self,
+        uri: &http::Uri,
+        client_auth: &ClientAuth,
+        refresh_token: &Secret<String>,
+        now: Timestamp,
+    ) -> Result<Request<Full<Bytes>>, Error> {
+        let assertion = client_auth.assertion(now)?;
+        let mut parameters = vec![("grant_type", "refresh_token")];
+        parameters.extend(client_auth.parameters(assertion.as_ref()));
+        parameters.push(("refresh_token", refresh_token.expose()));
+        Ok(self.request(uri, client_auth.field(), &parameters))
+    }
+
     fn request(
         &self,
         uri: &http::Uri,
@@ -220,16 +237,23 @@ fn object<'a>(
 /// way that is not known. A refresh token or ID token that is null or empty is none.
 pub(super) fn read(
     response: Response<Bytes>,
-    shapes: &[ErrorShape],
+    (grant, shapes): (GrantType, &[ErrorShape]),
     now: Timestamp,
 ) -> Result<Answer, Error> {
     let (parts, body) = response.into_parts();
     let members = json::object(&body);
+    let empty = body.is_empty();
     wipe(body);
     // Some servers report an error with status 200.
     if parts.status != StatusCode::OK || members.as_ref().is_ok_and(refusal::is_error) {
-        let answer = (parts.status, &parts.headers, members.as_ref().ok());
-        return Err(refusal::classify(answer, shapes, now));
+        let failure = Failure {
+            grant,
+            status: parts.status,
+            headers: &parts.headers,
+            members: members.as_ref().ok(),
+            empty,
+        };
+        return Err(refusal::classify(&failure, shapes, now));
     }
     let tokens = says_json(&parts.headers)
         .and_then(|()| members.map_err(AnswerError::Json))

@@ -11,7 +11,8 @@ const RANDOM: usize = 32;
 const LENGTH: usize = TAG + RANDOM;
 const TEXT: usize = LENGTH / 3 * 4;
 
-/// Which running process opened a session: four random bytes, drawn at its start.
+/// Which store a session was opened in: four random bytes, drawn when the store is made. In memory
+/// that is the start of the process; on disk they are kept in the file.
 ///
 /// It authenticates nothing. It lets a log line or an error page prove that a session belongs to
 /// another replica (or to this one before its restart) instead of guessing.
@@ -26,6 +27,14 @@ impl Instance {
     /// [`NoRandomness`] when the operating system gives no random bytes.
     pub fn random() -> Result<Self, NoRandomness> {
         random().map(Self)
+    }
+
+    pub(super) fn from_bytes(bytes: [u8; TAG]) -> Self {
+        Self(bytes)
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8; TAG] {
+        &self.0
     }
 }
 
@@ -85,6 +94,11 @@ impl SessionId {
 pub struct SessionKey([u8; 32]);
 
 impl SessionKey {
+    /// Not after any key in their order.
+    pub(super) const FIRST: Self = Self([0; 32]);
+    /// Not before any key in their order.
+    pub(super) const LAST: Self = Self([u8::MAX; 32]);
+
     /// The key with these bytes, as [`SessionKey::as_bytes`] gave them.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)

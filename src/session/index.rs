@@ -1,74 +1,125 @@
-//! What the control plane remembers beside the cache: whose sessions there are, and when each is
-//! due for a look. Nothing here is touched by a request that uses a session.
+//! What the keeper remembers beside the cache: whose sessions there are, and when each is due for
+//! a look. Nothing here is touched by a request that uses a session.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
+
+use aws_lc_rs::digest::{Context, SHA256};
 
 use super::{Session, SessionKey};
 use crate::clock::Timestamp;
 use crate::identity::Identity;
 
-/// An issuer and a subject at it.
-type Person = (Box<str>, Box<str>);
+/// An issuer and a subject at it, as the first half of a digest: a second person with the same one
+/// would take 2^128 tries.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub(super) struct Person([u8; 16]);
+
+impl Person {
+    /// Nameless people cannot be told apart, so they are nobody.
+    pub(super) fn of(identity: &Identity) -> Option<Self> {
+        let subject = identity.subject.as_ref()?;
+        let mut context = Context::new(&SHA256);
+        // The length in front keeps where the issuer ends.
+        context.update(&identity.issuer.len().to_be_bytes());
+        context.update(identity.issuer.as_bytes());
+        context.update(subject.as_str().as_bytes());
+        let digest = context.finish();
+        digest.as_ref().first_chunk().copied().map(Self)
+    }
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Index {
     entries: HashMap<SessionKey, Entry>,
     due: BTreeSet<(Timestamp, SessionKey)>,
-    by_person: HashMap<Person, VecDeque<SessionKey>>,
+    by_person: BTreeSet<(Person, Timestamp, SessionKey)>,
 }
 
 #[derive(Debug)]
 struct Entry {
+    /// The value in memory, if there is one.
     session: Weak<Session>,
     due: Timestamp,
+    opened_at: Timestamp,
     person: Option<Person>,
 }
 
 impl Index {
-    /// Remembers a session that is due for a look at `due`. Gives back the person's oldest
-    /// sessions beyond `per_person`, which the caller ends.
-    pub(super) fn insert(
-        &mut self,
-        key: SessionKey,
-        session: &Arc<Session>,
-        due: Timestamp,
-        per_person: usize,
-    ) -> Vec<SessionKey> {
-        let person = person(session.identity());
+    /// Remembers a session that is due for a look at `due`.
+    pub(super) fn insert(&mut self, session: &Arc<Session>, due: Timestamp) {
+        let (key, opened_at) = (*session.key(), session.opened_at());
+        let person = Person::of(session.identity());
         self.due.insert((due, key));
+        if let Some(person) = person {
+            self.by_person.insert((person, opened_at, key));
+        }
         let entry = Entry {
             session: Arc::downgrade(session),
             due,
-            person: person.clone(),
+            opened_at,
+            person,
         };
         self.entries.insert(key, entry);
-        let Some(person) = person else {
-            return Vec::new();
-        };
-        let keys = self.by_person.entry(person).or_default();
-        keys.push_back(key);
-        let surplus = keys.len().saturating_sub(per_person);
-        keys.drain(..surplus).collect()
     }
 
-    /// Forgets a session; unknown keys are fine.
-    pub(super) fn remove(&mut self, key: &SessionKey) {
-        let Some(entry) = self.entries.remove(key) else {
-            return;
-        };
-        self.due.remove(&(entry.due, *key));
-        let Some(person) = entry.person else { return };
-        if let Some(keys) = self.by_person.get_mut(&person) {
-            keys.retain(|other| other != key);
-            if keys.is_empty() {
-                self.by_person.remove(&person);
-            }
+    /// Whether a session is known.
+    pub(super) fn contains(&self, key: &SessionKey) -> bool {
+        self.entries.contains_key(key)
+    }
+
+    /// The value in memory of a known session.
+    pub(super) fn in_memory(&self, key: &SessionKey) -> Option<Arc<Session>> {
+        self.entries.get(key)?.session.upgrade()
+    }
+
+    /// A person's oldest sessions, as many as must go so that with one more there are `most`; those
+    /// that go anyhow are given.
+    pub(super) fn surplus(
+        &self,
+        person: Person,
+        most: usize,
+        going: &[SessionKey],
+    ) -> Vec<SessionKey> {
+        let first = (person, Timestamp::default(), SessionKey::FIRST);
+        let last = (person, Timestamp::MAX, SessionKey::LAST);
+        let keys = self.by_person.range(first..=last).map(|(_, _, key)| *key);
+        let mut keys: Vec<_> = keys.filter(|key| !going.contains(key)).collect();
+        let surplus = keys.len().saturating_add(1).saturating_sub(most);
+        keys.truncate(surplus);
+        keys
+    }
+
+    /// Puts another value in memory for a known session. Its person stays who it was.
+    pub(super) fn set(&mut self, session: &Arc<Session>) {
+        if let Some(entry) = self.entries.get_mut(session.key()) {
+            entry.session = Arc::downgrade(session);
         }
     }
 
+    /// Notes that the value in memory is gone, and when the session is due for a look now.
+    pub(super) fn set_away(&mut self, key: &SessionKey, due: Timestamp) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            // What is only pointed to weakly keeps its memory.
+            entry.session = Weak::new();
+            self.due.remove(&(entry.due, *key));
+            self.due.insert((due, *key));
+            entry.due = due;
+        }
+    }
+
+    /// Forgets a session, and gives its value in memory.
+    pub(super) fn remove(&mut self, key: &SessionKey) -> Option<Arc<Session>> {
+        let entry = self.entries.remove(key)?;
+        self.due.remove(&(entry.due, *key));
+        if let Some(person) = entry.person {
+            self.by_person.remove(&(person, entry.opened_at, *key));
+        }
+        entry.session.upgrade()
+    }
+
     /// Looks at up to `most` sessions that are due. Those whose deadline (as `deadline` says of
-    /// the live session) has passed are given back for removal; the others become due again at
+    /// the value in memory) has passed are given back for removal; the others become due again at
     /// their new deadline.
     pub(super) fn expired(
         &mut self,
@@ -76,13 +127,8 @@ impl Index {
         most: usize,
         deadline: impl Fn(&Session) -> Timestamp,
     ) -> (Vec<SessionKey>, Looked) {
-        let batch: Vec<_> = self
-            .due
-            .iter()
-            .take_while(|(due, _)| *due <= now)
-            .take(most)
-            .copied()
-            .collect();
+        let due = self.due.iter().take_while(|(due, _)| *due <= now);
+        let batch: Vec<_> = due.take(most).copied().collect();
         let looked = if batch.len() < most {
             Looked::AtAllDue
         } else {
@@ -93,10 +139,8 @@ impl Index {
             let Some(entry) = self.entries.get_mut(&key) else {
                 continue;
             };
-            let next = entry
-                .session
-                .upgrade()
-                .map_or(now, |session| deadline(&session));
+            let session = entry.session.upgrade();
+            let next = session.map_or(now, |session| deadline(&session));
             if next <= now {
                 expired.push(key);
             } else {
@@ -108,9 +152,7 @@ impl Index {
         (expired, looked)
     }
 
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        assert_eq!(self.entries.len(), self.due.len());
         self.entries.len()
     }
 }
@@ -120,10 +162,4 @@ impl Index {
 pub(super) enum Looked {
     AtAllDue,
     AtSome,
-}
-
-/// Nameless people cannot be told apart, so they have no cap of their own.
-fn person(identity: &Identity) -> Option<Person> {
-    let subject = identity.subject.as_ref()?;
-    Some((identity.issuer.clone(), subject.as_str().into()))
 }

@@ -1,147 +1,55 @@
 //! Who is signed in.
 //!
 //! A [`Session`] is an identity with its tokens under a [`SessionId`] that only the browser
-//! knows. [`Sessions`] keeps them in memory, bounded by bytes, least recently used out first. The
-//! room knows nothing of HTTP but the cookie's text, and nothing of how somebody signed in.
+//! knows. [`Sessions`] keeps them in memory, bounded by bytes, least recently used out first, and
+//! if wanted in a file as well, so that they outlive the process. The room knows nothing of HTTP
+//! but the cookie's text, and nothing of how somebody signed in.
+//!
+//! Looking a session up takes no lock and reads no file. Whatever changes one (opening, replacing
+//! its tokens, ending) is a command to the one thread that keeps them, and is committed before
+//! anybody can act on it. So a sign-out is never undone by a renewal that comes a moment later.
 //!
 //! The cache has no expiry of its own: a cache that expires entries runs its maintenance inside
 //! `get`, and a thousand sessions that expire together then stall the worker that asks next.
 //! Deadlines are part of the value and checked at each use; [`Sessions::maintain`], called by the
 //! control plane, frees what has passed them in small batches.
 
+mod command;
 pub mod cookie;
+mod disk;
+mod file;
 mod id;
 mod index;
+mod keeper;
+mod live;
+mod record;
+mod settings;
+mod store;
 
-use std::num::{NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use moka::notification::RemovalCause;
-use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
+use self::command::{Command, Notice};
+pub use self::file::{FileError, inspect};
 pub use self::id::{Instance, SessionId, SessionKey};
-use self::index::{Index, Looked};
+use self::keeper::{Figures, Keeper, Limits, Ways};
+use self::live::Parts;
+pub use self::live::{Session, State};
+pub use self::settings::{DiskSettings, Settings, StoreSettings};
+use self::store::Store;
+pub use self::store::StoreError;
 use crate::clock::Timestamp;
 use crate::identity::Identity;
+use crate::seal::KeyRing;
 use crate::secret::NoRandomness;
 use crate::token::TokenSet;
 
-/// How many sessions one batch of [`Sessions::maintain`] removes at most: small enough that a
-/// worker's `get` beside it waits for milliseconds at the worst.
-const BATCH: usize = 100;
-
-/// What one cache entry costs beside the bytes that it holds, as measured: two counters, two
-/// pointers in each of three structures of the cache, and the index.
-const OVERHEAD: usize = 600;
-
-/// How long sessions last and how many there may be.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Deserialize)]
-#[serde(deny_unknown_fields, try_from = "RawSettings")]
-pub struct Settings {
-    /// A session that is not used for this long ends.
-    pub idle: Duration,
-    /// A session ends this long after its login, whatever its use.
-    pub absolute: Duration,
-    /// Bytes that all sessions together may take.
-    pub capacity: u64,
-    /// Sessions that one person may have; the oldest end first.
-    pub per_person: usize,
-}
-
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawSettings {
-    idle_secs: NonZeroU64,
-    absolute_secs: NonZeroU64,
-    capacity_mib: NonZeroU64,
-    per_person: NonZeroUsize,
-}
-
-/// Browsers keep no cookie for longer (RFC 6265bis section 5.5).
-const LONGEST_SECS: u64 = 400 * 24 * 3600;
-
-impl TryFrom<RawSettings> for Settings {
-    type Error = String;
-
-    fn try_from(raw: RawSettings) -> Result<Self, String> {
-        let RawSettings {
-            idle_secs,
-            absolute_secs,
-            capacity_mib,
-            per_person,
-        } = raw;
-        let (idle_secs, absolute_secs) = (idle_secs.get(), absolute_secs.get());
-        if idle_secs > absolute_secs {
-            return Err(format!(
-                "idle_secs ({idle_secs}) exceeds absolute_secs ({absolute_secs})"
-            ));
-        }
-        if absolute_secs > LONGEST_SECS {
-            return Err(format!(
-                "absolute_secs ({absolute_secs}) exceeds the 400 days ({LONGEST_SECS}) for which \
-                 browsers keep a cookie"
-            ));
-        }
-        Ok(Self {
-            idle: Duration::from_secs(idle_secs),
-            absolute: Duration::from_secs(absolute_secs),
-            capacity: capacity_mib.get().saturating_mul(1024 * 1024),
-            per_person: per_person.get(),
-        })
-    }
-}
-
-/// One signed-in browser.
-#[derive(Debug)]
-pub struct Session {
-    provider: Box<str>,
-    identity: Identity,
-    tokens: TokenSet,
-    opened_at: Timestamp,
-    ends_at: Timestamp,
-    last_used: AtomicU64,
-    ended: AtomicBool,
-}
-
-impl Session {
-    /// The configured name of the provider that signed this person in.
-    pub fn provider(&self) -> &str {
-        &self.provider
-    }
-
-    /// Who is signed in.
-    pub fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
-    /// The tokens of the grant.
-    pub fn tokens(&self) -> &TokenSet {
-        &self.tokens
-    }
-
-    /// When it was opened.
-    pub fn opened_at(&self) -> Timestamp {
-        self.opened_at
-    }
-
-    fn deadline(&self, idle: Duration) -> Timestamp {
-        let last_used = Timestamp::from_millis(self.last_used.load(Ordering::Relaxed));
-        last_used.plus(idle).min(self.ends_at)
-    }
-
-    fn weight(&self) -> usize {
-        let parts = [
-            self.identity.weight(),
-            self.tokens.weight(),
-            self.provider.len(),
-        ];
-        parts.into_iter().fold(OVERHEAD, usize::saturating_add)
-    }
-}
+/// How long the store may not know of the last use of a session, at the most.
+const LONGEST_UNWRITTEN: Duration = Duration::from_mins(1);
 
 /// What a session id leads to.
 #[derive(Clone, Debug)]
@@ -149,27 +57,37 @@ impl Session {
 pub enum Lookup {
     /// A live session.
     Live(Arc<Session>),
+    /// Nothing in memory, but perhaps something in the file: [`Sessions::fetch`] tells.
+    Away,
     /// A session that has passed its idle or absolute deadline.
     Expired,
-    /// No session here; the id was given out by another process, or by this one before a restart.
+    /// No session here; the id was given out by another process, or by this one before a restart
+    /// that its sessions did not outlive.
     OtherInstance,
     /// No session: it was ended, pushed out, or never existed.
     Unknown,
 }
 
-/// All sessions of this process. Shared by all workers; using one takes no lock.
-#[derive(Debug)]
-pub struct Sessions {
-    settings: Settings,
-    instance: Instance,
-    cache: Cache<SessionKey, Arc<Session>>,
-    // Taken by the control plane only: at a login, at a sign-out, and between batches.
-    #[expect(
-        clippy::disallowed_types,
-        reason = "never taken on the path of a signed-in request"
-    )]
-    index: std::sync::Mutex<(Index, mpsc::UnboundedReceiver<SessionKey>)>,
-    evicted: Arc<AtomicU64>,
+/// What became of a wish to replace a session.
+#[derive(Clone, Debug)]
+#[must_use]
+pub enum Replaced {
+    /// The new version stands.
+    Stored(Arc<Session>),
+    /// Somebody else was first; this version stands.
+    Newer(Arc<Session>),
+    /// The session is over, and stays so.
+    Ended,
+}
+
+/// What became of a wish to end one version of a session.
+#[derive(Clone, Debug)]
+#[must_use]
+pub enum EndedVersion {
+    /// The session is over.
+    Ended,
+    /// The session was replaced meanwhile; this version stands.
+    Newer(Arc<Session>),
 }
 
 /// What one call of [`Sessions::maintain`] did.
@@ -181,158 +99,319 @@ pub enum Maintained {
     More,
 }
 
+/// Why sessions could not be kept from the start. Side: gateway.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The file of durable sessions cannot be used.
+    #[error("the file of sessions cannot be used")]
+    File(#[from] FileError),
+    /// The operating system gives no random bytes.
+    #[error("no session could be opened")]
+    NoRandomness(#[from] NoRandomness),
+    /// The thread that keeps them cannot be started.
+    #[error("the thread that keeps sessions cannot be started")]
+    Thread(#[source] std::io::Error),
+}
+
+/// Why no session was opened. Side: gateway.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The operating system gives no random bytes.
+    #[error("no session id could be drawn")]
+    NoRandomness(#[from] NoRandomness),
+    /// The session could not be stored.
+    #[error("the session could not be stored")]
+    Store(#[from] StoreError),
+}
+
+/// A login that succeeded.
+#[derive(Debug)]
+pub struct NewSession<'a> {
+    /// The configured name of the provider.
+    pub provider: &'a str,
+    /// Who signed in.
+    pub identity: Identity,
+    /// The tokens of the grant.
+    pub tokens: TokenSet,
+    /// Sessions that end with it: those that the browser had before.
+    pub replaces: Vec<SessionKey>,
+}
+
+/// All sessions of this process. Shared by all workers; looking one up takes no lock.
+#[derive(Debug)]
+pub struct Sessions {
+    settings: Settings,
+    instance: Instance,
+    cache: Cache<SessionKey, Arc<Session>>,
+    commands: mpsc::Sender<Command>,
+    notices: mpsc::UnboundedSender<Notice>,
+    figures: Arc<Figures>,
+    /// Milliseconds, in each of which the store learns of one use; `None` if it need not.
+    stretch: Option<u64>,
+}
+
 impl Sessions {
-    /// An empty store with an instance tag of its own.
+    /// Opens the store that the settings name and starts the thread that keeps it. Blocks, for
+    /// seconds if the file is large. `keys` seal what is in the file.
     ///
     /// # Errors
     ///
-    /// [`NoRandomness`] when the operating system gives no random bytes.
-    pub fn new(settings: Settings) -> Result<Self, NoRandomness> {
-        let (removed, removals) = mpsc::unbounded_channel();
-        let evicted = Arc::new(AtomicU64::new(0));
-        let pushed_out = Arc::clone(&evicted);
-        let cache = Cache::builder()
-            .eviction_policy(EvictionPolicy::lru())
-            .max_capacity(settings.capacity)
-            .weigher(|_, session: &Arc<Session>| {
-                u32::try_from(session.weight()).unwrap_or(u32::MAX)
-            })
-            .eviction_listener(move |key: Arc<SessionKey>, session: Arc<Session>, cause| {
-                session.ended.store(true, Ordering::Release);
-                if cause == RemovalCause::Size {
-                    pushed_out.fetch_add(1, Ordering::Relaxed);
+    /// [`StartError`].
+    pub fn start(settings: Settings, keys: KeyRing, now: Timestamp) -> Result<Self, StartError> {
+        let limits = Limits {
+            idle: settings.idle,
+            per_person: settings.per_person,
+        };
+        let (instance, keeper, ways) = match &settings.store {
+            StoreSettings::Memory => {
+                let (keeper, ways) = Keeper::new(Store::Memory, limits, settings.capacity);
+                (Instance::random()?, keeper, ways)
+            }
+            StoreSettings::Disk(disk) => {
+                let mut disk = disk::Disk::open(&disk.file, keys)?;
+                let instance = disk.instance();
+                let sessions = disk.all(settings.idle, now)?;
+                let store = Store::Disk(Box::new(disk));
+                let (mut keeper, ways) = Keeper::new(store, limits, settings.capacity);
+                for session in sessions {
+                    keeper.restore(session);
                 }
-                // A send fails only when the store itself is gone, and the index with it.
-                removed.send(*key).unwrap_or_default();
-            })
-            .build();
-        #[expect(clippy::disallowed_types, reason = "see the field")]
-        let index = std::sync::Mutex::new((Index::default(), removals));
+                (instance, keeper, ways)
+            }
+        };
+        let thread = std::thread::Builder::new().name("sessions".to_owned());
+        thread
+            .spawn(move || keeper.run())
+            .map_err(StartError::Thread)?;
+        let Ways {
+            commands,
+            notices,
+            cache,
+            figures,
+        } = ways;
+        let stretch = match settings.store {
+            StoreSettings::Memory => None,
+            StoreSettings::Disk(_) => {
+                let tenth = settings.idle.checked_div(10).unwrap_or_default();
+                let stretch = LONGEST_UNWRITTEN.min(tenth).as_millis();
+                Some(u64::try_from(stretch).unwrap_or(u64::MAX).max(1))
+            }
+        };
         Ok(Self {
             settings,
-            instance: Instance::random()?,
+            instance,
             cache,
-            index,
-            evicted,
+            commands,
+            notices,
+            figures,
+            stretch,
         })
     }
 
     /// Finds the session of an id and marks it as used.
     pub fn find(&self, id: &SessionId, now: Timestamp) -> Lookup {
-        let Some(session) = self.cache.get(&id.key()) else {
-            let other = id.instance() != self.instance;
-            return if other {
-                Lookup::OtherInstance
-            } else {
-                Lookup::Unknown
-            };
+        let key = id.key();
+        let Some(mut session) = self.cache.get(&key) else {
+            return self.absent(id);
         };
-        if session.ended.load(Ordering::Acquire) {
+        if session.state() == State::Superseded {
+            // It was replaced just now, or pushed out.
+            let Some(again) = self.cache.get(&key) else {
+                return self.absent(id);
+            };
+            session = again;
+        }
+        if session.state() == State::Ended {
             return Lookup::Unknown;
         }
         if session.deadline(self.settings.idle) <= now {
             return Lookup::Expired;
         }
-        // A write a second is enough for an idle deadline, and keeps the line shared between cores.
-        let last_used = session.last_used.load(Ordering::Relaxed);
-        if now.as_millis().saturating_sub(last_used) >= 1000 {
-            session.last_used.store(now.as_millis(), Ordering::Relaxed);
+        if let Some(before) = session.note_use(now) {
+            self.tell_of_use(&session, before, now);
         }
         Lookup::Live(session)
     }
 
-    /// Opens a session and gives its new id. A person's oldest sessions beyond the cap end.
+    /// What an id leads to that nothing is in memory for.
+    fn absent(&self, id: &SessionId) -> Lookup {
+        if id.instance() != self.instance {
+            return Lookup::OtherInstance;
+        }
+        match self.settings.store {
+            StoreSettings::Memory => Lookup::Unknown,
+            StoreSettings::Disk(_) => Lookup::Away,
+        }
+    }
+
+    /// Lets the store know of a use, seldom: once in each stretch of time in which there is one.
+    fn tell_of_use(&self, session: &Session, before: Timestamp, now: Timestamp) {
+        let Some(stretch) = self.stretch else { return };
+        if before.as_millis().checked_div(stretch) != now.as_millis().checked_div(stretch) {
+            // A send fails only when the keeper is gone, and then nothing is kept any more.
+            let notice = Notice::Used(*session.key());
+            self.notices.send(notice).unwrap_or_default();
+        }
+    }
+
+    /// Brings a session back that is in the file and not in memory; `None` when it is not there
+    /// either. Its deadline is [`Sessions::find`]'s affair.
     ///
     /// # Errors
     ///
-    /// [`NoRandomness`] when the operating system gives no random bytes; nothing is opened then.
-    pub fn open(
-        &self,
-        provider: &str,
-        identity: Identity,
-        tokens: TokenSet,
-        now: Timestamp,
-    ) -> Result<SessionId, NoRandomness> {
+    /// [`StoreError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn fetch(&self, key: &SessionKey) -> Result<Option<Arc<Session>>, StoreError> {
+        let key = *key;
+        self.ask(|answer| Command::Fetch { key, answer }).await
+    }
+
+    /// Opens a session and gives its new id. A person's oldest sessions beyond the cap end, and
+    /// those that it replaces. All of it is committed, or nothing, before this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]; nothing is opened or ended then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future may leave a session that nobody knows the id of.
+    pub async fn open(&self, new: NewSession<'_>, now: Timestamp) -> Result<SessionId, OpenError> {
         let id = SessionId::random(self.instance)?;
-        let session = Arc::new(Session {
-            provider: provider.into(),
-            identity,
-            tokens,
+        let session = Arc::new(Session::new(Parts {
+            key: id.key(),
+            version: 0,
+            provider: new.provider.into(),
+            identity: new.identity,
+            tokens: new.tokens,
             opened_at: now,
             ends_at: now.plus(self.settings.absolute),
-            last_used: AtomicU64::new(now.as_millis()),
-            ended: AtomicBool::new(false),
-        });
-        let due = session.deadline(self.settings.idle);
-        let surplus =
-            self.index(|index| index.insert(id.key(), &session, due, self.settings.per_person));
-        self.cache.insert(id.key(), session);
-        for key in surplus {
-            self.cache.invalidate(&key);
-        }
+            last_used: now,
+        }));
+        let replaces = new.replaces;
+        self.ask(|answer| Command::Open {
+            session,
+            replaces,
+            answer,
+        })
+        .await?;
         Ok(id)
     }
 
-    /// Ends a session, for every request that comes after. Ending what is not there is fine.
-    pub fn end(&self, id: &SessionId) {
-        self.end_by_key(&id.key());
+    /// Replaces a session's tokens, and its identity if another is given, provided that `old` still
+    /// stands. The new version is committed before this returns and before anybody can find it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; the old version stands then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves open whether it was replaced.
+    pub async fn replace(
+        &self,
+        old: &Arc<Session>,
+        tokens: TokenSet,
+        identity: Option<Identity>,
+    ) -> Result<Replaced, StoreError> {
+        let (old, identity) = (Arc::clone(old), identity.map(Box::new));
+        self.ask(|answer| Command::Replace {
+            old,
+            tokens,
+            identity,
+            answer,
+        })
+        .await
     }
 
-    /// As [`Sessions::end`], for whoever kept no more of the id than its key.
-    pub fn end_by_key(&self, key: &SessionKey) {
-        // Readers that already hold the value see that it ended, too.
-        if let Some(session) = self.cache.remove(key) {
-            session.ended.store(true, Ordering::Release);
-        }
-        self.index(|index| index.remove(key));
+    /// Ends a session, for every request that comes after, whatever its version. It is committed
+    /// before this returns. Ending what is not there is fine.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; the session goes on then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves open whether it ended.
+    pub async fn end(&self, key: &SessionKey) -> Result<(), StoreError> {
+        let key = *key;
+        self.ask(|answer| Command::End { key, answer }).await
     }
 
-    /// Frees sessions that have passed their deadline, at most a small batch, and lets the cache
-    /// do its own housekeeping. Called by the control plane about once a second.
-    pub fn maintain(&self, now: Timestamp) -> Maintained {
-        let idle = self.settings.idle;
-        let (expired, looked) =
-            self.index(|index| index.expired(now, BATCH, |session| session.deadline(idle)));
-        for key in &expired {
-            self.cache.invalidate(key);
-        }
-        self.index(|index| expired.iter().for_each(|key| index.remove(key)));
-        self.cache.run_pending_tasks();
-        if looked == Looked::AtSome {
-            Maintained::More
-        } else {
-            Maintained::Done
-        }
+    /// As [`Sessions::end`], provided that nobody replaced this version meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; the session goes on then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves open whether it ended.
+    pub async fn end_version(&self, old: &Arc<Session>) -> Result<EndedVersion, StoreError> {
+        let old = Arc::clone(old);
+        self.ask(|answer| Command::EndVersion { old, answer }).await
     }
 
-    /// How many sessions the cache holds, within its own rounding.
+    /// Frees sessions that have passed their deadline, at most a small batch, writes down when
+    /// sessions were used last, and lets the cache do its own housekeeping. Called by the control
+    /// plane about once a second.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; the next call tries again.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn maintain(&self, now: Timestamp) -> Result<Maintained, StoreError> {
+        self.ask(|answer| Command::Maintain { now, answer }).await
+    }
+
+    /// Closes the store; what is in memory can still be found, but nothing can be changed. When
+    /// this returns another process can open the file.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; all that was acknowledged before is durable all the same.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not stop the closing.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        self.ask(|answer| Command::Close { answer }).await
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Command,
+    ) -> Result<T, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.commands.send(command(answer)).await;
+        sent.map_err(|_closed| StoreError::Closed)?;
+        answered.await.map_err(|_closed| StoreError::Closed)?
+    }
+
+    /// How many sessions there are, in memory or in the file.
     pub fn count(&self) -> u64 {
-        self.cache.entry_count()
+        self.figures.sessions.load(Ordering::Relaxed)
     }
 
-    /// How many sessions were pushed out because the byte bound was reached.
+    /// How many sessions were pushed out of memory because the byte bound was reached.
     pub fn pushed_out(&self) -> u64 {
-        self.evicted.load(Ordering::Relaxed)
+        self.figures.pushed_out.load(Ordering::Relaxed)
     }
 
     /// How long a session cookie may live at the most.
     pub fn cookie_lifetime(&self) -> Duration {
         self.settings.absolute
     }
-
-    /// Works on the index, first forgetting what the cache has dropped by itself.
-    fn index<T>(&self, work: impl FnOnce(&mut Index) -> T) -> T {
-        let mut guard = self
-            .index
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let (index, removals) = &mut *guard;
-        while let Ok(key) = removals.try_recv() {
-            index.remove(&key);
-        }
-        work(index)
-    }
 }
 
+#[cfg(test)]
+mod conformance;
 #[cfg(test)]
 mod tests;

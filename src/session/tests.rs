@@ -1,262 +1,577 @@
-use std::collections::{HashMap, HashSet};
+//! What the stores differ in, and what tests of sessions have in common.
 
-use proptest::prelude::*;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 
 use super::*;
 use crate::clock::Clock;
-use crate::identity::Claim;
+use crate::identity::{Claim, Email};
+use crate::seal::{Keys, Purpose};
+use crate::token::{Authentication, Life};
 
-fn settings() -> Settings {
-    Settings {
-        idle: Duration::from_mins(1),
-        absolute: Duration::from_mins(10),
-        capacity: 10 * 1024 * 1024,
-        per_person: 3,
+/// A place for sessions, whose process can be stopped and started.
+pub(super) struct Kit {
+    pub(super) settings: Settings,
+    keys: Vec<u8>,
+    folder: tempfile::TempDir,
+}
+
+impl Kit {
+    pub(super) fn memory() -> Self {
+        Self {
+            settings: Settings {
+                idle: Duration::from_mins(1),
+                absolute: Duration::from_mins(10),
+                capacity: 10 * 1024 * 1024,
+                per_person: 3,
+                refresh_wait: Duration::from_secs(10),
+                store: StoreSettings::Memory,
+            },
+            keys: vec![1],
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    pub(super) fn disk() -> Self {
+        let mut kit = Self::memory();
+        kit.settings.store = StoreSettings::Disk(DiskSettings { file: kit.file() });
+        kit
+    }
+
+    /// One for every store.
+    pub(super) fn every() -> [Self; 2] {
+        let kits = [Self::memory(), Self::disk()];
+        println!("stores: {kits:?}");
+        kits
+    }
+
+    pub(super) fn is_durable(&self) -> bool {
+        matches!(self.settings.store, StoreSettings::Disk(_))
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("sessions.redb")
+    }
+
+    fn keys(&self) -> KeyRing {
+        let path = self.folder.path().join("keys");
+        let lines = self.keys.iter().map(|byte| STANDARD.encode([*byte; 32]));
+        std::fs::write(&path, lines.collect::<Vec<_>>().join("\n")).unwrap();
+        let keys = Keys::from_file(&path).unwrap();
+        keys.ring(Purpose::Sessions).unwrap()
+    }
+
+    pub(super) fn try_start(&self, now: Timestamp) -> Result<Sessions, StartError> {
+        Sessions::start(self.settings.clone(), self.keys(), now)
+    }
+
+    pub(super) fn start(&self, now: Timestamp) -> Sessions {
+        self.try_start(now).unwrap()
+    }
+
+    /// Why it does not start, as the operator reads it.
+    fn refusal(&self) -> String {
+        let error = self.try_start(NOW).map(|_| ()).unwrap_err();
+        crate::telemetry::chain(&error)
     }
 }
 
-fn person(subject: &str) -> Identity {
+impl fmt::Debug for Kit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.settings.store.fmt(f)
+    }
+}
+
+pub(super) const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+
+pub(super) fn clock() -> Clock {
+    Clock::manual(NOW)
+}
+
+pub(super) fn person(subject: &str) -> Identity {
     Identity {
         subject: Claim::new(subject),
         ..Identity::nameless("op")
     }
 }
 
-fn open(sessions: &Sessions, subject: &str, now: Timestamp) -> SessionId {
-    let tokens = TokenSet::new("token", None, None).unwrap();
-    sessions.open("op", person(subject), tokens, now).unwrap()
+pub(super) fn tokens(access_token: &str) -> TokenSet {
+    TokenSet::new(access_token, Some("refresh"), Life::default()).unwrap()
 }
 
-fn live(sessions: &Sessions, id: &SessionId, now: Timestamp) -> bool {
-    matches!(sessions.find(id, now), Lookup::Live(_))
+pub(super) fn login(subject: &str) -> NewSession<'static> {
+    NewSession {
+        provider: "op",
+        identity: person(subject),
+        tokens: tokens("token-0"),
+        replaces: Vec::new(),
+    }
 }
 
-fn clock() -> Clock {
-    Clock::manual(Timestamp::from_millis(1_000_000))
+pub(super) async fn open(sessions: &Sessions, subject: &str, now: Timestamp) -> SessionId {
+    sessions.open(login(subject), now).await.unwrap()
 }
 
-#[test]
-fn an_id_finds_its_own_session_and_no_other() {
-    let (sessions, now) = (Sessions::new(settings()).unwrap(), clock().now());
-    let (alice, bob) = (open(&sessions, "alice", now), open(&sessions, "bob", now));
-    for (id, subject) in [(&alice, "alice"), (&bob, "bob")] {
-        let Lookup::Live(session) = sessions.find(id, now) else {
-            panic!("not live")
+/// The session of an id, fetched if it is away.
+pub(super) async fn found(sessions: &Sessions, id: &SessionId, now: Timestamp) -> Lookup {
+    if let Lookup::Away = sessions.find(id, now) {
+        return match sessions.fetch(&id.key()).await.unwrap() {
+            Some(_) => sessions.find(id, now),
+            None => Lookup::Unknown,
         };
-        assert_eq!(
-            session.identity().subject.as_ref().unwrap().as_str(),
-            subject
-        );
+    }
+    sessions.find(id, now)
+}
+
+pub(super) async fn session(sessions: &Sessions, id: &SessionId) -> Arc<Session> {
+    let lookup = found(sessions, id, NOW).await;
+    let Lookup::Live(session) = lookup else {
+        panic!("{lookup:?}")
+    };
+    session
+}
+
+pub(super) async fn live(sessions: &Sessions, id: &SessionId, now: Timestamp) -> bool {
+    matches!(found(sessions, id, now).await, Lookup::Live(_))
+}
+
+fn everything() -> NewSession<'static> {
+    let claim = |text| Claim::new(text);
+    let identity = Identity {
+        subject: claim("canary-subject"),
+        email: Some(Email {
+            address: claim("canary@example.com").unwrap(),
+            verified: true,
+        }),
+        preferred_username: claim("canary-name"),
+        name: claim("Zoë Canary"),
+        ..Identity::nameless("https://id.example.com")
+    };
+    let groups = ["canary-staff", "canary-admins"].map(|group| Claim::new(group).unwrap());
+    let life = Life {
+        obtained_at: NOW,
+        expires_at: Some(Timestamp::from_millis(1_300_000)),
+        refresh_at: Some(Timestamp::from_millis(1_240_000)),
+        not_before: Timestamp::from_millis(1_010_000),
+    };
+    let tokens = TokenSet::new("canary-access", Some("canary\"refresh\\"), life).unwrap();
+    let authentication = Authentication {
+        nonce: "canary-nonce".into(),
+        auth_time: Some(Timestamp::from_millis(999_000)),
+    };
+    NewSession {
+        provider: "op",
+        identity: identity.with_groups(groups),
+        tokens: tokens.with_authentication(Some(authentication)),
+        replaces: Vec::new(),
     }
 }
 
-#[test]
-fn c_15_an_idle_session_ends_and_a_used_one_lives_until_its_absolute_deadline() {
-    let (sessions, clock) = (Sessions::new(settings()).unwrap(), clock());
-    let idle = open(&sessions, "idle", clock.now());
-    let used = open(&sessions, "used", clock.now());
-    for _ in 0..11 {
-        clock.advance(Duration::from_secs(50));
-        assert!(live(&sessions, &used, clock.now()));
+#[tokio::test]
+async fn all_of_a_session_outlives_the_process_and_none_of_it_can_be_read_in_the_file() {
+    let kit = Kit::disk();
+    let sessions = kit.start(NOW);
+    let id = sessions.open(everything(), NOW).await.unwrap();
+    let before = session(&sessions, &id).await;
+    let next = sessions.replace(&before, everything().tokens, None).await;
+    assert!(matches!(next, Ok(Replaced::Stored(_))));
+    sessions.close().await.unwrap();
+    let sessions = kit.start(NOW);
+    let after = session(&sessions, &id).await;
+    assert_eq!((before.version(), after.version()), (0, 1));
+    assert_eq!(before.identity(), after.identity());
+    assert_eq!(before.provider(), after.provider());
+    assert_eq!(before.tokens().bearer(), after.tokens().bearer());
+    assert_eq!(before.tokens().life(), after.tokens().life());
+    let authentication = before.tokens().authentication();
+    assert_eq!(authentication, after.tokens().authentication());
+    let refresh = after.tokens().refresh_token().unwrap();
+    assert!(refresh.matches(b"canary\"refresh\\"));
+    assert_eq!(before.opened_at(), after.opened_at());
+    assert_eq!(before.ends_at(), after.ends_at());
+    let file = std::fs::read(kit.file()).unwrap();
+    for secret in ["canary", "example.com", "Zo\u{eb}", id.to_text().expose()] {
+        let secret = secret.as_bytes();
+        assert!(!file.windows(secret.len()).any(|found| found == secret));
     }
-    assert!(matches!(sessions.find(&idle, clock.now()), Lookup::Expired));
+}
+
+#[tokio::test]
+async fn a_restart_keeps_those_who_are_in_and_nobody_else() {
+    let (kit, clock) = (Kit::disk(), clock());
+    let sessions = kit.start(clock.now());
+    let [stays, used, ended, idle] = ["stays", "used", "ended", "idle"];
+    let idle = open(&sessions, idle, clock.now()).await;
+    clock.advance(Duration::from_secs(30));
+    let stays = open(&sessions, stays, clock.now()).await;
+    let used = open(&sessions, used, clock.now()).await;
+    let ended = open(&sessions, ended, clock.now()).await;
+    sessions.end(&ended.key()).await.unwrap();
+    clock.advance(Duration::from_secs(29));
+    assert!(live(&sessions, &used, clock.now()).await);
+    sessions.close().await.unwrap();
+    // The idle one's deadline passes while nothing runs.
+    clock.advance(Duration::from_secs(1));
+    let sessions = kit.start(clock.now());
+    assert!(!live(&sessions, &ended, clock.now()).await);
+    assert!(!live(&sessions, &idle, clock.now()).await);
+    assert_eq!(sessions.count(), 2);
+    // When each was used last is known, too.
+    clock.advance(Duration::from_secs(29));
+    assert!(live(&sessions, &stays, clock.now()).await);
+    clock.advance(Duration::from_secs(30));
+    assert!(!live(&sessions, &used, clock.now()).await);
+    sessions.close().await.unwrap();
+    let sessions = kit.start(clock.now());
+    assert!(live(&sessions, &stays, clock.now()).await);
+    assert_eq!(sessions.count(), 1);
+}
+
+#[tokio::test]
+async fn a_use_is_in_the_file_a_second_after_the_stretch_began() {
+    let (kit, clock) = (Kit::disk(), clock());
+    let sessions = kit.start(clock.now());
+    let id = open(&sessions, "alice", clock.now()).await;
     clock.advance(Duration::from_secs(50));
-    assert!(matches!(sessions.find(&used, clock.now()), Lookup::Expired));
+    assert!(live(&sessions, &id, clock.now()).await);
+    sessions.maintain(clock.now()).await.unwrap();
+    // As a crash leaves it: the file is copied while it is in use.
+    let crashed = Kit::disk();
+    std::fs::copy(kit.file(), crashed.file()).unwrap();
+    clock.advance(Duration::from_secs(50));
+    let sessions = crashed.start(clock.now());
+    assert!(live(&sessions, &id, clock.now()).await);
 }
 
-#[test]
-fn expired_sessions_are_freed_in_small_batches() {
-    let (sessions, clock) = (Sessions::new(settings()).unwrap(), clock());
-    for number in 0..250 {
-        open(&sessions, &number.to_string(), clock.now());
+#[tokio::test]
+async fn c_11_ids_stay_good_over_a_restart_and_other_processes_ids_are_told_apart() {
+    let kit = Kit::disk();
+    let sessions = kit.start(NOW);
+    let id = open(&sessions, "alice", NOW).await;
+    sessions.close().await.unwrap();
+    let sessions = kit.start(NOW);
+    assert!(live(&sessions, &id, NOW).await);
+    let other = Kit::disk().start(NOW);
+    assert!(matches!(other.find(&id, NOW), Lookup::OtherInstance));
+}
+
+#[tokio::test]
+async fn what_memory_has_no_room_for_is_fetched_from_the_file() {
+    let mut kit = Kit::disk();
+    kit.settings.capacity = 20 * 1024;
+    let sessions = kit.start(NOW);
+    let mut ids = Vec::new();
+    for number in 0..300 {
+        ids.push(open(&sessions, &number.to_string(), NOW).await);
+        sessions.maintain(NOW).await.unwrap();
     }
-    assert_eq!(sessions.maintain(clock.now()), Maintained::Done);
-    assert_eq!(sessions.count(), 250);
-    clock.advance(Duration::from_secs(61));
-    assert_eq!(sessions.maintain(clock.now()), Maintained::More);
-    assert_eq!(sessions.count(), 150);
-    assert_eq!(sessions.maintain(clock.now()), Maintained::More);
-    assert_eq!(sessions.maintain(clock.now()), Maintained::Done);
+    assert!(sessions.pushed_out() > 200);
+    assert_eq!(sessions.count(), 300);
+    let held = session(&sessions, &ids[299]).await;
+    for (number, id) in ids.iter().enumerate() {
+        let session = session(&sessions, id).await;
+        let subject = session.identity().subject.clone().unwrap();
+        assert_eq!(subject.as_str(), number.to_string());
+        sessions.maintain(NOW).await.unwrap();
+    }
+    // Whoever held one that was pushed out knows that it has to be looked up again.
+    for id in &ids[..200] {
+        assert!(live(&sessions, id, NOW).await);
+        sessions.maintain(NOW).await.unwrap();
+    }
+    assert_eq!(held.state(), State::Superseded);
+    // It is the same version, so it can be replaced; and ended.
+    let replaced = sessions.replace(&held, tokens("token-1"), None).await;
+    assert!(matches!(replaced, Ok(Replaced::Stored(new)) if new.version() == 1));
+    sessions.end(&ids[298].key()).await.unwrap();
+    assert!(!live(&sessions, &ids[298], NOW).await);
+    sessions.close().await.unwrap();
+    let sessions = kit.start(NOW);
+    assert_eq!(sessions.count(), 299);
+    let newest = session(&sessions, &ids[299]).await;
+    assert_eq!(newest.tokens().access_token(), "token-1");
+}
+
+#[tokio::test]
+async fn a_session_that_is_away_expires_by_its_last_use() {
+    let (mut kit, clock) = (Kit::disk(), clock());
+    kit.settings.capacity = 20 * 1024;
+    let sessions = kit.start(clock.now());
+    let id = open(&sessions, "alice", clock.now()).await;
+    clock.advance(Duration::from_secs(40));
+    assert!(live(&sessions, &id, clock.now()).await);
+    // It is pushed out before anybody wrote down that it was used.
+    for number in 0..100 {
+        open(&sessions, &number.to_string(), clock.now()).await;
+        sessions.cache.run_pending_tasks();
+    }
+    assert!(matches!(sessions.find(&id, clock.now()), Lookup::Away));
+    clock.advance(Duration::from_secs(40));
+    assert!(live(&sessions, &id, clock.now()).await);
+    assert_eq!(
+        sessions.maintain(clock.now()).await.unwrap(),
+        Maintained::Done
+    );
+    clock.advance(Duration::from_mins(1));
+    while sessions.maintain(clock.now()).await.unwrap() == Maintained::More {}
     assert_eq!(sessions.count(), 0);
-    assert_eq!(sessions.index(|index| index.len()), 0);
 }
 
-#[test]
-fn a_session_in_use_is_not_freed() {
-    let (sessions, clock) = (Sessions::new(settings()).unwrap(), clock());
-    let id = open(&sessions, "alice", clock.now());
-    clock.advance(Duration::from_secs(40));
-    assert!(live(&sessions, &id, clock.now()));
-    clock.advance(Duration::from_secs(40));
-    assert_eq!(sessions.maintain(clock.now()), Maintained::Done);
-    assert!(live(&sessions, &id, clock.now()));
+#[tokio::test]
+async fn c_08_sessions_sealed_with_an_older_key_are_read_and_are_sealed_anew_when_replaced() {
+    let mut kit = Kit::disk();
+    let sessions = kit.start(NOW);
+    let renewed = open(&sessions, "renewed", NOW).await;
+    let other = open(&sessions, "other", NOW).await;
+    sessions.close().await.unwrap();
+    kit.keys = vec![2, 1];
+    let sessions = kit.start(NOW);
+    let old = session(&sessions, &renewed).await;
+    let replaced = sessions.replace(&old, tokens("token-1"), None).await;
+    assert!(matches!(replaced, Ok(Replaced::Stored(_))));
+    sessions.close().await.unwrap();
+    kit.keys = vec![2];
+    let refusal = kit.refusal();
+    assert!(refusal.contains("holds 1 sessions sealed with a key that is not in"));
+    assert!(refusal.contains("login.state_key_file") && refusal.contains("sessions.redb"));
+    kit.keys = vec![2, 1];
+    let sessions = kit.start(NOW);
+    sessions.end(&other.key()).await.unwrap();
+    sessions.close().await.unwrap();
+    kit.keys = vec![2];
+    let sessions = kit.start(NOW);
+    assert!(live(&sessions, &renewed, NOW).await);
 }
 
-#[test]
-fn an_ended_session_is_over_at_once() {
-    let (sessions, now) = (Sessions::new(settings()).unwrap(), clock().now());
-    let id = open(&sessions, "alice", now);
-    let Lookup::Live(held) = sessions.find(&id, now) else {
-        panic!("not live")
-    };
-    sessions.end(&id);
-    assert!(matches!(sessions.find(&id, now), Lookup::Unknown));
-    assert!(held.ended.load(Ordering::Acquire));
-    sessions.end(&id);
+#[tokio::test]
+async fn f_30_a_key_may_go_when_the_sessions_that_it_sealed_have_ended() {
+    let mut kit = Kit::disk();
+    let sessions = kit.start(NOW);
+    open(&sessions, "alice", NOW).await;
+    sessions.close().await.unwrap();
+    kit.keys = vec![2];
+    assert!(kit.try_start(NOW.plus(Duration::from_secs(599))).is_err());
+    let sessions = kit.start(NOW.plus(Duration::from_mins(10)));
+    assert_eq!(sessions.count(), 0);
 }
 
-#[test]
-fn d_23_one_persons_logins_push_out_only_their_own_oldest() {
-    let (sessions, now) = (Sessions::new(settings()).unwrap(), clock().now());
-    let bob = open(&sessions, "bob", now);
-    let alices: Vec<_> = (0..50).map(|_| open(&sessions, "alice", now)).collect();
-    sessions.maintain(now);
-    assert!(live(&sessions, &bob, now));
-    let alive: Vec<_> = alices.iter().map(|id| live(&sessions, id, now)).collect();
-    assert_eq!(alive.iter().filter(|alive| **alive).count(), 3);
-    assert!(alive[47..].iter().all(|alive| *alive));
-}
-
-#[test]
-fn a_full_store_pushes_out_the_least_recently_used_and_keeps_every_new_login() {
-    let small = Settings {
-        capacity: 100 * 1024,
-        ..settings()
-    };
-    let (sessions, now) = (Sessions::new(small).unwrap(), clock().now());
-    let mut last = Vec::new();
-    for number in 0..1000 {
-        last.push(open(&sessions, &number.to_string(), now));
-        sessions.maintain(now);
-        assert!(
-            live(&sessions, last.last().unwrap(), now),
-            "login {number} was lost"
-        );
-    }
-    assert!(!live(&sessions, &last[0], now));
-    assert!(sessions.pushed_out() > 500);
-    let kept = usize::try_from(sessions.count()).unwrap();
-    assert_eq!(sessions.index(|index| index.len()), kept);
-}
-
-#[test]
-fn a_session_of_another_process_can_be_told() {
-    let now = clock().now();
-    let (here, there) = (
-        Sessions::new(settings()).unwrap(),
-        Sessions::new(settings()).unwrap(),
+#[tokio::test]
+async fn an_entry_that_was_put_in_anothers_place_or_changed_does_not_open() {
+    let kit = Kit::disk();
+    let sessions = kit.start(NOW);
+    let (alice, bob) = (
+        open(&sessions, "alice", NOW).await,
+        open(&sessions, "bob", NOW).await,
     );
-    let id = open(&there, "alice", now);
-    assert!(matches!(here.find(&id, now), Lookup::OtherInstance));
-    let never = SessionId::random(here.instance).unwrap();
-    assert!(matches!(here.find(&never, now), Lookup::Unknown));
-}
-
-#[test]
-fn settings_that_contradict_each_other_are_refused() {
-    let seconds = |seconds| NonZeroU64::new(seconds).unwrap();
-    let raw = |idle, absolute| RawSettings {
-        idle_secs: seconds(idle),
-        absolute_secs: seconds(absolute),
-        capacity_mib: NonZeroU64::MIN,
-        per_person: NonZeroUsize::MIN,
+    let session = session(&sessions, &alice).await;
+    let sealed = record::seal(&session, &kit.keys()).unwrap();
+    let opened = |id: &SessionId, bytes: &[u8]| {
+        let entry = record::Entry::new(bytes)?;
+        entry.open(&id.key(), &kit.keys(), None)
     };
-    let error = Settings::try_from(raw(9, 2)).unwrap_err();
-    assert_eq!(error, "idle_secs (9) exceeds absolute_secs (2)");
-    assert!(
-        Settings::try_from(raw(9, 40_000_000))
-            .unwrap_err()
-            .contains("400 days")
-    );
-}
-
-#[test]
-fn x_16_a_session_lasts_as_long_as_it_may_whatever_year_it_is() {
-    for seconds in [
-        0,
-        (1 << 31) - 10,
-        1 << 31,
-        (1 << 32) - 10,
-        1 << 32,
-        1 << 40_u64,
-    ] {
-        let sessions = Sessions::new(settings()).unwrap();
-        let clock = Clock::manual(Timestamp::from_millis(seconds * 1000));
-        let id = open(&sessions, "alice", clock.now());
-        clock.advance(Duration::from_secs(59));
-        assert!(live(&sessions, &id, clock.now()), "{seconds}");
-        assert_eq!(sessions.maintain(clock.now()), Maintained::Done);
-        clock.advance(Duration::from_mins(1));
-        assert!(
-            matches!(sessions.find(&id, clock.now()), Lookup::Expired),
-            "{seconds}"
-        );
-        sessions.maintain(clock.now());
-        assert!(
-            matches!(sessions.find(&id, clock.now()), Lookup::Unknown),
-            "{seconds}"
-        );
+    assert!(opened(&alice, &sealed).is_some());
+    assert!(opened(&bob, &sealed).is_none());
+    for position in 0..sealed.len() {
+        let mut changed = sealed.clone();
+        changed[position] ^= 1;
+        assert!(opened(&alice, &changed).is_none(), "byte {position}");
+        assert!(opened(&alice, &sealed[..position]).is_none());
     }
 }
 
-#[test]
-fn x_16_a_clock_that_is_set_ends_sessions_rather_than_making_them_last() {
-    let (year_2026, sessions) = (
-        Timestamp::from_millis(1_767_225_600_000),
-        Sessions::new(settings()),
-    );
-    let sessions = sessions.unwrap();
-    // A machine without a battery begins in 1970 and then learns the time.
-    let early = open(&sessions, "early", Timestamp::default());
-    assert!(matches!(sessions.find(&early, year_2026), Lookup::Expired));
-    // One that is set back: the deadlines are where they were.
-    let late = open(&sessions, "late", year_2026);
-    assert!(live(&sessions, &late, Timestamp::default()));
-    assert!(!live(
-        &sessions,
-        &late,
-        year_2026.plus(Duration::from_mins(1))
+#[tokio::test]
+async fn a_file_in_use_is_refused_until_its_process_has_ended() {
+    let kit = Kit::disk();
+    let sessions = kit.start(NOW);
+    assert!(kit.refusal().contains("is in use by another process"));
+    sessions.close().await.unwrap();
+    assert!(matches!(
+        sessions.open(login("alice"), NOW).await,
+        Err(OpenError::Store(StoreError::Closed))
     ));
-    let never = open(&sessions, "never", Timestamp::MAX);
-    assert!(!live(&sessions, &never, Timestamp::MAX));
+    kit.start(NOW);
 }
 
-/// The parts of a person's key, short and of few characters, so that many are near each other.
-fn near() -> impl Strategy<Value = String> {
-    let characters = prop::sample::select(vec!['a', 'b', '/', ':', '|', ',', '.', ' ']);
-    prop::collection::vec(characters, 1..5).prop_map(String::from_iter)
+#[test]
+fn a_file_of_something_else_is_refused_and_left_as_it_is() {
+    let kit = Kit::disk();
+    let other = kit.folder.path().join("other.redb");
+    let database = redb::Database::create(&other).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let table = redb::TableDefinition::<u64, u64>::new("mine");
+    transaction.open_table(table).unwrap().insert(1, 2).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let others = std::fs::read(&other).unwrap();
+    for contents in [b"x".as_slice(), b"SQLite format 3\0 and more", &others] {
+        std::fs::write(kit.file(), contents).unwrap();
+        let refusal = kit.refusal();
+        assert!(
+            refusal.contains("sessions.redb is no file of sessions"),
+            "{refusal}"
+        );
+        assert!(refusal.contains("session.store.disk.file"), "{refusal}");
+        assert_eq!(std::fs::read(kit.file()).unwrap().len(), contents.len());
+    }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+#[tokio::test]
+async fn a_file_of_a_newer_version_is_refused() {
+    let kit = Kit::disk();
+    kit.start(NOW).close().await.unwrap();
+    let database = redb::Database::open(kit.file()).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let about = redb::TableDefinition::<&str, u64>::new("sidegate");
+    transaction
+        .open_table(about)
+        .unwrap()
+        .insert("format", 2)
+        .unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let refusal = kit.refusal();
+    assert!(
+        refusal.contains("was written by a newer Sidegate (format 2)"),
+        "{refusal}"
+    );
+}
 
-    #[test]
-    fn g_11_no_two_people_share_a_place_in_the_index(
-        people in prop::collection::vec((near(), near()), 1000)
-    ) {
-        let tokens = || TokenSet::new("token", None, None).unwrap();
-        let mut index = Index::default();
-        let (mut known, mut keys) = (HashMap::new(), HashSet::new());
-        for (issuer, subject) in people {
-            let identity = Identity { subject: Claim::new(&subject), ..Identity::nameless(&issuer) };
-            let Some(told_apart) = identity.subject.as_ref().map(|claim| claim.as_str().to_owned()) else {
-                continue;
-            };
-            let id = SessionId::random(Instance::random().unwrap()).unwrap();
-            prop_assert!(keys.insert(id.key()), "a key came twice");
-            let session = Arc::new(Session {
-                provider: "op".into(),
-                identity,
-                tokens: tokens(),
-                opened_at: Timestamp::default(),
-                ends_at: Timestamp::MAX,
-                last_used: AtomicU64::new(0),
-                ended: AtomicBool::new(false),
-            });
-            // With a place for one, everybody pushes out themselves alone.
-            let pushed = index.insert(id.key(), &session, Timestamp::MAX, 1);
-            let before = known.insert((issuer, told_apart), id.key());
-            prop_assert_eq!(pushed, Vec::from_iter(before));
+#[test]
+fn a_place_that_cannot_be_written_is_refused() {
+    let refusal = |file: &Path| {
+        let mut kit = Kit::disk();
+        let file = file.to_owned();
+        kit.settings.store = StoreSettings::Disk(DiskSettings { file });
+        kit.refusal()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let absent = folder.path().join("absent/sessions.redb");
+    assert!(refusal(&absent).contains("the folder of") && !absent.exists());
+    // Nobody can make a file there.
+    assert!(refusal(Path::new("/proc/sessions.redb")).contains("cannot be used: "));
+    assert!(refusal(folder.path()).contains("cannot be used: Is a directory"));
+}
+
+#[tokio::test]
+async fn what_a_crash_left_of_a_new_file_is_in_nobodys_way() {
+    let kit = Kit::disk();
+    let new = kit.folder.path().join("sessions.redb.new");
+    std::fs::write(&new, b"half of").unwrap();
+    // Somebody made the file empty, as some tools do.
+    std::fs::write(kit.file(), b"").unwrap();
+    let sessions = kit.start(NOW);
+    let id = open(&sessions, "alice", NOW).await;
+    assert!(live(&sessions, &id, NOW).await && !new.exists());
+}
+
+#[tokio::test]
+async fn nobody_else_may_read_the_file() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let kit = Kit::disk();
+    let mode = || std::fs::metadata(kit.file()).unwrap().permissions().mode() & 0o777;
+    kit.start(NOW).close().await.unwrap();
+    assert_eq!(mode(), 0o600);
+    let wider = std::fs::Permissions::from_mode(0o666);
+    std::fs::set_permissions(kit.file(), wider).unwrap();
+    kit.start(NOW).close().await.unwrap();
+    assert_eq!(mode(), 0o600);
+}
+
+#[tokio::test]
+async fn looking_at_a_file_neither_makes_nor_locks_nor_changes_it() {
+    let kit = Kit::disk();
+    inspect(&kit.file()).unwrap();
+    assert!(!kit.file().exists());
+    let sessions = kit.start(NOW);
+    let before = std::fs::read(kit.file()).unwrap();
+    inspect(&kit.file()).unwrap();
+    assert!(before == std::fs::read(kit.file()).unwrap());
+    open(&sessions, "alice", NOW).await;
+}
+
+/// Whatever byte of the file is another one: it is refused, or everybody is in as before.
+#[tokio::test]
+async fn a_damaged_file_is_refused() {
+    let kit = Kit::disk();
+    let sessions = kit.start(NOW);
+    let mut ids = Vec::new();
+    for number in 0..40 {
+        ids.push(open(&sessions, &number.to_string(), NOW).await);
+    }
+    sessions.close().await.unwrap();
+    let whole = std::fs::read(kit.file()).unwrap();
+    let mut refused = 0;
+    let step = (whole.len() / 150).max(1);
+    for position in (0..400).step_by(3).chain((400..whole.len()).step_by(step)) {
+        let mut damaged = whole.clone();
+        damaged[position] ^= 0x55;
+        std::fs::write(kit.file(), &damaged).unwrap();
+        match kit.try_start(NOW) {
+            Ok(sessions) => {
+                for id in &ids {
+                    assert!(live(&sessions, id, NOW).await, "byte {position}");
+                }
+                sessions.close().await.unwrap();
+            }
+            Err(StartError::File(
+                FileError::Damaged { .. } | FileError::Foreign(_) | FileError::Io { .. },
+            )) => refused += 1,
+            Err(other) => panic!("byte {position}: {other:?}"),
         }
     }
+    for length in (1..whole.len()).step_by(whole.len() / 20) {
+        std::fs::write(kit.file(), &whole[..length]).unwrap();
+        assert!(kit.try_start(NOW).is_err(), "cut to {length}");
+    }
+    assert!(refused > 30, "{refused}");
+}
+
+/// Replaces every session once, many at a time.
+async fn renew_all(sessions: &Arc<Sessions>, ids: &[SessionId], round: u32) {
+    let mut renewals = tokio::task::JoinSet::new();
+    for id in ids {
+        let (sessions, old) = (Arc::clone(sessions), session(sessions, id).await);
+        let tokens = tokens(&format!("{round}{}", "a".repeat(2000)));
+        renewals.spawn(async move { sessions.replace(&old, tokens, None).await.unwrap() });
+    }
+    for renewed in renewals.join_all().await {
+        assert!(matches!(renewed, Replaced::Stored(_)));
+    }
+}
+
+#[tokio::test]
+async fn a_file_does_not_grow_by_renewals_and_room_is_used_again() {
+    let mut kit = Kit::disk();
+    kit.settings.per_person = 1000;
+    let length = || std::fs::metadata(kit.file()).unwrap().len();
+    let sessions = Arc::new(kit.start(NOW));
+    let ids = open_many(&sessions).await;
+    renew_all(&sessions, &ids, 0).await;
+    let once = length();
+    for round in 1..10 {
+        renew_all(&sessions, &ids, round).await;
+    }
+    let mut ends = tokio::task::JoinSet::new();
+    for id in ids {
+        let sessions = Arc::clone(&sessions);
+        ends.spawn(async move { sessions.end(&id.key()).await.unwrap() });
+    }
+    ends.join_all().await;
+    let ids = open_many(&sessions).await;
+    renew_all(&sessions, &ids, 10).await;
+    assert!(length() <= once * 2, "{once} {}", length());
+}
+
+async fn open_many(sessions: &Arc<Sessions>) -> Vec<SessionId> {
+    let mut logins = tokio::task::JoinSet::new();
+    for _ in 0..500 {
+        let sessions = Arc::clone(sessions);
+        logins.spawn(async move { open(&sessions, "alice", NOW).await });
+    }
+    logins.join_all().await
 }

@@ -31,16 +31,37 @@ pub enum Decided {
     Own,
     /// It was malformed.
     Refuse,
+    /// Its session could not be used in time.
+    Unavailable,
 }
 
-const DECISIONS: [Decided; 6] = [
+const DECISIONS: [Decided; 7] = [
     Decided::Permit,
     Decided::Challenge,
     Decided::Forbid,
     Decided::NoRoute,
     Decided::Own,
     Decided::Refuse,
+    Decided::Unavailable,
 ];
+
+/// What a call of a token endpoint is for (RFC 6749 sections 4.1.3 and 6).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum TokenCall {
+    /// The exchange of a code.
+    Code,
+    /// A refresh.
+    Refresh,
+}
+
+impl TokenCall {
+    fn grant(self) -> &'static str {
+        match self {
+            Self::Code => "authorization_code",
+            Self::Refresh => "refresh_token",
+        }
+    }
+}
 
 impl Decided {
     /// The label.
@@ -52,6 +73,7 @@ impl Decided {
             Self::NoRoute => "no_route",
             Self::Own => "own",
             Self::Refuse => "refuse",
+            Self::Unavailable => "unavailable",
         }
     }
 }
@@ -69,6 +91,9 @@ pub struct Metrics {
     logins: Family<Labels, Counter>,
     token_calls: Family<Labels, Counter>,
     token_durations: Durations,
+    refreshes: Family<Labels, Counter>,
+    refused_tokens: Family<Labels, Counter>,
+    waiting: Gauge,
     sessions: Gauge,
     pushed_out: Gauge,
 }
@@ -99,6 +124,9 @@ impl Metrics {
             logins: Family::default(),
             token_calls: Family::default(),
             token_durations: Durations::default(),
+            refreshes: Family::default(),
+            refused_tokens: Family::default(),
+            waiting: Gauge::default(),
             sessions: Gauge::default(),
             pushed_out: Gauge::default(),
         };
@@ -117,7 +145,7 @@ impl Metrics {
             self.durations.clone(),
         );
         registry.register("logins", "Logins by result and reason", self.logins.clone());
-        let calls = "Calls of a provider's token endpoint by result";
+        let calls = "Calls of a provider's token endpoint by grant and result";
         registry.register("token_calls", calls, self.token_calls.clone());
         let durations = "Time of a call of a token endpoint, identity included";
         registry.register(
@@ -125,6 +153,13 @@ impl Metrics {
             durations,
             self.token_durations.clone(),
         );
+        let refreshes = "Refreshes of sessions by provider, result and reason";
+        registry.register("refreshes", refreshes, self.refreshes.clone());
+        let refused =
+            "Answers of apps that refuse an access token, by route and what became of them";
+        registry.register("refused_tokens", refused, self.refused_tokens.clone());
+        let waiting = "Requests that wait for their session's token or for the session";
+        registry.register("waiting_requests", waiting, self.waiting.clone());
         registry.register("sessions", "Live sessions", self.sessions.clone());
         let pushed_out = "Sessions pushed out because the byte bound was reached, since the start";
         registry.register("sessions_pushed_out", pushed_out, self.pushed_out.clone());
@@ -179,13 +214,45 @@ impl Metrics {
     }
 
     /// Counts a call of a token endpoint.
-    pub fn token_call(&self, provider: &str, result: &'static str, duration: Duration) {
+    pub fn token_call(
+        &self,
+        provider: &str,
+        call: TokenCall,
+        result: &'static str,
+        duration: Duration,
+    ) {
         self.token_durations.observe(duration);
         let labels = vec![
             ("provider", provider.to_owned().into()),
+            ("grant", call.grant().into()),
             ("result", result.into()),
         ];
         self.token_calls.get_or_create_owned(&labels).inc();
+    }
+
+    /// Counts what became of a refresh: `renewed`, `ended`, `kept` or `alarm`, with a reason.
+    pub fn refresh(&self, provider: &str, result: &'static str, reason: &'static str) {
+        let labels = vec![
+            ("provider", provider.to_owned().into()),
+            ("result", result.into()),
+            ("reason", reason.into()),
+        ];
+        self.refreshes.get_or_create_owned(&labels).inc();
+    }
+
+    /// Counts an answer of an app that refuses a token: `passed`, `retried` or `relogin`.
+    pub fn refused_token(&self, route: &str, outcome: &'static str) {
+        let labels = vec![
+            ("route", route.to_owned().into()),
+            ("outcome", outcome.into()),
+        ];
+        self.refused_tokens.get_or_create_owned(&labels).inc();
+    }
+
+    /// Counts a request as waiting for its session until the guard drops.
+    pub fn waiting(&self) -> Waiting<'_> {
+        self.waiting.inc();
+        Waiting(&self.waiting)
     }
 
     /// Sets the number of live sessions, and of those pushed out so far.
@@ -203,6 +270,16 @@ impl Metrics {
             text.clear();
         }
         text
+    }
+}
+
+/// A request that waits.
+#[derive(Debug)]
+pub struct Waiting<'a>(&'a Gauge);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 
@@ -245,12 +322,20 @@ mod tests {
     fn logins_sessions_and_token_calls_are_shown() {
         let metrics = metrics();
         metrics.login("failed", "state_expired");
-        metrics.token_call("main", "ok", Duration::from_millis(20));
+        metrics.token_call("main", TokenCall::Code, "ok", Duration::from_millis(20));
+        metrics.refresh("main", "ended", "refresh_refused");
+        metrics.refused_token("app", "retried");
         metrics.sessions(7, 2);
+        let waiting = metrics.waiting();
+        assert!(metrics.encode().contains("sidegate_waiting_requests 1"));
+        drop(waiting);
         let text = metrics.encode();
         for line in [
             "sidegate_logins_total{result=\"failed\",reason=\"state_expired\"} 1",
-            "sidegate_token_calls_total{provider=\"main\",result=\"ok\"} 1",
+            "sidegate_token_calls_total{provider=\"main\",grant=\"authorization_code\",result=\"ok\"} 1",
+            "sidegate_refreshes_total{provider=\"main\",result=\"ended\",reason=\"refresh_refused\"} 1",
+            "sidegate_refused_tokens_total{route=\"app\",outcome=\"retried\"} 1",
+            "sidegate_waiting_requests 0",
             "sidegate_sessions 7",
             "sidegate_sessions_pushed_out 2",
         ] {

@@ -12,7 +12,7 @@ use http::{Method, StatusCode, Version};
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
-pub use self::metrics::{Decided, Metrics};
+pub use self::metrics::{Decided, Metrics, TokenCall, Waiting};
 
 /// The target of access-log events.
 pub const ACCESS: &str = "sidegate::access";
@@ -109,6 +109,8 @@ pub struct Access<'a> {
     pub reason: Option<&'static str>,
     /// From the request's head to the response's.
     pub duration: Duration,
+    /// The part of it in which it waited for its session to be refreshed or fetched.
+    pub waited: Option<Duration>,
     /// The part of it that the upstream took.
     pub upstream_duration: Option<Duration>,
     /// The upstream's name.
@@ -130,6 +132,7 @@ impl Access<'_> {
             decision = self.decided.as_str(),
             reason = self.reason,
             duration_ms = millis(self.duration),
+            waited_ms = self.waited.map(millis),
             upstream_ms = self.upstream_duration.map(millis),
             upstream = self.upstream,
             "Request"

@@ -12,6 +12,7 @@
 //! saved handshake.
 
 mod assertion;
+mod replay;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ use crate::tls::{self, Trust};
 
 pub use crate::origin::ResponseBody;
 pub use assertion::{AssertionNames, BadName, assert_identity};
+pub use replay::{Recording, Replay};
 pub use settings::Settings;
 
 /// Why an app gave no answer, or could not be set up.

@@ -1,7 +1,5 @@
 //! The whole way in a real browser.
 
-use std::path::PathBuf;
-
 use crate::support::scene::Scene;
 use crate::support::upstream::Answer;
 use crate::support::webdriver::Chromium;
@@ -152,19 +150,40 @@ async fn pictures_of_our_pages_can_be_taken() {
     let scene = Scene::new().await;
     telling_who(&scene);
     let browser = chromium(&scene).await;
+    // What people see without a session, and with one.
+    let pictures = async |pages: &[(&str, &str, &str)]| {
+        for (name, path, title) in pages {
+            browser.open(&format!("http://localhost{path}")).await;
+            let text = browser.text().await;
+            assert!(text.starts_with(title), "{name}: {text}");
+            browser.picture(name).await;
+        }
+    };
+    let callback = "/oauth2/callback";
+    pictures(&[
+        (
+            "callback_foreign",
+            &format!("{callback}?code=x&state=y"),
+            "This sign-in was not started here",
+        ),
+        (
+            "callback_denied",
+            &format!("{callback}?error=access_denied"),
+            "You were not signed in",
+        ),
+        (
+            "callback_refused",
+            &format!("{callback}?error=unauthorized_client"),
+            "The sign-in server refused this gateway",
+        ),
+        ("signed_out", "/oauth2/signed_out", "You are signed out"),
+    ])
+    .await;
     browser.open("http://localhost/page").await;
     browser.wait_for(|url| url.ends_with("/page")).await;
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("pages");
-    std::fs::create_dir_all(&folder).unwrap();
-    for (name, path) in [
-        ("sign_out", "/oauth2/sign_out"),
-        ("forbidden", "/admin"),
-        ("callback", "/oauth2/callback?code=x&state=y"),
-        ("signed_out", "/oauth2/signed_out"),
-    ] {
-        browser.open(&format!("http://localhost{path}")).await;
-        let picture = browser.client().screenshot().await.unwrap();
-        assert!(picture.starts_with(b"\x89PNG"), "{name}");
-        std::fs::write(folder.join(format!("{name}.png")), picture).unwrap();
-    }
+    pictures(&[
+        ("sign_out", "/oauth2/sign_out", "Sign out?"),
+        ("forbidden", "/admin", "You may not use this page"),
+    ])
+    .await;
 }

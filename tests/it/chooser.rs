@@ -1,7 +1,5 @@
 //! Several providers for one route: people choose.
 
-use std::path::PathBuf;
-
 use fantoccini::Locator;
 
 use crate::support::browser::{Browser, Page};
@@ -129,10 +127,7 @@ async fn a_real_browser_shows_the_choice_and_comes_back() {
     browser.open("http://localhost/deep/page?x=1").await;
     let text = browser.text().await;
     assert!(text.contains("Other & <Sons>"), "{text}");
-    let picture = browser.client().screenshot().await.unwrap();
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("pages");
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("choice.png"), picture).unwrap();
+    browser.picture("choice").await;
     let second = "document.querySelectorAll('a')[1].click()";
     browser.run(second).await;
     // The choice itself has the same address, so the app's page is known by what it holds.

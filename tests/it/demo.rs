@@ -3,7 +3,7 @@
 use std::process::Output;
 use std::time::Duration;
 
-use sidegate::demo::{Demo, Dialect, Step};
+use sidegate::demo::{Demo, Dialect, Purpose, Step};
 use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::support::gateway::PROGRAM;
 
 /// Every step in order, by the name that `--break` takes and a failure gives.
-const STEPS: [&str; 11] = [
+const STEPS: [&str; 12] = [
     "redirect",
     "login-form",
     "code",
@@ -19,6 +19,7 @@ const STEPS: [&str; 11] = [
     "session-cookie",
     "bearer",
     "cache",
+    "refresh",
     "post",
     "api",
     "sign-out",
@@ -99,7 +100,7 @@ async fn each_step_broken_on_purpose_fails_the_demo_by_its_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_says_what_its_provider_is() {
     for dialect in Dialect::ALL {
-        let demo = Demo::start("127.0.0.1:0".parse().unwrap(), dialect, None).await;
+        let demo = Demo::start("127.0.0.1:0".parse().unwrap(), dialect, Purpose::Show).await;
         let demo = demo.unwrap();
         let said = demo.provider_as_text();
         assert!(

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// The rooms by rank, lowest first.
 const RANKS: &[&[&str]] = &[
     &["secret", "clock", "telemetry"],
-    &["tls", "identity", "token", "fields", "target"],
+    &["seal", "tls", "identity", "token", "fields", "target"],
     &["origin", "server"],
     &["provider", "session", "upstream"],
     &["access", "login"],

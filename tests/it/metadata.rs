@@ -393,3 +393,25 @@ async fn d_25_an_endpoint_that_does_not_answer_is_no_trouble_to_people_with_a_se
         login.await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn d_25_no_more_calls_are_under_way_than_may_be() {
+    let scene = Arc::new(OpenIdScene::with(&[("concurrent_calls", "2")]).await);
+    let alice = scene.signed_in("alice").await;
+    let before = scene.provider.calls(Endpoint::Token);
+    let hold = scene.provider.hold(Endpoint::Token);
+    let mut logins = tokio::task::JoinSet::new();
+    for number in 0..6 {
+        let scene = Arc::clone(&scene);
+        logins.spawn(async move { scene.signed_in(&format!("user{number}")).await });
+    }
+    scene.provider.wait_for(Endpoint::Token, before + 2).await;
+    // Time enough for the others to call, too, and nobody is waiting for them.
+    for _ in 0..100 {
+        assert_eq!(alice.fetch(&url("/")).await.text(), "seen");
+    }
+    assert_eq!(scene.provider.calls(Endpoint::Token), before + 2);
+    hold.release();
+    assert_eq!(logins.join_all().await.len(), 6);
+    assert_eq!(scene.provider.calls(Endpoint::Token), before + 6);
+}

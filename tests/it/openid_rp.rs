@@ -8,39 +8,85 @@ use crate::support::openid::{Endpoint, Keys, OpenIdProvider, OpenIdScene, left_h
 use crate::support::provider::CLIENT_SECRET;
 use crate::support::upstream::RecordingUpstream;
 
-const FORM_POST: (&str, &str) = ("authorization_request.response_mode", "\"form_post\"");
+/// The plan Form Post is the plan Basic with answers that come through a form that the browser
+/// posts, so what is said of one is shown of both.
+const MODES: [&[(&str, &str)]; 2] = [
+    &[],
+    &[("authorization_request.response_mode", "\"form_post\"")],
+];
 
-/// A login at a provider with these orders succeeds.
-async fn signs_in(orders: impl FnOnce(&OpenIdProvider)) -> OpenIdScene {
-    let scene = OpenIdScene::prepared(&[], orders).await;
-    scene.signed_in("alice").await;
-    scene
+/// A scene for each response mode, with further keys of the provider, as its orders say.
+async fn scenes(keys: &[(&str, &str)], orders: impl Fn(&OpenIdProvider)) -> [OpenIdScene; 2] {
+    let [query, form_post] = MODES.map(|mode| [mode, keys].concat());
+    [
+        OpenIdScene::prepared(&query, &orders).await,
+        OpenIdScene::prepared(&form_post, &orders).await,
+    ]
 }
 
-/// A login at a provider with these orders is refused for its ID token, with a reason code that
+/// Logins at a provider with these orders succeed.
+async fn signs_in(orders: impl Fn(&OpenIdProvider)) -> [OpenIdScene; 2] {
+    signs_in_with(&[], orders).await
+}
+
+async fn signs_in_with(
+    keys: &[(&str, &str)],
+    orders: impl Fn(&OpenIdProvider),
+) -> [OpenIdScene; 2] {
+    let scenes = scenes(keys, orders).await;
+    for scene in &scenes {
+        scene.signed_in("alice").await;
+    }
+    scenes
+}
+
+/// Logins at a provider with these orders are refused for their ID token, with a reason code that
 /// ends so.
-async fn is_refused(reason: &str, orders: impl FnOnce(&OpenIdProvider)) {
-    let scene = OpenIdScene::prepared(&[], orders).await;
-    let attempt = scene.attempt().await;
-    attempt.assert_not_believed(reason, reason);
-    // It was the orders, not the scene.
-    scene.provider.behave();
-    scene.signed_in("alice").await;
+async fn is_refused(reason: &str, orders: impl Fn(&OpenIdProvider)) {
+    for scene in scenes(&[], orders).await {
+        let attempt = scene.attempt().await;
+        attempt.assert_not_believed(reason, reason);
+        // It was the orders, not the scene.
+        scene.provider.behave();
+        scene.signed_in("alice").await;
+    }
+}
+
+#[test]
+fn every_test_of_the_list_is_here() {
+    let list = include_str!("../data/openid_rp.txt");
+    let lines = list.lines().filter(|line| !line.starts_with('#'));
+    let (mut plans, mut count) = (std::collections::BTreeSet::new(), 0);
+    for line in lines {
+        let (plan, name) = line.split_once('\t').unwrap();
+        let test = format!("#[tokio::test]\nasync fn {}() {{", name.replace('-', "_"));
+        assert!(include_str!("openid_rp.rs").contains(&test), "{name}");
+        plans.insert(plan);
+        count += 1;
+    }
+    assert!(
+        ["Basic", "Config", "Form Post"]
+            .iter()
+            .all(|plan| plans.contains(plan))
+    );
+    assert!(count >= 16 + 6 + 17, "{count}");
 }
 
 // Basic RP.
 
 #[tokio::test]
 async fn oidcc_client_test() {
-    let scene = signs_in(|_| ()).await;
-    assert_eq!(scene.asserted("x-forwarded-user").as_deref(), Some("alice"));
-    let bearer = scene.asserted("authorization").unwrap();
-    assert!(bearer.starts_with("Bearer alice."));
-    let asked = scene.provider.asked();
-    assert_eq!(asked["response_type"], "code");
-    assert_eq!(asked["scope"], "openid");
-    assert!(asked["nonce"].len() >= 22 && asked["state"].len() >= 22);
-    assert!(!asked.contains_key("response_mode"));
+    let modes = [None, Some("form_post")];
+    for (scene, mode) in signs_in(|_| ()).await.into_iter().zip(modes) {
+        assert_eq!(scene.asserted("x-forwarded-user").as_deref(), Some("alice"));
+        let bearer = scene.asserted("authorization").unwrap();
+        assert!(bearer.starts_with("Bearer alice."));
+        let asked = scene.provider.asked();
+        assert_eq!(asked["response_type"], "code");
+        assert_eq!(asked["scope"], "openid");
+        assert!(asked["nonce"].len() >= 22 && asked["state"].len() >= 22);
+        assert_eq!(asked.get("response_mode").map(String::as_str), mode);
+    }
 }
 
 #[tokio::test]
@@ -140,48 +186,47 @@ async fn oidcc_client_test_invalid_sig_rs256() {
 
 #[tokio::test]
 async fn oidcc_client_test_userinfo_bearer_header() {
-    let scene = signs_in(|_| ()).await;
-    let [request] = <[_; 1]>::try_from(scene.provider.requests(Endpoint::Userinfo)).unwrap();
-    assert_eq!(
-        (request.method().as_str(), request.target().as_str()),
-        ("GET", "/userinfo")
-    );
-    let bearer = request.head.value("authorization").unwrap();
-    assert!(bearer.starts_with("Bearer alice."));
-    let email = scene.asserted("x-forwarded-email");
-    assert_eq!(email.as_deref(), Some("alice@example.com"));
+    for scene in signs_in(|_| ()).await {
+        let [request] = <[_; 1]>::try_from(scene.provider.requests(Endpoint::Userinfo)).unwrap();
+        assert_eq!(
+            (request.method().as_str(), request.target().as_str()),
+            ("GET", "/userinfo")
+        );
+        let bearer = request.head.value("authorization").unwrap();
+        assert!(bearer.starts_with("Bearer alice."));
+        let email = scene.asserted("x-forwarded-email");
+        assert_eq!(email.as_deref(), Some("alice@example.com"));
+    }
 }
 
 #[tokio::test]
 async fn oidcc_client_test_userinfo_bearer_body() {
-    let scene = OpenIdScene::with(&[("identity.userinfo_bearer", "\"body\"")]).await;
-    scene.signed_in("alice").await;
-    let [request] = <[_; 1]>::try_from(scene.provider.requests(Endpoint::Userinfo)).unwrap();
-    assert_eq!(
-        (request.method().as_str(), request.target().as_str()),
-        ("POST", "/userinfo")
-    );
-    assert_eq!(request.head.value("authorization"), None);
-    let sent = scene.provider.posted(Endpoint::Userinfo);
-    assert!(sent["access_token"].starts_with("alice."));
-    let email = scene.asserted("x-forwarded-email");
-    assert_eq!(email.as_deref(), Some("alice@example.com"));
+    let in_body = [("identity.userinfo_bearer", "\"body\"")];
+    for scene in signs_in_with(&in_body, |_| ()).await {
+        let [request] = <[_; 1]>::try_from(scene.provider.requests(Endpoint::Userinfo)).unwrap();
+        assert_eq!(
+            (request.method().as_str(), request.target().as_str()),
+            ("POST", "/userinfo")
+        );
+        assert_eq!(request.head.value("authorization"), None);
+        let sent = scene.provider.posted(Endpoint::Userinfo);
+        assert!(sent["access_token"].starts_with("alice."));
+        let email = scene.asserted("x-forwarded-email");
+        assert_eq!(email.as_deref(), Some("alice@example.com"));
+    }
 }
 
 #[tokio::test]
 async fn oidcc_client_test_userinfo_invalid_sub() {
-    let scene = OpenIdScene::new().await;
-    scene
-        .provider
-        .userinfo(|claims| claims["sub"] = "mallory".into());
-    let attempt = scene.attempt().await;
-    attempt.assert_refused("another subject");
-    assert_eq!(attempt.calls(Endpoint::Userinfo), 1);
-    assert!(
-        attempt.reason().unwrap().starts_with("userinfo"),
-        "{:?}",
-        attempt.reason()
-    );
+    let of_mallory = |provider: &OpenIdProvider| {
+        provider.userinfo(|claims| claims["sub"] = "mallory".into());
+    };
+    for scene in scenes(&[], of_mallory).await {
+        let attempt = scene.attempt().await;
+        attempt.assert_refused("another subject");
+        assert_eq!(attempt.calls(Endpoint::Userinfo), 1);
+        assert_eq!(attempt.reason().as_deref(), Some("userinfo_subject"));
+    }
 }
 
 #[tokio::test]
@@ -198,35 +243,32 @@ async fn oidcc_client_test_scope_userinfo_claims() {
         "scopes",
         "[\"openid\", \"profile\", \"email\", \"address\", \"phone\"]",
     );
-    let scene = OpenIdScene::with(&[scopes]).await;
-    scene.signed_in("alice").await;
-    let asked = scene.provider.asked();
-    assert_eq!(asked["scope"], "openid profile email address phone");
-    for (field, value) in [
-        ("x-forwarded-user", "alice"),
-        ("x-forwarded-email", "alice@example.com"),
-        ("x-forwarded-preferred-username", "alice"),
-        ("x-forwarded-groups", "staff"),
-    ] {
-        assert_eq!(scene.asserted(field).as_deref(), Some(value), "{field}");
+    for scene in signs_in_with(&[scopes], |_| ()).await {
+        let asked = scene.provider.asked();
+        assert_eq!(asked["scope"], "openid profile email address phone");
+        for (field, value) in [
+            ("x-forwarded-user", "alice"),
+            ("x-forwarded-email", "alice@example.com"),
+            ("x-forwarded-preferred-username", "alice"),
+            ("x-forwarded-groups", "staff"),
+        ] {
+            assert_eq!(scene.asserted(field).as_deref(), Some(value), "{field}");
+        }
     }
 }
 
 #[tokio::test]
 async fn oidcc_client_test_client_secret_basic() {
-    let scene = signs_in(|_| ()).await;
-    let [request] = <[_; 1]>::try_from(scene.provider.requests(Endpoint::Token)).unwrap();
-    let field = request.head.value("authorization").unwrap();
-    let pair = {
-        use base64::Engine as _;
-        let text = field.strip_prefix("Basic ").unwrap();
-        base64::engine::general_purpose::STANDARD
-            .decode(text)
-            .unwrap()
-    };
-    assert_eq!(pair, format!("3:{CLIENT_SECRET}").into_bytes());
-    let sent = scene.provider.posted(Endpoint::Token);
-    assert!(!sent.contains_key("client_secret"));
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    for scene in signs_in(|_| ()).await {
+        let [request] = <[_; 1]>::try_from(scene.provider.requests(Endpoint::Token)).unwrap();
+        let field = request.head.value("authorization").unwrap();
+        let pair = STANDARD.decode(field.strip_prefix("Basic ").unwrap());
+        assert_eq!(pair.unwrap(), format!("3:{CLIENT_SECRET}").into_bytes());
+        let sent = scene.provider.posted(Endpoint::Token);
+        assert!(!sent.contains_key("client_secret"));
+    }
 }
 
 // Config RP.
@@ -234,9 +276,10 @@ async fn oidcc_client_test_client_secret_basic() {
 #[tokio::test]
 async fn oidcc_client_test_discovery_openid_config() {
     // Nothing but the issuer is configured: every endpoint that was called came from there.
-    let scene = signs_in(|_| ()).await;
-    for endpoint in Endpoint::ALL {
-        assert_eq!(scene.provider.calls(endpoint), 1, "{endpoint:?}");
+    for scene in signs_in(|_| ()).await {
+        for endpoint in Endpoint::ALL {
+            assert_eq!(scene.provider.calls(endpoint), 1, "{endpoint:?}");
+        }
     }
 }
 
@@ -254,11 +297,12 @@ async fn oidcc_client_test_discovery_issuer_mismatch() {
     let wrong = |provider: &OpenIdProvider| {
         provider.metadata(|metadata| metadata["issuer"] = "https://other.example".into());
     };
-    let scene = OpenIdScene::prepared(&[], wrong).await;
-    let attempt = scene.attempt().await;
-    attempt.assert_refused("another issuer");
-    for endpoint in [Endpoint::Authorization, Endpoint::Token, Endpoint::Jwks] {
-        assert_eq!(attempt.calls(endpoint), 0, "{endpoint:?}");
+    for scene in scenes(&[], wrong).await {
+        let attempt = scene.attempt().await;
+        attempt.assert_refused("another issuer");
+        for endpoint in [Endpoint::Authorization, Endpoint::Token, Endpoint::Jwks] {
+            assert_eq!(attempt.calls(endpoint), 0, "{endpoint:?}");
+        }
     }
 }
 
@@ -281,67 +325,23 @@ async fn oidcc_client_test_signing_key_rotation() {
     assert_eq!(scene.provider.calls(Endpoint::Jwks), 2);
 }
 
-// Form Post RP: the same through a form that the browser posts.
-
-#[tokio::test]
-async fn oidcc_client_test_form_post() {
-    let scene = OpenIdScene::with(&[FORM_POST]).await;
-    scene.signed_in("alice").await;
-    assert_eq!(scene.asserted("x-forwarded-user").as_deref(), Some("alice"));
-    let asked = scene.provider.asked();
-    assert_eq!(asked["response_mode"], "form_post");
-}
+// Form Post RP: what it adds to the plan Basic.
 
 #[tokio::test]
 async fn oidcc_client_test_form_post_error() {
-    let scene = OpenIdScene::with(&[FORM_POST]).await;
-    scene.provider.authorization_response(|response| {
-        response["code"] = serde_json::Value::Null;
-        response["error"] = "access_denied".into();
-        response["error_description"] = "call 0800 for help".into();
-    });
+    let [_, scene] = scenes(&[], |provider| {
+        provider.authorization_response(|response| {
+            response["code"] = serde_json::Value::Null;
+            response["error"] = "access_denied".into();
+            response["error_description"] = "call 0800 for help".into();
+        });
+    })
+    .await;
     let attempt = scene.attempt().await;
     attempt.assert_refused("an error");
     assert_eq!(attempt.page.status, 403, "{}", attempt.page.describe());
     assert!(!attempt.page.text().contains("0800"));
     assert_eq!(attempt.calls(Endpoint::Token), 0);
-}
-
-#[tokio::test]
-async fn oidcc_client_test_form_post_nonce_invalid() {
-    let scene = OpenIdScene::with(&[FORM_POST]).await;
-    scene
-        .provider
-        .tamper_claims(|claims| claims["nonce"] = "another".into());
-    scene
-        .attempt()
-        .await
-        .assert_not_believed("another nonce", "_nonce");
-}
-
-#[tokio::test]
-async fn oidcc_client_test_form_post_invalid_iss() {
-    let scene = OpenIdScene::with(&[FORM_POST]).await;
-    scene
-        .provider
-        .tamper_claims(|claims| claims["iss"] = "https://other.example".into());
-    scene
-        .attempt()
-        .await
-        .assert_not_believed("another issuer", "_issuer");
-}
-
-#[tokio::test]
-async fn oidcc_client_test_form_post_invalid_sig_rs256() {
-    let scene = OpenIdScene::with(&[FORM_POST]).await;
-    let forge = |draft: &crate::support::openid::Draft| {
-        Some(draft.signed_by(draft.keys.of_an_attacker(), "RS256"))
-    };
-    scene.provider.id_token_by(forge);
-    scene
-        .attempt()
-        .await
-        .assert_not_believed("another key", "_signature");
 }
 
 // The general plan.
@@ -385,7 +385,8 @@ async fn oidcc_client_test_invalid_sig_es256() {
 async fn claims_of_others(source: impl Fn(&str) -> serde_json::Value) {
     let elsewhere = RecordingUpstream::start().await;
     let source = source(&elsewhere.url());
-    let scene = signs_in(move |provider| {
+    let scenes = signs_in(|provider| {
+        let source = source.clone();
         provider.userinfo(move |claims| {
             claims["email"] = serde_json::Value::Null;
             claims["_claim_names"] = json!({ "email": "one", "groups": "one" });
@@ -393,7 +394,9 @@ async fn claims_of_others(source: impl Fn(&str) -> serde_json::Value) {
         });
     })
     .await;
-    assert_eq!(scene.asserted("x-forwarded-email"), None);
+    for scene in scenes {
+        assert_eq!(scene.asserted("x-forwarded-email"), None);
+    }
     assert_eq!(elsewhere.connections(), 0);
 }
 
@@ -446,8 +449,9 @@ async fn oidcc_client_test_invalid_chash() {
 #[tokio::test]
 async fn oidcc_client_test_userinfo_signed() {
     for alg in ["RS256", "ES256"] {
-        let scene = signs_in(|provider| provider.sign_userinfo(alg)).await;
-        let email = scene.asserted("x-forwarded-email");
-        assert_eq!(email.as_deref(), Some("alice@example.com"), "{alg}");
+        for scene in signs_in(|provider| provider.sign_userinfo(alg)).await {
+            let email = scene.asserted("x-forwarded-email");
+            assert_eq!(email.as_deref(), Some("alice@example.com"), "{alg}");
+        }
     }
 }

@@ -95,6 +95,11 @@ async fn a_16_what_the_provider_decided_is_not_tried_again() {
     let page = scene.browser().visit(&url("/")).await;
     assert_eq!(page.status, 502, "{}", page.describe());
     assert_eq!((refresh(&page), page.field("retry-after")), (None, None));
+    let said = page.text();
+    assert!(
+        said.contains("refused this gateway") && said.contains("client_refused"),
+        "{said}"
+    );
 }
 
 #[tokio::test]
@@ -133,6 +138,7 @@ async fn a_real_browser_is_signed_in_once_the_provider_is_back() {
     browser.open("http://localhost/page").await;
     let text = browser.text().await;
     assert!(text.contains("This page tries again by itself."), "{text}");
+    browser.picture("outage").await;
     scene.provider.up().await;
     scene.gateway.advance(Duration::from_secs(5));
     browser.wait_for_text("seen").await;

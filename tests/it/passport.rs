@@ -1,5 +1,7 @@
 //! Whole logins against the embedded authorization server, in both of its generations.
 
+use std::time::Duration;
+
 use sidegate::clock::Clock;
 use sidegate::demo::{
     App, AppSettings, AuthorizationServer, AuthorizationServerSettings, Client, Dialect, Fault,
@@ -36,10 +38,15 @@ fn server(dialect: Dialect, clock: &Clock) -> AuthorizationServerSettings {
 
 impl Passport {
     async fn start(dialect: Dialect, more: &str) -> Self {
+        Self::with_lifetime(dialect, more, Duration::from_hours(731 * 24)).await
+    }
+
+    /// With access tokens that live so long.
+    async fn with_lifetime(dialect: Dialect, more: &str, lifetime: Duration) -> Self {
         let clock = Clock::manual(Clock::system().now());
-        let provider = AuthorizationServer::start(server(dialect, &clock))
-            .await
-            .unwrap();
+        let mut server = server(dialect, &clock);
+        server.access_token_lifetime = lifetime;
+        let provider = AuthorizationServer::start(server).await.unwrap();
         let key = provider.public_key_pem().to_owned();
         let mut app = AppSettings::new(key.clone(), "3");
         app.address = ([127, 0, 0, 1], 0).into();
@@ -193,32 +200,29 @@ async fn faults_of_the_token_endpoint_open_no_session_and_are_not_repeated() {
 }
 
 #[tokio::test]
-async fn a_token_that_has_expired_means_a_new_login_that_leads_back() {
-    let clock = Clock::manual(Clock::system().now());
-    let mut settings = server(Dialect::Passport13, &clock);
-    settings.access_token_lifetime = std::time::Duration::from_mins(10);
-    let provider = AuthorizationServer::start(settings).await.unwrap();
-    let app = crate::support::upstream::RecordingUpstream::start().await;
-    let settings = Settings::new(ORIGIN, &provider.base_url(), &app.url());
-    let secret = settings.file("secret", CLIENT_SECRET);
-    let key = settings.file("oauth-public.key", provider.public_key_pem());
-    let section = format!(
-        "[providers.main]\nprofile = \"laravel-passport-13\"\nurl = \"{}\"\nclient_id = \"3\"\n\
-         client_secret_file = \"{secret}\"\naccess_token.public_key_files = [\"{key}\"]\n",
-        provider.base_url()
-    );
-    let gateway = Gateway::with_clock(settings.provider(&section), clock);
-    let browser = Browser::new().leading(ORIGIN, gateway.address());
-    browser.sign_in(&url("/"), "alice", "password").await;
-    assert_eq!(browser.fetch(&url("/")).await.text(), "seen");
-    gateway.advance(std::time::Duration::from_secs(601));
-    assert_eq!(browser.fetch(&url("/")).await.status, 401);
-    let page = browser.open(&url("/page")).await;
-    let to = page.location().unwrap();
-    assert!(
-        to.as_str().starts_with(&provider.authorization_endpoint()),
-        "{to}"
-    );
+async fn both_generations_refresh_a_token_and_their_refusals_of_one_end_the_session() {
+    const LIFE: Duration = Duration::from_mins(10);
+    for dialect in [Dialect::Passport12, Dialect::Passport13] {
+        let passport = Passport::with_lifetime(dialect, "", LIFE).await;
+        let browser = passport.browser();
+        browser.sign_in(&url("/"), "alice", "password").await;
+        for refreshes in 1..4 {
+            passport.gateway.advance(LIFE);
+            // The app checks the token's own end.
+            let seen = browser.fetch(&url("/whoami")).await.json();
+            assert_eq!(seen["token"], "signature checked", "{seen}");
+            assert_eq!(seen["subject"], "17", "{seen}");
+            assert_eq!(passport.provider.refreshes(), refreshes);
+        }
+        passport.gateway.advance(LIFE);
+        passport.provider.revoke_all().await;
+        let page = browser.open(&url("/page")).await;
+        let to = page.location().unwrap();
+        let endpoint = passport.provider.authorization_endpoint();
+        assert!(to.as_str().starts_with(&endpoint), "{dialect:?}: {to}");
+        assert_eq!(passport.provider.refreshes(), 4);
+        assert_eq!(browser.fetch(&url("/")).await.status, 401, "{dialect:?}");
+    }
 }
 
 #[tokio::test]

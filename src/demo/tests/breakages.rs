@@ -3,7 +3,9 @@
 
 use super::fake_gateway::{Breakage, Fake};
 use super::*;
-use crate::demo::{App, AppSettings, Check, FailedStep, Step, StepReport, User};
+use crate::demo::{App, AppSettings, Check, FailedStep, Step, StepReport, TokenCalls, User};
+
+const HOUR: Duration = Duration::from_hours(1);
 
 /// What is spoiled outside the gateway.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,8 +32,11 @@ async fn run(breakage: Breakage, around: Around) -> (Vec<String>, Result<(), Fai
         secret: Some(Secret::new(SECRET.into())),
         redirect_uris: vec![redirect_uri.into()],
     };
+    let clock = Clock::manual(Clock::system().now());
     let settings = || AuthorizationServerSettings {
         clients: vec![client.clone()],
+        access_token_lifetime: HOUR,
+        clock: clock.clone(),
         ..AuthorizationServerSettings::default()
     };
     let server = AuthorizationServer::start(settings()).await.unwrap();
@@ -41,8 +46,11 @@ async fn run(breakage: Breakage, around: Around) -> (Vec<String>, Result<(), Fai
     } else {
         server.public_key_pem().to_owned()
     };
-    let app = App::start(AppSettings::new(pem, "3")).await.unwrap();
-    let fake = Fake::new(breakage, server.address(), app.address());
+    let mut app = AppSettings::new(pem, "3");
+    app.clock = clock.clone();
+    let app = App::start(app).await.unwrap();
+    let servers = (server.address(), app.address());
+    let fake = Fake::new(breakage, servers, clock.clone());
     let public_url = fake.public_url.clone();
     let gateway = fake.start().await;
     let check = Check {
@@ -50,7 +58,10 @@ async fn run(breakage: Breakage, around: Around) -> (Vec<String>, Result<(), Fai
         public_url,
         provider: server.address(),
         authorization_endpoint: Url::parse(&server.authorization_endpoint()).unwrap(),
-        exchanges: || server.exchanges(),
+        calls: || TokenCalls {
+            exchanges: server.exchanges(),
+            refreshes: server.refreshes(),
+        },
         user: "alice".into(),
         password: Secret::new(around.password.unwrap_or("password").into()),
         subject: around.subject.unwrap_or("17").into(),
@@ -59,7 +70,8 @@ async fn run(breakage: Breakage, around: Around) -> (Vec<String>, Result<(), Fai
             .map(|email| ("x-forwarded-email", email.into()))
             .into_iter()
             .collect(),
-        clock: Clock::system(),
+        token_lifetime: HOUR,
+        clock,
     };
     let mut lines = Vec::new();
     let mut report = |step: StepReport| lines.push(step.to_string());
@@ -119,6 +131,8 @@ async fn each_breakage_of_the_gateway_fails_the_step_that_watches_it() {
         (Breakage::CookieForeverAlive, Step::CookieDead),
         (Breakage::AnyoneIsForwarded, Step::CookieDead),
         (Breakage::ExchangeForEachRequest, Step::Cache),
+        (Breakage::ExpiredTokenPasses, Step::Refresh),
+        (Breakage::RefreshForEachRequest, Step::Refresh),
     ];
     for (breakage, step) in expected {
         assert_eq!(
@@ -184,11 +198,12 @@ async fn a_gateway_that_is_not_there_fails_the_first_step_by_name() {
         public_url: Url::parse("http://localhost").unwrap(),
         provider: address,
         authorization_endpoint: Url::parse("http://127.0.0.1/oauth/authorize").unwrap(),
-        exchanges: || 0,
+        calls: TokenCalls::default,
         user: User::alice().username,
         password: User::alice().password,
         subject: "17".into(),
         fields: Vec::new(),
+        token_lifetime: HOUR,
         clock: Clock::system(),
     };
     let failed = check.run(&mut |_report| {}).await.unwrap_err();

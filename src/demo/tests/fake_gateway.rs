@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -18,6 +19,7 @@ use tokio::sync::Mutex;
 use url::Url;
 
 use super::{CHALLENGE, SECRET, VERIFIER, json};
+use crate::clock::{Clock, Timestamp};
 use crate::demo::browser::exchange;
 use crate::demo::serve::{Answer, Reply, Server, answer, serve};
 use crate::secret;
@@ -40,12 +42,14 @@ pub(super) enum Breakage {
     CookieWithoutSecure,
     ExchangeForEachRequest,
     ExchangeTwice,
+    ExpiredTokenPasses,
     NoBearer,
     NoPkce,
     NoState,
     OwnCookiePasses,
     PlainPkce,
     PostIsDropped,
+    RefreshForEachRequest,
     SignOutIsDead,
     SignOutLeavesTheCookie,
     TemporaryRedirect,
@@ -59,12 +63,24 @@ pub(super) struct Fake {
     pub(super) public_url: Url,
     /// State -> page asked for.
     logins: Mutex<HashMap<String, String>>,
-    /// Cookie -> access token.
-    sessions: Mutex<HashMap<String, String>>,
+    /// Cookie -> tokens.
+    sessions: Mutex<HashMap<String, Tokens>>,
+    clock: Clock,
+}
+
+#[derive(Clone)]
+struct Tokens {
+    access_token: String,
+    refresh_token: String,
+    expires_at: Timestamp,
 }
 
 impl Fake {
-    pub(super) fn new(breakage: Breakage, provider: SocketAddr, app: SocketAddr) -> Self {
+    pub(super) fn new(
+        breakage: Breakage,
+        (provider, app): (SocketAddr, SocketAddr),
+        clock: Clock,
+    ) -> Self {
         Self {
             breakage,
             provider,
@@ -72,6 +88,7 @@ impl Fake {
             public_url: Url::parse("http://localhost").unwrap(),
             logins: Mutex::default(),
             sessions: Mutex::default(),
+            clock,
         }
     }
 
@@ -108,7 +125,7 @@ impl Fake {
             _ => {}
         }
         let token = match &session {
-            Some(session) => self.sessions.lock().await.get(session).cloned(),
+            Some(session) => self.fresh(session).await,
             None => None,
         };
         let open = self.is(Breakage::AnyoneIsForwarded) && session.is_some();
@@ -202,8 +219,33 @@ impl Fake {
         redirect(&page, cookie.as_deref())
     }
 
+    /// The access token of a session, refreshed if need be.
+    async fn fresh(&self, session: &str) -> Option<String> {
+        let mut sessions = self.sessions.lock().await;
+        let tokens = sessions.get_mut(session)?;
+        let expired = tokens.expires_at <= self.clock.now();
+        if expired && !self.is(Breakage::ExpiredTokenPasses) {
+            let refresh_token = tokens.refresh_token.clone();
+            if self.is(Breakage::RefreshForEachRequest) {
+                self.refresh("def50200").await;
+            }
+            *tokens = self.refresh(&refresh_token).await.unwrap();
+        }
+        Some(tokens.access_token.clone())
+    }
+
+    async fn refresh(&self, refresh_token: &str) -> Option<Tokens> {
+        let body = json!({
+            "grant_type": "refresh_token",
+            "client_id": "3",
+            "client_secret": SECRET,
+            "refresh_token": refresh_token,
+        });
+        self.call(&body).await
+    }
+
     /// Exchanges a code; `None` when the provider refuses.
-    async fn redeem(&self, code: &str) -> Option<String> {
+    async fn redeem(&self, code: &str) -> Option<Tokens> {
         let body = json!({
             "grant_type": "authorization_code",
             "client_id": "3",
@@ -212,12 +254,22 @@ impl Fake {
             "code": code,
             "code_verifier": VERIFIER,
         });
+        self.call(&body).await
+    }
+
+    async fn call(&self, body: &serde_json::Value) -> Option<Tokens> {
         let request = Request::post("/oauth/token")
             .header("host", self.provider.to_string())
             .header("content-type", "application/json")
             .body(Full::from(body.to_string()));
         let answer = exchange(self.provider, request.unwrap()).await.unwrap();
-        json(&answer)["access_token"].as_str().map(str::to_owned)
+        let answer = json(&answer);
+        let lifetime = Duration::from_secs(answer["expires_in"].as_u64()?);
+        Some(Tokens {
+            access_token: answer["access_token"].as_str()?.to_owned(),
+            refresh_token: answer["refresh_token"].as_str()?.to_owned(),
+            expires_at: self.clock.now().plus(lifetime),
+        })
     }
 
     async fn forward(&self, request: Request<Bytes>, token: &str) -> Response<Reply> {

@@ -1,24 +1,38 @@
 //! What answers of the token endpoint mean.
 
+use std::num::NonZeroU32;
+
 use serde::Deserialize;
 
 /// What a refresh does at this server (RFC 6749 section 6).
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Refresh {
-    /// The answer brings a new refresh token and the old one is dead. Default: yes.
-    pub rotates: bool,
-    /// The old access token is dead as soon as the refresh succeeds. Default: yes.
+    /// The old access token is dead as soon as the refresh succeeds, so that it is refreshed as late
+    /// as can be. Default: yes.
     pub revokes_access_token: bool,
+    /// How long an answer is waited for, in seconds. No request waits that long; but an answer that
+    /// is given up may have used up the refresh token. Default: 60.
+    pub deadline_secs: NonZeroU32,
 }
 
 impl Default for Refresh {
     fn default() -> Self {
         Self {
-            rotates: true,
             revokes_access_token: true,
+            deadline_secs: NonZeroU32::MIN.saturating_add(59),
         }
     }
+}
+
+/// A grant that is turned into tokens at the token endpoint.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub enum GrantType {
+    /// A code, once, at the end of a login (RFC 6749 section 4.1.3).
+    AuthorizationCode,
+    /// A refresh token (RFC 6749 section 6).
+    RefreshToken,
 }
 
 /// A row that gives an error answer of the token endpoint its meaning. What is given must be
@@ -26,6 +40,8 @@ impl Default for Refresh {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ErrorShape {
+    /// What was asked with.
+    pub grant: Option<GrantType>,
     /// The status code.
     pub status: Option<u16>,
     /// The member `error`.
@@ -34,6 +50,9 @@ pub struct ErrorShape {
     pub description: Option<String>,
     /// The member `hint`.
     pub hint: Option<String>,
+    /// Whether the answer has no body at all. Default: no, and then it may have one or none.
+    #[serde(default)]
+    pub empty: bool,
     /// What it means.
     pub meaning: Meaning,
 }
@@ -48,4 +67,14 @@ pub enum Meaning {
     Later,
     /// Our registration or our request is at fault: an operator has to act.
     Ours,
+}
+
+/// A row that describes how an app behind refuses an access token, besides answering 401.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignedOutShape {
+    /// The status code.
+    pub status: u16,
+    /// The path that `Location` leads to; host and query are not looked at.
+    pub location: String,
 }

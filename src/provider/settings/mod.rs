@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::de::{Deserializer, Visitor};
 
-pub use self::answer::{ErrorShape, Meaning, Refresh};
+pub use self::answer::{ErrorShape, GrantType, Meaning, Refresh, SignedOutShape};
 pub use self::belief::{AccessTokenSettings, Algorithm, IdTokenSettings};
 pub use self::identity::{
     ClaimNames, EmailsVerified, IdentitySettings, IdentitySource, UserinfoBearer,
@@ -126,11 +126,16 @@ pub struct Settings {
     /// first row that matches decides.
     #[serde(default)]
     pub errors: Vec<ErrorShape>,
-    /// How many token requests are made in a minute at most; as many may come at once. Default:
-    /// 600.
+    /// How apps behind refuse an access token of this server, besides answering 401. Default: in no
+    /// other way.
+    #[serde(default)]
+    pub signed_out_answers: Vec<SignedOutShape>,
+    /// How many token requests are made in a minute at most; as many may come at once, of which a
+    /// fifth is kept for logins. Default: 600.
     #[serde(default = "calls_per_minute")]
     pub token_calls_per_minute: NonZeroU32,
-    /// How many calls of the server may be under way at once. Default: 64.
+    /// How many calls of the server may be under way at once, of which a fifth is kept for logins.
+    /// Default: 64.
     #[serde(default = "concurrent_calls")]
     pub concurrent_calls: NonZeroU32,
     /// How long one call may take from connecting to the last byte, in seconds. Default: 15.

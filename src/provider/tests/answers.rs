@@ -8,14 +8,25 @@ use super::*;
 const JSON: &str = "application/json";
 
 fn read(profile: &str, status: u64, fields: &[(&str, &str)], body: &str) -> Result<Answer, Error> {
+    let asked = (GrantType::AuthorizationCode, profile);
+    read_with(asked, status, fields, body)
+}
+
+fn read_with(
+    (grant, profile): (GrantType, &str),
+    status: u64,
+    fields: &[(&str, &str)],
+    body: &str,
+) -> Result<Answer, Error> {
     let mut response = Response::builder().status(u16::try_from(status).unwrap());
     for (name, text) in fields {
         response = response.header(*name, *text);
     }
-    let body = response.body(bytes::Bytes::copy_from_slice(body.as_bytes()));
+    let body = response.body(Bytes::copy_from_slice(body.as_bytes()));
     let minimal = "url = \"http://localhost\"\nclient_id = \"3\"\nauthorization_endpoint = \"/\"\n\
                    token_endpoint = \"/\"";
-    token::read(body.unwrap(), &settings(profile, minimal).errors, NOW)
+    let shapes = settings(profile, minimal).errors;
+    token::read(body.unwrap(), (grant, &shapes), NOW)
 }
 
 fn ok(body: &str) -> Result<Answer, Error> {
@@ -25,7 +36,7 @@ fn ok(body: &str) -> Result<Answer, Error> {
 fn meaning(read: &Result<Answer, Error>) -> &'static str {
     match read {
         Ok(_) => "granted",
-        Err(Error::Refused(_)) => "fatal",
+        Err(Error::RefreshRefused(_) | Error::Refused(_)) => "fatal",
         Err(Error::Misconfigured(_) | Error::Redirected { .. }) => "ours",
         Err(Error::Throttled { .. } | Error::Unavailable { .. }) => "later",
         Err(_) => "not understood",
@@ -51,7 +62,13 @@ fn every_row_of_both_generations_is_understood() {
                 .to_string()
                 .replace("\"{seconds}\"", "63158400");
             let status = answer["status"].as_u64().unwrap();
-            let read = read(&profile, status, &fields(answer), &body);
+            let refresh = row["case"].as_str().unwrap().contains("refresh");
+            let grant = if refresh {
+                GrantType::RefreshToken
+            } else {
+                GrantType::AuthorizationCode
+            };
+            let read = read_with((grant, &profile), status, &fields(answer), &body);
             let expected = answer["meaning"].as_str().unwrap();
             assert_eq!(meaning(&read), expected, "{} of {generation}", row["case"]);
             seen += 1;

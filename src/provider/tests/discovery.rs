@@ -6,6 +6,7 @@ use tokio::task::JoinSet;
 use super::signing::*;
 use super::*;
 use crate::provider::published::Published;
+use crate::provider::settings::GrantType;
 
 fn metadata(issuer: &str, changes: Value) -> String {
     let mut metadata = value!({
@@ -150,7 +151,11 @@ async fn a_25_metadata_that_is_not_believed_changes_nothing() {
     let before = asked(&provider).unwrap();
     for (_answer, reason) in refused(&server.url) {
         let error = provider.discover().await.unwrap_err();
-        assert_eq!(error.reason(), reason, "{}", chain(&error));
+        let text = chain(&error);
+        assert_eq!(error.reason(), reason, "{text}");
+        let place = format!("{}/.well-known/openid-configuration", server.url);
+        let named = reason.starts_with("metadata");
+        assert_eq!(text.contains(&place), named, "{text}");
         assert_eq!(asked(&provider).unwrap(), before);
     }
     provider.discover().await.unwrap();
@@ -303,4 +308,24 @@ async fn keys_of_another_place_are_fetched_at_once() {
     published.renew(&place(&two), &clock).await.unwrap();
     let second = published.first(&place(&two), &clock).await.unwrap();
     assert!(!Arc::ptr_eq(&first, &second));
+}
+
+#[tokio::test(start_paused = true)]
+async fn d_25_whoever_waits_too_long_for_a_place_is_told_to_come_back() {
+    let files = Files::new();
+    let text = format!("concurrent_calls = 2\ndeadline_secs = 3\n{ENDPOINTS}");
+    let provider = files.provider("oauth2", "https://id.example", &text);
+    let (one, _two) = (
+        provider.place(GrantType::AuthorizationCode).await.unwrap(),
+        provider.place(GrantType::AuthorizationCode).await,
+    );
+    let error = provider
+        .place(GrantType::AuthorizationCode)
+        .await
+        .map(drop)
+        .unwrap_err();
+    assert_eq!(error.reason(), "provider_busy");
+    assert!(error.passes() && error.sent_nothing());
+    drop(one);
+    assert!(provider.place(GrantType::AuthorizationCode).await.is_ok());
 }

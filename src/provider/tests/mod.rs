@@ -10,6 +10,8 @@ mod id_token;
 mod keys;
 mod metadata;
 mod redeeming;
+mod refresh_answers;
+mod refreshing;
 mod requests;
 mod set_up;
 mod signatures;
@@ -44,7 +46,7 @@ use super::token::Answer;
 use super::userinfo::Userinfo;
 use super::*;
 use crate::identity::Identity;
-use crate::token::TokenSet;
+use crate::token::{Life, TokenSet};
 
 /// A few seconds after the reference's example token was issued.
 const NOW: Timestamp = Timestamp::from_millis(1_689_713_300_000);

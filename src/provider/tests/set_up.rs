@@ -1,5 +1,6 @@
 //! Profiles, and settings that are refused.
 
+use http::{HeaderMap, StatusCode};
 use rcgen::PublicKeyData as _;
 
 use super::*;
@@ -42,7 +43,8 @@ fn the_passport_profiles_say_what_passport_does() {
             settings.access_token.algorithms,
             [settings::Algorithm::RS256]
         );
-        assert!(settings.refresh.rotates && settings.refresh.revokes_access_token);
+        assert!(settings.refresh.revokes_access_token);
+        assert_eq!(settings.signed_out_answers.len(), 1);
     }
 }
 
@@ -343,4 +345,29 @@ fn j_29_weak_and_mistaken_keys_are_refused_at_start() {
         "https://id.example",
         "access_token.algorithms = [\"ES256\"]",
     );
+}
+
+#[test]
+fn an_app_refuses_a_token_by_401_or_as_the_profile_says() {
+    let files = Files::new();
+    let passport = files.provider("laravel-passport-12", "https://id.example", "");
+    let given = "authorization_endpoint = \"/a\"\ntoken_endpoint = \"/t\"";
+    let other = files.provider("oauth2", "https://id.example", given);
+    let mut to_login = HeaderMap::new();
+    to_login.insert("location", "https://app.example/login".parse().unwrap());
+    let mut basic = HeaderMap::new();
+    basic.insert("www-authenticate", "Basic realm=\"app\"".parse().unwrap());
+    let none = HeaderMap::new();
+    for (status, headers, by_passport, by_others) in [
+        (StatusCode::UNAUTHORIZED, &none, true, true),
+        (StatusCode::UNAUTHORIZED, &basic, false, false),
+        (StatusCode::FOUND, &to_login, true, false),
+        (StatusCode::FOUND, &none, false, false),
+        (StatusCode::OK, &to_login, false, false),
+        (StatusCode::FORBIDDEN, &none, false, false),
+        (StatusCode::INTERNAL_SERVER_ERROR, &none, false, false),
+    ] {
+        assert_eq!(passport.is_signed_out_answer(status, headers), by_passport);
+        assert_eq!(other.is_signed_out_answer(status, headers), by_others);
+    }
 }

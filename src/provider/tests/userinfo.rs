@@ -13,7 +13,7 @@ fn at(server: &Server) -> Endpoint {
 }
 
 fn grant() -> TokenSet {
-    TokenSet::new("abc+/=~", None, None).unwrap()
+    TokenSet::new("abc+/=~", None, Life::default()).unwrap()
 }
 
 const OUR_NAME: &str = concat!("sidegate/", env!("CARGO_PKG_VERSION"));

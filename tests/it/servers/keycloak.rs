@@ -1,8 +1,6 @@
 //! Keycloak: `Secure` cookies on plain loopback, no `aud` in the access token, the groups in an
 //! object, 401 `unauthorized_client` for a wrong secret.
 
-use std::path::PathBuf;
-
 use super::{Client, Site, openid};
 use crate::support::person::ALICE;
 use crate::support::scene::url;
@@ -97,20 +95,11 @@ async fn in_a_real_browser(provider: &str, flows: &Flows) {
     });
     let browser = Chromium::leading("localhost:80", site.gateway.address()).await;
     browser.open(&url("/deep/page?x=1")).await;
-    picture(&browser, "keycloak_login").await;
+    browser.picture("keycloak_login").await;
     browser.log_in(ALICE.name, ALICE.password).await;
     let text = browser.wait_for(|url| url.contains("/deep/")).await;
     assert_eq!(text, "alice@example.test sees /deep/page?x=1");
-    picture(&browser, "keycloak_signed_in").await;
+    browser.picture("keycloak_signed_in").await;
     assert_eq!(browser.run("return document.cookie").await, "");
     flows.passed("in Chromium");
-}
-
-/// Keeps what the browser shows, beside the pictures of our own pages.
-async fn picture(browser: &Chromium, name: &str) {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("pages");
-    std::fs::create_dir_all(&folder).unwrap();
-    let picture = browser.client().screenshot().await.unwrap();
-    assert!(picture.starts_with(b"\x89PNG"), "{name}");
-    std::fs::write(folder.join(format!("{name}.png")), picture).unwrap();
 }

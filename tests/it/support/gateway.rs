@@ -80,6 +80,12 @@ impl Settings {
         self
     }
 
+    /// More keys of the provider.
+    pub(crate) fn of_provider(mut self, toml: &str) -> Self {
+        self.provider.push_str(toml);
+        self
+    }
+
     /// Another provider section altogether.
     pub(crate) fn provider(mut self, toml: &str) -> Self {
         toml.clone_into(&mut self.provider);

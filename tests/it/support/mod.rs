@@ -6,6 +6,7 @@ pub(crate) mod form;
 pub(crate) mod gateway;
 pub(crate) mod h2;
 pub(crate) mod jar;
+pub(crate) mod killed;
 pub(crate) mod openid;
 pub(crate) mod pair;
 pub(crate) mod person;

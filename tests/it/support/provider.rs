@@ -1,8 +1,9 @@
 //! An authorization server that does exactly what a test says.
 //!
 //! It signs people in without a form (the browser's `user` cookie says who; `alice` without one),
-//! checks PKCE and that a code is used once, and answers the token endpoint with whatever is
-//! queued. It shares no code with the embedded server of the crate.
+//! checks PKCE and that a code is used once, rotates refresh tokens, revokes a family whose old one
+//! comes back and the access token of whatever is refreshed, and answers the token endpoint with whatever is queued. It shares no code with the
+//! embedded server of the crate.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use url::Url;
 
 use super::upstream::{Answer, Recorded, RecordingUpstream};
@@ -34,10 +35,41 @@ struct State {
     /// Who the answers say they are from.
     iss: Option<String>,
     faults: VecDeque<Answer>,
+    /// What every refresh is answered with; nothing is done then.
+    refuses: Option<Answer>,
+    /// Refreshes that are done, and whose answers are lost.
+    losses: usize,
+    /// Refreshes are answered when this says so.
+    gate: Option<Arc<Notify>>,
+    reuse: Reuse,
+    /// Refresh tokens by what was given with them.
+    grants: BTreeMap<String, Grant>,
+    /// Access tokens that an app should take, and whose they are.
+    alive: BTreeMap<String, String>,
     /// More or other members of the next token responses.
     token: Value,
     /// More or other members of the user information.
     user: Value,
+}
+
+/// What becomes of a refresh token that comes again.
+#[derive(Clone, Copy, Default, Eq, PartialEq)]
+enum Reuse {
+    /// All of its family is revoked.
+    #[default]
+    Theft,
+    /// It is answered once more.
+    Grace,
+}
+
+/// What a refresh token stands for.
+#[derive(Clone)]
+struct Grant {
+    user: String,
+    /// The number of the login that it comes from.
+    family: usize,
+    access_token: String,
+    used: bool,
 }
 
 /// The server.
@@ -58,6 +90,69 @@ impl StandIn {
     /// Its origin, on 127.0.0.1: another site than the gateway's `localhost`.
     pub(crate) fn url(&self) -> String {
         self.server.url()
+    }
+
+    /// Stops it: nobody listens there any more.
+    pub(crate) async fn stop(&mut self) {
+        self.server.stop().await;
+    }
+
+    /// The requests for a refresh.
+    pub(crate) fn refreshes(&self) -> Vec<Recorded> {
+        let exchanges = self.exchanges().into_iter();
+        exchanges.filter(is_refresh).collect()
+    }
+
+    /// Waits until so many refreshes were asked for.
+    pub(crate) async fn wait_for_refresh(&self, count: usize) {
+        let asked = |requests: &[Recorded]| {
+            let refreshes = requests.iter().filter(|request| is_refresh(request));
+            refreshes.filter(|request| request.complete).count() >= count
+        };
+        self.server.wait_until(asked).await;
+    }
+
+    /// Answers every refresh so from now on, and does nothing; `None` ends that.
+    pub(crate) fn refuse_refreshes(&self, answer: Option<Answer>) {
+        self.state.send_modify(|state| state.refuses = answer);
+    }
+
+    /// Does the next refresh and loses its answer.
+    pub(crate) fn lose_refresh(&self) {
+        self.state.send_modify(|state| state.losses += 1);
+    }
+
+    /// Holds the answers of refreshes from now on: each needs one notice of the gate.
+    pub(crate) fn hold_refreshes(&self) -> Arc<Notify> {
+        let gate = Arc::new(Notify::new());
+        let held = Some(Arc::clone(&gate));
+        self.state.send_modify(|state| state.gate = held);
+        gate
+    }
+
+    /// Answers used refresh tokens once more, as a server with a grace period does.
+    pub(crate) fn give_grace(&self) {
+        self.state.send_modify(|state| state.reuse = Reuse::Grace);
+    }
+
+    /// Revokes all access tokens, as an administrator would.
+    pub(crate) fn revoke_access_tokens(&self) {
+        self.state.send_modify(|state| state.alive.clear());
+    }
+
+    /// An app that takes living access tokens only: `seen`, or 401.
+    pub(crate) fn app(&self) -> impl Fn(&Recorded) -> Answer + Send + Sync + 'static {
+        let state = Arc::clone(&self.state);
+        move |request| {
+            let field = request.head.value("authorization").unwrap_or_default();
+            let token = field.strip_prefix("Bearer ").unwrap_or_default();
+            if state.borrow().alive.contains_key(token) {
+                Answer::ok("seen")
+            } else {
+                let body = json!({ "message": "Unauthenticated." }).to_string();
+                Answer::with(401, &[("Content-Type", "application/json")], &body)
+            }
+        }
     }
 
     /// The requests to the token endpoint.
@@ -120,6 +215,11 @@ impl StandIn {
     }
 }
 
+fn is_refresh(request: &Recorded) -> bool {
+    let token = request.target().starts_with("/oauth/token");
+    token && String::from_utf8_lossy(&request.body).contains("refresh_token")
+}
+
 fn target(request: &Recorded) -> Url {
     Url::parse("http://provider.test")
         .unwrap()
@@ -167,11 +267,21 @@ fn answer(request: &Recorded, state: &watch::Sender<State>) -> Answer {
         "/oauth/token" => {
             let mut fault = None;
             state.send_modify(|state| fault = state.faults.pop_front());
-            fault.unwrap_or_else(|| match token(request, state) {
-                Ok(body) => Answer::with(200, &json_type, &body),
-                Err(reason) => {
-                    let body = json!({ "error": "invalid_grant", "hint": reason }).to_string();
-                    Answer::with(400, &json_type, &body)
+            if is_refresh(request) && fault.is_none() {
+                fault.clone_from(&state.borrow().refuses);
+            }
+            fault.unwrap_or_else(|| {
+                let answer = match token(request, state) {
+                    Ok(body) => Answer::with(200, &json_type, &body),
+                    Err(reason) => {
+                        let body = json!({ "error": "invalid_grant", "hint": reason }).to_string();
+                        Answer::with(400, &json_type, &body)
+                    }
+                };
+                if is_refresh(request) {
+                    on_its_way(answer, state)
+                } else {
+                    answer
                 }
             })
         }
@@ -242,9 +352,64 @@ fn auto_form(action: &str, parameters: &[(&str, String)]) -> String {
     )
 }
 
+/// The answer to a refresh, lost or held as was wished.
+fn on_its_way(answer: Answer, state: &watch::Sender<State>) -> Answer {
+    let mut lost = false;
+    state.send_modify(|state| {
+        lost = state.losses > 0;
+        state.losses = state.losses.saturating_sub(1);
+    });
+    if lost {
+        return Answer::silence().then_close();
+    }
+    match &state.borrow().gate {
+        Some(gate) => answer.held_by(gate),
+        None => answer,
+    }
+}
+
+/// New tokens of a family for `user`.
+fn issue(state: &mut State, user: String, family: Option<usize>) -> (String, String) {
+    if family.is_some() {
+        state.issued += 1;
+    }
+    let number = state.issued;
+    let access_token = format!("{user}.{CANARY}.{number}");
+    let refresh_token = format!("def502{CANARY}{number:04}");
+    state.alive.insert(access_token.clone(), user.clone());
+    let grant = Grant {
+        user,
+        family: family.unwrap_or(number),
+        access_token: access_token.clone(),
+        used: false,
+    };
+    state.grants.insert(refresh_token.clone(), grant);
+    (access_token, refresh_token)
+}
+
+fn refresh(state: &mut State, refresh_token: &str) -> Result<(String, String), &'static str> {
+    let reuse = state.reuse;
+    let grant = state.grants.get_mut(refresh_token);
+    let grant = grant.ok_or("the refresh token is unknown or was revoked")?;
+    let before = grant.clone();
+    grant.used = true;
+    if before.used && reuse == Reuse::Theft {
+        let family = before.family;
+        state.grants.retain(|_, grant| grant.family != family);
+        return Err("the refresh token was used before");
+    }
+    state.alive.remove(&before.access_token);
+    Ok(issue(state, before.user, Some(before.family)))
+}
+
 fn token(request: &Recorded, state: &watch::Sender<State>) -> Result<String, &'static str> {
     let asked = token_request(&request.body)?;
     let get = |name| asked.get(name).map(String::as_str).unwrap_or_default();
+    if get("grant_type") == "refresh_token" {
+        let mut tokens = Err("");
+        state.send_modify(|state| tokens = refresh(state, get("refresh_token")));
+        return tokens.map(|tokens| response(tokens, &state.borrow()));
+    }
     let mut known = None;
     state.send_modify(|state| known = state.codes.remove(get("code")));
     let (user, challenge) = known.ok_or("the code is unknown or was used")?;
@@ -252,11 +417,15 @@ fn token(request: &Recorded, state: &watch::Sender<State>) -> Result<String, &'s
     if challenge.is_empty() || URL_SAFE_NO_PAD.encode(hash) != challenge {
         return Err("the code_verifier is wrong");
     }
-    let state = state.borrow();
+    let mut tokens = Default::default();
+    state.send_modify(|state| tokens = issue(state, user, None));
+    Ok(response(tokens, &state.borrow()))
+}
+
+fn response((access_token, refresh_token): (String, String), state: &State) -> String {
     let body = json!({
         "token_type": "Bearer", "expires_in": 3600,
-        "access_token": format!("{user}.{CANARY}.{}", state.issued),
-        "refresh_token": format!("def502{CANARY}{:04}", state.issued),
+        "access_token": access_token, "refresh_token": refresh_token,
     });
-    Ok(merged(body, &state.token))
+    merged(body, &state.token)
 }

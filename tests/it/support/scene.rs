@@ -1,10 +1,14 @@
 //! A gateway between a stand-in provider and a recording app, as most tests need it.
 
+use tokio::time::timeout;
+
 use super::browser::{Browser, Page};
 use super::certificates::Authority;
 use super::gateway::{Gateway, Settings};
 use super::provider::StandIn;
+use super::raw::exchange;
 use super::upstream::RecordingUpstream;
+use super::wire::PATIENCE;
 
 /// The public URL: its port is the default one, and browsers are told where that leads to.
 pub(crate) const ORIGIN: &str = "http://localhost";
@@ -39,6 +43,19 @@ access.any_of.email_domains = ["example.com"]
 impl Scene {
     pub(crate) async fn new() -> Self {
         Self::with(|settings| settings).await
+    }
+
+    /// With these routes, and more keys of the provider.
+    pub(crate) async fn with_routes(routes: &str, more: &str) -> Self {
+        let provider = StandIn::start().await;
+        let app = RecordingUpstream::start().await;
+        let settings = Settings::new(ORIGIN, &provider.url(), &app.url());
+        let gateway = Gateway::start(settings.of_provider(more).with(routes));
+        Self {
+            gateway,
+            provider,
+            app,
+        }
     }
 
     /// With other settings.
@@ -99,6 +116,28 @@ impl Scene {
         let callback = browser.follow(&start).await;
         assert!(callback.location().is_some(), "{}", callback.describe());
         callback
+    }
+
+    /// A figure of the operations listener, by its name and labels.
+    pub(crate) async fn figure(&self, name: &str) -> Option<u64> {
+        let address = self.gateway.operations();
+        let request =
+            format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        let outcome = exchange(address, request.as_bytes(), 1).await;
+        let text = outcome.responses[0].text();
+        let mut lines = text.lines();
+        lines.find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+    }
+
+    /// Waits until a figure is this; zero until it was counted.
+    pub(crate) async fn wait_for_figure(&self, name: &str, value: u64) {
+        let waiting = async {
+            while self.figure(name).await.unwrap_or_default() != value {
+                tokio::task::yield_now().await;
+            }
+        };
+        let came = timeout(PATIENCE, waiting).await;
+        assert!(came.is_ok(), "{name} is {:?}", self.figure(name).await);
     }
 
     /// The `Cookie` field of a signed-in person, for raw requests.

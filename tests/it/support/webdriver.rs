@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -82,7 +83,7 @@ impl Chromium {
     /// When they are not installed: a check that cannot run has failed.
     async fn with_rules(rules: &str) -> Self {
         for program in [DRIVER, BROWSER] {
-            let there = std::path::Path::new(program).exists();
+            let there = Path::new(program).exists();
             assert!(
                 there,
                 "{program} is missing: install chromium and chromium-driver"
@@ -196,6 +197,15 @@ impl Chromium {
             .run("return document.body ? document.body.innerText : ''")
             .await;
         text.as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Keeps what the browser shows, to be looked at, with the build's other results.
+    pub(crate) async fn picture(&self, name: &str) {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pages");
+        std::fs::create_dir_all(&folder).unwrap();
+        let picture = self.client.screenshot().await.unwrap();
+        assert!(picture.starts_with(b"\x89PNG"), "{name}");
+        std::fs::write(folder.join(format!("{name}.png")), picture).unwrap();
     }
 
     /// Runs a script in the page.

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use sidegate::clock::Clock;
-use sidegate::provider::profile;
 
 use super::answers::CLIENT;
 use super::server::{Endpoint, OpenIdProvider};
@@ -25,13 +24,8 @@ pub(crate) struct OpenIdScene {
 pub(crate) fn settings(issuer: &str, app: &str, keys: &[(&str, &str)]) -> Settings {
     let settings = Settings::new(ORIGIN, issuer, app);
     let secret = settings.file("client_secret", &format!("{CLIENT_SECRET}\n"));
-    let known = profile::find("oidc").is_some();
     let mut all: BTreeMap<&str, String> = BTreeMap::from([
-        (
-            "profile",
-            if known { "\"oidc\"" } else { "\"oauth2\"" }.to_owned(),
-        ),
-        ("discovery", "\"openid\"".to_owned()),
+        ("profile", "\"oidc\"".to_owned()),
         ("issuer", format!("\"{issuer}\"")),
         ("client_id", format!("\"{CLIENT}\"")),
         ("client_secret_file", format!("\"{secret}\"")),

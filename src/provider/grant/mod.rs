@@ -1,5 +1,7 @@
 //! What a token response brings, once everything in it is believed.
 
+mod renewed;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,13 +17,15 @@ use super::keys::KeySet;
 use super::known::Known;
 use super::person::Naming;
 use super::published::Published;
+use super::schedule::{self, Renewal};
 use super::settings::{IdentitySource, Settings};
 use super::token::Answer;
 use super::userinfo::{self, Userinfo, UserinfoError};
 use super::{Error, Redemption};
 use crate::clock::{Clock, Timestamp};
 use crate::identity::Identity;
-use crate::token::TokenSet;
+use crate::secret::Secret;
+use crate::token::{Authentication, TokenSet};
 
 /// What a redeemed code brought.
 #[derive(Debug)]
@@ -67,7 +71,6 @@ pub(super) struct KeyFiles {
 pub(super) struct Response<'a> {
     pub(super) known: &'a Known,
     pub(super) answer: &'a Answer,
-    pub(super) redemption: &'a Redemption<'a>,
     /// When it was asked for.
     pub(super) asked_at: Timestamp,
 }
@@ -182,56 +185,80 @@ impl Judge {
         }
     }
 
-    /// Believes a token response, or says what is wrong with it.
+    /// Believes the answer to a redeemed code, or says what is wrong with it.
     pub(super) async fn grant(
         &self,
         response: &Response<'_>,
+        redemption: &Redemption<'_>,
         clock: &Clock,
     ) -> Result<Grant, Error> {
-        let arrived_at = clock.now();
-        let access_token = response.answer.access_token.expose();
-        let verify =
-            |verifier: &ArcSwap<Verifier>| verifier.load().verify(access_token, arrived_at);
-        let access_claims = self.access_token.as_ref().map(verify).transpose();
-        let access_claims = access_claims.map_err(Error::AccessToken)?;
-        let tokens = self.tokens(response, access_claims.as_ref())?;
+        let access_claims = self.access_claims(response, clock.now())?;
+        let refresh_token = response.answer.refresh_token.as_ref();
+        let tokens = self.tokens(response, refresh_token, access_claims.as_ref())?;
+        let mut authentication = None;
         let identity = match (self.settings.identity.source, &self.id_token) {
             (IdentitySource::IdToken, Some(rules)) => {
-                let claims = self.id_claims(rules, response, clock).await?;
+                let claims = self.id_claims(rules, response, redemption, clock).await?;
+                authentication = refresh_token.map(|_| Authentication {
+                    nonce: redemption.nonce.into(),
+                    auth_time: rules.auth_time(&claims),
+                });
                 self.by_id_token(rules, &claims, (response.known, &tokens), clock)
                     .await?
             }
-            (IdentitySource::AccessToken, _) => {
-                let members = access_claims.map(|claims| claims.members);
-                members.and_then(|members| self.naming.identity(&[&members], &self.issuer))
-            }
+            (IdentitySource::AccessToken, _) => self.by_access_token(access_claims),
             (IdentitySource::Userinfo, _) => self.by_userinfo(response.known, &tokens).await?,
             (IdentitySource::IdToken | IdentitySource::None, _) => {
                 Some(Identity::nameless(&self.issuer))
             }
         };
-        let identity = identity.ok_or(Error::NoSubject)?;
-        Ok(Grant { identity, tokens })
+        Ok(Grant {
+            identity: identity.ok_or(Error::NoSubject)?,
+            tokens: tokens.with_authentication(authentication),
+        })
+    }
+
+    /// The claims of the access token, where it is one that we can check.
+    fn access_claims(
+        &self,
+        response: &Response<'_>,
+        now: Timestamp,
+    ) -> Result<Option<access_token::Claims>, Error> {
+        let token = response.answer.access_token.expose();
+        let verify = |verifier: &ArcSwap<Verifier>| verifier.load().verify(token, now);
+        let claims = self.access_token.as_ref().map(verify).transpose();
+        claims.map_err(Error::AccessToken)
+    }
+
+    fn by_access_token(&self, claims: Option<access_token::Claims>) -> Option<Identity> {
+        let members = claims?.members;
+        self.naming.identity(&[&members], &self.issuer)
     }
 
     /// The tokens, with the earlier of what the response and what the token itself say of its end.
     fn tokens(
         &self,
         response: &Response<'_>,
+        refresh_token: Option<&Secret<String>>,
         claims: Option<&access_token::Claims>,
     ) -> Result<TokenSet, Error> {
-        let answer = response.answer;
+        let (answer, asked_at) = (response.answer, response.asked_at);
         let default = self.settings.default_expires_in_secs;
         let default = default.map(|seconds| Duration::from_secs(seconds.get()));
-        let life = answer.expires_in.or(default);
-        let said = life.map(|life| response.asked_at.plus(life));
+        let said = answer.expires_in.or(default);
+        let said = said.map(|life| asked_at.plus(life));
         let proven = claims.map(|claims| claims.expires_at);
         let expires_at = said.into_iter().chain(proven).min();
-        let refresh_token = answer.refresh_token.as_ref();
+        let renewal = if self.settings.refresh.revokes_access_token {
+            Renewal::Late
+        } else {
+            Renewal::Early
+        };
+        let renewal = refresh_token.map(|_| renewal);
         TokenSet::new(
             answer.access_token.expose(),
             refresh_token.map(|token| token.expose().as_str()),
-            expires_at,
+            schedule::life(asked_at, expires_at, renewal, schedule::fraction()),
         )
         .map_err(Error::Token)
     }
@@ -242,6 +269,7 @@ impl Judge {
         &self,
         rules: &IdTokenRules,
         response: &Response<'_>,
+        redemption: &Redemption<'_>,
         clock: &Clock,
     ) -> Result<IdClaims, Error> {
         let answer = response.answer;
@@ -251,10 +279,10 @@ impl Judge {
             .await;
         let verified = verified.map_err(|error| error.of(TokenKind::IdToken))?;
         let exchange = Exchange {
-            nonce: response.redemption.nonce,
+            nonce: redemption.nonce,
             access_token: &answer.access_token,
-            code: &response.redemption.code,
-            begun_at: response.redemption.begun_at,
+            code: &redemption.code,
+            begun_at: redemption.begun_at,
         };
         rules
             .check(verified, &exchange, clock.now())

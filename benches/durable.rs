@@ -1,0 +1,143 @@
+//! Sessions that outlive the process, on a large scale: `cargo bench --bench durable`.
+//!
+//! A child process opens 10,000 sessions, renews some and signs others out until it is killed with
+//! SIGKILL. The file that it leaves has to hold exactly what it had acknowledged. Then a durable
+//! login is compared with one in memory. `-- --test` does less of it.
+
+#![expect(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a bench that fails is a failed bench, and says what it measured"
+)]
+
+#[path = "../tests/it/support/killed.rs"]
+mod killed;
+
+use std::io::BufReader;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sidegate::clock::Clock;
+use sidegate::session::{Sessions, StoreSettings};
+use tokio::task::JoinSet;
+
+use killed::{AT_ONCE, Ledger, Place, change_sessions, login};
+
+/// Names the child's folder; whoever finds it is the child.
+const CHILD: &str = "SIDEGATE_BENCH_CHILD";
+
+fn main() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    if let Some(folder) = std::env::var_os(CHILD) {
+        let place = Place::new(Path::new(&folder));
+        return runtime.block_on(change_sessions(&place, 1));
+    }
+    let few = std::env::args().any(|argument| argument == "--test");
+    let (sessions, logins) = if few { (500, 100) } else { (10_000, 2_000) };
+    runtime.block_on(killed_and_started(sessions));
+    runtime.block_on(cost_of_a_login(logins));
+}
+
+/// Kills a child once it has opened so many sessions, and opens what it left.
+async fn killed_and_started(sessions: u64) {
+    let folder = tempfile::tempdir().unwrap();
+    let place = Place::new(folder.path());
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .env(CHILD, folder.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(child.stdout.take().unwrap());
+    let mut ledger = Ledger::default();
+    let clock = Clock::system();
+    let begun = clock.instant();
+    ledger.read(&mut said, |ledger| ledger.opened >= sessions);
+    let took = clock.instant().duration_since(begun);
+    child.kill().unwrap();
+    ledger.read(&mut said, |_| false);
+    child.wait().unwrap();
+    println!(
+        "durable: acknowledged={} opened={} renewed={} signed_out={} in {:.1} s by {AT_ONCE} at once, \
+         then SIGKILL",
+        ledger.done(),
+        ledger.opened,
+        ledger.replaced,
+        ledger.ended,
+        took.as_secs_f64(),
+    );
+    let begun = clock.instant();
+    let started = place.start(place.store()).unwrap();
+    let took = clock.instant().duration_since(begun);
+    let (opened, ended) = (ledger.opened, ledger.ended);
+    let held = ledger.check(&started, clock.now()).await;
+    let length = std::fs::metadata(place.file()).unwrap().len();
+    println!(
+        "durable: live={} lost={} back={} stale={} unheard={} (of {opened} opened, {ended} signed out); \
+         start={:.0} ms file={:.1} MiB, {} bytes a session",
+        held.live,
+        held.lost,
+        held.back,
+        held.stale,
+        held.unheard,
+        took.as_secs_f64() * 1000.0,
+        mebibytes(length),
+        length / held.live.max(1),
+    );
+    assert!(held.is_exact(&ledger), "the file holds something else");
+    started.close().await.unwrap();
+    let after = std::fs::metadata(place.file()).unwrap().len();
+    println!("durable: file={:.1} MiB after a stop", mebibytes(after));
+}
+
+#[expect(
+    clippy::as_conversions,
+    clippy::cast_precision_loss,
+    reason = "a figure to read"
+)]
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / 1_048_576.0
+}
+
+/// A login to memory and to disk, one after the other and several at once.
+async fn cost_of_a_login(logins: u32) {
+    let folder = tempfile::tempdir().unwrap();
+    let place = Place::new(folder.path());
+    for (name, store) in [("memory", StoreSettings::Memory), ("disk", place.store())] {
+        let sessions = Arc::new(place.start(store).unwrap());
+        let alone = logged_in(&sessions, logins, 1).await;
+        let together = logged_in(&sessions, logins, 64).await;
+        println!(
+            "durable: a login to {name} takes {:.0} us alone, {:.0} us of 64 at once",
+            alone.as_secs_f64() * 1e6,
+            together.as_secs_f64() * 1e6,
+        );
+    }
+}
+
+/// The time that each of so many logins took, with `at_once` under way at any moment.
+async fn logged_in(sessions: &Arc<Sessions>, logins: u32, at_once: u32) -> Duration {
+    let clock = Clock::system();
+    let begun = clock.instant();
+    let mut tasks = JoinSet::new();
+    for task in 0..at_once {
+        let (sessions, clock) = (Arc::clone(sessions), clock.clone());
+        tasks.spawn(async move {
+            for number in 0..logins / at_once {
+                let new = login(&format!("{at_once}-{task}-{number}"), 0);
+                sessions.open(new, clock.now()).await.expect("it is stored");
+            }
+        });
+    }
+    tasks.join_all().await;
+    clock.instant().duration_since(begun) / (logins / at_once * at_once)
+}

@@ -1,0 +1,176 @@
+//! What to do when an app refuses a token that the gateway believes good.
+//!
+//! The token may have been revoked, or a refresh beside the request may have killed it. Only what
+//! the app has refused is ever sent again, once, and only with another token.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, StatusCode};
+
+use super::refresh::Outcome;
+use super::route::OnRefusal;
+use super::wait::seated;
+use super::{Access, Cause, Challenge, Decision, Permit, Route, judge};
+use crate::session::{EndedVersion, Session, State};
+use crate::telemetry::chain;
+
+/// A request that was sent as somebody, and whose answer may refuse the token.
+#[derive(Debug)]
+pub struct Sent<'a> {
+    pub(super) route: &'a Route,
+    pub(super) session: Arc<Session>,
+}
+
+/// An answer that refuses the token.
+#[derive(Debug)]
+#[must_use]
+pub struct Refused<'a> {
+    access: &'a Access,
+    sent: Sent<'a>,
+}
+
+/// Whether a request can be sent once more.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Replayable {
+    /// All of it is at hand.
+    Yes,
+    /// Its body is gone, or too large to be kept.
+    No,
+}
+
+/// What becomes of an answer that refuses a token.
+#[derive(Debug)]
+#[must_use]
+pub enum Recovery<'a> {
+    /// The app's answer is passed on.
+    Pass,
+    /// The request is sent once more, with this.
+    Again(Permit<'a>),
+    /// The person signs in again.
+    SignIn(Challenge<'a>),
+}
+
+impl Access {
+    /// Whether an answer refuses the token that its request was sent with.
+    pub fn refused<'a>(
+        &'a self,
+        sent: Sent<'a>,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) -> Option<Refused<'a>> {
+        if status != StatusCode::UNAUTHORIZED && !status.is_redirection() {
+            return None;
+        }
+        let provider = self.refresher.provider(&sent.session)?;
+        let refused = provider.is_signed_out_answer(status, headers);
+        refused.then_some(Refused { access: self, sent })
+    }
+}
+
+impl<'a> Refused<'a> {
+    /// Decides, and waits for a refresh where one can help.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a refresh that was started goes on.
+    pub async fn recover(self, replayable: Replayable) -> Recovery<'a> {
+        let Self { access, sent } = self;
+        let recovery = access.recover(&sent, replayable).await;
+        let outcome = match &recovery {
+            Recovery::Pass => "passed",
+            Recovery::Again(_) => "retried",
+            Recovery::SignIn(_) => "relogin",
+        };
+        let metrics = access.refresher.metrics();
+        metrics.refused_token(sent.route.name(), outcome);
+        tracing::debug!(
+            route = sent.route.name(),
+            session.key = sent.session.key().log_prefix(),
+            outcome,
+            "The app refuses the token"
+        );
+        recovery
+    }
+}
+
+impl Access {
+    async fn recover<'a>(&'a self, sent: &Sent<'a>, replayable: Replayable) -> Recovery<'a> {
+        let (route, session) = (sent.route, &sent.session);
+        // A refresh beside the request may have killed its token: that is nobody's wish.
+        let replaced = session.state() == State::Superseded;
+        if replaced || self.refresher.under_way(session.key()).is_some() {
+            return self.with_newer(sent, replayable).await;
+        }
+        let now = self.refresher.clock().now();
+        // The app refuses even a token that was just made: another one would fare no better.
+        let young = now < session.tokens().life().not_before;
+        match route.on_refusal {
+            OnRefusal::Pass => Recovery::Pass,
+            OnRefusal::RefreshAndRetry | OnRefusal::Relogin if young => Recovery::Pass,
+            OnRefusal::RefreshAndRetry if session.tokens().refresh_token().is_none() => {
+                Recovery::Pass
+            }
+            OnRefusal::RefreshAndRetry => self.with_newer(sent, replayable).await,
+            OnRefusal::Relogin => self.sign_in_again(sent).await,
+        }
+    }
+
+    /// Sends the request again once there is a newer token. What cannot be sent again does not wait
+    /// for it.
+    async fn with_newer<'a>(&'a self, sent: &Sent<'a>, replayable: Replayable) -> Recovery<'a> {
+        let (route, session) = (sent.route, &sent.session);
+        let joined = self.refresher.join(session, self.refresher.clock().now());
+        let (Ok(place), Replayable::Yes) = (joined, replayable) else {
+            return Recovery::Pass;
+        };
+        match seated(place, self.refresher.deadline()).await {
+            Ok(Outcome::Renewed(newest)) if newest.version() != session.version() => {
+                match judge(route, newest) {
+                    Decision::Permit(permit) => Recovery::Again(permit),
+                    Decision::Challenge(_)
+                    | Decision::Forbid(_)
+                    | Decision::NoRoute
+                    | Decision::Unavailable(_)
+                    | Decision::Wait(_) => Recovery::Pass,
+                }
+            }
+            Ok(Outcome::Ended) if route.on_refusal != OnRefusal::Pass => challenge(sent),
+            Ok(Outcome::Renewed(_) | Outcome::Ended | Outcome::Failed(_)) | Err(_) => {
+                Recovery::Pass
+            }
+        }
+    }
+
+    /// Ends the session, so that its person signs in again.
+    async fn sign_in_again<'a>(&'a self, sent: &Sent<'a>) -> Recovery<'a> {
+        let sessions = Arc::clone(&self.sessions);
+        let session = Arc::clone(&sent.session);
+        let ended = self
+            .refresher
+            .on_control_plane(async move { sessions.end_version(&session).await });
+        match ended.await {
+            Some(Ok(EndedVersion::Ended)) => challenge(sent),
+            Some(Err(error)) => {
+                let reason = error.reason();
+                tracing::error!(
+                    reason,
+                    error = chain(&error),
+                    "A session could not be ended"
+                );
+                Recovery::Pass
+            }
+            Some(Ok(EndedVersion::Newer(_))) | None => Recovery::Pass,
+        }
+    }
+}
+
+fn challenge<'a>(sent: &Sent<'a>) -> Recovery<'a> {
+    if sent.route.is_public() {
+        return Recovery::Pass;
+    }
+    Recovery::SignIn(Challenge {
+        route: sent.route,
+        cause: Cause::RefusedByApp,
+        other: None,
+    })
+}

@@ -1,0 +1,489 @@
+//! Renewing access tokens: one refresh for each session, whoever asks and however many.
+//!
+//! A refresh is a task of the control plane. It is shared by everybody who needs its result and
+//! belongs to none of them; its result is stored before anybody uses it. What cannot be stored is
+//! remembered for a while, so that a refresh token that was used up is not used a second time.
+//!
+//! A refresh that fails for a reason that passes is tried again after a pause that grows; somebody
+//! who waits stays as long as the next try comes within their patience. Nobody is signed out but by
+//! the authorization server's own word that the grant has ended.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::flight::{Flights, Pilot, Seat};
+use super::trouble::{FIRST_PAUSE, Failure, LONGEST_ASKED, Troubles};
+use super::unstored::{self, Unstored};
+use crate::clock::{Clock, Timestamp};
+use crate::identity::Identity;
+use crate::provider::{self, Provider, Refreshed, Refreshing, Unrefreshed, Verdict};
+use crate::session::{EndedVersion, Replaced, Session, SessionKey, Sessions, State, StoreError};
+use crate::telemetry::{Metrics, TokenCall, chain};
+use crate::token::TokenSet;
+
+/// The pause after a refusal that only an operator can mend.
+const ALARM_PAUSE: Duration = Duration::from_secs(30);
+
+/// For how long one claim keeps others from starting a refresh. They would only join it.
+const CLAIM: Duration = Duration::from_secs(5);
+
+/// The longest that the end of the process waits for refreshes under way: the deadline that their
+/// calls have unless it is set, and what it takes to store a result.
+const LAST_WAIT: Duration = Duration::from_secs(65);
+
+/// What came of a refresh.
+#[derive(Clone, Debug)]
+pub(super) enum Outcome {
+    /// The session with the newest tokens that can be had.
+    Renewed(Arc<Session>),
+    /// The session has ended: the server said that the grant has, or somebody signed out.
+    Ended,
+    /// There are no new tokens now. The session stays.
+    Failed(Failure),
+}
+
+/// A pause before the next try.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rest {
+    pub(super) until: Instant,
+    pub(super) reason: &'static str,
+}
+
+/// What a session is that had to be fetched from the store.
+pub(super) type Fetched = Result<Option<Arc<Session>>, Failure>;
+
+/// Refreshes sessions, and fetches those that are not in memory. Shared by all workers.
+#[derive(Debug)]
+pub struct Refresher {
+    providers: BTreeMap<Box<str>, Arc<Provider>>,
+    sessions: Arc<Sessions>,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+    control: Handle,
+    patience: Duration,
+    refreshes: Arc<Flights<SessionKey, Rest, Outcome>>,
+    fetches: Arc<Flights<SessionKey, Rest, Fetched>>,
+    troubles: Troubles,
+    unstored: Unstored,
+    draining: watch::Sender<bool>,
+}
+
+/// One try.
+enum Try {
+    Done(Outcome),
+    /// This session may be tried again after a pause.
+    Failed(Arc<Session>),
+}
+
+impl Refresher {
+    /// Refreshes `sessions` at `providers` by tasks of `control`. A request waits for `patience` at
+    /// the most.
+    pub fn new(
+        providers: BTreeMap<Box<str>, Arc<Provider>>,
+        sessions: Arc<Sessions>,
+        (metrics, clock): (Arc<Metrics>, Clock),
+        (control, patience): (Handle, Duration),
+    ) -> Self {
+        Self {
+            providers,
+            sessions,
+            metrics,
+            clock,
+            patience,
+            refreshes: Flights::new(control.clone()),
+            fetches: Flights::new(control.clone()),
+            control,
+            troubles: Troubles::default(),
+            unstored: Unstored::default(),
+            draining: watch::Sender::new(false),
+        }
+    }
+
+    /// Until when a request that comes now waits.
+    pub(super) fn deadline(&self) -> Instant {
+        let now = Instant::now();
+        now.checked_add(self.patience).unwrap_or(now)
+    }
+
+    /// The provider that a session is of.
+    pub(super) fn provider(&self, session: &Session) -> Option<&Arc<Provider>> {
+        self.providers.get(session.provider())
+    }
+
+    pub(super) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Runs what must not stop when a request does.
+    pub(super) async fn on_control_plane<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        self.control.spawn(work).await.ok()
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Has a session refreshed ahead of its token's end; nobody waits for it.
+    pub(super) fn begin(self: &Arc<Self>, session: &Arc<Session>, now: Timestamp) {
+        if session.claim_refresh(now, now.plus(CLAIM)) {
+            drop(self.refresh(session));
+        }
+    }
+
+    /// A seat in the refresh of a session whose token cannot be used.
+    ///
+    /// # Errors
+    ///
+    /// When the next try is further away than anybody waits.
+    pub(super) fn join(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        now: Timestamp,
+    ) -> Result<Seat<Rest, Outcome>, Failure> {
+        if let Some(seat) = self.under_way(session.key()) {
+            return Ok(seat);
+        }
+        match self.troubles.find(session.key(), now) {
+            Some(failure) if failure.retry_after > self.patience => Err(failure),
+            Some(_) | None => Ok(self.refresh(session)),
+        }
+    }
+
+    /// A seat in the refresh of a session, if one is under way.
+    pub(super) fn under_way(&self, key: &SessionKey) -> Option<Seat<Rest, Outcome>> {
+        self.refreshes.seat(key)
+    }
+
+    fn refresh(self: &Arc<Self>, session: &Arc<Session>) -> Seat<Rest, Outcome> {
+        self.refreshes.join(*session.key(), |pilot| {
+            let (refresher, session) = (Arc::clone(self), Arc::clone(session));
+            async move { refresher.fly(session, pilot).await }
+        })
+    }
+
+    /// A seat where a session is fetched that is not in memory.
+    pub(super) fn fetch(self: &Arc<Self>, key: SessionKey) -> Seat<Rest, Fetched> {
+        self.fetches.join(key, |pilot| {
+            let refresher = Arc::clone(self);
+            async move {
+                let fetched = refresher.sessions.fetch(&key).await;
+                pilot.land(fetched.map_err(|error| unstorable(&error, "fetched")));
+            }
+        })
+    }
+
+    /// Waits until every refresh under way has come to its end and is stored, or until that takes
+    /// longer than one can.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling it leaves what is under way to itself.
+    pub async fn drained(&self) {
+        self.draining.send_replace(true);
+        let ended = timeout(LAST_WAIT, self.refreshes.none()).await;
+        if ended.is_err() {
+            tracing::error!(reason = "refresh_unfinished", "A refresh did not end");
+        }
+    }
+
+    /// One flight: tries, and pauses in between as long as somebody waits.
+    async fn fly(
+        self: Arc<Self>,
+        mut session: Arc<Session>,
+        pilot: Pilot<SessionKey, Rest, Outcome>,
+    ) {
+        let mut log = FlightLog {
+            metrics: &self.metrics,
+            provider: session.provider().into(),
+            key: *session.key(),
+            landed: false,
+        };
+        let outcome = loop {
+            if let Some(failure) = self.rest(session.key(), &pilot).await {
+                session.postpone_refresh(self.clock.now().plus(failure.retry_after));
+                break Outcome::Failed(failure);
+            }
+            match self.attempt(session).await {
+                Try::Done(outcome) => break outcome,
+                Try::Failed(same) => session = same,
+            }
+        };
+        log.landed = true;
+        pilot.land(outcome);
+    }
+
+    /// Waits for the end of the pause that failures before have brought. Gives the failure when
+    /// there is nobody to wait for.
+    async fn rest(
+        &self,
+        key: &SessionKey,
+        pilot: &Pilot<SessionKey, Rest, Outcome>,
+    ) -> Option<Failure> {
+        let failure = self.troubles.find(key, self.clock.now())?;
+        let now = Instant::now();
+        pilot.rest(Rest {
+            until: now.checked_add(failure.retry_after).unwrap_or(now),
+            reason: failure.reason,
+        });
+        let mut draining = self.draining.subscribe();
+        tokio::select! {
+            biased;
+            () = pilot.deserted() => Some(failure),
+            _draining = draining.wait_for(|draining| *draining) => Some(failure),
+            () = sleep(failure.retry_after) => {
+                pilot.go_on();
+                None
+            }
+        }
+    }
+
+    /// One try. A session that somebody else has replaced meanwhile needs none.
+    async fn attempt(&self, mut session: Arc<Session>) -> Try {
+        let now = self.clock.now();
+        match session.state() {
+            State::Live => {}
+            State::Ended => return Try::Done(Outcome::Ended),
+            State::Superseded => match self.sessions.fetch(session.key()).await {
+                Ok(Some(newest)) => {
+                    let replaced = newest.version() != session.version();
+                    if replaced && !newest.tokens().is_expired(now) {
+                        return Try::Done(Outcome::Renewed(newest));
+                    }
+                    session = newest;
+                }
+                Ok(None) => return Try::Done(Outcome::Ended),
+                Err(error) => return self.not_stored(session, &error, "fetched"),
+            },
+        }
+        // Whatever asks: a token that was just made is not made anew.
+        let young = session.tokens().life().not_before.since(now);
+        if !young.is_zero() {
+            if !session.tokens().is_expired(now) {
+                return Try::Done(Outcome::Renewed(session));
+            }
+            self.note(&session, "refreshed_just_now", young);
+            return Try::Failed(session);
+        }
+        let Some(refresh_token) = session.tokens().refresh_token() else {
+            self.note(&session, "no_refresh_token", ALARM_PAUSE);
+            return Try::Failed(session);
+        };
+        match self.unstored.take(refresh_token, now) {
+            Some(refreshed) => self.keep(session, refreshed).await,
+            None => self.ask(session).await,
+        }
+    }
+
+    /// Asks the provider, once.
+    async fn ask(&self, session: Arc<Session>) -> Try {
+        let Some(provider) = self.provider(&session) else {
+            // It was taken out of the settings while its sessions stayed in the store.
+            self.note(&session, "unknown_provider", ALARM_PAUSE);
+            return Try::Failed(session);
+        };
+        let asked = self.clock.instant();
+        let refreshing = Refreshing {
+            tokens: session.tokens(),
+            identity: session.identity(),
+        };
+        let answered = provider.refresh(&refreshing, &self.clock).await;
+        let sent_nothing =
+            matches!(&answered, Err(unrefreshed) if unrefreshed.error.sent_nothing());
+        if !sent_nothing {
+            let took = self.clock.instant().saturating_duration_since(asked);
+            let error = answered.as_ref().err();
+            let result = error.map_or("ok", |unrefreshed| unrefreshed.error.reason());
+            let name = session.provider();
+            self.metrics
+                .token_call(name, TokenCall::Refresh, result, took);
+        }
+        match answered {
+            Ok(refreshed) => self.keep(session, refreshed).await,
+            Err(unrefreshed) => self.refused(session, unrefreshed).await,
+        }
+    }
+
+    /// Stores new tokens before anybody uses them. Signing out wins.
+    async fn keep(&self, session: Arc<Session>, refreshed: Refreshed) -> Try {
+        let spare = unstored::copy(&refreshed);
+        let Refreshed { tokens, identity } = refreshed;
+        let name = session.provider();
+        match self.replace(&session, tokens, identity).await {
+            Ok(Some(newest)) => {
+                self.metrics.refresh(name, "renewed", "ok");
+                let version = newest.version();
+                tracing::debug!(
+                    provider = name,
+                    session.key = session.key().log_prefix(),
+                    session.version = version,
+                    "Session refreshed"
+                );
+                Try::Done(Outcome::Renewed(newest))
+            }
+            Ok(None) => {
+                self.metrics.refresh(name, "ended", "signed_out");
+                Try::Done(Outcome::Ended)
+            }
+            Err(error) => {
+                let used = session.tokens().refresh_token();
+                if let (Some(used), Some(spare)) = (used, spare) {
+                    self.unstored.keep(used, spare, self.clock.now());
+                }
+                self.metrics.refresh(name, "kept", error.reason());
+                self.not_stored(session, &error, "stored")
+            }
+        }
+    }
+
+    /// Replaces a session; nothing comes back when it has ended meanwhile.
+    async fn replace(
+        &self,
+        session: &Arc<Session>,
+        tokens: TokenSet,
+        identity: Option<Identity>,
+    ) -> Result<Option<Arc<Session>>, StoreError> {
+        let replaced = self.sessions.replace(session, tokens, identity).await?;
+        self.troubles.forget(session.key());
+        Ok(match replaced {
+            Replaced::Stored(newest) | Replaced::Newer(newest) => Some(newest),
+            Replaced::Ended => None,
+        })
+    }
+
+    /// What becomes of a session whose refresh failed.
+    async fn refused(&self, session: Arc<Session>, unrefreshed: Unrefreshed) -> Try {
+        let Unrefreshed {
+            error,
+            verdict,
+            salvaged,
+        } = unrefreshed;
+        let (name, reason) = (session.provider(), error.reason());
+        let wait = match verdict {
+            Verdict::Fatal => return self.end(session, &error).await,
+            Verdict::Ours => {
+                self.metrics.refresh(name, "alarm", reason);
+                say_ours(&session, &error);
+                ALARM_PAUSE
+            }
+            Verdict::Passing => {
+                self.metrics.refresh(name, "kept", reason);
+                say_passing(&session, &error);
+                let asked = error.retry_after();
+                asked.map_or_else(
+                    || self.troubles.next_pause(session.key()),
+                    |asked| asked.clamp(FIRST_PAUSE, LONGEST_ASKED),
+                )
+            }
+        };
+        self.note(&session, reason, wait);
+        let Some(tokens) = salvaged else {
+            return Try::Failed(session);
+        };
+        // The refresh token before is used up: the one that came must not be lost.
+        match self.sessions.replace(&session, *tokens, None).await {
+            Ok(Replaced::Stored(newest) | Replaced::Newer(newest)) => Try::Failed(newest),
+            Ok(Replaced::Ended) => Try::Done(Outcome::Ended),
+            Err(error) => self.not_stored(session, &error, "stored"),
+        }
+    }
+
+    /// The server says that the grant has ended. A session that somebody replaced meanwhile has
+    /// another grant.
+    async fn end(&self, session: Arc<Session>, error: &provider::Error) -> Try {
+        match self.sessions.end_version(&session).await {
+            Ok(EndedVersion::Newer(newest)) => return Try::Done(Outcome::Renewed(newest)),
+            Ok(EndedVersion::Ended) => {}
+            Err(error) => return self.not_stored(session, &error, "ended"),
+        }
+        self.troubles.forget(session.key());
+        let (name, reason) = (session.provider(), error.reason());
+        self.metrics.refresh(name, "ended", reason);
+        tracing::info!(
+            provider = name,
+            session.key = session.key().log_prefix(),
+            reason,
+            error = chain(error),
+            "Session ended by its provider"
+        );
+        Try::Done(Outcome::Ended)
+    }
+
+    fn not_stored(&self, session: Arc<Session>, error: &StoreError, what: &'static str) -> Try {
+        let failure = unstorable(error, what);
+        self.note(&session, failure.reason, failure.retry_after);
+        Try::Failed(session)
+    }
+
+    /// Notes a failure of a session, after which it is not tried for a while.
+    fn note(&self, session: &Session, reason: &'static str, wait: Duration) {
+        let now = self.clock.now();
+        self.troubles
+            .note(session.key(), reason, now.plus(wait), now);
+    }
+}
+
+/// Says so when a flight does not come to its end.
+struct FlightLog<'a> {
+    metrics: &'a Metrics,
+    provider: Box<str>,
+    key: SessionKey,
+    landed: bool,
+}
+
+impl Drop for FlightLog<'_> {
+    fn drop(&mut self) {
+        if !self.landed {
+            let (provider, reason) = (&*self.provider, "refresh_lost");
+            self.metrics.refresh(provider, "lost", reason);
+            let key = self.key.log_prefix();
+            tracing::error!(provider, session.key = key, reason, "A refresh broke off");
+        }
+    }
+}
+
+fn unstorable(error: &StoreError, what: &'static str) -> Failure {
+    let reason = error.reason();
+    tracing::error!(
+        reason,
+        error = chain(error),
+        "A session could not be {what}"
+    );
+    Failure {
+        reason,
+        retry_after: FIRST_PAUSE,
+    }
+}
+
+fn say_ours(session: &Session, error: &provider::Error) {
+    tracing::error!(
+        provider = session.provider(),
+        session.key = session.key().log_prefix(),
+        reason = error.reason(),
+        error = chain(error),
+        "Session not refreshed until somebody mends this; it is kept"
+    );
+}
+
+/// What was not even sent was said by the call before it.
+fn say_passing(session: &Session, error: &provider::Error) {
+    let (provider, reason) = (session.provider(), error.reason());
+    let (key, cause) = (session.key().log_prefix(), chain(error));
+    let said = "Session not refreshed yet";
+    if error.sent_nothing() {
+        tracing::debug!(provider, session.key = key, reason, error = cause, "{said}");
+    } else {
+        tracing::warn!(provider, session.key = key, reason, error = cause, "{said}");
+    }
+}
+
+#[cfg(test)]
+#[path = "refresh_tests.rs"]
+mod tests;

@@ -1,0 +1,98 @@
+//! Where the answers of providers come to: the redirection endpoints (RFC 6749 section 3.1.2).
+
+use super::PublicUrl;
+
+/// The redirection endpoint of each provider, at every origin the same.
+///
+/// A single provider has the configured path itself. Several have one each below it, so that an
+/// answer of one is never taken for another's (RFC 9700 section 4.4.2.2).
+#[derive(Clone, Debug)]
+pub struct RedirectionEndpoints {
+    path: Box<str>,
+    /// In alphabetical order.
+    providers: Box<[Box<str>]>,
+}
+
+impl RedirectionEndpoints {
+    /// At `path`, or below it, for the configured names of all providers.
+    pub fn new<'a>(path: &str, providers: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut providers: Vec<Box<str>> = providers.into_iter().map(Into::into).collect();
+        providers.sort_unstable();
+        Self {
+            path: path.into(),
+            providers: providers.into(),
+        }
+    }
+
+    /// Whether a path is that of an endpoint, or would be with another provider's name.
+    pub fn own(&self, path: &str) -> bool {
+        match path.strip_prefix(&*self.path) {
+            Some("") => true,
+            Some(below) => self.providers.len() > 1 && below.starts_with('/'),
+            None => false,
+        }
+    }
+
+    /// The provider whose endpoint lies at a path.
+    pub fn provider_at(&self, path: &str) -> Option<&str> {
+        let below = path.strip_prefix(&*self.path)?;
+        if let [only] = &*self.providers {
+            return below.is_empty().then_some(only);
+        }
+        let below = below.strip_prefix('/')?;
+        let mut names = self.providers.iter().map(AsRef::as_ref);
+        names.find(|name| *name == below)
+    }
+
+    /// The redirection URI of a provider at an origin, as it is registered there.
+    pub fn redirect_uri(&self, public_url: &PublicUrl, provider: &str) -> String {
+        let (origin, path) = (public_url.origin(), &self.path);
+        match &*self.providers {
+            [] | [_] => format!("{origin}{path}"),
+            _ => format!("{origin}{path}/{provider}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATH: &str = "/oauth2/callback";
+
+    #[test]
+    fn a_single_provider_has_the_path_itself() {
+        let endpoints = RedirectionEndpoints::new(PATH, ["main"]);
+        assert_eq!(endpoints.provider_at(PATH), Some("main"));
+        for other in ["/oauth2/callback/main", "/oauth2/callback/", "/oauth2", ""] {
+            assert_eq!(endpoints.provider_at(other), None, "{other}");
+            assert!(!endpoints.own(other), "{other}");
+        }
+        assert!(endpoints.own(PATH));
+    }
+
+    #[test]
+    fn a_23_several_providers_have_an_endpoint_each() {
+        let endpoints = RedirectionEndpoints::new(PATH, ["work", "main"]);
+        let public_url = PublicUrl::try_from("https://gw.test".to_owned()).unwrap();
+        for name in ["main", "work"] {
+            let path = format!("{PATH}/{name}");
+            assert_eq!(endpoints.provider_at(&path), Some(name));
+            let uri = endpoints.redirect_uri(&public_url, name);
+            assert_eq!(uri, format!("https://gw.test{path}"));
+        }
+        for nobodys in [
+            PATH,
+            "/oauth2/callback/",
+            "/oauth2/callback/Main",
+            "/oauth2/callback/main/",
+            "/oauth2/callback/nobody",
+        ] {
+            assert_eq!(endpoints.provider_at(nobodys), None, "{nobodys}");
+            assert!(endpoints.own(nobodys), "{nobodys}");
+        }
+        for apps in ["/oauth2/callbacks", "/oauth2", "/main", "/"] {
+            assert!(!endpoints.own(apps), "{apps}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What the answer to a refresh brings.
+//!
+//! It has to be of the person whose session it is: an answer that is proven to be of anybody else
+//! brings nothing at all. Apart from that an ID token is not needed, and one that is not believed
+//! costs its claims and nothing more (OpenID Connect Core 1.0 section 12.2).
+
+use super::{Judge, Response};
+use crate::clock::{Clock, Timestamp};
+use crate::identity::Identity;
+use crate::provider::Error;
+use crate::provider::id_token::{IdTokenRules, Later};
+use crate::provider::jwt::{TokenError, TokenKind, Verified};
+use crate::provider::refresh::{Refreshed, Refreshing};
+use crate::provider::settings::IdentitySource;
+use crate::telemetry::chain;
+
+impl Judge {
+    /// Believes the answer to a refresh, or says what is wrong with it.
+    pub(in crate::provider) async fn renewed(
+        &self,
+        response: &Response<'_>,
+        before: &Refreshing<'_>,
+        clock: &Clock,
+    ) -> Result<Refreshed, Error> {
+        let answer = response.answer;
+        let claims = self.access_claims(response, clock.now())?;
+        let refresh_token = answer
+            .refresh_token
+            .as_ref()
+            .or_else(|| before.tokens.refresh_token());
+        let tokens = self.tokens(response, refresh_token, claims.as_ref())?;
+        let identity = match (self.settings.identity.source, &self.id_token) {
+            (IdentitySource::IdToken, Some(rules)) => {
+                let judged = self.later_id_token(rules, response, before, clock).await;
+                judged.or_else(|error| self.without_claims(error))?
+            }
+            (IdentitySource::AccessToken, _) => {
+                let identity = self.by_access_token(claims);
+                Some(identity.ok_or(Error::NoSubject)?)
+            }
+            (IdentitySource::IdToken | IdentitySource::None | IdentitySource::Userinfo, _) => None,
+        };
+        if let Some(identity) = &identity {
+            same_person(identity, before)?;
+        }
+        let authentication = before.tokens.authentication().cloned();
+        Ok(Refreshed {
+            tokens: tokens.with_authentication(authentication),
+            identity,
+        })
+    }
+
+    /// The claims of the ID token, where there is one and nothing else adds to them.
+    async fn later_id_token(
+        &self,
+        rules: &IdTokenRules,
+        response: &Response<'_>,
+        before: &Refreshing<'_>,
+        clock: &Clock,
+    ) -> Result<Option<Identity>, Error> {
+        let Some(token) = &response.answer.id_token else {
+            return Ok(None);
+        };
+        let verified = self
+            .verified(token.expose(), &rules.expected(), response.known, clock)
+            .await;
+        let verified = verified.map_err(|error| error.of(TokenKind::IdToken))?;
+        let identity = self.later_identity(rules, &verified, (response, before), clock.now())?;
+        // What the userinfo said is not in it; half of what was known would be gone.
+        let alone = response.known.userinfo.is_none() || !self.settings.identity.userinfo;
+        Ok(alone.then_some(identity))
+    }
+
+    /// First whose it is, then whether it is good: tokens that come with somebody else's are not
+    /// for this session, whatever else may be wrong.
+    fn later_identity(
+        &self,
+        rules: &IdTokenRules,
+        verified: &Verified,
+        (response, before): (&Response<'_>, &Refreshing<'_>),
+        now: Timestamp,
+    ) -> Result<Identity, Error> {
+        let issuer = match rules.issuer_of(verified) {
+            Err(TokenError::Issuer) => return Err(Error::OtherPerson),
+            said => said.map_err(Error::IdToken)?,
+        };
+        let identity = self.naming.identity(&[&verified.members], issuer);
+        let identity = identity.ok_or(Error::NoSubject)?;
+        same_person(&identity, before)?;
+        let later = Later {
+            access_token: &response.answer.access_token,
+            authentication: before.tokens.authentication(),
+        };
+        rules
+            .check_later(verified, &later, now)
+            .map_err(Error::IdToken)?;
+        Ok(identity)
+    }
+
+    /// What was known of the person stays, unless it is another person's.
+    fn without_claims(&self, error: Error) -> Result<Option<Identity>, Error> {
+        if matches!(error, Error::OtherPerson) {
+            return Err(error);
+        }
+        tracing::warn!(
+            issuer = &*self.issuer,
+            reason = error.reason(),
+            error = chain(&error),
+            "The ID token of a refresh is not believed: what was known of the person stays"
+        );
+        Ok(None)
+    }
+}
+
+fn same_person(identity: &Identity, before: &Refreshing<'_>) -> Result<(), Error> {
+    let same = identity.same_person(before.identity);
+    same.then_some(()).ok_or(Error::OtherPerson)
+}

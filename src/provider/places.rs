@@ -1,0 +1,98 @@
+//! How many calls of one provider may be under way at once.
+//!
+//! A server that is slow holds up those who wait for it and nobody else. Refreshes leave places
+//! free for logins: somebody is looking at an empty page there.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
+
+use super::Error;
+use super::settings::GrantType;
+
+/// Of how many places one is kept for logins.
+const ONE_OF: usize = 5;
+
+/// The places of one provider.
+#[derive(Debug)]
+pub(super) struct Places {
+    all: Semaphore,
+    refreshes: Semaphore,
+}
+
+/// A place, until it is dropped.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Place<'a> {
+    _all: SemaphorePermit<'a>,
+    _refreshes: Option<SemaphorePermit<'a>>,
+}
+
+impl Places {
+    pub(super) fn new(places: NonZeroU32) -> Self {
+        let places = usize::try_from(places.get()).unwrap_or(usize::MAX);
+        let places = places.min(Semaphore::MAX_PERMITS);
+        let kept = places.div_ceil(ONE_OF).min(places.saturating_sub(1));
+        Self {
+            all: Semaphore::new(places),
+            refreshes: Semaphore::new(places.saturating_sub(kept)),
+        }
+    }
+
+    /// Waits for a place as long as `patience` lasts.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub(super) async fn take(
+        &self,
+        grant: GrantType,
+        patience: Duration,
+    ) -> Result<Place<'_>, Error> {
+        let taking = async {
+            let refreshes = match grant {
+                GrantType::AuthorizationCode => None,
+                GrantType::RefreshToken => Some(self.refreshes.acquire().await?),
+            };
+            Ok::<_, tokio::sync::AcquireError>(Place {
+                _all: self.all.acquire().await?,
+                _refreshes: refreshes,
+            })
+        };
+        match timeout(patience, taking).await {
+            Ok(Ok(place)) => Ok(place),
+            Ok(Err(_)) | Err(_) => Err(Error::Busy),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn d_26_refreshes_leave_places_for_logins() {
+        for (all, refreshes) in [(1, 1), (2, 1), (5, 4), (6, 4), (64, 51)] {
+            let places = Places::new(NonZeroU32::new(all).unwrap());
+            let mut held = Vec::new();
+            let second = Duration::from_secs(1);
+            for grant in [GrantType::RefreshToken, GrantType::AuthorizationCode] {
+                while let Ok(place) = places.take(grant, second).await {
+                    held.push(place);
+                }
+                if grant == GrantType::RefreshToken {
+                    assert_eq!(held.len(), refreshes, "of {all}");
+                }
+            }
+            assert_eq!(held.len(), usize::try_from(all).unwrap());
+            held.clear();
+            assert!(places.take(GrantType::RefreshToken, second).await.is_ok());
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! When an access token is renewed.
+//!
+//! By its own end, and ahead of it while it is used, so that no request has to wait for a new one.
+//! Sessions that were opened together do not renew their tokens together.
+
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::secret::random;
+use crate::token::Life;
+
+/// How long before the end of a token it is renewed at most, as long as nothing spreads it.
+const AHEAD: Duration = Duration::from_mins(1);
+
+/// By how much more that is spread at most.
+const SPREAD: Duration = Duration::from_mins(5);
+
+/// The same where a refresh kills the old access token: requests on their way would fail with it.
+const LATE: Duration = Duration::from_secs(2);
+
+/// The longest time between two refreshes that anything has to wait for.
+pub(super) const FLOOR: Duration = Duration::from_secs(10);
+
+/// The shortest: a token that is over when it arrives must not make every request a refresh.
+const SHORTEST_FLOOR: Duration = Duration::from_millis(500);
+
+/// How a token is renewed, where it can be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Renewal {
+    /// In good time.
+    Early,
+    /// At the last moment: the old access token dies with it.
+    Late,
+}
+
+/// The life of an access token that was asked for at `obtained_at`. `fraction`, from 0 to 1, is
+/// this token's place within what is spread.
+pub(super) fn life(
+    obtained_at: Timestamp,
+    expires_at: Option<Timestamp>,
+    renewal: Option<Renewal>,
+    fraction: f64,
+) -> Life {
+    let lifetime = expires_at.map(|end| end.since(obtained_at));
+    let floor = lifetime.map_or(FLOOR, |lifetime| {
+        lifetime.mul_f64(0.5).clamp(SHORTEST_FLOOR, FLOOR)
+    });
+    let not_before = obtained_at.plus(floor);
+    let refresh_at = |renewal, lifetime: Duration, end: Timestamp| {
+        let before_end = lifetime.saturating_sub(ahead(renewal, lifetime, fraction));
+        obtained_at.plus(before_end).max(not_before).min(end)
+    };
+    Life {
+        obtained_at,
+        expires_at,
+        refresh_at: renewal
+            .zip(lifetime)
+            .zip(expires_at)
+            .map(|((renewal, lifetime), end)| refresh_at(renewal, lifetime, end)),
+        not_before,
+    }
+}
+
+/// How long before its end a token is renewed: small beside its lifetime, whatever that is.
+fn ahead(renewal: Renewal, lifetime: Duration, fraction: f64) -> Duration {
+    let fraction = fraction.clamp(0.0, 1.0);
+    match renewal {
+        Renewal::Early => {
+            let tenth = lifetime.mul_f64(0.1);
+            AHEAD
+                .min(tenth)
+                .saturating_add(SPREAD.min(tenth).mul_f64(fraction))
+        }
+        Renewal::Late => {
+            let most = LATE.min(lifetime.mul_f64(0.05));
+            most.mul_f64(0.5 + fraction * 0.5)
+        }
+    }
+}
+
+/// A random number from 0 to 1. Where the operating system gives none it is the middle: what is
+/// spread by it needs no secrecy.
+pub(super) fn fraction() -> f64 {
+    random::<4>().map_or(0.5, |bytes| {
+        f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+
+    /// After how many milliseconds a token of this many is renewed, first and last, and from when
+    /// on it may be.
+    fn renewed(lifetime: u64, renewal: Renewal) -> (u64, u64, u64) {
+        let end = START.plus(Duration::from_millis(lifetime));
+        let life = |fraction| life(START, Some(end), Some(renewal), fraction);
+        let after = |at: Timestamp| u64::try_from(at.since(START).as_millis()).unwrap();
+        let at = |fraction| after(life(fraction).refresh_at.unwrap());
+        (at(1.0), at(0.0), after(life(0.5).not_before))
+    }
+
+    #[test]
+    fn f_37_tokens_of_any_lifetime_are_renewed_at_a_sane_time() {
+        const YEAR: u64 = 365 * 86_400_000;
+        for (lifetime, early, late, floor) in [
+            (0, (0, 0), (0, 0), 500),
+            (200, (200, 200), (200, 200), 500),
+            (1_000, (800, 900), (950, 975), 500),
+            (5_000, (4_000, 4_500), (4_750, 4_875), 2_500),
+            (60_000, (48_000, 54_000), (58_000, 59_000), 10_000),
+            (300_000, (240_000, 270_000), (298_000, 299_000), 10_000),
+            (
+                3_600_000,
+                (3_240_000, 3_540_000),
+                (3_598_000, 3_599_000),
+                10_000,
+            ),
+            (
+                10 * YEAR,
+                (10 * YEAR - 360_000, 10 * YEAR - 60_000),
+                (10 * YEAR - 2_000, 10 * YEAR - 1_000),
+                10_000,
+            ),
+        ] {
+            let (first, last, not_before) = renewed(lifetime, Renewal::Early);
+            assert_eq!((first, last), early, "{lifetime}");
+            assert_eq!(not_before, floor, "{lifetime}");
+            let (first, last, not_before) = renewed(lifetime, Renewal::Late);
+            assert_eq!((first, last), late, "{lifetime}");
+            assert_eq!(not_before, floor, "{lifetime}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_renewed_that_has_no_end_or_cannot_be() {
+        let end = START.plus(Duration::from_mins(5));
+        let endless = life(START, None, Some(Renewal::Early), 0.5);
+        assert_eq!(endless.refresh_at, None);
+        assert_eq!(endless.not_before, START.plus(FLOOR));
+        let given_once = life(START, Some(end), None, 0.5);
+        assert_eq!(given_once.refresh_at, None);
+        assert_eq!(given_once.expires_at, Some(end));
+        // Its end was before it was asked for.
+        let over = life(end, Some(START), Some(Renewal::Early), 0.5);
+        assert_eq!(over.refresh_at, Some(START));
+        assert!(over.not_before > end);
+        let endless = life(START, Some(Timestamp::MAX), Some(Renewal::Early), 1.0);
+        assert!(endless.refresh_at <= Some(Timestamp::MAX));
+    }
+
+    #[test]
+    fn a_thousand_tokens_of_one_moment_are_not_renewed_in_one() {
+        let end = START.plus(Duration::from_hours(1));
+        let mut at: Vec<_> = (0..1000)
+            .filter_map(|_| life(START, Some(end), Some(Renewal::Early), fraction()).refresh_at)
+            .collect();
+        at.sort_unstable();
+        let (first, last) = (at.first().unwrap(), at.last().unwrap());
+        // A thousand draws out of five minutes that all lie within one do not happen.
+        assert!(last.since(*first) > Duration::from_mins(1));
+        assert!(end.since(*last) >= AHEAD);
+    }
+
+    proptest! {
+        #[test]
+        fn f_37_a_token_is_renewed_late_in_its_life_and_not_after_it(
+            lifetime in 1_000_u64..400_000_000_000,
+            fraction in 0.0..=1.0,
+            late: bool,
+        ) {
+            let end = START.plus(Duration::from_millis(lifetime));
+            let renewal = if late { Renewal::Late } else { Renewal::Early };
+            let life = life(START, Some(end), Some(renewal), fraction);
+            let at = life.refresh_at.unwrap();
+            prop_assert!(at < end && at >= life.not_before);
+            prop_assert!(at.since(START) >= Duration::from_millis(lifetime).mul_f64(0.79));
+            prop_assert!(end.since(at) <= Duration::from_secs(361));
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What follows from the answers of a token endpoint to a refresh.
+
+use http::Response;
+
+use super::*;
+
+const ROWS: &str = include_str!("../../../tests/data/refresh_answers.txt");
+
+/// One line of the table.
+struct Row<'a> {
+    line: &'a str,
+    expected: (&'a str, &'a str),
+    profile: &'a str,
+    status: u16,
+    fields: Vec<(&'a str, &'a str)>,
+    body: &'a str,
+}
+
+impl<'a> Row<'a> {
+    fn parse(line: &'a str) -> Self {
+        let parts: Vec<&str> = line.split('\t').collect();
+        let [verdict, reason, profile, status, fields, body] = parts[..] else {
+            panic!("not six fields: {line}");
+        };
+        let none = |text: &'a str| if text == "-" { "" } else { text };
+        let fields = none(fields).split("; ");
+        // A parameter of a media type is not told from a field; it is left out.
+        let fields = fields.filter_map(|field| field.split_once(": "));
+        Self {
+            line,
+            expected: (verdict, reason),
+            profile,
+            status: status.parse().unwrap(),
+            fields: fields.collect(),
+            body: none(body),
+        }
+    }
+
+    fn read(&self, grant: GrantType, shapes: &[ErrorShape]) -> Error {
+        let mut response = Response::builder().status(self.status);
+        for (name, value) in &self.fields {
+            response = response.header(*name, *value);
+        }
+        let body = Bytes::copy_from_slice(self.body.as_bytes());
+        let read = token::read(response.body(body).unwrap(), (grant, shapes), NOW);
+        read.expect_err(self.line)
+    }
+}
+
+fn rows() -> impl Iterator<Item = Row<'static>> {
+    let lines = ROWS.lines().filter(|line| !line.starts_with('#'));
+    lines.map(Row::parse)
+}
+
+fn shapes(profile: &str, further: &str) -> Vec<ErrorShape> {
+    let minimal = "url = \"http://localhost\"\nclient_id = \"3\"\nauthorization_endpoint = \"/\"\n\
+                   token_endpoint = \"/\"\n";
+    settings(profile, &format!("{minimal}{further}")).errors
+}
+
+fn verdict(error: Error) -> (&'static str, &'static str) {
+    let reason = error.reason();
+    match Unrefreshed::from(error).verdict {
+        Verdict::Fatal => ("fatal", reason),
+        Verdict::Ours => ("ours", reason),
+        Verdict::Passing => ("passing", reason),
+    }
+}
+
+#[test]
+fn g_07_g_08_f_29_answers_of_real_servers_mean_what_they_mean_there() {
+    let mut seen = std::collections::BTreeMap::new();
+    for row in rows() {
+        let error = row.read(GrantType::RefreshToken, &shapes(row.profile, ""));
+        assert_eq!(verdict(error), row.expected, "{}", row.line);
+        *seen.entry(row.expected.0).or_insert(0) += 1;
+    }
+    assert!(
+        seen.len() == 3 && seen.values().all(|rows| *rows >= 15),
+        "{seen:?}"
+    );
+}
+
+#[test]
+fn what_ends_a_session_is_a_refusal_of_the_server_and_nothing_else() {
+    for row in rows().filter(|row| row.expected.0 == "fatal") {
+        // The same words of a server that fails.
+        for status in [408, 425, 429, 500, 502, 503, 504, 599] {
+            let error = Row {
+                status,
+                ..Row::parse(row.line)
+            }
+            .read(GrantType::RefreshToken, &shapes(row.profile, ""));
+            assert_eq!(verdict(error).0, "passing", "{status} {}", row.line);
+        }
+    }
+}
+
+#[test]
+fn an_empty_answer_means_nothing_where_a_code_was_asked_with() {
+    let empty = rows().filter(|row| row.body.is_empty() && row.expected.0 == "fatal");
+    for row in empty {
+        let error = row.read(GrantType::AuthorizationCode, &shapes(row.profile, ""));
+        assert_eq!(error.reason(), "client_refused", "{}", row.line);
+    }
+}
+
+#[test]
+fn a_server_that_calls_a_dead_refresh_token_a_bad_request_can_be_taught() {
+    let taught = shapes(
+        "oidc",
+        "[[errors]]\ngrant = \"refresh_token\"\nstatus = 400\nerror = \"invalid_request\"\n\
+         meaning = \"fatal\"",
+    );
+    let row = Row::parse(
+        "fatal\trefresh_refused\toidc\t400\tcontent-type: application/json\t{\"error\":\"invalid_request\"}",
+    );
+    assert_eq!(
+        verdict(row.read(GrantType::RefreshToken, &taught)),
+        row.expected
+    );
+    let error = row.read(GrantType::AuthorizationCode, &taught);
+    assert_eq!(error.reason(), "client_refused");
+}
+
+#[test]
+fn a_row_that_asks_for_nothing_is_refused() {
+    let refused = |row: &str| {
+        let text = format!(
+            "url = \"https://id.example\"\nclient_id = \"3\"\nclient_authentication = \"none\"\n\
+             authorization_endpoint = \"/a\"\ntoken_endpoint = \"/t\"\n[[errors]]\n{row}\n\
+             meaning = \"fatal\""
+        );
+        Provider::new("op", &settings("oauth2", &text)).is_err()
+    };
+    assert!(refused("grant = \"refresh_token\""));
+    assert!(refused("empty = false"));
+    assert!(!refused("empty = true"));
+    assert!(!refused("status = 400"));
+}

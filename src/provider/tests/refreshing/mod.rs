@@ -1,0 +1,495 @@
+//! Refresh tokens exchanged over real connections.
+
+mod people;
+
+use serde_json::{Value, json as value};
+
+use super::*;
+use crate::identity::Claim;
+
+const JSON: &str = "application/json";
+const OLD: &str = "old-access-token";
+const REFRESH_TOKEN: &str = "old-refresh-token";
+
+fn life() -> Life {
+    Life {
+        obtained_at: NOW,
+        expires_at: Some(NOW.plus(Duration::from_mins(1))),
+        refresh_at: Some(NOW.plus(Duration::from_secs(50))),
+        not_before: NOW.plus(Duration::from_secs(10)),
+    }
+}
+
+fn before() -> TokenSet {
+    TokenSet::new(OLD, Some(REFRESH_TOKEN), life()).unwrap()
+}
+
+fn person(issuer: &str, subject: &str) -> Identity {
+    Identity {
+        subject: Claim::new(subject),
+        ..Identity::nameless(issuer)
+    }
+}
+
+async fn refresh_of(
+    provider: &Provider,
+    tokens: &TokenSet,
+    identity: &Identity,
+    clock: &Clock,
+) -> Result<Refreshed, Unrefreshed> {
+    provider
+        .refresh(&Refreshing { tokens, identity }, clock)
+        .await
+}
+
+/// A refresh at a server that says nothing of people.
+async fn refresh(provider: &Provider, clock: &Clock) -> Result<Refreshed, Unrefreshed> {
+    refresh_of(provider, &before(), &Identity::nameless("op"), clock).await
+}
+
+/// What an operator writes for a server without ID tokens.
+fn plain(url: &str, further: &str) -> Provider {
+    let text = format!(
+        "url = \"{url}\"\nclient_id = \"3\"\nclient_authentication = \"none\"\n\
+         authorization_endpoint = \"/a\"\ntoken_endpoint = \"/t\"\n{further}"
+    );
+    Provider::new("op", &settings("oauth2", &text)).unwrap()
+}
+
+fn granted(members: &Value) -> String {
+    let mut body = value!({ "access_token": "new", "token_type": "Bearer", "expires_in": 300 });
+    let members = members.as_object().unwrap().clone();
+    body.as_object_mut().unwrap().extend(members);
+    answer("200 OK", JSON, &body.to_string())
+}
+
+fn failed(status: &str) -> String {
+    answer(status, "text/html", "<html>invalid_grant</html>")
+}
+
+fn refused(error: &str) -> String {
+    let body = value!({ "error": error }).to_string();
+    answer("400 Bad Request", JSON, &body)
+}
+
+fn seen(unrefreshed: &Unrefreshed) -> (Verdict, &'static str) {
+    (unrefreshed.verdict, unrefreshed.error.reason())
+}
+
+#[tokio::test]
+async fn the_request_is_as_the_standard_says() {
+    let mut server = Server::start([granted(&value!({})), granted(&value!({}))]).await;
+    let clock = Clock::manual(NOW);
+    let further = "authorization_request.resource = [\"https://a.example\"]\n\
+                   token_request.parameters = { audience = \"b\" }";
+    let provider = plain(&server.url, further);
+    assert!(refresh(&provider, &clock).await.is_ok());
+    let request = server.next();
+    assert_eq!(request.line(), "POST /t HTTP/1.1");
+    assert_eq!(
+        request.body,
+        "grant_type=refresh_token&client_id=3&refresh_token=old-refresh-token&audience=b\
+         &resource=https%3A%2F%2Fa.example"
+    );
+    // Passport takes JSON, and the credentials in it.
+    let files = Files::new();
+    let provider = files.provider("laravel-passport-13", &server.url, "");
+    let unrefreshed = refresh(&provider, &clock).await.unwrap_err();
+    assert_eq!(
+        seen(&unrefreshed),
+        (Verdict::Ours, "access_token_malformed")
+    );
+    let body = json(&server.next().body);
+    assert_eq!(body["grant_type"], "refresh_token");
+    assert_eq!(body["refresh_token"], REFRESH_TOKEN);
+    assert!(body["client_secret"].is_string());
+    assert!(server.has_no_more());
+}
+
+#[tokio::test]
+async fn g_05_an_answer_without_a_refresh_token_keeps_the_old_one() {
+    for (members, refresh_token) in [
+        (value!({}), REFRESH_TOKEN),
+        (value!({ "refresh_token": null }), REFRESH_TOKEN),
+        (value!({ "refresh_token": "" }), REFRESH_TOKEN),
+        (value!({ "refresh_token": "next" }), "next"),
+    ] {
+        let server = Server::start([granted(&members)]).await;
+        let clock = Clock::manual(NOW.plus(Duration::from_secs(55)));
+        let provider = plain(&server.url, "");
+        let refreshed = refresh(&provider, &clock).await.unwrap();
+        let tokens = refreshed.tokens;
+        assert_eq!(tokens.access_token(), "new");
+        assert_eq!(tokens.refresh_token().unwrap().expose(), refresh_token);
+        assert!(refreshed.identity.is_none());
+        let life = tokens.life();
+        assert_eq!(life.obtained_at, clock.now());
+        assert_eq!(
+            life.expires_at,
+            Some(clock.now().plus(Duration::from_mins(5)))
+        );
+        assert!(life.refresh_at.is_some_and(|at| at > life.not_before));
+    }
+}
+
+#[tokio::test]
+async fn tokens_are_renewed_late_only_where_that_kills_the_old_ones() {
+    for (further, latest) in [
+        ("", Duration::from_secs(2)),
+        (
+            "refresh.revokes_access_token = false",
+            Duration::from_mins(1),
+        ),
+    ] {
+        let server = Server::start([granted(&value!({ "refresh_token": "next" }))]).await;
+        let grant = redeem(&plain(&server.url, further)).await.unwrap();
+        let life = grant.tokens.life();
+        let ahead = life.expires_at.unwrap().since(life.refresh_at.unwrap());
+        assert!(ahead <= latest && ahead * 4 >= latest, "{ahead:?}");
+    }
+}
+
+#[tokio::test]
+async fn f_37_lives_of_a_second_and_of_ten_years_are_taken() {
+    let year = 365 * 86_400_u64;
+    for seconds in [1, 10 * year] {
+        let members = value!({ "expires_in": seconds, "refresh_token": "next" });
+        let server = Server::start([granted(&members)]).await;
+        let clock = Clock::manual(NOW);
+        let refreshed = refresh(&plain(&server.url, ""), &clock).await.unwrap();
+        let life = *refreshed.tokens.life();
+        let end = NOW.plus(Duration::from_secs(seconds));
+        assert_eq!(life.expires_at, Some(end));
+        assert!(life.refresh_at < Some(end));
+        let floor = Duration::from_secs(seconds).div_f64(2.0);
+        assert_eq!(
+            life.not_before.since(NOW),
+            floor.min(Duration::from_secs(10))
+        );
+    }
+}
+
+#[tokio::test]
+async fn g_07_what_fails_is_never_sent_twice_and_passes() {
+    let broken = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"access".to_owned();
+    for (answered, reason) in [
+        (failed("500 Internal Server Error"), "provider_unavailable"),
+        (failed("503 Service Unavailable"), "provider_unavailable"),
+        (failed("429 Too Many Requests"), "provider_throttled"),
+        (failed("200 OK"), "token_response_malformed"),
+        (
+            granted(&value!({ "expires_in": null })),
+            "token_response_malformed",
+        ),
+        (
+            granted(&value!({ "access_token": "a b" })),
+            "token_unusable",
+        ),
+        (broken, "provider_call_failed"),
+        (
+            "<html>no status line</html>".to_owned(),
+            "provider_call_failed",
+        ),
+        (String::new(), "provider_call_failed"),
+    ] {
+        let mut server = Server::start([answered.clone(), granted(&value!({}))]).await;
+        let provider = plain(&server.url, "");
+        let unrefreshed = refresh(&provider, &Clock::manual(NOW)).await.unwrap_err();
+        assert_eq!(seen(&unrefreshed), (Verdict::Passing, reason), "{answered}");
+        server.next();
+        assert!(server.has_no_more(), "sent twice: {answered}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_ends_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let unrefreshed = refresh(&plain(&url, ""), &Clock::manual(NOW)).await;
+    let expected = (Verdict::Passing, "provider_unreachable");
+    assert_eq!(seen(&unrefreshed.unwrap_err()), expected);
+}
+
+#[tokio::test]
+async fn g_08_f_29_a_refused_grant_is_fatal_and_a_refused_client_is_not() {
+    for (error, expected) in [
+        ("invalid_grant", (Verdict::Fatal, "refresh_refused")),
+        ("invalid_client", (Verdict::Ours, "client_refused")),
+        ("unauthorized_client", (Verdict::Ours, "client_refused")),
+    ] {
+        let mut server = Server::start([refused(error)]).await;
+        let provider = plain(&server.url, "");
+        let unrefreshed = refresh(&provider, &Clock::manual(NOW)).await.unwrap_err();
+        assert_eq!(seen(&unrefreshed), expected);
+        assert!(unrefreshed.salvaged.is_none());
+        server.next();
+        assert!(server.has_no_more());
+    }
+}
+
+#[tokio::test]
+async fn g_06_f_38_a_lost_answer_passes_and_the_next_try_tells() {
+    let next = value!({ "refresh_token": "next" });
+    for (second, fatal) in [(granted(&next), false), (refused("invalid_grant"), true)] {
+        let mut server = Server::start([String::new(), second]).await;
+        let provider = plain(&server.url, "");
+        let clock = Clock::manual(NOW);
+        let lost = refresh(&provider, &clock).await.unwrap_err();
+        assert_eq!(seen(&lost), (Verdict::Passing, "provider_call_failed"));
+        // The very same token goes out again, when somebody asks again.
+        let told = refresh(&provider, &clock).await;
+        assert_eq!(server.next().body, server.next().body);
+        match told {
+            Ok(refreshed) => {
+                assert!(!fatal);
+                let refresh_token = refreshed.tokens.refresh_token().unwrap();
+                assert_eq!(refresh_token.expose(), "next");
+            }
+            Err(unrefreshed) => {
+                assert!(fatal);
+                assert_eq!(unrefreshed.verdict, Verdict::Fatal);
+            }
+        }
+        assert!(server.has_no_more());
+    }
+}
+
+#[tokio::test]
+async fn g_06_an_answer_is_waited_for_longer_than_that_to_a_login() {
+    let (sender, release) = tokio::sync::oneshot::channel::<()>();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        // A login, whose deadline passes first, then the refresh.
+        let (mut login, _peer) = listener.accept().await.unwrap();
+        receive(&mut login).await.unwrap();
+        let (mut stream, _peer) = listener.accept().await.unwrap();
+        receive(&mut stream).await.unwrap();
+        release.await.unwrap();
+        let granted = granted(&value!({}));
+        stream.write_all(granted.as_bytes()).await.unwrap();
+    });
+    let provider = plain(&url, "deadline_secs = 1");
+    let clock = Clock::manual(NOW);
+    let login = redeem_at(&provider, &clock);
+    // Polled second, the refresh has begun when the login gives up.
+    let (login, refreshed) = tokio::join!(
+        async {
+            let login = login.await;
+            sender.send(()).unwrap();
+            login
+        },
+        refresh(&provider, &clock)
+    );
+    let timeout = matches!(login, Err(Error::Call(crate::origin::Error::CallTimeout)));
+    assert!(timeout, "{login:?}");
+    assert!(refreshed.is_ok(), "{refreshed:?}");
+}
+
+#[tokio::test]
+async fn g_06_an_answer_that_does_not_come_at_all_ends_at_its_own_deadline() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let provider = plain(&url, "refresh.deadline_secs = 1");
+    let unrefreshed = refresh(&provider, &Clock::manual(NOW)).await.unwrap_err();
+    assert_eq!(unrefreshed.verdict, Verdict::Passing);
+    let timeout = Error::Call(crate::origin::Error::CallTimeout);
+    assert_eq!(format!("{:?}", unrefreshed.error), format!("{timeout:?}"));
+}
+
+#[tokio::test]
+async fn g_07_a_server_that_keeps_failing_is_left_alone_for_a_while() {
+    let answers = std::iter::repeat_n(failed("502 Bad Gateway"), 11);
+    let granted = std::iter::repeat_n(granted(&value!({})), 3);
+    let mut server = Server::start(answers.chain(granted)).await;
+    let provider = plain(&server.url, "");
+    let clock = Clock::manual(NOW);
+    let wait = async |expected: (u64, u64)| {
+        let unrefreshed = refresh(&provider, &clock).await.unwrap_err();
+        let left_alone = (Verdict::Passing, "provider_left_alone");
+        assert_eq!(seen(&unrefreshed), left_alone);
+        assert!(unrefreshed.error.sent_nothing());
+        let wait = unrefreshed.error.retry_after().unwrap();
+        let expected = Duration::from_secs(expected.0)..=Duration::from_secs(expected.1);
+        assert!(expected.contains(&wait), "{wait:?}");
+        wait
+    };
+    for _ in 0..10 {
+        let unrefreshed = refresh(&provider, &clock).await.unwrap_err();
+        assert_eq!(unrefreshed.error.reason(), "provider_unavailable");
+        server.next();
+    }
+    let first = wait((1, 2)).await;
+    assert!(server.has_no_more());
+    clock.advance(first);
+    // It has not come back.
+    assert!(refresh(&provider, &clock).await.is_err());
+    server.next();
+    let second = wait((2, 4)).await;
+    clock.advance(second);
+    for _ in 0..3 {
+        assert!(refresh(&provider, &clock).await.is_ok());
+        server.next();
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_succeeds_ends_the_break() {
+    let answers = std::iter::repeat_n(failed("502 Bad Gateway"), 10);
+    let granted = std::iter::repeat_n(granted(&value!({})), 2);
+    let server = Server::start(answers.chain(granted)).await;
+    let provider = plain(&server.url, "");
+    let clock = Clock::manual(NOW);
+    for _ in 0..10 {
+        assert!(refresh(&provider, &clock).await.is_err());
+    }
+    let unrefreshed = refresh(&provider, &clock).await.unwrap_err();
+    assert_eq!(unrefreshed.error.reason(), "provider_left_alone");
+    assert!(redeem_at(&provider, &clock).await.is_ok());
+    assert!(refresh(&provider, &clock).await.is_ok());
+}
+
+#[tokio::test]
+async fn while_a_server_is_left_alone_nobody_waits_for_a_place() {
+    let server = Server::start(std::iter::repeat_n(failed("502 Bad Gateway"), 10)).await;
+    let provider = plain(&server.url, "concurrent_calls = 1\ndeadline_secs = 1");
+    let clock = Clock::manual(NOW);
+    for _ in 0..10 {
+        assert!(refresh(&provider, &clock).await.is_err());
+    }
+    let held = provider.place(GrantType::AuthorizationCode).await;
+    let unrefreshed = refresh(&provider, &clock).await.unwrap_err();
+    assert_eq!(unrefreshed.error.reason(), "provider_left_alone");
+    drop(held);
+}
+
+#[tokio::test]
+async fn a_refusal_shows_that_a_server_is_there() {
+    let failures = std::iter::repeat_n(failed("502 Bad Gateway"), 9);
+    let refusal = std::iter::once(refused("invalid_grant"));
+    let server = Server::start(failures.clone().chain(refusal).chain(failures)).await;
+    let provider = plain(&server.url, "");
+    for _ in 0..19 {
+        let unrefreshed = refresh(&provider, &Clock::manual(NOW)).await.unwrap_err();
+        assert!(!unrefreshed.error.sent_nothing(), "{unrefreshed:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_wait_that_the_server_asks_for_is_waited() {
+    let answers = [
+        failed("503 Service Unavailable\r\nretry-after: 37"),
+        granted(&value!({})),
+        failed("429 Too Many Requests\r\nretry-after: 37"),
+        granted(&value!({})),
+        granted(&value!({})),
+    ];
+    let mut server = Server::start(answers).await;
+    let provider = plain(&server.url, "");
+    let clock = Clock::manual(NOW);
+    let wait = Some(Duration::from_secs(37));
+    for throttled in [false, true] {
+        let unrefreshed = refresh(&provider, &clock).await.unwrap_err();
+        assert_eq!(unrefreshed.error.retry_after(), wait);
+        server.next();
+        let unrefreshed = refresh(&provider, &clock).await.unwrap_err();
+        assert_eq!(unrefreshed.verdict, Verdict::Passing);
+        assert_eq!(unrefreshed.error.retry_after(), wait);
+        if throttled {
+            // Whoever asks for fewer calls means all of them.
+            let error = redeem_at(&provider, &clock).await.unwrap_err();
+            assert_eq!(error.reason(), "token_calls_limited");
+        }
+        assert!(server.has_no_more());
+        clock.advance(Duration::from_secs(37));
+        assert!(refresh(&provider, &clock).await.is_ok());
+        server.next();
+    }
+}
+
+#[tokio::test]
+async fn d_26_refreshes_leave_calls_for_logins() {
+    let mut server = Server::start(std::iter::repeat_n(granted(&value!({})), 5)).await;
+    let provider = plain(&server.url, "token_calls_per_minute = 5");
+    let clock = Clock::manual(NOW);
+    for _ in 0..4 {
+        assert!(refresh(&provider, &clock).await.is_ok());
+        server.next();
+    }
+    let unrefreshed = refresh(&provider, &clock).await.unwrap_err();
+    let limited = (Verdict::Passing, "token_calls_limited");
+    assert_eq!(seen(&unrefreshed), limited);
+    assert_eq!(
+        unrefreshed.error.retry_after(),
+        Some(Duration::from_secs(12))
+    );
+    assert!(server.has_no_more());
+    assert!(redeem_at(&provider, &clock).await.is_ok());
+}
+
+#[tokio::test]
+async fn without_a_refresh_token_nothing_is_sent() {
+    let mut server = Server::start([granted(&value!({}))]).await;
+    let tokens = TokenSet::new(OLD, None, life()).unwrap();
+    let nobody = Identity::nameless("op");
+    let provider = plain(&server.url, "");
+    let refreshed = refresh_of(&provider, &tokens, &nobody, &Clock::manual(NOW)).await;
+    let expected = (Verdict::Ours, "no_refresh_token");
+    assert_eq!(seen(&refreshed.unwrap_err()), expected);
+    assert!(server.has_no_more());
+}
+
+#[tokio::test]
+async fn a_new_refresh_token_is_kept_when_the_new_access_token_cannot_be_used() {
+    let mut payload = reference_payload();
+    payload["aud"] = value!("another client");
+    let server = Server::start([tokens(&payload), tokens(&payload)]).await;
+    let alice = person("op", payload["sub"].as_str().unwrap());
+    let clock = Clock::manual(NOW.plus(Duration::from_secs(30)));
+    // Keys are given, so the token is checked, whatever the source of the identity.
+    for further in ["", "identity.source = \"none\""] {
+        let provider = Files::new().provider("laravel-passport-13", &server.url, further);
+        let unrefreshed = refresh_of(&provider, &before(), &alice, &clock)
+            .await
+            .unwrap_err();
+        assert_eq!(seen(&unrefreshed), (Verdict::Ours, "access_token_audience"));
+        let salvaged = unrefreshed.salvaged.unwrap();
+        assert_eq!(salvaged.access_token(), OLD);
+        assert_eq!(
+            salvaged.refresh_token().unwrap().expose(),
+            "def50200cdd739b4"
+        );
+        // It is not tried again at once.
+        let floor = Life {
+            not_before: NOW.plus(Duration::from_secs(40)),
+            ..life()
+        };
+        assert_eq!(*salvaged.life(), floor);
+    }
+    let broken = value!({ "access_token": "a b", "refresh_token": "next" });
+    let server = Server::start([granted(&broken)]).await;
+    let unrefreshed = refresh(&plain(&server.url, ""), &clock).await.unwrap_err();
+    let salvaged = unrefreshed.salvaged.unwrap();
+    assert_eq!(salvaged.refresh_token().unwrap().expose(), "next");
+}
+
+#[tokio::test]
+async fn nothing_secret_is_in_what_a_failed_refresh_says() {
+    let mut payload = reference_payload();
+    payload["aud"] = value!("another client");
+    let server = Server::start([
+        tokens(&payload),
+        refused(REFRESH_TOKEN),
+        refused("def50200cdd739b4def50200cdd739b4"),
+    ])
+    .await;
+    let provider = Files::new().provider("laravel-passport-13", &server.url, "");
+    for _ in 0..2 {
+        let unrefreshed = refresh(&provider, &Clock::manual(NOW)).await.unwrap_err();
+        let shown = format!("{unrefreshed:?} {}", chain(&unrefreshed));
+        for secret in [OLD, "def50200"] {
+            assert!(!shown.contains(secret), "{shown}");
+        }
+    }
+}

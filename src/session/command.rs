@@ -1,0 +1,150 @@
+//! What the keeper is asked and told, and what it gathers before a commit.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::index::Person;
+use super::store::{Change, StoreError};
+use super::{EndedVersion, Maintained, Replaced, Session, SessionKey};
+use crate::clock::Timestamp;
+use crate::identity::Identity;
+use crate::token::TokenSet;
+
+/// How many commands are committed together at most.
+const MOST_TOGETHER: usize = 256;
+
+/// Where the answer to a command goes. Nobody may be waiting any more; the command counts all the
+/// same.
+pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// What the keeper is asked.
+#[derive(Debug)]
+pub(super) enum Command {
+    Open {
+        session: Arc<Session>,
+        replaces: Vec<SessionKey>,
+        answer: Answer<()>,
+    },
+    Replace {
+        old: Arc<Session>,
+        tokens: TokenSet,
+        identity: Option<Box<Identity>>,
+        answer: Answer<Replaced>,
+    },
+    End {
+        key: SessionKey,
+        answer: Answer<()>,
+    },
+    EndVersion {
+        old: Arc<Session>,
+        answer: Answer<EndedVersion>,
+    },
+    Fetch {
+        key: SessionKey,
+        answer: Answer<Option<Arc<Session>>>,
+    },
+    Maintain {
+        now: Timestamp,
+        answer: Answer<Maintained>,
+    },
+    Close {
+        answer: Answer<()>,
+    },
+}
+
+/// What the keeper is told by those who cannot wait.
+#[derive(Debug)]
+pub(super) enum Notice {
+    /// The cache pushed a session out.
+    PushedOut(Arc<Session>),
+    /// A session was used, and the store may know of a use long before only.
+    Used(SessionKey),
+}
+
+/// Commands that are committed together.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) changes: Vec<Change>,
+    pub(super) effects: Vec<Effect>,
+    sessions: HashSet<SessionKey>,
+    pub(super) people: HashSet<Person>,
+}
+
+/// What happens once a batch is committed.
+#[derive(Debug)]
+pub(super) enum Effect {
+    Opened {
+        session: Arc<Session>,
+        ended: Vec<SessionKey>,
+        answer: Answer<()>,
+    },
+    Replaced {
+        old: [Arc<Session>; 2],
+        new: Arc<Session>,
+        answer: Answer<Replaced>,
+    },
+    Ended {
+        key: SessionKey,
+        answer: Answer<()>,
+    },
+    EndedVersion {
+        key: SessionKey,
+        answer: Answer<EndedVersion>,
+    },
+}
+
+impl Batch {
+    pub(super) fn put(&mut self, session: &Arc<Session>) {
+        self.sessions.insert(*session.key());
+        self.changes.push(Change::Put(Arc::clone(session)));
+    }
+
+    pub(super) fn remove(&mut self, key: SessionKey) {
+        self.sessions.insert(key);
+        self.changes.push(Change::Remove(key));
+    }
+
+    /// Whether a command has to be planned on what this batch makes of things.
+    pub(super) fn has_to_wait(&self, command: &Command) -> bool {
+        match command {
+            Command::Open {
+                session, replaces, ..
+            } => {
+                let person = Person::of(session.identity());
+                self.is_full()
+                    || person.is_some_and(|person| self.people.contains(&person))
+                    || replaces.iter().any(|key| self.sessions.contains(key))
+            }
+            Command::Replace { old, .. } | Command::EndVersion { old, .. } => {
+                self.is_full() || self.sessions.contains(old.key())
+            }
+            Command::End { key, .. } | Command::Fetch { key, .. } => {
+                self.is_full() || self.sessions.contains(key)
+            }
+            Command::Maintain { .. } | Command::Close { .. } => true,
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.effects.len() >= MOST_TOGETHER
+    }
+}
+
+impl Effect {
+    pub(super) fn failed(self, error: &StoreError) {
+        match self {
+            Self::Opened { answer, .. } | Self::Ended { answer, .. } => {
+                say(answer, Err(error.clone()));
+            }
+            Self::Replaced { answer, .. } => say(answer, Err(error.clone())),
+            Self::EndedVersion { answer, .. } => say(answer, Err(error.clone())),
+        }
+    }
+}
+
+/// Answers; nobody may be waiting any more.
+pub(super) fn say<T>(answer: Answer<T>, what: Result<T, StoreError>) {
+    drop(answer.send(what));
+}

@@ -1,0 +1,617 @@
+//! What holds for sessions wherever they are kept. Every test runs once for each store.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tokio::task::JoinSet;
+
+use super::index::{Index, Person};
+use super::tests::{Kit, NOW, clock, found, live, login, open, person, session, tokens};
+use super::*;
+use crate::clock::Clock;
+use crate::identity::Claim;
+use crate::token::Life;
+
+#[tokio::test]
+async fn an_id_finds_its_own_session_and_no_other() {
+    for kit in Kit::every() {
+        let sessions = kit.start(NOW);
+        let alice = open(&sessions, "alice", NOW).await;
+        let bob = open(&sessions, "bob", NOW).await;
+        for (id, subject) in [(&alice, "alice"), (&bob, "bob")] {
+            let session = session(&sessions, id).await;
+            let claim = session.identity().subject.as_ref().unwrap();
+            assert_eq!(claim.as_str(), subject);
+            assert_eq!(*session.key(), id.key());
+            assert_eq!((session.version(), session.state()), (0, State::Live));
+        }
+        let instance = alice.instance();
+        let never = SessionId::random(instance).unwrap();
+        assert!(matches!(
+            found(&sessions, &never, NOW).await,
+            Lookup::Unknown
+        ));
+        let other = SessionId::random(Instance::random().unwrap()).unwrap();
+        assert!(matches!(sessions.find(&other, NOW), Lookup::OtherInstance));
+    }
+}
+
+#[tokio::test]
+async fn c_15_an_idle_session_ends_and_a_used_one_lives_until_its_absolute_deadline() {
+    for kit in Kit::every() {
+        let (sessions, clock) = (kit.start(NOW), clock());
+        let idle = open(&sessions, "idle", clock.now()).await;
+        let used = open(&sessions, "used", clock.now()).await;
+        for _ in 0..11 {
+            clock.advance(Duration::from_secs(50));
+            assert!(live(&sessions, &used, clock.now()).await);
+        }
+        assert!(matches!(sessions.find(&idle, clock.now()), Lookup::Expired));
+        clock.advance(Duration::from_secs(50));
+        assert!(matches!(sessions.find(&used, clock.now()), Lookup::Expired));
+    }
+}
+
+#[tokio::test]
+async fn expired_sessions_are_freed_in_small_batches() {
+    for kit in Kit::every() {
+        let (sessions, clock) = (kit.start(NOW), clock());
+        for number in 0..250 {
+            open(&sessions, &number.to_string(), clock.now()).await;
+        }
+        let maintained = sessions.maintain(clock.now()).await.unwrap();
+        assert_eq!((maintained, sessions.count()), (Maintained::Done, 250));
+        clock.advance(Duration::from_secs(61));
+        for (left, what) in [
+            (150, Maintained::More),
+            (50, Maintained::More),
+            (0, Maintained::Done),
+        ] {
+            assert_eq!(sessions.maintain(clock.now()).await.unwrap(), what);
+            assert_eq!(sessions.count(), left);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_in_use_is_not_freed() {
+    for kit in Kit::every() {
+        let (sessions, clock) = (kit.start(NOW), clock());
+        let id = open(&sessions, "alice", clock.now()).await;
+        for _ in 0..3 {
+            clock.advance(Duration::from_secs(40));
+            assert!(live(&sessions, &id, clock.now()).await);
+            let maintained = sessions.maintain(clock.now()).await.unwrap();
+            assert_eq!(maintained, Maintained::Done);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_ended_session_is_over_at_once_for_those_who_hold_it_too() {
+    for kit in Kit::every() {
+        let sessions = kit.start(NOW);
+        let id = open(&sessions, "alice", NOW).await;
+        let held = session(&sessions, &id).await;
+        sessions.end(&id.key()).await.unwrap();
+        assert!(!live(&sessions, &id, NOW).await);
+        assert_eq!(held.state(), State::Ended);
+        sessions.end(&id.key()).await.unwrap();
+        assert_eq!(sessions.count(), 0);
+    }
+}
+
+#[tokio::test]
+async fn d_23_one_persons_logins_push_out_only_their_own_oldest() {
+    for kit in Kit::every() {
+        let (sessions, clock) = (kit.start(NOW), clock());
+        let bob = open(&sessions, "bob", clock.now()).await;
+        let mut alices = Vec::new();
+        for _ in 0..50 {
+            clock.advance(Duration::from_millis(1));
+            alices.push(open(&sessions, "alice", clock.now()).await);
+        }
+        let mut alive = Vec::new();
+        for id in &alices {
+            alive.push(live(&sessions, id, clock.now()).await);
+        }
+        assert!(live(&sessions, &bob, clock.now()).await);
+        assert_eq!(alive.iter().filter(|alive| **alive).count(), 3);
+        assert!(alive[47..].iter().all(|alive| *alive));
+    }
+}
+
+#[tokio::test]
+async fn d_23_logins_of_one_person_at_the_same_moment_do_not_exceed_the_bound() {
+    for kit in Kit::every() {
+        let sessions = Arc::new(kit.start(NOW));
+        let mut logins = JoinSet::new();
+        for _ in 0..40 {
+            let sessions = Arc::clone(&sessions);
+            logins.spawn(async move { open(&sessions, "alice", NOW).await });
+        }
+        let ids = logins.join_all().await;
+        let mut alive = 0;
+        for id in &ids {
+            alive += u32::from(live(&sessions, id, NOW).await);
+        }
+        assert_eq!((alive, sessions.count()), (3, 3));
+    }
+}
+
+#[tokio::test]
+async fn a_login_ends_the_session_that_the_browser_had() {
+    for kit in Kit::every() {
+        let sessions = kit.start(NOW);
+        let before = open(&sessions, "alice", NOW).await;
+        let other = open(&sessions, "alice", NOW).await;
+        let new = NewSession {
+            replaces: vec![before.key(), before.key()],
+            ..login("alice")
+        };
+        let after = sessions.open(new, NOW).await.unwrap();
+        assert!(!live(&sessions, &before, NOW).await);
+        assert!(live(&sessions, &other, NOW).await && live(&sessions, &after, NOW).await);
+    }
+}
+
+#[tokio::test]
+async fn a_replaced_session_has_other_tokens_and_is_the_same_session() {
+    for kit in Kit::every() {
+        let (sessions, clock) = (kit.start(NOW), clock());
+        let id = open(&sessions, "alice", clock.now()).await;
+        let old = session(&sessions, &id).await;
+        clock.advance(Duration::from_secs(40));
+        assert!(live(&sessions, &id, clock.now()).await);
+        let new = sessions.replace(&old, tokens("token-1"), None).await;
+        let Ok(Replaced::Stored(new)) = new else {
+            panic!("{new:?}")
+        };
+        assert_eq!(old.state(), State::Superseded);
+        assert_eq!((new.version(), new.state()), (1, State::Live));
+        assert_eq!(new.identity(), old.identity());
+        assert_eq!(new.opened_at(), old.opened_at());
+        assert_eq!(new.ends_at(), old.ends_at());
+        let found = session(&sessions, &id).await;
+        assert_eq!(found.tokens().access_token(), "token-1");
+        // Renewing is no use: the deadline is where it was.
+        clock.advance(Duration::from_secs(59));
+        assert!(live(&sessions, &id, clock.now()).await);
+        let renamed = Identity {
+            name: Claim::new("Alice"),
+            ..person("alice")
+        };
+        let again = sessions
+            .replace(&new, tokens("token-2"), Some(renamed.clone()))
+            .await;
+        let Ok(Replaced::Stored(again)) = again else {
+            panic!("{again:?}")
+        };
+        assert_eq!((again.version(), again.identity()), (2, &renamed));
+        clock.advance(Duration::from_mins(1));
+        assert!(!live(&sessions, &id, clock.now()).await);
+    }
+}
+
+#[tokio::test]
+async fn g_12_of_all_who_replace_one_version_one_is_first_and_the_others_learn_of_it() {
+    for kit in Kit::every() {
+        let sessions = Arc::new(kit.start(NOW));
+        let id = open(&sessions, "alice", NOW).await;
+        let old = session(&sessions, &id).await;
+        let mut tasks = JoinSet::new();
+        for number in 0..50 {
+            let (sessions, old) = (Arc::clone(&sessions), Arc::clone(&old));
+            let tokens = tokens(&format!("token-{number}"));
+            tasks.spawn(async move { sessions.replace(&old, tokens, None).await.unwrap() });
+        }
+        let (mut stored, mut newer) = (Vec::new(), Vec::new());
+        for replaced in tasks.join_all().await {
+            match replaced {
+                Replaced::Stored(session) => stored.push(session),
+                Replaced::Newer(session) => newer.push(session),
+                Replaced::Ended => panic!("it did not end"),
+            }
+        }
+        assert_eq!((stored.len(), newer.len()), (1, 49));
+        assert!(newer.iter().all(|newer| Arc::ptr_eq(newer, &stored[0])));
+        let now = session(&sessions, &id).await;
+        assert_eq!(
+            now.tokens().access_token(),
+            stored[0].tokens().access_token()
+        );
+    }
+}
+
+#[tokio::test]
+async fn g_12_who_has_signed_out_does_not_come_back_by_a_renewal() {
+    for kit in Kit::every() {
+        let sessions = kit.start(NOW);
+        let id = open(&sessions, "alice", NOW).await;
+        let held = session(&sessions, &id).await;
+        sessions.end(&id.key()).await.unwrap();
+        let replaced = sessions.replace(&held, tokens("token-1"), None).await;
+        assert!(matches!(replaced, Ok(Replaced::Ended)));
+        let ended = sessions.end_version(&held).await;
+        assert!(matches!(ended, Ok(EndedVersion::Ended)));
+        assert!(sessions.fetch(&id.key()).await.unwrap().is_none());
+        assert!(!live(&sessions, &id, NOW).await);
+    }
+}
+
+#[tokio::test]
+async fn a_fatal_answer_ends_the_version_it_is_about_and_no_later_one() {
+    for kit in Kit::every() {
+        let sessions = kit.start(NOW);
+        let id = open(&sessions, "alice", NOW).await;
+        let first = session(&sessions, &id).await;
+        let second = sessions.replace(&first, tokens("token-1"), None).await;
+        assert!(matches!(second, Ok(Replaced::Stored(_))));
+        let ended = sessions.end_version(&first).await;
+        assert!(matches!(ended, Ok(EndedVersion::Newer(newer)) if newer.version() == 1));
+        let second = session(&sessions, &id).await;
+        let ended = sessions.end_version(&second).await;
+        assert!(matches!(ended, Ok(EndedVersion::Ended)));
+        assert!(!live(&sessions, &id, NOW).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn g_12_whatever_order_renewals_logins_and_sign_outs_come_in_the_sign_out_wins() {
+    for kit in Kit::every() {
+        let sessions = Arc::new(kit.start(NOW));
+        for _ in 0..100 {
+            let id = open(&sessions, "alice", NOW).await;
+            let held = session(&sessions, &id).await;
+            let key = id.key();
+            let (one, two, three) = (
+                Arc::clone(&sessions),
+                Arc::clone(&sessions),
+                Arc::clone(&sessions),
+            );
+            let renewal = tokio::spawn(async move {
+                let mut held = held;
+                for number in 1..4 {
+                    let tokens = tokens(&format!("token-{number}"));
+                    match one.replace(&held, tokens, None).await.unwrap() {
+                        Replaced::Stored(new) | Replaced::Newer(new) => held = new,
+                        Replaced::Ended => break,
+                    }
+                }
+                held
+            });
+            let sign_out = tokio::spawn(async move { two.end(&key).await.unwrap() });
+            let login = tokio::spawn(async move {
+                let new = NewSession {
+                    replaces: vec![key],
+                    ..login("bob")
+                };
+                three.open(new, NOW).await.unwrap()
+            });
+            let (held, (), bob) = (
+                renewal.await.unwrap(),
+                sign_out.await.unwrap(),
+                login.await.unwrap(),
+            );
+            assert!(!live(&sessions, &id, NOW).await);
+            assert_eq!(held.state(), State::Ended);
+            assert!(live(&sessions, &bob, NOW).await);
+            sessions.end(&bob.key()).await.unwrap();
+        }
+        assert_eq!(sessions.count(), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn g_12_a_use_at_the_moment_of_the_sign_out_brings_nothing_back() {
+    for kit in Kit::every() {
+        let (sessions, clock) = (Arc::new(kit.start(NOW)), clock());
+        for _ in 0..50 {
+            let id = open(&sessions, "alice", clock.now()).await;
+            let key = id.key();
+            let ended = Arc::new(AtomicBool::new(false));
+            let (user, until, time) = (Arc::clone(&sessions), Arc::clone(&ended), clock.clone());
+            let using = tokio::task::spawn_blocking(move || {
+                let mut late = 0;
+                loop {
+                    let over = until.load(Ordering::Acquire);
+                    time.advance(Duration::from_millis(1));
+                    let lookup = user.find(&id, time.now());
+                    late += u32::from(over && matches!(lookup, Lookup::Live(_)));
+                    if over {
+                        return (late, id);
+                    }
+                }
+            });
+            sessions.end(&key).await.unwrap();
+            ended.store(true, Ordering::Release);
+            sessions.maintain(clock.now()).await.unwrap();
+            let (late, id) = using.await.unwrap();
+            assert_eq!(late, 0);
+            assert!(!live(&sessions, &id, clock.now()).await);
+        }
+        if kit.is_durable() {
+            sessions.close().await.unwrap();
+            assert_eq!(kit.start(clock.now()).count(), 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn g_15_what_was_asked_happens_even_if_nobody_waits_for_it() {
+    for kit in Kit::every() {
+        let sessions = kit.start(NOW);
+        let id = open(&sessions, "alice", NOW).await;
+        let held = session(&sessions, &id).await;
+        {
+            let mut replacing = Box::pin(sessions.replace(&held, tokens("token-1"), None));
+            // Asked once, and given up unless the answer is there already.
+            std::future::poll_fn(|context| {
+                std::task::Poll::Ready(replacing.as_mut().poll(context).is_ready())
+            })
+            .await;
+        }
+        // A command that comes later is answered later.
+        let session = sessions.fetch(&id.key()).await.unwrap().unwrap();
+        assert_eq!(session.tokens().access_token(), "token-1");
+    }
+}
+
+#[tokio::test]
+async fn a_renewal_that_is_due_is_taken_by_one_alone() {
+    for kit in Kit::every() {
+        let sessions = kit.start(NOW);
+        let at = |seconds| NOW.plus(Duration::from_secs(seconds));
+        let life = Life {
+            refresh_at: Some(at(10)),
+            ..Life::default()
+        };
+        let tokens = TokenSet::new("token", Some("refresh"), life).unwrap();
+        let new = NewSession {
+            tokens,
+            ..login("alice")
+        };
+        let id = sessions.open(new, NOW).await.unwrap();
+        let session = session(&sessions, &id).await;
+        assert!(!session.is_due(at(9)) && !session.claim_refresh(at(9), at(30)));
+        assert!(session.is_due(at(10)));
+        let claims: u32 = std::thread::scope(|scope| {
+            let claim = || u32::from(session.claim_refresh(at(10), at(30)));
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(claim)).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .sum()
+        });
+        assert_eq!(claims, 1);
+        assert!(!session.is_due(at(29)) && session.is_due(at(30)));
+        session.postpone_refresh(at(50));
+        assert!(!session.is_due(at(49)) && session.claim_refresh(at(50), at(60)));
+    }
+    // Without a time it never is.
+    let sessions = Kit::memory().start(NOW);
+    let id = open(&sessions, "alice", NOW).await;
+    assert!(
+        !session(&sessions, &id)
+            .await
+            .is_due(Timestamp::from_millis(u64::MAX - 1))
+    );
+}
+
+#[tokio::test]
+async fn in_memory_the_least_recently_used_go_and_every_new_login_is_kept() {
+    let mut kit = Kit::memory();
+    kit.settings.capacity = 100 * 1024;
+    let sessions = kit.start(NOW);
+    let mut last = Vec::new();
+    let mut first = None;
+    for number in 0..1000 {
+        last.push(open(&sessions, &number.to_string(), NOW).await);
+        if number == 0 {
+            first = Some(session(&sessions, &last[0]).await);
+        }
+        sessions.maintain(NOW).await.unwrap();
+        assert!(
+            live(&sessions, last.last().unwrap(), NOW).await,
+            "login {number} was lost"
+        );
+    }
+    assert!(!live(&sessions, &last[0], NOW).await);
+    let first = first.unwrap();
+    assert_eq!(first.state(), State::Ended);
+    let replaced = sessions.replace(&first, tokens("token-1"), None).await;
+    assert!(matches!(replaced, Ok(Replaced::Ended)));
+    assert!(sessions.pushed_out() > 500);
+    assert_eq!(sessions.count(), 1000 - sessions.pushed_out());
+}
+
+#[tokio::test]
+async fn x_16_a_session_lasts_as_long_as_it_may_whatever_year_it_is() {
+    let years = [
+        0,
+        (1 << 31) - 10,
+        1 << 31,
+        (1 << 32) - 10,
+        1 << 32,
+        1 << 40_u64,
+    ];
+    for kit in Kit::every() {
+        for seconds in years {
+            let clock = Clock::manual(Timestamp::from_millis(seconds * 1000));
+            let sessions = kit.start(clock.now());
+            let id = open(&sessions, "alice", clock.now()).await;
+            clock.advance(Duration::from_secs(59));
+            assert!(live(&sessions, &id, clock.now()).await, "{seconds}");
+            let maintained = sessions.maintain(clock.now()).await.unwrap();
+            assert_eq!(maintained, Maintained::Done);
+            clock.advance(Duration::from_mins(1));
+            let lookup = sessions.find(&id, clock.now());
+            assert!(matches!(lookup, Lookup::Expired), "{seconds}");
+            sessions.maintain(clock.now()).await.unwrap();
+            let lookup = found(&sessions, &id, clock.now()).await;
+            assert!(matches!(lookup, Lookup::Unknown), "{seconds}");
+            sessions.close().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn x_16_a_clock_that_is_set_ends_sessions_rather_than_making_them_last() {
+    for kit in Kit::every() {
+        let year_2026 = Timestamp::from_millis(1_767_225_600_000);
+        let sessions = kit.start(Timestamp::default());
+        // A machine without a battery begins in 1970 and then learns the time.
+        let early = open(&sessions, "early", Timestamp::default()).await;
+        assert!(matches!(sessions.find(&early, year_2026), Lookup::Expired));
+        // One that is set back: the deadlines are where they were.
+        let late = open(&sessions, "late", year_2026).await;
+        assert!(live(&sessions, &late, Timestamp::default()).await);
+        let minute = Duration::from_mins(1);
+        assert!(!live(&sessions, &late, year_2026.plus(minute)).await);
+        let never = open(&sessions, "never", Timestamp::MAX).await;
+        assert!(!live(&sessions, &never, Timestamp::MAX).await);
+    }
+}
+
+/// What people do, in any order.
+#[derive(Clone, Debug)]
+enum Step {
+    Open(usize),
+    OpenInstead(usize),
+    Replace(usize),
+    ReplaceStale(usize),
+    End(usize),
+    EndVersion(usize),
+    Restart,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let place = 0..6_usize;
+    prop_oneof![
+        4 => place.clone().prop_map(Step::Open),
+        1 => place.clone().prop_map(Step::OpenInstead),
+        6 => place.clone().prop_map(Step::Replace),
+        2 => place.clone().prop_map(Step::ReplaceStale),
+        2 => place.clone().prop_map(Step::End),
+        1 => place.prop_map(Step::EndVersion),
+        2 => Just(Step::Restart),
+    ]
+}
+
+/// What should be: ids by place, each with its version.
+async fn take(kit: &Kit, steps: Vec<Step>) {
+    let mut sessions = kit.start(NOW);
+    let mut ids: HashMap<usize, (SessionId, u64)> = HashMap::new();
+    for step in steps {
+        match step {
+            Step::Open(place) | Step::OpenInstead(place) => {
+                let instead = matches!(step, Step::OpenInstead(_));
+                let before = ids.get(&place).map(|(id, _)| id.key());
+                if before.is_some() && !instead {
+                    continue;
+                }
+                let new = NewSession {
+                    replaces: before.into_iter().collect(),
+                    ..login(&place.to_string())
+                };
+                let id = sessions.open(new, NOW).await.unwrap();
+                ids.insert(place, (id, 0));
+            }
+            Step::Replace(place) | Step::ReplaceStale(place) => {
+                let Some((id, version)) = ids.get_mut(&place) else {
+                    continue;
+                };
+                let held = session(&sessions, id).await;
+                *version = version.saturating_add(1);
+                let next = tokens(&format!("token-{version}"));
+                let replaced = sessions.replace(&held, next, None).await.unwrap();
+                assert!(matches!(replaced, Replaced::Stored(_)));
+                if matches!(step, Step::ReplaceStale(_)) {
+                    let replaced = sessions.replace(&held, tokens("stale"), None).await;
+                    assert!(matches!(replaced, Ok(Replaced::Newer(_))));
+                }
+            }
+            Step::End(place) | Step::EndVersion(place) => {
+                let Some((id, _)) = ids.remove(&place) else {
+                    continue;
+                };
+                let held = session(&sessions, &id).await;
+                if matches!(step, Step::End(_)) {
+                    sessions.end(&id.key()).await.unwrap();
+                } else {
+                    let ended = sessions.end_version(&held).await;
+                    assert!(matches!(ended, Ok(EndedVersion::Ended)));
+                }
+                assert!(!live(&sessions, &id, NOW).await);
+            }
+            Step::Restart if kit.is_durable() => {
+                sessions.close().await.unwrap();
+                sessions = kit.start(NOW);
+            }
+            Step::Restart => {}
+        }
+        assert_eq!(sessions.count(), u64::try_from(ids.len()).unwrap());
+        for (id, version) in ids.values() {
+            let session = session(&sessions, id).await;
+            let token = format!("token-{version}");
+            assert_eq!(session.version(), *version);
+            assert_eq!(session.tokens().access_token(), token);
+        }
+    }
+}
+
+/// The parts of a person's key, short and of few characters, so that many are near each other.
+fn near() -> impl Strategy<Value = String> {
+    let characters = prop::sample::select(vec!['a', 'b', '/', ':', '|', ',', '.', ' ']);
+    prop::collection::vec(characters, 1..5).prop_map(String::from_iter)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn sessions_are_what_was_done_to_them(steps in prop::collection::vec(step(), 1..60)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for kit in Kit::every() {
+            runtime.block_on(take(&kit, steps.clone()));
+        }
+    }
+
+    #[test]
+    fn g_11_no_two_people_share_a_place_in_the_index(
+        people in prop::collection::vec((near(), near()), 1000)
+    ) {
+        let mut index = Index::default();
+        let (mut known, mut keys) = (HashMap::new(), HashSet::new());
+        for (issuer, subject) in people {
+            let identity = Identity { subject: Claim::new(&subject), ..Identity::nameless(&issuer) };
+            let Some(told_apart) = identity.subject.as_ref().map(|claim| claim.as_str().to_owned()) else {
+                continue;
+            };
+            let id = SessionId::random(Instance::random().unwrap()).unwrap();
+            prop_assert!(keys.insert(id.key()), "a key came twice");
+            let person = Person::of(&identity).unwrap();
+            let session = Arc::new(Session::new(Parts {
+                key: id.key(),
+                version: 0,
+                provider: "op".into(),
+                identity,
+                tokens: tokens("token"),
+                opened_at: Timestamp::default(),
+                ends_at: Timestamp::MAX,
+                last_used: Timestamp::default(),
+            }));
+            // With a place for one, everybody pushes out themselves alone.
+            let pushed = index.surplus(person, 1, &[]);
+            for key in &pushed {
+                index.remove(key);
+            }
+            index.insert(&session, Timestamp::MAX);
+            let before = known.insert((issuer, told_apart), id.key());
+            prop_assert_eq!(pushed, Vec::from_iter(before));
+        }
+    }
+}

@@ -1,0 +1,436 @@
+//! The one thread that changes sessions.
+//!
+//! Opening, replacing, ending and fetching are commands to it, so their order is the order in
+//! which they take effect: a sign-out that comes between two renewals wins, and nothing that has
+//! ended comes back. It gathers the commands that wait, commits them together, brings the cache up
+//! to date and only then answers. A session has at most one change in a batch, so every command is
+//! planned on what is committed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use moka::notification::RemovalCause;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+use tokio::sync::mpsc;
+
+use super::command::{Answer, Batch, Command, Effect, Notice, say};
+use super::index::{Index, Looked, Person};
+use super::store::{Change, Store, StoreError};
+use super::{EndedVersion, Maintained, Replaced, Session, SessionKey, State};
+use crate::clock::Timestamp;
+use crate::telemetry::chain;
+
+/// How many sessions one batch of maintenance removes at most: small enough that a worker's `get`
+/// beside it waits for milliseconds at the worst.
+const MOST_REMOVED: usize = 100;
+
+/// How many commands may wait; whoever has one more waits to be let in.
+const QUEUE: usize = 1024;
+
+/// The ways to the keeper.
+#[derive(Debug)]
+pub(super) struct Ways {
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) notices: mpsc::UnboundedSender<Notice>,
+    pub(super) cache: Cache<SessionKey, Arc<Session>>,
+    pub(super) figures: Arc<Figures>,
+}
+
+/// What is counted, for everybody to read.
+#[derive(Debug, Default)]
+pub(super) struct Figures {
+    pub(super) sessions: AtomicU64,
+    pub(super) pushed_out: AtomicU64,
+}
+
+/// How long sessions last and how many one person may have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) idle: Duration,
+    pub(super) per_person: usize,
+}
+
+/// Holds the store and the index; runs on a thread of its own.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    limits: Limits,
+    store: Store,
+    index: Index,
+    cache: Cache<SessionKey, Arc<Session>>,
+    commands: mpsc::Receiver<Command>,
+    notices: mpsc::UnboundedReceiver<Notice>,
+    figures: Arc<Figures>,
+    /// Last uses that are to be written.
+    used: HashMap<SessionKey, Timestamp>,
+}
+
+impl Keeper {
+    /// A keeper with nothing in its cache, which may take `capacity` bytes.
+    pub(super) fn new(store: Store, limits: Limits, capacity: u64) -> (Self, Ways) {
+        let (commands, commanded) = mpsc::channel(QUEUE);
+        let (notices, told) = mpsc::unbounded_channel();
+        let figures = Arc::new(Figures::default());
+        let is_durable = matches!(store, Store::Disk(_));
+        let (counter, notify) = (Arc::clone(&figures), notices.clone());
+        let cache = Cache::builder()
+            .eviction_policy(EvictionPolicy::lru())
+            .max_capacity(capacity)
+            .weigher(|_, session: &Arc<Session>| {
+                u32::try_from(session.weight()).unwrap_or(u32::MAX)
+            })
+            .eviction_listener(move |_key, session: Arc<Session>, cause| {
+                // Whatever else leaves the cache was marked by the keeper itself.
+                if cause != RemovalCause::Size {
+                    return;
+                }
+                if is_durable {
+                    session.supersede();
+                } else {
+                    session.end();
+                }
+                counter.pushed_out.fetch_add(1, Ordering::Relaxed);
+                // A send fails only when the keeper is gone, and the index with it.
+                notify.send(Notice::PushedOut(session)).unwrap_or_default();
+            })
+            .build();
+        let keeper = Self {
+            limits,
+            store,
+            index: Index::default(),
+            cache: cache.clone(),
+            commands: commanded,
+            notices: told,
+            figures: Arc::clone(&figures),
+            used: HashMap::new(),
+        };
+        let ways = Ways {
+            commands,
+            notices,
+            cache,
+            figures,
+        };
+        (keeper, ways)
+    }
+
+    /// Takes over a session that the store holds already.
+    pub(super) fn restore(&mut self, session: Session) {
+        let session = Arc::new(session);
+        self.index
+            .insert(&session, session.deadline(self.limits.idle));
+        self.cache.insert(*session.key(), session);
+        // What the cache has no room for must not pile up here.
+        self.take_notices();
+        self.count();
+    }
+
+    /// Does what is asked, until the store is closed or nobody is left to ask.
+    pub(super) fn run(mut self) {
+        let mut waiting = None;
+        while let Some(first) = waiting.take().or_else(|| self.commands.blocking_recv()) {
+            self.take_notices();
+            match first {
+                Command::Maintain { now, answer } => {
+                    let maintained = self.maintain(now);
+                    say(answer, maintained);
+                }
+                Command::Close { answer } => {
+                    let closed = self.write_last_uses(Vec::new());
+                    // The file is free for the next process when the answer comes.
+                    drop(self);
+                    say(answer, closed);
+                    return;
+                }
+                Command::Open { .. }
+                | Command::Replace { .. }
+                | Command::End { .. }
+                | Command::EndVersion { .. }
+                | Command::Fetch { .. } => {
+                    let mut batch = Batch::default();
+                    waiting = self.gather(first, &mut batch);
+                    self.settle(batch);
+                }
+            }
+        }
+        // Nobody is left to be told; a failure was logged.
+        drop(self.write_last_uses(Vec::new()));
+    }
+
+    /// Plans commands that wait, up to one that has to wait for the commit of this batch.
+    fn gather(&mut self, first: Command, batch: &mut Batch) -> Option<Command> {
+        let mut next = Some(first);
+        while let Some(command) = next {
+            if batch.has_to_wait(&command) {
+                return Some(command);
+            }
+            self.plan(command, batch);
+            next = self.commands.try_recv().ok();
+        }
+        None
+    }
+
+    fn plan(&mut self, command: Command, batch: &mut Batch) {
+        match command {
+            Command::Open {
+                session,
+                replaces,
+                answer,
+            } => self.plan_open(session, replaces, answer, batch),
+            Command::Replace {
+                old,
+                tokens,
+                identity,
+                answer,
+            } => {
+                let current = match self.current(&old) {
+                    Ok(Current::Same(current)) => current,
+                    Ok(Current::Newer(newer)) => {
+                        return say(answer, Ok(Replaced::Newer(newer)));
+                    }
+                    Ok(Current::None) => return say(answer, Ok(Replaced::Ended)),
+                    Err(error) => return say(answer, Err(error)),
+                };
+                current.note_use_of(&old);
+                let new = Arc::new(current.next(tokens, identity.map(|identity| *identity)));
+                batch.put(&new);
+                let old = [old, current];
+                batch.effects.push(Effect::Replaced { old, new, answer });
+            }
+            Command::End { key, answer } => {
+                if !self.index.contains(&key) {
+                    return say(answer, Ok(()));
+                }
+                batch.remove(key);
+                batch.effects.push(Effect::Ended { key, answer });
+            }
+            Command::EndVersion { old, answer } => match self.current(&old) {
+                Ok(Current::Same(_)) => {
+                    let key = *old.key();
+                    batch.remove(key);
+                    batch.effects.push(Effect::EndedVersion { key, answer });
+                }
+                Ok(Current::Newer(newer)) => say(answer, Ok(EndedVersion::Newer(newer))),
+                Ok(Current::None) => say(answer, Ok(EndedVersion::Ended)),
+                Err(error) => say(answer, Err(error)),
+            },
+            Command::Fetch { key, answer } => say(answer, self.fetch(&key)),
+            // They are never gathered.
+            Command::Maintain { .. } | Command::Close { .. } => {}
+        }
+    }
+
+    fn plan_open(
+        &mut self,
+        session: Arc<Session>,
+        replaces: Vec<SessionKey>,
+        answer: Answer<()>,
+        batch: &mut Batch,
+    ) {
+        let person = Person::of(session.identity());
+        let mut ended = replaces;
+        ended.retain(|key| self.index.contains(key));
+        ended.dedup();
+        if let Some(person) = person {
+            batch.people.insert(person);
+            let surplus = self.index.surplus(person, self.limits.per_person, &ended);
+            ended.extend(surplus);
+        }
+        batch.put(&session);
+        for key in &ended {
+            batch.remove(*key);
+        }
+        batch.effects.push(Effect::Opened {
+            session,
+            ended,
+            answer,
+        });
+    }
+
+    /// Commits a batch, brings index and cache up to date in its order, and answers.
+    fn settle(&mut self, batch: Batch) {
+        if let Err(error) = self.commit(&batch.changes) {
+            for effect in batch.effects {
+                effect.failed(&error);
+            }
+            return;
+        }
+        for effect in batch.effects {
+            self.take_effect(effect);
+        }
+    }
+
+    /// Commits changes; what cannot be committed is an operator's affair, too.
+    fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        let committed = self.store.commit(changes);
+        if let Err(error) = &committed {
+            let reason = error.reason();
+            tracing::error!(reason, error = chain(error), "Sessions are not stored");
+        }
+        committed
+    }
+
+    fn count(&self) {
+        let sessions = u64::try_from(self.index.len()).unwrap_or(u64::MAX);
+        self.figures.sessions.store(sessions, Ordering::Relaxed);
+    }
+
+    fn take_effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::Opened {
+                session,
+                ended,
+                answer,
+            } => {
+                for key in &ended {
+                    self.forget(key);
+                }
+                self.index
+                    .insert(&session, session.deadline(self.limits.idle));
+                self.cache.insert(*session.key(), session);
+                self.count();
+                say(answer, Ok(()));
+            }
+            Effect::Replaced { old, new, answer } => {
+                self.index.set(&new);
+                // Whoever looks it up finds one or the other, never one that is superseded.
+                self.cache.insert(*new.key(), Arc::clone(&new));
+                for old in old {
+                    new.note_use_of(&old);
+                    old.supersede();
+                }
+                say(answer, Ok(Replaced::Stored(new)));
+            }
+            Effect::Ended { key, answer } => {
+                self.forget(&key);
+                say(answer, Ok(()));
+            }
+            Effect::EndedVersion { key, answer } => {
+                self.forget(&key);
+                say(answer, Ok(EndedVersion::Ended));
+            }
+        }
+    }
+
+    /// Forgets a session that is over. Readers that hold its value see that.
+    fn forget(&mut self, key: &SessionKey) {
+        if let Some(session) = self.index.remove(key) {
+            session.end();
+        }
+        self.used.remove(key);
+        self.cache.invalidate(key);
+        self.count();
+    }
+
+    /// What stands for the session of a value that somebody holds.
+    fn current(&mut self, old: &Session) -> Result<Current, StoreError> {
+        Ok(match self.fetch(old.key())? {
+            None => Current::None,
+            Some(current) if current.version() == old.version() => Current::Same(current),
+            Some(newer) => Current::Newer(newer),
+        })
+    }
+
+    /// The session of a key, brought back from the store if the cache has pushed it out.
+    fn fetch(&mut self, key: &SessionKey) -> Result<Option<Arc<Session>>, StoreError> {
+        if !self.index.contains(key) {
+            return Ok(None);
+        }
+        let held = self.index.in_memory(key);
+        if let Some(held) = &held
+            && held.state() == State::Live
+            && self.cache.contains_key(key)
+        {
+            return Ok(Some(Arc::clone(held)));
+        }
+        let Some(session) = self.store.load(key)? else {
+            return Ok(None);
+        };
+        if let Some(used) = self.used.get(key) {
+            session.note_use_at(*used);
+        }
+        if let Some(held) = held {
+            session.note_use_of(&held);
+            held.supersede();
+        }
+        let session = Arc::new(session);
+        self.index.set(&session);
+        self.cache.insert(*key, Arc::clone(&session));
+        Ok(Some(session))
+    }
+
+    fn take_notices(&mut self) {
+        while let Ok(notice) = self.notices.try_recv() {
+            match notice {
+                Notice::Used(key) => {
+                    if let Some(session) = self.index.in_memory(&key) {
+                        self.used.insert(key, session.last_used());
+                    }
+                }
+                Notice::PushedOut(session) => self.note_pushed_out(&session),
+            }
+        }
+    }
+
+    fn note_pushed_out(&mut self, session: &Arc<Session>) {
+        let key = session.key();
+        match self.index.in_memory(key) {
+            Some(current) if !Arc::ptr_eq(&current, session) => {
+                // It is back already.
+                current.note_use_of(session);
+                self.used.insert(*key, current.last_used());
+            }
+            Some(_) | None => match self.store {
+                Store::Memory => self.forget(key),
+                Store::Disk(_) if self.index.contains(key) => {
+                    let due = session.deadline(self.limits.idle);
+                    self.index.set_away(key, due);
+                    self.used.insert(*key, session.last_used());
+                }
+                Store::Disk(_) => {}
+            },
+        }
+    }
+
+    /// Removes sessions that have passed their deadline, at most a small batch, writes last uses,
+    /// and lets the cache do its own housekeeping.
+    fn maintain(&mut self, now: Timestamp) -> Result<Maintained, StoreError> {
+        let idle = self.limits.idle;
+        let deadline = |session: &Session| session.deadline(idle);
+        let (expired, looked) = self.index.expired(now, MOST_REMOVED, deadline);
+        let removals = expired.iter().copied().map(Change::Remove).collect();
+        let written = self.write_last_uses(removals);
+        if written.is_ok() {
+            for key in &expired {
+                self.forget(key);
+            }
+        }
+        self.cache.run_pending_tasks();
+        self.take_notices();
+        written.map(|()| match looked {
+            Looked::AtSome => Maintained::More,
+            Looked::AtAllDue => Maintained::Done,
+        })
+    }
+
+    /// Commits the last uses that are noted, and removals after them.
+    fn write_last_uses(&mut self, removals: Vec<Change>) -> Result<(), StoreError> {
+        let used = self.used.iter().map(|(key, noted)| {
+            let session = self.index.in_memory(key);
+            let used = session.map_or(*noted, |session| session.last_used().max(*noted));
+            Change::Used(*key, used)
+        });
+        let changes: Vec<_> = used.chain(removals).collect();
+        self.commit(&changes)?;
+        self.used.clear();
+        Ok(())
+    }
+}
+
+/// What stands for a session.
+enum Current {
+    Same(Arc<Session>),
+    Newer(Arc<Session>),
+    None,
+}

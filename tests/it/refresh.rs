@@ -1,0 +1,599 @@
+//! Tokens that last: one refresh for each expiry, and no lost session whatever the provider does.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+use sidegate::clock::Clock;
+use tokio::task::JoinSet;
+
+use crate::support::browser::{Browser, Page};
+use crate::support::gateway::{Gateway, Settings};
+use crate::support::provider::parameters;
+use crate::support::scene::{ORIGIN, SESSION, Scene, assert_no_canary, url};
+use crate::support::upstream::{Answer, Recorded};
+use crate::support::visit::Visit;
+
+/// Whose access token came with a request, and its number.
+fn bearer(request: &Recorded) -> (String, usize) {
+    let field = request.head.value("authorization").unwrap_or_default();
+    let token = field.strip_prefix("Bearer ").unwrap_or_default();
+    let parts: Vec<&str> = token.split('.').collect();
+    match parts[..] {
+        [user, _, number] => (user.to_owned(), number.parse().unwrap()),
+        _ => panic!("no token in {:?}", request.head),
+    }
+}
+
+/// A scene whose access tokens live for a minute, and where a request waits for a second at most.
+async fn minutes() -> Scene {
+    with_wait(1, |settings| settings).await
+}
+
+async fn with_wait(seconds: u64, change: impl FnOnce(Settings) -> Settings) -> Scene {
+    let wait = format!("[session]\nrefresh_wait_secs = {seconds}\n");
+    let scene = Scene::with(|settings| change(settings.with(&wait))).await;
+    scene.provider.token_members(json!({ "expires_in": 60 }));
+    scene
+}
+
+/// Past the end of a token that lives for a minute.
+const OVER: Duration = Duration::from_secs(61);
+
+/// When such a token is due, be it ever so late, and still alive.
+const DUE: Duration = Duration::from_millis(59_500);
+
+fn json(status: u16, body: &str) -> Answer {
+    Answer::with(status, &[("Content-Type", "application/json")], body)
+}
+
+/// Fails unless it is the app's page, by a token with this number.
+fn assert_seen(scene: &Scene, page: &Page, number: usize) {
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+    assert_eq!(bearer(&scene.app.last()).1, number);
+}
+
+#[tokio::test]
+async fn g_01_a_thousand_requests_at_the_end_of_a_token_make_one_refresh_and_none_fails() {
+    let scene = with_wait(10, |settings| settings.app("queue = 2000")).await;
+    let browser = scene.signed_in("alice").await;
+    scene.gateway.advance(OVER);
+    let gate = scene.provider.hold_refreshes();
+    let mut asking = JoinSet::new();
+    for number in 0..1000 {
+        let browser = browser.clone();
+        asking.spawn(async move { browser.fetch(&url(&format!("/{number}"))).await });
+    }
+    scene
+        .wait_for_figure("sidegate_waiting_requests", 1000)
+        .await;
+    gate.notify_one();
+    while let Some(page) = asking.join_next().await {
+        let page = page.unwrap();
+        assert_eq!(page.text(), "seen", "{}", page.describe());
+    }
+    assert_eq!(scene.provider.refreshes().len(), 1);
+    let requests = scene.app.requests();
+    let numbers = requests.iter().skip(1).map(|request| bearer(request).1);
+    assert_eq!(numbers.filter(|number| *number == 2).count(), 1000);
+    assert_eq!(scene.provider.authorizations().len(), 1);
+}
+
+#[tokio::test]
+async fn g_01_nobody_waits_while_the_token_before_is_good() {
+    let scene = minutes().await;
+    let browser = scene.signed_in("alice").await;
+    scene.gateway.advance(DUE);
+    let gate = scene.provider.hold_refreshes();
+    for _ in 0..100 {
+        let page = browser.fetch(&url("/page")).await;
+        assert_seen(&scene, &page, 1);
+    }
+    scene.provider.wait_for_refresh(1).await;
+    gate.notify_one();
+    let refreshed = "sidegate_refreshes_total{provider=\"main\",result=\"renewed\",reason=\"ok\"}";
+    scene.wait_for_figure(refreshed, 1).await;
+    assert_seen(&scene, &browser.fetch(&url("/page")).await, 2);
+    assert_eq!(scene.provider.refreshes().len(), 1);
+}
+
+#[tokio::test]
+async fn g_01_a_provider_that_takes_too_long_costs_a_503_and_never_the_session() {
+    let scene = minutes().await;
+    let browser = scene.signed_in("alice").await;
+    scene.gateway.advance(OVER);
+    let gate = scene.provider.hold_refreshes();
+    let page = browser.fetch(&url("/page")).await;
+    assert_eq!(page.status, 503, "{}", page.describe());
+    assert_eq!(page.field("retry-after"), Some("1"));
+    assert_eq!(page.json()["reason"], "refresh_slow");
+    assert_no_canary(&page);
+    gate.notify_one();
+    let refreshed = "sidegate_refreshes_total{provider=\"main\",result=\"renewed\",reason=\"ok\"}";
+    scene.wait_for_figure(refreshed, 1).await;
+    assert_seen(&scene, &browser.fetch(&url("/page")).await, 2);
+    assert_eq!(scene.provider.authorizations().len(), 1);
+}
+
+#[tokio::test]
+async fn g_03_a_refresh_is_kept_when_its_browser_has_gone() {
+    let scene = minutes().await;
+    let browser = scene.signed_in("alice").await;
+    scene.gateway.advance(OVER);
+    let gate = scene.provider.hold_refreshes();
+    let gone = browser.clone();
+    let asking = tokio::spawn(async move { gone.open(&url("/page")).await });
+    scene.provider.wait_for_refresh(1).await;
+    asking.abort();
+    scene.wait_for_figure("sidegate_waiting_requests", 0).await;
+    gate.notify_one();
+    assert_seen(&scene, &browser.open(&url("/page")).await, 2);
+    assert_eq!(scene.provider.refreshes().len(), 1);
+}
+
+#[tokio::test]
+async fn g_05_without_a_new_refresh_token_the_old_one_is_kept() {
+    let scene = minutes().await;
+    let browser = scene.signed_in("alice").await;
+    scene.provider.give_grace();
+    let members = json!({ "expires_in": 60, "refresh_token": null });
+    scene.provider.token_members(members);
+    for number in 2..5 {
+        scene.gateway.advance(OVER);
+        assert_seen(&scene, &browser.open(&url("/page")).await, number);
+    }
+    let sent: Vec<_> = scene
+        .provider
+        .refreshes()
+        .iter()
+        .map(|refresh| parameters(&String::from_utf8_lossy(&refresh.body))["refresh_token"].clone())
+        .collect();
+    assert_eq!(sent.len(), 3);
+    assert!(sent.iter().all(|token| *token == sent[0]), "{sent:?}");
+}
+
+#[tokio::test]
+async fn refresh_tokens_that_rotate_are_used_once_each() {
+    let scene = minutes().await;
+    let browser = scene.signed_in("alice").await;
+    for number in 2..6 {
+        scene.gateway.advance(OVER);
+        assert_seen(&scene, &browser.open(&url("/page")).await, number);
+    }
+    assert_eq!(scene.provider.refreshes().len(), 4);
+    assert_eq!(scene.provider.authorizations().len(), 1);
+}
+
+#[tokio::test]
+async fn g_06_f_38_a_lost_answer_is_asked_for_again_where_the_server_gives_grace() {
+    let scene = with_wait(10, |settings| settings).await;
+    scene.provider.give_grace();
+    let browser = scene.signed_in("alice").await;
+    scene.gateway.advance(OVER);
+    scene.provider.lose_refresh();
+    let page = browser.fetch(&url("/page")).await;
+    assert_seen(&scene, &page, 3);
+    assert_eq!(scene.provider.refreshes().len(), 2);
+    assert_eq!(scene.provider.authorizations().len(), 1);
+}
+
+#[tokio::test]
+async fn f_38_a_lost_answer_without_grace_costs_one_login() {
+    let scene = with_wait(10, |settings| settings).await;
+    let browser = scene.signed_in("alice").await;
+    scene.gateway.advance(OVER);
+    scene.provider.lose_refresh();
+    let page = browser.visit(&url("/page")).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+    assert_eq!(scene.provider.refreshes().len(), 2);
+    assert_eq!(scene.provider.authorizations().len(), 2);
+    let ended =
+        "sidegate_refreshes_total{provider=\"main\",result=\"ended\",reason=\"refresh_refused\"}";
+    scene.wait_for_figure(ended, 1).await;
+}
+
+#[tokio::test]
+async fn g_07_f_04_a_provider_out_of_order_signs_nobody_out() {
+    let reset = Answer::silence().then_reset();
+    let html = Answer::with(200, &[("Content-Type", "text/html")], "<h1>Welcome</h1>");
+    for (context, answer) in [
+        ("500", Answer::with(500, &[], "oops")),
+        (
+            "502 that names an error",
+            json(502, "{\"error\":\"invalid_grant\"}"),
+        ),
+        ("503", Answer::with(503, &[("Retry-After", "30")], "")),
+        (
+            "429",
+            Answer::with(429, &[("Retry-After", "30")], "Too Many Attempts."),
+        ),
+        ("408", Answer::with(408, &[], "")),
+        ("closed", Answer::silence().then_close()),
+        ("reset", reset),
+        ("garbage", html),
+        ("half a document", json(200, "{\"access_token\":\"a")),
+    ] {
+        let scene = minutes().await;
+        let browser = scene.signed_in("alice").await;
+        scene.provider.refuse_refreshes(Some(answer));
+        // As long as the token before is good.
+        scene.gateway.advance(DUE);
+        for _ in 0..3 {
+            assert_seen(&scene, &browser.fetch(&url("/page")).await, 1);
+        }
+        scene.provider.wait_for_refresh(1).await;
+        scene.gateway.advance(Duration::from_secs(6));
+        let page = browser.fetch(&url("/page")).await;
+        assert_eq!(page.status, 503, "{context}: {}", page.describe());
+        let after: u64 = page.field("retry-after").unwrap().parse().unwrap();
+        assert!((1..=60).contains(&after), "{context}: {after}");
+        assert_eq!(page.field("content-type"), Some("application/problem+json"));
+        assert_no_canary(&page);
+        let page = browser.open(&url("/page?x=1&y")).await;
+        assert_eq!(page.status, 503, "{context}: {}", page.describe());
+        let text = page.text();
+        assert!(text.contains("You are still signed in"), "{text}");
+        assert!(text.contains(";url=/page?x=1&amp;y\""), "{text}");
+        // And then it is in order again.
+        scene.provider.refuse_refreshes(None);
+        scene.gateway.advance(Duration::from_mins(6));
+        let page = browser.open(&url("/page")).await;
+        assert_eq!(page.text(), "seen", "{context}: {}", page.describe());
+        assert_eq!(scene.provider.authorizations().len(), 1, "{context}");
+    }
+}
+
+#[tokio::test]
+async fn g_07_a_moments_trouble_at_the_end_of_a_token_is_waited_out() {
+    let scene = with_wait(10, |settings| settings).await;
+    let browser = scene.signed_in("alice").await;
+    scene.gateway.advance(OVER);
+    scene.provider.fail_next(Answer::with(500, &[], "oops"));
+    assert_seen(&scene, &browser.fetch(&url("/page")).await, 2);
+    assert_eq!(scene.provider.refreshes().len(), 2);
+}
+
+#[tokio::test]
+async fn g_07_a_form_that_cannot_be_passed_on_is_told_so_and_not_repeated() {
+    let scene = minutes().await;
+    let browser = scene.signed_in("alice").await;
+    let busy = Answer::with(503, &[("Retry-After", "30")], "");
+    scene.provider.refuse_refreshes(Some(busy));
+    scene.gateway.advance(OVER);
+    let form = Visit::navigation(&url("/form")).form(&[("a", "b")]);
+    let page = browser.send(form.from(&url("/page"))).await;
+    assert_eq!(
+        (page.status.as_u16(), page.field("retry-after")),
+        (503, Some("30"))
+    );
+    let text = page.text();
+    assert!(text.contains("was not passed on"), "{text}");
+    assert!(!text.contains("http-equiv"), "{text}");
+    assert_eq!(scene.app.count(), 1);
+}
+
+#[tokio::test]
+async fn g_08_a_grant_that_has_ended_ends_the_session() {
+    for (context, answer) in [
+        ("refused", json(400, "{\"error\":\"invalid_grant\"}")),
+        (
+            "refused with 401",
+            json(401, "{\"error\":\"invalid_grant\"}"),
+        ),
+    ] {
+        let scene = minutes().await;
+        let browser = scene.signed_in("alice").await;
+        let other = browser.clone();
+        scene.provider.refuse_refreshes(Some(answer));
+        scene.gateway.advance(OVER);
+        let page = browser.fetch(&url("/page")).await;
+        assert_eq!(page.status, 401, "{context}: {}", page.describe());
+        assert_eq!(page.json()["reason"], "grant_ended", "{context}");
+        let page = other.open(&url("/page")).await;
+        let to = page.location().unwrap();
+        assert!(to.path().ends_with("/authorize"), "{context}: {to}");
+        assert_eq!(scene.provider.refreshes().len(), 1, "{context}");
+        // Signing in again is all that it takes.
+        let page = browser.visit(&url("/page")).await;
+        assert_eq!(page.text(), "seen", "{context}: {}", page.describe());
+    }
+}
+
+#[tokio::test]
+async fn f_29_a_refused_client_raises_the_alarm_and_keeps_every_session() {
+    let scene = minutes().await;
+    let browser = scene.signed_in("alice").await;
+    let refused = json(401, "{\"error\":\"invalid_client\"}");
+    scene.provider.refuse_refreshes(Some(refused));
+    scene.gateway.advance(DUE);
+    assert_seen(&scene, &browser.fetch(&url("/page")).await, 1);
+    let alarm =
+        "sidegate_refreshes_total{provider=\"main\",result=\"alarm\",reason=\"client_refused\"}";
+    scene.wait_for_figure(alarm, 1).await;
+    scene.gateway.advance(Duration::from_secs(6));
+    let page = browser.fetch(&url("/page")).await;
+    assert_eq!(page.status, 503, "{}", page.describe());
+    assert_eq!(page.json()["reason"], "client_refused");
+    // The operator mends it.
+    scene.provider.refuse_refreshes(None);
+    scene.gateway.advance(Duration::from_mins(1));
+    assert_eq!(browser.fetch(&url("/page")).await.text(), "seen");
+    assert_eq!(scene.provider.authorizations().len(), 1);
+}
+
+#[tokio::test]
+async fn g_10_two_peoples_tokens_never_meet() {
+    let scene = with_wait(10, |settings| settings.app("queue = 2000")).await;
+    let people = [scene.signed_in("alice").await, scene.signed_in("bob").await];
+    for _ in 0..50 {
+        scene.gateway.advance(OVER);
+        let mut asking = JoinSet::new();
+        for browser in people.iter().cycle().take(20) {
+            let browser = browser.clone();
+            asking.spawn(async move { browser.fetch(&url("/page")).await });
+        }
+        while let Some(page) = asking.join_next().await {
+            assert_eq!(page.unwrap().text(), "seen");
+        }
+    }
+    let requests = scene.app.requests();
+    assert_eq!(requests.len(), 2 + 50 * 20);
+    for request in &requests {
+        let user = request.head.value("x-forwarded-user").unwrap();
+        assert_eq!(bearer(request).0, user);
+    }
+    assert_eq!(scene.provider.refreshes().len(), 100);
+}
+
+#[tokio::test]
+async fn g_12_signing_out_wins_over_a_refresh_under_way() {
+    let scene = with_wait(10, |settings| settings).await;
+    let browser = scene.signed_in("alice").await;
+    let cookie = browser.cookie(ORIGIN, SESSION).unwrap();
+    scene.gateway.advance(OVER);
+    let gate = scene.provider.hold_refreshes();
+    let waiting = browser.clone();
+    let waiting = tokio::spawn(async move { waiting.fetch(&url("/page")).await });
+    scene.provider.wait_for_refresh(1).await;
+    let form = Visit::navigation(&url("/oauth2/sign_out")).form::<&str, &str>(&[]);
+    let page = browser.send(form.from(&url("/"))).await;
+    assert_eq!(page.status, 303, "{}", page.describe());
+    gate.notify_one();
+    let page = waiting.await.unwrap();
+    assert_eq!(page.status, 401, "{}", page.describe());
+    // Nor does the old cookie open anything.
+    let thief = scene.browser();
+    thief.plant(ORIGIN, &format!("{SESSION}={cookie}; Path=/; Secure"));
+    assert_eq!(thief.fetch(&url("/page")).await.status, 401);
+    assert_eq!(scene.app.count(), 1);
+}
+
+#[tokio::test]
+async fn f_03_an_hour_without_the_provider_signs_nobody_out() {
+    let mut scene = with_wait(1, |settings| settings).await;
+    scene.provider.token_members(json!({ "expires_in": 7200 }));
+    let browser = scene.signed_in("alice").await;
+    let stranger = scene.browser();
+    scene.provider.stop().await;
+    for _ in 0..60 {
+        scene.gateway.advance(Duration::from_mins(1));
+        assert_eq!(browser.fetch(&url("/page")).await.text(), "seen");
+    }
+    let page = stranger.open(&url("/page")).await;
+    assert_eq!(page.status, 503, "{}", page.describe());
+    assert!(
+        page.text().contains("tries again by itself"),
+        "{}",
+        page.text()
+    );
+}
+
+#[tokio::test]
+async fn f_05_whoever_waits_for_a_slow_provider_holds_up_nobody_else() {
+    let scene = with_wait(10, |settings| settings).await;
+    let alice = scene.signed_in("alice").await;
+    scene.gateway.advance(OVER);
+    let bob = scene.signed_in("bob").await;
+    let gate = scene.provider.hold_refreshes();
+    let mut asking = JoinSet::new();
+    for _ in 0..50 {
+        let alice = alice.clone();
+        asking.spawn(async move { alice.fetch(&url("/page")).await });
+    }
+    scene.wait_for_figure("sidegate_waiting_requests", 50).await;
+    for _ in 0..50 {
+        assert_eq!(bob.fetch(&url("/page")).await.text(), "seen");
+    }
+    gate.notify_one();
+    while let Some(page) = asking.join_next().await {
+        assert_eq!(page.unwrap().text(), "seen");
+    }
+}
+
+#[tokio::test]
+async fn f_14_a_drain_waits_for_a_refresh_that_nobody_waits_for() {
+    let scene = minutes().await;
+    let browser = scene.signed_in("alice").await;
+    scene.gateway.advance(DUE);
+    let gate = scene.provider.hold_refreshes();
+    assert_seen(&scene, &browser.fetch(&url("/page")).await, 1);
+    scene.provider.wait_for_refresh(1).await;
+    let Scene { gateway, .. } = scene;
+    let address = gateway.address();
+    let draining = tokio::spawn(gateway.drain());
+    // The listener is closed once the drain has begun.
+    while tokio::net::TcpStream::connect(address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    assert!(!draining.is_finished());
+    gate.notify_one();
+    draining.await.unwrap();
+}
+
+#[tokio::test]
+async fn f_14_what_a_drain_waited_for_is_there_after_the_restart() {
+    let scene = minutes().await;
+    let Scene {
+        gateway,
+        provider,
+        app,
+    } = scene;
+    gateway.drain().await;
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys");
+    std::fs::write(&keys, STANDARD.encode([7; 32])).unwrap();
+    let file = folder.path().join("sessions");
+    let clock = Clock::manual(Clock::system().now());
+    let start = || {
+        let store = format!(
+            "[login]\nstate_key_file = \"{}\"\n[session.store.disk]\nfile = \"{}\"\n",
+            keys.display(),
+            file.display()
+        );
+        let settings = Settings::new(ORIGIN, &provider.url(), &app.url());
+        Gateway::with_clock(settings.with(&store), clock.clone())
+    };
+    let gateway = start();
+    let browser = Browser::new().leading(ORIGIN, gateway.address());
+    assert_eq!(browser.visit(&url("/")).await.text(), "seen");
+    gateway.advance(DUE);
+    let gate = provider.hold_refreshes();
+    assert_eq!(browser.fetch(&url("/page")).await.text(), "seen");
+    provider.wait_for_refresh(1).await;
+    let draining = tokio::spawn(gateway.drain());
+    gate.notify_one();
+    draining.await.unwrap();
+
+    let gateway = start();
+    let later = Browser::new().leading(ORIGIN, gateway.address());
+    let cookie = browser.cookie(ORIGIN, SESSION).unwrap();
+    later.plant(ORIGIN, &format!("{SESSION}={cookie}; Path=/; Secure"));
+    assert_eq!(later.fetch(&url("/page")).await.text(), "seen");
+    assert_eq!(bearer(&app.last()).1, 2);
+    // And its refresh token is the newest one.
+    gateway.advance(OVER);
+    gate.notify_one();
+    assert_eq!(later.fetch(&url("/page")).await.text(), "seen");
+    assert_eq!(bearer(&app.last()).1, 3);
+    assert_eq!(provider.refreshes().len(), 2);
+}
+
+#[tokio::test]
+async fn f_18_steps_of_the_clock_sign_nobody_out() {
+    let scene = with_wait(10, |settings| settings).await;
+    scene.provider.token_members(json!({ "expires_in": 3600 }));
+    let browser = scene.signed_in("alice").await;
+    for step in [1, 30, 300, 3600, 7200, 3] {
+        scene.gateway.advance(Duration::from_secs(step));
+        let page = browser.fetch(&url("/page")).await;
+        assert_eq!(page.text(), "seen", "{step}: {}", page.describe());
+    }
+    assert_eq!(scene.provider.authorizations().len(), 1);
+    assert_eq!(scene.provider.refreshes().len(), 2);
+}
+
+#[tokio::test]
+async fn f_37_a_token_of_one_second_is_refreshed_once_a_second_and_one_of_years_never() {
+    let scene = with_wait(10, |settings| settings).await;
+    scene.provider.token_members(json!({ "expires_in": 1 }));
+    let browser = scene.signed_in("alice").await;
+    for second in 1..=20 {
+        scene.gateway.advance(Duration::from_millis(1001));
+        for _ in 0..5 {
+            assert_seen(&scene, &browser.fetch(&url("/page")).await, second + 1);
+        }
+        assert_eq!(scene.provider.refreshes().len(), second);
+    }
+    let years = with_wait(10, |settings| settings).await;
+    years
+        .provider
+        .token_members(json!({ "expires_in": 315_360_000 }));
+    let browser = years.signed_in("alice").await;
+    for _ in 0..20 {
+        years.gateway.advance(Duration::from_hours(1));
+        assert_seen(&years, &browser.fetch(&url("/page")).await, 1);
+    }
+    assert_eq!(years.provider.refreshes().len(), 0);
+}
+
+#[tokio::test]
+async fn f_37_a_token_that_is_over_when_it_comes_is_used_all_the_same() {
+    let scene = with_wait(10, |settings| settings).await;
+    scene.provider.token_members(json!({ "expires_in": 1 }));
+    let browser = scene.signed_in("alice").await;
+    scene.gateway.advance(Duration::from_secs(2));
+    let gate = scene.provider.hold_refreshes();
+    let asking = browser.clone();
+    let asking = tokio::spawn(async move { asking.fetch(&url("/page")).await });
+    scene.provider.wait_for_refresh(1).await;
+    scene.gateway.advance(Duration::from_secs(2));
+    gate.notify_one();
+    assert_seen(&scene, &asking.await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn an_open_route_takes_whom_nobody_can_be_made_of_as_nobody() {
+    let scene = minutes().await;
+    let browser = scene.signed_in("alice").await;
+    scene.gateway.advance(OVER);
+    let busy = Answer::with(503, &[("Retry-After", "30")], "");
+    scene.provider.refuse_refreshes(Some(busy));
+    let page = browser.fetch(&url("/public/x")).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+    let nobody = scene.app.last();
+    assert_eq!(nobody.head.value("authorization"), None);
+    assert_eq!(nobody.head.value("x-forwarded-user"), None);
+    scene.provider.refuse_refreshes(None);
+    scene.gateway.advance(Duration::from_secs(31));
+    assert_seen(&scene, &browser.fetch(&url("/public/x")).await, 2);
+}
+
+#[tokio::test]
+async fn without_a_refresh_token_the_end_of_the_token_is_the_end_of_the_session() {
+    let scene = minutes().await;
+    let members = json!({ "expires_in": 60, "refresh_token": null });
+    scene.provider.token_members(members);
+    let browser = scene.signed_in("alice").await;
+    scene.gateway.advance(OVER);
+    let page = browser.fetch(&url("/page")).await;
+    assert_eq!(page.status, 401, "{}", page.describe());
+    assert_eq!(page.json()["reason"], "token_expired");
+    assert_eq!(browser.visit(&url("/page")).await.text(), "seen");
+    assert_eq!(scene.provider.refreshes().len(), 0);
+}
+
+#[tokio::test]
+async fn whoever_starts_a_sign_in_with_an_expired_token_is_signed_in_all_the_same() {
+    let scene = with_wait(10, |settings| settings).await;
+    let browser: Browser = scene.signed_in("alice").await;
+    scene.gateway.advance(OVER);
+    let page = browser.visit(&url("/oauth2/sign_in")).await;
+    assert_seen(&scene, &page, 2);
+    assert_eq!(scene.provider.authorizations().len(), 1);
+}
+
+#[tokio::test]
+async fn the_figures_tell_refreshes_from_logins() {
+    let scene = with_wait(10, |settings| settings).await;
+    let browser = scene.signed_in("alice").await;
+    scene.gateway.advance(OVER);
+    browser.fetch(&url("/page")).await;
+    for (line, value) in [
+        (
+            "sidegate_token_calls_total{provider=\"main\",grant=\"authorization_code\",result=\"ok\"}",
+            1,
+        ),
+        (
+            "sidegate_token_calls_total{provider=\"main\",grant=\"refresh_token\",result=\"ok\"}",
+            1,
+        ),
+        (
+            "sidegate_refreshes_total{provider=\"main\",result=\"renewed\",reason=\"ok\"}",
+            1,
+        ),
+        ("sidegate_waiting_requests", 0),
+    ] {
+        assert_eq!(scene.figure(line).await, Some(value), "{line}");
+    }
+}
