@@ -50,8 +50,8 @@ const PERCENT: u64 = 25;
 pub(super) const EACH_FAULT: usize = 20;
 
 /// How long a server is gone, and how long the other is before the next goes.
-const GONE: Duration = Duration::from_millis(400);
-const BETWEEN: Duration = Duration::from_millis(1400);
+const GONE: Duration = Duration::from_millis(250);
+const BETWEEN: Duration = Duration::from_millis(1500);
 
 /// What the run is to be.
 struct Plan {
@@ -81,7 +81,7 @@ impl Plan {
 
 fn settings(providers: &[TortureProvider], app: &TokenApp) -> Settings {
     let mut settings = Settings::new(ORIGIN, "http://unused.test", &app.url())
-        .with("[session]\nrefresh_wait_secs = 15\n");
+        .with("[session]\nrefresh_wait_secs = 30\n");
     let secret = settings.file("secret", "s3cret\n");
     let mut sections = String::new();
     for (provider, habits) in providers.iter().zip(SERVERS) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{RwLock, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 
 use crate::support::browser::Browser;
 use crate::support::raw::{Raw, Response};
@@ -17,9 +18,15 @@ use crate::support::torture::ledger::{Book, Habits};
 /// How many requests a visitor sends at once.
 const AT_ONCE: usize = 3;
 
+/// How often a visitor tries to sign in.
+const LOGIN_ATTEMPTS: usize = 20;
+
 /// The longest time between two such bursts, and the shortest.
 const LONGEST_PAUSE: u64 = 2000;
 const SHORTEST_PAUSE: u64 = 100;
+
+/// How long a visitor waits for an answer: longer than the gateway waits for a token.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What all visitors share.
 pub(super) struct Site {
@@ -107,9 +114,9 @@ impl Visitor {
             let pause = self.site.schedule.number(&what) % (LONGEST_PAUSE - SHORTEST_PAUSE);
             let pause = Duration::from_millis(SHORTEST_PAUSE + pause);
             if last.is_some() {
-                tokio::time::sleep(pause).await;
+                sleep(pause).await;
             } else {
-                drop(tokio::time::timeout(pause, over.wait_for(|over| *over)).await);
+                drop(timeout(pause, over.wait_for(|over| *over)).await);
             }
         }
     }
@@ -118,14 +125,22 @@ impl Visitor {
         let site = Arc::clone(&self.site);
         let _providers_are_there = site.signing_in.read().await;
         let _place = site.at_the_door.acquire().await.unwrap();
-        let browser = Browser::new().leading(ORIGIN, site.gateway);
-        let cookie = format!("user={}; Path=/", self.user);
-        browser.plant(&self.provider, &cookie);
-        let page = browser
-            .visit(&url(&format!("/{}/start", self.server)))
-            .await;
-        if page.field("x-app") != Some("served") {
-            self.tell(Event::Failed(format!("login: {}", page.describe())));
+        let mut browser = Browser::new();
+        for attempt in 1..=LOGIN_ATTEMPTS {
+            browser = Browser::new().leading(ORIGIN, site.gateway);
+            let cookie = format!("user={}; Path=/", self.user);
+            browser.plant(&self.provider, &cookie);
+            let page = browser
+                .visit(&url(&format!("/{}/start", self.server)))
+                .await;
+            if page.field("x-app") == Some("served") {
+                break;
+            }
+            // A provider that wants everybody to come later means those, too, who sign in.
+            if page.status != 503 || attempt == LOGIN_ATTEMPTS {
+                self.tell(Event::Failed(format!("login: {}", page.describe())));
+            }
+            sleep(Duration::from_millis(500)).await;
         }
         let session = browser.cookie(ORIGIN, SESSION).unwrap_or_default();
         self.cookie = format!("{SESSION}={session}");
@@ -163,7 +178,7 @@ impl Visitor {
             asking.spawn(async move {
                 let mut line = match line {
                     Some(line) => line,
-                    None => Raw::connect(address).await,
+                    None => Raw::connect(address).await.waiting_for(PATIENCE),
                 };
                 line.forget();
                 line.send(request).await;
