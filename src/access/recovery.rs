@@ -107,6 +107,8 @@ impl Access {
         match route.on_refusal {
             OnRefusal::Pass => Recovery::Pass,
             OnRefusal::RefreshAndRetry | OnRefusal::Relogin if young => Recovery::Pass,
+            // Nobody has to sign in here.
+            OnRefusal::Relogin if route.is_public() => Recovery::Pass,
             OnRefusal::RefreshAndRetry if session.tokens().refresh_token().is_none() => {
                 Recovery::Pass
             }

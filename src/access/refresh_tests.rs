@@ -23,7 +23,7 @@ impl Kit {
             absolute: Duration::from_hours(8),
             capacity: 1024 * 1024,
             per_person: 10,
-            refresh_wait: Duration::from_secs(60),
+            refresh_wait: Duration::from_mins(1),
             store: StoreSettings::Memory,
         };
         let keys = Keys::random().unwrap().ring(Purpose::Sessions).unwrap();
@@ -33,7 +33,7 @@ impl Kit {
             BTreeMap::new(),
             Arc::clone(&sessions),
             (Arc::clone(&metrics), Clock::manual(NOW)),
-            (control, Duration::from_secs(60)),
+            (control, Duration::from_mins(1)),
         );
         Self {
             sessions,
@@ -90,7 +90,7 @@ fn g_14_g_15_a_refresh_that_is_cut_off_tells_who_waits_and_is_counted() {
     });
     control.shutdown_background();
     let waiting = Builder::new_current_thread().enable_all().build().unwrap();
-    let end = waiting.block_on(seated(seat, Instant::now() + Duration::from_secs(60)));
+    let end = waiting.block_on(seated(seat, Instant::now() + Duration::from_mins(1)));
     assert_eq!(end.unwrap_err().reason, "refresh_lost");
     let lost = "result=\"lost\",reason=\"refresh_lost\"} 1";
     assert!(kit.metrics.encode().contains(lost));
