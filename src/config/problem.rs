@@ -95,6 +95,7 @@ pub(super) fn reason(kind: &Kind) -> String {
         Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
             // The library's word is not an operator's.
             let expected = match &**expected {
+                "a nonzero u32" | "a nonzero u64" | "a nonzero usize" => "a whole number from 1",
                 "a sequence" => "a list such as [\"...\"]",
                 other => other,
             };

@@ -175,3 +175,13 @@ fn a_text_where_a_list_belongs_is_told_so() {
         "{problems:#?}"
     );
 }
+
+#[test]
+fn a_number_that_has_to_be_above_zero_is_told_so() {
+    let text = SMALL.replace("profile", "concurrent_calls = 0\nprofile");
+    let problems = Written::new(&text).problems();
+    assert!(
+        problems[0].ends_with("expected a whole number from 1, found signed int `0`"),
+        "{problems:#?}"
+    );
+}

@@ -70,7 +70,7 @@ pub(super) fn unavailable(visit: &Visit<'_>, unavailable: &Unavailable<'_>) -> R
         StatusCode::SERVICE_UNAVAILABLE,
         "Your session cannot be renewed right now",
         "You are still signed in, but this app has to ask the sign-in server about you again, and \
-         that is down, slow or busy.",
+         that is down, slow or busy, or refuses to answer.",
     )
     .because(unavailable.reason);
     if !visit.parts.method.is_safe() {
@@ -90,6 +90,11 @@ pub(super) fn unavailable(visit: &Visit<'_>, unavailable: &Unavailable<'_>) -> R
         let after = after.clamp(SOONEST, LATEST).as_secs();
         page.refresh = Some((after, address.as_str().to_owned()));
         page = page.link("Try again now", address.as_str());
+        // A grant that the server refuses without saying that it has ended is no dead end either.
+        page = page.link(
+            "Sign in again",
+            format!("{}?prompt=login", sign_in::SIGN_IN),
+        );
     }
     page.respond(&visit.parts.headers)
 }

@@ -9,11 +9,13 @@ use sidegate::clock::Clock;
 use tokio::task::JoinSet;
 
 use crate::support::browser::{Browser, Page};
+use crate::support::form::links;
 use crate::support::gateway::{Gateway, Settings};
 use crate::support::provider::parameters;
 use crate::support::scene::{ORIGIN, SESSION, Scene, assert_no_canary, url};
 use crate::support::upstream::{Answer, Recorded};
 use crate::support::visit::Visit;
+use crate::support::webdriver::Chromium;
 
 /// Whose access token came with a request, and its number.
 fn bearer(request: &Recorded) -> (String, usize) {
@@ -596,4 +598,44 @@ async fn the_figures_tell_refreshes_from_logins() {
     ] {
         assert_eq!(scene.figure(line).await, Some(value), "{line}");
     }
+}
+
+#[tokio::test]
+async fn a_real_browser_goes_on_by_itself_once_the_provider_is_back() {
+    let scene = minutes().await;
+    let browser = Chromium::leading("localhost:80", scene.gateway.address()).await;
+    browser.open("http://localhost/page").await;
+    browser.wait_for_text("seen").await;
+    scene
+        .provider
+        .refuse_refreshes(Some(Answer::with(503, &[], "")));
+    scene.gateway.advance(OVER);
+    browser.open("http://localhost/page").await;
+    let text = browser.text().await;
+    assert!(
+        text.starts_with("Your session cannot be renewed right now")
+            && text.contains("This page tries again by itself."),
+        "{text}"
+    );
+    browser.picture("not_renewed").await;
+    scene.provider.refuse_refreshes(None);
+    scene.gateway.advance(Duration::from_mins(6));
+    browser.wait_for_text("seen").await;
+    assert_eq!(scene.provider.authorizations().len(), 1);
+}
+
+#[tokio::test]
+async fn a_grant_that_is_refused_for_our_sake_is_left_by_signing_in_again() {
+    let scene = minutes().await;
+    let browser = scene.signed_in("alice").await;
+    let answer = json(400, "{\"error\":\"invalid_request\"}");
+    scene.provider.refuse_refreshes(Some(answer));
+    scene.gateway.advance(OVER);
+    let page = browser.open(&url("/page")).await;
+    assert_eq!(page.status, 503, "{}", page.describe());
+    let links = links(&page.text());
+    let again = links.iter().find(|link| link.label == "Sign in again");
+    let page = browser.visit(&url(&again.unwrap().href)).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+    assert_eq!(scene.provider.authorizations().len(), 2);
 }
