@@ -269,7 +269,7 @@ impl Refresher {
             if !session.tokens().is_expired(now) {
                 return Try::Done(Outcome::Renewed(session));
             }
-            self.note(&session, "refreshed_just_now", young);
+            self.hold(&session, "refreshed_just_now", young);
             return Try::Failed(session);
         }
         let Some(refresh_token) = session.tokens().refresh_token() else {
@@ -383,7 +383,11 @@ impl Refresher {
                 )
             }
         };
-        self.note(&session, reason, wait);
+        if error.sent_nothing() {
+            self.hold(&session, reason, wait);
+        } else {
+            self.note(&session, reason, wait);
+        }
         let Some(tokens) = salvaged else {
             return Try::Failed(session);
         };
@@ -427,6 +431,13 @@ impl Refresher {
         let now = self.clock.now();
         self.troubles
             .note(session.key(), reason, now.plus(wait), now);
+    }
+
+    /// Notes that a session is not tried for a while, though nothing has failed.
+    fn hold(&self, session: &Session, reason: &'static str, wait: Duration) {
+        let now = self.clock.now();
+        self.troubles
+            .hold(session.key(), reason, now.plus(wait), now);
     }
 }
 
