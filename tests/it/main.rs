@@ -45,3 +45,4 @@ mod sessions;
 mod several;
 mod support;
 mod token_endpoint;
+mod torture;
