@@ -17,7 +17,7 @@ use moka::sync::Cache;
 use tokio::sync::mpsc;
 
 use super::command::{Answer, Batch, Command, Effect, Notice, say};
-use super::index::{Index, People, Walked};
+use super::index::{Index, Walked};
 use super::store::{Change, Store, StoreError};
 use super::stored::Stored;
 use super::{EndedVersion, Maintained, Replaced, Session, SessionKey, State};
@@ -66,14 +66,13 @@ pub(super) struct Keeper {
     commands: mpsc::Receiver<Command>,
     notices: mpsc::UnboundedReceiver<Notice>,
     figures: Arc<Figures>,
-    people: People,
     /// Those whose last uses are to be written.
     used: HashMap<SessionKey, Arc<Stored>>,
 }
 
 impl Keeper {
     /// A keeper with nothing in its cache yet.
-    pub(super) fn new(store: Store, limits: Limits, people: People) -> (Self, Ways) {
+    pub(super) fn new(store: Store, limits: Limits) -> (Self, Ways) {
         let (commands, commanded) = mpsc::channel(QUEUE);
         let (notices, told) = mpsc::unbounded_channel();
         let figures = Arc::new(Figures::default());
@@ -106,7 +105,6 @@ impl Keeper {
             commands: commanded,
             notices: told,
             figures: Arc::clone(&figures),
-            people,
             used: HashMap::new(),
         };
         let ways = Ways {
@@ -378,7 +376,8 @@ impl Keeper {
         let Some(loaded) = self.store.load(key)? else {
             return Ok(None);
         };
-        let session = loaded.into_session(*key, &self.people);
+        // Its person stays who it was.
+        let session = Session::new(*away.rank(), loaded.last_used, loaded.contents);
         session.stored().note_use_of(&away);
         self.stand(session.stored());
         Ok(Some(Arc::new(session)))

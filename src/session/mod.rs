@@ -178,7 +178,7 @@ impl Sessions {
         let people = People::default();
         let (instance, keeper, ways) = match &settings.store {
             StoreSettings::Memory => {
-                let (keeper, ways) = Keeper::new(Store::Memory, limits, people.clone());
+                let (keeper, ways) = Keeper::new(Store::Memory, limits);
                 (Instance::random()?, keeper, ways)
             }
             StoreSettings::Disk(disk) => {
@@ -190,7 +190,7 @@ impl Sessions {
                     all.push(Arc::clone(session.stored()));
                 })?;
                 let store = Store::Disk(Box::new(disk));
-                let (mut keeper, ways) = Keeper::new(store, limits, people.clone());
+                let (mut keeper, ways) = Keeper::new(store, limits);
                 for session in &all {
                     keeper.restore(session);
                 }
