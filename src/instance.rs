@@ -71,7 +71,10 @@ impl Rooms {
         let (settings, keys) = config.session;
         let patience = settings.refresh_wait;
         let (metrics, clock) = shared.clone();
-        let sessions = Arc::new(Sessions::start(settings, keys, clock.now())?);
+        let fingerprints = config.providers.iter();
+        let fingerprints = fingerprints.map(|(name, it)| (name.clone(), it.fingerprint()));
+        let sessions = Sessions::start(settings, keys, &fingerprints.collect(), clock.now())?;
+        let sessions = Arc::new(sessions);
         control.spawn(keep_house(Arc::clone(&sessions), metrics, clock));
         let refresher = Arc::new(Refresher::new(
             config.providers.clone(),

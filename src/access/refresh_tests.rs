@@ -4,7 +4,7 @@ use super::*;
 use crate::access::flight::Progress;
 use crate::access::wait::seated;
 use crate::seal::{Keys, Purpose};
-use crate::session::{Lookup, NewSession, Settings, StoreSettings};
+use crate::session::{Lookup, NewSession, Registrations, Settings, StoreSettings};
 use crate::token::Life;
 
 pub(in crate::access) const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
@@ -27,7 +27,8 @@ impl Kit {
             store: StoreSettings::Memory,
         };
         let keys = Keys::random().unwrap().ring(Purpose::Sessions).unwrap();
-        let sessions = Arc::new(Sessions::start(settings, keys, NOW).unwrap());
+        let sessions =
+            Arc::new(Sessions::start(settings, keys, &Registrations::new(), NOW).unwrap());
         let metrics = Arc::new(Metrics::new([]));
         let refresher = Refresher::new(
             BTreeMap::new(),

@@ -4,15 +4,17 @@
 //! last commit whose checksums hold is what counts. Opening checks the whole file, so what is read
 //! later is what was written.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use redb::{Database, ReadableDatabase as _, ReadableTable as _};
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, WriteTransaction};
 
 use super::file::{self, ABOUT, COMMIT_KEY, FileError, SESSIONS, USED, closed, corrupted, refused};
 use super::record::{self, Contents, Entry};
+use super::registration::{self, Registrations};
 use super::store::{Change, Loaded, StoreError};
 use super::{Instance, SessionKey};
 use crate::clock::Timestamp;
@@ -58,20 +60,28 @@ impl Disk {
         self.instance
     }
 
-    /// Gives all sessions in the file that have not passed their deadline to `take`; those that have
-    /// are removed.
+    /// Gives all sessions in the file that count to `take`. Removed are those that have passed their
+    /// deadline, and those whose provider is not among `providers` any more, or is another one: they
+    /// say nothing about anybody there. From here on the file's sessions are of `providers`.
     ///
     /// # Errors
     ///
     /// [`FileError`].
     pub(super) fn all(
         &mut self,
-        idle: Duration,
-        now: Timestamp,
+        (idle, now): (Duration, Timestamp),
+        providers: &Registrations,
         mut take: impl FnMut(SessionKey, Loaded),
     ) -> Result<(), FileError> {
         let damaged = |error: redb::Error| refused(&self.path, error);
+        let before = self.registrations().map_err(damaged)?;
+        let is_same = |name: &str| {
+            before
+                .get(name)
+                .is_some_and(|it| providers.get(name) == Some(it))
+        };
         let (mut over, mut unknown) = (Vec::new(), 0_usize);
+        let (mut others, mut of) = (0_usize, BTreeSet::new());
         self.each(|key, entry, used| {
             if entry.ends_at <= now {
                 over.push(Change::Remove(key));
@@ -83,6 +93,10 @@ impl Disk {
                 let loaded = loaded(entry, contents, used);
                 if loaded.last_used.plus(idle).min(loaded.ends_at) <= now {
                     over.push(Change::Remove(key));
+                } else if !is_same(&loaded.contents.provider) {
+                    over.push(Change::Remove(key));
+                    others = others.saturating_add(1);
+                    of.insert(loaded.contents.provider);
                 } else {
                     take(key, loaded);
                 }
@@ -96,13 +110,39 @@ impl Disk {
                 sessions: unknown,
             });
         }
-        if !over.is_empty() {
-            let commit = self.commit.saturating_add(1);
-            let database = self.database.as_ref().ok_or_else(|| damaged(closed()))?;
-            write(database, &over, &self.keys, commit).map_err(damaged)?;
-            self.commit = commit;
+        let commit = self.commit.saturating_add(1);
+        self.settle(&over, providers, commit).map_err(damaged)?;
+        self.commit = commit;
+        if others > 0 {
+            tracing::warn!(
+                reason = "provider_changed",
+                sessions = others,
+                providers = ?of,
+                "Sessions have ended, because their provider is not configured any more or is another \
+                 server or client now"
+            );
         }
         Ok(())
+    }
+
+    /// Whose the sessions of the file are.
+    fn registrations(&self) -> Result<Registrations, redb::Error> {
+        let database = self.database.as_ref().ok_or_else(closed)?;
+        registration::read(&database.begin_read()?, &self.keys)
+    }
+
+    /// Commits removals, and whose the sessions are that stay.
+    fn settle(
+        &self,
+        over: &[Change],
+        providers: &Registrations,
+        commit: u64,
+    ) -> Result<(), redb::Error> {
+        let database = self.database.as_ref().ok_or_else(closed)?;
+        let transaction = database.begin_write()?;
+        apply(&transaction, over, &self.keys, commit)?;
+        registration::write(&transaction, providers, &self.keys)?;
+        Ok(transaction.commit()?)
     }
 
     fn each(
@@ -204,28 +244,35 @@ fn write(
     commit: u64,
 ) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
-    {
-        let mut sessions = transaction.open_table(SESSIONS)?;
-        let mut used = transaction.open_table(USED)?;
-        for change in changes {
-            match change {
-                Change::Put(session) => {
-                    let sealed = record::seal(session, keys);
-                    let sealed = sealed.ok_or_else(|| io::Error::other(NoRandomness))?;
-                    sessions.insert(session.key().as_bytes(), sealed.as_slice())?;
-                }
-                Change::Remove(key) => {
-                    sessions.remove(key.as_bytes())?;
-                    used.remove(key.as_bytes())?;
-                }
-                Change::Used(key, at) => {
-                    used.insert(key.as_bytes(), at.as_millis())?;
-                }
+    apply(&transaction, changes, keys, commit)?;
+    Ok(transaction.commit()?)
+}
+
+fn apply(
+    transaction: &WriteTransaction,
+    changes: &[Change],
+    keys: &KeyRing,
+    commit: u64,
+) -> Result<(), redb::Error> {
+    let mut sessions = transaction.open_table(SESSIONS)?;
+    let mut used = transaction.open_table(USED)?;
+    for change in changes {
+        match change {
+            Change::Put(session) => {
+                let sealed = record::seal(session, keys);
+                let sealed = sealed.ok_or_else(|| io::Error::other(NoRandomness))?;
+                sessions.insert(session.key().as_bytes(), sealed.as_slice())?;
+            }
+            Change::Remove(key) => {
+                sessions.remove(key.as_bytes())?;
+                used.remove(key.as_bytes())?;
+            }
+            Change::Used(key, at) => {
+                used.insert(key.as_bytes(), at.as_millis())?;
             }
         }
-        transaction.open_table(ABOUT)?.insert(COMMIT_KEY, commit)?;
     }
-    transaction.commit()?;
+    transaction.open_table(ABOUT)?.insert(COMMIT_KEY, commit)?;
     Ok(())
 }
 

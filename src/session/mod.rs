@@ -24,6 +24,7 @@ mod keeper;
 mod live;
 mod packed;
 mod record;
+mod registration;
 mod settings;
 mod store;
 mod stored;
@@ -42,6 +43,7 @@ use self::index::{People, Rank};
 use self::keeper::{Figures, Keeper, Limits, Ways};
 pub use self::live::Session;
 use self::record::Contents;
+pub use self::registration::Registrations;
 pub use self::settings::{DiskSettings, Settings, StoreSettings};
 use self::store::Store;
 pub use self::store::StoreError;
@@ -164,12 +166,18 @@ pub struct Sessions {
 
 impl Sessions {
     /// Opens the store that the settings name and starts the thread that keeps it. Blocks, for
-    /// seconds if the file is large. `keys` seal what is in the file.
+    /// seconds if the file is large. `keys` seal what is in the file; its sessions of providers that
+    /// are not among `providers`, or were another server or client before, are removed.
     ///
     /// # Errors
     ///
     /// [`StartError`].
-    pub fn start(settings: Settings, keys: KeyRing, now: Timestamp) -> Result<Self, StartError> {
+    pub fn start(
+        settings: Settings,
+        keys: KeyRing,
+        providers: &Registrations,
+        now: Timestamp,
+    ) -> Result<Self, StartError> {
         let limits = Limits {
             idle: settings.idle,
             per_person: settings.per_person,
@@ -185,7 +193,7 @@ impl Sessions {
                 let mut disk = disk::Disk::open(&disk.file, keys)?;
                 let instance = disk.instance();
                 let mut all = Vec::new();
-                disk.all(settings.idle, now, |key, loaded| {
+                disk.all((settings.idle, now), providers, |key, loaded| {
                     let session = loaded.into_session(key, &people);
                     all.push(Arc::clone(session.stored()));
                 })?;

@@ -17,6 +17,7 @@ use crate::token::{Authentication, Life};
 /// A place for sessions, whose process can be stopped and started.
 pub(super) struct Kit {
     pub(super) settings: Settings,
+    providers: Registrations,
     keys: Vec<u8>,
     folder: tempfile::TempDir,
 }
@@ -32,6 +33,7 @@ impl Kit {
                 refresh_wait: Duration::from_secs(10),
                 store: StoreSettings::Memory,
             },
+            providers: Registrations::from([("op".into(), [0; 32])]),
             keys: vec![1],
             folder: tempfile::tempdir().unwrap(),
         }
@@ -67,7 +69,7 @@ impl Kit {
     }
 
     pub(super) fn try_start(&self, now: Timestamp) -> Result<Sessions, StartError> {
-        Sessions::start(self.settings.clone(), self.keys(), now)
+        Sessions::start(self.settings.clone(), self.keys(), &self.providers, now)
     }
 
     pub(super) fn start(&self, now: Timestamp) -> Sessions {
@@ -320,6 +322,55 @@ async fn a_session_that_is_away_expires_by_its_last_use() {
     clock.advance(Duration::from_mins(1));
     while sessions.maintain(clock.now()).await.unwrap() == Maintained::More {}
     assert_eq!(sessions.count(), 0);
+}
+
+#[tokio::test]
+async fn a_session_does_not_count_where_its_provider_has_become_another_one() {
+    let mut kit = Kit::disk();
+    let sessions = kit.start(NOW);
+    let elsewhere = NewSession {
+        provider: "other",
+        ..login("bob")
+    };
+    let bob = sessions.open(elsewhere, NOW).await.unwrap();
+    let alice = open(&sessions, "alice", NOW).await;
+    sessions.close().await.unwrap();
+    // Nothing is known of what `other` was.
+    kit.providers.insert("other".into(), [1; 32]);
+    let sessions = kit.start(NOW);
+    assert!(live(&sessions, &alice, NOW).await && !live(&sessions, &bob, NOW).await);
+    sessions.close().await.unwrap();
+    // A key may be put in front of the one that sealed it all, and then that one may go.
+    kit.keys = vec![2, 1];
+    let sessions = kit.start(NOW);
+    let old = session(&sessions, &alice).await;
+    let replaced = sessions.replace(&old, tokens("token-1"), None).await;
+    assert!(matches!(replaced, Ok(Replaced::Stored(_))));
+    sessions.close().await.unwrap();
+    kit.keys = vec![2];
+    let sessions = kit.start(NOW);
+    assert!(live(&sessions, &alice, NOW).await);
+    sessions.close().await.unwrap();
+    for providers in [
+        Registrations::from([("op".into(), [1; 32])]),
+        Registrations::new(),
+    ] {
+        let copy = Kit::disk();
+        std::fs::copy(kit.file(), copy.file()).unwrap();
+        let mut copy = Kit {
+            keys: vec![2],
+            providers,
+            ..copy
+        };
+        let sessions = copy.start(NOW);
+        assert!(!live(&sessions, &alice, NOW).await);
+        assert_eq!(sessions.count(), 0);
+        sessions.close().await.unwrap();
+        // Nor does it come back with what its provider was before.
+        copy.providers.clone_from(&kit.providers);
+        let sessions = copy.start(NOW);
+        assert!(!live(&sessions, &alice, NOW).await);
+    }
 }
 
 #[tokio::test]
