@@ -119,15 +119,19 @@ pub(super) async fn open(sessions: &Sessions, subject: &str, now: Timestamp) -> 
     sessions.open(login(subject), now).await.unwrap()
 }
 
-/// The session of an id, fetched if it is away.
+/// The session of an id, fetched if it is away. Where memory is short it may be pushed out again at
+/// once.
 pub(super) async fn found(sessions: &Sessions, id: &SessionId, now: Timestamp) -> Lookup {
-    if let Lookup::Away = sessions.find(id, now) {
-        return match sessions.fetch(&id.key()).await.unwrap() {
-            Some(_) => sessions.find(id, now),
-            None => Lookup::Unknown,
-        };
+    for _ in 0..100 {
+        let lookup = sessions.find(id, now);
+        if !matches!(lookup, Lookup::Away) {
+            return lookup;
+        }
+        if sessions.fetch(&id.key()).await.unwrap().is_none() {
+            return Lookup::Unknown;
+        }
     }
-    sessions.find(id, now)
+    Lookup::Away
 }
 
 pub(super) async fn session(sessions: &Sessions, id: &SessionId) -> Arc<Session> {
