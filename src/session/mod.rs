@@ -190,18 +190,10 @@ impl Sessions {
                 (Instance::random()?, keeper, ways)
             }
             StoreSettings::Disk(disk) => {
-                let mut disk = disk::Disk::open(&disk.file, keys)?;
+                let disk = disk::Disk::open(&disk.file, keys)?;
                 let instance = disk.instance();
-                let mut all = Vec::new();
-                disk.all((settings.idle, now), providers, |key, loaded| {
-                    let session = loaded.into_session(key, &people);
-                    all.push(Arc::clone(session.stored()));
-                })?;
-                let store = Store::Disk(Box::new(disk));
-                let (mut keeper, ways) = Keeper::new(store, limits);
-                for session in &all {
-                    keeper.restore(session);
-                }
+                let (mut keeper, ways) = Keeper::new(Store::Disk(Box::new(disk)), limits);
+                keeper.restore((providers, &people), now)?;
                 (instance, keeper, ways)
             }
         };

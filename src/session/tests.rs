@@ -17,7 +17,7 @@ use crate::token::{Authentication, Life};
 /// A place for sessions, whose process can be stopped and started.
 pub(super) struct Kit {
     pub(super) settings: Settings,
-    providers: Registrations,
+    pub(super) providers: Registrations,
     keys: Vec<u8>,
     folder: tempfile::TempDir,
 }
@@ -56,11 +56,11 @@ impl Kit {
         matches!(self.settings.store, StoreSettings::Disk(_))
     }
 
-    fn file(&self) -> PathBuf {
+    pub(super) fn file(&self) -> PathBuf {
         self.folder.path().join("sessions.redb")
     }
 
-    fn keys(&self) -> KeyRing {
+    pub(super) fn keys(&self) -> KeyRing {
         let path = self.folder.path().join("keys");
         let lines = self.keys.iter().map(|byte| STANDARD.encode([*byte; 32]));
         std::fs::write(&path, lines.collect::<Vec<_>>().join("\n")).unwrap();
