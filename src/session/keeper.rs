@@ -191,6 +191,7 @@ impl Keeper {
             if batch.has_to_wait(&command) {
                 return Some(command);
             }
+            batch.commands = batch.commands.saturating_add(1);
             self.plan(command, batch);
             next = self.commands.try_recv().ok();
         }
