@@ -2,22 +2,25 @@
 //!
 //! A commit writes every page beside what is there and ends with one `fsync`; after a crash the
 //! last commit whose checksums hold is what counts. Opening checks the whole file, so what is read
-//! later is what was written.
+//! later is what was written. That takes its time, and a failed commit makes it necessary (the database
+//! would repair itself by as much reading in any case), so what has just failed is not tried at once
+//! again.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, WriteTransaction};
 
 use super::file::{self, ABOUT, COMMIT_KEY, FileError, SESSIONS, USED, closed, corrupted, refused};
+use super::pause::{Pause, Why};
 use super::record::{self, Contents, Entry};
 use super::registration::{self, Registrations};
 use super::store::{Change, Loaded, StoreError};
 use super::{Instance, SessionKey};
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::seal::KeyRing;
 use crate::secret::NoRandomness;
 
@@ -31,6 +34,13 @@ pub(super) struct Disk {
     database: Option<Database>,
     /// The number of the last commit.
     commit: u64,
+    /// Since it could not be opened.
+    opening: Pause,
+    /// Since something could not be written.
+    writing: Pause,
+    /// Since not even removals could be: they need no room that they do not free, so a full disk
+    /// mostly takes them.
+    removing: Pause,
 }
 
 impl Disk {
@@ -52,6 +62,9 @@ impl Disk {
             instance: about.instance,
             database: Some(database),
             commit: about.commit,
+            opening: Pause::default(),
+            writing: Pause::default(),
+            removing: Pause::default(),
         })
     }
 
@@ -170,12 +183,19 @@ impl Disk {
     ///
     /// [`StoreError::NotCommitted`].
     pub(super) fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
-        if self.database.is_none() {
-            self.open_again().map_err(not_committed)?;
-        }
+        let began = instant();
+        let removes = |change: &Change| matches!(change, Change::Remove(_));
+        let removals_alone = changes.iter().all(removes);
+        let pause = if removals_alone {
+            &self.removing
+        } else {
+            &self.writing
+        };
+        pause.is_over(began).map_err(StoreError::NotCommitted)?;
+        self.be_open().map_err(StoreError::NotCommitted)?;
         let commit = self.commit.saturating_add(1);
         let Some(database) = &self.database else {
-            return Err(not_committed(closed()));
+            return Err(StoreError::NotCommitted(Arc::new(closed())));
         };
         let Err(error) = write(database, changes, &self.keys, commit) else {
             self.commit = commit;
@@ -186,15 +206,41 @@ impl Disk {
         self.database = None;
         match self.open_again() {
             Ok(()) if self.commit == commit => Ok(()),
-            Ok(()) | Err(_) => Err(not_committed(error)),
+            Ok(()) | Err(_) => {
+                let error: Why = Arc::new(error);
+                let pause = || Pause::after(began, instant(), &error);
+                self.writing = pause();
+                if removals_alone {
+                    self.removing = pause();
+                }
+                Err(StoreError::NotCommitted(error))
+            }
         }
     }
 
-    fn open_again(&mut self) -> Result<(), FileError> {
-        let (database, about) = file::open(&self.path)?;
-        self.commit = about.commit;
-        self.database = Some(database);
-        Ok(())
+    /// Opens the file again, if that could not be done after a failure.
+    fn be_open(&mut self) -> Result<(), Why> {
+        if self.database.is_some() {
+            return Ok(());
+        }
+        self.opening.is_over(instant())?;
+        self.open_again()
+    }
+
+    fn open_again(&mut self) -> Result<(), Why> {
+        let began = instant();
+        match file::open(&self.path) {
+            Ok((database, about)) => {
+                self.commit = about.commit;
+                self.database = Some(database);
+                Ok(())
+            }
+            Err(error) => {
+                let error: Why = Arc::new(error);
+                self.opening = Pause::after(began, instant(), &error);
+                Err(error)
+            }
+        }
     }
 
     /// Reads one session.
@@ -204,10 +250,7 @@ impl Disk {
     /// [`StoreError::Damaged`], [`StoreError::Unreadable`].
     pub(super) fn load(&mut self, key: &SessionKey) -> Result<Option<Loaded>, StoreError> {
         let unreadable = |error: redb::Error| StoreError::Unreadable(Arc::new(error));
-        if self.database.is_none() {
-            let opened = self.open_again();
-            opened.map_err(|error| StoreError::Unreadable(Arc::new(error)))?;
-        }
+        self.be_open().map_err(StoreError::Unreadable)?;
         let database = self.database.as_ref();
         let database = database.ok_or_else(|| unreadable(closed()))?;
         let read = || {
@@ -276,6 +319,10 @@ fn apply(
     Ok(())
 }
 
-fn not_committed(error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
-    StoreError::NotCommitted(Arc::new(error))
+fn instant() -> Instant {
+    Clock::system().instant()
 }
+
+#[cfg(test)]
+#[path = "disk_tests.rs"]
+mod tests;

@@ -23,6 +23,7 @@ mod index;
 mod keeper;
 mod live;
 mod packed;
+mod pause;
 mod record;
 mod registration;
 mod settings;
