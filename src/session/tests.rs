@@ -1,12 +1,15 @@
 //! What the stores differ in, and what tests of sessions have in common.
 
 use std::fmt;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use redb::ReadableDatabase as _;
 
 use super::*;
 use crate::clock::Clock;
@@ -58,6 +61,11 @@ impl Kit {
 
     pub(super) fn file(&self) -> PathBuf {
         self.folder.path().join("sessions.redb")
+    }
+
+    /// Who may do what with the file.
+    fn mode(&self) -> u32 {
+        std::fs::metadata(self.file()).unwrap().permissions().mode() & 0o777
     }
 
     pub(super) fn keys(&self) -> KeyRing {
@@ -465,7 +473,9 @@ fn a_file_of_something_else_is_refused_and_left_as_it_is() {
     let others = std::fs::read(&other).unwrap();
     for contents in [b"x".as_slice(), b"SQLite format 3\0 and more", &others] {
         std::fs::write(kit.file(), contents).unwrap();
+        std::fs::set_permissions(kit.file(), Permissions::from_mode(0o644)).unwrap();
         let refusal = kit.refusal();
+        assert_eq!(kit.mode(), 0o644);
         assert!(
             refusal.contains("sessions.redb is no file of sessions"),
             "{refusal}"
@@ -473,6 +483,11 @@ fn a_file_of_something_else_is_refused_and_left_as_it_is() {
         assert!(refusal.contains("session.store.disk.file"), "{refusal}");
         assert_eq!(std::fs::read(kit.file()).unwrap().len(), contents.len());
     }
+    let database = redb::Database::open(kit.file()).unwrap();
+    let transaction = database.begin_read().unwrap();
+    let value = transaction.open_table(table).unwrap().get(1).unwrap();
+    assert_eq!(value.unwrap().value(), 2);
+    assert_eq!(transaction.list_tables().unwrap().count(), 1);
 }
 
 #[tokio::test]
@@ -526,15 +541,12 @@ async fn what_a_crash_left_of_a_new_file_is_in_nobodys_way() {
 
 #[tokio::test]
 async fn nobody_else_may_read_the_file() {
-    use std::os::unix::fs::PermissionsExt as _;
     let kit = Kit::disk();
-    let mode = || std::fs::metadata(kit.file()).unwrap().permissions().mode() & 0o777;
     kit.start(NOW).close().await.unwrap();
-    assert_eq!(mode(), 0o600);
-    let wider = std::fs::Permissions::from_mode(0o666);
-    std::fs::set_permissions(kit.file(), wider).unwrap();
+    assert_eq!(kit.mode(), 0o600);
+    std::fs::set_permissions(kit.file(), Permissions::from_mode(0o666)).unwrap();
     kit.start(NOW).close().await.unwrap();
-    assert_eq!(mode(), 0o600);
+    assert_eq!(kit.mode(), 0o600);
 }
 
 #[tokio::test]
