@@ -39,6 +39,7 @@ mod provider_answers;
 mod refresh;
 mod refused_tokens;
 mod return_to;
+mod rotation;
 mod servers;
 mod sessions;
 mod several;

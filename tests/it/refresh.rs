@@ -196,7 +196,7 @@ async fn f_38_a_lost_answer_without_grace_costs_one_login() {
 }
 
 #[tokio::test]
-async fn g_07_f_04_a_provider_out_of_order_signs_nobody_out() {
+async fn g_07_f_04_f_06_a_provider_out_of_order_signs_nobody_out() {
     let reset = Answer::silence().then_reset();
     let html = Answer::with(200, &[("Content-Type", "text/html")], "<h1>Welcome</h1>");
     for (context, answer) in [
