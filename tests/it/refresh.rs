@@ -496,6 +496,39 @@ async fn f_18_steps_of_the_clock_sign_nobody_out() {
 }
 
 #[tokio::test]
+async fn f_18_a_clock_that_is_set_back_signs_nobody_out() {
+    let refresh = "[[routes]]\non_upstream_401 = \"refresh_and_retry\"\n";
+    for back in [Duration::from_secs(1), Duration::from_hours(24)] {
+        let scene = Scene::with_routes(refresh, "").await;
+        scene.provider.token_members(json!({ "expires_in": 3600 }));
+        scene.app.answer_by(scene.provider.app());
+        let browser = scene.signed_in("alice").await;
+        let other = scene.browser_of("bob");
+        let callback = scene.until_callback(&other, "/page").await;
+        scene.gateway.advance(Duration::from_mins(1));
+        assert_seen(&scene, &browser.fetch(&url("/page")).await, 1);
+        scene.gateway.set_back(back + Duration::from_mins(1));
+        // Who is signed in stays so, and who is on the way arrives.
+        assert_seen(&scene, &browser.fetch(&url("/page")).await, 1);
+        assert_eq!(other.follow_all(callback).await.text(), "seen");
+        assert_eq!(scene.provider.refreshes().len(), 0);
+        // A token that was obtained later than now is none that was just made.
+        scene.provider.revoke_access_tokens();
+        assert_seen(&scene, &browser.fetch(&url("/page")).await, 3);
+        // From here on its life is counted by the clock as it goes now.
+        for number in [4, 5] {
+            scene.gateway.advance(Duration::from_secs(3601));
+            assert_seen(&scene, &browser.fetch(&url("/page")).await, number);
+        }
+        // And then the clock is put right.
+        scene.gateway.advance(back);
+        let number = if back < Duration::from_hours(1) { 5 } else { 6 };
+        assert_seen(&scene, &browser.fetch(&url("/page")).await, number);
+        assert_eq!(scene.provider.authorizations().len(), 2);
+    }
+}
+
+#[tokio::test]
 async fn f_37_a_token_of_one_second_is_refreshed_once_a_second_and_one_of_years_never() {
     let scene = with_wait(10, |settings| settings).await;
     scene.provider.token_members(json!({ "expires_in": 1 }));
