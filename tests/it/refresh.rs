@@ -328,7 +328,7 @@ async fn f_29_a_refused_client_raises_the_alarm_and_keeps_every_session() {
 async fn g_10_two_peoples_tokens_never_meet() {
     let scene = with_wait(10, |settings| settings.app("queue = 2000")).await;
     let people = [scene.signed_in("alice").await, scene.signed_in("bob").await];
-    for _ in 0..50 {
+    for _ in 0..250 {
         scene.gateway.advance(OVER);
         let mut asking = JoinSet::new();
         for browser in people.iter().cycle().take(20) {
@@ -340,12 +340,12 @@ async fn g_10_two_peoples_tokens_never_meet() {
         }
     }
     let requests = scene.app.requests();
-    assert_eq!(requests.len(), 2 + 50 * 20);
+    assert_eq!(requests.len(), 2 + 250 * 20);
     for request in &requests {
         let user = request.head.value("x-forwarded-user").unwrap();
         assert_eq!(bearer(request).0, user);
     }
-    assert_eq!(scene.provider.refreshes().len(), 100);
+    assert_eq!(scene.provider.refreshes().len(), 500);
 }
 
 #[tokio::test]
