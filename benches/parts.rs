@@ -10,18 +10,35 @@
     reason = "a bench that measures a failure is a failed bench"
 )]
 
+use std::fs;
 use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::encoding::{AsDer as _, PublicKeyX509Der};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::rsa::{KeyPair, KeySize};
+use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use divan::Bencher;
 use http::{HeaderMap, HeaderValue, Request};
-use sidegate::clock::Timestamp;
+use sidegate::clock::{Clock, Timestamp};
+use sidegate::config::{Config, Flags, Variables};
 use sidegate::fields::{self, Owned, cookie as cookies};
 use sidegate::identity::{Claim, Identity};
+use sidegate::login::{Before, Callback, Completion, Login, PublicUrl, ReturnTo, Start};
+use sidegate::provider::{Grant, Prompt, Provider, Redemption, ResponseMode};
 use sidegate::seal::{Keys, Purpose};
+use sidegate::secret::Secret;
 use sidegate::session::{Lookup, NewSession, SessionId, Sessions, Settings, StoreSettings, cookie};
 use sidegate::target::Target;
+use sidegate::telemetry::Metrics;
 use sidegate::token::{Life, TokenSet};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 
 fn main() {
     divan::main();
@@ -171,4 +188,184 @@ fn fields_cleaned(bencher: Bencher<'_, '_>) {
             let aside = fields::inbound(&mut fields, &owned);
             (fields, aside)
         });
+}
+
+fn runtime() -> Runtime {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.expect("a runtime")
+}
+
+const PUBLIC_URL: &str = "https://app.example.com";
+
+/// What the settings file of a gateway makes of a provider on `port`, with `more` said of it.
+fn config(port: u16, more: &str, folder: &tempfile::TempDir) -> Config {
+    let folder = folder.path();
+    fs::write(folder.join("secret"), "never-shown").expect("a written file");
+    let settings = format!(
+        "public_url = \"{PUBLIC_URL}\"\n\
+         [providers.main]\n\
+         profile = \"oauth2\"\n\
+         url = \"http://127.0.0.1:{port}\"\n\
+         authorization_endpoint = \"/authorize\"\n\
+         token_endpoint = \"/token\"\n\
+         token_calls_per_minute = 100000000\n\
+         client_id = \"bench\"\n\
+         client_secret_file = \"{secret}\"\n\
+         {more}\n\
+         [upstreams.app]\n\
+         url = \"http://127.0.0.1:1\"\n",
+        secret = folder.join("secret").display(),
+    );
+    let path = folder.join("sidegate.toml");
+    fs::write(&path, settings).expect("a written file");
+    let clock = Clock::system();
+    Config::load(&path, Variables::Ignore, &Flags::default(), &clock).expect("good settings")
+}
+
+/// The code flow, and the origin that is asked.
+fn login(runtime: &Runtime) -> (Arc<Login>, PublicUrl) {
+    let folder = tempfile::tempdir().expect("a folder");
+    // Nobody is sent to a provider that cannot be reached.
+    let port = token_endpoint(runtime, "opaque").port();
+    let config = config(port, "", &folder);
+    let (sessions, _ids) = store(0);
+    let login = Login::new(
+        config.login,
+        config.providers,
+        Arc::new(sessions),
+        (Arc::new(Metrics::new([])), Clock::system()),
+        runtime.handle().clone(),
+    );
+    let public_url = PublicUrl::try_from(PUBLIC_URL.to_owned()).expect("an origin");
+    (Arc::new(login), public_url)
+}
+
+/// Sends a browser out, and gives the address that it is sent to.
+fn sent_out(runtime: &Runtime, login: &Login, public_url: &PublicUrl) -> String {
+    let started = runtime.block_on(login.begin(Start {
+        provider: "main",
+        prompt: Prompt::AsNeeded,
+        login_hint: None,
+        return_to: ReturnTo::root(),
+        public_url,
+        headers: &HeaderMap::new(),
+    }));
+    started.expect("a login").location
+}
+
+/// The address of the authorization endpoint with the sealed login in it.
+#[divan::bench]
+fn pending_login_sealed(bencher: Bencher<'_, '_>) {
+    let runtime = runtime();
+    let (login, public_url) = login(&runtime);
+    bencher.bench_local(|| sent_out(&runtime, &login, &public_url));
+}
+
+/// An answer whose login is opened, and which goes no further: another browser brings it.
+#[divan::bench]
+fn pending_login_opened(bencher: Bencher<'_, '_>) {
+    let runtime = runtime();
+    let (login, public_url) = login(&runtime);
+    let location = sent_out(&runtime, &login, &public_url);
+    let (_address, state) = location.split_once("state=").expect("a state");
+    let state = state.split('&').next().expect("a state");
+    let parameters = format!("code=any&state={state}");
+    bencher.bench_local(|| {
+        let completion = runtime.block_on(login.complete(Callback {
+            parameters: black_box(parameters.as_bytes()),
+            mode: ResponseMode::Query,
+            headers: &HeaderMap::new(),
+            public_url: &public_url,
+            provider: "main",
+            client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            before: Before::Nothing,
+        }));
+        assert!(matches!(completion, Completion::Failed(_)));
+    });
+}
+
+/// A key as a PEM file (RFC 7468).
+fn pem(der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let lines: Vec<&str> = text
+        .as_bytes()
+        .chunks(64)
+        .map(|line| std::str::from_utf8(line).expect("ASCII"))
+        .collect();
+    let lines = lines.join("\n");
+    format!("-----BEGIN PUBLIC KEY-----\n{lines}\n-----END PUBLIC KEY-----\n")
+}
+
+/// An access token with these claims, signed as RS256.
+fn signed(key: &KeyPair, claims: &str) -> String {
+    let header = URL_SAFE_NO_PAD.encode(r#"{"typ":"at+jwt","alg":"RS256"}"#);
+    let token = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims));
+    let mut signature = vec![0; key.public_modulus_len()];
+    let random = SystemRandom::new();
+    key.sign(&RSA_PKCS1_SHA256, &random, token.as_bytes(), &mut signature)
+        .expect("a signature");
+    format!("{token}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+/// A token endpoint that gives the same answer to everybody.
+fn token_endpoint(runtime: &Runtime, access_token: &str) -> SocketAddr {
+    let body =
+        format!(r#"{{"token_type":"Bearer","expires_in":3600,"access_token":"{access_token}"}}"#);
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"));
+    let listener = listener.expect("a listener");
+    let address = listener.local_addr().expect("an address");
+    runtime.spawn(async move {
+        while let Ok((mut stream, _peer)) = listener.accept().await {
+            let mut request = [0; 4096];
+            if stream.read(&mut request).await.is_ok() {
+                stream
+                    .write_all(answer.as_bytes())
+                    .await
+                    .unwrap_or_default();
+            }
+        }
+    });
+    address
+}
+
+fn redeem(runtime: &Runtime, provider: &Provider) -> Grant {
+    let clock = Clock::system();
+    let redemption = Redemption {
+        code: Secret::new("any".to_owned()),
+        code_verifier: Secret::new("v".repeat(43)),
+        nonce: "nonce",
+        redirect_uri: "https://app.example.com/oauth2/callback",
+        begun_at: clock.now(),
+    };
+    let grant = runtime.block_on(provider.redeem(redemption, &clock));
+    grant.expect("a grant")
+}
+
+/// A code for a token, over a connection of its own. What verifying the token costs is the
+/// difference: an opaque one is passed on as it is, a signed one is checked.
+#[divan::bench(args = ["opaque", "signed"])]
+fn token_redeemed(bencher: Bencher<'_, '_>, kind: &str) {
+    let runtime = runtime();
+    let folder = tempfile::tempdir().expect("a folder");
+    let key = KeyPair::generate(KeySize::Rsa2048).expect("a key");
+    let public: PublicKeyX509Der<'_> = key.public_key().as_der().expect("a public key");
+    let file = folder.path().join("key.pem");
+    fs::write(&file, pem(public.as_ref())).expect("a written file");
+    let expires = Clock::system().now().as_secs().saturating_add(3600);
+    let claims = format!(r#"{{"aud":"bench","sub":"17","exp":{expires},"scope":"read write"}}"#);
+    let address = token_endpoint(&runtime, &signed(&key, &claims));
+    let more = match kind {
+        "signed" => format!("access_token.public_key_files = [\"{}\"]", file.display()),
+        _ => String::new(),
+    };
+    let config = config(address.port(), &more, &folder);
+    let provider = config.providers.get("main").expect("the provider");
+    bencher.bench_local(|| redeem(&runtime, provider));
 }

@@ -97,8 +97,11 @@ impl Admin {
 
 impl Handler for Admin {
     type Body = Full<Bytes>;
+    type Guest = ();
 
-    async fn handle(&self, _: Connection, request: Request<RequestBody>) -> Response<Full<Bytes>> {
+    fn greet(&self, _connection: Connection) {}
+
+    async fn handle(&self, (): &(), request: Request<RequestBody>) -> Response<Full<Bytes>> {
         self.respond(request.method(), request.uri().path())
     }
 }

@@ -19,6 +19,8 @@
 //! ```
 
 mod flight;
+mod index;
+mod recent;
 mod recovery;
 mod refresh;
 mod route;
@@ -29,10 +31,12 @@ mod wait;
 
 use std::sync::Arc;
 
+use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, header};
 use http_body::Body;
 use tokio::time::Instant;
 
+pub use self::recent::Recent;
 pub use self::recovery::{Recovery, Refused, Replayable, Sent};
 pub use self::refresh::Refresher;
 pub use self::route::{OnRefusal, ProviderNames, Route, RouteError, RouteSettings, RouteTable};
@@ -161,31 +165,41 @@ impl Access {
         &self.routes
     }
 
-    /// Decides about one request by its canonical target, its cookies and the time.
+    /// Decides about one request by its canonical target, its cookies and the time. `recent` is the
+    /// session that its connection used last.
     ///
     /// On a public route a session counts when there is one, and its absence does not matter.
     pub fn decide(
         &self,
-        method: &Method,
-        headers: &HeaderMap,
+        parts: &Parts,
         target: &Target,
+        recent: &Recent,
         now: Timestamp,
     ) -> Decision<'_> {
         let Some(route) = self.routes.find(target) else {
             return Decision::NoRoute;
         };
-        if route.allow_preflight && is_preflight(method, headers) {
+        if route.allow_preflight && is_preflight(&parts.method, &parts.headers) {
             return Decision::Permit(Permit {
                 route,
                 session: None,
             });
         }
-        let id = match session_id(headers) {
-            Ok(id) => id,
+        let cookie = match session_cookie(&parts.headers) {
+            Ok(cookie) => cookie,
             Err(cause) => return absent(route, cause, None),
         };
+        if let Some(session) = recent.session(cookie, &self.sessions, now) {
+            return self.weigh(route, session, now, None);
+        }
+        let Some(id) = SessionId::parse(cookie) else {
+            return absent(route, Cause::Malformed, None);
+        };
         match self.sessions.find(&id, now) {
-            Lookup::Live(session) => self.weigh(route, session, now, None),
+            Lookup::Live(session) => {
+                recent.note(cookie, &session, now);
+                self.weigh(route, session, now, None)
+            }
             Lookup::Away => Wait::for_session((self, route), id),
             Lookup::Expired => absent(route, Cause::Expired, None),
             Lookup::OtherInstance => absent(route, Cause::OtherInstance, None),
@@ -370,10 +384,15 @@ fn unavailable(route: &Route, failure: Failure) -> Decision<'_> {
 
 /// The one session id that a request brings.
 fn session_id(headers: &HeaderMap) -> Result<SessionId, Cause> {
+    SessionId::parse(session_cookie(headers)?).ok_or(Cause::Malformed)
+}
+
+/// The one value that it brings for one.
+fn session_cookie(headers: &HeaderMap) -> Result<&[u8], Cause> {
     match cookies::find(headers, cookie::SESSION.as_bytes()) {
         Found::Absent => Err(Cause::NoCookie),
         Found::Conflicting => Err(Cause::Conflicting),
-        Found::One(value) => SessionId::parse(value).ok_or(Cause::Malformed),
+        Found::One(value) => Ok(value),
     }
 }
 

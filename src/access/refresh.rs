@@ -26,7 +26,7 @@ use crate::session::{EndedVersion, Replaced, Session, SessionKey, Sessions, Stat
 use crate::telemetry::{Metrics, TokenCall, chain};
 use crate::token::TokenSet;
 
-/// The pause after a refusal that only an operator can mend.
+/// The pause of a session that cannot even be asked about until an operator mends something.
 const ALARM_PAUSE: Duration = Duration::from_secs(30);
 
 /// For how long one claim keeps others from starting a refresh. They would only join it.
@@ -269,7 +269,7 @@ impl Refresher {
             if !session.tokens().is_expired(now) {
                 return Try::Done(Outcome::Renewed(session));
             }
-            self.note(&session, "refreshed_just_now", young);
+            self.hold(&session, "refreshed_just_now", young);
             return Try::Failed(session);
         }
         let Some(refresh_token) = session.tokens().refresh_token() else {
@@ -371,7 +371,8 @@ impl Refresher {
             Verdict::Ours => {
                 self.metrics.refresh(name, "alarm", reason);
                 say_ours(&session, &error);
-                ALARM_PAUSE
+                // A new secret that reaches the server a moment before us is mended at once.
+                self.troubles.next_pause(session.key())
             }
             Verdict::Passing => {
                 self.metrics.refresh(name, "kept", reason);
@@ -383,7 +384,11 @@ impl Refresher {
                 )
             }
         };
-        self.note(&session, reason, wait);
+        if error.sent_nothing() {
+            self.hold(&session, reason, wait);
+        } else {
+            self.note(&session, reason, wait);
+        }
         let Some(tokens) = salvaged else {
             return Try::Failed(session);
         };
@@ -427,6 +432,13 @@ impl Refresher {
         let now = self.clock.now();
         self.troubles
             .note(session.key(), reason, now.plus(wait), now);
+    }
+
+    /// Notes that a session is not tried for a while, though nothing has failed.
+    fn hold(&self, session: &Session, reason: &'static str, wait: Duration) {
+        let now = self.clock.now();
+        self.troubles
+            .hold(session.key(), reason, now.plus(wait), now);
     }
 }
 

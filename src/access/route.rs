@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 
+use super::index::Index;
 use super::rule::Rule;
 use crate::identity::Claim;
 use crate::target::{Prefix, Target};
@@ -175,7 +176,7 @@ impl Route {
 
     /// An open route opens exactly what was written; a protected one protects other spellings of
     /// its prefix too, since the app behind it may not care for case.
-    fn takes(&self, target: &Target) -> bool {
+    pub(super) fn takes(&self, target: &Target) -> bool {
         let host =
             self.hosts.is_empty() || self.hosts.iter().any(|host| **host == *target.authority());
         host && match self.rule {
@@ -219,7 +220,10 @@ pub enum RouteError {
 
 /// All routes, and the only way to an upstream.
 #[derive(Debug)]
-pub struct RouteTable(Vec<Route>);
+pub struct RouteTable {
+    routes: Vec<Route>,
+    index: Index,
+}
 
 impl RouteTable {
     /// Builds the table; each route comes with its place in the settings. Longer prefixes come first, and among equal ones those that name a host.
@@ -279,17 +283,20 @@ impl RouteTable {
             return Err(errors);
         }
         routes.sort_by_key(|route| (Reverse(route.prefix.as_str().len()), route.hosts.is_empty()));
-        Ok(Self(routes))
+        let index = Index::new(&routes);
+        Ok(Self { routes, index })
     }
 
     /// The route of a request.
     pub(super) fn find(&self, target: &Target) -> Option<&Route> {
-        self.0.iter().find(|route| route.takes(target))
+        let at = |place: usize| self.routes.get(place);
+        let takes = |place| at(place).is_some_and(|route| route.takes(target));
+        at(self.index.first(target, takes)?)
     }
 
     /// All routes, most specific first.
     pub fn iter(&self) -> impl Iterator<Item = &Route> {
-        self.0.iter()
+        self.routes.iter()
     }
 }
 

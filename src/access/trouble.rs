@@ -64,13 +64,28 @@ impl Troubles {
         until: Timestamp,
         now: Timestamp,
     ) {
+        self.hold(key, reason, until, now);
+        if let Some(trouble) = self.all().get_mut(key) {
+            trouble.failures = trouble.failures.saturating_add(1);
+        }
+    }
+
+    /// Notes that a session is not tried before `until`, though it has not failed: nothing was
+    /// asked. A break of the server's must not make the session's own pauses longer.
+    pub(super) fn hold(
+        &self,
+        key: &SessionKey,
+        reason: &'static str,
+        until: Timestamp,
+        now: Timestamp,
+    ) {
         let mut all = self.all();
         if all.len() >= MANY {
             all.retain(|_, trouble| trouble.until.plus(LONGEST_ASKED) > now);
         }
-        let before = all.get(key).map_or(0, |trouble| trouble.failures);
+        let failures = all.get(key).map_or(0, |trouble| trouble.failures);
         let trouble = Trouble {
-            failures: before.saturating_add(1),
+            failures,
             until,
             reason,
         };
@@ -132,6 +147,13 @@ mod tests {
             troubles.note(&key(1), "x", NOW.plus(SECOND), NOW);
         }
         assert_eq!(pause(u32::MAX), LONGEST_PAUSE);
+        // What was not even asked is no failure.
+        let held = key(3);
+        for _ in 0..5 {
+            troubles.hold(&held, "x", NOW.plus(SECOND), NOW);
+        }
+        assert!(troubles.next_pause(&held) <= FIRST_PAUSE);
+        assert!(troubles.find(&held, NOW).is_some());
         // Another session has its own, and so has one that was in order meanwhile.
         assert!(troubles.next_pause(&key(2)) <= FIRST_PAUSE);
         troubles.forget(&key(1));

@@ -9,8 +9,9 @@
 //! Several `Cookie` lines, and the crumbs of HTTP/2 (RFC 9113 section 8.2.3), count as one.
 
 use bytes::BytesMut;
-use http::header::COOKIE;
+use http::header::{COOKIE, Entry};
 use http::{HeaderMap, HeaderValue};
+use memchr::memchr;
 
 /// What a request says about one cookie.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -66,14 +67,17 @@ pub fn remove(headers: &mut HeaderMap, is_own: impl Fn(&[u8]) -> bool) {
     // Wider than `find`: a space before the `=` makes a name that is not ours, but a backend may
     // trim it and see our value.
     let is_own = |piece: &&[u8]| split_pair(piece).is_some_and(|(name, _)| is_own(trim(name)));
-    let mut lines = headers.get_all(COOKIE).iter();
-    let Some(first) = lines.next() else { return };
-    if lines.next().is_none() && !pieces(first.as_bytes()).any(|piece| is_own(&piece)) {
+    let Entry::Occupied(mut field) = headers.entry(COOKIE) else {
+        return;
+    };
+    let several = field.iter().nth(1).is_some();
+    if !several && !pieces(field.get().as_bytes()).any(|piece| is_own(&piece)) {
         return;
     }
-    let mut kept = BytesMut::new();
+    let length = field.iter().map(|line| line.len().saturating_add(2)).sum();
+    let mut kept = BytesMut::with_capacity(length);
     let mut sensitive = false;
-    for line in headers.get_all(COOKIE) {
+    for line in field.iter() {
         sensitive |= line.is_sensitive();
         let mut separator: &[u8] = if kept.is_empty() { b"" } else { b"; " };
         for piece in pieces(line.as_bytes()).filter(|piece| !is_own(piece)) {
@@ -88,13 +92,15 @@ pub fn remove(headers: &mut HeaderMap, is_own: impl Fn(&[u8]) -> bool) {
             separator = b";";
         }
     }
-    headers.remove(COOKIE);
     // Built from pieces of valid values, so it is one.
-    if let Ok(mut value) = HeaderValue::from_maybe_shared(kept.freeze())
-        && !trim(value.as_bytes()).is_empty()
-    {
-        value.set_sensitive(sensitive);
-        headers.insert(COOKIE, value);
+    match HeaderValue::from_maybe_shared(kept.freeze()) {
+        Ok(mut value) if !trim(value.as_bytes()).is_empty() => {
+            value.set_sensitive(sensitive);
+            field.insert(value);
+        }
+        Ok(_) | Err(_) => {
+            field.remove_entry_mult();
+        }
     }
 }
 
@@ -110,16 +116,20 @@ pub(super) fn name_set_by(value: &[u8]) -> &[u8] {
 }
 
 fn pieces(line: &[u8]) -> impl Iterator<Item = &[u8]> {
-    line.split(|byte| *byte == b';')
+    let mut rest = Some(line);
+    std::iter::from_fn(move || {
+        let line = rest?;
+        let cut = memchr(b';', line).and_then(|at| line.split_at_checked(at));
+        let (piece, behind) = cut.unwrap_or((line, b""));
+        rest = behind.strip_prefix(b";");
+        Some(piece)
+    })
 }
 
 /// Name and value of a piece; `None` when it is no pair or has no name.
 fn split_pair(piece: &[u8]) -> Option<(&[u8], &[u8])> {
     let piece = trim(piece);
-    let at = piece
-        .iter()
-        .position(|byte| *byte == b'=')
-        .filter(|at| *at > 0)?;
+    let at = memchr(b'=', piece).filter(|at| *at > 0)?;
     let (name, value) = piece.split_at_checked(at)?;
     Some((name, value.strip_prefix(b"=")?))
 }

@@ -76,18 +76,15 @@ impl Scheme {
 pub struct Peer {
     address: IpAddr,
     value: HeaderValue,
-    scheme: Scheme,
 }
 
 impl Peer {
-    /// The socket's peer, and the scheme that its connection speaks. A peer without an address (a
-    /// unix socket) is the loopback address.
-    pub fn new(address: IpAddr, scheme: Scheme) -> Self {
+    /// The socket's peer. A peer without an address (a unix socket) is the loopback address.
+    pub fn new(address: IpAddr) -> Self {
         let address = address.to_canonical();
         Self {
             address,
             value: address_value(&address.to_string()),
-            scheme,
         }
     }
 
@@ -106,7 +103,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Finds out where a request comes from. Call it before [`super::inbound`].
+    /// Finds out where a request comes from that its peer sent by `scheme`. Call it before
+    /// [`super::inbound`].
     ///
     /// From a peer that is not in `trusted` no field is looked at. Otherwise the client is the
     /// right-most address in `X-Forwarded-For` that is not trusted itself (the left-most of all
@@ -119,19 +117,23 @@ impl Client {
     ///
     /// let mut headers = http::HeaderMap::new();
     /// headers.insert("x-forwarded-for", "6.6.6.6, 203.0.113.9".parse().unwrap());
-    /// let peer = Peer::new("10.0.0.7".parse().unwrap(), Scheme::Http);
+    /// let peer = Peer::new("10.0.0.7".parse().unwrap());
     ///
-    /// let closed = Client::read(&peer, &headers, &TrustedPeers::default());
+    /// let closed = Client::read((&peer, Scheme::Http), &headers, &TrustedPeers::default());
     /// assert_eq!(closed.address(), peer.address());
     ///
     /// let balancers = TrustedPeers::new(["10.0.0.0/8".parse().unwrap()]);
-    /// let open = Client::read(&peer, &headers, &balancers);
+    /// let open = Client::read((&peer, Scheme::Http), &headers, &balancers);
     /// assert_eq!(open.address().to_string(), "203.0.113.9");
     /// ```
-    pub fn read(peer: &Peer, headers: &HeaderMap, trusted: &TrustedPeers) -> Self {
+    pub fn read(
+        (peer, scheme): (&Peer, Scheme),
+        headers: &HeaderMap,
+        trusted: &TrustedPeers,
+    ) -> Self {
         let mut client = Self {
             address: peer.address,
-            scheme: peer.scheme,
+            scheme,
             chain: peer.value.clone(),
         };
         if !trusted.contains(peer.address) {
@@ -143,7 +145,7 @@ impl Client {
                 .rsplit(|byte| *byte == b',')
                 .next()
                 .unwrap_or_default();
-            client.scheme = Scheme::parse(last.trim_ascii()).unwrap_or(peer.scheme);
+            client.scheme = Scheme::parse(last.trim_ascii()).unwrap_or(scheme);
         }
         if let Some(known) = known_chain(headers, trusted) {
             client.address = known.first().copied().unwrap_or(peer.address);

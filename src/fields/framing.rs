@@ -62,6 +62,11 @@ impl FramingError {
 /// Any [`FramingError`].
 pub fn check(parts: &Parts) -> Result<(), FramingError> {
     let headers = &parts.headers;
+    // One pass instead of a look-up for each: most requests have none of these.
+    let framing = [TRANSFER_ENCODING, CONTENT_LENGTH, EXPECT];
+    if !headers.keys().any(|name| framing.contains(name)) {
+        return Ok(());
+    }
     let chunked = one(parts, &TRANSFER_ENCODING, FramingError::TransferEncoding)?;
     let length = one(parts, &CONTENT_LENGTH, FramingError::ContentLength)?;
     if chunked.is_some_and(|coding| {

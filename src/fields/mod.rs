@@ -21,7 +21,7 @@ mod response;
 #[cfg(test)]
 mod tests;
 
-use http::header::{AUTHORIZATION, CONNECTION, EXPECT, MAX_FORWARDS, VIA};
+use http::header::{AUTHORIZATION, CONNECTION, EXPECT, Entry, MAX_FORWARDS, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 pub use framing::{FramingError, check as check_framing};
@@ -77,15 +77,20 @@ impl Inbound {
 /// Nothing is allocated for a request that has none of these but `Connection: keep-alive`.
 #[must_use]
 pub fn inbound(headers: &mut HeaderMap, owned: &Owned) -> Inbound {
+    let doomed = |name: &HeaderName| {
+        is_hop_by_hop(name) || *name == AUTHORIZATION || *name == EXPECT || owned.contains(name)
+    };
+    // One pass instead of a look-up for each: most requests have none of these.
+    if !headers.keys().any(doomed) {
+        return Inbound::default();
+    }
     let mut authorization: Vec<HeaderValue> =
         headers.get_all(AUTHORIZATION).iter().cloned().collect();
     for value in &mut authorization {
         value.set_sensitive(true);
     }
     remove_nominated(headers);
-    remove_where(headers, |name| {
-        is_hop_by_hop(name) || *name == AUTHORIZATION || *name == EXPECT || owned.contains(name)
-    });
+    remove_where(headers, doomed);
     Inbound { authorization }
 }
 
@@ -144,8 +149,16 @@ impl Loop {
 ///
 /// [`Loop`] when `Via` names this gateway five times already.
 pub fn append_via(headers: &mut HeaderMap, version: Version) -> Result<(), Loop> {
-    let lines = headers.get_all(VIA).iter();
-    let members = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    let mut entry = match headers.entry(VIA) {
+        Entry::Vacant(entry) => {
+            entry.insert(HeaderValue::from_static(via_line(version)));
+            return Ok(());
+        }
+        Entry::Occupied(entry) => entry,
+    };
+    let members = entry
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
     // received-protocol RWS received-by [ RWS comment ]
     let received_by = members.filter_map(|member| {
         let mut words = member
@@ -157,7 +170,7 @@ pub fn append_via(headers: &mut HeaderMap, version: Version) -> Result<(), Loop>
     if ours.count() >= MAX_PASSES {
         return Err(Loop);
     }
-    headers.append(VIA, HeaderValue::from_static(via_line(version)));
+    entry.append(HeaderValue::from_static(via_line(version)));
     Ok(())
 }
 
@@ -171,20 +184,24 @@ const fn via_line(version: Version) -> &'static str {
 
 /// The fields of RFC 9110 section 7.6.1, in both directions.
 fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection"
-            | "http2-settings"
-            | "keep-alive"
-            | "proxy-authenticate"
-            | "proxy-authentication-info"
-            | "proxy-authorization"
-            | "proxy-connection"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-    )
+    let name = name.as_str();
+    // The first letter decides for most fields.
+    let begins = name.bytes().next();
+    matches!(begins, Some(b'c' | b'h' | b'k' | b'p' | b't' | b'u'))
+        && matches!(
+            name,
+            "connection"
+                | "http2-settings"
+                | "keep-alive"
+                | "proxy-authenticate"
+                | "proxy-authentication-info"
+                | "proxy-authorization"
+                | "proxy-connection"
+                | "te"
+                | "trailer"
+                | "transfer-encoding"
+                | "upgrade"
+        )
 }
 
 fn remove_nominated(headers: &mut HeaderMap) {

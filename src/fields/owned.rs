@@ -118,22 +118,30 @@ impl Owned {
     pub fn contains(&self, name: &HeaderName) -> bool {
         let name = name.as_str();
         let bytes = name.as_bytes();
+        let row = row(bytes);
         let plausible = self
             .lengths
-            .get(row(bytes))
+            .get(row)
             .is_some_and(|seen| seen & length_bit(bytes) != 0);
         let listed = plausible
             && self.names.iter().any(|owned| {
                 let same = owned.folded.len() == name.len() && begins_with(bytes, &owned.folded);
                 same && !(owned.passes_as_spelled && *owned.folded == *name)
             });
-        listed || FAMILIES.iter().any(|family| begins_with(bytes, family))
+        listed || (is_family_row(row) && FAMILIES.iter().any(|family| begins_with(bytes, family)))
     }
 }
 
 fn row(name: &[u8]) -> usize {
     name.first()
         .map_or(0, |first| usize::from(fold(*first) & 31))
+}
+
+/// Whether a family begins with a letter of this row.
+fn is_family_row(row: usize) -> bool {
+    FAMILIES
+        .iter()
+        .any(|family| self::row(family.as_bytes()) == row)
 }
 
 fn length_bit(name: &[u8]) -> u64 {

@@ -8,14 +8,14 @@ use crate::access::{Permit, Recovery, Refused, Replayable};
 use crate::fields::{self, Hops};
 use crate::server::{BodyWatch, RequestBody};
 use crate::session::cookie;
-use crate::upstream::{Recording, Replay, ResponseBody};
+use crate::upstream::{KeptHead, Recording, Replay, ResponseBody};
 
 /// An app's answer, as it comes.
 type Answer = Response<ResponseBody<Replay<RequestBody>>>;
 
 /// What is kept of a request that may be worth sending once more.
 struct Spare {
-    parts: Parts,
+    head: KeptHead,
     body: Recording,
 }
 
@@ -58,7 +58,7 @@ impl Worker {
         };
         let (body, notes) = Replay::noted(body);
         let spare = Spare {
-            parts: parts.clone(),
+            head: KeptHead::of(&parts),
             body: notes,
         };
         let request = Request::from_parts(parts, body);
@@ -114,13 +114,13 @@ impl Worker {
             (Recovery::Again(permit), Some(body)) => {
                 // The app may have no other connection for the second time.
                 drop(answer);
-                let request = Request::from_parts(spare.parts, body);
+                let request = Request::from_parts(spare.head.into_parts(), body);
                 Ok(cleaned(self.send(permit, request, &mut errand).await?))
             }
             (Recovery::SignIn(challenge), _) => {
                 drop(answer);
                 let Errand { visit, record, .. } = errand;
-                visit.parts.headers = spare.parts.headers;
+                visit.parts.headers = spare.head.into_parts().headers;
                 record.reason = Some(challenge.cause.reason());
                 Ok(self.gateway.challenge(&visit, &challenge).await)
             }

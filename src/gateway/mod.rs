@@ -27,7 +27,7 @@ pub use self::endpoints::hides_endpoint;
 pub use self::error::{Error, Side};
 use self::page::{Page, harden};
 use self::record::Record;
-use crate::access::{Access, Challenge, Decision, Wait};
+use crate::access::{Access, Challenge, Decision, Recent, Wait};
 use crate::clock::Clock;
 use crate::fields::forwarded::{Client, Peer, Scheme, TrustedPeers};
 use crate::fields::{self, Owned};
@@ -71,6 +71,14 @@ pub struct Gateway {
 pub struct Worker {
     gateway: Arc<Gateway>,
     pools: Pools<Replay<RequestBody>>,
+}
+
+/// One connection: where it comes from, and the session that it used last.
+#[derive(Debug)]
+pub struct Guest {
+    connection: Connection,
+    peer: Peer,
+    recent: Recent,
 }
 
 /// One request on its way, with what has been found out about it.
@@ -124,7 +132,7 @@ impl Gateway {
     /// assert ourselves survives.
     fn receive<'a>(
         &'a self,
-        connection: Connection,
+        guest: &Guest,
         parts: &'a mut Parts,
         record: &mut Record<'_>,
     ) -> Result<Visit<'a>, Error> {
@@ -136,9 +144,9 @@ impl Gateway {
             .public_urls
             .find(target.authority())
             .ok_or(Error::UnknownHost)?;
-        let scheme = self.scheme(connection, public_url)?;
-        let peer = Peer::new(connection.peer.ip(), scheme);
-        let client = Client::read(&peer, &parts.headers, &self.settings.trusted);
+        let scheme = self.scheme(guest.connection, public_url)?;
+        let peer = (&guest.peer, scheme);
+        let client = Client::read(peer, &parts.headers, &self.settings.trusted);
         record.client = client.address();
         // Credentials of the client's own are not taken yet: they go no further.
         drop(fields::inbound(&mut parts.headers, &self.owned));
@@ -226,20 +234,21 @@ impl Worker {
     /// The walk.
     async fn walk<'a>(
         &'a self,
-        connection: Connection,
+        guest: &Guest,
         parts: &mut Parts,
         body: RequestBody,
         record: &mut Record<'a>,
     ) -> Result<Response<Body>, Error> {
         let gateway = &*self.gateway;
-        let visit = gateway.receive(connection, parts, record)?;
+        let visit = gateway.receive(guest, parts, record)?;
         if gateway.is_own(visit.target.path()) {
             record.decided = Decided::Own;
-            return gateway.own_endpoint(&visit, body, record).await;
+            // Rare and large: kept out of what is moved for every request.
+            return Box::pin(gateway.own_endpoint(&visit, body, record)).await;
         }
-        let (method, headers) = (&visit.parts.method, &visit.parts.headers);
         let now = gateway.clock.now();
-        let mut decision = gateway.access.decide(method, headers, &visit.target, now);
+        let (parts, recent) = (&*visit.parts, &guest.recent);
+        let mut decision = gateway.access.decide(parts, &visit.target, recent, now);
         loop {
             decision = match decision {
                 Decision::Wait(wait) => Box::pin(gateway.wait(wait, record)).await,
@@ -250,7 +259,7 @@ impl Worker {
                 Decision::Challenge(challenge) => {
                     record.route(challenge.route, Decided::Challenge);
                     record.reason = Some(challenge.cause.reason());
-                    return Ok(gateway.challenge(&visit, &challenge).await);
+                    return Ok(Box::pin(gateway.challenge(&visit, &challenge)).await);
                 }
                 Decision::Forbid(forbid) => {
                     record.route(forbid.route, Decided::Forbid);
@@ -273,15 +282,20 @@ impl Worker {
 
 impl Handler for Worker {
     type Body = Body;
+    type Guest = Guest;
 
-    async fn handle(
-        &self,
-        connection: Connection,
-        request: Request<RequestBody>,
-    ) -> Response<Body> {
+    fn greet(&self, connection: Connection) -> Guest {
+        Guest {
+            connection,
+            peer: Peer::new(connection.peer.ip()),
+            recent: Recent::default(),
+        }
+    }
+
+    async fn handle(&self, guest: &Guest, request: Request<RequestBody>) -> Response<Body> {
         let (mut parts, body) = request.into_parts();
-        let mut record = Record::new(&self.gateway, connection, &parts);
-        let response = match self.walk(connection, &mut parts, body, &mut record).await {
+        let mut record = Record::new(&self.gateway, guest.peer.address(), &parts);
+        let response = match self.walk(guest, &mut parts, body, &mut record).await {
             Ok(response) => response,
             Err(error) => {
                 record.reason = Some(error.reason());

@@ -9,7 +9,6 @@ use http::{Method, StatusCode, Version};
 
 use super::Gateway;
 use crate::access::Route;
-use crate::server::Connection;
 use crate::telemetry::{self, Decided};
 
 /// What the access log and the figures will say. It is written once, at the latest when it drops:
@@ -32,7 +31,7 @@ pub(super) struct Record<'a> {
 
 impl<'a> Record<'a> {
     /// Begins a record: until more is known the request is refused.
-    pub(super) fn new(gateway: &'a Gateway, connection: Connection, parts: &Parts) -> Self {
+    pub(super) fn new(gateway: &'a Gateway, client: IpAddr, parts: &Parts) -> Self {
         Self {
             gateway,
             started: gateway.clock.instant(),
@@ -40,7 +39,7 @@ impl<'a> Record<'a> {
             version: parts.version,
             status: None,
             route: None,
-            client: connection.peer.ip(),
+            client,
             target: None,
             decided: Decided::Refuse,
             reason: None,

@@ -11,9 +11,11 @@
 mod body;
 mod client;
 mod connector;
+mod kept;
 mod limit;
 mod message;
 mod name;
+mod patience;
 mod pool;
 #[cfg(test)]
 mod tests;
@@ -23,6 +25,7 @@ use std::io;
 pub use body::ResponseBody;
 pub use client::{CallLimits, Client};
 pub use connector::{Connector, Stream};
+pub use kept::KeptHead;
 pub use limit::Limit;
 pub use name::{Origin, ParseOriginError};
 pub use pool::{Pool, Times};

@@ -18,12 +18,14 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::{AbortHandle, spawn_local};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::body::{Pulse, ResponseBody, Upload};
 use super::connector::{Connector, Stream};
+use super::kept::KeptHead;
 use super::limit::Limit;
 use super::message::{Framing, origin_form, settle_framing};
+use super::patience::Patience;
 use super::{BoxError, Error};
 
 /// The longest head that is read, in bytes; hyper's own limit on fields is 100.
@@ -111,15 +113,17 @@ where
         let pulse = upload.pulse();
         let connection = shared.checkout().await?;
         let replayable = connection.used && pulse.is_none() && parts.method.is_safe();
-        let copy = replayable.then(|| parts.clone());
+        let kept = replayable.then(|| KeptHead::of(&parts));
         let request = Request::from_parts(parts, upload);
         let failed = match shared.exchange(connection, request, pulse.as_ref()).await {
             Ok(response) => return Ok(response),
             Err(failed) => failed,
         };
-        let request = match (failed.unsent, copy) {
+        let request = match (failed.unsent, kept) {
             (Some(request), _) => *request,
-            (None, Some(parts)) if failed.unheard => Request::from_parts(parts, Upload::empty()),
+            (None, Some(kept)) if failed.unheard => {
+                Request::from_parts(kept.into_parts(), Upload::empty())
+            }
             (None, _) => return Err(failed.error),
         };
         tracing::debug!("A request met a stale connection and is sent on another");
@@ -171,8 +175,10 @@ where
     /// The connection that rested for the shortest time, if it is still good.
     fn rested(&self) -> Option<Connection<B>> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(connection) = idle.pop() {
-            if connection.is_good(self.times.idle) {
+        let now = Instant::now();
+        while let Some(mut connection) = idle.pop() {
+            if connection.is_good(now, self.times.idle) {
+                connection.since = now;
                 return Some(connection);
             }
         }
@@ -225,6 +231,8 @@ where
             heard: Rc::clone(&heard),
         };
         let (sender, connection) = http1::Builder::new()
+            // Most requests are a head alone, for which lists of buffers are a detour.
+            .writev(false)
             .max_buf_size(MAX_HEAD)
             .handshake(TokioIo::new(stream))
             .await
@@ -240,6 +248,7 @@ where
             sender,
             _task: AbortOnDrop(task.abort_handle()),
             heard,
+            patience: Patience::default(),
             since: Instant::now(),
             used: false,
             handed_on: 0,
@@ -258,7 +267,8 @@ where
             tokio::select! {
                 biased;
                 answer = sent => answer,
-                () = overdue(self.times.head, pulse) => return Err(Error::HeadTimeout.into()),
+                () = connection.patience.end(connection.since, self.times.head, pulse) =>
+                    return Err(Error::HeadTimeout.into()),
             }
         };
         let (mut parts, incoming) = match answer {
@@ -293,7 +303,7 @@ impl<B> Shared<B> {
     /// worker's requests by handing it on, another worker's by closing it.
     fn take_back(&self, mut connection: Connection<B>) {
         connection.since = Instant::now();
-        if !connection.is_good(self.times.idle) {
+        if !connection.is_good(connection.since, self.times.idle) {
             return;
         }
         let elsewhere = self.limit.waiting() > self.waiting.get();
@@ -319,7 +329,8 @@ impl<B> Shared<B> {
     /// Closes what is dead or too old, and as many as are waited for.
     fn relinquish(&self) {
         let mut idle = self.idle.borrow_mut();
-        idle.retain(|connection| connection.is_good(self.times.idle));
+        let now = Instant::now();
+        idle.retain(|connection| connection.is_good(now, self.times.idle));
         let given = self.limit.waiting().min(idle.len());
         idle.drain(..given);
     }
@@ -341,22 +352,12 @@ async fn care<B>(
     }
 }
 
-/// Ready when the origin has let us wait for its response head for `limit`.
-async fn overdue(limit: Duration, pulse: Option<&Rc<Pulse>>) {
-    let mut left = Some(limit);
-    while let Some(time) = left {
-        sleep(time).await;
-        left = pulse
-            .and_then(|pulse| limit.checked_sub(pulse.quiet()))
-            .filter(|left| !left.is_zero());
-    }
-}
-
 struct Connection<B: 'static> {
     sender: SendRequest<Upload<B>>,
     _task: AbortOnDrop,
     heard: Rc<Cell<bool>>,
-    /// Since when it rests.
+    patience: Patience,
+    /// Since when it rests, or is at work.
     since: Instant,
     used: bool,
     handed_on: u8,
@@ -364,8 +365,8 @@ struct Connection<B: 'static> {
 
 impl<B> Connection<B> {
     /// hyper is ready for the next request only after both messages ended and nothing more came.
-    fn is_good(&self, idle: Duration) -> bool {
-        self.sender.is_ready() && self.since.elapsed() < idle
+    fn is_good(&self, now: Instant, idle: Duration) -> bool {
+        self.sender.is_ready() && now.saturating_duration_since(self.since) < idle
     }
 }
 

@@ -23,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use super::body::{RequestBody, ResponseBody};
 use super::deadline::{Exchange, Phase, Protocol, State};
 use super::socket::{Plaintext, Socket};
-use super::{Connection, Handler, Limits, Settings};
+use super::{Handler, Limits, Settings};
 
 /// What is held at most of what came or goes, per connection and direction (HTTP/1.1), or per
 /// stream (HTTP/2); a longer head is held whole.
@@ -37,10 +37,9 @@ const LOCAL_RESETS: usize = 64;
 const PENDING_RESETS: usize = 20;
 
 /// What a connection's requests are answered with.
-#[derive(Debug)]
-pub(super) struct Serving<H> {
+pub(super) struct Serving<H: Handler> {
     pub(super) handler: Rc<H>,
-    pub(super) connection: Connection,
+    pub(super) guest: Rc<H::Guest>,
     pub(super) state: Rc<State>,
     pub(super) settings: Settings,
 }
@@ -61,7 +60,7 @@ pub(super) async fn serve<H: Handler>(
     };
     match TlsAcceptor::from(config).accept(socket).await {
         Err(error) => {
-            let client = serving.connection.peer;
+            let client = serving.state.peer;
             tracing::debug!(client.address = %client, %error, "TLS handshake failed");
         }
         Ok(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
@@ -179,10 +178,11 @@ fn answer<H: Handler>(
     let state = Rc::clone(&serving.state);
     let exchange = state.begin(protocol);
     let handler = Rc::clone(&serving.handler);
-    let connection = serving.connection;
+    let guest = Rc::clone(&serving.guest);
     let request =
         request.map(|body| RequestBody::new(body, &state, deadlines.body_window, limits.body_rate));
-    let too_many = count(request.headers()) > limits.fields;
+    let fields = request.headers();
+    let too_many = fields.len() > limits.fields && count(fields) > limits.fields;
     // Over HTTP/2 the library leaves it to us that a HEAD has no content (RFC 9110 section 9.3.2).
     let without_content = protocol == Protocol::Http2 && *request.method() == Method::HEAD;
     async move {
@@ -191,8 +191,8 @@ fn answer<H: Handler>(
             *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
             return Ok(response);
         }
-        let witness = Witness(connection.peer);
-        let response = handler.handle(connection, request).await;
+        let witness = Witness(state.peer);
+        let response = handler.handle(&guest, request).await;
         drop(witness);
         if without_content {
             return Ok(head_of(response, exchange));
@@ -243,11 +243,14 @@ impl Drop for Witness {
 #[derive(Clone, Debug)]
 struct Streams(Rc<State>);
 
-impl<F: Future + 'static> Executor<F> for Streams {
+impl<F> Executor<F> for Streams
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
     fn execute(&self, stream: F) {
-        let task = tokio::task::spawn_local(async move {
-            stream.await;
-        });
+        // As it is: a block around it would hold a second copy of each request.
+        let task = tokio::task::spawn_local(stream);
         self.0.stream_spawned(task.abort_handle());
     }
 }

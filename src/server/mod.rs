@@ -153,7 +153,13 @@ pub trait Handler: 'static {
         + Unpin
         + 'static;
 
-    /// Answers one request.
+    /// What is kept of a connection from one request to the next.
+    type Guest: 'static;
+
+    /// A connection is there.
+    fn greet(&self, connection: Connection) -> Self::Guest;
+
+    /// Answers one request; over HTTP/2 beside others of the same guest.
     ///
     /// # Cancel safety
     ///
@@ -161,7 +167,7 @@ pub trait Handler: 'static {
     /// connection passes, and at the end of a drain. What must be finished belongs in a task.
     fn handle(
         &self,
-        connection: Connection,
+        guest: &Self::Guest,
         request: Request<RequestBody>,
     ) -> impl Future<Output = Response<Self::Body>>;
 }

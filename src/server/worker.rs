@@ -225,9 +225,10 @@ impl<H: Handler> Worker<H> {
         } else {
             Security::Plain
         };
+        let guest = self.handler.greet(Connection { peer, security });
         let serving = Serving {
             handler: Rc::clone(&self.handler),
-            connection: Connection { peer, security },
+            guest: Rc::new(guest),
             state: Rc::clone(&state),
             settings: self.registry.settings,
         };

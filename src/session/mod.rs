@@ -26,8 +26,8 @@ mod record;
 mod settings;
 mod store;
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use moka::sync::Cache;
@@ -47,6 +47,10 @@ use crate::identity::Identity;
 use crate::seal::KeyRing;
 use crate::secret::NoRandomness;
 use crate::token::TokenSet;
+
+/// How long a session may be used without a look-up, at the most: the cache is to know which ones
+/// are in use.
+const LONGEST_WITHOUT_LOOK: Duration = Duration::from_secs(30);
 
 /// How long the store may not know of the last use of a session, at the most.
 const LONGEST_UNWRITTEN: Duration = Duration::from_mins(1);
@@ -146,6 +150,8 @@ pub struct Sessions {
     commands: mpsc::Sender<Command>,
     notices: mpsc::UnboundedSender<Notice>,
     figures: Arc<Figures>,
+    /// How long a session may be used without a look-up.
+    without_look: Duration,
     /// Milliseconds, in each of which the store learns of one use; `None` if it need not.
     stretch: Option<u64>,
 }
@@ -189,10 +195,10 @@ impl Sessions {
             cache,
             figures,
         } = ways;
+        let tenth = settings.idle.checked_div(10).unwrap_or_default();
         let stretch = match settings.store {
             StoreSettings::Memory => None,
             StoreSettings::Disk(_) => {
-                let tenth = settings.idle.checked_div(10).unwrap_or_default();
                 let stretch = LONGEST_UNWRITTEN.min(tenth).as_millis();
                 Some(u64::try_from(stretch).unwrap_or(u64::MAX).max(1))
             }
@@ -204,6 +210,7 @@ impl Sessions {
             commands,
             notices,
             figures,
+            without_look: LONGEST_WITHOUT_LOOK.min(tenth),
             stretch,
         })
     }
@@ -231,6 +238,28 @@ impl Sessions {
             self.tell_of_use(&session, before, now);
         }
         Lookup::Live(session)
+    }
+
+    /// A session that was found at `found_at`, used once more without a look-up: `None` when it has
+    /// to be looked up again, because this value no longer stands, has passed its deadline, or was
+    /// found too long ago.
+    pub fn still(
+        &self,
+        session: &Weak<Session>,
+        found_at: Timestamp,
+        now: Timestamp,
+    ) -> Option<Arc<Session>> {
+        if now.since(found_at) >= self.without_look {
+            return None;
+        }
+        let session = session.upgrade()?;
+        if session.state() != State::Live || session.deadline(self.settings.idle) <= now {
+            return None;
+        }
+        if let Some(before) = session.note_use(now) {
+            self.tell_of_use(&session, before, now);
+        }
+        Some(session)
     }
 
     /// What an id leads to that nothing is in memory for.

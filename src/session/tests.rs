@@ -575,3 +575,45 @@ async fn open_many(sessions: &Arc<Sessions>) -> Vec<SessionId> {
     }
     logins.join_all().await
 }
+
+#[tokio::test]
+async fn a_session_can_be_used_without_a_look_up_while_it_stands_and_not_for_long() {
+    let kit = Kit::memory();
+    let sessions = kit.start(NOW);
+    let after = |seconds| NOW.plus(Duration::from_secs(seconds));
+    let id = open(&sessions, "a", NOW).await;
+    let first = session(&sessions, &id).await;
+    let held = Arc::downgrade(&first);
+    let still = |held: &Weak<Session>, found, now| sessions.still(held, found, now).is_some();
+    // A tenth of the idle time, which is a minute here.
+    assert!(still(&held, NOW, after(5)));
+    assert!(!still(&held, NOW, after(6)));
+    // What was used without a look-up was used.
+    assert!(still(&held, after(50), after(55)));
+    assert!(live(&sessions, &id, after(100)).await);
+    assert!(!still(&held, after(170), after(170)));
+
+    let replaced = sessions.replace(&first, tokens("token-1"), None).await;
+    assert!(matches!(replaced, Ok(Replaced::Stored(_))));
+    assert!(!still(&held, NOW, NOW));
+    let second = Arc::downgrade(&session(&sessions, &id).await);
+    assert!(still(&second, NOW, NOW));
+    sessions.end(&id.key()).await.unwrap();
+    assert!(!still(&second, NOW, NOW));
+}
+
+#[tokio::test]
+async fn a_session_that_was_pushed_out_has_to_be_looked_up_again() {
+    let mut kit = Kit::memory();
+    kit.settings.capacity = 20 * 1024;
+    let sessions = kit.start(NOW);
+    let id = open(&sessions, "first", NOW).await;
+    let held = Arc::downgrade(&session(&sessions, &id).await);
+    assert!(sessions.still(&held, NOW, NOW).is_some());
+    for number in 0..300 {
+        open(&sessions, &number.to_string(), NOW).await;
+    }
+    sessions.maintain(NOW).await.unwrap();
+    assert!(sessions.pushed_out() > 200);
+    assert!(sessions.still(&held, NOW, NOW).is_none());
+}

@@ -29,6 +29,13 @@ impl Host {
     /// Everything else is refused: user information, percent-encodings, zone ids, raw UTF-8, an
     /// empty port or one with leading zeros.
     pub(super) fn parse(value: &HeaderValue) -> Result<Self, Error> {
+        if let Some((name_length, port)) = plain(value.as_bytes()) {
+            return Ok(Self {
+                value: value.clone(),
+                name_length,
+                port,
+            });
+        }
         let text = value.to_str().map_err(|_not_ascii| Error::HostMalformed)?;
         let (received, port) = split(text);
         let name = match received.strip_prefix('[') {
@@ -71,11 +78,39 @@ impl Host {
     }
 }
 
+/// The length of the name and the port of an authority that is canonical beyond doubt: lower-case
+/// labels, and a port only if it has to be there. Nearly all are; the others are looked at piece by
+/// piece.
+fn plain(authority: &[u8]) -> Option<(usize, Option<u16>)> {
+    let mut label: usize = 0;
+    let mut bytes = authority.iter();
+    let mut name = 0_usize;
+    for byte in bytes.by_ref() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => label = label.saturating_add(1),
+            b'.' if (1..=MAX_LABEL).contains(&label) => label = 0,
+            b':' => {
+                let port = std::str::from_utf8(bytes.as_slice()).ok();
+                let port = port.and_then(|port| parse_port(port).ok())?;
+                let fits = (1..=MAX_LABEL).contains(&label) && name <= MAX_NAME;
+                return (fits && !matches!(port, 80 | 443)).then_some((name, Some(port)));
+            }
+            _ => return None,
+        }
+        name = name.saturating_add(1);
+    }
+    let fits = (1..=MAX_LABEL).contains(&label) && name <= MAX_NAME;
+    fits.then_some((name, None))
+}
+
 /// Splits the port off. Brackets keep the colons of an IPv6 address.
 fn split(text: &str) -> (&str, Option<&str>) {
-    let colon = match text.rfind(']') {
-        Some(bracket) => text.rfind(':').filter(|colon| *colon > bracket),
-        None => text.find(':'),
+    // Bytes, since a search for a character costs more than such a short text.
+    let bytes = text.as_bytes();
+    let last = |wanted| bytes.iter().rposition(|byte| *byte == wanted);
+    let colon = match last(b']') {
+        Some(bracket) => last(b':').filter(|colon| *colon > bracket),
+        None => bytes.iter().position(|byte| *byte == b':'),
     };
     match colon.and_then(|colon| text.split_at_checked(colon)) {
         None => (text, None),
@@ -107,11 +142,12 @@ fn parse_address<'a>(name: &'a str, inner: &str) -> Result<Cow<'a, str>, Error> 
 
 fn parse_name(name: &str) -> Result<Cow<'_, str>, Error> {
     let name = name.strip_suffix('.').unwrap_or(name);
-    let label_fits = |label: &str| {
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-        (1..=MAX_LABEL).contains(&label.len()) && label.bytes().all(allowed)
+    let label_fits = |label: &[u8]| {
+        let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        (1..=MAX_LABEL).contains(&label.len()) && label.iter().all(allowed)
     };
-    if name.len() > MAX_NAME || !name.split('.').all(label_fits) {
+    let mut labels = name.as_bytes().split(|byte| *byte == b'.');
+    if name.len() > MAX_NAME || !labels.all(label_fits) {
         return Err(Error::HostMalformed);
     }
     let shouted = name.bytes().any(|byte| byte.is_ascii_uppercase());
@@ -120,4 +156,36 @@ fn parse_name(name: &str) -> Result<Cow<'_, str>, Error> {
     } else {
         Cow::Borrowed(name)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_plain_is_read_as_piece_by_piece() {
+        let long = "a".repeat(MAX_LABEL);
+        let longer = format!("{long}a");
+        let names = [
+            "a", "a.b", "a-1_b.c", "1.2.3.4", &long, &longer, "A", "", "a.", ".a", "a..b",
+        ];
+        let ports = ["", ":8080", ":80", ":443", ":", ":08", ":65536", ":x"];
+        let mut all_plain = 0;
+        for (name, port) in names.iter().flat_map(|name| ports.map(|port| (name, port))) {
+            let text = format!("{name}{port}");
+            let Some((length, found)) = plain(text.as_bytes()) else {
+                continue;
+            };
+            all_plain += 1;
+            assert_eq!(length, name.len(), "{text}");
+            assert_eq!(split(&text), (*name, port.strip_prefix(':')));
+            assert_eq!(parse_name(name), Ok(Cow::Borrowed(*name)));
+            assert_eq!(
+                found,
+                port.strip_prefix(':').map(|port| port.parse().unwrap())
+            );
+        }
+        // Five of the names, without a port or with one that has to be there.
+        assert_eq!(all_plain, 10);
+    }
 }

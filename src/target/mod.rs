@@ -24,7 +24,7 @@ use http::{HeaderValue, Method, StatusCode, Uri, Version};
 use host::Host;
 
 pub use path::canonical as canonical_path;
-pub use prefix::Prefix;
+pub use prefix::{Outline, Prefix};
 
 /// The longest path that is taken, in bytes as received; longer ones are answered with 414.
 pub const MAX_PATH: usize = 8192;

@@ -43,8 +43,8 @@ impl Prefix {
     /// Whether `path`, a canonical one, is this prefix or below it. Percent-encodings are
     /// compared decoded, case counts.
     pub fn matches(&self, path: &str) -> bool {
-        let mut path = decoded(path);
-        let begins = decoded(&self.0).all(|wanted| path.next() == Some(wanted));
+        let mut path = decoded(path.as_bytes());
+        let begins = decoded(self.0.as_bytes()).all(|wanted| path.next() == Some(wanted));
         begins && (self.0.ends_with('/') || matches!(path.next(), None | Some(b'/')))
     }
 
@@ -53,13 +53,60 @@ impl Prefix {
     /// looked at, nor is a slash at the end of the prefix. It is true wherever
     /// [`Prefix::matches`] is. Letters outside ASCII are never folded.
     pub fn covers(&self, path: &str) -> bool {
-        let mut segments = path.split('/');
-        let wanted = self.0.strip_suffix('/').unwrap_or(&self.0);
-        wanted.split('/').all(|wanted| {
+        let is_slash = |byte: &u8| *byte == b'/';
+        let mut segments = path.as_bytes().split(is_slash);
+        let wanted = self.0.strip_suffix('/').unwrap_or(&self.0).as_bytes();
+        wanted.split(is_slash).all(|wanted| {
             segments
                 .next()
                 .is_some_and(|segment| may_be_the_same(segment, wanted))
         })
+    }
+}
+
+/// A path as [`Prefix::covers`] compares, segment by segment: a prefix can cover a path only if
+/// its outline is among the beginnings of the path's.
+///
+/// ```
+/// use sidegate::target::Outline;
+///
+/// let path = Outline::of("/Admin;x=1/users", 2);
+/// let prefix = Outline::of("/admin.", 9);
+/// assert!(path.beginnings().any(|start| Some(start) == prefix.beginnings().last()));
+/// ```
+#[derive(Debug)]
+pub struct Outline {
+    text: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Outline {
+    /// The outline of a canonical path's first `depth` segments. Without any, nothing is allocated.
+    pub fn of(path: &str, depth: usize) -> Self {
+        let mut outline = Self {
+            text: Vec::new(),
+            ends: Vec::new(),
+        };
+        let path = path.strip_suffix('/').unwrap_or(path).as_bytes();
+        // The first one is what stands before the first slash: nothing.
+        let segments = path.split(|byte| *byte == b'/').skip(1);
+        for segment in segments.take(depth) {
+            outline.text.push(b'/');
+            let start = outline.text.len();
+            let folded = name(segment).map(|byte| byte.to_ascii_lowercase());
+            outline.text.extend(folded);
+            while outline.text.len() > start && matches!(outline.text.last(), Some(b'.' | b' ')) {
+                outline.text.pop();
+            }
+            outline.ends.push(outline.text.len());
+        }
+        outline
+    }
+
+    /// The outline of nothing, of the first segment, of the first two, and so on.
+    pub fn beginnings(&self) -> impl Iterator<Item = &[u8]> {
+        let ends = std::iter::once(&0).chain(&self.ends);
+        ends.filter_map(|end| self.text.get(..*end))
     }
 }
 
@@ -84,7 +131,7 @@ impl fmt::Debug for Prefix {
     }
 }
 
-fn may_be_the_same(segment: &str, wanted: &str) -> bool {
+fn may_be_the_same(segment: &[u8], wanted: &[u8]) -> bool {
     let mut rest = name(segment);
     let begins = name(wanted).all(|wanted| {
         rest.next()
@@ -94,6 +141,6 @@ fn may_be_the_same(segment: &str, wanted: &str) -> bool {
 }
 
 /// The decoded bytes of a segment without its parameters.
-fn name(segment: &str) -> impl Iterator<Item = u8> {
+fn name(segment: &[u8]) -> impl Iterator<Item = u8> {
     decoded(segment).take_while(|byte| *byte != b';')
 }

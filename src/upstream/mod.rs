@@ -30,7 +30,7 @@ use http_body::Body;
 use crate::origin::{self, Connector, Limit, Origin, Pool, Times};
 use crate::tls::{self, Trust};
 
-pub use crate::origin::ResponseBody;
+pub use crate::origin::{KeptHead, ResponseBody};
 pub use assertion::{AssertionNames, BadName, assert_identity};
 pub use replay::{Recording, Replay};
 pub use settings::Settings;
@@ -193,8 +193,8 @@ impl Upstream {
         }
         // Of a GET or HEAD whose content has no stated length the HTTP library would send none.
         let rarely = matches!(*request.method(), Method::GET | Method::HEAD);
-        let unstated = !request.headers().contains_key(CONTENT_LENGTH);
-        if rarely && unstated && !request.body().is_end_stream() {
+        let has_body = !request.body().is_end_stream();
+        if rarely && has_body && !request.headers().contains_key(CONTENT_LENGTH) {
             let chunked = HeaderValue::from_static("chunked");
             request.headers_mut().insert(TRANSFER_ENCODING, chunked);
         }

@@ -4,8 +4,12 @@
 
 Listens on a free port of 127.0.0.1 and prints `ready ISSUER`. With `oauth2` it is a plain OAuth 2 server:
 no ID token, no metadata. User alice with the password alice-password; clients `basic` (with the secret
-`secret-basic`) and `public`.
+`secret-basic`) and `public`. Access tokens live for ACCESS_TTL seconds, where the environment has that. A refresh
+kills the old access token, and a refresh token that comes back ends everything. `GET /_ctl/hits` counts the
+requests for each path so far.
 """
+import collections
+import os
 import sys
 from pathlib import Path
 
@@ -52,7 +56,9 @@ settings.configure(
         "PKCE_REQUIRED": True,
         "SCOPES": {"openid": "OpenID", "profile": "Profile", "email": "E-mail", "read": "Read"},
         "DEFAULT_SCOPES": ["openid"] if OPENID else ["read"],
-        "ACCESS_TOKEN_EXPIRE_SECONDS": 3600,
+        "ACCESS_TOKEN_EXPIRE_SECONDS": int(os.environ.get("ACCESS_TTL", 3600)),
+        "ROTATE_REFRESH_TOKEN": True,
+        "REFRESH_TOKEN_REUSE_PROTECTION": True,
         "REQUEST_APPROVAL_PROMPT": "auto",
         "OAUTH2_VALIDATOR_CLASS": "__main__.Validator",
     },
@@ -103,7 +109,18 @@ def user(request):
     return JsonResponse({"id": owner.pk, **claims(owner)})
 
 
+hits = collections.Counter()
+
+
+def count(application):
+    def counting(environ, start_response):
+        hits[environ["PATH_INFO"]] += 1
+        return application(environ, start_response)
+    return counting
+
+
 urlpatterns = [
+    path("_ctl/hits", lambda _: JsonResponse(hits)),
     path("accounts/login/", Login.as_view(), name="login"),
     path("api/user", user),
     path("o/", include("oauth2_provider.urls", namespace="oauth2_provider")),
@@ -131,6 +148,6 @@ def fill():
 
 fill()
 server = ThreadedWSGIServer(("127.0.0.1", 0), Quiet)
-server.set_app(get_wsgi_application())
+server.set_app(count(get_wsgi_application()))
 print(f"ready http://127.0.0.1:{server.server_port}/o", flush=True)
 server.serve_forever()

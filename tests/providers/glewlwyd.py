@@ -4,7 +4,8 @@
 
 Listens on a free port of 127.0.0.1 and prints `ready ISSUER`. The process becomes the server; a child of
 it does the set-up and ends. User alice with the password alice-password; the clients are in CLIENTS, the
-secret of a client is `secret-` and its name. Needs the packages glewlwyd, sqlite3 and openssl.
+secret of a client is `secret-` and its name. Needs the packages glewlwyd, sqlite3 and openssl. Access tokens
+live for ACCESS_TTL seconds, where the environment has that; refresh tokens are good for one use.
 """
 import http.cookiejar
 import json
@@ -84,7 +85,7 @@ def plugin(issuer):
     public = subprocess.run(["openssl", "rsa", "-pubout"], input=key, capture_output=True, check=True).stdout
     parameters = {
         "iss": issuer, "jwt-type": "rsa", "jwt-key-size": "256", "key": key.decode(), "cert": public.decode(),
-        "access-token-duration": 3600, "refresh-token-duration": 3600, "code-duration": 60,
+        "access-token-duration": int(os.environ.get("ACCESS_TTL", 3600)), "refresh-token-duration": 3600, "code-duration": 60,
         "refresh-token-rolling": True, "refresh-token-one-use": "always", "allow-non-oidc": True,
         "auth-type-code-enabled": True, "auth-type-code-revoke-replayed": True, "auth-type-token-enabled": False,
         "auth-type-id-token-enabled": True, "auth-type-password-enabled": False, "auth-type-client-enabled": False,

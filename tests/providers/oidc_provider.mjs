@@ -4,7 +4,8 @@
 //
 // Listens on a free port of 127.0.0.1 and prints `ready ISSUER`. The client secret of all clients is
 // written to SECRET_FILE, the private key of the client `private_key_jwt` to KEY_FILE. Any login name
-// and any password is taken. CLIENTS below has the clients.
+// and any password is taken. CLIENTS below has the clients. Refresh tokens rotate, and one that comes
+// back ends everything. With ACCESS_TTL in the environment access tokens live for so many seconds.
 //
 // On the same port a test can control it:
 //   POST /_ctl/fault {"path": "/token", "status": 503, "count": 1}   answers the next requests so
@@ -108,6 +109,10 @@ const configuration = () => ({
     },
   },
   issueRefreshToken: async () => true,
+  rotateRefreshToken: true,
+  // By default an expired token is good for another 15 seconds.
+  clockTolerance: 0,
+  ...(process.env.ACCESS_TTL && { ttl: { AccessToken: Number(process.env.ACCESS_TTL) } }),
   renderError(ctx, out) { ctx.type = 'json'; ctx.body = out; },
 });
 

@@ -97,12 +97,11 @@ impl Drop for Visit {
 
 impl Handler for Site {
     type Body = Pieces;
+    type Guest = ();
 
-    async fn handle(
-        &self,
-        _connection: Connection,
-        request: Request<RequestBody>,
-    ) -> Response<Pieces> {
+    fn greet(&self, _connection: Connection) {}
+
+    async fn handle(&self, (): &(), request: Request<RequestBody>) -> Response<Pieces> {
         let path = request.uri().path().to_owned();
         self.0.events.send(Event::Entered(path.clone())).unwrap();
         let visit = Visit {

@@ -11,7 +11,7 @@ use crate::support::servers::{Flows, Server};
 use crate::support::visit::Visit;
 
 /// Signs in as the scripts of its login page do, and comes back.
-async fn sign_in(browser: &Browser, server: &Server, client: &str) -> Page {
+pub(super) async fn sign_in(browser: &Browser, server: &Server, client: &str) -> Page {
     let start = browser.open(&url("/start?from=here")).await;
     let asked = start.location().unwrap();
     let login = browser.follow(&start).await.location().unwrap();
@@ -40,7 +40,7 @@ async fn call(browser: &Browser, method: &str, url: &str, body: &serde_json::Val
 }
 
 // It does not say whether an address is verified: whoever runs the gateway has to.
-const VERIFIED: &str = "identity.emails_verified = \"always\"";
+pub(super) const VERIFIED: &str = "identity.emails_verified = \"always\"";
 
 #[tokio::test]
 async fn people_sign_in_at_glewlwyd() {

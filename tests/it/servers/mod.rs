@@ -4,6 +4,7 @@ mod django;
 mod glewlwyd;
 mod keycloak;
 mod oidc_provider;
+mod refresh;
 
 use crate::support::browser::{Browser, Page};
 use crate::support::gateway::{Process, Settings};

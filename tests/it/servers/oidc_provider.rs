@@ -11,7 +11,7 @@ use crate::support::visit::Visit;
 
 const EXPECTED: [&str; 3] = ["alice", "alice@example.test", "staff"];
 
-const SCOPES: &str = "scopes = [\"openid\", \"profile\", \"email\", \"groups\"]";
+pub(super) const SCOPES: &str = "scopes = [\"openid\", \"profile\", \"email\", \"groups\"]";
 
 /// The access token is for somebody else: the claims are asked for in the ID token.
 const NO_USERINFO: &str = r#"scopes = ["openid"]
@@ -25,7 +25,7 @@ fn client<'a>(id: &'a str, secret: &'a str, more: &'a str) -> Client<'a> {
 }
 
 /// Tells the server to behave otherwise; see its script.
-async fn control(server: &Server, name: &str, body: &Value) -> Value {
+pub(super) async fn control(server: &Server, name: &str, body: &Value) -> Value {
     let url = format!("{}/_ctl/{name}", server.issuer());
     let visit = Visit::fetch(&url).method("POST");
     let visit = visit.body("application/json", body.to_string().as_bytes());

@@ -196,9 +196,18 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts it and waits until it listens.
+    /// Starts it and waits until it listens. It logs all that it can.
     pub(crate) async fn start(settings: Settings) -> Self {
-        let settings = settings.with("[log]\nformat = \"json\"\nlevel = \"trace\"\n");
+        Self::logging(settings, "level = \"trace\"\n").await
+    }
+
+    /// Starts it for more requests than a log could hold.
+    pub(crate) async fn start_quietly(settings: Settings) -> Self {
+        Self::logging(settings, "access = false\n").await
+    }
+
+    async fn logging(settings: Settings, keys: &str) -> Self {
+        let settings = settings.with(&format!("[log]\nformat = \"json\"\n{keys}"));
         let mut child = Command::new(PROGRAM)
             .arg("run")
             .arg("--config")

@@ -15,6 +15,7 @@ pub(crate) mod radicale;
 pub(crate) mod raw;
 pub(crate) mod scene;
 pub(crate) mod servers;
+pub(crate) mod torture;
 pub(crate) mod upstream;
 pub(crate) mod visit;
 pub(crate) mod webdriver;

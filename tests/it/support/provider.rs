@@ -238,6 +238,16 @@ pub(crate) fn parameters(text: &str) -> BTreeMap<String, String> {
     map
 }
 
+/// The parameters of a token request, which may be JSON: every value is a string.
+pub(crate) fn token_request(body: &[u8]) -> Result<BTreeMap<String, String>, &'static str> {
+    let text = String::from_utf8_lossy(body);
+    if text.starts_with('{') {
+        serde_json::from_str(&text).map_err(|_error| "the JSON has values that are no strings")
+    } else {
+        Ok(parameters(&text))
+    }
+}
+
 fn merged(mut value: Value, changes: &Value) -> String {
     for (name, change) in changes.as_object().into_iter().flatten() {
         let members = value.as_object_mut().unwrap();
@@ -393,12 +403,7 @@ fn refresh(state: &mut State, refresh_token: &str) -> Result<(String, String), &
 }
 
 fn token(request: &Recorded, state: &watch::Sender<State>) -> Result<String, &'static str> {
-    let text = String::from_utf8_lossy(&request.body).into_owned();
-    let asked: BTreeMap<String, String> = if text.starts_with('{') {
-        serde_json::from_str(&text).map_err(|_error| "the JSON has values that are no strings")?
-    } else {
-        parameters(&text)
-    };
+    let asked = token_request(&request.body)?;
     let get = |name| asked.get(name).map(String::as_str).unwrap_or_default();
     if get("grant_type") == "refresh_token" {
         let mut tokens = Err("");

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -12,6 +13,7 @@ use super::wire::{Body, Head, PATIENCE, Wire};
 /// One connection.
 pub(crate) struct Raw {
     wire: Wire,
+    patience: Duration,
 }
 
 /// One response.
@@ -52,7 +54,14 @@ impl Raw {
         stream.set_nodelay(true).unwrap();
         Self {
             wire: Wire::new(stream),
+            patience: PATIENCE,
         }
+    }
+
+    /// Waits so long for an answer.
+    pub(crate) fn waiting_for(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// With TLS; the configuration says which protocols are offered.
@@ -63,6 +72,7 @@ impl Raw {
     ) -> Self {
         Self {
             wire: tls(address, name, config).await,
+            patience: PATIENCE,
         }
     }
 
@@ -101,7 +111,8 @@ impl Raw {
                 return Some(Response { head, body });
             }
         };
-        timeout(PATIENCE, reading).await.expect("no answer in time")
+        let answer = timeout(self.patience, reading).await;
+        answer.expect("no answer in time")
     }
 
     /// The next head as it comes, informational ones too; `None` when the gateway closes.
@@ -135,6 +146,11 @@ impl Raw {
         timeout(PATIENCE, reading)
             .await
             .expect("the gateway left the connection open");
+    }
+
+    /// Keeps no record of what came so far.
+    pub(crate) fn forget(&mut self) {
+        self.wire.forget();
     }
 
     /// Every byte that came so far.
@@ -177,7 +193,7 @@ pub(crate) async fn exchange(address: SocketAddr, bytes: &[u8], enough: usize) -
         if responses.len() == enough {
             break false;
         }
-        let quiet = std::time::Duration::from_secs(3);
+        let quiet = Duration::from_secs(3);
         match timeout(quiet, raw.wire.head()).await {
             Ok(Some(head)) if (100..200).contains(&head.status()) => {}
             Ok(Some(head)) => {

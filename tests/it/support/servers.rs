@@ -50,6 +50,11 @@ fn installed(path: &Path) -> &Path {
     path
 }
 
+/// How the servers' scripts are told how long access tokens live.
+fn access_ttl(seconds: u64) -> (&'static str, String) {
+    ("ACCESS_TTL", seconds.to_string())
+}
+
 fn python() -> Command {
     Command::new(installed(&project("tests/.cache/venv/bin/python")))
 }
@@ -57,6 +62,11 @@ fn python() -> Command {
 impl Server {
     /// npm's `oidc-provider`; `tests/providers/oidc_provider.mjs` says which clients it has.
     pub(crate) async fn oidc_provider() -> Self {
+        Self::oidc_provider_whose_tokens_live(None).await
+    }
+
+    /// The same, with access tokens that live for so many seconds.
+    pub(crate) async fn oidc_provider_whose_tokens_live(life: Option<u64>) -> Self {
         let modules = project("tests/.cache/npm/node_modules");
         installed(&modules.join("oidc-provider"));
         let prepare = |folder: &Path| {
@@ -65,6 +75,7 @@ impl Server {
                 .arg(project("tests/providers/oidc_provider.mjs"))
                 .arg(&modules)
                 .args([folder.join("client_secret"), folder.join("client_key")]);
+            command.envs(life.map(access_ttl));
             command
         };
         Self::start("ready ", prepare).await
@@ -72,11 +83,17 @@ impl Server {
 
     /// Debian's glewlwyd.
     pub(crate) async fn glewlwyd() -> Self {
+        Self::glewlwyd_whose_tokens_live(None).await
+    }
+
+    /// The same, with access tokens that live for so many seconds.
+    pub(crate) async fn glewlwyd_whose_tokens_live(life: Option<u64>) -> Self {
         installed(Path::new("/usr/bin/glewlwyd"));
         let prepare = |folder: &Path| {
             let mut command = python();
             let script = project("tests/providers/glewlwyd.py");
             command.arg(script).arg(folder);
+            command.envs(life.map(access_ttl));
             command
         };
         Self::start("ready ", prepare).await
@@ -84,19 +101,25 @@ impl Server {
 
     /// django-oauth-toolkit.
     pub(crate) async fn django_oauth_toolkit() -> Self {
-        Self::django(&[]).await
+        Self::django(&[], None).await
+    }
+
+    /// The same, with access tokens that live for so many seconds.
+    pub(crate) async fn django_oauth_toolkit_whose_tokens_live(life: u64) -> Self {
+        Self::django(&[], Some(life)).await
     }
 
     /// The same without OpenID.
     pub(crate) async fn django_oauth_toolkit_without_openid() -> Self {
-        Self::django(&["oauth2"]).await
+        Self::django(&["oauth2"], None).await
     }
 
-    async fn django(arguments: &[&str]) -> Self {
+    async fn django(arguments: &[&str], life: Option<u64>) -> Self {
         let prepare = |folder: &Path| {
             let mut command = python();
             let script = project("tests/providers/django_provider.py");
             command.arg(script).arg(folder).args(arguments);
+            command.envs(life.map(access_ttl));
             command
         };
         Self::start("ready ", prepare).await

@@ -1,8 +1,10 @@
 //! A legacy app that records what reaches it, byte for byte, and answers what it is told.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
@@ -42,6 +44,12 @@ impl Recorded {
             .unwrap_or_default()
             .to_owned()
     }
+
+    fn forget(&mut self) {
+        self.head.bytes = Vec::new();
+        self.body = Vec::new();
+        self.trailers = Vec::new();
+    }
 }
 
 /// What to do with one request.
@@ -56,8 +64,20 @@ enum Step {
     Send(Vec<u8>),
     Await(Arc<Notify>),
     Notify(Arc<Notify>),
+    Pause(Duration),
+    Decide(Decision),
     Close,
     Reset,
+}
+
+/// An answer that is made only when its turn has come.
+#[derive(Clone)]
+struct Decision(Arc<dyn Fn() -> Answer + Send + Sync>);
+
+impl fmt::Debug for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Decision")
+    }
 }
 
 impl Answer {
@@ -121,6 +141,13 @@ impl Answer {
         self.then(Step::Send(bytes.to_vec()))
     }
 
+    /// After `time`, what `decide` then says: for a server that is slow to act, and not only to
+    /// answer.
+    pub(crate) fn after(time: Duration, decide: impl Fn() -> Self + Send + Sync + 'static) -> Self {
+        let silence = Self::silence().then(Step::Pause(time));
+        silence.then(Step::Decide(Decision(Arc::new(decide))))
+    }
+
     /// Then closes cleanly.
     pub(crate) fn then_close(self) -> Self {
         self.then(Step::Close)
@@ -148,6 +175,19 @@ struct State {
     most_open: usize,
     script: VecDeque<Answer>,
     otherwise: Responder,
+    /// What was answered is not kept.
+    forgetful: bool,
+}
+
+impl State {
+    /// Keeps what came on a connection.
+    fn keep(&mut self, id: usize, wire: &mut Wire) {
+        if self.forgetful {
+            wire.forget();
+        } else {
+            self.connections[id] = wire.seen().to_vec();
+        }
+    }
 }
 
 /// The app: one task on the runtime of the test, gone when dropped.
@@ -180,6 +220,7 @@ impl RecordingUpstream {
             most_open: 0,
             script: VecDeque::new(),
             otherwise: Arc::new(|_| Answer::ok("seen")),
+            forgetful: false,
         }));
         let shared = Arc::clone(&state);
         let task = tokio::spawn(async move {
@@ -226,6 +267,12 @@ impl RecordingUpstream {
     ) {
         self.state
             .send_modify(|state| state.otherwise = Arc::new(responder));
+    }
+
+    /// Keeps nothing from now on of what it has answered, only how much there was: for more
+    /// requests than there is memory for.
+    pub(crate) fn forget_what_is_answered(&self) {
+        self.state.send_modify(|state| state.forgetful = true);
     }
 
     /// The requests so far, also those whose body is still under way.
@@ -326,7 +373,7 @@ enum End {
 async fn converse(wire: &mut Wire, id: usize, state: &watch::Sender<State>) -> End {
     loop {
         let head = wire.head().await;
-        state.send_modify(|state| state.connections[id] = wire.seen().to_vec());
+        state.send_modify(|state| state.keep(id, wire));
         let Some(head) = head else { return End::Closed };
         let framing = head.request_framing();
         let request = Recorded {
@@ -347,7 +394,7 @@ async fn converse(wire: &mut Wire, id: usize, state: &watch::Sender<State>) -> E
         let early = answer.as_ref().is_some_and(|answer| answer.early);
         if !early {
             read_body(wire, &framing, state, index).await;
-            state.send_modify(|state| state.connections[id] = wire.seen().to_vec());
+            state.send_modify(|state| state.keep(id, wire));
         }
         // Only now: a responder may look at the body.
         let answer = answer.unwrap_or_else(|| {
@@ -358,6 +405,9 @@ async fn converse(wire: &mut Wire, id: usize, state: &watch::Sender<State>) -> E
             respond(&request)
         });
         let incomplete = !early && !state.borrow().requests[index].complete;
+        if state.borrow().forgetful {
+            state.send_modify(|state| state.requests[index].forget());
+        }
         if let Some(end) = perform(wire, answer).await {
             return end;
         }
@@ -383,7 +433,8 @@ async fn read_body(wire: &mut Wire, framing: &Framing, state: &watch::Sender<Sta
 }
 
 async fn perform(wire: &mut Wire, answer: Answer) -> Option<End> {
-    for step in answer.steps {
+    let mut steps = VecDeque::from(answer.steps);
+    while let Some(step) = steps.pop_front() {
         match step {
             Step::Send(bytes) => {
                 if !wire.write(&bytes).await {
@@ -392,6 +443,12 @@ async fn perform(wire: &mut Wire, answer: Answer) -> Option<End> {
             }
             Step::Await(gate) => gate.notified().await,
             Step::Notify(gate) => gate.notify_one(),
+            Step::Pause(time) => tokio::time::sleep(time).await,
+            Step::Decide(Decision(decide)) => {
+                for step in decide().steps.into_iter().rev() {
+                    steps.push_front(step);
+                }
+            }
             Step::Close => return Some(End::Closed),
             Step::Reset => return Some(End::Reset),
         }
@@ -464,5 +521,28 @@ mod tests {
         raw.send("GET /4 HTTP/1.1\r\n\r\n").await;
         assert_eq!(raw.response("GET").await.unwrap().text(), "/4");
         assert_eq!((upstream.count(), upstream.connections()), (4, 2));
+    }
+
+    #[tokio::test]
+    async fn an_answer_can_be_decided_late_and_nothing_kept_of_what_came() {
+        let upstream = RecordingUpstream::start().await;
+        upstream.forget_what_is_answered();
+        let gate = Arc::new(Notify::new());
+        let decided = Arc::clone(&gate);
+        upstream.next(Answer::after(Duration::ZERO, move || {
+            decided.notify_one();
+            Answer::ok("late").then_close()
+        }));
+        let mut raw = Raw::connect(upstream.address()).await;
+        raw.send("GET /1 HTTP/1.1\r\n\r\nGET /2 HTTP/1.1\r\n\r\n")
+            .await;
+        assert_eq!(raw.response("GET").await.unwrap().text(), "late");
+        assert!(raw.response("GET").await.is_none());
+        gate.notified().await;
+        assert_eq!(
+            (upstream.count(), upstream.last().target().as_str()),
+            (1, "")
+        );
+        assert_eq!(upstream.bytes(), b"");
     }
 }

@@ -160,6 +160,11 @@ impl Wire {
         &self.seen
     }
 
+    /// Keeps no record of what came so far.
+    pub(crate) fn forget(&mut self) {
+        self.seen = Vec::new();
+    }
+
     /// Reads more into the buffer; `false` at the end of the stream or when it broke.
     pub(crate) async fn fill(&mut self) -> bool {
         let mut chunk = vec![0_u8; 16 * 1024];

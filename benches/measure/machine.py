@@ -1,0 +1,114 @@
+"""The machine: what processes and cores have spent, and what is measured on what."""
+
+import os
+import pathlib
+import platform
+import resource
+import subprocess
+
+TOP = pathlib.Path(__file__).resolve().parent.parent.parent
+TICK = 1 / os.sysconf("SC_CLK_TCK")
+
+# The proxy has a core of its own; the app, the load and whatever else is needed share the others.
+PROXY_CORES = {0}
+OTHER_CORES = set(range(1, os.cpu_count() or 1)) or PROXY_CORES
+# Above other work of the machine, where we may.
+NICE = -10
+
+
+def place(cores):
+    """What a child does before it becomes the program: it and its threads stay on `cores`."""
+
+    def placed():
+        os.sched_setaffinity(0, cores)
+        if os.geteuid() == 0:
+            os.setpriority(os.PRIO_PROCESS, 0, NICE)
+
+    return placed
+
+
+def allow_many_files():
+    """Lets this process and its children have as many connections as the system allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def tree(pid):
+    """A process and all its descendants."""
+    children = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/stat", encoding="ascii", errors="replace") as stat:
+                    parent = int(stat.read().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            children.setdefault(parent, []).append(int(entry))
+    found = [pid]
+    for one in found:
+        found += children.get(one, [])
+    return found
+
+
+def cpu_seconds(pids):
+    """What all threads of these processes have run, to the nanosecond."""
+    total = 0
+    for pid in pids:
+        try:
+            for task in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{task}/schedstat", encoding="ascii") as stat:
+                    total += int(stat.read().split()[0])
+        except OSError:
+            continue
+    return total / 1e9
+
+
+def busy_seconds():
+    """What all cores have worked, and what the hypervisor took from them."""
+    with open("/proc/stat", encoding="ascii") as stat:
+        user, nice, system, _idle, _wait, interrupts, soft, steal = map(
+            int, stat.readline().split()[1:9]
+        )
+    return (user + nice + system + interrupts + soft) * TICK, steal * TICK
+
+
+def resident_bytes(pids):
+    """The memory that these processes have, what they share counted once."""
+    total = 0
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as rollup:
+                for line in rollup:
+                    if line.startswith("Pss:"):
+                        total += int(line.split()[1]) * 1024
+        except OSError:
+            continue
+    return total
+
+
+def said(*command):
+    """The first line that a program says, wherever it says it; empty when it is not there."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    except OSError:
+        return ""
+    lines = (done.stdout + done.stderr).split("\n")
+    return next((line.strip() for line in lines if line.strip()), "")
+
+
+def description():
+    """What a reader has to know of the machine to judge a figure."""
+    with open("/proc/cpuinfo", encoding="ascii", errors="replace") as info:
+        models = [line.split(":", 1)[1].strip() for line in info if line.startswith("model name")]
+    with open("/proc/meminfo", encoding="ascii") as info:
+        memory = int(info.readline().split()[1]) // 1024
+    commit = said("git", "-C", str(TOP), "rev-parse", "--short=12", "HEAD")
+    changed = said("git", "-C", str(TOP), "status", "--porcelain", "--untracked-files=no")
+    return {
+        "processor": models[0] if models else platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_mib": memory,
+        "kernel": platform.release(),
+        "system": platform.freedesktop_os_release().get("PRETTY_NAME", ""),
+        "commit": f"{commit}, changed" if changed else commit,
+    }

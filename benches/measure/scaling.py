@@ -1,0 +1,252 @@
+"""How the cost of a request grows, and what a session weighs. Started by `benches/scaling`."""
+
+import argparse
+import json
+import pathlib
+import random
+import statistics
+import subprocess
+import sys
+import time
+
+from . import machine, peers, plots
+from .browser import FIELDS
+from .places import DRIVE, PROGRAM, QUICK, RESULTS
+from .report import table
+from .stage import Stage, Wrong, free_port
+
+HOST = "app.example.test"
+# As long as tokens often are.
+ACCESS_TOKEN, REFRESH_TOKEN = "a" * 1100, "r" * 900
+PAYLOAD = len(ACCESS_TOKEN) + len(REFRESH_TOKEN)
+# Where nothing else is said: one worker, this many sessions and connections, one route. However
+# many connections there are, so many of them have a request under way.
+SESSIONS, CONNECTIONS, AT_ONCE = 1000, 64, 128
+STEPS = {
+    "connections": [10, 100, 1000, 10_000],
+    "sessions": [1, 100, 10_000, 100_000, 1_000_000],
+    "routes": [1, 10, 100, 1000],
+    "workers": [1, 2],
+}
+
+
+def main():
+    arguments = parse()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    machine.allow_many_files()
+    began = time.time()
+    with Stage(PROGRAM) as stage:
+        scaling = Scaling(stage, arguments)
+        scaling.prepare()
+        for number in range(arguments.rounds):
+            scaling.round(number)
+            print(f"round {number + 1}: {time.time() - began:.0f} s", flush=True)
+        results = scaling.results(began)
+    text = json.dumps(results, indent=1)
+    (arguments.output / "scaling.json").write_text(text + "\n", encoding="utf-8")
+    (arguments.output / "scaling.md").write_text(markdown(results), encoding="utf-8")
+    plots.scaling(results, arguments.output / "scaling.svg")
+    print(markdown(results))
+
+
+def parse():
+    parser = argparse.ArgumentParser(prog="benches/scaling")
+    parser.add_argument("--quick", action="store_true", help="up to a hundredth of everything")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--output", type=pathlib.Path)
+    arguments = parser.parse_args()
+    rounds, seconds, output = (3, 1, QUICK) if arguments.quick else (7, 3, RESULTS)
+    arguments.rounds = arguments.rounds or rounds
+    arguments.seconds = arguments.seconds or seconds
+    arguments.output = arguments.output or output
+    arguments.share = 100 if arguments.quick else 1
+    return arguments
+
+
+class Point:
+    """One gateway with people signed in, and how it is loaded."""
+
+    def __init__(self, of, step, port, process, cookies, connections, path):
+        self.of = of
+        self.step = step
+        self.port = port
+        self.process = process
+        self.cookies = cookies
+        self.connections = connections
+        self.path = path
+        self.costs = []
+
+
+class Scaling:
+    """One run, from the start of the gateways to its results."""
+
+    def __init__(self, stage, arguments):
+        self.stage = stage
+        self.arguments = arguments
+        self.points = []
+        self.app = None
+        self.memory = []
+
+    def prepare(self):
+        self.app, token_port = free_port(), free_port()
+        answer = json.dumps(
+            {
+                "token_type": "Bearer",
+                "expires_in": 86400,
+                "access_token": ACCESS_TOKEN,
+                "refresh_token": REFRESH_TOKEN,
+            }
+        )
+        servers = (
+            f"server {{ listen 127.0.0.1:{self.app} backlog=16384;"
+            f' location / {{ default_type application/json; return 200 "{peers.BODY}"; }} }}\n'
+            f"server {{ listen 127.0.0.1:{token_port} backlog=16384; location / {{"
+            f" default_type application/json; add_header Cache-Control no-store;"
+            f" return 200 '{answer}'; }} }}\n"
+        )
+        setting = peers.Setting(self.stage, "", pathlib.Path(), pathlib.Path())
+        peers.start_nginx(setting, "app", servers, self.app, machine.OTHER_CORES)
+        self.stage.write("client_secret", "never-shown")
+        # The same gateway does for several points; each axis has its own where it must.
+        common = self.gateway("common", token_port, SESSIONS)
+        for step in self.steps("connections"):
+            self.points.append(Point("connections", step, *common, step, "/"))
+        for step in self.steps("sessions"):
+            started = self.gateway(f"sessions-{step}", token_port, step)
+            self.points.append(Point("sessions", step, *started, CONNECTIONS, "/"))
+        for step in STEPS["routes"]:
+            started = self.gateway(f"routes-{step}", token_port, SESSIONS, routes=step)
+            path = f"/part-{step // 2}/items"
+            self.points.append(Point("routes", step, *started, CONNECTIONS, path))
+        for step in STEPS["workers"]:
+            started = self.gateway(f"workers-{step}", token_port, SESSIONS, workers=step)
+            self.points.append(Point("workers", step, *started, CONNECTIONS, "/"))
+
+    def steps(self, axis):
+        most = max(STEPS[axis]) // self.arguments.share
+        return [step for step in STEPS[axis] if step <= most]
+
+    def gateway(self, name, token_port, people, workers=1, routes=1):
+        """Starts a gateway and signs people in. Returns its port, process and file of cookies."""
+        stage, port = self.stage, free_port()
+        written = "".join(
+            f'[[routes]]\nname = "part-{number}"\nprefix = "/part-{number}"\n'
+            for number in range(routes)
+        )
+        file = stage.write(
+            f"{name}.toml",
+            f'public_url = "https://{HOST}"\n'
+            f'[server]\nlisten = "127.0.0.1:{port}"\nworkers = {workers}\nconnections = 20000\n'
+            '[log]\nlevel = "error"\naccess = false\n[session]\ncapacity_mib = 16384\n'
+            '[providers.main]\nprofile = "oauth2"\nclient_id = "bench"\n'
+            f'url = "http://127.0.0.1:{token_port}"\n'
+            'authorization_endpoint = "/authorize"\ntoken_endpoint = "/token"\n'
+            f'client_secret_file = "{stage.folder}/client_secret"\n'
+            "token_calls_per_minute = 100000000\nconcurrent_calls = 64\n"
+            f'[upstreams.app]\nurl = "http://127.0.0.1:{self.app}"\nconnections = 20000\n'
+            f'[[routes]]\nname = "rest"\n{written}',
+        )
+        cores = machine.PROXY_CORES if workers == 1 else set(range(workers))
+        command = [stage.program, "run", "--config", file]
+        process = stage.start(name, command, port, cores)
+        cookies = stage.folder / f"{name}.cookies"
+        before = machine.resident_bytes(process.pids())
+        signing_in = [DRIVE, "sign-in", "--people", people, "--cookies", cookies, "--host", HOST]
+        subprocess.run([str(part) for part in [*signing_in, port]], check=True, capture_output=True)
+        added = machine.resident_bytes(process.pids()) - before
+        print(f"{name}: {people} people signed in, {added / people:.0f} bytes each", flush=True)
+        self.memory.append((people, added / people - PAYLOAD))
+        return port, process, cookies
+
+    def round(self, number):
+        for point in random.Random(number).sample(self.points, len(self.points)):
+            point.costs.append(self.cost(point))
+
+    def cost(self, point):
+        """Microseconds of the gateway's CPU per request."""
+        fields = {"Host": HOST, **FIELDS, "Cookie": "lang=en; {cookie}; theme=dark"}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        request = self.stage.write("request", f"GET {point.path} HTTP/1.1\r\n{lines}\r\n")
+        warm_up = 1 + point.connections / 2000
+        command = [DRIVE, "closed", "--connections", point.connections, "--at-once", AT_ONCE]
+        command += ["--warm-up", warm_up, "--seconds", self.arguments.seconds]
+        command += ["--cookies", point.cookies]
+        pids = point.process.pids()
+        with subprocess.Popen(
+            [str(part) for part in [*command, point.port, request]],
+            stdout=subprocess.PIPE,
+            text=True,
+            preexec_fn=machine.place(machine.OTHER_CORES),
+        ) as running:
+            accounts = []
+            for line in running.stdout:
+                said = json.loads(line)
+                if "requests" not in said:
+                    accounts.append(machine.cpu_seconds(pids))
+        if running.returncode != 0 or len(accounts) != 2:
+            raise Wrong(f"{point.of} {point.step}: the load failed")
+        return (accounts[1] - accounts[0]) * 1e6 / said["requests"]
+
+    def results(self, began):
+        scaling = {}
+        for point in self.points:
+            low, _, high = statistics.quantiles(point.costs, n=4)
+            scaling.setdefault(point.of, []).append(
+                {
+                    "step": point.step,
+                    "cpu_us": round(statistics.median(point.costs), 2),
+                    "quartiles": [round(low, 2), round(high, 2)],
+                    "rounds": len(point.costs),
+                }
+            )
+        people, beyond = max(self.memory)
+        return {
+            "what": "CPU of Sidegate per request, and memory of a session",
+            "command": " ".join(["benches/scaling", *sys.argv[1:]]),
+            "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(began)),
+            "machine": machine.description(),
+            "version": machine.said(PROGRAM, "--version"),
+            "scaling": scaling,
+            "ratios": {
+                f"{axis}.last_vs_first": round(points[-1]["cpu_us"] / points[0]["cpu_us"], 3)
+                for axis, points in scaling.items()
+            },
+            "memory": {
+                "sessions": people,
+                "payload_bytes": PAYLOAD,
+                "resident_bytes_beyond_payload": round(beyond),
+            },
+        }
+
+
+def markdown(results):
+    memory, measured = results["memory"], results["machine"]
+    parts = [
+        "# Scaling",
+        f"`{results['command']}`, {results['date']}, commit {measured['commit']}; "
+        f"{measured['processor']}, {measured['cores']} cores, kernel {measured['kernel']}.",
+        f"Each request belongs to another session than the one before. Where nothing else is said: "
+        f"one worker, {CONNECTIONS} connections, {SESSIONS} sessions, one route. At most {AT_ONCE} "
+        f"connections have a request under way; all take turns.",
+    ]
+    for axis, points in results["scaling"].items():
+        head = [axis, *(f"{point['step']:,}" for point in points)]
+        cells = [
+            f"**{point['cpu_us']:.1f}** [{point['quartiles'][0]:.1f}-{point['quartiles'][1]:.1f}]"
+            for point in points
+        ]
+        parts.append(table(head, [["CPU per request, us", *cells]]))
+    parts.append(
+        f"A session with {memory['payload_bytes']:,} bytes of tokens takes "
+        f"{memory['resident_bytes_beyond_payload']:,} resident bytes beyond them, at "
+        f"{memory['sessions']:,} sessions."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (Wrong, OSError, subprocess.CalledProcessError) as wrong:
+        sys.exit(f"scaling: {wrong}")

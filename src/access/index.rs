@@ -1,0 +1,136 @@
+//! Where in the table of routes to look.
+
+use std::collections::BTreeMap;
+
+use super::route::Route;
+use crate::target::{Outline, Target};
+
+/// Finds the few routes that may take a request, however many there are: those whose prefix has the
+/// same outline as a beginning of its path, for its host or for all.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    /// Places in the table by host, nothing for all of them, and the prefix's outline.
+    places: BTreeMap<Box<[u8]>, Vec<usize>>,
+    /// How many segments the longest prefix has.
+    depth: usize,
+    /// Some route is for certain hosts.
+    by_host: bool,
+}
+
+impl Index {
+    pub(super) fn new(routes: &[Route]) -> Self {
+        let mut index = Self::default();
+        for (place, route) in routes.iter().enumerate() {
+            let outline = Outline::of(route.prefix(), usize::MAX);
+            let whole = outline.beginnings().last().unwrap_or_default();
+            let segments = outline.beginnings().count().saturating_sub(1);
+            index.depth = index.depth.max(segments);
+            index.by_host |= route.hosts().next().is_some();
+            let mut hosts: Vec<&str> = route.hosts().collect();
+            if hosts.is_empty() {
+                hosts.push("");
+            }
+            for host in hosts {
+                let key = [host.as_bytes(), whole].concat();
+                index.places.entry(key.into()).or_default().push(place);
+            }
+        }
+        index
+    }
+
+    /// The first place in the table whose route `takes` the target.
+    pub(super) fn first(&self, target: &Target, takes: impl Fn(usize) -> bool) -> Option<usize> {
+        let outline = Outline::of(target.path(), self.depth);
+        let mut key = Vec::new();
+        let mut best: Option<usize> = None;
+        let mut look = |key: &[u8]| {
+            let places = self.places.get(key).map_or(&[][..], Vec::as_slice);
+            let better = |place: &&usize| best.is_none_or(|best| **place < best);
+            let found = places.iter().filter(better).find(|place| takes(**place));
+            best = found.copied().or(best);
+        };
+        for beginning in outline.beginnings() {
+            look(beginning);
+            if self.by_host {
+                key.clear();
+                key.extend_from_slice(target.authority().as_bytes());
+                key.extend_from_slice(beginning);
+                look(&key);
+            }
+        }
+        best
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use http::Request;
+    use serde_json::json;
+
+    use super::*;
+    use crate::access::{RouteSettings, RouteTable};
+    use crate::upstream::Upstream;
+
+    fn table(wanted: &[(&str, &str, &str)]) -> RouteTable {
+        let settings = serde_json::from_value(json!({"url": "http://127.0.0.1:1"})).unwrap();
+        let app = Arc::new(Upstream::new("app", &settings).unwrap());
+        let upstreams = BTreeMap::from([("app".into(), app)]);
+        let route = |(host, prefix, access): &(&str, &str, &str)| -> RouteSettings {
+            let hosts: Vec<&str> = Some(*host)
+                .filter(|host| !host.is_empty())
+                .into_iter()
+                .collect();
+            let route = json!({"hosts": hosts, "prefix": prefix, "access": access});
+            serde_json::from_value(route).unwrap()
+        };
+        let settings = wanted.iter().map(route).enumerate().collect();
+        RouteTable::new(settings, &upstreams, &["main"]).unwrap()
+    }
+
+    fn target(host: &str, path: &str) -> Target {
+        let request = Request::get(path).header("host", host).body(()).unwrap();
+        Target::from_request(&request.into_parts().0).unwrap()
+    }
+
+    #[test]
+    fn the_index_finds_what_a_look_at_each_route_finds() {
+        let prefixes = [
+            "/", "/a", "/a/b", "/a/b/", "/a./c", "/a/c;x", "/b%20", "/%C3%BC", "/a%25b", "/b/a/b",
+        ];
+        let mut wanted = Vec::new();
+        for prefix in prefixes {
+            wanted.push(("", prefix, "signed-in"));
+            wanted.push(("x.example", prefix, "public"));
+            if prefix != "/a" {
+                wanted.push(("y.example:8080", prefix, "signed-in"));
+            }
+        }
+        let table = table(&wanted);
+        let segments = [
+            "a", "A", "a.", "a%20", "a;x=1", "b", "B ", "c", "C;x", "%c3%bc", "%C3%9C", "a%25b",
+            "z",
+        ];
+        let mut found = 0;
+        for host in ["x.example", "y.example:8080", "z.example"] {
+            for one in segments {
+                for two in segments {
+                    for end in ["", "/", "/b", "/b/"] {
+                        let path = format!("/{one}/{two}{end}").replace(' ', "%20");
+                        let target = target(host, &path);
+                        let each = table.iter().find(|route| route.takes(&target));
+                        let indexed = table.find(&target);
+                        let name = |route: Option<&Route>| route.map(Route::index);
+                        assert_eq!(name(indexed), name(each), "{host}{path}");
+                        found += usize::from(indexed.is_some_and(|route| route.prefix() != "/"));
+                    }
+                }
+            }
+        }
+        assert!(found > 500, "{found}");
+        let root = table.find(&target("z.example", "/")).unwrap();
+        assert_eq!(root.prefix(), "/");
+    }
+}

@@ -1,0 +1,108 @@
+//! What is kept of a request's head so that it can be sent once more.
+
+use std::fmt;
+
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method, Request, Uri, Version};
+
+/// Room for the fields of most requests.
+const USUAL: usize = 1536;
+
+/// A request's head, kept in case its connection turns out to be dead.
+///
+/// Nearly none is ever used, so it is cheap to keep rather than cheap to use: the fields are lines of
+/// one buffer, which costs less than a second map of them. Values that are marked sensitive are not
+/// copied; they stay where they are wiped.
+pub struct KeptHead {
+    method: Method,
+    uri: Uri,
+    /// A name, `:`, a value and a line feed each: no name has a colon, and no value a line feed.
+    lines: Vec<u8>,
+    sensitive: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl KeptHead {
+    /// Keeps a head; its extensions are not part of it.
+    pub fn of(parts: &Parts) -> Self {
+        let mut lines = Vec::with_capacity(USUAL);
+        let mut sensitive = Vec::new();
+        for (name, value) in &parts.headers {
+            if value.is_sensitive() {
+                sensitive.push((name.clone(), value.clone()));
+                continue;
+            }
+            lines.extend_from_slice(name.as_str().as_bytes());
+            lines.push(b':');
+            lines.extend_from_slice(value.as_bytes());
+            lines.push(b'\n');
+        }
+        Self {
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            lines,
+            sensitive,
+        }
+    }
+
+    /// The head again, as HTTP/1.1.
+    pub fn into_parts(self) -> Parts {
+        let (mut parts, ()) = Request::new(()).into_parts();
+        parts.method = self.method;
+        parts.uri = self.uri;
+        parts.version = Version::HTTP_11;
+        let lines = self.lines.split(|byte| *byte == b'\n');
+        parts
+            .headers
+            .extend(lines.filter_map(field).chain(self.sensitive));
+        parts
+    }
+}
+
+impl fmt::Debug for KeptHead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Cookies are among the lines.
+        f.debug_struct("KeptHead")
+            .field("method", &self.method)
+            .finish_non_exhaustive()
+    }
+}
+
+fn field(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
+    let colon = line.iter().position(|byte| *byte == b':')?;
+    let (name, value) = line.split_at_checked(colon)?;
+    let name = HeaderName::from_bytes(name).ok()?;
+    Some((
+        name,
+        HeaderValue::from_bytes(value.strip_prefix(b":")?).ok()?,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_comes_back_as_it_was() {
+        let mut request = Request::get("/a?b")
+            .header("accept", "text/html")
+            .header("x-empty", "")
+            .header("x-colons", ":a:b")
+            .header("x-two", "1")
+            .header("x-two", "2")
+            .header("x-latin", HeaderValue::from_bytes(b"caf\xe9").unwrap())
+            .body(())
+            .unwrap();
+        let mut bearer = HeaderValue::from_static("Bearer abc");
+        bearer.set_sensitive(true);
+        request.headers_mut().insert("authorization", bearer);
+        let wanted = request.headers().clone();
+        let (parts, ()) = request.into_parts();
+        let kept = KeptHead::of(&parts);
+        assert!(!kept.lines.windows(3).any(|window| window == b"abc"));
+        let again = kept.into_parts();
+        assert_eq!(again.uri, "/a?b");
+        assert_eq!(again.headers, wanted);
+        assert!(again.headers["authorization"].is_sensitive());
+        assert_eq!(again.version, Version::HTTP_11);
+    }
+}

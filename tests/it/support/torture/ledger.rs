@@ -1,0 +1,491 @@
+//! What was issued, what was used up, and which answers were lost.
+//!
+//! One login is a family of token pairs (RFC 9700 section 4.14.2): each refresh uses up the newest
+//! pair and issues the next. Tokens say who they are for, so that whoever sees one can tell.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sidegate::clock::Timestamp;
+use tokio::sync::watch;
+
+use super::fault::Fault;
+use crate::support::provider::CANARY;
+
+/// What a server does with its tokens.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Habits {
+    /// The server's name.
+    pub(crate) server: &'static str,
+    /// A refresh kills the old access token.
+    pub(crate) kills_access_tokens: bool,
+    /// How long a refresh token that was used up is still good for another try.
+    pub(crate) grace: Duration,
+}
+
+/// Access and refresh token, issued together.
+#[derive(Clone, Debug)]
+pub(crate) struct Pair {
+    /// How many refreshes came before, not counting those that were tried again.
+    pub(crate) generation: usize,
+    /// When the call came that it is the answer to.
+    pub(crate) asked_at: Timestamp,
+    pub(crate) issued_at: Timestamp,
+    pub(crate) expires_at: Timestamp,
+    /// When the access token was killed.
+    pub(crate) killed_at: Option<Timestamp>,
+    /// The answer that carried it never arrived.
+    pub(crate) lost: bool,
+    /// When its refresh token was used up.
+    pub(crate) used_at: Option<Timestamp>,
+    grace_until: Timestamp,
+    /// When calls with its refresh token came.
+    pub(crate) calls: Vec<Timestamp>,
+    /// What they met.
+    pub(crate) faults: Vec<Fault>,
+    /// How many of them nobody answered, because the server was gone.
+    pub(crate) abandoned: usize,
+}
+
+/// Why a family ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum End {
+    /// An old refresh token came back, because the answer that should have replaced it was lost and
+    /// there was no grace: no client can do better.
+    LostAnswer,
+    /// An old refresh token came back though its successor had arrived, or later than the grace.
+    Reuse,
+}
+
+/// One login and all that came of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Family {
+    pub(crate) user: String,
+    /// The how-manieth login of this user it is.
+    pub(crate) login: usize,
+    pub(crate) pairs: Vec<Pair>,
+    pub(crate) ended: Option<End>,
+    /// When an access token of it was last used.
+    pub(crate) seen_at: Timestamp,
+    /// Calls for it that came while another was under way.
+    pub(crate) overlaps: usize,
+    pub(crate) habits: Habits,
+    /// The pairs with whose refresh tokens calls are under way.
+    under_way: Vec<usize>,
+}
+
+/// Which pair of which family.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Place {
+    pub(crate) family: usize,
+    pub(crate) pair: usize,
+}
+
+/// A refresh that has arrived.
+#[derive(Clone, Debug)]
+pub(crate) struct Arrival {
+    pub(crate) place: Place,
+    pub(crate) user: String,
+    pub(crate) login: usize,
+    pub(crate) generation: usize,
+    /// How many came before it with the same token.
+    pub(crate) attempt: usize,
+}
+
+/// The refresh token is no good.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct InvalidGrant;
+
+/// What an access token is worth.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Standing {
+    Good,
+    Expired,
+    Killed,
+}
+
+/// Whose token it is, and what it is worth.
+#[derive(Clone, Debug)]
+pub(crate) struct Bearer {
+    pub(crate) user: String,
+    pub(crate) place: Place,
+    pub(crate) standing: Standing,
+}
+
+/// The book that several servers may keep together.
+pub(crate) type Book = Arc<watch::Sender<Ledger>>;
+
+/// All families.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ledger {
+    families: Vec<Family>,
+}
+
+impl Pair {
+    fn new(generation: usize, now: Timestamp, life: Duration) -> Self {
+        Self {
+            generation,
+            asked_at: now,
+            issued_at: now,
+            expires_at: now.plus(life),
+            killed_at: None,
+            lost: false,
+            used_at: None,
+            grace_until: now,
+            calls: Vec::new(),
+            faults: Vec::new(),
+            abandoned: 0,
+        }
+    }
+
+    /// How many calls were answered as they should be.
+    pub(crate) fn fair_calls(&self) -> usize {
+        let faults = self.faults.iter().filter(|fault| **fault != Fault::Slow);
+        self.calls.len() - faults.count() - self.abandoned
+    }
+}
+
+impl Ledger {
+    /// A book without entries.
+    pub(crate) fn book() -> Book {
+        Arc::new(watch::Sender::new(Self::default()))
+    }
+
+    pub(crate) fn families(&self) -> &[Family] {
+        &self.families
+    }
+
+    /// Opens a family: somebody has signed in.
+    pub(crate) fn open(
+        &mut self,
+        user: &str,
+        habits: Habits,
+        life: Duration,
+        now: Timestamp,
+    ) -> Place {
+        let login = self.logins(user);
+        self.families.push(Family {
+            user: user.to_owned(),
+            login,
+            pairs: vec![Pair::new(0, now, life)],
+            ended: None,
+            seen_at: now,
+            overlaps: 0,
+            habits,
+            under_way: Vec::new(),
+        });
+        Place {
+            family: self.families.len() - 1,
+            pair: 0,
+        }
+    }
+
+    /// How often a user has signed in.
+    pub(crate) fn logins(&self, user: &str) -> usize {
+        let theirs = self.families.iter().filter(|family| family.user == user);
+        theirs.count()
+    }
+
+    /// The access token of a pair.
+    pub(crate) fn access_token(&self, place: Place) -> String {
+        let user = &self.families[place.family].user;
+        format!("{user}.{CANARY}.{}.{}", place.family, place.pair)
+    }
+
+    /// The refresh token of a pair.
+    pub(crate) fn refresh_token(place: Place) -> String {
+        format!("def502{CANARY}.{}.{}", place.family, place.pair)
+    }
+
+    pub(crate) fn pair(&mut self, place: Place) -> &mut Pair {
+        &mut self.families[place.family].pairs[place.pair]
+    }
+
+    /// Notes that a call with a refresh token has come; `None`: it was never issued.
+    pub(crate) fn arrives(&mut self, refresh_token: &str, now: Timestamp) -> Option<Arrival> {
+        let place = place(refresh_token)?;
+        let family = self.families.get_mut(place.family)?;
+        if refresh_token != Self::refresh_token(place) {
+            return None;
+        }
+        let pair = family.pairs.get_mut(place.pair)?;
+        if !family.under_way.is_empty() {
+            family.overlaps += 1;
+        }
+        family.under_way.push(place.pair);
+        let attempt = pair.calls.len();
+        pair.calls.push(now);
+        Some(Arrival {
+            place,
+            user: family.user.clone(),
+            login: family.login,
+            generation: pair.generation,
+            attempt,
+        })
+    }
+
+    /// Notes that a call is over, whatever came of it.
+    pub(crate) fn leaves(&mut self, place: Place) {
+        let under_way = &mut self.families[place.family].under_way;
+        if let Some(at) = under_way.iter().position(|pair| *pair == place.pair) {
+            under_way.remove(at);
+        }
+    }
+
+    /// Uses up a refresh token (RFC 6749 section 6) and issues the next pair. With `grace` it stays
+    /// good that long for another try, if that is more than the habit.
+    pub(crate) fn refresh(
+        &mut self,
+        place: Place,
+        life: Duration,
+        grace: Duration,
+        now: Timestamp,
+    ) -> Result<Place, InvalidGrant> {
+        let family = &mut self.families[place.family];
+        if family.ended.is_some() {
+            return Err(InvalidGrant);
+        }
+        let newest = family.pairs.len() - 1;
+        let newest_generation = family.pairs[newest].generation;
+        let asked = &mut family.pairs[place.pair];
+        let generation = asked.generation + 1;
+        let asked_at = asked.calls.last().copied().unwrap_or(now);
+        if place.pair == newest {
+            asked.used_at = Some(now);
+            asked.grace_until = now.plus(family.habits.grace.max(grace));
+            if family.habits.kills_access_tokens {
+                asked.killed_at = Some(now);
+            }
+        } else if now < asked.grace_until && generation == newest_generation {
+            family.pairs[newest].killed_at = Some(now);
+        } else {
+            let doomed = family.is_doomed() && place.pair + 1 == newest;
+            family.end(if doomed { End::LostAnswer } else { End::Reuse }, now);
+            return Err(InvalidGrant);
+        }
+        let issued = Pair {
+            asked_at,
+            ..Pair::new(generation, now, life)
+        };
+        family.pairs.push(issued);
+        Ok(Place {
+            pair: newest + 1,
+            ..place
+        })
+    }
+
+    /// How often each fault has happened, by name.
+    pub(crate) fn faults(&self) -> BTreeMap<&'static str, usize> {
+        let mut count = BTreeMap::new();
+        let pairs = self.families.iter().flat_map(|family| &family.pairs);
+        for fault in pairs.flat_map(|pair| &pair.faults) {
+            *count.entry(fault.name()).or_default() += 1;
+        }
+        count
+    }
+
+    /// Whose token it is; `None`: it was never issued.
+    pub(crate) fn bearer(&self, access_token: &str, now: Timestamp) -> Option<Bearer> {
+        let place = place(access_token)?;
+        let family = self.families.get(place.family)?;
+        let pair = family.pairs.get(place.pair)?;
+        if access_token != self.access_token(place) {
+            return None;
+        }
+        let standing = match (pair.killed_at, now < pair.expires_at) {
+            (Some(_), _) => Standing::Killed,
+            (None, true) => Standing::Good,
+            (None, false) => Standing::Expired,
+        };
+        Some(Bearer {
+            user: family.user.clone(),
+            place,
+            standing,
+        })
+    }
+
+    /// Notes that somebody is there.
+    pub(crate) fn sees(&mut self, family: usize, now: Timestamp) {
+        self.families[family].seen_at = now;
+    }
+
+    /// Forgets the calls that were under way: the server is gone, and they with it.
+    pub(crate) fn abandon(&mut self, server: &str) {
+        let families = self.families.iter_mut();
+        for family in families.filter(|family| family.habits.server == server) {
+            for pair in std::mem::take(&mut family.under_way) {
+                family.pairs[pair].abandoned += 1;
+            }
+        }
+    }
+
+    /// Everything, to be read by people.
+    pub(crate) fn to_json(&self) -> Value {
+        let pair = |pair: &Pair| {
+            let faults: Vec<_> = pair.faults.iter().map(|fault| fault.name()).collect();
+            json!({
+                "generation": pair.generation, "issued_at": pair.issued_at.as_millis(),
+                "expires_at": pair.expires_at.as_millis(), "lost": pair.lost,
+                "killed_at": pair.killed_at.map(Timestamp::as_millis),
+                "used_at": pair.used_at.map(Timestamp::as_millis),
+                "calls": pair.calls.iter().map(|at| at.as_millis()).collect::<Vec<_>>(),
+                "faults": faults,
+            })
+        };
+        let families = self.families.iter().map(|family| {
+            json!({
+                "user": family.user, "login": family.login,
+                "ended": family.ended.map(|end| format!("{end:?}")),
+                "overlaps": family.overlaps,
+                "pairs": family.pairs.iter().map(pair).collect::<Vec<_>>(),
+            })
+        });
+        Value::Array(families.collect())
+    }
+}
+
+impl Family {
+    fn end(&mut self, why: End, now: Timestamp) {
+        self.ended = Some(why);
+        for pair in &mut self.pairs {
+            pair.killed_at = pair.killed_at.or(Some(now));
+        }
+    }
+
+    /// The newest pair is lost and cannot be had again: no client can go on from here.
+    pub(crate) fn is_doomed(&self) -> bool {
+        let [.., asked, newest] = self.pairs.as_slice() else {
+            return false;
+        };
+        newest.lost && asked.used_at == Some(asked.grace_until)
+    }
+
+    /// How many refresh tokens were used up.
+    pub(crate) fn refreshes(&self) -> usize {
+        let used = self.pairs.iter().filter(|pair| pair.used_at.is_some());
+        used.count()
+    }
+}
+
+/// The place that the end of a token names.
+fn place(token: &str) -> Option<Place> {
+    let mut parts = token.rsplit('.');
+    let pair = parts.next()?.parse().ok()?;
+    let family = parts.next()?.parse().ok()?;
+    Some(Place { family, pair })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIFE: Duration = Duration::from_secs(4);
+    const NO_GRACE: Duration = Duration::ZERO;
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_millis(1_800_000_000_000 + seconds * 1000)
+    }
+
+    fn opened(kills_access_tokens: bool) -> (Ledger, Place) {
+        let mut ledger = Ledger::default();
+        let habits = Habits {
+            server: "server",
+            kills_access_tokens,
+            grace: NO_GRACE,
+        };
+        ledger.open("bob", habits, LIFE, at(0));
+        let place = ledger.open("alice", habits, LIFE, at(0));
+        (ledger, place)
+    }
+
+    fn standing(ledger: &Ledger, place: Place, now: Timestamp) -> Standing {
+        let bearer = ledger.bearer(&ledger.access_token(place), now).unwrap();
+        assert_eq!((bearer.user.as_str(), bearer.place), ("alice", place));
+        bearer.standing
+    }
+
+    #[test]
+    fn tokens_say_whose_they_are_and_what_they_are_worth() {
+        let (mut ledger, first) = opened(false);
+        assert_eq!(standing(&ledger, first, at(3)), Standing::Good);
+        assert_eq!(standing(&ledger, first, at(4)), Standing::Expired);
+        let second = ledger.refresh(first, LIFE, NO_GRACE, at(3)).unwrap();
+        assert_eq!(standing(&ledger, first, at(3)), Standing::Good);
+        assert_eq!(standing(&ledger, second, at(6)), Standing::Good);
+        let (mut ledger, first) = opened(true);
+        ledger.refresh(first, LIFE, NO_GRACE, at(3)).unwrap();
+        assert_eq!(standing(&ledger, first, at(3)), Standing::Killed);
+        for forged in ["", "alice.canary.1", "bob.canary.1.0", "alice.canary.1.9"] {
+            assert!(ledger.bearer(forged, at(0)).is_none(), "{forged}");
+        }
+        for forged in ["def502canary.9.0", "canary.1.0"] {
+            assert!(ledger.arrives(forged, at(0)).is_none(), "{forged}");
+        }
+    }
+
+    #[test]
+    fn an_old_refresh_token_ends_everything() {
+        let (mut ledger, first) = opened(false);
+        let second = ledger.refresh(first, LIFE, NO_GRACE, at(1)).unwrap();
+        let third = ledger.refresh(second, LIFE, NO_GRACE, at(2)).unwrap();
+        let again = ledger.refresh(first, LIFE, Duration::from_secs(9), at(3));
+        assert_eq!(again, Err(InvalidGrant));
+        assert_eq!(ledger.families()[1].ended, Some(End::Reuse));
+        assert_eq!(standing(&ledger, third, at(3)), Standing::Killed);
+        assert_eq!(
+            ledger.refresh(third, LIFE, NO_GRACE, at(3)),
+            Err(InvalidGrant)
+        );
+        assert_eq!(ledger.families()[1].refreshes(), 2);
+        assert_eq!(ledger.families()[0].ended, None);
+    }
+
+    #[test]
+    fn a_lost_answer_can_be_had_again_within_its_grace_and_is_told_apart_without() {
+        let (mut ledger, first) = opened(true);
+        let grace = Duration::from_secs(5);
+        let lost = ledger.refresh(first, LIFE, grace, at(1)).unwrap();
+        ledger.pair(lost).lost = true;
+        let again = ledger.refresh(first, LIFE, NO_GRACE, at(5)).unwrap();
+        assert_eq!(ledger.pair(again).generation, 1);
+        assert_eq!(standing(&ledger, lost, at(5)), Standing::Killed);
+        assert_eq!(standing(&ledger, again, at(5)), Standing::Good);
+        // It was used up once.
+        assert_eq!(ledger.families()[1].refreshes(), 1);
+        let next = ledger.refresh(again, LIFE, NO_GRACE, at(7)).unwrap();
+        assert!(!ledger.families()[1].is_doomed());
+        ledger.pair(next).lost = true;
+        assert!(ledger.families()[1].is_doomed());
+        assert!(ledger.refresh(again, LIFE, NO_GRACE, at(8)).is_err());
+        assert_eq!(ledger.families()[1].ended, Some(End::LostAnswer));
+        // Whoever lets the grace pass could have done better.
+        let (mut ledger, first) = opened(true);
+        let lost = ledger.refresh(first, LIFE, grace, at(1)).unwrap();
+        ledger.pair(lost).lost = true;
+        assert!(ledger.refresh(first, LIFE, NO_GRACE, at(7)).is_err());
+        assert_eq!(ledger.families()[1].ended, Some(End::Reuse));
+    }
+
+    #[test]
+    fn calls_at_once_are_noticed() {
+        let (mut ledger, first) = opened(true);
+        let token = Ledger::refresh_token(first);
+        for attempt in 0..2 {
+            let arrival = ledger.arrives(&token, at(1)).unwrap();
+            assert_eq!((arrival.attempt, arrival.place), (attempt, first));
+            ledger.leaves(first);
+        }
+        assert_eq!(ledger.families()[1].overlaps, 0);
+        ledger.arrives(&token, at(1)).unwrap();
+        ledger.arrives(&token, at(1)).unwrap();
+        assert_eq!(ledger.families()[1].overlaps, 1);
+        ledger.abandon("another");
+        ledger.abandon("server");
+        ledger.arrives(&token, at(1)).unwrap();
+        assert_eq!(ledger.families()[1].overlaps, 1);
+        let pair = ledger.pair(first);
+        assert_eq!((pair.calls.len(), pair.fair_calls()), (5, 3));
+    }
+}

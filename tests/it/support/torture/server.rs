@@ -1,0 +1,444 @@
+//! The server itself: authorization endpoint, token endpoint, user information.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::json;
+use sidegate::clock::Clock;
+use tokio::sync::watch;
+use url::Url;
+
+use super::fault::{Fate, Fault, Schedule};
+use super::ledger::{Arrival, Book, Habits, InvalidGrant, Ledger, Place, Standing};
+use crate::support::provider::{CANARY, parameters, token_request};
+use crate::support::upstream::{Answer, Recorded, RecordingUpstream};
+
+/// How many calls may go wrong in a row: whoever waits longer each time must not wait for ever.
+const WRONG_IN_A_ROW: usize = 3;
+
+/// How long an answer that was lost can be had again, where it can.
+const GRACE: Duration = Duration::from_secs(30);
+
+const JSON: [(&str, &str); 2] = [
+    ("Content-Type", "application/json;charset=UTF-8"),
+    ("Cache-Control", "no-store"),
+];
+
+/// What all its connections look at.
+struct Desk {
+    book: Book,
+    habits: Habits,
+    schedule: Schedule,
+    clock: Clock,
+    state: watch::Sender<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// User, challenge and redirect URI of each code that was not used yet.
+    codes: BTreeMap<String, (String, String, String)>,
+    codes_issued: usize,
+    fair: bool,
+    /// So many calls have gone wrong since one did not.
+    wrong_in_a_row: usize,
+    /// Answers every refresh so, and uses nothing up.
+    instead: Option<Answer>,
+}
+
+/// A server under torture; gone when dropped.
+pub(crate) struct TortureProvider {
+    server: RecordingUpstream,
+    desk: Arc<Desk>,
+}
+
+impl TortureProvider {
+    /// Starts on a free port of 127.0.0.1, keeping its entries in `book`.
+    pub(crate) async fn start(
+        book: &Book,
+        habits: Habits,
+        schedule: Schedule,
+        clock: &Clock,
+    ) -> Self {
+        let server = RecordingUpstream::start().await;
+        Self::with(server, book, habits, (schedule, clock))
+    }
+
+    /// Answers for `server`.
+    pub(crate) fn with(
+        server: RecordingUpstream,
+        book: &Book,
+        habits: Habits,
+        (schedule, clock): (Schedule, &Clock),
+    ) -> Self {
+        let desk = Arc::new(Desk {
+            book: Arc::clone(book),
+            habits,
+            schedule,
+            clock: clock.clone(),
+            state: watch::Sender::new(State::default()),
+        });
+        let provider = Self { server, desk };
+        provider.serve();
+        provider
+    }
+
+    fn serve(&self) {
+        self.server.forget_what_is_answered();
+        let desk = Arc::clone(&self.desk);
+        self.server.answer_by(move |request| answer(&desk, request));
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.server.url()
+    }
+
+    /// What a gateway's settings say of it, as TOML.
+    pub(crate) fn section(&self, profile: &str, secret_file: &str) -> String {
+        let (url, habits) = (self.url(), self.desk.habits);
+        format!(
+            "[providers.{}]\nprofile = \"{profile}\"\nurl = \"{url}\"\nclient_id = \"3\"\n\
+             client_secret_file = \"{secret_file}\"\ndiscovery = \"none\"\n\
+             authorization_endpoint = \"/oauth/authorize\"\ntoken_endpoint = \"/oauth/token\"\n\
+             userinfo_endpoint = \"/api/user\"\ntoken_calls_per_minute = 1000000\n\
+             identity.source = \"userinfo\"\nidentity.claims.subject = \"sub\"\n\
+             identity.emails_verified = \"always\"\nrefresh.revokes_access_token = {}\n",
+            habits.server, habits.kills_access_tokens,
+        )
+    }
+
+    /// Does everything as it should from now on.
+    pub(crate) fn be_fair(&self) {
+        self.desk.state.send_modify(|state| state.fair = true);
+    }
+
+    /// Answers every refresh so from now on, and uses nothing up.
+    pub(crate) fn answer_refreshes(&self, answer: Option<Answer>) {
+        self.desk.state.send_modify(|state| state.instead = answer);
+    }
+
+    /// Is gone for `time`: connections are refused. What was under way is answered by nobody. The
+    /// first call after that finds it well again.
+    pub(crate) async fn is_gone_for(&mut self, time: Duration) {
+        self.server.stop().await;
+        let server = self.desk.habits.server;
+        self.desk.book.send_modify(|ledger| ledger.abandon(server));
+        tokio::time::sleep(time).await;
+        let well = |state: &mut State| state.wrong_in_a_row = WRONG_IN_A_ROW;
+        self.desk.state.send_modify(well);
+        self.server = RecordingUpstream::at(self.server.address()).await;
+        self.serve();
+    }
+}
+
+impl Desk {
+    fn fate(&self, call: &Arrival) -> Fate {
+        let mut fate = self.schedule.fate(call);
+        self.state.send_modify(|state| {
+            if state.fair || state.wrong_in_a_row >= WRONG_IN_A_ROW {
+                fate = Fate::Fair;
+            }
+            state.wrong_in_a_row = match fate {
+                Fate::Fair | Fate::Foul(Fault::Slow) => 0,
+                Fate::Foul(_) => state.wrong_in_a_row + 1,
+            };
+        });
+        fate
+    }
+}
+
+fn refused(status: u16, error: &str, why: &str) -> Answer {
+    let body = json!({ "error": error, "error_description": why });
+    Answer::with(status, &JSON, &body.to_string())
+}
+
+fn answer(desk: &Arc<Desk>, request: &Recorded) -> Answer {
+    let base = Url::parse("http://provider.test").unwrap();
+    let Ok(target) = base.join(&request.target()) else {
+        return Answer::with(400, &[], "");
+    };
+    match target.path() {
+        "/oauth/authorize" => authorize(desk, request, &target),
+        "/oauth/token" => token(desk, request),
+        "/api/user" => user(desk, request),
+        "/log" => Answer::with(200, &JSON, &desk.book.borrow().to_json().to_string()),
+        _ => Answer::with(404, &[], ""),
+    }
+}
+
+/// Who signs in: `login_hint`, the cookie `user`, or alice.
+fn authorize(desk: &Desk, request: &Recorded, target: &Url) -> Answer {
+    let asked = parameters(target.query().unwrap_or_default());
+    let cookies = request.head.value("cookie").unwrap_or_default();
+    let mut pairs = cookies.split("; ");
+    let cookie = pairs.find_map(|pair| pair.strip_prefix("user="));
+    let hint = asked.get("login_hint").map(String::as_str);
+    let user = hint.or(cookie).unwrap_or("alice").replace('.', "-");
+    let (Some(redirect_uri), Some(challenge)) =
+        (asked.get("redirect_uri"), asked.get("code_challenge"))
+    else {
+        return refused(400, "invalid_request", "redirect_uri or code_challenge");
+    };
+    let Ok(mut to) = Url::parse(redirect_uri) else {
+        return refused(400, "invalid_request", "redirect_uri");
+    };
+    let mut code = String::new();
+    desk.state.send_modify(|state| {
+        state.codes_issued += 1;
+        code = format!("code{CANARY}{}", state.codes_issued);
+        let entry = (user, challenge.clone(), redirect_uri.clone());
+        state.codes.insert(code.clone(), entry);
+    });
+    let state = asked.get("state").map(String::as_str).unwrap_or_default();
+    to.query_pairs_mut()
+        .extend_pairs([("code", code.as_str()), ("state", state)]);
+    Answer::with(302, &[("Location", to.as_str())], "")
+}
+
+fn token(desk: &Arc<Desk>, request: &Recorded) -> Answer {
+    let form = match token_request(&request.body) {
+        Ok(form) => form,
+        Err(why) => return refused(400, "invalid_request", why),
+    };
+    let get = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
+    match get("grant_type") {
+        "authorization_code" => redeem(desk, &form),
+        "refresh_token" => refresh(desk, get("refresh_token")),
+        _ => refused(400, "unsupported_grant_type", "neither code nor refresh"),
+    }
+}
+
+fn redeem(desk: &Desk, form: &BTreeMap<String, String>) -> Answer {
+    let get = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
+    let mut known = None;
+    desk.state
+        .send_modify(|state| known = state.codes.remove(get("code")));
+    let verifier = digest(&SHA256, get("code_verifier").as_bytes());
+    let Some((user, challenge, redirect_uri)) = known else {
+        return refused(400, "invalid_grant", "unknown code");
+    };
+    if URL_SAFE_NO_PAD.encode(verifier) != challenge || get("redirect_uri") != redirect_uri {
+        return refused(400, "invalid_grant", "verifier or redirect_uri");
+    }
+    let now = desk.clock.now();
+    let mut body = String::new();
+    desk.book.send_modify(|ledger| {
+        let life = desk.schedule.life(&user, ledger.logins(&user), 0);
+        let place = ledger.open(&user, desk.habits, life, now);
+        body = response(ledger, place, life);
+    });
+    Answer::with(200, &JSON, &body)
+}
+
+fn response(ledger: &Ledger, place: Place, life: Duration) -> String {
+    json!({
+        "token_type": "Bearer", "expires_in": life.as_secs(),
+        "access_token": ledger.access_token(place),
+        "refresh_token": Ledger::refresh_token(place),
+    })
+    .to_string()
+}
+
+fn refresh(desk: &Arc<Desk>, refresh_token: &str) -> Answer {
+    let now = desk.clock.now();
+    let mut arrival = None;
+    desk.book
+        .send_modify(|ledger| arrival = ledger.arrives(refresh_token, now));
+    let Some(call) = arrival else {
+        return refused(400, "invalid_grant", "unknown refresh token");
+    };
+    let instead = desk.state.borrow().instead.clone();
+    if let Some(answer) = instead {
+        desk.book.send_modify(|ledger| ledger.leaves(call.place));
+        return answer;
+    }
+    let fate = desk.fate(&call);
+    if let Fate::Foul(fault) = fate {
+        desk.book
+            .send_modify(|ledger| ledger.pair(call.place).faults.push(fault));
+    }
+    match fate {
+        Fate::Foul(Fault::Slow) => {
+            let (desk, time) = (Arc::clone(desk), desk.schedule.delay(&call));
+            Answer::after(time, move || act(&desk, &call, None))
+        }
+        Fate::Foul(fault) => act(desk, &call, Some(fault)),
+        Fate::Fair => act(desk, &call, None),
+    }
+}
+
+/// Does what was asked, as far as `fault` lets it.
+fn act(desk: &Desk, call: &Arrival, fault: Option<Fault>) -> Answer {
+    let now = desk.clock.now();
+    let grace = match fault {
+        Some(Fault::LostWithGrace | Fault::CutShort) => GRACE,
+        _ => Duration::ZERO,
+    };
+    let mut body = Ok(String::new());
+    desk.book.send_modify(|ledger| {
+        ledger.leaves(call.place);
+        if fault.is_some_and(|fault| !fault.uses_up()) {
+            return;
+        }
+        let life = desk
+            .schedule
+            .life(&call.user, call.login, call.generation + 1);
+        body = ledger.refresh(call.place, life, grace, now).map(|place| {
+            ledger.pair(place).lost = fault.is_some();
+            response(ledger, place, life)
+        });
+    });
+    match (body, fault) {
+        (Err(InvalidGrant), None) => refused(400, "invalid_grant", "the refresh token is invalid"),
+        (Err(InvalidGrant), Some(fault)) => fault.answer(""),
+        (Ok(honest), Some(fault)) => fault.answer(&honest),
+        (Ok(body), None) => Answer::with(200, &JSON, &body),
+    }
+}
+
+fn user(desk: &Desk, request: &Recorded) -> Answer {
+    let bearer = request.head.value("authorization").unwrap_or_default();
+    let token = bearer.strip_prefix("Bearer ").unwrap_or_default();
+    let bearer = desk.book.borrow().bearer(token, desk.clock.now());
+    match bearer {
+        Some(bearer) if bearer.standing == Standing::Good => {
+            let user = &bearer.user;
+            let body = json!({
+                "id": user, "sub": user, "name": user, "email": format!("{user}@example.com"),
+            });
+            Answer::with(200, &JSON, &body.to_string())
+        }
+        Some(_) | None => Answer::with(401, &JSON, "{}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::raw::exchange;
+    use crate::support::torture::app::TokenApp;
+    use crate::support::torture::ledger::End;
+
+    const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
+    const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+
+    struct Kit {
+        provider: TortureProvider,
+        app: TokenApp,
+        book: Book,
+    }
+
+    impl Kit {
+        /// With a seed whose first call for `user` meets `fault`.
+        async fn failing(user: &str, fault: Option<Fault>) -> Self {
+            let call = Arrival {
+                place: Place { family: 0, pair: 0 },
+                user: user.to_owned(),
+                login: 0,
+                generation: 0,
+                attempt: 0,
+            };
+            let percent = if fault.is_some() { 100 } else { 0 };
+            let mut schedules = (0..).map(|seed| Schedule::new(seed, percent, &[60]));
+            let wanted = fault.map_or(Fate::Fair, Fate::Foul);
+            let schedule = schedules.find(|schedule| schedule.fate(&call) == wanted);
+            let (book, clock) = (Ledger::book(), Clock::system());
+            let habits = Habits {
+                server: "server",
+                kills_access_tokens: true,
+                grace: Duration::ZERO,
+            };
+            let provider = TortureProvider::start(&book, habits, schedule.unwrap(), &clock).await;
+            let app = TokenApp::start(&book, &clock).await;
+            Self {
+                provider,
+                app,
+                book,
+            }
+        }
+
+        async fn ask(&self, form: &str) -> (u16, serde_json::Value) {
+            let length = form.len();
+            let head = format!("POST /oauth/token HTTP/1.1\r\nContent-Length: {length}\r\n\r\n");
+            let address = self.provider.server.address();
+            let outcome = exchange(address, format!("{head}{form}").as_bytes(), 1).await;
+            let Some(response) = outcome.responses.first() else {
+                return (0, serde_json::Value::Null);
+            };
+            let body = serde_json::from_str(&response.text()).unwrap_or_default();
+            (response.status(), body)
+        }
+
+        async fn refresh(&self, token: &serde_json::Value) -> (u16, serde_json::Value) {
+            let token = token["refresh_token"].as_str().unwrap();
+            self.ask(&format!("grant_type=refresh_token&refresh_token={token}"))
+                .await
+        }
+
+        async fn sign_in(&self, user: &str) -> serde_json::Value {
+            let target = format!(
+                "GET /oauth/authorize?login_hint={user}&state=s&code_challenge={CHALLENGE}\
+                 &redirect_uri=http://localhost/cb HTTP/1.1\r\n\r\n"
+            );
+            let answer = exchange(self.provider.server.address(), target.as_bytes(), 1).await;
+            let location = answer.responses[0].head.value("location").unwrap();
+            let back = Url::parse(&location).unwrap();
+            let code = parameters(back.query().unwrap()).remove("code").unwrap();
+            let form = format!(
+                "grant_type=authorization_code&code={code}&code_verifier={VERIFIER}\
+                 &redirect_uri=http://localhost/cb"
+            );
+            let (status, body) = self.ask(&form).await;
+            assert_eq!((status, self.ask(&form).await.0), (200, 400));
+            body
+        }
+
+        /// What the app says of an access token.
+        async fn shown(&self, token: &serde_json::Value) -> String {
+            let token = token["access_token"].as_str().unwrap();
+            let request = format!("GET /slow HTTP/1.1\r\nAuthorization: Bearer {token}\r\n\r\n");
+            let outcome = exchange(self.app.address(), request.as_bytes(), 1).await;
+            outcome.responses[0].text()
+        }
+    }
+
+    #[tokio::test]
+    async fn tokens_are_rotated_and_old_ones_die() {
+        let kit = Kit::failing("carol", None).await;
+        let first = kit.sign_in("carol").await;
+        assert!(kit.shown(&first).await.contains("\"user\":\"carol\""));
+        let (status, second) = kit.refresh(&first).await;
+        assert_eq!((status, &second["expires_in"]), (200, &json!(60)));
+        assert!(kit.shown(&first).await.contains("killed token"));
+        assert!(kit.shown(&second).await.contains("\"pair\":1"));
+        assert_eq!(kit.refresh(&first).await.1["error"], "invalid_grant");
+        assert_eq!(kit.refresh(&second).await.0, 400);
+        assert_eq!(kit.book.borrow().families()[0].ended, Some(End::Reuse));
+    }
+
+    #[tokio::test]
+    async fn each_fault_does_what_it_says() {
+        for fault in Fault::ALL {
+            let kit = Kit::failing("carol", Some(fault)).await;
+            let first = kit.sign_in("carol").await;
+            let (_status, body) = kit.refresh(&first).await;
+            let arrived = body["refresh_token"].is_string();
+            assert_eq!(arrived, fault == Fault::Slow, "{}", fault.name());
+            let used = kit.book.borrow().families()[0].refreshes();
+            assert_eq!(used == 1, fault.uses_up() || arrived, "{}", fault.name());
+            kit.provider.be_fair();
+            if !arrived {
+                let (status, body) = kit.refresh(&first).await;
+                let saved = status == 200;
+                assert_eq!(saved, fault != Fault::Lost, "{}: {body}", fault.name());
+            }
+            let book = kit.book.borrow();
+            let lost = (fault == Fault::Lost).then_some(End::LostAnswer);
+            assert_eq!(book.families()[0].ended, lost, "{}", fault.name());
+            assert_eq!(book.families()[0].pairs[0].faults, [fault]);
+        }
+    }
+}

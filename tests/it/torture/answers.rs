@@ -1,0 +1,203 @@
+//! Each answer that a refresh may meet, and what becomes of the session: the rows of
+//! `tests/data/refresh_answers.txt`, before the whole gateway.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use sidegate::clock::Clock;
+use tokio::time::timeout;
+
+use crate::support::browser::{Browser, Page};
+use crate::support::gateway::{Gateway, Settings};
+use crate::support::scene::{ORIGIN, url};
+use crate::support::torture::app::TokenApp;
+use crate::support::torture::fault::Schedule;
+use crate::support::torture::ledger::{Book, Habits, Ledger};
+use crate::support::torture::server::TortureProvider;
+use crate::support::upstream::Answer;
+use crate::support::wire::PATIENCE;
+
+const ROWS: &str = include_str!("../../data/refresh_answers.txt");
+
+/// Seconds that a token lives, and before its end at which each has been due.
+const LIFE: u64 = 3600;
+const DUE: u64 = 59;
+
+/// What becomes of a session.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Fate {
+    /// The next request signs in.
+    Ends,
+    /// The old token serves as long as it lives, and a later refresh succeeds.
+    Kept,
+}
+
+struct Row {
+    line: &'static str,
+    profile: &'static str,
+    answer: Answer,
+    fate: Fate,
+}
+
+fn rows() -> Vec<Row> {
+    let lines = ROWS.lines();
+    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let cut = |line, answer| Row {
+        line,
+        profile: "oidc",
+        answer,
+        fate: Fate::Kept,
+    };
+    let rows = lines.map(row);
+    // Its profile asks a second endpoint for addresses.
+    let mut rows: Vec<_> = rows.filter(|row| row.profile != "github").collect();
+    rows.push(cut("closed", Answer::silence().then_close()));
+    rows.push(cut("reset", Answer::silence().then_reset()));
+    rows
+}
+
+fn row(line: &'static str) -> Row {
+    let columns: Vec<_> = line.split('\t').collect();
+    let [verdict, _reason, profile, status, fields, body] = columns[..] else {
+        panic!("not six columns: {line}");
+    };
+    let fate = match verdict {
+        "fatal" => Fate::Ends,
+        "ours" | "passing" => Fate::Kept,
+        other => panic!("no verdict {other} in {line}"),
+    };
+    let fields = fields
+        .split("; ")
+        .filter_map(|field| field.split_once(": "));
+    let fields: Vec<_> = fields
+        .filter(|(name, _value)| *name != "content-length")
+        .collect();
+    let body = if body == "-" { "" } else { body };
+    Row {
+        line,
+        profile,
+        answer: Answer::with(status.parse().unwrap(), &fields, body),
+        fate,
+    }
+}
+
+/// A gateway and its provider; they look at one clock.
+struct Scene {
+    gateway: Gateway,
+    provider: TortureProvider,
+    book: Book,
+    _app: TokenApp,
+}
+
+impl Scene {
+    async fn new(profile: &str) -> Self {
+        let clock = Clock::manual(Clock::system().now());
+        let book = Ledger::book();
+        let habits = Habits {
+            server: "main",
+            kills_access_tokens: false,
+            grace: Duration::ZERO,
+        };
+        let schedule = Schedule::new(0, 0, &[LIFE]);
+        let provider = TortureProvider::start(&book, habits, schedule, &clock).await;
+        let app = TokenApp::start(&book, &clock).await;
+        let settings = Settings::new(ORIGIN, "http://unused.test", &app.url());
+        let secret = settings.file("secret", "s3cret\n");
+        let section = provider.section(profile, &secret);
+        let settings = settings.provider(&section).with(
+            "[session]\nrefresh_wait_secs = 1\n[[routes]]\naccess.any_of.email_domains = \
+             [\"example.com\"]\n",
+        );
+        let gateway = Gateway::with_clock(settings, clock);
+        Self {
+            gateway,
+            provider,
+            book,
+            _app: app,
+        }
+    }
+
+    async fn signed_in(&self) -> Browser {
+        let browser = Browser::new().leading(ORIGIN, self.gateway.address());
+        served(&browser.visit(&url("/page")).await, 0);
+        browser
+    }
+
+    /// Becomes due and meets the answer.
+    async fn meet(&self, browser: &Browser, answer: Answer) {
+        self.provider.answer_refreshes(Some(answer));
+        self.gateway.advance(Duration::from_secs(LIFE - DUE));
+        served(&browser.fetch(&url("/page")).await, 0);
+        let mut changes = self.book.subscribe();
+        let called =
+            changes.wait_for(|ledger| !ledger.families().last().unwrap().pairs[0].calls.is_empty());
+        assert!(timeout(PATIENCE, called).await.is_ok(), "no refresh");
+        self.provider.answer_refreshes(None);
+    }
+
+    /// The old token serves as long as it lives; after that a request may be told to come again.
+    /// Then there is a new one.
+    async fn is_kept(&self, browser: &Browser) {
+        let refreshed = |ledger: &Ledger| ledger.families().last().unwrap().refreshes() == 1;
+        for second in 1..200 {
+            self.gateway.advance(Duration::from_secs(1));
+            let page = browser.fetch(&url("/page")).await;
+            if second >= DUE && page.status == 503 {
+                assert!(page.field("retry-after").is_some(), "{}", page.describe());
+            } else {
+                assert_eq!(page.field("x-app"), Some("served"), "{}", page.describe());
+            }
+            if refreshed(&self.book.borrow()) {
+                break;
+            }
+        }
+        let mut changes = self.book.subscribe();
+        let again = timeout(PATIENCE, changes.wait_for(refreshed)).await.is_ok();
+        assert!(again, "never refreshed again");
+        self.gateway.advance(Duration::from_secs(DUE));
+        served(&browser.fetch(&url("/page")).await, 1);
+    }
+
+    /// The session is over soon, and the next navigation signs in.
+    async fn is_over(&self, browser: &Browser) {
+        let over = async {
+            while browser.fetch(&url("/page")).await.status != 401 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, over).await.expect("the session lives on");
+        served(&browser.visit(&url("/page")).await, 0);
+    }
+}
+
+/// Fails unless the app served it with this pair of tokens.
+#[track_caller]
+fn served(page: &Page, pair: u64) {
+    assert_eq!(page.field("x-app"), Some("served"), "{}", page.describe());
+    assert_eq!(page.json()["pair"], pair, "{}", page.describe());
+}
+
+#[tokio::test]
+async fn g_07_g_08_f_06_each_answer_to_a_refresh_ends_the_session_or_keeps_it() {
+    let rows = rows();
+    let profiles: BTreeSet<_> = rows.iter().map(|row| row.profile).collect();
+    for profile in profiles {
+        let scene = Scene::new(profile).await;
+        for row in rows.iter().filter(|row| row.profile == profile) {
+            println!("{}", row.line);
+            let browser = scene.signed_in().await;
+            scene.meet(&browser, row.answer.clone()).await;
+            match row.fate {
+                Fate::Ends => scene.is_over(&browser).await,
+                Fate::Kept => scene.is_kept(&browser).await,
+            }
+        }
+    }
+}
+
+#[test]
+fn every_fate_is_in_the_table() {
+    let rows = rows();
+    let count = |fate| rows.iter().filter(|row| row.fate == fate).count();
+    assert!(count(Fate::Ends) >= 15 && count(Fate::Kept) >= 40);
+}

@@ -1,0 +1,149 @@
+//! What happened, added up from what visitors saw and from the servers' own book.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use super::storm::EACH_FAULT;
+use super::visitor::Event;
+use crate::support::torture::fault::{Fault, Schedule};
+use crate::support::torture::ledger::{End, Family, Ledger, Pair};
+
+/// How many mishaps are told in full.
+const TOLD: usize = 5;
+
+/// The account of a run.
+#[derive(Default)]
+pub(super) struct Report {
+    seed: u64,
+    rate: f64,
+    kinds: Vec<Fault>,
+    sessions: usize,
+    requests: usize,
+    expiries: usize,
+    refreshes: usize,
+    again: usize,
+    faults: BTreeMap<&'static str, usize>,
+    outages: usize,
+    /// Sessions that nobody could have saved, and requests of such.
+    unavoidable: usize,
+    unavoidable_requests: usize,
+    forced_logins: Vec<String>,
+    failed_requests: Vec<String>,
+    crossed: Vec<String>,
+    /// What the servers saw and must not see.
+    improper: Vec<String>,
+    settling: Duration,
+}
+
+impl Report {
+    pub(super) fn new(seed: u64, schedule: &Schedule) -> Self {
+        Self {
+            seed,
+            rate: schedule.rate(),
+            kinds: schedule.faults().to_vec(),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn note(&mut self, event: Event) {
+        self.requests += 1;
+        match event {
+            Event::Served => {}
+            Event::Crossed(what) => self.crossed.push(what),
+            Event::Failed(what) => self.failed_requests.push(what),
+            Event::SignedOut(what) => self.forced_logins.push(what),
+            Event::Unavoidable => self.unavoidable_requests += 1,
+        }
+    }
+
+    /// Reads the servers' book, once nothing happens any more.
+    pub(super) fn close(&mut self, ledger: &Ledger, outages: usize, settling: Duration) {
+        self.outages = outages;
+        self.settling = settling;
+        self.faults = ledger.faults();
+        for family in ledger.families() {
+            self.sessions += 1;
+            self.refreshes += family.refreshes();
+            self.unavoidable += usize::from(family.is_doomed());
+            let ended_wrongly = !matches!(family.ended, None | Some(End::LostAnswer));
+            if ended_wrongly || family.overlaps > 0 {
+                self.improper.push(format!("{family:?}"));
+            }
+            for pair in &family.pairs {
+                self.again += pair.calls.len().saturating_sub(1);
+                self.expiries += usize::from(expired(family, pair));
+                if pair.fair_calls() > 1 {
+                    self.improper.push(format!("asked twice: {family:?}"));
+                }
+            }
+        }
+    }
+
+    pub(super) fn assert_that_all_is_well(&self) {
+        let of = |what: &str, all: &[String]| {
+            let told: Vec<_> = all.iter().take(TOLD).map(String::as_str).collect();
+            assert!(all.is_empty(), "{} {what}:\n{}", all.len(), told.join("\n"));
+        };
+        of("tokens crossed", &self.crossed);
+        of("forced logins", &self.forced_logins);
+        of("failed requests", &self.failed_requests);
+        of("improper refreshes", &self.improper);
+        assert_eq!(self.expiries, self.refreshes);
+        assert!(self.outages >= EACH_FAULT, "{} outages", self.outages);
+        for fault in &self.kinds {
+            let count = self.faults.get(fault.name()).copied().unwrap_or_default();
+            assert!(count >= EACH_FAULT, "{}: {count}", fault.name());
+        }
+    }
+}
+
+/// The token came to its end while its session was in use. Whoever renews it before half of its
+/// life is over renews what has not expired; whoever has not renewed it when it is over and in use
+/// has missed it.
+fn expired(family: &Family, pair: &Pair) -> bool {
+    let life = pair.expires_at.since(pair.issued_at);
+    match pair.used_at {
+        // A client that takes its time to read the answer has less of it.
+        Some(used_at) => used_at >= pair.asked_at.plus(life / 2),
+        None => !pair.lost && pair.killed_at.is_none() && family.seen_at >= pair.expires_at,
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {}", self.seed)?;
+        writeln!(f, "{:<36} {:>8} {:>6}", "fault", "rate", "times")?;
+        for fault in &self.kinds {
+            let count = self.faults.get(fault.name()).copied().unwrap_or_default();
+            writeln!(f, "{:<36} {:>6.2} % {count:>6}", fault.name(), self.rate)?;
+        }
+        writeln!(
+            f,
+            "{:<36} {:>8} {:>6}",
+            "connections refused", "", self.outages
+        )?;
+        writeln!(
+            f,
+            "{} calls were made again; {} requests were of sessions that nobody could have saved; \
+             {:.1} s to settle",
+            self.again,
+            self.unavoidable_requests,
+            self.settling.as_secs_f64()
+        )?;
+        write!(
+            f,
+            "torture: sessions={} requests={} expiries={} refreshes={} faults={} unavoidable={} \
+             forced_logins={} failed_requests={} crossed={}",
+            self.sessions,
+            self.requests,
+            self.expiries,
+            self.refreshes,
+            self.faults.values().sum::<usize>() + self.outages,
+            self.unavoidable,
+            self.forced_logins.len(),
+            self.failed_requests.len(),
+            self.crossed.len(),
+        )
+    }
+}

@@ -1,0 +1,195 @@
+//! Hundreds of sessions over many expiries, with a provider that fails all the time.
+//!
+//! The program runs with the system's clock and tokens that live for seconds: its own timers
+//! (back-off, circuit breaker, deadlines, waiting requests) run as they do in service, which they
+//! would not under a clock that is turned past them.
+//!
+//! `SIDEGATE_TORTURE_SEED` and `SIDEGATE_TORTURE_SECS` choose another run.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use sidegate::clock::{Clock, Timestamp};
+use tokio::sync::{RwLock, Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::report::Report;
+use super::visitor::{Site, Visitor};
+use crate::support::gateway::{Process, Settings};
+use crate::support::provider::CANARY;
+use crate::support::scene::ORIGIN;
+use crate::support::torture::app::TokenApp;
+use crate::support::torture::fault::{Fault, Schedule};
+use crate::support::torture::ledger::{Habits, Ledger};
+use crate::support::torture::server::TortureProvider;
+
+/// The servers: both rotate refresh tokens and end everything when an old one comes back.
+const SERVERS: [Habits; 2] = [
+    Habits {
+        server: "keeping",
+        kills_access_tokens: false,
+        grace: Duration::ZERO,
+    },
+    Habits {
+        server: "killing",
+        kills_access_tokens: true,
+        grace: Duration::ZERO,
+    },
+];
+
+/// Seconds that access tokens live.
+const LIFETIMES: [u64; 3] = [3, 4, 5];
+
+const SESSIONS: usize = 240;
+
+/// Of a hundred refreshes, so many go wrong at first.
+const PERCENT: u64 = 25;
+
+/// How often each kind of fault has to have happened.
+pub(super) const EACH_FAULT: usize = 20;
+
+/// How long a server is gone, and how long the other is before the next goes.
+const GONE: Duration = Duration::from_millis(250);
+const BETWEEN: Duration = Duration::from_millis(1500);
+
+/// What the run is to be.
+struct Plan {
+    seed: u64,
+    time: Duration,
+}
+
+impl Plan {
+    fn from_environment() -> Self {
+        let number = |name, otherwise| {
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "a switch of the suite, not a setting of the program"
+            )]
+            let text = std::env::var(name);
+            text.map_or(otherwise, |text| {
+                let number = text.parse();
+                number.unwrap_or_else(|_| panic!("{name} is no whole number: {text}"))
+            })
+        };
+        Self {
+            seed: number("SIDEGATE_TORTURE_SEED", 1),
+            time: Duration::from_secs(number("SIDEGATE_TORTURE_SECS", 40)),
+        }
+    }
+}
+
+fn settings(providers: &[TortureProvider], app: &TokenApp) -> Settings {
+    let mut settings = Settings::new(ORIGIN, "http://unused.test", &app.url())
+        .with("[session]\nrefresh_wait_secs = 30\n");
+    let secret = settings.file("secret", "s3cret\n");
+    let mut sections = String::new();
+    for (provider, habits) in providers.iter().zip(SERVERS) {
+        let name = habits.server;
+        sections.push_str(&provider.section("oauth2", &secret));
+        settings = settings.with(&format!(
+            "[[routes]]\nprefix = \"/{name}\"\nprovider = \"{name}\"\n\
+             on_upstream_401 = \"refresh_and_retry\"\n"
+        ));
+    }
+    settings
+        .provider(&sections)
+        .app("connections = 512\nqueue = 1024")
+}
+
+/// One server after the other is gone for a moment, until it is over.
+async fn outages(
+    mut providers: Vec<TortureProvider>,
+    site: Arc<Site>,
+    mut over: watch::Receiver<bool>,
+) -> Vec<TortureProvider> {
+    loop {
+        let pause = tokio::time::timeout(BETWEEN, over.wait_for(|over| *over));
+        if pause.await.is_ok() {
+            return providers;
+        }
+        // Nobody is let in while a server is gone, and that is no fault of the gateway.
+        let nobody_signs_in = site.signing_in.write().await;
+        let next = site.outages.fetch_add(1, Ordering::Relaxed) % providers.len();
+        providers[next].is_gone_for(GONE).await;
+        drop(nobody_signs_in);
+    }
+}
+
+/// Whether each kind of fault has happened often enough.
+fn enough(site: &Site) -> bool {
+    let mut faults = site.book.borrow().faults();
+    let mut count = |fault: Fault| faults.remove(fault.name()).unwrap_or_default();
+    site.outages.load(Ordering::Relaxed) >= EACH_FAULT
+        && (site.schedule.faults().iter()).all(|fault| count(*fault) >= EACH_FAULT)
+}
+
+async fn until_it_is_enough(clock: &Clock, end: Timestamp, site: &Site) {
+    // A short run, or a slow machine, goes on until it has had every fault.
+    let longest = end.plus(Duration::from_mins(3));
+    let mut every = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        every.tick().await;
+        let now = clock.now();
+        if now >= longest || now >= end && enough(site) {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g_01_g_10_f_38_a_provider_under_torture_costs_no_request_and_no_login() {
+    let plan = Plan::from_environment();
+    let clock = Clock::system();
+    let book = Ledger::book();
+    // A refused client waits for an operator; nothing else here takes that long.
+    let schedule = Schedule::new(plan.seed, PERCENT, &LIFETIMES).without(Fault::ClientRefused);
+    let mut providers = Vec::new();
+    for habits in SERVERS {
+        providers.push(TortureProvider::start(&book, habits, schedule.clone(), &clock).await);
+    }
+    let app = TokenApp::start(&book, &clock).await;
+    let gateway = Process::start_quietly(settings(&providers, &app)).await;
+    let (events, mut happened) = mpsc::unbounded_channel();
+    let (over, _) = watch::channel(false);
+    let site = Arc::new(Site {
+        gateway: gateway.address(),
+        providers: providers.iter().map(TortureProvider::url).collect(),
+        book: Arc::clone(&book),
+        schedule: schedule.clone(),
+        outages: AtomicUsize::new(0),
+        signing_in: RwLock::new(()),
+        at_the_door: Semaphore::new(16),
+        events,
+    });
+    let mut visitors = JoinSet::new();
+    for number in 0..SESSIONS {
+        let visitor = Visitor::new(Arc::clone(&site), number, SERVERS[number % SERVERS.len()]);
+        visitors.spawn(visitor.visit(over.subscribe()));
+    }
+    let storm = tokio::spawn(outages(providers, Arc::clone(&site), over.subscribe()));
+    let mut report = Report::new(plan.seed, &schedule);
+    let mut servers = Vec::new();
+    let end = clock.now().plus(plan.time);
+    until_it_is_enough(&clock, end, &site).await;
+    over.send_replace(true);
+    for provider in storm.await.unwrap() {
+        provider.be_fair();
+        servers.push(provider);
+    }
+    let outages = site.outages.load(Ordering::Relaxed);
+    drop(site);
+    while let Some(event) = happened.recv().await {
+        report.note(event);
+    }
+    while let Some(visitor) = visitors.join_next().await {
+        visitor.unwrap();
+    }
+    report.close(&book.borrow(), outages, clock.now().since(end));
+    println!("{report}");
+    report.assert_that_all_is_well();
+    let log = gateway.log();
+    for word in [CANARY, "panicked"] {
+        assert!(!log.contains(word), "{word} is in the log");
+    }
+}
