@@ -498,4 +498,4 @@ fn say_passing(session: &Session, error: &provider::Error) {
 
 #[cfg(test)]
 #[path = "refresh_tests.rs"]
-mod tests;
+pub(super) mod tests;
