@@ -126,7 +126,7 @@ impl Access {
         }
         let now = self.refresher.clock().now();
         // The app refuses even a token that was just made: another one would fare no better.
-        let young = now < session.tokens().life().not_before;
+        let young = !session.tokens().life().youth(now).is_zero();
         match route.on_refusal {
             OnRefusal::Pass => Recovery::Pass,
             OnRefusal::RefreshAndRetry | OnRefusal::Relogin if young => Recovery::Pass,

@@ -264,7 +264,7 @@ impl Refresher {
             },
         }
         // Whatever asks: a token that was just made is not made anew.
-        let young = session.tokens().life().not_before.since(now);
+        let young = session.tokens().life().youth(now);
         if !young.is_zero() {
             if !session.tokens().is_expired(now) {
                 return Try::Done(Outcome::Renewed(session));
