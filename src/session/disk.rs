@@ -199,6 +199,10 @@ impl Disk {
         };
         let Err(error) = write(database, changes, &self.keys, commit) else {
             self.commit = commit;
+            self.removing.end();
+            if !removals_alone {
+                self.writing.end();
+            }
             return Ok(());
         };
         // Whether it became durable is not known, and this database takes no further commit. The
@@ -208,10 +212,10 @@ impl Disk {
             Ok(()) if self.commit == commit => Ok(()),
             Ok(()) | Err(_) => {
                 let error: Why = Arc::new(error);
-                let pause = || Pause::after(began, instant(), &error);
-                self.writing = pause();
+                let ended = instant();
+                self.writing.note_failure(began, ended, &error);
                 if removals_alone {
-                    self.removing = pause();
+                    self.removing.note_failure(began, ended, &error);
                 }
                 Err(StoreError::NotCommitted(error))
             }
@@ -233,11 +237,12 @@ impl Disk {
             Ok((database, about)) => {
                 self.commit = about.commit;
                 self.database = Some(database);
+                self.opening.end();
                 Ok(())
             }
             Err(error) => {
                 let error: Why = Arc::new(error);
-                self.opening = Pause::after(began, instant(), &error);
+                self.opening.note_failure(began, instant(), &error);
                 Err(error)
             }
         }

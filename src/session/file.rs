@@ -266,11 +266,11 @@ pub(super) fn open(path: &Path) -> Result<(Database, About), FileError> {
 /// Takes from everybody but its owner what they may do with the file.
 fn make_private(path: &Path) -> io::Result<()> {
     let mode = std::fs::metadata(path)?.permissions().mode();
-    if mode & !PRIVATE & 0o777 == 0 {
-        return Ok(());
+    if mode & !PRIVATE & 0o777 != 0 {
+        // By its name: closing a second handle may end the lock.
+        std::fs::set_permissions(path, Permissions::from_mode(PRIVATE))?;
     }
-    // By its name: closing a second handle may end the lock.
-    std::fs::set_permissions(path, Permissions::from_mode(PRIVATE))
+    Ok(())
 }
 
 /// What an error of the database means for the file.
