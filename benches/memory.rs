@@ -19,7 +19,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sidegate::clock::Timestamp;
 use sidegate::identity::{Claim, Email, Identity};
 use sidegate::seal::{Keys, Purpose};
-use sidegate::session::{NewSession, OVERHEAD, Sessions, Settings, StoreSettings};
+use sidegate::session::{NewSession, OVERHEAD, Registrations, Sessions, Settings, StoreSettings};
 use sidegate::token::{Life, TokenSet};
 
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
@@ -75,7 +75,13 @@ fn store() -> Sessions {
         store: StoreSettings::Memory,
     };
     let keys = Keys::random().and_then(|keys| keys.ring(Purpose::Sessions));
-    Sessions::start(settings, keys.expect("random bytes"), NOW).expect("a thread")
+    Sessions::start(
+        settings,
+        keys.expect("random bytes"),
+        &Registrations::new(),
+        NOW,
+    )
+    .expect("a thread")
 }
 
 /// The memory of this process that is really there.

@@ -32,7 +32,9 @@ use sidegate::login::{Before, Callback, Completion, Login, PublicUrl, ReturnTo, 
 use sidegate::provider::{Grant, Prompt, Provider, Redemption, ResponseMode};
 use sidegate::seal::{Keys, Purpose};
 use sidegate::secret::Secret;
-use sidegate::session::{Lookup, NewSession, SessionId, Sessions, Settings, StoreSettings, cookie};
+use sidegate::session::{
+    Lookup, NewSession, Registrations, SessionId, Sessions, Settings, StoreSettings, cookie,
+};
 use sidegate::target::Target;
 use sidegate::telemetry::Metrics;
 use sidegate::token::{Life, TokenSet};
@@ -57,7 +59,13 @@ fn store(sessions: u32) -> (Sessions, Vec<SessionId>) {
         store: StoreSettings::Memory,
     };
     let keys = Keys::random().and_then(|keys| keys.ring(Purpose::Sessions));
-    let store = Sessions::start(settings, keys.expect("random bytes"), NOW).expect("a thread");
+    let store = Sessions::start(
+        settings,
+        keys.expect("random bytes"),
+        &Registrations::new(),
+        NOW,
+    );
+    let store = store.expect("a thread");
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     let runtime = runtime.expect("a runtime");
     let token = "a".repeat(1000);

@@ -70,7 +70,10 @@ impl Rooms {
     fn open(config: Config, shared: (Arc<Metrics>, Clock), control: Handle) -> Result<Self, Error> {
         let (settings, keys) = config.session;
         let patience = settings.refresh_wait;
-        let sessions = Arc::new(Sessions::start(settings, keys, shared.1.now())?);
+        let fingerprints = config.providers.iter();
+        let fingerprints = fingerprints.map(|(name, it)| (name.clone(), it.fingerprint()));
+        let sessions = Sessions::start(settings, keys, &fingerprints.collect(), shared.1.now())?;
+        let sessions = Arc::new(sessions);
         let refresher = Arc::new(Refresher::new(
             config.providers.clone(),
             Arc::clone(&sessions),
@@ -322,7 +325,7 @@ mod tests {
     use super::*;
     use crate::clock::Timestamp;
     use crate::seal::{Keys, Purpose};
-    use crate::session::{Settings, StoreSettings};
+    use crate::session::{Registrations, Settings, StoreSettings};
 
     #[tokio::test]
     async fn a_process_whose_sessions_are_lost_says_that_it_is_broken() {
@@ -336,7 +339,8 @@ mod tests {
         };
         let keys = Keys::random().unwrap().ring(Purpose::Sessions).unwrap();
         let clock = Clock::manual(Timestamp::from_millis(1_800_000_000_000));
-        let sessions = Arc::new(Sessions::start(settings, keys, clock.now()).unwrap());
+        let sessions =
+            Arc::new(Sessions::start(settings, keys, &Registrations::new(), clock.now()).unwrap());
         // The same that is left of a thread that panicked: nobody to take what is asked.
         sessions.close().await.unwrap();
         let readiness = Readiness::default();

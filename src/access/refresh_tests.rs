@@ -13,7 +13,7 @@ use crate::access::flight::Progress;
 use crate::access::wait::seated;
 use crate::identity::Claim;
 use crate::seal::{Keys, Purpose};
-use crate::session::{Lookup, NewSession, SessionId, Settings, StoreSettings};
+use crate::session::{Lookup, NewSession, Registrations, SessionId, Settings, StoreSettings};
 use crate::token::Life;
 
 pub(in crate::access) const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
@@ -37,7 +37,8 @@ impl Kit {
             store: StoreSettings::Memory,
         };
         let keys = Keys::random().unwrap().ring(Purpose::Sessions).unwrap();
-        let sessions = Arc::new(Sessions::start(settings, keys, NOW).unwrap());
+        let sessions =
+            Arc::new(Sessions::start(settings, keys, &Registrations::new(), NOW).unwrap());
         let metrics = Arc::new(Metrics::new([]));
         let clock = Clock::manual(NOW);
         let refresher = Refresher::new(

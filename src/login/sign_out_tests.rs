@@ -33,7 +33,8 @@ async fn a_sign_out_that_cannot_be_stored_does_not_claim_to_have_worked() {
     };
     let keys = Keys::random().unwrap().ring(Purpose::Sessions).unwrap();
     let now = Timestamp::from_millis(1);
-    let sessions = Arc::new(Sessions::start(settings, keys, now).unwrap());
+    let sessions =
+        Arc::new(Sessions::start(settings, keys, &session::Registrations::new(), now).unwrap());
     let login = login(&sessions);
     let open = async || {
         let new = NewSession {

@@ -55,6 +55,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use aws_lc_rs::digest::{self, SHA256};
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
@@ -178,6 +179,33 @@ impl Provider {
     /// What people call the server.
     pub fn display_name(&self) -> &str {
         self.settings.display_name.as_deref().unwrap_or(&self.name)
+    }
+
+    /// Another value for another server or another client: what is known of people here counts only
+    /// where this is the same. The server is its issuer as configured, or, without one, where its
+    /// token endpoint is configured to be.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let settings = &self.settings;
+        let server = match &settings.issuer {
+            Some(issuer) => [Some(issuer), None, None],
+            None => [
+                &settings.url,
+                &settings.token_endpoint,
+                &settings.metadata_url,
+            ]
+            .map(Option::as_ref),
+        };
+        let mut context = digest::Context::new(&SHA256);
+        let client = Some(&settings.client_id);
+        for part in server.into_iter().chain([client]) {
+            // No part can run into the next one, and none is not the empty one.
+            let text = part.map_or_else(String::new, |text| format!("{}:{text}", text.len()));
+            context.update(text.as_bytes());
+            context.update(b",");
+        }
+        let mut fingerprint = [0; 32];
+        fingerprint.copy_from_slice(context.finish().as_ref());
+        fingerprint
     }
 
     /// How this server's answers come to the redirection endpoint.

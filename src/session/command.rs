@@ -13,7 +13,8 @@ use crate::clock::Timestamp;
 use crate::identity::Identity;
 use crate::token::TokenSet;
 
-/// How many commands are committed together at most.
+/// How many commands are gathered at most before what they change is committed: reads count, too, or
+/// a stream of them would put a commit off.
 const MOST_TOGETHER: usize = 256;
 
 /// Where the answer to a command goes. Nobody may be waiting any more; the command counts all the
@@ -67,6 +68,8 @@ pub(super) enum Notice {
 /// Commands that are committed together.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
+    /// How many commands were planned, those that change nothing among them.
+    pub(super) commands: usize,
     pub(super) changes: Vec<Change>,
     pub(super) effects: Vec<Effect>,
     sessions: HashSet<SessionKey>,
@@ -129,7 +132,7 @@ impl Batch {
     }
 
     fn is_full(&self) -> bool {
-        self.effects.len() >= MOST_TOGETHER
+        self.commands >= MOST_TOGETHER
     }
 }
 

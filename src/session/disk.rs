@@ -2,20 +2,25 @@
 //!
 //! A commit writes every page beside what is there and ends with one `fsync`; after a crash the
 //! last commit whose checksums hold is what counts. Opening checks the whole file, so what is read
-//! later is what was written.
+//! later is what was written. That takes its time, and a failed commit makes it necessary (the database
+//! would repair itself by as much reading in any case), so what has just failed is not tried at once
+//! again.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use redb::{Database, ReadableDatabase as _, ReadableTable as _};
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, WriteTransaction};
 
 use super::file::{self, ABOUT, COMMIT_KEY, FileError, SESSIONS, USED, closed, corrupted, refused};
+use super::pause::{Pause, Why};
 use super::record::{self, Contents, Entry};
+use super::registration::{self, Registrations};
 use super::store::{Change, Loaded, StoreError};
 use super::{Instance, SessionKey};
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::seal::KeyRing;
 use crate::secret::NoRandomness;
 
@@ -29,6 +34,13 @@ pub(super) struct Disk {
     database: Option<Database>,
     /// The number of the last commit.
     commit: u64,
+    /// Since it could not be opened.
+    opening: Pause,
+    /// Since something could not be written.
+    writing: Pause,
+    /// Since not even removals could be: they need no room that they do not free, so a full disk
+    /// mostly takes them.
+    removing: Pause,
 }
 
 impl Disk {
@@ -50,6 +62,9 @@ impl Disk {
             instance: about.instance,
             database: Some(database),
             commit: about.commit,
+            opening: Pause::default(),
+            writing: Pause::default(),
+            removing: Pause::default(),
         })
     }
 
@@ -58,20 +73,28 @@ impl Disk {
         self.instance
     }
 
-    /// Gives all sessions in the file that have not passed their deadline to `take`; those that have
-    /// are removed.
+    /// Gives all sessions in the file that count to `take`. Removed are those that have passed their
+    /// deadline, and those whose provider is not among `providers` any more, or is another one: they
+    /// say nothing about anybody there. From here on the file's sessions are of `providers`.
     ///
     /// # Errors
     ///
     /// [`FileError`].
     pub(super) fn all(
         &mut self,
-        idle: Duration,
-        now: Timestamp,
+        (idle, now): (Duration, Timestamp),
+        providers: &Registrations,
         mut take: impl FnMut(SessionKey, Loaded),
     ) -> Result<(), FileError> {
         let damaged = |error: redb::Error| refused(&self.path, error);
+        let before = self.registrations().map_err(damaged)?;
+        let is_same = |name: &str| {
+            before
+                .get(name)
+                .is_some_and(|it| providers.get(name) == Some(it))
+        };
         let (mut over, mut unknown) = (Vec::new(), 0_usize);
+        let (mut others, mut of) = (0_usize, BTreeSet::new());
         self.each(|key, entry, used| {
             if entry.ends_at <= now {
                 over.push(Change::Remove(key));
@@ -83,6 +106,10 @@ impl Disk {
                 let loaded = loaded(entry, contents, used);
                 if loaded.last_used.plus(idle).min(loaded.ends_at) <= now {
                     over.push(Change::Remove(key));
+                } else if !is_same(&loaded.contents.provider) {
+                    over.push(Change::Remove(key));
+                    others = others.saturating_add(1);
+                    of.insert(loaded.contents.provider);
                 } else {
                     take(key, loaded);
                 }
@@ -96,13 +123,39 @@ impl Disk {
                 sessions: unknown,
             });
         }
-        if !over.is_empty() {
-            let commit = self.commit.saturating_add(1);
-            let database = self.database.as_ref().ok_or_else(|| damaged(closed()))?;
-            write(database, &over, &self.keys, commit).map_err(damaged)?;
-            self.commit = commit;
+        let commit = self.commit.saturating_add(1);
+        self.settle(&over, providers, commit).map_err(damaged)?;
+        self.commit = commit;
+        if others > 0 {
+            tracing::warn!(
+                reason = "provider_changed",
+                sessions = others,
+                providers = ?of,
+                "Sessions have ended, because their provider is not configured any more or is another \
+                 server or client now"
+            );
         }
         Ok(())
+    }
+
+    /// Whose the sessions of the file are.
+    fn registrations(&self) -> Result<Registrations, redb::Error> {
+        let database = self.database.as_ref().ok_or_else(closed)?;
+        registration::read(&database.begin_read()?, &self.keys)
+    }
+
+    /// Commits removals, and whose the sessions are that stay.
+    fn settle(
+        &self,
+        over: &[Change],
+        providers: &Registrations,
+        commit: u64,
+    ) -> Result<(), redb::Error> {
+        let database = self.database.as_ref().ok_or_else(closed)?;
+        let transaction = database.begin_write()?;
+        apply(&transaction, over, &self.keys, commit)?;
+        registration::write(&transaction, providers, &self.keys)?;
+        Ok(transaction.commit()?)
     }
 
     fn each(
@@ -130,15 +183,26 @@ impl Disk {
     ///
     /// [`StoreError::NotCommitted`].
     pub(super) fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
-        if self.database.is_none() {
-            self.open_again().map_err(not_committed)?;
-        }
+        let began = instant();
+        let removes = |change: &Change| matches!(change, Change::Remove(_));
+        let removals_alone = changes.iter().all(removes);
+        let pause = if removals_alone {
+            &self.removing
+        } else {
+            &self.writing
+        };
+        pause.is_over(began).map_err(StoreError::NotCommitted)?;
+        self.be_open().map_err(StoreError::NotCommitted)?;
         let commit = self.commit.saturating_add(1);
         let Some(database) = &self.database else {
-            return Err(not_committed(closed()));
+            return Err(StoreError::NotCommitted(Arc::new(closed())));
         };
         let Err(error) = write(database, changes, &self.keys, commit) else {
             self.commit = commit;
+            self.removing.end();
+            if !removals_alone {
+                self.writing.end();
+            }
             return Ok(());
         };
         // Whether it became durable is not known, and this database takes no further commit. The
@@ -146,15 +210,42 @@ impl Disk {
         self.database = None;
         match self.open_again() {
             Ok(()) if self.commit == commit => Ok(()),
-            Ok(()) | Err(_) => Err(not_committed(error)),
+            Ok(()) | Err(_) => {
+                let error: Why = Arc::new(error);
+                let ended = instant();
+                self.writing.note_failure(began, ended, &error);
+                if removals_alone {
+                    self.removing.note_failure(began, ended, &error);
+                }
+                Err(StoreError::NotCommitted(error))
+            }
         }
     }
 
-    fn open_again(&mut self) -> Result<(), FileError> {
-        let (database, about) = file::open(&self.path)?;
-        self.commit = about.commit;
-        self.database = Some(database);
-        Ok(())
+    /// Opens the file again, if that could not be done after a failure.
+    fn be_open(&mut self) -> Result<(), Why> {
+        if self.database.is_some() {
+            return Ok(());
+        }
+        self.opening.is_over(instant())?;
+        self.open_again()
+    }
+
+    fn open_again(&mut self) -> Result<(), Why> {
+        let began = instant();
+        match file::open(&self.path) {
+            Ok((database, about)) => {
+                self.commit = about.commit;
+                self.database = Some(database);
+                self.opening.end();
+                Ok(())
+            }
+            Err(error) => {
+                let error: Why = Arc::new(error);
+                self.opening.note_failure(began, instant(), &error);
+                Err(error)
+            }
+        }
     }
 
     /// Reads one session.
@@ -164,10 +255,7 @@ impl Disk {
     /// [`StoreError::Damaged`], [`StoreError::Unreadable`].
     pub(super) fn load(&mut self, key: &SessionKey) -> Result<Option<Loaded>, StoreError> {
         let unreadable = |error: redb::Error| StoreError::Unreadable(Arc::new(error));
-        if self.database.is_none() {
-            let opened = self.open_again();
-            opened.map_err(|error| StoreError::Unreadable(Arc::new(error)))?;
-        }
+        self.be_open().map_err(StoreError::Unreadable)?;
         let database = self.database.as_ref();
         let database = database.ok_or_else(|| unreadable(closed()))?;
         let read = || {
@@ -204,31 +292,42 @@ fn write(
     commit: u64,
 ) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
-    {
-        let mut sessions = transaction.open_table(SESSIONS)?;
-        let mut used = transaction.open_table(USED)?;
-        for change in changes {
-            match change {
-                Change::Put(session) => {
-                    let sealed = record::seal(session, keys);
-                    let sealed = sealed.ok_or_else(|| io::Error::other(NoRandomness))?;
-                    sessions.insert(session.key().as_bytes(), sealed.as_slice())?;
-                }
-                Change::Remove(key) => {
-                    sessions.remove(key.as_bytes())?;
-                    used.remove(key.as_bytes())?;
-                }
-                Change::Used(key, at) => {
-                    used.insert(key.as_bytes(), at.as_millis())?;
-                }
+    apply(&transaction, changes, keys, commit)?;
+    Ok(transaction.commit()?)
+}
+
+fn apply(
+    transaction: &WriteTransaction,
+    changes: &[Change],
+    keys: &KeyRing,
+    commit: u64,
+) -> Result<(), redb::Error> {
+    let mut sessions = transaction.open_table(SESSIONS)?;
+    let mut used = transaction.open_table(USED)?;
+    for change in changes {
+        match change {
+            Change::Put(session) => {
+                let sealed = record::seal(session, keys);
+                let sealed = sealed.ok_or_else(|| io::Error::other(NoRandomness))?;
+                sessions.insert(session.key().as_bytes(), sealed.as_slice())?;
+            }
+            Change::Remove(key) => {
+                sessions.remove(key.as_bytes())?;
+                used.remove(key.as_bytes())?;
+            }
+            Change::Used(key, at) => {
+                used.insert(key.as_bytes(), at.as_millis())?;
             }
         }
-        transaction.open_table(ABOUT)?.insert(COMMIT_KEY, commit)?;
     }
-    transaction.commit()?;
+    transaction.open_table(ABOUT)?.insert(COMMIT_KEY, commit)?;
     Ok(())
 }
 
-fn not_committed(error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
-    StoreError::NotCommitted(Arc::new(error))
+fn instant() -> Instant {
+    Clock::system().instant()
 }
+
+#[cfg(test)]
+#[path = "disk_tests.rs"]
+mod tests;

@@ -36,8 +36,9 @@ const PRIVATE: u32 = 0o600;
 /// What every database of redb begins with.
 const MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
 
-/// Why the file of sessions cannot be used. Side: gateway; the operator acts, and nothing was
-/// changed.
+/// Why the file of sessions cannot be used. Side: gateway; the operator acts. Nothing that somebody
+/// put into the file was changed: the database may have noted in it that its check went well, or what
+/// it repaired after a crash.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// Its contents are not what was written.
@@ -216,11 +217,8 @@ pub(super) fn open(path: &Path) -> Result<(Database, About), FileError> {
     };
     let opened = OpenOptions::new().read(true).write(true).open(path);
     let file = opened.map_err(failed)?;
-    let mode = file.metadata().map_err(failed)?.permissions().mode();
-    if mode & !PRIVATE & 0o777 != 0 {
-        let private = Permissions::from_mode(PRIVATE);
-        file.set_permissions(private).map_err(failed)?;
-    }
+    // A look without the check, or without writing, is not for a file that is not known to be whole:
+    // the database may panic at it.
     let look = || {
         let database = Database::builder()
             .set_cache_size(PAGE_CACHE)
@@ -257,10 +255,22 @@ pub(super) fn open(path: &Path) -> Result<(Database, About), FileError> {
                 instance: Instance::from_bytes(tag.to_be_bytes()),
                 commit: commit.unwrap_or_default(),
             };
+            // Not before it is known to be ours.
+            make_private(path).map_err(failed)?;
             Ok((database, about))
         }
         (Some(_) | None, ..) => Err(refused(path, corrupted("it does not say what it is"))),
     }
+}
+
+/// Takes from everybody but its owner what they may do with the file.
+fn make_private(path: &Path) -> io::Result<()> {
+    let mode = std::fs::metadata(path)?.permissions().mode();
+    if mode & !PRIVATE & 0o777 != 0 {
+        // By its name: closing a second handle may end the lock.
+        std::fs::set_permissions(path, Permissions::from_mode(PRIVATE))?;
+    }
+    Ok(())
 }
 
 /// What an error of the database means for the file.

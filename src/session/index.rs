@@ -92,11 +92,12 @@ impl Index {
         self.away.get(key)
     }
 
-    /// Notes that a session is in the file alone.
-    pub(super) fn set_away(&mut self, stored: &Stored) {
+    /// Notes that a session is in the file alone, and gives what is remembered of it.
+    pub(super) fn set_away(&mut self, stored: &Stored) -> Arc<Stored> {
         let away = Arc::new(stored.without_contents());
         self.replace(&away);
-        self.away.insert(*away.key(), away);
+        self.away.insert(*away.key(), Arc::clone(&away));
+        away
     }
 
     /// Forgets a session, whose value in memory is given, if there is one. Gives what it
@@ -275,7 +276,7 @@ mod tests {
         let mut index = index(2, 2);
         let (keys, _) = index.walk(1, |_| true);
         let first = Arc::clone(&index.all.first().unwrap().0);
-        index.set_away(&first);
+        assert!(index.set_away(&first).contents().is_empty());
         assert!(!index.has(&first) && index.away(&keys[0]).is_some());
         assert_eq!((index.len(), index.away.len()), (4, 1));
         index.replace(&first);

@@ -7,6 +7,7 @@
 //! planned on what is committed.
 
 use std::collections::HashMap;
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,7 +18,9 @@ use moka::sync::Cache;
 use tokio::sync::mpsc;
 
 use super::command::{Answer, Batch, Command, Effect, Notice, say};
-use super::index::{Index, Walked};
+use super::file::FileError;
+use super::index::{Index, People, Walked};
+use super::registration::Registrations;
 use super::store::{Change, Store, StoreError};
 use super::stored::Stored;
 use super::{EndedVersion, Maintained, Replaced, Session, SessionKey, State};
@@ -116,12 +119,32 @@ impl Keeper {
         (keeper, ways)
     }
 
-    /// Takes over a session that the store holds already.
-    pub(super) fn restore(&mut self, session: &Arc<Stored>) {
-        self.remember(session);
-        // What the cache has no room for must not pile up here.
-        self.take_notices();
+    /// Takes over the sessions that the file holds, each as it is read: there is never more of them
+    /// in memory than the cache has room for.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError`].
+    pub(super) fn restore(
+        &mut self,
+        (providers, people): (&Registrations, &People),
+        now: Timestamp,
+    ) -> Result<(), FileError> {
+        // Nobody asks for anything before this is over.
+        let mut store = mem::replace(&mut self.store, Store::Memory);
+        let restored = match &mut store {
+            Store::Memory => Ok(()),
+            Store::Disk(disk) => disk.all((self.limits.idle, now), providers, |key, loaded| {
+                self.remember(loaded.into_session(key, people).stored());
+                // What the cache has no room for must not pile up here; when it was used last, the
+                // file knows.
+                self.take_notices();
+                self.used.clear();
+            }),
+        };
+        self.store = store;
         self.count();
+        restored
     }
 
     fn remember(&mut self, session: &Arc<Stored>) {
@@ -168,6 +191,7 @@ impl Keeper {
             if batch.has_to_wait(&command) {
                 return Some(command);
             }
+            batch.commands = batch.commands.saturating_add(1);
             self.plan(command, batch);
             next = self.commands.try_recv().ok();
         }
@@ -406,15 +430,16 @@ impl Keeper {
 
     fn note_pushed_out(&mut self, session: Arc<Stored>) {
         let key = *session.key();
-        match self.store {
-            Store::Memory => {
+        // The cache's listener knows whether it is in the file.
+        match session.state() {
+            State::Ended => {
                 self.index.remove(&key, Some(session));
                 self.used.remove(&key);
                 self.count();
             }
-            Store::Disk(_) => {
-                self.index.set_away(&session);
-                self.used.insert(key, session);
+            State::Live | State::Superseded => {
+                let away = self.index.set_away(&session);
+                self.used.insert(key, away);
             }
         }
     }
@@ -459,3 +484,7 @@ enum Current {
     Newer(Arc<Session>),
     None,
 }
+
+#[cfg(test)]
+#[path = "keeper_tests.rs"]
+mod tests;

@@ -23,7 +23,9 @@ mod index;
 mod keeper;
 mod live;
 mod packed;
+mod pause;
 mod record;
+mod registration;
 mod settings;
 mod store;
 mod stored;
@@ -42,6 +44,7 @@ use self::index::{People, Rank};
 use self::keeper::{Figures, Keeper, Limits, Ways};
 pub use self::live::Session;
 use self::record::Contents;
+pub use self::registration::Registrations;
 pub use self::settings::{DiskSettings, Settings, StoreSettings};
 use self::store::Store;
 pub use self::store::StoreError;
@@ -164,12 +167,18 @@ pub struct Sessions {
 
 impl Sessions {
     /// Opens the store that the settings name and starts the thread that keeps it. Blocks, for
-    /// seconds if the file is large. `keys` seal what is in the file.
+    /// seconds if the file is large. `keys` seal what is in the file; its sessions of providers that
+    /// are not among `providers`, or were another server or client before, are removed.
     ///
     /// # Errors
     ///
     /// [`StartError`].
-    pub fn start(settings: Settings, keys: KeyRing, now: Timestamp) -> Result<Self, StartError> {
+    pub fn start(
+        settings: Settings,
+        keys: KeyRing,
+        providers: &Registrations,
+        now: Timestamp,
+    ) -> Result<Self, StartError> {
         let limits = Limits {
             idle: settings.idle,
             per_person: settings.per_person,
@@ -182,18 +191,10 @@ impl Sessions {
                 (Instance::random()?, keeper, ways)
             }
             StoreSettings::Disk(disk) => {
-                let mut disk = disk::Disk::open(&disk.file, keys)?;
+                let disk = disk::Disk::open(&disk.file, keys)?;
                 let instance = disk.instance();
-                let mut all = Vec::new();
-                disk.all(settings.idle, now, |key, loaded| {
-                    let session = loaded.into_session(key, &people);
-                    all.push(Arc::clone(session.stored()));
-                })?;
-                let store = Store::Disk(Box::new(disk));
-                let (mut keeper, ways) = Keeper::new(store, limits);
-                for session in &all {
-                    keeper.restore(session);
-                }
+                let (mut keeper, ways) = Keeper::new(Store::Disk(Box::new(disk)), limits);
+                keeper.restore((providers, &people), now)?;
                 (instance, keeper, ways)
             }
         };

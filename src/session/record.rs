@@ -2,7 +2,8 @@
 //!
 //! In the file they are sealed behind the session's end. That lies open, so that a session can be
 //! told to be over by whoever has not got its key; it and the session's key are bound to what is
-//! sealed, so an entry that was put in another's place does not open.
+//! sealed, so an entry that was put in another session's place does not open. An earlier entry of the
+//! same session does: whoever can write the file can put back what it held before.
 
 use postcard::ser_flavors::Size;
 use serde::{Deserialize, Serialize};

@@ -1,12 +1,15 @@
 //! What the stores differ in, and what tests of sessions have in common.
 
 use std::fmt;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use redb::ReadableDatabase as _;
 
 use super::*;
 use crate::clock::Clock;
@@ -17,6 +20,7 @@ use crate::token::{Authentication, Life};
 /// A place for sessions, whose process can be stopped and started.
 pub(super) struct Kit {
     pub(super) settings: Settings,
+    pub(super) providers: Registrations,
     keys: Vec<u8>,
     folder: tempfile::TempDir,
 }
@@ -32,6 +36,7 @@ impl Kit {
                 refresh_wait: Duration::from_secs(10),
                 store: StoreSettings::Memory,
             },
+            providers: Registrations::from([("op".into(), [0; 32])]),
             keys: vec![1],
             folder: tempfile::tempdir().unwrap(),
         }
@@ -54,11 +59,16 @@ impl Kit {
         matches!(self.settings.store, StoreSettings::Disk(_))
     }
 
-    fn file(&self) -> PathBuf {
+    pub(super) fn file(&self) -> PathBuf {
         self.folder.path().join("sessions.redb")
     }
 
-    fn keys(&self) -> KeyRing {
+    /// Who may do what with the file.
+    fn mode(&self) -> u32 {
+        std::fs::metadata(self.file()).unwrap().permissions().mode() & 0o777
+    }
+
+    pub(super) fn keys(&self) -> KeyRing {
         let path = self.folder.path().join("keys");
         let lines = self.keys.iter().map(|byte| STANDARD.encode([*byte; 32]));
         std::fs::write(&path, lines.collect::<Vec<_>>().join("\n")).unwrap();
@@ -67,7 +77,7 @@ impl Kit {
     }
 
     pub(super) fn try_start(&self, now: Timestamp) -> Result<Sessions, StartError> {
-        Sessions::start(self.settings.clone(), self.keys(), now)
+        Sessions::start(self.settings.clone(), self.keys(), &self.providers, now)
     }
 
     pub(super) fn start(&self, now: Timestamp) -> Sessions {
@@ -327,6 +337,55 @@ async fn a_session_that_is_away_expires_by_its_last_use() {
 }
 
 #[tokio::test]
+async fn a_session_does_not_count_where_its_provider_has_become_another_one() {
+    let mut kit = Kit::disk();
+    let sessions = kit.start(NOW);
+    let elsewhere = NewSession {
+        provider: "other",
+        ..login("bob")
+    };
+    let bob = sessions.open(elsewhere, NOW).await.unwrap();
+    let alice = open(&sessions, "alice", NOW).await;
+    sessions.close().await.unwrap();
+    // Nothing is known of what `other` was.
+    kit.providers.insert("other".into(), [1; 32]);
+    let sessions = kit.start(NOW);
+    assert!(live(&sessions, &alice, NOW).await && !live(&sessions, &bob, NOW).await);
+    sessions.close().await.unwrap();
+    // A key may be put in front of the one that sealed it all, and then that one may go.
+    kit.keys = vec![2, 1];
+    let sessions = kit.start(NOW);
+    let old = session(&sessions, &alice).await;
+    let replaced = sessions.replace(&old, tokens("token-1"), None).await;
+    assert!(matches!(replaced, Ok(Replaced::Stored(_))));
+    sessions.close().await.unwrap();
+    kit.keys = vec![2];
+    let sessions = kit.start(NOW);
+    assert!(live(&sessions, &alice, NOW).await);
+    sessions.close().await.unwrap();
+    for providers in [
+        Registrations::from([("op".into(), [1; 32])]),
+        Registrations::new(),
+    ] {
+        let copy = Kit::disk();
+        std::fs::copy(kit.file(), copy.file()).unwrap();
+        let mut copy = Kit {
+            keys: vec![2],
+            providers,
+            ..copy
+        };
+        let sessions = copy.start(NOW);
+        assert!(!live(&sessions, &alice, NOW).await);
+        assert_eq!(sessions.count(), 0);
+        sessions.close().await.unwrap();
+        // Nor does it come back with what its provider was before.
+        copy.providers.clone_from(&kit.providers);
+        let sessions = copy.start(NOW);
+        assert!(!live(&sessions, &alice, NOW).await);
+    }
+}
+
+#[tokio::test]
 async fn c_08_sessions_sealed_with_an_older_key_are_read_and_are_sealed_anew_when_replaced() {
     let mut kit = Kit::disk();
     let sessions = kit.start(NOW);
@@ -414,7 +473,9 @@ fn a_file_of_something_else_is_refused_and_left_as_it_is() {
     let others = std::fs::read(&other).unwrap();
     for contents in [b"x".as_slice(), b"SQLite format 3\0 and more", &others] {
         std::fs::write(kit.file(), contents).unwrap();
+        std::fs::set_permissions(kit.file(), Permissions::from_mode(0o644)).unwrap();
         let refusal = kit.refusal();
+        assert_eq!(kit.mode(), 0o644);
         assert!(
             refusal.contains("sessions.redb is no file of sessions"),
             "{refusal}"
@@ -422,6 +483,11 @@ fn a_file_of_something_else_is_refused_and_left_as_it_is() {
         assert!(refusal.contains("session.store.disk.file"), "{refusal}");
         assert_eq!(std::fs::read(kit.file()).unwrap().len(), contents.len());
     }
+    let database = redb::Database::open(kit.file()).unwrap();
+    let transaction = database.begin_read().unwrap();
+    let value = transaction.open_table(table).unwrap().get(1).unwrap();
+    assert_eq!(value.unwrap().value(), 2);
+    assert_eq!(transaction.list_tables().unwrap().count(), 1);
 }
 
 #[tokio::test]
@@ -475,15 +541,12 @@ async fn what_a_crash_left_of_a_new_file_is_in_nobodys_way() {
 
 #[tokio::test]
 async fn nobody_else_may_read_the_file() {
-    use std::os::unix::fs::PermissionsExt as _;
     let kit = Kit::disk();
-    let mode = || std::fs::metadata(kit.file()).unwrap().permissions().mode() & 0o777;
     kit.start(NOW).close().await.unwrap();
-    assert_eq!(mode(), 0o600);
-    let wider = std::fs::Permissions::from_mode(0o666);
-    std::fs::set_permissions(kit.file(), wider).unwrap();
+    assert_eq!(kit.mode(), 0o600);
+    std::fs::set_permissions(kit.file(), Permissions::from_mode(0o666)).unwrap();
     kit.start(NOW).close().await.unwrap();
-    assert_eq!(mode(), 0o600);
+    assert_eq!(kit.mode(), 0o600);
 }
 
 #[tokio::test]

@@ -371,3 +371,28 @@ fn an_app_refuses_a_token_by_401_or_as_the_profile_says() {
         assert_eq!(other.is_signed_out_answer(status, headers), by_others);
     }
 }
+
+#[test]
+fn another_server_or_client_has_another_fingerprint_and_nothing_else_has() {
+    let of = |text: &str| {
+        let endpoints = "authorization_endpoint = \"/a\"\nidentity.source = \"none\"\n";
+        let text = format!("client_authentication = \"none\"\n{endpoints}{text}");
+        let provider = Provider::new("op", &settings("oauth2", &text));
+        provider.unwrap().fingerprint()
+    };
+    let written = [
+        "url = \"https://a.example\"\ntoken_endpoint = \"/t\"\nclient_id = \"1\"",
+        "url = \"https://b.example\"\ntoken_endpoint = \"/t\"\nclient_id = \"1\"",
+        "url = \"https://a.example\"\ntoken_endpoint = \"/u\"\nclient_id = \"1\"",
+        "url = \"https://a.example\"\ntoken_endpoint = \"/t\"\nclient_id = \"2\"",
+        "url = \"https://a.example\"\ntoken_endpoint = \"/t\"\nclient_id = \"1\"\n\
+         issuer = \"https://a.example\"",
+    ];
+    let distinct: std::collections::HashSet<_> = written.iter().map(|text| of(text)).collect();
+    assert_eq!(distinct.len(), written.len());
+    let again = format!("scopes = [\"more\"]\ndisplay_name = \"A\"\n{}", written[0]);
+    assert_eq!(of(&again), of(written[0]));
+    // An issuer stays who it is, wherever its endpoints are.
+    let moved = written[4].replace("\"/t\"", "\"/elsewhere\"");
+    assert_eq!(of(&moved), of(written[4]));
+}

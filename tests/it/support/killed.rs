@@ -15,8 +15,8 @@ use sidegate::clock::{Clock, Timestamp};
 use sidegate::identity::{Claim, Identity};
 use sidegate::seal::{Keys, Purpose};
 use sidegate::session::{
-    DiskSettings, Lookup, NewSession, Replaced, Session, SessionId, Sessions, Settings, StartError,
-    StoreSettings,
+    DiskSettings, Lookup, NewSession, Registrations, Replaced, Session, SessionId, Sessions,
+    Settings, StartError, StoreSettings,
 };
 use sidegate::token::{Life, TokenSet};
 
@@ -60,7 +60,8 @@ impl Place {
         };
         let keys = Keys::from_file(&self.0.join("keys")).unwrap();
         let keys = keys.ring(Purpose::Sessions).unwrap();
-        Sessions::start(settings, keys, Clock::system().now())
+        let providers = Registrations::from([("main".into(), [0; 32])]);
+        Sessions::start(settings, keys, &providers, Clock::system().now())
     }
 }
 

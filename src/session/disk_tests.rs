@@ -1,0 +1,105 @@
+//! A file that takes nothing for a while.
+
+use redb::backends::InMemoryBackend;
+
+use super::*;
+use crate::session::tests::{Kit, NOW, open};
+
+/// A kit whose file has one session, with that one's key.
+async fn kit() -> (Kit, SessionKey) {
+    let kit = Kit::disk();
+    let sessions = kit.start(NOW);
+    let id = open(&sessions, "alice", NOW).await;
+    sessions.close().await.unwrap();
+    (kit, id.key())
+}
+
+/// Takes no write once it is told so.
+#[derive(Debug, Default)]
+struct Full(InMemoryBackend, Arc<std::sync::atomic::AtomicBool>);
+
+impl redb::StorageBackend for Full {
+    fn len(&self) -> Result<u64, io::Error> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), io::Error> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> Result<(), io::Error> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+        if self.1.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.0.write(offset, data)
+    }
+}
+
+/// The next commit fails; the file itself is whole.
+fn fill(disk: &mut Disk) {
+    let full = Full::default();
+    let is_full = Arc::clone(&full.1);
+    let database = Database::builder().create_with_backend(full).unwrap();
+    is_full.store(true, std::sync::atomic::Ordering::Relaxed);
+    disk.database = Some(database);
+}
+
+#[tokio::test]
+async fn after_a_failed_commit_the_file_is_left_alone_for_a_while_but_for_reading_and_removals() {
+    let (kit, key) = kit().await;
+    let mut disk = Disk::open(&kit.file(), kit.keys()).unwrap();
+    let used = [Change::Used(key, NOW)];
+    fill(&mut disk);
+    assert!(matches!(
+        disk.commit(&used),
+        Err(StoreError::NotCommitted(_))
+    ));
+    disk.writing.prolong();
+    let commit = disk.commit;
+    // It could be written now, but nobody tries.
+    let why = crate::telemetry::chain(&disk.commit(&used).unwrap_err());
+    assert!(why.contains("no storage space"), "{why}");
+    assert!(disk.load(&key).unwrap().is_some());
+    disk.writing.end();
+    disk.commit(&used).unwrap();
+    assert_eq!(disk.commit, commit + 1);
+    // Who signs out does not wait for that.
+    fill(&mut disk);
+    assert!(disk.commit(&used).is_err());
+    disk.writing.prolong();
+    disk.commit(&[Change::Remove(key)]).unwrap();
+    assert!(disk.load(&key).unwrap().is_none());
+    assert!(disk.commit(&used).is_err());
+    // Unless that failed, too.
+    fill(&mut disk);
+    for _ in 0..2 {
+        assert!(disk.commit(&[Change::Remove(key)]).is_err());
+        disk.removing.prolong();
+    }
+    disk.removing.end();
+    disk.commit(&[Change::Remove(key)]).unwrap();
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_opened_is_left_alone_for_a_while() {
+    let (kit, key) = kit().await;
+    let mut disk = Disk::open(&kit.file(), kit.keys()).unwrap();
+    disk.database = None;
+    let away = kit.file().with_extension("away");
+    std::fs::rename(kit.file(), &away).unwrap();
+    assert!(matches!(disk.load(&key), Err(StoreError::Unreadable(_))));
+    disk.opening.prolong();
+    std::fs::rename(&away, kit.file()).unwrap();
+    assert!(matches!(disk.load(&key), Err(StoreError::Unreadable(_))));
+    assert!(disk.commit(&[Change::Remove(key)]).is_err());
+    disk.opening.end();
+    assert!(disk.load(&key).unwrap().is_some());
+}

@@ -1,0 +1,62 @@
+//! The keeper by itself: what it holds, and what it gathers.
+
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::session::disk::Disk;
+use crate::session::tests::{Kit, NOW, open};
+
+#[tokio::test]
+async fn of_sessions_that_memory_has_no_room_for_none_is_held_at_the_start() {
+    let kit = Kit::disk();
+    let sessions = kit.start(NOW);
+    for number in 0..1000 {
+        open(&sessions, &number.to_string(), NOW).await;
+    }
+    sessions.close().await.unwrap();
+    let disk = Disk::open(&kit.file(), kit.keys()).unwrap();
+    let limits = Limits {
+        idle: kit.settings.idle,
+        per_person: 3,
+        capacity: 20 * 1024,
+    };
+    let (mut keeper, _ways) = Keeper::new(Store::Disk(Box::new(disk)), limits);
+    let people = People::default();
+    keeper.restore((&kit.providers, &people), NOW).unwrap();
+    assert_eq!(keeper.index.len(), 1000);
+    keeper.hear_of_evictions();
+    let (held, _) = keeper
+        .index
+        .walk(1000, |stored| !stored.contents().is_empty());
+    assert!((1..50).contains(&held.len()), "{}", held.len());
+    // Nor to write down when they were used, which the file knows.
+    let mut used = keeper.used.values();
+    assert!(used.all(|stored| stored.contents().is_empty()));
+}
+
+#[tokio::test]
+async fn reading_does_not_put_a_commit_off() {
+    let limits = Limits {
+        idle: Duration::from_mins(1),
+        per_person: 3,
+        capacity: 1 << 20,
+    };
+    let (mut keeper, ways) = Keeper::new(Store::Memory, limits);
+    let key = SessionKey::from_bytes([1; SessionKey::LENGTH]);
+    let mut answers = Vec::new();
+    for _ in 0..1000 {
+        let (answer, answered) = oneshot::channel();
+        answers.push(answered);
+        let fetch = Command::Fetch { key, answer };
+        ways.commands.try_send(fetch).unwrap();
+    }
+    let (answer, _answered) = oneshot::channel();
+    let end = Command::End { key, answer };
+    let left = keeper.gather(end, &mut Batch::default());
+    assert!(matches!(left, Some(Command::Fetch { .. })));
+    let mut answers = answers.iter_mut();
+    assert_eq!(
+        answers.position(|answer| answer.try_recv().is_err()),
+        Some(255)
+    );
+}

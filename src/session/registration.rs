@@ -1,0 +1,59 @@
+//! Whose the sessions of a file are: what each provider was when they were opened.
+//!
+//! A session names its provider as the operator calls it. The operator may point that name at
+//! another server or client while nothing runs, and then nobody of before is anybody there. So the
+//! file says for each name what stood behind it, sealed, and all its sessions are of that.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use redb::{ReadableTable as _, TableDefinition, TableError, WriteTransaction};
+
+use crate::seal::KeyRing;
+
+/// What each provider is, by its configured name: another server or client gives another value.
+pub type Registrations = BTreeMap<Box<str>, [u8; 32]>;
+
+/// Registrations by name, each sealed. Written anew at each start, so the newest key seals them.
+const PROVIDERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("providers");
+
+/// What the file says. An entry that does not open says nothing.
+pub(super) fn read(
+    transaction: &redb::ReadTransaction,
+    keys: &KeyRing,
+) -> Result<Registrations, redb::Error> {
+    let table = match transaction.open_table(PROVIDERS) {
+        Ok(table) => table,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Registrations::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let mut registrations = Registrations::new();
+    for entry in table.iter()? {
+        let (name, sealed) = entry?;
+        let opened = keys.open(&context(name.value()), sealed.value());
+        let known = opened.and_then(|plain| plain.as_slice().try_into().ok());
+        registrations.extend(known.map(|known| (name.value().into(), known)));
+    }
+    Ok(registrations)
+}
+
+/// Puts these in the place of what the file says.
+pub(super) fn write(
+    transaction: &WriteTransaction,
+    registrations: &Registrations,
+    keys: &KeyRing,
+) -> Result<(), redb::Error> {
+    let mut table = transaction.open_table(PROVIDERS)?;
+    table.retain(|_name, _sealed| false)?;
+    for (name, known) in registrations {
+        let sealed = keys.seal(&context(name), known);
+        let sealed = sealed.map_err(io::Error::other)?;
+        table.insert(&**name, sealed.as_slice())?;
+    }
+    Ok(())
+}
+
+/// What an entry is bound to.
+fn context(name: &str) -> Vec<u8> {
+    [b"provider ", name.as_bytes()].concat()
+}
