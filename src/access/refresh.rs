@@ -32,9 +32,18 @@ const ALARM_PAUSE: Duration = Duration::from_secs(30);
 /// For how long one claim keeps others from starting a refresh. They would only join it.
 const CLAIM: Duration = Duration::from_secs(5);
 
+/// The least that is waited between two tries, whatever the clock says of the pause.
+const LEAST_PAUSE: Duration = Duration::from_millis(100);
+
 /// The longest that the end of the process waits for refreshes under way: the deadline that their
 /// calls have unless it is set, and what it takes to store a result.
 const LAST_WAIT: Duration = Duration::from_secs(65);
+
+/// A refresh that goes on with another try at once.
+const GOES_ON: Failure = Failure {
+    reason: "refresh_slow",
+    retry_after: Duration::ZERO,
+};
 
 /// What came of a refresh.
 #[derive(Clone, Debug)]
@@ -206,8 +215,9 @@ impl Refresher {
             key: *session.key(),
             landed: false,
         };
+        let mut least = Duration::ZERO;
         let outcome = loop {
-            if let Some(failure) = self.rest(session.key(), &pilot).await {
+            if let Some(failure) = self.rest(session.key(), least, &pilot).await {
                 session.postpone_refresh(self.clock.now().plus(failure.retry_after));
                 break Outcome::Failed(failure);
             }
@@ -215,19 +225,25 @@ impl Refresher {
                 Try::Done(outcome) => break outcome,
                 Try::Failed(same) => session = same,
             }
+            least = LEAST_PAUSE;
         };
         log.landed = true;
         pilot.land(outcome);
     }
 
-    /// Waits for the end of the pause that failures before have brought. Gives the failure when
-    /// there is nobody to wait for.
+    /// Waits for the end of the pause that failures before have brought, at `least` so long. Gives
+    /// the failure when there is nobody to wait for.
     async fn rest(
         &self,
         key: &SessionKey,
+        least: Duration,
         pilot: &Pilot<SessionKey, Rest, Outcome>,
     ) -> Option<Failure> {
-        let failure = self.troubles.find(key, self.clock.now())?;
+        let mut failure = self.troubles.find(key, self.clock.now()).unwrap_or(GOES_ON);
+        failure.retry_after = failure.retry_after.max(least);
+        if failure.retry_after.is_zero() {
+            return None;
+        }
         let now = Instant::now();
         pilot.rest(Rest {
             until: now.checked_add(failure.retry_after).unwrap_or(now),

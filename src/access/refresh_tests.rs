@@ -331,3 +331,34 @@ async fn whoever_comes_with_a_session_that_was_replaced_gets_the_newest() {
     let ended = kit.refresher.attempt(old).await;
     assert!(matches!(ended, Try::Done(Outcome::Ended)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn f_18_between_two_tries_there_is_a_pause_whatever_the_clock_says() {
+    let kit = Kit::new(Handle::current());
+    // A floor that is further away than any: the clock was set back.
+    let life = Life {
+        expires_at: Some(NOW),
+        not_before: NOW.plus(Duration::from_hours(1)),
+        ..Life::default()
+    };
+    let new = NewSession {
+        provider: "main",
+        identity: Identity::nameless("op"),
+        tokens: TokenSet::new("a", Some("old"), life).unwrap(),
+        replaces: Vec::new(),
+    };
+    let id = kit.sessions.open(new, NOW).await.unwrap();
+    let Lookup::Live(session) = kit.sessions.find(&id, NOW) else {
+        panic!("it is not there");
+    };
+    let mut seat = kit.refresher.join(&session, NOW).unwrap();
+    // Without one this thread would not come to this.
+    let mut before = Instant::now();
+    for _ in 0..3 {
+        let Progress::Resting(rest) = seat.other_news().await else {
+            panic!("it goes on without a pause");
+        };
+        assert!(rest.until >= before + LEAST_PAUSE);
+        before = rest.until;
+    }
+}
