@@ -23,6 +23,7 @@ mod index;
 mod recent;
 mod recovery;
 mod refresh;
+mod report;
 mod route;
 mod rule;
 mod trouble;
