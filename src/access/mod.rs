@@ -45,7 +45,7 @@ use self::rule::Verdict;
 pub use self::rule::{AnyOf, Rule};
 use self::trouble::Failure;
 use self::wait::seated;
-pub use self::wait::{Unavailable, Wait};
+pub use self::wait::{Unavailable, Wait, Whereabouts};
 use crate::clock::Timestamp;
 use crate::fields::cookie::{self as cookies, Found};
 use crate::session::{Lookup, Session, SessionId, Sessions, cookie};
