@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::index::Person;
 use super::store::{Change, StoreError};
-use super::{EndedVersion, Maintained, Replaced, Session, SessionKey};
+use super::{Ended, EndedVersion, Maintained, Replaced, Session, SessionKey};
 use crate::clock::Timestamp;
 use crate::identity::Identity;
 use crate::token::TokenSet;
@@ -35,7 +35,7 @@ pub(super) enum Command {
     },
     End {
         key: SessionKey,
-        answer: Answer<()>,
+        answer: Answer<Ended>,
     },
     EndVersion {
         old: Arc<Session>,
@@ -87,7 +87,7 @@ pub(super) enum Effect {
     },
     Ended {
         key: SessionKey,
-        answer: Answer<()>,
+        answer: Answer<Ended>,
     },
     EndedVersion {
         key: SessionKey,
@@ -135,9 +135,8 @@ impl Batch {
 impl Effect {
     pub(super) fn failed(self, error: &StoreError) {
         match self {
-            Self::Opened { answer, .. } | Self::Ended { answer, .. } => {
-                say(answer, Err(error.clone()));
-            }
+            Self::Opened { answer, .. } => say(answer, Err(error.clone())),
+            Self::Ended { answer, .. } => say(answer, Err(error.clone())),
             Self::Replaced { answer, .. } => say(answer, Err(error.clone())),
             Self::EndedVersion { answer, .. } => say(answer, Err(error.clone())),
         }

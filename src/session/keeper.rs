@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use super::command::{Answer, Batch, Command, Effect, Notice, say};
 use super::index::{Index, Looked, Person};
 use super::store::{Change, Store, StoreError};
-use super::{EndedVersion, Maintained, Replaced, Session, SessionKey, State};
+use super::{Ended, EndedVersion, Maintained, Replaced, Session, SessionKey, State};
 use crate::clock::Timestamp;
 use crate::telemetry::chain;
 
@@ -200,7 +200,7 @@ impl Keeper {
             }
             Command::End { key, answer } => {
                 if !self.index.contains(&key) {
-                    return say(answer, Ok(()));
+                    return say(answer, Ok(Ended::Nothing));
                 }
                 batch.remove(key);
                 batch.effects.push(Effect::Ended { key, answer });
@@ -304,7 +304,7 @@ impl Keeper {
             }
             Effect::Ended { key, answer } => {
                 self.forget(&key);
-                say(answer, Ok(()));
+                say(answer, Ok(Ended::Session));
             }
             Effect::EndedVersion { key, answer } => {
                 self.forget(&key);
