@@ -181,23 +181,6 @@ impl TokenSet {
             .expires_at
             .is_some_and(|expires_at| expires_at <= now)
     }
-
-    /// An estimate of the heap bytes held, for the session cache's bound.
-    pub fn weight(&self) -> usize {
-        let refresh = self
-            .refresh_token
-            .as_ref()
-            .map_or(0, |token| token.expose().len());
-        let nonce = self
-            .authentication
-            .as_ref()
-            .map_or(0, |authentication| authentication.nonce.len());
-        self.bearer
-            .len()
-            .saturating_add(refresh)
-            .saturating_add(nonce)
-            .saturating_add(192)
-    }
 }
 
 /// The owner behind the shared bytes: dropping it wipes them.

@@ -487,4 +487,4 @@ impl Refresher {
 
 #[cfg(test)]
 #[path = "refresh_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -16,18 +16,18 @@ use crate::seal::{Keys, Purpose};
 use crate::session::{Lookup, NewSession, SessionId, Settings, StoreSettings};
 use crate::token::{Life, TokenSet};
 
-const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+pub(in crate::access) const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
 /// Sessions in memory, and a refresher that knows no provider.
-struct Kit {
+pub(in crate::access) struct Kit {
     clock: Clock,
-    sessions: Arc<Sessions>,
+    pub(in crate::access) sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
-    refresher: Arc<Refresher>,
+    pub(in crate::access) refresher: Arc<Refresher>,
 }
 
 impl Kit {
-    fn new(control: Handle) -> Self {
+    pub(in crate::access) fn new(control: Handle) -> Self {
         let settings = Settings {
             idle: Duration::from_hours(1),
             absolute: Duration::from_hours(8),
@@ -56,10 +56,15 @@ impl Kit {
 
     /// A session whose token has expired.
     async fn expired(&self) -> Arc<Session> {
+        self.open(EXPIRED).await
+    }
+
+    /// A session whose token has this life.
+    pub(in crate::access) async fn open(&self, life: Life) -> Arc<Session> {
         let new = NewSession {
             provider: "main",
             identity: Identity::nameless("op"),
-            tokens: tokens("old"),
+            tokens: tokens("old", life),
             replaces: Vec::new(),
         };
         let id = self.sessions.open(new, NOW).await.unwrap();
@@ -70,11 +75,14 @@ impl Kit {
     }
 }
 
-fn tokens(refresh_token: &str) -> TokenSet {
-    let life = Life {
-        expires_at: Some(NOW),
-        ..Life::default()
-    };
+const EXPIRED: Life = Life {
+    obtained_at: Timestamp::from_millis(0),
+    expires_at: Some(NOW),
+    refresh_at: None,
+    not_before: Timestamp::from_millis(0),
+};
+
+fn tokens(refresh_token: &str, life: Life) -> TokenSet {
     TokenSet::new("a", Some(refresh_token), life).unwrap()
 }
 
@@ -84,7 +92,7 @@ fn refreshed() -> Brought {
         ..Life::default()
     };
     Brought::New(Box::new(Refreshed {
-        tokens: TokenSet::new("b", Some("new"), life).unwrap(),
+        tokens: tokens("new", life),
         identity: None,
     }))
 }
@@ -399,16 +407,7 @@ async fn f_18_between_two_tries_there_is_a_pause_whatever_the_clock_says() {
         not_before: NOW.plus(Duration::from_hours(1)),
         ..Life::default()
     };
-    let new = NewSession {
-        provider: "main",
-        identity: Identity::nameless("op"),
-        tokens: TokenSet::new("a", Some("old"), life).unwrap(),
-        replaces: Vec::new(),
-    };
-    let id = kit.sessions.open(new, NOW).await.unwrap();
-    let Lookup::Live(session) = kit.sessions.find(&id, NOW) else {
-        panic!("it is not there");
-    };
+    let session = kit.open(life).await;
     let mut seat = kit.refresher.join(&session, NOW).unwrap();
     // Without one this thread would not come to this.
     let mut before = Instant::now();
