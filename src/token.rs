@@ -116,9 +116,10 @@ impl TokenSet {
         })
     }
 
-    /// These tokens, not to be refreshed before `time`.
+    /// These tokens as the answer of a refresh at `asked_at` leaves them: not to be refreshed again
+    /// before `time`.
     #[must_use]
-    pub fn not_before(mut self, time: Timestamp) -> Self {
+    pub fn not_before(mut self, time: Timestamp, asked_at: Timestamp) -> Self {
         let refresh_at = self.life.refresh_at.map(|at| at.max(time));
         // Never after its end: requests have to wait from then on.
         self.life.refresh_at = match (refresh_at, self.life.expires_at) {
@@ -126,6 +127,8 @@ impl TokenSet {
             (at, _) => at,
         };
         self.life.not_before = time;
+        // Counted from here on: a clock that is set back beyond it ends the wait.
+        self.life.obtained_at = asked_at;
         self
     }
 
@@ -317,11 +320,12 @@ mod tests {
             };
             let tokens = TokenSet::new("a", Some("old"), life).unwrap();
             let put_off = Life {
+                obtained_at: at(7),
                 refresh_at: expected.map(at),
                 not_before: at(9),
                 ..life
             };
-            assert_eq!(*tokens.not_before(at(9)).life(), put_off);
+            assert_eq!(*tokens.not_before(at(9), at(7)).life(), put_off);
         }
     }
 }

@@ -159,7 +159,9 @@ impl Access {
                     | Decision::Wait(_) => Recovery::Pass,
                 }
             }
-            Ok(Outcome::Ended) if route.on_refusal != OnRefusal::Pass => challenge(sent),
+            Ok(Outcome::Ended) if route.on_refusal != OnRefusal::Pass => {
+                challenge(sent, Cause::GrantEnded)
+            }
             Ok(Outcome::Renewed(_) | Outcome::Ended | Outcome::Failed(_)) | Err(_) => {
                 Recovery::Pass
             }
@@ -174,7 +176,7 @@ impl Access {
             .refresher
             .on_control_plane(async move { sessions.end_version(&session).await });
         match ended.await {
-            Some(Ok(EndedVersion::Ended)) => challenge(sent),
+            Some(Ok(EndedVersion::Ended)) => challenge(sent, Cause::RefusedByApp),
             Some(Err(error)) => {
                 let reason = error.reason();
                 tracing::error!(
@@ -189,13 +191,13 @@ impl Access {
     }
 }
 
-fn challenge<'a>(sent: &Sent<'a>) -> Recovery<'a> {
+fn challenge<'a>(sent: &Sent<'a>, cause: Cause) -> Recovery<'a> {
     if sent.route.is_public() {
         return Recovery::Pass;
     }
     Recovery::SignIn(Challenge {
         route: sent.route,
-        cause: Cause::RefusedByApp,
+        cause,
         other: None,
     })
 }

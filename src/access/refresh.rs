@@ -2,7 +2,8 @@
 //!
 //! A refresh is a task of the control plane. It is shared by everybody who needs its result and
 //! belongs to none of them; its result is stored before anybody uses it. What cannot be stored is
-//! remembered for a while, so that a refresh token that was used up is not used a second time.
+//! kept, and its refresh goes on, whoever waits, until it is stored or the session has ended: a
+//! refresh token that was used up is not used a second time.
 //!
 //! A refresh that fails for a reason that passes is tried again after a pause that grows; somebody
 //! who waits stays as long as the next try comes within their patience. Nobody is signed out but by
@@ -17,14 +18,13 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::flight::{Flights, Pilot, Seat};
+use super::report::{FlightLog, say_ours, say_passing, unstorable};
 use super::trouble::{FIRST_PAUSE, Failure, LONGEST_ASKED, Troubles};
-use super::unstored::{self, Unstored};
+use super::unstored::{Brought, Kept, Unstored};
 use crate::clock::{Clock, Timestamp};
-use crate::identity::Identity;
 use crate::provider::{self, Provider, Refreshed, Refreshing, Unrefreshed, Verdict};
 use crate::session::{EndedVersion, Replaced, Session, SessionKey, Sessions, State, StoreError};
 use crate::telemetry::{Metrics, TokenCall, chain};
-use crate::token::TokenSet;
 
 /// The pause of a session that cannot even be asked about until an operator mends something.
 const ALARM_PAUSE: Duration = Duration::from_secs(30);
@@ -32,9 +32,21 @@ const ALARM_PAUSE: Duration = Duration::from_secs(30);
 /// For how long one claim keeps others from starting a refresh. They would only join it.
 const CLAIM: Duration = Duration::from_secs(5);
 
+/// The longest pause before what could not be stored is tried again.
+const STORE_PAUSE: Duration = Duration::from_secs(10);
+
+/// The least that is waited between two tries, whatever the clock says of the pause.
+const LEAST_PAUSE: Duration = Duration::from_millis(100);
+
 /// The longest that the end of the process waits for refreshes under way: the deadline that their
 /// calls have unless it is set, and what it takes to store a result.
 const LAST_WAIT: Duration = Duration::from_secs(65);
+
+/// A refresh that goes on with another try at once.
+const GOES_ON: Failure = Failure {
+    reason: "refresh_slow",
+    retry_after: Duration::ZERO,
+};
 
 /// What came of a refresh.
 #[derive(Clone, Debug)]
@@ -194,7 +206,8 @@ impl Refresher {
         }
     }
 
-    /// One flight: tries, and pauses in between as long as somebody waits.
+    /// One flight: tries, and pauses in between as long as somebody waits or something is to be
+    /// stored.
     async fn fly(
         self: Arc<Self>,
         mut session: Arc<Session>,
@@ -206,37 +219,59 @@ impl Refresher {
             key: *session.key(),
             landed: false,
         };
+        let mut least = Duration::ZERO;
         let outcome = loop {
-            if let Some(failure) = self.rest(session.key(), &pilot).await {
+            if let Some(failure) = self.rest(&session, least, &pilot).await {
+                // Only the end of the process keeps it from being tried for ever: once more.
+                if self.is_unstored(&session)
+                    && let Try::Done(outcome) = self.attempt(Arc::clone(&session)).await
+                {
+                    break outcome;
+                }
                 session.postpone_refresh(self.clock.now().plus(failure.retry_after));
                 break Outcome::Failed(failure);
             }
-            match self.attempt(session).await {
-                Try::Done(outcome) => break outcome,
-                Try::Failed(same) => session = same,
+            match self.attempt(Arc::clone(&session)).await {
+                Try::Done(outcome) => {
+                    // Whoever ended or replaced it has no use for what was not stored.
+                    let used = session.tokens().refresh_token();
+                    drop(used.and_then(|used| self.unstored.take(used)));
+                    break outcome;
+                }
+                Try::Failed(newest) => session = newest,
             }
+            least = LEAST_PAUSE;
         };
         log.landed = true;
         pilot.land(outcome);
     }
 
-    /// Waits for the end of the pause that failures before have brought. Gives the failure when
-    /// there is nobody to wait for.
+    /// Waits for the end of the pause that failures before have brought, at `least` so long. Gives
+    /// the failure when there is nobody to wait for, and nothing to be stored.
     async fn rest(
         &self,
-        key: &SessionKey,
+        session: &Session,
+        least: Duration,
         pilot: &Pilot<SessionKey, Rest, Outcome>,
     ) -> Option<Failure> {
-        let failure = self.troubles.find(key, self.clock.now())?;
+        let mut failure = self
+            .troubles
+            .find(session.key(), self.clock.now())
+            .unwrap_or(GOES_ON);
+        failure.retry_after = failure.retry_after.max(least);
+        if failure.retry_after.is_zero() {
+            return None;
+        }
         let now = Instant::now();
         pilot.rest(Rest {
             until: now.checked_add(failure.retry_after).unwrap_or(now),
             reason: failure.reason,
         });
+        let unstored = self.is_unstored(session);
         let mut draining = self.draining.subscribe();
         tokio::select! {
             biased;
-            () = pilot.deserted() => Some(failure),
+            () = pilot.deserted(), if !unstored => Some(failure),
             _draining = draining.wait_for(|draining| *draining) => Some(failure),
             () = sleep(failure.retry_after) => {
                 pilot.go_on();
@@ -276,8 +311,8 @@ impl Refresher {
             self.note(&session, "no_refresh_token", ALARM_PAUSE);
             return Try::Failed(session);
         };
-        match self.unstored.take(refresh_token, now) {
-            Some(refreshed) => self.keep(session, refreshed).await,
+        match self.unstored.take(refresh_token) {
+            Some(brought) => self.keep(session, brought).await,
             None => self.ask(session).await,
         }
     }
@@ -306,18 +341,24 @@ impl Refresher {
                 .token_call(name, TokenCall::Refresh, result, took);
         }
         match answered {
-            Ok(refreshed) => self.keep(session, refreshed).await,
+            Ok(refreshed) => self.keep(session, Brought::New(Box::new(refreshed))).await,
             Err(unrefreshed) => self.refused(session, unrefreshed).await,
         }
     }
 
-    /// Stores new tokens before anybody uses them. Signing out wins.
-    async fn keep(&self, session: Arc<Session>, refreshed: Refreshed) -> Try {
-        let spare = unstored::copy(&refreshed);
-        let Refreshed { tokens, identity } = refreshed;
+    /// Stores what came before anybody uses it. Signing out wins.
+    async fn keep(&self, session: Arc<Session>, brought: Brought) -> Try {
+        let spare = brought.copy();
+        let salvaged = matches!(brought, Brought::Salvaged(_));
+        let Refreshed { tokens, identity } = brought.into();
         let name = session.provider();
-        match self.replace(&session, tokens, identity).await {
-            Ok(Some(newest)) => {
+        match self.sessions.replace(&session, tokens, identity).await {
+            // It has a refresh token again, and still no access token.
+            Ok(Replaced::Stored(newest) | Replaced::Newer(newest)) if salvaged => {
+                Try::Failed(newest)
+            }
+            Ok(Replaced::Stored(newest) | Replaced::Newer(newest)) => {
+                self.troubles.forget(session.key());
                 self.metrics.refresh(name, "renewed", "ok");
                 let version = newest.version();
                 tracing::debug!(
@@ -328,34 +369,39 @@ impl Refresher {
                 );
                 Try::Done(Outcome::Renewed(newest))
             }
-            Ok(None) => {
+            Ok(Replaced::Ended) => {
+                self.troubles.forget(session.key());
                 self.metrics.refresh(name, "ended", "signed_out");
                 Try::Done(Outcome::Ended)
             }
             Err(error) => {
-                let used = session.tokens().refresh_token();
-                if let (Some(used), Some(spare)) = (used, spare) {
-                    self.unstored.keep(used, spare, self.clock.now());
-                }
+                self.put_by(&session, spare);
                 self.metrics.refresh(name, "kept", error.reason());
                 self.not_stored(session, &error, "stored")
             }
         }
     }
 
-    /// Replaces a session; nothing comes back when it has ended meanwhile.
-    async fn replace(
-        &self,
-        session: &Arc<Session>,
-        tokens: TokenSet,
-        identity: Option<Identity>,
-    ) -> Result<Option<Arc<Session>>, StoreError> {
-        let replaced = self.sessions.replace(session, tokens, identity).await?;
-        self.troubles.forget(session.key());
-        Ok(match replaced {
-            Replaced::Stored(newest) | Replaced::Newer(newest) => Some(newest),
-            Replaced::Ended => None,
-        })
+    /// Whether something came for a session that could not be stored.
+    fn is_unstored(&self, session: &Session) -> bool {
+        let used = session.tokens().refresh_token();
+        used.is_some_and(|used| self.unstored.holds(used))
+    }
+
+    /// Keeps what could not be stored for the next try.
+    fn put_by(&self, session: &Session, spare: Option<Brought>) {
+        let used = session.tokens().refresh_token();
+        let kept = used
+            .zip(spare)
+            .map(|(used, spare)| self.unstored.keep(used, spare));
+        if kept != Some(Kept::Yes) {
+            tracing::error!(
+                provider = session.provider(),
+                session.key = session.key().log_prefix(),
+                reason = "refresh_unstored",
+                "New tokens are lost: too many cannot be stored"
+            );
+        }
     }
 
     /// What becomes of a session whose refresh failed.
@@ -393,11 +439,7 @@ impl Refresher {
             return Try::Failed(session);
         };
         // The refresh token before is used up: the one that came must not be lost.
-        match self.sessions.replace(&session, *tokens, None).await {
-            Ok(Replaced::Stored(newest) | Replaced::Newer(newest)) => Try::Failed(newest),
-            Ok(Replaced::Ended) => Try::Done(Outcome::Ended),
-            Err(error) => self.not_stored(session, &error, "stored"),
-        }
+        self.keep(session, Brought::Salvaged(*tokens)).await
     }
 
     /// The server says that the grant has ended. A session that somebody replaced meanwhile has
@@ -423,7 +465,8 @@ impl Refresher {
 
     fn not_stored(&self, session: Arc<Session>, error: &StoreError, what: &'static str) -> Try {
         let failure = unstorable(error, what);
-        self.note(&session, failure.reason, failure.retry_after);
+        let pause = self.troubles.next_pause(session.key()).min(STORE_PAUSE);
+        self.note(&session, failure.reason, pause);
         Try::Failed(session)
     }
 
@@ -439,60 +482,6 @@ impl Refresher {
         let now = self.clock.now();
         self.troubles
             .hold(session.key(), reason, now.plus(wait), now);
-    }
-}
-
-/// Says so when a flight does not come to its end.
-struct FlightLog<'a> {
-    metrics: &'a Metrics,
-    provider: Box<str>,
-    key: SessionKey,
-    landed: bool,
-}
-
-impl Drop for FlightLog<'_> {
-    fn drop(&mut self) {
-        if !self.landed {
-            let (provider, reason) = (&*self.provider, "refresh_lost");
-            self.metrics.refresh(provider, "lost", reason);
-            let key = self.key.log_prefix();
-            tracing::error!(provider, session.key = key, reason, "A refresh broke off");
-        }
-    }
-}
-
-fn unstorable(error: &StoreError, what: &'static str) -> Failure {
-    let reason = error.reason();
-    tracing::error!(
-        reason,
-        error = chain(error),
-        "A session could not be {what}"
-    );
-    Failure {
-        reason,
-        retry_after: FIRST_PAUSE,
-    }
-}
-
-fn say_ours(session: &Session, error: &provider::Error) {
-    tracing::error!(
-        provider = session.provider(),
-        session.key = session.key().log_prefix(),
-        reason = error.reason(),
-        error = chain(error),
-        "Session not refreshed until somebody mends this; it is kept"
-    );
-}
-
-/// What was not even sent was said by the call before it.
-fn say_passing(session: &Session, error: &provider::Error) {
-    let (provider, reason) = (session.provider(), error.reason());
-    let (key, cause) = (session.key().log_prefix(), chain(error));
-    let said = "Session not refreshed yet";
-    if error.sent_nothing() {
-        tracing::debug!(provider, session.key = key, reason, error = cause, "{said}");
-    } else {
-        tracing::warn!(provider, session.key = key, reason, error = cause, "{said}");
     }
 }
 

@@ -11,10 +11,10 @@ use tracing::{Dispatch, Event, Metadata, Subscriber};
 use super::*;
 use crate::access::flight::Progress;
 use crate::access::wait::seated;
-use crate::identity::Claim;
+use crate::identity::{Claim, Identity};
 use crate::seal::{Keys, Purpose};
 use crate::session::{Lookup, NewSession, Registrations, SessionId, Settings, StoreSettings};
-use crate::token::Life;
+use crate::token::{Life, TokenSet};
 
 pub(in crate::access) const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
@@ -87,15 +87,15 @@ fn tokens(refresh_token: &str, life: Life) -> TokenSet {
     TokenSet::new("a", Some(refresh_token), life).unwrap()
 }
 
-fn refreshed() -> Refreshed {
+fn refreshed() -> Brought {
     let life = Life {
         expires_at: Some(NOW.plus(Duration::from_mins(1))),
         ..Life::default()
     };
-    Refreshed {
+    Brought::New(Box::new(Refreshed {
         tokens: tokens("new", life),
         identity: None,
-    }
+    }))
 }
 
 #[test]
@@ -179,7 +179,7 @@ async fn g_14_a_refresh_that_panics_tells_who_waits_and_holds_up_nobody() {
     for session in [&session, &other] {
         // So that no provider is asked.
         let used = session.tokens().refresh_token().unwrap();
-        kit.refresher.unstored.keep(used, refreshed(), NOW);
+        assert_eq!(kit.refresher.unstored.keep(used, refreshed()), Kept::Yes);
         let seats = [(); 20].map(|()| kit.refresher.join(session, NOW).unwrap());
         let deadline = kit.refresher.deadline();
         for seat in seats {
@@ -268,12 +268,12 @@ async fn g_10_two_people_who_are_refreshed_at_the_same_instant_never_meet() {
         for (person, _) in &people {
             // What their provider would answer.
             let used = canaries(person, round - 1);
-            let answer = Refreshed {
+            let answer = Brought::New(Box::new(Refreshed {
                 tokens: canaries(person, round),
                 identity: None,
-            };
+            }));
             let used = used.refresh_token().unwrap();
-            kit.refresher.unstored.keep(used, answer, kit.clock.now());
+            assert_eq!(kit.refresher.unstored.keep(used, answer), Kept::Yes);
         }
         let mut asking = JoinSet::new();
         for (person, id) in people.iter().cycle().take(4) {
@@ -318,16 +318,74 @@ async fn g_06_what_could_not_be_stored_is_stored_later_and_not_asked_for_again()
     assert!(matches!(again, Try::Failed(_)));
     assert_eq!(reason(), "stopping");
     let used = session.tokens().refresh_token().unwrap();
-    assert!(kit.refresher.unstored.take(used, NOW).is_some());
+    assert!(kit.refresher.unstored.take(used).is_some());
     kit.refresher.attempt(Arc::clone(&session)).await;
     assert_eq!(reason(), "unknown_provider");
+}
+
+#[tokio::test(start_paused = true)]
+async fn g_06_what_could_not_be_stored_is_not_given_up_when_nobody_waits() {
+    let kit = Kit::new(Handle::current());
+    let session = kit.expired().await;
+    let used = session.tokens().refresh_token().unwrap();
+    assert_eq!(kit.refresher.unstored.keep(used, refreshed()), Kept::Yes);
+    kit.sessions.close().await.unwrap();
+    drop(kit.refresher.join(&session, NOW).unwrap());
+    sleep(Duration::from_hours(1)).await;
+    assert!(kit.refresher.under_way(session.key()).is_some());
+    assert!(kit.refresher.unstored.holds(used));
+    // It keeps no process from ending.
+    kit.refresher.drained().await;
+    assert!(kit.refresher.under_way(session.key()).is_none());
+}
+
+#[tokio::test]
+async fn g_06_what_could_not_be_stored_goes_with_its_session() {
+    let kit = Kit::new(Handle::current());
+    let session = kit.expired().await;
+    let used = session.tokens().refresh_token().unwrap();
+    assert_eq!(kit.refresher.unstored.keep(used, refreshed()), Kept::Yes);
+    kit.sessions.end(session.key()).await.unwrap();
+    let seat = kit.refresher.join(&session, NOW).unwrap();
+    let end = seated(seat, kit.refresher.deadline()).await;
+    assert!(matches!(end, Ok(Outcome::Ended)), "{end:?}");
+    assert!(!kit.refresher.unstored.holds(used));
+}
+
+#[tokio::test]
+async fn g_06_a_refresh_token_that_was_saved_from_an_answer_is_not_lost_with_the_disk() {
+    let salvaged = |session: &Session| Unrefreshed {
+        error: provider::Error::NoSubject,
+        verdict: Verdict::Ours,
+        salvaged: Some(Box::new(
+            session.tokens().with_refresh_token("saved").unwrap(),
+        )),
+    };
+    let kit = Kit::new(Handle::current());
+    let session = kit.expired().await;
+    kit.sessions.close().await.unwrap();
+    let answer = salvaged(&session);
+    let failed = kit.refresher.refused(Arc::clone(&session), answer).await;
+    assert!(matches!(failed, Try::Failed(_)));
+    let used = session.tokens().refresh_token().unwrap();
+    let kept = kit.refresher.unstored.take(used).unwrap();
+    // Once it can be stored it is, and the next try is made with it: there is no access token yet.
+    let kit = Kit::new(Handle::current());
+    let session = kit.expired().await;
+    assert_eq!(kit.refresher.unstored.keep(used, kept), Kept::Yes);
+    let Try::Failed(newest) = kit.refresher.attempt(Arc::clone(&session)).await else {
+        panic!("its old access token is used");
+    };
+    assert_eq!(newest.version(), session.version() + 1);
+    assert_eq!(newest.tokens().refresh_token().unwrap().expose(), "saved");
+    assert!(!kit.refresher.unstored.holds(used));
 }
 
 #[tokio::test]
 async fn whoever_comes_with_a_session_that_was_replaced_gets_the_newest() {
     let kit = Kit::new(Handle::current());
     let old = kit.expired().await;
-    let fresh = refreshed().tokens;
+    let fresh = Refreshed::from(refreshed()).tokens;
     let replaced = kit.sessions.replace(&old, fresh, None).await.unwrap();
     let Replaced::Stored(newest) = replaced else {
         panic!("{replaced:?}");
@@ -339,4 +397,26 @@ async fn whoever_comes_with_a_session_that_was_replaced_gets_the_newest() {
     kit.sessions.end(newest.key()).await.unwrap();
     let ended = kit.refresher.attempt(old).await;
     assert!(matches!(ended, Try::Done(Outcome::Ended)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn f_18_between_two_tries_there_is_a_pause_whatever_the_clock_says() {
+    let kit = Kit::new(Handle::current());
+    // A floor that is further away than any: the clock was set back.
+    let life = Life {
+        expires_at: Some(NOW),
+        not_before: NOW.plus(Duration::from_hours(1)),
+        ..Life::default()
+    };
+    let session = kit.open(life).await;
+    let mut seat = kit.refresher.join(&session, NOW).unwrap();
+    // Without one this thread would not come to this.
+    let mut before = Instant::now();
+    for _ in 0..3 {
+        let Progress::Resting(rest) = seat.other_news().await else {
+            panic!("it goes on without a pause");
+        };
+        assert!(rest.until >= before + LEAST_PAUSE);
+        before = rest.until;
+    }
 }

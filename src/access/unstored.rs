@@ -1,61 +1,103 @@
 //! Results of refreshes that could not be stored.
 //!
-//! Their refresh tokens are used up, so the server must not be asked again; they are stored as soon
-//! as that is possible.
+//! Their refresh tokens are used up, so the server must not be asked again. They are kept until they
+//! are stored or their sessions have ended, however long that takes.
 
 use std::collections::HashMap;
 use std::sync::{MutexGuard, PoisonError};
-use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use crate::clock::Timestamp;
 use crate::provider::Refreshed;
 use crate::secret::Secret;
 use crate::token::TokenSet;
 
-/// For how long a result is kept, and how many are.
-const KEPT: Duration = Duration::from_secs(30);
+/// How many results are kept: some ten megabytes of tokens.
 const MOST: usize = 10_000;
+
+/// What a refresh brought.
+#[derive(Debug)]
+pub(super) enum Brought {
+    /// New tokens.
+    New(Box<Refreshed>),
+    /// The old access token with a new refresh token: what else came cannot be used.
+    Salvaged(TokenSet),
+}
 
 /// What could not be stored, by the refresh token that was used up.
 #[derive(Debug, Default)]
 pub(super) struct Unstored(
     // Looked at when something is refreshed, never for a token that is fresh.
     #[expect(clippy::disallowed_types, reason = "held for one look-up")]
-    std::sync::Mutex<HashMap<[u8; 32], (Refreshed, Timestamp)>>,
+    std::sync::Mutex<HashMap<[u8; 32], Brought>>,
 );
+
+/// Whether a result is kept.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[must_use = "what is not kept is lost"]
+pub(super) enum Kept {
+    /// Until it is taken.
+    Yes,
+    /// There are too many already.
+    No,
+}
 
 impl Unstored {
     /// Takes the result that using this refresh token had.
-    pub(super) fn take(&self, used: &Secret<String>, now: Timestamp) -> Option<Refreshed> {
-        let (refreshed, until) = self.all().remove(&fingerprint(used))?;
-        (until > now).then_some(refreshed)
+    pub(super) fn take(&self, used: &Secret<String>) -> Option<Brought> {
+        self.all().remove(&fingerprint(used))
     }
 
     /// Keeps the result that using this refresh token had.
-    pub(super) fn keep(&self, used: &Secret<String>, refreshed: Refreshed, now: Timestamp) {
+    pub(super) fn keep(&self, used: &Secret<String>, brought: Brought) -> Kept {
         let mut all = self.all();
-        all.retain(|_, (_, until)| *until > now);
-        if all.len() < MOST {
-            all.insert(fingerprint(used), (refreshed, now.plus(KEPT)));
+        if all.len() >= MOST {
+            return Kept::No;
         }
+        all.insert(fingerprint(used), brought);
+        Kept::Yes
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<[u8; 32], (Refreshed, Timestamp)>> {
+    /// Whether the result of using this refresh token waits here.
+    pub(super) fn holds(&self, used: &Secret<String>) -> bool {
+        self.all().contains_key(&fingerprint(used))
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<[u8; 32], Brought>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The same result once more.
-pub(super) fn copy(refreshed: &Refreshed) -> Option<Refreshed> {
-    let tokens = &refreshed.tokens;
+impl Brought {
+    /// The same once more: storing it uses it up.
+    pub(super) fn copy(&self) -> Option<Self> {
+        match self {
+            Self::New(refreshed) => {
+                let (tokens, identity) = (copy(&refreshed.tokens)?, refreshed.identity.clone());
+                Some(Self::New(Box::new(Refreshed { tokens, identity })))
+            }
+            Self::Salvaged(tokens) => copy(tokens).map(Self::Salvaged),
+        }
+    }
+}
+
+impl From<Brought> for Refreshed {
+    /// What is said of the person is not believed of an answer that cannot be used.
+    fn from(brought: Brought) -> Self {
+        match brought {
+            Brought::New(refreshed) => *refreshed,
+            Brought::Salvaged(tokens) => Self {
+                tokens,
+                identity: None,
+            },
+        }
+    }
+}
+
+fn copy(tokens: &TokenSet) -> Option<TokenSet> {
     let refresh_token = tokens.refresh_token().map(|token| token.expose().as_str());
     let copy = TokenSet::new(tokens.access_token(), refresh_token, *tokens.life()).ok()?;
-    Some(Refreshed {
-        tokens: copy.with_authentication(tokens.authentication().cloned()),
-        identity: refreshed.identity.clone(),
-    })
+    Some(copy.with_authentication(tokens.authentication().cloned()))
 }
 
 fn fingerprint(refresh_token: &Secret<String>) -> [u8; 32] {
@@ -70,42 +112,41 @@ mod tests {
     use super::*;
     use crate::token::Life;
 
-    const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
-
     fn secret(text: &str) -> Secret<String> {
         Secret::new(text.to_owned())
     }
 
-    fn refreshed(access_token: &str) -> Refreshed {
+    fn brought(access_token: &str) -> Brought {
         let tokens = TokenSet::new(access_token, Some("new"), Life::default()).unwrap();
-        Refreshed {
+        Brought::New(Box::new(Refreshed {
             tokens,
             identity: None,
-        }
+        }))
     }
 
     #[test]
     fn g_06_a_result_is_found_once_by_the_token_that_it_used_up() {
         let unstored = Unstored::default();
-        let result = refreshed("a");
-        unstored.keep(&secret("old"), copy(&result).unwrap(), NOW);
-        assert!(unstored.take(&secret("other"), NOW).is_none());
-        let found = unstored.take(&secret("old"), NOW).unwrap();
+        let copied = brought("a").copy().unwrap();
+        assert_eq!(unstored.keep(&secret("old"), copied), Kept::Yes);
+        assert!(!unstored.holds(&secret("other")) && unstored.take(&secret("other")).is_none());
+        assert!(unstored.holds(&secret("old")));
+        let Some(Brought::New(found)) = unstored.take(&secret("old")) else {
+            panic!("it is not there");
+        };
         assert_eq!(found.tokens.access_token(), "a");
         assert_eq!(found.tokens.refresh_token().unwrap().expose(), "new");
-        assert!(unstored.take(&secret("old"), NOW).is_none());
+        assert!(!unstored.holds(&secret("old")) && unstored.take(&secret("old")).is_none());
     }
 
     #[test]
-    fn results_are_kept_for_a_while_and_not_without_bound() {
+    fn d_26_results_are_not_kept_without_bound() {
         let unstored = Unstored::default();
-        unstored.keep(&secret("old"), refreshed("a"), NOW);
-        assert!(unstored.take(&secret("old"), NOW.plus(KEPT)).is_none());
-        for number in 0..MOST + 5 {
-            unstored.keep(&secret(&number.to_string()), refreshed("a"), NOW);
+        for number in 0..MOST {
+            let used = secret(&number.to_string());
+            assert_eq!(unstored.keep(&used, brought("a")), Kept::Yes);
         }
-        assert_eq!(unstored.all().len(), MOST);
-        unstored.keep(&secret("late"), refreshed("a"), NOW.plus(KEPT));
-        assert_eq!(unstored.all().len(), 1);
+        assert_eq!(unstored.keep(&secret("late"), brought("a")), Kept::No);
+        assert!(!unstored.holds(&secret("late")) && unstored.holds(&secret("0")));
     }
 }

@@ -27,6 +27,24 @@ const PUSHED_OUT: Failure = Failure {
     retry_after: Duration::from_secs(1),
 };
 
+/// What a seat is taken for, and the stable codes of what may become of the waiting.
+pub(super) trait Awaited: Clone {
+    /// It takes longer than a request waits.
+    const SLOW: &'static str;
+    /// It broke off.
+    const LOST: &'static str;
+}
+
+impl Awaited for Outcome {
+    const SLOW: &'static str = "refresh_slow";
+    const LOST: &'static str = "refresh_lost";
+}
+
+impl Awaited for Fetched {
+    const SLOW: &'static str = "session_read_slow";
+    const LOST: &'static str = "session_read_lost";
+}
+
 /// What it needs first.
 #[derive(Debug)]
 enum Need {
@@ -43,6 +61,28 @@ pub struct Unavailable<'a> {
     pub reason: &'static str,
     /// When it makes sense to ask again.
     pub retry_after: Duration,
+}
+
+/// Where the trouble is that keeps a session from being used.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Whereabouts {
+    /// At the provider, or on the way there.
+    Provider,
+    /// Where the gateway keeps its sessions.
+    Store,
+}
+
+impl Unavailable<'_> {
+    /// Where the trouble is.
+    pub fn whereabouts(&self) -> Whereabouts {
+        match self.reason {
+            "session_damaged" | "session_not_read" | "session_not_stored"
+            | "session_pushed_out" | "session_read_lost" | "session_read_slow" | "stopping" => {
+                Whereabouts::Store
+            }
+            _ => Whereabouts::Provider,
+        }
+    }
 }
 
 impl<'a> Wait<'a> {
@@ -121,7 +161,7 @@ impl<'a> Wait<'a> {
 /// # Cancel safety
 ///
 /// Cancel safe: what is waited for goes on.
-pub(super) async fn seated<T: Clone>(
+pub(super) async fn seated<T: Awaited>(
     mut seat: Seat<Rest, T>,
     deadline: Instant,
 ) -> Result<T, Failure> {
@@ -140,16 +180,89 @@ pub(super) async fn seated<T: Clone>(
             }
             Ok(Progress::Lost) => {
                 return Err(Failure {
-                    reason: "refresh_lost",
+                    reason: T::LOST,
                     retry_after: FIRST_PAUSE,
                 });
             }
             Err(_elapsed) => {
                 return Err(Failure {
-                    reason: "refresh_slow",
+                    reason: T::SLOW,
                     retry_after: FIRST_PAUSE,
                 });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt;
+    use std::sync::Arc;
+
+    use tokio::runtime::Handle;
+
+    use super::*;
+    use crate::access::flight::Flights;
+    use crate::access::report::unstorable;
+    use crate::session::{SessionKey, StoreError};
+
+    /// Where the trouble is when a session is unavailable for a reason.
+    fn whereabouts(reason: &'static str) -> Whereabouts {
+        let settings = serde_json::json!({ "url": "http://127.0.0.1:1" });
+        let app = serde_json::from_value(settings).unwrap();
+        let app = Arc::new(crate::upstream::Upstream::new("app", &app).unwrap());
+        let route = serde_json::from_value(serde_json::json!({})).unwrap();
+        let apps = [("app".into(), app)].into();
+        let routes = crate::access::RouteTable::new(vec![(0, route)], &apps, &["main"]).unwrap();
+        let route = routes.iter().next().unwrap();
+        let unavailable = Unavailable {
+            route,
+            reason,
+            retry_after: FIRST_PAUSE,
+        };
+        unavailable.whereabouts()
+    }
+
+    #[test]
+    fn the_store_is_blamed_for_what_it_does_and_the_provider_for_the_rest() {
+        let full = || Arc::new(fmt::Error);
+        for error in [
+            StoreError::Closed,
+            StoreError::Damaged,
+            StoreError::NotCommitted(full()),
+            StoreError::Unreadable(full()),
+        ] {
+            let reason = unstorable(&error, "stored").reason;
+            assert_eq!(whereabouts(reason), Whereabouts::Store, "{reason}");
+        }
+        for reason in [PUSHED_OUT.reason, Fetched::SLOW, Fetched::LOST] {
+            assert_eq!(whereabouts(reason), Whereabouts::Store, "{reason}");
+        }
+        for reason in [Outcome::SLOW, Outcome::LOST, "provider_unavailable"] {
+            assert_eq!(whereabouts(reason), Whereabouts::Provider, "{reason}");
+        }
+    }
+
+    #[tokio::test]
+    async fn waiting_for_a_session_is_not_called_waiting_for_a_refresh() {
+        async fn reasons<T: Awaited + fmt::Debug + Send + Sync + 'static>() -> [&'static str; 2] {
+            let flights = Flights::<SessionKey, Rest, T>::new(Handle::current());
+            let key = SessionId::random(crate::session::Instance::random().unwrap())
+                .unwrap()
+                .key();
+            let seat = flights.join(key, |pilot| async move {
+                pilot.deserted().await;
+            });
+            let slow = seated(seat, Instant::now()).await.unwrap_err();
+            flights.none().await;
+            let seat = flights.join(key, |pilot| async { drop(pilot) });
+            let deadline = Instant::now() + Duration::from_mins(1);
+            let lost = seated(seat, deadline).await.unwrap_err();
+            [slow.reason, lost.reason]
+        }
+        let refresh = reasons::<Outcome>().await;
+        assert_eq!(refresh, ["refresh_slow", "refresh_lost"]);
+        let fetch = reasons::<Fetched>().await;
+        assert_eq!(fetch, ["session_read_slow", "session_read_lost"]);
     }
 }

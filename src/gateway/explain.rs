@@ -7,7 +7,7 @@ use http::{Method, Response, StatusCode, header};
 
 use super::page::Page;
 use super::{Body, NO_REFERRER, Visit, endpoints, is_navigation, set_cookies, sign_in};
-use crate::access::{Cause, Challenge, Unavailable};
+use crate::access::{Cause, Challenge, Unavailable, Whereabouts};
 use crate::identity::Identity;
 use crate::login::{self, ErrorCode, Failure, Login, OWN_PREFIX, ReturnTo, StateError};
 use crate::provider;
@@ -66,13 +66,20 @@ pub(super) fn forbidden(visit: &Visit<'_>, identity: &Identity) -> Response<Body
 /// Answers somebody whose session is there and cannot be used now. A page that a person looks at
 /// tries again by itself.
 pub(super) fn unavailable(visit: &Visit<'_>, unavailable: &Unavailable<'_>) -> Response<Body> {
-    let mut page = Page::new(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "Your session cannot be renewed right now",
-        "You are still signed in, but this app has to ask the sign-in server about you again, and \
-         that is down, slow or busy, or refuses to answer.",
-    )
-    .because(unavailable.reason);
+    let (title, text) = match unavailable.whereabouts() {
+        Whereabouts::Provider => (
+            "Your session cannot be renewed right now",
+            "You are still signed in, but this app has to ask the sign-in server about you again, \
+             and that is down, slow or busy, or refuses to answer.",
+        ),
+        Whereabouts::Store => (
+            "Your session cannot be reached right now",
+            "You are still signed in, but the place where this site keeps its sessions cannot be \
+             read or written. Whoever runs this site finds more in its log.",
+        ),
+    };
+    let mut page =
+        Page::new(StatusCode::SERVICE_UNAVAILABLE, title, text).because(unavailable.reason);
     if !visit.parts.method.is_safe() {
         page = page.and("What you sent was not passed on. Send it again in a moment.");
     }

@@ -50,7 +50,7 @@ use crate::provider::{
     self, AuthorizationRequest, Grant, Prompt, Provider, Redemption, ResponseMode,
 };
 use crate::seal::KeyRing;
-use crate::session::{NewSession, SessionId, SessionKey, Sessions, cookie};
+use crate::session::{Ended, NewSession, SessionId, SessionKey, Sessions, cookie};
 use crate::telemetry::{Metrics, TokenCall};
 
 /// Where all of our own endpoints lie, but for a callback path that was configured elsewhere.
@@ -58,6 +58,10 @@ pub const OWN_PREFIX: &str = "/oauth2/";
 
 /// How long a person waits for a provider that says nothing at all.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How many sessions one request signs out at most. A browser brings one, or a few while cookies of
+/// several paths are about; whoever writes its own fields could bring hundreds.
+const MOST_SIGNED_OUT: usize = 8;
 
 /// What the flow needs from the operator.
 #[derive(Clone, Debug)]
@@ -434,7 +438,7 @@ impl Login {
         Ok(self.sessions.open(new, self.clock.now()).await?)
     }
 
-    /// Ends the session of a browser and gives the `Set-Cookie` values that make it forget.
+    /// Ends the session of a browser, and the few more that it may bring, and gives the `Set-Cookie` values that make it forget.
     ///
     /// # Errors
     ///
@@ -447,12 +451,13 @@ impl Login {
     pub async fn sign_out(&self, headers: &HeaderMap) -> Result<[HeaderValue; 2], Error> {
         let named = cookies::matching(headers, |name| name == cookie::SESSION.as_bytes());
         let ids = named.filter_map(|(_, value)| SessionId::parse(value));
-        let keys: Vec<_> = ids.map(|id| id.key()).collect();
+        let keys: Vec<_> = ids.map(|id| id.key()).take(MOST_SIGNED_OUT).collect();
         let sessions = Arc::clone(&self.sessions);
         let end = async move {
             for key in keys {
-                sessions.end(&key).await?;
-                tracing::info!(session.key = key.log_prefix(), "Signed out");
+                if sessions.end(&key).await? == Ended::Session {
+                    tracing::info!(session.key = key.log_prefix(), "Signed out");
+                }
             }
             Ok(())
         };

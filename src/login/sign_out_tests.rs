@@ -6,6 +6,8 @@ use crate::seal::{Keys, Purpose};
 use crate::session::{self, Lookup, StoreError, StoreSettings};
 use crate::token::{Life, TokenSet};
 
+const NOW: Timestamp = Timestamp::from_millis(1);
+
 fn login(sessions: &Arc<Sessions>) -> Login {
     let settings = Settings {
         redirection: RedirectionEndpoints::new("/oauth2/callback", []),
@@ -21,8 +23,7 @@ fn login(sessions: &Arc<Sessions>) -> Login {
     )
 }
 
-#[tokio::test]
-async fn a_sign_out_that_cannot_be_stored_does_not_claim_to_have_worked() {
+fn sessions() -> Arc<Sessions> {
     let settings = session::Settings {
         idle: Duration::from_hours(1),
         absolute: Duration::from_hours(1),
@@ -32,30 +33,60 @@ async fn a_sign_out_that_cannot_be_stored_does_not_claim_to_have_worked() {
         store: StoreSettings::Memory,
     };
     let keys = Keys::random().unwrap().ring(Purpose::Sessions).unwrap();
-    let now = Timestamp::from_millis(1);
-    let sessions =
-        Arc::new(Sessions::start(settings, keys, &session::Registrations::new(), now).unwrap());
-    let login = login(&sessions);
-    let open = async || {
-        let new = NewSession {
-            provider: "main",
-            identity: Identity::nameless("main"),
-            tokens: TokenSet::new("token", None, Life::default()).unwrap(),
-            replaces: Vec::new(),
-        };
-        sessions.open(new, now).await.unwrap()
+    Arc::new(Sessions::start(settings, keys, &session::Registrations::new(), NOW).unwrap())
+}
+
+async fn open(sessions: &Sessions) -> SessionId {
+    let new = NewSession {
+        provider: "main",
+        identity: Identity::nameless("main"),
+        tokens: TokenSet::new("token", None, Life::default()).unwrap(),
+        replaces: Vec::new(),
     };
+    sessions.open(new, NOW).await.unwrap()
+}
+
+fn cookie_of(id: &SessionId) -> String {
+    format!("{}={}", cookie::SESSION, id.to_text().expose())
+}
+
+#[tokio::test]
+async fn a_sign_out_that_cannot_be_stored_does_not_claim_to_have_worked() {
+    let sessions = sessions();
+    let login = login(&sessions);
     let cookie = |id: &SessionId| {
-        let text = format!("{}={}", cookie::SESSION, id.to_text().expose());
-        let value = HeaderValue::from_str(&text).unwrap();
+        let value = HeaderValue::from_str(&cookie_of(id)).unwrap();
         HeaderMap::from_iter([(header::COOKIE, value)])
     };
-    let (first, second) = (open().await, open().await);
+    let (first, second) = (open(&sessions).await, open(&sessions).await);
     login.sign_out(&cookie(&first)).await.unwrap();
-    assert!(matches!(sessions.find(&first, now), Lookup::Unknown));
+    assert!(matches!(sessions.find(&first, NOW), Lookup::Unknown));
     // What is closed takes no change, as a full disk would not.
     sessions.close().await.unwrap();
     let failed = login.sign_out(&cookie(&second)).await;
     assert!(matches!(failed, Err(Error::NotStored(StoreError::Closed))));
-    assert!(matches!(sessions.find(&second, now), Lookup::Live(_)));
+    assert!(matches!(sessions.find(&second, NOW), Lookup::Live(_)));
+}
+
+#[tokio::test]
+async fn d_26_one_request_signs_out_a_few_sessions_and_not_hundreds() {
+    let sessions = sessions();
+    let login = login(&sessions);
+    let mut ids = Vec::new();
+    for _ in 0..MOST_SIGNED_OUT * 2 {
+        ids.push(open(&sessions).await);
+    }
+    let cookies: Vec<_> = ids.iter().map(cookie_of).collect();
+    let value = HeaderValue::from_str(&cookies.join("; ")).unwrap();
+    let headers = HeaderMap::from_iter([(header::COOKIE, value)]);
+    login.sign_out(&headers).await.unwrap();
+    let live = ids
+        .iter()
+        .map(|id| matches!(sessions.find(id, NOW), Lookup::Live(_)));
+    let expected = (0..ids.len()).map(|place| place >= MOST_SIGNED_OUT);
+    assert!(live.eq(expected));
+    // What had ended before is nobody's sign-out.
+    assert_eq!(sessions.end(&ids[0].key()).await.unwrap(), Ended::Nothing);
+    let last = ids.last().unwrap().key();
+    assert_eq!(sessions.end(&last).await.unwrap(), Ended::Session);
 }

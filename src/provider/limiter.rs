@@ -4,107 +4,99 @@
 //! calls that it must not make are held back here, with a time to come back, instead of spending
 //! them on refusals. Logins come first: refreshes leave them a part of what may come at once.
 
+use std::collections::VecDeque;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::settings::GrantType;
 use crate::clock::Timestamp;
 
-const MINUTE: u64 = 60_000_000;
-
-/// What refreshes leave in the bucket for logins: a fifth of it.
-const RESERVE: u64 = MINUTE / 5;
+const MINUTE: Duration = Duration::from_mins(1);
 
 /// The longest time that a server's `Retry-After` holds all calls back: a mistaken date must not
 /// lock everybody out for a day.
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 
-/// A token bucket: as many calls as the rate says at once, then one each as the bucket refills.
-///
-/// It is kept as one number, the time at which the bucket is full again (the generic cell rate
-/// algorithm), so it needs no lock.
+/// As many calls as the rate says in any minute, and no more, whenever they come: a bucket that
+/// refills would let twice as many through in the minute after it was full.
 #[derive(Debug)]
 pub(super) struct Limiter {
-    /// Microseconds that one call costs.
-    cost: u64,
-    /// When the bucket is full, in microseconds since the epoch.
-    full_at: AtomicU64,
-    /// Until when the server asked for no calls, in microseconds since the epoch.
-    paused_until: AtomicU64,
+    /// How many calls there may be in a minute.
+    calls: usize,
+    /// How many of them refreshes leave to logins.
+    reserve: usize,
+    // Taken by tasks of the control plane, before a call over the network.
+    #[expect(clippy::disallowed_types, reason = "held for one look-up")]
+    state: std::sync::Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// When the calls of the last minute were made, in order.
+    made: VecDeque<Timestamp>,
+    /// Until when the server asked for no calls.
+    paused_until: Timestamp,
 }
 
 impl Limiter {
     pub(super) fn per_minute(calls: NonZeroU32) -> Self {
-        // The divisor is not zero, so the fallback is never used.
-        let cost = MINUTE.checked_div(calls.get().into());
+        let calls = usize::try_from(calls.get()).unwrap_or(usize::MAX);
+        #[expect(clippy::disallowed_types, reason = "see the field")]
+        let state = std::sync::Mutex::default();
         Self {
-            cost: cost.unwrap_or(MINUTE),
-            full_at: AtomicU64::new(0),
-            paused_until: AtomicU64::new(0),
+            calls,
+            reserve: calls.div_ceil(5),
+            state,
         }
     }
 
-    /// Takes one call out of the bucket, or says after what time there will be one.
+    /// Takes one of the calls of this minute, or says after what time there will be one.
     pub(super) fn take(&self, grant: GrantType, now: Timestamp) -> Result<(), Duration> {
-        let now = micros(now);
-        let bucket = match grant {
-            GrantType::AuthorizationCode => MINUTE,
-            // Where the bucket is so small that nothing else would be left, there is no reserve.
-            GrantType::RefreshToken => MINUTE.saturating_sub(RESERVE).max(self.cost),
+        let calls = match grant {
+            GrantType::AuthorizationCode => self.calls,
+            // Where there are so few that nothing else would be left, there is no reserve.
+            GrantType::RefreshToken => self.calls.saturating_sub(self.reserve).max(1),
         };
-        let pause = self
-            .paused_until
-            .load(Ordering::Relaxed)
-            .saturating_sub(now);
+        let mut state = self.state();
+        let pause = state.paused_until.since(now);
         // A longer pause than any that is set: the clock was set back. It must not turn minutes
         // into years.
-        let pause = Duration::from_micros(pause);
         if !pause.is_zero() && pause <= LONGEST_PAUSE {
             return Err(pause);
         }
-        // An empty bucket is full in a minute. What is far beyond is left of a clock that was set
-        // back: the bucket begins anew, or nobody would get through until that time comes again.
-        let latest = now.saturating_add(MINUTE.saturating_mul(2));
-        let mut wait = 0;
-        let taken = self
-            .full_at
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
-                let full_at = if full_at > latest {
-                    now
-                } else {
-                    full_at.max(now)
-                };
-                let next = full_at.saturating_add(self.cost);
-                wait = next.saturating_sub(now).saturating_sub(bucket);
-                (wait == 0).then_some(next)
-            });
-        match taken {
-            Ok(_before) => Ok(()),
-            Err(_unchanged) => Err(Duration::from_micros(wait)),
+        let made = &mut state.made;
+        // A call of a later time is one before the clock was set back, a minute ago at most for all
+        // that is known.
+        for call in made.iter_mut().rev().take_while(|call| **call > now) {
+            *call = now;
         }
+        while made.front().is_some_and(|call| call.plus(MINUTE) <= now) {
+            made.pop_front();
+        }
+        let surplus = made.len().checked_sub(calls);
+        if let Some(last_in_the_way) = surplus.and_then(|place| made.get(place)) {
+            return Err(last_in_the_way.plus(MINUTE).since(now));
+        }
+        made.push_back(now);
+        Ok(())
     }
 
     /// Lets nobody through for `time`, as the server asked.
     pub(super) fn pause(&self, now: Timestamp, time: Duration) {
-        let until = micros(now.plus(time.min(LONGEST_PAUSE)));
-        let longest = micros(now.plus(LONGEST_PAUSE));
+        let until = now.plus(time.min(LONGEST_PAUSE));
+        let mut state = self.state();
         // A longer pause than any is left of a clock that was set back, and is over.
-        let later = |before: u64| {
-            if before > longest {
-                until
-            } else {
-                before.max(until)
-            }
-        };
-        let order = Ordering::Relaxed;
-        let update = |before| Some(later(before));
-        let _before: Result<u64, u64> = self.paused_until.fetch_update(order, order, update);
+        if state.paused_until > now.plus(LONGEST_PAUSE) {
+            state.paused_until = until;
+        } else {
+            state.paused_until = state.paused_until.max(until);
+        }
     }
-}
 
-fn micros(time: Timestamp) -> u64 {
-    time.as_millis().saturating_mul(1000)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[cfg(test)]
@@ -121,26 +113,40 @@ mod tests {
     }
 
     #[test]
-    fn a_minutes_worth_may_come_at_once_and_then_one_by_one() {
+    fn a_minutes_worth_may_come_at_once_and_no_more_in_that_minute() {
         let (limiter, clock) = limiter(50);
         for _ in 0..50 {
             assert!(limiter.take(LOGIN, clock.now()).is_ok());
         }
-        assert_eq!(
-            limiter.take(LOGIN, clock.now()),
-            Err(Duration::from_millis(1200))
-        );
-        clock.advance(Duration::from_millis(1199));
-        assert_eq!(
-            limiter.take(LOGIN, clock.now()),
-            Err(Duration::from_millis(1))
-        );
+        assert_eq!(limiter.take(LOGIN, clock.now()), Err(MINUTE));
+        clock.advance(Duration::from_millis(59_999));
+        let soon = Err(Duration::from_millis(1));
+        assert_eq!(limiter.take(LOGIN, clock.now()), soon);
         clock.advance(Duration::from_millis(1));
-        assert!(limiter.take(LOGIN, clock.now()).is_ok());
-        assert!(limiter.take(LOGIN, clock.now()).is_err());
-        clock.advance(Duration::from_hours(1));
         let many = (0..100).filter(|_| limiter.take(LOGIN, clock.now()).is_ok());
         assert_eq!(many.count(), 50);
+    }
+
+    #[test]
+    fn no_minute_has_more_calls_than_the_rate_and_none_is_wasted() {
+        // All that can be had, by whoever comes every so often.
+        for (calls, every) in [(50, 100), (50, 1000), (7, 1), (1, 250)] {
+            let (limiter, clock) = limiter(calls);
+            let mut made = Vec::new();
+            let begun = clock.now();
+            while clock.now().since(begun) < MINUTE * 10 {
+                if limiter.take(LOGIN, clock.now()).is_ok() {
+                    made.push(clock.now());
+                }
+                clock.advance(Duration::from_millis(every));
+            }
+            let calls = usize::try_from(calls).unwrap();
+            for (first, beyond) in made.iter().zip(made.iter().skip(calls)) {
+                assert!(beyond.since(*first) >= MINUTE, "{calls} {every}");
+            }
+            assert!(made.len() >= calls * 8, "{calls} {every}: {}", made.len());
+            assert!(limiter.state().made.len() <= calls);
+        }
     }
 
     #[test]
@@ -159,17 +165,17 @@ mod tests {
         }
         // What comes back fills the reserve first.
         let (limiter, clock) = limiter(60);
-        while limiter.take(LOGIN, clock.now()).is_ok() {}
-        assert_eq!(
-            limiter.take(REFRESH, clock.now()),
-            Err(Duration::from_secs(13))
-        );
-        clock.advance(Duration::from_secs(12));
-        assert_eq!(
-            limiter.take(REFRESH, clock.now()),
-            Err(Duration::from_secs(1))
-        );
+        for _ in 0..60 {
+            assert!(limiter.take(LOGIN, clock.now()).is_ok());
+            clock.advance(Duration::from_millis(500));
+        }
+        let wait = |grant| limiter.take(grant, clock.now()).unwrap_err();
+        assert_eq!(wait(LOGIN), Duration::from_secs(30));
+        assert_eq!(wait(REFRESH), Duration::from_secs(36));
+        clock.advance(Duration::from_secs(35));
         assert!(limiter.take(LOGIN, clock.now()).is_ok());
+        // That login is one more before it.
+        assert_eq!(wait(REFRESH), Duration::from_millis(1500));
     }
 
     #[test]
@@ -188,20 +194,15 @@ mod tests {
 
     #[test]
     fn f_18_a_clock_that_is_set_back_costs_a_minute_at_most() {
-        for (back, at_once) in [(1, false), (60, false), (61, true), (86_400, true)] {
+        for back in [1, 60, 61, 86_400] {
             let (limiter, clock) = limiter(50);
             let before = clock.now();
             while limiter.take(LOGIN, before).is_ok() {}
             clock.set(Timestamp::from_millis(before.as_millis() - back * 1000));
-            let taken = limiter.take(LOGIN, clock.now());
-            assert_eq!(taken.is_ok(), at_once, "{back}: {taken:?}");
-            let more = Duration::from_secs(back.min(60)) + Duration::from_millis(1200);
-            clock.advance(more);
-            let taken = limiter.take(LOGIN, clock.now());
-            assert_eq!(taken, Ok(()), "{back}");
-            // And then the rate is what it was.
+            assert_eq!(limiter.take(LOGIN, clock.now()), Err(MINUTE), "{back}");
+            clock.advance(MINUTE);
             let many = (0..100).filter(|_| limiter.take(LOGIN, clock.now()).is_ok());
-            assert!(many.count() <= 50, "{back}");
+            assert_eq!(many.count(), 50, "{back}");
         }
         // A pause that the server asked for is over.
         let (limiter, clock) = limiter(50);

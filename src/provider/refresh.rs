@@ -126,9 +126,12 @@ impl Unrefreshed {
         // Of somebody else's tokens nothing is kept.
         if unrefreshed.verdict != Verdict::Fatal {
             let new = response.answer.refresh_token.as_ref();
-            let floor = response.asked_at.plus(schedule::FLOOR);
+            let asked_at = response.asked_at;
+            let floor = asked_at.plus(schedule::FLOOR);
             let keep = |new: &Secret<String>| before.with_refresh_token(new.expose()).ok();
-            let salvaged = new.and_then(keep).map(|kept| kept.not_before(floor));
+            let salvaged = new
+                .and_then(keep)
+                .map(|kept| kept.not_before(floor, asked_at));
             unrefreshed.salvaged = salvaged.map(Box::new);
         }
         unrefreshed

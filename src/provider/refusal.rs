@@ -55,7 +55,7 @@ impl ErrorCode {
         }
     }
 
-    fn meaning(&self) -> Meaning {
+    fn meaning(&self, grant: GrantType) -> Meaning {
         match self {
             Self::InvalidClient
             | Self::InvalidRequest
@@ -68,7 +68,14 @@ impl ErrorCode {
             {
                 Meaning::Later
             }
-            Self::InvalidGrant | Self::Unrecognized(_) => Meaning::Fatal,
+            Self::InvalidGrant => Meaning::Fatal,
+            Self::Unrecognized(_) => match grant {
+                // One login has failed, whoever says so.
+                GrantType::AuthorizationCode => Meaning::Fatal,
+                // Whatever stands at a wrong address has an `error` of its own, and would end every
+                // session that comes due: a profile's rows say which other names end one.
+                GrantType::RefreshToken => Meaning::Ours,
+            },
         }
     }
 }
@@ -167,7 +174,7 @@ pub(super) fn classify(failure: &Failure<'_>, shapes: &[ErrorShape], now: Timest
         refusal
             .code
             .as_ref()
-            .map_or(Meaning::Ours, ErrorCode::meaning)
+            .map_or(Meaning::Ours, |code| code.meaning(failure.grant))
     };
     match meaning {
         Meaning::Fatal => match failure.grant {

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::index::Person;
 use super::store::{Change, StoreError};
 use super::stored::Stored;
-use super::{EndedVersion, Maintained, Replaced, Session, SessionKey};
+use super::{Ended, EndedVersion, Maintained, Replaced, Session, SessionKey};
 use crate::clock::Timestamp;
 use crate::identity::Identity;
 use crate::token::TokenSet;
@@ -37,7 +37,7 @@ pub(super) enum Command {
     },
     End {
         key: SessionKey,
-        answer: Answer<()>,
+        answer: Answer<Ended>,
     },
     EndVersion {
         old: Arc<Session>,
@@ -91,7 +91,7 @@ pub(super) enum Effect {
     },
     Ended {
         key: SessionKey,
-        answer: Answer<()>,
+        answer: Answer<Ended>,
     },
     EndedVersion {
         key: SessionKey,
@@ -139,9 +139,8 @@ impl Batch {
 impl Effect {
     pub(super) fn failed(self, error: &StoreError) {
         match self {
-            Self::Opened { answer, .. } | Self::Ended { answer, .. } => {
-                say(answer, Err(error.clone()));
-            }
+            Self::Opened { answer, .. } => say(answer, Err(error.clone())),
+            Self::Ended { answer, .. } => say(answer, Err(error.clone())),
             Self::Replaced { answer, .. } => say(answer, Err(error.clone())),
             Self::EndedVersion { answer, .. } => say(answer, Err(error.clone())),
         }

@@ -291,7 +291,7 @@ async fn g_12_whatever_order_renewals_logins_and_sign_outs_come_in_the_sign_out_
                 };
                 three.open(new, NOW).await.unwrap()
             });
-            let (held, (), bob) = (
+            let (held, _ended, bob) = (
                 renewal.await.unwrap(),
                 sign_out.await.unwrap(),
                 login.await.unwrap(),

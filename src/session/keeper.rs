@@ -23,7 +23,7 @@ use super::index::{Index, People, Walked};
 use super::registration::Registrations;
 use super::store::{Change, Store, StoreError};
 use super::stored::Stored;
-use super::{EndedVersion, Maintained, Replaced, Session, SessionKey, State};
+use super::{Ended, EndedVersion, Maintained, Replaced, Session, SessionKey, State};
 use crate::clock::Timestamp;
 use crate::telemetry::chain;
 
@@ -228,7 +228,7 @@ impl Keeper {
             }
             Command::End { key, answer } => {
                 if !self.knows(&key) {
-                    return say(answer, Ok(()));
+                    return say(answer, Ok(Ended::Nothing));
                 }
                 batch.remove(key);
                 batch.effects.push(Effect::Ended { key, answer });
@@ -327,7 +327,7 @@ impl Keeper {
             }
             Effect::Ended { key, answer } => {
                 self.forget(&key);
-                say(answer, Ok(()));
+                say(answer, Ok(Ended::Session));
             }
             Effect::EndedVersion { key, answer } => {
                 self.forget(&key);

@@ -92,6 +92,15 @@ pub enum Replaced {
     Ended,
 }
 
+/// What was ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ended {
+    /// A session.
+    Session,
+    /// There was none.
+    Nothing,
+}
+
 /// What became of a wish to end one version of a session.
 #[derive(Clone, Debug)]
 #[must_use]
@@ -380,7 +389,7 @@ impl Sessions {
     /// # Cancel safety
     ///
     /// Dropping the future leaves open whether it ended.
-    pub async fn end(&self, key: &SessionKey) -> Result<(), StoreError> {
+    pub async fn end(&self, key: &SessionKey) -> Result<Ended, StoreError> {
         let key = *key;
         self.ask(|answer| Command::End { key, answer }).await
     }

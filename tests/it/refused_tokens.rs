@@ -183,17 +183,26 @@ async fn the_apps_own_refusal_is_passed_on_when_there_are_no_new_tokens() {
 async fn a_grant_that_has_ended_leads_to_a_login_at_once() {
     let scene = scene("refresh_and_retry").await;
     let browser = with_revoked_token(&scene).await;
-    let gone = Answer::with(
-        400,
-        &[("Content-Type", "application/json")],
-        "{\"error\":\"invalid_grant\"}",
-    );
-    scene.provider.refuse_refreshes(Some(gone));
+    let gone = || {
+        Answer::with(
+            400,
+            &[("Content-Type", "application/json")],
+            "{\"error\":\"invalid_grant\"}",
+        )
+    };
+    scene.provider.refuse_refreshes(Some(gone()));
     let page = browser.open(&url("/a?b=c")).await;
     assert_eq!(page.status, 303, "{}", page.describe());
     scene.provider.refuse_refreshes(None);
     let page = browser.follow_all(page).await;
     assert_eq!((page.text().as_str(), page.url.path()), ("seen", "/a"));
+
+    // It is the grant that has ended, whatever made somebody ask.
+    let browser = with_revoked_token(&scene).await;
+    scene.provider.refuse_refreshes(Some(gone()));
+    let page = browser.fetch(&url("/a")).await;
+    assert_eq!(page.status, 401, "{}", page.describe());
+    assert_eq!(page.json()["reason"], "grant_ended");
 }
 
 #[tokio::test]

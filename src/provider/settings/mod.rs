@@ -130,8 +130,8 @@ pub struct Settings {
     /// other way.
     #[serde(default)]
     pub signed_out_answers: Vec<SignedOutShape>,
-    /// How many token requests are made in a minute at most; as many may come at once, of which a
-    /// fifth is kept for logins. Default: 600.
+    /// How many token requests are made in any minute at most, all at once if need be; a fifth of
+    /// them is kept for logins. Default: 600.
     #[serde(default = "calls_per_minute")]
     pub token_calls_per_minute: NonZeroU32,
     /// How many calls of the server may be under way at once, of which a fifth is kept for logins.

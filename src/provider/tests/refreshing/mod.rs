@@ -422,7 +422,7 @@ async fn d_26_refreshes_leave_calls_for_logins() {
     assert_eq!(seen(&unrefreshed), limited);
     assert_eq!(
         unrefreshed.error.retry_after(),
-        Some(Duration::from_secs(12))
+        Some(Duration::from_mins(1))
     );
     assert!(server.has_no_more());
     assert!(redeem_at(&provider, &clock).await.is_ok());
@@ -462,10 +462,14 @@ async fn a_new_refresh_token_is_kept_when_the_new_access_token_cannot_be_used() 
         );
         // It is not tried again at once.
         let floor = Life {
+            obtained_at: clock.now(),
             not_before: NOW.plus(Duration::from_secs(40)),
             ..life()
         };
         assert_eq!(*salvaged.life(), floor);
+        // Nor does a clock that is set back put it off for longer than that.
+        assert_eq!(floor.youth(clock.now()), Duration::from_secs(10));
+        assert_eq!(floor.youth(NOW), Duration::ZERO);
     }
     let broken = value!({ "access_token": "a b", "refresh_token": "next" });
     let server = Server::start([granted(&broken)]).await;

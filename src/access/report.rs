@@ -1,0 +1,62 @@
+//! What the log is told of refreshes that fail.
+
+use super::trouble::{FIRST_PAUSE, Failure};
+use crate::provider;
+use crate::session::{Session, SessionKey, StoreError};
+use crate::telemetry::{Metrics, chain};
+
+/// Says so when a flight does not come to its end.
+pub(super) struct FlightLog<'a> {
+    pub(super) metrics: &'a Metrics,
+    pub(super) provider: Box<str>,
+    pub(super) key: SessionKey,
+    pub(super) landed: bool,
+}
+
+impl Drop for FlightLog<'_> {
+    fn drop(&mut self) {
+        if !self.landed {
+            let (provider, reason) = (&*self.provider, "refresh_lost");
+            self.metrics.refresh(provider, "lost", reason);
+            let key = self.key.log_prefix();
+            tracing::error!(provider, session.key = key, reason, "A refresh broke off");
+        }
+    }
+}
+
+/// Says what could not be done with a session, and gives when it is tried again.
+pub(super) fn unstorable(error: &StoreError, what: &'static str) -> Failure {
+    let reason = error.reason();
+    tracing::error!(
+        reason,
+        error = chain(error),
+        "A session could not be {what}"
+    );
+    Failure {
+        reason,
+        retry_after: FIRST_PAUSE,
+    }
+}
+
+/// Says that an operator has to act.
+pub(super) fn say_ours(session: &Session, error: &provider::Error) {
+    tracing::error!(
+        provider = session.provider(),
+        session.key = session.key().log_prefix(),
+        reason = error.reason(),
+        error = chain(error),
+        "Session not refreshed until somebody mends this; it is kept"
+    );
+}
+
+/// Says that a session is not refreshed yet. What was not even sent was said by the call before it.
+pub(super) fn say_passing(session: &Session, error: &provider::Error) {
+    let (provider, reason) = (session.provider(), error.reason());
+    let (key, cause) = (session.key().log_prefix(), chain(error));
+    let said = "Session not refreshed yet";
+    if error.sent_nothing() {
+        tracing::debug!(provider, session.key = key, reason, error = cause, "{said}");
+    } else {
+        tracing::warn!(provider, session.key = key, reason, error = cause, "{said}");
+    }
+}
