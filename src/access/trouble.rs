@@ -16,7 +16,7 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// was set back.
 pub(super) const LONGEST_ASKED: Duration = Duration::from_mins(5);
 
-/// How many sessions are remembered before those are forgotten that nobody has tried since.
+/// How many sessions are remembered before those are looked for that nobody has tried since.
 const MANY: usize = 10_000;
 
 /// Why there are no new tokens now.
@@ -40,14 +40,33 @@ struct Trouble {
 #[derive(Debug, Default)]
 pub(super) struct Troubles(
     // Looked at when something is refreshed, never for a token that is fresh.
-    #[expect(clippy::disallowed_types, reason = "held for one look-up")]
-    std::sync::Mutex<HashMap<SessionKey, Trouble>>,
+    #[expect(clippy::disallowed_types, reason = "held for one look-up")] std::sync::Mutex<All>,
 );
+
+#[derive(Debug, Default)]
+struct All {
+    sessions: HashMap<SessionKey, Trouble>,
+    /// As many as the last look left. The next is due when there are twice as many, so that in an
+    /// outage, where it finds nothing to forget, it stays as cheap as what it follows.
+    left: usize,
+}
+
+impl All {
+    /// Forgets those that nobody has tried for long, if it is time to look for them.
+    fn sweep(&mut self, now: Timestamp) {
+        if self.sessions.len() < MANY.max(self.left.saturating_mul(2)) {
+            return;
+        }
+        self.sessions
+            .retain(|_, trouble| trouble.until.plus(LONGEST_ASKED) > now);
+        self.left = self.sessions.len();
+    }
+}
 
 impl Troubles {
     /// The pause that a session is in.
     pub(super) fn find(&self, key: &SessionKey, now: Timestamp) -> Option<Failure> {
-        let trouble = *self.all().get(key)?;
+        let trouble = *self.all().sessions.get(key)?;
         let retry_after = trouble.until.since(now);
         let reason = trouble.reason;
         (!retry_after.is_zero() && retry_after <= LONGEST_ASKED).then_some(Failure {
@@ -65,7 +84,7 @@ impl Troubles {
         now: Timestamp,
     ) {
         self.hold(key, reason, until, now);
-        if let Some(trouble) = self.all().get_mut(key) {
+        if let Some(trouble) = self.all().sessions.get_mut(key) {
             trouble.failures = trouble.failures.saturating_add(1);
         }
     }
@@ -80,30 +99,32 @@ impl Troubles {
         now: Timestamp,
     ) {
         let mut all = self.all();
-        if all.len() >= MANY {
-            all.retain(|_, trouble| trouble.until.plus(LONGEST_ASKED) > now);
-        }
-        let failures = all.get(key).map_or(0, |trouble| trouble.failures);
+        all.sweep(now);
+        let failures = all.sessions.get(key).map_or(0, |trouble| trouble.failures);
         let trouble = Trouble {
             failures,
             until,
             reason,
         };
-        all.insert(*key, trouble);
+        all.sessions.insert(*key, trouble);
     }
 
     /// Forgets a session that is in order again, or gone.
     pub(super) fn forget(&self, key: &SessionKey) {
-        self.all().remove(key);
+        self.all().sessions.remove(key);
     }
 
     /// How long the next pause of a session is where the server asks for none.
     pub(super) fn next_pause(&self, key: &SessionKey) -> Duration {
-        let failures = self.all().get(key).map_or(0, |trouble| trouble.failures);
+        let failures = self
+            .all()
+            .sessions
+            .get(key)
+            .map_or(0, |trouble| trouble.failures);
         jittered(pause(failures))
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<SessionKey, Trouble>> {
+    fn all(&self) -> MutexGuard<'_, All> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -190,6 +211,21 @@ mod tests {
             let now = NOW.plus(SECOND * number);
             troubles.note(&SessionKey::from_bytes(bytes), "x", now.plus(SECOND), now);
         }
-        assert!(troubles.all().len() <= MANY);
+        assert!(troubles.all().sessions.len() <= 2 * MANY);
+    }
+
+    #[test]
+    fn d_26_an_outage_of_many_sessions_is_not_gone_through_for_each() {
+        let troubles = Troubles::default();
+        let mut looks = Vec::new();
+        for number in 0..100_000_u32 {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&number.to_be_bytes());
+            troubles.note(&SessionKey::from_bytes(bytes), "x", NOW.plus(SECOND), NOW);
+            looks.push(troubles.all().left);
+        }
+        looks.dedup();
+        assert_eq!(looks, [0, 10_000, 20_000, 40_000, 80_000]);
+        assert_eq!(troubles.all().sessions.len(), 100_000);
     }
 }
