@@ -124,7 +124,8 @@ where
             Some(connection) => Ok(Exchange::begin(connection, request, pulse)),
             None => Err((Box::new(request), pulse)),
         };
-        async move {
+        // Each layer above awaits this, and has room for what it awaits twice.
+        Box::pin(async move {
             let exchange = match begun {
                 Ok(exchange) => exchange,
                 Err((request, pulse)) => {
@@ -137,7 +138,7 @@ where
                 Ok(response) => Ok(response),
                 Err(failed) => Box::pin(shared.send_again(failed)).await,
             }
-        }
+        })
     }
 
     /// How many connections rest in this pool.
