@@ -2,10 +2,10 @@
 //!
 //! It has an address of its own and shares nothing with the public one. It changes nothing, shows
 //! no secret, and neither answer depends on a provider: an outage there must not take the apps of
-//! people who are signed in out of service.
+//! people who are signed in out of service. What only a restart mends makes both answers 503.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -14,23 +14,45 @@ use http_body_util::Full;
 use crate::server::{Connection, Handler, RequestBody};
 use crate::telemetry::Metrics;
 
-/// Whether this process wants new requests. Clones share it.
+const STARTING: u8 = 0;
+const READY: u8 = 1;
+const DRAINING: u8 = 2;
+const BROKEN: u8 = 3;
+
+/// Whether this process wants new requests, and whether it is good for any. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<AtomicBool>);
+pub struct Readiness(Arc<AtomicU8>);
 
 impl Readiness {
     /// Everything is bound and loaded.
     pub fn ready(&self) {
-        self.0.store(true, Ordering::Release);
+        // What has already gone on from there stays where it is.
+        let _was_starting: bool = self.leave(STARTING, READY);
+    }
+
+    /// Whether new requests are wanted.
+    pub fn is_ready(&self) -> bool {
+        self.is(READY)
     }
 
     /// The process is stopping.
     pub fn draining(&self) {
-        self.0.store(false, Ordering::Release);
+        self.0.fetch_max(DRAINING, Ordering::AcqRel);
     }
 
-    fn get(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+    /// Only a restart helps. True for the first who says so of a process that is ready.
+    #[must_use]
+    pub fn broken(&self) -> bool {
+        self.leave(READY, BROKEN)
+    }
+
+    fn leave(&self, from: u8, to: u8) -> bool {
+        let (done, seen) = (Ordering::AcqRel, Ordering::Acquire);
+        self.0.compare_exchange(from, to, done, seen).is_ok()
+    }
+
+    fn is(&self, state: u8) -> bool {
+        self.0.load(Ordering::Acquire) == state
     }
 }
 
@@ -53,8 +75,11 @@ impl Admin {
             return answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "use GET\n");
         }
         match path {
+            "/healthz" if self.readiness.is(BROKEN) => {
+                answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "broken\n")
+            }
             "/healthz" => answer(StatusCode::OK, TEXT, "ok\n"),
-            "/readyz" if self.readiness.get() => answer(StatusCode::OK, TEXT, "ready\n"),
+            "/readyz" if self.readiness.is_ready() => answer(StatusCode::OK, TEXT, "ready\n"),
             "/readyz" => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready\n"),
             "/metrics" => {
                 const OPEN_METRICS: &str =
@@ -113,6 +138,23 @@ mod tests {
         assert_eq!((status("/healthz"), status("/readyz")), (200, 200));
         readiness.draining();
         assert_eq!((status("/healthz"), status("/readyz")), (200, 503));
+    }
+
+    #[test]
+    fn what_only_a_restart_mends_is_neither_ready_nor_healthy() {
+        let (admin, readiness) = admin();
+        assert!(!readiness.broken());
+        readiness.ready();
+        assert!(readiness.broken());
+        assert!(!readiness.broken());
+        readiness.ready();
+        let status = |path| admin.respond(&Method::GET, path).status().as_u16();
+        assert_eq!((status("/healthz"), status("/readyz")), (503, 503));
+        // A process that ends is in order.
+        let (_, readiness) = self::admin();
+        readiness.ready();
+        readiness.draining();
+        assert!(!readiness.broken());
     }
 
     #[test]

@@ -74,7 +74,8 @@ impl Clock {
         Self(Source::System)
     }
 
-    /// A clock that stands still at `start` until [`Clock::advance`] turns it. Clones share it.
+    /// A clock that stands still at `start` until [`Clock::advance`] or [`Clock::set`] turns it.
+    /// Clones share it.
     pub fn manual(start: Timestamp) -> Self {
         Self(Source::Manual(Arc::new(AtomicU64::new(start.0))))
     }
@@ -102,6 +103,13 @@ impl Clock {
         if let Source::Manual(millis) = &self.0 {
             let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
             millis.fetch_add(by, Ordering::Relaxed);
+        }
+    }
+
+    /// Sets a manual clock, forward or back; a system clock is left alone.
+    pub fn set(&self, to: Timestamp) {
+        if let Source::Manual(millis) = &self.0 {
+            millis.store(to.0, Ordering::Relaxed);
         }
     }
 }
@@ -135,5 +143,7 @@ mod tests {
         let other = clock.clone();
         clock.advance(Duration::from_millis(5));
         assert_eq!(other.now(), Timestamp::from_millis(15));
+        other.set(Timestamp::from_millis(3));
+        assert_eq!(clock.now(), Timestamp::from_millis(3));
     }
 }

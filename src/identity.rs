@@ -113,25 +113,6 @@ impl Identity {
             .or(self.subject.as_ref())
             .map(Claim::as_str)
     }
-
-    /// An estimate of the heap bytes held, for the session cache's bound.
-    pub fn weight(&self) -> usize {
-        let email = self.email.as_ref().map(|email| &email.address);
-        let single = [
-            &self.subject,
-            &self.preferred_username,
-            &self.name,
-            &self.groups_value,
-        ];
-        let claims = single
-            .into_iter()
-            .flatten()
-            .chain(email)
-            .chain(&self.groups);
-        claims.fold(self.issuer.len(), |sum, claim| {
-            sum.saturating_add(claim.0.len()).saturating_add(64)
-        })
-    }
 }
 
 #[cfg(test)]

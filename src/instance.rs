@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::gateway::{Gateway, Worker};
 use crate::login::Login;
 use crate::server::{self, Drained, Endpoint, Listener, Workers};
-use crate::session::{self, Maintained, Sessions};
+use crate::session::{self, Maintained, Sessions, StoreError};
 use crate::telemetry::{Metrics, chain};
 use crate::tls::{Acceptor, Refreshed};
 
@@ -70,9 +70,7 @@ impl Rooms {
     fn open(config: Config, shared: (Arc<Metrics>, Clock), control: Handle) -> Result<Self, Error> {
         let (settings, keys) = config.session;
         let patience = settings.refresh_wait;
-        let (metrics, clock) = shared.clone();
-        let sessions = Arc::new(Sessions::start(settings, keys, clock.now())?);
-        control.spawn(keep_house(Arc::clone(&sessions), metrics, clock));
+        let sessions = Arc::new(Sessions::start(settings, keys, shared.1.now())?);
         let refresher = Arc::new(Refresher::new(
             config.providers.clone(),
             Arc::clone(&sessions),
@@ -140,11 +138,14 @@ impl Instance {
             None => Endpoint::plain(listener),
         };
         let (server, count) = (config.server, config.workers);
-        let rooms = Rooms::open(config, (Arc::clone(&metrics), clock.clone()), handle)?;
+        let shared = (Arc::clone(&metrics), clock.clone());
+        let rooms = Rooms::open(config, shared.clone(), handle.clone())?;
+        let readiness = Readiness::default();
+        let sessions = Arc::clone(&rooms.sessions);
+        handle.spawn(keep_house(sessions, shared, readiness.clone()));
         let gateway = rooms.gateway;
         let make = move || Worker::new(Arc::clone(&gateway));
         let workers = Workers::start("worker", count, vec![endpoint], server, make)?;
-        let readiness = Readiness::default();
         let admin = Admin::new(metrics, readiness.clone());
         let operations = operations
             .map(|listener| operate(listener, admin))
@@ -264,15 +265,31 @@ fn announce(config: &Config, address: SocketAddr, operations: Option<SocketAddr>
     tracing::info!(server.address = %address, operations, "Listening");
 }
 
-/// Frees expired sessions a batch at a time, and brings the figures up to date.
-async fn keep_house(sessions: Arc<Sessions>, metrics: Arc<Metrics>, clock: Clock) {
+/// Frees expired sessions a batch at a time, and brings the figures up to date. Notices when the
+/// thread that keeps them is gone: nobody can sign in or out any more, and nothing brings it back.
+async fn keep_house(
+    sessions: Arc<Sessions>,
+    (metrics, clock): (Arc<Metrics>, Clock),
+    readiness: Readiness,
+) {
     let mut ticks = interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         // What could not be written was reported, and is tried again in a second.
-        while matches!(sessions.maintain(clock.now()).await, Ok(Maintained::More)) {
-            sleep(BETWEEN_BATCHES).await;
+        let maintained = loop {
+            match sessions.maintain(clock.now()).await {
+                Ok(Maintained::More) => sleep(BETWEEN_BATCHES).await,
+                end @ (Ok(Maintained::Done) | Err(_)) => break end,
+            }
+        };
+        // Closed is what it is at the end of a drain, and at no other time.
+        if matches!(maintained, Err(StoreError::Closed)) && readiness.broken() {
+            let reason = "sessions_lost";
+            tracing::error!(
+                reason,
+                "Sessions can no longer be changed; only a restart helps"
+            );
         }
         metrics.sessions(sessions.count(), sessions.pushed_out());
     }
@@ -297,5 +314,39 @@ async fn keep_certificates(acceptor: Acceptor) {
             }
             Err(_stopping) => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::seal::{Keys, Purpose};
+    use crate::session::{Settings, StoreSettings};
+
+    #[tokio::test]
+    async fn a_process_whose_sessions_are_lost_says_that_it_is_broken() {
+        let settings = Settings {
+            idle: Duration::from_hours(1),
+            absolute: Duration::from_hours(8),
+            capacity: 1024 * 1024,
+            per_person: 10,
+            refresh_wait: Duration::from_secs(10),
+            store: StoreSettings::Memory,
+        };
+        let keys = Keys::random().unwrap().ring(Purpose::Sessions).unwrap();
+        let clock = Clock::manual(Timestamp::from_millis(1_800_000_000_000));
+        let sessions = Arc::new(Sessions::start(settings, keys, clock.now()).unwrap());
+        // The same that is left of a thread that panicked: nobody to take what is asked.
+        sessions.close().await.unwrap();
+        let readiness = Readiness::default();
+        readiness.ready();
+        let shared = (Arc::new(Metrics::new([])), clock);
+        let keeping = tokio::spawn(keep_house(sessions, shared, readiness.clone()));
+        while readiness.is_ready() {
+            tokio::task::yield_now().await;
+        }
+        assert!(!readiness.broken(), "it was said");
+        assert!(!keeping.is_finished());
     }
 }

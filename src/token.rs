@@ -4,6 +4,8 @@
 //! injected into each request is a slice of it: no formatting and no copy on the request path.
 //! When the last slice is gone the buffer is wiped.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::HeaderValue;
 use zeroize::Zeroizing;
@@ -42,6 +44,17 @@ pub struct Life {
     pub refresh_at: Option<Timestamp>,
     /// No refresh before this, whatever asks for one.
     pub not_before: Timestamp,
+}
+
+impl Life {
+    /// For how long the tokens are still too young to be refreshed. Once the clock was set back
+    /// beyond their beginning that cannot be known, and must not keep them for as long as that.
+    pub fn youth(&self, now: Timestamp) -> Duration {
+        if now < self.obtained_at {
+            return Duration::ZERO;
+        }
+        self.not_before.since(now)
+    }
 }
 
 /// What the ID token of a login said of the person's authentication. Later ID tokens of the same
@@ -165,23 +178,6 @@ impl TokenSet {
             .expires_at
             .is_some_and(|expires_at| expires_at <= now)
     }
-
-    /// An estimate of the heap bytes held, for the session cache's bound.
-    pub fn weight(&self) -> usize {
-        let refresh = self
-            .refresh_token
-            .as_ref()
-            .map_or(0, |token| token.expose().len());
-        let nonce = self
-            .authentication
-            .as_ref()
-            .map_or(0, |authentication| authentication.nonce.len());
-        self.bearer
-            .len()
-            .saturating_add(refresh)
-            .saturating_add(nonce)
-            .saturating_add(192)
-    }
 }
 
 /// The owner behind the shared bytes: dropping it wipes them.
@@ -225,6 +221,19 @@ mod tests {
         refresh_at: None,
         not_before: Timestamp::from_millis(1),
     };
+
+    #[test]
+    fn f_18_tokens_are_too_young_for_a_while_and_not_since_a_clock_was_set_back() {
+        let at = Timestamp::from_millis;
+        let life = Life {
+            obtained_at: at(100),
+            not_before: at(150),
+            ..LIFE
+        };
+        for (now, youth) in [(100, 50), (149, 1), (150, 0), (999, 0), (99, 0), (0, 0)] {
+            assert_eq!(life.youth(at(now)), Duration::from_millis(youth), "{now}");
+        }
+    }
 
     #[test]
     fn the_bearer_value_is_ready_and_does_not_print() {

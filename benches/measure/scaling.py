@@ -1,6 +1,7 @@
 """How the cost of a request grows, and what a session weighs. Started by `benches/scaling`."""
 
 import argparse
+import base64
 import json
 import pathlib
 import random
@@ -16,8 +17,15 @@ from .report import table
 from .stage import Stage, Wrong, free_port
 
 HOST = "app.example.test"
+
+
+def token(length):
+    """Random bytes as base64url, which is what most tokens are."""
+    return base64.urlsafe_b64encode(random.Random(length).randbytes(length * 3 // 4)).decode()
+
+
 # As long as tokens often are.
-ACCESS_TOKEN, REFRESH_TOKEN = "a" * 1100, "r" * 900
+ACCESS_TOKEN, REFRESH_TOKEN = token(1100), token(900)
 PAYLOAD = len(ACCESS_TOKEN) + len(REFRESH_TOKEN)
 # Where nothing else is said: one worker, this many sessions and connections, one route. However
 # many connections there are, so many of them have a request under way.

@@ -37,7 +37,7 @@ use http_body::Body;
 use tokio::time::Instant;
 
 pub use self::recent::Recent;
-pub use self::recovery::{Recovery, Refused, Replayable, Sent};
+pub use self::recovery::{Content, Recovery, Refused, Replayable, Sent};
 pub use self::refresh::Refresher;
 pub use self::route::{OnRefusal, ProviderNames, Route, RouteError, RouteSettings, RouteTable};
 use self::rule::Verdict;
@@ -55,6 +55,8 @@ use crate::upstream::{self, AssertionNames, Pools, ResponseBody, assert_identity
 #[derive(Debug)]
 pub struct Access {
     routes: RouteTable,
+    /// Whether the apps' refusals have tokens refreshed, at whatever time.
+    refreshes_refused: bool,
     sessions: Arc<Sessions>,
     refresher: Arc<Refresher>,
 }
@@ -163,8 +165,12 @@ impl Cause {
 impl Access {
     /// Brings the parts together.
     pub fn new(routes: RouteTable, sessions: Arc<Sessions>, refresher: Arc<Refresher>) -> Self {
+        let mut on_refusal = routes.iter().map(|route| route.on_refusal);
+        let refreshes_refused = on_refusal.any(|what| what == OnRefusal::RefreshAndRetry);
+        drop(on_refusal);
         Self {
             routes,
+            refreshes_refused,
             sessions,
             refresher,
         }
@@ -318,7 +324,7 @@ impl<'a> Permit<'a> {
         self.route
     }
 
-    /// What to keep of a request whose answer may make it worth sending once more, or its person
+    /// What to remember of a request whose answer may make it worth sending once more, or its person
     /// worth asking again; nothing where neither can be.
     pub fn sent(&self) -> Option<Sent<'a>> {
         let session = self.session.as_ref()?;

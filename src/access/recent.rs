@@ -1,7 +1,7 @@
 //! The session that a connection used last.
 
 use std::cell::RefCell;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
@@ -13,8 +13,9 @@ use crate::session::{Session, Sessions, cookie};
 
 /// Lets the requests of one connection go without looking their session up each time.
 ///
-/// It keeps no session alive, and none is used by it that was replaced, ended or pushed out: what it
-/// remembers is asked whether it still stands, at every request.
+/// What a session holds is unpacked when it is looked up; here it stays so. None is used that was
+/// replaced, ended or pushed out: what is remembered is asked whether it still stands, at every
+/// request.
 #[derive(Debug, Default)]
 pub struct Recent(RefCell<Option<Known>>);
 
@@ -22,7 +23,7 @@ pub struct Recent(RefCell<Option<Known>>);
 struct Known {
     cookie: Secret<Box<[u8]>>,
     line: Option<Line>,
-    session: Weak<Session>,
+    session: Arc<Session>,
     found_at: Timestamp,
 }
 
@@ -47,8 +48,9 @@ impl Recent {
         let known = known.as_ref()?;
         let same = known.line.as_ref();
         let same = same.filter(|same| same.whole.matches(line.as_bytes()))?;
-        let session = sessions.still(&known.session, known.found_at, now)?;
-        Some((session, same.others.clone()))
+        sessions
+            .still(&known.session, known.found_at, now)
+            .then(|| (Arc::clone(&known.session), same.others.clone()))
     }
 
     /// The session of this very cookie, if it was the last one and still stands.
@@ -62,7 +64,9 @@ impl Recent {
         let known = known
             .as_ref()
             .filter(|known| known.cookie.matches(cookie))?;
-        sessions.still(&known.session, known.found_at, now)
+        sessions
+            .still(&known.session, known.found_at, now)
+            .then(|| Arc::clone(&known.session))
     }
 
     /// Notes the session that was found for a cookie, which came in `line` or in several.
@@ -79,7 +83,7 @@ impl Recent {
         *self.0.borrow_mut() = Some(Known {
             cookie: Secret::new(cookie.into()),
             line,
-            session: Arc::downgrade(session),
+            session: Arc::clone(session),
             found_at: now,
         });
     }

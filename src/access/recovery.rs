@@ -11,6 +11,7 @@ use super::refresh::Outcome;
 use super::route::OnRefusal;
 use super::wait::seated;
 use super::{Access, Cause, Challenge, Decision, Permit, Route, judge};
+use crate::clock::Timestamp;
 use crate::session::{EndedVersion, Session, State};
 use crate::telemetry::chain;
 
@@ -27,6 +28,15 @@ pub struct Sent<'a> {
 pub struct Refused<'a> {
     access: &'a Access,
     sent: Sent<'a>,
+}
+
+/// Whether a request has content.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Content {
+    /// It ends with its head.
+    None,
+    /// It has, or may have.
+    Some,
 }
 
 /// Whether a request can be sent once more.
@@ -51,6 +61,19 @@ pub enum Recovery<'a> {
 }
 
 impl Access {
+    /// Whether a request is to be kept until its answer is there, so that it can be sent again or
+    /// its person be asked.
+    ///
+    /// Where the app's refusals are passed on, only a refresh beside the request makes that worth
+    /// while, and none begins before it is due. One with content can be under way for whatever time.
+    pub fn keeps(&self, sent: &Sent<'_>, content: Content, now: Timestamp) -> bool {
+        if sent.route.on_refusal != OnRefusal::Pass || self.refreshes_refused {
+            return true;
+        }
+        let answered = now.plus(sent.route.upstream.longest_wait());
+        content == Content::Some || sent.session.is_due(answered)
+    }
+
     /// Whether an answer refuses the token that its request was sent with.
     pub fn refused<'a>(
         &'a self,
@@ -103,7 +126,7 @@ impl Access {
         }
         let now = self.refresher.clock().now();
         // The app refuses even a token that was just made: another one would fare no better.
-        let young = now < session.tokens().life().not_before;
+        let young = !session.tokens().life().youth(now).is_zero();
         match route.on_refusal {
             OnRefusal::Pass => Recovery::Pass,
             OnRefusal::RefreshAndRetry | OnRefusal::Relogin if young => Recovery::Pass,
@@ -175,4 +198,75 @@ fn challenge<'a>(sent: &Sent<'a>) -> Recovery<'a> {
         cause: Cause::RefusedByApp,
         other: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::access::refresh::tests::{Kit, NOW};
+    use crate::access::{RouteSettings, RouteTable};
+    use crate::token::Life;
+    use crate::upstream::Upstream;
+
+    fn access(kit: &Kit, settings: &[&str]) -> Access {
+        let app = serde_json::from_str(r#"{"url": "http://127.0.0.1:1"}"#).unwrap();
+        let app = Arc::new(Upstream::new("app", &app).unwrap());
+        let routes = settings.iter().enumerate().map(|(place, on_refusal)| {
+            let route = serde_json::json!({
+                "prefix": format!("/{place}"),
+                "on_upstream_401": on_refusal,
+            });
+            let route: RouteSettings = serde_json::from_value(route).unwrap();
+            (place, route)
+        });
+        let apps = [("app".into(), app)].into();
+        let routes = RouteTable::new(routes.collect(), &apps, &["main"]).unwrap();
+        Access::new(
+            routes,
+            Arc::clone(&kit.sessions),
+            Arc::clone(&kit.refresher),
+        )
+    }
+
+    #[tokio::test]
+    async fn a_request_is_kept_only_where_a_refresh_may_come_before_its_answer() {
+        let kit = Kit::new(tokio::runtime::Handle::current());
+        let after = |seconds| NOW.plus(Duration::from_secs(seconds));
+        let life = Life {
+            refresh_at: Some(after(3000)),
+            expires_at: Some(after(3600)),
+            ..Life::default()
+        };
+        let session = kit.open(life).await;
+        let kept = |access: &Access, content, now| {
+            let sent = Sent {
+                route: access.routes().iter().next().unwrap(),
+                session: Arc::clone(&session),
+            };
+            access.keeps(&sent, content, now)
+        };
+        let passing = access(&kit, &["pass", "relogin"]);
+        let longest = passing
+            .routes()
+            .iter()
+            .next()
+            .unwrap()
+            .upstream
+            .longest_wait();
+        let last = 3000 - longest.as_secs();
+        assert!(!kept(&passing, Content::None, after(last - 1)));
+        assert!(kept(&passing, Content::None, after(last)));
+        assert!(kept(&passing, Content::Some, NOW));
+        // Whoever begins a refresh puts off the next one, and not for long.
+        assert!(session.claim_refresh(after(3000), after(3005)));
+        assert!(kept(&passing, Content::None, after(3001)));
+        for others in [&["pass", "refresh_and_retry"], &["relogin", "pass"]] {
+            assert!(
+                kept(&access(&kit, others), Content::None, NOW),
+                "{others:?}"
+            );
+        }
+    }
 }

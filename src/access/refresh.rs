@@ -26,7 +26,7 @@ use crate::session::{EndedVersion, Replaced, Session, SessionKey, Sessions, Stat
 use crate::telemetry::{Metrics, TokenCall, chain};
 use crate::token::TokenSet;
 
-/// The pause after a refusal that only an operator can mend.
+/// The pause of a session that cannot even be asked about until an operator mends something.
 const ALARM_PAUSE: Duration = Duration::from_secs(30);
 
 /// For how long one claim keeps others from starting a refresh. They would only join it.
@@ -264,7 +264,7 @@ impl Refresher {
             },
         }
         // Whatever asks: a token that was just made is not made anew.
-        let young = session.tokens().life().not_before.since(now);
+        let young = session.tokens().life().youth(now);
         if !young.is_zero() {
             if !session.tokens().is_expired(now) {
                 return Try::Done(Outcome::Renewed(session));
@@ -371,7 +371,8 @@ impl Refresher {
             Verdict::Ours => {
                 self.metrics.refresh(name, "alarm", reason);
                 say_ours(&session, &error);
-                ALARM_PAUSE
+                // A new secret that reaches the server a moment before us is mended at once.
+                self.troubles.next_pause(session.key())
             }
             Verdict::Passing => {
                 self.metrics.refresh(name, "kept", reason);
@@ -497,4 +498,4 @@ fn say_passing(session: &Session, error: &provider::Error) {
 
 #[cfg(test)]
 #[path = "refresh_tests.rs"]
-mod tests;
+pub(super) mod tests;

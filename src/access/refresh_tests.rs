@@ -1,23 +1,33 @@
+use std::fmt::{Debug, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tokio::runtime::Builder;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::field::Field;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Dispatch, Event, Metadata, Subscriber};
 
 use super::*;
 use crate::access::flight::Progress;
 use crate::access::wait::seated;
+use crate::identity::Claim;
 use crate::seal::{Keys, Purpose};
-use crate::session::{Lookup, NewSession, Settings, StoreSettings};
+use crate::session::{Lookup, NewSession, SessionId, Settings, StoreSettings};
 use crate::token::Life;
 
-const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+pub(in crate::access) const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
 /// Sessions in memory, and a refresher that knows no provider.
-struct Kit {
-    sessions: Arc<Sessions>,
+pub(in crate::access) struct Kit {
+    clock: Clock,
+    pub(in crate::access) sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
-    refresher: Arc<Refresher>,
+    pub(in crate::access) refresher: Arc<Refresher>,
 }
 
 impl Kit {
-    fn new(control: Handle) -> Self {
+    pub(in crate::access) fn new(control: Handle) -> Self {
         let settings = Settings {
             idle: Duration::from_hours(1),
             absolute: Duration::from_hours(8),
@@ -29,13 +39,15 @@ impl Kit {
         let keys = Keys::random().unwrap().ring(Purpose::Sessions).unwrap();
         let sessions = Arc::new(Sessions::start(settings, keys, NOW).unwrap());
         let metrics = Arc::new(Metrics::new([]));
+        let clock = Clock::manual(NOW);
         let refresher = Refresher::new(
             BTreeMap::new(),
             Arc::clone(&sessions),
-            (Arc::clone(&metrics), Clock::manual(NOW)),
+            (Arc::clone(&metrics), clock.clone()),
             (control, Duration::from_mins(1)),
         );
         Self {
+            clock,
             sessions,
             metrics,
             refresher: Arc::new(refresher),
@@ -44,10 +56,15 @@ impl Kit {
 
     /// A session whose token has expired.
     async fn expired(&self) -> Arc<Session> {
+        self.open(EXPIRED).await
+    }
+
+    /// A session whose token has this life.
+    pub(in crate::access) async fn open(&self, life: Life) -> Arc<Session> {
         let new = NewSession {
             provider: "main",
             identity: Identity::nameless("op"),
-            tokens: tokens("old"),
+            tokens: tokens("old", life),
             replaces: Vec::new(),
         };
         let id = self.sessions.open(new, NOW).await.unwrap();
@@ -58,17 +75,24 @@ impl Kit {
     }
 }
 
-fn tokens(refresh_token: &str) -> TokenSet {
-    let life = Life {
-        expires_at: Some(NOW),
-        ..Life::default()
-    };
+const EXPIRED: Life = Life {
+    obtained_at: Timestamp::from_millis(0),
+    expires_at: Some(NOW),
+    refresh_at: None,
+    not_before: Timestamp::from_millis(0),
+};
+
+fn tokens(refresh_token: &str, life: Life) -> TokenSet {
     TokenSet::new("a", Some(refresh_token), life).unwrap()
 }
 
 fn refreshed() -> Refreshed {
+    let life = Life {
+        expires_at: Some(NOW.plus(Duration::from_mins(1))),
+        ..Life::default()
+    };
     Refreshed {
-        tokens: tokens("new"),
+        tokens: tokens("new", life),
         identity: None,
     }
 }
@@ -94,6 +118,173 @@ fn g_14_g_15_a_refresh_that_is_cut_off_tells_who_waits_and_is_counted() {
     assert_eq!(end.unwrap_err().reason, "refresh_lost");
     let lost = "result=\"lost\",reason=\"refresh_lost\"} 1";
     assert!(kit.metrics.encode().contains(lost));
+}
+
+/// Panics at the first event with a certain message, and keeps all others: an event is written
+/// within whatever it tells of.
+struct Trap {
+    message: &'static str,
+    sprung: AtomicBool,
+    events: mpsc::UnboundedSender<String>,
+}
+
+impl Subscriber for Trap {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut text = event.metadata().level().to_string();
+        event.record(&mut |field: &Field, value: &dyn Debug| {
+            write!(text, " {field}={value:?}").unwrap();
+        });
+        let is_it = text.contains(self.message);
+        assert!(
+            !is_it || self.sprung.swap(true, Ordering::Relaxed),
+            "on purpose"
+        );
+        self.events.send(text).unwrap_or_default();
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+#[tokio::test]
+async fn g_14_a_refresh_that_panics_tells_who_waits_and_holds_up_nobody() {
+    let (events, mut written) = mpsc::unbounded_channel();
+    let trap = |message| {
+        let (sprung, events) = (AtomicBool::new(false), events.clone());
+        Dispatch::new(Trap {
+            message,
+            sprung,
+            events,
+        })
+    };
+    // With a single subscriber, other tests' threads would decide what it is told of.
+    let _second = trap("never said");
+    let _set = tracing::dispatcher::set_default(&trap("Session refreshed"));
+    let kit = Kit::new(Handle::current());
+    let (session, other) = (kit.expired().await, kit.expired().await);
+    for session in [&session, &other] {
+        // So that no provider is asked.
+        let used = session.tokens().refresh_token().unwrap();
+        kit.refresher.unstored.keep(used, refreshed(), NOW);
+        let seats = [(); 20].map(|()| kit.refresher.join(session, NOW).unwrap());
+        let deadline = kit.refresher.deadline();
+        for seat in seats {
+            let end = seated(seat, deadline).await;
+            if Arc::ptr_eq(session, &other) {
+                assert!(matches!(end, Ok(Outcome::Renewed(_))), "{end:?}");
+            } else {
+                assert_eq!(end.unwrap_err().reason, "refresh_lost");
+            }
+        }
+        assert!(kit.refresher.under_way(session.key()).is_none());
+    }
+    // Nor does it keep the process from ending.
+    kit.refresher.drained().await;
+    // What it had stored is found by whoever comes next.
+    let found = kit.refresher.attempt(Arc::clone(&session)).await;
+    assert!(matches!(found, Try::Done(Outcome::Renewed(_))));
+    let lost = "result=\"lost\",reason=\"refresh_lost\"} 1";
+    assert!(kit.metrics.encode().contains(lost));
+    let written = std::iter::from_fn(|| written.try_recv().ok());
+    let broke_off: Vec<_> = written
+        .filter(|event| event.contains("broke off"))
+        .collect();
+    let [event] = &broke_off[..] else {
+        panic!("{broke_off:?}");
+    };
+    assert!(
+        event.starts_with("ERROR") && event.contains("refresh_lost"),
+        "{event}"
+    );
+}
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+/// The tokens of one person in a round, which lasts for a millisecond.
+fn canaries(person: &str, round: u64) -> TokenSet {
+    let life = Life {
+        expires_at: Some(NOW.plus(Duration::from_millis(round)).plus(MILLISECOND)),
+        ..Life::default()
+    };
+    let [access_token, refresh_token] = ["a", "r"].map(|kind| format!("{person}.{kind}.{round}"));
+    TokenSet::new(&access_token, Some(&refresh_token), life).unwrap()
+}
+
+impl Kit {
+    /// A request of one person: whose session and which access token it would go on with.
+    async fn asks(&self, id: &SessionId) -> (String, String) {
+        let now = self.clock.now();
+        let Lookup::Live(mut session) = self.sessions.find(id, now) else {
+            panic!("somebody has been signed out");
+        };
+        if session.tokens().is_expired(now) {
+            let seat = self.refresher.join(&session, now).unwrap();
+            match seated(seat, self.refresher.deadline()).await {
+                Ok(Outcome::Renewed(newest)) => session = newest,
+                end => panic!("{end:?}"),
+            }
+        }
+        let subject = session.identity().subject.as_ref().unwrap();
+        let token = session.tokens().access_token();
+        (subject.as_str().to_owned(), token.to_owned())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g_10_two_people_who_are_refreshed_at_the_same_instant_never_meet() {
+    const ROUNDS: u64 = 20_000;
+    let kit = Arc::new(Kit::new(Handle::current()));
+    let mut people = Vec::new();
+    for person in ["alice", "bob"] {
+        let identity = Identity {
+            subject: Claim::new(person),
+            ..Identity::nameless("op")
+        };
+        let new = NewSession {
+            provider: "main",
+            identity,
+            tokens: canaries(person, 0),
+            replaces: Vec::new(),
+        };
+        let id = kit.sessions.open(new, NOW).await.unwrap();
+        people.push((person, Arc::new(id)));
+    }
+    for round in 1..=ROUNDS {
+        kit.clock.advance(MILLISECOND);
+        for (person, _) in &people {
+            // What their provider would answer.
+            let used = canaries(person, round - 1);
+            let answer = Refreshed {
+                tokens: canaries(person, round),
+                identity: None,
+            };
+            let used = used.refresh_token().unwrap();
+            kit.refresher.unstored.keep(used, answer, kit.clock.now());
+        }
+        let mut asking = JoinSet::new();
+        for (person, id) in people.iter().cycle().take(4) {
+            let (kit, person, id) = (Arc::clone(&kit), *person, Arc::clone(id));
+            asking.spawn(async move { (person, kit.asks(&id).await) });
+        }
+        while let Some(asked) = asking.join_next().await {
+            let (person, (subject, token)) = asked.unwrap();
+            assert_eq!(subject, person, "round {round}");
+            assert_eq!(token, format!("{person}.a.{round}"));
+        }
+    }
 }
 
 #[tokio::test]
@@ -135,11 +326,7 @@ async fn g_06_what_could_not_be_stored_is_stored_later_and_not_asked_for_again()
 async fn whoever_comes_with_a_session_that_was_replaced_gets_the_newest() {
     let kit = Kit::new(Handle::current());
     let old = kit.expired().await;
-    let life = Life {
-        expires_at: Some(NOW.plus(Duration::from_mins(1))),
-        ..Life::default()
-    };
-    let fresh = TokenSet::new("b", Some("new"), life).unwrap();
+    let fresh = refreshed().tokens;
     let replaced = kit.sessions.replace(&old, fresh, None).await.unwrap();
     let Replaced::Stored(newest) = replaced else {
         panic!("{replaced:?}");

@@ -129,7 +129,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn key(byte: u8) -> SessionKey {
-        SessionKey::from_bytes([byte; 32])
+        SessionKey::from_bytes([byte; 16])
     }
 
     #[test]
@@ -185,7 +185,7 @@ mod tests {
     fn d_26_sessions_that_nobody_uses_do_not_fill_memory() {
         let troubles = Troubles::default();
         for number in 0..30_000_u32 {
-            let mut bytes = [0; 32];
+            let mut bytes = [0; 16];
             bytes[..4].copy_from_slice(&number.to_be_bytes());
             let now = NOW.plus(SECOND * number);
             troubles.note(&SessionKey::from_bytes(bytes), "x", now.plus(SECOND), now);

@@ -2,9 +2,10 @@
 
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, Uri, Version, header};
+use http_body::Body as _;
 
 use super::{Body, Error, Record, Visit, Worker, no_content};
-use crate::access::{Permit, Recovery, Refused, Replayable};
+use crate::access::{Content, Permit, Recovery, Refused, Replayable, Sent};
 use crate::fields::{self, Hops};
 use crate::server::{BodyWatch, RequestBody};
 use crate::session::cookie;
@@ -52,25 +53,37 @@ impl Worker {
             watch,
             accept,
         };
-        let Some(sent) = permit.sent() else {
-            let request = Request::from_parts(parts, Replay::once(body));
-            return Ok(cleaned(self.send(permit, request, &mut errand).await?));
-        };
-        let (body, notes) = Replay::noted(body);
-        let spare = Spare {
-            head: KeptHead::of(&parts),
-            body: notes,
+        let sent = permit.sent();
+        let kept = sent.as_ref().is_some_and(|sent| self.keeps(sent, &body));
+        let (body, spare) = if kept {
+            let (body, notes) = Replay::noted(body);
+            let head = KeptHead::of(&parts);
+            (body, Some(Spare { head, body: notes }))
+        } else {
+            (Replay::once(body), None)
         };
         let request = Request::from_parts(parts, body);
         let answer = self.send(permit, request, &mut errand).await?;
-        match gateway
-            .access
-            .refused(sent, answer.status(), answer.headers())
-        {
+        let refused = sent.and_then(|sent| {
+            let access = &gateway.access;
+            access.refused(sent, answer.status(), answer.headers())
+        });
+        match refused {
             None => Ok(cleaned(answer)),
             // Rare and large: kept out of every request's own state.
             Some(refused) => Box::pin(self.recover(answer, refused, spare, errand)).await,
         }
+    }
+
+    /// Whether a request may have to be sent once more.
+    fn keeps(&self, sent: &Sent<'_>, body: &RequestBody) -> bool {
+        let content = if body.is_end_stream() {
+            Content::None
+        } else {
+            Content::Some
+        };
+        let now = self.gateway.clock.now();
+        self.gateway.access.keeps(sent, content, now)
     }
 
     /// Sends a request on.
@@ -103,29 +116,32 @@ impl Worker {
         &'a self,
         answer: Answer,
         refused: Refused<'a>,
-        spare: Spare,
+        spare: Option<Spare>,
         mut errand: Errand<'_, '_, 'a>,
     ) -> Result<Response<Body>, Error> {
-        let body = spare.body.again();
+        let (head, body) = match spare {
+            Some(Spare { head, body }) => (Some(head), body.again()),
+            None => (None, None),
+        };
         let replayable = match body {
             Some(_) => Replayable::Yes,
             None => Replayable::No,
         };
-        match (refused.recover(replayable).await, body) {
-            (Recovery::Again(permit), Some(body)) => {
+        match (refused.recover(replayable).await, head, body) {
+            (Recovery::Again(permit), Some(head), Some(body)) => {
                 // The app may have no other connection for the second time.
                 drop(answer);
-                let request = Request::from_parts(spare.head.into_parts(), body);
+                let request = Request::from_parts(head.into_parts(), body);
                 Ok(cleaned(self.send(permit, request, &mut errand).await?))
             }
-            (Recovery::SignIn(challenge), _) => {
+            (Recovery::SignIn(challenge), Some(head), _) => {
                 drop(answer);
                 let Errand { visit, record, .. } = errand;
-                visit.parts.headers = spare.head.into_parts().headers;
+                visit.parts.headers = head.into_parts().headers;
                 record.reason = Some(challenge.cause.reason());
                 Ok(self.gateway.challenge(&visit, &challenge).await)
             }
-            (Recovery::Pass | Recovery::Again(_), _) => Ok(cleaned(answer)),
+            (Recovery::Pass | Recovery::Again(_) | Recovery::SignIn(_), ..) => Ok(cleaned(answer)),
         }
     }
 }

@@ -327,7 +327,7 @@ mod tests {
             issued_at: NOW,
             round: 2,
             anew: false,
-            before: Some(SessionKey::from_bytes([7; 32])),
+            before: Some(SessionKey::from_bytes([7; 16])),
         }
     }
 

@@ -63,12 +63,18 @@ impl Limiter {
         if !pause.is_zero() && pause <= LONGEST_PAUSE {
             return Err(pause);
         }
+        // An empty bucket is full in a minute. What is far beyond is left of a clock that was set
+        // back: the bucket begins anew, or nobody would get through until that time comes again.
+        let latest = now.saturating_add(MINUTE.saturating_mul(2));
         let mut wait = 0;
         let taken = self
             .full_at
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
-                // At most a whole empty bucket ahead, whatever the clock did meanwhile.
-                let full_at = full_at.clamp(now, now.saturating_add(MINUTE));
+                let full_at = if full_at > latest {
+                    now
+                } else {
+                    full_at.max(now)
+                };
                 let next = full_at.saturating_add(self.cost);
                 wait = next.saturating_sub(now).saturating_sub(bucket);
                 (wait == 0).then_some(next)
@@ -82,7 +88,18 @@ impl Limiter {
     /// Lets nobody through for `time`, as the server asked.
     pub(super) fn pause(&self, now: Timestamp, time: Duration) {
         let until = micros(now.plus(time.min(LONGEST_PAUSE)));
-        self.paused_until.fetch_max(until, Ordering::Relaxed);
+        let longest = micros(now.plus(LONGEST_PAUSE));
+        // A longer pause than any is left of a clock that was set back, and is over.
+        let later = |before: u64| {
+            if before > longest {
+                until
+            } else {
+                before.max(until)
+            }
+        };
+        let order = Ordering::Relaxed;
+        let update = |before| Some(later(before));
+        let _before: Result<u64, u64> = self.paused_until.fetch_update(order, order, update);
     }
 }
 
@@ -170,15 +187,39 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_back_costs_a_minute_at_most() {
-        let limiter = Limiter::per_minute(NonZeroU32::MIN);
-        assert!(
-            limiter
-                .take(LOGIN, Timestamp::from_millis(1_800_000_000_000))
-                .is_ok()
-        );
-        limiter.pause(Timestamp::from_millis(1_800_000_000_000), LONGEST_PAUSE);
-        let back = Timestamp::from_millis(1_700_000_000_000);
-        assert_eq!(limiter.take(LOGIN, back), Err(Duration::from_mins(1)));
+    fn f_18_a_clock_that_is_set_back_costs_a_minute_at_most() {
+        for (back, at_once) in [(1, false), (60, false), (61, true), (86_400, true)] {
+            let (limiter, clock) = limiter(50);
+            let before = clock.now();
+            while limiter.take(LOGIN, before).is_ok() {}
+            clock.set(Timestamp::from_millis(before.as_millis() - back * 1000));
+            let taken = limiter.take(LOGIN, clock.now());
+            assert_eq!(taken.is_ok(), at_once, "{back}: {taken:?}");
+            let more = Duration::from_secs(back.min(60)) + Duration::from_millis(1200);
+            clock.advance(more);
+            let taken = limiter.take(LOGIN, clock.now());
+            assert_eq!(taken, Ok(()), "{back}");
+            // And then the rate is what it was.
+            let many = (0..100).filter(|_| limiter.take(LOGIN, clock.now()).is_ok());
+            assert!(many.count() <= 50, "{back}");
+        }
+        // A pause that the server asked for is over.
+        let (limiter, clock) = limiter(50);
+        limiter.pause(clock.now(), LONGEST_PAUSE);
+        clock.set(Timestamp::from_millis(1_700_000_000_000));
+        assert_eq!(limiter.take(LOGIN, clock.now()), Ok(()));
+    }
+
+    #[test]
+    fn f_18_a_pause_counts_after_the_clock_was_set_back() {
+        let (limiter, clock) = limiter(600);
+        limiter.pause(clock.now(), LONGEST_PAUSE);
+        clock.set(Timestamp::from_millis(1_700_000_000_000));
+        let half_a_minute = Duration::from_secs(30);
+        limiter.pause(clock.now(), half_a_minute);
+        assert_eq!(limiter.take(LOGIN, clock.now()), Err(half_a_minute));
+        // A shorter one takes nothing away.
+        limiter.pause(clock.now(), Duration::from_secs(1));
+        assert_eq!(limiter.take(LOGIN, clock.now()), Err(half_a_minute));
     }
 }

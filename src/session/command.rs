@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::index::Person;
 use super::store::{Change, StoreError};
+use super::stored::Stored;
 use super::{EndedVersion, Maintained, Replaced, Session, SessionKey};
 use crate::clock::Timestamp;
 use crate::identity::Identity;
@@ -23,7 +24,7 @@ pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 #[derive(Debug)]
 pub(super) enum Command {
     Open {
-        session: Arc<Session>,
+        session: Arc<Stored>,
         replaces: Vec<SessionKey>,
         answer: Answer<()>,
     },
@@ -58,9 +59,9 @@ pub(super) enum Command {
 #[derive(Debug)]
 pub(super) enum Notice {
     /// The cache pushed a session out.
-    PushedOut(Arc<Session>),
+    PushedOut(Arc<Stored>),
     /// A session was used, and the store may know of a use long before only.
-    Used(SessionKey),
+    Used(Arc<Stored>),
 }
 
 /// Commands that are committed together.
@@ -76,12 +77,12 @@ pub(super) struct Batch {
 #[derive(Debug)]
 pub(super) enum Effect {
     Opened {
-        session: Arc<Session>,
+        session: Arc<Stored>,
         ended: Vec<SessionKey>,
         answer: Answer<()>,
     },
     Replaced {
-        old: [Arc<Session>; 2],
+        old: [Arc<Stored>; 2],
         new: Arc<Session>,
         answer: Answer<Replaced>,
     },
@@ -96,7 +97,7 @@ pub(super) enum Effect {
 }
 
 impl Batch {
-    pub(super) fn put(&mut self, session: &Arc<Session>) {
+    pub(super) fn put(&mut self, session: &Arc<Stored>) {
         self.sessions.insert(*session.key());
         self.changes.push(Change::Put(Arc::clone(session)));
     }
@@ -112,7 +113,7 @@ impl Batch {
             Command::Open {
                 session, replaces, ..
             } => {
-                let person = Person::of(session.identity());
+                let person = session.person();
                 self.is_full()
                     || person.is_some_and(|person| self.people.contains(&person))
                     || replaces.iter().any(|key| self.sessions.contains(key))

@@ -12,9 +12,9 @@ use std::time::Duration;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _};
 
 use super::file::{self, ABOUT, COMMIT_KEY, FileError, SESSIONS, USED, closed, corrupted, refused};
-use super::record::{self, Entry};
-use super::store::{Change, StoreError};
-use super::{Instance, Session, SessionKey};
+use super::record::{self, Contents, Entry};
+use super::store::{Change, Loaded, StoreError};
+use super::{Instance, SessionKey};
 use crate::clock::Timestamp;
 use crate::seal::KeyRing;
 use crate::secret::NoRandomness;
@@ -58,7 +58,8 @@ impl Disk {
         self.instance
     }
 
-    /// All sessions in the file that have not passed their deadline; those that have are removed.
+    /// Gives all sessions in the file that have not passed their deadline to `take`; those that have
+    /// are removed.
     ///
     /// # Errors
     ///
@@ -67,21 +68,23 @@ impl Disk {
         &mut self,
         idle: Duration,
         now: Timestamp,
-    ) -> Result<Vec<Session>, FileError> {
+        mut take: impl FnMut(SessionKey, Loaded),
+    ) -> Result<(), FileError> {
         let damaged = |error: redb::Error| refused(&self.path, error);
-        let (mut live, mut over, mut unknown) = (Vec::new(), Vec::new(), 0_usize);
+        let (mut over, mut unknown) = (Vec::new(), 0_usize);
         self.each(|key, entry, used| {
             if entry.ends_at <= now {
                 over.push(Change::Remove(key));
             } else if !entry.is_known_to(&self.keys) {
                 unknown = unknown.saturating_add(1);
             } else {
-                let session = entry.open(&key, &self.keys, used);
-                let session = session.ok_or_else(|| corrupted("an entry does not open"))?;
-                if session.deadline(idle) <= now {
+                let contents = entry.open(&key, &self.keys);
+                let contents = contents.ok_or_else(|| corrupted("an entry does not open"))?;
+                let loaded = loaded(entry, contents, used);
+                if loaded.last_used.plus(idle).min(loaded.ends_at) <= now {
                     over.push(Change::Remove(key));
                 } else {
-                    live.push(session);
+                    take(key, loaded);
                 }
             }
             Ok(())
@@ -99,7 +102,7 @@ impl Disk {
             write(database, &over, &self.keys, commit).map_err(damaged)?;
             self.commit = commit;
         }
-        Ok(live)
+        Ok(())
     }
 
     fn each(
@@ -159,7 +162,7 @@ impl Disk {
     /// # Errors
     ///
     /// [`StoreError::Damaged`], [`StoreError::Unreadable`].
-    pub(super) fn load(&mut self, key: &SessionKey) -> Result<Option<Session>, StoreError> {
+    pub(super) fn load(&mut self, key: &SessionKey) -> Result<Option<Loaded>, StoreError> {
         let unreadable = |error: redb::Error| StoreError::Unreadable(Arc::new(error));
         if self.database.is_none() {
             let opened = self.open_again();
@@ -177,9 +180,19 @@ impl Disk {
         let Some(value) = value else {
             return Ok(None);
         };
-        let session = Entry::new(value.value())
-            .and_then(|entry| entry.open(key, &self.keys, used.map(Timestamp::from_millis)));
-        session.map(Some).ok_or(StoreError::Damaged)
+        let entry = Entry::new(value.value()).ok_or(StoreError::Damaged)?;
+        let contents = entry.open(key, &self.keys).ok_or(StoreError::Damaged)?;
+        let used = used.map(Timestamp::from_millis);
+        Ok(Some(loaded(&entry, contents, used)))
+    }
+}
+
+/// `used` is when the session was used last, as far as the file knows.
+fn loaded(entry: &Entry<'_>, contents: Contents, used: Option<Timestamp>) -> Loaded {
+    Loaded {
+        ends_at: entry.ends_at,
+        last_used: used.unwrap_or_default().max(contents.opened_at),
+        contents,
     }
 }
 

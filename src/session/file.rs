@@ -15,9 +15,9 @@ use crate::secret::NoRandomness;
 /// What the file says of itself.
 pub(super) const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("sidegate");
 /// Sessions by key, each as `record::seal` gives it.
-pub(super) const SESSIONS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("sessions");
+pub(super) const SESSIONS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("sessions");
 /// When sessions were used last, in milliseconds; none means at the login.
-pub(super) const USED: TableDefinition<'_, &[u8; 32], u64> = TableDefinition::new("used");
+pub(super) const USED: TableDefinition<'_, &[u8; 16], u64> = TableDefinition::new("used");
 
 /// The format of what is in the tables.
 const FORMAT: u64 = 1;

@@ -76,9 +76,10 @@ impl SessionId {
 
     /// The key under which the session is kept.
     pub fn key(&self) -> SessionKey {
-        let mut key = [0; 32];
-        key.copy_from_slice(digest(&SHA256, self.0.expose()).as_ref());
-        SessionKey(key)
+        let digest = digest(&SHA256, self.0.expose());
+        let first = digest.as_ref().first_chunk();
+        // A digest of SHA-256 is twice as long.
+        SessionKey(first.copied().unwrap_or_default())
     }
 
     /// The process that opened the session.
@@ -89,23 +90,29 @@ impl SessionId {
     }
 }
 
-/// The SHA-256 of a session id. A dump of all keys gives nobody a usable id.
+/// The first half of the SHA-256 of a session id. A dump of all keys gives nobody a usable id.
+///
+/// Half of it is enough. Who wants somebody's session needs an id with that very key, which takes
+/// 2^128 tries; two ids of which both are one's own are of no use, and nobody can choose them
+/// anyway. That two sessions meet by chance needs some 2^64 of them.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct SessionKey([u8; 32]);
+pub struct SessionKey([u8; Self::LENGTH]);
 
 impl SessionKey {
+    /// How many bytes it has.
+    pub const LENGTH: usize = 16;
     /// Not after any key in their order.
-    pub(super) const FIRST: Self = Self([0; 32]);
+    pub(super) const FIRST: Self = Self([0; Self::LENGTH]);
     /// Not before any key in their order.
-    pub(super) const LAST: Self = Self([u8::MAX; 32]);
+    pub(super) const LAST: Self = Self([u8::MAX; Self::LENGTH]);
 
     /// The key with these bytes, as [`SessionKey::as_bytes`] gave them.
-    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+    pub fn from_bytes(bytes: [u8; Self::LENGTH]) -> Self {
         Self(bytes)
     }
 
     /// Its bytes.
-    pub fn as_bytes(&self) -> &[u8; 32] {
+    pub fn as_bytes(&self) -> &[u8; Self::LENGTH] {
         &self.0
     }
 

@@ -1,165 +1,288 @@
-//! What the keeper remembers beside the cache: whose sessions there are, and when each is due for
-//! a look. Nothing here is touched by a request that uses a session.
+//! What the keeper remembers beside the cache: all sessions by their person, and which are in the
+//! file alone. Nothing here is touched by a request that uses a session.
+//!
+//! Of each it is one pointer to what is kept anyhow, where all stands that they are ordered by. That
+//! is why there is no order by deadline: those that have passed theirs are found on a walk through
+//! all, a small part at a time.
 
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::collections::hash_map::RandomState;
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Weak};
+use std::hash::BuildHasher as _;
+use std::num::NonZeroU64;
+use std::ops::Bound;
+use std::sync::Arc;
 
-use aws_lc_rs::digest::{Context, SHA256};
-
-use super::{Session, SessionKey};
+use super::SessionKey;
+use super::stored::Stored;
 use crate::clock::Timestamp;
 use crate::identity::Identity;
 
-/// An issuer and a subject at it, as the first half of a digest: a second person with the same one
-/// would take 2^128 tries.
+/// An issuer and a subject at it, as 64 bits that nobody can aim at, since their key is this
+/// process's secret. Among a million people the odds that any two share them are 1 in 30 million;
+/// those two would then have one bound on their sessions between them.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub(super) struct Person([u8; 16]);
+pub(super) struct Person(NonZeroU64);
 
-impl Person {
+/// Tells people apart. Clones agree.
+#[derive(Clone, Debug, Default)]
+pub(super) struct People(RandomState);
+
+impl People {
     /// Nameless people cannot be told apart, so they are nobody.
-    pub(super) fn of(identity: &Identity) -> Option<Self> {
+    pub(super) fn of(&self, identity: &Identity) -> Option<Person> {
         let subject = identity.subject.as_ref()?;
-        let mut context = Context::new(&SHA256);
-        // The length in front keeps where the issuer ends.
-        context.update(&identity.issuer.len().to_be_bytes());
-        context.update(identity.issuer.as_bytes());
-        context.update(subject.as_str().as_bytes());
-        let digest = context.finish();
-        digest.as_ref().first_chunk().copied().map(Self)
+        // The end of the issuer is hashed, too.
+        let hash = self.0.hash_one((&*identity.issuer, subject.as_str()));
+        Some(Person(NonZeroU64::new(hash).unwrap_or(NonZeroU64::MIN)))
     }
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Index {
-    entries: HashMap<SessionKey, Entry>,
-    due: BTreeSet<(Timestamp, SessionKey)>,
-    by_person: BTreeSet<(Person, Timestamp, SessionKey)>,
+/// By whose it is, then by when it ends.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct Rank {
+    pub(super) person: Option<Person>,
+    pub(super) ends_at: Timestamp,
+    pub(super) key: SessionKey,
 }
 
+/// A session in that order.
 #[derive(Debug)]
-struct Entry {
-    /// The value in memory, if there is one.
-    session: Weak<Session>,
-    due: Timestamp,
-    opened_at: Timestamp,
-    person: Option<Person>,
+struct Ranked(Arc<Stored>);
+
+/// How many parts the walk through all sessions has, if there are many: one for each time that
+/// somebody looks, so that it takes some minutes.
+const PARTS: usize = 256;
+/// A part is not smaller than this.
+const SMALLEST_PART: usize = 4096;
+
+/// All sessions.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    all: BTreeSet<Ranked>,
+    /// Those that are in the file alone.
+    away: HashMap<SessionKey, Arc<Stored>>,
+    /// Up to where the walk has come; absent at its beginning.
+    walked: Option<Rank>,
 }
 
 impl Index {
-    /// Remembers a session that is due for a look at `due`.
-    pub(super) fn insert(&mut self, session: &Arc<Session>, due: Timestamp) {
-        let (key, opened_at) = (*session.key(), session.opened_at());
-        let person = Person::of(session.identity());
-        self.due.insert((due, key));
-        if let Some(person) = person {
-            self.by_person.insert((person, opened_at, key));
+    /// Remembers a session.
+    pub(super) fn insert(&mut self, stored: Arc<Stored>) {
+        self.all.insert(Ranked(stored));
+    }
+
+    /// Puts `new` in the place of another value of the same session, unless that is over.
+    pub(super) fn replace(&mut self, new: &Arc<Stored>) {
+        self.away.remove(new.key());
+        if self.all.contains(new.rank()) {
+            self.all.replace(Ranked(Arc::clone(new)));
         }
-        let entry = Entry {
-            session: Arc::downgrade(session),
-            due,
-            opened_at,
-            person,
-        };
-        self.entries.insert(key, entry);
     }
 
-    /// Whether a session is known.
-    pub(super) fn contains(&self, key: &SessionKey) -> bool {
-        self.entries.contains_key(key)
+    /// Whether this very value stands for its session.
+    pub(super) fn has(&self, stored: &Arc<Stored>) -> bool {
+        let known = self.all.get(stored.rank());
+        known.is_some_and(|known| Arc::ptr_eq(&known.0, stored))
     }
 
-    /// The value in memory of a known session.
-    pub(super) fn in_memory(&self, key: &SessionKey) -> Option<Arc<Session>> {
-        self.entries.get(key)?.session.upgrade()
+    /// What is remembered of a session that is in the file alone.
+    pub(super) fn away(&self, key: &SessionKey) -> Option<&Arc<Stored>> {
+        self.away.get(key)
     }
 
-    /// A person's oldest sessions, as many as must go so that with one more there are `most`; those
-    /// that go anyhow are given.
+    /// Notes that a session is in the file alone.
+    pub(super) fn set_away(&mut self, stored: &Stored) {
+        let away = Arc::new(stored.without_contents());
+        self.replace(&away);
+        self.away.insert(*away.key(), away);
+    }
+
+    /// Forgets a session, whose value in memory is given, if there is one. Gives what it
+    /// remembered.
+    pub(super) fn remove(
+        &mut self,
+        key: &SessionKey,
+        in_memory: Option<Arc<Stored>>,
+    ) -> Option<Arc<Stored>> {
+        let stored = self.away.remove(key).or(in_memory)?;
+        self.all.remove(stored.rank());
+        Some(stored)
+    }
+
+    /// A person's sessions that end first, as many as must go so that with one more there are
+    /// `most`; those that go anyhow are given.
     pub(super) fn surplus(
         &self,
         person: Person,
         most: usize,
         going: &[SessionKey],
     ) -> Vec<SessionKey> {
-        let first = (person, Timestamp::default(), SessionKey::FIRST);
-        let last = (person, Timestamp::MAX, SessionKey::LAST);
-        let keys = self.by_person.range(first..=last).map(|(_, _, key)| *key);
+        let rank = |ends_at, key| Rank {
+            person: Some(person),
+            ends_at,
+            key,
+        };
+        let first = rank(Timestamp::default(), SessionKey::FIRST);
+        let last = rank(Timestamp::MAX, SessionKey::LAST);
+        let sessions = self.all.range(first..=last);
+        let keys = sessions.map(|Ranked(stored)| *stored.key());
         let mut keys: Vec<_> = keys.filter(|key| !going.contains(key)).collect();
         let surplus = keys.len().saturating_add(1).saturating_sub(most);
         keys.truncate(surplus);
         keys
     }
 
-    /// Puts another value in memory for a known session. Its person stays who it was.
-    pub(super) fn set(&mut self, session: &Arc<Session>) {
-        if let Some(entry) = self.entries.get_mut(session.key()) {
-            entry.session = Arc::downgrade(session);
-        }
-    }
-
-    /// Notes that the value in memory is gone, and when the session is due for a look now.
-    pub(super) fn set_away(&mut self, key: &SessionKey, due: Timestamp) {
-        if let Some(entry) = self.entries.get_mut(key) {
-            // What is only pointed to weakly keeps its memory.
-            entry.session = Weak::new();
-            self.due.remove(&(entry.due, *key));
-            self.due.insert((due, *key));
-            entry.due = due;
-        }
-    }
-
-    /// Forgets a session, and gives its value in memory.
-    pub(super) fn remove(&mut self, key: &SessionKey) -> Option<Arc<Session>> {
-        let entry = self.entries.remove(key)?;
-        self.due.remove(&(entry.due, *key));
-        if let Some(person) = entry.person {
-            self.by_person.remove(&(person, entry.opened_at, *key));
-        }
-        entry.session.upgrade()
-    }
-
-    /// Looks at up to `most` sessions that are due. Those whose deadline (as `deadline` says of
-    /// the value in memory) has passed are given back for removal; the others become due again at
-    /// their new deadline.
-    pub(super) fn expired(
+    /// Walks through the next part of all sessions, and finds up to `most` of those for which
+    /// `is_over` holds.
+    pub(super) fn walk(
         &mut self,
-        now: Timestamp,
         most: usize,
-        deadline: impl Fn(&Session) -> Timestamp,
-    ) -> (Vec<SessionKey>, Looked) {
-        let due = self.due.iter().take_while(|(due, _)| *due <= now);
-        let batch: Vec<_> = due.take(most).copied().collect();
-        let looked = if batch.len() < most {
-            Looked::AtAllDue
-        } else {
-            Looked::AtSome
-        };
-        let mut expired = Vec::new();
-        for (due, key) in batch {
-            let Some(entry) = self.entries.get_mut(&key) else {
-                continue;
-            };
-            let session = entry.session.upgrade();
-            let next = session.map_or(now, |session| deadline(&session));
-            if next <= now {
-                expired.push(key);
-            } else {
-                entry.due = next;
-                self.due.remove(&(due, key));
-                self.due.insert((next, key));
+        is_over: impl Fn(&Stored) -> bool,
+    ) -> (Vec<SessionKey>, Walked) {
+        let mut left = (self.all.len() / PARTS).max(SMALLEST_PART);
+        let from = self.walked.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut over = Vec::new();
+        for Ranked(stored) in self.all.range((from, Bound::Unbounded)) {
+            if left == 0 || over.len() == most {
+                let walked = if left == 0 {
+                    Walked::APart
+                } else {
+                    Walked::UpToMost
+                };
+                return (over, walked);
             }
+            left = left.saturating_sub(1);
+            if is_over(stored) {
+                over.push(*stored.key());
+            }
+            self.walked = Some(*stored.rank());
         }
-        (expired, looked)
+        // The next walk begins at the beginning.
+        self.walked = None;
+        (over, Walked::APart)
+    }
+
+    /// Begins the walk at the beginning.
+    pub(super) fn walk_anew(&mut self) {
+        self.walked = None;
     }
 
     pub(super) fn len(&self) -> usize {
-        self.entries.len()
+        self.all.len()
     }
 }
 
-/// Whether a batch reached the end of what was due.
+/// How far a walk has come.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Looked {
-    AtAllDue,
-    AtSome,
+pub(super) enum Walked {
+    /// Through all of the part.
+    APart,
+    /// Until as many were found as were asked for.
+    UpToMost,
+}
+
+impl Borrow<Rank> for Ranked {
+    fn borrow(&self) -> &Rank {
+        self.0.rank()
+    }
+}
+
+impl Ord for Ranked {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.rank().cmp(other.0.rank())
+    }
+}
+
+impl PartialOrd for Ranked {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Eq for Ranked {}
+
+impl PartialEq for Ranked {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::record::Contents;
+    use crate::session::tests::{person, tokens};
+
+    /// `people` people with `each` sessions, which end one after the other.
+    fn index(people: u32, each: u32) -> Index {
+        let (told, mut index) = (People::default(), Index::default());
+        let mut subjects = (0..people).cycle();
+        for number in 0..people.checked_mul(each).unwrap() {
+            let identity = person(&subjects.next().unwrap().to_string());
+            let mut key = [0; SessionKey::LENGTH];
+            key[..4].copy_from_slice(&number.to_be_bytes());
+            let rank = Rank {
+                person: told.of(&identity),
+                ends_at: Timestamp::from_millis(number.into()),
+                key: SessionKey::from_bytes(key),
+            };
+            let contents = Contents {
+                version: 0,
+                provider: "op".into(),
+                identity,
+                tokens: tokens("token"),
+                opened_at: Timestamp::default(),
+            };
+            let stored = Stored::new(rank, Timestamp::default(), &contents);
+            index.insert(Arc::new(stored));
+        }
+        index
+    }
+
+    #[test]
+    fn a_walk_comes_by_every_session_once_and_begins_anew() {
+        let mut index = index(3, 1500);
+        for _round in 0..2 {
+            let (mut seen, mut stops) = (std::collections::HashSet::new(), Vec::new());
+            for _walk in 0..2 {
+                let (part, walked) = index.walk(5000, |_| true);
+                stops.push((part.len(), walked));
+                seen.extend(part);
+            }
+            assert_eq!(stops, [(4096, Walked::APart), (404, Walked::APart)]);
+            assert_eq!(seen.len(), 4500);
+        }
+    }
+
+    #[test]
+    fn a_walk_stops_where_it_has_found_enough_and_goes_on_from_there() {
+        let mut index = index(3, 100);
+        let mut left = 300_usize;
+        while let (over, Walked::UpToMost) = index.walk(70, |_| true) {
+            assert_eq!(over.len(), 70);
+            left = left.checked_sub(70).unwrap();
+        }
+        assert_eq!(left, 20);
+        let half = Timestamp::from_millis(150);
+        let is_over = |stored: &Stored| stored.ends_at() < half;
+        assert_eq!(index.walk(1000, is_over).0.len(), 150);
+    }
+
+    #[test]
+    fn another_value_of_a_session_takes_its_place_and_none_comes_back() {
+        let mut index = index(2, 2);
+        let (keys, _) = index.walk(1, |_| true);
+        let first = Arc::clone(&index.all.first().unwrap().0);
+        index.set_away(&first);
+        assert!(!index.has(&first) && index.away(&keys[0]).is_some());
+        assert_eq!((index.len(), index.away.len()), (4, 1));
+        index.replace(&first);
+        assert!(index.has(&first) && index.away(&keys[0]).is_none());
+        assert!(index.remove(&keys[0], Some(Arc::clone(&first))).is_some());
+        index.replace(&first);
+        assert!(!index.has(&first));
+        assert_eq!((index.len(), index.away.len()), (3, 0));
+    }
 }

@@ -17,8 +17,9 @@ use moka::sync::Cache;
 use tokio::sync::mpsc;
 
 use super::command::{Answer, Batch, Command, Effect, Notice, say};
-use super::index::{Index, Looked, Person};
+use super::index::{Index, Walked};
 use super::store::{Change, Store, StoreError};
+use super::stored::Stored;
 use super::{EndedVersion, Maintained, Replaced, Session, SessionKey, State};
 use crate::clock::Timestamp;
 use crate::telemetry::chain;
@@ -35,7 +36,7 @@ const QUEUE: usize = 1024;
 pub(super) struct Ways {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) notices: mpsc::UnboundedSender<Notice>,
-    pub(super) cache: Cache<SessionKey, Arc<Session>>,
+    pub(super) cache: Cache<SessionKey, Arc<Stored>>,
     pub(super) figures: Arc<Figures>,
 }
 
@@ -46,11 +47,13 @@ pub(super) struct Figures {
     pub(super) pushed_out: AtomicU64,
 }
 
-/// How long sessions last and how many one person may have.
+/// How long sessions last, and how many there may be.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) idle: Duration,
     pub(super) per_person: usize,
+    /// Bytes that the cache may take.
+    pub(super) capacity: u64,
 }
 
 /// Holds the store and the index; runs on a thread of its own.
@@ -59,17 +62,17 @@ pub(super) struct Keeper {
     limits: Limits,
     store: Store,
     index: Index,
-    cache: Cache<SessionKey, Arc<Session>>,
+    cache: Cache<SessionKey, Arc<Stored>>,
     commands: mpsc::Receiver<Command>,
     notices: mpsc::UnboundedReceiver<Notice>,
     figures: Arc<Figures>,
-    /// Last uses that are to be written.
-    used: HashMap<SessionKey, Timestamp>,
+    /// Those whose last uses are to be written.
+    used: HashMap<SessionKey, Arc<Stored>>,
 }
 
 impl Keeper {
-    /// A keeper with nothing in its cache, which may take `capacity` bytes.
-    pub(super) fn new(store: Store, limits: Limits, capacity: u64) -> (Self, Ways) {
+    /// A keeper with nothing in its cache yet.
+    pub(super) fn new(store: Store, limits: Limits) -> (Self, Ways) {
         let (commands, commanded) = mpsc::channel(QUEUE);
         let (notices, told) = mpsc::unbounded_channel();
         let figures = Arc::new(Figures::default());
@@ -77,11 +80,9 @@ impl Keeper {
         let (counter, notify) = (Arc::clone(&figures), notices.clone());
         let cache = Cache::builder()
             .eviction_policy(EvictionPolicy::lru())
-            .max_capacity(capacity)
-            .weigher(|_, session: &Arc<Session>| {
-                u32::try_from(session.weight()).unwrap_or(u32::MAX)
-            })
-            .eviction_listener(move |_key, session: Arc<Session>, cause| {
+            .max_capacity(limits.capacity)
+            .weigher(|_, session: &Arc<Stored>| session.weight())
+            .eviction_listener(move |_key, session: Arc<Stored>, cause| {
                 // Whatever else leaves the cache was marked by the keeper itself.
                 if cause != RemovalCause::Size {
                     return;
@@ -116,14 +117,16 @@ impl Keeper {
     }
 
     /// Takes over a session that the store holds already.
-    pub(super) fn restore(&mut self, session: Session) {
-        let session = Arc::new(session);
-        self.index
-            .insert(&session, session.deadline(self.limits.idle));
-        self.cache.insert(*session.key(), session);
+    pub(super) fn restore(&mut self, session: &Arc<Stored>) {
+        self.remember(session);
         // What the cache has no room for must not pile up here.
         self.take_notices();
         self.count();
+    }
+
+    fn remember(&mut self, session: &Arc<Stored>) {
+        self.index.insert(Arc::clone(session));
+        self.cache.insert(*session.key(), Arc::clone(session));
     }
 
     /// Does what is asked, until the store is closed or nobody is left to ask.
@@ -192,14 +195,15 @@ impl Keeper {
                     Ok(Current::None) => return say(answer, Ok(Replaced::Ended)),
                     Err(error) => return say(answer, Err(error)),
                 };
-                current.note_use_of(&old);
+                let old = [Arc::clone(old.stored()), Arc::clone(current.stored())];
+                let [held, standing] = &old;
+                standing.note_use_of(held);
                 let new = Arc::new(current.next(tokens, identity.map(|identity| *identity)));
-                batch.put(&new);
-                let old = [old, current];
+                batch.put(new.stored());
                 batch.effects.push(Effect::Replaced { old, new, answer });
             }
             Command::End { key, answer } => {
-                if !self.index.contains(&key) {
+                if !self.knows(&key) {
                     return say(answer, Ok(()));
                 }
                 batch.remove(key);
@@ -215,7 +219,7 @@ impl Keeper {
                 Ok(Current::None) => say(answer, Ok(EndedVersion::Ended)),
                 Err(error) => say(answer, Err(error)),
             },
-            Command::Fetch { key, answer } => say(answer, self.fetch(&key)),
+            Command::Fetch { key, answer } => say(answer, self.ready(&key)),
             // They are never gathered.
             Command::Maintain { .. } | Command::Close { .. } => {}
         }
@@ -223,16 +227,15 @@ impl Keeper {
 
     fn plan_open(
         &mut self,
-        session: Arc<Session>,
+        session: Arc<Stored>,
         replaces: Vec<SessionKey>,
         answer: Answer<()>,
         batch: &mut Batch,
     ) {
-        let person = Person::of(session.identity());
         let mut ended = replaces;
-        ended.retain(|key| self.index.contains(key));
+        ended.retain(|key| self.knows(key));
         ended.dedup();
-        if let Some(person) = person {
+        if let Some(person) = session.person() {
             batch.people.insert(person);
             let surplus = self.index.surplus(person, self.limits.per_person, &ended);
             ended.extend(surplus);
@@ -286,18 +289,14 @@ impl Keeper {
                 for key in &ended {
                     self.forget(key);
                 }
-                self.index
-                    .insert(&session, session.deadline(self.limits.idle));
-                self.cache.insert(*session.key(), session);
+                self.remember(&session);
                 self.count();
                 say(answer, Ok(()));
             }
             Effect::Replaced { old, new, answer } => {
-                self.index.set(&new);
-                // Whoever looks it up finds one or the other, never one that is superseded.
-                self.cache.insert(*new.key(), Arc::clone(&new));
-                for old in old {
-                    new.note_use_of(&old);
+                self.stand(new.stored());
+                for old in &old {
+                    new.stored().note_use_of(old);
                     old.supersede();
                 }
                 say(answer, Ok(Replaced::Stored(new)));
@@ -313,19 +312,49 @@ impl Keeper {
         }
     }
 
+    /// Lets another value stand for its session.
+    fn stand(&mut self, new: &Arc<Stored>) {
+        self.index.replace(new);
+        if let Some(used) = self.used.get_mut(new.key()) {
+            new.note_use_of(used);
+            *used = Arc::clone(new);
+        }
+        // Whoever looks it up finds one or the other, never one that is superseded.
+        self.cache.insert(*new.key(), Arc::clone(new));
+    }
+
     /// Forgets a session that is over. Readers that hold its value see that.
     fn forget(&mut self, key: &SessionKey) {
-        if let Some(session) = self.index.remove(key) {
+        let in_memory = self.cache.remove(key);
+        if let Some(session) = self.index.remove(key, in_memory) {
             session.end();
+        } else {
+            self.hear_of_evictions();
+            // In the file; in memory it was forgotten when that was heard.
+            self.index.remove(key, None);
         }
         self.used.remove(key);
-        self.cache.invalidate(key);
         self.count();
+    }
+
+    /// Hears of everything that has left the cache. What leaves it is out of it a moment before
+    /// the keeper is told; when the cache's housekeeping is over, it was.
+    fn hear_of_evictions(&mut self) {
+        self.cache.run_pending_tasks();
+        self.take_notices();
+    }
+
+    fn knows(&mut self, key: &SessionKey) -> bool {
+        if self.cache.contains_key(key) {
+            return true;
+        }
+        self.hear_of_evictions();
+        self.index.away(key).is_some()
     }
 
     /// What stands for the session of a value that somebody holds.
     fn current(&mut self, old: &Session) -> Result<Current, StoreError> {
-        Ok(match self.fetch(old.key())? {
+        Ok(match self.ready(old.key())? {
             None => Current::None,
             Some(current) if current.version() == old.version() => Current::Same(current),
             Some(newer) => Current::Newer(newer),
@@ -333,63 +362,60 @@ impl Keeper {
     }
 
     /// The session of a key, brought back from the store if the cache has pushed it out.
-    fn fetch(&mut self, key: &SessionKey) -> Result<Option<Arc<Session>>, StoreError> {
-        if !self.index.contains(key) {
-            return Ok(None);
-        }
-        let held = self.index.in_memory(key);
-        if let Some(held) = &held
+    fn ready(&mut self, key: &SessionKey) -> Result<Option<Arc<Session>>, StoreError> {
+        if let Some(held) = self.cache.get(key)
             && held.state() == State::Live
-            && self.cache.contains_key(key)
         {
-            return Ok(Some(Arc::clone(held)));
+            let session = Session::of(held).ok_or(StoreError::Damaged)?;
+            return Ok(Some(Arc::new(session)));
         }
-        let Some(session) = self.store.load(key)? else {
+        self.hear_of_evictions();
+        let Some(away) = self.index.away(key).map(Arc::clone) else {
             return Ok(None);
         };
-        if let Some(used) = self.used.get(key) {
-            session.note_use_at(*used);
-        }
-        if let Some(held) = held {
-            session.note_use_of(&held);
-            held.supersede();
-        }
-        let session = Arc::new(session);
-        self.index.set(&session);
-        self.cache.insert(*key, Arc::clone(&session));
-        Ok(Some(session))
+        let Some(loaded) = self.store.load(key)? else {
+            return Ok(None);
+        };
+        // Its person stays who it was.
+        let session = Session::new(*away.rank(), loaded.last_used, loaded.contents);
+        session.stored().note_use_of(&away);
+        self.stand(session.stored());
+        Ok(Some(Arc::new(session)))
     }
 
     fn take_notices(&mut self) {
         while let Ok(notice) = self.notices.try_recv() {
             match notice {
-                Notice::Used(key) => {
-                    if let Some(session) = self.index.in_memory(&key) {
-                        self.used.insert(key, session.last_used());
-                    }
+                Notice::Used(session) => {
+                    let key = *session.key();
+                    let standing = if self.index.has(&session) {
+                        Some(session)
+                    } else {
+                        self.cache.get(&key)
+                    };
+                    self.used.extend(standing.map(|session| (key, session)));
                 }
-                Notice::PushedOut(session) => self.note_pushed_out(&session),
+                Notice::PushedOut(session) if self.index.has(&session) => {
+                    self.note_pushed_out(session);
+                }
+                // Another value stands for it, or it is over.
+                Notice::PushedOut(_) => {}
             }
         }
     }
 
-    fn note_pushed_out(&mut self, session: &Arc<Session>) {
-        let key = session.key();
-        match self.index.in_memory(key) {
-            Some(current) if !Arc::ptr_eq(&current, session) => {
-                // It is back already.
-                current.note_use_of(session);
-                self.used.insert(*key, current.last_used());
+    fn note_pushed_out(&mut self, session: Arc<Stored>) {
+        let key = *session.key();
+        match self.store {
+            Store::Memory => {
+                self.index.remove(&key, Some(session));
+                self.used.remove(&key);
+                self.count();
             }
-            Some(_) | None => match self.store {
-                Store::Memory => self.forget(key),
-                Store::Disk(_) if self.index.contains(key) => {
-                    let due = session.deadline(self.limits.idle);
-                    self.index.set_away(key, due);
-                    self.used.insert(*key, session.last_used());
-                }
-                Store::Disk(_) => {}
-            },
+            Store::Disk(_) => {
+                self.index.set_away(&session);
+                self.used.insert(key, session);
+            }
         }
     }
 
@@ -397,30 +423,29 @@ impl Keeper {
     /// and lets the cache do its own housekeeping.
     fn maintain(&mut self, now: Timestamp) -> Result<Maintained, StoreError> {
         let idle = self.limits.idle;
-        let deadline = |session: &Session| session.deadline(idle);
-        let (expired, looked) = self.index.expired(now, MOST_REMOVED, deadline);
+        let is_over = |session: &Stored| session.deadline(idle) <= now;
+        let (expired, walked) = self.index.walk(MOST_REMOVED, is_over);
         let removals = expired.iter().copied().map(Change::Remove).collect();
         let written = self.write_last_uses(removals);
         if written.is_ok() {
             for key in &expired {
                 self.forget(key);
             }
+        } else {
+            self.index.walk_anew();
         }
         self.cache.run_pending_tasks();
         self.take_notices();
-        written.map(|()| match looked {
-            Looked::AtSome => Maintained::More,
-            Looked::AtAllDue => Maintained::Done,
+        written.map(|()| match walked {
+            Walked::UpToMost => Maintained::More,
+            Walked::APart => Maintained::Done,
         })
     }
 
     /// Commits the last uses that are noted, and removals after them.
     fn write_last_uses(&mut self, removals: Vec<Change>) -> Result<(), StoreError> {
-        let used = self.used.iter().map(|(key, noted)| {
-            let session = self.index.in_memory(key);
-            let used = session.map_or(*noted, |session| session.last_used().max(*noted));
-            Change::Used(*key, used)
-        });
+        let used = self.used.iter();
+        let used = used.map(|(key, session)| Change::Used(*key, session.last_used()));
         let changes: Vec<_> = used.chain(removals).collect();
         self.commit(&changes)?;
         self.used.clear();

@@ -22,12 +22,14 @@ mod id;
 mod index;
 mod keeper;
 mod live;
+mod packed;
 mod record;
 mod settings;
 mod store;
+mod stored;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use moka::sync::Cache;
@@ -36,12 +38,15 @@ use tokio::sync::{mpsc, oneshot};
 use self::command::{Command, Notice};
 pub use self::file::{FileError, inspect};
 pub use self::id::{Instance, SessionId, SessionKey};
+use self::index::{People, Rank};
 use self::keeper::{Figures, Keeper, Limits, Ways};
-use self::live::Parts;
-pub use self::live::{Session, State};
+pub use self::live::Session;
+use self::record::Contents;
 pub use self::settings::{DiskSettings, Settings, StoreSettings};
 use self::store::Store;
 pub use self::store::StoreError;
+use self::stored::Stored;
+pub use self::stored::{OVERHEAD, State};
 use crate::clock::Timestamp;
 use crate::identity::Identity;
 use crate::seal::KeyRing;
@@ -146,7 +151,8 @@ pub struct NewSession<'a> {
 pub struct Sessions {
     settings: Settings,
     instance: Instance,
-    cache: Cache<SessionKey, Arc<Session>>,
+    cache: Cache<SessionKey, Arc<Stored>>,
+    people: People,
     commands: mpsc::Sender<Command>,
     notices: mpsc::UnboundedSender<Notice>,
     figures: Arc<Figures>,
@@ -167,19 +173,25 @@ impl Sessions {
         let limits = Limits {
             idle: settings.idle,
             per_person: settings.per_person,
+            capacity: settings.capacity,
         };
+        let people = People::default();
         let (instance, keeper, ways) = match &settings.store {
             StoreSettings::Memory => {
-                let (keeper, ways) = Keeper::new(Store::Memory, limits, settings.capacity);
+                let (keeper, ways) = Keeper::new(Store::Memory, limits);
                 (Instance::random()?, keeper, ways)
             }
             StoreSettings::Disk(disk) => {
                 let mut disk = disk::Disk::open(&disk.file, keys)?;
                 let instance = disk.instance();
-                let sessions = disk.all(settings.idle, now)?;
+                let mut all = Vec::new();
+                disk.all(settings.idle, now, |key, loaded| {
+                    let session = loaded.into_session(key, &people);
+                    all.push(Arc::clone(session.stored()));
+                })?;
                 let store = Store::Disk(Box::new(disk));
-                let (mut keeper, ways) = Keeper::new(store, limits, settings.capacity);
-                for session in sessions {
+                let (mut keeper, ways) = Keeper::new(store, limits);
+                for session in &all {
                     keeper.restore(session);
                 }
                 (instance, keeper, ways)
@@ -207,6 +219,7 @@ impl Sessions {
             settings,
             instance,
             cache,
+            people,
             commands,
             notices,
             figures,
@@ -218,48 +231,45 @@ impl Sessions {
     /// Finds the session of an id and marks it as used.
     pub fn find(&self, id: &SessionId, now: Timestamp) -> Lookup {
         let key = id.key();
-        let Some(mut session) = self.cache.get(&key) else {
+        let Some(mut stored) = self.cache.get(&key) else {
             return self.absent(id);
         };
-        if session.state() == State::Superseded {
+        if stored.state() == State::Superseded {
             // It was replaced just now, or pushed out.
             let Some(again) = self.cache.get(&key) else {
                 return self.absent(id);
             };
-            session = again;
+            stored = again;
         }
-        if session.state() == State::Ended {
+        if stored.state() == State::Ended {
             return Lookup::Unknown;
         }
-        if session.deadline(self.settings.idle) <= now {
+        if !self.use_now(&stored, now) {
             return Lookup::Expired;
         }
-        if let Some(before) = session.note_use(now) {
-            self.tell_of_use(&session, before, now);
+        match Session::of(stored) {
+            Some(session) => Lookup::Live(Arc::new(session)),
+            None => Lookup::Unknown,
         }
-        Lookup::Live(session)
     }
 
-    /// A session that was found at `found_at`, used once more without a look-up: `None` when it has
-    /// to be looked up again, because this value no longer stands, has passed its deadline, or was
-    /// found too long ago.
-    pub fn still(
-        &self,
-        session: &Weak<Session>,
-        found_at: Timestamp,
-        now: Timestamp,
-    ) -> Option<Arc<Session>> {
-        if now.since(found_at) >= self.without_look {
-            return None;
+    /// Marks a session as used, unless it has passed its deadline: then it says false.
+    fn use_now(&self, stored: &Arc<Stored>, now: Timestamp) -> bool {
+        if stored.deadline(self.settings.idle) <= now {
+            return false;
         }
-        let session = session.upgrade()?;
-        if session.state() != State::Live || session.deadline(self.settings.idle) <= now {
-            return None;
+        if let Some(before) = stored.note_use(now) {
+            self.tell_of_use(stored, before, now);
         }
-        if let Some(before) = session.note_use(now) {
-            self.tell_of_use(&session, before, now);
-        }
-        Some(session)
+        true
+    }
+
+    /// Uses a session that was found at `found_at` once more without a look-up. False when it has to
+    /// be looked up again, because this value no longer stands, has passed its deadline, or was found
+    /// too long ago.
+    pub fn still(&self, session: &Session, found_at: Timestamp, now: Timestamp) -> bool {
+        let lately = found_at <= now && now.since(found_at) < self.without_look;
+        lately && session.state() == State::Live && self.use_now(session.stored(), now)
     }
 
     /// What an id leads to that nothing is in memory for.
@@ -274,11 +284,11 @@ impl Sessions {
     }
 
     /// Lets the store know of a use, seldom: once in each stretch of time in which there is one.
-    fn tell_of_use(&self, session: &Session, before: Timestamp, now: Timestamp) {
+    fn tell_of_use(&self, stored: &Arc<Stored>, before: Timestamp, now: Timestamp) {
         let Some(stretch) = self.stretch else { return };
         if before.as_millis().checked_div(stretch) != now.as_millis().checked_div(stretch) {
             // A send fails only when the keeper is gone, and then nothing is kept any more.
-            let notice = Notice::Used(*session.key());
+            let notice = Notice::Used(Arc::clone(stored));
             self.notices.send(notice).unwrap_or_default();
         }
     }
@@ -310,16 +320,19 @@ impl Sessions {
     /// Dropping the future may leave a session that nobody knows the id of.
     pub async fn open(&self, new: NewSession<'_>, now: Timestamp) -> Result<SessionId, OpenError> {
         let id = SessionId::random(self.instance)?;
-        let session = Arc::new(Session::new(Parts {
+        let rank = Rank {
+            person: self.people.of(&new.identity),
+            ends_at: now.plus(self.settings.absolute),
             key: id.key(),
+        };
+        let contents = Contents {
             version: 0,
             provider: new.provider.into(),
             identity: new.identity,
             tokens: new.tokens,
             opened_at: now,
-            ends_at: now.plus(self.settings.absolute),
-            last_used: now,
-        }));
+        };
+        let session = Arc::new(Stored::new(rank, now, &contents));
         let replaces = new.replaces;
         self.ask(|answer| Command::Open {
             session,
@@ -432,6 +445,12 @@ impl Sessions {
     /// How many sessions were pushed out of memory because the byte bound was reached.
     pub fn pushed_out(&self) -> u64 {
         self.figures.pushed_out.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes sessions in memory take, as they count for the bound: what they hold, and
+    /// [`OVERHEAD`] for each.
+    pub fn weight(&self) -> u64 {
+        self.cache.weighted_size()
     }
 
     /// How long a session cookie may live at the most.

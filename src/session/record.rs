@@ -1,27 +1,38 @@
-//! A session as it lies in the file: its version, when it ends, and the rest sealed.
+//! A session's contents as bytes, in memory and in the file.
 //!
-//! Version and end lie open, so that a session can be told to be over by whoever has not got its
-//! key; both and the session's key are bound to what is sealed, so an entry that was put in
-//! another's place, or in place of a later version, does not open.
+//! In the file they are sealed behind the session's end. That lies open, so that a session can be
+//! told to be over by whoever has not got its key; it and the session's key are bound to what is
+//! sealed, so an entry that was put in another's place does not open.
 
-use aws_lc_rs::digest::SHA256_OUTPUT_LEN;
 use postcard::ser_flavors::Size;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::live::Parts;
-use super::{Session, SessionKey};
+use super::SessionKey;
+use super::packed::{pack, unpack};
+use super::stored::Stored;
 use crate::clock::Timestamp;
 use crate::identity::{Claim, Email, Identity};
 use crate::seal::KeyRing;
 use crate::token::{Authentication, Life, TokenSet};
 
-/// The version and the end, each a little-endian number of 64 bits.
-const OPEN: usize = 16;
+/// The end, a little-endian number of 64 bits.
+const OPEN: usize = 8;
 
-/// What is sealed. A change of its shape is a new format of the file.
+/// What a session holds: all of it that never changes within one version.
+#[derive(Debug)]
+pub(super) struct Contents {
+    pub(super) version: u64,
+    pub(super) provider: Box<str>,
+    pub(super) identity: Identity,
+    pub(super) tokens: TokenSet,
+    pub(super) opened_at: Timestamp,
+}
+
+/// What is encoded. A change of its shape is a new format of the file.
 #[derive(Deserialize, Serialize)]
 struct Plain<'a> {
+    version: u64,
     provider: &'a str,
     issuer: &'a str,
     subject: Option<&'a str>,
@@ -30,8 +41,9 @@ struct Plain<'a> {
     name: Option<&'a str>,
     #[serde(borrow)]
     groups: Vec<&'a str>,
-    access_token: &'a str,
-    refresh_token: Option<&'a str>,
+    /// Both tokens as [`pack`] has them.
+    access_token: &'a [u8],
+    refresh_token: Option<&'a [u8]>,
     obtained_at: u64,
     expires_at: Option<u64>,
     refresh_at: Option<u64>,
@@ -81,17 +93,34 @@ impl Plain<'_> {
                 nonce: nonce.into(),
                 auth_time: auth_time.map(Timestamp::from_millis),
             });
-        let tokens = TokenSet::new(self.access_token, self.refresh_token, life).ok()?;
+        let access_token = unpack(self.access_token)?;
+        let refresh_token = match self.refresh_token {
+            Some(packed) => Some(unpack(packed)?),
+            None => None,
+        };
+        let refresh_token = refresh_token.as_ref().map(|token| token.as_str());
+        let tokens = TokenSet::new(&access_token, refresh_token, life).ok()?;
         Some(tokens.with_authentication(authentication))
     }
 }
 
-/// Seals a session. `None` when no nonce could be drawn.
-pub(super) fn seal(session: &Session, keys: &KeyRing) -> Option<Vec<u8>> {
-    let (identity, tokens) = (session.identity(), session.tokens());
+/// Contents as bytes, of which no copy stays behind.
+pub(super) fn encode(contents: &Contents) -> Zeroizing<Box<[u8]>> {
+    // Text and numbers always have an encoding, and no token that was taken is too long.
+    Zeroizing::new(encoded(contents).unwrap_or_default().into_boxed_slice())
+}
+
+fn encoded(contents: &Contents) -> Option<Vec<u8>> {
+    let (identity, tokens) = (&contents.identity, &contents.tokens);
     let (life, authentication) = (tokens.life(), tokens.authentication());
+    let access_token = pack(tokens.access_token())?;
+    let refresh_token = match tokens.refresh_token() {
+        Some(token) => Some(pack(token.expose())?),
+        None => None,
+    };
     let plain = Plain {
-        provider: session.provider(),
+        version: contents.version,
+        provider: &contents.provider,
         issuer: &identity.issuer,
         subject: identity.subject.as_ref().map(Claim::as_str),
         email: identity
@@ -101,8 +130,8 @@ pub(super) fn seal(session: &Session, keys: &KeyRing) -> Option<Vec<u8>> {
         preferred_username: identity.preferred_username.as_ref().map(Claim::as_str),
         name: identity.name.as_ref().map(Claim::as_str),
         groups: identity.groups.iter().map(Claim::as_str).collect(),
-        access_token: tokens.access_token(),
-        refresh_token: tokens.refresh_token().map(|token| token.expose().as_str()),
+        access_token: &access_token,
+        refresh_token: refresh_token.as_ref().map(|packed| packed.as_slice()),
         obtained_at: life.obtained_at.as_millis(),
         expires_at: life.expires_at.map(Timestamp::as_millis),
         refresh_at: life.refresh_at.map(Timestamp::as_millis),
@@ -111,22 +140,38 @@ pub(super) fn seal(session: &Session, keys: &KeyRing) -> Option<Vec<u8>> {
             let auth_time = authentication.auth_time.map(Timestamp::as_millis);
             (&*authentication.nonce, auth_time)
         }),
-        opened_at: session.opened_at().as_millis(),
+        opened_at: contents.opened_at.as_millis(),
     };
-    // Measured first: a buffer that grows leaves copies of the tokens behind.
+    // Measured first: a buffer that grows or shrinks leaves copies of the tokens behind.
     let length = postcard::serialize_with_flavor(&plain, Size::default()).ok()?;
-    let mut buffer = Zeroizing::new(vec![0; length]);
-    postcard::to_slice(&plain, &mut buffer).ok()?;
-    let open = open_part(session.version(), session.ends_at());
-    let sealed = keys.seal(&context(session.key(), &open), &buffer).ok()?;
-    Some([&open, sealed.as_slice()].concat())
+    let mut bytes = vec![0; length];
+    postcard::to_slice(&plain, &mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// Contents again; `None` when the bytes are not what [`encode`] gave.
+pub(super) fn decode(bytes: &[u8]) -> Option<Contents> {
+    let plain: Plain<'_> = postcard::from_bytes(bytes).ok()?;
+    Some(Contents {
+        version: plain.version,
+        identity: plain.identity().ok()?,
+        tokens: plain.tokens()?,
+        provider: plain.provider.into(),
+        opened_at: Timestamp::from_millis(plain.opened_at),
+    })
+}
+
+/// Seals a session. `None` when no nonce could be drawn.
+pub(super) fn seal(session: &Stored, keys: &KeyRing) -> Option<Vec<u8>> {
+    let open = session.ends_at().as_millis().to_le_bytes();
+    let sealed = keys.seal(&context(session.key(), open), session.contents());
+    Some([&open, sealed.ok()?.as_slice()].concat())
 }
 
 /// What can be told of an entry without its key.
 #[derive(Debug)]
 pub(super) struct Entry<'a> {
     pub(super) ends_at: Timestamp,
-    version: u64,
     open: [u8; OPEN],
     sealed: &'a [u8],
 }
@@ -135,10 +180,8 @@ impl<'a> Entry<'a> {
     /// Reads the open part.
     pub(super) fn new(bytes: &'a [u8]) -> Option<Self> {
         let (open, sealed) = bytes.split_first_chunk::<OPEN>()?;
-        let (version, ends_at) = open.split_first_chunk::<8>()?;
         Some(Self {
-            ends_at: Timestamp::from_millis(u64::from_le_bytes(*ends_at.first_chunk()?)),
-            version: u64::from_le_bytes(*version),
+            ends_at: Timestamp::from_millis(u64::from_le_bytes(*open)),
             open: *open,
             sealed,
         })
@@ -149,44 +192,17 @@ impl<'a> Entry<'a> {
         keys.knows(self.sealed)
     }
 
-    /// Opens it. `used` is when the session was used last, as far as the file knows.
-    pub(super) fn open(
-        &self,
-        key: &SessionKey,
-        keys: &KeyRing,
-        used: Option<Timestamp>,
-    ) -> Option<Session> {
-        let plain = keys.open(&context(key, &self.open), self.sealed)?;
-        let plain: Plain<'_> = postcard::from_bytes(&plain).ok()?;
-        let identity = plain.identity().ok()?;
-        let tokens = plain.tokens()?;
-        let opened_at = Timestamp::from_millis(plain.opened_at);
-        Some(Session::new(Parts {
-            key: *key,
-            version: self.version,
-            provider: plain.provider.into(),
-            identity,
-            tokens,
-            opened_at,
-            ends_at: self.ends_at,
-            last_used: used.unwrap_or_default().max(opened_at),
-        }))
+    /// Opens it.
+    pub(super) fn open(&self, key: &SessionKey, keys: &KeyRing) -> Option<Contents> {
+        decode(&keys.open(&context(key, self.open), self.sealed)?)
     }
 }
 
-fn open_part(version: u64, ends_at: Timestamp) -> [u8; OPEN] {
-    let mut open = [0; OPEN];
-    let (first, second) = open.split_at_mut(8);
-    first.copy_from_slice(&version.to_le_bytes());
-    second.copy_from_slice(&ends_at.as_millis().to_le_bytes());
-    open
-}
-
 /// What an entry is bound to.
-fn context(key: &SessionKey, open: &[u8; OPEN]) -> [u8; SHA256_OUTPUT_LEN + OPEN] {
-    let mut context = [0; SHA256_OUTPUT_LEN + OPEN];
-    let (first, second) = context.split_at_mut(SHA256_OUTPUT_LEN);
+fn context(key: &SessionKey, open: [u8; OPEN]) -> [u8; SessionKey::LENGTH + OPEN] {
+    let mut context = [0; SessionKey::LENGTH + OPEN];
+    let (first, second) = context.split_at_mut(SessionKey::LENGTH);
     first.copy_from_slice(key.as_bytes());
-    second.copy_from_slice(open);
+    second.copy_from_slice(&open);
     context
 }

@@ -4,6 +4,9 @@ use std::error::Error as StdError;
 use std::sync::Arc;
 
 use super::disk::Disk;
+use super::index::{People, Rank};
+use super::record::Contents;
+use super::stored::Stored;
 use super::{Session, SessionKey};
 use crate::clock::Timestamp;
 
@@ -42,11 +45,30 @@ impl StoreError {
 #[derive(Debug)]
 pub(super) enum Change {
     /// A session is there in this version.
-    Put(Arc<Session>),
+    Put(Arc<Stored>),
     /// A session is over.
     Remove(SessionKey),
     /// A session was used last at this time.
     Used(SessionKey, Timestamp),
+}
+
+/// A session as it lies in the store.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) ends_at: Timestamp,
+    pub(super) last_used: Timestamp,
+    pub(super) contents: Contents,
+}
+
+impl Loaded {
+    pub(super) fn into_session(self, key: SessionKey, people: &People) -> Session {
+        let rank = Rank {
+            person: people.of(&self.contents.identity),
+            ends_at: self.ends_at,
+            key,
+        };
+        Session::new(rank, self.last_used, self.contents)
+    }
 }
 
 /// Where sessions are kept beyond the cache.
@@ -77,7 +99,7 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::Damaged`], [`StoreError::Unreadable`].
-    pub(super) fn load(&mut self, key: &SessionKey) -> Result<Option<Session>, StoreError> {
+    pub(super) fn load(&mut self, key: &SessionKey) -> Result<Option<Loaded>, StoreError> {
         match self {
             Self::Memory => Ok(None),
             Self::Disk(disk) => disk.load(key),

@@ -117,15 +117,19 @@ pub(super) async fn open(sessions: &Sessions, subject: &str, now: Timestamp) -> 
     sessions.open(login(subject), now).await.unwrap()
 }
 
-/// The session of an id, fetched if it is away.
+/// The session of an id, fetched if it is away. Where memory is short it may be pushed out again at
+/// once.
 pub(super) async fn found(sessions: &Sessions, id: &SessionId, now: Timestamp) -> Lookup {
-    if let Lookup::Away = sessions.find(id, now) {
-        return match sessions.fetch(&id.key()).await.unwrap() {
-            Some(_) => sessions.find(id, now),
-            None => Lookup::Unknown,
-        };
+    for _ in 0..100 {
+        let lookup = sessions.find(id, now);
+        if !matches!(lookup, Lookup::Away) {
+            return lookup;
+        }
+        if sessions.fetch(&id.key()).await.unwrap().is_none() {
+            return Lookup::Unknown;
+        }
     }
-    sessions.find(id, now)
+    Lookup::Away
 }
 
 pub(super) async fn session(sessions: &Sessions, id: &SessionId) -> Arc<Session> {
@@ -369,10 +373,10 @@ async fn an_entry_that_was_put_in_anothers_place_or_changed_does_not_open() {
         open(&sessions, "bob", NOW).await,
     );
     let session = session(&sessions, &alice).await;
-    let sealed = record::seal(&session, &kit.keys()).unwrap();
+    let sealed = record::seal(session.stored(), &kit.keys()).unwrap();
     let opened = |id: &SessionId, bytes: &[u8]| {
         let entry = record::Entry::new(bytes)?;
-        entry.open(&id.key(), &kit.keys(), None)
+        entry.open(&id.key(), &kit.keys())
     };
     assert!(opened(&alice, &sealed).is_some());
     assert!(opened(&bob, &sealed).is_none());
@@ -582,21 +586,22 @@ async fn a_session_can_be_used_without_a_look_up_while_it_stands_and_not_for_lon
     let sessions = kit.start(NOW);
     let after = |seconds| NOW.plus(Duration::from_secs(seconds));
     let id = open(&sessions, "a", NOW).await;
-    let first = session(&sessions, &id).await;
-    let held = Arc::downgrade(&first);
-    let still = |held: &Weak<Session>, found, now| sessions.still(held, found, now).is_some();
+    let held = session(&sessions, &id).await;
+    let still = |held: &Session, found, now| sessions.still(held, found, now);
     // A tenth of the idle time, which is a minute here.
     assert!(still(&held, NOW, after(5)));
     assert!(!still(&held, NOW, after(6)));
+    // Nor when the clock was set back.
+    assert!(!still(&held, after(1), NOW));
     // What was used without a look-up was used.
     assert!(still(&held, after(50), after(55)));
     assert!(live(&sessions, &id, after(100)).await);
     assert!(!still(&held, after(170), after(170)));
 
-    let replaced = sessions.replace(&first, tokens("token-1"), None).await;
+    let replaced = sessions.replace(&held, tokens("token-1"), None).await;
     assert!(matches!(replaced, Ok(Replaced::Stored(_))));
     assert!(!still(&held, NOW, NOW));
-    let second = Arc::downgrade(&session(&sessions, &id).await);
+    let second = session(&sessions, &id).await;
     assert!(still(&second, NOW, NOW));
     sessions.end(&id.key()).await.unwrap();
     assert!(!still(&second, NOW, NOW));
@@ -608,12 +613,33 @@ async fn a_session_that_was_pushed_out_has_to_be_looked_up_again() {
     kit.settings.capacity = 20 * 1024;
     let sessions = kit.start(NOW);
     let id = open(&sessions, "first", NOW).await;
-    let held = Arc::downgrade(&session(&sessions, &id).await);
-    assert!(sessions.still(&held, NOW, NOW).is_some());
+    let held = session(&sessions, &id).await;
+    assert!(sessions.still(&held, NOW, NOW));
     for number in 0..300 {
         open(&sessions, &number.to_string(), NOW).await;
     }
     sessions.maintain(NOW).await.unwrap();
     assert!(sessions.pushed_out() > 200);
-    assert!(sessions.still(&held, NOW, NOW).is_none());
+    assert!(!sessions.still(&held, NOW, NOW));
+}
+
+#[tokio::test]
+async fn c_15_a_session_that_is_used_without_a_look_up_ends_by_its_deadlines() {
+    for kit in Kit::every() {
+        let sessions = kit.start(NOW);
+        let after = |seconds| NOW.plus(Duration::from_secs(seconds));
+        let (used, unused) = (
+            open(&sessions, "used", NOW).await,
+            open(&sessions, "unused", NOW).await,
+        );
+        let (used, unused) = (
+            session(&sessions, &used).await,
+            session(&sessions, &unused).await,
+        );
+        for second in 1..600 {
+            assert!(sessions.still(&used, after(second), after(second)));
+        }
+        assert!(!sessions.still(&used, after(600), after(600)));
+        assert!(!sessions.still(&unused, after(60), after(60)));
+    }
 }

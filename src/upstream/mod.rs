@@ -21,6 +21,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
@@ -112,6 +113,7 @@ pub struct Upstream {
     connector: Arc<Connector>,
     limit: Arc<Limit>,
     times: Times,
+    longest_wait: Duration,
     preserve_host: bool,
 }
 
@@ -133,8 +135,11 @@ impl Upstream {
         let config = trust.map(|trust| trust.client_config());
         let connector = Connector::new(settings.url.clone(), config, settings.connect_timeout)?;
         let limit = Limit::new(settings.connections, settings.queue, settings.queue_wait);
+        let connected = settings.queue_wait.saturating_add(settings.connect_timeout);
+        let once = connected.saturating_add(settings.response_timeout);
         Ok(Self {
             name: name.into(),
+            longest_wait: once.saturating_mul(2),
             connector: Arc::new(connector),
             limit: Arc::new(limit),
             times: Times {
@@ -159,6 +164,12 @@ impl Upstream {
     /// The count of connections and waiting requests.
     pub fn limit(&self) -> &Limit {
         &self.limit
+    }
+
+    /// The longest that it can take, from the moment when a request without content is sent, until its
+    /// answer begins, the second time included.
+    pub fn longest_wait(&self) -> Duration {
+        self.longest_wait
     }
 
     fn pool<B>(&self) -> Pool<B>

@@ -1,11 +1,15 @@
 //! Sessions that outlive the process.
 
-use std::io::BufReader;
+use std::io::{BufReader, Read as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use serde_json::json;
 use sidegate::clock::Clock;
 
+use crate::support::browser::Browser;
+use crate::support::gateway::{Gateway, Settings};
 use crate::support::killed::{AT_ONCE, Dice, Ledger, Place, change_sessions};
 use crate::support::raw::exchange;
 use crate::support::scene::{ORIGIN, SESSION, Scene, url};
@@ -98,12 +102,123 @@ async fn a_full_disk_fails_what_it_does_not_take_and_loses_nothing() {
 
 /// A scene whose sessions lie in a folder that outlives it.
 async fn scene(place: &Place, folder: &Path) -> Scene {
-    let toml = format!(
+    let stored = stored_at(place, folder);
+    Scene::with(|settings| settings.with(&stored)).await
+}
+
+/// Settings of sessions in a folder.
+fn stored_at(place: &Place, folder: &Path) -> String {
+    format!(
         "[login]\nstate_key_file = \"{}\"\n[session.store.disk]\nfile = \"{}\"\n",
         folder.join("keys").display(),
         place.file().display(),
+    )
+}
+
+/// Takes or gives back this process's room for files: with none left the disk is full.
+fn room(bytes: &str) {
+    let status = Command::new("prlimit")
+        .args(["--pid", &std::process::id().to_string()])
+        .arg(format!("--fsize={bytes}:unlimited"))
+        .status();
+    assert!(status.unwrap().success());
+}
+
+const RENEWED: &str =
+    "sidegate_refreshes_total{provider=\"main\",result=\"renewed\",reason=\"ok\"}";
+const NOT_STORED: &str =
+    "sidegate_refreshes_total{provider=\"main\",result=\"kept\",reason=\"session_not_stored\"}";
+
+/// A request reaches the app, with the access token of this number.
+async fn seen(scene: &Scene, browser: &Browser, number: usize) {
+    let page = browser.fetch(&url("/page")).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+    let bearer = scene.app.last().head.value("authorization").unwrap();
+    assert!(
+        bearer.ends_with(&format!(".{number}")),
+        "{number}: {bearer}"
     );
-    Scene::with(|settings| settings.with(&toml)).await
+}
+
+/// Two refreshes meet a full disk: one that a request waits for, and one that nobody waits for.
+async fn refresh_with_a_full_disk(place: &Place, folder: &Path) {
+    let before = scene(place, folder).await;
+    before.provider.token_members(json!({ "expires_in": 60 }));
+    let alice = before.signed_in("alice").await;
+    before.gateway.advance(Duration::from_secs(61));
+    room("1");
+    let waiting = {
+        let alice = alice.clone();
+        tokio::spawn(async move { alice.fetch(&url("/page")).await })
+    };
+    before.wait_for_figure(NOT_STORED, 1).await;
+    assert!(!waiting.is_finished());
+    room("unlimited");
+    let page = waiting.await.unwrap();
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+    seen(&before, &alice, 2).await;
+    assert_eq!(before.provider.refreshes().len(), 1);
+
+    // The token is due, and good for another moment.
+    before.gateway.advance(Duration::from_millis(59_500));
+    let failures = before.figure(NOT_STORED).await.unwrap();
+    room("1");
+    seen(&before, &alice, 2).await;
+    before.wait_for_figure(NOT_STORED, failures + 1).await;
+    seen(&before, &alice, 2).await;
+    room("unlimited");
+    before.gateway.advance(Duration::from_secs(2));
+    seen(&before, &alice, 3).await;
+    assert_eq!(before.figure(RENEWED).await, Some(2));
+    assert_eq!(before.provider.refreshes().len(), 2);
+
+    // What is in the file is the newest, and good for the next refresh.
+    let Scene {
+        gateway,
+        provider,
+        app,
+    } = before;
+    let clock = gateway.clock().clone();
+    gateway.drain().await;
+    let settings = Settings::new(ORIGIN, &provider.url(), &app.url());
+    let gateway = Gateway::with_clock(settings.with(&stored_at(place, folder)), clock);
+    let after = Scene {
+        gateway,
+        provider,
+        app,
+    };
+    let cookie = alice.cookie(ORIGIN, SESSION).unwrap();
+    let alice = after.browser();
+    alice.plant(ORIGIN, &format!("{SESSION}={cookie}; Path=/; Secure"));
+    for (number, later) in [(3, 0), (4, 61)] {
+        after.gateway.advance(Duration::from_secs(later));
+        seen(&after, &alice, number).await;
+    }
+    assert_eq!(after.provider.refreshes().len(), 3);
+    assert_eq!(after.provider.authorizations().len(), 1);
+}
+
+#[tokio::test]
+async fn g_06_what_a_full_disk_did_not_take_is_stored_later_and_not_asked_for_again() {
+    if let Some((place, _)) = as_child() {
+        let folder = place.file().parent().unwrap().to_owned();
+        return refresh_with_a_full_disk(&place, &folder).await;
+    }
+    let test =
+        "durable::g_06_what_a_full_disk_did_not_take_is_stored_later_and_not_asked_for_again";
+    let folder = tempfile::tempdir().unwrap();
+    drop(Place::new(folder.path()));
+    // A process of its own: what is said about its files must not hold for other tests.
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().unwrap());
+    let mut child = child(command, test, folder.path(), 0);
+    let mut said = String::new();
+    let mut output = child.stdout.take().unwrap();
+    output.read_to_string(&mut said).unwrap();
+    assert!(child.wait().unwrap().success(), "{said}");
+    assert!(said.contains("1 passed"), "{said}");
 }
 
 #[tokio::test]

@@ -40,6 +40,7 @@ mod recent;
 mod refresh;
 mod refused_tokens;
 mod return_to;
+mod rotation;
 mod servers;
 mod sessions;
 mod several;

@@ -1,11 +1,15 @@
 //! The OpenID Foundation's tests for relying parties, each under its own name (with `_` for `-`):
-//! the plans Basic, Config and Form Post, and what the general plan, the hybrid flow and dynamic
-//! registration add that a relying party of the code flow can meet.
+//! the plans Basic, Config, Form Post and Refresh Token, and what the general plan, the hybrid flow
+//! and dynamic registration add that a relying party of the code flow can meet.
 
-use serde_json::json;
+use std::time::Duration;
 
+use serde_json::{Value, json};
+
+use crate::support::browser::Browser;
 use crate::support::openid::{Endpoint, Keys, OpenIdProvider, OpenIdScene, left_half};
 use crate::support::provider::CLIENT_SECRET;
+use crate::support::scene::url;
 use crate::support::upstream::RecordingUpstream;
 
 /// The plan Form Post is the plan Basic with answers that come through a form that the browser
@@ -65,11 +69,11 @@ fn every_test_of_the_list_is_here() {
         count += 1;
     }
     assert!(
-        ["Basic", "Config", "Form Post"]
+        ["Basic", "Config", "Form Post", "Refresh Token"]
             .iter()
             .all(|plan| plans.contains(plan))
     );
-    assert!(count >= 16 + 6 + 17, "{count}");
+    assert!(count >= 16 + 6 + 17 + 3, "{count}");
 }
 
 // Basic RP.
@@ -331,7 +335,7 @@ async fn oidcc_client_test_signing_key_rotation() {
 async fn oidcc_client_test_form_post_error() {
     let [_, scene] = scenes(&[], |provider| {
         provider.authorization_response(|response| {
-            response["code"] = serde_json::Value::Null;
+            response["code"] = Value::Null;
             response["error"] = "access_denied".into();
             response["error_description"] = "call 0800 for help".into();
         });
@@ -342,6 +346,86 @@ async fn oidcc_client_test_form_post_error() {
     assert_eq!(attempt.page.status, 403, "{}", attempt.page.describe());
     assert!(!attempt.page.text().contains("0800"));
     assert_eq!(attempt.calls(Endpoint::Token), 0);
+}
+
+// Refresh Token RP.
+
+/// Alice is signed in, and her access token is over. Once where the ID token alone says who she
+/// is, and once where the user information adds to it.
+async fn with_expired_tokens() -> [(OpenIdScene, Browser); 2] {
+    let scenes = ["false", "true"].map(async |userinfo| {
+        let keys = [
+            ("identity.userinfo", userinfo),
+            ("scopes", "[\"openid\", \"offline_access\"]"),
+        ];
+        let scene = OpenIdScene::prepared(&keys, OpenIdProvider::give_refresh_tokens).await;
+        let browser = scene.signed_in("alice").await;
+        assert_eq!(scene.provider.asked()["scope"], "openid offline_access");
+        scene.gateway.advance(Duration::from_secs(3601));
+        (scene, browser)
+    });
+    let [first, second] = scenes;
+    [first.await, second.await]
+}
+
+#[tokio::test]
+async fn oidcc_client_test_refresh_token() {
+    let scenes = with_expired_tokens().await;
+    for ((scene, browser), groups) in scenes.into_iter().zip(["renewed", "staff"]) {
+        let before = scene.asserted("authorization").unwrap();
+        scene
+            .provider
+            .tamper_claims(|claims| claims["groups"] = json!(["renewed"]));
+        assert_eq!(browser.fetch(&url("/page")).await.text(), "seen");
+        let after = scene.asserted("authorization").unwrap();
+        assert!(
+            after.starts_with("Bearer alice.") && after != before,
+            "{after}"
+        );
+        assert_eq!(scene.asserted("x-forwarded-user").as_deref(), Some("alice"));
+        // What the ID token says now is so; the user information was not asked for once more.
+        assert_eq!(
+            scene.asserted("x-forwarded-groups").as_deref(),
+            Some(groups)
+        );
+        // The next refresh is by the refresh token that came with the first.
+        scene.gateway.advance(Duration::from_secs(3601));
+        assert_eq!(browser.fetch(&url("/page")).await.text(), "seen");
+        let [first, second] = <[_; 2]>::try_from(scene.provider.refreshes()).unwrap();
+        assert_ne!(first["refresh_token"], second["refresh_token"]);
+        assert_eq!(scene.provider.calls(Endpoint::Authorization), 1);
+    }
+}
+
+/// A refresh that brings an ID token with such a claim is refused: its tokens are never used, and
+/// the session is over.
+async fn is_not_refreshed(claim: &'static str, value: &'static str) {
+    for (scene, browser) in with_expired_tokens().await {
+        let at_app = scene.app.count();
+        scene
+            .provider
+            .tamper_claims(move |claims: &mut Value| claims[claim] = value.into());
+        for reason in ["grant_ended", "session_unknown"] {
+            let page = browser.fetch(&url("/page")).await;
+            assert_eq!(page.status, 401, "{}", page.describe());
+            assert_eq!(page.json()["reason"], reason, "{}", page.describe());
+        }
+        assert_eq!(scene.app.count(), at_app);
+        assert_eq!(scene.provider.refreshes().len(), 1);
+        // It was the claim, not the scene.
+        scene.provider.behave();
+        scene.signed_in("alice").await;
+    }
+}
+
+#[tokio::test]
+async fn oidcc_client_test_refresh_token_invalid_issuer() {
+    is_not_refreshed("iss", "https://other.example").await;
+}
+
+#[tokio::test]
+async fn oidcc_client_test_refresh_token_invalid_sub() {
+    is_not_refreshed("sub", "mallory").await;
 }
 
 // The general plan.
@@ -382,13 +466,13 @@ async fn oidcc_client_test_invalid_sig_es256() {
 
 /// Claims that somebody else vouches for (OpenID Connect Core 1.0 section 5.6.2) are not ours to
 /// believe: the login works, and nobody is asked for them.
-async fn claims_of_others(source: impl Fn(&str) -> serde_json::Value) {
+async fn claims_of_others(source: impl Fn(&str) -> Value) {
     let elsewhere = RecordingUpstream::start().await;
     let source = source(&elsewhere.url());
     let scenes = signs_in(|provider| {
         let source = source.clone();
         provider.userinfo(move |claims| {
-            claims["email"] = serde_json::Value::Null;
+            claims["email"] = Value::Null;
             claims["_claim_names"] = json!({ "email": "one", "groups": "one" });
             claims["_claim_sources"] = json!({ "one": source });
         });

@@ -2,6 +2,7 @@
 //! signed in there, and in answers that are made to do harm.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use sidegate::clock::Clock;
@@ -375,6 +376,45 @@ async fn d_32_monstrous_json_is_refused_and_odd_json_is_not() {
                 attempt.assert_signed_in(&context).await;
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn f_06_garbage_from_any_endpoint_signs_nobody_in_and_nobody_out() {
+    let garbage: [(u16, &str, &[u8]); 7] = [
+        (200, "text/html", b"<h1>Welcome</h1>"),
+        (200, "application/json", b""),
+        (200, "application/json", b"null"),
+        (200, "application/json", b"[{}]"),
+        (200, "application/json", b"{\"keys\":[],\"access_token\":"),
+        (200, "application/json", b"\xff\xfe\0{\0}"),
+        (204, "application/json", b""),
+    ];
+    for endpoint in CALLED {
+        let calm = OpenIdScene::new().await;
+        let alice = calm.signed_in("alice").await;
+        for (status, kind, body) in garbage {
+            let context = format!("{status} {body:?} of {endpoint:?}");
+            let head = format!(
+                "HTTP/1.1 {status} Status\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            let answer = Answer::raw(&[head.as_bytes(), body].concat());
+            // From the start, for whoever wants to sign in.
+            let order = |provider: &OpenIdProvider| provider.instead(endpoint, answer.clone());
+            let scene = OpenIdScene::prepared(&[], order).await;
+            scene.attempt().await.assert_refused(&context);
+            // Once people are signed in.
+            calm.provider.instead(endpoint, answer);
+            calm.gateway.advance(Duration::from_mins(5));
+            if matches!(endpoint, Endpoint::Token | Endpoint::Userinfo) {
+                calm.attempt().await.assert_refused(&context);
+            }
+            let page = alice.fetch(&url("/page")).await;
+            assert_eq!(page.text(), "seen", "{context}: {}", page.describe());
+        }
+        calm.provider.behave();
+        calm.signed_in("bob").await;
     }
 }
 

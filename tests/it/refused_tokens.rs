@@ -319,3 +319,33 @@ async fn the_figures_tell_what_became_of_refusals() {
     let retried = "sidegate_refused_tokens_total{route=\"/\",outcome=\"retried\"}";
     assert_eq!(scene.figure(retried).await, Some(1));
 }
+
+#[tokio::test]
+async fn a_refresh_for_another_routes_app_costs_no_request_beside_it() {
+    let routes = "[[routes]]\nprefix = \"/passing\"\n\
+                  [[routes]]\non_upstream_401 = \"refresh_and_retry\"\n";
+    let scene = scene_of(routes, "").await;
+    scene
+        .provider
+        .token_members(json!({ "expires_in": 86_400 }));
+    let browser = scene.signed_in("alice").await;
+    scene.gateway.advance(Duration::from_mins(1));
+    let gate = Arc::new(Notify::new());
+    let count = scene.app.count();
+    scene
+        .app
+        .next(Answer::with(401, &[], "dead").held_by(&gate));
+    let asking = browser.clone();
+    let asking = tokio::spawn(async move { asking.fetch(&url("/passing")).await });
+    scene
+        .app
+        .wait_until(|requests| requests.len() > count)
+        .await;
+    scene.provider.revoke_access_tokens();
+    let page = browser.fetch(&url("/other")).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+    gate.notify_one();
+    let page = asking.await.unwrap();
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+    assert_eq!(scene.provider.refreshes().len(), 1);
+}

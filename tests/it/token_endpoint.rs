@@ -93,7 +93,7 @@ async fn a_27_a_28_unusable_token_responses_open_no_session() {
 }
 
 #[tokio::test]
-async fn a_27_errors_and_broken_answers_of_the_token_endpoint_open_no_session() {
+async fn a_27_f_06_errors_and_broken_answers_of_the_token_endpoint_open_no_session() {
     let scene = Scene::new().await;
     let html = [("Content-Type", "text/html")];
     for (status, body) in [

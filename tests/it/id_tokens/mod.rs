@@ -329,7 +329,7 @@ async fn j_79_key_sets_are_read_key_by_key_and_within_bounds() {
 }
 
 #[tokio::test]
-async fn j_79_the_last_good_keys_outlive_an_outage_and_bad_ones_do_not_replace_them() {
+async fn j_79_f_06_the_last_good_keys_outlive_an_outage_and_bad_ones_do_not_replace_them() {
     let scene = OpenIdScene::new().await;
     scene.signed_in("alice").await;
     let (keys, nothing) = (Keys::first().jwks(), json!({ "keys": [] }));

@@ -7,7 +7,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sidegate::clock::Clock;
+use sidegate::clock::{Clock, Timestamp};
 use sidegate::config::{Config, Flags, Variables};
 use sidegate::instance::Instance;
 use tempfile::TempDir;
@@ -161,9 +161,21 @@ impl Gateway {
         self.instance.operations_address().unwrap()
     }
 
+    /// Its clock, for another one after it.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
     /// Turns the clock.
     pub(crate) fn advance(&self, by: Duration) {
         self.clock.advance(by);
+    }
+
+    /// Sets the clock back.
+    pub(crate) fn set_back(&self, by: Duration) {
+        let by = u64::try_from(by.as_millis()).unwrap();
+        let now = self.clock.now().as_millis();
+        self.clock.set(Timestamp::from_millis(now - by));
     }
 
     /// Stops accepting and finishes what is in flight.

@@ -118,6 +118,7 @@ fn authorize(request: &Recorded, state: &watch::Sender<State>) -> Answer {
         challenge: get("code_challenge").unwrap_or_default(),
         redirect_uri: redirect_uri.clone(),
         nonce: get("nonce"),
+        at: state.borrow().clock.now().as_secs(),
     };
     let mut code = String::new();
     state.send_modify(|state| {
@@ -182,14 +183,15 @@ fn authenticate(request: &Recorded, form: &BTreeMap<String, String>) -> Result<(
     }
 }
 
-fn token(request: &Recorded, state: &watch::Sender<State>) -> Result<Answer, Refusal> {
-    let form = parameters(&String::from_utf8_lossy(&request.body));
-    authenticate(request, &form)?;
+/// What a code stands for, once.
+fn redeemed(
+    form: &BTreeMap<String, String>,
+    state: &watch::Sender<State>,
+) -> Result<Asked, Refusal> {
     let get = |name| form.get(name).map(String::as_str).unwrap_or_default();
     let refuse = |why| (400, "invalid_grant", why);
-    let code = get("code").to_owned();
     let mut known = None;
-    state.send_modify(|state| known = state.codes.remove(&code));
+    state.send_modify(|state| known = state.codes.remove(get("code")));
     let asked = known.ok_or_else(|| refuse("the code is unknown or was used"))?;
     let challenge = base64url(digest(&SHA256, get("code_verifier").as_bytes()));
     if asked.challenge != challenge {
@@ -198,9 +200,48 @@ fn token(request: &Recorded, state: &watch::Sender<State>) -> Result<Answer, Ref
     if asked.redirect_uri != get("redirect_uri") {
         return Err(refuse("the redirect_uri is another"));
     }
+    Ok(asked)
+}
+
+/// What a refresh token stands for, once. Its ID token has no nonce (OpenID Connect Core 1.0
+/// section 12.2).
+fn refreshed(
+    form: &BTreeMap<String, String>,
+    state: &watch::Sender<State>,
+) -> Result<Asked, Refusal> {
+    let mut known = None;
+    state.send_modify(|state| {
+        known = state.grants.remove(&form["refresh_token"]);
+        state.issued += 1;
+    });
+    let asked = known.ok_or((
+        400,
+        "invalid_grant",
+        "the refresh token is unknown or was used",
+    ))?;
+    Ok(Asked {
+        nonce: None,
+        ..asked
+    })
+}
+
+fn token(request: &Recorded, state: &watch::Sender<State>) -> Result<Answer, Refusal> {
+    let form = parameters(&String::from_utf8_lossy(&request.body));
+    authenticate(request, &form)?;
+    let code = form.get("code").cloned().unwrap_or_default();
+    let asked = match form["grant_type"].as_str() {
+        "refresh_token" => refreshed(&form, state)?,
+        _ => redeemed(&form, state)?,
+    };
+    let mut refresh_token = None;
     state.send_modify(|state| {
         if std::mem::take(&mut state.orders.rotates_before_signing) {
             state.keys = state.keys.next();
+        }
+        if state.orders.gives_refresh_tokens {
+            let new = format!("refresh-{CANARY}-{:05}", state.issued);
+            state.grants.insert(new.clone(), asked.clone());
+            refresh_token = Some(new);
         }
     });
     let state = state.borrow();
@@ -216,6 +257,9 @@ fn token(request: &Recorded, state: &watch::Sender<State>) -> Result<Answer, Ref
     if let Some(id_token) = made {
         body["id_token"] = id_token.into();
     }
+    if let Some(refresh_token) = refresh_token {
+        body["refresh_token"] = refresh_token.into();
+    }
     change(&mut body, state.orders.token_response.as_ref());
     Ok(honest(&state, Endpoint::Token, &body))
 }
@@ -227,7 +271,7 @@ fn draft(state: &State, asked: &Asked, code: String, access_token: String) -> Dr
     let mut header = json!({ "alg": alg, "kid": state.keys.kid(alg) });
     let mut claims = json!({
         "iss": state.issuer, "sub": asked.user, "aud": CLIENT,
-        "exp": now + 3600, "iat": now, "auth_time": now,
+        "exp": now + 3600, "iat": now, "auth_time": asked.at,
         "at_hash": left_half(alg, &access_token),
     });
     if let Some(nonce) = &asked.nonce {

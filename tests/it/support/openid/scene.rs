@@ -305,6 +305,7 @@ mod tests {
         let answer: BTreeMap<_, _> = answer.query_pairs().into_owned().collect();
         assert_eq!(answer["iss"], provider.issuer());
         let form = [
+            ("grant_type", "authorization_code"),
             ("code", answer["code"].as_str()),
             ("redirect_uri", back),
             ("code_verifier", &verifier),

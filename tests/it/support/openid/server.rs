@@ -62,6 +62,7 @@ pub(super) struct Orders {
     pub(super) authorization_response: Option<Change>,
     pub(super) alg: Option<String>,
     pub(super) rotates_before_signing: bool,
+    pub(super) gives_refresh_tokens: bool,
     pub(super) next: VecDeque<(Endpoint, Answer)>,
     pub(super) instead: BTreeMap<Endpoint, Answer>,
     pub(super) rewritten: BTreeMap<Endpoint, Rewrite>,
@@ -75,6 +76,8 @@ pub(super) struct Asked {
     pub(super) challenge: String,
     pub(super) redirect_uri: String,
     pub(super) nonce: Option<String>,
+    /// When the user signed in, in seconds.
+    pub(super) at: u64,
 }
 
 pub(super) struct State {
@@ -83,6 +86,8 @@ pub(super) struct State {
     pub(super) keys: Keys,
     pub(super) orders: Orders,
     pub(super) codes: BTreeMap<String, Asked>,
+    /// What each refresh token that was not used yet comes from.
+    pub(super) grants: BTreeMap<String, Asked>,
     pub(super) issued: usize,
     pub(super) calls: BTreeMap<Endpoint, usize>,
 }
@@ -122,6 +127,7 @@ impl OpenIdProvider {
             keys: Keys::first(),
             orders: Orders::default(),
             codes: BTreeMap::new(),
+            grants: BTreeMap::new(),
             issued: 0,
             calls: BTreeMap::new(),
         }));
@@ -290,6 +296,20 @@ impl OpenIdProvider {
     /// Changes its keys once more just before it signs the next ID token.
     pub(crate) fn rotate_just_before_signing(&self) {
         self.tell(|orders| orders.rotates_before_signing = true);
+    }
+
+    /// Gives a refresh token with every access token, each good for one use.
+    pub(crate) fn give_refresh_tokens(&self) {
+        self.tell(|orders| orders.gives_refresh_tokens = true);
+    }
+
+    /// The token requests that asked for a refresh, each as its form.
+    pub(crate) fn refreshes(&self) -> Vec<BTreeMap<String, String>> {
+        let requests = self.requests(Endpoint::Token).into_iter();
+        let forms = requests.map(|request| parameters(&String::from_utf8(request.body).unwrap()));
+        forms
+            .filter(|form| form["grant_type"] == "refresh_token")
+            .collect()
     }
 
     /// Answers the next request to an endpoint so.
