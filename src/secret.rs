@@ -7,8 +7,8 @@
 
 use std::fmt;
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
-use subtle::ConstantTimeEq as _;
 use zeroize::Zeroize;
 
 /// A value that never prints, compares in constant time and is wiped on drop.
@@ -47,7 +47,7 @@ impl<T: Zeroize + AsRef<[u8]>> Secret<T> {
     /// Compares with `other` in constant time; only the lengths may be learned.
     #[must_use]
     pub fn matches(&self, other: &[u8]) -> bool {
-        self.0.as_ref().ct_eq(other).into()
+        verify_slices_are_equal(self.0.as_ref(), other).is_ok()
     }
 }
 

@@ -33,7 +33,7 @@ mod wait;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body::Body;
 use tokio::time::Instant;
 
@@ -87,6 +87,16 @@ pub enum Decision<'a> {
 pub struct Permit<'a> {
     route: &'a Route,
     session: Option<Arc<Session>>,
+    cookies: Cookies,
+}
+
+/// What the app gets of the cookies that came.
+#[derive(Debug)]
+enum Cookies {
+    /// Those that are not ours; they are still to be looked for.
+    Others,
+    /// This line, or none.
+    Known(Option<HeaderValue>),
 }
 
 /// A request that needs a login.
@@ -190,7 +200,17 @@ impl Access {
             return Decision::Permit(Permit {
                 route,
                 session: None,
+                cookies: Cookies::Others,
             });
+        }
+        let line = cookies::only_line(&parts.headers);
+        if let Some(known) = line.and_then(|line| recent.line(line, &self.sessions, now)) {
+            let (session, others) = known;
+            let mut decision = self.weigh(route, session, now, None);
+            if let Decision::Permit(permit) = &mut decision {
+                permit.cookies = Cookies::Known(others);
+            }
+            return decision;
         }
         let cookie = match session_cookie(&parts.headers) {
             Ok(cookie) => cookie,
@@ -204,7 +224,7 @@ impl Access {
         };
         match self.sessions.find(&id, now) {
             Lookup::Live(session) => {
-                recent.note(cookie, &session, now);
+                recent.note((cookie, line), &session, now);
                 self.weigh(route, session, now, None)
             }
             Lookup::Away => Wait::for_session((self, route), id),
@@ -326,19 +346,24 @@ impl<'a> Permit<'a> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the upstream connection.
-    pub async fn forward<B>(
+    /// Dropping the future closes the upstream connection; the app may have acted, even if it was
+    /// never polled.
+    pub fn forward<B>(
         self,
         mut request: Request<B>,
         pools: &Pools<B>,
         names: &AssertionNames,
-    ) -> Result<Response<ResponseBody<B>>, upstream::Error>
+    ) -> impl Future<Output = Result<Response<ResponseBody<B>>, upstream::Error>> + use<B>
     where
         B: Body<Data = bytes::Bytes> + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let headers = request.headers_mut();
-        cookies::remove(headers, cookie::is_own);
+        match self.cookies {
+            Cookies::Others => cookies::remove(headers, cookie::is_own),
+            Cookies::Known(Some(others)) => drop(headers.insert(header::COOKIE, others)),
+            Cookies::Known(None) => drop(headers.remove(header::COOKIE)),
+        }
         let session = self.session.as_ref();
         let identity = session.map(|session| session.identity());
         let bearer = session.map(|session| session.tokens().bearer());
@@ -346,7 +371,7 @@ impl<'a> Permit<'a> {
         let told = session.filter(|_session| names.provider.is_some());
         let provider = told.and_then(|session| self.route.provider(session.provider()));
         assert_identity(headers, names, (identity, provider), bearer);
-        pools.send(&self.route.upstream, request).await
+        pools.send(&self.route.upstream, request)
     }
 }
 
@@ -356,6 +381,7 @@ fn judge(route: &Route, session: Arc<Session>) -> Decision<'_> {
         Verdict::Allowed => Decision::Permit(Permit {
             route,
             session: Some(session),
+            cookies: Cookies::Others,
         }),
         Verdict::Refused => Decision::Forbid(Forbid { route, session }),
     }
@@ -367,6 +393,7 @@ fn absent(route: &Route, cause: Cause, other: Option<Arc<Session>>) -> Decision<
         return Decision::Permit(Permit {
             route,
             session: None,
+            cookies: Cookies::Others,
         });
     }
     Decision::Challenge(Challenge {

@@ -3,9 +3,13 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use http::header::COOKIE;
+use http::{HeaderMap, HeaderValue};
+
 use crate::clock::Timestamp;
+use crate::fields::cookie as cookies;
 use crate::secret::Secret;
-use crate::session::{Session, Sessions};
+use crate::session::{Session, Sessions, cookie};
 
 /// Lets the requests of one connection go without looking their session up each time.
 ///
@@ -18,11 +22,37 @@ pub struct Recent(RefCell<Option<Known>>);
 #[derive(Debug)]
 struct Known {
     cookie: Secret<Box<[u8]>>,
+    line: Option<Line>,
     session: Arc<Session>,
     found_at: Timestamp,
 }
 
+/// The only `Cookie` line of the request, if it had one only.
+#[derive(Debug)]
+struct Line {
+    whole: Secret<Box<[u8]>>,
+    /// What remains without our cookies.
+    others: Option<HeaderValue>,
+}
+
 impl Recent {
+    /// The session of a request with this very `Cookie` line and no other, as [`Recent::session`],
+    /// and what the app gets of the line.
+    pub(super) fn line(
+        &self,
+        line: &HeaderValue,
+        sessions: &Sessions,
+        now: Timestamp,
+    ) -> Option<(Arc<Session>, Option<HeaderValue>)> {
+        let known = self.0.borrow();
+        let known = known.as_ref()?;
+        let same = known.line.as_ref();
+        let same = same.filter(|same| same.whole.matches(line.as_bytes()))?;
+        sessions
+            .still(&known.session, known.found_at, now)
+            .then(|| (Arc::clone(&known.session), same.others.clone()))
+    }
+
     /// The session of this very cookie, if it was the last one and still stands.
     pub(super) fn session(
         &self,
@@ -39,12 +69,33 @@ impl Recent {
             .then(|| Arc::clone(&known.session))
     }
 
-    /// Notes the session that was found for a cookie.
-    pub(super) fn note(&self, cookie: &[u8], session: &Arc<Session>, now: Timestamp) {
+    /// Notes the session that was found for a cookie, which came in `line` or in several.
+    pub(super) fn note(
+        &self,
+        (cookie, line): (&[u8], Option<&HeaderValue>),
+        session: &Arc<Session>,
+        now: Timestamp,
+    ) {
+        let line = line.map(|line| Line {
+            whole: Secret::new(line.as_bytes().into()),
+            others: others(line),
+        });
         *self.0.borrow_mut() = Some(Known {
             cookie: Secret::new(cookie.into()),
+            line,
             session: Arc::clone(session),
             found_at: now,
         });
     }
+}
+
+/// A `Cookie` line without our cookies, nothing if there are no others.
+fn others(line: &HeaderValue) -> Option<HeaderValue> {
+    let mut headers = HeaderMap::from_iter([(COOKIE, line.clone())]);
+    cookies::remove(&mut headers, cookie::is_own);
+    let others = headers.remove(COOKIE)?;
+    // A copy: the line's own buffer holds the whole head that it came with.
+    let mut copy = HeaderValue::from_bytes(others.as_bytes()).ok()?;
+    copy.set_sensitive(true);
+    Some(copy)
 }

@@ -46,6 +46,13 @@ pub fn find<'a>(headers: &'a HeaderMap, name: &[u8]) -> Found<'a> {
     }
 }
 
+/// The `Cookie` line of a request that has no other.
+pub fn only_line(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let mut lines = headers.get_all(COOKIE).iter();
+    let line = lines.next()?;
+    lines.next().is_none().then_some(line)
+}
+
 /// The names and values of all cookies whose name `wanted` picks, in the order they came.
 pub fn matching(
     headers: &HeaderMap,

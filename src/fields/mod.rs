@@ -78,7 +78,7 @@ impl Inbound {
 #[must_use]
 pub fn inbound(headers: &mut HeaderMap, owned: &Owned) -> Inbound {
     let doomed = |name: &HeaderName| {
-        is_hop_by_hop(name) || *name == AUTHORIZATION || *name == EXPECT || owned.contains(name)
+        owned.suspects(name) && (is_hop_by_hop(name) || *name == EXPECT || owned.contains(name))
     };
     // One pass instead of a look-up for each: most requests have none of these.
     if !headers.keys().any(doomed) {
@@ -183,25 +183,25 @@ const fn via_line(version: Version) -> &'static str {
 }
 
 /// The fields of RFC 9110 section 7.6.1, in both directions.
+const HOP_BY_HOP: [&str; 11] = [
+    "connection",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
 fn is_hop_by_hop(name: &HeaderName) -> bool {
     let name = name.as_str();
     // The first letter decides for most fields.
     let begins = name.bytes().next();
-    matches!(begins, Some(b'c' | b'h' | b'k' | b'p' | b't' | b'u'))
-        && matches!(
-            name,
-            "connection"
-                | "http2-settings"
-                | "keep-alive"
-                | "proxy-authenticate"
-                | "proxy-authentication-info"
-                | "proxy-authorization"
-                | "proxy-connection"
-                | "te"
-                | "trailer"
-                | "transfer-encoding"
-                | "upgrade"
-        )
+    matches!(begins, Some(b'c' | b'h' | b'k' | b'p' | b't' | b'u')) && HOP_BY_HOP.contains(&name)
 }
 
 fn remove_nominated(headers: &mut HeaderMap) {

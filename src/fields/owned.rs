@@ -1,6 +1,9 @@
 //! The fields that only we may assert.
 
 use http::HeaderName;
+use http::header::EXPECT;
+
+use super::HOP_BY_HOP;
 
 /// Names that clients may never send through, folded: they state who the client is or where it
 /// comes from, or they change what a backend takes the request for after the rules were asked.
@@ -68,9 +71,11 @@ const SPELLED_EXACTLY: [&str; 4] = [
 #[derive(Clone, Debug)]
 pub struct Owned {
     names: Box<[Owning]>,
-    /// Which lengths occur, by the first letter's low five bits: it decides for nearly every field
-    /// of a request.
+    /// Which lengths occur, by the first letter's low five bits.
     lengths: [u64; 32],
+    /// The same of all that is removed from a request, whosever it is: it decides for nearly every
+    /// field.
+    suspects: [u64; 32],
 }
 
 #[derive(Clone, Debug)]
@@ -107,47 +112,70 @@ impl Owned {
             .collect();
         let mut lengths = [0; 32];
         for name in &names {
-            if let Some(seen) = lengths.get_mut(row(name.folded.as_bytes())) {
-                *seen |= length_bit(name.folded.as_bytes());
-            }
+            add(&mut lengths, &name.folded, length_bit(&name.folded));
         }
-        Self { names, lengths }
+        let mut suspects = lengths;
+        for name in HOP_BY_HOP.iter().chain([&EXPECT.as_str()]) {
+            add(&mut suspects, name, length_bit(name));
+        }
+        for family in FAMILIES {
+            add(&mut suspects, family, u64::MAX);
+        }
+        Self {
+            names,
+            lengths,
+            suspects,
+        }
+    }
+
+    /// Whether `name` may be one that is removed from a request: ours, hop-by-hop, or `Expect`. A
+    /// `false` is certain.
+    pub(super) fn suspects(&self, name: &HeaderName) -> bool {
+        holds(&self.suspects, name.as_str())
     }
 
     /// Whether `name`, in this spelling, is ours to assert.
     pub fn contains(&self, name: &HeaderName) -> bool {
         let name = name.as_str();
         let bytes = name.as_bytes();
-        let row = row(bytes);
-        let plausible = self
-            .lengths
-            .get(row)
-            .is_some_and(|seen| seen & length_bit(bytes) != 0);
-        let listed = plausible
+        let listed = holds(&self.lengths, name)
             && self.names.iter().any(|owned| {
                 let same = owned.folded.len() == name.len() && begins_with(bytes, &owned.folded);
                 same && !(owned.passes_as_spelled && *owned.folded == *name)
             });
-        listed || (is_family_row(row) && FAMILIES.iter().any(|family| begins_with(bytes, family)))
+        listed
+            || (is_family_row(row(name))
+                && FAMILIES.iter().any(|family| begins_with(bytes, family)))
     }
 }
 
-fn row(name: &[u8]) -> usize {
-    name.first()
-        .map_or(0, |first| usize::from(fold(*first) & 31))
+fn row(name: &str) -> usize {
+    name.bytes()
+        .next()
+        .map_or(0, |first| usize::from(fold(first) & 31))
 }
 
 /// Whether a family begins with a letter of this row.
 fn is_family_row(row: usize) -> bool {
-    FAMILIES
-        .iter()
-        .any(|family| self::row(family.as_bytes()) == row)
+    FAMILIES.iter().any(|family| self::row(family) == row)
 }
 
-fn length_bit(name: &[u8]) -> u64 {
+fn length_bit(name: &str) -> u64 {
     // Lengths that are equal modulo 64 share a bit; the names themselves decide then.
     let length = u32::try_from(name.len()).unwrap_or(u32::MAX);
     1_u64.wrapping_shl(length)
+}
+
+fn add(table: &mut [u64; 32], name: &str, lengths: u64) {
+    if let Some(seen) = table.get_mut(row(name)) {
+        *seen |= lengths;
+    }
+}
+
+fn holds(table: &[u64; 32], name: &str) -> bool {
+    table
+        .get(row(name))
+        .is_some_and(|seen| seen & length_bit(name) != 0)
 }
 
 fn begins_with(name: &[u8], folded: &str) -> bool {

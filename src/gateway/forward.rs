@@ -87,26 +87,27 @@ impl Worker {
     }
 
     /// Sends a request on.
-    async fn send(
+    fn send(
         &self,
         permit: Permit<'_>,
         request: Request<Replay<RequestBody>>,
         errand: &mut Errand<'_, '_, '_>,
-    ) -> Result<Answer, Error> {
+    ) -> impl Future<Output = Result<Answer, Error>> {
         let gateway = &*self.gateway;
         let since = gateway.clock.instant();
-        let answer = permit
-            .forward(request, &self.pools, &gateway.settings.assertions)
-            .await;
-        let took = gateway.clock.instant().saturating_duration_since(since);
-        errand.record.at_upstream(took);
-        answer.map_err(|error| {
-            let accept = errand.accept.take();
-            let headers = &mut errand.visit.parts.headers;
-            headers.extend(accept.map(|accept| (header::ACCEPT, accept)));
-            let failure = errand.watch.failure();
-            failure.map_or_else(|| Error::Upstream(error), Error::RequestBody)
-        })
+        let answer = permit.forward(request, &self.pools, &gateway.settings.assertions);
+        async move {
+            let answer = answer.await;
+            let took = gateway.clock.instant().saturating_duration_since(since);
+            errand.record.at_upstream(took);
+            answer.map_err(|error| {
+                let accept = errand.accept.take();
+                let headers = &mut errand.visit.parts.headers;
+                headers.extend(accept.map(|accept| (header::ACCEPT, accept)));
+                let failure = errand.watch.failure();
+                failure.map_or_else(|| Error::Upstream(error), Error::RequestBody)
+            })
+        }
     }
 
     /// Answers a request whose token the app refuses: with that answer, with another one, or by a

@@ -67,14 +67,14 @@ impl fmt::Debug for KeptHead {
     }
 }
 
-fn field(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
+/// A field from its line.
+pub(super) fn field(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
     let colon = line.iter().position(|byte| *byte == b':')?;
     let (name, value) = line.split_at_checked(colon)?;
     let name = HeaderName::from_bytes(name).ok()?;
-    Some((
-        name,
-        HeaderValue::from_bytes(value.strip_prefix(b":")?).ok()?,
-    ))
+    // On the wire a value has a space before it and a carriage return behind.
+    let value = value.strip_prefix(b":")?.trim_ascii();
+    Some((name, HeaderValue::from_bytes(value).ok()?))
 }
 
 #[cfg(test)]

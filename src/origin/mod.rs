@@ -19,6 +19,7 @@ mod patience;
 mod pool;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::io;
 

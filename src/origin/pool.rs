@@ -3,29 +3,28 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
-use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, timeout};
 
 use super::body::{Pulse, ResponseBody, Upload};
-use super::connector::{Connector, Stream};
-use super::kept::KeptHead;
+use super::connector::Connector;
 use super::limit::Limit;
 use super::message::{Framing, origin_form, settle_framing};
 use super::patience::Patience;
+use super::wire::{Watched, Wire};
 use super::{BoxError, Error};
 
 /// The longest head that is read, in bytes; hyper's own limit on fields is 100.
@@ -57,9 +56,13 @@ struct Shared<B: 'static> {
     limit: Arc<Limit>,
     times: Times,
     /// Oldest first.
-    idle: RefCell<Vec<Connection<B>>>,
+    #[expect(
+        clippy::vec_box,
+        reason = "each is moved whole, twice for every request"
+    )]
+    idle: RefCell<Vec<Box<Connection<B>>>>,
     /// Requests of this worker that wait for a connection, first come first.
-    waiters: RefCell<VecDeque<oneshot::Sender<Connection<B>>>>,
+    waiters: RefCell<VecDeque<oneshot::Sender<Box<Connection<B>>>>>,
     waiting: Cell<usize>,
     caretaker: RefCell<Option<AbortOnDrop>>,
 }
@@ -101,9 +104,12 @@ where
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the connection; the origin may have acted.
-    pub async fn send(&self, request: Request<B>) -> Result<Response<ResponseBody<B>>, Error> {
-        let shared = &self.0;
+    /// Dropping the future closes the connection; the origin may have acted. A connection that rests
+    /// gets the request at once, before the future is polled.
+    pub fn send(
+        &self,
+        request: Request<B>,
+    ) -> impl Future<Output = Result<Response<ResponseBody<B>>, Error>> + use<B> {
         let (mut parts, body) = request.into_parts();
         parts.version = Version::HTTP_11;
         parts.uri = origin_form(parts.uri);
@@ -111,27 +117,28 @@ where
         parts.extensions.clear();
         let upload = Upload::new(body);
         let pulse = upload.pulse();
-        let connection = shared.checkout().await?;
-        let replayable = connection.used && pulse.is_none() && parts.method.is_safe();
-        let kept = replayable.then(|| KeptHead::of(&parts));
         let request = Request::from_parts(parts, upload);
-        let failed = match shared.exchange(connection, request, pulse.as_ref()).await {
-            Ok(response) => return Ok(response),
-            Err(failed) => failed,
+        let shared = Rc::clone(&self.0);
+        // No future holds a request that need not wait: it is large, and futures are moved.
+        let begun = match shared.rested() {
+            Some(connection) => Ok(Exchange::begin(connection, request, pulse)),
+            None => Err((Box::new(request), pulse)),
         };
-        let request = match (failed.unsent, kept) {
-            (Some(request), _) => *request,
-            (None, Some(kept)) if failed.unheard => {
-                Request::from_parts(kept.into_parts(), Upload::empty())
+        // Each layer above awaits this, and has room for what it awaits twice.
+        Box::pin(async move {
+            let exchange = match begun {
+                Ok(exchange) => exchange,
+                Err((request, pulse)) => {
+                    // Rare and large: kept out of every request's own state.
+                    let connection = Box::pin(shared.fresh()).await?;
+                    Exchange::begin(connection, *request, pulse)
+                }
+            };
+            match exchange.answer(&shared).await {
+                Ok(response) => Ok(response),
+                Err(failed) => Box::pin(shared.send_again(failed)).await,
             }
-            (None, _) => return Err(failed.error),
-        };
-        tracing::debug!("A request met a stale connection and is sent on another");
-        let again = Box::pin(async {
-            let connection = shared.fresh().await?;
-            shared.exchange(connection, request, pulse.as_ref()).await
-        });
-        again.await.map_err(|failed| failed.error)
+        })
     }
 
     /// How many connections rest in this pool.
@@ -143,18 +150,101 @@ where
 /// An exchange without a response.
 struct Failed<B> {
     error: Error,
-    /// The request, when nothing of it was sent.
-    unsent: Option<Box<Request<Upload<B>>>>,
-    /// Not one byte of an answer came.
-    unheard: bool,
+    /// The request, when it may be sent once more.
+    again: Option<Box<Request<Upload<B>>>>,
+    pulse: Option<Rc<Pulse>>,
 }
 
-impl<B> From<Error> for Failed<B> {
-    fn from(error: Error) -> Self {
+/// A request that a connection was given, and the way to its response.
+struct Exchange<B: 'static> {
+    connection: Box<Connection<B>>,
+    sent: Sent<B>,
+    pulse: Option<Rc<Pulse>>,
+    /// The request's first line, if the origin may get it twice.
+    replayable: Option<(Method, Uri)>,
+}
+
+/// hyper gives back a request of which nothing was sent.
+type Sent<B> =
+    Pin<Box<dyn Future<Output = Result<Response<Incoming>, TrySendError<Request<Upload<B>>>>>>>;
+
+impl<B> Exchange<B>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn begin(
+        mut connection: Box<Connection<B>>,
+        request: Request<Upload<B>>,
+        pulse: Option<Rc<Pulse>>,
+    ) -> Self {
+        let replayable = (connection.used && pulse.is_none() && request.method().is_safe())
+            .then(|| (request.method().clone(), request.uri().clone()));
+        connection.wire.begin(replayable.is_some());
+        let sent = Box::pin(connection.sender.try_send_request(request));
         Self {
+            connection,
+            sent,
+            pulse,
+            replayable,
+        }
+    }
+
+    async fn answer(
+        mut self,
+        pool: &Rc<Shared<B>>,
+    ) -> Result<Response<ResponseBody<B>>, Failed<B>> {
+        let Connection {
+            patience, since, ..
+        } = &mut *self.connection;
+        let answer = tokio::select! {
+            biased;
+            answer = &mut self.sent => answer,
+            () = patience.end(*since, pool.times.head, self.pulse.as_ref()) =>
+                return Err(self.fail(Error::HeadTimeout)),
+        };
+        let (mut parts, incoming) = match answer {
+            Ok(response) => response.into_parts(),
+            Err(refused) => return Err(self.refused(refused)),
+        };
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(self.fail(Error::UnaskedUpgrade));
+        }
+        let framing = match settle_framing(&mut parts.headers, parts.status, &incoming) {
+            Ok(framing) => framing,
+            Err(error) => return Err(self.fail(error)),
+        };
+        let reusable = framing == Framing::Plain && parts.version == Version::HTTP_11;
+        parts.version = Version::HTTP_11;
+        self.connection.used = true;
+        let lease = Lease {
+            connection: self.connection,
+            pool: Rc::clone(pool),
+            reusable,
+        };
+        let body = ResponseBody::new(incoming, lease, self.pulse, pool.times.stall);
+        Ok(Response::from_parts(parts, body))
+    }
+
+    fn refused(mut self, mut refused: TrySendError<Request<Upload<B>>>) -> Failed<B> {
+        let unsent = refused.take_message();
+        let again = unsent.or_else(|| {
+            let (method, uri) = self.replayable.take()?;
+            let parts = self.connection.wire.unanswered(method, uri)?;
+            Some(Request::from_parts(parts, Upload::empty()))
+        });
+        let error = Pulse::explain(self.pulse.as_ref(), refused.into_error());
+        Failed {
+            again: again.map(Box::new),
+            ..self.fail(error)
+        }
+    }
+
+    fn fail(self, error: Error) -> Failed<B> {
+        Failed {
             error,
-            unsent: None,
-            unheard: false,
+            again: None,
+            pulse: self.pulse,
         }
     }
 }
@@ -164,16 +254,20 @@ where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError>,
 {
-    async fn checkout(self: &Rc<Self>) -> Result<Connection<B>, Error> {
-        match self.rested() {
-            Some(connection) => Ok(connection),
-            // Rare and large: kept out of every request's own state.
-            None => Box::pin(self.fresh()).await,
-        }
+    /// Sends a request once more, on another connection.
+    async fn send_again(
+        self: &Rc<Self>,
+        failed: Failed<B>,
+    ) -> Result<Response<ResponseBody<B>>, Error> {
+        let request = failed.again.ok_or(failed.error)?;
+        tracing::debug!("A request met a stale connection and is sent on another");
+        let connection = self.fresh().await?;
+        let again = Exchange::begin(connection, *request, failed.pulse);
+        again.answer(self).await.map_err(|failed| failed.error)
     }
 
     /// The connection that rested for the shortest time, if it is still good.
-    fn rested(&self) -> Option<Connection<B>> {
+    fn rested(&self) -> Option<Box<Connection<B>>> {
         let mut idle = self.idle.borrow_mut();
         let now = Instant::now();
         while let Some(mut connection) = idle.pop() {
@@ -185,7 +279,7 @@ where
         None
     }
 
-    async fn fresh(&self) -> Result<Connection<B>, Error> {
+    async fn fresh(&self) -> Result<Box<Connection<B>>, Error> {
         match self.limit.try_open() {
             Some(permit) => self.open(permit).await,
             None => self.wait().await,
@@ -193,7 +287,7 @@ where
     }
 
     /// Waits for a connection of this worker to come free, or for the right to open one.
-    async fn wait(&self) -> Result<Connection<B>, Error> {
+    async fn wait(&self) -> Result<Box<Connection<B>>, Error> {
         let (sender, mut handed) = oneshot::channel();
         let permit = {
             let _place = self.limit.queue()?;
@@ -223,13 +317,10 @@ where
         }
     }
 
-    async fn open(&self, permit: OwnedSemaphorePermit) -> Result<Connection<B>, Error> {
+    async fn open(&self, permit: OwnedSemaphorePermit) -> Result<Box<Connection<B>>, Error> {
         let stream = self.connector.connect().await?;
-        let heard = Rc::new(Cell::new(false));
-        let stream = Listening {
-            stream,
-            heard: Rc::clone(&heard),
-        };
+        let wire = Rc::new(Wire::default());
+        let stream = Watched::new(stream, Rc::clone(&wire));
         let (sender, connection) = http1::Builder::new()
             // Most requests are a head alone, for which lists of buffers are a detour.
             .writev(false)
@@ -244,64 +335,22 @@ where
                 tracing::debug!(error = %error, "A connection to an origin ended with an error");
             }
         });
-        Ok(Connection {
+        Ok(Box::new(Connection {
             sender,
             _task: AbortOnDrop(task.abort_handle()),
-            heard,
+            wire,
             patience: Patience::default(),
             since: Instant::now(),
             used: false,
             handed_on: 0,
-        })
-    }
-
-    async fn exchange(
-        self: &Rc<Self>,
-        mut connection: Connection<B>,
-        request: Request<Upload<B>>,
-        pulse: Option<&Rc<Pulse>>,
-    ) -> Result<Response<ResponseBody<B>>, Failed<B>> {
-        connection.heard.set(false);
-        let answer = {
-            let sent = pin!(connection.sender.try_send_request(request));
-            tokio::select! {
-                biased;
-                answer = sent => answer,
-                () = connection.patience.end(connection.since, self.times.head, pulse) =>
-                    return Err(Error::HeadTimeout.into()),
-            }
-        };
-        let (mut parts, incoming) = match answer {
-            Ok(response) => response.into_parts(),
-            Err(mut refused) => {
-                return Err(Failed {
-                    unsent: refused.take_message().map(Box::new),
-                    unheard: !connection.heard.get(),
-                    error: Pulse::explain(pulse, refused.into_error()),
-                });
-            }
-        };
-        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(Error::UnaskedUpgrade.into());
-        }
-        let framing = settle_framing(&mut parts.headers, parts.status, &incoming)?;
-        let reusable = framing == Framing::Plain && parts.version == Version::HTTP_11;
-        parts.version = Version::HTTP_11;
-        connection.used = true;
-        let lease = Lease {
-            connection,
-            pool: Rc::clone(self),
-            reusable,
-        };
-        let body = ResponseBody::new(incoming, lease, pulse.cloned(), self.times.stall);
-        Ok(Response::from_parts(parts, body))
+        }))
     }
 }
 
 impl<B> Shared<B> {
     /// Takes back a connection whose exchange ended cleanly. Whoever waits comes first: this
     /// worker's requests by handing it on, another worker's by closing it.
-    fn take_back(&self, mut connection: Connection<B>) {
+    fn take_back(&self, mut connection: Box<Connection<B>>) {
         connection.since = Instant::now();
         if !connection.is_good(connection.since, self.times.idle) {
             return;
@@ -355,7 +404,7 @@ async fn care<B>(
 struct Connection<B: 'static> {
     sender: SendRequest<Upload<B>>,
     _task: AbortOnDrop,
-    heard: Rc<Cell<bool>>,
+    wire: Rc<Wire>,
     patience: Patience,
     /// Since when it rests, or is at work.
     since: Instant,
@@ -397,7 +446,7 @@ impl Drop for Here<'_> {
 
 /// A connection on loan to a response body.
 pub(super) struct Lease<B: 'static> {
-    connection: Connection<B>,
+    connection: Box<Connection<B>>,
     pool: Rc<Shared<B>>,
     reusable: bool,
 }
@@ -408,57 +457,6 @@ impl<B> Lease<B> {
         if self.reusable {
             self.pool.take_back(self.connection);
         }
-    }
-}
-
-/// A stream that notes whether anything came.
-struct Listening {
-    stream: Stream,
-    heard: Rc<Cell<bool>>,
-}
-
-impl AsyncRead for Listening {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let outcome = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.heard.set(true);
-        }
-        outcome
-    }
-}
-
-impl AsyncWrite for Listening {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

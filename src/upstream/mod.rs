@@ -18,7 +18,7 @@ mod settings;
 mod tests;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -222,7 +222,7 @@ impl fmt::Debug for Upstream {
 }
 
 /// One worker's connections to all apps. Lives in the worker's `LocalSet`.
-pub struct Pools<B: 'static>(RefCell<HashMap<usize, Known<B>>>);
+pub struct Pools<B: 'static>(RefCell<BTreeMap<usize, Known<B>>>);
 
 struct Known<B: 'static> {
     /// Keeps the address from naming another upstream, but not the upstream alive.
@@ -252,15 +252,16 @@ where
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the connection; the app may have acted.
-    pub async fn send(
+    /// Dropping the future closes the connection; the app may have acted, even if it was never
+    /// polled.
+    pub fn send(
         &self,
         upstream: &Arc<Upstream>,
         mut request: Request<B>,
-    ) -> Result<Response<ResponseBody<B>>, Error> {
+    ) -> impl Future<Output = Result<Response<ResponseBody<B>>, Error>> + use<B> {
         upstream.prepare(&mut request);
-        let pool = self.of(upstream);
-        Ok(pool.send(request).await?)
+        let answer = self.of(upstream).send(request);
+        async move { Ok(answer.await?) }
     }
 
     /// The pool for `upstream`. Upstreams that nobody holds any more (the settings were reloaded)

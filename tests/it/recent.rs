@@ -130,6 +130,44 @@ async fn people_who_share_a_connection_are_told_apart() {
 }
 
 #[tokio::test]
+async fn an_app_gets_the_other_cookies_of_each_request_and_never_ours() {
+    let (scene, tls) = Scene::over_tls().await;
+    let (_browser, ours) = signed_in(&scene, &tls, "alice").await;
+    let lines = [
+        (
+            format!("lang=en; {ours}; theme=dark"),
+            Some("lang=en; theme=dark"),
+        ),
+        (
+            format!("lang=en; {ours}; theme=dark"),
+            Some("lang=en; theme=dark"),
+        ),
+        (
+            format!("lang=de; {ours}; theme=dark"),
+            Some("lang=de; theme=dark"),
+        ),
+        (format!("{ours}; a=1"), Some("a=1")),
+        (ours.clone(), None),
+        (ours.clone(), None),
+        (
+            format!("lang=en; {ours}; theme=dark"),
+            Some("lang=en; theme=dark"),
+        ),
+    ];
+    for line in &mut Line::both(&scene, &tls).await {
+        for (cookies, others) in &lines {
+            assert_eq!(line.ask(cookies).await, 200);
+            let seen = scene.app.last().head.value("cookie");
+            assert_eq!(seen.as_deref(), *others, "{cookies}");
+        }
+        // Of two that differ none counts, whatever came before.
+        let planted = format!("{ours}; {SESSION}=other");
+        assert_eq!(line.ask(&planted).await, 401);
+        assert_eq!(line.ask(&ours).await, 200);
+    }
+}
+
+#[tokio::test]
 async fn c_15_a_session_in_use_on_one_connection_stays_and_an_unused_one_ends() {
     for which in 0..2 {
         let (scene, tls) = Scene::over_tls().await;

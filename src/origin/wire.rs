@@ -1,0 +1,182 @@
+//! What passes over a connection while a request is at work on it.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use http::request::Parts;
+use http::{Method, Request, Uri, Version};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::connector::Stream;
+use super::kept::field;
+
+/// What went out and came in since a request was given to a connection.
+///
+/// The head is noted as it is written, in one copy: keeping the fields themselves costs ten times as
+/// much, and nearly no request is ever sent twice.
+#[derive(Default)]
+pub(super) struct Wire {
+    heard: Cell<bool>,
+    noting: Cell<bool>,
+    head: RefCell<Vec<u8>>,
+}
+
+impl Wire {
+    /// A request is given to the connection; `note` if its head may be wanted once more.
+    pub(super) fn begin(&self, note: bool) {
+        self.heard.set(false);
+        self.noting.set(note);
+        self.forget();
+    }
+
+    /// The head that was written, if not one byte of an answer came. It is a request without content.
+    pub(super) fn unanswered(&self, method: Method, uri: Uri) -> Option<Parts> {
+        if self.heard.get() {
+            return None;
+        }
+        let head = self.head.borrow();
+        let whole = head.strip_suffix(b"\r\n\r\n")?;
+        let (mut parts, ()) = Request::new(()).into_parts();
+        parts.method = method;
+        parts.uri = uri;
+        parts.version = Version::HTTP_11;
+        for line in whole.split(|byte| *byte == b'\n').skip(1) {
+            let (name, mut value) = field(line)?;
+            // Which of them were is not on the wire.
+            value.set_sensitive(true);
+            parts.headers.append(name, value);
+        }
+        Some(parts)
+    }
+
+    /// hyper writes a head in one piece.
+    fn writes(&self, bytes: &[u8]) {
+        if self.noting.replace(false) {
+            self.head.borrow_mut().extend_from_slice(bytes);
+        }
+    }
+
+    fn hears(&self) {
+        self.heard.set(true);
+        self.forget();
+    }
+
+    /// Tokens and cookies are in it.
+    fn forget(&self) {
+        let mut head = self.head.borrow_mut();
+        head.fill(0);
+        head.clear();
+    }
+}
+
+/// A stream that says what passes.
+pub(super) struct Watched {
+    stream: Stream,
+    wire: Rc<Wire>,
+}
+
+impl Watched {
+    pub(super) fn new(stream: Stream, wire: Rc<Wire>) -> Self {
+        Self { stream, wire }
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let outcome = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.wire.hears();
+        }
+        outcome
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.wire.writes(buf);
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noted(bytes: &[u8]) -> Wire {
+        let wire = Wire::default();
+        wire.begin(true);
+        wire.writes(bytes);
+        wire
+    }
+
+    fn unanswered(wire: &Wire) -> Option<Parts> {
+        wire.unanswered(Method::GET, Uri::from_static("/a:b"))
+    }
+
+    #[test]
+    fn a_head_comes_back_as_it_was_written() {
+        let head = b"GET /a:b HTTP/1.1\r\nhost: app\r\nx-two: 1\r\nx-two: 2\r\nx-empty: \r\nx-colons: :a:b\r\n\r\n";
+        let parts = unanswered(&noted(head)).unwrap();
+        let mut lines: Vec<String> = parts
+            .headers
+            .iter()
+            .map(|(name, value)| format!("{name}={}", value.to_str().unwrap()))
+            .collect();
+        lines.sort();
+        assert_eq!(
+            lines,
+            [
+                "host=app",
+                "x-colons=:a:b",
+                "x-empty=",
+                "x-two=1",
+                "x-two=2"
+            ]
+        );
+        assert_eq!(
+            (parts.method, parts.uri),
+            (Method::GET, Uri::from_static("/a:b"))
+        );
+        assert!(parts.headers.values().all(http::HeaderValue::is_sensitive));
+    }
+
+    #[test]
+    fn nothing_is_left_once_a_byte_came_or_another_request_begins() {
+        let head = b"GET /a:b HTTP/1.1\r\nauthorization: Bearer abc\r\n\r\n";
+        let wire = noted(head);
+        wire.hears();
+        assert!(wire.head.borrow().is_empty());
+        assert!(unanswered(&wire).is_none());
+        let wire = noted(head);
+        wire.begin(false);
+        wire.writes(head);
+        assert!(wire.head.borrow().is_empty());
+        assert!(unanswered(&wire).is_none());
+    }
+
+    #[test]
+    fn half_a_head_is_not_sent_again() {
+        assert!(unanswered(&noted(b"GET /a:b HTTP/1.1\r\nhost: app\r\n")).is_none());
+        assert!(unanswered(&noted(b"")).is_none());
+    }
+}
