@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use http::request::Parts;
 use http::{Method, Request, Uri, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use zeroize::Zeroizing;
 
 use super::connector::Stream;
 use super::kept::field;
@@ -21,7 +22,8 @@ use super::kept::field;
 pub(super) struct Wire {
     heard: Cell<bool>,
     noting: Cell<bool>,
-    head: RefCell<Vec<u8>>,
+    /// Wiped when the connection goes; before, by whatever comes next.
+    head: RefCell<Zeroizing<Vec<u8>>>,
 }
 
 impl Wire {
