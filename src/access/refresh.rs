@@ -213,6 +213,8 @@ impl Refresher {
         mut session: Arc<Session>,
         pilot: Pilot<SessionKey, Rest, Outcome>,
     ) {
+        // Until nobody can meet this flight any more.
+        let _counted = self.metrics.refreshing();
         let mut log = FlightLog {
             metrics: &self.metrics,
             provider: session.provider().into(),

@@ -94,6 +94,7 @@ pub struct Metrics {
     refreshes: Family<Labels, Counter>,
     refused_tokens: Family<Labels, Counter>,
     waiting: Gauge,
+    refreshing: Gauge,
     sessions: Gauge,
     pushed_out: Gauge,
 }
@@ -127,6 +128,7 @@ impl Metrics {
             refreshes: Family::default(),
             refused_tokens: Family::default(),
             waiting: Gauge::default(),
+            refreshing: Gauge::default(),
             sessions: Gauge::default(),
             pushed_out: Gauge::default(),
         };
@@ -160,6 +162,8 @@ impl Metrics {
         registry.register("refused_tokens", refused, self.refused_tokens.clone());
         let waiting = "Requests that wait for their session's token or for the session";
         registry.register("waiting_requests", waiting, self.waiting.clone());
+        let refreshing = "Refreshes under way, also those that pause before they are tried again";
+        registry.register("refreshes_under_way", refreshing, self.refreshing.clone());
         registry.register("sessions", "Live sessions", self.sessions.clone());
         let pushed_out = "Sessions pushed out because the byte bound was reached, since the start";
         registry.register("sessions_pushed_out", pushed_out, self.pushed_out.clone());
@@ -250,9 +254,13 @@ impl Metrics {
     }
 
     /// Counts a request as waiting for its session until the guard drops.
-    pub fn waiting(&self) -> Waiting<'_> {
-        self.waiting.inc();
-        Waiting(&self.waiting)
+    pub fn waiting(&self) -> Counted<'_> {
+        Counted::new(&self.waiting)
+    }
+
+    /// Counts a refresh as under way until the guard drops.
+    pub fn refreshing(&self) -> Counted<'_> {
+        Counted::new(&self.refreshing)
     }
 
     /// Sets the number of live sessions, and of those pushed out so far.
@@ -273,11 +281,18 @@ impl Metrics {
     }
 }
 
-/// A request that waits.
+/// Something that is counted as long as it lasts.
 #[derive(Debug)]
-pub struct Waiting<'a>(&'a Gauge);
+pub struct Counted<'a>(&'a Gauge);
 
-impl Drop for Waiting<'_> {
+impl<'a> Counted<'a> {
+    fn new(gauge: &'a Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -326,9 +341,10 @@ mod tests {
         metrics.refresh("main", "ended", "refresh_refused");
         metrics.refused_token("app", "retried");
         metrics.sessions(7, 2);
-        let waiting = metrics.waiting();
+        let lasting = (metrics.waiting(), metrics.refreshing());
         assert!(metrics.encode().contains("sidegate_waiting_requests 1"));
-        drop(waiting);
+        assert!(metrics.encode().contains("sidegate_refreshes_under_way 1"));
+        drop(lasting);
         let text = metrics.encode();
         for line in [
             "sidegate_logins_total{result=\"failed\",reason=\"state_expired\"} 1",
@@ -336,6 +352,7 @@ mod tests {
             "sidegate_refreshes_total{provider=\"main\",result=\"ended\",reason=\"refresh_refused\"} 1",
             "sidegate_refused_tokens_total{route=\"app\",outcome=\"retried\"} 1",
             "sidegate_waiting_requests 0",
+            "sidegate_refreshes_under_way 0",
             "sidegate_sessions 7",
             "sidegate_sessions_pushed_out 2",
         ] {

@@ -12,7 +12,7 @@ use http::{Method, StatusCode, Version};
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
-pub use self::metrics::{Decided, Metrics, TokenCall, Waiting};
+pub use self::metrics::{Counted, Decided, Metrics, TokenCall};
 
 /// The target of access-log events.
 pub const ACCESS: &str = "sidegate::access";

@@ -7,7 +7,6 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 use sidegate::clock::Clock;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 
 use crate::support::browser::{Browser, Page};
 use crate::support::form::links;
@@ -17,7 +16,6 @@ use crate::support::scene::{ORIGIN, SESSION, Scene, assert_no_canary, url};
 use crate::support::upstream::{Answer, Recorded};
 use crate::support::visit::Visit;
 use crate::support::webdriver::Chromium;
-use crate::support::wire::PATIENCE;
 
 /// Whose access token came with a request, and its number.
 fn bearer(request: &Recorded) -> (String, usize) {
@@ -28,6 +26,15 @@ fn bearer(request: &Recorded) -> (String, usize) {
         [user, _, number] => (user.to_owned(), number.parse().unwrap()),
         _ => panic!("no token in {:?}", request.head),
     }
+}
+
+/// Turns the clock when no refresh is resting any more: one that nobody waits for ends a moment after
+/// the last one has left, and rests by the system's time.
+async fn advance_in_peace(scene: &Scene, by: Duration) {
+    scene
+        .wait_for_figure("sidegate_refreshes_under_way", 0)
+        .await;
+    scene.gateway.advance(by);
 }
 
 /// A scene whose access tokens live for a minute, and where a request waits for a second at most.
@@ -241,7 +248,7 @@ async fn g_07_f_04_f_06_a_provider_out_of_order_signs_nobody_out() {
         assert!(text.contains(";url=/page?x=1&amp;y\""), "{text}");
         // And then it is in order again.
         scene.provider.refuse_refreshes(None);
-        scene.gateway.advance(Duration::from_mins(6));
+        advance_in_peace(&scene, Duration::from_mins(6)).await;
         let page = browser.open(&url("/page")).await;
         assert_eq!(page.text(), "seen", "{context}: {}", page.describe());
         assert_eq!(scene.provider.authorizations().len(), 1, "{context}");
@@ -321,7 +328,7 @@ async fn f_29_a_refused_client_raises_the_alarm_and_keeps_every_session() {
     assert_eq!(page.json()["reason"], "client_refused");
     // The operator mends it.
     scene.provider.refuse_refreshes(None);
-    scene.gateway.advance(Duration::from_mins(1));
+    advance_in_peace(&scene, Duration::from_mins(1)).await;
     assert_eq!(browser.fetch(&url("/page")).await.text(), "seen");
     assert_eq!(scene.provider.authorizations().len(), 1);
 }
@@ -582,18 +589,8 @@ async fn an_open_route_takes_whom_nobody_can_be_made_of_as_nobody() {
     assert_eq!(nobody.head.value("authorization"), None);
     assert_eq!(nobody.head.value("x-forwarded-user"), None);
     scene.provider.refuse_refreshes(None);
-    scene.gateway.advance(Duration::from_secs(31));
-    // The refresh that pauses by the system's time may not have noticed yet that nobody waits for it.
-    let renewed = async {
-        loop {
-            let page = browser.fetch(&url("/public/x")).await;
-            if scene.app.last().head.value("authorization").is_some() {
-                return page;
-            }
-        }
-    };
-    let page = timeout(PATIENCE, renewed).await.unwrap();
-    assert_seen(&scene, &page, 2);
+    advance_in_peace(&scene, Duration::from_secs(31)).await;
+    assert_seen(&scene, &browser.fetch(&url("/public/x")).await, 2);
 }
 
 #[tokio::test]
@@ -664,7 +661,7 @@ async fn a_real_browser_goes_on_by_itself_once_the_provider_is_back() {
     );
     browser.picture("not_renewed").await;
     scene.provider.refuse_refreshes(None);
-    scene.gateway.advance(Duration::from_mins(6));
+    advance_in_peace(&scene, Duration::from_mins(6)).await;
     browser.wait_for_text("seen").await;
     assert_eq!(scene.provider.authorizations().len(), 1);
 }
