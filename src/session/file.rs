@@ -302,3 +302,7 @@ pub(super) fn corrupted(what: &str) -> redb::Error {
 pub(super) fn closed() -> redb::Error {
     redb::Error::DatabaseClosed
 }
+
+#[cfg(test)]
+#[path = "file_tests.rs"]
+mod tests;

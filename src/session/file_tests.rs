@@ -1,0 +1,210 @@
+//! Files that are refused, and what becomes of those that are not.
+
+use super::*;
+use crate::session::tests::{Kit, NOW, live, login, open, session, tokens};
+use crate::session::{
+    DiskSettings, OpenError, Replaced, SessionId, Sessions, StartError, StoreError, StoreSettings,
+};
+
+impl Kit {
+    /// Who may do what with the file.
+    fn mode(&self) -> u32 {
+        std::fs::metadata(self.file()).unwrap().permissions().mode() & 0o777
+    }
+}
+
+#[tokio::test]
+async fn a_file_in_use_is_refused_until_its_process_has_ended() {
+    let kit = Kit::disk();
+    let sessions = kit.start(NOW);
+    assert!(kit.refusal().contains("is in use by another process"));
+    sessions.close().await.unwrap();
+    assert!(matches!(
+        sessions.open(login("alice"), NOW).await,
+        Err(OpenError::Store(StoreError::Closed))
+    ));
+    kit.start(NOW);
+}
+
+#[test]
+fn a_file_of_something_else_is_refused_and_left_as_it_is() {
+    let kit = Kit::disk();
+    let other = kit.folder.path().join("other.redb");
+    let database = Database::create(&other).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let table = TableDefinition::<u64, u64>::new("mine");
+    transaction.open_table(table).unwrap().insert(1, 2).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let others = std::fs::read(&other).unwrap();
+    for contents in [b"x".as_slice(), b"SQLite format 3\0 and more", &others] {
+        std::fs::write(kit.file(), contents).unwrap();
+        std::fs::set_permissions(kit.file(), Permissions::from_mode(0o644)).unwrap();
+        let refusal = kit.refusal();
+        assert_eq!(kit.mode(), 0o644);
+        assert!(
+            refusal.contains("sessions.redb is no file of sessions"),
+            "{refusal}"
+        );
+        assert!(refusal.contains("session.store.disk.file"), "{refusal}");
+        assert_eq!(std::fs::read(kit.file()).unwrap().len(), contents.len());
+    }
+    let database = Database::open(kit.file()).unwrap();
+    let transaction = database.begin_read().unwrap();
+    let value = transaction.open_table(table).unwrap().get(1).unwrap();
+    assert_eq!(value.unwrap().value(), 2);
+    assert_eq!(transaction.list_tables().unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn a_file_of_a_newer_version_is_refused() {
+    let kit = Kit::disk();
+    kit.start(NOW).close().await.unwrap();
+    let database = Database::open(kit.file()).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let about = TableDefinition::<&str, u64>::new("sidegate");
+    transaction
+        .open_table(about)
+        .unwrap()
+        .insert("format", 2)
+        .unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let refusal = kit.refusal();
+    assert!(
+        refusal.contains("was written by a newer Sidegate (format 2)"),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_refused() {
+    let refusal = |file: &Path| {
+        let mut kit = Kit::disk();
+        let file = file.to_owned();
+        kit.settings.store = StoreSettings::Disk(DiskSettings { file });
+        kit.refusal()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let absent = folder.path().join("absent/sessions.redb");
+    assert!(refusal(&absent).contains("the folder of") && !absent.exists());
+    // Nobody can make a file there.
+    assert!(refusal(Path::new("/proc/sessions.redb")).contains("cannot be used: "));
+    assert!(refusal(folder.path()).contains("cannot be used: Is a directory"));
+}
+
+#[tokio::test]
+async fn what_a_crash_left_of_a_new_file_is_in_nobodys_way() {
+    let kit = Kit::disk();
+    let new = kit.folder.path().join("sessions.redb.new");
+    std::fs::write(&new, b"half of").unwrap();
+    // Somebody made the file empty, as some tools do.
+    std::fs::write(kit.file(), b"").unwrap();
+    let sessions = kit.start(NOW);
+    let id = open(&sessions, "alice", NOW).await;
+    assert!(live(&sessions, &id, NOW).await && !new.exists());
+}
+
+#[tokio::test]
+async fn nobody_else_may_read_the_file() {
+    let kit = Kit::disk();
+    kit.start(NOW).close().await.unwrap();
+    assert_eq!(kit.mode(), 0o600);
+    std::fs::set_permissions(kit.file(), Permissions::from_mode(0o666)).unwrap();
+    kit.start(NOW).close().await.unwrap();
+    assert_eq!(kit.mode(), 0o600);
+}
+
+#[tokio::test]
+async fn looking_at_a_file_neither_makes_nor_locks_nor_changes_it() {
+    let kit = Kit::disk();
+    inspect(&kit.file()).unwrap();
+    assert!(!kit.file().exists());
+    let sessions = kit.start(NOW);
+    let before = std::fs::read(kit.file()).unwrap();
+    inspect(&kit.file()).unwrap();
+    assert!(before == std::fs::read(kit.file()).unwrap());
+    open(&sessions, "alice", NOW).await;
+}
+
+/// Whatever byte of the file is another one: it is refused, or everybody is in as before.
+#[tokio::test]
+async fn a_damaged_file_is_refused() {
+    let kit = Kit::disk();
+    let sessions = kit.start(NOW);
+    let mut ids = Vec::new();
+    for number in 0..40 {
+        ids.push(open(&sessions, &number.to_string(), NOW).await);
+    }
+    sessions.close().await.unwrap();
+    let whole = std::fs::read(kit.file()).unwrap();
+    let mut refused = 0;
+    let step = (whole.len() / 150).max(1);
+    for position in (0..400).step_by(3).chain((400..whole.len()).step_by(step)) {
+        let mut damaged = whole.clone();
+        damaged[position] ^= 0x55;
+        std::fs::write(kit.file(), &damaged).unwrap();
+        match kit.try_start(NOW) {
+            Ok(sessions) => {
+                for id in &ids {
+                    assert!(live(&sessions, id, NOW).await, "byte {position}");
+                }
+                sessions.close().await.unwrap();
+            }
+            Err(StartError::File(
+                FileError::Damaged { .. } | FileError::Foreign(_) | FileError::Io { .. },
+            )) => refused += 1,
+            Err(other) => panic!("byte {position}: {other:?}"),
+        }
+    }
+    for length in (1..whole.len()).step_by(whole.len() / 20) {
+        std::fs::write(kit.file(), &whole[..length]).unwrap();
+        assert!(kit.try_start(NOW).is_err(), "cut to {length}");
+    }
+    assert!(refused > 30, "{refused}");
+}
+
+/// Replaces every session once, many at a time.
+async fn renew_all(sessions: &Arc<Sessions>, ids: &[SessionId], round: u32) {
+    let mut renewals = tokio::task::JoinSet::new();
+    for id in ids {
+        let (sessions, old) = (Arc::clone(sessions), session(sessions, id).await);
+        let tokens = tokens(&format!("{round}{}", "a".repeat(2000)));
+        renewals.spawn(async move { sessions.replace(&old, tokens, None).await.unwrap() });
+    }
+    for renewed in renewals.join_all().await {
+        assert!(matches!(renewed, Replaced::Stored(_)));
+    }
+}
+
+#[tokio::test]
+async fn a_file_does_not_grow_by_renewals_and_room_is_used_again() {
+    let mut kit = Kit::disk();
+    kit.settings.per_person = 1000;
+    let length = || std::fs::metadata(kit.file()).unwrap().len();
+    let sessions = Arc::new(kit.start(NOW));
+    let ids = open_many(&sessions).await;
+    renew_all(&sessions, &ids, 0).await;
+    let once = length();
+    for round in 1..10 {
+        renew_all(&sessions, &ids, round).await;
+    }
+    let mut ends = tokio::task::JoinSet::new();
+    for id in ids {
+        let sessions = Arc::clone(&sessions);
+        ends.spawn(async move { sessions.end(&id.key()).await.unwrap() });
+    }
+    ends.join_all().await;
+    let ids = open_many(&sessions).await;
+    renew_all(&sessions, &ids, 10).await;
+    assert!(length() <= once * 2, "{once} {}", length());
+}
+
+async fn open_many(sessions: &Arc<Sessions>) -> Vec<SessionId> {
+    let mut logins = tokio::task::JoinSet::new();
+    for _ in 0..500 {
+        let sessions = Arc::clone(sessions);
+        logins.spawn(async move { open(&sessions, "alice", NOW).await });
+    }
+    logins.join_all().await
+}
