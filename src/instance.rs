@@ -133,7 +133,7 @@ impl Instance {
         let operations = config.operations.map(Listener::bind).transpose()?;
         let operations_address = operations.as_ref().map(Listener::local_addr).transpose()?;
         let (control, handle) = Control::start().map_err(Error::Control)?;
-        announce(&config, address, operations_address);
+        announce(&config);
         look_after(&handle, &config, clock);
         let metrics = Arc::new(Metrics::new(route_names(&config.routes)));
         let endpoint = match config.tls.clone() {
@@ -154,6 +154,9 @@ impl Instance {
             .map(|listener| operate(listener, admin))
             .transpose()?;
         readiness.ready();
+        // Not before: a file of sessions that is refused ends the start.
+        let also = operations_address.map(tracing::field::display);
+        tracing::info!(server.address = %address, operations = also, "Listening");
         Ok(Self {
             address,
             operations_address,
@@ -241,7 +244,7 @@ fn route_names(routes: &RouteTable) -> impl Iterator<Item = Box<str>> {
 }
 
 /// Says what an operator should know at the start: what is open above all.
-fn announce(config: &Config, address: SocketAddr, operations: Option<SocketAddr>) {
+fn announce(config: &Config) {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -264,8 +267,6 @@ fn announce(config: &Config, address: SocketAddr, operations: Option<SocketAddr>
             tracing::info!(%url, provider = &**provider, redirect_uri, "Serving");
         }
     }
-    let operations = operations.map(tracing::field::display);
-    tracing::info!(server.address = %address, operations, "Listening");
 }
 
 /// Frees expired sessions a batch at a time, and brings the figures up to date. Notices when the
