@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::LocalOptions;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
-use tokio::task::{JoinHandle, LocalSet};
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::connection::{Serving, serve};
@@ -22,6 +23,10 @@ use super::deadline::{Overdue, State, Tick};
 use super::listener::accept;
 use super::{Connection, Endpoint, Error, Handler, Security, Settings};
 use crate::tls::Acceptor;
+
+/// How many sockets a worker looks after at a time: what a request touches on its way in is still in
+/// the processor's caches when it goes on to the app.
+const EVENTS: usize = 16;
 
 /// At the cap of connections, this part of the idle ones is closed per sweep, the oldest first.
 const IDLE_SHARE: usize = 8;
@@ -147,13 +152,13 @@ fn run<H: Handler>(
 ) {
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()
+        .max_io_events_per_tick(EVENTS)
+        .build_local(LocalOptions::default())
     {
         Ok(runtime) => runtime,
         Err(source) => return tell(ready, Err(Error::Spawn(source))),
     };
-    let local = LocalSet::new();
-    let cut = local.block_on(&runtime, async {
+    let cut = runtime.block_on(async {
         let (settings, drain) = (plan.settings, plan.drain);
         let doors = plan
             .doors
@@ -176,7 +181,6 @@ fn run<H: Handler>(
         tell(ready, Ok(()));
         worker.registry.run(acceptors, drain).await
     });
-    drop(local);
     // A blocking call (name resolution) must not hold up the end of the process.
     runtime.shutdown_background();
     // Nobody listens when the workers were dropped without waiting.
