@@ -68,6 +68,11 @@
 //! [`session::Sessions::open`] gives a new id once the session is stored; and the browser goes where it wanted to
 //! ([`login::ReturnTo`]).
 
+/// Keeps what is freed at hand for the next request, so that little memory is touched. Here, so that
+/// tests and benches run on it, too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 pub mod access;
 pub mod admin;
 pub mod clock;
