@@ -21,7 +21,7 @@ mod response;
 #[cfg(test)]
 mod tests;
 
-use http::header::{AUTHORIZATION, CONNECTION, EXPECT, Entry, MAX_FORWARDS, VIA};
+use http::header::{AUTHORIZATION, CONNECTION, EXPECT, MAX_FORWARDS, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 pub use framing::{FramingError, check as check_framing};
@@ -149,16 +149,11 @@ impl Loop {
 ///
 /// [`Loop`] when `Via` names this gateway five times already.
 pub fn append_via(headers: &mut HeaderMap, version: Version) -> Result<(), Loop> {
-    let mut entry = match headers.entry(VIA) {
-        Entry::Vacant(entry) => {
-            entry.insert(HeaderValue::from_static(via_line(version)));
-            return Ok(());
-        }
-        Entry::Occupied(entry) => entry,
-    };
-    let members = entry
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    if !headers.append(VIA, HeaderValue::from_static(via_line(version))) {
+        return Ok(());
+    }
+    let lines = headers.get_all(VIA).iter();
+    let members = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
     // received-protocol RWS received-by [ RWS comment ]
     let received_by = members.filter_map(|member| {
         let mut words = member
@@ -167,10 +162,9 @@ pub fn append_via(headers: &mut HeaderMap, version: Version) -> Result<(), Loop>
         words.nth(1)
     });
     let ours = received_by.filter(|name| name.eq_ignore_ascii_case(PSEUDONYM.as_bytes()));
-    if ours.count() >= MAX_PASSES {
+    if ours.count() > MAX_PASSES {
         return Err(Loop);
     }
-    entry.append(HeaderValue::from_static(via_line(version)));
     Ok(())
 }
 

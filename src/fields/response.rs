@@ -1,6 +1,6 @@
 //! The way back: fields of an upstream's response.
 
-use http::header::{ALT_SVC, SET_COOKIE, STRICT_TRANSPORT_SECURITY};
+use http::header::{SET_COOKIE, STRICT_TRANSPORT_SECURITY};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{cookie, is_hop_by_hop, remove_nominated, remove_where};
@@ -34,12 +34,14 @@ pub fn outbound(headers: &mut HeaderMap, is_own_cookie: impl Fn(&[u8]) -> bool) 
 }
 
 fn speaks_for_others(name: &HeaderName) -> bool {
-    *name == ALT_SVC
-        || matches!(
-            name.as_str(),
-            "clear-site-data" | "public-key-pins" | "public-key-pins-report-only"
-        )
-        || name.as_str().starts_with("x-accel-")
+    let name = name.as_str();
+    match name.bytes().next() {
+        Some(b'a') => name == "alt-svc",
+        Some(b'c') => name == "clear-site-data",
+        Some(b'p') => matches!(name, "public-key-pins" | "public-key-pins-report-only"),
+        Some(b'x') => name.starts_with("x-accel-"),
+        _ => false,
+    }
 }
 
 /// The usual spelling of a name whose prefix is spelled otherwise.

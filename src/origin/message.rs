@@ -39,7 +39,19 @@ pub(super) fn settle_framing(
     body: &Incoming,
 ) -> Result<Framing, Error> {
     let mut framing = Framing::Plain;
-    if headers.contains_key(TRANSFER_ENCODING) {
+    let mut is_coded = false;
+    let mut lengths = 0_usize;
+    let mut is_number = true;
+    // One pass instead of a look-up for each.
+    for (name, value) in &*headers {
+        if *name == TRANSFER_ENCODING {
+            is_coded = true;
+        } else if *name == CONTENT_LENGTH {
+            lengths = lengths.saturating_add(1);
+            is_number = !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit);
+        }
+    }
+    if is_coded {
         let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
         let chunked = codings
             .next()
@@ -52,8 +64,7 @@ pub(super) fn settle_framing(
         if headers.remove(CONTENT_LENGTH).is_some() {
             framing = Framing::Odd;
         }
-    }
-    if !is_one_number(headers) {
+    } else if lengths > 1 || !is_number {
         headers.remove(CONTENT_LENGTH);
         if !body.is_end_stream()
             && let Some(length) = body.size_hint().exact()
@@ -67,13 +78,4 @@ pub(super) fn settle_framing(
         headers.remove(CONTENT_LENGTH);
     }
     Ok(framing)
-}
-
-fn is_one_number(headers: &HeaderMap) -> bool {
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let Some(length) = lengths.next() else {
-        return true;
-    };
-    let digits = length.as_bytes();
-    lengths.next().is_none() && !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
 }

@@ -42,7 +42,7 @@ impl Host {
             Some(literal) => parse_address(received, literal)?,
             None => parse_name(received)?,
         };
-        let given = port.map(parse_port).transpose()?;
+        let given = port.map(|port| parse_port(port.as_bytes())).transpose()?;
         let port = given.filter(|port| !matches!(port, 80 | 443));
         // A name that was only borrowed may still have lost its trailing dot.
         let unchanged = matches!(name, Cow::Borrowed(name) if name.len() == received.len());
@@ -82,25 +82,19 @@ impl Host {
 /// labels, and a port only if it has to be there. Nearly all are; the others are looked at piece by
 /// piece.
 fn plain(authority: &[u8]) -> Option<(usize, Option<u16>)> {
-    let mut label: usize = 0;
-    let mut bytes = authority.iter();
-    let mut name = 0_usize;
-    for byte in bytes.by_ref() {
-        match byte {
-            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => label = label.saturating_add(1),
-            b'.' if (1..=MAX_LABEL).contains(&label) => label = 0,
-            b':' => {
-                let port = std::str::from_utf8(bytes.as_slice()).ok();
-                let port = port.and_then(|port| parse_port(port).ok())?;
-                let fits = (1..=MAX_LABEL).contains(&label) && name <= MAX_NAME;
-                return (fits && !matches!(port, 80 | 443)).then_some((name, Some(port)));
-            }
-            _ => return None,
+    let colon = authority.iter().position(|byte| *byte == b':');
+    let (name, port) = match colon {
+        Some(colon) => {
+            let (name, port) = authority.split_at_checked(colon)?;
+            (name, Some(parse_port(port.get(1..)?).ok()?))
         }
-        name = name.saturating_add(1);
-    }
-    let fits = (1..=MAX_LABEL).contains(&label) && name <= MAX_NAME;
-    fits.then_some((name, None))
+        None => (authority, None),
+    };
+    let is_plain = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
+    let is_label =
+        |label: &[u8]| (1..=MAX_LABEL).contains(&label.len()) && label.iter().all(is_plain);
+    let fits = name.len() <= MAX_NAME && name.split(|byte| *byte == b'.').all(is_label);
+    (fits && !matches!(port, Some(80 | 443))).then_some((name.len(), port))
 }
 
 /// Splits the port off. Brackets keep the colons of an IPv6 address.
@@ -118,12 +112,17 @@ fn split(text: &str) -> (&str, Option<&str>) {
     }
 }
 
-fn parse_port(text: &str) -> Result<u16, Error> {
-    let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
-    // Also refuses the empty text and numbers over 65535.
-    text.parse()
-        .ok()
-        .filter(|_| plain)
+/// Digits without a leading zero, up to 65535.
+fn parse_port(text: &[u8]) -> Result<u16, Error> {
+    let digit = |byte: &u8| byte.is_ascii_digit().then(|| u16::from(*byte & 0x0f));
+    let mut digits = text.iter().map(digit);
+    let first = digits.next().flatten().filter(|first| *first != 0);
+    first
+        .and_then(|first| {
+            digits.try_fold(first, |port, digit| {
+                port.checked_mul(10)?.checked_add(digit?)
+            })
+        })
         .ok_or(Error::HostMalformed)
 }
 

@@ -132,6 +132,13 @@ impl fmt::Debug for Prefix {
 }
 
 fn may_be_the_same(segment: &[u8], wanted: &[u8]) -> bool {
+    // A letter or a digit stands for itself, and for most paths the first one decides.
+    if let (Some(a), Some(b)) = (segment.first(), wanted.first()) {
+        let plain = a.is_ascii_alphanumeric() && b.is_ascii_alphanumeric();
+        if plain && !a.eq_ignore_ascii_case(b) {
+            return false;
+        }
+    }
     let mut rest = name(segment);
     let begins = name(wanted).all(|wanted| {
         rest.next()
