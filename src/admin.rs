@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::request::Parts;
+use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::Full;
 
 use crate::server::{Connection, Handler, RequestBody};
@@ -101,8 +102,8 @@ impl Handler for Admin {
 
     fn greet(&self, _connection: Connection) {}
 
-    async fn handle(&self, (): &(), request: Request<RequestBody>) -> Response<Full<Bytes>> {
-        self.respond(request.method(), request.uri().path())
+    async fn handle(&self, (): &(), head: Parts, _body: RequestBody) -> Response<Full<Bytes>> {
+        self.respond(&head.method, head.uri.path())
     }
 }
 

@@ -33,7 +33,7 @@ mod wait;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, header};
 use http_body::Body;
 use tokio::time::Instant;
 
@@ -50,7 +50,7 @@ use crate::clock::Timestamp;
 use crate::fields::cookie::{self as cookies, Found};
 use crate::session::{Lookup, Session, SessionId, Sessions, cookie};
 use crate::target::Target;
-use crate::upstream::{self, AssertionNames, Pools, ResponseBody, assert_identity};
+use crate::upstream::{Answering, AssertionNames, Pools, assert_identity};
 
 /// Routes, and who is signed in. Shared by all workers; deciding takes no lock.
 #[derive(Debug)]
@@ -243,7 +243,7 @@ impl Access {
         now: Timestamp,
         deadline: Option<Instant>,
     ) -> Decision<'a> {
-        if !route.providers().any(|name| name == session.provider()) {
+        if route.provider(session.provider()).is_none() {
             return absent(route, Cause::OtherProvider, Some(session));
         }
         if !session.is_due(now) {
@@ -342,7 +342,7 @@ impl<'a> Permit<'a> {
     ///
     /// # Errors
     ///
-    /// [`upstream::Error`].
+    /// [`crate::upstream::Error`].
     ///
     /// # Cancel safety
     ///
@@ -353,7 +353,7 @@ impl<'a> Permit<'a> {
         mut request: Request<B>,
         pools: &Pools<B>,
         names: &AssertionNames,
-    ) -> impl Future<Output = Result<Response<ResponseBody<B>>, upstream::Error>> + use<B>
+    ) -> Answering<B>
     where
         B: Body<Data = bytes::Bytes> + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,

@@ -142,11 +142,12 @@ impl Route {
         self.providers.iter().map(Claim::as_str)
     }
 
-    /// The name of one of its providers, ready to be asserted.
+    /// The name of one of its providers, ready to be asserted: `None` if that one's sessions do not
+    /// count here.
     pub(super) fn provider(&self, name: &str) -> Option<&Claim> {
         self.providers
             .iter()
-            .find(|provider| provider.as_str() == name)
+            .find(|provider| provider.as_value().as_bytes() == name.as_bytes())
     }
 
     /// Whether a session is all that it asks for: whoever has an account at the provider passes.

@@ -91,7 +91,7 @@ pub(super) fn unavailable(visit: &Visit<'_>, unavailable: &Unavailable<'_>) -> R
         whole.saturating_add(Duration::from_secs(1))
     };
     page.retry_after = Some(after);
-    if is_navigation(visit.parts) {
+    if is_navigation(&visit.parts) {
         let wanted = visit.target.path_and_query().as_str();
         let address = ReturnTo::parse(wanted, OWN_PREFIX).unwrap_or_else(ReturnTo::root);
         let after = after.clamp(SOONEST, LATEST).as_secs();

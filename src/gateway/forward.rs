@@ -1,169 +1,208 @@
 //! Steps 7 and 8 of the walk: strip is done, so inject and send, and clean the answer.
 
-use http::request::Parts;
-use http::{HeaderValue, Request, Response, Uri, Version, header};
+use std::pin::Pin;
+use std::time::Instant;
+
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version, header};
 use http_body::Body as _;
 
-use super::{Body, Error, Record, Visit, Worker, no_content};
+use super::{Body, Error, Record, Step, Visit, Worker, no_content};
 use crate::access::{Content, Permit, Recovery, Refused, Replayable, Sent};
+use crate::clock::Timestamp;
 use crate::fields::{self, Hops};
 use crate::server::{BodyWatch, RequestBody};
 use crate::session::cookie;
-use crate::upstream::{KeptHead, Recording, Replay, ResponseBody};
+use crate::telemetry::Decided;
+use crate::upstream::{self, KeptHead, Recording, Replay, ResponseBody};
 
 /// An app's answer, as it comes.
 type Answer = Response<ResponseBody<Replay<RequestBody>>>;
+/// The way to it.
+type Answering = upstream::Answering<Replay<RequestBody>>;
+/// The rest of a walk that takes a rare way.
+type Rare<'a> = Pin<Box<dyn Future<Output = Response<Body>> + 'a>>;
 
 /// What is kept of a request that may be worth sending once more.
-struct Spare {
+struct Spare<'a> {
+    visit: Visit<'a>,
     head: KeptHead,
     body: Recording,
 }
 
 /// A request on its way to its app and back.
-struct Errand<'v, 'r, 'a> {
-    visit: Visit<'v>,
-    record: &'r mut Record<'a>,
+pub(super) struct Errand<'a> {
+    pub(super) answer: Answering,
+    since: Instant,
+    record: Record<'a>,
     watch: BodyWatch,
     /// What is needed to word an answer of our own, should the upstream give none.
     accept: Option<HeaderValue>,
+    sent: Option<Sent<'a>>,
+    spare: Option<Box<Spare<'a>>>,
 }
 
 impl Worker {
-    /// Steps 7 and 8.
-    pub(super) async fn forward<'a>(
+    /// Steps 7 and 8, up to where the app is waited for.
+    pub(super) fn forward<'a>(
         &'a self,
-        mut visit: Visit<'_>,
-        permit: Permit<'a>,
+        mut visit: Visit<'a>,
+        (permit, now): (Permit<'a>, Timestamp),
         mut body: RequestBody,
-        record: &mut Record<'a>,
-    ) -> Result<Response<Body>, Error> {
+        mut record: Record<'a>,
+    ) -> Step<'a> {
         let gateway = &*self.gateway;
+        record.route(permit.route(), Decided::Permit);
         if fields::count_hop(&visit.parts.method, &mut visit.parts.headers) == Hops::Answer {
-            return Ok(no_content());
+            return Step::answered(record.closed(no_content()));
         }
-        body.limit(gateway.settings.body_bytes)
-            .map_err(Error::RequestBody)?;
+        let limited = body.limit(gateway.settings.body_bytes);
+        let prepared = limited
+            .map_err(Error::RequestBody)
+            .and_then(|()| prepare(&mut visit));
+        let accept = match prepared {
+            Ok(accept) => accept,
+            Err(error) => return Step::answered(record.refused(&error, &visit.parts.headers)),
+        };
         let watch = body.watch();
-        let accept = visit.parts.headers.get(header::ACCEPT).cloned();
-        let parts = outgoing(&mut visit)?;
-        let mut errand = Errand {
-            visit,
+        let sent = permit.sent();
+        let kept = sent
+            .as_ref()
+            .is_some_and(|sent| self.keeps(sent, &body, now));
+        let (parts, body, spare) = if kept {
+            let (body, notes) = Replay::noted(body);
+            let head = KeptHead::of(&visit.parts);
+            let (mut rest, ()) = Request::new(()).into_parts();
+            rest.method = visit.parts.method.clone();
+            let parts = std::mem::replace(&mut visit.parts, rest);
+            let spare = Spare {
+                visit,
+                head,
+                body: notes,
+            };
+            (parts, body, Some(Box::new(spare)))
+        } else {
+            (visit.parts, Replay::once(body), None)
+        };
+        let since = gateway.clock.instant();
+        let request = Request::from_parts(parts, body);
+        Step::Sent(Errand {
+            answer: permit.forward(request, &self.pools, &gateway.settings.assertions),
+            since,
             record,
             watch,
             accept,
-        };
-        let sent = permit.sent();
-        let kept = sent.as_ref().is_some_and(|sent| self.keeps(sent, &body));
-        let (body, spare) = if kept {
-            let (body, notes) = Replay::noted(body);
-            let head = KeptHead::of(&parts);
-            (body, Some(Spare { head, body: notes }))
-        } else {
-            (Replay::once(body), None)
-        };
-        let request = Request::from_parts(parts, body);
-        let answer = self.send(permit, request, &mut errand).await?;
-        let refused = sent.and_then(|sent| {
-            let access = &gateway.access;
-            access.refused(sent, answer.status(), answer.headers())
-        });
-        match refused {
-            None => Ok(cleaned(answer)),
-            // Rare and large: kept out of every request's own state.
-            Some(refused) => Box::pin(self.recover(answer, refused, spare, errand)).await,
-        }
+            sent,
+            spare,
+        })
     }
 
     /// Whether a request may have to be sent once more.
-    fn keeps(&self, sent: &Sent<'_>, body: &RequestBody) -> bool {
+    fn keeps(&self, sent: &Sent<'_>, body: &RequestBody, now: Timestamp) -> bool {
         let content = if body.is_end_stream() {
             Content::None
         } else {
             Content::Some
         };
-        let now = self.gateway.clock.now();
         self.gateway.access.keeps(sent, content, now)
     }
+}
 
-    /// Sends a request on.
-    fn send(
-        &self,
-        permit: Permit<'_>,
-        request: Request<Replay<RequestBody>>,
-        errand: &mut Errand<'_, '_, '_>,
-    ) -> impl Future<Output = Result<Answer, Error>> {
-        let gateway = &*self.gateway;
-        let since = gateway.clock.instant();
-        let answer = permit.forward(request, &self.pools, &gateway.settings.assertions);
-        async move {
-            let answer = answer.await;
-            let took = gateway.clock.instant().saturating_duration_since(since);
-            errand.record.at_upstream(took);
-            answer.map_err(|error| {
-                let accept = errand.accept.take();
-                let headers = &mut errand.visit.parts.headers;
-                headers.extend(accept.map(|accept| (header::ACCEPT, accept)));
-                let failure = errand.watch.failure();
-                failure.map_or_else(|| Error::Upstream(error), Error::RequestBody)
-            })
+impl<'a> Errand<'a> {
+    /// The app has answered, or will not. Of an answer that refuses the token comes another, or a
+    /// login, in a while.
+    pub(super) fn came(
+        &mut self,
+        worker: &'a Worker,
+        answer: Result<Answer, upstream::Error>,
+    ) -> Result<Response<Body>, Rare<'_>> {
+        let answer = match self.noted(answer) {
+            Ok(answer) => answer,
+            Err(error) => return Ok(self.failed(&error)),
+        };
+        let refused = self.sent.take().and_then(|sent| {
+            let access = &worker.gateway.access;
+            access.refused(sent, answer.status(), answer.headers())
+        });
+        match refused {
+            None => Ok(self.record.closed(cleaned(answer))),
+            Some(refused) => Err(self.recover(worker, answer, refused)),
         }
+    }
+
+    /// Writes down how long the app took.
+    fn noted(&mut self, answer: Result<Answer, upstream::Error>) -> Result<Answer, Error> {
+        self.record.at_upstream(self.since);
+        answer.map_err(|error| {
+            let failure = self.watch.failure();
+            failure.map_or_else(|| Error::Upstream(error), Error::RequestBody)
+        })
+    }
+
+    fn failed(&mut self, error: &Error) -> Response<Body> {
+        let accept = self.accept.take();
+        let headers = accept.map(|accept| (header::ACCEPT, accept));
+        self.record.refused(error, &HeaderMap::from_iter(headers))
     }
 
     /// Answers a request whose token the app refuses: with that answer, with another one, or by a
     /// login.
-    async fn recover<'a>(
-        &'a self,
+    fn recover<'e>(
+        &'e mut self,
+        worker: &'a Worker,
         answer: Answer,
         refused: Refused<'a>,
-        spare: Option<Spare>,
-        mut errand: Errand<'_, '_, 'a>,
-    ) -> Result<Response<Body>, Error> {
-        let (head, body) = match spare {
-            Some(Spare { head, body }) => (Some(head), body.again()),
+    ) -> Rare<'e> {
+        let (kept, body) = match self.spare.take().map(|spare| *spare) {
+            Some(Spare { visit, head, body }) => (Some((visit, head)), body.again()),
             None => (None, None),
         };
         let replayable = match body {
             Some(_) => Replayable::Yes,
             None => Replayable::No,
         };
-        match (refused.recover(replayable).await, head, body) {
-            (Recovery::Again(permit), Some(head), Some(body)) => {
-                // The app may have no other connection for the second time.
-                drop(answer);
-                let request = Request::from_parts(head.into_parts(), body);
-                Ok(cleaned(self.send(permit, request, &mut errand).await?))
-            }
-            (Recovery::SignIn(challenge), Some(head), _) => {
-                drop(answer);
-                let Errand { visit, record, .. } = errand;
-                visit.parts.headers = head.into_parts().headers;
-                record.reason = Some(challenge.cause.reason());
-                Ok(self.gateway.challenge(&visit, &challenge).await)
-            }
-            (Recovery::Pass | Recovery::Again(_) | Recovery::SignIn(_), ..) => Ok(cleaned(answer)),
-        }
+        Box::pin(async move {
+            let response = match (refused.recover(replayable).await, kept, body) {
+                (Recovery::Again(permit), Some((_visit, head)), Some(body)) => {
+                    // The app may have no other connection for the second time.
+                    drop(answer);
+                    let request = Request::from_parts(head.into_parts(), body);
+                    self.since = worker.gateway.clock.instant();
+                    let names = &worker.gateway.settings.assertions;
+                    let answer = permit.forward(request, &worker.pools, names).await;
+                    match self.noted(answer) {
+                        Ok(answer) => cleaned(answer),
+                        Err(error) => return self.failed(&error),
+                    }
+                }
+                (Recovery::SignIn(challenge), Some((mut visit, head)), _) => {
+                    drop(answer);
+                    visit.parts.headers = head.into_parts().headers;
+                    self.record.reason = Some(challenge.cause.reason());
+                    worker.gateway.challenge(&visit, &challenge).await
+                }
+                (Recovery::Pass | Recovery::Again(_) | Recovery::SignIn(_), ..) => cleaned(answer),
+            };
+            self.record.closed(response)
+        })
     }
 }
 
-/// The head of the app's request, but for what the permit writes.
-fn outgoing(visit: &mut Visit<'_>) -> Result<Parts, Error> {
+/// Makes of a request's head the one for its app, but for what the permit writes. Returns what the
+/// client takes as an answer.
+fn prepare(visit: &mut Visit<'_>) -> Result<Option<HeaderValue>, Error> {
     let Visit {
         parts,
         target,
         client,
         ..
     } = visit;
-    let version = parts.version;
-    fields::append_via(&mut parts.headers, version)?;
+    let accept = parts.headers.get(header::ACCEPT).cloned();
+    fields::append_via(&mut parts.headers, parts.version)?;
     let authority = target.authority_value();
     parts.headers.insert(header::HOST, authority.clone());
     client.write(&mut parts.headers, authority);
-    let (mut outgoing, ()) = Request::new(()).into_parts();
-    outgoing.method = parts.method.clone();
-    outgoing.uri = Uri::from(target.path_and_query().clone());
-    outgoing.headers = std::mem::take(&mut parts.headers);
-    Ok(outgoing)
+    parts.uri = Uri::from(target.path_and_query().clone());
+    Ok(accept)
 }
 
 /// The answer as the client gets it.

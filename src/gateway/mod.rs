@@ -16,15 +16,18 @@ mod page;
 mod record;
 mod sign_in;
 
+use std::future::ready;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use url::Url;
 
 pub use self::body::Body;
 pub use self::endpoints::hides_endpoint;
 pub use self::error::{Error, Side};
+use self::forward::Errand;
 use self::page::{Page, harden};
 use self::record::Record;
 use crate::access::{Access, Challenge, Decision, Recent, Wait};
@@ -84,7 +87,7 @@ pub struct Guest {
 /// One request on its way, with what has been found out about it.
 #[derive(Debug)]
 struct Visit<'a> {
-    parts: &'a mut Parts,
+    parts: Parts,
     target: Target,
     public_url: &'a PublicUrl,
     client: Client,
@@ -130,12 +133,12 @@ impl Gateway {
 
     /// Steps 1 to 3 of the walk: nothing is looked at that was not checked, and no field that we
     /// assert ourselves survives.
-    fn receive<'a>(
-        &'a self,
+    fn receive(
+        &self,
         guest: &Guest,
-        parts: &'a mut Parts,
+        parts: &mut Parts,
         record: &mut Record<'_>,
-    ) -> Result<Visit<'a>, Error> {
+    ) -> Result<(Target, &PublicUrl, Client), Error> {
         fields::check_framing(parts)?;
         let target = Target::from_request(parts)?;
         record.target = Some(target.path_and_query().clone());
@@ -150,12 +153,7 @@ impl Gateway {
         record.client = client.address();
         // Credentials of the client's own are not taken yet: they go no further.
         drop(fields::inbound(&mut parts.headers, &self.owned));
-        Ok(Visit {
-            parts,
-            target,
-            public_url,
-            client,
-        })
+        Ok((target, public_url, client))
     }
 
     /// Plain HTTP is taken where it cannot be listened to: on this machine, or from a proxy that
@@ -196,7 +194,7 @@ impl Gateway {
     /// Step 6 for a request without a session: documents go to the provider, or to a choice where
     /// there are several; everything else is told where to.
     async fn challenge(&self, visit: &Visit<'_>, challenge: &Challenge<'_>) -> Response<Body> {
-        if !is_navigation(visit.parts) {
+        if !is_navigation(&visit.parts) {
             return explain::sign_in_first(visit, challenge, self.login_url(visit, challenge));
         }
         let Some(provider) = sign_in::only(challenge.route) else {
@@ -231,51 +229,120 @@ impl Worker {
         }
     }
 
-    /// The walk.
-    async fn walk<'a>(
+    /// The walk as far as it goes without waiting: for nearly every request to the connection that
+    /// leads to its app.
+    fn walk<'a>(
         &'a self,
         guest: &Guest,
-        parts: &mut Parts,
+        mut parts: Parts,
         body: RequestBody,
-        record: &mut Record<'a>,
-    ) -> Result<Response<Body>, Error> {
+        mut record: Record<'a>,
+    ) -> Step<'a> {
         let gateway = &*self.gateway;
-        let visit = gateway.receive(guest, parts, record)?;
+        let (target, public_url, client) = match gateway.receive(guest, &mut parts, &mut record) {
+            Ok(received) => received,
+            Err(error) => return Step::answered(record.refused(&error, &parts.headers)),
+        };
+        let visit = Visit {
+            parts,
+            target,
+            public_url,
+            client,
+        };
         if gateway.is_own(visit.target.path()) {
             record.decided = Decided::Own;
-            // Rare and large: kept out of what is moved for every request.
-            return Box::pin(gateway.own_endpoint(&visit, body, record)).await;
+            return Step::rare(async move {
+                match gateway.own_endpoint(&visit, body, &mut record).await {
+                    Ok(response) => record.closed(response),
+                    Err(error) => record.refused(&error, &visit.parts.headers),
+                }
+            });
         }
         let now = gateway.clock.now();
-        let (parts, recent) = (&*visit.parts, &guest.recent);
-        let mut decision = gateway.access.decide(parts, &visit.target, recent, now);
-        loop {
+        let (parts, recent) = (&visit.parts, &guest.recent);
+        match gateway.access.decide(parts, &visit.target, recent, now) {
+            Decision::Permit(permit) => self.forward(visit, (permit, now), body, record),
+            other @ (Decision::Challenge(_)
+            | Decision::Forbid(_)
+            | Decision::NoRoute
+            | Decision::Unavailable(_)
+            | Decision::Wait(_)) => Step::rare(self.settle(visit, other, body, record)),
+        }
+    }
+
+    /// Steps 6 to 8 of a request that has to wait or goes nowhere.
+    async fn settle<'a>(
+        &'a self,
+        visit: Visit<'a>,
+        mut decision: Decision<'a>,
+        body: RequestBody,
+        mut record: Record<'a>,
+    ) -> Response<Body> {
+        let gateway = &*self.gateway;
+        let response = loop {
             decision = match decision {
-                Decision::Wait(wait) => Box::pin(gateway.wait(wait, record)).await,
+                Decision::Wait(wait) => gateway.wait(wait, &mut record).await,
                 Decision::NoRoute => {
                     record.decided = Decided::NoRoute;
-                    return Err(Error::NoRoute);
+                    return record.refused(&Error::NoRoute, &visit.parts.headers);
                 }
                 Decision::Challenge(challenge) => {
                     record.route(challenge.route, Decided::Challenge);
                     record.reason = Some(challenge.cause.reason());
-                    return Ok(Box::pin(gateway.challenge(&visit, &challenge)).await);
+                    break gateway.challenge(&visit, &challenge).await;
                 }
                 Decision::Forbid(forbid) => {
                     record.route(forbid.route, Decided::Forbid);
                     record.reason = Some("rule");
-                    return Ok(explain::forbidden(&visit, forbid.session.identity()));
+                    break explain::forbidden(&visit, forbid.session.identity());
                 }
                 Decision::Permit(permit) => {
-                    record.route(permit.route(), Decided::Permit);
-                    return self.forward(visit, permit, body, record).await;
+                    let permit = (permit, gateway.clock.now());
+                    return self.forward(visit, permit, body, record).end(self).await;
                 }
                 Decision::Unavailable(unavailable) => {
                     record.route(unavailable.route, Decided::Unavailable);
                     record.reason = Some(unavailable.reason);
-                    return Ok(explain::unavailable(&visit, &unavailable));
+                    break explain::unavailable(&visit, &unavailable);
                 }
             };
+        };
+        record.closed(response)
+    }
+}
+
+/// How far a request has come without waiting.
+#[expect(clippy::large_enum_variant, reason = "the small one is the rare one")]
+enum Step<'a> {
+    /// It was given to a connection, or is to get one.
+    Sent(Errand<'a>),
+    /// Large: kept out of what is moved for every request.
+    Rare(Pin<Box<dyn Future<Output = Response<Body>> + 'a>>),
+}
+
+impl<'a> Step<'a> {
+    fn answered(response: Response<Body>) -> Self {
+        Self::rare(ready(response))
+    }
+
+    fn rare(rest: impl Future<Output = Response<Body>> + 'a) -> Self {
+        Self::Rare(Box::pin(rest))
+    }
+
+    /// The rest of the walk.
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` holds `self` twice")]
+    fn end(mut self, worker: &'a Worker) -> impl Future<Output = Response<Body>> + use<'a> {
+        async move {
+            match &mut self {
+                Self::Rare(rest) => rest.await,
+                Self::Sent(errand) => {
+                    let answer = (&mut errand.answer).await;
+                    match errand.came(worker, answer) {
+                        Ok(response) => response,
+                        Err(refused) => refused.await,
+                    }
+                }
+            }
         }
     }
 }
@@ -292,19 +359,14 @@ impl Handler for Worker {
         }
     }
 
-    async fn handle(&self, guest: &Guest, request: Request<RequestBody>) -> Response<Body> {
-        let (mut parts, body) = request.into_parts();
-        let mut record = Record::new(&self.gateway, guest.peer.address(), &parts);
-        let response = match self.walk(guest, &mut parts, body, &mut record).await {
-            Ok(response) => response,
-            Err(error) => {
-                record.reason = Some(error.reason());
-                error.log();
-                error.respond(&parts.headers)
-            }
-        };
-        record.close(response.status());
-        response
+    fn handle(
+        &self,
+        guest: &Guest,
+        parts: Parts,
+        body: RequestBody,
+    ) -> impl Future<Output = Response<Body>> {
+        let record = Record::new(&self.gateway, guest.peer.address(), &parts);
+        self.walk(guest, parts, body, record).end(self)
     }
 }
 

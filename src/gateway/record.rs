@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Method, StatusCode, Version};
+use http::{HeaderMap, Method, Response, StatusCode, Version};
 
-use super::Gateway;
+use super::{Body, Error, Gateway};
 use crate::access::Route;
 use crate::telemetry::{self, Decided};
 
@@ -26,6 +26,8 @@ pub(super) struct Record<'a> {
     pub(super) decided: Decided,
     pub(super) reason: Option<&'static str>,
     upstream_duration: Option<Duration>,
+    /// When it was answered, where the clock was read then anyway.
+    answered: Option<Instant>,
     waited: Option<Duration>,
 }
 
@@ -44,6 +46,7 @@ impl<'a> Record<'a> {
             decided: Decided::Refuse,
             reason: None,
             upstream_duration: None,
+            answered: None,
             waited: None,
         }
     }
@@ -59,15 +62,27 @@ impl<'a> Record<'a> {
         self.waited = Some(self.waited.unwrap_or_default().saturating_add(duration));
     }
 
-    /// Notes how long the upstream took; of a request that is sent once more, both times together.
-    pub(super) fn at_upstream(&mut self, duration: Duration) {
+    /// Notes that the upstream, asked at `since`, has answered now; of a request that is sent once
+    /// more, both times count together.
+    pub(super) fn at_upstream(&mut self, since: Instant) {
+        let now = self.gateway.clock.instant();
+        let took = now.saturating_duration_since(since);
         let before = self.upstream_duration.unwrap_or_default();
-        self.upstream_duration = Some(before.saturating_add(duration));
+        self.upstream_duration = Some(before.saturating_add(took));
+        self.answered = Some(now);
     }
 
-    /// Ends the record with the status of the answer.
-    pub(super) fn close(mut self, status: StatusCode) {
-        self.status = Some(status);
+    /// Notes that the request is answered. The record ends with whoever has it.
+    pub(super) fn closed(&mut self, response: Response<Body>) -> Response<Body> {
+        self.status = Some(response.status());
+        response
+    }
+
+    /// The answer to a request that ends with an error; `headers` are the request's.
+    pub(super) fn refused(&mut self, error: &Error, headers: &HeaderMap) -> Response<Body> {
+        self.reason = Some(error.reason());
+        error.log();
+        self.closed(error.respond(headers))
     }
 }
 
@@ -81,11 +96,10 @@ impl Drop for Record<'_> {
             None => Some("client_gone"),
         });
         let status = self.status.unwrap_or_else(gone);
-        let duration = self
-            .gateway
-            .clock
-            .instant()
-            .saturating_duration_since(self.started);
+        let ended = self
+            .answered
+            .unwrap_or_else(|| self.gateway.clock.instant());
+        let duration = ended.saturating_duration_since(self.started);
         let index = self.route.map(Route::index);
         self.gateway
             .metrics

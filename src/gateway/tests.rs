@@ -1,3 +1,5 @@
+use http::Request;
+
 use super::*;
 
 fn parts(method: &str, fields: &[(&str, &str)]) -> Parts {

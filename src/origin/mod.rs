@@ -29,7 +29,7 @@ pub use connector::{Connector, Stream};
 pub use kept::KeptHead;
 pub use limit::Limit;
 pub use name::{Origin, ParseOriginError};
-pub use pool::{Pool, Times};
+pub use pool::{Pool, Sending, Times};
 
 /// A cause that came through a foreign interface.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;

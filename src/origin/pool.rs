@@ -3,13 +3,15 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
@@ -44,7 +46,10 @@ pub struct Times {
     pub idle: Duration,
 }
 
-/// One worker's connections to one origin; clones share them. Lives in a `LocalSet`.
+/// The way to the response of a request that was given to a [`Pool`].
+pub type Sending<B> = Pin<Box<dyn Future<Output = Result<Response<ResponseBody<B>>, Error>>>>;
+
+/// One worker's connections to one origin; clones share them. Lives where local tasks are spawned.
 ///
 /// A connection is used again only if everything about its last exchange was in order: request
 /// sent and response read to their clean ends, HTTP/1.1 spoken, nothing announced twice, not one
@@ -72,7 +77,7 @@ where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError>,
 {
-    /// An empty pool. Panics outside a `LocalSet`, like everything that spawns local tasks.
+    /// An empty pool. Panics where no local task can be spawned.
     pub fn new(connector: Arc<Connector>, limit: Arc<Limit>, times: Times) -> Self {
         let wanted = limit.wanted();
         let shared = Rc::new(Shared {
@@ -106,10 +111,7 @@ where
     ///
     /// Dropping the future closes the connection; the origin may have acted. A connection that rests
     /// gets the request at once, before the future is polled.
-    pub fn send(
-        &self,
-        request: Request<B>,
-    ) -> impl Future<Output = Result<Response<ResponseBody<B>>, Error>> + use<B> {
+    pub fn send(&self, request: Request<B>) -> Sending<B> {
         let (mut parts, body) = request.into_parts();
         parts.version = Version::HTTP_11;
         parts.uri = origin_form(parts.uri);
@@ -120,25 +122,15 @@ where
         let request = Request::from_parts(parts, upload);
         let shared = Rc::clone(&self.0);
         // No future holds a request that need not wait: it is large, and futures are moved.
-        let begun = match shared.rested() {
-            Some(connection) => Ok(Exchange::begin(connection, request, pulse)),
-            None => Err((Box::new(request), pulse)),
-        };
-        // Each layer above awaits this, and has room for what it awaits twice.
-        Box::pin(async move {
-            let exchange = match begun {
-                Ok(exchange) => exchange,
-                Err((request, pulse)) => {
-                    // Rare and large: kept out of every request's own state.
-                    let connection = Box::pin(shared.fresh()).await?;
-                    Exchange::begin(connection, *request, pulse)
-                }
-            };
-            match exchange.answer(&shared).await {
-                Ok(response) => Ok(response),
-                Err(failed) => Box::pin(shared.send_again(failed)).await,
-            }
-        })
+        match shared.rested() {
+            Some(connection) => Exchange::begin(connection, request, pulse).end(shared),
+            None => Box::pin(async move {
+                let connection = shared.fresh().await?;
+                Exchange::begin(connection, request, pulse)
+                    .end(shared)
+                    .await
+            }),
+        }
     }
 
     /// How many connections rest in this pool.
@@ -160,13 +152,11 @@ struct Exchange<B: 'static> {
     connection: Box<Connection<B>>,
     sent: Sent<B>,
     pulse: Option<Rc<Pulse>>,
-    /// The request's first line, if the origin may get it twice.
-    replayable: Option<(Method, Uri)>,
 }
 
 /// hyper gives back a request of which nothing was sent.
-type Sent<B> =
-    Pin<Box<dyn Future<Output = Result<Response<Incoming>, TrySendError<Request<Upload<B>>>>>>>;
+type Answer<B> = Result<Response<Incoming>, TrySendError<Request<Upload<B>>>>;
+type Sent<B> = Pin<Box<dyn Future<Output = Answer<B>>>>;
 
 impl<B> Exchange<B>
 where
@@ -178,34 +168,50 @@ where
         request: Request<Upload<B>>,
         pulse: Option<Rc<Pulse>>,
     ) -> Self {
-        let replayable = (connection.used && pulse.is_none() && request.method().is_safe())
-            .then(|| (request.method().clone(), request.uri().clone()));
-        connection.wire.begin(replayable.is_some());
+        // Whether the origin may get it twice.
+        let replayable = connection.used && pulse.is_none() && request.method().is_safe();
+        connection.wire.begin(replayable);
         let sent = Box::pin(connection.sender.try_send_request(request));
         Self {
             connection,
             sent,
             pulse,
-            replayable,
         }
     }
 
-    async fn answer(
-        mut self,
-        pool: &Rc<Shared<B>>,
-    ) -> Result<Response<ResponseBody<B>>, Failed<B>> {
+    /// Waits for the response, and sends the request once more where that may be.
+    fn end(mut self, pool: Rc<Shared<B>>) -> Sending<B> {
+        Box::pin(async move {
+            let answer = self.answer(pool.times.head).await;
+            match self.settle(answer, &pool) {
+                Ok(response) => Ok(response),
+                Err(failed) => Box::pin(pool.send_again(failed)).await,
+            }
+        })
+    }
+
+    /// What hyper says, or nothing in time.
+    async fn answer(&mut self, limit: Duration) -> Option<Answer<B>> {
         let Connection {
             patience, since, ..
         } = &mut *self.connection;
-        let answer = tokio::select! {
-            biased;
-            answer = &mut self.sent => answer,
-            () = patience.end(*since, pool.times.head, self.pulse.as_ref()) =>
-                return Err(self.fail(Error::HeadTimeout)),
-        };
+        let mut late = pin!(patience.end(*since, limit, self.pulse.as_ref()));
+        poll_fn(|cx| match self.sent.as_mut().poll(cx) {
+            Poll::Ready(answer) => Poll::Ready(Some(answer)),
+            Poll::Pending => late.as_mut().poll(cx).map(|()| None),
+        })
+        .await
+    }
+
+    fn settle(
+        mut self,
+        answer: Option<Answer<B>>,
+        pool: &Rc<Shared<B>>,
+    ) -> Result<Response<ResponseBody<B>>, Failed<B>> {
         let (mut parts, incoming) = match answer {
-            Ok(response) => response.into_parts(),
-            Err(refused) => return Err(self.refused(refused)),
+            Some(Ok(response)) => response.into_parts(),
+            Some(Err(refused)) => return Err(self.refused(refused)),
+            None => return Err(self.fail(Error::HeadTimeout)),
         };
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(self.fail(Error::UnaskedUpgrade));
@@ -226,11 +232,10 @@ where
         Ok(Response::from_parts(parts, body))
     }
 
-    fn refused(mut self, mut refused: TrySendError<Request<Upload<B>>>) -> Failed<B> {
+    fn refused(self, mut refused: TrySendError<Request<Upload<B>>>) -> Failed<B> {
         let unsent = refused.take_message();
         let again = unsent.or_else(|| {
-            let (method, uri) = self.replayable.take()?;
-            let parts = self.connection.wire.unanswered(method, uri)?;
+            let parts = self.connection.wire.unanswered()?;
             Some(Request::from_parts(parts, Upload::empty()))
         });
         let error = Pulse::explain(self.pulse.as_ref(), refused.into_error());
@@ -262,8 +267,9 @@ where
         let request = failed.again.ok_or(failed.error)?;
         tracing::debug!("A request met a stale connection and is sent on another");
         let connection = self.fresh().await?;
-        let again = Exchange::begin(connection, *request, failed.pulse);
-        again.answer(self).await.map_err(|failed| failed.error)
+        let mut again = Exchange::begin(connection, *request, failed.pulse);
+        let answer = again.answer(self.times.head).await;
+        again.settle(answer, self).map_err(|failed| failed.error)
     }
 
     /// The connection that rested for the shortest time, if it is still good.
@@ -328,9 +334,15 @@ where
             .handshake(TokioIo::new(stream))
             .await
             .map_err(Error::Broken)?;
+        let passing = Rc::clone(&wire);
         let task = spawn_local(async move {
             // The socket is closed before its permit is free.
             let _permit = permit;
+            let mut connection = pin!(connection);
+            let connection = poll_fn(|cx| {
+                passing.look_again();
+                connection.as_mut().poll(cx)
+            });
             if let Err(error) = connection.await {
                 tracing::debug!(error = %error, "A connection to an origin ended with an error");
             }
@@ -352,7 +364,7 @@ impl<B> Shared<B> {
     /// worker's requests by handing it on, another worker's by closing it.
     fn take_back(&self, mut connection: Box<Connection<B>>) {
         connection.since = Instant::now();
-        if !connection.is_good(connection.since, self.times.idle) {
+        if !connection.sender.is_ready() || self.times.idle.is_zero() {
             return;
         }
         let elsewhere = self.limit.waiting() > self.waiting.get();

@@ -21,6 +21,9 @@ use super::kept::field;
 #[derive(Default)]
 pub(super) struct Wire {
     heard: Cell<bool>,
+    /// Nothing is there to be read, and nothing will be while the connection's task runs: what the
+    /// runtime hears of sockets it hears between tasks. hyper asks several times.
+    quiet: Cell<bool>,
     noting: Cell<bool>,
     /// Wiped when the connection goes; before, by whatever comes next.
     head: RefCell<Zeroizing<Vec<u8>>>,
@@ -34,18 +37,26 @@ impl Wire {
         self.forget();
     }
 
-    /// The head that was written, if not one byte of an answer came. It is a request without content.
-    pub(super) fn unanswered(&self, method: Method, uri: Uri) -> Option<Parts> {
+    /// The connection's task runs again.
+    pub(super) fn look_again(&self) {
+        self.quiet.set(false);
+    }
+
+    /// The head that was written, if it was noted and not one byte of an answer came. It is a request
+    /// without content.
+    pub(super) fn unanswered(&self) -> Option<Parts> {
         if self.heard.get() {
             return None;
         }
         let head = self.head.borrow();
         let whole = head.strip_suffix(b"\r\n\r\n")?;
+        let mut lines = whole.split(|byte| *byte == b'\n');
         let (mut parts, ()) = Request::new(()).into_parts();
-        parts.method = method;
-        parts.uri = uri;
+        let mut words = lines.next()?.split(|byte| *byte == b' ');
+        parts.method = Method::from_bytes(words.next()?).ok()?;
+        parts.uri = Uri::try_from(words.next()?).ok()?;
         parts.version = Version::HTTP_11;
-        for line in whole.split(|byte| *byte == b'\n').skip(1) {
+        for line in lines {
             let (name, mut value) = field(line)?;
             // Which of them were is not on the wire.
             value.set_sensitive(true);
@@ -92,8 +103,12 @@ impl AsyncRead for Watched {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.wire.quiet.get() {
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         let outcome = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.wire.quiet.set(outcome.is_pending());
         if buf.filled().len() > before {
             self.wire.hears();
         }
@@ -132,7 +147,7 @@ mod tests {
     }
 
     fn unanswered(wire: &Wire) -> Option<Parts> {
-        wire.unanswered(Method::GET, Uri::from_static("/a:b"))
+        wire.unanswered()
     }
 
     #[test]

@@ -179,12 +179,12 @@ fn answer<H: Handler>(
     let exchange = state.begin(protocol);
     let handler = Rc::clone(&serving.handler);
     let guest = Rc::clone(&serving.guest);
-    let request =
-        request.map(|body| RequestBody::new(body, &state, deadlines.body_window, limits.body_rate));
-    let fields = request.headers();
+    let (head, body) = request.into_parts();
+    let body = RequestBody::new(body, &state, deadlines.body_window, limits.body_rate);
+    let fields = &head.headers;
     let too_many = fields.len() > limits.fields && count(fields) > limits.fields;
     // Over HTTP/2 the library leaves it to us that a HEAD has no content (RFC 9110 section 9.3.2).
-    let without_content = protocol == Protocol::Http2 && *request.method() == Method::HEAD;
+    let without_content = protocol == Protocol::Http2 && head.method == Method::HEAD;
     async move {
         if too_many {
             let mut response = Response::new(ResponseBody::empty(exchange));
@@ -192,7 +192,7 @@ fn answer<H: Handler>(
             return Ok(response);
         }
         let witness = Witness(state.peer);
-        let response = handler.handle(&guest, request).await;
+        let response = handler.handle(&guest, head, body).await;
         drop(witness);
         if without_content {
             return Ok(head_of(response, exchange));

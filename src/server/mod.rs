@@ -21,7 +21,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::Response;
+use http::request::Parts;
 use http_body::Body;
 
 use crate::tls::Acceptor;
@@ -168,7 +169,8 @@ pub trait Handler: 'static {
     fn handle(
         &self,
         guest: &Self::Guest,
-        request: Request<RequestBody>,
+        head: Parts,
+        body: RequestBody,
     ) -> impl Future<Output = Response<Self::Body>>;
 }
 

@@ -20,7 +20,9 @@ mod tests;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -186,11 +188,8 @@ impl Upstream {
 
     /// Completes what the framing of the app's request needs and the client's lacked.
     fn prepare<B: Body>(&self, request: &mut Request<B>) {
-        if !self.preserve_host || !request.headers().contains_key(HOST) {
-            let public = request.uri().authority().filter(|_| self.preserve_host);
-            let host = public
-                .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
-                .unwrap_or_else(|| self.origin().host_value().clone());
+        if !self.preserve_host {
+            let host = self.origin().host_value().clone();
             request.headers_mut().insert(HOST, host);
         }
         // RFC 9110 section 8.6 asks for it, and old servers insist (411). HTTP/2 does not carry it.
@@ -221,7 +220,24 @@ impl fmt::Debug for Upstream {
     }
 }
 
-/// One worker's connections to all apps. Lives in the worker's `LocalSet`.
+/// The way to the answer of a request that was sent on.
+pub struct Answering<B: 'static>(origin::Sending<B>);
+
+impl<B: 'static> Future for Answering<B> {
+    type Output = Result<Response<ResponseBody<B>>, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx).map_err(Error::from)
+    }
+}
+
+impl<B: 'static> fmt::Debug for Answering<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answering").finish_non_exhaustive()
+    }
+}
+
+/// One worker's connections to all apps. Lives where local tasks are spawned: on the worker.
 pub struct Pools<B: 'static>(RefCell<BTreeMap<usize, Known<B>>>);
 
 struct Known<B: 'static> {
@@ -242,7 +258,7 @@ where
 
     /// Sends `request` to the app and returns once the response head is there; the response body
     /// streams. The request's fields are as the app is to see them, hop-by-hop fields gone; its
-    /// `Host` is passed on unless the settings say otherwise.
+    /// `Host`, which has to be there, is passed on unless the settings say otherwise.
     ///
     /// Errors of the response body are [`origin::Error`]s; a body that broke never ends cleanly.
     ///
@@ -254,14 +270,9 @@ where
     ///
     /// Dropping the future closes the connection; the app may have acted, even if it was never
     /// polled.
-    pub fn send(
-        &self,
-        upstream: &Arc<Upstream>,
-        mut request: Request<B>,
-    ) -> impl Future<Output = Result<Response<ResponseBody<B>>, Error>> + use<B> {
+    pub fn send(&self, upstream: &Arc<Upstream>, mut request: Request<B>) -> Answering<B> {
         upstream.prepare(&mut request);
-        let answer = self.of(upstream).send(request);
-        async move { Ok(answer.await?) }
+        Answering(self.of(upstream).send(request))
     }
 
     /// The pool for `upstream`. Upstreams that nobody holds any more (the settings were reloaded)

@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
@@ -101,8 +102,8 @@ impl Handler for Site {
 
     fn greet(&self, _connection: Connection) {}
 
-    async fn handle(&self, (): &(), request: Request<RequestBody>) -> Response<Pieces> {
-        let path = request.uri().path().to_owned();
+    async fn handle(&self, (): &(), head: Parts, body: RequestBody) -> Response<Pieces> {
+        let path = head.uri.path().to_owned();
         self.0.events.send(Event::Entered(path.clone())).unwrap();
         let visit = Visit {
             path,
@@ -132,8 +133,8 @@ impl Handler for Site {
                 }
                 Response::new(Pieces::of(&["unblocked"]))
             }
-            "/count" => count(request.into_body(), u64::MAX).await,
-            "/count-1000" => count(request.into_body(), 1000).await,
+            "/count" => count(body, u64::MAX).await,
+            "/count-1000" => count(body, 1000).await,
             "/early" => respond(StatusCode::UNAUTHORIZED, "early"),
             _ => Response::new(Pieces::of(&["hel", "lo"])),
         }
