@@ -101,6 +101,7 @@ class Load:
         self.stage = stage
         self.app = app
         self.seconds = seconds
+        self.awake = stage.keep("awake", machine.Awake())
         # The certificate is one that nobody vouches for, and nothing secret goes this way.
         self.tls = ssl.create_default_context()
         self.tls.check_hostname = False
@@ -172,10 +173,11 @@ class Load:
         before = self.accounts(proxy, app)
         seen = generate(peer, figure, self.seconds)
         spent = [now - then for now, then in zip(self.accounts(proxy, app), before)]
-        proxy_cpu, app_cpu, generator_cpu, busy, steal, wall = spent
+        proxy_cpu, app_cpu, generator_cpu, awake_cpu, busy, steal, wall = spent
         # One of them is the question itself.
         reached = self.app_requests() - requests - 1
-        foreign = max(0.0, busy - proxy_cpu - app_cpu - generator_cpu) / wall
+        known_cpu = proxy_cpu + app_cpu + generator_cpu + awake_cpu
+        foreign = max(0.0, busy - known_cpu) / wall
         wrong += seen.problems
         if not 0 <= reached - seen.requests <= 2 * figure.connections:
             wrong.append(f"{reached} requests reached the app, {seen.requests} were answered")
@@ -193,13 +195,13 @@ class Load:
             wrong,
         )
 
-    @staticmethod
-    def accounts(proxy, app):
+    def accounts(self, proxy, app):
         generators = resource.getrusage(resource.RUSAGE_CHILDREN)
         return (
             machine.cpu_seconds(proxy),
             machine.cpu_seconds(app),
             generators.ru_utime + generators.ru_stime,
+            machine.cpu_seconds(self.awake.pids()),
             *machine.busy_seconds(),
             time.monotonic(),
         )

@@ -97,6 +97,7 @@ class Scaling:
         self.memory = []
 
     def prepare(self):
+        self.stage.keep("awake", machine.Awake())
         self.app, token_port = free_port(), free_port()
         answer = json.dumps(
             {

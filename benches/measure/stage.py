@@ -123,6 +123,11 @@ class Stage:
         self.processes[name] = process
         return process.listens(port)
 
+    def keep(self, name, process):
+        """Stops this, too, at the end."""
+        self.processes[name] = process
+        return process
+
     def start_provider(self):
         """Starts `sidegate demo` and reads what it tells its own gateway of the provider."""
         port = free_port()
