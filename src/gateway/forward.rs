@@ -125,7 +125,10 @@ impl<'a> Errand<'a> {
         });
         match refused {
             None => Ok(self.record.closed(cleaned(answer))),
-            Some(refused) => Err(self.recover(worker, answer, refused)),
+            Some(refused) => {
+                self.record.goes_on();
+                Err(self.recover(worker, answer, refused))
+            }
         }
     }
 

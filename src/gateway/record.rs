@@ -72,6 +72,11 @@ impl<'a> Record<'a> {
         self.answered = Some(now);
     }
 
+    /// Notes that what the upstream answered is not the end.
+    pub(super) fn goes_on(&mut self) {
+        self.answered = None;
+    }
+
     /// Notes that the request is answered. The record ends with whoever has it.
     pub(super) fn closed(&mut self, response: Response<Body>) -> Response<Body> {
         self.status = Some(response.status());
