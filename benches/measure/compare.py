@@ -21,7 +21,7 @@ RULE = (
     "many requests as were answered, and the proxy's answer just before was the app's, byte for "
     "byte, with its token arriving. A window is disturbed, and does not count, if everything else "
     f"on the machine took more than {MOST_FOREIGN:.0%} of a core. A ratio is of two windows of one "
-    "round that both count."
+    "round that both count. The cores of app and load are kept awake."
 )
 # Those that listen with TLS, too.
 BY_TLS = ("nginx", "haproxy", "sidegate")

@@ -42,7 +42,8 @@ class Awake:
 
     def __init__(self):
         cores = OTHER_CORES - PROXY_CORES
-        self.running = [subprocess.Popen([sys.executable, "-c", YIELDING, str(core)]) for core in cores]
+        yielding = [sys.executable, "-c", YIELDING]
+        self.running = [subprocess.Popen([*yielding, str(core)]) for core in cores]
 
     def pids(self):
         return [process.pid for process in self.running]
