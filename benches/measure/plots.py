@@ -112,7 +112,7 @@ def scaling(results, path):
             )
             if name != "workers":
                 axes.set_xscale("log")
-            axes.set_xticks(steps, [f"{step:,}" for step in steps])
+            axes.set_xticks(steps, [short(step) for step in steps])
             axes.minorticks_off()
             axes.set_ylim(0, 1.25 * max(point["quartiles"][1] for point in points))
             axes.grid(color=GRID)
@@ -121,3 +121,11 @@ def scaling(results, path):
             axes.set_ylabel("CPU per request, us")
         figure.tight_layout(h_pad=2)
         save(figure, path)
+
+
+def short(number):
+    """A round number that leaves room for its neighbours."""
+    for size, unit in ((1_000_000, "M"), (1000, "k")):
+        if number >= size:
+            return f"{number // size}{unit}"
+    return str(number)
