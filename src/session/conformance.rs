@@ -1,14 +1,11 @@
 //! What holds for sessions wherever they are kept. Every test runs once for each store.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use proptest::prelude::*;
 use tokio::task::JoinSet;
 
-use super::index::{Index, People};
 use super::tests::{Kit, NOW, clock, found, live, login, open, person, session, tokens};
 use super::*;
 use crate::clock::Clock;
@@ -473,148 +470,5 @@ async fn x_16_a_clock_that_is_set_ends_sessions_rather_than_making_them_last() {
         assert!(!live(&sessions, &late, year_2026.plus(minute)).await);
         let never = open(&sessions, "never", Timestamp::MAX).await;
         assert!(!live(&sessions, &never, Timestamp::MAX).await);
-    }
-}
-
-/// What people do, in any order.
-#[derive(Clone, Debug)]
-enum Step {
-    Open(usize),
-    OpenInstead(usize),
-    Replace(usize),
-    ReplaceStale(usize),
-    End(usize),
-    EndVersion(usize),
-    Restart,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let place = 0..6_usize;
-    prop_oneof![
-        4 => place.clone().prop_map(Step::Open),
-        1 => place.clone().prop_map(Step::OpenInstead),
-        6 => place.clone().prop_map(Step::Replace),
-        2 => place.clone().prop_map(Step::ReplaceStale),
-        2 => place.clone().prop_map(Step::End),
-        1 => place.prop_map(Step::EndVersion),
-        2 => Just(Step::Restart),
-    ]
-}
-
-/// What should be: ids by place, each with its version.
-async fn take(kit: &Kit, steps: Vec<Step>) {
-    let mut sessions = kit.start(NOW);
-    let mut ids: HashMap<usize, (SessionId, u64)> = HashMap::new();
-    for step in steps {
-        match step {
-            Step::Open(place) | Step::OpenInstead(place) => {
-                let instead = matches!(step, Step::OpenInstead(_));
-                let before = ids.get(&place).map(|(id, _)| id.key());
-                if before.is_some() && !instead {
-                    continue;
-                }
-                let new = NewSession {
-                    replaces: before.into_iter().collect(),
-                    ..login(&place.to_string())
-                };
-                let id = sessions.open(new, NOW).await.unwrap();
-                ids.insert(place, (id, 0));
-            }
-            Step::Replace(place) | Step::ReplaceStale(place) => {
-                let Some((id, version)) = ids.get_mut(&place) else {
-                    continue;
-                };
-                let held = session(&sessions, id).await;
-                *version = version.saturating_add(1);
-                let next = tokens(&format!("token-{version}"));
-                let replaced = sessions.replace(&held, next, None).await.unwrap();
-                assert!(matches!(replaced, Replaced::Stored(_)));
-                if matches!(step, Step::ReplaceStale(_)) {
-                    let replaced = sessions.replace(&held, tokens("stale"), None).await;
-                    assert!(matches!(replaced, Ok(Replaced::Newer(_))));
-                }
-            }
-            Step::End(place) | Step::EndVersion(place) => {
-                let Some((id, _)) = ids.remove(&place) else {
-                    continue;
-                };
-                let held = session(&sessions, &id).await;
-                if matches!(step, Step::End(_)) {
-                    sessions.end(&id.key()).await.unwrap();
-                } else {
-                    let ended = sessions.end_version(&held).await;
-                    assert!(matches!(ended, Ok(EndedVersion::Ended)));
-                }
-                assert!(!live(&sessions, &id, NOW).await);
-            }
-            Step::Restart if kit.is_durable() => {
-                sessions.close().await.unwrap();
-                sessions = kit.start(NOW);
-            }
-            Step::Restart => {}
-        }
-        assert_eq!(sessions.count(), u64::try_from(ids.len()).unwrap());
-        for (id, version) in ids.values() {
-            let session = session(&sessions, id).await;
-            let token = format!("token-{version}");
-            assert_eq!(session.version(), *version);
-            assert_eq!(session.tokens().access_token(), token);
-        }
-    }
-}
-
-/// The parts of a person's key, short and of few characters, so that many are near each other.
-fn near() -> impl Strategy<Value = String> {
-    let characters = prop::sample::select(vec!['a', 'b', '/', ':', '|', ',', '.', ' ']);
-    prop::collection::vec(characters, 1..5).prop_map(String::from_iter)
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn sessions_are_what_was_done_to_them(steps in prop::collection::vec(step(), 1..60)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let mut crowded = Kit::disk();
-        // Room for every other one.
-        crowded.settings.capacity = 1600;
-        for kit in Kit::every().into_iter().chain([crowded]) {
-            runtime.block_on(take(&kit, steps.clone()));
-        }
-    }
-
-    #[test]
-    fn g_11_no_two_people_share_a_place_in_the_index(
-        people in prop::collection::vec((near(), near()), 1000)
-    ) {
-        let (mut index, told) = (Index::default(), People::default());
-        let (mut known, mut keys, mut by_key) = (HashMap::new(), HashSet::new(), HashMap::new());
-        for (issuer, subject) in people {
-            let identity = Identity { subject: Claim::new(&subject), ..Identity::nameless(&issuer) };
-            let Some(told_apart) = identity.subject.as_ref().map(|claim| claim.as_str().to_owned()) else {
-                continue;
-            };
-            let id = SessionId::random(Instance::random().unwrap()).unwrap();
-            prop_assert!(keys.insert(id.key()), "a key came twice");
-            let person = told.of(&identity).unwrap();
-            let rank = Rank { person: Some(person), ends_at: Timestamp::MAX, key: id.key() };
-            let contents = Contents {
-                version: 0,
-                provider: "op".into(),
-                identity,
-                tokens: tokens("token"),
-                opened_at: Timestamp::default(),
-            };
-            let session = Arc::new(Stored::new(rank, Timestamp::default(), &contents));
-            // With a place for one, everybody pushes out themselves alone.
-            let pushed = index.surplus(person, 1, &[]);
-            for key in &pushed {
-                prop_assert!(index.remove(key, by_key.remove(key)).is_some());
-            }
-            by_key.insert(id.key(), Arc::clone(&session));
-            index.insert(session);
-            let before = known.insert((issuer, told_apart), id.key());
-            prop_assert_eq!(pushed, Vec::from_iter(before));
-        }
     }
 }

@@ -212,9 +212,26 @@ impl PartialEq for Ranked {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{HashMap, HashSet};
+
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::identity::Claim;
     use crate::session::record::Contents;
     use crate::session::tests::{person, tokens};
+    use crate::session::{Instance, SessionId};
+
+    fn stored(rank: Rank, identity: Identity) -> Arc<Stored> {
+        let contents = Contents {
+            version: 0,
+            provider: "op".into(),
+            identity,
+            tokens: tokens("token"),
+            opened_at: Timestamp::default(),
+        };
+        Arc::new(Stored::new(rank, Timestamp::default(), &contents))
+    }
 
     /// `people` people with `each` sessions, which end one after the other.
     fn index(people: u32, each: u32) -> Index {
@@ -229,15 +246,7 @@ mod tests {
                 ends_at: Timestamp::from_millis(number.into()),
                 key: SessionKey::from_bytes(key),
             };
-            let contents = Contents {
-                version: 0,
-                provider: "op".into(),
-                identity,
-                tokens: tokens("token"),
-                opened_at: Timestamp::default(),
-            };
-            let stored = Stored::new(rank, Timestamp::default(), &contents);
-            index.insert(Arc::new(stored));
+            index.insert(stored(rank, identity));
         }
         index
     }
@@ -246,7 +255,7 @@ mod tests {
     fn a_walk_comes_by_every_session_once_and_begins_anew() {
         let mut index = index(3, 1500);
         for _round in 0..2 {
-            let (mut seen, mut stops) = (std::collections::HashSet::new(), Vec::new());
+            let (mut seen, mut stops) = (HashSet::new(), Vec::new());
             for _walk in 0..2 {
                 let (part, walked) = index.walk(5000, |_| true);
                 stops.push((part.len(), walked));
@@ -285,5 +294,43 @@ mod tests {
         index.replace(&first);
         assert!(!index.has(&first));
         assert_eq!((index.len(), index.away.len()), (3, 0));
+    }
+
+    /// The parts of a person's key, short and of few characters, so that many are near each other.
+    fn near() -> impl Strategy<Value = String> {
+        let characters = prop::sample::select(vec!['a', 'b', '/', ':', '|', ',', '.', ' ']);
+        prop::collection::vec(characters, 1..5).prop_map(String::from_iter)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn g_11_no_two_people_share_a_place_in_the_index(
+            people in prop::collection::vec((near(), near()), 1000)
+        ) {
+            let (mut index, told) = (Index::default(), People::default());
+            let (mut known, mut keys, mut by_key) = (HashMap::new(), HashSet::new(), HashMap::new());
+            for (issuer, subject) in people {
+                let identity = Identity { subject: Claim::new(&subject), ..Identity::nameless(&issuer) };
+                let Some(told_apart) = identity.subject.as_ref().map(|claim| claim.as_str().to_owned()) else {
+                    continue;
+                };
+                let id = SessionId::random(Instance::random().unwrap()).unwrap();
+                prop_assert!(keys.insert(id.key()), "a key came twice");
+                let person = told.of(&identity).unwrap();
+                let rank = Rank { person: Some(person), ends_at: Timestamp::MAX, key: id.key() };
+                let session = stored(rank, identity);
+                // With a place for one, everybody pushes out themselves alone.
+                let pushed = index.surplus(person, 1, &[]);
+                for key in &pushed {
+                    prop_assert!(index.remove(key, by_key.remove(key)).is_some());
+                }
+                by_key.insert(id.key(), Arc::clone(&session));
+                index.insert(session);
+                let before = known.insert((issuer, told_apart), id.key());
+                prop_assert_eq!(pushed, Vec::from_iter(before));
+            }
+        }
     }
 }

@@ -113,3 +113,7 @@ impl Session {
         until.min(self.tokens().expires_at().unwrap_or(Timestamp::MAX))
     }
 }
+
+#[cfg(test)]
+#[path = "live_tests.rs"]
+mod tests;

@@ -472,4 +472,6 @@ impl Sessions {
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;

@@ -1,0 +1,70 @@
+//! Sessions that are used without a look-up.
+
+use std::time::Duration;
+
+use super::super::tests::{Kit, NOW, live, open, session, tokens};
+use crate::session::*;
+
+#[tokio::test]
+async fn a_session_can_be_used_without_a_look_up_while_it_stands_and_not_for_long() {
+    let kit = Kit::memory();
+    let sessions = kit.start(NOW);
+    let after = |seconds| NOW.plus(Duration::from_secs(seconds));
+    let id = open(&sessions, "a", NOW).await;
+    let held = session(&sessions, &id).await;
+    let still = |held: &Session, found, now| sessions.still(held, found, now);
+    // A tenth of the idle time, which is a minute here.
+    assert!(still(&held, NOW, after(5)));
+    assert!(!still(&held, NOW, after(6)));
+    // Nor when the clock was set back.
+    assert!(!still(&held, after(1), NOW));
+    // What was used without a look-up was used.
+    assert!(still(&held, after(50), after(55)));
+    assert!(live(&sessions, &id, after(100)).await);
+    assert!(!still(&held, after(170), after(170)));
+
+    let replaced = sessions.replace(&held, tokens("token-1"), None).await;
+    assert!(matches!(replaced, Ok(Replaced::Stored(_))));
+    assert!(!still(&held, NOW, NOW));
+    let second = session(&sessions, &id).await;
+    assert!(still(&second, NOW, NOW));
+    sessions.end(&id.key()).await.unwrap();
+    assert!(!still(&second, NOW, NOW));
+}
+
+#[tokio::test]
+async fn a_session_that_was_pushed_out_has_to_be_looked_up_again() {
+    let mut kit = Kit::memory();
+    kit.settings.capacity = 20 * 1024;
+    let sessions = kit.start(NOW);
+    let id = open(&sessions, "first", NOW).await;
+    let held = session(&sessions, &id).await;
+    assert!(sessions.still(&held, NOW, NOW));
+    for number in 0..300 {
+        open(&sessions, &number.to_string(), NOW).await;
+    }
+    sessions.maintain(NOW).await.unwrap();
+    assert!(sessions.pushed_out() > 200);
+    assert!(!sessions.still(&held, NOW, NOW));
+}
+
+#[tokio::test]
+async fn c_15_a_session_that_is_used_without_a_look_up_ends_by_its_deadlines() {
+    for kit in Kit::every() {
+        let sessions = kit.start(NOW);
+        let after = |seconds| NOW.plus(Duration::from_secs(seconds));
+        let (used, unused) = (
+            open(&sessions, "used", NOW).await,
+            open(&sessions, "unused", NOW).await,
+        );
+        let (used, unused) = (
+            session(&sessions, &used).await,
+            session(&sessions, &unused).await,
+        );
+        for second in 1..600 {
+            assert!(sessions.still(&used, after(second), after(second)));
+        }
+        assert!(!sessions.still(&used, after(600), after(600)));
+        assert!(!sessions.still(&unused, after(60), after(60)));
+    }
+}

@@ -1,0 +1,110 @@
+//! Whatever is done to sessions, in whatever order and store, they are what a small model says.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::tests::{Kit, NOW, live, login, session, tokens};
+use super::*;
+
+/// What people do, in any order.
+#[derive(Clone, Debug)]
+enum Step {
+    Open(usize),
+    OpenInstead(usize),
+    Replace(usize),
+    ReplaceStale(usize),
+    End(usize),
+    EndVersion(usize),
+    Restart,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let place = 0..6_usize;
+    prop_oneof![
+        4 => place.clone().prop_map(Step::Open),
+        1 => place.clone().prop_map(Step::OpenInstead),
+        6 => place.clone().prop_map(Step::Replace),
+        2 => place.clone().prop_map(Step::ReplaceStale),
+        2 => place.clone().prop_map(Step::End),
+        1 => place.prop_map(Step::EndVersion),
+        2 => Just(Step::Restart),
+    ]
+}
+
+/// What should be: ids by place, each with its version.
+async fn take(kit: &Kit, steps: Vec<Step>) {
+    let mut sessions = kit.start(NOW);
+    let mut ids: HashMap<usize, (SessionId, u64)> = HashMap::new();
+    for step in steps {
+        match step {
+            Step::Open(place) | Step::OpenInstead(place) => {
+                let instead = matches!(step, Step::OpenInstead(_));
+                let before = ids.get(&place).map(|(id, _)| id.key());
+                if before.is_some() && !instead {
+                    continue;
+                }
+                let new = NewSession {
+                    replaces: before.into_iter().collect(),
+                    ..login(&place.to_string())
+                };
+                let id = sessions.open(new, NOW).await.unwrap();
+                ids.insert(place, (id, 0));
+            }
+            Step::Replace(place) | Step::ReplaceStale(place) => {
+                let Some((id, version)) = ids.get_mut(&place) else {
+                    continue;
+                };
+                let held = session(&sessions, id).await;
+                *version = version.saturating_add(1);
+                let next = tokens(&format!("token-{version}"));
+                let replaced = sessions.replace(&held, next, None).await.unwrap();
+                assert!(matches!(replaced, Replaced::Stored(_)));
+                if matches!(step, Step::ReplaceStale(_)) {
+                    let replaced = sessions.replace(&held, tokens("stale"), None).await;
+                    assert!(matches!(replaced, Ok(Replaced::Newer(_))));
+                }
+            }
+            Step::End(place) | Step::EndVersion(place) => {
+                let Some((id, _)) = ids.remove(&place) else {
+                    continue;
+                };
+                let held = session(&sessions, &id).await;
+                if matches!(step, Step::End(_)) {
+                    sessions.end(&id.key()).await.unwrap();
+                } else {
+                    let ended = sessions.end_version(&held).await;
+                    assert!(matches!(ended, Ok(EndedVersion::Ended)));
+                }
+                assert!(!live(&sessions, &id, NOW).await);
+            }
+            Step::Restart if kit.is_durable() => {
+                sessions.close().await.unwrap();
+                sessions = kit.start(NOW);
+            }
+            Step::Restart => {}
+        }
+        assert_eq!(sessions.count(), u64::try_from(ids.len()).unwrap());
+        for (id, version) in ids.values() {
+            let session = session(&sessions, id).await;
+            let token = format!("token-{version}");
+            assert_eq!(session.version(), *version);
+            assert_eq!(session.tokens().access_token(), token);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn sessions_are_what_was_done_to_them(steps in prop::collection::vec(step(), 1..60)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let mut crowded = Kit::disk();
+        // Room for every other one.
+        crowded.settings.capacity = 1600;
+        for kit in Kit::every().into_iter().chain([crowded]) {
+            runtime.block_on(take(&kit, steps.clone()));
+        }
+    }
+}
