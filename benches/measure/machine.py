@@ -25,7 +25,7 @@ def place(cores):
 
     def placed():
         os.sched_setaffinity(0, cores)
-        if cores != PROXY_CORES:
+        if cores == OTHER_CORES != PROXY_CORES:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         if os.geteuid() == 0:
             os.setpriority(os.PRIO_PROCESS, 0, NICE)
