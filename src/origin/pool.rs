@@ -364,7 +364,7 @@ impl<B> Shared<B> {
     /// worker's requests by handing it on, another worker's by closing it.
     fn take_back(&self, mut connection: Box<Connection<B>>) {
         connection.since = Instant::now();
-        if !connection.sender.is_ready() || self.times.idle.is_zero() {
+        if !connection.is_good(connection.since, self.times.idle) {
             return;
         }
         let elsewhere = self.limit.waiting() > self.waiting.get();

@@ -137,6 +137,11 @@ impl AsyncWrite for Watched {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::{TcpListener, TcpStream};
+
     use super::*;
 
     fn noted(bytes: &[u8]) -> Wire {
@@ -146,14 +151,10 @@ mod tests {
         wire
     }
 
-    fn unanswered(wire: &Wire) -> Option<Parts> {
-        wire.unanswered()
-    }
-
     #[test]
     fn a_head_comes_back_as_it_was_written() {
         let head = b"GET /a:b HTTP/1.1\r\nhost: app\r\nx-two: 1\r\nx-two: 2\r\nx-empty: \r\nx-colons: :a:b\r\n\r\n";
-        let parts = unanswered(&noted(head)).unwrap();
+        let parts = noted(head).unanswered().unwrap();
         let mut lines: Vec<String> = parts
             .headers
             .iter()
@@ -183,17 +184,52 @@ mod tests {
         let wire = noted(head);
         wire.hears();
         assert!(wire.head.borrow().is_empty());
-        assert!(unanswered(&wire).is_none());
+        assert!(wire.unanswered().is_none());
         let wire = noted(head);
         wire.begin(false);
         wire.writes(head);
         assert!(wire.head.borrow().is_empty());
-        assert!(unanswered(&wire).is_none());
+        assert!(wire.unanswered().is_none());
     }
 
     #[test]
     fn half_a_head_is_not_sent_again() {
-        assert!(unanswered(&noted(b"GET /a:b HTTP/1.1\r\nhost: app\r\n")).is_none());
-        assert!(unanswered(&noted(b"")).is_none());
+        assert!(
+            noted(b"GET /a:b HTTP/1.1\r\nhost: app\r\n")
+                .unanswered()
+                .is_none()
+        );
+        assert!(noted(b"").unanswered().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_comes_is_read_in_the_next_run_of_the_task_and_its_waker_is_kept() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stream, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (mut origin, wire) = (accepted.unwrap().0, Rc::new(Wire::default()));
+        let mut watched = Watched::new(Stream::Plain(stream.unwrap()), Rc::clone(&wire));
+        let mut read = |cx: &mut Context<'_>| {
+            let mut bytes = [0; 8];
+            let mut buf = ReadBuf::new(&mut bytes);
+            let outcome = Pin::new(&mut watched).poll_read(cx, &mut buf);
+            outcome.map(|outcome| outcome.map(|()| buf.filled().to_vec()).unwrap())
+        };
+        let mut runs = 0_u32;
+        let came = poll_fn(|cx| {
+            runs = runs.saturating_add(1);
+            wire.look_again();
+            let first = read(cx);
+            if first.is_pending() {
+                // hyper asks again in the same run.
+                assert!(read(cx).is_pending());
+            }
+            first
+        });
+        let (came, sent) = tokio::join!(came, origin.write_all(b"here"));
+        sent.unwrap();
+        assert_eq!(came, b"here");
+        assert!(runs > 1);
+        assert!(wire.heard.get());
     }
 }
