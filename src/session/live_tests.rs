@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::tests::{Kit, NOW, live, open, session, tokens};
+use crate::session::tests::{Kit, NOW, live, open, session, tokens};
 use crate::session::*;
 
 #[tokio::test]
