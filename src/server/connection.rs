@@ -1,11 +1,14 @@
 //! One connection from its accept to its end.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
@@ -22,6 +25,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::body::{RequestBody, ResponseBody};
 use super::deadline::{Exchange, Phase, Protocol, State};
+use super::gather::Gather;
 use super::socket::{Plaintext, Socket};
 use super::{Handler, Limits, Settings};
 
@@ -96,12 +100,14 @@ where
     let io = TokioIo::new(Plaintext::new(stream, Rc::clone(&state), Protocol::Http1));
     let service = service_fn(move |request| answer(&serving, request, Protocol::Http1));
     let connection = pin!(builder.serve_connection(io, service));
+    let turn_ends = |_cx: &mut Context<'_>| Poll::Ready(Ok(()));
     // hyper would end a connection that had no request yet at once, its first request unread, and
     // one whose next head has begun: those are answered, with `Connection: close`.
     let may_close = || state.has_served() && state.phase() != Phase::Head;
     finish(
         &state,
         connection,
+        turn_ends,
         may_close,
         http1::Connection::graceful_shutdown,
     )
@@ -128,41 +134,49 @@ where
         .max_send_buf_size(BUFFER)
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_local_error_reset_streams(LOCAL_RESETS);
+    let stream = Gather::new(stream);
+    let gathered = stream.clone();
     let io = TokioIo::new(Plaintext::new(stream, Rc::clone(&state), Protocol::Http2));
     let service = service_fn(move |request| answer(&serving, request, Protocol::Http2));
     let connection = pin!(builder.serve_connection(io, service));
     finish(
         &state,
         connection,
+        |cx| gathered.poll_release(cx),
         || true,
         http2::Connection::graceful_shutdown,
     )
     .await;
 }
 
-/// Runs a connection to its end, and begins that end when it is asked to close.
+/// Runs a connection to its end, and begins that end when it is asked to close. After each of its
+/// turns `turn_ends` sends what is still held.
 async fn finish<C: Future<Output = hyper::Result<()>>>(
     state: &State,
     mut connection: Pin<&mut C>,
+    mut turn_ends: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
     may_close: impl Fn() -> bool,
     close: impl Fn(Pin<&mut C>),
 ) {
     let mut told = false;
     let result = poll_fn(|cx| {
         // First of all a request that has arrived is read: closing would leave it unanswered.
-        let polled = connection.as_mut().poll(cx);
-        if told || polled.is_ready() {
-            return polled;
+        let mut polled = connection.as_mut().poll(cx);
+        if !told && polled.is_pending() {
+            state.listen(cx.waker());
+            if state.is_closing() && may_close() {
+                told = true;
+                close(connection.as_mut());
+                polled = connection.as_mut().poll(cx);
+            }
         }
-        state.listen(cx.waker());
-        if state.is_closing() && may_close() {
-            told = true;
-            close(connection.as_mut());
-            return connection.as_mut().poll(cx);
+        match (turn_ends(cx), polled) {
+            (Poll::Ready(Err(error)), _) => Poll::Ready(Err(error.into())),
+            (_, polled) => polled.map_err(Box::from),
         }
-        polled
     });
-    if let Err(error) = result.await {
+    let result: Result<(), Box<dyn Error>> = result.await;
+    if let Err(error) = result {
         tracing::debug!(client.address = %state.peer, %error, "Connection ended with an error");
     }
 }

@@ -30,6 +30,7 @@ use crate::tls::Acceptor;
 mod body;
 mod connection;
 mod deadline;
+mod gather;
 mod listener;
 mod socket;
 mod worker;

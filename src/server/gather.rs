@@ -1,0 +1,290 @@
+//! What HTTP/2 writes in one turn of its connection leaves as one TLS record.
+//!
+//! h2 hands on each response by itself, though a connection's turn answers many: a record, a system
+//! call and a wake-up of the client for each of them. [`Gather`] holds them until the turn ends,
+//! which only the one who polls the connection knows: that one calls [`Gather::poll_release`].
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What is held at most: the content of one TLS record (RFC 8446 section 5.1).
+const RECORD: usize = 16 * 1024;
+/// Longer pieces are not held: a record of their own costs less than a copy.
+const SMALL: usize = 4 * 1024;
+
+/// A stream that holds small writes until they are released. Its clones are the same stream.
+#[derive(Debug)]
+pub(super) struct Gather<S>(Rc<RefCell<Held<S>>>);
+
+#[derive(Debug)]
+struct Held<S> {
+    stream: S,
+    /// It has room while something is held, and none between turns: most connections are idle.
+    bytes: Vec<u8>,
+    /// How many of `bytes` the stream has taken.
+    taken: usize,
+}
+
+impl<S> Gather<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self(Rc::new(RefCell::new(Held {
+            stream,
+            bytes: Vec::new(),
+            taken: 0,
+        })))
+    }
+}
+
+impl<S> Clone for Gather<S> {
+    fn clone(&self) -> Self {
+        Self(Rc::clone(&self.0))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Gather<S> {
+    /// Sends what is held. While the stream takes no more, the task of `cx` is woken when it does.
+    pub(super) fn poll_release(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut held = self.0.borrow_mut();
+        ready!(held.poll_release(cx))?;
+        Pin::new(&mut held.stream).poll_flush(cx)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Held<S> {
+    fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(rest @ [_, ..]) = self.bytes.get(self.taken..) {
+            let count = ready!(Pin::new(&mut self.stream).poll_write(cx, rest))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.taken = self.taken.saturating_add(count);
+        }
+        self.bytes = Vec::new();
+        self.taken = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Makes room for a piece; says whether it is to be held.
+    fn poll_room(&mut self, cx: &mut Context<'_>, piece: usize) -> Poll<io::Result<bool>> {
+        if piece > SMALL {
+            ready!(self.poll_release(cx))?;
+            return Poll::Ready(Ok(false));
+        }
+        if self.bytes.len().saturating_add(piece) > RECORD {
+            ready!(self.poll_release(cx))?;
+        }
+        if self.bytes.capacity() == 0 {
+            self.bytes.reserve_exact(RECORD);
+        }
+        Poll::Ready(Ok(true))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Gather<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0.borrow_mut().stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let held = &mut *self.0.borrow_mut();
+        if !ready!(held.poll_room(cx, buf.len()))? {
+            return Pin::new(&mut held.stream).poll_write(cx, buf);
+        }
+        held.bytes.extend_from_slice(buf);
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let held = &mut *self.0.borrow_mut();
+        let length = bufs.iter().map(|buf| buf.len()).sum();
+        if !ready!(held.poll_room(cx, length))? {
+            return Pin::new(&mut held.stream).poll_write_vectored(cx, bufs);
+        }
+        for buf in bufs {
+            held.bytes.extend_from_slice(buf);
+        }
+        Poll::Ready(Ok(length))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.borrow().stream.is_write_vectored()
+    }
+
+    /// What is held stays: it goes when the turn ends.
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let held = &mut *self.0.borrow_mut();
+        ready!(held.poll_release(cx))?;
+        Pin::new(&mut held.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+
+    use super::*;
+
+    /// A stream that notes the length of each write.
+    #[derive(Debug)]
+    struct Noted {
+        inner: DuplexStream,
+        writes: Rc<RefCell<Vec<usize>>>,
+    }
+
+    impl AsyncRead for Noted {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.inner).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for Noted {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            let count = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
+            self.writes.borrow_mut().push(count);
+            Poll::Ready(Ok(count))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.inner).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.inner).poll_shutdown(cx)
+        }
+    }
+
+    type Writes = Rc<RefCell<Vec<usize>>>;
+
+    /// A gathering stream into a pipe of `room` bytes, what it wrote, and the pipe's other end.
+    fn gathering(room: usize) -> (Gather<Noted>, Writes, DuplexStream) {
+        let (inner, client) = duplex(room);
+        let writes = Writes::default();
+        let noted = Noted {
+            inner,
+            writes: Rc::clone(&writes),
+        };
+        (Gather::new(noted), writes, client)
+    }
+
+    async fn release(gather: &Gather<Noted>) -> io::Result<()> {
+        poll_fn(|cx| gather.poll_release(cx)).await
+    }
+
+    /// What arrives until the stream is shut.
+    async fn arriving(mut client: DuplexStream) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        client.read_to_end(&mut bytes).await.unwrap();
+        bytes
+    }
+
+    #[tokio::test]
+    async fn the_writes_of_a_turn_leave_as_one() {
+        let (mut gather, writes, client) = gathering(64 * 1024);
+        gather.write_all(b"one, ").await.unwrap();
+        let pieces = [IoSlice::new(b"two, "), IoSlice::new(b"three")];
+        assert_eq!(gather.write_vectored(&pieces).await.unwrap(), 10);
+        gather.flush().await.unwrap();
+        assert!(writes.borrow().is_empty());
+        release(&gather).await.unwrap();
+        assert_eq!(*writes.borrow(), [15]);
+        // Idle connections keep no room.
+        assert_eq!(gather.0.borrow().bytes.capacity(), 0);
+        // With nothing to send nothing is written.
+        release(&gather).await.unwrap();
+        assert_eq!(*writes.borrow(), [15]);
+        drop(gather);
+        assert_eq!(arriving(client).await, b"one, two, three");
+    }
+
+    #[tokio::test]
+    async fn no_more_than_a_record_is_held_and_nothing_long() {
+        let (mut gather, writes, client) = gathering(256 * 1024);
+        let (small, large) = (vec![b's'; SMALL], vec![b'l'; SMALL + 1]);
+        for _ in 0..5 {
+            gather.write_all(&small).await.unwrap();
+        }
+        // Four of them fill a record; the fifth begins another.
+        assert_eq!(*writes.borrow(), [RECORD]);
+        gather.write_all(&large).await.unwrap();
+        assert_eq!(*writes.borrow(), [RECORD, SMALL, SMALL + 1]);
+        drop(gather);
+        let expected = [small.repeat(5), large].concat();
+        assert_eq!(arriving(client).await, expected);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_stops_the_writing_and_loses_nothing() {
+        let (mut gather, writes, client) = gathering(1000);
+        let piece = b"0123456789".repeat(100);
+        let sent = piece.repeat(40);
+        // The pipe has room for a thousand bytes, and a record is held: then it is full.
+        let mut taken = 0;
+        let full = poll_fn(|cx| {
+            loop {
+                match Pin::new(&mut gather).poll_write(cx, &piece) {
+                    Poll::Ready(count) => taken += count.unwrap(),
+                    Poll::Pending => return Poll::Ready(gather.0.borrow().bytes.len()),
+                }
+            }
+        });
+        assert_eq!(full.await, RECORD / 1000 * 1000);
+        assert_eq!(taken, RECORD / 1000 * 1000);
+        assert_eq!(*writes.borrow(), [1000]);
+        let writing = async move {
+            gather.write_all(&sent[taken..]).await.unwrap();
+            release(&gather).await.unwrap();
+        };
+        let ((), arrived) = tokio::join!(writing, arriving(client));
+        assert_eq!(arrived, piece.repeat(40));
+    }
+
+    #[tokio::test]
+    async fn what_is_held_goes_before_the_end() {
+        let (mut gather, _writes, client) = gathering(1000);
+        gather.write_all(b"goodbye").await.unwrap();
+        gather.shutdown().await.unwrap();
+        assert_eq!(arriving(client).await, b"goodbye");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_has_gone_is_noticed() {
+        let (mut gather, _writes, client) = gathering(1000);
+        drop(client);
+        gather.write_all(b"lost").await.unwrap();
+        let error = release(&gather).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    }
+}
