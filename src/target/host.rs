@@ -82,19 +82,27 @@ impl Host {
 /// labels, and a port only if it has to be there. Nearly all are; the others are looked at piece by
 /// piece.
 fn plain(authority: &[u8]) -> Option<(usize, Option<u16>)> {
-    let colon = authority.iter().position(|byte| *byte == b':');
-    let (name, port) = match colon {
-        Some(colon) => {
-            let (name, port) = authority.split_at_checked(colon)?;
-            (name, Some(parse_port(port.get(1..)?).ok()?))
+    let mut label = 0_usize;
+    let mut end = None;
+    for (at, byte) in authority.iter().enumerate() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => label = label.saturating_add(1),
+            b'.' | b':' if !(1..=MAX_LABEL).contains(&label) => return None,
+            b'.' => label = 0,
+            b':' => {
+                end = Some(at);
+                break;
+            }
+            _ => return None,
         }
-        None => (authority, None),
+    }
+    let port = match end.and_then(|colon| authority.get(colon.saturating_add(1)..)) {
+        Some(digits) => Some(parse_port(digits).ok()?),
+        None => None,
     };
-    let is_plain = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
-    let is_label =
-        |label: &[u8]| (1..=MAX_LABEL).contains(&label.len()) && label.iter().all(is_plain);
-    let fits = name.len() <= MAX_NAME && name.split(|byte| *byte == b'.').all(is_label);
-    (fits && !matches!(port, Some(80 | 443))).then_some((name.len(), port))
+    let length = end.unwrap_or(authority.len());
+    let fits = length <= MAX_NAME && (1..=MAX_LABEL).contains(&label);
+    (fits && !matches!(port, Some(80 | 443))).then_some((length, port))
 }
 
 /// Splits the port off. Brackets keep the colons of an IPv6 address.

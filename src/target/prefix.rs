@@ -54,9 +54,14 @@ impl Prefix {
     /// [`Prefix::matches`] is. Letters outside ASCII are never folded.
     pub fn covers(&self, path: &str) -> bool {
         let is_slash = |byte: &u8| *byte == b'/';
+        let wanted = self.0.strip_suffix('/').unwrap_or(&self.0);
+        // Both begin with a slash, but for the prefix that is nothing else.
+        let Some(wanted) = wanted.strip_prefix('/') else {
+            return true;
+        };
+        let path = path.strip_prefix('/').unwrap_or_default();
         let mut segments = path.as_bytes().split(is_slash);
-        let wanted = self.0.strip_suffix('/').unwrap_or(&self.0).as_bytes();
-        wanted.split(is_slash).all(|wanted| {
+        wanted.as_bytes().split(is_slash).all(|wanted| {
             segments
                 .next()
                 .is_some_and(|segment| may_be_the_same(segment, wanted))
