@@ -35,7 +35,8 @@
 //!    authorised, logged and forwarded. [`login::PublicUrls`] says whether the host is ours, and
 //!    [`fields::forwarded`] who is asking.
 //! 3. [`fields::inbound`] removes hop-by-hop fields and every field that we assert, in all
-//!    spellings, the client's `Authorization` among them.
+//!    spellings, the client's `Authorization` among them. Steps 3, 5 and 7 read fields by
+//!    [`fields::View`], so that they need no map of them.
 //! 4. Our own endpoints below [`login::OWN_PREFIX`] are answered by [`login`].
 //! 5. [`access::Access::decide`] finds the route, the session and the rule. A request whose token has
 //!    expired waits for its refresh ([`access::Wait`]), and not for ever.
@@ -43,7 +44,7 @@
 //!    where people choose one; everything else gets 401 with a `login_url`; 403 and 404 speak for
 //!    themselves; 503 says when a session that cannot be used now can be again.
 //! 7. [`access::Permit::forward`] removes our cookies, writes who is signed in and the bearer
-//!    token ([`upstream::assert_identity`]), and sends the request on a pooled connection. Bodies
+//!    token ([`upstream::assertions`]), and sends the request on a pooled connection. Bodies
 //!    stream both ways. An app that refuses the token may be asked once more, with another
 //!    ([`access::Refused::recover`]).
 //! 8. [`fields::outbound`] cleans the response. One exit writes the access-log event.

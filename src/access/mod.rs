@@ -32,8 +32,7 @@ mod wait;
 
 use std::sync::Arc;
 
-use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
 use http_body::Body;
 use tokio::time::Instant;
 
@@ -47,10 +46,11 @@ use self::trouble::Failure;
 use self::wait::seated;
 pub use self::wait::{Unavailable, Wait, Whereabouts};
 use crate::clock::Timestamp;
-use crate::fields::cookie::{self as cookies, Found};
+use crate::fields::View;
+use crate::fields::cookie::{self as cookies, Found, Others};
 use crate::session::{Lookup, Session, SessionId, Sessions, cookie};
 use crate::target::Target;
-use crate::upstream::{Answering, AssertionNames, Pools, assert_identity};
+use crate::upstream::{Answering, AssertionNames, Pools, assertions};
 
 /// Routes, and who is signed in. Shared by all workers; deciding takes no lock.
 #[derive(Debug)]
@@ -182,13 +182,13 @@ impl Access {
         &self.routes
     }
 
-    /// Decides about one request by its canonical target, its cookies and the time. `recent` is the
-    /// session that its connection used last.
+    /// Decides about one request by its canonical target, its method and cookies, and the time.
+    /// `recent` is the session that its connection used last.
     ///
     /// On a public route a session counts when there is one, and its absence does not matter.
     pub fn decide(
         &self,
-        parts: &Parts,
+        (method, fields): (&Method, &(impl View + ?Sized)),
         target: &Target,
         recent: &Recent,
         now: Timestamp,
@@ -196,14 +196,14 @@ impl Access {
         let Some(route) = self.routes.find(target) else {
             return Decision::NoRoute;
         };
-        if route.allow_preflight && is_preflight(&parts.method, &parts.headers) {
+        if route.allow_preflight && is_preflight(method, fields) {
             return Decision::Permit(Permit {
                 route,
                 session: None,
                 cookies: Cookies::Others,
             });
         }
-        let line = cookies::only_line(&parts.headers);
+        let line = cookies::only_line(fields);
         if let Some(known) = line.and_then(|line| recent.line(line, &self.sessions, now)) {
             let (session, others) = known;
             let mut decision = self.weigh(route, session, now, None);
@@ -212,7 +212,7 @@ impl Access {
             }
             return decision;
         }
-        let cookie = match session_cookie(&parts.headers) {
+        let cookie = match session_cookie(fields) {
             Ok(cookie) => cookie,
             Err(cause) => return absent(route, cause, None),
         };
@@ -273,10 +273,10 @@ impl Access {
     /// Cancel safe.
     pub async fn session_of(
         &self,
-        headers: &HeaderMap,
+        fields: &(impl View + ?Sized),
         now: Timestamp,
     ) -> Option<(SessionId, Option<Arc<Session>>)> {
-        let id = session_id(headers).ok()?;
+        let id = session_id(fields).ok()?;
         let session = self.find(&id, now).await.ok();
         Some((id, session))
     }
@@ -291,8 +291,12 @@ impl Access {
     /// # Cancel safety
     ///
     /// Cancel safe.
-    pub async fn live(&self, headers: &HeaderMap, now: Timestamp) -> Result<Arc<Session>, Cause> {
-        self.find(&session_id(headers)?, now).await
+    pub async fn live(
+        &self,
+        fields: &(impl View + ?Sized),
+        now: Timestamp,
+    ) -> Result<Arc<Session>, Cause> {
+        self.find(&session_id(fields)?, now).await
     }
 
     async fn find(&self, id: &SessionId, now: Timestamp) -> Result<Arc<Session>, Cause> {
@@ -358,21 +362,46 @@ impl<'a> Permit<'a> {
         B: Body<Data = bytes::Bytes> + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let headers = request.headers_mut();
-        match self.cookies {
-            Cookies::Others => cookies::remove(headers, cookie::is_own),
-            Cookies::Known(Some(others)) => drop(headers.insert(header::COOKIE, others)),
-            Cookies::Known(None) => drop(headers.remove(header::COOKIE)),
-        }
-        let session = self.session.as_ref();
-        let identity = session.map(|session| session.identity());
-        let bearer = session.map(|session| session.tokens().bearer());
-        // Looked for only where an app is told.
-        let told = session.filter(|_session| names.provider.is_some());
-        let provider = told.and_then(|session| self.route.provider(session.provider()));
-        assert_identity(headers, names, (identity, provider), bearer);
-        pools.send(&self.route.upstream, request)
+        let upstream = &self.route.upstream;
+        self.write(request.headers_mut(), names);
+        pools.send(upstream, request)
     }
+
+    fn write(self, headers: &mut HeaderMap, names: &AssertionNames) {
+        let session = self.session.as_deref();
+        let written = written(self.route, (session, self.cookies), headers, names);
+        written.for_each(|(name, value)| match value {
+            Some(value) => drop(headers.insert(name, value)),
+            None => drop(headers.remove(name)),
+        });
+    }
+}
+
+/// What is written over the fields of a request that may pass: each name with its only value or,
+/// where none may be left, without.
+fn written<'a, V: View + ?Sized>(
+    route: &'a Route,
+    (session, cookies): (Option<&'a Session>, Cookies),
+    fields: &V,
+    names: &'a AssertionNames,
+) -> impl Iterator<Item = (&'a HeaderName, Option<HeaderValue>)> + use<'a, V> {
+    let others = match cookies {
+        Cookies::Known(line) => Some(line),
+        Cookies::Others => match cookies::others(fields, cookie::is_own) {
+            Others::All => None,
+            Others::Line(line) => Some(Some(line)),
+            Others::Nothing => Some(None),
+        },
+    };
+    let identity = session.map(Session::identity);
+    let bearer = session.map(|session| session.tokens().bearer());
+    // Looked for only where an app is told.
+    let told = session.filter(|_session| names.provider.is_some());
+    let provider = told.and_then(|session| route.provider(session.provider()));
+    let asserted = assertions(names, (identity, provider), bearer);
+    let asserted = asserted.map(|(name, value)| (name, value.cloned()));
+    let others = others.map(|line| (&header::COOKIE, line));
+    others.into_iter().chain(asserted)
 }
 
 /// Decides about a person.
@@ -417,13 +446,13 @@ fn unavailable(route: &Route, failure: Failure) -> Decision<'_> {
 }
 
 /// The one session id that a request brings.
-fn session_id(headers: &HeaderMap) -> Result<SessionId, Cause> {
-    SessionId::parse(session_cookie(headers)?).ok_or(Cause::Malformed)
+fn session_id(fields: &(impl View + ?Sized)) -> Result<SessionId, Cause> {
+    SessionId::parse(session_cookie(fields)?).ok_or(Cause::Malformed)
 }
 
 /// The one value that it brings for one.
-fn session_cookie(headers: &HeaderMap) -> Result<&[u8], Cause> {
-    match cookies::find(headers, cookie::SESSION.as_bytes()) {
+fn session_cookie(fields: &(impl View + ?Sized)) -> Result<&[u8], Cause> {
+    match cookies::find(fields, cookie::SESSION.as_bytes()) {
         Found::Absent => Err(Cause::NoCookie),
         Found::Conflicting => Err(Cause::Conflicting),
         Found::One(value) => Ok(value),
@@ -431,8 +460,11 @@ fn session_cookie(headers: &HeaderMap) -> Result<&[u8], Cause> {
 }
 
 /// A CORS preflight as the Fetch standard defines it.
-fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
+fn is_preflight(method: &Method, fields: &(impl View + ?Sized)) -> bool {
     method == Method::OPTIONS
-        && headers.contains_key(header::ORIGIN)
-        && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+        && fields.has(&header::ORIGIN)
+        && fields.has(&header::ACCESS_CONTROL_REQUEST_METHOD)
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,11 +3,11 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use http::HeaderValue;
 use http::header::COOKIE;
-use http::{HeaderMap, HeaderValue};
 
 use crate::clock::Timestamp;
-use crate::fields::cookie as cookies;
+use crate::fields::cookie::{self as cookies, Others};
 use crate::secret::Secret;
 use crate::session::{Session, Sessions, cookie};
 
@@ -40,14 +40,14 @@ impl Recent {
     /// and what the app gets of the line.
     pub(super) fn line(
         &self,
-        line: &HeaderValue,
+        line: &[u8],
         sessions: &Sessions,
         now: Timestamp,
     ) -> Option<(Arc<Session>, Option<HeaderValue>)> {
         let known = self.0.borrow();
         let known = known.as_ref()?;
         let same = known.line.as_ref();
-        let same = same.filter(|same| same.whole.matches(line.as_bytes()))?;
+        let same = same.filter(|same| same.whole.matches(line))?;
         sessions
             .still(&known.session, known.found_at, now)
             .then(|| (Arc::clone(&known.session), same.others.clone()))
@@ -72,12 +72,12 @@ impl Recent {
     /// Notes the session that was found for a cookie, which came in `line` or in several.
     pub(super) fn note(
         &self,
-        (cookie, line): (&[u8], Option<&HeaderValue>),
+        (cookie, line): (&[u8], Option<&[u8]>),
         session: &Arc<Session>,
         now: Timestamp,
     ) {
         let line = line.map(|line| Line {
-            whole: Secret::new(line.as_bytes().into()),
+            whole: Secret::new(line.into()),
             others: others(line),
         });
         *self.0.borrow_mut() = Some(Known {
@@ -90,12 +90,14 @@ impl Recent {
 }
 
 /// A `Cookie` line without our cookies, nothing if there are no others.
-fn others(line: &HeaderValue) -> Option<HeaderValue> {
-    let mut headers = HeaderMap::from_iter([(COOKIE, line.clone())]);
-    cookies::remove(&mut headers, cookie::is_own);
-    let others = headers.remove(COOKIE)?;
-    // A copy: the line's own buffer holds the whole head that it came with.
-    let mut copy = HeaderValue::from_bytes(others.as_bytes()).ok()?;
-    copy.set_sensitive(true);
-    Some(copy)
+fn others(line: &[u8]) -> Option<HeaderValue> {
+    match cookies::others(&[(COOKIE.as_str(), line)][..], cookie::is_own) {
+        Others::All => {
+            let mut line = HeaderValue::from_bytes(line).ok()?;
+            line.set_sensitive(true);
+            Some(line)
+        }
+        Others::Line(line) => Some(line),
+        Others::Nothing => None,
+    }
 }

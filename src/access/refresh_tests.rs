@@ -62,6 +62,11 @@ impl Kit {
 
     /// A session whose token has this life.
     pub(in crate::access) async fn open(&self, life: Life) -> Arc<Session> {
+        self.opened(life).await.1
+    }
+
+    /// The same, with its id.
+    pub(in crate::access) async fn opened(&self, life: Life) -> (SessionId, Arc<Session>) {
         let new = NewSession {
             provider: "main",
             identity: Identity::nameless("op"),
@@ -72,7 +77,7 @@ impl Kit {
         let Lookup::Live(session) = self.sessions.find(&id, NOW) else {
             panic!("it is not there");
         };
-        session
+        (id, session)
     }
 }
 

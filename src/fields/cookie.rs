@@ -9,9 +9,11 @@
 //! Several `Cookie` lines, and the crumbs of HTTP/2 (RFC 9113 section 8.2.3), count as one.
 
 use bytes::BytesMut;
-use http::header::{COOKIE, Entry};
-use http::{HeaderMap, HeaderValue};
+use http::HeaderValue;
+use http::header::COOKIE;
 use memchr::memchr;
+
+use super::View;
 
 /// What a request says about one cookie.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -37,8 +39,8 @@ pub enum Found<'a> {
 /// headers.append("cookie", "__Host-s=y".parse().unwrap());
 /// assert_eq!(find(&headers, b"__Host-s"), Found::Conflicting);
 /// ```
-pub fn find<'a>(headers: &'a HeaderMap, name: &[u8]) -> Found<'a> {
-    let mut values = matching(headers, |found| found == name).map(|(_, value)| value);
+pub fn find<'a>(fields: &'a (impl View + ?Sized), name: &[u8]) -> Found<'a> {
+    let mut values = matching(fields, |found| found == name).map(|(_, value)| value);
     match values.next() {
         None => Found::Absent,
         Some(first) if values.all(|value| value == first) => Found::One(first),
@@ -47,47 +49,54 @@ pub fn find<'a>(headers: &'a HeaderMap, name: &[u8]) -> Found<'a> {
 }
 
 /// The `Cookie` line of a request that has no other.
-pub fn only_line(headers: &HeaderMap) -> Option<&HeaderValue> {
-    let mut lines = headers.get_all(COOKIE).iter();
+pub fn only_line(fields: &(impl View + ?Sized)) -> Option<&[u8]> {
+    let mut lines = fields.values(&COOKIE);
     let line = lines.next()?;
     lines.next().is_none().then_some(line)
 }
 
 /// The names and values of all cookies whose name `wanted` picks, in the order they came.
 pub fn matching(
-    headers: &HeaderMap,
+    fields: &(impl View + ?Sized),
     wanted: impl Fn(&[u8]) -> bool,
 ) -> impl Iterator<Item = (&[u8], &[u8])> {
-    let lines = headers.get_all(COOKIE).iter();
-    let pieces = lines.flat_map(|line| pieces(line.as_bytes()));
+    let pieces = fields.values(&COOKIE).flat_map(pieces);
     pieces
         .filter_map(split_pair)
         .filter(move |(name, _)| wanted(name))
 }
 
-/// Removes the cookies whose name `is_own` picks; the others stay byte for byte, in their order
+/// What is left of a request's cookies without ours.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[must_use]
+pub enum Others {
+    /// What came, untouched.
+    All,
+    /// This line in place of what came, marked sensitive.
+    Line(HeaderValue),
+    /// Nothing.
+    Nothing,
+}
+
+/// Leaves the cookies out whose name `is_own` picks; the others stay byte for byte, in their order
 /// and with their separators. Several lines become one, joined with `; `, because an HTTP/1
 /// server may read only one.
 ///
 /// A single line without a cookie of ours is left untouched, and nothing is allocated then.
-pub fn remove(headers: &mut HeaderMap, is_own: impl Fn(&[u8]) -> bool) {
+pub fn others(fields: &(impl View + ?Sized), is_own: impl Fn(&[u8]) -> bool) -> Others {
     // Wider than `find`: a space before the `=` makes a name that is not ours, but a backend may
     // trim it and see our value.
     let is_own = |piece: &&[u8]| split_pair(piece).is_some_and(|(name, _)| is_own(trim(name)));
-    let Entry::Occupied(mut field) = headers.entry(COOKIE) else {
-        return;
-    };
-    let several = field.iter().nth(1).is_some();
-    if !several && !pieces(field.get().as_bytes()).any(|piece| is_own(&piece)) {
-        return;
+    let lines = || fields.values(&COOKIE);
+    let several = lines().nth(1).is_some();
+    if !several && !lines().flat_map(pieces).any(|piece| is_own(&piece)) {
+        return Others::All;
     }
-    let length = field.iter().map(|line| line.len().saturating_add(2)).sum();
+    let length = lines().map(|line| line.len().saturating_add(2)).sum();
     let mut kept = BytesMut::with_capacity(length);
-    let mut sensitive = false;
-    for line in field.iter() {
-        sensitive |= line.is_sensitive();
+    for line in lines() {
         let mut separator: &[u8] = if kept.is_empty() { b"" } else { b"; " };
-        for piece in pieces(line.as_bytes()).filter(|piece| !is_own(piece)) {
+        for piece in pieces(line).filter(|piece| !is_own(piece)) {
             // The first piece of a line brings no separator of its own.
             let piece = if separator == b";" {
                 piece
@@ -101,13 +110,11 @@ pub fn remove(headers: &mut HeaderMap, is_own: impl Fn(&[u8]) -> bool) {
     }
     // Built from pieces of valid values, so it is one.
     match HeaderValue::from_maybe_shared(kept.freeze()) {
-        Ok(mut value) if !trim(value.as_bytes()).is_empty() => {
-            value.set_sensitive(sensitive);
-            field.insert(value);
+        Ok(mut line) if !trim(line.as_bytes()).is_empty() => {
+            line.set_sensitive(true);
+            Others::Line(line)
         }
-        Ok(_) | Err(_) => {
-            field.remove_entry_mult();
-        }
+        Ok(_) | Err(_) => Others::Nothing,
     }
 }
 

@@ -3,7 +3,8 @@
 use http::header::{SET_COOKIE, STRICT_TRANSPORT_SECURITY};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{cookie, is_hop_by_hop, remove_nominated, remove_where};
+use super::cookie;
+use super::strip::{is_among, is_hop_by_hop, nominated, remove_where};
 
 /// Cleans the fields of an upstream's response.
 ///
@@ -16,14 +17,16 @@ use super::{cookie, is_hop_by_hop, remove_nominated, remove_where};
 /// `is_own_cookie` is asked with the exact bytes of a name; browsers take the prefixes `__Host-`
 /// and `__Secure-` in any case, so for such names it is asked with the usual spelling as well.
 pub fn outbound(headers: &mut HeaderMap, is_own_cookie: impl Fn(&[u8]) -> bool) {
-    let doomed = |name: &HeaderName| is_hop_by_hop(name) || speaks_for_others(name);
+    let doomed = |name: &HeaderName| is_hop_by_hop(name.as_str()) || speaks_for_others(name);
     let judged = |name: &HeaderName| *name == SET_COOKIE || *name == STRICT_TRANSPORT_SECURITY;
     // One pass instead of a look-up for each: most responses have none of these.
     if !headers.keys().any(|name| doomed(name) || judged(name)) {
         return;
     }
-    remove_nominated(headers);
-    remove_where(headers, doomed);
+    let nominated = nominated(headers);
+    remove_where(headers, |name| {
+        doomed(name) || is_among(name.as_str(), &nominated)
+    });
     keep_values(headers, &SET_COOKIE, |value| {
         let name = cookie::name_set_by(value.as_bytes());
         !is_own_cookie(name) && !respelled(name).is_some_and(|name| is_own_cookie(&name))

@@ -259,8 +259,9 @@ impl Worker {
             });
         }
         let now = gateway.clock.now();
-        let (parts, recent) = (&visit.parts, &guest.recent);
-        match gateway.access.decide(parts, &visit.target, recent, now) {
+        let asked = (&visit.parts.method, &visit.parts.headers);
+        let (target, recent) = (&visit.target, &guest.recent);
+        match gateway.access.decide(asked, target, recent, now) {
             Decision::Permit(permit) => self.forward(visit, (permit, now), body, record),
             other @ (Decision::Challenge(_)
             | Decision::Forbid(_)

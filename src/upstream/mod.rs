@@ -34,7 +34,7 @@ use crate::origin::{self, Connector, Limit, Origin, Pool, Times};
 use crate::tls::{self, Trust};
 
 pub use crate::origin::{KeptHead, ResponseBody};
-pub use assertion::{AssertionNames, BadName, assert_identity};
+pub use assertion::{AssertionNames, BadName, assertions};
 pub use replay::{Recording, Replay};
 pub use settings::Settings;
 

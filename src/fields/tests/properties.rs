@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use http::header::{COOKIE, HOST, SET_COOKIE};
+use http::header::{HOST, SET_COOKIE};
 use proptest::prelude::*;
 
 use super::*;
-use crate::fields::cookie::{self, matching};
+use crate::fields::cookie::{find, matching};
 
 /// The fold of the rule, written once more and differently.
 fn folded(name: &str) -> String {
@@ -103,10 +103,42 @@ proptest! {
             matching(fields, |name| !is_own(name)).map(|(a, b)| (a.to_vec(), b.to_vec())).collect()
         };
         let others = pairs(&fields);
-        cookie::remove(&mut fields, |name| name == b"__Host-s");
+        remove_cookies(&mut fields, |name| name == b"__Host-s");
         prop_assert_eq!(pairs(&fields), others);
         prop_assert!(matching(&fields, is_own).next().is_none());
         prop_assert!(fields.get_all(COOKIE).iter().count() <= 1);
+    }
+
+    #[test]
+    fn fields_that_lie_in_a_buffer_are_read_as_a_map_of_them(
+        sent in prop::collection::vec((field_name(), prop::sample::select(vec![
+            "a=1; __Host-s=x", "__Host-s=y", "b", "close, X-Users, te", "keep-alive", "",
+        ])), 0..12),
+        cookies in any::<bool>(),
+    ) {
+        let lines: Vec<(&str, &[u8])> = sent
+            .iter()
+            .map(|(name, value)| if cookies { ("Cookie", value.as_bytes()) } else { (&**name, value.as_bytes()) })
+            .collect();
+        let mut fields = HeaderMap::new();
+        for (name, value) in &lines {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            fields.append(name, HeaderValue::from_bytes(value).unwrap());
+        }
+        let is_own = |name: &[u8]| name == b"__Host-s";
+        prop_assert_eq!(find(&lines[..], b"__Host-s"), find(&fields, b"__Host-s"));
+        prop_assert_eq!(cookie::only_line(&lines[..]), cookie::only_line(&fields));
+        prop_assert_eq!(cookie::others(&lines[..], is_own), cookie::others(&fields, is_own));
+        let owned = owned();
+        let taken = Strip::of(&lines[..], &owned);
+        let left: BTreeSet<String> = lines
+            .iter()
+            .filter(|(name, _)| !taken.takes(name))
+            .map(|(name, _)| name.to_ascii_lowercase())
+            .collect();
+        strip(&mut fields);
+        let kept: BTreeSet<String> = fields.keys().map(|name| name.as_str().to_owned()).collect();
+        prop_assert_eq!(left, kept);
     }
 
     #[test]

@@ -1,0 +1,173 @@
+//! What is decided and written does not depend on how a head is held.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use http::HeaderMap;
+use serde_json::json;
+
+use super::refresh::tests::{Kit, NOW};
+use super::*;
+use crate::fields::{Owned, Strip, inbound};
+use crate::token::Life;
+use crate::upstream::Upstream;
+
+fn access(kit: &Kit) -> Access {
+    let app = serde_json::from_value(json!({"url": "http://127.0.0.1:1"})).unwrap();
+    let app = Arc::new(Upstream::new("app", &app).unwrap());
+    let route = |settings| serde_json::from_value::<RouteSettings>(settings).unwrap();
+    let routes = vec![
+        (0, route(json!({"prefix": "/"}))),
+        (1, route(json!({"prefix": "/open", "access": "public"}))),
+        (2, route(json!({"prefix": "/api", "allow_preflight": true}))),
+        (
+            3,
+            route(json!({"prefix": "/staff", "access": {"any_of": {"groups": ["staff"]}}})),
+        ),
+    ];
+    let routes = RouteTable::new(routes, &[("app".into(), app)].into(), &["main"]).unwrap();
+    let (sessions, refresher) = (Arc::clone(&kit.sessions), Arc::clone(&kit.refresher));
+    Access::new(routes, sessions, refresher)
+}
+
+/// What becomes of a request: the kind of decision, and of one that may pass, the fields that its app
+/// gets.
+type Outcome = (String, Option<BTreeMap<String, Vec<Vec<u8>>>>);
+
+/// The walk of a head that lies in somebody's buffer: nothing is ever a map.
+fn in_a_buffer(
+    access: &Access,
+    (method, target): (&Method, &Target),
+    head: &[(&str, &[u8])],
+    names: &AssertionNames,
+) -> Outcome {
+    let owned = Owned::new(names.iter());
+    let strip = Strip::of(head, &owned);
+    let mut left: Vec<(&str, &[u8])> = head.to_vec();
+    left.retain(|(name, _)| !strip.takes(name));
+    let recent = Recent::default();
+    let decision = access.decide((method, &left[..]), target, &recent, NOW);
+    let Decision::Permit(permit) = decision else {
+        return (kind(&decision), None);
+    };
+    let mut sent = BTreeMap::<String, Vec<Vec<u8>>>::new();
+    for (name, value) in &left {
+        let values = sent.entry(name.to_ascii_lowercase()).or_default();
+        values.push(value.to_vec());
+    }
+    let session = permit.session.as_deref();
+    for (name, value) in written(permit.route, (session, permit.cookies), &left[..], names) {
+        sent.remove(name.as_str());
+        if let Some(value) = value {
+            sent.insert(name.to_string(), vec![value.as_bytes().to_vec()]);
+        }
+    }
+    ("Permit".to_owned(), Some(sent))
+}
+
+/// The same of a map, as the gateway walks.
+fn in_a_map(
+    access: &Access,
+    (method, target): (&Method, &Target),
+    head: &[(&str, &[u8])],
+    (names, recent): (&AssertionNames, &Recent),
+) -> Outcome {
+    let mut fields = HeaderMap::new();
+    for (name, value) in head {
+        let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+        fields.append(name, HeaderValue::from_bytes(value).unwrap());
+    }
+    drop(inbound(&mut fields, &Owned::new(names.iter())));
+    let decision = access.decide((method, &fields), target, recent, NOW);
+    let Decision::Permit(permit) = decision else {
+        return (kind(&decision), None);
+    };
+    permit.write(&mut fields, names);
+    let mut sent = BTreeMap::<String, Vec<Vec<u8>>>::new();
+    for (name, value) in &fields {
+        let values = sent.entry(name.to_string()).or_default();
+        values.push(value.as_bytes().to_vec());
+    }
+    ("Permit".to_owned(), Some(sent))
+}
+
+fn kind(decision: &Decision<'_>) -> String {
+    let text = match decision {
+        Decision::Challenge(challenge) => challenge.cause.reason(),
+        Decision::Forbid(_) => "Forbid",
+        other @ (Decision::Permit(_)
+        | Decision::NoRoute
+        | Decision::Unavailable(_)
+        | Decision::Wait(_)) => panic!("{other:?}"),
+    };
+    text.to_owned()
+}
+
+#[tokio::test]
+async fn a_head_in_a_buffer_is_treated_like_a_map_of_its_fields() {
+    let kit = Kit::new(tokio::runtime::Handle::current());
+    let life = Life {
+        expires_at: Some(NOW.plus(Duration::from_hours(1))),
+        ..Life::default()
+    };
+    let (id, _session) = kit.opened(life).await;
+    let access = access(&kit);
+    let names = AssertionNames::default();
+    let ours = format!("__Host-sidegate={}", id.to_text().expose());
+    let among_others = format!("lang=en; {ours}; theme=dark");
+    let cookies: [&[(&str, &[u8])]; 7] = [
+        &[],
+        &[("Cookie", b"lang=en")],
+        &[("Cookie", among_others.as_bytes())],
+        &[("cookie", b"lang=en"), ("COOKIE", ours.as_bytes())],
+        &[("Cookie", ours.as_bytes())],
+        &[
+            ("Cookie", ours.as_bytes()),
+            ("Cookie", b"__Host-sidegate=x"),
+        ],
+        &[("Cookie", b"__Host-sidegate=x")],
+    ];
+    let others: [(&str, &[u8]); 10] = [
+        ("Accept", b"*/*"),
+        ("Authorization", b"Basic eA=="),
+        ("Connection", b"keep-alive, X-Hop"),
+        ("x-hop", b"1"),
+        ("X-Forwarded-User", b"root"),
+        ("x_forwarded_user", b"root"),
+        ("TE", b"trailers"),
+        ("Origin", b"https://elsewhere.example"),
+        ("Access-Control-Request-Method", b"PUT"),
+        ("X-Twice", b"1"),
+    ];
+    let mut seen = BTreeMap::<String, usize>::new();
+    for path in ["/", "/open/a", "/api/x", "/staff"] {
+        let request = Request::get(path)
+            .header("host", "app.example")
+            .body(())
+            .unwrap();
+        let target = Target::from_request(&request.into_parts().0).unwrap();
+        for method in [Method::GET, Method::OPTIONS] {
+            for cookies in cookies {
+                let head = [&others[..], cookies, &[("x-twice", b"2")]].concat();
+                let asked = (&method, &target);
+                let expected = in_a_buffer(&access, asked, &head, &names);
+                // The second time the connection remembers.
+                let recent = Recent::default();
+                for _ in 0..2 {
+                    let outcome = in_a_map(&access, asked, &head, (&names, &recent));
+                    assert_eq!(outcome, expected, "{method} {path} {cookies:?}");
+                }
+                *seen.entry(expected.0).or_default() += 1;
+            }
+        }
+    }
+    let kinds: Vec<&str> = seen.keys().map(String::as_str).collect();
+    let expected = [
+        "Forbid",
+        "Permit",
+        "conflicting_cookies",
+        "malformed_cookie",
+        "no_cookie",
+    ];
+    assert_eq!(kinds, expected);
+}
