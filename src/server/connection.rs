@@ -26,6 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use super::body::{RequestBody, ResponseBody};
 use super::deadline::{Exchange, Phase, Protocol, State};
 use super::gather::Gather;
+use super::hpack;
 use super::socket::{Plaintext, Socket};
 use super::{Handler, Limits, Settings};
 
@@ -208,15 +209,20 @@ fn answer<H: Handler>(
         let witness = Witness(state.peer);
         let response = handler.handle(&guest, head, body).await;
         drop(witness);
-        if without_content {
-            return Ok(head_of(response, exchange));
-        }
-        let mut response = response.map(|body| ResponseBody::new(body, exchange));
-        if protocol == Protocol::Http1 && state.is_closing() {
-            // RFC 9112 section 9.6: the last response says so.
-            response
-                .headers_mut()
-                .insert(CONNECTION, HeaderValue::from_static("close"));
+        let mut response = if without_content {
+            head_of(response, exchange)
+        } else {
+            response.map(|body| ResponseBody::new(body, exchange))
+        };
+        match protocol {
+            Protocol::Http1 if state.is_closing() => {
+                // RFC 9112 section 9.6: the last response says so.
+                response
+                    .headers_mut()
+                    .insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Protocol::Http1 => {}
+            Protocol::Http2 => hpack::index_what_repeats(response.headers_mut()),
         }
         Ok(response)
     }

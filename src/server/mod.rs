@@ -31,6 +31,7 @@ mod body;
 mod connection;
 mod deadline;
 mod gather;
+mod hpack;
 mod listener;
 mod socket;
 mod worker;

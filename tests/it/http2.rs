@@ -3,6 +3,7 @@
 use crate::support::h2::{H2, Outcome};
 use crate::support::raw::Raw;
 use crate::support::scene::Scene;
+use crate::support::upstream::Answer;
 
 /// A good request by HTTP/2, with some fields replaced or added.
 fn h2_fields<'a>(changes: &[(&'a [u8], &'a [u8])]) -> Vec<(&'a [u8], &'a [u8])> {
@@ -113,6 +114,30 @@ async fn s_35_cookie_crumbs_arrive_as_one_field() {
         scene.app.last().head.value("cookie").as_deref(),
         Some("a=1; b=2; c=3")
     );
+}
+
+#[tokio::test]
+async fn what_an_app_says_once_is_not_remembered_by_the_compression() {
+    let (scene, tls) = Scene::over_tls().await;
+    let address = scene.gateway.address();
+    for (name, remembered) in [("x-csrf-token", false), ("vary", true)] {
+        let fields = [
+            ("date", "Thu, 26 Nov 2026 20:00:00 GMT"),
+            (name, "accept-language, cookie"),
+        ];
+        scene
+            .app
+            .answer_by(move |_| Answer::with(200, &fields, "seen"));
+        let mut connection = H2::connect(address, "localhost", tls.client(&["h2"])).await;
+        let mut lengths = Vec::new();
+        for stream in [1, 3] {
+            connection.head(stream, &h2_fields(&[]), false).await;
+            lengths.push(connection.block(stream).await.unwrap().len());
+        }
+        // An indexed field takes one byte; the first block may begin with the table's size.
+        let shorter = lengths[0].saturating_sub(lengths[1]) > 8;
+        assert_eq!(shorter, remembered, "{name}: {lengths:?}");
+    }
 }
 
 #[tokio::test]

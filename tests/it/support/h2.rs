@@ -83,26 +83,31 @@ impl H2 {
 
     /// Waits for what becomes of `stream`.
     pub(crate) async fn outcome(&mut self, stream: u32) -> Outcome {
+        match self.block(stream).await {
+            Some(block) => Outcome::Status(status(&block)),
+            None => Outcome::Refused,
+        }
+    }
+
+    /// Waits for the head of the response on `stream`, compressed as it comes; `None` where there is
+    /// none.
+    pub(crate) async fn block(&mut self, stream: u32) -> Option<Vec<u8>> {
         timeout(PATIENCE, self.read(stream))
             .await
             .expect("no answer in time")
     }
 
-    async fn read(&mut self, wanted: u32) -> Outcome {
+    async fn read(&mut self, wanted: u32) -> Option<Vec<u8>> {
         loop {
-            let Some(head) = self.wire.bytes(9).await else {
-                return Outcome::Refused;
-            };
+            let head = self.wire.bytes(9).await?;
             let length =
                 usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
             let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-            let Some(payload) = self.wire.bytes(length).await else {
-                return Outcome::Refused;
-            };
+            let payload = self.wire.bytes(length).await?;
             match head[3] {
-                HEADERS if stream == wanted => return Outcome::Status(status(&payload)),
-                RST_STREAM if stream == wanted => return Outcome::Refused,
-                GOAWAY => return Outcome::Refused,
+                HEADERS if stream == wanted => return Some(payload),
+                RST_STREAM if stream == wanted => return None,
+                GOAWAY => return None,
                 SETTINGS if head[4] == 0 => self.frame(SETTINGS, 1, 0, &[]).await,
                 _ => {}
             }
