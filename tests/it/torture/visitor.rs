@@ -26,7 +26,7 @@ const LONGEST_PAUSE: u64 = 2000;
 const SHORTEST_PAUSE: u64 = 100;
 
 /// How long a visitor waits for an answer: longer than the gateway waits for a token.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// What all visitors share.
 pub(super) struct Site {

@@ -20,8 +20,9 @@ use crate::support::upstream::{Answer, Recorded, RecordingUpstream};
 /// How many calls may go wrong in a row: whoever waits longer each time must not wait for ever.
 const WRONG_IN_A_ROW: usize = 3;
 
-/// How long an answer that was lost can be had again, where it can.
-const GRACE: Duration = Duration::from_secs(30);
+/// How long an answer that was lost can be had again, where it can: longer than the pauses of a client
+/// that meets one fault and several outages after it.
+const GRACE: Duration = Duration::from_mins(2);
 
 const JSON: [(&str, &str); 2] = [
     ("Content-Type", "application/json;charset=UTF-8"),
