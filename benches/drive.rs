@@ -79,6 +79,9 @@ struct Closed {
     /// A cookie in each line; the request's `{cookie}` becomes one after the other of them
     #[arg(long)]
     cookies: Option<PathBuf>,
+    /// Each connection keeps to one cookie, as a browser does
+    #[arg(long)]
+    own: bool,
     port: u16,
     /// The file with the request
     request: PathBuf,
@@ -356,15 +359,15 @@ impl Requests {
         }
     }
 
-    /// The next one, written over what `request` held. Neighbours in the list are far apart in
-    /// time, as the step shares no factor with usual counts.
-    fn write(&self, request: &mut Vec<u8>) {
+    /// The next one, or the one of somebody's `own` number, written over what `request` held.
+    /// Neighbours in the list are far apart in time, as the step shares no factor with usual counts.
+    fn write(&self, request: &mut Vec<u8>, own: Option<usize>) {
         request.clear();
         request.extend_from_slice(&self.before);
         if !self.cookies.is_empty() {
-            let place = self.next.get();
-            self.next.set((place + 7919) % self.cookies.len());
-            let cookie = self.cookies.get(place).expect("a cookie");
+            let place = own.unwrap_or_else(|| self.next.replace(self.next.get() + 7919));
+            let cookie = self.cookies.get(place % self.cookies.len());
+            let cookie = cookie.expect("a cookie");
             request.extend_from_slice(cookie.as_bytes());
         }
         request.extend_from_slice(&self.after);
@@ -380,7 +383,8 @@ impl Closed {
         let latencies = Rc::new(RefCell::new(Vec::new()));
         let turns = Rc::new(Semaphore::new(self.at_once));
         let mut tasks = Vec::with_capacity(self.connections);
-        for _ in 0..self.connections {
+        for number in 0..self.connections {
+            let own = self.own.then_some(number);
             let mut connection = Connection::open(self.port).await;
             let (requests, latencies) = (Rc::clone(&requests), Rc::clone(&latencies));
             let (counting, stopped) = (Rc::clone(&counting), Rc::clone(&stopped));
@@ -392,7 +396,7 @@ impl Closed {
                     if stopped.get() {
                         return;
                     }
-                    requests.write(&mut request);
+                    requests.write(&mut request, own);
                     let sent = Instant::now();
                     let (status, _head) = connection.ask(&request).await;
                     assert_eq!(status, 200, "an answer is wrong");

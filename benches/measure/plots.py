@@ -110,6 +110,10 @@ def scaling(results, path):
                 alpha=0.18,
                 linewidth=0,
             )
+            if name == "connections":
+                others = [point["cpu_us"] for point in results["scaling"]["connections of nginx"]]
+                axes.plot(steps, others, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+                axes.annotate("nginx", (steps[0], others[0]), (0, -12), textcoords="offset points")
             if name != "workers":
                 axes.set_xscale("log")
             axes.set_xticks(steps, [short(step) for step in steps])

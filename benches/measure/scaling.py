@@ -30,6 +30,8 @@ PAYLOAD = len(ACCESS_TOKEN) + len(REFRESH_TOKEN)
 # Where nothing else is said: one worker, this many sessions and connections, one route. However
 # many connections there are, so many of them have a request under way.
 SESSIONS, CONNECTIONS, AT_ONCE = 1000, 64, 128
+# The axis of connections, of nginx, which checks nobody.
+NGINX = "connections of nginx"
 STEPS = {
     "connections": [10, 100, 1000, 10_000],
     "sessions": [1, 100, 10_000, 100_000, 1_000_000],
@@ -77,6 +79,8 @@ class Point:
 
     def __init__(self, of, step, port, process, cookies, connections, path):
         self.of = of
+        # A connection keeps to one session, as a browser's does, where connections are what grows.
+        self.own = of in ("connections", NGINX)
         self.step = step
         self.port = port
         self.process = process
@@ -119,8 +123,10 @@ class Scaling:
         self.stage.write("client_secret", "never-shown")
         # The same gateway does for several points; each axis has its own where it must.
         common = self.gateway("common", token_port, SESSIONS)
+        nginx = self.nginx(setting, common[-1])
         for step in self.steps("connections"):
             self.points.append(Point("connections", step, *common, step, "/"))
+            self.points.append(Point(NGINX, step, *nginx, step, "/"))
         for step in self.steps("sessions"):
             started = self.gateway(f"sessions-{step}", token_port, step)
             self.points.append(Point("sessions", step, *started, CONNECTIONS, "/"))
@@ -131,6 +137,16 @@ class Scaling:
         for step in STEPS["workers"]:
             started = self.gateway(f"workers-{step}", token_port, SESSIONS, workers=step)
             self.points.append(Point("workers", step, *started, CONNECTIONS, "/"))
+
+    def nginx(self, setting, cookies):
+        """Starts an nginx that passes on what comes. Returns its port, process and those cookies."""
+        port = free_port()
+        servers = peers.upstream("app", f"127.0.0.1:{self.app}") + (
+            f"server {{ listen 127.0.0.1:{port} backlog=16384;\n"
+            f"location / {{ proxy_pass http://app;\n{peers.FORWARDED} }} }}\n"
+        )
+        process = peers.start_nginx(setting, "nginx", servers, port, machine.PROXY_CORES)
+        return port, process, cookies
 
     def steps(self, axis):
         most = max(STEPS[axis]) // self.arguments.share
@@ -180,7 +196,7 @@ class Scaling:
         warm_up = 1 + point.connections / 2000
         command = [DRIVE, "closed", "--connections", point.connections, "--at-once", AT_ONCE]
         command += ["--warm-up", warm_up, "--seconds", self.arguments.seconds]
-        command += ["--cookies", point.cookies]
+        command += ["--cookies", point.cookies, *(["--own"] if point.own else [])]
         pids = point.process.pids()
         with subprocess.Popen(
             [str(part) for part in [*command, point.port, request]],
@@ -235,9 +251,11 @@ def markdown(results):
         "# Scaling",
         f"`{results['command']}`, {results['date']}, commit {measured['commit']}; "
         f"{measured['processor']}, {measured['cores']} cores, kernel {measured['kernel']}.",
-        f"Each request belongs to another session than the one before. Where nothing else is said: "
+        f"Each request belongs to another session than the one before, but where the number of "
+        f"connections grows: there each keeps to one, as a browser's does. Where nothing else is said: "
         f"one worker, {CONNECTIONS} connections, {SESSIONS} sessions, one route. At most {AT_ONCE} "
-        f"connections have a request under way; all take turns.",
+        f"connections have a request under way; all take turns. nginx passes the same requests on and "
+        f"checks nobody.",
     ]
     for axis, points in results["scaling"].items():
         head = [axis, *(f"{point['step']:,}" for point in points)]

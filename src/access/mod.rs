@@ -370,6 +370,7 @@ impl<'a> Permit<'a> {
     fn write(self, headers: &mut HeaderMap, names: &AssertionNames) {
         let session = self.session.as_deref();
         let written = written(self.route, (session, self.cookies), headers, names);
+        // Not a loop: a chain that is driven from inside is walked part by part.
         written.for_each(|(name, value)| match value {
             Some(value) => drop(headers.insert(name, value)),
             None => drop(headers.remove(name)),

@@ -14,6 +14,9 @@
 //! - ALPN alone decides the protocol over TLS, and a plain listener speaks HTTP/1.1 only: waiting
 //!   for enough bytes to tell the protocols apart is how a silent client stays for ever.
 //! - Deadlines are cells that one sweep per worker reads. A request arms no timer.
+//! - Over HTTP/2, what one turn of a connection answers leaves as one TLS record: small pieces are
+//!   copied together for it, which costs less than a record and a system call for each. Of the fields
+//!   only those that repeat enter the table of compressed ones.
 
 use std::future::Future;
 use std::io;
