@@ -5,6 +5,7 @@
 //! which only the one who polls the connection knows: that one calls [`Gather::poll_release`].
 
 use std::cell::RefCell;
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -21,13 +22,22 @@ const SMALL: usize = 4 * 1024;
 #[derive(Debug)]
 pub(super) struct Gather<S>(Rc<RefCell<Held<S>>>);
 
-#[derive(Debug)]
 struct Held<S> {
     stream: S,
     /// It has room while something is held, and none between turns: most connections are idle.
     bytes: Vec<u8>,
     /// How many of `bytes` the stream has taken.
     taken: usize,
+}
+
+impl<S: fmt::Debug> fmt::Debug for Held<S> {
+    /// Without what is held: cookies and pages are in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Held")
+            .field("stream", &self.stream)
+            .field("length", &self.bytes.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl<S> Gather<S> {
@@ -218,6 +228,11 @@ mod tests {
         assert_eq!(gather.write_vectored(&pieces).await.unwrap(), 10);
         gather.flush().await.unwrap();
         assert!(writes.borrow().is_empty());
+        let shown = format!("{gather:?}");
+        assert!(
+            shown.contains("length: 15") && !shown.contains("111, 110, 101"),
+            "{shown}"
+        );
         release(&gather).await.unwrap();
         assert_eq!(*writes.borrow(), [15]);
         // Idle connections keep no room.
