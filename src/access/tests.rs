@@ -1,4 +1,4 @@
-//! What is decided and written does not depend on how a head is held.
+//! What is decided and written, and that it does not depend on how a head is held.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -103,14 +103,51 @@ fn kind(decision: &Decision<'_>) -> String {
     text.to_owned()
 }
 
+fn valid() -> Life {
+    Life {
+        expires_at: Some(NOW.plus(Duration::from_hours(1))),
+        ..Life::default()
+    }
+}
+
+/// Whatever the strip may have missed.
+#[tokio::test]
+async fn what_a_permit_writes_replaces_what_a_client_forged() {
+    let kit = Kit::new(tokio::runtime::Handle::current());
+    let (id, session) = kit.opened(valid()).await;
+    let access = access(&kit);
+    let names = AssertionNames::default();
+    for path in ["/", "/open"] {
+        let request = Request::get(path).header("host", "app.example");
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        let target = Target::from_request(&parts).unwrap();
+        let mut fields = HeaderMap::new();
+        for name in names.iter().chain([&header::AUTHORIZATION]) {
+            fields.append(name, HeaderValue::from_static("forged"));
+            fields.append(name, HeaderValue::from_static("twice"));
+        }
+        if path == "/" {
+            let cookie = format!("__Host-sidegate={}", id.to_text().expose());
+            fields.insert(header::COOKIE, HeaderValue::try_from(cookie).unwrap());
+        }
+        let asked = (&Method::GET, &fields);
+        let decision = access.decide(asked, &target, &Recent::default(), NOW);
+        let Decision::Permit(permit) = decision else {
+            panic!("{decision:?}");
+        };
+        permit.write(&mut fields, &names);
+        let bearers: Vec<_> = fields.get_all(header::AUTHORIZATION).iter().collect();
+        let expected = (path == "/").then(|| session.tokens().bearer());
+        assert_eq!(bearers, Vec::from_iter(expected), "{path}");
+        // A nameless person has no claims, and its cookie is ours alone.
+        assert_eq!(fields.len(), bearers.len(), "{path}: {fields:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_head_in_a_buffer_is_treated_like_a_map_of_its_fields() {
     let kit = Kit::new(tokio::runtime::Handle::current());
-    let life = Life {
-        expires_at: Some(NOW.plus(Duration::from_hours(1))),
-        ..Life::default()
-    };
-    let (id, _session) = kit.opened(life).await;
+    let (id, _session) = kit.opened(valid()).await;
     let access = access(&kit);
     let names = AssertionNames::default();
     let ours = format!("__Host-sidegate={}", id.to_text().expose());
