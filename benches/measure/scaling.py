@@ -67,7 +67,9 @@ def parse():
     parser.add_argument("--output", type=pathlib.Path)
     arguments = parser.parse_args()
     rounds, seconds, output = (3, 1, QUICK) if arguments.quick else (7, 3, RESULTS)
-    arguments.rounds = arguments.rounds or rounds
+    arguments.rounds = rounds if arguments.rounds is None else arguments.rounds
+    if arguments.rounds < 2:
+        parser.error("--rounds: quartiles are of two rounds or more")
     arguments.seconds = arguments.seconds or seconds
     arguments.output = arguments.output or output
     arguments.share = 100 if arguments.quick else 1
