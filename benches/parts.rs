@@ -28,7 +28,7 @@ use sidegate::clock::{Clock, Timestamp};
 use sidegate::config::{Config, Flags, Variables};
 use sidegate::fields::{self, Owned, cookie as cookies};
 use sidegate::identity::{Claim, Identity};
-use sidegate::login::{Before, Callback, Completion, Login, PublicUrl, ReturnTo, Start};
+use sidegate::login::{self, Before, Callback, Completion, Login, PublicUrl, ReturnTo, Start};
 use sidegate::provider::{Grant, Prompt, Provider, Redemption, ResponseMode};
 use sidegate::seal::{Keys, Purpose};
 use sidegate::secret::Secret;
@@ -236,13 +236,14 @@ fn login(runtime: &Runtime) -> (Arc<Login>, PublicUrl) {
     let port = token_endpoint(runtime, "opaque").port();
     let config = config(port, "", &folder);
     let (sessions, _ids) = store(0);
-    let login = Login::new(
-        config.login,
-        config.providers,
+    let lasting = login::Lasting::new(
         Arc::new(sessions),
-        (Arc::new(Metrics::new([])), Clock::system()),
+        Arc::new(Metrics::default()),
+        Clock::system(),
         runtime.handle().clone(),
     );
+    let (settings, keys) = config.site.login;
+    let login = Login::new(settings, keys, config.site.providers, Arc::new(lasting));
     let public_url = PublicUrl::try_from(PUBLIC_URL.to_owned()).expect("an origin");
     (Arc::new(login), public_url)
 }
@@ -371,6 +372,6 @@ fn token_redeemed(bencher: Bencher<'_, '_>, kind: &str) {
         _ => String::new(),
     };
     let config = config(address.port(), &more, &folder);
-    let provider = config.providers.get("main").expect("the provider");
+    let provider = config.site.providers.get("main").expect("the provider");
     bencher.bench_local(|| redeem(&runtime, provider));
 }

@@ -126,7 +126,7 @@ mod tests {
 
     fn admin() -> (Admin, Readiness) {
         let readiness = Readiness::default();
-        let metrics = Arc::new(Metrics::new(["app".into()]));
+        let metrics = Arc::new(Metrics::default());
         (Admin::new(metrics, readiness.clone()), readiness)
     }
 

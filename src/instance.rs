@@ -10,14 +10,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::{Handle, Runtime};
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::access::{Access, Refresher, RouteTable};
+use crate::access::Refresher;
 use crate::admin::{Admin, Readiness};
 use crate::clock::Clock;
-use crate::config::Config;
-use crate::gateway::{Gateway, Worker};
-use crate::login::Login;
+use crate::config::{Config, SiteConfig};
+use crate::gateway::{self, Site, SiteParts, Worker};
+use crate::login::{self, Login};
+use crate::provider::Providers;
+use crate::seal::KeyRing;
 use crate::server::{self, Drained, Endpoint, Listener, Workers};
 use crate::session::{self, Maintained, Sessions, StoreError};
 use crate::telemetry::{Metrics, chain};
@@ -54,46 +57,65 @@ pub struct Instance {
     workers: Workers,
     operations: Option<Workers>,
     readiness: Readiness,
-    refresher: Arc<Refresher>,
-    sessions: Arc<Sessions>,
+    lasting: Lasting,
+    sites: watch::Sender<Arc<Site>>,
     control: Control,
 }
 
-/// What all workers share, and what the end of the process needs of it.
-struct Rooms {
-    sessions: Arc<Sessions>,
-    refresher: Arc<Refresher>,
-    gateway: Arc<Gateway>,
+/// What every site of the process shares.
+#[derive(Debug)]
+struct Lasting {
+    site: gateway::Lasting,
+    login: Arc<login::Lasting>,
 }
 
-impl Rooms {
-    fn open(config: Config, shared: (Arc<Metrics>, Clock), control: Handle) -> Result<Self, Error> {
-        let (settings, keys) = config.session;
-        let patience = settings.refresh_wait;
-        let fingerprints = config.providers.iter();
+impl Lasting {
+    /// Opens the store of sessions, and starts with nothing remembered otherwise.
+    fn start(
+        (settings, keys): (session::Settings, KeyRing),
+        providers: &Arc<Providers>,
+        (metrics, clock): (Arc<Metrics>, &Clock),
+        control: Handle,
+    ) -> Result<Self, Error> {
+        let fingerprints = providers.iter();
         let fingerprints = fingerprints.map(|(name, it)| (name.clone(), it.fingerprint()));
-        let sessions = Sessions::start(settings, keys, &fingerprints.collect(), shared.1.now())?;
+        let sessions = Sessions::start(settings, keys, &fingerprints.collect(), clock.now())?;
         let sessions = Arc::new(sessions);
         let refresher = Arc::new(Refresher::new(
-            config.providers.clone(),
+            Arc::clone(providers),
             Arc::clone(&sessions),
-            shared.clone(),
-            (control.clone(), patience),
+            (Arc::clone(&metrics), clock.clone()),
+            control.clone(),
         ));
-        let access = Access::new(config.routes, Arc::clone(&sessions), Arc::clone(&refresher));
-        let login = Login::new(
-            config.login,
-            config.providers,
+        let login = login::Lasting::new(
             Arc::clone(&sessions),
-            shared.clone(),
+            Arc::clone(&metrics),
+            clock.clone(),
             control,
         );
-        let gateway = Gateway::new(config.gateway, access, Arc::new(login), shared);
         Ok(Self {
-            sessions,
-            refresher,
-            gateway: Arc::new(gateway),
+            site: gateway::Lasting {
+                sessions,
+                refresher,
+                metrics,
+                clock: clock.clone(),
+            },
+            login: Arc::new(login),
         })
+    }
+
+    /// Makes the site of these settings.
+    fn site(&self, config: SiteConfig) -> Arc<Site> {
+        let (login, keys) = config.login;
+        let (providers, lasting) = (Arc::clone(&config.providers), Arc::clone(&self.login));
+        let parts = SiteParts {
+            settings: config.gateway,
+            routes: config.routes,
+            providers: config.providers,
+            login: Arc::new(Login::new(login, keys, providers, lasting)),
+            patience: config.patience,
+        };
+        Arc::new(Site::new(parts, self.site.clone()))
     }
 }
 
@@ -135,19 +157,19 @@ impl Instance {
         let (control, handle) = Control::start().map_err(Error::Control)?;
         announce(&config);
         look_after(&handle, &config, clock);
-        let metrics = Arc::new(Metrics::new(route_names(&config.routes)));
+        let metrics = Arc::new(Metrics::default());
         let endpoint = match config.tls.clone() {
             Some(acceptor) => Endpoint::tls(listener, acceptor),
             None => Endpoint::plain(listener),
         };
         let (server, count) = (config.server, config.workers);
-        let shared = (Arc::clone(&metrics), clock.clone());
-        let rooms = Rooms::open(config, shared.clone(), handle.clone())?;
+        let shared = (Arc::clone(&metrics), clock);
+        let providers = &config.site.providers;
+        let lasting = Lasting::start(config.session, providers, shared, handle.clone())?;
         let readiness = Readiness::default();
-        let sessions = Arc::clone(&rooms.sessions);
-        handle.spawn(keep_house(sessions, shared, readiness.clone()));
-        let gateway = rooms.gateway;
-        let make = move || Worker::new(Arc::clone(&gateway));
+        handle.spawn(keep_house(lasting.site.clone(), readiness.clone()));
+        let (sites, site) = watch::channel(lasting.site(config.site));
+        let make = move || Worker::new(site.clone());
         let workers = Workers::start("worker", count, vec![endpoint], server, make)?;
         let admin = Admin::new(metrics, readiness.clone());
         let operations = operations
@@ -163,8 +185,8 @@ impl Instance {
             workers,
             operations,
             readiness,
-            refresher: rooms.refresher,
-            sessions: rooms.sessions,
+            lasting,
+            sites,
             control,
         })
     }
@@ -189,11 +211,11 @@ impl Instance {
         tracing::info!("Draining");
         let drained = self.workers.drained().await;
         // What is still being refreshed is stored before the store closes.
-        self.refresher.drained().await;
+        self.lasting.site.refresher.drained().await;
         if let Some(operations) = self.operations {
             operations.drained().await;
         }
-        if let Err(error) = self.sessions.close().await {
+        if let Err(error) = self.lasting.site.sessions.close().await {
             let reason = error.reason();
             tracing::error!(reason, error = chain(&error), "Sessions not closed");
         }
@@ -209,7 +231,7 @@ impl Instance {
 
 /// Starts the tasks that look after what lies outside: providers and certificate files.
 fn look_after(control: &Handle, config: &Config, clock: &Clock) {
-    for provider in config.providers.values() {
+    for provider in config.site.providers.values() {
         let (provider, clock) = (Arc::clone(provider), clock.clone());
         control.spawn(async move { provider.maintain(&clock).await });
     }
@@ -232,17 +254,6 @@ fn operate(listener: Listener, admin: Admin) -> Result<Workers, server::Error> {
     )
 }
 
-/// The names of the routes, each at its index.
-fn route_names(routes: &RouteTable) -> impl Iterator<Item = Box<str>> {
-    let mut routes: Vec<_> = routes.iter().collect();
-    routes.sort_unstable_by_key(|route| route.index());
-    routes
-        .into_iter()
-        .map(|route| route.name().into())
-        .collect::<Vec<_>>()
-        .into_iter()
-}
-
 /// Says what an operator should know at the start: what is open above all.
 fn announce(config: &Config) {
     for warning in &config.warnings {
@@ -254,28 +265,30 @@ fn announce(config: &Config) {
             "No key file is set, so logins under way start again after a restart"
         );
     }
-    for route in config.routes.iter().filter(|route| route.is_public()) {
+    for route in config.site.routes.iter().filter(|route| route.is_public()) {
         tracing::warn!(
             route = route.name(),
             prefix = route.prefix(),
             "Route is open to everybody"
         );
     }
-    for url in config.gateway.public_urls.iter() {
-        for provider in config.providers.keys() {
-            let redirect_uri = config.login.0.redirection.redirect_uri(url, provider);
+    for url in config.site.gateway.public_urls.iter() {
+        for provider in config.site.providers.keys() {
+            let redirect_uri = config.site.login.0.redirection.redirect_uri(url, provider);
             tracing::info!(%url, provider = &**provider, redirect_uri, "Serving");
         }
     }
 }
 
 /// Frees expired sessions a batch at a time, and brings the figures up to date. Notices when the
-/// thread that keeps them is gone: nobody can sign in or out any more, and nothing brings it back.
-async fn keep_house(
-    sessions: Arc<Sessions>,
-    (metrics, clock): (Arc<Metrics>, Clock),
-    readiness: Readiness,
-) {
+/// thread that keeps sessions is gone: nobody can sign in or out any more, and only a restart helps.
+async fn keep_house(lasting: gateway::Lasting, readiness: Readiness) {
+    let gateway::Lasting {
+        sessions,
+        metrics,
+        clock,
+        ..
+    } = lasting;
     let mut ticks = interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -346,8 +359,19 @@ mod tests {
         sessions.close().await.unwrap();
         let readiness = Readiness::default();
         readiness.ready();
-        let shared = (Arc::new(Metrics::new([])), clock);
-        let keeping = tokio::spawn(keep_house(sessions, shared, readiness.clone()));
+        let metrics = Arc::new(Metrics::default());
+        let lasting = gateway::Lasting {
+            refresher: Arc::new(Refresher::new(
+                Arc::default(),
+                Arc::clone(&sessions),
+                (Arc::clone(&metrics), clock.clone()),
+                Handle::current(),
+            )),
+            sessions,
+            metrics,
+            clock,
+        };
+        let keeping = tokio::spawn(keep_house(lasting, readiness.clone()));
         while readiness.is_ready() {
             tokio::task::yield_now().await;
         }

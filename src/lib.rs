@@ -19,11 +19,20 @@
 //! | 7 | [`instance`] | one running gateway: everything brought together |
 //! | 8 | [`demo`] | an embedded authorization server and a legacy app, for trying and for tests |
 //!
+//! # One site
+//!
+//! Everything that is made from the settings is one immutable value, the [`gateway::Site`]: routes
+//! and rules, upstreams, providers, the login flow, public URLs, trusted networks, assertion names.
+//! It is built whole or not at all. Each worker has a copy of its own behind an `Rc` and takes the
+//! next one when a reload has built it; a request keeps its site to its end, and a
+//! [`access::Permit`] owns what it needs. What outlives a site is in [`gateway::Lasting`] and
+//! [`login::Lasting`]: sessions, refreshes under way, figures, used states.
+//!
 //! # Two planes
 //!
 //! The data plane is one current-thread runtime per worker ([`server::Workers`]), each with its
-//! own connections to the apps ([`upstream::Pools`]). Workers share the session cache, the routes
-//! and the figures, and wait for no lock. The control plane is one small multi-thread runtime
+//! own connections to the apps ([`upstream::Pools`]). Workers share the session cache and the
+//! figures, and wait for no lock. The control plane is one small multi-thread runtime
 //! ([`instance`]) for everything that talks to a provider: a worker awaits its result, and if the
 //! browser goes away the task still finishes. Sessions are changed by one thread of their own
 //! ([`session`]), which commits every change before anybody can act on it.
@@ -43,7 +52,7 @@
 //! 6. The [`gateway`] answers a [`access::Decision`]: navigation goes to the provider, or to a page
 //!    where people choose one; everything else gets 401 with a `login_url`; 403 and 404 speak for
 //!    themselves; 503 says when a session that cannot be used now can be again.
-//! 7. [`access::Permit::forward`] removes our cookies, writes who is signed in and the bearer
+//! 7. [`access::Permit::exchange`] removes our cookies, writes who is signed in and the bearer
 //!    token ([`upstream::assertions`]), and sends the request on a pooled connection. Bodies
 //!    stream both ways. An app that refuses the token may be asked once more, with another
 //!    ([`access::Refused::recover`]).

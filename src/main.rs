@@ -143,7 +143,7 @@ fn check(settings: &Settings) -> ExitCode {
             for warning in &config.warnings {
                 complain(&format!("warning: {warning}"));
             }
-            for route in config.routes.iter().filter(|route| route.is_public()) {
+            for route in config.site.routes.iter().filter(|route| route.is_public()) {
                 say(&format!("open to everybody: {}", route.prefix()));
             }
             say(&format!(

@@ -65,6 +65,7 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::rc::Rc;
     use std::sync::Arc;
 
     use http::Request;
@@ -108,7 +109,7 @@ mod tests {
                 wanted.push(("y.example:8080", prefix, "signed-in"));
             }
         }
-        let table = table(&wanted);
+        let table = table(&wanted).of_worker();
         let segments = [
             "a", "A", "a.", "a%20", "a;x=1", "b", "B ", "c", "C;x", "%c3%bc", "%C3%9C", "a%25b",
             "z",
@@ -122,7 +123,7 @@ mod tests {
                         let target = target(host, &path);
                         let each = table.iter().find(|route| route.takes(&target));
                         let indexed = table.find(&target);
-                        let name = |route: Option<&Route>| route.map(Route::index);
+                        let name = |route: Option<&Rc<Route>>| route.map(|route| route.index());
                         assert_eq!(name(indexed), name(each), "{host}{path}");
                         found += usize::from(indexed.is_some_and(|route| route.prefix() != "/"));
                     }

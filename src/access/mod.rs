@@ -8,13 +8,40 @@
 //! will end soon starts a refresh and passes at once; one whose token has ended is a
 //! [`Decision::Wait`].
 //!
-//! Forgetting to ask does not compile, because nobody else can make a permit:
+//! An [`Access`] belongs to one worker and to one site: the settings that were in force when it was
+//! made. What it hands out owns what it needs, so a request keeps its site to its end, and a
+//! permit is cloned without a counter that several workers write to.
 //!
-//! ```compile_fail
-//! use sidegate::access::{Permit, Route};
+//! Forgetting to ask does not compile: every field of a [`Permit`] is private to this room, and no
+//! function but [`Access::decide`] and what continues its decision makes one.
 //!
-//! fn let_everybody_in(route: &Route) -> Permit<'_> {
-//!     Permit { route, session: None }
+//! ```
+//! use sidegate::access::Permit;
+//!
+//! fn only_looks_at(permit: &Permit) -> &str {
+//!     permit.route().name()
+//! }
+//! ```
+//!
+//! The same function, with one word more, fails because the field is private and for no other
+//! reason (E0616):
+//!
+//! ```compile_fail,E0616
+//! use sidegate::access::Permit;
+//!
+//! fn only_looks_at(permit: &Permit) -> &str {
+//!     permit.route.name()
+//! }
+//! ```
+//!
+//! And a permit cannot be put together from parts that somebody has, even from those of another
+//! permit (E0451):
+//!
+//! ```compile_fail,E0451
+//! use sidegate::access::Permit;
+//!
+//! fn let_pass(permit: Permit) -> Permit {
+//!     Permit { ..permit }
 //! }
 //! ```
 
@@ -30,7 +57,9 @@ mod trouble;
 mod unstored;
 mod wait;
 
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
 use http_body::Body;
@@ -39,6 +68,7 @@ use tokio::time::Instant;
 pub use self::recent::Recent;
 pub use self::recovery::{Content, Recovery, Refused, Replayable, Sent};
 pub use self::refresh::Refresher;
+use self::route::WorkerRoutes;
 pub use self::route::{OnRefusal, ProviderNames, Route, RouteError, RouteSettings, RouteTable};
 use self::rule::Verdict;
 pub use self::rule::{AnyOf, Rule};
@@ -48,62 +78,84 @@ pub use self::wait::{Unavailable, Wait, Whereabouts};
 use crate::clock::Timestamp;
 use crate::fields::View;
 use crate::fields::cookie::{self as cookies, Found, Others};
+use crate::provider::{Provider, Providers};
 use crate::session::{Lookup, Session, SessionId, Sessions, cookie};
 use crate::target::Target;
 use crate::upstream::{Answering, AssertionNames, Pools, assertions};
 
-/// Routes, and who is signed in. Shared by all workers; deciding takes no lock.
+/// One worker's view of one site's routes, and of who is signed in. Deciding takes no lock.
 #[derive(Debug)]
 pub struct Access {
-    routes: RouteTable,
-    /// Whether the apps' refusals have tokens refreshed, at whatever time.
+    routes: WorkerRoutes,
+    /// Whether some route has tokens refreshed because an app refuses them, which can happen at
+    /// any time.
     refreshes_refused: bool,
+    /// The fields that tell an app who is signed in.
+    names: AssertionNames,
+    /// The providers of this site.
+    providers: Arc<Providers>,
+    /// How long a request waits for its session.
+    patience: Duration,
     sessions: Arc<Sessions>,
     refresher: Arc<Refresher>,
+}
+
+/// What [`Access::new`] takes from the settings.
+#[derive(Debug)]
+pub struct Settings<'a> {
+    /// The routes.
+    pub routes: &'a RouteTable,
+    /// The fields that tell an app who is signed in.
+    pub names: &'a AssertionNames,
+    /// The providers by their configured names.
+    pub providers: &'a Arc<Providers>,
+    /// How long a request waits for a session that has to be refreshed or fetched first.
+    pub patience: Duration,
 }
 
 /// What a request may do.
 #[derive(Debug)]
 #[must_use]
-pub enum Decision<'a> {
+pub enum Decision {
     /// It may pass.
-    Permit(Permit<'a>),
+    Permit(Permit),
     /// It needs a session, and has none that counts here.
-    Challenge(Challenge<'a>),
+    Challenge(Challenge),
     /// Its person is known and may not use the route.
-    Forbid(Forbid<'a>),
+    Forbid(Forbid),
     /// No route takes it.
     NoRoute,
     /// Its session is there, but cannot be used now.
-    Unavailable(Unavailable<'a>),
+    Unavailable(Unavailable),
     /// Its session has to be refreshed or fetched first.
-    Wait(Wait<'a>),
+    Wait(Wait),
 }
 
 /// The right to send one request to one upstream, as one person or as nobody. Only
 /// [`Access::decide`] makes one.
 #[derive(Debug)]
 #[must_use]
-pub struct Permit<'a> {
-    route: &'a Route,
+pub struct Permit {
+    access: Rc<Access>,
+    route: Rc<Route>,
     session: Option<Arc<Session>>,
     cookies: Cookies,
 }
 
-/// What the app gets of the cookies that came.
+/// Whether it is known what the app gets of the cookies that came.
 #[derive(Debug)]
 enum Cookies {
-    /// Those that are not ours; they are still to be looked for.
-    Others,
-    /// This line, or none.
-    Known(Option<HeaderValue>),
+    /// The connection has seen this very line before: without our cookies this is left of it.
+    Read(Option<HeaderValue>),
+    /// Our cookies are still to be looked for.
+    Unread,
 }
 
 /// A request that needs a login.
 #[derive(Debug)]
-pub struct Challenge<'a> {
+pub struct Challenge {
     /// The route it wants.
-    pub route: &'a Route,
+    pub route: Rc<Route>,
     /// Why no session counts.
     pub cause: Cause,
     /// The live session, if it is one of a provider that does not count here.
@@ -112,9 +164,9 @@ pub struct Challenge<'a> {
 
 /// A request of somebody who may not use the route.
 #[derive(Debug)]
-pub struct Forbid<'a> {
+pub struct Forbid {
     /// The route it wants.
-    pub route: &'a Route,
+    pub route: Rc<Route>,
     /// Who is signed in.
     pub session: Arc<Session>,
 }
@@ -164,22 +216,38 @@ impl Cause {
 }
 
 impl Access {
-    /// Brings the parts together.
-    pub fn new(routes: RouteTable, sessions: Arc<Sessions>, refresher: Arc<Refresher>) -> Self {
-        let mut on_refusal = routes.iter().map(|route| route.on_refusal);
-        let refreshes_refused = on_refusal.any(|what| what == OnRefusal::RefreshAndRetry);
-        drop(on_refusal);
-        Self {
-            routes,
-            refreshes_refused,
+    /// Makes one worker's copy of what a site has.
+    pub fn new(
+        settings: &Settings<'_>,
+        sessions: Arc<Sessions>,
+        refresher: Arc<Refresher>,
+    ) -> Rc<Self> {
+        let mut on_refusal = settings.routes.iter().map(|route| route.on_refusal);
+        Rc::new(Self {
+            refreshes_refused: on_refusal.any(|what| what == OnRefusal::RefreshAndRetry),
+            routes: settings.routes.of_worker(),
+            names: settings.names.clone(),
+            providers: Arc::clone(settings.providers),
+            patience: settings.patience,
             sessions,
             refresher,
-        }
+        })
     }
 
-    /// The routes.
-    pub fn routes(&self) -> &RouteTable {
-        &self.routes
+    /// The routes, most specific first.
+    pub fn routes(&self) -> impl Iterator<Item = &Route> {
+        self.routes.iter().map(|route| &**route)
+    }
+
+    /// The time until which a request that comes now waits.
+    fn deadline(&self) -> Instant {
+        let now = Instant::now();
+        now.checked_add(self.patience).unwrap_or(now)
+    }
+
+    /// The provider that signed a session's person in.
+    fn provider(&self, session: &Session) -> Option<&Arc<Provider>> {
+        self.providers.get(session.provider())
     }
 
     /// Decides about one request by its canonical target, its method and cookies, and the time.
@@ -187,82 +255,129 @@ impl Access {
     ///
     /// On a public route a session counts when there is one, and its absence does not matter.
     pub fn decide(
-        &self,
+        self: &Rc<Self>,
         (method, fields): (&Method, &(impl View + ?Sized)),
         target: &Target,
         recent: &Recent,
         now: Timestamp,
-    ) -> Decision<'_> {
+    ) -> Decision {
         let Some(route) = self.routes.find(target) else {
             return Decision::NoRoute;
         };
         if route.allow_preflight && is_preflight(method, fields) {
-            return Decision::Permit(Permit {
-                route,
-                session: None,
-                cookies: Cookies::Others,
-            });
+            return Decision::Permit(self.permit(route, None));
         }
         let line = cookies::only_line(fields);
         if let Some(known) = line.and_then(|line| recent.line(line, &self.sessions, now)) {
             let (session, others) = known;
             let mut decision = self.weigh(route, session, now, None);
             if let Decision::Permit(permit) = &mut decision {
-                permit.cookies = Cookies::Known(others);
+                permit.cookies = Cookies::Read(others);
             }
             return decision;
         }
         let cookie = match session_cookie(fields) {
             Ok(cookie) => cookie,
-            Err(cause) => return absent(route, cause, None),
+            Err(cause) => return self.absent(route, cause, None),
         };
         if let Some(session) = recent.session(cookie, &self.sessions, now) {
             return self.weigh(route, session, now, None);
         }
         let Some(id) = SessionId::parse(cookie) else {
-            return absent(route, Cause::Malformed, None);
+            return self.absent(route, Cause::Malformed, None);
         };
         match self.sessions.find(&id, now) {
             Lookup::Live(session) => {
                 recent.note((cookie, line), &session, now);
                 self.weigh(route, session, now, None)
             }
-            Lookup::Away => Wait::for_session((self, route), id),
-            Lookup::Expired => absent(route, Cause::Expired, None),
-            Lookup::OtherInstance => absent(route, Cause::OtherInstance, None),
-            Lookup::Unknown => absent(route, Cause::Unknown, None),
+            Lookup::Away => Wait::for_session(self, route, id),
+            Lookup::Expired => self.absent(route, Cause::Expired, None),
+            Lookup::OtherInstance => self.absent(route, Cause::OtherInstance, None),
+            Lookup::Unknown => self.absent(route, Cause::Unknown, None),
         }
     }
 
-    /// Decides about a session, whatever the age of its token. Who has waited already goes on
-    /// waiting until `deadline`.
-    fn weigh<'a>(
-        &'a self,
-        route: &'a Route,
+    /// Decides about a session, whatever the age of its token. A request that has waited before
+    /// goes on waiting until `deadline`.
+    fn weigh(
+        self: &Rc<Self>,
+        route: &Rc<Route>,
         session: Arc<Session>,
         now: Timestamp,
         deadline: Option<Instant>,
-    ) -> Decision<'a> {
+    ) -> Decision {
         if route.provider(session.provider()).is_none() {
-            return absent(route, Cause::OtherProvider, Some(session));
+            return self.absent(route, Cause::OtherProvider, Some(session));
         }
         if !session.is_due(now) {
-            return judge(route, session);
+            return self.judge(route, session);
         }
         if !session.tokens().is_expired(now) {
             self.refresher.begin(&session, now);
-            return judge(route, session);
+            return self.judge(route, session);
         }
         if session.tokens().refresh_token().is_none() {
-            return absent(route, Cause::TokenExpired, None);
+            return self.absent(route, Cause::TokenExpired, None);
         }
-        match self.refresher.join(&session, now) {
+        match self.refresher.join(&session, now, self.patience) {
             Ok(seat) => {
-                let deadline = deadline.unwrap_or_else(|| self.refresher.deadline());
-                Wait::for_refresh((self, route), seat, deadline)
+                let deadline = deadline.unwrap_or_else(|| self.deadline());
+                Wait::for_refresh(self, route, seat, deadline)
             }
-            Err(failure) => unavailable(route, failure),
+            Err(failure) => self.unavailable(route, failure),
         }
+    }
+
+    /// The right to pass, as the person of `session` or as nobody.
+    fn permit(self: &Rc<Self>, route: &Rc<Route>, session: Option<Arc<Session>>) -> Permit {
+        Permit {
+            access: Rc::clone(self),
+            route: Rc::clone(route),
+            session,
+            cookies: Cookies::Unread,
+        }
+    }
+
+    /// Decides about a person.
+    fn judge(self: &Rc<Self>, route: &Rc<Route>, session: Arc<Session>) -> Decision {
+        match route.rule.judge(session.identity()) {
+            Verdict::Allowed => Decision::Permit(self.permit(route, Some(session))),
+            Verdict::Refused => {
+                let route = Rc::clone(route);
+                Decision::Forbid(Forbid { route, session })
+            }
+        }
+    }
+
+    /// Decides about a request without a session that counts.
+    fn absent(
+        self: &Rc<Self>,
+        route: &Rc<Route>,
+        cause: Cause,
+        other: Option<Arc<Session>>,
+    ) -> Decision {
+        if route.is_public() {
+            return Decision::Permit(self.permit(route, None));
+        }
+        Decision::Challenge(Challenge {
+            route: Rc::clone(route),
+            cause,
+            other,
+        })
+    }
+
+    /// Decides about a request whose session cannot be used now. On a public route the request
+    /// passes as nobody's.
+    fn unavailable(self: &Rc<Self>, route: &Rc<Route>, failure: Failure) -> Decision {
+        if route.is_public() {
+            return Decision::Permit(self.permit(route, None));
+        }
+        Decision::Unavailable(Unavailable {
+            route: Rc::clone(route),
+            reason: failure.reason,
+            retry_after: failure.retry_after,
+        })
     }
 
     /// The session id that a browser brings, and its session if that is live, whatever it may be
@@ -303,7 +418,7 @@ impl Access {
         let mut found = self.sessions.find(id, now);
         if let Lookup::Away = found {
             let seat = self.refresher.fetch(id.key());
-            let fetched = seated(seat, self.refresher.deadline()).await;
+            let fetched = seated(seat, self.deadline()).await;
             if let Ok(Ok(Some(_in_memory))) = fetched {
                 found = self.sessions.find(id, now);
             }
@@ -323,26 +438,32 @@ impl Access {
     }
 }
 
-impl<'a> Permit<'a> {
+impl Permit {
     /// The route it is for.
-    pub fn route(&self) -> &'a Route {
-        self.route
+    pub fn route(&self) -> &Rc<Route> {
+        &self.route
     }
 
-    /// What to remember of a request whose answer may make it worth sending once more, or its person
-    /// worth asking again; nothing where neither can be.
-    pub fn sent(&self) -> Option<Sent<'a>> {
+    /// What to remember of a request that may have to be sent once more, or whose person may have
+    /// to sign in again, because of the app's answer. `None` where neither can happen.
+    pub fn sent(&self) -> Option<Sent> {
         let session = self.session.as_ref()?;
         let wanted =
             self.route.on_refusal != OnRefusal::Pass || session.tokens().refresh_token().is_some();
         wanted.then(|| Sent {
-            route: self.route,
+            route: Rc::clone(&self.route),
             session: Arc::clone(session),
         })
     }
 
-    /// Uses up the permit: writes who is signed in and the bearer token into the request, whose
-    /// fields were stripped before, removes our cookies, and sends it on.
+    /// What the app is told: each field that has a value, the bearer token among them.
+    pub fn fields(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        let fields = self.assertions();
+        fields.filter_map(|(name, value)| value.map(|value| (name, value)))
+    }
+
+    /// Uses up the permit: writes what the app is told into the request, whose fields were stripped
+    /// before, removes our cookies, and sends the request on.
     ///
     /// # Errors
     ///
@@ -350,100 +471,54 @@ impl<'a> Permit<'a> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the upstream connection; the app may have acted, even if it was
-    /// never polled.
-    pub fn forward<B>(
-        self,
-        mut request: Request<B>,
-        pools: &Pools<B>,
-        names: &AssertionNames,
-    ) -> Answering<B>
+    /// Dropping the future closes the upstream connection; the app may have acted, even if the
+    /// future was never polled.
+    pub fn exchange<B>(mut self, mut request: Request<B>, pools: &Pools<B>) -> Answering<B>
     where
         B: Body<Data = bytes::Bytes> + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let upstream = &self.route.upstream;
-        self.write(request.headers_mut(), names);
-        pools.send(upstream, request)
+        self.write(request.headers_mut());
+        pools.send(&self.route.upstream, request)
     }
 
-    fn write(self, headers: &mut HeaderMap, names: &AssertionNames) {
-        let session = self.session.as_deref();
-        let written = written(self.route, (session, self.cookies), headers, names);
-        // Not a loop: a chain that is driven from inside is walked part by part.
-        written.for_each(|(name, value)| match value {
-            Some(value) => drop(headers.insert(name, value)),
-            None => drop(headers.remove(name)),
-        });
+    fn write(&mut self, headers: &mut HeaderMap) {
+        match self.cookies_left(headers) {
+            Others::All => {}
+            Others::Line(line) => write_or_remove(headers, &header::COOKIE, Some(line)),
+            Others::Nothing => write_or_remove(headers, &header::COOKIE, None),
+        }
+        // Not a loop: a chain of iterators is faster when it drives itself.
+        self.assertions()
+            .for_each(|(name, value)| write_or_remove(headers, name, value.cloned()));
     }
-}
 
-/// What is written over the fields of a request that may pass: each name with its only value or,
-/// where none may be left, without.
-fn written<'a, V: View + ?Sized>(
-    route: &'a Route,
-    (session, cookies): (Option<&'a Session>, Cookies),
-    fields: &V,
-    names: &'a AssertionNames,
-) -> impl Iterator<Item = (&'a HeaderName, Option<HeaderValue>)> + use<'a, V> {
-    let others = match cookies {
-        Cookies::Known(line) => Some(line),
-        Cookies::Others => match cookies::others(fields, cookie::is_own) {
-            Others::All => None,
-            Others::Line(line) => Some(Some(line)),
-            Others::Nothing => Some(None),
-        },
-    };
-    let identity = session.map(Session::identity);
-    let bearer = session.map(|session| session.tokens().bearer());
-    // Looked for only where an app is told.
-    let told = session.filter(|_session| names.provider.is_some());
-    let provider = told.and_then(|session| route.provider(session.provider()));
-    let asserted = assertions(names, (identity, provider), bearer);
-    let asserted = asserted.map(|(name, value)| (name, value.cloned()));
-    let others = others.map(|line| (&header::COOKIE, line));
-    others.into_iter().chain(asserted)
-}
+    /// What is left of the cookies without ours.
+    fn cookies_left(&mut self, fields: &(impl View + ?Sized)) -> Others {
+        match std::mem::replace(&mut self.cookies, Cookies::Unread) {
+            Cookies::Read(Some(line)) => Others::Line(line),
+            Cookies::Read(None) => Others::Nothing,
+            Cookies::Unread => cookies::others(fields, cookie::is_own),
+        }
+    }
 
-/// Decides about a person.
-fn judge(route: &Route, session: Arc<Session>) -> Decision<'_> {
-    match route.rule.judge(session.identity()) {
-        Verdict::Allowed => Decision::Permit(Permit {
-            route,
-            session: Some(session),
-            cookies: Cookies::Others,
-        }),
-        Verdict::Refused => Decision::Forbid(Forbid { route, session }),
+    /// Every field that we assert, with its value or, where it must not be there, without.
+    fn assertions(&self) -> impl Iterator<Item = (&HeaderName, Option<&HeaderValue>)> {
+        let (session, names) = (self.session.as_deref(), &self.access.names);
+        let identity = session.map(Session::identity);
+        let bearer = session.map(|session| session.tokens().bearer());
+        // Looked for only where an app is told.
+        let told = session.filter(|_session| names.provider.is_some());
+        let provider = told.and_then(|session| self.route.provider(session.provider()));
+        assertions(names, (identity, provider), bearer)
     }
 }
 
-/// Decides about a request without a session that counts.
-fn absent(route: &Route, cause: Cause, other: Option<Arc<Session>>) -> Decision<'_> {
-    if route.is_public() {
-        return Decision::Permit(Permit {
-            route,
-            session: None,
-            cookies: Cookies::Others,
-        });
+fn write_or_remove(headers: &mut HeaderMap, name: &HeaderName, value: Option<HeaderValue>) {
+    match value {
+        Some(value) => drop(headers.insert(name, value)),
+        None => drop(headers.remove(name)),
     }
-    Decision::Challenge(Challenge {
-        route,
-        cause,
-        other,
-    })
-}
-
-/// Decides about a request whose session cannot be used now. An open route is open to whom nobody
-/// can be made of.
-fn unavailable(route: &Route, failure: Failure) -> Decision<'_> {
-    if route.is_public() {
-        return absent(route, Cause::TokenExpired, None);
-    }
-    Decision::Unavailable(Unavailable {
-        route,
-        reason: failure.reason,
-        retry_after: failure.retry_after,
-    })
 }
 
 /// The one session id that a request brings.

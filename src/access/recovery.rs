@@ -3,6 +3,7 @@
 //! The token may have been revoked, or a refresh beside the request may have killed it. Only what
 //! the app has refused is ever sent again, once, and only with another token.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use http::{HeaderMap, StatusCode};
@@ -10,24 +11,24 @@ use http::{HeaderMap, StatusCode};
 use super::refresh::Outcome;
 use super::route::OnRefusal;
 use super::wait::seated;
-use super::{Access, Cause, Challenge, Decision, Permit, Route, judge};
+use super::{Access, Cause, Challenge, Decision, Permit, Route};
 use crate::clock::Timestamp;
 use crate::session::{EndedVersion, Session, State};
 use crate::telemetry::chain;
 
 /// A request that was sent as somebody, and whose answer may refuse the token.
 #[derive(Debug)]
-pub struct Sent<'a> {
-    pub(super) route: &'a Route,
+pub struct Sent {
+    pub(super) route: Rc<Route>,
     pub(super) session: Arc<Session>,
 }
 
 /// An answer that refuses the token.
 #[derive(Debug)]
 #[must_use]
-pub struct Refused<'a> {
-    access: &'a Access,
-    sent: Sent<'a>,
+pub struct Refused {
+    access: Rc<Access>,
+    sent: Sent,
 }
 
 /// Whether a request has content.
@@ -51,13 +52,13 @@ pub enum Replayable {
 /// What becomes of an answer that refuses a token.
 #[derive(Debug)]
 #[must_use]
-pub enum Recovery<'a> {
+pub enum Recovery {
     /// The app's answer is passed on.
     Pass,
     /// The request is sent once more, with this.
-    Again(Permit<'a>),
+    Again(Permit),
     /// The person signs in again.
-    SignIn(Challenge<'a>),
+    SignIn(Challenge),
 }
 
 impl Access {
@@ -66,7 +67,7 @@ impl Access {
     ///
     /// Where the app's refusals are passed on, only a refresh beside the request makes that worth
     /// while, and none begins before it is due. One with content can be under way for whatever time.
-    pub fn keeps(&self, sent: &Sent<'_>, content: Content, now: Timestamp) -> bool {
+    pub fn keeps(&self, sent: &Sent, content: Content, now: Timestamp) -> bool {
         if sent.route.on_refusal != OnRefusal::Pass || self.refreshes_refused {
             return true;
         }
@@ -75,28 +76,31 @@ impl Access {
     }
 
     /// Whether an answer refuses the token that its request was sent with.
-    pub fn refused<'a>(
-        &'a self,
-        sent: Sent<'a>,
+    pub fn refused(
+        self: &Rc<Self>,
+        sent: Sent,
         status: StatusCode,
         headers: &HeaderMap,
-    ) -> Option<Refused<'a>> {
+    ) -> Option<Refused> {
         if status != StatusCode::UNAUTHORIZED && !status.is_redirection() {
             return None;
         }
-        let provider = self.refresher.provider(&sent.session)?;
+        let provider = self.provider(&sent.session)?;
         let refused = provider.is_signed_out_answer(status, headers);
-        refused.then_some(Refused { access: self, sent })
+        refused.then(|| Refused {
+            access: Rc::clone(self),
+            sent,
+        })
     }
 }
 
-impl<'a> Refused<'a> {
+impl Refused {
     /// Decides, and waits for a refresh where one can help.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: a refresh that was started goes on.
-    pub async fn recover(self, replayable: Replayable) -> Recovery<'a> {
+    pub async fn recover(self, replayable: Replayable) -> Recovery {
         let Self { access, sent } = self;
         let recovery = access.recover(&sent, replayable).await;
         let outcome = match &recovery {
@@ -117,8 +121,8 @@ impl<'a> Refused<'a> {
 }
 
 impl Access {
-    async fn recover<'a>(&'a self, sent: &Sent<'a>, replayable: Replayable) -> Recovery<'a> {
-        let (route, session) = (sent.route, &sent.session);
+    async fn recover(self: &Rc<Self>, sent: &Sent, replayable: Replayable) -> Recovery {
+        let (route, session) = (&sent.route, &sent.session);
         // A refresh beside the request may have killed its token: that is nobody's wish.
         let replaced = session.state() == State::Superseded;
         if replaced || self.refresher.under_way(session.key()).is_some() {
@@ -142,15 +146,16 @@ impl Access {
 
     /// Sends the request again once there is a newer token. What cannot be sent again does not wait
     /// for it.
-    async fn with_newer<'a>(&'a self, sent: &Sent<'a>, replayable: Replayable) -> Recovery<'a> {
-        let (route, session) = (sent.route, &sent.session);
-        let joined = self.refresher.join(session, self.refresher.clock().now());
+    async fn with_newer(self: &Rc<Self>, sent: &Sent, replayable: Replayable) -> Recovery {
+        let (route, session) = (&sent.route, &sent.session);
+        let now = self.refresher.clock().now();
+        let joined = self.refresher.join(session, now, self.patience);
         let (Ok(place), Replayable::Yes) = (joined, replayable) else {
             return Recovery::Pass;
         };
-        match seated(place, self.refresher.deadline()).await {
+        match seated(place, self.deadline()).await {
             Ok(Outcome::Renewed(newest)) if newest.version() != session.version() => {
-                match judge(route, newest) {
+                match self.judge(route, newest) {
                     Decision::Permit(permit) => Recovery::Again(permit),
                     Decision::Challenge(_)
                     | Decision::Forbid(_)
@@ -169,7 +174,7 @@ impl Access {
     }
 
     /// Ends the session, so that its person signs in again.
-    async fn sign_in_again<'a>(&'a self, sent: &Sent<'a>) -> Recovery<'a> {
+    async fn sign_in_again(&self, sent: &Sent) -> Recovery {
         let sessions = Arc::clone(&self.sessions);
         let session = Arc::clone(&sent.session);
         let ended = self
@@ -191,12 +196,12 @@ impl Access {
     }
 }
 
-fn challenge<'a>(sent: &Sent<'a>, cause: Cause) -> Recovery<'a> {
+fn challenge(sent: &Sent, cause: Cause) -> Recovery {
     if sent.route.is_public() {
         return Recovery::Pass;
     }
     Recovery::SignIn(Challenge {
-        route: sent.route,
+        route: Rc::clone(&sent.route),
         cause,
         other: None,
     })
@@ -212,7 +217,7 @@ mod tests {
     use crate::token::Life;
     use crate::upstream::Upstream;
 
-    fn access(kit: &Kit, settings: &[&str]) -> Access {
+    fn access(kit: &Kit, settings: &[&str]) -> Rc<Access> {
         let app = serde_json::from_str(r#"{"url": "http://127.0.0.1:1"}"#).unwrap();
         let app = Arc::new(Upstream::new("app", &app).unwrap());
         let routes = settings.iter().enumerate().map(|(place, on_refusal)| {
@@ -225,11 +230,7 @@ mod tests {
         });
         let apps = [("app".into(), app)].into();
         let routes = RouteTable::new(routes.collect(), &apps, &["main"]).unwrap();
-        Access::new(
-            routes,
-            Arc::clone(&kit.sessions),
-            Arc::clone(&kit.refresher),
-        )
+        kit.access(&routes)
     }
 
     #[tokio::test]
@@ -244,19 +245,13 @@ mod tests {
         let session = kit.open(life).await;
         let kept = |access: &Access, content, now| {
             let sent = Sent {
-                route: access.routes().iter().next().unwrap(),
+                route: Rc::new(access.routes().next().unwrap().clone()),
                 session: Arc::clone(&session),
             };
             access.keeps(&sent, content, now)
         };
         let passing = access(&kit, &["pass", "relogin"]);
-        let longest = passing
-            .routes()
-            .iter()
-            .next()
-            .unwrap()
-            .upstream
-            .longest_wait();
+        let longest = passing.routes().next().unwrap().upstream.longest_wait();
         let last = 3000 - longest.as_secs();
         assert!(!kept(&passing, Content::None, after(last - 1)));
         assert!(kept(&passing, Content::None, after(last)));

@@ -9,10 +9,10 @@
 //! who waits stays as long as the next try comes within their patience. Nobody is signed out but by
 //! the authorization server's own word that the grant has ended.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -22,7 +22,7 @@ use super::report::{FlightLog, say_ours, say_passing, unstorable};
 use super::trouble::{FIRST_PAUSE, Failure, LONGEST_ASKED, Troubles};
 use super::unstored::{Brought, Kept, Unstored};
 use crate::clock::{Clock, Timestamp};
-use crate::provider::{self, Provider, Refreshed, Refreshing, Unrefreshed, Verdict};
+use crate::provider::{self, Provider, Providers, Refreshed, Refreshing, Unrefreshed, Verdict};
 use crate::session::{EndedVersion, Replaced, Session, SessionKey, Sessions, State, StoreError};
 use crate::telemetry::{Metrics, TokenCall, chain};
 
@@ -72,12 +72,11 @@ pub(super) type Fetched = Result<Option<Arc<Session>>, Failure>;
 /// Refreshes sessions, and fetches those that are not in memory. Shared by all workers.
 #[derive(Debug)]
 pub struct Refresher {
-    providers: BTreeMap<Box<str>, Arc<Provider>>,
+    providers: ArcSwap<Providers>,
     sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
     clock: Clock,
     control: Handle,
-    patience: Duration,
     refreshes: Arc<Flights<SessionKey, Rest, Outcome>>,
     fetches: Arc<Flights<SessionKey, Rest, Fetched>>,
     troubles: Troubles,
@@ -93,20 +92,18 @@ enum Try {
 }
 
 impl Refresher {
-    /// Refreshes `sessions` at `providers` by tasks of `control`. A request waits for `patience` at
-    /// the most.
+    /// Refreshes `sessions` at `providers` by tasks of `control`.
     pub fn new(
-        providers: BTreeMap<Box<str>, Arc<Provider>>,
+        providers: Arc<Providers>,
         sessions: Arc<Sessions>,
         (metrics, clock): (Arc<Metrics>, Clock),
-        (control, patience): (Handle, Duration),
+        control: Handle,
     ) -> Self {
         Self {
-            providers,
+            providers: ArcSwap::new(providers),
             sessions,
             metrics,
             clock,
-            patience,
             refreshes: Flights::new(control.clone()),
             fetches: Flights::new(control.clone()),
             control,
@@ -116,15 +113,18 @@ impl Refresher {
         }
     }
 
-    /// Until when a request that comes now waits.
-    pub(super) fn deadline(&self) -> Instant {
-        let now = Instant::now();
-        now.checked_add(self.patience).unwrap_or(now)
+    /// From now on sessions are refreshed at these providers. A refresh that is under way ends
+    /// where it began.
+    pub fn refresh_at(&self, providers: Arc<Providers>) {
+        self.providers.store(providers);
     }
 
-    /// The provider that a session is of.
-    pub(super) fn provider(&self, session: &Session) -> Option<&Arc<Provider>> {
-        self.providers.get(session.provider())
+    /// The provider that signed a session's person in.
+    fn provider(&self, session: &Session) -> Option<Arc<Provider>> {
+        self.providers
+            .load()
+            .get(session.provider())
+            .map(Arc::clone)
     }
 
     pub(super) fn clock(&self) -> &Clock {
@@ -154,17 +154,18 @@ impl Refresher {
     ///
     /// # Errors
     ///
-    /// When the next try is further away than anybody waits.
+    /// When the next try comes later than after `patience`.
     pub(super) fn join(
         self: &Arc<Self>,
         session: &Arc<Session>,
         now: Timestamp,
+        patience: Duration,
     ) -> Result<Seat<Rest, Outcome>, Failure> {
         if let Some(seat) = self.under_way(session.key()) {
             return Ok(seat);
         }
         match self.troubles.find(session.key(), now) {
-            Some(failure) if failure.retry_after > self.patience => Err(failure),
+            Some(failure) if failure.retry_after > patience => Err(failure),
             Some(_) | None => Ok(self.refresh(session)),
         }
     }

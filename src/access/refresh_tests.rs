@@ -1,4 +1,5 @@
 use std::fmt::{Debug, Write as _};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::runtime::Builder;
@@ -11,12 +12,17 @@ use tracing::{Dispatch, Event, Metadata, Subscriber};
 use super::*;
 use crate::access::flight::Progress;
 use crate::access::wait::seated;
+use crate::access::{self, Access, RouteTable};
 use crate::identity::{Claim, Identity};
 use crate::seal::{Keys, Purpose};
 use crate::session::{Lookup, NewSession, Registrations, SessionId, Settings, StoreSettings};
 use crate::token::{Life, TokenSet};
+use crate::upstream::AssertionNames;
 
 pub(in crate::access) const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+
+/// How long requests wait here.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Sessions in memory, and a refresher that knows no provider.
 pub(in crate::access) struct Kit {
@@ -39,13 +45,13 @@ impl Kit {
         let keys = Keys::random().unwrap().ring(Purpose::Sessions).unwrap();
         let sessions =
             Arc::new(Sessions::start(settings, keys, &Registrations::new(), NOW).unwrap());
-        let metrics = Arc::new(Metrics::new([]));
+        let metrics = Arc::new(Metrics::default());
         let clock = Clock::manual(NOW);
         let refresher = Refresher::new(
-            BTreeMap::new(),
+            Arc::default(),
             Arc::clone(&sessions),
             (Arc::clone(&metrics), clock.clone()),
-            (control, Duration::from_mins(1)),
+            control,
         );
         Self {
             clock,
@@ -53,6 +59,18 @@ impl Kit {
             metrics,
             refresher: Arc::new(refresher),
         }
+    }
+
+    /// Decides by these routes, at no provider. A request waits for a minute.
+    pub(in crate::access) fn access(&self, routes: &RouteTable) -> Rc<Access> {
+        let settings = access::Settings {
+            routes,
+            names: &AssertionNames::default(),
+            providers: &Arc::default(),
+            patience: PATIENCE,
+        };
+        let (sessions, refresher) = (Arc::clone(&self.sessions), Arc::clone(&self.refresher));
+        Access::new(&settings, sessions, refresher)
     }
 
     /// A session whose token has expired.
@@ -113,7 +131,7 @@ fn g_14_g_15_a_refresh_that_is_cut_off_tells_who_waits_and_is_counted() {
     let kit = Kit::new(control.handle().clone());
     let seat = control.block_on(async {
         let session = kit.expired().await;
-        let mut seat = kit.refresher.join(&session, NOW).unwrap();
+        let mut seat = kit.refresher.join(&session, NOW, PATIENCE).unwrap();
         // It rests, as long as somebody waits.
         assert!(matches!(seat.news().await, Progress::Resting(_)));
         seat
@@ -185,8 +203,8 @@ async fn g_14_a_refresh_that_panics_tells_who_waits_and_holds_up_nobody() {
         // So that no provider is asked.
         let used = session.tokens().refresh_token().unwrap();
         assert_eq!(kit.refresher.unstored.keep(used, refreshed()), Kept::Yes);
-        let seats = [(); 20].map(|()| kit.refresher.join(session, NOW).unwrap());
-        let deadline = kit.refresher.deadline();
+        let seats = [(); 20].map(|()| kit.refresher.join(session, NOW, PATIENCE).unwrap());
+        let deadline = Instant::now() + PATIENCE;
         for seat in seats {
             let end = seated(seat, deadline).await;
             if Arc::ptr_eq(session, &other) {
@@ -237,8 +255,8 @@ impl Kit {
             panic!("somebody has been signed out");
         };
         if session.tokens().is_expired(now) {
-            let seat = self.refresher.join(&session, now).unwrap();
-            match seated(seat, self.refresher.deadline()).await {
+            let seat = self.refresher.join(&session, now, PATIENCE).unwrap();
+            match seated(seat, Instant::now() + PATIENCE).await {
                 Ok(Outcome::Renewed(newest)) => session = newest,
                 end => panic!("{end:?}"),
             }
@@ -297,7 +315,7 @@ async fn g_10_two_people_who_are_refreshed_at_the_same_instant_never_meet() {
 async fn a_refresh_that_fails_for_long_ends_when_nobody_waits() {
     let kit = Kit::new(Handle::current());
     let session = kit.expired().await;
-    drop(kit.refresher.join(&session, NOW).unwrap());
+    drop(kit.refresher.join(&session, NOW, PATIENCE).unwrap());
     kit.refresher.refreshes.none().await;
     assert!(kit.refresher.troubles.find(session.key(), NOW).is_some());
     assert_eq!(session.state(), State::Live);
@@ -335,7 +353,7 @@ async fn g_06_what_could_not_be_stored_is_not_given_up_when_nobody_waits() {
     let used = session.tokens().refresh_token().unwrap();
     assert_eq!(kit.refresher.unstored.keep(used, refreshed()), Kept::Yes);
     kit.sessions.close().await.unwrap();
-    drop(kit.refresher.join(&session, NOW).unwrap());
+    drop(kit.refresher.join(&session, NOW, PATIENCE).unwrap());
     sleep(Duration::from_hours(1)).await;
     assert!(kit.refresher.under_way(session.key()).is_some());
     assert!(kit.refresher.unstored.holds(used));
@@ -351,8 +369,8 @@ async fn g_06_what_could_not_be_stored_goes_with_its_session() {
     let used = session.tokens().refresh_token().unwrap();
     assert_eq!(kit.refresher.unstored.keep(used, refreshed()), Kept::Yes);
     kit.sessions.end(session.key()).await.unwrap();
-    let seat = kit.refresher.join(&session, NOW).unwrap();
-    let end = seated(seat, kit.refresher.deadline()).await;
+    let seat = kit.refresher.join(&session, NOW, PATIENCE).unwrap();
+    let end = seated(seat, Instant::now() + PATIENCE).await;
     assert!(matches!(end, Ok(Outcome::Ended)), "{end:?}");
     assert!(!kit.refresher.unstored.holds(used));
 }
@@ -414,7 +432,7 @@ async fn f_18_between_two_tries_there_is_a_pause_whatever_the_clock_says() {
         ..Life::default()
     };
     let session = kit.open(life).await;
-    let mut seat = kit.refresher.join(&session, NOW).unwrap();
+    let mut seat = kit.refresher.join(&session, NOW, PATIENCE).unwrap();
     // Without one this thread would not come to this.
     let mut before = Instant::now();
     for _ in 0..3 {

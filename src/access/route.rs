@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -110,8 +111,8 @@ impl Default for RouteSettings {
     }
 }
 
-/// A route of the table.
-#[derive(Debug)]
+/// A route of the table. Each worker has a copy of its own.
+#[derive(Clone, Debug)]
 pub struct Route {
     index: usize,
     name: Box<str>,
@@ -219,15 +220,16 @@ pub enum RouteError {
     UnknownUpstream(Box<str>),
 }
 
-/// All routes, and the only way to an upstream.
+/// All routes of one site. Each worker makes its [`super::Access`] from it.
 #[derive(Debug)]
 pub struct RouteTable {
     routes: Vec<Route>,
-    index: Index,
+    index: Arc<Index>,
 }
 
 impl RouteTable {
-    /// Builds the table; each route comes with its place in the settings. Longer prefixes come first, and among equal ones those that name a host.
+    /// Builds the table. Each route comes with its place in the settings. Longer prefixes come
+    /// first; among equal prefixes, routes that name a host come first.
     ///
     /// # Errors
     ///
@@ -284,19 +286,42 @@ impl RouteTable {
             return Err(errors);
         }
         routes.sort_by_key(|route| (Reverse(route.prefix.as_str().len()), route.hosts.is_empty()));
-        let index = Index::new(&routes);
+        let index = Arc::new(Index::new(&routes));
         Ok(Self { routes, index })
     }
 
+    /// A copy for one worker: its routes are counted without atomics, in memory that no other
+    /// worker writes to.
+    pub(super) fn of_worker(&self) -> WorkerRoutes {
+        WorkerRoutes {
+            routes: self.routes.iter().cloned().map(Rc::new).collect(),
+            index: Arc::clone(&self.index),
+        }
+    }
+
+    /// All routes, most specific first.
+    pub fn iter(&self) -> impl Iterator<Item = &Route> {
+        self.routes.iter()
+    }
+}
+
+/// One worker's copy of a [`RouteTable`].
+#[derive(Debug)]
+pub(super) struct WorkerRoutes {
+    routes: Vec<Rc<Route>>,
+    index: Arc<Index>,
+}
+
+impl WorkerRoutes {
     /// The route of a request.
-    pub(super) fn find(&self, target: &Target) -> Option<&Route> {
+    pub(super) fn find(&self, target: &Target) -> Option<&Rc<Route>> {
         let at = |place: usize| self.routes.get(place);
         let takes = |place| at(place).is_some_and(|route| route.takes(target));
         at(self.index.first(target, takes)?)
     }
 
     /// All routes, most specific first.
-    pub fn iter(&self) -> impl Iterator<Item = &Route> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Rc<Route>> {
         self.routes.iter()
     }
 }

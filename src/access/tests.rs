@@ -12,7 +12,7 @@ use crate::fields::{Owned, Strip, inbound};
 use crate::token::Life;
 use crate::upstream::Upstream;
 
-fn access(kit: &Kit) -> Access {
+fn access(kit: &Kit) -> Rc<Access> {
     let app = serde_json::from_value(json!({"url": "http://127.0.0.1:1"})).unwrap();
     let app = Arc::new(Upstream::new("app", &app).unwrap());
     let route = |settings| serde_json::from_value::<RouteSettings>(settings).unwrap();
@@ -26,8 +26,7 @@ fn access(kit: &Kit) -> Access {
         ),
     ];
     let routes = RouteTable::new(routes, &[("app".into(), app)].into(), &["main"]).unwrap();
-    let (sessions, refresher) = (Arc::clone(&kit.sessions), Arc::clone(&kit.refresher));
-    Access::new(routes, sessions, refresher)
+    kit.access(&routes)
 }
 
 /// What becomes of a request: the kind of decision, and of one that may pass, the fields that its app
@@ -36,18 +35,18 @@ type Outcome = (String, Option<BTreeMap<String, Vec<Vec<u8>>>>);
 
 /// The walk of a head that lies in somebody's buffer: nothing is ever a map.
 fn in_a_buffer(
-    access: &Access,
+    access: &Rc<Access>,
     (method, target): (&Method, &Target),
     head: &[(&str, &[u8])],
-    names: &AssertionNames,
 ) -> Outcome {
+    let names = &access.names;
     let owned = Owned::new(names.iter());
     let strip = Strip::of(head, &owned);
     let mut left: Vec<(&str, &[u8])> = head.to_vec();
     left.retain(|(name, _)| !strip.takes(name));
     let recent = Recent::default();
     let decision = access.decide((method, &left[..]), target, &recent, NOW);
-    let Decision::Permit(permit) = decision else {
+    let Decision::Permit(mut permit) = decision else {
         return (kind(&decision), None);
     };
     let mut sent = BTreeMap::<String, Vec<Vec<u8>>>::new();
@@ -55,8 +54,14 @@ fn in_a_buffer(
         let values = sent.entry(name.to_ascii_lowercase()).or_default();
         values.push(value.to_vec());
     }
-    let session = permit.session.as_deref();
-    for (name, value) in written(permit.route, (session, permit.cookies), &left[..], names) {
+    let cookies = match permit.cookies_left(&left[..]) {
+        Others::All => None,
+        Others::Line(line) => Some((&header::COOKIE, Some(line))),
+        Others::Nothing => Some((&header::COOKIE, None)),
+    };
+    let asserted = permit.assertions();
+    let asserted = asserted.map(|(name, value)| (name, value.cloned()));
+    for (name, value) in cookies.into_iter().chain(asserted) {
         sent.remove(name.as_str());
         if let Some(value) = value {
             sent.insert(name.to_string(), vec![value.as_bytes().to_vec()]);
@@ -67,22 +72,22 @@ fn in_a_buffer(
 
 /// The same of a map, as the gateway walks.
 fn in_a_map(
-    access: &Access,
+    access: &Rc<Access>,
     (method, target): (&Method, &Target),
     head: &[(&str, &[u8])],
-    (names, recent): (&AssertionNames, &Recent),
+    recent: &Recent,
 ) -> Outcome {
     let mut fields = HeaderMap::new();
     for (name, value) in head {
         let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
         fields.append(name, HeaderValue::from_bytes(value).unwrap());
     }
-    drop(inbound(&mut fields, &Owned::new(names.iter())));
+    drop(inbound(&mut fields, &Owned::new(access.names.iter())));
     let decision = access.decide((method, &fields), target, recent, NOW);
-    let Decision::Permit(permit) = decision else {
+    let Decision::Permit(mut permit) = decision else {
         return (kind(&decision), None);
     };
-    permit.write(&mut fields, names);
+    permit.write(&mut fields);
     let mut sent = BTreeMap::<String, Vec<Vec<u8>>>::new();
     for (name, value) in &fields {
         let values = sent.entry(name.to_string()).or_default();
@@ -91,7 +96,7 @@ fn in_a_map(
     ("Permit".to_owned(), Some(sent))
 }
 
-fn kind(decision: &Decision<'_>) -> String {
+fn kind(decision: &Decision) -> String {
     let text = match decision {
         Decision::Challenge(challenge) => challenge.cause.reason(),
         Decision::Forbid(_) => "Forbid",
@@ -116,13 +121,12 @@ async fn what_a_permit_writes_replaces_what_a_client_forged() {
     let kit = Kit::new(tokio::runtime::Handle::current());
     let (id, session) = kit.opened(valid()).await;
     let access = access(&kit);
-    let names = AssertionNames::default();
     for path in ["/", "/open"] {
         let request = Request::get(path).header("host", "app.example");
         let (parts, ()) = request.body(()).unwrap().into_parts();
         let target = Target::from_request(&parts).unwrap();
         let mut fields = HeaderMap::new();
-        for name in names.iter().chain([&header::AUTHORIZATION]) {
+        for name in access.names.iter().chain([&header::AUTHORIZATION]) {
             fields.append(name, HeaderValue::from_static("forged"));
             fields.append(name, HeaderValue::from_static("twice"));
         }
@@ -132,10 +136,19 @@ async fn what_a_permit_writes_replaces_what_a_client_forged() {
         }
         let asked = (&Method::GET, &fields);
         let decision = access.decide(asked, &target, &Recent::default(), NOW);
-        let Decision::Permit(permit) = decision else {
+        let Decision::Permit(mut permit) = decision else {
             panic!("{decision:?}");
         };
-        permit.write(&mut fields, &names);
+        let told: Vec<_> = permit
+            .fields()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        permit.write(&mut fields);
+        let written: Vec<_> = fields
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        assert_eq!(told, written, "another proxy is told what the app is told");
         let bearers: Vec<_> = fields.get_all(header::AUTHORIZATION).iter().collect();
         let expected = (path == "/").then(|| session.tokens().bearer());
         assert_eq!(bearers, Vec::from_iter(expected), "{path}");
@@ -149,7 +162,6 @@ async fn a_head_in_a_buffer_is_treated_like_a_map_of_its_fields() {
     let kit = Kit::new(tokio::runtime::Handle::current());
     let (id, _session) = kit.opened(valid()).await;
     let access = access(&kit);
-    let names = AssertionNames::default();
     let ours = format!("__Host-sidegate={}", id.to_text().expose());
     let among_others = format!("lang=en; {ours}; theme=dark");
     let cookies: [&[(&str, &[u8])]; 7] = [
@@ -187,11 +199,11 @@ async fn a_head_in_a_buffer_is_treated_like_a_map_of_its_fields() {
             for cookies in cookies {
                 let head = [&others[..], cookies, &[("x-twice", b"2")]].concat();
                 let asked = (&method, &target);
-                let expected = in_a_buffer(&access, asked, &head, &names);
+                let expected = in_a_buffer(&access, asked, &head);
                 // The second time the connection remembers.
                 let recent = Recent::default();
                 for _ in 0..2 {
-                    let outcome = in_a_map(&access, asked, &head, (&names, &recent));
+                    let outcome = in_a_map(&access, asked, &head, &recent);
                     assert_eq!(outcome, expected, "{method} {path} {cookies:?}");
                 }
                 *seen.entry(expected.0).or_default() += 1;

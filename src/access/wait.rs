@@ -1,5 +1,6 @@
 //! Requests whose session has to be refreshed or fetched first.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -7,16 +8,16 @@ use tokio::time::{Instant, timeout_at};
 use super::flight::{Progress, Seat};
 use super::refresh::{Fetched, Outcome, Rest};
 use super::trouble::{FIRST_PAUSE, Failure};
-use super::{Access, Cause, Decision, Route, absent, judge, unavailable};
+use super::{Access, Cause, Decision, Route};
 use crate::session::{Lookup, SessionId};
 
 /// A request that is decided once something else is: its session is not in memory, or its token
 /// has expired.
 #[derive(Debug)]
 #[must_use]
-pub struct Wait<'a> {
-    access: &'a Access,
-    route: &'a Route,
+pub struct Wait {
+    access: Rc<Access>,
+    route: Rc<Route>,
     need: Need,
     deadline: Instant,
 }
@@ -54,9 +55,9 @@ enum Need {
 
 /// A request whose session is there, but cannot be used now.
 #[derive(Debug)]
-pub struct Unavailable<'a> {
+pub struct Unavailable {
     /// The route it wants.
-    pub route: &'a Route,
+    pub route: Rc<Route>,
     /// Why, as a stable code.
     pub reason: &'static str,
     /// When it makes sense to ask again.
@@ -72,7 +73,7 @@ pub enum Whereabouts {
     Store,
 }
 
-impl Unavailable<'_> {
+impl Unavailable {
     /// Where the trouble is.
     pub fn whereabouts(&self) -> Whereabouts {
         match self.reason {
@@ -85,36 +86,34 @@ impl Unavailable<'_> {
     }
 }
 
-impl<'a> Wait<'a> {
+impl Wait {
     pub(super) fn for_refresh(
-        (access, route): (&'a Access, &'a Route),
+        access: &Rc<Access>,
+        route: &Rc<Route>,
         seat: Seat<Rest, Outcome>,
         deadline: Instant,
-    ) -> Decision<'a> {
+    ) -> Decision {
         Decision::Wait(Self {
-            access,
-            route,
+            access: Rc::clone(access),
+            route: Rc::clone(route),
             need: Need::Refresh(seat),
             deadline,
         })
     }
 
-    pub(super) fn for_session(
-        (access, route): (&'a Access, &'a Route),
-        id: SessionId,
-    ) -> Decision<'a> {
+    pub(super) fn for_session(access: &Rc<Access>, route: &Rc<Route>, id: SessionId) -> Decision {
         let seat = access.refresher.fetch(id.key());
         Decision::Wait(Self {
-            access,
-            route,
+            deadline: access.deadline(),
+            access: Rc::clone(access),
+            route: Rc::clone(route),
             need: Need::Session(id, seat),
-            deadline: access.refresher.deadline(),
         })
     }
 
     /// The route it wants.
-    pub fn route(&self) -> &'a Route {
-        self.route
+    pub fn route(&self) -> &Rc<Route> {
+        &self.route
     }
 
     /// Waits, and decides. What was fetched may have to be refreshed, so it may be
@@ -123,7 +122,7 @@ impl<'a> Wait<'a> {
     /// # Cancel safety
     ///
     /// Cancel safe: what is waited for goes on, and its result is kept.
-    pub async fn settled(self) -> Decision<'a> {
+    pub async fn settled(self) -> Decision {
         let Self {
             access,
             route,
@@ -133,24 +132,24 @@ impl<'a> Wait<'a> {
         match need {
             Need::Refresh(seat) => match seated(seat, deadline).await {
                 // The newest token that can be had is used, be its life ever so short.
-                Ok(Outcome::Renewed(session)) => judge(route, session),
-                Ok(Outcome::Ended) => absent(route, Cause::GrantEnded, None),
-                Ok(Outcome::Failed(failure)) | Err(failure) => unavailable(route, failure),
+                Ok(Outcome::Renewed(session)) => access.judge(&route, session),
+                Ok(Outcome::Ended) => access.absent(&route, Cause::GrantEnded, None),
+                Ok(Outcome::Failed(failure)) | Err(failure) => access.unavailable(&route, failure),
             },
             Need::Session(id, seat) => match seated(seat, deadline).await {
                 Ok(Ok(Some(_in_memory))) => {
                     let now = access.refresher.clock().now();
                     match access.sessions.find(&id, now) {
-                        Lookup::Live(session) => access.weigh(route, session, now, Some(deadline)),
-                        Lookup::Expired => absent(route, Cause::Expired, None),
-                        Lookup::Away => unavailable(route, PUSHED_OUT),
+                        Lookup::Live(session) => access.weigh(&route, session, now, Some(deadline)),
+                        Lookup::Expired => access.absent(&route, Cause::Expired, None),
+                        Lookup::Away => access.unavailable(&route, PUSHED_OUT),
                         Lookup::OtherInstance | Lookup::Unknown => {
-                            absent(route, Cause::Unknown, None)
+                            access.absent(&route, Cause::Unknown, None)
                         }
                     }
                 }
-                Ok(Ok(None)) => absent(route, Cause::Unknown, None),
-                Ok(Err(failure)) | Err(failure) => unavailable(route, failure),
+                Ok(Ok(None)) => access.absent(&route, Cause::Unknown, None),
+                Ok(Err(failure)) | Err(failure) => access.unavailable(&route, failure),
             },
         }
     }
@@ -214,7 +213,7 @@ mod tests {
         let route = serde_json::from_value(serde_json::json!({})).unwrap();
         let apps = [("app".into(), app)].into();
         let routes = crate::access::RouteTable::new(vec![(0, route)], &apps, &["main"]).unwrap();
-        let route = routes.iter().next().unwrap();
+        let route = Rc::new(routes.iter().next().unwrap().clone());
         let unavailable = Unavailable {
             route,
             reason,

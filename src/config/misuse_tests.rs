@@ -93,7 +93,11 @@ fn x_09_an_open_route_is_written_with_the_word_public_alone() {
     ] {
         let config = with(access).load().unwrap();
         assert!(
-            config.routes.iter().all(|route| route.is_public() == open),
+            config
+                .site
+                .routes
+                .iter()
+                .all(|route| route.is_public() == open),
             "{access}"
         );
     }

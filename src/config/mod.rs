@@ -10,11 +10,11 @@ mod problem;
 mod routing;
 mod section;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Format as _, Toml};
@@ -30,7 +30,7 @@ use crate::access::RouteTable;
 use crate::clock::Clock;
 use crate::fields::forwarded::TrustedPeers;
 use crate::login::{self, PublicUrls, RedirectionEndpoints};
-use crate::provider::{self, Provider, profile};
+use crate::provider::{self, Provider, Providers, profile};
 use crate::seal::{KeyRing, Keys, Purpose};
 use crate::session::StoreSettings;
 use crate::telemetry::{self, chain};
@@ -55,18 +55,27 @@ pub struct Config {
     pub operations: Option<SocketAddr>,
     /// Sessions, and the keys that seal those on disk.
     pub session: (session::Settings, KeyRing),
+    /// Whether the keys are random ones that end with this process.
+    pub random_keys: bool,
+    /// What a reload replaces.
+    pub site: SiteConfig,
+    /// What is odd but not wrong.
+    pub warnings: Vec<String>,
+}
+
+/// The part of the settings that decides about requests. A reload replaces it as a whole.
+#[derive(Debug)]
+pub struct SiteConfig {
     /// The walk.
     pub gateway: gateway::Settings,
     /// The login flow, and the keys that seal it.
-    pub login: (login::Settings, KeyRing),
-    /// Whether the keys are random ones that end with this process.
-    pub random_keys: bool,
+    pub login: (login::Settings, Arc<KeyRing>),
     /// The routes, with the upstreams they lead to.
     pub routes: RouteTable,
     /// Providers by name.
-    pub providers: BTreeMap<Box<str>, Arc<Provider>>,
-    /// What is odd but not wrong.
-    pub warnings: Vec<String>,
+    pub providers: Arc<Providers>,
+    /// How long a request waits for a session that has to be refreshed or fetched first.
+    pub patience: Duration,
 }
 
 #[derive(Deserialize)]
@@ -175,7 +184,8 @@ fn build(settings: &Figment, reader: &mut Reader<'_>, clock: &Clock) -> Option<C
     }
     let (login, (login_keys, session_keys)) = (login?, keys?);
     let login_settings = login_settings(&login, &names, reader);
-    let (server, routes, assertions) = (server?, routes?, assertions?);
+    let (server, session, routes) = (server?, session?, routes?);
+    let assertions = assertions?;
     let mut warnings = layers::odd_variables(settings);
     warnings.extend(unnamed_providers(&routes, &assertions));
     let gateway = gateway::Settings {
@@ -191,12 +201,15 @@ fn build(settings: &Figment, reader: &mut Reader<'_>, clock: &Clock) -> Option<C
         server: server.connections(),
         workers: server.workers(),
         operations: operations?.listen,
-        session: (session?, session_keys),
-        gateway,
-        login: (login_settings, login_keys),
         random_keys: login.state_key_file.is_none(),
-        routes,
-        providers,
+        site: SiteConfig {
+            gateway,
+            login: (login_settings, Arc::new(login_keys)),
+            routes,
+            providers: Arc::new(providers),
+            patience: session.refresh_wait,
+        },
+        session: (session, session_keys),
         warnings,
     })
 }
@@ -248,8 +261,6 @@ fn entries(settings: &Figment, reader: &mut Reader<'_>, key: &str, what: &str) -
     }
     entries
 }
-
-type Providers = BTreeMap<Box<str>, Arc<Provider>>;
 
 /// The providers that were written.
 struct Written {

@@ -11,7 +11,7 @@ fn a_route_takes_one_provider_or_several_or_all() {
     ] {
         let text = format!("{}\n[[routes]]\n{provider}\n", two_providers());
         let config = Written::new(&text).load().unwrap();
-        let route = config.routes.iter().next().unwrap();
+        let route = config.site.routes.iter().next().unwrap();
         let counting: Vec<_> = route.providers().collect();
         assert_eq!(counting, expected, "{provider}");
     }

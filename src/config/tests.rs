@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use figment::providers::{Format as _, Toml};
@@ -68,7 +69,7 @@ pub(super) fn keys_of(problems: &[String]) -> Vec<&str> {
 #[test]
 fn x_08_a_file_with_provider_client_and_upstream_protects_everything() {
     let config = Written::new(SMALL).load().unwrap();
-    let routes: Vec<_> = config.routes.iter().collect();
+    let routes: Vec<_> = config.site.routes.iter().collect();
     assert_eq!(routes.len(), 1);
     assert_eq!(routes[0].prefix(), "/");
     assert!(routes[0].providers().eq(["main"]));
@@ -243,7 +244,7 @@ fn several_origins_are_a_list() {
         "[\"https://a.example.com\", \"http://localhost:4180\"]",
     );
     let config = Written::new(&several).load().unwrap();
-    assert_eq!(config.gateway.public_urls.iter().count(), 2);
+    assert_eq!(config.site.gateway.public_urls.iter().count(), 2);
 }
 
 #[test]

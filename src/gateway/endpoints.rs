@@ -6,7 +6,7 @@ use http_body_util::BodyExt as _;
 
 use super::page::Page;
 use super::sign_in::{SIGN_IN, Wish};
-use super::{Body, Error, Gateway, Record, Visit, explain};
+use super::{Body, Error, Record, Visit, WorkerSite, explain};
 use super::{is_in_advance, not_in_advance, see_other};
 use crate::login::{Before, Callback, Completion, SameOrigin, same_origin};
 use crate::provider::ResponseMode;
@@ -32,20 +32,20 @@ pub fn hides_endpoint(path: &str) -> bool {
     endpoints.into_iter().any(hidden)
 }
 
-impl Gateway {
+impl WorkerSite {
     /// Step 4 of the walk. Only the exact spelling of an endpoint is one; the rest is nothing.
     pub(super) async fn own_endpoint(
         &self,
-        visit: &Visit<'_>,
+        visit: &Visit,
         body: RequestBody,
-        record: &mut Record<'_>,
+        record: &mut Record,
     ) -> Result<Response<Body>, Error> {
         let method = &visit.parts.method;
         match visit.target.path() {
-            path if self.login.redirection().own(path) => {
-                let provider = self.login.redirection().provider_at(path);
+            path if self.login().redirection().own(path) => {
+                let provider = self.login().redirection().provider_at(path);
                 let provider = provider.ok_or(Error::NoRoute)?;
-                let posts = self.login.response_mode(provider) == ResponseMode::FormPost;
+                let posts = self.login().response_mode(provider) == ResponseMode::FormPost;
                 if posts && method == Method::POST {
                     let form = form(&visit.parts.headers, body).await?;
                     let answer = (ResponseMode::FormPost, &*form);
@@ -80,25 +80,25 @@ impl Gateway {
         &self,
         provider: &str,
         (mode, parameters): (ResponseMode, &[u8]),
-        visit: &Visit<'_>,
-        record: &mut Record<'_>,
+        visit: &Visit,
+        record: &mut Record,
     ) -> Response<Body> {
         let headers = &visit.parts.headers;
         if is_in_advance(headers) {
             return not_in_advance(headers, record);
         }
-        let before = match self.access.session_of(headers, self.clock.now()).await {
+        let before = match self.access.session_of(headers, self.clock().now()).await {
             Some((id, Some(session))) => Before::Live(id, session),
             Some((id, None)) => Before::Stale(id),
             None => Before::Nothing,
         };
         let completion = self
-            .login
+            .login()
             .complete(Callback {
                 parameters,
                 mode,
                 headers,
-                public_url: visit.public_url,
+                public_url: &visit.public_url,
                 provider,
                 client: visit.client.address(),
                 before,
@@ -111,7 +111,7 @@ impl Gateway {
                 provider,
                 session,
             } => {
-                self.metrics.login("ok", "signed_in");
+                self.metrics().login("ok", "signed_in");
                 let key = session.log_prefix();
                 tracing::info!(provider = &*provider, session.key = key, "Signed in");
                 see_other(&location, cookies)
@@ -123,7 +123,7 @@ impl Gateway {
             Completion::Failed(failure) => {
                 let reason = failure.error.reason();
                 record.reason = Some(reason);
-                self.metrics.login("failed", reason);
+                self.metrics().login("failed", reason);
                 let provider = failure.provider.as_deref();
                 tracing::warn!(
                     reason,
@@ -131,15 +131,15 @@ impl Gateway {
                     error = chain(&failure.error),
                     "Login failed"
                 );
-                let again = Wish::failed(&failure).address(&self.login, visit.public_url);
+                let again = Wish::failed(&failure).address(self.login(), &visit.public_url);
                 explain::failed(visit, failure, &again)
             }
         }
     }
 
-    async fn sign_out(&self, visit: &Visit<'_>, record: &mut Record<'_>) -> Response<Body> {
+    async fn sign_out(&self, visit: &Visit, record: &mut Record) -> Response<Body> {
         let headers = &visit.parts.headers;
-        if same_origin(headers, visit.public_url) == SameOrigin::No {
+        if same_origin(headers, &visit.public_url) == SameOrigin::No {
             record.reason = Some("cross_origin");
             return Page::new(
                 StatusCode::FORBIDDEN,
@@ -152,7 +152,7 @@ impl Gateway {
             .link("Go to the start page", "/")
             .respond(headers);
         }
-        match self.login.sign_out(headers).await {
+        match self.login().sign_out(headers).await {
             Ok(cookies) => {
                 let location = format!("{}{SIGNED_OUT}", visit.public_url.origin());
                 see_other(&location, cookies)
@@ -176,7 +176,7 @@ impl Gateway {
     }
 }
 
-fn confirm_sign_out(visit: &Visit<'_>) -> Response<Body> {
+fn confirm_sign_out(visit: &Visit) -> Response<Body> {
     Page::new(
         StatusCode::OK,
         "Sign out?",
@@ -187,7 +187,7 @@ fn confirm_sign_out(visit: &Visit<'_>) -> Response<Body> {
     .respond(&visit.parts.headers)
 }
 
-fn signed_out(visit: &Visit<'_>) -> Response<Body> {
+fn signed_out(visit: &Visit) -> Response<Body> {
     Page::new(
         StatusCode::OK,
         "You are signed out",

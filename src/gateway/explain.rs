@@ -22,8 +22,8 @@ const LATEST: Duration = Duration::from_mins(1);
 
 /// Answers a request that needs a session and is no document navigation.
 pub(super) fn sign_in_first(
-    visit: &Visit<'_>,
-    challenge: &Challenge<'_>,
+    visit: &Visit,
+    challenge: &Challenge,
     login_url: String,
 ) -> Response<Body> {
     let (text, href) = if visit.parts.method.is_safe() {
@@ -50,7 +50,7 @@ pub(super) fn sign_in_first(
 }
 
 /// Answers somebody who may not use a route, with the account's name and another way.
-pub(super) fn forbidden(visit: &Visit<'_>, identity: &Identity) -> Response<Body> {
+pub(super) fn forbidden(visit: &Visit, identity: &Identity) -> Response<Body> {
     let who = identity.label().map_or_else(
         || "You are signed in, but this account may not use this page.".to_owned(),
         |name| format!("You are signed in as {name}, and this account may not use this page."),
@@ -65,7 +65,7 @@ pub(super) fn forbidden(visit: &Visit<'_>, identity: &Identity) -> Response<Body
 
 /// Answers somebody whose session is there and cannot be used now. A page that a person looks at
 /// tries again by itself.
-pub(super) fn unavailable(visit: &Visit<'_>, unavailable: &Unavailable<'_>) -> Response<Body> {
+pub(super) fn unavailable(visit: &Visit, unavailable: &Unavailable) -> Response<Body> {
     let (title, text) = match unavailable.whereabouts() {
         Whereabouts::Provider => (
             "Your session cannot be renewed right now",
@@ -108,7 +108,7 @@ pub(super) fn unavailable(visit: &Visit<'_>, unavailable: &Unavailable<'_>) -> R
 
 /// Answers a visitor whose login could not even begin. Visiting `again` begins it again.
 pub(super) fn no_start(
-    visit: &Visit<'_>,
+    visit: &Visit,
     (provider, error): (&str, &login::Error),
     cause: Option<Cause>,
     again: &str,
@@ -174,7 +174,7 @@ fn loop_cause(cause: Option<Cause>) -> &'static str {
 }
 
 /// Answers a login that failed. Visiting `again` begins it again, at the same provider.
-pub(super) fn failed(visit: &Visit<'_>, failure: Failure, again: &str) -> Response<Body> {
+pub(super) fn failed(visit: &Visit, failure: Failure, again: &str) -> Response<Body> {
     let error = &failure.error;
     let page = no_login(visit, error, again);
     // Where the provider is in order, people may want another account or another provider.
@@ -196,7 +196,7 @@ pub(super) fn failed(visit: &Visit<'_>, failure: Failure, again: &str) -> Respon
 /// and nothing was asked of it, the page tries again at `again`: a page that nobody looks at must
 /// not sign in over and over. The answer to a form never does, as nobody asked for it by opening an
 /// address.
-fn no_login(visit: &Visit<'_>, error: &login::Error, again: &str) -> Page {
+fn no_login(visit: &Visit, error: &login::Error, again: &str) -> Page {
     let (status, title, text) = wording(error);
     let mut page = Page::new(status, title, text).because(error.reason());
     page.retry_after = retry_after(error, status);

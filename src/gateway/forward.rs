@@ -1,12 +1,13 @@
 //! Steps 7 and 8 of the walk: strip is done, so inject and send, and clean the answer.
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::time::Instant;
 
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version, header};
 use http_body::Body as _;
 
-use super::{Body, Error, Record, Step, Visit, Worker, no_content};
+use super::{Body, Error, Record, Step, Visit, Worker, WorkerSite, no_content};
 use crate::access::{Content, Permit, Recovery, Refused, Replayable, Sent};
 use crate::clock::Timestamp;
 use crate::fields::{self, Hops};
@@ -22,40 +23,48 @@ type Answering = upstream::Answering<Replay<RequestBody>>;
 /// The rest of a walk that takes a rare way.
 type Rare<'a> = Pin<Box<dyn Future<Output = Response<Body>> + 'a>>;
 
+/// What becomes of a request once its app has answered, or will not answer.
+#[expect(clippy::large_enum_variant, reason = "the large one is the common one")]
+pub(super) enum Came<'a> {
+    /// This is the answer to the client.
+    Answered(Response<Body>),
+    /// The app refuses the token: another answer follows, or a login.
+    GoesOn(Rare<'a>),
+}
+
 /// What is kept of a request that may be worth sending once more.
-struct Spare<'a> {
-    visit: Visit<'a>,
+struct Spare {
+    visit: Visit,
     head: KeptHead,
     body: Recording,
 }
 
 /// A request on its way to its app and back.
-pub(super) struct Errand<'a> {
+pub(super) struct Errand {
     pub(super) answer: Answering,
     since: Instant,
-    record: Record<'a>,
+    record: Record,
     watch: BodyWatch,
     /// What is needed to word an answer of our own, should the upstream give none.
     accept: Option<HeaderValue>,
-    sent: Option<Sent<'a>>,
-    spare: Option<Box<Spare<'a>>>,
+    sent: Option<Sent>,
+    spare: Option<Box<Spare>>,
 }
 
 impl Worker {
     /// Steps 7 and 8, up to where the app is waited for.
-    pub(super) fn forward<'a>(
-        &'a self,
-        mut visit: Visit<'a>,
-        (permit, now): (Permit<'a>, Timestamp),
+    pub(super) fn forward(
+        &self,
+        mut visit: Visit,
+        (permit, now): (Permit, Timestamp),
         mut body: RequestBody,
-        mut record: Record<'a>,
-    ) -> Step<'a> {
-        let gateway = &*self.gateway;
+        mut record: Record,
+    ) -> Step<'_> {
         record.route(permit.route(), Decided::Permit);
         if fields::count_hop(&visit.parts.method, &mut visit.parts.headers) == Hops::Answer {
             return Step::answered(record.closed(no_content()));
         }
-        let limited = body.limit(gateway.settings.body_bytes);
+        let limited = body.limit(record.site().settings().body_bytes);
         let prepared = limited
             .map_err(Error::RequestBody)
             .and_then(|()| prepare(&mut visit));
@@ -67,7 +76,7 @@ impl Worker {
         let sent = permit.sent();
         let kept = sent
             .as_ref()
-            .is_some_and(|sent| self.keeps(sent, &body, now));
+            .is_some_and(|sent| keeps(record.site(), sent, &body, now));
         let (parts, body, spare) = if kept {
             let (body, notes) = Replay::noted(body);
             let head = KeptHead::of(&visit.parts);
@@ -83,10 +92,10 @@ impl Worker {
         } else {
             (visit.parts, Replay::once(body), None)
         };
-        let since = gateway.clock.instant();
+        let since = record.site().clock().instant();
         let request = Request::from_parts(parts, body);
         Step::Sent(Errand {
-            answer: permit.forward(request, &self.pools, &gateway.settings.assertions),
+            answer: permit.exchange(request, &self.pools),
             since,
             record,
             watch,
@@ -95,39 +104,39 @@ impl Worker {
             spare,
         })
     }
-
-    /// Whether a request may have to be sent once more.
-    fn keeps(&self, sent: &Sent<'_>, body: &RequestBody, now: Timestamp) -> bool {
-        let content = if body.is_end_stream() {
-            Content::None
-        } else {
-            Content::Some
-        };
-        self.gateway.access.keeps(sent, content, now)
-    }
 }
 
-impl<'a> Errand<'a> {
+/// Whether a request is kept because it may have to be sent once more.
+fn keeps(site: &WorkerSite, sent: &Sent, body: &RequestBody, now: Timestamp) -> bool {
+    let content = if body.is_end_stream() {
+        Content::None
+    } else {
+        Content::Some
+    };
+    site.access.keeps(sent, content, now)
+}
+
+impl Errand {
     /// The app has answered, or will not. Of an answer that refuses the token comes another, or a
     /// login, in a while.
-    pub(super) fn came(
-        &mut self,
-        worker: &'a Worker,
+    pub(super) fn came<'e>(
+        &'e mut self,
+        worker: &'e Worker,
         answer: Result<Answer, upstream::Error>,
-    ) -> Result<Response<Body>, Rare<'_>> {
+    ) -> Came<'e> {
         let answer = match self.noted(answer) {
             Ok(answer) => answer,
-            Err(error) => return Ok(self.failed(&error)),
+            Err(error) => return Came::Answered(self.failed(&error)),
         };
         let refused = self.sent.take().and_then(|sent| {
-            let access = &worker.gateway.access;
+            let access = &self.record.site().access;
             access.refused(sent, answer.status(), answer.headers())
         });
         match refused {
-            None => Ok(self.record.closed(cleaned(answer))),
+            None => Came::Answered(self.record.closed(cleaned(answer))),
             Some(refused) => {
                 self.record.goes_on();
-                Err(self.recover(worker, answer, refused))
+                Came::GoesOn(self.recover(worker, answer, refused))
             }
         }
     }
@@ -149,12 +158,7 @@ impl<'a> Errand<'a> {
 
     /// Answers a request whose token the app refuses: with that answer, with another one, or by a
     /// login.
-    fn recover<'e>(
-        &'e mut self,
-        worker: &'a Worker,
-        answer: Answer,
-        refused: Refused<'a>,
-    ) -> Rare<'e> {
+    fn recover<'e>(&'e mut self, worker: &'e Worker, answer: Answer, refused: Refused) -> Rare<'e> {
         let (kept, body) = match self.spare.take().map(|spare| *spare) {
             Some(Spare { visit, head, body }) => (Some((visit, head)), body.again()),
             None => (None, None),
@@ -169,9 +173,8 @@ impl<'a> Errand<'a> {
                     // The app may have no other connection for the second time.
                     drop(answer);
                     let request = Request::from_parts(head.into_parts(), body);
-                    self.since = worker.gateway.clock.instant();
-                    let names = &worker.gateway.settings.assertions;
-                    let answer = permit.forward(request, &worker.pools, names).await;
+                    self.since = self.record.site().clock().instant();
+                    let answer = permit.exchange(request, &worker.pools).await;
                     match self.noted(answer) {
                         Ok(answer) => cleaned(answer),
                         Err(error) => return self.failed(&error),
@@ -181,7 +184,8 @@ impl<'a> Errand<'a> {
                     drop(answer);
                     visit.parts.headers = head.into_parts().headers;
                     self.record.reason = Some(challenge.cause.reason());
-                    worker.gateway.challenge(&visit, &challenge).await
+                    let site = Rc::clone(self.record.site());
+                    site.challenge(&visit, &challenge).await
                 }
                 (Recovery::Pass | Recovery::Again(_) | Recovery::SignIn(_), ..) => cleaned(answer),
             };
@@ -192,7 +196,7 @@ impl<'a> Errand<'a> {
 
 /// Makes of a request's head the one for its app, but for what the permit writes. Returns what the
 /// client takes as an answer.
-fn prepare(visit: &mut Visit<'_>) -> Result<Option<HeaderValue>, Error> {
+fn prepare(visit: &mut Visit) -> Result<Option<HeaderValue>, Error> {
     let Visit {
         parts,
         target,

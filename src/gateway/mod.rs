@@ -4,8 +4,8 @@
 //! themselves; everything else is decided by [`crate::access`], and only its permit leads to an
 //! upstream. The room composes and renders; it decides nothing about people by itself.
 //!
-//! [`Gateway`] is shared by all workers and holds no lock; [`Worker`] is one worker's handler with
-//! its own upstream connections.
+//! A [`Site`] is everything that is made from the settings. [`Worker`] is one worker's handler, with
+//! its own copy of the site and its own upstream connections.
 
 mod body;
 mod endpoints;
@@ -15,30 +15,34 @@ mod forward;
 mod page;
 mod record;
 mod sign_in;
+mod site;
 
 use std::future::ready;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use tokio::sync::watch;
 use url::Url;
 
 pub use self::body::Body;
 pub use self::endpoints::hides_endpoint;
 pub use self::error::{Error, Side};
-use self::forward::Errand;
+use self::forward::{Came, Errand};
 use self::page::{Page, harden};
 use self::record::Record;
-use crate::access::{Access, Challenge, Decision, Recent, Wait};
-use crate::clock::Clock;
+use self::site::{CurrentSite, WorkerSite};
+pub use self::site::{Lasting, Parts as SiteParts, Site};
+use crate::access::{Challenge, Decision, Recent, Wait};
+use crate::fields;
 use crate::fields::forwarded::{Client, Peer, Scheme, TrustedPeers};
-use crate::fields::{self, Owned};
-use crate::login::{Login, OWN_PREFIX, PublicUrl, PublicUrls, ReturnTo, Start};
+use crate::login::{OWN_PREFIX, PublicUrl, PublicUrls, ReturnTo, Start};
 use crate::provider::Prompt;
 use crate::server::{Connection, Handler, RequestBody, Security};
-use crate::target::{self, Prefix, Target};
-use crate::telemetry::{Decided, Metrics};
+use crate::target::{self, Target};
+use crate::telemetry::Decided;
 use crate::upstream::{AssertionNames, Pools, Replay};
 
 /// Of answers at addresses with a code in them: nobody is told of those.
@@ -57,22 +61,10 @@ pub struct Settings {
     pub body_bytes: u64,
 }
 
-/// Everything the workers share.
-#[derive(Debug)]
-pub struct Gateway {
-    settings: Settings,
-    owned: Owned,
-    own: Prefix,
-    access: Access,
-    login: Arc<Login>,
-    metrics: Arc<Metrics>,
-    clock: Clock,
-}
-
-/// One worker's handler: the shared gateway, and connections of its own.
+/// One worker's handler: its copy of the site, and connections of its own.
 #[derive(Debug)]
 pub struct Worker {
-    gateway: Arc<Gateway>,
+    site: Rc<CurrentSite>,
     pools: Pools<Replay<RequestBody>>,
 }
 
@@ -86,14 +78,14 @@ pub struct Guest {
 
 /// One request on its way, with what has been found out about it.
 #[derive(Debug)]
-struct Visit<'a> {
+struct Visit {
     parts: Parts,
     target: Target,
-    public_url: &'a PublicUrl,
+    public_url: Rc<PublicUrl>,
     client: Client,
 }
 
-impl Visit<'_> {
+impl Visit {
     /// The page of this very origin that a browser says it comes from.
     fn referrer(&self) -> Option<ReturnTo> {
         let referrer = self.parts.headers.get(header::REFERER)?.to_str().ok()?;
@@ -109,50 +101,26 @@ impl Visit<'_> {
     }
 }
 
-impl Gateway {
-    /// Brings the parts together.
-    pub fn new(
-        settings: Settings,
-        access: Access,
-        login: Arc<Login>,
-        (metrics, clock): (Arc<Metrics>, Clock),
-    ) -> Self {
-        let owned = Owned::new(settings.assertions.iter());
-        // A constant path; without it the callback alone would be ours.
-        let own = Prefix::parse(OWN_PREFIX).unwrap_or_default();
-        Self {
-            settings,
-            owned,
-            own,
-            access,
-            login,
-            metrics,
-            clock,
-        }
-    }
-
+impl WorkerSite {
     /// Steps 1 to 3 of the walk: nothing is looked at that was not checked, and no field that we
     /// assert ourselves survives.
     fn receive(
         &self,
         guest: &Guest,
         parts: &mut Parts,
-        record: &mut Record<'_>,
-    ) -> Result<(Target, &PublicUrl, Client), Error> {
+        record: &mut Record,
+    ) -> Result<(Target, &Rc<PublicUrl>, Client), Error> {
         fields::check_framing(parts)?;
         let target = Target::from_request(parts)?;
         record.target = Some(target.path_and_query().clone());
-        let public_url = self
-            .settings
-            .public_urls
-            .find(target.authority())
-            .ok_or(Error::UnknownHost)?;
+        let public_url = self.public_url(target.authority());
+        let public_url = public_url.ok_or(Error::UnknownHost)?;
         let scheme = self.scheme(guest.connection, public_url)?;
         let peer = (&guest.peer, scheme);
-        let client = Client::read(peer, &parts.headers, &self.settings.trusted);
+        let client = Client::read(peer, &parts.headers, &self.settings().trusted);
         record.client = client.address();
         // Credentials of the client's own are not taken yet: they go no further.
-        drop(fields::inbound(&mut parts.headers, &self.owned));
+        drop(fields::inbound(&mut parts.headers, self.owned()));
         Ok((target, public_url, client))
     }
 
@@ -165,7 +133,7 @@ impl Gateway {
         let address = connection.peer.ip();
         let protected = connection.security == Security::Tls
             || address.to_canonical().is_loopback()
-            || self.settings.trusted.contains(address);
+            || self.settings().trusted.contains(address);
         if protected {
             Ok(Scheme::Https)
         } else {
@@ -173,47 +141,41 @@ impl Gateway {
         }
     }
 
-    /// Whether a path is one of our own endpoints, in whatever spelling: those never reach an
-    /// upstream.
-    fn is_own(&self, path: &str) -> bool {
-        self.login.redirection().own(path) || self.own.covers(path)
-    }
-
     /// Waits for what a request needs before it can be decided, but not for ever.
-    async fn wait<'a>(&self, wait: Wait<'a>, record: &mut Record<'a>) -> Decision<'a> {
+    async fn wait(&self, wait: Wait, record: &mut Record) -> Decision {
         // Of a client that goes away meanwhile, too.
         record.route(wait.route(), Decided::Unavailable);
-        let waiting = self.metrics.waiting();
-        let since = self.clock.instant();
+        let waiting = self.metrics().waiting();
+        let since = self.clock().instant();
         let decision = wait.settled().await;
         drop(waiting);
-        record.waited(self.clock.instant().saturating_duration_since(since));
+        record.waited(self.clock().instant().saturating_duration_since(since));
         decision
     }
 
     /// Step 6 for a request without a session: documents go to the provider, or to a choice where
     /// there are several; everything else is told where to.
-    async fn challenge(&self, visit: &Visit<'_>, challenge: &Challenge<'_>) -> Response<Body> {
+    async fn challenge(&self, visit: &Visit, challenge: &Challenge) -> Response<Body> {
         if !is_navigation(&visit.parts) {
             return explain::sign_in_first(visit, challenge, self.login_url(visit, challenge));
         }
-        let Some(provider) = sign_in::only(challenge.route) else {
+        let Some(provider) = sign_in::only(&challenge.route) else {
             return self.choice(visit, challenge);
         };
         let wanted = visit.target.path_and_query().as_str();
         let return_to = ReturnTo::parse(wanted, OWN_PREFIX);
-        let started = self.login.begin(Start {
+        let started = self.login().begin(Start {
             provider,
             prompt: Prompt::AsNeeded,
             login_hint: None,
             return_to: return_to.unwrap_or_else(ReturnTo::root),
-            public_url: visit.public_url,
+            public_url: &visit.public_url,
             headers: &visit.parts.headers,
         });
         match started.await {
             Ok(started) => see_other(&started.location, started.cookies),
             Err(error) => {
-                self.metrics.login("failed", error.reason());
+                self.metrics().login("failed", error.reason());
                 explain::no_start(visit, (provider, &error), Some(challenge.cause), wanted)
             }
         }
@@ -221,10 +183,11 @@ impl Gateway {
 }
 
 impl Worker {
-    /// A handler with no connections yet.
-    pub fn new(gateway: Arc<Gateway>) -> Self {
+    /// A handler with no connections yet, for the current one of `sites`. It panics where no local
+    /// task can be spawned.
+    pub fn new(sites: watch::Receiver<Arc<Site>>) -> Self {
         Self {
-            gateway,
+            site: CurrentSite::follow(sites),
             pools: Pools::new(),
         }
     }
@@ -236,32 +199,32 @@ impl Worker {
         guest: &Guest,
         mut parts: Parts,
         body: RequestBody,
-        mut record: Record<'a>,
+        mut record: Record,
     ) -> Step<'a> {
-        let gateway = &*self.gateway;
-        let (target, public_url, client) = match gateway.receive(guest, &mut parts, &mut record) {
+        let site = Rc::clone(record.site());
+        let (target, public_url, client) = match site.receive(guest, &mut parts, &mut record) {
             Ok(received) => received,
             Err(error) => return Step::answered(record.refused(&error, &parts.headers)),
         };
         let visit = Visit {
             parts,
             target,
-            public_url,
+            public_url: Rc::clone(public_url),
             client,
         };
-        if gateway.is_own(visit.target.path()) {
+        if site.is_own(visit.target.path()) {
             record.decided = Decided::Own;
             return Step::rare(async move {
-                match gateway.own_endpoint(&visit, body, &mut record).await {
+                match site.own_endpoint(&visit, body, &mut record).await {
                     Ok(response) => record.closed(response),
                     Err(error) => record.refused(&error, &visit.parts.headers),
                 }
             });
         }
-        let now = gateway.clock.now();
+        let now = site.clock().now();
         let asked = (&visit.parts.method, &visit.parts.headers);
         let (target, recent) = (&visit.target, &guest.recent);
-        match gateway.access.decide(asked, target, recent, now) {
+        match site.access.decide(asked, target, recent, now) {
             Decision::Permit(permit) => self.forward(visit, (permit, now), body, record),
             other @ (Decision::Challenge(_)
             | Decision::Forbid(_)
@@ -272,37 +235,37 @@ impl Worker {
     }
 
     /// Steps 6 to 8 of a request that has to wait or goes nowhere.
-    async fn settle<'a>(
-        &'a self,
-        visit: Visit<'a>,
-        mut decision: Decision<'a>,
+    async fn settle(
+        &self,
+        visit: Visit,
+        mut decision: Decision,
         body: RequestBody,
-        mut record: Record<'a>,
+        mut record: Record,
     ) -> Response<Body> {
-        let gateway = &*self.gateway;
+        let site = Rc::clone(record.site());
         let response = loop {
             decision = match decision {
-                Decision::Wait(wait) => gateway.wait(wait, &mut record).await,
+                Decision::Wait(wait) => site.wait(wait, &mut record).await,
                 Decision::NoRoute => {
                     record.decided = Decided::NoRoute;
                     return record.refused(&Error::NoRoute, &visit.parts.headers);
                 }
                 Decision::Challenge(challenge) => {
-                    record.route(challenge.route, Decided::Challenge);
+                    record.route(&challenge.route, Decided::Challenge);
                     record.reason = Some(challenge.cause.reason());
-                    break gateway.challenge(&visit, &challenge).await;
+                    break site.challenge(&visit, &challenge).await;
                 }
                 Decision::Forbid(forbid) => {
-                    record.route(forbid.route, Decided::Forbid);
+                    record.route(&forbid.route, Decided::Forbid);
                     record.reason = Some("rule");
                     break explain::forbidden(&visit, forbid.session.identity());
                 }
                 Decision::Permit(permit) => {
-                    let permit = (permit, gateway.clock.now());
+                    let permit = (permit, site.clock().now());
                     return self.forward(visit, permit, body, record).end(self).await;
                 }
                 Decision::Unavailable(unavailable) => {
-                    record.route(unavailable.route, Decided::Unavailable);
+                    record.route(&unavailable.route, Decided::Unavailable);
                     record.reason = Some(unavailable.reason);
                     break explain::unavailable(&visit, &unavailable);
                 }
@@ -316,7 +279,7 @@ impl Worker {
 #[expect(clippy::large_enum_variant, reason = "the small one is the rare one")]
 enum Step<'a> {
     /// It was given to a connection, or is to get one.
-    Sent(Errand<'a>),
+    Sent(Errand),
     /// Large: kept out of what is moved for every request.
     Rare(Pin<Box<dyn Future<Output = Response<Body>> + 'a>>),
 }
@@ -339,8 +302,8 @@ impl<'a> Step<'a> {
                 Self::Sent(errand) => {
                     let answer = (&mut errand.answer).await;
                     match errand.came(worker, answer) {
-                        Ok(response) => response,
-                        Err(refused) => refused.await,
+                        Came::Answered(response) => response,
+                        Came::GoesOn(rest) => rest.await,
                     }
                 }
             }
@@ -366,7 +329,7 @@ impl Handler for Worker {
         parts: Parts,
         body: RequestBody,
     ) -> impl Future<Output = Response<Body>> {
-        let record = Record::new(&self.gateway, guest.peer.address(), &parts);
+        let record = Record::new(self.site.get(), guest.peer.address(), &parts);
         self.walk(guest, parts, body, record).end(self)
     }
 }
@@ -423,7 +386,7 @@ fn is_for_a_part(headers: &HeaderMap) -> bool {
 }
 
 /// The answer to one at an endpoint that a person has to open.
-fn not_in_advance(headers: &HeaderMap, record: &mut Record<'_>) -> Response<Body> {
+fn not_in_advance(headers: &HeaderMap, record: &mut Record) -> Response<Body> {
     record.reason = Some("prefetch");
     let title = "Not in advance";
     Page::new(StatusCode::FORBIDDEN, title, "Open this page yourself.")

@@ -1,26 +1,27 @@
 //! What is written down about a request, gathered on its walk.
 
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Response, StatusCode, Version};
 
-use super::{Body, Error, Gateway};
+use super::{Body, Error, WorkerSite};
 use crate::access::Route;
 use crate::telemetry::{self, Decided};
 
 /// What the access log and the figures will say. It is written once, at the latest when it drops:
 /// a request whose client went away leaves its line, too.
 #[derive(Debug)]
-pub(super) struct Record<'a> {
-    gateway: &'a Gateway,
+pub(super) struct Record {
+    site: Rc<WorkerSite>,
     started: Instant,
     method: Method,
     version: Version,
     status: Option<StatusCode>,
-    route: Option<&'a Route>,
+    route: Option<Rc<Route>>,
     pub(super) client: IpAddr,
     pub(super) target: Option<PathAndQuery>,
     pub(super) decided: Decided,
@@ -31,12 +32,12 @@ pub(super) struct Record<'a> {
     waited: Option<Duration>,
 }
 
-impl<'a> Record<'a> {
+impl Record {
     /// Begins a record: until more is known the request is refused.
-    pub(super) fn new(gateway: &'a Gateway, client: IpAddr, parts: &Parts) -> Self {
+    pub(super) fn new(site: Rc<WorkerSite>, client: IpAddr, parts: &Parts) -> Self {
         Self {
-            gateway,
-            started: gateway.clock.instant(),
+            started: site.clock().instant(),
+            site,
             method: parts.method.clone(),
             version: parts.version,
             status: None,
@@ -51,9 +52,14 @@ impl<'a> Record<'a> {
         }
     }
 
+    /// The site that decides about the request.
+    pub(super) fn site(&self) -> &Rc<WorkerSite> {
+        &self.site
+    }
+
     /// Notes which route the request takes and what was decided.
-    pub(super) fn route(&mut self, route: &'a Route, decided: Decided) {
-        self.route = Some(route);
+    pub(super) fn route(&mut self, route: &Rc<Route>, decided: Decided) {
+        self.route = Some(Rc::clone(route));
         self.decided = decided;
     }
 
@@ -65,7 +71,7 @@ impl<'a> Record<'a> {
     /// Notes that the upstream, asked at `since`, has answered now; of a request that is sent once
     /// more, both times count together.
     pub(super) fn at_upstream(&mut self, since: Instant) {
-        let now = self.gateway.clock.instant();
+        let now = self.site.clock().instant();
         let took = now.saturating_duration_since(since);
         let before = self.upstream_duration.unwrap_or_default();
         self.upstream_duration = Some(before.saturating_add(took));
@@ -92,7 +98,7 @@ impl<'a> Record<'a> {
 }
 
 /// The one exit.
-impl Drop for Record<'_> {
+impl Drop for Record {
     fn drop(&mut self) {
         // 499 is what access logs of this field say of a client that went away before its answer.
         let gone = || StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
@@ -101,30 +107,24 @@ impl Drop for Record<'_> {
             None => Some("client_gone"),
         });
         let status = self.status.unwrap_or_else(gone);
-        let ended = self
-            .answered
-            .unwrap_or_else(|| self.gateway.clock.instant());
+        let ended = self.answered.unwrap_or_else(|| self.site.clock().instant());
         let duration = ended.saturating_duration_since(self.started);
-        let index = self.route.map(Route::index);
-        self.gateway
-            .metrics
-            .request(index, self.decided, status, duration);
+        let route = self.route.as_deref();
+        let counters = self.site.counters();
+        counters.count(route.map(Route::index), self.decided, status, duration);
         telemetry::Access {
             method: &self.method,
             path: self.target.as_ref().map(PathAndQuery::path),
             version: self.version,
             client: self.client,
             status,
-            route: self.route.map(Route::name),
+            route: route.map(Route::name),
             decided: self.decided,
             reason,
             duration,
             waited: self.waited,
             upstream_duration: self.upstream_duration,
-            upstream: self
-                .upstream_duration
-                .and(self.route)
-                .map(Route::upstream_name),
+            upstream: self.upstream_duration.and(route).map(Route::upstream_name),
         }
         .log();
     }

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use url::form_urlencoded;
 
 use super::page::Page;
-use super::{Body, Gateway, Record, Visit, explain};
+use super::{Body, Record, Visit, WorkerSite, explain};
 use super::{is_for_a_part, is_in_advance, not_in_advance, see_other};
 use crate::access::{Challenge, Route};
 use crate::login::{Failure, Login, OWN_PREFIX, PublicUrl, ReturnTo, Start};
@@ -30,7 +30,7 @@ impl Wish {
     /// Reads the query of a sign-in. Where it leads back to is what a link of our own has sealed,
     /// or the page of our own that the browser names as its referrer. It is a page of ours in any
     /// case.
-    fn read(visit: &Visit<'_>, login: &Login) -> Self {
+    fn read(visit: &Visit, login: &Login) -> Self {
         let mut wish = Self::to_return(ReturnTo::root());
         let mut sealed = None;
         let query = visit.target.query().unwrap_or_default();
@@ -39,7 +39,7 @@ impl Wish {
                 "provider" => wish.provider = Some(value.into_owned()),
                 "prompt" if value == "login" => wish.prompt = Prompt::Login,
                 "login_hint" if is_hint(&value) => wish.login_hint = Some(value.into_owned()),
-                "to" => sealed = login.unseal(&value, visit.public_url),
+                "to" => sealed = login.unseal(&value, &visit.public_url),
                 _ => {}
             }
         }
@@ -99,13 +99,9 @@ fn is_hint(text: &str) -> bool {
     !text.is_empty() && text.chars().count() <= LONGEST_HINT && text.chars().all(visible)
 }
 
-impl Gateway {
+impl WorkerSite {
     /// Begins a login, or asks at which provider.
-    pub(super) async fn sign_in(
-        &self,
-        visit: &Visit<'_>,
-        record: &mut Record<'_>,
-    ) -> Response<Body> {
+    pub(super) async fn sign_in(&self, visit: &Visit, record: &mut Record) -> Response<Body> {
         let headers = &visit.parts.headers;
         if is_in_advance(headers) {
             return not_in_advance(headers, record);
@@ -118,7 +114,7 @@ impl Gateway {
                 .because("no_navigation")
                 .respond(headers);
         }
-        let mut wish = Wish::read(visit, &self.login);
+        let mut wish = Wish::read(visit, self.login());
         let providers = self.providers();
         let named = wish.provider.take();
         let chosen = match &*providers {
@@ -130,27 +126,27 @@ impl Gateway {
         let Some(provider) = chosen.copied() else {
             return self.chooser(visit, &wish, &providers).respond(headers);
         };
-        let session = self.access.live(headers, self.clock.now()).await;
+        let session = self.access.live(headers, self.clock().now()).await;
         let signed_in = session
             .as_ref()
             .is_ok_and(|session| session.provider() == provider);
         if wish.prompt == Prompt::AsNeeded && signed_in {
             return see_other(&wish.return_to.absolute(visit.public_url.origin()), []);
         }
-        let begun = self.login.begin(Start {
+        let begun = self.login().begin(Start {
             provider,
             prompt: wish.prompt,
             login_hint: wish.login_hint.as_deref(),
             return_to: wish.return_to.clone(),
-            public_url: visit.public_url,
+            public_url: &visit.public_url,
             headers,
         });
         match begun.await {
             Ok(started) => see_other(&started.location, started.cookies),
             Err(error) => {
                 record.reason = Some(error.reason());
-                self.metrics.login("failed", error.reason());
-                let again = wish.at(Some(provider), &self.login, visit.public_url);
+                self.metrics().login("failed", error.reason());
+                let again = wish.at(Some(provider), self.login(), &visit.public_url);
                 explain::no_start(visit, (provider, &error), session.err(), &again)
             }
         }
@@ -158,7 +154,7 @@ impl Gateway {
 
     /// The answer to a navigation that may begin at several providers. It is a 401 as for programs,
     /// so that nobody takes it for the page that was asked for.
-    pub(super) fn choice(&self, visit: &Visit<'_>, challenge: &Challenge<'_>) -> Response<Body> {
+    pub(super) fn choice(&self, visit: &Visit, challenge: &Challenge) -> Response<Body> {
         let wanted = visit.target.path_and_query().as_str();
         let wanted = ReturnTo::parse(wanted, OWN_PREFIX);
         let wish = Wish::to_return(wanted.unwrap_or_else(ReturnTo::root));
@@ -167,7 +163,7 @@ impl Gateway {
         page.status = StatusCode::UNAUTHORIZED;
         page.login_url = Some(self.login_url(visit, challenge));
         if let Some(other) = &challenge.other {
-            let name = self.login.display_name(other.provider());
+            let name = self.login().display_name(other.provider());
             page = page.and(format!(
                 "You are signed in with {name}, which does not open this page."
             ));
@@ -178,7 +174,7 @@ impl Gateway {
     }
 
     /// One button for each provider.
-    fn chooser(&self, visit: &Visit<'_>, wish: &Wish, providers: &[&str]) -> Page {
+    fn chooser(&self, visit: &Visit, wish: &Wish, providers: &[&str]) -> Page {
         let page = Page::new(
             StatusCode::OK,
             "Sign in",
@@ -186,24 +182,24 @@ impl Gateway {
         )
         .choosing();
         providers.iter().fold(page, |page, name| {
-            let href = wish.at(Some(name), &self.login, visit.public_url);
-            page.link(self.login.display_name(name), href)
+            let href = wish.at(Some(name), self.login(), &visit.public_url);
+            page.link(self.login().display_name(name), href)
         })
     }
 
     /// The providers whose sessions count anywhere.
     fn providers(&self) -> Vec<&str> {
         let counts = |name: &&str| {
-            let mut routes = self.access.routes().iter();
+            let mut routes = self.access.routes();
             routes.any(|route| route.providers().any(|counting| counting == *name))
         };
-        self.login.providers().filter(counts).collect()
+        self.login().providers().filter(counts).collect()
     }
 
     /// Where a program sends its user to sign in. Nothing needs saying where there is one provider,
     /// and where there is a choice people make it there.
-    pub(super) fn login_url(&self, visit: &Visit<'_>, challenge: &Challenge<'_>) -> String {
-        let choice = match only(challenge.route) {
+    pub(super) fn login_url(&self, visit: &Visit, challenge: &Challenge) -> String {
+        let choice = match only(&challenge.route) {
             Some(provider) if self.providers().len() > 1 => format!("?provider={provider}"),
             Some(_) | None => String::new(),
         };

@@ -22,7 +22,6 @@ mod same_origin;
 mod throttle;
 mod used;
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,7 +46,7 @@ use self::used::{Use, UsedStates};
 use crate::clock::{Clock, Timestamp};
 use crate::fields::cookie::{self as cookies, Found};
 use crate::provider::{
-    self, AuthorizationRequest, Grant, Prompt, Provider, Redemption, ResponseMode,
+    self, AuthorizationRequest, Grant, Prompt, Provider, Providers, Redemption, ResponseMode,
 };
 use crate::seal::KeyRing;
 use crate::session::{Ended, NewSession, SessionId, SessionKey, Sessions, cookie};
@@ -72,12 +71,18 @@ pub struct Settings {
     pub timeout: Duration,
 }
 
-/// The flow. Shared by all workers.
+/// The flow at the providers of one site. Shared by all workers.
 #[derive(Debug)]
 pub struct Login {
     settings: Settings,
-    keys: KeyRing,
-    providers: BTreeMap<Box<str>, Arc<Provider>>,
+    keys: Arc<KeyRing>,
+    providers: Arc<Providers>,
+    lasting: Arc<Lasting>,
+}
+
+/// What the flow needs and remembers whatever the settings are: it outlives a reload.
+#[derive(Debug)]
+pub struct Lasting {
     sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
     clock: Clock,
@@ -91,27 +96,40 @@ pub struct Login {
     throttle: Throttle,
 }
 
-impl Login {
-    /// Brings the parts together. `control` is the control plane's runtime.
+impl Lasting {
+    /// Nothing is remembered yet. `control` is the control plane's runtime.
     pub fn new(
-        (settings, keys): (Settings, KeyRing),
-        providers: BTreeMap<Box<str>, Arc<Provider>>,
         sessions: Arc<Sessions>,
-        (metrics, clock): (Arc<Metrics>, Clock),
+        metrics: Arc<Metrics>,
+        clock: Clock,
         control: Handle,
     ) -> Self {
         #[expect(clippy::disallowed_types, reason = "see the field")]
         let used = std::sync::Mutex::default();
         Self {
-            settings,
-            keys,
-            providers,
             sessions,
             metrics,
             clock,
             control,
             used,
             throttle: Throttle::new(),
+        }
+    }
+}
+
+impl Login {
+    /// The flow at `providers`. `keys` seal what travels through the browser.
+    pub fn new(
+        settings: Settings,
+        keys: Arc<KeyRing>,
+        providers: Arc<Providers>,
+        lasting: Arc<Lasting>,
+    ) -> Self {
+        Self {
+            settings,
+            keys,
+            providers,
+            lasting,
         }
     }
 
@@ -177,7 +195,7 @@ impl Login {
         let hint = Hint {
             provider: start.provider.into(),
             return_to: start.return_to,
-            issued_at: self.clock.now(),
+            issued_at: self.lasting.clock.now(),
             round,
             anew: start.prompt == Prompt::Login,
             before,
@@ -272,7 +290,7 @@ impl Login {
             Found::One(value) => Some(value),
             Found::Absent | Found::Conflicting => None,
         };
-        let now = self.clock.now();
+        let now = self.lasting.clock.now();
         let time = (now, self.settings.timeout);
         let verified = granted
             .verify(returned, &self.keys, browser_secret, time)
@@ -305,7 +323,7 @@ impl Login {
     /// Whether a verified answer may be redeemed: once, and not by a client whose codes the
     /// provider keeps refusing.
     fn admit(&self, returned: &ReturnedState, client: IpAddr, now: Timestamp) -> Result<(), Error> {
-        if self.throttle.pace(client, now) == Pace::TooFast {
+        if self.lasting.throttle.pace(client, now) == Pace::TooFast {
             return Err(Error::TooManyRefused);
         }
         let timeout = self.settings.timeout;
@@ -340,7 +358,7 @@ impl Login {
             Ok(id) => Completion::SignedIn {
                 location: hint.return_to.absolute(callback.public_url.origin()),
                 cookies: vec![
-                    cookie::session(&id, self.sessions.cookie_lifetime()),
+                    cookie::session(&id, self.lasting.sessions.cookie_lifetime()),
                     browser::remember_rounds(hint.round.saturating_add(1)),
                     forget,
                 ],
@@ -348,10 +366,10 @@ impl Login {
                 session: id.key(),
             },
             Err(error) => {
-                let now = self.clock.now();
+                let now = self.lasting.clock.now();
                 let mut failure = Failure::new(error, Some(returned));
                 if let Error::Provider(provider::Error::Refused(_)) = &failure.error {
-                    self.throttle.note_refused(callback.client, now);
+                    self.lasting.throttle.note_refused(callback.client, now);
                 }
                 if let Error::Provider(provider::Error::RateLimited { .. }) = &failure.error {
                     // Nothing was sent, so the same answer may come again.
@@ -367,10 +385,10 @@ impl Login {
     /// whoever has to wait does not do so for ever.
     async fn ready(&self, name: &str) -> Result<Arc<Provider>, Error> {
         let provider = self.providers.get(name).ok_or(Error::UnknownProvider)?;
-        if let Some(lately) = provider.lately_ready(self.clock.now()) {
+        if let Some(lately) = provider.lately_ready(self.lasting.clock.now()) {
             return Ok(lately.map(|()| Arc::clone(provider))?);
         }
-        let (asked, clock) = (Arc::clone(provider), self.clock.clone());
+        let (asked, clock) = (Arc::clone(provider), self.lasting.clock.clone());
         let asking = self.on_control_plane(async move { Ok(asked.ready(&clock).await?) });
         match timeout(PATIENCE, asking).await {
             Ok(ready) => ready.map(|()| Arc::clone(provider)),
@@ -383,7 +401,7 @@ impl Login {
         &self,
         work: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
-        match self.control.spawn(work).await {
+        match self.lasting.control.spawn(work).await {
             Ok(result) => result,
             Err(error) if error.is_panic() => Err(Error::Panicked),
             Err(_stopping) => Err(Error::Stopped),
@@ -399,7 +417,7 @@ impl Login {
         let VerifiedResponse { code, pending, .. } = verified;
         let name = &pending.hint().provider;
         let provider = self.providers.get(name).ok_or(Error::UnknownProvider)?;
-        let asked = self.clock.instant();
+        let asked = self.lasting.clock.instant();
         let redemption = Redemption {
             code,
             code_verifier: pending.code_verifier(),
@@ -407,12 +425,18 @@ impl Login {
             redirect_uri,
             begun_at: pending.hint().issued_at,
         };
-        let redeemed = provider.redeem(redemption, &self.clock).await;
-        let took = self.clock.instant().saturating_duration_since(asked);
+        let redeemed = provider.redeem(redemption, &self.lasting.clock).await;
+        let took = self
+            .lasting
+            .clock
+            .instant()
+            .saturating_duration_since(asked);
         let result = redeemed
             .as_ref()
             .map_or_else(provider::Error::reason, |_| "ok");
-        self.metrics.token_call(name, TokenCall::Code, result, took);
+        self.lasting
+            .metrics
+            .token_call(name, TokenCall::Code, result, took);
         Ok(redeemed?)
     }
 
@@ -435,7 +459,11 @@ impl Login {
             tokens,
             replaces: before.into_iter().chain(remembered).collect(),
         };
-        Ok(self.sessions.open(new, self.clock.now()).await?)
+        Ok(self
+            .lasting
+            .sessions
+            .open(new, self.lasting.clock.now())
+            .await?)
     }
 
     /// Ends the session of a browser, and the few more that it may bring, and gives the `Set-Cookie` values that make it forget.
@@ -452,7 +480,7 @@ impl Login {
         let named = cookies::matching(headers, |name| name == cookie::SESSION.as_bytes());
         let ids = named.filter_map(|(_, value)| SessionId::parse(value));
         let keys: Vec<_> = ids.map(|id| id.key()).take(MOST_SIGNED_OUT).collect();
-        let sessions = Arc::clone(&self.sessions);
+        let sessions = Arc::clone(&self.lasting.sessions);
         let end = async move {
             for key in keys {
                 if sessions.end(&key).await? == Ended::Session {
@@ -471,7 +499,7 @@ impl Login {
     }
 
     fn used<T>(&self, work: impl FnOnce(&mut UsedStates) -> T) -> T {
-        let used = self.used.lock();
+        let used = self.lasting.used.lock();
         work(&mut used.unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 }

@@ -13,14 +13,14 @@ fn login(sessions: &Arc<Sessions>) -> Login {
         redirection: RedirectionEndpoints::new("/oauth2/callback", []),
         timeout: Duration::from_mins(10),
     };
-    let shared = (Arc::new(Metrics::new(std::iter::empty())), Clock::system());
-    Login::new(
-        (settings, KeyRing::random().unwrap()),
-        BTreeMap::new(),
+    let lasting = Lasting::new(
         Arc::clone(sessions),
-        shared,
+        Arc::new(Metrics::default()),
+        Clock::system(),
         Handle::current(),
-    )
+    );
+    let keys = Arc::new(KeyRing::random().unwrap());
+    Login::new(settings, keys, Arc::default(), Arc::new(lasting))
 }
 
 fn sessions() -> Arc<Sessions> {

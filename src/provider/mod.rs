@@ -49,6 +49,7 @@ mod userinfo;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -106,6 +107,9 @@ pub struct Redemption<'a> {
     /// When the authorization request was sent.
     pub begun_at: Timestamp,
 }
+
+/// Providers by their configured names.
+pub type Providers = BTreeMap<Box<str>, Arc<Provider>>;
 
 /// Our registration at one authorization server.
 #[derive(Debug)]

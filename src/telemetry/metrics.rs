@@ -2,10 +2,8 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::OnceLock;
 use std::time::Duration;
 
-use http::StatusCode;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -13,37 +11,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::histogram::Durations;
+use super::requests::RequestCounters;
 
-type Labels = Vec<(&'static str, Cow<'static, str>)>;
-
-/// What the gateway decided about a request.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Decided {
-    /// It was sent on.
-    Permit,
-    /// A login was asked for.
-    Challenge,
-    /// Its person may not use the route.
-    Forbid,
-    /// No route or no host takes it.
-    NoRoute,
-    /// One of our own endpoints answered.
-    Own,
-    /// It was malformed.
-    Refuse,
-    /// Its session could not be used in time.
-    Unavailable,
-}
-
-const DECISIONS: [Decided; 7] = [
-    Decided::Permit,
-    Decided::Challenge,
-    Decided::Forbid,
-    Decided::NoRoute,
-    Decided::Own,
-    Decided::Refuse,
-    Decided::Unavailable,
-];
+pub(super) type Labels = Vec<(&'static str, Cow<'static, str>)>;
 
 /// What a call of a token endpoint is for (RFC 6749 sections 4.1.3 and 6).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -63,30 +33,10 @@ impl TokenCall {
     }
 }
 
-impl Decided {
-    /// The label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Permit => "permit",
-            Self::Challenge => "challenge",
-            Self::Forbid => "forbid",
-            Self::NoRoute => "no_route",
-            Self::Own => "own",
-            Self::Refuse => "refuse",
-            Self::Unavailable => "unavailable",
-        }
-    }
-}
-
-/// Status classes, 1xx to 5xx.
-const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
-
 /// All figures of this process. Counting a request takes no lock.
 pub struct Metrics {
     registry: Registry,
     requests: Family<Labels, Counter>,
-    cells: Vec<OnceLock<Counter>>,
-    routes: Vec<Box<str>>,
     durations: Durations,
     logins: Family<Labels, Counter>,
     token_calls: Family<Labels, Counter>,
@@ -101,26 +51,16 @@ pub struct Metrics {
 
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Metrics")
-            .field("routes", &self.routes.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Metrics").finish_non_exhaustive()
     }
 }
 
-impl Metrics {
-    /// Figures for these routes, each at its index. Requests of no route count under `-`.
-    pub fn new(routes: impl IntoIterator<Item = Box<str>>) -> Self {
-        let routes: Vec<Box<str>> = routes.into_iter().chain(["-".into()]).collect();
-        let count = routes
-            .len()
-            .saturating_mul(DECISIONS.len())
-            .saturating_mul(CLASSES.len());
-        let cells = std::iter::repeat_with(OnceLock::new).take(count).collect();
+impl Default for Metrics {
+    /// Every figure at zero.
+    fn default() -> Self {
         let mut metrics = Self {
             registry: Registry::with_prefix("sidegate"),
             requests: Family::default(),
-            cells,
-            routes,
             durations: Durations::default(),
             logins: Family::default(),
             token_calls: Family::default(),
@@ -135,7 +75,9 @@ impl Metrics {
         metrics.register();
         metrics
     }
+}
 
+impl Metrics {
     fn register(&mut self) {
         let registry = &mut self.registry;
         let requests = "Requests by route, decision and status class";
@@ -169,46 +111,10 @@ impl Metrics {
         registry.register("sessions_pushed_out", pushed_out, self.pushed_out.clone());
     }
 
-    /// Counts a request. `route` is the route's index, `None` when it has none.
-    pub fn request(
-        &self,
-        route: Option<usize>,
-        decided: Decided,
-        status: StatusCode,
-        duration: Duration,
-    ) {
-        self.durations.observe(duration);
-        let last = self.routes.len().saturating_sub(1);
-        let route = route.unwrap_or(last).min(last);
-        let decision = DECISIONS
-            .iter()
-            .position(|one| *one == decided)
-            .unwrap_or_default();
-        let class = usize::from(status.as_u16() / 100)
-            .clamp(1, CLASSES.len())
-            .saturating_sub(1);
-        let place = route
-            .saturating_mul(DECISIONS.len())
-            .saturating_add(decision)
-            .saturating_mul(CLASSES.len())
-            .saturating_add(class);
-        let Some(cell) = self.cells.get(place) else {
-            return;
-        };
-        // The family's own lock is taken once for each cell, not once for each request.
-        let counter = cell.get_or_init(|| {
-            let route = self
-                .routes
-                .get(route)
-                .map_or_else(String::new, ToString::to_string);
-            let class = CLASSES.get(class).copied().unwrap_or_default();
-            self.requests.get_or_create_owned(&vec![
-                ("route", route.into()),
-                ("decision", decided.as_str().into()),
-                ("status", class.into()),
-            ])
-        });
-        counter.inc();
+    /// Counters of the requests of one site, whose routes have these names, each at its index.
+    /// Routes of the same name in several sites share their counters.
+    pub fn request_counters(&self, routes: impl IntoIterator<Item = Box<str>>) -> RequestCounters {
+        RequestCounters::new(routes, self.requests.clone(), self.durations.clone())
     }
 
     /// Counts a login: `ok`, or `failed` with a reason.
@@ -302,40 +208,9 @@ impl Drop for Counted<'_> {
 mod tests {
     use super::*;
 
-    fn metrics() -> Metrics {
-        Metrics::new(["app".into(), "api".into()])
-    }
-
-    #[test]
-    fn requests_count_by_route_decision_and_class() {
-        let metrics = metrics();
-        let count = |route, decided, status: u16| {
-            let status = StatusCode::from_u16(status).unwrap();
-            metrics.request(route, decided, status, Duration::from_micros(300));
-        };
-        count(Some(1), Decided::Permit, 204);
-        count(Some(1), Decided::Permit, 200);
-        count(None, Decided::Refuse, 400);
-        count(Some(99), Decided::NoRoute, 404);
-        let text = metrics.encode();
-        for line in [
-            "sidegate_requests_total{route=\"api\",decision=\"permit\",status=\"2xx\"} 2",
-            "sidegate_requests_total{route=\"-\",decision=\"refuse\",status=\"4xx\"} 1",
-            "sidegate_requests_total{route=\"-\",decision=\"no_route\",status=\"4xx\"} 1",
-            "sidegate_request_duration_seconds_count 4",
-            "sidegate_request_duration_seconds_bucket{le=\"0.00025\"} 0",
-            "sidegate_request_duration_seconds_bucket{le=\"0.0005\"} 4",
-            "sidegate_request_duration_seconds_bucket{le=\"10.0\"} 4",
-            "sidegate_request_duration_seconds_bucket{le=\"+Inf\"} 4",
-            "# EOF",
-        ] {
-            assert!(text.contains(line), "{line} is not in\n{text}");
-        }
-    }
-
     #[test]
     fn logins_sessions_and_token_calls_are_shown() {
-        let metrics = metrics();
+        let metrics = Metrics::default();
         metrics.login("failed", "state_expired");
         metrics.token_call("main", TokenCall::Code, "ok", Duration::from_millis(20));
         metrics.refresh("main", "ended", "refresh_refused");

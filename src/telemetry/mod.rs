@@ -4,6 +4,7 @@
 
 mod histogram;
 mod metrics;
+mod requests;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -12,7 +13,8 @@ use http::{Method, StatusCode, Version};
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
-pub use self::metrics::{Counted, Decided, Metrics, TokenCall};
+pub use self::metrics::{Counted, Metrics, TokenCall};
+pub use self::requests::{Decided, RequestCounters};
 
 /// The target of access-log events.
 pub const ACCESS: &str = "sidegate::access";

@@ -69,7 +69,7 @@ fn verdict(error: Error) -> (&'static str, &'static str) {
 
 #[test]
 fn g_07_g_08_f_29_answers_of_real_servers_mean_what_they_mean_there() {
-    let mut seen = std::collections::BTreeMap::new();
+    let mut seen = BTreeMap::new();
     for row in rows() {
         let error = row.read(GrantType::RefreshToken, &shapes(row.profile, ""));
         assert_eq!(verdict(error), row.expected, "{}", row.line);

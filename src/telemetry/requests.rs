@@ -1,0 +1,187 @@
+//! Counters of requests, by route.
+
+use std::fmt;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use http::StatusCode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+
+use super::histogram::Durations;
+use super::metrics::Labels;
+
+/// What the gateway decided about a request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Decided {
+    /// It was sent on.
+    Permit,
+    /// A login was asked for.
+    Challenge,
+    /// Its person may not use the route.
+    Forbid,
+    /// No route or no host takes it.
+    NoRoute,
+    /// One of our own endpoints answered.
+    Own,
+    /// It was malformed.
+    Refuse,
+    /// Its session could not be used in time.
+    Unavailable,
+}
+
+const DECISIONS: [Decided; 7] = [
+    Decided::Permit,
+    Decided::Challenge,
+    Decided::Forbid,
+    Decided::NoRoute,
+    Decided::Own,
+    Decided::Refuse,
+    Decided::Unavailable,
+];
+
+impl Decided {
+    /// The label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Permit => "permit",
+            Self::Challenge => "challenge",
+            Self::Forbid => "forbid",
+            Self::NoRoute => "no_route",
+            Self::Own => "own",
+            Self::Refuse => "refuse",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+/// Status classes, 1xx to 5xx.
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// Counts the requests of one site. Counting takes no lock: each counter is found by the route's
+/// index, the decision and the status class.
+pub struct RequestCounters {
+    /// The names of the routes, and `-` for requests that no route takes.
+    routes: Vec<Box<str>>,
+    /// One for each route, decision and status class; made when it is used first.
+    counters: Vec<OnceLock<Counter>>,
+    requests: Family<Labels, Counter>,
+    durations: Durations,
+}
+
+impl RequestCounters {
+    pub(super) fn new(
+        routes: impl IntoIterator<Item = Box<str>>,
+        requests: Family<Labels, Counter>,
+        durations: Durations,
+    ) -> Self {
+        let routes: Vec<Box<str>> = routes.into_iter().chain(["-".into()]).collect();
+        let count = routes
+            .len()
+            .saturating_mul(DECISIONS.len())
+            .saturating_mul(CLASSES.len());
+        Self {
+            routes,
+            counters: std::iter::repeat_with(OnceLock::new).take(count).collect(),
+            requests,
+            durations,
+        }
+    }
+
+    /// Counts a request. `route` is the route's index, `None` when no route takes the request.
+    pub fn count(
+        &self,
+        route: Option<usize>,
+        decided: Decided,
+        status: StatusCode,
+        duration: Duration,
+    ) {
+        self.durations.observe(duration);
+        let last = self.routes.len().saturating_sub(1);
+        let route = route.unwrap_or(last).min(last);
+        let decision = DECISIONS
+            .iter()
+            .position(|one| *one == decided)
+            .unwrap_or_default();
+        let class = usize::from(status.as_u16() / 100)
+            .clamp(1, CLASSES.len())
+            .saturating_sub(1);
+        let place = route
+            .saturating_mul(DECISIONS.len())
+            .saturating_add(decision)
+            .saturating_mul(CLASSES.len())
+            .saturating_add(class);
+        let Some(counter) = self.counters.get(place) else {
+            return;
+        };
+        // The family's own lock is taken once for each counter, not once for each request.
+        let counter = counter.get_or_init(|| {
+            let route = self
+                .routes
+                .get(route)
+                .map_or_else(String::new, ToString::to_string);
+            let class = CLASSES.get(class).copied().unwrap_or_default();
+            self.requests.get_or_create_owned(&vec![
+                ("route", route.into()),
+                ("decision", decided.as_str().into()),
+                ("status", class.into()),
+            ])
+        });
+        counter.inc();
+    }
+}
+
+impl fmt::Debug for RequestCounters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestCounters")
+            .field("routes", &self.routes)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::Metrics;
+
+    #[test]
+    fn requests_count_by_route_decision_and_class() {
+        let metrics = Metrics::default();
+        let requests = metrics.request_counters(["app".into(), "api".into()]);
+        let count = |route, decided, status: u16| {
+            let status = StatusCode::from_u16(status).unwrap();
+            requests.count(route, decided, status, Duration::from_micros(300));
+        };
+        count(Some(1), Decided::Permit, 204);
+        count(Some(1), Decided::Permit, 200);
+        count(None, Decided::Refuse, 400);
+        count(Some(99), Decided::NoRoute, 404);
+        let text = metrics.encode();
+        for line in [
+            "sidegate_requests_total{route=\"api\",decision=\"permit\",status=\"2xx\"} 2",
+            "sidegate_requests_total{route=\"-\",decision=\"refuse\",status=\"4xx\"} 1",
+            "sidegate_requests_total{route=\"-\",decision=\"no_route\",status=\"4xx\"} 1",
+            "sidegate_request_duration_seconds_count 4",
+            "sidegate_request_duration_seconds_bucket{le=\"0.00025\"} 0",
+            "sidegate_request_duration_seconds_bucket{le=\"0.0005\"} 4",
+            "sidegate_request_duration_seconds_bucket{le=\"10.0\"} 4",
+            "sidegate_request_duration_seconds_bucket{le=\"+Inf\"} 4",
+            "# EOF",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_route_of_the_same_name_goes_on_counting_in_the_next_site() {
+        let metrics = Metrics::default();
+        let old = metrics.request_counters(["app".into(), "api".into()]);
+        let new = metrics.request_counters(["more".into(), "app".into()]);
+        for (counters, index) in [(&old, 0), (&new, 1)] {
+            let (permit, ok) = (Decided::Permit, StatusCode::OK);
+            counters.count(Some(index), permit, ok, Duration::ZERO);
+        }
+        let line = "sidegate_requests_total{route=\"app\",decision=\"permit\",status=\"2xx\"} 2";
+        assert!(metrics.encode().contains(line), "{}", metrics.encode());
+    }
+}
