@@ -12,11 +12,11 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
 use tokio::time::{Instant, timeout_at};
 
 use super::message::origin_form;
 use super::{Connector, Error, Origin};
+use crate::tls::Trust;
 
 /// The longest head that is read, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
@@ -52,13 +52,13 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::Unconfigured`] when the origin is `https` and there is no configuration.
+    /// [`Error::Unconfigured`] when the origin is `https` and nobody is believed.
     pub fn new(
         origin: Origin,
-        tls: Option<Arc<ClientConfig>>,
+        trust: Option<Trust>,
         connect_timeout: Duration,
     ) -> Result<Self, Error> {
-        let connector = Connector::new(origin, tls, connect_timeout)?;
+        let connector = Connector::new(origin, trust, connect_timeout)?;
         Ok(Self(Arc::new(connector)))
     }
 

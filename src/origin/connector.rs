@@ -3,11 +3,9 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, lookup_host};
@@ -17,6 +15,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::{Error, Origin};
+use crate::tls::Trust;
 
 /// How long one address may take before the next is tried beside it (RFC 8305 section 5).
 const STAGGER: Duration = Duration::from_millis(250);
@@ -24,26 +23,23 @@ const STAGGER: Duration = Duration::from_millis(250);
 /// Opens connections to one origin.
 pub struct Connector {
     origin: Origin,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    tls: Option<(Trust, ServerName<'static>)>,
     deadline: Duration,
 }
 
 impl Connector {
-    /// For `origin`, with TLS by `tls` when it is `https`; look-up, connection and handshake
-    /// together have `deadline`.
+    /// For `origin`, believing `trust` when it is `https`; look-up, connection and handshake
+    /// together have `deadline`. Each new connection asks `trust` anew, so replaced authorities
+    /// take effect at once.
     ///
     /// # Errors
     ///
-    /// [`Error::Unconfigured`] when the origin is `https` and there is no configuration.
-    pub fn new(
-        origin: Origin,
-        tls: Option<Arc<ClientConfig>>,
-        deadline: Duration,
-    ) -> Result<Self, Error> {
+    /// [`Error::Unconfigured`] when the origin is `https` and nobody is believed.
+    pub fn new(origin: Origin, trust: Option<Trust>, deadline: Duration) -> Result<Self, Error> {
         let tls = if origin.is_encrypted() {
-            let config = tls.ok_or(Error::Unconfigured)?;
+            let trust = trust.ok_or(Error::Unconfigured)?;
             let name = origin.server_name().ok_or(Error::Unconfigured)?;
-            Some((TlsConnector::from(config), name))
+            Some((trust, name))
         } else {
             None
         };
@@ -81,9 +77,10 @@ impl Connector {
             .collect();
         let stream = race(addresses).await.map_err(Error::Connect)?;
         stream.set_nodelay(true).map_err(Error::Connect)?;
-        let Some((connector, name)) = &self.tls else {
+        let Some((trust, name)) = &self.tls else {
             return Ok(Stream::Plain(stream));
         };
+        let connector = TlsConnector::from(trust.client_config());
         let stream = connector.connect(name.clone(), stream).await;
         Ok(Stream::Tls(Box::new(stream.map_err(Error::Tls)?)))
     }

@@ -1,17 +1,16 @@
 //! Where the endpoints of an authorization server are.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, USER_AGENT};
 use http::{HeaderValue, Request, Response, Uri};
 use http_body_util::Full;
-use rustls::ClientConfig;
 use url::{Host, Url};
 
 use super::Error;
 use crate::origin::{self, CallLimits, Client, Connector, Origin};
+use crate::tls::Trust;
 
 /// How we name ourselves in every call: there are servers that answer nobody without a name.
 const OUR_NAME: &str = concat!("sidegate/", env!("CARGO_PKG_VERSION"));
@@ -30,7 +29,7 @@ impl Endpoint {
     pub(super) fn new(
         key: &'static str,
         url: &Url,
-        tls: Option<&Arc<ClientConfig>>,
+        trust: Option<&Trust>,
         deadline: Duration,
     ) -> Result<Self, Error> {
         let problem = "cannot be called";
@@ -39,8 +38,8 @@ impl Endpoint {
         let (Some(origin), Ok(uri)) = (origin, url.as_str().parse()) else {
             return Err(refuse);
         };
-        let client = Client::new(origin.clone(), tls.cloned(), deadline);
-        let connector = Connector::new(origin, tls.cloned(), deadline);
+        let client = Client::new(origin.clone(), trust.cloned(), deadline);
+        let connector = Connector::new(origin, trust.cloned(), deadline);
         let (Ok(client), Ok(connector)) = (client, connector) else {
             return Err(refuse);
         };

@@ -1,10 +1,8 @@
 //! What is known of a server: its endpoints and how it wants to be asked, from the settings and,
 //! where it publishes them, from its metadata. What is set by hand wins.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ClientConfig;
 use url::Url;
 
 use super::Error;
@@ -18,7 +16,7 @@ use crate::tls::Trust;
 /// How a server is called: whom we believe that it is, and how long we wait.
 #[derive(Debug)]
 pub(super) struct Line {
-    tls: Option<Arc<ClientConfig>>,
+    pub(super) trust: Option<Trust>,
     pub(super) deadline: Duration,
 }
 
@@ -41,7 +39,7 @@ impl Line {
             &settings.identity.emails_endpoint,
         ];
         let mut written = written.into_iter().flatten();
-        let tls = match &settings.ca_file {
+        let trust = match &settings.ca_file {
             // A file that cannot be used is an error even when nothing needs it now.
             Some(path) => Some(Trust::from_file(path).map_err(Error::Trust)?),
             None if written.any(|url| url.starts_with("https:")) => {
@@ -52,7 +50,7 @@ impl Line {
             None => None,
         };
         Ok(Self {
-            tls: tls.map(|trust| trust.client_config()),
+            trust,
             deadline: Duration::from_secs(settings.deadline_secs.get().into()),
         })
     }
@@ -63,7 +61,7 @@ impl Line {
     ///
     /// [`Error::Setting`] when it cannot be called.
     pub(super) fn to(&self, key: &'static str, url: &Url) -> Result<Endpoint, Error> {
-        Endpoint::new(key, url, self.tls.as_ref(), self.deadline)
+        Endpoint::new(key, url, self.trust.as_ref(), self.deadline)
     }
 }
 

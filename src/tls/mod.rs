@@ -57,13 +57,13 @@ impl ServerIdentity {
     }
 }
 
-/// What [`Acceptor::refresh`] did.
+/// What [`Acceptor::refresh`] and [`Trust::refresh`] did.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub enum Refreshed {
     /// The files hold what is in use.
     Unchanged,
-    /// New handshakes use the new certificate; connections that are open keep theirs.
+    /// New handshakes use what the files hold now; connections that are open stay as they are.
     Replaced,
 }
 

@@ -192,6 +192,39 @@ fn t_12_a_list_of_authorities_is_understood_whole_or_not_used() {
 }
 
 #[test]
+fn t_12_authorities_that_change_reach_every_clone_and_bad_ones_change_nothing() {
+    let dir = TempDir::new().unwrap();
+    let [one, other] = ["a", "b"].map(|name| {
+        let written = development_certificates(&dir.path().join(name), &[], NOW);
+        fs::read(written.unwrap().authority).unwrap()
+    });
+    let path = dir.path().join("ca.pem");
+    fs::write(&path, &one).unwrap();
+    let trust = Trust::from_file(&path).unwrap();
+    let (clone, before) = (trust.clone(), trust.client_config());
+    let unchanged = || Arc::ptr_eq(&before, &clone.client_config());
+    assert_eq!(trust.refresh().unwrap(), Refreshed::Unchanged);
+    assert!(unchanged());
+    for bad in [&b""[..], b"no certificate\n", &other[..other.len() / 2]] {
+        fs::write(&path, bad).unwrap();
+        // It is still wrong when it is looked at again.
+        for _ in 0..2 {
+            assert!(trust.refresh().is_err());
+            assert!(unchanged());
+        }
+    }
+    fs::remove_file(&path).unwrap();
+    assert!(matches!(trust.refresh(), Err(Error::Read { .. })));
+    assert!(unchanged());
+    fs::write(&path, &one).unwrap();
+    assert_eq!(trust.refresh().unwrap(), Refreshed::Unchanged);
+    fs::write(&path, &other).unwrap();
+    assert_eq!(trust.refresh().unwrap(), Refreshed::Replaced);
+    assert!(!unchanged());
+    assert_eq!(trust.refresh().unwrap(), Refreshed::Unchanged);
+}
+
+#[test]
 fn development_files_are_never_overwritten() {
     let dir = TempDir::new().unwrap();
     let written = development_certificates(dir.path(), &[], NOW).unwrap();

@@ -1,16 +1,31 @@
 //! Which certificate authorities we believe when we are the client.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use rustls::{ClientConfig, RootCertStore};
 
-use super::{Error, certificates, crypto, read};
+use super::{Error, Refreshed, certificates, crypto, read};
 
-/// The authorities believed on connections that we open. Clones share one configuration.
+/// The authorities believed on connections that we open. Clones share one configuration, and with
+/// it whatever [`Trust::refresh`] replaces.
 #[derive(Clone)]
-pub struct Trust(Arc<ClientConfig>);
+pub struct Trust(Arc<Shared>);
+
+struct Shared {
+    /// The file with the authorities; `None` for the system's.
+    file: Option<PathBuf>,
+    current: ArcSwap<Loaded>,
+}
+
+struct Loaded {
+    config: Arc<ClientConfig>,
+    /// The digest of the file; zeros for the system's authorities.
+    contents: [u8; SHA256_OUTPUT_LEN],
+}
 
 impl Trust {
     /// Believes the system's authorities (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured).
@@ -29,7 +44,11 @@ impl Trust {
         if roots.is_empty() {
             return Err(Error::NoSystemAuthorities);
         }
-        Self::new(roots)
+        let loaded = Loaded {
+            config: configuration(roots)?,
+            contents: [0; SHA256_OUTPUT_LEN],
+        };
+        Ok(Self::new(None, loaded))
     }
 
     /// Believes only the authorities in a PEM file. Blocks for a small read.
@@ -39,34 +58,80 @@ impl Trust {
     /// [`Error::Read`], [`Error::BadCertificate`], [`Error::NoCertificate`] and [`Error::Refused`]:
     /// a list that is not understood to its end is not used.
     pub fn from_file(path: &Path) -> Result<Self, Error> {
+        let loaded = Loaded::from_text(path, &read(path)?)?;
+        Ok(Self::new(Some(path.to_owned()), loaded))
+    }
+
+    /// Reads the file again and believes what it lists if its content changed, through whatever
+    /// links lead to it (Kubernetes swaps a link). Connections that are open stay open. The
+    /// system's authorities are never read again. Blocks for a small read.
+    ///
+    /// # Errors
+    ///
+    /// As [`Trust::from_file`]; what was believed stays believed, and the next call tries again.
+    pub fn refresh(&self) -> Result<Refreshed, Error> {
+        let shared = &self.0;
+        let Some(path) = &shared.file else {
+            return Ok(Refreshed::Unchanged);
+        };
+        let text = read(path)?;
+        if contents(&text) == shared.current.load().contents {
+            return Ok(Refreshed::Unchanged);
+        }
+        let loaded = Loaded::from_text(path, &text)?;
+        shared.current.store(Arc::new(loaded));
+        Ok(Refreshed::Replaced)
+    }
+
+    /// The configuration for the next outgoing connection: TLS 1.2 and 1.3, `http/1.1` by ALPN.
+    pub fn client_config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.0.current.load().config)
+    }
+
+    fn new(file: Option<PathBuf>, loaded: Loaded) -> Self {
+        let current = ArcSwap::from_pointee(loaded);
+        Self(Arc::new(Shared { file, current }))
+    }
+}
+
+impl Loaded {
+    fn from_text(path: &Path, text: &[u8]) -> Result<Self, Error> {
         let mut roots = RootCertStore::empty();
-        for certificate in certificates(path, &read(path)?)? {
+        for certificate in certificates(path, text)? {
             roots.add(certificate).map_err(|source| Error::Refused {
                 path: path.to_owned(),
                 source,
             })?;
         }
-        Self::new(roots)
+        Ok(Self {
+            config: configuration(roots)?,
+            contents: contents(text),
+        })
     }
+}
 
-    /// The configuration for an outgoing connection: TLS 1.2 and 1.3, `http/1.1` by ALPN.
-    pub fn client_config(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.0)
-    }
+/// Each configuration remembers TLS sessions of its own, so nobody resumes a session past the
+/// authorities that vouched for it.
+fn configuration(roots: RootCertStore) -> Result<Arc<ClientConfig>, Error> {
+    let mut config = ClientConfig::builder_with_provider(crypto())
+        .with_safe_default_protocol_versions()
+        .map_err(Error::Unsupported)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
 
-    fn new(roots: RootCertStore) -> Result<Self, Error> {
-        let mut config = ClientConfig::builder_with_provider(crypto())
-            .with_safe_default_protocol_versions()
-            .map_err(Error::Unsupported)?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self(Arc::new(config)))
-    }
+fn contents(text: &[u8]) -> [u8; SHA256_OUTPUT_LEN] {
+    let mut contents = [0; SHA256_OUTPUT_LEN];
+    contents.copy_from_slice(digest(&SHA256, text).as_ref());
+    contents
 }
 
 impl fmt::Debug for Trust {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Trust").finish_non_exhaustive()
+        f.debug_struct("Trust")
+            .field("file", &self.0.file)
+            .finish_non_exhaustive()
     }
 }

@@ -134,8 +134,7 @@ impl Upstream {
             None if encrypted => Some(Trust::system().map_err(Error::Trust)?),
             None => None,
         };
-        let config = trust.map(|trust| trust.client_config());
-        let connector = Connector::new(settings.url.clone(), config, settings.connect_timeout)?;
+        let connector = Connector::new(settings.url.clone(), trust, settings.connect_timeout)?;
         let limit = Limit::new(settings.connections, settings.queue, settings.queue_wait);
         let connected = settings.queue_wait.saturating_add(settings.connect_timeout);
         let once = connected.saturating_add(settings.response_timeout);

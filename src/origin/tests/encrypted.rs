@@ -12,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::origin::{CallLimits, Client};
-use crate::tls::Trust;
+use crate::tls::{Refreshed, Trust};
 
 /// An authority, and the file that says so.
 struct Authority {
@@ -66,10 +66,21 @@ async fn call(
     acceptor: &TlsAcceptor,
 ) -> (Result<Response<Bytes>, Error>, Option<Vec<u8>>) {
     let server = Server::start().await;
-    let port = server.origin.port();
-    let origin: Origin = format!("https://localhost:{port}").parse().unwrap();
     let trust = Trust::from_file(&authority.file).unwrap();
-    let client = Client::new(origin, Some(trust.client_config()), WATCHDOG).unwrap();
+    let client = client_of(&server, &trust);
+    call_by(&client, &server, acceptor).await
+}
+
+fn client_of(server: &Server, trust: &Trust) -> Client {
+    let origin = format!("https://localhost:{}", server.origin.port());
+    Client::new(origin.parse().unwrap(), Some(trust.clone()), WATCHDOG).unwrap()
+}
+
+async fn call_by(
+    client: &Client,
+    server: &Server,
+    acceptor: &TlsAcceptor,
+) -> (Result<Response<Bytes>, Error>, Option<Vec<u8>>) {
     let request = Request::post("/token").body(Full::from("secret")).unwrap();
     join!(client.call(request, CallLimits::default()), async {
         let peer = server.accept().await;
@@ -137,6 +148,28 @@ async fn t_08_an_origin_that_is_not_believed_learns_nothing() {
 }
 
 #[tokio::test]
+async fn the_next_connection_believes_the_authorities_that_the_file_lists_then() {
+    local(async {
+        let (first, second) = (Authority::new(), Authority::new());
+        let [by_first, by_second] =
+            [&first, &second].map(|authority| authority.signs(&named("localhost")));
+        let server = Server::start().await;
+        let trust = Trust::from_file(&first.file).unwrap();
+        let client = client_of(&server, &trust);
+        assert!(call_by(&client, &server, &by_first).await.0.is_ok());
+        assert!(call_by(&client, &server, &by_second).await.0.is_err());
+        std::fs::copy(&second.file, &first.file).unwrap();
+        assert!(call_by(&client, &server, &by_first).await.0.is_ok());
+        assert_eq!(trust.refresh().unwrap(), Refreshed::Replaced);
+        assert!(call_by(&client, &server, &by_second).await.0.is_ok());
+        let (refused, seen) = call_by(&client, &server, &by_first).await;
+        assert!(matches!(refused, Err(Error::Tls(_))), "{refused:?}");
+        assert_eq!(seen.unwrap_or_default(), b"");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_encrypted_origin_is_never_spoken_to_in_clear() {
     let origin: Origin = "https://localhost".parse().unwrap();
     let error = Client::new(origin, None, WATCHDOG).unwrap_err();
@@ -150,8 +183,7 @@ async fn an_origin_that_does_not_speak_tls_is_refused() {
         let server = Server::start().await;
         let origin = format!("https://127.0.0.1:{}", server.origin.port());
         let trust = Trust::from_file(&authority.file).unwrap();
-        let config = Some(trust.client_config());
-        let client = Client::new(origin.parse().unwrap(), config, WATCHDOG).unwrap();
+        let client = Client::new(origin.parse().unwrap(), Some(trust), WATCHDOG).unwrap();
         let request = Request::post("/token").body(Full::from("secret")).unwrap();
         let (outcome, ()) = join!(client.call(request, CallLimits::default()), async {
             let mut peer = server.accept().await;
