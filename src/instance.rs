@@ -232,8 +232,7 @@ impl Instance {
 /// Starts the tasks that look after what lies outside: providers and certificate files.
 fn look_after(control: &Handle, config: &Config, clock: &Clock) {
     for provider in config.site.providers.values() {
-        let (provider, clock) = (Arc::clone(provider), clock.clone());
-        control.spawn(async move { provider.maintain(&clock).await });
+        control.spawn(provider.maintain(clock.clone()));
     }
     if let Some(acceptor) = &config.tls {
         control.spawn(keep_certificates(acceptor.clone()));

@@ -3,13 +3,13 @@
 //! Whatever cannot be read, or is not believed, changes nothing: the last good copy stays, and an
 //! operator is told.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::client_auth::Credentials;
-use super::grant::Judge;
+use super::grant::{Judge, KeyFiles};
 use super::issuer::Issuer;
 use super::known::Known;
 use super::metadata::{self, Metadata};
@@ -17,6 +17,7 @@ use super::settings::{Discovery, Settings};
 use super::{Error, Provider};
 use crate::clock::{Clock, Timestamp};
 use crate::telemetry::chain;
+use crate::tls;
 
 /// How often our files are looked at.
 const FILES: Duration = Duration::from_secs(10);
@@ -31,18 +32,25 @@ const SHORTEST_BACK_OFF: Duration = Duration::from_secs(1);
 const LONGEST_BACK_OFF: Duration = Duration::from_mins(1);
 
 impl Provider {
-    /// Keeps metadata, keys and the files with secrets up to date, and tells when the server cannot
-    /// be reached, once for each reason, and when it can be again. Never returns.
+    /// Keeps metadata, keys, authorities and the files with secrets up to date, and tells when the
+    /// server cannot be reached, once for each reason, and when it can be again. Does not keep the
+    /// provider alive: it ends a moment after nobody else holds it any more.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: what was being read is given up.
-    pub async fn maintain(&self, clock: &Clock) {
-        tokio::join!(self.stay_in_touch(clock), self.watch_files());
+    pub fn maintain(self: &Arc<Self>, clock: Clock) -> impl Future<Output = ()> + Send + use<> {
+        let provider = Arc::downgrade(self);
+        async move {
+            // The end of one is the end of both: none of them is then at work.
+            tokio::select! {
+                () = Self::stay_in_touch(&provider, &clock) => {}
+                () = Self::watch_files(&provider) => {}
+            }
+        }
     }
 
-    async fn stay_in_touch(&self, clock: &Clock) {
-        let every = Duration::from_secs(self.settings.metadata_refresh_secs.get().into());
+    async fn stay_in_touch(provider: &Weak<Self>, clock: &Clock) {
         let mut back_off = SHORTEST_BACK_OFF;
         let mut told = None;
         let mut ticks = interval(TICK);
@@ -51,18 +59,21 @@ impl Provider {
         let mut last: Option<(Timestamp, Duration)> = None;
         loop {
             ticks.tick().await;
+            let Some(provider) = provider.upgrade() else {
+                return;
+            };
             let now = clock.now();
             // A clock that was set back makes it due.
             if last.is_some_and(|(at, good_for)| at <= now && now.since(at) < good_for) {
                 continue;
             }
-            if let Err(error) = self.renew(clock).await {
+            if let Err(error) = provider.renew(clock).await {
                 let wait = error.retry_after().unwrap_or_default().max(back_off);
                 last = Some((clock.now(), wait));
                 // A server that comes up at last may have something else wrong with it.
                 if told.replace(error.reason()) != Some(error.reason()) {
                     tracing::warn!(
-                        provider = self.name(),
+                        provider = provider.name(),
                         reason = error.reason(),
                         error = chain(&error),
                         "Provider cannot be reached or not be believed; what is known of it stays"
@@ -71,10 +82,11 @@ impl Provider {
                 back_off = back_off.saturating_mul(2).min(LONGEST_BACK_OFF);
                 continue;
             }
-            last = Some((clock.now(), every));
+            let every = provider.settings.metadata_refresh_secs.get();
+            last = Some((clock.now(), Duration::from_secs(every.into())));
             back_off = SHORTEST_BACK_OFF;
             if told.take().is_some() {
-                tracing::info!(provider = self.name(), "Provider can be reached");
+                tracing::info!(provider = provider.name(), "Provider can be reached");
             }
         }
     }
@@ -123,35 +135,63 @@ impl Provider {
     }
 
     /// Reads the files again when they change; bad ones are reported and the old ones kept.
-    async fn watch_files(&self) {
-        let mut told = false;
+    async fn watch_files(provider: &Weak<Self>) {
+        let mut secrets = Complaint::default();
+        let mut authorities = Complaint::default();
         loop {
             sleep(FILES).await;
-            let settings = self.settings.clone();
-            let read = tokio::task::spawn_blocking(move || {
-                Ok((Credentials::read(&settings)?, Judge::read_files(&settings)?))
-            });
-            let Ok(read) = read.await else { return };
+            let Some(provider) = provider.upgrade() else {
+                return;
+            };
+            let reader = Arc::clone(&provider);
+            let read = tokio::task::spawn_blocking(move || reader.read_files());
+            let Ok((read, trusted)) = read.await else {
+                return;
+            };
             let taken = match read {
-                Ok((credentials, keys)) => {
-                    self.judge.take(keys);
-                    self.take(credentials).await
-                }
+                Ok(files) => provider.take_files(files).await,
                 Err(error) => Err(error),
             };
-            match taken {
-                Ok(()) => told = false,
-                Err(_) if told => {}
-                Err(error) => {
-                    told = true;
-                    tracing::error!(
-                        provider = self.name(),
-                        error = chain(&error),
-                        "Secrets and keys not replaced, the old ones stay"
-                    );
+            if let Some(error) = secrets.about(taken) {
+                tracing::error!(
+                    provider = provider.name(),
+                    error = chain(&error),
+                    "Secrets and keys not replaced, the old ones stay"
+                );
+            }
+            let replaced = trusted.map(|trusted| match trusted {
+                tls::Refreshed::Unchanged => {}
+                tls::Refreshed::Replaced => {
+                    tracing::info!(provider = provider.name(), "Authorities replaced");
                 }
+            });
+            if let Some(error) = authorities.about(replaced) {
+                tracing::error!(
+                    provider = provider.name(),
+                    error = chain(&error),
+                    "Authorities not replaced, the old ones stay"
+                );
             }
         }
+    }
+
+    /// Reads all files again. Authorities that changed are believed from now on; the others are for
+    /// [`Provider::take_files`]. Blocks for small reads.
+    fn read_files(&self) -> (Result<Files, Error>, Result<tls::Refreshed, Error>) {
+        let files = Credentials::read(&self.settings).and_then(|credentials| {
+            let keys = Judge::read_files(&self.settings)?;
+            Ok(Files { credentials, keys })
+        });
+        let trusted = match &self.line.trust {
+            Some(trust) => trust.refresh().map_err(Error::Trust),
+            None => Ok(tls::Refreshed::Unchanged),
+        };
+        (files, trusted)
+    }
+
+    async fn take_files(&self, files: Files) -> Result<(), Error> {
+        self.judge.take(files.keys);
+        self.take(files.credentials).await
     }
 
     /// Takes credentials that have changed, if they can be used.
@@ -172,6 +212,27 @@ impl Provider {
     }
 }
 
+/// What the files say that hold secrets and keys.
+struct Files {
+    credentials: Credentials,
+    keys: KeyFiles,
+}
+
+/// What is wrong with something that is looked at again and again.
+#[derive(Debug, Default)]
+struct Complaint {
+    made: bool,
+}
+
+impl Complaint {
+    /// The error to report, if there is one and it is the first since all was well.
+    fn about(&mut self, outcome: Result<(), Error>) -> Option<Error> {
+        let error = outcome.err();
+        let made = std::mem::replace(&mut self.made, error.is_some());
+        error.filter(|_| !made)
+    }
+}
+
 /// Metadata to try the settings with before any was read, so that whatever else is wrong with them
 /// is found at once. `None` where none is to be read.
 pub(super) fn rehearsal(
@@ -183,4 +244,22 @@ pub(super) fn rehearsal(
         place.set_query(None);
         Metadata::rehearsal(place.as_str())
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stays_wrong_is_said_once() {
+        let mut complaint = Complaint::default();
+        let said = [
+            Err(Error::NotReady),
+            Err(Error::NotReady),
+            Ok(()),
+            Err(Error::NotReady),
+        ]
+        .map(|outcome| complaint.about(outcome).is_some());
+        assert_eq!(said, [true, false, false, true]);
+    }
 }

@@ -166,7 +166,7 @@ async fn a_25_metadata_that_is_not_believed_changes_nothing() {
 #[tokio::test]
 async fn a_secret_that_changes_is_read_again() {
     let files = Files::new();
-    let provider = files.provider("oauth2", "https://id.example", ENDPOINTS);
+    let provider = Arc::new(files.provider("oauth2", "https://id.example", ENDPOINTS));
     let sent = || {
         let known = provider.known().unwrap();
         known.client_auth.field().unwrap().clone()
@@ -189,9 +189,56 @@ async fn a_secret_that_changes_is_read_again() {
         panic!("the new secret is not used");
     };
     tokio::select! {
-        () = provider.maintain(&clock) => panic!("nobody looks any more"),
+        () = provider.maintain(clock) => panic!("nobody looks any more"),
         () = changed => {}
     }
+}
+
+#[tokio::test]
+async fn authorities_that_change_are_believed_without_a_restart() {
+    let files = Files::new();
+    let [one, other] = ["a", "b"].map(|name| {
+        let folder = files.0.path().join(name);
+        let written = crate::tls::development_certificates(&folder, &[], NOW);
+        fs::read_to_string(written.unwrap().authority).unwrap()
+    });
+    let ca = files.write("ca.pem", &one);
+    let further = format!("ca_file = \"{}\"\n{ENDPOINTS}", ca.display());
+    let provider = Arc::new(files.provider("oauth2", "https://id.example", &further));
+    let believed = || provider.line.trust.as_ref().unwrap().client_config();
+    let before = believed();
+    tokio::time::pause();
+    let changed = async {
+        files.write("ca.pem", other.split_at(other.len() / 2).0);
+        tokio::time::sleep(Duration::from_secs(35)).await;
+        assert!(Arc::ptr_eq(&before, &believed()), "it is half written");
+        files.write("ca.pem", &other);
+        for _ in 0..60 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            if !Arc::ptr_eq(&before, &believed()) {
+                return;
+            }
+        }
+        panic!("the new authorities are not believed");
+    };
+    tokio::select! {
+        () = provider.maintain(Clock::manual(NOW)) => panic!("nobody looks any more"),
+        () = changed => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_provider_that_nobody_holds_any_more_is_not_looked_after() {
+    let files = Files::new();
+    let provider = Arc::new(files.provider("oauth2", "https://id.example", ENDPOINTS));
+    let maintained = tokio::spawn(provider.maintain(Clock::manual(NOW)));
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(!maintained.is_finished());
+    let watched = Arc::downgrade(&provider);
+    drop(provider);
+    let ended = tokio::time::timeout(Duration::from_mins(1), maintained);
+    ended.await.unwrap().unwrap();
+    assert_eq!(watched.strong_count(), 0);
 }
 
 const ENDPOINTS: &str =
