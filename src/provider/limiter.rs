@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::settings::GrantType;
@@ -26,10 +26,16 @@ pub(super) struct Limiter {
     calls: usize,
     /// How many of them refreshes leave to logins.
     reserve: usize,
-    // Taken by tasks of the control plane, before a call over the network.
-    #[expect(clippy::disallowed_types, reason = "held for one look-up")]
-    state: std::sync::Mutex<State>,
+    calls_made: Arc<CallsMade>,
 }
+
+/// The calls of one registration, whoever counts them: a provider that was replaced by a reload of
+/// the settings may have calls under way beside its successor's.
+#[derive(Debug, Default)]
+struct CallsMade(
+    // Taken by tasks of the control plane, before a call over the network.
+    #[expect(clippy::disallowed_types, reason = "held for one look-up")] std::sync::Mutex<State>,
+);
 
 #[derive(Debug, Default)]
 struct State {
@@ -42,13 +48,17 @@ struct State {
 impl Limiter {
     pub(super) fn per_minute(calls: NonZeroU32) -> Self {
         let calls = usize::try_from(calls.get()).unwrap_or(usize::MAX);
-        #[expect(clippy::disallowed_types, reason = "see the field")]
-        let state = std::sync::Mutex::default();
         Self {
             calls,
             reserve: calls.div_ceil(5),
-            state,
+            calls_made: Arc::default(),
         }
+    }
+
+    /// From now on counts the calls of `predecessor` with its own, and the predecessor counts ours.
+    /// Each keeps its own rate.
+    pub(super) fn share_with(&mut self, predecessor: &Self) {
+        self.calls_made = Arc::clone(&predecessor.calls_made);
     }
 
     /// Takes one of the calls of this minute, or says after what time there will be one.
@@ -95,7 +105,8 @@ impl Limiter {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let state = self.calls_made.0.lock();
+        state.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -103,6 +114,28 @@ impl Limiter {
 mod tests {
     use super::*;
     use crate::clock::Clock;
+
+    #[test]
+    fn a_successor_makes_only_the_calls_that_are_left() {
+        let (before, clock) = limiter(50);
+        let taken = |limiter: &Limiter, most: usize| {
+            let calls = 0..most;
+            let made = calls.filter(|_| limiter.take(LOGIN, clock.now()).is_ok());
+            made.count()
+        };
+        assert_eq!(taken(&before, 40), 40);
+        let (mut slower, _clock) = limiter(45);
+        slower.share_with(&before);
+        assert_eq!(taken(&slower, 100), 5);
+        // What is still under way at the old one counts, too.
+        assert_eq!(taken(&before, 100), 5);
+        clock.advance(MINUTE);
+        assert_eq!(taken(&slower, 100), 45);
+        // A server that asked for a pause asked both.
+        before.pause(clock.now(), MINUTE * 2);
+        clock.advance(MINUTE);
+        assert_eq!(slower.take(LOGIN, clock.now()), Err(MINUTE));
+    }
 
     const LOGIN: GrantType = GrantType::AuthorizationCode;
     const REFRESH: GrantType = GrantType::RefreshToken;

@@ -127,7 +127,7 @@ pub struct Provider {
     limiter: Limiter,
     /// Calls that may be under way.
     places: Places,
-    breaker: Breaker,
+    breaker: Arc<Breaker>,
     judge: Judge,
 }
 
@@ -170,9 +170,31 @@ impl Provider {
             format: RequestFormat::new(settings)?,
             limiter: Limiter::per_minute(settings.token_calls_per_minute),
             places: Places::new(settings.concurrent_calls),
-            breaker: Breaker::default(),
+            breaker: Arc::default(),
             judge,
         })
+    }
+
+    /// Whether this was made as `name` from these very settings. What the files hold that they name
+    /// is not asked: [`Provider::maintain`] follows it.
+    pub fn is_made_from(&self, name: &str, settings: &Settings) -> bool {
+        *self.name == *name && self.settings == *settings
+    }
+
+    /// The provider to use from now on, where the settings were read again and `self` was made from
+    /// them. It is `before` where nothing changed, with all that is known of the server. A `before`
+    /// of other settings that is the same registration ([`Provider::fingerprint`]) leaves its count
+    /// of calls and its breaker to `self`, so that a reload lets nobody call more often. Of another
+    /// registration nothing is taken.
+    pub fn replacing(mut self, before: &Arc<Self>) -> Arc<Self> {
+        if before.is_made_from(&self.name, &self.settings) {
+            return Arc::clone(before);
+        }
+        if before.name == self.name && before.fingerprint() == self.fingerprint() {
+            self.limiter.share_with(&before.limiter);
+            self.breaker = Arc::clone(&before.breaker);
+        }
+        Arc::new(self)
     }
 
     /// The name that the operator gave this provider.

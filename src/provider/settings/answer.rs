@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use serde::Deserialize;
 
 /// What a refresh does at this server (RFC 6749 section 6).
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Refresh {
     /// The old access token is dead as soon as the refresh succeeds, so that it is refreshed as late
@@ -37,7 +37,7 @@ pub enum GrantType {
 
 /// A row that gives an error answer of the token endpoint its meaning. What is given must be
 /// equal; what is absent matches anything.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct ErrorShape {
     /// What was asked with.
@@ -70,7 +70,7 @@ pub enum Meaning {
 }
 
 /// A row that describes how an app behind refuses an access token, besides answering 401.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct SignedOutShape {
     /// The status code.

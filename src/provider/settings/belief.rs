@@ -8,7 +8,7 @@ use serde::de::{Deserializer, Error as _, Visitor};
 
 /// How an ID token and a signed userinfo answer are checked (OpenID Connect Core 1.0 section
 /// 3.1.3.7).
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct IdTokenSettings {
     /// The algorithms that are believed, whatever a token says. Default: all that are known.
@@ -50,7 +50,7 @@ fn leeway<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
 }
 
 /// How a JWT access token is checked.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct AccessTokenSettings {
     /// PEM files with one public key each. Any of them may have signed.

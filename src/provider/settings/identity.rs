@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 /// Where the identity comes from and what its claims are called there.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct IdentitySettings {
     /// Where the claims are read.
@@ -50,7 +50,7 @@ pub enum UserinfoBearer {
 
 /// What claims are called. A name is looked for as it stands, then as a path with dots
 /// (`data.user.id`). An empty name is never found.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClaimNames {
     /// Who it is; text or a whole number. Default: `sub`.

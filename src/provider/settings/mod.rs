@@ -27,7 +27,7 @@ pub use self::request::{
 };
 
 /// Our registration at one authorization server and that server's habits.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
 pub struct Settings {

@@ -30,7 +30,7 @@ pub enum ClientAuthentication {
 }
 
 /// The JWT by which we say who we are (RFC 7523 section 3).
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClientAssertion {
     /// Our private key in PEM (PKCS#8), for `private_key_jwt`.
@@ -55,7 +55,7 @@ pub enum BasicEncoding {
 }
 
 /// What the authorization request asks for besides the scopes.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthorizationParameters {
     /// How the answer comes back. Default: `query`.
@@ -86,7 +86,7 @@ pub enum ResponseMode {
 }
 
 /// The shape of the token request.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct TokenRequest {
     /// The format of its body.

@@ -396,3 +396,71 @@ fn another_server_or_client_has_another_fingerprint_and_nothing_else_has() {
     let moved = written[4].replace("\"/t\"", "\"/elsewhere\"");
     assert_eq!(of(&moved), of(written[4]));
 }
+
+/// A provider called `name` whose settings have `further` keys.
+fn renewed(name: &str, further: &str) -> Provider {
+    let text = format!(
+        "client_authentication = \"none\"\nurl = \"http://127.0.0.1:1\"\ntoken_endpoint = \"/t\"\n\
+         authorization_endpoint = \"/a\"\nidentity.source = \"none\"\n{further}"
+    );
+    Provider::new(name, &settings("oauth2", &text)).unwrap()
+}
+
+#[test]
+fn a_provider_whose_settings_stay_the_same_stays_itself() {
+    let before = Arc::new(renewed("op", "client_id = \"1\""));
+    let again = renewed("op", "client_id = \"1\"");
+    assert!(before.is_made_from("op", &again.settings));
+    assert!(!before.is_made_from("other", &again.settings));
+    assert!(Arc::ptr_eq(&again.replacing(&before), &before));
+    for (name, further) in [
+        ("other", "client_id = \"1\""),
+        ("op", "client_id = \"2\""),
+        ("op", "client_id = \"1\"\nscopes = [\"more\"]"),
+        ("op", "client_id = \"1\"\nid_token.leeway_secs = 31"),
+        (
+            "op",
+            "client_id = \"1\"\nauthorization_request.parameters = { a = \"b\" }",
+        ),
+        (
+            "op",
+            "client_id = \"1\"\n[[errors]]\nstatus = 400\nmeaning = \"later\"",
+        ),
+    ] {
+        let other = renewed(name, further);
+        assert!(!before.is_made_from(name, &other.settings), "{further}");
+        assert!(
+            !Arc::ptr_eq(&other.replacing(&before), &before),
+            "{further}"
+        );
+    }
+}
+
+#[test]
+fn d_26_a_reload_lets_nobody_call_a_server_more_often() {
+    let limited = "client_id = \"1\"\ntoken_calls_per_minute = 5";
+    let before = Arc::new(renewed("op", limited));
+    let code = GrantType::AuthorizationCode;
+    for _ in 0..5 {
+        before.admit(code, NOW).unwrap();
+    }
+    // The server asked to be left alone, too.
+    let attempt = before.breaker.admit(NOW).unwrap();
+    before
+        .breaker
+        .failed(attempt, NOW, Some(Duration::from_secs(9)), 0.0);
+    let changed = format!("{limited}\ndisplay_name = \"A\"");
+    let after = renewed("op", &changed).replacing(&before);
+    let reason = |provider: &Provider| provider.admit(code, NOW).map_err(|error| error.reason());
+    assert_eq!(reason(&after), Err("token_calls_limited"));
+    assert!(after.breaker.check(NOW).is_err());
+    // Another registration is another matter.
+    for other in [
+        renewed("op", &changed.replace("\"1\"", "\"2\"")),
+        renewed("other", &changed),
+    ] {
+        let other = other.replacing(&before);
+        assert_eq!(reason(&other), Ok(()));
+        assert!(other.breaker.check(NOW).is_ok());
+    }
+}
