@@ -10,7 +10,7 @@
 //! | rank | rooms | what they know |
 //! | --- | --- | --- |
 //! | 0 | [`secret`] [`clock`] [`telemetry`] | values that never print; time as an argument; events, access log, figures |
-//! | 1 | [`seal`] [`tls`] [`identity`] [`token`] [`fields`] [`target`] | keys, and what is sealed with them; certificates; who somebody is; a token set with its ready `Bearer` value; HTTP fields; the canonical request target |
+//! | 1 | [`seal`] [`tls`] [`identity`] [`token`] [`fields`] [`target`] [`upload`] | keys, and what is sealed with them; certificates; who somebody is; a token set with its ready `Bearer` value; HTTP fields; the canonical request target; the body of a request that is sent on |
 //! | 2 | [`origin`] [`server`] | an HTTP client with its pool; listeners, framing, deadlines, drain. Neither knows authentication |
 //! | 3 | [`provider`] [`session`] [`upstream`] | the authorization server: metadata, keys, tokens, who somebody is; who is signed in; the app behind |
 //! | 4 | [`access`] [`login`] | route, rule, decision, refreshing; the code flow, pending logins, signing out |
@@ -103,4 +103,5 @@ pub mod target;
 pub mod telemetry;
 pub mod tls;
 pub mod token;
+pub mod upload;
 pub mod upstream;

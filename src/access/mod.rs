@@ -62,7 +62,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
-use http_body::Body;
 use tokio::time::Instant;
 
 pub use self::recent::Recent;
@@ -81,6 +80,7 @@ use crate::fields::cookie::{self as cookies, Found, Others};
 use crate::provider::{Provider, Providers};
 use crate::session::{Lookup, Session, SessionId, Sessions, cookie};
 use crate::target::Target;
+use crate::upload::Upload;
 use crate::upstream::{Answering, AssertionNames, Pools, assertions};
 
 /// One worker's view of one site's routes, and of who is signed in. Deciding takes no lock.
@@ -473,11 +473,7 @@ impl Permit {
     ///
     /// Dropping the future closes the upstream connection; the app may have acted, even if the
     /// future was never polled.
-    pub fn exchange<B>(mut self, mut request: Request<B>, pools: &Pools<B>) -> Answering<B>
-    where
-        B: Body<Data = bytes::Bytes> + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
+    pub fn exchange(mut self, mut request: Request<Upload>, pools: &Pools) -> Answering {
         self.write(request.headers_mut());
         pools.send(&self.route.upstream, request)
     }

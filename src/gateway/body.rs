@@ -8,8 +8,7 @@ use http_body::{Frame, SizeHint};
 use http_body_util::Full;
 
 use crate::origin;
-use crate::server::RequestBody;
-use crate::upstream::{Replay, ResponseBody};
+use crate::upstream::ResponseBody;
 
 /// The body of a response: one of ours, or an upstream's as it streams in.
 #[derive(Debug)]
@@ -18,7 +17,7 @@ pub struct Body(Source);
 #[derive(Debug)]
 enum Source {
     Own(Full<Bytes>),
-    Upstream(ResponseBody<Replay<RequestBody>>),
+    Upstream(ResponseBody),
 }
 
 impl Body {
@@ -30,7 +29,7 @@ impl Body {
         Self(Source::Own(Full::default()))
     }
 
-    pub(super) fn upstream(body: ResponseBody<Replay<RequestBody>>) -> Self {
+    pub(super) fn upstream(body: ResponseBody) -> Self {
         Self(Source::Upstream(body))
     }
 }

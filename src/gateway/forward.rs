@@ -14,12 +14,11 @@ use crate::fields::{self, Hops};
 use crate::server::{BodyWatch, RequestBody};
 use crate::session::cookie;
 use crate::telemetry::Decided;
-use crate::upstream::{self, KeptHead, Recording, Replay, ResponseBody};
+use crate::upload::{Recording, Upload};
+use crate::upstream::{self, Answering, KeptHead, ResponseBody};
 
 /// An app's answer, as it comes.
-type Answer = Response<ResponseBody<Replay<RequestBody>>>;
-/// The way to it.
-type Answering = upstream::Answering<Replay<RequestBody>>;
+type Answer = Response<ResponseBody>;
 /// The rest of a walk that takes a rare way.
 type Rare<'a> = Pin<Box<dyn Future<Output = Response<Body>> + 'a>>;
 
@@ -78,7 +77,7 @@ impl Worker {
             .as_ref()
             .is_some_and(|sent| keeps(record.site(), sent, &body, now));
         let (parts, body, spare) = if kept {
-            let (body, notes) = Replay::noted(body);
+            let (body, notes) = Upload::recorded(body);
             let head = KeptHead::of(&visit.parts);
             let (mut rest, ()) = Request::new(()).into_parts();
             rest.method = visit.parts.method.clone();
@@ -90,7 +89,7 @@ impl Worker {
             };
             (parts, body, Some(Box::new(spare)))
         } else {
-            (visit.parts, Replay::once(body), None)
+            (visit.parts, Upload::streaming(body), None)
         };
         let since = record.site().clock().instant();
         let request = Request::from_parts(parts, body);

@@ -43,7 +43,7 @@ use crate::provider::Prompt;
 use crate::server::{Connection, Handler, RequestBody, Security};
 use crate::target::{self, Target};
 use crate::telemetry::Decided;
-use crate::upstream::{AssertionNames, Pools, Replay};
+use crate::upstream::{AssertionNames, Pools};
 
 /// Of answers at addresses with a code in them: nobody is told of those.
 const NO_REFERRER: HeaderValue = HeaderValue::from_static("no-referrer");
@@ -65,7 +65,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Worker {
     site: Rc<CurrentSite>,
-    pools: Pools<Replay<RequestBody>>,
+    pools: Pools,
 }
 
 /// One connection: where it comes from, and the session that it used last.

@@ -14,8 +14,10 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout_at};
 
+use super::connector::Connector;
+use super::error::Error;
 use super::message::origin_form;
-use super::{Connector, Error, Origin};
+use super::name::Origin;
 use crate::tls::Trust;
 
 /// The longest head that is read, in bytes.

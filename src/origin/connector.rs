@@ -14,7 +14,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{Error, Origin};
+use super::error::Error;
+use super::name::Origin;
 use crate::tls::Trust;
 
 /// How long one address may take before the next is tried beside it (RFC 8305 section 5).

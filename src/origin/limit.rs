@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use super::Error;
+use super::error::Error;
 
 /// One bound on open connections that all workers share, with a short queue.
 ///

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use super::Error;
+use super::error::Error;
 
 /// How a response announced its length.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::body::Pulse;
+use super::pulse::Pulse;
 
 /// How long an origin has left for its response head.
 ///

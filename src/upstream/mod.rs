@@ -12,7 +12,6 @@
 //! saved handshake.
 
 mod assertion;
-mod replay;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -25,17 +24,16 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{HeaderValue, Method, Request, Response};
-use http_body::Body;
+use http_body::Body as _;
 
 use crate::origin::{self, Connector, Limit, Origin, Pool, Times};
 use crate::tls::{self, Trust};
+use crate::upload::{BoxError, Upload};
 
 pub use crate::origin::{KeptHead, ResponseBody};
 pub use assertion::{AssertionNames, BadName, assertions};
-pub use replay::{Recording, Replay};
 pub use settings::Settings;
 
 /// Why an app gave no answer, or could not be set up.
@@ -60,7 +58,7 @@ pub enum Error {
     /// The request's own body broke off or was too slow. Side: client; the source is the body's
     /// error.
     #[error("the request body broke off")]
-    RequestBody(#[source] Box<dyn std::error::Error + Send + Sync>),
+    RequestBody(#[source] BoxError),
     /// The app's certificate is not trusted, or the handshake failed otherwise; nothing of the
     /// request was sent. Side: upstream.
     #[error("the app's TLS is not trusted")]
@@ -173,11 +171,7 @@ impl Upstream {
         self.longest_wait
     }
 
-    fn pool<B>(&self) -> Pool<B>
-    where
-        B: Body<Data = Bytes> + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
+    fn pool(&self) -> Pool {
         Pool::new(
             Arc::clone(&self.connector),
             Arc::clone(&self.limit),
@@ -186,7 +180,7 @@ impl Upstream {
     }
 
     /// Completes what the framing of the app's request needs and the client's lacked.
-    fn prepare<B: Body>(&self, request: &mut Request<B>) {
+    fn prepare(&self, request: &mut Request<Upload>) {
         if !self.preserve_host {
             let host = self.origin().host_value().clone();
             request.headers_mut().insert(HOST, host);
@@ -220,36 +214,33 @@ impl fmt::Debug for Upstream {
 }
 
 /// The way to the answer of a request that was sent on.
-pub struct Answering<B: 'static>(origin::Sending<B>);
+pub struct Answering(origin::Sending);
 
-impl<B: 'static> Future for Answering<B> {
-    type Output = Result<Response<ResponseBody<B>>, Error>;
+impl Future for Answering {
+    type Output = Result<Response<ResponseBody>, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.0.as_mut().poll(cx).map_err(Error::from)
     }
 }
 
-impl<B: 'static> fmt::Debug for Answering<B> {
+impl fmt::Debug for Answering {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Answering").finish_non_exhaustive()
     }
 }
 
 /// One worker's connections to all apps. Lives where local tasks are spawned: on the worker.
-pub struct Pools<B: 'static>(RefCell<BTreeMap<usize, Known<B>>>);
+#[derive(Default)]
+pub struct Pools(RefCell<BTreeMap<usize, Known>>);
 
-struct Known<B: 'static> {
+struct Known {
     /// Keeps the address from naming another upstream, but not the upstream alive.
     upstream: Weak<Upstream>,
-    pool: Pool<B>,
+    pool: Pool,
 }
 
-impl<B> Pools<B>
-where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+impl Pools {
     /// No connections yet.
     pub fn new() -> Self {
         Self(RefCell::default())
@@ -269,14 +260,14 @@ where
     ///
     /// Dropping the future closes the connection; the app may have acted, even if it was never
     /// polled.
-    pub fn send(&self, upstream: &Arc<Upstream>, mut request: Request<B>) -> Answering<B> {
+    pub fn send(&self, upstream: &Arc<Upstream>, mut request: Request<Upload>) -> Answering {
         upstream.prepare(&mut request);
         Answering(self.of(upstream).send(request))
     }
 
     /// The pool for `upstream`. Upstreams that nobody holds any more (the settings were reloaded)
     /// leave with their connections.
-    fn of(&self, upstream: &Arc<Upstream>) -> Pool<B> {
+    fn of(&self, upstream: &Arc<Upstream>) -> Pool {
         let key = Arc::as_ptr(upstream).addr();
         let mut pools = self.0.borrow_mut();
         if let Some(known) = pools.get(&key) {
@@ -293,17 +284,7 @@ where
     }
 }
 
-impl<B> Default for Pools<B>
-where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl<B> fmt::Debug for Pools<B> {
+impl fmt::Debug for Pools {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pools = self.0.borrow();
         f.debug_list()

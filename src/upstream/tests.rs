@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
@@ -20,8 +20,6 @@ use crate::clock::Clock;
 use crate::tls::development_certificates;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-
-type Content = Full<Bytes>;
 
 /// Runs a test with local tasks, and ends it when it hangs.
 fn local<T>(test: impl Future<Output = T>) -> impl Future<Output = T> {
@@ -44,8 +42,8 @@ fn upstream(settings: &Settings) -> Arc<Upstream> {
     Arc::new(Upstream::new("app", settings).unwrap())
 }
 
-fn request(method: Method, uri: &str) -> Request<Content> {
-    let mut request = Request::new(Content::default());
+fn request(method: Method, uri: &str) -> Request<Upload> {
+    let mut request = Request::new(Upload::empty());
     *request.method_mut() = method;
     *request.uri_mut() = uri.parse().unwrap();
     request
@@ -67,7 +65,7 @@ async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), response: &s
 }
 
 /// Sends one request to an app that says OK; the head as the app saw it.
-async fn seen(preserve_host: bool, request: Request<Content>) -> String {
+async fn seen(preserve_host: bool, request: Request<Upload>) -> String {
     let (listener, settings) = listen().await;
     let upstream = upstream(&Settings {
         preserve_host,

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 /// The rooms by rank, lowest first.
 const RANKS: &[&[&str]] = &[
     &["secret", "clock", "telemetry"],
-    &["seal", "tls", "identity", "token", "fields", "target"],
+    &[
+        "seal", "tls", "identity", "token", "fields", "target", "upload",
+    ],
     &["origin", "server"],
     &["provider", "session", "upstream"],
     &["access", "login"],

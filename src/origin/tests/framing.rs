@@ -20,7 +20,7 @@ async fn broken_off(response: &str) -> Result<String, Error> {
 
 /// Answers a first request with `response` and more on the same connection, and requires that
 /// this connection is closed and the next request is answered by another.
-async fn never_reused(method: Method, response: &str) -> Response<ResponseBody<Fed>> {
+async fn never_reused(method: Method, response: &str) -> Response<ResponseBody> {
     let server = Server::start().await;
     let pool = server.pool();
     let first = request(method, "/1", Fed::nothing());

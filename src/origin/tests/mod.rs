@@ -24,6 +24,7 @@ use tokio::task::LocalSet;
 use tokio::time::timeout;
 
 use super::{Connector, Error, Limit, Origin, Pool, ResponseBody, Times};
+use crate::upload::Upload;
 
 /// Nothing here takes longer unless it hangs.
 const WATCHDOG: Duration = Duration::from_secs(30);
@@ -102,11 +103,11 @@ impl Server {
         Arc::new(Connector::new(self.origin.clone(), None, WATCHDOG).unwrap())
     }
 
-    fn pool(&self) -> Pool<Fed> {
+    fn pool(&self) -> Pool {
         self.pool_with(times())
     }
 
-    fn pool_with(&self, times: Times) -> Pool<Fed> {
+    fn pool_with(&self, times: Times) -> Pool {
         Pool::new(self.connector(), Arc::new(limit(16, 16)), times)
     }
 }
@@ -162,26 +163,26 @@ fn limit(connections: usize, queue: usize) -> Limit {
     Limit::new(NonZeroUsize::new(connections).unwrap(), queue, WATCHDOG)
 }
 
-fn request(method: Method, path: &str, body: Fed) -> Request<Fed> {
+fn request(method: Method, path: &str, body: Fed) -> Request<Upload> {
     Request::builder()
         .method(method)
         .uri(path)
         .header("host", "app.example")
-        .body(body)
+        .body(Upload::streaming(body))
         .unwrap()
 }
 
-fn get(path: &str) -> Request<Fed> {
+fn get(path: &str) -> Request<Upload> {
     request(Method::GET, path, Fed::nothing())
 }
 
 /// Reads a body to its end.
-async fn text(response: Response<ResponseBody<Fed>>) -> Result<String, Error> {
+async fn text(response: Response<ResponseBody>) -> Result<String, Error> {
     let body = response.into_body().collect().await?.to_bytes();
     Ok(String::from_utf8(body.to_vec()).unwrap())
 }
 
-async fn fetch(pool: &Pool<Fed>, path: &str) -> Result<String, Error> {
+async fn fetch(pool: &Pool, path: &str) -> Result<String, Error> {
     text(pool.send(get(path)).await?).await
 }
 

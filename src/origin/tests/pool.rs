@@ -94,8 +94,8 @@ async fn a_target_is_sent_in_origin_form() {
 /// A request on a connection that was used before, answered by `second` and the end.
 async fn stale(
     server: &Server,
-    pool: &Pool<Fed>,
-    again: Request<Fed>,
+    pool: &Pool,
+    again: Request<Upload>,
     second: &str,
 ) -> Result<String, Error> {
     let (_, mut peer) = join!(fetch(pool, "/first"), server.answer(OK));

@@ -1,6 +1,5 @@
-//! The two bodies of an exchange: the upload on its way out, the response on its way back.
+//! The response body as it comes from the origin.
 
-use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -10,166 +9,30 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Sleep, sleep};
 
-use super::pool::Lease;
-use super::{BoxError, Error};
-
-/// Whose turn it is while a request body is on its way, and why it broke off.
-///
-/// The origin's deadlines must not run while the client is slow: that is judged by the listener's
-/// own rules.
-pub(super) struct Pulse {
-    turn: Cell<Turn>,
-    failure: RefCell<Option<BoxError>>,
-}
-
-#[derive(Clone, Copy)]
-enum Turn {
-    /// The origin takes what comes; the client has to send.
-    Client,
-    /// The origin has to take bytes, or to answer, since then.
-    Origin(Instant),
-}
-
-impl Pulse {
-    fn new() -> Rc<Self> {
-        Rc::new(Self {
-            turn: Cell::new(Turn::Origin(Instant::now())),
-            failure: RefCell::new(None),
-        })
-    }
-
-    fn set_origins_turn(&self) {
-        self.turn.set(Turn::Origin(Instant::now()));
-    }
-
-    /// How long the origin has kept us waiting.
-    pub(super) fn quiet(&self) -> Duration {
-        match self.turn.get() {
-            Turn::Client => Duration::ZERO,
-            Turn::Origin(since) => since.elapsed(),
-        }
-    }
-
-    /// What an error of the connection really was: the request body's own, if that broke first.
-    pub(super) fn explain(pulse: Option<&Rc<Self>>, error: hyper::Error) -> Error {
-        let failure = pulse.and_then(|pulse| pulse.failure.borrow_mut().take());
-        failure.map_or(Error::Broken(error), Error::RequestBody)
-    }
-}
-
-/// The request body broke off; the cause lies in the [`Pulse`].
-#[derive(Debug, thiserror::Error)]
-#[error("the request body broke off")]
-pub(super) struct Interrupted;
-
-/// A request body that tells how it fares. Without content it costs nothing.
-pub(super) struct Upload<B>(Option<Content<B>>);
-
-struct Content<B> {
-    body: Pin<Box<B>>,
-    pulse: Rc<Pulse>,
-}
-
-impl<B: Body> Upload<B> {
-    pub(super) fn new(body: B) -> Self {
-        if body.is_end_stream() {
-            return Self::empty();
-        }
-        Self(Some(Content {
-            body: Box::pin(body),
-            pulse: Pulse::new(),
-        }))
-    }
-
-    pub(super) fn empty() -> Self {
-        Self(None)
-    }
-
-    /// `None` when there is no content.
-    pub(super) fn pulse(&self) -> Option<Rc<Pulse>> {
-        let content = self.0.as_ref()?;
-        Some(Rc::clone(&content.pulse))
-    }
-}
-
-impl<B: Body<Data = Bytes>> Body for Upload<B>
-where
-    B::Error: Into<BoxError>,
-{
-    type Data = Bytes;
-    type Error = Interrupted;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
-        loop {
-            let Some(Content { body, pulse }) = &mut self.0 else {
-                return Poll::Ready(None);
-            };
-            let Poll::Ready(frame) = body.as_mut().poll_frame(cx) else {
-                pulse.turn.set(Turn::Client);
-                return Poll::Pending;
-            };
-            pulse.set_origins_turn();
-            match frame {
-                Some(Ok(frame)) if frame.is_data() => return Poll::Ready(Some(Ok(frame))),
-                // Trailers are dropped (RFC 9110 section 6.5.1 lets only a receiver that knows
-                // them merge them).
-                Some(Ok(_trailers)) => {}
-                Some(Err(error)) => {
-                    *pulse.failure.borrow_mut() = Some(error.into());
-                    return Poll::Ready(Some(Err(Interrupted)));
-                }
-                None => {
-                    self.0 = None;
-                    return Poll::Ready(None);
-                }
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0
-            .as_ref()
-            .is_none_or(|content| content.body.is_end_stream())
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(
-            || SizeHint::with_exact(0),
-            |content| content.body.size_hint(),
-        )
-    }
-}
-
-impl<B> Drop for Content<B> {
-    fn drop(&mut self) {
-        // Nothing more is asked of the client.
-        self.pulse.set_origins_turn();
-    }
-}
+use super::error::Error;
+use super::idle::Lease;
+use super::pulse::Pulse;
 
 /// A response body as it comes from the origin.
 ///
 /// It ends cleanly only if the origin ended it cleanly; then its connection goes back to the pool.
 /// A body that is dropped before its end takes its connection with it. Trailers are dropped.
-pub struct ResponseBody<B: 'static> {
+pub struct ResponseBody {
     incoming: Incoming,
-    lease: Option<Lease<B>>,
+    lease: Option<Lease>,
     pulse: Option<Rc<Pulse>>,
     stall: Stall,
     received: u64,
     broken: bool,
 }
 
-impl<B> ResponseBody<B> {
+impl ResponseBody {
     /// `stall` is the longest silence of the origin inside the body; `None` allows any.
     pub(super) fn new(
         incoming: Incoming,
-        lease: Lease<B>,
+        lease: Lease,
         pulse: Option<Rc<Pulse>>,
         stall: Option<Duration>,
     ) -> Self {
@@ -209,7 +72,7 @@ impl<B> ResponseBody<B> {
     }
 }
 
-impl<B> Body for ResponseBody<B> {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = Error;
 
@@ -262,7 +125,7 @@ impl<B> Body for ResponseBody<B> {
     }
 }
 
-impl<B> fmt::Debug for ResponseBody<B> {
+impl fmt::Debug for ResponseBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseBody")
             .field("received", &self.received)

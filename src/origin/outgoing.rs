@@ -1,0 +1,99 @@
+//! The request body as the connection takes it.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+use super::pulse::Pulse;
+use crate::upload::Upload;
+
+/// The request body broke off; the [`Pulse`] has the cause.
+#[derive(Debug, thiserror::Error)]
+#[error("the request body broke off")]
+pub(super) struct Interrupted;
+
+/// A request body that records in a [`Pulse`] who is waited for. Without content it costs nothing.
+pub(super) struct Outgoing(Option<Content>);
+
+struct Content {
+    upload: Upload,
+    pulse: Rc<Pulse>,
+}
+
+impl Outgoing {
+    pub(super) fn new(upload: Upload) -> Self {
+        if upload.is_end_stream() {
+            return Self::empty();
+        }
+        let pulse = Pulse::new();
+        Self(Some(Content { upload, pulse }))
+    }
+
+    pub(super) fn empty() -> Self {
+        Self(None)
+    }
+
+    /// `None` when there is no content.
+    pub(super) fn pulse(&self) -> Option<Rc<Pulse>> {
+        let content = self.0.as_ref()?;
+        Some(Rc::clone(&content.pulse))
+    }
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = Interrupted;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
+        loop {
+            let Some(Content { upload, pulse }) = &mut self.0 else {
+                return Poll::Ready(None);
+            };
+            let Poll::Ready(frame) = Pin::new(upload).poll_frame(cx) else {
+                pulse.set_clients_turn();
+                return Poll::Pending;
+            };
+            pulse.set_origins_turn();
+            match frame {
+                Some(Ok(frame)) if frame.is_data() => return Poll::Ready(Some(Ok(frame))),
+                // Trailers are dropped (RFC 9110 section 6.5.1 lets only a receiver that knows
+                // them merge them).
+                Some(Ok(_trailers)) => {}
+                Some(Err(cause)) => {
+                    pulse.fail(cause);
+                    return Poll::Ready(Some(Err(Interrupted)));
+                }
+                None => {
+                    self.0 = None;
+                    return Poll::Ready(None);
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_none_or(|content| content.upload.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(
+            || SizeHint::with_exact(0),
+            |content| content.upload.size_hint(),
+        )
+    }
+}
+
+impl Drop for Content {
+    fn drop(&mut self) {
+        // Nothing more is asked of the client.
+        self.pulse.set_origins_turn();
+    }
+}

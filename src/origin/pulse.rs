@@ -1,0 +1,62 @@
+//! Who is waited for while a request body is sent.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::error::Error;
+use crate::upload::BoxError;
+
+/// Who is waited for while a request body is sent, and why the body broke off.
+///
+/// The origin's deadlines must not run while the client is slow: the listener judges a slow client.
+pub(super) struct Pulse {
+    turn: Cell<Turn>,
+    failure: RefCell<Option<BoxError>>,
+}
+
+#[derive(Clone, Copy)]
+enum Turn {
+    /// The origin takes what comes; the client has to send.
+    Client,
+    /// Since then the origin has to take bytes, or to answer.
+    Origin(Instant),
+}
+
+impl Pulse {
+    pub(super) fn new() -> Rc<Self> {
+        Rc::new(Self {
+            turn: Cell::new(Turn::Origin(Instant::now())),
+            failure: RefCell::new(None),
+        })
+    }
+
+    pub(super) fn set_clients_turn(&self) {
+        self.turn.set(Turn::Client);
+    }
+
+    pub(super) fn set_origins_turn(&self) {
+        self.turn.set(Turn::Origin(Instant::now()));
+    }
+
+    /// How long the origin has kept us waiting.
+    pub(super) fn quiet(&self) -> Duration {
+        match self.turn.get() {
+            Turn::Client => Duration::ZERO,
+            Turn::Origin(since) => since.elapsed(),
+        }
+    }
+
+    /// The request body broke off.
+    pub(super) fn fail(&self, cause: BoxError) {
+        *self.failure.borrow_mut() = Some(cause);
+    }
+
+    /// What an error of the connection really was: the request body's own, if that broke first.
+    pub(super) fn explain(pulse: Option<&Rc<Self>>, error: hyper::Error) -> Error {
+        let failure = pulse.and_then(|pulse| pulse.failure.borrow_mut().take());
+        failure.map_or(Error::Broken(error), Error::RequestBody)
+    }
+}

@@ -1,0 +1,334 @@
+//! The body of a request on its way to an origin.
+//!
+//! [`Upload`] is one type whatever the source of the body is, so that connection pools and everything
+//! above them need no type parameter for it. A request without content (nearly every request) costs
+//! nothing; a body with content is allocated once.
+//!
+//! [`Upload::recorded`] records a body while it is sent, so that it can be sent once more. [`Bytes`]
+//! are shared, so nothing is copied.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::vec;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+
+/// The most bytes of one body that are recorded.
+const MOST: usize = 64 * 1024;
+
+/// The cause of a body's end, whoever made the body.
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body of a request that is sent on. Without content there is nothing in it.
+pub struct Upload(Option<Content>);
+
+/// A body with content, from any source.
+type Content = Pin<Box<dyn Body<Data = Bytes, Error = BoxError>>>;
+
+impl Upload {
+    /// The body of a request without content.
+    pub fn empty() -> Self {
+        Self(None)
+    }
+
+    /// A body that is passed on as it comes.
+    pub fn streaming<B>(body: B) -> Self
+    where
+        B: Body<Data = Bytes, Error: Into<BoxError>> + 'static,
+    {
+        if body.is_end_stream() {
+            return Self::empty();
+        }
+        Self(Some(Box::pin(body.map_err(Into::into))))
+    }
+
+    /// A body that is passed on as it comes, and recorded. A body whose stated length is too large is
+    /// not recorded.
+    pub fn recorded<B>(body: B) -> (Self, Recording)
+    where
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + 'static,
+    {
+        if body.is_end_stream() {
+            return (Self::empty(), Recording(Source::Empty));
+        }
+        let stated = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+        if stated > MOST {
+            return (Self::streaming(body), Recording(Source::Lost));
+        }
+        let record = Rc::new(RefCell::new(Record::Open(Vec::new(), 0)));
+        let recording = Recording(Source::Recorded(Rc::clone(&record)));
+        let body = Recorder { body, record };
+        (Self(Some(Box::pin(body))), recording)
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut self.0 {
+            Some(content) => content.as_mut().poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl fmt::Debug for Upload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upload")
+            .field("size", &self.size_hint())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The means to send a recorded body once more.
+pub struct Recording(Source);
+
+/// Where a body can be had once more.
+enum Source {
+    /// There was no content.
+    Empty,
+    /// From what was recorded, if all of it was.
+    Recorded(Rc<RefCell<Record>>),
+    /// Nowhere.
+    Lost,
+}
+
+/// What was recorded of a body.
+#[derive(Default)]
+enum Record {
+    /// The body has not ended. With the number of its bytes so far.
+    Open(Vec<Bytes>, usize),
+    /// All of it.
+    Whole(Vec<Bytes>),
+    /// The body was too large, or it broke off.
+    #[default]
+    Lost,
+}
+
+impl Recording {
+    /// The same body again, if all of it was recorded.
+    pub fn again(self) -> Option<Upload> {
+        match self.0 {
+            Source::Empty => Some(Upload::empty()),
+            Source::Recorded(record) => match record.take() {
+                Record::Whole(frames) => Some(Upload::streaming(Replay(frames.into_iter()))),
+                Record::Open(..) | Record::Lost => None,
+            },
+            Source::Lost => None,
+        }
+    }
+}
+
+impl fmt::Debug for Recording {
+    /// Without what was recorded: forms and passwords may be in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recording").finish_non_exhaustive()
+    }
+}
+
+impl Record {
+    fn add(&mut self, data: &Bytes) {
+        if let Self::Open(frames, bytes) = self {
+            *bytes = bytes.saturating_add(data.len());
+            if *bytes > MOST {
+                *self = Self::Lost;
+            } else {
+                frames.push(data.clone());
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        if let Self::Open(frames, _) = self {
+            *self = Self::Whole(std::mem::take(frames));
+        }
+    }
+}
+
+/// Passes a body on and records it.
+struct Recorder<B> {
+    body: B,
+    record: Rc<RefCell<Record>>,
+}
+
+impl<B> Body for Recorder<B>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Self { body, record } = self.get_mut();
+        let polled = Pin::new(&mut *body).poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                let mut record = record.borrow_mut();
+                if let Some(data) = frame.data_ref() {
+                    record.add(data);
+                }
+                // Whoever sends the body may not ask for another frame after the last.
+                if body.is_end_stream() {
+                    record.close();
+                }
+            }
+            Poll::Ready(None) => record.borrow_mut().close(),
+            Poll::Ready(Some(Err(_))) => *record.borrow_mut() = Record::Lost,
+            Poll::Pending => {}
+        }
+        polled.map_err(Into::into)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// What was recorded, as a body.
+struct Replay(vec::IntoIter<Bytes>);
+
+impl Body for Replay {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Poll::Ready(self.0.next().map(|data| Ok(Frame::data(data))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_slice().is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let lengths = self.0.as_slice().iter().map(Bytes::len);
+        let sum = lengths.fold(0, usize::saturating_add);
+        SizeHint::with_exact(u64::try_from(sum).unwrap_or(u64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http_body_util::Full;
+
+    use super::*;
+
+    /// A body of these pieces, without a stated length.
+    struct Pieces(Vec<Bytes>);
+
+    impl Body for Pieces {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(self.0.pop().map(|data| Ok(Frame::data(data))))
+        }
+    }
+
+    fn pieces(count: usize, length: usize) -> Pieces {
+        Pieces(vec![Bytes::from(vec![b'a'; length]); count])
+    }
+
+    async fn read(body: Upload) -> Bytes {
+        body.collect().await.unwrap().to_bytes()
+    }
+
+    #[tokio::test]
+    async fn a_body_passes_as_it_comes_with_its_stated_length() {
+        let body = Upload::streaming(Full::from("content"));
+        assert_eq!(body.size_hint().exact(), Some(7));
+        assert!(!body.is_end_stream());
+        assert_eq!(read(body).await, "content");
+        assert_eq!(Upload::streaming(pieces(1, 1)).size_hint().exact(), None);
+    }
+
+    #[tokio::test]
+    async fn a_body_without_content_has_ended_and_allocates_nothing() {
+        let body = Upload::streaming(Full::<Bytes>::default());
+        assert!(body.0.is_none());
+        assert!(body.is_end_stream());
+        assert_eq!(body.size_hint().exact(), Some(0));
+        assert_eq!(read(body).await, "");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_came_to_its_end_is_sent_again_byte_for_byte() {
+        let (body, recording) = Upload::recorded(pieces(3, 100));
+        let first = read(body).await;
+        let again = recording.again().unwrap();
+        assert_eq!(again.size_hint().exact(), Some(300));
+        assert_eq!(read(again).await, first);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_sent_again_as_nothing() {
+        let (body, recording) = Upload::recorded(Full::<Bytes>::default());
+        assert!(body.is_end_stream());
+        let again = recording.again().unwrap();
+        assert!(again.is_end_stream());
+        assert_eq!(read(again).await, "");
+    }
+
+    #[tokio::test]
+    async fn a_large_body_is_not_kept_whether_it_says_so_or_not() {
+        for (count, whole) in [(64, true), (65, false)] {
+            let (body, recording) = Upload::recorded(pieces(count, 1024));
+            read(body).await;
+            assert_eq!(recording.again().is_some(), whole, "{count}");
+        }
+        let (body, recording) = Upload::recorded(Full::new(Bytes::from(vec![b'a'; MOST + 1])));
+        read(body).await;
+        assert!(recording.again().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_body_of_which_the_end_was_not_seen_is_not_sent_again() {
+        let (mut body, recording) = Upload::recorded(pieces(2, 10));
+        body.frame().await.unwrap().unwrap();
+        drop(body);
+        assert!(recording.again().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_is_shared_and_not_copied() {
+        let piece = Bytes::from(vec![b'a'; 10]);
+        let (body, recording) = Upload::recorded(Pieces(vec![piece.clone()]));
+        assert_eq!(read(body).await.as_ptr(), piece.as_ptr());
+        let again = recording.again().unwrap();
+        assert_eq!(read(again).await.as_ptr(), piece.as_ptr());
+    }
+}
