@@ -13,7 +13,7 @@ use super::route::OnRefusal;
 use super::wait::seated;
 use super::{Access, Cause, Challenge, Decision, Permit, Route};
 use crate::clock::Timestamp;
-use crate::session::{EndedVersion, Session, State};
+use crate::session::{EndedVersion, Session, SessionState};
 use crate::telemetry::chain;
 
 /// A request that was sent as somebody, and whose answer may refuse the token.
@@ -124,7 +124,7 @@ impl Access {
     async fn recover(self: &Rc<Self>, sent: &Sent, replayable: Replayable) -> Recovery {
         let (route, session) = (&sent.route, &sent.session);
         // A refresh beside the request may have killed its token: that is nobody's wish.
-        let replaced = session.state() == State::Superseded;
+        let replaced = session.state() == SessionState::Superseded;
         if replaced || self.refresher.under_way(session.key()).is_some() {
             return self.with_newer(sent, replayable).await;
         }

@@ -23,7 +23,9 @@ use super::trouble::{FIRST_PAUSE, Failure, LONGEST_ASKED, Troubles};
 use super::unstored::{Brought, Kept, Unstored};
 use crate::clock::{Clock, Timestamp};
 use crate::provider::{self, Provider, Providers, Refreshed, Refreshing, Unrefreshed, Verdict};
-use crate::session::{EndedVersion, Replaced, Session, SessionKey, Sessions, State, StoreError};
+use crate::session::{
+    EndedVersion, Replaced, Session, SessionKey, SessionState, Sessions, StoreError,
+};
 use crate::telemetry::{Metrics, TokenCall, chain};
 
 /// The pause of a session that cannot even be asked about until an operator mends something.
@@ -287,9 +289,9 @@ impl Refresher {
     async fn attempt(&self, mut session: Arc<Session>) -> Try {
         let now = self.clock.now();
         match session.state() {
-            State::Live => {}
-            State::Ended => return Try::Done(Outcome::Ended),
-            State::Superseded => match self.sessions.fetch(session.key()).await {
+            SessionState::Live => {}
+            SessionState::Ended => return Try::Done(Outcome::Ended),
+            SessionState::Superseded => match self.sessions.fetch(session.key()).await {
                 Ok(Some(newest)) => {
                     let replaced = newest.version() != session.version();
                     if replaced && !newest.tokens().is_expired(now) {

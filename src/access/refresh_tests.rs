@@ -318,7 +318,7 @@ async fn a_refresh_that_fails_for_long_ends_when_nobody_waits() {
     drop(kit.refresher.join(&session, NOW, PATIENCE).unwrap());
     kit.refresher.refreshes.none().await;
     assert!(kit.refresher.troubles.find(session.key(), NOW).is_some());
-    assert_eq!(session.state(), State::Live);
+    assert_eq!(session.state(), SessionState::Live);
 }
 
 #[tokio::test]

@@ -246,7 +246,7 @@ mod tests {
     async fn waiting_for_a_session_is_not_called_waiting_for_a_refresh() {
         async fn reasons<T: Awaited + fmt::Debug + Send + Sync + 'static>() -> [&'static str; 2] {
             let flights = Flights::<SessionKey, Rest, T>::new(Handle::current());
-            let key = SessionId::random(crate::session::Instance::random().unwrap())
+            let key = SessionId::random(crate::session::StoreTag::random().unwrap())
                 .unwrap()
                 .key();
             let seat = flights.join(key, |pilot| async move {

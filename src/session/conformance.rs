@@ -23,15 +23,18 @@ async fn an_id_finds_its_own_session_and_no_other() {
             let claim = session.identity().subject.as_ref().unwrap();
             assert_eq!(claim.as_str(), subject);
             assert_eq!(*session.key(), id.key());
-            assert_eq!((session.version(), session.state()), (0, State::Live));
+            assert_eq!(
+                (session.version(), session.state()),
+                (0, SessionState::Live)
+            );
         }
-        let instance = alice.instance();
-        let never = SessionId::random(instance).unwrap();
+        let store_tag = alice.store_tag();
+        let never = SessionId::random(store_tag).unwrap();
         assert!(matches!(
             found(&sessions, &never, NOW).await,
             Lookup::Unknown
         ));
-        let other = SessionId::random(Instance::random().unwrap()).unwrap();
+        let other = SessionId::random(StoreTag::random().unwrap()).unwrap();
         assert!(matches!(sessions.find(&other, NOW), Lookup::OtherInstance));
     }
 }
@@ -95,7 +98,7 @@ async fn an_ended_session_is_over_at_once_for_those_who_hold_it_too() {
         let held = session(&sessions, &id).await;
         sessions.end(&id.key()).await.unwrap();
         assert!(!live(&sessions, &id, NOW).await);
-        assert_eq!(held.state(), State::Ended);
+        assert_eq!(held.state(), SessionState::Ended);
         sessions.end(&id.key()).await.unwrap();
         assert_eq!(sessions.count(), 0);
     }
@@ -167,8 +170,8 @@ async fn a_replaced_session_has_other_tokens_and_is_the_same_session() {
         let Ok(Replaced::Stored(new)) = new else {
             panic!("{new:?}")
         };
-        assert_eq!(old.state(), State::Superseded);
-        assert_eq!((new.version(), new.state()), (1, State::Live));
+        assert_eq!(old.state(), SessionState::Superseded);
+        assert_eq!((new.version(), new.state()), (1, SessionState::Live));
         assert_eq!(new.identity(), old.identity());
         assert_eq!(new.opened_at(), old.opened_at());
         assert_eq!(new.ends_at(), old.ends_at());
@@ -294,7 +297,7 @@ async fn g_12_whatever_order_renewals_logins_and_sign_outs_come_in_the_sign_out_
                 login.await.unwrap(),
             );
             assert!(!live(&sessions, &id, NOW).await);
-            assert_eq!(held.state(), State::Ended);
+            assert_eq!(held.state(), SessionState::Ended);
             assert!(live(&sessions, &bob, NOW).await);
             sessions.end(&bob.key()).await.unwrap();
         }
@@ -418,7 +421,7 @@ async fn in_memory_the_least_recently_used_go_and_every_new_login_is_kept() {
     }
     assert!(!live(&sessions, &last[0], NOW).await);
     let first = first.unwrap();
-    assert_eq!(first.state(), State::Ended);
+    assert_eq!(first.state(), SessionState::Ended);
     let replaced = sessions.replace(&first, tokens("token-1"), None).await;
     assert!(matches!(replaced, Ok(Replaced::Ended)));
     assert!(sessions.pushed_out() > 500);

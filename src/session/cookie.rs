@@ -57,11 +57,11 @@ pub fn clear(name: &str) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::Instance;
+    use crate::session::StoreTag;
 
     #[test]
     fn c_01_the_session_cookie_has_every_attribute() {
-        let id = SessionId::random(Instance::random().unwrap()).unwrap();
+        let id = SessionId::random(StoreTag::random().unwrap()).unwrap();
         let field = session(&id, Duration::from_hours(8));
         let text = field.to_str().unwrap();
         let (pair, attributes) = text.split_once("; ").unwrap();

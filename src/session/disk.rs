@@ -19,7 +19,7 @@ use super::pause::{Pause, Why};
 use super::record::{self, Contents, Entry};
 use super::registration::{self, Registrations};
 use super::store::{Change, Loaded, StoreError};
-use super::{Instance, SessionKey};
+use super::{SessionKey, StoreTag};
 use crate::clock::{Clock, Timestamp};
 use crate::seal::KeyRing;
 use crate::secret::NoRandomness;
@@ -29,7 +29,7 @@ use crate::secret::NoRandomness;
 pub(super) struct Disk {
     path: PathBuf,
     keys: KeyRing,
-    instance: Instance,
+    store_tag: StoreTag,
     /// Absent after a failure, until the file could be opened again.
     database: Option<Database>,
     /// The number of the last commit.
@@ -59,7 +59,7 @@ impl Disk {
         Ok(Self {
             path: path.to_owned(),
             keys,
-            instance: about.instance,
+            store_tag: about.store_tag,
             database: Some(database),
             commit: about.commit,
             opening: Pause::default(),
@@ -69,8 +69,8 @@ impl Disk {
     }
 
     /// The tag of the ids that were given out for sessions in this file.
-    pub(super) fn instance(&self) -> Instance {
-        self.instance
+    pub(super) fn store_tag(&self) -> StoreTag {
+        self.store_tag
     }
 
     /// Gives all sessions in the file that count to `take`. Removed are those that have passed their

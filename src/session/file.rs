@@ -9,7 +9,7 @@ use std::sync::Arc;
 use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase as _, TableDefinition, TableHandle as _};
 
-use super::Instance;
+use super::StoreTag;
 use crate::secret::NoRandomness;
 
 /// What the file says of itself.
@@ -24,7 +24,7 @@ const FORMAT: u64 = 1;
 
 /// Entries of [`ABOUT`].
 const FORMAT_KEY: &str = "format";
-const INSTANCE_KEY: &str = "instance";
+const STORE_TAG_KEY: &str = "instance";
 pub(super) const COMMIT_KEY: &str = "commit";
 
 /// Memory for pages; what is used often is in the session cache already.
@@ -153,7 +153,7 @@ fn folder_of(path: &Path) -> &Path {
 
 /// What a file says of itself.
 pub(super) struct About {
-    pub(super) instance: Instance,
+    pub(super) store_tag: StoreTag,
     /// The number of the last commit.
     pub(super) commit: u64,
 }
@@ -187,7 +187,7 @@ pub(super) fn make(path: &Path) -> Result<(), FileError> {
     }
     // What a crash left.
     file.set_len(0).map_err(failed)?;
-    let tag = u32::from_be_bytes(*Instance::random()?.as_bytes());
+    let tag = u32::from_be_bytes(*StoreTag::random()?.as_bytes());
     let begin = || {
         let database = Database::builder().create_with_backend(FileBackend::new(file)?)?;
         let transaction = database.begin_write()?;
@@ -196,7 +196,7 @@ pub(super) fn make(path: &Path) -> Result<(), FileError> {
             transaction.open_table(USED)?;
             let mut about = transaction.open_table(ABOUT)?;
             about.insert(FORMAT_KEY, FORMAT)?;
-            about.insert(INSTANCE_KEY, u64::from(tag))?;
+            about.insert(STORE_TAG_KEY, u64::from(tag))?;
         }
         transaction.commit()?;
         Ok(database)
@@ -235,7 +235,11 @@ pub(super) fn open(path: &Path) -> Result<(Database, About), FileError> {
         let entry = |name: &str| -> Result<Option<u64>, redb::Error> {
             Ok(about.get(name)?.map(|entry| entry.value()))
         };
-        let entries = (entry(FORMAT_KEY)?, entry(INSTANCE_KEY)?, entry(COMMIT_KEY)?);
+        let entries = (
+            entry(FORMAT_KEY)?,
+            entry(STORE_TAG_KEY)?,
+            entry(COMMIT_KEY)?,
+        );
         drop(about);
         Ok(Some((database, entries)))
     };
@@ -252,7 +256,7 @@ pub(super) fn open(path: &Path) -> Result<(Database, About), FileError> {
             let tag = u32::try_from(tag).map_err(|_wide| corrupted("its tag is too wide"));
             let tag = tag.map_err(|error| refused(path, error))?;
             let about = About {
-                instance: Instance::from_bytes(tag.to_be_bytes()),
+                store_tag: StoreTag::from_bytes(tag.to_be_bytes()),
                 commit: commit.unwrap_or_default(),
             };
             // Not before it is known to be ours.

@@ -17,9 +17,9 @@ const TEXT: usize = LENGTH / 3 * 4;
 /// It authenticates nothing. It lets a log line or an error page prove that a session belongs to
 /// another replica (or to this one before its restart) instead of guessing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Instance([u8; TAG]);
+pub struct StoreTag([u8; TAG]);
 
-impl Instance {
+impl StoreTag {
     /// Draws a new tag.
     ///
     /// # Errors
@@ -38,22 +38,22 @@ impl Instance {
     }
 }
 
-/// The handle of a session as the browser holds it: an instance tag and 256 random bits.
+/// The handle of a session as the browser holds it: a store tag and 256 random bits.
 ///
 /// It is never stored here; the cache knows only its [`SessionKey`].
 #[derive(Debug)]
 pub struct SessionId(Secret<[u8; LENGTH]>);
 
 impl SessionId {
-    /// Draws a new id for a session opened by `instance`.
+    /// Draws a new id for a session in the store with this tag.
     ///
     /// # Errors
     ///
     /// [`NoRandomness`] when the operating system gives no random bytes.
-    pub fn random(instance: Instance) -> Result<Self, NoRandomness> {
+    pub fn random(store_tag: StoreTag) -> Result<Self, NoRandomness> {
         let mut bytes = [0; LENGTH];
         let (tag, rest) = bytes.split_at_mut(TAG);
-        tag.copy_from_slice(&instance.0);
+        tag.copy_from_slice(&store_tag.0);
         rest.copy_from_slice(&random::<RANDOM>()?);
         Ok(Self(Secret::new(bytes)))
     }
@@ -82,11 +82,11 @@ impl SessionId {
         SessionKey(first.copied().unwrap_or_default())
     }
 
-    /// The process that opened the session.
-    pub fn instance(&self) -> Instance {
+    /// The tag of the store that the session was opened in.
+    pub fn store_tag(&self) -> StoreTag {
         let mut tag = [0; TAG];
         tag.copy_from_slice(self.0.expose().first_chunk::<TAG>().unwrap_or(&[0; TAG]));
-        Instance(tag)
+        StoreTag(tag)
     }
 }
 
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     fn id() -> SessionId {
-        SessionId::random(Instance::random().unwrap()).unwrap()
+        SessionId::random(StoreTag::random().unwrap()).unwrap()
     }
 
     #[test]
@@ -143,7 +143,7 @@ mod tests {
         let id = id();
         let again = SessionId::parse(id.to_text().expose().as_bytes()).unwrap();
         assert_eq!(id.key(), again.key());
-        assert_eq!(id.instance(), again.instance());
+        assert_eq!(id.store_tag(), again.store_tag());
     }
 
     #[test]

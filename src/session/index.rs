@@ -220,7 +220,7 @@ mod tests {
     use crate::identity::Claim;
     use crate::session::record::Contents;
     use crate::session::tests::{person, tokens};
-    use crate::session::{Instance, SessionId};
+    use crate::session::{SessionId, StoreTag};
 
     fn stored(rank: Rank, identity: Identity) -> Arc<Stored> {
         let contents = Contents {
@@ -316,7 +316,7 @@ mod tests {
                 let Some(told_apart) = identity.subject.as_ref().map(|claim| claim.as_str().to_owned()) else {
                     continue;
                 };
-                let id = SessionId::random(Instance::random().unwrap()).unwrap();
+                let id = SessionId::random(StoreTag::random().unwrap()).unwrap();
                 prop_assert!(keys.insert(id.key()), "a key came twice");
                 let person = told.of(&identity).unwrap();
                 let rank = Rank { person: Some(person), ends_at: Timestamp::MAX, key: id.key() };

@@ -23,7 +23,7 @@ use super::index::{Index, People, Walked};
 use super::registration::Registrations;
 use super::store::{Change, Store, StoreError};
 use super::stored::Stored;
-use super::{Ended, EndedVersion, Maintained, Replaced, Session, SessionKey, State};
+use super::{Ended, EndedVersion, Maintained, Replaced, Session, SessionKey, SessionState};
 use crate::clock::Timestamp;
 use crate::telemetry::chain;
 
@@ -388,7 +388,7 @@ impl Keeper {
     /// The session of a key, brought back from the store if the cache has pushed it out.
     fn ready(&mut self, key: &SessionKey) -> Result<Option<Arc<Session>>, StoreError> {
         if let Some(held) = self.cache.get(key)
-            && held.state() == State::Live
+            && held.state() == SessionState::Live
         {
             let session = Session::of(held).ok_or(StoreError::Damaged)?;
             return Ok(Some(Arc::new(session)));
@@ -432,12 +432,12 @@ impl Keeper {
         let key = *session.key();
         // The cache's listener knows whether it is in the file.
         match session.state() {
-            State::Ended => {
+            SessionState::Ended => {
                 self.index.remove(&key, Some(session));
                 self.used.remove(&key);
                 self.count();
             }
-            State::Live | State::Superseded => {
+            SessionState::Live | SessionState::Superseded => {
                 let away = self.index.set_away(&session);
                 self.used.insert(key, away);
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::index::Rank;
 use super::record::{self, Contents};
 use super::stored::Stored;
-use super::{SessionKey, State};
+use super::{SessionKey, SessionState};
 use crate::clock::Timestamp;
 use crate::identity::Identity;
 use crate::token::TokenSet;
@@ -61,7 +61,7 @@ impl Session {
     }
 
     /// Whether this value still stands.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> SessionState {
         self.stored.state()
     }
 

@@ -39,7 +39,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::command::{Command, Notice};
 pub use self::file::{FileError, inspect};
-pub use self::id::{Instance, SessionId, SessionKey};
+pub use self::id::{SessionId, SessionKey, StoreTag};
 use self::index::{People, Rank};
 use self::keeper::{Figures, Keeper, Limits, Ways};
 pub use self::live::Session;
@@ -49,7 +49,7 @@ pub use self::settings::{DiskSettings, Settings, StoreSettings};
 use self::store::Store;
 pub use self::store::StoreError;
 use self::stored::Stored;
-pub use self::stored::{OVERHEAD, State};
+pub use self::stored::{OVERHEAD, SessionState};
 use crate::clock::Timestamp;
 use crate::identity::Identity;
 use crate::seal::KeyRing;
@@ -162,7 +162,7 @@ pub struct NewSession<'a> {
 #[derive(Debug)]
 pub struct Sessions {
     settings: Settings,
-    instance: Instance,
+    store_tag: StoreTag,
     cache: Cache<SessionKey, Arc<Stored>>,
     people: People,
     commands: mpsc::Sender<Command>,
@@ -194,17 +194,17 @@ impl Sessions {
             capacity: settings.capacity,
         };
         let people = People::default();
-        let (instance, keeper, ways) = match &settings.store {
+        let (store_tag, keeper, ways) = match &settings.store {
             StoreSettings::Memory => {
                 let (keeper, ways) = Keeper::new(Store::Memory, limits);
-                (Instance::random()?, keeper, ways)
+                (StoreTag::random()?, keeper, ways)
             }
             StoreSettings::Disk(disk) => {
                 let disk = disk::Disk::open(&disk.file, keys)?;
-                let instance = disk.instance();
+                let store_tag = disk.store_tag();
                 let (mut keeper, ways) = Keeper::new(Store::Disk(Box::new(disk)), limits);
                 keeper.restore((providers, &people), now)?;
-                (instance, keeper, ways)
+                (store_tag, keeper, ways)
             }
         };
         let thread = std::thread::Builder::new().name("sessions".to_owned());
@@ -227,7 +227,7 @@ impl Sessions {
         };
         Ok(Self {
             settings,
-            instance,
+            store_tag,
             cache,
             people,
             commands,
@@ -244,14 +244,14 @@ impl Sessions {
         let Some(mut stored) = self.cache.get(&key) else {
             return self.absent(id);
         };
-        if stored.state() == State::Superseded {
+        if stored.state() == SessionState::Superseded {
             // It was replaced just now, or pushed out.
             let Some(again) = self.cache.get(&key) else {
                 return self.absent(id);
             };
             stored = again;
         }
-        if stored.state() == State::Ended {
+        if stored.state() == SessionState::Ended {
             return Lookup::Unknown;
         }
         if !self.use_now(&stored, now) {
@@ -279,12 +279,12 @@ impl Sessions {
     /// too long ago.
     pub fn still(&self, session: &Session, found_at: Timestamp, now: Timestamp) -> bool {
         let lately = found_at <= now && now.since(found_at) < self.without_look;
-        lately && session.state() == State::Live && self.use_now(session.stored(), now)
+        lately && session.state() == SessionState::Live && self.use_now(session.stored(), now)
     }
 
     /// What an id leads to that nothing is in memory for.
     fn absent(&self, id: &SessionId) -> Lookup {
-        if id.instance() != self.instance {
+        if id.store_tag() != self.store_tag {
             return Lookup::OtherInstance;
         }
         match self.settings.store {
@@ -329,7 +329,7 @@ impl Sessions {
     ///
     /// Dropping the future may leave a session that nobody knows the id of.
     pub async fn open(&self, new: NewSession<'_>, now: Timestamp) -> Result<SessionId, OpenError> {
-        let id = SessionId::random(self.instance)?;
+        let id = SessionId::random(self.store_tag)?;
         let rank = Rank {
             person: self.people.of(&new.identity),
             ends_at: now.plus(self.settings.absolute),

@@ -27,7 +27,7 @@ pub(super) struct Stored {
 
 /// Whether a value that somebody holds is still the session's.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum State {
+pub enum SessionState {
     /// It is.
     Live,
     /// Another value stands for the session, or it is on disk only: it has to be looked up again.
@@ -81,11 +81,11 @@ impl Stored {
         &self.contents
     }
 
-    pub(super) fn state(&self) -> State {
+    pub(super) fn state(&self) -> SessionState {
         match self.state.load(Ordering::Acquire) {
-            LIVE => State::Live,
-            SUPERSEDED => State::Superseded,
-            _ => State::Ended,
+            LIVE => SessionState::Live,
+            SUPERSEDED => SessionState::Superseded,
+            _ => SessionState::Ended,
         }
     }
 

@@ -290,7 +290,7 @@ async fn what_memory_has_no_room_for_is_fetched_from_the_file() {
         assert!(live(&sessions, id, NOW).await);
         sessions.maintain(NOW).await.unwrap();
     }
-    assert_eq!(held.state(), State::Superseded);
+    assert_eq!(held.state(), SessionState::Superseded);
     // It is the same version, so it can be replaced; and ended.
     let replaced = sessions.replace(&held, tokens("token-1"), None).await;
     assert!(matches!(replaced, Ok(Replaced::Stored(new)) if new.version() == 1));
