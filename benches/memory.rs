@@ -78,7 +78,7 @@ fn store() -> Sessions {
     Sessions::start(
         settings,
         keys.expect("random bytes"),
-        &Registrations::new(),
+        &Registrations::from([("main".into(), [0; 32])]),
         NOW,
     )
     .expect("a thread")
@@ -150,6 +150,7 @@ impl Person {
         let tokens = TokenSet::new(&self.access_token, Some(&self.refresh_token), life);
         NewSession {
             provider: "main",
+            registration: [0; 32],
             identity: identity.with_groups(groups.split(',').map(claim)),
             tokens: tokens.expect("tokens"),
             replaces: Vec::new(),

@@ -62,7 +62,7 @@ fn store(sessions: u32) -> (Sessions, Vec<SessionId>) {
     let store = Sessions::start(
         settings,
         keys.expect("random bytes"),
-        &Registrations::new(),
+        &Registrations::from([("bench".into(), [0; 32])]),
         NOW,
     );
     let store = store.expect("a thread");
@@ -79,6 +79,7 @@ fn store(sessions: u32) -> (Sessions, Vec<SessionId>) {
             let tokens = TokenSet::new(&token, Some(&token), Life::default()).expect("a token");
             let new = NewSession {
                 provider: "bench",
+                registration: [0; 32],
                 identity,
                 tokens,
                 replaces: Vec::new(),

@@ -182,6 +182,22 @@ impl KeyRing {
         Ok(sealed)
     }
 
+    /// Whether both rings have the same keys in the same order.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.names().eq(other.names())
+    }
+
+    /// Whether this ring opens all that `other` has sealed.
+    pub fn has_all_of(&self, other: &Self) -> bool {
+        other
+            .names()
+            .all(|name| self.names().any(|ours| ours == name))
+    }
+
+    fn names(&self) -> impl Iterator<Item = [u8; KEY_NAME]> {
+        self.0.iter().map(|key| key.name)
+    }
+
     /// Whether something was sealed with a key that this ring has. It says nothing about whether it
     /// is whole.
     pub fn knows(&self, sealed: &[u8]) -> bool {

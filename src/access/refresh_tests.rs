@@ -43,8 +43,15 @@ impl Kit {
             store: StoreSettings::Memory,
         };
         let keys = Keys::random().unwrap().ring(Purpose::Sessions).unwrap();
-        let sessions =
-            Arc::new(Sessions::start(settings, keys, &Registrations::new(), NOW).unwrap());
+        let sessions = Arc::new(
+            Sessions::start(
+                settings,
+                keys,
+                &Registrations::from([("main".into(), [0; 32])]),
+                NOW,
+            )
+            .unwrap(),
+        );
         let metrics = Arc::new(Metrics::default());
         let clock = Clock::manual(NOW);
         let refresher = Refresher::new(
@@ -87,6 +94,7 @@ impl Kit {
     pub(in crate::access) async fn opened(&self, life: Life) -> (SessionId, Arc<Session>) {
         let new = NewSession {
             provider: "main",
+            registration: [0; 32],
             identity: Identity::nameless("op"),
             tokens: tokens("old", life),
             replaces: Vec::new(),
@@ -279,6 +287,7 @@ async fn g_10_two_people_who_are_refreshed_at_the_same_instant_never_meet() {
         };
         let new = NewSession {
             provider: "main",
+            registration: [0; 32],
             identity,
             tokens: canaries(person, 0),
             replaces: Vec::new(),

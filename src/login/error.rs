@@ -39,7 +39,8 @@ pub enum Error {
     /// The provider has refused too many codes of this client. Side: client.
     #[error("the provider has refused too many codes of this client")]
     TooManyRefused,
-    /// The state names a provider that is not configured any more. Side: gateway.
+    /// The state names a provider that is not configured any more, or is another server or client
+    /// since. Side: gateway.
     #[error("the provider of this sign-in is not configured")]
     UnknownProvider,
     /// The state was used before. Side: client.
@@ -52,6 +53,7 @@ impl From<OpenError> for Error {
         match error {
             OpenError::NoRandomness(error) => Self::NoRandomness(error),
             OpenError::Store(error) => Self::NotStored(error),
+            OpenError::UnknownProvider => Self::UnknownProvider,
         }
     }
 }

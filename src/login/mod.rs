@@ -453,8 +453,10 @@ impl Login {
             Before::Live(before, _) | Before::Stale(before) => Some(before.key()),
             Before::Nothing => None,
         };
+        let registered = self.providers.get(provider).ok_or(Error::UnknownProvider)?;
         let new = NewSession {
             provider,
+            registration: registered.fingerprint(),
             identity,
             tokens,
             replaces: before.into_iter().chain(remembered).collect(),

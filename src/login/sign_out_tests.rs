@@ -33,12 +33,21 @@ fn sessions() -> Arc<Sessions> {
         store: StoreSettings::Memory,
     };
     let keys = Keys::random().unwrap().ring(Purpose::Sessions).unwrap();
-    Arc::new(Sessions::start(settings, keys, &session::Registrations::new(), NOW).unwrap())
+    Arc::new(
+        Sessions::start(
+            settings,
+            keys,
+            &session::Registrations::from([("main".into(), [0; 32])]),
+            NOW,
+        )
+        .unwrap(),
+    )
 }
 
 async fn open(sessions: &Sessions) -> SessionId {
     let new = NewSession {
         provider: "main",
+        registration: [0; 32],
         identity: Identity::nameless("main"),
         tokens: TokenSet::new("token", None, Life::default()).unwrap(),
         replaces: Vec::new(),

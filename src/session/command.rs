@@ -6,6 +6,8 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::index::Person;
+use super::reconfigure::{Reconfiguration, ReconfigureError, Reconfigured};
+use super::registration::Registration;
 use super::store::{Change, StoreError};
 use super::stored::Stored;
 use super::{Ended, EndedVersion, Maintained, Replaced, Session, SessionKey};
@@ -26,8 +28,10 @@ pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 pub(super) enum Command {
     Open {
         session: Arc<Stored>,
+        /// What its provider was when the person signed in.
+        registration: Registration,
         replaces: Vec<SessionKey>,
-        answer: Answer<()>,
+        answer: Answer<Opened>,
     },
     Replace {
         old: Arc<Session>,
@@ -51,9 +55,22 @@ pub(super) enum Command {
         now: Timestamp,
         answer: Answer<Maintained>,
     },
+    Reconfigure {
+        new: Box<Reconfiguration>,
+        now: Timestamp,
+        answer: oneshot::Sender<Result<Reconfigured, ReconfigureError>>,
+    },
     Close {
         answer: Answer<()>,
     },
+}
+
+/// What became of a new session.
+#[derive(Debug)]
+pub(super) enum Opened {
+    Stored,
+    /// Its provider is not registered any more, or is another server or client now.
+    NoProvider,
 }
 
 /// What the keeper is told by those who cannot wait.
@@ -82,7 +99,7 @@ pub(super) enum Effect {
     Opened {
         session: Arc<Stored>,
         ended: Vec<SessionKey>,
-        answer: Answer<()>,
+        answer: Answer<Opened>,
     },
     Replaced {
         old: [Arc<Stored>; 2],
@@ -127,7 +144,7 @@ impl Batch {
             Command::End { key, .. } | Command::Fetch { key, .. } => {
                 self.is_full() || self.sessions.contains(key)
             }
-            Command::Maintain { .. } | Command::Close { .. } => true,
+            Command::Maintain { .. } | Command::Reconfigure { .. } | Command::Close { .. } => true,
         }
     }
 

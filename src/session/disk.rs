@@ -6,19 +6,19 @@
 //! would repair itself by as much reading in any case), so what has just failed is not tried at once
 //! again.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, WriteTransaction};
+use redb::{Database, ReadableDatabase as _, WriteTransaction};
 
-use super::file::{self, ABOUT, COMMIT_KEY, FileError, SESSIONS, USED, closed, corrupted, refused};
+use super::file::{self, ABOUT, COMMIT_KEY, FileError, SESSIONS, USED, closed, refused};
 use super::pause::{Pause, Why};
-use super::record::{self, Contents, Entry};
+use super::record::{self, Entry};
 use super::registration::{self, Registrations};
 use super::store::{Change, Loaded, StoreError};
+use super::survey::{Found, Rules, loaded, survey};
 use super::{SessionKey, StoreTag};
 use crate::clock::{Clock, Timestamp};
 use crate::seal::KeyRing;
@@ -28,7 +28,7 @@ use crate::secret::NoRandomness;
 #[derive(Debug)]
 pub(super) struct Disk {
     path: PathBuf,
-    keys: KeyRing,
+    keys: Arc<KeyRing>,
     store_tag: StoreTag,
     /// Absent after a failure, until the file could be opened again.
     database: Option<Database>,
@@ -58,7 +58,7 @@ impl Disk {
         let (database, about) = file::open(path)?;
         Ok(Self {
             path: path.to_owned(),
-            keys,
+            keys: Arc::new(keys),
             store_tag: about.store_tag,
             database: Some(database),
             commit: about.commit,
@@ -73,9 +73,8 @@ impl Disk {
         self.store_tag
     }
 
-    /// Gives all sessions in the file that count to `take`. Removed are those that have passed their
-    /// deadline, and those whose provider is not among `providers` any more, or is another one: they
-    /// say nothing about anybody there. From here on the file's sessions are of `providers`.
+    /// Gives all sessions in the file that count to `take`, and removes the others. From here on the
+    /// file's sessions are of `providers`.
     ///
     /// # Errors
     ///
@@ -84,96 +83,88 @@ impl Disk {
         &mut self,
         (idle, now): (Duration, Timestamp),
         providers: &Registrations,
-        mut take: impl FnMut(SessionKey, Loaded),
+        take: impl FnMut(SessionKey, Loaded),
     ) -> Result<(), FileError> {
         let damaged = |error: redb::Error| refused(&self.path, error);
-        let before = self.registrations().map_err(damaged)?;
-        let is_same = |name: &str| {
-            before
-                .get(name)
-                .is_some_and(|it| providers.get(name) == Some(it))
+        let look = || {
+            let transaction = self.database.as_ref().ok_or_else(closed)?.begin_read()?;
+            let rules = Rules {
+                keys: &self.keys,
+                idle,
+                now,
+                before: &registration::read(&transaction, &self.keys)?,
+                after: providers,
+            };
+            survey(&transaction, &rules, take)
         };
-        let (mut over, mut unknown) = (Vec::new(), 0_usize);
-        let (mut others, mut of) = (0_usize, BTreeSet::new());
-        self.each(|key, entry, used| {
-            if entry.ends_at <= now {
-                over.push(Change::Remove(key));
-            } else if !entry.is_known_to(&self.keys) {
-                unknown = unknown.saturating_add(1);
-            } else {
-                let contents = entry.open(&key, &self.keys);
-                let contents = contents.ok_or_else(|| corrupted("an entry does not open"))?;
-                let loaded = loaded(entry, contents, used);
-                if loaded.last_used.plus(idle).min(loaded.ends_at) <= now {
-                    over.push(Change::Remove(key));
-                } else if !is_same(&loaded.contents.provider) {
-                    over.push(Change::Remove(key));
-                    others = others.saturating_add(1);
-                    of.insert(loaded.contents.provider);
-                } else {
-                    take(key, loaded);
-                }
-            }
-            Ok(())
-        })
-        .map_err(damaged)?;
-        if unknown > 0 {
+        let found = look().map_err(damaged)?;
+        if found.unknown > 0 {
             return Err(FileError::UnknownKey {
                 path: self.path.clone(),
-                sessions: unknown,
+                sessions: found.unknown,
             });
         }
-        let commit = self.commit.saturating_add(1);
-        self.settle(&over, providers, commit).map_err(damaged)?;
-        self.commit = commit;
-        if others > 0 {
-            tracing::warn!(
-                reason = "provider_changed",
-                sessions = others,
-                providers = ?of,
-                "Sessions have ended, because their provider is not configured any more or is another \
-                 server or client now"
-            );
-        }
+        let over = found.expired.iter().chain(&found.of_others);
+        let write = Write {
+            changes: &over.copied().map(Change::Remove).collect::<Vec<_>>(),
+            providers: Some(providers),
+            keys: &self.keys,
+            commit: self.commit.saturating_add(1),
+        };
+        let database = self.database.as_ref().ok_or_else(|| damaged(closed()))?;
+        write.on(database).map_err(damaged)?;
+        self.commit = write.commit;
+        registration::report(&found.ended);
         Ok(())
     }
 
-    /// Whose the sessions of the file are.
-    fn registrations(&self) -> Result<Registrations, redb::Error> {
-        let database = self.database.as_ref().ok_or_else(closed)?;
-        registration::read(&database.begin_read()?, &self.keys)
+    /// Looks which sessions in the file would not count any more with other keys and providers. How
+    /// long they have been idle is left out: the file does not know it to the minute.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Damaged`], [`StoreError::Unreadable`].
+    pub(super) fn look(
+        &mut self,
+        keys: &KeyRing,
+        now: Timestamp,
+        (before, after): (&Registrations, &Registrations),
+    ) -> Result<Found, StoreError> {
+        self.be_open().map_err(StoreError::Unreadable)?;
+        let look = || {
+            let transaction = self.database.as_ref().ok_or_else(closed)?.begin_read()?;
+            let rules = Rules {
+                keys,
+                idle: Duration::MAX,
+                now,
+                before,
+                after,
+            };
+            survey(&transaction, &rules, |_, _| {})
+        };
+        look().map_err(|error| StoreError::Unreadable(Arc::new(error)))
     }
 
-    /// Commits removals, and whose the sessions are that stay.
-    fn settle(
-        &self,
-        over: &[Change],
+    /// The keys that seal the file now.
+    pub(super) fn keys(&self) -> &KeyRing {
+        &self.keys
+    }
+
+    /// Commits changes, and that from here on the file's sessions are of `providers` and are sealed
+    /// with other keys.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotCommitted`]: then nothing of it has happened.
+    pub(super) fn register(
+        &mut self,
+        changes: &[Change],
         providers: &Registrations,
-        commit: u64,
-    ) -> Result<(), redb::Error> {
-        let database = self.database.as_ref().ok_or_else(closed)?;
-        let transaction = database.begin_write()?;
-        apply(&transaction, over, &self.keys, commit)?;
-        registration::write(&transaction, providers, &self.keys)?;
-        Ok(transaction.commit()?)
-    }
-
-    fn each(
-        &self,
-        mut look: impl FnMut(SessionKey, &Entry<'_>, Option<Timestamp>) -> Result<(), redb::Error>,
-    ) -> Result<(), redb::Error> {
-        let transaction = self.database.as_ref().ok_or_else(closed)?.begin_read()?;
-        let (sessions, used) = (
-            transaction.open_table(SESSIONS)?,
-            transaction.open_table(USED)?,
-        );
-        for entry in sessions.iter()? {
-            let (key, value) = entry?;
-            let used = used.get(key.value())?.map(|used| used.value());
-            let entry = Entry::new(value.value()).ok_or_else(|| corrupted("an entry is cut"))?;
-            let key = SessionKey::from_bytes(*key.value());
-            look(key, &entry, used.map(Timestamp::from_millis))?;
-        }
+        keys: KeyRing,
+    ) -> Result<(), StoreError> {
+        let keys = Arc::new(keys);
+        self.commit_with(changes, Some(providers), &keys)?;
+        self.keys = keys;
         Ok(())
     }
 
@@ -183,9 +174,19 @@ impl Disk {
     ///
     /// [`StoreError::NotCommitted`].
     pub(super) fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        let keys = Arc::clone(&self.keys);
+        self.commit_with(changes, None, &keys)
+    }
+
+    fn commit_with(
+        &mut self,
+        changes: &[Change],
+        providers: Option<&Registrations>,
+        keys: &KeyRing,
+    ) -> Result<(), StoreError> {
         let began = instant();
         let removes = |change: &Change| matches!(change, Change::Remove(_));
-        let removals_alone = changes.iter().all(removes);
+        let removals_alone = providers.is_none() && changes.iter().all(removes);
         let pause = if removals_alone {
             &self.removing
         } else {
@@ -197,7 +198,13 @@ impl Disk {
         let Some(database) = &self.database else {
             return Err(StoreError::NotCommitted(Arc::new(closed())));
         };
-        let Err(error) = write(database, changes, &self.keys, commit) else {
+        let write = Write {
+            changes,
+            providers,
+            keys,
+            commit,
+        };
+        let Err(error) = write.on(database) else {
             self.commit = commit;
             self.removing.end();
             if !removals_alone {
@@ -275,53 +282,49 @@ impl Disk {
     }
 }
 
-/// `used` is when the session was used last, as far as the file knows.
-fn loaded(entry: &Entry<'_>, contents: Contents, used: Option<Timestamp>) -> Loaded {
-    Loaded {
-        ends_at: entry.ends_at,
-        last_used: used.unwrap_or_default().max(contents.opened_at),
-        contents,
+/// One commit.
+struct Write<'a> {
+    changes: &'a [Change],
+    /// Whose the sessions are from here on, if that is to be said anew.
+    providers: Option<&'a Registrations>,
+    keys: &'a KeyRing,
+    /// Its number.
+    commit: u64,
+}
+
+impl Write<'_> {
+    fn on(&self, database: &Database) -> Result<(), redb::Error> {
+        let transaction = database.begin_write()?;
+        self.apply(&transaction)?;
+        if let Some(providers) = self.providers {
+            registration::write(&transaction, providers, self.keys)?;
+        }
+        Ok(transaction.commit()?)
     }
-}
 
-/// Writes changes as one commit with this number.
-fn write(
-    database: &Database,
-    changes: &[Change],
-    keys: &KeyRing,
-    commit: u64,
-) -> Result<(), redb::Error> {
-    let transaction = database.begin_write()?;
-    apply(&transaction, changes, keys, commit)?;
-    Ok(transaction.commit()?)
-}
-
-fn apply(
-    transaction: &WriteTransaction,
-    changes: &[Change],
-    keys: &KeyRing,
-    commit: u64,
-) -> Result<(), redb::Error> {
-    let mut sessions = transaction.open_table(SESSIONS)?;
-    let mut used = transaction.open_table(USED)?;
-    for change in changes {
-        match change {
-            Change::Put(session) => {
-                let sealed = record::seal(session, keys);
-                let sealed = sealed.ok_or_else(|| io::Error::other(NoRandomness))?;
-                sessions.insert(session.key().as_bytes(), sealed.as_slice())?;
-            }
-            Change::Remove(key) => {
-                sessions.remove(key.as_bytes())?;
-                used.remove(key.as_bytes())?;
-            }
-            Change::Used(key, at) => {
-                used.insert(key.as_bytes(), at.as_millis())?;
+    fn apply(&self, transaction: &WriteTransaction) -> Result<(), redb::Error> {
+        let mut sessions = transaction.open_table(SESSIONS)?;
+        let mut used = transaction.open_table(USED)?;
+        for change in self.changes {
+            match change {
+                Change::Put(session) => {
+                    let sealed = record::seal(session, self.keys);
+                    let sealed = sealed.ok_or_else(|| io::Error::other(NoRandomness))?;
+                    sessions.insert(session.key().as_bytes(), sealed.as_slice())?;
+                }
+                Change::Remove(key) => {
+                    sessions.remove(key.as_bytes())?;
+                    used.remove(key.as_bytes())?;
+                }
+                Change::Used(key, at) => {
+                    used.insert(key.as_bytes(), at.as_millis())?;
+                }
             }
         }
+        let mut about = transaction.open_table(ABOUT)?;
+        about.insert(COMMIT_KEY, self.commit)?;
+        Ok(())
     }
-    transaction.open_table(ABOUT)?.insert(COMMIT_KEY, commit)?;
-    Ok(())
 }
 
 fn instant() -> Instant {
@@ -330,4 +333,4 @@ fn instant() -> Instant {
 
 #[cfg(test)]
 #[path = "disk_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -44,7 +44,7 @@ impl redb::StorageBackend for Full {
 }
 
 /// The next commit fails; the file itself is whole.
-fn fill(disk: &mut Disk) {
+pub(in crate::session) fn fill(disk: &mut Disk) {
     let full = Full::default();
     let is_full = Arc::clone(&full.1);
     let database = Database::builder().create_with_backend(full).unwrap();
@@ -55,7 +55,7 @@ fn fill(disk: &mut Disk) {
 #[tokio::test]
 async fn after_a_failed_commit_the_file_is_left_alone_for_a_while_but_for_reading_and_removals() {
     let (kit, key) = kit().await;
-    let mut disk = Disk::open(&kit.file(), kit.keys()).unwrap();
+    let mut disk = Disk::open(&kit.file(), kit.ring()).unwrap();
     let used = [Change::Used(key, NOW)];
     fill(&mut disk);
     assert!(matches!(
@@ -91,7 +91,7 @@ async fn after_a_failed_commit_the_file_is_left_alone_for_a_while_but_for_readin
 #[tokio::test]
 async fn a_file_that_cannot_be_opened_is_left_alone_for_a_while() {
     let (kit, key) = kit().await;
-    let mut disk = Disk::open(&kit.file(), kit.keys()).unwrap();
+    let mut disk = Disk::open(&kit.file(), kit.ring()).unwrap();
     disk.database = None;
     let away = kit.file().with_extension("away");
     std::fs::rename(kit.file(), &away).unwrap();

@@ -170,6 +170,11 @@ impl Index {
         self.walked = None;
     }
 
+    /// All sessions, by their person.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Stored> {
+        self.all.iter().map(|Ranked(stored)| &**stored)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.all.len()
     }

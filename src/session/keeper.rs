@@ -10,16 +10,17 @@ use std::collections::HashMap;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tokio::sync::mpsc;
 
-use super::command::{Answer, Batch, Command, Effect, Notice, say};
+use super::command::{Answer, Batch, Command, Effect, Notice, Opened, say};
 use super::file::FileError;
 use super::index::{Index, People, Walked};
+use super::reconfigure::Lifetimes;
+use super::record;
 use super::registration::Registrations;
 use super::store::{Change, Store, StoreError};
 use super::stored::Stored;
@@ -50,22 +51,26 @@ pub(super) struct Figures {
     pub(super) pushed_out: AtomicU64,
 }
 
-/// How long sessions last, and how many there may be.
-#[derive(Clone, Copy, Debug)]
+/// What the keeper goes by.
+#[derive(Debug)]
 pub(super) struct Limits {
-    pub(super) idle: Duration,
+    pub(super) lifetimes: Arc<Lifetimes>,
     pub(super) per_person: usize,
     /// Bytes that the cache may take.
     pub(super) capacity: u64,
+    /// What each provider is.
+    pub(super) registrations: Registrations,
 }
 
 /// Holds the store and the index; runs on a thread of its own.
 #[derive(Debug)]
 pub(super) struct Keeper {
-    limits: Limits,
-    store: Store,
-    index: Index,
-    cache: Cache<SessionKey, Arc<Stored>>,
+    pub(super) lifetimes: Arc<Lifetimes>,
+    pub(super) per_person: usize,
+    pub(super) registrations: Registrations,
+    pub(super) store: Store,
+    pub(super) index: Index,
+    pub(super) cache: Cache<SessionKey, Arc<Stored>>,
     commands: mpsc::Receiver<Command>,
     notices: mpsc::UnboundedReceiver<Notice>,
     figures: Arc<Figures>,
@@ -101,7 +106,9 @@ impl Keeper {
             })
             .build();
         let keeper = Self {
-            limits,
+            lifetimes: limits.lifetimes,
+            per_person: limits.per_person,
+            registrations: limits.registrations,
             store,
             index: Index::default(),
             cache: cache.clone(),
@@ -125,16 +132,14 @@ impl Keeper {
     /// # Errors
     ///
     /// [`FileError`].
-    pub(super) fn restore(
-        &mut self,
-        (providers, people): (&Registrations, &People),
-        now: Timestamp,
-    ) -> Result<(), FileError> {
+    pub(super) fn restore(&mut self, people: &People, now: Timestamp) -> Result<(), FileError> {
         // Nobody asks for anything before this is over.
         let mut store = mem::replace(&mut self.store, Store::Memory);
+        let providers = mem::take(&mut self.registrations);
+        let idle = self.lifetimes.idle();
         let restored = match &mut store {
             Store::Memory => Ok(()),
-            Store::Disk(disk) => disk.all((self.limits.idle, now), providers, |key, loaded| {
+            Store::Disk(disk) => disk.all((idle, now), &providers, |key, loaded| {
                 self.remember(loaded.into_session(key, people).stored());
                 // What the cache has no room for must not pile up here; when it was used last, the
                 // file knows.
@@ -143,6 +148,7 @@ impl Keeper {
             }),
         };
         self.store = store;
+        self.registrations = providers;
         self.count();
         restored
     }
@@ -161,6 +167,11 @@ impl Keeper {
                 Command::Maintain { now, answer } => {
                     let maintained = self.maintain(now);
                     say(answer, maintained);
+                }
+                Command::Reconfigure { new, now, answer } => {
+                    let reconfigured = self.reconfigure(*new, now);
+                    // Nobody may be waiting any more.
+                    drop(answer.send(reconfigured));
                 }
                 Command::Close { answer } => {
                     let closed = self.write_last_uses(Vec::new());
@@ -202,9 +213,16 @@ impl Keeper {
         match command {
             Command::Open {
                 session,
+                registration,
                 replaces,
                 answer,
-            } => self.plan_open(session, replaces, answer, batch),
+            } => {
+                let provider = record::provider(session.contents());
+                if provider.and_then(|name| self.registrations.get(name)) != Some(&registration) {
+                    return say(answer, Ok(Opened::NoProvider));
+                }
+                self.plan_open(session, replaces, answer, batch);
+            }
             Command::Replace {
                 old,
                 tokens,
@@ -245,7 +263,7 @@ impl Keeper {
             },
             Command::Fetch { key, answer } => say(answer, self.ready(&key)),
             // They are never gathered.
-            Command::Maintain { .. } | Command::Close { .. } => {}
+            Command::Maintain { .. } | Command::Reconfigure { .. } | Command::Close { .. } => {}
         }
     }
 
@@ -253,7 +271,7 @@ impl Keeper {
         &mut self,
         session: Arc<Stored>,
         replaces: Vec<SessionKey>,
-        answer: Answer<()>,
+        answer: Answer<Opened>,
         batch: &mut Batch,
     ) {
         let mut ended = replaces;
@@ -261,7 +279,7 @@ impl Keeper {
         ended.dedup();
         if let Some(person) = session.person() {
             batch.people.insert(person);
-            let surplus = self.index.surplus(person, self.limits.per_person, &ended);
+            let surplus = self.index.surplus(person, self.per_person, &ended);
             ended.extend(surplus);
         }
         batch.put(&session);
@@ -288,14 +306,9 @@ impl Keeper {
         }
     }
 
-    /// Commits changes; what cannot be committed is an operator's affair, too.
+    /// Commits changes.
     fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
-        let committed = self.store.commit(changes);
-        if let Err(error) = &committed {
-            let reason = error.reason();
-            tracing::error!(reason, error = chain(error), "Sessions are not stored");
-        }
-        committed
+        reported(self.store.commit(changes))
     }
 
     fn count(&self) {
@@ -315,7 +328,7 @@ impl Keeper {
                 }
                 self.remember(&session);
                 self.count();
-                say(answer, Ok(()));
+                say(answer, Ok(Opened::Stored));
             }
             Effect::Replaced { old, new, answer } => {
                 self.stand(new.stored());
@@ -348,7 +361,7 @@ impl Keeper {
     }
 
     /// Forgets a session that is over. Readers that hold its value see that.
-    fn forget(&mut self, key: &SessionKey) {
+    pub(super) fn forget(&mut self, key: &SessionKey) {
         let in_memory = self.cache.remove(key);
         if let Some(session) = self.index.remove(key, in_memory) {
             session.end();
@@ -363,7 +376,7 @@ impl Keeper {
 
     /// Hears of everything that has left the cache. What leaves it is out of it a moment before
     /// the keeper is told; when the cache's housekeeping is over, it was.
-    fn hear_of_evictions(&mut self) {
+    pub(super) fn hear_of_evictions(&mut self) {
         self.cache.run_pending_tasks();
         self.take_notices();
     }
@@ -407,7 +420,7 @@ impl Keeper {
         Ok(Some(Arc::new(session)))
     }
 
-    fn take_notices(&mut self) {
+    pub(super) fn take_notices(&mut self) {
         while let Ok(notice) = self.notices.try_recv() {
             match notice {
                 Notice::Used(session) => {
@@ -447,7 +460,7 @@ impl Keeper {
     /// Removes sessions that have passed their deadline, at most a small batch, writes last uses,
     /// and lets the cache do its own housekeeping.
     fn maintain(&mut self, now: Timestamp) -> Result<Maintained, StoreError> {
-        let idle = self.limits.idle;
+        let idle = self.lifetimes.idle();
         let is_over = |session: &Stored| session.deadline(idle) <= now;
         let (expired, walked) = self.index.walk(MOST_REMOVED, is_over);
         let removals = expired.iter().copied().map(Change::Remove).collect();
@@ -476,6 +489,15 @@ impl Keeper {
         self.used.clear();
         Ok(())
     }
+}
+
+/// Tells the operator of a commit that failed.
+pub(super) fn reported(committed: Result<(), StoreError>) -> Result<(), StoreError> {
+    if let Err(error) = &committed {
+        let reason = error.reason();
+        tracing::error!(reason, error = chain(error), "Sessions are not stored");
+    }
+    committed
 }
 
 /// What stands for a session.

@@ -14,15 +14,14 @@ async fn of_sessions_that_memory_has_no_room_for_none_is_held_at_the_start() {
         open(&sessions, &number.to_string(), NOW).await;
     }
     sessions.close().await.unwrap();
-    let disk = Disk::open(&kit.file(), kit.keys()).unwrap();
+    let disk = Disk::open(&kit.file(), kit.ring()).unwrap();
     let limits = Limits {
-        idle: kit.settings.idle,
-        per_person: 3,
         capacity: 20 * 1024,
+        ..kit.limits()
     };
     let (mut keeper, _ways) = Keeper::new(Store::Disk(Box::new(disk)), limits);
     let people = People::default();
-    keeper.restore((&kit.providers, &people), NOW).unwrap();
+    keeper.restore(&people, NOW).unwrap();
     assert_eq!(keeper.index.len(), 1000);
     keeper.hear_of_evictions();
     let (held, _) = keeper
@@ -36,12 +35,7 @@ async fn of_sessions_that_memory_has_no_room_for_none_is_held_at_the_start() {
 
 #[tokio::test]
 async fn reading_does_not_put_a_commit_off() {
-    let limits = Limits {
-        idle: Duration::from_mins(1),
-        per_person: 3,
-        capacity: 1 << 20,
-    };
-    let (mut keeper, ways) = Keeper::new(Store::Memory, limits);
+    let (mut keeper, ways) = Keeper::new(Store::Memory, Kit::memory().limits());
     let key = SessionKey::from_bytes([1; SessionKey::LENGTH]);
     let mut answers = Vec::new();
     for _ in 0..1000 {

@@ -24,11 +24,13 @@ mod keeper;
 mod live;
 mod packed;
 mod pause;
+mod reconfigure;
 mod record;
 mod registration;
 mod settings;
 mod store;
 mod stored;
+mod survey;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -37,14 +39,16 @@ use std::time::Duration;
 use moka::sync::Cache;
 use tokio::sync::{mpsc, oneshot};
 
-use self::command::{Command, Notice};
+use self::command::{Command, Notice, Opened};
 pub use self::file::{FileError, inspect};
 pub use self::id::{SessionId, SessionKey, StoreTag};
 use self::index::{People, Rank};
 use self::keeper::{Figures, Keeper, Limits, Ways};
 pub use self::live::Session;
+use self::reconfigure::Lifetimes;
+pub use self::reconfigure::{Reconfiguration, ReconfigureError, Reconfigured};
 use self::record::Contents;
-pub use self::registration::Registrations;
+pub use self::registration::{Registration, Registrations};
 pub use self::settings::{DiskSettings, Settings, StoreSettings};
 use self::store::Store;
 pub use self::store::StoreError;
@@ -55,13 +59,6 @@ use crate::identity::Identity;
 use crate::seal::KeyRing;
 use crate::secret::NoRandomness;
 use crate::token::TokenSet;
-
-/// How long a session may be used without a look-up, at the most: the cache is to know which ones
-/// are in use.
-const LONGEST_WITHOUT_LOOK: Duration = Duration::from_secs(30);
-
-/// How long the store may not know of the last use of a session, at the most.
-const LONGEST_UNWRITTEN: Duration = Duration::from_mins(1);
 
 /// What a session id leads to.
 #[derive(Clone, Debug)]
@@ -143,6 +140,10 @@ pub enum OpenError {
     /// The session could not be stored.
     #[error("the session could not be stored")]
     Store(#[from] StoreError),
+    /// The provider was taken out of the settings while somebody was signing in at it, or is another
+    /// server or client now.
+    #[error("the provider is not what it was when this sign-in began")]
+    UnknownProvider,
 }
 
 /// A login that succeeded.
@@ -150,6 +151,9 @@ pub enum OpenError {
 pub struct NewSession<'a> {
     /// The configured name of the provider.
     pub provider: &'a str,
+    /// What that provider was when the person signed in. If that is not what is registered, nobody is
+    /// signed in: by now the name may be that of another server.
+    pub registration: Registration,
     /// Who signed in.
     pub identity: Identity,
     /// The tokens of the grant.
@@ -161,17 +165,15 @@ pub struct NewSession<'a> {
 /// All sessions of this process. Shared by all workers; looking one up takes no lock.
 #[derive(Debug)]
 pub struct Sessions {
-    settings: Settings,
+    lifetimes: Arc<Lifetimes>,
+    /// Whether what is not in memory may be in a file.
+    is_durable: bool,
     store_tag: StoreTag,
     cache: Cache<SessionKey, Arc<Stored>>,
     people: People,
     commands: mpsc::Sender<Command>,
     notices: mpsc::UnboundedSender<Notice>,
     figures: Arc<Figures>,
-    /// How long a session may be used without a look-up.
-    without_look: Duration,
-    /// Milliseconds, in each of which the store learns of one use; `None` if it need not.
-    stretch: Option<u64>,
 }
 
 impl Sessions {
@@ -188,23 +190,25 @@ impl Sessions {
         providers: &Registrations,
         now: Timestamp,
     ) -> Result<Self, StartError> {
+        let lifetimes = Lifetimes::new(settings.idle, settings.absolute);
         let limits = Limits {
-            idle: settings.idle,
+            lifetimes: Arc::clone(&lifetimes),
             per_person: settings.per_person,
             capacity: settings.capacity,
+            registrations: providers.clone(),
         };
         let people = People::default();
-        let (store_tag, keeper, ways) = match &settings.store {
+        let (store_tag, is_durable, keeper, ways) = match settings.store {
             StoreSettings::Memory => {
                 let (keeper, ways) = Keeper::new(Store::Memory, limits);
-                (StoreTag::random()?, keeper, ways)
+                (StoreTag::random()?, false, keeper, ways)
             }
             StoreSettings::Disk(disk) => {
                 let disk = disk::Disk::open(&disk.file, keys)?;
                 let store_tag = disk.store_tag();
                 let (mut keeper, ways) = Keeper::new(Store::Disk(Box::new(disk)), limits);
-                keeper.restore((providers, &people), now)?;
-                (store_tag, keeper, ways)
+                keeper.restore(&people, now)?;
+                (store_tag, true, keeper, ways)
             }
         };
         let thread = std::thread::Builder::new().name("sessions".to_owned());
@@ -217,25 +221,40 @@ impl Sessions {
             cache,
             figures,
         } = ways;
-        let tenth = settings.idle.checked_div(10).unwrap_or_default();
-        let stretch = match settings.store {
-            StoreSettings::Memory => None,
-            StoreSettings::Disk(_) => {
-                let stretch = LONGEST_UNWRITTEN.min(tenth).as_millis();
-                Some(u64::try_from(stretch).unwrap_or(u64::MAX).max(1))
-            }
-        };
         Ok(Self {
-            settings,
+            lifetimes,
+            is_durable,
             store_tag,
             cache,
             people,
             commands,
             notices,
             figures,
-            without_look: LONGEST_WITHOUT_LOOK.min(tenth),
-            stretch,
         })
+    }
+
+    /// Lets other settings take effect while sessions go on: all of them or, on an error, none. Sessions
+    /// of providers that are not registered any more, or are another server or client now, end; it is
+    /// committed before this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`ReconfigureError`]; nothing has changed then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves open whether the settings took effect.
+    pub async fn reconfigure(
+        &self,
+        new: Reconfiguration,
+        now: Timestamp,
+    ) -> Result<Reconfigured, ReconfigureError> {
+        let (answer, answered) = oneshot::channel();
+        let new = Box::new(new);
+        let command = Command::Reconfigure { new, now, answer };
+        let sent = self.commands.send(command).await;
+        sent.map_err(|_closed| StoreError::Closed)?;
+        answered.await.map_err(|_closed| StoreError::Closed)?
     }
 
     /// Finds the session of an id and marks it as used.
@@ -265,7 +284,7 @@ impl Sessions {
 
     /// Marks a session as used, unless it has passed its deadline: then it says false.
     fn use_now(&self, stored: &Arc<Stored>, now: Timestamp) -> bool {
-        if stored.deadline(self.settings.idle) <= now {
+        if stored.deadline(self.lifetimes.idle()) <= now {
             return false;
         }
         if let Some(before) = stored.note_use(now) {
@@ -278,7 +297,7 @@ impl Sessions {
     /// be looked up again, because this value no longer stands, has passed its deadline, or was found
     /// too long ago.
     pub fn still(&self, session: &Session, found_at: Timestamp, now: Timestamp) -> bool {
-        let lately = found_at <= now && now.since(found_at) < self.without_look;
+        let lately = found_at <= now && now.since(found_at) < self.lifetimes.without_look();
         lately && session.state() == SessionState::Live && self.use_now(session.stored(), now)
     }
 
@@ -287,15 +306,19 @@ impl Sessions {
         if id.store_tag() != self.store_tag {
             return Lookup::OtherInstance;
         }
-        match self.settings.store {
-            StoreSettings::Memory => Lookup::Unknown,
-            StoreSettings::Disk(_) => Lookup::Away,
+        if self.is_durable {
+            Lookup::Away
+        } else {
+            Lookup::Unknown
         }
     }
 
     /// Lets the store know of a use, seldom: once in each stretch of time in which there is one.
     fn tell_of_use(&self, stored: &Arc<Stored>, before: Timestamp, now: Timestamp) {
-        let Some(stretch) = self.stretch else { return };
+        if !self.is_durable {
+            return;
+        }
+        let stretch = self.lifetimes.unwritten();
         if before.as_millis().checked_div(stretch) != now.as_millis().checked_div(stretch) {
             // A send fails only when the keeper is gone, and then nothing is kept any more.
             let notice = Notice::Used(Arc::clone(stored));
@@ -332,7 +355,7 @@ impl Sessions {
         let id = SessionId::random(self.store_tag)?;
         let rank = Rank {
             person: self.people.of(&new.identity),
-            ends_at: now.plus(self.settings.absolute),
+            ends_at: now.plus(self.lifetimes.absolute()),
             key: id.key(),
         };
         let contents = Contents {
@@ -343,14 +366,17 @@ impl Sessions {
             opened_at: now,
         };
         let session = Arc::new(Stored::new(rank, now, &contents));
-        let replaces = new.replaces;
-        self.ask(|answer| Command::Open {
+        let (registration, replaces) = (new.registration, new.replaces);
+        let opened = self.ask(|answer| Command::Open {
             session,
+            registration,
             replaces,
             answer,
-        })
-        .await?;
-        Ok(id)
+        });
+        match opened.await? {
+            Opened::Stored => Ok(id),
+            Opened::NoProvider => Err(OpenError::UnknownProvider),
+        }
     }
 
     /// Replaces a session's tokens, and its identity if another is given, provided that `old` still
@@ -465,7 +491,7 @@ impl Sessions {
 
     /// How long a session cookie may live at the most.
     pub fn cookie_lifetime(&self) -> Duration {
-        self.settings.absolute
+        self.lifetimes.absolute()
     }
 }
 

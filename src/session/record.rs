@@ -162,6 +162,12 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Contents> {
     })
 }
 
+/// The provider in what [`encode`] gave. The rest is left alone.
+pub(super) fn provider(bytes: &[u8]) -> Option<&str> {
+    let ((_version, provider), _rest) = postcard::take_from_bytes::<(u64, &str)>(bytes).ok()?;
+    Some(provider)
+}
+
 /// Seals a session. `None` when no nonce could be drawn.
 pub(super) fn seal(session: &Stored, keys: &KeyRing) -> Option<Vec<u8>> {
     let open = session.ends_at().as_millis().to_le_bytes();

@@ -11,10 +11,33 @@ use redb::{ReadableTable as _, TableDefinition, TableError, WriteTransaction};
 
 use crate::seal::KeyRing;
 
-/// What each provider is, by its configured name: another server or client gives another value.
-pub type Registrations = BTreeMap<Box<str>, [u8; 32]>;
+/// What a provider is: another server or client gives another value.
+pub type Registration = [u8; 32];
 
-/// Registrations by name, each sealed. Written anew at each start, so the newest key seals them.
+/// What each provider is, by its configured name.
+pub type Registrations = BTreeMap<Box<str>, Registration>;
+
+/// Whether a session that was opened under `before` counts under `after`.
+pub(super) fn counts(provider: &str, before: &Registrations, after: &Registrations) -> bool {
+    let known = before.get(provider);
+    known.is_some() && known == after.get(provider)
+}
+
+/// Tells the operator which sessions have ended with their provider.
+pub(super) fn report(ended: &BTreeMap<Box<str>, u64>) {
+    if !ended.is_empty() {
+        tracing::warn!(
+            reason = "provider_changed",
+            sessions = ended.values().sum::<u64>(),
+            providers = ?ended,
+            "Sessions have ended, because their provider is not configured any more or is another \
+             server or client now"
+        );
+    }
+}
+
+/// Registrations by name, each sealed. Written anew at each start and
+/// whenever they or the keys change, so the newest key seals them.
 const PROVIDERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("providers");
 
 /// What the file says. An entry that does not open says nothing.

@@ -18,7 +18,7 @@ use crate::token::{Authentication, Life};
 pub(super) struct Kit {
     pub(super) settings: Settings,
     pub(super) providers: Registrations,
-    keys: Vec<u8>,
+    pub(super) keys: Vec<u8>,
     pub(super) folder: tempfile::TempDir,
 }
 
@@ -60,7 +60,7 @@ impl Kit {
         self.folder.path().join("sessions.redb")
     }
 
-    pub(super) fn keys(&self) -> KeyRing {
+    pub(super) fn ring(&self) -> KeyRing {
         let path = self.folder.path().join("keys");
         let lines = self.keys.iter().map(|byte| STANDARD.encode([*byte; 32]));
         std::fs::write(&path, lines.collect::<Vec<_>>().join("\n")).unwrap();
@@ -69,11 +69,32 @@ impl Kit {
     }
 
     pub(super) fn try_start(&self, now: Timestamp) -> Result<Sessions, StartError> {
-        Sessions::start(self.settings.clone(), self.keys(), &self.providers, now)
+        Sessions::start(self.settings.clone(), self.ring(), &self.providers, now)
     }
 
     pub(super) fn start(&self, now: Timestamp) -> Sessions {
         self.try_start(now).unwrap()
+    }
+
+    /// What a keeper goes by.
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            lifetimes: Lifetimes::new(self.settings.idle, self.settings.absolute),
+            per_person: self.settings.per_person,
+            capacity: self.settings.capacity,
+            registrations: self.providers.clone(),
+        }
+    }
+
+    /// The settings of this kit, to be put in the place of others.
+    pub(super) fn reconfiguration(&self) -> Reconfiguration {
+        Reconfiguration {
+            idle: self.settings.idle,
+            absolute: self.settings.absolute,
+            per_person: self.settings.per_person,
+            keys: self.ring(),
+            registrations: self.providers.clone(),
+        }
     }
 
     /// Why it does not start, as the operator reads it.
@@ -109,6 +130,7 @@ pub(super) fn tokens(access_token: &str) -> TokenSet {
 pub(super) fn login(subject: &str) -> NewSession<'static> {
     NewSession {
         provider: "op",
+        registration: [0; 32],
         identity: person(subject),
         tokens: tokens("token-0"),
         replaces: Vec::new(),
@@ -172,6 +194,7 @@ fn everything() -> NewSession<'static> {
     };
     NewSession {
         provider: "op",
+        registration: [0; 32],
         identity: identity.with_groups(groups),
         tokens: tokens.with_authentication(Some(authentication)),
         replaces: Vec::new(),
@@ -331,6 +354,7 @@ async fn a_session_that_is_away_expires_by_its_last_use() {
 #[tokio::test]
 async fn a_session_does_not_count_where_its_provider_has_become_another_one() {
     let mut kit = Kit::disk();
+    kit.providers.insert("other".into(), [0; 32]);
     let sessions = kit.start(NOW);
     let elsewhere = NewSession {
         provider: "other",
@@ -339,7 +363,6 @@ async fn a_session_does_not_count_where_its_provider_has_become_another_one() {
     let bob = sessions.open(elsewhere, NOW).await.unwrap();
     let alice = open(&sessions, "alice", NOW).await;
     sessions.close().await.unwrap();
-    // Nothing is known of what `other` was.
     kit.providers.insert("other".into(), [1; 32]);
     let sessions = kit.start(NOW);
     assert!(live(&sessions, &alice, NOW).await && !live(&sessions, &bob, NOW).await);
@@ -424,10 +447,10 @@ async fn an_entry_that_was_put_in_anothers_place_or_changed_does_not_open() {
         open(&sessions, "bob", NOW).await,
     );
     let session = session(&sessions, &alice).await;
-    let sealed = record::seal(session.stored(), &kit.keys()).unwrap();
+    let sealed = record::seal(session.stored(), &kit.ring()).unwrap();
     let opened = |id: &SessionId, bytes: &[u8]| {
         let entry = record::Entry::new(bytes)?;
-        entry.open(&id.key(), &kit.keys())
+        entry.open(&id.key(), &kit.ring())
     };
     assert!(opened(&alice, &sealed).is_some());
     assert!(opened(&bob, &sealed).is_none());

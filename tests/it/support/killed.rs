@@ -72,6 +72,7 @@ pub(crate) fn login(person: &str, version: u64) -> NewSession<'static> {
     let refresh = format!("{person}.{version}.{}", "r".repeat(880));
     NewSession {
         provider: "main",
+        registration: [0; 32],
         identity: Identity {
             subject: Claim::new(person),
             ..Identity::nameless("https://id.example.com")

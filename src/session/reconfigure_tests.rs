@@ -1,0 +1,269 @@
+//! Other settings take effect while sessions go on.
+
+use super::super::disk::Disk;
+use super::super::disk::tests::fill;
+use std::collections::BTreeMap;
+
+use crate::session::keeper::Keeper;
+use crate::session::store::Store;
+use crate::session::tests::{Kit, NOW, found, live, login, open, session, tokens};
+use crate::session::*;
+
+/// A kit for every store, and one whose memory has no room for most of what its file holds.
+fn kits() -> Vec<Kit> {
+    let mut crowded = Kit::disk();
+    crowded.settings.capacity = 3000;
+    Kit::every().into_iter().chain([crowded]).collect()
+}
+
+fn login_at(provider: &'static str, person: &str) -> NewSession<'static> {
+    NewSession {
+        provider,
+        ..login(person)
+    }
+}
+
+fn after(seconds: u64) -> Timestamp {
+    NOW.plus(Duration::from_secs(seconds))
+}
+
+async fn open_at(sessions: &Sessions, provider: &'static str, count: usize) -> Vec<SessionId> {
+    let mut ids = Vec::new();
+    for number in 0..count {
+        let new = login_at(provider, &number.to_string());
+        ids.push(sessions.open(new, NOW).await.unwrap());
+        sessions.maintain(NOW).await.unwrap();
+    }
+    ids
+}
+
+#[tokio::test]
+async fn the_sessions_of_a_provider_that_went_or_became_another_end_and_no_others() {
+    for mut kit in kits() {
+        for provider in ["gone", "changed"] {
+            kit.providers.insert(provider.into(), [0; 32]);
+        }
+        let sessions = kit.start(NOW);
+        let stays = open_at(&sessions, "op", 12).await;
+        let gone = open_at(&sessions, "gone", 12).await;
+        let changed = open_at(&sessions, "changed", 7).await;
+        let held = session(&sessions, &changed[6]).await;
+        // What has not changed ends nothing.
+        let same = sessions.reconfigure(kit.reconfiguration(), NOW).await;
+        assert_eq!(same.unwrap(), Reconfigured::default());
+        assert_eq!(sessions.count(), 31);
+        kit.providers.remove("gone");
+        kit.providers.insert("changed".into(), [1; 32]);
+        kit.providers.insert("new".into(), [0; 32]);
+        let reconfigured = sessions.reconfigure(kit.reconfiguration(), NOW).await;
+        let ended = [("changed".into(), 7), ("gone".into(), 12)];
+        assert_eq!(reconfigured.unwrap().ended, BTreeMap::from(ended));
+        assert_eq!(sessions.count(), 12);
+        assert_eq!(held.state(), SessionState::Ended);
+        let replaced = sessions.replace(&held, tokens("token-1"), None).await;
+        assert!(matches!(replaced, Ok(Replaced::Ended)));
+        // Once more ends nothing more.
+        let again = sessions.reconfigure(kit.reconfiguration(), NOW).await;
+        assert_eq!(again.unwrap(), Reconfigured::default());
+        let mut opened = open_at(&sessions, "new", 1).await;
+        if kit.is_durable() {
+            sessions.close().await.unwrap();
+        }
+        let sessions = if kit.is_durable() {
+            kit.start(NOW)
+        } else {
+            sessions
+        };
+        opened.extend(stays);
+        for id in &opened {
+            assert!(live(&sessions, id, NOW).await);
+        }
+        for id in gone.iter().chain(&changed) {
+            assert!(matches!(found(&sessions, id, NOW).await, Lookup::Unknown));
+        }
+        assert_eq!(sessions.count(), 13);
+    }
+}
+
+/// A login that began before a reload is finished by the settings of then. What the old server says of
+/// somebody must not count as what the new one says.
+#[tokio::test]
+async fn nobody_is_signed_in_at_a_provider_that_became_another_meanwhile() {
+    for mut kit in Kit::every() {
+        let sessions = kit.start(NOW);
+        let begun = login("alice");
+        kit.providers.insert("op".into(), [1; 32]);
+        sessions
+            .reconfigure(kit.reconfiguration(), NOW)
+            .await
+            .unwrap();
+        let opened = sessions.open(begun, NOW).await;
+        assert!(matches!(opened, Err(OpenError::UnknownProvider)));
+        assert_eq!(sessions.count(), 0);
+        let registration = [1; 32];
+        let new = NewSession {
+            registration,
+            ..login("alice")
+        };
+        let id = sessions.open(new, NOW).await.unwrap();
+        assert!(live(&sessions, &id, NOW).await);
+        kit.providers.remove("op");
+        sessions
+            .reconfigure(kit.reconfiguration(), NOW)
+            .await
+            .unwrap();
+        let gone = NewSession {
+            registration,
+            ..login("alice")
+        };
+        let opened = sessions.open(gone, NOW).await;
+        assert!(matches!(opened, Err(OpenError::UnknownProvider)));
+    }
+}
+
+#[tokio::test]
+async fn c_08_a_key_that_still_seals_sessions_is_not_dropped_by_a_reload() {
+    let mut kit = Kit::disk();
+    let sessions = kit.start(NOW);
+    let (renewed, other) = (
+        open(&sessions, "renewed", NOW).await,
+        open(&sessions, "other", NOW).await,
+    );
+    let refused = async |kit: &Kit, left: usize| {
+        let refused = sessions.reconfigure(kit.reconfiguration(), NOW).await;
+        let refused = refused.unwrap_err();
+        let expected = format!("holds {left} sessions sealed with a key that is not in");
+        assert!(refused.to_string().contains(&expected), "{refused}");
+    };
+    // Nothing of what is refused takes effect.
+    kit.keys = vec![2];
+    kit.settings.idle = Duration::from_secs(1);
+    kit.settings.absolute = Duration::from_secs(1);
+    let providers = std::mem::take(&mut kit.providers);
+    refused(&kit, 2).await;
+    assert_eq!(sessions.cookie_lifetime(), Duration::from_mins(10));
+    assert!(live(&sessions, &renewed, after(59)).await);
+    kit.settings.idle = Duration::from_mins(1);
+    kit.settings.absolute = Duration::from_mins(10);
+    kit.providers = providers;
+
+    kit.keys = vec![2, 1];
+    sessions
+        .reconfigure(kit.reconfiguration(), NOW)
+        .await
+        .unwrap();
+    let old = session(&sessions, &renewed).await;
+    let replaced = sessions.replace(&old, tokens("token-1"), None).await;
+    assert!(matches!(replaced, Ok(Replaced::Stored(_))));
+    kit.keys = vec![2];
+    refused(&kit, 1).await;
+    sessions.end(&other.key()).await.unwrap();
+    sessions
+        .reconfigure(kit.reconfiguration(), NOW)
+        .await
+        .unwrap();
+    sessions.close().await.unwrap();
+    let sessions = kit.start(NOW);
+    assert!(live(&sessions, &renewed, NOW).await);
+}
+
+#[tokio::test]
+async fn in_memory_keys_come_and_go() {
+    let mut kit = Kit::memory();
+    let sessions = kit.start(NOW);
+    let id = open(&sessions, "alice", NOW).await;
+    kit.keys = vec![2];
+    sessions
+        .reconfigure(kit.reconfiguration(), NOW)
+        .await
+        .unwrap();
+    assert!(live(&sessions, &id, NOW).await);
+}
+
+#[tokio::test]
+async fn lifetimes_and_the_bound_on_a_persons_sessions_take_effect_at_once() {
+    for mut kit in Kit::every() {
+        let sessions = kit.start(NOW);
+        let (idle, used) = (
+            open(&sessions, "idle", NOW).await,
+            open(&sessions, "used", NOW).await,
+        );
+        let held = session(&sessions, &used).await;
+        assert!(live(&sessions, &used, after(50)).await);
+        // One has expired, though nobody has freed it yet. That sessions may be idle for longer now
+        // does not bring it back.
+        kit.settings.idle = Duration::from_mins(5);
+        kit.settings.absolute = Duration::from_mins(20);
+        kit.settings.per_person = 1;
+        let reconfigured = sessions.reconfigure(kit.reconfiguration(), after(70)).await;
+        assert_eq!(reconfigured.unwrap(), Reconfigured::default());
+        assert!(!live(&sessions, &idle, after(70)).await);
+        assert_eq!(sessions.count(), 1);
+        assert!(live(&sessions, &used, after(300)).await);
+        assert!(sessions.still(&held, after(300), after(329)));
+        assert_eq!(sessions.cookie_lifetime(), Duration::from_mins(20));
+        // What was opened before ends when it was to end.
+        assert!(!live(&sessions, &used, after(600)).await);
+        let (first, second) = (
+            open(&sessions, "alice", after(600)).await,
+            open(&sessions, "alice", after(600)).await,
+        );
+        assert!(!live(&sessions, &first, after(600)).await);
+        let held = session_at(&sessions, &second, after(600)).await;
+        assert_eq!(held.ends_at(), after(1800));
+        kit.settings.idle = Duration::from_secs(10);
+        sessions
+            .reconfigure(kit.reconfiguration(), after(600))
+            .await
+            .unwrap();
+        assert!(!sessions.still(&held, after(600), after(601)));
+        assert!(live(&sessions, &second, after(609)).await);
+        assert!(!live(&sessions, &second, after(619)).await);
+    }
+}
+
+async fn session_at(sessions: &Sessions, id: &SessionId, now: Timestamp) -> Arc<Session> {
+    let lookup = found(sessions, id, now).await;
+    let Lookup::Live(session) = lookup else {
+        panic!("{lookup:?}")
+    };
+    session
+}
+
+#[tokio::test]
+async fn what_cannot_be_committed_changes_nothing() {
+    let mut kit = Kit::disk();
+    let sessions = kit.start(NOW);
+    let id = open(&sessions, "alice", NOW).await;
+    sessions.close().await.unwrap();
+    let disk = Disk::open(&kit.file(), kit.ring()).unwrap();
+    let (mut keeper, _ways) = Keeper::new(Store::Disk(Box::new(disk)), kit.limits());
+    keeper.restore(&People::default(), NOW).unwrap();
+    let Store::Disk(disk) = &mut keeper.store else {
+        panic!("another store")
+    };
+    // Nothing has to be read, and nothing can be written.
+    fill(disk);
+    let unchanged = keeper.reconfigure(kit.reconfiguration(), NOW).unwrap();
+    assert_eq!(unchanged, Reconfigured::default());
+    kit.providers.insert("new".into(), [0; 32]);
+    kit.settings.per_person = 1;
+    kit.keys = vec![2, 1];
+    let refused = keeper.reconfigure(kit.reconfiguration(), NOW).unwrap_err();
+    assert!(matches!(
+        refused,
+        ReconfigureError::Store(StoreError::NotCommitted(_))
+    ));
+    assert_eq!((keeper.index.len(), keeper.per_person), (1, 3));
+    assert!(!keeper.registrations.contains_key("new"));
+    drop(keeper);
+    kit.keys = vec![1];
+    let sessions = kit.start(NOW);
+    assert!(live(&sessions, &id, NOW).await);
+    sessions.close().await.unwrap();
+    let closed = sessions.reconfigure(kit.reconfiguration(), NOW).await;
+    assert!(matches!(
+        closed,
+        Err(ReconfigureError::Store(StoreError::Closed))
+    ));
+}
