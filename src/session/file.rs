@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use redb::backends::FileBackend;
-use redb::{Database, ReadableDatabase as _, TableDefinition, TableHandle as _};
+use redb::{Database, ReadableDatabase as _, StorageBackend, TableDefinition, TableHandle as _};
 
 use super::StoreTag;
 use crate::secret::NoRandomness;
@@ -217,13 +217,25 @@ pub(super) fn open(path: &Path) -> Result<(Database, About), FileError> {
     };
     let opened = OpenOptions::new().read(true).write(true).open(path);
     let file = opened.map_err(failed)?;
+    let backend = FileBackend::new(file).map_err(|error| refused(path, error.into()))?;
+    let opened = open_with(path, backend)?;
+    // Not before it is known to be ours.
+    make_private(path).map_err(failed)?;
+    Ok(opened)
+}
+
+/// Opens what lies behind a backend, and looks whether it is a file of ours.
+pub(super) fn open_with(
+    path: &Path,
+    backend: impl StorageBackend,
+) -> Result<(Database, About), FileError> {
     // A look without the check, or without writing, is not for a file that is not known to be whole:
     // the database may panic at it.
     let look = || {
         let database = Database::builder()
             .set_cache_size(PAGE_CACHE)
             .set_check_integrity_on_open(true)
-            .create_with_backend(FileBackend::new(file)?)?;
+            .create_with_backend(backend)?;
         let transaction = database.begin_read()?;
         let ours = transaction
             .list_tables()?
@@ -259,8 +271,6 @@ pub(super) fn open(path: &Path) -> Result<(Database, About), FileError> {
                 store_tag: StoreTag::from_bytes(tag.to_be_bytes()),
                 commit: commit.unwrap_or_default(),
             };
-            // Not before it is known to be ours.
-            make_private(path).map_err(failed)?;
             Ok((database, about))
         }
         (Some(_) | None, ..) => Err(refused(path, corrupted("it does not say what it is"))),

@@ -1,0 +1,169 @@
+//! What a reload or a start will do to a file, told without touching it.
+
+use std::os::unix::fs::FileExt as _;
+
+use super::*;
+use crate::session::tests::{Kit, NOW, live, login, open};
+use crate::session::{NewSession, SessionId, Sessions};
+
+/// Two sessions of one provider and one of another.
+async fn filled(kit: &mut Kit) -> (Sessions, Vec<SessionId>) {
+    kit.providers.insert("other".into(), [0; 32]);
+    let sessions = kit.start(NOW);
+    let mut ids = vec![
+        open(&sessions, "alice", NOW).await,
+        open(&sessions, "bob", NOW).await,
+    ];
+    let other = NewSession {
+        provider: "other",
+        ..login("carol")
+    };
+    ids.push(sessions.open(other, NOW).await.unwrap());
+    (sessions, ids)
+}
+
+fn told(kit: &Kit) -> Preview {
+    preview(&kit.file(), &kit.ring(), &kit.providers, NOW).unwrap()
+}
+
+fn ends(of: &[(&str, u64)]) -> Preview {
+    Preview::Ends(
+        of.iter()
+            .map(|(name, count)| ((*name).into(), *count))
+            .collect(),
+    )
+}
+
+#[test]
+fn a_file_that_is_not_there_is_not_made_and_ends_nothing() {
+    let kit = Kit::disk();
+    assert_eq!(told(&kit), ends(&[]));
+    assert!(!kit.file().exists());
+    std::fs::write(kit.file(), b"").unwrap();
+    assert_eq!(told(&kit), ends(&[]));
+    std::fs::write(kit.file(), b"SQLite format 3\0").unwrap();
+    let refused = preview(&kit.file(), &kit.ring(), &kit.providers, NOW);
+    assert!(matches!(refused, Err(FileError::Foreign(_))));
+}
+
+#[tokio::test]
+async fn what_ends_is_told_of_a_file_in_use_of_one_that_a_crash_left_and_of_one_that_was_closed() {
+    let mut kit = Kit::disk();
+    let (sessions, ids) = filled(&mut kit).await;
+    let crashed = kit.folder.path().join("crashed");
+    std::fs::copy(kit.file(), &crashed).unwrap();
+    let registered = kit.providers.clone();
+    let cases = [
+        ("op", None, ends(&[("op", 2)])),
+        ("other", Some([1; 32]), ends(&[("other", 1)])),
+        ("third", Some([1; 32]), ends(&[])),
+    ];
+    for is_open in [true, false] {
+        for (name, registration, expected) in &cases {
+            kit.providers.clone_from(&registered);
+            match registration {
+                Some(registration) => kit.providers.insert((*name).into(), *registration),
+                None => kit.providers.remove(*name),
+            };
+            let before = std::fs::read(kit.file()).unwrap();
+            assert_eq!(told(&kit), *expected);
+            let preview = preview(&crashed, &kit.ring(), &kit.providers, NOW);
+            assert_eq!(preview.unwrap(), *expected);
+            assert!(before == std::fs::read(kit.file()).unwrap());
+        }
+        kit.providers.clone_from(&registered);
+        if is_open {
+            // The process goes on with its file.
+            sessions.end(&ids[1].key()).await.unwrap();
+            let sessions = &sessions;
+            open(sessions, "dave", NOW).await;
+            sessions.close().await.unwrap();
+        }
+    }
+    let sessions = kit.start(NOW);
+    assert!(live(&sessions, &ids[0], NOW).await && live(&sessions, &ids[2], NOW).await);
+    assert_eq!(sessions.count(), 3);
+}
+
+#[tokio::test]
+async fn a_key_that_still_seals_sessions_is_missed() {
+    let mut kit = Kit::disk();
+    let (sessions, _) = filled(&mut kit).await;
+    kit.keys = vec![2, 1];
+    assert_eq!(told(&kit), ends(&[]));
+    kit.keys = vec![2];
+    let refused = preview(&kit.file(), &kit.ring(), &kit.providers, NOW);
+    assert!(matches!(
+        refused,
+        Err(FileError::UnknownKey { sessions: 3, .. })
+    ));
+    drop(sessions);
+    // They have all expired.
+    let later = NOW.plus(kit.settings.absolute);
+    let told = preview(&kit.file(), &kit.ring(), &kit.providers, later);
+    assert_eq!(told.unwrap(), ends(&[]));
+}
+
+#[tokio::test]
+async fn nothing_is_told_of_a_file_that_changes_while_it_is_read() {
+    let mut kit = Kit::disk();
+    let (sessions, _) = filled(&mut kit).await;
+    let snapshot = Snapshot::new(File::open(kit.file()).unwrap()).unwrap();
+    let has_changed = Arc::clone(&snapshot.has_changed);
+    let mut page = [0; 64];
+    StorageBackend::read(&snapshot, 4096, &mut page).unwrap();
+    open(&sessions, "dave", NOW).await;
+    assert!(StorageBackend::read(&snapshot, 4096, &mut page).is_err());
+    let of = (&kit.providers, NOW);
+    assert!(look(&kit.file(), snapshot, &kit.ring(), of).is_err());
+    assert!(has_changed.load(Ordering::Relaxed));
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_refused_without_a_panic() {
+    let mut kit = Kit::disk();
+    let (sessions, _) = filled(&mut kit).await;
+    sessions.close().await.unwrap();
+    kit.providers.remove("op");
+    let length = std::fs::metadata(kit.file()).unwrap().len();
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(kit.file())
+        .unwrap();
+    let mut refused = 0;
+    let step = usize::try_from(length / 150).unwrap().max(1);
+    for position in (0..400).step_by(7).chain((400..length).step_by(step)) {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, position).unwrap();
+        file.write_all_at(&[byte[0] ^ 0x55], position).unwrap();
+        match preview(&kit.file(), &kit.ring(), &kit.providers, NOW) {
+            Ok(told) => assert_eq!(told, ends(&[("op", 2)]), "byte {position}"),
+            Err(_) => refused += 1,
+        }
+        file.write_all_at(&byte, position).unwrap();
+    }
+    assert!(refused > 20, "{refused}");
+    assert_eq!(told(&kit), ends(&[("op", 2)]));
+}
+
+#[test]
+fn what_is_written_to_a_snapshot_is_read_there_and_nowhere_else() {
+    let kit = Kit::disk();
+    std::fs::write(kit.file(), b"0123456789").unwrap();
+    let snapshot = Snapshot::new(File::open(kit.file()).unwrap()).unwrap();
+    let read = |offset: u64, length: usize| {
+        let mut out = vec![b'-'; length];
+        StorageBackend::read(&snapshot, offset, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    };
+    snapshot.write(2, b"abcd").unwrap();
+    snapshot.write(5, b"XY").unwrap();
+    assert_eq!(read(0, 10), "01abcXY789");
+    assert_eq!(read(4, 2), "cX");
+    snapshot.set_len(6).unwrap();
+    assert!(StorageBackend::read(&snapshot, 0, &mut [0; 7]).is_err());
+    snapshot.set_len(12).unwrap();
+    assert_eq!(read(0, 12), "01abcX\0\0\0\0\0\0");
+    assert_eq!(std::fs::read(kit.file()).unwrap(), b"0123456789");
+}
