@@ -25,7 +25,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use divan::Bencher;
 use http::{HeaderMap, HeaderValue, Request};
 use sidegate::clock::{Clock, Timestamp};
-use sidegate::config::{Config, Flags, Variables};
+use sidegate::config::{Config, Opened, Source};
 use sidegate::fields::{self, Owned, cookie as cookies};
 use sidegate::identity::{Claim, Identity};
 use sidegate::login::{self, Before, Callback, Completion, Login, PublicUrl, ReturnTo, Start};
@@ -227,7 +227,7 @@ fn config(port: u16, more: &str, folder: &tempfile::TempDir) -> Config {
     let path = folder.join("sidegate.toml");
     fs::write(&path, settings).expect("a written file");
     let clock = Clock::system();
-    Config::load(&path, Variables::Ignore, &Flags::default(), &clock).expect("good settings")
+    Config::load(&Source::file(path), &Opened::default(), &clock).expect("good settings")
 }
 
 /// The code flow, and the origin that is asked.

@@ -8,9 +8,9 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use sidegate::clock::Clock;
-use sidegate::config::{Config, Flags, Variables};
+use sidegate::config::{Config, Flags, Opened, Source, Variables};
 use sidegate::demo;
-use sidegate::instance::Instance;
+use sidegate::instance::{Changed, Instance};
 use sidegate::telemetry::{self, chain};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -124,20 +124,30 @@ fn main() -> ExitCode {
     }
 }
 
-fn load(settings: &Settings, clock: &Clock) -> Result<Config, ExitCode> {
-    let flags = Flags {
-        listen: settings.listen.clone(),
-        log_level: settings.log_level.clone(),
-        log_format: settings.log_format.clone(),
-    };
-    Config::load(&settings.config, Variables::Read, &flags, clock).map_err(|problems| {
+impl Settings {
+    fn source(&self) -> Source {
+        Source {
+            path: self.config.clone(),
+            text: None,
+            variables: Variables::Read,
+            flags: Flags {
+                listen: self.listen.clone(),
+                log_level: self.log_level.clone(),
+                log_format: self.log_format.clone(),
+            },
+        }
+    }
+}
+
+fn load(source: &Source, clock: &Clock) -> Result<Config, ExitCode> {
+    Config::load(source, &Opened::default(), clock).map_err(|problems| {
         complain(&problems.to_string());
         ExitCode::from(CONFIG)
     })
 }
 
 fn check(settings: &Settings) -> ExitCode {
-    match load(settings, &Clock::system()) {
+    match load(&settings.source(), &Clock::system()) {
         Err(code) => code,
         Ok(config) => {
             for warning in &config.warnings {
@@ -157,7 +167,8 @@ fn check(settings: &Settings) -> ExitCode {
 
 fn run(settings: &Settings) -> ExitCode {
     let clock = Clock::system();
-    let config = match load(settings, &clock) {
+    let source = settings.source();
+    let config = match load(&source, &clock) {
         Ok(config) => config,
         Err(code) => return code,
     };
@@ -181,11 +192,11 @@ fn until_signal(start: impl FnOnce() -> Result<Instance, String>) -> ExitCode {
             Ok(signals) => signals,
             Err(error) => return fail(&format!("cannot listen for signals: {error}")),
         };
-        let instance = match start() {
+        let mut instance = match start() {
             Ok(instance) => instance,
             Err(error) => return fail(&error),
         };
-        signals.next().await;
+        signals.serve(&mut instance).await;
         tokio::select! {
             drained = instance.drain() => match drained.lost {
                 0 => ExitCode::SUCCESS,
@@ -199,18 +210,36 @@ fn until_signal(start: impl FnOnce() -> Result<Instance, String>) -> ExitCode {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     fn listen() -> std::io::Result<Self> {
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
+        let hangup = signal(SignalKind::hangup())?;
         Ok(Self {
             terminate,
             interrupt,
+            hangup,
         })
     }
 
+    /// Serves until a signal to stop. SIGHUP and replaced files put other settings in force.
+    async fn serve(&mut self, instance: &mut Instance) {
+        loop {
+            let changed = tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => Changed::Settings,
+                changed = instance.changed() => changed,
+            };
+            // What came of it is in the log.
+            drop(instance.reload(changed).await);
+        }
+    }
+
+    /// Waits for a signal to stop.
     async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}

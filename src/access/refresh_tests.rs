@@ -24,6 +24,10 @@ pub(in crate::access) const NOW: Timestamp = Timestamp::from_millis(1_800_000_00
 /// How long requests wait here.
 const PATIENCE: Duration = Duration::from_mins(1);
 
+fn patience_ends() -> Instant {
+    Instant::now().checked_add(PATIENCE).unwrap()
+}
+
 /// Sessions in memory, and a refresher that knows no provider.
 pub(in crate::access) struct Kit {
     clock: Clock,
@@ -212,7 +216,7 @@ async fn g_14_a_refresh_that_panics_tells_who_waits_and_holds_up_nobody() {
         let used = session.tokens().refresh_token().unwrap();
         assert_eq!(kit.refresher.unstored.keep(used, refreshed()), Kept::Yes);
         let seats = [(); 20].map(|()| kit.refresher.join(session, NOW, PATIENCE).unwrap());
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = patience_ends();
         for seat in seats {
             let end = seated(seat, deadline).await;
             if Arc::ptr_eq(session, &other) {
@@ -264,7 +268,7 @@ impl Kit {
         };
         if session.tokens().is_expired(now) {
             let seat = self.refresher.join(&session, now, PATIENCE).unwrap();
-            match seated(seat, Instant::now() + PATIENCE).await {
+            match seated(seat, patience_ends()).await {
                 Ok(Outcome::Renewed(newest)) => session = newest,
                 end => panic!("{end:?}"),
             }
@@ -379,7 +383,7 @@ async fn g_06_what_could_not_be_stored_goes_with_its_session() {
     assert_eq!(kit.refresher.unstored.keep(used, refreshed()), Kept::Yes);
     kit.sessions.end(session.key()).await.unwrap();
     let seat = kit.refresher.join(&session, NOW, PATIENCE).unwrap();
-    let end = seated(seat, Instant::now() + PATIENCE).await;
+    let end = seated(seat, patience_ends()).await;
     assert!(matches!(end, Ok(Outcome::Ended)), "{end:?}");
     assert!(!kit.refresher.unstored.holds(used));
 }

@@ -2,7 +2,8 @@
 //! operator wrote of each provider its profile.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use figment::value::{Dict, Map, Value};
@@ -38,14 +39,49 @@ pub struct Flags {
     pub log_format: Option<String>,
 }
 
-/// All layers, the strongest last.
-pub(super) fn merged(path: &Path, variables: Variables, flags: &Flags) -> Figment {
-    let settings = Figment::from(Toml::string(DEFAULTS)).merge(Toml::file_exact(path));
-    let settings = match variables {
-        Variables::Read => settings.merge(Env::prefixed(VARIABLES).split("__")),
-        Variables::Ignore => settings,
-    };
-    with_profiles(settings.merge(flags.layer()))
+/// Where settings come from. The same source is read again by each reload.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The settings file.
+    pub path: PathBuf,
+    /// What the file held once, to be read in its place.
+    pub text: Option<Arc<str>>,
+    /// Whether the process's variables count.
+    pub variables: Variables,
+    /// What the command line sets.
+    pub flags: Flags,
+}
+
+impl Source {
+    /// A file alone.
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            text: None,
+            variables: Variables::Ignore,
+            flags: Flags::default(),
+        }
+    }
+
+    /// All layers, the strongest last. `text` is what the file holds: it was read once, so that a
+    /// file which is being written is not looked at twice.
+    pub(super) fn layers(&self, text: &str) -> Figment {
+        let file = Layer {
+            metadata: Metadata::from("TOML file", &*self.path),
+            // That it is TOML was checked before.
+            values: Toml::string(text)
+                .data()
+                .ok()
+                .and_then(|mut values| values.remove(&Profile::Default))
+                .unwrap_or_default(),
+        };
+        let settings = Figment::from(Toml::string(DEFAULTS)).merge(file);
+        let settings = match self.variables {
+            Variables::Read => settings.merge(Env::prefixed(VARIABLES).split("__")),
+            Variables::Ignore => settings,
+        };
+        with_profiles(settings.merge(self.flags.layer()))
+    }
 }
 
 impl Flags {
@@ -62,7 +98,7 @@ impl Flags {
             merged.merge(Serialized::default(key, value))
         });
         Layer {
-            name: "command line".to_owned(),
+            metadata: Metadata::named("command line"),
             values: merged.extract().unwrap_or_default(),
         }
     }
@@ -70,13 +106,13 @@ impl Flags {
 
 /// Values with the name of where they come from, for whoever has to mend them.
 struct Layer {
-    name: String,
+    metadata: Metadata,
     values: Dict,
 }
 
 impl Provider for Layer {
     fn metadata(&self) -> Metadata {
-        Metadata::named(self.name.clone())
+        self.metadata.clone()
     }
 
     fn data(&self) -> figment::Result<Map<Profile, Dict>> {
@@ -107,7 +143,7 @@ fn with_profiles(settings: Figment) -> Figment {
                 .unwrap_or_default();
             let below = Dict::from([(name, Value::from(values))]);
             settings.join(Layer {
-                name: "its profile".to_owned(),
+                metadata: Metadata::named("its profile"),
                 values: Dict::from([("providers".to_owned(), Value::from(below))]),
             })
         })

@@ -103,7 +103,7 @@ pub(super) fn acceptor(
             return None;
         }
     };
-    match Acceptor::load(ServerIdentity { certificate, key }, clock.clone()) {
+    match Acceptor::load(&ServerIdentity { certificate, key }, clock.clone()) {
         Ok(acceptor) => Some(acceptor),
         Err(error) => {
             reader.note("server.certificate_file", chain(&error));

@@ -4,11 +4,13 @@
 //! what the settings name (secrets, keys, certificates), so that a [`Config`] that exists can be
 //! run. No room below knows this one; each exports its own validated settings.
 
+mod fixed;
 mod layers;
 mod listening;
 mod problem;
 mod routing;
 mod section;
+mod watch;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -21,11 +23,14 @@ use figment::providers::{Format as _, Toml};
 use figment::value::{Dict, Value};
 use serde::Deserialize;
 
-pub use self::layers::{Flags, Variables};
+pub use self::fixed::Fixed;
+pub use self::layers::{Flags, Source, Variables};
 use self::listening::{Bounded, ServerSection, acceptor, check_transport};
 pub use self::problem::{Problem, Problems};
+pub use self::routing::Upstreams;
 use self::routing::{check_hosts, check_open, routes, unnamed_providers, upstreams};
 use self::section::Reader;
+pub use self::watch::{Look, Watch};
 use crate::access::RouteTable;
 use crate::clock::Clock;
 use crate::fields::forwarded::TrustedPeers;
@@ -55,8 +60,14 @@ pub struct Config {
     pub operations: Option<SocketAddr>,
     /// Sessions, and the keys that seal those on disk.
     pub session: (session::Settings, KeyRing),
-    /// Whether the keys are random ones that end with this process.
-    pub random_keys: bool,
+    /// What only a restart changes.
+    pub fixed: Fixed,
+    /// Whether the settings are read again when their file was replaced.
+    pub watch: bool,
+    /// The file with the keys of logins and of sessions on disk.
+    pub key_file: Option<PathBuf>,
+    /// Where the settings come from, with what their file held.
+    pub source: Source,
     /// What a reload replaces.
     pub site: SiteConfig,
     /// What is odd but not wrong.
@@ -74,8 +85,21 @@ pub struct SiteConfig {
     pub routes: RouteTable,
     /// Providers by name.
     pub providers: Arc<Providers>,
+    /// Upstreams by name.
+    pub upstreams: Upstreams,
     /// How long a request waits for a session that has to be refreshed or fetched first.
     pub patience: Duration,
+}
+
+/// What a running gateway has open. A reload takes over what its settings leave as it is.
+#[derive(Clone, Debug, Default)]
+pub struct Opened {
+    /// Providers by name.
+    pub providers: Arc<Providers>,
+    /// Upstreams by name.
+    pub upstreams: Upstreams,
+    /// The random keys of logins, where no file of keys is set.
+    pub random_keys: Option<Arc<KeyRing>>,
 }
 
 #[derive(Deserialize)]
@@ -93,8 +117,9 @@ struct LoginSection {
 }
 
 /// The names that may stand at the top of a settings file.
-const SECTIONS: [&str; 10] = [
+const SECTIONS: [&str; 11] = [
     "public_url",
+    "watch",
     "server",
     "operations",
     "session",
@@ -107,31 +132,47 @@ const SECTIONS: [&str; 10] = [
 ];
 
 impl Config {
-    /// Reads the settings at `path`, the process's variables if wanted, and `flags`.
+    /// Reads the settings, and opens what they name. What `opened` has of that is taken over where
+    /// the settings leave it as it is; a gateway that starts has nothing open.
     ///
     /// # Errors
     ///
     /// [`Problems`]: all that are found, each with its key and source.
-    pub fn load(
-        path: &Path,
-        variables: Variables,
-        flags: &Flags,
-        clock: &Clock,
-    ) -> Result<Self, Problems> {
-        let file = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) => return Err(Problems::one(path, format!("cannot be read: {error}"))),
+    pub fn load(source: &Source, opened: &Opened, clock: &Clock) -> Result<Self, Problems> {
+        let path = &source.path;
+        let text = match &source.text {
+            Some(text) => Arc::clone(text),
+            None => match std::fs::read_to_string(path) {
+                Ok(text) => Arc::from(text),
+                Err(error) => return Err(Problems::one(path, format!("cannot be read: {error}"))),
+            },
         };
         // Figment reports syntax without the file's name when it is given the text alone.
-        if let Err(error) = Figment::from(Toml::string(&file)).extract::<Dict>() {
+        if let Err(error) = Figment::from(Toml::string(&text)).extract::<Dict>() {
             return Err(Problems::one(path, error.to_string()));
         }
-        let settings = layers::merged(path, variables, flags);
+        let settings = source.layers(&text);
         let mut reader = Reader::new(&settings, layers::defaults());
-        let config = build(&settings, &mut reader, clock);
+        let read = Source {
+            text: Some(text),
+            ..source.clone()
+        };
+        let config = build((read, &settings), opened, &mut reader, clock);
         match config {
             Some(config) if reader.problems.is_empty() => Ok(config),
             _ => Err(Problems(reader.problems)),
+        }
+    }
+}
+
+impl Config {
+    /// What a later reload may take over.
+    pub fn opened(&self) -> Opened {
+        let random = self.key_file.is_none();
+        Opened {
+            providers: Arc::clone(&self.site.providers),
+            upstreams: self.site.upstreams.clone(),
+            random_keys: random.then(|| Arc::clone(&self.site.login.1)),
         }
     }
 }
@@ -147,52 +188,54 @@ impl Problems {
     }
 }
 
-fn build(settings: &Figment, reader: &mut Reader<'_>, clock: &Clock) -> Option<Config> {
+fn build(
+    (source, settings): (Source, &Figment),
+    opened: &Opened,
+    reader: &mut Reader<'_>,
+    clock: &Clock,
+) -> Option<Config> {
     check_names(settings, reader);
     let public_urls = public_urls(settings, reader);
     let server: Option<ServerSection> = reader.read("server");
     let operations: Option<OperationsSection> = reader.read("operations");
     let session: Option<session::Settings> = reader.read("session");
     let login: Option<LoginSection> = reader.read("login");
-    let keys = keys(login.as_ref(), session.as_ref(), reader);
+    let keys = keys(login.as_ref(), session.as_ref(), opened, reader);
     let assertions: Option<AssertionNames> = reader.read("assertions");
     let log = reader.read("log");
+    let watch: Option<bool> = reader.read("watch");
     let Written {
         providers,
         names,
         open,
-    } = providers(settings, reader);
-    let upstreams = upstreams(settings, reader);
+    } = providers(settings, &opened.providers, reader);
+    let upstreams = upstreams(settings, &opened.upstreams, reader);
     let routes = routes(settings, reader, &upstreams, &names);
     if let Some(routes) = &routes {
         check_open(routes, &open, reader);
     }
-
-    let tls = server
-        .as_ref()
-        .and_then(|server| acceptor(server, reader, clock));
-    if let Some(server) = &server {
-        check_transport(server, reader);
-        let operations = operations.as_ref().and_then(|section| section.listen);
-        if operations.is_some_and(|operations| overlap(operations, server.listen)) {
-            let reason = "is the public address (server.listen), or takes all of its port";
-            reader.note("operations.listen", reason);
-        }
-    }
+    let tls = tls(server.as_ref(), operations.as_ref(), reader, clock);
     if let (Some(urls), Some(routes)) = (&public_urls, &routes) {
         check_hosts(urls, routes, reader);
     }
-    let (login, (login_keys, session_keys)) = (login?, keys?);
+    let (login, keys) = (login?, keys?);
     let login_settings = login_settings(&login, &names, reader);
     let (server, session, routes) = (server?, session?, routes?);
     let assertions = assertions?;
     let mut warnings = layers::odd_variables(settings);
     warnings.extend(unnamed_providers(&routes, &assertions));
-    let gateway = gateway::Settings {
-        public_urls: public_urls?,
-        trusted: TrustedPeers::new(server.trusted_proxies.iter().map(|network| network.0)),
-        assertions,
-        body_bytes: server.body_mib.saturating_mul(1024 * 1024),
+    let site = SiteConfig {
+        gateway: gateway::Settings {
+            public_urls: public_urls?,
+            trusted: TrustedPeers::new(server.trusted_proxies.iter().map(|network| network.0)),
+            assertions,
+            body_bytes: server.body_mib.saturating_mul(1024 * 1024),
+        },
+        login: (login_settings, keys.logins),
+        routes,
+        providers: Arc::new(providers),
+        upstreams: routing::opened(upstreams),
+        patience: session.refresh_wait,
     };
     Some(Config {
         log: log?,
@@ -201,17 +244,32 @@ fn build(settings: &Figment, reader: &mut Reader<'_>, clock: &Clock) -> Option<C
         server: server.connections(),
         workers: server.workers(),
         operations: operations?.listen,
-        random_keys: login.state_key_file.is_none(),
-        site: SiteConfig {
-            gateway,
-            login: (login_settings, Arc::new(login_keys)),
-            routes,
-            providers: Arc::new(providers),
-            patience: session.refresh_wait,
-        },
-        session: (session, session_keys),
+        fixed: Fixed::of(settings),
+        watch: watch?,
+        key_file: login.state_key_file,
+        source,
+        site,
+        session: (session, keys.sessions),
         warnings,
     })
+}
+
+/// Our certificate, if TLS ends here. Notes what is wrong with the listening addresses.
+fn tls(
+    server: Option<&ServerSection>,
+    operations: Option<&OperationsSection>,
+    reader: &mut Reader<'_>,
+    clock: &Clock,
+) -> Option<Acceptor> {
+    let server = server?;
+    let acceptor = acceptor(server, reader, clock);
+    check_transport(server, reader);
+    let operations = operations.and_then(|section| section.listen);
+    if operations.is_some_and(|operations| overlap(operations, server.listen)) {
+        let reason = "is the public address (server.listen), or takes all of its port";
+        reader.note("operations.listen", reason);
+    }
+    acceptor
 }
 
 /// Whether both addresses cannot be listened on at once.
@@ -273,39 +331,13 @@ struct Written {
 }
 
 /// Opens the providers.
-fn providers(settings: &Figment, reader: &mut Reader<'_>) -> Written {
+fn providers(settings: &Figment, opened: &Providers, reader: &mut Reader<'_>) -> Written {
     let entries = entries(settings, reader, "providers", "provider");
     let names = entries.keys().cloned().collect();
     let (mut providers, mut open) = (Providers::new(), Vec::new());
     for (name, value) in entries {
         let key = format!("providers.{name}");
-        let profile = value
-            .find_ref("profile")
-            .and_then(Value::as_str)
-            .map(str::to_owned);
-        match profile.as_deref() {
-            None => {
-                reader.note(
-                    &key,
-                    format!("`profile` is missing; one of {}", known_profiles()),
-                );
-                continue;
-            }
-            Some(profile) if profile::find(profile).is_none() => {
-                let reason = format!("`{profile}` is not a profile; one of {}", known_profiles());
-                reader.note(&format!("{key}.profile"), reason);
-                continue;
-            }
-            Some(_) => {}
-        }
-        if !name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
-        {
-            reader.note(
-                &key,
-                "a provider's name has letters, digits, `-` and `_` only",
-            );
+        if !names_a_profile(&key, &value, reader) || !is_name(&key, &name, reader) {
             continue;
         }
         let noted = reader.problems.len();
@@ -322,7 +354,11 @@ fn providers(settings: &Figment, reader: &mut Reader<'_>) -> Written {
         }
         match Provider::new(&name, &settings) {
             Ok(provider) => {
-                providers.insert(name.into(), Arc::new(provider));
+                let provider = match opened.get(&*name) {
+                    Some(before) => provider.replacing(before),
+                    None => Arc::new(provider),
+                };
+                providers.insert(name.into(), provider);
             }
             Err(error) => reader.note(&key, chain(&error)),
         }
@@ -332,6 +368,33 @@ fn providers(settings: &Figment, reader: &mut Reader<'_>) -> Written {
         names,
         open,
     }
+}
+
+/// Whether a provider's section names a profile that there is. Notes what is wrong.
+fn names_a_profile(key: &str, section: &Value, reader: &mut Reader<'_>) -> bool {
+    let named = section.find_ref("profile").and_then(Value::as_str);
+    let Some(named) = named else {
+        let reason = format!("`profile` is missing; one of {}", known_profiles());
+        reader.note(key, reason);
+        return false;
+    };
+    let is_known = profile::find(named).is_some();
+    if !is_known {
+        let reason = format!("`{named}` is not a profile; one of {}", known_profiles());
+        reader.note(&format!("{key}.profile"), reason);
+    }
+    is_known
+}
+
+/// Whether a provider may be called so. Notes what is wrong.
+fn is_name(key: &str, name: &str, reader: &mut Reader<'_>) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    let is_name = name.bytes().all(allowed);
+    if !is_name {
+        let reason = "a provider's name has letters, digits, `-` and `_` only";
+        reader.note(key, reason);
+    }
+    is_name
 }
 
 /// Notes every file that a provider names and that cannot be read.
@@ -380,12 +443,19 @@ fn login_settings(
     }
 }
 
-/// The keys that seal logins under way, and those that seal sessions.
+/// What seals values that leave the process's memory.
+struct SealingKeys {
+    logins: Arc<KeyRing>,
+    sessions: KeyRing,
+}
+
+/// Reads the keys. Without a file of them, logins that are under way keep their random keys.
 fn keys(
     section: Option<&LoginSection>,
     session: Option<&session::Settings>,
+    opened: &Opened,
     reader: &mut Reader<'_>,
-) -> Option<(KeyRing, KeyRing)> {
+) -> Option<SealingKeys> {
     let section = section?;
     if let Some(session) = session {
         check_store(session, section, reader);
@@ -396,10 +466,12 @@ fn keys(
     };
     let rings = keys.and_then(|keys| {
         let rings = (keys.ring(Purpose::Logins), keys.ring(Purpose::Sessions));
-        Ok((
-            rings.0.map_err(|error| chain(&error))?,
-            rings.1.map_err(|error| chain(&error))?,
-        ))
+        let sessions = rings.1.map_err(|error| chain(&error))?;
+        let logins = rings.0.map_err(|error| chain(&error))?;
+        let random = opened.random_keys.as_ref();
+        let kept = random.filter(|_random| section.state_key_file.is_none());
+        let logins = kept.map_or_else(|| Arc::new(logins), Arc::clone);
+        Ok(SealingKeys { logins, sessions })
     });
     rings
         .map_err(|reason| reader.note("login.state_key_file", reason))

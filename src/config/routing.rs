@@ -14,18 +14,29 @@ use crate::telemetry::chain;
 use crate::upstream::{self, AssertionNames, Upstream};
 
 /// Upstreams by name.
-pub(super) type Upstreams = BTreeMap<Box<str>, Option<Arc<Upstream>>>;
+pub type Upstreams = BTreeMap<Box<str>, Arc<Upstream>>;
 
-/// Opens the upstreams; `None` for those that have a problem of their own.
-pub(super) fn upstreams(settings: &Figment, reader: &mut Reader<'_>) -> Upstreams {
+/// The upstreams that are written, by name; `None` for those that have a problem of their own.
+pub(super) type WrittenUpstreams = BTreeMap<Box<str>, Option<Arc<Upstream>>>;
+
+/// Opens the upstreams. Those among `before` whose settings are the same are taken over, with their
+/// connections.
+pub(super) fn upstreams(
+    settings: &Figment,
+    before: &Upstreams,
+    reader: &mut Reader<'_>,
+) -> WrittenUpstreams {
     let entries = entries(settings, reader, "upstreams", "upstream");
-    let mut upstreams = Upstreams::new();
+    let mut upstreams = WrittenUpstreams::new();
     for (name, value) in entries {
         let key = format!("upstreams.{name}");
         let opened = reader
             .read_value::<upstream::Settings>(&key, value)
             .and_then(|settings| match Upstream::new(&name, &settings) {
-                Ok(upstream) => Some(Arc::new(upstream)),
+                Ok(upstream) => Some(match before.get(&*name) {
+                    Some(before) if before.settings() == &settings => Arc::clone(before),
+                    Some(_) | None => Arc::new(upstream),
+                }),
                 Err(error) => {
                     reader.note(&format!("{key}.ca_file"), chain(&error));
                     None
@@ -36,11 +47,19 @@ pub(super) fn upstreams(settings: &Figment, reader: &mut Reader<'_>) -> Upstream
     upstreams
 }
 
+/// Those that have no problem.
+pub(super) fn opened(upstreams: WrittenUpstreams) -> Upstreams {
+    let opened = upstreams.into_iter();
+    opened
+        .filter_map(|(name, upstream)| Some((name, upstream?)))
+        .collect()
+}
+
 /// The route table. Without routes everything is for signed-in people.
 pub(super) fn routes(
     settings: &Figment,
     reader: &mut Reader<'_>,
-    upstreams: &Upstreams,
+    upstreams: &WrittenUpstreams,
     providers: &[String],
 ) -> Option<RouteTable> {
     let written = match settings.find_value("routes") {
@@ -61,10 +80,7 @@ pub(super) fn routes(
     if count == 0 {
         routes.push((0, RouteSettings::default()));
     }
-    let opened: BTreeMap<Box<str>, Arc<Upstream>> = upstreams
-        .iter()
-        .filter_map(|(name, upstream)| Some((name.clone(), Arc::clone(upstream.as_ref()?))))
-        .collect();
+    let opened = opened(upstreams.clone());
     let names: Vec<&str> = providers.iter().map(String::as_str).collect();
     match RouteTable::new(routes, &opened, &names) {
         Ok(table) => complete.then_some(table),
@@ -82,7 +98,7 @@ fn note_route(
     reader: &mut Reader<'_>,
     index: usize,
     error: &RouteError,
-    (upstreams, providers): (&Upstreams, &[&str]),
+    (upstreams, providers): (&WrittenUpstreams, &[&str]),
 ) {
     let key = match error {
         RouteError::UnknownUpstream(name) if upstreams.contains_key(name) => return,

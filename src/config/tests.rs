@@ -29,12 +29,7 @@ impl Written {
 
     pub(super) fn load(&self) -> Result<Config, Problems> {
         let path = self.folder.path().join("sidegate.toml");
-        Config::load(
-            &path,
-            Variables::Ignore,
-            &Flags::default(),
-            &Clock::system(),
-        )
+        Config::load(&Source::file(path), &Opened::default(), &Clock::system())
     }
 
     /// The keys that have a problem, in the order they are named.
@@ -74,7 +69,7 @@ fn x_08_a_file_with_provider_client_and_upstream_protects_everything() {
     assert_eq!(routes[0].prefix(), "/");
     assert!(routes[0].providers().eq(["main"]));
     assert!(!routes[0].is_public());
-    assert!(config.random_keys);
+    assert!(config.key_file.is_none());
 }
 
 #[test]
@@ -295,13 +290,8 @@ fn a_file_that_is_not_toml_is_named() {
     let problems = Written::new("public_url = ").load().unwrap_err();
     assert_eq!(problems.0.len(), 1);
     assert!(problems.to_string().contains("sidegate.toml"), "{problems}");
-    let nowhere = Path::new("/nowhere/sidegate.toml");
-    let absent = Config::load(
-        nowhere,
-        Variables::Ignore,
-        &Flags::default(),
-        &Clock::system(),
-    );
+    let nowhere = Source::file("/nowhere/sidegate.toml");
+    let absent = Config::load(&nowhere, &Opened::default(), &Clock::system());
     assert!(absent.unwrap_err().to_string().contains("cannot be read"));
 }
 
@@ -313,7 +303,11 @@ fn a_flag_wins_over_the_file() {
         listen: Some("127.0.0.1:2".to_owned()),
         ..Flags::default()
     };
-    let config = Config::load(&path, Variables::Ignore, &flags, &Clock::system()).unwrap();
+    let source = Source {
+        flags,
+        ..Source::file(path)
+    };
+    let config = Config::load(&source, &Opened::default(), &Clock::system()).unwrap();
     assert_eq!(config.listen.port(), 2);
 }
 
@@ -322,7 +316,9 @@ fn bare(profile: &str) -> provider::Settings {
     let text = format!("[providers.main]\nprofile = \"{profile}\"\nclient_id = \"me\"\n");
     let written = Written::new(&text);
     let path = written.folder.path().join("sidegate.toml");
-    layers::merged(&path, Variables::Ignore, &Flags::default())
+    let text = std::fs::read_to_string(&path).unwrap();
+    Source::file(path)
+        .layers(&text)
         .extract_inner("providers.main")
         .unwrap()
 }
@@ -385,7 +381,8 @@ fn the_examples_in_the_documents_have_keys_that_are_known() {
             let block = block.split("```").next().unwrap();
             let written = Written::new(block);
             let path = written.folder.path().join("sidegate.toml");
-            let merged = layers::merged(&path, Variables::Ignore, &Flags::default());
+            let text = std::fs::read_to_string(&path).unwrap();
+            let merged = Source::file(path).layers(&text);
             let session = merged.extract_inner::<session::Settings>("session");
             let login = merged.extract_inner::<LoginSection>("login");
             assert!(session.is_ok() && login.is_ok(), "{block}");

@@ -16,7 +16,7 @@ use crate::login::{Login, OWN_PREFIX, PublicUrl};
 use crate::provider::Providers;
 use crate::session::Sessions;
 use crate::target::Prefix;
-use crate::telemetry::{Metrics, RequestCounters};
+use crate::telemetry::{Counted, Metrics, RequestCounters};
 
 /// What a [`Site`] is made from.
 #[derive(Debug)]
@@ -56,6 +56,7 @@ pub struct Site {
     owned: Owned,
     own: Prefix,
     counters: RequestCounters,
+    _counted: Counted,
 }
 
 impl Site {
@@ -71,6 +72,7 @@ impl Site {
             // nothing would be forwarded.
             own: Prefix::parse(OWN_PREFIX).unwrap_or_default(),
             counters,
+            _counted: lasting.metrics.site(),
             parts,
             lasting,
         }

@@ -15,6 +15,15 @@ use super::requests::RequestCounters;
 
 pub(super) type Labels = Vec<(&'static str, Cow<'static, str>)>;
 
+/// What became of a reload of the settings.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Reload {
+    /// The new settings are in force.
+    Applied,
+    /// The settings are wrong, so the old ones stay in force.
+    Refused,
+}
+
 /// What a call of a token endpoint is for (RFC 6749 sections 4.1.3 and 6).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum TokenCall {
@@ -47,6 +56,9 @@ pub struct Metrics {
     refreshing: Gauge,
     sessions: Gauge,
     pushed_out: Gauge,
+    sites: Gauge,
+    reloads: Family<Labels, Counter>,
+    last_reload_successful: Gauge,
 }
 
 impl fmt::Debug for Metrics {
@@ -71,6 +83,9 @@ impl Default for Metrics {
             refreshing: Gauge::default(),
             sessions: Gauge::default(),
             pushed_out: Gauge::default(),
+            sites: Gauge::default(),
+            reloads: Family::default(),
+            last_reload_successful: Gauge::default(),
         };
         metrics.register();
         metrics
@@ -109,6 +124,19 @@ impl Metrics {
         registry.register("sessions", "Live sessions", self.sessions.clone());
         let pushed_out = "Sessions pushed out because the byte bound was reached, since the start";
         registry.register("sessions_pushed_out", pushed_out, self.pushed_out.clone());
+        let sites = "Versions of the settings that are in use: the current one, and those on which \
+                     requests began that have not ended";
+        registry.register("sites", sites, self.sites.clone());
+        let reloads = "Reloads of the settings by result";
+        registry.register("reloads", reloads, self.reloads.clone());
+        let last = "1 if the settings in force are those of the last start or reload, 0 if the last \
+                    reload was refused";
+        registry.register(
+            "last_reload_successful",
+            last,
+            self.last_reload_successful.clone(),
+        );
+        self.last_reload_successful.set(1);
     }
 
     /// Counters of the requests of one site, whose routes have these names, each at its index.
@@ -160,13 +188,29 @@ impl Metrics {
     }
 
     /// Counts a request as waiting for its session until the guard drops.
-    pub fn waiting(&self) -> Counted<'_> {
+    pub fn waiting(&self) -> Counted {
         Counted::new(&self.waiting)
     }
 
     /// Counts a refresh as under way until the guard drops.
-    pub fn refreshing(&self) -> Counted<'_> {
+    pub fn refreshing(&self) -> Counted {
         Counted::new(&self.refreshing)
+    }
+
+    /// Counts a site as in use until the guard drops.
+    pub fn site(&self) -> Counted {
+        Counted::new(&self.sites)
+    }
+
+    /// Counts a reload of the settings.
+    pub fn reload(&self, outcome: Reload) {
+        let (result, successful) = match outcome {
+            Reload::Applied => ("applied", 1),
+            Reload::Refused => ("refused", 0),
+        };
+        self.last_reload_successful.set(successful);
+        let labels = vec![("result", result.into())];
+        self.reloads.get_or_create_owned(&labels).inc();
     }
 
     /// Sets the number of live sessions, and of those pushed out so far.
@@ -189,16 +233,16 @@ impl Metrics {
 
 /// Something that is counted as long as it lasts.
 #[derive(Debug)]
-pub struct Counted<'a>(&'a Gauge);
+pub struct Counted(Gauge);
 
-impl<'a> Counted<'a> {
-    fn new(gauge: &'a Gauge) -> Self {
+impl Counted {
+    fn new(gauge: &Gauge) -> Self {
         gauge.inc();
-        Self(gauge)
+        Self(gauge.clone())
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.dec();
     }

@@ -13,7 +13,7 @@ use http::{Method, StatusCode, Version};
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
-pub use self::metrics::{Counted, Metrics, TokenCall};
+pub use self::metrics::{Counted, Metrics, Reload, TokenCall};
 pub use self::requests::{Decided, RequestCounters};
 
 /// The target of access-log events.

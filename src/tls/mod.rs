@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use aws_lc_rs::digest;
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
@@ -150,12 +150,12 @@ pub enum Error {
 pub struct Acceptor(Arc<Shared>);
 
 struct Shared {
-    identity: ServerIdentity,
     clock: Clock,
     loaded: ArcSwap<Loaded>,
 }
 
 struct Loaded {
+    identity: ServerIdentity,
     config: Arc<ServerConfig>,
     contents: [u8; digest::SHA256_OUTPUT_LEN],
     leaf: CertificateDer<'static>,
@@ -179,17 +179,19 @@ impl Acceptor {
     ///
     /// [`Error::Read`], [`Error::BadCertificate`], [`Error::NoCertificate`], [`Error::BadKey`],
     /// [`Error::Refused`] and [`Error::KeyMismatch`], each naming the file.
-    pub fn load(identity: ServerIdentity, clock: Clock) -> Result<Self, Error> {
-        let files = Files::read(&identity)?;
+    pub fn load(identity: &ServerIdentity, clock: Clock) -> Result<Self, Error> {
+        let files = Files::read(identity)?;
         warn_if_others_can_read(&identity.key);
-        let loaded = files.load(&identity, clock.now())?;
-        loaded.warn(&identity);
+        let loaded = files.load(identity, clock.now())?;
+        loaded.warn(identity);
         let loaded = ArcSwap::from_pointee(loaded);
-        Ok(Self(Arc::new(Shared {
-            identity,
-            clock,
-            loaded,
-        })))
+        Ok(Self(Arc::new(Shared { clock, loaded })))
+    }
+
+    /// Uses what `other` has loaded, in all clones: new handshakes use its certificate, and later
+    /// calls of [`Acceptor::refresh`] read its files.
+    pub fn adopt(&self, other: &Self) {
+        self.0.loaded.store(other.0.loaded.load_full());
     }
 
     /// Reads the files again and uses them if their contents changed, through whatever links lead
@@ -200,21 +202,22 @@ impl Acceptor {
     /// As [`Acceptor::load`]; what was in use stays in use, and the next call tries again.
     pub fn refresh(&self) -> Result<Refreshed, Error> {
         let shared = &self.0;
-        let files = Files::read(&shared.identity)?;
         let current = shared.loaded.load();
+        let identity = &current.identity;
+        let files = Files::read(identity)?;
         let now = shared.clock.now();
         if files.contents == current.contents {
             let validity = validity(&current.leaf, now);
             if validity != current.validity {
                 let loaded = current.with(validity);
-                loaded.warn(&shared.identity);
-                shared.loaded.store(Arc::new(loaded));
+                loaded.warn(identity);
+                shared.replace(&current, loaded);
             }
             return Ok(Refreshed::Unchanged);
         }
-        let loaded = files.load(&shared.identity, now)?;
-        loaded.warn(&shared.identity);
-        shared.loaded.store(Arc::new(loaded));
+        let loaded = files.load(identity, now)?;
+        loaded.warn(identity);
+        shared.replace(&current, loaded);
         Ok(Refreshed::Replaced)
     }
 
@@ -224,10 +227,17 @@ impl Acceptor {
     }
 }
 
+impl Shared {
+    /// Puts `loaded` in the place of `current`, unless another certificate was adopted meanwhile.
+    fn replace(&self, current: &Guard<Arc<Loaded>>, loaded: Loaded) {
+        drop(self.loaded.compare_and_swap(current, Arc::new(loaded)));
+    }
+}
+
 impl fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Acceptor")
-            .field("identity", &self.0.identity)
+            .field("identity", &self.0.loaded.load().identity)
             .finish_non_exhaustive()
     }
 }
@@ -283,6 +293,7 @@ impl Files {
         config.ticketer = provider::Ticketer::new().map_err(Error::Unsupported)?;
         let validity = validity(&leaf, now);
         Ok(Loaded {
+            identity: identity.clone(),
             config: Arc::new(config),
             contents: self.contents,
             leaf,
@@ -294,6 +305,7 @@ impl Files {
 impl Loaded {
     fn with(&self, validity: Validity) -> Self {
         Self {
+            identity: self.identity.clone(),
             config: Arc::clone(&self.config),
             contents: self.contents,
             leaf: self.leaf.clone(),

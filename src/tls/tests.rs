@@ -28,7 +28,7 @@ fn copy(from: &ServerIdentity, to: &ServerIdentity) {
 #[test]
 fn an_unchanged_file_changes_nothing() {
     let dir = TempDir::new().unwrap();
-    let acceptor = Acceptor::load(made(dir.path()), clock()).unwrap();
+    let acceptor = Acceptor::load(&made(dir.path()), clock()).unwrap();
     let before = acceptor.config();
     assert_eq!(acceptor.refresh().unwrap(), Refreshed::Unchanged);
     assert!(Arc::ptr_eq(&before, &acceptor.config()));
@@ -38,7 +38,7 @@ fn an_unchanged_file_changes_nothing() {
 fn a_new_certificate_reaches_every_clone() {
     let dir = TempDir::new().unwrap();
     let identity = made(&dir.path().join("a"));
-    let acceptor = Acceptor::load(identity.clone(), clock()).unwrap();
+    let acceptor = Acceptor::load(&identity, clock()).unwrap();
     let other = acceptor.clone();
     let before = other.config();
     copy(&made(&dir.path().join("b")), &identity);
@@ -50,7 +50,7 @@ fn a_new_certificate_reaches_every_clone() {
 fn t_07_bad_material_keeps_the_old_and_names_the_file() {
     let dir = TempDir::new().unwrap();
     let identity = made(&dir.path().join("a"));
-    let acceptor = Acceptor::load(identity.clone(), clock()).unwrap();
+    let acceptor = Acceptor::load(&identity, clock()).unwrap();
     let before = acceptor.config();
     let good = fs::read(&identity.certificate).unwrap();
     let key = fs::read(&identity.key).unwrap();
@@ -96,7 +96,7 @@ fn t_07_a_swapped_link_is_a_change() {
         certificate: data.join("localhost.pem"),
         key: data.join("localhost-key.pem"),
     };
-    let acceptor = Acceptor::load(identity, clock()).unwrap();
+    let acceptor = Acceptor::load(&identity, clock()).unwrap();
     let next = dir.path().join("next");
     symlink("v2", &next).unwrap();
     fs::rename(&next, &data).unwrap();
@@ -114,7 +114,7 @@ fn a_key_of_another_certificate_is_refused() {
         key: two.key,
     };
     assert!(matches!(
-        Acceptor::load(mixed, clock()),
+        Acceptor::load(&mixed, clock()),
         Err(Error::KeyMismatch { .. })
     ));
 }
@@ -124,7 +124,7 @@ fn errors_never_quote_the_key_file() {
     let dir = TempDir::new().unwrap();
     let identity = made(dir.path());
     fs::write(&identity.key, "-----BEGIN canary PRIVATE\ncanary\n").unwrap();
-    let error = Acceptor::load(identity, clock()).unwrap_err();
+    let error = Acceptor::load(&identity, clock()).unwrap_err();
     let shown = format!("{error} {error:?} {:?}", error.source());
     assert!(!shown.contains("canary"), "{shown}");
 }
@@ -145,7 +145,7 @@ fn dates_are_told_from_other_refusals() {
 fn a_certificate_that_expires_while_in_use_stays_in_use() {
     let dir = TempDir::new().unwrap();
     let clock = clock();
-    let acceptor = Acceptor::load(made(dir.path()), clock.clone()).unwrap();
+    let acceptor = Acceptor::load(&made(dir.path()), clock.clone()).unwrap();
     let before = acceptor.config();
     clock.advance(Duration::from_hours(24 * 800));
     assert_eq!(acceptor.refresh().unwrap(), Refreshed::Unchanged);
@@ -156,7 +156,7 @@ fn a_certificate_that_expires_while_in_use_stays_in_use() {
 #[test]
 fn t_05_early_data_is_off_and_both_protocols_are_offered() {
     let dir = TempDir::new().unwrap();
-    let config = Acceptor::load(made(dir.path()), clock()).unwrap().config();
+    let config = Acceptor::load(&made(dir.path()), clock()).unwrap().config();
     assert_eq!(config.max_early_data_size, 0);
     assert_eq!(
         config.alpn_protocols,
@@ -286,7 +286,7 @@ fn a_certificate_that_is_no_certificate_is_refused_with_its_own_name() {
         request.replace("CERTIFICATE REQUEST", "CERTIFICATE"),
     )
     .unwrap();
-    let error = Acceptor::load(identity.clone(), clock()).unwrap_err();
+    let error = Acceptor::load(&identity, clock()).unwrap_err();
     assert!(
         matches!(&error, Error::Refused { path, .. } if *path == identity.certificate),
         "{error:?}"

@@ -29,7 +29,7 @@ use http::{HeaderValue, Method, Request, Response};
 use http_body::Body as _;
 
 use crate::origin::{self, Connector, Limit, Origin, Pool, Times};
-use crate::tls::{self, Trust};
+use crate::tls::{self, Refreshed, Trust};
 use crate::upload::{BoxError, Upload};
 
 pub use crate::origin::{KeptHead, ResponseBody};
@@ -110,11 +110,13 @@ impl From<origin::Error> for Error {
 /// One app, as all workers share it.
 pub struct Upstream {
     name: Box<str>,
+    settings: Settings,
+    /// Who vouches for an `https` app.
+    trust: Option<Trust>,
     connector: Arc<Connector>,
     limit: Arc<Limit>,
     times: Times,
     longest_wait: Duration,
-    preserve_host: bool,
 }
 
 impl Upstream {
@@ -132,7 +134,8 @@ impl Upstream {
             None if encrypted => Some(Trust::system().map_err(Error::Trust)?),
             None => None,
         };
-        let connector = Connector::new(settings.url.clone(), trust, settings.connect_timeout)?;
+        let (url, timeout) = (settings.url.clone(), settings.connect_timeout);
+        let connector = Connector::new(url, trust.clone(), timeout)?;
         let limit = Limit::new(settings.connections, settings.queue, settings.queue_wait);
         let connected = settings.queue_wait.saturating_add(settings.connect_timeout);
         let once = connected.saturating_add(settings.response_timeout);
@@ -146,8 +149,26 @@ impl Upstream {
                 stall: settings.body_timeout,
                 idle: settings.idle_timeout,
             },
-            preserve_host: settings.preserve_host,
+            settings: settings.clone(),
+            trust,
         })
+    }
+
+    /// What it was made from.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Reads the app's authorities again and trusts them if the file's content changed. Connections
+    /// that are open stay open. Blocks for a small read.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Trust`]; what was trusted stays trusted.
+    pub fn refresh_trust(&self) -> Result<Refreshed, Error> {
+        let trust = self.trust.as_ref();
+        let refreshed = trust.map_or(Ok(Refreshed::Unchanged), Trust::refresh);
+        refreshed.map_err(Error::Trust)
     }
 
     /// The name in the settings.
@@ -181,7 +202,7 @@ impl Upstream {
 
     /// Completes what the framing of the app's request needs and the client's lacked.
     fn prepare(&self, request: &mut Request<Upload>) {
-        if !self.preserve_host {
+        if !self.settings.preserve_host {
             let host = self.origin().host_value().clone();
             request.headers_mut().insert(HOST, host);
         }

@@ -250,7 +250,7 @@ impl Server {
             certificate: written.certificate.clone(),
             key: written.key.clone(),
         };
-        let acceptor = Acceptor::load(identity.clone(), Clock::manual(NOW)).unwrap();
+        let acceptor = Acceptor::load(&identity, Clock::manual(NOW)).unwrap();
         let plain = Listener::bind(([127, 0, 0, 1], 0).into()).unwrap();
         let secure = Listener::bind(([127, 0, 0, 1], 0).into()).unwrap();
         let addresses = (plain.local_addr().unwrap(), secure.local_addr().unwrap());

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sidegate::clock::{Clock, Timestamp};
-use sidegate::config::{Config, Flags, Variables};
+use sidegate::config::{Config, Opened, Source};
 use sidegate::instance::Instance;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
@@ -128,7 +128,7 @@ impl Settings {
 
 /// A gateway on threads of this process, with a clock that the test turns.
 pub(crate) struct Gateway {
-    instance: Instance,
+    instance: Box<Instance>,
     clock: Clock,
     _folder: TempDir,
 }
@@ -141,11 +141,11 @@ impl Gateway {
     /// Starts it with a clock that others look at, too.
     pub(crate) fn with_clock(settings: Settings, clock: Clock) -> Self {
         let path = settings.write();
-        let config = Config::load(&path, Variables::Ignore, &Flags::default(), &clock);
+        let config = Config::load(&Source::file(path), &Opened::default(), &clock);
         let config = config.unwrap_or_else(|problems| panic!("{problems}"));
         let instance = Instance::start(config, &clock).unwrap();
         Self {
-            instance,
+            instance: Box::new(instance),
             clock,
             _folder: settings.folder,
         }

@@ -1,0 +1,128 @@
+//! The settings that only a restart changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use figment::Figment;
+use figment::value::Value;
+
+/// The values that a process keeps from its start to its end, by key. They belong to what outlives a
+/// reload: sockets, threads, the store of sessions, the log.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Fixed(BTreeMap<String, Value>);
+
+/// Keys, and tables of keys, that only a restart changes.
+const FIXED: [&str; 5] = [
+    "server",
+    "operations",
+    "session.capacity_mib",
+    "session.store",
+    "log",
+];
+
+/// Keys below those that a reload changes.
+const RELOADED: [&str; 4] = [
+    "server.trusted_proxies",
+    "server.body_mib",
+    "server.certificate_file",
+    "server.key_file",
+];
+
+impl Fixed {
+    pub(super) fn of(settings: &Figment) -> Self {
+        let mut values = BTreeMap::new();
+        for key in FIXED {
+            if let Ok(value) = settings.find_value(key) {
+                flatten(key.to_owned(), value, &mut values);
+            }
+        }
+        // A section in which nothing is set is there by default.
+        values.retain(|key, _value| !RELOADED.contains(&&**key) && key != "operations");
+        // Certificates are replaced by a reload. Whether there is one at all decides what is spoken
+        // on the listening address.
+        let encrypted = settings.find_value("server.certificate_file").is_ok();
+        values.insert("server.certificate_file".to_owned(), Value::from(encrypted));
+        Self(values)
+    }
+
+    /// The keys whose values differ, in alphabetical order.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let keys: BTreeSet<_> = self.0.keys().chain(other.0.keys()).collect();
+        let differs = |key: &&&String| self.0.get(**key) != other.0.get(**key);
+        keys.iter()
+            .filter(differs)
+            .map(|key| (*key).clone())
+            .collect()
+    }
+}
+
+/// Takes a tree apart into single values by their whole keys. An empty table counts, as it chooses
+/// between several.
+fn flatten(key: String, value: Value, values: &mut BTreeMap<String, Value>) {
+    if let Value::Dict(_, table) = &value
+        && !table.is_empty()
+    {
+        for (name, value) in table {
+            flatten(format!("{key}.{name}"), value.clone(), values);
+        }
+    } else {
+        values.insert(key, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Source;
+
+    fn fixed(text: &str) -> Fixed {
+        Fixed::of(&Source::file("sidegate.toml").layers(text))
+    }
+
+    fn differences(one: &str, other: &str) -> Vec<String> {
+        fixed(one).differences(&fixed(other))
+    }
+
+    #[test]
+    fn what_only_a_restart_changes_is_named_by_its_key() {
+        for (text, key) in [
+            ("server.listen = '127.0.0.1:1'", "server.listen"),
+            ("server.workers = 3", "server.workers"),
+            ("server.drain_secs = 7", "server.drain_secs"),
+            ("operations.listen = '127.0.0.1:2'", "operations.listen"),
+            ("session.capacity_mib = 1", "session.capacity_mib"),
+            ("log.level = 'debug'", "log.level"),
+            (
+                "server.certificate_file = 'a.pem'",
+                "server.certificate_file",
+            ),
+        ] {
+            assert_eq!(differences("", text), [key], "{text}");
+        }
+        let stores = differences("", "session.store.disk.file = 'a'");
+        assert!(
+            stores.iter().all(|key| key.starts_with("session.store")),
+            "{stores:?}"
+        );
+        assert!(!stores.is_empty());
+    }
+
+    #[test]
+    fn what_a_reload_changes_is_not_among_them() {
+        for text in [
+            "public_url = 'https://a.example'",
+            "server.trusted_proxies = ['10.0.0.0/8']",
+            "server.body_mib = 1",
+            "session.idle_secs = 60",
+            "session.refresh_wait_secs = 1",
+            "login.timeout_secs = 60",
+            "assertions.email = 'X-Mail'",
+            "[[routes]]\nprefix = '/x'",
+            "[upstreams.app]\nurl = 'http://127.0.0.1:1'",
+        ] {
+            assert_eq!(differences("", text), Vec::<String>::new(), "{text}");
+        }
+        let certificates = "server.certificate_file = ";
+        let other = differences(&format!("{certificates}'a'"), &format!("{certificates}'b'"));
+        assert_eq!(other, Vec::<String>::new());
+    }
+}

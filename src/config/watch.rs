@@ -1,0 +1,304 @@
+//! Notices that the settings file was replaced.
+//!
+//! A file that is being written is often valid and lacks its last rule, and a route that lacks its
+//! rule is open to more people. So a file that is written in place is never acted on. What counts is
+//! that another file was renamed to the path, or that a symbolic link on the way to it leads
+//! elsewhere (Kubernetes swaps a link), and that the file then stays as it is for a while.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use rustix::io::Errno;
+
+/// How long a file has to stay as it is after it was put in place.
+const STABLE: Duration = Duration::from_secs(2);
+
+/// Bytes for events that are read at once.
+const EVENTS: usize = 4096;
+
+/// What [`Watch::look`] has seen.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[must_use]
+pub enum Look {
+    /// Nothing to act on.
+    Nothing,
+    /// The file was replaced, and has not changed since for two seconds.
+    Replaced,
+    /// The file was written where it is. Nothing is read until it is replaced as a whole.
+    WrittenInPlace,
+}
+
+/// Watches a settings file.
+#[derive(Debug)]
+pub struct Watch {
+    path: PathBuf,
+    /// Events of the folder that the path names.
+    events: OwnedFd,
+    /// Where the path leads through all links.
+    target: Option<PathBuf>,
+    /// A replacement that has to stay as it is.
+    pending: Option<Pending>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    since: Instant,
+    stamp: Option<Stamp>,
+}
+
+/// Tells one state of a file from another.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let about = fs::metadata(path).ok()?;
+        Some(Self {
+            device: about.dev(),
+            inode: about.ino(),
+            length: about.len(),
+            modified: (about.mtime(), about.mtime_nsec()),
+        })
+    }
+}
+
+/// What has happened to the file since the last look.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    renamed: bool,
+    written: bool,
+}
+
+impl Watch {
+    /// Watches the file at `path` from now on.
+    ///
+    /// # Errors
+    ///
+    /// When the system does not watch its folder.
+    pub fn new(path: &Path) -> io::Result<Self> {
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            Some(_) | None => Path::new("."),
+        };
+        let events = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+        let flags = WatchFlags::MOVED_TO | WatchFlags::CREATE | WatchFlags::MODIFY;
+        inotify::add_watch(&events, folder, flags)?;
+        Ok(Self {
+            path: path.to_owned(),
+            events,
+            target: fs::canonicalize(path).ok(),
+            pending: None,
+        })
+    }
+
+    /// Looks whether the file was replaced. Called about once a second.
+    ///
+    /// # Errors
+    ///
+    /// When the system's events cannot be read.
+    pub fn look(&mut self, now: Instant) -> io::Result<Look> {
+        let Seen { renamed, written } = self.read_events()?;
+        let target = fs::canonicalize(&self.path).ok();
+        let led_elsewhere = target.is_some() && target != self.target;
+        if led_elsewhere {
+            self.target = target;
+        }
+        if renamed || led_elsewhere {
+            self.pending = Some(Pending {
+                since: now,
+                stamp: Stamp::of(&self.path),
+            });
+            return Ok(Look::Nothing);
+        }
+        let Some(pending) = self.pending.take() else {
+            return Ok(if written {
+                Look::WrittenInPlace
+            } else {
+                Look::Nothing
+            });
+        };
+        if written || pending.stamp.is_none() || pending.stamp != Stamp::of(&self.path) {
+            return Ok(Look::WrittenInPlace);
+        }
+        if now.saturating_duration_since(pending.since) < STABLE {
+            self.pending = Some(pending);
+            return Ok(Look::Nothing);
+        }
+        Ok(Look::Replaced)
+    }
+
+    fn read_events(&self) -> io::Result<Seen> {
+        let name = self.path.file_name().map(OsStr::as_bytes);
+        let mut buffer = [MaybeUninit::uninit(); EVENTS];
+        let mut events = inotify::Reader::new(&self.events, &mut buffer);
+        let mut seen = Seen::default();
+        loop {
+            let event = match events.next() {
+                Ok(event) => event,
+                Err(Errno::WOULDBLOCK) => return Ok(seen),
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let flags = event.events();
+            // Events were lost, perhaps of this file.
+            let lost = flags.contains(ReadFlags::QUEUE_OVERFLOW);
+            if lost || event.file_name().map(std::ffi::CStr::to_bytes) == name {
+                seen.renamed |= flags.contains(ReadFlags::MOVED_TO);
+                seen.written |= lost || flags.intersects(ReadFlags::CREATE | ReadFlags::MODIFY);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_mins(1);
+
+    fn after(start: Instant, duration: Duration) -> Instant {
+        start.checked_add(duration).unwrap()
+    }
+
+    struct Folder {
+        folder: tempfile::TempDir,
+        now: Instant,
+    }
+
+    impl Folder {
+        fn new() -> (Self, Watch) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("sidegate.toml");
+            fs::write(&path, "old").unwrap();
+            let watch = Watch::new(&path).unwrap();
+            #[expect(clippy::disallowed_methods, reason = "where the test's time begins")]
+            let now = Instant::now();
+            (Self { folder, now }, watch)
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.folder.path().join(name)
+        }
+
+        /// Looks once a second, for ten seconds.
+        fn looks(&mut self, watch: &mut Watch) -> Vec<Look> {
+            let look = |second| {
+                let now = after(self.now, Duration::from_secs(second));
+                (second, watch.look(now).unwrap())
+            };
+            let seen: Vec<_> = (0..10).map(look).collect();
+            self.now = after(self.now, MINUTE);
+            let something = |(_, look): &(u64, Look)| *look != Look::Nothing;
+            seen.into_iter()
+                .filter(something)
+                .map(|(_, look)| look)
+                .collect()
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_renamed_to_the_path_is_acted_on_once() {
+        let (mut folder, mut watch) = Folder::new();
+        assert_eq!(folder.looks(&mut watch), []);
+        for text in ["new", "newer"] {
+            fs::write(folder.path("next"), text).unwrap();
+            fs::rename(folder.path("next"), folder.path("sidegate.toml")).unwrap();
+            let now = folder.now;
+            assert_eq!(watch.look(now).unwrap(), Look::Nothing);
+            let early = after(now, Duration::from_millis(1999));
+            assert_eq!(watch.look(early).unwrap(), Look::Nothing);
+            assert_eq!(watch.look(after(now, STABLE)).unwrap(), Look::Replaced);
+            folder.now = after(folder.now, MINUTE);
+            assert_eq!(folder.looks(&mut watch), []);
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_written_in_place_is_never_acted_on_whatever_part_of_it_is_there() {
+        let (mut folder, mut watch) = Folder::new();
+        let path = folder.path("sidegate.toml");
+        let text = "[[routes]]\naccess = 'public'\n[[routes]]\nprefix = '/admin'\n";
+        for beginning in ["truncated", "removed and made anew"] {
+            if beginning == "removed and made anew" {
+                fs::remove_file(&path).unwrap();
+            }
+            let mut file = fs::File::create(&path).unwrap();
+            for byte in text.as_bytes() {
+                file.write_all(&[*byte]).unwrap();
+                file.flush().unwrap();
+                let looks = folder.looks(&mut watch);
+                assert!(!looks.contains(&Look::Replaced), "{beginning}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_written_after_it_was_renamed_is_not_acted_on() {
+        let (folder, mut watch) = Folder::new();
+        fs::write(folder.path("next"), "half").unwrap();
+        fs::rename(folder.path("next"), folder.path("sidegate.toml")).unwrap();
+        assert_eq!(watch.look(folder.now).unwrap(), Look::Nothing);
+        fs::write(folder.path("sidegate.toml"), "half and more").unwrap();
+        let later = after(folder.now, STABLE);
+        assert_eq!(watch.look(later).unwrap(), Look::WrittenInPlace);
+        let much_later = after(later, MINUTE);
+        assert_eq!(watch.look(much_later).unwrap(), Look::Nothing);
+    }
+
+    /// As Kubernetes mounts a `ConfigMap`: the file is a link through `..data`, which is swapped.
+    #[test]
+    fn a_link_that_leads_elsewhere_is_acted_on() {
+        let (mut folder, _) = Folder::new();
+        let path = folder.path("sidegate.toml");
+        fs::remove_file(&path).unwrap();
+        for (version, text) in [("1", "old"), ("2", "new")] {
+            fs::create_dir(folder.path(version)).unwrap();
+            fs::write(folder.path(version).join("sidegate.toml"), text).unwrap();
+        }
+        symlink("1", folder.path("..data")).unwrap();
+        symlink("..data/sidegate.toml", &path).unwrap();
+        let mut watch = Watch::new(&path).unwrap();
+        assert_eq!(folder.looks(&mut watch), []);
+        symlink("2", folder.path("..data_tmp")).unwrap();
+        fs::rename(folder.path("..data_tmp"), folder.path("..data")).unwrap();
+        assert_eq!(folder.looks(&mut watch), [Look::Replaced]);
+        assert_eq!(folder.looks(&mut watch), []);
+        // A file that is being written behind the link is not.
+        symlink("1", folder.path("..data_tmp")).unwrap();
+        fs::rename(folder.path("..data_tmp"), folder.path("..data")).unwrap();
+        assert_eq!(watch.look(folder.now).unwrap(), Look::Nothing);
+        fs::write(folder.path("1/sidegate.toml"), "half a file").unwrap();
+        assert_eq!(folder.looks(&mut watch), [Look::WrittenInPlace]);
+    }
+
+    #[test]
+    fn other_files_of_the_folder_do_not_matter() {
+        let (mut folder, mut watch) = Folder::new();
+        fs::write(folder.path("other"), "x").unwrap();
+        fs::rename(folder.path("other"), folder.path("another")).unwrap();
+        assert_eq!(folder.looks(&mut watch), []);
+        fs::rename(folder.path("sidegate.toml"), folder.path("away")).unwrap();
+        assert_eq!(folder.looks(&mut watch), []);
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_an_error() {
+        assert!(Watch::new(Path::new("/nowhere/sidegate.toml")).is_err());
+    }
+}

@@ -1,0 +1,78 @@
+//! What outlives a reload, and how the next site is made on it.
+
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use crate::access::Refresher;
+use crate::clock::Clock;
+use crate::config::SiteConfig;
+use crate::gateway::{self, Site, SiteParts};
+use crate::login::{self, Login};
+use crate::provider::Providers;
+use crate::seal::KeyRing;
+use crate::session::{self, Registrations, Sessions, StartError};
+use crate::telemetry::Metrics;
+
+/// What every site of the process shares.
+#[derive(Debug)]
+pub(super) struct Lasting {
+    pub(super) site: gateway::Lasting,
+    login: Arc<login::Lasting>,
+}
+
+impl Lasting {
+    /// Opens the store of sessions, and starts with nothing remembered otherwise.
+    pub(super) fn start(
+        (settings, keys): (session::Settings, KeyRing),
+        providers: &Arc<Providers>,
+        (metrics, clock): (Arc<Metrics>, &Clock),
+        control: Handle,
+    ) -> Result<Self, StartError> {
+        let sessions = Sessions::start(settings, keys, &registrations(providers), clock.now())?;
+        let sessions = Arc::new(sessions);
+        let refresher = Arc::new(Refresher::new(
+            Arc::clone(providers),
+            Arc::clone(&sessions),
+            (Arc::clone(&metrics), clock.clone()),
+            control.clone(),
+        ));
+        let login = login::Lasting::new(
+            Arc::clone(&sessions),
+            Arc::clone(&metrics),
+            clock.clone(),
+            control,
+        );
+        Ok(Self {
+            site: gateway::Lasting {
+                sessions,
+                refresher,
+                metrics,
+                clock: clock.clone(),
+            },
+            login: Arc::new(login),
+        })
+    }
+
+    /// Makes the site of these settings.
+    pub(super) fn site(&self, config: SiteConfig) -> Arc<Site> {
+        let (login, keys) = config.login;
+        let (providers, lasting) = (Arc::clone(&config.providers), Arc::clone(&self.login));
+        let parts = SiteParts {
+            settings: config.gateway,
+            routes: config.routes,
+            providers: config.providers,
+            login: Arc::new(Login::new(login, keys, providers, lasting)),
+            patience: config.patience,
+        };
+        Arc::new(Site::new(parts, self.site.clone()))
+    }
+}
+
+/// What each provider is: sessions count only where it is the same.
+pub(super) fn registrations(providers: &Providers) -> Registrations {
+    let providers = providers.iter();
+    providers
+        .map(|(name, provider)| (name.clone(), provider.fingerprint()))
+        .collect()
+}

@@ -1,0 +1,224 @@
+//! One running gateway: the rooms brought together.
+//!
+//! [`Instance::start`] binds the listeners, starts the control plane (one small multi-thread
+//! runtime for everything that talks to a provider) and the workers (one current-thread runtime
+//! each), and gives back a handle that reloads the settings and drains.
+
+mod follow;
+mod housekeeping;
+mod lasting;
+mod reload;
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::watch;
+
+pub use self::follow::Changed;
+use self::housekeeping::{keep_files, keep_house};
+use self::lasting::Lasting;
+use self::reload::InForce;
+pub use self::reload::{ReloadError, Reloaded};
+use crate::admin::{Admin, Readiness};
+use crate::clock::Clock;
+use crate::config::{Config, Upstreams};
+use crate::gateway::{Site, Worker};
+use crate::server::{self, Drained, Endpoint, Listener, Workers};
+use crate::session;
+use crate::telemetry::{Metrics, chain};
+use crate::tls::Acceptor;
+
+/// Threads of the control plane: calls of providers wait, they do not compute.
+const CONTROL_THREADS: usize = 2;
+
+/// Why an instance did not start. Side: gateway.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The control plane's threads could not be started.
+    #[error("the control plane cannot start")]
+    Control(#[source] std::io::Error),
+    /// A listener or a worker could not be started.
+    #[error("the server cannot start")]
+    Server(#[from] server::Error),
+    /// Sessions could not be kept.
+    #[error("there is no place for sessions")]
+    Sessions(#[from] session::StartError),
+}
+
+/// A running gateway. Dropping it stops it without waiting.
+#[derive(Debug)]
+pub struct Instance {
+    address: SocketAddr,
+    operations_address: Option<SocketAddr>,
+    workers: Workers,
+    operations: Option<Workers>,
+    readiness: Readiness,
+    acceptor: Option<Acceptor>,
+    lasting: Lasting,
+    in_force: InForce,
+    upstreams: watch::Sender<Upstreams>,
+    sites: watch::Sender<Arc<Site>>,
+    handle: Handle,
+    control: Control,
+}
+
+/// The control plane's runtime; dropped without waiting, since it may be dropped inside another.
+#[derive(Debug)]
+struct Control(Option<Runtime>);
+
+impl Control {
+    fn start() -> std::io::Result<(Self, Handle)> {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder
+            .worker_threads(CONTROL_THREADS)
+            .thread_name("control");
+        let runtime = builder.enable_all().build()?;
+        let handle = runtime.handle().clone();
+        Ok((Self(Some(runtime)), handle))
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Instance {
+    /// Starts serving. Blocks until all workers do.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`]; what had started is stopped again.
+    pub fn start(config: Config, clock: &Clock) -> Result<Self, Error> {
+        let listener = Listener::bind(config.listen)?;
+        let address = listener.local_addr()?;
+        let operations = config.operations.map(Listener::bind).transpose()?;
+        let operations_address = operations.as_ref().map(Listener::local_addr).transpose()?;
+        let (control, handle) = Control::start().map_err(Error::Control)?;
+        announce(&config);
+        let (acceptor, in_force) = (config.tls.clone(), InForce::of(&config, clock));
+        let (upstreams, followed) = watch::channel(config.site.upstreams.clone());
+        for provider in config.site.providers.values() {
+            handle.spawn(provider.maintain(clock.clone()));
+        }
+        handle.spawn(keep_files(acceptor.clone(), followed));
+        let metrics = Arc::new(Metrics::default());
+        let endpoint = match acceptor.clone() {
+            Some(acceptor) => Endpoint::tls(listener, acceptor),
+            None => Endpoint::plain(listener),
+        };
+        let (server, count) = (config.server, config.workers);
+        let shared = (Arc::clone(&metrics), clock);
+        let providers = &config.site.providers;
+        let lasting = Lasting::start(config.session, providers, shared, handle.clone())?;
+        let readiness = Readiness::default();
+        handle.spawn(keep_house(lasting.site.clone(), readiness.clone()));
+        let (sites, site) = watch::channel(lasting.site(config.site));
+        let make = move || Worker::new(site.clone());
+        let workers = Workers::start("worker", count, vec![endpoint], server, make)?;
+        let admin = Admin::new(metrics, readiness.clone());
+        let operations = operations
+            .map(|listener| operate(listener, admin))
+            .transpose()?;
+        readiness.ready();
+        // Not before: a file of sessions that is refused ends the start.
+        let also = operations_address.map(tracing::field::display);
+        tracing::info!(server.address = %address, operations = also, "Listening");
+        Ok(Self {
+            address,
+            operations_address,
+            workers,
+            operations,
+            readiness,
+            acceptor,
+            lasting,
+            in_force,
+            upstreams,
+            sites,
+            handle,
+            control,
+        })
+    }
+
+    /// The public address, with the port that was chosen.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The operations listener's address.
+    pub fn operations_address(&self) -> Option<SocketAddr> {
+        self.operations_address
+    }
+
+    /// Stops accepting, finishes what is in flight, and tells how that went.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling it cuts what is in flight.
+    pub async fn drain(self) -> Drained {
+        self.readiness.draining();
+        tracing::info!("Draining");
+        let drained = self.workers.drained().await;
+        // What is still being refreshed is stored before the store closes.
+        self.lasting.site.refresher.drained().await;
+        if let Some(operations) = self.operations {
+            operations.drained().await;
+        }
+        if let Err(error) = self.lasting.site.sessions.close().await {
+            let reason = error.reason();
+            tracing::error!(reason, error = chain(&error), "Sessions not closed");
+        }
+        drop(self.control);
+        tracing::info!(
+            requests.cut = drained.cut,
+            workers.lost = drained.lost,
+            "Stopped"
+        );
+        drained
+    }
+}
+
+/// Starts the operations listener on a thread of its own, so that it answers when all workers are
+/// busy.
+fn operate(listener: Listener, admin: Admin) -> Result<Workers, server::Error> {
+    let endpoints = vec![Endpoint::plain(listener)];
+    let make = move || admin.clone();
+    Workers::start(
+        "operations",
+        NonZeroUsize::MIN,
+        endpoints,
+        server::Settings::default(),
+        make,
+    )
+}
+
+/// Says what an operator should know at the start: what is open above all.
+fn announce(config: &Config) {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    if config.key_file.is_none() {
+        tracing::warn!(
+            key = "login.state_key_file",
+            "No key file is set, so logins under way start again after a restart"
+        );
+    }
+    for route in config.site.routes.iter().filter(|route| route.is_public()) {
+        tracing::warn!(
+            route = route.name(),
+            prefix = route.prefix(),
+            "Route is open to everybody"
+        );
+    }
+    for url in config.site.gateway.public_urls.iter() {
+        for provider in config.site.providers.keys() {
+            let redirect_uri = config.site.login.0.redirection.redirect_uri(url, provider);
+            tracing::info!(%url, provider = &**provider, redirect_uri, "Serving");
+        }
+    }
+}
