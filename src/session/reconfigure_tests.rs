@@ -1,9 +1,9 @@
 //! Other settings take effect while sessions go on.
 
-use super::super::disk::Disk;
-use super::super::disk::tests::fill;
 use std::collections::BTreeMap;
 
+use crate::session::disk::Disk;
+use crate::session::disk::tests::fill;
 use crate::session::keeper::Keeper;
 use crate::session::store::Store;
 use crate::session::tests::{Kit, NOW, found, live, login, open, session, tokens};
