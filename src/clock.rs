@@ -1,11 +1,13 @@
 //! Time as an argument.
 //!
 //! Deadlines of sessions and tokens are [`Timestamp`]s: milliseconds of Unix time that saturate
-//! instead of wrapping. Whoever needs the time is given a [`Clock`]; tests turn a manual one.
+//! instead of wrapping. Deadlines of connections are [`Instant`]s. Whoever needs the time is given a
+//! [`Clock`], the only place that reads it; tests turn a manual one.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
 
 /// A point in time: milliseconds since the Unix epoch. Arithmetic saturates.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -65,7 +67,8 @@ pub struct Clock(Source);
 #[derive(Clone, Debug)]
 enum Source {
     System,
-    Manual(Arc<AtomicU64>),
+    /// With the time that it shows.
+    Manual(watch::Sender<Timestamp>),
 }
 
 impl Clock {
@@ -77,7 +80,7 @@ impl Clock {
     /// A clock that stands still at `start` until [`Clock::advance`] or [`Clock::set`] turns it.
     /// Clones share it.
     pub fn manual(start: Timestamp) -> Self {
-        Self(Source::Manual(Arc::new(AtomicU64::new(start.0))))
+        Self(Source::Manual(watch::Sender::new(start)))
     }
 
     /// The time now. A system clock before 1970 reads as the epoch.
@@ -88,28 +91,48 @@ impl Clock {
                 let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
                 Timestamp::default().plus(since_epoch.unwrap_or_default())
             }
-            Source::Manual(millis) => Timestamp(millis.load(Ordering::Relaxed)),
+            Source::Manual(shown) => *shown.borrow(),
         }
     }
 
-    /// A monotonic reading for measuring durations. It is the system's in every clock.
+    /// A monotonic reading, for measuring durations and for deadlines of the runtime's timers. It is
+    /// the runtime's in every clock: a manual one cannot turn timers that others have set.
     pub fn instant(&self) -> Instant {
         #[expect(clippy::disallowed_methods, reason = "the one place that reads it")]
         Instant::now()
     }
 
+    /// Waits for `duration`. With a manual clock the wait is over earlier if the clock is turned so
+    /// far.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn sleep(&self, duration: Duration) {
+        match &self.0 {
+            Source::System => sleep(duration).await,
+            Source::Manual(shown) => {
+                let due = self.now().plus(duration);
+                let mut shown = shown.subscribe();
+                tokio::select! {
+                    _turned = shown.wait_for(|now| *now >= due) => {}
+                    () = sleep(duration) => {}
+                }
+            }
+        }
+    }
+
     /// Turns a manual clock forward; a system clock is left alone.
     pub fn advance(&self, by: Duration) {
-        if let Source::Manual(millis) = &self.0 {
-            let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
-            millis.fetch_add(by, Ordering::Relaxed);
+        if let Source::Manual(shown) = &self.0 {
+            shown.send_modify(|now| *now = now.plus(by));
         }
     }
 
     /// Sets a manual clock, forward or back; a system clock is left alone.
     pub fn set(&self, to: Timestamp) {
-        if let Source::Manual(millis) = &self.0 {
-            millis.store(to.0, Ordering::Relaxed);
+        if let Source::Manual(shown) = &self.0 {
+            shown.send_replace(to);
         }
     }
 }
@@ -145,5 +168,34 @@ mod tests {
         assert_eq!(other.now(), Timestamp::from_millis(15));
         other.set(Timestamp::from_millis(3));
         assert_eq!(clock.now(), Timestamp::from_millis(3));
+    }
+
+    #[tokio::test]
+    async fn turning_a_clock_ends_the_waits_that_are_over_by_then() {
+        let clock = Clock::manual(Timestamp::from_millis(10));
+        let other = clock.clone();
+        let hour = Duration::from_hours(1);
+        let mut slept = std::pin::pin!(clock.sleep(hour));
+        let mut turn = async |by| {
+            other.advance(by);
+            tokio::time::timeout(Duration::from_millis(1), &mut slept).await
+        };
+        assert!(turn(Duration::ZERO).await.is_err());
+        assert!(
+            turn(hour.saturating_sub(Duration::from_millis(1)))
+                .await
+                .is_err()
+        );
+        assert!(turn(Duration::from_millis(1)).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_ends_by_itself_with_any_clock() {
+        for clock in [Clock::system(), Clock::manual(Timestamp::default())] {
+            let before = clock.instant();
+            clock.sleep(Duration::from_hours(1)).await;
+            let waited = clock.instant().duration_since(before);
+            assert!(waited >= Duration::from_hours(1), "{waited:?}");
+        }
     }
 }

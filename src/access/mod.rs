@@ -241,7 +241,7 @@ impl Access {
 
     /// The time until which a request that comes now waits.
     fn deadline(&self) -> Instant {
-        let now = Instant::now();
+        let now = self.refresher.clock().instant();
         now.checked_add(self.patience).unwrap_or(now)
     }
 
@@ -418,7 +418,7 @@ impl Access {
         let mut found = self.sessions.find(id, now);
         if let Lookup::Away = found {
             let seat = self.refresher.fetch(id.key());
-            let fetched = seated(seat, self.deadline()).await;
+            let fetched = seated(seat, self.deadline(), self.refresher.clock()).await;
             if let Ok(Ok(Some(_in_memory))) = fetched {
                 found = self.sessions.find(id, now);
             }

@@ -153,7 +153,7 @@ impl Access {
         let (Ok(place), Replayable::Yes) = (joined, replayable) else {
             return Recovery::Pass;
         };
-        match seated(place, self.deadline()).await {
+        match seated(place, self.deadline(), self.refresher.clock()).await {
             Ok(Outcome::Renewed(newest)) if newest.version() != session.version() => {
                 match self.judge(route, newest) {
                     Decision::Permit(permit) => Recovery::Again(permit),

@@ -15,7 +15,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
 use super::flight::{Flights, Pilot, Seat};
 use super::report::{FlightLog, say_ours, say_passing, unstorable};
@@ -64,7 +64,7 @@ pub(super) enum Outcome {
 /// A pause before the next try.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rest {
-    pub(super) until: Instant,
+    pub(super) until: Timestamp,
     pub(super) reason: &'static str,
 }
 
@@ -226,6 +226,7 @@ impl Refresher {
         };
         let mut least = Duration::ZERO;
         let outcome = loop {
+            let began = self.clock.now();
             if let Some(failure) = self.rest(&session, least, &pilot).await {
                 // Only the end of the process keeps it from being tried for ever: once more.
                 if self.is_unstored(&session)
@@ -233,7 +234,7 @@ impl Refresher {
                 {
                     break outcome;
                 }
-                session.postpone_refresh(self.clock.now().plus(failure.retry_after));
+                session.postpone_refresh(began.plus(failure.retry_after));
                 break Outcome::Failed(failure);
             }
             match self.attempt(Arc::clone(&session)).await {
@@ -267,9 +268,8 @@ impl Refresher {
         if failure.retry_after.is_zero() {
             return None;
         }
-        let now = Instant::now();
         pilot.rest(Rest {
-            until: now.checked_add(failure.retry_after).unwrap_or(now),
+            until: self.clock.now().plus(failure.retry_after),
             reason: failure.reason,
         });
         let unstored = self.is_unstored(session);
@@ -278,7 +278,7 @@ impl Refresher {
             biased;
             () = pilot.deserted(), if !unstored => Some(failure),
             _draining = draining.wait_for(|draining| *draining) => Some(failure),
-            () = sleep(failure.retry_after) => {
+            () = self.clock.sleep(failure.retry_after) => {
                 pilot.go_on();
                 None
             }

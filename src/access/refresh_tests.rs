@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 use tracing::field::Field;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Dispatch, Event, Metadata, Subscriber};
@@ -23,10 +24,6 @@ pub(in crate::access) const NOW: Timestamp = Timestamp::from_millis(1_800_000_00
 
 /// How long requests wait here.
 const PATIENCE: Duration = Duration::from_mins(1);
-
-fn patience_ends() -> Instant {
-    Instant::now().checked_add(PATIENCE).unwrap()
-}
 
 /// Sessions in memory, and a refresher that knows no provider.
 pub(in crate::access) struct Kit {
@@ -150,7 +147,7 @@ fn g_14_g_15_a_refresh_that_is_cut_off_tells_who_waits_and_is_counted() {
     });
     control.shutdown_background();
     let waiting = Builder::new_current_thread().enable_all().build().unwrap();
-    let end = waiting.block_on(seated(seat, Instant::now() + Duration::from_mins(1)));
+    let end = waiting.block_on(kit.seated(seat));
     assert_eq!(end.unwrap_err().reason, "refresh_lost");
     let lost = "result=\"lost\",reason=\"refresh_lost\"} 1";
     assert!(kit.metrics.encode().contains(lost));
@@ -216,9 +213,8 @@ async fn g_14_a_refresh_that_panics_tells_who_waits_and_holds_up_nobody() {
         let used = session.tokens().refresh_token().unwrap();
         assert_eq!(kit.refresher.unstored.keep(used, refreshed()), Kept::Yes);
         let seats = [(); 20].map(|()| kit.refresher.join(session, NOW, PATIENCE).unwrap());
-        let deadline = patience_ends();
         for seat in seats {
-            let end = seated(seat, deadline).await;
+            let end = kit.seated(seat).await;
             if Arc::ptr_eq(session, &other) {
                 assert!(matches!(end, Ok(Outcome::Renewed(_))), "{end:?}");
             } else {
@@ -260,6 +256,12 @@ fn canaries(person: &str, round: u64) -> TokenSet {
 }
 
 impl Kit {
+    /// How waiting in a seat ends.
+    async fn seated(&self, seat: Seat<Rest, Outcome>) -> Result<Outcome, Failure> {
+        let deadline = self.clock.instant().checked_add(PATIENCE).unwrap();
+        seated(seat, deadline, &self.clock).await
+    }
+
     /// A request of one person: whose session and which access token it would go on with.
     async fn asks(&self, id: &SessionId) -> (String, String) {
         let now = self.clock.now();
@@ -268,7 +270,7 @@ impl Kit {
         };
         if session.tokens().is_expired(now) {
             let seat = self.refresher.join(&session, now, PATIENCE).unwrap();
-            match seated(seat, patience_ends()).await {
+            match self.seated(seat).await {
                 Ok(Outcome::Renewed(newest)) => session = newest,
                 end => panic!("{end:?}"),
             }
@@ -383,7 +385,7 @@ async fn g_06_what_could_not_be_stored_goes_with_its_session() {
     assert_eq!(kit.refresher.unstored.keep(used, refreshed()), Kept::Yes);
     kit.sessions.end(session.key()).await.unwrap();
     let seat = kit.refresher.join(&session, NOW, PATIENCE).unwrap();
-    let end = seated(seat, patience_ends()).await;
+    let end = kit.seated(seat).await;
     assert!(matches!(end, Ok(Outcome::Ended)), "{end:?}");
     assert!(!kit.refresher.unstored.holds(used));
 }
@@ -447,12 +449,31 @@ async fn f_18_between_two_tries_there_is_a_pause_whatever_the_clock_says() {
     let session = kit.open(life).await;
     let mut seat = kit.refresher.join(&session, NOW, PATIENCE).unwrap();
     // Without one this thread would not come to this.
-    let mut before = Instant::now();
-    for _ in 0..3 {
-        let Progress::Resting(rest) = seat.other_news().await else {
+    let mut before = None;
+    for _ in 0..4 {
+        let Progress::Resting(_) = seat.other_news().await else {
             panic!("it goes on without a pause");
         };
-        assert!(rest.until >= before + LEAST_PAUSE);
-        before = rest.until;
+        let now = kit.clock.instant();
+        assert!(before.is_none_or(|before| now >= before + LEAST_PAUSE));
+        before = Some(now);
     }
+}
+
+#[tokio::test]
+async fn turning_the_clock_ends_the_pause_of_a_refresh() {
+    let kit = Kit::new(Handle::current());
+    let session = kit.expired().await;
+    let mut seat = kit.refresher.join(&session, NOW, PATIENCE).unwrap();
+    let Progress::Resting(rest) = seat.news().await else {
+        panic!("there is nobody to ask, and no pause");
+    };
+    kit.clock.set(rest.until);
+    // Much less than the pause takes by itself.
+    let soon = Duration::from_secs(10);
+    let again = timeout(soon, seat.other_news()).await.unwrap();
+    let Progress::Resting(next) = again else {
+        panic!("{again:?}");
+    };
+    assert!(next.until > rest.until);
 }

@@ -9,6 +9,7 @@ use super::flight::{Progress, Seat};
 use super::refresh::{Fetched, Outcome, Rest};
 use super::trouble::{FIRST_PAUSE, Failure};
 use super::{Access, Cause, Decision, Route};
+use crate::clock::Clock;
 use crate::session::{Lookup, SessionId};
 
 /// A request that is decided once something else is: its session is not in memory, or its token
@@ -130,13 +131,14 @@ impl Wait {
             deadline,
         } = self;
         match need {
-            Need::Refresh(seat) => match seated(seat, deadline).await {
+            Need::Refresh(seat) => match seated(seat, deadline, access.refresher.clock()).await {
                 // The newest token that can be had is used, be its life ever so short.
                 Ok(Outcome::Renewed(session)) => access.judge(&route, session),
                 Ok(Outcome::Ended) => access.absent(&route, Cause::GrantEnded, None),
                 Ok(Outcome::Failed(failure)) | Err(failure) => access.unavailable(&route, failure),
             },
-            Need::Session(id, seat) => match seated(seat, deadline).await {
+            Need::Session(id, seat) => match seated(seat, deadline, access.refresher.clock()).await
+            {
                 Ok(Ok(Some(_in_memory))) => {
                     let now = access.refresher.clock().now();
                     match access.sessions.find(&id, now) {
@@ -163,20 +165,23 @@ impl Wait {
 pub(super) async fn seated<T: Awaited>(
     mut seat: Seat<Rest, T>,
     deadline: Instant,
+    clock: &Clock,
 ) -> Result<T, Failure> {
     let mut news = timeout_at(deadline, seat.news()).await;
     loop {
         match news {
             Ok(Progress::Landed(end)) => return Ok(end),
-            Ok(Progress::Resting(rest)) if rest.until > deadline => {
-                return Err(Failure {
-                    reason: rest.reason,
-                    retry_after: rest.until.saturating_duration_since(Instant::now()),
-                });
-            }
-            Ok(Progress::Resting(_) | Progress::UnderWay) => {
+            Ok(Progress::Resting(rest)) => {
+                let pause = rest.until.since(clock.now());
+                if pause > deadline.saturating_duration_since(clock.instant()) {
+                    return Err(Failure {
+                        reason: rest.reason,
+                        retry_after: pause,
+                    });
+                }
                 news = timeout_at(deadline, seat.other_news()).await;
             }
+            Ok(Progress::UnderWay) => news = timeout_at(deadline, seat.other_news()).await,
             Ok(Progress::Lost) => {
                 return Err(Failure {
                     reason: T::LOST,
@@ -245,6 +250,7 @@ mod tests {
     #[tokio::test]
     async fn waiting_for_a_session_is_not_called_waiting_for_a_refresh() {
         async fn reasons<T: Awaited + fmt::Debug + Send + Sync + 'static>() -> [&'static str; 2] {
+            let clock = &Clock::system();
             let flights = Flights::<SessionKey, Rest, T>::new(Handle::current());
             let key = SessionId::random(crate::session::StoreTag::random().unwrap())
                 .unwrap()
@@ -252,11 +258,12 @@ mod tests {
             let seat = flights.join(key, |pilot| async move {
                 pilot.deserted().await;
             });
-            let slow = seated(seat, Instant::now()).await.unwrap_err();
+            let now = clock.instant();
+            let slow = seated(seat, now, clock).await.unwrap_err();
             flights.none().await;
             let seat = flights.join(key, |pilot| async { drop(pilot) });
-            let deadline = Instant::now() + Duration::from_mins(1);
-            let lost = seated(seat, deadline).await.unwrap_err();
+            let deadline = now + Duration::from_mins(1);
+            let lost = seated(seat, deadline, clock).await.unwrap_err();
             [slow.reason, lost.reason]
         }
         let refresh = reasons::<Outcome>().await;

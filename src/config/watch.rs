@@ -13,10 +13,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
+use tokio::time::Instant;
 
 /// How long a file has to stay as it is after it was put in place.
 const STABLE: Duration = Duration::from_secs(2);
@@ -169,6 +170,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::clock::Clock;
 
     const MINUTE: Duration = Duration::from_mins(1);
 
@@ -187,8 +189,7 @@ mod tests {
             let path = folder.path().join("sidegate.toml");
             fs::write(&path, "old").unwrap();
             let watch = Watch::new(&path).unwrap();
-            #[expect(clippy::disallowed_methods, reason = "where the test's time begins")]
-            let now = Instant::now();
+            let now = Clock::system().instant();
             (Self { folder, now }, watch)
         }
 

@@ -197,7 +197,7 @@ impl<E: Fn() -> TokenCalls> Check<E> {
             });
             report(StepReport {
                 step,
-                took: started.elapsed(),
+                took: self.clock.instant().saturating_duration_since(started),
                 outcome: outcome.clone(),
             });
             outcome?;

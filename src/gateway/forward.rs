@@ -2,10 +2,10 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
-use std::time::Instant;
 
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version, header};
 use http_body::Body as _;
+use tokio::time::Instant;
 
 use super::{Body, Error, Record, Step, Visit, Worker, WorkerSite, no_content};
 use crate::access::{Content, Permit, Recovery, Refused, Replayable, Sent};

@@ -186,10 +186,9 @@ impl Worker {
     /// A handler with no connections yet, for the current one of `sites`. It panics where no local
     /// task can be spawned.
     pub fn new(sites: watch::Receiver<Arc<Site>>) -> Self {
-        Self {
-            site: CurrentSite::follow(sites),
-            pools: Pools::new(),
-        }
+        let site = CurrentSite::follow(sites);
+        let pools = Pools::new(site.get().clock().clone());
+        Self { site, pools }
     }
 
     /// The walk as far as it goes without waiting: for nearly every request to the connection that

@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Response, StatusCode, Version};
+use tokio::time::Instant;
 
 use super::{Body, Error, WorkerSite};
 use crate::access::Route;

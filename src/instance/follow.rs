@@ -2,10 +2,10 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
-use tokio::time::Interval;
+use tokio::time::{Instant, Interval};
 use zeroize::Zeroizing;
 
 use super::housekeeping::every;

@@ -120,10 +120,17 @@ impl Instance {
         handle.spawn(keep_house(lasting.site.clone(), readiness.clone()));
         let (sites, site) = watch::channel(lasting.site(config.site));
         let make = move || Worker::new(site.clone());
-        let workers = Workers::start("worker", count, vec![endpoint], server, make)?;
+        let setup = server::Setup {
+            name: "worker",
+            workers: count,
+            endpoints: vec![endpoint],
+            settings: server,
+            clock: clock.clone(),
+        };
+        let workers = Workers::start(setup, make)?;
         let admin = Admin::new(metrics, readiness.clone());
         let operations = operations
-            .map(|listener| operate(listener, admin))
+            .map(|listener| operate(listener, admin, clock))
             .transpose()?;
         readiness.ready();
         // Not before: a file of sessions that is refused ends the start.
@@ -185,16 +192,15 @@ impl Instance {
 
 /// Starts the operations listener on a thread of its own, so that it answers when all workers are
 /// busy.
-fn operate(listener: Listener, admin: Admin) -> Result<Workers, server::Error> {
-    let endpoints = vec![Endpoint::plain(listener)];
-    let make = move || admin.clone();
-    Workers::start(
-        "operations",
-        NonZeroUsize::MIN,
-        endpoints,
-        server::Settings::default(),
-        make,
-    )
+fn operate(listener: Listener, admin: Admin, clock: &Clock) -> Result<Workers, server::Error> {
+    let setup = server::Setup {
+        name: "operations",
+        workers: NonZeroUsize::MIN,
+        endpoints: vec![Endpoint::plain(listener)],
+        settings: server::Settings::default(),
+        clock: clock.clone(),
+    };
+    Workers::start(setup, move || admin.clone())
 }
 
 /// Says what an operator should know at the start: what is open above all.

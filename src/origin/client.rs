@@ -12,7 +12,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 
 use super::connector::Connector;
 use super::error::Error;
@@ -85,17 +85,27 @@ impl Client {
     /// Dropping the future closes the connection; the origin may have acted.
     pub async fn call(
         &self,
-        mut request: Request<Full<Bytes>>,
+        request: Request<Full<Bytes>>,
         limits: CallLimits,
     ) -> Result<Response<Bytes>, Error> {
-        let now = Instant::now();
-        // A deadline beyond the end of time is none.
-        let deadline = now
-            .checked_add(limits.deadline)
-            .unwrap_or_else(|| now.checked_add(Duration::from_hours(24)).unwrap_or(now));
-        let stream = timeout_at(deadline, self.0.connect())
-            .await
-            .map_err(|_elapsed| Error::ConnectTimeout)??;
+        let mut connected = false;
+        let call = self.call_untimed(request, limits, &mut connected);
+        match timeout(limits.deadline, call).await {
+            Ok(outcome) => outcome,
+            Err(_elapsed) if connected => Err(Error::CallTimeout),
+            Err(_elapsed) => Err(Error::ConnectTimeout),
+        }
+    }
+
+    /// Sets `connected` once something may be sent.
+    async fn call_untimed(
+        &self,
+        mut request: Request<Full<Bytes>>,
+        limits: CallLimits,
+        connected: &mut bool,
+    ) -> Result<Response<Bytes>, Error> {
+        let stream = self.0.connect().await?;
+        *connected = true;
         *request.version_mut() = Version::HTTP_11;
         *request.uri_mut() = origin_form(std::mem::take(request.uri_mut()));
         let host = self.0.origin().host_value().clone();
@@ -112,9 +122,7 @@ impl Client {
             let response = sender.send_request(request).await.map_err(Error::Broken)?;
             whole(response, limits.body_bytes).await
         };
-        timeout_at(deadline, driven(exchange, connection))
-            .await
-            .map_err(|_elapsed| Error::CallTimeout)?
+        driven(exchange, connection).await
     }
 }
 

@@ -16,6 +16,7 @@ use super::error::Error;
 use super::outgoing::Outgoing;
 use super::patience::Patience;
 use super::wire::{Watched, Wire};
+use crate::clock::Clock;
 
 /// The longest head that is read, in bytes; hyper's own limit on fields is 100.
 const MAX_HEAD: usize = 64 * 1024;
@@ -43,6 +44,7 @@ impl Connection {
     pub(super) async fn open(
         connector: &Connector,
         permit: OwnedSemaphorePermit,
+        clock: &Clock,
     ) -> Result<Box<Self>, Error> {
         let stream = connector.connect().await?;
         let wire = Rc::new(Wire::default());
@@ -72,7 +74,7 @@ impl Connection {
             _task: AbortOnDrop(task.abort_handle()),
             wire,
             patience: Patience::default(),
-            since: Instant::now(),
+            since: clock.instant(),
             used: false,
             handed_on: 0,
         }))

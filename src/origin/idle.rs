@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tokio::task::spawn_local;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::connection::{AbortOnDrop, Connection};
 use super::error::Error;
 use super::limit::Limit;
+use crate::clock::Clock;
 
 /// How often in a row a connection passes between requests of one worker while another worker's
 /// request waits.
@@ -22,6 +23,7 @@ const MAX_HANDED_ON: u8 = 8;
 ///
 /// The connection that was used last is used first, so that few stay in use and the others grow old.
 pub(super) struct Idle {
+    clock: Clock,
     limit: Arc<Limit>,
     /// The longest time after which an idle connection is used again.
     longest: Duration,
@@ -47,9 +49,10 @@ pub(super) enum Granted {
 
 impl Idle {
     /// No connections yet. Panics where no local task can be spawned.
-    pub(super) fn new(limit: Arc<Limit>, longest: Duration) -> Rc<Self> {
+    pub(super) fn new(limit: Arc<Limit>, longest: Duration, clock: Clock) -> Rc<Self> {
         let wanted = limit.wanted();
         let idle = Rc::new(Self {
+            clock,
             limit,
             longest,
             connections: RefCell::default(),
@@ -70,7 +73,7 @@ impl Idle {
     /// The connection that was used last, if it is still good.
     pub(super) fn take(&self) -> Option<Box<Connection>> {
         let mut connections = self.connections.borrow_mut();
-        let now = Instant::now();
+        let now = self.clock.instant();
         while let Some(mut connection) = connections.pop() {
             if connection.is_good(now, self.longest) {
                 connection.since = now;
@@ -124,7 +127,7 @@ impl Idle {
     /// Takes back a connection whose exchange ended cleanly. Whoever waits comes first: this
     /// worker's requests by handing it on, another worker's by closing it.
     fn take_back(&self, mut connection: Box<Connection>) {
-        connection.since = Instant::now();
+        connection.since = self.clock.instant();
         if !connection.is_good(connection.since, self.longest) {
             return;
         }
@@ -151,7 +154,7 @@ impl Idle {
     /// Closes what is dead or too old, and as many as are waited for.
     fn relinquish(&self) {
         let mut connections = self.connections.borrow_mut();
-        let now = Instant::now();
+        let now = self.clock.instant();
         connections.retain(|connection| connection.is_good(now, self.longest));
         let given = self.limit.waiting().min(connections.len());
         connections.drain(..given);

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use super::pulse::Pulse;
+use crate::clock::Clock;
 use crate::upload::Upload;
 
 /// The request body broke off; the [`Pulse`] has the cause.
@@ -24,11 +25,11 @@ struct Content {
 }
 
 impl Outgoing {
-    pub(super) fn new(upload: Upload) -> Self {
+    pub(super) fn new(upload: Upload, clock: &Clock) -> Self {
         if upload.is_end_stream() {
             return Self::empty();
         }
-        let pulse = Pulse::new();
+        let pulse = Pulse::new(clock);
         Self(Some(Content { upload, pulse }))
     }
 

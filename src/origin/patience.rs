@@ -19,16 +19,16 @@ pub(super) struct Patience(Option<Pin<Box<Sleep>>>);
 impl Patience {
     /// Ready when the origin, asked at `asked`, has let us wait for `limit`.
     pub(super) async fn end(&mut self, asked: Instant, limit: Duration, pulse: Option<&Rc<Pulse>>) {
-        let mut left = Some((asked, limit));
-        while let Some((since, time)) = left {
-            match since.checked_add(time) {
+        let mut since = Some(asked);
+        while let Some(begin) = since {
+            match begin.checked_add(limit) {
                 Some(due) => self.sleep_until(due).await,
                 None => pending().await,
             }
-            left = pulse
-                .and_then(|pulse| limit.checked_sub(pulse.quiet()))
-                .filter(|left| !left.is_zero())
-                .map(|left| (Instant::now(), left));
+            // Meanwhile the origin may have taken more of the request.
+            since = pulse
+                .map(|pulse| pulse.waiting_since())
+                .filter(|later| *later > begin);
         }
     }
 

@@ -17,6 +17,7 @@ use super::limit::Limit;
 use super::message::origin_form;
 use super::outgoing::Outgoing;
 use super::response::ResponseBody;
+use crate::clock::Clock;
 use crate::upload::Upload;
 
 /// How long an origin may take.
@@ -44,16 +45,18 @@ pub struct Pool(Rc<Shared>);
 struct Shared {
     connector: Arc<Connector>,
     times: Times,
+    clock: Clock,
     idle: Rc<Idle>,
 }
 
 impl Pool {
     /// An empty pool. Panics where no local task can be spawned.
-    pub fn new(connector: Arc<Connector>, limit: Arc<Limit>, times: Times) -> Self {
+    pub fn new(connector: Arc<Connector>, limit: Arc<Limit>, times: Times, clock: Clock) -> Self {
         Self(Rc::new(Shared {
             connector,
             times,
-            idle: Idle::new(limit, times.idle),
+            idle: Idle::new(limit, times.idle, clock.clone()),
+            clock,
         }))
     }
 
@@ -80,7 +83,7 @@ impl Pool {
         parts.uri = origin_form(parts.uri);
         // Nothing that our own side attached may steer how the request is written.
         parts.extensions.clear();
-        let outgoing = Outgoing::new(upload);
+        let outgoing = Outgoing::new(upload, &self.0.clock);
         let pulse = outgoing.pulse();
         let request = Request::from_parts(parts, outgoing);
         let shared = Rc::clone(&self.0);
@@ -107,7 +110,7 @@ impl Shared {
     async fn fresh(&self) -> Result<Box<Connection>, Error> {
         match self.idle.wait().await? {
             Granted::Connection(connection) => Ok(connection),
-            Granted::Permit(permit) => Connection::open(&self.connector, permit).await,
+            Granted::Permit(permit) => Connection::open(&self.connector, permit, &self.clock).await,
         }
     }
 

@@ -2,17 +2,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::error::Error;
+use crate::clock::Clock;
 use crate::upload::BoxError;
 
 /// Who is waited for while a request body is sent, and why the body broke off.
 ///
 /// The origin's deadlines must not run while the client is slow: the listener judges a slow client.
 pub(super) struct Pulse {
+    clock: Clock,
     turn: Cell<Turn>,
     failure: RefCell<Option<BoxError>>,
 }
@@ -26,9 +27,10 @@ enum Turn {
 }
 
 impl Pulse {
-    pub(super) fn new() -> Rc<Self> {
+    pub(super) fn new(clock: &Clock) -> Rc<Self> {
         Rc::new(Self {
-            turn: Cell::new(Turn::Origin(Instant::now())),
+            clock: clock.clone(),
+            turn: Cell::new(Turn::Origin(clock.instant())),
             failure: RefCell::new(None),
         })
     }
@@ -38,14 +40,14 @@ impl Pulse {
     }
 
     pub(super) fn set_origins_turn(&self) {
-        self.turn.set(Turn::Origin(Instant::now()));
+        self.turn.set(Turn::Origin(self.clock.instant()));
     }
 
-    /// How long the origin has kept us waiting.
-    pub(super) fn quiet(&self) -> Duration {
+    /// Since when the origin has kept us waiting; while it is the client's turn, since now.
+    pub(super) fn waiting_since(&self) -> Instant {
         match self.turn.get() {
-            Turn::Client => Duration::ZERO,
-            Turn::Origin(since) => since.elapsed(),
+            Turn::Client => self.clock.instant(),
+            Turn::Origin(since) => since,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -160,15 +160,13 @@ impl Stall {
             self.armed = true;
         }
         while let Some(timer) = &mut self.timer {
-            if timer.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
+            ready!(timer.as_mut().poll(cx));
             // An origin that still takes the upload is not silent.
-            let left = pulse.and_then(|pulse| limit.checked_sub(pulse.quiet()));
-            let Some(left) = left.filter(|left| !left.is_zero()) else {
+            let due = pulse.and_then(|pulse| pulse.waiting_since().checked_add(limit));
+            let Some(due) = due.filter(|due| *due > timer.deadline()) else {
                 return Poll::Ready(());
             };
-            self.timer = Some(Box::pin(sleep(left)));
+            timer.as_mut().reset(due);
         }
         Poll::Pending
     }

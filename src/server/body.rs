@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::deadline::{Exchange, State};
+use crate::clock::Clock;
 
 /// Why a request body ended before its end. Side: client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -66,7 +67,7 @@ impl RequestBody {
                 state: Rc::clone(state),
                 failure: Rc::default(),
                 left: u64::MAX,
-                pace: Pace::new(window, rate),
+                pace: Pace::new(state.clock(), window, rate),
             })
         });
         Self { inner, open }
@@ -183,6 +184,7 @@ impl fmt::Debug for RequestBody {
 /// Measures how fast a client sends while somebody waits for it. Time in which nobody asked does
 /// not count against the client, and a body that is always there never arms the timer.
 struct Pace {
+    clock: Clock,
     window: Duration,
     /// Bytes that must come per window.
     least: u64,
@@ -194,12 +196,13 @@ struct Pace {
 }
 
 impl Pace {
-    fn new(window: Duration, rate: u64) -> Self {
+    fn new(clock: &Clock, window: Duration, rate: u64) -> Self {
         // Rounded up, so that a window shorter than a second still asks for something.
         let least = u128::from(rate)
             .saturating_mul(window.as_millis())
             .div_ceil(1000);
         Self {
+            clock: clock.clone(),
             window,
             least: u64::try_from(least).unwrap_or(u64::MAX),
             bytes: 0,
@@ -211,7 +214,8 @@ impl Pace {
 
     fn arrived(&mut self, bytes: u64) {
         if let Some(since) = self.waiting_since.take() {
-            self.waited = self.waited.saturating_add(since.elapsed());
+            let waited = self.clock.instant().saturating_duration_since(since);
+            self.waited = self.waited.saturating_add(waited);
         }
         self.bytes = self.bytes.saturating_add(bytes);
         if self.bytes >= self.least {
@@ -223,7 +227,7 @@ impl Pace {
     /// Nothing is there: ready when a whole window was waited and too little came in it.
     fn poll_too_slow(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            let now = Instant::now();
+            let now = self.clock.instant();
             let since = *self.waiting_since.get_or_insert(now);
             let waited = self.waited.saturating_add(now.duration_since(since));
             let left = self.window.saturating_sub(waited);
@@ -311,7 +315,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn d_04_a_window_without_enough_bytes_is_too_slow() {
-        let mut pace = Pace::new(WINDOW, 500);
+        let mut pace = Pace::new(&Clock::system(), WINDOW, 500);
         for _ in 0..19 {
             assert!(!is_too_slow(&mut pace).await);
             advance(Duration::from_secs(1)).await;
@@ -324,7 +328,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_at_the_lowest_rate_goes_on_for_ever() {
-        let mut pace = Pace::new(WINDOW, 500);
+        let mut pace = Pace::new(&Clock::system(), WINDOW, 500);
         for _ in 0..200 {
             assert!(!is_too_slow(&mut pace).await);
             advance(Duration::from_millis(1900)).await;
@@ -334,7 +338,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn time_in_which_nobody_asked_does_not_count() {
-        let mut pace = Pace::new(WINDOW, 500);
+        let mut pace = Pace::new(&Clock::system(), WINDOW, 500);
         assert!(!is_too_slow(&mut pace).await);
         pace.arrived(1);
         // The upstream takes nothing for an hour; the client cannot send.
@@ -348,9 +352,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_timer_wakes_the_waiting_task() {
-        let mut pace = Pace::new(WINDOW, 500);
-        let start = Instant::now();
+        let mut pace = Pace::new(&Clock::system(), WINDOW, 500);
+        let start = Clock::system().instant();
         poll_fn(|cx| pace.poll_too_slow(cx)).await;
-        assert_eq!(start.elapsed(), WINDOW);
+        let took = Clock::system().instant().duration_since(start);
+        assert_eq!(took, WINDOW);
     }
 }

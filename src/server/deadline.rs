@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::Deadlines;
+use crate::clock::Clock;
 
 /// How long a connection that was asked to close may stay without doing anything.
 const CLOSING_GRACE: Duration = Duration::from_secs(1);
@@ -24,21 +25,26 @@ const LINGER: Duration = Duration::from_secs(2);
 /// The worker's reading of the clock, renewed by each sweep: a record costs no system call and is
 /// early by at most one sweep.
 #[derive(Debug)]
-pub(super) struct Tick(Cell<Instant>);
+pub(super) struct Tick {
+    clock: Clock,
+    reading: Cell<Instant>,
+}
 
 impl Tick {
-    pub(super) fn new() -> Rc<Self> {
-        Rc::new(Self(Cell::new(Instant::now())))
+    pub(super) fn new(clock: Clock) -> Rc<Self> {
+        let reading = Cell::new(clock.instant());
+        Rc::new(Self { clock, reading })
     }
 
+    /// The last reading.
     pub(super) fn now(&self) -> Instant {
-        self.0.get()
+        self.reading.get()
     }
 
     /// Reads the clock.
     pub(super) fn renew(&self) -> Instant {
-        let now = Instant::now();
-        self.0.set(now);
+        let now = self.clock.instant();
+        self.reading.set(now);
         now
     }
 }
@@ -143,6 +149,11 @@ impl State {
             announced: RefCell::new(None),
             streams: RefCell::new(Vec::new()),
         })
+    }
+
+    /// The clock itself, for what has to be measured more exactly than by sweeps.
+    pub(super) fn clock(&self) -> &Clock {
+        &self.tick.clock
     }
 
     pub(super) fn enter(&self, phase: Phase) {
@@ -385,7 +396,7 @@ mod tests {
     use super::*;
 
     fn state() -> (Rc<State>, Instant) {
-        let tick = Tick::new();
+        let tick = Tick::new(Clock::system());
         (State::new(([127, 0, 0, 1], 1).into(), &tick), tick.now())
     }
 

@@ -21,6 +21,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,6 +29,7 @@ use http::Response;
 use http::request::Parts;
 use http_body::Body;
 
+use crate::clock::Clock;
 use crate::tls::Acceptor;
 
 mod body;
@@ -177,6 +179,21 @@ pub trait Handler: 'static {
         head: Parts,
         body: RequestBody,
     ) -> impl Future<Output = Response<Self::Body>>;
+}
+
+/// What [`Workers`] serve, and how.
+#[derive(Debug)]
+pub struct Setup<'a> {
+    /// The threads are called `name-0`, `name-1`, ...
+    pub name: &'a str,
+    /// How many threads there are.
+    pub workers: NonZeroUsize,
+    /// What each of them listens on.
+    pub endpoints: Vec<Endpoint>,
+    /// How connections are treated.
+    pub settings: Settings,
+    /// The time.
+    pub clock: Clock,
 }
 
 /// A listening address and what is spoken on it.

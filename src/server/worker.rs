@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -21,7 +20,8 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use super::connection::{Serving, serve};
 use super::deadline::{Overdue, State, Tick};
 use super::listener::accept;
-use super::{Connection, Endpoint, Error, Handler, Security, Settings};
+use super::{Connection, Endpoint, Error, Handler, Security, Settings, Setup};
+use crate::clock::Clock;
 use crate::tls::Acceptor;
 
 /// How many sockets a worker looks after at a time: what a request touches on its way in is still in
@@ -57,25 +57,29 @@ struct Door {
 struct Plan {
     doors: Vec<Door>,
     settings: Settings,
+    clock: Clock,
     slots: Arc<Semaphore>,
     drain: watch::Receiver<bool>,
 }
 
 impl Workers {
-    /// Starts `count` threads called `name-0`, `name-1`, ... that serve all `endpoints`. Each makes
-    /// its own handler by `make`, on its thread and inside its runtime. Returns when all serve;
-    /// blocks until then.
+    /// Starts the threads. Each makes its own handler by `make`, on its thread and inside its
+    /// runtime. Returns when all serve; blocks until then.
     ///
     /// # Errors
     ///
     /// [`Error::Share`], [`Error::Spawn`], [`Error::WorkerLost`]. Workers that had started drain.
     pub fn start<H: Handler>(
-        name: &str,
-        count: NonZeroUsize,
-        endpoints: Vec<Endpoint>,
-        settings: Settings,
+        setup: Setup<'_>,
         make: impl Fn() -> H + Clone + Send + 'static,
     ) -> Result<Self, Error> {
+        let Setup {
+            name,
+            workers: count,
+            endpoints,
+            settings,
+            clock,
+        } = setup;
         let (drain, drained) = watch::channel(false);
         let connections = settings.limits.connections.min(Semaphore::MAX_PERMITS);
         let slots = Arc::new(Semaphore::new(connections));
@@ -90,6 +94,7 @@ impl Workers {
             let plan = Plan {
                 doors,
                 settings,
+                clock: clock.clone(),
                 slots,
                 drain,
             };
@@ -172,7 +177,7 @@ fn run<H: Handler>(
             }
         };
         let handler = Rc::new(make());
-        let registry = Registry::new(settings, plan.slots);
+        let registry = Registry::new(settings, plan.slots, plan.clock);
         let worker = Rc::new(Worker { handler, registry });
         let acceptors = doors
             .into_iter()
@@ -275,11 +280,11 @@ impl Drop for Live {
 }
 
 impl Registry {
-    fn new(settings: Settings, slots: Arc<Semaphore>) -> Rc<Self> {
+    fn new(settings: Settings, slots: Arc<Semaphore>, clock: Clock) -> Rc<Self> {
         Rc::new(Self {
             settings,
             slots,
-            tick: Tick::new(),
+            tick: Tick::new(clock),
             live: RefCell::default(),
             last: Cell::new(0),
             draining: Cell::new(false),

@@ -9,9 +9,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redb::{Database, ReadableDatabase as _, WriteTransaction};
+use tokio::time::Instant;
 
 use super::file::{self, ABOUT, COMMIT_KEY, FileError, SESSIONS, USED, closed, refused};
 use super::pause::{Pause, Why};

@@ -2,7 +2,9 @@
 
 use std::error::Error as StdError;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// Why something failed.
 pub(super) type Why = Arc<dyn StdError + Send + Sync>;

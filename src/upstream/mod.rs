@@ -28,6 +28,7 @@ use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{HeaderValue, Method, Request, Response};
 use http_body::Body as _;
 
+use crate::clock::Clock;
 use crate::origin::{self, Connector, Limit, Origin, Pool, Times};
 use crate::tls::{self, Refreshed, Trust};
 use crate::upload::{BoxError, Upload};
@@ -192,11 +193,12 @@ impl Upstream {
         self.longest_wait
     }
 
-    fn pool(&self) -> Pool {
+    fn pool(&self, clock: &Clock) -> Pool {
         Pool::new(
             Arc::clone(&self.connector),
             Arc::clone(&self.limit),
             self.times,
+            clock.clone(),
         )
     }
 
@@ -252,8 +254,10 @@ impl fmt::Debug for Answering {
 }
 
 /// One worker's connections to all apps. Lives where local tasks are spawned: on the worker.
-#[derive(Default)]
-pub struct Pools(RefCell<BTreeMap<usize, Known>>);
+pub struct Pools {
+    clock: Clock,
+    known: RefCell<BTreeMap<usize, Known>>,
+}
 
 struct Known {
     /// Keeps the address from naming another upstream, but not the upstream alive.
@@ -263,8 +267,9 @@ struct Known {
 
 impl Pools {
     /// No connections yet.
-    pub fn new() -> Self {
-        Self(RefCell::default())
+    pub fn new(clock: Clock) -> Self {
+        let known = RefCell::default();
+        Self { clock, known }
     }
 
     /// Sends `request` to the app and returns once the response head is there; the response body
@@ -290,12 +295,12 @@ impl Pools {
     /// leave with their connections.
     fn of(&self, upstream: &Arc<Upstream>) -> Pool {
         let key = Arc::as_ptr(upstream).addr();
-        let mut pools = self.0.borrow_mut();
+        let mut pools = self.known.borrow_mut();
         if let Some(known) = pools.get(&key) {
             return known.pool.clone();
         }
         pools.retain(|_, known| known.upstream.strong_count() > 0);
-        let pool = upstream.pool();
+        let pool = upstream.pool(&self.clock);
         let known = Known {
             upstream: Arc::downgrade(upstream),
             pool: pool.clone(),
@@ -307,7 +312,7 @@ impl Pools {
 
 impl fmt::Debug for Pools {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let pools = self.0.borrow();
+        let pools = self.known.borrow();
         f.debug_list()
             .entries(pools.values().map(|known| &known.pool))
             .finish()

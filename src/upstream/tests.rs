@@ -71,7 +71,7 @@ async fn seen(preserve_host: bool, request: Request<Upload>) -> String {
         preserve_host,
         ..settings
     });
-    let pools = Pools::new();
+    let pools = Pools::new(Clock::system());
     let (response, head) = join!(pools.send(&upstream, request), async {
         let (mut stream, _) = listener.accept().await.unwrap();
         answer(&mut stream, OK).await
@@ -120,7 +120,7 @@ async fn a_post_without_content_says_so() {
 async fn f_09_each_failure_has_its_own_name() {
     local(async {
         let (listener, mut settings) = listen().await;
-        let pools = Pools::new();
+        let pools = Pools::new(Clock::system());
         for (response, reason) in [
             (Some("nonsense\r\n\r\n"), "upstream_broken"),
             (
@@ -155,7 +155,7 @@ async fn f_10_an_app_without_a_free_connection_is_busy() {
         settings.connections = NonZeroUsize::MIN;
         settings.queue = 0;
         let upstream = upstream(&settings);
-        let pools = Pools::new();
+        let pools = Pools::new(Clock::system());
         let (first, second) = join!(pools.send(&upstream, request(Method::GET, "/1")), async {
             let (mut stream, _) = listener.accept().await.unwrap();
             let second = pools.send(&upstream, request(Method::GET, "/2")).await;
@@ -173,7 +173,7 @@ async fn a_worker_keeps_its_connections_apart_and_forgets_those_of_old_settings(
     local(async {
         let (listener, settings) = listen().await;
         let (old, new) = (upstream(&settings), upstream(&settings));
-        let pools = Pools::new();
+        let pools = Pools::new(Clock::system());
         let mut streams = Vec::new();
         for upstream in [&old, &new] {
             let (response, stream) =
@@ -229,7 +229,7 @@ async fn an_app_by_https_is_believed_by_its_own_authority() {
         let dir = tempfile::tempdir().unwrap();
         let (listener, acceptor, settings) = encrypted(&dir, "localhost").await;
         let upstream = upstream(&settings);
-        let pools = Pools::new();
+        let pools = Pools::new(Clock::system());
         let (first, mut stream) = join!(pools.send(&upstream, request(Method::GET, "/1")), async {
             let (stream, _) = listener.accept().await.unwrap();
             let mut stream = acceptor.accept(stream).await.unwrap();
@@ -260,7 +260,7 @@ async fn t_08_an_app_that_is_not_believed_learns_nothing() {
             ca_file: strange.ca_file,
             ..settings
         });
-        let pools = Pools::new();
+        let pools = Pools::new(Clock::system());
         let (outcome, handshake) = join!(pools.send(&upstream, request(Method::GET, "/")), async {
             let (stream, _) = listener.accept().await.unwrap();
             acceptor.accept(stream).await

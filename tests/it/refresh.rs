@@ -28,15 +28,6 @@ fn bearer(request: &Recorded) -> (String, usize) {
     }
 }
 
-/// Turns the clock when no refresh is resting any more: one that nobody waits for ends a moment after
-/// the last one has left, and rests by the system's time.
-async fn advance_in_peace(scene: &Scene, by: Duration) {
-    scene
-        .wait_for_figure("sidegate_refreshes_under_way", 0)
-        .await;
-    scene.gateway.advance(by);
-}
-
 /// A scene whose access tokens live for a minute, and where a request waits for a second at most.
 async fn minutes() -> Scene {
     with_wait(1, |settings| settings).await
@@ -248,7 +239,7 @@ async fn g_07_f_04_f_06_a_provider_out_of_order_signs_nobody_out() {
         assert!(text.contains(";url=/page?x=1&amp;y\""), "{text}");
         // And then it is in order again.
         scene.provider.refuse_refreshes(None);
-        advance_in_peace(&scene, Duration::from_mins(6)).await;
+        scene.gateway.advance(Duration::from_mins(6));
         let page = browser.open(&url("/page")).await;
         assert_eq!(page.text(), "seen", "{context}: {}", page.describe());
         assert_eq!(scene.provider.authorizations().len(), 1, "{context}");
@@ -328,7 +319,7 @@ async fn f_29_a_refused_client_raises_the_alarm_and_keeps_every_session() {
     assert_eq!(page.json()["reason"], "client_refused");
     // The operator mends it.
     scene.provider.refuse_refreshes(None);
-    advance_in_peace(&scene, Duration::from_mins(1)).await;
+    scene.gateway.advance(Duration::from_mins(1));
     assert_eq!(browser.fetch(&url("/page")).await.text(), "seen");
     assert_eq!(scene.provider.authorizations().len(), 1);
 }
@@ -589,7 +580,7 @@ async fn an_open_route_takes_whom_nobody_can_be_made_of_as_nobody() {
     assert_eq!(nobody.head.value("authorization"), None);
     assert_eq!(nobody.head.value("x-forwarded-user"), None);
     scene.provider.refuse_refreshes(None);
-    advance_in_peace(&scene, Duration::from_secs(31)).await;
+    scene.gateway.advance(Duration::from_secs(31));
     assert_seen(&scene, &browser.fetch(&url("/public/x")).await, 2);
 }
 
@@ -661,7 +652,7 @@ async fn a_real_browser_goes_on_by_itself_once_the_provider_is_back() {
     );
     browser.picture("not_renewed").await;
     scene.provider.refuse_refreshes(None);
-    advance_in_peace(&scene, Duration::from_mins(6)).await;
+    scene.gateway.advance(Duration::from_mins(6));
     browser.wait_for_text("seen").await;
     assert_eq!(scene.provider.authorizations().len(), 1);
 }

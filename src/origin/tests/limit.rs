@@ -46,7 +46,7 @@ fn worker(
             .build()
             .unwrap();
         runtime.block_on(local(async move {
-            let pool = Pool::new(connector, limit, times());
+            let pool = Pool::new(connector, limit, times(), Clock::system());
             let mut lanes = Vec::new();
             for _ in 0..width {
                 let pool = pool.clone();
@@ -91,8 +91,18 @@ async fn an_idle_connection_of_another_worker_is_given_up() {
     local(async {
         let server = Server::start().await;
         let limit = Arc::new(limit(1, 1));
-        let one = Pool::new(server.connector(), Arc::clone(&limit), times());
-        let two = Pool::new(server.connector(), Arc::clone(&limit), times());
+        let one = Pool::new(
+            server.connector(),
+            Arc::clone(&limit),
+            times(),
+            Clock::system(),
+        );
+        let two = Pool::new(
+            server.connector(),
+            Arc::clone(&limit),
+            times(),
+            Clock::system(),
+        );
         let (first, mut peer) = join!(fetch(&one, "/1"), server.answer(OK));
         first.unwrap();
         assert_eq!((one.idle(), limit.free()), (1, 0));
@@ -114,8 +124,13 @@ async fn a_worker_that_never_pauses_does_not_starve_another() {
         let server = Server::start().await;
         let connector = server.connector();
         let limit = Arc::new(limit(1, 16));
-        let busy = Pool::new(Arc::clone(&connector), Arc::clone(&limit), times());
-        let other = Pool::new(connector, Arc::clone(&limit), times());
+        let busy = Pool::new(
+            Arc::clone(&connector),
+            Arc::clone(&limit),
+            times(),
+            Clock::system(),
+        );
+        let other = Pool::new(connector, Arc::clone(&limit), times(), Clock::system());
         let connections = Arc::new(AtomicUsize::new(0));
         spawn_local(one_process(server, connections));
         let answered = Rc::new(Cell::new(0_usize));
@@ -144,7 +159,7 @@ async fn waiting_requests_of_one_worker_share_its_connection_in_order() {
     local(async {
         let server = Server::start().await;
         let limit = Arc::new(limit(1, 16));
-        let pool = Pool::new(server.connector(), limit, times());
+        let pool = Pool::new(server.connector(), limit, times(), Clock::system());
         let mut waiting = Vec::new();
         for number in 0..10 {
             let pool = pool.clone();
@@ -171,7 +186,12 @@ async fn a_full_queue_is_busy_at_once_and_a_long_wait_is_busy_in_the_end() {
         let server = Server::start().await;
         let one = NonZeroUsize::MIN;
         let limit = Arc::new(Limit::new(one, 1, Duration::from_millis(30)));
-        let pool = Pool::new(server.connector(), Arc::clone(&limit), times());
+        let pool = Pool::new(
+            server.connector(),
+            Arc::clone(&limit),
+            times(),
+            Clock::system(),
+        );
         let holding = {
             let pool = pool.clone();
             spawn_local(async move { fetch(&pool, "/1").await })
@@ -203,7 +223,12 @@ async fn a_request_that_is_given_up_leaves_the_queue() {
     local(async {
         let server = Server::start().await;
         let limit = Arc::new(limit(1, 1));
-        let pool = Pool::new(server.connector(), Arc::clone(&limit), times());
+        let pool = Pool::new(
+            server.connector(),
+            Arc::clone(&limit),
+            times(),
+            Clock::system(),
+        );
         let mut first = Box::pin(fetch(&pool, "/1"));
         let mut peer = tokio::select! {
             _ = &mut first => panic!("there is no answer"),
@@ -232,7 +257,12 @@ async fn a_connection_that_ends_in_any_way_frees_its_place() {
     local(async {
         let server = Server::start().await;
         let limit = Arc::new(limit(1, 1));
-        let pool = Pool::new(server.connector(), Arc::clone(&limit), times());
+        let pool = Pool::new(
+            server.connector(),
+            Arc::clone(&limit),
+            times(),
+            Clock::system(),
+        );
         for response in [
             "",
             "nonsense\r\n\r\n",

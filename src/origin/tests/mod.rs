@@ -24,6 +24,7 @@ use tokio::task::LocalSet;
 use tokio::time::timeout;
 
 use super::{Connector, Error, Limit, Origin, Pool, ResponseBody, Times};
+use crate::clock::Clock;
 use crate::upload::Upload;
 
 /// Nothing here takes longer unless it hangs.
@@ -108,7 +109,12 @@ impl Server {
     }
 
     fn pool_with(&self, times: Times) -> Pool {
-        Pool::new(self.connector(), Arc::new(limit(16, 16)), times)
+        Pool::new(
+            self.connector(),
+            Arc::new(limit(16, 16)),
+            times,
+            Clock::system(),
+        )
     }
 }
 

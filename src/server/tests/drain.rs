@@ -217,13 +217,13 @@ async fn two_workers_serve_one_listener() {
 async fn a_handler_that_cannot_be_made_fails_the_start() {
     let listener = Listener::bind(([127, 0, 0, 1], 0).into()).unwrap();
     let make = || -> Site { panic!("no handler") };
-    let one = NonZeroUsize::MIN;
-    let result = Workers::start(
-        "test",
-        one,
-        vec![Endpoint::plain(listener)],
-        with(long()),
-        make,
-    );
+    let setup = Setup {
+        name: "test",
+        workers: NonZeroUsize::MIN,
+        endpoints: vec![Endpoint::plain(listener)],
+        settings: with(long()),
+        clock: Clock::system(),
+    };
+    let result = Workers::start(setup, make);
     assert!(matches!(result, Err(Error::WorkerLost)), "{result:?}");
 }

@@ -266,10 +266,14 @@ impl Server {
         };
         let site = probe.clone();
         let count = NonZeroUsize::new(count).unwrap();
-        let workers = Workers::start("test", count, endpoints, settings, move || {
-            Site(site.clone())
-        })
-        .unwrap();
+        let setup = Setup {
+            name: "test",
+            workers: count,
+            endpoints,
+            settings,
+            clock: Clock::system(),
+        };
+        let workers = Workers::start(setup, move || Site(site.clone())).unwrap();
         let (plain, secure) = addresses;
         Self {
             plain,
