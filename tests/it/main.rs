@@ -39,6 +39,7 @@ mod provider_answers;
 mod recent;
 mod refresh;
 mod refused_tokens;
+mod reload;
 mod return_to;
 mod rotation;
 mod servers;

@@ -6,58 +6,13 @@ use serde_json::json;
 
 use crate::support::browser::Browser;
 use crate::support::certificates::Authority;
-use crate::support::h2::{H2, Outcome};
-use crate::support::raw::Raw;
+use crate::support::line::Line;
 use crate::support::scene::{SESSION, Scene};
 use crate::support::visit::Visit;
 
 const PUBLIC: &str = "https://localhost";
 /// Past the end of a token that lives for a minute.
 const OVER: Duration = Duration::from_secs(61);
-
-/// An open connection over which one request after the other goes.
-enum Line {
-    Http1(Raw),
-    Http2(H2, u32),
-}
-
-impl Line {
-    /// One of each protocol.
-    async fn both(scene: &Scene, tls: &Authority) -> [Self; 2] {
-        let address = scene.gateway.address();
-        let http1 = Raw::connect_tls(address, "localhost", tls.client(&["http/1.1"])).await;
-        let http2 = H2::connect(address, "localhost", tls.client(&["h2"])).await;
-        [Self::Http1(http1), Self::Http2(http2, 1)]
-    }
-
-    /// The status of a request with this cookie.
-    async fn ask(&mut self, cookie: &str) -> u16 {
-        match self {
-            Self::Http1(raw) => {
-                let request =
-                    format!("GET / HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\n\r\n");
-                raw.send(request).await;
-                raw.response("GET").await.expect("it stays open").status()
-            }
-            Self::Http2(h2, stream) => {
-                let fields: [(&[u8], &[u8]); 5] = [
-                    (b":method", b"GET"),
-                    (b":scheme", b"https"),
-                    (b":authority", b"localhost"),
-                    (b":path", b"/"),
-                    (b"cookie", cookie.as_bytes()),
-                ];
-                h2.head(*stream, &fields, false).await;
-                let outcome = h2.outcome(*stream).await;
-                *stream += 2;
-                match outcome {
-                    Outcome::Status(status) => status,
-                    Outcome::Refused => panic!("it was closed"),
-                }
-            }
-        }
-    }
-}
 
 /// Whose token the app saw last, and its number.
 fn bearer(scene: &Scene) -> (String, usize) {
@@ -86,7 +41,7 @@ async fn an_open_connection_gets_the_new_token_of_a_session_that_was_refreshed()
     let (scene, tls) = Scene::over_tls().await;
     scene.provider.token_members(json!({ "expires_in": 60 }));
     let (_browser, cookie) = signed_in(&scene, &tls, "alice").await;
-    let mut lines = Line::both(&scene, &tls).await;
+    let mut lines = Line::both(scene.gateway.address(), &tls).await;
     for number in 1..4 {
         for line in &mut lines {
             assert_eq!(line.ask(&cookie).await, 200);
@@ -100,7 +55,7 @@ async fn an_open_connection_gets_the_new_token_of_a_session_that_was_refreshed()
 async fn c_20_an_open_connection_loses_a_session_that_was_ended_elsewhere() {
     let (scene, tls) = Scene::over_tls().await;
     let (browser, cookie) = signed_in(&scene, &tls, "alice").await;
-    let mut lines = Line::both(&scene, &tls).await;
+    let mut lines = Line::both(scene.gateway.address(), &tls).await;
     for line in &mut lines {
         assert_eq!(line.ask(&cookie).await, 200);
     }
@@ -120,7 +75,7 @@ async fn people_who_share_a_connection_are_told_apart() {
     let (scene, tls) = Scene::over_tls().await;
     let (_, alice) = signed_in(&scene, &tls, "alice").await;
     let (_, bob) = signed_in(&scene, &tls, "bob").await;
-    for line in &mut Line::both(&scene, &tls).await {
+    for line in &mut Line::both(scene.gateway.address(), &tls).await {
         for (cookie, user) in [(&alice, "alice"), (&bob, "bob"), (&alice, "alice")] {
             assert_eq!(line.ask(cookie).await, 200);
             assert_eq!(bearer(&scene).0, user);
@@ -154,7 +109,7 @@ async fn an_app_gets_the_other_cookies_of_each_request_and_never_ours() {
             Some("lang=en; theme=dark"),
         ),
     ];
-    for line in &mut Line::both(&scene, &tls).await {
+    for line in &mut Line::both(scene.gateway.address(), &tls).await {
         for (cookies, others) in &lines {
             assert_eq!(line.ask(cookies).await, 200);
             let seen = scene.app.last().head.value("cookie");
@@ -172,7 +127,7 @@ async fn c_15_a_session_in_use_on_one_connection_stays_and_an_unused_one_ends() 
     for which in 0..2 {
         let (scene, tls) = Scene::over_tls().await;
         let (_browser, cookie) = signed_in(&scene, &tls, "alice").await;
-        let line = &mut Line::both(&scene, &tls).await[which];
+        let line = &mut Line::both(scene.gateway.address(), &tls).await[which];
         // Eight hours without a use end it; these are twelve with one every three.
         for _ in 0..5 {
             assert_eq!(line.ask(&cookie).await, 200);

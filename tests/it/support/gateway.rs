@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use sidegate::clock::{Clock, Timestamp};
 use sidegate::config::{Config, Opened, Source};
-use sidegate::instance::Instance;
+use sidegate::instance::{Changed, Instance, ReloadError, Reloaded};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
@@ -110,9 +110,36 @@ impl Settings {
         path.display().to_string()
     }
 
+    /// The settings file.
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("sidegate.toml")
+    }
+
+    /// What the settings file holds.
+    pub(crate) fn text(&self) -> String {
+        std::fs::read_to_string(self.path()).unwrap()
+    }
+
+    /// Puts another file in the place of the settings file, as a whole.
+    pub(crate) fn overwrite(&self, text: &str) {
+        let next = self.file("next.toml", text);
+        std::fs::rename(next, self.path()).unwrap();
+    }
+
+    /// Writes other text into the settings file as it lies there.
+    pub(crate) fn write_in_place(&self, text: &str) {
+        std::fs::write(self.path(), text).unwrap();
+    }
+
+    /// Follows the file.
+    pub(crate) fn watched(mut self) -> Self {
+        self.public_urls.push_str("watch = true\n");
+        self
+    }
+
     /// Writes the settings file.
     pub(crate) fn write(&self) -> PathBuf {
-        let path = self.folder.path().join("sidegate.toml");
+        let path = self.path();
         let parts = [
             &self.public_urls,
             &self.server,
@@ -130,7 +157,7 @@ impl Settings {
 pub(crate) struct Gateway {
     instance: Box<Instance>,
     clock: Clock,
-    _folder: TempDir,
+    settings: Settings,
 }
 
 impl Gateway {
@@ -147,8 +174,19 @@ impl Gateway {
         Self {
             instance: Box::new(instance),
             clock,
-            _folder: settings.folder,
+            settings,
         }
+    }
+
+    /// Writes `text` over the settings and puts them in force.
+    pub(crate) async fn reload(&mut self, text: &str) -> Result<Reloaded, ReloadError> {
+        self.settings.overwrite(text);
+        self.instance.reload(Changed::Settings).await
+    }
+
+    /// The settings as they are written.
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Where it listens.
@@ -192,7 +230,7 @@ pub(crate) struct Process {
     address: SocketAddr,
     operations: SocketAddr,
     log: Arc<watch::Sender<String>>,
-    _folder: TempDir,
+    settings: Settings,
 }
 
 impl Process {
@@ -232,8 +270,13 @@ impl Process {
             address,
             operations,
             log,
-            _folder: settings.folder,
+            settings,
         }
+    }
+
+    /// The settings as they are written.
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Where it listens.

@@ -40,10 +40,24 @@ impl H2 {
         name: &str,
         config: Arc<rustls::ClientConfig>,
     ) -> Self {
-        let mut wire = tls(address, name, config).await;
+        Self::announcing(tls(address, name, config).await, &[]).await
+    }
+
+    /// Connects by TLS and takes no field from a table of earlier ones (RFC 7541 section 4.2), so
+    /// that each response says its whole status.
+    pub(crate) async fn connect_without_table(
+        address: SocketAddr,
+        name: &str,
+        config: Arc<rustls::ClientConfig>,
+    ) -> Self {
+        const HEADER_TABLE_SIZE: [u8; 6] = [0, 1, 0, 0, 0, 0];
+        Self::announcing(tls(address, name, config).await, &HEADER_TABLE_SIZE).await
+    }
+
+    async fn announcing(mut wire: Wire, settings: &[u8]) -> Self {
         wire.write(PREFACE).await;
         let mut connection = Self { wire };
-        connection.frame(SETTINGS, 0, 0, &[]).await;
+        connection.frame(SETTINGS, 0, 0, settings).await;
         connection
     }
 

@@ -7,6 +7,7 @@ pub(crate) mod gateway;
 pub(crate) mod h2;
 pub(crate) mod jar;
 pub(crate) mod killed;
+pub(crate) mod line;
 pub(crate) mod openid;
 pub(crate) mod pair;
 pub(crate) mod person;

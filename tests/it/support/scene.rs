@@ -1,5 +1,7 @@
 //! A gateway between a stand-in provider and a recording app, as most tests need it.
 
+use std::net::SocketAddr;
+
 use tokio::time::timeout;
 
 use super::browser::{Browser, Page};
@@ -120,24 +122,12 @@ impl Scene {
 
     /// A figure of the operations listener, by its name and labels.
     pub(crate) async fn figure(&self, name: &str) -> Option<u64> {
-        let address = self.gateway.operations();
-        let request =
-            format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-        let outcome = exchange(address, request.as_bytes(), 1).await;
-        let text = outcome.responses[0].text();
-        let mut lines = text.lines();
-        lines.find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+        figure(self.gateway.operations(), name).await
     }
 
     /// Waits until a figure is this; zero until it was counted.
     pub(crate) async fn wait_for_figure(&self, name: &str, value: u64) {
-        let waiting = async {
-            while self.figure(name).await.unwrap_or_default() != value {
-                tokio::task::yield_now().await;
-            }
-        };
-        let came = timeout(PATIENCE, waiting).await;
-        assert!(came.is_ok(), "{name} is {:?}", self.figure(name).await);
+        wait_for_figure(self.gateway.operations(), name, value).await;
     }
 
     /// The `Cookie` field of a signed-in person, for raw requests.
@@ -145,6 +135,31 @@ impl Scene {
         let browser = self.signed_in(user).await;
         format!("{SESSION}={}", browser.cookie(ORIGIN, SESSION).unwrap())
     }
+}
+
+/// A figure of an operations listener, by its name and labels.
+pub(crate) async fn figure(operations: SocketAddr, name: &str) -> Option<u64> {
+    let request =
+        format!("GET /metrics HTTP/1.1\r\nHost: {operations}\r\nConnection: close\r\n\r\n");
+    let outcome = exchange(operations, request.as_bytes(), 1).await;
+    let text = outcome.responses[0].text();
+    let mut lines = text.lines();
+    lines.find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+}
+
+/// Waits until a figure of an operations listener is this; zero until it was counted.
+pub(crate) async fn wait_for_figure(operations: SocketAddr, name: &str, value: u64) {
+    let waiting = async {
+        while figure(operations, name).await.unwrap_or_default() != value {
+            tokio::task::yield_now().await;
+        }
+    };
+    let came = timeout(PATIENCE, waiting).await;
+    assert!(
+        came.is_ok(),
+        "{name} is {:?}",
+        figure(operations, name).await
+    );
 }
 
 /// An address of the gateway.

@@ -1,0 +1,368 @@
+//! Other settings for a gateway that goes on serving: what changes at once, and what nobody loses.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use sidegate::instance::{ReloadError, Reloaded};
+use tokio::sync::Notify;
+
+use crate::support::browser::Browser;
+use crate::support::certificates::Authority;
+use crate::support::gateway::{Process, Settings};
+use crate::support::line::Line;
+use crate::support::provider::StandIn;
+use crate::support::scene::{SESSION, Scene, figure, url, wait_for_figure};
+use crate::support::upstream::{Answer, RecordingUpstream};
+
+const PUBLIC: &str = "https://localhost";
+
+/// The rule of `/`, as it is written in every scene, and one that nobody satisfies.
+const ANYBODY: &str = "[[routes]]\nprefix = \"/\"\n";
+const NOBODY: &str =
+    "[[routes]]\nprefix = \"/\"\naccess.any_of.groups = [\"nobody\"]\nprovider = \"main\"\n";
+
+const APPLIED: &str = "sidegate_reloads_total{result=\"applied\"}";
+const REFUSED: &str = "sidegate_reloads_total{result=\"refused\"}";
+
+/// Replaces the one place where `from` is written.
+fn edited(text: &str, from: &str, to: &str) -> String {
+    assert_eq!(text.matches(from).count(), 1, "{from} in\n{text}");
+    text.replace(from, to)
+}
+
+/// The `Cookie` field of a browser that has signed in at `address` by TLS.
+async fn cookie_of(
+    user: &str,
+    (address, tls): (std::net::SocketAddr, &Authority),
+    provider: &StandIn,
+) -> String {
+    let browser = Browser::trusting(tls).leading(PUBLIC, address);
+    browser.plant(&provider.url(), &format!("user={user}; Path=/"));
+    let page = browser.visit(&format!("{PUBLIC}/")).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+    format!("{SESSION}={}", browser.cookie(PUBLIC, SESSION).unwrap())
+}
+
+#[tokio::test]
+async fn a_new_rule_decides_the_next_request_of_an_open_connection() {
+    let (mut scene, tls) = Scene::over_tls().await;
+    let address = scene.gateway.address();
+    let cookie = cookie_of("alice", (address, &tls), &scene.provider).await;
+    let mut lines = Line::both(address, &tls).await;
+    let open = scene.gateway.settings().text();
+    let closed = edited(&open, ANYBODY, NOBODY);
+    for _ in 0..3 {
+        for (text, status) in [(&open, 200), (&closed, 403)] {
+            scene.gateway.reload(text).await.unwrap();
+            for line in &mut lines {
+                assert_eq!(line.ask(&cookie).await, status);
+            }
+        }
+    }
+    assert_eq!(scene.figure(APPLIED).await, Some(6));
+}
+
+#[tokio::test]
+async fn bad_settings_change_nothing_and_every_problem_is_said() {
+    let mut scene = Scene::new().await;
+    let alice = scene.signed_in("alice").await;
+    let good = scene.gateway.settings().text();
+    let bad = edited(
+        &good,
+        ANYBODY,
+        "[[routes]]\nprefix = \"/\"\nacess = \"public\"\n",
+    );
+    let bad = bad.replace("workers = 2", "wokers = 2");
+    let refused = scene.gateway.reload(&bad).await;
+    let Err(ReloadError::Settings(problems)) = refused else {
+        panic!("{refused:?}");
+    };
+    let keys: Vec<&str> = problems.0.iter().map(|problem| &*problem.key).collect();
+    assert_eq!(keys, ["server.wokers", "routes.0.acess"]);
+    assert_eq!(alice.fetch(&url("/")).await.status, 200);
+    assert_eq!(scene.browser().fetch(&url("/")).await.status, 401);
+    assert_eq!(scene.figure(REFUSED).await, Some(1));
+    assert_eq!(
+        scene.figure("sidegate_last_reload_successful").await,
+        Some(0)
+    );
+    scene.gateway.reload(&good).await.unwrap();
+    assert_eq!(
+        scene.figure("sidegate_last_reload_successful").await,
+        Some(1)
+    );
+}
+
+#[tokio::test]
+async fn a_request_that_began_before_ends_by_the_settings_before() {
+    let mut scene = Scene::new().await;
+    let alice = scene.signed_in("alice").await;
+    let other = RecordingUpstream::start().await;
+    let gate = Arc::new(Notify::new());
+    let asked = scene.app.count();
+    scene
+        .app
+        .next(Answer::ok("from the old app").held_by(&gate));
+    let slow = alice.clone();
+    let slow = tokio::spawn(async move { slow.fetch(&url("/slow")).await });
+    scene.app.wait_until(|seen| seen.len() > asked).await;
+    let text = scene.gateway.settings().text();
+    let text = edited(&text, &scene.app.url(), &other.url());
+    scene.gateway.reload(&text).await.unwrap();
+    assert_eq!(
+        scene.figure("sidegate_sites").await,
+        Some(2),
+        "one is still used"
+    );
+    assert_eq!(alice.fetch(&url("/new")).await.status, 200);
+    assert_eq!(other.last().target(), "/new");
+    gate.notify_one();
+    let page = slow.await.unwrap();
+    assert_eq!(page.text(), "from the old app", "{}", page.describe());
+    // Nothing uses the settings before any more, so they are freed.
+    scene.wait_for_figure("sidegate_sites", 1).await;
+}
+
+#[tokio::test]
+async fn what_the_settings_leave_as_it_is_stays_open() {
+    let (mut scene, tls) = Scene::over_tls().await;
+    let address = scene.gateway.address();
+    let cookie = cookie_of("alice", (address, &tls), &scene.provider).await;
+    let [mut line, _] = Line::both(address, &tls).await;
+    let text = scene.gateway.settings().text();
+    assert_eq!(line.ask(&cookie).await, 200);
+    let open = scene.app.connections();
+    for number in 1..4 {
+        let more = format!("workers = 2\nbody_mib = {number}");
+        let text = edited(&text, "workers = 2", &more);
+        let reloaded = scene.gateway.reload(&text).await.unwrap();
+        assert_eq!(reloaded, Reloaded::default());
+        assert_eq!(line.ask(&cookie).await, 200);
+    }
+    assert_eq!(
+        scene.app.connections(),
+        open,
+        "the app's connection is kept"
+    );
+    let other = edited(
+        &text,
+        &scene.app.url(),
+        &format!("{}\"\nqueue = 7 #", scene.app.url()),
+    );
+    scene.gateway.reload(&other).await.unwrap();
+    assert_eq!(line.ask(&cookie).await, 200);
+    assert_eq!(
+        scene.app.connections(),
+        open + 1,
+        "another app's would not be"
+    );
+}
+
+#[tokio::test]
+async fn a_provider_that_is_another_one_ends_its_sessions_and_no_other_change_does() {
+    let mut scene = Scene::new().await;
+    let alice = scene.signed_in("alice").await;
+    let text = scene.gateway.settings().text();
+    // Another way to ask the same server as the same client.
+    let scopes = edited(
+        &text,
+        "client_id = \"3\"",
+        "client_id = \"3\"\nscopes = [\"x\"]",
+    );
+    let reloaded = scene.gateway.reload(&scopes).await.unwrap();
+    assert_eq!(reloaded.sessions.ended, BTreeMap::new());
+    assert_eq!(alice.fetch(&url("/")).await.status, 200);
+    let anew = edited(&text, "client_id = \"3\"", "client_id = \"4\"");
+    let reloaded = scene.gateway.reload(&anew).await.unwrap();
+    assert_eq!(
+        reloaded.sessions.ended,
+        BTreeMap::from([("main".into(), 1)])
+    );
+    assert_eq!(alice.fetch(&url("/")).await.status, 401);
+    // It stays ended, whoever the provider is later.
+    scene.gateway.reload(&text).await.unwrap();
+    assert_eq!(alice.fetch(&url("/")).await.status, 401);
+    let removed = text.replace("[providers.main]", "[providers.other]");
+    let removed = removed.replace("\"main\"", "\"other\"");
+    assert_eq!(
+        scene.signed_in("bob").await.fetch(&url("/")).await.status,
+        200
+    );
+    let reloaded = scene.gateway.reload(&removed).await.unwrap();
+    assert_eq!(
+        reloaded.sessions.ended,
+        BTreeMap::from([("main".into(), 1)])
+    );
+}
+
+#[tokio::test]
+async fn a_login_that_began_before_ends_by_the_settings_after() {
+    let mut scene = Scene::new().await;
+    let text = scene.gateway.settings().text();
+    let browser = scene.browser_of("alice");
+    let callback = scene.until_callback(&browser, "/wanted").await;
+    // Without a file of keys, the random ones seal what comes back.
+    scene.gateway.reload(&text).await.unwrap();
+    let page = browser.follow_all(callback).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+    assert_eq!(scene.app.last().target(), "/wanted");
+}
+
+#[tokio::test]
+async fn an_answer_that_was_used_before_stays_used() {
+    let mut scene = Scene::new().await;
+    let text = scene.gateway.settings().text();
+    let browser = scene.browser_of("alice");
+    let callback = scene.until_callback(&browser, "/").await;
+    let twin = browser.clone();
+    let page = browser.follow(&callback).await;
+    assert_eq!(page.status, 303, "{}", page.describe());
+    scene.gateway.reload(&text).await.unwrap();
+    twin.forget(SESSION);
+    let again = twin.follow(&callback).await;
+    assert_eq!(again.status, 400, "{}", again.describe());
+    assert_eq!(scene.provider.exchanges().len(), 1);
+}
+
+#[tokio::test]
+async fn what_needs_a_restart_is_named_and_the_rest_is_in_force() {
+    let mut scene = Scene::new().await;
+    let text = scene.gateway.settings().text();
+    let text = edited(&text, "workers = 2", "workers = 1\nidle_secs = 9");
+    let text = edited(
+        &text,
+        ANYBODY,
+        "[[routes]]\nprefix = \"/\"\naccess = \"public\"\n",
+    );
+    for _ in 0..2 {
+        let reloaded = scene.gateway.reload(&text).await.unwrap();
+        assert_eq!(
+            reloaded.need_restart,
+            ["server.idle_secs", "server.workers"]
+        );
+        assert_eq!(scene.browser().fetch(&url("/")).await.status, 200);
+    }
+}
+
+/// People who ask all the time, over connections that stay open.
+struct Load {
+    stop: Arc<AtomicBool>,
+    served: Arc<AtomicUsize>,
+    people: Vec<tokio::task::JoinHandle<Vec<u16>>>,
+}
+
+impl Load {
+    async fn start(address: std::net::SocketAddr, tls: &Authority, cookies: &[String]) -> Self {
+        let (stop, served) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let mut people = Vec::new();
+        for cookie in cookies {
+            for mut line in Line::both(address, tls).await {
+                let (stop, served) = (Arc::clone(&stop), Arc::clone(&served));
+                let cookie = cookie.clone();
+                people.push(tokio::spawn(async move {
+                    let mut failures = Vec::new();
+                    while !stop.load(Ordering::Relaxed) {
+                        let status = line.ask(&cookie).await;
+                        served.fetch_add(1, Ordering::Relaxed);
+                        failures.extend(Some(status).filter(|status| *status != 200));
+                    }
+                    failures
+                }));
+            }
+        }
+        Self {
+            stop,
+            served,
+            people,
+        }
+    }
+
+    /// The statuses of all requests that were not served, and how many were.
+    async fn end(self) -> (Vec<u16>, usize) {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut failures = Vec::new();
+        for person in self.people {
+            failures.extend(person.await.unwrap());
+        }
+        (failures, self.served.load(Ordering::Relaxed))
+    }
+}
+
+/// The real program, told by SIGHUP: good settings and bad ones in turn, while people ask.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_reloads_lose_no_request_no_session_and_no_memory() {
+    let tls = Authority::new();
+    let (provider, app) = (StandIn::start().await, RecordingUpstream::start().await);
+    let settings = Settings::new(PUBLIC, &provider.url(), &app.url());
+    let settings = settings.with(ANYBODY).tls(&tls);
+    let process = Process::start_quietly(settings).await;
+    let (address, operations) = (process.address(), process.operations());
+    let mut cookies = Vec::new();
+    for user in ["alice", "bob", "carol", "dave"] {
+        cookies.push(cookie_of(user, (address, &tls), &provider).await);
+    }
+    let load = Load::start(address, &tls, &cookies).await;
+    let text = process.settings().text();
+    let more = "[[routes]]\nprefix = \"/admin\"\naccess.any_of.groups = [\"admins\"]\n\
+                provider = \"main\"\n";
+    let (mut applied, mut refused, mut settled) = (0, 0, 0);
+    for number in 0..200 {
+        if number % 2 == 1 {
+            process
+                .settings()
+                .overwrite(&text.replace("prefix", "perfix"));
+            refused += 1;
+        } else {
+            // Every fourth has another route, so that no two in a row are the same.
+            let more = if number % 4 == 0 { more } else { "" };
+            process.settings().overwrite(&format!("{text}{more}"));
+            applied += 1;
+        }
+        process.signal("HUP").await;
+        wait_for_figure(operations, APPLIED, applied).await;
+        wait_for_figure(operations, REFUSED, refused).await;
+        if number == 40 {
+            settled = process.memory();
+        }
+    }
+    let (failures, served) = load.end().await;
+    assert_eq!(failures, Vec::<u16>::new());
+    assert!(served > 1000, "{served} requests were served meanwhile");
+    // Nobody had to sign in again.
+    assert_eq!(figure(operations, "sidegate_sessions").await, Some(4));
+    assert_eq!(provider.exchanges().len(), 4);
+    wait_for_figure(operations, "sidegate_sites", 1).await;
+    let after = process.memory();
+    println!(
+        "reloads: applied={applied} refused={refused} requests={served} failed_requests=0 \
+         sessions_lost=0 resident_kib_before={settled} resident_kib_after={after}"
+    );
+    assert!(after < settled + 4096, "{settled} KiB grew to {after} KiB");
+}
+
+#[tokio::test]
+async fn a_watched_file_counts_when_it_is_replaced_and_never_while_it_is_written() {
+    let (provider, app) = (StandIn::start().await, RecordingUpstream::start().await);
+    let settings = Settings::new("http://localhost", &provider.url(), &app.url());
+    let settings = settings.public_urls(&["http://localhost"]).with(ANYBODY);
+    let process = Process::start(settings.watched()).await;
+    let closed = process.settings().text();
+    let open = edited(
+        &closed,
+        ANYBODY,
+        "[[routes]]\nprefix = \"/\"\naccess = \"public\"\n",
+    );
+    let browser = Browser::new().leading("http://localhost", process.address());
+    process.settings().write_in_place(&open);
+    process
+        .wait_for_log(|log| log.contains("was written in place"))
+        .await;
+    assert_eq!(browser.fetch("http://localhost/").await.status, 401);
+    assert!(!process.log().contains("Settings reloaded"));
+    process.settings().overwrite(&open);
+    process
+        .wait_for_log(|log| log.contains("Settings reloaded"))
+        .await;
+    assert_eq!(browser.fetch("http://localhost/").await.status, 200);
+}
