@@ -4,27 +4,33 @@ use std::fmt;
 
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Uri, Version};
+use zeroize::Zeroizing;
 
-/// Room for the fields of most requests.
-const USUAL: usize = 1536;
-
-/// A request's head, kept in case its connection turns out to be dead.
+/// A request's head, kept so that the request can be sent once more.
 ///
-/// Nearly none is ever used, so it is cheap to keep rather than cheap to use: the fields are lines of
-/// one buffer, which costs less than a second map of them. Values that are marked sensitive are not
-/// copied; they stay where they are wiped.
+/// Few kept heads are ever used, so keeping has to be cheap and using need not be: the fields are
+/// lines of one buffer, which costs less than a second map of them. The buffer is wiped, because
+/// cookies are in it. Values that are marked sensitive are not copied; they share the memory of
+/// their owner, who wipes it.
 pub struct KeptHead {
     method: Method,
     uri: Uri,
     /// A name, `:`, a value and a line feed each: no name has a colon, and no value a line feed.
-    lines: Vec<u8>,
+    lines: Zeroizing<Vec<u8>>,
     sensitive: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl KeptHead {
     /// Keeps a head; its extensions are not part of it.
     pub fn of(parts: &Parts) -> Self {
-        let mut lines = Vec::with_capacity(USUAL);
+        let copied = parts
+            .headers
+            .iter()
+            .filter(|(_, value)| !value.is_sensitive());
+        let lengths = copied.map(|(name, value)| line_length(name, value));
+        // A buffer that grows would leave a copy behind that nobody wipes.
+        let room = lengths.fold(0, usize::saturating_add);
+        let mut lines = Zeroizing::new(Vec::with_capacity(room));
         let mut sensitive = Vec::new();
         for (name, value) in &parts.headers {
             if value.is_sensitive() {
@@ -67,6 +73,13 @@ impl fmt::Debug for KeptHead {
     }
 }
 
+/// How long the line of a field is, with its colon and line feed.
+fn line_length(name: &HeaderName, value: &HeaderValue) -> usize {
+    let separators = 2;
+    let text = name.as_str().len().saturating_add(value.len());
+    text.saturating_add(separators)
+}
+
 /// A field from its line.
 pub(super) fn field(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
     let colon = line.iter().position(|byte| *byte == b':')?;
@@ -99,6 +112,7 @@ mod tests {
         let (parts, ()) = request.into_parts();
         let kept = KeptHead::of(&parts);
         assert!(!kept.lines.windows(3).any(|window| window == b"abc"));
+        assert_eq!(kept.lines.len(), kept.lines.capacity(), "the buffer grew");
         let again = kept.into_parts();
         assert_eq!(again.uri, "/a?b");
         assert_eq!(again.headers, wanted);
