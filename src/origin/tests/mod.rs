@@ -3,6 +3,7 @@
 mod client;
 mod encrypted;
 mod framing;
+mod hyper;
 mod limit;
 mod pool;
 
@@ -124,11 +125,20 @@ struct Peer(TcpStream);
 impl Peer {
     /// Reads up to and with `end`.
     async fn until(&mut self, end: &str) -> String {
+        String::from_utf8(self.bytes_until(end).await).unwrap()
+    }
+
+    async fn bytes_until(&mut self, end: &str) -> Vec<u8> {
         let mut read = Vec::new();
         while !read.ends_with(end.as_bytes()) {
             read.push(self.0.read_u8().await.unwrap());
         }
-        String::from_utf8(read).unwrap()
+        read
+    }
+
+    /// Reads a request head of any bytes.
+    async fn head_bytes(&mut self) -> Vec<u8> {
+        self.bytes_until("\r\n\r\n").await
     }
 
     /// Reads a request head.

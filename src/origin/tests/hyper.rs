@@ -1,0 +1,76 @@
+//! What we rely on that hyper does, though it promises none of it.
+
+use http::HeaderValue;
+use tokio::join;
+
+use super::*;
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+/// [`Wire`](crate::origin::wire::Wire) reads the head of a request from what hyper has written.
+#[tokio::test]
+async fn s_33_a_request_that_is_sent_once_more_is_the_same_to_the_byte() {
+    local(async {
+        let server = Server::start().await;
+        let pool = server.pool();
+        let (_, mut peer) = join!(fetch(&pool, "/first"), server.answer(OK));
+        let mut again = get("/again?a=b&c=%20:");
+        for (name, value) in [
+            ("x-two", &b"1"[..]),
+            ("x-two", b"2"),
+            ("x-empty", b""),
+            ("x-colons", b":a: b:"),
+            ("x-spaces", b"a  b\tc"),
+            ("x-latin", b"caf\xe9"),
+            // More than hyper would write at once if it wrote in pieces.
+            ("x-long", &b"0123456789".repeat(2048)),
+        ] {
+            let value = HeaderValue::from_bytes(value).unwrap();
+            again.headers_mut().append(name, value);
+        }
+        let mut bearer = HeaderValue::from_static("Bearer abc");
+        bearer.set_sensitive(true);
+        again.headers_mut().insert("authorization", bearer);
+        let (outcome, (first, second)) = join!(pool.send(again), async {
+            let first = peer.head_bytes().await;
+            drop(peer);
+            let mut next = server.accept().await;
+            let second = next.head_bytes().await;
+            next.say(OK).await;
+            (first, second)
+        });
+        assert_eq!(text(outcome.unwrap()).await.unwrap(), "ok");
+        assert!(first.starts_with(b"GET /again?a=b&c=%20: HTTP/1.1\r\n"));
+        assert_eq!(
+            first.escape_ascii().to_string(),
+            second.escape_ascii().to_string()
+        );
+    })
+    .await;
+}
+
+/// [`Pulse`](crate::origin::pulse::Pulse) takes it that hyper asks for a piece of the request body
+/// only when it has room for it: whether the origin or the client is waited for follows from that.
+#[tokio::test]
+async fn an_origin_that_takes_no_more_of_an_upload_is_late_though_the_client_waits_too() {
+    local(async {
+        let server = Server::start().await;
+        let head = Duration::from_millis(100);
+        let pool = server.pool_with(Times { head, ..times() });
+        let (client, body) = Fed::new();
+        // Much more than sockets and buffers have room for. After it the client has nothing more to
+        // send for now, but hyper does not get that far.
+        let piece = Bytes::from(vec![b'a'; 64 * 1024]);
+        for _ in 0..1024 {
+            client.send(Ok(piece.clone())).unwrap();
+        }
+        let (outcome, _peer) = join!(pool.send(request(Method::POST, "/", body)), async {
+            let mut peer = server.accept().await;
+            peer.head().await;
+            peer
+        });
+        assert!(matches!(outcome, Err(Error::HeadTimeout)), "{outcome:?}");
+        drop(client);
+    })
+    .await;
+}

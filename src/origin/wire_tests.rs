@@ -1,0 +1,182 @@
+use std::future::poll_fn;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+
+fn noted(bytes: &[u8]) -> Wire {
+    let wire = Wire::default();
+    wire.begin(true);
+    wire.writes(bytes);
+    wire
+}
+
+#[test]
+fn a_head_comes_back_as_it_was_written() {
+    let head = b"GET /a:b HTTP/1.1\r\nhost: app\r\nx-two: 1\r\nx-two: 2\r\nx-empty: \r\nx-colons: :a:b\r\n\r\n";
+    let parts = noted(head).unanswered().unwrap();
+    let mut lines: Vec<String> = parts
+        .headers
+        .iter()
+        .map(|(name, value)| format!("{name}={}", value.to_str().unwrap()))
+        .collect();
+    lines.sort();
+    assert_eq!(
+        lines,
+        [
+            "host=app",
+            "x-colons=:a:b",
+            "x-empty=",
+            "x-two=1",
+            "x-two=2"
+        ]
+    );
+    assert_eq!(
+        (parts.method, parts.uri),
+        (Method::GET, Uri::from_static("/a:b"))
+    );
+    assert!(parts.headers.values().all(http::HeaderValue::is_sensitive));
+}
+
+#[test]
+fn nothing_is_left_once_a_byte_came_or_another_request_begins() {
+    let head = b"GET /a:b HTTP/1.1\r\nauthorization: Bearer abc\r\n\r\n";
+    let wire = noted(head);
+    wire.hears();
+    assert!(wire.head.borrow().is_empty());
+    assert!(wire.unanswered().is_none());
+    let wire = noted(head);
+    wire.begin(false);
+    wire.writes(head);
+    assert!(wire.head.borrow().is_empty());
+    assert!(wire.unanswered().is_none());
+}
+
+#[test]
+fn half_a_head_is_not_sent_again() {
+    assert!(
+        noted(b"GET /a:b HTTP/1.1\r\nhost: app\r\n")
+            .unanswered()
+            .is_none()
+    );
+    assert!(noted(b"").unanswered().is_none());
+}
+
+/// What hyper is given, with a count of the reads that are answered without asking the system.
+struct Counted {
+    watched: Watched,
+    spared: Rc<Cell<u32>>,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.watched.wire.quiet.get() {
+            self.spared.set(self.spared.get().saturating_add(1));
+        }
+        Pin::new(&mut self.watched).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.watched).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.watched).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.watched).poll_shutdown(cx)
+    }
+}
+
+/// Without a read that is spared, [`Wire::look_again`] has no use any more. If hyper read outside
+/// of the connection's own task, nothing would ever be there to read.
+#[tokio::test]
+async fn hyper_reads_again_in_one_run_of_its_task_and_only_there() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stream, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+    let (mut origin, wire) = (accepted.unwrap().0, Rc::new(Wire::default()));
+    let spared = Rc::new(Cell::new(0));
+    let io = TokioIo::new(Counted {
+        watched: Watched::new(Stream::Plain(stream.unwrap()), Rc::clone(&wire)),
+        spared: Rc::clone(&spared),
+    });
+    let (mut sender, connection) = http1::handshake(io).await.unwrap();
+    let mut connection = std::pin::pin!(connection);
+    let connection = poll_fn(|cx| {
+        wire.look_again();
+        connection.as_mut().poll(cx)
+    });
+    let exchanges = async {
+        for _ in 0..2 {
+            sender.ready().await.unwrap();
+            let before = spared.get();
+            let request = Request::new(Empty::<Bytes>::new());
+            let (response, ()) = tokio::join!(sender.send_request(request), async {
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    request.push(origin.read_u8().await.unwrap());
+                }
+                for part in ["HTTP/1.1 200 OK\r\ncontent-le", "ngth: 2\r\n\r\no", "k"] {
+                    origin.write_all(part.as_bytes()).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+            });
+            let body = response.unwrap().into_body().collect().await.unwrap();
+            assert_eq!(body.to_bytes(), "ok");
+            assert!(spared.get() > before, "hyper reads once in a run");
+        }
+    };
+    tokio::select! {
+        () = exchanges => {}
+        ended = connection => panic!("the connection ended: {ended:?}"),
+        () = tokio::time::sleep(std::time::Duration::from_secs(30)) => panic!("nothing is read"),
+    }
+}
+
+#[tokio::test]
+async fn what_comes_is_read_in_the_next_run_of_the_task_and_its_waker_is_kept() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stream, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+    let (mut origin, wire) = (accepted.unwrap().0, Rc::new(Wire::default()));
+    let mut watched = Watched::new(Stream::Plain(stream.unwrap()), Rc::clone(&wire));
+    let mut read = |cx: &mut Context<'_>| {
+        let mut bytes = [0; 8];
+        let mut buf = ReadBuf::new(&mut bytes);
+        let outcome = Pin::new(&mut watched).poll_read(cx, &mut buf);
+        outcome.map(|outcome| outcome.map(|()| buf.filled().to_vec()).unwrap())
+    };
+    let mut runs = 0_u32;
+    let came = poll_fn(|cx| {
+        runs = runs.saturating_add(1);
+        wire.look_again();
+        let first = read(cx);
+        if first.is_pending() {
+            // hyper asks again in the same run.
+            assert!(read(cx).is_pending());
+        }
+        first
+    });
+    let (came, sent) = tokio::join!(came, origin.write_all(b"here"));
+    sent.unwrap();
+    assert_eq!(came, b"here");
+    assert!(runs > 1);
+    assert!(wire.heard.get());
+}
