@@ -506,7 +506,7 @@ impl Permit {
         // Looked for only where an app is told.
         let told = session.filter(|_session| names.provider.is_some());
         let provider = told.and_then(|session| self.route.provider(session.provider()));
-        assertions(names, (identity, provider), bearer)
+        assertions(names, identity, provider, bearer)
     }
 }
 

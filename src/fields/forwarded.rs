@@ -119,18 +119,14 @@ impl Client {
     /// headers.insert("x-forwarded-for", "6.6.6.6, 203.0.113.9".parse().unwrap());
     /// let peer = Peer::new("10.0.0.7".parse().unwrap());
     ///
-    /// let closed = Client::read((&peer, Scheme::Http), &headers, &TrustedPeers::default());
+    /// let closed = Client::read(&peer, Scheme::Http, &headers, &TrustedPeers::default());
     /// assert_eq!(closed.address(), peer.address());
     ///
     /// let balancers = TrustedPeers::new(["10.0.0.0/8".parse().unwrap()]);
-    /// let open = Client::read((&peer, Scheme::Http), &headers, &balancers);
+    /// let open = Client::read(&peer, Scheme::Http, &headers, &balancers);
     /// assert_eq!(open.address().to_string(), "203.0.113.9");
     /// ```
-    pub fn read(
-        (peer, scheme): (&Peer, Scheme),
-        headers: &HeaderMap,
-        trusted: &TrustedPeers,
-    ) -> Self {
+    pub fn read(peer: &Peer, scheme: Scheme, headers: &HeaderMap, trusted: &TrustedPeers) -> Self {
         let mut client = Self {
             address: peer.address,
             scheme,

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use super::page::Page;
 use super::{Body, no_content};
 use crate::fields;
-use crate::server::Failure;
+use crate::server::BodyFailure;
 use crate::target;
 use crate::telemetry::chain;
 use crate::upstream;
@@ -34,7 +34,7 @@ pub enum Error {
     NoRoute,
     /// The request body was too large or too slow. Side: client.
     #[error("the request body is refused")]
-    RequestBody(Failure),
+    RequestBody(BodyFailure),
     /// The target has no canonical form. Side: client.
     #[error("the request's target is refused")]
     Target(#[source] target::Error),
@@ -84,9 +84,9 @@ impl Error {
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoForm => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::RequestBody(Failure::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::RequestBody(Failure::TooSlow) => StatusCode::REQUEST_TIMEOUT,
-            Self::RequestBody(Failure::Broken) => StatusCode::BAD_REQUEST,
+            Self::RequestBody(BodyFailure::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::RequestBody(BodyFailure::TooSlow) => StatusCode::REQUEST_TIMEOUT,
+            Self::RequestBody(BodyFailure::Broken) => StatusCode::BAD_REQUEST,
             Self::Target(error) => error.status(),
             Self::UnknownHost => StatusCode::MISDIRECTED_REQUEST,
             Self::Upstream(error) => match error {
@@ -113,9 +113,9 @@ impl Error {
             Self::MethodNotAllowed(_) => "method_not_allowed",
             Self::NoForm => "no_form",
             Self::NoRoute => "no_route",
-            Self::RequestBody(Failure::TooLarge) => "body_too_large",
-            Self::RequestBody(Failure::TooSlow) => "body_too_slow",
-            Self::RequestBody(Failure::Broken) => "body_broken",
+            Self::RequestBody(BodyFailure::TooLarge) => "body_too_large",
+            Self::RequestBody(BodyFailure::TooSlow) => "body_too_slow",
+            Self::RequestBody(BodyFailure::Broken) => "body_broken",
             Self::Target(error) => error.reason(),
             Self::UnknownHost => "unknown_host",
             Self::Upstream(error) => error.reason(),
@@ -185,11 +185,11 @@ impl Error {
                 "What the sign-in server sent here is not a form. Go back to the app and start again.",
             ),
             Self::NoRoute => ("Nothing is here", "There is no page at this address."),
-            Self::RequestBody(Failure::TooLarge) => (
+            Self::RequestBody(BodyFailure::TooLarge) => (
                 "That is too large",
                 "What you sent is larger than this site takes. Send something smaller.",
             ),
-            Self::RequestBody(Failure::TooSlow | Failure::Broken)
+            Self::RequestBody(BodyFailure::TooSlow | BodyFailure::Broken)
             | Self::Upstream(upstream::Error::RequestBody(_)) => (
                 "What you sent did not arrive",
                 "The connection was too slow or broke off. Try again.",

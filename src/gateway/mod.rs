@@ -116,8 +116,8 @@ impl WorkerSite {
         let public_url = self.public_url(target.authority());
         let public_url = public_url.ok_or(Error::UnknownHost)?;
         let scheme = self.scheme(guest.connection, public_url)?;
-        let peer = (&guest.peer, scheme);
-        let client = Client::read(peer, &parts.headers, &self.settings().trusted);
+        let trusted = &self.settings().trusted;
+        let client = Client::read(&guest.peer, scheme, &parts.headers, trusted);
         record.client = client.address();
         // Credentials of the client's own are not taken yet: they go no further.
         drop(fields::inbound(&mut parts.headers, self.owned()));

@@ -13,12 +13,12 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::deadline::{Exchange, State};
+use super::deadline::{ConnectionState, Exchange};
 use crate::clock::Clock;
 
 /// Why a request body ended before its end. Side: client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Failure {
+pub enum BodyFailure {
     /// The client went away, or its framing is broken. The connection is beyond an answer.
     #[error("the request body is broken")]
     Broken,
@@ -33,11 +33,11 @@ pub enum Failure {
 /// Tells afterwards why a request body failed: whoever sent the body on only sees that sending
 /// failed.
 #[derive(Clone, Debug, Default)]
-pub struct BodyWatch(Option<Rc<Cell<Option<Failure>>>>);
+pub struct BodyWatch(Option<Rc<Cell<Option<BodyFailure>>>>);
 
 impl BodyWatch {
     /// The failure, if the body has failed by now.
-    pub fn failure(&self) -> Option<Failure> {
+    pub fn failure(&self) -> Option<BodyFailure> {
         self.0.as_ref().and_then(|failure| failure.get())
     }
 }
@@ -54,14 +54,19 @@ pub struct RequestBody {
 }
 
 struct Open {
-    state: Rc<State>,
-    failure: Rc<Cell<Option<Failure>>>,
+    state: Rc<ConnectionState>,
+    failure: Rc<Cell<Option<BodyFailure>>>,
     left: u64,
     pace: Pace,
 }
 
 impl RequestBody {
-    pub(super) fn new(inner: Incoming, state: &Rc<State>, window: Duration, rate: u64) -> Self {
+    pub(super) fn new(
+        inner: Incoming,
+        state: &Rc<ConnectionState>,
+        window: Duration,
+        rate: u64,
+    ) -> Self {
         let open = (!inner.is_end_stream()).then(|| {
             Box::new(Open {
                 state: Rc::clone(state),
@@ -77,14 +82,14 @@ impl RequestBody {
     ///
     /// # Errors
     ///
-    /// [`Failure::TooLarge`] at once if the declared length exceeds that: nothing has been read.
-    pub fn limit(&mut self, bytes: u64) -> Result<(), Failure> {
+    /// [`BodyFailure::TooLarge`] at once if the declared length exceeds that: nothing has been read.
+    pub fn limit(&mut self, bytes: u64) -> Result<(), BodyFailure> {
         let Some(open) = &mut self.open else {
             return Ok(());
         };
         open.left = bytes;
         if self.inner.size_hint().lower() > bytes {
-            return Err(open.fail(Failure::TooLarge));
+            return Err(open.fail(BodyFailure::TooLarge));
         }
         Ok(())
     }
@@ -96,30 +101,30 @@ impl RequestBody {
 }
 
 impl Open {
-    fn fail(&self, failure: Failure) -> Failure {
+    fn fail(&self, failure: BodyFailure) -> BodyFailure {
         self.failure.set(Some(failure));
         failure
     }
 
-    fn accept(&mut self, length: usize) -> Result<(), Failure> {
+    fn accept(&mut self, length: usize) -> Result<(), BodyFailure> {
         let length = u64::try_from(length).unwrap_or(u64::MAX);
         self.pace.arrived(length);
         self.left = self
             .left
             .checked_sub(length)
-            .ok_or_else(|| self.fail(Failure::TooLarge))?;
+            .ok_or_else(|| self.fail(BodyFailure::TooLarge))?;
         Ok(())
     }
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = Failure;
+    type Error = BodyFailure;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
         let this = self.get_mut();
         let Some(open) = &mut this.open else {
             return Poll::Ready(None);
@@ -130,7 +135,7 @@ impl Body for RequestBody {
         loop {
             let Poll::Ready(polled) = Pin::new(&mut this.inner).poll_frame(cx) else {
                 ready!(open.pace.poll_too_slow(cx));
-                return Poll::Ready(Some(Err(open.fail(Failure::TooSlow))));
+                return Poll::Ready(Some(Err(open.fail(BodyFailure::TooSlow))));
             };
             match polled {
                 None => {
@@ -139,7 +144,7 @@ impl Body for RequestBody {
                 }
                 Some(Err(error)) => {
                     tracing::debug!(client.address = %open.state.peer, %error, "Request body broke");
-                    return Poll::Ready(Some(Err(open.fail(Failure::Broken))));
+                    return Poll::Ready(Some(Err(open.fail(BodyFailure::Broken))));
                 }
                 Some(Ok(frame)) => {
                     let Ok(data) = frame.into_data() else {

@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::body::{RequestBody, ResponseBody};
-use super::deadline::{Exchange, Phase, Protocol, State};
+use super::deadline::{ConnectionState, Exchange, Phase, Protocol};
 use super::gather::Gather;
 use super::hpack;
 use super::socket::{Plaintext, Socket};
@@ -45,7 +45,7 @@ const PENDING_RESETS: usize = 20;
 pub(super) struct Serving<H: Handler> {
     pub(super) handler: Rc<H>,
     pub(super) guest: Rc<H::Guest>,
-    pub(super) state: Rc<State>,
+    pub(super) state: Rc<ConnectionState>,
     pub(super) settings: Settings,
 }
 
@@ -153,7 +153,7 @@ where
 /// Runs a connection to its end, and begins that end when it is asked to close. After each of its
 /// turns `turn_ends` sends what is still held.
 async fn finish<C: Future<Output = hyper::Result<()>>>(
-    state: &State,
+    state: &ConnectionState,
     mut connection: Pin<&mut C>,
     mut turn_ends: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
     may_close: impl Fn() -> bool,
@@ -261,7 +261,7 @@ impl Drop for Witness {
 
 /// Runs the streams of one HTTP/2 connection on the worker's own thread.
 #[derive(Clone, Debug)]
-struct Streams(Rc<State>);
+struct Streams(Rc<ConnectionState>);
 
 impl<F> Executor<F> for Streams
 where

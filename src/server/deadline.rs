@@ -1,7 +1,7 @@
 //! What each connection is doing, since when, and whether it has been at it for too long.
 //!
 //! hyper leaves a silent connection open for ever, so every deadline is ours. The socket, the
-//! request service and the response body record into one [`State`] per connection, in cells that
+//! request service and the response body record into one [`ConnectionState`] per connection, in cells that
 //! cost a store; one coarse sweep per worker reads them. Nothing arms a timer per request.
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -104,7 +104,7 @@ pub(super) enum Protocol {
 
 /// The record of one connection. Only its own worker sees it.
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct ConnectionState {
     pub(super) peer: SocketAddr,
     tick: Rc<Tick>,
     phase: Cell<Phase>,
@@ -129,7 +129,7 @@ pub(super) struct State {
     streams: RefCell<Vec<Rc<Stream>>>,
 }
 
-impl State {
+impl ConnectionState {
     pub(super) fn new(peer: SocketAddr, tick: &Rc<Tick>) -> Rc<Self> {
         let now = tick.now();
         Rc::new(Self {
@@ -290,7 +290,7 @@ impl State {
         self.closing.get().is_some()
     }
 
-    /// Keeps the task's waker for [`State::close`].
+    /// Keeps the task's waker for [`ConnectionState::close`].
     pub(super) fn listen(&self, waker: &Waker) {
         let mut kept = self.waker.borrow_mut();
         if !kept.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
@@ -364,7 +364,7 @@ struct Stream {
 /// A request in flight: held by the handler's future, then by the response body.
 #[derive(Debug)]
 pub(super) struct Exchange {
-    state: Rc<State>,
+    state: Rc<ConnectionState>,
     stream: Option<Rc<Stream>>,
 }
 
@@ -395,9 +395,12 @@ impl Drop for Exchange {
 mod tests {
     use super::*;
 
-    fn state() -> (Rc<State>, Instant) {
+    fn state() -> (Rc<ConnectionState>, Instant) {
         let tick = Tick::new(Clock::system());
-        (State::new(([127, 0, 0, 1], 1).into(), &tick), tick.now())
+        (
+            ConnectionState::new(([127, 0, 0, 1], 1).into(), &tick),
+            tick.now(),
+        )
     }
 
     fn at(start: Instant, millis: u64) -> Instant {

@@ -41,7 +41,7 @@ mod listener;
 mod socket;
 mod worker;
 
-pub use body::{BodyWatch, Failure, RequestBody};
+pub use body::{BodyFailure, BodyWatch, RequestBody};
 pub use listener::Listener;
 pub use worker::{Drained, Workers};
 

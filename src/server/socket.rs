@@ -1,4 +1,4 @@
-//! The two layers around a connection's bytes that tell its [`State`] what happens.
+//! The two layers around a connection's bytes that tell its [`ConnectionState`] what happens.
 //!
 //! [`Socket`] sits under TLS and sees whether the client takes what we send. [`Plaintext`] sits
 //! above it and sees where a head begins; at the end it reads on for a moment when the client may
@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::deadline::{Phase, Protocol, State};
+use super::deadline::{ConnectionState, Phase, Protocol};
 
 /// The length of the HTTP/2 connection preface (RFC 9113 section 3.4).
 const PREFACE: usize = 24;
@@ -23,11 +23,11 @@ const DISCARD: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: TcpStream,
-    state: Rc<State>,
+    state: Rc<ConnectionState>,
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, state: Rc<State>) -> Self {
+    pub(super) fn new(stream: TcpStream, state: Rc<ConnectionState>) -> Self {
         Self { stream, state }
     }
 
@@ -92,14 +92,14 @@ impl AsyncWrite for Socket {
 #[derive(Debug)]
 pub(super) struct Plaintext<S> {
     inner: S,
-    state: Rc<State>,
+    state: Rc<ConnectionState>,
     protocol: Protocol,
     /// Bytes of the HTTP/2 preface that are still to come.
     preface: usize,
 }
 
 impl<S> Plaintext<S> {
-    pub(super) fn new(inner: S, state: Rc<State>, protocol: Protocol) -> Self {
+    pub(super) fn new(inner: S, state: Rc<ConnectionState>, protocol: Protocol) -> Self {
         Self {
             inner,
             state,

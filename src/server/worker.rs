@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::connection::{Serving, serve};
-use super::deadline::{Overdue, State, Tick};
+use super::deadline::{ConnectionState, Overdue, Tick};
 use super::listener::accept;
 use super::{Connection, Endpoint, Error, Handler, Security, Settings, Setup};
 use crate::clock::Clock;
@@ -255,7 +255,7 @@ struct Registry {
     settings: Settings,
     slots: Arc<Semaphore>,
     tick: Rc<Tick>,
-    live: RefCell<HashMap<u64, Rc<State>>>,
+    live: RefCell<HashMap<u64, Rc<ConnectionState>>>,
     last: Cell<u64>,
     draining: Cell<bool>,
     emptied: Notify,
@@ -264,7 +264,7 @@ struct Registry {
 /// A connection's place among the live ones.
 struct Live {
     registry: Rc<Registry>,
-    state: Rc<State>,
+    state: Rc<ConnectionState>,
     key: u64,
     _slot: OwnedSemaphorePermit,
 }
@@ -293,7 +293,7 @@ impl Registry {
     }
 
     fn enter(self: &Rc<Self>, peer: SocketAddr, slot: OwnedSemaphorePermit) -> Live {
-        let state = State::new(peer, &self.tick);
+        let state = ConnectionState::new(peer, &self.tick);
         if self.draining.get() {
             state.close();
         }
@@ -384,7 +384,7 @@ impl Registry {
     }
 }
 
-fn close_longest_idle<'a>(live: impl Iterator<Item = &'a Rc<State>>) {
+fn close_longest_idle<'a>(live: impl Iterator<Item = &'a Rc<ConnectionState>>) {
     let mut idle: Vec<_> = live
         .filter_map(|state| state.idle_since().map(|since| (since, state)))
         .collect();

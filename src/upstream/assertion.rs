@@ -189,7 +189,8 @@ fn fold(name: &HeaderName) -> String {
 /// no identity at all; `Authorization` is exactly `bearer`.
 pub fn assertions<'a>(
     names: &'a AssertionNames,
-    (identity, provider): (Option<&'a Identity>, Option<&'a Claim>),
+    identity: Option<&'a Identity>,
+    provider: Option<&'a Claim>,
     bearer: Option<&'a HeaderValue>,
 ) -> impl Iterator<Item = (&'a HeaderName, Option<&'a HeaderValue>)> {
     let email = identity
@@ -242,7 +243,7 @@ mod tests {
         let line = |(name, value): (&HeaderName, Option<&HeaderValue>)| {
             Some(format!("{name}: {}", value?.to_str().unwrap()))
         };
-        let told = assertions(names, (identity, None), None);
+        let told = assertions(names, identity, None, None);
         let mut lines: Vec<String> = told.filter_map(line).collect();
         lines.sort();
         lines
@@ -272,7 +273,7 @@ mod tests {
         let names = AssertionNames::default();
         let nameless = Identity::nameless("op");
         for identity in [Some(&nameless), None] {
-            let written: Vec<_> = assertions(&names, (identity, None), None).collect();
+            let written: Vec<_> = assertions(&names, identity, None, None).collect();
             let expected: Vec<_> = names.iter().chain([&AUTHORIZATION]).collect();
             assert!(written.iter().map(|(name, _)| *name).eq(expected));
             assert!(written.iter().all(|(_, value)| value.is_none()));
@@ -284,7 +285,7 @@ mod tests {
         let mut bearer = HeaderValue::from_static("Bearer abc");
         bearer.set_sensitive(true);
         let names = AssertionNames::default();
-        let mut written = assertions(&names, (None, None), Some(&bearer));
+        let mut written = assertions(&names, None, None, Some(&bearer));
         let (name, value) = written.find(|(_, value)| value.is_some()).unwrap();
         assert_eq!((name, value), (&AUTHORIZATION, Some(&bearer)));
         assert!(value.unwrap().is_sensitive());
@@ -305,7 +306,7 @@ mod tests {
     fn the_provider_has_a_field_only_where_one_is_set() {
         let provider = Claim::new("staff").unwrap();
         let sent = |names: &AssertionNames, provider: Option<&Claim>| {
-            let mut written = assertions(names, (None, provider), None);
+            let mut written = assertions(names, None, provider, None);
             let told = written.find(|(name, _)| *name == "x-forwarded-provider");
             told.map(|(_, value)| value.cloned())
         };

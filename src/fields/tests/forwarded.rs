@@ -12,7 +12,7 @@ fn through(peer: &str, fields: &[(&'static str, &'static str)]) -> (Client, Head
     }
     let trusted = TrustedPeers::new(["10.0.0.0/8".parse().unwrap()]);
     let peer = Peer::new(peer.parse().unwrap());
-    let client = Client::read((&peer, Scheme::Http), &headers, &trusted);
+    let client = Client::read(&peer, Scheme::Http, &headers, &trusted);
     strip(&mut headers);
     client.write(&mut headers, &HeaderValue::from_static("gw.test"));
     (client, headers)
@@ -131,7 +131,7 @@ fn read_after_the_strip_a_client_is_its_peer() {
     headers.insert("x-forwarded-for", HeaderValue::from_static("1.2.3.4"));
     strip(&mut headers);
     let peer = Peer::new("10.0.0.7".parse().unwrap());
-    let client = Client::read((&peer, Scheme::Https), &headers, &trusted);
+    let client = Client::read(&peer, Scheme::Https, &headers, &trusted);
     assert_eq!(
         (client.address(), client.scheme()),
         (peer.address(), Scheme::Https)
@@ -153,7 +153,7 @@ fn x_17_a_zone_is_no_part_of_an_address_that_counts() {
         let mut headers = HeaderMap::new();
         headers.insert("x-forwarded-for", HeaderValue::from_static(list));
         let peer = Peer::new("fe80::1".parse().unwrap());
-        let client = Client::read((&peer, Scheme::Https), &headers, &link);
+        let client = Client::read(&peer, Scheme::Https, &headers, &link);
         assert_eq!(client.address().to_string(), wanted, "{list}");
     }
 }

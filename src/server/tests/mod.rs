@@ -160,9 +160,9 @@ async fn count(mut body: RequestBody, limit: u64) -> Response<Pieces> {
     assert_eq!(watch.failure(), end);
     let status = match end {
         None => StatusCode::OK,
-        Some(Failure::TooSlow) => StatusCode::REQUEST_TIMEOUT,
-        Some(Failure::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
-        Some(Failure::Broken) => StatusCode::BAD_REQUEST,
+        Some(BodyFailure::TooSlow) => StatusCode::REQUEST_TIMEOUT,
+        Some(BodyFailure::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
+        Some(BodyFailure::Broken) => StatusCode::BAD_REQUEST,
     };
     respond(status, &format!("{trailers} {bytes}"))
 }
