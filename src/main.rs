@@ -40,7 +40,7 @@ enum Command {
     /// Serve, as the settings say, until SIGTERM or SIGINT
     Run(Settings),
     /// Name every problem of the settings that can be seen at once, and serve nothing
-    Check(Settings),
+    Check(Check),
     /// Try it: an authorization server, a legacy app and the gateway in one process, on loopback
     Demo(Demo),
     /// Write a certificate authority and a certificate for localhost, for development
@@ -64,6 +64,16 @@ struct Settings {
     /// Log as text or json instead of log.format
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
+}
+
+#[derive(Args)]
+struct Check {
+    #[command(flatten)]
+    settings: Settings,
+    /// The settings that a gateway runs with now: say what a reload would end, and what it cannot
+    /// change
+    #[arg(long, value_name = "FILE")]
+    running: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -118,7 +128,7 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Run(settings) => run(&settings),
-        Command::Check(settings) => check(&settings),
+        Command::Check(asked) => check(&asked),
         Command::Demo(demo) => try_out(&demo),
         Command::DevCerts { dir } => dev_certs(&dir),
     }
@@ -146,23 +156,38 @@ fn load(source: &Source, clock: &Clock) -> Result<Config, ExitCode> {
     })
 }
 
-fn check(settings: &Settings) -> ExitCode {
-    match load(&settings.source(), &Clock::system()) {
-        Err(code) => code,
-        Ok(config) => {
-            for warning in &config.warnings {
-                complain(&format!("warning: {warning}"));
-            }
-            for route in config.site.routes.iter().filter(|route| route.is_public()) {
-                say(&format!("open to everybody: {}", route.prefix()));
-            }
-            say(&format!(
-                "{}: the settings are good",
-                settings.config.display()
-            ));
-            ExitCode::SUCCESS
+fn check(asked: &Check) -> ExitCode {
+    let (settings, clock) = (&asked.settings, Clock::system());
+    let config = match load(&settings.source(), &clock) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    for warning in &config.warnings {
+        complain(&format!("warning: {warning}"));
+    }
+    for route in config.site.routes.iter().filter(|route| route.is_public()) {
+        say(&format!("open to everybody: {}", route.prefix()));
+    }
+    match config.sessions_that_end(clock.now()) {
+        Ok(ends) => ends.iter().for_each(|line| say(line)),
+        Err(error) => return fail_with(CONFIG, &chain(&error)),
+    }
+    if let Some(running) = &asked.running {
+        let source = Source {
+            path: running.clone(),
+            ..settings.source()
+        };
+        match load(&source, &clock) {
+            Ok(before) => config
+                .changes_since(&before)
+                .iter()
+                .for_each(|line| say(line)),
+            Err(code) => return code,
         }
     }
+    let path = settings.config.display();
+    say(&format!("{path}: the settings are good"));
+    ExitCode::SUCCESS
 }
 
 fn run(settings: &Settings) -> ExitCode {
@@ -334,8 +359,12 @@ fn dev_certs(dir: &Path) -> ExitCode {
 }
 
 fn fail(text: &str) -> ExitCode {
+    fail_with(FAILURE, text)
+}
+
+fn fail_with(code: u8, text: &str) -> ExitCode {
     complain(&format!("sidegate: {text}"));
-    ExitCode::from(FAILURE)
+    ExitCode::from(code)
 }
 
 #[expect(

@@ -4,6 +4,7 @@
 //! what the settings name (secrets, keys, certificates), so that a [`Config`] that exists can be
 //! run. No room below knows this one; each exports its own validated settings.
 
+mod changes;
 mod fixed;
 mod layers;
 mod listening;
@@ -23,6 +24,7 @@ use figment::providers::{Format as _, Toml};
 use figment::value::{Dict, Value};
 use serde::Deserialize;
 
+pub use self::changes::registrations;
 pub use self::fixed::Fixed;
 pub use self::layers::{Flags, Source, Variables};
 use self::listening::{Bounded, ServerSection, acceptor, check_transport};

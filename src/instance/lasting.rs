@@ -6,12 +6,12 @@ use tokio::runtime::Handle;
 
 use crate::access::Refresher;
 use crate::clock::Clock;
-use crate::config::SiteConfig;
+use crate::config::{SiteConfig, registrations};
 use crate::gateway::{self, Site, SiteParts};
 use crate::login::{self, Login};
 use crate::provider::Providers;
 use crate::seal::KeyRing;
-use crate::session::{self, Registrations, Sessions, StartError};
+use crate::session::{self, Sessions, StartError};
 use crate::telemetry::Metrics;
 
 /// What every site of the process shares.
@@ -67,12 +67,4 @@ impl Lasting {
         };
         Arc::new(Site::new(parts, self.site.clone()))
     }
-}
-
-/// What each provider is: sessions count only where it is the same.
-pub(super) fn registrations(providers: &Providers) -> Registrations {
-    let providers = providers.iter();
-    providers
-        .map(|(name, provider)| (name.clone(), provider.fingerprint()))
-        .collect()
 }

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use super::follow::{Changed, Follower};
-use super::lasting::registrations;
 use super::{Instance, announce};
 use crate::clock::Clock;
-use crate::config::{Config, Fixed, Opened, Problems, Source};
+use crate::config::{Config, Fixed, Opened, Problems, Source, registrations};
 use crate::provider::Providers;
 use crate::session::{Reconfiguration, ReconfigureError, Reconfigured};
 use crate::telemetry::{Reload, chain};

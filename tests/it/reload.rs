@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use crate::support::browser::Browser;
 use crate::support::certificates::Authority;
-use crate::support::gateway::{Process, Settings};
+use crate::support::gateway::{PROGRAM, Process, Settings};
 use crate::support::line::Line;
 use crate::support::provider::StandIn;
 use crate::support::scene::{SESSION, Scene, figure, url, wait_for_figure};
@@ -365,4 +365,52 @@ async fn a_watched_file_counts_when_it_is_replaced_and_never_while_it_is_written
         .wait_for_log(|log| log.contains("Settings reloaded"))
         .await;
     assert_eq!(browser.fetch("http://localhost/").await.status, 200);
+}
+
+/// What `sidegate check` says about `new` beside a gateway that runs with `running`.
+async fn checked(new: &str, running: &str) -> String {
+    let mut command = tokio::process::Command::new(PROGRAM);
+    let output = command
+        .args(["check", "--config", new, "--running", running])
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(output.status.success(), "{said}");
+    said
+}
+
+#[tokio::test]
+async fn check_says_what_a_reload_would_end_while_the_gateway_runs() {
+    let scene = Scene::with(|settings| {
+        let keys = settings.file("keys", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n");
+        let file = settings
+            .file("unused", "")
+            .replace("unused", "sessions.redb");
+        settings.with(&format!(
+            "[login]\nstate_key_file = \"{keys}\"\n[session.store.disk]\nfile = \"{file}\"\n"
+        ))
+    });
+    let scene = scene.await;
+    for user in ["alice", "bob"] {
+        scene.signed_in(user).await;
+    }
+    let settings = scene.gateway.settings();
+    let running = settings.file("running.toml", &settings.text());
+    let said = checked(&running, &running).await;
+    assert!(
+        !said.contains("ends") && !said.contains("restart"),
+        "{said}"
+    );
+    let text = edited(&settings.text(), "client_id = \"3\"", "client_id = \"4\"");
+    let text = edited(&text, "workers = 2", "workers = 3");
+    let new = settings.file("new.toml", &text);
+    let said = checked(&new, &running).await;
+    for line in [
+        "ends 2 sessions of the provider `main`: ",
+        "ends the sessions of the provider `main`: its issuer, its URL or its client_id is",
+        "changes only with a restart: server.workers",
+    ] {
+        assert!(said.contains(line), "{line} is not in\n{said}");
+    }
 }
