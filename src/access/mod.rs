@@ -66,14 +66,16 @@ use tokio::time::Instant;
 
 pub use self::recent::Recent;
 pub use self::recovery::{Content, Recovery, Refused, Replayable, Sent};
+use self::refresh::Fetched;
 pub use self::refresh::Refresher;
 use self::route::WorkerRoutes;
 pub use self::route::{OnRefusal, ProviderNames, Route, RouteError, RouteSettings, RouteTable};
 use self::rule::Verdict;
 pub use self::rule::{AnyOf, Rule};
-use self::trouble::Failure;
+use self::trouble::SessionFailure;
+pub use self::trouble::Whereabouts;
 use self::wait::seated;
-pub use self::wait::{Unavailable, Wait, Whereabouts};
+pub use self::wait::{Unavailable, Wait};
 use crate::clock::Timestamp;
 use crate::fields::View;
 use crate::fields::cookie::{self as cookies, Found, Others};
@@ -369,13 +371,14 @@ impl Access {
 
     /// Decides about a request whose session cannot be used now. On a public route the request
     /// passes as nobody's.
-    fn unavailable(self: &Rc<Self>, route: &Rc<Route>, failure: Failure) -> Decision {
+    fn unavailable(self: &Rc<Self>, route: &Rc<Route>, failure: SessionFailure) -> Decision {
         if route.is_public() {
             return Decision::Permit(self.permit(route, None));
         }
         Decision::Unavailable(Unavailable {
             route: Rc::clone(route),
-            reason: failure.reason,
+            reason: failure.reason.code,
+            whereabouts: failure.reason.whereabouts,
             retry_after: failure.retry_after,
         })
     }
@@ -419,7 +422,7 @@ impl Access {
         if let Lookup::Away = found {
             let seat = self.refresher.fetch(id.key());
             let fetched = seated(seat, self.deadline(), self.refresher.clock()).await;
-            if let Ok(Ok(Some(_in_memory))) = fetched {
+            if let Fetched::InMemory = fetched {
                 found = self.sessions.find(id, now);
             }
         }

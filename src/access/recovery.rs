@@ -154,7 +154,7 @@ impl Access {
             return Recovery::Pass;
         };
         match seated(place, self.deadline(), self.refresher.clock()).await {
-            Ok(Outcome::Renewed(newest)) if newest.version() != session.version() => {
+            Outcome::Renewed(newest) if newest.version() != session.version() => {
                 match self.judge(route, newest) {
                     Decision::Permit(permit) => Recovery::Again(permit),
                     Decision::Challenge(_)
@@ -164,12 +164,10 @@ impl Access {
                     | Decision::Wait(_) => Recovery::Pass,
                 }
             }
-            Ok(Outcome::Ended) if route.on_refusal != OnRefusal::Pass => {
+            Outcome::Ended if route.on_refusal != OnRefusal::Pass => {
                 challenge(sent, Cause::GrantEnded)
             }
-            Ok(Outcome::Renewed(_) | Outcome::Ended | Outcome::Failed(_)) | Err(_) => {
-                Recovery::Pass
-            }
+            Outcome::Renewed(_) | Outcome::Ended | Outcome::Failed(_) => Recovery::Pass,
         }
     }
 

@@ -19,10 +19,12 @@ use tokio::time::timeout;
 
 use super::flight::{Flights, Pilot, Seat};
 use super::report::{FlightLog, say_ours, say_passing, unstorable};
-use super::trouble::{FIRST_PAUSE, Failure, LONGEST_ASKED, Troubles};
+use super::trouble::{FIRST_PAUSE, LONGEST_ASKED, Reason, SessionFailure, Troubles};
 use super::unstored::{Brought, Kept, Unstored};
 use crate::clock::{Clock, Timestamp};
-use crate::provider::{self, Provider, Providers, Refreshed, Refreshing, Unrefreshed, Verdict};
+use crate::provider::{
+    ExchangeError, Provider, Providers, Refreshed, Refreshing, Sent, Unrefreshed, Verdict,
+};
 use crate::session::{
     EndedVersion, Replaced, Session, SessionKey, SessionState, Sessions, StoreError,
 };
@@ -45,8 +47,8 @@ const LEAST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_WAIT: Duration = Duration::from_secs(65);
 
 /// A refresh that goes on with another try at once.
-const GOES_ON: Failure = Failure {
-    reason: "refresh_slow",
+const GOES_ON: SessionFailure = SessionFailure {
+    reason: Reason::at_provider("refresh_slow"),
     retry_after: Duration::ZERO,
 };
 
@@ -58,18 +60,34 @@ pub(super) enum Outcome {
     /// The session has ended: the server said that the grant has, or somebody signed out.
     Ended,
     /// There are no new tokens now. The session stays.
-    Failed(Failure),
+    Failed(SessionFailure),
 }
 
 /// A pause before the next try.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rest {
     pub(super) until: Timestamp,
-    pub(super) reason: &'static str,
+    pub(super) reason: Reason,
 }
 
-/// What a session is that had to be fetched from the store.
-pub(super) type Fetched = Result<Option<Arc<Session>>, Failure>;
+/// What came of fetching a session from the store.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fetched {
+    /// It is in memory now.
+    InMemory,
+    /// The store has no such session.
+    Unknown,
+    /// The store cannot say now.
+    Failed(SessionFailure),
+}
+
+/// How the pause before a try ended.
+enum Pause {
+    /// The next try is due.
+    Over,
+    /// Nobody waits for it, and nothing is to be stored; or the process ends.
+    GivenUp(SessionFailure),
+}
 
 /// Refreshes sessions, and fetches those that are not in memory. Shared by all workers.
 #[derive(Debug)]
@@ -162,7 +180,7 @@ impl Refresher {
         session: &Arc<Session>,
         now: Timestamp,
         patience: Duration,
-    ) -> Result<Seat<Rest, Outcome>, Failure> {
+    ) -> Result<Seat<Rest, Outcome>, SessionFailure> {
         if let Some(seat) = self.under_way(session.key()) {
             return Ok(seat);
         }
@@ -190,7 +208,11 @@ impl Refresher {
             let refresher = Arc::clone(self);
             async move {
                 let fetched = refresher.sessions.fetch(&key).await;
-                pilot.land(fetched.map_err(|error| unstorable(&error, "fetched")));
+                pilot.land(match fetched {
+                    Ok(Some(_session)) => Fetched::InMemory,
+                    Ok(None) => Fetched::Unknown,
+                    Err(error) => Fetched::Failed(unstorable(&error, "fetched")),
+                });
             }
         })
     }
@@ -227,7 +249,7 @@ impl Refresher {
         let mut least = Duration::ZERO;
         let outcome = loop {
             let began = self.clock.now();
-            if let Some(failure) = self.rest(&session, least, &pilot).await {
+            if let Pause::GivenUp(failure) = self.rest(&session, least, &pilot).await {
                 // Only the end of the process keeps it from being tried for ever: once more.
                 if self.is_unstored(&session)
                     && let Try::Done(outcome) = self.attempt(Arc::clone(&session)).await
@@ -252,21 +274,20 @@ impl Refresher {
         pilot.land(outcome);
     }
 
-    /// Waits for the end of the pause that failures before have brought, at `least` so long. Gives
-    /// the failure when there is nobody to wait for, and nothing to be stored.
+    /// Waits for the end of the pause that failures before have brought, at `least` so long.
     async fn rest(
         &self,
         session: &Session,
         least: Duration,
         pilot: &Pilot<SessionKey, Rest, Outcome>,
-    ) -> Option<Failure> {
+    ) -> Pause {
         let mut failure = self
             .troubles
             .find(session.key(), self.clock.now())
             .unwrap_or(GOES_ON);
         failure.retry_after = failure.retry_after.max(least);
         if failure.retry_after.is_zero() {
-            return None;
+            return Pause::Over;
         }
         pilot.rest(Rest {
             until: self.clock.now().plus(failure.retry_after),
@@ -276,11 +297,11 @@ impl Refresher {
         let mut draining = self.draining.subscribe();
         tokio::select! {
             biased;
-            () = pilot.deserted(), if !unstored => Some(failure),
-            _draining = draining.wait_for(|draining| *draining) => Some(failure),
+            () = pilot.deserted(), if !unstored => Pause::GivenUp(failure),
+            _draining = draining.wait_for(|draining| *draining) => Pause::GivenUp(failure),
             () = self.clock.sleep(failure.retry_after) => {
                 pilot.go_on();
-                None
+                Pause::Over
             }
         }
     }
@@ -309,11 +330,15 @@ impl Refresher {
             if !session.tokens().is_expired(now) {
                 return Try::Done(Outcome::Renewed(session));
             }
-            self.hold(&session, "refreshed_just_now", young);
+            self.hold(&session, Reason::at_provider("refreshed_just_now"), young);
             return Try::Failed(session);
         }
         let Some(refresh_token) = session.tokens().refresh_token() else {
-            self.note(&session, "no_refresh_token", ALARM_PAUSE);
+            self.note(
+                &session,
+                Reason::at_provider("no_refresh_token"),
+                ALARM_PAUSE,
+            );
             return Try::Failed(session);
         };
         match self.unstored.take(refresh_token) {
@@ -326,7 +351,11 @@ impl Refresher {
     async fn ask(&self, session: Arc<Session>) -> Try {
         let Some(provider) = self.provider(&session) else {
             // It was taken out of the settings while its sessions stayed in the store.
-            self.note(&session, "unknown_provider", ALARM_PAUSE);
+            self.note(
+                &session,
+                Reason::at_provider("unknown_provider"),
+                ALARM_PAUSE,
+            );
             return Try::Failed(session);
         };
         let asked = self.clock.instant();
@@ -335,9 +364,8 @@ impl Refresher {
             identity: session.identity(),
         };
         let answered = provider.refresh(&refreshing, &self.clock).await;
-        let sent_nothing =
-            matches!(&answered, Err(unrefreshed) if unrefreshed.error.sent_nothing());
-        if !sent_nothing {
+        let sent = |unrefreshed: &Unrefreshed| unrefreshed.error.class().sent;
+        if answered.as_ref().err().map(sent) != Some(Sent::Nothing) {
             let took = self.clock.instant().saturating_duration_since(asked);
             let error = answered.as_ref().err();
             let result = error.map_or("ok", |unrefreshed| unrefreshed.error.reason());
@@ -417,6 +445,7 @@ impl Refresher {
             salvaged,
         } = unrefreshed;
         let (name, reason) = (session.provider(), error.reason());
+        let class = error.class();
         let wait = match verdict {
             Verdict::Fatal => return self.end(session, &error).await,
             Verdict::Ours => {
@@ -428,17 +457,17 @@ impl Refresher {
             Verdict::Passing => {
                 self.metrics.refresh(name, "kept", reason);
                 say_passing(&session, &error);
-                let asked = error.retry_after();
-                asked.map_or_else(
+                class.retry_after.map_or_else(
                     || self.troubles.next_pause(session.key()),
                     |asked| asked.clamp(FIRST_PAUSE, LONGEST_ASKED),
                 )
             }
         };
-        if error.sent_nothing() {
-            self.hold(&session, reason, wait);
+        // A call that was held back is no failure of this session's.
+        if class.passes && class.sent == Sent::Nothing {
+            self.hold(&session, Reason::at_provider(reason), wait);
         } else {
-            self.note(&session, reason, wait);
+            self.note(&session, Reason::at_provider(reason), wait);
         }
         let Some(tokens) = salvaged else {
             return Try::Failed(session);
@@ -449,7 +478,7 @@ impl Refresher {
 
     /// The server says that the grant has ended. A session that somebody replaced meanwhile has
     /// another grant.
-    async fn end(&self, session: Arc<Session>, error: &provider::Error) -> Try {
+    async fn end(&self, session: Arc<Session>, error: &ExchangeError) -> Try {
         match self.sessions.end_version(&session).await {
             Ok(EndedVersion::Newer(newest)) => return Try::Done(Outcome::Renewed(newest)),
             Ok(EndedVersion::Ended) => {}
@@ -476,14 +505,14 @@ impl Refresher {
     }
 
     /// Notes a failure of a session, after which it is not tried for a while.
-    fn note(&self, session: &Session, reason: &'static str, wait: Duration) {
+    fn note(&self, session: &Session, reason: Reason, wait: Duration) {
         let now = self.clock.now();
         self.troubles
             .note(session.key(), reason, now.plus(wait), now);
     }
 
     /// Notes that a session is not tried for a while, though nothing has failed.
-    fn hold(&self, session: &Session, reason: &'static str, wait: Duration) {
+    fn hold(&self, session: &Session, reason: Reason, wait: Duration) {
         let now = self.clock.now();
         self.troubles
             .hold(session.key(), reason, now.plus(wait), now);

@@ -1,7 +1,7 @@
 //! What the log is told of refreshes that fail.
 
-use super::trouble::{FIRST_PAUSE, Failure};
-use crate::provider;
+use super::trouble::{FIRST_PAUSE, Reason, SessionFailure};
+use crate::provider::{ExchangeError, Sent};
 use crate::session::{Session, SessionKey, StoreError};
 use crate::telemetry::{Metrics, chain};
 
@@ -25,21 +25,21 @@ impl Drop for FlightLog<'_> {
 }
 
 /// Says what could not be done with a session, and gives when it is tried again.
-pub(super) fn unstorable(error: &StoreError, what: &'static str) -> Failure {
+pub(super) fn unstorable(error: &StoreError, what: &'static str) -> SessionFailure {
     let reason = error.reason();
     tracing::error!(
         reason,
         error = chain(error),
         "A session could not be {what}"
     );
-    Failure {
-        reason,
+    SessionFailure {
+        reason: Reason::at_store(reason),
         retry_after: FIRST_PAUSE,
     }
 }
 
 /// Says that an operator has to act.
-pub(super) fn say_ours(session: &Session, error: &provider::Error) {
+pub(super) fn say_ours(session: &Session, error: &ExchangeError) {
     tracing::error!(
         provider = session.provider(),
         session.key = session.key().log_prefix(),
@@ -50,11 +50,11 @@ pub(super) fn say_ours(session: &Session, error: &provider::Error) {
 }
 
 /// Says that a session is not refreshed yet. What was not even sent was said by the call before it.
-pub(super) fn say_passing(session: &Session, error: &provider::Error) {
+pub(super) fn say_passing(session: &Session, error: &ExchangeError) {
     let (provider, reason) = (session.provider(), error.reason());
     let (key, cause) = (session.key().log_prefix(), chain(error));
     let said = "Session not refreshed yet";
-    if error.sent_nothing() {
+    if error.class().sent == Sent::Nothing {
         tracing::debug!(provider, session.key = key, reason, error = cause, "{said}");
     } else {
         tracing::warn!(provider, session.key = key, reason, error = cause, "{said}");

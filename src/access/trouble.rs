@@ -19,11 +19,43 @@ pub(super) const LONGEST_ASKED: Duration = Duration::from_mins(5);
 /// How many sessions are remembered before those are looked for that nobody has tried since.
 const MANY: usize = 10_000;
 
-/// Why there are no new tokens now.
+/// Where the trouble is that keeps a session from being used.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Failure {
+pub enum Whereabouts {
+    /// At the provider, or on the way there.
+    Provider,
+    /// Where the gateway keeps its sessions.
+    Store,
+}
+
+/// Why a session cannot be used now.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Reason {
     /// A stable code.
-    pub(super) reason: &'static str,
+    pub(super) code: &'static str,
+    pub(super) whereabouts: Whereabouts,
+}
+
+impl Reason {
+    pub(super) const fn at_provider(code: &'static str) -> Self {
+        Self {
+            code,
+            whereabouts: Whereabouts::Provider,
+        }
+    }
+
+    pub(super) const fn at_store(code: &'static str) -> Self {
+        Self {
+            code,
+            whereabouts: Whereabouts::Store,
+        }
+    }
+}
+
+/// A session that cannot be used now. It is not over.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct SessionFailure {
+    pub(super) reason: Reason,
     /// When it is tried again.
     pub(super) retry_after: Duration,
 }
@@ -33,7 +65,7 @@ pub(super) struct Failure {
 struct Trouble {
     failures: u32,
     until: Timestamp,
-    reason: &'static str,
+    reason: Reason,
 }
 
 /// All sessions in trouble.
@@ -65,24 +97,18 @@ impl All {
 
 impl Troubles {
     /// The pause that a session is in.
-    pub(super) fn find(&self, key: &SessionKey, now: Timestamp) -> Option<Failure> {
+    pub(super) fn find(&self, key: &SessionKey, now: Timestamp) -> Option<SessionFailure> {
         let trouble = *self.all().sessions.get(key)?;
         let retry_after = trouble.until.since(now);
         let reason = trouble.reason;
-        (!retry_after.is_zero() && retry_after <= LONGEST_ASKED).then_some(Failure {
+        (!retry_after.is_zero() && retry_after <= LONGEST_ASKED).then_some(SessionFailure {
             reason,
             retry_after,
         })
     }
 
     /// Notes one more failure, after which a session is not tried before `until`.
-    pub(super) fn note(
-        &self,
-        key: &SessionKey,
-        reason: &'static str,
-        until: Timestamp,
-        now: Timestamp,
-    ) {
+    pub(super) fn note(&self, key: &SessionKey, reason: Reason, until: Timestamp, now: Timestamp) {
         self.hold(key, reason, until, now);
         if let Some(trouble) = self.all().sessions.get_mut(key) {
             trouble.failures = trouble.failures.saturating_add(1);
@@ -91,13 +117,7 @@ impl Troubles {
 
     /// Notes that a session is not tried before `until`, though it has not failed: nothing was
     /// asked. A break of the server's must not make the session's own pauses longer.
-    pub(super) fn hold(
-        &self,
-        key: &SessionKey,
-        reason: &'static str,
-        until: Timestamp,
-        now: Timestamp,
-    ) {
+    pub(super) fn hold(&self, key: &SessionKey, reason: Reason, until: Timestamp, now: Timestamp) {
         let mut all = self.all();
         all.sweep(now);
         let failures = all.sessions.get(key).map_or(0, |trouble| trouble.failures);
@@ -148,6 +168,7 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
     const SECOND: Duration = Duration::from_secs(1);
+    const X: Reason = Reason::at_provider("x");
 
     fn key(byte: u8) -> SessionKey {
         SessionKey::from_bytes([byte; 16])
@@ -165,13 +186,13 @@ mod tests {
                     "{failures}: {pause:?}"
                 );
             }
-            troubles.note(&key(1), "x", NOW.plus(SECOND), NOW);
+            troubles.note(&key(1), X, NOW.plus(SECOND), NOW);
         }
         assert_eq!(pause(u32::MAX), LONGEST_PAUSE);
         // What was not even asked is no failure.
         let held = key(3);
         for _ in 0..5 {
-            troubles.hold(&held, "x", NOW.plus(SECOND), NOW);
+            troubles.hold(&held, X, NOW.plus(SECOND), NOW);
         }
         assert!(troubles.next_pause(&held) <= FIRST_PAUSE);
         assert!(troubles.find(&held, NOW).is_some());
@@ -184,7 +205,7 @@ mod tests {
     #[test]
     fn a_session_is_in_trouble_until_its_pause_is_over() {
         let troubles = Troubles::default();
-        troubles.note(&key(1), "x", NOW.plus(SECOND * 3), NOW);
+        troubles.note(&key(1), X, NOW.plus(SECOND * 3), NOW);
         let failure = |after| troubles.find(&key(1), NOW.plus(after));
         assert_eq!(
             failure(SECOND).map(|failure| failure.retry_after),
@@ -197,7 +218,7 @@ mod tests {
     #[test]
     fn f_18_a_clock_that_is_set_back_keeps_nobody_in_trouble() {
         let troubles = Troubles::default();
-        troubles.note(&key(1), "x", NOW.plus(SECOND), NOW);
+        troubles.note(&key(1), X, NOW.plus(SECOND), NOW);
         let yesterday = Timestamp::from_millis(NOW.as_millis() - 86_400_000);
         assert_eq!(troubles.find(&key(1), yesterday), None);
     }
@@ -209,7 +230,7 @@ mod tests {
             let mut bytes = [0; 16];
             bytes[..4].copy_from_slice(&number.to_be_bytes());
             let now = NOW.plus(SECOND * number);
-            troubles.note(&SessionKey::from_bytes(bytes), "x", now.plus(SECOND), now);
+            troubles.note(&SessionKey::from_bytes(bytes), X, now.plus(SECOND), now);
         }
         assert!(troubles.all().sessions.len() <= 2 * MANY);
     }
@@ -221,7 +242,7 @@ mod tests {
         for number in 0..100_000_u32 {
             let mut bytes = [0; 16];
             bytes[..4].copy_from_slice(&number.to_be_bytes());
-            troubles.note(&SessionKey::from_bytes(bytes), "x", NOW.plus(SECOND), NOW);
+            troubles.note(&SessionKey::from_bytes(bytes), X, NOW.plus(SECOND), NOW);
             looks.push(troubles.all().left);
         }
         looks.dedup();

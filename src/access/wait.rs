@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::flight::{Progress, Seat};
 use super::refresh::{Fetched, Outcome, Rest};
-use super::trouble::{FIRST_PAUSE, Failure};
+use super::trouble::{FIRST_PAUSE, Reason, SessionFailure, Whereabouts};
 use super::{Access, Cause, Decision, Route};
 use crate::clock::Clock;
 use crate::session::{Lookup, SessionId};
@@ -24,27 +24,38 @@ pub struct Wait {
 }
 
 /// What was fetched was pushed out again at once: there is more to do than memory for it.
-const PUSHED_OUT: Failure = Failure {
-    reason: "session_pushed_out",
+const PUSHED_OUT: SessionFailure = SessionFailure {
+    reason: Reason::at_store("session_pushed_out"),
     retry_after: Duration::from_secs(1),
 };
 
-/// What a seat is taken for, and the stable codes of what may become of the waiting.
+/// What a seat is taken for, and what may become of the waiting.
 pub(super) trait Awaited: Clone {
     /// It takes longer than a request waits.
-    const SLOW: &'static str;
+    const SLOW: Reason;
     /// It broke off.
-    const LOST: &'static str;
+    const LOST: Reason;
+
+    /// Nothing came of it for now.
+    fn failed(failure: SessionFailure) -> Self;
 }
 
 impl Awaited for Outcome {
-    const SLOW: &'static str = "refresh_slow";
-    const LOST: &'static str = "refresh_lost";
+    const SLOW: Reason = Reason::at_provider("refresh_slow");
+    const LOST: Reason = Reason::at_provider("refresh_lost");
+
+    fn failed(failure: SessionFailure) -> Self {
+        Self::Failed(failure)
+    }
 }
 
 impl Awaited for Fetched {
-    const SLOW: &'static str = "session_read_slow";
-    const LOST: &'static str = "session_read_lost";
+    const SLOW: Reason = Reason::at_store("session_read_slow");
+    const LOST: Reason = Reason::at_store("session_read_lost");
+
+    fn failed(failure: SessionFailure) -> Self {
+        Self::Failed(failure)
+    }
 }
 
 /// What it needs first.
@@ -61,30 +72,10 @@ pub struct Unavailable {
     pub route: Rc<Route>,
     /// Why, as a stable code.
     pub reason: &'static str,
+    /// Where the trouble is.
+    pub whereabouts: Whereabouts,
     /// When it makes sense to ask again.
     pub retry_after: Duration,
-}
-
-/// Where the trouble is that keeps a session from being used.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Whereabouts {
-    /// At the provider, or on the way there.
-    Provider,
-    /// Where the gateway keeps its sessions.
-    Store,
-}
-
-impl Unavailable {
-    /// Where the trouble is.
-    pub fn whereabouts(&self) -> Whereabouts {
-        match self.reason {
-            "session_damaged" | "session_not_read" | "session_not_stored"
-            | "session_pushed_out" | "session_read_lost" | "session_read_slow" | "stopping" => {
-                Whereabouts::Store
-            }
-            _ => Whereabouts::Provider,
-        }
-    }
 }
 
 impl Wait {
@@ -133,13 +124,13 @@ impl Wait {
         match need {
             Need::Refresh(seat) => match seated(seat, deadline, access.refresher.clock()).await {
                 // The newest token that can be had is used, be its life ever so short.
-                Ok(Outcome::Renewed(session)) => access.judge(&route, session),
-                Ok(Outcome::Ended) => access.absent(&route, Cause::GrantEnded, None),
-                Ok(Outcome::Failed(failure)) | Err(failure) => access.unavailable(&route, failure),
+                Outcome::Renewed(session) => access.judge(&route, session),
+                Outcome::Ended => access.absent(&route, Cause::GrantEnded, None),
+                Outcome::Failed(failure) => access.unavailable(&route, failure),
             },
             Need::Session(id, seat) => match seated(seat, deadline, access.refresher.clock()).await
             {
-                Ok(Ok(Some(_in_memory))) => {
+                Fetched::InMemory => {
                     let now = access.refresher.clock().now();
                     match access.sessions.find(&id, now) {
                         Lookup::Live(session) => access.weigh(&route, session, now, Some(deadline)),
@@ -150,8 +141,8 @@ impl Wait {
                         }
                     }
                 }
-                Ok(Ok(None)) => access.absent(&route, Cause::Unknown, None),
-                Ok(Err(failure)) | Err(failure) => access.unavailable(&route, failure),
+                Fetched::Unknown => access.absent(&route, Cause::Unknown, None),
+                Fetched::Failed(failure) => access.unavailable(&route, failure),
             },
         }
     }
@@ -166,36 +157,27 @@ pub(super) async fn seated<T: Awaited>(
     mut seat: Seat<Rest, T>,
     deadline: Instant,
     clock: &Clock,
-) -> Result<T, Failure> {
+) -> T {
     let mut news = timeout_at(deadline, seat.news()).await;
-    loop {
+    let (reason, retry_after) = loop {
         match news {
-            Ok(Progress::Landed(end)) => return Ok(end),
+            Ok(Progress::Landed(end)) => return end,
             Ok(Progress::Resting(rest)) => {
                 let pause = rest.until.since(clock.now());
                 if pause > deadline.saturating_duration_since(clock.instant()) {
-                    return Err(Failure {
-                        reason: rest.reason,
-                        retry_after: pause,
-                    });
+                    break (rest.reason, pause);
                 }
                 news = timeout_at(deadline, seat.other_news()).await;
             }
             Ok(Progress::UnderWay) => news = timeout_at(deadline, seat.other_news()).await,
-            Ok(Progress::Lost) => {
-                return Err(Failure {
-                    reason: T::LOST,
-                    retry_after: FIRST_PAUSE,
-                });
-            }
-            Err(_elapsed) => {
-                return Err(Failure {
-                    reason: T::SLOW,
-                    retry_after: FIRST_PAUSE,
-                });
-            }
+            Ok(Progress::Lost) => break (T::LOST, FIRST_PAUSE),
+            Err(_elapsed) => break (T::SLOW, FIRST_PAUSE),
         }
-    }
+    };
+    T::failed(SessionFailure {
+        reason,
+        retry_after,
+    })
 }
 
 #[cfg(test)]
@@ -210,25 +192,8 @@ mod tests {
     use crate::access::report::unstorable;
     use crate::session::{SessionKey, StoreError};
 
-    /// Where the trouble is when a session is unavailable for a reason.
-    fn whereabouts(reason: &'static str) -> Whereabouts {
-        let settings = serde_json::json!({ "url": "http://127.0.0.1:1" });
-        let app = serde_json::from_value(settings).unwrap();
-        let app = Arc::new(crate::upstream::Upstream::new("app", &app).unwrap());
-        let route = serde_json::from_value(serde_json::json!({})).unwrap();
-        let apps = [("app".into(), app)].into();
-        let routes = crate::access::RouteTable::new(vec![(0, route)], &apps, &["main"]).unwrap();
-        let route = Rc::new(routes.iter().next().unwrap().clone());
-        let unavailable = Unavailable {
-            route,
-            reason,
-            retry_after: FIRST_PAUSE,
-        };
-        unavailable.whereabouts()
-    }
-
-    #[test]
-    fn the_store_is_blamed_for_what_it_does_and_the_provider_for_the_rest() {
+    #[tokio::test]
+    async fn the_store_is_blamed_for_what_it_does_and_the_provider_for_the_rest() {
         let full = || Arc::new(fmt::Error);
         for error in [
             StoreError::Closed,
@@ -237,19 +202,21 @@ mod tests {
             StoreError::Unreadable(full()),
         ] {
             let reason = unstorable(&error, "stored").reason;
-            assert_eq!(whereabouts(reason), Whereabouts::Store, "{reason}");
+            assert_eq!(reason.whereabouts, Whereabouts::Store, "{reason:?}");
         }
         for reason in [PUSHED_OUT.reason, Fetched::SLOW, Fetched::LOST] {
-            assert_eq!(whereabouts(reason), Whereabouts::Store, "{reason}");
+            assert_eq!(reason.whereabouts, Whereabouts::Store, "{reason:?}");
         }
-        for reason in [Outcome::SLOW, Outcome::LOST, "provider_unavailable"] {
-            assert_eq!(whereabouts(reason), Whereabouts::Provider, "{reason}");
+        for reason in [Outcome::SLOW, Outcome::LOST] {
+            assert_eq!(reason.whereabouts, Whereabouts::Provider, "{reason:?}");
         }
     }
 
     #[tokio::test]
     async fn waiting_for_a_session_is_not_called_waiting_for_a_refresh() {
-        async fn reasons<T: Awaited + fmt::Debug + Send + Sync + 'static>() -> [&'static str; 2] {
+        async fn reasons<T: Awaited + Send + Sync + 'static>(
+            failure: fn(T) -> Option<SessionFailure>,
+        ) -> [&'static str; 2] {
             let clock = &Clock::system();
             let flights = Flights::<SessionKey, Rest, T>::new(Handle::current());
             let key = SessionId::random(crate::session::StoreTag::random().unwrap())
@@ -259,16 +226,24 @@ mod tests {
                 pilot.deserted().await;
             });
             let now = clock.instant();
-            let slow = seated(seat, now, clock).await.unwrap_err();
+            let slow = seated(seat, now, clock).await;
             flights.none().await;
             let seat = flights.join(key, |pilot| async { drop(pilot) });
             let deadline = now + Duration::from_mins(1);
-            let lost = seated(seat, deadline, clock).await.unwrap_err();
-            [slow.reason, lost.reason]
+            let lost = seated(seat, deadline, clock).await;
+            [slow, lost].map(|end| failure(end).expect("a failure").reason.code)
         }
-        let refresh = reasons::<Outcome>().await;
+        let refresh = reasons(|end| match end {
+            Outcome::Failed(failure) => Some(failure),
+            Outcome::Ended | Outcome::Renewed(_) => None,
+        })
+        .await;
         assert_eq!(refresh, ["refresh_slow", "refresh_lost"]);
-        let fetch = reasons::<Fetched>().await;
+        let fetch = reasons(|end| match end {
+            Fetched::Failed(failure) => Some(failure),
+            Fetched::InMemory | Fetched::Unknown => None,
+        })
+        .await;
         assert_eq!(fetch, ["session_read_slow", "session_read_lost"]);
     }
 }

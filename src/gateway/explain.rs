@@ -9,8 +9,8 @@ use super::page::Page;
 use super::{Body, NO_REFERRER, Visit, endpoints, is_navigation, set_cookies, sign_in};
 use crate::access::{Cause, Challenge, Unavailable, Whereabouts};
 use crate::identity::Identity;
-use crate::login::{self, ErrorCode, Failure, Login, OWN_PREFIX, ReturnTo, StateError};
-use crate::provider;
+use crate::login::{self, ErrorCode, FailedLogin, Login, OWN_PREFIX, ReturnTo, StateError};
+use crate::provider::{Actor, Classification, Sent};
 use crate::telemetry::chain;
 
 /// When to try again where nobody has said.
@@ -66,7 +66,7 @@ pub(super) fn forbidden(visit: &Visit, identity: &Identity) -> Response<Body> {
 /// Answers somebody whose session is there and cannot be used now. A page that a person looks at
 /// tries again by itself.
 pub(super) fn unavailable(visit: &Visit, unavailable: &Unavailable) -> Response<Body> {
-    let (title, text) = match unavailable.whereabouts() {
+    let (title, text) = match unavailable.whereabouts {
         Whereabouts::Provider => (
             "Your session cannot be renewed right now",
             "You are still signed in, but this app has to ask the sign-in server about you again, \
@@ -174,11 +174,12 @@ fn loop_cause(cause: Option<Cause>) -> &'static str {
 }
 
 /// Answers a login that failed. Visiting `again` begins it again, at the same provider.
-pub(super) fn failed(visit: &Visit, failure: Failure, again: &str) -> Response<Body> {
+pub(super) fn failed(visit: &Visit, failure: FailedLogin, again: &str) -> Response<Body> {
     let error = &failure.error;
     let page = no_login(visit, error, again);
     // Where the provider is in order, people may want another account or another provider.
-    let start = if passes(error) == Passes::ByItself || failure.anew {
+    let passes = error.class().is_some_and(|class| class.passes);
+    let start = if passes || failure.anew {
         again
     } else {
         failure.retry.as_str()
@@ -199,9 +200,12 @@ pub(super) fn failed(visit: &Visit, failure: Failure, again: &str) -> Response<B
 fn no_login(visit: &Visit, error: &login::Error, again: &str) -> Page {
     let (status, title, text) = wording(error);
     let mut page = Page::new(status, title, text).because(error.reason());
-    page.retry_after = retry_after(error, status);
-    let sent_nothing = matches!(error, login::Error::Provider(error) if error.sent_nothing());
-    if sent_nothing && passes(error) == Passes::ByItself && visit.parts.method == Method::GET {
+    let class = error.class();
+    page.retry_after = class
+        .and_then(|class| class.retry_after)
+        .or_else(|| retry_after(status));
+    let tries_again = class.is_some_and(|class| class.passes && class.sent == Sent::Nothing);
+    if tries_again && visit.parts.method == Method::GET {
         let after = page.retry_after.unwrap_or(SOON).as_secs();
         let after = after.clamp(SOONEST.as_secs(), LATEST.as_secs());
         page.refresh = Some((after, again.to_owned()));
@@ -209,31 +213,8 @@ fn no_login(visit: &Visit, error: &login::Error, again: &str) -> Page {
     page
 }
 
-/// Whether a failure is one of a provider that will be in order again.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Passes {
-    ByItself,
-    Not,
-}
-
-fn passes(error: &login::Error) -> Passes {
-    let login::Error::Provider(error) = error else {
-        return Passes::Not;
-    };
-    if error.passes() {
-        Passes::ByItself
-    } else {
-        Passes::Not
-    }
-}
-
-/// When to try again, of answers that pass: what the provider said, or a few seconds.
-fn retry_after(error: &login::Error, status: StatusCode) -> Option<Duration> {
-    if let login::Error::Provider(error) = error
-        && let Some(after) = error.retry_after()
-    {
-        return Some(after);
-    }
+/// When to try again where the provider has not said.
+fn retry_after(status: StatusCode) -> Option<Duration> {
     match status {
         StatusCode::SERVICE_UNAVAILABLE => Some(SOON),
         StatusCode::TOO_MANY_REQUESTS => Some(Duration::from_mins(1)),
@@ -289,13 +270,7 @@ fn wording(error: &login::Error) -> (StatusCode, &'static str, &'static str) {
             "The sign-in server refused several sign-ins from your network. Wait a minute, then \
              start again.",
         ),
-        login::Error::Provider(_) if passes(error) == Passes::ByItself => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "The sign-in server cannot be reached",
-            "It is down, slow or busy. You did nothing wrong; try again in a moment.",
-        ),
-        login::Error::Provider(provider::Error::Misconfigured(_)) => REFUSED,
-        login::Error::Provider(error) => provider_wording(error.side()),
+        login::Error::Provider(error) => provider_wording(error.class()),
         login::Error::Loop
         | login::Error::NoRandomness(_)
         | login::Error::NotStored(_)
@@ -334,20 +309,80 @@ fn denied(code: &ErrorCode) -> (StatusCode, &'static str, &'static str) {
     }
 }
 
-/// What is said of a provider's failure that stays.
-fn provider_wording(side: provider::Side) -> (StatusCode, &'static str, &'static str) {
-    match side {
-        provider::Side::Client => (
+/// What is said where the provider, or the way to it, is why there is no login.
+fn provider_wording(class: Classification) -> (StatusCode, &'static str, &'static str) {
+    match (class.passes, class.actor, class.sent) {
+        (true, _, _) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "The sign-in server cannot be reached",
+            "It is down, slow or busy. You did nothing wrong; try again in a moment.",
+        ),
+        (false, Actor::Client, _) => (
             StatusCode::BAD_REQUEST,
             "This sign-in cannot be finished",
             "The sign-in server does not accept it any more. Start again; you may not even have \
              to type your password.",
         ),
-        provider::Side::Gateway | provider::Side::Provider => (
+        (false, Actor::Operator, Sent::Undelivered | Sent::Possibly) => REFUSED,
+        (false, Actor::Operator, Sent::Nothing) => (
+            StatusCode::BAD_GATEWAY,
+            "This gateway cannot ask the sign-in server",
+            "Its settings do not allow it, or do not fit the sign-in server. Trying again will \
+             hardly help: whoever runs this site has to look at the gateway's log and settings.",
+        ),
+        (false, Actor::Provider, _) => (
             StatusCode::BAD_GATEWAY,
             "The sign-in server's answer cannot be used",
             "Trying again will hardly help: whoever runs this site has to look at the gateway's \
              log and settings.",
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::{self, GrantError, NotReady, ResponseError, TokenCallError};
+
+    #[test]
+    fn what_passes_is_unavailable_and_what_stays_is_said_to_stay() {
+        let refused = TokenCallError::CodeRefused(provider::Refusal {
+            status: 400,
+            code: None,
+            description: None,
+            hint: None,
+        });
+        let call = |error: TokenCallError| provider::Error::Exchange(error.into());
+        for (error, status, title) in [
+            (call(TokenCallError::Busy), 503, "cannot be reached"),
+            (
+                call(TokenCallError::Answer(provider::AnswerError::MediaType)),
+                503,
+                "cannot be reached",
+            ),
+            (NotReady.into(), 503, "cannot be reached"),
+            (call(refused), 400, "cannot be finished"),
+            (
+                call(TokenCallError::Redirected { status: 302 }),
+                502,
+                "refused this gateway",
+            ),
+            (
+                call(TokenCallError::NoRefreshToken),
+                502,
+                "This gateway cannot ask",
+            ),
+            (
+                provider::Error::Exchange(GrantError::NoSubject.into()),
+                502,
+                "answer cannot be used",
+            ),
+            (ResponseError::Issuer.into(), 502, "answer cannot be used"),
+        ] {
+            let error = login::Error::from(error);
+            let (said, its_title, _text) = wording(&error);
+            assert_eq!(said, status, "{error:?}");
+            assert!(its_title.contains(title), "{error:?}: {its_title}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use super::page::Page;
 use super::{Body, Record, Visit, WorkerSite, explain};
 use super::{is_for_a_part, is_in_advance, not_in_advance, see_other};
 use crate::access::{Challenge, Route};
-use crate::login::{Failure, Login, OWN_PREFIX, PublicUrl, ReturnTo, Start};
+use crate::login::{FailedLogin, Login, OWN_PREFIX, PublicUrl, ReturnTo, Start};
 use crate::provider::Prompt;
 
 /// Begins a login and returns to the page of our own that linked here.
@@ -59,7 +59,7 @@ impl Wish {
     }
 
     /// The wish that ended in `failure`.
-    pub(super) fn failed(failure: &Failure) -> Self {
+    pub(super) fn failed(failure: &FailedLogin) -> Self {
         let prompt = if failure.anew {
             Prompt::Login
         } else {

@@ -2,7 +2,7 @@
 
 use super::authorization::{ErrorCode, MalformedResponse};
 use super::pending::StateError;
-use crate::provider;
+use crate::provider::{self, Classification};
 use crate::secret::NoRandomness;
 use crate::session::{OpenError, StoreError};
 
@@ -58,7 +58,49 @@ impl From<OpenError> for Error {
     }
 }
 
+impl From<provider::ExchangeError> for Error {
+    fn from(error: provider::ExchangeError) -> Self {
+        Self::Provider(error.into())
+    }
+}
+
+impl From<provider::NotReady> for Error {
+    fn from(error: provider::NotReady) -> Self {
+        Self::Provider(error.into())
+    }
+}
+
+impl From<provider::OutOfReach> for Error {
+    fn from(error: provider::OutOfReach) -> Self {
+        Self::Provider(error.into())
+    }
+}
+
+impl From<provider::ResponseError> for Error {
+    fn from(error: provider::ResponseError) -> Self {
+        Self::Provider(error.into())
+    }
+}
+
 impl Error {
+    /// What it means, where it is the provider's.
+    pub fn class(&self) -> Option<Classification> {
+        match self {
+            Self::Provider(error) => Some(error.class()),
+            Self::Denied(_)
+            | Self::Loop
+            | Self::Malformed(_)
+            | Self::NoRandomness(_)
+            | Self::NotStored(_)
+            | Self::Panicked
+            | Self::State(_)
+            | Self::Stopped
+            | Self::TooManyRefused
+            | Self::UnknownProvider
+            | Self::Used => None,
+        }
+    }
+
     /// A stable code for logs and metrics.
     pub fn reason(&self) -> &'static str {
         match self {

@@ -2,7 +2,7 @@
 //!
 //! [`Login::begin`] sends a browser to its provider; [`Login::complete`] takes the answer and
 //! opens a session; [`Login::sign_out`] ends it. The room knows cookies and redirects as values
-//! and nothing of pages: it gives back what to set and where to go, or a [`Failure`] that somebody
+//! and nothing of pages: it gives back what to set and where to go, or a [`FailedLogin`] that somebody
 //! else explains.
 //!
 //! Nothing is stored for a visitor who has not signed in: the pending login travels in `state`.
@@ -33,7 +33,7 @@ use tokio::time::timeout;
 use self::authorization::{AuthorizationResponse, Granted, VerifiedResponse};
 pub use self::authorization::{ErrorCode, MalformedResponse};
 pub use self::error::Error;
-pub use self::outcome::{Completion, Failure, Started};
+pub use self::outcome::{Completion, FailedLogin, Started};
 pub use self::pending::StateError;
 use self::pending::{Hint, PendingLogin, ReturnedState};
 pub use self::public_url::{PublicUrl, PublicUrls};
@@ -46,7 +46,8 @@ use self::used::{Use, UsedStates};
 use crate::clock::{Clock, Timestamp};
 use crate::fields::cookie::{self as cookies, Found};
 use crate::provider::{
-    self, AuthorizationRequest, Grant, Prompt, Provider, Providers, Redemption, ResponseMode,
+    Actor, AuthorizationRequest, ExchangeError, Grant, OutOfReach, Prompt, Provider, Providers,
+    Redemption, ResponseMode, Sent,
 };
 use crate::seal::KeyRing;
 use crate::session::{Ended, NewSession, SessionId, SessionKey, Sessions, cookie};
@@ -238,7 +239,7 @@ impl Login {
         let origin = callback.public_url.origin();
         let response = match AuthorizationResponse::parse(callback.parameters) {
             Ok(response) => response,
-            Err(error) => return Completion::Failed(Failure::new(error.into(), None)),
+            Err(error) => return Completion::Failed(FailedLogin::new(error.into(), None)),
         };
         let granted = match response {
             // Servers that post answers may still send errors by a redirect, but no codes.
@@ -246,7 +247,7 @@ impl Login {
                 if callback.mode != self.response_mode(callback.provider) =>
             {
                 let error = MalformedResponse::NotPosted.into();
-                return Completion::Failed(Failure::new(error, None));
+                return Completion::Failed(FailedLogin::new(error, None));
             }
             AuthorizationResponse::Granted(granted) => granted,
             AuthorizationResponse::Refused { error, state, iss } => {
@@ -259,7 +260,7 @@ impl Login {
                     None => Ok(()),
                 };
                 let error = checked.err().unwrap_or(Error::Denied(error));
-                return Completion::Failed(Failure::new(error, state.as_ref()));
+                return Completion::Failed(FailedLogin::new(error, state.as_ref()));
             }
         };
         let returned = match granted.returned_state(&self.keys, origin) {
@@ -267,9 +268,9 @@ impl Login {
             // Another provider's answer: a code must never go to a server that did not make it.
             Ok(_) => {
                 let error = Error::State(StateError::Foreign);
-                return outcome::stale(Failure::new(error, None), &callback);
+                return outcome::stale(FailedLogin::new(error, None), &callback);
             }
-            Err(error) => return outcome::stale(Failure::new(error.into(), None), &callback),
+            Err(error) => return outcome::stale(FailedLogin::new(error.into(), None), &callback),
         };
         match self.verified(granted, &returned, &callback).await {
             Ok(verified) => self.redeem(verified, &returned, callback).await,
@@ -284,7 +285,7 @@ impl Login {
         returned: &ReturnedState,
         callback: &Callback<'_>,
     ) -> Result<VerifiedResponse, Box<Completion>> {
-        let failed = |error: Error| Failure::new(error, Some(returned));
+        let failed = |error: Error| FailedLogin::new(error, Some(returned));
         let name = returned.tab().cookie();
         let browser_secret = match cookies::find(callback.headers, name.as_bytes()) {
             Found::One(value) => Some(value),
@@ -367,11 +368,12 @@ impl Login {
             },
             Err(error) => {
                 let now = self.lasting.clock.now();
-                let mut failure = Failure::new(error, Some(returned));
-                if let Error::Provider(provider::Error::Refused(_)) = &failure.error {
+                let mut failure = FailedLogin::new(error, Some(returned));
+                let class = failure.error.class();
+                if class.is_some_and(|class| class.actor == Actor::Client) {
                     self.lasting.throttle.note_refused(callback.client, now);
                 }
-                if let Error::Provider(provider::Error::RateLimited { .. }) = &failure.error {
+                if class.is_some_and(|class| class.sent == Sent::Nothing) {
                     // Nothing was sent, so the same answer may come again.
                     self.used(|used| used.forget(&returned.fingerprint()));
                     failure.cookies.clear();
@@ -392,7 +394,7 @@ impl Login {
         let asking = self.on_control_plane(async move { Ok(asked.ready(&clock).await?) });
         match timeout(PATIENCE, asking).await {
             Ok(ready) => ready.map(|()| Arc::clone(provider)),
-            Err(_elapsed) => Err(provider::Error::silent(PATIENCE).into()),
+            Err(_elapsed) => Err(OutOfReach::silent(PATIENCE).into()),
         }
     }
 
@@ -433,7 +435,7 @@ impl Login {
             .saturating_duration_since(asked);
         let result = redeemed
             .as_ref()
-            .map_or_else(provider::Error::reason, |_| "ok");
+            .map_or_else(ExchangeError::reason, |_| "ok");
         self.lasting
             .metrics
             .token_call(name, TokenCall::Code, result, took);

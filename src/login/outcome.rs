@@ -38,12 +38,12 @@ pub enum Completion {
         cookies: Vec<HeaderValue>,
     },
     /// No session was opened.
-    Failed(Failure),
+    Failed(FailedLogin),
 }
 
 /// A login that failed, with what its page needs.
 #[derive(Debug)]
-pub struct Failure {
+pub struct FailedLogin {
     /// Why.
     pub error: Error,
     /// Where to start again: visiting it begins a new login.
@@ -56,7 +56,7 @@ pub struct Failure {
     pub cookies: Vec<HeaderValue>,
 }
 
-impl Failure {
+impl FailedLogin {
     pub(super) fn new(error: Error, state: Option<&ReturnedState>) -> Self {
         let hint = state.map(ReturnedState::hint);
         Self {
@@ -85,7 +85,7 @@ impl Failure {
 
 /// A state that does not verify is no news to a browser that is signed in at the same provider: the
 /// answer came twice, or from a tab that was restored. Whoever asked to sign in anew is told.
-pub(super) fn stale(failure: Failure, callback: &Callback<'_>) -> Completion {
+pub(super) fn stale(failure: FailedLogin, callback: &Callback<'_>) -> Completion {
     match &callback.before {
         Before::Live(_, session) if session.provider() == callback.provider && !failure.anew => {
             going_on(&failure, callback.public_url)
@@ -94,7 +94,7 @@ pub(super) fn stale(failure: Failure, callback: &Callback<'_>) -> Completion {
     }
 }
 
-pub(super) fn going_on(failure: &Failure, public_url: &PublicUrl) -> Completion {
+pub(super) fn going_on(failure: &FailedLogin, public_url: &PublicUrl) -> Completion {
     Completion::AlreadySignedIn {
         location: failure.retry.absolute(public_url.origin()),
         cookies: failure.cookies.clone(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Error;
+use super::SetupError;
 use super::claims::{self, Dates};
 use super::json::Object;
 use super::jwt::{self, Expected, TokenError};
@@ -29,7 +29,7 @@ pub(super) struct Verifier {
 
 impl Verifier {
     /// Reads the keys. `None` when there are none: this server's tokens are opaque to us.
-    pub(super) fn new(settings: &Settings) -> Result<Option<Self>, Error> {
+    pub(super) fn new(settings: &Settings) -> Result<Option<Self>, SetupError> {
         let (client_id, settings) = (&settings.client_id, &settings.access_token);
         let (files, algorithms) = (&settings.public_key_files, &settings.algorithms);
         let keys = KeySet::from_pem_files("access_token.public_key_files", files, algorithms)?;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use url::Url;
 
-use super::Error;
+use super::SetupError;
 use super::settings::{AuthorizationParameters, IdentitySource, ResponseMode, Settings};
 
 /// The parameters that are ours: neither the endpoint's query nor the operator may set them freely.
@@ -74,14 +74,14 @@ pub(super) struct AuthorizationEndpoint {
 
 impl AuthorizationEndpoint {
     /// For the endpoint at `url`, which the settings or the metadata name.
-    pub(super) fn new(settings: &Settings, url: &Url) -> Result<Self, Error> {
+    pub(super) fn new(settings: &Settings, url: &Url) -> Result<Self, SetupError> {
         check(settings)?;
         let asked = parameters(settings);
         let further = &settings.authorization_request.parameters;
         let mut names: HashSet<&str> = OURS.into();
         names.extend(asked.iter().map(|(name, _value)| *name));
         if further.keys().any(|name| names.contains(&**name)) {
-            return Err(Error::Setting {
+            return Err(SetupError::Setting {
                 key: "authorization_request.parameters",
                 problem: "sets a parameter that is ours or has a key of its own",
             });
@@ -95,7 +95,7 @@ impl AuthorizationEndpoint {
         {
             let key = "authorization_endpoint";
             let problem = "has a parameter in its query that is set elsewhere";
-            return Err(Error::Setting { key, problem });
+            return Err(SetupError::Setting { key, problem });
         }
         let own = [
             ("response_type", "code"),
@@ -176,8 +176,8 @@ fn parameters(settings: &Settings) -> Vec<(&'static str, String)> {
 }
 
 /// Checks what the settings ask for.
-fn check(settings: &Settings) -> Result<(), Error> {
-    let refuse = |key, problem| Err(Error::Setting { key, problem });
+fn check(settings: &Settings) -> Result<(), SetupError> {
+    let refuse = |key, problem| Err(SetupError::Setting { key, problem });
     let asked = &settings.authorization_request;
     // RFC 6749 section 3.3: visible ASCII without quotation mark and backslash.
     let is_scope = |byte: u8| matches!(byte, b'!' | b'#'..=b'[' | b']'..=b'~');

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::jwt::signer::{Signer, SigningError};
 use super::settings::{BasicEncoding, ClientAuthentication, Settings};
-use super::{Error, read_text, secret_file};
+use super::{SetupError, TokenCallError, read_text, secret_file};
 use crate::clock::Timestamp;
 use crate::secret::{Secret, random};
 
@@ -29,7 +29,7 @@ pub(super) struct Credentials {
 
 impl Credentials {
     /// Reads the files that the settings name. Blocks for small reads.
-    pub(super) fn read(settings: &Settings) -> Result<Self, Error> {
+    pub(super) fn read(settings: &Settings) -> Result<Self, SetupError> {
         let secret = settings.client_secret_file.as_deref();
         let private_key = settings.client_assertion.private_key_file.as_deref();
         Ok(Self {
@@ -52,10 +52,12 @@ impl Credentials {
         differ(&self.secret, &other.secret) || differ(&self.private_key, &other.private_key)
     }
 
-    fn secret(&self) -> Result<&Secret<String>, Error> {
+    fn secret(&self) -> Result<&Secret<String>, SetupError> {
         let key = "client_secret_file";
         let problem = "is missing; a public client sets client_authentication = \"none\"";
-        self.secret.as_ref().ok_or(Error::Setting { key, problem })
+        self.secret
+            .as_ref()
+            .ok_or(SetupError::Setting { key, problem })
     }
 }
 
@@ -101,10 +103,10 @@ impl ClientAuth {
         settings: &Settings,
         supported: Option<&[String]>,
         credentials: &Credentials,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, SetupError> {
         if settings.client_id.is_empty() {
             let (key, problem) = ("client_id", "is empty");
-            return Err(Error::Setting { key, problem });
+            return Err(SetupError::Setting { key, problem });
         }
         let set = settings.client_authentication;
         let method = if set == ClientAuthentication::Auto {
@@ -138,7 +140,10 @@ impl ClientAuth {
 
     /// A new assertion for one request, where the method uses one. Each has an identifier of its
     /// own, so that a server can refuse one that comes twice.
-    pub(super) fn assertion(&self, now: Timestamp) -> Result<Option<Secret<String>>, Error> {
+    pub(super) fn assertion(
+        &self,
+        now: Timestamp,
+    ) -> Result<Option<Secret<String>>, TokenCallError> {
         let Method::Assertion {
             signer,
             key_id,
@@ -147,18 +152,18 @@ impl ClientAuth {
         else {
             return Ok(None);
         };
-        let id = random::<16>().map_err(|error| Error::Assertion(SigningError::Identifier(error)));
+        let id = random::<16>().map_err(SigningError::Identifier);
         let iat = now.as_secs();
         let claims = AssertionClaims {
             iss: &self.client_id,
             sub: &self.client_id,
             aud: audience,
-            jti: &URL_SAFE_NO_PAD.encode(id?),
+            jti: &URL_SAFE_NO_PAD.encode(id.map_err(TokenCallError::Assertion)?),
             iat,
             exp: iat.saturating_add(ASSERTION_LIFE),
         };
         let assertion = signer.sign(key_id.as_deref(), &claims);
-        assertion.map(Some).map_err(Error::Assertion)
+        assertion.map(Some).map_err(TokenCallError::Assertion)
     }
 
     /// The parameters of the body (RFC 6749 section 2.3.1, RFC 7523 section 2.2). `assertion` is
@@ -187,7 +192,7 @@ impl ClientAuth {
 fn choose(
     supported: Option<&[String]>,
     credentials: &Credentials,
-) -> Result<ClientAuthentication, Error> {
+) -> Result<ClientAuthentication, SetupError> {
     use ClientAuthentication as By;
     let (has_key, has_secret) = (
         credentials.private_key.is_some(),
@@ -209,16 +214,16 @@ fn choose(
     ours.into_iter()
         .find(|(name, _by, able)| *able && supported.iter().any(|listed| listed == name))
         .map(|(_name, by, _able)| by)
-        .ok_or(Error::Setting {
+        .ok_or(SetupError::Setting {
             key: "client_authentication",
             problem: "is \"auto\", but the server's metadata lists no method that our \
                       credentials are good for: set the method, or give it the file it needs",
         })
 }
 
-fn by_secret(settings: &Settings, secret: &Secret<String>) -> Result<Method, Error> {
+fn by_secret(settings: &Settings, secret: &Secret<String>) -> Result<Method, SetupError> {
     if secret.expose().len() < SHORTEST_HMAC_KEY {
-        return Err(Error::Setting {
+        return Err(SetupError::Setting {
             key: "client_secret_file",
             problem: "is shorter than the 32 bytes that client_secret_jwt needs \
                       (RFC 7518 section 3.2)",
@@ -232,17 +237,17 @@ fn by_secret(settings: &Settings, secret: &Secret<String>) -> Result<Method, Err
     })
 }
 
-fn by_private_key(settings: &Settings, credentials: &Credentials) -> Result<Method, Error> {
+fn by_private_key(settings: &Settings, credentials: &Credentials) -> Result<Method, SetupError> {
     let assertion = &settings.client_assertion;
     let path = assertion.private_key_file.as_ref();
     let Some((pem, path)) = credentials.private_key.as_ref().zip(path) else {
-        return Err(Error::Setting {
+        return Err(SetupError::Setting {
             key: "client_assertion.private_key_file",
             problem: "is missing, but client_authentication is \"private_key_jwt\"",
         });
     };
     let signer = Signer::from_pem(pem.expose(), assertion.algorithm);
-    let signer = signer.map_err(|source| Error::PrivateKey {
+    let signer = signer.map_err(|source| SetupError::PrivateKey {
         path: path.clone(),
         source,
     })?;
@@ -255,7 +260,7 @@ fn by_private_key(settings: &Settings, credentials: &Credentials) -> Result<Meth
 
 /// Who our assertions are for: one text, and never one that a server's metadata gave. A server
 /// that could choose it would choose another server, and use our assertion there.
-fn audience(settings: &Settings) -> Result<Box<str>, Error> {
+fn audience(settings: &Settings) -> Result<Box<str>, SetupError> {
     // An issuer for many tenants is the template of one, and nobody's name.
     let issuer = settings
         .issuer
@@ -266,12 +271,12 @@ fn audience(settings: &Settings) -> Result<Box<str>, Error> {
     let problem = "is missing, and there is no issuer of one name to take in its place";
     match audience {
         Some(audience) if !audience.is_empty() => Ok(audience.into()),
-        Some(_) | None => Err(Error::Setting { key, problem }),
+        Some(_) | None => Err(SetupError::Setting { key, problem }),
     }
 }
 
-fn public(settings: &Settings, credentials: &Credentials) -> Result<Method, Error> {
-    let refuse = |key, problem| Err(Error::Setting { key, problem });
+fn public(settings: &Settings, credentials: &Credentials) -> Result<Method, SetupError> {
+    let refuse = |key, problem| Err(SetupError::Setting { key, problem });
     let problem = "is given, but client_authentication is \"none\"";
     if credentials.secret.is_some() {
         return refuse("client_secret_file", problem);
@@ -293,7 +298,7 @@ fn basic(
     client_id: &str,
     secret: &Secret<String>,
     encoding: BasicEncoding,
-) -> Result<HeaderValue, Error> {
+) -> Result<HeaderValue, SetupError> {
     let secret = secret.expose();
     let joined: Zeroizing<String> = match encoding {
         BasicEncoding::Form => byte_serialize(client_id.as_bytes())
@@ -302,7 +307,7 @@ fn basic(
             .collect::<String>()
             .into(),
         BasicEncoding::Raw if client_id.contains(':') => {
-            return Err(Error::Setting {
+            return Err(SetupError::Setting {
                 key: "client_id",
                 problem: "contains a colon, which Basic with basic_encoding = \"raw\" cannot say",
             });
@@ -310,7 +315,7 @@ fn basic(
         BasicEncoding::Raw => format!("{client_id}:{secret}").into(),
     };
     let value: Zeroizing<String> = format!("Basic {}", STANDARD.encode(joined.as_bytes())).into();
-    let mut value = HeaderValue::from_str(&value).map_err(|_never_base64| Error::Setting {
+    let mut value = HeaderValue::from_str(&value).map_err(|_never_base64| SetupError::Setting {
         key: "client_secret_file",
         problem: "cannot be sent",
     })?;

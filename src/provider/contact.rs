@@ -11,7 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use tokio::sync::Mutex;
 
-use super::Error;
+use super::{OutOfReach, ReachError};
 use crate::clock::{Clock, Timestamp};
 
 /// For how long a server that answered is taken to be there.
@@ -32,7 +32,7 @@ pub(super) struct Contact {
 #[derive(Debug)]
 struct Failed {
     at: Timestamp,
-    cause: Arc<Error>,
+    cause: Arc<ReachError>,
 }
 
 impl Contact {
@@ -40,8 +40,8 @@ impl Contact {
     ///
     /// # Errors
     ///
-    /// [`Error::OutOfReach`] when it failed.
-    pub(super) fn lately(&self, now: Timestamp) -> Option<Result<(), Error>> {
+    /// [`OutOfReach`] when it failed.
+    pub(super) fn lately(&self, now: Timestamp) -> Option<Result<(), OutOfReach>> {
         // A clock that was set back makes neither of them last.
         let within = |at: Timestamp, time| at <= now && now.since(at) < time;
         let answered = Timestamp::from_millis(self.answered.load(Ordering::Relaxed));
@@ -50,7 +50,7 @@ impl Contact {
         }
         let failed = self.failed.load();
         let failed = failed.as_ref().filter(|failed| within(failed.at, AGAIN))?;
-        Some(Err(Error::OutOfReach {
+        Some(Err(OutOfReach {
             retry_after: AGAIN.saturating_sub(now.since(failed.at)),
             cause: Some(Arc::clone(&failed.cause)),
         }))
@@ -60,7 +60,7 @@ impl Contact {
     ///
     /// # Errors
     ///
-    /// [`Error::OutOfReach`] when it fails, or has failed a moment ago.
+    /// [`OutOfReach`] when it fails, or has failed a moment ago.
     ///
     /// # Cancel safety
     ///
@@ -68,8 +68,8 @@ impl Contact {
     pub(super) async fn ensure(
         &self,
         clock: &Clock,
-        reach: impl Future<Output = Result<(), Error>>,
-    ) -> Result<(), Error> {
+        reach: impl Future<Output = Result<(), ReachError>>,
+    ) -> Result<(), OutOfReach> {
         let _one = self.asking.lock().await;
         if let Some(lately) = self.lately(clock.now()) {
             return lately;
@@ -90,7 +90,7 @@ impl Contact {
                     cause: Arc::clone(&cause),
                 };
                 self.failed.store(Some(Arc::new(failed)));
-                Err(Error::OutOfReach {
+                Err(OutOfReach {
                     retry_after,
                     cause: Some(cause),
                 })
@@ -109,6 +109,7 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
+    use crate::provider::NotReady;
 
     const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
@@ -135,14 +136,14 @@ mod tests {
         let (contact, clock) = (Contact::default(), Clock::manual(START));
         assert!(
             contact
-                .ensure(&clock, async { Err(Error::NotReady) })
+                .ensure(&clock, async { Err(NotReady.into()) })
                 .await
                 .is_err()
         );
         clock.advance(Duration::from_secs(2));
         let error = contact.ensure(&clock, async { Ok(()) }).await.unwrap_err();
-        assert_eq!(error.retry_after(), Some(Duration::from_secs(3)));
-        assert_eq!(error.reason(), Error::NotReady.reason());
+        assert_eq!(error.retry_after, Duration::from_secs(3));
+        assert_eq!(error.reason(), NotReady.reason());
         clock.advance(Duration::from_secs(3));
         assert!(contact.ensure(&clock, async { Ok(()) }).await.is_ok());
     }

@@ -14,7 +14,7 @@ use super::issuer::Issuer;
 use super::known::Known;
 use super::metadata::{self, Metadata};
 use super::settings::{Discovery, Settings};
-use super::{Error, Provider};
+use super::{OutOfReach, Provider, ReachError, SetupError};
 use crate::clock::{Clock, Timestamp};
 use crate::telemetry::chain;
 use crate::tls;
@@ -68,7 +68,7 @@ impl Provider {
                 continue;
             }
             if let Err(error) = provider.renew(clock).await {
-                let wait = error.retry_after().unwrap_or_default().max(back_off);
+                let wait = error.retry_after.max(back_off);
                 last = Some((clock.now(), wait));
                 // A server that comes up at last may have something else wrong with it.
                 if told.replace(error.reason()) != Some(error.reason()) {
@@ -92,29 +92,38 @@ impl Provider {
     }
 
     /// Reads metadata and keys, or at least sees whether the server is there.
-    async fn renew(&self, clock: &Clock) -> Result<(), Error> {
+    async fn renew(&self, clock: &Clock) -> Result<(), OutOfReach> {
+        let failed = |error: ReachError| OutOfReach {
+            retry_after: Duration::ZERO,
+            cause: Some(Arc::new(error)),
+        };
         let read = match (self.known.load_full(), self.settings.discovery) {
             // Together with logins that wait for the same.
             (None, _) | (Some(_), Discovery::None) => self.ready(clock).await,
-            (Some(_), Discovery::Oauth2 | Discovery::Openid) => self.discover().await,
+            (Some(_), Discovery::Oauth2 | Discovery::Openid) => {
+                self.discover().await.map_err(failed)
+            }
         };
         // Keys are withdrawn whether the metadata can be read or not.
         let renewed = match self.known.load_full() {
-            Some(known) => self.judge.renew_keys(&known, clock).await,
+            Some(known) => {
+                let renewed = self.judge.renew_keys(&known, clock).await;
+                renewed.map_err(|error| failed(error.into()))
+            }
             None => Ok(()),
         };
         read.and(renewed)
     }
 
     /// Reads the metadata and takes what it says.
-    pub(super) async fn discover(&self) -> Result<(), Error> {
+    pub(super) async fn discover(&self) -> Result<(), ReachError> {
         let place = metadata::location(&self.settings, self.issuer.as_ref())?;
         let (Some(place), Some(issuer)) = (place, &self.issuer) else {
             return Ok(());
         };
         let place = self.line.to("metadata_url", &place)?;
         let metadata = metadata::fetch(&place, issuer).await;
-        let metadata = metadata.map_err(|source| Error::Metadata {
+        let metadata = metadata.map_err(|source| ReachError::Metadata {
             place: place.uri().to_string().into(),
             source,
         })?;
@@ -123,11 +132,15 @@ impl Provider {
         if before.is_some_and(|before| before.metadata.as_ref() == Some(&metadata)) {
             return Ok(());
         }
-        self.know(&credentials, Some(metadata))
+        Ok(self.know(&credentials, Some(metadata))?)
     }
 
     /// Takes what the settings, the credentials and the metadata say together.
-    fn know(&self, credentials: &Credentials, metadata: Option<Metadata>) -> Result<(), Error> {
+    fn know(
+        &self,
+        credentials: &Credentials,
+        metadata: Option<Metadata>,
+    ) -> Result<(), SetupError> {
         let known = Known::new(&self.settings, credentials, &self.line, metadata)?;
         self.judge.check(&known)?;
         self.known.store(Some(Arc::new(known)));
@@ -177,25 +190,30 @@ impl Provider {
 
     /// Reads all files again. Authorities that changed are believed from now on; the others are for
     /// [`Provider::take_files`]. Blocks for small reads.
-    fn read_files(&self) -> (Result<Files, Error>, Result<tls::Refreshed, Error>) {
+    fn read_files(
+        &self,
+    ) -> (
+        Result<Files, SetupError>,
+        Result<tls::Refreshed, SetupError>,
+    ) {
         let files = Credentials::read(&self.settings).and_then(|credentials| {
             let keys = Judge::read_files(&self.settings)?;
             Ok(Files { credentials, keys })
         });
         let trusted = match &self.line.trust {
-            Some(trust) => trust.refresh().map_err(Error::Trust),
+            Some(trust) => trust.refresh().map_err(SetupError::Trust),
             None => Ok(tls::Refreshed::Unchanged),
         };
         (files, trusted)
     }
 
-    async fn take_files(&self, files: Files) -> Result<(), Error> {
+    async fn take_files(&self, files: Files) -> Result<(), SetupError> {
         self.judge.take(files.keys);
         self.take(files.credentials).await
     }
 
     /// Takes credentials that have changed, if they can be used.
-    async fn take(&self, new: Credentials) -> Result<(), Error> {
+    async fn take(&self, new: Credentials) -> Result<(), SetupError> {
         let mut credentials = self.credentials.lock().await;
         if !new.differs(&credentials) {
             return Ok(());
@@ -226,7 +244,7 @@ struct Complaint {
 
 impl Complaint {
     /// The error to report, if there is one and it is the first since all was well.
-    fn about(&mut self, outcome: Result<(), Error>) -> Option<Error> {
+    fn about(&mut self, outcome: Result<(), SetupError>) -> Option<SetupError> {
         let error = outcome.err();
         let made = std::mem::replace(&mut self.made, error.is_some());
         error.filter(|_| !made)
@@ -238,7 +256,7 @@ impl Complaint {
 pub(super) fn rehearsal(
     settings: &Settings,
     issuer: Option<&Issuer>,
-) -> Result<Option<Metadata>, Error> {
+) -> Result<Option<Metadata>, SetupError> {
     let place = metadata::location(settings, issuer)?;
     Ok(place.map(|mut place| {
         place.set_query(None);
@@ -253,13 +271,12 @@ mod tests {
     #[test]
     fn what_stays_wrong_is_said_once() {
         let mut complaint = Complaint::default();
-        let said = [
-            Err(Error::NotReady),
-            Err(Error::NotReady),
-            Ok(()),
-            Err(Error::NotReady),
-        ]
-        .map(|outcome| complaint.about(outcome).is_some());
+        let (key, problem) = ("ca_file", "is bad");
+        let said = [false, false, true, false].map(|well| {
+            let wrong = SetupError::Setting { key, problem };
+            let outcome = if well { Ok(()) } else { Err(wrong) };
+            complaint.about(outcome).is_some()
+        });
         assert_eq!(said, [true, false, false, true]);
     }
 }

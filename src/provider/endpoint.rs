@@ -8,7 +8,7 @@ use http::{HeaderValue, Request, Response, Uri};
 use http_body_util::Full;
 use url::{Host, Url};
 
-use super::Error;
+use super::SetupError;
 use crate::origin::{self, CallLimits, Client, Connector, Origin};
 use crate::tls::Trust;
 
@@ -31,9 +31,9 @@ impl Endpoint {
         url: &Url,
         trust: Option<&Trust>,
         deadline: Duration,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, SetupError> {
         let problem = "cannot be called";
-        let refuse = Error::Setting { key, problem };
+        let refuse = SetupError::Setting { key, problem };
         let origin: Option<Origin> = url.origin().ascii_serialization().parse().ok();
         let (Some(origin), Ok(uri)) = (origin, url.as_str().parse()) else {
             return Err(refuse);
@@ -109,8 +109,12 @@ impl Endpoint {
 /// A path is appended, not joined as RFC 3986 does it: `https://id.example/app` with
 /// `/oauth/token` is `https://id.example/app/oauth/token`, so that a server below a prefix needs
 /// one change.
-pub(super) fn endpoint(key: &'static str, base: Option<&str>, text: &str) -> Result<Url, Error> {
-    let refuse = |problem| Error::Setting { key, problem };
+pub(super) fn endpoint(
+    key: &'static str,
+    base: Option<&str>,
+    text: &str,
+) -> Result<Url, SetupError> {
+    let refuse = |problem| SetupError::Setting { key, problem };
     let absolute = if text.starts_with('/') {
         let base =
             base.ok_or_else(|| refuse("is a path, but there is no `url` to append it to"))?;

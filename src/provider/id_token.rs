@@ -11,7 +11,7 @@ use aws_lc_rs::digest::{self, SHA256, SHA384, SHA512};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::Error;
+use super::SetupError;
 use super::claims::{self, Dates};
 use super::issuer::{self, Issuer};
 use super::json::Object;
@@ -71,9 +71,9 @@ pub(super) struct IdTokenRules {
 impl IdTokenRules {
     /// # Errors
     ///
-    /// [`Error::Setting`] without an issuer or an algorithm.
-    pub(super) fn new(settings: &Settings, issuer: Option<Issuer>) -> Result<Self, Error> {
-        let refuse = |key, problem| Error::Setting { key, problem };
+    /// [`SetupError::Setting`] without an issuer or an algorithm.
+    pub(super) fn new(settings: &Settings, issuer: Option<Issuer>) -> Result<Self, SetupError> {
+        let refuse = |key, problem| SetupError::Setting { key, problem };
         let id_token = &settings.id_token;
         if id_token.algorithms.is_empty() {
             return Err(refuse("id_token.algorithms", "is empty"));

@@ -4,7 +4,7 @@
 //! issuer (RFC 9207 section 2.4). One kind of server has an issuer for each tenant; such an
 //! identifier is configured as a template.
 
-use super::Error;
+use super::SetupError;
 use super::settings::Settings;
 
 /// What stands for the tenant in a template, in the words of the server that has them.
@@ -33,8 +33,8 @@ pub(super) struct Issuer {
 
 impl Issuer {
     /// `None` where the settings name none.
-    pub(super) fn new(settings: &Settings) -> Result<Option<Self>, Error> {
-        let refuse = |key, problem| Err(Error::Setting { key, problem });
+    pub(super) fn new(settings: &Settings) -> Result<Option<Self>, SetupError> {
+        let refuse = |key, problem| Err(SetupError::Setting { key, problem });
         let Some(text) = settings.issuer.as_deref() else {
             if settings.tenants.is_empty() {
                 return Ok(None);
@@ -152,7 +152,7 @@ fn is_tenant(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn issuer(text: &str, tenants: &[&str]) -> Result<Option<Issuer>, Error> {
+    fn issuer(text: &str, tenants: &[&str]) -> Result<Option<Issuer>, SetupError> {
         let settings = serde_json::json!({
             "client_id": "3", "issuer": text, "tenants": tenants,
         });

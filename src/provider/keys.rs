@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::json::{self, JsonError};
 use super::jwt::{Key, KeyProblem, Unusable};
 use super::settings::{Algorithm, IdTokenSettings};
-use super::{Error, read_text};
+use super::{SetupError, read_text};
 
 /// The most keys that are kept. A token that names no key is tried against all of them.
 const MOST_KEYS: usize = 100;
@@ -112,9 +112,9 @@ impl KeySet {
     ///
     /// # Errors
     ///
-    /// [`Error::Read`], [`Error::EmptyFile`], [`Error::PublicKey`] and [`Error::KeySet`]: each names
+    /// [`SetupError::Read`], [`SetupError::EmptyFile`], [`SetupError::PublicKey`] and [`SetupError::KeySet`]: each names
     /// the key and the file.
-    pub(super) fn from_files(settings: &IdTokenSettings) -> Result<Option<Self>, Error> {
+    pub(super) fn from_files(settings: &IdTokenSettings) -> Result<Option<Self>, SetupError> {
         let (files, algorithms) = (&settings.public_key_files, &settings.algorithms);
         let pem = Self::from_pem_files("id_token.public_key_files", files, algorithms)?;
         let Some(path) = &settings.jwks_file else {
@@ -122,7 +122,7 @@ impl KeySet {
         };
         let key = "id_token.jwks_file";
         let set = Self::from_jwks(read_text(key, path)?.as_bytes());
-        let mut set = set.map_err(|source| Error::KeySet {
+        let mut set = set.map_err(|source| SetupError::KeySet {
             key,
             path: path.clone(),
             source,
@@ -136,19 +136,19 @@ impl KeySet {
     ///
     /// # Errors
     ///
-    /// [`Error::Read`], [`Error::EmptyFile`] and [`Error::PublicKey`].
+    /// [`SetupError::Read`], [`SetupError::EmptyFile`] and [`SetupError::PublicKey`].
     pub(super) fn from_pem_files(
         key: &'static str,
         paths: &[PathBuf],
         algorithms: &[Algorithm],
-    ) -> Result<Option<Self>, Error> {
+    ) -> Result<Option<Self>, SetupError> {
         let mut keys = Vec::new();
         for path in paths {
             let read = Key::from_pem(&read_text(key, path)?).and_then(|read| {
                 let suited = algorithms.iter().any(|algorithm| read.suits(*algorithm));
                 suited.then_some(read).ok_or(KeyProblem::Unsuited)
             });
-            keys.push(read.map_err(|source| Error::PublicKey {
+            keys.push(read.map_err(|source| SetupError::PublicKey {
                 key,
                 path: path.clone(),
                 source,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::Error;
+use super::SetupError;
 use super::authorization::AuthorizationEndpoint;
 use super::client_auth::{ClientAuth, Credentials};
 use super::endpoint::{Endpoint, endpoint, is_clear_text};
@@ -25,8 +25,8 @@ impl Line {
     ///
     /// # Errors
     ///
-    /// [`Error::Setting`] when something would cross a network in clear text; [`Error::Trust`].
-    pub(super) fn new(settings: &Settings) -> Result<Self, Error> {
+    /// [`SetupError::Setting`] when something would cross a network in clear text; [`SetupError::Trust`].
+    pub(super) fn new(settings: &Settings) -> Result<Self, SetupError> {
         check_clear_text(settings)?;
         let written = [
             &settings.issuer,
@@ -41,9 +41,9 @@ impl Line {
         let mut written = written.into_iter().flatten();
         let trust = match &settings.ca_file {
             // A file that cannot be used is an error even when nothing needs it now.
-            Some(path) => Some(Trust::from_file(path).map_err(Error::Trust)?),
+            Some(path) => Some(Trust::from_file(path).map_err(SetupError::Trust)?),
             None if written.any(|url| url.starts_with("https:")) => {
-                Some(Trust::system().map_err(Error::Trust)?)
+                Some(Trust::system().map_err(SetupError::Trust)?)
             }
             // Metadata may lead to a server with TLS.
             None if settings.discovery != Discovery::None => Trust::system().ok(),
@@ -59,8 +59,8 @@ impl Line {
     ///
     /// # Errors
     ///
-    /// [`Error::Setting`] when it cannot be called.
-    pub(super) fn to(&self, key: &'static str, url: &Url) -> Result<Endpoint, Error> {
+    /// [`SetupError::Setting`] when it cannot be called.
+    pub(super) fn to(&self, key: &'static str, url: &Url) -> Result<Endpoint, SetupError> {
         Endpoint::new(key, url, self.trust.as_ref(), self.deadline)
     }
 }
@@ -69,7 +69,7 @@ impl Line {
 ///
 /// Only what is written is looked at: metadata may name plain http at the origin of its issuer
 /// alone, and that issuer has passed here.
-fn check_clear_text(settings: &Settings) -> Result<(), Error> {
+fn check_clear_text(settings: &Settings) -> Result<(), SetupError> {
     let written = [
         ("issuer", &settings.issuer),
         ("metadata_url", &settings.metadata_url),
@@ -95,7 +95,7 @@ fn check_clear_text(settings: &Settings) -> Result<(), Error> {
         if url.is_none() {
             continue;
         }
-        let refuse = |problem| Err(Error::Setting { key, problem });
+        let refuse = |problem| Err(SetupError::Setting { key, problem });
         // Whoever changes the keys on their way is the issuer.
         if secure_issuer && matches!(key, "metadata_url" | "jwks_uri") {
             return refuse(
@@ -137,19 +137,19 @@ impl Known {
     ///
     /// # Errors
     ///
-    /// [`Error::Setting`]: an endpoint is missing in both, or cannot be used.
+    /// [`SetupError::Setting`]: an endpoint is missing in both, or cannot be used.
     pub(super) fn new(
         settings: &Settings,
         credentials: &Credentials,
         line: &Line,
         metadata: Option<Metadata>,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, SetupError> {
         let read = metadata.as_ref();
         let base = settings.url.as_deref();
         let find = |key, by_hand: &Option<String>, published: Option<&String>| {
             let problem = "is missing";
             let url = locate(key, base, by_hand.as_ref(), published)?;
-            url.ok_or(Error::Setting { key, problem })
+            url.ok_or(SetupError::Setting { key, problem })
         };
         let may_be = |key, by_hand: &Option<String>, published: Option<&String>| {
             let url = locate(key, base, by_hand.as_ref(), published)?;
@@ -197,7 +197,7 @@ fn locate(
     base: Option<&str>,
     by_hand: Option<&String>,
     published: Option<&String>,
-) -> Result<Option<Url>, Error> {
+) -> Result<Option<Url>, SetupError> {
     match (by_hand, published) {
         (Some(text), _) => endpoint(key, base, text).map(Some),
         (None, Some(text)) => endpoint(key, None, text).map(Some),

@@ -11,7 +11,7 @@ use http::{Response, StatusCode};
 use serde_json::Value;
 use url::{Host, Url};
 
-use super::Error;
+use super::SetupError;
 use super::endpoint::{Endpoint, endpoint};
 use super::issuer::Issuer;
 use super::json::{self, JsonError, Object};
@@ -71,16 +71,6 @@ impl MetadataError {
             Self::Status(_) => "metadata_status",
         }
     }
-
-    /// Whether the trouble is one that passes by itself. A server that is being mended answers
-    /// with pages for people; one that is well and says the wrong thing goes on saying it.
-    pub(super) fn passes(&self) -> bool {
-        match self {
-            Self::Call(_) | Self::Json(_) | Self::MediaType(_) => true,
-            Self::Status(status) => matches!(status, 408 | 425 | 429 | 500..),
-            Self::Endpoint { .. } | Self::Issuer { .. } | Self::Member(_) => false,
-        }
-    }
 }
 
 /// What metadata says, as far as it is used. Endpoints are kept as they are written.
@@ -100,8 +90,11 @@ pub(super) struct Metadata {
 /// `/.well-known/openid-configuration` is appended to the issuer (OpenID Connect Discovery 1.0
 /// section 4), `/.well-known/oauth-authorization-server` goes between its host and its path (RFC
 /// 8414 section 3); one slash at the issuer's end goes first.
-pub(super) fn location(settings: &Settings, issuer: Option<&Issuer>) -> Result<Option<Url>, Error> {
-    let refuse = |key, problem| Err(Error::Setting { key, problem });
+pub(super) fn location(
+    settings: &Settings,
+    issuer: Option<&Issuer>,
+) -> Result<Option<Url>, SetupError> {
+    let refuse = |key, problem| Err(SetupError::Setting { key, problem });
     let given = settings.metadata_url.as_deref();
     if settings.discovery == Discovery::None {
         if given.is_some() {

@@ -64,7 +64,10 @@ use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
 pub use authorization::{AuthorizationRequest, Prompt};
-pub use error::{Error, Side};
+pub use error::{
+    Actor, Classification, Error, ExchangeError, GrantError, KeysError, NotReady, OutOfReach,
+    ReachError, ResponseError, Sent, SetupError, TokenCallError,
+};
 pub use grant::Grant;
 pub use json::JsonError;
 pub use jwt::signer::{SigningError, SigningKeyProblem};
@@ -137,12 +140,11 @@ impl Provider {
     ///
     /// # Errors
     ///
-    /// [`Error::Setting`], [`Error::Read`], [`Error::EmptyFile`], [`Error::PublicKey`],
-    /// [`Error::KeySet`] and [`Error::Trust`]: each names the key and, if there is one, the file.
-    pub fn new(name: &str, settings: &Settings) -> Result<Self, Error> {
+    /// [`SetupError`] names the key and, if there is one, the file.
+    pub fn new(name: &str, settings: &Settings) -> Result<Self, SetupError> {
         if settings.errors.iter().any(ErrorShape::matches_everything) {
             let (key, problem) = ("errors", "has a row that asks for nothing");
-            return Err(Error::Setting { key, problem });
+            return Err(SetupError::Setting { key, problem });
         }
         let issuer = Issuer::new(settings)?;
         if settings.require_response_iss && issuer.is_none() {
@@ -150,7 +152,7 @@ impl Provider {
                 "require_response_iss",
                 "is true, but no issuer is configured",
             );
-            return Err(Error::Setting { key, problem });
+            return Err(SetupError::Setting { key, problem });
         }
         let line = Line::new(settings)?;
         let credentials = Credentials::read(settings)?;
@@ -244,8 +246,8 @@ impl Provider {
     ///
     /// # Errors
     ///
-    /// [`Error::OutOfReach`].
-    pub fn lately_ready(&self, now: Timestamp) -> Option<Result<(), Error>> {
+    /// [`OutOfReach`].
+    pub fn lately_ready(&self, now: Timestamp) -> Option<Result<(), OutOfReach>> {
         self.contact.lately(now)
     }
 
@@ -255,18 +257,18 @@ impl Provider {
     ///
     /// # Errors
     ///
-    /// [`Error::OutOfReach`], with the cause.
+    /// [`OutOfReach`], with the cause.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe; what was being asked is asked again.
-    pub async fn ready(&self, clock: &Clock) -> Result<(), Error> {
+    pub async fn ready(&self, clock: &Clock) -> Result<(), OutOfReach> {
         let reach = async {
             match self.known.load_full() {
-                Some(known) => known.token.connect().await.map_err(Error::Call)?,
+                Some(known) => known.token.connect().await.map_err(ReachError::Connect)?,
                 None => self.discover().await?,
             }
-            self.judge.first_keys(&*self.known()?, clock).await
+            Ok(self.judge.first_keys(&*self.known()?, clock).await?)
         };
         self.contact.ensure(clock, reach).await
     }
@@ -277,8 +279,11 @@ impl Provider {
     ///
     /// # Errors
     ///
-    /// [`Error::NotReady`] while the metadata has not been read.
-    pub fn authorization_url(&self, request: &AuthorizationRequest<'_>) -> Result<String, Error> {
+    /// [`NotReady`] while the metadata has not been read.
+    pub fn authorization_url(
+        &self,
+        request: &AuthorizationRequest<'_>,
+    ) -> Result<String, NotReady> {
         Ok(self.known()?.authorization.url(request))
     }
 
@@ -288,14 +293,14 @@ impl Provider {
     ///
     /// # Errors
     ///
-    /// [`Error::ResponseIssuer`] and [`Error::NotReady`].
-    pub fn check_response_issuer(&self, iss: Option<&str>) -> Result<(), Error> {
+    /// [`ResponseError`].
+    pub fn check_response_issuer(&self, iss: Option<&str>) -> Result<(), ResponseError> {
         let right = match (iss, &self.issuer) {
             (Some(iss), Some(issuer)) => issuer.is(iss),
             (Some(_), None) => true,
             (None, _) => !self.settings.require_response_iss && !self.known()?.promises_iss,
         };
-        right.then_some(()).ok_or(Error::ResponseIssuer)
+        right.then_some(()).ok_or(ResponseError::Issuer)
     }
 
     /// Redeems an authorization code: one call to the token endpoint (RFC 6749 section 4.1.3), and
@@ -303,16 +308,18 @@ impl Provider {
     ///
     /// # Errors
     ///
-    /// [`Error::NotReady`], [`Error::Busy`] and [`Error::RateLimited`] before anything was sent.
-    /// Then [`Error::Call`], [`Error::Redirected`], [`Error::Throttled`], [`Error::Unavailable`],
-    /// [`Error::Misconfigured`], [`Error::Refused`] and [`Error::Answer`] of the token call; all
-    /// others of what it brought.
+    /// [`ExchangeError::Call`] when the call brought no tokens; whether the code may have been used up
+    /// is in its [`Classification`]. [`ExchangeError::Grant`] when they are not believed.
     ///
     /// # Cancel safety
     ///
     /// Not cancel safe: when the future is dropped the code may be used up and the tokens lost.
     /// Run it as a task that outlives the browser's connection.
-    pub async fn redeem(&self, redemption: Redemption<'_>, clock: &Clock) -> Result<Grant, Error> {
+    pub async fn redeem(
+        &self,
+        redemption: Redemption<'_>,
+        clock: &Clock,
+    ) -> Result<Grant, ExchangeError> {
         let known = self.known()?;
         let _place = self.place(GrantType::AuthorizationCode).await?;
         let asked_at = clock.now();
@@ -331,7 +338,7 @@ impl Provider {
             answer: &answer,
             asked_at,
         };
-        self.judge.grant(&response, &redemption, clock).await
+        Ok(self.judge.grant(&response, &redemption, clock).await?)
     }
 
     /// Calls the token endpoint, once.
@@ -340,7 +347,7 @@ impl Provider {
         known: &Known,
         (grant, request): (GrantType, Request<Full<Bytes>>),
         clock: &Clock,
-    ) -> Result<Answer, Error> {
+    ) -> Result<Answer, TokenCallError> {
         let deadline = match grant {
             GrantType::AuthorizationCode => self.line.deadline,
             GrantType::RefreshToken => {
@@ -349,13 +356,13 @@ impl Provider {
         };
         let called = known.token.call_within(deadline, request).await;
         let response = called
-            .map_err(Error::Call)
+            .map_err(TokenCallError::Call)
             .inspect_err(|_| self.contact.doubt())?;
         // A call takes seconds at some servers: an answer is judged by the time of its arrival,
         // while the life of tokens is counted from before the call.
         let arrived_at = clock.now();
         let answer = token::read(response, (grant, &self.settings.errors), arrived_at);
-        if let Err(Error::Throttled {
+        if let Err(TokenCallError::Throttled {
             retry_after: Some(wait),
         }) = &answer
         {
@@ -364,38 +371,39 @@ impl Provider {
         answer.inspect(|_granted| self.breaker.succeeded())
     }
 
-    fn known(&self) -> Result<Arc<Known>, Error> {
-        self.known.load_full().ok_or(Error::NotReady)
+    fn known(&self) -> Result<Arc<Known>, NotReady> {
+        self.known.load_full().ok_or(NotReady)
     }
 
     /// A place among the calls that may be under way.
-    async fn place(&self, grant: GrantType) -> Result<Place<'_>, Error> {
-        self.places.take(grant, self.line.deadline).await
+    async fn place(&self, grant: GrantType) -> Result<Place<'_>, TokenCallError> {
+        let place = self.places.take(grant, self.line.deadline).await;
+        place.ok_or(TokenCallError::Busy)
     }
 
     /// A call out of those that may be made in a minute.
-    fn admit(&self, grant: GrantType, now: Timestamp) -> Result<(), Error> {
+    fn admit(&self, grant: GrantType, now: Timestamp) -> Result<(), TokenCallError> {
         let taken = self.limiter.take(grant, now);
-        taken.map_err(|retry_after| Error::RateLimited { retry_after })
+        taken.map_err(|retry_after| TokenCallError::RateLimited { retry_after })
     }
 }
 
 /// Reads a file with a secret; one newline at its end is not part of it.
-fn secret_file(key: &'static str, path: &Path) -> Result<Secret<String>, Error> {
+fn secret_file(key: &'static str, path: &Path) -> Result<Secret<String>, SetupError> {
     let text = Zeroizing::new(read_text(key, path)?);
     let secret = text.strip_suffix('\n').unwrap_or(&text);
     let secret = secret.strip_suffix('\r').unwrap_or(secret);
     if secret.is_empty() {
         let path = path.to_owned();
-        return Err(Error::EmptyFile { key, path });
+        return Err(SetupError::EmptyFile { key, path });
     }
     Ok(Secret::new(secret.to_owned()))
 }
 
 /// Reads a small text file that must not be empty.
-fn read_text(key: &'static str, path: &Path) -> Result<String, Error> {
+fn read_text(key: &'static str, path: &Path) -> Result<String, SetupError> {
     use std::io::{Error as IoError, ErrorKind, Read as _};
-    let failed = |source| Error::Read {
+    let failed = |source| SetupError::Read {
         key,
         path: path.to_owned(),
         source,
@@ -411,7 +419,7 @@ fn read_text(key: &'static str, path: &Path) -> Result<String, Error> {
     }
     if text.trim().is_empty() {
         let path = path.to_owned();
-        return Err(Error::EmptyFile { key, path });
+        return Err(SetupError::EmptyFile { key, path });
     }
     Ok(text)
 }

@@ -9,7 +9,6 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
-use super::Error;
 use super::settings::GrantType;
 
 /// Of how many places one is kept for logins.
@@ -43,18 +42,10 @@ impl Places {
 
     /// Waits for a place as long as `patience` lasts.
     ///
-    /// # Errors
-    ///
-    /// [`Error::Busy`].
-    ///
     /// # Cancel safety
     ///
     /// Cancel safe.
-    pub(super) async fn take(
-        &self,
-        grant: GrantType,
-        patience: Duration,
-    ) -> Result<Place<'_>, Error> {
+    pub(super) async fn take(&self, grant: GrantType, patience: Duration) -> Option<Place<'_>> {
         let taking = async {
             let refreshes = match grant {
                 GrantType::AuthorizationCode => None,
@@ -65,10 +56,8 @@ impl Places {
                 _refreshes: refreshes,
             })
         };
-        match timeout(patience, taking).await {
-            Ok(Ok(place)) => Ok(place),
-            Ok(Err(_)) | Err(_) => Err(Error::Busy),
-        }
+        // The semaphores are never closed, so there is no other end than a place or the timeout.
+        timeout(patience, taking).await.ok()?.ok()
     }
 }
 
@@ -83,7 +72,7 @@ mod tests {
             let mut held = Vec::new();
             let second = Duration::from_secs(1);
             for grant in [GrantType::RefreshToken, GrantType::AuthorizationCode] {
-                while let Ok(place) = places.take(grant, second).await {
+                while let Some(place) = places.take(grant, second).await {
                     held.push(place);
                 }
                 if grant == GrantType::RefreshToken {
@@ -92,7 +81,7 @@ mod tests {
             }
             assert_eq!(held.len(), usize::try_from(all).unwrap());
             held.clear();
-            assert!(places.take(GrantType::RefreshToken, second).await.is_ok());
+            assert!(places.take(GrantType::RefreshToken, second).await.is_some());
         }
     }
 }

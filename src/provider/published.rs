@@ -12,7 +12,7 @@ use arc_swap::ArcSwapOption;
 use http::{StatusCode, Uri};
 use tokio::sync::Mutex;
 
-use super::Error;
+use super::KeysError;
 use super::endpoint::Endpoint;
 use super::keys::KeySet;
 use crate::clock::{Clock, Timestamp};
@@ -57,12 +57,12 @@ impl Published {
     ///
     /// # Errors
     ///
-    /// [`Error::KeysJustFetched`], [`Error::Keys`], [`Error::KeysCall`] and [`Error::KeysStatus`].
+    /// [`KeysError`].
     pub(super) async fn first(
         &self,
         endpoint: &Endpoint,
         clock: &Clock,
-    ) -> Result<Arc<Fetched>, Error> {
+    ) -> Result<Arc<Fetched>, KeysError> {
         if let Some(newest) = self.newest.load_full() {
             return Ok(newest);
         }
@@ -71,7 +71,7 @@ impl Published {
             return Ok(newest);
         }
         if lately(history.failed, clock.now(), LITTLE) {
-            return Err(Error::KeysJustFetched);
+            return Err(KeysError::JustFetched);
         }
         self.fetch(&mut history, endpoint, clock).await
     }
@@ -80,8 +80,8 @@ impl Published {
     ///
     /// # Errors
     ///
-    /// [`Error::Keys`], [`Error::KeysCall`] and [`Error::KeysStatus`]; the set that there is stays.
-    pub(super) async fn renew(&self, endpoint: &Endpoint, clock: &Clock) -> Result<(), Error> {
+    /// All of [`KeysError`] but [`KeysError::JustFetched`]; the set that there is stays.
+    pub(super) async fn renew(&self, endpoint: &Endpoint, clock: &Clock) -> Result<(), KeysError> {
         let mut history = self.history.lock().await;
         let newest = self.newest.load();
         let moved = newest
@@ -99,14 +99,14 @@ impl Published {
     ///
     /// # Errors
     ///
-    /// [`Error::KeysJustFetched`] when looking for it has failed a short time ago; else what it
+    /// [`KeysError::JustFetched`] when looking for it has failed a short time ago; else what it
     /// fails with now.
     pub(super) async fn newer(
         &self,
         seen: &Arc<Fetched>,
         endpoint: &Endpoint,
         clock: &Clock,
-    ) -> Result<Option<Arc<Fetched>>, Error> {
+    ) -> Result<Option<Arc<Fetched>>, KeysError> {
         let mut history = self.history.lock().await;
         if let Some(newest) = self.newest.load_full()
             && !Arc::ptr_eq(seen, &newest)
@@ -116,7 +116,7 @@ impl Published {
         if lately(history.asked, clock.now(), BETWEEN) {
             let failed = history.failed.is_some();
             return if failed {
-                Err(Error::KeysJustFetched)
+                Err(KeysError::JustFetched)
             } else {
                 Ok(None)
             };
@@ -131,7 +131,7 @@ impl Published {
         history: &mut History,
         endpoint: &Endpoint,
         clock: &Clock,
-    ) -> Result<Arc<Fetched>, Error> {
+    ) -> Result<Arc<Fetched>, KeysError> {
         match ask(endpoint).await {
             Ok(fetched) => {
                 let fetched = Arc::new(fetched);
@@ -147,16 +147,16 @@ impl Published {
     }
 }
 
-async fn ask(endpoint: &Endpoint) -> Result<Fetched, Error> {
+async fn ask(endpoint: &Endpoint) -> Result<Fetched, KeysError> {
     let response = endpoint
         .get(ACCEPTED, None)
         .await
-        .map_err(Error::KeysCall)?;
+        .map_err(KeysError::Call)?;
     let status = response.status();
     if status != StatusCode::OK {
-        return Err(Error::KeysStatus(status.as_u16()));
+        return Err(KeysError::Status(status.as_u16()));
     }
-    let keys = KeySet::from_jwks(response.body()).map_err(Error::Keys)?;
+    let keys = KeySet::from_jwks(response.body()).map_err(KeysError::Unusable)?;
     if !keys.passed_over().is_empty() {
         let url = tracing::field::display(endpoint.uri());
         let passed_over = tracing::field::display(keys.passed_over());

@@ -7,10 +7,12 @@
 
 use super::breaker::Attempt;
 use super::grant::Response;
+use super::known::Known;
 use super::schedule;
 use super::settings::GrantType;
-use super::{Error, Provider};
-use crate::clock::Clock;
+use super::token::Answer;
+use super::{Actor, Classification, ExchangeError, GrantError, Provider, TokenCallError};
+use crate::clock::{Clock, Timestamp};
 use crate::identity::Identity;
 use crate::secret::Secret;
 use crate::token::TokenSet;
@@ -41,7 +43,7 @@ pub struct Refreshed {
 pub struct Unrefreshed {
     /// What happened.
     #[source]
-    pub error: Error,
+    pub error: ExchangeError,
     /// What follows.
     pub verdict: Verdict,
     /// The old access token with a new refresh token, where the server has exchanged the refresh
@@ -65,55 +67,21 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    fn of(error: &Error) -> Self {
-        match error {
-            Error::OtherPerson | Error::RefreshRefused(_) => Self::Fatal,
-            Error::Answer(_)
-            | Error::Busy
-            | Error::Call(_)
-            | Error::Keys(_)
-            | Error::KeysCall(_)
-            | Error::KeysJustFetched
-            | Error::KeysStatus(_)
-            | Error::LeftAlone { .. }
-            | Error::NotReady
-            | Error::OutOfReach { .. }
-            | Error::RateLimited { .. }
-            | Error::Throttled { .. }
-            | Error::Token(_)
-            | Error::Unavailable { .. }
-            | Error::Userinfo(_) => Self::Passing,
-            Error::AccessToken(_)
-            | Error::Assertion(_)
-            | Error::EmptyFile { .. }
-            | Error::IdToken(_)
-            | Error::KeySet { .. }
-            | Error::Metadata { .. }
-            | Error::Misconfigured(_)
-            | Error::NoIdToken
-            | Error::NoRefreshToken
-            | Error::NoSubject
-            | Error::OtherSubject
-            | Error::PrivateKey { .. }
-            | Error::PublicKey { .. }
-            | Error::Read { .. }
-            | Error::Redirected { .. }
-            | Error::Refused(_)
-            | Error::ResponseIssuer
-            | Error::Setting { .. }
-            | Error::SignedUserinfo(_)
-            | Error::Trust(_) => Self::Ours,
+    pub(super) fn of(class: Classification) -> Self {
+        match (class.actor, class.passes) {
+            (Actor::Client, _) => Self::Fatal,
+            (Actor::Operator | Actor::Provider, true) => Self::Passing,
+            (Actor::Operator | Actor::Provider, false) => Self::Ours,
         }
     }
 }
 
-impl From<Error> for Unrefreshed {
-    /// Nothing came that could be salvaged.
-    fn from(error: Error) -> Self {
-        let verdict = Verdict::of(&error);
+impl From<TokenCallError> for Unrefreshed {
+    /// No answer came that anything could be salvaged of.
+    fn from(error: TokenCallError) -> Self {
         Self {
-            error,
-            verdict,
+            verdict: Verdict::of(error.class()),
+            error: error.into(),
             salvaged: None,
         }
     }
@@ -121,20 +89,21 @@ impl From<Error> for Unrefreshed {
 
 impl Unrefreshed {
     /// The answer came, and something in it cannot be used.
-    fn by(error: Error, response: &Response<'_>, before: &TokenSet) -> Self {
-        let mut unrefreshed = Self::from(error);
+    fn by(error: GrantError, response: &Response<'_>, before: &TokenSet) -> Self {
+        let verdict = Verdict::of(error.class());
         // Of somebody else's tokens nothing is kept.
-        if unrefreshed.verdict != Verdict::Fatal {
-            let new = response.answer.refresh_token.as_ref();
-            let asked_at = response.asked_at;
-            let floor = asked_at.plus(schedule::FLOOR);
-            let keep = |new: &Secret<String>| before.with_refresh_token(new.expose()).ok();
-            let salvaged = new
-                .and_then(keep)
-                .map(|kept| kept.not_before(floor, asked_at));
-            unrefreshed.salvaged = salvaged.map(Box::new);
+        let kept = (verdict != Verdict::Fatal).then(|| {
+            let new = response.answer.refresh_token.as_ref()?;
+            before.with_refresh_token(new.expose()).ok()
+        });
+        let asked_at = response.asked_at;
+        let floor = asked_at.plus(schedule::FLOOR);
+        let salvaged = kept.flatten().map(|kept| kept.not_before(floor, asked_at));
+        Self {
+            verdict,
+            error: error.into(),
+            salvaged: salvaged.map(Box::new),
         }
-        unrefreshed
     }
 }
 
@@ -149,8 +118,8 @@ impl Provider {
     ///
     /// # Errors
     ///
-    /// [`Unrefreshed`]: what follows for the session, and why. With [`Verdict::Passing`] its error
-    /// says when to come back, where that is known ([`Error::retry_after`]).
+    /// [`Unrefreshed`]: what follows for the session, and why. With [`Verdict::Passing`] the
+    /// [`Classification`] of its error says when to come back, where that is known.
     ///
     /// # Cancel safety
     ///
@@ -162,9 +131,26 @@ impl Provider {
         clock: &Clock,
     ) -> Result<Refreshed, Unrefreshed> {
         let asked_with = asked.tokens.refresh_token();
-        let refresh_token = asked_with.ok_or(Error::NoRefreshToken)?;
-        let known = self.known()?;
-        let left_alone = |retry_after| Error::LeftAlone { retry_after };
+        let refresh_token = asked_with.ok_or(TokenCallError::NoRefreshToken)?;
+        let known = self.known().map_err(TokenCallError::from)?;
+        let answered = self.exchange(&known, refresh_token, clock).await?;
+        let response = Response {
+            known: &known,
+            answer: &answered.answer,
+            asked_at: answered.asked_at,
+        };
+        let judged = self.judge.renewed(&response, asked, clock).await;
+        judged.map_err(|error| Unrefreshed::by(error, &response, asked.tokens))
+    }
+
+    /// Calls the token endpoint with a refresh token, if the server may be called at all.
+    async fn exchange(
+        &self,
+        known: &Known,
+        refresh_token: &Secret<String>,
+        clock: &Clock,
+    ) -> Result<Answered, TokenCallError> {
+        let left_alone = |retry_after| TokenCallError::LeftAlone { retry_after };
         self.breaker.check(clock.now()).map_err(left_alone)?;
         let _place = self.place(GrantType::RefreshToken).await?;
         let asked_at = clock.now();
@@ -175,26 +161,26 @@ impl Provider {
             .format
             .refresh(uri, client_auth, refresh_token, asked_at)?;
         let answer = self
-            .ask(&known, (GrantType::RefreshToken, request), clock)
+            .ask(known, (GrantType::RefreshToken, request), clock)
             .await;
-        let answer = answer.inspect_err(|error| self.count(attempt, error, clock))?;
-        let response = Response {
-            known: &known,
-            answer: &answer,
-            asked_at,
-        };
-        let judged = self.judge.renewed(&response, asked, clock).await;
-        judged.map_err(|error| Unrefreshed::by(error, &response, asked.tokens))
+        let answer = answer.inspect_err(|error| self.count(attempt, error.class(), clock))?;
+        Ok(Answered { answer, asked_at })
     }
 
     /// A refusal is an answer as good as any; what passes is none.
-    fn count(&self, attempt: Attempt, error: &Error, clock: &Clock) {
-        if Verdict::of(error) == Verdict::Passing {
+    fn count(&self, attempt: Attempt, class: Classification, clock: &Clock) {
+        if class.passes {
             let (now, fraction) = (clock.now(), schedule::fraction());
             self.breaker
-                .failed(attempt, now, error.retry_after(), fraction);
+                .failed(attempt, now, class.retry_after, fraction);
         } else {
             self.breaker.succeeded();
         }
     }
+}
+
+/// An answer of the token endpoint, and when it was asked for.
+struct Answered {
+    answer: Answer,
+    asked_at: Timestamp,
 }

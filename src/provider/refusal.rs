@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, StatusCode, header};
 use serde_json::Value;
 
-use super::Error;
+use super::TokenCallError;
 use super::json::Object;
 use super::settings::{ErrorShape, GrantType, Meaning};
 use crate::clock::Timestamp;
@@ -126,9 +126,9 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// An answer that brought no tokens.
+/// An error response (RFC 6749 section 5.2), or whatever else brought no tokens.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Failure<'a> {
+pub(super) struct ErrorResponse<'a> {
     /// What was asked with.
     pub(super) grant: GrantType,
     pub(super) status: StatusCode,
@@ -139,24 +139,28 @@ pub(super) struct Failure<'a> {
     pub(super) empty: bool,
 }
 
-impl<'a> Failure<'a> {
+impl<'a> ErrorResponse<'a> {
     fn text(&self, name: &str) -> Option<&'a str> {
         self.members?.get(name)?.as_str()
     }
 }
 
 /// Turns an answer that brought no tokens into the error that it is.
-pub(super) fn classify(failure: &Failure<'_>, shapes: &[ErrorShape], now: Timestamp) -> Error {
-    let (status, headers) = (failure.status, failure.headers);
+pub(super) fn classify(
+    response: &ErrorResponse<'_>,
+    shapes: &[ErrorShape],
+    now: Timestamp,
+) -> TokenCallError {
+    let (status, headers) = (response.status, response.headers);
     if status.is_redirection() {
         let status = status.as_u16();
-        return Error::Redirected { status };
+        return TokenCallError::Redirected { status };
     }
     let retry_after = retry_after(headers, now);
     if status == StatusCode::TOO_MANY_REQUESTS {
-        return Error::Throttled { retry_after };
+        return TokenCallError::Throttled { retry_after };
     }
-    let text = |name| failure.text(name);
+    let text = |name| response.text(name);
     let refusal = Refusal {
         status: status.as_u16(),
         code: text("error").map(ErrorCode::parse),
@@ -167,25 +171,25 @@ pub(super) fn classify(failure: &Failure<'_>, shapes: &[ErrorShape], now: Timest
         || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY);
     let meaning = if passing {
         Meaning::Later
-    } else if let Some(shape) = shapes.iter().find(|shape| shape.matches(failure)) {
+    } else if let Some(shape) = shapes.iter().find(|shape| shape.matches(response)) {
         shape.meaning
     } else {
         // Without a code it is somebody else's page: it says nothing about the user's grant.
         refusal
             .code
             .as_ref()
-            .map_or(Meaning::Ours, |code| code.meaning(failure.grant))
+            .map_or(Meaning::Ours, |code| code.meaning(response.grant))
     };
     match meaning {
-        Meaning::Fatal => match failure.grant {
-            GrantType::AuthorizationCode => Error::Refused(refusal),
-            GrantType::RefreshToken => Error::RefreshRefused(refusal),
+        Meaning::Fatal => match response.grant {
+            GrantType::AuthorizationCode => TokenCallError::CodeRefused(refusal),
+            GrantType::RefreshToken => TokenCallError::RefreshRefused(refusal),
         },
-        Meaning::Later => Error::Unavailable {
+        Meaning::Later => TokenCallError::Unavailable {
             retry_after,
             refusal,
         },
-        Meaning::Ours => Error::Misconfigured(refusal),
+        Meaning::Ours => TokenCallError::Misconfigured(refusal),
     }
 }
 
@@ -196,17 +200,17 @@ impl ErrorShape {
         self.status.is_none() && !self.empty && texts.into_iter().all(Option::is_none)
     }
 
-    fn matches(&self, failure: &Failure<'_>) -> bool {
+    fn matches(&self, response: &ErrorResponse<'_>) -> bool {
         let equal = |wanted: &Option<String>, name| {
             wanted
                 .as_deref()
-                .is_none_or(|wanted| failure.text(name) == Some(wanted))
+                .is_none_or(|wanted| response.text(name) == Some(wanted))
         };
-        self.grant.is_none_or(|wanted| wanted == failure.grant)
+        self.grant.is_none_or(|wanted| wanted == response.grant)
             && self
                 .status
-                .is_none_or(|wanted| wanted == failure.status.as_u16())
-            && (failure.empty || !self.empty)
+                .is_none_or(|wanted| wanted == response.status.as_u16())
+            && (response.empty || !self.empty)
             && equal(&self.error, "error")
             && equal(&self.description, "error_description")
             && equal(&self.hint, "hint")

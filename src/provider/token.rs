@@ -13,11 +13,11 @@ use serde_json::Value;
 use url::form_urlencoded;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::Error;
 use super::client_auth::ClientAuth;
 use super::json::{self, JsonError, Object, quoted_number};
-use super::refusal::{self, Failure};
+use super::refusal::{self, ErrorResponse};
 use super::settings::{BodyFormat, ErrorShape, GrantType, Settings};
+use super::{SetupError, TokenCallError};
 use crate::clock::Timestamp;
 use crate::secret::Secret;
 
@@ -94,9 +94,9 @@ pub(super) struct RequestFormat {
 
 impl RequestFormat {
     /// Checks that no parameter can come twice and none of ours be replaced.
-    pub(super) fn new(settings: &Settings) -> Result<Self, Error> {
+    pub(super) fn new(settings: &Settings) -> Result<Self, SetupError> {
         let request = &settings.token_request;
-        let refuse = |key, problem| Err(Error::Setting { key, problem });
+        let refuse = |key, problem| Err(SetupError::Setting { key, problem });
         if request.rename.keys().any(|name| !OURS.contains(&&**name)) {
             let problem = "names a parameter that the token request does not have";
             return refuse("token_request.rename", problem);
@@ -134,7 +134,7 @@ impl RequestFormat {
         client_auth: &ClientAuth,
         grant: &CodeGrant<'_>,
         now: Timestamp,
-    ) -> Result<Request<Full<Bytes>>, Error> {
+    ) -> Result<Request<Full<Bytes>>, TokenCallError> {
         let assertion = client_auth.assertion(now)?;
         let mut parameters = vec![("grant_type", "authorization_code")];
         parameters.extend(client_auth.parameters(assertion.as_ref()));
@@ -153,7 +153,7 @@ impl RequestFormat {
         client_auth: &ClientAuth,
         refresh_token: &Secret<String>,
         now: Timestamp,
-    ) -> Result<Request<Full<Bytes>>, Error> {
+    ) -> Result<Request<Full<Bytes>>, TokenCallError> {
         let assertion = client_auth.assertion(now)?;
         let mut parameters = vec![("grant_type", "refresh_token")];
         parameters.extend(client_auth.parameters(assertion.as_ref()));
@@ -239,26 +239,26 @@ pub(super) fn read(
     response: Response<Bytes>,
     (grant, shapes): (GrantType, &[ErrorShape]),
     now: Timestamp,
-) -> Result<Answer, Error> {
+) -> Result<Answer, TokenCallError> {
     let (parts, body) = response.into_parts();
     let members = json::object(&body);
     let empty = body.is_empty();
     wipe(body);
     // Some servers report an error with status 200.
     if parts.status != StatusCode::OK || members.as_ref().is_ok_and(refusal::is_error) {
-        let failure = Failure {
+        let response = ErrorResponse {
             grant,
             status: parts.status,
             headers: &parts.headers,
             members: members.as_ref().ok(),
             empty,
         };
-        return Err(refusal::classify(&failure, shapes, now));
+        return Err(refusal::classify(&response, shapes, now));
     }
     let tokens = says_json(&parts.headers)
         .and_then(|()| members.map_err(AnswerError::Json))
         .and_then(granted);
-    tokens.map_err(Error::Answer)
+    tokens.map_err(TokenCallError::Answer)
 }
 
 fn granted(mut members: Object) -> Result<Answer, AnswerError> {

@@ -44,17 +44,6 @@ pub enum UserinfoError {
     Text,
 }
 
-impl UserinfoError {
-    /// Whether the trouble is one that passes by itself.
-    pub(super) fn passes(&self) -> bool {
-        match self {
-            Self::Call(_) => true,
-            Self::Status(status) => matches!(status, 408 | 425 | 429 | 500..),
-            Self::Json(_) | Self::MediaType(_) | Self::Signed | Self::Text => false,
-        }
-    }
-}
-
 /// An answer of the userinfo endpoint.
 #[derive(Debug)]
 pub(super) enum Userinfo {

@@ -21,7 +21,7 @@ use super::schedule::{self, Renewal};
 use super::settings::{IdentitySource, Settings};
 use super::token::Answer;
 use super::userinfo::{self, Userinfo, UserinfoError};
-use super::{Error, Redemption};
+use super::{GrantError, KeysError, NotReady, Redemption, SetupError};
 use crate::clock::{Clock, Timestamp};
 use crate::identity::Identity;
 use crate::secret::Secret;
@@ -81,7 +81,7 @@ impl Judge {
         name: &str,
         settings: &Settings,
         issuer: Option<&Issuer>,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, SetupError> {
         let KeyFiles {
             access_token,
             id_token: given,
@@ -90,12 +90,12 @@ impl Judge {
         if settings.identity.emails_endpoint.is_some() && source != IdentitySource::Userinfo {
             let key = "identity.emails_endpoint";
             let problem = "is asked only where identity.source is \"userinfo\"";
-            return Err(Error::Setting { key, problem });
+            return Err(SetupError::Setting { key, problem });
         }
         if source == IdentitySource::AccessToken && access_token.is_none() {
             let key = "access_token.public_key_files";
             let problem = "is empty, but identity.source is \"access_token\"";
-            return Err(Error::Setting { key, problem });
+            return Err(SetupError::Setting { key, problem });
         }
         let id_token = match source {
             IdentitySource::IdToken => Some(IdTokenRules::new(settings, issuer.cloned())?),
@@ -118,8 +118,8 @@ impl Judge {
     }
 
     /// Checks that what is known of the server is enough to know who somebody is.
-    pub(super) fn check(&self, known: &Known) -> Result<(), Error> {
-        let refuse = |key, problem| Err(Error::Setting { key, problem });
+    pub(super) fn check(&self, known: &Known) -> Result<(), SetupError> {
+        let refuse = |key, problem| Err(SetupError::Setting { key, problem });
         match self.settings.identity.source {
             IdentitySource::Userinfo if known.userinfo.is_none() => {
                 let problem = "is missing, but identity.source is \"userinfo\"";
@@ -142,7 +142,7 @@ impl Judge {
     }
 
     /// Fetches the published keys again, where they count.
-    pub(super) async fn renew_keys(&self, known: &Known, clock: &Clock) -> Result<(), Error> {
+    pub(super) async fn renew_keys(&self, known: &Known, clock: &Clock) -> Result<(), KeysError> {
         match self.published(known) {
             Some((published, endpoint)) => published.renew(endpoint, clock).await,
             None => Ok(()),
@@ -151,7 +151,7 @@ impl Judge {
 
     /// Fetches the published keys if there are none yet, where they count: without them nobody
     /// could be let in.
-    pub(super) async fn first_keys(&self, known: &Known, clock: &Clock) -> Result<(), Error> {
+    pub(super) async fn first_keys(&self, known: &Known, clock: &Clock) -> Result<(), KeysError> {
         match self.published(known) {
             Some((published, endpoint)) => published.first(endpoint, clock).await.map(drop),
             None => Ok(()),
@@ -168,7 +168,7 @@ impl Judge {
     }
 
     /// Reads the files with keys again. Blocks.
-    pub(super) fn read_files(settings: &Settings) -> Result<KeyFiles, Error> {
+    pub(super) fn read_files(settings: &Settings) -> Result<KeyFiles, SetupError> {
         Ok(KeyFiles {
             access_token: Verifier::new(settings)?,
             id_token: KeySet::from_files(&settings.id_token)?,
@@ -191,7 +191,7 @@ impl Judge {
         response: &Response<'_>,
         redemption: &Redemption<'_>,
         clock: &Clock,
-    ) -> Result<Grant, Error> {
+    ) -> Result<Grant, GrantError> {
         let access_claims = self.access_claims(response, clock.now())?;
         let refresh_token = response.answer.refresh_token.as_ref();
         let tokens = self.tokens(response, refresh_token, access_claims.as_ref())?;
@@ -213,7 +213,7 @@ impl Judge {
             }
         };
         Ok(Grant {
-            identity: identity.ok_or(Error::NoSubject)?,
+            identity: identity.ok_or(GrantError::NoSubject)?,
             tokens: tokens.with_authentication(authentication),
         })
     }
@@ -223,11 +223,11 @@ impl Judge {
         &self,
         response: &Response<'_>,
         now: Timestamp,
-    ) -> Result<Option<access_token::Claims>, Error> {
+    ) -> Result<Option<access_token::Claims>, GrantError> {
         let token = response.answer.access_token.expose();
         let verify = |verifier: &ArcSwap<Verifier>| verifier.load().verify(token, now);
         let claims = self.access_token.as_ref().map(verify).transpose();
-        claims.map_err(Error::AccessToken)
+        claims.map_err(GrantError::AccessToken)
     }
 
     fn by_access_token(&self, claims: Option<access_token::Claims>) -> Option<Identity> {
@@ -241,7 +241,7 @@ impl Judge {
         response: &Response<'_>,
         refresh_token: Option<&Secret<String>>,
         claims: Option<&access_token::Claims>,
-    ) -> Result<TokenSet, Error> {
+    ) -> Result<TokenSet, GrantError> {
         let (answer, asked_at) = (response.answer, response.asked_at);
         let default = self.settings.default_expires_in_secs;
         let default = default.map(|seconds| Duration::from_secs(seconds.get()));
@@ -260,7 +260,7 @@ impl Judge {
             refresh_token.map(|token| token.expose().as_str()),
             schedule::life(asked_at, expires_at, renewal, schedule::fraction()),
         )
-        .map_err(Error::Token)
+        .map_err(GrantError::Token)
     }
 
     /// The claims of the ID token, which has to be there (OpenID Connect Core 1.0 section
@@ -271,9 +271,9 @@ impl Judge {
         response: &Response<'_>,
         redemption: &Redemption<'_>,
         clock: &Clock,
-    ) -> Result<IdClaims, Error> {
+    ) -> Result<IdClaims, GrantError> {
         let answer = response.answer;
-        let token = answer.id_token.as_ref().ok_or(Error::NoIdToken)?;
+        let token = answer.id_token.as_ref().ok_or(GrantError::NoIdToken)?;
         let verified = self
             .verified(token.expose(), &rules.expected(), response.known, clock)
             .await;
@@ -286,7 +286,7 @@ impl Judge {
         };
         rules
             .check(verified, &exchange, clock.now())
-            .map_err(Error::IdToken)
+            .map_err(GrantError::IdToken)
     }
 
     /// The identity of an ID token, with what the userinfo adds to it.
@@ -296,7 +296,7 @@ impl Judge {
         claims: &IdClaims,
         (known, tokens): (&Known, &TokenSet),
         clock: &Clock,
-    ) -> Result<Option<Identity>, Error> {
+    ) -> Result<Option<Identity>, GrantError> {
         let endpoint = known.userinfo.as_ref();
         let endpoint = endpoint.filter(|_| self.settings.identity.userinfo);
         let Some(endpoint) = endpoint else {
@@ -312,13 +312,13 @@ impl Judge {
                 let members = verified.members;
                 rules
                     .check_userinfo(&members, &claims.issuer, clock.now())
-                    .map_err(Error::SignedUserinfo)?;
+                    .map_err(GrantError::SignedUserinfo)?;
                 members
             }
         };
         // OpenID Connect Core 1.0 section 5.3.2: else it is somebody else's.
         if further.get("sub").and_then(serde_json::Value::as_str) != Some(&*claims.subject) {
-            return Err(Error::OtherSubject);
+            return Err(GrantError::OtherSubject);
         }
         Ok(self
             .naming
@@ -330,14 +330,14 @@ impl Judge {
         &self,
         known: &Known,
         tokens: &TokenSet,
-    ) -> Result<Option<Identity>, Error> {
+    ) -> Result<Option<Identity>, GrantError> {
         let Some(endpoint) = &known.userinfo else {
-            return Err(Error::NotReady);
+            return Err(NotReady.into());
         };
         let members: Object = match self.userinfo(endpoint, tokens).await? {
             Userinfo::Json(members) => members,
             // Who may sign it is not known without ID tokens.
-            Userinfo::Signed(_) => return Err(Error::Userinfo(UserinfoError::Signed)),
+            Userinfo::Signed(_) => return Err(GrantError::Userinfo(UserinfoError::Signed)),
         };
         let Some(mut identity) = self.naming.identity(&[&members], &self.issuer) else {
             return Ok(None);
@@ -345,15 +345,19 @@ impl Judge {
         let unverified = !identity.email.as_ref().is_some_and(|email| email.verified);
         if let Some(emails) = known.emails.as_ref().filter(|_| unverified) {
             let email = userinfo::fetch_email(emails, tokens).await;
-            identity.email = email.map_err(Error::Userinfo)?.or(identity.email);
+            identity.email = email.map_err(GrantError::Userinfo)?.or(identity.email);
         }
         Ok(Some(identity))
     }
 
-    async fn userinfo(&self, endpoint: &Endpoint, tokens: &TokenSet) -> Result<Userinfo, Error> {
+    async fn userinfo(
+        &self,
+        endpoint: &Endpoint,
+        tokens: &TokenSet,
+    ) -> Result<Userinfo, GrantError> {
         let bearer = self.settings.identity.userinfo_bearer;
         let fetched = userinfo::fetch(endpoint, tokens, bearer).await;
-        fetched.map_err(Error::Userinfo)
+        fetched.map_err(GrantError::Userinfo)
     }
 
     /// Verifies a signature, if need be with keys that are fetched anew.
@@ -391,16 +395,16 @@ impl Judge {
 #[derive(Debug)]
 enum Unverified {
     Token(TokenError),
-    Keys(Error),
+    Keys(KeysError),
 }
 
 impl Unverified {
-    fn of(self, kind: TokenKind) -> Error {
+    fn of(self, kind: TokenKind) -> GrantError {
         match (self, kind) {
-            (Self::Keys(error), _) => error,
-            (Self::Token(error), TokenKind::AccessToken) => Error::AccessToken(error),
-            (Self::Token(error), TokenKind::IdToken) => Error::IdToken(error),
-            (Self::Token(error), TokenKind::Userinfo) => Error::SignedUserinfo(error),
+            (Self::Keys(error), _) => error.into(),
+            (Self::Token(error), TokenKind::AccessToken) => GrantError::AccessToken(error),
+            (Self::Token(error), TokenKind::IdToken) => GrantError::IdToken(error),
+            (Self::Token(error), TokenKind::Userinfo) => GrantError::SignedUserinfo(error),
         }
     }
 }

@@ -7,7 +7,7 @@
 use super::{Judge, Response};
 use crate::clock::{Clock, Timestamp};
 use crate::identity::Identity;
-use crate::provider::Error;
+use crate::provider::GrantError;
 use crate::provider::id_token::{IdTokenRules, Later};
 use crate::provider::jwt::{TokenError, TokenKind, Verified};
 use crate::provider::refresh::{Refreshed, Refreshing};
@@ -21,7 +21,7 @@ impl Judge {
         response: &Response<'_>,
         before: &Refreshing<'_>,
         clock: &Clock,
-    ) -> Result<Refreshed, Error> {
+    ) -> Result<Refreshed, GrantError> {
         let answer = response.answer;
         let claims = self.access_claims(response, clock.now())?;
         let refresh_token = answer
@@ -36,7 +36,7 @@ impl Judge {
             }
             (IdentitySource::AccessToken, _) => {
                 let identity = self.by_access_token(claims);
-                Some(identity.ok_or(Error::NoSubject)?)
+                Some(identity.ok_or(GrantError::NoSubject)?)
             }
             (IdentitySource::IdToken | IdentitySource::None | IdentitySource::Userinfo, _) => None,
         };
@@ -57,7 +57,7 @@ impl Judge {
         response: &Response<'_>,
         before: &Refreshing<'_>,
         clock: &Clock,
-    ) -> Result<Option<Identity>, Error> {
+    ) -> Result<Option<Identity>, GrantError> {
         let Some(token) = &response.answer.id_token else {
             return Ok(None);
         };
@@ -79,13 +79,13 @@ impl Judge {
         verified: &Verified,
         (response, before): (&Response<'_>, &Refreshing<'_>),
         now: Timestamp,
-    ) -> Result<Identity, Error> {
+    ) -> Result<Identity, GrantError> {
         let issuer = match rules.issuer_of(verified) {
-            Err(TokenError::Issuer) => return Err(Error::OtherPerson),
-            said => said.map_err(Error::IdToken)?,
+            Err(TokenError::Issuer) => return Err(GrantError::OtherPerson),
+            said => said.map_err(GrantError::IdToken)?,
         };
         let identity = self.naming.identity(&[&verified.members], issuer);
-        let identity = identity.ok_or(Error::NoSubject)?;
+        let identity = identity.ok_or(GrantError::NoSubject)?;
         same_person(&identity, before)?;
         let later = Later {
             access_token: &response.answer.access_token,
@@ -93,13 +93,13 @@ impl Judge {
         };
         rules
             .check_later(verified, &later, now)
-            .map_err(Error::IdToken)?;
+            .map_err(GrantError::IdToken)?;
         Ok(identity)
     }
 
     /// What was known of the person stays, unless it is another person's.
-    fn without_claims(&self, error: Error) -> Result<Option<Identity>, Error> {
-        if matches!(error, Error::OtherPerson) {
+    fn without_claims(&self, error: GrantError) -> Result<Option<Identity>, GrantError> {
+        if matches!(error, GrantError::OtherPerson) {
             return Err(error);
         }
         tracing::warn!(
@@ -112,7 +112,7 @@ impl Judge {
     }
 }
 
-fn same_person(identity: &Identity, before: &Refreshing<'_>) -> Result<(), Error> {
+fn same_person(identity: &Identity, before: &Refreshing<'_>) -> Result<(), GrantError> {
     let same = identity.same_person(before.identity);
-    same.then_some(()).ok_or(Error::OtherPerson)
+    same.then_some(()).ok_or(GrantError::OtherPerson)
 }

@@ -7,7 +7,12 @@ use super::*;
 
 const JSON: &str = "application/json";
 
-fn read(profile: &str, status: u64, fields: &[(&str, &str)], body: &str) -> Result<Answer, Error> {
+fn read(
+    profile: &str,
+    status: u64,
+    fields: &[(&str, &str)],
+    body: &str,
+) -> Result<Answer, TokenCallError> {
     let asked = (GrantType::AuthorizationCode, profile);
     read_with(asked, status, fields, body)
 }
@@ -17,7 +22,7 @@ fn read_with(
     status: u64,
     fields: &[(&str, &str)],
     body: &str,
-) -> Result<Answer, Error> {
+) -> Result<Answer, TokenCallError> {
     let mut response = Response::builder().status(u16::try_from(status).unwrap());
     for (name, text) in fields {
         response = response.header(*name, *text);
@@ -29,16 +34,16 @@ fn read_with(
     token::read(body.unwrap(), (grant, &shapes), NOW)
 }
 
-fn ok(body: &str) -> Result<Answer, Error> {
+fn ok(body: &str) -> Result<Answer, TokenCallError> {
     read("oauth2", 200, &[("content-type", JSON)], body)
 }
 
-fn meaning(read: &Result<Answer, Error>) -> &'static str {
+fn meaning(read: &Result<Answer, TokenCallError>) -> &'static str {
     match read {
         Ok(_) => "granted",
-        Err(Error::RefreshRefused(_) | Error::Refused(_)) => "fatal",
-        Err(Error::Misconfigured(_) | Error::Redirected { .. }) => "ours",
-        Err(Error::Throttled { .. } | Error::Unavailable { .. }) => "later",
+        Err(TokenCallError::RefreshRefused(_) | TokenCallError::CodeRefused(_)) => "fatal",
+        Err(TokenCallError::Misconfigured(_) | TokenCallError::Redirected { .. }) => "ours",
+        Err(TokenCallError::Throttled { .. } | TokenCallError::Unavailable { .. }) => "later",
         Err(_) => "not understood",
     }
 }
@@ -104,7 +109,11 @@ fn the_wait_that_a_throttle_asks_for_is_known() {
             &fields(row),
             row["text"].as_str().unwrap(),
         );
-        error.unwrap_err().retry_after().map(|wait| wait.as_secs())
+        error
+            .unwrap_err()
+            .class()
+            .retry_after
+            .map(|wait| wait.as_secs())
     };
     assert_eq!(row("throttled_json"), Some(37));
     assert_eq!(row("throttled_html"), Some(37));
@@ -181,8 +190,8 @@ fn a_refusal_tells_the_operator_what_the_server_said() {
          status 400 invalid_request: No. (Invalid redirect URI)"
     );
     assert_eq!(
-        (error.reason(), error.side()),
-        ("client_refused", Side::Gateway)
+        (error.reason(), error.class().actor),
+        ("client_refused", Actor::Operator)
     );
 }
 
@@ -229,7 +238,7 @@ fn a_27_token_responses_that_are_none_are_refused() {
     for (case, body) in cases {
         let error = ok(&body).unwrap_err();
         assert_eq!(error.reason(), "token_response_malformed", "{case}");
-        assert_eq!(error.side(), Side::Provider, "{case}");
+        assert_eq!(error.class().actor, Actor::Provider, "{case}");
     }
     let html = read(
         "oauth2",
@@ -237,10 +246,13 @@ fn a_27_token_responses_that_are_none_are_refused() {
         &[("content-type", "text/html")],
         &with(|_| ()),
     );
-    assert!(matches!(html, Err(Error::Answer(AnswerError::MediaType))));
+    assert!(matches!(
+        html,
+        Err(TokenCallError::Answer(AnswerError::MediaType))
+    ));
     assert!(matches!(
         read("oauth2", 200, &[], &with(|_| ())),
-        Err(Error::Answer(AnswerError::MediaType))
+        Err(TokenCallError::Answer(AnswerError::MediaType))
     ));
 }
 
@@ -303,7 +315,7 @@ fn a_27_expires_in_is_a_number_of_seconds_in_any_spelling() {
     ] {
         let refused = matches!(
             said(life.clone()),
-            Err(Error::Answer(AnswerError::ExpiresIn))
+            Err(TokenCallError::Answer(AnswerError::ExpiresIn))
         );
         assert!(refused, "{life}");
     }
@@ -318,7 +330,7 @@ fn d_30_a_compressed_answer_is_not_unpacked() {
         let fields = [("content-type", JSON), ("content-encoding", coding)];
         let read = read("oauth2", 200, &fields, &with(|_| ()));
         assert!(
-            matches!(read, Err(Error::Answer(AnswerError::Compressed))),
+            matches!(read, Err(TokenCallError::Answer(AnswerError::Compressed))),
             "{coding}"
         );
     }

@@ -33,7 +33,7 @@ fn set(further: Value) -> Settings {
     serde_json::from_value(settings).unwrap()
 }
 
-fn client(settings: &Settings, supported: Option<&[&str]>) -> Result<ClientAuth, Error> {
+fn client(settings: &Settings, supported: Option<&[&str]>) -> Result<ClientAuth, SetupError> {
     let supported = supported.map(|names| names.iter().map(|name| (*name).to_owned()).collect());
     let supported: Option<Vec<String>> = supported;
     ClientAuth::new(
@@ -234,7 +234,7 @@ fn adv_cve_2025_27370_an_assertion_is_for_the_configured_issuer() {
         }
         // The metadata has no way to say it: only its list of methods is handed over.
         let client = client(&set(settings), Some(&["private_key_jwt"]))?;
-        Ok::<_, Error>(decoded(&sent(&client)["client_assertion"], 1)["aud"].take())
+        Ok::<_, SetupError>(decoded(&sent(&client)["client_assertion"], 1)["aud"].take())
     };
     let endpoint = "https://id.example/token";
     let named = serde_json::json!({ "token_endpoint": "https://evil.example/token" });
@@ -331,8 +331,8 @@ fn a_private_key_that_cannot_sign_is_named() {
         let error = client(&set(settings), None).unwrap_err();
         let shown = chain(&error);
         assert_eq!(
-            (error.reason(), error.side()),
-            ("provider_settings", Side::Gateway)
+            (error.reason(), error.class().actor),
+            ("provider_settings", Actor::Operator)
         );
         assert!(shown.contains(reason), "{reason}: {shown}");
         let key = "client_assertion.private_key_file";

@@ -42,7 +42,7 @@ fn provider(files: &Files, server: &Server) -> Provider {
     Provider::new("op", &settings("oidc", &text)).unwrap()
 }
 
-fn asked(provider: &Provider) -> Result<String, Error> {
+fn asked(provider: &Provider) -> Result<String, NotReady> {
     provider.authorization_url(&AuthorizationRequest {
         redirect_uri: REDIRECT_URI,
         state: "state",
@@ -83,7 +83,7 @@ async fn without_usable_keys_nobody_is_sent_away() {
     let provider = provider(&files, &server);
     let error = provider.ready(&clock).await.unwrap_err();
     assert_eq!(error.reason(), "keys_unusable");
-    assert!(!error.passes());
+    assert!(!error.class().passes);
     let again = provider.lately_ready(NOW).unwrap().unwrap_err();
     assert_eq!(again.reason(), "keys_unusable");
 }
@@ -372,7 +372,8 @@ async fn d_25_whoever_waits_too_long_for_a_place_is_told_to_come_back() {
         .map(drop)
         .unwrap_err();
     assert_eq!(error.reason(), "provider_busy");
-    assert!(error.passes() && error.sent_nothing());
+    let class = error.class();
+    assert!(class.passes && class.sent == Sent::Nothing);
     drop(one);
     assert!(provider.place(GrantType::AuthorizationCode).await.is_ok());
 }

@@ -351,8 +351,8 @@ fn a_file_of_keys_that_cannot_be_used_is_named() {
         }
         let error = KeySet::from_files(&settings).unwrap_err();
         assert_eq!(
-            (error.reason(), error.side()),
-            ("provider_settings", Side::Gateway)
+            (error.reason(), error.class().actor),
+            ("provider_settings", Actor::Operator)
         );
         let text = chain(&error);
         assert!(text.contains(key) && text.contains(why), "{text}");

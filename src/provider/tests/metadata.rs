@@ -144,7 +144,7 @@ fn metadata_that_cannot_be_found_is_named() {
     ] {
         let settings = settings(value);
         let issuer = Issuer::new(&settings).unwrap();
-        let Err(Error::Setting { key, .. }) = location(&settings, issuer.as_ref()) else {
+        let Err(SetupError::Setting { key, .. }) = location(&settings, issuer.as_ref()) else {
             panic!("{settings:?}");
         };
         assert_eq!(key, expected);

@@ -257,7 +257,7 @@ fn tokens(payload: &serde_json::Value) -> String {
     )
 }
 
-async fn redeem(provider: &Provider) -> Result<Grant, Error> {
+async fn redeem(provider: &Provider) -> Result<Grant, ExchangeError> {
     redeem_at(provider, &Clock::manual(NOW)).await
 }
 
@@ -265,7 +265,7 @@ const CODE: &str = "def502006e76f9bf8381103e3a8abeed57d2adb4bf664a93";
 const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 const REDIRECT_URI: &str = "https://app.example/oauth2/callback";
 
-async fn redeem_at(provider: &Provider, clock: &Clock) -> Result<Grant, Error> {
+async fn redeem_at(provider: &Provider, clock: &Clock) -> Result<Grant, ExchangeError> {
     let code = Secret::new(CODE.to_owned());
     let verifier = Secret::new(VERIFIER.to_owned());
     let redemption = Redemption {

@@ -110,8 +110,8 @@ async fn j_77_without_userinfo_nobody_is_signed_in() {
         let provider = Files::new().provider("laravel-passport-13", &server.url, USERINFO);
         let error = redeem(&provider).await.unwrap_err();
         assert_eq!(
-            (error.reason(), error.side()),
-            (reason, Side::Provider),
+            (error.reason(), error.class().actor),
+            (reason, Actor::Provider),
             "{answered}"
         );
     }
@@ -145,7 +145,13 @@ async fn a_26_redirects_are_not_followed() {
         let mut server = Server::start([answer(&status, "text/html", "")]).await;
         let provider = Files::new().provider("laravel-passport-13", &server.url, "");
         let error = redeem(&provider).await.unwrap_err();
-        assert!(matches!(error, Error::Redirected { .. }), "{error:?}");
+        assert!(
+            matches!(
+                error,
+                ExchangeError::Call(TokenCallError::Redirected { .. })
+            ),
+            "{error:?}"
+        );
         assert_eq!(error.reason(), "token_endpoint_redirected");
         server.next();
         assert!(server.has_no_more() && other.has_no_more());
@@ -206,7 +212,10 @@ async fn d_31_an_answer_without_end_is_cut() {
         let provider = Files::new().provider("laravel-passport-13", &server.url, "");
         let error = redeem(&provider).await.unwrap_err();
         assert_eq!(error.reason(), "provider_call_failed");
-        let cut = matches!(error, Error::Call(crate::origin::Error::TooLarge));
+        let cut = matches!(
+            error,
+            ExchangeError::Call(TokenCallError::Call(crate::origin::Error::TooLarge))
+        );
         assert_eq!(cut, too_large, "{error:?}");
         server.next();
         assert!(server.has_no_more(), "sent twice");
@@ -229,8 +238,8 @@ async fn a_server_that_is_not_there_is_unreachable_and_not_asked_twice() {
     );
     let error = redeem(&provider).await.unwrap_err();
     assert_eq!(
-        (error.reason(), error.side()),
-        ("provider_unreachable", Side::Provider)
+        (error.reason(), error.class().actor),
+        ("provider_unreachable", Actor::Provider)
     );
 }
 
@@ -293,7 +302,10 @@ async fn an_answer_that_does_not_come_ends_at_the_deadline() {
     // The kernel takes the connection; nobody ever reads from it.
     let error = redeem(&provider).await.unwrap_err();
     assert!(
-        matches!(error, Error::Call(crate::origin::Error::CallTimeout)),
+        matches!(
+            error,
+            ExchangeError::Call(TokenCallError::Call(crate::origin::Error::CallTimeout))
+        ),
         "{error:?}"
     );
 }
@@ -314,7 +326,7 @@ async fn calls_beyond_the_rate_are_held_back_before_anything_is_sent() {
     }
     let error = redeem_at(&provider, &clock).await.unwrap_err();
     assert_eq!(error.reason(), "token_calls_limited");
-    assert_eq!(error.retry_after(), Some(Duration::from_mins(1)));
+    assert_eq!(error.class().retry_after, Some(Duration::from_mins(1)));
     assert!(server.has_no_more());
 }
 
@@ -330,7 +342,7 @@ async fn after_429_nobody_calls_before_the_time_that_was_asked_for() {
     let clock = Clock::manual(NOW);
     let error = redeem_at(&provider, &clock).await.unwrap_err();
     assert_eq!(error.reason(), "provider_throttled");
-    assert_eq!(error.retry_after(), Some(Duration::from_secs(37)));
+    assert_eq!(error.class().retry_after, Some(Duration::from_secs(37)));
     server.next();
     let error = redeem_at(&provider, &clock).await.unwrap_err();
     assert_eq!(error.reason(), "token_calls_limited");

@@ -36,7 +36,7 @@ impl<'a> Row<'a> {
         }
     }
 
-    fn read(&self, grant: GrantType, shapes: &[ErrorShape]) -> Error {
+    fn read(&self, grant: GrantType, shapes: &[ErrorShape]) -> TokenCallError {
         let mut response = Response::builder().status(self.status);
         for (name, value) in &self.fields {
             response = response.header(*name, *value);
@@ -58,7 +58,7 @@ fn shapes(profile: &str, further: &str) -> Vec<ErrorShape> {
     settings(profile, &format!("{minimal}{further}")).errors
 }
 
-fn verdict(error: Error) -> (&'static str, &'static str) {
+fn verdict(error: TokenCallError) -> (&'static str, &'static str) {
     let reason = error.reason();
     match Unrefreshed::from(error).verdict {
         Verdict::Fatal => ("fatal", reason),

@@ -56,8 +56,8 @@ fn refused(files: &Files, further: &str) -> String {
     );
     let error = Provider::new("op", &settings).expect_err(further);
     assert_eq!(
-        (error.reason(), error.side()),
-        ("provider_settings", Side::Gateway)
+        (error.reason(), error.class().actor),
+        ("provider_settings", Actor::Operator)
     );
     chain(&error)
 }

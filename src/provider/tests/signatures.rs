@@ -392,10 +392,10 @@ fn an_error_has_a_code_for_each_kind_of_token() {
     ] {
         assert_eq!(TokenError::UnknownKey.reason(token), code);
     }
-    let error = Error::IdToken(TokenError::Nonce);
+    let error = GrantError::IdToken(TokenError::Nonce);
     assert_eq!(
-        (error.reason(), error.side()),
-        ("id_token_nonce", Side::Provider)
+        (error.reason(), error.class().actor),
+        ("id_token_nonce", Actor::Provider)
     );
 }
 
