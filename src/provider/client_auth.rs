@@ -9,12 +9,16 @@ use zeroize::Zeroizing;
 
 use super::jwt::signer::{Signer, SigningError};
 use super::settings::{BasicEncoding, ClientAuthentication, Settings};
+use super::token::TokenRequest;
 use super::{SetupError, TokenCallError, read_text, secret_file};
 use crate::clock::Timestamp;
 use crate::secret::{Secret, random};
 
 /// How long a client assertion is good, in seconds: as long as one call and two clocks need.
 const ASSERTION_LIFE: u64 = 60;
+
+/// The kind of our assertions (RFC 7523 section 2.2).
+const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// The shortest key of HS256, in bytes (RFC 7518 section 3.2).
 const SHORTEST_HMAC_KEY: usize = 32;
@@ -75,13 +79,17 @@ enum Method {
     /// The secret as a parameter of the body.
     Post(Secret<String>),
     /// A JWT made for each request.
-    Assertion {
-        signer: Signer,
-        key_id: Option<Box<str>>,
-        audience: Box<str>,
-    },
+    Assertion(Assertion),
     /// A public client.
     Public,
+}
+
+/// How our JWTs are made.
+#[derive(Debug)]
+struct Assertion {
+    signer: Signer,
+    key_id: Option<Box<str>>,
+    audience: Box<str>,
 }
 
 /// The claims of a client assertion (RFC 7523 section 3).
@@ -130,60 +138,49 @@ impl ClientAuth {
         })
     }
 
-    /// The `Authorization` field, where the method uses it.
-    pub(super) fn field(&self) -> Option<&HeaderValue> {
-        match &self.method {
-            Method::Basic(value) => Some(value),
-            Method::Post(_) | Method::Assertion { .. } | Method::Public => None,
-        }
-    }
-
-    /// A new assertion for one request, where the method uses one. Each has an identifier of its
-    /// own, so that a server can refuse one that comes twice.
-    pub(super) fn assertion(
-        &self,
+    /// Says in `request` who we are (RFC 6749 section 2.3.1, RFC 7523 section 2.2).
+    ///
+    /// # Errors
+    ///
+    /// [`TokenCallError::Assertion`].
+    pub(super) fn apply<'a>(
+        &'a self,
+        request: &mut TokenRequest<'a>,
         now: Timestamp,
-    ) -> Result<Option<Secret<String>>, TokenCallError> {
-        let Method::Assertion {
-            signer,
-            key_id,
-            audience,
-        } = &self.method
-        else {
-            return Ok(None);
-        };
-        let id = random::<16>().map_err(SigningError::Identifier);
+    ) -> Result<(), TokenCallError> {
+        match &self.method {
+            Method::Basic(value) => request.authorization = Some(value.clone()),
+            Method::Post(secret) => {
+                request.push("client_id", &self.client_id);
+                request.push("client_secret", secret.expose());
+            }
+            Method::Public => request.push("client_id", &self.client_id),
+            Method::Assertion(assertion) => {
+                let jwt = assertion.sign(&self.client_id, now);
+                request.push("client_id", &self.client_id);
+                request.push("client_assertion_type", ASSERTION_TYPE);
+                request.push_owned("client_assertion", jwt.map_err(TokenCallError::Assertion)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Assertion {
+    /// A new assertion. Each has an identifier of its own, so that a server can refuse one that
+    /// comes twice.
+    fn sign(&self, client_id: &str, now: Timestamp) -> Result<Secret<String>, SigningError> {
+        let id = random::<16>().map_err(SigningError::Identifier)?;
         let iat = now.as_secs();
         let claims = AssertionClaims {
-            iss: &self.client_id,
-            sub: &self.client_id,
-            aud: audience,
-            jti: &URL_SAFE_NO_PAD.encode(id.map_err(TokenCallError::Assertion)?),
+            iss: client_id,
+            sub: client_id,
+            aud: &self.audience,
+            jti: &URL_SAFE_NO_PAD.encode(id),
             iat,
             exp: iat.saturating_add(ASSERTION_LIFE),
         };
-        let assertion = signer.sign(key_id.as_deref(), &claims);
-        assertion.map(Some).map_err(TokenCallError::Assertion)
-    }
-
-    /// The parameters of the body (RFC 6749 section 2.3.1, RFC 7523 section 2.2). `assertion` is
-    /// what [`assertion`](Self::assertion) made for this request.
-    pub(super) fn parameters<'a>(
-        &'a self,
-        assertion: Option<&'a Secret<String>>,
-    ) -> Vec<(&'static str, &'a str)> {
-        let client_id = ("client_id", &*self.client_id);
-        match &self.method {
-            Method::Basic(_) => Vec::new(),
-            Method::Post(secret) => vec![client_id, ("client_secret", secret.expose())],
-            Method::Public => vec![client_id],
-            Method::Assertion { .. } => {
-                let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
-                let mut parameters = vec![client_id, ("client_assertion_type", kind)];
-                parameters.extend(assertion.map(|jwt| ("client_assertion", &**jwt.expose())));
-                parameters
-            }
-        }
+        self.signer.sign(self.key_id.as_deref(), &claims)
     }
 }
 
@@ -229,12 +226,12 @@ fn by_secret(settings: &Settings, secret: &Secret<String>) -> Result<Method, Set
                       (RFC 7518 section 3.2)",
         });
     }
-    Ok(Method::Assertion {
+    Ok(Method::Assertion(Assertion {
         signer: Signer::from_secret(secret),
         // A secret has no name; servers are known that refuse an assertion that gives it one.
         key_id: None,
         audience: audience(settings)?,
-    })
+    }))
 }
 
 fn by_private_key(settings: &Settings, credentials: &Credentials) -> Result<Method, SetupError> {
@@ -251,11 +248,11 @@ fn by_private_key(settings: &Settings, credentials: &Credentials) -> Result<Meth
         path: path.clone(),
         source,
     })?;
-    Ok(Method::Assertion {
+    Ok(Method::Assertion(Assertion {
         signer,
         key_id: assertion.key_id.as_deref().map(Into::into),
         audience: audience(settings)?,
-    })
+    }))
 }
 
 /// Who our assertions are for: one text, and never one that a server's metadata gave. A server

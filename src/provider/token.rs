@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use serde::Serializer as _;
 use serde::ser::SerializeMap as _;
@@ -130,46 +130,38 @@ impl RequestFormat {
     /// with the credentials in front.
     pub(super) fn redemption(
         &self,
-        uri: &http::Uri,
+        uri: &Uri,
         client_auth: &ClientAuth,
         grant: &CodeGrant<'_>,
         now: Timestamp,
     ) -> Result<Request<Full<Bytes>>, TokenCallError> {
-        let assertion = client_auth.assertion(now)?;
-        let mut parameters = vec![("grant_type", "authorization_code")];
-        parameters.extend(client_auth.parameters(assertion.as_ref()));
-        parameters.push(("redirect_uri", grant.redirect_uri));
-        parameters.push(("code", grant.code.expose()));
-        let verifier = grant.code_verifier;
-        parameters.extend(verifier.map(|verifier| ("code_verifier", &**verifier.expose())));
-        Ok(self.request(uri, client_auth.field(), &parameters))
+        let mut request = TokenRequest::new("authorization_code", client_auth, now)?;
+        request.push("redirect_uri", grant.redirect_uri);
+        request.push("code", grant.code.expose());
+        if let Some(verifier) = grant.code_verifier {
+            request.push("code_verifier", verifier.expose());
+        }
+        Ok(self.write(uri, &request))
     }
 
     /// The request that exchanges a refresh token for new tokens (RFC 6749 section 6), of the same
     /// scope: none is named.
     pub(super) fn refresh(
         &self,
-        uri: &http::Uri,
+        uri: &Uri,
         client_auth: &ClientAuth,
         refresh_token: &Secret<String>,
         now: Timestamp,
     ) -> Result<Request<Full<Bytes>>, TokenCallError> {
-        let assertion = client_auth.assertion(now)?;
-        let mut parameters = vec![("grant_type", "refresh_token")];
-        parameters.extend(client_auth.parameters(assertion.as_ref()));
-        parameters.push(("refresh_token", refresh_token.expose()));
-        Ok(self.request(uri, client_auth.field(), &parameters))
+        let mut request = TokenRequest::new("refresh_token", client_auth, now)?;
+        request.push("refresh_token", refresh_token.expose());
+        Ok(self.write(uri, &request))
     }
 
-    fn request(
-        &self,
-        uri: &http::Uri,
-        authorization: Option<&HeaderValue>,
-        parameters: &[(&str, &str)],
-    ) -> Request<Full<Bytes>> {
-        let ours = parameters
-            .iter()
-            .map(|(name, value)| (self.name(name), *value));
+    fn write(&self, uri: &Uri, request: &TokenRequest<'_>) -> Request<Full<Bytes>> {
+        let ours = request
+            .parameters()
+            .map(|(name, value)| (self.name(name), value));
         let further = self.further.iter().map(|(name, value)| (&**name, &**value));
         let pairs = ours.chain(further);
         let resource = self.name("resource");
@@ -179,16 +171,65 @@ impl RequestFormat {
             BodyFormat::Json => ("application/json", object(pairs, resource, &self.resources)),
         };
         // The buffer is wiped when the last byte was handed to the socket.
-        let mut request = Request::new(Full::new(Bytes::from_owner(body)));
-        *request.method_mut() = Method::POST;
-        request.uri_mut().clone_from(uri);
-        let headers = request.headers_mut();
+        let mut written = Request::new(Full::new(Bytes::from_owner(body)));
+        *written.method_mut() = Method::POST;
+        written.uri_mut().clone_from(uri);
+        let headers = written.headers_mut();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
-        if let Some(value) = authorization {
+        if let Some(value) = &request.authorization {
             headers.insert(AUTHORIZATION, value.clone());
         }
-        request
+        written
+    }
+}
+
+/// A token request before it is written: its parameters in order, and its `Authorization` field.
+pub(super) struct TokenRequest<'a> {
+    pub(super) authorization: Option<HeaderValue>,
+    parameters: Vec<(&'static str, Text<'a>)>,
+}
+
+/// The value of a parameter.
+enum Text<'a> {
+    /// Somebody else's, who wipes it.
+    Borrowed(&'a str),
+    /// Made for this request.
+    Owned(Secret<String>),
+}
+
+impl<'a> TokenRequest<'a> {
+    /// A request for this grant that says who asks: there is none that does not.
+    pub(super) fn new(
+        grant_type: &'static str,
+        client_auth: &'a ClientAuth,
+        now: Timestamp,
+    ) -> Result<Self, TokenCallError> {
+        let mut request = Self {
+            authorization: None,
+            parameters: Vec::new(),
+        };
+        request.push("grant_type", grant_type);
+        client_auth.apply(&mut request, now)?;
+        Ok(request)
+    }
+
+    pub(super) fn push(&mut self, name: &'static str, value: &'a str) {
+        self.parameters.push((name, Text::Borrowed(value)));
+    }
+
+    /// Adds a value that was made for this request alone.
+    pub(super) fn push_owned(&mut self, name: &'static str, value: Secret<String>) {
+        self.parameters.push((name, Text::Owned(value)));
+    }
+
+    /// The parameters in the order in which they were added.
+    pub(super) fn parameters(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let parameters = self.parameters.iter();
+        parameters.map(|(name, value)| match value {
+            Text::Borrowed(value) => (*name, *value),
+            Text::Owned(value) => (*name, value.expose().as_str()),
+        })
     }
 }
 

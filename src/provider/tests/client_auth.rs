@@ -12,6 +12,7 @@ use rcgen::PublicKeyData as _;
 use serde_json::Value;
 
 use super::*;
+use crate::provider::token::TokenRequest;
 
 const SECRET: &str = "i0p6Sah1joLy8P1gwkP6ldBQiQZKbcewi9nPEUMp";
 
@@ -45,13 +46,13 @@ fn client(settings: &Settings, supported: Option<&[&str]>) -> Result<ClientAuth,
 
 /// What is sent, by name, with the `Authorization` field among it.
 fn sent(client: &ClientAuth) -> BTreeMap<String, String> {
-    let assertion = client.assertion(NOW).unwrap();
-    let parameters = client.parameters(assertion.as_ref());
-    let mut sent: BTreeMap<String, String> = parameters
-        .into_iter()
+    let request = TokenRequest::new("authorization_code", client, NOW).unwrap();
+    let mut sent: BTreeMap<String, String> = request
+        .parameters()
+        .filter(|(name, _value)| *name != "grant_type")
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
-    if let Some(value) = client.field() {
+    if let Some(value) = &request.authorization {
         assert!(value.is_sensitive());
         sent.insert(
             "authorization".to_owned(),

@@ -7,6 +7,7 @@ use super::signing::*;
 use super::*;
 use crate::provider::published::Published;
 use crate::provider::settings::GrantType;
+use crate::provider::token::TokenRequest;
 
 fn metadata(issuer: &str, changes: Value) -> String {
     let mut metadata = value!({
@@ -169,7 +170,8 @@ async fn a_secret_that_changes_is_read_again() {
     let provider = Arc::new(files.provider("oauth2", "https://id.example", ENDPOINTS));
     let sent = || {
         let known = provider.known().unwrap();
-        known.client_auth.field().unwrap().clone()
+        let request = TokenRequest::new("authorization_code", &known.client_auth, NOW);
+        request.unwrap().authorization.unwrap()
     };
     let before = sent();
     tokio::time::pause();
