@@ -331,8 +331,8 @@ impl Provider {
         };
         let (uri, client_auth) = (known.token.uri(), &known.client_auth);
         let request = self.format.redemption(uri, client_auth, &grant, asked_at)?;
-        let asked = (GrantType::AuthorizationCode, request);
-        let answer = self.ask(&known, asked, clock).await?;
+        let grant_type = GrantType::AuthorizationCode;
+        let answer = self.ask(&known, grant_type, request, clock).await?;
         let response = Response {
             known: &known,
             answer: &answer,
@@ -345,7 +345,8 @@ impl Provider {
     async fn ask(
         &self,
         known: &Known,
-        (grant, request): (GrantType, Request<Full<Bytes>>),
+        grant: GrantType,
+        request: Request<Full<Bytes>>,
         clock: &Clock,
     ) -> Result<Answer, TokenCallError> {
         let deadline = match grant {
@@ -361,7 +362,7 @@ impl Provider {
         // A call takes seconds at some servers: an answer is judged by the time of its arrival,
         // while the life of tokens is counted from before the call.
         let arrived_at = clock.now();
-        let answer = token::read(response, (grant, &self.settings.errors), arrived_at);
+        let answer = token::read(response, grant, &self.settings.errors, arrived_at);
         if let Err(TokenCallError::Throttled {
             retry_after: Some(wait),
         }) = &answer

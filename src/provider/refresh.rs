@@ -161,7 +161,7 @@ impl Provider {
             .format
             .refresh(uri, client_auth, refresh_token, asked_at)?;
         let answer = self
-            .ask(known, (GrantType::RefreshToken, request), clock)
+            .ask(known, GrantType::RefreshToken, request, clock)
             .await;
         let answer = answer.inspect_err(|error| self.count(attempt, error.class(), clock))?;
         Ok(Answered { answer, asked_at })

@@ -278,7 +278,8 @@ fn object<'a>(
 /// way that is not known. A refresh token or ID token that is null or empty is none.
 pub(super) fn read(
     response: Response<Bytes>,
-    (grant, shapes): (GrantType, &[ErrorShape]),
+    grant: GrantType,
+    shapes: &[ErrorShape],
     now: Timestamp,
 ) -> Result<Answer, TokenCallError> {
     let (parts, body) = response.into_parts();

@@ -31,7 +31,7 @@ fn read_with(
     let minimal = "url = \"http://localhost\"\nclient_id = \"3\"\nauthorization_endpoint = \"/\"\n\
                    token_endpoint = \"/\"";
     let shapes = settings(profile, minimal).errors;
-    token::read(body.unwrap(), (grant, &shapes), NOW)
+    token::read(body.unwrap(), grant, &shapes, NOW)
 }
 
 fn ok(body: &str) -> Result<Answer, TokenCallError> {

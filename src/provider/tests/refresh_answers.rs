@@ -42,7 +42,7 @@ impl<'a> Row<'a> {
             response = response.header(*name, *value);
         }
         let body = Bytes::copy_from_slice(self.body.as_bytes());
-        let read = token::read(response.body(body).unwrap(), (grant, shapes), NOW);
+        let read = token::read(response.body(body).unwrap(), grant, shapes, NOW);
         read.expect_err(self.line)
     }
 }
