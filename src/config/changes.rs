@@ -77,7 +77,7 @@ fn ends(sessions: &BTreeMap<Box<str>, u64>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{SMALL, Written};
+    use crate::config::tests::{SMALL, Written};
 
     #[test]
     fn what_a_reload_would_end_or_not_change_is_said() {

@@ -2,9 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
 use crate::support::browser::{Browser, Page};
-use crate::support::provider::parameters;
-use crate::support::scene::{ORIGIN, SESSION, Scene, assert_no_canary, assert_refused, url};
+use crate::support::provider::{parameters, token_request};
+use crate::support::scene::{
+    ORIGIN, SESSION, Scene, assert_no_canary, assert_refused, refusal, url,
+};
 use crate::support::visit::Visit;
 
 /// The callback's address with one parameter changed; `None` removes it.
@@ -65,11 +71,23 @@ async fn a_01_a_02_an_answer_belongs_to_the_browser_that_began() {
     let callback = scene.until_callback(&attacker, "/").await;
     let stranger = scene.browser();
     let page = stranger.follow(&callback).await;
-    assert_refused(&scene, &stranger, &page, "no login of its own");
+    assert_refused(
+        &scene,
+        &stranger,
+        &page,
+        "400 state_without_cookie",
+        "no login of its own",
+    );
     let victim = scene.browser();
     scene.until_callback(&victim, "/").await;
     let page = victim.follow(&callback).await;
-    assert_refused(&scene, &victim, &page, "a login of its own");
+    assert_refused(
+        &scene,
+        &victim,
+        &page,
+        "400 state_without_cookie",
+        "a login of its own",
+    );
     assert_eq!(scene.provider.exchanges().len(), 0);
 }
 
@@ -84,27 +102,28 @@ async fn a_03_a_state_that_was_touched_is_refused() {
     flipped[middle] = if flipped[middle] == b'A' { b'B' } else { b'A' };
     let other = scene.browser();
     let others_state = state_of(&scene.until_callback(&other, "/").await);
+    let foreign = "400 state_foreign";
     let states = [
-        String::new(),
-        String::from_utf8(flipped).unwrap(),
-        state[..state.len() - 1].to_owned(),
-        format!("{state}="),
-        format!("{state}A"),
-        state.to_uppercase(),
-        "a".repeat(20_000),
-        format!("{state}\0"),
-        format!(" {state}"),
-        "%s%n%1$s".to_owned(),
-        others_state,
+        (String::new(), "400 state_missing"),
+        (String::from_utf8(flipped).unwrap(), foreign),
+        (state[..state.len() - 1].to_owned(), foreign),
+        (format!("{state}="), foreign),
+        (format!("{state}A"), "400 state_of_other_browser"),
+        (state.to_uppercase(), foreign),
+        ("a".repeat(20_000), foreign),
+        (format!("{state}\0"), foreign),
+        (format!(" {state}"), foreign),
+        ("%s%n%1$s".to_owned(), foreign),
+        (others_state, "400 state_without_cookie"),
     ];
-    for bad in &states {
+    for (bad, refused) in &states {
         let page = browser
             .send(Visit::navigation(&changed(&callback, "state", Some(bad))))
             .await;
-        assert_refused(&scene, &browser, &page, bad);
+        assert_refused(&scene, &browser, &page, refused, bad);
     }
     let page = browser.open(&changed(&callback, "state", None)).await;
-    assert_refused(&scene, &browser, &page, "no state");
+    assert_refused(&scene, &browser, &page, "400 state_missing", "no state");
     assert_eq!(scene.provider.exchanges().len(), 0);
     // None of them harmed the login itself.
     let page = browser.follow(&callback).await;
@@ -123,7 +142,13 @@ async fn a_04_an_answer_that_is_repeated_is_redeemed_once() {
     assert_eq!(scene.provider.exchanges().len(), 1);
     browser.forget(SESSION);
     let page = browser.follow(&callback).await;
-    assert_refused(&scene, &browser, &page, "repeated without a session");
+    assert_refused(
+        &scene,
+        &browser,
+        &page,
+        "400 state_without_cookie",
+        "repeated without a session",
+    );
     assert_eq!(scene.provider.exchanges().len(), 1);
 }
 
@@ -158,7 +183,28 @@ async fn a_13_a_code_without_its_verifier_is_worth_nothing() {
     let attacker = scene.browser_of("mallory");
     let own = scene.until_callback(&attacker, "/").await;
     let page = attacker.open(&changed(&own, "code", Some(&code))).await;
-    assert_refused(&scene, &attacker, &page, "an injected code");
+    assert_refused(
+        &scene,
+        &attacker,
+        &page,
+        "400 code_refused",
+        "an injected code",
+    );
+    // The code was sent with the verifier of the attacker's own login: that is what a server can
+    // refuse it for.
+    let exchanges = scene.provider.exchanges();
+    assert_eq!(exchanges.len(), 1);
+    let sent = token_request(&exchanges[0].body).unwrap();
+    assert_eq!(sent["code"], code);
+    let challenges: Vec<_> = scene
+        .provider
+        .authorizations()
+        .iter()
+        .map(|asked| parameters(asked.query().unwrap())["code_challenge"].clone())
+        .collect();
+    let challenge = URL_SAFE_NO_PAD.encode(digest(&SHA256, sent["code_verifier"].as_bytes()));
+    assert_eq!(challenges.len(), 2);
+    assert_eq!(challenge, challenges[1]);
 }
 
 #[tokio::test]
@@ -174,7 +220,13 @@ async fn a_14_tokens_in_the_callback_are_ignored() {
         .append_pair("state", &state);
     to.query_pairs_mut().append_pair("token_type", "bearer");
     let page = browser.open(to.as_str()).await;
-    assert_refused(&scene, &browser, &page, "a token instead of a code");
+    assert_refused(
+        &scene,
+        &browser,
+        &page,
+        "400 malformed_response",
+        "a token instead of a code",
+    );
     assert_eq!(scene.provider.exchanges().len(), 0);
 }
 
@@ -195,7 +247,7 @@ async fn a_15_a_38_other_methods_do_not_use_up_the_code() {
     assert_eq!(browser.send(posted).await.status, 405);
     let prefetch = Visit::navigation(to.as_str()).field("sec-purpose", "prefetch;prerender");
     let page = browser.send(prefetch).await;
-    assert!(page.status.is_client_error(), "{}", page.describe());
+    assert_eq!(refusal(&page), "403 prefetch", "{}", page.describe());
     assert_eq!(scene.provider.exchanges().len(), 0);
     let page = browser.follow(&callback).await;
     assert_eq!(page.status, 303, "{}", page.describe());
@@ -205,12 +257,12 @@ async fn a_15_a_38_other_methods_do_not_use_up_the_code() {
 async fn a_16_errors_of_the_provider_end_in_a_page_of_fixed_words() {
     let scene = Scene::new().await;
     let long = "e".repeat(10_000);
-    for error in [
-        "access_denied",
-        "login_required",
-        "temporarily_unavailable",
-        "<b>x",
-        &long,
+    for (error, refused) in [
+        ("access_denied", "403 access_denied"),
+        ("login_required", "403 interaction_required"),
+        ("temporarily_unavailable", "503 temporarily_unavailable"),
+        ("<b>x", "502 unrecognized_error"),
+        (&long, "502 unrecognized_error"),
     ] {
         let browser = scene.browser();
         let callback = scene.until_callback(&browser, "/").await;
@@ -223,20 +275,32 @@ async fn a_16_errors_of_the_provider_end_in_a_page_of_fixed_words() {
         to.query_pairs_mut()
             .append_pair("error_description", "call 0800 for help");
         let page = browser.open(to.as_str()).await;
-        assert_refused(&scene, &browser, &page, error);
+        assert_refused(&scene, &browser, &page, refused, error);
         assert!(!page.text().contains("0800"), "{}", page.text());
         // Passport 12 leaves the state out of some errors.
         let page = browser
             .open(&url(&format!("/oauth2/callback?error={}", &error[..1])))
             .await;
-        assert_refused(&scene, &browser, &page, "an error without state");
+        assert_refused(
+            &scene,
+            &browser,
+            &page,
+            "502 unrecognized_error",
+            "an error without state",
+        );
         let page = browser
             .open(&format!(
                 "{}&error=access_denied",
                 callback.location().unwrap()
             ))
             .await;
-        assert_refused(&scene, &browser, &page, "an error and a code");
+        assert_refused(
+            &scene,
+            &browser,
+            &page,
+            "400 malformed_response",
+            "an error and a code",
+        );
     }
     assert_eq!(scene.provider.exchanges().len(), 0);
 }
@@ -248,20 +312,21 @@ async fn a_17_a_18_parameters_count_once_and_by_their_exact_names() {
     let callback = scene.until_callback(&browser, "/").await;
     let to = callback.location().unwrap().to_string();
     let (base, query) = to.split_once('?').unwrap();
-    for bad in [
-        format!("{query}&code=x"),
-        format!("code=x&{query}"),
-        format!("{query}&{query}"),
-        format!("{query}&state=x"),
-        format!("{query}&iss=a&iss=b"),
-        query.replace("state=", "STATE="),
-        query.replace("state=", "state[]="),
-        query.replace("state=", "state%00="),
-        query.replace("state=", "%2573tate="),
-        query.replace("code=", "Code="),
+    let (malformed, missing) = ("400 malformed_response", "400 state_missing");
+    for (bad, refused) in [
+        (format!("{query}&code=x"), malformed),
+        (format!("code=x&{query}"), malformed),
+        (format!("{query}&{query}"), malformed),
+        (format!("{query}&state=x"), malformed),
+        (format!("{query}&iss=a&iss=b"), malformed),
+        (query.replace("state=", "STATE="), missing),
+        (query.replace("state=", "state[]="), missing),
+        (query.replace("state=", "state%00="), missing),
+        (query.replace("state=", "%2573tate="), missing),
+        (query.replace("code=", "Code="), malformed),
     ] {
         let page = browser.open(&format!("{base}?{bad}")).await;
-        assert_refused(&scene, &browser, &page, &bad);
+        assert_refused(&scene, &browser, &page, refused, &bad);
     }
     assert_eq!(scene.provider.exchanges().len(), 0);
     let encoded = query.replace("state=", "%73tate=");
@@ -354,31 +419,28 @@ async fn a_34_a_login_that_does_not_help_ends_in_a_page_after_three_rounds() {
         assert!(rounds < 10, "redirected for ever");
     }
     assert_eq!(rounds, 3, "{}", page.describe());
-    assert!(
-        page.status.is_client_error() && page.text().contains("cookie"),
-        "{}",
-        page.describe()
-    );
+    assert_eq!(refusal(&page), "400 login_loop", "{}", page.describe());
     assert_eq!(scene.provider.exchanges().len(), 3);
 }
 
 #[tokio::test]
 async fn a_35_a_callback_without_a_login_offers_a_start() {
     let scene = Scene::new().await;
-    for query in [
-        "",
-        "?code=x",
-        "?state=x",
-        "?code=&state=",
-        "?code=x&state=y",
-        "?iss=x",
-        "?error=",
+    let malformed = "400 malformed_response";
+    for (query, refused) in [
+        ("", malformed),
+        ("?code=x", "400 state_missing"),
+        ("?state=x", malformed),
+        ("?code=&state=", malformed),
+        ("?code=x&state=y", "400 state_foreign"),
+        ("?iss=x", malformed),
+        ("?error=", "502 unrecognized_error"),
     ] {
         let browser = scene.browser();
         let page = browser
             .open(&url(&format!("/oauth2/callback{query}")))
             .await;
-        assert_refused(&scene, &browser, &page, query);
+        assert_refused(&scene, &browser, &page, refused, query);
         assert!(page.text().contains("href="), "{query}: {}", page.text());
     }
 }
@@ -401,7 +463,13 @@ async fn a_39_an_answer_at_another_origin_of_ours_is_refused() {
     let planted = format!("{}={}; Path=/; Secure", secret.name, secret.value);
     browser.plant("http://other.localhost", &planted);
     let page = browser.open(&moved).await;
-    assert_refused(&scene, &browser, &page, "another origin");
+    assert_refused(
+        &scene,
+        &browser,
+        &page,
+        "400 state_foreign",
+        "another origin",
+    );
     assert_eq!(scene.provider.exchanges().len(), 0);
 }
 

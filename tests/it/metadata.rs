@@ -24,7 +24,8 @@ fn tokens_without_end(provider: &OpenIdProvider) {
 /// A login is refused before anybody is sent to the provider.
 async fn refused_at_once(scene: &OpenIdScene, context: &str) {
     let attempt = scene.attempt().await;
-    attempt.assert_refused(context);
+    let unusable = "502 metadata_endpoint or 502 metadata_issuer or 502 metadata_malformed or 503 metadata_malformed";
+    attempt.assert_refused(unusable, context);
     for endpoint in [Endpoint::Authorization, Endpoint::Token, Endpoint::Jwks] {
         assert_eq!(scene.provider.calls(endpoint), 0, "{context}: {endpoint:?}");
     }
@@ -134,7 +135,11 @@ async fn x_01_a_redirect_of_the_metadata_or_the_keys_is_not_followed() {
     use crate::support::upstream::Answer;
     let elsewhere = RecordingUpstream::start().await;
     for status in [301, 302, 303, 307, 308] {
-        for endpoint in [Endpoint::Metadata, Endpoint::Jwks, Endpoint::Userinfo] {
+        for (endpoint, refused) in [
+            (Endpoint::Metadata, "502 metadata_status"),
+            (Endpoint::Jwks, "502 keys_unavailable"),
+            (Endpoint::Userinfo, "502 userinfo_failed"),
+        ] {
             let location = elsewhere.url();
             let scene = OpenIdScene::prepared(&[], |provider| {
                 provider.instead(
@@ -144,7 +149,7 @@ async fn x_01_a_redirect_of_the_metadata_or_the_keys_is_not_followed() {
             })
             .await;
             let attempt = scene.attempt().await;
-            attempt.assert_refused(&format!("{status} of {endpoint:?}"));
+            attempt.assert_refused(refused, &format!("{status} of {endpoint:?}"));
         }
     }
     assert_eq!(elsewhere.connections(), 0);
@@ -183,22 +188,25 @@ async fn a_25_metadata_that_turns_bad_does_not_replace_the_good() {
 
 #[tokio::test]
 async fn metadata_that_is_none_is_refused() {
-    for (status, kind, body) in [
-        (404, "text/html", "<h1>Not found</h1>"),
-        (500, "application/json", "{}"),
-        (200, "text/html", "<h1>Welcome</h1>"),
-        (200, "application/json", ""),
-        (200, "application/json", "[]"),
-        (200, "application/json", "null"),
-        (200, "application/json", "{}"),
-        (200, "application/json", "{\"issuer\":"),
+    let (json, html) = ("application/json", "text/html");
+    let (status_now, status_later) = ("502 metadata_status", "503 metadata_status");
+    let (never, later) = ("502 metadata_malformed", "503 metadata_malformed");
+    for (status, kind, body, refused) in [
+        (404, html, "<h1>Not found</h1>", status_now),
+        (500, json, "{}", status_later),
+        (200, html, "<h1>Welcome</h1>", later),
+        (200, json, "", later),
+        (200, json, "[]", later),
+        (200, json, "null", later),
+        (200, json, "{}", never),
+        (200, json, "{\"issuer\":", later),
     ] {
         let scene = OpenIdScene::prepared(&[], |provider| {
             provider.raw(Endpoint::Metadata, status, kind, body);
         })
         .await;
         let attempt = scene.attempt().await;
-        attempt.assert_refused(&format!("{status} {kind} {body}"));
+        attempt.assert_refused(refused, &format!("{status} {kind} {body}"));
         assert_eq!(attempt.calls(Endpoint::Authorization), 0, "{body}");
     }
     // A member that is there twice.

@@ -19,7 +19,7 @@ use crate::support::certificates::Authority;
 use crate::support::gateway::{Gateway, PROGRAM, Settings};
 use crate::support::provider::StandIn;
 use crate::support::raw::{Raw, Response, exchange};
-use crate::support::scene::{ORIGIN, ROUTES, Scene, assert_refused, url};
+use crate::support::scene::{ORIGIN, ROUTES, Scene, assert_refused, refusal, url};
 use crate::support::upstream::{Answer, RecordingUpstream};
 use crate::support::visit::Visit;
 
@@ -125,7 +125,7 @@ async fn x_02_a_providers_name_that_leads_elsewhere_gets_neither_code_nor_secret
         server.become_known_as(authority, name);
         let browser = scene.browser();
         let page = browser.visit(&url("/")).await;
-        assert_refused(&scene, &browser, &page, name);
+        assert_refused(&scene, &browser, &page, "503 provider_unreachable", name);
         assert_eq!(scene.provider.exchanges().len(), 0, "{name}");
     }
     // Each connection looks the name up and the certificate over again.
@@ -137,7 +137,12 @@ async fn x_02_a_providers_name_that_leads_elsewhere_gets_neither_code_nor_secret
     let seen = scene.app.count();
     server.become_known_as(&authority, "other.example");
     let page = scene.browser().visit(&url("/")).await;
-    assert!(page.status.is_server_error(), "{}", page.describe());
+    assert_eq!(
+        refusal(&page),
+        "503 provider_unreachable",
+        "{}",
+        page.describe()
+    );
     assert_eq!(
         (scene.provider.exchanges().len(), scene.app.count()),
         (1, seen)

@@ -89,7 +89,7 @@ async fn a_20_a_21_a_22_an_answer_names_exactly_the_issuer_that_was_asked() {
     ] {
         scene.provider.response_iss(iss.as_deref());
         let attempt = scene.attempt().await;
-        attempt.assert_refused(&format!("{iss:?}"));
+        attempt.assert_refused("502 response_issuer", &format!("{iss:?}"));
         assert_eq!(attempt.calls(Endpoint::Token), 0, "{iss:?}");
     }
     scene.provider.behave();
@@ -109,7 +109,7 @@ async fn a_21_a_provider_that_promises_no_iss_may_leave_it_out_but_not_get_it_wr
     scene.signed_in("alice").await;
     scene.provider.response_iss(Some("https://other.example"));
     let attempt = scene.attempt().await;
-    attempt.assert_refused("another issuer");
+    attempt.assert_refused("502 response_issuer", "another issuer");
     assert_eq!(attempt.calls(Endpoint::Token), 0);
     // The operator may insist.
     let scene = OpenIdScene::prepared(&[("require_response_iss", "true")], |provider| {
@@ -119,24 +119,32 @@ async fn a_21_a_provider_that_promises_no_iss_may_leave_it_out_but_not_get_it_wr
     })
     .await;
     scene.provider.response_iss(None);
-    scene.attempt().await.assert_refused("no issuer");
+    scene
+        .attempt()
+        .await
+        .assert_refused("502 response_issuer", "no issuer");
     scene.provider.behave();
     scene.signed_in("alice").await;
 }
 
 #[tokio::test]
 async fn a_29_without_an_id_token_nobody_is_signed_in() {
+    type Change = fn(&mut Value);
     let scene = OpenIdScene::new().await;
-    let changes: [fn(&mut Value); 4] = [
-        |body| drop(body.as_object_mut().unwrap().remove("id_token")),
-        |body| body["id_token"] = Value::Null,
-        |body| body["id_token"] = "".into(),
-        |body| body["id_token"] = json!({ "sub": "alice" }),
+    let (none, odd) = ("502 no_id_token", "503 token_response_malformed");
+    let changes: [(Change, &str); 4] = [
+        (
+            |body| drop(body.as_object_mut().unwrap().remove("id_token")),
+            none,
+        ),
+        (|body| body["id_token"] = Value::Null, none),
+        (|body| body["id_token"] = "".into(), none),
+        (|body| body["id_token"] = json!({ "sub": "alice" }), odd),
     ];
-    for change in changes {
+    for (change, refused) in changes {
         scene.provider.tamper_token_response(change);
         let attempt = scene.attempt().await;
-        attempt.assert_refused("no ID token");
+        attempt.assert_refused(refused, "no ID token");
         assert_eq!(attempt.calls(Endpoint::Userinfo), 0);
     }
 }
@@ -155,7 +163,7 @@ async fn a_30_the_user_information_of_somebody_else_is_refused() {
             .provider
             .userinfo(move |claims| claims["sub"] = said.clone());
         let attempt = scene.attempt().await;
-        attempt.assert_refused(&subject.to_string());
+        attempt.assert_refused("502 userinfo_subject", &subject.to_string());
         assert_eq!(attempt.calls(Endpoint::Userinfo), 1, "{subject}");
     }
 }
@@ -271,6 +279,29 @@ fn encoded(coding: &str, body: &[u8]) -> Answer {
     Answer::raw(&[head.as_bytes(), body].concat())
 }
 
+/// How a login is refused when what `endpoint` says cannot be used.
+fn unusable(endpoint: Endpoint) -> String {
+    let reasons = match endpoint {
+        Endpoint::Metadata => "metadata_malformed",
+        Endpoint::Jwks => "keys_malformed",
+        Endpoint::Token => "token_response_malformed",
+        Endpoint::Userinfo => "userinfo_failed",
+        Endpoint::Authorization => panic!("a browser goes there"),
+    };
+    format!("502 {reasons} or 503 {reasons}")
+}
+
+/// How a login is refused when nothing comes from `endpoint` that is an answer.
+fn unanswered(endpoint: Endpoint) -> &'static str {
+    match endpoint {
+        Endpoint::Metadata => "503 metadata_unreachable",
+        Endpoint::Jwks => "503 keys_unavailable",
+        Endpoint::Token => "503 provider_call_failed",
+        Endpoint::Userinfo => "503 userinfo_failed",
+        Endpoint::Authorization => panic!("a browser goes there"),
+    }
+}
+
 #[tokio::test]
 async fn d_30_nothing_compressed_is_asked_for_or_unpacked() {
     for endpoint in CALLED {
@@ -279,11 +310,11 @@ async fn d_30_nothing_compressed_is_asked_for_or_unpacked() {
             provider.rewrite(endpoint, |body| encoded("gzip", &gzip(body)));
         };
         let scene = OpenIdScene::prepared(&[], pack).await;
-        scene
-            .attempt()
-            .await
-            .assert_refused(&format!("{endpoint:?}"));
-        for request in scene.provider.requests(endpoint) {
+        let attempt = scene.attempt().await;
+        attempt.assert_refused(&unusable(endpoint), &format!("{endpoint:?}"));
+        let requests = scene.provider.requests(endpoint);
+        assert!(!requests.is_empty(), "{endpoint:?} was never asked");
+        for request in requests {
             let asked = request.head.value("accept-encoding");
             assert!(
                 asked.is_none_or(|asked| asked == "identity"),
@@ -321,7 +352,8 @@ async fn d_31_answers_without_end_or_reason_are_cut_off() {
             let order = |provider: &OpenIdProvider| provider.instead(endpoint, answer.clone());
             let scene = OpenIdScene::prepared(&keys, order).await;
             let context = format!("answer {number} of {endpoint:?}");
-            scene.attempt().await.assert_refused(&context);
+            let attempt = scene.attempt().await;
+            attempt.assert_refused(unanswered(endpoint), &context);
         }
     }
 }
@@ -332,13 +364,7 @@ async fn d_31_an_answer_that_never_comes_is_given_up() {
         let scene = OpenIdScene::with(&[("deadline_secs", "1")]).await;
         let hold = scene.provider.hold(endpoint);
         let attempt = scene.attempt().await;
-        attempt.assert_refused(&format!("{endpoint:?}"));
-        assert_eq!(
-            attempt.page.status,
-            503,
-            "{endpoint:?}: {}",
-            attempt.page.describe()
-        );
+        attempt.assert_refused(unanswered(endpoint), &format!("{endpoint:?}"));
         hold.release();
     }
 }
@@ -371,7 +397,8 @@ async fn d_32_monstrous_json_is_refused_and_odd_json_is_not() {
             let shown: String = value.chars().take(20).collect();
             let context = format!("{shown} of {endpoint:?}");
             if refused {
-                attempt.assert_refused(&context);
+                let refused = format!("{} or {}", unusable(endpoint), unanswered(endpoint));
+                attempt.assert_refused(&refused, &context);
             } else {
                 attempt.assert_signed_in(&context).await;
             }
@@ -403,12 +430,17 @@ async fn f_06_garbage_from_any_endpoint_signs_nobody_in_and_nobody_out() {
             // From the start, for whoever wants to sign in.
             let order = |provider: &OpenIdProvider| provider.instead(endpoint, answer.clone());
             let scene = OpenIdScene::prepared(&[], order).await;
-            scene.attempt().await.assert_refused(&context);
+            let refused = format!(
+                "{} or 502 client_refused or 502 keys_unavailable or 502 metadata_status",
+                unusable(endpoint)
+            );
+            let attempt = scene.attempt().await;
+            attempt.assert_refused(&refused, &context);
             // Once people are signed in.
             calm.provider.instead(endpoint, answer);
             calm.gateway.advance(Duration::from_mins(5));
             if matches!(endpoint, Endpoint::Token | Endpoint::Userinfo) {
-                calm.attempt().await.assert_refused(&context);
+                calm.attempt().await.assert_refused(&refused, &context);
             }
             let page = alice.fetch(&url("/page")).await;
             assert_eq!(page.text(), "seen", "{context}: {}", page.describe());

@@ -51,7 +51,10 @@ async fn f_07_keys_that_are_added_swapped_or_gone_for_a_while_cost_a_fetch_and_n
     // Others cannot be believed while they are not published.
     provider.rotate_keys();
     scene.gateway.advance(AGAIN);
-    scene.attempt().await.assert_refused("unpublished keys");
+    scene
+        .attempt()
+        .await
+        .assert_refused("502 keys_unusable", "unpublished keys");
     provider.behave();
     signs_in(&scene, 1, "they are back").await;
     signs_in(&scene, 0, "and known").await;

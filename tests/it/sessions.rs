@@ -9,7 +9,7 @@ use crate::support::gateway::{Gateway, Settings};
 use crate::support::jar::SameSite;
 use crate::support::provider::StandIn;
 use crate::support::raw::exchange;
-use crate::support::scene::{ORIGIN, ROUTES, SESSION, Scene, url};
+use crate::support::scene::{ORIGIN, ROUTES, SESSION, Scene, assert_nothing_opened, url};
 use crate::support::upstream::RecordingUpstream;
 use crate::support::visit::Visit;
 
@@ -277,8 +277,7 @@ async fn a_06_a_login_that_took_too_long_is_refused_and_can_be_started_again() {
     let callback = scene.until_callback(&browser, "/page").await;
     scene.gateway.advance(Duration::from_secs(601));
     let page = browser.follow(&callback).await;
-    assert!(page.status.is_client_error(), "{}", page.describe());
-    assert_eq!(browser.cookie(ORIGIN, SESSION), None);
+    assert_nothing_opened(&browser, &page, "400 state_expired", "late");
     assert!(page.text().contains("href=\"/page\""), "{}", page.text());
     assert_eq!(scene.provider.exchanges().len(), 0);
 }
@@ -316,7 +315,7 @@ async fn x_16_people_sign_in_whatever_year_it_is() {
         let callback = scene.until_callback(&late, "/page").await;
         scene.gateway.advance(Duration::from_secs(601));
         let page = late.follow(&callback).await;
-        assert!(page.status.is_client_error(), "{}", page.describe());
+        assert_nothing_opened(&late, &page, "400 state_expired", "late");
     }
 }
 

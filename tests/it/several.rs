@@ -8,7 +8,7 @@ use crate::support::browser::Page;
 use crate::support::form::links;
 use crate::support::pair::{APART, Two};
 use crate::support::raw::Raw;
-use crate::support::scene::{ORIGIN, SESSION, Scene, url};
+use crate::support::scene::{ORIGIN, SESSION, Scene, assert_nothing_opened, url};
 use crate::support::upstream::Answer;
 use crate::support::visit::Visit;
 
@@ -92,15 +92,14 @@ async fn a_20_a_23_an_answer_of_one_provider_is_never_taken_for_anothers() {
     let browser = two.browser();
     let mut answer = two.callback(&browser, "/page").await.location().unwrap();
     assert_eq!(answer.path(), "/oauth2/callback/main");
-    for path in [
-        "/oauth2/callback/other",
-        "/oauth2/callback",
-        "/oauth2/callback/nobody",
+    for (path, refused) in [
+        ("/oauth2/callback/other", "400 state_foreign"),
+        ("/oauth2/callback", "404 no_route"),
+        ("/oauth2/callback/nobody", "404 no_route"),
     ] {
         answer.set_path(path);
         let page = browser.open(answer.as_str()).await;
-        assert!(page.status.is_client_error(), "{}", page.describe());
-        assert!(browser.cookie(ORIGIN, SESSION).is_none());
+        assert_nothing_opened(&browser, &page, refused, path);
     }
     assert!(two.main.exchanges().is_empty() && two.other.exchanges().is_empty());
     answer.set_path("/oauth2/callback/main");

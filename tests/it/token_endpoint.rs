@@ -43,7 +43,13 @@ async fn a_26_a_redirect_of_the_token_endpoint_is_not_followed() {
         let browser = scene.browser();
         let callback = scene.until_callback(&browser, "/").await;
         let page = browser.follow(&callback).await;
-        assert_refused(&scene, &browser, &page, &status.to_string());
+        assert_refused(
+            &scene,
+            &browser,
+            &page,
+            "502 token_endpoint_redirected",
+            &status.to_string(),
+        );
     }
     assert_eq!(elsewhere.count(), 0);
 }
@@ -60,35 +66,48 @@ async fn a_27_a_28_unusable_token_responses_open_no_session() {
         "{{\"access_token\":\"{}\",\"token_type\":\"Bearer\"}}",
         "a".repeat(65_536)
     );
+    let (malformed, unusable) = ("503 token_response_malformed", "502 token_unusable");
     let bodies = [
-        "{}",
-        "",
-        "null",
-        "[]",
-        r#"{"token_type":"Bearer"}"#,
-        r#"{"access_token":"","token_type":"Bearer"}"#,
-        r#"{"access_token":"a","token_type":"mac"}"#,
-        r#"{"access_token":"a"}"#,
-        r#"{"access_token":17,"token_type":"Bearer"}"#,
-        r#"{"access_token":"a\r\nX-Evil: y","token_type":"Bearer"}"#,
-        r#"{"access_token":"a b","token_type":"Bearer"}"#,
-        r#"{"access_token":"a\u0000","token_type":"Bearer"}"#,
-        r#"{"access_token":"a,b","token_type":"Bearer"}"#,
-        r#"{"access_token":"ä","token_type":"Bearer"}"#,
-        r#"{"access_token":"a","token_type":"Bearer"} trailing"#,
-        r#"{"access_token":"a","access_token":"b","token_type":"Bearer"}"#,
-        r#"{"error":"invalid_grant"}"#,
-        "\u{feff}{",
-        &big,
-        &long,
+        ("{}", malformed),
+        ("", malformed),
+        ("null", malformed),
+        ("[]", malformed),
+        (r#"{"token_type":"Bearer"}"#, malformed),
+        (r#"{"access_token":"","token_type":"Bearer"}"#, unusable),
+        (r#"{"access_token":"a","token_type":"mac"}"#, malformed),
+        (r#"{"access_token":"a"}"#, malformed),
+        (r#"{"access_token":17,"token_type":"Bearer"}"#, malformed),
+        (
+            r#"{"access_token":"a\r\nX-Evil: y","token_type":"Bearer"}"#,
+            unusable,
+        ),
+        (r#"{"access_token":"a b","token_type":"Bearer"}"#, unusable),
+        (
+            r#"{"access_token":"a\u0000","token_type":"Bearer"}"#,
+            unusable,
+        ),
+        (r#"{"access_token":"a,b","token_type":"Bearer"}"#, unusable),
+        (r#"{"access_token":"ä","token_type":"Bearer"}"#, unusable),
+        (
+            r#"{"access_token":"a","token_type":"Bearer"} trailing"#,
+            malformed,
+        ),
+        (
+            r#"{"access_token":"a","access_token":"b","token_type":"Bearer"}"#,
+            malformed,
+        ),
+        (r#"{"error":"invalid_grant"}"#, "400 code_refused"),
+        ("\u{feff}{", malformed),
+        (&big, "503 provider_call_failed"),
+        (&long, unusable),
     ];
-    for body in bodies {
+    for (body, refused) in bodies {
         scene.provider.fail_next(Answer::with(200, &json, body));
         let browser = scene.browser();
         let callback = scene.until_callback(&browser, "/").await;
         let page = browser.follow(&callback).await;
         let shown: String = body.chars().take(80).collect();
-        assert_refused(&scene, &browser, &page, &shown);
+        assert_refused(&scene, &browser, &page, refused, &shown);
     }
 }
 
@@ -96,18 +115,18 @@ async fn a_27_a_28_unusable_token_responses_open_no_session() {
 async fn a_27_f_06_errors_and_broken_answers_of_the_token_endpoint_open_no_session() {
     let scene = Scene::new().await;
     let html = [("Content-Type", "text/html")];
-    for (status, body) in [
-        (400, "<h1>no</h1>"),
-        (401, "{}"),
-        (429, "slow down"),
-        (500, "oops"),
-        (503, ""),
+    for (status, body, refused) in [
+        (400, "<h1>no</h1>", "502 client_refused"),
+        (401, "{}", "502 client_refused"),
+        (429, "slow down", "503 provider_throttled"),
+        (500, "oops", "503 provider_unavailable"),
+        (503, "", "503 provider_unavailable"),
     ] {
         scene.provider.fail_next(Answer::with(status, &html, body));
         let browser = scene.browser();
         let callback = scene.until_callback(&browser, "/").await;
         let page = browser.follow(&callback).await;
-        assert_refused(&scene, &browser, &page, body);
+        assert_refused(&scene, &browser, &page, refused, body);
     }
     for broken in [
         Answer::silence().then_close(),
@@ -119,7 +138,13 @@ async fn a_27_f_06_errors_and_broken_answers_of_the_token_endpoint_open_no_sessi
         let browser = scene.browser();
         let callback = scene.until_callback(&browser, "/").await;
         let page = browser.follow(&callback).await;
-        assert_refused(&scene, &browser, &page, "a broken answer");
+        assert_refused(
+            &scene,
+            &browser,
+            &page,
+            "503 provider_call_failed",
+            "a broken answer",
+        );
     }
 }
 
@@ -154,7 +179,13 @@ async fn unusable_user_information_opens_no_session() {
         let browser = scene.browser();
         let callback = scene.until_callback(&browser, "/").await;
         let page = browser.follow(&callback).await;
-        assert_refused(&scene, &browser, &page, &members.to_string());
+        assert_refused(
+            &scene,
+            &browser,
+            &page,
+            "502 no_subject",
+            &members.to_string(),
+        );
     }
 }
 
@@ -178,7 +209,7 @@ async fn an_exchange_is_finished_though_its_browser_has_gone() {
     gate.notify_one();
     // The code is used up: the answer is not redeemed a second time.
     let page = browser.follow(&callback).await;
-    assert_refused(&scene, &browser, &page, "repeated");
+    assert_refused(&scene, &browser, &page, "400 state_used", "repeated");
     assert_eq!(scene.provider.exchanges().len(), 1);
     assert_eq!(scene.provider.authorizations().len(), 1);
 }

@@ -60,8 +60,8 @@ async fn judge(scene: &OpenIdScene, row: &Row) {
             }
         }
         Expected::Refused(reason) => {
-            attempt.assert_refused(&context);
             let shown = attempt.reason().unwrap_or_default();
+            attempt.assert_refused(&format!("502 {shown} or 503 {shown}"), &context);
             assert!(
                 shown.ends_with(reason),
                 "{context}: {shown:?}, not {reason:?}"

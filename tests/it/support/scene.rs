@@ -185,19 +185,38 @@ pub(crate) fn assert_no_canary(page: &Page) {
     }
 }
 
-/// Fails unless the callback was refused: a page of ours, no session, no secret, nothing at the
+/// Fails unless the callback was refused as [`assert_nothing_opened`] says, and nothing reached the
 /// app.
-pub(crate) fn assert_refused(scene: &Scene, browser: &Browser, page: &Page, context: &str) {
-    assert_nothing_opened(browser, page, context);
+#[track_caller]
+pub(crate) fn assert_refused(
+    scene: &Scene,
+    browser: &Browser,
+    page: &Page,
+    expected: &str,
+    context: &str,
+) {
+    assert_nothing_opened(browser, page, expected, context);
     assert_eq!(scene.app.count(), 0, "{context}");
 }
 
-/// Fails unless `page` is a refusal of ours that shows no secret and opened no session.
-pub(crate) fn assert_nothing_opened(browser: &Browser, page: &Page, context: &str) {
-    let status = page.status.as_u16();
+/// The status and the reason code of a page of ours, such as `400 state_used`.
+pub(crate) fn refusal(page: &Page) -> String {
+    let text = page.text();
+    let rest = text.split_once("Reason: ").map_or("", |(_, rest)| rest);
+    let end = |c: char| !c.is_ascii_alphanumeric() && c != '_';
+    let reason = rest.split(end).next().unwrap_or_default();
+    format!("{} {reason}", page.status.as_u16())
+}
+
+/// Fails unless `page` is the refusal that is expected, shows no secret and opened no session.
+/// `expected` is a status and a reason code, or several such pairs with `or` between them: a
+/// failure of the gateway itself must not count as a refusal.
+#[track_caller]
+pub(crate) fn assert_nothing_opened(browser: &Browser, page: &Page, expected: &str, context: &str) {
+    let refusal = refusal(page);
     assert!(
-        (400..600).contains(&status),
-        "{context}: {}",
+        expected.split(" or ").any(|pair| pair == refusal),
+        "{context}: {refusal}, not {expected}: {}",
         page.describe()
     );
     assert_eq!(

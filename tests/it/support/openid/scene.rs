@@ -9,7 +9,7 @@ use super::server::{Endpoint, OpenIdProvider};
 use crate::support::browser::{Browser, Page};
 use crate::support::gateway::{Gateway, Settings};
 use crate::support::provider::CLIENT_SECRET;
-use crate::support::scene::{ORIGIN, ROUTES, SESSION, assert_nothing_opened, url};
+use crate::support::scene::{ORIGIN, ROUTES, SESSION, assert_nothing_opened, refusal, url};
 use crate::support::upstream::RecordingUpstream;
 
 /// Gateway, provider and app; gateway and provider look at one clock.
@@ -166,10 +166,9 @@ impl Attempt {
 
     /// The reason code that the page shows.
     pub(crate) fn reason(&self) -> Option<String> {
-        let text = self.page.text();
-        let (_, rest) = text.split_once("Reason: ")?;
-        let end = |c: char| !c.is_ascii_alphanumeric() && c != '_';
-        rest.split(end).next().map(str::to_owned)
+        let refusal = refusal(&self.page);
+        let (_status, reason) = refusal.split_once(' ')?;
+        (!reason.is_empty()).then(|| reason.to_owned())
     }
 
     /// Fails unless the login led to the app.
@@ -182,20 +181,23 @@ impl Attempt {
         assert_eq!(seen.text(), "seen", "{context}: {}", seen.describe());
     }
 
-    /// Fails unless the login was refused, and nothing was opened or asked for its sake that only
-    /// a believed ID token may cause.
-    pub(crate) fn assert_refused(&self, context: &str) {
-        assert_nothing_opened(&self.browser, &self.page, context);
+    /// Fails unless the login was refused with this status and reason code (or one of several, see
+    /// [`assert_nothing_opened`]), and nothing was opened or asked for its sake that only a believed
+    /// ID token may cause.
+    #[track_caller]
+    pub(crate) fn assert_refused(&self, expected: &str, context: &str) {
+        assert_nothing_opened(&self.browser, &self.page, expected, context);
         assert_eq!(self.at_app, 0, "{context}");
         assert!(self.calls(Endpoint::Token) <= 1, "{context}");
     }
 
     /// Fails unless the login was refused for the ID token: as [`Attempt::assert_refused`], and
     /// with a reason code that ends so.
+    #[track_caller]
     pub(crate) fn assert_not_believed(&self, context: &str, reason: &str) {
-        self.assert_refused(context);
-        assert_eq!(self.calls(Endpoint::Userinfo), 0, "{context}");
         let shown = self.reason().unwrap_or_default();
+        self.assert_refused(&format!("502 {shown}"), context);
+        assert_eq!(self.calls(Endpoint::Userinfo), 0, "{context}");
         let fits = shown.starts_with("id_token") && shown.ends_with(reason);
         assert!(fits, "{context}: {shown:?} does not end in {reason:?}");
     }
@@ -235,8 +237,7 @@ mod tests {
             .provider
             .next(Endpoint::Token, Answer::with(503, &[], ""));
         let attempt = scene.attempt().await;
-        attempt.assert_refused("503");
-        assert_eq!(attempt.reason().as_deref(), Some("provider_unavailable"));
+        attempt.assert_refused("503 provider_unavailable", "503");
         assert_eq!(
             (
                 attempt.calls(Endpoint::Token),
