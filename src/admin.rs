@@ -22,28 +22,28 @@ const BROKEN: u8 = 3;
 
 /// Whether this process wants new requests, and whether it is good for any. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<AtomicU8>);
+pub(crate) struct Readiness(Arc<AtomicU8>);
 
 impl Readiness {
     /// Everything is bound and loaded.
-    pub fn ready(&self) {
+    pub(crate) fn ready(&self) {
         // What has already gone on from there stays where it is.
         let _was_starting: bool = self.leave(STARTING, READY);
     }
 
     /// Whether new requests are wanted.
-    pub fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         self.is(READY)
     }
 
     /// The process is stopping.
-    pub fn draining(&self) {
+    pub(crate) fn draining(&self) {
         self.0.fetch_max(DRAINING, Ordering::AcqRel);
     }
 
     /// Only a restart helps. True for the first who says so of a process that is ready.
     #[must_use]
-    pub fn broken(&self) -> bool {
+    pub(crate) fn broken(&self) -> bool {
         self.leave(READY, BROKEN)
     }
 
@@ -59,14 +59,14 @@ impl Readiness {
 
 /// The handler of the operations listener.
 #[derive(Clone, Debug)]
-pub struct Admin {
+pub(crate) struct Admin {
     metrics: Arc<Metrics>,
     readiness: Readiness,
 }
 
 impl Admin {
     /// Shows these figures and this readiness.
-    pub fn new(metrics: Arc<Metrics>, readiness: Readiness) -> Self {
+    pub(crate) fn new(metrics: Arc<Metrics>, readiness: Readiness) -> Self {
         Self { metrics, readiness }
     }
 

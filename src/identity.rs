@@ -42,7 +42,7 @@ impl Claim {
     }
 
     /// The text as a field value; a clone is a reference count.
-    pub fn as_value(&self) -> &HeaderValue {
+    pub(crate) fn as_value(&self) -> &HeaderValue {
         &self.0
     }
 }
@@ -104,7 +104,7 @@ impl Identity {
     }
 
     /// What to call this person on a page: name, preferred user name, email or subject.
-    pub fn label(&self) -> Option<&str> {
+    pub(crate) fn label(&self) -> Option<&str> {
         let claims = [&self.name, &self.preferred_username];
         let named = claims.into_iter().flatten().next();
         let emailed = self.email.as_ref().map(|email| &email.address);

@@ -64,18 +64,18 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
 use tokio::time::Instant;
 
-pub use self::recent::Recent;
-pub use self::recovery::{Content, Recovery, Refused, Replayable, Sent};
+pub(crate) use self::recent::Recent;
+pub(crate) use self::recovery::{Content, Recovery, Refused, Replayable, Sent};
 use self::refresh::Fetched;
-pub use self::refresh::Refresher;
+pub(crate) use self::refresh::Refresher;
+pub(crate) use self::route::OnRefusal;
 use self::route::WorkerRoutes;
-pub use self::route::{OnRefusal, ProviderNames, Route, RouteError, RouteSettings, RouteTable};
+pub use self::route::{Route, RouteError, RouteSettings, RouteTable};
 use self::rule::Verdict;
-pub use self::rule::{AnyOf, Rule};
 use self::trouble::SessionFailure;
-pub use self::trouble::Whereabouts;
+pub(crate) use self::trouble::Whereabouts;
 use self::wait::seated;
-pub use self::wait::{Unavailable, Wait};
+pub(crate) use self::wait::{Unavailable, Wait};
 use crate::clock::Timestamp;
 use crate::fields::View;
 use crate::fields::cookie::{self as cookies, Found, Others};
@@ -87,7 +87,7 @@ use crate::upstream::{Answering, AssertionNames, Pools, assertions};
 
 /// One worker's view of one site's routes, and of who is signed in. Deciding takes no lock.
 #[derive(Debug)]
-pub struct Access {
+pub(crate) struct Access {
     routes: WorkerRoutes,
     /// Whether some route has tokens refreshed because an app refuses them, which can happen at
     /// any time.
@@ -108,17 +108,17 @@ pub struct Settings<'a> {
     /// The routes.
     pub routes: &'a RouteTable,
     /// The fields that tell an app who is signed in.
-    pub names: &'a AssertionNames,
+    pub(crate) names: &'a AssertionNames,
     /// The providers by their configured names.
     pub providers: &'a Arc<Providers>,
     /// How long a request waits for a session that has to be refreshed or fetched first.
-    pub patience: Duration,
+    pub(crate) patience: Duration,
 }
 
 /// What a request may do.
 #[derive(Debug)]
 #[must_use]
-pub enum Decision {
+pub(crate) enum Decision {
     /// It may pass.
     Permit(Permit),
     /// It needs a session, and has none that counts here.
@@ -155,27 +155,27 @@ enum Cookies {
 
 /// A request that needs a login.
 #[derive(Debug)]
-pub struct Challenge {
+pub(crate) struct Challenge {
     /// The route it wants.
     pub route: Rc<Route>,
     /// Why no session counts.
-    pub cause: Cause,
+    pub(crate) cause: Cause,
     /// The live session, if it is one of a provider that does not count here.
-    pub other: Option<Arc<Session>>,
+    pub(crate) other: Option<Arc<Session>>,
 }
 
 /// A request of somebody who may not use the route.
 #[derive(Debug)]
-pub struct Forbid {
+pub(crate) struct Forbid {
     /// The route it wants.
     pub route: Rc<Route>,
     /// Who is signed in.
-    pub session: Arc<Session>,
+    pub(crate) session: Arc<Session>,
 }
 
 /// Why a request has no session that counts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Cause {
+pub(crate) enum Cause {
     /// Two session cookies with different values came: one of them is not ours, and nobody can
     /// tell which.
     Conflicting,
@@ -201,7 +201,7 @@ pub enum Cause {
 
 impl Cause {
     /// A stable code for logs.
-    pub fn reason(self) -> &'static str {
+    pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Conflicting => "conflicting_cookies",
             Self::Expired => "session_expired",
@@ -219,7 +219,7 @@ impl Cause {
 
 impl Access {
     /// Makes one worker's copy of what a site has.
-    pub fn new(
+    pub(crate) fn new(
         settings: &Settings<'_>,
         sessions: Arc<Sessions>,
         refresher: Arc<Refresher>,
@@ -237,7 +237,7 @@ impl Access {
     }
 
     /// The routes, most specific first.
-    pub fn routes(&self) -> impl Iterator<Item = &Route> {
+    pub(crate) fn routes(&self) -> impl Iterator<Item = &Route> {
         self.routes.iter().map(|route| &**route)
     }
 
@@ -256,7 +256,7 @@ impl Access {
     /// `recent` is the session that its connection used last.
     ///
     /// On a public route a session counts when there is one, and its absence does not matter.
-    pub fn decide(
+    pub(crate) fn decide(
         self: &Rc<Self>,
         (method, fields): (&Method, &(impl View + ?Sized)),
         target: &Target,
@@ -389,7 +389,7 @@ impl Access {
     /// # Cancel safety
     ///
     /// Cancel safe.
-    pub async fn session_of(
+    pub(crate) async fn session_of(
         &self,
         fields: &(impl View + ?Sized),
         now: Timestamp,
@@ -409,7 +409,7 @@ impl Access {
     /// # Cancel safety
     ///
     /// Cancel safe.
-    pub async fn live(
+    pub(crate) async fn live(
         &self,
         fields: &(impl View + ?Sized),
         now: Timestamp,
@@ -449,7 +449,7 @@ impl Permit {
 
     /// What to remember of a request that may have to be sent once more, or whose person may have
     /// to sign in again, because of the app's answer. `None` where neither can happen.
-    pub fn sent(&self) -> Option<Sent> {
+    pub(crate) fn sent(&self) -> Option<Sent> {
         let session = self.session.as_ref()?;
         let wanted =
             self.route.on_refusal != OnRefusal::Pass || session.tokens().refresh_token().is_some();
@@ -476,7 +476,7 @@ impl Permit {
     ///
     /// Dropping the future closes the upstream connection; the app may have acted, even if the
     /// future was never polled.
-    pub fn exchange(mut self, mut request: Request<Upload>, pools: &Pools) -> Answering {
+    pub(crate) fn exchange(mut self, mut request: Request<Upload>, pools: &Pools) -> Answering {
         self.write(request.headers_mut());
         pools.send(&self.route.upstream, request)
     }

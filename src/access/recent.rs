@@ -17,7 +17,7 @@ use crate::session::{Session, Sessions, cookie};
 /// replaced, ended or pushed out: what is remembered is asked whether it still stands, at every
 /// request.
 #[derive(Debug, Default)]
-pub struct Recent(RefCell<Option<Known>>);
+pub(crate) struct Recent(RefCell<Option<Known>>);
 
 #[derive(Debug)]
 struct Known {

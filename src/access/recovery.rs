@@ -18,7 +18,7 @@ use crate::telemetry::chain;
 
 /// A request that was sent as somebody, and whose answer may refuse the token.
 #[derive(Debug)]
-pub struct Sent {
+pub(crate) struct Sent {
     pub(super) route: Rc<Route>,
     pub(super) session: Arc<Session>,
 }
@@ -26,14 +26,14 @@ pub struct Sent {
 /// An answer that refuses the token.
 #[derive(Debug)]
 #[must_use]
-pub struct Refused {
+pub(crate) struct Refused {
     access: Rc<Access>,
     sent: Sent,
 }
 
 /// Whether a request has content.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Content {
+pub(crate) enum Content {
     /// It ends with its head.
     None,
     /// It has, or may have.
@@ -42,7 +42,7 @@ pub enum Content {
 
 /// Whether a request can be sent once more.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Replayable {
+pub(crate) enum Replayable {
     /// All of it is at hand.
     Yes,
     /// Its body is gone, or too large to be kept.
@@ -52,7 +52,7 @@ pub enum Replayable {
 /// What becomes of an answer that refuses a token.
 #[derive(Debug)]
 #[must_use]
-pub enum Recovery {
+pub(crate) enum Recovery {
     /// The app's answer is passed on.
     Pass,
     /// The request is sent once more, with this.
@@ -67,7 +67,7 @@ impl Access {
     ///
     /// Where the app's refusals are passed on, only a refresh beside the request makes that worth
     /// while, and none begins before it is due. One with content can be under way for whatever time.
-    pub fn keeps(&self, sent: &Sent, content: Content, now: Timestamp) -> bool {
+    pub(crate) fn keeps(&self, sent: &Sent, content: Content, now: Timestamp) -> bool {
         if sent.route.on_refusal != OnRefusal::Pass || self.refreshes_refused {
             return true;
         }
@@ -76,7 +76,7 @@ impl Access {
     }
 
     /// Whether an answer refuses the token that its request was sent with.
-    pub fn refused(
+    pub(crate) fn refused(
         self: &Rc<Self>,
         sent: Sent,
         status: StatusCode,
@@ -100,7 +100,7 @@ impl Refused {
     /// # Cancel safety
     ///
     /// Cancel safe: a refresh that was started goes on.
-    pub async fn recover(self, replayable: Replayable) -> Recovery {
+    pub(crate) async fn recover(self, replayable: Replayable) -> Recovery {
         let Self { access, sent } = self;
         let recovery = access.recover(&sent, replayable).await;
         let outcome = match &recovery {

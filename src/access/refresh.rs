@@ -91,7 +91,7 @@ enum Pause {
 
 /// Refreshes sessions, and fetches those that are not in memory. Shared by all workers.
 #[derive(Debug)]
-pub struct Refresher {
+pub(crate) struct Refresher {
     providers: ArcSwap<Providers>,
     sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
@@ -113,7 +113,7 @@ enum Try {
 
 impl Refresher {
     /// Refreshes `sessions` at `providers` by tasks of `control`.
-    pub fn new(
+    pub(crate) fn new(
         providers: Arc<Providers>,
         sessions: Arc<Sessions>,
         (metrics, clock): (Arc<Metrics>, Clock),
@@ -135,7 +135,7 @@ impl Refresher {
 
     /// From now on sessions are refreshed at these providers. A refresh that is under way ends
     /// where it began.
-    pub fn refresh_at(&self, providers: Arc<Providers>) {
+    pub(crate) fn refresh_at(&self, providers: Arc<Providers>) {
         self.providers.store(providers);
     }
 
@@ -223,7 +223,7 @@ impl Refresher {
     /// # Cancel safety
     ///
     /// Cancelling it leaves what is under way to itself.
-    pub async fn drained(&self) {
+    pub(crate) async fn drained(&self) {
         self.draining.send_replace(true);
         let ended = timeout(LAST_WAIT, self.refreshes.none()).await;
         if ended.is_err() {

@@ -23,29 +23,29 @@ pub struct RouteSettings {
     pub name: Option<Box<str>>,
     /// Authorities (host, and port unless it is the default one) the route is for; all when empty.
     #[serde(default)]
-    pub hosts: Vec<Box<str>>,
+    pub(crate) hosts: Vec<Box<str>>,
     /// The route takes this path and everything below it.
     #[serde(default)]
     pub prefix: Prefix,
     /// Who may use it.
     #[serde(default = "signed_in")]
-    pub access: Rule,
+    pub(crate) access: Rule,
     /// The upstream's name; the only one when not given.
-    pub upstream: Option<Box<str>>,
+    pub(crate) upstream: Option<Box<str>>,
     /// The providers whose sessions count; all of them when not given.
-    pub provider: Option<ProviderNames>,
+    pub(crate) provider: Option<ProviderNames>,
     /// Lets CORS preflights through without a session: browsers send them without cookies.
     #[serde(default)]
-    pub allow_preflight: bool,
+    pub(crate) allow_preflight: bool,
     /// What becomes of the app's answer that refuses a token which the gateway believes good.
     #[serde(default)]
-    pub on_upstream_401: OnRefusal,
+    pub(crate) on_upstream_401: OnRefusal,
 }
 
 /// What becomes of an app's answer that refuses somebody's access token.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
-pub enum OnRefusal {
+pub(crate) enum OnRefusal {
     /// It is passed on.
     #[default]
     Pass,
@@ -57,7 +57,7 @@ pub enum OnRefusal {
 
 /// One provider, or several that a person may choose from.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct ProviderNames(Vec<Box<str>>);
+pub(crate) struct ProviderNames(Vec<Box<str>>);
 
 impl<'de> Deserialize<'de> for ProviderNames {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -129,7 +129,7 @@ pub struct Route {
 
 impl Route {
     /// Its place in the settings, from 0.
-    pub fn index(&self) -> usize {
+    pub(crate) fn index(&self) -> usize {
         self.index
     }
 
@@ -152,7 +152,7 @@ impl Route {
     }
 
     /// Whether a session is all that it asks for: whoever has an account at the provider passes.
-    pub fn takes_whoever_is_signed_in(&self) -> bool {
+    pub(crate) fn takes_whoever_is_signed_in(&self) -> bool {
         self.rule == Rule::SignedIn
     }
 
@@ -162,7 +162,7 @@ impl Route {
     }
 
     /// The authorities it is for; none means all.
-    pub fn hosts(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &str> {
         self.hosts.iter().map(AsRef::as_ref)
     }
 
@@ -172,7 +172,7 @@ impl Route {
     }
 
     /// The upstream's name, for logs.
-    pub fn upstream_name(&self) -> &str {
+    pub(crate) fn upstream_name(&self) -> &str {
         self.upstream.name()
     }
 

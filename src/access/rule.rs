@@ -7,7 +7,7 @@ use crate::identity::{Claim, Identity};
 /// What a route asks of a visitor.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "kebab-case")]
-pub enum Rule {
+pub(crate) enum Rule {
     /// Nothing: the route is open to everybody, and has to be written so.
     Public,
     /// A session.
@@ -20,7 +20,7 @@ pub enum Rule {
 /// Lists of people. Being on one of them is enough.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(try_from = "RawAnyOf")]
-pub struct AnyOf {
+pub(crate) struct AnyOf {
     emails: Vec<Box<str>>,
     email_domains: Vec<Box<str>>,
     groups: Vec<Box<str>>,

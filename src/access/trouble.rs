@@ -21,7 +21,7 @@ const MANY: usize = 10_000;
 
 /// Where the trouble is that keeps a session from being used.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Whereabouts {
+pub(crate) enum Whereabouts {
     /// At the provider, or on the way there.
     Provider,
     /// Where the gateway keeps its sessions.

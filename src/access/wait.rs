@@ -16,7 +16,7 @@ use crate::session::{Lookup, SessionId};
 /// has expired.
 #[derive(Debug)]
 #[must_use]
-pub struct Wait {
+pub(crate) struct Wait {
     access: Rc<Access>,
     route: Rc<Route>,
     need: Need,
@@ -67,15 +67,15 @@ enum Need {
 
 /// A request whose session is there, but cannot be used now.
 #[derive(Debug)]
-pub struct Unavailable {
+pub(crate) struct Unavailable {
     /// The route it wants.
     pub route: Rc<Route>,
     /// Why, as a stable code.
-    pub reason: &'static str,
+    pub(crate) reason: &'static str,
     /// Where the trouble is.
-    pub whereabouts: Whereabouts,
+    pub(crate) whereabouts: Whereabouts,
     /// When it makes sense to ask again.
-    pub retry_after: Duration,
+    pub(crate) retry_after: Duration,
 }
 
 impl Wait {
@@ -104,7 +104,7 @@ impl Wait {
     }
 
     /// The route it wants.
-    pub fn route(&self) -> &Rc<Route> {
+    pub(crate) fn route(&self) -> &Rc<Route> {
         &self.route
     }
 
@@ -114,7 +114,7 @@ impl Wait {
     /// # Cancel safety
     ///
     /// Cancel safe: what is waited for goes on, and its result is kept.
-    pub async fn settled(self) -> Decision {
+    pub(crate) async fn settled(self) -> Decision {
         let Self {
             access,
             route,

@@ -8,7 +8,7 @@ use crate::provider::Providers;
 use crate::session::{self, FileError, Preview, Registrations, StoreSettings};
 
 /// What each provider is. Sessions count only where it is the same.
-pub fn registrations(providers: &Providers) -> Registrations {
+pub(crate) fn registrations(providers: &Providers) -> Registrations {
     let providers = providers.iter();
     providers
         .map(|(name, provider)| (name.clone(), provider.fingerprint()))

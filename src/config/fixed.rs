@@ -8,7 +8,7 @@ use figment::value::Value;
 /// The values that a process keeps from its start to its end, by key. They belong to what outlives a
 /// reload: sockets, threads, the store of sessions, the log.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Fixed(BTreeMap<String, Value>);
+pub(crate) struct Fixed(BTreeMap<String, Value>);
 
 /// Keys, and tables of keys, that only a restart changes.
 const FIXED: [&str; 5] = [
@@ -45,7 +45,7 @@ impl Fixed {
     }
 
     /// The keys whose values differ, in alphabetical order.
-    pub fn differences(&self, other: &Self) -> Vec<String> {
+    pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
         let keys: BTreeSet<_> = self.0.keys().chain(other.0.keys()).collect();
         let differs = |key: &&&String| self.0.get(**key) != other.0.get(**key);
         keys.iter()

@@ -24,15 +24,15 @@ use figment::providers::{Format as _, Toml};
 use figment::value::{Dict, Value};
 use serde::Deserialize;
 
-pub use self::changes::registrations;
-pub use self::fixed::Fixed;
+pub(crate) use self::changes::registrations;
+pub(crate) use self::fixed::Fixed;
 pub use self::layers::{Flags, Source, Variables};
 use self::listening::{Bounded, ServerSection, acceptor, check_transport};
 pub use self::problem::{Problem, Problems};
-pub use self::routing::Upstreams;
+pub(crate) use self::routing::Upstreams;
 use self::routing::{check_hosts, check_open, routes, unnamed_providers, upstreams};
 use self::section::Reader;
-pub use self::watch::{Look, Watch};
+pub(crate) use self::watch::{Look, Watch};
 use crate::access::RouteTable;
 use crate::clock::Clock;
 use crate::fields::forwarded::TrustedPeers;
@@ -51,25 +51,25 @@ pub struct Config {
     /// Events and the access log.
     pub log: telemetry::Settings,
     /// Where to listen.
-    pub listen: SocketAddr,
+    pub(crate) listen: SocketAddr,
     /// The certificate, when TLS ends here.
-    pub tls: Option<Acceptor>,
+    pub(crate) tls: Option<Acceptor>,
     /// Deadlines and limits of connections.
-    pub server: server::Settings,
+    pub(crate) server: server::Settings,
     /// Threads that serve requests.
-    pub workers: NonZeroUsize,
+    pub(crate) workers: NonZeroUsize,
     /// Where the operations listener is, if anywhere.
-    pub operations: Option<SocketAddr>,
+    pub(crate) operations: Option<SocketAddr>,
     /// Sessions, and the keys that seal those on disk.
-    pub session: (session::Settings, KeyRing),
+    pub(crate) session: (session::Settings, KeyRing),
     /// What only a restart changes.
-    pub fixed: Fixed,
+    pub(crate) fixed: Fixed,
     /// Whether the settings are read again when their file was replaced.
-    pub watch: bool,
+    pub(crate) watch: bool,
     /// The file with the keys of logins and of sessions on disk.
-    pub key_file: Option<PathBuf>,
+    pub(crate) key_file: Option<PathBuf>,
     /// Where the settings come from, with what their file held.
-    pub source: Source,
+    pub(crate) source: Source,
     /// What a reload replaces.
     pub site: SiteConfig,
     /// What is odd but not wrong.
@@ -80,7 +80,7 @@ pub struct Config {
 #[derive(Debug)]
 pub struct SiteConfig {
     /// The walk.
-    pub gateway: gateway::Settings,
+    pub(crate) gateway: gateway::Settings,
     /// The login flow, and the keys that seal it.
     pub login: (login::Settings, Arc<KeyRing>),
     /// The routes, with the upstreams they lead to.
@@ -88,9 +88,9 @@ pub struct SiteConfig {
     /// Providers by name.
     pub providers: Arc<Providers>,
     /// Upstreams by name.
-    pub upstreams: Upstreams,
+    pub(crate) upstreams: Upstreams,
     /// How long a request waits for a session that has to be refreshed or fetched first.
-    pub patience: Duration,
+    pub(crate) patience: Duration,
 }
 
 /// What a running gateway has open. A reload takes over what its settings leave as it is.
@@ -99,9 +99,9 @@ pub struct Opened {
     /// Providers by name.
     pub providers: Arc<Providers>,
     /// Upstreams by name.
-    pub upstreams: Upstreams,
+    pub(crate) upstreams: Upstreams,
     /// The random keys of logins, where no file of keys is set.
-    pub random_keys: Option<Arc<KeyRing>>,
+    pub(crate) random_keys: Option<Arc<KeyRing>>,
 }
 
 #[derive(Deserialize)]
@@ -169,7 +169,7 @@ impl Config {
 
 impl Config {
     /// What a later reload may take over.
-    pub fn opened(&self) -> Opened {
+    pub(crate) fn opened(&self) -> Opened {
         let random = self.key_file.is_none();
         Opened {
             providers: Arc::clone(&self.site.providers),

@@ -11,9 +11,9 @@ pub struct Problem {
     /// The key, with dots; empty when it is about the whole.
     pub key: String,
     /// The file or variable that the value comes from.
-    pub source: String,
+    pub(crate) source: String,
     /// What is wrong, never with a secret in it.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 impl fmt::Display for Problem {

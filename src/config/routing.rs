@@ -14,7 +14,7 @@ use crate::telemetry::chain;
 use crate::upstream::{self, AssertionNames, Upstream};
 
 /// Upstreams by name.
-pub type Upstreams = BTreeMap<Box<str>, Arc<Upstream>>;
+pub(crate) type Upstreams = BTreeMap<Box<str>, Arc<Upstream>>;
 
 /// The upstreams that are written, by name; `None` for those that have a problem of their own.
 pub(super) type WrittenUpstreams = BTreeMap<Box<str>, Option<Arc<Upstream>>>;

@@ -28,7 +28,7 @@ const EVENTS: usize = 4096;
 /// What [`Watch::look`] has seen.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
-pub enum Look {
+pub(crate) enum Look {
     /// Nothing to act on.
     Nothing,
     /// The file was replaced, and has not changed since for two seconds.
@@ -39,7 +39,7 @@ pub enum Look {
 
 /// Watches a settings file.
 #[derive(Debug)]
-pub struct Watch {
+pub(crate) struct Watch {
     path: PathBuf,
     /// Events of the folder that the path names.
     events: OwnedFd,
@@ -89,7 +89,7 @@ impl Watch {
     /// # Errors
     ///
     /// When the system does not watch its folder.
-    pub fn new(path: &Path) -> io::Result<Self> {
+    pub(crate) fn new(path: &Path) -> io::Result<Self> {
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             Some(_) | None => Path::new("."),
@@ -110,7 +110,7 @@ impl Watch {
     /// # Errors
     ///
     /// When the system's events cannot be read.
-    pub fn look(&mut self, now: Instant) -> io::Result<Look> {
+    pub(crate) fn look(&mut self, now: Instant) -> io::Result<Look> {
         let Seen { renamed, written } = self.read_events()?;
         let target = fs::canonicalize(&self.path).ok();
         let led_elsewhere = target.is_some() && target != self.target;

@@ -12,7 +12,7 @@ use crate::upstream::ResponseBody;
 
 /// The body of a response: one of ours, or an upstream's as it streams in.
 #[derive(Debug)]
-pub struct Body(Source);
+pub(crate) struct Body(Source);
 
 #[derive(Debug)]
 enum Source {

@@ -23,7 +23,7 @@ const LARGEST_ANSWER: u64 = 32 * 1024;
 
 /// Whether a redirection endpoint at `path` would hide one of our other endpoints: it lies there, or
 /// below it, where each of several providers has its own.
-pub fn hides_endpoint(path: &str) -> bool {
+pub(crate) fn hides_endpoint(path: &str) -> bool {
     let endpoints = [SIGN_IN, SIGN_OUT, SIGNED_OUT];
     let hidden = |endpoint: &str| {
         let below = endpoint.strip_prefix(path);

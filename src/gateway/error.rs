@@ -48,7 +48,7 @@ pub enum Error {
 
 /// Whose doing an error is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Side {
+pub(crate) enum Side {
     /// Whoever sent the request.
     Client,
     /// This process or its settings.
@@ -59,7 +59,7 @@ pub enum Side {
 
 impl Error {
     /// Whose doing it is.
-    pub fn side(&self) -> Side {
+    pub(crate) fn side(&self) -> Side {
         match self {
             Self::Framing(_)
             | Self::InsecureTransport
@@ -76,7 +76,7 @@ impl Error {
     }
 
     /// The status of the answer.
-    pub fn status(&self) -> StatusCode {
+    pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Framing(error) => error.status(),
             Self::InsecureTransport => StatusCode::FORBIDDEN,
@@ -105,7 +105,7 @@ impl Error {
     }
 
     /// A stable code for logs and metrics.
-    pub fn reason(&self) -> &'static str {
+    pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Framing(error) => error.reason(),
             Self::InsecureTransport => "insecure_transport",

@@ -27,14 +27,15 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use tokio::sync::watch;
 use url::Url;
 
-pub use self::body::Body;
-pub use self::endpoints::hides_endpoint;
-pub use self::error::{Error, Side};
+pub(crate) use self::body::Body;
+pub(crate) use self::endpoints::hides_endpoint;
+pub use self::error::Error;
 use self::forward::{Came, Errand};
 use self::page::{Page, harden};
 use self::record::Record;
+pub use self::site::Lasting;
 use self::site::{CurrentSite, WorkerSite};
-pub use self::site::{Lasting, Parts as SiteParts, Site};
+pub(crate) use self::site::{Parts as SiteParts, Site};
 use crate::access::{Challenge, Decision, Recent, Wait};
 use crate::fields;
 use crate::fields::forwarded::{Client, Peer, Scheme, TrustedPeers};
@@ -52,25 +53,25 @@ const NO_REFERRER: HeaderValue = HeaderValue::from_static("no-referrer");
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The origins that are served.
-    pub public_urls: PublicUrls,
+    pub(crate) public_urls: PublicUrls,
     /// Proxies in front of us whose forwarding fields are believed.
-    pub trusted: TrustedPeers,
+    pub(crate) trusted: TrustedPeers,
     /// The fields by which upstreams learn who is signed in.
-    pub assertions: AssertionNames,
+    pub(crate) assertions: AssertionNames,
     /// Bytes that a request body may have.
-    pub body_bytes: u64,
+    pub(crate) body_bytes: u64,
 }
 
 /// One worker's handler: its copy of the site, and connections of its own.
 #[derive(Debug)]
-pub struct Worker {
+pub(crate) struct Worker {
     site: Rc<CurrentSite>,
     pools: Pools,
 }
 
 /// One connection: where it comes from, and the session that it used last.
 #[derive(Debug)]
-pub struct Guest {
+pub(crate) struct Guest {
     connection: Connection,
     peer: Peer,
     recent: Recent,
@@ -185,7 +186,7 @@ impl WorkerSite {
 impl Worker {
     /// A handler with no connections yet, for the current one of `sites`. It panics where no local
     /// task can be spawned.
-    pub fn new(sites: watch::Receiver<Arc<Site>>) -> Self {
+    pub(crate) fn new(sites: watch::Receiver<Arc<Site>>) -> Self {
         let site = CurrentSite::follow(sites);
         let pools = Pools::new(site.get().clock().clone());
         Self { site, pools }

@@ -20,9 +20,9 @@ use crate::telemetry::{Counted, Metrics, RequestCounters};
 
 /// What a [`Site`] is made from.
 #[derive(Debug)]
-pub struct Parts {
+pub(crate) struct Parts {
     /// What the walk needs from the operator.
-    pub settings: Settings,
+    pub(crate) settings: Settings,
     /// The routes, with the upstreams they lead to.
     pub routes: RouteTable,
     /// The providers by their configured names.
@@ -30,7 +30,7 @@ pub struct Parts {
     /// The login flow at these providers.
     pub login: Arc<Login>,
     /// How long a request waits for a session that has to be refreshed or fetched first.
-    pub patience: Duration,
+    pub(crate) patience: Duration,
 }
 
 /// What outlives a site: it is the same before and after a reload.
@@ -39,18 +39,18 @@ pub struct Lasting {
     /// Who is signed in.
     pub sessions: Arc<Sessions>,
     /// The refreshes under way.
-    pub refresher: Arc<Refresher>,
+    pub(crate) refresher: Arc<Refresher>,
     /// All figures of the process.
-    pub metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Metrics>,
     /// The time.
-    pub clock: Clock,
+    pub(crate) clock: Clock,
 }
 
 /// Everything that is made from the settings, as one immutable value. It is built whole or not at
 /// all. A reload builds the next one and puts it in the place of this one; requests that began
 /// before end on the site on which they began.
 #[derive(Debug)]
-pub struct Site {
+pub(crate) struct Site {
     parts: Parts,
     lasting: Lasting,
     owned: Owned,
@@ -61,7 +61,7 @@ pub struct Site {
 
 impl Site {
     /// Builds a site.
-    pub fn new(parts: Parts, lasting: Lasting) -> Self {
+    pub(crate) fn new(parts: Parts, lasting: Lasting) -> Self {
         let mut routes: Vec<_> = parts.routes.iter().collect();
         routes.sort_unstable_by_key(|route| route.index());
         let names = routes.into_iter().map(|route| route.name().into());

@@ -84,7 +84,7 @@ impl From<provider::ResponseError> for Error {
 
 impl Error {
     /// What it means, where it is the provider's.
-    pub fn class(&self) -> Option<Classification> {
+    pub(crate) fn class(&self) -> Option<Classification> {
         match self {
             Self::Provider(error) => Some(error.class()),
             Self::Denied(_)
@@ -102,7 +102,7 @@ impl Error {
     }
 
     /// A stable code for logs and metrics.
-    pub fn reason(&self) -> &'static str {
+    pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Denied(code) => match code {
                 ErrorCode::AccessDenied => "access_denied",

@@ -36,11 +36,12 @@ pub use self::error::Error;
 pub use self::outcome::{Completion, FailedLogin, Started};
 pub use self::pending::StateError;
 use self::pending::{Hint, PendingLogin, ReturnedState};
-pub use self::public_url::{PublicUrl, PublicUrls};
-pub use self::redirection::RedirectionEndpoints;
+pub use self::public_url::PublicUrl;
+pub(crate) use self::public_url::PublicUrls;
+pub(crate) use self::redirection::RedirectionEndpoints;
 pub use self::request::{Before, Callback, Start};
 pub use self::return_to::ReturnTo;
-pub use self::same_origin::{SameOrigin, same_origin};
+pub(crate) use self::same_origin::{SameOrigin, same_origin};
 use self::throttle::{Pace, Throttle};
 use self::used::{Use, UsedStates};
 use crate::clock::{Clock, Timestamp};
@@ -54,7 +55,7 @@ use crate::session::{Ended, NewSession, SessionId, SessionKey, Sessions, cookie}
 use crate::telemetry::{Metrics, TokenCall};
 
 /// Where all of our own endpoints lie, but for a callback path that was configured elsewhere.
-pub const OWN_PREFIX: &str = "/oauth2/";
+pub(crate) const OWN_PREFIX: &str = "/oauth2/";
 
 /// How long a person waits for a provider that says nothing at all.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -67,9 +68,9 @@ const MOST_SIGNED_OUT: usize = 8;
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Where the answers of providers come to.
-    pub redirection: RedirectionEndpoints,
+    pub(crate) redirection: RedirectionEndpoints,
     /// How long a login may take.
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 /// The flow at the providers of one site. Shared by all workers.
@@ -135,7 +136,7 @@ impl Login {
     }
 
     /// Where the answers of providers come to.
-    pub fn redirection(&self) -> &RedirectionEndpoints {
+    pub(crate) fn redirection(&self) -> &RedirectionEndpoints {
         &self.settings.redirection
     }
 
@@ -145,13 +146,13 @@ impl Login {
     }
 
     /// What people call a provider.
-    pub fn display_name<'a>(&'a self, provider: &'a str) -> &'a str {
+    pub(crate) fn display_name<'a>(&'a self, provider: &'a str) -> &'a str {
         let known = self.providers.get(provider);
         known.map_or(provider, |known| known.display_name())
     }
 
     /// How the answers of a provider come.
-    pub fn response_mode(&self, provider: &str) -> ResponseMode {
+    pub(crate) fn response_mode(&self, provider: &str) -> ResponseMode {
         let known = self.providers.get(provider);
         known.map_or(ResponseMode::Query, |known| known.response_mode())
     }
@@ -161,12 +162,16 @@ impl Login {
     /// # Errors
     ///
     /// [`Error::NoRandomness`].
-    pub fn seal(&self, return_to: &ReturnTo, public_url: &PublicUrl) -> Result<String, Error> {
+    pub(crate) fn seal(
+        &self,
+        return_to: &ReturnTo,
+        public_url: &PublicUrl,
+    ) -> Result<String, Error> {
         Ok(return_to.seal(&self.keys, public_url.origin())?)
     }
 
     /// Opens what [`Login::seal`] gave, if it did.
-    pub fn unseal(&self, text: &str, public_url: &PublicUrl) -> Option<ReturnTo> {
+    pub(crate) fn unseal(&self, text: &str, public_url: &PublicUrl) -> Option<ReturnTo> {
         ReturnTo::unseal(text, &self.keys, public_url.origin())
     }
 
@@ -480,7 +485,7 @@ impl Login {
     /// # Cancel safety
     ///
     /// Dropping the future does not stop the signing out.
-    pub async fn sign_out(&self, headers: &HeaderMap) -> Result<[HeaderValue; 2], Error> {
+    pub(crate) async fn sign_out(&self, headers: &HeaderMap) -> Result<[HeaderValue; 2], Error> {
         let named = cookies::matching(headers, |name| name == cookie::SESSION.as_bytes());
         let ids = named.filter_map(|(_, value)| SessionId::parse(value));
         let keys: Vec<_> = ids.map(|id| id.key()).take(MOST_SIGNED_OUT).collect();
@@ -498,7 +503,7 @@ impl Login {
     }
 
     /// The `Set-Cookie` value that lets a browser try again after [`Error::Loop`].
-    pub fn forget_rounds() -> HeaderValue {
+    pub(crate) fn forget_rounds() -> HeaderValue {
         browser::forget_rounds()
     }
 

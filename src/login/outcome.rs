@@ -12,7 +12,7 @@ pub struct Started {
     /// The authorization request.
     pub location: String,
     /// `Set-Cookie` values.
-    pub cookies: Vec<HeaderValue>,
+    pub(crate) cookies: Vec<HeaderValue>,
 }
 
 /// What became of an answer.
@@ -45,15 +45,15 @@ pub enum Completion {
 #[derive(Debug)]
 pub struct FailedLogin {
     /// Why.
-    pub error: Error,
+    pub(crate) error: Error,
     /// Where to start again: visiting it begins a new login.
-    pub retry: ReturnTo,
+    pub(crate) retry: ReturnTo,
     /// The provider's configured name, when the state could be read.
-    pub provider: Option<Box<str>>,
+    pub(crate) provider: Option<Box<str>>,
     /// Whether the person had asked to sign in anew.
-    pub anew: bool,
+    pub(crate) anew: bool,
     /// `Set-Cookie` values.
-    pub cookies: Vec<HeaderValue>,
+    pub(crate) cookies: Vec<HeaderValue>,
 }
 
 impl FailedLogin {

@@ -37,17 +37,8 @@ impl PublicUrl {
         self.origin.get(self.authority_at..).unwrap_or_default()
     }
 
-    /// The host without a port.
-    pub fn host(&self) -> &str {
-        let authority = self.authority();
-        match authority.rsplit_once(':') {
-            Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-            _ => authority,
-        }
-    }
-
     /// The scheme: `https`, or `http` for a loopback host.
-    pub fn scheme(&self) -> &str {
+    pub(crate) fn scheme(&self) -> &str {
         if self.origin.starts_with("https:") {
             "https"
         } else {
@@ -114,16 +105,16 @@ impl TryFrom<String> for PublicUrl {
 
 /// The configured origins: at least one, no two with the same authority.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct PublicUrls(Vec<PublicUrl>);
+pub(crate) struct PublicUrls(Vec<PublicUrl>);
 
 impl PublicUrls {
     /// The origin with this canonical authority (lower case, no default port).
-    pub fn find(&self, authority: &str) -> Option<&PublicUrl> {
+    pub(crate) fn find(&self, authority: &str) -> Option<&PublicUrl> {
         self.0.iter().find(|url| url.authority() == authority)
     }
 
     /// All of them, in the order of the file.
-    pub fn iter(&self) -> impl Iterator<Item = &PublicUrl> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &PublicUrl> {
         self.0.iter()
     }
 }
@@ -220,15 +211,9 @@ mod tests {
     #[test]
     fn parts_of_an_origin() {
         let url = parse("http://[::1]:4180").unwrap();
-        assert_eq!(
-            (url.authority(), url.host(), url.scheme()),
-            ("[::1]:4180", "[::1]", "http")
-        );
+        assert_eq!((url.authority(), url.scheme()), ("[::1]:4180", "http"));
         let url = parse("https://APP.example.com").unwrap();
-        assert_eq!(
-            (url.authority(), url.host()),
-            ("app.example.com", "app.example.com")
-        );
+        assert_eq!(url.authority(), "app.example.com");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::PublicUrl;
 /// A single provider has the configured path itself. Several have one each below it, so that an
 /// answer of one is never taken for another's (RFC 9700 section 4.4.2.2).
 #[derive(Clone, Debug)]
-pub struct RedirectionEndpoints {
+pub(crate) struct RedirectionEndpoints {
     path: Box<str>,
     /// In alphabetical order.
     providers: Box<[Box<str>]>,
@@ -15,7 +15,7 @@ pub struct RedirectionEndpoints {
 
 impl RedirectionEndpoints {
     /// At `path`, or below it, for the configured names of all providers.
-    pub fn new<'a>(path: &str, providers: impl IntoIterator<Item = &'a str>) -> Self {
+    pub(crate) fn new<'a>(path: &str, providers: impl IntoIterator<Item = &'a str>) -> Self {
         let mut providers: Vec<Box<str>> = providers.into_iter().map(Into::into).collect();
         providers.sort_unstable();
         Self {
@@ -25,7 +25,7 @@ impl RedirectionEndpoints {
     }
 
     /// Whether a path is that of an endpoint, or would be with another provider's name.
-    pub fn own(&self, path: &str) -> bool {
+    pub(crate) fn own(&self, path: &str) -> bool {
         match path.strip_prefix(&*self.path) {
             Some("") => true,
             Some(below) => self.providers.len() > 1 && below.starts_with('/'),
@@ -34,7 +34,7 @@ impl RedirectionEndpoints {
     }
 
     /// The provider whose endpoint lies at a path.
-    pub fn provider_at(&self, path: &str) -> Option<&str> {
+    pub(crate) fn provider_at(&self, path: &str) -> Option<&str> {
         let below = path.strip_prefix(&*self.path)?;
         if let [only] = &*self.providers {
             return below.is_empty().then_some(only);
@@ -45,7 +45,7 @@ impl RedirectionEndpoints {
     }
 
     /// The redirection URI of a provider at an origin, as it is registered there.
-    pub fn redirect_uri(&self, public_url: &PublicUrl, provider: &str) -> String {
+    pub(crate) fn redirect_uri(&self, public_url: &PublicUrl, provider: &str) -> String {
         let (origin, path) = (public_url.origin(), &self.path);
         match &*self.providers {
             [] | [_] => format!("{origin}{path}"),

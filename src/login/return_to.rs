@@ -41,7 +41,7 @@ impl ReturnTo {
     /// - a first segment that reads as a scheme once somebody drops the leading slash;
     /// - anything under `own_prefix`, in whatever spelling: a login that led to the login would
     ///   never end. A prefix that is no path allows nothing.
-    pub fn parse(text: &str, own_prefix: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str, own_prefix: &str) -> Option<Self> {
         let visible = text
             .bytes()
             .all(|byte| byte.is_ascii_graphic() && byte != b'\\');
@@ -94,7 +94,7 @@ impl ReturnTo {
 
     /// The text of a `Location`: this path on `origin` (`scheme://host[:port]`, from
     /// configuration).
-    pub fn absolute(&self, origin: &str) -> String {
+    pub(crate) fn absolute(&self, origin: &str) -> String {
         [origin.trim_end_matches('/'), &self.0].concat()
     }
 }

@@ -9,7 +9,7 @@ use super::PublicUrl;
 /// `Sec-Fetch-Site` decides where a browser sends it: pages cannot set it, and it is right even for
 /// a page that tells nobody where it is (its `Origin` is `null`). Older browsers are asked for
 /// their `Origin`. Without either the answer is no.
-pub fn same_origin(headers: &HeaderMap, public_url: &PublicUrl) -> SameOrigin {
+pub(crate) fn same_origin(headers: &HeaderMap, public_url: &PublicUrl) -> SameOrigin {
     let site = only(headers, "sec-fetch-site");
     let same = match site {
         Single::Value(site) => site == b"same-origin",
@@ -45,7 +45,7 @@ fn only<'a>(headers: &'a HeaderMap, name: &str) -> Single<'a> {
 /// The answer of [`same_origin`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
-pub enum SameOrigin {
+pub(crate) enum SameOrigin {
     /// The request comes from one of our own pages.
     Yes,
     /// It comes from elsewhere, or cannot be told.

@@ -26,7 +26,7 @@ pub enum Reload {
 
 /// What a call of a token endpoint is for (RFC 6749 sections 4.1.3 and 6).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum TokenCall {
+pub(crate) enum TokenCall {
     /// The exchange of a code.
     Code,
     /// A refresh.
@@ -141,7 +141,10 @@ impl Metrics {
 
     /// Counters of the requests of one site, whose routes have these names, each at its index.
     /// Routes of the same name in several sites share their counters.
-    pub fn request_counters(&self, routes: impl IntoIterator<Item = Box<str>>) -> RequestCounters {
+    pub(crate) fn request_counters(
+        &self,
+        routes: impl IntoIterator<Item = Box<str>>,
+    ) -> RequestCounters {
         RequestCounters::new(routes, self.requests.clone(), self.durations.clone())
     }
 
@@ -152,7 +155,7 @@ impl Metrics {
     }
 
     /// Counts a call of a token endpoint.
-    pub fn token_call(
+    pub(crate) fn token_call(
         &self,
         provider: &str,
         call: TokenCall,
@@ -169,7 +172,7 @@ impl Metrics {
     }
 
     /// Counts what became of a refresh: `renewed`, `ended`, `kept` or `alarm`, with a reason.
-    pub fn refresh(&self, provider: &str, result: &'static str, reason: &'static str) {
+    pub(crate) fn refresh(&self, provider: &str, result: &'static str, reason: &'static str) {
         let labels = vec![
             ("provider", provider.to_owned().into()),
             ("result", result.into()),
@@ -179,7 +182,7 @@ impl Metrics {
     }
 
     /// Counts an answer of an app that refuses a token: `passed`, `retried` or `relogin`.
-    pub fn refused_token(&self, route: &str, outcome: &'static str) {
+    pub(crate) fn refused_token(&self, route: &str, outcome: &'static str) {
         let labels = vec![
             ("route", route.to_owned().into()),
             ("outcome", outcome.into()),
@@ -188,12 +191,12 @@ impl Metrics {
     }
 
     /// Counts a request as waiting for its session until the guard drops.
-    pub fn waiting(&self) -> Counted {
+    pub(crate) fn waiting(&self) -> Counted {
         Counted::new(&self.waiting)
     }
 
     /// Counts a refresh as under way until the guard drops.
-    pub fn refreshing(&self) -> Counted {
+    pub(crate) fn refreshing(&self) -> Counted {
         Counted::new(&self.refreshing)
     }
 
@@ -221,7 +224,7 @@ impl Metrics {
     }
 
     /// Everything in the `OpenMetrics` text format.
-    pub fn encode(&self) -> String {
+    pub(crate) fn encode(&self) -> String {
         let mut text = String::new();
         // Writing to a string does not fail; a partial answer would still be text.
         if encode(&mut text, &self.registry).is_err() {

@@ -13,16 +13,18 @@ use http::{Method, StatusCode, Version};
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
-pub use self::metrics::{Counted, Metrics, Reload, TokenCall};
-pub use self::requests::{Decided, RequestCounters};
+pub use self::metrics::{Counted, Metrics, Reload};
+
+pub(crate) use self::metrics::TokenCall;
+pub(crate) use self::requests::{Decided, RequestCounters};
 
 /// The target of access-log events.
-pub const ACCESS: &str = "sidegate::access";
+pub(crate) const ACCESS: &str = "sidegate::access";
 
 /// How events are written.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "lowercase")]
-pub enum Format {
+pub(crate) enum Format {
     /// One readable line per event.
     #[default]
     Text,
@@ -33,7 +35,7 @@ pub enum Format {
 /// The least severe events that are written; directives such as `info,sidegate=debug` work too.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(try_from = "String")]
-pub struct Level(String);
+pub(crate) struct Level(String);
 
 impl TryFrom<String> for Level {
     type Error = String;
@@ -53,11 +55,11 @@ impl TryFrom<String> for Level {
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// The least severe events that are written.
-    pub level: Level,
+    pub(crate) level: Level,
     /// Text or JSON.
-    pub format: Format,
+    pub(crate) format: Format,
     /// Whether each request leaves an access-log event.
-    pub access: bool,
+    pub(crate) access: bool,
 }
 
 /// Events are being written already.
@@ -92,36 +94,36 @@ pub fn start(settings: &Settings) -> Result<(), AlreadyStarted> {
 
 /// One request, as its access-log event tells it.
 #[derive(Debug)]
-pub struct Access<'a> {
+pub(crate) struct Access<'a> {
     /// Its method.
-    pub method: &'a Method,
+    pub(crate) method: &'a Method,
     /// The canonical path; never the query. `None` when it has no canonical form.
-    pub path: Option<&'a str>,
+    pub(crate) path: Option<&'a str>,
     /// Its version.
-    pub version: Version,
+    pub(crate) version: Version,
     /// The client's address after the trust rule.
-    pub client: IpAddr,
+    pub(crate) client: IpAddr,
     /// The status of the response.
-    pub status: StatusCode,
+    pub(crate) status: StatusCode,
     /// The route's name.
     pub route: Option<&'a str>,
     /// What was decided.
-    pub decided: Decided,
+    pub(crate) decided: Decided,
     /// Why, as a stable code, when it was not simply let through.
-    pub reason: Option<&'static str>,
+    pub(crate) reason: Option<&'static str>,
     /// From the request's head to the response's.
-    pub duration: Duration,
+    pub(crate) duration: Duration,
     /// The part of it in which it waited for its session to be refreshed or fetched.
-    pub waited: Option<Duration>,
+    pub(crate) waited: Option<Duration>,
     /// The part of it that the upstream took.
-    pub upstream_duration: Option<Duration>,
+    pub(crate) upstream_duration: Option<Duration>,
     /// The upstream's name.
-    pub upstream: Option<&'a str>,
+    pub(crate) upstream: Option<&'a str>,
 }
 
 impl Access<'_> {
     /// Writes the event.
-    pub fn log(&self) {
+    pub(crate) fn log(&self) {
         tracing::event!(
             target: ACCESS,
             tracing::Level::INFO,

@@ -13,7 +13,7 @@ use super::metrics::Labels;
 
 /// What the gateway decided about a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Decided {
+pub(crate) enum Decided {
     /// It was sent on.
     Permit,
     /// A login was asked for.
@@ -42,7 +42,7 @@ const DECISIONS: [Decided; 7] = [
 
 impl Decided {
     /// The label.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Permit => "permit",
             Self::Challenge => "challenge",
@@ -60,7 +60,7 @@ const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// Counts the requests of one site. Counting takes no lock: each counter is found by the route's
 /// index, the decision and the status class.
-pub struct RequestCounters {
+pub(crate) struct RequestCounters {
     /// The names of the routes, and `-` for requests that no route takes.
     routes: Vec<Box<str>>,
     /// One for each route, decision and status class; made when it is used first.
@@ -89,7 +89,7 @@ impl RequestCounters {
     }
 
     /// Counts a request. `route` is the route's index, `None` when no route takes the request.
-    pub fn count(
+    pub(crate) fn count(
         &self,
         route: Option<usize>,
         decided: Decided,
