@@ -13,7 +13,7 @@ use super::route::OnRefusal;
 use super::wait::seated;
 use super::{Access, Cause, Challenge, Decision, Permit, Route};
 use crate::clock::Timestamp;
-use crate::session::{EndedVersion, Session, SessionState};
+use crate::session::{EndReason, EndedVersion, Session, SessionState};
 use crate::telemetry::chain;
 
 /// A request that was sent as somebody, and whose answer may refuse the token.
@@ -175,9 +175,10 @@ impl Access {
     async fn sign_in_again(&self, sent: &Sent) -> Recovery {
         let sessions = Arc::clone(&self.sessions);
         let session = Arc::clone(&sent.session);
-        let ended = self
-            .refresher
-            .on_control_plane(async move { sessions.end_version(&session).await });
+        let ended = self.refresher.on_control_plane(async move {
+            let why = EndReason::RefusedByApp;
+            sessions.end_version(&session, why).await
+        });
         match ended.await {
             Some(Ok(EndedVersion::Ended)) => challenge(sent, Cause::RefusedByApp),
             Some(Err(error)) => {

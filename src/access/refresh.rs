@@ -26,7 +26,7 @@ use crate::provider::{
     ExchangeError, Provider, Providers, Refreshed, Refreshing, Sent, Unrefreshed, Verdict,
 };
 use crate::session::{
-    EndedVersion, Replaced, Session, SessionKey, SessionState, Sessions, StoreError,
+    EndReason, EndedVersion, Replaced, Session, SessionKey, SessionState, Sessions, StoreError,
 };
 use crate::telemetry::{Metrics, TokenCall, chain};
 
@@ -479,7 +479,8 @@ impl Refresher {
     /// The server says that the grant has ended. A session that somebody replaced meanwhile has
     /// another grant.
     async fn end(&self, session: Arc<Session>, error: &ExchangeError) -> Try {
-        match self.sessions.end_version(&session).await {
+        let why = EndReason::GrantEnded;
+        match self.sessions.end_version(&session, why).await {
             Ok(EndedVersion::Newer(newest)) => return Try::Done(Outcome::Renewed(newest)),
             Ok(EndedVersion::Ended) => {}
             Err(error) => return self.not_stored(session, &error, "ended"),

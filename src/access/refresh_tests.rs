@@ -393,7 +393,10 @@ async fn g_06_what_could_not_be_stored_goes_with_its_session() {
     let session = kit.expired().await;
     let used = session.tokens().refresh_token().unwrap();
     assert_eq!(kit.refresher.unstored.keep(used, refreshed()), Kept::Yes);
-    kit.sessions.end(session.key()).await.unwrap();
+    kit.sessions
+        .end(session.key(), EndReason::SignedOut)
+        .await
+        .unwrap();
     let seat = kit.refresher.join(&session, NOW, PATIENCE).unwrap();
     let end = kit.seated(seat).await;
     assert!(matches!(end, Outcome::Ended), "{end:?}");
@@ -442,7 +445,10 @@ async fn whoever_comes_with_a_session_that_was_replaced_gets_the_newest() {
         panic!("it was asked for again");
     };
     assert_eq!(found.version(), newest.version());
-    kit.sessions.end(newest.key()).await.unwrap();
+    kit.sessions
+        .end(newest.key(), EndReason::SignedOut)
+        .await
+        .unwrap();
     let ended = kit.refresher.attempt(old).await;
     assert!(matches!(ended, Try::Done(Outcome::Ended)));
 }

@@ -51,7 +51,7 @@ use crate::provider::{
     Redemption, ResponseMode, Sent,
 };
 use crate::seal::KeyRing;
-use crate::session::{Ended, NewSession, SessionId, SessionKey, Sessions, cookie};
+use crate::session::{EndReason, Ended, NewSession, SessionId, SessionKey, Sessions, cookie};
 use crate::telemetry::{Metrics, TokenCall};
 
 /// Where all of our own endpoints lie, but for a callback path that was configured elsewhere.
@@ -492,7 +492,7 @@ impl Login {
         let sessions = Arc::clone(&self.lasting.sessions);
         let end = async move {
             for key in keys {
-                if sessions.end(&key).await? == Ended::Session {
+                if sessions.end(&key, EndReason::SignedOut).await? == Ended::Session {
                     tracing::info!(session.key = key.log_prefix(), "Signed out");
                 }
             }

@@ -95,7 +95,16 @@ async fn d_26_one_request_signs_out_a_few_sessions_and_not_hundreds() {
     let expected = (0..ids.len()).map(|place| place >= MOST_SIGNED_OUT);
     assert!(live.eq(expected));
     // What had ended before is nobody's sign-out.
-    assert_eq!(sessions.end(&ids[0].key()).await.unwrap(), Ended::Nothing);
+    assert_eq!(
+        sessions
+            .end(&ids[0].key(), EndReason::SignedOut)
+            .await
+            .unwrap(),
+        Ended::Nothing
+    );
     let last = ids.last().unwrap().key();
-    assert_eq!(sessions.end(&last).await.unwrap(), Ended::Session);
+    assert_eq!(
+        sessions.end(&last, EndReason::SignedOut).await.unwrap(),
+        Ended::Session
+    );
 }

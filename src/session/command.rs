@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::ending::{End, EndReason};
 use super::index::Person;
 use super::reconfigure::{Reconfiguration, ReconfigureError, Reconfigured};
 use super::registration::Registration;
@@ -41,10 +42,12 @@ pub(super) enum Command {
     },
     End {
         key: SessionKey,
+        why: EndReason,
         answer: Answer<Ended>,
     },
     EndVersion {
         old: Arc<Session>,
+        why: EndReason,
         answer: Answer<EndedVersion>,
     },
     Fetch {
@@ -98,7 +101,7 @@ pub(super) struct Batch {
 pub(super) enum Effect {
     Opened {
         session: Arc<Stored>,
-        ended: Vec<SessionKey>,
+        ended: Vec<End>,
         answer: Answer<Opened>,
     },
     Replaced {
@@ -107,11 +110,11 @@ pub(super) enum Effect {
         answer: Answer<Replaced>,
     },
     Ended {
-        key: SessionKey,
+        end: End,
         answer: Answer<Ended>,
     },
     EndedVersion {
-        key: SessionKey,
+        end: End,
         answer: Answer<EndedVersion>,
     },
 }

@@ -96,10 +96,10 @@ async fn an_ended_session_is_over_at_once_for_those_who_hold_it_too() {
         let sessions = kit.start(NOW);
         let id = open(&sessions, "alice", NOW).await;
         let held = session(&sessions, &id).await;
-        sessions.end(&id.key()).await.unwrap();
+        sessions.end(&id.key(), EndReason::SignedOut).await.unwrap();
         assert!(!live(&sessions, &id, NOW).await);
         assert_eq!(held.state(), SessionState::Ended);
-        sessions.end(&id.key()).await.unwrap();
+        sessions.end(&id.key(), EndReason::SignedOut).await.unwrap();
         assert_eq!(sessions.count(), 0);
     }
 }
@@ -232,10 +232,10 @@ async fn g_12_who_has_signed_out_does_not_come_back_by_a_renewal() {
         let sessions = kit.start(NOW);
         let id = open(&sessions, "alice", NOW).await;
         let held = session(&sessions, &id).await;
-        sessions.end(&id.key()).await.unwrap();
+        sessions.end(&id.key(), EndReason::SignedOut).await.unwrap();
         let replaced = sessions.replace(&held, tokens("token-1"), None).await;
         assert!(matches!(replaced, Ok(Replaced::Ended)));
-        let ended = sessions.end_version(&held).await;
+        let ended = sessions.end_version(&held, EndReason::GrantEnded).await;
         assert!(matches!(ended, Ok(EndedVersion::Ended)));
         assert!(sessions.fetch(&id.key()).await.unwrap().is_none());
         assert!(!live(&sessions, &id, NOW).await);
@@ -250,10 +250,10 @@ async fn a_fatal_answer_ends_the_version_it_is_about_and_no_later_one() {
         let first = session(&sessions, &id).await;
         let second = sessions.replace(&first, tokens("token-1"), None).await;
         assert!(matches!(second, Ok(Replaced::Stored(_))));
-        let ended = sessions.end_version(&first).await;
+        let ended = sessions.end_version(&first, EndReason::GrantEnded).await;
         assert!(matches!(ended, Ok(EndedVersion::Newer(newer)) if newer.version() == 1));
         let second = session(&sessions, &id).await;
-        let ended = sessions.end_version(&second).await;
+        let ended = sessions.end_version(&second, EndReason::GrantEnded).await;
         assert!(matches!(ended, Ok(EndedVersion::Ended)));
         assert!(!live(&sessions, &id, NOW).await);
     }
@@ -283,7 +283,8 @@ async fn g_12_whatever_order_renewals_logins_and_sign_outs_come_in_the_sign_out_
                 }
                 held
             });
-            let sign_out = tokio::spawn(async move { two.end(&key).await.unwrap() });
+            let sign_out =
+                tokio::spawn(async move { two.end(&key, EndReason::SignedOut).await.unwrap() });
             let login = tokio::spawn(async move {
                 let new = NewSession {
                     replaces: vec![key],
@@ -299,7 +300,10 @@ async fn g_12_whatever_order_renewals_logins_and_sign_outs_come_in_the_sign_out_
             assert!(!live(&sessions, &id, NOW).await);
             assert_eq!(held.state(), SessionState::Ended);
             assert!(live(&sessions, &bob, NOW).await);
-            sessions.end(&bob.key()).await.unwrap();
+            sessions
+                .end(&bob.key(), EndReason::SignedOut)
+                .await
+                .unwrap();
         }
         assert_eq!(sessions.count(), 0);
     }
@@ -326,7 +330,7 @@ async fn g_12_a_use_at_the_moment_of_the_sign_out_brings_nothing_back() {
                     }
                 }
             });
-            sessions.end(&key).await.unwrap();
+            sessions.end(&key, EndReason::SignedOut).await.unwrap();
             ended.store(true, Ordering::Release);
             sessions.maintain(clock.now()).await.unwrap();
             let (late, id) = using.await.unwrap();

@@ -52,6 +52,14 @@ pub(in crate::session) fn fill(disk: &mut Disk) {
     disk.database = Some(database);
 }
 
+impl Disk {
+    /// As if the time since a failure had passed.
+    pub(in crate::session) fn end_pauses(&mut self) {
+        self.writing.end();
+        self.removing.end();
+    }
+}
+
 #[tokio::test]
 async fn after_a_failed_commit_the_file_is_left_alone_for_a_while_but_for_reading_and_removals() {
     let (kit, key) = kit().await;

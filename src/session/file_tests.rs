@@ -3,7 +3,8 @@
 use super::*;
 use crate::session::tests::{Kit, NOW, live, login, open, session, tokens};
 use crate::session::{
-    DiskSettings, OpenError, Replaced, SessionId, Sessions, StartError, StoreError, StoreSettings,
+    DiskSettings, EndReason, OpenError, Replaced, SessionId, Sessions, StartError, StoreError,
+    StoreSettings,
 };
 
 impl Kit {
@@ -192,7 +193,7 @@ async fn a_file_does_not_grow_by_renewals_and_room_is_used_again() {
     let mut ends = tokio::task::JoinSet::new();
     for id in ids {
         let sessions = Arc::clone(&sessions);
-        ends.spawn(async move { sessions.end(&id.key()).await.unwrap() });
+        ends.spawn(async move { sessions.end(&id.key(), EndReason::SignedOut).await.unwrap() });
     }
     ends.join_all().await;
     let ids = open_many(&sessions).await;

@@ -135,34 +135,32 @@ impl Index {
         keys
     }
 
-    /// Walks through the next part of all sessions, and finds up to `most` of those for which
-    /// `is_over` holds.
-    pub(super) fn walk(
+    /// Walks through the next part of all sessions, and finds up to `most` of those that `over` says
+    /// something of.
+    pub(super) fn walk<T>(
         &mut self,
         most: usize,
-        is_over: impl Fn(&Stored) -> bool,
-    ) -> (Vec<SessionKey>, Walked) {
+        over: impl Fn(&Stored) -> Option<T>,
+    ) -> (Vec<(SessionKey, T)>, Walked) {
         let mut left = (self.all.len() / PARTS).max(SMALLEST_PART);
         let from = self.walked.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut over = Vec::new();
+        let mut found = Vec::new();
         for Ranked(stored) in self.all.range((from, Bound::Unbounded)) {
-            if left == 0 || over.len() == most {
+            if left == 0 || found.len() == most {
                 let walked = if left == 0 {
                     Walked::APart
                 } else {
                     Walked::UpToMost
                 };
-                return (over, walked);
+                return (found, walked);
             }
             left = left.saturating_sub(1);
-            if is_over(stored) {
-                over.push(*stored.key());
-            }
+            found.extend(over(stored).map(|what| (*stored.key(), what)));
             self.walked = Some(*stored.rank());
         }
         // The next walk begins at the beginning.
         self.walked = None;
-        (over, Walked::APart)
+        (found, Walked::APart)
     }
 
     /// Begins the walk at the beginning.
@@ -262,7 +260,7 @@ mod tests {
         for _round in 0..2 {
             let (mut seen, mut stops) = (HashSet::new(), Vec::new());
             for _walk in 0..2 {
-                let (part, walked) = index.walk(5000, |_| true);
+                let (part, walked) = index.walk(5000, |_| Some(()));
                 stops.push((part.len(), walked));
                 seen.extend(part);
             }
@@ -275,27 +273,27 @@ mod tests {
     fn a_walk_stops_where_it_has_found_enough_and_goes_on_from_there() {
         let mut index = index(3, 100);
         let mut left = 300_usize;
-        while let (over, Walked::UpToMost) = index.walk(70, |_| true) {
+        while let (over, Walked::UpToMost) = index.walk(70, |_| Some(())) {
             assert_eq!(over.len(), 70);
             left = left.checked_sub(70).unwrap();
         }
         assert_eq!(left, 20);
         let half = Timestamp::from_millis(150);
-        let is_over = |stored: &Stored| stored.ends_at() < half;
+        let is_over = |stored: &Stored| (stored.ends_at() < half).then_some(());
         assert_eq!(index.walk(1000, is_over).0.len(), 150);
     }
 
     #[test]
     fn another_value_of_a_session_takes_its_place_and_none_comes_back() {
         let mut index = index(2, 2);
-        let (keys, _) = index.walk(1, |_| true);
+        let (keys, _) = index.walk(1, |_| Some(()));
         let first = Arc::clone(&index.all.first().unwrap().0);
         assert!(index.set_away(&first).contents().is_empty());
-        assert!(!index.has(&first) && index.away(&keys[0]).is_some());
+        assert!(!index.has(&first) && index.away(&keys[0].0).is_some());
         assert_eq!((index.len(), index.away.len()), (4, 1));
         index.replace(&first);
-        assert!(index.has(&first) && index.away(&keys[0]).is_none());
-        assert!(index.remove(&keys[0], Some(Arc::clone(&first))).is_some());
+        assert!(index.has(&first) && index.away(&keys[0].0).is_none());
+        assert!(index.remove(&keys[0].0, Some(Arc::clone(&first))).is_some());
         index.replace(&first);
         assert!(!index.has(&first));
         assert_eq!((index.len(), index.away.len()), (3, 0));

@@ -17,6 +17,7 @@ use moka::sync::Cache;
 use tokio::sync::mpsc;
 
 use super::command::{Batch, Command, Notice, say};
+use super::ending::{EndReason, Listeners};
 use super::file::FileError;
 use super::index::{Index, People, Walked};
 use super::reconfigure::Lifetimes;
@@ -41,6 +42,7 @@ pub(super) struct Ways {
     pub(super) notices: mpsc::UnboundedSender<Notice>,
     pub(super) cache: Cache<SessionKey, Arc<Stored>>,
     pub(super) figures: Arc<Figures>,
+    pub(super) listeners: Arc<Listeners>,
 }
 
 /// What is counted, for everybody to read.
@@ -73,6 +75,8 @@ pub(super) struct Keeper {
     pub(super) commands: mpsc::Receiver<Command>,
     notices: mpsc::UnboundedReceiver<Notice>,
     figures: Arc<Figures>,
+    /// Whoever is told of sessions that end.
+    listeners: Arc<Listeners>,
     /// Those whose last uses are to be written.
     used: HashMap<SessionKey, Arc<Stored>>,
 }
@@ -83,6 +87,7 @@ impl Keeper {
         let (commands, commanded) = mpsc::channel(QUEUE);
         let (notices, told) = mpsc::unbounded_channel();
         let figures = Arc::new(Figures::default());
+        let listeners = Arc::new(Listeners::default());
         let is_durable = matches!(store, Store::Disk(_));
         let (counter, notify) = (Arc::clone(&figures), notices.clone());
         let cache = Cache::builder()
@@ -114,6 +119,7 @@ impl Keeper {
             commands: commanded,
             notices: told,
             figures: Arc::clone(&figures),
+            listeners: Arc::clone(&listeners),
             used: HashMap::new(),
         };
         let ways = Ways {
@@ -121,6 +127,7 @@ impl Keeper {
             notices,
             cache,
             figures,
+            listeners,
         };
         (keeper, ways)
     }
@@ -215,18 +222,22 @@ impl Keeper {
         self.cache.insert(*new.key(), Arc::clone(new));
     }
 
-    /// Forgets a session that is over. Readers that hold its value see that.
-    pub(super) fn forget(&mut self, key: &SessionKey) {
+    /// Forgets a session that is over, and tells whoever listens. Readers that hold its value see that.
+    pub(super) fn forget(&mut self, key: &SessionKey, why: EndReason) {
         let in_memory = self.cache.remove(key);
-        if let Some(session) = self.index.remove(key, in_memory) {
+        let mut known = self.index.remove(key, in_memory);
+        if let Some(session) = &known {
             session.end();
         } else {
             self.hear_of_evictions();
             // In the file; in memory it was forgotten when that was heard.
-            self.index.remove(key, None);
+            known = self.index.remove(key, None);
         }
         self.used.remove(key);
         self.count();
+        if known.is_some() {
+            self.listeners.tell((*key, why));
+        }
     }
 
     /// Hears of everything that has left the cache. What leaves it is out of it a moment before
@@ -295,6 +306,7 @@ impl Keeper {
                 self.index.remove(&key, Some(session));
                 self.used.remove(&key);
                 self.count();
+                self.listeners.tell((key, EndReason::PushedOut));
             }
             SessionState::Live | SessionState::Superseded => {
                 let away = self.index.set_away(&session);
@@ -305,15 +317,16 @@ impl Keeper {
 
     /// Removes sessions that have passed their deadline, at most a small batch, writes last uses,
     /// and lets the cache do its own housekeeping.
-    fn maintain(&mut self, now: Timestamp) -> Result<Maintained, StoreError> {
+    pub(super) fn maintain(&mut self, now: Timestamp) -> Result<Maintained, StoreError> {
         let idle = self.lifetimes.idle();
-        let is_over = |session: &Stored| session.deadline(idle) <= now;
-        let (expired, walked) = self.index.walk(MOST_REMOVED, is_over);
-        let removals = expired.iter().copied().map(Change::Remove).collect();
+        let over = |session: &Stored| session.over(idle, now);
+        let (expired, walked) = self.index.walk(MOST_REMOVED, over);
+        let removals = expired.iter().map(|(key, _)| Change::Remove(*key));
+        let removals = removals.collect();
         let written = self.write_last_uses(removals);
         if written.is_ok() {
-            for key in &expired {
-                self.forget(key);
+            for (key, why) in &expired {
+                self.forget(key, *why);
             }
         } else {
             self.index.walk_anew();

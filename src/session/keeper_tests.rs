@@ -26,7 +26,7 @@ async fn of_sessions_that_memory_has_no_room_for_none_is_held_at_the_start() {
     keeper.hear_of_evictions();
     let (held, _) = keeper
         .index
-        .walk(1000, |stored| !stored.contents().is_empty());
+        .walk(1000, |stored| (!stored.contents().is_empty()).then_some(()));
     assert!((1..50).contains(&held.len()), "{}", held.len());
     // Nor to write down when they were used, which the file knows.
     let mut used = keeper.used.values();
@@ -45,7 +45,8 @@ async fn reading_does_not_put_a_commit_off() {
         ways.commands.try_send(fetch).unwrap();
     }
     let (answer, _answered) = oneshot::channel();
-    let end = Command::End { key, answer };
+    let why = EndReason::SignedOut;
+    let end = Command::End { key, why, answer };
     let left = keeper.gather(end, &mut Batch::default());
     assert!(matches!(left, Some(Command::Fetch { .. })));
     let mut answers = answers.iter_mut();

@@ -28,7 +28,7 @@ async fn a_session_can_be_used_without_a_look_up_while_it_stands_and_not_for_lon
     assert!(!still(&held, NOW, NOW));
     let second = session(&sessions, &id).await;
     assert!(still(&second, NOW, NOW));
-    sessions.end(&id.key()).await.unwrap();
+    sessions.end(&id.key(), EndReason::SignedOut).await.unwrap();
     assert!(!still(&second, NOW, NOW));
 }
 

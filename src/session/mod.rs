@@ -17,6 +17,7 @@
 mod command;
 pub mod cookie;
 mod disk;
+mod ending;
 mod file;
 mod id;
 mod index;
@@ -43,6 +44,8 @@ use moka::sync::Cache;
 use tokio::sync::{mpsc, oneshot};
 
 use self::command::{Command, Notice, Opened};
+use self::ending::Listeners;
+pub use self::ending::{EndReason, EndRegistry, EndWatch};
 pub use self::file::{FileError, inspect};
 pub use self::id::{SessionId, SessionKey, StoreTag};
 use self::index::{People, Rank};
@@ -92,6 +95,7 @@ pub struct Sessions {
     commands: mpsc::Sender<Command>,
     notices: mpsc::UnboundedSender<Notice>,
     figures: Arc<Figures>,
+    listeners: Arc<Listeners>,
 }
 
 impl Sessions {
@@ -138,6 +142,7 @@ impl Sessions {
             notices,
             cache,
             figures,
+            listeners,
         } = ways;
         Ok(Self {
             lifetimes,
@@ -148,6 +153,7 @@ impl Sessions {
             commands,
             notices,
             figures,
+            listeners,
         })
     }
 
@@ -333,9 +339,9 @@ impl Sessions {
     /// # Cancel safety
     ///
     /// Dropping the future leaves open whether it ended.
-    pub async fn end(&self, key: &SessionKey) -> Result<Ended, StoreError> {
+    pub async fn end(&self, key: &SessionKey, why: EndReason) -> Result<Ended, StoreError> {
         let key = *key;
-        self.ask(|answer| Command::End { key, answer }).await
+        self.ask(|answer| Command::End { key, why, answer }).await
     }
 
     /// As [`Sessions::end`], provided that nobody replaced this version meanwhile.
@@ -347,9 +353,14 @@ impl Sessions {
     /// # Cancel safety
     ///
     /// Dropping the future leaves open whether it ended.
-    pub async fn end_version(&self, old: &Arc<Session>) -> Result<EndedVersion, StoreError> {
+    pub async fn end_version(
+        &self,
+        old: &Arc<Session>,
+        why: EndReason,
+    ) -> Result<EndedVersion, StoreError> {
         let old = Arc::clone(old);
-        self.ask(|answer| Command::EndVersion { old, answer }).await
+        self.ask(|answer| Command::EndVersion { old, why, answer })
+            .await
     }
 
     /// Frees sessions that have passed their deadline, at most a small batch, writes down when

@@ -71,9 +71,9 @@ async fn take(kit: &Kit, steps: Vec<Step>) {
                 };
                 let held = session(&sessions, &id).await;
                 if matches!(step, Step::End(_)) {
-                    sessions.end(&id.key()).await.unwrap();
+                    sessions.end(&id.key(), EndReason::SignedOut).await.unwrap();
                 } else {
-                    let ended = sessions.end_version(&held).await;
+                    let ended = sessions.end_version(&held, EndReason::GrantEnded).await;
                     assert!(matches!(ended, Ok(EndedVersion::Ended)));
                 }
                 assert!(!live(&sessions, &id, NOW).await);

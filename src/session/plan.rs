@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::command::{Answer, Batch, Command, Effect, Opened, say};
+use super::ending::EndReason;
 use super::keeper::Keeper;
 use super::store::StoreError;
 use super::stored::Stored;
@@ -58,18 +59,19 @@ impl Keeper {
                 batch.put(new.stored());
                 batch.effects.push(Effect::Replaced { old, new, answer });
             }
-            Command::End { key, answer } => {
+            Command::End { key, why, answer } => {
                 if !self.knows(&key) {
                     return say(answer, Ok(Ended::Nothing));
                 }
                 batch.remove(key);
-                batch.effects.push(Effect::Ended { key, answer });
+                let end = (key, why);
+                batch.effects.push(Effect::Ended { end, answer });
             }
-            Command::EndVersion { old, answer } => match self.current(&old) {
+            Command::EndVersion { old, why, answer } => match self.current(&old) {
                 Ok(Current::Same(_)) => {
-                    let key = *old.key();
-                    batch.remove(key);
-                    batch.effects.push(Effect::EndedVersion { key, answer });
+                    let end = (*old.key(), why);
+                    batch.remove(*old.key());
+                    batch.effects.push(Effect::EndedVersion { end, answer });
                 }
                 Ok(Current::Newer(newer)) => say(answer, Ok(EndedVersion::Newer(newer))),
                 Ok(Current::None) => say(answer, Ok(EndedVersion::Ended)),
@@ -88,16 +90,19 @@ impl Keeper {
         answer: Answer<Opened>,
         batch: &mut Batch,
     ) {
-        let mut ended = replaces;
-        ended.retain(|key| self.knows(key));
-        ended.dedup();
+        let mut before = replaces;
+        before.retain(|key| self.knows(key));
+        before.dedup();
+        let mut surplus = Vec::new();
         if let Some(person) = session.person() {
             batch.people.insert(person);
-            let surplus = self.index.surplus(person, self.per_person, &ended);
-            ended.extend(surplus);
+            surplus = self.index.surplus(person, self.per_person, &before);
         }
         batch.put(&session);
-        for key in &ended {
+        let before = before.into_iter().map(|key| (key, EndReason::Replaced));
+        let surplus = surplus.into_iter().map(|key| (key, EndReason::PushedOut));
+        let ended: Vec<_> = before.chain(surplus).collect();
+        for (key, _) in &ended {
             batch.remove(*key);
         }
         batch.effects.push(Effect::Opened {
@@ -127,8 +132,8 @@ impl Keeper {
                 ended,
                 answer,
             } => {
-                for key in &ended {
-                    self.forget(key);
+                for (key, why) in &ended {
+                    self.forget(key, *why);
                 }
                 self.remember(&session);
                 self.count();
@@ -142,12 +147,12 @@ impl Keeper {
                 }
                 say(answer, Ok(Replaced::Stored(new)));
             }
-            Effect::Ended { key, answer } => {
-                self.forget(&key);
+            Effect::Ended { end, answer } => {
+                self.forget(&end.0, end.1);
                 say(answer, Ok(Ended::Session));
             }
-            Effect::EndedVersion { key, answer } => {
-                self.forget(&key);
+            Effect::EndedVersion { end, answer } => {
+                self.forget(&end.0, end.1);
                 say(answer, Ok(EndedVersion::Ended));
             }
         }

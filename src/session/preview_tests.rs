@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt as _;
 
 use super::*;
 use crate::session::tests::{Kit, NOW, live, login, open};
-use crate::session::{NewSession, SessionId, Sessions};
+use crate::session::{EndReason, NewSession, SessionId, Sessions};
 
 /// Two sessions of one provider and one of another.
 async fn filled(kit: &mut Kit) -> (Sessions, Vec<SessionId>) {
@@ -74,7 +74,10 @@ async fn what_ends_is_told_of_a_file_in_use_of_one_that_a_crash_left_and_of_one_
         kit.providers.clone_from(&registered);
         if is_open {
             // The process goes on with its file.
-            sessions.end(&ids[1].key()).await.unwrap();
+            sessions
+                .end(&ids[1].key(), EndReason::SignedOut)
+                .await
+                .unwrap();
             let sessions = &sessions;
             open(sessions, "dave", NOW).await;
             sessions.close().await.unwrap();

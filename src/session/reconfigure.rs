@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::ending::EndReason;
 use super::keeper::{Keeper, reported};
 use super::registration::{self, Registrations};
 use super::store::{Change, Store, StoreError};
@@ -131,24 +132,28 @@ impl Keeper {
             registrations,
         } = new;
         self.hear_of_evictions();
-        let mut found = self.look(&keys, &registrations, now)?;
+        let found = self.look(&keys, &registrations, now)?;
         if found.unknown > 0 {
             return Err(ReconfigureError::KeyInUse {
                 sessions: found.unknown,
             });
         }
+        let expired = found.expired.iter().map(|key| (*key, EndReason::Absolute));
+        let of_others = found.of_others.iter();
+        let of_others = of_others.map(|key| (*key, EndReason::ProviderRemoved));
+        let mut over: Vec<_> = expired.chain(of_others).collect();
         let before = self.lifetimes.idle();
         if idle > before {
             // What has expired must not count again because sessions may be idle for longer now.
             let all = self.index.all();
-            let expired = all.filter(|session| session.deadline(before) <= now);
-            found.expired.extend(expired.map(|session| *session.key()));
+            let expired =
+                all.filter_map(|session| Some((*session.key(), session.over(before, now)?)));
+            over.extend(expired);
         }
-        let over: Vec<_> = found.expired.iter().chain(&found.of_others).collect();
         self.register(&over, &registrations, keys)?;
-        for keys in over.chunks(AT_ONCE) {
-            for key in keys {
-                self.forget(key);
+        for over in over.chunks(AT_ONCE) {
+            for (key, why) in over {
+                self.forget(key, *why);
             }
             self.cache.run_pending_tasks();
         }
@@ -191,7 +196,7 @@ impl Keeper {
     /// with these keys.
     fn register(
         &mut self,
-        over: &[&SessionKey],
+        over: &[(SessionKey, EndReason)],
         providers: &Registrations,
         keys: KeyRing,
     ) -> Result<(), StoreError> {
@@ -201,7 +206,8 @@ impl Keeper {
         if over.is_empty() && *providers == self.registrations && keys.is_same_as(disk.keys()) {
             return Ok(());
         }
-        let removals: Vec<_> = over.iter().map(|key| Change::Remove(**key)).collect();
+        let removals = over.iter().map(|(key, _)| Change::Remove(*key));
+        let removals: Vec<_> = removals.collect();
         reported(disk.register(&removals, providers, keys))
     }
 }

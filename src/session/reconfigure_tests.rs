@@ -157,7 +157,10 @@ async fn c_08_a_key_that_still_seals_sessions_is_not_dropped_by_a_reload() {
     assert!(matches!(replaced, Ok(Replaced::Stored(_))));
     kit.keys = vec![2];
     refused(&kit, 1).await;
-    sessions.end(&other.key()).await.unwrap();
+    sessions
+        .end(&other.key(), EndReason::SignedOut)
+        .await
+        .unwrap();
     sessions
         .reconfigure(kit.reconfiguration(), NOW)
         .await

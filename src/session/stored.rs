@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::SessionKey;
 use super::index::{Person, Rank};
 use super::record::{self, Contents};
+use super::{EndReason, SessionKey};
 use crate::clock::Timestamp;
 
 /// What one session costs beside its contents, as `benches/memory.rs` measures it at a million of
@@ -136,6 +136,17 @@ impl Stored {
     pub(super) fn note_use_of(&self, other: &Self) {
         let used = other.last_used().as_millis();
         self.last_used.fetch_max(used, Ordering::Relaxed);
+    }
+
+    /// Why it is over, if it has passed a deadline.
+    pub(super) fn over(&self, idle: Duration, now: Timestamp) -> Option<EndReason> {
+        if self.ends_at() <= now {
+            Some(EndReason::Absolute)
+        } else if self.deadline(idle) <= now {
+            Some(EndReason::Idle)
+        } else {
+            None
+        }
     }
 
     pub(super) fn deadline(&self, idle: Duration) -> Timestamp {

@@ -240,7 +240,10 @@ async fn a_restart_keeps_those_who_are_in_and_nobody_else() {
     let stays = open(&sessions, stays, clock.now()).await;
     let used = open(&sessions, used, clock.now()).await;
     let ended = open(&sessions, ended, clock.now()).await;
-    sessions.end(&ended.key()).await.unwrap();
+    sessions
+        .end(&ended.key(), EndReason::SignedOut)
+        .await
+        .unwrap();
     clock.advance(Duration::from_secs(29));
     assert!(live(&sessions, &used, clock.now()).await);
     sessions.close().await.unwrap();
@@ -317,7 +320,10 @@ async fn what_memory_has_no_room_for_is_fetched_from_the_file() {
     // It is the same version, so it can be replaced; and ended.
     let replaced = sessions.replace(&held, tokens("token-1"), None).await;
     assert!(matches!(replaced, Ok(Replaced::Stored(new)) if new.version() == 1));
-    sessions.end(&ids[298].key()).await.unwrap();
+    sessions
+        .end(&ids[298].key(), EndReason::SignedOut)
+        .await
+        .unwrap();
     assert!(!live(&sessions, &ids[298], NOW).await);
     sessions.close().await.unwrap();
     let sessions = kit.start(NOW);
@@ -419,7 +425,10 @@ async fn c_08_sessions_sealed_with_an_older_key_are_read_and_are_sealed_anew_whe
     assert!(refusal.contains("login.state_key_file") && refusal.contains("sessions.redb"));
     kit.keys = vec![2, 1];
     let sessions = kit.start(NOW);
-    sessions.end(&other.key()).await.unwrap();
+    sessions
+        .end(&other.key(), EndReason::SignedOut)
+        .await
+        .unwrap();
     sessions.close().await.unwrap();
     kit.keys = vec![2];
     let sessions = kit.start(NOW);

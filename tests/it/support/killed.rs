@@ -133,7 +133,10 @@ async fn one_task(sessions: Arc<Sessions>, seed: u64) {
 async fn end(sessions: &Sessions, id: &SessionId) -> bool {
     let text = id.to_text();
     tell(&format!("ending {}", text.expose()));
-    let ended = sessions.end(&id.key()).await.is_ok();
+    let ended = sessions
+        .end(&id.key(), sidegate::session::EndReason::SignedOut)
+        .await
+        .is_ok();
     if ended {
         tell(&format!("ended {}", text.expose()));
     }
