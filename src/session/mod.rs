@@ -9,6 +9,10 @@
 //! its tokens, ending) is a command to the one thread that keeps them, and is committed before
 //! anybody can act on it. So a sign-out is never undone by a renewal that comes a moment later.
 //!
+//! Whoever ends a session says why ([`EndReason`]). What goes on for longer than a request registers
+//! in its worker's [`EndRegistry`] and is told. A reload changes settings, keys and providers while
+//! sessions go on ([`Sessions::reconfigure`]).
+//!
 //! The cache has no expiry of its own: a cache that expires entries runs its maintenance inside
 //! `get`, and a thousand sessions that expire together then stall the worker that asks next.
 //! Deadlines are part of the value and checked at each use; [`Sessions::maintain`], called by the
