@@ -8,7 +8,6 @@ use tokio::task::LocalSet;
 use super::*;
 use crate::session::disk::Disk;
 use crate::session::disk::tests::fill;
-use crate::session::index::People;
 use crate::session::keeper::Keeper;
 use crate::session::store::Store;
 use crate::session::tests::{Kit, NOW, found, live, login, open, session, tokens};
@@ -295,7 +294,7 @@ async fn what_cannot_be_committed_is_no_end() {
     sessions.close().await.unwrap();
     let disk = Disk::open(&kit.file(), kit.ring()).unwrap();
     let (mut keeper, ways) = Keeper::new(Store::Disk(Box::new(disk)), kit.limits());
-    keeper.restore(&People::default(), NOW).unwrap();
+    keeper.restore(NOW).unwrap();
     let mut ends = ways.listeners.listen();
     let Store::Disk(disk) = &mut keeper.store else {
         panic!("another store")

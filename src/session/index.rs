@@ -7,35 +7,40 @@
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
-use std::collections::hash_map::RandomState;
 use std::collections::{BTreeSet, HashMap};
-use std::hash::BuildHasher as _;
 use std::num::NonZeroU64;
 use std::ops::Bound;
 use std::sync::Arc;
+
+use aws_lc_rs::digest::{self, SHA256};
 
 use super::SessionKey;
 use super::stored::Stored;
 use crate::clock::Timestamp;
 use crate::identity::Identity;
 
-/// An issuer and a subject at it, as 64 bits that nobody can aim at, since their key is this
-/// process's secret. Among a million people the odds that any two share them are 1 in 30 million;
-/// those two would then have one bound on their sessions between them.
+/// An issuer and a subject at it, as the first half of the SHA-256 of both. Every process finds the same
+/// for the same person, and needs no secret for it: whoever wanted another person's place would have to
+/// choose their own subject by 2^128 tries.
+///
+/// The first number is not zero, so that no person takes no more room than one.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub(super) struct Person(NonZeroU64);
+pub(super) struct Person(NonZeroU64, u64);
 
-/// Tells people apart. Clones agree.
-#[derive(Clone, Debug, Default)]
-pub(super) struct People(RandomState);
-
-impl People {
+impl Person {
     /// Nameless people cannot be told apart, so they are nobody.
-    pub(super) fn of(&self, identity: &Identity) -> Option<Person> {
+    pub(super) fn of(identity: &Identity) -> Option<Self> {
         let subject = identity.subject.as_ref()?;
-        // The end of the issuer is hashed, too.
-        let hash = self.0.hash_one((&*identity.issuer, subject.as_str()));
-        Some(Person(NonZeroU64::new(hash).unwrap_or(NonZeroU64::MIN)))
+        let mut hash = digest::Context::new(&SHA256);
+        // No issuer can run into its subject.
+        let length = u64::try_from(identity.issuer.len()).unwrap_or(u64::MAX);
+        hash.update(&length.to_be_bytes());
+        hash.update(identity.issuer.as_bytes());
+        hash.update(subject.as_str().as_bytes());
+        let hash = hash.finish();
+        let (first, rest) = hash.as_ref().split_first_chunk()?;
+        let first = NonZeroU64::new(u64::from_be_bytes(*first)).unwrap_or(NonZeroU64::MIN);
+        Some(Self(first, u64::from_be_bytes(*rest.first_chunk()?)))
     }
 }
 
@@ -238,20 +243,38 @@ mod tests {
 
     /// `people` people with `each` sessions, which end one after the other.
     fn index(people: u32, each: u32) -> Index {
-        let (told, mut index) = (People::default(), Index::default());
+        let mut index = Index::default();
         let mut subjects = (0..people).cycle();
         for number in 0..people.checked_mul(each).unwrap() {
             let identity = person(&subjects.next().unwrap().to_string());
             let mut key = [0; SessionKey::LENGTH];
             key[..4].copy_from_slice(&number.to_be_bytes());
             let rank = Rank {
-                person: told.of(&identity),
+                person: Person::of(&identity),
                 ends_at: Timestamp::from_millis(number.into()),
                 key: SessionKey::from_bytes(key),
             };
             index.insert(stored(rank, identity));
         }
         index
+    }
+
+    #[test]
+    fn g_11_every_process_finds_the_same_for_a_person_in_as_little_room() {
+        let identity = |issuer: &str, subject: &str| Identity {
+            subject: Claim::new(subject),
+            ..Identity::nameless(issuer)
+        };
+        let alice = Person::of(&identity("https://op", "alice")).unwrap();
+        // printf '\0\0\0\0\0\0\0\012https://opalice' | sha256sum
+        let known = Person(
+            NonZeroU64::new(0x7b3e_dbeb_2785_8a0d).unwrap(),
+            0x128e_4e72_9dfc_6eb8,
+        );
+        assert_eq!(alice, known);
+        assert_ne!(Person::of(&identity("https://o", "palice")), Some(alice));
+        assert_eq!(Person::of(&Identity::nameless("https://op")), None);
+        assert_eq!(size_of::<Option<Person>>(), 16);
     }
 
     #[test]
@@ -312,7 +335,7 @@ mod tests {
         fn g_11_no_two_people_share_a_place_in_the_index(
             people in prop::collection::vec((near(), near()), 1000)
         ) {
-            let (mut index, told) = (Index::default(), People::default());
+            let mut index = Index::default();
             let (mut known, mut keys, mut by_key) = (HashMap::new(), HashSet::new(), HashMap::new());
             for (issuer, subject) in people {
                 let identity = Identity { subject: Claim::new(&subject), ..Identity::nameless(&issuer) };
@@ -321,7 +344,7 @@ mod tests {
                 };
                 let id = SessionId::random(StoreTag::random().unwrap()).unwrap();
                 prop_assert!(keys.insert(id.key()), "a key came twice");
-                let person = told.of(&identity).unwrap();
+                let person = Person::of(&identity).unwrap();
                 let rank = Rank { person: Some(person), ends_at: Timestamp::MAX, key: id.key() };
                 let session = stored(rank, identity);
                 // With a place for one, everybody pushes out themselves alone.

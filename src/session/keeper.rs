@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use super::command::{Batch, Command, Notice, say};
 use super::ending::{EndReason, Listeners};
 use super::file::FileError;
-use super::index::{Index, People, Walked};
+use super::index::{Index, Walked};
 use super::reconfigure::Lifetimes;
 use super::registration::Registrations;
 use super::store::{Change, Store, StoreError};
@@ -138,7 +138,7 @@ impl Keeper {
     /// # Errors
     ///
     /// [`FileError`].
-    pub(super) fn restore(&mut self, people: &People, now: Timestamp) -> Result<(), FileError> {
+    pub(super) fn restore(&mut self, now: Timestamp) -> Result<(), FileError> {
         // Nobody asks for anything before this is over.
         let mut store = mem::replace(&mut self.store, Store::Memory);
         let providers = mem::take(&mut self.registrations);
@@ -146,7 +146,7 @@ impl Keeper {
         let restored = match &mut store {
             Store::Memory => Ok(()),
             Store::Disk(disk) => disk.all((idle, now), &providers, |key, loaded| {
-                self.remember(loaded.into_session(key, people).stored());
+                self.remember(loaded.into_session(key).stored());
                 // What the cache has no room for must not pile up here; when it was used last, the
                 // file knows.
                 self.take_notices();

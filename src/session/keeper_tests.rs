@@ -20,8 +20,7 @@ async fn of_sessions_that_memory_has_no_room_for_none_is_held_at_the_start() {
         ..kit.limits()
     };
     let (mut keeper, _ways) = Keeper::new(Store::Disk(Box::new(disk)), limits);
-    let people = People::default();
-    keeper.restore(&people, NOW).unwrap();
+    keeper.restore(NOW).unwrap();
     assert_eq!(keeper.index.len(), 1000);
     keeper.hear_of_evictions();
     let (held, _) = keeper

@@ -52,7 +52,7 @@ use self::ending::Listeners;
 pub use self::ending::{EndReason, EndRegistry, EndWatch};
 pub use self::file::{FileError, inspect};
 pub use self::id::{SessionId, SessionKey, StoreTag};
-use self::index::{People, Rank};
+use self::index::{Person, Rank};
 use self::keeper::{Figures, Keeper, Limits, Ways};
 pub use self::live::Session;
 pub use self::outcome::{Ended, EndedVersion, Lookup, Maintained, OpenError, Replaced, StartError};
@@ -95,7 +95,6 @@ pub struct Sessions {
     is_durable: bool,
     store_tag: StoreTag,
     cache: Cache<SessionKey, Arc<Stored>>,
-    people: People,
     commands: mpsc::Sender<Command>,
     notices: mpsc::UnboundedSender<Notice>,
     figures: Arc<Figures>,
@@ -123,7 +122,6 @@ impl Sessions {
             capacity: settings.capacity,
             registrations: providers.clone(),
         };
-        let people = People::default();
         let (store_tag, is_durable, keeper, ways) = match settings.store {
             StoreSettings::Memory => {
                 let (keeper, ways) = Keeper::new(Store::Memory, limits);
@@ -133,7 +131,7 @@ impl Sessions {
                 let disk = disk::Disk::open(&disk.file, keys)?;
                 let store_tag = disk.store_tag();
                 let (mut keeper, ways) = Keeper::new(Store::Disk(Box::new(disk)), limits);
-                keeper.restore(&people, now)?;
+                keeper.restore(now)?;
                 (store_tag, true, keeper, ways)
             }
         };
@@ -153,7 +151,6 @@ impl Sessions {
             is_durable,
             store_tag,
             cache,
-            people,
             commands,
             notices,
             figures,
@@ -282,7 +279,7 @@ impl Sessions {
     pub async fn open(&self, new: NewSession<'_>, now: Timestamp) -> Result<SessionId, OpenError> {
         let id = SessionId::random(self.store_tag)?;
         let rank = Rank {
-            person: self.people.of(&new.identity),
+            person: Person::of(&new.identity),
             ends_at: now.plus(self.lifetimes.absolute()),
             key: id.key(),
         };

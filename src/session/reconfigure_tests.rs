@@ -241,7 +241,7 @@ async fn what_cannot_be_committed_changes_nothing() {
     sessions.close().await.unwrap();
     let disk = Disk::open(&kit.file(), kit.ring()).unwrap();
     let (mut keeper, _ways) = Keeper::new(Store::Disk(Box::new(disk)), kit.limits());
-    keeper.restore(&People::default(), NOW).unwrap();
+    keeper.restore(NOW).unwrap();
     let Store::Disk(disk) = &mut keeper.store else {
         panic!("another store")
     };

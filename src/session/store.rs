@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::sync::Arc;
 
 use super::disk::Disk;
-use super::index::{People, Rank};
+use super::index::{Person, Rank};
 use super::record::Contents;
 use super::stored::Stored;
 use super::{Session, SessionKey};
@@ -61,9 +61,9 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    pub(super) fn into_session(self, key: SessionKey, people: &People) -> Session {
+    pub(super) fn into_session(self, key: SessionKey) -> Session {
         let rank = Rank {
-            person: people.of(&self.contents.identity),
+            person: Person::of(&self.contents.identity),
             ends_at: self.ends_at,
             key,
         };
