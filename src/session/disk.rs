@@ -19,7 +19,7 @@ use super::pause::{Pause, Why};
 use super::record::{self, Entry};
 use super::registration::{self, Registrations};
 use super::store::{Change, Loaded, StoreError};
-use super::survey::{Found, Rules, loaded, survey};
+use super::survey::{Found, Rules, loaded, survey, survey_and_take};
 use super::{SessionKey, StoreTag};
 use crate::clock::{Clock, Timestamp};
 use crate::seal::KeyRing;
@@ -91,12 +91,11 @@ impl Disk {
             let transaction = self.database.as_ref().ok_or_else(closed)?.begin_read()?;
             let rules = Rules {
                 keys: &self.keys,
-                idle,
                 now,
                 before: &registration::read(&transaction, &self.keys)?,
                 after: providers,
             };
-            survey(&transaction, &rules, take)
+            survey_and_take(&transaction, &rules, idle, take)
         };
         let found = look().map_err(damaged)?;
         if found.unknown > 0 {
@@ -119,8 +118,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Looks which sessions in the file would not count any more with other keys and providers. How
-    /// long they have been idle is left out: the file does not know it to the minute.
+    /// Looks which sessions in the file would not count any more with other keys and providers.
     ///
     /// # Errors
     ///
@@ -136,12 +134,11 @@ impl Disk {
             let transaction = self.database.as_ref().ok_or_else(closed)?.begin_read()?;
             let rules = Rules {
                 keys,
-                idle: Duration::MAX,
                 now,
                 before,
                 after,
             };
-            survey(&transaction, &rules, |_, _| {})
+            survey(&transaction, &rules)
         };
         look().map_err(|error| StoreError::Unreadable(Arc::new(error)))
     }
@@ -279,7 +276,7 @@ impl Disk {
         let entry = Entry::new(value.value()).ok_or(StoreError::Damaged)?;
         let contents = entry.open(key, &self.keys).ok_or(StoreError::Damaged)?;
         let used = used.map(Timestamp::from_millis);
-        Ok(Some(loaded(&entry, contents, used)))
+        Ok(Some(loaded(entry.ends_at, contents, used)))
     }
 }
 

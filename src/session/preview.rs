@@ -18,7 +18,6 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use redb::{ReadableDatabase as _, StorageBackend};
 
@@ -87,13 +86,11 @@ fn look(
         let transaction = database.begin_read()?;
         let rules = Rules {
             keys,
-            // The process that runs knows of later uses than the file.
-            idle: Duration::MAX,
             now,
             before: &registration::read(&transaction, keys)?,
             after,
         };
-        survey(&transaction, &rules, |_, _| {})
+        survey(&transaction, &rules)
     };
     let found = look().map_err(|error: redb::Error| refused(path, error))?;
     if found.unknown > 0 {

@@ -199,9 +199,14 @@ impl<'a> Entry<'a> {
         keys.knows(self.sealed)
     }
 
-    /// Opens it.
+    /// Opens it: what [`encode`] gave.
+    pub(super) fn unseal(&self, key: &SessionKey, keys: &KeyRing) -> Option<Zeroizing<Vec<u8>>> {
+        keys.open(&context(key, self.open), self.sealed)
+    }
+
+    /// Opens it and reads all of it.
     pub(super) fn open(&self, key: &SessionKey, keys: &KeyRing) -> Option<Contents> {
-        decode(&keys.open(&context(key, self.open), self.sealed)?)
+        decode(&self.unseal(key, keys)?)
     }
 }
 

@@ -7,7 +7,7 @@ use redb::{ReadTransaction, ReadableTable as _};
 
 use super::SessionKey;
 use super::file::{SESSIONS, USED, corrupted};
-use super::record::{Contents, Entry};
+use super::record::{self, Contents, Entry};
 use super::registration::{self, Registrations};
 use super::store::Loaded;
 use crate::clock::Timestamp;
@@ -17,7 +17,6 @@ use crate::seal::KeyRing;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules<'a> {
     pub(super) keys: &'a KeyRing,
-    pub(super) idle: Duration,
     pub(super) now: Timestamp,
     /// What the providers were when the sessions were opened.
     pub(super) before: &'a Registrations,
@@ -51,20 +50,56 @@ impl Found {
     }
 }
 
-/// Looks at all sessions and gives those that count to `take`.
+/// Looks at all sessions. How long they have been idle is left out: a process that runs knows more of
+/// that than its file.
 pub(super) fn survey(
     transaction: &ReadTransaction,
     rules: &Rules<'_>,
+) -> Result<Found, redb::Error> {
+    look(transaction, rules, |_, _| Ok(Counts::Yes))
+}
+
+/// Looks at all sessions and gives those that count to `take`. None does that was idle for longer.
+pub(super) fn survey_and_take(
+    transaction: &ReadTransaction,
+    rules: &Rules<'_>,
+    idle: Duration,
     mut take: impl FnMut(SessionKey, Loaded),
 ) -> Result<Found, redb::Error> {
-    let (sessions, used) = (
-        transaction.open_table(SESSIONS)?,
-        transaction.open_table(USED)?,
-    );
+    let used = transaction.open_table(USED)?;
+    look(transaction, rules, |opened, plain| {
+        let contents = record::decode(plain).ok_or_else(not_opened)?;
+        let used = used.get(opened.key.as_bytes())?;
+        let used = used.map(|used| Timestamp::from_millis(used.value()));
+        let loaded = loaded(opened.ends_at, contents, used);
+        if loaded.last_used.plus(idle) <= rules.now {
+            return Ok(Counts::Expired);
+        }
+        take(opened.key, loaded);
+        Ok(Counts::Yes)
+    })
+}
+
+/// Whether a session counts whose provider does.
+enum Counts {
+    Yes,
+    Expired,
+}
+
+/// A session whose entry could be opened.
+struct Opened {
+    key: SessionKey,
+    ends_at: Timestamp,
+}
+
+fn look(
+    transaction: &ReadTransaction,
+    rules: &Rules<'_>,
+    mut counts: impl FnMut(&Opened, &[u8]) -> Result<Counts, redb::Error>,
+) -> Result<Found, redb::Error> {
     let mut found = Found::default();
-    for entry in sessions.iter()? {
+    for entry in transaction.open_table(SESSIONS)?.iter()? {
         let (key, value) = entry?;
-        let used = used.get(key.value())?.map(|used| used.value());
         let entry = Entry::new(value.value()).ok_or_else(|| corrupted("an entry is cut"))?;
         let key = SessionKey::from_bytes(*key.value());
         if entry.ends_at <= rules.now {
@@ -75,25 +110,29 @@ pub(super) fn survey(
             found.unknown = found.unknown.saturating_add(1);
             continue;
         }
-        let contents = entry.open(&key, rules.keys);
-        let contents = contents.ok_or_else(|| corrupted("an entry does not open"))?;
-        let loaded = loaded(&entry, contents, used.map(Timestamp::from_millis));
-        let provider = &loaded.contents.provider;
-        if loaded.last_used.plus(rules.idle) <= rules.now {
-            found.expired.push(key);
-        } else if registration::counts(provider, rules.before, rules.after) {
-            take(key, loaded);
-        } else {
+        let plain = entry.unseal(&key, rules.keys).ok_or_else(not_opened)?;
+        let provider = record::provider(&plain).ok_or_else(not_opened)?;
+        if !registration::counts(provider, rules.before, rules.after) {
             found.note_other(key, provider);
+            continue;
+        }
+        let ends_at = entry.ends_at;
+        match counts(&Opened { key, ends_at }, &plain)? {
+            Counts::Yes => {}
+            Counts::Expired => found.expired.push(key),
         }
     }
     Ok(found)
 }
 
+fn not_opened() -> redb::Error {
+    corrupted("an entry does not open")
+}
+
 /// `used` is when the session was used last, as far as the file knows.
-pub(super) fn loaded(entry: &Entry<'_>, contents: Contents, used: Option<Timestamp>) -> Loaded {
+pub(super) fn loaded(ends_at: Timestamp, contents: Contents, used: Option<Timestamp>) -> Loaded {
     Loaded {
-        ends_at: entry.ends_at,
+        ends_at,
         last_used: used.unwrap_or_default().max(contents.opened_at),
         contents,
     }
