@@ -378,8 +378,8 @@ impl Login {
                 if class.is_some_and(|class| class.actor == Actor::Client) {
                     self.lasting.throttle.note_refused(callback.client, now);
                 }
-                if class.is_some_and(|class| class.sent == Sent::Nothing) {
-                    // Nothing was sent, so the same answer may come again.
+                if class.is_some_and(|class| class.sent != Sent::Possibly) {
+                    // The code was not used up, so the same answer may come again.
                     self.used(|used| used.forget(&returned.fingerprint()));
                     failure.cookies.clear();
                 }

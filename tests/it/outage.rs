@@ -60,6 +60,38 @@ async fn a_login_that_cannot_be_finished_is_offered_again_without_its_code() {
 }
 
 #[tokio::test]
+async fn a_code_that_the_provider_never_saw_is_as_good_as_before() {
+    let mut scene =
+        Scene::with(|settings| settings.of_provider("token_calls_per_minute = 1\n")).await;
+    scene.signed_in("alice").await;
+    let browser = scene.browser_of("bob");
+    let callback = scene.until_callback(&browser, "/page").await;
+    let callback = callback.location().unwrap();
+    // Held back by the gateway, then on its way to a server that is gone.
+    let page = browser.open(callback.as_str()).await;
+    assert_eq!(page.status, 503, "{}", page.describe());
+    assert!(page.text().contains("token_calls_limited"));
+    scene.gateway.advance(Duration::from_mins(1));
+    let ready = browser.open(&url("/oauth2/sign_in?to=/other")).await;
+    assert_eq!(ready.status, 303, "{}", ready.describe());
+    scene.provider.stop().await;
+    let page = browser.open(callback.as_str()).await;
+    assert_eq!(page.status, 503, "{}", page.describe());
+    assert!(page.text().contains("provider_unreachable"));
+    // Nobody signs in over and over.
+    assert_eq!(refresh(&page), None);
+    scene.provider.start_again().await;
+    scene.gateway.advance(Duration::from_mins(1));
+    let page = browser.visit(callback.as_str()).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+    assert!(browser.cookie(ORIGIN, SESSION).is_some());
+    // The server may have used it up now.
+    let page = browser.open(callback.as_str()).await;
+    assert_eq!(page.location().unwrap().path(), "/page");
+    assert_eq!(scene.provider.exchanges().len(), 1);
+}
+
+#[tokio::test]
 async fn a_program_is_told_when_to_try_again() {
     let scene = Scene::new().await;
     let browser = scene.browser();

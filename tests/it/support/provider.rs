@@ -97,6 +97,15 @@ impl StandIn {
         self.server.stop().await;
     }
 
+    /// Starts it again where it was, with all that it knew.
+    pub(crate) async fn start_again(&mut self) {
+        let address = self.url().trim_start_matches("http://").parse().unwrap();
+        self.server = RecordingUpstream::at(address).await;
+        let shared = Arc::clone(&self.state);
+        self.server
+            .answer_by(move |request| answer(request, &shared));
+    }
+
     /// The requests for a refresh.
     pub(crate) fn refreshes(&self) -> Vec<Recorded> {
         let exchanges = self.exchanges().into_iter();
