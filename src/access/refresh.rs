@@ -116,7 +116,8 @@ impl Refresher {
     pub(crate) fn new(
         providers: Arc<Providers>,
         sessions: Arc<Sessions>,
-        (metrics, clock): (Arc<Metrics>, Clock),
+        metrics: Arc<Metrics>,
+        clock: Clock,
         control: Handle,
     ) -> Self {
         Self {

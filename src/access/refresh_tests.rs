@@ -59,7 +59,8 @@ impl Kit {
         let refresher = Refresher::new(
             Arc::default(),
             Arc::clone(&sessions),
-            (Arc::clone(&metrics), clock.clone()),
+            Arc::clone(&metrics),
+            clock.clone(),
             control,
         );
         Self {

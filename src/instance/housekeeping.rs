@@ -142,7 +142,8 @@ mod tests {
             refresher: Arc::new(Refresher::new(
                 Arc::default(),
                 Arc::clone(&sessions),
-                (Arc::clone(&metrics), clock.clone()),
+                Arc::clone(&metrics),
+                clock.clone(),
                 Handle::current(),
             )),
             sessions,

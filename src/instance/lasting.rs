@@ -34,7 +34,8 @@ impl Lasting {
         let refresher = Arc::new(Refresher::new(
             Arc::clone(providers),
             Arc::clone(&sessions),
-            (Arc::clone(&metrics), clock.clone()),
+            Arc::clone(&metrics),
+            clock.clone(),
             control.clone(),
         ));
         let login = login::Lasting::new(
