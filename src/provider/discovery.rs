@@ -149,8 +149,8 @@ impl Provider {
 
     /// Reads the files again when they change; bad ones are reported and the old ones kept.
     async fn watch_files(provider: &Weak<Self>) {
-        let mut secrets = Complaint::default();
-        let mut authorities = Complaint::default();
+        let mut secrets = ReportOnce::default();
+        let mut authorities = ReportOnce::default();
         loop {
             sleep(FILES).await;
             let Some(provider) = provider.upgrade() else {
@@ -165,7 +165,7 @@ impl Provider {
                 Ok(files) => provider.take_files(files).await,
                 Err(error) => Err(error),
             };
-            if let Some(error) = secrets.about(taken) {
+            if let Some(error) = secrets.error(taken) {
                 tracing::error!(
                     provider = provider.name(),
                     error = chain(&error),
@@ -178,7 +178,7 @@ impl Provider {
                     tracing::info!(provider = provider.name(), "Authorities replaced");
                 }
             });
-            if let Some(error) = authorities.about(replaced) {
+            if let Some(error) = authorities.error(replaced) {
                 tracing::error!(
                     provider = provider.name(),
                     error = chain(&error),
@@ -236,18 +236,18 @@ struct Files {
     keys: KeyFiles,
 }
 
-/// What is wrong with something that is looked at again and again.
+/// Picks the errors to report of a check that is repeated: the first one after a success.
 #[derive(Debug, Default)]
-struct Complaint {
-    made: bool,
+struct ReportOnce {
+    reported: bool,
 }
 
-impl Complaint {
-    /// The error to report, if there is one and it is the first since all was well.
-    fn about(&mut self, outcome: Result<(), SetupError>) -> Option<SetupError> {
+impl ReportOnce {
+    /// The error to report, if there is one.
+    fn error(&mut self, outcome: Result<(), SetupError>) -> Option<SetupError> {
         let error = outcome.err();
-        let made = std::mem::replace(&mut self.made, error.is_some());
-        error.filter(|_| !made)
+        let reported = std::mem::replace(&mut self.reported, error.is_some());
+        error.filter(|_| !reported)
     }
 }
 
@@ -270,12 +270,12 @@ mod tests {
 
     #[test]
     fn what_stays_wrong_is_said_once() {
-        let mut complaint = Complaint::default();
+        let mut report = ReportOnce::default();
         let (key, problem) = ("ca_file", "is bad");
         let said = [false, false, true, false].map(|well| {
             let wrong = SetupError::Setting { key, problem };
             let outcome = if well { Ok(()) } else { Err(wrong) };
-            complaint.about(outcome).is_some()
+            report.error(outcome).is_some()
         });
         assert_eq!(said, [true, false, false, true]);
     }

@@ -1,10 +1,11 @@
 //! What each error means: the one table from which everything else is derived.
 //!
-//! Nothing outside looks at a variant to decide what to do. Pages, status codes and `Retry-After`
-//! ([`crate::gateway`] words them), alarms, the breaker and what becomes of a session
-//! ([`crate::provider::Verdict`]) follow from a [`Classification`]. In doubt an error passes or stays:
-//! only [`Actor::Client`] ends a session, and only the server's own word about a refresh token, or
-//! proof that its answer is about somebody else, is that.
+//! Nobody matches on a variant to decide what to do. The wording of pages, status codes,
+//! `Retry-After`, alarms, the breaker and the end of a session all follow from a [`Classification`].
+//!
+//! A refresh ends its session only by an error of [`Actor::Client`]. A refresh can fail so in two
+//! ways: the server refuses the refresh token in a well-formed answer, or its answer is proven to be
+//! about another person.
 
 use std::time::Duration;
 
@@ -18,8 +19,8 @@ use crate::provider::userinfo::UserinfoError;
 /// Who has to act before the same attempt can succeed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Actor {
-    /// The person: what was brought is no good, and a new login brings something new. A session
-    /// whose refresh fails so has ended.
+    /// The person, who has to sign in again: the server does not accept the code or the refresh
+    /// token. A session whose refresh fails so has ended.
     Client,
     /// Whoever runs the gateway: its settings, its registration at the server, or a limit of its
     /// own.
@@ -28,14 +29,14 @@ pub enum Actor {
     Provider,
 }
 
-/// How far a code or a token came on its way to the server.
+/// How much the server may have seen of a code or a token.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Sent {
-    /// No call with it was begun.
+    /// No call was begun.
     Nothing,
-    /// A call was begun, but there was no connection: the server has seen nothing of it.
+    /// A call was begun, but no connection was made, so the server has seen nothing.
     Undelivered,
-    /// The server may have acted on it, and may have used it up.
+    /// The server may have acted on the call, and may have used up the code or the refresh token.
     Possibly,
 }
 
