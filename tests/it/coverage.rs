@@ -1,10 +1,12 @@
 //! Which attack of the catalogue is covered by which test.
 //!
-//! `tests/data/coverage.txt` has one line per id: the id, a tab, and either the names of the tests
-//! that cover it (separated by spaces) or `- ` and one line why it does not yet apply. The ids are
-//! ranges here, so the file cannot shrink unnoticed, and every named test must exist.
+//! `docs/attacks.md` says in a line for each id what the attack is and why it does no harm.
+//! `tests/data/coverage.txt` has the same ids, each with a tab and either the names of the tests that
+//! cover it (separated by spaces), or `- not yet: ` or `- does not apply: ` and the reason. The ids are
+//! ranges here, so that neither file can shrink unnoticed, and every named test must exist.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs;
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -14,25 +16,28 @@ use crate::layering::rust_files;
 /// Section, first and last number, digits of the number.
 const IDS: &[(&str, RangeInclusive<u32>, usize)] = &[
     ("A", 1..=40, 2),
+    ("B", 1..=21, 2),
+    // The catalogue has no C-16 to C-19.
     ("C", 1..=15, 2),
     ("C", 20..=25, 2),
-    ("H", 1..=38, 2),
-    ("R", 1..=136, 1),
-    ("S", 1..=38, 2),
-    // The catalogue has no S-39.
-    ("S", 40..=46, 2),
-    ("D", 1..=7, 2),
-    ("D", 24..=26, 2),
-    ("D", 30..=32, 2),
-    ("F", 3..=7, 2),
-    ("F", 14..=14, 2),
-    ("F", 18..=18, 2),
-    ("F", 29..=29, 2),
-    ("F", 37..=38, 2),
+    ("D", 1..=37, 2),
+    ("F", 1..=40, 2),
+    // It has no G-09.
     ("G", 1..=8, 2),
-    // The catalogue has no G-09.
     ("G", 10..=15, 2),
+    ("H", 1..=38, 2),
     ("J", 1..=80, 2),
+    // It has no L-07 to L-09.
+    ("L", 1..=6, 2),
+    ("L", 10..=13, 2),
+    ("M", 1..=3, 2),
+    ("P", 1..=47, 2),
+    ("R", 1..=136, 1),
+    // It has no S-39.
+    ("S", 1..=38, 2),
+    ("S", 40..=46, 2),
+    ("T", 1..=14, 2),
+    ("W", 1..=11, 2),
     ("X", 1..=18, 2),
 ];
 
@@ -69,69 +74,140 @@ fn test_names(text: &str) -> BTreeSet<String> {
     names
 }
 
+/// What the table says of all ids.
+#[derive(Debug, Default)]
 struct Coverage {
     problems: Vec<String>,
+    /// What the table says of an id that no test covers.
+    reasons: BTreeMap<String, String>,
     covered: usize,
     not_yet: usize,
+    not_applicable: usize,
+    /// Ids of the catalogue with neither a test nor a reason.
+    unexplained: usize,
+}
+
+impl fmt::Display for Coverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let applicable = self.covered + self.not_yet + self.unexplained;
+        write!(
+            f,
+            "security: covered={} applicable={applicable} total={} unexplained={}",
+            self.covered,
+            applicable + self.not_applicable,
+            self.unexplained
+        )
+    }
+}
+
+impl Coverage {
+    /// What follows the tab of a line: whether it explains the id.
+    fn read(&mut self, id: &str, what: &str, tests: &BTreeSet<String>) -> Result<(), String> {
+        let Some(reason) = what.strip_prefix("- ") else {
+            let mut names = what.split_whitespace().peekable();
+            if names.peek().is_none() {
+                return Err(format!("{id} names no test"));
+            }
+            if let Some(unknown) = names.find(|name| !tests.contains(*name)) {
+                return Err(format!("{id} names the unknown test {unknown}"));
+            }
+            self.covered += 1;
+            return Ok(());
+        };
+        let (kind, text) = reason.split_once(": ").unwrap_or_default();
+        let count = match kind {
+            "not yet" => &mut self.not_yet,
+            "does not apply" => &mut self.not_applicable,
+            _ => return Err(format!("{id} gives no reason")),
+        };
+        if text.trim().len() < 10 {
+            return Err(format!("{id} gives no reason"));
+        }
+        *count += 1;
+        self.reasons.insert(id.to_owned(), reason.to_owned());
+        Ok(())
+    }
 }
 
 fn check(table: &str, expected: &BTreeSet<String>, tests: &BTreeSet<String>) -> Coverage {
-    let mut found = Coverage {
-        problems: Vec::new(),
-        covered: 0,
-        not_yet: 0,
-    };
+    let mut found = Coverage::default();
     let mut seen = BTreeMap::new();
     let lines = table
         .lines()
         .enumerate()
         .map(|(index, line)| (index + 1, line));
     for (number, line) in lines.filter(|(_, line)| !line.starts_with('#') && !line.is_empty()) {
+        let mut problem = |what: String| found.problems.push(format!("line {number}: {what}"));
         let Some((id, what)) = line.split_once('\t') else {
-            found.problems.push(format!("line {number}: no tab"));
+            problem("no tab".to_owned());
             continue;
         };
         if !expected.contains(id) {
-            found
-                .problems
-                .push(format!("line {number}: {id} is not an id of the catalogue"));
-        }
-        if let Some(before) = seen.insert(id, number) {
-            found
-                .problems
-                .push(format!("line {number}: {id} is already on line {before}"));
-        }
-        if let Some(reason) = what.strip_prefix('-') {
-            found.not_yet += 1;
-            if reason.trim().len() < 10 {
-                found
-                    .problems
-                    .push(format!("line {number}: {id} gives no reason"));
-            }
+            problem(format!("{id} is not an id of the catalogue"));
             continue;
         }
-        found.covered += 1;
-        if what.trim().is_empty() {
-            found
-                .problems
-                .push(format!("line {number}: {id} names no test"));
+        if let Some(before) = seen.insert(id, number) {
+            problem(format!("{id} is already on line {before}"));
+            continue;
         }
-        for name in what
-            .split_whitespace()
-            .filter(|name| !tests.contains(*name))
-        {
-            found
-                .problems
-                .push(format!("line {number}: {id} names the unknown test {name}"));
+        if let Err(what) = found.read(id, what, tests) {
+            found.unexplained += 1;
+            found.problems.push(format!("line {number}: {what}"));
         }
     }
-    let missing = expected.iter().filter(|id| !seen.contains_key(id.as_str()));
-    found
-        .problems
-        .extend(missing.map(|id| format!("{id} has no line")));
+    for missing in expected.iter().filter(|id| !seen.contains_key(id.as_str())) {
+        found.unexplained += 1;
+        found.problems.push(format!("{missing} has no line"));
+    }
     found
 }
 
+/// What is wrong with the catalogue: its rows are `| id | attack | why it does no harm |`.
+fn check_catalogue(
+    page: &str,
+    expected: &BTreeSet<String>,
+    reasons: &BTreeMap<String, String>,
+) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut seen = BTreeSet::new();
+    for line in page.lines().filter(|line| line.starts_with("| ")) {
+        // A bar that is part of an attack is written `\|`.
+        let cells: Vec<_> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        let id = cells[0];
+        if matches!(id, "id" | "---") {
+            continue;
+        }
+        if !expected.contains(id) {
+            problems.push(format!("{id} is not an id of the catalogue"));
+        }
+        if !seen.insert(id.to_owned()) {
+            problems.push(format!("{id} is there twice"));
+        }
+        let [_, attack, why] = cells[..] else {
+            problems.push(format!("{id} has {} columns", cells.len()));
+            continue;
+        };
+        if attack.len() < 3 || why.len() < 8 {
+            problems.push(format!("{id} has no text"));
+        }
+        let why = why.strip_suffix('.').unwrap_or(why);
+        let of_table = reasons.get(id);
+        let unproven = ["Not yet: ", "Does not apply: "];
+        if unproven.iter().any(|begin| why.starts_with(begin)) || of_table.is_some() {
+            let same = of_table.is_some_and(|reason| reason.eq_ignore_ascii_case(why));
+            if !same {
+                problems.push(format!(
+                    "{id}: the table says {of_table:?}, the page {why:?}"
+                ));
+            }
+        }
+    }
+    let missing = expected.difference(&seen);
+    problems.extend(missing.map(|id| format!("{id} has no line")));
+    problems
+}
+
+/// `tests/run coverage` prints the line that begins with `security:`.
 #[test]
 fn every_id_of_the_catalogue_has_a_test_or_a_reason() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -141,12 +217,13 @@ fn every_id_of_the_catalogue_has_a_test_or_a_reason() {
         .flatten()
         .flat_map(|file| test_names(&fs::read_to_string(file).unwrap()))
         .collect();
-    let table = fs::read_to_string(root.join("tests/data/coverage.txt")).unwrap();
-    let coverage = check(&table, &expected_ids(), &tests);
-    println!(
-        "{} ids covered, {} not yet",
-        coverage.covered, coverage.not_yet
-    );
+    let (ids, read) = (expected_ids(), |path| {
+        fs::read_to_string(root.join(path)).unwrap()
+    });
+    let mut coverage = check(&read("tests/data/coverage.txt"), &ids, &tests);
+    let page = check_catalogue(&read("docs/attacks.md"), &ids, &coverage.reasons);
+    coverage.problems.extend(page);
+    println!("\n{coverage}");
     assert!(
         coverage.problems.is_empty(),
         "\n{}",
@@ -157,54 +234,109 @@ fn every_id_of_the_catalogue_has_a_test_or_a_reason() {
 #[test]
 fn the_ids_are_those_of_the_catalogue() {
     let ids = expected_ids();
-    assert_eq!(
-        ids.len(),
-        40 + 15 + 6 + 38 + 136 + 45 + 7 + 6 + 10 + 14 + 80 + 18
-    );
+    assert_eq!(ids.len(), 575);
     for id in [
-        "A-01", "C-25", "R-1", "R-136", "S-46", "D-07", "F-07", "F-38", "G-15", "J-80",
+        "A-01", "B-21", "C-25", "R-1", "R-136", "S-46", "D-37", "F-40", "G-15", "J-80", "P-47",
     ] {
         assert!(ids.contains(id), "{id}");
     }
 }
 
-#[test]
-fn a_gap_in_the_table_is_found() {
-    let ids: BTreeSet<String> = ["A-01", "A-02", "A-03"].map(str::to_owned).into();
+fn three() -> (BTreeSet<String>, BTreeSet<String>) {
+    let ids = ["A-01", "A-02", "A-03"].map(str::to_owned).into();
     let tests =
         test_names("#[test]\nfn a_01() {}\n\nfn helper() {}\n#[tokio::test]\nasync fn b() {}");
+    (ids, tests)
+}
+
+#[test]
+fn a_gap_in_the_table_is_found() {
+    let (ids, tests) = three();
     assert_eq!(tests, ["a_01", "b"].map(str::to_owned).into());
     let problems = |table: &str| check(table, &ids, &tests).problems;
-    let whole = "# comment\nA-01\ta_01 b\nA-02\t- no such feature yet\nA-03\tb\n";
+    let whole = "# comment\nA-01\ta_01 b\nA-02\t- not yet: no such feature\nA-03\tb\n";
     assert_eq!(problems(whole), [""; 0]);
-    let counts = check(whole, &ids, &tests);
-    assert_eq!((counts.covered, counts.not_yet), (2, 1));
+    let line = |table: &str| check(table, &ids, &tests).to_string();
     assert_eq!(
-        problems(&whole.replace("A-03\tb\n", "")),
-        ["A-03 has no line"]
+        line(whole),
+        "security: covered=2 applicable=3 total=3 unexplained=0"
     );
     assert_eq!(
-        problems(&whole.replace("\tb", "\thelper")),
-        ["line 4: A-03 names the unknown test helper"]
+        line(&whole.replace("not yet", "does not apply")),
+        "security: covered=2 applicable=2 total=3 unexplained=0"
     );
     assert_eq!(
-        problems(&whole.replace("- no such feature yet", "-")),
-        ["line 3: A-02 gives no reason"]
+        line(&whole.replace("A-03\tb", "A-03\tc")),
+        "security: covered=1 applicable=3 total=3 unexplained=1"
     );
-    assert_eq!(
-        problems(&format!("{whole}A-01\tb\n")),
-        ["line 5: A-01 is already on line 2"]
-    );
-    assert_eq!(
-        problems(&format!("{whole}Z-01\tb\n")),
-        ["line 5: Z-01 is not an id of the catalogue"]
-    );
-    assert_eq!(
-        problems(&whole.replace("\tb\n", "\t\n")),
-        ["line 4: A-03 names no test"]
-    );
+    for (changed, problem) in [
+        (whole.replace("A-03\tb\n", ""), "A-03 has no line"),
+        (
+            whole.replace("\tb", "\thelper"),
+            "line 4: A-03 names the unknown test helper",
+        ),
+        (
+            whole.replace("- not yet: no such feature", "- no such feature"),
+            "line 3: A-02 gives no reason",
+        ),
+        (
+            whole.replace("no such feature", "no"),
+            "line 3: A-02 gives no reason",
+        ),
+        (
+            format!("{whole}A-01\tb\n"),
+            "line 5: A-01 is already on line 2",
+        ),
+        (
+            format!("{whole}Z-01\tb\n"),
+            "line 5: Z-01 is not an id of the catalogue",
+        ),
+        (whole.replace("\tb\n", "\t\n"), "line 4: A-03 names no test"),
+    ] {
+        assert_eq!(problems(&changed), [problem]);
+    }
     assert_eq!(
         problems(&whole.replace("A-03\tb", "A-03 b")),
         ["line 4: no tab", "A-03 has no line"]
     );
+}
+
+#[test]
+fn a_gap_in_the_catalogue_is_found() {
+    let (ids, _tests) = three();
+    let reasons = [("A-02".to_owned(), "not yet: no such feature".to_owned())].into();
+    let problems = |page: &str| check_catalogue(page, &ids, &reasons);
+    let whole = "# Attacks\n\n| id | attack | why it does no harm |\n| --- | --- | --- |\n\
+                 | A-01 | `a\\|b` | It is refused. |\n| A-02 | Another. | Not yet: no such feature. |\n\
+                 | A-03 | A third. | It is refused. |\n";
+    assert_eq!(problems(whole), [""; 0]);
+    for (changed, problem) in [
+        (
+            whole.replace("| A-03 | A third. | It is refused. |\n", ""),
+            "A-03 has no line",
+        ),
+        (whole.replace("A third.", ""), "A-03 has no text"),
+        (whole.replace("A third. | ", ""), "A-03 has 2 columns"),
+        (
+            whole.replace("Not yet: no such feature", "It is refused"),
+            "A-02: the table says Some(\"not yet: no such feature\"), the page \"It is refused\"",
+        ),
+        (
+            whole.replace(
+                "A third. | It is refused",
+                "A third. | Not yet: nobody knows",
+            ),
+            "A-03: the table says None, the page \"Not yet: nobody knows\"",
+        ),
+        (
+            format!("{whole}| A-01 | Again. | It is refused. |\n"),
+            "A-01 is there twice",
+        ),
+        (
+            format!("{whole}| Z-01 | No such. | It is refused. |\n"),
+            "Z-01 is not an id of the catalogue",
+        ),
+    ] {
+        assert_eq!(problems(&changed), [problem]);
+    }
 }
