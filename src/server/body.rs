@@ -33,11 +33,11 @@ pub enum BodyFailure {
 /// Tells afterwards why a request body failed: whoever sent the body on only sees that sending
 /// failed.
 #[derive(Clone, Debug, Default)]
-pub struct BodyWatch(Option<Rc<Cell<Option<BodyFailure>>>>);
+pub(crate) struct BodyWatch(Option<Rc<Cell<Option<BodyFailure>>>>);
 
 impl BodyWatch {
     /// The failure, if the body has failed by now.
-    pub fn failure(&self) -> Option<BodyFailure> {
+    pub(crate) fn failure(&self) -> Option<BodyFailure> {
         self.0.as_ref().and_then(|failure| failure.get())
     }
 }
@@ -47,7 +47,7 @@ impl BodyWatch {
 ///
 /// A request without a body stays one: `is_end_stream` and `size_hint` are the connection's own.
 /// Polling it is cancel safe.
-pub struct RequestBody {
+pub(crate) struct RequestBody {
     inner: Incoming,
     /// What is watched; nothing for a request without a body.
     open: Option<Box<Open>>,
@@ -83,7 +83,7 @@ impl RequestBody {
     /// # Errors
     ///
     /// [`BodyFailure::TooLarge`] at once if the declared length exceeds that: nothing has been read.
-    pub fn limit(&mut self, bytes: u64) -> Result<(), BodyFailure> {
+    pub(crate) fn limit(&mut self, bytes: u64) -> Result<(), BodyFailure> {
         let Some(open) = &mut self.open else {
             return Ok(());
         };
@@ -95,7 +95,7 @@ impl RequestBody {
     }
 
     /// A handle that tells why this body failed, to keep while the body is sent on.
-    pub fn watch(&self) -> BodyWatch {
+    pub(crate) fn watch(&self) -> BodyWatch {
         BodyWatch(self.open.as_ref().map(|open| Rc::clone(&open.failure)))
     }
 }

@@ -19,7 +19,7 @@ const REST: Duration = Duration::from_millis(200);
 /// A listening TCP socket. It is exclusive: while it lives, nobody else can listen there, a second
 /// start of ourselves included.
 #[derive(Debug)]
-pub struct Listener(std::net::TcpListener);
+pub(crate) struct Listener(std::net::TcpListener);
 
 impl Listener {
     /// Listens on `address`; port 0 takes a free one, see [`Listener::local_addr`].
@@ -27,7 +27,7 @@ impl Listener {
     /// # Errors
     ///
     /// [`Error::Bind`].
-    pub fn bind(address: SocketAddr) -> Result<Self, Error> {
+    pub(crate) fn bind(address: SocketAddr) -> Result<Self, Error> {
         listen(address)
             .map(Self)
             .map_err(|source| Error::Bind { address, source })
@@ -38,7 +38,7 @@ impl Listener {
     /// # Errors
     ///
     /// [`Error::Share`] if the operating system does not tell.
-    pub fn local_addr(&self) -> Result<SocketAddr, Error> {
+    pub(crate) fn local_addr(&self) -> Result<SocketAddr, Error> {
         self.0.local_addr().map_err(Error::Share)
     }
 

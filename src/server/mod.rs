@@ -41,36 +41,38 @@ mod listener;
 mod socket;
 mod worker;
 
-pub use body::{BodyFailure, BodyWatch, RequestBody};
-pub use listener::Listener;
-pub use worker::{Drained, Workers};
+pub use body::BodyFailure;
+pub(crate) use body::{BodyWatch, RequestBody};
+pub(crate) use listener::Listener;
+pub use worker::Drained;
+pub(crate) use worker::Workers;
 
 /// How connections are treated.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Settings {
     /// What may take how long.
-    pub deadlines: Deadlines,
+    pub(crate) deadlines: Deadlines,
     /// What may be how large.
-    pub limits: Limits,
+    pub(crate) limits: Limits,
 }
 
 /// What may take how long. A connection that is late is closed within a quarter second.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Deadlines {
+pub(crate) struct Deadlines {
     /// From the accept to the first byte.
-    pub first_byte: Duration,
+    pub(crate) first_byte: Duration,
     /// From the first byte to the end of the TLS handshake.
-    pub handshake: Duration,
+    pub(crate) handshake: Duration,
     /// From the first byte of a request head to its end; over HTTP/2 for the connection preface.
-    pub head: Duration,
+    pub(crate) head: Duration,
     /// Between requests. HTTP/2 frames that belong to no request do not prolong it.
-    pub idle: Duration,
+    pub(crate) idle: Duration,
     /// Without the client taking anything of what we have for it.
-    pub write: Duration,
+    pub(crate) write: Duration,
     /// The span over which [`Limits::body_rate`] is measured while somebody waits for the body.
-    pub body_window: Duration,
+    pub(crate) body_window: Duration,
     /// From the start of a drain until what is left is cut.
-    pub drain: Duration,
+    pub(crate) drain: Duration,
 }
 
 impl Default for Deadlines {
@@ -108,19 +110,19 @@ impl Deadlines {
 
 /// What may be how large.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Bytes of a request head; more is answered with 431.
-    pub head_bytes: usize,
+    pub(crate) head_bytes: usize,
     /// Fields of a request head; more are answered with 431. The pieces in which HTTP/2 sends
     /// cookies count as one.
-    pub fields: usize,
+    pub(crate) fields: usize,
     /// Requests at once on one HTTP/2 connection.
-    pub streams: u32,
+    pub(crate) streams: u32,
     /// Connections of all listeners and workers together; beyond it accepting pauses and the
     /// connections that have been idle for longest are closed.
-    pub connections: usize,
+    pub(crate) connections: usize,
     /// The slowest a request body may come, in bytes per second.
-    pub body_rate: u64,
+    pub(crate) body_rate: u64,
 }
 
 impl Default for Limits {
@@ -137,16 +139,16 @@ impl Default for Limits {
 
 /// The connection a request came on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Connection {
+pub(crate) struct Connection {
     /// The other end of the socket: the client, or a proxy in front of us.
-    pub peer: SocketAddr,
+    pub(crate) peer: SocketAddr,
     /// Whether the bytes were protected on their way to us.
-    pub security: Security,
+    pub(crate) security: Security,
 }
 
 /// Whether a connection is encrypted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Security {
+pub(crate) enum Security {
     /// Plain HTTP.
     Plain,
     /// TLS that ended here.
@@ -155,7 +157,7 @@ pub enum Security {
 
 /// Answers requests. One handler lives on each worker's thread and never leaves it, so it may hold
 /// `Rc` and pools of its own.
-pub trait Handler: 'static {
+pub(crate) trait Handler: 'static {
     /// The body of its responses.
     type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
         + Unpin
@@ -183,29 +185,29 @@ pub trait Handler: 'static {
 
 /// What [`Workers`] serve, and how.
 #[derive(Debug)]
-pub struct Setup<'a> {
+pub(crate) struct Setup<'a> {
     /// The threads are called `name-0`, `name-1`, ...
-    pub name: &'a str,
+    pub(crate) name: &'a str,
     /// How many threads there are.
-    pub workers: NonZeroUsize,
+    pub(crate) workers: NonZeroUsize,
     /// What each of them listens on.
-    pub endpoints: Vec<Endpoint>,
+    pub(crate) endpoints: Vec<Endpoint>,
     /// How connections are treated.
-    pub settings: Settings,
+    pub(crate) settings: Settings,
     /// The time.
-    pub clock: Clock,
+    pub(crate) clock: Clock,
 }
 
 /// A listening address and what is spoken on it.
 #[derive(Debug)]
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     listener: Listener,
     tls: Option<Acceptor>,
 }
 
 impl Endpoint {
     /// Plain HTTP/1.1.
-    pub fn plain(listener: Listener) -> Self {
+    pub(crate) fn plain(listener: Listener) -> Self {
         Self {
             listener,
             tls: None,
@@ -213,7 +215,7 @@ impl Endpoint {
     }
 
     /// HTTP/2 or HTTP/1.1 over TLS, as ALPN says (HTTP/1.1 when the client does not use ALPN).
-    pub fn tls(listener: Listener, acceptor: Acceptor) -> Self {
+    pub(crate) fn tls(listener: Listener, acceptor: Acceptor) -> Self {
         Self {
             listener,
             tls: Some(acceptor),

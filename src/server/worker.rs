@@ -33,7 +33,7 @@ const IDLE_SHARE: usize = 8;
 
 /// The threads that serve. Dropping them starts the drain and does not wait for its end.
 #[derive(Debug)]
-pub struct Workers {
+pub(crate) struct Workers {
     drain: watch::Sender<bool>,
     reports: Vec<oneshot::Receiver<usize>>,
 }
@@ -69,7 +69,7 @@ impl Workers {
     /// # Errors
     ///
     /// [`Error::Share`], [`Error::Spawn`], [`Error::WorkerLost`]. Workers that had started drain.
-    pub fn start<H: Handler>(
+    pub(crate) fn start<H: Handler>(
         setup: Setup<'_>,
         make: impl Fn() -> H + Clone + Send + 'static,
     ) -> Result<Self, Error> {
@@ -116,7 +116,7 @@ impl Workers {
 
     /// Starts to stop: no new connections but those the kernel has queued, idle ones are closed,
     /// the others close after their request (`Connection: close`, GOAWAY).
-    pub fn begin_drain(&self) {
+    pub(crate) fn begin_drain(&self) {
         self.drain.send_replace(true);
     }
 
@@ -126,7 +126,7 @@ impl Workers {
     /// # Cancel safety
     ///
     /// Cancelling it goes on draining and loses the report.
-    pub async fn drained(self) -> Drained {
+    pub(crate) async fn drained(self) -> Drained {
         self.begin_drain();
         let mut drained = Drained { cut: 0, lost: 0 };
         for report in self.reports {
