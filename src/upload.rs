@@ -32,12 +32,12 @@ type Content = Pin<Box<dyn Body<Data = Bytes, Error = BoxError>>>;
 
 impl Upload {
     /// The body of a request without content.
-    pub fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self(None)
     }
 
     /// A body that is passed on as it comes.
-    pub fn streaming<B>(body: B) -> Self
+    pub(crate) fn streaming<B>(body: B) -> Self
     where
         B: Body<Data = Bytes, Error: Into<BoxError>> + 'static,
     {
@@ -49,7 +49,7 @@ impl Upload {
 
     /// A body that is passed on as it comes, and recorded. A body whose stated length is too large is
     /// not recorded.
-    pub fn recorded<B>(body: B) -> (Self, Recording)
+    pub(crate) fn recorded<B>(body: B) -> (Self, Recording)
     where
         B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + 'static,
     {
@@ -101,7 +101,7 @@ impl fmt::Debug for Upload {
 }
 
 /// The means to send a recorded body once more.
-pub struct Recording(Source);
+pub(crate) struct Recording(Source);
 
 /// Where a body can be had once more.
 enum Source {
@@ -127,7 +127,7 @@ enum Record {
 
 impl Recording {
     /// The same body again, if all of it was recorded.
-    pub fn again(self) -> Option<Upload> {
+    pub(crate) fn again(self) -> Option<Upload> {
         match self.0 {
             Source::Empty => Some(Upload::empty()),
             Source::Recorded(record) => match record.take() {

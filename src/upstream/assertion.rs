@@ -45,21 +45,21 @@ const RESERVED: [&str; 27] = [
 #[serde(try_from = "Written")]
 pub struct AssertionNames {
     /// The subject: who somebody is for ever.
-    pub user: Option<HeaderName>,
+    pub(crate) user: Option<HeaderName>,
     /// The email address, if the provider vouches for it.
-    pub email: Option<HeaderName>,
+    pub(crate) email: Option<HeaderName>,
     /// The name that people call themselves at the provider; it may change hands.
-    pub preferred_username: Option<HeaderName>,
+    pub(crate) preferred_username: Option<HeaderName>,
     /// The groups, joined with commas.
-    pub groups: Option<HeaderName>,
+    pub(crate) groups: Option<HeaderName>,
     /// The configured name of the provider that vouches for all this. A subject is somebody at one
     /// provider only.
-    pub provider: Option<HeaderName>,
+    pub(crate) provider: Option<HeaderName>,
 }
 
 impl AssertionNames {
     /// The names in use: what a client must never send itself.
-    pub fn iter(&self) -> impl Iterator<Item = &HeaderName> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &HeaderName> {
         let names = [
             &self.user,
             &self.email,
@@ -100,7 +100,7 @@ struct Written {
 ///
 /// Side: gateway; a mistake in the settings.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum BadName {
+pub(crate) enum BadName {
     /// Two claims in one field, or in two that many apps cannot tell apart (`X-A` and `X_A`).
     #[error("{key} has the field of another claim")]
     Duplicate {
@@ -187,7 +187,7 @@ fn fold(name: &HeaderName) -> String {
 /// The user is the subject; the email address is told only if the provider vouches for it, since
 /// apps take it for a name to sign in. A claim that is absent leaves its field absent, and so does
 /// no identity at all; `Authorization` is exactly `bearer`.
-pub fn assertions<'a>(
+pub(crate) fn assertions<'a>(
     names: &'a AssertionNames,
     identity: Option<&'a Identity>,
     provider: Option<&'a Claim>,

@@ -33,9 +33,10 @@ use crate::origin::{self, Connector, Limit, Origin, Pool, Times};
 use crate::tls::{self, Refreshed, Trust};
 use crate::upload::{BoxError, Upload};
 
-pub use crate::origin::{KeptHead, ResponseBody};
-pub use assertion::{AssertionNames, BadName, assertions};
-pub use settings::Settings;
+pub(crate) use crate::origin::{KeptHead, ResponseBody};
+pub use assertion::AssertionNames;
+pub(crate) use assertion::assertions;
+pub(crate) use settings::Settings;
 
 /// Why an app gave no answer, or could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +75,7 @@ pub enum Error {
 
 impl Error {
     /// A stable code for logs, counters and problem documents.
-    pub fn reason(&self) -> &'static str {
+    pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Broken(origin::Error::BodyTimeout) => "upstream_body_timeout",
             Self::Broken(_) => "upstream_broken",
@@ -127,7 +128,7 @@ impl Upstream {
     ///
     /// [`Error::Trust`] when the authorities for an `https` app cannot be used,
     /// [`Error::TrustUnused`] when an `http` app has some.
-    pub fn new(name: &str, settings: &Settings) -> Result<Self, Error> {
+    pub(crate) fn new(name: &str, settings: &Settings) -> Result<Self, Error> {
         let encrypted = settings.url.is_encrypted();
         let trust = match &settings.ca_file {
             Some(_) if !encrypted => return Err(Error::TrustUnused),
@@ -156,7 +157,7 @@ impl Upstream {
     }
 
     /// What it was made from.
-    pub fn settings(&self) -> &Settings {
+    pub(crate) fn settings(&self) -> &Settings {
         &self.settings
     }
 
@@ -166,30 +167,25 @@ impl Upstream {
     /// # Errors
     ///
     /// [`Error::Trust`]; what was trusted stays trusted.
-    pub fn refresh_trust(&self) -> Result<Refreshed, Error> {
+    pub(crate) fn refresh_trust(&self) -> Result<Refreshed, Error> {
         let trust = self.trust.as_ref();
         let refreshed = trust.map_or(Ok(Refreshed::Unchanged), Trust::refresh);
         refreshed.map_err(Error::Trust)
     }
 
     /// The name in the settings.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// Where the app is.
-    pub fn origin(&self) -> &Origin {
+    pub(crate) fn origin(&self) -> &Origin {
         self.connector.origin()
-    }
-
-    /// The count of connections and waiting requests.
-    pub fn limit(&self) -> &Limit {
-        &self.limit
     }
 
     /// The longest that it can take, from the moment when a request without content is sent, until its
     /// answer begins, the second time included.
-    pub fn longest_wait(&self) -> Duration {
+    pub(crate) fn longest_wait(&self) -> Duration {
         self.longest_wait
     }
 
@@ -267,7 +263,7 @@ struct Known {
 
 impl Pools {
     /// No connections yet.
-    pub fn new(clock: Clock) -> Self {
+    pub(crate) fn new(clock: Clock) -> Self {
         let known = RefCell::default();
         Self { clock, known }
     }
@@ -286,7 +282,7 @@ impl Pools {
     ///
     /// Dropping the future closes the connection; the app may have acted, even if it was never
     /// polled.
-    pub fn send(&self, upstream: &Arc<Upstream>, mut request: Request<Upload>) -> Answering {
+    pub(crate) fn send(&self, upstream: &Arc<Upstream>, mut request: Request<Upload>) -> Answering {
         upstream.prepare(&mut request);
         Answering(self.of(upstream).send(request))
     }

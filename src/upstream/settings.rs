@@ -15,35 +15,35 @@ const LONGEST: u64 = 7 * 24 * 60 * 60;
 /// One app. Times are whole seconds in the file.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Where the app is: `http://host:port` or `https://host:port`.
-    pub url: Origin,
+    pub(crate) url: Origin,
     /// PEM certificates of the only authorities that are believed for an `https` app. Without it
     /// the system's are.
     #[serde(default)]
-    pub ca_file: Option<PathBuf>,
+    pub(crate) ca_file: Option<PathBuf>,
     /// The most connections open at once, over all workers. For an app with processes or threads
     /// of a fixed number: that number.
     #[serde(default = "default_connections")]
-    pub connections: NonZeroUsize,
+    pub(crate) connections: NonZeroUsize,
     /// The most requests that wait for a connection; more get 503. Two browsers may open 128
     /// streams each and expect all to be served.
     #[serde(default = "default_queue")]
-    pub queue: usize,
+    pub(crate) queue: usize,
     /// How long a request waits for a connection.
     #[serde(
         default = "default_queue_wait",
         rename = "queue_wait_secs",
         deserialize_with = "seconds"
     )]
-    pub queue_wait: Duration,
+    pub(crate) queue_wait: Duration,
     /// Name look-up, connection and TLS handshake together.
     #[serde(
         default = "default_connect_timeout",
         rename = "connect_timeout_secs",
         deserialize_with = "seconds"
     )]
-    pub connect_timeout: Duration,
+    pub(crate) connect_timeout: Duration,
     /// From the end of the request (or the last of it that the app took) to the whole head of the
     /// response.
     #[serde(
@@ -51,14 +51,14 @@ pub struct Settings {
         rename = "response_timeout_secs",
         deserialize_with = "seconds"
     )]
-    pub response_timeout: Duration,
+    pub(crate) response_timeout: Duration,
     /// The longest silence inside a response body; 0 allows any, for apps that push events.
     #[serde(
         default = "default_body_timeout",
         rename = "body_timeout_secs",
         deserialize_with = "seconds_or_never"
     )]
-    pub body_timeout: Option<Duration>,
+    pub(crate) body_timeout: Option<Duration>,
     /// The longest rest after which a connection is used again: less than the app's own
     /// keep-alive time.
     #[serde(
@@ -66,15 +66,16 @@ pub struct Settings {
         rename = "idle_timeout_secs",
         deserialize_with = "seconds"
     )]
-    pub idle_timeout: Duration,
+    pub(crate) idle_timeout: Duration,
     /// Whether the app sees the `Host` that the browser asked for, or its own.
     #[serde(default = "default_preserve_host")]
-    pub preserve_host: bool,
+    pub(crate) preserve_host: bool,
 }
 
 impl Settings {
     /// An app at `url` with everything else at its default.
-    pub fn new(url: Origin) -> Self {
+    #[cfg(test)]
+    pub(super) fn new(url: Origin) -> Self {
         Self {
             url,
             ca_file: None,
