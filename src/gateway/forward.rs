@@ -23,7 +23,6 @@ type Answer = Response<ResponseBody>;
 type Rare<'a> = Pin<Box<dyn Future<Output = Response<Body>> + 'a>>;
 
 /// What becomes of a request once its app has answered, or will not answer.
-#[expect(clippy::large_enum_variant, reason = "the large one is the common one")]
 pub(super) enum Came<'a> {
     /// This is the answer to the client.
     Answered(Response<Body>),

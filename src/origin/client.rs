@@ -25,13 +25,13 @@ const MAX_HEAD: usize = 64 * 1024;
 
 /// What one call may cost.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct CallLimits {
+pub(crate) struct CallLimits {
     /// From the start of the call to the last byte of the answer.
-    pub deadline: Duration,
+    pub(crate) deadline: Duration,
     /// The longest body taken, in bytes.
-    pub body_bytes: usize,
+    pub(crate) body_bytes: usize,
     /// The most fields taken in a response head.
-    pub fields: usize,
+    pub(crate) fields: usize,
 }
 
 impl Default for CallLimits {
@@ -47,7 +47,7 @@ impl Default for CallLimits {
 
 /// Calls one origin, each time on a connection of its own.
 #[derive(Clone, Debug)]
-pub struct Client(Arc<Connector>);
+pub(crate) struct Client(Arc<Connector>);
 
 impl Client {
     /// For `origin`; look-up, connection and handshake together have `connect_timeout`.
@@ -55,18 +55,13 @@ impl Client {
     /// # Errors
     ///
     /// [`Error::Unconfigured`] when the origin is `https` and nobody is believed.
-    pub fn new(
+    pub(crate) fn new(
         origin: Origin,
         trust: Option<Trust>,
         connect_timeout: Duration,
     ) -> Result<Self, Error> {
         let connector = Connector::new(origin, trust, connect_timeout)?;
         Ok(Self(Arc::new(connector)))
-    }
-
-    /// The origin that is called.
-    pub fn origin(&self) -> &Origin {
-        self.0.origin()
     }
 
     /// Sends `request` and collects the answer. `Host` and `Accept-Encoding: identity` are set,
@@ -83,7 +78,7 @@ impl Client {
     /// # Cancel safety
     ///
     /// Dropping the future closes the connection; the origin may have acted.
-    pub async fn call(
+    pub(crate) async fn call(
         &self,
         request: Request<Full<Bytes>>,
         limits: CallLimits,

@@ -22,7 +22,7 @@ use crate::tls::Trust;
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// Opens connections to one origin.
-pub struct Connector {
+pub(crate) struct Connector {
     origin: Origin,
     tls: Option<(Trust, ServerName<'static>)>,
     deadline: Duration,
@@ -36,7 +36,11 @@ impl Connector {
     /// # Errors
     ///
     /// [`Error::Unconfigured`] when the origin is `https` and nobody is believed.
-    pub fn new(origin: Origin, trust: Option<Trust>, deadline: Duration) -> Result<Self, Error> {
+    pub(crate) fn new(
+        origin: Origin,
+        trust: Option<Trust>,
+        deadline: Duration,
+    ) -> Result<Self, Error> {
         let tls = if origin.is_encrypted() {
             let trust = trust.ok_or(Error::Unconfigured)?;
             let name = origin.server_name().ok_or(Error::Unconfigured)?;
@@ -52,7 +56,7 @@ impl Connector {
     }
 
     /// The origin that connections lead to.
-    pub fn origin(&self) -> &Origin {
+    pub(crate) fn origin(&self) -> &Origin {
         &self.origin
     }
 
@@ -65,7 +69,7 @@ impl Connector {
     /// # Cancel safety
     ///
     /// Dropping the future closes whatever was opened.
-    pub async fn connect(&self) -> Result<Stream, Error> {
+    pub(crate) async fn connect(&self) -> Result<Stream, Error> {
         timeout(self.deadline, self.open())
             .await
             .map_err(|_elapsed| Error::ConnectTimeout)?
@@ -141,7 +145,7 @@ fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 
 /// A connection to an origin.
 #[derive(Debug)]
-pub enum Stream {
+pub(crate) enum Stream {
     /// `http`.
     Plain(TcpStream),
     /// `https`, the certificate verified.

@@ -57,7 +57,7 @@ pub enum Error {
 impl Error {
     /// Whether the origin may have acted on the request. `false` is certain: nothing of the
     /// request was sent.
-    pub fn may_have_been_processed(&self) -> bool {
+    pub(crate) fn may_have_been_processed(&self) -> bool {
         match self {
             Self::Busy
             | Self::Connect(_)
@@ -73,26 +73,6 @@ impl Error {
             | Self::RequestBody(_)
             | Self::TooLarge
             | Self::UnaskedUpgrade => true,
-        }
-    }
-
-    /// A stable code for logs and counters.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::BodyTimeout => "body_timeout",
-            Self::Broken(_) => "broken",
-            Self::Busy => "busy",
-            Self::CallTimeout => "call_timeout",
-            Self::Connect(_) => "connect",
-            Self::ConnectTimeout => "connect_timeout",
-            Self::Framing => "framing",
-            Self::HeadTimeout => "head_timeout",
-            Self::RequestBody(_) => "request_body",
-            Self::Resolve(_) => "resolve",
-            Self::Tls(_) => "tls",
-            Self::TooLarge => "too_large",
-            Self::UnaskedUpgrade => "unasked_upgrade",
-            Self::Unconfigured => "unconfigured",
         }
     }
 }

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 /// lines of one buffer, which costs less than a second map of them. The buffer is wiped, because
 /// cookies are in it. Values that are marked sensitive are not copied; they share the memory of
 /// their owner, who wipes it.
-pub struct KeptHead {
+pub(crate) struct KeptHead {
     method: Method,
     uri: Uri,
     /// A name, `:`, a value and a line feed each: no name has a colon, and no value a line feed.
@@ -22,7 +22,7 @@ pub struct KeptHead {
 
 impl KeptHead {
     /// Keeps a head; its extensions are not part of it.
-    pub fn of(parts: &Parts) -> Self {
+    pub(crate) fn of(parts: &Parts) -> Self {
         let copied = parts
             .headers
             .iter()
@@ -51,7 +51,7 @@ impl KeptHead {
     }
 
     /// The head again, as HTTP/1.1.
-    pub fn into_parts(self) -> Parts {
+    pub(crate) fn into_parts(self) -> Parts {
         let (mut parts, ()) = Request::new(()).into_parts();
         parts.method = self.method;
         parts.uri = self.uri;

@@ -15,7 +15,7 @@ use super::error::Error;
 /// that one worker's idle connections do not starve another's requests, whoever begins to wait
 /// says so to every pool, and pools then give up what they hold idle.
 #[derive(Debug)]
-pub struct Limit {
+pub(crate) struct Limit {
     open: Arc<Semaphore>,
     waiting: AtomicUsize,
     queue: usize,
@@ -26,7 +26,7 @@ pub struct Limit {
 impl Limit {
     /// At most `connections` open at once; at most `queue` requests wait for one, each for
     /// `patience`.
-    pub fn new(connections: NonZeroUsize, queue: usize, patience: Duration) -> Self {
+    pub(crate) fn new(connections: NonZeroUsize, queue: usize, patience: Duration) -> Self {
         let connections = connections.get().min(Semaphore::MAX_PERMITS);
         Self {
             open: Arc::new(Semaphore::new(connections)),
@@ -38,14 +38,15 @@ impl Limit {
     }
 
     /// How many requests wait, over all workers.
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         // Pairs with the increment in `queue`: whoever reads zero here put its connection away
         // before the waiter spoke, and is told.
         self.waiting.load(Ordering::SeqCst)
     }
 
     /// How many more connections may be opened now.
-    pub fn free(&self) -> usize {
+    #[cfg(test)]
+    pub(super) fn free(&self) -> usize {
         self.open.available_permits()
     }
 

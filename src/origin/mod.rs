@@ -27,12 +27,11 @@ mod response;
 mod tests;
 mod wire;
 
-pub use client::{CallLimits, Client};
-pub use connector::{Connector, Stream};
+pub(crate) use client::{CallLimits, Client};
+pub(crate) use connector::Connector;
 pub use error::Error;
-
-pub use kept::KeptHead;
-pub use limit::Limit;
-pub use name::{Origin, ParseOriginError};
-pub use pool::{Pool, Sending, Times};
+pub(crate) use kept::KeptHead;
+pub(crate) use limit::Limit;
+pub(crate) use name::Origin;
+pub(crate) use pool::{Pool, Sending, Times};
 pub use response::ResponseBody;

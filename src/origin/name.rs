@@ -8,18 +8,9 @@ use rustls::pki_types::ServerName;
 use url::{Host, Url};
 
 /// Scheme, host and port (RFC 9110 section 4.3.1), from `http://host:port` or `https://host:port`.
-///
-/// ```
-/// use sidegate::origin::Origin;
-///
-/// let origin: Origin = "http://127.0.0.1:8000".parse().unwrap();
-/// assert_eq!(origin.authority(), "127.0.0.1:8000");
-/// assert!("http://app/path".parse::<Origin>().is_err());
-/// assert!("http://user@app".parse::<Origin>().is_err());
-/// ```
 #[derive(Clone, Debug, Eq, Hash, PartialEq, serde::Deserialize)]
 #[serde(try_from = "String")]
-pub struct Origin {
+pub(crate) struct Origin {
     encrypted: bool,
     host: Host<String>,
     port: u16,
@@ -30,7 +21,7 @@ pub struct Origin {
 ///
 /// Side: gateway; a mistake in the settings.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum ParseOriginError {
+pub(crate) enum ParseOriginError {
     /// Not `http://` or `https://` and a host.
     #[error("must be http://host:port or https://host:port")]
     Malformed,
@@ -41,12 +32,12 @@ pub enum ParseOriginError {
 
 impl Origin {
     /// Whether connections are TLS (`https`).
-    pub fn is_encrypted(&self) -> bool {
+    pub(crate) fn is_encrypted(&self) -> bool {
         self.encrypted
     }
 
     /// The host without brackets, as the resolver wants it.
-    pub fn host(&self) -> String {
+    pub(crate) fn host(&self) -> String {
         match &self.host {
             Host::Domain(name) => name.clone(),
             Host::Ipv4(address) => address.to_string(),
@@ -55,18 +46,18 @@ impl Origin {
     }
 
     /// The port, the scheme's own when none was written.
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
     /// Host and port as in a `Host` field: the scheme's own port is left out.
-    pub fn authority(&self) -> &str {
+    pub(crate) fn authority(&self) -> &str {
         // Built from a `str` of visible ASCII, so this never falls back.
         self.authority.to_str().unwrap_or_default()
     }
 
     /// The `Host` field for this origin (RFC 9110 section 7.2); a clone is a reference count.
-    pub fn host_value(&self) -> &HeaderValue {
+    pub(crate) fn host_value(&self) -> &HeaderValue {
         &self.authority
     }
 

@@ -22,17 +22,17 @@ use crate::upload::Upload;
 
 /// How long an origin may take.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Times {
+pub(crate) struct Times {
     /// From the last progress of the request to the whole response head.
-    pub head: Duration,
+    pub(crate) head: Duration,
     /// The longest silence inside a response body; `None` allows any.
-    pub stall: Option<Duration>,
+    pub(crate) stall: Option<Duration>,
     /// The longest time after which an idle connection is used again; zero never uses one again.
-    pub idle: Duration,
+    pub(crate) idle: Duration,
 }
 
 /// The way to the response of a request that was given to a [`Pool`].
-pub type Sending = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Error>>>>;
+pub(crate) type Sending = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Error>>>>;
 
 /// One worker's connections to one origin; clones share them. Lives where local tasks are spawned.
 ///
@@ -40,7 +40,7 @@ pub type Sending = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Er
 /// sent and response read to their clean ends, HTTP/1.1 spoken, nothing announced twice, not one
 /// byte too many.
 #[derive(Clone)]
-pub struct Pool(Rc<Shared>);
+pub(crate) struct Pool(Rc<Shared>);
 
 struct Shared {
     connector: Arc<Connector>,
@@ -51,7 +51,12 @@ struct Shared {
 
 impl Pool {
     /// An empty pool. Panics where no local task can be spawned.
-    pub fn new(connector: Arc<Connector>, limit: Arc<Limit>, times: Times, clock: Clock) -> Self {
+    pub(crate) fn new(
+        connector: Arc<Connector>,
+        limit: Arc<Limit>,
+        times: Times,
+        clock: Clock,
+    ) -> Self {
         Self(Rc::new(Shared {
             connector,
             times,
@@ -77,7 +82,7 @@ impl Pool {
     ///
     /// Dropping the future closes the connection; the origin may have acted. An idle connection
     /// gets the request at once, before the future is polled.
-    pub fn send(&self, request: Request<Upload>) -> Sending {
+    pub(crate) fn send(&self, request: Request<Upload>) -> Sending {
         let (mut parts, upload) = request.into_parts();
         parts.version = Version::HTTP_11;
         parts.uri = origin_form(parts.uri);
@@ -100,7 +105,7 @@ impl Pool {
     }
 
     /// How many connections of this pool are idle.
-    pub fn idle(&self) -> usize {
+    pub(crate) fn idle(&self) -> usize {
         self.0.idle.count()
     }
 }

@@ -24,7 +24,6 @@ pub struct ResponseBody {
     lease: Option<Lease>,
     pulse: Option<Rc<Pulse>>,
     stall: Stall,
-    received: u64,
     broken: bool,
 }
 
@@ -41,16 +40,10 @@ impl ResponseBody {
             lease: Some(lease),
             pulse,
             stall: Stall::new(stall),
-            received: 0,
             broken: false,
         };
         body.settle_at_end();
         body
-    }
-
-    /// The bytes of content that came so far.
-    pub fn received(&self) -> u64 {
-        self.received
     }
 
     fn settle_at_end(&mut self) {
@@ -92,8 +85,6 @@ impl Body for ResponseBody {
                     let Ok(data) = frame.into_data() else {
                         continue;
                     };
-                    let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
-                    this.received = this.received.saturating_add(length);
                     this.settle_at_end();
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
@@ -128,7 +119,6 @@ impl Body for ResponseBody {
 impl fmt::Debug for ResponseBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseBody")
-            .field("received", &self.received)
             .field("broken", &self.broken)
             .finish_non_exhaustive()
     }
