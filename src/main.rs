@@ -138,7 +138,7 @@ impl Settings {
     fn source(&self) -> Source {
         Source {
             path: self.config.clone(),
-            text: None,
+            read: None,
             variables: Variables::Read,
             flags: Flags {
                 listen: self.listen.clone(),
@@ -212,16 +212,19 @@ fn until_signal(start: impl FnOnce() -> Result<Instance, String>) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("cannot start: {error}")),
     };
-    runtime.block_on(async {
-        let mut signals = match Signals::listen() {
-            Ok(signals) => signals,
-            Err(error) => return fail(&format!("cannot listen for signals: {error}")),
+    let code = runtime.block_on(async {
+        let listening = (Signals::listen(), signal(SignalKind::hangup()));
+        let (mut signals, mut hangup) = match listening {
+            (Ok(signals), Ok(hangup)) => (signals, hangup),
+            (Err(error), _) | (_, Err(error)) => {
+                return fail(&format!("cannot listen for signals: {error}"));
+            }
         };
         let mut instance = match start() {
             Ok(instance) => instance,
             Err(error) => return fail(&error),
         };
-        signals.serve(&mut instance).await;
+        signals.serve(&mut hangup, &mut instance).await;
         tokio::select! {
             drained = instance.drain() => match drained.lost {
                 0 => ExitCode::SUCCESS,
@@ -229,38 +232,41 @@ fn until_signal(start: impl FnOnce() -> Result<Instance, String>) -> ExitCode {
             },
             () = signals.next() => fail("stopped at once by a second signal"),
         }
-    })
+    });
+    // A reload may still wait for a file that cannot be read to its end.
+    runtime.shutdown_background();
+    code
 }
 
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    hangup: Signal,
 }
 
 impl Signals {
     fn listen() -> std::io::Result<Self> {
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
-        let hangup = signal(SignalKind::hangup())?;
         Ok(Self {
             terminate,
             interrupt,
-            hangup,
         })
     }
 
     /// Serves until a signal to stop. SIGHUP and replaced files put other settings in force.
-    async fn serve(&mut self, instance: &mut Instance) {
+    async fn serve(&mut self, hangup: &mut Signal, instance: &mut Instance) {
         loop {
             let changed = tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => Changed::Settings,
+                () = self.next() => return,
+                _ = hangup.recv() => Changed::Asked,
                 changed = instance.changed() => changed,
             };
-            // What came of it is in the log.
-            drop(instance.reload(changed).await);
+            tokio::select! {
+                // A file that cannot be read to its end must not keep the process from stopping.
+                () = self.next() => return,
+                // What came of it is in the log.
+                _reloaded = instance.reload(changed) => {}
+            }
         }
     }
 

@@ -2,14 +2,16 @@
 //! operator wrote of each provider its profile.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fmt, fs, io};
 
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
-use super::problem;
+use super::problem::{self, Problems};
+use super::watch::Stamp;
 use crate::provider::profile;
 
 /// What the names of our variables begin with. Two underscores: an orchestrator that injects
@@ -44,12 +46,34 @@ pub struct Flags {
 pub struct Source {
     /// The settings file.
     pub path: PathBuf,
-    /// What the file held once, to be read in its place.
-    pub text: Option<Arc<str>>,
+    /// What the file held once, to be taken in its place.
+    pub read: Option<Read>,
     /// Whether the process's variables count.
     pub variables: Variables,
     /// What the command line sets.
     pub flags: Flags,
+}
+
+/// What a settings file held when it was read. It does not print.
+#[derive(Clone)]
+pub struct Read {
+    pub(super) text: Arc<str>,
+    pub(super) stamp: Option<Stamp>,
+}
+
+impl Read {
+    fn of(path: &Path) -> io::Result<Self> {
+        // Before the text: whoever compares it later must not miss a change.
+        let stamp = Stamp::of(path);
+        let text = fs::read_to_string(path)?.into();
+        Ok(Self { text, stamp })
+    }
+}
+
+impl fmt::Debug for Read {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Read").finish_non_exhaustive()
+    }
 }
 
 impl Source {
@@ -57,10 +81,16 @@ impl Source {
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
-            text: None,
+            read: None,
             variables: Variables::Ignore,
             flags: Flags::default(),
         }
+    }
+
+    /// What the settings file holds, or held.
+    pub(crate) fn read(&self) -> Result<Read, Problems> {
+        let read = self.read.clone().map_or_else(|| Read::of(&self.path), Ok);
+        read.map_err(|error| Problems::one(&self.path, format!("cannot be read: {error}")))
     }
 
     /// All layers, the strongest last. `text` is what the file holds: it was read once, so that a

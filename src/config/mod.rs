@@ -19,20 +19,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use figment::Figment;
 use figment::providers::{Format as _, Toml};
 use figment::value::{Dict, Value};
 use serde::Deserialize;
+use zeroize::Zeroizing;
 
 pub(crate) use self::changes::registrations;
 pub(crate) use self::fixed::Fixed;
-pub use self::layers::{Flags, Source, Variables};
+pub use self::layers::{Flags, Read, Source, Variables};
 use self::listening::{Bounded, ServerSection, acceptor, check_transport};
 pub use self::problem::{Problem, Problems};
 pub(crate) use self::routing::Upstreams;
 use self::routing::{check_hosts, check_open, routes, unnamed_providers, upstreams};
 use self::section::Reader;
-pub(crate) use self::watch::{Look, Watch};
+pub(crate) use self::watch::{Look, Stamp, Watch};
 use crate::access::RouteTable;
 use crate::clock::Clock;
 use crate::fields::forwarded::TrustedPeers;
@@ -61,19 +63,35 @@ pub struct Config {
     /// Where the operations listener is, if anywhere.
     pub(crate) operations: Option<SocketAddr>,
     /// Sessions, and the keys that seal those on disk.
-    pub(crate) session: (session::Settings, KeyRing),
+    pub(crate) session: (session::Settings, Arc<KeyRing>),
     /// What only a restart changes.
     pub(crate) fixed: Fixed,
     /// Whether the settings are read again when their file was replaced.
     pub(crate) watch: bool,
     /// The file with the keys of logins and of sessions on disk.
-    pub(crate) key_file: Option<PathBuf>,
+    pub(crate) key_file: Option<KeyFile>,
     /// Where the settings come from, with what their file held.
     pub(crate) source: Source,
     /// What a reload replaces.
     pub site: SiteConfig,
     /// What is odd but not wrong.
     pub warnings: Vec<String>,
+}
+
+/// A file of keys that is in use, and what tells its content from other content.
+#[derive(Debug)]
+pub(crate) struct KeyFile {
+    pub(crate) path: PathBuf,
+    pub(crate) content: Option<Digest>,
+}
+
+/// Tells one content of a file from another.
+pub(crate) type Digest = [u8; SHA256_OUTPUT_LEN];
+
+/// The digest of what the file at `path` holds now.
+pub(crate) fn content(path: &Path) -> Option<Digest> {
+    let text = Zeroizing::new(std::fs::read(path).ok()?);
+    digest(&SHA256, &text).as_ref().try_into().ok()
 }
 
 /// The part of the settings that decides about requests. A reload replaces it as a whole.
@@ -141,25 +159,18 @@ impl Config {
     ///
     /// [`Problems`]: all that are found, each with its key and source.
     pub fn load(source: &Source, opened: &Opened, clock: &Clock) -> Result<Self, Problems> {
-        let path = &source.path;
-        let text = match &source.text {
-            Some(text) => Arc::clone(text),
-            None => match std::fs::read_to_string(path) {
-                Ok(text) => Arc::from(text),
-                Err(error) => return Err(Problems::one(path, format!("cannot be read: {error}"))),
-            },
-        };
+        let (path, read) = (&source.path, source.read()?);
         // Figment reports syntax without the file's name when it is given the text alone.
-        if let Err(error) = Figment::from(Toml::string(&text)).extract::<Dict>() {
+        if let Err(error) = Figment::from(Toml::string(&read.text)).extract::<Dict>() {
             return Err(Problems::one(path, error.to_string()));
         }
-        let settings = source.layers(&text);
+        let settings = source.layers(&read.text);
         let mut reader = Reader::new(&settings, layers::defaults());
-        let read = Source {
-            text: Some(text),
+        let source = Source {
+            read: Some(read),
             ..source.clone()
         };
-        let config = build((read, &settings), opened, &mut reader, clock);
+        let config = build((source, &settings), opened, &mut reader, clock);
         match config {
             Some(config) if reader.problems.is_empty() => Ok(config),
             _ => Err(Problems(reader.problems)),
@@ -168,6 +179,11 @@ impl Config {
 }
 
 impl Config {
+    /// The state of the settings file when it was read.
+    pub(crate) fn stamp(&self) -> Option<Stamp> {
+        self.source.read.as_ref().and_then(|read| read.stamp)
+    }
+
     /// What a later reload may take over.
     pub(crate) fn opened(&self) -> Opened {
         let random = self.key_file.is_none();
@@ -180,7 +196,7 @@ impl Config {
 }
 
 impl Problems {
-    fn one(path: &Path, reason: String) -> Self {
+    pub(super) fn one(path: &Path, reason: String) -> Self {
         let source = path.display().to_string();
         Self(vec![Problem {
             key: String::new(),
@@ -248,10 +264,10 @@ fn build(
         operations: operations?.listen,
         fixed: Fixed::of(settings),
         watch: watch?,
-        key_file: login.state_key_file,
+        key_file: keys.file,
         source,
         site,
-        session: (session, keys.sessions),
+        session: (session, Arc::new(keys.sessions)),
         warnings,
     })
 }
@@ -449,6 +465,7 @@ fn login_settings(
 struct SealingKeys {
     logins: Arc<KeyRing>,
     sessions: KeyRing,
+    file: Option<KeyFile>,
 }
 
 /// Reads the keys. Without a file of them, logins that are under way keep their random keys.
@@ -462,6 +479,11 @@ fn keys(
     if let Some(session) = session {
         check_store(session, section, reader);
     }
+    // Before the keys: a file that changes meanwhile is read again later.
+    let file = section.state_key_file.as_ref().map(|path| KeyFile {
+        path: path.clone(),
+        content: content(path),
+    });
     let keys = match &section.state_key_file {
         Some(path) => Keys::from_file(path).map_err(|error| chain(&error)),
         None => Keys::random().map_err(|error| chain(&error)),
@@ -473,7 +495,11 @@ fn keys(
         let random = opened.random_keys.as_ref();
         let kept = random.filter(|_random| section.state_key_file.is_none());
         let logins = kept.map_or_else(|| Arc::new(logins), Arc::clone);
-        Ok(SealingKeys { logins, sessions })
+        Ok(SealingKeys {
+            logins,
+            sessions,
+            file,
+        })
     });
     rings
         .map_err(|reason| reader.note("login.state_key_file", reason))

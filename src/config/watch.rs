@@ -6,7 +6,7 @@
 //! elsewhere (Kubernetes swaps a link), and that the file then stays as it is for a while.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -41,7 +41,10 @@ pub(crate) enum Look {
 #[derive(Debug)]
 pub(crate) struct Watch {
     path: PathBuf,
-    /// Events of the folder that the path names.
+    /// The folder that the path names. Another folder may take its place.
+    folder: PathBuf,
+    folder_id: Option<FileId>,
+    /// Events of that folder.
     events: OwnedFd,
     /// Where the path leads through all links.
     target: Option<PathBuf>,
@@ -55,54 +58,86 @@ struct Pending {
     stamp: Option<Stamp>,
 }
 
-/// Tells one state of a file from another.
+/// Tells one file from another.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Stamp {
+struct FileId {
     device: u64,
     inode: u64,
+}
+
+impl FileId {
+    fn of(path: &Path) -> Option<Self> {
+        fs::metadata(path).ok().map(|about| Self::from(&about))
+    }
+}
+
+impl From<&Metadata> for FileId {
+    fn from(about: &Metadata) -> Self {
+        Self {
+            device: about.dev(),
+            inode: about.ino(),
+        }
+    }
+}
+
+/// Tells one state of a file from another.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Stamp {
+    id: FileId,
     length: u64,
     modified: (i64, i64),
 }
 
 impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
+    /// The state that the file at `path` has now.
+    pub(crate) fn of(path: &Path) -> Option<Self> {
         let about = fs::metadata(path).ok()?;
         Some(Self {
-            device: about.dev(),
-            inode: about.ino(),
+            id: FileId::from(&about),
             length: about.len(),
             modified: (about.mtime(), about.mtime_nsec()),
         })
     }
 }
 
-/// What has happened to the file since the last look.
-#[derive(Clone, Copy, Debug, Default)]
-struct Seen {
-    renamed: bool,
-    written: bool,
+/// What happened to the path last.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Event {
+    /// A file was made there, perhaps to be written now; or a link.
+    Created,
+    /// Nothing, as far as the folder tells.
+    Nothing,
+    /// A file was renamed to it.
+    Renamed,
+    /// The file was written, or events were lost.
+    Written,
 }
 
 impl Watch {
-    /// Watches the file at `path` from now on.
+    /// Watches the file at `path`, which had the state `read` when it was read last. If another file
+    /// has taken its place since, that counts as a replacement now.
     ///
     /// # Errors
     ///
     /// When the system does not watch its folder.
-    pub(crate) fn new(path: &Path) -> io::Result<Self> {
+    pub(crate) fn new(path: &Path, read: Option<Stamp>, now: Instant) -> io::Result<Self> {
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             Some(_) | None => Path::new("."),
         };
-        let events = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        let flags = WatchFlags::MOVED_TO | WatchFlags::CREATE | WatchFlags::MODIFY;
-        inotify::add_watch(&events, folder, flags)?;
-        Ok(Self {
+        let mut watch = Self {
             path: path.to_owned(),
-            events,
+            folder: folder.to_owned(),
+            folder_id: FileId::of(folder),
+            events: events_of(folder)?,
             target: fs::canonicalize(path).ok(),
             pending: None,
-        })
+        };
+        let id = |stamp: Stamp| stamp.id;
+        if Stamp::of(path).map(id) != read.map(id) {
+            watch.expect_to_stay(now);
+        }
+        Ok(watch)
     }
 
     /// Looks whether the file was replaced. Called about once a second.
@@ -111,27 +146,26 @@ impl Watch {
     ///
     /// When the system's events cannot be read.
     pub(crate) fn look(&mut self, now: Instant) -> io::Result<Look> {
-        let Seen { renamed, written } = self.read_events()?;
-        let target = fs::canonicalize(&self.path).ok();
-        let led_elsewhere = target.is_some() && target != self.target;
-        if led_elsewhere {
-            self.target = target;
-        }
-        if renamed || led_elsewhere {
-            self.pending = Some(Pending {
-                since: now,
-                stamp: Stamp::of(&self.path),
-            });
+        let event = self.read_events()?;
+        let leads_elsewhere = self.follow_links()?;
+        let put_in_place = match event {
+            Event::Nothing => leads_elsewhere,
+            Event::Renamed => true,
+            // A link is whole from the moment when it is there. A file is not.
+            Event::Created if self.path.is_symlink() => true,
+            Event::Created | Event::Written => {
+                self.pending = None;
+                return Ok(Look::WrittenInPlace);
+            }
+        };
+        if put_in_place {
+            self.expect_to_stay(now);
             return Ok(Look::Nothing);
         }
         let Some(pending) = self.pending.take() else {
-            return Ok(if written {
-                Look::WrittenInPlace
-            } else {
-                Look::Nothing
-            });
+            return Ok(Look::Nothing);
         };
-        if written || pending.stamp.is_none() || pending.stamp != Stamp::of(&self.path) {
+        if pending.stamp.is_none() || pending.stamp != Stamp::of(&self.path) {
             return Ok(Look::WrittenInPlace);
         }
         if now.saturating_duration_since(pending.since) < STABLE {
@@ -141,27 +175,64 @@ impl Watch {
         Ok(Look::Replaced)
     }
 
-    fn read_events(&self) -> io::Result<Seen> {
+    fn expect_to_stay(&mut self, now: Instant) {
+        self.pending = Some(Pending {
+            since: now,
+            stamp: Stamp::of(&self.path),
+        });
+    }
+
+    /// Whether the path leads to another file than at the last look because of a link or of a folder
+    /// that was swapped.
+    fn follow_links(&mut self) -> io::Result<bool> {
+        let folder_id = FileId::of(&self.folder);
+        let other_folder = folder_id.is_some() && folder_id != self.folder_id;
+        if other_folder {
+            self.events = events_of(&self.folder)?;
+            self.folder_id = folder_id;
+        }
+        let target = fs::canonicalize(&self.path).ok();
+        let other_target = target.is_some() && target != self.target;
+        if other_target {
+            self.target = target;
+        }
+        Ok(other_folder || other_target)
+    }
+
+    /// What happened to the path last, as far as the folder tells.
+    fn read_events(&self) -> io::Result<Event> {
         let name = self.path.file_name().map(OsStr::as_bytes);
         let mut buffer = [MaybeUninit::uninit(); EVENTS];
         let mut events = inotify::Reader::new(&self.events, &mut buffer);
-        let mut seen = Seen::default();
+        let mut last = Event::Nothing;
         loop {
             let event = match events.next() {
                 Ok(event) => event,
-                Err(Errno::WOULDBLOCK) => return Ok(seen),
+                Err(Errno::WOULDBLOCK) => return Ok(last),
                 Err(Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
             };
             let flags = event.events();
-            // Events were lost, perhaps of this file.
-            let lost = flags.contains(ReadFlags::QUEUE_OVERFLOW);
-            if lost || event.file_name().map(std::ffi::CStr::to_bytes) == name {
-                seen.renamed |= flags.contains(ReadFlags::MOVED_TO);
-                seen.written |= lost || flags.intersects(ReadFlags::CREATE | ReadFlags::MODIFY);
+            let is_lost = flags.contains(ReadFlags::QUEUE_OVERFLOW);
+            if !is_lost && event.file_name().map(std::ffi::CStr::to_bytes) != name {
+                continue;
+            }
+            if is_lost || flags.contains(ReadFlags::MODIFY) {
+                last = Event::Written;
+            } else if flags.contains(ReadFlags::MOVED_TO) {
+                last = Event::Renamed;
+            } else if flags.contains(ReadFlags::CREATE) {
+                last = Event::Created;
             }
         }
     }
+}
+
+fn events_of(folder: &Path) -> io::Result<OwnedFd> {
+    let events = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+    let flags = WatchFlags::MOVED_TO | WatchFlags::CREATE | WatchFlags::MODIFY;
+    inotify::add_watch(&events, folder, flags)?;
+    Ok(events)
 }
 
 #[cfg(test)]
@@ -188,8 +259,8 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("sidegate.toml");
             fs::write(&path, "old").unwrap();
-            let watch = Watch::new(&path).unwrap();
             let now = Clock::system().instant();
+            let watch = Watch::new(&path, Stamp::of(&path), now).unwrap();
             (Self { folder, now }, watch)
         }
 
@@ -262,6 +333,69 @@ mod tests {
         assert_eq!(watch.look(much_later).unwrap(), Look::Nothing);
     }
 
+    /// The look comes after the write, and the writer stalls for longer than a file has to stay.
+    #[test]
+    fn a_file_that_is_written_within_the_second_of_its_rename_is_not_acted_on() {
+        let (mut folder, mut watch) = Folder::new();
+        let path = folder.path("sidegate.toml");
+        fs::write(folder.path("backup"), "backup").unwrap();
+        fs::rename(folder.path("backup"), &path).unwrap();
+        fs::write(&path, "half").unwrap();
+        assert_eq!(folder.looks(&mut watch), [Look::WrittenInPlace]);
+        // The other way round it is whole.
+        fs::write(&path, "half").unwrap();
+        fs::write(folder.path("next"), "whole").unwrap();
+        fs::rename(folder.path("next"), &path).unwrap();
+        assert_eq!(folder.looks(&mut watch), [Look::Replaced]);
+    }
+
+    #[test]
+    fn a_file_that_is_made_in_the_place_of_a_link_is_not_acted_on_and_another_link_is() {
+        let (mut folder, mut watch) = Folder::new();
+        let path = folder.path("sidegate.toml");
+        for name in ["one", "two"] {
+            fs::write(folder.path(name), name).unwrap();
+        }
+        let mut relink = |name: &str| {
+            fs::remove_file(&path).unwrap();
+            symlink(folder.path(name), &path).unwrap();
+            folder.looks(&mut watch)
+        };
+        assert_eq!(relink("one"), [Look::Replaced]);
+        assert_eq!(relink("two"), [Look::Replaced]);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "half").unwrap();
+        assert_eq!(folder.looks(&mut watch), [Look::WrittenInPlace]);
+    }
+
+    #[test]
+    fn a_folder_that_takes_the_place_of_the_folder_is_followed() {
+        let (mut folder, _) = Folder::new();
+        for (name, text) in [("conf", "old"), ("next", "new")] {
+            fs::create_dir(folder.path(name)).unwrap();
+            fs::write(folder.path(name).join("sidegate.toml"), text).unwrap();
+        }
+        let path = folder.path("conf/sidegate.toml");
+        let mut watch = Watch::new(&path, Stamp::of(&path), folder.now).unwrap();
+        fs::rename(folder.path("conf"), folder.path("before")).unwrap();
+        fs::rename(folder.path("next"), folder.path("conf")).unwrap();
+        assert_eq!(folder.looks(&mut watch), [Look::Replaced]);
+        fs::write(folder.path("conf/newer"), "newer").unwrap();
+        fs::rename(folder.path("conf/newer"), &path).unwrap();
+        assert_eq!(folder.looks(&mut watch), [Look::Replaced]);
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_between_its_reading_and_the_watch_is_acted_on() {
+        let (mut folder, _) = Folder::new();
+        let path = folder.path("sidegate.toml");
+        let read = Stamp::of(&path);
+        fs::write(folder.path("next"), "new").unwrap();
+        fs::rename(folder.path("next"), &path).unwrap();
+        let mut watch = Watch::new(&path, read, folder.now).unwrap();
+        assert_eq!(folder.looks(&mut watch), [Look::Replaced]);
+    }
+
     /// As Kubernetes mounts a `ConfigMap`: the file is a link through `..data`, which is swapped.
     #[test]
     fn a_link_that_leads_elsewhere_is_acted_on() {
@@ -274,7 +408,7 @@ mod tests {
         }
         symlink("1", folder.path("..data")).unwrap();
         symlink("..data/sidegate.toml", &path).unwrap();
-        let mut watch = Watch::new(&path).unwrap();
+        let mut watch = Watch::new(&path, Stamp::of(&path), folder.now).unwrap();
         assert_eq!(folder.looks(&mut watch), []);
         symlink("2", folder.path("..data_tmp")).unwrap();
         fs::rename(folder.path("..data_tmp"), folder.path("..data")).unwrap();
@@ -300,6 +434,7 @@ mod tests {
 
     #[test]
     fn a_folder_that_is_not_there_is_an_error() {
-        assert!(Watch::new(Path::new("/nowhere/sidegate.toml")).is_err());
+        let path = Path::new("/nowhere/sidegate.toml");
+        assert!(Watch::new(path, None, Clock::system().instant()).is_err());
     }
 }

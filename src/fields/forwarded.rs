@@ -23,6 +23,11 @@ impl TrustedPeers {
         Self(networks.into_iter().map(unmapped).collect())
     }
 
+    /// Whether nobody is trusted.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether forwarding fields from `address` are believed. An IPv4 address that is mapped into
     /// IPv6 counts as what it is.
     pub fn contains(&self, address: IpAddr) -> bool {

@@ -4,13 +4,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use tokio::time::{Instant, Interval};
-use zeroize::Zeroizing;
 
 use super::housekeeping::every;
 use crate::clock::Clock;
-use crate::config::{Look, Watch};
+use crate::config::{Config, Digest, Look, Watch, content};
 
 /// How often the files are looked at.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -18,45 +16,66 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// How long other content of the key file has to stay as it is.
 const KEYS_STABLE: Duration = Duration::from_secs(10);
 
+/// The first pause after a reload that failed, and the longest. Each is twice the one before.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_mins(5);
+
 /// What has changed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub enum Changed {
+    /// A reload failed that files had asked for: the same text is to be tried again, since a file that
+    /// it names may have come meanwhile.
+    Again,
+    /// Nothing, but a signal asks for all settings to be read again.
+    Asked,
     /// The settings file was replaced: all settings are to be read again.
     Settings,
     /// `login.state_key_file` holds other keys: the settings in force are to be opened again.
     Keys,
 }
 
-/// Follows the files of a running gateway.
+/// Follows the files of a running gateway. One follower lasts as long as the process, so that no
+/// reload misses what happens meanwhile.
 #[derive(Debug)]
 pub(super) struct Follower {
     clock: Clock,
     ticks: Option<Interval>,
     settings: Option<Watch>,
     keys: Option<KeyFile>,
+    retry: Option<Retry>,
+}
+
+/// A reload that failed and may succeed later: a file that the settings name may come a moment after
+/// them.
+#[derive(Clone, Copy, Debug)]
+struct Retry {
+    pause: Duration,
+    at: Instant,
 }
 
 /// The file of keys, followed by its content.
 #[derive(Debug)]
 struct KeyFile {
     path: PathBuf,
-    in_force: Option<Content>,
-    other: Option<(Content, Instant)>,
+    in_force: Option<Digest>,
+    /// Other content, and since when the file holds it.
+    other: Option<(Digest, Instant)>,
+    /// The content for which a reload was asked.
+    asked: Option<Digest>,
 }
 
-type Content = [u8; SHA256_OUTPUT_LEN];
-
 impl KeyFile {
-    fn new(path: &Path) -> Self {
+    fn new(path: PathBuf, in_force: Option<Digest>) -> Self {
         Self {
-            path: path.to_owned(),
-            in_force: content(path),
+            path,
+            in_force,
             other: None,
+            asked: None,
         }
     }
 
-    /// Whether the file holds something else, and has for a while. It is said once.
+    /// Returns true once, when other content has stayed for ten seconds.
     fn has_changed(&mut self, now: Instant) -> bool {
         let content = content(&self.path);
         let Some(other) = content.filter(|_| content != self.in_force) else {
@@ -68,31 +87,58 @@ impl KeyFile {
             Some(_) | None => now,
         };
         self.other = Some((other, since));
-        let changed = now.saturating_duration_since(since) >= KEYS_STABLE;
+        let is_new = self.asked != Some(other);
+        let changed = is_new && now.saturating_duration_since(since) >= KEYS_STABLE;
         if changed {
-            self.in_force = Some(other);
+            self.asked = Some(other);
         }
         changed
     }
 }
 
-fn content(path: &Path) -> Option<Content> {
-    let text = Zeroizing::new(std::fs::read(path).ok()?);
-    digest(&SHA256, &text).as_ref().try_into().ok()
-}
-
 impl Follower {
-    /// Follows the settings file, if there is one to follow, and the file of keys, if there is one.
-    pub(super) fn new(clock: Clock, settings: Option<&Path>, keys: Option<&Path>) -> Self {
-        Self {
+    /// Follows what `config` names, from its state when it was read.
+    pub(super) fn new(config: &Config, clock: Clock) -> Self {
+        let mut follower = Self {
             clock,
             ticks: None,
-            settings: settings.and_then(|path| {
-                let watch = Watch::new(path);
-                watch.inspect_err(|error| not_watched(path, error)).ok()
-            }),
-            keys: keys.map(KeyFile::new),
+            settings: None,
+            keys: None,
+            retry: None,
+        };
+        follower.follow(config);
+        follower
+    }
+
+    /// Follows what `config` names, which is in force now. What is followed already goes on being
+    /// followed.
+    pub(super) fn follow(&mut self, config: &Config) {
+        self.retry = None;
+        if !config.watch {
+            self.settings = None;
+        } else if self.settings.is_none() {
+            let path = &config.source.path;
+            let watch = Watch::new(path, config.stamp(), self.clock.instant());
+            self.settings = watch.inspect_err(|error| not_watched(path, error)).ok();
         }
+        let keys = config.key_file.as_ref();
+        self.keys = keys.map(|file| KeyFile::new(file.path.clone(), file.content));
+    }
+
+    /// A reload for `changed` failed. If files had asked for it, it is asked for again after a pause
+    /// that grows; whoever sent a signal sees what the log says.
+    pub(super) fn failed(&mut self, changed: Changed) {
+        if changed == Changed::Asked {
+            self.retry = None;
+            return;
+        }
+        let before = self.retry.map_or(Duration::ZERO, |retry| retry.pause);
+        let pause = before.saturating_mul(2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        let now = self.clock.instant();
+        self.retry = Some(Retry {
+            pause,
+            at: now.checked_add(pause).unwrap_or(now),
+        });
     }
 
     /// Waits until something has changed.
@@ -104,24 +150,34 @@ impl Follower {
         loop {
             let ticks = self.ticks.get_or_insert_with(|| every(PERIOD));
             ticks.tick().await;
-            let now = self.clock.instant();
-            match self.settings.as_mut().map(|watch| watch.look(now)) {
-                None | Some(Ok(Look::Nothing)) => {}
-                Some(Ok(Look::Replaced)) => return Changed::Settings,
-                Some(Ok(Look::WrittenInPlace)) => tracing::warn!(
-                    key = "watch",
-                    "The settings file was written in place and is not read: rename a finished \
-                     file to its path, or send SIGHUP"
-                ),
-                Some(Err(error)) => {
-                    tracing::error!(key = "watch", %error, "The settings file is no longer watched");
-                    self.settings = None;
-                }
-            }
-            if self.keys.as_mut().is_some_and(|keys| keys.has_changed(now)) {
-                return Changed::Keys;
+            if let Some(changed) = self.look(self.clock.instant()) {
+                return changed;
             }
         }
+    }
+
+    fn look(&mut self, now: Instant) -> Option<Changed> {
+        match self.settings.as_mut().map(|watch| watch.look(now)) {
+            None | Some(Ok(Look::Nothing)) => {}
+            Some(Ok(Look::Replaced)) => {
+                self.retry = None;
+                return Some(Changed::Settings);
+            }
+            Some(Ok(Look::WrittenInPlace)) => tracing::warn!(
+                key = "watch",
+                "The settings file was written in place and is not read: rename a finished file to \
+                 its path, or send SIGHUP"
+            ),
+            Some(Err(error)) => {
+                tracing::error!(key = "watch", %error, "The settings file is no longer watched");
+                self.settings = None;
+            }
+        }
+        if self.keys.as_mut().is_some_and(|keys| keys.has_changed(now)) {
+            return Some(Changed::Keys);
+        }
+        let due = self.retry.is_some_and(|retry| retry.at <= now);
+        due.then_some(Changed::Again)
     }
 }
 
@@ -140,7 +196,7 @@ mod tests {
         let path = folder.path().join("keys");
         let write = |text: &str| std::fs::write(&path, text).unwrap();
         write("one\n");
-        let mut keys = KeyFile::new(&path);
+        let mut keys = KeyFile::new(path.clone(), content(&path));
         let start = Clock::system().instant();
         let mut second = 0;
         let mut changes = |keys: &mut KeyFile, seconds: u64| {
@@ -156,7 +212,9 @@ mod tests {
         write("two\none\n");
         assert_eq!(changes(&mut keys, 10), 0);
         assert_eq!(changes(&mut keys, 60), 1);
-        // It was away for a moment, and came back the same.
+        // A reload took them, and they are in force.
+        keys = KeyFile::new(path.clone(), content(&path));
+        // The file was away for a moment, and came back the same.
         std::fs::remove_file(&path).unwrap();
         assert_eq!(changes(&mut keys, 30), 0);
         write("two\none\n");

@@ -24,7 +24,7 @@ pub(super) struct Lasting {
 impl Lasting {
     /// Opens the store of sessions, and starts with nothing remembered otherwise.
     pub(super) fn start(
-        (settings, keys): (session::Settings, KeyRing),
+        (settings, keys): (session::Settings, Arc<KeyRing>),
         providers: &Arc<Providers>,
         (metrics, clock): (Arc<Metrics>, &Clock),
         control: Handle,

@@ -17,6 +17,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 
 pub use self::follow::Changed;
+use self::follow::Follower;
 use self::housekeeping::{keep_files, keep_house};
 use self::lasting::Lasting;
 use self::reload::InForce;
@@ -58,6 +59,7 @@ pub struct Instance {
     acceptor: Option<Acceptor>,
     lasting: Lasting,
     in_force: InForce,
+    follower: Follower,
     upstreams: watch::Sender<Upstreams>,
     sites: watch::Sender<Arc<Site>>,
     handle: Handle,
@@ -101,7 +103,8 @@ impl Instance {
         let operations_address = operations.as_ref().map(Listener::local_addr).transpose()?;
         let (control, handle) = Control::start().map_err(Error::Control)?;
         announce(&config);
-        let (acceptor, in_force) = (config.tls.clone(), InForce::of(&config, clock));
+        let (acceptor, in_force) = (config.tls.clone(), InForce::of(&config));
+        let follower = Follower::new(&config, clock.clone());
         let (upstreams, followed) = watch::channel(config.site.upstreams.clone());
         for provider in config.site.providers.values() {
             handle.spawn(provider.maintain(clock.clone()));
@@ -145,6 +148,7 @@ impl Instance {
             acceptor,
             lasting,
             in_force,
+            follower,
             upstreams,
             sites,
             handle,

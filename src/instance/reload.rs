@@ -1,11 +1,11 @@
 //! Other settings for a gateway that goes on serving.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::follow::{Changed, Follower};
+use super::follow::Changed;
 use super::{Instance, announce};
-use crate::clock::Clock;
-use crate::config::{Config, Fixed, Opened, Problems, Source, registrations};
+use crate::config::{Config, Fixed, Opened, Problems, Read, Source, registrations};
 use crate::provider::Providers;
 use crate::session::{Reconfiguration, ReconfigureError, Reconfigured};
 use crate::telemetry::{Reload, chain};
@@ -16,6 +16,12 @@ pub enum ReloadError {
     /// The thread that read the settings panicked, or the process ends.
     #[error("the settings were not read to their end")]
     Interrupted(#[source] tokio::task::JoinError),
+    /// Every request would be refused until the restart that the other settings need.
+    #[error(
+        "server.trusted_proxies is empty, but {0} takes plain HTTP until a restart: no request would be \
+         served"
+    )]
+    Plain(SocketAddr),
     /// The sessions cannot go on with these settings.
     #[error("the sessions cannot go on with these settings")]
     Sessions(#[from] ReconfigureError),
@@ -41,18 +47,17 @@ pub(super) struct InForce {
     /// What the process started with.
     fixed: Fixed,
     opened: Opened,
-    /// What asks for the next reload without a signal.
-    follower: Follower,
+    /// The text of a reload that failed and is tried again.
+    failed: Option<Read>,
 }
 
 impl InForce {
-    pub(super) fn of(config: &Config, clock: &Clock) -> Self {
-        let settings = config.watch.then_some(&*config.source.path);
+    pub(super) fn of(config: &Config) -> Self {
         Self {
             source: config.source.clone(),
             fixed: config.fixed.clone(),
             opened: config.opened(),
-            follower: Follower::new(clock.clone(), settings, config.key_file.as_deref()),
+            failed: None,
         }
     }
 }
@@ -64,13 +69,14 @@ impl Instance {
     ///
     /// Cancel safe.
     pub async fn changed(&mut self) -> Changed {
-        self.in_force.follower.changed().await
+        self.follower.changed().await
     }
 
     /// Reads what has changed again, checks all settings as `sidegate check` does, and puts them in
-    /// force as a whole or not at all. Connections, sessions and refreshes go on. A request that began before
-    /// ends by the settings before; each later request, on open connections too, is decided by the
-    /// new ones. Events say what happened.
+    /// force as a whole or not at all. Connections, sessions and refreshes go on. A request that
+    /// began before ends by the settings before. Each later request, on open connections too, is
+    /// decided by the new ones. Events say what happened. What files asked for and what failed is
+    /// asked for again by [`Instance::changed`].
     ///
     /// # Errors
     ///
@@ -78,7 +84,7 @@ impl Instance {
     ///
     /// # Cancel safety
     ///
-    /// Not cancel safe: sessions may have ended that the new settings leave no provider to, while the
+    /// Not cancel safe: the sessions of providers that are gone may have ended already, while the
     /// settings before are still in force. The next reload mends that.
     pub async fn reload(&mut self, changed: Changed) -> Result<Reloaded, ReloadError> {
         let reloaded = self.put_in_force(changed).await;
@@ -90,6 +96,7 @@ impl Instance {
             }
             Err(error) => {
                 metrics.reload(Reload::Refused);
+                self.follower.failed(changed);
                 let error = chain(error);
                 tracing::error!(error, "Settings not reloaded, the old ones stay in force");
             }
@@ -98,34 +105,30 @@ impl Instance {
     }
 
     async fn put_in_force(&mut self, changed: Changed) -> Result<Reloaded, ReloadError> {
-        let mut source = self.in_force.source.clone();
-        match changed {
-            Changed::Keys => {}
-            Changed::Settings => source.text = None,
-        }
-        let opened = self.in_force.opened.clone();
-        let clock = self.lasting.site.clock.clone();
-        let now = clock.now();
-        let load = move || Config::load(&source, &opened, &clock);
-        let loaded = tokio::task::spawn_blocking(load).await;
-        let config = loaded.map_err(ReloadError::Interrupted)??;
-        let need_restart = self.in_force.fixed.differences(&config.fixed);
+        let config = self.load(changed).await?;
+        self.check_transport(&config)?;
         let next = InForce {
             fixed: self.in_force.fixed.clone(),
-            ..InForce::of(&config, &self.lasting.site.clock)
+            ..InForce::of(&config)
         };
-        announce(&config);
-        let (settings, keys) = config.session;
+        let need_restart = self.in_force.fixed.differences(&config.fixed);
+        let same_store = !need_restart
+            .iter()
+            .any(|key| key.starts_with("session.store"));
+        let (settings, keys) = &config.session;
         let reconfiguration = Reconfiguration {
             idle: settings.idle,
             absolute: settings.absolute,
             per_person: settings.per_person,
-            keys,
+            // Another store may come without keys. The one that is open until the restart needs its own.
+            keys: same_store.then(|| Arc::clone(keys)),
             registrations: registrations(&next.opened.providers),
         };
-        let sessions = &self.lasting.site.sessions;
-        let sessions = sessions.reconfigure(reconfiguration, now).await?;
+        let site = &self.lasting.site;
+        let sessions = site.sessions.reconfigure(reconfiguration, site.clock.now());
+        let sessions = sessions.await?;
         // Nothing fails from here on.
+        announce(&config);
         if let (Some(current), Some(next)) = (&self.acceptor, &config.tls) {
             current.adopt(next);
         }
@@ -133,12 +136,45 @@ impl Instance {
         let refresher = &self.lasting.site.refresher;
         refresher.refresh_at(Arc::clone(&next.opened.providers));
         self.upstreams.send_replace(next.opened.upstreams.clone());
+        self.follower.follow(&config);
         self.sites.send_replace(self.lasting.site(config.site));
         self.in_force = next;
         Ok(Reloaded {
             need_restart,
             sessions,
         })
+    }
+
+    /// Reads the settings. Whatever asks, the file is read only when it is whole; a reload that is
+    /// tried again takes the text that failed.
+    async fn load(&mut self, changed: Changed) -> Result<Config, ReloadError> {
+        let mut source = self.in_force.source.clone();
+        match changed {
+            Changed::Again => source.read = self.in_force.failed.take().or(source.read),
+            Changed::Keys => {}
+            Changed::Asked | Changed::Settings => source.read = None,
+        }
+        let opened = self.in_force.opened.clone();
+        let clock = self.lasting.site.clock.clone();
+        let load = move || {
+            let read = source.read();
+            let read = read.inspect(|read| source.read = Some(read.clone()));
+            let loaded = read.and_then(|_read| Config::load(&source, &opened, &clock));
+            (source.read, loaded)
+        };
+        let loaded = tokio::task::spawn_blocking(load).await;
+        let (read, loaded) = loaded.map_err(ReloadError::Interrupted)?;
+        self.in_force.failed = read;
+        Ok(loaded?)
+    }
+
+    /// Whether requests can be served with these settings on the socket that is open.
+    fn check_transport(&self, config: &Config) -> Result<(), ReloadError> {
+        let plain = self.acceptor.is_none() && !self.address.ip().is_loopback();
+        if plain && config.site.gateway.trusted.is_empty() {
+            return Err(ReloadError::Plain(self.address));
+        }
+        Ok(())
     }
 
     /// Starts to look after providers that were not there before. Nobody looks after a provider any
@@ -158,13 +194,6 @@ impl Instance {
 impl Reloaded {
     fn log(&self) {
         tracing::info!("Settings reloaded");
-        for (provider, count) in &self.sessions.ended {
-            tracing::warn!(
-                provider = &**provider,
-                count,
-                "Sessions ended, since their provider is gone or is another one"
-            );
-        }
         if !self.need_restart.is_empty() {
             let keys = self.need_restart.join(", ");
             tracing::warn!(keys, "Some settings change only with a restart");

@@ -50,7 +50,7 @@ impl Disk {
     /// # Errors
     ///
     /// [`FileError`].
-    pub(super) fn open(path: &Path, keys: KeyRing) -> Result<Self, FileError> {
+    pub(super) fn open(path: &Path, keys: Arc<KeyRing>) -> Result<Self, FileError> {
         file::inspect(path)?;
         let is_there = std::fs::metadata(path).is_ok_and(|about| about.len() > 0);
         if !is_there {
@@ -59,7 +59,7 @@ impl Disk {
         let (database, about) = file::open(path)?;
         Ok(Self {
             path: path.to_owned(),
-            keys: Arc::new(keys),
+            keys,
             store_tag: about.store_tag,
             database: Some(database),
             commit: about.commit,
@@ -144,7 +144,7 @@ impl Disk {
     }
 
     /// The keys that seal the file now.
-    pub(super) fn keys(&self) -> &KeyRing {
+    pub(super) fn keys(&self) -> &Arc<KeyRing> {
         &self.keys
     }
 
@@ -158,9 +158,8 @@ impl Disk {
         &mut self,
         changes: &[Change],
         providers: &Registrations,
-        keys: KeyRing,
+        keys: Arc<KeyRing>,
     ) -> Result<(), StoreError> {
-        let keys = Arc::new(keys);
         self.commit_with(changes, Some(providers), &keys)?;
         self.keys = keys;
         Ok(())

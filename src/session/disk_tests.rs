@@ -63,7 +63,7 @@ impl Disk {
 #[tokio::test]
 async fn after_a_failed_commit_the_file_is_left_alone_for_a_while_but_for_reading_and_removals() {
     let (kit, key) = kit().await;
-    let mut disk = Disk::open(&kit.file(), kit.ring()).unwrap();
+    let mut disk = Disk::open(&kit.file(), kit.ring().into()).unwrap();
     let used = [Change::Used(key, NOW)];
     fill(&mut disk);
     assert!(matches!(
@@ -99,7 +99,7 @@ async fn after_a_failed_commit_the_file_is_left_alone_for_a_while_but_for_readin
 #[tokio::test]
 async fn a_file_that_cannot_be_opened_is_left_alone_for_a_while() {
     let (kit, key) = kit().await;
-    let mut disk = Disk::open(&kit.file(), kit.ring()).unwrap();
+    let mut disk = Disk::open(&kit.file(), kit.ring().into()).unwrap();
     disk.database = None;
     let away = kit.file().with_extension("away");
     std::fs::rename(kit.file(), &away).unwrap();

@@ -292,7 +292,7 @@ async fn what_cannot_be_committed_is_no_end() {
     let sessions = kit.start(NOW);
     open(&sessions, "alice", NOW).await;
     sessions.close().await.unwrap();
-    let disk = Disk::open(&kit.file(), kit.ring()).unwrap();
+    let disk = Disk::open(&kit.file(), kit.ring().into()).unwrap();
     let (mut keeper, ways) = Keeper::new(Store::Disk(Box::new(disk)), kit.limits());
     keeper.restore(NOW).unwrap();
     let mut ends = ways.listeners.listen();

@@ -14,7 +14,7 @@ async fn of_sessions_that_memory_has_no_room_for_none_is_held_at_the_start() {
         open(&sessions, &number.to_string(), NOW).await;
     }
     sessions.close().await.unwrap();
-    let disk = Disk::open(&kit.file(), kit.ring()).unwrap();
+    let disk = Disk::open(&kit.file(), kit.ring().into()).unwrap();
     let limits = Limits {
         capacity: 20 * 1024,
         ..kit.limits()

@@ -111,7 +111,7 @@ impl Sessions {
     /// [`StartError`].
     pub fn start(
         settings: Settings,
-        keys: KeyRing,
+        keys: impl Into<Arc<KeyRing>>,
         providers: &Registrations,
         now: Timestamp,
     ) -> Result<Self, StartError> {
@@ -128,7 +128,7 @@ impl Sessions {
                 (StoreTag::random()?, false, keeper, ways)
             }
             StoreSettings::Disk(disk) => {
-                let disk = disk::Disk::open(&disk.file, keys)?;
+                let disk = disk::Disk::open(&disk.file, keys.into())?;
                 let store_tag = disk.store_tag();
                 let (mut keeper, ways) = Keeper::new(Store::Disk(Box::new(disk)), limits);
                 keeper.restore(now)?;

@@ -24,8 +24,8 @@ pub struct Reconfiguration {
     pub absolute: Duration,
     /// Sessions that one person may have. It counts at the next login.
     pub per_person: usize,
-    /// The keys that seal what is in the file.
-    pub keys: KeyRing,
+    /// Other keys that seal what is in the file; `None` leaves the keys as they are.
+    pub keys: Option<Arc<KeyRing>>,
     /// What each provider is.
     pub registrations: Registrations,
 }
@@ -132,7 +132,7 @@ impl Keeper {
             registrations,
         } = new;
         self.hear_of_evictions();
-        let found = self.look(&keys, &registrations, now)?;
+        let found = self.look(keys.as_deref(), &registrations, now)?;
         if found.unknown > 0 {
             return Err(ReconfigureError::KeyInUse {
                 sessions: found.unknown,
@@ -168,7 +168,7 @@ impl Keeper {
     /// Looks which sessions do not count with other keys and providers.
     fn look(
         &mut self,
-        keys: &KeyRing,
+        keys: Option<&KeyRing>,
         after: &Registrations,
         now: Timestamp,
     ) -> Result<Found, StoreError> {
@@ -187,8 +187,14 @@ impl Keeper {
                 }
                 Ok(found)
             }
-            Store::Disk(disk) if all_count && keys.has_all_of(disk.keys()) => Ok(Found::default()),
-            Store::Disk(disk) => disk.look(keys, now, (before, after)),
+            Store::Disk(disk) => {
+                let current = Arc::clone(disk.keys());
+                let keys = keys.unwrap_or(&current);
+                if all_count && keys.has_all_of(&current) {
+                    return Ok(Found::default());
+                }
+                disk.look(keys, now, (before, after))
+            }
         }
     }
 
@@ -198,11 +204,12 @@ impl Keeper {
         &mut self,
         over: &[(SessionKey, EndReason)],
         providers: &Registrations,
-        keys: KeyRing,
+        keys: Option<Arc<KeyRing>>,
     ) -> Result<(), StoreError> {
         let Store::Disk(disk) = &mut self.store else {
             return Ok(());
         };
+        let keys = keys.unwrap_or_else(|| Arc::clone(disk.keys()));
         if over.is_empty() && *providers == self.registrations && keys.is_same_as(disk.keys()) {
             return Ok(());
         }

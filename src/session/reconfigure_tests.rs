@@ -239,7 +239,7 @@ async fn what_cannot_be_committed_changes_nothing() {
     let sessions = kit.start(NOW);
     let id = open(&sessions, "alice", NOW).await;
     sessions.close().await.unwrap();
-    let disk = Disk::open(&kit.file(), kit.ring()).unwrap();
+    let disk = Disk::open(&kit.file(), kit.ring().into()).unwrap();
     let (mut keeper, _ways) = Keeper::new(Store::Disk(Box::new(disk)), kit.limits());
     keeper.restore(NOW).unwrap();
     let Store::Disk(disk) = &mut keeper.store else {

@@ -92,7 +92,7 @@ impl Kit {
             idle: self.settings.idle,
             absolute: self.settings.absolute,
             per_person: self.settings.per_person,
-            keys: self.ring(),
+            keys: Some(self.ring().into()),
             registrations: self.providers.clone(),
         }
     }
