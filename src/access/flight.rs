@@ -48,6 +48,15 @@ pub(super) struct Pilot<K: Copy + Eq + Hash, R, T> {
     landed: bool,
 }
 
+/// Whether a flight that was to end because nobody waited for it has ended.
+#[must_use]
+pub(super) enum Deserted<P> {
+    /// It has.
+    Yes,
+    /// Somebody has joined it meanwhile, so it goes on.
+    No(P),
+}
+
 impl<K, R, T> Flights<K, R, T>
 where
     K: Copy + Eq + Hash + Send + Sync + 'static,
@@ -172,6 +181,24 @@ impl<K: Copy + Eq + Hash, R, T> Pilot<K, R, T> {
         self.sender.closed().await;
     }
 
+    /// Ends the flight if nobody waits for it. Whoever joins at this very moment keeps it going, or
+    /// starts another.
+    pub(super) fn land_deserted(mut self, end: T) -> Deserted<Self> {
+        let flights = Arc::clone(&self.flights);
+        let mut under_way = flights.under_way();
+        // Whoever joins holds the same lock.
+        if self.sender.receiver_count() > 0 {
+            drop(under_way);
+            return Deserted::No(self);
+        }
+        under_way.remove(&self.key);
+        drop(under_way);
+        self.landed = true;
+        self.count_down();
+        self.sender.send_replace(Progress::Landed(end));
+        Deserted::Yes
+    }
+
     /// Ends the flight. Whoever asks from now on starts another; what this one did is done.
     pub(super) fn land(mut self, end: T) {
         self.landed = true;
@@ -181,6 +208,10 @@ impl<K: Copy + Eq + Hash, R, T> Pilot<K, R, T> {
 
     fn clear(&self) {
         self.flights.under_way().remove(&self.key);
+        self.count_down();
+    }
+
+    fn count_down(&self) {
         let count = &self.flights.count;
         count.send_modify(|count| *count = count.saturating_sub(1));
     }
@@ -371,5 +402,35 @@ mod tests {
         assert!(flights.seat(&7).is_some());
         drop(seat);
         flights.none().await;
+    }
+
+    #[tokio::test]
+    async fn whoever_joins_a_flight_that_is_about_to_be_given_up_keeps_it_going() {
+        let flights = flights();
+        let (gate, joined) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (decided, may_end) = (Arc::clone(&gate), Arc::clone(&joined));
+        let seat = flights.join(7, |pilot| async move {
+            pilot.deserted().await;
+            decided.notify_one();
+            may_end.notified().await;
+            match pilot.land_deserted(0) {
+                Deserted::Yes => {}
+                Deserted::No(pilot) => pilot.land(1),
+            }
+        });
+        drop(seat);
+        gate.notified().await;
+        let mut late = flights.join(7, |_pilot| async { panic!("a second flight") });
+        joined.notify_one();
+        assert_eq!(landed(&late.news().await), 1);
+        drop(late);
+        // With nobody there it ends, and its place is free.
+        let seat = flights.join(7, |pilot| async move {
+            pilot.deserted().await;
+            assert!(matches!(pilot.land_deserted(2), Deserted::Yes));
+        });
+        drop(seat);
+        flights.none().await;
+        assert!(flights.seat(&7).is_none());
     }
 }

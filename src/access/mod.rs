@@ -47,6 +47,7 @@
 
 mod flight;
 mod index;
+mod outcome;
 mod recent;
 mod recovery;
 mod refresh;
@@ -64,9 +65,9 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
 use tokio::time::Instant;
 
+use self::outcome::Fetched;
 pub(crate) use self::recent::Recent;
 pub(crate) use self::recovery::{Content, Recovery, Refused, Replayable, Sent};
-use self::refresh::Fetched;
 pub(crate) use self::refresh::Refresher;
 pub(crate) use self::route::OnRefusal;
 use self::route::WorkerRoutes;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, StatusCode};
 
-use super::refresh::Outcome;
+use super::outcome::Outcome;
 use super::route::OnRefusal;
 use super::wait::seated;
 use super::{Access, Cause, Challenge, Decision, Permit, Route};

@@ -17,8 +17,11 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::flight::{Flights, Pilot, Seat};
-use super::report::{FlightLog, say_ours, say_passing, unstorable};
+use super::flight::{Deserted, Flights, Pilot, Seat};
+use super::outcome::{Fetched, Outcome, Rest};
+use super::report::{
+    FlightLog, say_ended, say_lost, say_ours, say_passing, say_refreshed, unstorable,
+};
 use super::trouble::{FIRST_PAUSE, LONGEST_ASKED, Reason, SessionFailure, Troubles};
 use super::unstored::{Brought, Kept, Unstored};
 use crate::clock::{Clock, Timestamp};
@@ -28,7 +31,7 @@ use crate::provider::{
 use crate::session::{
     EndReason, EndedVersion, Replaced, Session, SessionKey, SessionState, Sessions, StoreError,
 };
-use crate::telemetry::{Metrics, TokenCall, chain};
+use crate::telemetry::{Metrics, TokenCall};
 
 /// The pause of a session that cannot even be asked about until an operator mends something.
 const ALARM_PAUSE: Duration = Duration::from_secs(30);
@@ -52,41 +55,14 @@ const GOES_ON: SessionFailure = SessionFailure {
     retry_after: Duration::ZERO,
 };
 
-/// What came of a refresh.
-#[derive(Clone, Debug)]
-pub(super) enum Outcome {
-    /// The session with the newest tokens that can be had.
-    Renewed(Arc<Session>),
-    /// The session has ended: the server said that the grant has, or somebody signed out.
-    Ended,
-    /// There are no new tokens now. The session stays.
-    Failed(SessionFailure),
-}
-
-/// A pause before the next try.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Rest {
-    pub(super) until: Timestamp,
-    pub(super) reason: Reason,
-}
-
-/// What came of fetching a session from the store.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Fetched {
-    /// It is in memory now.
-    InMemory,
-    /// The store has no such session.
-    Unknown,
-    /// The store cannot say now.
-    Failed(SessionFailure),
-}
-
 /// How the pause before a try ended.
 enum Pause {
     /// The next try is due.
     Over,
-    /// Nobody waits for it, and nothing is to be stored; or the process ends.
-    GivenUp(SessionFailure),
+    /// Nobody waits for it, and nothing is to be stored.
+    Deserted(SessionFailure),
+    /// The process ends.
+    Draining(SessionFailure),
 }
 
 /// Refreshes sessions, and fetches those that are not in memory. Shared by all workers.
@@ -237,7 +213,7 @@ impl Refresher {
     async fn fly(
         self: Arc<Self>,
         mut session: Arc<Session>,
-        pilot: Pilot<SessionKey, Rest, Outcome>,
+        mut pilot: Pilot<SessionKey, Rest, Outcome>,
     ) {
         // Until nobody can meet this flight any more.
         let _counted = self.metrics.refreshing();
@@ -250,15 +226,29 @@ impl Refresher {
         let mut least = Duration::ZERO;
         let outcome = loop {
             let began = self.clock.now();
-            if let Pause::GivenUp(failure) = self.rest(&session, least, &pilot).await {
-                // Only the end of the process keeps it from being tried for ever: once more.
-                if self.is_unstored(&session)
-                    && let Try::Done(outcome) = self.attempt(Arc::clone(&session)).await
-                {
-                    break outcome;
+            match self.rest(&session, least, &pilot).await {
+                Pause::Over => {}
+                Pause::Deserted(failure) => {
+                    session.postpone_refresh(began.plus(failure.retry_after));
+                    match pilot.land_deserted(Outcome::Failed(failure)) {
+                        Deserted::Yes => {
+                            log.landed = true;
+                            return;
+                        }
+                        Deserted::No(joined) => pilot = joined,
+                    }
+                    continue;
                 }
-                session.postpone_refresh(began.plus(failure.retry_after));
-                break Outcome::Failed(failure);
+                Pause::Draining(failure) => {
+                    // What is to be stored would be tried for ever, so it is tried once more.
+                    if self.is_unstored(&session)
+                        && let Try::Done(outcome) = self.attempt(Arc::clone(&session)).await
+                    {
+                        break outcome;
+                    }
+                    session.postpone_refresh(began.plus(failure.retry_after));
+                    break Outcome::Failed(failure);
+                }
             }
             match self.attempt(Arc::clone(&session)).await {
                 Try::Done(outcome) => {
@@ -298,8 +288,8 @@ impl Refresher {
         let mut draining = self.draining.subscribe();
         tokio::select! {
             biased;
-            () = pilot.deserted(), if !unstored => Pause::GivenUp(failure),
-            _draining = draining.wait_for(|draining| *draining) => Pause::GivenUp(failure),
+            () = pilot.deserted(), if !unstored => Pause::Deserted(failure),
+            _draining = draining.wait_for(|draining| *draining) => Pause::Draining(failure),
             () = self.clock.sleep(failure.retry_after) => {
                 pilot.go_on();
                 Pause::Over
@@ -394,13 +384,7 @@ impl Refresher {
             Ok(Replaced::Stored(newest) | Replaced::Newer(newest)) => {
                 self.troubles.forget(session.key());
                 self.metrics.refresh(name, "renewed", "ok");
-                let version = newest.version();
-                tracing::debug!(
-                    provider = name,
-                    session.key = session.key().log_prefix(),
-                    session.version = version,
-                    "Session refreshed"
-                );
+                say_refreshed(&newest);
                 Try::Done(Outcome::Renewed(newest))
             }
             Ok(Replaced::Ended) => {
@@ -429,12 +413,7 @@ impl Refresher {
             .zip(spare)
             .map(|(used, spare)| self.unstored.keep(used, spare));
         if kept != Some(Kept::Yes) {
-            tracing::error!(
-                provider = session.provider(),
-                session.key = session.key().log_prefix(),
-                reason = "refresh_unstored",
-                "New tokens are lost: too many cannot be stored"
-            );
+            say_lost(session);
         }
     }
 
@@ -487,15 +466,9 @@ impl Refresher {
             Err(error) => return self.not_stored(session, &error, "ended"),
         }
         self.troubles.forget(session.key());
-        let (name, reason) = (session.provider(), error.reason());
-        self.metrics.refresh(name, "ended", reason);
-        tracing::info!(
-            provider = name,
-            session.key = session.key().log_prefix(),
-            reason,
-            error = chain(error),
-            "Session ended by its provider"
-        );
+        self.metrics
+            .refresh(session.provider(), "ended", error.reason());
+        say_ended(&session, error);
         Try::Done(Outcome::Ended)
     }
 

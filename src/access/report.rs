@@ -1,4 +1,4 @@
-//! What the log is told of refreshes that fail.
+//! What the log is told of refreshes.
 
 use super::trouble::{FIRST_PAUSE, Reason, SessionFailure};
 use crate::provider::{ExchangeError, Sent};
@@ -59,4 +59,35 @@ pub(super) fn say_passing(session: &Session, error: &ExchangeError) {
     } else {
         tracing::warn!(provider, session.key = key, reason, error = cause, "{said}");
     }
+}
+
+/// Says that a session has new tokens.
+pub(super) fn say_refreshed(newest: &Session) {
+    tracing::debug!(
+        provider = newest.provider(),
+        session.key = newest.key().log_prefix(),
+        session.version = newest.version(),
+        "Session refreshed"
+    );
+}
+
+/// Says that new tokens could be neither stored nor kept.
+pub(super) fn say_lost(session: &Session) {
+    tracing::error!(
+        provider = session.provider(),
+        session.key = session.key().log_prefix(),
+        reason = "refresh_unstored",
+        "New tokens are lost: too many cannot be stored"
+    );
+}
+
+/// Says that the provider has ended a session's grant.
+pub(super) fn say_ended(session: &Session, error: &ExchangeError) {
+    tracing::info!(
+        provider = session.provider(),
+        session.key = session.key().log_prefix(),
+        reason = error.reason(),
+        error = chain(error),
+        "Session ended by its provider"
+    );
 }

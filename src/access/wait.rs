@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::flight::{Progress, Seat};
-use super::refresh::{Fetched, Outcome, Rest};
+use super::outcome::{Awaited, Fetched, Outcome, Rest};
 use super::trouble::{FIRST_PAUSE, Reason, SessionFailure, Whereabouts};
 use super::{Access, Cause, Decision, Route};
 use crate::clock::Clock;
@@ -28,35 +28,6 @@ const PUSHED_OUT: SessionFailure = SessionFailure {
     reason: Reason::at_store("session_pushed_out"),
     retry_after: Duration::from_secs(1),
 };
-
-/// What a seat is taken for, and what may become of the waiting.
-pub(super) trait Awaited: Clone {
-    /// It takes longer than a request waits.
-    const SLOW: Reason;
-    /// It broke off.
-    const LOST: Reason;
-
-    /// Nothing came of it for now.
-    fn failed(failure: SessionFailure) -> Self;
-}
-
-impl Awaited for Outcome {
-    const SLOW: Reason = Reason::at_provider("refresh_slow");
-    const LOST: Reason = Reason::at_provider("refresh_lost");
-
-    fn failed(failure: SessionFailure) -> Self {
-        Self::Failed(failure)
-    }
-}
-
-impl Awaited for Fetched {
-    const SLOW: Reason = Reason::at_store("session_read_slow");
-    const LOST: Reason = Reason::at_store("session_read_lost");
-
-    fn failed(failure: SessionFailure) -> Self {
-        Self::Failed(failure)
-    }
-}
 
 /// What it needs first.
 #[derive(Debug)]
