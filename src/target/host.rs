@@ -15,11 +15,7 @@ const MAX_LABEL: usize = 63;
 
 /// A canonical authority, held as one field value so that forwarding it copies nothing.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Host {
-    value: HeaderValue,
-    name_length: usize,
-    port: Option<u16>,
-}
+pub(super) struct Host(HeaderValue);
 
 impl Host {
     /// Takes `host [ ":" port ]` (RFC 9110 section 7.2). The host is an IPv6 address in brackets
@@ -29,12 +25,8 @@ impl Host {
     /// Everything else is refused: user information, percent-encodings, zone ids, raw UTF-8, an
     /// empty port or one with leading zeros.
     pub(super) fn parse(value: &HeaderValue) -> Result<Self, Error> {
-        if let Some((name_length, port)) = plain(value.as_bytes()) {
-            return Ok(Self {
-                value: value.clone(),
-                name_length,
-                port,
-            });
+        if is_plain(value.as_bytes()) {
+            return Ok(Self(value.clone()));
         }
         let text = value.to_str().map_err(|_not_ascii| Error::HostMalformed)?;
         let (received, port) = split(text);
@@ -46,63 +38,47 @@ impl Host {
         let port = given.filter(|port| !matches!(port, 80 | 443));
         // A name that was only borrowed may still have lost its trailing dot.
         let unchanged = matches!(name, Cow::Borrowed(name) if name.len() == received.len());
-        let name_length = name.len();
         let value = if unchanged && given == port {
             value.clone()
         } else {
             let authority = port.map_or_else(|| name.to_string(), |port| format!("{name}:{port}"));
             HeaderValue::try_from(authority).map_err(|_invalid| Error::HostMalformed)?
         };
-        Ok(Self {
-            value,
-            name_length,
-            port,
-        })
-    }
-
-    pub(super) fn name(&self) -> &str {
-        self.authority().get(..self.name_length).unwrap_or_default()
-    }
-
-    pub(super) fn port(&self) -> Option<u16> {
-        self.port
+        Ok(Self(value))
     }
 
     pub(super) fn authority(&self) -> &str {
         // Built from visible ASCII and never changed, so this never falls back.
-        self.value.to_str().unwrap_or_default()
+        self.0.to_str().unwrap_or_default()
     }
 
     pub(super) fn value(&self) -> &HeaderValue {
-        &self.value
+        &self.0
     }
 }
 
-/// The length of the name and the port of an authority that is canonical beyond doubt: lower-case
-/// labels, and a port only if it has to be there. Nearly all are; the others are looked at piece by
-/// piece.
-fn plain(authority: &[u8]) -> Option<(usize, Option<u16>)> {
+/// Whether an authority is canonical beyond doubt: lower-case labels, and a port only if it has to be
+/// there. Nearly all are; the others are looked at piece by piece.
+fn is_plain(authority: &[u8]) -> bool {
     let mut label = 0_usize;
     let mut end = None;
     for (at, byte) in authority.iter().enumerate() {
         match byte {
             b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => label = label.saturating_add(1),
-            b'.' | b':' if !(1..=MAX_LABEL).contains(&label) => return None,
+            b'.' | b':' if !(1..=MAX_LABEL).contains(&label) => return false,
             b'.' => label = 0,
             b':' => {
                 end = Some(at);
                 break;
             }
-            _ => return None,
+            _ => return false,
         }
     }
-    let port = match end.and_then(|colon| authority.get(colon.saturating_add(1)..)) {
-        Some(digits) => Some(parse_port(digits).ok()?),
-        None => None,
-    };
+    let digits = end.and_then(|colon| authority.get(colon.saturating_add(1)..));
+    let port_is_plain =
+        digits.is_none_or(|digits| parse_port(digits).is_ok_and(|port| !matches!(port, 80 | 443)));
     let length = end.unwrap_or(authority.len());
-    let fits = length <= MAX_NAME && (1..=MAX_LABEL).contains(&label);
-    (fits && !matches!(port, Some(80 | 443))).then_some((length, port))
+    length <= MAX_NAME && (1..=MAX_LABEL).contains(&label) && port_is_plain
 }
 
 /// Splits the port off. Brackets keep the colons of an IPv6 address.
@@ -180,17 +156,15 @@ mod tests {
         let mut all_plain = 0;
         for (name, port) in names.iter().flat_map(|name| ports.map(|port| (name, port))) {
             let text = format!("{name}{port}");
-            let Some((length, found)) = plain(text.as_bytes()) else {
+            if !is_plain(text.as_bytes()) {
                 continue;
-            };
+            }
             all_plain += 1;
-            assert_eq!(length, name.len(), "{text}");
-            assert_eq!(split(&text), (*name, port.strip_prefix(':')));
+            let written = port.strip_prefix(':');
+            assert_eq!(split(&text), (*name, written));
             assert_eq!(parse_name(name), Ok(Cow::Borrowed(*name)));
-            assert_eq!(
-                found,
-                port.strip_prefix(':').map(|port| port.parse().unwrap())
-            );
+            let read = written.map(|port| parse_port(port.as_bytes()).unwrap());
+            assert!(!matches!(read, Some(80 | 443)), "{text}");
         }
         // Five of the names, without a port or with one that has to be there.
         assert_eq!(all_plain, 10);

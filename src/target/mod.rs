@@ -23,11 +23,12 @@ use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
 use host::Host;
 
-pub use path::canonical as canonical_path;
-pub use prefix::{Outline, Prefix};
+pub(crate) use path::canonical as canonical_path;
+pub(crate) use prefix::Outline;
+pub use prefix::Prefix;
 
 /// The longest path that is taken, in bytes as received; longer ones are answered with 414.
-pub const MAX_PATH: usize = 8192;
+pub(crate) const MAX_PATH: usize = 8192;
 
 /// Why a request's target was not taken.
 ///
@@ -93,7 +94,7 @@ pub enum Error {
 
 impl Error {
     /// The status code of the answer.
-    pub const fn status(self) -> StatusCode {
+    pub(crate) const fn status(self) -> StatusCode {
         match self {
             Self::Asterisk => StatusCode::NO_CONTENT,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -116,7 +117,7 @@ impl Error {
     }
 
     /// A stable code for logs and metrics.
-    pub const fn reason(self) -> &'static str {
+    pub(crate) const fn reason(self) -> &'static str {
         match self {
             Self::Asterisk => "target_asterisk",
             Self::AuthorityConflict => "target_authority_conflict",
@@ -145,19 +146,6 @@ impl Error {
 /// 6.2.2 has it: percent-encodings of unreserved characters are decoded, the others have
 /// upper-case digits, and what may not stand in a path is encoded. The query is kept byte for
 /// byte and never looked at. A clone is two reference counts.
-///
-/// ```
-/// use sidegate::target::{Error, Target};
-///
-/// let target = |uri: &str| {
-///     let request = http::Request::get(uri).header("host", "App.Example:443").body(());
-///     Target::from_request(&request.unwrap().into_parts().0)
-/// };
-/// let calm = target("/%7ealice/a%2db?x=/../y").unwrap();
-/// assert_eq!(calm.authority(), "app.example");
-/// assert_eq!(calm.path_and_query().as_str(), "/~alice/a-b?x=/../y");
-/// assert_eq!(target("/public/%2e%2e/admin").unwrap_err(), Error::DotSegment);
-/// ```
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Target {
     host: Host,
@@ -196,40 +184,30 @@ impl Target {
         })
     }
 
-    /// The host: a lower-case name without a trailing dot, an IPv4 address, or an IPv6 address in
-    /// brackets.
-    pub fn host(&self) -> &str {
-        self.host.name()
-    }
-
-    /// The port, unless it is absent, 80 or 443.
-    pub fn port(&self) -> Option<u16> {
-        self.host.port()
-    }
-
-    /// Host and port as one text; the ports 80 and 443 are left out.
-    pub fn authority(&self) -> &str {
+    /// Host and port as one text. The host is a lower-case name without a trailing dot, an IPv4
+    /// address, or an IPv6 address in brackets; the ports 80 and 443 are left out.
+    pub(crate) fn authority(&self) -> &str {
         self.host.authority()
     }
 
     /// [`Target::authority`] as a ready value for the `Host` of the forwarded request and for
     /// `X-Forwarded-Host`; a clone is a reference count.
-    pub fn authority_value(&self) -> &HeaderValue {
+    pub(crate) fn authority_value(&self) -> &HeaderValue {
         self.host.value()
     }
 
     /// The canonical path. It starts with `/`.
-    pub fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.path_and_query.path()
     }
 
     /// The query as it came, without its `?`.
-    pub fn query(&self) -> Option<&str> {
+    pub(crate) fn query(&self) -> Option<&str> {
         self.path_and_query.query()
     }
 
     /// The canonical path and the query: what is matched, logged (the path) and forwarded.
-    pub fn path_and_query(&self) -> &PathAndQuery {
+    pub(crate) fn path_and_query(&self) -> &PathAndQuery {
         &self.path_and_query
     }
 }

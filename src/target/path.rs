@@ -16,14 +16,7 @@ use super::Error;
 /// The [`Error`]s about paths. What two backends may read in two ways is refused here: dot
 /// segments and separators in any coding, empty segments, control characters, bytes that are not
 /// UTF-8, and double encodings of any of these.
-///
-/// ```
-/// use sidegate::target::canonical_path;
-///
-/// assert_eq!(canonical_path("/caf%c3%a9/%61").unwrap(), "/caf%C3%A9/a");
-/// assert!(canonical_path("/public/..;/admin").is_err());
-/// ```
-pub fn canonical(path: &str) -> Result<Cow<'_, str>, Error> {
+pub(crate) fn canonical(path: &str) -> Result<Cow<'_, str>, Error> {
     let rest = path.as_bytes().strip_prefix(b"/").ok_or(Error::WrongForm)?;
     if is_plain(rest) || is_tidy(rest)? {
         Ok(Cow::Borrowed(path))

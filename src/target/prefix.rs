@@ -12,14 +12,6 @@ use super::path::{canonical, decoded};
 /// asks [`Prefix::matches`], which is exact. A rule that **protects** asks [`Prefix::covers`],
 /// which also says yes to spellings that some backend takes for the same place. The query is
 /// never looked at.
-///
-/// ```
-/// use sidegate::target::Prefix;
-///
-/// let admin = Prefix::parse("/admin").unwrap();
-/// assert!(admin.matches("/admin/users") && !admin.matches("/ADMIN"));
-/// assert!(admin.covers("/ADMIN;x=1/users") && !admin.covers("/administrator"));
-/// ```
 #[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize)]
 #[serde(try_from = "String")]
 pub struct Prefix(Box<str>);
@@ -31,18 +23,18 @@ impl Prefix {
     /// # Errors
     ///
     /// What a request's path is refused for, a prefix is refused for.
-    pub fn parse(text: &str) -> Result<Self, Error> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         Ok(Self(canonical(text)?.into()))
     }
 
     /// The canonical text.
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 
     /// Whether `path`, a canonical one, is this prefix or below it. Percent-encodings are
     /// compared decoded, case counts.
-    pub fn matches(&self, path: &str) -> bool {
+    pub(crate) fn matches(&self, path: &str) -> bool {
         let mut path = decoded(path.as_bytes());
         let begins = decoded(self.0.as_bytes()).all(|wanted| path.next() == Some(wanted));
         begins && (self.0.ends_with('/') || matches!(path.next(), None | Some(b'/')))
@@ -52,7 +44,7 @@ impl Prefix {
     /// it: ASCII case, parameters behind `;` and dots and spaces at the end of a segment are not
     /// looked at, nor is a slash at the end of the prefix. It is true wherever
     /// [`Prefix::matches`] is. Letters outside ASCII are never folded.
-    pub fn covers(&self, path: &str) -> bool {
+    pub(crate) fn covers(&self, path: &str) -> bool {
         let is_slash = |byte: &u8| *byte == b'/';
         let wanted = self.0.strip_suffix('/').unwrap_or(&self.0);
         // Both begin with a slash, but for the prefix that is nothing else.
@@ -71,23 +63,15 @@ impl Prefix {
 
 /// A path as [`Prefix::covers`] compares, segment by segment: a prefix can cover a path only if
 /// its outline is among the beginnings of the path's.
-///
-/// ```
-/// use sidegate::target::Outline;
-///
-/// let path = Outline::of("/Admin;x=1/users", 2);
-/// let prefix = Outline::of("/admin.", 9);
-/// assert!(path.beginnings().any(|start| Some(start) == prefix.beginnings().last()));
-/// ```
 #[derive(Debug)]
-pub struct Outline {
+pub(crate) struct Outline {
     text: Vec<u8>,
     ends: Vec<usize>,
 }
 
 impl Outline {
     /// The outline of a canonical path's first `depth` segments. Without any, nothing is allocated.
-    pub fn of(path: &str, depth: usize) -> Self {
+    pub(crate) fn of(path: &str, depth: usize) -> Self {
         let mut outline = Self {
             text: Vec::new(),
             ends: Vec::new(),
@@ -109,7 +93,7 @@ impl Outline {
     }
 
     /// The outline of nothing, of the first segment, of the first two, and so on.
-    pub fn beginnings(&self) -> impl Iterator<Item = &[u8]> {
+    pub(crate) fn beginnings(&self) -> impl Iterator<Item = &[u8]> {
         let ends = std::iter::once(&0).chain(&self.ends);
         ends.filter_map(|end| self.text.get(..*end))
     }
