@@ -82,7 +82,7 @@ fn in_a_map(
         let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
         fields.append(name, HeaderValue::from_bytes(value).unwrap());
     }
-    drop(inbound(&mut fields, &Owned::new(access.names.iter())));
+    inbound(&mut fields, &Owned::new(access.names.iter()));
     let decision = access.decide((method, &fields), target, recent, NOW);
     let Decision::Permit(mut permit) = decision else {
         return (kind(&decision), None);

@@ -49,14 +49,14 @@ pub fn find<'a>(fields: &'a (impl View + ?Sized), name: &[u8]) -> Found<'a> {
 }
 
 /// The `Cookie` line of a request that has no other.
-pub fn only_line(fields: &(impl View + ?Sized)) -> Option<&[u8]> {
+pub(crate) fn only_line(fields: &(impl View + ?Sized)) -> Option<&[u8]> {
     let mut lines = fields.values(&COOKIE);
     let line = lines.next()?;
     lines.next().is_none().then_some(line)
 }
 
 /// The names and values of all cookies whose name `wanted` picks, in the order they came.
-pub fn matching(
+pub(crate) fn matching(
     fields: &(impl View + ?Sized),
     wanted: impl Fn(&[u8]) -> bool,
 ) -> impl Iterator<Item = (&[u8], &[u8])> {

@@ -19,7 +19,7 @@ pub struct TrustedPeers(Vec<IpNet>);
 
 impl TrustedPeers {
     /// Trusts these networks. One of IPv4 addresses that are mapped into IPv6 counts as what it is.
-    pub fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
+    pub(crate) fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
         Self(networks.into_iter().map(unmapped).collect())
     }
 
@@ -30,7 +30,7 @@ impl TrustedPeers {
 
     /// Whether forwarding fields from `address` are believed. An IPv4 address that is mapped into
     /// IPv6 counts as what it is.
-    pub fn contains(&self, address: IpAddr) -> bool {
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
     }
@@ -53,7 +53,7 @@ fn unmapped(network: IpNet) -> IpNet {
 
 /// The scheme by which a client speaks to the site.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Scheme {
+pub(crate) enum Scheme {
     /// Plain HTTP.
     Http,
     /// HTTP over TLS.
@@ -62,7 +62,7 @@ pub enum Scheme {
 
 impl Scheme {
     /// The scheme's name in a URI.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
             Self::Https => "https",
@@ -78,14 +78,14 @@ impl Scheme {
 
 /// The other end of one connection, prepared once for all its requests.
 #[derive(Clone, Debug)]
-pub struct Peer {
+pub(crate) struct Peer {
     address: IpAddr,
     value: HeaderValue,
 }
 
 impl Peer {
     /// The socket's peer. A peer without an address (a unix socket) is the loopback address.
-    pub fn new(address: IpAddr) -> Self {
+    pub(crate) fn new(address: IpAddr) -> Self {
         let address = address.to_canonical();
         Self {
             address,
@@ -94,14 +94,14 @@ impl Peer {
     }
 
     /// The peer's address.
-    pub const fn address(&self) -> IpAddr {
+    pub(crate) const fn address(&self) -> IpAddr {
         self.address
     }
 }
 
 /// The client of one request, after the rule of trust.
 #[derive(Clone, Debug)]
-pub struct Client {
+pub(crate) struct Client {
     address: IpAddr,
     scheme: Scheme,
     chain: HeaderValue,
@@ -116,22 +116,12 @@ impl Client {
     /// if all are), and the scheme is the last value of `X-Forwarded-Proto`, the one that the
     /// peer itself has written. A list with anything but addresses in the part that is read says
     /// nothing: the client is the peer then.
-    ///
-    /// ```
-    /// use sidegate::fields::forwarded::{Client, Peer, Scheme, TrustedPeers};
-    ///
-    /// let mut headers = http::HeaderMap::new();
-    /// headers.insert("x-forwarded-for", "6.6.6.6, 203.0.113.9".parse().unwrap());
-    /// let peer = Peer::new("10.0.0.7".parse().unwrap());
-    ///
-    /// let closed = Client::read(&peer, Scheme::Http, &headers, &TrustedPeers::default());
-    /// assert_eq!(closed.address(), peer.address());
-    ///
-    /// let balancers = TrustedPeers::new(["10.0.0.0/8".parse().unwrap()]);
-    /// let open = Client::read(&peer, Scheme::Http, &headers, &balancers);
-    /// assert_eq!(open.address().to_string(), "203.0.113.9");
-    /// ```
-    pub fn read(peer: &Peer, scheme: Scheme, headers: &HeaderMap, trusted: &TrustedPeers) -> Self {
+    pub(crate) fn read(
+        peer: &Peer,
+        scheme: Scheme,
+        headers: &HeaderMap,
+        trusted: &TrustedPeers,
+    ) -> Self {
         let mut client = Self {
             address: peer.address,
             scheme,
@@ -157,12 +147,13 @@ impl Client {
     }
 
     /// The client's address.
-    pub const fn address(&self) -> IpAddr {
+    pub(crate) const fn address(&self) -> IpAddr {
         self.address
     }
 
     /// The scheme by which the client speaks to the site.
-    pub const fn scheme(&self) -> Scheme {
+    #[cfg(test)]
+    pub(crate) const fn scheme(&self) -> Scheme {
         self.scheme
     }
 
@@ -171,7 +162,7 @@ impl Client {
     ///
     /// The first address of `X-Forwarded-For` is always [`Client::address`]: what stands left of
     /// it came from the client and is not passed on. The peer comes last.
-    pub fn write(&self, headers: &mut HeaderMap, host: &HeaderValue) {
+    pub(crate) fn write(&self, headers: &mut HeaderMap, host: &HeaderValue) {
         headers.insert(X_FORWARDED_FOR, self.chain.clone());
         headers.insert(
             X_FORWARDED_PROTO,

@@ -31,7 +31,7 @@ pub enum FramingError {
 
 impl FramingError {
     /// The status code of the answer.
-    pub const fn status(self) -> StatusCode {
+    pub(crate) const fn status(self) -> StatusCode {
         match self {
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::ContentLength
@@ -42,7 +42,7 @@ impl FramingError {
     }
 
     /// A stable code for logs and metrics.
-    pub const fn reason(self) -> &'static str {
+    pub(crate) const fn reason(self) -> &'static str {
         match self {
             Self::ContentLength => "framing_content_length",
             Self::Expectation => "framing_expectation",
@@ -60,7 +60,7 @@ impl FramingError {
 /// # Errors
 ///
 /// Any [`FramingError`].
-pub fn check(parts: &Parts) -> Result<(), FramingError> {
+pub(crate) fn check(parts: &Parts) -> Result<(), FramingError> {
     let headers = &parts.headers;
     // One pass instead of a look-up for each: most requests have none of these.
     let framing = [TRANSFER_ENCODING, CONTENT_LENGTH, EXPECT];

@@ -5,7 +5,7 @@
 //! 1. [`check_framing`] refuses what was framed but should not have been;
 //! 2. [`forwarded::Client::read`] looks at the forwarding fields, if the peer may set them;
 //! 3. [`inbound`] removes what [`Strip`] takes: hop-by-hop fields and every field that we assert
-//!    ourselves, in every spelling; it moves the client's own credentials aside;
+//!    ourselves, in every spelling, the client's own credentials among them;
 //! 4. [`cookie::others`], [`forwarded::Client::write`], [`append_via`] and whoever asserts the
 //!    identity write last, so nothing that a client nominates or spells oddly survives or hides
 //!    what we say.
@@ -27,10 +27,13 @@ mod view;
 use http::header::{MAX_FORWARDS, VIA};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
-pub use framing::{FramingError, check as check_framing};
+pub use framing::FramingError;
+pub(crate) use framing::check as check_framing;
 pub use owned::Owned;
-pub use response::outbound;
-pub use strip::{Inbound, Strip, inbound};
+pub(crate) use response::outbound;
+#[cfg(test)]
+pub(crate) use strip::Strip;
+pub use strip::inbound;
 pub use view::View;
 
 /// Our pseudonym in `Via`.
@@ -43,7 +46,7 @@ const MAX_PASSES: usize = 5;
 /// Whether a request may go one hop further.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
-pub enum Hops {
+pub(crate) enum Hops {
     /// This is the last hop: the gateway answers the request itself.
     Answer,
     /// The request may be forwarded.
@@ -52,7 +55,7 @@ pub enum Hops {
 
 /// Counts `Max-Forwards` down (RFC 9110 section 7.6.2). It is for OPTIONS alone: TRACE is refused
 /// elsewhere, and for other methods the field means nothing. A value that is no number is ignored.
-pub fn count_hop(method: &Method, headers: &mut HeaderMap) -> Hops {
+pub(crate) fn count_hop(method: &Method, headers: &mut HeaderMap) -> Hops {
     if *method != Method::OPTIONS {
         return Hops::Forward;
     }
@@ -79,12 +82,14 @@ pub struct Loop;
 
 impl Loop {
     /// The status code of the answer.
-    pub const fn status(self) -> StatusCode {
+    #[expect(clippy::unused_self, reason = "errors of the walk are asked all alike")]
+    pub(crate) const fn status(self) -> StatusCode {
         StatusCode::LOOP_DETECTED
     }
 
     /// A stable code for logs and metrics.
-    pub const fn reason(self) -> &'static str {
+    #[expect(clippy::unused_self, reason = "errors of the walk are asked all alike")]
+    pub(crate) const fn reason(self) -> &'static str {
         "forwarding_loop"
     }
 }
@@ -94,7 +99,7 @@ impl Loop {
 /// # Errors
 ///
 /// [`Loop`] when `Via` names this gateway five times already.
-pub fn append_via(headers: &mut HeaderMap, version: Version) -> Result<(), Loop> {
+pub(crate) fn append_via(headers: &mut HeaderMap, version: Version) -> Result<(), Loop> {
     if !headers.append(VIA, HeaderValue::from_static(via_line(version))) {
         return Ok(());
     }

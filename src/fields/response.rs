@@ -16,7 +16,7 @@ use super::strip::{is_among, is_hop_by_hop, nominated, remove_where};
 ///
 /// `is_own_cookie` is asked with the exact bytes of a name; browsers take the prefixes `__Host-`
 /// and `__Secure-` in any case, so for such names it is asked with the usual spelling as well.
-pub fn outbound(headers: &mut HeaderMap, is_own_cookie: impl Fn(&[u8]) -> bool) {
+pub(crate) fn outbound(headers: &mut HeaderMap, is_own_cookie: impl Fn(&[u8]) -> bool) {
     let doomed = |name: &HeaderName| is_hop_by_hop(name.as_str()) || speaks_for_others(name);
     let judged = |name: &HeaderName| *name == SET_COOKIE || *name == STRICT_TRANSPORT_SECURITY;
     // One pass instead of a look-up for each: most responses have none of these.

@@ -1,7 +1,7 @@
 //! What of a request's fields goes no further.
 
-use http::header::{AUTHORIZATION, CONNECTION, EXPECT};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONNECTION, EXPECT};
+use http::{HeaderMap, HeaderName};
 
 use super::{Owned, View};
 
@@ -43,14 +43,14 @@ const NOT_NOMINABLE: [&str; 11] = [
 /// client's `Authorization` among them; and `Expect`, which the HTTP/1 server answers by itself when
 /// the body is first read.
 #[derive(Debug)]
-pub struct Strip<'a> {
+pub(crate) struct Strip<'a> {
     owned: &'a Owned,
     nominated: Vec<HeaderName>,
 }
 
 impl<'a> Strip<'a> {
     /// Of a request with these fields. Nothing is allocated unless some are nominated.
-    pub fn of(fields: &(impl View + ?Sized), owned: &'a Owned) -> Self {
+    pub(crate) fn of(fields: &(impl View + ?Sized), owned: &'a Owned) -> Self {
         Self {
             owned,
             nominated: nominated(fields),
@@ -58,7 +58,7 @@ impl<'a> Strip<'a> {
     }
 
     /// Whether all fields of this name go.
-    pub fn takes(&self, name: &str) -> bool {
+    pub(crate) fn takes(&self, name: &str) -> bool {
         always(self.owned, name) || is_among(name, &self.nominated)
     }
 }
@@ -74,40 +74,18 @@ fn is_removed(owned: &Owned, name: &str) -> bool {
     is_hop_by_hop(name) || name.eq_ignore_ascii_case(EXPECT.as_str()) || owned.contains(name)
 }
 
-/// What [`inbound`] moved aside.
-#[derive(Clone, Debug, Default)]
-pub struct Inbound {
-    authorization: Vec<HeaderValue>,
-}
-
-impl Inbound {
-    /// The values of the client's `Authorization` fields, marked sensitive. They are credentials
-    /// to be judged, never passed on as they came; more than one is ambiguous.
-    pub fn authorization(&self) -> &[HeaderValue] {
-        &self.authorization
-    }
-}
-
-/// Removes what [`Strip`] takes from the fields of a request. The client's `Authorization` moves into
-/// the result.
+/// Removes what [`Strip`] takes from the fields of a request.
 ///
 /// Whoever wants the forwarding fields reads them before, with [`super::forwarded::Client::read`].
 ///
 /// Nothing is allocated for a request that has none of these but `Connection: keep-alive`.
-#[must_use]
-pub fn inbound(headers: &mut HeaderMap, owned: &Owned) -> Inbound {
+pub fn inbound(headers: &mut HeaderMap, owned: &Owned) {
     // One pass instead of a look-up for each: most requests have none of these.
     if !headers.keys().any(|name| always(owned, name.as_str())) {
-        return Inbound::default();
+        return;
     }
     let strip = Strip::of(headers, owned);
-    let mut authorization: Vec<HeaderValue> =
-        headers.get_all(AUTHORIZATION).iter().cloned().collect();
-    for value in &mut authorization {
-        value.set_sensitive(true);
-    }
     remove_where(headers, |name| strip.takes(name.as_str()));
-    Inbound { authorization }
 }
 
 pub(super) fn is_hop_by_hop(name: &str) -> bool {

@@ -120,8 +120,7 @@ impl WorkerSite {
         let trusted = &self.settings().trusted;
         let client = Client::read(&guest.peer, scheme, &parts.headers, trusted);
         record.client = client.address();
-        // Credentials of the client's own are not taken yet: they go no further.
-        drop(fields::inbound(&mut parts.headers, self.owned()));
+        fields::inbound(&mut parts.headers, self.owned());
         Ok((target, public_url, client))
     }
 

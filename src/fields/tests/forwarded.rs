@@ -198,3 +198,18 @@ fn x_17_an_address_mapped_into_ipv6_is_trusted_as_what_it_is() {
     }
     assert!(!TrustedPeers::default().contains("127.0.0.1".parse().unwrap()));
 }
+
+#[test]
+fn a_client_behind_a_trusted_peer_by_example() {
+    let mut headers = HeaderMap::new();
+    headers.insert(
+        "x-forwarded-for",
+        HeaderValue::from_static("6.6.6.6, 203.0.113.9"),
+    );
+    let peer = Peer::new("10.0.0.7".parse().unwrap());
+    let closed = Client::read(&peer, Scheme::Http, &headers, &TrustedPeers::default());
+    assert_eq!(closed.address(), peer.address());
+    let balancers = TrustedPeers::new(["10.0.0.0/8".parse().unwrap()]);
+    let open = Client::read(&peer, Scheme::Http, &headers, &balancers);
+    assert_eq!(open.address().to_string(), "203.0.113.9");
+}

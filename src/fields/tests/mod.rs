@@ -6,7 +6,7 @@ mod framing;
 mod properties;
 
 use http::HeaderName;
-use http::header::{AUTHORIZATION, CONNECTION, COOKIE};
+use http::header::{CONNECTION, COOKIE};
 
 use super::cookie::Others;
 use super::*;
@@ -17,9 +17,9 @@ fn owned() -> Owned {
     Owned::new([&OURS])
 }
 
-/// Strips as the gateway does, for tests that do not look at what was moved aside.
+/// Strips as the gateway does.
 fn strip(fields: &mut HeaderMap) {
-    drop(inbound(fields, &owned()));
+    inbound(fields, &owned());
 }
 
 /// Leaves cookies out as the gateway does.
@@ -67,14 +67,9 @@ fn h_01_h_20_h_33_h_37_every_name_of_the_table_is_stripped_or_passes() {
             "{id}: {spelled}"
         );
         let mut fields = headers(&[(spelled, "a"), ("accept", "*/*"), (spelled, "b")]);
-        let authorization = inbound(&mut fields, &owned).authorization().len();
+        inbound(&mut fields, &owned);
         let passed = fields.get_all(&name).iter().any(|value| value != "*/*");
         assert_eq!(passed, wanted == "passes", "{id}: {spelled}");
-        assert_eq!(
-            authorization,
-            if name == AUTHORIZATION { 2 } else { 0 },
-            "{id}: {spelled}"
-        );
         assert!(fields.contains_key("accept"), "{id}: {spelled}");
         count += 1;
     }
@@ -97,20 +92,13 @@ fn h_09_h_24_all_copies_in_all_spellings_go_and_one_line_of_ours_remains() {
 }
 
 #[test]
-fn h_13_h_14_the_clients_authorization_is_moved_aside_and_does_not_print() {
+fn h_13_h_14_the_clients_authorization_goes_no_further() {
     let mut fields = headers(&[
         ("Authorization", "Bearer canary"),
         ("authorization", "Basic x"),
     ]);
-    let moved = inbound(&mut fields, &owned());
+    strip(&mut fields);
     assert!(fields.is_empty());
-    let values: Vec<&[u8]> = moved
-        .authorization()
-        .iter()
-        .map(HeaderValue::as_bytes)
-        .collect();
-    assert_eq!(values, [&b"Bearer canary"[..], b"Basic x"]);
-    assert!(!format!("{moved:?}").contains("canary"));
 }
 
 #[test]
@@ -136,7 +124,7 @@ fn h_30_h_31_nominating_our_fields_removes_only_the_clients() {
         for line in lines {
             fields.append(CONNECTION, HeaderValue::from_static(line));
         }
-        assert_eq!(inbound(&mut fields, &owned()).authorization().len(), 1);
+        strip(&mut fields);
         assert!(fields.is_empty(), "{fields:?}");
         // Ours are written behind the strip, when nothing nominates any more.
         fields.insert(OURS, HeaderValue::from_static("alice"));
@@ -276,4 +264,12 @@ fn h_27_strict_transport_security_is_not_switched_off() {
         outbound(&mut fields, |_| false);
         assert_eq!(!fields.is_empty(), kept, "{policy}");
     }
+}
+
+#[test]
+fn an_owned_name_in_any_spelling_by_example() {
+    for spelling in ["X-User", "X_USER", "x.user", "X~User", "X_Forwarded_For"] {
+        assert!(owned().contains(spelling), "{spelling}");
+    }
+    assert!(!owned().contains("X-Username"));
 }
