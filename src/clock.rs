@@ -15,7 +15,7 @@ pub struct Timestamp(u64);
 
 impl Timestamp {
     /// The end of time: a deadline that never passes.
-    pub const MAX: Self = Self(u64::MAX);
+    pub(crate) const MAX: Self = Self(u64::MAX);
 
     /// From whole milliseconds since the epoch.
     pub const fn from_millis(millis: u64) -> Self {
@@ -25,7 +25,7 @@ impl Timestamp {
     /// From seconds since the epoch with a fraction, as a JWT `NumericDate` may have (RFC 7519
     /// section 2). Negative values become the epoch, huge ones [`Timestamp::MAX`]; not-a-number
     /// becomes the epoch.
-    pub fn from_seconds(seconds: f64) -> Self {
+    pub(crate) fn from_seconds(seconds: f64) -> Self {
         // A float-to-integer cast saturates and maps NaN to zero, which is the contract above.
         #[expect(
             clippy::as_conversions,
@@ -108,7 +108,7 @@ impl Clock {
     /// # Cancel safety
     ///
     /// Cancel safe.
-    pub async fn sleep(&self, duration: Duration) {
+    pub(crate) async fn sleep(&self, duration: Duration) {
         match &self.0 {
             Source::System => sleep(duration).await,
             Source::Manual(shown) => {

@@ -164,7 +164,7 @@ impl KeyRing {
     /// # Errors
     ///
     /// [`NoRandomness`] when no nonce could be drawn.
-    pub fn seal(&self, context: &[u8], plain: &[u8]) -> Result<Vec<u8>, NoRandomness> {
+    pub(crate) fn seal(&self, context: &[u8], plain: &[u8]) -> Result<Vec<u8>, NoRandomness> {
         let key = self.0.first().ok_or(NoRandomness)?;
         // Encrypted where it lies, and without growing: no copy of what is sealed stays behind.
         let overhead = KEY_NAME.saturating_add(NONCE_LEN).saturating_add(TAG);
@@ -183,12 +183,12 @@ impl KeyRing {
     }
 
     /// Whether both rings have the same keys in the same order.
-    pub fn is_same_as(&self, other: &Self) -> bool {
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
         self.names().eq(other.names())
     }
 
     /// Whether this ring opens all that `other` has sealed.
-    pub fn has_all_of(&self, other: &Self) -> bool {
+    pub(crate) fn has_all_of(&self, other: &Self) -> bool {
         other
             .names()
             .all(|name| self.names().any(|ours| ours == name))
@@ -200,13 +200,13 @@ impl KeyRing {
 
     /// Whether something was sealed with a key that this ring has. It says nothing about whether it
     /// is whole.
-    pub fn knows(&self, sealed: &[u8]) -> bool {
+    pub(crate) fn knows(&self, sealed: &[u8]) -> bool {
         let name = sealed.first_chunk::<KEY_NAME>();
         name.is_some_and(|name| self.0.iter().any(|key| key.name == *name))
     }
 
     /// Opens what [`KeyRing::seal`] made with the same context, under any key of the ring.
-    pub fn open(&self, context: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    pub(crate) fn open(&self, context: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         let (name, rest) = sealed.split_at_checked(KEY_NAME)?;
         let (nonce, body) = rest.split_at_checked(NONCE_LEN)?;
         let key = self.0.iter().find(|key| key.name == name)?;

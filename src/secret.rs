@@ -75,7 +75,7 @@ pub struct NoRandomness;
 /// # Errors
 ///
 /// [`NoRandomness`] when the generator fails; there is no weaker fallback.
-pub fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     let mut bytes = [0; N];
     // The generator's error carries nothing worth keeping: it is a unit.
     SystemRandom::new()

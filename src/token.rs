@@ -14,7 +14,7 @@ use crate::clock::Timestamp;
 use crate::secret::Secret;
 
 /// The longest token that is taken, in bytes.
-pub const MAX_TOKEN: usize = 16 * 1024;
+pub(crate) const MAX_TOKEN: usize = 16 * 1024;
 
 /// Why a token was not taken.
 ///
@@ -49,7 +49,7 @@ pub struct Life {
 impl Life {
     /// For how long the tokens are still too young to be refreshed. Once the clock was set back
     /// beyond their beginning that cannot be known, and must not keep them for as long as that.
-    pub fn youth(&self, now: Timestamp) -> Duration {
+    pub(crate) fn youth(&self, now: Timestamp) -> Duration {
         if now < self.obtained_at {
             return Duration::ZERO;
         }
@@ -60,11 +60,11 @@ impl Life {
 /// What the ID token of a login said of the person's authentication. Later ID tokens of the same
 /// grant must not contradict it (OpenID Connect Core 1.0 section 12.2).
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Authentication {
+pub(crate) struct Authentication {
     /// The nonce of the authorization request.
-    pub nonce: Box<str>,
+    pub(crate) nonce: Box<str>,
     /// When the person gave their credentials to the server, where it said so.
-    pub auth_time: Option<Timestamp>,
+    pub(crate) auth_time: Option<Timestamp>,
 }
 
 /// The tokens of one grant.
@@ -107,7 +107,7 @@ impl TokenSet {
     /// # Errors
     ///
     /// As [`TokenSet::new`] for the refresh token.
-    pub fn with_refresh_token(&self, refresh_token: &str) -> Result<Self, Error> {
+    pub(crate) fn with_refresh_token(&self, refresh_token: &str) -> Result<Self, Error> {
         Ok(Self {
             bearer: self.bearer.clone(),
             refresh_token: Some(checked(refresh_token)?),
@@ -119,7 +119,7 @@ impl TokenSet {
     /// These tokens as the answer of a refresh at `asked_at` leaves them: not to be refreshed again
     /// before `time`.
     #[must_use]
-    pub fn not_before(mut self, time: Timestamp, asked_at: Timestamp) -> Self {
+    pub(crate) fn not_before(mut self, time: Timestamp, asked_at: Timestamp) -> Self {
         let refresh_at = self.life.refresh_at.map(|at| at.max(time));
         // Never after its end: requests have to wait from then on.
         self.life.refresh_at = match (refresh_at, self.life.expires_at) {
@@ -134,13 +134,13 @@ impl TokenSet {
 
     /// These tokens, with what the ID token of the login said of the authentication.
     #[must_use]
-    pub fn with_authentication(mut self, authentication: Option<Authentication>) -> Self {
+    pub(crate) fn with_authentication(mut self, authentication: Option<Authentication>) -> Self {
         self.authentication = authentication.map(Box::new);
         self
     }
 
     /// The value of the `Authorization` field, marked sensitive; a clone is a reference count.
-    pub fn bearer(&self) -> &HeaderValue {
+    pub(crate) fn bearer(&self) -> &HeaderValue {
         &self.bearer
     }
 
@@ -161,22 +161,22 @@ impl TokenSet {
     }
 
     /// From when to when the access token is used, and when it is renewed.
-    pub fn life(&self) -> &Life {
+    pub(crate) fn life(&self) -> &Life {
         &self.life
     }
 
     /// What the ID token of the login said of the authentication, where there was one.
-    pub fn authentication(&self) -> Option<&Authentication> {
+    pub(crate) fn authentication(&self) -> Option<&Authentication> {
         self.authentication.as_deref()
     }
 
     /// When the access token expires, when the server said so.
-    pub fn expires_at(&self) -> Option<Timestamp> {
+    pub(crate) fn expires_at(&self) -> Option<Timestamp> {
         self.life.expires_at
     }
 
     /// Whether the access token is past its expiry at `now`.
-    pub fn is_expired(&self, now: Timestamp) -> bool {
+    pub(crate) fn is_expired(&self, now: Timestamp) -> bool {
         self.life
             .expires_at
             .is_some_and(|expires_at| expires_at <= now)

@@ -31,15 +31,15 @@ mod development;
 mod trust;
 
 pub use development::{Written, development_certificates};
-pub use trust::Trust;
+pub(crate) use trust::Trust;
 
 /// Where our certificate chain and its private key are, both in PEM.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct ServerIdentity {
+pub(crate) struct ServerIdentity {
     /// The certificate chain, our own certificate first.
-    pub certificate: PathBuf,
+    pub(crate) certificate: PathBuf,
     /// The private key (PKCS #8, PKCS #1 or SEC 1).
-    pub key: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 impl ServerIdentity {
@@ -60,7 +60,7 @@ impl ServerIdentity {
 /// What [`Acceptor::refresh`] and [`Trust::refresh`] did.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
-pub enum Refreshed {
+pub(crate) enum Refreshed {
     /// The files hold what is in use.
     Unchanged,
     /// New handshakes use what the files hold now; connections that are open stay as they are.
@@ -179,7 +179,7 @@ impl Acceptor {
     ///
     /// [`Error::Read`], [`Error::BadCertificate`], [`Error::NoCertificate`], [`Error::BadKey`],
     /// [`Error::Refused`] and [`Error::KeyMismatch`], each naming the file.
-    pub fn load(identity: &ServerIdentity, clock: Clock) -> Result<Self, Error> {
+    pub(crate) fn load(identity: &ServerIdentity, clock: Clock) -> Result<Self, Error> {
         let files = Files::read(identity)?;
         warn_if_others_can_read(&identity.key);
         let loaded = files.load(identity, clock.now())?;
@@ -190,7 +190,7 @@ impl Acceptor {
 
     /// Uses what `other` has loaded, in all clones: new handshakes use its certificate, and later
     /// calls of [`Acceptor::refresh`] read its files.
-    pub fn adopt(&self, other: &Self) {
+    pub(crate) fn adopt(&self, other: &Self) {
         self.0.loaded.store(other.0.loaded.load_full());
     }
 
@@ -200,7 +200,7 @@ impl Acceptor {
     /// # Errors
     ///
     /// As [`Acceptor::load`]; what was in use stays in use, and the next call tries again.
-    pub fn refresh(&self) -> Result<Refreshed, Error> {
+    pub(crate) fn refresh(&self) -> Result<Refreshed, Error> {
         let shared = &self.0;
         let current = shared.loaded.load();
         let identity = &current.identity;
@@ -222,7 +222,7 @@ impl Acceptor {
     }
 
     /// The configuration for the next handshake.
-    pub fn config(&self) -> Arc<ServerConfig> {
+    pub(crate) fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.0.loaded.load().config)
     }
 }

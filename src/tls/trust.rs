@@ -13,7 +13,7 @@ use super::{Error, Refreshed, certificates, crypto, read};
 /// The authorities believed on connections that we open. Clones share one configuration, and with
 /// it whatever [`Trust::refresh`] replaces.
 #[derive(Clone)]
-pub struct Trust(Arc<Shared>);
+pub(crate) struct Trust(Arc<Shared>);
 
 struct Shared {
     /// The file with the authorities; `None` for the system's.
@@ -34,7 +34,7 @@ impl Trust {
     /// # Errors
     ///
     /// [`Error::NoSystemAuthorities`] when there are none; a single broken one is only logged.
-    pub fn system() -> Result<Self, Error> {
+    pub(crate) fn system() -> Result<Self, Error> {
         let found = rustls_native_certs::load_native_certs();
         for error in found.errors {
             tracing::warn!(error = %error, "A system certificate authority cannot be read");
@@ -57,7 +57,7 @@ impl Trust {
     ///
     /// [`Error::Read`], [`Error::BadCertificate`], [`Error::NoCertificate`] and [`Error::Refused`]:
     /// a list that is not understood to its end is not used.
-    pub fn from_file(path: &Path) -> Result<Self, Error> {
+    pub(crate) fn from_file(path: &Path) -> Result<Self, Error> {
         let loaded = Loaded::from_text(path, &read(path)?)?;
         Ok(Self::new(Some(path.to_owned()), loaded))
     }
@@ -69,7 +69,7 @@ impl Trust {
     /// # Errors
     ///
     /// As [`Trust::from_file`]; what was believed stays believed, and the next call tries again.
-    pub fn refresh(&self) -> Result<Refreshed, Error> {
+    pub(crate) fn refresh(&self) -> Result<Refreshed, Error> {
         let shared = &self.0;
         let Some(path) = &shared.file else {
             return Ok(Refreshed::Unchanged);
@@ -84,7 +84,7 @@ impl Trust {
     }
 
     /// The configuration for the next outgoing connection: TLS 1.2 and 1.3, `http/1.1` by ALPN.
-    pub fn client_config(&self) -> Arc<ClientConfig> {
+    pub(crate) fn client_config(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.0.current.load().config)
     }
 
