@@ -25,7 +25,7 @@ const MOST: usize = 64 * 1024;
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The body of a request that is sent on. Without content there is nothing in it.
-pub struct Upload(Option<Content>);
+pub(crate) struct Upload(Option<Content>);
 
 /// A body with content, from any source.
 type Content = Pin<Box<dyn Body<Data = Bytes, Error = BoxError>>>;

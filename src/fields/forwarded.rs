@@ -15,7 +15,7 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 
 /// The networks of proxies whose forwarding fields are believed. Nobody's, by default.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct TrustedPeers(Vec<IpNet>);
+pub(crate) struct TrustedPeers(Vec<IpNet>);
 
 impl TrustedPeers {
     /// Trusts these networks. One of IPv4 addresses that are mapped into IPv6 counts as what it is.

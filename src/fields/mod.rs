@@ -15,7 +15,7 @@
 //! sessions, routes or upstreams.
 
 pub mod cookie;
-pub mod forwarded;
+pub(crate) mod forwarded;
 mod framing;
 mod owned;
 mod response;

@@ -34,4 +34,4 @@ pub(crate) use kept::KeptHead;
 pub(crate) use limit::Limit;
 pub(crate) use name::Origin;
 pub(crate) use pool::{Pool, Sending, Times};
-pub use response::ResponseBody;
+pub(crate) use response::ResponseBody;

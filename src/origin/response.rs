@@ -19,7 +19,7 @@ use super::pulse::Pulse;
 ///
 /// It ends cleanly only if the origin ended it cleanly; then its connection goes back to the pool.
 /// A body that is dropped before its end takes its connection with it. Trailers are dropped.
-pub struct ResponseBody {
+pub(crate) struct ResponseBody {
     incoming: Incoming,
     lease: Option<Lease>,
     pulse: Option<Rc<Pulse>>,

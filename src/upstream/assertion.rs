@@ -43,7 +43,7 @@ const RESERVED: [&str; 27] = [
 /// In the settings each is a field name, or `""` for none.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(try_from = "Written")]
-pub struct AssertionNames {
+pub(crate) struct AssertionNames {
     /// The subject: who somebody is for ever.
     pub(crate) user: Option<HeaderName>,
     /// The email address, if the provider vouches for it.

@@ -34,7 +34,7 @@ use crate::tls::{self, Refreshed, Trust};
 use crate::upload::{BoxError, Upload};
 
 pub(crate) use crate::origin::{KeptHead, ResponseBody};
-pub use assertion::AssertionNames;
+pub(crate) use assertion::AssertionNames;
 pub(crate) use assertion::assertions;
 pub(crate) use settings::Settings;
 
@@ -233,7 +233,7 @@ impl fmt::Debug for Upstream {
 }
 
 /// The way to the answer of a request that was sent on.
-pub struct Answering(origin::Sending);
+pub(crate) struct Answering(origin::Sending);
 
 impl Future for Answering {
     type Output = Result<Response<ResponseBody>, Error>;
@@ -250,7 +250,7 @@ impl fmt::Debug for Answering {
 }
 
 /// One worker's connections to all apps. Lives where local tasks are spawned: on the worker.
-pub struct Pools {
+pub(crate) struct Pools {
     clock: Clock,
     known: RefCell<BTreeMap<usize, Known>>,
 }
