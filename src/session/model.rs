@@ -16,6 +16,8 @@ enum Step {
     ReplaceStale(usize),
     End(usize),
     EndVersion(usize),
+    /// The provider of every other place becomes another server, while all goes on.
+    ProviderChanges,
     Restart,
 }
 
@@ -28,12 +30,23 @@ fn step() -> impl Strategy<Value = Step> {
         2 => place.clone().prop_map(Step::ReplaceStale),
         2 => place.clone().prop_map(Step::End),
         1 => place.prop_map(Step::EndVersion),
+        1 => Just(Step::ProviderChanges),
         2 => Just(Step::Restart),
     ]
 }
 
+/// Where somebody at a place signs in.
+fn provider(place: usize) -> &'static str {
+    if place.is_multiple_of(2) {
+        "op"
+    } else {
+        "other"
+    }
+}
+
 /// What should be: ids by place, each with its version.
-async fn take(kit: &Kit, steps: Vec<Step>) {
+async fn take(kit: &mut Kit, steps: Vec<Step>) {
+    kit.providers.insert("other".into(), [0; 32]);
     let mut sessions = kit.start(NOW);
     let mut ids: HashMap<usize, (SessionId, u64)> = HashMap::new();
     for step in steps {
@@ -44,7 +57,10 @@ async fn take(kit: &Kit, steps: Vec<Step>) {
                 if before.is_some() && !instead {
                     continue;
                 }
+                let provider = provider(place);
                 let new = NewSession {
+                    provider,
+                    registration: kit.providers[provider],
                     replaces: before.into_iter().collect(),
                     ..login(&place.to_string())
                 };
@@ -78,19 +94,42 @@ async fn take(kit: &Kit, steps: Vec<Step>) {
                 }
                 assert!(!live(&sessions, &id, NOW).await);
             }
+            Step::ProviderChanges => change_provider(kit, &sessions, &mut ids).await,
             Step::Restart if kit.is_durable() => {
                 sessions.close().await.unwrap();
                 sessions = kit.start(NOW);
             }
             Step::Restart => {}
         }
-        assert_eq!(sessions.count(), u64::try_from(ids.len()).unwrap());
-        for (id, version) in ids.values() {
-            let session = session(&sessions, id).await;
-            let token = format!("token-{version}");
-            assert_eq!(session.version(), *version);
-            assert_eq!(session.tokens().access_token(), token);
-        }
+        compare(&sessions, &ids).await;
+    }
+}
+
+async fn change_provider(
+    kit: &mut Kit,
+    sessions: &Sessions,
+    ids: &mut HashMap<usize, (SessionId, u64)>,
+) {
+    let registration = kit.providers.get_mut("other").unwrap();
+    registration[0] = registration[0].wrapping_add(1);
+    let before = ids.len();
+    ids.retain(|place, _| provider(*place) == "op");
+    let ended = u64::try_from(before.saturating_sub(ids.len())).unwrap();
+    let reconfigured = sessions.reconfigure(kit.reconfiguration(), NOW).await;
+    let reconfigured = reconfigured.unwrap().ended;
+    assert_eq!(
+        reconfigured.get("other").copied().unwrap_or_default(),
+        ended
+    );
+}
+
+async fn compare(sessions: &Sessions, ids: &HashMap<usize, (SessionId, u64)>) {
+    assert_eq!(sessions.count(), u64::try_from(ids.len()).unwrap());
+    for (id, version) in ids.values() {
+        let session = session(sessions, id).await;
+        let token = format!("token-{version}");
+        assert_eq!(session.version(), *version);
+        assert_eq!(session.tokens().access_token(), token);
     }
 }
 
@@ -103,8 +142,8 @@ proptest! {
         let mut crowded = Kit::disk();
         // Room for every other one.
         crowded.settings.capacity = 1600;
-        for kit in Kit::every().into_iter().chain([crowded]) {
-            runtime.block_on(take(&kit, steps.clone()));
+        for mut kit in Kit::every().into_iter().chain([crowded]) {
+            runtime.block_on(take(&mut kit, steps.clone()));
         }
     }
 }
