@@ -24,7 +24,7 @@ impl TrustedPeers {
     }
 
     /// Whether nobody is trusted.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 

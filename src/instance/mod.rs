@@ -105,11 +105,11 @@ impl Instance {
         announce(&config);
         let (acceptor, in_force) = (config.tls.clone(), InForce::of(&config));
         let follower = Follower::new(&config, clock.clone());
-        let (upstreams, followed) = watch::channel(config.site.upstreams.clone());
+        let (upstreams, of_files) = watch::channel(config.site.upstreams.clone());
         for provider in config.site.providers.values() {
             handle.spawn(provider.maintain(clock.clone()));
         }
-        handle.spawn(keep_files(acceptor.clone(), followed));
+        handle.spawn(keep_files(acceptor.clone(), of_files));
         let metrics = Arc::new(Metrics::default());
         let endpoint = match acceptor.clone() {
             Some(acceptor) => Endpoint::tls(listener, acceptor),

@@ -35,7 +35,7 @@ pub use self::authorization::{ErrorCode, MalformedResponse};
 pub use self::error::Error;
 pub use self::outcome::{Completion, FailedLogin, Started};
 pub use self::pending::StateError;
-use self::pending::{Hint, PendingLogin, ReturnedState};
+use self::pending::{Hint, PendingLogin, ReturnedState, registration_tag};
 pub use self::public_url::PublicUrl;
 pub(crate) use self::public_url::PublicUrls;
 pub(crate) use self::redirection::RedirectionEndpoints;
@@ -200,6 +200,7 @@ impl Login {
         };
         let hint = Hint {
             provider: start.provider.into(),
+            registration: Some(registration_tag(&client.fingerprint())),
             return_to: start.return_to,
             issued_at: self.lasting.clock.now(),
             round,
@@ -258,7 +259,7 @@ impl Login {
             AuthorizationResponse::Refused { error, state, iss } => {
                 let state =
                     state.and_then(|text| ReturnedState::open(&text, &self.keys, origin).ok());
-                let state = state.filter(|state| *state.hint().provider == *callback.provider);
+                let state = state.filter(|state| self.was_sent_to(state.hint(), callback.provider));
                 // Some servers leave their issuer out of errors; a wrong one is wrong here, too.
                 let checked = match iss.as_deref() {
                     Some(iss) => self.check_issuer(callback.provider, Some(iss)),
@@ -269,7 +270,7 @@ impl Login {
             }
         };
         let returned = match granted.returned_state(&self.keys, origin) {
-            Ok(returned) if *returned.hint().provider == *callback.provider => returned,
+            Ok(returned) if self.was_sent_to(returned.hint(), callback.provider) => returned,
             // Another provider's answer: a code must never go to a server that did not make it.
             Ok(_) => {
                 let error = Error::State(StateError::Foreign);
@@ -281,6 +282,16 @@ impl Login {
             Ok(verified) => self.redeem(verified, &returned, callback).await,
             Err(unfit) => *unfit,
         }
+    }
+
+    /// Whether a login was sent to the server and client that `provider` means now. A reload may have
+    /// given the name to another one.
+    fn was_sent_to(&self, hint: &Hint, provider: &str) -> bool {
+        let is_same = |tag| {
+            let now = self.providers.get(provider);
+            now.is_some_and(|now| registration_tag(&now.fingerprint()) == tag)
+        };
+        *hint.provider == *provider && hint.registration.is_none_or(is_same)
     }
 
     /// Verifies an answer and all that has to hold before its code is sent anywhere.
@@ -332,8 +343,7 @@ impl Login {
         if self.lasting.throttle.pace(client, now) == Pace::TooFast {
             return Err(Error::TooManyRefused);
         }
-        let timeout = self.settings.timeout;
-        match self.used(|used| used.remember(returned.fingerprint(), now, timeout)) {
+        match self.used(|used| used.remember(returned.fingerprint(), now)) {
             Use::First => Ok(()),
             Use::Repeated => Err(Error::Used),
         }

@@ -34,6 +34,9 @@ pub(super) struct PendingLogin {
 pub(super) struct Hint {
     /// The configured name of the provider that was asked.
     pub(super) provider: Box<str>,
+    /// Which server and client that was: the name may mean another one when the answer comes. A
+    /// state of an older version does not say.
+    pub(super) registration: Option<RegistrationTag>,
     /// Where the visitor wanted to go.
     pub(super) return_to: ReturnTo,
     /// When the login was sent out.
@@ -46,6 +49,15 @@ pub(super) struct Hint {
     pub(super) before: Option<SessionKey>,
 }
 
+/// The beginning of a provider's fingerprint.
+pub(super) type RegistrationTag = [u8; 16];
+
+/// The beginning of `fingerprint`.
+pub(super) fn registration_tag(fingerprint: &[u8; 32]) -> RegistrationTag {
+    let (beginning, _rest) = fingerprint.split_first_chunk().unwrap_or((&[0; 16], &[]));
+    *beginning
+}
+
 #[derive(serde::Serialize, serde::Deserialize)]
 struct RawHint<'a> {
     p: &'a str,
@@ -53,6 +65,8 @@ struct RawHint<'a> {
     t: u64,
     n: u8,
     a: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    g: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     s: Option<String>,
 }
@@ -173,6 +187,10 @@ impl PendingLogin {
             t: self.hint.issued_at.as_millis(),
             n: self.hint.round,
             a: self.hint.anew,
+            g: self
+                .hint
+                .registration
+                .map(|tag| URL_SAFE_NO_PAD.encode(tag)),
             s: self
                 .hint
                 .before
@@ -230,8 +248,13 @@ impl ReturnedState {
         let plain = keys.open(&named, &sealed_hint)?;
         let raw: RawHint<'_> = serde_json::from_slice(&plain).ok()?;
         let before = raw.s.map(|text| session_key(&text));
+        let registration = match raw.g {
+            Some(text) => Some(URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?),
+            None => None,
+        };
         let hint = Hint {
             provider: raw.p.into(),
+            registration,
             return_to: ReturnTo::parse(raw.r, OWN_PREFIX)?,
             issued_at: Timestamp::from_millis(raw.t),
             round: raw.n,
@@ -323,6 +346,7 @@ mod tests {
         let return_to = ReturnTo::parse(return_to, OWN_PREFIX).unwrap();
         Hint {
             provider: "main".into(),
+            registration: Some([9; 16]),
             return_to,
             issued_at: NOW,
             round: 2,

@@ -9,8 +9,12 @@ use crate::clock::Timestamp;
 /// the oldest goes early the provider still takes each code only once.
 const MOST: usize = 100_000;
 
-/// A bounded memory of the states that were verified within the time that a login may take; an
-/// older one is refused for its age.
+/// How long a state is remembered: the longest time that the settings allow a login to take. A reload
+/// may raise that time, and a state that was forgotten would then be good again.
+const REMEMBERED: Duration = Duration::from_hours(1);
+
+/// A bounded memory of the states that were verified. One that is older than a login may take is
+/// refused for its age.
 #[derive(Debug, Default)]
 pub(super) struct UsedStates {
     known: HashSet<[u8; 32]>,
@@ -26,15 +30,10 @@ pub(super) enum Use {
 }
 
 impl UsedStates {
-    /// Remembers a state. `timeout` is how long a login may take.
-    pub(super) fn remember(
-        &mut self,
-        fingerprint: [u8; 32],
-        now: Timestamp,
-        timeout: Duration,
-    ) -> Use {
+    /// Remembers a state.
+    pub(super) fn remember(&mut self, fingerprint: [u8; 32], now: Timestamp) -> Use {
         while let Some((at, oldest)) = self.order.front() {
-            if self.order.len() < MOST && at.plus(timeout) > now {
+            if self.order.len() < MOST && at.plus(REMEMBERED) > now {
                 break;
             }
             self.known.remove(oldest);
@@ -59,7 +58,7 @@ impl UsedStates {
 mod tests {
     use super::*;
 
-    const TIMEOUT: Duration = Duration::from_mins(10);
+    const TIMEOUT: Duration = REMEMBERED;
 
     fn fingerprint(number: usize) -> [u8; 32] {
         let mut bytes = [0; 32];
@@ -70,24 +69,21 @@ mod tests {
     #[test]
     fn a_04_a_state_is_good_for_one_use() {
         let (mut used, now) = (UsedStates::default(), Timestamp::from_millis(0));
-        assert_eq!(used.remember(fingerprint(1), now, TIMEOUT), Use::First);
-        assert_eq!(used.remember(fingerprint(1), now, TIMEOUT), Use::Repeated);
-        assert_eq!(used.remember(fingerprint(2), now, TIMEOUT), Use::First);
+        assert_eq!(used.remember(fingerprint(1), now), Use::First);
+        assert_eq!(used.remember(fingerprint(1), now), Use::Repeated);
+        assert_eq!(used.remember(fingerprint(2), now), Use::First);
     }
 
     #[test]
     fn the_memory_is_bounded_in_time_and_number() {
         let (mut used, now) = (UsedStates::default(), Timestamp::from_millis(0));
         for number in 0..MOST + 5 {
-            assert_eq!(used.remember(fingerprint(number), now, TIMEOUT), Use::First);
+            assert_eq!(used.remember(fingerprint(number), now), Use::First);
         }
         assert!(used.known.len() <= MOST && used.order.len() == used.known.len());
+        assert_eq!(used.remember(fingerprint(MOST), now), Use::Repeated);
         assert_eq!(
-            used.remember(fingerprint(MOST), now, TIMEOUT),
-            Use::Repeated
-        );
-        assert_eq!(
-            used.remember(fingerprint(MOST), now.plus(TIMEOUT), TIMEOUT),
+            used.remember(fingerprint(MOST), now.plus(TIMEOUT)),
             Use::First
         );
         assert_eq!(used.known.len(), 1);

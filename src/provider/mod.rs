@@ -183,11 +183,12 @@ impl Provider {
         *self.name == *name && self.settings == *settings
     }
 
-    /// The provider to use from now on, where the settings were read again and `self` was made from
-    /// them. It is `before` where nothing changed, with all that is known of the server. A `before`
-    /// of other settings that is the same registration ([`Provider::fingerprint`]) leaves its count
-    /// of calls and its breaker to `self`, so that a reload lets nobody call more often. Of another
-    /// registration nothing is taken.
+    /// The provider to use from now on, after the settings were read again and `self` was made from
+    /// them. If nothing changed, returns `before`, with all that it knows of the server. If `before`
+    /// is the same registration ([`Provider::fingerprint`]) with other settings, `self` shares its
+    /// count of calls and its breaker, so that a reload lets nobody call more often. If what is
+    /// published is also read from the same places, `self` takes over the metadata and the keys, so
+    /// that a reload while the server is down changes nothing for those who are signed in.
     pub fn replacing(mut self, before: &Arc<Self>) -> Arc<Self> {
         if before.is_made_from(&self.name, &self.settings) {
             return Arc::clone(before);
@@ -195,8 +196,25 @@ impl Provider {
         if before.name == self.name && before.fingerprint() == self.fingerprint() {
             self.limiter.share_with(&before.limiter);
             self.breaker = Arc::clone(&before.breaker);
+            if self.settings.reads_the_same_as(&before.settings) {
+                self.take_over(before);
+            }
         }
         Arc::new(self)
+    }
+
+    /// Takes over what `before` has read, unless these settings cannot be used with it.
+    fn take_over(&mut self, before: &Self) {
+        let Some(known) = before.known.load_full() else {
+            return;
+        };
+        let (settings, credentials) = (&self.settings, self.credentials.get_mut());
+        let known = Known::new(settings, credentials, &self.line, known.metadata.clone());
+        let usable = known.ok().filter(|known| self.judge.check(known).is_ok());
+        if let Some(known) = usable {
+            self.judge.take_over_keys(&before.judge);
+            self.known.store(Some(Arc::new(known)));
+        }
     }
 
     /// The name that the operator gave this provider.

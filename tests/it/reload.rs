@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
+use serde_json::json;
 use sidegate::instance::{ReloadError, Reloaded};
 use tokio::sync::Notify;
 
@@ -12,7 +14,7 @@ use crate::support::certificates::Authority;
 use crate::support::gateway::{PROGRAM, Process, Settings};
 use crate::support::line::Line;
 use crate::support::provider::StandIn;
-use crate::support::scene::{SESSION, Scene, figure, url, wait_for_figure};
+use crate::support::scene::{ORIGIN, SESSION, Scene, figure, url, wait_for_figure};
 use crate::support::upstream::{Answer, RecordingUpstream};
 
 const PUBLIC: &str = "https://localhost";
@@ -245,6 +247,152 @@ async fn what_needs_a_restart_is_named_and_the_rest_is_in_force() {
     }
 }
 
+/// The name of a provider may mean another server when the answer comes.
+#[tokio::test]
+async fn a_code_never_goes_to_a_server_that_did_not_make_it() {
+    let mut scene = Scene::new().await;
+    let other = StandIn::start().await;
+    let browser = scene.browser_of("alice");
+    let callback = scene.until_callback(&browser, "/wanted").await;
+    let text = scene.gateway.settings().text();
+    let text = edited(&text, &scene.provider.url(), &other.url());
+    scene.gateway.reload(&text).await.unwrap();
+    let page = browser.follow(&callback).await;
+    assert_eq!(page.status, 400, "{}", page.describe());
+    assert_eq!(browser.cookie(ORIGIN, SESSION), None);
+    assert_eq!(
+        (other.exchanges().len(), scene.provider.exchanges().len()),
+        (0, 0)
+    );
+}
+
+#[tokio::test]
+async fn a_refresh_after_a_reload_is_asked_for_in_the_new_way() {
+    let mut scene = Scene::new().await;
+    scene.provider.token_members(json!({ "expires_in": 60 }));
+    let alice = scene.signed_in("alice").await;
+    let text = scene.gateway.settings().text();
+    let basic = "client_id = \"3\"\nclient_authentication = \"client_secret_basic\"";
+    let text = edited(&text, "client_id = \"3\"", basic);
+    scene.gateway.reload(&text).await.unwrap();
+    scene.gateway.advance(Duration::from_secs(61));
+    assert_eq!(alice.fetch(&url("/")).await.status, 200);
+    let refreshes = scene.provider.refreshes();
+    let [refresh] = refreshes.as_slice() else {
+        panic!("{} refreshes", refreshes.len());
+    };
+    let field = refresh.head.value("authorization").unwrap_or_default();
+    assert!(field.starts_with("Basic "), "{:?}", refresh.head);
+}
+
+#[tokio::test]
+async fn another_certificate_counts_for_the_next_connection() {
+    let (mut scene, old) = Scene::over_tls().await;
+    let address = scene.gateway.address();
+    let cookie = cookie_of("alice", (address, &old), &scene.provider).await;
+    let [mut open, _] = Line::both(address, &old).await;
+    assert_eq!(open.ask(&cookie).await, 200);
+    let new = Authority::new();
+    let folder = tempfile::tempdir().unwrap();
+    let files = new.issue(folder.path(), &["localhost"]);
+    let text = scene.gateway.settings().text();
+    let lines = text.lines().map(|line| match line.split_once(" = ") {
+        Some(("certificate_file", _)) => format!("certificate_file = {:?}\n", files.certificate),
+        Some(("key_file", _)) => format!("key_file = {:?}\n", files.key),
+        _ => format!("{line}\n"),
+    });
+    let text: String = lines.collect();
+    let reloaded = scene.gateway.reload(&text).await.unwrap();
+    assert_eq!(reloaded, Reloaded::default());
+    for mut line in Line::both(address, &new).await {
+        assert_eq!(line.ask(&cookie).await, 200);
+    }
+    assert_eq!(open.ask(&cookie).await, 200);
+}
+
+/// One key, as a line of the file of keys.
+fn key(byte: u8) -> String {
+    use base64::Engine as _;
+    let text = base64::engine::general_purpose::STANDARD.encode([byte; 32]);
+    format!("{text}\n")
+}
+
+#[tokio::test]
+async fn keys_can_be_added_and_only_taken_away_when_nothing_needs_them() {
+    let mut scene = Scene::with(|settings| {
+        let keys = settings.file("keys", &key(1));
+        let file = settings
+            .file("unused", "")
+            .replace("unused", "sessions.redb");
+        settings.with(&format!(
+            "[login]\nstate_key_file = \"{keys}\"\n[session.store.disk]\nfile = \"{file}\"\n"
+        ))
+    })
+    .await;
+    let alice = scene.signed_in("alice").await;
+    let bob = scene.browser_of("bob");
+    let callback = scene.until_callback(&bob, "/").await;
+    let settings = scene.gateway.settings();
+    settings.file("keys", &format!("{}{}", key(2), key(1)));
+    scene.gateway.reload_keys().await.unwrap();
+    // A login that the old key has sealed goes on.
+    let page = bob.follow_all(callback).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+    scene.gateway.settings().file("keys", &key(2));
+    let refused = scene.gateway.reload_keys().await.unwrap_err();
+    let said = sidegate::telemetry::chain(&refused);
+    assert!(said.contains("1 session"), "{said}");
+    for browser in [&alice, &bob] {
+        assert_eq!(browser.fetch(&url("/")).await.status, 200);
+    }
+}
+
+/// Another store waits for a restart, and the one that is open keeps its keys until then.
+#[tokio::test]
+async fn another_store_leaves_the_one_that_is_open_alone() {
+    let mut scene = Scene::with(|settings| {
+        let keys = settings.file("keys", &key(1));
+        let file = settings
+            .file("unused", "")
+            .replace("unused", "sessions.redb");
+        settings.with(&format!(
+            "[login]\nstate_key_file = \"{keys}\"\n[session.store.disk]\nfile = \"{file}\"\n"
+        ))
+    })
+    .await;
+    let text = scene.gateway.settings().text();
+    let start = text.find("[login]").unwrap();
+    let reloaded = scene.gateway.reload(&text[..start]).await.unwrap();
+    assert!(!reloaded.need_restart.is_empty());
+    // The file holds a session that its own keys have sealed.
+    scene.signed_in("alice").await;
+    let reloaded = scene.gateway.reload(&text).await.unwrap();
+    assert_eq!(reloaded.need_restart, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn settings_that_would_have_everything_refused_until_a_restart_are_refused() {
+    let proxies = "trusted_proxies = [\"127.0.0.0/8\"]";
+    let mut scene = Scene::with(|settings| settings.server(proxies).listening_everywhere()).await;
+    let text = scene.gateway.settings().text();
+    let authority = Authority::new();
+    let folder = tempfile::tempdir().unwrap();
+    let files = authority.issue(folder.path(), &["localhost"]);
+    let tls = format!(
+        "certificate_file = {:?}\nkey_file = {:?}",
+        files.certificate, files.key
+    );
+    let refused = scene.gateway.reload(&edited(&text, proxies, &tls)).await;
+    assert!(matches!(refused, Err(ReloadError::Plain(_))), "{refused:?}");
+    let both = format!("{proxies}\n{tls}");
+    let reloaded = scene
+        .gateway
+        .reload(&edited(&text, proxies, &both))
+        .await
+        .unwrap();
+    assert_eq!(reloaded.need_restart, ["server.certificate_file"]);
+}
+
 /// People who ask all the time, over connections that stay open.
 struct Load {
     stop: Arc<AtomicBool>,
@@ -314,8 +462,12 @@ async fn two_hundred_reloads_lose_no_request_no_session_and_no_memory() {
                 .overwrite(&text.replace("prefix", "perfix"));
             refused += 1;
         } else {
-            // Every fourth has another route, so that no two in a row are the same.
+            // Every fourth has another route, and each another provider and another app by name.
             let more = if number % 4 == 0 { more } else { "" };
+            let other = format!("client_id = \"3\"\ndisplay_name = \"Server {number}\"");
+            let text = edited(&text, "client_id = \"3\"", &other);
+            let other = format!("[upstreams.app]\nqueue = {}", number + 1);
+            let text = edited(&text, "[upstreams.app]", &other);
             process.settings().overwrite(&format!("{text}{more}"));
             applied += 1;
         }

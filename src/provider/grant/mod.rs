@@ -56,7 +56,7 @@ enum Keys {
     /// In files of ours.
     Given(ArcSwap<KeySet>),
     /// Where the server publishes them.
-    Published(Published),
+    Published(Arc<Published>),
 }
 
 /// What the files with keys say now.
@@ -103,7 +103,7 @@ impl Judge {
         };
         let keys = match given {
             Some(set) => Keys::Given(ArcSwap::from_pointee(set)),
-            None => Keys::Published(Published::default()),
+            None => Keys::Published(Arc::default()),
         };
         let named = settings.access_token.issuer.as_deref();
         let named = named.or_else(|| issuer.map(Issuer::as_str));
@@ -139,6 +139,13 @@ impl Judge {
 
     fn publishes(&self) -> bool {
         matches!(self.keys, Keys::Published(_))
+    }
+
+    /// Takes over the keys that `before` has fetched, where both fetch them.
+    pub(super) fn take_over_keys(&mut self, before: &Self) {
+        if let (Keys::Published(keys), Keys::Published(known)) = (&mut self.keys, &before.keys) {
+            *keys = Arc::clone(known);
+        }
     }
 
     /// Fetches the published keys again, where they count.

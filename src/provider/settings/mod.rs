@@ -145,6 +145,23 @@ pub struct Settings {
     pub ca_file: Option<PathBuf>,
 }
 
+impl Settings {
+    /// Whether metadata and keys are read from the same places by the same authorities.
+    pub(super) fn reads_the_same_as(&self, other: &Self) -> bool {
+        let places = |settings: &Self| {
+            [
+                settings.issuer.clone(),
+                settings.url.clone(),
+                settings.metadata_url.clone(),
+                settings.jwks_uri.clone(),
+            ]
+        };
+        self.discovery == other.discovery
+            && self.ca_file == other.ca_file
+            && places(self) == places(other)
+    }
+}
+
 /// Older servers number their clients, and a variable that looks like a number arrives as one.
 fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     struct TextOrNumber;

@@ -74,6 +74,12 @@ impl Settings {
         self
     }
 
+    /// Listens on all addresses.
+    pub(crate) fn listening_everywhere(mut self) -> Self {
+        self.server = self.server.replace("127.0.0.1:0", "0.0.0.0:0");
+        self
+    }
+
     /// More keys of the app.
     pub(crate) fn app(mut self, toml: &str) -> Self {
         self.app.extend([toml, "\n"]);
@@ -181,7 +187,12 @@ impl Gateway {
     /// Writes `text` over the settings and puts them in force.
     pub(crate) async fn reload(&mut self, text: &str) -> Result<Reloaded, ReloadError> {
         self.settings.overwrite(text);
-        self.instance.reload(Changed::Settings).await
+        self.instance.reload(Changed::Asked).await
+    }
+
+    /// Opens the settings in force again, with what the file of keys holds now.
+    pub(crate) async fn reload_keys(&mut self) -> Result<Reloaded, ReloadError> {
+        self.instance.reload(Changed::Keys).await
     }
 
     /// The settings as they are written.
