@@ -174,7 +174,7 @@ async fn a_replaced_session_has_other_tokens_and_is_the_same_session() {
         assert_eq!((new.version(), new.state()), (1, SessionState::Live));
         assert_eq!(new.identity(), old.identity());
         assert_eq!(new.opened_at(), old.opened_at());
-        assert_eq!(new.ends_at(), old.ends_at());
+        assert_eq!(new.stored().ends_at(), old.stored().ends_at());
         let found = session(&sessions, &id).await;
         assert_eq!(found.tokens().access_token(), "token-1");
         // Renewing is no use: the deadline is where it was.

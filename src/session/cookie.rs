@@ -13,7 +13,7 @@ use super::SessionId;
 pub const SESSION: &str = "__Host-sidegate";
 
 /// What the names of all our other cookies begin with.
-pub const OTHERS: &str = "__Host-sidegate-";
+pub(crate) const OTHERS: &str = "__Host-sidegate-";
 
 /// Whether a cookie is one of ours: it never passes to an upstream, nor from one to a browser.
 pub fn is_own(name: &[u8]) -> bool {
@@ -21,19 +21,19 @@ pub fn is_own(name: &[u8]) -> bool {
 }
 
 /// A `Set-Cookie` value that gives the browser a session.
-pub fn session(id: &SessionId, lifetime: Duration) -> HeaderValue {
+pub(crate) fn session(id: &SessionId, lifetime: Duration) -> HeaderValue {
     set(SESSION, id.to_text().expose(), lifetime)
 }
 
 /// A `Set-Cookie` value for one of our cookies. `name` and `value` are of our own making: cookie
 /// octets only.
-pub fn set(name: &str, value: &str, lifetime: Duration) -> HeaderValue {
+pub(crate) fn set(name: &str, value: &str, lifetime: Duration) -> HeaderValue {
     written(name, value, lifetime, "Lax")
 }
 
 /// As [`set`], for a cookie that a form of another site brings along. It must prove nothing by
 /// itself.
-pub fn set_across_sites(name: &str, value: &str, lifetime: Duration) -> HeaderValue {
+pub(crate) fn set_across_sites(name: &str, value: &str, lifetime: Duration) -> HeaderValue {
     written(name, value, lifetime, "None")
 }
 
@@ -50,7 +50,7 @@ fn written(name: &str, value: &str, lifetime: Duration, same_site: &str) -> Head
 
 /// A `Set-Cookie` value that makes the browser forget one of our cookies. It carries the same
 /// attributes, since browsers refuse a `__Host-` deletion without them.
-pub fn clear(name: &str) -> HeaderValue {
+pub(crate) fn clear(name: &str) -> HeaderValue {
     set(name, "", Duration::ZERO)
 }
 

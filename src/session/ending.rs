@@ -50,7 +50,7 @@ pub enum EndReason {
 
 impl EndReason {
     /// A stable code for logs and metrics.
-    pub fn reason(self) -> &'static str {
+    pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Absolute => "session_too_old",
             Self::GrantEnded => "grant_ended",

@@ -108,7 +108,7 @@ pub enum FileError {
 /// # Errors
 ///
 /// [`FileError`], as far as can be told.
-pub fn inspect(path: &Path) -> Result<(), FileError> {
+pub(crate) fn inspect(path: &Path) -> Result<(), FileError> {
     let failed = |source| FileError::Io {
         path: path.to_owned(),
         source,

@@ -17,7 +17,7 @@ const TEXT: usize = LENGTH / 3 * 4;
 /// It authenticates nothing. It lets a log line or an error page prove that a session belongs to
 /// another replica (or to this one before its restart) instead of guessing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct StoreTag([u8; TAG]);
+pub(crate) struct StoreTag([u8; TAG]);
 
 impl StoreTag {
     /// Draws a new tag.
@@ -25,7 +25,7 @@ impl StoreTag {
     /// # Errors
     ///
     /// [`NoRandomness`] when the operating system gives no random bytes.
-    pub fn random() -> Result<Self, NoRandomness> {
+    pub(crate) fn random() -> Result<Self, NoRandomness> {
         random().map(Self)
     }
 
@@ -50,7 +50,7 @@ impl SessionId {
     /// # Errors
     ///
     /// [`NoRandomness`] when the operating system gives no random bytes.
-    pub fn random(store_tag: StoreTag) -> Result<Self, NoRandomness> {
+    pub(crate) fn random(store_tag: StoreTag) -> Result<Self, NoRandomness> {
         let mut bytes = [0; LENGTH];
         let (tag, rest) = bytes.split_at_mut(TAG);
         tag.copy_from_slice(&store_tag.0);
@@ -83,7 +83,7 @@ impl SessionId {
     }
 
     /// The tag of the store that the session was opened in.
-    pub fn store_tag(&self) -> StoreTag {
+    pub(crate) fn store_tag(&self) -> StoreTag {
         let mut tag = [0; TAG];
         tag.copy_from_slice(self.0.expose().first_chunk::<TAG>().unwrap_or(&[0; TAG]));
         StoreTag(tag)
@@ -100,24 +100,24 @@ pub struct SessionKey([u8; Self::LENGTH]);
 
 impl SessionKey {
     /// How many bytes it has.
-    pub const LENGTH: usize = 16;
+    pub(crate) const LENGTH: usize = 16;
     /// Not after any key in their order.
     pub(super) const FIRST: Self = Self([0; Self::LENGTH]);
     /// Not before any key in their order.
     pub(super) const LAST: Self = Self([u8::MAX; Self::LENGTH]);
 
     /// The key with these bytes, as [`SessionKey::as_bytes`] gave them.
-    pub fn from_bytes(bytes: [u8; Self::LENGTH]) -> Self {
+    pub(crate) fn from_bytes(bytes: [u8; Self::LENGTH]) -> Self {
         Self(bytes)
     }
 
     /// Its bytes.
-    pub fn as_bytes(&self) -> &[u8; Self::LENGTH] {
+    pub(crate) fn as_bytes(&self) -> &[u8; Self::LENGTH] {
         &self.0
     }
 
     /// Eight hexadecimal characters by which log lines of one session can be joined.
-    pub fn log_prefix(&self) -> String {
+    pub(crate) fn log_prefix(&self) -> String {
         self.0
             .iter()
             .take(4)

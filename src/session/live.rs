@@ -51,7 +51,7 @@ impl Session {
     }
 
     /// Under which it is kept.
-    pub fn key(&self) -> &SessionKey {
+    pub(crate) fn key(&self) -> &SessionKey {
         self.stored.key()
     }
 
@@ -61,12 +61,12 @@ impl Session {
     }
 
     /// Whether this value still stands.
-    pub fn state(&self) -> SessionState {
+    pub(crate) fn state(&self) -> SessionState {
         self.stored.state()
     }
 
     /// The configured name of the provider that signed this person in.
-    pub fn provider(&self) -> &str {
+    pub(crate) fn provider(&self) -> &str {
         &self.contents.provider
     }
 
@@ -81,13 +81,8 @@ impl Session {
     }
 
     /// When it was opened.
-    pub fn opened_at(&self) -> Timestamp {
+    pub(crate) fn opened_at(&self) -> Timestamp {
         self.contents.opened_at
-    }
-
-    /// When it ends, whatever its use.
-    pub fn ends_at(&self) -> Timestamp {
-        self.stored.ends_at()
     }
 
     /// Whether the tokens want a look: they should be renewed ahead of their end, or it has come.
@@ -99,12 +94,12 @@ impl Session {
     /// Takes the renewal that is due for oneself: true for one caller alone, for whom nobody else
     /// takes it before `until`.
     #[must_use]
-    pub fn claim_refresh(&self, now: Timestamp, until: Timestamp) -> bool {
+    pub(crate) fn claim_refresh(&self, now: Timestamp, until: Timestamp) -> bool {
         self.stored.claim_refresh(now, self.until(until))
     }
 
     /// Lets nobody renew the tokens ahead of their end before `until`.
-    pub fn postpone_refresh(&self, until: Timestamp) {
+    pub(crate) fn postpone_refresh(&self, until: Timestamp) {
         self.stored.postpone_refresh(self.until(until));
     }
 

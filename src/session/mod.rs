@@ -50,22 +50,27 @@ use tokio::sync::{mpsc, oneshot};
 use self::command::{Command, Notice, Opened};
 use self::ending::Listeners;
 pub use self::ending::{EndReason, EndRegistry, EndWatch};
-pub use self::file::{FileError, inspect};
-pub use self::id::{SessionId, SessionKey, StoreTag};
+pub use self::file::FileError;
+pub(crate) use self::file::inspect;
+pub(crate) use self::id::StoreTag;
+pub use self::id::{SessionId, SessionKey};
 use self::index::{Person, Rank};
 use self::keeper::{Figures, Keeper, Limits, Ways};
 pub use self::live::Session;
-pub use self::outcome::{Ended, EndedVersion, Lookup, Maintained, OpenError, Replaced, StartError};
-pub use self::preview::{Preview, preview};
+pub(crate) use self::outcome::EndedVersion;
+pub use self::outcome::{Ended, Lookup, Maintained, OpenError, Replaced, StartError};
+pub(crate) use self::preview::{Preview, preview};
 use self::reconfigure::Lifetimes;
-pub use self::reconfigure::{Reconfiguration, ReconfigureError, Reconfigured};
+pub(crate) use self::reconfigure::Reconfiguration;
+pub use self::reconfigure::{ReconfigureError, Reconfigured};
 use self::record::Contents;
 pub use self::registration::{Registration, Registrations};
 pub use self::settings::{DiskSettings, Settings, StoreSettings};
 use self::store::Store;
 pub use self::store::StoreError;
+pub use self::stored::OVERHEAD;
+pub(crate) use self::stored::SessionState;
 use self::stored::Stored;
-pub use self::stored::{OVERHEAD, SessionState};
 use crate::clock::Timestamp;
 use crate::identity::Identity;
 use crate::seal::KeyRing;
@@ -169,7 +174,7 @@ impl Sessions {
     /// # Cancel safety
     ///
     /// Dropping the future leaves open whether the settings took effect.
-    pub async fn reconfigure(
+    pub(crate) async fn reconfigure(
         &self,
         new: Reconfiguration,
         now: Timestamp,
@@ -221,7 +226,7 @@ impl Sessions {
     /// Uses a session that was found at `found_at` once more without a look-up. False when it has to
     /// be looked up again, because this value no longer stands, has passed its deadline, or was found
     /// too long ago.
-    pub fn still(&self, session: &Session, found_at: Timestamp, now: Timestamp) -> bool {
+    pub(crate) fn still(&self, session: &Session, found_at: Timestamp, now: Timestamp) -> bool {
         let lately = found_at <= now && now.since(found_at) < self.lifetimes.without_look();
         lately && session.state() == SessionState::Live && self.use_now(session.stored(), now)
     }
@@ -354,7 +359,7 @@ impl Sessions {
     /// # Cancel safety
     ///
     /// Dropping the future leaves open whether it ended.
-    pub async fn end_version(
+    pub(crate) async fn end_version(
         &self,
         old: &Arc<Session>,
         why: EndReason,
@@ -409,7 +414,7 @@ impl Sessions {
     }
 
     /// How many sessions were pushed out of memory because the byte bound was reached.
-    pub fn pushed_out(&self) -> u64 {
+    pub(crate) fn pushed_out(&self) -> u64 {
         self.figures.pushed_out.load(Ordering::Relaxed)
     }
 
@@ -420,7 +425,7 @@ impl Sessions {
     }
 
     /// How long a session cookie may live at the most.
-    pub fn cookie_lifetime(&self) -> Duration {
+    pub(crate) fn cookie_lifetime(&self) -> Duration {
         self.lifetimes.absolute()
     }
 }

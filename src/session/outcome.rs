@@ -46,7 +46,7 @@ pub enum Ended {
 /// What became of a wish to end one version of a session.
 #[derive(Clone, Debug)]
 #[must_use]
-pub enum EndedVersion {
+pub(crate) enum EndedVersion {
     /// The session is over.
     Ended,
     /// The session was replaced meanwhile; this version stands.

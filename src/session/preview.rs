@@ -35,7 +35,7 @@ const HEAD: usize = 320;
 
 /// What a start or a reload with other settings would do to the sessions of a file.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Preview {
+pub(crate) enum Preview {
     /// So many sessions end because their provider is not configured any more, or is another server or
     /// client, by the provider's name.
     Ends(BTreeMap<Box<str>, u64>),
@@ -49,7 +49,7 @@ pub enum Preview {
 /// # Errors
 ///
 /// [`FileError`]: what would refuse the start. [`FileError::UnknownKey`] refuses a reload, too.
-pub fn preview(
+pub(crate) fn preview(
     path: &Path,
     keys: &KeyRing,
     providers: &Registrations,

@@ -17,7 +17,7 @@ use crate::seal::KeyRing;
 /// Settings that take the place of those before. The store and its capacity are not among them: they
 /// need a restart.
 #[derive(Debug)]
-pub struct Reconfiguration {
+pub(crate) struct Reconfiguration {
     /// A session that is not used for this long ends.
     pub idle: Duration,
     /// A session that is opened from now on ends this long after its login, whatever its use.

@@ -213,7 +213,7 @@ async fn lifetimes_and_the_bound_on_a_persons_sessions_take_effect_at_once() {
         );
         assert!(!live(&sessions, &first, after(600)).await);
         let held = session_at(&sessions, &second, after(600)).await;
-        assert_eq!(held.ends_at(), after(1800));
+        assert_eq!(held.stored().ends_at(), after(1800));
         kit.settings.idle = Duration::from_secs(10);
         sessions
             .reconfigure(kit.reconfiguration(), after(600))

@@ -31,7 +31,7 @@ pub enum StoreError {
 
 impl StoreError {
     /// A stable code for logs and metrics.
-    pub fn reason(&self) -> &'static str {
+    pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::NotCommitted(_) => "session_not_stored",
             Self::Damaged => "session_damaged",

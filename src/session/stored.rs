@@ -27,7 +27,7 @@ pub(super) struct Stored {
 
 /// Whether a value that somebody holds is still the session's.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum SessionState {
+pub(crate) enum SessionState {
     /// It is.
     Live,
     /// Another value stands for the session, or it is on disk only: it has to be looked up again.

@@ -222,7 +222,7 @@ async fn all_of_a_session_outlives_the_process_and_none_of_it_can_be_read_in_the
     let refresh = after.tokens().refresh_token().unwrap();
     assert!(refresh.matches(b"canary\"refresh\\"));
     assert_eq!(before.opened_at(), after.opened_at());
-    assert_eq!(before.ends_at(), after.ends_at());
+    assert_eq!(before.stored().ends_at(), after.stored().ends_at());
     let file = std::fs::read(kit.file()).unwrap();
     for secret in ["canary", "example.com", "Zo\u{eb}", id.to_text().expose()] {
         let secret = secret.as_bytes();
