@@ -163,3 +163,15 @@ impl Stored {
 const LIVE: u8 = 0;
 const SUPERSEDED: u8 = 1;
 const ENDED: u8 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// There may be a million of them, and the allocator's next larger block is 112 bytes.
+    #[test]
+    fn what_is_kept_of_a_session_beside_its_contents_fits_into_96_bytes() {
+        let counts = 2 * size_of::<usize>();
+        assert!(size_of::<Stored>() + counts <= 96);
+    }
+}
