@@ -30,7 +30,7 @@ use self::support::upstream::RecordingUpstream;
 #[path = "it/support"]
 #[expect(dead_code, reason = "the kit serves more than this")]
 mod support {
-    pub(crate) mod provider;
+    pub(crate) mod oauth;
     pub(crate) mod torture;
     pub(crate) mod upstream;
     pub(crate) mod wire;

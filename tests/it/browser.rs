@@ -77,9 +77,7 @@ async fn forty_tabs_that_are_restored_at_once_all_end_where_they_were() {
     }
     for tab in &tabs {
         client.switch_to_window(tab.clone()).await.unwrap();
-        browser
-            .wait_for(|url| url.contains("/oauth/authorize"))
-            .await;
+        browser.wait_for(|url| url.contains("/authorize")).await;
     }
     let mut seen = Vec::new();
     for tab in tabs {

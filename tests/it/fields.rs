@@ -170,7 +170,7 @@ async fn h_17_forwarding_fields_change_neither_redirect_uri_nor_cookie() {
     assert_eq!(response.status(), 303);
     let location = response.head.value("location").unwrap();
     assert!(
-        location.starts_with(&format!("{}/oauth/authorize?", scene.provider.url())),
+        location.starts_with(&format!("{}/authorize?", scene.provider.url())),
         "{location}"
     );
     assert!(

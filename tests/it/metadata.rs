@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sidegate::clock::Clock;
 
-use crate::support::openid::{Endpoint, OpenIdProvider, OpenIdScene};
+use crate::support::openid::OpenIdScene;
+use crate::support::provider::{Endpoint, StandIn};
 use crate::support::scene::url;
 use crate::support::upstream::RecordingUpstream;
 
@@ -15,7 +16,7 @@ use crate::support::upstream::RecordingUpstream;
 const LATER: Duration = Duration::from_hours(2);
 
 /// Takes the life of access tokens out of the token responses: sessions outlive the hour.
-fn tokens_without_end(provider: &OpenIdProvider) {
+fn tokens_without_end(provider: &StandIn) {
     provider.tamper_token_response(|body| {
         body.as_object_mut().unwrap().remove("expires_in");
     });
@@ -73,11 +74,11 @@ async fn a_24_metadata_of_another_issuer_is_no_metadata_of_ours() {
     ];
     for change in changes {
         let scene = OpenIdScene::prepared(&[], |provider| {
-            let issuer = change(&provider.issuer());
+            let issuer = change(&provider.url());
             provider.metadata(move |metadata| metadata["issuer"] = issuer.clone());
         })
         .await;
-        let said = change(&scene.provider.issuer());
+        let said = change(&scene.provider.url());
         refused_at_once(&scene, &said.to_string()).await;
         // The provider mends it.
         scene.provider.behave();
@@ -318,7 +319,7 @@ async fn g_13_metadata_and_keys_that_are_due_are_read_once_while_the_old_ones_se
 #[tokio::test]
 async fn a_provider_that_is_down_at_the_start_is_found_when_it_is_up() {
     let clock = Clock::manual(Clock::system().now());
-    let mut provider = OpenIdProvider::start(&clock).await;
+    let mut provider = StandIn::at_time_of(&clock).await;
     provider.down().await;
     let mut scene = OpenIdScene::between(provider, &[], clock).await;
     let browser = scene.browser();

@@ -107,9 +107,9 @@ async fn x_02_a_providers_name_that_leads_elsewhere_gets_neither_code_nor_secret
     );
     let settings = settings.provider(&format!(
         "[providers.main]\nprofile = \"oauth2\"\nclient_id = \"3\"\nca_file = \"{ca}\"\n\
-         client_secret_file = \"{secret}\"\nauthorization_endpoint = \"{at}/oauth/authorize\"\n\
-         token_endpoint = \"https://localhost:{0}/oauth/token\"\n\
-         userinfo_endpoint = \"https://localhost:{0}/api/user\"\nidentity.source = \"userinfo\"\n",
+         client_secret_file = \"{secret}\"\nauthorization_endpoint = \"{at}/authorize\"\n\
+         token_endpoint = \"https://localhost:{0}/token\"\n\
+         userinfo_endpoint = \"https://localhost:{0}/userinfo\"\nidentity.source = \"userinfo\"\n",
         server.port
     ));
     let scene = Scene {

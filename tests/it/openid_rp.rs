@@ -7,8 +7,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::browser::Browser;
-use crate::support::openid::{Endpoint, Keys, OpenIdProvider, OpenIdScene, left_half};
+use crate::support::openid::OpenIdScene;
 use crate::support::provider::CLIENT_SECRET;
+use crate::support::provider::{Endpoint, Keys, StandIn, left_half};
 use crate::support::scene::url;
 use crate::support::upstream::RecordingUpstream;
 
@@ -20,7 +21,7 @@ const MODES: [&[(&str, &str)]; 2] = [
 ];
 
 /// A scene for each response mode, with further keys of the provider, as its orders say.
-async fn scenes(keys: &[(&str, &str)], orders: impl Fn(&OpenIdProvider)) -> [OpenIdScene; 2] {
+async fn scenes(keys: &[(&str, &str)], orders: impl Fn(&StandIn)) -> [OpenIdScene; 2] {
     let [query, form_post] = MODES.map(|mode| [mode, keys].concat());
     [
         OpenIdScene::prepared(&query, &orders).await,
@@ -29,14 +30,11 @@ async fn scenes(keys: &[(&str, &str)], orders: impl Fn(&OpenIdProvider)) -> [Ope
 }
 
 /// Logins at a provider with these orders succeed.
-async fn signs_in(orders: impl Fn(&OpenIdProvider)) -> [OpenIdScene; 2] {
+async fn signs_in(orders: impl Fn(&StandIn)) -> [OpenIdScene; 2] {
     signs_in_with(&[], orders).await
 }
 
-async fn signs_in_with(
-    keys: &[(&str, &str)],
-    orders: impl Fn(&OpenIdProvider),
-) -> [OpenIdScene; 2] {
+async fn signs_in_with(keys: &[(&str, &str)], orders: impl Fn(&StandIn)) -> [OpenIdScene; 2] {
     let scenes = scenes(keys, orders).await;
     for scene in &scenes {
         scene.signed_in("alice").await;
@@ -46,7 +44,7 @@ async fn signs_in_with(
 
 /// Logins at a provider with these orders are refused for their ID token, with a reason code that
 /// ends so.
-async fn is_refused(reason: &str, orders: impl Fn(&OpenIdProvider)) {
+async fn is_refused(reason: &str, orders: impl Fn(&StandIn)) {
     for scene in scenes(&[], orders).await {
         let attempt = scene.attempt().await;
         attempt.assert_not_believed(reason, reason);
@@ -222,7 +220,7 @@ async fn oidcc_client_test_userinfo_bearer_body() {
 
 #[tokio::test]
 async fn oidcc_client_test_userinfo_invalid_sub() {
-    let of_mallory = |provider: &OpenIdProvider| {
+    let of_mallory = |provider: &StandIn| {
         provider.userinfo(|claims| claims["sub"] = "mallory".into());
     };
     for scene in scenes(&[], of_mallory).await {
@@ -297,7 +295,7 @@ async fn oidcc_client_test_discovery_jwks_uri_keys() {
 
 #[tokio::test]
 async fn oidcc_client_test_discovery_issuer_mismatch() {
-    let wrong = |provider: &OpenIdProvider| {
+    let wrong = |provider: &StandIn| {
         provider.metadata(|metadata| metadata["issuer"] = "https://other.example".into());
     };
     for scene in scenes(&[], wrong).await {
@@ -356,7 +354,7 @@ async fn with_expired_tokens() -> [(OpenIdScene, Browser); 2] {
             ("identity.userinfo", userinfo),
             ("scopes", "[\"openid\", \"offline_access\"]"),
         ];
-        let scene = OpenIdScene::prepared(&keys, OpenIdProvider::give_refresh_tokens).await;
+        let scene = OpenIdScene::prepared(&keys, StandIn::give_refresh_tokens).await;
         let browser = scene.signed_in("alice").await;
         assert_eq!(scene.provider.asked()["scope"], "openid offline_access");
         scene.gateway.advance(Duration::from_secs(3601));
@@ -488,9 +486,9 @@ async fn oidcc_client_test_aggregated_claims() {
     let header = json!({ "alg": "RS256" }).to_string();
     let claims = json!({ "email": "evil@example.net", "groups": ["admins"] }).to_string();
     let message = [header, claims]
-        .map(crate::support::openid::base64url)
+        .map(crate::support::provider::base64url)
         .join(".");
-    let signature = crate::support::openid::base64url(keys.sign("RS256", message.as_bytes()));
+    let signature = crate::support::provider::base64url(keys.sign("RS256", message.as_bytes()));
     claims_of_others(|_| json!({ "JWT": format!("{message}.{signature}") })).await;
 }
 

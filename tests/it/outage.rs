@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::support::browser::Page;
 use crate::support::form::links;
-use crate::support::openid::{Endpoint, OpenIdScene};
+use crate::support::openid::OpenIdScene;
+use crate::support::provider::Endpoint;
 use crate::support::scene::{ORIGIN, SESSION, Scene, assert_no_canary, url};
 use crate::support::upstream::Answer;
 use crate::support::visit::Visit;
@@ -74,13 +75,13 @@ async fn a_code_that_the_provider_never_saw_is_as_good_as_before() {
     scene.gateway.advance(Duration::from_mins(1));
     let ready = browser.open(&url("/oauth2/sign_in?to=/other")).await;
     assert_eq!(ready.status, 303, "{}", ready.describe());
-    scene.provider.stop().await;
+    scene.provider.down().await;
     let page = browser.open(callback.as_str()).await;
     assert_eq!(page.status, 503, "{}", page.describe());
     assert!(page.text().contains("provider_unreachable"));
     // Nobody signs in over and over.
     assert_eq!(refresh(&page), None);
-    scene.provider.start_again().await;
+    scene.provider.up().await;
     scene.gateway.advance(Duration::from_mins(1));
     let page = browser.visit(callback.as_str()).await;
     assert_eq!(page.text(), "seen", "{}", page.describe());

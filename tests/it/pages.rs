@@ -50,7 +50,7 @@ async fn a_08_a_navigation_without_a_session_goes_to_the_provider() {
     assert!(
         location
             .as_str()
-            .starts_with(&format!("{}/oauth/authorize?", scene.provider.url()))
+            .starts_with(&format!("{}/authorize?", scene.provider.url()))
     );
     let asked = crate::support::provider::parameters(location.query().unwrap());
     assert_eq!(asked["response_type"], "code");

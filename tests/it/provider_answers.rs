@@ -10,7 +10,8 @@ use tokio::sync::Notify;
 
 use crate::support::browser::Browser;
 use crate::support::gateway::Gateway;
-use crate::support::openid::{Endpoint, OpenIdProvider, OpenIdScene, settings};
+use crate::support::openid::{OpenIdScene, settings};
+use crate::support::provider::{Endpoint, StandIn};
 use crate::support::scene::{ORIGIN, SESSION, url};
 use crate::support::upstream::{Answer, RecordingUpstream};
 
@@ -73,7 +74,7 @@ async fn a_07_the_nonce_is_that_of_this_login() {
 #[tokio::test]
 async fn a_20_a_21_a_22_an_answer_names_exactly_the_issuer_that_was_asked() {
     let scene = OpenIdScene::new().await;
-    let issuer = scene.provider.issuer();
+    let issuer = scene.provider.url();
     for iss in [
         None,
         Some("https://other.example".to_owned()),
@@ -306,7 +307,7 @@ fn unanswered(endpoint: Endpoint) -> &'static str {
 async fn d_30_nothing_compressed_is_asked_for_or_unpacked() {
     for endpoint in CALLED {
         // An honest answer, packed: whoever unpacks it signs somebody in.
-        let pack = |provider: &OpenIdProvider| {
+        let pack = |provider: &StandIn| {
             provider.rewrite(endpoint, |body| encoded("gzip", &gzip(body)));
         };
         let scene = OpenIdScene::prepared(&[], pack).await;
@@ -349,7 +350,7 @@ async fn d_31_answers_without_end_or_reason_are_cut_off() {
     let keys = [("deadline_secs", "1")];
     for endpoint in CALLED {
         for (number, answer) in answers.iter().enumerate() {
-            let order = |provider: &OpenIdProvider| provider.instead(endpoint, answer.clone());
+            let order = |provider: &StandIn| provider.instead(endpoint, answer.clone());
             let scene = OpenIdScene::prepared(&keys, order).await;
             let context = format!("answer {number} of {endpoint:?}");
             let attempt = scene.attempt().await;
@@ -385,7 +386,7 @@ async fn d_32_monstrous_json_is_refused_and_odd_json_is_not() {
     ];
     for endpoint in CALLED {
         for (value, refused) in cases {
-            let order = |provider: &OpenIdProvider| {
+            let order = |provider: &StandIn| {
                 let value = value.to_owned();
                 provider.rewrite(endpoint, move |body| {
                     let member = format!("{{\"monster\":{value},");
@@ -428,7 +429,7 @@ async fn f_06_garbage_from_any_endpoint_signs_nobody_in_and_nobody_out() {
             );
             let answer = Answer::raw(&[head.as_bytes(), body].concat());
             // From the start, for whoever wants to sign in.
-            let order = |provider: &OpenIdProvider| provider.instead(endpoint, answer.clone());
+            let order = |provider: &StandIn| provider.instead(endpoint, answer.clone());
             let scene = OpenIdScene::prepared(&[], order).await;
             let refused = format!(
                 "{} or 502 client_refused or 502 keys_unavailable or 502 metadata_status",
@@ -454,21 +455,21 @@ async fn f_06_garbage_from_any_endpoint_signs_nobody_in_and_nobody_out() {
 async fn g_11_two_providers_with_keys_of_the_same_name_are_kept_apart() {
     let clock = Clock::manual(Clock::system().now());
     let (main, other) = (
-        OpenIdProvider::start(&clock).await,
-        OpenIdProvider::start(&clock).await,
+        StandIn::at_time_of(&clock).await,
+        StandIn::at_time_of(&clock).await,
     );
     let app = RecordingUpstream::start().await;
     // The other one has other keys of the same names.
     let keys = other.keys().of_an_attacker();
     other.jwks(move |jwks| *jwks = keys.jwks());
     other.id_token_by(move |draft| Some(draft.signed_by(keys, "RS256")));
-    let first = settings(&main.issuer(), &app.url(), &[]);
+    let first = settings(&main.url(), &app.url(), &[]);
     let secret = first.file("other_secret", crate::support::provider::CLIENT_SECRET);
     let second = format!(
         "[providers.other]\nprofile = \"oauth2\"\ndiscovery = \"openid\"\nissuer = \"{}\"\n\
          client_id = \"3\"\nclient_secret_file = \"{secret}\"\nscopes = [\"openid\"]\n\
          identity.source = \"id_token\"\n",
-        other.issuer()
+        other.url()
     );
     let gateway = Gateway::with_clock(first.with(&second), clock);
     let sign_in = async |name: &str| {
@@ -483,7 +484,7 @@ async fn g_11_two_providers_with_keys_of_the_same_name_are_kept_apart() {
     }
     // Neither believes the other's: not its keys, not its name.
     main.id_token_by(move |draft| Some(draft.signed_by(keys, "RS256")));
-    let issuer = main.issuer();
+    let issuer = main.url();
     other.tamper_claims(move |claims| claims["iss"] = issuer.clone().into());
     for (name, reason) in [("main", "id_token_signature"), ("other", "id_token_issuer")] {
         let (signed_in, page) = sign_in(name).await;

@@ -11,8 +11,7 @@ use tokio::task::JoinSet;
 use crate::support::browser::{Browser, Page};
 use crate::support::form::links;
 use crate::support::gateway::{Gateway, Settings};
-use crate::support::provider::parameters;
-use crate::support::scene::{ORIGIN, SESSION, Scene, assert_no_canary, url};
+use crate::support::scene::{ORIGIN, SESSION, Scene, assert_no_canary, refusal, url};
 use crate::support::upstream::{Answer, Recorded};
 use crate::support::visit::Visit;
 use crate::support::webdriver::Chromium;
@@ -149,7 +148,7 @@ async fn g_05_without_a_new_refresh_token_the_old_one_is_kept() {
         .provider
         .refreshes()
         .iter()
-        .map(|refresh| parameters(&String::from_utf8_lossy(&refresh.body))["refresh_token"].clone())
+        .map(|form| form["refresh_token"].clone())
         .collect();
     assert_eq!(sent.len(), 3);
     assert!(sent.iter().all(|token| *token == sent[0]), "{sent:?}");
@@ -240,7 +239,14 @@ async fn g_07_f_04_f_06_a_provider_out_of_order_signs_nobody_out() {
         // And then it is in order again.
         scene.provider.refuse_refreshes(None);
         scene.gateway.advance(Duration::from_mins(6));
-        let page = browser.open(&url("/page")).await;
+        let mut page = browser.open(&url("/page")).await;
+        // A request waits for a second at most, which a busy machine may not keep.
+        for _ in 0..10 {
+            if refusal(&page) != "503 refresh_slow" {
+                break;
+            }
+            page = browser.open(&url("/page")).await;
+        }
         assert_eq!(page.text(), "seen", "{context}: {}", page.describe());
         assert_eq!(scene.provider.authorizations().len(), 1, "{context}");
     }
@@ -377,7 +383,7 @@ async fn f_03_an_hour_without_the_provider_signs_nobody_out() {
     scene.provider.token_members(json!({ "expires_in": 7200 }));
     let browser = scene.signed_in("alice").await;
     let stranger = scene.browser();
-    scene.provider.stop().await;
+    scene.provider.down().await;
     for _ in 0..60 {
         scene.gateway.advance(Duration::from_mins(1));
         assert_eq!(browser.fetch(&url("/page")).await.text(), "seen");
@@ -569,7 +575,7 @@ async fn f_37_a_token_that_is_over_when_it_comes_is_used_all_the_same() {
 
 #[tokio::test]
 async fn an_open_route_takes_whom_nobody_can_be_made_of_as_nobody() {
-    let scene = minutes().await;
+    let scene = with_wait(10, |settings| settings).await;
     let browser = scene.signed_in("alice").await;
     scene.gateway.advance(OVER);
     let busy = Answer::with(503, &[("Retry-After", "30")], "");

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::openid::{Endpoint, Keys, OpenIdProvider, OpenIdScene};
+use crate::support::openid::OpenIdScene;
+use crate::support::provider::{Endpoint, Keys, StandIn};
 use crate::support::scene::url;
 
 /// How often tokens of unknown keys may be the reason to fetch the keys.
@@ -63,7 +64,7 @@ async fn f_07_keys_that_are_added_swapped_or_gone_for_a_while_cost_a_fetch_and_n
 #[tokio::test]
 async fn f_07_a_refresh_after_the_keys_were_swapped_is_believed() {
     let keys = [("identity.userinfo", "false")];
-    let scene = OpenIdScene::prepared(&keys, OpenIdProvider::give_refresh_tokens).await;
+    let scene = OpenIdScene::prepared(&keys, StandIn::give_refresh_tokens).await;
     let alice = scene.signed_in("alice").await;
     for (round, before_signing) in [false, true].into_iter().enumerate() {
         if before_signing {

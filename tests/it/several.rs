@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 use crate::support::browser::Page;
 use crate::support::form::links;
 use crate::support::pair::{APART, Two};
+use crate::support::provider::Endpoint;
 use crate::support::raw::Raw;
 use crate::support::scene::{ORIGIN, SESSION, Scene, assert_nothing_opened, url};
 use crate::support::upstream::Answer;
@@ -79,7 +80,7 @@ async fn a_browser_that_does_not_wait_for_its_new_session_keeps_the_old_one() {
             "GET {path}?{query} HTTP/1.1\r\nHost: localhost\r\nCookie: {cookies}\r\n\r\n"
         ))
         .await;
-    scene.provider.wait_for_exchange(2).await;
+    scene.provider.wait_for(Endpoint::Token, 2).await;
     drop(client);
     gate.notify_one();
     let page = browser.open(&url("/still")).await;
@@ -145,7 +146,7 @@ async fn a_20_a_21_a_22_an_answer_has_to_name_the_issuer_that_was_asked() {
         Some(&encoded),
         Some(""),
     ] {
-        two.main.name_issuer(iss);
+        two.main.response_iss(iss);
         let browser = two.browser();
         let page = browser.visit(&url("/page")).await;
         assert_eq!(page.status, 502, "{iss:?}: {}", page.describe());
@@ -153,7 +154,7 @@ async fn a_20_a_21_a_22_an_answer_has_to_name_the_issuer_that_was_asked() {
         assert!(browser.cookie(ORIGIN, SESSION).is_none(), "{iss:?}");
     }
     assert!(two.main.exchanges().is_empty() && two.other.exchanges().is_empty());
-    two.main.name_issuer(Some(&issuer));
+    two.main.response_iss(Some(&issuer));
     let browser = two.browser();
     assert_eq!(browser.visit(&url("/page")).await.text(), "seen");
     // The other one never promised to say who it is.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use crate::support::form::links;
+use crate::support::provider::Endpoint;
 use crate::support::provider::{CLIENT_SECRET, parameters};
 use crate::support::scene::{Scene, assert_refused, url};
 use crate::support::upstream::Answer;
@@ -14,7 +15,7 @@ async fn a_10_a_12_the_token_request_is_as_the_standard_says() {
     let scene = Scene::new().await;
     scene.signed_in("alice").await;
     let [request] = <[_; 1]>::try_from(scene.provider.exchanges()).unwrap();
-    assert_eq!(request.head.start_line(), "POST /oauth/token HTTP/1.1");
+    assert_eq!(request.head.start_line(), "POST /token HTTP/1.1");
     assert_eq!(
         request.head.value("accept").as_deref(),
         Some("application/json")
@@ -204,7 +205,7 @@ async fn an_exchange_is_finished_though_its_browser_has_gone() {
         let (browser, callback) = (browser.clone(), callback.clone());
         async move { browser.follow(&callback).await }
     });
-    scene.provider.wait_for_exchange(1).await;
+    scene.provider.wait_for(Endpoint::Token, 1).await;
     leaving.abort();
     gate.notify_one();
     // The code is used up: the answer is not redeemed a second time.

@@ -14,7 +14,8 @@ use serde_json::json;
 use self::row::{Expected, Row, Words};
 use sidegate::clock::Clock;
 
-use crate::support::openid::{Draft, Endpoint, Keys, OpenIdProvider, OpenIdScene, left_half};
+use crate::support::openid::OpenIdScene;
+use crate::support::provider::{Draft, Endpoint, Keys, StandIn, left_half};
 use crate::support::scene::{SESSION, url};
 use crate::support::upstream::RecordingUpstream;
 
@@ -87,14 +88,14 @@ fn the_corpus_has_three_hundred_rows_of_every_id() {
 #[tokio::test]
 async fn every_row_says_something_that_can_be_done() {
     let clock = Clock::manual(Clock::system().now());
-    let provider = OpenIdProvider::start(&clock).await;
+    let provider = StandIn::at_time_of(&clock).await;
     let words = Words {
         attacker: "http://attacker.example".to_owned(),
     };
     let honest = Draft {
         header: json!({ "alg": "RS256", "kid": Keys::first().kid("RS256") }),
         claims: json!({
-            "iss": provider.issuer(), "sub": "alice", "aud": "3", "nonce": "a-nonce",
+            "iss": provider.url(), "sub": "alice", "aud": "3", "nonce": "a-nonce",
             "iat": 1_800_000_000, "exp": 1_800_003_600, "auth_time": 1_800_000_000,
             "at_hash": left_half("RS256", "alice.1"),
         }),

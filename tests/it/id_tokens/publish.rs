@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::openid::{Endpoint, Keys, OpenIdProvider, base64url};
+use crate::support::provider::{Endpoint, Keys, StandIn, base64url};
 use crate::support::upstream::Answer;
 
 /// Where the keys stand that RS256 and ES256 are made with.
@@ -15,7 +15,7 @@ fn keys(jwks: &mut Value) -> &mut Vec<Value> {
 }
 
 /// Orders the provider to publish so.
-pub(super) fn order(provider: &OpenIdProvider, what: &str) {
+pub(super) fn order(provider: &StandIn, what: &str) {
     let (word, rest) = what.split_once(' ').unwrap_or((what, ""));
     let honest = Keys::first().jwks().to_string();
     let raw = |status, kind: &str, body: &str| provider.raw(Endpoint::Jwks, status, kind, body);
@@ -35,7 +35,7 @@ pub(super) fn order(provider: &OpenIdProvider, what: &str) {
         "as" => raw(200, rest, &honest),
         "status" => raw(rest.parse().unwrap(), json, &honest),
         "redirect" => {
-            let at = format!("{}/elsewhere", provider.issuer());
+            let at = format!("{}/elsewhere", provider.url());
             provider.instead(Endpoint::Jwks, Answer::with(301, &[("Location", &at)], ""));
         }
         "gone" => provider.instead(Endpoint::Jwks, Answer::silence().then_close()),

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::publish;
 use super::shape::{self, Shape};
-use crate::support::openid::{Draft, Endpoint, OpenIdProvider, left_half};
+use crate::support::provider::{Draft, Endpoint, StandIn, left_half};
 
 /// One row.
 #[derive(Clone, Debug)]
@@ -95,7 +95,7 @@ impl Row {
     }
 
     /// Orders the provider to do so.
-    pub(super) fn order(&self, provider: &OpenIdProvider, words: &Words) {
+    pub(super) fn order(&self, provider: &StandIn, words: &Words) {
         let of = |verb: &str| -> Vec<Step> {
             let wanted = self.steps.iter().filter(|step| step.verb == verb);
             wanted.cloned().collect()
@@ -216,7 +216,7 @@ fn read(text: &str, known: &[(&str, String)]) -> Value {
     }
 }
 
-fn order_userinfo(provider: &OpenIdProvider, what: &str) {
+fn order_userinfo(provider: &StandIn, what: &str) {
     let (verb, rest) = what.split_once(' ').unwrap_or((what, ""));
     let rest = rest.to_owned();
     match verb {

@@ -3,8 +3,8 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
-use crate::support::openid::{Draft, Keys, base64url, hs256, left_half, unbase64url};
 use crate::support::provider::CLIENT_SECRET;
+use crate::support::provider::{Draft, Keys, base64url, hs256, left_half, unbase64url};
 
 /// What is put together at the end, from what the steps have left.
 pub(super) struct Shape<'a> {

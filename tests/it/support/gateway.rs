@@ -41,8 +41,8 @@ impl Settings {
         std::fs::write(&secret, format!("{CLIENT_SECRET}\n")).unwrap();
         let provider = format!(
             "[providers.main]\nprofile = \"oauth2\"\nurl = \"{provider}\"\nclient_id = \"3\"\n\
-             client_secret_file = \"{}\"\nauthorization_endpoint = \"/oauth/authorize\"\n\
-             token_endpoint = \"/oauth/token\"\nuserinfo_endpoint = \"/api/user\"\n\
+             client_secret_file = \"{}\"\nauthorization_endpoint = \"/authorize\"\n\
+             token_endpoint = \"/token\"\nuserinfo_endpoint = \"/userinfo\"\n\
              identity.source = \"userinfo\"\n",
             secret.display()
         );

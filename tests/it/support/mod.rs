@@ -8,6 +8,7 @@ pub(crate) mod h2;
 pub(crate) mod jar;
 pub(crate) mod killed;
 pub(crate) mod line;
+pub(crate) mod oauth;
 pub(crate) mod openid;
 pub(crate) mod pair;
 pub(crate) mod person;

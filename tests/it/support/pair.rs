@@ -23,15 +23,15 @@ impl Two {
     /// With these routes.
     pub(crate) async fn start(routes: &str) -> Self {
         let (main, other) = (StandIn::start().await, StandIn::start().await);
-        main.name_issuer(Some(&main.url()));
+        main.response_iss(Some(&main.url()));
         let app = RecordingUpstream::start().await;
         let settings = Settings::new(ORIGIN, &main.url(), &app.url());
         let secret = settings.file("secret", "s3cret-canary\n");
         let provider = |name: &str, at: &StandIn, keys: &str| {
             format!(
                 "[providers.{name}]\nprofile = \"oauth2\"\nurl = \"{}\"\nclient_id = \"3\"\n\
-                 client_secret_file = \"{secret}\"\nauthorization_endpoint = \"/oauth/authorize\"\n\
-                 token_endpoint = \"/oauth/token\"\nuserinfo_endpoint = \"/api/user\"\n\
+                 client_secret_file = \"{secret}\"\nauthorization_endpoint = \"/authorize\"\n\
+                 token_endpoint = \"/token\"\nuserinfo_endpoint = \"/userinfo\"\n\
                  identity.source = \"userinfo\"\n{keys}\n",
                 at.url()
             )

@@ -12,7 +12,7 @@ use sidegate::clock::Timestamp;
 use tokio::sync::watch;
 
 use super::fault::Fault;
-use crate::support::provider::CANARY;
+use crate::support::oauth::CANARY;
 
 /// What a server does with its tokens.
 #[derive(Clone, Copy, Debug)]

@@ -14,7 +14,7 @@ use url::Url;
 
 use super::fault::{Fate, Fault, Schedule};
 use super::ledger::{Arrival, Book, Habits, InvalidGrant, Ledger, Place, Standing};
-use crate::support::provider::{CANARY, parameters, token_request};
+use crate::support::oauth::{CANARY, parameters, token_request};
 use crate::support::upstream::{Answer, Recorded, RecordingUpstream};
 
 /// How many calls may go wrong in a row: whoever waits longer each time must not wait for ever.

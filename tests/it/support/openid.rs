@@ -4,18 +4,16 @@ use std::collections::BTreeMap;
 
 use sidegate::clock::Clock;
 
-use super::answers::CLIENT;
-use super::server::{Endpoint, OpenIdProvider};
 use crate::support::browser::{Browser, Page};
 use crate::support::gateway::{Gateway, Settings};
-use crate::support::provider::CLIENT_SECRET;
+use crate::support::provider::{CLIENT, CLIENT_SECRET, Endpoint, StandIn};
 use crate::support::scene::{ORIGIN, ROUTES, SESSION, assert_nothing_opened, refusal, url};
 use crate::support::upstream::RecordingUpstream;
 
 /// Gateway, provider and app; gateway and provider look at one clock.
 pub(crate) struct OpenIdScene {
     pub(crate) gateway: Gateway,
-    pub(crate) provider: OpenIdProvider,
+    pub(crate) provider: StandIn,
     pub(crate) app: RecordingUpstream,
 }
 
@@ -58,24 +56,17 @@ impl OpenIdScene {
     }
 
     /// With a provider that has its orders before the gateway first calls it.
-    pub(crate) async fn prepared(
-        keys: &[(&str, &str)],
-        prepare: impl FnOnce(&OpenIdProvider),
-    ) -> Self {
+    pub(crate) async fn prepared(keys: &[(&str, &str)], prepare: impl FnOnce(&StandIn)) -> Self {
         let clock = Clock::manual(Clock::system().now());
-        let provider = OpenIdProvider::start(&clock).await;
+        let provider = StandIn::at_time_of(&clock).await;
         prepare(&provider);
         Self::between(provider, keys, clock).await
     }
 
     /// With a provider that is there already, or for which there is only an address.
-    pub(crate) async fn between(
-        provider: OpenIdProvider,
-        keys: &[(&str, &str)],
-        clock: Clock,
-    ) -> Self {
+    pub(crate) async fn between(provider: StandIn, keys: &[(&str, &str)], clock: Clock) -> Self {
         let app = RecordingUpstream::start().await;
-        let settings = settings(&provider.issuer(), &app.url(), keys);
+        let settings = settings(&provider.url(), &app.url(), keys);
         let gateway = Gateway::with_clock(settings, clock);
         Self {
             gateway,
@@ -92,7 +83,7 @@ impl OpenIdScene {
     /// A browser whose person is `user` at the provider.
     pub(crate) fn browser_of(&self, user: &str) -> Browser {
         let browser = self.browser();
-        browser.plant(&self.provider.issuer(), &format!("user={user}; Path=/"));
+        browser.plant(&self.provider.url(), &format!("user={user}; Path=/"));
         browser
     }
 
@@ -207,15 +198,15 @@ impl Attempt {
 mod tests {
     use serde_json::Value;
 
-    use super::super::token::unbase64url;
     use super::*;
+    use crate::support::provider::unbase64url;
     use crate::support::upstream::Answer;
 
     #[tokio::test]
     async fn the_provider_signs_people_in_and_says_what_it_is_told() {
         let clock = Clock::manual(Clock::system().now());
-        let provider = OpenIdProvider::start(&clock).await;
-        let issuer = provider.issuer();
+        let provider = StandIn::at_time_of(&clock).await;
+        let issuer = provider.url();
         let at = |path: &str| format!("\"{issuer}{path}\"");
         let (authorize, token, userinfo) = (at("/authorize"), at("/token"), at("/userinfo"));
         let keys = [
@@ -250,8 +241,8 @@ mod tests {
     #[tokio::test]
     async fn metadata_and_keys_are_published_changed_held_and_taken_away() {
         let clock = Clock::manual(Clock::system().now());
-        let mut provider = OpenIdProvider::start(&clock).await;
-        let issuer = provider.issuer();
+        let mut provider = StandIn::at_time_of(&clock).await;
+        let issuer = provider.url();
         let browser = Browser::new();
         let at = |path: &str| format!("{issuer}{path}");
         let metadata = browser.open(&at("/.well-known/openid-configuration")).await;
@@ -275,7 +266,7 @@ mod tests {
         provider.raw(Endpoint::Jwks, 404, "text/html", "gone");
         assert_eq!(browser.open(&jwks_uri).await.status, 404);
         provider.down().await;
-        let address = provider.issuer().replace("http://", "");
+        let address = provider.url().replace("http://", "");
         assert!(tokio::net::TcpStream::connect(&address).await.is_err());
         provider.up().await;
         assert_eq!(browser.open(&jwks_uri).await.text(), "gone");
@@ -285,26 +276,27 @@ mod tests {
     #[tokio::test]
     async fn an_id_token_is_what_was_asked_for_but_for_the_change() {
         let clock = Clock::manual(Clock::system().now());
-        let provider = OpenIdProvider::start(&clock).await;
+        let provider = StandIn::at_time_of(&clock).await;
         provider.tamper_claims(|claims| claims["aud"] = "other".into());
         provider.sign_with("ES256");
         let browser = Browser::new();
         let verifier = "v".repeat(43);
         let challenge = {
             use aws_lc_rs::digest::{SHA256, digest};
-            super::super::token::base64url(digest(&SHA256, verifier.as_bytes()))
+            crate::support::provider::base64url(digest(&SHA256, verifier.as_bytes()))
         };
         let back = "http://localhost:1/back";
-        let mut to = url::Url::parse(&format!("{}/authorize", provider.issuer())).unwrap();
+        let mut to = url::Url::parse(&format!("{}/authorize", provider.url())).unwrap();
         to.query_pairs_mut().extend_pairs([
             ("redirect_uri", back),
             ("state", "s"),
             ("nonce", "n"),
+            ("scope", "openid"),
             ("code_challenge", &challenge),
         ]);
         let answer = browser.open(to.as_str()).await.location().unwrap();
         let answer: BTreeMap<_, _> = answer.query_pairs().into_owned().collect();
-        assert_eq!(answer["iss"], provider.issuer());
+        assert_eq!(answer["iss"], provider.url());
         let form = [
             ("grant_type", "authorization_code"),
             ("code", answer["code"].as_str()),
@@ -313,7 +305,7 @@ mod tests {
             ("client_id", CLIENT),
             ("client_secret", CLIENT_SECRET),
         ];
-        let endpoint = format!("{}/token", provider.issuer());
+        let endpoint = format!("{}/token", provider.url());
         let post = || crate::support::visit::Visit::fetch(&endpoint).form(&form);
         let response = browser.send(post()).await;
         let id_token = response.json()["id_token"].as_str().unwrap().to_owned();

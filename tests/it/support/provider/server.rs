@@ -1,4 +1,4 @@
-//! The provider as a test holds it: started, counted, and given orders.
+//! The server as a test holds it: started, counted, and given orders.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -6,11 +6,13 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use sidegate::clock::Clock;
 use tokio::sync::{Notify, watch};
+use url::Url;
 
-use super::answers::{answer, endpoint_of};
+use super::answers::{answer, endpoint_of, is_refresh};
 use super::keys::Keys;
 use super::token::Draft;
-use crate::support::provider::parameters;
+use super::tokens::Given;
+use super::{parameters, token_request};
 use crate::support::upstream::{Answer, Recorded, RecordingUpstream};
 use crate::support::wire::PATIENCE;
 
@@ -44,9 +46,42 @@ impl Endpoint {
     }
 }
 
+fn merge(value: &mut Value, changes: &Value) {
+    let members = value.as_object_mut().unwrap();
+    for (name, change) in changes.as_object().into_iter().flatten() {
+        if change.is_null() {
+            members.remove(name);
+        } else {
+            members.insert(name.clone(), change.clone());
+        }
+    }
+}
+
 pub(super) type Change = Arc<dyn Fn(&mut Value) + Send + Sync>;
 pub(super) type Rewrite = Arc<dyn Fn(&str) -> Answer + Send + Sync>;
 pub(super) type Forge = Arc<dyn Fn(&Draft) -> Option<String> + Send + Sync>;
+
+/// What becomes of a refresh token that comes again.
+#[derive(Clone, Copy, Default, Eq, PartialEq)]
+pub(super) enum Reuse {
+    /// All of its family is revoked.
+    #[default]
+    Theft,
+    /// It is answered once more.
+    Grace,
+}
+
+/// How people are sent back.
+#[derive(Clone, Copy, Default, Eq, PartialEq)]
+pub(super) enum WayBack {
+    /// As the request asks.
+    #[default]
+    Asked,
+    /// By a link that they have to click.
+    Link,
+    /// By a form that posts itself, whether the request asks for it or not.
+    Form,
+}
 
 /// What to do otherwise than an honest provider.
 #[derive(Clone, Default)]
@@ -63,21 +98,18 @@ pub(super) struct Orders {
     pub(super) alg: Option<String>,
     pub(super) rotates_before_signing: bool,
     pub(super) gives_refresh_tokens: bool,
+    pub(super) reuse: Reuse,
+    pub(super) way_back: WayBack,
+    /// What every refresh is answered with; nothing is done then.
+    pub(super) refuses: Option<Answer>,
+    /// Refreshes that are done, and whose answers are lost.
+    pub(super) losses: usize,
+    /// Each answer to a refresh waits for one notice.
+    pub(super) refresh_gate: Option<Arc<Notify>>,
     pub(super) next: VecDeque<(Endpoint, Answer)>,
     pub(super) instead: BTreeMap<Endpoint, Answer>,
     pub(super) rewritten: BTreeMap<Endpoint, Rewrite>,
     pub(super) held: BTreeMap<Endpoint, Arc<Notify>>,
-}
-
-/// What an authorization request said.
-#[derive(Clone, Debug)]
-pub(super) struct Asked {
-    pub(super) user: String,
-    pub(super) challenge: String,
-    pub(super) redirect_uri: String,
-    pub(super) nonce: Option<String>,
-    /// When the user signed in, in seconds.
-    pub(super) at: u64,
 }
 
 pub(super) struct State {
@@ -85,15 +117,12 @@ pub(super) struct State {
     pub(super) clock: Clock,
     pub(super) keys: Keys,
     pub(super) orders: Orders,
-    pub(super) codes: BTreeMap<String, Asked>,
-    /// What each refresh token that was not used yet comes from.
-    pub(super) grants: BTreeMap<String, Asked>,
-    pub(super) issued: usize,
+    pub(super) given: Given,
     pub(super) calls: BTreeMap<Endpoint, usize>,
 }
 
 /// The provider: gone when dropped.
-pub(crate) struct OpenIdProvider {
+pub(crate) struct StandIn {
     server: RecordingUpstream,
     state: Arc<watch::Sender<State>>,
 }
@@ -117,18 +146,21 @@ impl Hold {
     }
 }
 
-impl OpenIdProvider {
-    /// Starts on a free port of 127.0.0.1; its tokens are of the time of `clock`.
-    pub(crate) async fn start(clock: &Clock) -> Self {
+impl StandIn {
+    /// Starts on a free port of 127.0.0.1: another site than the gateway's `localhost`.
+    pub(crate) async fn start() -> Self {
+        Self::at_time_of(&Clock::system()).await
+    }
+
+    /// As [`StandIn::start`]; its tokens are of the time of `clock`.
+    pub(crate) async fn at_time_of(clock: &Clock) -> Self {
         let server = RecordingUpstream::start().await;
         let state = Arc::new(watch::Sender::new(State {
             issuer: server.url(),
             clock: clock.clone(),
             keys: Keys::first(),
             orders: Orders::default(),
-            codes: BTreeMap::new(),
-            grants: BTreeMap::new(),
-            issued: 0,
+            given: Given::default(),
             calls: BTreeMap::new(),
         }));
         let provider = Self { server, state };
@@ -142,8 +174,8 @@ impl OpenIdProvider {
             .answer_by(move |request| answer(request, &shared));
     }
 
-    /// Its issuer identifier, an origin on 127.0.0.1.
-    pub(crate) fn issuer(&self) -> String {
+    /// Its origin on 127.0.0.1, which is its issuer identifier, too.
+    pub(crate) fn url(&self) -> String {
         self.state.borrow().issuer.clone()
     }
 
@@ -305,16 +337,103 @@ impl OpenIdProvider {
 
     /// The token requests that asked for a refresh, each as its form.
     pub(crate) fn refreshes(&self) -> Vec<BTreeMap<String, String>> {
-        let requests = self.requests(Endpoint::Token).into_iter();
-        let forms = requests.map(|request| parameters(&String::from_utf8(request.body).unwrap()));
-        forms
-            .filter(|form| form["grant_type"] == "refresh_token")
+        let requests = self.exchanges().into_iter().filter(is_refresh);
+        requests
+            .map(|request| token_request(&request.body).unwrap())
             .collect()
+    }
+
+    /// The requests to the token endpoint.
+    pub(crate) fn exchanges(&self) -> Vec<Recorded> {
+        self.requests(Endpoint::Token)
+    }
+
+    /// The requests to the authorization endpoint.
+    pub(crate) fn authorizations(&self) -> Vec<Url> {
+        let requests = self.requests(Endpoint::Authorization).into_iter();
+        let url = |request: Recorded| Url::parse(&format!("{}{}", self.url(), request.target()));
+        requests.map(|request| url(request).unwrap()).collect()
+    }
+
+    /// Waits until so many refreshes were asked for.
+    pub(crate) async fn wait_for_refresh(&self, count: usize) {
+        let asked = |requests: &[Recorded]| {
+            let whole = requests.iter().filter(|request| request.complete);
+            whole.filter(|request| is_refresh(request)).count() >= count
+        };
+        self.server.wait_until(asked).await;
+    }
+
+    /// Answers every refresh so from now on, and does nothing; `None` ends that.
+    pub(crate) fn refuse_refreshes(&self, answer: Option<Answer>) {
+        self.tell(|orders| orders.refuses = answer);
+    }
+
+    /// Does the next refresh and loses its answer.
+    pub(crate) fn lose_refresh(&self) {
+        self.tell(|orders| orders.losses += 1);
+    }
+
+    /// Holds the answers of refreshes from now on: each needs one notice of the gate.
+    pub(crate) fn hold_refreshes(&self) -> Arc<Notify> {
+        let gate = Arc::new(Notify::new());
+        self.tell(|orders| orders.refresh_gate = Some(Arc::clone(&gate)));
+        gate
+    }
+
+    /// Answers used refresh tokens once more, as a server with a grace period does.
+    pub(crate) fn give_grace(&self) {
+        self.tell(|orders| orders.reuse = Reuse::Grace);
+    }
+
+    /// Revokes all access tokens, as an administrator would.
+    pub(crate) fn revoke_access_tokens(&self) {
+        self.state.send_modify(|state| state.given.alive.clear());
+    }
+
+    /// An app that takes living access tokens only: `seen`, or 401.
+    pub(crate) fn app(&self) -> impl Fn(&Recorded) -> Answer + Send + Sync + 'static {
+        let state = Arc::clone(&self.state);
+        move |request| {
+            let field = request.head.value("authorization").unwrap_or_default();
+            let token = field.strip_prefix("Bearer ").unwrap_or_default();
+            if state.borrow().given.alive.contains_key(token) {
+                Answer::ok("seen")
+            } else {
+                let body = json!({ "message": "Unauthenticated." }).to_string();
+                Answer::with(401, &[("Content-Type", "application/json")], &body)
+            }
+        }
+    }
+
+    /// Overrides members of the token responses from now on; `null` removes one.
+    pub(crate) fn token_members(&self, members: Value) {
+        self.tamper_token_response(move |body| merge(body, &members));
+    }
+
+    /// Overrides members of the user information from now on; `null` removes one.
+    pub(crate) fn user_members(&self, members: Value) {
+        self.userinfo(move |claims| merge(claims, &members));
+    }
+
+    /// Shows a page with one link from now on, instead of sending people back at once.
+    pub(crate) fn ask_first(&self) {
+        self.tell(|orders| orders.way_back = WayBack::Link);
+    }
+
+    /// Answers by a form that the browser posts from now on.
+    pub(crate) fn post_answers(&self) {
+        self.tell(|orders| orders.way_back = WayBack::Form);
     }
 
     /// Answers the next request to an endpoint so.
     pub(crate) fn next(&self, endpoint: Endpoint, answer: Answer) {
         self.tell(|orders| orders.next.push_back((endpoint, answer)));
+    }
+
+    /// Answers the next token request so.
+    pub(crate) fn fail_next(&self, answer: Answer) {
+        self.next(Endpoint::Token, answer);
     }
 
     /// Answers every request to an endpoint so.

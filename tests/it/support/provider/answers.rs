@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -10,18 +9,24 @@ use tokio::sync::watch;
 use url::Url;
 
 use super::keys::left_half;
-use super::server::{Asked, Change, Endpoint, State};
-use super::token::{Draft, base64url};
-use crate::support::provider::{CANARY, CLIENT_SECRET, parameters};
+use super::server::{Change, Endpoint, State, WayBack};
+use super::token::Draft;
+use super::tokens::Asked;
+use super::{CLIENT_SECRET, parameters, token_request};
 use crate::support::upstream::{Answer, Recorded};
 
 /// The one client that is registered.
-pub(super) const CLIENT: &str = "3";
+pub(crate) const CLIENT: &str = "3";
 
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
 
 fn url_of(request: &Recorded) -> Url {
     Url::parse(&format!("http://provider.test{}", request.target())).unwrap()
+}
+
+pub(super) fn is_refresh(request: &Recorded) -> bool {
+    endpoint_of(request) == Some(Endpoint::Token)
+        && token_request(&request.body).is_ok_and(|form| form.contains_key("refresh_token"))
 }
 
 pub(super) fn endpoint_of(request: &Recorded) -> Option<Endpoint> {
@@ -56,10 +61,7 @@ pub(super) fn answer(request: &Recorded, state: &watch::Sender<State>) -> Answer
         Endpoint::Metadata => metadata(&state.borrow()),
         Endpoint::Jwks => jwks(&state.borrow()),
         Endpoint::Authorization => authorize(request, state),
-        Endpoint::Token => token(request, state).unwrap_or_else(|(status, error, hint)| {
-            let body = json!({ "error": error, "error_description": hint });
-            Answer::with(status, &JSON, &body.to_string())
-        }),
+        Endpoint::Token => token(request, state),
         Endpoint::Userinfo => userinfo(request, &state.borrow()),
     });
     let gate = state.borrow().orders.held.get(&endpoint).cloned();
@@ -118,22 +120,24 @@ fn authorize(request: &Recorded, state: &watch::Sender<State>) -> Answer {
         challenge: get("code_challenge").unwrap_or_default(),
         redirect_uri: redirect_uri.clone(),
         nonce: get("nonce"),
+        openid: get("scope").is_some_and(|scope| scope.split(' ').any(|one| one == "openid")),
         at: state.borrow().clock.now().as_secs(),
     };
-    let mut code = String::new();
-    state.send_modify(|state| {
-        state.issued += 1;
-        code = format!("code-{CANARY}-{:05}", state.issued);
-        state.codes.insert(code.clone(), entry);
-    });
+    let (mut code, openid) = (String::new(), entry.openid);
+    state.send_modify(|state| code = state.given.code(entry));
     let state = state.borrow();
-    let mut response = json!({ "code": code, "state": get("state"), "iss": state.issuer });
+    let mut response = json!({ "code": code, "state": get("state") });
+    if openid {
+        response["iss"] = state.issuer.as_str().into();
+    }
     change(&mut response, state.orders.authorization_response.as_ref());
     let members = response.as_object().unwrap().iter();
     let pairs: Vec<(&str, &str)> = members
         .filter_map(|(name, value)| Some((name.as_str(), value.as_str()?)))
         .collect();
-    if get("response_mode").as_deref() == Some("form_post") {
+    let html = [("Content-Type", "text/html")];
+    let way_back = state.orders.way_back;
+    if way_back == WayBack::Form || get("response_mode").as_deref() == Some("form_post") {
         let escape = |text: &str| text.replace('&', "&amp;").replace('"', "&quot;");
         let mut inputs = String::new();
         for (name, value) in pairs {
@@ -147,14 +151,18 @@ fn authorize(request: &Recorded, state: &watch::Sender<State>) -> Answer {
             ]);
         }
         let action = escape(&redirect_uri);
-        let html = format!(
+        let form = format!(
             "<form method=post action=\"{action}\">{inputs}<button>Go on</button></form>\
              <script>document.forms[0].submit()</script>"
         );
-        return Answer::with(200, &[("Content-Type", "text/html")], &html);
+        return Answer::with(200, &html, &form);
     }
     let mut to = Url::parse(&redirect_uri).unwrap();
     to.query_pairs_mut().extend_pairs(pairs);
+    if way_back == WayBack::Link {
+        let link = to.as_str().replace('&', "&amp;");
+        return Answer::with(200, &html, &format!("<a id=go href=\"{link}\">Go on</a>"));
+    }
     Answer::with(302, &[("Location", to.as_str())], "")
 }
 
@@ -183,82 +191,63 @@ fn authenticate(request: &Recorded, form: &BTreeMap<String, String>) -> Result<(
     }
 }
 
-/// What a code stands for, once.
-fn redeemed(
-    form: &BTreeMap<String, String>,
-    state: &watch::Sender<State>,
-) -> Result<Asked, Refusal> {
-    let get = |name| form.get(name).map(String::as_str).unwrap_or_default();
-    let refuse = |why| (400, "invalid_grant", why);
-    let mut known = None;
-    state.send_modify(|state| known = state.codes.remove(get("code")));
-    let asked = known.ok_or_else(|| refuse("the code is unknown or was used"))?;
-    let challenge = base64url(digest(&SHA256, get("code_verifier").as_bytes()));
-    if asked.challenge != challenge {
-        return Err(refuse("the code_verifier is wrong"));
+/// An answer to a refresh may be refused, lost or held.
+fn token(request: &Recorded, state: &watch::Sender<State>) -> Answer {
+    if !is_refresh(request) {
+        return tokens(request, state);
     }
-    if asked.redirect_uri != get("redirect_uri") {
-        return Err(refuse("the redirect_uri is another"));
+    if let Some(refusal) = &state.borrow().orders.refuses {
+        return refusal.clone();
     }
-    Ok(asked)
+    let answer = tokens(request, state);
+    let mut lost = false;
+    state.send_modify(|state| {
+        lost = state.orders.losses > 0;
+        state.orders.losses = state.orders.losses.saturating_sub(1);
+    });
+    let gate = &state.borrow().orders.refresh_gate;
+    match gate {
+        _ if lost => Answer::silence().then_close(),
+        Some(gate) => answer.held_by(gate),
+        None => answer,
+    }
 }
 
-/// What a refresh token stands for, once. Its ID token has no nonce (OpenID Connect Core 1.0
-/// section 12.2).
-fn refreshed(
-    form: &BTreeMap<String, String>,
-    state: &watch::Sender<State>,
-) -> Result<Asked, Refusal> {
-    let mut known = None;
-    state.send_modify(|state| {
-        known = state.grants.remove(&form["refresh_token"]);
-        state.issued += 1;
-    });
-    let asked = known.ok_or((
-        400,
-        "invalid_grant",
-        "the refresh token is unknown or was used",
-    ))?;
-    Ok(Asked {
-        nonce: None,
-        ..asked
+fn tokens(request: &Recorded, state: &watch::Sender<State>) -> Answer {
+    given(request, state).unwrap_or_else(|(status, error, hint)| {
+        let body = json!({ "error": error, "error_description": hint });
+        Answer::with(status, &JSON, &body.to_string())
     })
 }
 
-fn token(request: &Recorded, state: &watch::Sender<State>) -> Result<Answer, Refusal> {
-    let form = parameters(&String::from_utf8_lossy(&request.body));
+fn given(request: &Recorded, state: &watch::Sender<State>) -> Result<Answer, Refusal> {
+    let form = token_request(&request.body).map_err(|why| (400, "invalid_request", why))?;
     authenticate(request, &form)?;
     let code = form.get("code").cloned().unwrap_or_default();
-    let asked = match form["grant_type"].as_str() {
-        "refresh_token" => refreshed(&form, state)?,
-        _ => redeemed(&form, state)?,
-    };
-    let mut refresh_token = None;
+    let mut issued = Err("");
     state.send_modify(|state| {
+        issued = state.issue(&form);
         if std::mem::take(&mut state.orders.rotates_before_signing) {
             state.keys = state.keys.next();
         }
-        if state.orders.gives_refresh_tokens {
-            let new = format!("refresh-{CANARY}-{:05}", state.issued);
-            state.grants.insert(new.clone(), asked.clone());
-            refresh_token = Some(new);
-        }
     });
+    let issued = issued.map_err(|why| (400, "invalid_grant", why))?;
     let state = state.borrow();
-    let access_token = format!("{}.{CANARY}.{:05}", asked.user, state.issued);
     let mut body = json!({
-        "token_type": "Bearer", "expires_in": 3600, "access_token": access_token,
+        "token_type": "Bearer", "expires_in": 3600, "access_token": issued.access_token,
     });
-    let draft = draft(&state, &asked, code, access_token);
-    let made = match &state.orders.id_token {
-        Some(make) => make(&draft),
-        None => Some(draft.signed()),
-    };
-    if let Some(id_token) = made {
-        body["id_token"] = id_token.into();
-    }
-    if let Some(refresh_token) = refresh_token {
+    if let Some(refresh_token) = issued.refresh_token {
         body["refresh_token"] = refresh_token.into();
+    }
+    if issued.asked.openid {
+        let draft = draft(&state, &issued.asked, code, issued.access_token);
+        let made = match &state.orders.id_token {
+            Some(make) => make(&draft),
+            None => Some(draft.signed()),
+        };
+        if let Some(id_token) = made {
+            body["id_token"] = id_token.into();
+        }
     }
     change(&mut body, state.orders.token_response.as_ref());
     Ok(honest(&state, Endpoint::Token, &body))
@@ -301,9 +290,21 @@ fn userinfo(request: &Recorded, state: &State) -> Answer {
     };
     let user = access_token.split('.').next().unwrap_or_default();
     let mut claims = json!({
-        "sub": user, "name": format!("{user} of Example"), "preferred_username": user,
-        "email": format!("{user}@example.com"), "email_verified": true, "groups": ["staff"],
+        "sub": user, "name": user, "email": format!("{user}@example.com"), "email_verified": true,
     });
+    if state
+        .given
+        .alive
+        .get(&access_token)
+        .copied()
+        .unwrap_or(true)
+    {
+        claims["name"] = format!("{user} of Example").into();
+        claims["preferred_username"] = user.into();
+        claims["groups"] = json!(["staff"]);
+    } else {
+        claims["id"] = user.into();
+    }
     change(&mut claims, state.orders.userinfo.as_ref());
     let Some(make) = &state.orders.signed_userinfo else {
         return honest(state, Endpoint::Userinfo, &claims);

@@ -1,0 +1,126 @@
+//! What codes and refresh tokens stand for.
+
+use std::collections::BTreeMap;
+
+use aws_lc_rs::digest::{SHA256, digest};
+
+use super::CANARY;
+use super::server::{Reuse, State};
+use super::token::base64url;
+
+/// What an authorization request said.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) user: String,
+    pub(super) challenge: String,
+    pub(super) redirect_uri: String,
+    pub(super) nonce: Option<String>,
+    /// `openid` is among the scopes.
+    pub(super) openid: bool,
+    /// When the user signed in, in seconds.
+    pub(super) at: u64,
+}
+
+/// What a refresh token stands for.
+#[derive(Clone)]
+struct Grant {
+    asked: Asked,
+    /// The number of the login that it comes from.
+    family: usize,
+    access_token: String,
+    used: bool,
+}
+
+/// What was given out.
+#[derive(Default)]
+pub(super) struct Given {
+    pub(super) codes: BTreeMap<String, Asked>,
+    grants: BTreeMap<String, Grant>,
+    /// Access tokens that an app should take, and whether they come from an OpenID login.
+    pub(super) alive: BTreeMap<String, bool>,
+    /// How many codes and refreshes there were.
+    pub(super) issued: usize,
+}
+
+/// Tokens for somebody.
+pub(super) struct Issued {
+    pub(super) asked: Asked,
+    pub(super) access_token: String,
+    pub(super) refresh_token: Option<String>,
+}
+
+impl Given {
+    pub(super) fn code(&mut self, asked: Asked) -> String {
+        self.issued += 1;
+        let code = format!("code-{CANARY}-{:05}", self.issued);
+        self.codes.insert(code.clone(), asked);
+        code
+    }
+
+    /// What a code stands for, once.
+    fn redeemed(&mut self, form: &BTreeMap<String, String>) -> Result<Asked, &'static str> {
+        let get = |name| form.get(name).map(String::as_str).unwrap_or_default();
+        let known = self.codes.remove(get("code"));
+        let asked = known.ok_or("the code is unknown or was used")?;
+        let challenge = base64url(digest(&SHA256, get("code_verifier").as_bytes()));
+        if asked.challenge != challenge {
+            return Err("the code_verifier is wrong");
+        }
+        if asked.redirect_uri != get("redirect_uri") {
+            return Err("the redirect_uri is another");
+        }
+        Ok(asked)
+    }
+
+    /// What a refresh token stands for. A used one is theft, and ends its family, unless there is a
+    /// time of grace. The ID token that comes of it has no nonce (OpenID Connect Core 1.0 section 12.2).
+    fn refreshed(&mut self, token: &str, reuse: Reuse) -> Result<Grant, &'static str> {
+        let grant = self.grants.get_mut(token);
+        let grant = grant.ok_or("the refresh token is unknown or was revoked")?;
+        let mut before = grant.clone();
+        grant.used = true;
+        if before.used && reuse == Reuse::Theft {
+            self.grants.retain(|_, grant| grant.family != before.family);
+            return Err("the refresh token was used before");
+        }
+        self.alive.remove(&before.access_token);
+        self.issued += 1;
+        before.asked.nonce = None;
+        Ok(before)
+    }
+}
+
+impl State {
+    /// New tokens for the code or refresh token of a request.
+    pub(super) fn issue(
+        &mut self,
+        form: &BTreeMap<String, String>,
+    ) -> Result<Issued, &'static str> {
+        let given = &mut self.given;
+        let (asked, family) = if let Some(token) = form.get("refresh_token") {
+            let grant = given.refreshed(token, self.orders.reuse)?;
+            (grant.asked, grant.family)
+        } else {
+            (given.redeemed(form)?, given.issued)
+        };
+        let number = given.issued;
+        let access_token = format!("{}.{CANARY}.{number}", asked.user);
+        given.alive.insert(access_token.clone(), asked.openid);
+        let refreshable = !asked.openid || self.orders.gives_refresh_tokens;
+        let refresh_token = refreshable.then(|| format!("refresh-{CANARY}-{number:05}"));
+        if let Some(token) = &refresh_token {
+            let grant = Grant {
+                asked: asked.clone(),
+                family,
+                access_token: access_token.clone(),
+                used: false,
+            };
+            given.grants.insert(token.clone(), grant);
+        }
+        Ok(Issued {
+            asked,
+            access_token,
+            refresh_token,
+        })
+    }
+}
