@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use serde_json::json;
 
 use super::refresh::tests::{Kit, NOW};
 use super::*;
+use crate::fields::cookie::Others;
 use crate::fields::{Owned, Strip, inbound};
 use crate::token::Life;
 use crate::upstream::Upstream;

@@ -23,7 +23,7 @@ pub(crate) struct Wait {
     deadline: Instant,
 }
 
-/// What was fetched was pushed out again at once: there is more to do than memory for it.
+/// What was fetched was pushed out again at once: the cache is too small for the load.
 const PUSHED_OUT: SessionFailure = SessionFailure {
     reason: Reason::at_store("session_pushed_out"),
     retry_after: Duration::from_secs(1),

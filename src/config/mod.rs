@@ -6,6 +6,7 @@
 
 mod changes;
 mod fixed;
+mod keys;
 mod layers;
 mod listening;
 mod problem;
@@ -19,15 +20,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use figment::Figment;
 use figment::providers::{Format as _, Toml};
 use figment::value::{Dict, Value};
 use serde::Deserialize;
-use zeroize::Zeroizing;
 
 pub(crate) use self::changes::registrations;
 pub(crate) use self::fixed::Fixed;
+use self::keys::keys;
+pub(crate) use self::keys::{Digest, KeyFile, content};
 pub use self::layers::{Flags, Read, Source, Variables};
 use self::listening::{Bounded, ServerSection, acceptor, check_transport};
 pub use self::problem::{Problem, Problems};
@@ -40,8 +41,7 @@ use crate::clock::Clock;
 use crate::fields::forwarded::TrustedPeers;
 use crate::login::{self, PublicUrls, RedirectionEndpoints};
 use crate::provider::{self, Provider, Providers, profile};
-use crate::seal::{KeyRing, Keys, Purpose};
-use crate::session::StoreSettings;
+use crate::seal::KeyRing;
 use crate::telemetry::{self, chain};
 use crate::tls::Acceptor;
 use crate::upstream::AssertionNames;
@@ -76,22 +76,6 @@ pub struct Config {
     pub site: SiteConfig,
     /// What is odd but not wrong.
     pub warnings: Vec<String>,
-}
-
-/// A file of keys that is in use, and what tells its content from other content.
-#[derive(Debug)]
-pub(crate) struct KeyFile {
-    pub(crate) path: PathBuf,
-    pub(crate) content: Option<Digest>,
-}
-
-/// Tells one content of a file from another.
-pub(crate) type Digest = [u8; SHA256_OUTPUT_LEN];
-
-/// The digest of what the file at `path` holds now.
-pub(crate) fn content(path: &Path) -> Option<Digest> {
-    let text = Zeroizing::new(std::fs::read(path).ok()?);
-    digest(&SHA256, &text).as_ref().try_into().ok()
 }
 
 /// The part of the settings that decides about requests. A reload replaces it as a whole.
@@ -458,65 +442,6 @@ fn login_settings(
     login::Settings {
         redirection: RedirectionEndpoints::new(callback, providers.iter().map(String::as_str)),
         timeout: section.timeout_secs.duration(),
-    }
-}
-
-/// What seals values that leave the process's memory.
-struct SealingKeys {
-    logins: Arc<KeyRing>,
-    sessions: KeyRing,
-    file: Option<KeyFile>,
-}
-
-/// Reads the keys. Without a file of them, logins that are under way keep their random keys.
-fn keys(
-    section: Option<&LoginSection>,
-    session: Option<&session::Settings>,
-    opened: &Opened,
-    reader: &mut Reader<'_>,
-) -> Option<SealingKeys> {
-    let section = section?;
-    if let Some(session) = session {
-        check_store(session, section, reader);
-    }
-    // Before the keys: a file that changes meanwhile is read again later.
-    let file = section.state_key_file.as_ref().map(|path| KeyFile {
-        path: path.clone(),
-        content: content(path),
-    });
-    let keys = match &section.state_key_file {
-        Some(path) => Keys::from_file(path).map_err(|error| chain(&error)),
-        None => Keys::random().map_err(|error| chain(&error)),
-    };
-    let rings = keys.and_then(|keys| {
-        let rings = (keys.ring(Purpose::Logins), keys.ring(Purpose::Sessions));
-        let sessions = rings.1.map_err(|error| chain(&error))?;
-        let logins = rings.0.map_err(|error| chain(&error))?;
-        let random = opened.random_keys.as_ref();
-        let kept = random.filter(|_random| section.state_key_file.is_none());
-        let logins = kept.map_or_else(|| Arc::new(logins), Arc::clone);
-        Ok(SealingKeys {
-            logins,
-            sessions,
-            file,
-        })
-    });
-    rings
-        .map_err(|reason| reader.note("login.state_key_file", reason))
-        .ok()
-}
-
-/// Whether durable sessions can be kept where they shall be.
-fn check_store(session: &session::Settings, login: &LoginSection, reader: &mut Reader<'_>) {
-    let StoreSettings::Disk(disk) = &session.store else {
-        return;
-    };
-    if login.state_key_file.is_none() {
-        let reason = "is needed: sessions on disk are sealed with its keys (session.store)";
-        reader.note("login.state_key_file", reason);
-    }
-    if let Err(error) = session::inspect(&disk.file) {
-        reader.note("session.store.disk.file", chain(&error));
     }
 }
 

@@ -192,8 +192,8 @@ impl Errand {
     }
 }
 
-/// Makes of a request's head the one for its app, but for what the permit writes. Returns what the
-/// client takes as an answer.
+/// Prepares the request's head for the app. The permit adds its fields later. Returns what the client
+/// takes as an answer.
 fn prepare(visit: &mut Visit) -> Result<Option<HeaderValue>, Error> {
     let Visit {
         parts,

@@ -154,7 +154,7 @@ impl WorkerSite {
     }
 
     /// Step 6 for a request without a session: documents go to the provider, or to a choice where
-    /// there are several; everything else is told where to.
+    /// there are several. Other requests get the login URL.
     async fn challenge(&self, visit: &Visit, challenge: &Challenge) -> Response<Body> {
         if !is_navigation(&visit.parts) {
             return explain::sign_in_first(visit, challenge, self.login_url(visit, challenge));

@@ -133,7 +133,7 @@ mod tests {
         let clock = Clock::manual(Timestamp::from_millis(1_800_000_000_000));
         let sessions =
             Arc::new(Sessions::start(settings, keys, &Registrations::new(), clock.now()).unwrap());
-        // The same that is left of a thread that panicked: nobody to take what is asked.
+        // As after a panic of the thread: nobody receives commands.
         sessions.close().await.unwrap();
         let readiness = Readiness::default();
         readiness.ready();

@@ -3,8 +3,8 @@
 //! The process that the file belongs to may be running. So the file is neither locked nor written:
 //! what the database writes while it opens it (it repairs what a crash has left, and rebuilds what it
 //! knows of free pages) stays in memory. A commit of that process writes the file's head before any
-//! later commit uses again the pages that it has freed. So whoever reads a page and finds the head as
-//! it was has read what belongs to that head.
+//! later commit uses again the pages that it has freed. If the head is unchanged after a read,
+//! the page belongs to that head.
 
 #![expect(
     clippy::disallowed_types,

@@ -144,7 +144,7 @@ impl Keeper {
         let mut over: Vec<_> = expired.chain(of_others).collect();
         let before = self.lifetimes.idle();
         if idle > before {
-            // What has expired must not count again because sessions may be idle for longer now.
+            // A longer idle time must not revive expired sessions.
             let all = self.index.all();
             let expired =
                 all.filter_map(|session| Some((*session.key(), session.over(before, now)?)));

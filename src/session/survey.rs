@@ -13,7 +13,7 @@ use super::store::Loaded;
 use crate::clock::Timestamp;
 use crate::seal::KeyRing;
 
-/// By what a session counts.
+/// The rules by which a session is valid.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules<'a> {
     pub(super) keys: &'a KeyRing,
