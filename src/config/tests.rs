@@ -417,7 +417,7 @@ fn sessions_on_disk_need_keys_and_a_file_that_is_theirs() {
     let config = good.load().unwrap();
     let file = good.folder.path().join("sessions.redb");
     assert!(!file.exists(), "looking at settings makes no file");
-    let expected = StoreSettings::Disk(session::DiskSettings { file });
+    let expected = session::StoreSettings::Disk(session::DiskSettings { file });
     assert_eq!(config.session.0.store, expected);
     assert!(with(keys, "store = \"memory\"").load().is_ok());
     for (login, store, key, reason) in [

@@ -4,7 +4,7 @@
 //!
 //! 1. [`check_framing`] refuses what was framed but should not have been;
 //! 2. [`forwarded::Client::read`] looks at the forwarding fields, if the peer may set them;
-//! 3. [`inbound`] removes what [`Strip`] takes: hop-by-hop fields and every field that we assert
+//! 3. [`inbound`] removes what `strip::Strip` takes: hop-by-hop fields and every field that we assert
 //!    ourselves, in every spelling, the client's own credentials among them;
 //! 4. [`cookie::others`], [`forwarded::Client::write`], [`append_via`] and whoever asserts the
 //!    identity write last, so nothing that a client nominates or spells oddly survives or hides
