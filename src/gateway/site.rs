@@ -169,7 +169,6 @@ impl CurrentSite {
                 let Some(current) = following.upgrade() else {
                     return;
                 };
-                changes.mark_unchanged();
                 current.update();
             }
         }));

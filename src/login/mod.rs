@@ -12,6 +12,7 @@
 mod authorization;
 mod browser;
 mod error;
+mod lasting;
 mod outcome;
 mod pending;
 mod public_url;
@@ -27,12 +28,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
-use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use self::authorization::{AuthorizationResponse, Granted, VerifiedResponse};
 pub use self::authorization::{ErrorCode, MalformedResponse};
 pub use self::error::Error;
+pub use self::lasting::Lasting;
 pub use self::outcome::{Completion, FailedLogin, Started};
 pub use self::pending::StateError;
 use self::pending::{Hint, PendingLogin, ReturnedState, registration_tag};
@@ -42,17 +43,17 @@ pub(crate) use self::redirection::RedirectionEndpoints;
 pub use self::request::{Before, Callback, Start};
 pub use self::return_to::ReturnTo;
 pub(crate) use self::same_origin::{SameOrigin, same_origin};
-use self::throttle::{Pace, Throttle};
-use self::used::{Use, UsedStates};
-use crate::clock::{Clock, Timestamp};
+use self::throttle::Pace;
+use self::used::Use;
+use crate::clock::Timestamp;
 use crate::fields::cookie::{self as cookies, Found};
 use crate::provider::{
     Actor, AuthorizationRequest, ExchangeError, Grant, OutOfReach, Prompt, Provider, Providers,
     Redemption, ResponseMode, Sent,
 };
 use crate::seal::KeyRing;
-use crate::session::{EndReason, Ended, NewSession, SessionId, SessionKey, Sessions, cookie};
-use crate::telemetry::{Metrics, TokenCall};
+use crate::session::{EndReason, Ended, NewSession, SessionId, SessionKey, cookie};
+use crate::telemetry::TokenCall;
 
 /// Where all of our own endpoints lie, but for a callback path that was configured elsewhere.
 pub(crate) const OWN_PREFIX: &str = "/oauth2/";
@@ -80,43 +81,6 @@ pub struct Login {
     keys: Arc<KeyRing>,
     providers: Arc<Providers>,
     lasting: Arc<Lasting>,
-}
-
-/// What the flow needs and remembers whatever the settings are: it outlives a reload.
-#[derive(Debug)]
-pub struct Lasting {
-    sessions: Arc<Sessions>,
-    metrics: Arc<Metrics>,
-    clock: Clock,
-    control: Handle,
-    // Taken once in a login, never on the path of a signed-in request.
-    #[expect(
-        clippy::disallowed_types,
-        reason = "held for one look-up, in logins only"
-    )]
-    used: std::sync::Mutex<UsedStates>,
-    throttle: Throttle,
-}
-
-impl Lasting {
-    /// Nothing is remembered yet. `control` is the control plane's runtime.
-    pub fn new(
-        sessions: Arc<Sessions>,
-        metrics: Arc<Metrics>,
-        clock: Clock,
-        control: Handle,
-    ) -> Self {
-        #[expect(clippy::disallowed_types, reason = "see the field")]
-        let used = std::sync::Mutex::default();
-        Self {
-            sessions,
-            metrics,
-            clock,
-            control,
-            used,
-            throttle: Throttle::new(),
-        }
-    }
 }
 
 impl Login {
@@ -343,7 +307,10 @@ impl Login {
         if self.lasting.throttle.pace(client, now) == Pace::TooFast {
             return Err(Error::TooManyRefused);
         }
-        match self.used(|used| used.remember(returned.fingerprint(), now)) {
+        match self
+            .lasting
+            .used(|used| used.remember(returned.fingerprint(), now))
+        {
             Use::First => Ok(()),
             Use::Repeated => Err(Error::Used),
         }
@@ -360,12 +327,12 @@ impl Login {
         let redirect_uri = redirection.redirect_uri(callback.public_url, &hint.provider);
         let login = Arc::clone(self);
         let exchange = async move { login.exchange(verified, &redirect_uri).await };
-        let opened = match self.on_control_plane(exchange).await {
+        let opened = match self.lasting.on_control_plane(exchange).await {
             Ok(grant) => {
                 let (login, name) = (Arc::clone(self), hint.provider.clone());
                 let before = (callback.before, hint.before);
                 let open = async move { login.open(&name, grant, before).await };
-                self.on_control_plane(open).await
+                self.lasting.on_control_plane(open).await
             }
             Err(error) => Err(error),
         };
@@ -390,7 +357,8 @@ impl Login {
                 }
                 if class.is_some_and(|class| class.sent != Sent::Possibly) {
                     // The code was not used up, so the same answer may come again.
-                    self.used(|used| used.forget(&returned.fingerprint()));
+                    self.lasting
+                        .used(|used| used.forget(&returned.fingerprint()));
                     failure.cookies.clear();
                 }
                 Completion::Failed(failure)
@@ -406,22 +374,12 @@ impl Login {
             return Ok(lately.map(|()| Arc::clone(provider))?);
         }
         let (asked, clock) = (Arc::clone(provider), self.lasting.clock.clone());
-        let asking = self.on_control_plane(async move { Ok(asked.ready(&clock).await?) });
+        let asking = self
+            .lasting
+            .on_control_plane(async move { Ok(asked.ready(&clock).await?) });
         match timeout(PATIENCE, asking).await {
             Ok(ready) => ready.map(|()| Arc::clone(provider)),
             Err(_elapsed) => Err(OutOfReach::silent(PATIENCE).into()),
-        }
-    }
-
-    /// Runs work that must not stop when the browser goes away.
-    async fn on_control_plane<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T, Error>> + Send + 'static,
-    ) -> Result<T, Error> {
-        match self.lasting.control.spawn(work).await {
-            Ok(result) => result,
-            Err(error) if error.is_panic() => Err(Error::Panicked),
-            Err(_stopping) => Err(Error::Stopped),
         }
     }
 
@@ -508,18 +466,13 @@ impl Login {
             }
             Ok(())
         };
-        self.on_control_plane(end).await?;
+        self.lasting.on_control_plane(end).await?;
         Ok([cookie::clear(cookie::SESSION), browser::forget_rounds()])
     }
 
     /// The `Set-Cookie` value that lets a browser try again after [`Error::Loop`].
     pub(crate) fn forget_rounds() -> HeaderValue {
         browser::forget_rounds()
-    }
-
-    fn used<T>(&self, work: impl FnOnce(&mut UsedStates) -> T) -> T {
-        let used = self.lasting.used.lock();
-        work(&mut used.unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 }
 

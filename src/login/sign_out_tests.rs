@@ -1,9 +1,12 @@
 use http::header;
+use tokio::runtime::Handle;
 
 use super::*;
+use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::seal::{Keys, Purpose};
-use crate::session::{self, Lookup, StoreError, StoreSettings};
+use crate::session::{self, Lookup, Sessions, StoreError, StoreSettings};
+use crate::telemetry::Metrics;
 use crate::token::{Life, TokenSet};
 
 const NOW: Timestamp = Timestamp::from_millis(1);
