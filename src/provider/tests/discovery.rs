@@ -35,8 +35,13 @@ fn good_keys() -> String {
 
 /// A provider that `server` publishes.
 fn provider(files: &Files, server: &Server) -> Provider {
+    provider_with(files, server, "")
+}
+
+/// The same, with further keys in its settings.
+fn provider_with(files: &Files, server: &Server, further: &str) -> Provider {
     let text = format!(
-        "issuer = \"{}\"\nclient_id = \"3\"\nclient_secret_file = \"{}/secret\"\n",
+        "issuer = \"{}\"\nclient_id = \"3\"\nclient_secret_file = \"{}/secret\"\n{further}",
         server.url,
         files.0.path().display()
     );
@@ -52,6 +57,26 @@ fn asked(provider: &Provider) -> Result<String, NotReady> {
         login_hint: None,
         prompt: Prompt::AsNeeded,
     })
+}
+
+/// The server is down from the moment of the reload on.
+#[tokio::test]
+async fn other_settings_keep_the_metadata_and_keys_that_were_read_from_the_same_places() {
+    let answers = |url: &str| vec![metadata(url, value!({})), good_keys()];
+    let server = Server::start_by(answers).await;
+    let (files, clock) = (Files::new(), Clock::manual(NOW));
+    let before = provider(&files, &server);
+    before.ready(&clock).await.unwrap();
+    let before = Arc::new(before);
+    let renamed = provider_with(&files, &server, "display_name = \"A\"\n");
+    let renamed = renamed.replacing(&before);
+    assert!(asked(&renamed).is_ok());
+    let known = renamed.known().unwrap();
+    renamed.judge.first_keys(&known, &clock).await.unwrap();
+    // Metadata from elsewhere may say something else.
+    let elsewhere = "metadata_url = \"http://127.0.0.1:1/metadata\"\n";
+    let elsewhere = provider_with(&files, &server, elsewhere).replacing(&before);
+    assert_eq!(asked(&elsewhere).unwrap_err().reason(), "metadata_missing");
 }
 
 #[tokio::test]
