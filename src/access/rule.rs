@@ -205,6 +205,18 @@ mod tests {
     }
 
     #[test]
+    fn a_listed_address_is_that_of_one_person_in_any_case() {
+        let alice = rule("access = { any_of = { emails = ['Alice@company.com'] } }");
+        let judge = |address, verified| alice.judge(&with_email(address, verified));
+        assert_eq!(judge("alice@company.com", true), Verdict::Allowed);
+        assert_eq!(judge("ALICE@company.com", true), Verdict::Allowed);
+        assert_eq!(judge("alice@company.com", false), Verdict::Refused);
+        for other in ["bob@company.com", "alice@evil.com", "xalice@company.com"] {
+            assert_eq!(judge(other, true), Verdict::Refused, "{other}");
+        }
+    }
+
+    #[test]
     fn adv_cve_2026_40574_only_a_plain_verified_address_of_the_domain_counts() {
         let company = rule("access = { any_of = { email_domains = ['Company.com'] } }");
         let judge = |address, verified| company.judge(&with_email(address, verified));
