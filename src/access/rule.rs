@@ -248,6 +248,9 @@ mod tests {
             (&[][..], &[][..]),
             (&["alice"], &[]),
             (&[], &["@company.com"]),
+            (&[], &[".company.com"]),
+            (&[], &["company.com."]),
+            (&[], &["company..com"]),
         ] {
             assert!(AnyOf::try_from(raw(emails, domains)).is_err());
         }
