@@ -191,6 +191,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_files_asked_for_and_what_failed_is_asked_for_again_and_a_signal_is_not() {
+        let clock = Clock::system();
+        let mut follower = Follower {
+            clock: clock.clone(),
+            ticks: None,
+            settings: None,
+            keys: None,
+            retry: None,
+        };
+        let after = |seconds| clock.instant() + Duration::from_secs(seconds);
+        assert_eq!(follower.look(after(1000)), None);
+        follower.failed(Changed::Settings);
+        assert_eq!(follower.look(clock.instant()), None);
+        assert_eq!(follower.look(after(1)), Some(Changed::Again));
+        for (pause, early) in [(2, 1), (4, 3), (8, 7)] {
+            follower.failed(Changed::Again);
+            assert_eq!(follower.look(after(early)), None);
+            assert_eq!(follower.look(after(pause)), Some(Changed::Again));
+        }
+        follower.failed(Changed::Asked);
+        assert_eq!(follower.look(after(1000)), None);
+    }
+
+    #[test]
     fn other_keys_count_once_they_have_stayed_for_a_while() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys");

@@ -491,6 +491,19 @@ async fn two_hundred_reloads_lose_no_request_no_session_and_no_memory() {
     assert!(after < settled + 4096, "{settled} KiB grew to {after} KiB");
 }
 
+/// A settings file that never comes to its end: nobody writes to the pipe.
+#[tokio::test]
+async fn a_reload_that_hangs_does_not_keep_the_process_from_stopping() {
+    let (provider, app) = (StandIn::start().await, RecordingUpstream::start().await);
+    let settings = Settings::new("http://localhost", &provider.url(), &app.url());
+    let mut process = Process::start(settings).await;
+    process.settings().become_a_pipe().await;
+    process.signal("HUP").await;
+    process.signal("TERM").await;
+    assert!(process.ended().await.success());
+    assert!(!process.log().contains("Settings"), "{}", process.log());
+}
+
 #[tokio::test]
 async fn a_watched_file_counts_when_it_is_replaced_and_never_while_it_is_written() {
     let (provider, app) = (StandIn::start().await, RecordingUpstream::start().await);

@@ -137,6 +137,14 @@ impl Settings {
         std::fs::write(self.path(), text).unwrap();
     }
 
+    /// Puts a pipe in the place of the settings file.
+    pub(crate) async fn become_a_pipe(&self) {
+        let pipe = self.folder.path().join("pipe");
+        let made = Command::new("mkfifo").arg(&pipe).status().await.unwrap();
+        assert!(made.success());
+        std::fs::rename(pipe, self.path()).unwrap();
+    }
+
     /// Follows the file.
     pub(crate) fn watched(mut self) -> Self {
         self.public_urls.push_str("watch = true\n");
