@@ -146,7 +146,7 @@ impl Config {
         let (path, read) = (&source.path, source.read()?);
         // Figment reports syntax without the file's name when it is given the text alone.
         if let Err(error) = Figment::from(Toml::string(&read.text)).extract::<Dict>() {
-            return Err(Problems::one(path, error.to_string()));
+            return Err(Problems::one(path, problem::syntax(&error)));
         }
         let settings = source.layers(&read.text);
         let mut reader = Reader::new(&settings, layers::defaults());

@@ -75,6 +75,18 @@ fn describe(metadata: &Metadata, key: &str) -> String {
     }
 }
 
+/// Where a file is not TOML, and why. The line itself is left out: it may hold a secret that should not
+/// be there, and the text goes to a log.
+pub(super) fn syntax(error: &figment::Error) -> String {
+    let quotes = |line: &&str| {
+        let rest = line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
+        rest.starts_with('|')
+    };
+    let text = error.kind.to_string();
+    let said: Vec<&str> = text.lines().filter(|line| !quotes(line)).collect();
+    said.join(": ")
+}
+
 /// The name of the variable that sets a key.
 pub(super) fn variable(key: &str) -> String {
     format!(

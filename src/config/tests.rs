@@ -296,6 +296,21 @@ fn a_file_that_is_not_toml_is_named() {
 }
 
 #[test]
+fn l_04_a_line_that_is_not_toml_is_named_and_not_shown() {
+    for value in [
+        "\"s3cret-canary",
+        "s3cret-canary",
+        "'s3cret-canary\"",
+        "\"\\s3cret-canary\"",
+    ] {
+        let text = format!("public_url = \"https://a.example\"\nclient_secret = {value}\n");
+        let said = Written::new(&text).load().unwrap_err().to_string();
+        assert!(said.contains("line 2, column"), "{said}");
+        assert!(!said.contains("canary"), "{said}");
+    }
+}
+
+#[test]
 fn a_flag_wins_over_the_file() {
     let written = Written::new(&format!("{SMALL}\n[server]\nlisten = \"127.0.0.1:1\"\n"));
     let path = written.folder.path().join("sidegate.toml");

@@ -112,8 +112,7 @@ impl Follower {
 
     /// Follows what `config` names, which is in force now. What is followed already goes on being
     /// followed.
-    pub(super) fn follow(&mut self, config: &Config) {
-        self.retry = None;
+    fn follow(&mut self, config: &Config) {
         if !config.watch {
             self.settings = None;
         } else if self.settings.is_none() {
@@ -123,6 +122,15 @@ impl Follower {
         }
         let keys = config.key_file.as_ref();
         self.keys = keys.map(|file| KeyFile::new(file.path.clone(), file.content));
+    }
+
+    /// A reload for `changed` has put `config` in force.
+    pub(super) fn succeeded(&mut self, changed: Changed, config: &Config) {
+        // Settings that failed are still wanted when only the keys are others.
+        if changed != Changed::Keys {
+            self.retry = None;
+        }
+        self.follow(config);
     }
 
     /// A reload for `changed` failed. If files had asked for it, it is asked for again after a pause
@@ -163,11 +171,15 @@ impl Follower {
                 self.retry = None;
                 return Some(Changed::Settings);
             }
-            Some(Ok(Look::WrittenInPlace)) => tracing::warn!(
-                key = "watch",
-                "The settings file was written in place and is not read: rename a finished file to \
-                 its path, or send SIGHUP"
-            ),
+            Some(Ok(Look::WrittenInPlace)) => {
+                // Another try might read half of it.
+                self.retry = None;
+                tracing::warn!(
+                    key = "watch",
+                    "The settings file was written in place and is not read: rename a finished file \
+                     to its path, or send SIGHUP"
+                );
+            }
             Some(Err(error)) => {
                 tracing::error!(key = "watch", %error, "The settings file is no longer watched");
                 self.settings = None;

@@ -107,8 +107,11 @@ impl Instance {
     async fn put_in_force(&mut self, changed: Changed) -> Result<Reloaded, ReloadError> {
         let config = self.load(changed).await?;
         self.check_transport(&config)?;
+        let failed = self.in_force.failed.clone();
         let next = InForce {
             fixed: self.in_force.fixed.clone(),
+            // Other keys put no other settings in force, so those that failed are still wanted.
+            failed: failed.filter(|_failed| changed == Changed::Keys),
             ..InForce::of(&config)
         };
         let need_restart = self.in_force.fixed.differences(&config.fixed);
@@ -136,7 +139,7 @@ impl Instance {
         let refresher = &self.lasting.site.refresher;
         refresher.refresh_at(Arc::clone(&next.opened.providers));
         self.upstreams.send_replace(next.opened.upstreams.clone());
-        self.follower.follow(&config);
+        self.follower.succeeded(changed, &config);
         self.sites.send_replace(self.lasting.site(config.site));
         self.in_force = next;
         Ok(Reloaded {
@@ -145,12 +148,12 @@ impl Instance {
         })
     }
 
-    /// Reads the settings. Whatever asks, the file is read only when it is whole; a reload that is
-    /// tried again takes the text that failed.
+    /// Reads the settings that are wanted: those in force for other keys, the text that failed for
+    /// another try, and else the file. The file is read again, too, where it could not be read.
     async fn load(&mut self, changed: Changed) -> Result<Config, ReloadError> {
         let mut source = self.in_force.source.clone();
         match changed {
-            Changed::Again => source.read = self.in_force.failed.take().or(source.read),
+            Changed::Again => source.read = self.in_force.failed.clone(),
             Changed::Keys => {}
             Changed::Asked | Changed::Settings => source.read = None,
         }
@@ -164,7 +167,11 @@ impl Instance {
         };
         let loaded = tokio::task::spawn_blocking(load).await;
         let (read, loaded) = loaded.map_err(ReloadError::Interrupted)?;
-        self.in_force.failed = read;
+        match changed {
+            Changed::Again | Changed::Settings => self.in_force.failed = read,
+            Changed::Asked => self.in_force.failed = None,
+            Changed::Keys => {}
+        }
         Ok(loaded?)
     }
 

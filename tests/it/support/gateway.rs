@@ -137,6 +137,11 @@ impl Settings {
         std::fs::write(self.path(), text).unwrap();
     }
 
+    /// Removes the settings file.
+    pub(crate) fn remove(&self) {
+        std::fs::remove_file(self.path()).unwrap();
+    }
+
     /// Puts a pipe in the place of the settings file.
     pub(crate) async fn become_a_pipe(&self) {
         let pipe = self.folder.path().join("pipe");
@@ -198,9 +203,9 @@ impl Gateway {
         self.instance.reload(Changed::Asked).await
     }
 
-    /// Opens the settings in force again, with what the file of keys holds now.
-    pub(crate) async fn reload_keys(&mut self) -> Result<Reloaded, ReloadError> {
-        self.instance.reload(Changed::Keys).await
+    /// Reloads as if files had asked for it.
+    pub(crate) async fn reload_for(&mut self, changed: Changed) -> Result<Reloaded, ReloadError> {
+        self.instance.reload(changed).await
     }
 
     /// The settings as they are written.
