@@ -265,7 +265,7 @@ impl Refresher {
         pilot.land(outcome);
     }
 
-    /// Waits for the end of the pause that failures before have brought, at `least` so long.
+    /// Waits until the pause after earlier failures is over, and for `least` at the least.
     async fn rest(
         &self,
         session: &Session,

@@ -66,7 +66,7 @@ pub struct Config {
     pub(crate) session: (session::Settings, Arc<KeyRing>),
     /// What only a restart changes.
     pub(crate) fixed: Fixed,
-    /// Whether the settings are read again when their file was replaced.
+    /// Whether a replaced settings file is read without a signal.
     pub(crate) watch: bool,
     /// The file with the keys of logins and of sessions on disk.
     pub(crate) key_file: Option<KeyFile>,

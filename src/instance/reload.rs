@@ -72,7 +72,7 @@ impl Instance {
         self.follower.changed().await
     }
 
-    /// Reads what has changed again, checks all settings as `sidegate check` does, and puts them in
+    /// Reads again what has changed, checks all settings as `sidegate check` does, and puts them in
     /// force as a whole or not at all. Connections, sessions and refreshes go on. A request that
     /// began before ends by the settings before. Each later request, on open connections too, is
     /// decided by the new ones. Events say what happened. What files asked for and what failed is

@@ -151,7 +151,8 @@ impl Idle {
         }
     }
 
-    /// Closes what is dead or too old, and as many as are waited for.
+    /// Closes connections that are dead or too old, and one more for each request that waits at another
+    /// worker.
     fn relinquish(&self) {
         let mut connections = self.connections.borrow_mut();
         let now = self.clock.instant();

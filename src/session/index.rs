@@ -19,11 +19,11 @@ use super::stored::Stored;
 use crate::clock::Timestamp;
 use crate::identity::Identity;
 
-/// An issuer and a subject at it, as the first half of the SHA-256 of both. Every process finds the same
-/// for the same person, and needs no secret for it: whoever wanted another person's place would have to
-/// choose their own subject by 2^128 tries.
+/// A person: the first half of the SHA-256 of an issuer and a subject. Every process computes the same
+/// value for the same person. It needs no secret, since an attacker would have to try about 2^128
+/// subjects to get the value of another person.
 ///
-/// The first number is not zero, so that no person takes no more room than one.
+/// The first number is not zero, so that an `Option` of it takes no more memory.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(super) struct Person(NonZeroU64, u64);
 

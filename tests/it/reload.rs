@@ -315,18 +315,18 @@ fn key(byte: u8) -> String {
     format!("{text}\n")
 }
 
+/// Sessions in a file, sealed with the key of ones.
+fn on_disk(settings: Settings) -> Settings {
+    let keys = settings.file("keys", &key(1));
+    let folder = keys.trim_end_matches("/keys").to_owned();
+    settings.with(&format!(
+        "[login]\nstate_key_file = \"{keys}\"\n[session.store.disk]\nfile = \"{folder}/sessions.redb\"\n"
+    ))
+}
+
 #[tokio::test]
 async fn keys_can_be_added_and_only_taken_away_when_nothing_needs_them() {
-    let mut scene = Scene::with(|settings| {
-        let keys = settings.file("keys", &key(1));
-        let file = settings
-            .file("unused", "")
-            .replace("unused", "sessions.redb");
-        settings.with(&format!(
-            "[login]\nstate_key_file = \"{keys}\"\n[session.store.disk]\nfile = \"{file}\"\n"
-        ))
-    })
-    .await;
+    let mut scene = Scene::with(on_disk).await;
     let alice = scene.signed_in("alice").await;
     let bob = scene.browser_of("bob");
     let callback = scene.until_callback(&bob, "/").await;
@@ -348,16 +348,7 @@ async fn keys_can_be_added_and_only_taken_away_when_nothing_needs_them() {
 /// Another store waits for a restart, and the one that is open keeps its keys until then.
 #[tokio::test]
 async fn another_store_leaves_the_one_that_is_open_alone() {
-    let mut scene = Scene::with(|settings| {
-        let keys = settings.file("keys", &key(1));
-        let file = settings
-            .file("unused", "")
-            .replace("unused", "sessions.redb");
-        settings.with(&format!(
-            "[login]\nstate_key_file = \"{keys}\"\n[session.store.disk]\nfile = \"{file}\"\n"
-        ))
-    })
-    .await;
+    let mut scene = Scene::with(on_disk).await;
     let text = scene.gateway.settings().text();
     let start = text.find("[login]").unwrap();
     let reloaded = scene.gateway.reload(&text[..start]).await.unwrap();
@@ -595,16 +586,7 @@ async fn checked(new: &str, running: &str) -> String {
 
 #[tokio::test]
 async fn check_says_what_a_reload_would_end_while_the_gateway_runs() {
-    let scene = Scene::with(|settings| {
-        let keys = settings.file("keys", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n");
-        let file = settings
-            .file("unused", "")
-            .replace("unused", "sessions.redb");
-        settings.with(&format!(
-            "[login]\nstate_key_file = \"{keys}\"\n[session.store.disk]\nfile = \"{file}\"\n"
-        ))
-    });
-    let scene = scene.await;
+    let scene = Scene::with(on_disk).await;
     for user in ["alice", "bob"] {
         scene.signed_in(user).await;
     }

@@ -35,9 +35,8 @@ impl NotReady {
 /// Why an answer of the authorization endpoint is not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum ResponseError {
-    /// It says that it is from somebody else, or does not say who it is from at a server that
-    /// promises to (RFC 9207 section 2.4). It is the provider's mistake, or an attacker mixes up two
-    /// servers.
+    /// The response names another issuer, or names none although the server promises to (RFC 9207
+    /// section 2.4). The provider is wrong, or an attacker mixes up two servers.
     #[error("the answer of the authorization endpoint is not from this issuer")]
     Issuer,
     /// Nobody knows yet whether the server promises to say who it is.
