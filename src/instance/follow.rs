@@ -50,6 +50,8 @@ pub(super) struct Follower {
 /// them.
 #[derive(Clone, Copy, Debug)]
 struct Retry {
+    /// [`Changed::Again`] for settings, [`Changed::Keys`] for keys alone.
+    changed: Changed,
     pause: Duration,
     at: Instant,
 }
@@ -136,14 +138,22 @@ impl Follower {
     /// A reload for `changed` failed. If files had asked for it, it is asked for again after a pause
     /// that grows; whoever sent a signal sees what the log says.
     pub(super) fn failed(&mut self, changed: Changed) {
-        if changed == Changed::Asked {
-            self.retry = None;
-            return;
-        }
-        let before = self.retry.map_or(Duration::ZERO, |retry| retry.pause);
+        let before = self.retry;
+        let changed = match (changed, before.map(|retry| retry.changed)) {
+            (Changed::Asked, Some(Changed::Keys)) => return,
+            (Changed::Asked, _) => {
+                self.retry = None;
+                return;
+            }
+            // Settings that are wanted bring the keys along.
+            (Changed::Keys, None | Some(Changed::Keys)) => Changed::Keys,
+            (Changed::Keys | Changed::Again | Changed::Settings, _) => Changed::Again,
+        };
+        let before = before.map_or(Duration::ZERO, |retry| retry.pause);
         let pause = before.saturating_mul(2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
         let now = self.clock.instant();
         self.retry = Some(Retry {
+            changed,
             pause,
             at: now.checked_add(pause).unwrap_or(now),
         });
@@ -173,7 +183,8 @@ impl Follower {
             }
             Some(Ok(Look::WrittenInPlace)) => {
                 // Another try might read half of it.
-                self.retry = None;
+                let keys = |retry: &Retry| retry.changed == Changed::Keys;
+                self.retry = self.retry.filter(keys);
                 tracing::warn!(
                     key = "watch",
                     "The settings file was written in place and is not read: rename a finished file \
@@ -188,8 +199,8 @@ impl Follower {
         if self.keys.as_mut().is_some_and(|keys| keys.has_changed(now)) {
             return Some(Changed::Keys);
         }
-        let due = self.retry.is_some_and(|retry| retry.at <= now);
-        due.then_some(Changed::Again)
+        let due = self.retry.filter(|retry| retry.at <= now);
+        due.map(|retry| retry.changed)
     }
 }
 
@@ -224,6 +235,14 @@ mod tests {
         }
         follower.failed(Changed::Asked);
         assert_eq!(follower.look(after(1000)), None);
+        // Other keys that failed are no reason to read the settings file.
+        follower.failed(Changed::Keys);
+        follower.failed(Changed::Keys);
+        follower.failed(Changed::Asked);
+        assert_eq!(follower.look(after(1000)), Some(Changed::Keys));
+        follower.failed(Changed::Settings);
+        follower.failed(Changed::Keys);
+        assert_eq!(follower.look(after(1000)), Some(Changed::Again));
     }
 
     #[test]
