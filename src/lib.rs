@@ -25,7 +25,7 @@
 //! and rules, upstreams, providers, the login flow, public URLs, trusted networks, assertion names.
 //! It is built whole or not at all. Each worker has a copy of its own behind an `Rc` and takes the
 //! next one when a reload has built it; a request keeps its site to its end, and a
-//! [`access::Permit`] owns what it needs. What outlives a site is in [`gateway::Lasting`] and
+//! [`access::Permit`] owns what it needs. What outlives a site is in [`gateway::ProcessState`] and
 //! [`login::Lasting`]: sessions, refreshes under way, figures, used states.
 //!
 //! # Two planes
@@ -55,7 +55,7 @@
 //! 7. [`access::Permit::exchange`] removes our cookies, writes who is signed in and the bearer
 //!    token ([`upstream::assertions`]), and sends the request on a pooled connection. Bodies
 //!    stream both ways. An app that refuses the token may be asked once more, with another
-//!    ([`access::Refused::recover`]).
+//!    ([`access::TokenRefusal::recover`]).
 //! 8. [`fields::outbound`] cleans the response. One exit writes the access-log event.
 //!
 //! # The walk of one refresh

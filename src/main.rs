@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use sidegate::clock::Clock;
 use sidegate::config::{Config, Flags, Opened, Source, Variables};
 use sidegate::demo;
-use sidegate::instance::{Changed, Instance};
+use sidegate::instance::{Instance, ReloadCause};
 use sidegate::telemetry::{self, chain};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -256,16 +256,16 @@ impl Signals {
     /// Serves until a signal to stop. SIGHUP and replaced files put other settings in force.
     async fn serve(&mut self, hangup: &mut Signal, instance: &mut Instance) {
         loop {
-            let changed = tokio::select! {
+            let cause = tokio::select! {
                 () = self.next() => return,
-                _ = hangup.recv() => Changed::Asked,
-                changed = instance.changed() => changed,
+                _ = hangup.recv() => ReloadCause::Signal,
+                cause = instance.reload_due() => cause,
             };
             tokio::select! {
                 // A file that cannot be read to its end must not keep the process from stopping.
                 () = self.next() => return,
                 // What came of it is in the log.
-                _reloaded = instance.reload(changed) => {}
+                _reloaded = instance.reload(cause) => {}
             }
         }
     }

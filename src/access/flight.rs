@@ -14,53 +14,53 @@ use tokio::sync::watch;
 
 /// How a flight goes.
 #[derive(Clone, Debug)]
-pub(super) enum Progress<R, T> {
+pub(super) enum Progress<P, T> {
     /// It is on its way.
     UnderWay,
     /// It pauses for a reason, which those who wait may find too long.
-    Resting(R),
+    Paused(P),
     /// It has come to its end.
-    Landed(T),
+    Finished(T),
     /// It panicked, or the control plane stopped.
     Lost,
 }
 
-type Sender<R, T> = Arc<watch::Sender<Progress<R, T>>>;
+type Sender<P, T> = Arc<watch::Sender<Progress<P, T>>>;
 
 /// All flights under way, one for each key.
-pub(super) struct Flights<K, R, T> {
+pub(super) struct Flights<K, P, T> {
     control: Handle,
     // Taken when a flight starts, is joined or ends; never for a request that needs none.
     #[expect(clippy::disallowed_types, reason = "held for one look-up")]
-    under_way: std::sync::Mutex<HashMap<K, Sender<R, T>>>,
+    under_way: std::sync::Mutex<HashMap<K, Sender<P, T>>>,
     count: watch::Sender<usize>,
 }
 
 /// A place among those who wait for a flight. Dropping it ends nothing.
 #[derive(Debug)]
-pub(super) struct Seat<R, T>(watch::Receiver<Progress<R, T>>);
+pub(super) struct Waiter<P, T>(watch::Receiver<Progress<P, T>>);
 
 /// Whoever carries out a flight. Dropping it ends the flight.
-pub(super) struct Pilot<K: Copy + Eq + Hash, R, T> {
-    flights: Arc<Flights<K, R, T>>,
+pub(super) struct Leader<K: Copy + Eq + Hash, P, T> {
+    flights: Arc<Flights<K, P, T>>,
     key: K,
-    sender: Sender<R, T>,
-    landed: bool,
+    sender: Sender<P, T>,
+    finished: bool,
 }
 
 /// Whether a flight that was to end because nobody waited for it has ended.
 #[must_use]
-pub(super) enum Deserted<P> {
-    /// It has.
-    Yes,
+pub(super) enum FinishUnwaited<L> {
+    /// It has ended.
+    Finished,
     /// Somebody has joined it meanwhile, so it goes on.
-    No(P),
+    Joined(L),
 }
 
-impl<K, R, T> Flights<K, R, T>
+impl<K, P, T> Flights<K, P, T>
 where
     K: Copy + Eq + Hash + Send + Sync + 'static,
-    R: Clone + Send + Sync + 'static,
+    P: Clone + Send + Sync + 'static,
     T: Clone + Send + Sync + 'static,
 {
     /// None yet; they will be tasks of `control`.
@@ -74,19 +74,19 @@ where
         })
     }
 
-    /// A seat in the flight for `key`. When there is none `work` starts one; what it is given has to
+    /// A waiter in the flight for `key`. When there is none `work` starts one; what it is given has to
     /// be told how the flight ends.
     pub(super) fn join<F>(
         self: &Arc<Self>,
         key: K,
-        work: impl FnOnce(Pilot<K, R, T>) -> F,
-    ) -> Seat<R, T>
+        work: impl FnOnce(Leader<K, P, T>) -> F,
+    ) -> Waiter<P, T>
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let mut under_way = self.under_way();
         if let Some(sender) = under_way.get(&key) {
-            return Seat(sender.subscribe());
+            return Waiter(sender.subscribe());
         }
         let (sender, receiver) = watch::channel(Progress::UnderWay);
         let sender = Arc::new(sender);
@@ -94,21 +94,21 @@ where
         drop(under_way);
         self.count
             .send_modify(|count| *count = count.saturating_add(1));
-        let pilot = Pilot {
+        let leader = Leader {
             flights: Arc::clone(self),
             key,
             sender,
-            landed: false,
+            finished: false,
         };
         // Detached: nobody's leaving ends it.
-        drop(self.control.spawn(work(pilot)));
-        Seat(receiver)
+        drop(self.control.spawn(work(leader)));
+        Waiter(receiver)
     }
 
-    /// A seat in the flight for `key`, if there is one.
-    pub(super) fn seat(&self, key: &K) -> Option<Seat<R, T>> {
+    /// A waiter in the flight for `key`, if there is one.
+    pub(super) fn waiter(&self, key: &K) -> Option<Waiter<P, T>> {
         let under_way = self.under_way();
-        under_way.get(key).map(|sender| Seat(sender.subscribe()))
+        under_way.get(key).map(|sender| Waiter(sender.subscribe()))
     }
 
     /// Waits until nothing is under way.
@@ -123,20 +123,20 @@ where
     }
 }
 
-impl<K, R, T> Flights<K, R, T> {
-    fn under_way(&self) -> MutexGuard<'_, HashMap<K, Sender<R, T>>> {
+impl<K, P, T> Flights<K, P, T> {
+    fn under_way(&self) -> MutexGuard<'_, HashMap<K, Sender<P, T>>> {
         let under_way = self.under_way.lock();
         under_way.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<R: Clone, T: Clone> Seat<R, T> {
+impl<P: Clone, T: Clone> Waiter<P, T> {
     /// Waits until the flight has come to its end or rests: [`Progress::UnderWay`] is never given.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe.
-    pub(super) async fn news(&mut self) -> Progress<R, T> {
+    pub(super) async fn progress(&mut self) -> Progress<P, T> {
         loop {
             let progress = self.0.borrow_and_update().clone();
             if !matches!(progress, Progress::UnderWay) {
@@ -148,27 +148,27 @@ impl<R: Clone, T: Clone> Seat<R, T> {
         }
     }
 
-    /// Waits for other news than those that were given.
+    /// Waits for other progress than those that were given.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe.
-    pub(super) async fn other_news(&mut self) -> Progress<R, T> {
+    pub(super) async fn next_progress(&mut self) -> Progress<P, T> {
         match self.0.changed().await {
-            Ok(()) => self.news().await,
+            Ok(()) => self.progress().await,
             Err(_gone) => Progress::Lost,
         }
     }
 }
 
-impl<K: Copy + Eq + Hash, R, T> Pilot<K, R, T> {
+impl<K: Copy + Eq + Hash, P, T> Leader<K, P, T> {
     /// Says that the flight pauses.
-    pub(super) fn rest(&self, why: R) {
-        self.sender.send_replace(Progress::Resting(why));
+    pub(super) fn pause(&self, why: P) {
+        self.sender.send_replace(Progress::Paused(why));
     }
 
     /// Says that the flight goes on.
-    pub(super) fn go_on(&self) {
+    pub(super) fn resume(&self) {
         self.sender.send_replace(Progress::UnderWay);
     }
 
@@ -177,33 +177,33 @@ impl<K: Copy + Eq + Hash, R, T> Pilot<K, R, T> {
     /// # Cancel safety
     ///
     /// Cancel safe.
-    pub(super) async fn deserted(&self) {
+    pub(super) async fn no_waiters(&self) {
         self.sender.closed().await;
     }
 
     /// Ends the flight if nobody waits for it. Whoever joins at this very moment keeps it going, or
     /// starts another.
-    pub(super) fn land_deserted(mut self, end: T) -> Deserted<Self> {
+    pub(super) fn finish_unwaited(mut self, end: T) -> FinishUnwaited<Self> {
         let flights = Arc::clone(&self.flights);
         let mut under_way = flights.under_way();
         // Whoever joins holds the same lock.
         if self.sender.receiver_count() > 0 {
             drop(under_way);
-            return Deserted::No(self);
+            return FinishUnwaited::Joined(self);
         }
         under_way.remove(&self.key);
         drop(under_way);
-        self.landed = true;
+        self.finished = true;
         self.count_down();
-        self.sender.send_replace(Progress::Landed(end));
-        Deserted::Yes
+        self.sender.send_replace(Progress::Finished(end));
+        FinishUnwaited::Finished
     }
 
     /// Ends the flight. Whoever asks from now on starts another; what this one did is done.
-    pub(super) fn land(mut self, end: T) {
-        self.landed = true;
+    pub(super) fn finish(mut self, end: T) {
+        self.finished = true;
         self.clear();
-        self.sender.send_replace(Progress::Landed(end));
+        self.sender.send_replace(Progress::Finished(end));
     }
 
     fn clear(&self) {
@@ -217,16 +217,16 @@ impl<K: Copy + Eq + Hash, R, T> Pilot<K, R, T> {
     }
 }
 
-impl<K: Copy + Eq + Hash, R, T> Drop for Pilot<K, R, T> {
+impl<K: Copy + Eq + Hash, P, T> Drop for Leader<K, P, T> {
     fn drop(&mut self) {
-        if !self.landed {
+        if !self.finished {
             self.clear();
             self.sender.send_replace(Progress::Lost);
         }
     }
 }
 
-impl<K, R, T> fmt::Debug for Flights<K, R, T> {
+impl<K, P, T> fmt::Debug for Flights<K, P, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Flights")
             .field("under_way", &self.under_way().len())
@@ -248,10 +248,12 @@ mod tests {
         Flights::new(Handle::current())
     }
 
-    fn landed(progress: &Progress<&'static str, usize>) -> usize {
+    fn finished(progress: &Progress<&'static str, usize>) -> usize {
         match progress {
-            Progress::Landed(end) => *end,
-            Progress::UnderWay | Progress::Resting(_) | Progress::Lost => panic!("it did not land"),
+            Progress::Finished(end) => *end,
+            Progress::UnderWay | Progress::Paused(_) | Progress::Lost => {
+                panic!("it did not finish")
+            }
         }
     }
 
@@ -265,20 +267,20 @@ mod tests {
             let (flights, started) = (Arc::clone(&flights), Arc::clone(&started));
             let (gate, asked) = (Arc::clone(&gate), Arc::clone(&asked));
             asking.spawn(async move {
-                let mut seat = flights.join(7, |pilot| async move {
+                let mut waiter = flights.join(7, |leader| async move {
                     started.fetch_add(1, Ordering::Relaxed);
                     gate.notified().await;
-                    pilot.land(42);
+                    leader.finish(42);
                 });
                 asked.send_modify(|asked| *asked += 1);
-                seat.news().await
+                waiter.progress().await
             });
         }
         let mut all = asked.subscribe();
         drop(all.wait_for(|asked| *asked == 1000).await.unwrap());
         gate.notify_one();
         while let Some(end) = asking.join_next().await {
-            assert_eq!(landed(&end.unwrap()), 42);
+            assert_eq!(finished(&end.unwrap()), 42);
         }
         assert_eq!(started.load(Ordering::Relaxed), 1);
     }
@@ -287,21 +289,21 @@ mod tests {
     async fn whoever_comes_while_it_is_under_way_gets_the_same_end() {
         let (flights, gate) = (flights(), Arc::new(Notify::new()));
         let held = Arc::clone(&gate);
-        let mut first = flights.join(7, |pilot| async move {
+        let mut first = flights.join(7, |leader| async move {
             held.notified().await;
-            pilot.land(1);
+            leader.finish(1);
         });
         let mut others: Vec<_> = (0..100)
-            .map(|_| flights.join(7, |_pilot| async { panic!("a second flight") }))
+            .map(|_| flights.join(7, |_leader| async { panic!("a second flight") }))
             .collect();
-        let mut elsewhere = flights.join(8, |pilot| async move { pilot.land(2) });
-        assert_eq!(landed(&elsewhere.news().await), 2);
+        let mut elsewhere = flights.join(8, |leader| async move { leader.finish(2) });
+        assert_eq!(finished(&elsewhere.progress().await), 2);
         gate.notify_one();
-        assert_eq!(landed(&first.news().await), 1);
+        assert_eq!(finished(&first.progress().await), 1);
         for other in &mut others {
-            assert_eq!(landed(&other.news().await), 1);
+            assert_eq!(finished(&other.progress().await), 1);
         }
-        assert!(flights.seat(&7).is_none());
+        assert!(flights.waiter(&7).is_none());
     }
 
     #[tokio::test]
@@ -309,12 +311,12 @@ mod tests {
         let (flights, gate) = (flights(), Arc::new(Notify::new()));
         let (held, done) = (Arc::clone(&gate), Arc::new(AtomicUsize::new(0)));
         let doing = Arc::clone(&done);
-        let seat = flights.join(7, |pilot| async move {
+        let waiter = flights.join(7, |leader| async move {
             held.notified().await;
             doing.store(1, Ordering::Relaxed);
-            pilot.land(1);
+            leader.finish(1);
         });
-        drop(seat);
+        drop(waiter);
         gate.notify_one();
         flights.none().await;
         assert_eq!(done.load(Ordering::Relaxed), 1);
@@ -323,17 +325,17 @@ mod tests {
     #[tokio::test]
     async fn g_14_a_flight_that_panics_frees_its_place_and_tells_everybody() {
         let flights = flights();
-        let mut seat = flights.join(7, |pilot| async move {
-            let _pilot = pilot;
+        let mut waiter = flights.join(7, |leader| async move {
+            let _leader = leader;
             tokio::task::yield_now().await;
             panic!("on purpose");
         });
-        let mut other = flights.seat(&7).unwrap();
-        assert!(matches!(seat.news().await, Progress::Lost));
-        assert!(matches!(other.news().await, Progress::Lost));
+        let mut other = flights.waiter(&7).unwrap();
+        assert!(matches!(waiter.progress().await, Progress::Lost));
+        assert!(matches!(other.progress().await, Progress::Lost));
         flights.none().await;
-        let mut again = flights.join(7, |pilot| async move { pilot.land(3) });
-        assert_eq!(landed(&again.news().await), 3);
+        let mut again = flights.join(7, |leader| async move { leader.finish(3) });
+        assert_eq!(finished(&again.progress().await), 3);
     }
 
     #[tokio::test]
@@ -343,11 +345,11 @@ mod tests {
                 .build()
                 .unwrap();
             let flights: Arc<Numbers> = Flights::new(runtime.handle().clone());
-            let mut seat = flights.join(7, |pilot| async move {
+            let mut waiter = flights.join(7, |leader| async move {
                 for _ in 0..4 {
                     tokio::task::yield_now().await;
                 }
-                pilot.land(1);
+                leader.finish(1);
             });
             // The runtime stops after the task was polled so often.
             let stop = std::thread::spawn(move || {
@@ -359,12 +361,12 @@ mod tests {
                 drop(runtime);
             });
             stop.join().unwrap();
-            let end = seat.news().await;
+            let end = waiter.progress().await;
             assert!(
-                matches!(end, Progress::Lost | Progress::Landed(1)),
+                matches!(end, Progress::Lost | Progress::Finished(1)),
                 "{polls}: {end:?}"
             );
-            assert!(flights.seat(&7).is_none(), "{polls}");
+            assert!(flights.waiter(&7).is_none(), "{polls}");
             flights.none().await;
         }
     }
@@ -373,34 +375,37 @@ mod tests {
     async fn g_15_waiting_can_be_given_up_at_any_time() {
         let (flights, gate) = (flights(), Arc::new(Notify::new()));
         let held = Arc::clone(&gate);
-        let mut seat = flights.join(7, |pilot| async move {
+        let mut waiter = flights.join(7, |leader| async move {
             held.notified().await;
-            pilot.rest("a while");
+            leader.pause("a while");
             held.notified().await;
-            pilot.land(1);
+            leader.finish(1);
         });
         for _ in 0..3 {
-            let none = tokio::time::timeout(std::time::Duration::ZERO, seat.news()).await;
+            let none = tokio::time::timeout(std::time::Duration::ZERO, waiter.progress()).await;
             assert!(none.is_err());
         }
         gate.notify_one();
-        assert!(matches!(seat.news().await, Progress::Resting("a while")));
-        let none = tokio::time::timeout(std::time::Duration::ZERO, seat.other_news()).await;
+        assert!(matches!(
+            waiter.progress().await,
+            Progress::Paused("a while")
+        ));
+        let none = tokio::time::timeout(std::time::Duration::ZERO, waiter.next_progress()).await;
         assert!(none.is_err());
         gate.notify_one();
-        assert_eq!(landed(&seat.other_news().await), 1);
+        assert_eq!(finished(&waiter.next_progress().await), 1);
     }
 
     #[tokio::test]
     async fn a_flight_learns_that_nobody_waits() {
         let flights = flights();
-        let seat = flights.join(7, |pilot| async move {
-            pilot.deserted().await;
-            pilot.land(1);
+        let waiter = flights.join(7, |leader| async move {
+            leader.no_waiters().await;
+            leader.finish(1);
         });
         tokio::task::yield_now().await;
-        assert!(flights.seat(&7).is_some());
-        drop(seat);
+        assert!(flights.waiter(&7).is_some());
+        drop(waiter);
         flights.none().await;
     }
 
@@ -409,28 +414,31 @@ mod tests {
         let flights = flights();
         let (gate, joined) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (decided, may_end) = (Arc::clone(&gate), Arc::clone(&joined));
-        let seat = flights.join(7, |pilot| async move {
-            pilot.deserted().await;
+        let waiter = flights.join(7, |leader| async move {
+            leader.no_waiters().await;
             decided.notify_one();
             may_end.notified().await;
-            match pilot.land_deserted(0) {
-                Deserted::Yes => {}
-                Deserted::No(pilot) => pilot.land(1),
+            match leader.finish_unwaited(0) {
+                FinishUnwaited::Finished => {}
+                FinishUnwaited::Joined(leader) => leader.finish(1),
             }
         });
-        drop(seat);
+        drop(waiter);
         gate.notified().await;
-        let mut late = flights.join(7, |_pilot| async { panic!("a second flight") });
+        let mut late = flights.join(7, |_leader| async { panic!("a second flight") });
         joined.notify_one();
-        assert_eq!(landed(&late.news().await), 1);
+        assert_eq!(finished(&late.progress().await), 1);
         drop(late);
         // With nobody there it ends, and its place is free.
-        let seat = flights.join(7, |pilot| async move {
-            pilot.deserted().await;
-            assert!(matches!(pilot.land_deserted(2), Deserted::Yes));
+        let waiter = flights.join(7, |leader| async move {
+            leader.no_waiters().await;
+            assert!(matches!(
+                leader.finish_unwaited(2),
+                FinishUnwaited::Finished
+            ));
         });
-        drop(seat);
+        drop(waiter);
         flights.none().await;
-        assert!(flights.seat(&7).is_none());
+        assert!(flights.waiter(&7).is_none());
     }
 }

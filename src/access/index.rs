@@ -109,7 +109,7 @@ mod tests {
                 wanted.push(("y.example:8080", prefix, "signed-in"));
             }
         }
-        let table = table(&wanted).of_worker();
+        let table = table(&wanted).for_worker();
         let segments = [
             "a", "A", "a.", "a%20", "a;x=1", "b", "B ", "c", "C;x", "%c3%bc", "%C3%9C", "a%25b",
             "z",

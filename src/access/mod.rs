@@ -45,6 +45,7 @@
 //! }
 //! ```
 
+mod backoff;
 mod flight;
 mod index;
 mod outcome;
@@ -55,7 +56,6 @@ mod refresh;
 mod report;
 mod route;
 mod rule;
-mod trouble;
 mod unstored;
 mod wait;
 
@@ -66,19 +66,19 @@ use std::time::Duration;
 use http::{Method, header};
 use tokio::time::Instant;
 
+pub(crate) use self::backoff::FailureLocation;
+use self::backoff::SessionFailure;
 use self::outcome::Fetched;
 use self::permit::Cookies;
 pub use self::permit::Permit;
 pub(crate) use self::recent::Recent;
-pub(crate) use self::recovery::{Content, Recovery, Refused, Replayable, Sent};
+pub(crate) use self::recovery::{Content, Recovery, Replayable, SentRequest, TokenRefusal};
 pub(crate) use self::refresh::Refresher;
 pub(crate) use self::route::OnRefusal;
 use self::route::WorkerRoutes;
 pub use self::route::{Route, RouteError, RouteSettings, RouteTable};
 use self::rule::Verdict;
-use self::trouble::SessionFailure;
-pub(crate) use self::trouble::Whereabouts;
-use self::wait::seated;
+use self::wait::wait_for;
 pub(crate) use self::wait::{Unavailable, Wait};
 use crate::clock::Timestamp;
 use crate::fields::View;
@@ -94,13 +94,13 @@ pub(crate) struct Access {
     routes: WorkerRoutes,
     /// Whether some route has tokens refreshed because an app refuses them, which can happen at
     /// any time.
-    refreshes_refused: bool,
+    refreshes_on_refusal: bool,
     /// The fields that tell an app who is signed in.
     names: AssertionNames,
     /// The providers of this site.
     providers: Arc<Providers>,
     /// How long a request waits for its session.
-    patience: Duration,
+    max_wait: Duration,
     sessions: Arc<Sessions>,
     refresher: Arc<Refresher>,
 }
@@ -115,7 +115,7 @@ pub struct Settings<'a> {
     /// The providers by their configured names.
     pub providers: &'a Arc<Providers>,
     /// How long a request waits for a session that has to be refreshed or fetched first.
-    pub(crate) patience: Duration,
+    pub(crate) max_wait: Duration,
 }
 
 /// What a request may do.
@@ -209,11 +209,11 @@ impl Access {
     ) -> Rc<Self> {
         let mut on_refusal = settings.routes.iter().map(|route| route.on_refusal);
         Rc::new(Self {
-            refreshes_refused: on_refusal.any(|what| what == OnRefusal::RefreshAndRetry),
-            routes: settings.routes.of_worker(),
+            refreshes_on_refusal: on_refusal.any(|what| what == OnRefusal::RefreshAndRetry),
+            routes: settings.routes.for_worker(),
             names: settings.names.clone(),
             providers: Arc::clone(settings.providers),
-            patience: settings.patience,
+            max_wait: settings.max_wait,
             sessions,
             refresher,
         })
@@ -227,7 +227,7 @@ impl Access {
     /// The time until which a request that comes now waits.
     fn deadline(&self) -> Instant {
         let now = self.refresher.clock().instant();
-        now.checked_add(self.patience).unwrap_or(now)
+        now.checked_add(self.max_wait).unwrap_or(now)
     }
 
     /// The provider that signed a session's person in.
@@ -253,9 +253,9 @@ impl Access {
             return Decision::Permit(self.permit(route, None));
         }
         let line = cookies::only_line(fields);
-        if let Some(known) = line.and_then(|line| recent.line(line, &self.sessions, now)) {
+        if let Some(known) = line.and_then(|line| recent.by_line(line, &self.sessions, now)) {
             let (session, others) = known;
-            let mut decision = self.weigh(route, session, now, None);
+            let mut decision = self.decide_for_session(route, session, now, None);
             if let Decision::Permit(permit) = &mut decision {
                 permit.cookies = Cookies::Read(others);
             }
@@ -263,29 +263,29 @@ impl Access {
         }
         let cookie = match session_cookie(fields) {
             Ok(cookie) => cookie,
-            Err(cause) => return self.absent(route, cause, None),
+            Err(cause) => return self.without_session(route, cause, None),
         };
-        if let Some(session) = recent.session(cookie, &self.sessions, now) {
-            return self.weigh(route, session, now, None);
+        if let Some(session) = recent.by_cookie(cookie, &self.sessions, now) {
+            return self.decide_for_session(route, session, now, None);
         }
         let Some(id) = SessionId::parse(cookie) else {
-            return self.absent(route, Cause::Malformed, None);
+            return self.without_session(route, Cause::Malformed, None);
         };
         match self.sessions.find(&id, now) {
             Lookup::Live(session) => {
                 recent.note((cookie, line), &session, now);
-                self.weigh(route, session, now, None)
+                self.decide_for_session(route, session, now, None)
             }
             Lookup::Away => Wait::for_session(self, route, id),
-            Lookup::Expired => self.absent(route, Cause::Expired, None),
-            Lookup::OtherInstance => self.absent(route, Cause::OtherInstance, None),
-            Lookup::Unknown => self.absent(route, Cause::Unknown, None),
+            Lookup::Expired => self.without_session(route, Cause::Expired, None),
+            Lookup::OtherInstance => self.without_session(route, Cause::OtherInstance, None),
+            Lookup::Unknown => self.without_session(route, Cause::Unknown, None),
         }
     }
 
     /// Decides about a session, whatever the age of its token. A request that has waited before
     /// goes on waiting until `deadline`.
-    fn weigh(
+    fn decide_for_session(
         self: &Rc<Self>,
         route: &Rc<Route>,
         session: Arc<Session>,
@@ -293,22 +293,22 @@ impl Access {
         deadline: Option<Instant>,
     ) -> Decision {
         if route.provider(session.provider()).is_none() {
-            return self.absent(route, Cause::OtherProvider, Some(session));
+            return self.without_session(route, Cause::OtherProvider, Some(session));
         }
         if !session.is_due(now) {
-            return self.judge(route, session);
+            return self.apply_rule(route, session);
         }
         if !session.tokens().is_expired(now) {
-            self.refresher.begin(&session, now);
-            return self.judge(route, session);
+            self.refresher.refresh_ahead(&session, now);
+            return self.apply_rule(route, session);
         }
         if session.tokens().refresh_token().is_none() {
-            return self.absent(route, Cause::TokenExpired, None);
+            return self.without_session(route, Cause::TokenExpired, None);
         }
-        match self.refresher.join(&session, now, self.patience) {
-            Ok(seat) => {
+        match self.refresher.join(&session, now, self.max_wait) {
+            Ok(waiter) => {
                 let deadline = deadline.unwrap_or_else(|| self.deadline());
-                Wait::for_refresh(self, route, seat, deadline)
+                Wait::for_refresh(self, route, waiter, deadline)
             }
             Err(failure) => self.unavailable(route, failure),
         }
@@ -325,8 +325,8 @@ impl Access {
     }
 
     /// Decides about a person.
-    fn judge(self: &Rc<Self>, route: &Rc<Route>, session: Arc<Session>) -> Decision {
-        match route.rule.judge(session.identity()) {
+    fn apply_rule(self: &Rc<Self>, route: &Rc<Route>, session: Arc<Session>) -> Decision {
+        match route.rule.check(session.identity()) {
             Verdict::Allowed => Decision::Permit(self.permit(route, Some(session))),
             Verdict::Refused => {
                 let route = Rc::clone(route);
@@ -336,7 +336,7 @@ impl Access {
     }
 
     /// Decides about a request without a session that counts.
-    fn absent(
+    fn without_session(
         self: &Rc<Self>,
         route: &Rc<Route>,
         cause: Cause,
@@ -361,7 +361,7 @@ impl Access {
         Decision::Unavailable(Unavailable {
             route: Rc::clone(route),
             reason: failure.reason.code,
-            whereabouts: failure.reason.whereabouts,
+            location: failure.reason.location,
             retry_after: failure.retry_after,
         })
     }
@@ -378,7 +378,7 @@ impl Access {
         now: Timestamp,
     ) -> Option<(SessionId, Option<Arc<Session>>)> {
         let id = session_id(fields).ok()?;
-        let session = self.find(&id, now).await.ok();
+        let session = self.find_session(&id, now).await.ok();
         Some((id, session))
     }
 
@@ -392,19 +392,19 @@ impl Access {
     /// # Cancel safety
     ///
     /// Cancel safe.
-    pub(crate) async fn live(
+    pub(crate) async fn live_session(
         &self,
         fields: &(impl View + ?Sized),
         now: Timestamp,
     ) -> Result<Arc<Session>, Cause> {
-        self.find(&session_id(fields)?, now).await
+        self.find_session(&session_id(fields)?, now).await
     }
 
-    async fn find(&self, id: &SessionId, now: Timestamp) -> Result<Arc<Session>, Cause> {
+    async fn find_session(&self, id: &SessionId, now: Timestamp) -> Result<Arc<Session>, Cause> {
         let mut found = self.sessions.find(id, now);
         if let Lookup::Away = found {
-            let seat = self.refresher.fetch(id.key());
-            let fetched = seated(seat, self.deadline(), self.refresher.clock()).await;
+            let waiter = self.refresher.fetch(id.key());
+            let fetched = wait_for(waiter, self.deadline(), self.refresher.clock()).await;
             if let Fetched::InMemory = fetched {
                 found = self.sessions.find(id, now);
             }

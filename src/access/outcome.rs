@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::trouble::{Reason, SessionFailure};
+use super::backoff::{Reason, SessionFailure};
 use crate::clock::Timestamp;
 use crate::session::Session;
 
@@ -19,7 +19,7 @@ pub(super) enum Outcome {
 
 /// A pause before the next try.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rest {
+pub(super) struct RetryPause {
     pub(super) until: Timestamp,
     pub(super) reason: Reason,
 }
@@ -35,8 +35,8 @@ pub(super) enum Fetched {
     Failed(SessionFailure),
 }
 
-/// What a seat is taken for, and what may become of the waiting.
-pub(super) trait Awaited: Clone {
+/// What a waiter is taken for, and what may become of the waiting.
+pub(super) trait FlightResult: Clone {
     /// It takes longer than a request waits.
     const SLOW: Reason;
     /// It broke off.
@@ -46,7 +46,7 @@ pub(super) trait Awaited: Clone {
     fn failed(failure: SessionFailure) -> Self;
 }
 
-impl Awaited for Outcome {
+impl FlightResult for Outcome {
     const SLOW: Reason = Reason::at_provider("refresh_slow");
     const LOST: Reason = Reason::at_provider("refresh_lost");
 
@@ -55,7 +55,7 @@ impl Awaited for Outcome {
     }
 }
 
-impl Awaited for Fetched {
+impl FlightResult for Fetched {
     const SLOW: Reason = Reason::at_store("session_read_slow");
     const LOST: Reason = Reason::at_store("session_read_lost");
 

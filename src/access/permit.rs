@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
 
-use super::{Access, OnRefusal, Route, Sent};
+use super::{Access, OnRefusal, Route, SentRequest};
 use crate::fields::View;
 use crate::fields::cookie::{self as cookies, Others};
 use crate::session::{Session, cookie};
@@ -40,11 +40,11 @@ impl Permit {
 
     /// What to remember of a request that may have to be sent once more, or whose person may have
     /// to sign in again, because of the app's answer. `None` where neither can happen.
-    pub(crate) fn sent(&self) -> Option<Sent> {
+    pub(crate) fn sent_request(&self) -> Option<SentRequest> {
         let session = self.session.as_ref()?;
         let wanted =
             self.route.on_refusal != OnRefusal::Pass || session.tokens().refresh_token().is_some();
-        wanted.then(|| Sent {
+        wanted.then(|| SentRequest {
             route: Rc::clone(&self.route),
             session: Arc::clone(session),
         })

@@ -17,56 +17,54 @@ use crate::session::{Session, Sessions, cookie};
 /// replaced, ended or pushed out: what is remembered is asked whether it still stands, at every
 /// request.
 #[derive(Debug, Default)]
-pub(crate) struct Recent(RefCell<Option<Known>>);
+pub(crate) struct Recent(RefCell<Option<LastUsed>>);
 
 #[derive(Debug)]
-struct Known {
+struct LastUsed {
     cookie: Secret<Box<[u8]>>,
-    line: Option<Line>,
+    line: Option<CookieLine>,
     session: Arc<Session>,
     found_at: Timestamp,
 }
 
 /// The only `Cookie` line of the request, if it had one only.
 #[derive(Debug)]
-struct Line {
+struct CookieLine {
     whole: Secret<Box<[u8]>>,
     /// What remains without our cookies.
     others: Option<HeaderValue>,
 }
 
 impl Recent {
-    /// The session of a request with this very `Cookie` line and no other, as [`Recent::session`],
+    /// The session of a request with this very `Cookie` line and no other, as [`Recent::by_cookie`],
     /// and what the app gets of the line.
-    pub(super) fn line(
+    pub(super) fn by_line(
         &self,
         line: &[u8],
         sessions: &Sessions,
         now: Timestamp,
     ) -> Option<(Arc<Session>, Option<HeaderValue>)> {
-        let known = self.0.borrow();
-        let known = known.as_ref()?;
-        let same = known.line.as_ref();
+        let last = self.0.borrow();
+        let last = last.as_ref()?;
+        let same = last.line.as_ref();
         let same = same.filter(|same| same.whole.matches(line))?;
         sessions
-            .still(&known.session, known.found_at, now)
-            .then(|| (Arc::clone(&known.session), same.others.clone()))
+            .still(&last.session, last.found_at, now)
+            .then(|| (Arc::clone(&last.session), same.others.clone()))
     }
 
     /// The session of this very cookie, if it was the last one and still stands.
-    pub(super) fn session(
+    pub(super) fn by_cookie(
         &self,
         cookie: &[u8],
         sessions: &Sessions,
         now: Timestamp,
     ) -> Option<Arc<Session>> {
-        let known = self.0.borrow();
-        let known = known
-            .as_ref()
-            .filter(|known| known.cookie.matches(cookie))?;
+        let last = self.0.borrow();
+        let last = last.as_ref().filter(|last| last.cookie.matches(cookie))?;
         sessions
-            .still(&known.session, known.found_at, now)
-            .then(|| Arc::clone(&known.session))
+            .still(&last.session, last.found_at, now)
+            .then(|| Arc::clone(&last.session))
     }
 
     /// Notes the session that was found for a cookie, which came in `line` or in several.
@@ -76,11 +74,11 @@ impl Recent {
         session: &Arc<Session>,
         now: Timestamp,
     ) {
-        let line = line.map(|line| Line {
+        let line = line.map(|line| CookieLine {
             whole: Secret::new(line.into()),
             others: others(line),
         });
-        *self.0.borrow_mut() = Some(Known {
+        *self.0.borrow_mut() = Some(LastUsed {
             cookie: Secret::new(cookie.into()),
             line,
             session: Arc::clone(session),

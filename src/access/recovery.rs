@@ -10,7 +10,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::outcome::Outcome;
 use super::route::OnRefusal;
-use super::wait::seated;
+use super::wait::wait_for;
 use super::{Access, Cause, Challenge, Decision, Permit, Route};
 use crate::clock::Timestamp;
 use crate::session::{EndReason, EndedVersion, Session, SessionState};
@@ -18,7 +18,7 @@ use crate::telemetry::chain;
 
 /// A request that was sent as somebody, and whose answer may refuse the token.
 #[derive(Debug)]
-pub(crate) struct Sent {
+pub(crate) struct SentRequest {
     pub(super) route: Rc<Route>,
     pub(super) session: Arc<Session>,
 }
@@ -26,9 +26,9 @@ pub(crate) struct Sent {
 /// An answer that refuses the token.
 #[derive(Debug)]
 #[must_use]
-pub(crate) struct Refused {
+pub(crate) struct TokenRefusal {
     access: Rc<Access>,
-    sent: Sent,
+    sent: SentRequest,
 }
 
 /// Whether a request has content.
@@ -56,7 +56,7 @@ pub(crate) enum Recovery {
     /// The app's answer is passed on.
     Pass,
     /// The request is sent once more, with this.
-    Again(Permit),
+    Retry(Permit),
     /// The person signs in again.
     SignIn(Challenge),
 }
@@ -67,8 +67,8 @@ impl Access {
     ///
     /// Where the app's refusals are passed on, only a refresh beside the request makes that worth
     /// while, and none begins before it is due. One with content can be under way for whatever time.
-    pub(crate) fn keeps(&self, sent: &Sent, content: Content, now: Timestamp) -> bool {
-        if sent.route.on_refusal != OnRefusal::Pass || self.refreshes_refused {
+    pub(crate) fn must_keep(&self, sent: &SentRequest, content: Content, now: Timestamp) -> bool {
+        if sent.route.on_refusal != OnRefusal::Pass || self.refreshes_on_refusal {
             return true;
         }
         let answered = now.plus(sent.route.upstream.longest_wait());
@@ -76,25 +76,25 @@ impl Access {
     }
 
     /// Whether an answer refuses the token that its request was sent with.
-    pub(crate) fn refused(
+    pub(crate) fn token_refusal(
         self: &Rc<Self>,
-        sent: Sent,
+        sent: SentRequest,
         status: StatusCode,
         headers: &HeaderMap,
-    ) -> Option<Refused> {
+    ) -> Option<TokenRefusal> {
         if status != StatusCode::UNAUTHORIZED && !status.is_redirection() {
             return None;
         }
         let provider = self.provider(&sent.session)?;
         let refused = provider.is_signed_out_answer(status, headers);
-        refused.then(|| Refused {
+        refused.then(|| TokenRefusal {
             access: Rc::clone(self),
             sent,
         })
     }
 }
 
-impl Refused {
+impl TokenRefusal {
     /// Decides, and waits for a refresh where one can help.
     ///
     /// # Cancel safety
@@ -105,7 +105,7 @@ impl Refused {
         let recovery = access.recover(&sent, replayable).await;
         let outcome = match &recovery {
             Recovery::Pass => "passed",
-            Recovery::Again(_) => "retried",
+            Recovery::Retry(_) => "retried",
             Recovery::SignIn(_) => "relogin",
         };
         let metrics = access.refresher.metrics();
@@ -121,42 +121,46 @@ impl Refused {
 }
 
 impl Access {
-    async fn recover(self: &Rc<Self>, sent: &Sent, replayable: Replayable) -> Recovery {
+    async fn recover(self: &Rc<Self>, sent: &SentRequest, replayable: Replayable) -> Recovery {
         let (route, session) = (&sent.route, &sent.session);
         // A refresh beside the request may have killed its token: that is nobody's wish.
         let replaced = session.state() == SessionState::Superseded;
         if replaced || self.refresher.under_way(session.key()).is_some() {
-            return self.with_newer(sent, replayable).await;
+            return self.retry_with_newer_token(sent, replayable).await;
         }
         let now = self.refresher.clock().now();
         // The app refuses even a token that was just made: another one would fare no better.
-        let young = !session.tokens().life().youth(now).is_zero();
+        let is_new = !session.tokens().life().youth(now).is_zero();
         match route.on_refusal {
             OnRefusal::Pass => Recovery::Pass,
-            OnRefusal::RefreshAndRetry | OnRefusal::Relogin if young => Recovery::Pass,
+            OnRefusal::RefreshAndRetry | OnRefusal::Relogin if is_new => Recovery::Pass,
             // Nobody has to sign in here.
             OnRefusal::Relogin if route.is_public() => Recovery::Pass,
             OnRefusal::RefreshAndRetry if session.tokens().refresh_token().is_none() => {
                 Recovery::Pass
             }
-            OnRefusal::RefreshAndRetry => self.with_newer(sent, replayable).await,
+            OnRefusal::RefreshAndRetry => self.retry_with_newer_token(sent, replayable).await,
             OnRefusal::Relogin => self.sign_in_again(sent).await,
         }
     }
 
     /// Sends the request again once there is a newer token. What cannot be sent again does not wait
     /// for it.
-    async fn with_newer(self: &Rc<Self>, sent: &Sent, replayable: Replayable) -> Recovery {
+    async fn retry_with_newer_token(
+        self: &Rc<Self>,
+        sent: &SentRequest,
+        replayable: Replayable,
+    ) -> Recovery {
         let (route, session) = (&sent.route, &sent.session);
         let now = self.refresher.clock().now();
-        let joined = self.refresher.join(session, now, self.patience);
-        let (Ok(place), Replayable::Yes) = (joined, replayable) else {
+        let joined = self.refresher.join(session, now, self.max_wait);
+        let (Ok(waiter), Replayable::Yes) = (joined, replayable) else {
             return Recovery::Pass;
         };
-        match seated(place, self.deadline(), self.refresher.clock()).await {
+        match wait_for(waiter, self.deadline(), self.refresher.clock()).await {
             Outcome::Renewed(newest) if newest.version() != session.version() => {
-                match self.judge(route, newest) {
-                    Decision::Permit(permit) => Recovery::Again(permit),
+                match self.apply_rule(route, newest) {
+                    Decision::Permit(permit) => Recovery::Retry(permit),
                     Decision::Challenge(_)
                     | Decision::Forbid(_)
                     | Decision::NoRoute
@@ -172,7 +176,7 @@ impl Access {
     }
 
     /// Ends the session, so that its person signs in again.
-    async fn sign_in_again(&self, sent: &Sent) -> Recovery {
+    async fn sign_in_again(&self, sent: &SentRequest) -> Recovery {
         let sessions = Arc::clone(&self.sessions);
         let session = Arc::clone(&sent.session);
         let ended = self.refresher.on_control_plane(async move {
@@ -195,7 +199,7 @@ impl Access {
     }
 }
 
-fn challenge(sent: &Sent, cause: Cause) -> Recovery {
+fn challenge(sent: &SentRequest, cause: Cause) -> Recovery {
     if sent.route.is_public() {
         return Recovery::Pass;
     }
@@ -243,11 +247,11 @@ mod tests {
         };
         let session = kit.open(life).await;
         let kept = |access: &Access, content, now| {
-            let sent = Sent {
+            let sent = SentRequest {
                 route: Rc::new(access.routes().next().unwrap().clone()),
                 session: Arc::clone(&session),
             };
-            access.keeps(&sent, content, now)
+            access.must_keep(&sent, content, now)
         };
         let passing = access(&kit, &["pass", "relogin"]);
         let longest = passing.routes().next().unwrap().upstream.longest_wait();

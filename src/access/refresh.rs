@@ -6,7 +6,7 @@
 //! refresh token that was used up is not used a second time.
 //!
 //! A refresh that fails for a reason that passes is tried again after a pause that grows; somebody
-//! who waits stays as long as the next try comes within their patience. Nobody is signed out but by
+//! who waits stays as long as the next try comes within their max_wait. Nobody is signed out but by
 //! the authorization server's own word that the grant has ended.
 
 use std::sync::Arc;
@@ -17,13 +17,14 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::flight::{Deserted, Flights, Pilot, Seat};
-use super::outcome::{Fetched, Outcome, Rest};
+use super::backoff::{Backoffs, FIRST_PAUSE, LONGEST_ASKED, Reason, SessionFailure};
+use super::flight::{FinishUnwaited, Flights, Leader, Waiter};
+use super::outcome::{Fetched, Outcome, RetryPause};
 use super::report::{
-    FlightLog, say_ended, say_lost, say_ours, say_passing, say_refreshed, unstorable,
+    FlightLog, log_ended, log_operator_must_act, log_refreshed, log_temporary_failure,
+    log_tokens_lost, store_failure,
 };
-use super::trouble::{FIRST_PAUSE, LONGEST_ASKED, Reason, SessionFailure, Troubles};
-use super::unstored::{Brought, Kept, Unstored};
+use super::unstored::{Kept, RefreshResult, Unstored};
 use crate::clock::{Clock, Timestamp};
 use crate::provider::{
     ExchangeError, Provider, Providers, Refreshed, Refreshing, Sent, Unrefreshed, Verdict,
@@ -47,20 +48,20 @@ const LEAST_PAUSE: Duration = Duration::from_millis(100);
 
 /// The longest that the end of the process waits for refreshes under way: the deadline that their
 /// calls have unless it is set, and what it takes to store a result.
-const LAST_WAIT: Duration = Duration::from_secs(65);
+const DRAIN_WAIT: Duration = Duration::from_secs(65);
 
 /// A refresh that goes on with another try at once.
-const GOES_ON: SessionFailure = SessionFailure {
+const NO_PAUSE: SessionFailure = SessionFailure {
     reason: Reason::at_provider("refresh_slow"),
     retry_after: Duration::ZERO,
 };
 
 /// How the pause before a try ended.
-enum Pause {
+enum PauseEnd {
     /// The next try is due.
     Over,
     /// Nobody waits for it, and nothing is to be stored.
-    Deserted(SessionFailure),
+    NoWaiters(SessionFailure),
     /// The process ends.
     Draining(SessionFailure),
 }
@@ -73,9 +74,9 @@ pub(crate) struct Refresher {
     metrics: Arc<Metrics>,
     clock: Clock,
     control: Handle,
-    refreshes: Arc<Flights<SessionKey, Rest, Outcome>>,
-    fetches: Arc<Flights<SessionKey, Rest, Fetched>>,
-    troubles: Troubles,
+    refreshes: Arc<Flights<SessionKey, RetryPause, Outcome>>,
+    fetches: Arc<Flights<SessionKey, RetryPause, Fetched>>,
+    backoffs: Backoffs,
     unstored: Unstored,
     draining: watch::Sender<bool>,
 }
@@ -104,7 +105,7 @@ impl Refresher {
             refreshes: Flights::new(control.clone()),
             fetches: Flights::new(control.clone()),
             control,
-            troubles: Troubles::default(),
+            backoffs: Backoffs::default(),
             unstored: Unstored::default(),
             draining: watch::Sender::new(false),
         }
@@ -141,54 +142,54 @@ impl Refresher {
     }
 
     /// Has a session refreshed ahead of its token's end; nobody waits for it.
-    pub(super) fn begin(self: &Arc<Self>, session: &Arc<Session>, now: Timestamp) {
+    pub(super) fn refresh_ahead(self: &Arc<Self>, session: &Arc<Session>, now: Timestamp) {
         if session.claim_refresh(now, now.plus(CLAIM)) {
             drop(self.refresh(session));
         }
     }
 
-    /// A seat in the refresh of a session whose token cannot be used.
+    /// A waiter in the refresh of a session whose token cannot be used.
     ///
     /// # Errors
     ///
-    /// When the next try comes later than after `patience`.
+    /// When the next try comes later than after `max_wait`.
     pub(super) fn join(
         self: &Arc<Self>,
         session: &Arc<Session>,
         now: Timestamp,
-        patience: Duration,
-    ) -> Result<Seat<Rest, Outcome>, SessionFailure> {
-        if let Some(seat) = self.under_way(session.key()) {
-            return Ok(seat);
+        max_wait: Duration,
+    ) -> Result<Waiter<RetryPause, Outcome>, SessionFailure> {
+        if let Some(waiter) = self.under_way(session.key()) {
+            return Ok(waiter);
         }
-        match self.troubles.find(session.key(), now) {
-            Some(failure) if failure.retry_after > patience => Err(failure),
+        match self.backoffs.find(session.key(), now) {
+            Some(failure) if failure.retry_after > max_wait => Err(failure),
             Some(_) | None => Ok(self.refresh(session)),
         }
     }
 
-    /// A seat in the refresh of a session, if one is under way.
-    pub(super) fn under_way(&self, key: &SessionKey) -> Option<Seat<Rest, Outcome>> {
-        self.refreshes.seat(key)
+    /// A waiter in the refresh of a session, if one is under way.
+    pub(super) fn under_way(&self, key: &SessionKey) -> Option<Waiter<RetryPause, Outcome>> {
+        self.refreshes.waiter(key)
     }
 
-    fn refresh(self: &Arc<Self>, session: &Arc<Session>) -> Seat<Rest, Outcome> {
-        self.refreshes.join(*session.key(), |pilot| {
+    fn refresh(self: &Arc<Self>, session: &Arc<Session>) -> Waiter<RetryPause, Outcome> {
+        self.refreshes.join(*session.key(), |leader| {
             let (refresher, session) = (Arc::clone(self), Arc::clone(session));
-            async move { refresher.fly(session, pilot).await }
+            async move { refresher.run(session, leader).await }
         })
     }
 
-    /// A seat where a session is fetched that is not in memory.
-    pub(super) fn fetch(self: &Arc<Self>, key: SessionKey) -> Seat<Rest, Fetched> {
-        self.fetches.join(key, |pilot| {
+    /// A waiter where a session is fetched that is not in memory.
+    pub(super) fn fetch(self: &Arc<Self>, key: SessionKey) -> Waiter<RetryPause, Fetched> {
+        self.fetches.join(key, |leader| {
             let refresher = Arc::clone(self);
             async move {
                 let fetched = refresher.sessions.fetch(&key).await;
-                pilot.land(match fetched {
+                leader.finish(match fetched {
                     Ok(Some(_session)) => Fetched::InMemory,
                     Ok(None) => Fetched::Unknown,
-                    Err(error) => Fetched::Failed(unstorable(&error, "fetched")),
+                    Err(error) => Fetched::Failed(store_failure(&error, "fetched")),
                 });
             }
         })
@@ -202,7 +203,7 @@ impl Refresher {
     /// Cancelling it leaves what is under way to itself.
     pub(crate) async fn drained(&self) {
         self.draining.send_replace(true);
-        let ended = timeout(LAST_WAIT, self.refreshes.none()).await;
+        let ended = timeout(DRAIN_WAIT, self.refreshes.none()).await;
         if ended.is_err() {
             tracing::error!(reason = "refresh_unfinished", "A refresh did not end");
         }
@@ -210,10 +211,10 @@ impl Refresher {
 
     /// One flight: tries, and pauses in between as long as somebody waits or something is to be
     /// stored.
-    async fn fly(
+    async fn run(
         self: Arc<Self>,
         mut session: Arc<Session>,
-        mut pilot: Pilot<SessionKey, Rest, Outcome>,
+        mut leader: Leader<SessionKey, RetryPause, Outcome>,
     ) {
         // Until nobody can meet this flight any more.
         let _counted = self.metrics.refreshing();
@@ -221,25 +222,25 @@ impl Refresher {
             metrics: &self.metrics,
             provider: session.provider().into(),
             key: *session.key(),
-            landed: false,
+            finished: false,
         };
         let mut least = Duration::ZERO;
         let outcome = loop {
             let began = self.clock.now();
-            match self.rest(&session, least, &pilot).await {
-                Pause::Over => {}
-                Pause::Deserted(failure) => {
+            match self.pause(&session, least, &leader).await {
+                PauseEnd::Over => {}
+                PauseEnd::NoWaiters(failure) => {
                     session.postpone_refresh(began.plus(failure.retry_after));
-                    match pilot.land_deserted(Outcome::Failed(failure)) {
-                        Deserted::Yes => {
-                            log.landed = true;
+                    match leader.finish_unwaited(Outcome::Failed(failure)) {
+                        FinishUnwaited::Finished => {
+                            log.finished = true;
                             return;
                         }
-                        Deserted::No(joined) => pilot = joined,
+                        FinishUnwaited::Joined(joined) => leader = joined,
                     }
                     continue;
                 }
-                Pause::Draining(failure) => {
+                PauseEnd::Draining(failure) => {
                     // What is to be stored would be tried for ever, so it is tried once more.
                     if self.is_unstored(&session)
                         && let Try::Done(outcome) = self.attempt(Arc::clone(&session)).await
@@ -261,26 +262,26 @@ impl Refresher {
             }
             least = LEAST_PAUSE;
         };
-        log.landed = true;
-        pilot.land(outcome);
+        log.finished = true;
+        leader.finish(outcome);
     }
 
     /// Waits until the pause after earlier failures is over, and for `least` at the least.
-    async fn rest(
+    async fn pause(
         &self,
         session: &Session,
         least: Duration,
-        pilot: &Pilot<SessionKey, Rest, Outcome>,
-    ) -> Pause {
+        leader: &Leader<SessionKey, RetryPause, Outcome>,
+    ) -> PauseEnd {
         let mut failure = self
-            .troubles
+            .backoffs
             .find(session.key(), self.clock.now())
-            .unwrap_or(GOES_ON);
+            .unwrap_or(NO_PAUSE);
         failure.retry_after = failure.retry_after.max(least);
         if failure.retry_after.is_zero() {
-            return Pause::Over;
+            return PauseEnd::Over;
         }
-        pilot.rest(Rest {
+        leader.pause(RetryPause {
             until: self.clock.now().plus(failure.retry_after),
             reason: failure.reason,
         });
@@ -288,11 +289,11 @@ impl Refresher {
         let mut draining = self.draining.subscribe();
         tokio::select! {
             biased;
-            () = pilot.deserted(), if !unstored => Pause::Deserted(failure),
-            _draining = draining.wait_for(|draining| *draining) => Pause::Draining(failure),
+            () = leader.no_waiters(), if !unstored => PauseEnd::NoWaiters(failure),
+            _draining = draining.wait_for(|draining| *draining) => PauseEnd::Draining(failure),
             () = self.clock.sleep(failure.retry_after) => {
-                pilot.go_on();
-                Pause::Over
+                leader.resume();
+                PauseEnd::Over
             }
         }
     }
@@ -321,11 +322,11 @@ impl Refresher {
             if !session.tokens().is_expired(now) {
                 return Try::Done(Outcome::Renewed(session));
             }
-            self.hold(&session, Reason::at_provider("refreshed_just_now"), young);
+            self.postpone(&session, Reason::at_provider("refreshed_just_now"), young);
             return Try::Failed(session);
         }
         let Some(refresh_token) = session.tokens().refresh_token() else {
-            self.note(
+            self.note_failure(
                 &session,
                 Reason::at_provider("no_refresh_token"),
                 ALARM_PAUSE,
@@ -333,16 +334,16 @@ impl Refresher {
             return Try::Failed(session);
         };
         match self.unstored.take(refresh_token) {
-            Some(brought) => self.keep(session, brought).await,
-            None => self.ask(session).await,
+            Some(result) => self.store(session, result).await,
+            None => self.call_provider(session).await,
         }
     }
 
     /// Asks the provider, once.
-    async fn ask(&self, session: Arc<Session>) -> Try {
+    async fn call_provider(&self, session: Arc<Session>) -> Try {
         let Some(provider) = self.provider(&session) else {
             // It was taken out of the settings while its sessions stayed in the store.
-            self.note(
+            self.note_failure(
                 &session,
                 Reason::at_provider("unknown_provider"),
                 ALARM_PAUSE,
@@ -365,35 +366,38 @@ impl Refresher {
                 .token_call(name, TokenCall::Refresh, result, took);
         }
         match answered {
-            Ok(refreshed) => self.keep(session, Brought::New(Box::new(refreshed))).await,
-            Err(unrefreshed) => self.refused(session, unrefreshed).await,
+            Ok(refreshed) => {
+                self.store(session, RefreshResult::New(Box::new(refreshed)))
+                    .await
+            }
+            Err(unrefreshed) => self.handle_failure(session, unrefreshed).await,
         }
     }
 
     /// Stores what came before anybody uses it. Signing out wins.
-    async fn keep(&self, session: Arc<Session>, brought: Brought) -> Try {
-        let spare = brought.copy();
-        let salvaged = matches!(brought, Brought::Salvaged(_));
-        let Refreshed { tokens, identity } = brought.into();
+    async fn store(&self, session: Arc<Session>, result: RefreshResult) -> Try {
+        let copy = result.copy();
+        let refresh_token_only = matches!(result, RefreshResult::RefreshTokenOnly(_));
+        let Refreshed { tokens, identity } = result.into();
         let name = session.provider();
         match self.sessions.replace(&session, tokens, identity).await {
             // It has a refresh token again, and still no access token.
-            Ok(Replaced::Stored(newest) | Replaced::Newer(newest)) if salvaged => {
+            Ok(Replaced::Stored(newest) | Replaced::Newer(newest)) if refresh_token_only => {
                 Try::Failed(newest)
             }
             Ok(Replaced::Stored(newest) | Replaced::Newer(newest)) => {
-                self.troubles.forget(session.key());
+                self.backoffs.forget(session.key());
                 self.metrics.refresh(name, "renewed", "ok");
-                say_refreshed(&newest);
+                log_refreshed(&newest);
                 Try::Done(Outcome::Renewed(newest))
             }
             Ok(Replaced::Ended) => {
-                self.troubles.forget(session.key());
+                self.backoffs.forget(session.key());
                 self.metrics.refresh(name, "ended", "signed_out");
                 Try::Done(Outcome::Ended)
             }
             Err(error) => {
-                self.put_by(&session, spare);
+                self.keep_for_retry(&session, copy);
                 self.metrics.refresh(name, "kept", error.reason());
                 self.not_stored(session, &error, "stored")
             }
@@ -407,18 +411,18 @@ impl Refresher {
     }
 
     /// Keeps what could not be stored for the next try.
-    fn put_by(&self, session: &Session, spare: Option<Brought>) {
+    fn keep_for_retry(&self, session: &Session, copy: Option<RefreshResult>) {
         let used = session.tokens().refresh_token();
         let kept = used
-            .zip(spare)
-            .map(|(used, spare)| self.unstored.keep(used, spare));
+            .zip(copy)
+            .map(|(used, copy)| self.unstored.keep(used, copy));
         if kept != Some(Kept::Yes) {
-            say_lost(session);
+            log_tokens_lost(session);
         }
     }
 
     /// What becomes of a session whose refresh failed.
-    async fn refused(&self, session: Arc<Session>, unrefreshed: Unrefreshed) -> Try {
+    async fn handle_failure(&self, session: Arc<Session>, unrefreshed: Unrefreshed) -> Try {
         let Unrefreshed {
             error,
             verdict,
@@ -427,70 +431,71 @@ impl Refresher {
         let (name, reason) = (session.provider(), error.reason());
         let class = error.class();
         let wait = match verdict {
-            Verdict::Fatal => return self.end(session, &error).await,
+            Verdict::Fatal => return self.end_session(session, &error).await,
             Verdict::Ours => {
                 self.metrics.refresh(name, "alarm", reason);
-                say_ours(&session, &error);
+                log_operator_must_act(&session, &error);
                 // A new secret that reaches the server a moment before us is mended at once.
-                self.troubles.next_pause(session.key())
+                self.backoffs.next_pause(session.key())
             }
             Verdict::Passing => {
                 self.metrics.refresh(name, "kept", reason);
-                say_passing(&session, &error);
+                log_temporary_failure(&session, &error);
                 class.retry_after.map_or_else(
-                    || self.troubles.next_pause(session.key()),
+                    || self.backoffs.next_pause(session.key()),
                     |asked| asked.clamp(FIRST_PAUSE, LONGEST_ASKED),
                 )
             }
         };
         // A call that was held back is no failure of this session's.
         if class.passes && class.sent == Sent::Nothing {
-            self.hold(&session, Reason::at_provider(reason), wait);
+            self.postpone(&session, Reason::at_provider(reason), wait);
         } else {
-            self.note(&session, Reason::at_provider(reason), wait);
+            self.note_failure(&session, Reason::at_provider(reason), wait);
         }
         let Some(tokens) = salvaged else {
             return Try::Failed(session);
         };
         // The refresh token before is used up: the one that came must not be lost.
-        self.keep(session, Brought::Salvaged(*tokens)).await
+        self.store(session, RefreshResult::RefreshTokenOnly(*tokens))
+            .await
     }
 
     /// The server says that the grant has ended. A session that somebody replaced meanwhile has
     /// another grant.
-    async fn end(&self, session: Arc<Session>, error: &ExchangeError) -> Try {
+    async fn end_session(&self, session: Arc<Session>, error: &ExchangeError) -> Try {
         let why = EndReason::GrantEnded;
         match self.sessions.end_version(&session, why).await {
             Ok(EndedVersion::Newer(newest)) => return Try::Done(Outcome::Renewed(newest)),
             Ok(EndedVersion::Ended) => {}
             Err(error) => return self.not_stored(session, &error, "ended"),
         }
-        self.troubles.forget(session.key());
+        self.backoffs.forget(session.key());
         self.metrics
             .refresh(session.provider(), "ended", error.reason());
-        say_ended(&session, error);
+        log_ended(&session, error);
         Try::Done(Outcome::Ended)
     }
 
     fn not_stored(&self, session: Arc<Session>, error: &StoreError, what: &'static str) -> Try {
-        let failure = unstorable(error, what);
-        let pause = self.troubles.next_pause(session.key()).min(STORE_PAUSE);
-        self.note(&session, failure.reason, pause);
+        let failure = store_failure(error, what);
+        let pause = self.backoffs.next_pause(session.key()).min(STORE_PAUSE);
+        self.note_failure(&session, failure.reason, pause);
         Try::Failed(session)
     }
 
     /// Notes a failure of a session, after which it is not tried for a while.
-    fn note(&self, session: &Session, reason: Reason, wait: Duration) {
+    fn note_failure(&self, session: &Session, reason: Reason, wait: Duration) {
         let now = self.clock.now();
-        self.troubles
-            .note(session.key(), reason, now.plus(wait), now);
+        self.backoffs
+            .add_failure(session.key(), reason, now.plus(wait), now);
     }
 
     /// Notes that a session is not tried for a while, though nothing has failed.
-    fn hold(&self, session: &Session, reason: Reason, wait: Duration) {
+    fn postpone(&self, session: &Session, reason: Reason, wait: Duration) {
         let now = self.clock.now();
-        self.troubles
-            .hold(session.key(), reason, now.plus(wait), now);
+        self.backoffs
+            .postpone(session.key(), reason, now.plus(wait), now);
     }
 }
 

@@ -12,7 +12,7 @@ use tracing::{Dispatch, Event, Metadata, Subscriber};
 
 use super::*;
 use crate::access::flight::Progress;
-use crate::access::wait::seated;
+use crate::access::wait::wait_for;
 use crate::access::{self, Access, RouteTable};
 use crate::identity::{Claim, Identity};
 use crate::provider::GrantError;
@@ -24,7 +24,7 @@ use crate::upstream::AssertionNames;
 pub(in crate::access) const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
 /// How long requests wait here.
-const PATIENCE: Duration = Duration::from_mins(1);
+const MAX_WAIT: Duration = Duration::from_mins(1);
 
 /// Sessions in memory, and a refresher that knows no provider.
 pub(in crate::access) struct Kit {
@@ -77,7 +77,7 @@ impl Kit {
             routes,
             names: &AssertionNames::default(),
             providers: &Arc::default(),
-            patience: PATIENCE,
+            max_wait: MAX_WAIT,
         };
         let (sessions, refresher) = (Arc::clone(&self.sessions), Arc::clone(&self.refresher));
         Access::new(&settings, sessions, refresher)
@@ -121,12 +121,12 @@ fn tokens(refresh_token: &str, life: Life) -> TokenSet {
     TokenSet::new("a", Some(refresh_token), life).unwrap()
 }
 
-fn refreshed() -> Brought {
+fn refreshed() -> RefreshResult {
     let life = Life {
         expires_at: Some(NOW.plus(Duration::from_mins(1))),
         ..Life::default()
     };
-    Brought::New(Box::new(Refreshed {
+    RefreshResult::New(Box::new(Refreshed {
         tokens: tokens("new", life),
         identity: None,
     }))
@@ -148,16 +148,16 @@ fn g_14_g_15_a_refresh_that_is_cut_off_tells_who_waits_and_is_counted() {
         .build()
         .unwrap();
     let kit = Kit::new(control.handle().clone());
-    let seat = control.block_on(async {
+    let waiter = control.block_on(async {
         let session = kit.expired().await;
-        let mut seat = kit.refresher.join(&session, NOW, PATIENCE).unwrap();
+        let mut waiter = kit.refresher.join(&session, NOW, MAX_WAIT).unwrap();
         // It rests, as long as somebody waits.
-        assert!(matches!(seat.news().await, Progress::Resting(_)));
-        seat
+        assert!(matches!(waiter.progress().await, Progress::Paused(_)));
+        waiter
     });
     control.shutdown_background();
     let waiting = Builder::new_current_thread().enable_all().build().unwrap();
-    let end = waiting.block_on(kit.seated(seat));
+    let end = waiting.block_on(kit.wait_for(waiter));
     assert_eq!(failed(&end), "refresh_lost");
     let lost = "result=\"lost\",reason=\"refresh_lost\"} 1";
     assert!(kit.metrics.encode().contains(lost));
@@ -165,13 +165,13 @@ fn g_14_g_15_a_refresh_that_is_cut_off_tells_who_waits_and_is_counted() {
 
 /// Panics at the first event with a certain message, and keeps all others: an event is written
 /// within whatever it tells of.
-struct Trap {
+struct PanicOnMessage {
     message: &'static str,
-    sprung: AtomicBool,
+    panicked: AtomicBool,
     events: mpsc::UnboundedSender<String>,
 }
 
-impl Subscriber for Trap {
+impl Subscriber for PanicOnMessage {
     fn enabled(&self, _: &Metadata<'_>) -> bool {
         true
     }
@@ -191,7 +191,7 @@ impl Subscriber for Trap {
         });
         let is_it = text.contains(self.message);
         assert!(
-            !is_it || self.sprung.swap(true, Ordering::Relaxed),
+            !is_it || self.panicked.swap(true, Ordering::Relaxed),
             "on purpose"
         );
         self.events.send(text).unwrap_or_default();
@@ -206,10 +206,10 @@ impl Subscriber for Trap {
 async fn g_14_a_refresh_that_panics_tells_who_waits_and_holds_up_nobody() {
     let (events, mut written) = mpsc::unbounded_channel();
     let trap = |message| {
-        let (sprung, events) = (AtomicBool::new(false), events.clone());
-        Dispatch::new(Trap {
+        let (panicked, events) = (AtomicBool::new(false), events.clone());
+        Dispatch::new(PanicOnMessage {
             message,
-            sprung,
+            panicked,
             events,
         })
     };
@@ -222,9 +222,9 @@ async fn g_14_a_refresh_that_panics_tells_who_waits_and_holds_up_nobody() {
         // So that no provider is asked.
         let used = session.tokens().refresh_token().unwrap();
         assert_eq!(kit.refresher.unstored.keep(used, refreshed()), Kept::Yes);
-        let seats = [(); 20].map(|()| kit.refresher.join(session, NOW, PATIENCE).unwrap());
-        for seat in seats {
-            let end = kit.seated(seat).await;
+        let waiters = [(); 20].map(|()| kit.refresher.join(session, NOW, MAX_WAIT).unwrap());
+        for waiter in waiters {
+            let end = kit.wait_for(waiter).await;
             if Arc::ptr_eq(session, &other) {
                 assert!(matches!(end, Outcome::Renewed(_)), "{end:?}");
             } else {
@@ -256,7 +256,7 @@ async fn g_14_a_refresh_that_panics_tells_who_waits_and_holds_up_nobody() {
 const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// The tokens of one person in a round, which lasts for a millisecond.
-fn canaries(person: &str, round: u64) -> TokenSet {
+fn tokens_of_round(person: &str, round: u64) -> TokenSet {
     let life = Life {
         expires_at: Some(NOW.plus(Duration::from_millis(round)).plus(MILLISECOND)),
         ..Life::default()
@@ -266,10 +266,10 @@ fn canaries(person: &str, round: u64) -> TokenSet {
 }
 
 impl Kit {
-    /// How waiting in a seat ends.
-    async fn seated(&self, seat: Seat<Rest, Outcome>) -> Outcome {
-        let deadline = self.clock.instant().checked_add(PATIENCE).unwrap();
-        seated(seat, deadline, &self.clock).await
+    /// How waiting in a waiter ends.
+    async fn wait_for(&self, waiter: Waiter<RetryPause, Outcome>) -> Outcome {
+        let deadline = self.clock.instant().checked_add(MAX_WAIT).unwrap();
+        wait_for(waiter, deadline, &self.clock).await
     }
 
     /// A request of one person: whose session and which access token it would go on with.
@@ -279,8 +279,8 @@ impl Kit {
             panic!("somebody has been signed out");
         };
         if session.tokens().is_expired(now) {
-            let seat = self.refresher.join(&session, now, PATIENCE).unwrap();
-            match self.seated(seat).await {
+            let waiter = self.refresher.join(&session, now, MAX_WAIT).unwrap();
+            match self.wait_for(waiter).await {
                 Outcome::Renewed(newest) => session = newest,
                 end @ (Outcome::Ended | Outcome::Failed(_)) => panic!("{end:?}"),
             }
@@ -305,7 +305,7 @@ async fn g_10_two_people_who_are_refreshed_at_the_same_instant_never_meet() {
             provider: "main",
             registration: [0; 32],
             identity,
-            tokens: canaries(person, 0),
+            tokens: tokens_of_round(person, 0),
             replaces: Vec::new(),
         };
         let id = kit.sessions.open(new, NOW).await.unwrap();
@@ -315,9 +315,9 @@ async fn g_10_two_people_who_are_refreshed_at_the_same_instant_never_meet() {
         kit.clock.advance(MILLISECOND);
         for (person, _) in &people {
             // What their provider would answer.
-            let used = canaries(person, round - 1);
-            let answer = Brought::New(Box::new(Refreshed {
-                tokens: canaries(person, round),
+            let used = tokens_of_round(person, round - 1);
+            let answer = RefreshResult::New(Box::new(Refreshed {
+                tokens: tokens_of_round(person, round),
                 identity: None,
             }));
             let used = used.refresh_token().unwrap();
@@ -340,9 +340,9 @@ async fn g_10_two_people_who_are_refreshed_at_the_same_instant_never_meet() {
 async fn a_refresh_that_fails_for_long_ends_when_nobody_waits() {
     let kit = Kit::new(Handle::current());
     let session = kit.expired().await;
-    drop(kit.refresher.join(&session, NOW, PATIENCE).unwrap());
+    drop(kit.refresher.join(&session, NOW, MAX_WAIT).unwrap());
     kit.refresher.refreshes.none().await;
-    assert!(kit.refresher.troubles.find(session.key(), NOW).is_some());
+    assert!(kit.refresher.backoffs.find(session.key(), NOW).is_some());
     assert_eq!(session.state(), SessionState::Live);
 }
 
@@ -351,11 +351,11 @@ async fn g_06_what_could_not_be_stored_is_stored_later_and_not_asked_for_again()
     let kit = Kit::new(Handle::current());
     let session = kit.expired().await;
     kit.sessions.close().await.unwrap();
-    let failed = kit.refresher.keep(Arc::clone(&session), refreshed()).await;
+    let failed = kit.refresher.store(Arc::clone(&session), refreshed()).await;
     assert!(matches!(failed, Try::Failed(_)));
     let reason = || {
         kit.refresher
-            .troubles
+            .backoffs
             .find(session.key(), NOW)
             .unwrap()
             .reason
@@ -379,7 +379,7 @@ async fn g_06_what_could_not_be_stored_is_not_given_up_when_nobody_waits() {
     let used = session.tokens().refresh_token().unwrap();
     assert_eq!(kit.refresher.unstored.keep(used, refreshed()), Kept::Yes);
     kit.sessions.close().await.unwrap();
-    drop(kit.refresher.join(&session, NOW, PATIENCE).unwrap());
+    drop(kit.refresher.join(&session, NOW, MAX_WAIT).unwrap());
     sleep(Duration::from_hours(1)).await;
     assert!(kit.refresher.under_way(session.key()).is_some());
     assert!(kit.refresher.unstored.holds(used));
@@ -398,8 +398,8 @@ async fn g_06_what_could_not_be_stored_goes_with_its_session() {
         .end(session.key(), EndReason::SignedOut)
         .await
         .unwrap();
-    let seat = kit.refresher.join(&session, NOW, PATIENCE).unwrap();
-    let end = kit.seated(seat).await;
+    let waiter = kit.refresher.join(&session, NOW, MAX_WAIT).unwrap();
+    let end = kit.wait_for(waiter).await;
     assert!(matches!(end, Outcome::Ended), "{end:?}");
     assert!(!kit.refresher.unstored.holds(used));
 }
@@ -417,7 +417,10 @@ async fn g_06_a_refresh_token_that_was_saved_from_an_answer_is_not_lost_with_the
     let session = kit.expired().await;
     kit.sessions.close().await.unwrap();
     let answer = salvaged(&session);
-    let failed = kit.refresher.refused(Arc::clone(&session), answer).await;
+    let failed = kit
+        .refresher
+        .handle_failure(Arc::clone(&session), answer)
+        .await;
     assert!(matches!(failed, Try::Failed(_)));
     let used = session.tokens().refresh_token().unwrap();
     let kept = kit.refresher.unstored.take(used).unwrap();
@@ -464,11 +467,11 @@ async fn f_18_between_two_tries_there_is_a_pause_whatever_the_clock_says() {
         ..Life::default()
     };
     let session = kit.open(life).await;
-    let mut seat = kit.refresher.join(&session, NOW, PATIENCE).unwrap();
+    let mut waiter = kit.refresher.join(&session, NOW, MAX_WAIT).unwrap();
     // Without one this thread would not come to this.
     let mut before = None;
     for _ in 0..4 {
-        let Progress::Resting(_) = seat.other_news().await else {
+        let Progress::Paused(_) = waiter.next_progress().await else {
             panic!("it goes on without a pause");
         };
         let now = kit.clock.instant();
@@ -481,16 +484,16 @@ async fn f_18_between_two_tries_there_is_a_pause_whatever_the_clock_says() {
 async fn turning_the_clock_ends_the_pause_of_a_refresh() {
     let kit = Kit::new(Handle::current());
     let session = kit.expired().await;
-    let mut seat = kit.refresher.join(&session, NOW, PATIENCE).unwrap();
-    let Progress::Resting(rest) = seat.news().await else {
+    let mut waiter = kit.refresher.join(&session, NOW, MAX_WAIT).unwrap();
+    let Progress::Paused(pause) = waiter.progress().await else {
         panic!("there is nobody to ask, and no pause");
     };
-    kit.clock.set(rest.until);
+    kit.clock.set(pause.until);
     // Much less than the pause takes by itself.
     let soon = Duration::from_secs(10);
-    let again = timeout(soon, seat.other_news()).await.unwrap();
-    let Progress::Resting(next) = again else {
+    let again = timeout(soon, waiter.next_progress()).await.unwrap();
+    let Progress::Paused(next) = again else {
         panic!("{again:?}");
     };
-    assert!(next.until > rest.until);
+    assert!(next.until > pause.until);
 }

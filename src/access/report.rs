@@ -1,6 +1,6 @@
 //! What the log is told of refreshes.
 
-use super::trouble::{FIRST_PAUSE, Reason, SessionFailure};
+use super::backoff::{FIRST_PAUSE, Reason, SessionFailure};
 use crate::provider::{ExchangeError, Sent};
 use crate::session::{Session, SessionKey, StoreError};
 use crate::telemetry::{Metrics, chain};
@@ -10,12 +10,12 @@ pub(super) struct FlightLog<'a> {
     pub(super) metrics: &'a Metrics,
     pub(super) provider: Box<str>,
     pub(super) key: SessionKey,
-    pub(super) landed: bool,
+    pub(super) finished: bool,
 }
 
 impl Drop for FlightLog<'_> {
     fn drop(&mut self) {
-        if !self.landed {
+        if !self.finished {
             let (provider, reason) = (&*self.provider, "refresh_lost");
             self.metrics.refresh(provider, "lost", reason);
             let key = self.key.log_prefix();
@@ -25,7 +25,7 @@ impl Drop for FlightLog<'_> {
 }
 
 /// Says what could not be done with a session, and gives when it is tried again.
-pub(super) fn unstorable(error: &StoreError, what: &'static str) -> SessionFailure {
+pub(super) fn store_failure(error: &StoreError, what: &'static str) -> SessionFailure {
     let reason = error.reason();
     tracing::error!(
         reason,
@@ -39,7 +39,7 @@ pub(super) fn unstorable(error: &StoreError, what: &'static str) -> SessionFailu
 }
 
 /// Says that an operator has to act.
-pub(super) fn say_ours(session: &Session, error: &ExchangeError) {
+pub(super) fn log_operator_must_act(session: &Session, error: &ExchangeError) {
     tracing::error!(
         provider = session.provider(),
         session.key = session.key().log_prefix(),
@@ -50,7 +50,7 @@ pub(super) fn say_ours(session: &Session, error: &ExchangeError) {
 }
 
 /// Says that a session is not refreshed yet. What was not even sent was said by the call before it.
-pub(super) fn say_passing(session: &Session, error: &ExchangeError) {
+pub(super) fn log_temporary_failure(session: &Session, error: &ExchangeError) {
     let (provider, reason) = (session.provider(), error.reason());
     let (key, cause) = (session.key().log_prefix(), chain(error));
     let said = "Session not refreshed yet";
@@ -62,7 +62,7 @@ pub(super) fn say_passing(session: &Session, error: &ExchangeError) {
 }
 
 /// Says that a session has new tokens.
-pub(super) fn say_refreshed(newest: &Session) {
+pub(super) fn log_refreshed(newest: &Session) {
     tracing::debug!(
         provider = newest.provider(),
         session.key = newest.key().log_prefix(),
@@ -72,7 +72,7 @@ pub(super) fn say_refreshed(newest: &Session) {
 }
 
 /// Says that new tokens could be neither stored nor kept.
-pub(super) fn say_lost(session: &Session) {
+pub(super) fn log_tokens_lost(session: &Session) {
     tracing::error!(
         provider = session.provider(),
         session.key = session.key().log_prefix(),
@@ -82,7 +82,7 @@ pub(super) fn say_lost(session: &Session) {
 }
 
 /// Says that the provider has ended a session's grant.
-pub(super) fn say_ended(session: &Session, error: &ExchangeError) {
+pub(super) fn log_ended(session: &Session, error: &ExchangeError) {
     tracing::info!(
         provider = session.provider(),
         session.key = session.key().log_prefix(),

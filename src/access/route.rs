@@ -152,7 +152,7 @@ impl Route {
     }
 
     /// Whether a session is all that it asks for: whoever has an account at the provider passes.
-    pub(crate) fn takes_whoever_is_signed_in(&self) -> bool {
+    pub(crate) fn admits_every_user(&self) -> bool {
         self.rule == Rule::SignedIn
     }
 
@@ -243,7 +243,7 @@ impl RouteTable {
         let mut errors = Vec::new();
         for (index, settings) in settings {
             let chosen = settings.provider.is_some();
-            let counted = counting(settings.provider, providers).and_then(|counted| {
+            let counted = accepted_providers(settings.provider, providers).and_then(|counted| {
                 check_lists(&settings.access, &counted, chosen).map(|()| counted)
             });
             let providers = match counted {
@@ -292,7 +292,7 @@ impl RouteTable {
 
     /// A copy for one worker: its routes are counted without atomics, in memory that no other
     /// worker writes to.
-    pub(super) fn of_worker(&self) -> WorkerRoutes {
+    pub(super) fn for_worker(&self) -> WorkerRoutes {
         WorkerRoutes {
             routes: self.routes.iter().cloned().map(Rc::new).collect(),
             index: Arc::clone(&self.index),
@@ -339,7 +339,10 @@ impl Route {
 }
 
 /// The providers whose sessions count for a route that names these.
-fn counting(written: Option<ProviderNames>, providers: &[&str]) -> Result<Vec<Claim>, RouteError> {
+fn accepted_providers(
+    written: Option<ProviderNames>,
+    providers: &[&str],
+) -> Result<Vec<Claim>, RouteError> {
     let names = match written {
         Some(ProviderNames(names)) => names,
         None => providers.iter().map(|name| (*name).into()).collect(),

@@ -109,7 +109,7 @@ impl Rule {
     }
 
     /// Judges a signed-in person.
-    pub(super) fn judge(&self, identity: &Identity) -> Verdict {
+    pub(super) fn check(&self, identity: &Identity) -> Verdict {
         match self {
             Self::Public | Self::SignedIn => Verdict::Allowed,
             Self::AnyOf(lists) if lists.name(identity) => Verdict::Allowed,
@@ -198,31 +198,31 @@ mod tests {
             Identity::nameless("op")
                 .with_groups(groups.iter().filter_map(|group| Claim::new(group)))
         };
-        assert_eq!(staff.judge(&person(&["users", "staff"])), Verdict::Allowed);
+        assert_eq!(staff.check(&person(&["users", "staff"])), Verdict::Allowed);
         for groups in [&["users"][..], &[], &["Staff"], &["staff2"]] {
-            assert_eq!(staff.judge(&person(groups)), Verdict::Refused);
+            assert_eq!(staff.check(&person(groups)), Verdict::Refused);
         }
     }
 
     #[test]
     fn a_listed_address_is_that_of_one_person_in_any_case() {
         let alice = rule("access = { any_of = { emails = ['Alice@company.com'] } }");
-        let judge = |address, verified| alice.judge(&with_email(address, verified));
-        assert_eq!(judge("alice@company.com", true), Verdict::Allowed);
-        assert_eq!(judge("ALICE@company.com", true), Verdict::Allowed);
-        assert_eq!(judge("alice@company.com", false), Verdict::Refused);
+        let check = |address, verified| alice.check(&with_email(address, verified));
+        assert_eq!(check("alice@company.com", true), Verdict::Allowed);
+        assert_eq!(check("ALICE@company.com", true), Verdict::Allowed);
+        assert_eq!(check("alice@company.com", false), Verdict::Refused);
         for other in ["bob@company.com", "alice@evil.com", "xalice@company.com"] {
-            assert_eq!(judge(other, true), Verdict::Refused, "{other}");
+            assert_eq!(check(other, true), Verdict::Refused, "{other}");
         }
     }
 
     #[test]
     fn adv_cve_2026_40574_only_a_plain_verified_address_of_the_domain_counts() {
         let company = rule("access = { any_of = { email_domains = ['Company.com'] } }");
-        let judge = |address, verified| company.judge(&with_email(address, verified));
-        assert_eq!(judge("alice@company.com", true), Verdict::Allowed);
-        assert_eq!(judge("Alice@COMPANY.com", true), Verdict::Allowed);
-        assert_eq!(judge("alice@company.com", false), Verdict::Refused);
+        let check = |address, verified| company.check(&with_email(address, verified));
+        assert_eq!(check("alice@company.com", true), Verdict::Allowed);
+        assert_eq!(check("Alice@COMPANY.com", true), Verdict::Allowed);
+        assert_eq!(check("alice@company.com", false), Verdict::Refused);
         for bad in [
             "attacker@evil.com@company.com",
             "\"a@b\"@company.com",
@@ -233,7 +233,7 @@ mod tests {
             "company.com",
             "@company.com",
         ] {
-            assert_eq!(judge(bad, true), Verdict::Refused, "{bad}");
+            assert_eq!(check(bad, true), Verdict::Refused, "{bad}");
         }
     }
 
@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn subjects_are_compared_exactly() {
         let one = rule("access = { any_of = { subjects = ['1'] } }");
-        assert_eq!(one.judge(&with_email("a@b.c", false)), Verdict::Allowed);
-        assert_eq!(one.judge(&Identity::nameless("op")), Verdict::Refused);
+        assert_eq!(one.check(&with_email("a@b.c", false)), Verdict::Allowed);
+        assert_eq!(one.check(&Identity::nameless("op")), Verdict::Refused);
     }
 }

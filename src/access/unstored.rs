@@ -15,13 +15,13 @@ use crate::token::TokenSet;
 /// How many results are kept: some ten megabytes of tokens.
 const MOST: usize = 10_000;
 
-/// What a refresh brought.
+/// What a refresh result.
 #[derive(Debug)]
-pub(super) enum Brought {
+pub(super) enum RefreshResult {
     /// New tokens.
     New(Box<Refreshed>),
     /// The old access token with a new refresh token: what else came cannot be used.
-    Salvaged(TokenSet),
+    RefreshTokenOnly(TokenSet),
 }
 
 /// What could not be stored, by the refresh token that was used up.
@@ -29,7 +29,7 @@ pub(super) enum Brought {
 pub(super) struct Unstored(
     // Looked at when something is refreshed, never for a token that is fresh.
     #[expect(clippy::disallowed_types, reason = "held for one look-up")]
-    std::sync::Mutex<HashMap<[u8; 32], Brought>>,
+    std::sync::Mutex<HashMap<[u8; 32], RefreshResult>>,
 );
 
 /// Whether a result is kept.
@@ -44,17 +44,17 @@ pub(super) enum Kept {
 
 impl Unstored {
     /// Takes the result that using this refresh token had.
-    pub(super) fn take(&self, used: &Secret<String>) -> Option<Brought> {
+    pub(super) fn take(&self, used: &Secret<String>) -> Option<RefreshResult> {
         self.all().remove(&fingerprint(used))
     }
 
     /// Keeps the result that using this refresh token had.
-    pub(super) fn keep(&self, used: &Secret<String>, brought: Brought) -> Kept {
+    pub(super) fn keep(&self, used: &Secret<String>, result: RefreshResult) -> Kept {
         let mut all = self.all();
         if all.len() >= MOST {
             return Kept::No;
         }
-        all.insert(fingerprint(used), brought);
+        all.insert(fingerprint(used), result);
         Kept::Yes
     }
 
@@ -63,12 +63,12 @@ impl Unstored {
         self.all().contains_key(&fingerprint(used))
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<[u8; 32], Brought>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<[u8; 32], RefreshResult>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Brought {
+impl RefreshResult {
     /// The same once more: storing it uses it up.
     pub(super) fn copy(&self) -> Option<Self> {
         match self {
@@ -76,17 +76,17 @@ impl Brought {
                 let (tokens, identity) = (copy(&refreshed.tokens)?, refreshed.identity.clone());
                 Some(Self::New(Box::new(Refreshed { tokens, identity })))
             }
-            Self::Salvaged(tokens) => copy(tokens).map(Self::Salvaged),
+            Self::RefreshTokenOnly(tokens) => copy(tokens).map(Self::RefreshTokenOnly),
         }
     }
 }
 
-impl From<Brought> for Refreshed {
+impl From<RefreshResult> for Refreshed {
     /// What is said of the person is not believed of an answer that cannot be used.
-    fn from(brought: Brought) -> Self {
-        match brought {
-            Brought::New(refreshed) => *refreshed,
-            Brought::Salvaged(tokens) => Self {
+    fn from(result: RefreshResult) -> Self {
+        match result {
+            RefreshResult::New(refreshed) => *refreshed,
+            RefreshResult::RefreshTokenOnly(tokens) => Self {
                 tokens,
                 identity: None,
             },
@@ -116,9 +116,9 @@ mod tests {
         Secret::new(text.to_owned())
     }
 
-    fn brought(access_token: &str) -> Brought {
+    fn result(access_token: &str) -> RefreshResult {
         let tokens = TokenSet::new(access_token, Some("new"), Life::default()).unwrap();
-        Brought::New(Box::new(Refreshed {
+        RefreshResult::New(Box::new(Refreshed {
             tokens,
             identity: None,
         }))
@@ -127,11 +127,11 @@ mod tests {
     #[test]
     fn g_06_a_result_is_found_once_by_the_token_that_it_used_up() {
         let unstored = Unstored::default();
-        let copied = brought("a").copy().unwrap();
+        let copied = result("a").copy().unwrap();
         assert_eq!(unstored.keep(&secret("old"), copied), Kept::Yes);
         assert!(!unstored.holds(&secret("other")) && unstored.take(&secret("other")).is_none());
         assert!(unstored.holds(&secret("old")));
-        let Some(Brought::New(found)) = unstored.take(&secret("old")) else {
+        let Some(RefreshResult::New(found)) = unstored.take(&secret("old")) else {
             panic!("it is not there");
         };
         assert_eq!(found.tokens.access_token(), "a");
@@ -144,9 +144,9 @@ mod tests {
         let unstored = Unstored::default();
         for number in 0..MOST {
             let used = secret(&number.to_string());
-            assert_eq!(unstored.keep(&used, brought("a")), Kept::Yes);
+            assert_eq!(unstored.keep(&used, result("a")), Kept::Yes);
         }
-        assert_eq!(unstored.keep(&secret("late"), brought("a")), Kept::No);
+        assert_eq!(unstored.keep(&secret("late"), result("a")), Kept::No);
         assert!(!unstored.holds(&secret("late")) && unstored.holds(&secret("0")));
     }
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::flight::{Progress, Seat};
-use super::outcome::{Awaited, Fetched, Outcome, Rest};
-use super::trouble::{FIRST_PAUSE, Reason, SessionFailure, Whereabouts};
+use super::backoff::{FIRST_PAUSE, FailureLocation, Reason, SessionFailure};
+use super::flight::{Progress, Waiter};
+use super::outcome::{Fetched, FlightResult, Outcome, RetryPause};
 use super::{Access, Cause, Decision, Route};
 use crate::clock::Clock;
 use crate::session::{Lookup, SessionId};
@@ -32,8 +32,8 @@ const PUSHED_OUT: SessionFailure = SessionFailure {
 /// What it needs first.
 #[derive(Debug)]
 enum Need {
-    Refresh(Seat<Rest, Outcome>),
-    Session(SessionId, Seat<Rest, Fetched>),
+    Refresh(Waiter<RetryPause, Outcome>),
+    Session(SessionId, Waiter<RetryPause, Fetched>),
 }
 
 /// A request whose session is there, but cannot be used now.
@@ -43,8 +43,8 @@ pub(crate) struct Unavailable {
     pub route: Rc<Route>,
     /// Why, as a stable code.
     pub(crate) reason: &'static str,
-    /// Where the trouble is.
-    pub(crate) whereabouts: Whereabouts,
+    /// Where the backoff is.
+    pub(crate) location: FailureLocation,
     /// When it makes sense to ask again.
     pub(crate) retry_after: Duration,
 }
@@ -53,24 +53,24 @@ impl Wait {
     pub(super) fn for_refresh(
         access: &Rc<Access>,
         route: &Rc<Route>,
-        seat: Seat<Rest, Outcome>,
+        waiter: Waiter<RetryPause, Outcome>,
         deadline: Instant,
     ) -> Decision {
         Decision::Wait(Self {
             access: Rc::clone(access),
             route: Rc::clone(route),
-            need: Need::Refresh(seat),
+            need: Need::Refresh(waiter),
             deadline,
         })
     }
 
     pub(super) fn for_session(access: &Rc<Access>, route: &Rc<Route>, id: SessionId) -> Decision {
-        let seat = access.refresher.fetch(id.key());
+        let waiter = access.refresher.fetch(id.key());
         Decision::Wait(Self {
             deadline: access.deadline(),
             access: Rc::clone(access),
             route: Rc::clone(route),
-            need: Need::Session(id, seat),
+            need: Need::Session(id, waiter),
         })
     }
 
@@ -85,7 +85,7 @@ impl Wait {
     /// # Cancel safety
     ///
     /// Cancel safe: what is waited for goes on, and its result is kept.
-    pub(crate) async fn settled(self) -> Decision {
+    pub(crate) async fn decide(self) -> Decision {
         let Self {
             access,
             route,
@@ -93,54 +93,59 @@ impl Wait {
             deadline,
         } = self;
         match need {
-            Need::Refresh(seat) => match seated(seat, deadline, access.refresher.clock()).await {
-                // The newest token that can be had is used, be its life ever so short.
-                Outcome::Renewed(session) => access.judge(&route, session),
-                Outcome::Ended => access.absent(&route, Cause::GrantEnded, None),
-                Outcome::Failed(failure) => access.unavailable(&route, failure),
-            },
-            Need::Session(id, seat) => match seated(seat, deadline, access.refresher.clock()).await
-            {
-                Fetched::InMemory => {
-                    let now = access.refresher.clock().now();
-                    match access.sessions.find(&id, now) {
-                        Lookup::Live(session) => access.weigh(&route, session, now, Some(deadline)),
-                        Lookup::Expired => access.absent(&route, Cause::Expired, None),
-                        Lookup::Away => access.unavailable(&route, PUSHED_OUT),
-                        Lookup::OtherInstance | Lookup::Unknown => {
-                            access.absent(&route, Cause::Unknown, None)
+            Need::Refresh(waiter) => {
+                match wait_for(waiter, deadline, access.refresher.clock()).await {
+                    // The newest token that can be had is used, be its life ever so short.
+                    Outcome::Renewed(session) => access.apply_rule(&route, session),
+                    Outcome::Ended => access.without_session(&route, Cause::GrantEnded, None),
+                    Outcome::Failed(failure) => access.unavailable(&route, failure),
+                }
+            }
+            Need::Session(id, waiter) => {
+                match wait_for(waiter, deadline, access.refresher.clock()).await {
+                    Fetched::InMemory => {
+                        let now = access.refresher.clock().now();
+                        match access.sessions.find(&id, now) {
+                            Lookup::Live(session) => {
+                                access.decide_for_session(&route, session, now, Some(deadline))
+                            }
+                            Lookup::Expired => access.without_session(&route, Cause::Expired, None),
+                            Lookup::Away => access.unavailable(&route, PUSHED_OUT),
+                            Lookup::OtherInstance | Lookup::Unknown => {
+                                access.without_session(&route, Cause::Unknown, None)
+                            }
                         }
                     }
+                    Fetched::Unknown => access.without_session(&route, Cause::Unknown, None),
+                    Fetched::Failed(failure) => access.unavailable(&route, failure),
                 }
-                Fetched::Unknown => access.absent(&route, Cause::Unknown, None),
-                Fetched::Failed(failure) => access.unavailable(&route, failure),
-            },
+            }
         }
     }
 }
 
-/// Waits in a seat until `deadline`, or for as long as it makes sense.
+/// Waits in a waiter until `deadline`, or for as long as it makes sense.
 ///
 /// # Cancel safety
 ///
 /// Cancel safe: what is waited for goes on.
-pub(super) async fn seated<T: Awaited>(
-    mut seat: Seat<Rest, T>,
+pub(super) async fn wait_for<T: FlightResult>(
+    mut waiter: Waiter<RetryPause, T>,
     deadline: Instant,
     clock: &Clock,
 ) -> T {
-    let mut news = timeout_at(deadline, seat.news()).await;
+    let mut progress = timeout_at(deadline, waiter.progress()).await;
     let (reason, retry_after) = loop {
-        match news {
-            Ok(Progress::Landed(end)) => return end,
-            Ok(Progress::Resting(rest)) => {
-                let pause = rest.until.since(clock.now());
-                if pause > deadline.saturating_duration_since(clock.instant()) {
-                    break (rest.reason, pause);
+        match progress {
+            Ok(Progress::Finished(end)) => return end,
+            Ok(Progress::Paused(pause)) => {
+                let rest = pause.until.since(clock.now());
+                if rest > deadline.saturating_duration_since(clock.instant()) {
+                    break (pause.reason, rest);
                 }
-                news = timeout_at(deadline, seat.other_news()).await;
+                progress = timeout_at(deadline, waiter.next_progress()).await;
             }
-            Ok(Progress::UnderWay) => news = timeout_at(deadline, seat.other_news()).await,
+            Ok(Progress::UnderWay) => progress = timeout_at(deadline, waiter.next_progress()).await,
             Ok(Progress::Lost) => break (T::LOST, FIRST_PAUSE),
             Err(_elapsed) => break (T::SLOW, FIRST_PAUSE),
         }
@@ -160,7 +165,7 @@ mod tests {
 
     use super::*;
     use crate::access::flight::Flights;
-    use crate::access::report::unstorable;
+    use crate::access::report::store_failure;
     use crate::session::{SessionKey, StoreError};
 
     #[tokio::test]
@@ -172,36 +177,36 @@ mod tests {
             StoreError::NotCommitted(full()),
             StoreError::Unreadable(full()),
         ] {
-            let reason = unstorable(&error, "stored").reason;
-            assert_eq!(reason.whereabouts, Whereabouts::Store, "{reason:?}");
+            let reason = store_failure(&error, "stored").reason;
+            assert_eq!(reason.location, FailureLocation::Store, "{reason:?}");
         }
         for reason in [PUSHED_OUT.reason, Fetched::SLOW, Fetched::LOST] {
-            assert_eq!(reason.whereabouts, Whereabouts::Store, "{reason:?}");
+            assert_eq!(reason.location, FailureLocation::Store, "{reason:?}");
         }
         for reason in [Outcome::SLOW, Outcome::LOST] {
-            assert_eq!(reason.whereabouts, Whereabouts::Provider, "{reason:?}");
+            assert_eq!(reason.location, FailureLocation::Provider, "{reason:?}");
         }
     }
 
     #[tokio::test]
     async fn waiting_for_a_session_is_not_called_waiting_for_a_refresh() {
-        async fn reasons<T: Awaited + Send + Sync + 'static>(
+        async fn reasons<T: FlightResult + Send + Sync + 'static>(
             failure: fn(T) -> Option<SessionFailure>,
         ) -> [&'static str; 2] {
             let clock = &Clock::system();
-            let flights = Flights::<SessionKey, Rest, T>::new(Handle::current());
+            let flights = Flights::<SessionKey, RetryPause, T>::new(Handle::current());
             let key = SessionId::random(crate::session::StoreTag::random().unwrap())
                 .unwrap()
                 .key();
-            let seat = flights.join(key, |pilot| async move {
-                pilot.deserted().await;
+            let waiter = flights.join(key, |leader| async move {
+                leader.no_waiters().await;
             });
             let now = clock.instant();
-            let slow = seated(seat, now, clock).await;
+            let slow = wait_for(waiter, now, clock).await;
             flights.none().await;
-            let seat = flights.join(key, |pilot| async { drop(pilot) });
+            let waiter = flights.join(key, |leader| async { drop(leader) });
             let deadline = now + Duration::from_mins(1);
-            let lost = seated(seat, deadline, clock).await;
+            let lost = wait_for(waiter, deadline, clock).await;
             [slow, lost].map(|end| failure(end).expect("a failure").reason.code)
         }
         let refresh = reasons(|end| match end {

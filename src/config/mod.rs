@@ -92,7 +92,7 @@ pub struct SiteConfig {
     /// Upstreams by name.
     pub(crate) upstreams: Upstreams,
     /// How long a request waits for a session that has to be refreshed or fetched first.
-    pub(crate) patience: Duration,
+    pub(crate) max_wait: Duration,
 }
 
 /// What a running gateway has open. A reload takes over what its settings leave as it is.
@@ -237,7 +237,7 @@ fn build(
         routes,
         providers: Arc::new(providers),
         upstreams: routing::opened(upstreams),
-        patience: session.refresh_wait,
+        max_wait: session.refresh_wait,
     };
     Some(Config {
         log: log?,

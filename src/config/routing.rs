@@ -120,10 +120,7 @@ pub(super) fn check_open(routes: &RouteTable, open: &[String], reader: &mut Read
     let written = !reader.is_absent("routes");
     let mut all: Vec<&Route> = routes.iter().collect();
     all.sort_by_key(|route| route.index());
-    for route in all
-        .into_iter()
-        .filter(|route| route.takes_whoever_is_signed_in())
-    {
+    for route in all.into_iter().filter(|route| route.admits_every_user()) {
         for name in route
             .providers()
             .filter(|name| open.iter().any(|open| open == name))

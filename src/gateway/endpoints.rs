@@ -5,9 +5,9 @@ use http::{HeaderMap, Method, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 
 use super::page::Page;
-use super::sign_in::{SIGN_IN, Wish};
-use super::{Body, Error, Record, Visit, WorkerSite, explain};
-use super::{is_in_advance, not_in_advance, see_other};
+use super::sign_in::{SIGN_IN, SignInRequest};
+use super::{Body, Error, Record, RequestContext, WorkerSite, explain};
+use super::{is_prefetch, refuse_prefetch, see_other};
 use crate::login::{Before, Callback, Completion, SameOrigin, same_origin};
 use crate::provider::ResponseMode;
 use crate::server::RequestBody;
@@ -36,40 +36,40 @@ impl WorkerSite {
     /// Step 4 of the walk. Only the exact spelling of an endpoint is one; the rest is nothing.
     pub(super) async fn own_endpoint(
         &self,
-        visit: &Visit,
+        context: &RequestContext,
         body: RequestBody,
         record: &mut Record,
     ) -> Result<Response<Body>, Error> {
-        let method = &visit.parts.method;
-        match visit.target.path() {
+        let method = &context.parts.method;
+        match context.target.path() {
             path if self.login().redirection().own(path) => {
                 let provider = self.login().redirection().provider_at(path);
                 let provider = provider.ok_or(Error::NoRoute)?;
                 let posts = self.login().response_mode(provider) == ResponseMode::FormPost;
                 if posts && method == Method::POST {
-                    let form = form(&visit.parts.headers, body).await?;
+                    let form = form(&context.parts.headers, body).await?;
                     let answer = (ResponseMode::FormPost, &*form);
-                    return Ok(self.callback(provider, answer, visit, record).await);
+                    return Ok(self.callback(provider, answer, context, record).await);
                 }
                 // Servers that post answers may still send errors by a redirect.
                 let named = if posts { "GET, POST" } else { "GET" };
-                only(method, &[Method::GET], named)?;
-                let query = visit.target.query().unwrap_or_default();
+                check_method(method, &[Method::GET], named)?;
+                let query = context.target.query().unwrap_or_default();
                 let answer = (ResponseMode::Query, query.as_bytes());
-                Ok(self.callback(provider, answer, visit, record).await)
+                Ok(self.callback(provider, answer, context, record).await)
             }
             SIGN_IN => {
-                only(method, &[Method::GET], "GET")?;
-                Ok(self.sign_in(visit, record).await)
+                check_method(method, &[Method::GET], "GET")?;
+                Ok(self.sign_in(context, record).await)
             }
-            SIGN_OUT if *method == Method::POST => Ok(self.sign_out(visit, record).await),
+            SIGN_OUT if *method == Method::POST => Ok(self.sign_out(context, record).await),
             SIGN_OUT => {
-                only(method, &[Method::GET, Method::HEAD], "GET, HEAD, POST")?;
-                Ok(confirm_sign_out(visit))
+                check_method(method, &[Method::GET, Method::HEAD], "GET, HEAD, POST")?;
+                Ok(confirm_sign_out(context))
             }
             SIGNED_OUT => {
-                only(method, &[Method::GET, Method::HEAD], "GET, HEAD")?;
-                Ok(signed_out(visit))
+                check_method(method, &[Method::GET, Method::HEAD], "GET, HEAD")?;
+                Ok(signed_out(context))
             }
             _ => Err(Error::NoRoute),
         }
@@ -80,12 +80,12 @@ impl WorkerSite {
         &self,
         provider: &str,
         (mode, parameters): (ResponseMode, &[u8]),
-        visit: &Visit,
+        context: &RequestContext,
         record: &mut Record,
     ) -> Response<Body> {
-        let headers = &visit.parts.headers;
-        if is_in_advance(headers) {
-            return not_in_advance(headers, record);
+        let headers = &context.parts.headers;
+        if is_prefetch(headers) {
+            return refuse_prefetch(headers, record);
         }
         let before = match self.access.session_of(headers, self.clock().now()).await {
             Some((id, Some(session))) => Before::Live(id, session),
@@ -98,9 +98,9 @@ impl WorkerSite {
                 parameters,
                 mode,
                 headers,
-                public_url: &visit.public_url,
+                public_url: &context.public_url,
                 provider,
-                client: visit.client.address(),
+                client: context.client.address(),
                 before,
             })
             .await;
@@ -131,15 +131,16 @@ impl WorkerSite {
                     error = chain(&failure.error),
                     "Login failed"
                 );
-                let again = Wish::failed(&failure).address(self.login(), &visit.public_url);
-                explain::failed(visit, failure, &again)
+                let again = SignInRequest::after_failure(&failure)
+                    .address(self.login(), &context.public_url);
+                explain::failed(context, failure, &again)
             }
         }
     }
 
-    async fn sign_out(&self, visit: &Visit, record: &mut Record) -> Response<Body> {
-        let headers = &visit.parts.headers;
-        if same_origin(headers, &visit.public_url) == SameOrigin::No {
+    async fn sign_out(&self, context: &RequestContext, record: &mut Record) -> Response<Body> {
+        let headers = &context.parts.headers;
+        if same_origin(headers, &context.public_url) == SameOrigin::No {
             record.reason = Some("cross_origin");
             return Page::new(
                 StatusCode::FORBIDDEN,
@@ -147,14 +148,14 @@ impl WorkerSite {
                 "Another site asked to sign you out, so nothing was done. Use the button here if \
                  you want to sign out.",
             )
-            .because("cross_origin")
+            .with_reason("cross_origin")
             .post("Sign out", SIGN_OUT)
             .link("Go to the start page", "/")
             .respond(headers);
         }
         match self.login().sign_out(headers).await {
             Ok(cookies) => {
-                let location = format!("{}{SIGNED_OUT}", visit.public_url.origin());
+                let location = format!("{}{SIGNED_OUT}", context.public_url.origin());
                 see_other(&location, cookies)
             }
             Err(error) => {
@@ -167,7 +168,7 @@ impl WorkerSite {
                     "The gateway could not end your session, so it goes on. Try again; if that does \
                      not help, tell whoever runs this site, and do not leave this browser to others.",
                 )
-                .because(reason)
+                .with_reason(reason)
                 .post("Sign out", SIGN_OUT)
                 .link("Go to the start page", "/")
                 .respond(headers)
@@ -176,7 +177,7 @@ impl WorkerSite {
     }
 }
 
-fn confirm_sign_out(visit: &Visit) -> Response<Body> {
+fn confirm_sign_out(context: &RequestContext) -> Response<Body> {
     Page::new(
         StatusCode::OK,
         "Sign out?",
@@ -184,18 +185,18 @@ fn confirm_sign_out(visit: &Visit) -> Response<Body> {
     )
     .post("Sign out", SIGN_OUT)
     .link("Stay signed in", "/")
-    .respond(&visit.parts.headers)
+    .respond(&context.parts.headers)
 }
 
-fn signed_out(visit: &Visit) -> Response<Body> {
+fn signed_out(context: &RequestContext) -> Response<Body> {
     Page::new(
         StatusCode::OK,
         "You are signed out",
         "Your session in this app has ended.",
     )
-    .and("You may still be signed in at the sign-in server itself.")
+    .paragraph("You may still be signed in at the sign-in server itself.")
     .link("Sign in again", format!("{SIGN_IN}?prompt=login"))
-    .respond(&visit.parts.headers)
+    .respond(&context.parts.headers)
 }
 
 /// Reads an answer that was posted (OAuth 2.0 Form Post Response Mode).
@@ -217,7 +218,7 @@ async fn form(headers: &HeaderMap, mut body: RequestBody) -> Result<Bytes, Error
 
 /// Refuses methods that an endpoint does not have. HEAD is one of them at the redirection
 /// endpoint: it must not use up a code.
-fn only(method: &Method, allowed: &[Method], named: &'static str) -> Result<(), Error> {
+fn check_method(method: &Method, allowed: &[Method], named: &'static str) -> Result<(), Error> {
     if allowed.contains(method) {
         Ok(())
     } else {

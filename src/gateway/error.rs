@@ -1,4 +1,4 @@
-//! Why a request got no answer from its upstream: one side and one status for each cause.
+//! Why a request got no answer from its upstream: one responsible and one status for each cause.
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
@@ -13,42 +13,42 @@ use crate::upstream;
 /// Why a request was answered by an error page.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The message's framing is ambiguous. Side: client.
+    /// The message's framing is ambiguous. Responsible: client.
     #[error("the request's framing is refused")]
     Framing(#[from] fields::FramingError),
-    /// Plain HTTP came from a peer that is not listed as a proxy. Side: client, or the operator
+    /// Plain HTTP came from a peer that is not listed as a proxy. Responsible: client, or the operator
     /// did not list the proxy's network.
     #[error("plain HTTP from a peer that is not a trusted proxy")]
     InsecureTransport,
-    /// The request has passed this gateway too often. Side: gateway; a route leads back here.
+    /// The request has passed this gateway too often. Responsible: gateway; a route leads back here.
     #[error("the request goes in circles")]
     Loop(#[from] fields::Loop),
-    /// A method that one of our own endpoints does not have. Side: client.
+    /// A method that one of our own endpoints does not have. Responsible: client.
     #[error("the endpoint does not have this method")]
     MethodNotAllowed(&'static str),
-    /// What was posted to the redirection endpoint is not a form. Side: client.
+    /// What was posted to the redirection endpoint is not a form. Responsible: client.
     #[error("the answer that was posted is not a form")]
     NoForm,
-    /// No route takes the target. Side: client.
+    /// No route takes the target. Responsible: client.
     #[error("no route takes the target")]
     NoRoute,
-    /// The request body was too large or too slow. Side: client.
+    /// The request body was too large or too slow. Responsible: client.
     #[error("the request body is refused")]
     RequestBody(BodyFailure),
-    /// The target has no canonical form. Side: client.
+    /// The target has no canonical form. Responsible: client.
     #[error("the request's target is refused")]
     Target(#[source] target::Error),
-    /// The host is none of ours. Side: client, or the operator did not list an origin.
+    /// The host is none of ours. Responsible: client, or the operator did not list an origin.
     #[error("the host is not one of the configured origins")]
     UnknownHost,
-    /// The upstream gave no answer. Side: upstream.
+    /// The upstream gave no answer. Responsible: upstream.
     #[error("the upstream gave no answer")]
     Upstream(#[source] upstream::Error),
 }
 
 /// Whose doing an error is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Side {
+pub(crate) enum Responsible {
     /// Whoever sent the request.
     Client,
     /// This process or its settings.
@@ -59,7 +59,7 @@ pub(crate) enum Side {
 
 impl Error {
     /// Whose doing it is.
-    pub(crate) fn side(&self) -> Side {
+    pub(crate) fn responsible(&self) -> Responsible {
         match self {
             Self::Framing(_)
             | Self::InsecureTransport
@@ -69,9 +69,9 @@ impl Error {
             | Self::RequestBody(_)
             | Self::Target(_)
             | Self::UnknownHost
-            | Self::Upstream(upstream::Error::RequestBody(_)) => Side::Client,
-            Self::Loop(_) => Side::Gateway,
-            Self::Upstream(_) => Side::Upstream,
+            | Self::Upstream(upstream::Error::RequestBody(_)) => Responsible::Client,
+            Self::Loop(_) => Responsible::Gateway,
+            Self::Upstream(_) => Responsible::Upstream,
         }
     }
 
@@ -124,9 +124,9 @@ impl Error {
 
     /// Tells the operator where an operator can act; what clients do wrong is in the access log.
     pub(super) fn log(&self) {
-        match self.side() {
-            Side::Client => {}
-            Side::Gateway | Side::Upstream => {
+        match self.responsible() {
+            Responsible::Client => {}
+            Responsible::Gateway | Responsible::Upstream => {
                 tracing::warn!(
                     reason = self.reason(),
                     error = chain(self),
@@ -143,7 +143,7 @@ impl Error {
         }
         let (title, text) = self.wording();
         let mut response = Page::new(self.status(), title, text)
-            .because(self.reason())
+            .with_reason(self.reason())
             .respond(headers);
         let headers = response.headers_mut();
         if let Self::MethodNotAllowed(allowed) = self {
@@ -152,7 +152,7 @@ impl Error {
         if let Self::Upstream(upstream::Error::Busy) = self {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
         }
-        if matches!(self.side(), Side::Client) && !matches!(self, Self::NoRoute) {
+        if matches!(self.responsible(), Responsible::Client) && !matches!(self, Self::NoRoute) {
             // Whoever sends malformed messages does not get to send a second one behind them.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

@@ -6,34 +6,34 @@ use std::time::Duration;
 use http::{Method, Response, StatusCode, header};
 
 use super::page::Page;
-use super::{Body, NO_REFERRER, Visit, endpoints, is_navigation, set_cookies, sign_in};
-use crate::access::{Cause, Challenge, Unavailable, Whereabouts};
+use super::{Body, NO_REFERRER, RequestContext, endpoints, is_navigation, set_cookies, sign_in};
+use crate::access::{Cause, Challenge, FailureLocation, Unavailable};
 use crate::identity::Identity;
 use crate::login::{self, ErrorCode, FailedLogin, Login, OWN_PREFIX, ReturnTo, StateError};
 use crate::provider::{Actor, Classification, Sent};
 use crate::telemetry::chain;
 
 /// When to try again where nobody has said.
-const SOON: Duration = Duration::from_secs(5);
+const DEFAULT_RETRY: Duration = Duration::from_secs(5);
 
 /// A page that tries again by itself waits at least and at most so long.
-const SOONEST: Duration = Duration::from_secs(5);
-const LATEST: Duration = Duration::from_mins(1);
+const MIN_REFRESH: Duration = Duration::from_secs(5);
+const MAX_REFRESH: Duration = Duration::from_mins(1);
 
 /// Answers a request that needs a session and is no document navigation.
 pub(super) fn sign_in_first(
-    visit: &Visit,
+    context: &RequestContext,
     challenge: &Challenge,
     login_url: String,
 ) -> Response<Body> {
-    let (text, href) = if visit.parts.method.is_safe() {
+    let (text, href) = if context.parts.method.is_safe() {
         (
             "You are not signed in, or your session has ended.",
             login_url.clone(),
         )
     } else {
         // Back to the form, whose page begins the login itself.
-        let form = visit.referrer().unwrap_or_else(ReturnTo::root);
+        let form = context.referrer().unwrap_or_else(ReturnTo::root);
         (
             "You are not signed in, or your session has ended, so what you sent was not passed \
              on. Sign in and send it again.",
@@ -41,47 +41,47 @@ pub(super) fn sign_in_first(
         )
     };
     let mut page = Page::new(StatusCode::UNAUTHORIZED, "Sign in first", text)
-        .because(challenge.cause.reason())
+        .with_reason(challenge.cause.reason())
         .link("Sign in", href);
     page.login_url = Some(login_url);
-    let mut response = page.respond(&visit.parts.headers);
-    sign_in::want_session(response.headers_mut());
+    let mut response = page.respond(&context.parts.headers);
+    sign_in::request_session(response.headers_mut());
     response
 }
 
 /// Answers somebody who may not use a route, with the account's name and another way.
-pub(super) fn forbidden(visit: &Visit, identity: &Identity) -> Response<Body> {
+pub(super) fn forbidden(context: &RequestContext, identity: &Identity) -> Response<Body> {
     let who = identity.label().map_or_else(
         || "You are signed in, but this account may not use this page.".to_owned(),
         |name| format!("You are signed in as {name}, and this account may not use this page."),
     );
     Page::new(StatusCode::FORBIDDEN, "You may not use this page", who)
-        .and("If you have another account, sign out and sign in with that one.")
-        .because("forbidden")
+        .paragraph("If you have another account, sign out and sign in with that one.")
+        .with_reason("forbidden")
         .post("Use another account", endpoints::SIGN_OUT)
         .link("Go to the start page", "/")
-        .respond(&visit.parts.headers)
+        .respond(&context.parts.headers)
 }
 
 /// Answers somebody whose session is there and cannot be used now. A page that a person looks at
 /// tries again by itself.
-pub(super) fn unavailable(visit: &Visit, unavailable: &Unavailable) -> Response<Body> {
-    let (title, text) = match unavailable.whereabouts {
-        Whereabouts::Provider => (
+pub(super) fn unavailable(context: &RequestContext, unavailable: &Unavailable) -> Response<Body> {
+    let (title, text) = match unavailable.location {
+        FailureLocation::Provider => (
             "Your session cannot be renewed right now",
             "You are still signed in, but this app has to ask the sign-in server about you again, \
              and that is down, slow or busy, or refuses to answer.",
         ),
-        Whereabouts::Store => (
+        FailureLocation::Store => (
             "Your session cannot be reached right now",
             "You are still signed in, but the place where this site keeps its sessions cannot be \
              read or written. Whoever runs this site finds more in its log.",
         ),
     };
     let mut page =
-        Page::new(StatusCode::SERVICE_UNAVAILABLE, title, text).because(unavailable.reason);
-    if !visit.parts.method.is_safe() {
-        page = page.and("What you sent was not passed on. Send it again in a moment.");
+        Page::new(StatusCode::SERVICE_UNAVAILABLE, title, text).with_reason(unavailable.reason);
+    if !context.parts.method.is_safe() {
+        page = page.paragraph("What you sent was not passed on. Send it again in a moment.");
     }
     // A fraction of a second is one more to wait.
     let whole = Duration::from_secs(unavailable.retry_after.as_secs());
@@ -91,10 +91,10 @@ pub(super) fn unavailable(visit: &Visit, unavailable: &Unavailable) -> Response<
         whole.saturating_add(Duration::from_secs(1))
     };
     page.retry_after = Some(after);
-    if is_navigation(&visit.parts) {
-        let wanted = visit.target.path_and_query().as_str();
+    if is_navigation(&context.parts) {
+        let wanted = context.target.path_and_query().as_str();
         let address = ReturnTo::parse(wanted, OWN_PREFIX).unwrap_or_else(ReturnTo::root);
-        let after = after.clamp(SOONEST, LATEST).as_secs();
+        let after = after.clamp(MIN_REFRESH, MAX_REFRESH).as_secs();
         page.refresh = Some((after, address.as_str().to_owned()));
         page = page.link("Try again now", address.as_str());
         // A grant that the server refuses without saying that it has ended is no dead end either.
@@ -103,12 +103,12 @@ pub(super) fn unavailable(visit: &Visit, unavailable: &Unavailable) -> Response<
             format!("{}?prompt=login", sign_in::SIGN_IN),
         );
     }
-    page.respond(&visit.parts.headers)
+    page.respond(&context.parts.headers)
 }
 
 /// Answers a visitor whose login could not even begin. Visiting `again` begins it again.
-pub(super) fn no_start(
-    visit: &Visit,
+pub(super) fn login_not_started(
+    context: &RequestContext,
     (provider, error): (&str, &login::Error),
     cause: Option<Cause>,
     again: &str,
@@ -120,17 +120,17 @@ pub(super) fn no_start(
         error = chain(error),
         "Login not started"
     );
-    let headers = &visit.parts.headers;
+    let headers = &context.parts.headers;
     if let login::Error::Loop = error {
         let text = loop_cause(cause);
         let mut response = Page::new(StatusCode::BAD_REQUEST, "Signing in does not work", text)
-            .because(error.reason())
+            .with_reason(error.reason())
             .link("Try again", again)
             .respond(headers);
         set_cookies(response.headers_mut(), [Login::forget_rounds()]);
         return response;
     }
-    no_login(visit, error, again)
+    failure_page(context, error, again)
         .link("Try again", again)
         .respond(headers)
 }
@@ -174,9 +174,13 @@ fn loop_cause(cause: Option<Cause>) -> &'static str {
 }
 
 /// Answers a login that failed. Visiting `again` begins it again, at the same provider.
-pub(super) fn failed(visit: &Visit, failure: FailedLogin, again: &str) -> Response<Body> {
+pub(super) fn failed(
+    context: &RequestContext,
+    failure: FailedLogin,
+    again: &str,
+) -> Response<Body> {
     let error = &failure.error;
-    let page = no_login(visit, error, again);
+    let page = failure_page(context, error, again);
     // Where the provider is in order, people may want another account or another provider.
     let passes = error.class().is_some_and(|class| class.passes);
     let start = if passes || failure.anew {
@@ -186,7 +190,7 @@ pub(super) fn failed(visit: &Visit, failure: FailedLogin, again: &str) -> Respon
     };
     let mut response = page
         .link("Sign in again", start)
-        .respond(&visit.parts.headers);
+        .respond(&context.parts.headers);
     let headers = response.headers_mut();
     headers.insert(header::REFERRER_POLICY, NO_REFERRER);
     set_cookies(headers, failure.cookies);
@@ -197,17 +201,17 @@ pub(super) fn failed(visit: &Visit, failure: FailedLogin, again: &str) -> Respon
 /// and nothing was asked of it, the page tries again at `again`: a page that nobody looks at must
 /// not sign in over and over. The answer to a form never does, as nobody asked for it by opening an
 /// address.
-fn no_login(visit: &Visit, error: &login::Error, again: &str) -> Page {
+fn failure_page(context: &RequestContext, error: &login::Error, again: &str) -> Page {
     let (status, title, text) = wording(error);
-    let mut page = Page::new(status, title, text).because(error.reason());
+    let mut page = Page::new(status, title, text).with_reason(error.reason());
     let class = error.class();
     page.retry_after = class
         .and_then(|class| class.retry_after)
         .or_else(|| retry_after(status));
     let tries_again = class.is_some_and(|class| class.passes && class.sent == Sent::Nothing);
-    if tries_again && visit.parts.method == Method::GET {
-        let after = page.retry_after.unwrap_or(SOON).as_secs();
-        let after = after.clamp(SOONEST.as_secs(), LATEST.as_secs());
+    if tries_again && context.parts.method == Method::GET {
+        let after = page.retry_after.unwrap_or(DEFAULT_RETRY).as_secs();
+        let after = after.clamp(MIN_REFRESH.as_secs(), MAX_REFRESH.as_secs());
         page.refresh = Some((after, again.to_owned()));
     }
     page
@@ -216,7 +220,7 @@ fn no_login(visit: &Visit, error: &login::Error, again: &str) -> Page {
 /// When to try again where the provider has not said.
 fn retry_after(status: StatusCode) -> Option<Duration> {
     match status {
-        StatusCode::SERVICE_UNAVAILABLE => Some(SOON),
+        StatusCode::SERVICE_UNAVAILABLE => Some(DEFAULT_RETRY),
         StatusCode::TOO_MANY_REQUESTS => Some(Duration::from_mins(1)),
         _ => None,
     }

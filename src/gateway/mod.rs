@@ -30,10 +30,10 @@ use url::Url;
 pub(crate) use self::body::Body;
 pub(crate) use self::endpoints::hides_endpoint;
 pub use self::error::Error;
-use self::forward::{Came, Errand};
+use self::forward::{ForwardOutcome, InFlight};
 use self::page::{Page, harden};
 use self::record::Record;
-pub use self::site::Lasting;
+pub use self::site::ProcessState;
 use self::site::{CurrentSite, WorkerSite};
 pub(crate) use self::site::{Parts as SiteParts, Site};
 use crate::access::{Challenge, Decision, Recent, Wait};
@@ -71,7 +71,7 @@ pub(crate) struct Worker {
 
 /// One connection: where it comes from, and the session that it used last.
 #[derive(Debug)]
-pub(crate) struct Guest {
+pub(crate) struct ConnectionState {
     connection: Connection,
     peer: Peer,
     recent: Recent,
@@ -79,14 +79,14 @@ pub(crate) struct Guest {
 
 /// One request on its way, with what has been found out about it.
 #[derive(Debug)]
-struct Visit {
+struct RequestContext {
     parts: Parts,
     target: Target,
     public_url: Rc<PublicUrl>,
     client: Client,
 }
 
-impl Visit {
+impl RequestContext {
     /// The page of this very origin that a browser says it comes from.
     fn referrer(&self) -> Option<ReturnTo> {
         let referrer = self.parts.headers.get(header::REFERER)?.to_str().ok()?;
@@ -107,7 +107,7 @@ impl WorkerSite {
     /// assert ourselves survives.
     fn receive(
         &self,
-        guest: &Guest,
+        connection_state: &ConnectionState,
         parts: &mut Parts,
         record: &mut Record,
     ) -> Result<(Target, &Rc<PublicUrl>, Client), Error> {
@@ -116,9 +116,9 @@ impl WorkerSite {
         record.target = Some(target.path_and_query().clone());
         let public_url = self.public_url(target.authority());
         let public_url = public_url.ok_or(Error::UnknownHost)?;
-        let scheme = self.scheme(guest.connection, public_url)?;
+        let scheme = self.scheme(connection_state.connection, public_url)?;
         let trusted = &self.settings().trusted;
-        let client = Client::read(&guest.peer, scheme, &parts.headers, trusted);
+        let client = Client::read(&connection_state.peer, scheme, &parts.headers, trusted);
         record.client = client.address();
         fields::inbound(&mut parts.headers, self.owned());
         Ok((target, public_url, client))
@@ -147,7 +147,7 @@ impl WorkerSite {
         record.route(wait.route(), Decided::Unavailable);
         let waiting = self.metrics().waiting();
         let since = self.clock().instant();
-        let decision = wait.settled().await;
+        let decision = wait.decide().await;
         drop(waiting);
         record.waited(self.clock().instant().saturating_duration_since(since));
         decision
@@ -155,28 +155,33 @@ impl WorkerSite {
 
     /// Step 6 for a request without a session: documents go to the provider, or to a choice where
     /// there are several. Other requests get the login URL.
-    async fn challenge(&self, visit: &Visit, challenge: &Challenge) -> Response<Body> {
-        if !is_navigation(&visit.parts) {
-            return explain::sign_in_first(visit, challenge, self.login_url(visit, challenge));
+    async fn challenge(&self, context: &RequestContext, challenge: &Challenge) -> Response<Body> {
+        if !is_navigation(&context.parts) {
+            return explain::sign_in_first(context, challenge, self.login_url(context, challenge));
         }
-        let Some(provider) = sign_in::only(&challenge.route) else {
-            return self.choice(visit, challenge);
+        let Some(provider) = sign_in::only_provider(&challenge.route) else {
+            return self.choice(context, challenge);
         };
-        let wanted = visit.target.path_and_query().as_str();
+        let wanted = context.target.path_and_query().as_str();
         let return_to = ReturnTo::parse(wanted, OWN_PREFIX);
         let started = self.login().begin(Start {
             provider,
             prompt: Prompt::AsNeeded,
             login_hint: None,
             return_to: return_to.unwrap_or_else(ReturnTo::root),
-            public_url: &visit.public_url,
-            headers: &visit.parts.headers,
+            public_url: &context.public_url,
+            headers: &context.parts.headers,
         });
         match started.await {
             Ok(started) => see_other(&started.location, started.cookies),
             Err(error) => {
                 self.metrics().login("failed", error.reason());
-                explain::no_start(visit, (provider, &error), Some(challenge.cause), wanted)
+                explain::login_not_started(
+                    context,
+                    (provider, &error),
+                    Some(challenge.cause),
+                    wanted,
+                )
             }
         }
     }
@@ -193,50 +198,51 @@ impl Worker {
 
     /// The walk as far as it goes without waiting: for nearly every request to the connection that
     /// leads to its app.
-    fn walk<'a>(
+    fn process<'a>(
         &'a self,
-        guest: &Guest,
+        connection_state: &ConnectionState,
         mut parts: Parts,
         body: RequestBody,
         mut record: Record,
     ) -> Step<'a> {
         let site = Rc::clone(record.site());
-        let (target, public_url, client) = match site.receive(guest, &mut parts, &mut record) {
-            Ok(received) => received,
-            Err(error) => return Step::answered(record.refused(&error, &parts.headers)),
-        };
-        let visit = Visit {
+        let (target, public_url, client) =
+            match site.receive(connection_state, &mut parts, &mut record) {
+                Ok(received) => received,
+                Err(error) => return Step::answered(record.refused(&error, &parts.headers)),
+            };
+        let context = RequestContext {
             parts,
             target,
             public_url: Rc::clone(public_url),
             client,
         };
-        if site.is_own(visit.target.path()) {
+        if site.is_own(context.target.path()) {
             record.decided = Decided::Own;
-            return Step::rare(async move {
-                match site.own_endpoint(&visit, body, &mut record).await {
-                    Ok(response) => record.closed(response),
-                    Err(error) => record.refused(&error, &visit.parts.headers),
+            return Step::boxed(async move {
+                match site.own_endpoint(&context, body, &mut record).await {
+                    Ok(response) => record.answered(response),
+                    Err(error) => record.refused(&error, &context.parts.headers),
                 }
             });
         }
         let now = site.clock().now();
-        let asked = (&visit.parts.method, &visit.parts.headers);
-        let (target, recent) = (&visit.target, &guest.recent);
+        let asked = (&context.parts.method, &context.parts.headers);
+        let (target, recent) = (&context.target, &connection_state.recent);
         match site.access.decide(asked, target, recent, now) {
-            Decision::Permit(permit) => self.forward(visit, (permit, now), body, record),
+            Decision::Permit(permit) => self.forward(context, (permit, now), body, record),
             other @ (Decision::Challenge(_)
             | Decision::Forbid(_)
             | Decision::NoRoute
             | Decision::Unavailable(_)
-            | Decision::Wait(_)) => Step::rare(self.settle(visit, other, body, record)),
+            | Decision::Wait(_)) => Step::boxed(self.answer(context, other, body, record)),
         }
     }
 
     /// Steps 6 to 8 of a request that has to wait or goes nowhere.
-    async fn settle(
+    async fn answer(
         &self,
-        visit: Visit,
+        context: RequestContext,
         mut decision: Decision,
         body: RequestBody,
         mut record: Record,
@@ -247,30 +253,33 @@ impl Worker {
                 Decision::Wait(wait) => site.wait(wait, &mut record).await,
                 Decision::NoRoute => {
                     record.decided = Decided::NoRoute;
-                    return record.refused(&Error::NoRoute, &visit.parts.headers);
+                    return record.refused(&Error::NoRoute, &context.parts.headers);
                 }
                 Decision::Challenge(challenge) => {
                     record.route(&challenge.route, Decided::Challenge);
                     record.reason = Some(challenge.cause.reason());
-                    break site.challenge(&visit, &challenge).await;
+                    break site.challenge(&context, &challenge).await;
                 }
                 Decision::Forbid(forbid) => {
                     record.route(&forbid.route, Decided::Forbid);
                     record.reason = Some("rule");
-                    break explain::forbidden(&visit, forbid.session.identity());
+                    break explain::forbidden(&context, forbid.session.identity());
                 }
                 Decision::Permit(permit) => {
                     let permit = (permit, site.clock().now());
-                    return self.forward(visit, permit, body, record).end(self).await;
+                    return self
+                        .forward(context, permit, body, record)
+                        .finish(self)
+                        .await;
                 }
                 Decision::Unavailable(unavailable) => {
                     record.route(&unavailable.route, Decided::Unavailable);
                     record.reason = Some(unavailable.reason);
-                    break explain::unavailable(&visit, &unavailable);
+                    break explain::unavailable(&context, &unavailable);
                 }
             };
         };
-        record.closed(response)
+        record.answered(response)
     }
 }
 
@@ -278,31 +287,31 @@ impl Worker {
 #[expect(clippy::large_enum_variant, reason = "the small one is the rare one")]
 enum Step<'a> {
     /// It was given to a connection, or is to get one.
-    Sent(Errand),
+    Sent(InFlight),
     /// Large: kept out of what is moved for every request.
-    Rare(Pin<Box<dyn Future<Output = Response<Body>> + 'a>>),
+    Boxed(Pin<Box<dyn Future<Output = Response<Body>> + 'a>>),
 }
 
 impl<'a> Step<'a> {
     fn answered(response: Response<Body>) -> Self {
-        Self::rare(ready(response))
+        Self::boxed(ready(response))
     }
 
-    fn rare(rest: impl Future<Output = Response<Body>> + 'a) -> Self {
-        Self::Rare(Box::pin(rest))
+    fn boxed(rest: impl Future<Output = Response<Body>> + 'a) -> Self {
+        Self::Boxed(Box::pin(rest))
     }
 
     /// The rest of the walk.
     #[expect(clippy::manual_async_fn, reason = "an `async fn` holds `self` twice")]
-    fn end(mut self, worker: &'a Worker) -> impl Future<Output = Response<Body>> + use<'a> {
+    fn finish(mut self, worker: &'a Worker) -> impl Future<Output = Response<Body>> + use<'a> {
         async move {
             match &mut self {
-                Self::Rare(rest) => rest.await,
-                Self::Sent(errand) => {
-                    let answer = (&mut errand.answer).await;
-                    match errand.came(worker, answer) {
-                        Came::Answered(response) => response,
-                        Came::GoesOn(rest) => rest.await,
+                Self::Boxed(rest) => rest.await,
+                Self::Sent(in_flight) => {
+                    let answer = (&mut in_flight.answer).await;
+                    match in_flight.outcome(worker, answer) {
+                        ForwardOutcome::Answered(response) => response,
+                        ForwardOutcome::Recovering(rest) => rest.await,
                     }
                 }
             }
@@ -312,10 +321,10 @@ impl<'a> Step<'a> {
 
 impl Handler for Worker {
     type Body = Body;
-    type Guest = Guest;
+    type Guest = ConnectionState;
 
-    fn greet(&self, connection: Connection) -> Guest {
-        Guest {
+    fn greet(&self, connection: Connection) -> ConnectionState {
+        ConnectionState {
             connection,
             peer: Peer::new(connection.peer.ip()),
             recent: Recent::default(),
@@ -324,12 +333,13 @@ impl Handler for Worker {
 
     fn handle(
         &self,
-        guest: &Guest,
+        connection_state: &ConnectionState,
         parts: Parts,
         body: RequestBody,
     ) -> impl Future<Output = Response<Body>> {
-        let record = Record::new(self.site.get(), guest.peer.address(), &parts);
-        self.walk(guest, parts, body, record).end(self)
+        let record = Record::new(self.site.get(), connection_state.peer.address(), &parts);
+        self.process(connection_state, parts, body, record)
+            .finish(self)
     }
 }
 
@@ -366,17 +376,19 @@ fn no_content() -> Response<Body> {
 }
 
 /// Fields by which browsers, old ones too, say that they fetch a page before anybody asks for it.
-const IN_ADVANCE: [&str; 4] = ["sec-purpose", "purpose", "x-moz", "x-purpose"];
+const PREFETCH_FIELDS: [&str; 4] = ["sec-purpose", "purpose", "x-moz", "x-purpose"];
 
 /// Whether a request is a prefetch or the like: it begins no login that nobody asked for, and uses
 /// up nobody's code.
-fn is_in_advance(headers: &HeaderMap) -> bool {
-    IN_ADVANCE.iter().any(|name| headers.contains_key(*name))
+fn is_prefetch(headers: &HeaderMap) -> bool {
+    PREFETCH_FIELDS
+        .iter()
+        .any(|name| headers.contains_key(*name))
 }
 
 /// Whether a browser asks for something other than a document of its own: an image, a frame, data.
 /// Browsers that send no fetch metadata do not say.
-fn is_for_a_part(headers: &HeaderMap) -> bool {
+fn is_subresource(headers: &HeaderMap) -> bool {
     let other = |name: &str, expected: &[u8]| {
         let said = headers.get(name);
         said.is_some_and(|said| said.as_bytes() != expected)
@@ -385,21 +397,21 @@ fn is_for_a_part(headers: &HeaderMap) -> bool {
 }
 
 /// The answer to one at an endpoint that a person has to open.
-fn not_in_advance(headers: &HeaderMap, record: &mut Record) -> Response<Body> {
+fn refuse_prefetch(headers: &HeaderMap, record: &mut Record) -> Response<Body> {
     record.reason = Some("prefetch");
     let title = "Not in advance";
     Page::new(StatusCode::FORBIDDEN, title, "Open this page yourself.")
-        .because("prefetch")
+        .with_reason("prefetch")
         .respond(headers)
 }
 
 /// Whether a browser is about to show the answer as a document of its own.
 fn is_navigation(parts: &Parts) -> bool {
-    if parts.method != Method::GET || is_in_advance(&parts.headers) {
+    if parts.method != Method::GET || is_prefetch(&parts.headers) {
         return false;
     }
     if parts.headers.contains_key("sec-fetch-mode") {
-        return !is_for_a_part(&parts.headers);
+        return !is_subresource(&parts.headers);
     }
     // Browsers that send no fetch metadata still say what they show.
     page::wants_html(&parts.headers)

@@ -122,17 +122,17 @@ impl Page {
     }
 
     /// Offers what follows as a choice between equals.
-    pub(super) fn choosing(mut self) -> Self {
+    pub(super) fn as_choice(mut self) -> Self {
         self.layout = Layout::Choice;
         self
     }
 
-    pub(super) fn because(mut self, reason: &'static str) -> Self {
+    pub(super) fn with_reason(mut self, reason: &'static str) -> Self {
         self.reason = Some(reason);
         self
     }
 
-    pub(super) fn and(mut self, text: impl Into<String>) -> Self {
+    pub(super) fn paragraph(mut self, text: impl Into<String>) -> Self {
         self.text.push(text.into());
         self
     }
@@ -316,7 +316,7 @@ mod tests {
 
     #[test]
     fn programs_get_problem_details() {
-        let mut page = Page::new(StatusCode::UNAUTHORIZED, "Sign in", "Please.").because("x");
+        let mut page = Page::new(StatusCode::UNAUTHORIZED, "Sign in", "Please.").with_reason("x");
         page.login_url = Some("https://gw.test/oauth2/sign_in".to_owned());
         let response = page.respond(&HeaderMap::new());
         assert_eq!(

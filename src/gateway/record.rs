@@ -71,7 +71,7 @@ impl Record {
 
     /// Notes that the upstream, asked at `since`, has answered now; of a request that is sent once
     /// more, both times count together.
-    pub(super) fn at_upstream(&mut self, since: Instant) {
+    pub(super) fn upstream_answered(&mut self, since: Instant) {
         let now = self.site.clock().instant();
         let took = now.saturating_duration_since(since);
         let before = self.upstream_duration.unwrap_or_default();
@@ -80,12 +80,12 @@ impl Record {
     }
 
     /// Notes that what the upstream answered is not the end.
-    pub(super) fn goes_on(&mut self) {
+    pub(super) fn not_final(&mut self) {
         self.answered = None;
     }
 
     /// Notes that the request is answered. The record ends with whoever has it.
-    pub(super) fn closed(&mut self, response: Response<Body>) -> Response<Body> {
+    pub(super) fn answered(&mut self, response: Response<Body>) -> Response<Body> {
         self.status = Some(response.status());
         response
     }
@@ -94,7 +94,7 @@ impl Record {
     pub(super) fn refused(&mut self, error: &Error, headers: &HeaderMap) -> Response<Body> {
         self.reason = Some(error.reason());
         error.log();
-        self.closed(error.respond(headers))
+        self.answered(error.respond(headers))
     }
 }
 

@@ -5,8 +5,8 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use url::form_urlencoded;
 
 use super::page::Page;
-use super::{Body, Record, Visit, WorkerSite, explain};
-use super::{is_for_a_part, is_in_advance, not_in_advance, see_other};
+use super::{Body, Record, RequestContext, WorkerSite, explain};
+use super::{is_prefetch, is_subresource, refuse_prefetch, see_other};
 use crate::access::{Challenge, Route};
 use crate::login::{FailedLogin, Login, OWN_PREFIX, PublicUrl, ReturnTo, Start};
 use crate::provider::Prompt;
@@ -19,34 +19,34 @@ const LONGEST_HINT: usize = 256;
 
 /// What somebody who wants to sign in asks for.
 #[derive(Debug)]
-pub(super) struct Wish {
+pub(super) struct SignInRequest {
     provider: Option<String>,
     prompt: Prompt,
     login_hint: Option<String>,
     return_to: ReturnTo,
 }
 
-impl Wish {
+impl SignInRequest {
     /// Reads the query of a sign-in. Where it leads back to is what a link of our own has sealed,
     /// or the page of our own that the browser names as its referrer. It is a page of ours in any
     /// case.
-    fn read(visit: &Visit, login: &Login) -> Self {
-        let mut wish = Self::to_return(ReturnTo::root());
+    fn read(context: &RequestContext, login: &Login) -> Self {
+        let mut request = Self::to_return(ReturnTo::root());
         let mut sealed = None;
-        let query = visit.target.query().unwrap_or_default();
+        let query = context.target.query().unwrap_or_default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
-                "provider" => wish.provider = Some(value.into_owned()),
-                "prompt" if value == "login" => wish.prompt = Prompt::Login,
-                "login_hint" if is_hint(&value) => wish.login_hint = Some(value.into_owned()),
-                "to" => sealed = login.unseal(&value, &visit.public_url),
+                "provider" => request.provider = Some(value.into_owned()),
+                "prompt" if value == "login" => request.prompt = Prompt::Login,
+                "login_hint" if is_hint(&value) => request.login_hint = Some(value.into_owned()),
+                "to" => sealed = login.unseal(&value, &context.public_url),
                 _ => {}
             }
         }
-        if let Some(return_to) = sealed.or_else(|| visit.referrer()) {
-            wish.return_to = return_to;
+        if let Some(return_to) = sealed.or_else(|| context.referrer()) {
+            request.return_to = return_to;
         }
-        wish
+        request
     }
 
     fn to_return(return_to: ReturnTo) -> Self {
@@ -58,8 +58,8 @@ impl Wish {
         }
     }
 
-    /// The wish that ended in `failure`.
-    pub(super) fn failed(failure: &FailedLogin) -> Self {
+    /// The request that ended in `failure`.
+    pub(super) fn after_failure(failure: &FailedLogin) -> Self {
         let prompt = if failure.anew {
             Prompt::Login
         } else {
@@ -101,22 +101,26 @@ fn is_hint(text: &str) -> bool {
 
 impl WorkerSite {
     /// Begins a login, or asks at which provider.
-    pub(super) async fn sign_in(&self, visit: &Visit, record: &mut Record) -> Response<Body> {
-        let headers = &visit.parts.headers;
-        if is_in_advance(headers) {
-            return not_in_advance(headers, record);
+    pub(super) async fn sign_in(
+        &self,
+        context: &RequestContext,
+        record: &mut Record,
+    ) -> Response<Body> {
+        let headers = &context.parts.headers;
+        if is_prefetch(headers) {
+            return refuse_prefetch(headers, record);
         }
-        if is_for_a_part(headers) {
+        if is_subresource(headers) {
             // An image on somebody's page begins no login, and sets no cookie.
             record.reason = Some("no_navigation");
             let title = "Not as a part of a page";
             return Page::new(StatusCode::FORBIDDEN, title, "Open this page yourself.")
-                .because("no_navigation")
+                .with_reason("no_navigation")
                 .respond(headers);
         }
-        let mut wish = Wish::read(visit, self.login());
+        let mut request = SignInRequest::read(context, self.login());
         let providers = self.providers();
-        let named = wish.provider.take();
+        let named = request.provider.take();
         let chosen = match &*providers {
             [only] => Some(only),
             several => several
@@ -124,21 +128,21 @@ impl WorkerSite {
                 .find(|known| Some(**known) == named.as_deref()),
         };
         let Some(provider) = chosen.copied() else {
-            return self.chooser(visit, &wish, &providers).respond(headers);
+            return self.chooser(context, &request, &providers).respond(headers);
         };
-        let session = self.access.live(headers, self.clock().now()).await;
+        let session = self.access.live_session(headers, self.clock().now()).await;
         let signed_in = session
             .as_ref()
             .is_ok_and(|session| session.provider() == provider);
-        if wish.prompt == Prompt::AsNeeded && signed_in {
-            return see_other(&wish.return_to.absolute(visit.public_url.origin()), []);
+        if request.prompt == Prompt::AsNeeded && signed_in {
+            return see_other(&request.return_to.absolute(context.public_url.origin()), []);
         }
         let begun = self.login().begin(Start {
             provider,
-            prompt: wish.prompt,
-            login_hint: wish.login_hint.as_deref(),
-            return_to: wish.return_to.clone(),
-            public_url: &visit.public_url,
+            prompt: request.prompt,
+            login_hint: request.login_hint.as_deref(),
+            return_to: request.return_to.clone(),
+            public_url: &context.public_url,
             headers,
         });
         match begun.await {
@@ -146,43 +150,48 @@ impl WorkerSite {
             Err(error) => {
                 record.reason = Some(error.reason());
                 self.metrics().login("failed", error.reason());
-                let again = wish.at(Some(provider), self.login(), &visit.public_url);
-                explain::no_start(visit, (provider, &error), session.err(), &again)
+                let again = request.at(Some(provider), self.login(), &context.public_url);
+                explain::login_not_started(context, (provider, &error), session.err(), &again)
             }
         }
     }
 
     /// The answer to a navigation that may begin at several providers. It is a 401 as for programs,
     /// so that nobody takes it for the page that was asked for.
-    pub(super) fn choice(&self, visit: &Visit, challenge: &Challenge) -> Response<Body> {
-        let wanted = visit.target.path_and_query().as_str();
+    pub(super) fn choice(&self, context: &RequestContext, challenge: &Challenge) -> Response<Body> {
+        let wanted = context.target.path_and_query().as_str();
         let wanted = ReturnTo::parse(wanted, OWN_PREFIX);
-        let wish = Wish::to_return(wanted.unwrap_or_else(ReturnTo::root));
+        let request = SignInRequest::to_return(wanted.unwrap_or_else(ReturnTo::root));
         let providers: Vec<&str> = challenge.route.providers().collect();
-        let mut page = self.chooser(visit, &wish, &providers);
+        let mut page = self.chooser(context, &request, &providers);
         page.status = StatusCode::UNAUTHORIZED;
-        page.login_url = Some(self.login_url(visit, challenge));
+        page.login_url = Some(self.login_url(context, challenge));
         if let Some(other) = &challenge.other {
             let name = self.login().display_name(other.provider());
-            page = page.and(format!(
+            page = page.paragraph(format!(
                 "You are signed in with {name}, which does not open this page."
             ));
         }
-        let mut response = page.respond(&visit.parts.headers);
-        want_session(response.headers_mut());
+        let mut response = page.respond(&context.parts.headers);
+        request_session(response.headers_mut());
         response
     }
 
     /// One button for each provider.
-    fn chooser(&self, visit: &Visit, wish: &Wish, providers: &[&str]) -> Page {
+    fn chooser(
+        &self,
+        context: &RequestContext,
+        request: &SignInRequest,
+        providers: &[&str],
+    ) -> Page {
         let page = Page::new(
             StatusCode::OK,
             "Sign in",
             "Choose where you have an account.",
         )
-        .choosing();
+        .as_choice();
         providers.iter().fold(page, |page, name| {
-            let href = wish.at(Some(name), self.login(), &visit.public_url);
+            let href = request.at(Some(name), self.login(), &context.public_url);
             page.link(self.login().display_name(name), href)
         })
     }
@@ -198,23 +207,23 @@ impl WorkerSite {
 
     /// Where a program sends its user to sign in. Nothing needs saying where there is one provider,
     /// and where there is a choice people make it there.
-    pub(super) fn login_url(&self, visit: &Visit, challenge: &Challenge) -> String {
-        let choice = match only(&challenge.route) {
+    pub(super) fn login_url(&self, context: &RequestContext, challenge: &Challenge) -> String {
+        let choice = match only_provider(&challenge.route) {
             Some(provider) if self.providers().len() > 1 => format!("?provider={provider}"),
             Some(_) | None => String::new(),
         };
-        format!("{}{SIGN_IN}{choice}", visit.public_url.origin())
+        format!("{}{SIGN_IN}{choice}", context.public_url.origin())
     }
 }
 
 /// The provider of a route that has one.
-pub(super) fn only(route: &Route) -> Option<&str> {
+pub(super) fn only_provider(route: &Route) -> Option<&str> {
     let mut providers = route.providers();
     providers.next().filter(|_| providers.next().is_none())
 }
 
 /// RFC 9110 section 15.5.2 wants a challenge; this one makes no browser ask for a password.
-pub(super) fn want_session(headers: &mut HeaderMap) {
+pub(super) fn request_session(headers: &mut HeaderMap) {
     let challenge = HeaderValue::from_static("Cookie cookie-name=\"__Host-sidegate\"");
     headers.insert(header::WWW_AUTHENTICATE, challenge);
 }

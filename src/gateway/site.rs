@@ -30,12 +30,12 @@ pub(crate) struct Parts {
     /// The login flow at these providers.
     pub login: Arc<Login>,
     /// How long a request waits for a session that has to be refreshed or fetched first.
-    pub(crate) patience: Duration,
+    pub(crate) max_wait: Duration,
 }
 
 /// What outlives a site: it is the same before and after a reload.
 #[derive(Clone, Debug)]
-pub struct Lasting {
+pub struct ProcessState {
     /// Who is signed in.
     pub sessions: Arc<Sessions>,
     /// The refreshes under way.
@@ -52,7 +52,7 @@ pub struct Lasting {
 #[derive(Debug)]
 pub(crate) struct Site {
     parts: Parts,
-    lasting: Lasting,
+    process: ProcessState,
     owned: Owned,
     own: Prefix,
     counters: RequestCounters,
@@ -61,20 +61,20 @@ pub(crate) struct Site {
 
 impl Site {
     /// Builds a site.
-    pub(crate) fn new(parts: Parts, lasting: Lasting) -> Self {
+    pub(crate) fn new(parts: Parts, process: ProcessState) -> Self {
         let mut routes: Vec<_> = parts.routes.iter().collect();
         routes.sort_unstable_by_key(|route| route.index());
         let names = routes.into_iter().map(|route| route.name().into());
-        let counters = lasting.metrics.request_counters(names);
+        let counters = process.metrics.request_counters(names);
         Self {
             owned: Owned::new(parts.settings.assertions.iter()),
             // The prefix is a constant that parses. With the default, every path would be ours, so
             // nothing would be forwarded.
             own: Prefix::parse(OWN_PREFIX).unwrap_or_default(),
             counters,
-            _counted: lasting.metrics.site(),
+            _counted: process.metrics.site(),
             parts,
-            lasting,
+            process,
         }
     }
 }
@@ -90,16 +90,16 @@ pub(super) struct WorkerSite {
 
 impl WorkerSite {
     fn new(shared: Arc<Site>) -> Rc<Self> {
-        let (parts, lasting) = (&shared.parts, &shared.lasting);
+        let (parts, process) = (&shared.parts, &shared.process);
         let settings = access::Settings {
             routes: &parts.routes,
             names: &parts.settings.assertions,
             providers: &parts.providers,
-            patience: parts.patience,
+            max_wait: parts.max_wait,
         };
         let (sessions, refresher) = (
-            Arc::clone(&lasting.sessions),
-            Arc::clone(&lasting.refresher),
+            Arc::clone(&process.sessions),
+            Arc::clone(&process.refresher),
         );
         let public_urls = parts.settings.public_urls.iter();
         Rc::new(Self {
@@ -128,11 +128,11 @@ impl WorkerSite {
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
-        &self.shared.lasting.metrics
+        &self.shared.process.metrics
     }
 
     pub(super) fn clock(&self) -> &Clock {
-        &self.shared.lasting.clock
+        &self.shared.process.clock
     }
 
     pub(super) fn counters(&self) -> &RequestCounters {

@@ -19,7 +19,7 @@ const BETWEEN_BATCHES: Duration = Duration::from_millis(10);
 const FILES: Duration = Duration::from_secs(10);
 
 /// Ticks that do not catch up when they come late.
-pub(super) fn every(period: Duration) -> Interval {
+pub(super) fn ticks_every(period: Duration) -> Interval {
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
@@ -27,14 +27,14 @@ pub(super) fn every(period: Duration) -> Interval {
 
 /// Frees expired sessions a batch at a time, and brings the figures up to date. Notices when the
 /// thread that keeps sessions is gone: nobody can sign in or out any more, and only a restart helps.
-pub(super) async fn keep_house(lasting: gateway::Lasting, readiness: Readiness) {
-    let gateway::Lasting {
+pub(super) async fn maintain_sessions(process: gateway::ProcessState, readiness: Readiness) {
+    let gateway::ProcessState {
         sessions,
         metrics,
         clock,
         ..
-    } = lasting;
-    let mut ticks = every(Duration::from_secs(1));
+    } = process;
+    let mut ticks = ticks_every(Duration::from_secs(1));
     loop {
         ticks.tick().await;
         // What could not be written was reported, and the next tick tries again.
@@ -58,8 +58,11 @@ pub(super) async fn keep_house(lasting: gateway::Lasting, readiness: Readiness) 
 
 /// Reads our certificate and the authorities of apps again when the files change. A bad file is
 /// reported, and what was in use stays in use.
-pub(super) async fn keep_files(acceptor: Option<Acceptor>, upstreams: watch::Receiver<Upstreams>) {
-    let mut ticks = every(FILES);
+pub(super) async fn watch_certificates(
+    acceptor: Option<Acceptor>,
+    upstreams: watch::Receiver<Upstreams>,
+) {
+    let mut ticks = ticks_every(FILES);
     loop {
         ticks.tick().await;
         let (acceptor, upstreams) = (acceptor.clone(), upstreams.borrow().clone());
@@ -138,7 +141,7 @@ mod tests {
         let readiness = Readiness::default();
         readiness.ready();
         let metrics = Arc::new(Metrics::default());
-        let lasting = gateway::Lasting {
+        let process = gateway::ProcessState {
             refresher: Arc::new(Refresher::new(
                 Arc::default(),
                 Arc::clone(&sessions),
@@ -150,7 +153,7 @@ mod tests {
             metrics,
             clock,
         };
-        let keeping = tokio::spawn(keep_house(lasting, readiness.clone()));
+        let keeping = tokio::spawn(maintain_sessions(process, readiness.clone()));
         while readiness.is_ready() {
             tokio::task::yield_now().await;
         }

@@ -4,10 +4,10 @@
 //! runtime for everything that talks to a provider) and the workers (one current-thread runtime
 //! each), and gives back a handle that reloads the settings and drains.
 
-mod follow;
 mod housekeeping;
-mod lasting;
+mod process;
 mod reload;
+mod reload_trigger;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -16,12 +16,12 @@ use std::sync::Arc;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 
-pub use self::follow::Changed;
-use self::follow::Follower;
-use self::housekeeping::{keep_files, keep_house};
-use self::lasting::Lasting;
-use self::reload::InForce;
+use self::housekeeping::{maintain_sessions, watch_certificates};
+use self::process::ProcessState;
+use self::reload::CurrentSettings;
 pub use self::reload::{ReloadError, Reloaded};
+pub use self::reload_trigger::ReloadCause;
+use self::reload_trigger::ReloadTrigger;
 use crate::admin::{Admin, Readiness};
 use crate::clock::Clock;
 use crate::config::{Config, Upstreams};
@@ -57,9 +57,9 @@ pub struct Instance {
     operations: Option<Workers>,
     readiness: Readiness,
     acceptor: Option<Acceptor>,
-    lasting: Lasting,
-    in_force: InForce,
-    follower: Follower,
+    process: ProcessState,
+    current: CurrentSettings,
+    trigger: ReloadTrigger,
     upstreams: watch::Sender<Upstreams>,
     sites: watch::Sender<Arc<Site>>,
     handle: Handle,
@@ -103,13 +103,13 @@ impl Instance {
         let operations_address = operations.as_ref().map(Listener::local_addr).transpose()?;
         let (control, handle) = Control::start().map_err(Error::Control)?;
         announce(&config);
-        let (acceptor, in_force) = (config.tls.clone(), InForce::of(&config));
-        let follower = Follower::new(&config, clock.clone());
+        let (acceptor, current) = (config.tls.clone(), CurrentSettings::of(&config));
+        let trigger = ReloadTrigger::new(&config, clock.clone());
         let (upstreams, of_files) = watch::channel(config.site.upstreams.clone());
         for provider in config.site.providers.values() {
             handle.spawn(provider.maintain(clock.clone()));
         }
-        handle.spawn(keep_files(acceptor.clone(), of_files));
+        handle.spawn(watch_certificates(acceptor.clone(), of_files));
         let metrics = Arc::new(Metrics::default());
         let endpoint = match acceptor.clone() {
             Some(acceptor) => Endpoint::tls(listener, acceptor),
@@ -118,10 +118,10 @@ impl Instance {
         let (server, count) = (config.server, config.workers);
         let shared = (Arc::clone(&metrics), clock);
         let providers = &config.site.providers;
-        let lasting = Lasting::start(config.session, providers, shared, handle.clone())?;
+        let process = ProcessState::start(config.session, providers, shared, handle.clone())?;
         let readiness = Readiness::default();
-        handle.spawn(keep_house(lasting.site.clone(), readiness.clone()));
-        let (sites, site) = watch::channel(lasting.site(config.site));
+        handle.spawn(maintain_sessions(process.site.clone(), readiness.clone()));
+        let (sites, site) = watch::channel(process.site(config.site));
         let make = move || Worker::new(site.clone());
         let setup = server::Setup {
             name: "worker",
@@ -133,7 +133,7 @@ impl Instance {
         let workers = Workers::start(setup, make)?;
         let admin = Admin::new(metrics, readiness.clone());
         let operations = operations
-            .map(|listener| operate(listener, admin, clock))
+            .map(|listener| start_operations(listener, admin, clock))
             .transpose()?;
         readiness.ready();
         // Not before: a file of sessions that is refused ends the start.
@@ -146,9 +146,9 @@ impl Instance {
             operations,
             readiness,
             acceptor,
-            lasting,
-            in_force,
-            follower,
+            process,
+            current,
+            trigger,
             upstreams,
             sites,
             handle,
@@ -176,11 +176,11 @@ impl Instance {
         tracing::info!("Draining");
         let drained = self.workers.drained().await;
         // What is still being refreshed is stored before the store closes.
-        self.lasting.site.refresher.drained().await;
+        self.process.site.refresher.drained().await;
         if let Some(operations) = self.operations {
             operations.drained().await;
         }
-        if let Err(error) = self.lasting.site.sessions.close().await {
+        if let Err(error) = self.process.site.sessions.close().await {
             let reason = error.reason();
             tracing::error!(reason, error = chain(&error), "Sessions not closed");
         }
@@ -196,7 +196,11 @@ impl Instance {
 
 /// Starts the operations listener on a thread of its own, so that it answers when all workers are
 /// busy.
-fn operate(listener: Listener, admin: Admin, clock: &Clock) -> Result<Workers, server::Error> {
+fn start_operations(
+    listener: Listener,
+    admin: Admin,
+    clock: &Clock,
+) -> Result<Workers, server::Error> {
     let setup = server::Setup {
         name: "operations",
         workers: NonZeroUsize::MIN,

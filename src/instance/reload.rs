@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::follow::Changed;
+use super::reload_trigger::ReloadCause;
 use super::{Instance, announce};
 use crate::config::{Config, Fixed, Opened, Problems, Read, Source, registrations};
 use crate::provider::Providers;
@@ -41,7 +41,7 @@ pub struct Reloaded {
 
 /// What the settings in force have open, and what the process started with.
 #[derive(Debug)]
-pub(super) struct InForce {
+pub(super) struct CurrentSettings {
     /// The settings, with the text that is in force.
     source: Source,
     /// What the process started with.
@@ -51,7 +51,7 @@ pub(super) struct InForce {
     failed: Option<Read>,
 }
 
-impl InForce {
+impl CurrentSettings {
     pub(super) fn of(config: &Config) -> Self {
         Self {
             source: config.source.clone(),
@@ -68,15 +68,15 @@ impl Instance {
     /// # Cancel safety
     ///
     /// Cancel safe.
-    pub async fn changed(&mut self) -> Changed {
-        self.follower.changed().await
+    pub async fn reload_due(&mut self) -> ReloadCause {
+        self.trigger.reload_due().await
     }
 
     /// Reads again what has changed, checks all settings as `sidegate check` does, and puts them in
     /// force as a whole or not at all. Connections, sessions and refreshes go on. A request that
     /// began before ends by the settings before. Each later request, on open connections too, is
     /// decided by the new ones. Events say what happened. What files asked for and what failed is
-    /// asked for again by [`Instance::changed`].
+    /// asked for again by [`Instance::reload_due`].
     ///
     /// # Errors
     ///
@@ -86,9 +86,9 @@ impl Instance {
     ///
     /// Not cancel safe: the sessions of providers that are gone may have ended already, while the
     /// settings before are still in force. The next reload mends that.
-    pub async fn reload(&mut self, changed: Changed) -> Result<Reloaded, ReloadError> {
-        let reloaded = self.put_in_force(changed).await;
-        let metrics = &self.lasting.site.metrics;
+    pub async fn reload(&mut self, cause: ReloadCause) -> Result<Reloaded, ReloadError> {
+        let reloaded = self.apply(cause).await;
+        let metrics = &self.process.site.metrics;
         match &reloaded {
             Ok(reloaded) => {
                 metrics.reload(Reload::Applied);
@@ -96,7 +96,7 @@ impl Instance {
             }
             Err(error) => {
                 metrics.reload(Reload::Refused);
-                self.follower.failed(changed);
+                self.trigger.failed(cause);
                 let error = chain(error);
                 tracing::error!(error, "Settings not reloaded, the old ones stay in force");
             }
@@ -104,17 +104,17 @@ impl Instance {
         reloaded
     }
 
-    async fn put_in_force(&mut self, changed: Changed) -> Result<Reloaded, ReloadError> {
-        let config = self.load(changed).await?;
+    async fn apply(&mut self, cause: ReloadCause) -> Result<Reloaded, ReloadError> {
+        let config = self.load(cause).await?;
         self.check_transport(&config)?;
-        let failed = self.in_force.failed.clone();
-        let next = InForce {
-            fixed: self.in_force.fixed.clone(),
+        let failed = self.current.failed.clone();
+        let next = CurrentSettings {
+            fixed: self.current.fixed.clone(),
             // Other keys put no other settings in force, so those that failed are still wanted.
-            failed: failed.filter(|_failed| changed == Changed::Keys),
-            ..InForce::of(&config)
+            failed: failed.filter(|_failed| cause == ReloadCause::KeyFile),
+            ..CurrentSettings::of(&config)
         };
-        let need_restart = self.in_force.fixed.differences(&config.fixed);
+        let need_restart = self.current.fixed.differences(&config.fixed);
         let same_store = !need_restart
             .iter()
             .any(|key| key.starts_with("session.store"));
@@ -127,7 +127,7 @@ impl Instance {
             keys: same_store.then(|| Arc::clone(keys)),
             registrations: registrations(&next.opened.providers),
         };
-        let site = &self.lasting.site;
+        let site = &self.process.site;
         let sessions = site.sessions.reconfigure(reconfiguration, site.clock.now());
         let sessions = sessions.await?;
         // Nothing fails from here on.
@@ -136,12 +136,12 @@ impl Instance {
             current.adopt(next);
         }
         self.maintain(&next.opened.providers);
-        let refresher = &self.lasting.site.refresher;
+        let refresher = &self.process.site.refresher;
         refresher.refresh_at(Arc::clone(&next.opened.providers));
         self.upstreams.send_replace(next.opened.upstreams.clone());
-        self.follower.succeeded(changed, &config);
-        self.sites.send_replace(self.lasting.site(config.site));
-        self.in_force = next;
+        self.trigger.succeeded(cause, &config);
+        self.sites.send_replace(self.process.site(config.site));
+        self.current = next;
         Ok(Reloaded {
             need_restart,
             sessions,
@@ -150,15 +150,15 @@ impl Instance {
 
     /// Reads the settings that are wanted: those in force for other keys, the text that failed for
     /// another try, and else the file. The file is read again, too, where it could not be read.
-    async fn load(&mut self, changed: Changed) -> Result<Config, ReloadError> {
-        let mut source = self.in_force.source.clone();
-        match changed {
-            Changed::Again => source.read = self.in_force.failed.clone(),
-            Changed::Keys => {}
-            Changed::Asked | Changed::Settings => source.read = None,
+    async fn load(&mut self, cause: ReloadCause) -> Result<Config, ReloadError> {
+        let mut source = self.current.source.clone();
+        match cause {
+            ReloadCause::Retry => source.read = self.current.failed.clone(),
+            ReloadCause::KeyFile => {}
+            ReloadCause::Signal | ReloadCause::SettingsFile => source.read = None,
         }
-        let opened = self.in_force.opened.clone();
-        let clock = self.lasting.site.clock.clone();
+        let opened = self.current.opened.clone();
+        let clock = self.process.site.clock.clone();
         let load = move || {
             let read = source.read();
             let read = read.inspect(|read| source.read = Some(read.clone()));
@@ -167,10 +167,10 @@ impl Instance {
         };
         let loaded = tokio::task::spawn_blocking(load).await;
         let (read, loaded) = loaded.map_err(ReloadError::Interrupted)?;
-        match changed {
-            Changed::Again | Changed::Settings => self.in_force.failed = read,
-            Changed::Asked => self.in_force.failed = None,
-            Changed::Keys => {}
+        match cause {
+            ReloadCause::Retry | ReloadCause::SettingsFile => self.current.failed = read,
+            ReloadCause::Signal => self.current.failed = None,
+            ReloadCause::KeyFile => {}
         }
         Ok(loaded?)
     }
@@ -187,8 +187,8 @@ impl Instance {
     /// Starts to look after providers that were not there before. Nobody looks after a provider any
     /// more once nobody uses it.
     fn maintain(&self, providers: &Providers) {
-        let before = &self.in_force.opened.providers;
-        let clock = &self.lasting.site.clock;
+        let before = &self.current.opened.providers;
+        let clock = &self.process.site.clock;
         for (name, provider) in providers {
             let kept = before.get(name);
             if !kept.is_some_and(|kept| Arc::ptr_eq(kept, provider)) {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
-use sidegate::instance::{Changed, ReloadError, Reloaded};
+use sidegate::instance::{ReloadCause, ReloadError, Reloaded};
 use tokio::sync::Notify;
 
 use crate::support::browser::Browser;
@@ -332,12 +332,20 @@ async fn keys_can_be_added_and_only_taken_away_when_nothing_needs_them() {
     let callback = scene.until_callback(&bob, "/").await;
     let settings = scene.gateway.settings();
     settings.file("keys", &format!("{}{}", key(2), key(1)));
-    scene.gateway.reload_for(Changed::Keys).await.unwrap();
+    scene
+        .gateway
+        .reload_for(ReloadCause::KeyFile)
+        .await
+        .unwrap();
     // A login that the old key has sealed goes on.
     let page = bob.follow_all(callback).await;
     assert_eq!(page.text(), "seen", "{}", page.describe());
     scene.gateway.settings().file("keys", &key(2));
-    let refused = scene.gateway.reload_for(Changed::Keys).await.unwrap_err();
+    let refused = scene
+        .gateway
+        .reload_for(ReloadCause::KeyFile)
+        .await
+        .unwrap_err();
     let said = sidegate::telemetry::chain(&refused);
     assert!(said.contains("1 session"), "{said}");
     for browser in [&alice, &bob] {
@@ -507,12 +515,22 @@ async fn settings_that_failed_are_still_wanted() {
         "prefix = \"/team\"\nprovider = \"main\"\n",
     );
     settings.overwrite(&format!("{open}{missing}"));
-    assert!(scene.gateway.reload_for(Changed::Settings).await.is_err());
+    assert!(
+        scene
+            .gateway
+            .reload_for(ReloadCause::SettingsFile)
+            .await
+            .is_err()
+    );
     scene.gateway.settings().overwrite("half of a");
-    scene.gateway.reload_for(Changed::Keys).await.unwrap();
+    scene
+        .gateway
+        .reload_for(ReloadCause::KeyFile)
+        .await
+        .unwrap();
     assert_eq!(scene.browser().fetch(&url("/")).await.status, 401);
     scene.gateway.settings().file("secret_of_later", "secret");
-    scene.gateway.reload_for(Changed::Again).await.unwrap();
+    scene.gateway.reload_for(ReloadCause::Retry).await.unwrap();
     assert_eq!(scene.browser().fetch(&url("/")).await.status, 200);
 }
 
@@ -521,13 +539,19 @@ async fn a_file_that_could_not_be_read_is_read_by_the_next_try() {
     let mut scene = Scene::new().await;
     let text = scene.gateway.settings().text();
     scene.gateway.settings().remove();
-    assert!(scene.gateway.reload_for(Changed::Settings).await.is_err());
-    assert!(scene.gateway.reload_for(Changed::Again).await.is_err());
+    assert!(
+        scene
+            .gateway
+            .reload_for(ReloadCause::SettingsFile)
+            .await
+            .is_err()
+    );
+    assert!(scene.gateway.reload_for(ReloadCause::Retry).await.is_err());
     scene
         .gateway
         .settings()
         .overwrite(&edited(&text, ANYBODY, NOBODY));
-    scene.gateway.reload_for(Changed::Again).await.unwrap();
+    scene.gateway.reload_for(ReloadCause::Retry).await.unwrap();
     let alice = scene.browser_of("alice");
     assert_eq!(alice.visit(&url("/")).await.status, 403);
 }

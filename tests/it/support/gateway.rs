@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use sidegate::clock::{Clock, Timestamp};
 use sidegate::config::{Config, Opened, Source};
-use sidegate::instance::{Changed, Instance, ReloadError, Reloaded};
+use sidegate::instance::{Instance, ReloadCause, ReloadError, Reloaded};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
@@ -200,12 +200,12 @@ impl Gateway {
     /// Writes `text` over the settings and puts them in force.
     pub(crate) async fn reload(&mut self, text: &str) -> Result<Reloaded, ReloadError> {
         self.settings.overwrite(text);
-        self.instance.reload(Changed::Asked).await
+        self.instance.reload(ReloadCause::Signal).await
     }
 
     /// Reloads as if files had asked for it.
-    pub(crate) async fn reload_for(&mut self, changed: Changed) -> Result<Reloaded, ReloadError> {
-        self.instance.reload(changed).await
+    pub(crate) async fn reload_for(&mut self, cause: ReloadCause) -> Result<Reloaded, ReloadError> {
+        self.instance.reload(cause).await
     }
 
     /// The settings as they are written.

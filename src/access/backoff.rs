@@ -19,9 +19,9 @@ pub(super) const LONGEST_ASKED: Duration = Duration::from_mins(5);
 /// How many sessions are remembered before those are looked for that nobody has tried since.
 const MANY: usize = 10_000;
 
-/// Where the trouble is that keeps a session from being used.
+/// Where the backoff is that keeps a session from being used.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Whereabouts {
+pub(crate) enum FailureLocation {
     /// At the provider, or on the way there.
     Provider,
     /// Where the gateway keeps its sessions.
@@ -33,21 +33,21 @@ pub(crate) enum Whereabouts {
 pub(super) struct Reason {
     /// A stable code.
     pub(super) code: &'static str,
-    pub(super) whereabouts: Whereabouts,
+    pub(super) location: FailureLocation,
 }
 
 impl Reason {
     pub(super) const fn at_provider(code: &'static str) -> Self {
         Self {
             code,
-            whereabouts: Whereabouts::Provider,
+            location: FailureLocation::Provider,
         }
     }
 
     pub(super) const fn at_store(code: &'static str) -> Self {
         Self {
             code,
-            whereabouts: Whereabouts::Store,
+            location: FailureLocation::Store,
         }
     }
 }
@@ -62,45 +62,45 @@ pub(super) struct SessionFailure {
 
 /// Failures of one session in a row.
 #[derive(Clone, Copy, Debug)]
-struct Trouble {
+struct Backoff {
     failures: u32,
     until: Timestamp,
     reason: Reason,
 }
 
-/// All sessions in trouble.
+/// Table sessions in backoff.
 #[derive(Debug, Default)]
-pub(super) struct Troubles(
+pub(super) struct Backoffs(
     // Looked at when something is refreshed, never for a token that is fresh.
-    #[expect(clippy::disallowed_types, reason = "held for one look-up")] std::sync::Mutex<All>,
+    #[expect(clippy::disallowed_types, reason = "held for one look-up")] std::sync::Mutex<Table>,
 );
 
 #[derive(Debug, Default)]
-struct All {
-    sessions: HashMap<SessionKey, Trouble>,
+struct Table {
+    sessions: HashMap<SessionKey, Backoff>,
     /// As many as the last look left. The next is due when there are twice as many, so that in an
     /// outage, where it finds nothing to forget, it stays as cheap as what it follows.
     left: usize,
 }
 
-impl All {
+impl Table {
     /// Forgets those that nobody has tried for long, if it is time to look for them.
     fn sweep(&mut self, now: Timestamp) {
         if self.sessions.len() < MANY.max(self.left.saturating_mul(2)) {
             return;
         }
         self.sessions
-            .retain(|_, trouble| trouble.until.plus(LONGEST_ASKED) > now);
+            .retain(|_, backoff| backoff.until.plus(LONGEST_ASKED) > now);
         self.left = self.sessions.len();
     }
 }
 
-impl Troubles {
+impl Backoffs {
     /// The pause that a session is in.
     pub(super) fn find(&self, key: &SessionKey, now: Timestamp) -> Option<SessionFailure> {
-        let trouble = *self.all().sessions.get(key)?;
-        let retry_after = trouble.until.since(now);
-        let reason = trouble.reason;
+        let backoff = *self.all().sessions.get(key)?;
+        let retry_after = backoff.until.since(now);
+        let reason = backoff.reason;
         (!retry_after.is_zero() && retry_after <= LONGEST_ASKED).then_some(SessionFailure {
             reason,
             retry_after,
@@ -108,25 +108,37 @@ impl Troubles {
     }
 
     /// Notes one more failure, after which a session is not tried before `until`.
-    pub(super) fn note(&self, key: &SessionKey, reason: Reason, until: Timestamp, now: Timestamp) {
-        self.hold(key, reason, until, now);
-        if let Some(trouble) = self.all().sessions.get_mut(key) {
-            trouble.failures = trouble.failures.saturating_add(1);
+    pub(super) fn add_failure(
+        &self,
+        key: &SessionKey,
+        reason: Reason,
+        until: Timestamp,
+        now: Timestamp,
+    ) {
+        self.postpone(key, reason, until, now);
+        if let Some(backoff) = self.all().sessions.get_mut(key) {
+            backoff.failures = backoff.failures.saturating_add(1);
         }
     }
 
     /// Notes that a session is not tried before `until`, though it has not failed: nothing was
     /// asked. A break of the server's must not make the session's own pauses longer.
-    pub(super) fn hold(&self, key: &SessionKey, reason: Reason, until: Timestamp, now: Timestamp) {
+    pub(super) fn postpone(
+        &self,
+        key: &SessionKey,
+        reason: Reason,
+        until: Timestamp,
+        now: Timestamp,
+    ) {
         let mut all = self.all();
         all.sweep(now);
-        let failures = all.sessions.get(key).map_or(0, |trouble| trouble.failures);
-        let trouble = Trouble {
+        let failures = all.sessions.get(key).map_or(0, |backoff| backoff.failures);
+        let backoff = Backoff {
             failures,
             until,
             reason,
         };
-        all.sessions.insert(*key, trouble);
+        all.sessions.insert(*key, backoff);
     }
 
     /// Forgets a session that is in order again, or gone.
@@ -140,11 +152,11 @@ impl Troubles {
             .all()
             .sessions
             .get(key)
-            .map_or(0, |trouble| trouble.failures);
+            .map_or(0, |backoff| backoff.failures);
         jittered(pause(failures))
     }
 
-    fn all(&self) -> MutexGuard<'_, All> {
+    fn all(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -176,77 +188,77 @@ mod tests {
 
     #[test]
     fn g_07_pauses_double_and_are_spread() {
-        let troubles = Troubles::default();
+        let backoffs = Backoffs::default();
         for (failures, longest) in [1, 2, 4, 8, 16, 32, 60, 60, 60].into_iter().enumerate() {
             let longest = Duration::from_secs(longest);
             for _ in 0..20 {
-                let pause = troubles.next_pause(&key(1));
+                let pause = backoffs.next_pause(&key(1));
                 assert!(
                     pause >= longest / 2 && pause <= longest,
                     "{failures}: {pause:?}"
                 );
             }
-            troubles.note(&key(1), X, NOW.plus(SECOND), NOW);
+            backoffs.add_failure(&key(1), X, NOW.plus(SECOND), NOW);
         }
         assert_eq!(pause(u32::MAX), LONGEST_PAUSE);
         // What was not even asked is no failure.
         let held = key(3);
         for _ in 0..5 {
-            troubles.hold(&held, X, NOW.plus(SECOND), NOW);
+            backoffs.postpone(&held, X, NOW.plus(SECOND), NOW);
         }
-        assert!(troubles.next_pause(&held) <= FIRST_PAUSE);
-        assert!(troubles.find(&held, NOW).is_some());
+        assert!(backoffs.next_pause(&held) <= FIRST_PAUSE);
+        assert!(backoffs.find(&held, NOW).is_some());
         // Another session has its own, and so has one that was in order meanwhile.
-        assert!(troubles.next_pause(&key(2)) <= FIRST_PAUSE);
-        troubles.forget(&key(1));
-        assert!(troubles.next_pause(&key(1)) <= FIRST_PAUSE);
+        assert!(backoffs.next_pause(&key(2)) <= FIRST_PAUSE);
+        backoffs.forget(&key(1));
+        assert!(backoffs.next_pause(&key(1)) <= FIRST_PAUSE);
     }
 
     #[test]
     fn a_session_is_in_trouble_until_its_pause_is_over() {
-        let troubles = Troubles::default();
-        troubles.note(&key(1), X, NOW.plus(SECOND * 3), NOW);
-        let failure = |after| troubles.find(&key(1), NOW.plus(after));
+        let backoffs = Backoffs::default();
+        backoffs.add_failure(&key(1), X, NOW.plus(SECOND * 3), NOW);
+        let failure = |after| backoffs.find(&key(1), NOW.plus(after));
         assert_eq!(
             failure(SECOND).map(|failure| failure.retry_after),
             Some(SECOND * 2)
         );
         assert_eq!(failure(SECOND * 3), None);
-        assert_eq!(troubles.find(&key(2), NOW), None);
+        assert_eq!(backoffs.find(&key(2), NOW), None);
     }
 
     #[test]
     fn f_18_a_clock_that_is_set_back_keeps_nobody_in_trouble() {
-        let troubles = Troubles::default();
-        troubles.note(&key(1), X, NOW.plus(SECOND), NOW);
+        let backoffs = Backoffs::default();
+        backoffs.add_failure(&key(1), X, NOW.plus(SECOND), NOW);
         let yesterday = Timestamp::from_millis(NOW.as_millis() - 86_400_000);
-        assert_eq!(troubles.find(&key(1), yesterday), None);
+        assert_eq!(backoffs.find(&key(1), yesterday), None);
     }
 
     #[test]
     fn d_26_sessions_that_nobody_uses_do_not_fill_memory() {
-        let troubles = Troubles::default();
+        let backoffs = Backoffs::default();
         for number in 0..30_000_u32 {
             let mut bytes = [0; 16];
             bytes[..4].copy_from_slice(&number.to_be_bytes());
             let now = NOW.plus(SECOND * number);
-            troubles.note(&SessionKey::from_bytes(bytes), X, now.plus(SECOND), now);
+            backoffs.add_failure(&SessionKey::from_bytes(bytes), X, now.plus(SECOND), now);
         }
-        assert!(troubles.all().sessions.len() <= 2 * MANY);
+        assert!(backoffs.all().sessions.len() <= 2 * MANY);
     }
 
     #[test]
     fn d_26_an_outage_of_many_sessions_is_not_gone_through_for_each() {
-        let troubles = Troubles::default();
+        let backoffs = Backoffs::default();
         let mut looks = Vec::new();
         for number in 0..100_000_u32 {
             let mut bytes = [0; 16];
             bytes[..4].copy_from_slice(&number.to_be_bytes());
-            troubles.note(&SessionKey::from_bytes(bytes), X, NOW.plus(SECOND), NOW);
-            looks.push(troubles.all().left);
+            backoffs.add_failure(&SessionKey::from_bytes(bytes), X, NOW.plus(SECOND), NOW);
+            looks.push(backoffs.all().left);
         }
         looks.dedup();
         assert_eq!(looks, [0, 10_000, 20_000, 40_000, 80_000]);
-        assert_eq!(troubles.all().sessions.len(), 100_000);
+        assert_eq!(backoffs.all().sessions.len(), 100_000);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Interval};
 
-use super::housekeeping::every;
+use super::housekeeping::ticks_every;
 use crate::clock::Clock;
 use crate::config::{Config, Digest, Look, Watch, content};
 
@@ -23,22 +23,22 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 /// What has changed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
-pub enum Changed {
+pub enum ReloadCause {
     /// A reload failed that files had asked for: the same text is to be tried again, since a file that
     /// it names may have come meanwhile.
-    Again,
+    Retry,
     /// Nothing, but a signal asks for all settings to be read again.
-    Asked,
+    Signal,
     /// The settings file was replaced: all settings are to be read again.
-    Settings,
+    SettingsFile,
     /// `login.state_key_file` holds other keys: the settings in force are to be opened again.
-    Keys,
+    KeyFile,
 }
 
-/// Follows the files of a running gateway. One follower lasts as long as the process, so that no
+/// Follows the files of a running gateway. One trigger lasts as long as the process, so that no
 /// reload misses what happens meanwhile.
 #[derive(Debug)]
-pub(super) struct Follower {
+pub(super) struct ReloadTrigger {
     clock: Clock,
     ticks: Option<Interval>,
     settings: Option<Watch>,
@@ -50,8 +50,8 @@ pub(super) struct Follower {
 /// them.
 #[derive(Clone, Copy, Debug)]
 struct Retry {
-    /// [`Changed::Again`] for settings, [`Changed::Keys`] for keys alone.
-    changed: Changed,
+    /// [`ReloadCause::Retry`] for settings, [`ReloadCause::KeyFile`] for keys alone.
+    cause: ReloadCause,
     pause: Duration,
     at: Instant,
 }
@@ -60,7 +60,7 @@ struct Retry {
 #[derive(Debug)]
 struct KeyFile {
     path: PathBuf,
-    in_force: Option<Digest>,
+    current: Option<Digest>,
     /// Other content, and since when the file holds it.
     other: Option<(Digest, Instant)>,
     /// The content for which a reload was asked.
@@ -68,10 +68,10 @@ struct KeyFile {
 }
 
 impl KeyFile {
-    fn new(path: PathBuf, in_force: Option<Digest>) -> Self {
+    fn new(path: PathBuf, current: Option<Digest>) -> Self {
         Self {
             path,
-            in_force,
+            current,
             other: None,
             asked: None,
         }
@@ -80,7 +80,7 @@ impl KeyFile {
     /// Returns true once, when other content has stayed for ten seconds.
     fn has_changed(&mut self, now: Instant) -> bool {
         let content = content(&self.path);
-        let Some(other) = content.filter(|_| content != self.in_force) else {
+        let Some(other) = content.filter(|_| content != self.current) else {
             self.other = None;
             return false;
         };
@@ -98,23 +98,23 @@ impl KeyFile {
     }
 }
 
-impl Follower {
+impl ReloadTrigger {
     /// Follows what `config` names, from its state when it was read.
     pub(super) fn new(config: &Config, clock: Clock) -> Self {
-        let mut follower = Self {
+        let mut trigger = Self {
             clock,
             ticks: None,
             settings: None,
             keys: None,
             retry: None,
         };
-        follower.follow(config);
-        follower
+        trigger.track(config);
+        trigger
     }
 
     /// Follows what `config` names, which is in force now. What is followed already goes on being
     /// followed.
-    fn follow(&mut self, config: &Config) {
+    fn track(&mut self, config: &Config) {
         if !config.watch {
             self.settings = None;
         } else if self.settings.is_none() {
@@ -126,34 +126,36 @@ impl Follower {
         self.keys = keys.map(|file| KeyFile::new(file.path.clone(), file.content));
     }
 
-    /// A reload for `changed` has put `config` in force.
-    pub(super) fn succeeded(&mut self, changed: Changed, config: &Config) {
+    /// A reload for `cause` has put `config` in force.
+    pub(super) fn succeeded(&mut self, cause: ReloadCause, config: &Config) {
         // Settings that failed are still wanted when only the keys are others.
-        if changed != Changed::Keys {
+        if cause != ReloadCause::KeyFile {
             self.retry = None;
         }
-        self.follow(config);
+        self.track(config);
     }
 
-    /// A reload for `changed` failed. If files had asked for it, it is asked for again after a pause
+    /// A reload for `cause` failed. If files had asked for it, it is asked for again after a pause
     /// that grows; whoever sent a signal sees what the log says.
-    pub(super) fn failed(&mut self, changed: Changed) {
+    pub(super) fn failed(&mut self, cause: ReloadCause) {
         let before = self.retry;
-        let changed = match (changed, before.map(|retry| retry.changed)) {
-            (Changed::Asked, Some(Changed::Keys)) => return,
-            (Changed::Asked, _) => {
+        let cause = match (cause, before.map(|retry| retry.cause)) {
+            (ReloadCause::Signal, Some(ReloadCause::KeyFile)) => return,
+            (ReloadCause::Signal, _) => {
                 self.retry = None;
                 return;
             }
             // Settings that are wanted bring the keys along.
-            (Changed::Keys, None | Some(Changed::Keys)) => Changed::Keys,
-            (Changed::Keys | Changed::Again | Changed::Settings, _) => Changed::Again,
+            (ReloadCause::KeyFile, None | Some(ReloadCause::KeyFile)) => ReloadCause::KeyFile,
+            (ReloadCause::KeyFile | ReloadCause::Retry | ReloadCause::SettingsFile, _) => {
+                ReloadCause::Retry
+            }
         };
         let before = before.map_or(Duration::ZERO, |retry| retry.pause);
         let pause = before.saturating_mul(2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
         let now = self.clock.instant();
         self.retry = Some(Retry {
-            changed,
+            cause,
             pause,
             at: now.checked_add(pause).unwrap_or(now),
         });
@@ -164,26 +166,26 @@ impl Follower {
     /// # Cancel safety
     ///
     /// Cancel safe.
-    pub(super) async fn changed(&mut self) -> Changed {
+    pub(super) async fn reload_due(&mut self) -> ReloadCause {
         loop {
-            let ticks = self.ticks.get_or_insert_with(|| every(PERIOD));
+            let ticks = self.ticks.get_or_insert_with(|| ticks_every(PERIOD));
             ticks.tick().await;
-            if let Some(changed) = self.look(self.clock.instant()) {
-                return changed;
+            if let Some(cause) = self.look(self.clock.instant()) {
+                return cause;
             }
         }
     }
 
-    fn look(&mut self, now: Instant) -> Option<Changed> {
+    fn look(&mut self, now: Instant) -> Option<ReloadCause> {
         match self.settings.as_mut().map(|watch| watch.look(now)) {
             None | Some(Ok(Look::Nothing)) => {}
             Some(Ok(Look::Replaced)) => {
                 self.retry = None;
-                return Some(Changed::Settings);
+                return Some(ReloadCause::SettingsFile);
             }
             Some(Ok(Look::WrittenInPlace)) => {
                 // Another try might read half of it.
-                let keys = |retry: &Retry| retry.changed == Changed::Keys;
+                let keys = |retry: &Retry| retry.cause == ReloadCause::KeyFile;
                 self.retry = self.retry.filter(keys);
                 tracing::warn!(
                     key = "watch",
@@ -197,10 +199,10 @@ impl Follower {
             }
         }
         if self.keys.as_mut().is_some_and(|keys| keys.has_changed(now)) {
-            return Some(Changed::Keys);
+            return Some(ReloadCause::KeyFile);
         }
         let due = self.retry.filter(|retry| retry.at <= now);
-        due.map(|retry| retry.changed)
+        due.map(|retry| retry.cause)
     }
 }
 
@@ -216,7 +218,7 @@ mod tests {
     #[test]
     fn what_files_asked_for_and_what_failed_is_asked_for_again_and_a_signal_is_not() {
         let clock = Clock::system();
-        let mut follower = Follower {
+        let mut trigger = ReloadTrigger {
             clock: clock.clone(),
             ticks: None,
             settings: None,
@@ -224,25 +226,25 @@ mod tests {
             retry: None,
         };
         let after = |seconds| clock.instant() + Duration::from_secs(seconds);
-        assert_eq!(follower.look(after(1000)), None);
-        follower.failed(Changed::Settings);
-        assert_eq!(follower.look(clock.instant()), None);
-        assert_eq!(follower.look(after(1)), Some(Changed::Again));
+        assert_eq!(trigger.look(after(1000)), None);
+        trigger.failed(ReloadCause::SettingsFile);
+        assert_eq!(trigger.look(clock.instant()), None);
+        assert_eq!(trigger.look(after(1)), Some(ReloadCause::Retry));
         for (pause, early) in [(2, 1), (4, 3), (8, 7)] {
-            follower.failed(Changed::Again);
-            assert_eq!(follower.look(after(early)), None);
-            assert_eq!(follower.look(after(pause)), Some(Changed::Again));
+            trigger.failed(ReloadCause::Retry);
+            assert_eq!(trigger.look(after(early)), None);
+            assert_eq!(trigger.look(after(pause)), Some(ReloadCause::Retry));
         }
-        follower.failed(Changed::Asked);
-        assert_eq!(follower.look(after(1000)), None);
+        trigger.failed(ReloadCause::Signal);
+        assert_eq!(trigger.look(after(1000)), None);
         // Other keys that failed are no reason to read the settings file.
-        follower.failed(Changed::Keys);
-        follower.failed(Changed::Keys);
-        follower.failed(Changed::Asked);
-        assert_eq!(follower.look(after(1000)), Some(Changed::Keys));
-        follower.failed(Changed::Settings);
-        follower.failed(Changed::Keys);
-        assert_eq!(follower.look(after(1000)), Some(Changed::Again));
+        trigger.failed(ReloadCause::KeyFile);
+        trigger.failed(ReloadCause::KeyFile);
+        trigger.failed(ReloadCause::Signal);
+        assert_eq!(trigger.look(after(1000)), Some(ReloadCause::KeyFile));
+        trigger.failed(ReloadCause::SettingsFile);
+        trigger.failed(ReloadCause::KeyFile);
+        assert_eq!(trigger.look(after(1000)), Some(ReloadCause::Retry));
     }
 
     #[test]

@@ -14,14 +14,14 @@ use crate::seal::KeyRing;
 use crate::session::{self, Sessions, StartError};
 use crate::telemetry::Metrics;
 
-/// What every site of the process shares.
+/// What ticks_every site of the process shares.
 #[derive(Debug)]
-pub(super) struct Lasting {
-    pub(super) site: gateway::Lasting,
+pub(super) struct ProcessState {
+    pub(super) site: gateway::ProcessState,
     login: Arc<login::Lasting>,
 }
 
-impl Lasting {
+impl ProcessState {
     /// Opens the store of sessions, and starts with nothing remembered otherwise.
     pub(super) fn start(
         (settings, keys): (session::Settings, Arc<KeyRing>),
@@ -45,7 +45,7 @@ impl Lasting {
             control,
         );
         Ok(Self {
-            site: gateway::Lasting {
+            site: gateway::ProcessState {
                 sessions,
                 refresher,
                 metrics,
@@ -58,13 +58,13 @@ impl Lasting {
     /// Makes the site of these settings.
     pub(super) fn site(&self, config: SiteConfig) -> Arc<Site> {
         let (login, keys) = config.login;
-        let (providers, lasting) = (Arc::clone(&config.providers), Arc::clone(&self.login));
+        let (providers, process) = (Arc::clone(&config.providers), Arc::clone(&self.login));
         let parts = SiteParts {
             settings: config.gateway,
             routes: config.routes,
             providers: config.providers,
-            login: Arc::new(Login::new(login, keys, providers, lasting)),
-            patience: config.patience,
+            login: Arc::new(Login::new(login, keys, providers, process)),
+            max_wait: config.max_wait,
         };
         Arc::new(Site::new(parts, self.site.clone()))
     }
