@@ -37,7 +37,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve, as the settings say, until SIGTERM or SIGINT
+    /// Serve, as the settings print_line, until SIGTERM or SIGINT
     Run(Settings),
     /// Name every problem of the settings that can be seen at once, and serve nothing
     Check(Check),
@@ -70,7 +70,7 @@ struct Settings {
 struct Check {
     #[command(flatten)]
     settings: Settings,
-    /// The settings that a gateway runs with now: say what a reload would end, and what it cannot
+    /// The settings that a gateway runs with now: print_line what a reload would end, and what it cannot
     /// change
     #[arg(long, value_name = "FILE")]
     running: Option<PathBuf>,
@@ -83,7 +83,7 @@ struct Demo {
     check: bool,
     /// What the authorization server answers as
     #[arg(long, value_name = "KIND", default_value = "passport-13", value_parser = provider_names())]
-    provider: demo::Dialect,
+    provider: demo::ProviderKind,
     /// Break this step on purpose, to see that the check can fail
     #[arg(long = "break", value_name = "STEP", requires = "check", value_parser = step_names())]
     broken: Option<demo::Step>,
@@ -102,11 +102,11 @@ fn step_names() -> impl TypedValueParser<Value = demo::Step> {
 }
 
 /// What the demo's authorization server can answer as, by name.
-fn provider_names() -> impl TypedValueParser<Value = demo::Dialect> {
-    let names = PossibleValuesParser::new(demo::Dialect::ALL.map(demo::Dialect::name));
+fn provider_names() -> impl TypedValueParser<Value = demo::ProviderKind> {
+    let names = PossibleValuesParser::new(demo::ProviderKind::ALL.map(demo::ProviderKind::name));
     names.try_map(|name| {
-        let mut dialects = demo::Dialect::ALL.into_iter();
-        let found = dialects.find(|dialect| dialect.name() == name);
+        let mut kinds = demo::ProviderKind::ALL.into_iter();
+        let found = kinds.find(|kind| kind.name() == name);
         found.ok_or("no such kind of provider")
     })
 }
@@ -116,20 +116,20 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no mistakes; clap writes each where it belongs.
-            let asked = matches!(
+            let arguments = matches!(
                 error.kind(),
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
             );
             return match error.print() {
-                Ok(()) if asked => ExitCode::SUCCESS,
+                Ok(()) if arguments => ExitCode::SUCCESS,
                 Ok(()) | Err(_) => ExitCode::from(USAGE),
             };
         }
     };
     match cli.command {
         Command::Run(settings) => run(&settings),
-        Command::Check(asked) => check(&asked),
-        Command::Demo(demo) => try_out(&demo),
+        Command::Check(arguments) => check(&arguments),
+        Command::Demo(demo) => run_demo(&demo),
         Command::DevCerts { dir } => dev_certs(&dir),
     }
 }
@@ -151,28 +151,28 @@ impl Settings {
 
 fn load(source: &Source, clock: &Clock) -> Result<Config, ExitCode> {
     Config::load(source, &Opened::default(), clock).map_err(|problems| {
-        complain(&problems.to_string());
+        print_error(&problems.to_string());
         ExitCode::from(CONFIG)
     })
 }
 
-fn check(asked: &Check) -> ExitCode {
-    let (settings, clock) = (&asked.settings, Clock::system());
+fn check(arguments: &Check) -> ExitCode {
+    let (settings, clock) = (&arguments.settings, Clock::system());
     let config = match load(&settings.source(), &clock) {
         Ok(config) => config,
         Err(code) => return code,
     };
     for warning in &config.warnings {
-        complain(&format!("warning: {warning}"));
+        print_error(&format!("warning: {warning}"));
     }
     for route in config.site.routes.iter().filter(|route| route.is_public()) {
-        say(&format!("open to everybody: {}", route.prefix()));
+        print_line(&format!("open to everybody: {}", route.prefix()));
     }
     match config.sessions_that_end(clock.now()) {
-        Ok(ends) => ends.iter().for_each(|line| say(line)),
+        Ok(ends) => ends.iter().for_each(|line| print_line(line)),
         Err(error) => return fail_with(CONFIG, &chain(&error)),
     }
-    if let Some(running) = &asked.running {
+    if let Some(running) = &arguments.running {
         let source = Source {
             path: running.clone(),
             ..settings.source()
@@ -181,12 +181,12 @@ fn check(asked: &Check) -> ExitCode {
             Ok(before) => config
                 .changes_since(&before)
                 .iter()
-                .for_each(|line| say(line)),
+                .for_each(|line| print_line(line)),
             Err(code) => return code,
         }
     }
     let path = settings.config.display();
-    say(&format!("{path}: the settings are good"));
+    print_line(&format!("{path}: the settings are good"));
     ExitCode::SUCCESS
 }
 
@@ -279,7 +279,7 @@ impl Signals {
     }
 }
 
-fn try_out(demo: &Demo) -> ExitCode {
+fn run_demo(demo: &Demo) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -310,14 +310,14 @@ fn try_out(demo: &Demo) -> ExitCode {
 async fn check_demo(demo: demo::Demo) -> ExitCode {
     let held = match demo.check() {
         Ok(check) => check
-            .run(&mut |report| say(&report.to_string()))
+            .run(&mut |report| print_line(&report.to_string()))
             .await
             .is_ok(),
         Err(error) => return fail(&chain(&error)),
     };
     demo.stop().await;
     if held {
-        say("All steps held.");
+        print_line("All steps held.");
         ExitCode::SUCCESS
     } else {
         ExitCode::from(FAILURE)
@@ -329,7 +329,7 @@ async fn show_demo(demo: demo::Demo) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return fail(&format!("cannot listen for signals: {error}")),
     };
-    say(&format!(
+    print_line(&format!(
         "This is a demo for development: everything is on loopback and forgotten when it stops.\n\n  \
          open      {}\n  \
          user      alice\n  \
@@ -351,9 +351,9 @@ fn dev_certs(dir: &Path) -> ExitCode {
     match sidegate::tls::development_certificates(dir, &[], Clock::system().now()) {
         Ok(written) => {
             for path in [&written.authority, &written.certificate, &written.key] {
-                say(&format!("wrote {}", path.display()));
+                print_line(&format!("wrote {}", path.display()));
             }
-            say(&format!(
+            print_line(&format!(
                 "Trust {} where you need to; set server.certificate_file and server.key_file to \
                  the other two.",
                 written.authority.display()
@@ -369,7 +369,7 @@ fn fail(text: &str) -> ExitCode {
 }
 
 fn fail_with(code: u8, text: &str) -> ExitCode {
-    complain(&format!("sidegate: {text}"));
+    print_error(&format!("sidegate: {text}"));
     ExitCode::from(code)
 }
 
@@ -377,7 +377,7 @@ fn fail_with(code: u8, text: &str) -> ExitCode {
     clippy::print_stdout,
     reason = "the command line speaks to whoever typed it"
 )]
-fn say(text: &str) {
+fn print_line(text: &str) {
     println!("{text}");
 }
 
@@ -385,6 +385,6 @@ fn say(text: &str) {
     clippy::print_stderr,
     reason = "the command line speaks to whoever typed it"
 )]
-fn complain(text: &str) {
+fn print_error(text: &str) {
     eprintln!("{text}");
 }

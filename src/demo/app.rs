@@ -13,16 +13,16 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::Error;
-use super::oracle::{Oracle, Token};
 use super::pages::{APP, escape, not_found, page, table};
-use super::serve::{Answer, Reply, Server, answer, plain, serve};
+use super::serve::{HandlerResult, ReplyBody, Server, answer, plain, serve};
+use super::token_checker::{ParsedToken, TokenChecker};
 use crate::clock::Clock;
 
 /// The reason why nobody is signed in when there is no `Authorization` at all.
 const NO_TOKEN: &str = "no token arrived";
 
 /// The longest wait that `/slow` gives.
-const SLOWEST: Duration = Duration::from_mins(1);
+const MAX_WAIT: Duration = Duration::from_mins(1);
 
 /// How the app is to be.
 #[derive(Clone, Debug)]
@@ -53,12 +53,12 @@ impl AppSettings {
 #[derive(Debug)]
 pub struct App {
     server: Server,
-    desk: Arc<Desk>,
+    state: Arc<AppState>,
 }
 
 #[derive(Debug)]
-struct Desk {
-    oracle: Oracle,
+struct AppState {
+    checker: TokenChecker,
     audience: String,
     clock: Clock,
     requests: AtomicU64,
@@ -71,19 +71,19 @@ impl App {
     ///
     /// [`Error::NotLoopback`], [`Error::Bind`], or [`Error::PublicKey`] when the key is not PEM.
     pub async fn start(settings: AppSettings) -> Result<Self, Error> {
-        let desk = Arc::new(Desk {
-            oracle: Oracle::from_pem(&settings.public_key_pem)?,
+        let state = Arc::new(AppState {
+            checker: TokenChecker::from_pem(&settings.public_key_pem)?,
             audience: settings.audience,
             clock: settings.clock,
             requests: AtomicU64::new(0),
         });
-        let shared = Arc::clone(&desk);
+        let shared = Arc::clone(&state);
         let server = serve(settings.address, move |request| {
-            let desk = Arc::clone(&shared);
-            async move { handle(&desk, request).await }
+            let state = Arc::clone(&shared);
+            async move { handle(&state, request).await }
         })
         .await?;
-        Ok(Self { server, desk })
+        Ok(Self { server, state })
     }
 
     /// The address it is bound to.
@@ -93,19 +93,19 @@ impl App {
 
     /// How many requests reached it.
     pub fn requests(&self) -> u64 {
-        self.desk.requests.load(Ordering::Relaxed)
+        self.state.requests.load(Ordering::Relaxed)
     }
 }
 
-async fn handle(desk: &Desk, request: Request<Bytes>) -> Answer {
-    desk.requests.fetch_add(1, Ordering::Relaxed);
-    let visit = Visit::new(desk, request.headers());
+async fn handle(state: &AppState, request: Request<Bytes>) -> HandlerResult {
+    state.requests.fetch_add(1, Ordering::Relaxed);
+    let received = ReceivedRequest::new(state, request.headers());
     let read = matches!(*request.method(), Method::GET | Method::HEAD);
     let query = request.uri().query().unwrap_or_default();
     Ok(match request.uri().path() {
-        "/" if read => front(&visit),
-        "/whoami" => whoami(desk, &visit),
-        "/notes" if *request.method() == Method::POST => notes(&visit, request.body()),
+        "/" if read => front_page(&received),
+        "/whoami" => whoami(state, &received),
+        "/notes" if *request.method() == Method::POST => notes(&received, request.body()),
         "/public/hello" => plain(StatusCode::OK, "Hello, whoever you are.\n"),
         "/stream" => stream(),
         "/slow" => {
@@ -113,7 +113,7 @@ async fn handle(desk: &Desk, request: Request<Bytes>) -> Answer {
                 .find(|(name, _value)| name == "ms")
                 .and_then(|(_name, value)| value.parse().ok());
             let asked = Duration::from_millis(asked.unwrap_or(1000));
-            tokio::time::sleep(asked.min(SLOWEST)).await;
+            tokio::time::sleep(asked.min(MAX_WAIT)).await;
             plain(StatusCode::OK, "Sorry for the wait.\n")
         }
         "/" | "/notes" => plain(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n"),
@@ -122,16 +122,16 @@ async fn handle(desk: &Desk, request: Request<Bytes>) -> Answer {
 }
 
 /// What the app makes of one request's fields.
-struct Visit {
+struct ReceivedRequest {
     /// Each field but `Authorization`; the gateway's own cookies, should one arrive, without value.
     fields: BTreeMap<String, String>,
-    token: Option<Token>,
+    token: Option<ParsedToken>,
     /// The subject, or why nobody counts as signed in.
     subject: Result<String, &'static str>,
 }
 
-impl Visit {
-    fn new(desk: &Desk, headers: &HeaderMap) -> Self {
+impl ReceivedRequest {
+    fn new(state: &AppState, headers: &HeaderMap) -> Self {
         let mut fields = BTreeMap::new();
         for name in headers.keys().filter(|name| **name != AUTHORIZATION) {
             let values = headers.get_all(name).into_iter();
@@ -140,7 +140,7 @@ impl Visit {
                 .collect();
             let value = values.join(", ");
             let value = if *name == COOKIE {
-                tamed(&value)
+                redact_gateway_cookies(&value)
             } else {
                 value
             };
@@ -153,10 +153,10 @@ impl Visit {
             (Some(field), None) => {
                 let token = field.to_str().ok();
                 let token = token.and_then(|field| field.strip_prefix("Bearer "));
-                let token = token.and_then(|token| desk.oracle.read(token));
+                let token = token.and_then(|token| state.checker.read(token));
                 let subject = match &token {
                     Some(token) => token
-                        .subject(&desk.audience, desk.clock.now())
+                        .subject(&state.audience, state.clock.now())
                         .map(str::to_owned),
                     None => Err("it is no token that can be read"),
                 };
@@ -179,7 +179,7 @@ impl Visit {
 }
 
 /// A cookie field without the values of the gateway's cookies.
-fn tamed(cookies: &str) -> String {
+fn redact_gateway_cookies(cookies: &str) -> String {
     let pairs = cookies.split("; ").map(|pair| match pair.split_once('=') {
         Some((name, _value)) if name.starts_with("__Host-sidegate") => {
             format!("{name}=[redacted]")
@@ -189,28 +189,28 @@ fn tamed(cookies: &str) -> String {
     pairs.collect::<Vec<_>>().join("; ")
 }
 
-fn front(visit: &Visit) -> Response<Reply> {
+fn front_page(received: &ReceivedRequest) -> Response<ReplyBody> {
     let body = format!(
         "{}\n<h2>Access token</h2>\n{}\n{}\n\
          <h2>Write a note</h2>\n<form method=\"post\" action=\"/notes\" class=\"stack\">\n\
          <label>Title<input name=\"title\"></label>\n\
          <label>Text<textarea name=\"text\"></textarea></label>\n\
          <div class=\"buttons\"><button>Post it</button></div>\n</form>",
-        greeting(visit),
-        token_shown(visit),
-        fields_shown(visit),
+        greeting(received),
+        token_section(received),
+        fields_section(received),
     );
     page(StatusCode::OK, APP, "Who you are", &body)
 }
 
-fn greeting(visit: &Visit) -> String {
-    match &visit.subject {
+fn greeting(received: &ReceivedRequest) -> String {
+    match &received.subject {
         Ok(subject) => format!(
             "<h1>Hello, {}</h1>\n<p>The gateway says that you are subject <code>{}</code>. This \
              app did nothing to find that out: it reads the fields of your request.</p>\n\
              <form method=\"post\" action=\"/oauth2/sign_out\"><button class=\"second\">Sign out\
              </button></form>",
-            escape(&visit.label(subject)),
+            escape(&received.label(subject)),
             escape(subject)
         ),
         Err(_) => "<h1>Hello, stranger</h1>\n<p>Nothing in your request proves who you are.</p>"
@@ -219,8 +219,8 @@ fn greeting(visit: &Visit) -> String {
 }
 
 /// The token taken apart, never as it came.
-fn token_shown(visit: &Visit) -> String {
-    let verdict = match (&visit.subject, &visit.token) {
+fn token_section(received: &ReceivedRequest) -> String {
+    let verdict = match (&received.subject, &received.token) {
         (Ok(_), _) => "<p class=\"good\">✓ signature checked</p>".to_owned(),
         (Err(reason), Some(token)) if token.signed => {
             format!("<p class=\"bad\">✗ signature checked, but {reason}</p>")
@@ -228,7 +228,7 @@ fn token_shown(visit: &Visit) -> String {
         (Err(reason), _) if *reason == NO_TOKEN => format!("<p class=\"quiet\">{reason}</p>"),
         (Err(reason), _) => format!("<p class=\"bad\">✗ signature NOT valid: {reason}</p>"),
     };
-    let Some(token) = &visit.token else {
+    let Some(token) = &received.token else {
         return verdict;
     };
     format!(
@@ -240,10 +240,10 @@ fn token_shown(visit: &Visit) -> String {
 
 /// The fields in two tables: what proxies write about a request first, as that is what one looks
 /// for.
-fn fields_shown(visit: &Visit) -> String {
+fn fields_section(received: &ReceivedRequest) -> String {
     let about = |name: &str| name.starts_with("x-forwarded-") || name == "via";
     let rows = |wanted: bool| {
-        let fields = visit.fields.iter();
+        let fields = received.fields.iter();
         let fields = fields.filter(move |(name, _value)| about(name) == wanted);
         table(fields.map(|(name, value)| (name.as_str(), value.clone())))
     };
@@ -285,22 +285,22 @@ fn http_date(seconds: &serde_json::Number) -> Option<String> {
     Some(httpdate::fmt_http_date(date))
 }
 
-/// What [`front`] shows, for programs.
-fn whoami(desk: &Desk, visit: &Visit) -> Response<Reply> {
-    let token = match (&visit.subject, &visit.token) {
+/// What [`front_page`] shows, for programs.
+fn whoami(state: &AppState, received: &ReceivedRequest) -> Response<ReplyBody> {
+    let token = match (&received.subject, &received.token) {
         (Ok(_), _) => "signature checked",
         (Err(_), Some(token)) if token.signed => "signature checked, but the token does not count",
         (Err(reason), _) if *reason == NO_TOKEN => "none",
         (Err(_), _) => "signature NOT valid",
     };
     let body = json!({
-        "authenticated": visit.subject.is_ok(),
-        "subject": visit.subject.as_ref().ok(),
+        "authenticated": received.subject.is_ok(),
+        "subject": received.subject.as_ref().ok(),
         "token": token,
-        "reason": visit.subject.as_ref().err(),
-        "claims": visit.token.as_ref().map(|token| &token.claims),
-        "fields": visit.fields,
-        "requests": desk.requests.load(Ordering::Relaxed),
+        "reason": received.subject.as_ref().err(),
+        "claims": received.token.as_ref().map(|token| &token.claims),
+        "fields": received.fields,
+        "requests": state.requests.load(Ordering::Relaxed),
     });
     let mut response = answer(StatusCode::OK, "application/json", body.to_string());
     let uncached = HeaderValue::from_static("no-store");
@@ -308,9 +308,9 @@ fn whoami(desk: &Desk, visit: &Visit) -> Response<Reply> {
     response
 }
 
-fn notes(visit: &Visit, body: &Bytes) -> Response<Reply> {
-    let by = match &visit.subject {
-        Ok(subject) => visit.label(subject),
+fn notes(received: &ReceivedRequest, body: &Bytes) -> Response<ReplyBody> {
+    let by = match &received.subject {
+        Ok(subject) => received.label(subject),
         Err(_) => "a stranger".to_owned(),
     };
     let fields: Vec<_> = url::form_urlencoded::parse(body).collect();
@@ -327,9 +327,9 @@ fn notes(visit: &Visit, body: &Bytes) -> Response<Reply> {
     page(StatusCode::OK, APP, "Note", &body)
 }
 
-fn stream() -> Response<Reply> {
+fn stream() -> Response<ReplyBody> {
     let parts = ["one\n", "two\n", "three\n"].map(|part| Bytes::from_static(part.as_bytes()));
     let mut response = plain(StatusCode::OK, "");
-    *response.body_mut() = Reply::paced(parts, Duration::from_millis(100));
+    *response.body_mut() = ReplyBody::paced(parts, Duration::from_millis(100));
     response
 }

@@ -14,10 +14,12 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 use url::Url;
 
-use super::dialect::Dialect;
-use super::ledger::Ledger;
-use super::oracle::Oracle;
-use super::serve::{Answer, Bound, Hangup, Reply, Server, answer, plain};
+use super::provider_kind::ProviderKind;
+use super::records::Records;
+use super::serve::{
+    BoundListener, CloseConnection, HandlerResult, ReplyBody, Server, answer, plain,
+};
+use super::token_checker::TokenChecker;
 use super::tokens::Keys;
 use super::{Error, authorize, grants, openid, pages, profile};
 use crate::clock::Clock;
@@ -88,7 +90,7 @@ pub struct AuthorizationServerSettings {
     /// The loopback address to bind; port 0 lets the system choose.
     pub address: SocketAddr,
     /// What it answers as.
-    pub dialect: Dialect,
+    pub kind: ProviderKind,
     /// The clients known from the start; [`AuthorizationServer::register`] adds more.
     pub clients: Vec<Client>,
     /// The users.
@@ -110,7 +112,7 @@ impl Default for AuthorizationServerSettings {
         let two_years = Duration::from_hours(731 * 24);
         Self {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            dialect: Dialect::default(),
+            kind: ProviderKind::default(),
             clients: Vec::new(),
             users: vec![User::alice(), User::bob()],
             scopes: vec!["read".into(), "write".into()],
@@ -172,28 +174,28 @@ impl fmt::Debug for TokenRequest {
 #[derive(Debug)]
 pub struct AuthorizationServer {
     server: Server,
-    desk: Arc<Desk>,
+    state: Arc<ServerState>,
 }
 
 /// What the endpoints share.
-pub(crate) struct Desk {
+pub(crate) struct ServerState {
     pub(crate) settings: AuthorizationServerSettings,
     /// The issuer identifier: the base of the endpoints.
     pub(crate) issuer: String,
     pub(crate) keys: Keys,
-    pub(crate) oracle: Oracle,
-    pub(crate) ledger: Mutex<Ledger>,
+    pub(crate) checker: TokenChecker,
+    pub(crate) records: Mutex<Records>,
     pub(crate) exchanges: AtomicU64,
     pub(crate) refreshes: AtomicU64,
 }
 
-impl fmt::Debug for Desk {
+impl fmt::Debug for ServerState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Desk").finish_non_exhaustive()
+        f.debug_struct("ServerState").finish_non_exhaustive()
     }
 }
 
-impl Desk {
+impl ServerState {
     /// The user with this key.
     pub(crate) fn user(&self, id: u64) -> Option<&User> {
         self.settings.users.iter().find(|user| user.id == id)
@@ -201,7 +203,7 @@ impl Desk {
 
     /// The issuer as the authorization endpoint names it (RFC 9207); a Passport does not.
     pub(crate) fn response_issuer(&self) -> Option<&str> {
-        (self.settings.dialect == Dialect::OpenId).then_some(&self.issuer)
+        (self.settings.kind == ProviderKind::OpenId).then_some(&self.issuer)
     }
 }
 
@@ -213,23 +215,23 @@ impl AuthorizationServer {
     /// [`Error::NotLoopback`], [`Error::Bind`], or [`Error::Key`] and [`Error::Randomness`] when
     /// no keys could be made.
     pub async fn start(settings: AuthorizationServerSettings) -> Result<Self, Error> {
-        let bound = Bound::to(settings.address).await?;
+        let bound = BoundListener::bind(settings.address).await?;
         let keys = Keys::generate()?;
-        let desk = Arc::new(Desk {
+        let state = Arc::new(ServerState {
             issuer: format!("http://{}", bound.address()),
-            oracle: Oracle::from_pem(keys.public_pem())?,
-            ledger: Mutex::new(Ledger::new(settings.clients.clone())),
+            checker: TokenChecker::from_pem(keys.public_pem())?,
+            records: Mutex::new(Records::new(settings.clients.clone())),
             settings,
             keys,
             exchanges: AtomicU64::new(0),
             refreshes: AtomicU64::new(0),
         });
-        let shared = Arc::clone(&desk);
+        let shared = Arc::clone(&state);
         let server = bound.serve(move |request| {
-            let desk = Arc::clone(&shared);
-            async move { handle(&desk, request).await }
+            let state = Arc::clone(&shared);
+            async move { handle(&state, request).await }
         });
-        Ok(Self { server, desk })
+        Ok(Self { server, state })
     }
 
     /// The address it is bound to.
@@ -240,7 +242,7 @@ impl AuthorizationServer {
     /// `http://` and the address: the base of its endpoints, and an OpenID Provider's issuer
     /// identifier.
     pub fn base_url(&self) -> String {
-        self.desk.issuer.clone()
+        self.state.issuer.clone()
     }
 
     /// The authorization endpoint (RFC 6749 section 3.1).
@@ -256,89 +258,91 @@ impl AuthorizationServer {
     /// Where a bearer of a token learns whose it is: a Passport app's `GET /api/user`, or an OpenID
     /// Provider's userinfo endpoint.
     pub fn userinfo_endpoint(&self) -> String {
-        let path = match self.desk.settings.dialect {
-            Dialect::OpenId => "/oauth/userinfo",
-            Dialect::Passport12 | Dialect::Passport13 => "/api/user",
+        let path = match self.state.settings.kind {
+            ProviderKind::OpenId => "/oauth/userinfo",
+            ProviderKind::Passport12 | ProviderKind::Passport13 => "/api/user",
         };
         format!("{}{path}", self.base_url())
     }
 
     /// The key that access tokens are signed with, as PEM.
     pub fn public_key_pem(&self) -> &str {
-        self.desk.keys.public_pem()
+        self.state.keys.public_pem()
     }
 
     /// How many requests for a code exchange came, whatever became of them.
     pub fn exchanges(&self) -> u64 {
-        self.desk.exchanges.load(Ordering::Relaxed)
+        self.state.exchanges.load(Ordering::Relaxed)
     }
 
     /// How many requests for a refresh came, whatever became of them.
     pub fn refreshes(&self) -> u64 {
-        self.desk.refreshes.load(Ordering::Relaxed)
+        self.state.refreshes.load(Ordering::Relaxed)
     }
 
     /// Registers `client`, in place of one with the same id.
     pub async fn register(&self, client: Client) {
-        self.desk.ledger.lock().await.register(client);
+        self.state.records.lock().await.register(client);
     }
 
     /// Revokes every access token and refresh token, as an administrator would.
     pub async fn revoke_all(&self) {
-        self.desk.ledger.lock().await.revoke_all();
+        self.state.records.lock().await.revoke_all();
     }
 
     /// Ends every login session at this server, so that the next login asks for a password.
     pub async fn forget_logins(&self) {
-        self.desk.ledger.lock().await.forget_logins();
+        self.state.records.lock().await.forget_logins();
     }
 
     /// Lets the token endpoint misbehave once; several calls queue up.
     pub async fn fail_next(&self, fault: Fault) {
-        self.desk.ledger.lock().await.faults.push_back(fault);
+        self.state.records.lock().await.faults.push_back(fault);
     }
 
     /// The latest request to the token endpoint, if there was one.
     pub async fn last_token_request(&self) -> Option<TokenRequest> {
-        self.desk.ledger.lock().await.last_request.clone()
+        self.state.records.lock().await.last_request.clone()
     }
 }
 
-async fn handle(desk: &Desk, request: Request<Bytes>) -> Answer {
+async fn handle(state: &ServerState, request: Request<Bytes>) -> HandlerResult {
     let path = request.uri().path();
     let read = matches!(*request.method(), Method::GET | Method::HEAD);
     let post = *request.method() == Method::POST;
     match path {
-        "/oauth/token" => token_endpoint(desk, &request).await,
-        "/oauth/authorize" if read => Ok(authorize::show(desk, &request).await),
-        "/oauth/authorize" if post => Ok(authorize::submit(desk, &request).await),
-        "/logout" if post => Ok(authorize::sign_out(desk, &request).await),
-        "/" if read => Ok(authorize::home(desk, &request).await),
+        "/oauth/token" => token_endpoint(state, &request).await,
+        "/oauth/authorize" if read => Ok(authorize::show(state, &request).await),
+        "/oauth/authorize" if post => Ok(authorize::submit(state, &request).await),
+        "/logout" if post => Ok(authorize::sign_out(state, &request).await),
+        "/" if read => Ok(authorize::home(state, &request).await),
         "/oauth/authorize" | "/logout" | "/" => Ok(method_not_allowed("GET, POST")),
-        _ => Ok(match desk.settings.dialect {
-            Dialect::OpenId => openid_endpoint(desk, &request).await,
-            Dialect::Passport12 | Dialect::Passport13 => passport_endpoint(desk, &request).await,
+        _ => Ok(match state.settings.kind {
+            ProviderKind::OpenId => openid_endpoint(state, &request).await,
+            ProviderKind::Passport12 | ProviderKind::Passport13 => {
+                passport_endpoint(state, &request).await
+            }
         }),
     }
 }
 
 /// What only an app with a Passport has.
-async fn passport_endpoint(desk: &Desk, request: &Request<Bytes>) -> Response<Reply> {
+async fn passport_endpoint(state: &ServerState, request: &Request<Bytes>) -> Response<ReplyBody> {
     match (request.uri().path(), request.method()) {
-        ("/api/user", &(Method::GET | Method::HEAD)) => profile::show(desk, request).await,
+        ("/api/user", &(Method::GET | Method::HEAD)) => profile::show(state, request).await,
         ("/api/user", _) => method_not_allowed("GET"),
         _ => pages::not_found(pages::PROVIDER),
     }
 }
 
 /// What only an OpenID Provider has.
-async fn openid_endpoint(desk: &Desk, request: &Request<Bytes>) -> Response<Reply> {
+async fn openid_endpoint(state: &ServerState, request: &Request<Bytes>) -> Response<ReplyBody> {
     let read = matches!(*request.method(), Method::GET | Method::HEAD);
     match request.uri().path() {
-        "/.well-known/openid-configuration" if read => openid::metadata(desk),
-        "/oauth/jwks" if read => openid::key_set(desk),
+        "/.well-known/openid-configuration" if read => openid::metadata(state),
+        "/oauth/jwks" if read => openid::key_set(state),
         "/oauth/userinfo" if read || *request.method() == Method::POST => {
-            openid::userinfo(desk, request).await
+            openid::userinfo(state, request).await
         }
         "/oauth/userinfo" => method_not_allowed("GET, POST"),
         "/.well-known/openid-configuration" | "/oauth/jwks" => method_not_allowed("GET"),
@@ -347,11 +351,11 @@ async fn openid_endpoint(desk: &Desk, request: &Request<Bytes>) -> Response<Repl
 }
 
 /// The token endpoint behind the faults that were asked for.
-async fn token_endpoint(desk: &Desk, request: &Request<Bytes>) -> Answer {
+async fn token_endpoint(state: &ServerState, request: &Request<Bytes>) -> HandlerResult {
     let fault = {
-        let mut ledger = desk.ledger.lock().await;
-        ledger.last_request = Some(received(request));
-        ledger.faults.pop_front()
+        let mut records = state.records.lock().await;
+        records.last_request = Some(received(request));
+        records.faults.pop_front()
     };
     match fault {
         None => {}
@@ -365,10 +369,10 @@ async fn token_endpoint(desk: &Desk, request: &Request<Bytes>) -> Answer {
             return Ok(response);
         }
         Some(Fault::Delay(duration)) => tokio::time::sleep(duration).await,
-        Some(Fault::Drop) => return Err(Hangup),
+        Some(Fault::Drop) => return Err(CloseConnection),
         Some(Fault::LoseAnswer) => {
-            drop(grants::token(desk, request).await);
-            return Err(Hangup);
+            drop(grants::token(state, request).await);
+            return Err(CloseConnection);
         }
         Some(Fault::Redirect(location)) => {
             let mut response = plain(StatusCode::TEMPORARY_REDIRECT, "elsewhere\n");
@@ -380,8 +384,8 @@ async fn token_endpoint(desk: &Desk, request: &Request<Bytes>) -> Answer {
     if *request.method() != Method::POST {
         return Ok(method_not_allowed("POST"));
     }
-    let answered = grants::token(desk, request).await;
-    Ok(answered.unwrap_or_else(|refusal| refusal.response(desk.settings.dialect)))
+    let answered = grants::token(state, request).await;
+    Ok(answered.unwrap_or_else(|refusal| refusal.response(state.settings.kind)))
 }
 
 fn received(request: &Request<Bytes>) -> TokenRequest {
@@ -405,7 +409,7 @@ fn received(request: &Request<Bytes>) -> TokenRequest {
     }
 }
 
-fn method_not_allowed(allow: &'static str) -> Response<Reply> {
+fn method_not_allowed(allow: &'static str) -> Response<ReplyBody> {
     let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n");
     let allow = HeaderValue::from_static(allow);
     response.headers_mut().insert(ALLOW, allow);

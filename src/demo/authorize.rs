@@ -1,7 +1,7 @@
 //! The authorization endpoint (RFC 6749 section 3.1) with its login form.
 //!
-//! Whoever is signed in here is not asked again: a second authorization request is answered at
-//! once with a code. Consent is never asked for, as for a first-party client.
+//! Whoever is signed in here is not authorization again: a second authorization request is answered at
+//! once with a code. Consent is never authorization for, as for a first-party client.
 
 use std::collections::HashMap;
 
@@ -9,14 +9,14 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, COOKIE, LOCATION, SET_COOKIE};
 use http::{HeaderValue, Request, Response, StatusCode};
 
-use super::authorization_server::{Desk, User};
-use super::dialect::Dialect;
+use super::authorization_server::{ServerState, User};
 use super::grants::{Code, is_code_verifier, split_scopes};
-use super::ledger::Login;
 use super::openid::{self, SignIn};
 use super::pages;
+use super::provider_kind::ProviderKind;
+use super::records::LoginSession;
 use super::refusal::{Destination, Refusal, redirect};
-use super::serve::{Reply, plain};
+use super::serve::{ReplyBody, plain};
 use super::tokens::identifier;
 use crate::clock::Timestamp;
 
@@ -24,7 +24,7 @@ use crate::clock::Timestamp;
 const COOKIE_NAME: &str = "provider_session";
 
 /// A valid authorization request.
-struct Asked {
+struct AuthorizationRequest {
     client_id: String,
     /// As it was sent; `None` when the client's only one is meant.
     redirect_uri: Option<String>,
@@ -39,93 +39,98 @@ struct Asked {
     max_age: Option<u64>,
 }
 
-impl Asked {
+impl AuthorizationRequest {
     /// Whether `prompt`, a list, has the value `wanted` in it.
     fn prompts(&self, wanted: &str) -> bool {
         let prompt = self.prompt.as_deref().unwrap_or_default();
         prompt.split(' ').any(|value| value == wanted)
     }
 
-    fn is_recent(&self, login: &Login, now: Timestamp) -> bool {
+    fn is_recent(&self, login: &LoginSession, now: Timestamp) -> bool {
         let age = now.as_secs().saturating_sub(login.at.as_secs());
         self.max_age.is_none_or(|max_age| age <= max_age)
     }
 }
 
 /// `GET /oauth/authorize`: a code for who is signed in, else the login form.
-pub(crate) async fn show(desk: &Desk, request: &Request<Bytes>) -> Response<Reply> {
-    let asked = match validate(desk, request).await {
-        Ok(asked) => asked,
+pub(crate) async fn show(server: &ServerState, request: &Request<Bytes>) -> Response<ReplyBody> {
+    let authorization = match validate(server, request).await {
+        Ok(authorization) => authorization,
         Err(response) => return response,
     };
     let session = session(request);
-    let now = desk.settings.clock.now();
-    let signed_in = signed_in(desk, session.as_deref()).await;
-    let signed_in = signed_in.filter(|(_user, login)| asked.is_recent(login, now));
+    let now = server.settings.clock.now();
+    let signed_in = signed_in(server, session.as_deref()).await;
+    let signed_in = signed_in.filter(|(_user, login)| authorization.is_recent(login, now));
     match signed_in {
-        Some((_user, login)) if !asked.prompts("login") => grant(desk, &asked, &login),
-        None if asked.prompts("none") => {
-            let dialect = desk.settings.dialect;
-            Refusal::login_required(dialect).redirect(dialect, destination(desk, &asked))
+        Some((_user, login)) if !authorization.prompts("login") => {
+            grant(server, &authorization, &login)
         }
-        Some(_) | None => form(desk, request, session, None),
+        None if authorization.prompts("none") => {
+            let kind = server.settings.kind;
+            Refusal::login_required(kind).redirect(kind, destination(server, &authorization))
+        }
+        Some(_) | None => form(server, request, session, None),
     }
 }
 
 /// `POST /oauth/authorize`: the login form comes back.
-pub(crate) async fn submit(desk: &Desk, request: &Request<Bytes>) -> Response<Reply> {
-    let asked = match validate(desk, request).await {
-        Ok(asked) => asked,
+pub(crate) async fn submit(server: &ServerState, request: &Request<Bytes>) -> Response<ReplyBody> {
+    let authorization = match validate(server, request).await {
+        Ok(authorization) => authorization,
         Err(response) => return response,
     };
-    let Some((session, fields)) = posted(desk, request) else {
+    let Some((session, fields)) = posted(server, request) else {
         return pages::page_expired();
     };
     let field = |name: &str| fields.get(name).map(String::as_str).unwrap_or_default();
     if field("action") == "deny" {
         let refusal = Refusal::access_denied("The user denied the request");
-        return refusal.redirect(desk.settings.dialect, destination(desk, &asked));
+        return refusal.redirect(server.settings.kind, destination(server, &authorization));
     }
     let name = field("user");
-    let user = desk.settings.users.iter().find(|user| {
+    let user = server.settings.users.iter().find(|user| {
         let known = user.username == name || user.email == name;
         known && user.password.matches(field("password").as_bytes())
     });
     let (Some(user), Some(fresh), Some(sid)) = (user, identifier(), identifier()) else {
         let shown = Some(name);
-        return form(desk, request, Some(session), shown);
+        return form(server, request, Some(session), shown);
     };
     // A new session id at each login: one that was planted before it is worth nothing.
-    let login = Login {
+    let login = LoginSession {
         user: user.id,
-        at: desk.settings.clock.now(),
+        at: server.settings.clock.now(),
         sid,
     };
     {
-        let mut ledger = desk.ledger.lock().await;
-        ledger.log_out(&session);
-        ledger.log_in(fresh.clone(), login.clone());
+        let mut records = server.records.lock().await;
+        records.log_out(&session);
+        records.log_in(fresh.clone(), login.clone());
     }
-    let mut response = grant(desk, &asked, &login);
+    let mut response = grant(server, &authorization, &login);
     set_session(&mut response, &fresh);
     response
 }
 
 /// `GET /`: who is signed in here, and a way out.
-pub(crate) async fn home(desk: &Desk, request: &Request<Bytes>) -> Response<Reply> {
+pub(crate) async fn home(server: &ServerState, request: &Request<Bytes>) -> Response<ReplyBody> {
     let session = session(request);
-    let user = signed_in(desk, session.as_deref()).await;
+    let user = signed_in(server, session.as_deref()).await;
     let user = user.map(|(user, _login)| user.name.as_str());
-    let token = session.map(|session| desk.keys.form_token(&session));
+    let token = session.map(|session| server.keys.form_token(&session));
     pages::provider_home(user.zip(token.as_deref()))
 }
 
 /// `POST /logout`: ends the login session at this server.
-pub(crate) async fn sign_out(desk: &Desk, request: &Request<Bytes>) -> Response<Reply> {
-    let Some((session, _fields)) = posted(desk, request) else {
+pub(crate) async fn sign_out(
+    server: &ServerState,
+    request: &Request<Bytes>,
+) -> Response<ReplyBody> {
+    let Some((session, _fields)) = posted(server, request) else {
         return pages::page_expired();
     };
-    desk.ledger.lock().await.log_out(&session);
+    server.records.lock().await.log_out(&session);
     let mut response = plain(StatusCode::SEE_OTHER, "signed out\n");
     let home = HeaderValue::from_static("/");
     response.headers_mut().insert(LOCATION, home);
@@ -135,21 +140,24 @@ pub(crate) async fn sign_out(desk: &Desk, request: &Request<Bytes>) -> Response<
 /// Checks the request in the order of the real server. What must not be sent to an unproven
 /// redirection URI is answered here and now, as JSON; so is much else by a Passport, while an
 /// OpenID Provider tells the client (RFC 6749 section 4.1.2.1).
-async fn validate(desk: &Desk, request: &Request<Bytes>) -> Result<Asked, Response<Reply>> {
-    let dialect = desk.settings.dialect;
-    let direct = |refusal: Refusal| refusal.response(dialect);
+async fn validate(
+    server: &ServerState,
+    request: &Request<Bytes>,
+) -> Result<AuthorizationRequest, Response<ReplyBody>> {
+    let kind = server.settings.kind;
+    let direct = |refusal: Refusal| refusal.response(kind);
     let query = request.uri().query().unwrap_or_default();
     let query: HashMap<String, String> = url::form_urlencoded::parse(query.as_bytes())
         .into_owned()
         .collect();
     let field = |name: &str| query.get(name).filter(|value| !value.is_empty()).cloned();
-    let standard = dialect == Dialect::OpenId;
+    let standard = kind == ProviderKind::OpenId;
     let code = field("response_type").as_deref() == Some("code");
     let client_id = field("client_id").filter(|_id| code || standard);
-    let client_id = client_id.ok_or_else(|| direct(Refusal::no_client(dialect)))?;
-    let ledger = desk.ledger.lock().await;
-    let unknown = || direct(Refusal::unknown_client(dialect));
-    let client = ledger.client(&client_id).ok_or_else(unknown)?;
+    let client_id = client_id.ok_or_else(|| direct(Refusal::no_client(kind)))?;
+    let records = server.records.lock().await;
+    let unknown = || direct(Refusal::unknown_client(kind));
+    let client = records.client(&client_id).ok_or_else(unknown)?;
     let redirect_uri = field("redirect_uri");
     let target = match (&redirect_uri, client.redirect_uris.as_slice()) {
         (Some(uri), _) if client.may_redirect_to(uri) => uri.clone(),
@@ -160,28 +168,28 @@ async fn validate(desk: &Desk, request: &Request<Bytes>) -> Result<Asked, Respon
     let to = Destination {
         redirect_uri: &target,
         state: state.as_deref(),
-        iss: desk.response_issuer(),
+        iss: server.response_issuer(),
     };
-    let told = |refusal: Refusal| match dialect {
-        Dialect::OpenId => refusal.redirect(dialect, to),
-        Dialect::Passport12 | Dialect::Passport13 => direct(refusal),
+    let told = |refusal: Refusal| match kind {
+        ProviderKind::OpenId => refusal.redirect(kind, to),
+        ProviderKind::Passport12 | ProviderKind::Passport13 => direct(refusal),
     };
     if !code {
         return Err(told(Refusal::unsupported_response_type()));
     }
     let scopes = split_scopes(&field("scope").unwrap_or_default());
-    if let Some(unknown) = scopes.iter().find(|scope| !exists(desk, scope)) {
+    if let Some(unknown) = scopes.iter().find(|scope| !exists(server, scope)) {
         // The older server loses the state here.
-        let state = to.state.filter(|_state| dialect != Dialect::Passport12);
+        let state = to.state.filter(|_state| kind != ProviderKind::Passport12);
         let refusal = Refusal::invalid_scope(unknown);
-        return Err(refusal.redirect(dialect, Destination { state, ..to }));
+        return Err(refusal.redirect(kind, Destination { state, ..to }));
     }
-    let challenge = challenge(dialect, &field).map_err(told)?;
+    let challenge = challenge(kind, &field).map_err(told)?;
     if challenge.is_none() && client.secret.is_none() {
         let hint = "Code challenge must be provided for public clients";
         return Err(told(Refusal::invalid_request(hint)));
     }
-    Ok(Asked {
+    Ok(AuthorizationRequest {
         client_id,
         redirect_uri,
         target,
@@ -197,36 +205,39 @@ async fn validate(desk: &Desk, request: &Request<Bytes>) -> Result<Asked, Respon
     })
 }
 
-fn exists(desk: &Desk, scope: &str) -> bool {
-    let built_in: &[&str] = match desk.settings.dialect {
-        Dialect::OpenId => &openid::SCOPES,
-        Dialect::Passport12 | Dialect::Passport13 => &["*"],
+fn exists(server: &ServerState, scope: &str) -> bool {
+    let built_in: &[&str] = match server.settings.kind {
+        ProviderKind::OpenId => &openid::SCOPES,
+        ProviderKind::Passport12 | ProviderKind::Passport13 => &["*"],
     };
-    let mut registered = desk.settings.scopes.iter();
+    let mut registered = server.settings.scopes.iter();
     built_in.contains(&scope) || registered.any(|known| known == scope)
 }
 
-fn destination<'a>(desk: &'a Desk, asked: &'a Asked) -> Destination<'a> {
+fn destination<'a>(
+    server: &'a ServerState,
+    authorization: &'a AuthorizationRequest,
+) -> Destination<'a> {
     Destination {
-        redirect_uri: &asked.target,
-        state: asked.state.as_deref(),
-        iss: desk.response_issuer(),
+        redirect_uri: &authorization.target,
+        state: authorization.state.as_deref(),
+        iss: server.response_issuer(),
     }
 }
 
 /// The PKCE challenge and its method; without a method it is plain (RFC 7636 section 4.3), which an
 /// OpenID Provider does not take.
 fn challenge(
-    dialect: Dialect,
+    kind: ProviderKind,
     field: &impl Fn(&str) -> Option<String>,
 ) -> Result<Option<(String, String)>, Refusal> {
     let Some(challenge) = field("code_challenge") else {
         return Ok(None);
     };
     let method = field("code_challenge_method").unwrap_or_else(|| "plain".to_owned());
-    let (known, hint): (&[&str], _) = match dialect {
-        Dialect::OpenId => (&["S256"], "Code challenge method must be `S256`"),
-        Dialect::Passport12 | Dialect::Passport13 => (
+    let (known, hint): (&[&str], _) = match kind {
+        ProviderKind::OpenId => (&["S256"], "Code challenge method must be `S256`"),
+        ProviderKind::Passport12 | ProviderKind::Passport13 => (
             &["S256", "plain"],
             "Code challenge method must be one of `S256`, `plain`",
         ),
@@ -242,55 +253,59 @@ fn challenge(
 }
 
 /// A redirect with a code for who signed in.
-fn grant(desk: &Desk, asked: &Asked, login: &Login) -> Response<Reply> {
+fn grant(
+    server: &ServerState,
+    authorization: &AuthorizationRequest,
+    login: &LoginSession,
+) -> Response<ReplyBody> {
     let sign_in = || SignIn {
         auth_time: login.at.as_secs(),
         sid: login.sid.clone(),
-        nonce: asked.nonce.clone(),
+        nonce: authorization.nonce.clone(),
     };
-    let openid = desk.settings.dialect == Dialect::OpenId;
-    let (challenge, method) = asked.challenge.clone().unzip();
+    let openid = server.settings.kind == ProviderKind::OpenId;
+    let (challenge, method) = authorization.challenge.clone().unzip();
     let code = identifier().and_then(|id| {
-        desk.keys.seal(&Code {
-            client_id: asked.client_id.clone(),
-            redirect_uri: asked.redirect_uri.clone(),
+        server.keys.seal(&Code {
+            client_id: authorization.client_id.clone(),
+            redirect_uri: authorization.redirect_uri.clone(),
             auth_code_id: id,
-            scopes: asked.scopes.clone(),
+            scopes: authorization.scopes.clone(),
             user_id: login.user.to_string(),
-            expire_time: Code::expiry(desk.settings.clock.now()),
+            expire_time: Code::expiry(server.settings.clock.now()),
             code_challenge: challenge,
             code_challenge_method: method,
             sign_in: openid.then(sign_in),
         })
     });
     let Some(code) = code else {
-        return Refusal::server_error().response(desk.settings.dialect);
+        return Refusal::server_error().response(server.settings.kind);
     };
     let fields = [
         ("code", Some(code.as_str())),
-        ("state", asked.state.as_deref()),
-        ("iss", desk.response_issuer()),
+        ("state", authorization.state.as_deref()),
+        ("iss", server.response_issuer()),
     ];
-    redirect(&asked.target, &fields)
+    redirect(&authorization.target, &fields)
 }
 
 /// The login form, posting back to the same authorization request. `failed` is the name that was
 /// typed with a wrong password.
 fn form(
-    desk: &Desk,
+    server: &ServerState,
     request: &Request<Bytes>,
     session: Option<String>,
     failed: Option<&str>,
-) -> Response<Reply> {
+) -> Response<ReplyBody> {
     let known = session.is_some();
     let Some(session) = session.or_else(identifier) else {
-        return Refusal::server_error().response(desk.settings.dialect);
+        return Refusal::server_error().response(server.settings.kind);
     };
     let target = request.uri().path_and_query();
     let action = target.map_or("/oauth/authorize", |target| target.as_str());
-    let token = desk.keys.form_token(&session);
+    let token = server.keys.form_token(&session);
     let easy = |user: &&User| user.password.matches(pages::EASY_PASSWORD.as_bytes());
-    let hint = desk.settings.users.iter().find(easy);
+    let hint = server.settings.users.iter().find(easy);
     let hint = hint.map(|user| user.username.as_str());
     let mut response = pages::login(action, &token, failed, hint);
     if !known {
@@ -300,20 +315,27 @@ fn form(
 }
 
 /// The login session and fields of a form whose CSRF token belongs to that session.
-fn posted(desk: &Desk, request: &Request<Bytes>) -> Option<(String, HashMap<String, String>)> {
+fn posted(
+    server: &ServerState,
+    request: &Request<Bytes>,
+) -> Option<(String, HashMap<String, String>)> {
     let fields: HashMap<String, String> = url::form_urlencoded::parse(request.body())
         .into_owned()
         .collect();
     let session = session(request)?;
     let token = fields.get("_token")?;
-    desk.keys
+    server
+        .keys
         .is_form_token(&session, token)
         .then_some((session, fields))
 }
 
-async fn signed_in<'a>(desk: &'a Desk, session: Option<&str>) -> Option<(&'a User, Login)> {
-    let login = desk.ledger.lock().await.logged_in(session?)?;
-    Some((desk.user(login.user)?, login))
+async fn signed_in<'a>(
+    server: &'a ServerState,
+    session: Option<&str>,
+) -> Option<(&'a User, LoginSession)> {
+    let login = server.records.lock().await.logged_in(session?)?;
+    Some((server.user(login.user)?, login))
 }
 
 fn session(request: &Request<Bytes>) -> Option<String> {
@@ -326,7 +348,7 @@ fn session(request: &Request<Bytes>) -> Option<String> {
     Some(value.to_owned())
 }
 
-fn set_session(response: &mut Response<Reply>, session: &str) {
+fn set_session(response: &mut Response<ReplyBody>, session: &str) {
     let cookie = format!("{COOKIE_NAME}={session}; Path=/; HttpOnly; SameSite=Lax");
     if let Ok(mut cookie) = HeaderValue::from_str(&cookie) {
         cookie.set_sensitive(true);

@@ -13,15 +13,15 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 
 use super::browser::exchange;
-use super::serve::{Answer, Hangup, Reply, Server, plain, serve};
+use super::serve::{CloseConnection, HandlerResult, ReplyBody, Server, plain, serve};
 use super::tokens::Keys;
-use super::{AuthorizationServer, AuthorizationServerSettings, Dialect, Error, Step};
+use super::{AuthorizationServer, AuthorizationServerSettings, Error, ProviderKind, Step};
 use crate::secret::Secret;
 
 /// The authorization server's settings: for [`Step::Code`] it knows other passwords.
-pub(crate) fn provider(dialect: Dialect, broken: Option<Step>) -> AuthorizationServerSettings {
+pub(crate) fn provider(kind: ProviderKind, broken: Option<Step>) -> AuthorizationServerSettings {
     let mut settings = AuthorizationServerSettings {
-        dialect,
+        kind,
         ..AuthorizationServerSettings::default()
     };
     if broken == Some(Step::Code) {
@@ -74,7 +74,7 @@ impl Middlebox {
         serve(address, move |request| self.handle(request)).await
     }
 
-    async fn handle(self, mut request: Request<Bytes>) -> Answer {
+    async fn handle(self, mut request: Request<Bytes>) -> HandlerResult {
         let uri = request.uri().clone();
         match (self.broken, uri.path()) {
             (Step::Post, "/notes") => {
@@ -112,37 +112,37 @@ impl Middlebox {
     }
 
     /// One more refresh at the authorization server, whatever comes of it.
-    async fn refresh_too(self) -> Result<(), Hangup> {
+    async fn refresh_too(self) -> Result<(), CloseConnection> {
         self.call_token_endpoint("grant_type=refresh_token").await
     }
 
     /// One more code exchange at the authorization server, with the code of `query` if it has one.
-    async fn exchange_again(self, query: &str) -> Result<(), Hangup> {
+    async fn exchange_again(self, query: &str) -> Result<(), CloseConnection> {
         let form = format!("grant_type=authorization_code&{query}");
         self.call_token_endpoint(&form).await
     }
 
-    async fn call_token_endpoint(self, form: &str) -> Result<(), Hangup> {
+    async fn call_token_endpoint(self, form: &str) -> Result<(), CloseConnection> {
         let request = Request::post("/oauth/token")
             .header(HOST, self.provider.to_string())
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(Bytes::from(form.to_owned()));
-        let request = request.map_err(|_invalid| Hangup)?;
+        let request = request.map_err(|_invalid| CloseConnection)?;
         forward(self.provider, request).await.map(drop)
     }
 }
 
 /// Sends `request` on as it is, and gives back the answer as it came.
-async fn forward(to: SocketAddr, request: Request<Bytes>) -> Answer {
+async fn forward(to: SocketAddr, request: Request<Bytes>) -> HandlerResult {
     let answered = exchange(to, request.map(Full::from)).await;
-    let mut response = answered.map_err(|_unanswered| Hangup)?;
+    let mut response = answered.map_err(|_unanswered| CloseConnection)?;
     // The body was collected and has a length now.
     response.headers_mut().remove(TRANSFER_ENCODING);
-    Ok(response.map(Reply::whole))
+    Ok(response.map(ReplyBody::whole))
 }
 
 /// Takes the digest out of PKCE (RFC 7636 section 4.2), as an attacker on the way would.
-fn weaken(response: &mut Response<Reply>) {
+fn weaken(response: &mut Response<ReplyBody>) {
     if let Some(location) = response.headers_mut().get_mut(LOCATION) {
         let weak = location.to_str().unwrap_or_default();
         let weak = weak.replace("code_challenge_method=S256", "code_challenge_method=plain");
@@ -151,7 +151,7 @@ fn weaken(response: &mut Response<Reply>) {
     }
 }
 
-fn see_other() -> Response<Reply> {
+fn see_other() -> Response<ReplyBody> {
     let mut response = plain(StatusCode::SEE_OTHER, "");
     let fields = response.headers_mut();
     fields.insert(LOCATION, HeaderValue::from_static("/"));

@@ -19,7 +19,7 @@ use url::Url;
 use crate::clock::{Clock, Timestamp};
 
 /// How long an answer may take: longer than the gateway waits for its provider.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The longest body that is read, in bytes.
 const MAX_BODY: usize = 1024 * 1024;
@@ -44,7 +44,7 @@ pub(crate) enum Error {
     #[error("a request that cannot be sent")]
     Request(#[source] http::Error),
     /// It took too long.
-    #[error("no answer within {} s", PATIENCE.as_secs())]
+    #[error("no answer within {} s", TIMEOUT.as_secs())]
     Timeout,
     /// The URL leads somewhere else.
     #[error("a way to a host that takes no part: {0}")]
@@ -53,35 +53,35 @@ pub(crate) enum Error {
 
 /// A request to be sent.
 #[derive(Debug)]
-pub(crate) struct Ask {
+pub(crate) struct BrowserRequest {
     method: Method,
     url: Url,
     fields: Vec<(&'static str, String)>,
     body: String,
 }
 
-impl Ask {
+impl BrowserRequest {
     /// A click on a link or an address typed: a navigation by GET.
     pub(crate) fn navigation(url: &Url) -> Self {
-        let ask = Self::bare(Method::GET, url)
+        let request = Self::bare(Method::GET, url)
             .field("accept", "text/html,application/xhtml+xml,*/*;q=0.8")
             .field("sec-fetch-site", "none")
             .field("sec-fetch-user", "?1");
-        ask.mode("navigate", "document")
+        request.mode("navigate", "document")
     }
 
     /// A form posted by a page of the same origin.
     pub(crate) fn form(url: &Url, fields: &[(&str, &str)]) -> Self {
-        let mut ask = Self::bare(Method::POST, url)
+        let mut request = Self::bare(Method::POST, url)
             .field("accept", "text/html,application/xhtml+xml,*/*;q=0.8")
             .field("content-type", "application/x-www-form-urlencoded")
             .field("origin", &url.origin().ascii_serialization())
             .field("sec-fetch-site", "same-origin")
             .mode("navigate", "document");
-        ask.body = url::form_urlencoded::Serializer::new(String::new())
+        request.body = url::form_urlencoded::Serializer::new(String::new())
             .extend_pairs(fields)
             .finish();
-        ask
+        request
     }
 
     /// A call of `fetch` by a script of the same origin.
@@ -215,18 +215,18 @@ impl Browser {
         self.jar.get(&key).map(String::as_str)
     }
 
-    /// Sends `ask` with the cookies of its host on a connection of its own, and keeps the cookies
+    /// Sends `request` with the cookies of its host on a connection of its own, and keeps the cookies
     /// of the answer.
-    pub(crate) async fn send(&mut self, ask: Ask) -> Result<Page, Error> {
-        let url = ask.url.clone();
+    pub(crate) async fn send(&mut self, request: BrowserRequest) -> Result<Page, Error> {
+        let url = request.url.clone();
         let origin = url.origin().ascii_serialization();
         let mut hosts = self.hosts.iter();
         let (_, address) = hosts
             .find(|(known, _)| *known == origin)
             .ok_or_else(|| Error::UnknownHost(origin.into()))?;
-        let request = self.request(ask).map_err(Error::Request)?;
+        let request = self.to_http(request).map_err(Error::Request)?;
         let exchange = exchange(*address, request);
-        let answered = tokio::time::timeout(PATIENCE, exchange).await;
+        let answered = tokio::time::timeout(TIMEOUT, exchange).await;
         let response = answered.map_err(|_elapsed| Error::Timeout)??;
         let (parts, body) = response.into_parts();
         let page = Page {
@@ -239,14 +239,14 @@ impl Browser {
         Ok(page)
     }
 
-    fn request(&self, ask: Ask) -> Result<Request<Full<Bytes>>, http::Error> {
-        let mut target = ask.url.path().to_owned();
-        if let Some(query) = ask.url.query() {
+    fn to_http(&self, page_request: BrowserRequest) -> Result<Request<Full<Bytes>>, http::Error> {
+        let mut target = page_request.url.path().to_owned();
+        if let Some(query) = page_request.url.query() {
             target.push('?');
             target.push_str(query);
         }
-        let host = ask.url.host_str().unwrap_or_default();
-        let authority = match ask.url.port() {
+        let host = page_request.url.host_str().unwrap_or_default();
+        let authority = match page_request.url.port() {
             Some(port) => format!("{host}:{port}"),
             None => host.to_owned(),
         };
@@ -255,17 +255,17 @@ impl Browser {
             .map(|((_, name), value)| format!("{name}={value}"))
             .collect();
         let mut request = Request::builder()
-            .method(ask.method)
+            .method(page_request.method)
             .uri(target)
             .header(HOST, authority)
             .header(CONNECTION, HeaderValue::from_static("close"));
         if !cookies.is_empty() {
             request = request.header(COOKIE, cookies.join("; "));
         }
-        for (name, value) in ask.fields {
+        for (name, value) in page_request.fields {
             request = request.header(name, value);
         }
-        request.body(Full::from(ask.body))
+        request.body(Full::from(page_request.body))
     }
 
     fn keep(&mut self, page: &Page) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::walk::Walk;
+use super::steps::Steps;
 use crate::clock::Clock;
 use crate::secret::Secret;
 
@@ -142,14 +142,14 @@ impl fmt::Display for Step {
 ///
 /// Side: whatever stands at `step`; the text has no token, code or cookie in it.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{step}: expected {expected}, came {came}")]
+#[error("{step}: expected {expected}, got {got}")]
 pub struct FailedStep {
     /// The step.
     pub step: Step,
     /// What was expected.
     pub expected: String,
-    /// What came instead.
-    pub came: String,
+    /// What got instead.
+    pub got: String,
 }
 
 /// How a step went. Its `Display` is one line.
@@ -159,7 +159,7 @@ pub struct StepReport {
     pub step: Step,
     /// How long it took.
     pub took: Duration,
-    /// Whether it held.
+    /// Whether it result.
     pub outcome: Result<(), FailedStep>,
 }
 
@@ -180,20 +180,20 @@ impl<E: Fn() -> TokenCalls> Check<E> {
     ///
     /// # Errors
     ///
-    /// The step that failed, with what was expected and what came.
+    /// The step that failed, with what was expected and what got.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future leaves at most an open session at the gateway behind.
     pub async fn run(&self, report: &mut impl FnMut(StepReport)) -> Result<(), FailedStep> {
-        let mut walk = Walk::new(self);
+        let mut steps = Steps::new(self);
         for step in Step::ALL {
             let started = self.clock.instant();
-            let held = walk.take(step).await;
-            let outcome = held.map_err(|finding| FailedStep {
+            let result = steps.run(step).await;
+            let outcome = result.map_err(|mismatch| FailedStep {
                 step,
-                expected: finding.expected,
-                came: finding.came,
+                expected: mismatch.expected,
+                got: mismatch.got,
             });
             report(StepReport {
                 step,

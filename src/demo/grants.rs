@@ -13,12 +13,12 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::authorization_server::{Client, Desk};
-use super::dialect::Dialect;
-use super::ledger::Ledger;
+use super::authorization_server::{Client, ServerState};
 use super::openid::{self, SignIn};
+use super::provider_kind::ProviderKind;
+use super::records::Records;
 use super::refusal::Refusal;
-use super::serve::{Reply, answer};
+use super::serve::{ReplyBody, answer};
 use super::tokens::{Claims, identifier, numeric_date};
 use crate::clock::Timestamp;
 
@@ -90,20 +90,20 @@ struct TokenResponse<'a> {
 
 /// Answers one token request.
 pub(crate) async fn token(
-    desk: &Desk,
+    server: &ServerState,
     request: &Request<Bytes>,
-) -> Result<Response<Reply>, Refusal> {
-    let asked = Asked::new(desk, request);
-    match asked.values.get("grant_type").and_then(Value::as_str) {
+) -> Result<Response<ReplyBody>, Refusal> {
+    let parsed = ParsedTokenRequest::new(server, request);
+    match parsed.values.get("grant_type").and_then(Value::as_str) {
         Some("authorization_code") => {
-            desk.exchanges.fetch_add(1, Ordering::Relaxed);
-            let mut ledger = desk.ledger.lock().await;
-            redeem(desk, &mut ledger, &asked)
+            server.exchanges.fetch_add(1, Ordering::Relaxed);
+            let mut records = server.records.lock().await;
+            redeem(server, &mut records, &parsed)
         }
         Some("refresh_token") => {
-            desk.refreshes.fetch_add(1, Ordering::Relaxed);
-            let mut ledger = desk.ledger.lock().await;
-            refresh(desk, &mut ledger, &asked)
+            server.refreshes.fetch_add(1, Ordering::Relaxed);
+            let mut records = server.records.lock().await;
+            refresh(server, &mut records, &parsed)
         }
         Some(_) | None => Err(Refusal::unsupported_grant_type()),
     }
@@ -127,8 +127,8 @@ pub(crate) fn parameters(request: &Request<Bytes>) -> BTreeMap<String, Value> {
 }
 
 /// A token request with the credentials of its `Authorization` field.
-struct Asked {
-    dialect: Dialect,
+struct ParsedTokenRequest {
+    kind: ProviderKind,
     values: BTreeMap<String, Value>,
     basic: Option<(String, String)>,
     /// What the field's scheme makes of `WWW-Authenticate`; an OpenID Provider always asks for
@@ -136,25 +136,25 @@ struct Asked {
     challenge: Option<&'static str>,
 }
 
-impl Asked {
-    fn new(desk: &Desk, request: &Request<Bytes>) -> Self {
+impl ParsedTokenRequest {
+    fn new(server: &ServerState, request: &Request<Bytes>) -> Self {
         let field = request.headers().get(AUTHORIZATION);
         let field = field.and_then(|value| value.to_str().ok());
         let field = field.filter(|value| !value.is_empty());
-        let dialect = desk.settings.dialect;
-        let challenge = match (dialect, field) {
-            (Dialect::Passport12 | Dialect::Passport13, None) => None,
-            (Dialect::Passport12 | Dialect::Passport13, Some(field))
+        let kind = server.settings.kind;
+        let challenge = match (kind, field) {
+            (ProviderKind::Passport12 | ProviderKind::Passport13, None) => None,
+            (ProviderKind::Passport12 | ProviderKind::Passport13, Some(field))
                 if field.starts_with("Bearer") =>
             {
                 Some("Bearer realm=\"OAuth\"")
             }
-            (_, Some(_)) | (Dialect::OpenId, None) => Some("Basic realm=\"OAuth\""),
+            (_, Some(_)) | (ProviderKind::OpenId, None) => Some("Basic realm=\"OAuth\""),
         };
         Self {
-            dialect,
+            kind,
             values: parameters(request),
-            basic: field.and_then(|field| basic(dialect, field)),
+            basic: field.and_then(|field| basic(kind, field)),
             challenge,
         }
     }
@@ -162,7 +162,7 @@ impl Asked {
     /// A parameter as text. The newer server trims, takes any scalar and reads an empty one as
     /// absent; the older takes text only, but a client id may be a number in both.
     fn text(&self, name: &str) -> Result<Option<String>, Refusal> {
-        let newer = self.dialect != Dialect::Passport12;
+        let newer = self.kind != ProviderKind::Passport12;
         match self.values.get(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) if newer => {
@@ -181,34 +181,34 @@ impl Asked {
 
     /// The client, once it has proved itself. Credentials in the body win over those in the field;
     /// an OpenID Provider takes no request with both (RFC 6749 section 2.3).
-    fn client<'a>(&self, ledger: &'a Ledger) -> Result<&'a Client, Refusal> {
+    fn client<'a>(&self, records: &'a Records) -> Result<&'a Client, Refusal> {
         let basic = self.basic.as_ref();
         let id = self.text("client_id")?;
         let id = id.or_else(|| basic.map(|(id, _secret)| id.clone()));
         let refused = || Refusal::invalid_client(self.challenge);
-        let id = id.ok_or_else(|| match self.dialect {
-            Dialect::Passport12 | Dialect::Passport13 => Refusal::parameter("client_id"),
-            Dialect::OpenId => refused(),
+        let id = id.ok_or_else(|| match self.kind {
+            ProviderKind::Passport12 | ProviderKind::Passport13 => Refusal::parameter("client_id"),
+            ProviderKind::OpenId => refused(),
         })?;
-        let client = ledger.client(&id);
+        let client = records.client(&id);
         let client = client.ok_or_else(refused)?;
         if let Some(expected) = &client.secret {
             let secret = self.text("client_secret")?;
-            if secret.is_some() && basic.is_some() && self.dialect == Dialect::OpenId {
+            if secret.is_some() && basic.is_some() && self.kind == ProviderKind::OpenId {
                 let hint = "Use one way of client authentication";
                 return Err(Refusal::invalid_request(hint));
             }
             let secret = secret.or_else(|| basic.map(|(_id, secret)| secret.clone()));
             match secret.filter(|secret| !secret.is_empty()) {
                 Some(secret) if expected.matches(secret.as_bytes()) => {}
-                None if self.dialect == Dialect::Passport13 => {
+                None if self.kind == ProviderKind::Passport13 => {
                     return Err(Refusal::parameter("client_secret"));
                 }
                 Some(_) | None => return Err(refused()),
             }
             // The older server also compares the redirection URI with the registered ones here,
             // and calls a strange one a strange client.
-            if self.dialect == Dialect::Passport12
+            if self.kind == ProviderKind::Passport12
                 && let Some(uri) = self.text("redirect_uri")?
                 && !client.may_redirect_to(&uri)
             {
@@ -221,13 +221,13 @@ impl Asked {
 
 /// The credentials of a `Basic` field. An OpenID Provider form-decodes them (RFC 6749 section
 /// 2.3.1), the real Passport does not.
-fn basic(dialect: Dialect, field: &str) -> Option<(String, String)> {
+fn basic(kind: ProviderKind, field: &str) -> Option<(String, String)> {
     let encoded = field.strip_prefix("Basic ")?;
     let decoded = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;
     let (id, secret) = decoded.split_once(':')?;
-    let text = |part: &str| match dialect {
-        Dialect::Passport12 | Dialect::Passport13 => Some(part.to_owned()),
-        Dialect::OpenId => {
+    let text = |part: &str| match kind {
+        ProviderKind::Passport12 | ProviderKind::Passport13 => Some(part.to_owned()),
+        ProviderKind::OpenId => {
             let spaced = part.replace('+', " ");
             let decoded = percent_encoding::percent_decode_str(&spaced).decode_utf8();
             Some(decoded.ok()?.into_owned())
@@ -236,58 +236,62 @@ fn basic(dialect: Dialect, field: &str) -> Option<(String, String)> {
     Some((text(id)?, text(secret)?))
 }
 
-fn redeem(desk: &Desk, ledger: &mut Ledger, asked: &Asked) -> Result<Response<Reply>, Refusal> {
-    let dialect = asked.dialect;
-    let client = asked.client(ledger)?;
-    let sealed = asked.text("code")?;
+fn redeem(
+    server: &ServerState,
+    records: &mut Records,
+    parsed: &ParsedTokenRequest,
+) -> Result<Response<ReplyBody>, Refusal> {
+    let kind = parsed.kind;
+    let client = parsed.client(records)?;
+    let sealed = parsed.text("code")?;
     let sealed = sealed.ok_or_else(|| Refusal::parameter("code"))?;
-    let code: Code = desk.keys.open(&sealed).ok_or_else(|| {
-        let hint = match dialect {
-            Dialect::Passport12 => "Cannot decrypt the authorization code",
-            Dialect::OpenId | Dialect::Passport13 => {
+    let code: Code = server.keys.open(&sealed).ok_or_else(|| {
+        let hint = match kind {
+            ProviderKind::Passport12 => "Cannot decrypt the authorization code",
+            ProviderKind::OpenId | ProviderKind::Passport13 => {
                 "Cannot validate the provided authorization code"
             }
         };
-        Refusal::code(dialect, hint)
+        Refusal::code(kind, hint)
     })?;
-    let now = desk.settings.clock.now();
+    let now = server.settings.clock.now();
     if now.as_secs() > code.expire_time {
-        return Err(Refusal::code(dialect, "Authorization code has expired"));
+        return Err(Refusal::code(kind, "Authorization code has expired"));
     }
-    if ledger.is_spent(&code.auth_code_id) {
+    if records.is_spent(&code.auth_code_id) {
         let hint = "Authorization code has been revoked";
-        return Err(Refusal::code(dialect, hint));
+        return Err(Refusal::code(kind, hint));
     }
     if code.client_id != client.id {
         let hint = "Authorization code was not issued to this client";
-        return Err(Refusal::stray_code(dialect, hint));
+        return Err(Refusal::stray_code(kind, hint));
     }
-    let redirect_uri = asked.text("redirect_uri")?;
+    let redirect_uri = parsed.text("redirect_uri")?;
     if code.redirect_uri.is_some() && redirect_uri.is_none() {
         return Err(Refusal::parameter("redirect_uri"));
     }
     if code.redirect_uri != redirect_uri {
-        return Err(Refusal::stray_code(dialect, "Invalid redirect URI"));
+        return Err(Refusal::stray_code(kind, "Invalid redirect URI"));
     }
-    check_verifier(dialect, &code, asked.text("code_verifier")?.as_deref())?;
+    check_verifier(kind, &code, parsed.text("code_verifier")?.as_deref())?;
     let until = Timestamp::from_millis(code.expire_time.saturating_mul(1000));
-    ledger.spend(code.auth_code_id, until, now);
+    records.spend(code.auth_code_id, until, now);
     let grant = Grant {
         client_id: code.client_id,
         user_id: code.user_id,
         scopes: code.scopes,
         sign_in: code.sign_in,
     };
-    issue(desk, ledger, grant)
+    issue(server, records, grant)
 }
 
 /// PKCE (RFC 7636 section 4.6), and the guard against leaving it out of one half.
-fn check_verifier(dialect: Dialect, code: &Code, verifier: Option<&str>) -> Result<(), Refusal> {
+fn check_verifier(kind: ProviderKind, code: &Code, verifier: Option<&str>) -> Result<(), Refusal> {
     let (challenge, verifier) = match (&code.code_challenge, verifier) {
         (None, None) => return Ok(()),
         (None, Some(_)) => {
             let hint = "code_verifier received when no code_challenge is present";
-            return Err(Refusal::stray_code(dialect, hint));
+            return Err(Refusal::stray_code(kind, hint));
         }
         (Some(_), None) => return Err(Refusal::parameter("code_verifier")),
         (Some(challenge), Some(verifier)) => (challenge, verifier),
@@ -316,25 +320,29 @@ pub(crate) fn is_code_verifier(text: &str) -> bool {
     (43..=128).contains(&text.len()) && text.bytes().all(allowed)
 }
 
-fn refresh(desk: &Desk, ledger: &mut Ledger, asked: &Asked) -> Result<Response<Reply>, Refusal> {
-    let refused = |hint| Refusal::refresh_token(asked.dialect, hint);
-    let client = asked.client(ledger)?;
-    let sealed = asked.text("refresh_token")?;
+fn refresh(
+    server: &ServerState,
+    records: &mut Records,
+    parsed: &ParsedTokenRequest,
+) -> Result<Response<ReplyBody>, Refusal> {
+    let refused = |hint| Refusal::refresh_token(parsed.kind, hint);
+    let client = parsed.client(records)?;
+    let sealed = parsed.text("refresh_token")?;
     let sealed = sealed.ok_or_else(|| Refusal::parameter("refresh_token"))?;
-    let old: RefreshToken = desk
+    let old: RefreshToken = server
         .keys
         .open(&sealed)
         .ok_or_else(|| refused("Cannot decrypt the refresh token"))?;
     if old.client_id != client.id {
         return Err(refused("Token is not linked to client"));
     }
-    if old.expire_time < desk.settings.clock.now().as_secs() {
+    if old.expire_time < server.settings.clock.now().as_secs() {
         return Err(refused("Token has expired"));
     }
-    if !ledger.is_refresh_token_live(&old.refresh_token_id) {
+    if !records.is_refresh_token_live(&old.refresh_token_id) {
         return Err(refused("Token has been revoked"));
     }
-    let scopes = match asked.text("scope")? {
+    let scopes = match parsed.text("scope")? {
         None => old.scopes,
         Some(scope) => {
             let scopes = split_scopes(&scope);
@@ -344,7 +352,7 @@ fn refresh(desk: &Desk, ledger: &mut Ledger, asked: &Asked) -> Result<Response<R
             }
         }
     };
-    ledger.revoke(&old.access_token_id, &old.refresh_token_id);
+    records.revoke(&old.access_token_id, &old.refresh_token_id);
     let grant = Grant {
         client_id: old.client_id,
         user_id: old.user_id,
@@ -355,7 +363,7 @@ fn refresh(desk: &Desk, ledger: &mut Ledger, asked: &Asked) -> Result<Response<R
             ..sign_in
         }),
     };
-    issue(desk, ledger, grant)
+    issue(server, records, grant)
 }
 
 /// The scopes of a space-separated list.
@@ -364,19 +372,25 @@ pub(crate) fn split_scopes(scope: &str) -> Vec<String> {
     scopes.map(str::to_owned).collect()
 }
 
-/// Issues an access token and a refresh token to a client for a user, and where OpenID was asked
+/// Issues an access token and a refresh token to a client for a user, and where OpenID was parsed
 /// for an ID token.
-fn issue(desk: &Desk, ledger: &mut Ledger, grant: Grant) -> Result<Response<Reply>, Refusal> {
+fn issue(
+    server: &ServerState,
+    records: &mut Records,
+    grant: Grant,
+) -> Result<Response<ReplyBody>, Refusal> {
     let failed = Refusal::server_error;
-    let settings = &desk.settings;
+    let settings = &server.settings;
     let now = settings.clock.now();
     let access_expiry = now.plus(settings.access_token_lifetime);
     let refresh_expiry = now.plus(settings.refresh_token_lifetime);
     let access_id = identifier().ok_or_else(failed)?;
     let refresh_id = identifier().ok_or_else(failed)?;
-    let access_token = match settings.dialect {
-        Dialect::OpenId => openid::access_token(desk, &grant, &access_id, access_expiry.as_secs()),
-        Dialect::Passport12 | Dialect::Passport13 => desk.keys.sign(&Claims {
+    let access_token = match settings.kind {
+        ProviderKind::OpenId => {
+            openid::access_token(server, &grant, &access_id, access_expiry.as_secs())
+        }
+        ProviderKind::Passport12 | ProviderKind::Passport13 => server.keys.sign(&Claims {
             aud: grant.client_id.clone(),
             jti: access_id.clone(),
             iat: numeric_date(now, 236),
@@ -387,8 +401,8 @@ fn issue(desk: &Desk, ledger: &mut Ledger, grant: Grant) -> Result<Response<Repl
         }),
     };
     let access_token = access_token.ok_or_else(failed)?;
-    let id_token = openid::id_token(desk, &grant, &access_token);
-    let refresh_token = desk.keys.seal(&RefreshToken {
+    let id_token = openid::id_token(server, &grant, &access_token);
+    let refresh_token = server.keys.seal(&RefreshToken {
         client_id: grant.client_id,
         refresh_token_id: refresh_id.clone(),
         access_token_id: access_id.clone(),
@@ -405,7 +419,7 @@ fn issue(desk: &Desk, ledger: &mut Ledger, grant: Grant) -> Result<Response<Repl
         id_token,
     };
     let body = serde_json::to_vec(&body).map_err(|_unwritable| failed())?;
-    ledger.issue(
+    records.issue(
         (access_id, access_expiry),
         (refresh_id, refresh_expiry),
         now,

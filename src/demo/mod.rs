@@ -2,7 +2,7 @@
 //! that drives a whole login between them.
 //!
 //! - [`AuthorizationServer`] answers as a Laravel Passport of either generation does, down to its
-//!   error bodies, or as an OpenID Provider ([`Dialect`]). It can be told to misbehave.
+//!   error bodies, or as an OpenID Provider ([`ProviderKind`]). It can be told to misbehave.
 //! - [`App`] is the legacy web app behind the gateway: it knows nothing of OAuth but can show
 //!   what reached it, and checks the token with code of its own, apart from the gateway's.
 //! - [`Check`] is a browser without a screen: it signs in, looks at each step and names the one
@@ -18,18 +18,18 @@ mod authorize;
 mod breakage;
 mod browser;
 mod check;
-mod dialect;
+mod complete_demo;
 mod grants;
-mod ledger;
 mod openid;
-mod oracle;
 mod pages;
 mod profile;
+mod provider_kind;
+mod records;
 mod refusal;
 mod serve;
+mod steps;
+mod token_checker;
 mod tokens;
-mod walk;
-mod whole;
 
 #[cfg(test)]
 mod tests;
@@ -42,8 +42,8 @@ pub use authorization_server::{
     AuthorizationServer, AuthorizationServerSettings, Client, Fault, TokenRequest, User,
 };
 pub use check::{Check, FailedStep, Step, StepReport, TokenCalls};
-pub use dialect::Dialect;
-pub use whole::{Demo, Purpose};
+pub use complete_demo::{Demo, Purpose};
+pub use provider_kind::ProviderKind;
 
 use crate::config::Problems;
 use crate::instance;

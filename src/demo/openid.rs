@@ -14,11 +14,11 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::authorization_server::{Desk, User};
+use super::authorization_server::{ServerState, User};
 use super::grants::{Grant, split_scopes};
 use super::profile;
 use super::refusal::Refusal;
-use super::serve::{Reply, answer};
+use super::serve::{ReplyBody, answer};
 
 /// The scopes that an OpenID Provider knows by itself (OpenID Connect Core 1.0 section 5.4).
 pub(crate) const SCOPES: [&str; 3] = ["openid", "profile", "email"];
@@ -39,11 +39,11 @@ pub(crate) struct SignIn {
 }
 
 /// `GET /.well-known/openid-configuration` (OpenID Connect Discovery 1.0 section 3).
-pub(crate) fn metadata(desk: &Desk) -> Response<Reply> {
-    let issuer = desk.issuer.as_str();
+pub(crate) fn metadata(server: &ServerState) -> Response<ReplyBody> {
+    let issuer = server.issuer.as_str();
     let scopes: Vec<&str> = SCOPES
         .into_iter()
-        .chain(desk.settings.scopes.iter().map(String::as_str))
+        .chain(server.settings.scopes.iter().map(String::as_str))
         .collect();
     published(&json!({
         "issuer": issuer,
@@ -70,17 +70,20 @@ pub(crate) fn metadata(desk: &Desk) -> Response<Reply> {
 }
 
 /// `GET /oauth/jwks`: the keys (RFC 7517 section 5).
-pub(crate) fn key_set(desk: &Desk) -> Response<Reply> {
-    published(&json!({ "keys": [desk.keys.jwk()] }))
+pub(crate) fn key_set(server: &ServerState) -> Response<ReplyBody> {
+    published(&json!({ "keys": [server.keys.jwk()] }))
 }
 
-fn published(document: &Value) -> Response<Reply> {
+fn published(document: &Value) -> Response<ReplyBody> {
     answer(StatusCode::OK, "application/json", document.to_string())
 }
 
 /// `GET` and `POST /oauth/userinfo` (OpenID Connect Core 1.0 section 5.3).
-pub(crate) async fn userinfo(desk: &Desk, request: &Request<Bytes>) -> Response<Reply> {
-    match claims(desk, request).await {
+pub(crate) async fn userinfo(
+    server: &ServerState,
+    request: &Request<Bytes>,
+) -> Response<ReplyBody> {
+    match claims(server, request).await {
         Ok(claims) => {
             let body = Value::from(claims).to_string();
             let mut response = answer(StatusCode::OK, "application/json", body);
@@ -88,13 +91,16 @@ pub(crate) async fn userinfo(desk: &Desk, request: &Request<Bytes>) -> Response<
             response.headers_mut().insert(CACHE_CONTROL, uncached);
             response
         }
-        Err(refusal) => refusal.response(desk.settings.dialect),
+        Err(refusal) => refusal.response(server.settings.kind),
     }
 }
 
 /// The claims that the scopes of the bearer's token open.
-async fn claims(desk: &Desk, request: &Request<Bytes>) -> Result<Map<String, Value>, Refusal> {
-    let (user, token) = profile::bearer(desk, request).await?;
+async fn claims(
+    server: &ServerState,
+    request: &Request<Bytes>,
+) -> Result<Map<String, Value>, Refusal> {
+    let (user, token) = profile::bearer(server, request).await?;
     let scopes = token.claims.get("scope").and_then(Value::as_str);
     let scopes = split_scopes(scopes.unwrap_or_default());
     let has = |wanted: &str| scopes.iter().any(|scope| scope == wanted);
@@ -123,18 +129,23 @@ fn subject(user: &User) -> String {
 /// The access token `id` of `grant` that lives until `expiry`, in seconds: a JWT that no ID token
 /// can be mistaken for (RFC 9068 section 2). It is for the client itself, as the demo's app knows
 /// no other audience. `None` when the key refuses, which it does not.
-pub(crate) fn access_token(desk: &Desk, grant: &Grant, id: &str, expiry: u64) -> Option<String> {
+pub(crate) fn access_token(
+    server: &ServerState,
+    grant: &Grant,
+    id: &str,
+    expiry: u64,
+) -> Option<String> {
     let claims = json!({
-        "iss": desk.issuer,
+        "iss": server.issuer,
         "sub": grant.user_id,
         "aud": grant.client_id,
         "client_id": grant.client_id,
         "exp": expiry,
-        "iat": desk.settings.clock.now().as_secs(),
+        "iat": server.settings.clock.now().as_secs(),
         "jti": id,
         "scope": grant.scopes.join(" "),
     });
-    desk.keys.sign_as("at+jwt", &claims)
+    server.keys.sign_as("at+jwt", &claims)
 }
 
 /// The claims of an ID token (OpenID Connect Core 1.0 sections 2 and 3.1.3.6).
@@ -151,16 +162,16 @@ struct IdToken<'a> {
 }
 
 /// The ID token that goes with `access_token`; `None` where OpenID was not asked for.
-pub(crate) fn id_token(desk: &Desk, grant: &Grant, access_token: &str) -> Option<String> {
+pub(crate) fn id_token(server: &ServerState, grant: &Grant, access_token: &str) -> Option<String> {
     let sign_in = grant.sign_in.as_ref()?;
     if !grant.scopes.iter().any(|scope| scope == "openid") {
         return None;
     }
-    let now = desk.settings.clock.now();
-    desk.keys.sign_as(
+    let now = server.settings.clock.now();
+    server.keys.sign_as(
         "JWT",
         &IdToken {
-            iss: &desk.issuer,
+            iss: &server.issuer,
             sub: &grant.user_id,
             aud: &grant.client_id,
             exp: now.plus(ID_TOKEN_LIFETIME).as_secs(),

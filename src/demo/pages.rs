@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY};
 use http::{HeaderValue, Response, StatusCode};
 
-use super::serve::{Reply, answer};
+use super::serve::{ReplyBody, answer};
 
 /// The name of the authorization server on its pages.
 pub(crate) const PROVIDER: &str = "Authorization server";
@@ -21,7 +21,12 @@ const STYLE: &str = include_str!("style.css");
 
 /// A page of the app or of the authorization server. `title` and `place` are plain text, `body`
 /// is HTML.
-pub(crate) fn page(status: StatusCode, place: &str, title: &str, body: &str) -> Response<Reply> {
+pub(crate) fn page(
+    status: StatusCode,
+    place: &str,
+    title: &str,
+    body: &str,
+) -> Response<ReplyBody> {
     let html = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
@@ -84,7 +89,7 @@ pub(crate) fn login(
     token: &str,
     failed: Option<&str>,
     hint: Option<&str>,
-) -> Response<Reply> {
+) -> Response<ReplyBody> {
     let (status, problem) = match failed {
         Some(_) => (
             StatusCode::UNPROCESSABLE_ENTITY,
@@ -117,7 +122,7 @@ pub(crate) fn login(
 }
 
 /// The authorization server's own front page: who is signed in, with the token of the form.
-pub(crate) fn provider_home(signed_in: Option<(&str, &str)>) -> Response<Reply> {
+pub(crate) fn provider_home(signed_in: Option<(&str, &str)>) -> Response<ReplyBody> {
     let body = match signed_in {
         Some((name, token)) => format!(
             "<h1>Hello, {}</h1>\n<p>You are signed in at this server, so an app that sends you \
@@ -135,7 +140,7 @@ pub(crate) fn provider_home(signed_in: Option<(&str, &str)>) -> Response<Reply> 
 }
 
 /// The form's CSRF token is missing or belongs to another session.
-pub(crate) fn page_expired() -> Response<Reply> {
+pub(crate) fn page_expired() -> Response<ReplyBody> {
     // 419, which Laravel answers here, is not a registered status but a valid one.
     let status = StatusCode::from_u16(419).unwrap_or(StatusCode::FORBIDDEN);
     let body = "<h1>This page has expired</h1>\n<p>The form belongs to another visit. Go back, \
@@ -144,7 +149,7 @@ pub(crate) fn page_expired() -> Response<Reply> {
 }
 
 /// There is nothing at this path of `place`: [`APP`] or [`PROVIDER`].
-pub(crate) fn not_found(place: &str) -> Response<Reply> {
+pub(crate) fn not_found(place: &str) -> Response<ReplyBody> {
     let body = "<h1>Not found</h1>\n<p>There is no such page here.</p>\n\
                 <p><a href=\"/\">Front page</a></p>";
     page(StatusCode::NOT_FOUND, place, "Not found", body)

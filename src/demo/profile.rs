@@ -6,12 +6,12 @@ use http::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::authorization_server::{Desk, User};
-use super::dialect::Dialect;
+use super::authorization_server::{ServerState, User};
 use super::grants;
-use super::oracle::Token;
+use super::provider_kind::ProviderKind;
 use super::refusal::Refusal;
-use super::serve::{Reply, answer};
+use super::serve::{ReplyBody, answer};
+use super::token_checker::ParsedToken;
 
 /// When the demo's users were made: long ago.
 const CREATED: &str = "2024-05-04T09:27:11.000000Z";
@@ -28,8 +28,8 @@ struct Profile<'a> {
 }
 
 /// Answers with the user of the bearer token, or 401 as the resource server does.
-pub(crate) async fn show(desk: &Desk, request: &Request<Bytes>) -> Response<Reply> {
-    match bearer(desk, request).await {
+pub(crate) async fn show(server: &ServerState, request: &Request<Bytes>) -> Response<ReplyBody> {
+    match bearer(server, request).await {
         Ok((user, _token)) => {
             let profile = Profile {
                 id: user.id,
@@ -42,16 +42,16 @@ pub(crate) async fn show(desk: &Desk, request: &Request<Bytes>) -> Response<Repl
             let body = serde_json::to_vec(&profile).unwrap_or_default();
             answer(StatusCode::OK, "application/json", body)
         }
-        Err(refusal) => refusal.response(desk.settings.dialect),
+        Err(refusal) => refusal.response(server.settings.kind),
     }
 }
 
 /// Whose token the request carries, and the token taken apart.
 pub(crate) async fn bearer<'a>(
-    desk: &'a Desk,
+    server: &'a ServerState,
     request: &Request<Bytes>,
-) -> Result<(&'a User, Token), Refusal> {
-    let refused = |hint| Refusal::access_token(desk.settings.dialect, hint);
+) -> Result<(&'a User, ParsedToken), Refusal> {
+    let refused = |hint| Refusal::access_token(server.settings.kind, hint);
     let unverified = || refused("Access token could not be verified");
     let token = match request.headers().get(AUTHORIZATION) {
         Some(field) => field.to_str().ok().and_then(|field| {
@@ -59,32 +59,32 @@ pub(crate) async fn bearer<'a>(
             let bearer = scheme.eq_ignore_ascii_case("bearer");
             bearer.then(|| token.trim().to_owned())
         }),
-        None => {
-            Some(posted(desk, request).ok_or_else(|| refused("Missing \"Authorization\" header"))?)
-        }
+        None => Some(
+            posted(server, request).ok_or_else(|| refused("Missing \"Authorization\" header"))?,
+        ),
     };
-    let token = token.and_then(|token| desk.oracle.read(&token));
+    let token = token.and_then(|token| server.checker.read(&token));
     let token = token.ok_or_else(unverified)?;
     let claim = |name: &str| token.claims.get(name).and_then(Value::as_str);
     let audience = claim("aud").unwrap_or_default();
-    let now = desk.settings.clock.now();
+    let now = server.settings.clock.now();
     let subject = token
         .subject(audience, now)
         .map_err(|_reason| unverified())?;
     let live = {
-        let ledger = desk.ledger.lock().await;
-        claim("jti").is_some_and(|id| ledger.is_access_token_live(id))
+        let records = server.records.lock().await;
+        claim("jti").is_some_and(|id| records.is_access_token_live(id))
     };
     if !live {
         return Err(refused("Access token has been revoked"));
     }
-    let user = subject.parse().ok().and_then(|id| desk.user(id));
+    let user = subject.parse().ok().and_then(|id| server.user(id));
     Ok((user.ok_or_else(unverified)?, token))
 }
 
 /// The token as a parameter of a form (RFC 6750 section 2.2), which an OpenID Provider takes, too.
-fn posted(desk: &Desk, request: &Request<Bytes>) -> Option<String> {
-    if desk.settings.dialect != Dialect::OpenId || *request.method() != Method::POST {
+fn posted(server: &ServerState, request: &Request<Bytes>) -> Option<String> {
+    if server.settings.kind != ProviderKind::OpenId || *request.method() != Method::POST {
         return None;
     }
     match grants::parameters(request).remove("access_token")? {

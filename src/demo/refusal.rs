@@ -7,8 +7,8 @@ use http::header::{LOCATION, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
-use super::dialect::Dialect;
-use super::serve::{Reply, answer, plain};
+use super::provider_kind::ProviderKind;
+use super::serve::{ReplyBody, answer, plain};
 
 const INVALID_REQUEST: &str = "The request is missing a required parameter, includes an invalid \
      parameter value, includes a parameter more than once, or is otherwise malformed.";
@@ -81,26 +81,28 @@ impl Refusal {
     }
 
     /// A code that does not count: `invalid_request` in the older generation.
-    pub(crate) fn code(dialect: Dialect, hint: &'static str) -> Self {
-        match dialect {
-            Dialect::Passport12 => Self::invalid_request(hint),
-            Dialect::OpenId | Dialect::Passport13 => Self::invalid_grant(hint),
+    pub(crate) fn code(kind: ProviderKind, hint: &'static str) -> Self {
+        match kind {
+            ProviderKind::Passport12 => Self::invalid_request(hint),
+            ProviderKind::OpenId | ProviderKind::Passport13 => Self::invalid_grant(hint),
         }
     }
 
     /// A good code in a token request that does not belong to it.
-    pub(crate) fn stray_code(dialect: Dialect, hint: &'static str) -> Self {
-        match dialect {
-            Dialect::Passport12 | Dialect::Passport13 => Self::invalid_request(hint),
-            Dialect::OpenId => Self::invalid_grant(hint),
+    pub(crate) fn stray_code(kind: ProviderKind, hint: &'static str) -> Self {
+        match kind {
+            ProviderKind::Passport12 | ProviderKind::Passport13 => Self::invalid_request(hint),
+            ProviderKind::OpenId => Self::invalid_grant(hint),
         }
     }
 
     /// A refresh token that does not count: 401 `invalid_request` in the older generation.
-    pub(crate) fn refresh_token(dialect: Dialect, hint: &'static str) -> Self {
-        let (status, error) = match dialect {
-            Dialect::Passport12 => (StatusCode::UNAUTHORIZED, "invalid_request"),
-            Dialect::OpenId | Dialect::Passport13 => (StatusCode::BAD_REQUEST, "invalid_grant"),
+    pub(crate) fn refresh_token(kind: ProviderKind, hint: &'static str) -> Self {
+        let (status, error) = match kind {
+            ProviderKind::Passport12 => (StatusCode::UNAUTHORIZED, "invalid_request"),
+            ProviderKind::OpenId | ProviderKind::Passport13 => {
+                (StatusCode::BAD_REQUEST, "invalid_grant")
+            }
         };
         Self::new(status, error, "The refresh token is invalid.").hint(hint)
     }
@@ -139,10 +141,10 @@ impl Refusal {
     }
 
     /// A request for an authorization that names no client.
-    pub(crate) fn no_client(dialect: Dialect) -> Self {
-        match dialect {
-            Dialect::Passport12 | Dialect::Passport13 => Self::unsupported_grant_type(),
-            Dialect::OpenId => Self::parameter("client_id"),
+    pub(crate) fn no_client(kind: ProviderKind) -> Self {
+        match kind {
+            ProviderKind::Passport12 | ProviderKind::Passport13 => Self::unsupported_grant_type(),
+            ProviderKind::OpenId => Self::parameter("client_id"),
         }
     }
 
@@ -157,20 +159,20 @@ impl Refusal {
 
     /// A request for an authorization of a client that is not known, or to be sent where it must
     /// not go: for the person, never for the redirection URI.
-    pub(crate) fn unknown_client(dialect: Dialect) -> Self {
-        match dialect {
-            Dialect::Passport12 | Dialect::Passport13 => Self::invalid_client(None),
-            Dialect::OpenId => {
+    pub(crate) fn unknown_client(kind: ProviderKind) -> Self {
+        match kind {
+            ProviderKind::Passport12 | ProviderKind::Passport13 => Self::invalid_client(None),
+            ProviderKind::OpenId => {
                 Self::invalid_request("Check the `client_id` and `redirect_uri` parameters")
             }
         }
     }
 
     /// An access token that is missing or does not count (RFC 6750 section 3.1).
-    pub(crate) fn access_token(dialect: Dialect, hint: &'static str) -> Self {
-        match dialect {
-            Dialect::Passport12 | Dialect::Passport13 => Self::access_denied(hint),
-            Dialect::OpenId => Self {
+    pub(crate) fn access_token(kind: ProviderKind, hint: &'static str) -> Self {
+        match kind {
+            ProviderKind::Passport12 | ProviderKind::Passport13 => Self::access_denied(hint),
+            ProviderKind::OpenId => Self {
                 challenge: Some("Bearer error=\"invalid_token\""),
                 ..Self::new(
                     StatusCode::UNAUTHORIZED,
@@ -204,10 +206,10 @@ impl Refusal {
     }
 
     /// `prompt=none` found nobody signed in.
-    pub(crate) fn login_required(dialect: Dialect) -> Self {
-        match dialect {
-            Dialect::Passport12 => Self::access_denied("Unauthenticated"),
-            Dialect::OpenId | Dialect::Passport13 => Self::new(
+    pub(crate) fn login_required(kind: ProviderKind) -> Self {
+        match kind {
+            ProviderKind::Passport12 => Self::access_denied("Unauthenticated"),
+            ProviderKind::OpenId | ProviderKind::Passport13 => Self::new(
                 StatusCode::UNAUTHORIZED,
                 "login_required",
                 "The authorization server requires end-user authentication.",
@@ -225,30 +227,30 @@ impl Refusal {
         )
     }
 
-    fn payload(&self, dialect: Dialect) -> Payload<'_> {
+    fn payload(&self, kind: ProviderKind) -> Payload<'_> {
         let described = Payload {
             error: self.error,
             error_description: self.description.into(),
             hint: self.hint.as_deref(),
             message: None,
         };
-        match (dialect, described.hint) {
-            (Dialect::Passport12, _) => Payload {
+        match (kind, described.hint) {
+            (ProviderKind::Passport12, _) => Payload {
                 message: Some(self.description),
                 ..described
             },
-            (Dialect::OpenId, Some(hint)) => Payload {
+            (ProviderKind::OpenId, Some(hint)) => Payload {
                 error_description: format!("{} {hint}", self.description).into(),
                 hint: None,
                 ..described
             },
-            (Dialect::Passport13 | Dialect::OpenId, _) => described,
+            (ProviderKind::Passport13 | ProviderKind::OpenId, _) => described,
         }
     }
 
     /// The refusal as JSON, without caching fields as the real one.
-    pub(crate) fn response(&self, dialect: Dialect) -> Response<Reply> {
-        let body = serde_json::to_vec(&self.payload(dialect)).unwrap_or_default();
+    pub(crate) fn response(&self, kind: ProviderKind) -> Response<ReplyBody> {
+        let body = serde_json::to_vec(&self.payload(kind)).unwrap_or_default();
         let mut response = answer(self.status, "application/json", body);
         if let Some(scheme) = self.challenge {
             let value = HeaderValue::from_static(scheme);
@@ -258,8 +260,8 @@ impl Refusal {
     }
 
     /// The refusal as a redirect.
-    pub(crate) fn redirect(&self, dialect: Dialect, to: Destination<'_>) -> Response<Reply> {
-        let payload = self.payload(dialect);
+    pub(crate) fn redirect(&self, kind: ProviderKind, to: Destination<'_>) -> Response<ReplyBody> {
+        let payload = self.payload(kind);
         let fields = [
             ("state", to.state),
             ("error", Some(payload.error)),
@@ -273,7 +275,7 @@ impl Refusal {
 }
 
 /// A 302 to `uri` with the fields that have a value appended to its query.
-pub(crate) fn redirect(uri: &str, fields: &[(&str, Option<&str>)]) -> Response<Reply> {
+pub(crate) fn redirect(uri: &str, fields: &[(&str, Option<&str>)]) -> Response<ReplyBody> {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     for (name, value) in fields {
         if let Some(value) = value {

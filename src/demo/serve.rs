@@ -28,7 +28,7 @@ use super::Error;
 const MAX_BODY: usize = 1024 * 1024;
 
 /// How long a client may take for a request's head or body.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running server; it stops gracefully when this drops.
 #[derive(Debug)]
@@ -47,10 +47,10 @@ impl Server {
 /// The handler wants the connection closed without an answer.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection is closed without an answer")]
-pub(crate) struct Hangup;
+pub(crate) struct CloseConnection;
 
 /// What a handler gives back.
-pub(crate) type Answer = Result<Response<Reply>, Hangup>;
+pub(crate) type HandlerResult = Result<Response<ReplyBody>, CloseConnection>;
 
 /// Binds `address` and serves it with `handler` until the handle drops.
 ///
@@ -60,26 +60,26 @@ pub(crate) type Answer = Result<Response<Reply>, Hangup>;
 pub(crate) async fn serve<H, F>(address: SocketAddr, handler: H) -> Result<Server, Error>
 where
     H: Fn(Request<Bytes>) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Answer> + Send + 'static,
+    F: Future<Output = HandlerResult> + Send + 'static,
 {
-    Ok(Bound::to(address).await?.serve(handler))
+    Ok(BoundListener::bind(address).await?.serve(handler))
 }
 
 /// An address that is bound and not served yet, for whoever has to know it before.
 #[derive(Debug)]
-pub(crate) struct Bound {
+pub(crate) struct BoundListener {
     listener: TcpListener,
     address: SocketAddr,
 }
 
-impl Bound {
+impl BoundListener {
     /// Binds `address`.
     ///
     /// # Errors
     ///
     /// [`Error::NotLoopback`] when others could reach the address, [`Error::Bind`] when it is
     /// taken.
-    pub(crate) async fn to(address: SocketAddr) -> Result<Self, Error> {
+    pub(crate) async fn bind(address: SocketAddr) -> Result<Self, Error> {
         if !address.ip().is_loopback() {
             return Err(Error::NotLoopback { address });
         }
@@ -98,7 +98,7 @@ impl Bound {
     pub(crate) fn serve<H, F>(self, handler: H) -> Server
     where
         H: Fn(Request<Bytes>) -> F + Clone + Send + Sync + 'static,
-        F: Future<Output = Answer> + Send + 'static,
+        F: Future<Output = HandlerResult> + Send + 'static,
     {
         let (stop, stopped) = watch::channel(());
         tokio::spawn(accept(self.listener, handler, stopped));
@@ -112,7 +112,7 @@ impl Bound {
 async fn accept<H, F>(listener: TcpListener, handler: H, mut stopped: watch::Receiver<()>)
 where
     H: Fn(Request<Bytes>) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Answer> + Send + 'static,
+    F: Future<Output = HandlerResult> + Send + 'static,
 {
     loop {
         let accepted = tokio::select! {
@@ -136,7 +136,7 @@ where
 async fn connection<H, F>(stream: TcpStream, handler: H, mut stopped: watch::Receiver<()>)
 where
     H: Fn(Request<Bytes>) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Answer> + Send + 'static,
+    F: Future<Output = HandlerResult> + Send + 'static,
 {
     let service = service_fn(move |request: Request<Incoming>| {
         let handler = handler.clone();
@@ -150,7 +150,7 @@ where
     let mut connection = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(PATIENCE)
+            .header_read_timeout(TIMEOUT)
             .serve_connection(TokioIo::new(stream), service)
     );
     let ended = tokio::select! {
@@ -167,7 +167,7 @@ where
 
 async fn collect(request: Request<Incoming>) -> Result<Request<Bytes>, StatusCode> {
     let (parts, body) = request.into_parts();
-    let collected = tokio::time::timeout(PATIENCE, Limited::new(body, MAX_BODY).collect());
+    let collected = tokio::time::timeout(TIMEOUT, Limited::new(body, MAX_BODY).collect());
     let body = collected
         .await
         .map_err(|_elapsed| StatusCode::REQUEST_TIMEOUT)?
@@ -178,13 +178,13 @@ async fn collect(request: Request<Incoming>) -> Result<Request<Bytes>, StatusCod
 
 /// A response body: parts, with a pause before each but the first.
 #[derive(Debug)]
-pub(crate) struct Reply {
+pub(crate) struct ReplyBody {
     parts: VecDeque<Bytes>,
     pause: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
-impl Reply {
+impl ReplyBody {
     /// One part; it is sent with a `Content-Length`.
     pub(crate) fn whole(part: impl Into<Bytes>) -> Self {
         Self::paced([part.into()], Duration::ZERO)
@@ -200,7 +200,7 @@ impl Reply {
     }
 }
 
-impl Body for Reply {
+impl Body for ReplyBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -233,7 +233,7 @@ impl Body for Reply {
 }
 
 /// An answer of plain text.
-pub(crate) fn plain(status: StatusCode, text: &'static str) -> Response<Reply> {
+pub(crate) fn plain(status: StatusCode, text: &'static str) -> Response<ReplyBody> {
     answer(status, "text/plain; charset=utf-8", text)
 }
 
@@ -242,8 +242,8 @@ pub(crate) fn answer(
     status: StatusCode,
     content_type: &'static str,
     body: impl Into<Bytes>,
-) -> Response<Reply> {
-    let mut response = Response::new(Reply::whole(body));
+) -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody::whole(body));
     *response.status_mut() = status;
     let content_type = http::HeaderValue::from_static(content_type);
     response

@@ -223,7 +223,7 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::oracle::Oracle;
+    use crate::demo::token_checker::TokenChecker;
 
     #[test]
     fn a_sealed_value_is_as_long_as_a_real_one_and_opens_only_here() {
@@ -279,9 +279,9 @@ mod tests {
         let at = |name: &str| payload.find(&format!("\"{name}\":")).unwrap();
         let names = ["aud", "jti", "iat", "nbf", "exp", "sub", "scopes"];
         assert!(names.map(at).is_sorted(), "{payload}");
-        let oracle = Oracle::from_pem(keys.public_pem()).unwrap();
-        assert!(oracle.read(&token).unwrap().signed);
-        let other = Oracle::from_pem(Keys::generate().unwrap().public_pem()).unwrap();
+        let checker = TokenChecker::from_pem(keys.public_pem()).unwrap();
+        assert!(checker.read(&token).unwrap().signed);
+        let other = TokenChecker::from_pem(Keys::generate().unwrap().public_pem()).unwrap();
         assert!(!other.read(&token).unwrap().signed);
     }
 

@@ -3,7 +3,7 @@
 use std::process::Output;
 use std::time::Duration;
 
-use sidegate::demo::{Demo, Dialect, Purpose, Step};
+use sidegate::demo::{Demo, ProviderKind, Purpose, Step};
 use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -78,7 +78,7 @@ async fn fails(provider: &str, step: &str, before: usize) {
     let (last, held) = lines.split_last().unwrap();
     let failure = format!("FAIL {step}: expected ");
     assert!(last.starts_with(&failure), "{case}");
-    assert!(last.contains(", came "), "{case}");
+    assert!(last.contains(", got "), "{case}");
     assert_eq!(held.len(), before, "{case}");
     let held = held.iter().all(|line| line.starts_with("ok   "));
     assert!(held, "{case}");
@@ -99,8 +99,8 @@ async fn each_step_broken_on_purpose_fails_the_demo_by_its_name() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_says_what_its_provider_is() {
-    for dialect in Dialect::ALL {
-        let demo = Demo::start("127.0.0.1:0".parse().unwrap(), dialect, Purpose::Show).await;
+    for kind in ProviderKind::ALL {
+        let demo = Demo::start("127.0.0.1:0".parse().unwrap(), kind, Purpose::Show).await;
         let demo = demo.unwrap();
         let said = demo.provider_as_text();
         assert!(
@@ -108,7 +108,7 @@ async fn the_demo_says_what_its_provider_is() {
             "{said}"
         );
         let issuer = format!("an OpenID Provider, issuer {}", demo.provider().base_url());
-        assert_eq!(said == issuer, dialect == Dialect::OpenId, "{said}");
+        assert_eq!(said == issuer, kind == ProviderKind::OpenId, "{said}");
         demo.stop().await;
     }
 }
@@ -127,7 +127,7 @@ async fn only_a_step_of_a_check_can_be_broken() {
 async fn a_provider_of_another_kind_is_no_choice() {
     let (code, _, complained) = demo(&["--check", "--provider", "openid"]).await;
     assert_eq!(code, Some(64), "{complained}");
-    for dialect in Dialect::ALL {
-        assert!(complained.contains(dialect.name()), "{complained}");
+    for kind in ProviderKind::ALL {
+        assert!(complained.contains(kind.name()), "{complained}");
     }
 }

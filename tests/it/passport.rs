@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sidegate::clock::Clock;
 use sidegate::demo::{
-    App, AppSettings, AuthorizationServer, AuthorizationServerSettings, Client, Dialect, Fault,
+    App, AppSettings, AuthorizationServer, AuthorizationServerSettings, Client, Fault, ProviderKind,
 };
 use sidegate::secret::Secret;
 
@@ -22,14 +22,14 @@ struct Passport {
 }
 
 /// The server and the gateway look at one clock, as two machines with good clocks do.
-fn server(dialect: Dialect, clock: &Clock) -> AuthorizationServerSettings {
+fn server(kind: ProviderKind, clock: &Clock) -> AuthorizationServerSettings {
     let client = Client {
         id: "3".to_owned(),
         secret: Some(Secret::new(CLIENT_SECRET.to_owned())),
         redirect_uris: vec![url("/oauth2/callback")],
     };
     AuthorizationServerSettings {
-        dialect,
+        kind,
         clients: vec![client],
         clock: clock.clone(),
         ..AuthorizationServerSettings::default()
@@ -37,14 +37,14 @@ fn server(dialect: Dialect, clock: &Clock) -> AuthorizationServerSettings {
 }
 
 impl Passport {
-    async fn start(dialect: Dialect, more: &str) -> Self {
-        Self::with_lifetime(dialect, more, Duration::from_hours(731 * 24)).await
+    async fn start(kind: ProviderKind, more: &str) -> Self {
+        Self::with_lifetime(kind, more, Duration::from_hours(731 * 24)).await
     }
 
     /// With access tokens that live so long.
-    async fn with_lifetime(dialect: Dialect, more: &str, lifetime: Duration) -> Self {
+    async fn with_lifetime(kind: ProviderKind, more: &str, lifetime: Duration) -> Self {
         let clock = Clock::manual(Clock::system().now());
-        let mut server = server(dialect, &clock);
+        let mut server = server(kind, &clock);
         server.access_token_lifetime = lifetime;
         let provider = AuthorizationServer::start(server).await.unwrap();
         let key = provider.public_key_pem().to_owned();
@@ -59,7 +59,7 @@ impl Passport {
         );
         let key = settings.file("oauth-public.key", &key);
         let secret = settings.file("secret", CLIENT_SECRET);
-        let profile = dialect.profile();
+        let profile = kind.profile();
         let section = format!(
             "[providers.main]\nprofile = \"{profile}\"\nurl = \"{}\"\nclient_id = \"3\"\n\
              client_secret_file = \"{secret}\"\naccess_token.public_key_files = [\"{key}\"]\n{more}",
@@ -80,10 +80,10 @@ impl Passport {
 
 #[tokio::test]
 async fn both_generations_sign_people_in_and_the_app_verifies_the_bearer() {
-    for dialect in [Dialect::Passport12, Dialect::Passport13] {
+    for kind in [ProviderKind::Passport12, ProviderKind::Passport13] {
         for body in ["form", "json"] {
             let more = format!("token_request.body = \"{body}\"\n");
-            let passport = Passport::start(dialect, &more).await;
+            let passport = Passport::start(kind, &more).await;
             let browser = passport.browser();
             let page = browser.sign_in(&url("/whoami"), "alice", "password").await;
             let who = page.json();
@@ -104,7 +104,7 @@ async fn both_generations_sign_people_in_and_the_app_verifies_the_bearer() {
 
 #[tokio::test]
 async fn a_wrong_password_opens_nothing() {
-    let passport = Passport::start(Dialect::Passport13, "").await;
+    let passport = Passport::start(ProviderKind::Passport13, "").await;
     let browser = passport.browser();
     let page = browser.open(&url("/")).await;
     let page = browser.follow(&page).await;
@@ -126,7 +126,7 @@ async fn the_user_information_names_the_person() {
     let more = "userinfo_endpoint = \"/api/user\"\n\
                 identity = { source = \"userinfo\", emails_verified = \"timestamp\", claims = \
                 { subject = \"id\", email_verified = \"email_verified_at\" } }\n";
-    let passport = Passport::start(Dialect::Passport13, more).await;
+    let passport = Passport::start(ProviderKind::Passport13, more).await;
     let page = passport
         .browser()
         .sign_in(&url("/whoami"), "alice", "password")
@@ -141,10 +141,10 @@ async fn the_user_information_names_the_person() {
 #[tokio::test]
 async fn a_token_of_another_key_opens_no_session() {
     let clock = Clock::manual(Clock::system().now());
-    let other = AuthorizationServer::start(server(Dialect::Passport13, &clock))
+    let other = AuthorizationServer::start(server(ProviderKind::Passport13, &clock))
         .await
         .unwrap();
-    let provider = AuthorizationServer::start(server(Dialect::Passport13, &clock))
+    let provider = AuthorizationServer::start(server(ProviderKind::Passport13, &clock))
         .await
         .unwrap();
     let settings = Settings::new(ORIGIN, &provider.base_url(), "http://127.0.0.1:1");
@@ -167,7 +167,7 @@ async fn a_token_of_another_key_opens_no_session() {
 
 #[tokio::test]
 async fn faults_of_the_token_endpoint_open_no_session_and_are_not_repeated() {
-    let passport = Passport::start(Dialect::Passport13, "").await;
+    let passport = Passport::start(ProviderKind::Passport13, "").await;
     let elsewhere = "http://127.0.0.1:1/".parse().unwrap();
     let faults = [
         (Fault::Drop, 0, "503 provider_call_failed"),
@@ -200,8 +200,8 @@ async fn faults_of_the_token_endpoint_open_no_session_and_are_not_repeated() {
 #[tokio::test]
 async fn both_generations_refresh_a_token_and_their_refusals_of_one_end_the_session() {
     const LIFE: Duration = Duration::from_mins(10);
-    for dialect in [Dialect::Passport12, Dialect::Passport13] {
-        let passport = Passport::with_lifetime(dialect, "", LIFE).await;
+    for kind in [ProviderKind::Passport12, ProviderKind::Passport13] {
+        let passport = Passport::with_lifetime(kind, "", LIFE).await;
         let browser = passport.browser();
         browser.sign_in(&url("/"), "alice", "password").await;
         for refreshes in 1..4 {
@@ -217,15 +217,15 @@ async fn both_generations_refresh_a_token_and_their_refusals_of_one_end_the_sess
         let page = browser.open(&url("/page")).await;
         let to = page.location().unwrap();
         let endpoint = passport.provider.authorization_endpoint();
-        assert!(to.as_str().starts_with(&endpoint), "{dialect:?}: {to}");
+        assert!(to.as_str().starts_with(&endpoint), "{kind:?}: {to}");
         assert_eq!(passport.provider.refreshes(), 4);
-        assert_eq!(browser.fetch(&url("/")).await.status, 401, "{dialect:?}");
+        assert_eq!(browser.fetch(&url("/")).await.status, 401, "{kind:?}");
     }
 }
 
 #[tokio::test]
 async fn a_person_signs_in_through_the_form_in_a_real_browser() {
-    let passport = Passport::start(Dialect::Passport13, "").await;
+    let passport = Passport::start(ProviderKind::Passport13, "").await;
     let browser = Chromium::leading("localhost:80", passport.gateway.address()).await;
     browser.open("http://localhost/").await;
     browser.log_in("alice", "password").await;

@@ -3,11 +3,11 @@
 use super::*;
 use crate::demo::{App, AppSettings};
 
-/// An app that trusts `station`'s key and reads its clock.
-async fn app(station: &Station) -> App {
+/// An app that trusts `fixture`'s key and reads its clock.
+async fn app(fixture: &Fixture) -> App {
     let settings = AppSettings {
-        clock: station.clock.clone(),
-        ..AppSettings::new(station.server.public_key_pem(), "3")
+        clock: fixture.clock.clone(),
+        ..AppSettings::new(fixture.server.public_key_pem(), "3")
     };
     App::start(settings).await.unwrap()
 }
@@ -22,9 +22,9 @@ fn text(answer: &Response<Bytes>) -> String {
 
 #[tokio::test]
 async fn a_good_token_is_shown_taken_apart_and_never_raw() {
-    let station = Station::start(Dialect::Passport13).await;
-    let app = app(&station).await;
-    let (access, _refresh) = station.grant().await;
+    let fixture = Fixture::start(ProviderKind::Passport13).await;
+    let app = app(&fixture).await;
+    let (access, _refresh) = fixture.grant().await;
     let bearer = format!("Bearer {access}");
     let fields = [
         ("authorization", bearer.as_str()),
@@ -57,10 +57,10 @@ async fn a_good_token_is_shown_taken_apart_and_never_raw() {
 
 #[tokio::test]
 async fn a_token_that_does_not_count_authenticates_nobody() {
-    let station = Station::start(Dialect::Passport13).await;
-    let stranger = Station::start(Dialect::Passport13).await;
-    let app = app(&station).await;
-    let (access, _refresh) = station.grant().await;
+    let fixture = Fixture::start(ProviderKind::Passport13).await;
+    let stranger = Fixture::start(ProviderKind::Passport13).await;
+    let app = app(&fixture).await;
+    let (access, _refresh) = fixture.grant().await;
     let foreign = stranger.grant().await.0;
     let values = [
         "Bearer evil".to_owned(),
@@ -90,7 +90,7 @@ async fn a_token_that_does_not_count_authenticates_nobody() {
         json(&get(&app, "/whoami", &twice).await)["authenticated"],
         false
     );
-    station.clock.advance(OVER_AN_HOUR);
+    fixture.clock.advance(OVER_AN_HOUR);
     let whoami = json(&get(&app, "/whoami", &twice[..1]).await);
     assert_eq!(whoami["authenticated"], false);
     assert_eq!(whoami["reason"], "it has expired");
@@ -98,8 +98,8 @@ async fn a_token_that_does_not_count_authenticates_nobody() {
 
 #[tokio::test]
 async fn what_is_posted_is_shown_escaped() {
-    let station = Station::start(Dialect::Passport13).await;
-    let app = app(&station).await;
+    let fixture = Fixture::start(ProviderKind::Passport13).await;
+    let app = app(&fixture).await;
     let form = [("content-type", "application/x-www-form-urlencoded")];
     let body = "title=%3Cscript%3E&text=a+%26+b";
     let page = text(&send(app.address(), "POST", "/notes", &form, body).await);
@@ -114,8 +114,8 @@ async fn what_is_posted_is_shown_escaped() {
 
 #[tokio::test]
 async fn the_stream_comes_in_chunks_and_the_rest_in_one_piece() {
-    let station = Station::start(Dialect::Passport13).await;
-    let app = app(&station).await;
+    let fixture = Fixture::start(ProviderKind::Passport13).await;
+    let app = app(&fixture).await;
     let stream = get(&app, "/stream", &[]).await;
     assert_eq!(stream.headers()["transfer-encoding"], "chunked");
     assert_eq!(text(&stream), "one\ntwo\nthree\n");
@@ -126,8 +126,8 @@ async fn the_stream_comes_in_chunks_and_the_rest_in_one_piece() {
 
 #[tokio::test]
 async fn a_body_over_one_megabyte_is_not_taken() {
-    let station = Station::start(Dialect::Passport13).await;
-    let app = app(&station).await;
+    let fixture = Fixture::start(ProviderKind::Passport13).await;
+    let app = app(&fixture).await;
     let body = "a".repeat(1024 * 1024 + 1);
     let answer = send(app.address(), "POST", "/notes", &[], &body).await;
     assert_eq!(answer.status(), 413);

@@ -1,7 +1,7 @@
 //! The check passes when all is well, and each thing that can be spoiled fails the step that
 //! watches over it.
 
-use super::fake_gateway::{Breakage, Fake};
+use super::fake_gateway::{Breakage, FakeGateway};
 use super::*;
 use crate::demo::{App, AppSettings, Check, FailedStep, Step, StepReport, TokenCalls, User};
 
@@ -9,7 +9,7 @@ const HOUR: Duration = Duration::from_hours(1);
 
 /// What is spoiled outside the gateway.
 #[derive(Clone, Copy, Debug, Default)]
-struct Around {
+struct Environment {
     /// The app trusts the key of another server.
     foreign_key: bool,
     /// The provider knows no such redirection URI.
@@ -21,8 +21,11 @@ struct Around {
 }
 
 /// Runs the check; the lines that it reports and its result.
-async fn run(breakage: Breakage, around: Around) -> (Vec<String>, Result<(), FailedStep>) {
-    let redirect_uri = if around.unregistered {
+async fn run(
+    breakage: Breakage,
+    environment: Environment,
+) -> (Vec<String>, Result<(), FailedStep>) {
+    let redirect_uri = if environment.unregistered {
         "http://localhost/elsewhere"
     } else {
         "http://localhost/oauth2/callback"
@@ -40,7 +43,7 @@ async fn run(breakage: Breakage, around: Around) -> (Vec<String>, Result<(), Fai
         ..AuthorizationServerSettings::default()
     };
     let server = AuthorizationServer::start(settings()).await.unwrap();
-    let pem = if around.foreign_key {
+    let pem = if environment.foreign_key {
         let other = AuthorizationServer::start(settings()).await.unwrap();
         other.public_key_pem().to_owned()
     } else {
@@ -50,7 +53,7 @@ async fn run(breakage: Breakage, around: Around) -> (Vec<String>, Result<(), Fai
     app.clock = clock.clone();
     let app = App::start(app).await.unwrap();
     let servers = (server.address(), app.address());
-    let fake = Fake::new(breakage, servers, clock.clone());
+    let fake = FakeGateway::new(breakage, servers, clock.clone());
     let public_url = fake.public_url.clone();
     let gateway = fake.start().await;
     let check = Check {
@@ -63,9 +66,9 @@ async fn run(breakage: Breakage, around: Around) -> (Vec<String>, Result<(), Fai
             refreshes: server.refreshes(),
         },
         user: "alice".into(),
-        password: Secret::new(around.password.unwrap_or("password").into()),
-        subject: around.subject.unwrap_or("17").into(),
-        fields: around
+        password: Secret::new(environment.password.unwrap_or("password").into()),
+        subject: environment.subject.unwrap_or("17").into(),
+        fields: environment
             .email
             .map(|email| ("x-forwarded-email", email.into()))
             .into_iter()
@@ -79,10 +82,10 @@ async fn run(breakage: Breakage, around: Around) -> (Vec<String>, Result<(), Fai
     (lines, outcome)
 }
 
-async fn failed(breakage: Breakage, around: Around) -> Step {
-    let (lines, outcome) = run(breakage, around).await;
+async fn failed(breakage: Breakage, environment: Environment) -> Step {
+    let (lines, outcome) = run(breakage, environment).await;
     let Err(failed) = outcome else {
-        panic!("{breakage:?} {around:?} passed: {lines:#?}");
+        panic!("{breakage:?} {environment:?} passed: {lines:#?}");
     };
     let (last, before) = lines.split_last().unwrap();
     assert_eq!(*last, format!("FAIL {failed}"));
@@ -95,7 +98,7 @@ async fn failed(breakage: Breakage, around: Around) -> Step {
 
 #[tokio::test]
 async fn a_sound_gateway_passes_every_step_with_a_line_and_a_time() {
-    let (lines, outcome) = run(Breakage::Nothing, Around::default()).await;
+    let (lines, outcome) = run(Breakage::Nothing, Environment::default()).await;
     assert_eq!(outcome, Ok(()), "{lines:#?}");
     assert_eq!(lines.len(), Step::ALL.len());
     for line in lines {
@@ -136,7 +139,7 @@ async fn each_breakage_of_the_gateway_fails_the_step_that_watches_it() {
     ];
     for (breakage, step) in expected {
         assert_eq!(
-            failed(breakage, Around::default()).await,
+            failed(breakage, Environment::default()).await,
             step,
             "{breakage:?}"
         );
@@ -145,46 +148,50 @@ async fn each_breakage_of_the_gateway_fails_the_step_that_watches_it() {
 
 #[tokio::test]
 async fn each_breakage_around_the_gateway_fails_the_step_that_watches_it() {
-    let sound = Around::default();
+    let sound = Environment::default();
     let expected = [
         (
-            Around {
+            Environment {
                 unregistered: true,
                 ..sound
             },
             Step::LoginForm,
         ),
         (
-            Around {
+            Environment {
                 password: Some("wrong"),
                 ..sound
             },
             Step::Code,
         ),
         (
-            Around {
+            Environment {
                 foreign_key: true,
                 ..sound
             },
             Step::Bearer,
         ),
         (
-            Around {
+            Environment {
                 subject: Some("18"),
                 ..sound
             },
             Step::Bearer,
         ),
         (
-            Around {
+            Environment {
                 email: Some("alice@example.com"),
                 ..sound
             },
             Step::Bearer,
         ),
     ];
-    for (around, step) in expected {
-        assert_eq!(failed(Breakage::Nothing, around).await, step, "{around:?}");
+    for (environment, step) in expected {
+        assert_eq!(
+            failed(Breakage::Nothing, environment).await,
+            step,
+            "{environment:?}"
+        );
     }
 }
 
@@ -209,7 +216,7 @@ async fn a_gateway_that_is_not_there_fails_the_first_step_by_name() {
     let failed = check.run(&mut |_report| {}).await.unwrap_err();
     assert_eq!(failed.step, Step::Redirect);
     assert!(
-        failed.came.starts_with("no connection to 127.0.0.1"),
+        failed.got.starts_with("no connection to 127.0.0.1"),
         "{failed}"
     );
 }

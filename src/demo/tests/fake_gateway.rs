@@ -21,7 +21,7 @@ use url::Url;
 use super::{CHALLENGE, SECRET, VERIFIER, json};
 use crate::clock::{Clock, Timestamp};
 use crate::demo::browser::exchange;
-use crate::demo::serve::{Answer, Reply, Server, answer, serve};
+use crate::demo::serve::{HandlerResult, ReplyBody, Server, answer, serve};
 use crate::secret;
 
 /// What is spoiled.
@@ -56,7 +56,7 @@ pub(super) enum Breakage {
     WrongRedirectUri,
 }
 
-pub(super) struct Fake {
+pub(super) struct FakeGateway {
     pub(super) breakage: Breakage,
     pub(super) provider: SocketAddr,
     pub(super) app: SocketAddr,
@@ -75,7 +75,7 @@ struct Tokens {
     expires_at: Timestamp,
 }
 
-impl Fake {
+impl FakeGateway {
     pub(super) fn new(
         breakage: Breakage,
         (provider, app): (SocketAddr, SocketAddr),
@@ -106,7 +106,7 @@ impl Fake {
         self.breakage == breakage
     }
 
-    async fn handle(&self, request: Request<Bytes>) -> Answer {
+    async fn handle(&self, request: Request<Bytes>) -> HandlerResult {
         let cookie = request.headers().get("cookie");
         let cookie = cookie.and_then(|value| value.to_str().unwrap().split_once('='));
         let session = cookie.map(|(_name, value)| value.to_owned());
@@ -136,7 +136,7 @@ impl Fake {
         }
     }
 
-    async fn challenge(&self, request: &Request<Bytes>) -> Response<Reply> {
+    async fn challenge(&self, request: &Request<Bytes>) -> Response<ReplyBody> {
         let navigation = request.headers()["sec-fetch-mode"] == "navigate";
         if !navigation && !self.is(Breakage::ApiIsRedirected) {
             let body = if self.is(Breakage::ApiWithoutLoginUrl) {
@@ -186,7 +186,7 @@ impl Fake {
         response
     }
 
-    async fn callback(&self, request: &Request<Bytes>) -> Response<Reply> {
+    async fn callback(&self, request: &Request<Bytes>) -> Response<ReplyBody> {
         let query = request.uri().query().unwrap();
         let query: HashMap<String, String> = url::form_urlencoded::parse(query.as_bytes())
             .into_owned()
@@ -272,7 +272,7 @@ impl Fake {
         })
     }
 
-    async fn forward(&self, request: Request<Bytes>, token: &str) -> Response<Reply> {
+    async fn forward(&self, request: Request<Bytes>, token: &str) -> Response<ReplyBody> {
         if self.is(Breakage::ExchangeForEachRequest) && request.uri().path() == "/whoami" {
             self.redeem("def50200").await;
         }
@@ -298,11 +298,11 @@ impl Fake {
         let answered = exchange(self.app, request).await.unwrap();
         let (mut parts, body) = answered.into_parts();
         parts.headers.remove("transfer-encoding");
-        Response::from_parts(parts, Reply::whole(body))
+        Response::from_parts(parts, ReplyBody::whole(body))
     }
 }
 
-fn redirect(location: &str, cookie: Option<&str>) -> Response<Reply> {
+fn redirect(location: &str, cookie: Option<&str>) -> Response<ReplyBody> {
     let mut response = answer(StatusCode::SEE_OTHER, "text/plain", "");
     let fields = response.headers_mut();
     fields.insert("location", location.parse().unwrap());

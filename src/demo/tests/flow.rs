@@ -5,148 +5,148 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use super::*;
 use crate::demo::{Error, Fault};
 
-async fn newer() -> Station {
-    Station::start(Dialect::Passport13).await
+async fn newer() -> Fixture {
+    Fixture::start(ProviderKind::Passport13).await
 }
 
 #[tokio::test]
 async fn a_second_authorization_needs_no_password_unless_the_client_insists() {
-    let station = newer().await;
-    let target = Station::target("3", &[]);
-    let first = station.sign_in(&target).await;
+    let fixture = newer().await;
+    let target = Fixture::target("3", &[]);
+    let first = fixture.sign_in(&target).await;
     assert_eq!(first.status(), 302);
     assert_eq!(query(&first)["state"], "xyz");
     let session = cookie(&first);
     let fields = [("cookie", session.as_str())];
-    let second = station.send("GET", &target, &fields, "").await;
+    let second = fixture.send("GET", &target, &fields, "").await;
     assert_eq!(second.status(), 302);
     assert_ne!(query(&first)["code"], query(&second)["code"]);
-    let insisting = Station::target("3", &[("prompt", "login")]);
-    let third = station.send("GET", &insisting, &fields, "").await;
+    let insisting = Fixture::target("3", &[("prompt", "login")]);
+    let third = fixture.send("GET", &insisting, &fields, "").await;
     assert_eq!(third.status(), 200);
-    station.server.forget_logins().await;
-    let fourth = station.send("GET", &target, &fields, "").await;
+    fixture.server.forget_logins().await;
+    let fourth = fixture.send("GET", &target, &fields, "").await;
     assert_eq!(fourth.status(), 200);
 }
 
 #[tokio::test]
 async fn signing_out_of_the_provider_ends_its_session() {
-    let station = newer().await;
-    let session = cookie(&station.sign_in(&Station::target("3", &[])).await);
+    let fixture = newer().await;
+    let session = cookie(&fixture.sign_in(&Fixture::target("3", &[])).await);
     let fields = [("cookie", session.as_str())];
-    let home = station.send("GET", "/", &fields, "").await;
+    let home = fixture.send("GET", "/", &fields, "").await;
     let home = String::from_utf8(home.into_body().to_vec()).unwrap();
     assert!(home.contains("Hello, Alice Liddell"), "{home}");
     let token = home.split_once("name=\"_token\" value=\"").unwrap().1;
     let body = format!("_token={}", token.split_once('"').unwrap().0);
     assert_eq!(
-        station.send("POST", "/logout", &[], &body).await.status(),
+        fixture.send("POST", "/logout", &[], &body).await.status(),
         419
     );
     assert_eq!(
-        station
+        fixture
             .send("POST", "/logout", &fields, &body)
             .await
             .status(),
         303
     );
-    let home = station.send("GET", "/", &fields, "").await;
+    let home = fixture.send("GET", "/", &fields, "").await;
     assert!(String::from_utf8_lossy(home.body()).contains("Nobody is signed in"));
 }
 
 #[tokio::test]
 async fn a_forged_login_and_a_wrong_password_sign_nobody_in() {
-    let station = newer().await;
-    let target = Station::target("3", &[]);
+    let fixture = newer().await;
+    let target = Fixture::target("3", &[]);
     let body = "user=alice&password=password&_token=";
     let planted = [("cookie", "provider_session=planted")];
     for fields in [&[][..], &planted] {
-        let answer = station.send("POST", &target, fields, body).await;
+        let answer = fixture.send("POST", &target, fields, body).await;
         assert_eq!(answer.status(), 419);
     }
     for (user, password) in [("alice", "wrong"), ("alice", ""), ("nobody", "password")] {
         let fields = [("user", user), ("password", password)];
-        let answer = station.submit(&target, &fields).await;
+        let answer = fixture.submit(&target, &fields).await;
         assert_eq!(answer.status(), 422, "{user} {password}");
         assert!(answer.headers().get("set-cookie").is_none());
     }
     let markup = [("user", "\"><script>"), ("password", "")];
-    let answer = station.submit(&target, &markup).await;
+    let answer = fixture.submit(&target, &markup).await;
     assert!(!String::from_utf8_lossy(answer.body()).contains("<script>"));
 }
 
 #[tokio::test]
 async fn a_login_changes_the_session_id() {
-    let station = newer().await;
-    let target = Station::target("3", &[]);
-    let form = station.send("GET", &target, &[], "").await;
-    let signed_in = station.sign_in(&target).await;
+    let fixture = newer().await;
+    let target = Fixture::target("3", &[]);
+    let form = fixture.send("GET", &target, &[], "").await;
+    let signed_in = fixture.sign_in(&target).await;
     assert_ne!(cookie(&form), cookie(&signed_in));
     let before = cookie(&form);
     let fields = [("cookie", before.as_str())];
     assert_eq!(
-        station.send("GET", &target, &fields, "").await.status(),
+        fixture.send("GET", &target, &fields, "").await.status(),
         200
     );
 }
 
 #[tokio::test]
 async fn a_code_is_single_use_even_at_the_same_moment() {
-    let station = newer().await;
-    let code = station.code("3", &[]).await;
-    let both = tokio::join!(station.redeem(&code), station.redeem(&code));
+    let fixture = newer().await;
+    let code = fixture.code("3", &[]).await;
+    let both = tokio::join!(fixture.redeem(&code), fixture.redeem(&code));
     let mut statuses = [both.0.status().as_u16(), both.1.status().as_u16()];
     statuses.sort_unstable();
     assert_eq!(statuses, [200, 400]);
-    assert_eq!(station.server.exchanges(), 2);
+    assert_eq!(fixture.server.exchanges(), 2);
 }
 
 #[tokio::test]
 async fn a_code_lives_ten_minutes() {
-    let station = newer().await;
-    let early = station.code("3", &[]).await;
-    let late = station.code("3", &[]).await;
-    station.clock.advance(Duration::from_mins(10));
-    assert_eq!(station.redeem(&early).await.status(), 200);
-    station.clock.advance(Duration::from_secs(1));
-    let answer = station.redeem(&late).await;
+    let fixture = newer().await;
+    let early = fixture.code("3", &[]).await;
+    let late = fixture.code("3", &[]).await;
+    fixture.clock.advance(Duration::from_mins(10));
+    assert_eq!(fixture.redeem(&early).await.status(), 200);
+    fixture.clock.advance(Duration::from_secs(1));
+    let answer = fixture.redeem(&late).await;
     assert_eq!(answer.status(), 400);
     assert_eq!(json(&answer)["hint"], "Authorization code has expired");
 }
 
 #[tokio::test]
 async fn a_refresh_revokes_the_old_pair_and_replays_harm_nobody() {
-    let station = newer().await;
-    let code = station.code("3", &[("scope", "read write")]).await;
-    let (old_access, old_refresh) = tokens(&station.redeem(&code).await);
-    assert_eq!(station.redeem(&code).await.status(), 400);
-    assert_eq!(station.user(&old_access).await.status(), 200);
-    let (access, refresh) = tokens(&station.refresh(&old_refresh).await);
-    assert_eq!(station.user(&old_access).await.status(), 401);
-    assert_eq!(station.refresh(&old_refresh).await.status(), 400);
-    assert_eq!(station.user(&access).await.status(), 200);
-    assert_eq!(station.refresh(&refresh).await.status(), 200);
-    assert_eq!(station.server.refreshes(), 3);
+    let fixture = newer().await;
+    let code = fixture.code("3", &[("scope", "read write")]).await;
+    let (old_access, old_refresh) = tokens(&fixture.redeem(&code).await);
+    assert_eq!(fixture.redeem(&code).await.status(), 400);
+    assert_eq!(fixture.user(&old_access).await.status(), 200);
+    let (access, refresh) = tokens(&fixture.refresh(&old_refresh).await);
+    assert_eq!(fixture.user(&old_access).await.status(), 401);
+    assert_eq!(fixture.refresh(&old_refresh).await.status(), 400);
+    assert_eq!(fixture.user(&access).await.status(), 200);
+    assert_eq!(fixture.refresh(&refresh).await.status(), 200);
+    assert_eq!(fixture.server.refreshes(), 3);
 }
 
 #[tokio::test]
 async fn the_user_is_a_laravel_record_and_revoking_all_ends_every_token() {
-    let station = newer().await;
-    let (access, refresh) = station.grant().await;
-    let answer = station.user(&access).await;
+    let fixture = newer().await;
+    let (access, refresh) = fixture.grant().await;
+    let answer = fixture.user(&access).await;
     let user = json(&answer);
     assert_eq!(user["id"], 17);
     assert_eq!(user["name"], "Alice Liddell");
     assert_eq!(user["email"], "alice@example.com");
     assert_eq!(user["email_verified_at"], "2024-05-04T09:30:00.000000Z");
-    station.server.revoke_all().await;
-    assert_eq!(station.user(&access).await.status(), 401);
-    assert_eq!(station.refresh(&refresh).await.status(), 400);
+    fixture.server.revoke_all().await;
+    assert_eq!(fixture.user(&access).await.status(), 401);
+    assert_eq!(fixture.refresh(&refresh).await.status(), 400);
 }
 
 #[tokio::test]
 async fn public_clients_prove_themselves_by_pkce_plain_when_no_method_is_named() {
-    let station = newer().await;
+    let fixture = newer().await;
     let redeem = async |code: &str, verifier: &str| {
         let parameters = [
             ("grant_type", "authorization_code"),
@@ -155,18 +155,18 @@ async fn public_clients_prove_themselves_by_pkce_plain_when_no_method_is_named()
             ("code", code),
             ("code_verifier", verifier),
         ];
-        station.token(&parameters).await
+        fixture.token(&parameters).await
     };
     let hashed = [
         ("code_challenge", CHALLENGE),
         ("code_challenge_method", "S256"),
     ];
-    let code = station.code("4", &hashed).await;
+    let code = fixture.code("4", &hashed).await;
     assert_eq!(redeem(&code, CHALLENGE).await.status(), 400);
     assert_eq!(redeem(&code, VERIFIER).await.status(), 200);
-    let plain = station.code("4", &[("code_challenge", VERIFIER)]).await;
+    let plain = fixture.code("4", &[("code_challenge", VERIFIER)]).await;
     assert_eq!(redeem(&plain, VERIFIER).await.status(), 200);
-    let short = station.code("4", &hashed).await;
+    let short = fixture.code("4", &hashed).await;
     assert_eq!(redeem(&short, "short").await.status(), 400);
     for bad in [
         [
@@ -178,17 +178,17 @@ async fn public_clients_prove_themselves_by_pkce_plain_when_no_method_is_named()
             ("code_challenge_method", "S512"),
         ],
     ] {
-        let target = Station::target("4", &bad);
-        assert_eq!(station.send("GET", &target, &[], "").await.status(), 400);
+        let target = Fixture::target("4", &bad);
+        assert_eq!(fixture.send("GET", &target, &[], "").await.status(), 400);
     }
 }
 
 #[tokio::test]
 async fn a_code_of_another_client_is_refused() {
-    let station = newer().await;
+    let fixture = newer().await;
     let challenge = [("code_challenge", VERIFIER)];
-    let code = station.code("4", &challenge).await;
-    let answer = station.redeem(&code).await;
+    let code = fixture.code("4", &challenge).await;
+    let answer = fixture.redeem(&code).await;
     assert_eq!(answer.status(), 400);
     let hint = "Authorization code was not issued to this client";
     assert_eq!(json(&answer)["hint"], hint);
@@ -197,15 +197,15 @@ async fn a_code_of_another_client_is_refused() {
 #[tokio::test]
 async fn json_values_count_as_each_generation_counts_them() {
     let json_type = [("content-type", "application/json; charset=utf-8")];
-    for (dialect, number_as_code) in [
-        (Dialect::Passport12, "Check the `code` parameter"),
+    for (kind, number_as_code) in [
+        (ProviderKind::Passport12, "Check the `code` parameter"),
         (
-            Dialect::Passport13,
+            ProviderKind::Passport13,
             "Cannot validate the provided authorization code",
         ),
     ] {
-        let station = Station::start(dialect).await;
-        let code = station.code("3", &[]).await;
+        let fixture = Fixture::start(kind).await;
+        let code = fixture.code("3", &[]).await;
         let body = |code: Value| {
             serde_json::json!({
                 "grant_type": "authorization_code",
@@ -216,7 +216,7 @@ async fn json_values_count_as_each_generation_counts_them() {
             })
             .to_string()
         };
-        let send = async |body: &str| station.send("POST", "/oauth/token", &json_type, body).await;
+        let send = async |body: &str| fixture.send("POST", "/oauth/token", &json_type, body).await;
         let list = send(&body(serde_json::json!([code]))).await;
         assert_eq!(json(&list)["hint"], "Check the `code` parameter");
         let number = send(&body(Value::from(5))).await;
@@ -229,23 +229,23 @@ async fn json_values_count_as_each_generation_counts_them() {
 
 #[tokio::test]
 async fn parameters_in_the_query_do_not_count() {
-    let station = newer().await;
-    let code = station.code("3", &[]).await;
+    let fixture = newer().await;
+    let code = fixture.code("3", &[]).await;
     let target = format!("/oauth/token?grant_type=authorization_code&client_id=3&code={code}");
-    let answer = station.send("POST", &target, &[], "").await;
+    let answer = fixture.send("POST", &target, &[], "").await;
     assert_eq!(json(&answer)["error"], "unsupported_grant_type");
-    assert_eq!(station.send("GET", &target, &[], "").await.status(), 405);
+    assert_eq!(fixture.send("GET", &target, &[], "").await.status(), 405);
 }
 
 #[tokio::test]
 async fn nobody_signed_in_and_no_prompt_allowed_is_an_error_of_each_generation() {
-    for (dialect, error) in [
-        (Dialect::Passport12, "access_denied"),
-        (Dialect::Passport13, "login_required"),
+    for (kind, error) in [
+        (ProviderKind::Passport12, "access_denied"),
+        (ProviderKind::Passport13, "login_required"),
     ] {
-        let station = Station::start(dialect).await;
-        let target = Station::target("3", &[("prompt", "none")]);
-        let answer = station.send("GET", &target, &[], "").await;
+        let fixture = Fixture::start(kind).await;
+        let target = Fixture::target("3", &[("prompt", "none")]);
+        let answer = fixture.send("GET", &target, &[], "").await;
         assert_eq!(query(&answer)["error"], error);
         assert_eq!(query(&answer)["state"], "xyz");
     }
@@ -253,9 +253,9 @@ async fn nobody_signed_in_and_no_prompt_allowed_is_an_error_of_each_generation()
 
 #[tokio::test]
 async fn the_token_endpoint_misbehaves_once_for_each_fault() {
-    let station = newer().await;
-    let server = &station.server;
-    let code = station.code("3", &[]).await;
+    let fixture = newer().await;
+    let server = &fixture.server;
+    let code = fixture.code("3", &[]).await;
     let mut fields = HeaderMap::new();
     fields.insert("retry-after", HeaderValue::from_static("7"));
     server
@@ -271,12 +271,12 @@ async fn the_token_endpoint_misbehaves_once_for_each_fault() {
     server
         .fail_next(Fault::Delay(Duration::from_millis(1)))
         .await;
-    let busy = station.redeem(&code).await;
+    let busy = fixture.redeem(&code).await;
     assert_eq!(
         (busy.status().as_u16(), &busy.headers()["retry-after"]),
         (429, &HeaderValue::from_static("7"))
     );
-    let moved = station.redeem(&code).await;
+    let moved = fixture.redeem(&code).await;
     assert_eq!(moved.status(), 307);
     let request = || {
         let body = url::form_urlencoded::Serializer::new(String::new())
@@ -296,9 +296,9 @@ async fn the_token_endpoint_misbehaves_once_for_each_fault() {
     };
     assert!(exchange(server.address(), request()).await.is_err());
     assert_eq!(server.exchanges(), 0);
-    assert_eq!(station.redeem(&code).await.status(), 200);
+    assert_eq!(fixture.redeem(&code).await.status(), 200);
     // The work is done, but the answer is lost: the code is spent.
-    let lost = station.code("3", &[]).await;
+    let lost = fixture.code("3", &[]).await;
     server.fail_next(Fault::LoseAnswer).await;
     let body = format!(
         "grant_type=authorization_code&client_id=3&client_secret={SECRET}&redirect_uri={REDIRECT_URI}&code={lost}"
@@ -306,16 +306,16 @@ async fn the_token_endpoint_misbehaves_once_for_each_fault() {
     let mut request = request();
     *request.body_mut() = Full::from(body);
     assert!(exchange(server.address(), request).await.is_err());
-    let again = station.redeem(&lost).await;
+    let again = fixture.redeem(&lost).await;
     assert_eq!(json(&again)["hint"], "Authorization code has been revoked");
 }
 
 #[tokio::test]
 async fn a_dropped_server_takes_no_more_connections() {
-    let station = newer().await;
-    let address = station.server.address();
-    assert_eq!(station.send("GET", "/", &[], "").await.status(), 200);
-    drop(station);
+    let fixture = newer().await;
+    let address = fixture.server.address();
+    assert_eq!(fixture.send("GET", "/", &[], "").await.status(), 200);
+    drop(fixture);
     // The accept loop ends as soon as it runs again; until then a connection may still be queued.
     while tokio::net::TcpStream::connect(address).await.is_ok() {
         tokio::task::yield_now().await;

@@ -19,7 +19,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::browser::exchange;
-use super::{AuthorizationServer, AuthorizationServerSettings, Client, Dialect};
+use super::{AuthorizationServer, AuthorizationServerSettings, Client, ProviderKind};
 use crate::clock::{Clock, Timestamp};
 use crate::secret::Secret;
 
@@ -37,13 +37,13 @@ const OVER_AN_HOUR: Duration = Duration::from_secs(3601);
 const OVER_TWO_HOURS: Duration = Duration::from_secs(7201);
 
 /// A server with a confidential client `3` and a public client `4`, and its hand-turned clock.
-struct Station {
+struct Fixture {
     server: AuthorizationServer,
     clock: Clock,
 }
 
-impl Station {
-    async fn start(dialect: Dialect) -> Self {
+impl Fixture {
+    async fn start(kind: ProviderKind) -> Self {
         let clock = Clock::manual(Timestamp::from_millis(1_795_384_938_372));
         let client = |id: &str, secret: Option<&str>| Client {
             id: id.into(),
@@ -51,7 +51,7 @@ impl Station {
             redirect_uris: vec![REDIRECT_URI.into()],
         };
         let server = AuthorizationServer::start(AuthorizationServerSettings {
-            dialect,
+            kind,
             clients: vec![client("3", Some(SECRET)), client("4", None)],
             access_token_lifetime: HOUR,
             refresh_token_lifetime: Duration::from_hours(2),

@@ -9,14 +9,14 @@ use serde_json::json;
 use super::*;
 use crate::demo::{App, AppSettings};
 
-/// When the station's clock starts, in seconds.
+/// When the fixture's clock starts, in seconds.
 const START: u64 = 1_795_384_938;
 
-pub(super) async fn provider() -> Station {
-    Station::start(Dialect::OpenId).await
+pub(super) async fn provider() -> Fixture {
+    Fixture::start(ProviderKind::OpenId).await
 }
 
-impl Station {
+impl Fixture {
     async fn document(&self, path: &str) -> Value {
         let answer = self.send("GET", path, &[], "").await;
         assert_eq!(answer.status(), 200, "{path}");
@@ -66,17 +66,17 @@ fn text<'a>(answer: &'a Value, name: &str) -> &'a str {
 
 #[tokio::test]
 async fn the_metadata_names_the_issuer_and_what_is_there() {
-    let station = provider().await;
-    let issuer = station.server.base_url();
+    let fixture = provider().await;
+    let issuer = fixture.server.base_url();
     let path = "/.well-known/openid-configuration";
-    let metadata = station.document(path).await;
+    let metadata = fixture.document(path).await;
     assert_eq!(
         metadata,
         json!({
             "issuer": issuer,
-            "authorization_endpoint": station.server.authorization_endpoint(),
-            "token_endpoint": station.server.token_endpoint(),
-            "userinfo_endpoint": station.server.userinfo_endpoint(),
+            "authorization_endpoint": fixture.server.authorization_endpoint(),
+            "token_endpoint": fixture.server.token_endpoint(),
+            "userinfo_endpoint": fixture.server.userinfo_endpoint(),
             "jwks_uri": format!("{issuer}/oauth/jwks"),
             "response_types_supported": ["code"],
             "response_modes_supported": ["query"],
@@ -100,13 +100,13 @@ async fn the_metadata_names_the_issuer_and_what_is_there() {
             .unwrap()
             .ends_with("/oauth/userinfo")
     );
-    assert_eq!(station.send("POST", path, &[], "").await.status(), 405);
+    assert_eq!(fixture.send("POST", path, &[], "").await.status(), 405);
 }
 
 #[tokio::test]
 async fn the_key_set_has_the_one_public_key_under_its_thumbprint() {
-    let station = provider().await;
-    let published = station.document("/oauth/jwks").await;
+    let fixture = provider().await;
+    let published = fixture.document("/oauth/jwks").await;
     let [key] = published["keys"].as_array().unwrap().as_slice() else {
         panic!("{published}")
     };
@@ -131,14 +131,14 @@ async fn the_key_set_has_the_one_public_key_under_its_thumbprint() {
 
 #[tokio::test]
 async fn the_id_token_says_who_signed_in_when_and_for_whom() {
-    let station = provider().await;
-    station.clock.advance(Duration::from_secs(7));
-    let answer = station.openid("openid profile email").await;
+    let fixture = provider().await;
+    fixture.clock.advance(Duration::from_secs(7));
+    let answer = fixture.openid("openid profile email").await;
     assert_eq!(
         (&answer["token_type"], &answer["expires_in"]),
         (&json!("Bearer"), &json!(3600))
     );
-    let (header, claims) = station.verified(text(&answer, "id_token")).await;
+    let (header, claims) = fixture.verified(text(&answer, "id_token")).await;
     assert_eq!(
         (&header["alg"], &header["typ"]),
         (&json!("RS256"), &json!("JWT"))
@@ -149,7 +149,7 @@ async fn the_id_token_says_who_signed_in_when_and_for_whom() {
     assert_eq!(
         claims,
         json!({
-            "iss": station.server.base_url(),
+            "iss": fixture.server.base_url(),
             "sub": "17",
             "aud": "3",
             "iat": START + 7,
@@ -164,30 +164,30 @@ async fn the_id_token_says_who_signed_in_when_and_for_whom() {
 
 #[tokio::test]
 async fn the_nonce_comes_back_only_where_it_was_sent_and_no_id_token_unasked() {
-    let station = provider().await;
-    let code = station.code("3", &[("scope", "openid")]).await;
-    let answer = json(&station.redeem(&code).await);
-    let (_header, claims) = station.verified(text(&answer, "id_token")).await;
+    let fixture = provider().await;
+    let code = fixture.code("3", &[("scope", "openid")]).await;
+    let answer = json(&fixture.redeem(&code).await);
+    let (_header, claims) = fixture.verified(text(&answer, "id_token")).await;
     assert!(claims.get("nonce").is_none(), "{claims}");
     for scope in ["read", ""] {
-        let answer = station.openid(scope).await;
+        let answer = fixture.openid(scope).await;
         assert!(answer.get("id_token").is_none(), "{answer}");
     }
 }
 
 #[tokio::test]
 async fn the_sid_is_of_the_login_session_and_is_not_its_cookie() {
-    let station = provider().await;
-    let target = Station::target("3", &[("scope", "openid")]);
-    let first = station.sign_in(&target).await;
+    let fixture = provider().await;
+    let target = Fixture::target("3", &[("scope", "openid")]);
+    let first = fixture.sign_in(&target).await;
     let session = cookie(&first);
     let fields = [("cookie", session.as_str())];
-    let second = station.send("GET", &target, &fields, "").await;
-    let other = station.sign_in(&target).await;
+    let second = fixture.send("GET", &target, &fields, "").await;
+    let other = fixture.sign_in(&target).await;
     let mut sids = Vec::new();
     for answer in [first, second, other] {
-        let answer = json(&station.redeem(&query(&answer)["code"]).await);
-        let (_header, claims) = station.verified(text(&answer, "id_token")).await;
+        let answer = json(&fixture.redeem(&query(&answer)["code"]).await);
+        let (_header, claims) = fixture.verified(text(&answer, "id_token")).await;
         sids.push(text(&claims, "sid").to_owned());
     }
     assert_eq!(sids[0], sids[1]);
@@ -197,20 +197,20 @@ async fn the_sid_is_of_the_login_session_and_is_not_its_cookie() {
 
 #[tokio::test]
 async fn the_access_token_is_no_id_token_and_the_app_takes_it() {
-    let station = provider().await;
-    let answer = station.openid("openid read").await;
+    let fixture = provider().await;
+    let answer = fixture.openid("openid read").await;
     let access = text(&answer, "access_token");
-    let (header, claims) = station.verified(access).await;
+    let (header, claims) = fixture.verified(access).await;
     assert_eq!(header["typ"], "at+jwt");
-    assert_eq!(claims["iss"], station.server.base_url());
+    assert_eq!(claims["iss"], fixture.server.base_url());
     assert_eq!(
         (&claims["aud"], &claims["client_id"]),
         (&json!("3"), &json!("3"))
     );
     assert_eq!(claims["scope"], "openid read");
     let app = App::start(AppSettings {
-        clock: station.clock.clone(),
-        ..AppSettings::new(station.server.public_key_pem(), "3")
+        clock: fixture.clock.clone(),
+        ..AppSettings::new(fixture.server.public_key_pem(), "3")
     });
     let app = app.await.unwrap();
     let bearer = format!("Bearer {access}");
@@ -229,28 +229,28 @@ async fn the_access_token_is_no_id_token_and_the_app_takes_it() {
 
 #[tokio::test]
 async fn a_refresh_rotates_and_its_id_token_tells_of_the_same_login_without_a_nonce() {
-    let station = provider().await;
-    let first = station.openid("openid email").await;
-    let (_header, before) = station.verified(text(&first, "id_token")).await;
-    station.clock.advance(Duration::from_secs(100));
-    let second = json(&station.refresh(text(&first, "refresh_token")).await);
-    let (_header, after) = station.verified(text(&second, "id_token")).await;
+    let fixture = provider().await;
+    let first = fixture.openid("openid email").await;
+    let (_header, before) = fixture.verified(text(&first, "id_token")).await;
+    fixture.clock.advance(Duration::from_secs(100));
+    let second = json(&fixture.refresh(text(&first, "refresh_token")).await);
+    let (_header, after) = fixture.verified(text(&second, "id_token")).await;
     assert!(after.get("nonce").is_none(), "{after}");
     for name in ["iss", "sub", "aud", "auth_time", "sid"] {
         assert_eq!(before[name], after[name], "{name}");
     }
     assert_eq!(after["iat"], START + 100);
     assert_ne!(before["at_hash"], after["at_hash"]);
-    let replayed = station.refresh(text(&first, "refresh_token")).await;
+    let replayed = fixture.refresh(text(&first, "refresh_token")).await;
     assert_eq!(replayed.status(), 400);
     assert_eq!(json(&replayed)["error"], "invalid_grant");
-    let third = json(&station.refresh(text(&second, "refresh_token")).await);
-    assert_eq!(station.userinfo(&third["access_token"]).await.status(), 200);
+    let third = json(&fixture.refresh(text(&second, "refresh_token")).await);
+    assert_eq!(fixture.userinfo(&third["access_token"]).await.status(), 200);
 }
 
 #[tokio::test]
 async fn userinfo_tells_what_the_scopes_open() {
-    let station = provider().await;
+    let fixture = provider().await;
     let profile = json!({
         "sub": "17",
         "name": "Alice Liddell",
@@ -267,16 +267,16 @@ async fn userinfo_tells_what_the_scopes_open() {
         ("openid email", email),
         ("openid profile email", both),
     ] {
-        let access = station.openid(scope).await["access_token"].clone();
-        let answer = station.userinfo(&access).await;
+        let access = fixture.openid(scope).await["access_token"].clone();
+        let answer = fixture.userinfo(&access).await;
         assert_eq!(json(&answer), claims, "{scope}");
         assert_eq!(answer.headers()["cache-control"], "no-store");
     }
-    let target = Station::target("3", &[("scope", "openid email")]);
+    let target = Fixture::target("3", &[("scope", "openid email")]);
     let bob = [("user", "bob"), ("password", "password")];
-    let code = query(&station.submit(&target, &bob).await)["code"].clone();
-    let bob = json(&station.redeem(&code).await);
-    let bob = json(&station.userinfo(&bob["access_token"]).await);
+    let code = query(&fixture.submit(&target, &bob).await)["code"].clone();
+    let bob = json(&fixture.redeem(&code).await);
+    let bob = json(&fixture.userinfo(&bob["access_token"]).await);
     assert_eq!(
         bob,
         json!({ "sub": "18", "email": "bob@example.com", "email_verified": false })
@@ -285,20 +285,20 @@ async fn userinfo_tells_what_the_scopes_open() {
 
 #[tokio::test]
 async fn userinfo_takes_the_token_in_the_field_or_in_a_form_and_refuses_others() {
-    let station = provider().await;
-    let answer = station.openid("openid").await;
+    let fixture = provider().await;
+    let answer = fixture.openid("openid").await;
     let access = text(&answer, "access_token");
     let bearer = format!("Bearer {access}");
     let form = ("content-type", "application/x-www-form-urlencoded");
     let body = format!("access_token={access}");
     let path = "/oauth/userinfo";
     let field = [("authorization", bearer.as_str())];
-    assert_eq!(station.send("POST", path, &field, "").await.status(), 200);
+    assert_eq!(fixture.send("POST", path, &field, "").await.status(), 200);
     assert_eq!(
-        station.send("POST", path, &[form], &body).await.status(),
+        fixture.send("POST", path, &[form], &body).await.status(),
         200
     );
-    assert_eq!(station.send("PUT", path, &field, "").await.status(), 405);
+    assert_eq!(fixture.send("PUT", path, &field, "").await.status(), 405);
     let forged = format!("Bearer {}", tampered(access));
     let id_token = format!("Bearer {}", text(&answer, "id_token"));
     for fields in [
@@ -306,32 +306,32 @@ async fn userinfo_takes_the_token_in_the_field_or_in_a_form_and_refuses_others()
         &[("authorization", forged.as_str())],
         &[("authorization", id_token.as_str())],
     ] {
-        let refused = station.send("GET", path, fields, "").await;
+        let refused = fixture.send("GET", path, fields, "").await;
         assert_eq!(refused.status(), 401, "{fields:?}");
         let challenge = "Bearer error=\"invalid_token\"";
         assert_eq!(refused.headers()["www-authenticate"], challenge);
         assert_eq!(json(&refused)["error"], "invalid_token");
     }
-    let plain = station.openid("read").await;
-    let refused = station.userinfo(&plain["access_token"]).await;
+    let plain = fixture.openid("read").await;
+    let refused = fixture.userinfo(&plain["access_token"]).await;
     assert_eq!(refused.status(), 403);
     assert_eq!(json(&refused)["error"], "insufficient_scope");
-    station.server.revoke_all().await;
+    fixture.server.revoke_all().await;
     assert_eq!(
-        station.userinfo(&answer["access_token"]).await.status(),
+        fixture.userinfo(&answer["access_token"]).await.status(),
         401
     );
 }
 
 #[tokio::test]
 async fn an_age_that_is_too_high_asks_for_the_password_again() {
-    let station = provider().await;
-    let session = cookie(&station.sign_in(&Station::target("3", &[])).await);
+    let fixture = provider().await;
+    let session = cookie(&fixture.sign_in(&Fixture::target("3", &[])).await);
     let fields = [("cookie", session.as_str())];
-    station.clock.advance(Duration::from_secs(100));
+    fixture.clock.advance(Duration::from_secs(100));
     let ask = async |parameters: &[(&str, &str)]| {
-        let target = Station::target("3", parameters);
-        station.send("GET", &target, &fields, "").await
+        let target = Fixture::target("3", parameters);
+        fixture.send("GET", &target, &fields, "").await
     };
     assert_eq!(ask(&[("max_age", "100")]).await.status(), 302);
     assert_eq!(ask(&[("max_age", "99")]).await.status(), 200);
@@ -341,21 +341,21 @@ async fn an_age_that_is_too_high_asks_for_the_password_again() {
     let silent = ask(&[("prompt", "none")]).await;
     assert!(query(&silent).contains_key("code"));
     // Who signs in again did so now.
-    let again = Station::target("3", &[("scope", "openid"), ("prompt", "login")]);
-    let code = query(&station.sign_in(&again).await)["code"].clone();
-    let answer = json(&station.redeem(&code).await);
-    let (_header, claims) = station.verified(text(&answer, "id_token")).await;
+    let again = Fixture::target("3", &[("scope", "openid"), ("prompt", "login")]);
+    let code = query(&fixture.sign_in(&again).await)["code"].clone();
+    let answer = json(&fixture.redeem(&code).await);
+    let (_header, claims) = fixture.verified(text(&answer, "id_token")).await;
     assert_eq!(claims["auth_time"], START + 100);
 }
 
 #[tokio::test]
 async fn an_openid_provider_and_a_passport_have_nothing_of_each_other() {
-    let station = provider().await;
+    let fixture = provider().await;
     assert_eq!(
-        station.send("GET", "/api/user", &[], "").await.status(),
+        fixture.send("GET", "/api/user", &[], "").await.status(),
         404
     );
-    let passport = Station::start(Dialect::Passport13).await;
+    let passport = Fixture::start(ProviderKind::Passport13).await;
     for path in [
         "/.well-known/openid-configuration",
         "/oauth/jwks",
@@ -367,12 +367,12 @@ async fn an_openid_provider_and_a_passport_have_nothing_of_each_other() {
             "{path}"
         );
     }
-    let target = Station::target("3", &[("scope", "openid")]);
+    let target = Fixture::target("3", &[("scope", "openid")]);
     let refused = passport.send("GET", &target, &[], "").await;
     assert_eq!(query(&refused)["error"], "invalid_scope");
     let code = query(
         &passport
-            .sign_in(&Station::target("3", &[("nonce", "n")]))
+            .sign_in(&Fixture::target("3", &[("nonce", "n")]))
             .await,
     );
     assert!(!code.contains_key("iss"), "{code:?}");

@@ -29,16 +29,16 @@ fn is_refused(answer: &Response<Bytes>, status: u16, error: &str, case: &str) {
 
 #[tokio::test]
 async fn basic_credentials_are_form_decoded() {
-    let station = provider().await;
+    let fixture = provider().await;
     let (id, secret) = ("app:1 é", "s+c r%e:t&");
     let client = Client {
         id: id.into(),
         secret: Some(Secret::new(secret.into())),
         redirect_uris: vec![REDIRECT_URI.into()],
     };
-    station.server.register(client).await;
+    fixture.server.register(client).await;
     let redeem = async |authorization: Option<&str>, more: &[(&str, &str)]| {
-        let code = station.code(id, &[("scope", "openid")]).await;
+        let code = fixture.code(id, &[("scope", "openid")]).await;
         let mut parameters = vec![
             ("grant_type", "authorization_code"),
             ("redirect_uri", REDIRECT_URI),
@@ -48,7 +48,7 @@ async fn basic_credentials_are_form_decoded() {
         let mut fields = vec![FORM];
         fields.extend(authorization.map(|value| ("authorization", value)));
         let body = form(&parameters);
-        station.send("POST", "/oauth/token", &fields, &body).await
+        fixture.send("POST", "/oauth/token", &fields, &body).await
     };
     // RFC 6749 section 2.3.1, each part encoded as a form encodes it.
     let encoded = basic("app%3A1+%C3%A9:s%2Bc+r%25e%3At%26");
@@ -75,8 +75,8 @@ async fn basic_credentials_are_form_decoded() {
 
 #[tokio::test]
 async fn a_client_that_does_not_prove_itself_is_challenged() {
-    let station = provider().await;
-    let code = station.code("3", &[]).await;
+    let fixture = provider().await;
+    let code = fixture.code("3", &[]).await;
     for credentials in [
         &[("client_id", "3"), ("client_secret", "wrong")][..],
         &[("client_id", "99"), ("client_secret", SECRET)],
@@ -85,7 +85,7 @@ async fn a_client_that_does_not_prove_itself_is_challenged() {
     ] {
         let mut parameters = vec![("grant_type", "authorization_code"), ("code", &code)];
         parameters.extend(credentials);
-        let refused = station.token(&parameters).await;
+        let refused = fixture.token(&parameters).await;
         assert!(refused.headers().contains_key("www-authenticate"));
         is_refused(&refused, 401, "invalid_client", &format!("{credentials:?}"));
     }
@@ -93,14 +93,14 @@ async fn a_client_that_does_not_prove_itself_is_challenged() {
 
 #[tokio::test]
 async fn a_code_that_does_not_fit_is_an_invalid_grant() {
-    let station = provider().await;
+    let fixture = provider().await;
     let challenge = [
         ("code_challenge", CHALLENGE),
         ("code_challenge_method", "S256"),
     ];
-    let used = station.code("3", &[]).await;
-    assert_eq!(station.redeem(&used).await.status(), 200);
-    let fresh = station.code("3", &[]).await;
+    let used = fixture.code("3", &[]).await;
+    assert_eq!(fixture.redeem(&used).await.status(), 200);
+    let fresh = fixture.code("3", &[]).await;
     let reversed: String = VERIFIER.chars().rev().collect();
     let elsewhere = "https://evil.example/cb";
     let rows = [
@@ -111,13 +111,13 @@ async fn a_code_that_does_not_fit_is_an_invalid_grant() {
         ("no challenge", fresh, REDIRECT_URI, Some(VERIFIER)),
         (
             "wrong verifier",
-            station.code("3", &challenge).await,
+            fixture.code("3", &challenge).await,
             REDIRECT_URI,
             Some(reversed.as_str()),
         ),
         (
             "another client's",
-            station.code("4", &challenge).await,
+            fixture.code("4", &challenge).await,
             REDIRECT_URI,
             Some(VERIFIER),
         ),
@@ -131,19 +131,19 @@ async fn a_code_that_does_not_fit_is_an_invalid_grant() {
             ("code", code),
         ];
         parameters.extend(verifier.map(|verifier| ("code_verifier", verifier)));
-        let refused = station.token(&parameters).await;
+        let refused = fixture.token(&parameters).await;
         is_refused(&refused, 400, "invalid_grant", case);
     }
-    let other = station.token(&[("grant_type", "password")]).await;
+    let other = fixture.token(&[("grant_type", "password")]).await;
     is_refused(&other, 400, "unsupported_grant_type", "password");
-    let garbage = station.refresh("def50200").await;
+    let garbage = fixture.refresh("def50200").await;
     is_refused(&garbage, 400, "invalid_grant", "a refresh token");
 }
 
 #[tokio::test]
 async fn every_answer_at_the_redirection_uri_says_who_it_is_from() {
-    let station = provider().await;
-    let issuer = station.server.base_url();
+    let fixture = provider().await;
+    let issuer = fixture.server.base_url();
     let rows = [
         ("3", "login_required", vec![("prompt", "none")]),
         ("3", "invalid_scope", vec![("scope", "openid phone")]),
@@ -152,14 +152,14 @@ async fn every_answer_at_the_redirection_uri_says_who_it_is_from() {
     ];
     let mut answers = Vec::new();
     for (client, error, parameters) in rows {
-        let target = Station::target(client, &parameters);
-        answers.push((error, station.send("GET", &target, &[], "").await));
+        let target = Fixture::target(client, &parameters);
+        answers.push((error, fixture.send("GET", &target, &[], "").await));
     }
-    let token = Station::target("3", &[]).replace("response_type=code", "response_type=token");
-    let refused = station.send("GET", &token, &[], "").await;
+    let token = Fixture::target("3", &[]).replace("response_type=code", "response_type=token");
+    let refused = fixture.send("GET", &token, &[], "").await;
     answers.push(("unsupported_response_type", refused));
-    let target = Station::target("3", &[]);
-    let denied = station.submit(&target, &[("action", "deny")]).await;
+    let target = Fixture::target("3", &[]);
+    let denied = fixture.submit(&target, &[("action", "deny")]).await;
     answers.push(("access_denied", denied));
     for (error, answer) in &answers {
         assert_eq!(answer.status(), 302, "{error}: {:?}", answer.body());
@@ -169,19 +169,19 @@ async fn every_answer_at_the_redirection_uri_says_who_it_is_from() {
         let members: Vec<_> = query.keys().collect();
         assert_eq!(members, ["error", "error_description", "iss", "state"]);
     }
-    let good = query(&station.sign_in(&target).await);
+    let good = query(&fixture.sign_in(&target).await);
     assert_eq!(good["iss"], issuer);
     assert_eq!(good.keys().collect::<Vec<_>>(), ["code", "iss", "state"]);
 }
 
 #[tokio::test]
 async fn nothing_is_sent_to_a_redirection_uri_that_is_not_registered() {
-    let station = provider().await;
-    let strange = Station::target("3", &[]).replace("app.example", "evil.example");
-    let unknown = Station::target("99", &[]);
-    let nobody = Station::target("", &[]);
+    let fixture = provider().await;
+    let strange = Fixture::target("3", &[]).replace("app.example", "evil.example");
+    let unknown = Fixture::target("99", &[]);
+    let nobody = Fixture::target("", &[]);
     for target in [strange, unknown, nobody] {
-        let refused = station.send("GET", &target, &[], "").await;
+        let refused = fixture.send("GET", &target, &[], "").await;
         is_refused(&refused, 400, "invalid_request", &target);
         assert!(!refused.headers().contains_key("location"));
     }

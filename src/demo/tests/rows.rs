@@ -14,7 +14,7 @@ const AUTHORIZATION_ENDPOINT: &str =
 const API: &str = include_str!("../../../tests/data/passport/api.json");
 const REFERENCE: &str = include_str!("../../../tests/data/passport/reference-request.json");
 
-const GENERATIONS: [Dialect; 2] = [Dialect::Passport12, Dialect::Passport13];
+const GENERATIONS: [ProviderKind; 2] = [ProviderKind::Passport12, ProviderKind::Passport13];
 
 /// The order of members in every body.
 const ORDER: [&str; 8] = [
@@ -59,17 +59,17 @@ fn rows(text: &str) -> Vec<Row> {
 }
 
 impl Row {
-    fn expected(&self, dialect: Dialect) -> &Expected {
-        match dialect {
-            Dialect::Passport12 => &self.older,
-            Dialect::Passport13 => &self.newer,
-            Dialect::OpenId => panic!("the rows are a Passport's"),
+    fn expected(&self, kind: ProviderKind) -> &Expected {
+        match kind {
+            ProviderKind::Passport12 => &self.older,
+            ProviderKind::Passport13 => &self.newer,
+            ProviderKind::OpenId => panic!("the rows are a Passport's"),
         }
     }
 }
 
 /// `text` with its placeholder filled in, from values made for this row.
-async fn filled(station: &Station, text: &str) -> String {
+async fn filled(fixture: &Fixture, text: &str) -> String {
     let Some((before, rest)) = text.split_once('{') else {
         return text.to_owned();
     };
@@ -86,45 +86,45 @@ async fn filled(station: &Station, text: &str) -> String {
         "garbage" => "def50200garbage".to_owned(),
         "code_verifier" => VERIFIER.to_owned(),
         "other_code_verifier" => VERIFIER.chars().rev().collect(),
-        "code" => station.code("3", &[("scope", "read")]).await,
+        "code" => fixture.code("3", &[("scope", "read")]).await,
         "pkce_code" => {
             let challenge = [
                 ("code_challenge", CHALLENGE),
                 ("code_challenge_method", "S256"),
             ];
-            station.code("3", &challenge).await
+            fixture.code("3", &challenge).await
         }
-        "tampered_code" => tampered(&station.code("3", &[]).await),
+        "tampered_code" => tampered(&fixture.code("3", &[]).await),
         "used_code" => {
-            let code = station.code("3", &[]).await;
-            assert_eq!(station.redeem(&code).await.status(), 200);
+            let code = fixture.code("3", &[]).await;
+            assert_eq!(fixture.redeem(&code).await.status(), 200);
             code
         }
-        "refresh_token" => station.grant().await.1,
+        "refresh_token" => fixture.grant().await.1,
         "used_refresh_token" => {
-            let (_access, refresh) = station.grant().await;
-            assert_eq!(station.refresh(&refresh).await.status(), 200);
+            let (_access, refresh) = fixture.grant().await;
+            assert_eq!(fixture.refresh(&refresh).await.status(), 200);
             refresh
         }
         "expired_refresh_token" => {
-            let (_access, refresh) = station.grant().await;
-            station.clock.advance(OVER_TWO_HOURS);
+            let (_access, refresh) = fixture.grant().await;
+            fixture.clock.advance(OVER_TWO_HOURS);
             refresh
         }
         "revoked_access_token" => {
-            let (access, refresh) = station.grant().await;
-            assert_eq!(station.refresh(&refresh).await.status(), 200);
+            let (access, refresh) = fixture.grant().await;
+            assert_eq!(fixture.refresh(&refresh).await.status(), 200);
             access
         }
         "expired_access_token" => {
-            let (access, _refresh) = station.grant().await;
-            station.clock.advance(OVER_AN_HOUR);
+            let (access, _refresh) = fixture.grant().await;
+            fixture.clock.advance(OVER_AN_HOUR);
             access
         }
-        "tampered_access_token" => tampered(&station.grant().await.0),
+        "tampered_access_token" => tampered(&fixture.grant().await.0),
         unknown => panic!("unknown placeholder {unknown}"),
     };
-    let rest = Box::pin(filled(station, after)).await;
+    let rest = Box::pin(filled(fixture, after)).await;
     format!("{before}{value}{rest}")
 }
 
@@ -174,13 +174,13 @@ fn compare(title: &str, expected: &Expected, answer: &Response<Bytes>) {
 
 #[tokio::test]
 async fn the_token_endpoint_answers_every_row_as_form_and_as_json() {
-    for dialect in GENERATIONS {
-        let station = Station::start(dialect).await;
+    for kind in GENERATIONS {
+        let fixture = Fixture::start(kind).await;
         for row in rows(TOKEN_ENDPOINT) {
             for content_type in ["application/x-www-form-urlencoded", "application/json"] {
                 let mut parameters = BTreeMap::new();
                 for (name, value) in &row.parameters {
-                    parameters.insert(name.clone(), filled(&station, value).await);
+                    parameters.insert(name.clone(), filled(&fixture, value).await);
                 }
                 let body = if content_type == "application/json" {
                     serde_json::to_string(&parameters).unwrap()
@@ -191,15 +191,15 @@ async fn the_token_endpoint_answers_every_row_as_form_and_as_json() {
                 };
                 let mut basic = None;
                 if let Some(authorization) = &row.authorization {
-                    let credentials = filled(&station, authorization).await;
+                    let credentials = filled(&fixture, authorization).await;
                     let credentials = credentials.strip_prefix("Basic ").unwrap();
                     basic = Some(format!("Basic {}", STANDARD.encode(credentials)));
                 }
                 let mut fields = vec![("content-type", content_type)];
                 fields.extend(basic.as_deref().map(|basic| ("authorization", basic)));
-                let answer = station.send("POST", "/oauth/token", &fields, &body).await;
-                let title = format!("{} {dialect:?} {content_type}", row.case);
-                compare(&title, row.expected(dialect), &answer);
+                let answer = fixture.send("POST", "/oauth/token", &fields, &body).await;
+                let title = format!("{} {kind:?} {content_type}", row.case);
+                compare(&title, row.expected(kind), &answer);
             }
         }
     }
@@ -207,29 +207,29 @@ async fn the_token_endpoint_answers_every_row_as_form_and_as_json() {
 
 #[tokio::test]
 async fn the_authorization_endpoint_answers_every_row() {
-    for dialect in GENERATIONS {
-        let station = Station::start(dialect).await;
+    for kind in GENERATIONS {
+        let fixture = Fixture::start(kind).await;
         for row in rows(AUTHORIZATION_ENDPOINT) {
             let mut query_string = url::form_urlencoded::Serializer::new(String::new());
             for (name, value) in &row.parameters {
-                query_string.append_pair(name, &filled(&station, value).await);
+                query_string.append_pair(name, &filled(&fixture, value).await);
             }
             let target = format!("/oauth/authorize?{}", query_string.finish());
             let answer = match row.given.as_deref() {
-                None => station.send("GET", &target, &[], "").await,
-                Some("the user refuses") => station.submit(&target, &[("action", "deny")]).await,
+                None => fixture.send("GET", &target, &[], "").await,
+                Some("the user refuses") => fixture.submit(&target, &[("action", "deny")]).await,
                 Some(unknown) => panic!("{unknown}"),
             };
-            let title = format!("{} {dialect:?}", row.case);
-            let expected = row.expected(dialect);
+            let title = format!("{} {kind:?}", row.case);
+            let expected = row.expected(kind);
             compare(&title, expected, &answer);
             if let (Some(location), Some(expected)) = (&expected.location, &expected.query) {
                 let came = answer.headers()["location"].to_str().unwrap();
-                let base = filled(&station, location).await;
+                let base = filled(&fixture, location).await;
                 assert!(came.starts_with(&format!("{base}?")), "{title}: {came}");
                 let mut wanted = BTreeMap::new();
                 for (name, value) in expected {
-                    wanted.insert(name.clone(), filled(&station, value).await);
+                    wanted.insert(name.clone(), filled(&fixture, value).await);
                 }
                 assert_eq!(query(&answer), wanted, "{title}");
             }
@@ -239,20 +239,20 @@ async fn the_authorization_endpoint_answers_every_row() {
 
 #[tokio::test]
 async fn the_api_answers_every_row() {
-    for dialect in GENERATIONS {
-        let station = Station::start(dialect).await;
+    for kind in GENERATIONS {
+        let fixture = Fixture::start(kind).await;
         for row in rows(API) {
             let mut bearer = None;
             if let Some(authorization) = &row.authorization {
-                bearer = Some(filled(&station, authorization).await);
+                bearer = Some(filled(&fixture, authorization).await);
             }
             let fields: Vec<_> = bearer
                 .iter()
                 .map(|value| ("authorization", value.as_str()))
                 .collect();
-            let answer = station.send("GET", "/api/user", &fields, "").await;
-            let title = format!("{} {dialect:?}", row.case);
-            compare(&title, row.expected(dialect), &answer);
+            let answer = fixture.send("GET", "/api/user", &fields, "").await;
+            let title = format!("{} {kind:?}", row.case);
+            compare(&title, row.expected(kind), &answer);
         }
     }
 }
@@ -262,20 +262,20 @@ async fn the_references_request_is_answered_with_a_token_like_the_references() {
     let reference: Value = serde_json::from_str(REFERENCE).unwrap();
     let request = &reference["request"];
     let parameter = |name: &str| request["parameters"][name].as_str().unwrap().to_owned();
-    let station = Station::start(Dialect::Passport12).await;
+    let fixture = Fixture::start(ProviderKind::Passport12).await;
     let registered = Client {
         id: parameter("client_id"),
         secret: Some(Secret::new(parameter("client_secret"))),
         redirect_uris: vec![parameter("redirect_uri")],
     };
-    station.server.register(registered).await;
+    fixture.server.register(registered).await;
     let mut asked = url::form_urlencoded::Serializer::new(String::new());
     asked.append_pair("response_type", "code");
     for name in ["client_id", "redirect_uri"] {
         asked.append_pair(name, &parameter(name));
     }
     let target = format!("/oauth/authorize?{}", asked.finish());
-    let code = query(&station.sign_in(&target).await)["code"].clone();
+    let code = query(&fixture.sign_in(&target).await)["code"].clone();
     assert!((700..1000).contains(&code.len()), "{}", code.len());
     assert!(parameter("code").starts_with("def50200") && code.starts_with("def50200"));
     let mut parameters = request["parameters"].clone();
@@ -288,12 +288,12 @@ async fn the_references_request_is_answered_with_a_token_like_the_references() {
         .collect();
     let method = request["method"].as_str().unwrap();
     let path = request["path"].as_str().unwrap();
-    let answer = station
+    let answer = fixture
         .send(method, path, &fields, &parameters.to_string())
         .await;
-    is_like_the_reference(&station, &tokens(&answer).0, &reference["access_token"]);
+    is_like_the_reference(&fixture, &tokens(&answer).0, &reference["access_token"]);
     // What was received is what was sent, for whoever tests a client.
-    let seen = station.server.last_token_request().await.unwrap();
+    let seen = fixture.server.last_token_request().await.unwrap();
     assert_eq!(seen.method, "POST");
     assert_eq!(seen.target.path(), "/oauth/token");
     assert_eq!(serde_json::to_value(&seen.parameters).unwrap(), parameters);
@@ -302,9 +302,11 @@ async fn the_references_request_is_answered_with_a_token_like_the_references() {
 }
 
 /// Compares a token with the reference's: the same header, the same members of the same types.
-fn is_like_the_reference(station: &Station, access: &str, reference: &Value) {
-    let oracle = crate::demo::oracle::Oracle::from_pem(station.server.public_key_pem()).unwrap();
-    let token = oracle.read(access).unwrap();
+fn is_like_the_reference(fixture: &Fixture, access: &str, reference: &Value) {
+    let checker =
+        crate::demo::token_checker::TokenChecker::from_pem(fixture.server.public_key_pem())
+            .unwrap();
+    let token = checker.read(access).unwrap();
     assert!(token.signed);
     assert_eq!(Value::from(token.header), reference["header"]);
     let expected = reference["payload"].as_object().unwrap();

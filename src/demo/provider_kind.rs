@@ -2,7 +2,7 @@
 
 /// What the server answers as. The two Passports differ in error bodies and statuses.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Dialect {
+pub enum ProviderKind {
     /// An OpenID Provider: metadata, keys, ID tokens and userinfo, and errors as the standards have
     /// them.
     OpenId,
@@ -13,16 +13,16 @@ pub enum Dialect {
     Passport13,
 }
 
-impl Dialect {
+impl ProviderKind {
     /// Each of them.
     pub const ALL: [Self; 3] = [Self::OpenId, Self::Passport12, Self::Passport13];
 
     /// The stable name, for the command line.
     ///
     /// ```
-    /// use sidegate::demo::Dialect;
+    /// use sidegate::demo::ProviderKind;
     ///
-    /// assert_eq!(Dialect::default().name(), "passport-13");
+    /// assert_eq!(ProviderKind::default().name(), "passport-13");
     /// ```
     pub const fn name(self) -> &'static str {
         match self {

@@ -16,20 +16,20 @@ const LEEWAY: f64 = 2.0;
 
 /// One RSA public key.
 #[derive(Clone, Debug)]
-pub(crate) struct Oracle {
+pub(crate) struct TokenChecker {
     key: Vec<u8>,
 }
 
 /// A token taken apart, whether or not its signature holds.
 #[derive(Clone, Debug)]
-pub(crate) struct Token {
+pub(crate) struct ParsedToken {
     pub(crate) header: Map<String, Value>,
     pub(crate) claims: Map<String, Value>,
     /// The header says RS256 and the signature is the key's.
     pub(crate) signed: bool,
 }
 
-impl Oracle {
+impl TokenChecker {
     /// Takes a PEM block with a `SubjectPublicKeyInfo`.
     pub(crate) fn from_pem(pem: &str) -> Result<Self, Error> {
         let lines = pem.lines().map(str::trim);
@@ -41,16 +41,16 @@ impl Oracle {
     }
 
     /// Takes a compact token apart and checks its signature; `None` when it is not a JWT at all.
-    pub(crate) fn read(&self, token: &str) -> Option<Token> {
+    pub(crate) fn read(&self, token: &str) -> Option<ParsedToken> {
         let (signed, signature) = token.rsplit_once('.')?;
         let (header, claims) = signed.split_once('.')?;
-        let header = object(header)?;
-        let claims = object(claims)?;
+        let header = decode_object(header)?;
+        let claims = decode_object(claims)?;
         let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
         let key = UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, &self.key);
         let signed = header.get("alg").and_then(Value::as_str) == Some("RS256")
             && key.verify(signed.as_bytes(), &signature).is_ok();
-        Some(Token {
+        Some(ParsedToken {
             header,
             claims,
             signed,
@@ -58,7 +58,7 @@ impl Oracle {
     }
 }
 
-impl Token {
+impl ParsedToken {
     /// Why the token does not count at `now` for `audience` (RFC 7519 section 4.1), or the subject
     /// when it does.
     pub(crate) fn subject(&self, audience: &str, now: Timestamp) -> Result<&str, &'static str> {
@@ -84,7 +84,7 @@ impl Token {
     }
 }
 
-fn object(part: &str) -> Option<Map<String, Value>> {
+fn decode_object(part: &str) -> Option<Map<String, Value>> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()
 }
 
@@ -108,9 +108,9 @@ mod tests {
     #[test]
     fn a_token_counts_only_signed_in_time_and_for_its_audience() {
         let keys = Keys::generate().unwrap();
-        let oracle = Oracle::from_pem(keys.public_pem()).unwrap();
+        let checker = TokenChecker::from_pem(keys.public_pem()).unwrap();
         let at = |seconds| Timestamp::from_seconds(seconds);
-        let token = oracle.read(&keys.sign(&claims()).unwrap()).unwrap();
+        let token = checker.read(&keys.sign(&claims()).unwrap()).unwrap();
         assert_eq!(token.subject("3", at(150.0)), Ok("17"));
         assert!(token.subject("4", at(150.0)).is_err());
         assert!(token.subject("3", at(200.5)).is_err());
@@ -120,14 +120,14 @@ mod tests {
             sub: String::new(),
             ..claims()
         };
-        let nobody = oracle.read(&keys.sign(&nobody).unwrap()).unwrap();
+        let nobody = checker.read(&keys.sign(&nobody).unwrap()).unwrap();
         assert!(nobody.subject("3", at(150.0)).is_err());
     }
 
     #[test]
     fn changed_claims_and_other_algorithms_are_not_signed() {
         let keys = Keys::generate().unwrap();
-        let oracle = Oracle::from_pem(keys.public_pem()).unwrap();
+        let checker = TokenChecker::from_pem(keys.public_pem()).unwrap();
         let token = keys.sign(&claims()).unwrap();
         let parts: Vec<&str> = token.split('.').collect();
         let [header, payload, signature] = parts[..] else {
@@ -140,11 +140,11 @@ mod tests {
             format!("{none}.{payload}.{signature}"),
             format!("{none}.{root}."),
         ] {
-            let forged = oracle.read(&forged).unwrap();
+            let forged = checker.read(&forged).unwrap();
             assert!(forged.subject("3", Timestamp::from_seconds(150.0)).is_err());
         }
         for garbage in ["evil", "", "a.b.c", "..", &format!("{token}.x")] {
-            assert!(oracle.read(garbage).is_none(), "{garbage}");
+            assert!(checker.read(garbage).is_none(), "{garbage}");
         }
     }
 }

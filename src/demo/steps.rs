@@ -5,7 +5,7 @@ use http::header::CONTENT_TYPE;
 use serde_json::Value;
 use url::Url;
 
-use super::browser::{Ask, Browser, Error, Page};
+use super::browser::{Browser, BrowserRequest, Error, Page};
 use super::check::{Check, Step, TokenCalls};
 
 /// The session cookie.
@@ -14,27 +14,27 @@ const COOKIE: &str = "__Host-sidegate";
 /// The page asked for: not the front page alone, so that returning to it means something.
 const PAGE: &str = "/?from=check";
 
-/// What was expected, and what came.
+/// What was expected, and what got.
 #[derive(Debug)]
-pub(crate) struct Finding {
+pub(crate) struct Mismatch {
     pub(crate) expected: String,
-    pub(crate) came: String,
+    pub(crate) got: String,
 }
 
-type Held = Result<(), Finding>;
+type StepResult = Result<(), Mismatch>;
 
-fn expect(holds: bool, expected: &str, came: impl FnOnce() -> String) -> Held {
+fn expect(holds: bool, expected: &str, got: impl FnOnce() -> String) -> StepResult {
     if holds {
         return Ok(());
     }
-    Err(Finding {
+    Err(Mismatch {
         expected: expected.to_owned(),
-        came: came(),
+        got: got(),
     })
 }
 
 /// The state between the steps.
-pub(crate) struct Walk<'a, E> {
+pub(crate) struct Steps<'a, E> {
     check: &'a Check<E>,
     browser: Browser,
     /// The calls that the authorization server had seen before.
@@ -45,7 +45,7 @@ pub(crate) struct Walk<'a, E> {
     session: String,
 }
 
-impl<'a, E: Fn() -> TokenCalls> Walk<'a, E> {
+impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
     pub(crate) fn new(check: &'a Check<E>) -> Self {
         Self {
             check,
@@ -57,8 +57,8 @@ impl<'a, E: Fn() -> TokenCalls> Walk<'a, E> {
         }
     }
 
-    /// Takes one step; the ones before it held.
-    pub(crate) async fn take(&mut self, step: Step) -> Held {
+    /// Takes one step; the ones before it passed.
+    pub(crate) async fn run(&mut self, step: Step) -> StepResult {
         match step {
             Step::Redirect => self.redirect().await,
             Step::LoginForm => self.login_form().await,
@@ -75,8 +75,10 @@ impl<'a, E: Fn() -> TokenCalls> Walk<'a, E> {
         }
     }
 
-    async fn redirect(&mut self) -> Held {
-        let page = self.send(Ask::navigation(&self.at(PAGE)?)).await?;
+    async fn redirect(&mut self) -> StepResult {
+        let page = self
+            .send(BrowserRequest::navigation(&self.at(PAGE)?))
+            .await?;
         let location = self.authorization_request(&page)?;
         let mut query: Vec<(String, String)> = location.query_pairs().into_owned().collect();
         query.sort_unstable();
@@ -92,7 +94,7 @@ impl<'a, E: Fn() -> TokenCalls> Walk<'a, E> {
             Ok(value) => expect(good(value), &format!("{name} {expected}"), || {
                 format!("{} characters that differ", value.len())
             }),
-            Err(came) => expect(false, &format!("one {name}"), || came),
+            Err(got) => expect(false, &format!("one {name}"), || got),
         };
         let callback = self.at("/oauth2/callback")?;
         is("response_type", &|value| value == "code", "code")?;
@@ -110,10 +112,12 @@ impl<'a, E: Fn() -> TokenCalls> Walk<'a, E> {
         Ok(())
     }
 
-    async fn login_form(&mut self) -> Held {
+    async fn login_form(&mut self) -> StepResult {
         let location = self.next()?;
-        let page = self.send(Ask::navigation(&location)).await?;
-        expect(page.status == StatusCode::OK, "status 200", || shown(&page))?;
+        let page = self.send(BrowserRequest::navigation(&location)).await?;
+        expect(page.status == StatusCode::OK, "status 200", || {
+            summary(&page)
+        })?;
         let form = attribute(&page.body, "<form ", "action").is_some()
             && attribute(&page.body, "name=\"_token\"", "value").is_some();
         expect(form, "a form with a token against forgery", || {
@@ -123,29 +127,34 @@ impl<'a, E: Fn() -> TokenCalls> Walk<'a, E> {
         Ok(())
     }
 
-    async fn code(&mut self) -> Held {
-        let page = self.page.take().ok_or_else(lost)?;
-        let action = attribute(&page.body, "<form ", "action").ok_or_else(lost)?;
-        let token = attribute(&page.body, "name=\"_token\"", "value").ok_or_else(lost)?;
-        let action = page.url.join(&action).map_err(|_relative| lost())?;
+    async fn code(&mut self) -> StepResult {
+        let page = self.page.take().ok_or_else(missing_answer)?;
+        let action = attribute(&page.body, "<form ", "action").ok_or_else(missing_answer)?;
+        let token = attribute(&page.body, "name=\"_token\"", "value").ok_or_else(missing_answer)?;
+        let action = page
+            .url
+            .join(&action)
+            .map_err(|_relative| missing_answer())?;
         let fields = [
             ("_token", token.as_str()),
             ("user", &self.check.user),
             ("password", self.check.password.expose()),
             ("action", "allow"),
         ];
-        let page = self.send(Ask::form(&action, &fields)).await?;
+        let page = self.send(BrowserRequest::form(&action, &fields)).await?;
         expect(
             matches!(page.status, StatusCode::FOUND | StatusCode::SEE_OTHER),
             "a redirect after user and password",
-            || shown(&page),
+            || summary(&page),
         )?;
-        let location = page.location().ok_or_else(lost)?;
+        let location = page.location().ok_or_else(missing_answer)?;
         let callback = self.at("/oauth2/callback")?;
         let expected = format!("a redirect to {callback}");
-        expect(base(&location) == callback.as_str(), &expected, || {
-            base(&location)
-        })?;
+        expect(
+            without_query(&location) == callback.as_str(),
+            &expected,
+            || without_query(&location),
+        )?;
         let query = |name: &str| {
             let mut pairs = location.query_pairs();
             pairs.find_map(|(known, value)| (known == name).then(|| value.into_owned()))
@@ -159,27 +168,27 @@ impl<'a, E: Fn() -> TokenCalls> Walk<'a, E> {
         Ok(())
     }
 
-    async fn exchange(&mut self) -> Held {
+    async fn exchange(&mut self) -> StepResult {
         let callback = self.next()?;
-        let ask = Ask::navigation(&callback);
-        let page = self.send(ask).await?;
+        let request = BrowserRequest::navigation(&callback);
+        let page = self.send(request).await?;
         expect(
             page.status == StatusCode::SEE_OTHER,
             "status 303 after the callback",
-            || shown(&page),
+            || summary(&page),
         )?;
         let wanted = self.at(PAGE)?;
         let location = page.location();
         let expected = format!("a redirect to {wanted}");
         expect(location.as_ref() == Some(&wanted), &expected, || {
-            location.map_or_else(|| "none".to_owned(), |location| base(&location))
+            location.map_or_else(|| "none".to_owned(), |location| without_query(&location))
         })?;
         self.page = Some(page);
         self.one_exchange()
     }
 
-    fn session_cookie(&mut self) -> Held {
-        let page = self.page.take().ok_or_else(lost)?;
+    fn session_cookie(&mut self) -> StepResult {
+        let page = self.page.take().ok_or_else(missing_answer)?;
         let now = self.check.clock.now();
         let cookies = page.cookies();
         let mut named = cookies.iter().filter(|cookie| cookie.name == COOKIE);
@@ -209,22 +218,25 @@ impl<'a, E: Fn() -> TokenCalls> Walk<'a, E> {
             cookie.value.len().to_string()
         })?;
         let kept = self.browser.cookie(&page.url, COOKIE);
-        kept.ok_or_else(lost)?.clone_into(&mut self.session);
+        kept.ok_or_else(missing_answer)?
+            .clone_into(&mut self.session);
         Ok(())
     }
 
-    async fn bearer(&mut self) -> Held {
-        let page = self.send(Ask::navigation(&self.at(PAGE)?)).await?;
+    async fn bearer(&mut self) -> StepResult {
+        let page = self
+            .send(BrowserRequest::navigation(&self.at(PAGE)?))
+            .await?;
         expect(page.status == StatusCode::OK, "the app's page", || {
-            shown(&page)
+            summary(&page)
         })?;
-        let ask = Ask::fetch(&self.at("/whoami")?)
+        let request = BrowserRequest::fetch(&self.at("/whoami")?)
             .field("authorization", "Bearer evil")
             .field("x-forwarded-user", "root")
             .field("x-forwarded-email", "root");
-        let seen = self.whoami(ask).await?;
+        let seen = self.whoami(request).await?;
         let fields = seen.get("fields").and_then(Value::as_object);
-        let fields = fields.ok_or_else(lost)?;
+        let fields = fields.ok_or_else(missing_answer)?;
         for (name, value) in fields {
             let value = value.as_str().unwrap_or_default();
             let made_up = value.split(", ").any(|value| value == "root") || value.contains("evil");
@@ -236,31 +248,31 @@ impl<'a, E: Fn() -> TokenCalls> Walk<'a, E> {
             )?;
         }
         for (name, expected) in &self.check.fields {
-            let came = fields.get(*name).and_then(Value::as_str);
+            let got = fields.get(*name).and_then(Value::as_str);
             expect(
-                came == Some(expected),
+                got == Some(expected),
                 &format!("{name}: {expected}"),
-                || came.unwrap_or("none").to_owned(),
+                || got.unwrap_or("none").to_owned(),
             )?;
         }
         Ok(())
     }
 
-    async fn cache(&mut self) -> Held {
+    async fn cache(&mut self) -> StepResult {
         for _again in 0..2 {
-            let ask = Ask::fetch(&self.at("/whoami")?);
-            self.whoami(ask).await?;
+            let request = BrowserRequest::fetch(&self.at("/whoami")?);
+            self.whoami(request).await?;
             self.one_exchange()?;
         }
         Ok(())
     }
 
-    async fn refresh(&mut self) -> Held {
+    async fn refresh(&mut self) -> StepResult {
         // The app refuses the token before from now on.
         self.check.clock.advance(self.check.token_lifetime);
         for _again in 0..2 {
-            let ask = Ask::fetch(&self.at("/whoami")?);
-            self.whoami(ask).await?;
+            let request = BrowserRequest::fetch(&self.at("/whoami")?);
+            self.whoami(request).await?;
             let seen = (self.check.calls)().refreshes;
             let seen = seen.saturating_sub(self.before.refreshes);
             expect(seen == 1, "one refresh", || seen.to_string())?;
@@ -268,21 +280,27 @@ impl<'a, E: Fn() -> TokenCalls> Walk<'a, E> {
         self.one_exchange()
     }
 
-    async fn post(&mut self) -> Held {
+    async fn post(&mut self) -> StepResult {
         let note = "sign & drive <gate>";
         let fields = [("title", "check"), ("text", note)];
-        let page = self.send(Ask::form(&self.at("/notes")?, &fields)).await?;
-        expect(page.status == StatusCode::OK, "status 200", || shown(&page))?;
+        let page = self
+            .send(BrowserRequest::form(&self.at("/notes")?, &fields))
+            .await?;
+        expect(page.status == StatusCode::OK, "status 200", || {
+            summary(&page)
+        })?;
         let arrived = page.body.contains("sign &amp; drive &lt;gate&gt;");
         expect(arrived, "the text that was posted", || {
             "a page without".to_owned()
         })
     }
 
-    async fn api(&mut self) -> Held {
+    async fn api(&mut self) -> StepResult {
         let mut stranger = browser(self.check);
-        let page = stranger.send(Ask::fetch(&self.at("/whoami")?)).await;
-        let page = page.map_err(|error| unanswered(&error))?;
+        let page = stranger
+            .send(BrowserRequest::fetch(&self.at("/whoami")?))
+            .await;
+        let page = page.map_err(|error| request_failed(&error))?;
         refused(&page)?;
         let problem: Value = serde_json::from_str(&page.body).unwrap_or_default();
         let login_url = problem.get("login_url").and_then(Value::as_str);
@@ -294,13 +312,13 @@ impl<'a, E: Fn() -> TokenCalls> Walk<'a, E> {
         })
     }
 
-    async fn sign_out(&mut self) -> Held {
-        let ask = Ask::form(&self.at("/oauth2/sign_out")?, &[]);
-        let page = self.send(ask).await?;
+    async fn sign_out(&mut self) -> StepResult {
+        let request = BrowserRequest::form(&self.at("/oauth2/sign_out")?, &[]);
+        let page = self.send(request).await?;
         expect(
             matches!(page.status, StatusCode::OK | StatusCode::SEE_OTHER),
             "status 303 or a page",
-            || shown(&page),
+            || summary(&page),
         )?;
         let now = self.check.clock.now();
         let mut cookies = page.cookies().into_iter();
@@ -311,25 +329,25 @@ impl<'a, E: Fn() -> TokenCalls> Walk<'a, E> {
         })
     }
 
-    async fn cookie_dead(&mut self) -> Held {
+    async fn cookie_dead(&mut self) -> StepResult {
         let cookie = format!("{COOKIE}={}", self.session);
         let mut thief = browser(self.check);
-        let ask = Ask::navigation(&self.at(PAGE)?).field("cookie", &cookie);
-        let page = thief.send(ask).await;
-        let page = page.map_err(|error| unanswered(&error))?;
+        let request = BrowserRequest::navigation(&self.at(PAGE)?).field("cookie", &cookie);
+        let page = thief.send(request).await;
+        let page = page.map_err(|error| request_failed(&error))?;
         if page.status != StatusCode::UNAUTHORIZED {
             self.authorization_request(&page)?;
         }
-        let ask = Ask::fetch(&self.at("/whoami")?).field("cookie", &cookie);
-        let page = thief.send(ask).await;
-        refused(&page.map_err(|error| unanswered(&error))?)
+        let request = BrowserRequest::fetch(&self.at("/whoami")?).field("cookie", &cookie);
+        let page = thief.send(request).await;
+        refused(&page.map_err(|error| request_failed(&error))?)
     }
 
     /// Asks the app who it takes us for: the right subject by a token with a good signature.
-    async fn whoami(&mut self, ask: Ask) -> Result<Value, Finding> {
-        let page = self.send(ask).await?;
+    async fn whoami(&mut self, request: BrowserRequest) -> Result<Value, Mismatch> {
+        let page = self.send(request).await?;
         expect(page.status == StatusCode::OK, "the app's answer", || {
-            shown(&page)
+            summary(&page)
         })?;
         let seen: Value = serde_json::from_str(&page.body).unwrap_or_default();
         let text = |name: &str| seen.get(name).and_then(Value::as_str).unwrap_or("nothing");
@@ -348,37 +366,42 @@ impl<'a, E: Fn() -> TokenCalls> Walk<'a, E> {
     }
 
     /// The URL that `page` redirects to, which must be the authorization endpoint.
-    fn authorization_request(&self, page: &Page) -> Result<Url, Finding> {
+    fn authorization_request(&self, page: &Page) -> Result<Url, Mismatch> {
         expect(page.status == StatusCode::SEE_OTHER, "status 303", || {
-            shown(page)
+            summary(page)
         })?;
-        let endpoint = base(&self.check.authorization_endpoint);
+        let endpoint = without_query(&self.check.authorization_endpoint);
         let location = page.location();
-        let came = location.as_ref().map_or_else(|| "none".to_owned(), base);
+        let got = location
+            .as_ref()
+            .map_or_else(|| "none".to_owned(), without_query);
         let expected = format!("a redirect to {endpoint}");
-        expect(came == endpoint, &expected, || came)?;
-        location.ok_or_else(lost)
+        expect(got == endpoint, &expected, || got)?;
+        location.ok_or_else(missing_answer)
     }
 
-    fn one_exchange(&self) -> Held {
+    fn one_exchange(&self) -> StepResult {
         let seen = (self.check.calls)().exchanges;
         let seen = seen.saturating_sub(self.before.exchanges);
         expect(seen == 1, "one code exchange", || seen.to_string())
     }
 
     /// Where the answer of the step before redirects to.
-    fn next(&mut self) -> Result<Url, Finding> {
-        let page = self.page.take().ok_or_else(lost)?;
-        page.location().ok_or_else(lost)
+    fn next(&mut self) -> Result<Url, Mismatch> {
+        let page = self.page.take().ok_or_else(missing_answer)?;
+        page.location().ok_or_else(missing_answer)
     }
 
-    fn at(&self, path: &str) -> Result<Url, Finding> {
-        self.check.public_url.join(path).map_err(|_invalid| lost())
+    fn at(&self, path: &str) -> Result<Url, Mismatch> {
+        self.check
+            .public_url
+            .join(path)
+            .map_err(|_invalid| missing_answer())
     }
 
-    async fn send(&mut self, ask: Ask) -> Result<Page, Finding> {
-        let sent = self.browser.send(ask).await;
-        sent.map_err(|error| unanswered(&error))
+    async fn send(&mut self, request: BrowserRequest) -> Result<Page, Mismatch> {
+        let sent = self.browser.send(request).await;
+        sent.map_err(|error| request_failed(&error))
     }
 }
 
@@ -391,9 +414,9 @@ fn browser<E>(check: &Check<E>) -> Browser {
 }
 
 /// 401 with a problem document (RFC 9457).
-fn refused(page: &Page) -> Held {
+fn refused(page: &Page) -> StepResult {
     let unauthorized = page.status == StatusCode::UNAUTHORIZED;
-    expect(unauthorized, "status 401", || shown(page))?;
+    expect(unauthorized, "status 401", || summary(page))?;
     let content_type = page.fields.get(CONTENT_TYPE);
     let content_type = content_type.and_then(|value| value.to_str().ok());
     let content_type = content_type.unwrap_or("none").to_owned();
@@ -401,39 +424,39 @@ fn refused(page: &Page) -> Held {
     expect(problem, "application/problem+json", || content_type)
 }
 
-fn lost() -> Finding {
-    Finding {
+fn missing_answer() -> Mismatch {
+    Mismatch {
         expected: "an answer to go on from".to_owned(),
-        came: "none".to_owned(),
+        got: "none".to_owned(),
     }
 }
 
-fn unanswered(error: &Error) -> Finding {
-    let mut came = error.to_string();
+fn request_failed(error: &Error) -> Mismatch {
+    let mut got = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
-        came.push_str(": ");
-        came.push_str(&error.to_string());
+        got.push_str(": ");
+        got.push_str(&error.to_string());
         cause = error.source();
     }
-    Finding {
+    Mismatch {
         expected: "an answer".to_owned(),
-        came,
+        got,
     }
 }
 
 /// An answer in a few words: its status, and where it leads without the query, which may hold
 /// secrets.
-fn shown(page: &Page) -> String {
+fn summary(page: &Page) -> String {
     let status = page.status.as_u16();
     match page.location() {
-        Some(location) => format!("{status} to {}", base(&location)),
-        None => format!("{status} from {}", base(&page.url)),
+        Some(location) => format!("{status} to {}", without_query(&location)),
+        None => format!("{status} from {}", without_query(&page.url)),
     }
 }
 
 /// A URL without query and fragment.
-fn base(url: &Url) -> String {
+fn without_query(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
     url.set_fragment(None);

@@ -15,7 +15,7 @@ use url::Url;
 
 use super::breakage::{self, Middlebox};
 use super::serve::Server;
-use super::{App, AppSettings, AuthorizationServer, Check, Client, Dialect, Error, Step};
+use super::{App, AppSettings, AuthorizationServer, Check, Client, Error, ProviderKind, Step};
 use super::{AuthorizationServerSettings, TokenCalls, User};
 use crate::clock::Clock;
 use crate::config::{Config, Opened, Source};
@@ -39,12 +39,12 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    fn server(self, dialect: Dialect, clock: &Clock) -> AuthorizationServerSettings {
+    fn server(self, kind: ProviderKind, clock: &Clock) -> AuthorizationServerSettings {
         let (broken, lifetime) = match self {
             Self::Show => (None, None),
             Self::Check(broken) => (broken, Some(LIFETIME)),
         };
-        let settings = breakage::provider(dialect, broken);
+        let settings = breakage::provider(kind, broken);
         let usual = settings.access_token_lifetime;
         AuthorizationServerSettings {
             access_token_lifetime: lifetime.unwrap_or(usual),
@@ -62,7 +62,7 @@ pub struct Demo {
     middlebox: Option<Server>,
     provider: AuthorizationServer,
     app: App,
-    dialect: Dialect,
+    kind: ProviderKind,
     public_url: Url,
     folder: TempDir,
     clock: Clock,
@@ -70,7 +70,7 @@ pub struct Demo {
 
 impl Demo {
     /// Starts all three. The gateway listens on `listen`, a loopback address, and is known as
-    /// `localhost`; the authorization server, which answers as `dialect` says, and the app take free
+    /// `localhost`; the authorization server, which answers as `kind` says, and the app take free
     /// ports of `127.0.0.1`, so that the browser keeps the cookies of gateway and provider apart.
     ///
     /// # Errors
@@ -78,7 +78,7 @@ impl Demo {
     /// [`Error`].
     pub async fn start(
         listen: SocketAddr,
-        dialect: Dialect,
+        kind: ProviderKind,
         purpose: Purpose,
     ) -> Result<Self, Error> {
         if !listen.ip().is_loopback() {
@@ -88,7 +88,7 @@ impl Demo {
             Purpose::Show => (Clock::system(), None),
             Purpose::Check(broken) => (Clock::manual(Clock::system().now()), broken),
         };
-        let server = purpose.server(dialect, &clock);
+        let server = purpose.server(kind, &clock);
         let provider = AuthorizationServer::start(server).await?;
         let mut app = AppSettings::new(breakage::public_key(broken, &provider)?, CLIENT);
         app.clock = clock.clone();
@@ -100,7 +100,7 @@ impl Demo {
         let public_url = format!("http://localhost:{}", listen.port());
         let password = new_secret()?;
         write(folder.path(), "client_secret", password.expose())?;
-        let section = provider_section(dialect, &provider, folder.path())?;
+        let section = provider_section(kind, &provider, folder.path())?;
         let settings = settings(listen, (&public_url, &app), &section, folder.path());
         let path = write(folder.path(), "sidegate.toml", &settings)?;
         provider
@@ -131,7 +131,7 @@ impl Demo {
             middlebox,
             provider,
             app,
-            dialect,
+            kind,
             public_url,
             folder,
             clock,
@@ -155,9 +155,11 @@ impl Demo {
 
     /// What the authorization server is and where, for a person to read.
     pub fn provider_as_text(&self) -> String {
-        match self.dialect {
-            Dialect::OpenId => format!("an OpenID Provider, issuer {}", self.provider.base_url()),
-            Dialect::Passport12 | Dialect::Passport13 => {
+        match self.kind {
+            ProviderKind::OpenId => {
+                format!("an OpenID Provider, issuer {}", self.provider.base_url())
+            }
+            ProviderKind::Passport12 | ProviderKind::Passport13 => {
                 format!("an authorization server on {}", self.provider.address())
             }
         }
@@ -182,7 +184,7 @@ impl Demo {
     pub fn check(&self) -> Result<Check<impl Fn() -> TokenCalls>, Error> {
         let user = User::alice();
         let mut fields = vec![("x-forwarded-email", user.email)];
-        if self.dialect == Dialect::OpenId {
+        if self.kind == ProviderKind::OpenId {
             fields.push(("x-forwarded-preferred-username", user.username.clone()));
             fields.push(("x-forwarded-groups", user.groups.join(",")));
         }
@@ -230,15 +232,15 @@ async fn free(address: SocketAddr) -> Result<SocketAddr, Error> {
 
 /// What the gateway is told of the provider besides its client id and secret.
 fn provider_section(
-    dialect: Dialect,
+    kind: ProviderKind,
     provider: &AuthorizationServer,
     folder: &Path,
 ) -> Result<String, Error> {
-    Ok(match dialect {
-        Dialect::OpenId => openid_section(provider),
-        Dialect::Passport12 | Dialect::Passport13 => {
+    Ok(match kind {
+        ProviderKind::OpenId => openid_section(provider),
+        ProviderKind::Passport12 | ProviderKind::Passport13 => {
             let key = write(folder, "public_key.pem", provider.public_key_pem())?;
-            passport_section(dialect, provider, &key)
+            passport_section(kind, provider, &key)
         }
     })
 }
@@ -248,13 +250,13 @@ fn openid_section(provider: &AuthorizationServer) -> String {
     format!(
         "profile = \"{}\"\n\
          issuer = \"{}\"\n",
-        Dialect::OpenId.profile(),
+        ProviderKind::OpenId.profile(),
         provider.base_url()
     )
 }
 
 /// What the gateway is told of a Passport: where it is, and which key signs its access tokens.
-fn passport_section(dialect: Dialect, provider: &AuthorizationServer, key: &Path) -> String {
+fn passport_section(kind: ProviderKind, provider: &AuthorizationServer, key: &Path) -> String {
     format!(
         "profile = \"{}\"\n\
          url = \"{}\"\n\
@@ -265,7 +267,7 @@ fn passport_section(dialect: Dialect, provider: &AuthorizationServer, key: &Path
          identity.emails_verified = \"timestamp\"\n\
          identity.claims.subject = \"id\"\n\
          identity.claims.email_verified = \"email_verified_at\"\n",
-        dialect.profile(),
+        kind.profile(),
         provider.base_url(),
         key.display()
     )
@@ -333,12 +335,12 @@ mod tests {
     #[tokio::test]
     async fn of_an_openid_provider_only_the_issuer_is_told() {
         let settings = AuthorizationServerSettings {
-            dialect: Dialect::OpenId,
+            kind: ProviderKind::OpenId,
             ..AuthorizationServerSettings::default()
         };
         let provider = AuthorizationServer::start(settings).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let section = provider_section(Dialect::OpenId, &provider, folder.path()).unwrap();
+        let section = provider_section(ProviderKind::OpenId, &provider, folder.path()).unwrap();
         let issuer = provider.base_url();
         assert_eq!(
             section,

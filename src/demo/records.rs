@@ -10,7 +10,7 @@ const TIDY_AT: usize = 1024;
 
 /// Somebody who signed in at this server.
 #[derive(Clone, Debug)]
-pub(crate) struct Login {
+pub(crate) struct LoginSession {
     /// The key of the user's record.
     pub(crate) user: u64,
     /// When.
@@ -21,10 +21,10 @@ pub(crate) struct Login {
 
 /// Everything that changes while the server runs.
 #[derive(Debug, Default)]
-pub(crate) struct Ledger {
+pub(crate) struct Records {
     clients: Vec<Client>,
-    /// Login session -> who signed in.
-    logins: HashMap<String, Login>,
+    /// LoginSession session -> who signed in.
+    logins: HashMap<String, LoginSession>,
     /// Codes that were redeemed, until they would have expired anyway.
     spent_codes: HashMap<String, Timestamp>,
     /// Access tokens that were not revoked; an unknown one counts as revoked.
@@ -37,7 +37,7 @@ pub(crate) struct Ledger {
     pub(crate) last_request: Option<TokenRequest>,
 }
 
-impl Ledger {
+impl Records {
     pub(crate) fn new(clients: Vec<Client>) -> Self {
         Self {
             clients,
@@ -54,7 +54,7 @@ impl Ledger {
         self.clients.iter().find(|client| client.id == id)
     }
 
-    pub(crate) fn log_in(&mut self, session: String, login: Login) {
+    pub(crate) fn log_in(&mut self, session: String, login: LoginSession) {
         self.logins.insert(session, login);
     }
 
@@ -62,7 +62,7 @@ impl Ledger {
         self.logins.remove(session);
     }
 
-    pub(crate) fn logged_in(&self, session: &str) -> Option<Login> {
+    pub(crate) fn logged_in(&self, session: &str) -> Option<LoginSession> {
         self.logins.get(session).cloned()
     }
 
