@@ -8,7 +8,7 @@ use super::page::Page;
 use super::sign_in::{SIGN_IN, SignInRequest};
 use super::{Body, Error, Record, RequestContext, WorkerSite, explain};
 use super::{is_prefetch, refuse_prefetch, see_other};
-use crate::login::{Before, Callback, Completion, SameOrigin, same_origin};
+use crate::login::{Callback, Completion, PreviousSession, SameOrigin, same_origin};
 use crate::provider::ResponseMode;
 use crate::server::RequestBody;
 use crate::telemetry::chain;
@@ -42,7 +42,7 @@ impl WorkerSite {
     ) -> Result<Response<Body>, Error> {
         let method = &context.parts.method;
         match context.target.path() {
-            path if self.login().redirection().own(path) => {
+            path if self.login().redirection().is_own_path(path) => {
                 let provider = self.login().redirection().provider_at(path);
                 let provider = provider.ok_or(Error::NoRoute)?;
                 let posts = self.login().response_mode(provider) == ResponseMode::FormPost;
@@ -87,10 +87,10 @@ impl WorkerSite {
         if is_prefetch(headers) {
             return refuse_prefetch(headers, record);
         }
-        let before = match self.access.session_of(headers, self.clock().now()).await {
-            Some((id, Some(session))) => Before::Live(id, session),
-            Some((id, None)) => Before::Stale(id),
-            None => Before::Nothing,
+        let previous_session = match self.access.session_of(headers, self.clock().now()).await {
+            Some((id, Some(session))) => PreviousSession::Live(id, session),
+            Some((id, None)) => PreviousSession::Stale(id),
+            None => PreviousSession::Nothing,
         };
         let completion = self
             .login()
@@ -101,7 +101,7 @@ impl WorkerSite {
                 public_url: &context.public_url,
                 provider,
                 client: context.client.address(),
-                before,
+                previous_session,
             })
             .await;
         match completion {

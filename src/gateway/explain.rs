@@ -183,7 +183,7 @@ pub(super) fn failed(
     let page = failure_page(context, error, again);
     // Where the provider is in order, people may want another account or another provider.
     let passes = error.class().is_some_and(|class| class.passes);
-    let start = if passes || failure.anew {
+    let start = if passes || failure.reauthenticate {
         again
     } else {
         failure.retry.as_str()

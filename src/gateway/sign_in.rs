@@ -60,7 +60,7 @@ impl SignInRequest {
 
     /// The request that ended in `failure`.
     pub(super) fn after_failure(failure: &FailedLogin) -> Self {
-        let prompt = if failure.anew {
+        let prompt = if failure.reauthenticate {
             Prompt::Login
         } else {
             Prompt::AsNeeded

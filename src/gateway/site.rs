@@ -142,7 +142,7 @@ impl WorkerSite {
     /// Whether a path is one of our own endpoints, in whatever spelling. Those never reach an
     /// upstream.
     pub(super) fn is_own(&self, path: &str) -> bool {
-        self.login().redirection().own(path) || self.shared.own.covers(path)
+        self.login().redirection().is_own_path(path) || self.shared.own.covers(path)
     }
 }
 

@@ -16,10 +16,10 @@ const ROUND: &str = "__Host-sidegate-round";
 const ROUND_LIFETIME: Duration = Duration::from_secs(20);
 
 /// After so many rounds a page explains instead of another redirect.
-pub(super) const MOST_ROUNDS: u8 = 3;
+pub(super) const MAX_ROUNDS: u8 = 3;
 
 /// Cookies of pending logins that one browser may hold; the oldest go first.
-const MOST_TABS: usize = 60;
+const MAX_TABS: usize = 60;
 
 /// The `Set-Cookie` value that says how many logins were completed in a row.
 pub(super) fn remember_rounds(rounds: u8) -> HeaderValue {
@@ -54,7 +54,7 @@ pub(super) fn surplus_tabs(headers: &HeaderMap) -> impl Iterator<Item = Tab> {
         .collect();
     tabs.sort_unstable();
     // One more is about to be set.
-    let surplus = tabs.len().saturating_add(1).saturating_sub(MOST_TABS);
+    let surplus = tabs.len().saturating_add(1).saturating_sub(MAX_TABS);
     tabs.into_iter().take(surplus)
 }
 

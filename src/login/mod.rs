@@ -36,14 +36,14 @@ pub use self::error::Error;
 pub use self::lasting::Lasting;
 pub use self::outcome::{Completion, FailedLogin, Started};
 pub use self::pending::StateError;
-use self::pending::{Hint, PendingLogin, ReturnedState, registration_tag};
+use self::pending::{LoginDetails, PendingLogin, ReturnedState, registration_tag};
 pub use self::public_url::PublicUrl;
 pub(crate) use self::public_url::PublicUrls;
 pub(crate) use self::redirection::RedirectionEndpoints;
-pub use self::request::{Before, Callback, Start};
+pub use self::request::{Callback, PreviousSession, Start};
 pub use self::return_to::ReturnTo;
 pub(crate) use self::same_origin::{SameOrigin, same_origin};
-use self::throttle::Pace;
+use self::throttle::ThrottleDecision;
 use self::used::Use;
 use crate::clock::Timestamp;
 use crate::fields::cookie::{self as cookies, Found};
@@ -59,11 +59,11 @@ use crate::telemetry::TokenCall;
 pub(crate) const OWN_PREFIX: &str = "/oauth2/";
 
 /// How long a person waits for a provider that says nothing at all.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PROVIDER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many sessions one request signs out at most. A browser brings one, or a few while cookies of
 /// several paths are about; whoever writes its own fields could bring hundreds.
-const MOST_SIGNED_OUT: usize = 8;
+const MAX_SIGNED_OUT: usize = 8;
 
 /// What the flow needs from the operator.
 #[derive(Clone, Debug)]
@@ -152,39 +152,39 @@ impl Login {
     /// Cancel safe: nothing is kept.
     pub async fn begin(&self, start: Start<'_>) -> Result<Started, Error> {
         let round = browser::rounds(start.headers);
-        if round >= browser::MOST_ROUNDS {
+        if round >= browser::MAX_ROUNDS {
             return Err(Error::Loop);
         }
         let client = self.ready(start.provider).await?;
         let mode = client.response_mode();
-        let before = match mode {
+        let previous_session = match mode {
             // The answer of another site's form comes without the session's cookie.
             ResponseMode::FormPost => browser::session_key(start.headers),
             ResponseMode::Query => None,
         };
-        let hint = Hint {
+        let details = LoginDetails {
             provider: start.provider.into(),
             registration: Some(registration_tag(&client.fingerprint())),
             return_to: start.return_to,
             issued_at: self.lasting.clock.now(),
             round,
-            anew: start.prompt == Prompt::Login,
-            before,
+            reauthenticate: start.prompt == Prompt::Login,
+            previous_session,
         };
-        let pending = PendingLogin::new(hint)?;
-        let sent = pending.send(&self.keys, start.public_url.origin())?;
+        let pending = PendingLogin::new(details)?;
+        let sealed = pending.seal(&self.keys, start.public_url.origin())?;
         let request = AuthorizationRequest {
             redirect_uri: &self
                 .redirection()
                 .redirect_uri(start.public_url, start.provider),
-            state: &sent.state,
+            state: &sealed.state,
             code_challenge: &pending.code_challenge(),
             nonce: &pending.nonce(),
             login_hint: start.login_hint,
             prompt: start.prompt,
         };
         let location = client.authorization_url(&request)?;
-        let (name, secret) = (sent.tab.cookie(), sent.browser_secret.expose());
+        let (name, secret) = (sealed.tab.cookie(), sealed.browser_secret.expose());
         let own = match mode {
             ResponseMode::FormPost => {
                 cookie::set_across_sites(&name, secret, self.settings.timeout)
@@ -223,7 +223,8 @@ impl Login {
             AuthorizationResponse::Refused { error, state, iss } => {
                 let state =
                     state.and_then(|text| ReturnedState::open(&text, &self.keys, origin).ok());
-                let state = state.filter(|state| self.was_sent_to(state.hint(), callback.provider));
+                let state =
+                    state.filter(|state| self.was_sent_to(state.details(), callback.provider));
                 // Some servers leave their issuer out of errors; a wrong one is wrong here, too.
                 let checked = match iss.as_deref() {
                     Some(iss) => self.check_issuer(callback.provider, Some(iss)),
@@ -234,13 +235,15 @@ impl Login {
             }
         };
         let returned = match granted.returned_state(&self.keys, origin) {
-            Ok(returned) if self.was_sent_to(returned.hint(), callback.provider) => returned,
+            Ok(returned) if self.was_sent_to(returned.details(), callback.provider) => returned,
             // Another provider's answer: a code must never go to a server that did not make it.
             Ok(_) => {
                 let error = Error::State(StateError::Foreign);
-                return outcome::stale(FailedLogin::new(error, None), &callback);
+                return outcome::stale_answer(FailedLogin::new(error, None), &callback);
             }
-            Err(error) => return outcome::stale(FailedLogin::new(error.into(), None), &callback),
+            Err(error) => {
+                return outcome::stale_answer(FailedLogin::new(error.into(), None), &callback);
+            }
         };
         match self.verified(granted, &returned, &callback).await {
             Ok(verified) => self.redeem(verified, &returned, callback).await,
@@ -250,12 +253,12 @@ impl Login {
 
     /// Whether a login was sent to the server and client that `provider` means now. A reload may have
     /// given the name to another one.
-    fn was_sent_to(&self, hint: &Hint, provider: &str) -> bool {
+    fn was_sent_to(&self, details: &LoginDetails, provider: &str) -> bool {
         let is_same = |tag| {
             let now = self.providers.get(provider);
             now.is_some_and(|now| registration_tag(&now.fingerprint()) == tag)
         };
-        *hint.provider == *provider && hint.registration.is_none_or(is_same)
+        *details.provider == *provider && details.registration.is_none_or(is_same)
     }
 
     /// Verifies an answer and all that has to hold before its code is sent anywhere.
@@ -275,9 +278,9 @@ impl Login {
         let time = (now, self.settings.timeout);
         let verified = granted
             .verify(returned, &self.keys, browser_secret, time)
-            .map_err(|error| Box::new(outcome::stale(failed(error.into()), callback)))?;
-        if is_answered(returned.hint(), &callback.before) {
-            let answered = outcome::going_on(&failed(Error::Used), callback.public_url);
+            .map_err(|error| Box::new(outcome::stale_answer(failed(error.into()), callback)))?;
+        if signed_in_meanwhile(returned.details(), &callback.previous_session) {
+            let answered = outcome::already_signed_in(&failed(Error::Used), callback.public_url);
             return Err(Box::new(answered));
         }
         self.ready(callback.provider).await.map_err(|error| {
@@ -290,7 +293,10 @@ impl Login {
             .map_err(|error| Box::new(Completion::Failed(failed(error))))?;
         match self.admit(returned, callback.client, now) {
             Ok(()) => Ok(verified),
-            Err(Error::Used) => Err(Box::new(outcome::stale(failed(Error::Used), callback))),
+            Err(Error::Used) => Err(Box::new(outcome::stale_answer(
+                failed(Error::Used),
+                callback,
+            ))),
             Err(error) => Err(Box::new(Completion::Failed(failed(error)))),
         }
     }
@@ -304,7 +310,7 @@ impl Login {
     /// Whether a verified answer may be redeemed: once, and not by a client whose codes the
     /// provider keeps refusing.
     fn admit(&self, returned: &ReturnedState, client: IpAddr, now: Timestamp) -> Result<(), Error> {
-        if self.lasting.throttle.pace(client, now) == Pace::TooFast {
+        if self.lasting.throttle.check(client, now) == ThrottleDecision::TooManyRefused {
             return Err(Error::TooManyRefused);
         }
         match self
@@ -322,16 +328,16 @@ impl Login {
         returned: &ReturnedState,
         callback: Callback<'_>,
     ) -> Completion {
-        let hint = returned.hint();
+        let details = returned.details();
         let redirection = self.redirection();
-        let redirect_uri = redirection.redirect_uri(callback.public_url, &hint.provider);
+        let redirect_uri = redirection.redirect_uri(callback.public_url, &details.provider);
         let login = Arc::clone(self);
         let exchange = async move { login.exchange(verified, &redirect_uri).await };
         let opened = match self.lasting.on_control_plane(exchange).await {
             Ok(grant) => {
-                let (login, name) = (Arc::clone(self), hint.provider.clone());
-                let before = (callback.before, hint.before);
-                let open = async move { login.open(&name, grant, before).await };
+                let (login, name) = (Arc::clone(self), details.provider.clone());
+                let previous = (callback.previous_session, details.previous_session);
+                let open = async move { login.open(&name, grant, previous).await };
                 self.lasting.on_control_plane(open).await
             }
             Err(error) => Err(error),
@@ -339,13 +345,13 @@ impl Login {
         let forget = cookie::clear(&returned.tab().cookie());
         match opened {
             Ok(id) => Completion::SignedIn {
-                location: hint.return_to.absolute(callback.public_url.origin()),
+                location: details.return_to.absolute(callback.public_url.origin()),
                 cookies: vec![
                     cookie::session(&id, self.lasting.sessions.cookie_lifetime()),
-                    browser::remember_rounds(hint.round.saturating_add(1)),
+                    browser::remember_rounds(details.round.saturating_add(1)),
                     forget,
                 ],
-                provider: hint.provider.clone(),
+                provider: details.provider.clone(),
                 session: id.key(),
             },
             Err(error) => {
@@ -377,9 +383,9 @@ impl Login {
         let asking = self
             .lasting
             .on_control_plane(async move { Ok(asked.ready(&clock).await?) });
-        match timeout(PATIENCE, asking).await {
+        match timeout(PROVIDER_TIMEOUT, asking).await {
             Ok(ready) => ready.map(|()| Arc::clone(provider)),
-            Err(_elapsed) => Err(OutOfReach::silent(PATIENCE).into()),
+            Err(_elapsed) => Err(OutOfReach::silent(PROVIDER_TIMEOUT).into()),
         }
     }
 
@@ -390,7 +396,7 @@ impl Login {
         redirect_uri: &str,
     ) -> Result<Grant, Error> {
         let VerifiedResponse { code, pending, .. } = verified;
-        let name = &pending.hint().provider;
+        let name = &pending.details().provider;
         let provider = self.providers.get(name).ok_or(Error::UnknownProvider)?;
         let asked = self.lasting.clock.instant();
         let redemption = Redemption {
@@ -398,7 +404,7 @@ impl Login {
             code_verifier: pending.code_verifier(),
             nonce: &pending.nonce(),
             redirect_uri,
-            begun_at: pending.hint().issued_at,
+            begun_at: pending.details().issued_at,
         };
         let redeemed = provider.redeem(redemption, &self.lasting.clock).await;
         let took = self
@@ -421,12 +427,12 @@ impl Login {
         &self,
         provider: &str,
         grant: Grant,
-        (before, remembered): (Before, Option<SessionKey>),
+        (previous, remembered): (PreviousSession, Option<SessionKey>),
     ) -> Result<SessionId, Error> {
         let Grant { identity, tokens } = grant;
-        let before = match before {
-            Before::Live(before, _) | Before::Stale(before) => Some(before.key()),
-            Before::Nothing => None,
+        let previous = match previous {
+            PreviousSession::Live(id, _) | PreviousSession::Stale(id) => Some(id.key()),
+            PreviousSession::Nothing => None,
         };
         let registered = self.providers.get(provider).ok_or(Error::UnknownProvider)?;
         let new = NewSession {
@@ -434,7 +440,7 @@ impl Login {
             registration: registered.fingerprint(),
             identity,
             tokens,
-            replaces: before.into_iter().chain(remembered).collect(),
+            replaces: previous.into_iter().chain(remembered).collect(),
         };
         Ok(self
             .lasting
@@ -456,7 +462,7 @@ impl Login {
     pub(crate) async fn sign_out(&self, headers: &HeaderMap) -> Result<[HeaderValue; 2], Error> {
         let named = cookies::matching(headers, |name| name == cookie::SESSION.as_bytes());
         let ids = named.filter_map(|(_, value)| SessionId::parse(value));
-        let keys: Vec<_> = ids.map(|id| id.key()).take(MOST_SIGNED_OUT).collect();
+        let keys: Vec<_> = ids.map(|id| id.key()).take(MAX_SIGNED_OUT).collect();
         let sessions = Arc::clone(&self.lasting.sessions);
         let end = async move {
             for key in keys {
@@ -478,18 +484,18 @@ impl Login {
 
 /// Whether the browser was signed in while this login was under way, by another tab: another
 /// exchange would only push that session out.
-fn is_answered(hint: &Hint, before: &Before) -> bool {
-    match before {
-        Before::Live(_, session) => {
-            !hint.anew
-                && *session.provider() == *hint.provider
-                && session.opened_at() >= hint.issued_at
+fn signed_in_meanwhile(details: &LoginDetails, previous: &PreviousSession) -> bool {
+    match previous {
+        PreviousSession::Live(_, session) => {
+            !details.reauthenticate
+                && *session.provider() == *details.provider
+                && session.opened_at() >= details.issued_at
         }
-        Before::Nothing | Before::Stale(_) => false,
+        PreviousSession::Nothing | PreviousSession::Stale(_) => false,
     }
 }
 
 #[cfg(test)]
-mod apart_tests;
-#[cfg(test)]
 mod sign_out_tests;
+#[cfg(test)]
+mod uniqueness_tests;

@@ -3,7 +3,7 @@
 use http::HeaderValue;
 
 use super::pending::{ReturnedState, StateError};
-use super::{Before, Callback, Error, PublicUrl, ReturnTo};
+use super::{Callback, Error, PreviousSession, PublicUrl, ReturnTo};
 use crate::session::{SessionKey, cookie};
 
 /// A browser on its way to the provider.
@@ -51,19 +51,19 @@ pub struct FailedLogin {
     /// The provider's configured name, when the state could be read.
     pub(crate) provider: Option<Box<str>>,
     /// Whether the person had asked to sign in anew.
-    pub(crate) anew: bool,
+    pub(crate) reauthenticate: bool,
     /// `Set-Cookie` values.
     pub(crate) cookies: Vec<HeaderValue>,
 }
 
 impl FailedLogin {
     pub(super) fn new(error: Error, state: Option<&ReturnedState>) -> Self {
-        let hint = state.map(ReturnedState::hint);
+        let details = state.map(ReturnedState::details);
         Self {
             error,
-            retry: hint.map_or_else(ReturnTo::root, |hint| hint.return_to.clone()),
-            provider: hint.map(|hint| hint.provider.clone()),
-            anew: hint.is_some_and(|hint| hint.anew),
+            retry: details.map_or_else(ReturnTo::root, |details| details.return_to.clone()),
+            provider: details.map(|details| details.provider.clone()),
+            reauthenticate: details.is_some_and(|details| details.reauthenticate),
             cookies: Vec::new(),
         }
         .forgetting(state)
@@ -85,16 +85,20 @@ impl FailedLogin {
 
 /// A state that does not verify is no news to a browser that is signed in at the same provider: the
 /// answer came twice, or from a tab that was restored. Whoever asked to sign in anew is told.
-pub(super) fn stale(failure: FailedLogin, callback: &Callback<'_>) -> Completion {
-    match &callback.before {
-        Before::Live(_, session) if session.provider() == callback.provider && !failure.anew => {
-            going_on(&failure, callback.public_url)
+pub(super) fn stale_answer(failure: FailedLogin, callback: &Callback<'_>) -> Completion {
+    match &callback.previous_session {
+        PreviousSession::Live(_, session)
+            if session.provider() == callback.provider && !failure.reauthenticate =>
+        {
+            already_signed_in(&failure, callback.public_url)
         }
-        Before::Live(..) | Before::Nothing | Before::Stale(_) => Completion::Failed(failure),
+        PreviousSession::Live(..) | PreviousSession::Nothing | PreviousSession::Stale(_) => {
+            Completion::Failed(failure)
+        }
     }
 }
 
-pub(super) fn going_on(failure: &FailedLogin, public_url: &PublicUrl) -> Completion {
+pub(super) fn already_signed_in(failure: &FailedLogin, public_url: &PublicUrl) -> Completion {
     Completion::AlreadySignedIn {
         location: failure.retry.absolute(public_url.origin()),
         cookies: failure.cookies.clone(),

@@ -25,13 +25,13 @@ const MAX_STATE: usize = 4096;
 /// A login that was sent out: everything that its answer needs.
 #[derive(Debug)]
 pub(super) struct PendingLogin {
-    hint: Hint,
+    details: LoginDetails,
     seed: Secret<[u8; 32]>,
 }
 
 /// The part of a pending login that opens without the browser's secret. It authenticates nobody.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Hint {
+pub(super) struct LoginDetails {
     /// The configured name of the provider that was asked.
     pub(super) provider: Box<str>,
     /// Which server and client that was: the name may mean another one when the answer comes. A
@@ -44,9 +44,9 @@ pub(super) struct Hint {
     /// How many logins this browser has completed in vain just before.
     pub(super) round: u8,
     /// The person asked to sign in anew, whoever is signed in.
-    pub(super) anew: bool,
+    pub(super) reauthenticate: bool,
     /// The session that the browser had, when its answer comes without that session's cookie.
-    pub(super) before: Option<SessionKey>,
+    pub(super) previous_session: Option<SessionKey>,
 }
 
 /// The beginning of a provider's fingerprint.
@@ -59,7 +59,7 @@ pub(super) fn registration_tag(fingerprint: &[u8; 32]) -> RegistrationTag {
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
-struct RawHint<'a> {
+struct RawDetails<'a> {
     p: &'a str,
     r: &'a str,
     t: u64,
@@ -73,7 +73,7 @@ struct RawHint<'a> {
 
 /// What a login needs to be sent out.
 #[derive(Debug)]
-pub(super) struct Sent {
+pub(super) struct SealedLogin {
     /// The value of `state`.
     pub(super) state: String,
     /// Names this login's cookie; sorts by time.
@@ -136,21 +136,21 @@ impl Tab {
 }
 
 impl PendingLogin {
-    /// A new login at `hint.provider`.
+    /// A new login at `details.provider`.
     ///
     /// # Errors
     ///
     /// [`NoRandomness`] when the operating system gives no random bytes.
-    pub(super) fn new(hint: Hint) -> Result<Self, NoRandomness> {
+    pub(super) fn new(details: LoginDetails) -> Result<Self, NoRandomness> {
         Ok(Self {
-            hint,
+            details,
             seed: Secret::new(secret::random()?),
         })
     }
 
     /// What it was sent out for.
-    pub(super) fn hint(&self) -> &Hint {
-        &self.hint
+    pub(super) fn details(&self) -> &LoginDetails {
+        &self.details
     }
 
     /// The code verifier: 43 characters (RFC 7636 section 4.1).
@@ -179,34 +179,34 @@ impl PendingLogin {
     /// # Errors
     ///
     /// [`NoRandomness`] when the operating system gives no random bytes.
-    pub(super) fn send(&self, keys: &KeyRing, origin: &str) -> Result<Sent, NoRandomness> {
-        let tab = Tab::random(self.hint.issued_at)?;
-        let raw = RawHint {
-            p: &self.hint.provider,
-            r: self.hint.return_to.as_str(),
-            t: self.hint.issued_at.as_millis(),
-            n: self.hint.round,
-            a: self.hint.anew,
+    pub(super) fn seal(&self, keys: &KeyRing, origin: &str) -> Result<SealedLogin, NoRandomness> {
+        let tab = Tab::random(self.details.issued_at)?;
+        let raw = RawDetails {
+            p: &self.details.provider,
+            r: self.details.return_to.as_str(),
+            t: self.details.issued_at.as_millis(),
+            n: self.details.round,
+            a: self.details.reauthenticate,
             g: self
-                .hint
+                .details
                 .registration
                 .map(|tag| URL_SAFE_NO_PAD.encode(tag)),
             s: self
-                .hint
-                .before
+                .details
+                .previous_session
                 .map(|key| URL_SAFE_NO_PAD.encode(key.as_bytes())),
         };
         let plain = serde_json::to_vec(&raw).unwrap_or_default();
-        let hint = keys.seal(
-            &context(b"hint", &[tab.0.as_bytes(), origin.as_bytes()]),
+        let details = keys.seal(
+            &associated_data(b"hint", &[tab.0.as_bytes(), origin.as_bytes()]),
             &plain,
         )?;
         let browser_secret = URL_SAFE_NO_PAD.encode(secret::random::<16>()?);
-        let bound = context(b"seed", &[browser_secret.as_bytes(), &hint]);
+        let bound = associated_data(b"seed", &[browser_secret.as_bytes(), &details]);
         let seed = keys.seal(&bound, self.seed.expose())?;
-        let [hint, seed] = [hint, seed].map(|part| URL_SAFE_NO_PAD.encode(part));
-        let state = format!("{}.{hint}.{seed}", tab.0);
-        Ok(Sent {
+        let [details, seed] = [details, seed].map(|part| URL_SAFE_NO_PAD.encode(part));
+        let state = format!("{}.{details}.{seed}", tab.0);
+        Ok(SealedLogin {
             state,
             tab,
             browser_secret: Secret::new(browser_secret),
@@ -218,8 +218,8 @@ impl PendingLogin {
 #[derive(Debug)]
 pub(super) struct ReturnedState {
     tab: Tab,
-    hint: Hint,
-    sealed_hint: Vec<u8>,
+    details: LoginDetails,
+    sealed_details: Vec<u8>,
     sealed_seed: Vec<u8>,
 }
 
@@ -233,45 +233,45 @@ impl ReturnedState {
         if state.is_empty() {
             return Err(StateError::Missing);
         }
-        Self::parts(state, keys, origin).ok_or(StateError::Foreign)
+        Self::open_details(state, keys, origin).ok_or(StateError::Foreign)
     }
 
-    fn parts(state: &str, keys: &KeyRing, origin: &str) -> Option<Self> {
+    fn open_details(state: &str, keys: &KeyRing, origin: &str) -> Option<Self> {
         let mut parts = (state.len() <= MAX_STATE).then(|| state.split('.'))?;
         let tab = Tab::parse(parts.next()?)?;
-        let sealed_hint = URL_SAFE_NO_PAD.decode(parts.next()?).ok()?;
+        let sealed_details = URL_SAFE_NO_PAD.decode(parts.next()?).ok()?;
         let sealed_seed = URL_SAFE_NO_PAD.decode(parts.next()?).ok()?;
         if parts.next().is_some() {
             return None;
         }
-        let named = context(b"hint", &[tab.0.as_bytes(), origin.as_bytes()]);
-        let plain = keys.open(&named, &sealed_hint)?;
-        let raw: RawHint<'_> = serde_json::from_slice(&plain).ok()?;
-        let before = raw.s.map(|text| session_key(&text));
+        let named = associated_data(b"hint", &[tab.0.as_bytes(), origin.as_bytes()]);
+        let plain = keys.open(&named, &sealed_details)?;
+        let raw: RawDetails<'_> = serde_json::from_slice(&plain).ok()?;
+        let previous_session = raw.s.map(|text| session_key(&text));
         let registration = match raw.g {
             Some(text) => Some(URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?),
             None => None,
         };
-        let hint = Hint {
+        let details = LoginDetails {
             provider: raw.p.into(),
             registration,
             return_to: ReturnTo::parse(raw.r, OWN_PREFIX)?,
             issued_at: Timestamp::from_millis(raw.t),
             round: raw.n,
-            anew: raw.a,
-            before: before.flatten(),
+            reauthenticate: raw.a,
+            previous_session: previous_session.flatten(),
         };
         Some(Self {
             tab,
-            hint,
-            sealed_hint,
+            details,
+            sealed_details,
             sealed_seed,
         })
     }
 
     /// What the login was sent out for.
-    pub(super) fn hint(&self) -> &Hint {
-        &self.hint
+    pub(super) fn details(&self) -> &LoginDetails {
+        &self.details
     }
 
     /// The tab whose cookie holds the browser's secret.
@@ -300,11 +300,11 @@ impl ReturnedState {
         timeout: Duration,
     ) -> Result<PendingLogin, StateError> {
         // A state from the future has lost its clock, not its age.
-        if self.hint.issued_at.plus(timeout) <= now {
+        if self.details.issued_at.plus(timeout) <= now {
             return Err(StateError::Expired);
         }
         let browser_secret = browser_secret.ok_or(StateError::NoCookie)?;
-        let bound = context(b"seed", &[browser_secret, &self.sealed_hint]);
+        let bound = associated_data(b"seed", &[browser_secret, &self.sealed_details]);
         let seed = keys
             .open(&bound, &self.sealed_seed)
             .ok_or(StateError::OtherBrowser)?;
@@ -313,7 +313,7 @@ impl ReturnedState {
             .try_into()
             .map_err(|_length| StateError::OtherBrowser)?;
         Ok(PendingLogin {
-            hint: self.hint.clone(),
+            details: self.details.clone(),
             seed: Secret::new(seed),
         })
     }
@@ -325,7 +325,7 @@ fn session_key(text: &str) -> Option<SessionKey> {
 }
 
 /// Associated data in which no two lists of fields look alike: each is preceded by its length.
-pub(super) fn context(purpose: &[u8], fields: &[&[u8]]) -> Vec<u8> {
+pub(super) fn associated_data(purpose: &[u8], fields: &[&[u8]]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for field in [purpose].iter().chain(fields) {
         bytes.extend_from_slice(&u64::try_from(field.len()).unwrap_or(u64::MAX).to_be_bytes());

@@ -4,59 +4,59 @@ const ORIGIN: &str = "https://gw.test";
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 const TIMEOUT: Duration = Duration::from_mins(10);
 
-fn hint(return_to: &str) -> Hint {
+fn details(return_to: &str) -> LoginDetails {
     let return_to = ReturnTo::parse(return_to, OWN_PREFIX).unwrap();
-    Hint {
+    LoginDetails {
         provider: "main".into(),
         registration: Some([9; 16]),
         return_to,
         issued_at: NOW,
         round: 2,
-        anew: false,
-        before: Some(SessionKey::from_bytes([7; 16])),
+        reauthenticate: false,
+        previous_session: Some(SessionKey::from_bytes([7; 16])),
     }
 }
 
-fn sent(keys: &KeyRing) -> (PendingLogin, Sent) {
-    let pending = PendingLogin::new(hint("/page?x=1")).unwrap();
-    let sent = pending.send(keys, ORIGIN).unwrap();
-    (pending, sent)
+fn sealed(keys: &KeyRing) -> (PendingLogin, SealedLogin) {
+    let pending = PendingLogin::new(details("/page?x=1")).unwrap();
+    let sealed = pending.seal(keys, ORIGIN).unwrap();
+    (pending, sealed)
 }
 
-fn secret(sent: &Sent) -> &[u8] {
-    sent.browser_secret.expose().as_bytes()
+fn secret(sealed: &SealedLogin) -> &[u8] {
+    sealed.browser_secret.expose().as_bytes()
 }
 
 #[test]
 fn a_login_comes_back_as_it_was_sent() {
     let keys = KeyRing::random().unwrap();
-    let (pending, sent) = sent(&keys);
-    let returned = ReturnedState::open(&sent.state, &keys, ORIGIN).unwrap();
-    assert_eq!(returned.hint(), pending.hint());
+    let (pending, sealed) = sealed(&keys);
+    let returned = ReturnedState::open(&sealed.state, &keys, ORIGIN).unwrap();
+    assert_eq!(returned.details(), pending.details());
     let verified = returned
-        .verify(&keys, Some(secret(&sent)), NOW, TIMEOUT)
+        .verify(&keys, Some(secret(&sealed)), NOW, TIMEOUT)
         .unwrap();
     assert_eq!(
         verified.code_verifier().expose(),
         pending.code_verifier().expose()
     );
-    assert_eq!(verified.hint().round, 2);
+    assert_eq!(verified.details().round, 2);
 }
 
 #[test]
 fn the_cookie_is_under_80_bytes_and_the_state_short() {
     let keys = KeyRing::random().unwrap();
-    let (_, sent) = sent(&keys);
-    let pair = format!("{}={}", sent.tab.cookie(), sent.browser_secret.expose());
+    let (_, sealed) = sealed(&keys);
+    let pair = format!("{}={}", sealed.tab.cookie(), sealed.browser_secret.expose());
     assert!(pair.len() < 80, "{}", pair.len());
-    let long = PendingLogin::new(hint(&format!("/{}", "a".repeat(1000)))).unwrap();
-    let state = long.send(&keys, ORIGIN).unwrap().state;
+    let long = PendingLogin::new(details(&format!("/{}", "a".repeat(1000)))).unwrap();
+    let state = long.seal(&keys, ORIGIN).unwrap().state;
     assert!(state.len() < 2000, "{}", state.len());
 }
 
 #[test]
 fn the_challenge_is_the_hash_of_a_verifier_of_43_characters() {
-    let (pending, _) = sent(&KeyRing::random().unwrap());
+    let (pending, _) = sealed(&KeyRing::random().unwrap());
     assert_eq!(pending.code_verifier().expose().len(), 43);
     assert_eq!(pending.code_challenge().len(), 43);
     assert_ne!(pending.code_challenge(), *pending.code_verifier().expose());
@@ -65,7 +65,7 @@ fn the_challenge_is_the_hash_of_a_verifier_of_43_characters() {
 #[test]
 fn a_02_a_state_with_another_browsers_secret_is_refused() {
     let keys = KeyRing::random().unwrap();
-    let ((_, mine), (_, other)) = (sent(&keys), sent(&keys));
+    let ((_, mine), (_, other)) = (sealed(&keys), sealed(&keys));
     let returned = ReturnedState::open(&mine.state, &keys, ORIGIN).unwrap();
     let verify = |secret| returned.verify(&keys, secret, NOW, TIMEOUT).unwrap_err();
     assert_eq!(verify(Some(secret(&other))), StateError::OtherBrowser);
@@ -76,13 +76,18 @@ fn a_02_a_state_with_another_browsers_secret_is_refused() {
 #[test]
 fn a_03_a_changed_or_cut_state_is_refused_at_every_byte() {
     let keys = KeyRing::random().unwrap();
-    let (_, sent) = sent(&keys);
+    let (_, sealed) = sealed(&keys);
     let verify = |state: &str| {
-        ReturnedState::open(state, &keys, ORIGIN)?.verify(&keys, Some(secret(&sent)), NOW, TIMEOUT)
+        ReturnedState::open(state, &keys, ORIGIN)?.verify(
+            &keys,
+            Some(secret(&sealed)),
+            NOW,
+            TIMEOUT,
+        )
     };
-    assert!(verify(&sent.state).is_ok());
-    for position in 0..sent.state.len() {
-        let mut changed = sent.state.clone().into_bytes();
+    assert!(verify(&sealed.state).is_ok());
+    for position in 0..sealed.state.len() {
+        let mut changed = sealed.state.clone().into_bytes();
         changed[position] = if changed[position] == b'A' {
             b'B'
         } else {
@@ -93,7 +98,7 @@ fn a_03_a_changed_or_cut_state_is_refused_at_every_byte() {
             "byte {position}"
         );
         assert!(
-            verify(sent.state.get(..position).unwrap()).is_err(),
+            verify(sealed.state.get(..position).unwrap()).is_err(),
             "cut at {position}"
         );
     }
@@ -102,23 +107,23 @@ fn a_03_a_changed_or_cut_state_is_refused_at_every_byte() {
         ".",
         "..",
         &"a".repeat(100_000),
-        &format!("{}=", sent.state),
+        &format!("{}=", sealed.state),
     ] {
         assert!(verify(bad).is_err());
     }
-    assert!(verify(&sent.state.to_uppercase()).is_err());
+    assert!(verify(&sealed.state.to_uppercase()).is_err());
 }
 
 #[test]
 fn a_03_parts_of_two_states_do_not_mix() {
     let keys = KeyRing::random().unwrap();
-    let ((_, one), (_, other)) = (sent(&keys), sent(&keys));
-    let part = |sent: &Sent, n: usize| sent.state.split('.').nth(n).unwrap().to_owned();
+    let ((_, one), (_, other)) = (sealed(&keys), sealed(&keys));
+    let part = |sealed: &SealedLogin, n: usize| sealed.state.split('.').nth(n).unwrap().to_owned();
     let mixed = format!("{}.{}.{}", part(&one, 0), part(&one, 1), part(&other, 2));
     let returned = ReturnedState::open(&mixed, &keys, ORIGIN).unwrap();
-    for sent in [&one, &other] {
+    for sealed in [&one, &other] {
         let refused = returned
-            .verify(&keys, Some(secret(sent)), NOW, TIMEOUT)
+            .verify(&keys, Some(secret(sealed)), NOW, TIMEOUT)
             .unwrap_err();
         assert_eq!(refused, StateError::OtherBrowser);
     }
@@ -127,11 +132,11 @@ fn a_03_parts_of_two_states_do_not_mix() {
 #[test]
 fn a_06_a_state_is_over_after_the_timeout() {
     let keys = KeyRing::random().unwrap();
-    let (_, sent) = sent(&keys);
-    let returned = ReturnedState::open(&sent.state, &keys, ORIGIN).unwrap();
+    let (_, sealed) = sealed(&keys);
+    let returned = ReturnedState::open(&sealed.state, &keys, ORIGIN).unwrap();
     let at = |now| {
         returned
-            .verify(&keys, Some(secret(&sent)), now, TIMEOUT)
+            .verify(&keys, Some(secret(&sealed)), now, TIMEOUT)
             .map(|_| ())
     };
     assert_eq!(at(NOW.plus(Duration::from_secs(599))), Ok(()));
@@ -141,8 +146,8 @@ fn a_06_a_state_is_over_after_the_timeout() {
 #[test]
 fn a_39_a_state_of_another_origin_is_foreign() {
     let keys = KeyRing::random().unwrap();
-    let (_, sent) = sent(&keys);
-    let other = ReturnedState::open(&sent.state, &keys, "https://other.test");
+    let (_, sealed) = sealed(&keys);
+    let other = ReturnedState::open(&sealed.state, &keys, "https://other.test");
     assert_eq!(other.unwrap_err(), StateError::Foreign);
 }
 
@@ -151,15 +156,15 @@ fn x_16_a_login_comes_back_whatever_year_it_is() {
     let keys = KeyRing::random().unwrap();
     for seconds in [0, (1 << 31) - 1, (1 << 32) - 1, 1 << 33_u64] {
         let issued_at = Timestamp::from_millis(seconds * 1000);
-        let pending = PendingLogin::new(Hint {
+        let pending = PendingLogin::new(LoginDetails {
             issued_at,
-            ..hint("/")
+            ..details("/")
         });
-        let sent = pending.unwrap().send(&keys, ORIGIN).unwrap();
-        let returned = ReturnedState::open(&sent.state, &keys, ORIGIN).unwrap();
+        let sealed = pending.unwrap().seal(&keys, ORIGIN).unwrap();
+        let returned = ReturnedState::open(&sealed.state, &keys, ORIGIN).unwrap();
         let at = |now| {
             returned
-                .verify(&keys, Some(secret(&sent)), now, TIMEOUT)
+                .verify(&keys, Some(secret(&sealed)), now, TIMEOUT)
                 .map(|_| ())
         };
         assert_eq!(

@@ -25,7 +25,7 @@ impl RedirectionEndpoints {
     }
 
     /// Whether a path is that of an endpoint, or would be with another provider's name.
-    pub(crate) fn own(&self, path: &str) -> bool {
+    pub(crate) fn is_own_path(&self, path: &str) -> bool {
         match path.strip_prefix(&*self.path) {
             Some("") => true,
             Some(below) => self.providers.len() > 1 && below.starts_with('/'),
@@ -66,9 +66,9 @@ mod tests {
         assert_eq!(endpoints.provider_at(PATH), Some("main"));
         for other in ["/oauth2/callback/main", "/oauth2/callback/", "/oauth2", ""] {
             assert_eq!(endpoints.provider_at(other), None, "{other}");
-            assert!(!endpoints.own(other), "{other}");
+            assert!(!endpoints.is_own_path(other), "{other}");
         }
-        assert!(endpoints.own(PATH));
+        assert!(endpoints.is_own_path(PATH));
     }
 
     #[test]
@@ -89,10 +89,10 @@ mod tests {
             "/oauth2/callback/nobody",
         ] {
             assert_eq!(endpoints.provider_at(nobodys), None, "{nobodys}");
-            assert!(endpoints.own(nobodys), "{nobodys}");
+            assert!(endpoints.is_own_path(nobodys), "{nobodys}");
         }
         for apps in ["/oauth2/callbacks", "/oauth2", "/main", "/"] {
-            assert!(!endpoints.own(apps), "{apps}");
+            assert!(!endpoints.is_own_path(apps), "{apps}");
         }
     }
 }

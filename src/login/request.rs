@@ -42,12 +42,12 @@ pub struct Callback<'a> {
     /// Where the request comes from, after the trust rule.
     pub client: IpAddr,
     /// The session that the browser has.
-    pub before: Before,
+    pub previous_session: PreviousSession,
 }
 
 /// The session that a browser brings to a login.
 #[derive(Debug)]
-pub enum Before {
+pub enum PreviousSession {
     /// A live one.
     Live(SessionId, Arc<Session>),
     /// None.

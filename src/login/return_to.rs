@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::OWN_PREFIX;
-use super::pending::context;
+use super::pending::associated_data;
 use crate::seal::KeyRing;
 use crate::secret::NoRandomness;
 use crate::target::{Prefix, canonical_path};
@@ -23,7 +23,7 @@ const MAX: usize = 1024;
 pub struct ReturnTo(Box<str>);
 
 fn sealed_for(origin: &str) -> Vec<u8> {
-    context(b"return_to", &[origin.as_bytes()])
+    associated_data(b"return_to", &[origin.as_bytes()])
 }
 
 impl ReturnTo {

@@ -10,13 +10,13 @@ use super::PublicUrl;
 /// a page that tells nobody where it is (its `Origin` is `null`). Older browsers are asked for
 /// their `Origin`. Without either the answer is no.
 pub(crate) fn same_origin(headers: &HeaderMap, public_url: &PublicUrl) -> SameOrigin {
-    let site = only(headers, "sec-fetch-site");
+    let site = single_value(headers, "sec-fetch-site");
     let same = match site {
-        Single::Value(site) => site == b"same-origin",
-        Single::Several => false,
-        Single::Absent => match only(headers, "origin") {
-            Single::Value(origin) => origin == public_url.origin().as_bytes(),
-            Single::Absent | Single::Several => false,
+        FieldValue::Value(site) => site == b"same-origin",
+        FieldValue::Several => false,
+        FieldValue::Absent => match single_value(headers, "origin") {
+            FieldValue::Value(origin) => origin == public_url.origin().as_bytes(),
+            FieldValue::Absent | FieldValue::Several => false,
         },
     };
     if same {
@@ -27,18 +27,18 @@ pub(crate) fn same_origin(headers: &HeaderMap, public_url: &PublicUrl) -> SameOr
 }
 
 /// The value of a field that should be there once.
-enum Single<'a> {
+enum FieldValue<'a> {
     Absent,
     Value(&'a [u8]),
     Several,
 }
 
-fn only<'a>(headers: &'a HeaderMap, name: &str) -> Single<'a> {
+fn single_value<'a>(headers: &'a HeaderMap, name: &str) -> FieldValue<'a> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
-        (None, _) => Single::Absent,
-        (Some(value), None) => Single::Value(value.as_bytes()),
-        (Some(_), Some(_)) => Single::Several,
+        (None, _) => FieldValue::Absent,
+        (Some(value), None) => FieldValue::Value(value.as_bytes()),
+        (Some(_), Some(_)) => FieldValue::Several,
     }
 }
 

@@ -85,7 +85,7 @@ async fn d_26_one_request_signs_out_a_few_sessions_and_not_hundreds() {
     let sessions = sessions();
     let login = login(&sessions);
     let mut ids = Vec::new();
-    for _ in 0..MOST_SIGNED_OUT * 2 {
+    for _ in 0..MAX_SIGNED_OUT * 2 {
         ids.push(open(&sessions).await);
     }
     let cookies: Vec<_> = ids.iter().map(cookie_of).collect();
@@ -95,7 +95,7 @@ async fn d_26_one_request_signs_out_a_few_sessions_and_not_hundreds() {
     let live = ids
         .iter()
         .map(|id| matches!(sessions.find(id, NOW), Lookup::Live(_)));
-    let expected = (0..ids.len()).map(|place| place >= MOST_SIGNED_OUT);
+    let expected = (0..ids.len()).map(|place| place >= MAX_SIGNED_OUT);
     assert!(live.eq(expected));
     // What had ended before is nobody's sign-out.
     assert_eq!(

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::clock::Timestamp;
 
 /// Codes of one client that may be refused within a minute.
-const MOST_REFUSED: u64 = 10;
+const MAX_REFUSED: u64 = 10;
 
 /// Clients share a counter now and then; with so many of them that is rare, and the memory fixed.
 const COUNTERS: usize = 4096;
@@ -26,9 +26,9 @@ pub(super) struct Throttle {
 /// Whether a client may bring another code.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
-pub(super) enum Pace {
-    Fine,
-    TooFast,
+pub(super) enum ThrottleDecision {
+    Allowed,
+    TooManyRefused,
 }
 
 impl Throttle {
@@ -41,15 +41,15 @@ impl Throttle {
     }
 
     /// Whether `client` may bring a code now.
-    pub(super) fn pace(&self, client: IpAddr, now: Timestamp) -> Pace {
+    pub(super) fn check(&self, client: IpAddr, now: Timestamp) -> ThrottleDecision {
         let Some(counter) = self.counter(client) else {
-            return Pace::Fine;
+            return ThrottleDecision::Allowed;
         };
         match unpack(counter.load(Ordering::Relaxed)) {
-            (minute, refused) if minute == minute_of(now) && refused >= MOST_REFUSED => {
-                Pace::TooFast
+            (minute, refused) if minute == minute_of(now) && refused >= MAX_REFUSED => {
+                ThrottleDecision::TooManyRefused
             }
-            _ => Pace::Fine,
+            _ => ThrottleDecision::Allowed,
         }
     }
 
@@ -145,28 +145,35 @@ mod tests {
     fn d_21_refused_codes_slow_down_one_client_for_a_minute() {
         let (throttle, now) = (Throttle::new(), Timestamp::from_millis(6_000_000));
         let client: IpAddr = "203.0.113.9".parse().unwrap();
-        for _ in 0..MOST_REFUSED {
-            assert_eq!(throttle.pace(client, now), Pace::Fine);
+        for _ in 0..MAX_REFUSED {
+            assert_eq!(throttle.check(client, now), ThrottleDecision::Allowed);
             throttle.note_refused(client, now);
         }
-        assert_eq!(throttle.pace(client, now), Pace::TooFast);
+        assert_eq!(
+            throttle.check(client, now),
+            ThrottleDecision::TooManyRefused
+        );
         let mapped = "::ffff:203.0.113.9".parse().unwrap();
-        assert_eq!(throttle.pace(mapped, now), Pace::TooFast);
+        assert_eq!(
+            throttle.check(mapped, now),
+            ThrottleDecision::TooManyRefused
+        );
         let others = (0..100).map(|last| IpAddr::from([198, 51, 100, last]));
-        let slowed = others.filter(|other| throttle.pace(*other, now) == Pace::TooFast);
+        let slowed =
+            others.filter(|other| throttle.check(*other, now) == ThrottleDecision::TooManyRefused);
         assert!(slowed.count() < 3);
         let later = Timestamp::from_millis(6_060_000);
-        assert_eq!(throttle.pace(client, later), Pace::Fine);
+        assert_eq!(throttle.check(client, later), ThrottleDecision::Allowed);
     }
 
     #[test]
     fn a_whole_ipv6_network_is_one_client() {
         let (throttle, now) = (Throttle::new(), Timestamp::from_millis(6_000_000));
-        for last in 0..MOST_REFUSED {
+        for last in 0..MAX_REFUSED {
             let address = format!("2001:db8::{last:x}").parse().unwrap();
             throttle.note_refused(address, now);
         }
         let other = "2001:db8::ffff".parse().unwrap();
-        assert_eq!(throttle.pace(other, now), Pace::TooFast);
+        assert_eq!(throttle.check(other, now), ThrottleDecision::TooManyRefused);
     }
 }

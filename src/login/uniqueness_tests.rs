@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::login::pending::context;
+use crate::login::pending::associated_data;
 
 /// A short field of few bytes, so that many are near each other: separators, bytes that look like
 /// a length, and ordinary ones.
@@ -22,8 +22,14 @@ fn name() -> impl Strategy<Value = String> {
 
 #[test]
 fn adv_cve_2023_35941_no_two_lists_of_fields_share_a_context() {
-    assert_ne!(context(b"p", &[b"ab", b"c"]), context(b"p", &[b"a", b"bc"]));
-    assert_ne!(context(b"pa", &[b"b"]), context(b"p", &[b"ab"]));
+    assert_ne!(
+        associated_data(b"p", &[b"ab", b"c"]),
+        associated_data(b"p", &[b"a", b"bc"])
+    );
+    assert_ne!(
+        associated_data(b"pa", &[b"b"]),
+        associated_data(b"p", &[b"ab"])
+    );
 }
 
 proptest! {
@@ -37,7 +43,7 @@ proptest! {
         for list in lists {
             let (purpose, fields) = &list;
             let fields: Vec<&[u8]> = fields.iter().map(Vec::as_slice).collect();
-            if let Some(before) = seen.insert(context(purpose, &fields), list.clone()) {
+            if let Some(before) = seen.insert(associated_data(purpose, &fields), list.clone()) {
                 prop_assert_eq!(before, list);
             }
         }
