@@ -25,10 +25,12 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use divan::Bencher;
 use http::{HeaderMap, HeaderValue, Request};
 use sidegate::clock::{Clock, Timestamp};
-use sidegate::config::{Config, Opened, Source};
+use sidegate::config::{Config, Reusable, Source};
 use sidegate::fields::{self, Owned, cookie as cookies};
 use sidegate::identity::{Claim, Identity};
-use sidegate::login::{self, Before, Callback, Completion, Login, PublicUrl, ReturnTo, Start};
+use sidegate::login::{
+    self, Callback, Completion, Login, PreviousSession, PublicUrl, ReturnTo, Start,
+};
 use sidegate::provider::{Grant, Prompt, Provider, Redemption, ResponseMode};
 use sidegate::seal::{Keys, Purpose};
 use sidegate::secret::Secret;
@@ -227,7 +229,7 @@ fn config(port: u16, more: &str, folder: &tempfile::TempDir) -> Config {
     let path = folder.join("sidegate.toml");
     fs::write(&path, settings).expect("a written file");
     let clock = Clock::system();
-    Config::load(&Source::file(path), &Opened::default(), &clock).expect("good settings")
+    Config::load(&Source::file(path), &Reusable::default(), &clock).expect("good settings")
 }
 
 /// The code flow, and the origin that is asked.
@@ -287,7 +289,7 @@ fn pending_login_opened(bencher: Bencher<'_, '_>) {
             public_url: &public_url,
             provider: "main",
             client: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            before: Before::Nothing,
+            previous_session: PreviousSession::Nothing,
         }));
         assert!(matches!(completion, Completion::Failed(_)));
     });

@@ -8,7 +8,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use sidegate::clock::Clock;
-use sidegate::config::{Config, Flags, Opened, Source, Variables};
+use sidegate::config::{Config, Flags, Reusable, Source, Variables};
 use sidegate::demo;
 use sidegate::instance::{Instance, ReloadCause};
 use sidegate::telemetry::{self, chain};
@@ -138,7 +138,7 @@ impl Settings {
     fn source(&self) -> Source {
         Source {
             path: self.config.clone(),
-            read: None,
+            content: None,
             variables: Variables::Read,
             flags: Flags {
                 listen: self.listen.clone(),
@@ -150,7 +150,7 @@ impl Settings {
 }
 
 fn load(source: &Source, clock: &Clock) -> Result<Config, ExitCode> {
-    Config::load(source, &Opened::default(), clock).map_err(|problems| {
+    Config::load(source, &Reusable::default(), clock).map_err(|problems| {
         print_error(&problems.to_string());
         ExitCode::from(CONFIG)
     })

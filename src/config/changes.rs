@@ -54,7 +54,7 @@ impl Config {
             };
             lines.push(format!("ends the sessions of the provider `{name}`: {why}"));
         }
-        let keys = before.fixed.differences(&self.fixed);
+        let keys = before.restart_only.differences(&self.restart_only);
         let keys = keys
             .iter()
             .map(|key| format!("changes only with a restart: {key}"));
@@ -77,15 +77,18 @@ fn ends(sessions: &BTreeMap<Box<str>, u64>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::tests::{SMALL, Written};
+    use crate::config::tests::{SMALL, TestSettings};
 
     #[test]
     fn what_a_reload_would_end_or_not_change_is_said() {
-        let before = Written::new(SMALL).load().unwrap();
+        let before = TestSettings::new(SMALL).load().unwrap();
         let changes = |from: &str, to: &str| {
             let text = SMALL.replace(from, to);
             assert_ne!(text, SMALL);
-            Written::new(&text).load().unwrap().changes_since(&before)
+            TestSettings::new(&text)
+                .load()
+                .unwrap()
+                .changes_since(&before)
         };
         assert_eq!(before.changes_since(&before), Vec::<String>::new());
         assert_eq!(

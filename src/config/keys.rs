@@ -7,7 +7,7 @@ use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use zeroize::Zeroizing;
 
 use super::section::Reader;
-use super::{LoginSection, Opened};
+use super::{LoginSection, Reusable};
 use crate::seal::{KeyRing, Keys, Purpose};
 use crate::session::{self, StoreSettings};
 use crate::telemetry::chain;
@@ -23,7 +23,7 @@ pub(crate) struct KeyFile {
 pub(crate) type Digest = [u8; SHA256_OUTPUT_LEN];
 
 /// The digest of what the file at `path` holds now.
-pub(crate) fn content(path: &Path) -> Option<Digest> {
+pub(crate) fn content_digest(path: &Path) -> Option<Digest> {
     let text = Zeroizing::new(std::fs::read(path).ok()?);
     digest(&SHA256, &text).as_ref().try_into().ok()
 }
@@ -39,7 +39,7 @@ pub(super) struct SealingKeys {
 pub(super) fn keys(
     section: Option<&LoginSection>,
     session: Option<&session::Settings>,
-    opened: &Opened,
+    reusable: &Reusable,
     reader: &mut Reader<'_>,
 ) -> Option<SealingKeys> {
     let section = section?;
@@ -49,7 +49,7 @@ pub(super) fn keys(
     // Before the keys: a file that changes meanwhile is read again later.
     let file = section.state_key_file.as_ref().map(|path| KeyFile {
         path: path.clone(),
-        content: content(path),
+        content: content_digest(path),
     });
     let keys = match &section.state_key_file {
         Some(path) => Keys::from_file(path).map_err(|error| chain(&error)),
@@ -59,7 +59,7 @@ pub(super) fn keys(
         let rings = (keys.ring(Purpose::Logins), keys.ring(Purpose::Sessions));
         let sessions = rings.1.map_err(|error| chain(&error))?;
         let logins = rings.0.map_err(|error| chain(&error))?;
-        let random = opened.random_keys.as_ref();
+        let random = reusable.random_keys.as_ref();
         let kept = random.filter(|_random| section.state_key_file.is_none());
         let logins = kept.map_or_else(|| Arc::new(logins), Arc::clone);
         Ok(SealingKeys {

@@ -11,7 +11,7 @@ use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
 use super::problem::{self, Problems};
-use super::watch::Stamp;
+use super::watch::FileVersion;
 use crate::provider::profile;
 
 /// What the names of our variables begin with. Two underscores: an orchestrator that injects
@@ -47,7 +47,7 @@ pub struct Source {
     /// The settings file.
     pub path: PathBuf,
     /// What the file held once, to be taken in its place.
-    pub read: Option<Read>,
+    pub content: Option<FileContent>,
     /// Whether the process's variables count.
     pub variables: Variables,
     /// What the command line sets.
@@ -56,23 +56,23 @@ pub struct Source {
 
 /// What a settings file held when it was read. It does not print.
 #[derive(Clone)]
-pub struct Read {
+pub struct FileContent {
     pub(super) text: Arc<str>,
-    pub(super) stamp: Option<Stamp>,
+    pub(super) version: Option<FileVersion>,
 }
 
-impl Read {
-    fn of(path: &Path) -> io::Result<Self> {
+impl FileContent {
+    fn read(path: &Path) -> io::Result<Self> {
         // Before the text: whoever compares it later must not miss a change.
-        let stamp = Stamp::of(path);
+        let version = FileVersion::of(path);
         let text = fs::read_to_string(path)?.into();
-        Ok(Self { text, stamp })
+        Ok(Self { text, version })
     }
 }
 
-impl fmt::Debug for Read {
+impl fmt::Debug for FileContent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Read").finish_non_exhaustive()
+        f.debug_struct("FileContent").finish_non_exhaustive()
     }
 }
 
@@ -81,16 +81,19 @@ impl Source {
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
-            read: None,
+            content: None,
             variables: Variables::Ignore,
             flags: Flags::default(),
         }
     }
 
     /// What the settings file holds, or held.
-    pub(crate) fn read(&self) -> Result<Read, Problems> {
-        let read = self.read.clone().map_or_else(|| Read::of(&self.path), Ok);
-        read.map_err(|error| Problems::one(&self.path, format!("cannot be read: {error}")))
+    pub(crate) fn read(&self) -> Result<FileContent, Problems> {
+        let read = self
+            .content
+            .clone()
+            .map_or_else(|| FileContent::read(&self.path), Ok);
+        read.map_err(|error| Problems::single(&self.path, format!("cannot be read: {error}")))
     }
 
     /// All layers, the strongest last. `text` is what the file holds: it was read once, so that a
@@ -180,7 +183,7 @@ fn with_profiles(settings: Figment) -> Figment {
 }
 
 /// Variables with one underscore that look like a key of ours: somebody meant to set it.
-pub(super) fn odd_variables(settings: &Figment) -> Vec<String> {
+pub(super) fn misspelled_variables(settings: &Figment) -> Vec<String> {
     let plain = |text: &str| text.replace(['_', '.'], "").to_ascii_lowercase();
     let mut keys = BTreeMap::new();
     let tree: Dict = settings.extract().unwrap_or_default();

@@ -1,6 +1,6 @@
 //! Settings that would open, hide or trust something without anybody noticing.
 
-use super::tests::{SMALL, Written, keys_of, two_providers};
+use super::tests::{SMALL, TestSettings, keys_of, two_providers};
 
 #[test]
 fn x_17_an_address_with_a_zone_is_no_trusted_proxy() {
@@ -18,7 +18,7 @@ fn x_17_an_address_with_a_zone_is_no_trusted_proxy() {
         "*",
         "",
     ] {
-        let problems = Written::new(&with(proxy)).problems();
+        let problems = TestSettings::new(&with(proxy)).problems();
         assert!(
             problems[0].starts_with("server.trusted_proxies.0"),
             "{problems:#?}"
@@ -31,14 +31,14 @@ fn x_17_an_address_with_a_zone_is_no_trusted_proxy() {
         "::ffff:10.0.0.7",
         "::ffff:10.0.0.0/104",
     ] {
-        assert!(Written::new(&with(proxy)).load().is_ok(), "{proxy}");
+        assert!(TestSettings::new(&with(proxy)).load().is_ok(), "{proxy}");
     }
 }
 
 #[test]
 fn x_05_the_operations_listener_has_an_address_of_its_own() {
     let with = |public: &str, operations: &str| {
-        Written::new(&format!(
+        TestSettings::new(&format!(
             "{SMALL}\n[server]\nlisten = \"{public}\"\n[operations]\nlisten = \"{operations}\"\n"
         ))
     };
@@ -51,12 +51,18 @@ fn x_05_the_operations_listener_has_an_address_of_its_own() {
         assert_eq!(keys_of(&problems), ["operations.listen"], "{problems:#?}");
     }
     assert!(with("127.0.0.1:4180", "0.0.0.0:9180").load().is_ok());
-    assert!(Written::new(SMALL).load().unwrap().operations.is_none());
+    assert!(
+        TestSettings::new(SMALL)
+            .load()
+            .unwrap()
+            .operations
+            .is_none()
+    );
 }
 
 #[test]
 fn x_09_an_open_route_is_written_with_the_word_public_alone() {
-    let with = |access: &str| Written::new(&format!("{SMALL}\n[[routes]]\n{access}\n"));
+    let with = |access: &str| TestSettings::new(&format!("{SMALL}\n[[routes]]\n{access}\n"));
     for access in [
         "\"open\"",
         "\"Public\"",
@@ -106,7 +112,7 @@ fn x_09_an_open_route_is_written_with_the_word_public_alone() {
 #[test]
 fn g_11_a_callback_path_neither_is_nor_hides_an_endpoint_of_ours() {
     let with = |path: &str| {
-        Written::new(&format!(
+        TestSettings::new(&format!(
             "{}\n[login]\ncallback_path = \"{path}\"\n",
             two_providers()
         ))

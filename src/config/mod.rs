@@ -5,11 +5,11 @@
 //! run. No room below knows this one; each exports its own validated settings.
 
 mod changes;
-mod fixed;
 mod keys;
 mod layers;
 mod listening;
 mod problem;
+mod restart_only;
 mod routing;
 mod section;
 mod watch;
@@ -26,16 +26,16 @@ use figment::value::{Dict, Value};
 use serde::Deserialize;
 
 pub(crate) use self::changes::registrations;
-pub(crate) use self::fixed::Fixed;
 use self::keys::keys;
-pub(crate) use self::keys::{Digest, KeyFile, content};
-pub use self::layers::{Flags, Read, Source, Variables};
+pub(crate) use self::keys::{Digest, KeyFile, content_digest};
+pub use self::layers::{FileContent, Flags, Source, Variables};
 use self::listening::{Bounded, ServerSection, acceptor, check_transport};
 pub use self::problem::{Problem, Problems};
+pub(crate) use self::restart_only::RestartOnly;
 pub(crate) use self::routing::Upstreams;
-use self::routing::{check_hosts, check_open, routes, unnamed_providers, upstreams};
+use self::routing::{check_hosts, check_open_registration, routes, unnamed_providers, upstreams};
 use self::section::Reader;
-pub(crate) use self::watch::{Look, Stamp, Watch};
+pub(crate) use self::watch::{FileChange, FileVersion, Watch};
 use crate::access::RouteTable;
 use crate::clock::Clock;
 use crate::fields::forwarded::TrustedPeers;
@@ -65,7 +65,7 @@ pub struct Config {
     /// Sessions, and the keys that seal those on disk.
     pub(crate) session: (session::Settings, Arc<KeyRing>),
     /// What only a restart changes.
-    pub(crate) fixed: Fixed,
+    pub(crate) restart_only: RestartOnly,
     /// Whether a replaced settings file is read without a signal.
     pub(crate) watch: bool,
     /// The file with the keys of logins and of sessions on disk.
@@ -97,7 +97,7 @@ pub struct SiteConfig {
 
 /// What a running gateway has open. A reload takes over what its settings leave as it is.
 #[derive(Clone, Debug, Default)]
-pub struct Opened {
+pub struct Reusable {
     /// Providers by name.
     pub providers: Arc<Providers>,
     /// Upstreams by name.
@@ -142,19 +142,19 @@ impl Config {
     /// # Errors
     ///
     /// [`Problems`]: all that are found, each with its key and source.
-    pub fn load(source: &Source, opened: &Opened, clock: &Clock) -> Result<Self, Problems> {
+    pub fn load(source: &Source, reusable: &Reusable, clock: &Clock) -> Result<Self, Problems> {
         let (path, read) = (&source.path, source.read()?);
         // Figment reports syntax without the file's name when it is given the text alone.
         if let Err(error) = Figment::from(Toml::string(&read.text)).extract::<Dict>() {
-            return Err(Problems::one(path, problem::syntax(&error)));
+            return Err(Problems::single(path, problem::syntax(&error)));
         }
         let settings = source.layers(&read.text);
         let mut reader = Reader::new(&settings, layers::defaults());
         let source = Source {
-            read: Some(read),
+            content: Some(read),
             ..source.clone()
         };
-        let config = build((source, &settings), opened, &mut reader, clock);
+        let config = build((source, &settings), reusable, &mut reader, clock);
         match config {
             Some(config) if reader.problems.is_empty() => Ok(config),
             _ => Err(Problems(reader.problems)),
@@ -164,14 +164,14 @@ impl Config {
 
 impl Config {
     /// The state of the settings file when it was read.
-    pub(crate) fn stamp(&self) -> Option<Stamp> {
-        self.source.read.as_ref().and_then(|read| read.stamp)
+    pub(crate) fn file_version(&self) -> Option<FileVersion> {
+        self.source.content.as_ref().and_then(|read| read.version)
     }
 
     /// What a later reload may take over.
-    pub(crate) fn opened(&self) -> Opened {
+    pub(crate) fn reusable(&self) -> Reusable {
         let random = self.key_file.is_none();
-        Opened {
+        Reusable {
             providers: Arc::clone(&self.site.providers),
             upstreams: self.site.upstreams.clone(),
             random_keys: random.then(|| Arc::clone(&self.site.login.1)),
@@ -180,7 +180,7 @@ impl Config {
 }
 
 impl Problems {
-    pub(super) fn one(path: &Path, reason: String) -> Self {
+    pub(super) fn single(path: &Path, reason: String) -> Self {
         let source = path.display().to_string();
         Self(vec![Problem {
             key: String::new(),
@@ -192,7 +192,7 @@ impl Problems {
 
 fn build(
     (source, settings): (Source, &Figment),
-    opened: &Opened,
+    reusable: &Reusable,
     reader: &mut Reader<'_>,
     clock: &Clock,
 ) -> Option<Config> {
@@ -202,19 +202,19 @@ fn build(
     let operations: Option<OperationsSection> = reader.read("operations");
     let session: Option<session::Settings> = reader.read("session");
     let login: Option<LoginSection> = reader.read("login");
-    let keys = keys(login.as_ref(), session.as_ref(), opened, reader);
+    let keys = keys(login.as_ref(), session.as_ref(), reusable, reader);
     let assertions: Option<AssertionNames> = reader.read("assertions");
     let log = reader.read("log");
     let watch: Option<bool> = reader.read("watch");
-    let Written {
+    let ParsedProviders {
         providers,
         names,
         open,
-    } = providers(settings, &opened.providers, reader);
-    let upstreams = upstreams(settings, &opened.upstreams, reader);
+    } = providers(settings, &reusable.providers, reader);
+    let upstreams = upstreams(settings, &reusable.upstreams, reader);
     let routes = routes(settings, reader, &upstreams, &names);
     if let Some(routes) = &routes {
-        check_open(routes, &open, reader);
+        check_open_registration(routes, &open, reader);
     }
     let tls = tls(server.as_ref(), operations.as_ref(), reader, clock);
     if let (Some(urls), Some(routes)) = (&public_urls, &routes) {
@@ -224,7 +224,7 @@ fn build(
     let login_settings = login_settings(&login, &names, reader);
     let (server, session, routes) = (server?, session?, routes?);
     let assertions = assertions?;
-    let mut warnings = layers::odd_variables(settings);
+    let mut warnings = layers::misspelled_variables(settings);
     warnings.extend(unnamed_providers(&routes, &assertions));
     let site = SiteConfig {
         gateway: gateway::Settings {
@@ -236,7 +236,7 @@ fn build(
         login: (login_settings, keys.logins),
         routes,
         providers: Arc::new(providers),
-        upstreams: routing::opened(upstreams),
+        upstreams: routing::valid_upstreams(upstreams),
         max_wait: session.refresh_wait,
     };
     Some(Config {
@@ -246,7 +246,7 @@ fn build(
         server: server.connections(),
         workers: server.workers(),
         operations: operations?.listen,
-        fixed: Fixed::of(settings),
+        restart_only: RestartOnly::of(settings),
         watch: watch?,
         key_file: keys.file,
         source,
@@ -323,7 +323,7 @@ fn entries(settings: &Figment, reader: &mut Reader<'_>, key: &str, what: &str) -
 }
 
 /// The providers that were written.
-struct Written {
+struct ParsedProviders {
     /// Those that could be opened.
     providers: Providers,
     /// All names, so that routes are checked against what the operator meant.
@@ -333,13 +333,13 @@ struct Written {
 }
 
 /// Opens the providers.
-fn providers(settings: &Figment, opened: &Providers, reader: &mut Reader<'_>) -> Written {
+fn providers(settings: &Figment, opened: &Providers, reader: &mut Reader<'_>) -> ParsedProviders {
     let entries = entries(settings, reader, "providers", "provider");
     let names = entries.keys().cloned().collect();
     let (mut providers, mut open) = (Providers::new(), Vec::new());
     for (name, value) in entries {
         let key = format!("providers.{name}");
-        if !names_a_profile(&key, &value, reader) || !is_name(&key, &name, reader) {
+        if !names_known_profile(&key, &value, reader) || !is_allowed_name(&key, &name, reader) {
             continue;
         }
         let noted = reader.problems.len();
@@ -349,7 +349,7 @@ fn providers(settings: &Figment, opened: &Providers, reader: &mut Reader<'_>) ->
         if settings.open_registration && !settings.anyone {
             open.push(name.clone());
         }
-        note_absent_files(&settings, &key, reader);
+        report_unreadable_files(&settings, &key, reader);
         // What follows from a problem that is noted already would lead astray.
         if reader.problems.len() > noted {
             continue;
@@ -365,7 +365,7 @@ fn providers(settings: &Figment, opened: &Providers, reader: &mut Reader<'_>) ->
             Err(error) => reader.note(&key, chain(&error)),
         }
     }
-    Written {
+    ParsedProviders {
         providers,
         names,
         open,
@@ -373,7 +373,7 @@ fn providers(settings: &Figment, opened: &Providers, reader: &mut Reader<'_>) ->
 }
 
 /// Whether a provider's section names a profile that there is. Notes what is wrong.
-fn names_a_profile(key: &str, section: &Value, reader: &mut Reader<'_>) -> bool {
+fn names_known_profile(key: &str, section: &Value, reader: &mut Reader<'_>) -> bool {
     let named = section.find_ref("profile").and_then(Value::as_str);
     let Some(named) = named else {
         let reason = format!("`profile` is missing; one of {}", known_profiles());
@@ -389,18 +389,18 @@ fn names_a_profile(key: &str, section: &Value, reader: &mut Reader<'_>) -> bool 
 }
 
 /// Whether a provider may be called so. Notes what is wrong.
-fn is_name(key: &str, name: &str, reader: &mut Reader<'_>) -> bool {
+fn is_allowed_name(key: &str, name: &str, reader: &mut Reader<'_>) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-    let is_name = name.bytes().all(allowed);
-    if !is_name {
+    let is_allowed_name = name.bytes().all(allowed);
+    if !is_allowed_name {
         let reason = "a provider's name has letters, digits, `-` and `_` only";
         reader.note(key, reason);
     }
-    is_name
+    is_allowed_name
 }
 
 /// Notes every file that a provider names and that cannot be read.
-fn note_absent_files(settings: &provider::Settings, key: &str, reader: &mut Reader<'_>) {
+fn report_unreadable_files(settings: &provider::Settings, key: &str, reader: &mut Reader<'_>) {
     let single = [
         ("client_secret_file", settings.client_secret_file.as_ref()),
         ("ca_file", settings.ca_file.as_ref()),

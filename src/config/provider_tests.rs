@@ -1,6 +1,6 @@
 //! Providers, and what routes ask of them.
 
-use super::tests::{SMALL, Written, keys_of, two_providers};
+use super::tests::{SMALL, TestSettings, keys_of, two_providers};
 
 #[test]
 fn a_route_takes_one_provider_or_several_or_all() {
@@ -10,7 +10,7 @@ fn a_route_takes_one_provider_or_several_or_all() {
         ("provider = [\"work\", \"main\"]", &["work", "main"]),
     ] {
         let text = format!("{}\n[[routes]]\n{provider}\n", two_providers());
-        let config = Written::new(&text).load().unwrap();
+        let config = TestSettings::new(&text).load().unwrap();
         let route = config.site.routes.iter().next().unwrap();
         let counting: Vec<_> = route.providers().collect();
         assert_eq!(counting, expected, "{provider}");
@@ -23,7 +23,7 @@ fn a_route_takes_one_provider_or_several_or_all() {
         ("[3]", "string"),
     ] {
         let text = format!("{}\n[[routes]]\nprovider = {provider}\n", two_providers());
-        let problems = Written::new(&text).problems();
+        let problems = TestSettings::new(&text).problems();
         assert_eq!(problems.len(), 1, "{problems:#?}");
         assert!(
             problems[0].starts_with("routes.0.provider") && problems[0].contains(why),
@@ -51,7 +51,7 @@ fn a_rule_lists_people_of_the_providers_that_it_means() {
         (&groups, "provider = \"work\"", None),
     ] {
         let written = format!("{}\n[[routes]]\n{text}\n{providers}\n", two_providers());
-        let loaded = Written::new(&written).load();
+        let loaded = TestSettings::new(&written).load();
         let problems = loaded.err().map(|problems| problems.0).unwrap_or_default();
         match why {
             None => assert!(problems.is_empty(), "{written}: {problems:#?}"),
@@ -63,13 +63,13 @@ fn a_rule_lists_people_of_the_providers_that_it_means() {
         }
         // With one provider there is nobody else.
         let alone = format!("{SMALL}\n[[routes]]\n{text}\n");
-        assert!(Written::new(&alone).load().is_ok(), "{alone}");
+        assert!(TestSettings::new(&alone).load().is_ok(), "{alone}");
     }
 }
 
 #[test]
 fn an_app_of_several_providers_should_be_told_which() {
-    let warnings = |text: &str| Written::new(text).load().unwrap().warnings;
+    let warnings = |text: &str| TestSettings::new(text).load().unwrap().warnings;
     let several = warnings(&two_providers());
     assert_eq!(several.len(), 1, "{several:#?}");
     assert!(
@@ -100,7 +100,7 @@ fn a_key_that_cannot_be_read_is_the_only_problem_of_its_provider() {
             &format!("profile = \"oidc\"\n{key}"),
         );
         let text = text.replace("authorization_endpoint = ", "issuer = ");
-        let problems = Written::new(&text).problems();
+        let problems = TestSettings::new(&text).problems();
         assert_eq!(keys_of(&problems), [named], "{problems:#?}");
     }
 }
@@ -135,7 +135,7 @@ fn whoever_registers_somewhere_passes_only_where_that_is_written() {
             &[],
         ),
     ] {
-        let loaded = Written::new(&text).load();
+        let loaded = TestSettings::new(&text).load();
         let problems = loaded.err().map(|problems| problems.0).unwrap_or_default();
         let keys: Vec<_> = problems.iter().map(|problem| &*problem.key).collect();
         assert_eq!(keys, expected, "{problems:#?}");
@@ -153,7 +153,7 @@ fn whoever_registers_somewhere_passes_only_where_that_is_written() {
 fn every_file_of_a_provider_that_is_not_there_is_named() {
     let files = "client_assertion.private_key_file = \"@/a\"\nid_token.jwks_file = \"@/b\"\n\
                  id_token.public_key_files = [\"@/c\"]\nprofile";
-    let problems = Written::new(&SMALL.replace("profile", files)).problems();
+    let problems = TestSettings::new(&SMALL.replace("profile", files)).problems();
     assert_eq!(
         keys_of(&problems),
         [
@@ -168,7 +168,7 @@ fn every_file_of_a_provider_that_is_not_there_is_named() {
 #[test]
 fn a_text_where_a_list_belongs_is_told_so() {
     let text = SMALL.replace("profile", "scopes = \"openid\"\nprofile");
-    let problems = Written::new(&text).problems();
+    let problems = TestSettings::new(&text).problems();
     assert_eq!(keys_of(&problems), ["providers.main.scopes"]);
     assert!(
         problems[0].ends_with("expected a list such as [\"...\"], found string \"openid\""),
@@ -179,7 +179,7 @@ fn a_text_where_a_list_belongs_is_told_so() {
 #[test]
 fn a_number_that_has_to_be_above_zero_is_told_so() {
     let text = SMALL.replace("profile", "concurrent_calls = 0\nprofile");
-    let problems = Written::new(&text).problems();
+    let problems = TestSettings::new(&text).problems();
     assert!(
         problems[0].ends_with("expected a whole number from 1, found signed int `0`"),
         "{problems:#?}"

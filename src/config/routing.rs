@@ -17,7 +17,7 @@ use crate::upstream::{self, AssertionNames, Upstream};
 pub(crate) type Upstreams = BTreeMap<Box<str>, Arc<Upstream>>;
 
 /// The upstreams that are written, by name; `None` for those that have a problem of their own.
-pub(super) type WrittenUpstreams = BTreeMap<Box<str>, Option<Arc<Upstream>>>;
+pub(super) type ParsedUpstreams = BTreeMap<Box<str>, Option<Arc<Upstream>>>;
 
 /// Opens the upstreams. Those among `before` whose settings are the same are taken over, with their
 /// connections.
@@ -25,9 +25,9 @@ pub(super) fn upstreams(
     settings: &Figment,
     before: &Upstreams,
     reader: &mut Reader<'_>,
-) -> WrittenUpstreams {
+) -> ParsedUpstreams {
     let entries = entries(settings, reader, "upstreams", "upstream");
-    let mut upstreams = WrittenUpstreams::new();
+    let mut upstreams = ParsedUpstreams::new();
     for (name, value) in entries {
         let key = format!("upstreams.{name}");
         let opened = reader
@@ -48,7 +48,7 @@ pub(super) fn upstreams(
 }
 
 /// Those that have no problem.
-pub(super) fn opened(upstreams: WrittenUpstreams) -> Upstreams {
+pub(super) fn valid_upstreams(upstreams: ParsedUpstreams) -> Upstreams {
     let opened = upstreams.into_iter();
     opened
         .filter_map(|(name, upstream)| Some((name, upstream?)))
@@ -59,7 +59,7 @@ pub(super) fn opened(upstreams: WrittenUpstreams) -> Upstreams {
 pub(super) fn routes(
     settings: &Figment,
     reader: &mut Reader<'_>,
-    upstreams: &WrittenUpstreams,
+    upstreams: &ParsedUpstreams,
     providers: &[String],
 ) -> Option<RouteTable> {
     let written = match settings.find_value("routes") {
@@ -80,7 +80,7 @@ pub(super) fn routes(
     if count == 0 {
         routes.push((0, RouteSettings::default()));
     }
-    let opened = opened(upstreams.clone());
+    let opened = valid_upstreams(upstreams.clone());
     let names: Vec<&str> = providers.iter().map(String::as_str).collect();
     match RouteTable::new(routes, &opened, &names) {
         Ok(table) => complete.then_some(table),
@@ -98,7 +98,7 @@ fn note_route(
     reader: &mut Reader<'_>,
     index: usize,
     error: &RouteError,
-    (upstreams, providers): (&WrittenUpstreams, &[&str]),
+    (upstreams, providers): (&ParsedUpstreams, &[&str]),
 ) {
     let key = match error {
         RouteError::UnknownUpstream(name) if upstreams.contains_key(name) => return,
@@ -115,7 +115,11 @@ fn note_route(
 
 /// Refuses routes for whoever is signed in with a provider at which anybody can get an account,
 /// unless it is written that anybody may pass.
-pub(super) fn check_open(routes: &RouteTable, open: &[String], reader: &mut Reader<'_>) {
+pub(super) fn check_open_registration(
+    routes: &RouteTable,
+    open: &[String],
+    reader: &mut Reader<'_>,
+) {
     // The route that is there without any being written has no place in the settings.
     let written = !reader.is_absent("routes");
     let mut all: Vec<&Route> = routes.iter().collect();

@@ -79,7 +79,7 @@ impl<'a> Reader<'a> {
                 };
                 self.note(&full, reason(&error.kind));
                 let mendable = !matches!(error.kind, Kind::MissingField(_)) && !path.is_empty();
-                if !mendable || !self.set_back(key, &mut value, &path) {
+                if !mendable || !self.reset_to_default(key, &mut value, &path) {
                     return None;
                 }
             }
@@ -88,7 +88,7 @@ impl<'a> Reader<'a> {
 
     /// Gives the key at `path` below `key` its default again, or removes it where it has none.
     /// Says whether anything changed.
-    fn set_back(&self, key: &str, value: &mut Value, path: &[String]) -> bool {
+    fn reset_to_default(&self, key: &str, value: &mut Value, path: &[String]) -> bool {
         let default = find(
             &self.defaults,
             key.split('.').chain(path.iter().map(String::as_str)),

@@ -8,11 +8,11 @@ use super::layers::{DEFAULTS, defaults};
 use super::*;
 
 /// A settings file in a folder of its own, with the files that it names.
-pub(super) struct Written {
+pub(super) struct TestSettings {
     folder: tempfile::TempDir,
 }
 
-impl Written {
+impl TestSettings {
     pub(super) fn new(text: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let written = Self { folder };
@@ -29,7 +29,7 @@ impl Written {
 
     pub(super) fn load(&self) -> Result<Config, Problems> {
         let path = self.folder.path().join("sidegate.toml");
-        Config::load(&Source::file(path), &Opened::default(), &Clock::system())
+        Config::load(&Source::file(path), &Reusable::default(), &Clock::system())
     }
 
     /// The keys that have a problem, in the order they are named.
@@ -63,7 +63,7 @@ pub(super) fn keys_of(problems: &[String]) -> Vec<&str> {
 
 #[test]
 fn x_08_a_file_with_provider_client_and_upstream_protects_everything() {
-    let config = Written::new(SMALL).load().unwrap();
+    let config = TestSettings::new(SMALL).load().unwrap();
     let routes: Vec<_> = config.site.routes.iter().collect();
     assert_eq!(routes.len(), 1);
     assert_eq!(routes[0].prefix(), "/");
@@ -151,7 +151,7 @@ fn the_reference_file_documents_every_key_of_every_table() {
 fn the_minimal_file_has_ten_lines_and_lacks_nothing_but_its_secret() {
     let text = include_str!("../../config/minimal.toml");
     assert_eq!(text.lines().count(), 10);
-    let written = Written::new(&text.replace("/run/secrets/sidegate", "@"));
+    let written = TestSettings::new(&text.replace("/run/secrets/sidegate", "@"));
     written.file("client_secret", "s3cret-canary\n");
     written.file(
         "oauth-public.key",
@@ -168,7 +168,7 @@ fn the_minimal_file_has_ten_lines_and_lacks_nothing_but_its_secret() {
 fn every_problem_is_named_at_once_with_its_source() {
     let text = SMALL.replace("[upstreams.app]", "[server]\nlisten = \"nowhere\"\nworker = 1\nidle_secs = 0\n[session]\nidle_secs = 9\nabsolute_secs = 2\n[upstreams.app]");
     let text = format!("{text}\n[[routes]]\nupstream = \"other\"\n");
-    let written = Written::new(&text);
+    let written = TestSettings::new(&text);
     let problems = written.problems();
     assert_eq!(
         keys_of(&problems),
@@ -199,7 +199,7 @@ fn l_04_a_secret_in_the_settings_is_refused_and_not_shown() {
         "client_secret_file = \"@/secret\"",
         "client_secret = \"s3cret-canary\"",
     );
-    let problems = Written::new(&text).problems();
+    let problems = TestSettings::new(&text).problems();
     assert_eq!(
         keys_of(&problems),
         ["providers.main.client_secret"],
@@ -210,7 +210,7 @@ fn l_04_a_secret_in_the_settings_is_refused_and_not_shown() {
 
 #[test]
 fn l_04_an_absent_secret_file_is_named() {
-    let problems = Written::new(&SMALL.replace("@/secret", "@/absent")).problems();
+    let problems = TestSettings::new(&SMALL.replace("@/secret", "@/absent")).problems();
     assert_eq!(problems.len(), 1, "{problems:#?}");
     assert!(problems[0].contains("client_secret_file") && problems[0].contains("absent"));
 }
@@ -218,16 +218,16 @@ fn l_04_an_absent_secret_file_is_named() {
 #[test]
 fn t_10_plain_http_for_everybody_is_refused() {
     let open = format!("{SMALL}\n[server]\nlisten = \"0.0.0.0:4180\"\n");
-    let problems = Written::new(&open).problems();
+    let problems = TestSettings::new(&open).problems();
     assert_eq!(keys_of(&problems), ["server.listen"], "{problems:#?}");
     let behind = format!("{open}trusted_proxies = [\"10.0.0.0/8\"]\n");
-    assert!(Written::new(&behind).load().is_ok());
+    assert!(TestSettings::new(&behind).load().is_ok());
 }
 
 #[test]
 fn c_10_a_public_url_over_plain_http_is_for_loopback() {
     let plain = SMALL.replace("https://app.example.com", "http://app.example.com");
-    let problems = Written::new(&plain).problems();
+    let problems = TestSettings::new(&plain).problems();
     assert_eq!(keys_of(&problems), ["public_url"], "{problems:#?}");
     assert!(problems[0].contains("__Host-"), "{problems:#?}");
 }
@@ -238,13 +238,13 @@ fn several_origins_are_a_list() {
         "\"https://app.example.com\"",
         "[\"https://a.example.com\", \"http://localhost:4180\"]",
     );
-    let config = Written::new(&several).load().unwrap();
+    let config = TestSettings::new(&several).load().unwrap();
     assert_eq!(config.site.gateway.public_urls.iter().count(), 2);
 }
 
 #[test]
 fn x_06_what_nobody_knows_is_refused_with_a_suggestion() {
-    let problems = Written::new(&format!("{SMALL}\n[sesion]\nidle_secs = 1\n")).problems();
+    let problems = TestSettings::new(&format!("{SMALL}\n[sesion]\nidle_secs = 1\n")).problems();
     assert_eq!(keys_of(&problems), ["sesion"], "{problems:#?}");
     assert!(
         problems[0].contains("did you mean `session`?"),
@@ -255,7 +255,7 @@ fn x_06_what_nobody_knows_is_refused_with_a_suggestion() {
 #[test]
 fn x_07_two_routes_for_the_same_requests_are_refused() {
     let routes = "[[routes]]\nprefix = \"/a\"\naccess = \"public\"\n[[routes]]\nprefix = \"/A\"\n";
-    let problems = Written::new(&format!("{SMALL}\n{routes}")).problems();
+    let problems = TestSettings::new(&format!("{SMALL}\n{routes}")).problems();
     assert_eq!(keys_of(&problems), ["routes.1.prefix"], "{problems:#?}");
 }
 
@@ -271,13 +271,13 @@ pub(super) fn two_providers() -> String {
 #[test]
 fn a_route_for_a_host_that_is_not_served_is_refused() {
     let routes = "[[routes]]\nhosts = [\"other.example.com\"]\n";
-    let problems = Written::new(&format!("{SMALL}\n{routes}")).problems();
+    let problems = TestSettings::new(&format!("{SMALL}\n{routes}")).problems();
     assert_eq!(keys_of(&problems), ["routes.0.hosts"], "{problems:#?}");
 }
 
 #[test]
 fn an_empty_file_is_told_what_it_needs() {
-    let problems = Written::new("").problems();
+    let problems = TestSettings::new("").problems();
     assert_eq!(
         keys_of(&problems),
         ["public_url", "providers", "upstreams"],
@@ -287,11 +287,11 @@ fn an_empty_file_is_told_what_it_needs() {
 
 #[test]
 fn a_file_that_is_not_toml_is_named() {
-    let problems = Written::new("public_url = ").load().unwrap_err();
+    let problems = TestSettings::new("public_url = ").load().unwrap_err();
     assert_eq!(problems.0.len(), 1);
     assert!(problems.to_string().contains("sidegate.toml"), "{problems}");
     let nowhere = Source::file("/nowhere/sidegate.toml");
-    let absent = Config::load(&nowhere, &Opened::default(), &Clock::system());
+    let absent = Config::load(&nowhere, &Reusable::default(), &Clock::system());
     assert!(absent.unwrap_err().to_string().contains("cannot be read"));
 }
 
@@ -304,7 +304,7 @@ fn l_04_a_line_that_is_not_toml_is_named_and_not_shown() {
         "\"\\s3cret-canary\"",
     ] {
         let text = format!("public_url = \"https://a.example\"\nclient_secret = {value}\n");
-        let said = Written::new(&text).load().unwrap_err().to_string();
+        let said = TestSettings::new(&text).load().unwrap_err().to_string();
         assert!(said.contains("line 2, column"), "{said}");
         assert!(!said.contains("canary"), "{said}");
     }
@@ -312,7 +312,7 @@ fn l_04_a_line_that_is_not_toml_is_named_and_not_shown() {
 
 #[test]
 fn a_flag_wins_over_the_file() {
-    let written = Written::new(&format!("{SMALL}\n[server]\nlisten = \"127.0.0.1:1\"\n"));
+    let written = TestSettings::new(&format!("{SMALL}\n[server]\nlisten = \"127.0.0.1:1\"\n"));
     let path = written.folder.path().join("sidegate.toml");
     let flags = Flags {
         listen: Some("127.0.0.1:2".to_owned()),
@@ -322,14 +322,14 @@ fn a_flag_wins_over_the_file() {
         flags,
         ..Source::file(path)
     };
-    let config = Config::load(&source, &Opened::default(), &Clock::system()).unwrap();
+    let config = Config::load(&source, &Reusable::default(), &Clock::system()).unwrap();
     assert_eq!(config.listen.port(), 2);
 }
 
 /// The settings of a provider that says no more than its profile does, as they are read.
 fn bare(profile: &str) -> provider::Settings {
     let text = format!("[providers.main]\nprofile = \"{profile}\"\nclient_id = \"me\"\n");
-    let written = Written::new(&text);
+    let written = TestSettings::new(&text);
     let path = written.folder.path().join("sidegate.toml");
     let text = std::fs::read_to_string(&path).unwrap();
     Source::file(path)
@@ -394,7 +394,7 @@ fn the_examples_in_the_documents_have_keys_that_are_known() {
     for text in documents {
         for block in text.split("```toml\n").skip(1) {
             let block = block.split("```").next().unwrap();
-            let written = Written::new(block);
+            let written = TestSettings::new(block);
             let path = written.folder.path().join("sidegate.toml");
             let text = std::fs::read_to_string(&path).unwrap();
             let merged = Source::file(path).layers(&text);
@@ -422,7 +422,7 @@ fn the_examples_in_the_documents_have_keys_that_are_known() {
 #[test]
 fn sessions_on_disk_need_keys_and_a_file_that_is_theirs() {
     let with = |login: &str, store: &str| {
-        let written = Written::new(&format!("{SMALL}[login]\n{login}\n[session]\n{store}\n"));
+        let written = TestSettings::new(&format!("{SMALL}[login]\n{login}\n[session]\n{store}\n"));
         written.file("keys", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n");
         written.file("notes.txt", "not sessions");
         written

@@ -25,10 +25,10 @@ const STABLE: Duration = Duration::from_secs(2);
 /// Bytes for events that are read at once.
 const EVENTS: usize = 4096;
 
-/// What [`Watch::look`] has seen.
+/// What [`Watch::poll`] has seen.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
-pub(crate) enum Look {
+pub(crate) enum FileChange {
     /// Nothing to act on.
     Nothing,
     /// The file was replaced, and has not changed since for two seconds.
@@ -55,7 +55,7 @@ pub(crate) struct Watch {
 #[derive(Debug)]
 struct Pending {
     since: Instant,
-    stamp: Option<Stamp>,
+    version: Option<FileVersion>,
 }
 
 /// Tells one file from another.
@@ -82,13 +82,13 @@ impl From<&Metadata> for FileId {
 
 /// Tells one state of a file from another.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Stamp {
+pub(crate) struct FileVersion {
     id: FileId,
     length: u64,
     modified: (i64, i64),
 }
 
-impl Stamp {
+impl FileVersion {
     /// The state that the file at `path` has now.
     pub(crate) fn of(path: &Path) -> Option<Self> {
         let about = fs::metadata(path).ok()?;
@@ -120,7 +120,7 @@ impl Watch {
     /// # Errors
     ///
     /// When the system does not watch its folder.
-    pub(crate) fn new(path: &Path, read: Option<Stamp>, now: Instant) -> io::Result<Self> {
+    pub(crate) fn new(path: &Path, read: Option<FileVersion>, now: Instant) -> io::Result<Self> {
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             Some(_) | None => Path::new("."),
@@ -133,9 +133,9 @@ impl Watch {
             target: fs::canonicalize(path).ok(),
             pending: None,
         };
-        let id = |stamp: Stamp| stamp.id;
-        if Stamp::of(path).map(id) != read.map(id) {
-            watch.expect_to_stay(now);
+        let id = |version: FileVersion| version.id;
+        if FileVersion::of(path).map(id) != read.map(id) {
+            watch.start_stability_wait(now);
         }
         Ok(watch)
     }
@@ -145,7 +145,7 @@ impl Watch {
     /// # Errors
     ///
     /// When the system's events cannot be read.
-    pub(crate) fn look(&mut self, now: Instant) -> io::Result<Look> {
+    pub(crate) fn poll(&mut self, now: Instant) -> io::Result<FileChange> {
         let event = self.read_events()?;
         let leads_elsewhere = self.follow_links()?;
         let put_in_place = match event {
@@ -155,30 +155,30 @@ impl Watch {
             Event::Created if self.path.is_symlink() => true,
             Event::Created | Event::Written => {
                 self.pending = None;
-                return Ok(Look::WrittenInPlace);
+                return Ok(FileChange::WrittenInPlace);
             }
         };
         if put_in_place {
-            self.expect_to_stay(now);
-            return Ok(Look::Nothing);
+            self.start_stability_wait(now);
+            return Ok(FileChange::Nothing);
         }
         let Some(pending) = self.pending.take() else {
-            return Ok(Look::Nothing);
+            return Ok(FileChange::Nothing);
         };
-        if pending.stamp.is_none() || pending.stamp != Stamp::of(&self.path) {
-            return Ok(Look::WrittenInPlace);
+        if pending.version.is_none() || pending.version != FileVersion::of(&self.path) {
+            return Ok(FileChange::WrittenInPlace);
         }
         if now.saturating_duration_since(pending.since) < STABLE {
             self.pending = Some(pending);
-            return Ok(Look::Nothing);
+            return Ok(FileChange::Nothing);
         }
-        Ok(Look::Replaced)
+        Ok(FileChange::Replaced)
     }
 
-    fn expect_to_stay(&mut self, now: Instant) {
+    fn start_stability_wait(&mut self, now: Instant) {
         self.pending = Some(Pending {
             since: now,
-            stamp: Stamp::of(&self.path),
+            version: FileVersion::of(&self.path),
         });
     }
 
@@ -260,7 +260,7 @@ mod tests {
             let path = folder.path().join("sidegate.toml");
             fs::write(&path, "old").unwrap();
             let now = Clock::system().instant();
-            let watch = Watch::new(&path, Stamp::of(&path), now).unwrap();
+            let watch = Watch::new(&path, FileVersion::of(&path), now).unwrap();
             (Self { folder, now }, watch)
         }
 
@@ -269,14 +269,14 @@ mod tests {
         }
 
         /// Looks once a second, for ten seconds.
-        fn looks(&mut self, watch: &mut Watch) -> Vec<Look> {
+        fn poll_ten_times(&mut self, watch: &mut Watch) -> Vec<FileChange> {
             let look = |second| {
                 let now = after(self.now, Duration::from_secs(second));
-                (second, watch.look(now).unwrap())
+                (second, watch.poll(now).unwrap())
             };
             let seen: Vec<_> = (0..10).map(look).collect();
             self.now = after(self.now, MINUTE);
-            let something = |(_, look): &(u64, Look)| *look != Look::Nothing;
+            let something = |(_, look): &(u64, FileChange)| *look != FileChange::Nothing;
             seen.into_iter()
                 .filter(something)
                 .map(|(_, look)| look)
@@ -287,17 +287,20 @@ mod tests {
     #[test]
     fn a_file_that_is_renamed_to_the_path_is_acted_on_once() {
         let (mut folder, mut watch) = Folder::new();
-        assert_eq!(folder.looks(&mut watch), []);
+        assert_eq!(folder.poll_ten_times(&mut watch), []);
         for text in ["new", "newer"] {
             fs::write(folder.path("next"), text).unwrap();
             fs::rename(folder.path("next"), folder.path("sidegate.toml")).unwrap();
             let now = folder.now;
-            assert_eq!(watch.look(now).unwrap(), Look::Nothing);
+            assert_eq!(watch.poll(now).unwrap(), FileChange::Nothing);
             let early = after(now, Duration::from_millis(1999));
-            assert_eq!(watch.look(early).unwrap(), Look::Nothing);
-            assert_eq!(watch.look(after(now, STABLE)).unwrap(), Look::Replaced);
+            assert_eq!(watch.poll(early).unwrap(), FileChange::Nothing);
+            assert_eq!(
+                watch.poll(after(now, STABLE)).unwrap(),
+                FileChange::Replaced
+            );
             folder.now = after(folder.now, MINUTE);
-            assert_eq!(folder.looks(&mut watch), []);
+            assert_eq!(folder.poll_ten_times(&mut watch), []);
         }
     }
 
@@ -314,8 +317,11 @@ mod tests {
             for byte in text.as_bytes() {
                 file.write_all(&[*byte]).unwrap();
                 file.flush().unwrap();
-                let looks = folder.looks(&mut watch);
-                assert!(!looks.contains(&Look::Replaced), "{beginning}");
+                let poll_ten_times = folder.poll_ten_times(&mut watch);
+                assert!(
+                    !poll_ten_times.contains(&FileChange::Replaced),
+                    "{beginning}"
+                );
             }
         }
     }
@@ -325,12 +331,12 @@ mod tests {
         let (folder, mut watch) = Folder::new();
         fs::write(folder.path("next"), "half").unwrap();
         fs::rename(folder.path("next"), folder.path("sidegate.toml")).unwrap();
-        assert_eq!(watch.look(folder.now).unwrap(), Look::Nothing);
+        assert_eq!(watch.poll(folder.now).unwrap(), FileChange::Nothing);
         fs::write(folder.path("sidegate.toml"), "half and more").unwrap();
         let later = after(folder.now, STABLE);
-        assert_eq!(watch.look(later).unwrap(), Look::WrittenInPlace);
+        assert_eq!(watch.poll(later).unwrap(), FileChange::WrittenInPlace);
         let much_later = after(later, MINUTE);
-        assert_eq!(watch.look(much_later).unwrap(), Look::Nothing);
+        assert_eq!(watch.poll(much_later).unwrap(), FileChange::Nothing);
     }
 
     /// The look comes after the write, and the writer stalls for longer than a file has to stay.
@@ -341,12 +347,15 @@ mod tests {
         fs::write(folder.path("backup"), "backup").unwrap();
         fs::rename(folder.path("backup"), &path).unwrap();
         fs::write(&path, "half").unwrap();
-        assert_eq!(folder.looks(&mut watch), [Look::WrittenInPlace]);
+        assert_eq!(
+            folder.poll_ten_times(&mut watch),
+            [FileChange::WrittenInPlace]
+        );
         // The other way round it is whole.
         fs::write(&path, "half").unwrap();
         fs::write(folder.path("next"), "whole").unwrap();
         fs::rename(folder.path("next"), &path).unwrap();
-        assert_eq!(folder.looks(&mut watch), [Look::Replaced]);
+        assert_eq!(folder.poll_ten_times(&mut watch), [FileChange::Replaced]);
     }
 
     #[test]
@@ -359,13 +368,16 @@ mod tests {
         let mut relink = |name: &str| {
             fs::remove_file(&path).unwrap();
             symlink(folder.path(name), &path).unwrap();
-            folder.looks(&mut watch)
+            folder.poll_ten_times(&mut watch)
         };
-        assert_eq!(relink("one"), [Look::Replaced]);
-        assert_eq!(relink("two"), [Look::Replaced]);
+        assert_eq!(relink("one"), [FileChange::Replaced]);
+        assert_eq!(relink("two"), [FileChange::Replaced]);
         fs::remove_file(&path).unwrap();
         fs::write(&path, "half").unwrap();
-        assert_eq!(folder.looks(&mut watch), [Look::WrittenInPlace]);
+        assert_eq!(
+            folder.poll_ten_times(&mut watch),
+            [FileChange::WrittenInPlace]
+        );
     }
 
     #[test]
@@ -376,24 +388,24 @@ mod tests {
             fs::write(folder.path(name).join("sidegate.toml"), text).unwrap();
         }
         let path = folder.path("conf/sidegate.toml");
-        let mut watch = Watch::new(&path, Stamp::of(&path), folder.now).unwrap();
+        let mut watch = Watch::new(&path, FileVersion::of(&path), folder.now).unwrap();
         fs::rename(folder.path("conf"), folder.path("before")).unwrap();
         fs::rename(folder.path("next"), folder.path("conf")).unwrap();
-        assert_eq!(folder.looks(&mut watch), [Look::Replaced]);
+        assert_eq!(folder.poll_ten_times(&mut watch), [FileChange::Replaced]);
         fs::write(folder.path("conf/newer"), "newer").unwrap();
         fs::rename(folder.path("conf/newer"), &path).unwrap();
-        assert_eq!(folder.looks(&mut watch), [Look::Replaced]);
+        assert_eq!(folder.poll_ten_times(&mut watch), [FileChange::Replaced]);
     }
 
     #[test]
     fn a_file_that_was_replaced_between_its_reading_and_the_watch_is_acted_on() {
         let (mut folder, _) = Folder::new();
         let path = folder.path("sidegate.toml");
-        let read = Stamp::of(&path);
+        let read = FileVersion::of(&path);
         fs::write(folder.path("next"), "new").unwrap();
         fs::rename(folder.path("next"), &path).unwrap();
         let mut watch = Watch::new(&path, read, folder.now).unwrap();
-        assert_eq!(folder.looks(&mut watch), [Look::Replaced]);
+        assert_eq!(folder.poll_ten_times(&mut watch), [FileChange::Replaced]);
     }
 
     /// As Kubernetes mounts a `ConfigMap`: the file is a link through `..data`, which is swapped.
@@ -408,18 +420,21 @@ mod tests {
         }
         symlink("1", folder.path("..data")).unwrap();
         symlink("..data/sidegate.toml", &path).unwrap();
-        let mut watch = Watch::new(&path, Stamp::of(&path), folder.now).unwrap();
-        assert_eq!(folder.looks(&mut watch), []);
+        let mut watch = Watch::new(&path, FileVersion::of(&path), folder.now).unwrap();
+        assert_eq!(folder.poll_ten_times(&mut watch), []);
         symlink("2", folder.path("..data_tmp")).unwrap();
         fs::rename(folder.path("..data_tmp"), folder.path("..data")).unwrap();
-        assert_eq!(folder.looks(&mut watch), [Look::Replaced]);
-        assert_eq!(folder.looks(&mut watch), []);
+        assert_eq!(folder.poll_ten_times(&mut watch), [FileChange::Replaced]);
+        assert_eq!(folder.poll_ten_times(&mut watch), []);
         // A file that is being written behind the link is not.
         symlink("1", folder.path("..data_tmp")).unwrap();
         fs::rename(folder.path("..data_tmp"), folder.path("..data")).unwrap();
-        assert_eq!(watch.look(folder.now).unwrap(), Look::Nothing);
+        assert_eq!(watch.poll(folder.now).unwrap(), FileChange::Nothing);
         fs::write(folder.path("1/sidegate.toml"), "half a file").unwrap();
-        assert_eq!(folder.looks(&mut watch), [Look::WrittenInPlace]);
+        assert_eq!(
+            folder.poll_ten_times(&mut watch),
+            [FileChange::WrittenInPlace]
+        );
     }
 
     #[test]
@@ -427,9 +442,9 @@ mod tests {
         let (mut folder, mut watch) = Folder::new();
         fs::write(folder.path("other"), "x").unwrap();
         fs::rename(folder.path("other"), folder.path("another")).unwrap();
-        assert_eq!(folder.looks(&mut watch), []);
+        assert_eq!(folder.poll_ten_times(&mut watch), []);
         fs::rename(folder.path("sidegate.toml"), folder.path("away")).unwrap();
-        assert_eq!(folder.looks(&mut watch), []);
+        assert_eq!(folder.poll_ten_times(&mut watch), []);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::serve::Server;
 use super::{App, AppSettings, AuthorizationServer, Check, Client, Error, ProviderKind, Step};
 use super::{AuthorizationServerSettings, TokenCalls, User};
 use crate::clock::Clock;
-use crate::config::{Config, Opened, Source};
+use crate::config::{Config, Reusable, Source};
 use crate::instance::Instance;
 use crate::secret::{self, Secret};
 
@@ -110,7 +110,7 @@ impl Demo {
                 redirect_uris: vec![breakage::redirect_uri(broken, &public_url)],
             })
             .await;
-        let config = Config::load(&Source::file(path), &Opened::default(), &clock)?;
+        let config = Config::load(&Source::file(path), &Reusable::default(), &clock)?;
         let gateway = Instance::start(config, &clock)?;
         let middlebox = match broken {
             None => None,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::reload_trigger::ReloadCause;
 use super::{Instance, announce};
-use crate::config::{Config, Fixed, Opened, Problems, Read, Source, registrations};
+use crate::config::{Config, FileContent, Problems, RestartOnly, Reusable, Source, registrations};
 use crate::provider::Providers;
 use crate::session::{Reconfiguration, ReconfigureError, Reconfigured};
 use crate::telemetry::{Reload, chain};
@@ -45,18 +45,18 @@ pub(super) struct CurrentSettings {
     /// The settings, with the text that is in force.
     source: Source,
     /// What the process started with.
-    fixed: Fixed,
-    opened: Opened,
+    restart_only: RestartOnly,
+    reusable: Reusable,
     /// The text of a reload that failed and is tried again.
-    failed: Option<Read>,
+    failed: Option<FileContent>,
 }
 
 impl CurrentSettings {
     pub(super) fn of(config: &Config) -> Self {
         Self {
             source: config.source.clone(),
-            fixed: config.fixed.clone(),
-            opened: config.opened(),
+            restart_only: config.restart_only.clone(),
+            reusable: config.reusable(),
             failed: None,
         }
     }
@@ -109,12 +109,12 @@ impl Instance {
         self.check_transport(&config)?;
         let failed = self.current.failed.clone();
         let next = CurrentSettings {
-            fixed: self.current.fixed.clone(),
+            restart_only: self.current.restart_only.clone(),
             // Other keys put no other settings in force, so those that failed are still wanted.
             failed: failed.filter(|_failed| cause == ReloadCause::KeyFile),
             ..CurrentSettings::of(&config)
         };
-        let need_restart = self.current.fixed.differences(&config.fixed);
+        let need_restart = self.current.restart_only.differences(&config.restart_only);
         let same_store = !need_restart
             .iter()
             .any(|key| key.starts_with("session.store"));
@@ -125,7 +125,7 @@ impl Instance {
             per_person: settings.per_person,
             // Another store may come without keys. The one that is open until the restart needs its own.
             keys: same_store.then(|| Arc::clone(keys)),
-            registrations: registrations(&next.opened.providers),
+            registrations: registrations(&next.reusable.providers),
         };
         let site = &self.process.site;
         let sessions = site.sessions.reconfigure(reconfiguration, site.clock.now());
@@ -135,10 +135,10 @@ impl Instance {
         if let (Some(current), Some(next)) = (&self.acceptor, &config.tls) {
             current.adopt(next);
         }
-        self.maintain(&next.opened.providers);
+        self.maintain(&next.reusable.providers);
         let refresher = &self.process.site.refresher;
-        refresher.refresh_at(Arc::clone(&next.opened.providers));
-        self.upstreams.send_replace(next.opened.upstreams.clone());
+        refresher.refresh_at(Arc::clone(&next.reusable.providers));
+        self.upstreams.send_replace(next.reusable.upstreams.clone());
         self.trigger.succeeded(cause, &config);
         self.sites.send_replace(self.process.site(config.site));
         self.current = next;
@@ -153,17 +153,17 @@ impl Instance {
     async fn load(&mut self, cause: ReloadCause) -> Result<Config, ReloadError> {
         let mut source = self.current.source.clone();
         match cause {
-            ReloadCause::Retry => source.read = self.current.failed.clone(),
+            ReloadCause::Retry => source.content = self.current.failed.clone(),
             ReloadCause::KeyFile => {}
-            ReloadCause::Signal | ReloadCause::SettingsFile => source.read = None,
+            ReloadCause::Signal | ReloadCause::SettingsFile => source.content = None,
         }
-        let opened = self.current.opened.clone();
+        let reusable = self.current.reusable.clone();
         let clock = self.process.site.clock.clone();
         let load = move || {
             let read = source.read();
-            let read = read.inspect(|read| source.read = Some(read.clone()));
-            let loaded = read.and_then(|_read| Config::load(&source, &opened, &clock));
-            (source.read, loaded)
+            let read = read.inspect(|read| source.content = Some(read.clone()));
+            let loaded = read.and_then(|_read| Config::load(&source, &reusable, &clock));
+            (source.content, loaded)
         };
         let loaded = tokio::task::spawn_blocking(load).await;
         let (read, loaded) = loaded.map_err(ReloadError::Interrupted)?;
@@ -187,7 +187,7 @@ impl Instance {
     /// Starts to look after providers that were not there before. Nobody looks after a provider any
     /// more once nobody uses it.
     fn maintain(&self, providers: &Providers) {
-        let before = &self.current.opened.providers;
+        let before = &self.current.reusable.providers;
         let clock = &self.process.site.clock;
         for (name, provider) in providers {
             let kept = before.get(name);

@@ -8,7 +8,7 @@ use tokio::time::{Instant, Interval};
 
 use super::housekeeping::ticks_every;
 use crate::clock::Clock;
-use crate::config::{Config, Digest, Look, Watch, content};
+use crate::config::{Config, Digest, FileChange, Watch, content_digest};
 
 /// How often the files are looked at.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -79,7 +79,7 @@ impl KeyFile {
 
     /// Returns true once, when other content has stayed for ten seconds.
     fn has_changed(&mut self, now: Instant) -> bool {
-        let content = content(&self.path);
+        let content = content_digest(&self.path);
         let Some(other) = content.filter(|_| content != self.current) else {
             self.other = None;
             return false;
@@ -119,7 +119,7 @@ impl ReloadTrigger {
             self.settings = None;
         } else if self.settings.is_none() {
             let path = &config.source.path;
-            let watch = Watch::new(path, config.stamp(), self.clock.instant());
+            let watch = Watch::new(path, config.file_version(), self.clock.instant());
             self.settings = watch.inspect_err(|error| not_watched(path, error)).ok();
         }
         let keys = config.key_file.as_ref();
@@ -177,13 +177,13 @@ impl ReloadTrigger {
     }
 
     fn look(&mut self, now: Instant) -> Option<ReloadCause> {
-        match self.settings.as_mut().map(|watch| watch.look(now)) {
-            None | Some(Ok(Look::Nothing)) => {}
-            Some(Ok(Look::Replaced)) => {
+        match self.settings.as_mut().map(|watch| watch.poll(now)) {
+            None | Some(Ok(FileChange::Nothing)) => {}
+            Some(Ok(FileChange::Replaced)) => {
                 self.retry = None;
                 return Some(ReloadCause::SettingsFile);
             }
-            Some(Ok(Look::WrittenInPlace)) => {
+            Some(Ok(FileChange::WrittenInPlace)) => {
                 // Another try might read half of it.
                 let keys = |retry: &Retry| retry.cause == ReloadCause::KeyFile;
                 self.retry = self.retry.filter(keys);
@@ -253,7 +253,7 @@ mod tests {
         let path = folder.path().join("keys");
         let write = |text: &str| std::fs::write(&path, text).unwrap();
         write("one\n");
-        let mut keys = KeyFile::new(path.clone(), content(&path));
+        let mut keys = KeyFile::new(path.clone(), content_digest(&path));
         let start = Clock::system().instant();
         let mut second = 0;
         let mut changes = |keys: &mut KeyFile, seconds: u64| {
@@ -270,7 +270,7 @@ mod tests {
         assert_eq!(changes(&mut keys, 10), 0);
         assert_eq!(changes(&mut keys, 60), 1);
         // A reload took them, and they are in force.
-        keys = KeyFile::new(path.clone(), content(&path));
+        keys = KeyFile::new(path.clone(), content_digest(&path));
         // The file was away for a moment, and came back the same.
         std::fs::remove_file(&path).unwrap();
         assert_eq!(changes(&mut keys, 30), 0);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sidegate::clock::{Clock, Timestamp};
-use sidegate::config::{Config, Opened, Source};
+use sidegate::config::{Config, Reusable, Source};
 use sidegate::instance::{Instance, ReloadCause, ReloadError, Reloaded};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
@@ -187,7 +187,7 @@ impl Gateway {
     /// Starts it with a clock that others look at, too.
     pub(crate) fn with_clock(settings: Settings, clock: Clock) -> Self {
         let path = settings.write();
-        let config = Config::load(&Source::file(path), &Opened::default(), &clock);
+        let config = Config::load(&Source::file(path), &Reusable::default(), &clock);
         let config = config.unwrap_or_else(|problems| panic!("{problems}"));
         let instance = Instance::start(config, &clock).unwrap();
         Self {

@@ -8,10 +8,10 @@ use figment::value::Value;
 /// The values that a process keeps from its start to its end, by key. They belong to what outlives a
 /// reload: sockets, threads, the store of sessions, the log.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Fixed(BTreeMap<String, Value>);
+pub(crate) struct RestartOnly(BTreeMap<String, Value>);
 
 /// Keys, and tables of keys, that only a restart changes.
-const FIXED: [&str; 5] = [
+const RESTART_KEYS: [&str; 5] = [
     "server",
     "operations",
     "session.capacity_mib",
@@ -20,23 +20,23 @@ const FIXED: [&str; 5] = [
 ];
 
 /// Keys below those that a reload changes.
-const RELOADED: [&str; 4] = [
+const RELOAD_KEYS: [&str; 4] = [
     "server.trusted_proxies",
     "server.body_mib",
     "server.certificate_file",
     "server.key_file",
 ];
 
-impl Fixed {
+impl RestartOnly {
     pub(super) fn of(settings: &Figment) -> Self {
         let mut values = BTreeMap::new();
-        for key in FIXED {
+        for key in RESTART_KEYS {
             if let Ok(value) = settings.find_value(key) {
                 flatten(key.to_owned(), value, &mut values);
             }
         }
         // A section in which nothing is set is there by default.
-        values.retain(|key, _value| !RELOADED.contains(&&**key) && key != "operations");
+        values.retain(|key, _value| !RELOAD_KEYS.contains(&&**key) && key != "operations");
         // Certificates are replaced by a reload. Whether there is one at all decides what is spoken
         // on the listening address.
         let encrypted = settings.find_value("server.certificate_file").is_ok();
@@ -74,12 +74,12 @@ mod tests {
     use super::*;
     use crate::config::Source;
 
-    fn fixed(text: &str) -> Fixed {
-        Fixed::of(&Source::file("sidegate.toml").layers(text))
+    fn restart_only(text: &str) -> RestartOnly {
+        RestartOnly::of(&Source::file("sidegate.toml").layers(text))
     }
 
     fn differences(one: &str, other: &str) -> Vec<String> {
-        fixed(one).differences(&fixed(other))
+        restart_only(one).differences(&restart_only(other))
     }
 
     #[test]
