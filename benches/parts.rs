@@ -239,14 +239,14 @@ fn login(runtime: &Runtime) -> (Arc<Login>, PublicUrl) {
     let port = token_endpoint(runtime, "opaque").port();
     let config = config(port, "", &folder);
     let (sessions, _ids) = store(0);
-    let lasting = login::Lasting::new(
+    let process = login::ProcessState::new(
         Arc::new(sessions),
         Arc::new(Metrics::default()),
         Clock::system(),
         runtime.handle().clone(),
     );
     let (settings, keys) = config.site.login;
-    let login = Login::new(settings, keys, config.site.providers, Arc::new(lasting));
+    let login = Login::new(settings, keys, config.site.providers, Arc::new(process));
     let public_url = PublicUrl::try_from(PUBLIC_URL.to_owned()).expect("an origin");
     (Arc::new(login), public_url)
 }

@@ -26,7 +26,7 @@
 //! It is built whole or not at all. Each worker has a copy of its own behind an `Rc` and takes the
 //! next one when a reload has built it; a request keeps its site to its end, and a
 //! [`access::Permit`] owns what it needs. What outlives a site is in [`gateway::ProcessState`] and
-//! [`login::Lasting`]: sessions, refreshes under way, figures, used states.
+//! [`login::ProcessState`]: sessions, refreshes under way, figures, used states.
 //!
 //! # Two planes
 //!

@@ -18,7 +18,7 @@ use crate::telemetry::Metrics;
 #[derive(Debug)]
 pub(super) struct ProcessState {
     pub(super) site: gateway::ProcessState,
-    login: Arc<login::Lasting>,
+    login: Arc<login::ProcessState>,
 }
 
 impl ProcessState {
@@ -38,7 +38,7 @@ impl ProcessState {
             clock.clone(),
             control.clone(),
         ));
-        let login = login::Lasting::new(
+        let login = login::ProcessState::new(
             Arc::clone(&sessions),
             Arc::clone(&metrics),
             clock.clone(),

@@ -12,9 +12,9 @@
 mod authorization;
 mod browser;
 mod error;
-mod lasting;
 mod outcome;
 mod pending;
+mod process;
 mod public_url;
 mod redirection;
 mod request;
@@ -33,10 +33,10 @@ use tokio::time::timeout;
 use self::authorization::{AuthorizationResponse, Granted, VerifiedResponse};
 pub use self::authorization::{ErrorCode, MalformedResponse};
 pub use self::error::Error;
-pub use self::lasting::Lasting;
 pub use self::outcome::{Completion, FailedLogin, Started};
 pub use self::pending::StateError;
 use self::pending::{LoginDetails, PendingLogin, ReturnedState, registration_tag};
+pub use self::process::ProcessState;
 pub use self::public_url::PublicUrl;
 pub(crate) use self::public_url::PublicUrls;
 pub(crate) use self::redirection::RedirectionEndpoints;
@@ -80,7 +80,7 @@ pub struct Login {
     settings: Settings,
     keys: Arc<KeyRing>,
     providers: Arc<Providers>,
-    lasting: Arc<Lasting>,
+    process: Arc<ProcessState>,
 }
 
 impl Login {
@@ -89,13 +89,13 @@ impl Login {
         settings: Settings,
         keys: Arc<KeyRing>,
         providers: Arc<Providers>,
-        lasting: Arc<Lasting>,
+        process: Arc<ProcessState>,
     ) -> Self {
         Self {
             settings,
             keys,
             providers,
-            lasting,
+            process,
         }
     }
 
@@ -166,7 +166,7 @@ impl Login {
             provider: start.provider.into(),
             registration: Some(registration_tag(&client.fingerprint())),
             return_to: start.return_to,
-            issued_at: self.lasting.clock.now(),
+            issued_at: self.process.clock.now(),
             round,
             reauthenticate: start.prompt == Prompt::Login,
             previous_session,
@@ -274,7 +274,7 @@ impl Login {
             Found::One(value) => Some(value),
             Found::Absent | Found::Conflicting => None,
         };
-        let now = self.lasting.clock.now();
+        let now = self.process.clock.now();
         let time = (now, self.settings.timeout);
         let verified = granted
             .verify(returned, &self.keys, browser_secret, time)
@@ -310,11 +310,11 @@ impl Login {
     /// Whether a verified answer may be redeemed: once, and not by a client whose codes the
     /// provider keeps refusing.
     fn admit(&self, returned: &ReturnedState, client: IpAddr, now: Timestamp) -> Result<(), Error> {
-        if self.lasting.throttle.check(client, now) == ThrottleDecision::TooManyRefused {
+        if self.process.throttle.check(client, now) == ThrottleDecision::TooManyRefused {
             return Err(Error::TooManyRefused);
         }
         match self
-            .lasting
+            .process
             .used(|used| used.remember(returned.fingerprint(), now))
         {
             Use::First => Ok(()),
@@ -333,12 +333,12 @@ impl Login {
         let redirect_uri = redirection.redirect_uri(callback.public_url, &details.provider);
         let login = Arc::clone(self);
         let exchange = async move { login.exchange(verified, &redirect_uri).await };
-        let opened = match self.lasting.on_control_plane(exchange).await {
+        let opened = match self.process.on_control_plane(exchange).await {
             Ok(grant) => {
                 let (login, name) = (Arc::clone(self), details.provider.clone());
                 let previous = (callback.previous_session, details.previous_session);
                 let open = async move { login.open(&name, grant, previous).await };
-                self.lasting.on_control_plane(open).await
+                self.process.on_control_plane(open).await
             }
             Err(error) => Err(error),
         };
@@ -347,7 +347,7 @@ impl Login {
             Ok(id) => Completion::SignedIn {
                 location: details.return_to.absolute(callback.public_url.origin()),
                 cookies: vec![
-                    cookie::session(&id, self.lasting.sessions.cookie_lifetime()),
+                    cookie::session(&id, self.process.sessions.cookie_lifetime()),
                     browser::remember_rounds(details.round.saturating_add(1)),
                     forget,
                 ],
@@ -355,15 +355,15 @@ impl Login {
                 session: id.key(),
             },
             Err(error) => {
-                let now = self.lasting.clock.now();
+                let now = self.process.clock.now();
                 let mut failure = FailedLogin::new(error, Some(returned));
                 let class = failure.error.class();
                 if class.is_some_and(|class| class.actor == Actor::Client) {
-                    self.lasting.throttle.note_refused(callback.client, now);
+                    self.process.throttle.note_refused(callback.client, now);
                 }
                 if class.is_some_and(|class| class.sent != Sent::Possibly) {
                     // The code was not used up, so the same answer may come again.
-                    self.lasting
+                    self.process
                         .used(|used| used.forget(&returned.fingerprint()));
                     failure.cookies.clear();
                 }
@@ -376,12 +376,12 @@ impl Login {
     /// whoever has to wait does not do so for ever.
     async fn ready(&self, name: &str) -> Result<Arc<Provider>, Error> {
         let provider = self.providers.get(name).ok_or(Error::UnknownProvider)?;
-        if let Some(lately) = provider.lately_ready(self.lasting.clock.now()) {
+        if let Some(lately) = provider.lately_ready(self.process.clock.now()) {
             return Ok(lately.map(|()| Arc::clone(provider))?);
         }
-        let (asked, clock) = (Arc::clone(provider), self.lasting.clock.clone());
+        let (asked, clock) = (Arc::clone(provider), self.process.clock.clone());
         let asking = self
-            .lasting
+            .process
             .on_control_plane(async move { Ok(asked.ready(&clock).await?) });
         match timeout(PROVIDER_TIMEOUT, asking).await {
             Ok(ready) => ready.map(|()| Arc::clone(provider)),
@@ -398,7 +398,7 @@ impl Login {
         let VerifiedResponse { code, pending, .. } = verified;
         let name = &pending.details().provider;
         let provider = self.providers.get(name).ok_or(Error::UnknownProvider)?;
-        let asked = self.lasting.clock.instant();
+        let asked = self.process.clock.instant();
         let redemption = Redemption {
             code,
             code_verifier: pending.code_verifier(),
@@ -406,16 +406,16 @@ impl Login {
             redirect_uri,
             begun_at: pending.details().issued_at,
         };
-        let redeemed = provider.redeem(redemption, &self.lasting.clock).await;
+        let redeemed = provider.redeem(redemption, &self.process.clock).await;
         let took = self
-            .lasting
+            .process
             .clock
             .instant()
             .saturating_duration_since(asked);
         let result = redeemed
             .as_ref()
             .map_or_else(ExchangeError::reason, |_| "ok");
-        self.lasting
+        self.process
             .metrics
             .token_call(name, TokenCall::Code, result, took);
         Ok(redeemed?)
@@ -443,9 +443,9 @@ impl Login {
             replaces: previous.into_iter().chain(remembered).collect(),
         };
         Ok(self
-            .lasting
+            .process
             .sessions
-            .open(new, self.lasting.clock.now())
+            .open(new, self.process.clock.now())
             .await?)
     }
 
@@ -463,7 +463,7 @@ impl Login {
         let named = cookies::matching(headers, |name| name == cookie::SESSION.as_bytes());
         let ids = named.filter_map(|(_, value)| SessionId::parse(value));
         let keys: Vec<_> = ids.map(|id| id.key()).take(MAX_SIGNED_OUT).collect();
-        let sessions = Arc::clone(&self.lasting.sessions);
+        let sessions = Arc::clone(&self.process.sessions);
         let end = async move {
             for key in keys {
                 if sessions.end(&key, EndReason::SignedOut).await? == Ended::Session {
@@ -472,7 +472,7 @@ impl Login {
             }
             Ok(())
         };
-        self.lasting.on_control_plane(end).await?;
+        self.process.on_control_plane(end).await?;
         Ok([cookie::clear(cookie::SESSION), browser::forget_rounds()])
     }
 

@@ -16,14 +16,14 @@ fn login(sessions: &Arc<Sessions>) -> Login {
         redirection: RedirectionEndpoints::new("/oauth2/callback", []),
         timeout: Duration::from_mins(10),
     };
-    let lasting = Lasting::new(
+    let process = ProcessState::new(
         Arc::clone(sessions),
         Arc::new(Metrics::default()),
         Clock::system(),
         Handle::current(),
     );
     let keys = Arc::new(KeyRing::random().unwrap());
-    Login::new(settings, keys, Arc::default(), Arc::new(lasting))
+    Login::new(settings, keys, Arc::default(), Arc::new(process))
 }
 
 fn sessions() -> Arc<Sessions> {

@@ -13,7 +13,7 @@ use crate::telemetry::Metrics;
 
 /// What the flow needs and remembers whatever the settings are: it outlives a reload.
 #[derive(Debug)]
-pub struct Lasting {
+pub struct ProcessState {
     pub(super) sessions: Arc<Sessions>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Clock,
@@ -27,7 +27,7 @@ pub struct Lasting {
     pub(super) throttle: Throttle,
 }
 
-impl Lasting {
+impl ProcessState {
     /// Nothing is remembered yet. `control` is the control plane's runtime.
     pub fn new(
         sessions: Arc<Sessions>,
