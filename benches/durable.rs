@@ -27,7 +27,7 @@ use sidegate::clock::Clock;
 use sidegate::session::{Sessions, StoreSettings};
 use tokio::task::JoinSet;
 
-use killed::{AT_ONCE, Ledger, Place, change_sessions, login};
+use killed::{AT_ONCE, ChildLog, StoreFolder, change_sessions, login};
 
 /// Names the child's folder; whoever finds it is the child.
 const CHILD: &str = "SIDEGATE_BENCH_CHILD";
@@ -39,8 +39,8 @@ fn main() {
         .build()
         .unwrap();
     if let Some(folder) = std::env::var_os(CHILD) {
-        let place = Place::new(Path::new(&folder));
-        return runtime.block_on(change_sessions(&place, 1));
+        let store_folder = StoreFolder::new(Path::new(&folder));
+        return runtime.block_on(change_sessions(&store_folder, 1));
     }
     let few = std::env::args().any(|argument| argument == "--test");
     let (sessions, logins) = if few { (500, 100) } else { (10_000, 2_000) };
@@ -51,51 +51,51 @@ fn main() {
 /// Kills a child once it has opened so many sessions, and opens what it left.
 async fn killed_and_started(sessions: u64) {
     let folder = tempfile::tempdir().unwrap();
-    let place = Place::new(folder.path());
+    let store_folder = StoreFolder::new(folder.path());
     let mut child = Command::new(std::env::current_exe().unwrap())
         .env(CHILD, folder.path())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let mut said = BufReader::new(child.stdout.take().unwrap());
-    let mut ledger = Ledger::default();
+    let mut child_log = ChildLog::default();
     let clock = Clock::system();
-    let begun = clock.instant();
-    ledger.read(&mut said, |ledger| ledger.opened >= sessions);
-    let took = clock.instant().duration_since(begun);
+    let pending = clock.instant();
+    child_log.read(&mut said, |child_log| child_log.opened >= sessions);
+    let took = clock.instant().duration_since(pending);
     child.kill().unwrap();
-    ledger.read(&mut said, |_| false);
+    child_log.read(&mut said, |_| false);
     child.wait().unwrap();
     println!(
         "durable: acknowledged={} opened={} renewed={} signed_out={} in {:.1} s by {AT_ONCE} at once, \
          then SIGKILL",
-        ledger.done(),
-        ledger.opened,
-        ledger.replaced,
-        ledger.ended,
+        child_log.done(),
+        child_log.opened,
+        child_log.replaced,
+        child_log.ended,
         took.as_secs_f64(),
     );
-    let begun = clock.instant();
-    let started = place.start(place.store()).unwrap();
-    let took = clock.instant().duration_since(begun);
-    let (opened, ended) = (ledger.opened, ledger.ended);
-    let held = ledger.check(&started, clock.now()).await;
-    let length = std::fs::metadata(place.file()).unwrap().len();
+    let pending = clock.instant();
+    let started = store_folder.start(store_folder.store()).unwrap();
+    let took = clock.instant().duration_since(pending);
+    let (opened, ended) = (child_log.opened, child_log.ended);
+    let held = child_log.check(&started, clock.now()).await;
+    let length = std::fs::metadata(store_folder.file()).unwrap().len();
     println!(
-        "durable: live={} lost={} back={} stale={} unheard={} (of {opened} opened, {ended} signed out); \
+        "durable: live={} lost={} back={} stale={} unannounced={} (of {opened} opened, {ended} signed out); \
          start={:.0} ms file={:.1} MiB, {} bytes a session",
         held.live,
         held.lost,
         held.back,
         held.stale,
-        held.unheard,
+        held.unannounced,
         took.as_secs_f64() * 1000.0,
         mebibytes(length),
         length / held.live.max(1),
     );
-    assert!(held.is_exact(&ledger), "the file holds something else");
+    assert!(held.is_exact(&child_log), "the file holds something else");
     started.close().await.unwrap();
-    let after = std::fs::metadata(place.file()).unwrap().len();
+    let after = std::fs::metadata(store_folder.file()).unwrap().len();
     println!("durable: file={:.1} MiB after a stop", mebibytes(after));
 }
 
@@ -111,9 +111,12 @@ fn mebibytes(bytes: u64) -> f64 {
 /// A login to memory and to disk, one after the other and several at once.
 async fn cost_of_a_login(logins: u32) {
     let folder = tempfile::tempdir().unwrap();
-    let place = Place::new(folder.path());
-    for (name, store) in [("memory", StoreSettings::Memory), ("disk", place.store())] {
-        let sessions = Arc::new(place.start(store).unwrap());
+    let store_folder = StoreFolder::new(folder.path());
+    for (name, store) in [
+        ("memory", StoreSettings::Memory),
+        ("disk", store_folder.store()),
+    ] {
+        let sessions = Arc::new(store_folder.start(store).unwrap());
         let alone = logged_in(&sessions, logins, 1).await;
         let together = logged_in(&sessions, logins, 64).await;
         println!(
@@ -127,7 +130,7 @@ async fn cost_of_a_login(logins: u32) {
 /// The time that each of so many logins took, with `at_once` under way at any moment.
 async fn logged_in(sessions: &Arc<Sessions>, logins: u32, at_once: u32) -> Duration {
     let clock = Clock::system();
-    let begun = clock.instant();
+    let pending = clock.instant();
     let mut tasks = JoinSet::new();
     for task in 0..at_once {
         let (sessions, clock) = (Arc::clone(sessions), clock.clone());
@@ -139,5 +142,5 @@ async fn logged_in(sessions: &Arc<Sessions>, logins: u32, at_once: u32) -> Durat
         });
     }
     tasks.join_all().await;
-    clock.instant().duration_since(begun) / (logins / at_once * at_once)
+    clock.instant().duration_since(pending) / (logins / at_once * at_once)
 }

@@ -23,7 +23,7 @@ use sidegate::clock::Clock;
 
 use self::support::torture::app::TokenApp;
 use self::support::torture::fault::Schedule;
-use self::support::torture::ledger::{Habits, Ledger};
+use self::support::torture::ledger::{Ledger, ProviderBehavior};
 use self::support::torture::server::TortureProvider;
 use self::support::upstream::RecordingUpstream;
 
@@ -69,16 +69,16 @@ async fn main() {
         assert!(address.ip().is_loopback(), "{address} is not loopback");
         RecordingUpstream::at(address)
     };
-    let (book, clock) = (Ledger::book(), Clock::system());
-    let habits = Habits {
+    let (shared_ledger, clock) = (Ledger::shared_ledger(), Clock::system());
+    let behavior = ProviderBehavior {
         server: "main",
         kills_access_tokens: !options.keep_access_tokens,
         grace: Duration::from_secs(options.grace),
     };
     let schedule = Schedule::new(options.seed, options.faults, &options.lifetime);
     let server = ours(options.listen).await;
-    let provider = TortureProvider::with(server, &book, habits, (schedule, &clock));
-    let app = TokenApp::with(ours(options.app).await, &book, &clock);
+    let provider = TortureProvider::with(server, &shared_ledger, behavior, (schedule, &clock));
+    let app = TokenApp::with(ours(options.app).await, &shared_ledger, &clock);
     println!(
         "[upstreams.app]\nurl = \"{}\"\n{}",
         app.url(),

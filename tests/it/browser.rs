@@ -59,7 +59,7 @@ async fn a_person_signs_in_stays_signed_in_and_signs_out() {
 }
 
 #[tokio::test]
-async fn forty_tabs_that_are_restored_at_once_all_end_where_they_were() {
+async fn forty_restored_tabs_all_return_to_their_own_page() {
     let scene = Scene::new().await;
     telling_who(&scene);
     let browser = chromium(&scene).await;
@@ -144,7 +144,7 @@ async fn a_page_of_another_site_can_neither_sign_out_nor_frame_us() {
 
 /// Pictures of our own pages, to be looked at; they lie with the build's other results.
 #[tokio::test]
-async fn pictures_of_our_pages_can_be_taken() {
+async fn screenshots_of_our_pages_can_be_taken() {
     let scene = Scene::new().await;
     telling_who(&scene);
     let browser = chromium(&scene).await;

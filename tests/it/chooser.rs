@@ -3,11 +3,11 @@
 use fantoccini::Locator;
 
 use crate::support::browser::{Browser, Page};
+use crate::support::browser_request::BrowserRequest;
 use crate::support::form::links;
-use crate::support::pair::{APART, Two};
 use crate::support::scene::{ORIGIN, SESSION, url};
+use crate::support::two_providers::{SEPARATE_ROUTES, TwoProviders};
 use crate::support::upstream::Answer;
-use crate::support::visit::Visit;
 use crate::support::webdriver::Chromium;
 use crate::support::wire::PATIENCE;
 
@@ -25,7 +25,7 @@ async fn click(browser: &Browser, page: &Page, label: &str) -> Page {
         .unwrap_or_else(|| panic!("no {label} in {}", page.describe()));
     assert!(named.next().is_none(), "{}", page.describe());
     let to = page.url.join(&link.href).unwrap();
-    let clicked = Visit::navigation(to.as_str()).from(page.url.as_str());
+    let clicked = BrowserRequest::navigation(to.as_str()).from(page.url.as_str());
     browser.send(clicked).await
 }
 
@@ -35,8 +35,8 @@ fn labels(page: &Page) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn people_choose_where_they_have_an_account_and_come_back() {
-    let two = Two::start(EITHER).await;
+async fn users_choose_a_provider_and_return_to_their_page() {
+    let two = TwoProviders::start(EITHER).await;
     for (label, provider) in [("main", &two.main), ("Other & <Sons>", &two.other)] {
         let browser = two.browser();
         let page = browser.open(&url("/deep/page?x=1")).await;
@@ -63,9 +63,9 @@ async fn people_choose_where_they_have_an_account_and_come_back() {
 }
 
 #[tokio::test]
-async fn a_session_of_a_provider_that_does_not_count_is_named() {
+async fn the_page_names_the_provider_of_a_session_that_the_route_does_not_accept() {
     let third = "[[routes]]\nprefix = \"/third\"\nprovider = \"third\"\n";
-    let two = Two::start(&format!("{EITHER}{third}")).await;
+    let two = TwoProviders::start(&format!("{EITHER}{third}")).await;
     let browser = two.browser();
     assert_eq!(browser.visit(&url("/third/x")).await.text(), "seen");
     let page = browser.open(&url("/page")).await;
@@ -88,10 +88,10 @@ async fn a_session_of_a_provider_that_does_not_count_is_named() {
 
 #[tokio::test]
 async fn sign_in_without_a_provider_lets_people_choose() {
-    let two = Two::start(APART).await;
+    let two = TwoProviders::start(SEPARATE_ROUTES).await;
     let browser = two.browser();
     let address = "/oauth2/sign_in?prompt=login&login_hint=alice%40example.com&provider=nobody";
-    let linked = Visit::navigation(&url(address)).from(&url("/linked?from=here"));
+    let linked = BrowserRequest::navigation(&url(address)).from(&url("/linked?from=here"));
     let linked = linked.field("referer", &url("/linked?from=here"));
     let page = browser.send(linked).await;
     assert_eq!(page.status, 200, "{}", page.describe());
@@ -118,7 +118,7 @@ async fn sign_in_without_a_provider_lets_people_choose() {
 
 #[tokio::test]
 async fn a_real_browser_shows_the_choice_and_comes_back() {
-    let two = Two::start(EITHER).await;
+    let two = TwoProviders::start(EITHER).await;
     two.app.answer_by(|_| {
         let html = [("Content-Type", "text/html")];
         Answer::with(200, &html, "<p id=app>seen")
@@ -139,8 +139,8 @@ async fn a_real_browser_shows_the_choice_and_comes_back() {
 }
 
 #[tokio::test]
-async fn programs_are_sent_to_the_choice() {
-    let two = Two::start(EITHER).await;
+async fn scripts_get_the_url_of_the_chooser_page() {
+    let two = TwoProviders::start(EITHER).await;
     let problem = two.browser().fetch(&url("/api")).await;
     assert_eq!(problem.status, 401, "{}", problem.describe());
     assert_eq!(problem.json()["login_url"], url("/oauth2/sign_in"));
@@ -152,8 +152,8 @@ async fn programs_are_sent_to_the_choice() {
 }
 
 #[tokio::test]
-async fn only_what_the_gateway_sealed_says_where_a_choice_leads_back_to() {
-    let two = Two::start(EITHER).await;
+async fn the_chooser_accepts_only_a_sealed_return_path() {
+    let two = TwoProviders::start(EITHER).await;
     for to in ["//evil.test", "/page", "", "L3BhZ2U"] {
         let browser = two.browser();
         let address = format!("/oauth2/sign_in?provider=main&to={to}");

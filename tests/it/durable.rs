@@ -10,17 +10,17 @@ use sidegate::clock::Clock;
 
 use crate::support::browser::Browser;
 use crate::support::gateway::{Gateway, Settings};
-use crate::support::killed::{AT_ONCE, Dice, Ledger, Place, change_sessions};
+use crate::support::killed::{AT_ONCE, ChildLog, RandomNumbers, StoreFolder, change_sessions};
 use crate::support::raw::exchange;
 use crate::support::scene::{ORIGIN, ROUTES, SESSION, Scene, url};
 
 /// Names the folder of a child's sessions, and its seed: a test that finds it is the child.
 const CHILD: &str = "SIDEGATE_TEST_CHILD";
 
-fn as_child() -> Option<(Place, u64)> {
+fn as_child() -> Option<(StoreFolder, u64)> {
     let text = std::env::var_os(CHILD)?.into_string().unwrap();
     let (seed, folder) = text.split_once(':').unwrap();
-    Some((Place::new(Path::new(folder)), seed.parse().unwrap()))
+    Some((StoreFolder::new(Path::new(folder)), seed.parse().unwrap()))
 }
 
 /// Starts the named test of this binary again, as a child whose output can be read.
@@ -34,50 +34,50 @@ fn child(mut command: Command, test: &str, folder: &Path, seed: u64) -> Child {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_acknowledged_is_there_after_a_kill_at_any_moment() {
-    if let Some((place, seed)) = as_child() {
-        return change_sessions(&place, seed).await;
+async fn acknowledged_changes_survive_a_kill_at_any_moment() {
+    if let Some((store_folder, seed)) = as_child() {
+        return change_sessions(&store_folder, seed).await;
     }
-    let test = "durable::what_was_acknowledged_is_there_after_a_kill_at_any_moment";
+    let test = "durable::acknowledged_changes_survive_a_kill_at_any_moment";
     let seed = 6;
     println!("seed {seed}");
     let folder = tempfile::tempdir().unwrap();
-    let place = Place::new(folder.path());
-    let (mut dice, mut ledger) = (Dice::new(seed), Ledger::default());
+    let store_folder = StoreFolder::new(folder.path());
+    let (mut random, mut child_log) = (RandomNumbers::new(seed), ChildLog::default());
     // The same file lives through all of them; now and then the kill comes at the start.
     for round in 0..12 {
         let command = Command::new(std::env::current_exe().unwrap());
         let mut child = child(command, test, folder.path(), seed * 100 + round);
         let mut said = BufReader::new(child.stdout.take().unwrap());
         let enough = match round % 4 {
-            3 => ledger.done(),
-            _ => ledger.done() + 1 + dice.below(1500),
+            3 => child_log.done(),
+            _ => child_log.done() + 1 + random.below(1500),
         };
-        ledger.read(&mut said, |ledger| ledger.done() >= enough);
+        child_log.read(&mut said, |child_log| child_log.done() >= enough);
         child.kill().unwrap();
-        ledger.read(&mut said, |_| false);
+        child_log.read(&mut said, |_| false);
         child.wait().unwrap();
-        let sessions = place.start(place.store()).unwrap();
-        let held = ledger.check(&sessions, Clock::system().now()).await;
+        let sessions = store_folder.start(store_folder.store()).unwrap();
+        let held = child_log.check(&sessions, Clock::system().now()).await;
         println!("round {round}: {held:?}");
-        assert!(held.is_exact(&ledger), "{held:?}");
-        assert!(held.unheard <= AT_ONCE * (round + 1), "{held:?}");
+        assert!(held.is_exact(&child_log), "{held:?}");
+        assert!(held.unannounced <= AT_ONCE * (round + 1), "{held:?}");
         sessions.close().await.unwrap();
     }
-    let done = [ledger.opened, ledger.replaced, ledger.ended];
+    let done = [child_log.opened, child_log.replaced, child_log.ended];
     assert!(done.iter().all(|done| *done > 100), "{done:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_fails_what_it_does_not_take_and_loses_nothing() {
-    if let Some((place, seed)) = as_child() {
+async fn a_full_disk_fails_new_changes_and_loses_no_acknowledged_one() {
+    if let Some((store_folder, seed)) = as_child() {
         // Ends by itself when each task has met a change that was not taken.
-        return change_sessions(&place, seed).await;
+        return change_sessions(&store_folder, seed).await;
     }
-    let test = "durable::a_full_disk_fails_what_it_does_not_take_and_loses_nothing";
+    let test = "durable::a_full_disk_fails_new_changes_and_loses_no_acknowledged_one";
     let folder = tempfile::tempdir().unwrap();
-    let place = Place::new(folder.path());
-    let mut ledger = Ledger::default();
+    let store_folder = StoreFolder::new(folder.path());
+    let mut child_log = ChildLog::default();
     // No file of the child may grow beyond so many blocks of 512 bytes; more room each time.
     for (seed, blocks) in [(1, 600), (2, 1500), (3, 3500)] {
         let mut command = Command::new("sh");
@@ -87,31 +87,31 @@ async fn a_full_disk_fails_what_it_does_not_take_and_loses_nothing() {
             .arg(std::env::current_exe().unwrap());
         let mut child = child(command, test, folder.path(), seed);
         let mut said = BufReader::new(child.stdout.take().unwrap());
-        let before = (ledger.opened, ledger.ended);
-        ledger.read(&mut said, |_| false);
+        let before = (child_log.opened, child_log.ended);
+        child_log.read(&mut said, |_| false);
         assert!(child.wait().unwrap().success());
-        assert!(ledger.opened > before.0 && ledger.ended > before.1);
-        let sessions = place.start(place.store()).unwrap();
-        let held = ledger.check(&sessions, Clock::system().now()).await;
-        assert!(held.is_exact(&ledger) && held.live > 0, "{held:?}");
+        assert!(child_log.opened > before.0 && child_log.ended > before.1);
+        let sessions = store_folder.start(store_folder.store()).unwrap();
+        let held = child_log.check(&sessions, Clock::system().now()).await;
+        assert!(held.is_exact(&child_log) && held.live > 0, "{held:?}");
         sessions.close().await.unwrap();
-        let length = std::fs::metadata(place.file()).unwrap().len();
+        let length = std::fs::metadata(store_folder.file()).unwrap().len();
         println!("{blocks} blocks: {held:?}, {length} bytes");
     }
 }
 
 /// A scene whose sessions lie in a folder that outlives it.
-async fn scene(place: &Place, folder: &Path) -> Scene {
-    let stored = stored_at(place, folder);
+async fn scene(store_folder: &StoreFolder, folder: &Path) -> Scene {
+    let stored = stored_at(store_folder, folder);
     Scene::with(|settings| settings.with(&stored)).await
 }
 
 /// Settings of sessions in a folder.
-fn stored_at(place: &Place, folder: &Path) -> String {
+fn stored_at(store_folder: &StoreFolder, folder: &Path) -> String {
     format!(
         "[login]\nstate_key_file = \"{}\"\n[session.store.disk]\nfile = \"{}\"\n",
         folder.join("keys").display(),
-        place.file().display(),
+        store_folder.file().display(),
     )
 }
 
@@ -148,8 +148,8 @@ async fn seen(scene: &Scene, browser: &Browser, number: usize) {
 }
 
 /// Two refreshes meet a full disk: one that a request waits for, and one that nobody waits for.
-async fn refresh_with_a_full_disk(place: &Place, folder: &Path) {
-    let before = scene(place, folder).await;
+async fn refresh_with_a_full_disk(store_folder: &StoreFolder, folder: &Path) {
+    let before = scene(store_folder, folder).await;
     before.provider.token_members(json!({ "expires_in": 60 }));
     let alice = before.signed_in("alice").await;
     before.gateway.advance(Duration::from_secs(61));
@@ -190,7 +190,7 @@ async fn refresh_with_a_full_disk(place: &Place, folder: &Path) {
     let clock = gateway.clock().clone();
     gateway.drain().await;
     let settings = Settings::new(ORIGIN, &provider.url(), &app.url());
-    let gateway = Gateway::with_clock(settings.with(&stored_at(place, folder)), clock);
+    let gateway = Gateway::with_clock(settings.with(&stored_at(store_folder, folder)), clock);
     let after = Scene {
         gateway,
         provider,
@@ -208,15 +208,15 @@ async fn refresh_with_a_full_disk(place: &Place, folder: &Path) {
 }
 
 #[tokio::test]
-async fn g_06_what_a_full_disk_did_not_take_is_stored_later_and_not_asked_for_again() {
-    if let Some((place, _)) = as_child() {
-        let folder = place.file().parent().unwrap().to_owned();
-        return refresh_with_a_full_disk(&place, &folder).await;
+async fn g_06_tokens_that_a_full_disk_refused_are_stored_later_without_a_second_refresh() {
+    if let Some((store_folder, _)) = as_child() {
+        let folder = store_folder.file().parent().unwrap().to_owned();
+        return refresh_with_a_full_disk(&store_folder, &folder).await;
     }
     let test =
-        "durable::g_06_what_a_full_disk_did_not_take_is_stored_later_and_not_asked_for_again";
+        "durable::g_06_tokens_that_a_full_disk_refused_are_stored_later_without_a_second_refresh";
     let folder = tempfile::tempdir().unwrap();
-    drop(Place::new(folder.path()));
+    drop(StoreFolder::new(folder.path()));
     // A process of its own: what is said about its files must not hold for other tests.
     let mut command = Command::new("sh");
     command
@@ -233,8 +233,8 @@ async fn g_06_what_a_full_disk_did_not_take_is_stored_later_and_not_asked_for_ag
 #[tokio::test]
 async fn people_stay_signed_in_over_a_restart_and_signed_out() {
     let folder = tempfile::tempdir().unwrap();
-    let place = Place::new(folder.path());
-    let before = scene(&place, folder.path()).await;
+    let store_folder = StoreFolder::new(folder.path());
+    let before = scene(&store_folder, folder.path()).await;
     let alice = before.cookie("alice").await;
     let bob = before.signed_in("bob").await;
     let bobs = format!("{SESSION}={}", bob.cookie(ORIGIN, SESSION).unwrap());
@@ -251,21 +251,21 @@ async fn people_stay_signed_in_over_a_restart_and_signed_out() {
     let after = Gateway::start(
         settings
             .with(ROUTES)
-            .with(&stored_at(&place, folder.path())),
+            .with(&stored_at(&store_folder, folder.path())),
     );
     assert_eq!(status(&after, &alice).await, 200);
     assert_eq!(status(&after, &bobs).await, 401);
 }
 
 #[tokio::test]
-async fn whom_a_provider_knew_is_nobody_at_the_one_that_its_name_leads_to_after_a_restart() {
+async fn sessions_end_when_a_provider_name_means_another_server_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
-    let place = Place::new(folder.path());
-    let before = scene(&place, folder.path()).await;
+    let store_folder = StoreFolder::new(folder.path());
+    let before = scene(&store_folder, folder.path()).await;
     let alice = before.cookie("alice").await;
     before.gateway.drain().await;
     // It is at another address, so it is another one.
-    let after = scene(&place, folder.path()).await;
+    let after = scene(&store_folder, folder.path()).await;
     assert_eq!(status(&after.gateway, &alice).await, 401);
     let alice = after.cookie("alice").await;
     assert_eq!(status(&after.gateway, &alice).await, 200);

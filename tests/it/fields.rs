@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use crate::support::pair::{APART, Two};
 use crate::support::raw::{Response, exchange};
 use crate::support::scene::{ORIGIN, SESSION, Scene, url};
+use crate::support::two_providers::{SEPARATE_ROUTES, TwoProviders};
 use crate::support::upstream::{Answer, Recorded};
 
 /// Sends a request with these field lines and gives what reached the app.
@@ -85,7 +85,7 @@ async fn h_10_a_claim_that_is_absent_leaves_no_field() {
 }
 
 #[tokio::test]
-async fn h_11_h_14_public_routes_tell_nothing_of_an_unknown_visitor() {
+async fn h_11_h_14_public_routes_assert_nothing_about_an_unknown_visitor() {
     let scene = Scene::new().await;
     let lines =
         "X-Forwarded-User: evil\r\nX_Forwarded_Email: evil\r\nAuthorization: Bearer evil\r\n";
@@ -99,7 +99,7 @@ async fn h_11_h_14_public_routes_tell_nothing_of_an_unknown_visitor() {
 }
 
 #[tokio::test]
-async fn h_13_the_authorization_that_arrives_is_ours() {
+async fn h_13_the_app_gets_only_our_authorization_field() {
     let scene = Scene::new().await;
     let cookie = format!("Cookie: {}\r\n", scene.cookie("alice").await);
     for lines in [
@@ -114,7 +114,7 @@ async fn h_13_the_authorization_that_arrives_is_ours() {
 }
 
 #[tokio::test]
-async fn h_14_credentials_of_the_client_are_no_session() {
+async fn h_14_client_credentials_do_not_count_as_a_session() {
     let scene = Scene::new().await;
     for (target, lines) in [
         ("/", "Authorization: Bearer evil\r\n"),
@@ -131,7 +131,7 @@ async fn h_14_credentials_of_the_client_are_no_session() {
 }
 
 #[tokio::test]
-async fn h_15_proxy_fields_stop_here() {
+async fn h_15_proxy_fields_are_not_forwarded() {
     let scene = Scene::new().await;
     let lines =
         "Proxy: evil\r\nProxy-Authorization: Basic evil\r\nProxy-Connection: keep-alive\r\n";
@@ -227,7 +227,7 @@ async fn h_25_ordinary_fields_pass_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn h_26_c_22_our_cookies_stay_here_and_others_pass_untouched() {
+async fn h_26_c_22_our_cookies_are_removed_and_others_are_forwarded_unchanged() {
     let scene = Scene::new().await;
     let cookie = scene.cookie("alice").await;
     let lines =
@@ -251,7 +251,7 @@ async fn h_26_c_22_our_cookies_stay_here_and_others_pass_untouched() {
 }
 
 #[tokio::test]
-async fn h_27_an_app_cannot_set_our_cookies_nor_lower_our_guard() {
+async fn h_27_an_app_cannot_set_our_cookies_or_weaken_our_response_fields() {
     let scene = Scene::new().await;
     let planted = format!("{SESSION}=evil; Path=/; Secure");
     scene.app.next(Answer::with(
@@ -310,7 +310,7 @@ async fn h_29_a_refusal_of_our_bearer_is_passed_on_once() {
 }
 
 #[tokio::test]
-async fn h_30_to_h_32_connection_removes_nothing_of_ours() {
+async fn h_30_to_h_32_the_connection_field_cannot_remove_our_fields() {
     let scene = Scene::new().await;
     let cookie = format!("Cookie: {}; other=1\r\n", scene.cookie("alice").await);
     for nominated in [
@@ -355,7 +355,7 @@ async fn h_30_to_h_32_connection_removes_nothing_of_ours() {
 }
 
 #[tokio::test]
-async fn h_33_h_34_hop_by_hop_fields_stop_here() {
+async fn h_33_h_34_hop_by_hop_fields_are_not_forwarded() {
     let scene = Scene::new().await;
     let lines = "Keep-Alive: timeout=5\r\nTE: trailers, deflate\r\nTrailer: X\r\n\
                  Proxy-Authenticate: Basic\r\nConnection: upgrade\r\nUpgrade: unknown/1\r\n";
@@ -376,7 +376,7 @@ async fn h_33_h_34_hop_by_hop_fields_stop_here() {
 }
 
 #[tokio::test]
-async fn h_35_options_that_may_go_no_further_are_answered_here() {
+async fn h_35_options_with_max_forwards_0_are_answered_by_the_gateway() {
     let scene = Scene::new().await;
     let request = "OPTIONS /public/x HTTP/1.1\r\nHost: localhost\r\nMax-Forwards: 0\r\n\r\n";
     let outcome = exchange(scene.gateway.address(), request.as_bytes(), 1).await;
@@ -405,7 +405,7 @@ async fn h_36_a_loop_of_gateways_ends() {
 }
 
 #[tokio::test]
-async fn h_37_other_names_are_other_fields() {
+async fn h_37_similar_names_are_different_fields() {
     let scene = Scene::new().await;
     let lines = "X%2DForwarded%2DUser: a\r\nX-Note: =?utf-8?b?ZXZpbA==?=\r\n";
     let head = sent(&scene, "/public/x", lines).await.head;
@@ -428,15 +428,15 @@ async fn a_browser_sees_the_app_and_the_app_sees_the_person() {
 }
 
 #[tokio::test]
-async fn an_app_of_several_providers_is_told_which_and_by_nobody_else() {
+async fn only_the_gateway_tells_an_app_which_provider_signed_the_user_in() {
     let spoofed = "X-Forwarded-Provider: evil\r\nx_forwarded_provider: evil\r\n\
                    X-Signed-In-By: evil\r\nX_Signed.In~By: evil\r\n";
-    let told = format!("{APART}\n[assertions]\nprovider = \"X-Signed-In-By\"\n");
+    let told = format!("{SEPARATE_ROUTES}\n[assertions]\nprovider = \"X-Signed-In-By\"\n");
     for (settings, expected) in [
         (&*told, [Some("main"), Some("other")]),
-        (APART, [None, None]),
+        (SEPARATE_ROUTES, [None, None]),
     ] {
-        let two = Two::start(settings).await;
+        let two = TwoProviders::start(settings).await;
         for (path, name) in ["/page", "/other/page"].into_iter().zip(expected) {
             let browser = two.browser();
             assert_eq!(browser.visit(&url(path)).await.text(), "seen");

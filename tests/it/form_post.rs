@@ -3,10 +3,10 @@
 use url::form_urlencoded;
 
 use crate::support::browser::{Browser, Page};
+use crate::support::browser_request::BrowserRequest;
 use crate::support::jar::SameSite;
 use crate::support::scene::{ORIGIN, SESSION, Scene, assert_refused, refusal, url};
 use crate::support::upstream::Answer;
-use crate::support::visit::Visit;
 use crate::support::webdriver::Chromium;
 
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -66,7 +66,7 @@ async fn a_15_an_answer_that_is_posted_signs_in() {
 }
 
 #[tokio::test]
-async fn a_15_only_a_form_of_some_size_is_read() {
+async fn a_15_only_a_form_below_a_size_limit_is_read() {
     let scene = scene().await;
     let browser = scene.browser();
     let form = until_form(&scene, &browser, "/").await;
@@ -77,10 +77,10 @@ async fn a_15_only_a_form_of_some_size_is_read() {
         text.extend_pairs(fields.filled(&[]));
         text.finish()
     };
-    let from = |visit: Visit| visit.from(form.url.as_str());
+    let from = |visit: BrowserRequest| visit.from(form.url.as_str());
     for kind in ["application/json", "text/plain", "multipart/form-data", ""] {
         let visit = from(
-            Visit::navigation(&to)
+            BrowserRequest::navigation(&to)
                 .method("POST")
                 .body(kind, text.as_bytes()),
         );
@@ -88,12 +88,12 @@ async fn a_15_only_a_form_of_some_size_is_read() {
         assert_eq!(page.status, 415, "{kind}: {}", page.describe());
     }
     let page = browser
-        .send(from(Visit::navigation(&to).method("POST")))
+        .send(from(BrowserRequest::navigation(&to).method("POST")))
         .await;
     assert_eq!(page.status, 415, "{}", page.describe());
     let long = format!("{text}&x={}", "y".repeat(32 * 1024));
     let visit = from(
-        Visit::navigation(&to)
+        BrowserRequest::navigation(&to)
             .method("POST")
             .body(FORM, long.as_bytes()),
     );
@@ -102,12 +102,12 @@ async fn a_15_only_a_form_of_some_size_is_read() {
         assert_refused(&scene, &browser, page, "400 malformed_response", context);
     };
     // What stands in the address of a POST does not count.
-    let visit = Visit::navigation(&format!("{to}?{text}")).method("POST");
+    let visit = BrowserRequest::navigation(&format!("{to}?{text}")).method("POST");
     let page = browser.send(from(visit.body(FORM, b""))).await;
     refused(&page, "an answer in the address of a POST");
     let twice = format!("{text}&code=x");
     let visit = from(
-        Visit::navigation(&to)
+        BrowserRequest::navigation(&to)
             .method("POST")
             .body(FORM, twice.as_bytes()),
     );
@@ -117,7 +117,7 @@ async fn a_15_only_a_form_of_some_size_is_read() {
     // None of them harmed the login itself.
     let kind = "Application/X-WWW-Form-Urlencoded ; charset=UTF-8";
     let visit = from(
-        Visit::navigation(&to)
+        BrowserRequest::navigation(&to)
             .method("POST")
             .body(kind, text.as_bytes()),
     );
@@ -132,18 +132,20 @@ async fn a_15_a_38_methods_but_get_and_post_do_not_use_up_the_code() {
     let form = until_form(&scene, &browser, "/").await;
     let to = form.login_form().action;
     for method in ["HEAD", "PUT", "DELETE", "OPTIONS"] {
-        let page = browser.send(Visit::navigation(&to).method(method)).await;
+        let page = browser
+            .send(BrowserRequest::navigation(&to).method(method))
+            .await;
         assert_eq!(page.status, 405, "{method}");
         assert_eq!(page.field("allow"), Some("GET, POST"), "{method}");
     }
-    let prefetch = Visit::navigation(&to).field("sec-purpose", "prefetch");
+    let prefetch = BrowserRequest::navigation(&to).field("sec-purpose", "prefetch");
     assert_eq!(browser.send(prefetch).await.status, 403);
     assert_eq!(scene.provider.exchanges().len(), 0);
     assert_eq!(submit(&browser, &form).await.status, 303);
 }
 
 #[tokio::test]
-async fn a_01_a_02_a_posted_answer_belongs_to_the_browser_that_began() {
+async fn a_01_a_02_a_posted_answer_belongs_to_the_browser_that_began_the_login() {
     let scene = scene().await;
     let attacker = scene.browser_of("mallory");
     let form = until_form(&scene, &attacker, "/").await;
@@ -204,7 +206,7 @@ async fn a_04_a_posted_answer_is_redeemed_once() {
 }
 
 #[tokio::test]
-async fn a_16_an_error_may_come_by_a_redirect_all_the_same() {
+async fn a_16_an_error_may_still_arrive_by_redirect() {
     let scene = scene().await;
     let browser = scene.browser();
     until_form(&scene, &browser, "/").await;
@@ -221,7 +223,7 @@ async fn a_16_an_error_may_come_by_a_redirect_all_the_same() {
 }
 
 #[tokio::test]
-async fn a_32_a_posted_login_as_somebody_else_ends_the_session_before() {
+async fn a_32_a_posted_login_as_somebody_else_ends_the_previous_session() {
     let scene = scene().await;
     let browser = scene.browser_of("alice");
     assert_eq!(sign_in(&scene, &browser, "/").await.text(), "seen");
@@ -238,7 +240,7 @@ async fn a_32_a_posted_login_as_somebody_else_ends_the_session_before() {
 }
 
 #[tokio::test]
-async fn a_34_posted_logins_that_do_not_help_end_in_a_page_after_three_rounds() {
+async fn a_34_posted_logins_without_effect_stop_with_a_page_after_three_rounds() {
     let scene = scene().await;
     let browser = scene.browser();
     for round in 0..3 {
@@ -286,7 +288,7 @@ async fn a_15_a_32_a_real_browser_posts_answers_across_two_sites() {
 }
 
 #[tokio::test]
-async fn a_15_a_code_in_an_address_is_not_taken_where_a_form_was_asked_for() {
+async fn a_15_a_code_in_the_query_is_refused_when_form_post_was_requested() {
     let scene = scene().await;
     let browser = scene.browser();
     let form = until_form(&scene, &browser, "/page").await.login_form();
@@ -304,10 +306,10 @@ async fn a_15_a_code_in_an_address_is_not_taken_where_a_form_was_asked_for() {
 }
 
 #[tokio::test]
-async fn an_image_on_somebodys_page_begins_no_login() {
+async fn an_image_on_another_page_begins_no_login() {
     let scene = scene().await;
     let browser = scene.browser();
-    let image = Visit::image(&url("/oauth2/sign_in")).from("https://evil.test/");
+    let image = BrowserRequest::image(&url("/oauth2/sign_in")).from("https://evil.test/");
     let page = browser.send(image).await;
     assert_eq!(page.status, 403, "{}", page.describe());
     assert!(browser.cookies(ORIGIN).is_empty());

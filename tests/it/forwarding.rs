@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::support::browser_request::BrowserRequest;
 use crate::support::raw::{Raw, exchange};
 use crate::support::scene::{Scene, assert_no_canary, url};
 use crate::support::upstream::Answer;
-use crate::support::visit::Visit;
 
 #[tokio::test]
 async fn every_method_and_its_body_pass() {
@@ -17,7 +17,7 @@ async fn every_method_and_its_body_pass() {
     for method in [
         "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "REPORT",
     ] {
-        let visit = Visit::fetch(&url("/public/x?a=b&a=c")).method(method);
+        let visit = BrowserRequest::fetch(&url("/public/x?a=b&a=c")).method(method);
         let body: &[u8] = match method {
             "GET" | "HEAD" | "OPTIONS" => b"",
             _ => b"some body",
@@ -48,7 +48,7 @@ async fn every_method_and_its_body_pass() {
 }
 
 #[tokio::test]
-async fn the_content_of_a_get_arrives_even_without_a_stated_length() {
+async fn the_chunked_body_of_a_get_is_forwarded() {
     let scene = Scene::new().await;
     let mut client = Raw::connect(scene.gateway.address()).await;
     client
@@ -63,7 +63,7 @@ async fn the_content_of_a_get_arrives_even_without_a_stated_length() {
 }
 
 #[tokio::test]
-async fn bodies_stream_both_ways_while_they_are_made() {
+async fn bodies_stream_in_both_directions() {
     let scene = Scene::new().await;
     let gate = Arc::new(Notify::new());
     let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n";
@@ -121,7 +121,7 @@ async fn d_06_a_slow_reader_slows_the_app_down() {
 }
 
 #[tokio::test]
-async fn a_response_that_breaks_off_breaks_off_at_the_client_too() {
+async fn a_truncated_response_is_truncated_for_the_client_too() {
     let scene = Scene::new().await;
     for answer in [
         Answer::raw(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf").then_close(),
@@ -164,7 +164,7 @@ async fn a_broken_app_gives_502_as_page_or_problem() {
     ] {
         scene.app.next(answer.clone());
         let page = browser
-            .send(Visit::fetch(&url("/public/x")).method("POST"))
+            .send(BrowserRequest::fetch(&url("/public/x")).method("POST"))
             .await;
         assert_eq!(page.status, 502, "{}", page.describe());
         assert_eq!(page.field("content-type"), Some("application/problem+json"));
@@ -201,7 +201,7 @@ async fn an_app_that_says_nothing_gives_504() {
 }
 
 #[tokio::test]
-async fn too_many_at_once_wait_in_turn_and_then_get_503() {
+async fn requests_beyond_the_connection_limit_wait_in_order_and_then_get_503() {
     let scene =
         Scene::with(|settings| settings.app("connections = 1\nqueue = 1\nqueue_wait_secs = 60"))
             .await;

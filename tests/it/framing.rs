@@ -20,7 +20,7 @@ fn rows(text: &str) -> impl Iterator<Item = Vec<&str>> {
 }
 
 /// What is wrong with the outcome of one row; `None` when it is as expected.
-async fn judge(scene: &Scene, expected: &str, bytes: &[u8]) -> Option<String> {
+async fn check_row(scene: &Scene, expected: &str, bytes: &[u8]) -> Option<String> {
     let before = scene.app.count();
     let enough = expected
         .strip_prefix("ok ")
@@ -62,7 +62,7 @@ async fn s_table_no_malformed_request_reaches_the_app() {
         let [name, expected, raw] = row[..] else {
             panic!("three columns: {row:?}")
         };
-        if let Some(problem) = judge(&scene, expected, &unescape(raw)).await {
+        if let Some(problem) = check_row(&scene, expected, &unescape(raw)).await {
             wrong.push(format!("{name}: {problem}"));
         }
     }
@@ -131,7 +131,7 @@ async fn s_26_h_12_trailers_are_dropped() {
 }
 
 #[tokio::test]
-async fn s_18_s_19_a_body_that_nobody_reads_is_never_a_request() {
+async fn s_18_s_19_an_unread_body_is_never_parsed_as_a_request() {
     let scene = Scene::new().await;
     let smuggled = "GET /public/smug HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let length = smuggled.len();
@@ -281,7 +281,7 @@ async fn s_40_bytes_behind_an_upgrade_request_never_reach_the_app_before_it_swit
 }
 
 #[tokio::test]
-async fn s_41_a_switch_of_protocols_that_nobody_asked_for_is_an_error() {
+async fn s_41_an_unrequested_101_is_an_error() {
     let scene = Scene::new().await;
     scene.app.next(Answer::raw(
         b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nraw bytes",
@@ -296,7 +296,7 @@ async fn s_41_a_switch_of_protocols_that_nobody_asked_for_is_an_error() {
 }
 
 #[tokio::test]
-async fn s_32_a_connection_that_saw_anything_odd_is_not_used_again() {
+async fn s_32_a_connection_with_an_unexpected_answer_is_not_reused() {
     let scene = Scene::new().await;
     let odd: [&[u8]; 6] = [
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison",
@@ -320,7 +320,7 @@ async fn s_32_a_connection_that_saw_anything_odd_is_not_used_again() {
 }
 
 #[tokio::test]
-async fn s_32_a_client_that_leaves_in_its_body_spoils_the_connection() {
+async fn s_32_a_connection_is_not_reused_when_the_client_leaves_during_its_body() {
     let scene = Scene::new().await;
     let mut raw = Raw::connect(scene.gateway.address()).await;
     raw.send("POST /public/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nabc")
@@ -337,7 +337,7 @@ async fn s_32_a_client_that_leaves_in_its_body_spoils_the_connection() {
 }
 
 #[tokio::test]
-async fn s_32_a_storm_of_informational_answers_is_passed_over() {
+async fn s_32_many_informational_answers_are_ignored() {
     let scene = Scene::new().await;
     let storm = "HTTP/1.1 103 Early Hints\r\nX: y\r\n\r\n".repeat(200);
     let gate = Arc::new(Notify::new());

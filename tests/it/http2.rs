@@ -120,7 +120,7 @@ async fn s_35_cookie_crumbs_arrive_as_one_field() {
 }
 
 #[tokio::test]
-async fn what_an_app_says_once_is_not_remembered_by_the_compression() {
+async fn response_fields_that_do_not_repeat_stay_out_of_the_hpack_table() {
     let (scene, tls) = Scene::over_tls().await;
     let address = scene.gateway.address();
     for (name, remembered) in [("x-csrf-token", false), ("vary", true)] {

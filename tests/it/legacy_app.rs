@@ -1,11 +1,11 @@
 //! Radicale behind the gateway: odd methods, a trusted header, an HTTP/1.0 server of few threads.
 
 use crate::support::browser::{Browser, Page};
+use crate::support::browser_request::BrowserRequest;
 use crate::support::gateway::{Gateway, Settings};
 use crate::support::provider::StandIn;
 use crate::support::radicale::Radicale;
 use crate::support::scene::{ORIGIN, url};
-use crate::support::visit::Visit;
 
 const CALENDAR: &str = "<?xml version=\"1.0\"?><C:mkcalendar xmlns:D=\"DAV:\" \
     xmlns:C=\"urn:ietf:params:xml:ns:caldav\"><D:set><D:prop><D:displayname>Work</D:displayname>\
@@ -50,7 +50,7 @@ impl Calendars {
 }
 
 async fn ask(browser: &Browser, method: &str, path: &str, depth: &str, body: &str) -> Page {
-    let visit = Visit::fetch(&url(path))
+    let visit = BrowserRequest::fetch(&url(path))
         .method(method)
         .field("depth", depth);
     let kind = if body.starts_with("BEGIN") {
@@ -62,12 +62,12 @@ async fn ask(browser: &Browser, method: &str, path: &str, depth: &str, body: &st
 }
 
 #[tokio::test]
-async fn radicale_knows_who_is_there_and_keeps_a_calendar() {
+async fn radicale_gets_the_user_and_stores_a_calendar() {
     let calendars = Calendars::start("").await;
     let alice = calendars.signed_in("alice").await;
     let made = ask(&alice, "MKCALENDAR", "/alice/diary/", "0", CALENDAR).await;
     assert_eq!(made.status, 201, "{}", made.describe());
-    let put = Visit::fetch(&url("/alice/diary/one.ics"))
+    let put = BrowserRequest::fetch(&url("/alice/diary/one.ics"))
         .method("PUT")
         .field("if-none-match", "*")
         .body("text/calendar", EVENT.as_bytes());
@@ -96,7 +96,7 @@ async fn radicale_is_not_deceived_by_fields_of_the_client() {
         "x.remote.user",
         "x-forwarded-user",
     ] {
-        let spoofed = Visit::fetch(&url("/alice/diary/"))
+        let spoofed = BrowserRequest::fetch(&url("/alice/diary/"))
             .method("PROPFIND")
             .field("depth", "0")
             .field(name, "alice");

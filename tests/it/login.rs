@@ -7,11 +7,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::support::browser::{Browser, Page};
+use crate::support::browser_request::BrowserRequest;
 use crate::support::provider::{parameters, token_request};
 use crate::support::scene::{
     ORIGIN, SESSION, Scene, assert_no_canary, assert_refused, refusal, url,
 };
-use crate::support::visit::Visit;
 
 /// The callback's address with one parameter changed; `None` removes it.
 fn changed(callback: &Page, name: &str, value: Option<&str>) -> String {
@@ -65,7 +65,7 @@ async fn a_login_ends_on_the_page_that_was_asked_for() {
 }
 
 #[tokio::test]
-async fn a_01_a_02_an_answer_belongs_to_the_browser_that_began() {
+async fn a_01_a_02_an_answer_belongs_to_the_browser_that_began_the_login() {
     let scene = Scene::new().await;
     let attacker = scene.browser_of("mallory");
     let callback = scene.until_callback(&attacker, "/").await;
@@ -92,7 +92,7 @@ async fn a_01_a_02_an_answer_belongs_to_the_browser_that_began() {
 }
 
 #[tokio::test]
-async fn a_03_a_state_that_was_touched_is_refused() {
+async fn a_03_a_modified_state_is_refused() {
     let scene = Scene::new().await;
     let browser = scene.browser();
     let callback = scene.until_callback(&browser, "/").await;
@@ -118,7 +118,11 @@ async fn a_03_a_state_that_was_touched_is_refused() {
     ];
     for (bad, refused) in &states {
         let page = browser
-            .send(Visit::navigation(&changed(&callback, "state", Some(bad))))
+            .send(BrowserRequest::navigation(&changed(
+                &callback,
+                "state",
+                Some(bad),
+            )))
             .await;
         assert_refused(&scene, &browser, &page, refused, bad);
     }
@@ -173,7 +177,7 @@ async fn a_05_an_answer_that_comes_fifty_times_at_once_is_redeemed_once() {
 }
 
 #[tokio::test]
-async fn a_13_a_code_without_its_verifier_is_worth_nothing() {
+async fn a_13_a_code_without_its_verifier_is_useless() {
     let scene = Scene::new().await;
     let victim = scene.browser();
     let leaked = scene.until_callback(&victim, "/").await;
@@ -238,14 +242,15 @@ async fn a_15_a_38_other_methods_do_not_use_up_the_code() {
     let to = callback.location().unwrap();
     for method in ["HEAD", "OPTIONS", "POST", "PUT", "DELETE"] {
         let page = browser
-            .send(Visit::navigation(to.as_str()).method(method))
+            .send(BrowserRequest::navigation(to.as_str()).method(method))
             .await;
         assert_eq!(page.status, 405, "{method}");
     }
-    let posted = Visit::navigation(&url("/oauth2/callback"))
+    let posted = BrowserRequest::navigation(&url("/oauth2/callback"))
         .form(&[("code", "x"), ("state", &state_of(&callback))]);
     assert_eq!(browser.send(posted).await.status, 405);
-    let prefetch = Visit::navigation(to.as_str()).field("sec-purpose", "prefetch;prerender");
+    let prefetch =
+        BrowserRequest::navigation(to.as_str()).field("sec-purpose", "prefetch;prerender");
     let page = browser.send(prefetch).await;
     assert_eq!(refusal(&page), "403 prefetch", "{}", page.describe());
     assert_eq!(scene.provider.exchanges().len(), 0);
@@ -306,7 +311,7 @@ async fn a_16_errors_of_the_provider_end_in_a_page_of_fixed_words() {
 }
 
 #[tokio::test]
-async fn a_17_a_18_parameters_count_once_and_by_their_exact_names() {
+async fn a_17_a_18_repeated_or_misspelt_parameters_are_refused() {
     let scene = Scene::new().await;
     let browser = scene.browser();
     let callback = scene.until_callback(&browser, "/").await;
@@ -354,7 +359,7 @@ async fn a_31_two_tabs_sign_in_at_once_and_their_answers_cross() {
 }
 
 #[tokio::test]
-async fn forty_restored_tabs_all_end_where_they_began() {
+async fn forty_restored_tabs_all_end_at_their_own_page() {
     let scene = Scene::new().await;
     let browser = scene.browser();
     let mut tabs = tokio::task::JoinSet::new();
@@ -385,7 +390,7 @@ async fn forty_restored_tabs_all_end_where_they_began() {
 }
 
 #[tokio::test]
-async fn a_32_a_login_as_somebody_else_ends_the_session_before() {
+async fn a_32_a_login_as_somebody_else_ends_the_previous_session() {
     let scene = Scene::new().await;
     let browser = scene.signed_in("alice").await;
     let before = browser.cookie(ORIGIN, SESSION).unwrap();
@@ -404,7 +409,7 @@ async fn a_32_a_login_as_somebody_else_ends_the_session_before() {
 }
 
 #[tokio::test]
-async fn a_34_a_login_that_does_not_help_ends_in_a_page_after_three_rounds() {
+async fn a_34_a_login_without_effect_stops_with_a_page_after_three_rounds() {
     let scene = Scene::new().await;
     let browser = scene.browser();
     let mut rounds = 0;
@@ -424,7 +429,7 @@ async fn a_34_a_login_that_does_not_help_ends_in_a_page_after_three_rounds() {
 }
 
 #[tokio::test]
-async fn a_35_a_callback_without_a_login_offers_a_start() {
+async fn a_35_a_callback_without_a_login_offers_a_new_login() {
     let scene = Scene::new().await;
     let malformed = "400 malformed_response";
     for (query, refused) in [

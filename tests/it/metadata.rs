@@ -61,7 +61,7 @@ async fn a_11_the_challenge_is_s256_whatever_the_metadata_says() {
 }
 
 #[tokio::test]
-async fn a_24_metadata_of_another_issuer_is_no_metadata_of_ours() {
+async fn a_24_metadata_of_another_issuer_is_refused() {
     let changes: [fn(&str) -> Value; 8] = [
         |issuer| json!(format!("{issuer}/")),
         |issuer| json!(issuer.replace("http:", "HTTP:")),
@@ -88,7 +88,7 @@ async fn a_24_metadata_of_another_issuer_is_no_metadata_of_ours() {
 }
 
 #[tokio::test]
-async fn a_24_x_01_endpoints_lead_to_nobody_else() {
+async fn a_24_x_01_metadata_with_unacceptable_endpoints_is_refused() {
     let elsewhere = RecordingUpstream::start().await;
     let other_port = elsewhere.url();
     let urls = [
@@ -188,7 +188,7 @@ async fn a_25_metadata_that_turns_bad_does_not_replace_the_good() {
 }
 
 #[tokio::test]
-async fn metadata_that_is_none_is_refused() {
+async fn invalid_metadata_is_refused() {
     let (json, html) = ("application/json", "text/html");
     let (status_now, status_later) = ("502 metadata_status", "503 metadata_status");
     let (never, later) = ("502 metadata_malformed", "503 metadata_malformed");
@@ -253,7 +253,7 @@ async fn endpoints_are_called_as_the_metadata_writes_them() {
 }
 
 #[tokio::test]
-async fn the_way_of_client_authentication_comes_from_the_metadata_and_is_never_tried_out() {
+async fn the_client_authentication_method_comes_from_the_metadata_and_is_never_guessed() {
     for (methods, in_body) in [
         (json!(["client_secret_post"]), true),
         (json!(["client_secret_basic", "client_secret_post"]), false),
@@ -375,7 +375,7 @@ async fn the_last_good_metadata_outlives_an_outage_of_its_endpoint() {
 }
 
 #[tokio::test]
-async fn d_25_an_endpoint_that_does_not_answer_is_no_trouble_to_people_with_a_session() {
+async fn d_25_a_silent_endpoint_does_not_delay_users_with_a_session() {
     for endpoint in [
         Endpoint::Token,
         Endpoint::Userinfo,
@@ -404,7 +404,7 @@ async fn d_25_an_endpoint_that_does_not_answer_is_no_trouble_to_people_with_a_se
 }
 
 #[tokio::test]
-async fn d_25_no_more_calls_are_under_way_than_may_be() {
+async fn d_25_concurrent_calls_stay_within_the_limit() {
     let scene = Arc::new(OpenIdScene::with(&[("concurrent_calls", "2")]).await);
     let alice = scene.signed_in("alice").await;
     let before = scene.provider.calls(Endpoint::Token);

@@ -15,13 +15,13 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 use crate::support::browser::Browser;
+use crate::support::browser_request::BrowserRequest;
 use crate::support::certificates::Authority;
 use crate::support::gateway::{Gateway, PROGRAM, Settings};
 use crate::support::provider::StandIn;
 use crate::support::raw::{Raw, Response, exchange};
 use crate::support::scene::{ORIGIN, ROUTES, Scene, assert_refused, refusal, url};
 use crate::support::upstream::{Answer, RecordingUpstream};
-use crate::support::visit::Visit;
 
 /// Sends one request on a connection of its own.
 async fn answer(address: SocketAddr, request: &str) -> Response {
@@ -93,7 +93,7 @@ fn acceptor(authority: &Authority, name: &str) -> TlsAcceptor {
 }
 
 #[tokio::test]
-async fn x_02_a_providers_name_that_leads_elsewhere_gets_neither_code_nor_secret() {
+async fn x_02_a_hijacked_provider_name_gets_neither_code_nor_secret() {
     let authority = Authority::new();
     let provider = StandIn::start().await;
     let app = RecordingUpstream::start().await;
@@ -151,7 +151,7 @@ async fn x_02_a_providers_name_that_leads_elsewhere_gets_neither_code_nor_secret
 
 /// Runs a test of the suite in a process of its own, because the environment is the process's.
 #[tokio::test]
-async fn x_03_neither_provider_nor_app_is_reached_by_a_proxy_that_variables_name() {
+async fn x_03_proxy_variables_are_ignored_for_provider_and_app() {
     let trap = RecordingUpstream::start().await;
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args([
@@ -257,7 +257,7 @@ const TARGETS: &[&str] = &[
 ];
 
 #[tokio::test]
-async fn x_08_with_no_route_written_nothing_passes_without_a_session() {
+async fn x_08_without_routes_every_request_needs_a_session() {
     let provider = StandIn::start().await;
     let app = RecordingUpstream::start().await;
     let gateway = Gateway::start(Settings::new(ORIGIN, &provider.url(), &app.url()));
@@ -304,15 +304,15 @@ async fn x_08_with_no_route_written_nothing_passes_without_a_session() {
 }
 
 #[tokio::test]
-async fn x_10_what_was_sent_without_a_session_is_never_sent_again() {
+async fn x_10_a_request_without_a_session_is_never_replayed() {
     const MARK: &str = "transfer-all-the-money";
     let scene = Scene::new().await;
     let browser = scene.browser();
-    let form = Visit::navigation(&url("/form"))
+    let form = BrowserRequest::navigation(&url("/form"))
         .form(&[("order", MARK)])
         .from(&url("/form"))
         .field("referer", &url("/form"));
-    let json = Visit::fetch(&url("/api"))
+    let json = BrowserRequest::fetch(&url("/api"))
         .method("PUT")
         .body("application/json", format!("\"{MARK}\"").as_bytes());
     for visit in [form, json] {
@@ -381,7 +381,7 @@ const EXCHANGES: [Exchange; 5] = [
 ];
 
 #[tokio::test]
-async fn x_11_ranges_and_conditions_pass_as_they_are_for_everybody() {
+async fn x_11_range_and_conditional_fields_are_forwarded_unchanged() {
     let scene = Scene::new().await;
     let people = [
         String::new(),

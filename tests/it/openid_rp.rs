@@ -21,21 +21,21 @@ const MODES: [&[(&str, &str)]; 2] = [
 ];
 
 /// A scene for each response mode, with further keys of the provider, as its orders say.
-async fn scenes(keys: &[(&str, &str)], orders: impl Fn(&StandIn)) -> [OpenIdScene; 2] {
+async fn scenes(keys: &[(&str, &str)], prepare: impl Fn(&StandIn)) -> [OpenIdScene; 2] {
     let [query, form_post] = MODES.map(|mode| [mode, keys].concat());
     [
-        OpenIdScene::prepared(&query, &orders).await,
-        OpenIdScene::prepared(&form_post, &orders).await,
+        OpenIdScene::prepared(&query, &prepare).await,
+        OpenIdScene::prepared(&form_post, &prepare).await,
     ]
 }
 
 /// Logins at a provider with these orders succeed.
-async fn signs_in(orders: impl Fn(&StandIn)) -> [OpenIdScene; 2] {
-    signs_in_with(&[], orders).await
+async fn signs_in(prepare: impl Fn(&StandIn)) -> [OpenIdScene; 2] {
+    signs_in_with(&[], prepare).await
 }
 
-async fn signs_in_with(keys: &[(&str, &str)], orders: impl Fn(&StandIn)) -> [OpenIdScene; 2] {
-    let scenes = scenes(keys, orders).await;
+async fn signs_in_with(keys: &[(&str, &str)], prepare: impl Fn(&StandIn)) -> [OpenIdScene; 2] {
+    let scenes = scenes(keys, prepare).await;
     for scene in &scenes {
         scene.signed_in("alice").await;
     }
@@ -44,8 +44,8 @@ async fn signs_in_with(keys: &[(&str, &str)], orders: impl Fn(&StandIn)) -> [Ope
 
 /// Logins at a provider with these orders are refused for their ID token, with a reason code that
 /// ends so.
-async fn is_refused(reason: &str, orders: impl Fn(&StandIn)) {
-    for scene in scenes(&[], orders).await {
+async fn is_refused(reason: &str, prepare: impl Fn(&StandIn)) {
+    for scene in scenes(&[], prepare).await {
         let attempt = scene.attempt().await;
         attempt.assert_not_believed(reason, reason);
         // It was the orders, not the scene.

@@ -11,12 +11,12 @@ use tokio::process::Command;
 use tokio::task::JoinSet;
 
 use crate::support::browser::Browser;
+use crate::support::browser_request::BrowserRequest;
 use crate::support::gateway::{PROGRAM, Process, Settings};
 use crate::support::provider::{CANARY, StandIn};
 use crate::support::raw::{Raw, Response, exchange};
 use crate::support::scene::{ORIGIN, ROUTES, SESSION, Scene, url};
 use crate::support::upstream::{Answer, RecordingUpstream};
-use crate::support::visit::Visit;
 
 struct Running {
     process: Process,
@@ -53,7 +53,7 @@ async fn ask(address: std::net::SocketAddr, request: &str) -> Response {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_leaves_its_line_in_the_access_log() {
+async fn a_client_that_disconnects_still_gets_an_access_log_event() {
     let running = Running::start().await;
     running.app.next(Answer::silence());
     let mut client = Raw::connect(running.process.address()).await;
@@ -144,7 +144,7 @@ async fn x_05_the_operations_listener_answers_any_host_and_tells_no_secret() {
 }
 
 #[tokio::test]
-async fn x_09_a_route_that_is_open_is_announced_at_the_start() {
+async fn x_09_a_public_route_is_logged_at_the_start() {
     let nowhere = "http://127.0.0.1:1";
     let settings = || Settings::new(ORIGIN, nowhere, nowhere);
     let open = |log: &str| {
@@ -203,7 +203,7 @@ async fn sigterm_finishes_what_is_in_flight_and_exits_cleanly() {
 }
 
 #[tokio::test]
-async fn draining_leaves_no_request_behind() {
+async fn draining_loses_no_request() {
     let scene = Scene::new().await;
     let gate = std::sync::Arc::new(tokio::sync::Notify::new());
     scene.app.next(Answer::ok("finished").held_by(&gate));
@@ -238,13 +238,13 @@ async fn neither_log_nor_metrics_hold_a_secret() {
         ))
         .await;
     other
-        .send(Visit::fetch(&url("/x")).field("authorization", "Bearer canary"))
+        .send(BrowserRequest::fetch(&url("/x")).field("authorization", "Bearer canary"))
         .await;
     running.app.next(Answer::silence().then_reset());
     browser.fetch(&url("/x?canary=1")).await;
     browser
         .send(
-            Visit::fetch(&url("/x"))
+            BrowserRequest::fetch(&url("/x"))
                 .method("POST")
                 .body("text/plain", b"canary"),
         )
@@ -313,8 +313,8 @@ async fn one_request_is_one_event_of_the_access_log() {
 #[tokio::test]
 async fn a_19_thousands_of_visitors_without_a_session_cost_no_memory() {
     let running = Running::start().await;
-    let image = Visit::image(&url("/oauth2/sign_in")).from("https://evil.test/");
-    let page = Visit::navigation(&url("/"));
+    let image = BrowserRequest::image(&url("/oauth2/sign_in")).from("https://evil.test/");
+    let page = BrowserRequest::navigation(&url("/"));
     for visit in [&image, &page].repeat(100) {
         running.browser().send(visit.clone()).await;
     }
@@ -362,7 +362,7 @@ async fn d_01_d_02_d_03_idle_and_slow_connections_are_closed() {
 }
 
 #[tokio::test]
-async fn d_01_hundreds_of_silent_connections_are_no_trouble_to_others() {
+async fn d_01_hundreds_of_silent_connections_do_not_delay_others() {
     let scene = Scene::with(|settings| settings.server("first_byte_secs = 2")).await;
     let mut silent = Vec::new();
     for _ in 0..500 {
@@ -378,7 +378,7 @@ async fn d_01_hundreds_of_silent_connections_are_no_trouble_to_others() {
 }
 
 #[tokio::test]
-async fn d_04_a_body_that_drips_is_cut_off() {
+async fn d_04_a_very_slow_body_is_cut_off() {
     let scene =
         Scene::with(|settings| settings.server("body_window_secs = 1\nbody_rate = 500")).await;
     let mut raw = Raw::connect(scene.gateway.address()).await;
@@ -491,7 +491,7 @@ async fn a_second_start_on_the_same_address_fails() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_stops_the_start() {
+async fn unreadable_files_stop_the_start() {
     let settings = || Settings::new(ORIGIN, "http://127.0.0.1:1", "https://127.0.0.1:2");
     let nothing = settings().file("nothing.pem", "");
     for broken in [

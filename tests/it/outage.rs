@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use crate::support::browser::Page;
+use crate::support::browser_request::BrowserRequest;
 use crate::support::form::links;
 use crate::support::openid::OpenIdScene;
 use crate::support::provider::Endpoint;
 use crate::support::scene::{ORIGIN, SESSION, Scene, assert_no_canary, url};
 use crate::support::upstream::Answer;
-use crate::support::visit::Visit;
 use crate::support::webdriver::Chromium;
 
 /// Seconds and address of a page that goes on by itself.
@@ -61,7 +61,7 @@ async fn a_login_that_cannot_be_finished_is_offered_again_without_its_code() {
 }
 
 #[tokio::test]
-async fn a_code_that_the_provider_never_saw_is_as_good_as_before() {
+async fn a_code_that_the_provider_never_received_can_still_be_used() {
     let mut scene =
         Scene::with(|settings| settings.of_provider("token_calls_per_minute = 1\n")).await;
     scene.signed_in("alice").await;
@@ -93,13 +93,13 @@ async fn a_code_that_the_provider_never_saw_is_as_good_as_before() {
 }
 
 #[tokio::test]
-async fn a_program_is_told_when_to_try_again() {
+async fn a_script_is_told_when_to_retry() {
     let scene = Scene::new().await;
     let browser = scene.browser();
     let callback = scene.until_callback(&browser, "/").await;
     scene.provider.fail_next(out_of_order(Some("9")));
     let to = callback.location().unwrap();
-    let asking = Visit::navigation(to.as_str()).field("accept", "application/json");
+    let asking = BrowserRequest::navigation(to.as_str()).field("accept", "application/json");
     let page = browser.send(asking).await;
     assert_eq!(page.field("content-type"), Some("application/problem+json"));
     assert_eq!(
@@ -111,7 +111,7 @@ async fn a_program_is_told_when_to_try_again() {
 }
 
 #[tokio::test]
-async fn a_16_what_the_provider_decided_is_not_tried_again() {
+async fn a_16_a_decision_of_the_provider_is_not_retried() {
     let scene = Scene::new().await;
     for error in ["access_denied", "temporarily_unavailable", "server_error"] {
         let page = scene
@@ -136,7 +136,7 @@ async fn a_16_what_the_provider_decided_is_not_tried_again() {
 }
 
 #[tokio::test]
-async fn the_answer_to_a_form_is_not_tried_again_by_itself() {
+async fn a_page_that_answers_a_posted_form_does_not_retry_by_itself() {
     let key = "[providers.main.authorization_request]\nresponse_mode = \"form_post\"\n";
     let scene = Scene::with(|settings| settings.with(key)).await;
     scene.provider.post_answers();
@@ -154,7 +154,7 @@ async fn the_answer_to_a_form_is_not_tried_again_by_itself() {
 }
 
 #[tokio::test]
-async fn sessions_live_on_while_the_provider_is_out_of_order() {
+async fn sessions_continue_while_the_provider_is_down() {
     let scene = Scene::new().await;
     let browser = scene.signed_in("alice").await;
     scene.provider.fail_next(out_of_order(None));

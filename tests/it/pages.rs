@@ -1,9 +1,9 @@
 //! What the gateway itself says, and to whom.
 
 use crate::support::browser::Page;
+use crate::support::browser_request::BrowserRequest;
 use crate::support::raw::exchange;
 use crate::support::scene::{ORIGIN, Scene, assert_no_canary, url};
-use crate::support::visit::Visit;
 
 /// What every page and redirect of our own has.
 fn assert_hardened(page: &Page) {
@@ -63,23 +63,23 @@ async fn a_08_a_navigation_without_a_session_goes_to_the_provider() {
 }
 
 #[tokio::test]
-async fn whatever_is_no_navigation_is_told_where_to_sign_in() {
+async fn requests_other_than_navigations_get_401_with_the_login_url() {
     let scene = Scene::new().await;
     let browser = scene.browser();
     let cases = [
-        Visit::fetch(&url("/api")),
-        Visit::image(&url("/favicon.ico")),
-        Visit::fetch(&url("/api"))
+        BrowserRequest::fetch(&url("/api")),
+        BrowserRequest::image(&url("/favicon.ico")),
+        BrowserRequest::fetch(&url("/api"))
             .method("POST")
             .body("application/json", b"{}"),
-        Visit::fetch(&url("/manifest.json")).field("sec-fetch-dest", "manifest"),
-        Visit::fetch(&url("/worker.js")).field("sec-fetch-dest", "serviceworker"),
-        Visit::navigation(&url("/page")).field("sec-purpose", "prefetch"),
-        Visit::navigation(&url("/frame")).field("sec-fetch-dest", "iframe"),
-        Visit::navigation(&url("/form"))
+        BrowserRequest::fetch(&url("/manifest.json")).field("sec-fetch-dest", "manifest"),
+        BrowserRequest::fetch(&url("/worker.js")).field("sec-fetch-dest", "serviceworker"),
+        BrowserRequest::navigation(&url("/page")).field("sec-purpose", "prefetch"),
+        BrowserRequest::navigation(&url("/frame")).field("sec-fetch-dest", "iframe"),
+        BrowserRequest::navigation(&url("/form"))
             .form(&[("a", "b")])
             .from(ORIGIN),
-        Visit::fetch(&url("/api")).method("DELETE"),
+        BrowserRequest::fetch(&url("/api")).method("DELETE"),
     ];
     for visit in cases {
         let shown = format!("{visit:?}");
@@ -132,7 +132,7 @@ async fn x_12_a_script_is_told_where_to_sign_in_and_never_redirected() {
 }
 
 #[tokio::test]
-async fn x_13_what_a_browser_fetches_beside_a_page_begins_no_login() {
+async fn x_13_subresources_begin_no_login() {
     let scene = Scene::new().await;
     for (target, lines) in [
         (
@@ -170,7 +170,7 @@ async fn x_13_what_a_browser_fetches_beside_a_page_begins_no_login() {
 }
 
 #[tokio::test]
-async fn x_14_a_page_that_is_fetched_in_advance_begins_no_login() {
+async fn x_14_prefetched_pages_begin_no_login() {
     let scene = Scene::new().await;
     let page = "Accept: text/html\r\n";
     let navigation =
@@ -198,7 +198,7 @@ async fn x_14_a_page_that_is_fetched_in_advance_begins_no_login() {
 }
 
 #[tokio::test]
-async fn a_refused_user_is_told_which_account_it_is() {
+async fn a_refused_user_sees_which_account_is_signed_in() {
     let scene = Scene::new().await;
     let browser = scene.signed_in("alice").await;
     let before = scene.app.count();
@@ -262,7 +262,7 @@ async fn a_group_opens_its_route() {
 }
 
 #[tokio::test]
-async fn a_40_pages_of_our_own_cannot_be_framed_and_repeat_nothing() {
+async fn a_40_our_pages_cannot_be_framed_and_echo_no_input() {
     let scene = Scene::new().await;
     let browser = scene.browser();
     let script = "%22%3E%3Cscript%3Ealert(1)%3C%2Fscript%3E";
@@ -330,11 +330,11 @@ async fn h_22_an_unknown_host_gets_nothing() {
 }
 
 #[tokio::test]
-async fn c_24_preflights_of_strangers_get_no_credentials() {
+async fn c_24_preflights_from_other_origins_get_no_credentials() {
     let scene = Scene::new().await;
     let browser = scene.signed_in("alice").await;
     let before = scene.app.count();
-    let preflight = Visit::fetch(&url("/api"))
+    let preflight = BrowserRequest::fetch(&url("/api"))
         .from("https://evil.test")
         .method("OPTIONS")
         .field("access-control-request-method", "POST");

@@ -9,10 +9,10 @@ use sidegate::demo::{
 use sidegate::secret::Secret;
 
 use crate::support::browser::Browser;
+use crate::support::browser_request::BrowserRequest;
 use crate::support::gateway::{Gateway, Settings};
 use crate::support::provider::CLIENT_SECRET;
 use crate::support::scene::{ORIGIN, SESSION, assert_nothing_opened, url};
-use crate::support::visit::Visit;
 use crate::support::webdriver::Chromium;
 
 struct Passport {
@@ -79,7 +79,7 @@ impl Passport {
 }
 
 #[tokio::test]
-async fn both_generations_sign_people_in_and_the_app_verifies_the_bearer() {
+async fn both_versions_sign_people_in_and_the_app_verifies_the_bearer() {
     for kind in [ProviderKind::Passport12, ProviderKind::Passport13] {
         for body in ["form", "json"] {
             let more = format!("token_request.body = \"{body}\"\n");
@@ -122,7 +122,7 @@ async fn a_wrong_password_opens_nothing() {
 }
 
 #[tokio::test]
-async fn the_user_information_names_the_person() {
+async fn the_userinfo_names_the_user() {
     let more = "userinfo_endpoint = \"/api/user\"\n\
                 identity = { source = \"userinfo\", emails_verified = \"timestamp\", claims = \
                 { subject = \"id\", email_verified = \"email_verified_at\" } }\n";
@@ -198,7 +198,7 @@ async fn faults_of_the_token_endpoint_open_no_session_and_are_not_repeated() {
 }
 
 #[tokio::test]
-async fn both_generations_refresh_a_token_and_their_refusals_of_one_end_the_session() {
+async fn both_versions_refresh_a_token_and_a_refused_refresh_ends_the_session() {
     const LIFE: Duration = Duration::from_mins(10);
     for kind in [ProviderKind::Passport12, ProviderKind::Passport13] {
         let passport = Passport::with_lifetime(kind, "", LIFE).await;
@@ -249,6 +249,9 @@ async fn a_person_signs_in_through_the_form_in_a_real_browser() {
         .run("document.querySelector('form button').click()")
         .await;
     browser.wait_for(|url| url.ends_with("signed_out")).await;
-    let page = passport.browser().send(Visit::fetch(&url("/whoami"))).await;
+    let page = passport
+        .browser()
+        .send(BrowserRequest::fetch(&url("/whoami")))
+        .await;
     assert_eq!(page.status, 401);
 }

@@ -98,7 +98,7 @@ async fn a_20_a_21_a_22_an_answer_names_exactly_the_issuer_that_was_asked() {
 }
 
 #[tokio::test]
-async fn a_21_a_provider_that_promises_no_iss_may_leave_it_out_but_not_get_it_wrong() {
+async fn a_21_iss_is_optional_without_a_promise_but_never_wrong() {
     let scene = OpenIdScene::prepared(&[], |provider| {
         provider.metadata(|metadata| {
             let members = metadata.as_object_mut().unwrap();
@@ -151,7 +151,7 @@ async fn a_29_without_an_id_token_nobody_is_signed_in() {
 }
 
 #[tokio::test]
-async fn a_30_the_user_information_of_somebody_else_is_refused() {
+async fn a_30_userinfo_of_another_subject_is_refused() {
     let scene = OpenIdScene::new().await;
     for subject in [
         json!("mallory"),
@@ -264,7 +264,7 @@ fn gzip(body: &str) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_packed_can_be_unpacked() {
+fn compressed_bytes_can_be_decompressed() {
     // The check value of this CRC, and nothing between head and tail but the bytes themselves.
     let packed = gzip("123456789");
     assert_eq!(packed[15..24], *b"123456789");
@@ -304,7 +304,7 @@ fn unanswered(endpoint: Endpoint) -> &'static str {
 }
 
 #[tokio::test]
-async fn d_30_nothing_compressed_is_asked_for_or_unpacked() {
+async fn d_30_compression_is_neither_requested_nor_decoded() {
     for endpoint in CALLED {
         // An honest answer, packed: whoever unpacks it signs somebody in.
         let pack = |provider: &StandIn| {
@@ -326,7 +326,7 @@ async fn d_30_nothing_compressed_is_asked_for_or_unpacked() {
 }
 
 #[tokio::test]
-async fn d_31_answers_without_end_or_reason_are_cut_off() {
+async fn d_31_endless_and_malformed_answers_are_cut_off() {
     let never = Arc::new(Notify::new());
     let chunk = format!("{:x}\r\n{}\r\n", 65_536, " ".repeat(65_536)).repeat(32);
     let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
@@ -360,7 +360,7 @@ async fn d_31_answers_without_end_or_reason_are_cut_off() {
 }
 
 #[tokio::test]
-async fn d_31_an_answer_that_never_comes_is_given_up() {
+async fn d_31_an_answer_that_never_comes_times_out() {
     for endpoint in CALLED {
         let scene = OpenIdScene::with(&[("deadline_secs", "1")]).await;
         let hold = scene.provider.hold(endpoint);
@@ -371,7 +371,7 @@ async fn d_31_an_answer_that_never_comes_is_given_up() {
 }
 
 #[tokio::test]
-async fn d_32_monstrous_json_is_refused_and_odd_json_is_not() {
+async fn d_32_huge_json_is_refused_and_unusual_json_is_accepted() {
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     let members: Vec<String> = (0..1_000_000).map(|n| format!("\"{n}\":0")).collect();
     let wide = format!("{{{}}}", members.join(","));

@@ -5,10 +5,10 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::support::browser::Browser;
+use crate::support::browser_request::BrowserRequest;
 use crate::support::certificates::Authority;
-use crate::support::line::Line;
+use crate::support::connection::OpenConnection;
 use crate::support::scene::{SESSION, Scene};
-use crate::support::visit::Visit;
 
 const PUBLIC: &str = "https://localhost";
 /// Past the end of a token that lives for a minute.
@@ -41,7 +41,7 @@ async fn an_open_connection_gets_the_new_token_of_a_session_that_was_refreshed()
     let (scene, tls) = Scene::over_tls().await;
     scene.provider.token_members(json!({ "expires_in": 60 }));
     let (_browser, cookie) = signed_in(&scene, &tls, "alice").await;
-    let mut lines = Line::both(scene.gateway.address(), &tls).await;
+    let mut lines = OpenConnection::both(scene.gateway.address(), &tls).await;
     for number in 1..4 {
         for line in &mut lines {
             assert_eq!(line.ask(&cookie).await, 200);
@@ -55,12 +55,12 @@ async fn an_open_connection_gets_the_new_token_of_a_session_that_was_refreshed()
 async fn c_20_an_open_connection_loses_a_session_that_was_ended_elsewhere() {
     let (scene, tls) = Scene::over_tls().await;
     let (browser, cookie) = signed_in(&scene, &tls, "alice").await;
-    let mut lines = Line::both(scene.gateway.address(), &tls).await;
+    let mut lines = OpenConnection::both(scene.gateway.address(), &tls).await;
     for line in &mut lines {
         assert_eq!(line.ask(&cookie).await, 200);
     }
     let form: [(&str, &str); 0] = [];
-    let sign_out = Visit::navigation(&format!("{PUBLIC}/oauth2/sign_out"));
+    let sign_out = BrowserRequest::navigation(&format!("{PUBLIC}/oauth2/sign_out"));
     let page = browser.send(sign_out.form(&form).from(PUBLIC)).await;
     assert_eq!(page.status, 303, "{}", page.describe());
     let before = scene.app.count();
@@ -71,11 +71,11 @@ async fn c_20_an_open_connection_loses_a_session_that_was_ended_elsewhere() {
 }
 
 #[tokio::test]
-async fn people_who_share_a_connection_are_told_apart() {
+async fn sessions_on_a_shared_connection_are_kept_apart() {
     let (scene, tls) = Scene::over_tls().await;
     let (_, alice) = signed_in(&scene, &tls, "alice").await;
     let (_, bob) = signed_in(&scene, &tls, "bob").await;
-    for line in &mut Line::both(scene.gateway.address(), &tls).await {
+    for line in &mut OpenConnection::both(scene.gateway.address(), &tls).await {
         for (cookie, user) in [(&alice, "alice"), (&bob, "bob"), (&alice, "alice")] {
             assert_eq!(line.ask(cookie).await, 200);
             assert_eq!(bearer(&scene).0, user);
@@ -109,7 +109,7 @@ async fn an_app_gets_the_other_cookies_of_each_request_and_never_ours() {
             Some("lang=en; theme=dark"),
         ),
     ];
-    for line in &mut Line::both(scene.gateway.address(), &tls).await {
+    for line in &mut OpenConnection::both(scene.gateway.address(), &tls).await {
         for (cookies, others) in &lines {
             assert_eq!(line.ask(cookies).await, 200);
             let seen = scene.app.last().head.value("cookie");
@@ -127,7 +127,7 @@ async fn c_15_a_session_in_use_on_one_connection_stays_and_an_unused_one_ends() 
     for which in 0..2 {
         let (scene, tls) = Scene::over_tls().await;
         let (_browser, cookie) = signed_in(&scene, &tls, "alice").await;
-        let line = &mut Line::both(scene.gateway.address(), &tls).await[which];
+        let line = &mut OpenConnection::both(scene.gateway.address(), &tls).await[which];
         // Eight hours without a use end it; these are twelve with one every three.
         for _ in 0..5 {
             assert_eq!(line.ask(&cookie).await, 200);

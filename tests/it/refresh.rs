@@ -9,11 +9,11 @@ use sidegate::clock::Clock;
 use tokio::task::JoinSet;
 
 use crate::support::browser::{Browser, Page};
+use crate::support::browser_request::BrowserRequest;
 use crate::support::form::links;
 use crate::support::gateway::{Gateway, Settings};
 use crate::support::scene::{ORIGIN, SESSION, Scene, assert_no_canary, refusal, url};
 use crate::support::upstream::{Answer, Recorded};
-use crate::support::visit::Visit;
 use crate::support::webdriver::Chromium;
 
 /// Whose access token came with a request, and its number.
@@ -82,7 +82,7 @@ async fn g_01_a_thousand_requests_at_the_end_of_a_token_make_one_refresh_and_non
 }
 
 #[tokio::test]
-async fn g_01_nobody_waits_while_the_token_before_is_good() {
+async fn g_01_nobody_waits_while_the_old_token_is_valid() {
     let scene = minutes().await;
     let browser = scene.signed_in("alice").await;
     scene.gateway.advance(DUE);
@@ -100,7 +100,7 @@ async fn g_01_nobody_waits_while_the_token_before_is_good() {
 }
 
 #[tokio::test]
-async fn g_01_a_provider_that_takes_too_long_costs_a_503_and_never_the_session() {
+async fn g_01_a_slow_provider_causes_a_503_and_never_ends_the_session() {
     let scene = minutes().await;
     let browser = scene.signed_in("alice").await;
     scene.gateway.advance(OVER);
@@ -195,7 +195,7 @@ async fn f_38_a_lost_answer_without_grace_costs_one_login() {
 }
 
 #[tokio::test]
-async fn g_07_f_04_f_06_a_provider_out_of_order_signs_nobody_out() {
+async fn g_07_f_04_f_06_a_failing_provider_signs_nobody_out() {
     let reset = Answer::silence().then_reset();
     let html = Answer::with(200, &[("Content-Type", "text/html")], "<h1>Welcome</h1>");
     for (context, answer) in [
@@ -253,7 +253,7 @@ async fn g_07_f_04_f_06_a_provider_out_of_order_signs_nobody_out() {
 }
 
 #[tokio::test]
-async fn g_07_a_moments_trouble_at_the_end_of_a_token_is_waited_out() {
+async fn g_07_a_short_failure_at_the_end_of_a_token_only_delays_requests() {
     let scene = with_wait(10, |settings| settings).await;
     let browser = scene.signed_in("alice").await;
     scene.gateway.advance(OVER);
@@ -263,13 +263,13 @@ async fn g_07_a_moments_trouble_at_the_end_of_a_token_is_waited_out() {
 }
 
 #[tokio::test]
-async fn g_07_a_form_that_cannot_be_passed_on_is_told_so_and_not_repeated() {
+async fn g_07_a_form_that_cannot_be_forwarded_gets_a_503_and_is_not_repeated() {
     let scene = minutes().await;
     let browser = scene.signed_in("alice").await;
     let busy = Answer::with(503, &[("Retry-After", "30")], "");
     scene.provider.refuse_refreshes(Some(busy));
     scene.gateway.advance(OVER);
-    let form = Visit::navigation(&url("/form")).form(&[("a", "b")]);
+    let form = BrowserRequest::navigation(&url("/form")).form(&[("a", "b")]);
     let page = browser.send(form.from(&url("/page"))).await;
     assert_eq!(
         (page.status.as_u16(), page.field("retry-after")),
@@ -331,7 +331,7 @@ async fn f_29_a_refused_client_raises_the_alarm_and_keeps_every_session() {
 }
 
 #[tokio::test]
-async fn g_10_two_peoples_tokens_never_meet() {
+async fn g_10_tokens_of_two_users_are_never_mixed() {
     let scene = with_wait(10, |settings| settings.app("queue = 2000")).await;
     let people = [scene.signed_in("alice").await, scene.signed_in("bob").await];
     for _ in 0..250 {
@@ -364,7 +364,7 @@ async fn g_12_signing_out_wins_over_a_refresh_under_way() {
     let waiting = browser.clone();
     let waiting = tokio::spawn(async move { waiting.fetch(&url("/page")).await });
     scene.provider.wait_for_refresh(1).await;
-    let form = Visit::navigation(&url("/oauth2/sign_out")).form::<&str, &str>(&[]);
+    let form = BrowserRequest::navigation(&url("/oauth2/sign_out")).form::<&str, &str>(&[]);
     let page = browser.send(form.from(&url("/"))).await;
     assert_eq!(page.status, 303, "{}", page.describe());
     gate.notify_one();
@@ -398,7 +398,7 @@ async fn f_03_an_hour_without_the_provider_signs_nobody_out() {
 }
 
 #[tokio::test]
-async fn f_05_whoever_waits_for_a_slow_provider_holds_up_nobody_else() {
+async fn f_05_requests_that_wait_for_a_slow_provider_delay_no_others() {
     let scene = with_wait(10, |settings| settings).await;
     let alice = scene.signed_in("alice").await;
     scene.gateway.advance(OVER);
@@ -440,7 +440,7 @@ async fn f_14_a_drain_waits_for_a_refresh_that_nobody_waits_for() {
 }
 
 #[tokio::test]
-async fn f_14_what_a_drain_waited_for_is_there_after_the_restart() {
+async fn f_14_a_refresh_that_a_drain_waited_for_survives_the_restart() {
     let scene = minutes().await;
     let Scene {
         gateway,
@@ -559,7 +559,7 @@ async fn f_37_a_token_of_one_second_is_refreshed_once_a_second_and_one_of_years_
 }
 
 #[tokio::test]
-async fn f_37_a_token_that_is_over_when_it_comes_is_used_all_the_same() {
+async fn f_37_a_token_that_is_expired_on_arrival_is_still_used() {
     let scene = with_wait(10, |settings| settings).await;
     scene.provider.token_members(json!({ "expires_in": 1 }));
     let browser = scene.signed_in("alice").await;
@@ -574,7 +574,7 @@ async fn f_37_a_token_that_is_over_when_it_comes_is_used_all_the_same() {
 }
 
 #[tokio::test]
-async fn an_open_route_takes_whom_nobody_can_be_made_of_as_nobody() {
+async fn a_public_route_serves_a_session_that_cannot_be_used_as_anonymous() {
     let scene = with_wait(10, |settings| settings).await;
     let browser = scene.signed_in("alice").await;
     scene.gateway.advance(OVER);
@@ -591,7 +591,7 @@ async fn an_open_route_takes_whom_nobody_can_be_made_of_as_nobody() {
 }
 
 #[tokio::test]
-async fn without_a_refresh_token_the_end_of_the_token_is_the_end_of_the_session() {
+async fn a_session_without_a_refresh_token_ends_with_its_access_token() {
     let scene = minutes().await;
     let members = json!({ "expires_in": 60, "refresh_token": null });
     scene.provider.token_members(members);
@@ -605,7 +605,7 @@ async fn without_a_refresh_token_the_end_of_the_token_is_the_end_of_the_session(
 }
 
 #[tokio::test]
-async fn whoever_starts_a_sign_in_with_an_expired_token_is_signed_in_all_the_same() {
+async fn a_sign_in_succeeds_while_the_current_token_has_expired() {
     let scene = with_wait(10, |settings| settings).await;
     let browser: Browser = scene.signed_in("alice").await;
     scene.gateway.advance(OVER);
@@ -615,7 +615,7 @@ async fn whoever_starts_a_sign_in_with_an_expired_token_is_signed_in_all_the_sam
 }
 
 #[tokio::test]
-async fn the_figures_tell_refreshes_from_logins() {
+async fn the_metrics_count_refreshes_and_logins_separately() {
     let scene = with_wait(10, |settings| settings).await;
     let browser = scene.signed_in("alice").await;
     scene.gateway.advance(OVER);
@@ -640,7 +640,7 @@ async fn the_figures_tell_refreshes_from_logins() {
 }
 
 #[tokio::test]
-async fn a_real_browser_goes_on_by_itself_once_the_provider_is_back() {
+async fn a_real_browser_continues_by_itself_when_the_provider_is_back() {
     let scene = minutes().await;
     let browser = Chromium::leading("localhost:80", scene.gateway.address()).await;
     browser.open("http://localhost/page").await;
@@ -664,7 +664,7 @@ async fn a_real_browser_goes_on_by_itself_once_the_provider_is_back() {
 }
 
 #[tokio::test]
-async fn a_grant_that_is_refused_for_our_sake_is_left_by_signing_in_again() {
+async fn a_user_can_sign_in_again_while_the_provider_refuses_the_gateway() {
     let scene = minutes().await;
     let browser = scene.signed_in("alice").await;
     let answer = json(400, "{\"error\":\"invalid_request\"}");

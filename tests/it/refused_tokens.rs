@@ -7,10 +7,10 @@ use serde_json::json;
 use tokio::sync::Notify;
 
 use crate::support::browser::{Browser, Page};
+use crate::support::browser_request::BrowserRequest;
 use crate::support::raw::Raw;
 use crate::support::scene::{ORIGIN, SESSION, Scene, url};
 use crate::support::upstream::{Answer, Recorded};
-use crate::support::visit::Visit;
 
 /// A scene whose one route has this setting, and whose app takes living tokens only.
 async fn scene(setting: &str) -> Scene {
@@ -35,8 +35,8 @@ async fn with_revoked_token(scene: &Scene) -> Browser {
     browser
 }
 
-fn post(path: &str, body: &[u8]) -> Visit {
-    Visit::fetch(&url(path))
+fn post(path: &str, body: &[u8]) -> BrowserRequest {
+    BrowserRequest::fetch(&url(path))
         .method("POST")
         .body("text/plain", body)
 }
@@ -51,7 +51,7 @@ fn bodies(scene: &Scene, path: &str) -> Vec<usize> {
 async fn by_default_the_apps_refusal_is_passed_on_and_nothing_is_asked() {
     let scene = scene("pass").await;
     let browser = with_revoked_token(&scene).await;
-    for visit in [Visit::fetch(&url("/a")), post("/b", b"body")] {
+    for visit in [BrowserRequest::fetch(&url("/a")), post("/b", b"body")] {
         let page = browser.send(visit).await;
         assert_eq!(page.status, 401, "{}", page.describe());
         assert_eq!(page.json()["message"], "Unauthenticated.");
@@ -71,7 +71,7 @@ async fn a_refused_token_is_refreshed_and_the_request_sent_once_more() {
         let browser = with_revoked_token(&scene).await;
         let before = scene.provider.refreshes().len();
         let visit = if body == 0 {
-            Visit::fetch(&url(path))
+            BrowserRequest::fetch(&url(path))
         } else {
             post(path, &vec![b'a'; body])
         };
@@ -89,7 +89,7 @@ async fn a_refused_token_is_refreshed_and_the_request_sent_once_more() {
 }
 
 #[tokio::test]
-async fn what_is_too_large_to_be_kept_is_not_sent_again_but_the_next_request_is_served() {
+async fn a_body_too_large_to_keep_is_not_sent_again_but_the_next_request_is_served() {
     let scene = scene("refresh_and_retry").await;
     let browser = with_revoked_token(&scene).await;
     let page = browser.send(post("/large", &vec![b'a'; 65_537])).await;
@@ -102,7 +102,7 @@ async fn what_is_too_large_to_be_kept_is_not_sent_again_but_the_next_request_is_
 }
 
 #[tokio::test]
-async fn a_body_that_is_streamed_is_sent_again_once_all_of_it_has_come() {
+async fn a_streamed_body_is_sent_again_after_all_of_it_has_arrived() {
     let scene = scene("refresh_and_retry").await;
     let cookie = scene.cookie("alice").await;
     scene.gateway.advance(Duration::from_secs(30));
@@ -225,7 +225,7 @@ async fn relogin_ends_the_session_and_leads_to_a_login() {
 }
 
 #[tokio::test]
-async fn an_app_that_refuses_every_token_ends_in_its_own_answer_and_no_circle() {
+async fn an_app_that_refuses_every_token_causes_no_login_loop() {
     let scene = scene("relogin").await;
     let browser = scene.signed_in("alice").await;
     scene.app.answer_by(|_| Answer::with(401, &[], "never"));
@@ -236,7 +236,7 @@ async fn an_app_that_refuses_every_token_ends_in_its_own_answer_and_no_circle() 
 }
 
 /// A request of `browser` is at the app when its token is refreshed and dies.
-async fn killed_under_way(scene: &Scene, browser: &Browser, visit: Visit) -> Page {
+async fn killed_under_way(scene: &Scene, browser: &Browser, visit: BrowserRequest) -> Page {
     let gate = Arc::new(Notify::new());
     let refusal = Answer::with(401, &[], "dead").held_by(&gate);
     let count = scene.app.count();
@@ -255,12 +255,12 @@ async fn killed_under_way(scene: &Scene, browser: &Browser, visit: Visit) -> Pag
 }
 
 #[tokio::test]
-async fn a_request_whose_token_died_of_a_refresh_beside_it_is_sent_again_whatever_the_setting() {
+async fn a_request_whose_token_a_parallel_refresh_revoked_is_sent_again_with_every_setting() {
     for setting in ["pass", "relogin", "refresh_and_retry"] {
         let scene = scene(setting).await;
         scene.provider.token_members(json!({ "expires_in": 60 }));
         let browser = scene.signed_in("alice").await;
-        for visit in [Visit::fetch(&url("/a")), post("/b", b"body")] {
+        for visit in [BrowserRequest::fetch(&url("/a")), post("/b", b"body")] {
             let page = killed_under_way(&scene, &browser, visit).await;
             assert_eq!(page.text(), "seen", "{setting}: {}", page.describe());
         }
@@ -271,7 +271,7 @@ async fn a_request_whose_token_died_of_a_refresh_beside_it_is_sent_again_whateve
 }
 
 #[tokio::test]
-async fn a_request_whose_token_dies_while_its_refresh_is_under_way_waits_for_it() {
+async fn a_request_whose_token_is_revoked_during_a_refresh_waits_for_the_refresh() {
     let scene = scene("pass").await;
     scene.provider.token_members(json!({ "expires_in": 60 }));
     let browser = scene.signed_in("alice").await;
@@ -321,7 +321,7 @@ async fn laravels_redirect_to_its_login_page_is_a_refusal_where_the_provider_say
 }
 
 #[tokio::test]
-async fn the_figures_tell_what_became_of_refusals() {
+async fn the_metrics_count_the_outcomes_of_refusals() {
     let scene = scene("refresh_and_retry").await;
     let browser = with_revoked_token(&scene).await;
     browser.fetch(&url("/a")).await;
@@ -330,7 +330,7 @@ async fn the_figures_tell_what_became_of_refusals() {
 }
 
 #[tokio::test]
-async fn a_refresh_for_another_routes_app_costs_no_request_beside_it() {
+async fn a_refresh_for_another_route_fails_no_parallel_request() {
     let routes = "[[routes]]\nprefix = \"/passing\"\n\
                   [[routes]]\non_upstream_401 = \"refresh_and_retry\"\n";
     let scene = scene_of(routes, "").await;

@@ -11,8 +11,8 @@ use tokio::sync::Notify;
 
 use crate::support::browser::Browser;
 use crate::support::certificates::Authority;
+use crate::support::connection::OpenConnection;
 use crate::support::gateway::{PROGRAM, Process, Settings};
-use crate::support::line::Line;
 use crate::support::provider::StandIn;
 use crate::support::scene::{ORIGIN, SESSION, Scene, figure, url, wait_for_figure};
 use crate::support::upstream::{Answer, RecordingUpstream};
@@ -51,7 +51,7 @@ async fn a_new_rule_decides_the_next_request_of_an_open_connection() {
     let (mut scene, tls) = Scene::over_tls().await;
     let address = scene.gateway.address();
     let cookie = cookie_of("alice", (address, &tls), &scene.provider).await;
-    let mut lines = Line::both(address, &tls).await;
+    let mut lines = OpenConnection::both(address, &tls).await;
     let open = scene.gateway.settings().text();
     let closed = edited(&open, ANYBODY, NOBODY);
     for _ in 0..3 {
@@ -66,7 +66,7 @@ async fn a_new_rule_decides_the_next_request_of_an_open_connection() {
 }
 
 #[tokio::test]
-async fn bad_settings_change_nothing_and_every_problem_is_said() {
+async fn bad_settings_change_nothing_and_every_problem_is_reported() {
     let mut scene = Scene::new().await;
     let alice = scene.signed_in("alice").await;
     let good = scene.gateway.settings().text();
@@ -97,7 +97,7 @@ async fn bad_settings_change_nothing_and_every_problem_is_said() {
 }
 
 #[tokio::test]
-async fn a_request_that_began_before_ends_by_the_settings_before() {
+async fn a_request_keeps_the_settings_with_which_it_began() {
     let mut scene = Scene::new().await;
     let alice = scene.signed_in("alice").await;
     let other = RecordingUpstream::start().await;
@@ -127,11 +127,11 @@ async fn a_request_that_began_before_ends_by_the_settings_before() {
 }
 
 #[tokio::test]
-async fn what_the_settings_leave_as_it_is_stays_open() {
+async fn unchanged_apps_keep_their_connections() {
     let (mut scene, tls) = Scene::over_tls().await;
     let address = scene.gateway.address();
     let cookie = cookie_of("alice", (address, &tls), &scene.provider).await;
-    let [mut line, _] = Line::both(address, &tls).await;
+    let [mut line, _] = OpenConnection::both(address, &tls).await;
     let text = scene.gateway.settings().text();
     assert_eq!(line.ask(&cookie).await, 200);
     let open = scene.app.connections();
@@ -199,7 +199,7 @@ async fn a_provider_that_is_another_one_ends_its_sessions_and_no_other_change_do
 }
 
 #[tokio::test]
-async fn a_login_that_began_before_ends_by_the_settings_after() {
+async fn a_login_that_began_before_a_reload_ends_with_the_new_settings() {
     let mut scene = Scene::new().await;
     let text = scene.gateway.settings().text();
     let browser = scene.browser_of("alice");
@@ -212,7 +212,7 @@ async fn a_login_that_began_before_ends_by_the_settings_after() {
 }
 
 #[tokio::test]
-async fn an_answer_that_was_used_before_stays_used() {
+async fn a_used_state_stays_used_after_a_reload() {
     let mut scene = Scene::new().await;
     let text = scene.gateway.settings().text();
     let browser = scene.browser_of("alice");
@@ -228,7 +228,7 @@ async fn an_answer_that_was_used_before_stays_used() {
 }
 
 #[tokio::test]
-async fn what_needs_a_restart_is_named_and_the_rest_is_in_force() {
+async fn settings_that_need_a_restart_are_named_and_the_others_take_effect() {
     let mut scene = Scene::new().await;
     let text = scene.gateway.settings().text();
     let text = edited(&text, "workers = 2", "workers = 1\nidle_secs = 9");
@@ -267,7 +267,7 @@ async fn a_code_never_goes_to_a_server_that_did_not_make_it() {
 }
 
 #[tokio::test]
-async fn a_refresh_after_a_reload_is_asked_for_in_the_new_way() {
+async fn a_refresh_after_a_reload_uses_the_new_provider_settings() {
     let mut scene = Scene::new().await;
     scene.provider.token_members(json!({ "expires_in": 60 }));
     let alice = scene.signed_in("alice").await;
@@ -284,11 +284,11 @@ async fn a_refresh_after_a_reload_is_asked_for_in_the_new_way() {
 }
 
 #[tokio::test]
-async fn another_certificate_counts_for_the_next_connection() {
+async fn a_new_certificate_is_used_for_the_next_connection() {
     let (mut scene, old) = Scene::over_tls().await;
     let address = scene.gateway.address();
     let cookie = cookie_of("alice", (address, &old), &scene.provider).await;
-    let [mut open, _] = Line::both(address, &old).await;
+    let [mut open, _] = OpenConnection::both(address, &old).await;
     assert_eq!(open.ask(&cookie).await, 200);
     let new = Authority::new();
     let folder = tempfile::tempdir().unwrap();
@@ -302,7 +302,7 @@ async fn another_certificate_counts_for_the_next_connection() {
     let text: String = lines.collect();
     let reloaded = scene.gateway.reload(&text).await.unwrap();
     assert_eq!(reloaded, Reloaded::default());
-    for mut line in Line::both(address, &new).await {
+    for mut line in OpenConnection::both(address, &new).await {
         assert_eq!(line.ask(&cookie).await, 200);
     }
     assert_eq!(open.ask(&cookie).await, 200);
@@ -355,7 +355,7 @@ async fn keys_can_be_added_and_only_taken_away_when_nothing_needs_them() {
 
 /// Another store waits for a restart, and the one that is open keeps its keys until then.
 #[tokio::test]
-async fn another_store_leaves_the_one_that_is_open_alone() {
+async fn a_changed_store_setting_leaves_the_open_store_alone() {
     let mut scene = Scene::with(on_disk).await;
     let text = scene.gateway.settings().text();
     let start = text.find("[login]").unwrap();
@@ -368,7 +368,7 @@ async fn another_store_leaves_the_one_that_is_open_alone() {
 }
 
 #[tokio::test]
-async fn settings_that_would_have_everything_refused_until_a_restart_are_refused() {
+async fn settings_that_would_block_every_request_until_a_restart_are_refused() {
     let proxies = "trusted_proxies = [\"127.0.0.0/8\"]";
     let mut scene = Scene::with(|settings| settings.server(proxies).listening_everywhere()).await;
     let text = scene.gateway.settings().text();
@@ -402,7 +402,7 @@ impl Load {
         let (stop, served) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
         let mut people = Vec::new();
         for cookie in cookies {
-            for mut line in Line::both(address, tls).await {
+            for mut line in OpenConnection::both(address, tls).await {
                 let (stop, served) = (Arc::clone(&stop), Arc::clone(&served));
                 let cookie = cookie.clone();
                 people.push(tokio::spawn(async move {
@@ -493,7 +493,7 @@ async fn two_hundred_reloads_lose_no_request_no_session_and_no_memory() {
 /// What files asked for is tried again until it holds: it is not forgotten for other keys, and the
 /// settings in force are not taken for it.
 #[tokio::test]
-async fn settings_that_failed_are_still_wanted() {
+async fn failed_settings_are_tried_again() {
     let mut scene = Scene::new().await;
     let text = scene.gateway.settings().text();
     let settings = scene.gateway.settings();
@@ -570,7 +570,7 @@ async fn a_reload_that_hangs_does_not_keep_the_process_from_stopping() {
 }
 
 #[tokio::test]
-async fn a_watched_file_counts_when_it_is_replaced_and_never_while_it_is_written() {
+async fn a_watched_file_is_read_when_it_is_replaced_and_never_while_it_is_written() {
     let (provider, app) = (StandIn::start().await, RecordingUpstream::start().await);
     let settings = Settings::new("http://localhost", &provider.url(), &app.url());
     let settings = settings.public_urls(&["http://localhost"]).with(ANYBODY);

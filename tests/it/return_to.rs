@@ -35,7 +35,7 @@ async fn a_36_parameters_of_a_sign_in_change_nothing_of_the_request() {
 }
 
 #[tokio::test]
-async fn a_36_a_hint_that_is_none_is_left_out() {
+async fn a_36_an_invalid_login_hint_is_left_out() {
     let scene = Scene::new().await;
     for hint in ["", "a%20b", "a%0d%0ab", "a%00", &"a".repeat(257)] {
         let address = url(&format!("/oauth2/sign_in?login_hint={hint}"));
@@ -53,7 +53,7 @@ async fn a_37_the_code_is_gone_from_the_address() {
 }
 
 #[tokio::test]
-async fn r_paths_that_browsers_read_as_other_hosts_lead_nowhere_else() {
+async fn r_paths_that_browsers_read_as_other_hosts_never_lead_to_another_origin() {
     let scene = Scene::new().await;
     let address = scene.gateway.address();
     let mut logins = Vec::new();

@@ -28,7 +28,7 @@ async fn signs_in(scene: &OpenIdScene, fetches: usize, context: &str) {
 }
 
 #[tokio::test]
-async fn f_07_keys_that_are_added_swapped_or_gone_for_a_while_cost_a_fetch_and_no_login() {
+async fn f_07_changed_keys_cause_a_fetch_and_no_failed_login() {
     let scene = OpenIdScene::new().await;
     let provider = &scene.provider;
     signs_in(&scene, 1, "the first").await;
@@ -62,7 +62,7 @@ async fn f_07_keys_that_are_added_swapped_or_gone_for_a_while_cost_a_fetch_and_n
 }
 
 #[tokio::test]
-async fn f_07_a_refresh_after_the_keys_were_swapped_is_believed() {
+async fn f_07_a_refresh_after_the_keys_were_changed_is_accepted() {
     let keys = [("identity.userinfo", "false")];
     let scene = OpenIdScene::prepared(&keys, StandIn::give_refresh_tokens).await;
     let alice = scene.signed_in("alice").await;

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use sidegate::clock::{Clock, Timestamp};
 
+use crate::support::browser_request::BrowserRequest;
 use crate::support::gateway::{Gateway, Settings};
 use crate::support::jar::SameSite;
 use crate::support::provider::StandIn;
 use crate::support::raw::exchange;
 use crate::support::scene::{ORIGIN, ROUTES, SESSION, Scene, assert_nothing_opened, url};
 use crate::support::upstream::RecordingUpstream;
-use crate::support::visit::Visit;
 
 async fn status_with(scene: &Scene, cookie: &str) -> u16 {
     let request = format!("GET / HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\n\r\n");
@@ -61,7 +61,7 @@ async fn c_01_our_cookies_have_every_attribute() {
 }
 
 #[tokio::test]
-async fn c_02_two_different_session_cookies_are_none() {
+async fn c_02_two_different_session_cookies_count_as_none() {
     let scene = Scene::new().await;
     let (alice, bob) = (scene.cookie("alice").await, scene.cookie("bob").await);
     assert_eq!(status_with(&scene, &alice).await, 200);
@@ -78,7 +78,7 @@ async fn c_02_two_different_session_cookies_are_none() {
 }
 
 #[tokio::test]
-async fn c_03_odd_cookies_are_neither_ours_nor_in_our_way() {
+async fn c_03_unusual_cookies_neither_count_as_ours_nor_hide_ours() {
     let scene = Scene::new().await;
     let alice = scene.cookie("alice").await;
     let value = alice.split_once('=').unwrap().1;
@@ -325,7 +325,7 @@ async fn c_20_signing_out_ends_the_session_everywhere() {
     let browser = scene.signed_in("alice").await;
     let session = browser.cookie(ORIGIN, SESSION).unwrap();
     let form: [(&str, &str); 0] = [];
-    let sign_out = Visit::navigation(&url("/oauth2/sign_out"))
+    let sign_out = BrowserRequest::navigation(&url("/oauth2/sign_out"))
         .form(&form)
         .from(ORIGIN);
     let page = browser.send(sign_out).await;
@@ -351,16 +351,16 @@ async fn c_21_other_sites_cannot_sign_anybody_out() {
     let form: [(&str, &str); 0] = [];
     let target = url("/oauth2/sign_out");
     for visit in [
-        Visit::navigation(&target)
+        BrowserRequest::navigation(&target)
             .form(&form)
             .from("https://evil.test"),
-        Visit::navigation(&target).from("https://evil.test"),
-        Visit::image(&target).from("https://evil.test"),
-        Visit::fetch(&target)
+        BrowserRequest::navigation(&target).from("https://evil.test"),
+        BrowserRequest::image(&target).from("https://evil.test"),
+        BrowserRequest::fetch(&target)
             .method("POST")
             .from("https://evil.test")
             .field("origin", "null"),
-        Visit::navigation(&target),
+        BrowserRequest::navigation(&target),
     ] {
         let page = browser.send(visit).await;
         assert!(page.set_cookies().is_empty(), "{}", page.describe());

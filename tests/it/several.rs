@@ -5,13 +5,13 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use crate::support::browser::Page;
+use crate::support::browser_request::BrowserRequest;
 use crate::support::form::links;
-use crate::support::pair::{APART, Two};
 use crate::support::provider::Endpoint;
 use crate::support::raw::Raw;
 use crate::support::scene::{ORIGIN, SESSION, Scene, assert_nothing_opened, url};
+use crate::support::two_providers::{SEPARATE_ROUTES, TwoProviders};
 use crate::support::upstream::Answer;
-use crate::support::visit::Visit;
 
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
 
@@ -40,7 +40,7 @@ async fn tabs_that_began_before_the_login_share_its_session() {
 }
 
 #[tokio::test]
-async fn whoever_asks_to_sign_in_anew_gets_a_new_session() {
+async fn a_user_who_signs_in_again_gets_a_new_session() {
     let scene = Scene::new().await;
     let browser = scene.signed_in("alice").await;
     let before = browser.cookie(ORIGIN, SESSION).unwrap();
@@ -88,8 +88,8 @@ async fn a_browser_that_does_not_wait_for_its_new_session_keeps_the_old_one() {
 }
 
 #[tokio::test]
-async fn a_20_a_23_an_answer_of_one_provider_is_never_taken_for_anothers() {
-    let two = Two::start(APART).await;
+async fn a_20_a_23_an_answer_of_one_provider_is_never_accepted_for_another() {
+    let two = TwoProviders::start(SEPARATE_ROUTES).await;
     let browser = two.browser();
     let mut answer = two.callback(&browser, "/page").await.location().unwrap();
     assert_eq!(answer.path(), "/oauth2/callback/main");
@@ -110,10 +110,12 @@ async fn a_20_a_23_an_answer_of_one_provider_is_never_taken_for_anothers() {
 
 #[tokio::test]
 async fn a_session_of_one_provider_does_not_serve_the_others_routes() {
-    let two = Two::start(APART).await;
+    let two = TwoProviders::start(SEPARATE_ROUTES).await;
     let browser = two.browser();
     assert_eq!(browser.visit(&url("/page")).await.text(), "seen");
-    let refused = browser.send(Visit::fetch(&url("/other/data"))).await;
+    let refused = browser
+        .send(BrowserRequest::fetch(&url("/other/data")))
+        .await;
     assert_eq!(refused.status, 401, "{}", refused.describe());
     let problem = refused.json();
     assert_eq!(problem["reason"], "session_of_other_provider");
@@ -128,13 +130,15 @@ async fn a_session_of_one_provider_does_not_serve_the_others_routes() {
     let answer = browser.follow(&start).await;
     let signed_in = browser.follow(&answer).await;
     assert_eq!(signed_in.status, 303, "{}", signed_in.describe());
-    let served = browser.send(Visit::fetch(&url("/other/data"))).await;
+    let served = browser
+        .send(BrowserRequest::fetch(&url("/other/data")))
+        .await;
     assert_eq!(served.text(), "seen", "{}", served.describe());
 }
 
 #[tokio::test]
 async fn a_20_a_21_a_22_an_answer_has_to_name_the_issuer_that_was_asked() {
-    let two = Two::start(APART).await;
+    let two = TwoProviders::start(SEPARATE_ROUTES).await;
     let (issuer, other) = (two.main.url(), two.other.url());
     let upper = issuer.replace("http://", "HTTP://");
     let encoded = issuer.replace("127", "%3127");
@@ -162,8 +166,8 @@ async fn a_20_a_21_a_22_an_answer_has_to_name_the_issuer_that_was_asked() {
 }
 
 #[tokio::test]
-async fn a_20_an_error_of_somebody_else_is_not_taken_for_the_providers() {
-    let two = Two::start(APART).await;
+async fn a_20_an_error_from_another_issuer_is_not_accepted() {
+    let two = TwoProviders::start(SEPARATE_ROUTES).await;
     let browser = two.browser();
     let error = |iss: &str| {
         let text = "/oauth2/callback/main?error=access_denied&error_description=x";
@@ -224,7 +228,7 @@ fn guess(callback: &Page) -> String {
 
 #[tokio::test]
 async fn a_session_of_one_provider_is_no_login_at_another() {
-    let two = Two::start(APART).await;
+    let two = TwoProviders::start(SEPARATE_ROUTES).await;
     let victim = two.browser();
     assert_eq!(victim.visit(&url("/page")).await.text(), "seen");
     for _ in 0..10 {
@@ -240,7 +244,7 @@ async fn a_session_of_one_provider_is_no_login_at_another() {
 }
 
 #[tokio::test]
-async fn whoever_signs_in_anew_in_vain_is_not_taken_for_the_one_before() {
+async fn a_refused_new_sign_in_does_not_continue_as_the_previous_user() {
     let scene = Scene::new().await;
     let browser = scene.signed_in("alice").await;
     for _ in 0..10 {

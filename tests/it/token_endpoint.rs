@@ -150,7 +150,7 @@ async fn a_27_f_06_errors_and_broken_answers_of_the_token_endpoint_open_no_sessi
 }
 
 #[tokio::test]
-async fn a_27_token_responses_of_real_servers_are_taken() {
+async fn a_27_token_responses_of_real_servers_are_accepted() {
     let scene = Scene::new().await;
     for members in [
         serde_json::json!({ "token_type": "BeArEr" }),
@@ -168,7 +168,7 @@ async fn a_27_token_responses_of_real_servers_are_taken() {
 }
 
 #[tokio::test]
-async fn unusable_user_information_opens_no_session() {
+async fn unusable_userinfo_opens_no_session() {
     let scene = Scene::new().await;
     for members in [
         serde_json::json!({ "id": null, "sub": null }),
@@ -191,7 +191,7 @@ async fn unusable_user_information_opens_no_session() {
 }
 
 #[tokio::test]
-async fn an_exchange_is_finished_though_its_browser_has_gone() {
+async fn an_exchange_finishes_after_its_browser_has_gone() {
     let scene = Scene::new().await;
     let browser = scene.browser();
     let callback = scene.until_callback(&browser, "/").await;

@@ -35,11 +35,11 @@ async fn run(numbers: RangeInclusive<u32>, keys: &[(&str, &str)]) {
     for row in rows {
         if row.needs_its_own_gateway() {
             let order = |provider: &_| row.order(provider, &words);
-            judge(&OpenIdScene::prepared(keys, order).await, row).await;
+            check_row(&OpenIdScene::prepared(keys, order).await, row).await;
         } else {
             shared.provider.behave();
             row.order(&shared.provider, &words);
-            judge(&shared, row).await;
+            check_row(&shared, row).await;
         }
     }
     assert_eq!(attacker.connections(), 0, "a token chose who is asked");
@@ -48,7 +48,7 @@ async fn run(numbers: RangeInclusive<u32>, keys: &[(&str, &str)]) {
     shared.signed_in("alice").await;
 }
 
-async fn judge(scene: &OpenIdScene, row: &Row) {
+async fn check_row(scene: &OpenIdScene, row: &Row) {
     let context = row.describe();
     let attempt = scene.attempt().await;
     match &row.expected {
@@ -86,7 +86,7 @@ fn the_corpus_has_three_hundred_rows_of_every_id() {
 }
 
 #[tokio::test]
-async fn every_row_says_something_that_can_be_done() {
+async fn every_row_can_be_carried_out() {
     let clock = Clock::manual(Clock::system().now());
     let provider = StandIn::at_time_of(&clock).await;
     let words = Words {
@@ -132,22 +132,22 @@ async fn j_14_an_algorithm_outside_the_list_is_refused_whatever_the_key() {
 }
 
 #[tokio::test]
-async fn j_15_j_22_keys_are_the_published_ones() {
+async fn j_15_j_22_only_published_keys_are_used() {
     run(15..=22, &[]).await;
 }
 
 #[tokio::test]
-async fn j_23_j_27_header_members_that_change_the_rest_are_refused() {
+async fn j_23_j_27_header_members_that_change_the_processing_are_refused() {
     run(23..=27, &[]).await;
 }
 
 #[tokio::test]
-async fn j_28_signatures_belong_to_what_they_stand_behind() {
+async fn j_28_a_signature_is_valid_only_for_its_own_header_and_claims() {
     run(28..=28, &[]).await;
 }
 
 #[tokio::test]
-async fn j_28_a_token_with_one_changed_character_is_refused_at_every_place() {
+async fn j_28_a_token_with_one_changed_character_is_refused_at_every_position() {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let scene = OpenIdScene::new().await;
     let short = |draft: &Draft| {
@@ -218,7 +218,7 @@ async fn j_28_parts_of_two_valid_tokens_do_not_mix() {
 }
 
 #[tokio::test]
-async fn j_29_keys_that_are_none_for_signatures_check_nothing() {
+async fn j_29_keys_not_meant_for_signatures_verify_nothing() {
     run(29..=29, &[]).await;
 }
 
@@ -228,13 +228,13 @@ async fn j_30_j_40_the_issuer_is_exactly_ours() {
 }
 
 #[tokio::test]
-async fn j_41_j_50_j_52_j_53_the_audience_is_us_and_nobody_else() {
+async fn j_41_j_50_j_52_j_53_the_audience_must_be_our_client_alone() {
     run(41..=50, &[WITHOUT_USERINFO]).await;
     run(52..=53, &[WITHOUT_USERINFO]).await;
 }
 
 #[tokio::test]
-async fn j_51_another_audience_is_fine_when_it_is_trusted_and_we_are_the_authorized_party() {
+async fn j_51_another_audience_is_accepted_when_it_is_trusted_and_we_are_the_authorized_party() {
     run(
         51..=51,
         &[WITHOUT_USERINFO, ("id_token.audiences", "[\"other\"]")],
@@ -243,12 +243,12 @@ async fn j_51_another_audience_is_fine_when_it_is_trusted_and_we_are_the_authori
 }
 
 #[tokio::test]
-async fn j_54_j_63_a_token_has_an_end_and_it_is_not_over() {
+async fn j_54_j_63_a_token_must_have_an_expiry_in_the_future() {
     run(54..=63, &[WITHOUT_USERINFO]).await;
 }
 
 #[tokio::test]
-async fn j_64_a_token_that_never_ends_opens_a_session_that_does() {
+async fn j_64_a_token_with_a_very_late_expiry_opens_a_session_that_still_ends() {
     run(64..=64, &[WITHOUT_USERINFO]).await;
     let scene = OpenIdScene::with(&[WITHOUT_USERINFO]).await;
     // 1 January 9999.
@@ -269,27 +269,27 @@ async fn j_64_a_token_that_never_ends_opens_a_session_that_does() {
 }
 
 #[tokio::test]
-async fn j_65_j_67_a_token_is_of_now() {
+async fn j_65_j_67_a_token_from_the_future_is_refused() {
     run(65..=67, &[WITHOUT_USERINFO]).await;
 }
 
 #[tokio::test]
-async fn j_68_j_69_the_subject_is_one_and_every_claim_is_there_once() {
+async fn j_68_j_69_the_subject_is_valid_and_no_claim_is_repeated() {
     run(68..=69, &[WITHOUT_USERINFO]).await;
 }
 
 #[tokio::test]
-async fn j_70_j_73_what_is_no_compact_signed_token_is_refused() {
+async fn j_70_j_73_anything_but_a_compact_jws_is_refused() {
     run(70..=73, &[]).await;
 }
 
 #[tokio::test]
-async fn j_74_hashes_that_are_there_are_right() {
+async fn j_74_hashes_in_the_token_must_match() {
     run(74..=74, &[WITHOUT_USERINFO]).await;
 }
 
 #[tokio::test]
-async fn j_75_j_76_claims_arrive_as_they_are_or_not_at_all() {
+async fn j_75_j_76_claims_reach_the_app_unchanged_or_not_at_all() {
     run(75..=76, &[WITHOUT_USERINFO]).await;
 }
 
@@ -315,12 +315,12 @@ async fn j_75_an_unverified_address_opens_no_route_of_its_domain() {
 }
 
 #[tokio::test]
-async fn j_77_the_user_information_is_of_the_same_person_and_believed_like_a_token() {
+async fn j_77_userinfo_must_name_the_same_subject_and_is_verified_like_a_token() {
     run(77..=77, &[]).await;
 }
 
 #[tokio::test]
-async fn j_78_tokens_for_something_else_sign_nobody_in() {
+async fn j_78_tokens_of_another_type_sign_nobody_in() {
     run(78..=78, &[]).await;
 }
 
@@ -349,7 +349,7 @@ async fn j_79_f_06_the_last_good_keys_outlive_an_outage_and_bad_ones_do_not_repl
 }
 
 #[tokio::test]
-async fn j_79_d_24_an_unknown_key_is_looked_for_once_a_minute() {
+async fn j_79_d_24_an_unknown_key_id_causes_one_key_fetch_a_minute() {
     let scene = OpenIdScene::new().await;
     scene.signed_in("alice").await;
     assert_eq!(scene.provider.calls(Endpoint::Jwks), 1);

@@ -255,7 +255,7 @@ fn loose(part: &str) -> String {
 }
 
 #[test]
-fn loose_bits_change_nothing_for_a_careless_reader() {
+fn unused_bits_do_not_change_what_a_lenient_decoder_reads() {
     let part = base64url([1, 2, 3, 4]);
     assert_ne!(loose(&part), part);
     assert_eq!(unbase64url(&part), [1, 2, 3, 4]);

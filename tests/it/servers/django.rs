@@ -1,6 +1,6 @@
 //! django-oauth-toolkit: `sub` is a number in text, tokens are opaque, the issuer has a path.
 
-use super::{Client, Site, openid};
+use super::{Client, Setup, openid};
 use crate::support::person::ALICE;
 use crate::support::servers::{Flows, Server};
 
@@ -27,18 +27,18 @@ async fn people_sign_in_at_django_oauth_toolkit() {
         ),
         ("public client", Client::public("public")),
     ] {
-        let site = Site::new(&provider, &client).await;
-        let arrived = site.sign_in(ALICE).await;
+        let setup = Setup::new(&provider, &client).await;
+        let arrived = setup.sign_in(ALICE).await;
         assert_eq!(arrived.person(), EXPECTED, "{flow}");
         assert!(!arrived.token.contains('.'), "{flow}: the token is opaque");
         flows.passed(flow);
     }
-    let site = Site::new(
+    let setup = Setup::new(
         &provider,
         &Client::secret("basic", "client_secret_basic", "wrong"),
     )
     .await;
-    site.refuses(ALICE, "client_refused").await;
+    setup.refuses(ALICE, "client_refused").await;
     flows.passed("wrong secret");
 }
 
@@ -53,7 +53,7 @@ async fn people_sign_in_at_django_oauth_toolkit_without_openid() {
          identity.claims.subject = \"id\""
     );
     let client = Client::secret("basic", "client_secret_basic", "secret-basic");
-    let site = Site::new(&provider, &client).await;
-    assert_eq!(site.sign_in(ALICE).await.person(), EXPECTED);
+    let setup = Setup::new(&provider, &client).await;
+    assert_eq!(setup.sign_in(ALICE).await.person(), EXPECTED);
     Flows::of("django-oauth-toolkit").passed("OAuth 2 without OpenID");
 }

@@ -3,12 +3,12 @@
 
 use serde_json::json;
 
-use super::{Client, Site, assert_refused, openid};
+use super::{Client, Setup, assert_refused, openid};
 use crate::support::browser::{Browser, Page};
+use crate::support::browser_request::BrowserRequest;
 use crate::support::person::ALICE;
 use crate::support::scene::url;
 use crate::support::servers::{Flows, Server};
-use crate::support::visit::Visit;
 
 /// Signs in as the scripts of its login page do, and comes back.
 pub(super) async fn sign_in(browser: &Browser, server: &Server, client: &str) -> Page {
@@ -27,13 +27,13 @@ pub(super) async fn sign_in(browser: &Browser, server: &Server, client: &str) ->
         &scopes,
     )
     .await;
-    let go_on = Visit::navigation(&format!("{asked}&g_continue")).from(login.as_str());
+    let go_on = BrowserRequest::navigation(&format!("{asked}&g_continue")).from(login.as_str());
     let callback = browser.send(go_on).await;
     browser.follow_all(callback).await
 }
 
 async fn call(browser: &Browser, method: &str, url: &str, body: &serde_json::Value) {
-    let visit = Visit::fetch(url).method(method);
+    let visit = BrowserRequest::fetch(url).method(method);
     let visit = visit.body("application/json", body.to_string().as_bytes());
     let page = browser.send(visit).await;
     assert_eq!(page.status, 200, "{}", page.describe());
@@ -72,10 +72,10 @@ async fn people_sign_in_at_glewlwyd() {
             "",
         ),
     ] {
-        let site = Site::new(&provider, &client).await;
-        let browser = site.browser();
+        let setup = Setup::new(&provider, &client).await;
+        let browser = setup.browser();
         let page = sign_in(&browser, &server, client.id).await;
-        let arrived = site.arrived(&browser, &page);
+        let arrived = setup.arrived(&browser, &page);
         let [user, email, groups] = arrived.person();
         assert!(!user.is_empty(), "{flow}");
         assert_eq!([email, groups], [expected, ""], "{flow}");
@@ -84,8 +84,8 @@ async fn people_sign_in_at_glewlwyd() {
         flows.passed(flow);
     }
     let wrong = Client::secret("basic", "client_secret_basic", "wrong");
-    let site = Site::new(&provider, &wrong).await;
-    let browser = site.browser();
+    let setup = Setup::new(&provider, &wrong).await;
+    let browser = setup.browser();
     let page = sign_in(&browser, &server, wrong.id).await;
     assert_refused(&browser, &page, "client_refused");
     flows.passed("wrong secret");

@@ -1,7 +1,7 @@
 //! Keycloak: `Secure` cookies on plain loopback, no `aud` in the access token, the groups in an
 //! object, 401 `unauthorized_client` for a wrong secret.
 
-use super::{Client, Site, openid};
+use super::{Client, Setup, openid};
 use crate::support::person::ALICE;
 use crate::support::scene::url;
 use crate::support::servers::{Flows, Server};
@@ -46,8 +46,8 @@ async fn every_client_authentication(server: &Server, provider: &str, flows: &Fl
         ),
         ("public client", Client::public("public").with(GROUPS)),
     ] {
-        let site = Site::new(provider, &client).await;
-        let arrived = site.sign_in(ALICE).await;
+        let setup = Setup::new(provider, &client).await;
+        let arrived = setup.sign_in(ALICE).await;
         let [user, email, groups] = arrived.person();
         assert_eq!([user, email], [ALICE_ID, "alice@example.test"], "{flow}");
         assert!(
@@ -66,15 +66,15 @@ async fn every_client_authentication(server: &Server, provider: &str, flows: &Fl
 
 async fn the_wrong_secret(provider: &str, flows: &Flows) {
     let client = Client::secret("basic", "client_secret_basic", "wrong");
-    let site = Site::new(provider, &client).await;
-    site.refuses(ALICE, "client_refused").await;
+    let setup = Setup::new(provider, &client).await;
+    setup.refuses(ALICE, "client_refused").await;
     flows.passed("wrong secret");
 }
 
 async fn signing_out(provider: &str, flows: &Flows) {
-    let site = Site::new(provider, &basic()).await;
-    let browser = site.browser();
-    site.sign_in_with(&browser, ALICE).await;
+    let setup = Setup::new(provider, &basic()).await;
+    let browser = setup.browser();
+    setup.sign_in_with(&browser, ALICE).await;
     let question = browser.open(&url("/oauth2/sign_out")).await;
     let answer = browser.submit(&question, &question.login_form(), &[]).await;
     browser.follow_all(answer).await;
@@ -82,18 +82,18 @@ async fn signing_out(provider: &str, flows: &Flows) {
     flows.passed("sign-out at the gateway");
     // Keycloak still knows her: no form this time.
     let page = browser.visit(&url("/start?from=here")).await;
-    site.arrived(&browser, &page);
+    setup.arrived(&browser, &page);
     flows.passed("single sign-on");
 }
 
 async fn in_a_real_browser(provider: &str, flows: &Flows) {
-    let site = Site::new(provider, &basic()).await;
-    site.app.answer_by(|request| {
+    let setup = Setup::new(provider, &basic()).await;
+    setup.app.answer_by(|request| {
         let user = request.head.value("x-forwarded-email").unwrap_or_default();
         let html = [("Content-Type", "text/html")];
         Answer::with(200, &html, &format!("<p>{user} sees {}", request.target()))
     });
-    let browser = Chromium::leading("localhost:80", site.gateway.address()).await;
+    let browser = Chromium::leading("localhost:80", setup.gateway.address()).await;
     browser.open(&url("/deep/page?x=1")).await;
     browser.picture("keycloak_login").await;
     browser.log_in(ALICE.name, ALICE.password).await;

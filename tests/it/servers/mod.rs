@@ -14,7 +14,7 @@ use crate::support::servers::Server;
 use crate::support::upstream::RecordingUpstream;
 
 /// The program with real servers behind it, before an app that records what reaches it.
-struct Site {
+struct Setup {
     gateway: Process,
     app: RecordingUpstream,
 }
@@ -92,7 +92,7 @@ fn openid(server: &Server, profile: &str) -> String {
     format!("profile = \"{profile}\"\nissuer = \"{issuer}\"")
 }
 
-impl Site {
+impl Setup {
     /// With one provider: what `server` says of it, and the client.
     async fn new(server: &str, client: &Client<'_>) -> Self {
         Self::with(ROUTES, |settings| client.section(settings, "main", server)).await
@@ -112,12 +112,12 @@ impl Site {
     }
 
     /// Signs in with a new browser, and gives what arrived at the app.
-    async fn sign_in(&self, person: Person) -> Arrived {
+    async fn sign_in(&self, person: Person) -> ForwardedUser {
         self.sign_in_with(&self.browser(), person).await
     }
 
     /// Signs in, and gives what arrived at the app.
-    async fn sign_in_with(&self, browser: &Browser, person: Person) -> Arrived {
+    async fn sign_in_with(&self, browser: &Browser, person: Person) -> ForwardedUser {
         let page = person.sign_in(browser, &url("/start?from=here")).await;
         self.arrived(browser, &page)
     }
@@ -130,7 +130,7 @@ impl Site {
     }
 
     /// What arrived at the app, whose page it is.
-    fn arrived(&self, browser: &Browser, page: &Page) -> Arrived {
+    fn arrived(&self, browser: &Browser, page: &Page) -> ForwardedUser {
         assert_eq!(page.text(), "seen", "{}", page.describe());
         assert_eq!(page.url.as_str(), url("/start?from=here"));
         // Hosts have jars, ports do not: on one host each would see the other's cookies.
@@ -147,7 +147,7 @@ impl Site {
         // The program logs all that it can.
         let log = self.gateway.log();
         assert!(log.contains("Signed in") && !log.contains(&token), "{log}");
-        Arrived {
+        ForwardedUser {
             token,
             user: field("x-forwarded-user"),
             email: field("x-forwarded-email"),
@@ -167,14 +167,14 @@ fn assert_refused(browser: &Browser, page: &Page, reason: &str) {
 
 /// What the app learns of a person.
 #[derive(Debug)]
-struct Arrived {
+struct ForwardedUser {
     token: String,
     user: String,
     email: String,
     groups: String,
 }
 
-impl Arrived {
+impl ForwardedUser {
     /// User, mail address and groups; and fails unless there is a token.
     #[track_caller]
     fn person(&self) -> [&str; 3] {

@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::{Client, Site, assert_refused, openid};
+use super::{Client, Setup, assert_refused, openid};
 use crate::support::browser::Browser;
+use crate::support::browser_request::BrowserRequest;
 use crate::support::person::ALICE;
 use crate::support::scene::{ORIGIN, url};
 use crate::support::servers::{Flows, Server};
-use crate::support::visit::Visit;
 
 const EXPECTED: [&str; 3] = ["alice", "alice@example.test", "staff"];
 
@@ -27,7 +27,7 @@ fn client<'a>(id: &'a str, secret: &'a str, more: &'a str) -> Client<'a> {
 /// Tells the server to behave otherwise; see its script.
 pub(super) async fn control(server: &Server, name: &str, body: &Value) -> Value {
     let url = format!("{}/_ctl/{name}", server.issuer());
-    let visit = Visit::fetch(&url).method("POST");
+    let visit = BrowserRequest::fetch(&url).method("POST");
     let visit = visit.body("application/json", body.to_string().as_bytes());
     let page = Browser::new().send(visit).await;
     assert_eq!(page.status, 200, "{}", page.describe());
@@ -69,12 +69,12 @@ async fn every_client_authentication(server: &Server, provider: &str, flows: &Fl
         ),
         ("public client", Client::public("public").with(SCOPES)),
     ] {
-        let site = Site::new(provider, &client).await;
-        assert_eq!(site.sign_in(ALICE).await.person(), EXPECTED, "{flow}");
+        let setup = Setup::new(provider, &client).await;
+        assert_eq!(setup.sign_in(ALICE).await.person(), EXPECTED, "{flow}");
         flows.passed(flow);
     }
-    let site = Site::new(provider, &client("client_secret_basic", "wrong", SCOPES)).await;
-    site.refuses(ALICE, "client_refused").await;
+    let setup = Setup::new(provider, &client("client_secret_basic", "wrong", SCOPES)).await;
+    setup.refuses(ALICE, "client_refused").await;
     flows.passed("wrong secret");
 }
 
@@ -89,8 +89,8 @@ async fn every_kind_of_token(server: &Server, provider: &str, flows: &Flows) {
         ("jwt_access_token", "JWT access token", NO_USERINFO),
         ("huge", "tokens of 8 KB", NO_USERINFO),
     ] {
-        let site = Site::new(provider, &client(id, &secret, more)).await;
-        let arrived = site.sign_in(ALICE).await;
+        let setup = Setup::new(provider, &client(id, &secret, more)).await;
+        let arrived = setup.sign_in(ALICE).await;
         assert_eq!(arrived.person(), EXPECTED, "{id}");
         let length = arrived.token.len();
         match id {
@@ -104,36 +104,36 @@ async fn every_kind_of_token(server: &Server, provider: &str, flows: &Flows) {
 
 async fn down_and_up_again(server: &Server, provider: &str, flows: &Flows) {
     let secret = server.file("client_secret");
-    let site = Site::new(provider, &client("client_secret_basic", &secret, SCOPES)).await;
-    let signed_in = site.browser();
-    site.sign_in_with(&signed_in, ALICE).await;
+    let setup = Setup::new(provider, &client("client_secret_basic", &secret, SCOPES)).await;
+    let signed_in = setup.browser();
+    setup.sign_in_with(&signed_in, ALICE).await;
     control(
         server,
         "fault",
         &json!({ "path": "/token", "status": 503, "count": 1 }),
     )
     .await;
-    site.refuses(ALICE, "provider_unavailable").await;
+    setup.refuses(ALICE, "provider_unavailable").await;
     // Who is signed in does not notice, and the next one can.
     assert_eq!(signed_in.open(&url("/still")).await.text(), "seen");
-    site.sign_in(ALICE).await;
+    setup.sign_in(ALICE).await;
     flows.passed("503 and back");
 }
 
 async fn other_keys_while_the_gateway_runs(server: &Server, provider: &str, flows: &Flows) {
     let secret = server.file("client_secret");
-    let site = Site::new(provider, &client("ES256", &secret, SCOPES)).await;
-    site.sign_in(ALICE).await;
+    let setup = Setup::new(provider, &client("ES256", &secret, SCOPES)).await;
+    setup.sign_in(ALICE).await;
     control(server, "rotate-keys", &json!({})).await;
-    assert_eq!(site.sign_in(ALICE).await.person(), EXPECTED);
+    assert_eq!(setup.sign_in(ALICE).await.person(), EXPECTED);
     flows.passed("rotation of keys");
 }
 
 async fn an_answer_by_form_post(server: &Server, provider: &str, flows: &Flows) {
     let secret = server.file("client_secret");
     let more = format!("{SCOPES}\nauthorization_request.response_mode = \"form_post\"");
-    let site = Site::new(provider, &client("client_secret_basic", &secret, &more)).await;
-    assert_eq!(site.sign_in(ALICE).await.person(), EXPECTED);
+    let setup = Setup::new(provider, &client("client_secret_basic", &secret, &more)).await;
+    assert_eq!(setup.sign_in(ALICE).await.person(), EXPECTED);
     flows.passed("form_post");
 }
 
@@ -146,7 +146,7 @@ async fn an_answer_of_one_oidc_provider_is_not_taken_for_one_of_another() {
     let (at_one, at_two) = (openid(&one, "oidc"), openid(&two, "oidc"));
     let routes = "[[routes]]\nprovider = \"one\"\n\
                   [[routes]]\nprefix = \"/two\"\nprovider = \"two\"\n";
-    let site = Site::with(routes, |settings| {
+    let setup = Setup::with(routes, |settings| {
         let section = |name, at: &str, secret| {
             client("client_secret_basic", secret, SCOPES).section(settings, name, at)
         };
@@ -156,10 +156,10 @@ async fn an_answer_of_one_oidc_provider_is_not_taken_for_one_of_another() {
         ]
         .concat()
     });
-    let site = site.await;
-    site.sign_in(ALICE).await;
+    let setup = setup.await;
+    setup.sign_in(ALICE).await;
     // A login that begins at the one is answered by the other, to the address of the one.
-    let browser = site.browser();
+    let browser = setup.browser();
     let start = browser.open(&url("/start?from=here")).await;
     let asked = start.location().unwrap().to_string();
     let other = asked.replace(one.issuer(), two.issuer());

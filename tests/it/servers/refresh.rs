@@ -7,13 +7,13 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::{Client, Site, glewlwyd, oidc_provider, openid};
+use super::{Client, Setup, glewlwyd, oidc_provider, openid};
 use crate::support::browser::Browser;
+use crate::support::browser_request::BrowserRequest;
 use crate::support::person::ALICE;
 use crate::support::scene::url;
 use crate::support::servers::{Flows, Server};
 use crate::support::upstream::Recorded;
-use crate::support::visit::Visit;
 use crate::support::wire::PATIENCE;
 
 /// Seconds that an access token lives.
@@ -23,8 +23,8 @@ const LIFE: u64 = 4;
 const AT_ONCE: usize = 20;
 
 /// Somebody signed in, whose tokens are looked at.
-struct Stay<'a> {
-    site: &'a Site,
+struct LongSession<'a> {
+    setup: &'a Setup,
     browser: Browser,
     userinfo: String,
 }
@@ -34,10 +34,10 @@ fn token(request: &Recorded) -> String {
     field.strip_prefix("Bearer ").unwrap().to_owned()
 }
 
-impl Stay<'_> {
+impl LongSession<'_> {
     /// The token that the app has had last.
     fn token(&self) -> String {
-        token(&self.site.app.last())
+        token(&self.setup.app.last())
     }
 
     /// Goes on asking until the app has had another token than `old`; every request is served.
@@ -58,7 +58,7 @@ impl Stay<'_> {
     /// Whether the server still knows somebody by this access token.
     async fn is_good(&self, token: &str) -> bool {
         let bearer = format!("Bearer {token}");
-        let visit = Visit::fetch(&self.userinfo).field("authorization", &bearer);
+        let visit = BrowserRequest::fetch(&self.userinfo).field("authorization", &bearer);
         let status = Browser::new().send(visit).await.status;
         assert!(matches!(status.as_u16(), 200 | 401), "{status}");
         status == 200
@@ -67,7 +67,7 @@ impl Stay<'_> {
     /// Many requests find that the token has expired; the app sees one new token.
     async fn all_at_once(&self, old: &str) -> String {
         sleep(Duration::from_secs(LIFE + 1)).await;
-        let before = self.site.app.count();
+        let before = self.setup.app.count();
         let mut asking = JoinSet::new();
         for _ in 0..AT_ONCE {
             let tab = self.browser.clone();
@@ -77,7 +77,7 @@ impl Stay<'_> {
             let page = page.unwrap();
             assert_eq!(page.text(), "seen", "{}", page.describe());
         }
-        let requests = self.site.app.requests();
+        let requests = self.setup.app.requests();
         let tokens: BTreeSet<_> = requests[before..].iter().map(token).collect();
         assert_eq!((requests.len() - before, tokens.len()), (AT_ONCE, 1));
         let new = tokens.into_iter().next().unwrap();
@@ -90,9 +90,9 @@ impl Stay<'_> {
 ///
 /// A refresh token that is used twice ends everything at these servers: one refresh more after the
 /// crowd proves that there was one.
-async fn outlives_its_tokens(stay: &Stay<'_>, kills_access_tokens: bool, flows: &Flows) {
+async fn outlives_its_tokens(stay: &LongSession<'_>, kills_access_tokens: bool, flows: &Flows) {
     let first = stay.token();
-    let head = stay.site.app.last().head;
+    let head = stay.setup.app.last().head;
     let person = |head: &crate::support::wire::Head| {
         ["x-forwarded-user", "x-forwarded-email"].map(|name| head.value(name))
     };
@@ -102,7 +102,7 @@ async fn outlives_its_tokens(stay: &Stay<'_>, kills_access_tokens: bool, flows: 
     assert!(!(kills_access_tokens && old_is_good));
     let third = stay.until_renewed(&second).await;
     assert!(stay.is_good(&third).await);
-    assert_eq!(person(&stay.site.app.last().head), person(&head));
+    assert_eq!(person(&stay.setup.app.last().head), person(&head));
     flows.passed("refresh");
     let fourth = stay.all_at_once(&third).await;
     assert!(stay.is_good(&fourth).await);
@@ -129,11 +129,11 @@ async fn a_session_at_oidc_provider_outlives_its_tokens() {
         oidc_provider::SCOPES
     );
     let client = Client::secret("client_secret_basic", "client_secret_basic", &secret);
-    let site = Site::new(&openid(&server, "oidc"), &client.with(&more)).await;
-    let browser = site.browser();
-    site.sign_in_with(&browser, ALICE).await;
-    let stay = Stay {
-        site: &site,
+    let setup = Setup::new(&openid(&server, "oidc"), &client.with(&more)).await;
+    let browser = setup.browser();
+    setup.sign_in_with(&browser, ALICE).await;
+    let stay = LongSession {
+        setup: &setup,
         browser,
         userinfo: format!("{}/me", server.issuer()),
     };
@@ -144,7 +144,7 @@ async fn a_session_at_oidc_provider_outlives_its_tokens() {
 }
 
 /// The server fails at a refresh: the session goes on, and so do the requests.
-async fn the_server_fails_at_a_refresh(stay: &Stay<'_>, server: &Server) {
+async fn the_server_fails_at_a_refresh(stay: &LongSession<'_>, server: &Server) {
     let old = stay.token();
     let fault = json!({ "path": "/token", "status": 503, "count": 1 });
     oidc_provider::control(server, "fault", &fault).await;
@@ -158,11 +158,11 @@ async fn a_session_at_django_oauth_toolkit_outlives_its_tokens() {
     let server = Server::django_oauth_toolkit_whose_tokens_live(LIFE).await;
     let client = Client::secret("basic", "client_secret_basic", "secret-basic")
         .with("refresh.revokes_access_token = true");
-    let site = Site::new(&openid(&server, "oidc"), &client).await;
-    let browser = site.browser();
-    site.sign_in_with(&browser, ALICE).await;
-    let stay = Stay {
-        site: &site,
+    let setup = Setup::new(&openid(&server, "oidc"), &client).await;
+    let browser = setup.browser();
+    setup.sign_in_with(&browser, ALICE).await;
+    let stay = LongSession {
+        setup: &setup,
         browser,
         userinfo: format!("{}/userinfo/", server.issuer()),
     };
@@ -178,12 +178,12 @@ async fn a_session_at_glewlwyd_outlives_its_tokens() {
         glewlwyd::VERIFIED
     );
     let client = Client::secret("basic", "client_secret_basic", "secret-basic").with(&more);
-    let site = Site::new(&openid(&server, "oidc"), &client).await;
-    let browser = site.browser();
+    let setup = Setup::new(&openid(&server, "oidc"), &client).await;
+    let browser = setup.browser();
     let page = glewlwyd::sign_in(&browser, &server, "basic").await;
-    site.arrived(&browser, &page);
-    let stay = Stay {
-        site: &site,
+    setup.arrived(&browser, &page);
+    let stay = LongSession {
+        setup: &setup,
         browser,
         userinfo: format!("{}/userinfo", server.issuer()),
     };

@@ -15,10 +15,10 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use url::Url;
 
+use super::browser_request::BrowserRequest;
 use super::certificates::Authority;
 use super::form::{Form, forms};
 use super::jar::{Cookie, Jar};
-use super::visit::Visit;
 use super::wire::{PATIENCE, Stream};
 
 /// A browser; clones are tabs that share the jar.
@@ -27,7 +27,7 @@ pub(crate) struct Browser {
     jar: Arc<watch::Sender<Jar>>,
     tls: Option<Arc<rustls::ClientConfig>>,
     /// Where a host and port lead to.
-    ways: Vec<(String, SocketAddr)>,
+    host_addresses: Vec<(String, SocketAddr)>,
 }
 
 /// One answer.
@@ -37,7 +37,7 @@ pub(crate) struct Page {
     pub(crate) status: StatusCode,
     pub(crate) fields: HeaderMap,
     pub(crate) body: Bytes,
-    visit: Visit,
+    visit: BrowserRequest,
 }
 
 /// Host and port.
@@ -105,7 +105,7 @@ impl Browser {
         Self {
             jar: Arc::new(watch::Sender::new(Jar::default())),
             tls: None,
-            ways: Vec::new(),
+            host_addresses: Vec::new(),
         }
     }
 
@@ -120,14 +120,14 @@ impl Browser {
     /// With `origin` leading to `address`, so that a gateway on any port can have a public URL
     /// without one.
     pub(crate) fn leading(mut self, origin: &str, address: SocketAddr) -> Self {
-        self.ways
+        self.host_addresses
             .push((place(&Url::parse(origin).unwrap()), address));
         self
     }
 
     /// Opens `url` as a person does; redirects are not followed.
     pub(crate) async fn open(&self, url: &str) -> Page {
-        self.send(Visit::navigation(url)).await
+        self.send(BrowserRequest::navigation(url)).await
     }
 
     /// Opens `url` and follows redirects to the end.
@@ -138,7 +138,7 @@ impl Browser {
 
     /// `fetch(url)` by a script of the same origin; redirects are not followed.
     pub(crate) async fn fetch(&self, url: &str) -> Page {
-        self.send(Visit::fetch(url)).await
+        self.send(BrowserRequest::fetch(url)).await
     }
 
     /// Submits a form that stands on `page`; redirects are not followed.
@@ -146,10 +146,10 @@ impl Browser {
         let mut url = page.url.join(&form.action).unwrap();
         let fields = form.filled(filled);
         let visit = if form.method == "POST" {
-            Visit::navigation(url.as_str()).form(&fields)
+            BrowserRequest::navigation(url.as_str()).form(&fields)
         } else {
             url.query_pairs_mut().clear().extend_pairs(fields);
-            Visit::navigation(url.as_str())
+            BrowserRequest::navigation(url.as_str())
         };
         self.send(visit.from(page.url.as_str())).await
     }
@@ -227,7 +227,7 @@ impl Browser {
     }
 
     /// Sends one request, keeps the cookies of the answer.
-    pub(crate) async fn send(&self, visit: Visit) -> Page {
+    pub(crate) async fn send(&self, visit: BrowserRequest) -> Page {
         let cookies = self.jar.borrow().header(&visit.url, visit.context());
         let mut request = Request::new(Full::new(Bytes::from(visit.body.clone())));
         *request.method_mut() = visit.method.clone();
@@ -269,7 +269,7 @@ impl Browser {
         page
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>, visit: Visit) -> Page {
+    async fn exchange(&self, request: Request<Full<Bytes>>, visit: BrowserRequest) -> Page {
         let stream = self.connect(&visit.url).await;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
@@ -291,7 +291,10 @@ impl Browser {
     }
 
     async fn connect(&self, url: &Url) -> Box<dyn Stream> {
-        let known = self.ways.iter().find(|(known, _)| *known == place(url));
+        let known = self
+            .host_addresses
+            .iter()
+            .find(|(known, _)| *known == place(url));
         let port = url.port_or_known_default().unwrap();
         let loopback = SocketAddr::from(([127, 0, 0, 1], port));
         let stream = TcpStream::connect(known.map_or(loopback, |(_, address)| *address)).await;
@@ -369,7 +372,7 @@ mod tests {
             ("same-origin".into(), "empty".into())
         );
         assert_eq!(field("cookie"), "a=1; b=2");
-        let evil = Visit::navigation(&origin).from("http://127.0.0.1/");
+        let evil = BrowserRequest::navigation(&origin).from("http://127.0.0.1/");
         browser.send(evil.clone()).await;
         assert_eq!(
             (field("sec-fetch-site"), field("cookie")),

@@ -25,9 +25,9 @@ pub(crate) const AT_ONCE: u64 = 16;
 
 /// A folder with a file of sessions and its keys.
 #[derive(Clone, Debug)]
-pub(crate) struct Place(PathBuf);
+pub(crate) struct StoreFolder(PathBuf);
 
-impl Place {
+impl StoreFolder {
     /// In a folder that is there; a key is made if it has none.
     pub(crate) fn new(folder: &Path) -> Self {
         let keys = folder.join("keys");
@@ -84,9 +84,9 @@ pub(crate) fn login(person: &str, version: u64) -> NewSession<'static> {
 
 /// A small generator, so that a seed gives the same deeds again.
 #[derive(Debug)]
-pub(crate) struct Dice(u64);
+pub(crate) struct RandomNumbers(u64);
 
-impl Dice {
+impl RandomNumbers {
     pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
@@ -100,16 +100,16 @@ impl Dice {
     }
 }
 
-fn tell(what: &str) {
+fn announce(what: &str) {
     // Nobody listens any more once the parent is gone.
     writeln!(std::io::stdout().lock(), "{what}").unwrap();
 }
 
 /// What the child does, until it is killed or the disk takes no more. In the end it signs some out:
 /// that needs no room that a renewal did not free.
-pub(crate) async fn change_sessions(place: &Place, seed: u64) {
-    tell("");
-    let sessions = Arc::new(place.start(place.store()).unwrap());
+pub(crate) async fn change_sessions(store_folder: &StoreFolder, seed: u64) {
+    announce("");
+    let sessions = Arc::new(store_folder.start(store_folder.store()).unwrap());
     let tasks: Vec<_> = (0..AT_ONCE)
         .map(|number| {
             let sessions = Arc::clone(&sessions);
@@ -132,51 +132,51 @@ async fn one_task(sessions: Arc<Sessions>, seed: u64) {
 /// Signs somebody out, and says whether that could be done.
 async fn end(sessions: &Sessions, id: &SessionId) -> bool {
     let text = id.to_text();
-    tell(&format!("ending {}", text.expose()));
+    announce(&format!("ending {}", text.expose()));
     let ended = sessions
         .end(&id.key(), sidegate::session::EndReason::SignedOut)
         .await
         .is_ok();
     if ended {
-        tell(&format!("ended {}", text.expose()));
+        announce(&format!("ended {}", text.expose()));
     }
     ended
 }
 
 async fn change(sessions: &Sessions, seed: u64, held: &mut Vec<(SessionId, Arc<Session>)>) {
-    let mut dice = Dice::new(seed);
+    let mut random = RandomNumbers::new(seed);
     let mut opened = 0;
     loop {
         let now = Clock::system().now();
-        let what = dice.below(10);
+        let what = random.below(10);
         if what < 5 || held.is_empty() {
             opened += 1;
             let person = format!("p{seed}-{opened}");
-            tell("opening");
+            announce("opening");
             let Ok(id) = sessions.open(login(&person, 0), now).await else {
                 return;
             };
-            tell(&format!("opened {} {person}", id.to_text().expose()));
+            announce(&format!("opened {} {person}", id.to_text().expose()));
             if let Lookup::Live(session) = sessions.find(&id, now) {
                 held.push((id, session));
             }
             continue;
         }
-        let place = usize::try_from(dice.below(1000)).unwrap() % held.len();
+        let index = usize::try_from(random.below(1000)).unwrap() % held.len();
         if what < 8 {
-            let (id, session) = &mut held[place];
+            let (id, session) = &mut held[index];
             let id = id.to_text();
             let (version, person) = (session.version() + 1, person_of(session));
-            tell(&format!("replacing {} {version}", id.expose()));
+            announce(&format!("replacing {} {version}", id.expose()));
             let tokens = login(&person, version).tokens;
             match sessions.replace(session, tokens, None).await {
                 Ok(Replaced::Stored(new)) => *session = new,
                 Ok(other) => panic!("nobody else touches it: {other:?}"),
                 Err(_full) => return,
             }
-            tell(&format!("replaced {} {version}", id.expose()));
+            announce(&format!("replaced {} {version}", id.expose()));
         } else {
-            let (id, _) = held.swap_remove(place);
+            let (id, _) = held.swap_remove(index);
             if !end(sessions, &id).await {
                 return;
             }
@@ -191,8 +191,8 @@ fn person_of(session: &Session) -> String {
 
 /// What a child said, line by line.
 #[derive(Debug, Default)]
-pub(crate) struct Ledger {
-    sessions: HashMap<String, Known>,
+pub(crate) struct ChildLog {
+    sessions: HashMap<String, LoggedSession>,
     /// Logins that were begun.
     pub(crate) opening: u64,
     /// Logins that were acknowledged.
@@ -204,16 +204,16 @@ pub(crate) struct Ledger {
 }
 
 #[derive(Debug)]
-struct Known {
+struct LoggedSession {
     person: String,
     /// The version that was acknowledged; `None` once the session has ended.
     version: Option<u64>,
-    begun: Begun,
+    pending: Pending,
 }
 
 /// What was said to begin, but not to be done.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Begun {
+enum Pending {
     Nothing,
     Replacing(u64),
     Ending,
@@ -221,7 +221,7 @@ enum Begun {
 
 /// What a file holds of what a ledger knows.
 #[derive(Debug, Default, Eq, PartialEq)]
-pub(crate) struct Held {
+pub(crate) struct FileContents {
     /// Sessions that were acknowledged and are live.
     pub(crate) live: u64,
     /// Sessions that were acknowledged, did not end, and are not there.
@@ -231,18 +231,18 @@ pub(crate) struct Held {
     /// Sessions with other tokens than those of the newest version that was acknowledged, or begun.
     pub(crate) stale: u64,
     /// Sessions that nobody has heard of: logins that were under way.
-    pub(crate) unheard: u64,
+    pub(crate) unannounced: u64,
 }
 
-impl Held {
+impl FileContents {
     /// Whether it is what was acknowledged, and of what was begun no more than can be.
-    pub(crate) fn is_exact(&self, ledger: &Ledger) -> bool {
+    pub(crate) fn is_exact(&self, child_log: &ChildLog) -> bool {
         let wrong = self.lost + self.back + self.stale;
-        wrong == 0 && self.unheard <= ledger.opening - ledger.opened
+        wrong == 0 && self.unannounced <= child_log.opening - child_log.opened
     }
 }
 
-impl Ledger {
+impl ChildLog {
     /// How much was acknowledged.
     pub(crate) fn done(&self) -> u64 {
         self.opened + self.replaced + self.ended
@@ -270,69 +270,70 @@ impl Ledger {
             ["opening"] => self.opening += 1,
             ["opened", id, person] => {
                 self.opened += 1;
-                let known = Known {
+                let logged = LoggedSession {
                     person: person.to_owned(),
                     version: Some(0),
-                    begun: Begun::Nothing,
+                    pending: Pending::Nothing,
                 };
-                assert!(self.sessions.insert(id.to_owned(), known).is_none());
+                assert!(self.sessions.insert(id.to_owned(), logged).is_none());
             }
             ["replacing", id, version] => {
-                self.known(id).begun = Begun::Replacing(version.parse().unwrap());
+                self.logged(id).pending = Pending::Replacing(version.parse().unwrap());
             }
             ["replaced", id, version] => {
                 self.replaced += 1;
-                let known = self.known(id);
-                known.version = Some(version.parse().unwrap());
-                known.begun = Begun::Nothing;
+                let logged = self.logged(id);
+                logged.version = Some(version.parse().unwrap());
+                logged.pending = Pending::Nothing;
             }
-            ["ending", id] => self.known(id).begun = Begun::Ending,
+            ["ending", id] => self.logged(id).pending = Pending::Ending,
             ["ended", id] => {
                 self.ended += 1;
-                let known = self.known(id);
-                known.version = None;
-                known.begun = Begun::Nothing;
+                let logged = self.logged(id);
+                logged.version = None;
+                logged.pending = Pending::Nothing;
             }
             // What a test harness says.
             _ => {}
         }
     }
 
-    fn known(&mut self, id: &str) -> &mut Known {
+    fn logged(&mut self, id: &str) -> &mut LoggedSession {
         self.sessions.get_mut(id).expect("it was opened")
     }
 
     /// Compares with what is held now: each thing that was begun is done or not. What is held is
     /// what is known from then on.
-    pub(crate) async fn check(&mut self, sessions: &Sessions, now: Timestamp) -> Held {
-        let mut held = Held::default();
-        for (text, known) in &mut self.sessions {
+    pub(crate) async fn check(&mut self, sessions: &Sessions, now: Timestamp) -> FileContents {
+        let mut held = FileContents::default();
+        for (text, logged) in &mut self.sessions {
             let id = SessionId::parse(text.as_bytes()).unwrap();
             let found = match sessions.find(&id, now) {
                 Lookup::Live(session) => Some(session),
                 Lookup::Away => sessions.fetch(&id.key()).await.unwrap(),
                 Lookup::Expired | Lookup::OtherInstance | Lookup::Unknown => None,
             };
-            let begun = std::mem::replace(&mut known.begun, Begun::Nothing);
-            match (found, known.version) {
+            let pending = std::mem::replace(&mut logged.pending, Pending::Nothing);
+            match (found, logged.version) {
                 (None, None) => {}
                 (None, Some(_)) => {
-                    held.lost += u64::from(begun != Begun::Ending);
-                    known.version = None;
+                    held.lost += u64::from(pending != Pending::Ending);
+                    logged.version = None;
                 }
                 (Some(_), None) => held.back += 1,
                 (Some(session), Some(acknowledged)) => {
                     held.live += 1;
                     let version = session.version();
-                    let is_newest = version == acknowledged || begun == Begun::Replacing(version);
-                    let is_own = is_own(&session, &known.person);
+                    let is_newest =
+                        version == acknowledged || pending == Pending::Replacing(version);
+                    let is_own = is_own(&session, &logged.person);
                     held.stale += u64::from(!is_newest || !is_own);
-                    known.version = Some(version);
+                    logged.version = Some(version);
                 }
             }
         }
-        let heard = held.live + held.back;
-        held.unheard = sessions.count().saturating_sub(heard);
+        let announced = held.live + held.back;
+        held.unannounced = sessions.count().saturating_sub(announced);
         held
     }
 }

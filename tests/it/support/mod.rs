@@ -1,16 +1,16 @@
 //! The kit: everything around a gateway that a test needs.
 
 pub(crate) mod browser;
+pub(crate) mod browser_request;
 pub(crate) mod certificates;
+pub(crate) mod connection;
 pub(crate) mod form;
 pub(crate) mod gateway;
 pub(crate) mod h2;
 pub(crate) mod jar;
 pub(crate) mod killed;
-pub(crate) mod line;
 pub(crate) mod oauth;
 pub(crate) mod openid;
-pub(crate) mod pair;
 pub(crate) mod person;
 pub(crate) mod provider;
 pub(crate) mod radicale;
@@ -18,7 +18,7 @@ pub(crate) mod raw;
 pub(crate) mod scene;
 pub(crate) mod servers;
 pub(crate) mod torture;
+pub(crate) mod two_providers;
 pub(crate) mod upstream;
-pub(crate) mod visit;
 pub(crate) mod webdriver;
 pub(crate) mod wire;

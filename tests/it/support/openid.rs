@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_id_token_is_what_was_asked_for_but_for_the_change() {
+    async fn an_id_token_differs_only_by_the_requested_change() {
         let clock = Clock::manual(Clock::system().now());
         let provider = StandIn::at_time_of(&clock).await;
         provider.tamper_claims(|claims| claims["aud"] = "other".into());
@@ -306,7 +306,7 @@ mod tests {
             ("client_secret", CLIENT_SECRET),
         ];
         let endpoint = format!("{}/token", provider.url());
-        let post = || crate::support::visit::Visit::fetch(&endpoint).form(&form);
+        let post = || crate::support::browser_request::BrowserRequest::fetch(&endpoint).form(&form);
         let response = browser.send(post()).await;
         let id_token = response.json()["id_token"].as_str().unwrap().to_owned();
         let parts: Vec<Vec<u8>> = id_token.split('.').map(unbase64url).collect();

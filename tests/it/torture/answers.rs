@@ -12,7 +12,7 @@ use crate::support::gateway::{Gateway, Settings};
 use crate::support::scene::{ORIGIN, url};
 use crate::support::torture::app::TokenApp;
 use crate::support::torture::fault::Schedule;
-use crate::support::torture::ledger::{Book, Habits, Ledger};
+use crate::support::torture::ledger::{Ledger, ProviderBehavior, SharedLedger};
 use crate::support::torture::server::TortureProvider;
 use crate::support::upstream::Answer;
 use crate::support::wire::PATIENCE;
@@ -25,7 +25,7 @@ const DUE: u64 = 59;
 
 /// What becomes of a session.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Fate {
+enum SessionOutcome {
     /// The next request signs in.
     Ends,
     /// The old token serves as long as it lives, and a later refresh succeeds.
@@ -36,7 +36,7 @@ struct Row {
     line: &'static str,
     profile: &'static str,
     answer: Answer,
-    fate: Fate,
+    outcome: SessionOutcome,
 }
 
 fn rows() -> Vec<Row> {
@@ -46,7 +46,7 @@ fn rows() -> Vec<Row> {
         line,
         profile: "oidc",
         answer,
-        fate: Fate::Kept,
+        outcome: SessionOutcome::Kept,
     };
     let rows = lines.map(row);
     // Its profile asks a second endpoint for addresses.
@@ -61,9 +61,9 @@ fn row(line: &'static str) -> Row {
     let [verdict, _reason, profile, status, fields, body] = columns[..] else {
         panic!("not six columns: {line}");
     };
-    let fate = match verdict {
-        "fatal" => Fate::Ends,
-        "ours" | "passing" => Fate::Kept,
+    let outcome = match verdict {
+        "fatal" => SessionOutcome::Ends,
+        "ours" | "passing" => SessionOutcome::Kept,
         other => panic!("no verdict {other} in {line}"),
     };
     let fields = fields
@@ -77,7 +77,7 @@ fn row(line: &'static str) -> Row {
         line,
         profile,
         answer: Answer::with(status.parse().unwrap(), &fields, body),
-        fate,
+        outcome,
     }
 }
 
@@ -85,22 +85,22 @@ fn row(line: &'static str) -> Row {
 struct Scene {
     gateway: Gateway,
     provider: TortureProvider,
-    book: Book,
+    shared_ledger: SharedLedger,
     _app: TokenApp,
 }
 
 impl Scene {
     async fn new(profile: &str) -> Self {
         let clock = Clock::manual(Clock::system().now());
-        let book = Ledger::book();
-        let habits = Habits {
+        let shared_ledger = Ledger::shared_ledger();
+        let behavior = ProviderBehavior {
             server: "main",
             kills_access_tokens: false,
             grace: Duration::ZERO,
         };
         let schedule = Schedule::new(0, 0, &[LIFE]);
-        let provider = TortureProvider::start(&book, habits, schedule, &clock).await;
-        let app = TokenApp::start(&book, &clock).await;
+        let provider = TortureProvider::start(&shared_ledger, behavior, schedule, &clock).await;
+        let app = TokenApp::start(&shared_ledger, &clock).await;
         let settings = Settings::new(ORIGIN, "http://unused.test", &app.url());
         let secret = settings.file("secret", "s3cret\n");
         let section = provider.section(profile, &secret);
@@ -112,7 +112,7 @@ impl Scene {
         Self {
             gateway,
             provider,
-            book,
+            shared_ledger,
             _app: app,
         }
     }
@@ -128,7 +128,7 @@ impl Scene {
         self.provider.answer_refreshes(Some(answer));
         self.gateway.advance(Duration::from_secs(LIFE - DUE));
         served(&browser.fetch(&url("/page")).await, 0);
-        let mut changes = self.book.subscribe();
+        let mut changes = self.shared_ledger.subscribe();
         let called =
             changes.wait_for(|ledger| !ledger.families().last().unwrap().pairs[0].calls.is_empty());
         assert!(timeout(PATIENCE, called).await.is_ok(), "no refresh");
@@ -147,11 +147,11 @@ impl Scene {
             } else {
                 assert_eq!(page.field("x-app"), Some("served"), "{}", page.describe());
             }
-            if refreshed(&self.book.borrow()) {
+            if refreshed(&self.shared_ledger.borrow()) {
                 break;
             }
         }
-        let mut changes = self.book.subscribe();
+        let mut changes = self.shared_ledger.subscribe();
         let again = timeout(PATIENCE, changes.wait_for(refreshed)).await.is_ok();
         assert!(again, "never refreshed again");
         self.gateway.advance(Duration::from_secs(DUE));
@@ -187,17 +187,17 @@ async fn g_07_g_08_f_06_each_answer_to_a_refresh_ends_the_session_or_keeps_it() 
             println!("{}", row.line);
             let browser = scene.signed_in().await;
             scene.meet(&browser, row.answer.clone()).await;
-            match row.fate {
-                Fate::Ends => scene.is_over(&browser).await,
-                Fate::Kept => scene.is_kept(&browser).await,
+            match row.outcome {
+                SessionOutcome::Ends => scene.is_over(&browser).await,
+                SessionOutcome::Kept => scene.is_kept(&browser).await,
             }
         }
     }
 }
 
 #[test]
-fn every_fate_is_in_the_table() {
+fn every_outcome_is_in_the_table() {
     let rows = rows();
-    let count = |fate| rows.iter().filter(|row| row.fate == fate).count();
-    assert!(count(Fate::Ends) >= 15 && count(Fate::Kept) >= 40);
+    let count = |outcome| rows.iter().filter(|row| row.outcome == outcome).count();
+    assert!(count(SessionOutcome::Ends) >= 15 && count(SessionOutcome::Kept) >= 40);
 }

@@ -65,7 +65,7 @@ impl Report {
         for family in ledger.families() {
             self.sessions += 1;
             self.refreshes += family.refreshes();
-            self.unavoidable += usize::from(family.is_doomed());
+            self.unavoidable += usize::from(family.is_unrecoverable());
             let ended_wrongly = !matches!(family.ended, None | Some(End::LostAnswer));
             if ended_wrongly || family.overlaps > 0 {
                 self.improper.push(format!("{family:?}"));
@@ -73,7 +73,7 @@ impl Report {
             for pair in &family.pairs {
                 self.again += pair.calls.len().saturating_sub(1);
                 self.expiries += usize::from(expired(family, pair));
-                if pair.fair_calls() > 1 {
+                if pair.normal_calls() > 1 {
                     self.improper.push(format!("asked twice: {family:?}"));
                 }
             }
@@ -111,7 +111,7 @@ fn expired(family: &Family, pair: &Pair) -> bool {
     match pair.used_at {
         // A client that takes its time to read the answer has less of it.
         Some(used_at) => used_at >= pair.asked_at.plus(life / 2),
-        None => !pair.lost && pair.killed_at.is_none() && family.seen_at >= pair.expires_at,
+        None => !pair.lost && pair.killed_at.is_none() && family.last_used_at >= pair.expires_at,
     }
 }
 

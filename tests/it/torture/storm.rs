@@ -15,23 +15,23 @@ use tokio::sync::{RwLock, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::report::Report;
-use super::visitor::{Site, Visitor};
+use super::visitor::{Setup, Visitor};
 use crate::support::gateway::{Process, Settings};
 use crate::support::provider::CANARY;
 use crate::support::scene::ORIGIN;
 use crate::support::torture::app::TokenApp;
 use crate::support::torture::fault::{Fault, Schedule};
-use crate::support::torture::ledger::{Habits, Ledger};
+use crate::support::torture::ledger::{Ledger, ProviderBehavior};
 use crate::support::torture::server::TortureProvider;
 
 /// The servers: both rotate refresh tokens and end everything when an old one comes back.
-const SERVERS: [Habits; 2] = [
-    Habits {
+const SERVERS: [ProviderBehavior; 2] = [
+    ProviderBehavior {
         server: "keeping",
         kills_access_tokens: false,
         grace: Duration::ZERO,
     },
-    Habits {
+    ProviderBehavior {
         server: "killing",
         kills_access_tokens: true,
         grace: Duration::ZERO,
@@ -86,8 +86,8 @@ fn settings(providers: &[TortureProvider], app: &TokenApp) -> Settings {
         .with("[session]\nrefresh_wait_secs = 120\n");
     let secret = settings.file("secret", "s3cret\n");
     let mut sections = String::new();
-    for (provider, habits) in providers.iter().zip(SERVERS) {
-        let name = habits.server;
+    for (provider, behavior) in providers.iter().zip(SERVERS) {
+        let name = behavior.server;
         sections.push_str(&provider.section("oauth2", &secret));
         settings = settings.with(&format!(
             "[[routes]]\nprefix = \"/{name}\"\nprovider = \"{name}\"\n\
@@ -102,92 +102,93 @@ fn settings(providers: &[TortureProvider], app: &TokenApp) -> Settings {
 /// One server after the other is gone for a moment, until it is over.
 async fn outages(
     mut providers: Vec<TortureProvider>,
-    site: Arc<Site>,
-    mut over: watch::Receiver<bool>,
+    setup: Arc<Setup>,
+    mut finished: watch::Receiver<bool>,
 ) -> Vec<TortureProvider> {
     loop {
-        let pause = tokio::time::timeout(BETWEEN, over.wait_for(|over| *over));
+        let pause = tokio::time::timeout(BETWEEN, finished.wait_for(|finished| *finished));
         if pause.await.is_ok() {
             return providers;
         }
         // Nobody is let in while a server is gone, and that is no fault of the gateway.
-        let nobody_signs_in = site.signing_in.write().await;
-        let next = site.outages.fetch_add(1, Ordering::Relaxed) % providers.len();
+        let nobody_signs_in = setup.signing_in.write().await;
+        let next = setup.outages.fetch_add(1, Ordering::Relaxed) % providers.len();
         providers[next].is_gone_for(GONE).await;
         drop(nobody_signs_in);
     }
 }
 
 /// Whether each kind of fault has happened often enough.
-fn enough(site: &Site) -> bool {
-    let mut faults = site.book.borrow().faults();
+fn enough(setup: &Setup) -> bool {
+    let mut faults = setup.shared_ledger.borrow().faults();
     let mut count = |fault: Fault| faults.remove(fault.name()).unwrap_or_default();
-    site.outages.load(Ordering::Relaxed) >= EACH_FAULT
-        && (site.schedule.faults().iter()).all(|fault| count(*fault) >= EACH_FAULT)
+    setup.outages.load(Ordering::Relaxed) >= EACH_FAULT
+        && (setup.schedule.faults().iter()).all(|fault| count(*fault) >= EACH_FAULT)
 }
 
-async fn until_it_is_enough(clock: &Clock, end: Timestamp, site: &Site) {
+async fn until_it_is_enough(clock: &Clock, end: Timestamp, setup: &Setup) {
     // A short run, or a slow machine, goes on until it has had every fault.
     let longest = end.plus(Duration::from_mins(3));
     let mut every = tokio::time::interval(Duration::from_millis(100));
     loop {
         every.tick().await;
         let now = clock.now();
-        if now >= longest || now >= end && enough(site) {
+        if now >= longest || now >= end && enough(setup) {
             return;
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g_01_g_10_f_38_a_provider_under_torture_costs_no_request_and_no_login() {
+async fn g_01_g_10_f_38_a_failing_provider_causes_no_failed_request_and_no_forced_login() {
     let plan = Plan::from_environment();
     let clock = Clock::system();
-    let book = Ledger::book();
+    let shared_ledger = Ledger::shared_ledger();
     // A refused client waits for an operator; nothing else here takes that long.
     let schedule = Schedule::new(plan.seed, PERCENT, &LIFETIMES).without(Fault::ClientRefused);
     let mut providers = Vec::new();
-    for habits in SERVERS {
-        providers.push(TortureProvider::start(&book, habits, schedule.clone(), &clock).await);
+    for behavior in SERVERS {
+        providers
+            .push(TortureProvider::start(&shared_ledger, behavior, schedule.clone(), &clock).await);
     }
-    let app = TokenApp::start(&book, &clock).await;
+    let app = TokenApp::start(&shared_ledger, &clock).await;
     let gateway = Process::start_quietly(settings(&providers, &app)).await;
     let (events, mut happened) = mpsc::unbounded_channel();
-    let (over, _) = watch::channel(false);
-    let site = Arc::new(Site {
+    let (finished, _) = watch::channel(false);
+    let setup = Arc::new(Setup {
         gateway: gateway.address(),
         providers: providers.iter().map(TortureProvider::url).collect(),
-        book: Arc::clone(&book),
+        shared_ledger: Arc::clone(&shared_ledger),
         schedule: schedule.clone(),
         outages: AtomicUsize::new(0),
         signing_in: RwLock::new(()),
-        at_the_door: Semaphore::new(16),
+        login_slots: Semaphore::new(16),
         events,
     });
     let mut visitors = JoinSet::new();
     for number in 0..SESSIONS {
-        let visitor = Visitor::new(Arc::clone(&site), number, SERVERS[number % SERVERS.len()]);
-        visitors.spawn(visitor.visit(over.subscribe()));
+        let visitor = Visitor::new(Arc::clone(&setup), number, SERVERS[number % SERVERS.len()]);
+        visitors.spawn(visitor.visit(finished.subscribe()));
     }
-    let storm = tokio::spawn(outages(providers, Arc::clone(&site), over.subscribe()));
+    let storm = tokio::spawn(outages(providers, Arc::clone(&setup), finished.subscribe()));
     let mut report = Report::new(plan.seed, &schedule);
     let mut servers = Vec::new();
     let end = clock.now().plus(plan.time);
-    until_it_is_enough(&clock, end, &site).await;
-    over.send_replace(true);
+    until_it_is_enough(&clock, end, &setup).await;
+    finished.send_replace(true);
     for provider in storm.await.unwrap() {
-        provider.be_fair();
+        provider.stop_faults();
         servers.push(provider);
     }
-    let outages = site.outages.load(Ordering::Relaxed);
-    drop(site);
+    let outages = setup.outages.load(Ordering::Relaxed);
+    drop(setup);
     while let Some(event) = happened.recv().await {
         report.note(event);
     }
     while let Some(visitor) = visitors.join_next().await {
         visitor.unwrap();
     }
-    report.close(&book.borrow(), outages, clock.now().since(end));
+    report.close(&shared_ledger.borrow(), outages, clock.now().since(end));
     println!("{report}");
     report.assert_that_all_is_well();
     let log = gateway.log();

@@ -13,7 +13,7 @@ use crate::support::browser::Browser;
 use crate::support::raw::{Raw, Response};
 use crate::support::scene::{ORIGIN, SESSION, url};
 use crate::support::torture::fault::Schedule;
-use crate::support::torture::ledger::{Book, Habits};
+use crate::support::torture::ledger::{ProviderBehavior, SharedLedger};
 
 /// How many requests a visitor sends at once.
 const AT_ONCE: usize = 3;
@@ -29,16 +29,16 @@ const SHORTEST_PAUSE: u64 = 100;
 const PATIENCE: Duration = Duration::from_mins(3);
 
 /// What all visitors share.
-pub(super) struct Site {
+pub(super) struct Setup {
     pub(super) gateway: SocketAddr,
     pub(super) providers: Vec<String>,
-    pub(super) book: Book,
+    pub(super) shared_ledger: SharedLedger,
     pub(super) schedule: Schedule,
     /// How often a server was gone.
     pub(super) outages: AtomicUsize,
     /// Held while somebody signs in.
     pub(super) signing_in: RwLock<()>,
-    pub(super) at_the_door: Semaphore,
+    pub(super) login_slots: Semaphore,
     pub(super) events: mpsc::UnboundedSender<Event>,
 }
 
@@ -57,7 +57,7 @@ pub(super) enum Event {
 }
 
 pub(super) struct Visitor {
-    site: Arc<Site>,
+    setup: Arc<Setup>,
     user: String,
     /// The server that the session is of: the first segment of its paths.
     server: &'static str,
@@ -65,45 +65,45 @@ pub(super) struct Visitor {
     cookie: String,
     /// Family and pair of the newest token that the app was seen to have.
     newest: Option<(usize, usize)>,
-    lines: Vec<Option<Raw>>,
+    connections: Vec<Option<Raw>>,
     bursts: usize,
 }
 
 /// What came of a burst.
-enum After {
+enum BurstOutcome {
     SignedIn,
     SignedOut,
 }
 
 impl Visitor {
-    pub(super) fn new(site: Arc<Site>, number: usize, habits: Habits) -> Self {
-        let provider = site.providers[number % site.providers.len()].clone();
+    pub(super) fn new(setup: Arc<Setup>, number: usize, behavior: ProviderBehavior) -> Self {
+        let provider = setup.providers[number % setup.providers.len()].clone();
         Self {
-            site,
+            setup,
             user: format!("user{number:04}"),
-            server: habits.server,
+            server: behavior.server,
             provider,
             cookie: String::new(),
             newest: None,
-            lines: (0..AT_ONCE).map(|_| None).collect(),
+            connections: (0..AT_ONCE).map(|_| None).collect(),
             bursts: 0,
         }
     }
 
-    fn tell(&self, event: Event) {
-        drop(self.site.events.send(event));
+    fn send_event(&self, event: Event) {
+        drop(self.setup.events.send(event));
     }
 
     /// Comes again and again until it is over, and then until there is one more new token: nothing
     /// is due when the last request is answered.
-    pub(super) async fn visit(mut self, mut over: watch::Receiver<bool>) {
+    pub(super) async fn visit(mut self, mut finished: watch::Receiver<bool>) {
         self.sign_in().await;
         let mut last = None;
         loop {
-            if let After::SignedOut = self.burst().await {
+            if let BurstOutcome::SignedOut = self.burst().await {
                 self.sign_in().await;
             }
-            if *over.borrow() {
+            if *finished.borrow() {
                 if last.is_none() {
                     last = Some(self.newest);
                 } else if last != Some(self.newest) {
@@ -111,23 +111,23 @@ impl Visitor {
                 }
             }
             let what = format!("pause {} {}", self.user, self.bursts);
-            let pause = self.site.schedule.number(&what) % (LONGEST_PAUSE - SHORTEST_PAUSE);
+            let pause = self.setup.schedule.number(&what) % (LONGEST_PAUSE - SHORTEST_PAUSE);
             let pause = Duration::from_millis(SHORTEST_PAUSE + pause);
             if last.is_some() {
                 sleep(pause).await;
             } else {
-                drop(timeout(pause, over.wait_for(|over| *over)).await);
+                drop(timeout(pause, finished.wait_for(|finished| *finished)).await);
             }
         }
     }
 
     async fn sign_in(&mut self) {
-        let site = Arc::clone(&self.site);
-        let _providers_are_there = site.signing_in.read().await;
-        let _place = site.at_the_door.acquire().await.unwrap();
+        let setup = Arc::clone(&self.setup);
+        let _providers_are_there = setup.signing_in.read().await;
+        let _place = setup.login_slots.acquire().await.unwrap();
         let mut browser = Browser::new();
         for attempt in 1..=LOGIN_ATTEMPTS {
-            browser = Browser::new().leading(ORIGIN, site.gateway);
+            browser = Browser::new().leading(ORIGIN, setup.gateway);
             let cookie = format!("user={}; Path=/", self.user);
             browser.plant(&self.provider, &cookie);
             let page = browser
@@ -138,7 +138,7 @@ impl Visitor {
             }
             // A provider that wants everybody to come later means those, too, who sign in.
             if page.status != 503 || attempt == LOGIN_ATTEMPTS {
-                self.tell(Event::Failed(format!("login: {}", page.describe())));
+                self.send_event(Event::Failed(format!("login: {}", page.describe())));
             }
             sleep(Duration::from_millis(500)).await;
         }
@@ -170,56 +170,56 @@ impl Visitor {
         (method, head)
     }
 
-    async fn burst(&mut self) -> After {
+    async fn burst(&mut self) -> BurstOutcome {
         let mut asking = JoinSet::new();
         for number in 0..AT_ONCE {
-            let (line, address) = (self.lines[number].take(), self.site.gateway);
+            let (connection, address) = (self.connections[number].take(), self.setup.gateway);
             let (method, request) = self.request(number);
             asking.spawn(async move {
-                let mut line = match line {
-                    Some(line) => line,
+                let mut connection = match connection {
+                    Some(connection) => connection,
                     None => Raw::connect(address).await.waiting_for(PATIENCE),
                 };
-                line.forget();
-                line.send(request).await;
-                let response = line.response(method).await;
-                (number, line, response)
+                connection.forget();
+                connection.send(request).await;
+                let response = connection.response(method).await;
+                (number, connection, response)
             });
         }
         self.bursts += 1;
-        let mut after = After::SignedIn;
+        let mut after = BurstOutcome::SignedIn;
         while let Some(answered) = asking.join_next().await {
-            let (number, line, response) = answered.unwrap();
+            let (number, connection, response) = answered.unwrap();
             let closes = response.as_ref().is_none_or(|response| {
                 let connection = response.head.value("connection").unwrap_or_default();
                 connection.eq_ignore_ascii_case("close")
             });
             if !closes {
-                self.lines[number] = Some(line);
+                self.connections[number] = Some(connection);
             }
-            if let After::SignedOut = self.judge(response) {
-                after = After::SignedOut;
+            if let BurstOutcome::SignedOut = self.classify(response) {
+                after = BurstOutcome::SignedOut;
             }
         }
         after
     }
 
-    fn judge(&mut self, response: Option<Response>) -> After {
+    fn classify(&mut self, response: Option<Response>) -> BurstOutcome {
         let served = |response: &Response| {
             let by_the_app = response.head.value("x-app").as_deref() == Some("served");
             by_the_app && response.status() == 200
         };
-        let doomed = self.newest.is_some_and(|(family, _pair)| {
-            let ledger = self.site.book.borrow();
-            ledger.families()[family].is_doomed()
+        let unrecoverable = self.newest.is_some_and(|(family, _pair)| {
+            let ledger = self.setup.shared_ledger.borrow();
+            ledger.families()[family].is_unrecoverable()
         });
         let Some(response) = response else {
-            self.tell(Event::Failed(format!("{}: no answer at all", self.user)));
-            return After::SignedIn;
+            self.send_event(Event::Failed(format!("{}: no answer at all", self.user)));
+            return BurstOutcome::SignedIn;
         };
         if served(&response) {
-            self.recognise(&response);
-            return After::SignedIn;
+            self.check_served(&response);
+            return BurstOutcome::SignedIn;
         }
         let location = response.head.value("location").unwrap_or_default();
         let by_the_app = response.head.value("x-app").is_some();
@@ -231,31 +231,32 @@ impl Visitor {
             response.head.start_line(),
             response.text()
         );
-        self.tell(match (doomed, signed_out) {
+        self.send_event(match (unrecoverable, signed_out) {
             (true, _) => Event::Unavoidable,
             (false, true) => Event::SignedOut(what),
             (false, false) => Event::Failed(what),
         });
         if signed_out {
-            After::SignedOut
+            BurstOutcome::SignedOut
         } else {
-            After::SignedIn
+            BurstOutcome::SignedIn
         }
     }
 
     /// Looks whether the app served this visitor, and this session.
-    fn recognise(&mut self, response: &Response) {
+    fn check_served(&mut self, response: &Response) {
         let body: serde_json::Value = serde_json::from_slice(&response.body.bytes).unwrap();
         let number = |name: &str| usize::try_from(body[name].as_u64().unwrap()).unwrap();
         let (family, pair) = (number("family"), number("pair"));
         let same_session = self.newest.is_none_or(|(known, _pair)| known == family);
-        let mine = body["user"] == self.user.as_str() && body["told"] == self.user.as_str();
-        if !mine || !same_session {
+        let own_user =
+            body["user"] == self.user.as_str() && body["asserted_user"] == self.user.as_str();
+        if !own_user || !same_session {
             let what = format!("{} of {:?} saw {body}", self.user, self.newest);
-            self.tell(Event::Crossed(what));
+            self.send_event(Event::Crossed(what));
             return;
         }
-        self.tell(Event::Served);
+        self.send_event(Event::Served);
         let newer = self.newest.is_none_or(|(_family, known)| known < pair);
         if newer {
             self.newest = Some((family, pair));

@@ -24,7 +24,7 @@ fn the_token_answers_our_request() {
 }
 
 #[test]
-fn j_74_hashes_that_are_there_are_right() {
+fn j_74_hashes_in_the_token_must_match() {
     let rules = strict();
     for (name, good, other) in [("at_hash", AT_HASH, C_HASH), ("c_hash", C_HASH, AT_HASH)] {
         for (hash, expected) in [

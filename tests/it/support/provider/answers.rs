@@ -9,9 +9,9 @@ use tokio::sync::watch;
 use url::Url;
 
 use super::keys::left_half;
-use super::server::{Change, Endpoint, State, WayBack};
+use super::server::{Change, Endpoint, ReturnMethod, State};
 use super::token::Draft;
-use super::tokens::Asked;
+use super::tokens::AuthorizedRequest;
 use super::{CLIENT_SECRET, parameters, token_request};
 use crate::support::upstream::{Answer, Recorded};
 
@@ -50,12 +50,12 @@ pub(super) fn answer(request: &Recorded, state: &watch::Sender<State>) -> Answer
     let mut told = None;
     state.send_modify(|state| {
         *state.calls.entry(endpoint).or_default() += 1;
-        let next = &mut state.orders.next;
+        let next = &mut state.behavior.next;
         let at = next.iter().position(|(place, _)| *place == endpoint);
         told = at.and_then(|at| next.remove(at)).map(|(_, answer)| answer);
         told = told
             .take()
-            .or_else(|| state.orders.instead.get(&endpoint).cloned());
+            .or_else(|| state.behavior.instead.get(&endpoint).cloned());
     });
     let answer = told.unwrap_or_else(|| match endpoint {
         Endpoint::Metadata => metadata(&state.borrow()),
@@ -64,7 +64,7 @@ pub(super) fn answer(request: &Recorded, state: &watch::Sender<State>) -> Answer
         Endpoint::Token => token(request, state),
         Endpoint::Userinfo => userinfo(request, &state.borrow()),
     });
-    let gate = state.borrow().orders.held.get(&endpoint).cloned();
+    let gate = state.borrow().behavior.held.get(&endpoint).cloned();
     match gate {
         Some(gate) => answer.held_by(&gate),
         None => answer,
@@ -74,7 +74,7 @@ pub(super) fn answer(request: &Recorded, state: &watch::Sender<State>) -> Answer
 /// 200 with JSON, unless something else is made of it.
 fn honest(state: &State, endpoint: Endpoint, body: &Value) -> Answer {
     let text = body.to_string();
-    match state.orders.rewritten.get(&endpoint) {
+    match state.behavior.rewritten.get(&endpoint) {
         Some(rewrite) => rewrite(&text),
         None => Answer::with(200, &JSON, &text),
     }
@@ -98,13 +98,13 @@ fn metadata(state: &State) -> Answer {
         "authorization_response_iss_parameter_supported": true,
         "claims_parameter_supported": false,
     });
-    change(&mut body, state.orders.metadata.as_ref());
+    change(&mut body, state.behavior.metadata.as_ref());
     honest(state, Endpoint::Metadata, &body)
 }
 
 fn jwks(state: &State) -> Answer {
     let mut body = state.keys.jwks();
-    change(&mut body, state.orders.jwks.as_ref());
+    change(&mut body, state.behavior.jwks.as_ref());
     honest(state, Endpoint::Jwks, &body)
 }
 
@@ -115,7 +115,7 @@ fn authorize(request: &Recorded, state: &watch::Sender<State>) -> Answer {
     let user = pairs.find_map(|pair| pair.strip_prefix("user="));
     let get = |name: &str| asked.get(name).cloned();
     let redirect_uri = get("redirect_uri").unwrap();
-    let entry = Asked {
+    let entry = AuthorizedRequest {
         user: user.unwrap_or("alice").to_owned(),
         challenge: get("code_challenge").unwrap_or_default(),
         redirect_uri: redirect_uri.clone(),
@@ -124,20 +124,23 @@ fn authorize(request: &Recorded, state: &watch::Sender<State>) -> Answer {
         at: state.borrow().clock.now().as_secs(),
     };
     let (mut code, openid) = (String::new(), entry.openid);
-    state.send_modify(|state| code = state.given.code(entry));
+    state.send_modify(|state| code = state.tokens.code(entry));
     let state = state.borrow();
     let mut response = json!({ "code": code, "state": get("state") });
     if openid {
         response["iss"] = state.issuer.as_str().into();
     }
-    change(&mut response, state.orders.authorization_response.as_ref());
+    change(
+        &mut response,
+        state.behavior.authorization_response.as_ref(),
+    );
     let members = response.as_object().unwrap().iter();
     let pairs: Vec<(&str, &str)> = members
         .filter_map(|(name, value)| Some((name.as_str(), value.as_str()?)))
         .collect();
     let html = [("Content-Type", "text/html")];
-    let way_back = state.orders.way_back;
-    if way_back == WayBack::Form || get("response_mode").as_deref() == Some("form_post") {
+    let return_method = state.behavior.return_method;
+    if return_method == ReturnMethod::Form || get("response_mode").as_deref() == Some("form_post") {
         let escape = |text: &str| text.replace('&', "&amp;").replace('"', "&quot;");
         let mut inputs = String::new();
         for (name, value) in pairs {
@@ -159,7 +162,7 @@ fn authorize(request: &Recorded, state: &watch::Sender<State>) -> Answer {
     }
     let mut to = Url::parse(&redirect_uri).unwrap();
     to.query_pairs_mut().extend_pairs(pairs);
-    if way_back == WayBack::Link {
+    if return_method == ReturnMethod::Link {
         let link = to.as_str().replace('&', "&amp;");
         return Answer::with(200, &html, &format!("<a id=go href=\"{link}\">Go on</a>"));
     }
@@ -196,16 +199,16 @@ fn token(request: &Recorded, state: &watch::Sender<State>) -> Answer {
     if !is_refresh(request) {
         return tokens(request, state);
     }
-    if let Some(refusal) = &state.borrow().orders.refuses {
+    if let Some(refusal) = &state.borrow().behavior.refuses {
         return refusal.clone();
     }
     let answer = tokens(request, state);
     let mut lost = false;
     state.send_modify(|state| {
-        lost = state.orders.losses > 0;
-        state.orders.losses = state.orders.losses.saturating_sub(1);
+        lost = state.behavior.losses > 0;
+        state.behavior.losses = state.behavior.losses.saturating_sub(1);
     });
-    let gate = &state.borrow().orders.refresh_gate;
+    let gate = &state.borrow().behavior.refresh_gate;
     match gate {
         _ if lost => Answer::silence().then_close(),
         Some(gate) => answer.held_by(gate),
@@ -214,20 +217,20 @@ fn token(request: &Recorded, state: &watch::Sender<State>) -> Answer {
 }
 
 fn tokens(request: &Recorded, state: &watch::Sender<State>) -> Answer {
-    given(request, state).unwrap_or_else(|(status, error, hint)| {
+    issue_tokens(request, state).unwrap_or_else(|(status, error, hint)| {
         let body = json!({ "error": error, "error_description": hint });
         Answer::with(status, &JSON, &body.to_string())
     })
 }
 
-fn given(request: &Recorded, state: &watch::Sender<State>) -> Result<Answer, Refusal> {
+fn issue_tokens(request: &Recorded, state: &watch::Sender<State>) -> Result<Answer, Refusal> {
     let form = token_request(&request.body).map_err(|why| (400, "invalid_request", why))?;
     authenticate(request, &form)?;
     let code = form.get("code").cloned().unwrap_or_default();
     let mut issued = Err("");
     state.send_modify(|state| {
         issued = state.issue(&form);
-        if std::mem::take(&mut state.orders.rotates_before_signing) {
+        if std::mem::take(&mut state.behavior.rotates_before_signing) {
             state.keys = state.keys.next();
         }
     });
@@ -241,7 +244,7 @@ fn given(request: &Recorded, state: &watch::Sender<State>) -> Result<Answer, Ref
     }
     if issued.asked.openid {
         let draft = draft(&state, &issued.asked, code, issued.access_token);
-        let made = match &state.orders.id_token {
+        let made = match &state.behavior.id_token {
             Some(make) => make(&draft),
             None => Some(draft.signed()),
         };
@@ -249,13 +252,13 @@ fn given(request: &Recorded, state: &watch::Sender<State>) -> Result<Answer, Ref
             body["id_token"] = id_token.into();
         }
     }
-    change(&mut body, state.orders.token_response.as_ref());
+    change(&mut body, state.behavior.token_response.as_ref());
     Ok(honest(&state, Endpoint::Token, &body))
 }
 
 /// The ID token as the orders want it said.
-fn draft(state: &State, asked: &Asked, code: String, access_token: String) -> Draft {
-    let alg = state.orders.alg.as_deref().unwrap_or("RS256");
+fn draft(state: &State, asked: &AuthorizedRequest, code: String, access_token: String) -> Draft {
+    let alg = state.behavior.alg.as_deref().unwrap_or("RS256");
     let now = state.clock.now().as_secs();
     let mut header = json!({ "alg": alg, "kid": state.keys.kid(alg) });
     let mut claims = json!({
@@ -266,8 +269,8 @@ fn draft(state: &State, asked: &Asked, code: String, access_token: String) -> Dr
     if let Some(nonce) = &asked.nonce {
         claims["nonce"] = nonce.as_str().into();
     }
-    change(&mut header, state.orders.header.as_ref());
-    change(&mut claims, state.orders.claims.as_ref());
+    change(&mut header, state.behavior.header.as_ref());
+    change(&mut claims, state.behavior.claims.as_ref());
     Draft {
         header,
         claims,
@@ -293,7 +296,7 @@ fn userinfo(request: &Recorded, state: &State) -> Answer {
         "sub": user, "name": user, "email": format!("{user}@example.com"), "email_verified": true,
     });
     if state
-        .given
+        .tokens
         .alive
         .get(&access_token)
         .copied()
@@ -305,8 +308,8 @@ fn userinfo(request: &Recorded, state: &State) -> Answer {
     } else {
         claims["id"] = user.into();
     }
-    change(&mut claims, state.orders.userinfo.as_ref());
-    let Some(make) = &state.orders.signed_userinfo else {
+    change(&mut claims, state.behavior.userinfo.as_ref());
+    let Some(make) = &state.behavior.signed_userinfo else {
         return honest(state, Endpoint::Userinfo, &claims);
     };
     let now = state.clock.now().as_secs();

@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_signed_is_checked_by_the_published_key() {
+    fn signatures_verify_with_the_published_key() {
         let keys = Keys::first();
         let number = |alg: &str, name: &str| unbase64url(keys.jwk(alg)[name].as_str().unwrap());
         let message = b"header.payload";

@@ -11,7 +11,7 @@ use url::Url;
 use super::answers::{answer, endpoint_of, is_refresh};
 use super::keys::Keys;
 use super::token::Draft;
-use super::tokens::Given;
+use super::tokens::TokenState;
 use super::{parameters, token_request};
 use crate::support::upstream::{Answer, Recorded, RecordingUpstream};
 use crate::support::wire::PATIENCE;
@@ -63,17 +63,17 @@ pub(super) type Forge = Arc<dyn Fn(&Draft) -> Option<String> + Send + Sync>;
 
 /// What becomes of a refresh token that comes again.
 #[derive(Clone, Copy, Default, Eq, PartialEq)]
-pub(super) enum Reuse {
+pub(super) enum RefreshTokenReuse {
     /// All of its family is revoked.
     #[default]
-    Theft,
+    RevokeFamily,
     /// It is answered once more.
-    Grace,
+    AnswerAgain,
 }
 
 /// How people are sent back.
 #[derive(Clone, Copy, Default, Eq, PartialEq)]
-pub(super) enum WayBack {
+pub(super) enum ReturnMethod {
     /// As the request asks.
     #[default]
     Asked,
@@ -85,7 +85,7 @@ pub(super) enum WayBack {
 
 /// What to do otherwise than an honest provider.
 #[derive(Clone, Default)]
-pub(super) struct Orders {
+pub(super) struct Behavior {
     pub(super) metadata: Option<Change>,
     pub(super) jwks: Option<Change>,
     pub(super) header: Option<Change>,
@@ -98,8 +98,8 @@ pub(super) struct Orders {
     pub(super) alg: Option<String>,
     pub(super) rotates_before_signing: bool,
     pub(super) gives_refresh_tokens: bool,
-    pub(super) reuse: Reuse,
-    pub(super) way_back: WayBack,
+    pub(super) reuse: RefreshTokenReuse,
+    pub(super) return_method: ReturnMethod,
     /// What every refresh is answered with; nothing is done then.
     pub(super) refuses: Option<Answer>,
     /// Refreshes that are done, and whose answers are lost.
@@ -116,8 +116,8 @@ pub(super) struct State {
     pub(super) issuer: String,
     pub(super) clock: Clock,
     pub(super) keys: Keys,
-    pub(super) orders: Orders,
-    pub(super) given: Given,
+    pub(super) behavior: Behavior,
+    pub(super) tokens: TokenState,
     pub(super) calls: BTreeMap<Endpoint, usize>,
 }
 
@@ -138,7 +138,7 @@ impl Hold {
     /// Lets all answers go.
     pub(crate) fn release(self) {
         self.state.send_modify(|state| {
-            state.orders.held.remove(&self.endpoint);
+            state.behavior.held.remove(&self.endpoint);
         });
         // Whoever waits goes on; the permit is for one that has only just begun to.
         self.gate.notify_waiters();
@@ -159,8 +159,8 @@ impl StandIn {
             issuer: server.url(),
             clock: clock.clone(),
             keys: Keys::first(),
-            orders: Orders::default(),
-            given: Given::default(),
+            behavior: Behavior::default(),
+            tokens: TokenState::default(),
             calls: BTreeMap::new(),
         }));
         let provider = Self { server, state };
@@ -234,26 +234,26 @@ impl StandIn {
 
     /// Does everything as it should from now on.
     pub(crate) fn behave(&self) {
-        self.tell(|orders| *orders = Orders::default());
+        self.tell(|behavior| *behavior = Behavior::default());
     }
 
-    fn tell(&self, order: impl FnOnce(&mut Orders)) {
-        self.state.send_modify(|state| order(&mut state.orders));
+    fn tell(&self, change: impl FnOnce(&mut Behavior)) {
+        self.state.send_modify(|state| change(&mut state.behavior));
     }
 
     /// Changes the claims of the ID tokens.
     pub(crate) fn tamper_claims(&self, change: impl Fn(&mut Value) + Send + Sync + 'static) {
-        self.tell(|orders| orders.claims = Some(Arc::new(change)));
+        self.tell(|behavior| behavior.claims = Some(Arc::new(change)));
     }
 
     /// Changes the header of the ID tokens.
     pub(crate) fn tamper_header(&self, change: impl Fn(&mut Value) + Send + Sync + 'static) {
-        self.tell(|orders| orders.header = Some(Arc::new(change)));
+        self.tell(|behavior| behavior.header = Some(Arc::new(change)));
     }
 
     /// Signs with another algorithm than RS256.
     pub(crate) fn sign_with(&self, alg: &str) {
-        self.tell(|orders| orders.alg = Some(alg.to_owned()));
+        self.tell(|behavior| behavior.alg = Some(alg.to_owned()));
     }
 
     /// Makes the ID tokens by hand; `None`: there is none.
@@ -261,7 +261,7 @@ impl StandIn {
         &self,
         make: impl Fn(&Draft) -> Option<String> + Send + Sync + 'static,
     ) {
-        self.tell(|orders| orders.id_token = Some(Arc::new(make)));
+        self.tell(|behavior| behavior.id_token = Some(Arc::new(make)));
     }
 
     /// Changes the token responses.
@@ -269,22 +269,22 @@ impl StandIn {
         &self,
         change: impl Fn(&mut Value) + Send + Sync + 'static,
     ) {
-        self.tell(|orders| orders.token_response = Some(Arc::new(change)));
+        self.tell(|behavior| behavior.token_response = Some(Arc::new(change)));
     }
 
     /// Changes the metadata.
     pub(crate) fn metadata(&self, change: impl Fn(&mut Value) + Send + Sync + 'static) {
-        self.tell(|orders| orders.metadata = Some(Arc::new(change)));
+        self.tell(|behavior| behavior.metadata = Some(Arc::new(change)));
     }
 
     /// Changes the published keys.
     pub(crate) fn jwks(&self, change: impl Fn(&mut Value) + Send + Sync + 'static) {
-        self.tell(|orders| orders.jwks = Some(Arc::new(change)));
+        self.tell(|behavior| behavior.jwks = Some(Arc::new(change)));
     }
 
     /// Changes the user information.
     pub(crate) fn userinfo(&self, change: impl Fn(&mut Value) + Send + Sync + 'static) {
-        self.tell(|orders| orders.userinfo = Some(Arc::new(change)));
+        self.tell(|behavior| behavior.userinfo = Some(Arc::new(change)));
     }
 
     /// Gives the user information as a JWT, made by hand.
@@ -292,7 +292,7 @@ impl StandIn {
         &self,
         make: impl Fn(&Draft) -> Option<String> + Send + Sync + 'static,
     ) {
-        self.tell(|orders| orders.signed_userinfo = Some(Arc::new(make)));
+        self.tell(|behavior| behavior.signed_userinfo = Some(Arc::new(make)));
     }
 
     /// Gives the user information as a JWT, signed with `alg`.
@@ -310,7 +310,7 @@ impl StandIn {
         &self,
         change: impl Fn(&mut Value) + Send + Sync + 'static,
     ) {
-        self.tell(|orders| orders.authorization_response = Some(Arc::new(change)));
+        self.tell(|behavior| behavior.authorization_response = Some(Arc::new(change)));
     }
 
     /// Says in its answers that they are from `iss`, or does not say.
@@ -327,12 +327,12 @@ impl StandIn {
 
     /// Changes its keys once more just before it signs the next ID token.
     pub(crate) fn rotate_just_before_signing(&self) {
-        self.tell(|orders| orders.rotates_before_signing = true);
+        self.tell(|behavior| behavior.rotates_before_signing = true);
     }
 
     /// Gives a refresh token with every access token, each good for one use.
     pub(crate) fn give_refresh_tokens(&self) {
-        self.tell(|orders| orders.gives_refresh_tokens = true);
+        self.tell(|behavior| behavior.gives_refresh_tokens = true);
     }
 
     /// The token requests that asked for a refresh, each as its form.
@@ -366,29 +366,29 @@ impl StandIn {
 
     /// Answers every refresh so from now on, and does nothing; `None` ends that.
     pub(crate) fn refuse_refreshes(&self, answer: Option<Answer>) {
-        self.tell(|orders| orders.refuses = answer);
+        self.tell(|behavior| behavior.refuses = answer);
     }
 
     /// Does the next refresh and loses its answer.
     pub(crate) fn lose_refresh(&self) {
-        self.tell(|orders| orders.losses += 1);
+        self.tell(|behavior| behavior.losses += 1);
     }
 
     /// Holds the answers of refreshes from now on: each needs one notice of the gate.
     pub(crate) fn hold_refreshes(&self) -> Arc<Notify> {
         let gate = Arc::new(Notify::new());
-        self.tell(|orders| orders.refresh_gate = Some(Arc::clone(&gate)));
+        self.tell(|behavior| behavior.refresh_gate = Some(Arc::clone(&gate)));
         gate
     }
 
     /// Answers used refresh tokens once more, as a server with a grace period does.
     pub(crate) fn give_grace(&self) {
-        self.tell(|orders| orders.reuse = Reuse::Grace);
+        self.tell(|behavior| behavior.reuse = RefreshTokenReuse::AnswerAgain);
     }
 
     /// Revokes all access tokens, as an administrator would.
     pub(crate) fn revoke_access_tokens(&self) {
-        self.state.send_modify(|state| state.given.alive.clear());
+        self.state.send_modify(|state| state.tokens.alive.clear());
     }
 
     /// An app that takes living access tokens only: `seen`, or 401.
@@ -397,7 +397,7 @@ impl StandIn {
         move |request| {
             let field = request.head.value("authorization").unwrap_or_default();
             let token = field.strip_prefix("Bearer ").unwrap_or_default();
-            if state.borrow().given.alive.contains_key(token) {
+            if state.borrow().tokens.alive.contains_key(token) {
                 Answer::ok("seen")
             } else {
                 let body = json!({ "message": "Unauthenticated." }).to_string();
@@ -418,17 +418,17 @@ impl StandIn {
 
     /// Shows a page with one link from now on, instead of sending people back at once.
     pub(crate) fn ask_first(&self) {
-        self.tell(|orders| orders.way_back = WayBack::Link);
+        self.tell(|behavior| behavior.return_method = ReturnMethod::Link);
     }
 
     /// Answers by a form that the browser posts from now on.
     pub(crate) fn post_answers(&self) {
-        self.tell(|orders| orders.way_back = WayBack::Form);
+        self.tell(|behavior| behavior.return_method = ReturnMethod::Form);
     }
 
     /// Answers the next request to an endpoint so.
     pub(crate) fn next(&self, endpoint: Endpoint, answer: Answer) {
-        self.tell(|orders| orders.next.push_back((endpoint, answer)));
+        self.tell(|behavior| behavior.next.push_back((endpoint, answer)));
     }
 
     /// Answers the next token request so.
@@ -438,8 +438,8 @@ impl StandIn {
 
     /// Answers every request to an endpoint so.
     pub(crate) fn instead(&self, endpoint: Endpoint, answer: Answer) {
-        self.tell(|orders| {
-            orders.instead.insert(endpoint, answer);
+        self.tell(|behavior| {
+            behavior.instead.insert(endpoint, answer);
         });
     }
 
@@ -455,16 +455,16 @@ impl StandIn {
         endpoint: Endpoint,
         rewrite: impl Fn(&str) -> Answer + Send + Sync + 'static,
     ) {
-        self.tell(|orders| {
-            orders.rewritten.insert(endpoint, Arc::new(rewrite));
+        self.tell(|behavior| {
+            behavior.rewritten.insert(endpoint, Arc::new(rewrite));
         });
     }
 
     /// Holds the answers of an endpoint back.
     pub(crate) fn hold(&self, endpoint: Endpoint) -> Hold {
         let gate = Arc::new(Notify::new());
-        self.tell(|orders| {
-            orders.held.insert(endpoint, Arc::clone(&gate));
+        self.tell(|behavior| {
+            behavior.held.insert(endpoint, Arc::clone(&gate));
         });
         let state = Arc::clone(&self.state);
         Hold {

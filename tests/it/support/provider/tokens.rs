@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use aws_lc_rs::digest::{SHA256, digest};
 
 use super::CANARY;
-use super::server::{Reuse, State};
+use super::server::{RefreshTokenReuse, State};
 use super::token::base64url;
 
 /// What an authorization request said.
 #[derive(Clone, Debug)]
-pub(super) struct Asked {
+pub(super) struct AuthorizedRequest {
     pub(super) user: String,
     pub(super) challenge: String,
     pub(super) redirect_uri: String,
@@ -24,7 +24,7 @@ pub(super) struct Asked {
 /// What a refresh token stands for.
 #[derive(Clone)]
 struct Grant {
-    asked: Asked,
+    asked: AuthorizedRequest,
     /// The number of the login that it comes from.
     family: usize,
     access_token: String,
@@ -33,8 +33,8 @@ struct Grant {
 
 /// What was given out.
 #[derive(Default)]
-pub(super) struct Given {
-    pub(super) codes: BTreeMap<String, Asked>,
+pub(super) struct TokenState {
+    pub(super) codes: BTreeMap<String, AuthorizedRequest>,
     grants: BTreeMap<String, Grant>,
     /// Access tokens that an app should take, and whether they come from an OpenID login.
     pub(super) alive: BTreeMap<String, bool>,
@@ -43,14 +43,14 @@ pub(super) struct Given {
 }
 
 /// Tokens for somebody.
-pub(super) struct Issued {
-    pub(super) asked: Asked,
+pub(super) struct IssuedTokens {
+    pub(super) asked: AuthorizedRequest,
     pub(super) access_token: String,
     pub(super) refresh_token: Option<String>,
 }
 
-impl Given {
-    pub(super) fn code(&mut self, asked: Asked) -> String {
+impl TokenState {
+    pub(super) fn code(&mut self, asked: AuthorizedRequest) -> String {
         self.issued += 1;
         let code = format!("code-{CANARY}-{:05}", self.issued);
         self.codes.insert(code.clone(), asked);
@@ -58,7 +58,10 @@ impl Given {
     }
 
     /// What a code stands for, once.
-    fn redeemed(&mut self, form: &BTreeMap<String, String>) -> Result<Asked, &'static str> {
+    fn redeemed(
+        &mut self,
+        form: &BTreeMap<String, String>,
+    ) -> Result<AuthorizedRequest, &'static str> {
         let get = |name| form.get(name).map(String::as_str).unwrap_or_default();
         let known = self.codes.remove(get("code"));
         let asked = known.ok_or("the code is unknown or was used")?;
@@ -74,12 +77,12 @@ impl Given {
 
     /// What a refresh token stands for. A used one is theft, and ends its family, unless there is a
     /// time of grace. The ID token that comes of it has no nonce (OpenID Connect Core 1.0 section 12.2).
-    fn refreshed(&mut self, token: &str, reuse: Reuse) -> Result<Grant, &'static str> {
+    fn refreshed(&mut self, token: &str, reuse: RefreshTokenReuse) -> Result<Grant, &'static str> {
         let grant = self.grants.get_mut(token);
         let grant = grant.ok_or("the refresh token is unknown or was revoked")?;
         let mut before = grant.clone();
         grant.used = true;
-        if before.used && reuse == Reuse::Theft {
+        if before.used && reuse == RefreshTokenReuse::RevokeFamily {
             self.grants.retain(|_, grant| grant.family != before.family);
             return Err("the refresh token was used before");
         }
@@ -95,18 +98,18 @@ impl State {
     pub(super) fn issue(
         &mut self,
         form: &BTreeMap<String, String>,
-    ) -> Result<Issued, &'static str> {
-        let given = &mut self.given;
+    ) -> Result<IssuedTokens, &'static str> {
+        let tokens = &mut self.tokens;
         let (asked, family) = if let Some(token) = form.get("refresh_token") {
-            let grant = given.refreshed(token, self.orders.reuse)?;
+            let grant = tokens.refreshed(token, self.behavior.reuse)?;
             (grant.asked, grant.family)
         } else {
-            (given.redeemed(form)?, given.issued)
+            (tokens.redeemed(form)?, tokens.issued)
         };
-        let number = given.issued;
+        let number = tokens.issued;
         let access_token = format!("{}.{CANARY}.{number}", asked.user);
-        given.alive.insert(access_token.clone(), asked.openid);
-        let refreshable = !asked.openid || self.orders.gives_refresh_tokens;
+        tokens.alive.insert(access_token.clone(), asked.openid);
+        let refreshable = !asked.openid || self.behavior.gives_refresh_tokens;
         let refresh_token = refreshable.then(|| format!("refresh-{CANARY}-{number:05}"));
         if let Some(token) = &refresh_token {
             let grant = Grant {
@@ -115,9 +118,9 @@ impl State {
                 access_token: access_token.clone(),
                 used: false,
             };
-            given.grants.insert(token.clone(), grant);
+            tokens.grants.insert(token.clone(), grant);
         }
-        Ok(Issued {
+        Ok(IssuedTokens {
             asked,
             access_token,
             refresh_token,

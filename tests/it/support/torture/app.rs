@@ -8,11 +8,11 @@ use std::time::Duration;
 use serde_json::json;
 use sidegate::clock::Clock;
 
-use super::ledger::{Bearer, Book, Standing};
+use super::ledger::{Bearer, SharedLedger, TokenStatus};
 use crate::support::upstream::{Answer, Recorded, RecordingUpstream};
 
 /// How long it thinks about what stands below `/slow`, before it looks at the token.
-const THINKING: Duration = Duration::from_millis(300);
+const SLOW_ANSWER_DELAY: Duration = Duration::from_millis(300);
 
 /// An app that takes tokens; gone when dropped.
 pub(crate) struct TokenApp {
@@ -21,15 +21,19 @@ pub(crate) struct TokenApp {
 
 impl TokenApp {
     /// Starts on a free port of 127.0.0.1; what `book` has issued is good here.
-    pub(crate) async fn start(book: &Book, clock: &Clock) -> Self {
-        Self::with(RecordingUpstream::start().await, book, clock)
+    pub(crate) async fn start(shared_ledger: &SharedLedger, clock: &Clock) -> Self {
+        Self::with(RecordingUpstream::start().await, shared_ledger, clock)
     }
 
     /// Answers for `server`.
-    pub(crate) fn with(server: RecordingUpstream, book: &Book, clock: &Clock) -> Self {
+    pub(crate) fn with(
+        server: RecordingUpstream,
+        shared_ledger: &SharedLedger,
+        clock: &Clock,
+    ) -> Self {
         server.forget_what_is_answered();
-        let (book, clock) = (Arc::clone(book), clock.clone());
-        server.answer_by(move |request| answer(request, &book, &clock));
+        let (shared_ledger, clock) = (Arc::clone(shared_ledger), clock.clone());
+        server.answer_by(move |request| answer(request, &shared_ledger, &clock));
         Self { server }
     }
 
@@ -42,24 +46,27 @@ impl TokenApp {
     }
 }
 
-fn answer(request: &Recorded, book: &Book, clock: &Clock) -> Answer {
+fn answer(request: &Recorded, shared_ledger: &SharedLedger, clock: &Clock) -> Answer {
     if !request.target().contains("/slow") {
-        return judge(request, book, clock);
+        return check_token(request, shared_ledger, clock);
     }
-    let (request, book, clock) = (request.clone(), Arc::clone(book), clock.clone());
-    Answer::after(THINKING, move || judge(&request, &book, &clock))
+    let (request, shared_ledger, clock) =
+        (request.clone(), Arc::clone(shared_ledger), clock.clone());
+    Answer::after(SLOW_ANSWER_DELAY, move || {
+        check_token(&request, &shared_ledger, &clock)
+    })
 }
 
 /// 200 with whose the token is, when it is good; otherwise 401 with what is wrong with it.
-fn judge(request: &Recorded, book: &Book, clock: &Clock) -> Answer {
+fn check_token(request: &Recorded, shared_ledger: &SharedLedger, clock: &Clock) -> Answer {
     let field = request.head.value("authorization").unwrap_or_default();
     let token = field.strip_prefix("Bearer ").unwrap_or_default();
     let now = clock.now();
     let mut bearer = None;
-    book.send_modify(|ledger| {
+    shared_ledger.send_modify(|ledger| {
         bearer = ledger.bearer(token, now);
         if let Some(bearer) = &bearer {
-            ledger.sees(bearer.place.family, now);
+            ledger.note_use(bearer.pair_id.family, now);
         }
     });
     let refuse = |why: &str| {
@@ -73,18 +80,18 @@ fn judge(request: &Recorded, book: &Book, clock: &Clock) -> Answer {
     match bearer {
         None => refuse("unknown token"),
         Some(Bearer {
-            standing: Standing::Expired,
+            status: TokenStatus::Expired,
             ..
         }) => refuse("expired token"),
         Some(Bearer {
-            standing: Standing::Killed,
+            status: TokenStatus::Killed,
             ..
         }) => refuse("killed token"),
-        Some(Bearer { user, place, .. }) => {
+        Some(Bearer { user, pair_id, .. }) => {
             let fields = [("Content-Type", "application/json"), ("X-App", "served")];
-            let told = request.head.value("x-forwarded-user").unwrap_or_default();
+            let asserted_user = request.head.value("x-forwarded-user").unwrap_or_default();
             let body = json!({
-                "user": user, "told": told, "family": place.family, "pair": place.pair,
+                "user": user, "asserted_user": asserted_user, "family": pair_id.family, "pair": pair_id.pair,
                 "received": request.body.len(),
             });
             Answer::with(200, &fields, &body.to_string())

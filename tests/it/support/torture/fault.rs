@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use super::ledger::Arrival;
+use super::ledger::RefreshCall;
 use crate::support::upstream::Answer;
 
 /// One thing that goes wrong. After each, a client that keeps its head can go on, but for
@@ -45,9 +45,9 @@ pub(crate) enum Fault {
 
 /// What becomes of one call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Fate {
-    Fair,
-    Foul(Fault),
+pub(crate) enum CallOutcome {
+    Normal,
+    Faulty(Fault),
 }
 
 impl Fault {
@@ -186,18 +186,18 @@ impl Schedule {
     }
 
     /// What becomes of a call. At most two in a row go wrong.
-    pub(super) fn fate(&self, call: &Arrival) -> Fate {
+    pub(super) fn outcome(&self, call: &RefreshCall) -> CallOutcome {
         let what = format!("{} {} {}", call.user, call.login, call.generation);
         let attempt = format!("{what} {}", call.attempt);
         if call.attempt > 1 || self.number(&format!("whether {attempt}")) % 100 >= self.percent {
-            return Fate::Fair;
+            return CallOutcome::Normal;
         }
         let fault = self.pick(&format!("which {attempt}"), &self.faults);
         // The answer to another try would tell the server that the first was lost.
         if call.attempt > 0 && fault == Fault::Lost {
-            return Fate::Fair;
+            return CallOutcome::Normal;
         }
-        Fate::Foul(fault)
+        CallOutcome::Faulty(fault)
     }
 
     /// How long the access token of a generation lives.
@@ -207,7 +207,7 @@ impl Schedule {
     }
 
     /// How long a slow call takes.
-    pub(super) fn delay(&self, call: &Arrival) -> Duration {
+    pub(super) fn delay(&self, call: &RefreshCall) -> Duration {
         let what = format!("delay {} {} {}", call.user, call.generation, call.attempt);
         let millis = u64::try_from(self.slowest.as_millis()).unwrap();
         Duration::from_millis(self.number(&what) % millis)
@@ -223,11 +223,11 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::support::torture::ledger::Place;
+    use crate::support::torture::ledger::PairId;
 
-    fn call(user: &str, generation: usize, attempt: usize) -> Arrival {
-        Arrival {
-            place: Place { family: 0, pair: 0 },
+    fn call(user: &str, generation: usize, attempt: usize) -> RefreshCall {
+        RefreshCall {
+            pair_id: PairId { family: 0, pair: 0 },
             user: user.to_owned(),
             login: 0,
             generation,
@@ -235,34 +235,39 @@ mod tests {
         }
     }
 
-    fn fates(seed: u64) -> Vec<Fate> {
+    fn outcomes(seed: u64) -> Vec<CallOutcome> {
         let schedule = Schedule::new(seed, 40, &[4]);
         let calls = (0..2000).map(|generation| call("alice", generation, 0));
-        calls.map(|call| schedule.fate(&call)).collect()
+        calls.map(|call| schedule.outcome(&call)).collect()
     }
 
     #[test]
     fn a_seed_gives_the_same_faults_again_and_each_kind_its_share() {
-        let one = fates(1);
-        assert_eq!(one, fates(1));
-        assert_ne!(one, fates(2));
+        let one = outcomes(1);
+        assert_eq!(one, outcomes(1));
+        assert_ne!(one, outcomes(2));
         for fault in Fault::ALL {
-            let count = one.iter().filter(|fate| **fate == Fate::Foul(fault));
+            let count = one
+                .iter()
+                .filter(|outcome| **outcome == CallOutcome::Faulty(fault));
             let count = count.count();
             assert!((20..80).contains(&count), "{fault:?} {count} times");
         }
-        let fair = one.iter().filter(|fate| **fate == Fate::Fair).count();
-        assert!((1100..1300).contains(&fair), "{fair}");
+        let fault_free = one
+            .iter()
+            .filter(|outcome| **outcome == CallOutcome::Normal)
+            .count();
+        assert!((1100..1300).contains(&fault_free), "{fault_free}");
     }
 
     #[test]
     fn nothing_goes_wrong_three_times_in_a_row() {
         let schedule = Schedule::new(7, 100, &[4, 6]);
         for generation in 0..200 {
-            let fates = [0, 1, 2].map(|n| schedule.fate(&call("bob", generation, n)));
-            assert_ne!(fates[0], Fate::Fair);
-            assert_ne!(fates[1], Fate::Foul(Fault::Lost));
-            assert_eq!(fates[2], Fate::Fair);
+            let outcomes = [0, 1, 2].map(|n| schedule.outcome(&call("bob", generation, n)));
+            assert_ne!(outcomes[0], CallOutcome::Normal);
+            assert_ne!(outcomes[1], CallOutcome::Faulty(Fault::Lost));
+            assert_eq!(outcomes[2], CallOutcome::Normal);
         }
         let lives: Vec<_> = (0..50)
             .map(|n| schedule.life("bob", 0, n).as_secs())

@@ -16,7 +16,7 @@ use crate::support::oauth::CANARY;
 
 /// What a server does with its tokens.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Habits {
+pub(crate) struct ProviderBehavior {
     /// The server's name.
     pub(crate) server: &'static str,
     /// A refresh kills the old access token.
@@ -68,25 +68,25 @@ pub(crate) struct Family {
     pub(crate) pairs: Vec<Pair>,
     pub(crate) ended: Option<End>,
     /// When an access token of it was last used.
-    pub(crate) seen_at: Timestamp,
+    pub(crate) last_used_at: Timestamp,
     /// Calls for it that came while another was under way.
     pub(crate) overlaps: usize,
-    pub(crate) habits: Habits,
+    pub(crate) behavior: ProviderBehavior,
     /// The pairs with whose refresh tokens calls are under way.
     under_way: Vec<usize>,
 }
 
 /// Which pair of which family.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Place {
+pub(crate) struct PairId {
     pub(crate) family: usize,
     pub(crate) pair: usize,
 }
 
 /// A refresh that has arrived.
 #[derive(Clone, Debug)]
-pub(crate) struct Arrival {
-    pub(crate) place: Place,
+pub(crate) struct RefreshCall {
+    pub(crate) pair_id: PairId,
     pub(crate) user: String,
     pub(crate) login: usize,
     pub(crate) generation: usize,
@@ -100,8 +100,8 @@ pub(crate) struct InvalidGrant;
 
 /// What an access token is worth.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Standing {
-    Good,
+pub(crate) enum TokenStatus {
+    Valid,
     Expired,
     Killed,
 }
@@ -110,12 +110,12 @@ pub(crate) enum Standing {
 #[derive(Clone, Debug)]
 pub(crate) struct Bearer {
     pub(crate) user: String,
-    pub(crate) place: Place,
-    pub(crate) standing: Standing,
+    pub(crate) pair_id: PairId,
+    pub(crate) status: TokenStatus,
 }
 
 /// The book that several servers may keep together.
-pub(crate) type Book = Arc<watch::Sender<Ledger>>;
+pub(crate) type SharedLedger = Arc<watch::Sender<Ledger>>;
 
 /// All families.
 #[derive(Clone, Debug, Default)]
@@ -141,7 +141,7 @@ impl Pair {
     }
 
     /// How many calls were answered as they should be.
-    pub(crate) fn fair_calls(&self) -> usize {
+    pub(crate) fn normal_calls(&self) -> usize {
         let faults = self.faults.iter().filter(|fault| **fault != Fault::Slow);
         self.calls.len() - faults.count() - self.abandoned
     }
@@ -149,7 +149,7 @@ impl Pair {
 
 impl Ledger {
     /// A book without entries.
-    pub(crate) fn book() -> Book {
+    pub(crate) fn shared_ledger() -> SharedLedger {
         Arc::new(watch::Sender::new(Self::default()))
     }
 
@@ -161,22 +161,22 @@ impl Ledger {
     pub(crate) fn open(
         &mut self,
         user: &str,
-        habits: Habits,
+        behavior: ProviderBehavior,
         life: Duration,
         now: Timestamp,
-    ) -> Place {
+    ) -> PairId {
         let login = self.logins(user);
         self.families.push(Family {
             user: user.to_owned(),
             login,
             pairs: vec![Pair::new(0, now, life)],
             ended: None,
-            seen_at: now,
+            last_used_at: now,
             overlaps: 0,
-            habits,
+            behavior,
             under_way: Vec::new(),
         });
-        Place {
+        PairId {
             family: self.families.len() - 1,
             pair: 0,
         }
@@ -189,36 +189,40 @@ impl Ledger {
     }
 
     /// The access token of a pair.
-    pub(crate) fn access_token(&self, place: Place) -> String {
-        let user = &self.families[place.family].user;
-        format!("{user}.{CANARY}.{}.{}", place.family, place.pair)
+    pub(crate) fn access_token(&self, pair_id: PairId) -> String {
+        let user = &self.families[pair_id.family].user;
+        format!("{user}.{CANARY}.{}.{}", pair_id.family, pair_id.pair)
     }
 
     /// The refresh token of a pair.
-    pub(crate) fn refresh_token(place: Place) -> String {
-        format!("def502{CANARY}.{}.{}", place.family, place.pair)
+    pub(crate) fn refresh_token(pair_id: PairId) -> String {
+        format!("def502{CANARY}.{}.{}", pair_id.family, pair_id.pair)
     }
 
-    pub(crate) fn pair(&mut self, place: Place) -> &mut Pair {
-        &mut self.families[place.family].pairs[place.pair]
+    pub(crate) fn pair(&mut self, pair_id: PairId) -> &mut Pair {
+        &mut self.families[pair_id.family].pairs[pair_id.pair]
     }
 
     /// Notes that a call with a refresh token has come; `None`: it was never issued.
-    pub(crate) fn arrives(&mut self, refresh_token: &str, now: Timestamp) -> Option<Arrival> {
-        let place = place(refresh_token)?;
-        let family = self.families.get_mut(place.family)?;
-        if refresh_token != Self::refresh_token(place) {
+    pub(crate) fn begin_call(
+        &mut self,
+        refresh_token: &str,
+        now: Timestamp,
+    ) -> Option<RefreshCall> {
+        let pair_id = pair_id(refresh_token)?;
+        let family = self.families.get_mut(pair_id.family)?;
+        if refresh_token != Self::refresh_token(pair_id) {
             return None;
         }
-        let pair = family.pairs.get_mut(place.pair)?;
+        let pair = family.pairs.get_mut(pair_id.pair)?;
         if !family.under_way.is_empty() {
             family.overlaps += 1;
         }
-        family.under_way.push(place.pair);
+        family.under_way.push(pair_id.pair);
         let attempt = pair.calls.len();
         pair.calls.push(now);
-        Some(Arrival {
-            place,
+        Some(RefreshCall {
+            pair_id,
             user: family.user.clone(),
             login: family.login,
             generation: pair.generation,
@@ -227,9 +231,9 @@ impl Ledger {
     }
 
     /// Notes that a call is over, whatever came of it.
-    pub(crate) fn leaves(&mut self, place: Place) {
-        let under_way = &mut self.families[place.family].under_way;
-        if let Some(at) = under_way.iter().position(|pair| *pair == place.pair) {
+    pub(crate) fn end_call(&mut self, pair_id: PairId) {
+        let under_way = &mut self.families[pair_id.family].under_way;
+        if let Some(at) = under_way.iter().position(|pair| *pair == pair_id.pair) {
             under_way.remove(at);
         }
     }
@@ -238,31 +242,38 @@ impl Ledger {
     /// good that long for another try, if that is more than the habit.
     pub(crate) fn refresh(
         &mut self,
-        place: Place,
+        pair_id: PairId,
         life: Duration,
         grace: Duration,
         now: Timestamp,
-    ) -> Result<Place, InvalidGrant> {
-        let family = &mut self.families[place.family];
+    ) -> Result<PairId, InvalidGrant> {
+        let family = &mut self.families[pair_id.family];
         if family.ended.is_some() {
             return Err(InvalidGrant);
         }
         let newest = family.pairs.len() - 1;
         let newest_generation = family.pairs[newest].generation;
-        let asked = &mut family.pairs[place.pair];
+        let asked = &mut family.pairs[pair_id.pair];
         let generation = asked.generation + 1;
         let asked_at = asked.calls.last().copied().unwrap_or(now);
-        if place.pair == newest {
+        if pair_id.pair == newest {
             asked.used_at = Some(now);
-            asked.grace_until = now.plus(family.habits.grace.max(grace));
-            if family.habits.kills_access_tokens {
+            asked.grace_until = now.plus(family.behavior.grace.max(grace));
+            if family.behavior.kills_access_tokens {
                 asked.killed_at = Some(now);
             }
         } else if now < asked.grace_until && generation == newest_generation {
             family.pairs[newest].killed_at = Some(now);
         } else {
-            let doomed = family.is_doomed() && place.pair + 1 == newest;
-            family.end(if doomed { End::LostAnswer } else { End::Reuse }, now);
+            let unrecoverable = family.is_unrecoverable() && pair_id.pair + 1 == newest;
+            family.end(
+                if unrecoverable {
+                    End::LostAnswer
+                } else {
+                    End::Reuse
+                },
+                now,
+            );
             return Err(InvalidGrant);
         }
         let issued = Pair {
@@ -270,9 +281,9 @@ impl Ledger {
             ..Pair::new(generation, now, life)
         };
         family.pairs.push(issued);
-        Ok(Place {
+        Ok(PairId {
             pair: newest + 1,
-            ..place
+            ..pair_id
         })
     }
 
@@ -288,33 +299,33 @@ impl Ledger {
 
     /// Whose token it is; `None`: it was never issued.
     pub(crate) fn bearer(&self, access_token: &str, now: Timestamp) -> Option<Bearer> {
-        let place = place(access_token)?;
-        let family = self.families.get(place.family)?;
-        let pair = family.pairs.get(place.pair)?;
-        if access_token != self.access_token(place) {
+        let pair_id = pair_id(access_token)?;
+        let family = self.families.get(pair_id.family)?;
+        let pair = family.pairs.get(pair_id.pair)?;
+        if access_token != self.access_token(pair_id) {
             return None;
         }
-        let standing = match (pair.killed_at, now < pair.expires_at) {
-            (Some(_), _) => Standing::Killed,
-            (None, true) => Standing::Good,
-            (None, false) => Standing::Expired,
+        let status = match (pair.killed_at, now < pair.expires_at) {
+            (Some(_), _) => TokenStatus::Killed,
+            (None, true) => TokenStatus::Valid,
+            (None, false) => TokenStatus::Expired,
         };
         Some(Bearer {
             user: family.user.clone(),
-            place,
-            standing,
+            pair_id,
+            status,
         })
     }
 
     /// Notes that somebody is there.
-    pub(crate) fn sees(&mut self, family: usize, now: Timestamp) {
-        self.families[family].seen_at = now;
+    pub(crate) fn note_use(&mut self, family: usize, now: Timestamp) {
+        self.families[family].last_used_at = now;
     }
 
     /// Forgets the calls that were under way: the server is gone, and they with it.
     pub(crate) fn abandon(&mut self, server: &str) {
         let families = self.families.iter_mut();
-        for family in families.filter(|family| family.habits.server == server) {
+        for family in families.filter(|family| family.behavior.server == server) {
             for pair in std::mem::take(&mut family.under_way) {
                 family.pairs[pair].abandoned += 1;
             }
@@ -355,7 +366,7 @@ impl Family {
     }
 
     /// The newest pair is lost and cannot be had again: no client can go on from here.
-    pub(crate) fn is_doomed(&self) -> bool {
+    pub(crate) fn is_unrecoverable(&self) -> bool {
         let [.., asked, newest] = self.pairs.as_slice() else {
             return false;
         };
@@ -370,11 +381,11 @@ impl Family {
 }
 
 /// The place that the end of a token names.
-fn place(token: &str) -> Option<Place> {
+fn pair_id(token: &str) -> Option<PairId> {
     let mut parts = token.rsplit('.');
     let pair = parts.next()?.parse().ok()?;
     let family = parts.next()?.parse().ok()?;
-    Some(Place { family, pair })
+    Some(PairId { family, pair })
 }
 
 #[cfg(test)]
@@ -388,40 +399,40 @@ mod tests {
         Timestamp::from_millis(1_800_000_000_000 + seconds * 1000)
     }
 
-    fn opened(kills_access_tokens: bool) -> (Ledger, Place) {
+    fn opened(kills_access_tokens: bool) -> (Ledger, PairId) {
         let mut ledger = Ledger::default();
-        let habits = Habits {
+        let behavior = ProviderBehavior {
             server: "server",
             kills_access_tokens,
             grace: NO_GRACE,
         };
-        ledger.open("bob", habits, LIFE, at(0));
-        let place = ledger.open("alice", habits, LIFE, at(0));
-        (ledger, place)
+        ledger.open("bob", behavior, LIFE, at(0));
+        let pair_id = ledger.open("alice", behavior, LIFE, at(0));
+        (ledger, pair_id)
     }
 
-    fn standing(ledger: &Ledger, place: Place, now: Timestamp) -> Standing {
-        let bearer = ledger.bearer(&ledger.access_token(place), now).unwrap();
-        assert_eq!((bearer.user.as_str(), bearer.place), ("alice", place));
-        bearer.standing
+    fn status(ledger: &Ledger, pair_id: PairId, now: Timestamp) -> TokenStatus {
+        let bearer = ledger.bearer(&ledger.access_token(pair_id), now).unwrap();
+        assert_eq!((bearer.user.as_str(), bearer.pair_id), ("alice", pair_id));
+        bearer.status
     }
 
     #[test]
-    fn tokens_say_whose_they_are_and_what_they_are_worth() {
+    fn tokens_name_their_user_and_their_status() {
         let (mut ledger, first) = opened(false);
-        assert_eq!(standing(&ledger, first, at(3)), Standing::Good);
-        assert_eq!(standing(&ledger, first, at(4)), Standing::Expired);
+        assert_eq!(status(&ledger, first, at(3)), TokenStatus::Valid);
+        assert_eq!(status(&ledger, first, at(4)), TokenStatus::Expired);
         let second = ledger.refresh(first, LIFE, NO_GRACE, at(3)).unwrap();
-        assert_eq!(standing(&ledger, first, at(3)), Standing::Good);
-        assert_eq!(standing(&ledger, second, at(6)), Standing::Good);
+        assert_eq!(status(&ledger, first, at(3)), TokenStatus::Valid);
+        assert_eq!(status(&ledger, second, at(6)), TokenStatus::Valid);
         let (mut ledger, first) = opened(true);
         ledger.refresh(first, LIFE, NO_GRACE, at(3)).unwrap();
-        assert_eq!(standing(&ledger, first, at(3)), Standing::Killed);
+        assert_eq!(status(&ledger, first, at(3)), TokenStatus::Killed);
         for forged in ["", "alice.canary.1", "bob.canary.1.0", "alice.canary.1.9"] {
             assert!(ledger.bearer(forged, at(0)).is_none(), "{forged}");
         }
         for forged in ["def502canary.9.0", "canary.1.0"] {
-            assert!(ledger.arrives(forged, at(0)).is_none(), "{forged}");
+            assert!(ledger.begin_call(forged, at(0)).is_none(), "{forged}");
         }
     }
 
@@ -433,7 +444,7 @@ mod tests {
         let again = ledger.refresh(first, LIFE, Duration::from_secs(9), at(3));
         assert_eq!(again, Err(InvalidGrant));
         assert_eq!(ledger.families()[1].ended, Some(End::Reuse));
-        assert_eq!(standing(&ledger, third, at(3)), Standing::Killed);
+        assert_eq!(status(&ledger, third, at(3)), TokenStatus::Killed);
         assert_eq!(
             ledger.refresh(third, LIFE, NO_GRACE, at(3)),
             Err(InvalidGrant)
@@ -443,21 +454,21 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_answer_can_be_had_again_within_its_grace_and_is_told_apart_without() {
+    fn a_lost_answer_can_be_repeated_within_its_grace_and_ends_the_family_without() {
         let (mut ledger, first) = opened(true);
         let grace = Duration::from_secs(5);
         let lost = ledger.refresh(first, LIFE, grace, at(1)).unwrap();
         ledger.pair(lost).lost = true;
         let again = ledger.refresh(first, LIFE, NO_GRACE, at(5)).unwrap();
         assert_eq!(ledger.pair(again).generation, 1);
-        assert_eq!(standing(&ledger, lost, at(5)), Standing::Killed);
-        assert_eq!(standing(&ledger, again, at(5)), Standing::Good);
+        assert_eq!(status(&ledger, lost, at(5)), TokenStatus::Killed);
+        assert_eq!(status(&ledger, again, at(5)), TokenStatus::Valid);
         // It was used up once.
         assert_eq!(ledger.families()[1].refreshes(), 1);
         let next = ledger.refresh(again, LIFE, NO_GRACE, at(7)).unwrap();
-        assert!(!ledger.families()[1].is_doomed());
+        assert!(!ledger.families()[1].is_unrecoverable());
         ledger.pair(next).lost = true;
-        assert!(ledger.families()[1].is_doomed());
+        assert!(ledger.families()[1].is_unrecoverable());
         assert!(ledger.refresh(again, LIFE, NO_GRACE, at(8)).is_err());
         assert_eq!(ledger.families()[1].ended, Some(End::LostAnswer));
         // Whoever lets the grace pass could have done better.
@@ -473,19 +484,19 @@ mod tests {
         let (mut ledger, first) = opened(true);
         let token = Ledger::refresh_token(first);
         for attempt in 0..2 {
-            let arrival = ledger.arrives(&token, at(1)).unwrap();
-            assert_eq!((arrival.attempt, arrival.place), (attempt, first));
-            ledger.leaves(first);
+            let arrival = ledger.begin_call(&token, at(1)).unwrap();
+            assert_eq!((arrival.attempt, arrival.pair_id), (attempt, first));
+            ledger.end_call(first);
         }
         assert_eq!(ledger.families()[1].overlaps, 0);
-        ledger.arrives(&token, at(1)).unwrap();
-        ledger.arrives(&token, at(1)).unwrap();
+        ledger.begin_call(&token, at(1)).unwrap();
+        ledger.begin_call(&token, at(1)).unwrap();
         assert_eq!(ledger.families()[1].overlaps, 1);
         ledger.abandon("another");
         ledger.abandon("server");
-        ledger.arrives(&token, at(1)).unwrap();
+        ledger.begin_call(&token, at(1)).unwrap();
         assert_eq!(ledger.families()[1].overlaps, 1);
         let pair = ledger.pair(first);
-        assert_eq!((pair.calls.len(), pair.fair_calls()), (5, 3));
+        assert_eq!((pair.calls.len(), pair.normal_calls()), (5, 3));
     }
 }

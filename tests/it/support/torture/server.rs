@@ -12,8 +12,10 @@ use sidegate::clock::Clock;
 use tokio::sync::watch;
 use url::Url;
 
-use super::fault::{Fate, Fault, Schedule};
-use super::ledger::{Arrival, Book, Habits, InvalidGrant, Ledger, Place, Standing};
+use super::fault::{CallOutcome, Fault, Schedule};
+use super::ledger::{
+    InvalidGrant, Ledger, PairId, ProviderBehavior, RefreshCall, SharedLedger, TokenStatus,
+};
 use crate::support::oauth::{CANARY, parameters, token_request};
 use crate::support::upstream::{Answer, Recorded, RecordingUpstream};
 
@@ -30,9 +32,9 @@ const JSON: [(&str, &str); 2] = [
 ];
 
 /// What all its connections look at.
-struct Desk {
-    book: Book,
-    habits: Habits,
+struct Shared {
+    shared_ledger: SharedLedger,
+    behavior: ProviderBehavior,
     schedule: Schedule,
     clock: Clock,
     state: watch::Sender<State>,
@@ -43,7 +45,7 @@ struct State {
     /// User, challenge and redirect URI of each code that was not used yet.
     codes: BTreeMap<String, (String, String, String)>,
     codes_issued: usize,
-    fair: bool,
+    fault_free: bool,
     /// So many calls have gone wrong since one did not.
     wrong_in_a_row: usize,
     /// Answers every refresh so, and uses nothing up.
@@ -53,44 +55,45 @@ struct State {
 /// A server under torture; gone when dropped.
 pub(crate) struct TortureProvider {
     server: RecordingUpstream,
-    desk: Arc<Desk>,
+    shared: Arc<Shared>,
 }
 
 impl TortureProvider {
     /// Starts on a free port of 127.0.0.1, keeping its entries in `book`.
     pub(crate) async fn start(
-        book: &Book,
-        habits: Habits,
+        shared_ledger: &SharedLedger,
+        behavior: ProviderBehavior,
         schedule: Schedule,
         clock: &Clock,
     ) -> Self {
         let server = RecordingUpstream::start().await;
-        Self::with(server, book, habits, (schedule, clock))
+        Self::with(server, shared_ledger, behavior, (schedule, clock))
     }
 
     /// Answers for `server`.
     pub(crate) fn with(
         server: RecordingUpstream,
-        book: &Book,
-        habits: Habits,
+        shared_ledger: &SharedLedger,
+        behavior: ProviderBehavior,
         (schedule, clock): (Schedule, &Clock),
     ) -> Self {
-        let desk = Arc::new(Desk {
-            book: Arc::clone(book),
-            habits,
+        let shared = Arc::new(Shared {
+            shared_ledger: Arc::clone(shared_ledger),
+            behavior,
             schedule,
             clock: clock.clone(),
             state: watch::Sender::new(State::default()),
         });
-        let provider = Self { server, desk };
+        let provider = Self { server, shared };
         provider.serve();
         provider
     }
 
     fn serve(&self) {
         self.server.forget_what_is_answered();
-        let desk = Arc::clone(&self.desk);
-        self.server.answer_by(move |request| answer(&desk, request));
+        let shared = Arc::clone(&self.shared);
+        self.server
+            .answer_by(move |request| answer(&shared, request));
     }
 
     pub(crate) fn url(&self) -> String {
@@ -99,7 +102,7 @@ impl TortureProvider {
 
     /// What a gateway's settings say of it, as TOML.
     pub(crate) fn section(&self, profile: &str, secret_file: &str) -> String {
-        let (url, habits) = (self.url(), self.desk.habits);
+        let (url, behavior) = (self.url(), self.shared.behavior);
         format!(
             "[providers.{}]\nprofile = \"{profile}\"\nurl = \"{url}\"\nclient_id = \"3\"\n\
              client_secret_file = \"{secret_file}\"\ndiscovery = \"none\"\n\
@@ -107,47 +110,53 @@ impl TortureProvider {
              userinfo_endpoint = \"/api/user\"\ntoken_calls_per_minute = 1000000\n\
              identity.source = \"userinfo\"\nidentity.claims.subject = \"sub\"\n\
              identity.emails_verified = \"always\"\nrefresh.revokes_access_token = {}\n",
-            habits.server, habits.kills_access_tokens,
+            behavior.server, behavior.kills_access_tokens,
         )
     }
 
     /// Does everything as it should from now on.
-    pub(crate) fn be_fair(&self) {
-        self.desk.state.send_modify(|state| state.fair = true);
+    pub(crate) fn stop_faults(&self) {
+        self.shared
+            .state
+            .send_modify(|state| state.fault_free = true);
     }
 
     /// Answers every refresh so from now on, and uses nothing up.
     pub(crate) fn answer_refreshes(&self, answer: Option<Answer>) {
-        self.desk.state.send_modify(|state| state.instead = answer);
+        self.shared
+            .state
+            .send_modify(|state| state.instead = answer);
     }
 
     /// Is gone for `time`: connections are refused. What was under way is answered by nobody. The
     /// first call after that finds it well again.
     pub(crate) async fn is_gone_for(&mut self, time: Duration) {
         self.server.stop().await;
-        let server = self.desk.habits.server;
-        self.desk.book.send_modify(|ledger| ledger.abandon(server));
+        let server = self.shared.behavior.server;
+        self.shared
+            .shared_ledger
+            .send_modify(|ledger| ledger.abandon(server));
         tokio::time::sleep(time).await;
         let well = |state: &mut State| state.wrong_in_a_row = WRONG_IN_A_ROW;
-        self.desk.state.send_modify(well);
+        self.shared.state.send_modify(well);
         self.server = RecordingUpstream::at(self.server.address()).await;
         self.serve();
     }
 }
 
-impl Desk {
-    fn fate(&self, call: &Arrival) -> Fate {
-        let mut fate = self.schedule.fate(call);
+impl Shared {
+    fn outcome(&self, call: &RefreshCall) -> CallOutcome {
+        let mut outcome = self.schedule.outcome(call);
         self.state.send_modify(|state| {
-            if state.fair || state.wrong_in_a_row >= WRONG_IN_A_ROW {
-                fate = Fate::Fair;
+            if state.fault_free || state.wrong_in_a_row >= WRONG_IN_A_ROW {
+                outcome = CallOutcome::Normal;
             }
-            state.wrong_in_a_row = match fate {
-                Fate::Fair | Fate::Foul(Fault::Slow) => 0,
-                Fate::Foul(_) => state.wrong_in_a_row + 1,
+            state.wrong_in_a_row = match outcome {
+                CallOutcome::Normal | CallOutcome::Faulty(Fault::Slow) => 0,
+                CallOutcome::Faulty(_) => state.wrong_in_a_row + 1,
             };
         });
-        fate
+        outcome
     }
 }
 
@@ -156,22 +165,26 @@ fn refused(status: u16, error: &str, why: &str) -> Answer {
     Answer::with(status, &JSON, &body.to_string())
 }
 
-fn answer(desk: &Arc<Desk>, request: &Recorded) -> Answer {
+fn answer(shared: &Arc<Shared>, request: &Recorded) -> Answer {
     let base = Url::parse("http://provider.test").unwrap();
     let Ok(target) = base.join(&request.target()) else {
         return Answer::with(400, &[], "");
     };
     match target.path() {
-        "/oauth/authorize" => authorize(desk, request, &target),
-        "/oauth/token" => token(desk, request),
-        "/api/user" => user(desk, request),
-        "/log" => Answer::with(200, &JSON, &desk.book.borrow().to_json().to_string()),
+        "/oauth/authorize" => authorize(shared, request, &target),
+        "/oauth/token" => token(shared, request),
+        "/api/user" => user(shared, request),
+        "/log" => Answer::with(
+            200,
+            &JSON,
+            &shared.shared_ledger.borrow().to_json().to_string(),
+        ),
         _ => Answer::with(404, &[], ""),
     }
 }
 
 /// Who signs in: `login_hint`, the cookie `user`, or alice.
-fn authorize(desk: &Desk, request: &Recorded, target: &Url) -> Answer {
+fn authorize(shared: &Shared, request: &Recorded, target: &Url) -> Answer {
     let asked = parameters(target.query().unwrap_or_default());
     let cookies = request.head.value("cookie").unwrap_or_default();
     let mut pairs = cookies.split("; ");
@@ -187,7 +200,7 @@ fn authorize(desk: &Desk, request: &Recorded, target: &Url) -> Answer {
         return refused(400, "invalid_request", "redirect_uri");
     };
     let mut code = String::new();
-    desk.state.send_modify(|state| {
+    shared.state.send_modify(|state| {
         state.codes_issued += 1;
         code = format!("code{CANARY}{}", state.codes_issued);
         let entry = (user, challenge.clone(), redirect_uri.clone());
@@ -199,23 +212,24 @@ fn authorize(desk: &Desk, request: &Recorded, target: &Url) -> Answer {
     Answer::with(302, &[("Location", to.as_str())], "")
 }
 
-fn token(desk: &Arc<Desk>, request: &Recorded) -> Answer {
+fn token(shared: &Arc<Shared>, request: &Recorded) -> Answer {
     let form = match token_request(&request.body) {
         Ok(form) => form,
         Err(why) => return refused(400, "invalid_request", why),
     };
     let get = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
     match get("grant_type") {
-        "authorization_code" => redeem(desk, &form),
-        "refresh_token" => refresh(desk, get("refresh_token")),
+        "authorization_code" => redeem(shared, &form),
+        "refresh_token" => refresh(shared, get("refresh_token")),
         _ => refused(400, "unsupported_grant_type", "neither code nor refresh"),
     }
 }
 
-fn redeem(desk: &Desk, form: &BTreeMap<String, String>) -> Answer {
+fn redeem(shared: &Shared, form: &BTreeMap<String, String>) -> Answer {
     let get = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
     let mut known = None;
-    desk.state
+    shared
+        .state
         .send_modify(|state| known = state.codes.remove(get("code")));
     let verifier = digest(&SHA256, get("code_verifier").as_bytes());
     let Some((user, challenge, redirect_uri)) = known else {
@@ -224,73 +238,79 @@ fn redeem(desk: &Desk, form: &BTreeMap<String, String>) -> Answer {
     if URL_SAFE_NO_PAD.encode(verifier) != challenge || get("redirect_uri") != redirect_uri {
         return refused(400, "invalid_grant", "verifier or redirect_uri");
     }
-    let now = desk.clock.now();
+    let now = shared.clock.now();
     let mut body = String::new();
-    desk.book.send_modify(|ledger| {
-        let life = desk.schedule.life(&user, ledger.logins(&user), 0);
-        let place = ledger.open(&user, desk.habits, life, now);
-        body = response(ledger, place, life);
+    shared.shared_ledger.send_modify(|ledger| {
+        let life = shared.schedule.life(&user, ledger.logins(&user), 0);
+        let pair_id = ledger.open(&user, shared.behavior, life, now);
+        body = response(ledger, pair_id, life);
     });
     Answer::with(200, &JSON, &body)
 }
 
-fn response(ledger: &Ledger, place: Place, life: Duration) -> String {
+fn response(ledger: &Ledger, pair_id: PairId, life: Duration) -> String {
     json!({
         "token_type": "Bearer", "expires_in": life.as_secs(),
-        "access_token": ledger.access_token(place),
-        "refresh_token": Ledger::refresh_token(place),
+        "access_token": ledger.access_token(pair_id),
+        "refresh_token": Ledger::refresh_token(pair_id),
     })
     .to_string()
 }
 
-fn refresh(desk: &Arc<Desk>, refresh_token: &str) -> Answer {
-    let now = desk.clock.now();
+fn refresh(shared: &Arc<Shared>, refresh_token: &str) -> Answer {
+    let now = shared.clock.now();
     let mut arrival = None;
-    desk.book
-        .send_modify(|ledger| arrival = ledger.arrives(refresh_token, now));
+    shared
+        .shared_ledger
+        .send_modify(|ledger| arrival = ledger.begin_call(refresh_token, now));
     let Some(call) = arrival else {
         return refused(400, "invalid_grant", "unknown refresh token");
     };
-    let instead = desk.state.borrow().instead.clone();
+    let instead = shared.state.borrow().instead.clone();
     if let Some(answer) = instead {
-        desk.book.send_modify(|ledger| ledger.leaves(call.place));
+        shared
+            .shared_ledger
+            .send_modify(|ledger| ledger.end_call(call.pair_id));
         return answer;
     }
-    let fate = desk.fate(&call);
-    if let Fate::Foul(fault) = fate {
-        desk.book
-            .send_modify(|ledger| ledger.pair(call.place).faults.push(fault));
+    let outcome = shared.outcome(&call);
+    if let CallOutcome::Faulty(fault) = outcome {
+        shared
+            .shared_ledger
+            .send_modify(|ledger| ledger.pair(call.pair_id).faults.push(fault));
     }
-    match fate {
-        Fate::Foul(Fault::Slow) => {
-            let (desk, time) = (Arc::clone(desk), desk.schedule.delay(&call));
-            Answer::after(time, move || act(&desk, &call, None))
+    match outcome {
+        CallOutcome::Faulty(Fault::Slow) => {
+            let (shared, time) = (Arc::clone(shared), shared.schedule.delay(&call));
+            Answer::after(time, move || act(&shared, &call, None))
         }
-        Fate::Foul(fault) => act(desk, &call, Some(fault)),
-        Fate::Fair => act(desk, &call, None),
+        CallOutcome::Faulty(fault) => act(shared, &call, Some(fault)),
+        CallOutcome::Normal => act(shared, &call, None),
     }
 }
 
 /// Does what was asked, as far as `fault` lets it.
-fn act(desk: &Desk, call: &Arrival, fault: Option<Fault>) -> Answer {
-    let now = desk.clock.now();
+fn act(shared: &Shared, call: &RefreshCall, fault: Option<Fault>) -> Answer {
+    let now = shared.clock.now();
     let grace = match fault {
         Some(Fault::LostWithGrace | Fault::CutShort) => GRACE,
         _ => Duration::ZERO,
     };
     let mut body = Ok(String::new());
-    desk.book.send_modify(|ledger| {
-        ledger.leaves(call.place);
+    shared.shared_ledger.send_modify(|ledger| {
+        ledger.end_call(call.pair_id);
         if fault.is_some_and(|fault| !fault.uses_up()) {
             return;
         }
-        let life = desk
+        let life = shared
             .schedule
             .life(&call.user, call.login, call.generation + 1);
-        body = ledger.refresh(call.place, life, grace, now).map(|place| {
-            ledger.pair(place).lost = fault.is_some();
-            response(ledger, place, life)
-        });
+        body = ledger
+            .refresh(call.pair_id, life, grace, now)
+            .map(|pair_id| {
+                ledger.pair(pair_id).lost = fault.is_some();
+                response(ledger, pair_id, life)
+            });
     });
     match (body, fault) {
         (Err(InvalidGrant), None) => refused(400, "invalid_grant", "the refresh token is invalid"),
@@ -300,12 +320,15 @@ fn act(desk: &Desk, call: &Arrival, fault: Option<Fault>) -> Answer {
     }
 }
 
-fn user(desk: &Desk, request: &Recorded) -> Answer {
+fn user(shared: &Shared, request: &Recorded) -> Answer {
     let bearer = request.head.value("authorization").unwrap_or_default();
     let token = bearer.strip_prefix("Bearer ").unwrap_or_default();
-    let bearer = desk.book.borrow().bearer(token, desk.clock.now());
+    let bearer = shared
+        .shared_ledger
+        .borrow()
+        .bearer(token, shared.clock.now());
     match bearer {
-        Some(bearer) if bearer.standing == Standing::Good => {
+        Some(bearer) if bearer.status == TokenStatus::Valid => {
             let user = &bearer.user;
             let body = json!({
                 "id": user, "sub": user, "name": user, "email": format!("{user}@example.com"),
@@ -326,17 +349,17 @@ mod tests {
     const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
     const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 
-    struct Kit {
+    struct Fixture {
         provider: TortureProvider,
         app: TokenApp,
-        book: Book,
+        shared_ledger: SharedLedger,
     }
 
-    impl Kit {
+    impl Fixture {
         /// With a seed whose first call for `user` meets `fault`.
         async fn failing(user: &str, fault: Option<Fault>) -> Self {
-            let call = Arrival {
-                place: Place { family: 0, pair: 0 },
+            let call = RefreshCall {
+                pair_id: PairId { family: 0, pair: 0 },
                 user: user.to_owned(),
                 login: 0,
                 generation: 0,
@@ -344,20 +367,21 @@ mod tests {
             };
             let percent = if fault.is_some() { 100 } else { 0 };
             let mut schedules = (0..).map(|seed| Schedule::new(seed, percent, &[60]));
-            let wanted = fault.map_or(Fate::Fair, Fate::Foul);
-            let schedule = schedules.find(|schedule| schedule.fate(&call) == wanted);
-            let (book, clock) = (Ledger::book(), Clock::system());
-            let habits = Habits {
+            let wanted = fault.map_or(CallOutcome::Normal, CallOutcome::Faulty);
+            let schedule = schedules.find(|schedule| schedule.outcome(&call) == wanted);
+            let (shared_ledger, clock) = (Ledger::shared_ledger(), Clock::system());
+            let behavior = ProviderBehavior {
                 server: "server",
                 kills_access_tokens: true,
                 grace: Duration::ZERO,
             };
-            let provider = TortureProvider::start(&book, habits, schedule.unwrap(), &clock).await;
-            let app = TokenApp::start(&book, &clock).await;
+            let provider =
+                TortureProvider::start(&shared_ledger, behavior, schedule.unwrap(), &clock).await;
+            let app = TokenApp::start(&shared_ledger, &clock).await;
             Self {
                 provider,
                 app,
-                book,
+                shared_ledger,
             }
         }
 
@@ -408,7 +432,7 @@ mod tests {
 
     #[tokio::test]
     async fn tokens_are_rotated_and_old_ones_die() {
-        let kit = Kit::failing("carol", None).await;
+        let kit = Fixture::failing("carol", None).await;
         let first = kit.sign_in("carol").await;
         assert!(kit.shown(&first).await.contains("\"user\":\"carol\""));
         let (status, second) = kit.refresh(&first).await;
@@ -417,29 +441,32 @@ mod tests {
         assert!(kit.shown(&second).await.contains("\"pair\":1"));
         assert_eq!(kit.refresh(&first).await.1["error"], "invalid_grant");
         assert_eq!(kit.refresh(&second).await.0, 400);
-        assert_eq!(kit.book.borrow().families()[0].ended, Some(End::Reuse));
+        assert_eq!(
+            kit.shared_ledger.borrow().families()[0].ended,
+            Some(End::Reuse)
+        );
     }
 
     #[tokio::test]
     async fn each_fault_does_what_it_says() {
         for fault in Fault::ALL {
-            let kit = Kit::failing("carol", Some(fault)).await;
+            let kit = Fixture::failing("carol", Some(fault)).await;
             let first = kit.sign_in("carol").await;
             let (_status, body) = kit.refresh(&first).await;
             let arrived = body["refresh_token"].is_string();
             assert_eq!(arrived, fault == Fault::Slow, "{}", fault.name());
-            let used = kit.book.borrow().families()[0].refreshes();
+            let used = kit.shared_ledger.borrow().families()[0].refreshes();
             assert_eq!(used == 1, fault.uses_up() || arrived, "{}", fault.name());
-            kit.provider.be_fair();
+            kit.provider.stop_faults();
             if !arrived {
                 let (status, body) = kit.refresh(&first).await;
                 let saved = status == 200;
                 assert_eq!(saved, fault != Fault::Lost, "{}: {body}", fault.name());
             }
-            let book = kit.book.borrow();
+            let shared_ledger = kit.shared_ledger.borrow();
             let lost = (fault == Fault::Lost).then_some(End::LostAnswer);
-            assert_eq!(book.families()[0].ended, lost, "{}", fault.name());
-            assert_eq!(book.families()[0].pairs[0].faults, [fault]);
+            assert_eq!(shared_ledger.families()[0].ended, lost, "{}", fault.name());
+            assert_eq!(shared_ledger.families()[0].pairs[0].faults, [fault]);
         }
     }
 }

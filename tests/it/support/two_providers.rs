@@ -8,18 +8,18 @@ use super::scene::{ORIGIN, url};
 use super::upstream::RecordingUpstream;
 
 /// Routes of which each has one provider: `other` for `/other`, `main` for everything else.
-pub(crate) const APART: &str = "[[routes]]\nprovider = \"main\"\n\
+pub(crate) const SEPARATE_ROUTES: &str = "[[routes]]\nprovider = \"main\"\n\
                                 [[routes]]\nprefix = \"/other\"\nprovider = \"other\"\n";
 
 /// Two providers, the first of which promises to say in its answers who it is.
-pub(crate) struct Two {
+pub(crate) struct TwoProviders {
     pub(crate) gateway: Gateway,
     pub(crate) main: StandIn,
     pub(crate) other: StandIn,
     pub(crate) app: RecordingUpstream,
 }
 
-impl Two {
+impl TwoProviders {
     /// With these routes.
     pub(crate) async fn start(routes: &str) -> Self {
         let (main, other) = (StandIn::start().await, StandIn::start().await);

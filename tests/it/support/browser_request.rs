@@ -15,7 +15,7 @@ enum Purpose {
 
 /// One request to come.
 #[derive(Clone, Debug)]
-pub(crate) struct Visit {
+pub(crate) struct BrowserRequest {
     pub(super) method: Method,
     pub(super) url: Url,
     purpose: Purpose,
@@ -25,7 +25,7 @@ pub(crate) struct Visit {
     pub(super) body: Vec<u8>,
 }
 
-impl Visit {
+impl BrowserRequest {
     fn new(url: &str, purpose: Purpose) -> Self {
         let url = Url::parse(url).unwrap();
         Self {

@@ -7,12 +7,12 @@ use super::h2::{H2, Outcome};
 use super::raw::Raw;
 
 /// An open connection over which one request after the other goes.
-pub(crate) enum Line {
+pub(crate) enum OpenConnection {
     Http1(Raw),
     Http2(H2, u32),
 }
 
-impl Line {
+impl OpenConnection {
     /// One of each protocol, to `localhost`.
     pub(crate) async fn both(address: SocketAddr, tls: &Authority) -> [Self; 2] {
         let http1 = Raw::connect_tls(address, "localhost", tls.client(&["http/1.1"])).await;
