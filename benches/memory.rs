@@ -20,7 +20,7 @@ use sidegate::clock::Timestamp;
 use sidegate::identity::{Claim, Email, Identity};
 use sidegate::seal::{Keys, Purpose};
 use sidegate::session::{NewSession, OVERHEAD, Registrations, Sessions, Settings, StoreSettings};
-use sidegate::token::{Life, TokenSet};
+use sidegate::token::{Lifetime, TokenSet};
 
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
@@ -141,7 +141,7 @@ impl Person {
             name: Some(claim(&name)),
             ..Identity::nameless(&issuer)
         };
-        let life = Life {
+        let life = Lifetime {
             obtained_at: NOW,
             expires_at: Some(NOW.plus(Duration::from_mins(5))),
             refresh_at: Some(NOW.plus(Duration::from_mins(4))),

@@ -39,7 +39,7 @@ use sidegate::session::{
 };
 use sidegate::target::Target;
 use sidegate::telemetry::Metrics;
-use sidegate::token::{Life, TokenSet};
+use sidegate::token::{Lifetime, TokenSet};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -78,7 +78,7 @@ fn store(sessions: u32) -> (Sessions, Vec<SessionId>) {
                 subject,
                 ..Identity::nameless("bench")
             };
-            let tokens = TokenSet::new(&token, Some(&token), Life::default()).expect("a token");
+            let tokens = TokenSet::new(&token, Some(&token), Lifetime::default()).expect("a token");
             let new = NewSession {
                 provider: "bench",
                 registration: [0; 32],

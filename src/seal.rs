@@ -188,7 +188,7 @@ impl KeyRing {
     }
 
     /// Whether this ring opens all that `other` has sealed.
-    pub(crate) fn has_all_of(&self, other: &Self) -> bool {
+    pub(crate) fn contains_keys_of(&self, other: &Self) -> bool {
         other
             .names()
             .all(|name| self.names().any(|ours| ours == name))

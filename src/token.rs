@@ -34,7 +34,7 @@ pub enum Error {
 
 /// From when to when the access token of a set is used, and when it is renewed.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Life {
+pub struct Lifetime {
     /// Just before the tokens were asked for.
     pub obtained_at: Timestamp,
     /// When the access token expires; `None` when the server did not say.
@@ -46,10 +46,10 @@ pub struct Life {
     pub not_before: Timestamp,
 }
 
-impl Life {
+impl Lifetime {
     /// For how long the tokens are still too young to be refreshed. Once the clock was set back
     /// beyond their beginning that cannot be known, and must not keep them for as long as that.
-    pub(crate) fn youth(&self, now: Timestamp) -> Duration {
+    pub(crate) fn wait_before_refresh(&self, now: Timestamp) -> Duration {
         if now < self.obtained_at {
             return Duration::ZERO;
         }
@@ -72,7 +72,7 @@ pub(crate) struct Authentication {
 pub struct TokenSet {
     bearer: HeaderValue,
     refresh_token: Option<Secret<String>>,
-    life: Life,
+    lifetime: Lifetime,
     authentication: Option<Box<Authentication>>,
 }
 
@@ -84,7 +84,11 @@ impl TokenSet {
     /// When the access token is empty, longer than [`MAX_TOKEN`] or not fit for a bearer credential
     /// (RFC 6750 section 2.1), or when the refresh token is empty, too long or has characters outside
     /// visible ASCII (RFC 6749 appendix A.17).
-    pub fn new(access_token: &str, refresh_token: Option<&str>, life: Life) -> Result<Self, Error> {
+    pub fn new(
+        access_token: &str,
+        refresh_token: Option<&str>,
+        lifetime: Lifetime,
+    ) -> Result<Self, Error> {
         check(access_token, is_bearer)?;
         let refresh_token = refresh_token.map(checked).transpose()?;
         let mut buffer = Zeroizing::new(Vec::with_capacity(access_token.len().saturating_add(7)));
@@ -96,7 +100,7 @@ impl TokenSet {
         Ok(Self {
             bearer,
             refresh_token,
-            life,
+            lifetime,
             authentication: None,
         })
     }
@@ -111,7 +115,7 @@ impl TokenSet {
         Ok(Self {
             bearer: self.bearer.clone(),
             refresh_token: Some(checked(refresh_token)?),
-            life: self.life,
+            lifetime: self.lifetime,
             authentication: self.authentication.clone(),
         })
     }
@@ -120,15 +124,15 @@ impl TokenSet {
     /// before `time`.
     #[must_use]
     pub(crate) fn not_before(mut self, time: Timestamp, asked_at: Timestamp) -> Self {
-        let refresh_at = self.life.refresh_at.map(|at| at.max(time));
+        let refresh_at = self.lifetime.refresh_at.map(|at| at.max(time));
         // Never after its end: requests have to wait from then on.
-        self.life.refresh_at = match (refresh_at, self.life.expires_at) {
+        self.lifetime.refresh_at = match (refresh_at, self.lifetime.expires_at) {
             (Some(at), Some(end)) => Some(at.min(end)),
             (at, _) => at,
         };
-        self.life.not_before = time;
+        self.lifetime.not_before = time;
         // Counted from here on: a clock that is set back beyond it ends the wait.
-        self.life.obtained_at = asked_at;
+        self.lifetime.obtained_at = asked_at;
         self
     }
 
@@ -161,8 +165,8 @@ impl TokenSet {
     }
 
     /// From when to when the access token is used, and when it is renewed.
-    pub(crate) fn life(&self) -> &Life {
-        &self.life
+    pub(crate) fn lifetime(&self) -> &Lifetime {
+        &self.lifetime
     }
 
     /// What the ID token of the login said of the authentication, where there was one.
@@ -172,12 +176,12 @@ impl TokenSet {
 
     /// When the access token expires, when the server said so.
     pub(crate) fn expires_at(&self) -> Option<Timestamp> {
-        self.life.expires_at
+        self.lifetime.expires_at
     }
 
     /// Whether the access token is past its expiry at `now`.
     pub(crate) fn is_expired(&self, now: Timestamp) -> bool {
-        self.life
+        self.lifetime
             .expires_at
             .is_some_and(|expires_at| expires_at <= now)
     }
@@ -218,7 +222,7 @@ mod tests {
     use super::*;
 
     /// The life of a token whose server says nothing.
-    const LIFE: Life = Life {
+    const LIFETIME: Lifetime = Lifetime {
         obtained_at: Timestamp::from_millis(1),
         expires_at: None,
         refresh_at: None,
@@ -228,19 +232,24 @@ mod tests {
     #[test]
     fn f_18_tokens_are_too_young_for_a_while_and_not_since_a_clock_was_set_back() {
         let at = Timestamp::from_millis;
-        let life = Life {
+        let lifetime = Lifetime {
             obtained_at: at(100),
             not_before: at(150),
-            ..LIFE
+            ..LIFETIME
         };
-        for (now, youth) in [(100, 50), (149, 1), (150, 0), (999, 0), (99, 0), (0, 0)] {
-            assert_eq!(life.youth(at(now)), Duration::from_millis(youth), "{now}");
+        for (now, wait_before_refresh) in [(100, 50), (149, 1), (150, 0), (999, 0), (99, 0), (0, 0)]
+        {
+            assert_eq!(
+                lifetime.wait_before_refresh(at(now)),
+                Duration::from_millis(wait_before_refresh),
+                "{now}"
+            );
         }
     }
 
     #[test]
     fn the_bearer_value_is_ready_and_does_not_print() {
-        let tokens = TokenSet::new("abc.def", Some("def50200"), LIFE).unwrap();
+        let tokens = TokenSet::new("abc.def", Some("def50200"), LIFETIME).unwrap();
         assert_eq!(tokens.bearer().as_bytes(), b"Bearer abc.def");
         assert_eq!(tokens.access_token(), "abc.def");
         let shown = format!("{tokens:?}");
@@ -254,21 +263,21 @@ mod tests {
     fn a_28_tokens_that_would_break_a_field_are_refused() {
         for bad in ["a b", "a\r\nb", "a\0", "a,b", "ä", "a\"", "a;b"] {
             assert_eq!(
-                TokenSet::new(bad, None, LIFE).unwrap_err(),
+                TokenSet::new(bad, None, LIFETIME).unwrap_err(),
                 Error::Malformed,
                 "{bad:?}"
             );
         }
-        assert_eq!(TokenSet::new("", None, LIFE).unwrap_err(), Error::Empty);
-        assert!(TokenSet::new("00D5!AQ|x", None, LIFE).is_ok());
+        assert_eq!(TokenSet::new("", None, LIFETIME).unwrap_err(), Error::Empty);
+        assert!(TokenSet::new("00D5!AQ|x", None, LIFETIME).is_ok());
         let long = "a".repeat(MAX_TOKEN + 1);
         assert_eq!(
-            TokenSet::new(&long, None, LIFE).unwrap_err(),
+            TokenSet::new(&long, None, LIFETIME).unwrap_err(),
             Error::TooLong
         );
-        assert!(TokenSet::new(&"a".repeat(MAX_TOKEN), None, LIFE).is_ok());
+        assert!(TokenSet::new(&"a".repeat(MAX_TOKEN), None, LIFETIME).is_ok());
         assert_eq!(
-            TokenSet::new("a", Some("x\ny"), LIFE).unwrap_err(),
+            TokenSet::new("a", Some("x\ny"), LIFETIME).unwrap_err(),
             Error::Malformed
         );
     }
@@ -276,12 +285,12 @@ mod tests {
     #[test]
     fn a_token_without_a_stated_expiry_does_not_expire_by_itself() {
         let now = Timestamp::from_millis(5);
-        assert!(!TokenSet::new("a", None, LIFE).unwrap().is_expired(now));
-        let life = Life {
+        assert!(!TokenSet::new("a", None, LIFETIME).unwrap().is_expired(now));
+        let lifetime = Lifetime {
             expires_at: Some(now),
-            ..LIFE
+            ..LIFETIME
         };
-        assert!(TokenSet::new("a", None, life).unwrap().is_expired(now));
+        assert!(TokenSet::new("a", None, lifetime).unwrap().is_expired(now));
     }
 
     #[test]
@@ -290,12 +299,12 @@ mod tests {
             nonce: "n".into(),
             auth_time: None,
         };
-        let old = TokenSet::new("a", Some("old"), LIFE).unwrap();
+        let old = TokenSet::new("a", Some("old"), LIFETIME).unwrap();
         let old = old.with_authentication(Some(authentication.clone()));
         let new = old.with_refresh_token("new").unwrap();
         assert_eq!(new.refresh_token().unwrap().expose(), "new");
         assert_eq!(new.bearer(), old.bearer());
-        assert_eq!(new.life(), old.life());
+        assert_eq!(new.lifetime(), old.lifetime());
         assert_eq!(new.authentication(), Some(&authentication));
         assert_eq!(
             old.with_refresh_token("x\ny").unwrap_err(),
@@ -313,19 +322,19 @@ mod tests {
             (None, Some(8), None),
             (None, None, None),
         ] {
-            let life = Life {
+            let lifetime = Lifetime {
                 expires_at: expires_at.map(at),
                 refresh_at: refresh_at.map(at),
-                ..LIFE
+                ..LIFETIME
             };
-            let tokens = TokenSet::new("a", Some("old"), life).unwrap();
-            let put_off = Life {
+            let tokens = TokenSet::new("a", Some("old"), lifetime).unwrap();
+            let put_off = Lifetime {
                 obtained_at: at(7),
                 refresh_at: expected.map(at),
                 not_before: at(9),
-                ..life
+                ..lifetime
             };
-            assert_eq!(*tokens.not_before(at(9), at(7)).life(), put_off);
+            assert_eq!(*tokens.not_before(at(9), at(7)).lifetime(), put_off);
         }
     }
 }

@@ -130,7 +130,11 @@ impl Access {
         }
         let now = self.refresher.clock().now();
         // The app refuses even a token that was just made: another one would fare no better.
-        let is_new = !session.tokens().life().youth(now).is_zero();
+        let is_new = !session
+            .tokens()
+            .lifetime()
+            .wait_before_refresh(now)
+            .is_zero();
         match route.on_refusal {
             OnRefusal::Pass => Recovery::Pass,
             OnRefusal::RefreshAndRetry | OnRefusal::Relogin if is_new => Recovery::Pass,
@@ -217,7 +221,7 @@ mod tests {
     use super::*;
     use crate::access::refresh::tests::{Kit, NOW};
     use crate::access::{RouteSettings, RouteTable};
-    use crate::token::Life;
+    use crate::token::Lifetime;
     use crate::upstream::Upstream;
 
     fn access(kit: &Kit, settings: &[&str]) -> Rc<Access> {
@@ -240,10 +244,10 @@ mod tests {
     async fn a_request_is_kept_only_where_a_refresh_may_come_before_its_answer() {
         let kit = Kit::new(tokio::runtime::Handle::current());
         let after = |seconds| NOW.plus(Duration::from_secs(seconds));
-        let life = Life {
+        let life = Lifetime {
             refresh_at: Some(after(3000)),
             expires_at: Some(after(3600)),
-            ..Life::default()
+            ..Lifetime::default()
         };
         let session = kit.open(life).await;
         let kept = |access: &Access, content, now| {

@@ -27,7 +27,7 @@ use super::report::{
 use super::unstored::{Kept, RefreshResult, Unstored};
 use crate::clock::{Clock, Timestamp};
 use crate::provider::{
-    ExchangeError, Provider, Providers, Refreshed, Refreshing, Sent, Unrefreshed, Verdict,
+    ExchangeError, Provider, Providers, RefreshError, RefreshRequest, Refreshed, Sent, Verdict,
 };
 use crate::session::{
     EndReason, EndedVersion, Replaced, Session, SessionKey, SessionState, Sessions, StoreError,
@@ -317,7 +317,7 @@ impl Refresher {
             },
         }
         // Whatever asks: a token that was just made is not made anew.
-        let young = session.tokens().life().youth(now);
+        let young = session.tokens().lifetime().wait_before_refresh(now);
         if !young.is_zero() {
             if !session.tokens().is_expired(now) {
                 return Try::Done(Outcome::Renewed(session));
@@ -351,12 +351,12 @@ impl Refresher {
             return Try::Failed(session);
         };
         let asked = self.clock.instant();
-        let refreshing = Refreshing {
+        let refreshing = RefreshRequest {
             tokens: session.tokens(),
             identity: session.identity(),
         };
         let answered = provider.refresh(&refreshing, &self.clock).await;
-        let sent = |unrefreshed: &Unrefreshed| unrefreshed.error.class().sent;
+        let sent = |unrefreshed: &RefreshError| unrefreshed.error.class().sent;
         if answered.as_ref().err().map(sent) != Some(Sent::Nothing) {
             let took = self.clock.instant().saturating_duration_since(asked);
             let error = answered.as_ref().err();
@@ -422,8 +422,8 @@ impl Refresher {
     }
 
     /// What becomes of a session whose refresh failed.
-    async fn handle_failure(&self, session: Arc<Session>, unrefreshed: Unrefreshed) -> Try {
-        let Unrefreshed {
+    async fn handle_failure(&self, session: Arc<Session>, unrefreshed: RefreshError) -> Try {
+        let RefreshError {
             error,
             verdict,
             salvaged,
@@ -431,14 +431,14 @@ impl Refresher {
         let (name, reason) = (session.provider(), error.reason());
         let class = error.class();
         let wait = match verdict {
-            Verdict::Fatal => return self.end_session(session, &error).await,
-            Verdict::Ours => {
+            Verdict::GrantEnded => return self.end_session(session, &error).await,
+            Verdict::OperatorMustAct => {
                 self.metrics.refresh(name, "alarm", reason);
                 log_operator_must_act(&session, &error);
                 // A new secret that reaches the server a moment before us is mended at once.
                 self.backoffs.next_pause(session.key())
             }
-            Verdict::Passing => {
+            Verdict::Temporary => {
                 self.metrics.refresh(name, "kept", reason);
                 log_temporary_failure(&session, &error);
                 class.retry_after.map_or_else(

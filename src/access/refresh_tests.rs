@@ -18,7 +18,7 @@ use crate::identity::{Claim, Identity};
 use crate::provider::GrantError;
 use crate::seal::{Keys, Purpose};
 use crate::session::{Lookup, NewSession, Registrations, SessionId, Settings, StoreSettings};
-use crate::token::{Life, TokenSet};
+use crate::token::{Lifetime, TokenSet};
 use crate::upstream::AssertionNames;
 
 pub(in crate::access) const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
@@ -89,12 +89,12 @@ impl Kit {
     }
 
     /// A session whose token has this life.
-    pub(in crate::access) async fn open(&self, life: Life) -> Arc<Session> {
+    pub(in crate::access) async fn open(&self, life: Lifetime) -> Arc<Session> {
         self.opened(life).await.1
     }
 
     /// The same, with its id.
-    pub(in crate::access) async fn opened(&self, life: Life) -> (SessionId, Arc<Session>) {
+    pub(in crate::access) async fn opened(&self, life: Lifetime) -> (SessionId, Arc<Session>) {
         let new = NewSession {
             provider: "main",
             registration: [0; 32],
@@ -110,21 +110,21 @@ impl Kit {
     }
 }
 
-const EXPIRED: Life = Life {
+const EXPIRED: Lifetime = Lifetime {
     obtained_at: Timestamp::from_millis(0),
     expires_at: Some(NOW),
     refresh_at: None,
     not_before: Timestamp::from_millis(0),
 };
 
-fn tokens(refresh_token: &str, life: Life) -> TokenSet {
+fn tokens(refresh_token: &str, life: Lifetime) -> TokenSet {
     TokenSet::new("a", Some(refresh_token), life).unwrap()
 }
 
 fn refreshed() -> RefreshResult {
-    let life = Life {
+    let life = Lifetime {
         expires_at: Some(NOW.plus(Duration::from_mins(1))),
-        ..Life::default()
+        ..Lifetime::default()
     };
     RefreshResult::New(Box::new(Refreshed {
         tokens: tokens("new", life),
@@ -257,9 +257,9 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// The tokens of one person in a round, which lasts for a millisecond.
 fn tokens_of_round(person: &str, round: u64) -> TokenSet {
-    let life = Life {
+    let life = Lifetime {
         expires_at: Some(NOW.plus(Duration::from_millis(round)).plus(MILLISECOND)),
-        ..Life::default()
+        ..Lifetime::default()
     };
     let [access_token, refresh_token] = ["a", "r"].map(|kind| format!("{person}.{kind}.{round}"));
     TokenSet::new(&access_token, Some(&refresh_token), life).unwrap()
@@ -406,9 +406,9 @@ async fn g_06_what_could_not_be_stored_goes_with_its_session() {
 
 #[tokio::test]
 async fn g_06_a_refresh_token_that_was_saved_from_an_answer_is_not_lost_with_the_disk() {
-    let salvaged = |session: &Session| Unrefreshed {
+    let salvaged = |session: &Session| RefreshError {
         error: GrantError::NoSubject.into(),
-        verdict: Verdict::Ours,
+        verdict: Verdict::OperatorMustAct,
         salvaged: Some(Box::new(
             session.tokens().with_refresh_token("saved").unwrap(),
         )),
@@ -461,10 +461,10 @@ async fn whoever_comes_with_a_session_that_was_replaced_gets_the_newest() {
 async fn f_18_between_two_tries_there_is_a_pause_whatever_the_clock_says() {
     let kit = Kit::new(Handle::current());
     // A floor that is further away than any: the clock was set back.
-    let life = Life {
+    let life = Lifetime {
         expires_at: Some(NOW),
         not_before: NOW.plus(Duration::from_hours(1)),
-        ..Life::default()
+        ..Lifetime::default()
     };
     let session = kit.open(life).await;
     let mut waiter = kit.refresher.join(&session, NOW, MAX_WAIT).unwrap();

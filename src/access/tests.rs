@@ -10,7 +10,7 @@ use super::refresh::tests::{Kit, NOW};
 use super::*;
 use crate::fields::cookie::Others;
 use crate::fields::{Owned, Strip, inbound};
-use crate::token::Life;
+use crate::token::Lifetime;
 use crate::upstream::Upstream;
 
 fn access(kit: &Kit) -> Rc<Access> {
@@ -109,10 +109,10 @@ fn kind(decision: &Decision) -> String {
     text.to_owned()
 }
 
-fn valid() -> Life {
-    Life {
+fn valid() -> Lifetime {
+    Lifetime {
         expires_at: Some(NOW.plus(Duration::from_hours(1))),
-        ..Life::default()
+        ..Lifetime::default()
     }
 }
 

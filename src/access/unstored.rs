@@ -96,7 +96,7 @@ impl From<RefreshResult> for Refreshed {
 
 fn copy(tokens: &TokenSet) -> Option<TokenSet> {
     let refresh_token = tokens.refresh_token().map(|token| token.expose().as_str());
-    let copy = TokenSet::new(tokens.access_token(), refresh_token, *tokens.life()).ok()?;
+    let copy = TokenSet::new(tokens.access_token(), refresh_token, *tokens.lifetime()).ok()?;
     Some(copy.with_authentication(tokens.authentication().cloned()))
 }
 
@@ -110,14 +110,14 @@ fn fingerprint(refresh_token: &Secret<String>) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::token::Life;
+    use crate::token::Lifetime;
 
     fn secret(text: &str) -> Secret<String> {
         Secret::new(text.to_owned())
     }
 
     fn result(access_token: &str) -> RefreshResult {
-        let tokens = TokenSet::new(access_token, Some("new"), Life::default()).unwrap();
+        let tokens = TokenSet::new(access_token, Some("new"), Lifetime::default()).unwrap();
         RefreshResult::New(Box::new(Refreshed {
             tokens,
             identity: None,

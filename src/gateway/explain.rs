@@ -360,7 +360,9 @@ mod tests {
         for (error, status, title) in [
             (call(TokenCallError::Busy), 503, "cannot be reached"),
             (
-                call(TokenCallError::Answer(provider::AnswerError::MediaType)),
+                call(TokenCallError::MalformedResponse(
+                    provider::ResponseFormatError::MediaType,
+                )),
                 503,
                 "cannot be reached",
             ),

@@ -70,8 +70,8 @@ impl From<provider::NotReady> for Error {
     }
 }
 
-impl From<provider::OutOfReach> for Error {
-    fn from(error: provider::OutOfReach) -> Self {
+impl From<provider::Unreachable> for Error {
+    fn from(error: provider::Unreachable) -> Self {
         Self::Provider(error.into())
     }
 }

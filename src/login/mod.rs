@@ -48,8 +48,8 @@ use self::used::Use;
 use crate::clock::Timestamp;
 use crate::fields::cookie::{self as cookies, Found};
 use crate::provider::{
-    Actor, AuthorizationRequest, ExchangeError, Grant, OutOfReach, Prompt, Provider, Providers,
-    Redemption, ResponseMode, Sent,
+    Actor, AuthorizationRequest, ExchangeError, Grant, Prompt, Provider, Providers, Redemption,
+    ResponseMode, Sent, Unreachable,
 };
 use crate::seal::KeyRing;
 use crate::session::{EndReason, Ended, NewSession, SessionId, SessionKey, cookie};
@@ -376,7 +376,7 @@ impl Login {
     /// whoever has to wait does not do so for ever.
     async fn ready(&self, name: &str) -> Result<Arc<Provider>, Error> {
         let provider = self.providers.get(name).ok_or(Error::UnknownProvider)?;
-        if let Some(lately) = provider.lately_ready(self.process.clock.now()) {
+        if let Some(lately) = provider.recent_readiness(self.process.clock.now()) {
             return Ok(lately.map(|()| Arc::clone(provider))?);
         }
         let (asked, clock) = (Arc::clone(provider), self.process.clock.clone());
@@ -385,7 +385,7 @@ impl Login {
             .on_control_plane(async move { Ok(asked.ready(&clock).await?) });
         match timeout(PROVIDER_TIMEOUT, asking).await {
             Ok(ready) => ready.map(|()| Arc::clone(provider)),
-            Err(_elapsed) => Err(OutOfReach::silent(PROVIDER_TIMEOUT).into()),
+            Err(_elapsed) => Err(Unreachable::silent(PROVIDER_TIMEOUT).into()),
         }
     }
 

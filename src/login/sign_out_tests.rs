@@ -7,7 +7,7 @@ use crate::identity::Identity;
 use crate::seal::{Keys, Purpose};
 use crate::session::{self, Lookup, Sessions, StoreError, StoreSettings};
 use crate::telemetry::Metrics;
-use crate::token::{Life, TokenSet};
+use crate::token::{Lifetime, TokenSet};
 
 const NOW: Timestamp = Timestamp::from_millis(1);
 
@@ -52,7 +52,7 @@ async fn open(sessions: &Sessions) -> SessionId {
         provider: "main",
         registration: [0; 32],
         identity: Identity::nameless("main"),
-        tokens: TokenSet::new("token", None, Life::default()).unwrap(),
+        tokens: TokenSet::new("token", None, Lifetime::default()).unwrap(),
         replaces: Vec::new(),
     };
     sessions.open(new, NOW).await.unwrap()

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::SetupError;
 use super::claims::{self, Dates};
 use super::json::Object;
-use super::jwt::{self, Expected, TokenError};
+use super::jwt::{self, ExpectedHeader, TokenError};
 use super::keys::KeySet;
 use super::settings::{Algorithm, Settings};
 use crate::clock::Timestamp;
@@ -19,7 +19,7 @@ pub(super) struct Claims {
 
 /// Checks access tokens of one server.
 #[derive(Debug)]
-pub(super) struct Verifier {
+pub(super) struct AccessTokenVerifier {
     keys: KeySet,
     algorithms: Vec<Algorithm>,
     audience: String,
@@ -27,7 +27,7 @@ pub(super) struct Verifier {
     dates: Dates,
 }
 
-impl Verifier {
+impl AccessTokenVerifier {
     /// Reads the keys. `None` when there are none: this server's tokens are opaque to us.
     pub(super) fn new(settings: &Settings) -> Result<Option<Self>, SetupError> {
         let (client_id, settings) = (&settings.client_id, &settings.access_token);
@@ -47,7 +47,7 @@ impl Verifier {
 
     /// Verifies the signature, then audience, issuer, dates and subject.
     pub(super) fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, TokenError> {
-        let expected = Expected {
+        let expected = ExpectedHeader {
             algorithms: &self.algorithms,
             types: jwt::ACCESS_TOKEN_TYPES,
         };

@@ -12,7 +12,7 @@ use super::settings::{AuthorizationParameters, IdentitySource, ResponseMode, Set
 /// `response_mode` and `nonce` would change what comes back; `request` and `request_uri` would
 /// replace all others; what `acr_values` and `max_age` ask for is looked for in the answer, and so
 /// has keys of its own.
-const OURS: [&str; 15] = [
+const RESERVED: [&str; 15] = [
     "acr_values",
     "client_id",
     "client_secret",
@@ -76,17 +76,17 @@ impl AuthorizationEndpoint {
     /// For the endpoint at `url`, which the settings or the metadata name.
     pub(super) fn new(settings: &Settings, url: &Url) -> Result<Self, SetupError> {
         check(settings)?;
-        let asked = parameters(settings);
-        let further = &settings.authorization_request.parameters;
-        let mut names: HashSet<&str> = OURS.into();
-        names.extend(asked.iter().map(|(name, _value)| *name));
-        if further.keys().any(|name| names.contains(&**name)) {
+        let configured = parameters(settings);
+        let extra = &settings.authorization_request.parameters;
+        let mut names: HashSet<&str> = RESERVED.into();
+        names.extend(configured.iter().map(|(name, _value)| *name));
+        if extra.keys().any(|name| names.contains(&**name)) {
             return Err(SetupError::Setting {
                 key: "authorization_request.parameters",
                 problem: "sets a parameter that is ours or has a key of its own",
             });
         }
-        names.extend(further.keys().map(String::as_str));
+        names.extend(extra.keys().map(String::as_str));
         // What a request may bring.
         names.extend(["login_hint", "prompt"]);
         if url
@@ -102,9 +102,9 @@ impl AuthorizationEndpoint {
             ("client_id", &settings.client_id),
         ];
         let own = own.into_iter();
-        let asked = asked.iter().map(|(name, value)| (*name, &**value));
-        let further = further.iter().map(|(name, value)| (&**name, &**value));
-        let prepared = own.chain(asked).chain(further);
+        let configured = configured.iter().map(|(name, value)| (*name, &**value));
+        let extra = extra.iter().map(|(name, value)| (&**name, &**value));
+        let prepared = own.chain(configured).chain(extra);
         Ok(Self {
             url: url.clone(),
             prepared: prepared
@@ -123,12 +123,17 @@ impl AuthorizationEndpoint {
             Prompt::Login => Some(("prompt", "login")),
         };
         let hint = request.login_hint.filter(|hint| is_hint(hint));
-        let brought = [prompt, hint.map(|hint| ("login_hint", hint))];
+        let per_request = [prompt, hint.map(|hint| ("login_hint", hint))];
         // They come in the place of those that are configured.
-        let replaced = |name: &str| brought.iter().flatten().any(|(other, _)| name == *other);
+        let replaced = |name: &str| {
+            per_request
+                .iter()
+                .flatten()
+                .any(|(other, _)| name == *other)
+        };
         let kept = self.prepared.iter().filter(|(name, _)| !replaced(name));
         query.extend_pairs(kept);
-        query.extend_pairs(brought.iter().flatten());
+        query.extend_pairs(per_request.iter().flatten());
         query.append_pair("redirect_uri", request.redirect_uri);
         query.append_pair("state", request.state);
         if self.nonce {
@@ -178,11 +183,11 @@ fn parameters(settings: &Settings) -> Vec<(&'static str, String)> {
 /// Checks what the settings ask for.
 fn check(settings: &Settings) -> Result<(), SetupError> {
     let refuse = |key, problem| Err(SetupError::Setting { key, problem });
-    let asked = &settings.authorization_request;
+    let configured = &settings.authorization_request;
     // RFC 6749 section 3.3: visible ASCII without quotation mark and backslash.
     let is_scope = |byte: u8| matches!(byte, b'!' | b'#'..=b'[' | b']'..=b'~');
-    let is_word = |text: &String| !text.is_empty() && text.bytes().all(is_scope);
-    if !settings.scopes.iter().all(is_word) {
+    let is_token = |text: &String| !text.is_empty() && text.bytes().all(is_scope);
+    if !settings.scopes.iter().all(is_token) {
         return refuse("scopes", "has an entry that is no scope");
     }
     let proven = settings.identity.source == IdentitySource::IdToken;
@@ -194,18 +199,18 @@ fn check(settings: &Settings) -> Result<(), SetupError> {
         "authorization_request.max_age_secs",
         "authorization_request.acr_values",
     );
-    if !asked.acr_values.iter().all(is_word) {
+    if !configured.acr_values.iter().all(is_token) {
         return refuse(acr_values, "has an entry that is no single word");
     }
     // A request that is not checked in the answer is a lock that looks shut.
     let problem = "needs identity.source = \"id_token\": nothing else proves it";
-    if asked.max_age_secs.is_some() && !proven {
+    if configured.max_age_secs.is_some() && !proven {
         return refuse(max_age, problem);
     }
-    if !asked.acr_values.is_empty() && !proven {
+    if !configured.acr_values.is_empty() && !proven {
         return refuse(acr_values, problem);
     }
-    let prompt = asked.prompt.as_deref();
+    let prompt = configured.prompt.as_deref();
     if prompt == Some("") {
         return refuse("authorization_request.prompt", "is empty");
     }
@@ -215,7 +220,7 @@ fn check(settings: &Settings) -> Result<(), SetupError> {
     }
     // RFC 8707 section 2.
     let is_resource = |uri: &String| !uri.contains('#') && Url::parse(uri).is_ok();
-    if !asked.resource.iter().all(is_resource) {
+    if !configured.resource.iter().all(is_resource) {
         let problem = "has an entry that is no absolute URI without fragment";
         return refuse("authorization_request.resource", problem);
     }

@@ -10,20 +10,20 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 
 /// How many calls in a row have to fail. A few fail at any server.
-const PATIENCE: u32 = 10;
+const FAILURES_TO_OPEN: u32 = 10;
 
 /// The longest that the first break may be; each after that may be twice as long.
-const FIRST: Duration = Duration::from_secs(2);
+const FIRST_OPEN_TIME: Duration = Duration::from_secs(2);
 
 /// The longest break.
-const LONGEST: Duration = Duration::from_mins(1);
+const LONGEST_OPEN_TIME: Duration = Duration::from_mins(1);
 
 /// For how long nobody else tries while one does. It is not asked for again, so a try of which
 /// nothing is heard holds nobody up for longer.
-const TRYING: Duration = Duration::from_secs(5);
+const PROBE_TIME: Duration = Duration::from_secs(5);
 
 /// When the others come back then: mostly it has succeeded by that time.
-const WHILE_TRYING: Duration = Duration::from_secs(1);
+const RETRY_DURING_PROBE: Duration = Duration::from_secs(1);
 
 /// A circuit breaker.
 #[derive(Debug, Default)]
@@ -40,11 +40,11 @@ struct State {
     /// Calls that failed since one succeeded.
     failures: u32,
     /// Breaks since then.
-    breaks: u32,
+    times_opened: u32,
     /// The end of the break, or of the time that one has for trying.
     until: Option<Timestamp>,
     /// Whether one tries.
-    trying: bool,
+    probing: bool,
 }
 
 /// A call that may be made.
@@ -52,9 +52,9 @@ struct State {
 #[must_use]
 pub(super) enum Attempt {
     /// Like any other.
-    Usual,
+    Normal,
     /// The one that finds out whether the server is back.
-    Trying,
+    Probe,
 }
 
 impl Breaker {
@@ -78,11 +78,11 @@ impl Breaker {
             return Err(wait);
         }
         if state.until.is_none() {
-            return Ok(Attempt::Usual);
+            return Ok(Attempt::Normal);
         }
-        state.until = Some(now.plus(TRYING));
-        state.trying = true;
-        Ok(Attempt::Trying)
+        state.until = Some(now.plus(PROBE_TIME));
+        state.probing = true;
+        Ok(Attempt::Probe)
     }
 
     /// The server has answered as a server does, whatever it said.
@@ -102,27 +102,27 @@ impl Breaker {
         let mut state = self.state();
         state.failures = state.failures.saturating_add(1);
         let open = state.until.is_some();
-        let opens = match attempt {
-            Attempt::Trying => true,
+        let open_now = match attempt {
+            Attempt::Probe => true,
             // Calls that were under way when the break began are no reason for a longer one.
-            Attempt::Usual => !open && state.failures >= PATIENCE,
+            Attempt::Normal => !open && state.failures >= FAILURES_TO_OPEN,
         };
-        let wait = if opens {
-            let doubled = FIRST.saturating_mul(2_u32.saturating_pow(state.breaks));
-            state.breaks = state.breaks.saturating_add(1);
-            doubled.min(LONGEST).mul_f64(0.5 + fraction * 0.5)
+        let wait = if open_now {
+            let doubled = FIRST_OPEN_TIME.saturating_mul(2_u32.saturating_pow(state.times_opened));
+            state.times_opened = state.times_opened.saturating_add(1);
+            doubled.min(LONGEST_OPEN_TIME).mul_f64(0.5 + fraction * 0.5)
         } else {
             Duration::ZERO
         };
-        let wait = wait.max(retry_after.unwrap_or_default().min(LONGEST));
+        let wait = wait.max(retry_after.unwrap_or_default().min(LONGEST_OPEN_TIME));
         let until = (!wait.is_zero()).then(|| now.plus(wait));
         state.until = match attempt {
             // The time that it had for trying is over.
-            Attempt::Trying => {
-                state.trying = false;
+            Attempt::Probe => {
+                state.probing = false;
                 until
             }
-            Attempt::Usual => state.until.max(until),
+            Attempt::Normal => state.until.max(until),
         };
     }
 
@@ -135,8 +135,12 @@ impl State {
     fn wait(&self, now: Timestamp) -> Option<Duration> {
         let wait = self.until?.since(now);
         // A break that is longer than any: the clock was set back.
-        let counts = !wait.is_zero() && wait <= LONGEST;
-        let longest = if self.trying { WHILE_TRYING } else { LONGEST };
+        let counts = !wait.is_zero() && wait <= LONGEST_OPEN_TIME;
+        let longest = if self.probing {
+            RETRY_DURING_PROBE
+        } else {
+            LONGEST_OPEN_TIME
+        };
         counts.then_some(wait.min(longest))
     }
 }
@@ -151,9 +155,9 @@ mod tests {
     }
 
     /// A breaker of a server that has just failed often enough.
-    fn broken(clock: &Clock) -> Breaker {
+    fn open_breaker(clock: &Clock) -> Breaker {
         let breaker = Breaker::default();
-        for _ in 0..PATIENCE {
+        for _ in 0..FAILURES_TO_OPEN {
             let attempt = breaker.admit(clock.now()).unwrap();
             breaker.failed(attempt, clock.now(), None, 1.0);
         }
@@ -163,45 +167,45 @@ mod tests {
     #[test]
     fn g_07_breaks_grow_until_the_server_is_back() {
         let clock = clock();
-        let breaker = broken(&clock);
+        let breaker = open_breaker(&clock);
         for seconds in [2, 4, 8, 16, 32, 60, 60] {
             let wait = Duration::from_secs(seconds);
             assert_eq!(breaker.admit(clock.now()), Err(wait));
             assert_eq!(breaker.check(clock.now()), Err(wait));
             clock.advance(wait);
-            assert_eq!(breaker.admit(clock.now()), Ok(Attempt::Trying));
-            breaker.failed(Attempt::Trying, clock.now(), None, 1.0);
+            assert_eq!(breaker.admit(clock.now()), Ok(Attempt::Probe));
+            breaker.failed(Attempt::Probe, clock.now(), None, 1.0);
         }
-        clock.advance(LONGEST);
-        assert_eq!(breaker.admit(clock.now()), Ok(Attempt::Trying));
+        clock.advance(LONGEST_OPEN_TIME);
+        assert_eq!(breaker.admit(clock.now()), Ok(Attempt::Probe));
         breaker.succeeded();
-        assert_eq!(breaker.admit(clock.now()), Ok(Attempt::Usual));
-        breaker.failed(Attempt::Usual, clock.now(), None, 1.0);
-        assert_eq!(breaker.admit(clock.now()), Ok(Attempt::Usual));
+        assert_eq!(breaker.admit(clock.now()), Ok(Attempt::Normal));
+        breaker.failed(Attempt::Normal, clock.now(), None, 1.0);
+        assert_eq!(breaker.admit(clock.now()), Ok(Attempt::Normal));
     }
 
     #[test]
     fn one_tries_and_the_others_wait_for_it() {
         let clock = clock();
-        let breaker = broken(&clock);
-        clock.advance(FIRST);
-        assert_eq!(breaker.admit(clock.now()), Ok(Attempt::Trying));
+        let breaker = open_breaker(&clock);
+        clock.advance(FIRST_OPEN_TIME);
+        assert_eq!(breaker.admit(clock.now()), Ok(Attempt::Probe));
         for _ in 0..100 {
-            assert_eq!(breaker.admit(clock.now()), Err(WHILE_TRYING));
+            assert_eq!(breaker.admit(clock.now()), Err(RETRY_DURING_PROBE));
         }
         // Nothing is heard of it.
-        clock.advance(TRYING);
-        assert_eq!(breaker.admit(clock.now()), Ok(Attempt::Trying));
+        clock.advance(PROBE_TIME);
+        assert_eq!(breaker.admit(clock.now()), Ok(Attempt::Probe));
     }
 
     #[test]
     fn failures_of_one_moment_are_one_reason() {
         let clock = clock();
-        let breaker = broken(&clock);
+        let breaker = open_breaker(&clock);
         for _ in 0..100 {
-            breaker.failed(Attempt::Usual, clock.now(), None, 1.0);
+            breaker.failed(Attempt::Normal, clock.now(), None, 1.0);
         }
-        assert_eq!(breaker.check(clock.now()), Err(FIRST));
+        assert_eq!(breaker.check(clock.now()), Err(FIRST_OPEN_TIME));
     }
 
     #[test]
@@ -209,8 +213,8 @@ mod tests {
         let clock = clock();
         let breaker = Breaker::default();
         for _ in 0..1000 {
-            for _ in 1..PATIENCE {
-                breaker.failed(Attempt::Usual, clock.now(), None, 1.0);
+            for _ in 1..FAILURES_TO_OPEN {
+                breaker.failed(Attempt::Normal, clock.now(), None, 1.0);
             }
             breaker.succeeded();
         }
@@ -222,19 +226,19 @@ mod tests {
         let clock = clock();
         let breaker = Breaker::default();
         let hour = Some(Duration::from_hours(1));
-        breaker.failed(Attempt::Usual, clock.now(), hour, 0.0);
-        assert_eq!(breaker.check(clock.now()), Err(LONGEST));
-        clock.advance(LONGEST);
-        assert_eq!(breaker.admit(clock.now()), Ok(Attempt::Trying));
+        breaker.failed(Attempt::Normal, clock.now(), hour, 0.0);
+        assert_eq!(breaker.check(clock.now()), Err(LONGEST_OPEN_TIME));
+        clock.advance(LONGEST_OPEN_TIME);
+        assert_eq!(breaker.admit(clock.now()), Ok(Attempt::Probe));
     }
 
     #[test]
     fn f_18_a_clock_that_is_set_back_holds_nobody_up() {
-        let breaker = broken(&clock());
+        let breaker = open_breaker(&clock());
         let back = Timestamp::from_millis(1_700_000_000_000);
         assert_eq!(breaker.check(back), Ok(()));
-        assert_eq!(breaker.admit(back), Ok(Attempt::Trying));
-        breaker.failed(Attempt::Trying, back, None, 0.0);
+        assert_eq!(breaker.admit(back), Ok(Attempt::Probe));
+        breaker.failed(Attempt::Probe, back, None, 0.0);
         assert!(breaker.check(back).is_err());
     }
 }

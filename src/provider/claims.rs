@@ -71,7 +71,7 @@ impl Dates {
                 continue;
             };
             if self.is_ahead(date, now) {
-                return Err(TokenError::NotYet(name));
+                return Err(TokenError::NotYetValid(name));
             }
             if date > expires_at {
                 return Err(TokenError::Claim(name));

@@ -15,7 +15,7 @@ use crate::clock::Timestamp;
 use crate::secret::{Secret, random};
 
 /// How long a client assertion is good, in seconds: as long as one call and two clocks need.
-const ASSERTION_LIFE: u64 = 60;
+const ASSERTION_LIFETIME_SECS: u64 = 60;
 
 /// The kind of our assertions (RFC 7523 section 2.2).
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
@@ -128,9 +128,9 @@ impl ClientAuth {
                 Method::Basic(basic(&settings.client_id, credentials.secret()?, encoding)?)
             }
             ClientAuthentication::ClientSecretPost => Method::Post(credentials.secret()?.clone()),
-            ClientAuthentication::ClientSecretJwt => by_secret(settings, credentials.secret()?)?,
-            ClientAuthentication::PrivateKeyJwt => by_private_key(settings, credentials)?,
-            ClientAuthentication::None => public(settings, credentials)?,
+            ClientAuthentication::ClientSecretJwt => secret_jwt(settings, credentials.secret()?)?,
+            ClientAuthentication::PrivateKeyJwt => private_key_jwt(settings, credentials)?,
+            ClientAuthentication::None => public_client(settings, credentials)?,
         };
         Ok(Self {
             client_id: (&*settings.client_id).into(),
@@ -178,7 +178,7 @@ impl Assertion {
             aud: &self.audience,
             jti: &URL_SAFE_NO_PAD.encode(id),
             iat,
-            exp: iat.saturating_add(ASSERTION_LIFE),
+            exp: iat.saturating_add(ASSERTION_LIFETIME_SECS),
         };
         self.signer.sign(self.key_id.as_deref(), &claims)
     }
@@ -218,7 +218,7 @@ fn choose(
         })
 }
 
-fn by_secret(settings: &Settings, secret: &Secret<String>) -> Result<Method, SetupError> {
+fn secret_jwt(settings: &Settings, secret: &Secret<String>) -> Result<Method, SetupError> {
     if secret.expose().len() < SHORTEST_HMAC_KEY {
         return Err(SetupError::Setting {
             key: "client_secret_file",
@@ -234,7 +234,7 @@ fn by_secret(settings: &Settings, secret: &Secret<String>) -> Result<Method, Set
     }))
 }
 
-fn by_private_key(settings: &Settings, credentials: &Credentials) -> Result<Method, SetupError> {
+fn private_key_jwt(settings: &Settings, credentials: &Credentials) -> Result<Method, SetupError> {
     let assertion = &settings.client_assertion;
     let path = assertion.private_key_file.as_ref();
     let Some((pem, path)) = credentials.private_key.as_ref().zip(path) else {
@@ -272,7 +272,7 @@ fn audience(settings: &Settings) -> Result<Box<str>, SetupError> {
     }
 }
 
-fn public(settings: &Settings, credentials: &Credentials) -> Result<Method, SetupError> {
+fn public_client(settings: &Settings, credentials: &Credentials) -> Result<Method, SetupError> {
     let refuse = |key, problem| Err(SetupError::Setting { key, problem });
     let problem = "is given, but client_authentication is \"none\"";
     if credentials.secret.is_some() {

@@ -9,27 +9,27 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::client_auth::Credentials;
-use super::grant::{Judge, KeyFiles};
+use super::grant::{GrantVerifier, KeyFiles};
+use super::info::ProviderInfo;
 use super::issuer::Issuer;
-use super::known::Known;
 use super::metadata::{self, Metadata};
 use super::settings::{Discovery, Settings};
-use super::{OutOfReach, Provider, ReachError, SetupError};
+use super::{Provider, ReachError, SetupError, Unreachable};
 use crate::clock::{Clock, Timestamp};
 use crate::telemetry::chain;
 use crate::tls;
 
 /// How often our files are looked at.
-const FILES: Duration = Duration::from_secs(10);
+const FILES_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How often it is looked whether something is due.
 const TICK: Duration = Duration::from_secs(1);
 
 /// The first wait after an attempt that failed.
-const SHORTEST_BACK_OFF: Duration = Duration::from_secs(1);
+const MIN_BACK_OFF: Duration = Duration::from_secs(1);
 
 /// The longest wait between two attempts to reach a server.
-const LONGEST_BACK_OFF: Duration = Duration::from_mins(1);
+const MAX_BACK_OFF: Duration = Duration::from_mins(1);
 
 impl Provider {
     /// Keeps metadata, keys, authorities and the files with secrets up to date, and tells when the
@@ -44,15 +44,15 @@ impl Provider {
         async move {
             // The end of one is the end of both: none of them is then at work.
             tokio::select! {
-                () = Self::stay_in_touch(&provider, &clock) => {}
+                () = Self::follow_provider(&provider, &clock) => {}
                 () = Self::watch_files(&provider) => {}
             }
         }
     }
 
-    async fn stay_in_touch(provider: &Weak<Self>, clock: &Clock) {
-        let mut back_off = SHORTEST_BACK_OFF;
-        let mut told = None;
+    async fn follow_provider(provider: &Weak<Self>, clock: &Clock) {
+        let mut back_off = MIN_BACK_OFF;
+        let mut reported_reason = None;
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // When it was done last, and how long that is good for.
@@ -64,14 +64,14 @@ impl Provider {
             };
             let now = clock.now();
             // A clock that was set back makes it due.
-            if last.is_some_and(|(at, good_for)| at <= now && now.since(at) < good_for) {
+            if last.is_some_and(|(at, valid_for)| at <= now && now.since(at) < valid_for) {
                 continue;
             }
-            if let Err(error) = provider.renew(clock).await {
+            if let Err(error) = provider.refetch(clock).await {
                 let wait = error.retry_after.max(back_off);
                 last = Some((clock.now(), wait));
                 // A server that comes up at last may have something else wrong with it.
-                if told.replace(error.reason()) != Some(error.reason()) {
+                if reported_reason.replace(error.reason()) != Some(error.reason()) {
                     tracing::warn!(
                         provider = provider.name(),
                         reason = error.reason(),
@@ -79,25 +79,25 @@ impl Provider {
                         "Provider cannot be reached or not be believed; what is known of it stays"
                     );
                 }
-                back_off = back_off.saturating_mul(2).min(LONGEST_BACK_OFF);
+                back_off = back_off.saturating_mul(2).min(MAX_BACK_OFF);
                 continue;
             }
             let every = provider.settings.metadata_refresh_secs.get();
             last = Some((clock.now(), Duration::from_secs(every.into())));
-            back_off = SHORTEST_BACK_OFF;
-            if told.take().is_some() {
+            back_off = MIN_BACK_OFF;
+            if reported_reason.take().is_some() {
                 tracing::info!(provider = provider.name(), "Provider can be reached");
             }
         }
     }
 
     /// Reads metadata and keys, or at least sees whether the server is there.
-    async fn renew(&self, clock: &Clock) -> Result<(), OutOfReach> {
-        let failed = |error: ReachError| OutOfReach {
+    async fn refetch(&self, clock: &Clock) -> Result<(), Unreachable> {
+        let failed = |error: ReachError| Unreachable {
             retry_after: Duration::ZERO,
             cause: Some(Arc::new(error)),
         };
-        let read = match (self.known.load_full(), self.settings.discovery) {
+        let read = match (self.info.load_full(), self.settings.discovery) {
             // Together with logins that wait for the same.
             (None, _) | (Some(_), Discovery::None) => self.ready(clock).await,
             (Some(_), Discovery::Oauth2 | Discovery::Openid) => {
@@ -105,9 +105,9 @@ impl Provider {
             }
         };
         // Keys are withdrawn whether the metadata can be read or not.
-        let renewed = match self.known.load_full() {
-            Some(known) => {
-                let renewed = self.judge.renew_keys(&known, clock).await;
+        let renewed = match self.info.load_full() {
+            Some(info) => {
+                let renewed = self.grant_verifier.refetch_keys(&info, clock).await;
                 renewed.map_err(|error| failed(error.into()))
             }
             None => Ok(()),
@@ -121,29 +121,29 @@ impl Provider {
         let (Some(place), Some(issuer)) = (place, &self.issuer) else {
             return Ok(());
         };
-        let place = self.line.to("metadata_url", &place)?;
+        let place = self.call_settings.to("metadata_url", &place)?;
         let metadata = metadata::fetch(&place, issuer).await;
         let metadata = metadata.map_err(|source| ReachError::Metadata {
             place: place.uri().to_string().into(),
             source,
         })?;
         let credentials = self.credentials.lock().await;
-        let before = self.known.load_full();
+        let before = self.info.load_full();
         if before.is_some_and(|before| before.metadata.as_ref() == Some(&metadata)) {
             return Ok(());
         }
-        Ok(self.know(&credentials, Some(metadata))?)
+        Ok(self.apply(&credentials, Some(metadata))?)
     }
 
     /// Takes what the settings, the credentials and the metadata say together.
-    fn know(
+    fn apply(
         &self,
         credentials: &Credentials,
         metadata: Option<Metadata>,
     ) -> Result<(), SetupError> {
-        let known = Known::new(&self.settings, credentials, &self.line, metadata)?;
-        self.judge.check(&known)?;
-        self.known.store(Some(Arc::new(known)));
+        let info = ProviderInfo::new(&self.settings, credentials, &self.call_settings, metadata)?;
+        self.grant_verifier.check(&info)?;
+        self.info.store(Some(Arc::new(info)));
         Ok(())
     }
 
@@ -152,7 +152,7 @@ impl Provider {
         let mut secrets = ReportOnce::default();
         let mut authorities = ReportOnce::default();
         loop {
-            sleep(FILES).await;
+            sleep(FILES_INTERVAL).await;
             let Some(provider) = provider.upgrade() else {
                 return;
             };
@@ -162,7 +162,7 @@ impl Provider {
                 return;
             };
             let taken = match read {
-                Ok(files) => provider.take_files(files).await,
+                Ok(files) => provider.use_files(files).await,
                 Err(error) => Err(error),
             };
             if let Some(error) = secrets.error(taken) {
@@ -189,7 +189,7 @@ impl Provider {
     }
 
     /// Reads all files again. Authorities that changed are believed from now on; the others are for
-    /// [`Provider::take_files`]. Blocks for small reads.
+    /// [`Provider::use_files`]. Blocks for small reads.
     fn read_files(
         &self,
     ) -> (
@@ -197,32 +197,37 @@ impl Provider {
         Result<tls::Refreshed, SetupError>,
     ) {
         let files = Credentials::read(&self.settings).and_then(|credentials| {
-            let keys = Judge::read_files(&self.settings)?;
+            let keys = GrantVerifier::read_files(&self.settings)?;
             Ok(Files { credentials, keys })
         });
-        let trusted = match &self.line.trust {
+        let trusted = match &self.call_settings.trust {
             Some(trust) => trust.refresh().map_err(SetupError::Trust),
             None => Ok(tls::Refreshed::Unchanged),
         };
         (files, trusted)
     }
 
-    async fn take_files(&self, files: Files) -> Result<(), SetupError> {
-        self.judge.take(files.keys);
-        self.take(files.credentials).await
+    async fn use_files(&self, files: Files) -> Result<(), SetupError> {
+        self.grant_verifier.use_files(files.keys);
+        self.replace_credentials(files.credentials).await
     }
 
     /// Takes credentials that have changed, if they can be used.
-    async fn take(&self, new: Credentials) -> Result<(), SetupError> {
+    async fn replace_credentials(&self, new: Credentials) -> Result<(), SetupError> {
         let mut credentials = self.credentials.lock().await;
         if !new.differs(&credentials) {
             return Ok(());
         }
-        if let Some(known) = self.known.load_full() {
-            self.know(&new, known.metadata.clone())?;
+        if let Some(info) = self.info.load_full() {
+            self.apply(&new, info.metadata.clone())?;
         } else {
-            let metadata = rehearsal(&self.settings, self.issuer.as_ref())?;
-            drop(Known::new(&self.settings, &new, &self.line, metadata)?);
+            let metadata = placeholder(&self.settings, self.issuer.as_ref())?;
+            drop(ProviderInfo::new(
+                &self.settings,
+                &new,
+                &self.call_settings,
+                metadata,
+            )?);
         }
         *credentials = new;
         tracing::info!(provider = self.name(), "Client credentials replaced");
@@ -253,14 +258,14 @@ impl ReportOnce {
 
 /// Metadata to try the settings with before any was read, so that whatever else is wrong with them
 /// is found at once. `None` where none is to be read.
-pub(super) fn rehearsal(
+pub(super) fn placeholder(
     settings: &Settings,
     issuer: Option<&Issuer>,
 ) -> Result<Option<Metadata>, SetupError> {
     let place = metadata::location(settings, issuer)?;
     Ok(place.map(|mut place| {
         place.set_query(None);
-        Metadata::rehearsal(place.as_str())
+        Metadata::placeholder(place.as_str())
     }))
 }
 

@@ -13,7 +13,7 @@ use crate::origin::{self, CallLimits, Client, Connector, Origin};
 use crate::tls::Trust;
 
 /// How we name ourselves in every call: there are servers that answer nobody without a name.
-const OUR_NAME: &str = concat!("sidegate/", env!("CARGO_PKG_VERSION"));
+const USER_AGENT_NAME: &str = concat!("sidegate/", env!("CARGO_PKG_VERSION"));
 
 /// An endpoint that we call ourselves. Environment variables that name a proxy are not read.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ impl Endpoint {
         deadline: Duration,
         mut request: Request<Full<Bytes>>,
     ) -> Result<Response<Bytes>, origin::Error> {
-        let name = HeaderValue::from_static(OUR_NAME);
+        let name = HeaderValue::from_static(USER_AGENT_NAME);
         request.headers_mut().insert(USER_AGENT, name);
         let limits = CallLimits {
             deadline,

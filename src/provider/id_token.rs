@@ -15,7 +15,7 @@ use super::SetupError;
 use super::claims::{self, Dates};
 use super::issuer::{self, Issuer};
 use super::json::Object;
-use super::jwt::{self, Expected, TokenError, Verified};
+use super::jwt::{self, ExpectedHeader, TokenError, VerifiedToken};
 use super::settings::{Algorithm, Settings};
 use crate::clock::Timestamp;
 use crate::secret::Secret;
@@ -27,7 +27,7 @@ const GREATEST_AGE: Duration = Duration::from_hours(1);
 
 /// What the ID token has to belong to.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Exchange<'a> {
+pub(super) struct LoginContext<'a> {
     /// The nonce of the authorization request.
     pub(super) nonce: &'a str,
     /// The access token of the same answer.
@@ -40,7 +40,7 @@ pub(super) struct Exchange<'a> {
 
 /// What the ID token of a refresh has to belong to.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Later<'a> {
+pub(super) struct RefreshContext<'a> {
     /// The access token of the same answer.
     pub(super) access_token: &'a Secret<String>,
     /// What the ID token of the login said, where that is known.
@@ -95,8 +95,8 @@ impl IdTokenRules {
     }
 
     /// What is asked of the header, of ID tokens and signed userinfo answers alike.
-    pub(super) fn expected(&self) -> Expected<'_> {
-        Expected {
+    pub(super) fn expected(&self) -> ExpectedHeader<'_> {
+        ExpectedHeader {
             algorithms: &self.algorithms,
             types: jwt::PLAIN_TYPES,
         }
@@ -109,8 +109,8 @@ impl IdTokenRules {
     /// [`TokenError`]: the first thing that is wrong.
     pub(super) fn check(
         &self,
-        verified: Verified,
-        of: &Exchange<'_>,
+        verified: VerifiedToken,
+        of: &LoginContext<'_>,
         now: Timestamp,
     ) -> Result<IdClaims, TokenError> {
         let members = &verified.members;
@@ -139,7 +139,7 @@ impl IdTokenRules {
     ///
     /// [`TokenError::Issuer`] when it is nobody of ours; [`TokenError::Claim`],
     /// [`TokenError::Tenant`] and [`TokenError::KeyIssuer`].
-    pub(super) fn issuer_of<'a>(&self, verified: &'a Verified) -> Result<&'a str, TokenError> {
+    pub(super) fn issuer_of<'a>(&self, verified: &'a VerifiedToken) -> Result<&'a str, TokenError> {
         self.check_issuer(&verified.members, verified.key_issuer.as_deref())
     }
 
@@ -151,8 +151,8 @@ impl IdTokenRules {
     /// [`TokenError`]: the first thing that is wrong.
     pub(super) fn check_later(
         &self,
-        verified: &Verified,
-        of: &Later<'_>,
+        verified: &VerifiedToken,
+        of: &RefreshContext<'_>,
         now: Timestamp,
     ) -> Result<(), TokenError> {
         let members = &verified.members;
@@ -185,8 +185,8 @@ impl IdTokenRules {
             return Ok(());
         };
         match self.dates.read(members, "auth_time")? {
-            Some(at) if at < then => Err(TokenError::Stale("auth_time")),
-            Some(at) if self.dates.is_ahead(at, now) => Err(TokenError::NotYet("auth_time")),
+            Some(at) if at < then => Err(TokenError::TooOld("auth_time")),
+            Some(at) if self.dates.is_ahead(at, now) => Err(TokenError::NotYetValid("auth_time")),
             Some(_) | None => Ok(()),
         }
     }
@@ -231,15 +231,16 @@ impl IdTokenRules {
         key_issuer: Option<&str>,
     ) -> Result<&'a str, TokenError> {
         let said = claims::text(members, "iss")?.ok_or(TokenError::Claim("iss"))?;
-        if !self.issuer.is(said) {
+        if !self.issuer.matches(said) {
             return Err(TokenError::Issuer);
         }
         // Where there are no tenants the claim may be anybody's and mean anything.
         let of_tenants = self.issuer.has_tenants() || key_issuer.is_some();
         let tenant = of_tenants.then(|| claims::text(members, "tid"));
         let tenant = tenant.transpose()?.flatten();
-        let fits =
-            |template: &str| tenant.is_some_and(|tenant| issuer::filled(template, tenant) == said);
+        let fits = |template: &str| {
+            tenant.is_some_and(|tenant| issuer::fill_template(template, tenant) == said)
+        };
         let ours = self.issuer.as_str();
         if tenant.is_some() && !fits(ours) {
             return Err(TokenError::Tenant);
@@ -276,7 +277,7 @@ impl IdTokenRules {
         let issued_at = self.dates.read(members, "iat")?;
         let issued_at = issued_at.ok_or(TokenError::Claim("iat"))?;
         if self.dates.is_past(issued_at.plus(GREATEST_AGE), now) {
-            return Err(TokenError::Stale("iat"));
+            return Err(TokenError::TooOld("iat"));
         }
         Ok(())
     }
@@ -293,12 +294,12 @@ impl IdTokenRules {
             let at = self.dates.read(members, "auth_time")?;
             let at = at.ok_or(TokenError::Claim("auth_time"))?;
             if self.dates.is_ahead(at, now) {
-                return Err(TokenError::NotYet("auth_time"));
+                return Err(TokenError::NotYetValid("auth_time"));
             }
             // Not by the time of arrival: whoever reads the consent page for long has not signed
             // in long ago.
             if at.plus(max_age).plus(self.dates.leeway) < begun_at {
-                return Err(TokenError::Stale("auth_time"));
+                return Err(TokenError::TooOld("auth_time"));
             }
         }
         if self.acr_values.is_empty() {
@@ -326,7 +327,7 @@ fn check_kind(members: &Object) -> Result<(), TokenError> {
 /// A hash that is there is the left half of that of `value`, by the hash function of the signature
 /// (OpenID Connect Core 1.0 sections 3.1.3.8 and 3.3.2.11); SHA-512 for Ed25519.
 fn check_hash(
-    verified: &Verified,
+    verified: &VerifiedToken,
     name: &'static str,
     value: &Secret<String>,
 ) -> Result<(), TokenError> {

@@ -41,7 +41,7 @@ impl Issuer {
             }
             return refuse("tenants", "is given, but there is no issuer");
         };
-        if let Some(problem) = misspelled(text) {
+        if let Some(problem) = format_problem(text) {
             return refuse("issuer", problem);
         }
         let named = [
@@ -89,22 +89,22 @@ impl Issuer {
     }
 
     /// Whether `issuer` is this one, or that of one of the tenants.
-    pub(super) fn is(&self, issuer: &str) -> bool {
+    pub(super) fn matches(&self, issuer: &str) -> bool {
         if self.tenants.is_empty() {
             return *self.text == *issuer;
         }
         let mut tenants = self.tenants.iter();
-        tenants.any(|tenant| filled(&self.text, tenant) == issuer)
+        tenants.any(|tenant| fill_template(&self.text, tenant) == issuer)
     }
 }
 
 /// `template` with a tenant in it.
-pub(super) fn filled(template: &str, tenant: &str) -> String {
+pub(super) fn fill_template(template: &str, tenant: &str) -> String {
     template.replace(TENANT, tenant)
 }
 
 /// What is wrong with how an issuer is written.
-fn misspelled(text: &str) -> Option<&'static str> {
+fn format_problem(text: &str) -> Option<&'static str> {
     if !text.starts_with("https://") && !text.starts_with("http://") {
         Some("has to begin with https://")
     } else if text.contains(['?', '#']) {
@@ -164,7 +164,7 @@ mod tests {
         let issuer = issuer("https://id.example/realms/shop", &[])
             .unwrap()
             .unwrap();
-        assert!(issuer.is("https://id.example/realms/shop"));
+        assert!(issuer.matches("https://id.example/realms/shop"));
         for other in [
             "https://id.example/realms/shop/",
             "https://ID.example/realms/shop",
@@ -175,7 +175,7 @@ mod tests {
             "https://id.example/realms/shop2",
             "",
         ] {
-            assert!(!issuer.is(other), "{other:?}");
+            assert!(!issuer.matches(other), "{other:?}");
         }
     }
 
@@ -183,14 +183,14 @@ mod tests {
     fn only_listed_tenants_fill_a_template() {
         let template = "https://id.example/{tenantid}/v2.0";
         let issuer = issuer(template, &["one", "two"]).unwrap().unwrap();
-        assert!(issuer.is("https://id.example/one/v2.0"));
-        assert!(issuer.is("https://id.example/two/v2.0"));
+        assert!(issuer.matches("https://id.example/one/v2.0"));
+        assert!(issuer.matches("https://id.example/two/v2.0"));
         for other in [
             "https://id.example/three/v2.0",
             template,
             "https://id.example//v2.0",
         ] {
-            assert!(!issuer.is(other), "{other}");
+            assert!(!issuer.matches(other), "{other}");
         }
     }
 

@@ -30,7 +30,7 @@ pub enum KeySetError {
     Keys,
     /// Every entry was passed over, if there are any.
     #[error("the key set has no usable key (passed over: {0})")]
-    NoUsableKey(PassedOver),
+    NoUsableKey(SkippedKeys),
 }
 
 impl KeySetError {
@@ -45,9 +45,9 @@ impl KeySetError {
 
 /// How many entries of a key set were passed over, and why, as one line for a log.
 #[derive(Debug, Default)]
-pub struct PassedOver(BTreeMap<Unusable, usize>);
+pub struct SkippedKeys(BTreeMap<Unusable, usize>);
 
-impl PassedOver {
+impl SkippedKeys {
     /// Whether none was.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -59,7 +59,7 @@ impl PassedOver {
     }
 }
 
-impl fmt::Display for PassedOver {
+impl fmt::Display for SkippedKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_empty() {
             return f.write_str("none");
@@ -76,7 +76,7 @@ impl fmt::Display for PassedOver {
 #[derive(Debug)]
 pub(super) struct KeySet {
     keys: Vec<Key>,
-    passed_over: PassedOver,
+    skipped: SkippedKeys,
 }
 
 impl KeySet {
@@ -90,21 +90,21 @@ impl KeySet {
         let Some(Value::Array(entries)) = members.get("keys") else {
             return Err(KeySetError::Keys);
         };
-        let (mut keys, mut passed_over) = (Vec::new(), PassedOver::default());
+        let (mut keys, mut skipped) = (Vec::new(), SkippedKeys::default());
         for entry in entries {
             if keys.len() == MOST_KEYS {
-                passed_over.count(Unusable::TooMany);
+                skipped.count(Unusable::TooMany);
                 continue;
             }
             match Key::from_jwk(entry) {
                 Ok(key) => keys.push(key),
-                Err(reason) => passed_over.count(reason),
+                Err(reason) => skipped.count(reason),
             }
         }
         if keys.is_empty() {
-            return Err(KeySetError::NoUsableKey(passed_over));
+            return Err(KeySetError::NoUsableKey(skipped));
         }
-        Ok(Self { keys, passed_over })
+        Ok(Self { keys, skipped })
     }
 
     /// Reads the keys that the operator gave instead of what the server publishes; `None` when none
@@ -145,8 +145,8 @@ impl KeySet {
         let mut keys = Vec::new();
         for path in paths {
             let read = Key::from_pem(&read_text(key, path)?).and_then(|read| {
-                let suited = algorithms.iter().any(|algorithm| read.suits(*algorithm));
-                suited.then_some(read).ok_or(KeyProblem::Unsuited)
+                let suited = algorithms.iter().any(|algorithm| read.supports(*algorithm));
+                suited.then_some(read).ok_or(KeyProblem::WrongAlgorithm)
             });
             keys.push(read.map_err(|source| SetupError::PublicKey {
                 key,
@@ -154,22 +154,22 @@ impl KeySet {
                 source,
             })?);
         }
-        let passed_over = PassedOver::default();
-        Ok((!keys.is_empty()).then_some(Self { keys, passed_over }))
+        let skipped = SkippedKeys::default();
+        Ok((!keys.is_empty()).then_some(Self { keys, skipped }))
     }
 
     /// The entries that are not used, for the log.
-    pub(super) fn passed_over(&self) -> &PassedOver {
-        &self.passed_over
+    pub(super) fn skipped(&self) -> &SkippedKeys {
+        &self.skipped
     }
 
     /// The keys that may have signed a token of this `kid` with this algorithm.
-    pub(super) fn suited<'a>(
+    pub(super) fn candidates<'a>(
         &'a self,
         id: Option<&'a str>,
         algorithm: Algorithm,
     ) -> impl Iterator<Item = &'a Key> {
         let keys = self.keys.iter();
-        keys.filter(move |key| key.is_called(id) && key.suits(algorithm))
+        keys.filter(move |key| key.matches_id(id) && key.supports(algorithm))
     }
 }

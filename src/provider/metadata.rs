@@ -16,7 +16,7 @@ use super::endpoint::{Endpoint, endpoint};
 use super::issuer::Issuer;
 use super::json::{self, JsonError, Object};
 use super::settings::{Discovery, Settings};
-use super::token::{AnswerError, says_json};
+use super::token::{ResponseFormatError, says_json};
 use crate::origin;
 
 /// How much of another issuer is shown, in characters.
@@ -51,7 +51,7 @@ pub enum MetadataError {
     Json(#[source] JsonError),
     /// The answer does not say that it is JSON, or is compressed.
     #[error("the answer is not usable")]
-    MediaType(#[source] AnswerError),
+    MediaType(#[source] ResponseFormatError),
     /// A member is missing or of another type.
     #[error("the member `{0}` is missing or of another type")]
     Member(&'static str),
@@ -143,7 +143,7 @@ pub(super) async fn fetch(place: &Endpoint, issuer: &Issuer) -> Result<Metadata,
 
 impl Metadata {
     /// Metadata of a server that has every endpoint at one place.
-    pub(super) fn rehearsal(place: &str) -> Self {
+    pub(super) fn placeholder(place: &str) -> Self {
         let place = Some(place.to_owned());
         Self {
             authorization_endpoint: place.clone(),
@@ -177,7 +177,7 @@ impl Metadata {
         let endpoint = |name| {
             let given = text(&members, name)?;
             given
-                .map(|text| match misplaced(text, home.as_ref()) {
+                .map(|text| match endpoint_problem(text, home.as_ref()) {
                     None => Ok(text.to_owned()),
                     Some(problem) => Err(MetadataError::Endpoint { name, problem }),
                 })
@@ -227,7 +227,7 @@ fn texts(members: &Object, name: &'static str) -> Result<Option<Vec<String>>, Me
 }
 
 /// What is wrong with an endpoint, if the issuer is at `home`.
-fn misplaced(text: &str, home: Option<&Url>) -> Option<&'static str> {
+fn endpoint_problem(text: &str, home: Option<&Url>) -> Option<&'static str> {
     // The parser forgives what others read differently: backslashes, missing slashes, tabs.
     let rest = text
         .strip_prefix("https://")
@@ -251,12 +251,12 @@ fn misplaced(text: &str, home: Option<&Url>) -> Option<&'static str> {
         (!at_home).then_some("has no TLS and is not at the issuer's own origin")
     } else {
         let at_home = home.is_some_and(|home| home.host() == url.host());
-        (!at_home && is_near(&url)).then_some("is on this machine or its link, the issuer is not")
+        (!at_home && is_local(&url)).then_some("is on this machine or its link, the issuer is not")
     }
 }
 
 /// Whether a host is this machine, or at the other end of a cable at most.
-fn is_near(url: &Url) -> bool {
+fn is_local(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => {
             let name = name.trim_end_matches('.');

@@ -19,27 +19,27 @@
 mod access_token;
 mod authorization;
 mod breaker;
+mod call_slots;
+mod claim_mapping;
 mod claims;
 mod client_auth;
-mod contact;
 mod discovery;
 mod endpoint;
 mod error;
+mod error_response;
 mod grant;
 mod id_token;
+mod info;
 mod issuer;
 mod json;
 mod jwt;
+mod key_cache;
 mod keys;
-mod known;
 mod limiter;
 mod metadata;
-mod person;
-mod places;
 pub mod profile;
-mod published;
+mod reachability;
 mod refresh;
-mod refusal;
 mod schedule;
 pub mod settings;
 mod signed_out;
@@ -65,33 +65,33 @@ use zeroize::Zeroizing;
 
 pub use authorization::{AuthorizationRequest, Prompt};
 pub use error::{
-    Actor, Classification, Error, ExchangeError, GrantError, KeysError, NotReady, OutOfReach,
-    ReachError, ResponseError, Sent, SetupError, TokenCallError,
+    Actor, Classification, Error, ExchangeError, GrantError, KeysError, NotReady, ReachError,
+    ResponseError, Sent, SetupError, TokenCallError, Unreachable,
 };
+pub use error_response::{ErrorCode, Refusal};
 pub use grant::Grant;
 pub use json::JsonError;
 pub use jwt::signer::{SigningError, SigningKeyProblem};
 pub use jwt::{KeyProblem, TokenError, TokenKind};
-pub use keys::{KeySetError, PassedOver};
+pub use keys::{KeySetError, SkippedKeys};
 pub use metadata::MetadataError;
-pub use refresh::{Refreshed, Refreshing, Unrefreshed, Verdict};
-pub use refusal::{ErrorCode, Refusal};
+pub use refresh::{RefreshError, RefreshRequest, Refreshed, Verdict};
 pub use settings::{ResponseMode, Settings};
-pub use token::AnswerError;
+pub use token::ResponseFormatError;
 pub use userinfo::UserinfoError;
 
 use crate::clock::{Clock, Timestamp};
 use crate::secret::Secret;
 use breaker::Breaker;
+use call_slots::{CallSlot, CallSlots};
 use client_auth::Credentials;
-use contact::Contact;
-use grant::{Judge, Response};
+use grant::{GrantVerifier, ResponseContext};
+use info::{CallSettings, ProviderInfo};
 use issuer::Issuer;
-use known::{Known, Line};
 use limiter::Limiter;
-use places::{Place, Places};
-use settings::{ErrorShape, GrantType};
-use token::{Answer, CodeGrant, RequestFormat};
+use reachability::Reachability;
+use settings::{ErrorPattern, GrantType};
+use token::{CodeGrant, RequestFormat, TokenResponse};
 
 /// The largest file with a secret or a key, in bytes.
 const LARGEST_FILE: u64 = 64 * 1024;
@@ -120,18 +120,18 @@ pub struct Provider {
     name: Box<str>,
     settings: Settings,
     issuer: Option<Issuer>,
-    line: Line,
+    call_settings: CallSettings,
     /// Nothing until the metadata was read, where it has to be.
-    known: ArcSwapOption<Known>,
+    info: ArcSwapOption<ProviderInfo>,
     /// What the files said last; held while what is known is made anew.
     credentials: Mutex<Credentials>,
-    contact: Contact,
+    reachability: Reachability,
     format: RequestFormat,
     limiter: Limiter,
     /// Calls that may be under way.
-    places: Places,
+    call_slots: CallSlots,
     breaker: Arc<Breaker>,
-    judge: Judge,
+    grant_verifier: GrantVerifier,
 }
 
 impl Provider {
@@ -142,7 +142,7 @@ impl Provider {
     ///
     /// [`SetupError`] names the key and, if there is one, the file.
     pub fn new(name: &str, settings: &Settings) -> Result<Self, SetupError> {
-        if settings.errors.iter().any(ErrorShape::matches_everything) {
+        if settings.errors.iter().any(ErrorPattern::matches_everything) {
             let (key, problem) = ("errors", "has a row that asks for nothing");
             return Err(SetupError::Setting { key, problem });
         }
@@ -154,26 +154,26 @@ impl Provider {
             );
             return Err(SetupError::Setting { key, problem });
         }
-        let line = Line::new(settings)?;
+        let call_settings = CallSettings::new(settings)?;
         let credentials = Credentials::read(settings)?;
-        let rehearsal = discovery::rehearsal(settings, issuer.as_ref())?;
-        let must_be_read = rehearsal.is_some();
-        let known = Known::new(settings, &credentials, &line, rehearsal)?;
-        let judge = Judge::new(name, settings, issuer.as_ref())?;
-        judge.check(&known)?;
+        let placeholder = discovery::placeholder(settings, issuer.as_ref())?;
+        let must_be_read = placeholder.is_some();
+        let info = ProviderInfo::new(settings, &credentials, &call_settings, placeholder)?;
+        let grant_verifier = GrantVerifier::new(name, settings, issuer.as_ref())?;
+        grant_verifier.check(&info)?;
         Ok(Self {
             name: name.into(),
             settings: settings.clone(),
             issuer,
-            line,
-            known: ArcSwapOption::from_pointee((!must_be_read).then_some(known)),
+            call_settings,
+            info: ArcSwapOption::from_pointee((!must_be_read).then_some(info)),
             credentials: Mutex::new(credentials),
-            contact: Contact::default(),
+            reachability: Reachability::default(),
             format: RequestFormat::new(settings)?,
             limiter: Limiter::per_minute(settings.token_calls_per_minute),
-            places: Places::new(settings.concurrent_calls),
+            call_slots: CallSlots::new(settings.concurrent_calls),
             breaker: Arc::default(),
-            judge,
+            grant_verifier,
         })
     }
 
@@ -205,15 +205,22 @@ impl Provider {
 
     /// Takes over what `before` has read, unless these settings cannot be used with it.
     fn take_over(&mut self, before: &Self) {
-        let Some(known) = before.known.load_full() else {
+        let Some(info) = before.info.load_full() else {
             return;
         };
         let (settings, credentials) = (&self.settings, self.credentials.get_mut());
-        let known = Known::new(settings, credentials, &self.line, known.metadata.clone());
-        let usable = known.ok().filter(|known| self.judge.check(known).is_ok());
-        if let Some(known) = usable {
-            self.judge.take_over_keys(&before.judge);
-            self.known.store(Some(Arc::new(known)));
+        let info = ProviderInfo::new(
+            settings,
+            credentials,
+            &self.call_settings,
+            info.metadata.clone(),
+        );
+        let usable = info
+            .ok()
+            .filter(|info| self.grant_verifier.check(info).is_ok());
+        if let Some(info) = usable {
+            self.grant_verifier.take_over_keys(&before.grant_verifier);
+            self.info.store(Some(Arc::new(info)));
         }
     }
 
@@ -264,9 +271,9 @@ impl Provider {
     ///
     /// # Errors
     ///
-    /// [`OutOfReach`].
-    pub fn lately_ready(&self, now: Timestamp) -> Option<Result<(), OutOfReach>> {
-        self.contact.lately(now)
+    /// [`Unreachable`].
+    pub fn recent_readiness(&self, now: Timestamp) -> Option<Result<(), Unreachable>> {
+        self.reachability.recent(now)
     }
 
     /// Makes sure that people can be sent to the server: that its metadata and keys were read,
@@ -275,20 +282,23 @@ impl Provider {
     ///
     /// # Errors
     ///
-    /// [`OutOfReach`], with the cause.
+    /// [`Unreachable`], with the cause.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe; what was being asked is asked again.
-    pub async fn ready(&self, clock: &Clock) -> Result<(), OutOfReach> {
+    pub async fn ready(&self, clock: &Clock) -> Result<(), Unreachable> {
         let reach = async {
-            match self.known.load_full() {
-                Some(known) => known.token.connect().await.map_err(ReachError::Connect)?,
+            match self.info.load_full() {
+                Some(info) => info.token.connect().await.map_err(ReachError::Connect)?,
                 None => self.discover().await?,
             }
-            Ok(self.judge.first_keys(&*self.known()?, clock).await?)
+            Ok(self
+                .grant_verifier
+                .first_keys(&*self.info()?, clock)
+                .await?)
         };
-        self.contact.ensure(clock, reach).await
+        self.reachability.ensure(clock, reach).await
     }
 
     /// The URL to send the browser to (RFC 6749 section 4.1.1). The query of the endpoint is kept,
@@ -302,7 +312,7 @@ impl Provider {
         &self,
         request: &AuthorizationRequest<'_>,
     ) -> Result<String, NotReady> {
-        Ok(self.known()?.authorization.url(request))
+        Ok(self.info()?.authorization.url(request))
     }
 
     /// Checks who an answer of the authorization endpoint says it is from (RFC 9207 section 2.4):
@@ -314,9 +324,9 @@ impl Provider {
     /// [`ResponseError`].
     pub fn check_response_issuer(&self, iss: Option<&str>) -> Result<(), ResponseError> {
         let right = match (iss, &self.issuer) {
-            (Some(iss), Some(issuer)) => issuer.is(iss),
+            (Some(iss), Some(issuer)) => issuer.matches(iss),
             (Some(_), None) => true,
-            (None, _) => !self.settings.require_response_iss && !self.known()?.promises_iss,
+            (None, _) => !self.settings.require_response_iss && !self.info()?.promises_iss,
         };
         right.then_some(()).ok_or(ResponseError::Issuer)
     }
@@ -338,45 +348,50 @@ impl Provider {
         redemption: Redemption<'_>,
         clock: &Clock,
     ) -> Result<Grant, ExchangeError> {
-        let known = self.known()?;
-        let _place = self.place(GrantType::AuthorizationCode).await?;
-        let asked_at = clock.now();
-        self.admit(GrantType::AuthorizationCode, asked_at)?;
+        let info = self.info()?;
+        let _slot = self.call_slot(GrantType::AuthorizationCode).await?;
+        let requested_at = clock.now();
+        self.admit(GrantType::AuthorizationCode, requested_at)?;
         let grant = CodeGrant {
             code: &redemption.code,
             code_verifier: self.settings.pkce.then_some(&redemption.code_verifier),
             redirect_uri: redemption.redirect_uri,
         };
-        let (uri, client_auth) = (known.token.uri(), &known.client_auth);
-        let request = self.format.redemption(uri, client_auth, &grant, asked_at)?;
+        let (uri, client_auth) = (info.token.uri(), &info.client_auth);
+        let request = self
+            .format
+            .redemption(uri, client_auth, &grant, requested_at)?;
         let grant_type = GrantType::AuthorizationCode;
-        let answer = self.ask(&known, grant_type, request, clock).await?;
-        let response = Response {
-            known: &known,
+        let answer = self.ask(&info, grant_type, request, clock).await?;
+        let response = ResponseContext {
+            info: &info,
             answer: &answer,
-            asked_at,
+            requested_at,
         };
-        Ok(self.judge.grant(&response, &redemption, clock).await?)
+        Ok(self
+            .grant_verifier
+            .grant(&response, &redemption, clock)
+            .await?)
     }
 
     /// Calls the token endpoint, once.
     async fn ask(
         &self,
-        known: &Known,
+        info: &ProviderInfo,
         grant: GrantType,
         request: Request<Full<Bytes>>,
         clock: &Clock,
-    ) -> Result<Answer, TokenCallError> {
+    ) -> Result<TokenResponse, TokenCallError> {
         let deadline = match grant {
-            GrantType::AuthorizationCode => self.line.deadline,
+            GrantType::AuthorizationCode => self.call_settings.deadline,
             GrantType::RefreshToken => {
                 Duration::from_secs(self.settings.refresh.deadline_secs.get().into())
             }
         };
-        let called = known.token.call_within(deadline, request).await;
+        let called = info.token.call_within(deadline, request).await;
         let response = called
             .map_err(TokenCallError::Call)
-            .inspect_err(|_| self.contact.doubt())?;
+            .inspect_err(|_| self.reachability.forget_success())?;
         // A call takes seconds at some servers: an answer is judged by the time of its arrival,
         // while the life of tokens is counted from before the call.
         let arrived_at = clock.now();
@@ -390,14 +405,17 @@ impl Provider {
         answer.inspect(|_granted| self.breaker.succeeded())
     }
 
-    fn known(&self) -> Result<Arc<Known>, NotReady> {
-        self.known.load_full().ok_or(NotReady)
+    fn info(&self) -> Result<Arc<ProviderInfo>, NotReady> {
+        self.info.load_full().ok_or(NotReady)
     }
 
     /// A place among the calls that may be under way.
-    async fn place(&self, grant: GrantType) -> Result<Place<'_>, TokenCallError> {
-        let place = self.places.take(grant, self.line.deadline).await;
-        place.ok_or(TokenCallError::Busy)
+    async fn call_slot(&self, grant: GrantType) -> Result<CallSlot<'_>, TokenCallError> {
+        let slot = self
+            .call_slots
+            .take(grant, self.call_settings.deadline)
+            .await;
+        slot.ok_or(TokenCallError::Busy)
     }
 
     /// A call out of those that may be made in a minute.

@@ -6,11 +6,11 @@
 //! what the server has said: that something failed ends nobody's session.
 
 use super::breaker::Attempt;
-use super::grant::Response;
-use super::known::Known;
+use super::grant::ResponseContext;
+use super::info::ProviderInfo;
 use super::schedule;
 use super::settings::GrantType;
-use super::token::Answer;
+use super::token::TokenResponse;
 use super::{Actor, Classification, ExchangeError, GrantError, Provider, TokenCallError};
 use crate::clock::{Clock, Timestamp};
 use crate::identity::Identity;
@@ -19,7 +19,7 @@ use crate::token::TokenSet;
 
 /// What a session has.
 #[derive(Clone, Copy, Debug)]
-pub struct Refreshing<'a> {
+pub struct RefreshRequest<'a> {
     /// Its tokens.
     pub tokens: &'a TokenSet,
     /// Whose it is.
@@ -40,7 +40,7 @@ pub struct Refreshed {
 #[derive(Debug, thiserror::Error)]
 #[error("the tokens were not refreshed")]
 #[must_use = "it may end the session"]
-pub struct Unrefreshed {
+pub struct RefreshError {
     /// What happened.
     #[source]
     pub error: ExchangeError,
@@ -57,26 +57,26 @@ pub struct Unrefreshed {
 #[must_use]
 pub enum Verdict {
     /// The grant is gone: the session ends, and a new login helps.
-    Fatal,
+    GrantEnded,
     /// The gateway itself is refused, or cannot believe what comes: an operator has to act. The
     /// session stays.
-    Ours,
+    OperatorMustAct,
     /// It passes: the session stays, and its refresh is tried again later, with the same refresh
     /// token.
-    Passing,
+    Temporary,
 }
 
 impl Verdict {
     pub(super) fn of(class: Classification) -> Self {
         match (class.actor, class.passes) {
-            (Actor::Client, _) => Self::Fatal,
-            (Actor::Operator | Actor::Provider, true) => Self::Passing,
-            (Actor::Operator | Actor::Provider, false) => Self::Ours,
+            (Actor::Client, _) => Self::GrantEnded,
+            (Actor::Operator | Actor::Provider, true) => Self::Temporary,
+            (Actor::Operator | Actor::Provider, false) => Self::OperatorMustAct,
         }
     }
 }
 
-impl From<TokenCallError> for Unrefreshed {
+impl From<TokenCallError> for RefreshError {
     /// No answer came that anything could be salvaged of.
     fn from(error: TokenCallError) -> Self {
         Self {
@@ -87,18 +87,20 @@ impl From<TokenCallError> for Unrefreshed {
     }
 }
 
-impl Unrefreshed {
+impl RefreshError {
     /// The answer came, and something in it cannot be used.
-    fn by(error: GrantError, response: &Response<'_>, before: &TokenSet) -> Self {
+    fn by(error: GrantError, response: &ResponseContext<'_>, before: &TokenSet) -> Self {
         let verdict = Verdict::of(error.class());
         // Of somebody else's tokens nothing is kept.
-        let kept = (verdict != Verdict::Fatal).then(|| {
+        let kept = (verdict != Verdict::GrantEnded).then(|| {
             let new = response.answer.refresh_token.as_ref()?;
             before.with_refresh_token(new.expose()).ok()
         });
-        let asked_at = response.asked_at;
-        let floor = asked_at.plus(schedule::FLOOR);
-        let salvaged = kept.flatten().map(|kept| kept.not_before(floor, asked_at));
+        let requested_at = response.requested_at;
+        let floor = requested_at.plus(schedule::MIN_REFRESH_INTERVAL);
+        let salvaged = kept
+            .flatten()
+            .map(|kept| kept.not_before(floor, requested_at));
         Self {
             verdict,
             error: error.into(),
@@ -118,7 +120,7 @@ impl Provider {
     ///
     /// # Errors
     ///
-    /// [`Unrefreshed`]: what follows for the session, and why. With [`Verdict::Passing`] the
+    /// [`RefreshError`]: what follows for the session, and why. With [`Verdict::Temporary`] the
     /// [`Classification`] of its error says when to come back, where that is known.
     ///
     /// # Cancel safety
@@ -127,50 +129,53 @@ impl Provider {
     /// lost. Run it as a task that outlives every request.
     pub async fn refresh(
         &self,
-        asked: &Refreshing<'_>,
+        asked: &RefreshRequest<'_>,
         clock: &Clock,
-    ) -> Result<Refreshed, Unrefreshed> {
-        let asked_with = asked.tokens.refresh_token();
-        let refresh_token = asked_with.ok_or(TokenCallError::NoRefreshToken)?;
-        let known = self.known().map_err(TokenCallError::from)?;
-        let answered = self.exchange(&known, refresh_token, clock).await?;
-        let response = Response {
-            known: &known,
+    ) -> Result<Refreshed, RefreshError> {
+        let refresh_token = asked.tokens.refresh_token();
+        let refresh_token = refresh_token.ok_or(TokenCallError::NoRefreshToken)?;
+        let info = self.info().map_err(TokenCallError::from)?;
+        let answered = self.exchange(&info, refresh_token, clock).await?;
+        let response = ResponseContext {
+            info: &info,
             answer: &answered.answer,
-            asked_at: answered.asked_at,
+            requested_at: answered.requested_at,
         };
-        let judged = self.judge.renewed(&response, asked, clock).await;
-        judged.map_err(|error| Unrefreshed::by(error, &response, asked.tokens))
+        let judged = self.grant_verifier.refreshed(&response, asked, clock).await;
+        judged.map_err(|error| RefreshError::by(error, &response, asked.tokens))
     }
 
     /// Calls the token endpoint with a refresh token, if the server may be called at all.
     async fn exchange(
         &self,
-        known: &Known,
+        info: &ProviderInfo,
         refresh_token: &Secret<String>,
         clock: &Clock,
     ) -> Result<Answered, TokenCallError> {
-        let left_alone = |retry_after| TokenCallError::LeftAlone { retry_after };
-        self.breaker.check(clock.now()).map_err(left_alone)?;
-        let _place = self.place(GrantType::RefreshToken).await?;
-        let asked_at = clock.now();
-        let attempt = self.breaker.admit(asked_at).map_err(left_alone)?;
-        self.admit(GrantType::RefreshToken, asked_at)?;
-        let (uri, client_auth) = (known.token.uri(), &known.client_auth);
+        let breaker_open = |retry_after| TokenCallError::BreakerOpen { retry_after };
+        self.breaker.check(clock.now()).map_err(breaker_open)?;
+        let _slot = self.call_slot(GrantType::RefreshToken).await?;
+        let requested_at = clock.now();
+        let attempt = self.breaker.admit(requested_at).map_err(breaker_open)?;
+        self.admit(GrantType::RefreshToken, requested_at)?;
+        let (uri, client_auth) = (info.token.uri(), &info.client_auth);
         let request = self
             .format
-            .refresh(uri, client_auth, refresh_token, asked_at)?;
+            .refresh(uri, client_auth, refresh_token, requested_at)?;
         let answer = self
-            .ask(known, GrantType::RefreshToken, request, clock)
+            .ask(info, GrantType::RefreshToken, request, clock)
             .await;
         let answer = answer.inspect_err(|error| self.count(attempt, error.class(), clock))?;
-        Ok(Answered { answer, asked_at })
+        Ok(Answered {
+            answer,
+            requested_at,
+        })
     }
 
     /// A refusal is an answer as good as any; what passes is none.
     fn count(&self, attempt: Attempt, class: Classification, clock: &Clock) {
         if class.passes {
-            let (now, fraction) = (clock.now(), schedule::fraction());
+            let (now, fraction) = (clock.now(), schedule::random_fraction());
             self.breaker
                 .failed(attempt, now, class.retry_after, fraction);
         } else {
@@ -181,6 +186,6 @@ impl Provider {
 
 /// An answer of the token endpoint, and when it was asked for.
 struct Answered {
-    answer: Answer,
-    asked_at: Timestamp,
+    answer: TokenResponse,
+    requested_at: Timestamp,
 }

@@ -7,26 +7,26 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::secret::random;
-use crate::token::Life;
+use crate::token::Lifetime;
 
 /// How long before the end of a token it is renewed at most, as long as nothing spreads it.
-const AHEAD: Duration = Duration::from_mins(1);
+const LEAD_TIME: Duration = Duration::from_mins(1);
 
 /// By how much more that is spread at most.
-const SPREAD: Duration = Duration::from_mins(5);
+const MAX_JITTER: Duration = Duration::from_mins(5);
 
 /// The same where a refresh kills the old access token: requests on their way would fail with it.
-const LATE: Duration = Duration::from_secs(2);
+const LATE_LEAD_TIME: Duration = Duration::from_secs(2);
 
 /// The longest time between two refreshes that anything has to wait for.
-pub(super) const FLOOR: Duration = Duration::from_secs(10);
+pub(super) const MIN_REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The shortest: a token that is over when it arrives must not make every request a refresh.
-const SHORTEST_FLOOR: Duration = Duration::from_millis(500);
+const SHORTEST_REFRESH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How a token is renewed, where it can be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Renewal {
+pub(super) enum RefreshTiming {
     /// In good time.
     Early,
     /// At the last moment: the old access token dies with it.
@@ -35,44 +35,46 @@ pub(super) enum Renewal {
 
 /// The life of an access token that was asked for at `obtained_at`. `fraction`, from 0 to 1, is
 /// this token's place within what is spread.
-pub(super) fn life(
+pub(super) fn lifetime(
     obtained_at: Timestamp,
     expires_at: Option<Timestamp>,
-    renewal: Option<Renewal>,
+    timing: Option<RefreshTiming>,
     fraction: f64,
-) -> Life {
+) -> Lifetime {
     let lifetime = expires_at.map(|end| end.since(obtained_at));
-    let floor = lifetime.map_or(FLOOR, |lifetime| {
-        lifetime.mul_f64(0.5).clamp(SHORTEST_FLOOR, FLOOR)
+    let floor = lifetime.map_or(MIN_REFRESH_INTERVAL, |lifetime| {
+        lifetime
+            .mul_f64(0.5)
+            .clamp(SHORTEST_REFRESH_INTERVAL, MIN_REFRESH_INTERVAL)
     });
     let not_before = obtained_at.plus(floor);
-    let refresh_at = |renewal, lifetime: Duration, end: Timestamp| {
-        let before_end = lifetime.saturating_sub(ahead(renewal, lifetime, fraction));
+    let refresh_at = |timing, lifetime: Duration, end: Timestamp| {
+        let before_end = lifetime.saturating_sub(lead_time(timing, lifetime, fraction));
         obtained_at.plus(before_end).max(not_before).min(end)
     };
-    Life {
+    Lifetime {
         obtained_at,
         expires_at,
-        refresh_at: renewal
+        refresh_at: timing
             .zip(lifetime)
             .zip(expires_at)
-            .map(|((renewal, lifetime), end)| refresh_at(renewal, lifetime, end)),
+            .map(|((timing, lifetime), end)| refresh_at(timing, lifetime, end)),
         not_before,
     }
 }
 
 /// How long before its end a token is renewed: small beside its lifetime, whatever that is.
-fn ahead(renewal: Renewal, lifetime: Duration, fraction: f64) -> Duration {
+fn lead_time(timing: RefreshTiming, lifetime: Duration, fraction: f64) -> Duration {
     let fraction = fraction.clamp(0.0, 1.0);
-    match renewal {
-        Renewal::Early => {
+    match timing {
+        RefreshTiming::Early => {
             let tenth = lifetime.mul_f64(0.1);
-            AHEAD
+            LEAD_TIME
                 .min(tenth)
-                .saturating_add(SPREAD.min(tenth).mul_f64(fraction))
+                .saturating_add(MAX_JITTER.min(tenth).mul_f64(fraction))
         }
-        Renewal::Late => {
-            let most = LATE.min(lifetime.mul_f64(0.05));
+        RefreshTiming::Late => {
+            let most = LATE_LEAD_TIME.min(lifetime.mul_f64(0.05));
             most.mul_f64(0.5 + fraction * 0.5)
         }
     }
@@ -80,7 +82,7 @@ fn ahead(renewal: Renewal, lifetime: Duration, fraction: f64) -> Duration {
 
 /// A random number from 0 to 1. Where the operating system gives none it is the middle: what is
 /// spread by it needs no secrecy.
-pub(super) fn fraction() -> f64 {
+pub(super) fn random_fraction() -> f64 {
     random::<4>().map_or(0.5, |bytes| {
         f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)
     })
@@ -96,12 +98,12 @@ mod tests {
 
     /// After how many milliseconds a token of this many is renewed, first and last, and from when
     /// on it may be.
-    fn renewed(lifetime: u64, renewal: Renewal) -> (u64, u64, u64) {
+    fn renewed(lifetime: u64, timing: RefreshTiming) -> (u64, u64, u64) {
         let end = START.plus(Duration::from_millis(lifetime));
-        let life = |fraction| life(START, Some(end), Some(renewal), fraction);
+        let schedule = |fraction| super::lifetime(START, Some(end), Some(timing), fraction);
         let after = |at: Timestamp| u64::try_from(at.since(START).as_millis()).unwrap();
-        let at = |fraction| after(life(fraction).refresh_at.unwrap());
-        (at(1.0), at(0.0), after(life(0.5).not_before))
+        let at = |fraction| after(schedule(fraction).refresh_at.unwrap());
+        (at(1.0), at(0.0), after(schedule(0.5).not_before))
     }
 
     #[test]
@@ -127,10 +129,10 @@ mod tests {
                 10_000,
             ),
         ] {
-            let (first, last, not_before) = renewed(lifetime, Renewal::Early);
+            let (first, last, not_before) = renewed(lifetime, RefreshTiming::Early);
             assert_eq!((first, last), early, "{lifetime}");
             assert_eq!(not_before, floor, "{lifetime}");
-            let (first, last, not_before) = renewed(lifetime, Renewal::Late);
+            let (first, last, not_before) = renewed(lifetime, RefreshTiming::Late);
             assert_eq!((first, last), late, "{lifetime}");
             assert_eq!(not_before, floor, "{lifetime}");
         }
@@ -139,17 +141,17 @@ mod tests {
     #[test]
     fn nothing_is_renewed_that_has_no_end_or_cannot_be() {
         let end = START.plus(Duration::from_mins(5));
-        let endless = life(START, None, Some(Renewal::Early), 0.5);
+        let endless = lifetime(START, None, Some(RefreshTiming::Early), 0.5);
         assert_eq!(endless.refresh_at, None);
-        assert_eq!(endless.not_before, START.plus(FLOOR));
-        let given_once = life(START, Some(end), None, 0.5);
+        assert_eq!(endless.not_before, START.plus(MIN_REFRESH_INTERVAL));
+        let given_once = lifetime(START, Some(end), None, 0.5);
         assert_eq!(given_once.refresh_at, None);
         assert_eq!(given_once.expires_at, Some(end));
         // Its end was before it was asked for.
-        let over = life(end, Some(START), Some(Renewal::Early), 0.5);
+        let over = lifetime(end, Some(START), Some(RefreshTiming::Early), 0.5);
         assert_eq!(over.refresh_at, Some(START));
         assert!(over.not_before > end);
-        let endless = life(START, Some(Timestamp::MAX), Some(Renewal::Early), 1.0);
+        let endless = lifetime(START, Some(Timestamp::MAX), Some(RefreshTiming::Early), 1.0);
         assert!(endless.refresh_at <= Some(Timestamp::MAX));
     }
 
@@ -157,13 +159,21 @@ mod tests {
     fn a_thousand_tokens_of_one_moment_are_not_renewed_in_one() {
         let end = START.plus(Duration::from_hours(1));
         let mut at: Vec<_> = (0..1000)
-            .filter_map(|_| life(START, Some(end), Some(Renewal::Early), fraction()).refresh_at)
+            .filter_map(|_| {
+                lifetime(
+                    START,
+                    Some(end),
+                    Some(RefreshTiming::Early),
+                    random_fraction(),
+                )
+                .refresh_at
+            })
             .collect();
         at.sort_unstable();
         let (first, last) = (at.first().unwrap(), at.last().unwrap());
         // A thousand draws out of five minutes that all lie within one do not happen.
         assert!(last.since(*first) > Duration::from_mins(1));
-        assert!(end.since(*last) >= AHEAD);
+        assert!(end.since(*last) >= LEAD_TIME);
     }
 
     proptest! {
@@ -174,10 +184,10 @@ mod tests {
             late: bool,
         ) {
             let end = START.plus(Duration::from_millis(lifetime));
-            let renewal = if late { Renewal::Late } else { Renewal::Early };
-            let life = life(START, Some(end), Some(renewal), fraction);
-            let at = life.refresh_at.unwrap();
-            prop_assert!(at < end && at >= life.not_before);
+            let timing = if late { RefreshTiming::Late } else { RefreshTiming::Early };
+            let schedule = super::lifetime(START, Some(end), Some(timing), fraction);
+            let at = schedule.refresh_at.unwrap();
+            prop_assert!(at < end && at >= schedule.not_before);
             prop_assert!(at.since(START) >= Duration::from_millis(lifetime).mul_f64(0.79));
             prop_assert!(end.since(at) <= Duration::from_secs(361));
         }

@@ -4,7 +4,7 @@ use http::header::{LOCATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 
 use super::Provider;
-use super::settings::SignedOutShape;
+use super::settings::SignedOutPattern;
 
 /// Schemes of an app that has passwords of its own: such a challenge says nothing about a token.
 const PASSWORD_SCHEMES: [&str; 4] = ["basic", "digest", "negotiate", "ntlm"];
@@ -13,9 +13,11 @@ impl Provider {
     /// Whether an answer of an app says that it does not take the access token of this server: 401,
     /// unless it asks for a password alone, or a shape that the settings describe.
     pub fn is_signed_out_answer(&self, status: StatusCode, headers: &HeaderMap) -> bool {
-        let shapes = &self.settings.signed_out_answers;
+        let patterns = &self.settings.signed_out_answers;
         (status == StatusCode::UNAUTHORIZED && !asks_for_password(headers))
-            || shapes.iter().any(|shape| shape.matches(status, headers))
+            || patterns
+                .iter()
+                .any(|pattern| pattern.matches(status, headers))
     }
 }
 
@@ -34,7 +36,7 @@ fn is_of_password(challenge: &HeaderValue) -> bool {
     })
 }
 
-impl SignedOutShape {
+impl SignedOutPattern {
     fn matches(&self, status: StatusCode, headers: &HeaderMap) -> bool {
         let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
         let location: Option<Uri> = location.and_then(|text| text.parse().ok());
@@ -75,7 +77,7 @@ mod tests {
 
     #[test]
     fn laravels_redirect_to_its_login_page_is_known_by_path() {
-        let shape = SignedOutShape {
+        let pattern = SignedOutPattern {
             status: 302,
             location: "/login".to_owned(),
         };
@@ -91,12 +93,12 @@ mod tests {
         ] {
             let headers = headers(&[("location", location)]);
             assert_eq!(
-                shape.matches(StatusCode::FOUND, &headers),
+                pattern.matches(StatusCode::FOUND, &headers),
                 matches,
                 "{location}"
             );
-            assert!(!shape.matches(StatusCode::SEE_OTHER, &headers));
+            assert!(!pattern.matches(StatusCode::SEE_OTHER, &headers));
         }
-        assert!(!shape.matches(StatusCode::FOUND, &HeaderMap::new()));
+        assert!(!pattern.matches(StatusCode::FOUND, &HeaderMap::new()));
     }
 }

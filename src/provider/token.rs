@@ -14,15 +14,15 @@ use url::form_urlencoded;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::client_auth::ClientAuth;
+use super::error_response::{self, ErrorResponse};
 use super::json::{self, JsonError, Object, quoted_number};
-use super::refusal::{self, ErrorResponse};
-use super::settings::{BodyFormat, ErrorShape, GrantType, Settings};
+use super::settings::{BodyFormat, ErrorPattern, GrantType, Settings};
 use super::{SetupError, TokenCallError};
 use crate::clock::Timestamp;
 use crate::secret::Secret;
 
 /// The parameters that are ours: nobody else may set them.
-const OURS: [&str; 10] = [
+const RESERVED: [&str; 10] = [
     "grant_type",
     "client_id",
     "client_secret",
@@ -36,13 +36,13 @@ const OURS: [&str; 10] = [
 ];
 
 /// The longest life of a token that is believed: a hundred years, in seconds.
-const LONGEST_LIFE: f64 = 3_155_760_000.0;
+const LONGEST_LIFETIME: f64 = 3_155_760_000.0;
 
 /// Why a token response is not one.
 ///
 /// Side: provider.
 #[derive(Debug, thiserror::Error)]
-pub enum AnswerError {
+pub enum ResponseFormatError {
     /// It is compressed, though that was not asked for.
     #[error("it is compressed")]
     Compressed,
@@ -65,7 +65,7 @@ pub enum AnswerError {
 
 /// A successful token response.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct TokenResponse {
     pub(super) access_token: Secret<String>,
     pub(super) refresh_token: Option<Secret<String>>,
     pub(super) expires_in: Option<Duration>,
@@ -88,7 +88,7 @@ pub(super) struct RequestFormat {
     /// What the access token is for (RFC 8707 section 2.2).
     resources: Vec<String>,
     /// Parameters of the profile and the operator, under the names that are sent.
-    further: BTreeMap<String, String>,
+    extra: BTreeMap<String, String>,
     rename: BTreeMap<String, String>,
 }
 
@@ -97,17 +97,21 @@ impl RequestFormat {
     pub(super) fn new(settings: &Settings) -> Result<Self, SetupError> {
         let request = &settings.token_request;
         let refuse = |key, problem| Err(SetupError::Setting { key, problem });
-        if request.rename.keys().any(|name| !OURS.contains(&&**name)) {
+        if request
+            .rename
+            .keys()
+            .any(|name| !RESERVED.contains(&&**name))
+        {
             let problem = "names a parameter that the token request does not have";
             return refuse("token_request.rename", problem);
         }
         let format = Self {
             body: request.body,
             resources: settings.authorization_request.resource.clone(),
-            further: request.parameters.clone(),
+            extra: request.parameters.clone(),
             rename: request.rename.clone(),
         };
-        let mut names: Vec<&str> = OURS.iter().map(|name| format.name(name)).collect();
+        let mut names: Vec<&str> = RESERVED.iter().map(|name| format.name(name)).collect();
         names.sort_unstable();
         if names.windows(2).any(|pair| pair.first() == pair.last()) {
             return refuse("token_request.rename", "gives two parameters one name");
@@ -115,8 +119,8 @@ impl RequestFormat {
         if names.iter().any(|name| name.is_empty()) {
             return refuse("token_request.rename", "gives a parameter an empty name");
         }
-        let mut further = format.further.keys();
-        if further.any(|name| OURS.contains(&&**name) || names.contains(&&**name)) {
+        let mut extra = format.extra.keys();
+        if extra.any(|name| RESERVED.contains(&&**name) || names.contains(&&**name)) {
             return refuse("token_request.parameters", "sets a parameter that is ours");
         }
         Ok(format)
@@ -162,8 +166,8 @@ impl RequestFormat {
         let ours = request
             .parameters()
             .map(|(name, value)| (self.name(name), value));
-        let further = self.further.iter().map(|(name, value)| (&**name, &**value));
-        let pairs = ours.chain(further);
+        let extra = self.extra.iter().map(|(name, value)| (&**name, &**value));
+        let pairs = ours.chain(extra);
         let resource = self.name("resource");
         let resources = self.resources.iter().map(|value| (resource, &**value));
         let (media_type, body) = match self.body {
@@ -187,11 +191,11 @@ impl RequestFormat {
 /// A token request before it is written: its parameters in order, and its `Authorization` field.
 pub(super) struct TokenRequest<'a> {
     pub(super) authorization: Option<HeaderValue>,
-    parameters: Vec<(&'static str, Text<'a>)>,
+    parameters: Vec<(&'static str, ParameterValue<'a>)>,
 }
 
 /// The value of a parameter.
-enum Text<'a> {
+enum ParameterValue<'a> {
     /// Somebody else's, who wipes it.
     Borrowed(&'a str),
     /// Made for this request.
@@ -215,20 +219,21 @@ impl<'a> TokenRequest<'a> {
     }
 
     pub(super) fn push(&mut self, name: &'static str, value: &'a str) {
-        self.parameters.push((name, Text::Borrowed(value)));
+        self.parameters
+            .push((name, ParameterValue::Borrowed(value)));
     }
 
     /// Adds a value that was made for this request alone.
     pub(super) fn push_owned(&mut self, name: &'static str, value: Secret<String>) {
-        self.parameters.push((name, Text::Owned(value)));
+        self.parameters.push((name, ParameterValue::Owned(value)));
     }
 
     /// The parameters in the order in which they were added.
     pub(super) fn parameters(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let parameters = self.parameters.iter();
         parameters.map(|(name, value)| match value {
-            Text::Borrowed(value) => (*name, *value),
-            Text::Owned(value) => (*name, value.expose().as_str()),
+            ParameterValue::Borrowed(value) => (*name, *value),
+            ParameterValue::Owned(value) => (*name, value.expose().as_str()),
         })
     }
 }
@@ -237,11 +242,11 @@ impl<'a> TokenRequest<'a> {
 pub(super) const FORM: &str = "application/x-www-form-urlencoded";
 
 /// Enough for a request of the longest code, so that the buffer does not move and leave copies.
-const ROOM: usize = 16 * 1024;
+const BUFFER_CAPACITY: usize = 16 * 1024;
 
 /// A form, wiped when dropped.
 pub(super) fn form<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Zeroizing<Vec<u8>> {
-    let mut form = form_urlencoded::Serializer::new(String::with_capacity(ROOM));
+    let mut form = form_urlencoded::Serializer::new(String::with_capacity(BUFFER_CAPACITY));
     Zeroizing::new(form.extend_pairs(pairs).finish().into_bytes())
 }
 
@@ -252,7 +257,7 @@ fn object<'a>(
     repeated: &str,
     values: &[String],
 ) -> Zeroizing<Vec<u8>> {
-    let mut buffer = Zeroizing::new(Vec::with_capacity(ROOM));
+    let mut buffer = Zeroizing::new(Vec::with_capacity(BUFFER_CAPACITY));
     let write = |buffer: &mut Vec<u8>| -> serde_json::Result<()> {
         let mut serializer = serde_json::Serializer::new(buffer);
         let mut object = serializer.serialize_map(None)?;
@@ -279,15 +284,15 @@ fn object<'a>(
 pub(super) fn read(
     response: Response<Bytes>,
     grant: GrantType,
-    shapes: &[ErrorShape],
+    patterns: &[ErrorPattern],
     now: Timestamp,
-) -> Result<Answer, TokenCallError> {
+) -> Result<TokenResponse, TokenCallError> {
     let (parts, body) = response.into_parts();
     let members = json::object(&body);
     let empty = body.is_empty();
     wipe(body);
     // Some servers report an error with status 200.
-    if parts.status != StatusCode::OK || members.as_ref().is_ok_and(refusal::is_error) {
+    if parts.status != StatusCode::OK || members.as_ref().is_ok_and(error_response::is_error) {
         let response = ErrorResponse {
             grant,
             status: parts.status,
@@ -295,68 +300,68 @@ pub(super) fn read(
             members: members.as_ref().ok(),
             empty,
         };
-        return Err(refusal::classify(&response, shapes, now));
+        return Err(error_response::classify(&response, patterns, now));
     }
     let tokens = says_json(&parts.headers)
-        .and_then(|()| members.map_err(AnswerError::Json))
+        .and_then(|()| members.map_err(ResponseFormatError::Json))
         .and_then(granted);
-    tokens.map_err(TokenCallError::Answer)
+    tokens.map_err(TokenCallError::MalformedResponse)
 }
 
-fn granted(mut members: Object) -> Result<Answer, AnswerError> {
+fn granted(mut members: Object) -> Result<TokenResponse, ResponseFormatError> {
     // Taken out first, so that they are wiped on every way out.
     let access_token = match members.remove("access_token") {
         Some(Value::String(token)) => Ok(Secret::new(token)),
-        _ => Err(AnswerError::Member("access_token")),
+        _ => Err(ResponseFormatError::Member("access_token")),
     };
     let mut optional = |name| match members.remove(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(token)) if token.is_empty() => Ok(None),
         Some(Value::String(token)) => Ok(Some(Secret::new(token))),
-        Some(_) => Err(AnswerError::Member(name)),
+        Some(_) => Err(ResponseFormatError::Member(name)),
     };
     let (refresh_token, id_token) = (optional("refresh_token"), optional("id_token"));
     let access_token = access_token?;
     let (refresh_token, id_token) = (refresh_token?, id_token?);
     let token_type = members.get("token_type").and_then(Value::as_str);
-    let token_type = token_type.ok_or(AnswerError::Member("token_type"))?;
+    let token_type = token_type.ok_or(ResponseFormatError::Member("token_type"))?;
     if !token_type.eq_ignore_ascii_case("bearer") {
-        return Err(AnswerError::TokenType);
+        return Err(ResponseFormatError::TokenType);
     }
-    Ok(Answer {
+    Ok(TokenResponse {
         access_token,
         refresh_token,
-        expires_in: members.get("expires_in").map(life).transpose()?,
+        expires_in: members.get("expires_in").map(expires_in).transpose()?,
         id_token,
     })
 }
 
-fn life(value: &Value) -> Result<Duration, AnswerError> {
+fn expires_in(value: &Value) -> Result<Duration, ResponseFormatError> {
     let seconds = match value {
         Value::Number(number) => number.as_f64(),
         Value::String(text) => quoted_number(text),
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
     };
     seconds
-        .filter(|seconds| *seconds > 0.0 && *seconds <= LONGEST_LIFE)
+        .filter(|seconds| *seconds > 0.0 && *seconds <= LONGEST_LIFETIME)
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .ok_or(AnswerError::ExpiresIn)
+        .ok_or(ResponseFormatError::ExpiresIn)
 }
 
 /// Whether an answer says that its body is JSON, not compressed.
-pub(super) fn says_json(headers: &HeaderMap) -> Result<(), AnswerError> {
+pub(super) fn says_json(headers: &HeaderMap) -> Result<(), ResponseFormatError> {
     let essence = media_type(headers)?;
     let json = essence == "application/json"
         || (essence.starts_with("application/") && essence.ends_with("+json"));
-    json.then_some(()).ok_or(AnswerError::MediaType)
+    json.then_some(()).ok_or(ResponseFormatError::MediaType)
 }
 
 /// The media type of an answer that is not compressed, in lower case and without parameters; empty
 /// when it names none. What is compressed is never unpacked: a small answer can unpack to any size.
-pub(super) fn media_type(headers: &HeaderMap) -> Result<String, AnswerError> {
+pub(super) fn media_type(headers: &HeaderMap) -> Result<String, ResponseFormatError> {
     let plain = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
     if !headers.get_all(CONTENT_ENCODING).iter().all(plain) {
-        return Err(AnswerError::Compressed);
+        return Err(ResponseFormatError::Compressed);
     }
     let media_type = headers
         .get(CONTENT_TYPE)

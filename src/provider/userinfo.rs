@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::endpoint::Endpoint;
 use super::json::{self, JsonError, Object};
 use super::settings::UserinfoBearer;
-use super::token::{AnswerError, FORM, form, media_type, says_json};
+use super::token::{FORM, ResponseFormatError, form, media_type, says_json};
 use crate::identity::{Claim, Email};
 use crate::origin;
 use crate::secret::Secret;
@@ -32,7 +32,7 @@ pub enum UserinfoError {
     Json(#[source] JsonError),
     /// The answer does not say that it is JSON or a JWT, or is compressed.
     #[error("the answer is not usable")]
-    MediaType(#[source] AnswerError),
+    MediaType(#[source] ResponseFormatError),
     /// The answer is a JWT, and nothing says whose signature it should have.
     #[error("the answer is signed, and only beside ID tokens it is known by whom")]
     Signed,
@@ -62,13 +62,13 @@ pub(super) async fn fetch(
 ) -> Result<Userinfo, UserinfoError> {
     let response = match bearer {
         UserinfoBearer::Header => endpoint.get(ACCEPTED, Some(tokens.bearer())).await,
-        UserinfoBearer::Body => endpoint.call(in_a_form(endpoint, tokens)).await,
+        UserinfoBearer::Body => endpoint.call(form_request(endpoint, tokens)).await,
     };
     read(&response.map_err(UserinfoError::Call)?)
 }
 
 /// A request with the access token as a parameter of its body (RFC 6750 section 2.2).
-fn in_a_form(endpoint: &Endpoint, tokens: &TokenSet) -> Request<Full<Bytes>> {
+fn form_request(endpoint: &Endpoint, tokens: &TokenSet) -> Request<Full<Bytes>> {
     let token = ("access_token", tokens.access_token());
     let body = form([token].into_iter());
     // The buffer is wiped when the last byte was handed to the socket.

@@ -10,7 +10,7 @@ use super::tests::{Kit, NOW, clock, found, live, login, open, person, session, t
 use super::*;
 use crate::clock::Clock;
 use crate::identity::Claim;
-use crate::token::Life;
+use crate::token::Lifetime;
 
 #[tokio::test]
 async fn an_id_finds_its_own_session_and_no_other() {
@@ -369,9 +369,9 @@ async fn a_renewal_that_is_due_is_taken_by_one_alone() {
     for kit in Kit::every() {
         let sessions = kit.start(NOW);
         let at = |seconds| NOW.plus(Duration::from_secs(seconds));
-        let life = Life {
+        let life = Lifetime {
             refresh_at: Some(at(10)),
-            ..Life::default()
+            ..Lifetime::default()
         };
         let tokens = TokenSet::new("token", Some("refresh"), life).unwrap();
         let new = NewSession {

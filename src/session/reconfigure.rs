@@ -190,7 +190,7 @@ impl Keeper {
             Store::Disk(disk) => {
                 let current = Arc::clone(disk.keys());
                 let keys = keys.unwrap_or(&current);
-                if all_count && keys.has_all_of(&current) {
+                if all_count && keys.contains_keys_of(&current) {
                     return Ok(Found::default());
                 }
                 disk.look(keys, now, (before, after))

@@ -15,7 +15,7 @@ use super::stored::Stored;
 use crate::clock::Timestamp;
 use crate::identity::{Claim, Email, Identity};
 use crate::seal::KeyRing;
-use crate::token::{Authentication, Life, TokenSet};
+use crate::token::{Authentication, Lifetime, TokenSet};
 
 /// The end, a little-endian number of 64 bits.
 const OPEN: usize = 8;
@@ -82,7 +82,7 @@ impl Plain<'_> {
     }
 
     fn tokens(&self) -> Option<TokenSet> {
-        let life = Life {
+        let life = Lifetime {
             obtained_at: Timestamp::from_millis(self.obtained_at),
             expires_at: self.expires_at.map(Timestamp::from_millis),
             refresh_at: self.refresh_at.map(Timestamp::from_millis),
@@ -113,7 +113,7 @@ pub(super) fn encode(contents: &Contents) -> Zeroizing<Box<[u8]>> {
 
 fn encoded(contents: &Contents) -> Option<Vec<u8>> {
     let (identity, tokens) = (&contents.identity, &contents.tokens);
-    let (life, authentication) = (tokens.life(), tokens.authentication());
+    let (life, authentication) = (tokens.lifetime(), tokens.authentication());
     let access_token = pack(tokens.access_token())?;
     let refresh_token = match tokens.refresh_token() {
         Some(token) => Some(pack(token.expose())?),

@@ -38,7 +38,7 @@ pub(crate) enum SessionState {
 
 impl Stored {
     pub(super) fn new(rank: Rank, last_used: Timestamp, contents: &Contents) -> Self {
-        let life = contents.tokens.life();
+        let life = contents.tokens.lifetime();
         let next_refresh = life.refresh_at.or(life.expires_at);
         let next_refresh = next_refresh.unwrap_or(Timestamp::MAX);
         Self {

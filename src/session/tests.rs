@@ -12,7 +12,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::identity::{Claim, Email};
 use crate::seal::{Keys, Purpose};
-use crate::token::{Authentication, Life};
+use crate::token::{Authentication, Lifetime};
 
 /// A place for sessions, whose process can be stopped and started.
 pub(super) struct Kit {
@@ -124,7 +124,7 @@ pub(super) fn person(subject: &str) -> Identity {
 }
 
 pub(super) fn tokens(access_token: &str) -> TokenSet {
-    TokenSet::new(access_token, Some("refresh"), Life::default()).unwrap()
+    TokenSet::new(access_token, Some("refresh"), Lifetime::default()).unwrap()
 }
 
 pub(super) fn login(subject: &str) -> NewSession<'static> {
@@ -181,7 +181,7 @@ fn everything() -> NewSession<'static> {
         ..Identity::nameless("https://id.example.com")
     };
     let groups = ["canary-staff", "canary-admins"].map(|group| Claim::new(group).unwrap());
-    let life = Life {
+    let life = Lifetime {
         obtained_at: NOW,
         expires_at: Some(Timestamp::from_millis(1_300_000)),
         refresh_at: Some(Timestamp::from_millis(1_240_000)),
@@ -216,7 +216,7 @@ async fn all_of_a_session_outlives_the_process_and_none_of_it_can_be_read_in_the
     assert_eq!(before.identity(), after.identity());
     assert_eq!(before.provider(), after.provider());
     assert_eq!(before.tokens().bearer(), after.tokens().bearer());
-    assert_eq!(before.tokens().life(), after.tokens().life());
+    assert_eq!(before.tokens().lifetime(), after.tokens().lifetime());
     let authentication = before.tokens().authentication();
     assert_eq!(authentication, after.tokens().authentication());
     let refresh = after.tokens().refresh_token().unwrap();

@@ -10,8 +10,8 @@
 use std::time::Duration;
 
 use super::{
-    Error, ExchangeError, GrantError, KeysError, NotReady, OutOfReach, ReachError, ResponseError,
-    SetupError, TokenCallError,
+    Error, ExchangeError, GrantError, KeysError, NotReady, ReachError, ResponseError, SetupError,
+    TokenCallError, Unreachable,
 };
 use crate::provider::metadata::MetadataError;
 use crate::provider::userinfo::UserinfoError;
@@ -90,7 +90,7 @@ impl Error {
         match self {
             Self::Exchange(error) => error.class(),
             Self::NotReady(error) => error.class(),
-            Self::OutOfReach(error) => error.class(),
+            Self::Unreachable(error) => error.class(),
             Self::Response(error) => error.class(),
         }
     }
@@ -153,7 +153,7 @@ impl ReachError {
     }
 }
 
-impl OutOfReach {
+impl Unreachable {
     /// What it means: what its cause does.
     pub fn class(&self) -> Classification {
         let silent = passing(Actor::Provider, Sent::Nothing);
@@ -180,7 +180,7 @@ impl TokenCallError {
             // A page of a proxy, an answer that was cut short, a server that is half up: nothing
             // says that our settings are wrong. It has to count as a failure of the server, so that
             // the breaker spares refresh tokens: each such answer may have used one up.
-            Self::Answer(_) => passing(Actor::Provider, Sent::Possibly),
+            Self::MalformedResponse(_) => passing(Actor::Provider, Sent::Possibly),
             Self::Assertion(_) | Self::NoRefreshToken => lasting(Actor::Operator, Sent::Nothing),
             Self::Busy => passing(Actor::Provider, Sent::Nothing),
             Self::Call(error) if error.may_have_been_processed() => {
@@ -191,7 +191,7 @@ impl TokenCallError {
             Self::CodeRefused(_) | Self::RefreshRefused(_) => {
                 lasting(Actor::Client, Sent::Possibly)
             }
-            Self::LeftAlone { retry_after } => {
+            Self::BreakerOpen { retry_after } => {
                 passing(Actor::Provider, Sent::Nothing).again_after(Some(*retry_after))
             }
             Self::Misconfigured(_) | Self::Redirected { .. } => {

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
+use crate::provider::error_response::Refusal;
 use crate::provider::jwt::signer::{SigningError, SigningKeyProblem};
 use crate::provider::jwt::{KeyProblem, TokenError};
-use crate::provider::keys::{KeySetError, PassedOver};
+use crate::provider::keys::{KeySetError, SkippedKeys};
 use crate::provider::metadata::MetadataError;
-use crate::provider::refusal::Refusal;
-use crate::provider::token::AnswerError;
+use crate::provider::token::ResponseFormatError;
 use crate::provider::userinfo::UserinfoError;
 use crate::provider::{JsonError, Verdict};
 use crate::{origin, tls, token};
@@ -71,7 +71,13 @@ fn refusal() -> Refusal {
 #[test]
 fn what_stands_in_the_settings_or_in_their_files_is_the_operators() {
     let (key, path) = ("key", std::path::PathBuf::from("/file"));
-    let expected = (Actor::Operator, "stays", Sent::Nothing, None, Verdict::Ours);
+    let expected = (
+        Actor::Operator,
+        "stays",
+        Sent::Nothing,
+        None,
+        Verdict::OperatorMustAct,
+    );
     let errors = vec![
         SetupError::EmptyFile {
             key,
@@ -120,10 +126,22 @@ fn what_a_server_publishes_is_awaited_while_it_is_down_and_not_while_it_is_wrong
         "passes",
         Sent::Nothing,
         None,
-        Verdict::Passing,
+        Verdict::Temporary,
     );
-    let stays = (Actor::Provider, "stays", Sent::Nothing, None, Verdict::Ours);
-    let operators = (Actor::Operator, "stays", Sent::Nothing, None, Verdict::Ours);
+    let stays = (
+        Actor::Provider,
+        "stays",
+        Sent::Nothing,
+        None,
+        Verdict::OperatorMustAct,
+    );
+    let operators = (
+        Actor::Operator,
+        "stays",
+        Sent::Nothing,
+        None,
+        Verdict::OperatorMustAct,
+    );
     let unavailable = "keys_unavailable";
     let mut rows = vec![
         (KeysError::Call(UNDELIVERED()), unavailable, passes),
@@ -135,7 +153,7 @@ fn what_a_server_publishes_is_awaited_while_it_is_down_and_not_while_it_is_wrong
             stays,
         ),
         (
-            KeysError::Unusable(KeySetError::NoUsableKey(PassedOver::default())),
+            KeysError::Unusable(KeySetError::NoUsableKey(SkippedKeys::default())),
             "keys_unusable",
             stays,
         ),
@@ -178,7 +196,7 @@ fn what_a_server_publishes_is_awaited_while_it_is_down_and_not_while_it_is_wrong
             passes,
         ),
         (
-            metadata(MetadataError::MediaType(AnswerError::MediaType)),
+            metadata(MetadataError::MediaType(ResponseFormatError::MediaType)),
             "metadata_malformed",
             passes,
         ),
@@ -216,7 +234,7 @@ fn what_a_server_publishes_is_awaited_while_it_is_down_and_not_while_it_is_wrong
 
 #[test]
 fn a_server_out_of_reach_is_what_its_cause_is_and_says_when_to_come_back() {
-    let out_of_reach = |cause: Option<ReachError>| OutOfReach {
+    let out_of_reach = |cause: Option<ReachError>| Unreachable {
         retry_after: Duration::from_secs(3),
         cause: cause.map(Arc::new),
     };
@@ -247,7 +265,7 @@ fn a_server_out_of_reach_is_what_its_cause_is_and_says_when_to_come_back() {
         assert_eq!((error.reason(), who, whether), (reason, actor, passes));
         assert_eq!((sent, again), (Sent::Nothing, Some(3)), "{error:?}");
     }
-    let silent = OutOfReach::silent(Duration::from_secs(5)).class();
+    let silent = Unreachable::silent(Duration::from_secs(5)).class();
     assert_eq!(silent.retry_after, Some(Duration::from_secs(5)));
 }
 
@@ -257,7 +275,13 @@ fn an_answer_of_somebody_else_is_nobodys_login() {
         (
             ResponseError::Issuer,
             "response_issuer",
-            (Actor::Provider, "stays", Sent::Nothing, None, Verdict::Ours),
+            (
+                Actor::Provider,
+                "stays",
+                Sent::Nothing,
+                None,
+                Verdict::OperatorMustAct,
+            ),
         ),
         (
             NotReady.into(),
@@ -267,7 +291,7 @@ fn an_answer_of_somebody_else_is_nobodys_login() {
                 "passes",
                 Sent::Nothing,
                 None,
-                Verdict::Passing,
+                Verdict::Temporary,
             ),
         ),
     ];
@@ -279,14 +303,28 @@ fn an_answer_of_somebody_else_is_nobodys_login() {
 #[expect(clippy::too_many_lines, reason = "it is the table")]
 fn g_07_only_the_servers_word_about_the_refresh_token_ends_a_session() {
     use TokenCallError as Call;
-    let passing = |sent, again| (Actor::Provider, "passes", sent, again, Verdict::Passing);
-    let operators = |sent| (Actor::Operator, "stays", sent, None, Verdict::Ours);
-    let over = (Actor::Client, "stays", Sent::Possibly, None, Verdict::Fatal);
+    let passing = |sent, again| (Actor::Provider, "passes", sent, again, Verdict::Temporary);
+    let operators = |sent| {
+        (
+            Actor::Operator,
+            "stays",
+            sent,
+            None,
+            Verdict::OperatorMustAct,
+        )
+    };
+    let over = (
+        Actor::Client,
+        "stays",
+        Sent::Possibly,
+        None,
+        Verdict::GrantEnded,
+    );
     let seven = Duration::from_secs(7);
     let signing = SigningError::Signature;
     let rows = vec![
         (
-            Call::Answer(AnswerError::MediaType),
+            Call::MalformedResponse(ResponseFormatError::MediaType),
             "token_response_malformed",
             passing(Sent::Possibly, None),
         ),
@@ -308,7 +346,7 @@ fn g_07_only_the_servers_word_about_the_refresh_token_ends_a_session() {
         ),
         (Call::CodeRefused(refusal()), "code_refused", over),
         (
-            Call::LeftAlone { retry_after: seven },
+            Call::BreakerOpen { retry_after: seven },
             "provider_left_alone",
             passing(Sent::Nothing, Some(7)),
         ),
@@ -335,7 +373,7 @@ fn g_07_only_the_servers_word_about_the_refresh_token_ends_a_session() {
                 "passes",
                 Sent::Nothing,
                 Some(7),
-                Verdict::Passing,
+                Verdict::Temporary,
             ),
         ),
         (
@@ -377,16 +415,22 @@ fn an_answer_that_is_not_believed_ends_no_session_unless_it_is_somebody_elses() 
         "stays",
         Sent::Possibly,
         None,
-        Verdict::Ours,
+        Verdict::OperatorMustAct,
     );
     let passes = (
         Actor::Provider,
         "passes",
         Sent::Possibly,
         None,
-        Verdict::Passing,
+        Verdict::Temporary,
     );
-    let over = (Actor::Client, "stays", Sent::Possibly, None, Verdict::Fatal);
+    let over = (
+        Actor::Client,
+        "stays",
+        Sent::Possibly,
+        None,
+        Verdict::GrantEnded,
+    );
     let failed = "userinfo_failed";
     let userinfo = GrantError::Userinfo;
     let rows = vec![
@@ -431,7 +475,7 @@ fn an_answer_that_is_not_believed_ends_no_session_unless_it_is_somebody_elses() 
             stays,
         ),
         (
-            userinfo(UserinfoError::MediaType(AnswerError::MediaType)),
+            userinfo(UserinfoError::MediaType(ResponseFormatError::MediaType)),
             failed,
             stays,
         ),

@@ -16,7 +16,7 @@ mod class_tests;
 
 pub use class::{Actor, Classification, Sent};
 pub use grant::GrantError;
-pub use reach::{KeysError, OutOfReach, ReachError};
+pub use reach::{KeysError, ReachError, Unreachable};
 pub use setup::SetupError;
 pub use token_call::TokenCallError;
 
@@ -92,7 +92,7 @@ pub enum Error {
     NotReady(#[from] NotReady),
     /// People cannot be sent to the server now.
     #[error(transparent)]
-    OutOfReach(#[from] OutOfReach),
+    Unreachable(#[from] Unreachable),
     /// The answer that the browser brought is not taken.
     #[error(transparent)]
     Response(#[from] ResponseError),
@@ -104,7 +104,7 @@ impl Error {
         match self {
             Self::Exchange(error) => error.reason(),
             Self::NotReady(error) => error.reason(),
-            Self::OutOfReach(error) => error.reason(),
+            Self::Unreachable(error) => error.reason(),
             Self::Response(error) => error.reason(),
         }
     }

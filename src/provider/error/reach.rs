@@ -79,7 +79,7 @@ impl ReachError {
 /// cannot be used, or it says nothing.
 #[derive(Debug, thiserror::Error)]
 #[error("the authorization server cannot be used now")]
-pub struct OutOfReach {
+pub struct Unreachable {
     /// When it is tried again.
     pub retry_after: Duration,
     /// Why, unless it said nothing at all.
@@ -87,7 +87,7 @@ pub struct OutOfReach {
     pub cause: Option<Arc<ReachError>>,
 }
 
-impl OutOfReach {
+impl Unreachable {
     /// A server that has said nothing for as long as anybody waits; it may be asked again after the
     /// same time.
     pub fn silent(waited: Duration) -> Self {

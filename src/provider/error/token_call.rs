@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use super::NotReady;
 use crate::origin;
+use crate::provider::error_response::Refusal;
 use crate::provider::jwt::signer::SigningError;
-use crate::provider::refusal::Refusal;
-use crate::provider::token::AnswerError;
+use crate::provider::token::ResponseFormatError;
 
 /// Why the token endpoint gave no tokens.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenCallError {
     /// The answer has status 200 and is no token response (RFC 6749 section 5.1).
     #[error("the token response is not understood")]
-    Answer(#[source] AnswerError),
+    MalformedResponse(#[source] ResponseFormatError),
     /// The JWT by which we say who we are could not be made.
     #[error("the client assertion could not be made")]
     Assertion(#[source] SigningError),
@@ -30,7 +30,7 @@ pub enum TokenCallError {
     /// The server has failed several refreshes in a row, or asked for it, and is left alone for a
     /// while.
     #[error("the authorization server is left alone for another {} ms", retry_after.as_millis())]
-    LeftAlone {
+    BreakerOpen {
         /// When it is tried again.
         retry_after: Duration,
     },
@@ -83,13 +83,13 @@ impl TokenCallError {
     /// A stable code for logs, counters and pages.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Answer(_) => "token_response_malformed",
+            Self::MalformedResponse(_) => "token_response_malformed",
             Self::Assertion(_) => "client_assertion",
             Self::Busy => "provider_busy",
             Self::Call(error) if error.may_have_been_processed() => "provider_call_failed",
             Self::Call(_) => "provider_unreachable",
             Self::CodeRefused(_) => "code_refused",
-            Self::LeftAlone { .. } => "provider_left_alone",
+            Self::BreakerOpen { .. } => "provider_left_alone",
             Self::Misconfigured(_) => "client_refused",
             Self::NoRefreshToken => "no_refresh_token",
             Self::NotReady(error) => error.reason(),

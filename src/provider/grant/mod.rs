@@ -1,25 +1,25 @@
 //! What a token response brings, once everything in it is believed.
 
-mod renewed;
+mod refreshed;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use super::access_token::{self, Verifier};
+use super::access_token::{self, AccessTokenVerifier};
+use super::claim_mapping::ClaimMapping;
 use super::endpoint::Endpoint;
-use super::id_token::{Exchange, IdClaims, IdTokenRules};
+use super::id_token::{IdClaims, IdTokenRules, LoginContext};
+use super::info::ProviderInfo;
 use super::issuer::Issuer;
 use super::json::Object;
-use super::jwt::{self, Expected, TokenError, TokenKind, Verified};
+use super::jwt::{self, TokenError, TokenKind, VerifiedToken};
+use super::key_cache::KeyCache;
 use super::keys::KeySet;
-use super::known::Known;
-use super::person::Naming;
-use super::published::Published;
-use super::schedule::{self, Renewal};
+use super::schedule::{self, RefreshTiming};
 use super::settings::{IdentitySource, Settings};
-use super::token::Answer;
+use super::token::TokenResponse;
 use super::userinfo::{self, Userinfo, UserinfoError};
 use super::{GrantError, KeysError, NotReady, Redemption, SetupError};
 use crate::clock::{Clock, Timestamp};
@@ -39,15 +39,15 @@ pub struct Grant {
 
 /// Decides what is believed of a token response, and who it is.
 #[derive(Debug)]
-pub(super) struct Judge {
+pub(super) struct GrantVerifier {
     settings: Settings,
     /// The issuer of those whose token does not name one.
     issuer: Box<str>,
-    access_token: Option<ArcSwap<Verifier>>,
+    access_token: Option<ArcSwap<AccessTokenVerifier>>,
     /// There where identities come from ID tokens.
     id_token: Option<IdTokenRules>,
     keys: Keys,
-    naming: Naming,
+    claim_mapping: ClaimMapping,
 }
 
 /// Where the keys are that sign ID tokens.
@@ -56,26 +56,34 @@ enum Keys {
     /// In files of ours.
     Given(ArcSwap<KeySet>),
     /// Where the server publishes them.
-    Published(Arc<Published>),
+    Published(Arc<KeyCache>),
 }
 
 /// What the files with keys say now.
 #[derive(Debug)]
 pub(super) struct KeyFiles {
-    access_token: Option<Verifier>,
+    access_token: Option<AccessTokenVerifier>,
     id_token: Option<KeySet>,
 }
 
 /// A token response that is being judged.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Response<'a> {
-    pub(super) known: &'a Known,
-    pub(super) answer: &'a Answer,
+pub(super) struct ResponseContext<'a> {
+    pub(super) info: &'a ProviderInfo,
+    pub(super) answer: &'a TokenResponse,
     /// When it was asked for.
-    pub(super) asked_at: Timestamp,
+    pub(super) requested_at: Timestamp,
 }
 
-impl Judge {
+/// What the verification of an ID token or a signed userinfo response needs besides the token.
+#[derive(Clone, Copy, Debug)]
+struct Verification<'a> {
+    rules: &'a IdTokenRules,
+    info: &'a ProviderInfo,
+    clock: &'a Clock,
+}
+
+impl GrantVerifier {
     /// Reads the keys that are in files.
     pub(super) fn new(
         name: &str,
@@ -113,19 +121,19 @@ impl Judge {
             access_token: access_token.map(ArcSwap::from_pointee),
             id_token,
             keys,
-            naming: Naming::new(&settings.identity),
+            claim_mapping: ClaimMapping::new(&settings.identity),
         })
     }
 
     /// Checks that what is known of the server is enough to know who somebody is.
-    pub(super) fn check(&self, known: &Known) -> Result<(), SetupError> {
+    pub(super) fn check(&self, info: &ProviderInfo) -> Result<(), SetupError> {
         let refuse = |key, problem| Err(SetupError::Setting { key, problem });
         match self.settings.identity.source {
-            IdentitySource::Userinfo if known.userinfo.is_none() => {
+            IdentitySource::Userinfo if info.userinfo.is_none() => {
                 let problem = "is missing, but identity.source is \"userinfo\"";
                 refuse("userinfo_endpoint", problem)
             }
-            IdentitySource::IdToken if self.publishes() && known.jwks.is_none() => {
+            IdentitySource::IdToken if self.publishes() && info.jwks.is_none() => {
                 let problem = "is missing, and id_token.jwks_file and id_token.public_key_files \
                                are, too";
                 refuse("jwks_uri", problem)
@@ -143,32 +151,40 @@ impl Judge {
 
     /// Takes over the keys that `before` has fetched, where both fetch them.
     pub(super) fn take_over_keys(&mut self, before: &Self) {
-        if let (Keys::Published(keys), Keys::Published(known)) = (&mut self.keys, &before.keys) {
-            *keys = Arc::clone(known);
+        if let (Keys::Published(keys), Keys::Published(fetched)) = (&mut self.keys, &before.keys) {
+            *keys = Arc::clone(fetched);
         }
     }
 
     /// Fetches the published keys again, where they count.
-    pub(super) async fn renew_keys(&self, known: &Known, clock: &Clock) -> Result<(), KeysError> {
-        match self.published(known) {
-            Some((published, endpoint)) => published.renew(endpoint, clock).await,
+    pub(super) async fn refetch_keys(
+        &self,
+        info: &ProviderInfo,
+        clock: &Clock,
+    ) -> Result<(), KeysError> {
+        match self.published(info) {
+            Some((published, endpoint)) => published.refetch(endpoint, clock).await,
             None => Ok(()),
         }
     }
 
     /// Fetches the published keys if there are none yet, where they count: without them nobody
     /// could be let in.
-    pub(super) async fn first_keys(&self, known: &Known, clock: &Clock) -> Result<(), KeysError> {
-        match self.published(known) {
+    pub(super) async fn first_keys(
+        &self,
+        info: &ProviderInfo,
+        clock: &Clock,
+    ) -> Result<(), KeysError> {
+        match self.published(info) {
             Some((published, endpoint)) => published.first(endpoint, clock).await.map(drop),
             None => Ok(()),
         }
     }
 
-    fn published<'a>(&'a self, known: &'a Known) -> Option<(&'a Published, &'a Endpoint)> {
+    fn published<'a>(&'a self, info: &'a ProviderInfo) -> Option<(&'a KeyCache, &'a Endpoint)> {
         match &self.keys {
             Keys::Published(published) if self.id_token.is_some() => {
-                Some((published, known.jwks.as_ref()?))
+                Some((published, info.jwks.as_ref()?))
             }
             Keys::Published(_) | Keys::Given(_) => None,
         }
@@ -177,13 +193,13 @@ impl Judge {
     /// Reads the files with keys again. Blocks.
     pub(super) fn read_files(settings: &Settings) -> Result<KeyFiles, SetupError> {
         Ok(KeyFiles {
-            access_token: Verifier::new(settings)?,
+            access_token: AccessTokenVerifier::new(settings)?,
             id_token: KeySet::from_files(&settings.id_token)?,
         })
     }
 
     /// Takes the keys that the files have now.
-    pub(super) fn take(&self, files: KeyFiles) {
+    pub(super) fn use_files(&self, files: KeyFiles) {
         if let (Some(old), Some(new)) = (&self.access_token, files.access_token) {
             old.store(Arc::new(new));
         }
@@ -195,7 +211,7 @@ impl Judge {
     /// Believes the answer to a redeemed code, or says what is wrong with it.
     pub(super) async fn grant(
         &self,
-        response: &Response<'_>,
+        response: &ResponseContext<'_>,
         redemption: &Redemption<'_>,
         clock: &Clock,
     ) -> Result<Grant, GrantError> {
@@ -205,16 +221,20 @@ impl Judge {
         let mut authentication = None;
         let identity = match (self.settings.identity.source, &self.id_token) {
             (IdentitySource::IdToken, Some(rules)) => {
-                let claims = self.id_claims(rules, response, redemption, clock).await?;
+                let verification = Verification {
+                    rules,
+                    info: response.info,
+                    clock,
+                };
+                let claims = self.id_claims(&verification, response, redemption).await?;
                 authentication = refresh_token.map(|_| Authentication {
                     nonce: redemption.nonce.into(),
                     auth_time: rules.auth_time(&claims),
                 });
-                self.by_id_token(rules, &claims, (response.known, &tokens), clock)
-                    .await?
+                self.by_id_token(&verification, &claims, &tokens).await?
             }
             (IdentitySource::AccessToken, _) => self.by_access_token(access_claims),
-            (IdentitySource::Userinfo, _) => self.by_userinfo(response.known, &tokens).await?,
+            (IdentitySource::Userinfo, _) => self.by_userinfo(response.info, &tokens).await?,
             (IdentitySource::IdToken | IdentitySource::None, _) => {
                 Some(Identity::nameless(&self.issuer))
             }
@@ -228,44 +248,49 @@ impl Judge {
     /// The claims of the access token, where it is one that we can check.
     fn access_claims(
         &self,
-        response: &Response<'_>,
+        response: &ResponseContext<'_>,
         now: Timestamp,
     ) -> Result<Option<access_token::Claims>, GrantError> {
         let token = response.answer.access_token.expose();
-        let verify = |verifier: &ArcSwap<Verifier>| verifier.load().verify(token, now);
+        let verify = |verifier: &ArcSwap<AccessTokenVerifier>| verifier.load().verify(token, now);
         let claims = self.access_token.as_ref().map(verify).transpose();
         claims.map_err(GrantError::AccessToken)
     }
 
     fn by_access_token(&self, claims: Option<access_token::Claims>) -> Option<Identity> {
         let members = claims?.members;
-        self.naming.identity(&[&members], &self.issuer)
+        self.claim_mapping.identity(&[&members], &self.issuer)
     }
 
     /// The tokens, with the earlier of what the response and what the token itself say of its end.
     fn tokens(
         &self,
-        response: &Response<'_>,
+        response: &ResponseContext<'_>,
         refresh_token: Option<&Secret<String>>,
         claims: Option<&access_token::Claims>,
     ) -> Result<TokenSet, GrantError> {
-        let (answer, asked_at) = (response.answer, response.asked_at);
+        let (answer, requested_at) = (response.answer, response.requested_at);
         let default = self.settings.default_expires_in_secs;
         let default = default.map(|seconds| Duration::from_secs(seconds.get()));
         let said = answer.expires_in.or(default);
-        let said = said.map(|life| asked_at.plus(life));
+        let said = said.map(|life| requested_at.plus(life));
         let proven = claims.map(|claims| claims.expires_at);
         let expires_at = said.into_iter().chain(proven).min();
-        let renewal = if self.settings.refresh.revokes_access_token {
-            Renewal::Late
+        let timing = if self.settings.refresh.revokes_access_token {
+            RefreshTiming::Late
         } else {
-            Renewal::Early
+            RefreshTiming::Early
         };
-        let renewal = refresh_token.map(|_| renewal);
+        let timing = refresh_token.map(|_| timing);
         TokenSet::new(
             answer.access_token.expose(),
             refresh_token.map(|token| token.expose().as_str()),
-            schedule::life(asked_at, expires_at, renewal, schedule::fraction()),
+            schedule::lifetime(
+                requested_at,
+                expires_at,
+                timing,
+                schedule::random_fraction(),
+            ),
         )
         .map_err(GrantError::Token)
     }
@@ -274,51 +299,51 @@ impl Judge {
     /// 3.1.3.3).
     async fn id_claims(
         &self,
-        rules: &IdTokenRules,
-        response: &Response<'_>,
+        verification: &Verification<'_>,
+        response: &ResponseContext<'_>,
         redemption: &Redemption<'_>,
-        clock: &Clock,
     ) -> Result<IdClaims, GrantError> {
         let answer = response.answer;
         let token = answer.id_token.as_ref().ok_or(GrantError::NoIdToken)?;
-        let verified = self
-            .verified(token.expose(), &rules.expected(), response.known, clock)
-            .await;
+        let verified = self.verified(token.expose(), verification).await;
         let verified = verified.map_err(|error| error.of(TokenKind::IdToken))?;
-        let exchange = Exchange {
+        let login = LoginContext {
             nonce: redemption.nonce,
             access_token: &answer.access_token,
             code: &redemption.code,
             begun_at: redemption.begun_at,
         };
-        rules
-            .check(verified, &exchange, clock.now())
+        let now = verification.clock.now();
+        verification
+            .rules
+            .check(verified, &login, now)
             .map_err(GrantError::IdToken)
     }
 
     /// The identity of an ID token, with what the userinfo adds to it.
     async fn by_id_token(
         &self,
-        rules: &IdTokenRules,
+        verification: &Verification<'_>,
         claims: &IdClaims,
-        (known, tokens): (&Known, &TokenSet),
-        clock: &Clock,
+        tokens: &TokenSet,
     ) -> Result<Option<Identity>, GrantError> {
-        let endpoint = known.userinfo.as_ref();
+        let endpoint = verification.info.userinfo.as_ref();
         let endpoint = endpoint.filter(|_| self.settings.identity.userinfo);
         let Some(endpoint) = endpoint else {
-            return Ok(self.naming.identity(&[&claims.members], &claims.issuer));
+            return Ok(self
+                .claim_mapping
+                .identity(&[&claims.members], &claims.issuer));
         };
         let further = match self.userinfo(endpoint, tokens).await? {
             Userinfo::Json(members) => members,
             Userinfo::Signed(token) => {
-                let verified = self
-                    .verified(token.expose(), &rules.expected(), known, clock)
-                    .await;
+                let verified = self.verified(token.expose(), verification).await;
                 let verified = verified.map_err(|error| error.of(TokenKind::Userinfo))?;
                 let members = verified.members;
-                rules
-                    .check_userinfo(&members, &claims.issuer, clock.now())
+                let now = verification.clock.now();
+                verification
+                    .rules
+                    .check_userinfo(&members, &claims.issuer, now)
                     .map_err(GrantError::SignedUserinfo)?;
                 members
             }
@@ -328,17 +353,17 @@ impl Judge {
             return Err(GrantError::OtherSubject);
         }
         Ok(self
-            .naming
+            .claim_mapping
             .identity(&[&claims.members, &further], &claims.issuer))
     }
 
     /// The identity at a server that has no ID tokens.
     async fn by_userinfo(
         &self,
-        known: &Known,
+        info: &ProviderInfo,
         tokens: &TokenSet,
     ) -> Result<Option<Identity>, GrantError> {
-        let Some(endpoint) = &known.userinfo else {
+        let Some(endpoint) = &info.userinfo else {
             return Err(NotReady.into());
         };
         let members: Object = match self.userinfo(endpoint, tokens).await? {
@@ -346,11 +371,11 @@ impl Judge {
             // Who may sign it is not known without ID tokens.
             Userinfo::Signed(_) => return Err(GrantError::Userinfo(UserinfoError::Signed)),
         };
-        let Some(mut identity) = self.naming.identity(&[&members], &self.issuer) else {
+        let Some(mut identity) = self.claim_mapping.identity(&[&members], &self.issuer) else {
             return Ok(None);
         };
         let unverified = !identity.email.as_ref().is_some_and(|email| email.verified);
-        if let Some(emails) = known.emails.as_ref().filter(|_| unverified) {
+        if let Some(emails) = info.emails.as_ref().filter(|_| unverified) {
             let email = userinfo::fetch_email(emails, tokens).await;
             identity.email = email.map_err(GrantError::Userinfo)?.or(identity.email);
         }
@@ -371,23 +396,23 @@ impl Judge {
     async fn verified(
         &self,
         token: &str,
-        expected: &Expected<'_>,
-        known: &Known,
-        clock: &Clock,
-    ) -> Result<Verified, Unverified> {
+        verification: &Verification<'_>,
+    ) -> Result<VerifiedToken, Unverified> {
+        let expected = &verification.rules.expected();
+        let clock = verification.clock;
         let published = match &self.keys {
             Keys::Given(set) => {
                 return jwt::verify(token, expected, &set.load()).map_err(Unverified::Token);
             }
             Keys::Published(published) => published,
         };
-        let Some(endpoint) = &known.jwks else {
+        let Some(endpoint) = &verification.info.jwks else {
             return Err(Unverified::Token(TokenError::UnknownKey));
         };
         let seen = published.first(endpoint, clock).await;
         let seen = seen.map_err(Unverified::Keys)?;
         let error = match jwt::verify(token, expected, &seen.keys) {
-            Err(error) if error.may_be_mended_by_new_keys() => error,
+            Err(error) if error.new_keys_may_help() => error,
             verified => return verified.map_err(Unverified::Token),
         };
         match published.newer(&seen, endpoint, clock).await {

@@ -59,13 +59,13 @@ pub enum TokenError {
     Nonce,
     /// The token is for later, or from the future.
     #[error("the token is not valid yet (`{0}`)")]
-    NotYet(&'static str),
+    NotYetValid(&'static str),
     /// None of the keys made the signature.
     #[error("none of the public keys made the signature")]
     Signature,
     /// The token, or the authentication of the person, is too long ago.
     #[error("the token is out of date (`{0}`)")]
-    Stale(&'static str),
+    TooOld(&'static str),
     /// Issuer and tenant of the token do not fit.
     #[error("the token is of another tenant (`tid`)")]
     Tenant,
@@ -93,7 +93,7 @@ impl TokenError {
 
     /// Whether the same token may be believed once the server's keys are read again: it has new
     /// ones, or one of the same name.
-    pub fn may_be_mended_by_new_keys(&self) -> bool {
+    pub fn new_keys_may_help(&self) -> bool {
         matches!(self, Self::Signature | Self::UnknownKey)
     }
 
@@ -121,9 +121,9 @@ impl TokenError {
             Self::Json(_) | Self::Malformed => codes!("malformed"),
             Self::KeyIssuer => codes!("key_issuer"),
             Self::Nonce => codes!("nonce"),
-            Self::NotYet(_) => codes!("not_yet_valid"),
+            Self::NotYetValid(_) => codes!("not_yet_valid"),
             Self::Signature => codes!("signature"),
-            Self::Stale(_) => codes!("stale"),
+            Self::TooOld(_) => codes!("stale"),
             Self::Tenant => codes!("tenant"),
             Self::Type => codes!("type"),
             Self::UnknownKey => codes!("unknown_key"),

@@ -29,7 +29,7 @@ pub enum KeyProblem {
     Private,
     /// No algorithm of the list can use it.
     #[error("it suits none of the `algorithms` beside it")]
-    Unsuited,
+    WrongAlgorithm,
     /// RSA below 2048 or above 8192 bits, a point that is not on its curve, and the like.
     #[error("it is too short or not a valid key")]
     Weak,
@@ -60,15 +60,15 @@ pub(in crate::provider) enum Unusable {
 
 /// What a key is made of, which decides what algorithms can use it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Material {
+enum KeyType {
     Ed25519,
     P256,
     P384,
     Rsa,
 }
 
-impl Material {
-    fn suits(self, algorithm: Algorithm) -> bool {
+impl KeyType {
+    fn supports(self, algorithm: Algorithm) -> bool {
         let needed = match algorithm {
             Algorithm::ES256 => Self::P256,
             Algorithm::ES384 => Self::P384,
@@ -113,7 +113,7 @@ pub(in crate::provider) struct Key {
     issuer: Option<Box<str>>,
     /// The only algorithm it may be used with, where it says so.
     algorithm: Option<Algorithm>,
-    material: Material,
+    key_type: KeyType,
     decoding: DecodingKey,
 }
 
@@ -138,20 +138,20 @@ impl Key {
             .or_else(|_not_ec| DecodingKey::from_ed_pem(pem))
             .map_err(|_not_ed| KeyProblem::NotPublicPem)?;
         let bytes = key.try_get_as_bytes().map_err(|_never| KeyProblem::Weak)?;
-        let material = match key.family() {
-            AlgorithmFamily::Rsa => Material::Rsa,
+        let key_type = match key.family() {
+            AlgorithmFamily::Rsa => KeyType::Rsa,
             // An uncompressed point: one byte and two coordinates.
-            AlgorithmFamily::Ec if bytes.len() == 65 => Material::P256,
-            AlgorithmFamily::Ec => Material::P384,
-            AlgorithmFamily::Ed => Material::Ed25519,
+            AlgorithmFamily::Ec if bytes.len() == 65 => KeyType::P256,
+            AlgorithmFamily::Ec => KeyType::P384,
+            AlgorithmFamily::Ed => KeyType::Ed25519,
             AlgorithmFamily::Hmac => return Err(KeyProblem::NotPublicPem),
         };
         Ok(Self {
             id: None,
             issuer: None,
             algorithm: None,
-            material,
-            decoding: material.key(bytes).ok_or(KeyProblem::Weak)?,
+            key_type,
+            decoding: key_type.key(bytes).ok_or(KeyProblem::Weak)?,
         })
     }
 
@@ -164,12 +164,12 @@ impl Key {
         if !for_signatures(members) {
             return Err(Unusable::Use);
         }
-        let (material, bytes) = material(members)?;
+        let (key_type, bytes) = key_type(members)?;
         let algorithm = match text(members, "alg")? {
             None => None,
             Some(name) => {
                 let algorithm = Algorithm::named(name);
-                let suited = algorithm.filter(|algorithm| material.suits(*algorithm));
+                let suited = algorithm.filter(|algorithm| key_type.supports(*algorithm));
                 Some(suited.ok_or(Unusable::Algorithm)?)
             }
         };
@@ -177,14 +177,14 @@ impl Key {
             id: text(members, "kid")?.map(Into::into),
             issuer: text(members, "issuer")?.map(Into::into),
             algorithm,
-            material,
-            decoding: material.key(&bytes).ok_or(Unusable::Weak)?,
+            key_type,
+            decoding: key_type.key(&bytes).ok_or(Unusable::Weak)?,
         })
     }
 
     /// Whether a token that names `id`, or none, may be signed with this key. A key without a name
     /// may have made any.
-    pub(in crate::provider) fn is_called(&self, id: Option<&str>) -> bool {
+    pub(in crate::provider) fn matches_id(&self, id: Option<&str>) -> bool {
         match (&self.id, id) {
             (Some(ours), Some(wanted)) => **ours == *wanted,
             (None, _) | (_, None) => true,
@@ -192,9 +192,9 @@ impl Key {
     }
 
     /// Whether it can be used with `algorithm`, and may.
-    pub(in crate::provider) fn suits(&self, algorithm: Algorithm) -> bool {
+    pub(in crate::provider) fn supports(&self, algorithm: Algorithm) -> bool {
         let may = |only: Algorithm| only == algorithm;
-        self.material.suits(algorithm) && self.algorithm.is_none_or(may)
+        self.key_type.supports(algorithm) && self.algorithm.is_none_or(may)
     }
 
     /// Whose tokens alone it signs, where it says so: an issuer or a template of one.
@@ -203,22 +203,22 @@ impl Key {
     }
 
     /// Whether it made `signature`, in base64url, over `message`.
-    pub(super) fn made(&self, signature: &str, message: &str, algorithm: Algorithm) -> bool {
+    pub(super) fn verifies(&self, signature: &str, message: &str, algorithm: Algorithm) -> bool {
         let (message, algorithm) = (message.as_bytes(), algorithm.library());
         // An error is a key that cannot have made it.
         crypto::verify(signature, message, &self.decoding, algorithm).unwrap_or(false)
     }
 }
 
-/// What the key is made of, by its own account, and its bytes as [`Material::key`] takes them.
-fn material(members: &Object) -> Result<(Material, Vec<u8>), Unusable> {
+/// What the key is made of, by its own account, and its bytes as [`KeyType::key`] takes them.
+fn key_type(members: &Object) -> Result<(KeyType, Vec<u8>), Unusable> {
     let curve = || members.get("crv").and_then(Value::as_str);
     match members.get("kty").and_then(Value::as_str) {
-        Some("RSA") => Ok((Material::Rsa, rsa(members)?)),
+        Some("RSA") => Ok((KeyType::Rsa, rsa(members)?)),
         Some("EC") => {
-            let (material, length) = match curve() {
-                Some("P-256") => (Material::P256, 32),
-                Some("P-384") => (Material::P384, 48),
+            let (key_type, length) = match curve() {
+                Some("P-256") => (KeyType::P256, 32),
+                Some("P-384") => (KeyType::P384, 48),
                 Some(_) | None => return Err(Unusable::Curve),
             };
             let coordinate = |name| {
@@ -227,11 +227,11 @@ fn material(members: &Object) -> Result<(Material, Vec<u8>), Unusable> {
                 whole.then_some(bytes).ok_or(Unusable::Member(name))
             };
             Ok((
-                material,
+                key_type,
                 [vec![4], coordinate("x")?, coordinate("y")?].concat(),
             ))
         }
-        Some("OKP") if curve() == Some("Ed25519") => Ok((Material::Ed25519, bytes(members, "x")?)),
+        Some("OKP") if curve() == Some("Ed25519") => Ok((KeyType::Ed25519, bytes(members, "x")?)),
         Some("OKP") => Err(Unusable::Curve),
         Some(_) | None => Err(Unusable::KeyType),
     }

@@ -41,7 +41,7 @@ const NEVER: [&str; 8] = [
 
 /// What is asked of the header of a token.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Expected<'a> {
+pub(super) struct ExpectedHeader<'a> {
     /// The algorithms that are believed.
     pub(super) algorithms: &'a [Algorithm],
     /// The types that are taken, in lower case and without `application/`; no type at all is taken
@@ -52,7 +52,7 @@ pub(super) struct Expected<'a> {
 /// What a token says, now that one of our keys is known to have signed it. Its claims are still to
 /// be checked.
 #[derive(Debug)]
-pub(super) struct Verified {
+pub(super) struct VerifiedToken {
     pub(super) members: Object,
     /// The algorithm of the signature.
     pub(super) algorithm: Algorithm,
@@ -70,9 +70,9 @@ pub(super) struct Verified {
 /// [`TokenError::Signature`].
 pub(super) fn verify(
     token: &str,
-    expected: &Expected<'_>,
+    expected: &ExpectedHeader<'_>,
     keys: &KeySet,
-) -> Result<Verified, TokenError> {
+) -> Result<VerifiedToken, TokenError> {
     if token.len() > LONGEST_TOKEN {
         return Err(TokenError::Malformed);
     }
@@ -91,21 +91,21 @@ pub(super) fn verify(
         .strip_suffix(signature)
         .and_then(|token| token.strip_suffix('.'))
         .ok_or(TokenError::Malformed)?;
-    let mut suited = keys.suited(key_id, algorithm).peekable();
+    let mut suited = keys.candidates(key_id, algorithm).peekable();
     if suited.peek().is_none() {
         return Err(TokenError::UnknownKey);
     }
     let key = suited
-        .find(|key| key.made(signature, signed, algorithm))
+        .find(|key| key.verifies(signature, signed, algorithm))
         .ok_or(TokenError::Signature)?;
-    Ok(Verified {
+    Ok(VerifiedToken {
         members: json::object(&payload).map_err(TokenError::Json)?,
         algorithm,
         key_issuer: key.issuer().map(Into::into),
     })
 }
 
-impl Expected<'_> {
+impl ExpectedHeader<'_> {
     /// Reads the header; the algorithm comes from our list.
     fn algorithm(&self, header: &Object) -> Result<Algorithm, TokenError> {
         if let Some(name) = NOT_UNDERSTOOD

@@ -44,7 +44,7 @@ pub enum SigningKeyProblem {
     Sec1,
     /// The configured algorithm is one of another kind of key.
     #[error("it does not suit `client_assertion.algorithm`")]
-    Unsuited,
+    WrongAlgorithm,
     /// RSA below 2048 or above 8192 bits, another curve than P-256, P-384 and Ed25519, and the
     /// like.
     #[error("it is too short, on a curve that is not known, or not a valid key")]
@@ -81,7 +81,9 @@ impl Signer {
         let suited = suited(&key).ok_or(SigningKeyProblem::Weak)?;
         let wanted = algorithm.or_else(|| suited.first().copied());
         let algorithm = wanted.filter(|wanted| suited.contains(wanted));
-        let algorithm = algorithm.ok_or(SigningKeyProblem::Unsuited)?.library();
+        let algorithm = algorithm
+            .ok_or(SigningKeyProblem::WrongAlgorithm)?
+            .library();
         let signer = Self { algorithm, key };
         // Tried once here, so that a key which cannot sign is found at start.
         let tried = signer.sign(None, &());

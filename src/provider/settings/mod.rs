@@ -4,10 +4,10 @@
 //! one over the other before they arrive here. Checks that need more than one key, and everything
 //! that reads files, are in [`Provider::new`](super::Provider::new).
 
-mod answer;
-mod belief;
 mod identity;
 mod request;
+mod token_checks;
+mod token_response;
 
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
@@ -16,8 +16,6 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::de::{Deserializer, Visitor};
 
-pub use self::answer::{ErrorShape, GrantType, Meaning, Refresh, SignedOutShape};
-pub use self::belief::{AccessTokenSettings, Algorithm, IdTokenSettings};
 pub use self::identity::{
     ClaimNames, EmailsVerified, IdentitySettings, IdentitySource, UserinfoBearer,
 };
@@ -25,6 +23,8 @@ pub use self::request::{
     AuthorizationParameters, BasicEncoding, BodyFormat, ClientAssertion, ClientAuthentication,
     ResponseMode, TokenRequest,
 };
+pub use self::token_checks::{AccessTokenSettings, Algorithm, IdTokenSettings};
+pub use self::token_response::{ErrorMeaning, ErrorPattern, GrantType, Refresh, SignedOutPattern};
 
 /// Our registration at one authorization server and that server's habits.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
@@ -125,11 +125,11 @@ pub struct Settings {
     /// Error answers of the token endpoint that mean something else here than in RFC 6749; the
     /// first row that matches decides.
     #[serde(default)]
-    pub errors: Vec<ErrorShape>,
+    pub errors: Vec<ErrorPattern>,
     /// How apps behind refuse an access token of this server, besides answering 401. Default: in no
     /// other way.
     #[serde(default)]
-    pub signed_out_answers: Vec<SignedOutShape>,
+    pub signed_out_answers: Vec<SignedOutPattern>,
     /// How many token requests are made in any minute at most, all at once if need be; a fifth of
     /// them is kept for logins. Default: 600.
     #[serde(default = "calls_per_minute")]

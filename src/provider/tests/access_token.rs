@@ -5,14 +5,14 @@ use aws_lc_rs::signature::{RSA_PKCS1_SHA512, RSA_PSS_SHA256};
 
 use super::*;
 
-pub(super) fn verifier(further: &str) -> Verifier {
+pub(super) fn verifier(further: &str) -> AccessTokenVerifier {
     let files = Files::new();
     let operator = files.operator("https://id.example", further);
-    let verifier = Verifier::new(&settings("laravel-passport-12", &operator));
+    let verifier = AccessTokenVerifier::new(&settings("laravel-passport-12", &operator));
     verifier.unwrap().unwrap()
 }
 
-pub(super) fn reason(verifier: &Verifier, token: &str) -> &'static str {
+pub(super) fn reason(verifier: &AccessTokenVerifier, token: &str) -> &'static str {
     verifier
         .verify(token, NOW)
         .map_or_else(|error| error.reason(TokenKind::AccessToken), |_claims| "ok")
@@ -149,7 +149,7 @@ fn any_of_several_keys_may_have_signed() {
     let folder = files.0.path();
     settings.access_token.public_key_files =
         vec![folder.join("new.pem"), folder.join("public.pem")];
-    let verifier = Verifier::new(&settings).unwrap().unwrap();
+    let verifier = AccessTokenVerifier::new(&settings).unwrap().unwrap();
     let payload = reference_payload().to_string();
     for key in [&KEY, &OTHER_KEY] {
         let token = signed_by(key, &RSA_PKCS1_SHA256, HEADER, payload.as_bytes());

@@ -6,7 +6,7 @@ use super::access_token::{reason, verifier};
 use super::*;
 
 /// The outcome for the reference's payload with one claim changed (`None`: left out).
-fn with(verifier: &Verifier, name: &str, claim: Option<Value>) -> &'static str {
+fn with(verifier: &AccessTokenVerifier, name: &str, claim: Option<Value>) -> &'static str {
     let mut payload = reference_payload();
     let members = payload.as_object_mut().unwrap();
     members.remove(name);

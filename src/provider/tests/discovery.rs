@@ -5,7 +5,7 @@ use tokio::task::JoinSet;
 
 use super::signing::*;
 use super::*;
-use crate::provider::published::Published;
+use crate::provider::key_cache::KeyCache;
 use crate::provider::settings::GrantType;
 use crate::provider::token::TokenRequest;
 
@@ -71,8 +71,12 @@ async fn other_settings_keep_the_metadata_and_keys_that_were_read_from_the_same_
     let renamed = provider_with(&files, &server, "display_name = \"A\"\n");
     let renamed = renamed.replacing(&before);
     assert!(asked(&renamed).is_ok());
-    let known = renamed.known().unwrap();
-    renamed.judge.first_keys(&known, &clock).await.unwrap();
+    let info = renamed.info().unwrap();
+    renamed
+        .grant_verifier
+        .first_keys(&info, &clock)
+        .await
+        .unwrap();
     // Metadata from elsewhere may say something else.
     let elsewhere = "metadata_url = \"http://127.0.0.1:1/metadata\"\n";
     let elsewhere = provider_with(&files, &server, elsewhere).replacing(&before);
@@ -85,7 +89,7 @@ async fn nobody_is_sent_away_before_metadata_and_keys_were_read() {
     let mut server = Server::start_by(answers).await;
     let (files, clock) = (Files::new(), Clock::manual(NOW));
     let provider = provider(&files, &server);
-    assert!(provider.lately_ready(NOW).is_none());
+    assert!(provider.recent_readiness(NOW).is_none());
     assert_eq!(asked(&provider).unwrap_err().reason(), "metadata_missing");
     let early = provider.check_response_issuer(None).unwrap_err();
     assert_eq!(early.reason(), "metadata_missing");
@@ -96,7 +100,7 @@ async fn nobody_is_sent_away_before_metadata_and_keys_were_read() {
     let url = asked(&provider).unwrap();
     assert!(url.starts_with("https://id.example/authorize?"), "{url}");
     // A moment later nobody asks again.
-    assert!(matches!(provider.lately_ready(NOW), Some(Ok(()))));
+    assert!(matches!(provider.recent_readiness(NOW), Some(Ok(()))));
     provider.ready(&clock).await.unwrap();
     assert!(server.has_no_more());
 }
@@ -110,7 +114,7 @@ async fn without_usable_keys_nobody_is_sent_away() {
     let error = provider.ready(&clock).await.unwrap_err();
     assert_eq!(error.reason(), "keys_unusable");
     assert!(!error.class().passes);
-    let again = provider.lately_ready(NOW).unwrap().unwrap_err();
+    let again = provider.recent_readiness(NOW).unwrap().unwrap_err();
     assert_eq!(again.reason(), "keys_unusable");
 }
 
@@ -179,9 +183,9 @@ async fn a_25_metadata_that_is_not_believed_changes_nothing() {
         let error = provider.discover().await.unwrap_err();
         let text = chain(&error);
         assert_eq!(error.reason(), reason, "{text}");
-        let place = format!("{}/.well-known/openid-configuration", server.url);
+        let url = format!("{}/.well-known/openid-configuration", server.url);
         let named = reason.starts_with("metadata");
-        assert_eq!(text.contains(&place), named, "{text}");
+        assert_eq!(text.contains(&url), named, "{text}");
         assert_eq!(asked(&provider).unwrap(), before);
     }
     provider.discover().await.unwrap();
@@ -194,8 +198,8 @@ async fn a_secret_that_changes_is_read_again() {
     let files = Files::new();
     let provider = Arc::new(files.provider("oauth2", "https://id.example", ENDPOINTS));
     let sent = || {
-        let known = provider.known().unwrap();
-        let request = TokenRequest::new("authorization_code", &known.client_auth, NOW);
+        let info = provider.info().unwrap();
+        let request = TokenRequest::new("authorization_code", &info.client_auth, NOW);
         request.unwrap().authorization.unwrap()
     };
     let before = sent();
@@ -232,7 +236,14 @@ async fn authorities_that_change_are_believed_without_a_restart() {
     let ca = files.write("ca.pem", &one);
     let further = format!("ca_file = \"{}\"\n{ENDPOINTS}", ca.display());
     let provider = Arc::new(files.provider("oauth2", "https://id.example", &further));
-    let believed = || provider.line.trust.as_ref().unwrap().client_config();
+    let believed = || {
+        provider
+            .call_settings
+            .trust
+            .as_ref()
+            .unwrap()
+            .client_config()
+    };
     let before = believed();
     tokio::time::pause();
     let changed = async {
@@ -272,7 +283,7 @@ const ENDPOINTS: &str =
     "authorization_endpoint = \"/authorize\"\ntoken_endpoint = \"http://127.0.0.1:1/token\"";
 
 /// The way to the keys at `server`.
-fn place(server: &Server) -> Endpoint {
+fn jwks_endpoint(server: &Server) -> Endpoint {
     let url = endpoint("jwks_uri", Some(&server.url), "/jwks").unwrap();
     Endpoint::new("jwks_uri", &url, None, Duration::from_secs(5)).unwrap()
 }
@@ -280,25 +291,25 @@ fn place(server: &Server) -> Endpoint {
 #[tokio::test]
 async fn d_24_tokens_of_unknown_keys_cause_one_fetch_a_minute() {
     let server = &mut Server::start([(); 4].map(|()| good_keys())).await;
-    let (place, clock) = (place(server), Clock::manual(NOW));
-    let published = Published::default();
-    let first = published.first(&place, &clock).await.unwrap();
+    let (endpoint, clock) = (jwks_endpoint(server), Clock::manual(NOW));
+    let published = KeyCache::default();
+    let first = published.first(&endpoint, &clock).await.unwrap();
     server.next();
     // The first fetch had no token as its reason.
-    let second = published.newer(&first, &place, &clock).await;
+    let second = published.newer(&first, &endpoint, &clock).await;
     let second = second.unwrap().unwrap();
     server.next();
     for wait in [0, 1, 30, 28] {
         clock.advance(Duration::from_secs(wait));
-        let newer = published.newer(&second, &place, &clock).await;
+        let newer = published.newer(&second, &endpoint, &clock).await;
         assert!(newer.unwrap().is_none(), "{wait}");
     }
     assert!(server.has_no_more());
     // Whoever has seen only the older set is given the newer one.
-    let given = published.newer(&first, &place, &clock).await;
+    let given = published.newer(&first, &endpoint, &clock).await;
     assert!(Arc::ptr_eq(&given.unwrap().unwrap(), &second));
     clock.advance(Duration::from_secs(1));
-    let third = published.newer(&second, &place, &clock).await;
+    let third = published.newer(&second, &endpoint, &clock).await;
     assert!(third.unwrap().is_some());
     server.next();
 }
@@ -306,17 +317,28 @@ async fn d_24_tokens_of_unknown_keys_cause_one_fetch_a_minute() {
 #[tokio::test]
 async fn g_13_all_who_need_the_first_keys_wait_for_one_fetch() {
     let server = &mut Server::start([good_keys()]).await;
-    let (place, published) = (Arc::new(place(server)), Arc::new(Published::default()));
+    let (endpoint, published) = (
+        Arc::new(jwks_endpoint(server)),
+        Arc::new(KeyCache::default()),
+    );
     let mut all = JoinSet::new();
     for _ in 0..20 {
-        let (place, published) = (Arc::clone(&place), Arc::clone(&published));
-        all.spawn(async move { published.first(&place, &Clock::manual(NOW)).await.map(drop) });
+        let (endpoint, published) = (Arc::clone(&endpoint), Arc::clone(&published));
+        all.spawn(async move {
+            published
+                .first(&endpoint, &Clock::manual(NOW))
+                .await
+                .map(drop)
+        });
     }
     for fetched in all.join_all().await {
         fetched.unwrap();
     }
     // The one who looks after the keys has nothing to do then.
-    published.renew(&place, &Clock::manual(NOW)).await.unwrap();
+    published
+        .refetch(&endpoint, &Clock::manual(NOW))
+        .await
+        .unwrap();
     server.next();
     assert!(server.has_no_more());
 }
@@ -340,14 +362,14 @@ async fn j_79_a_set_that_cannot_be_used_leaves_the_last_good_one() {
     ];
     let answers = bad.iter().map(|(answer, _reason)| answer.clone());
     let server = Server::start([good_keys()].into_iter().chain(answers)).await;
-    let (place, clock) = (place(&server), Clock::manual(NOW));
-    let published = Published::default();
-    let before = published.first(&place, &clock).await.unwrap();
+    let (endpoint, clock) = (jwks_endpoint(&server), Clock::manual(NOW));
+    let published = KeyCache::default();
+    let before = published.first(&endpoint, &clock).await.unwrap();
     for (_answer, reason) in &bad {
         clock.advance(Duration::from_mins(1));
-        let renewed = published.renew(&place, &clock).await;
+        let renewed = published.refetch(&endpoint, &clock).await;
         assert_eq!(renewed.unwrap_err().reason(), *reason);
-        let still = published.first(&place, &clock).await.unwrap();
+        let still = published.first(&endpoint, &clock).await.unwrap();
         assert!(Arc::ptr_eq(&still, &before));
     }
 }
@@ -356,12 +378,12 @@ async fn j_79_a_set_that_cannot_be_used_leaves_the_last_good_one() {
 async fn d_24_a_fetch_that_failed_is_not_repeated_for_every_token() {
     let bad = || answer("500 Oops", "text/plain", "");
     let server = &mut Server::start([good_keys(), bad(), bad(), bad()]).await;
-    let (place, clock) = (place(server), Clock::manual(NOW));
-    let published = Published::default();
-    let first = published.first(&place, &clock).await.unwrap();
+    let (endpoint, clock) = (jwks_endpoint(server), Clock::manual(NOW));
+    let published = KeyCache::default();
+    let first = published.first(&endpoint, &clock).await.unwrap();
     for _ in 0..20 {
         // Whether there is a newer set is not known, so nothing is said of the token.
-        let newer = published.newer(&first, &place, &clock).await;
+        let newer = published.newer(&first, &endpoint, &clock).await;
         assert_eq!(newer.unwrap_err().reason(), "keys_unavailable");
         clock.advance(Duration::from_secs(2));
     }
@@ -377,10 +399,13 @@ async fn keys_of_another_place_are_fetched_at_once() {
         Server::start([good_keys()]).await,
     );
     let clock = Clock::manual(NOW);
-    let published = Published::default();
-    let first = published.first(&place(&one), &clock).await.unwrap();
-    published.renew(&place(&two), &clock).await.unwrap();
-    let second = published.first(&place(&two), &clock).await.unwrap();
+    let published = KeyCache::default();
+    let first = published.first(&jwks_endpoint(&one), &clock).await.unwrap();
+    published
+        .refetch(&jwks_endpoint(&two), &clock)
+        .await
+        .unwrap();
+    let second = published.first(&jwks_endpoint(&two), &clock).await.unwrap();
     assert!(!Arc::ptr_eq(&first, &second));
 }
 
@@ -390,11 +415,14 @@ async fn d_25_whoever_waits_too_long_for_a_place_is_told_to_come_back() {
     let text = format!("concurrent_calls = 2\ndeadline_secs = 3\n{ENDPOINTS}");
     let provider = files.provider("oauth2", "https://id.example", &text);
     let (one, _two) = (
-        provider.place(GrantType::AuthorizationCode).await.unwrap(),
-        provider.place(GrantType::AuthorizationCode).await,
+        provider
+            .call_slot(GrantType::AuthorizationCode)
+            .await
+            .unwrap(),
+        provider.call_slot(GrantType::AuthorizationCode).await,
     );
     let error = provider
-        .place(GrantType::AuthorizationCode)
+        .call_slot(GrantType::AuthorizationCode)
         .await
         .map(drop)
         .unwrap_err();
@@ -402,5 +430,10 @@ async fn d_25_whoever_waits_too_long_for_a_place_is_told_to_come_back() {
     let class = error.class();
     assert!(class.passes && class.sent == Sent::Nothing);
     drop(one);
-    assert!(provider.place(GrantType::AuthorizationCode).await.is_ok());
+    assert!(
+        provider
+            .call_slot(GrantType::AuthorizationCode)
+            .await
+            .is_ok()
+    );
 }

@@ -22,7 +22,7 @@ fn bare(signer: &Signer, algorithm: &str) -> String {
 }
 
 /// Why `entry` is passed over, with a good key beside it that goes on to be used.
-fn passed_over(entry: &Value) -> String {
+fn skipped(entry: &Value) -> String {
     let good = RSA.jwk_with(value!({ "kid": "good" }));
     let keys = key_set(&[entry.clone(), good]);
     assert_eq!(
@@ -30,7 +30,7 @@ fn passed_over(entry: &Value) -> String {
         "ok",
         "{entry}"
     );
-    keys.passed_over().to_string()
+    keys.skipped().to_string()
 }
 
 /// `signer`'s entry with `further` members.
@@ -77,7 +77,7 @@ fn j_79_an_entry_that_cannot_be_used_does_not_take_the_others_with_it() {
         ),
     ] {
         for entry in entries {
-            assert_eq!(passed_over(entry), format!("1 {reason}"), "{entry}");
+            assert_eq!(skipped(entry), format!("1 {reason}"), "{entry}");
         }
     }
     for (member, entry) in [
@@ -94,9 +94,9 @@ fn j_79_an_entry_that_cannot_be_used_does_not_take_the_others_with_it() {
         ("x", but(&P256, value!({ "crv": "P-384" }))),
     ] {
         let reason = format!("1 without a usable member `{member}`");
-        assert_eq!(passed_over(&entry), reason, "{entry}");
+        assert_eq!(skipped(&entry), reason, "{entry}");
     }
-    assert!(key_set(&[RSA.jwk()]).passed_over().is_empty());
+    assert!(key_set(&[RSA.jwk()]).skipped().is_empty());
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn j_29_keys_for_other_things_are_passed_over() {
         value!({ "key_ops": "verify" }),
     ] {
         let entry = but(&RSA, further);
-        assert_eq!(passed_over(&entry), "1 not for signatures", "{entry}");
+        assert_eq!(skipped(&entry), "1 not for signatures", "{entry}");
     }
     for entry in [
         value!({ "kty": "oct", "k": "c2VjcmV0", "alg": "HS256" }),
@@ -119,7 +119,7 @@ fn j_29_keys_for_other_things_are_passed_over() {
         but(&RSA, value!({ "p": null })),
         but(&P256, value!({ "d": "AA" })),
     ] {
-        assert_eq!(passed_over(&entry), "1 a private or shared key", "{entry}");
+        assert_eq!(skipped(&entry), "1 a private or shared key", "{entry}");
     }
 }
 
@@ -145,14 +145,10 @@ fn j_29_weak_keys_are_passed_over() {
         but(&ED25519, value!({ "x": encode(&[1; 31]) })),
         but(&ED25519, value!({ "x": encode(&[1; 33]) })),
     ] {
-        assert_eq!(
-            passed_over(&entry),
-            "1 too short or not a valid key",
-            "{entry}"
-        );
+        assert_eq!(skipped(&entry), "1 too short or not a valid key", "{entry}");
     }
     let long = but(&P256, value!({ "y": encode(&[&y[..], &[0]].concat()) }));
-    assert_eq!(passed_over(&long), "1 without a usable member `y`");
+    assert_eq!(skipped(&long), "1 without a usable member `y`");
 }
 
 #[test]
@@ -170,7 +166,7 @@ fn j_29_what_is_only_unusual_is_taken() {
         RSA.jwk_with(value!({ "kid": "" })),
     ] {
         let keys = key_set(std::slice::from_ref(&entry));
-        assert!(keys.passed_over().is_empty(), "{entry}");
+        assert!(keys.skipped().is_empty(), "{entry}");
     }
 }
 
@@ -217,7 +213,7 @@ fn j_79_of_ten_thousand_keys_a_hundred_are_kept() {
     entries[99] = ED25519.jwk();
     entries[100] = RSA.jwk();
     let keys = key_set(&entries);
-    assert_eq!(keys.passed_over().to_string(), "9900 one too many");
+    assert_eq!(keys.skipped().to_string(), "9900 one too many");
     assert_eq!(outcome(&keys, &bare(&ED25519, "EdDSA")), "ok");
     assert_eq!(outcome(&keys, &bare(&RSA, "RS256")), "id_token_unknown_key");
 }
@@ -278,8 +274,8 @@ fn a_key_that_names_its_algorithm_is_used_with_no_other() {
 
 #[test]
 fn new_keys_mend_an_unknown_name_and_a_wrong_signature_and_nothing_else() {
-    assert!(TokenError::UnknownKey.may_be_mended_by_new_keys());
-    assert!(TokenError::Signature.may_be_mended_by_new_keys());
+    assert!(TokenError::UnknownKey.new_keys_may_help());
+    assert!(TokenError::Signature.new_keys_may_help());
     for error in [
         TokenError::Algorithm("none"),
         TokenError::Expired,
@@ -287,7 +283,7 @@ fn new_keys_mend_an_unknown_name_and_a_wrong_signature_and_nothing_else() {
         TokenError::Malformed,
         TokenError::Nonce,
     ] {
-        assert!(!error.may_be_mended_by_new_keys(), "{error}");
+        assert!(!error.new_keys_may_help(), "{error}");
     }
 }
 
@@ -299,7 +295,7 @@ fn keys_come_from_files_where_files_are_given() {
     assert!(KeySet::from_files(&settings).unwrap().is_none());
     settings.jwks_file = Some(files.write("jwks.json", &jwks.to_string()));
     let keys = KeySet::from_files(&settings).unwrap().unwrap();
-    assert_eq!(keys.passed_over().to_string(), "1 not an object");
+    assert_eq!(keys.skipped().to_string(), "1 not an object");
     assert_eq!(outcome(&keys, &named(&P256, "ES256", "a")), "ok");
     assert_eq!(outcome(&keys, &bare(&RSA, "RS256")), "id_token_unknown_key");
     settings.public_key_files = vec![files.0.path().join("public.pem")];

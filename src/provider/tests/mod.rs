@@ -2,20 +2,20 @@
 //! what it is told and keeps what it was sent.
 
 mod access_token;
-mod answers;
 mod claims;
 mod client_auth;
 mod discovery;
+mod error_patterns;
 mod id_token;
 mod keys;
 mod metadata;
 mod redeeming;
-mod refresh_answers;
 mod refreshing;
 mod requests;
 mod set_up;
 mod signatures;
 mod signing;
+mod token_responses;
 mod userinfo;
 
 use std::fmt::Write as _;
@@ -37,16 +37,16 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use url::Url;
 
-use super::access_token::Verifier;
+use super::access_token::AccessTokenVerifier;
 use super::authorization::AuthorizationEndpoint;
 use super::client_auth::ClientAuth;
 use super::endpoint::{Endpoint, endpoint};
 use super::settings::{IdentitySource, UserinfoBearer};
-use super::token::Answer;
+use super::token::TokenResponse;
 use super::userinfo::Userinfo;
 use super::*;
 use crate::identity::Identity;
-use crate::token::{Life, TokenSet};
+use crate::token::{Lifetime, TokenSet};
 
 /// A few seconds after the reference's example token was issued.
 const NOW: Timestamp = Timestamp::from_millis(1_689_713_300_000);

@@ -25,11 +25,11 @@ async fn reference_request(further: &str) -> (http::request::Parts, String, serd
         code_verifier: None,
         redirect_uri: text("redirect_uri"),
     };
-    let known = provider.known().unwrap();
-    let uri = known.token.uri();
+    let info = provider.info().unwrap();
+    let uri = info.token.uri();
     let request = provider
         .format
-        .redemption(uri, &known.client_auth, &grant, NOW);
+        .redemption(uri, &info.client_auth, &grant, NOW);
     let (parts, body) = request.unwrap().into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     (parts, String::from_utf8(body.to_vec()).unwrap(), reference)

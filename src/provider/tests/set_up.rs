@@ -21,7 +21,7 @@ fn every_profile_reads_with_what_an_operator_has_to_give() {
         assert!(provider.settings.pkce, "{name}");
         // What has to be read first has not been.
         let must_be_read = profile.contains("discovery = ");
-        assert_eq!(provider.known().is_err(), must_be_read, "{name}");
+        assert_eq!(provider.info().is_err(), must_be_read, "{name}");
     }
     assert!(profile::names().is_sorted());
 }
@@ -72,7 +72,7 @@ fn are_refused(cases: &[(&str, &str)]) {
 }
 
 #[test]
-fn t_10_a_server_on_another_machine_is_called_with_tls() {
+fn t_10_a_server_on_another_machine_matches_id_with_tls() {
     let metadata = "issuer = \"https://id.example\"\ndiscovery = \"openid\"\n";
     let clear = "\"http://id.example/x\"";
     are_refused(&[

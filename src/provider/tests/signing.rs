@@ -8,7 +8,7 @@ use aws_lc_rs::signature::{
 use serde_json::{Value, json as value};
 
 use super::*;
-use crate::provider::jwt::{Expected, PLAIN_TYPES, Verified, verify};
+use crate::provider::jwt::{ExpectedHeader, PLAIN_TYPES, VerifiedToken, verify};
 use crate::provider::keys::KeySet;
 use crate::provider::settings::Algorithm;
 
@@ -121,9 +121,9 @@ pub(super) fn verified_by(
     keys: &KeySet,
     algorithms: &[Algorithm],
     token: &str,
-) -> Result<Verified, TokenError> {
+) -> Result<VerifiedToken, TokenError> {
     let types = PLAIN_TYPES;
-    verify(token, &Expected { algorithms, types }, keys)
+    verify(token, &ExpectedHeader { algorithms, types }, keys)
 }
 
 /// What comes of a token when all algorithms are believed.

@@ -13,10 +13,10 @@ fn at(server: &Server) -> Endpoint {
 }
 
 fn grant() -> TokenSet {
-    TokenSet::new("abc+/=~", None, Life::default()).unwrap()
+    TokenSet::new("abc+/=~", None, Lifetime::default()).unwrap()
 }
 
-const OUR_NAME: &str = concat!("sidegate/", env!("CARGO_PKG_VERSION"));
+const USER_AGENT_NAME: &str = concat!("sidegate/", env!("CARGO_PKG_VERSION"));
 
 #[tokio::test]
 async fn the_token_can_be_sent_in_a_form() {
@@ -32,7 +32,7 @@ async fn the_token_can_be_sent_in_a_form() {
     );
     assert!(request.field("authorization").is_empty());
     assert_eq!(request.body, "access_token=abc%2B%2F%3D%7E");
-    assert_eq!(request.field("user-agent"), [OUR_NAME]);
+    assert_eq!(request.field("user-agent"), [USER_AGENT_NAME]);
     assert!(!request.head.contains("abc"));
 }
 
@@ -57,7 +57,7 @@ async fn addresses_are_listed_to_the_token() {
     let request = server.next();
     assert_eq!(request.line(), "GET /me HTTP/1.1");
     assert_eq!(request.field("authorization"), ["Bearer abc+/=~"]);
-    assert_eq!(request.field("user-agent"), [OUR_NAME]);
+    assert_eq!(request.field("user-agent"), [USER_AGENT_NAME]);
 }
 
 #[tokio::test]
@@ -80,7 +80,7 @@ async fn metadata_is_asked_for_without_credentials() {
     let request = server.next();
     assert_eq!(request.line(), "GET /me HTTP/1.1");
     assert_eq!(request.field("accept"), ["application/json"]);
-    assert_eq!(request.field("user-agent"), [OUR_NAME]);
+    assert_eq!(request.field("user-agent"), [USER_AGENT_NAME]);
     assert!(request.field("authorization").is_empty());
     let gone = Server::start([]).await;
     let error = metadata::fetch(&at(&gone), &issuer).await.unwrap_err();

@@ -18,7 +18,7 @@ use sidegate::session::{
     DiskSettings, Lookup, NewSession, Registrations, Replaced, Session, SessionId, Sessions,
     Settings, StartError, StoreSettings,
 };
-use sidegate::token::{Life, TokenSet};
+use sidegate::token::{Lifetime, TokenSet};
 
 /// How many tasks change sessions at once.
 pub(crate) const AT_ONCE: u64 = 16;
@@ -77,7 +77,7 @@ pub(crate) fn login(person: &str, version: u64) -> NewSession<'static> {
             subject: Claim::new(person),
             ..Identity::nameless("https://id.example.com")
         },
-        tokens: TokenSet::new(&access, Some(&refresh), Life::default()).unwrap(),
+        tokens: TokenSet::new(&access, Some(&refresh), Lifetime::default()).unwrap(),
         replaces: Vec::new(),
     }
 }

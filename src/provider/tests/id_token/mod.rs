@@ -7,9 +7,9 @@ use serde_json::{Value, json as value};
 
 use super::signing::*;
 use super::*;
-use crate::provider::id_token::{Exchange, IdClaims, IdTokenRules};
+use crate::provider::id_token::{IdClaims, IdTokenRules, LoginContext};
 use crate::provider::issuer::Issuer;
-use crate::provider::jwt::{Verified, verify};
+use crate::provider::jwt::{VerifiedToken, verify};
 use crate::provider::settings::Algorithm;
 
 const ISSUER: &str = "https://id.example/realms/shop";
@@ -42,21 +42,21 @@ fn claims() -> Value {
     })
 }
 
-fn verified(claims: Value) -> Verified {
+fn verified(claims: Value) -> VerifiedToken {
     let Value::Object(members) = claims else {
         panic!("not an object");
     };
-    Verified {
+    VerifiedToken {
         members,
         algorithm: Algorithm::RS256,
         key_issuer: None,
     }
 }
 
-fn check(rules: &IdTokenRules, verified: Verified) -> Result<IdClaims, TokenError> {
+fn check(rules: &IdTokenRules, verified: VerifiedToken) -> Result<IdClaims, TokenError> {
     let access_token = Secret::new(ACCESS_TOKEN.to_owned());
     let code = Secret::new(CODE.to_owned());
-    let exchange = Exchange {
+    let exchange = LoginContext {
         nonce: NONCE,
         access_token: &access_token,
         code: &code,

@@ -64,7 +64,7 @@ fn j_74_a_hash_is_made_as_the_signature_is() {
         for (at, hash) in hashes.iter().enumerate() {
             let mut claims = claims();
             claims["at_hash"] = value!(hash);
-            let verified = Verified {
+            let verified = VerifiedToken {
                 algorithm,
                 ..verified(claims)
             };

@@ -76,7 +76,7 @@ fn j_22_a_key_of_one_issuer_does_not_sign_for_another() {
         if let Some(tid) = tid {
             claims["tid"] = value!(tid);
         }
-        let verified = Verified {
+        let verified = VerifiedToken {
             key_issuer: Some(key_issuer.into()),
             ..verified(claims)
         };

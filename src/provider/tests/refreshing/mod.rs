@@ -1,6 +1,6 @@
 //! Refresh tokens exchanged over real connections.
 
-mod people;
+mod identity;
 
 use serde_json::{Value, json as value};
 
@@ -11,8 +11,8 @@ const JSON: &str = "application/json";
 const OLD: &str = "old-access-token";
 const REFRESH_TOKEN: &str = "old-refresh-token";
 
-fn life() -> Life {
-    Life {
+fn lifetime() -> Lifetime {
+    Lifetime {
         obtained_at: NOW,
         expires_at: Some(NOW.plus(Duration::from_mins(1))),
         refresh_at: Some(NOW.plus(Duration::from_secs(50))),
@@ -21,7 +21,7 @@ fn life() -> Life {
 }
 
 fn before() -> TokenSet {
-    TokenSet::new(OLD, Some(REFRESH_TOKEN), life()).unwrap()
+    TokenSet::new(OLD, Some(REFRESH_TOKEN), lifetime()).unwrap()
 }
 
 fn person(issuer: &str, subject: &str) -> Identity {
@@ -36,14 +36,14 @@ async fn refresh_of(
     tokens: &TokenSet,
     identity: &Identity,
     clock: &Clock,
-) -> Result<Refreshed, Unrefreshed> {
+) -> Result<Refreshed, RefreshError> {
     provider
-        .refresh(&Refreshing { tokens, identity }, clock)
+        .refresh(&RefreshRequest { tokens, identity }, clock)
         .await
 }
 
 /// A refresh at a server that says nothing of people.
-async fn refresh(provider: &Provider, clock: &Clock) -> Result<Refreshed, Unrefreshed> {
+async fn refresh(provider: &Provider, clock: &Clock) -> Result<Refreshed, RefreshError> {
     refresh_of(provider, &before(), &Identity::nameless("op"), clock).await
 }
 
@@ -72,7 +72,7 @@ fn refused(error: &str) -> String {
     answer("400 Bad Request", JSON, &body)
 }
 
-fn seen(unrefreshed: &Unrefreshed) -> (Verdict, &'static str) {
+fn seen(unrefreshed: &RefreshError) -> (Verdict, &'static str) {
     (unrefreshed.verdict, unrefreshed.error.reason())
 }
 
@@ -97,7 +97,7 @@ async fn the_request_is_as_the_standard_says() {
     let unrefreshed = refresh(&provider, &clock).await.unwrap_err();
     assert_eq!(
         seen(&unrefreshed),
-        (Verdict::Ours, "access_token_malformed")
+        (Verdict::OperatorMustAct, "access_token_malformed")
     );
     let body = json(&server.next().body);
     assert_eq!(body["grant_type"], "refresh_token");
@@ -122,7 +122,7 @@ async fn g_05_an_answer_without_a_refresh_token_keeps_the_old_one() {
         assert_eq!(tokens.access_token(), "new");
         assert_eq!(tokens.refresh_token().unwrap().expose(), refresh_token);
         assert!(refreshed.identity.is_none());
-        let life = tokens.life();
+        let life = tokens.lifetime();
         assert_eq!(life.obtained_at, clock.now());
         assert_eq!(
             life.expires_at,
@@ -143,7 +143,7 @@ async fn tokens_are_renewed_late_only_where_that_kills_the_old_ones() {
     ] {
         let server = Server::start([granted(&value!({ "refresh_token": "next" }))]).await;
         let grant = redeem(&plain(&server.url, further)).await.unwrap();
-        let life = grant.tokens.life();
+        let life = grant.tokens.lifetime();
         let ahead = life.expires_at.unwrap().since(life.refresh_at.unwrap());
         assert!(ahead <= latest && ahead * 4 >= latest, "{ahead:?}");
     }
@@ -157,7 +157,7 @@ async fn f_37_lives_of_a_second_and_of_ten_years_are_taken() {
         let server = Server::start([granted(&members)]).await;
         let clock = Clock::manual(NOW);
         let refreshed = refresh(&plain(&server.url, ""), &clock).await.unwrap();
-        let life = *refreshed.tokens.life();
+        let life = *refreshed.tokens.lifetime();
         let end = NOW.plus(Duration::from_secs(seconds));
         assert_eq!(life.expires_at, Some(end));
         assert!(life.refresh_at < Some(end));
@@ -191,7 +191,11 @@ async fn g_07_what_fails_is_never_sent_twice_and_passes() {
         let mut server = Server::start([answered.clone(), granted(&value!({}))]).await;
         let provider = plain(&server.url, "");
         let unrefreshed = refresh(&provider, &Clock::manual(NOW)).await.unwrap_err();
-        assert_eq!(seen(&unrefreshed), (Verdict::Passing, reason), "{answered}");
+        assert_eq!(
+            seen(&unrefreshed),
+            (Verdict::Temporary, reason),
+            "{answered}"
+        );
         server.next();
         assert!(server.has_no_more(), "sent twice: {answered}");
     }
@@ -205,7 +209,10 @@ async fn a_token_that_no_field_can_carry_ends_nothing_and_somebody_has_to_look()
         let mut server = Server::start([answered, granted(&value!({}))]).await;
         let provider = plain(&server.url, "");
         let unrefreshed = refresh(&provider, &Clock::manual(NOW)).await.unwrap_err();
-        assert_eq!(seen(&unrefreshed), (Verdict::Ours, "token_unusable"));
+        assert_eq!(
+            seen(&unrefreshed),
+            (Verdict::OperatorMustAct, "token_unusable")
+        );
         server.next();
         assert!(server.has_no_more(), "sent twice");
     }
@@ -217,16 +224,22 @@ async fn a_server_that_is_not_there_ends_nothing() {
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
     let unrefreshed = refresh(&plain(&url, ""), &Clock::manual(NOW)).await;
-    let expected = (Verdict::Passing, "provider_unreachable");
+    let expected = (Verdict::Temporary, "provider_unreachable");
     assert_eq!(seen(&unrefreshed.unwrap_err()), expected);
 }
 
 #[tokio::test]
 async fn g_08_f_29_a_refused_grant_is_fatal_and_a_refused_client_is_not() {
     for (error, expected) in [
-        ("invalid_grant", (Verdict::Fatal, "refresh_refused")),
-        ("invalid_client", (Verdict::Ours, "client_refused")),
-        ("unauthorized_client", (Verdict::Ours, "client_refused")),
+        ("invalid_grant", (Verdict::GrantEnded, "refresh_refused")),
+        (
+            "invalid_client",
+            (Verdict::OperatorMustAct, "client_refused"),
+        ),
+        (
+            "unauthorized_client",
+            (Verdict::OperatorMustAct, "client_refused"),
+        ),
     ] {
         let mut server = Server::start([refused(error)]).await;
         let provider = plain(&server.url, "");
@@ -246,7 +259,7 @@ async fn g_06_f_38_a_lost_answer_passes_and_the_next_try_tells() {
         let provider = plain(&server.url, "");
         let clock = Clock::manual(NOW);
         let lost = refresh(&provider, &clock).await.unwrap_err();
-        assert_eq!(seen(&lost), (Verdict::Passing, "provider_call_failed"));
+        assert_eq!(seen(&lost), (Verdict::Temporary, "provider_call_failed"));
         // The very same token goes out again, when somebody asks again.
         let told = refresh(&provider, &clock).await;
         assert_eq!(server.next().body, server.next().body);
@@ -258,7 +271,7 @@ async fn g_06_f_38_a_lost_answer_passes_and_the_next_try_tells() {
             }
             Err(unrefreshed) => {
                 assert!(fatal);
-                assert_eq!(unrefreshed.verdict, Verdict::Fatal);
+                assert_eq!(unrefreshed.verdict, Verdict::GrantEnded);
             }
         }
         assert!(server.has_no_more());
@@ -308,7 +321,7 @@ async fn g_06_an_answer_that_does_not_come_at_all_ends_at_its_own_deadline() {
     let url = format!("http://{}", listener.local_addr().unwrap());
     let provider = plain(&url, "refresh.deadline_secs = 1");
     let unrefreshed = refresh(&provider, &Clock::manual(NOW)).await.unwrap_err();
-    assert_eq!(unrefreshed.verdict, Verdict::Passing);
+    assert_eq!(unrefreshed.verdict, Verdict::Temporary);
     let timeout = TokenCallError::Call(crate::origin::Error::CallTimeout);
     let timeout = ExchangeError::from(timeout);
     assert_eq!(format!("{:?}", unrefreshed.error), format!("{timeout:?}"));
@@ -323,7 +336,7 @@ async fn g_07_a_server_that_keeps_failing_is_left_alone_for_a_while() {
     let clock = Clock::manual(NOW);
     let wait = async |expected: (u64, u64)| {
         let unrefreshed = refresh(&provider, &clock).await.unwrap_err();
-        let left_alone = (Verdict::Passing, "provider_left_alone");
+        let left_alone = (Verdict::Temporary, "provider_left_alone");
         assert_eq!(seen(&unrefreshed), left_alone);
         assert!((unrefreshed.error.class().sent == Sent::Nothing));
         let wait = unrefreshed.error.class().retry_after.unwrap();
@@ -374,7 +387,7 @@ async fn while_a_server_is_left_alone_nobody_waits_for_a_place() {
     for _ in 0..10 {
         assert!(refresh(&provider, &clock).await.is_err());
     }
-    let held = provider.place(GrantType::AuthorizationCode).await;
+    let held = provider.call_slot(GrantType::AuthorizationCode).await;
     let unrefreshed = refresh(&provider, &clock).await.unwrap_err();
     assert_eq!(unrefreshed.error.reason(), "provider_left_alone");
     drop(held);
@@ -413,7 +426,7 @@ async fn a_wait_that_the_server_asks_for_is_waited() {
         assert_eq!(unrefreshed.error.class().retry_after, wait);
         server.next();
         let unrefreshed = refresh(&provider, &clock).await.unwrap_err();
-        assert_eq!(unrefreshed.verdict, Verdict::Passing);
+        assert_eq!(unrefreshed.verdict, Verdict::Temporary);
         assert_eq!(unrefreshed.error.class().retry_after, wait);
         if throttled {
             // Whoever asks for fewer calls means all of them.
@@ -437,7 +450,7 @@ async fn d_26_refreshes_leave_calls_for_logins() {
         server.next();
     }
     let unrefreshed = refresh(&provider, &clock).await.unwrap_err();
-    let limited = (Verdict::Passing, "token_calls_limited");
+    let limited = (Verdict::Temporary, "token_calls_limited");
     assert_eq!(seen(&unrefreshed), limited);
     assert_eq!(
         unrefreshed.error.class().retry_after,
@@ -450,11 +463,11 @@ async fn d_26_refreshes_leave_calls_for_logins() {
 #[tokio::test]
 async fn without_a_refresh_token_nothing_is_sent() {
     let mut server = Server::start([granted(&value!({}))]).await;
-    let tokens = TokenSet::new(OLD, None, life()).unwrap();
+    let tokens = TokenSet::new(OLD, None, lifetime()).unwrap();
     let nobody = Identity::nameless("op");
     let provider = plain(&server.url, "");
     let refreshed = refresh_of(&provider, &tokens, &nobody, &Clock::manual(NOW)).await;
-    let expected = (Verdict::Ours, "no_refresh_token");
+    let expected = (Verdict::OperatorMustAct, "no_refresh_token");
     assert_eq!(seen(&refreshed.unwrap_err()), expected);
     assert!(server.has_no_more());
 }
@@ -472,7 +485,10 @@ async fn a_new_refresh_token_is_kept_when_the_new_access_token_cannot_be_used() 
         let unrefreshed = refresh_of(&provider, &before(), &alice, &clock)
             .await
             .unwrap_err();
-        assert_eq!(seen(&unrefreshed), (Verdict::Ours, "access_token_audience"));
+        assert_eq!(
+            seen(&unrefreshed),
+            (Verdict::OperatorMustAct, "access_token_audience")
+        );
         let salvaged = unrefreshed.salvaged.unwrap();
         assert_eq!(salvaged.access_token(), OLD);
         assert_eq!(
@@ -480,15 +496,18 @@ async fn a_new_refresh_token_is_kept_when_the_new_access_token_cannot_be_used() 
             "def50200cdd739b4"
         );
         // It is not tried again at once.
-        let floor = Life {
+        let floor = Lifetime {
             obtained_at: clock.now(),
             not_before: NOW.plus(Duration::from_secs(40)),
-            ..life()
+            ..lifetime()
         };
-        assert_eq!(*salvaged.life(), floor);
+        assert_eq!(*salvaged.lifetime(), floor);
         // Nor does a clock that is set back put it off for longer than that.
-        assert_eq!(floor.youth(clock.now()), Duration::from_secs(10));
-        assert_eq!(floor.youth(NOW), Duration::ZERO);
+        assert_eq!(
+            floor.wait_before_refresh(clock.now()),
+            Duration::from_secs(10)
+        );
+        assert_eq!(floor.wait_before_refresh(NOW), Duration::ZERO);
     }
     let broken = value!({ "access_token": "a b", "refresh_token": "next" });
     let server = Server::start([granted(&broken)]).await;

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::TokenCallError;
 use super::json::Object;
-use super::settings::{ErrorShape, GrantType, Meaning};
+use super::settings::{ErrorMeaning, ErrorPattern, GrantType};
 use crate::clock::Timestamp;
 
 /// The longest text of a server that is kept, in characters.
@@ -55,26 +55,26 @@ impl ErrorCode {
         }
     }
 
-    fn meaning(&self, grant: GrantType) -> Meaning {
+    fn meaning(&self, grant: GrantType) -> ErrorMeaning {
         match self {
             Self::InvalidClient
             | Self::InvalidRequest
             | Self::InvalidScope
             | Self::UnauthorizedClient
-            | Self::UnsupportedGrantType => Meaning::Ours,
+            | Self::UnsupportedGrantType => ErrorMeaning::Misconfigured,
             // Names for section 4.1.2.1 that servers also send here.
             Self::Unrecognized(name)
                 if matches!(&**name, "server_error" | "temporarily_unavailable") =>
             {
-                Meaning::Later
+                ErrorMeaning::Temporary
             }
-            Self::InvalidGrant => Meaning::Fatal,
+            Self::InvalidGrant => ErrorMeaning::GrantRefused,
             Self::Unrecognized(_) => match grant {
                 // One login has failed, whoever says so.
-                GrantType::AuthorizationCode => Meaning::Fatal,
+                GrantType::AuthorizationCode => ErrorMeaning::GrantRefused,
                 // Whatever stands at a wrong address has an `error` of its own, and would end every
                 // session that comes due: a profile's rows say which other names end one.
-                GrantType::RefreshToken => Meaning::Ours,
+                GrantType::RefreshToken => ErrorMeaning::Misconfigured,
             },
         }
     }
@@ -148,7 +148,7 @@ impl<'a> ErrorResponse<'a> {
 /// Turns an answer that brought no tokens into the error that it is.
 pub(super) fn classify(
     response: &ErrorResponse<'_>,
-    shapes: &[ErrorShape],
+    patterns: &[ErrorPattern],
     now: Timestamp,
 ) -> TokenCallError {
     let (status, headers) = (response.status, response.headers);
@@ -170,30 +170,32 @@ pub(super) fn classify(
     let passing = status.is_server_error()
         || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY);
     let meaning = if passing {
-        Meaning::Later
-    } else if let Some(shape) = shapes.iter().find(|shape| shape.matches(response)) {
-        shape.meaning
+        ErrorMeaning::Temporary
+    } else if let Some(pattern) = patterns.iter().find(|pattern| pattern.matches(response)) {
+        pattern.meaning
     } else {
         // Without a code it is somebody else's page: it says nothing about the user's grant.
         refusal
             .code
             .as_ref()
-            .map_or(Meaning::Ours, |code| code.meaning(response.grant))
+            .map_or(ErrorMeaning::Misconfigured, |code| {
+                code.meaning(response.grant)
+            })
     };
     match meaning {
-        Meaning::Fatal => match response.grant {
+        ErrorMeaning::GrantRefused => match response.grant {
             GrantType::AuthorizationCode => TokenCallError::CodeRefused(refusal),
             GrantType::RefreshToken => TokenCallError::RefreshRefused(refusal),
         },
-        Meaning::Later => TokenCallError::Unavailable {
+        ErrorMeaning::Temporary => TokenCallError::Unavailable {
             retry_after,
             refusal,
         },
-        Meaning::Ours => TokenCallError::Misconfigured(refusal),
+        ErrorMeaning::Misconfigured => TokenCallError::Misconfigured(refusal),
     }
 }
 
-impl ErrorShape {
+impl ErrorPattern {
     /// Whether nothing is asked for: such a row would give every answer its meaning.
     pub(super) fn matches_everything(&self) -> bool {
         let texts = [&self.error, &self.description, &self.hint];

@@ -12,7 +12,7 @@ fn read(
     status: u64,
     fields: &[(&str, &str)],
     body: &str,
-) -> Result<Answer, TokenCallError> {
+) -> Result<TokenResponse, TokenCallError> {
     let asked = (GrantType::AuthorizationCode, profile);
     read_with(asked, status, fields, body)
 }
@@ -22,7 +22,7 @@ fn read_with(
     status: u64,
     fields: &[(&str, &str)],
     body: &str,
-) -> Result<Answer, TokenCallError> {
+) -> Result<TokenResponse, TokenCallError> {
     let mut response = Response::builder().status(u16::try_from(status).unwrap());
     for (name, text) in fields {
         response = response.header(*name, *text);
@@ -30,15 +30,15 @@ fn read_with(
     let body = response.body(Bytes::copy_from_slice(body.as_bytes()));
     let minimal = "url = \"http://localhost\"\nclient_id = \"3\"\nauthorization_endpoint = \"/\"\n\
                    token_endpoint = \"/\"";
-    let shapes = settings(profile, minimal).errors;
-    token::read(body.unwrap(), grant, &shapes, NOW)
+    let patterns = settings(profile, minimal).errors;
+    token::read(body.unwrap(), grant, &patterns, NOW)
 }
 
-fn ok(body: &str) -> Result<Answer, TokenCallError> {
+fn ok(body: &str) -> Result<TokenResponse, TokenCallError> {
     read("oauth2", 200, &[("content-type", JSON)], body)
 }
 
-fn meaning(read: &Result<Answer, TokenCallError>) -> &'static str {
+fn meaning(read: &Result<TokenResponse, TokenCallError>) -> &'static str {
     match read {
         Ok(_) => "granted",
         Err(TokenCallError::RefreshRefused(_) | TokenCallError::CodeRefused(_)) => "fatal",
@@ -248,11 +248,15 @@ fn a_27_token_responses_that_are_none_are_refused() {
     );
     assert!(matches!(
         html,
-        Err(TokenCallError::Answer(AnswerError::MediaType))
+        Err(TokenCallError::MalformedResponse(
+            ResponseFormatError::MediaType
+        ))
     ));
     assert!(matches!(
         read("oauth2", 200, &[], &with(|_| ())),
-        Err(TokenCallError::Answer(AnswerError::MediaType))
+        Err(TokenCallError::MalformedResponse(
+            ResponseFormatError::MediaType
+        ))
     ));
 }
 
@@ -315,7 +319,9 @@ fn a_27_expires_in_is_a_number_of_seconds_in_any_spelling() {
     ] {
         let refused = matches!(
             said(life.clone()),
-            Err(TokenCallError::Answer(AnswerError::ExpiresIn))
+            Err(TokenCallError::MalformedResponse(
+                ResponseFormatError::ExpiresIn
+            ))
         );
         assert!(refused, "{life}");
     }
@@ -330,7 +336,12 @@ fn d_30_a_compressed_answer_is_not_unpacked() {
         let fields = [("content-type", JSON), ("content-encoding", coding)];
         let read = read("oauth2", 200, &fields, &with(|_| ()));
         assert!(
-            matches!(read, Err(TokenCallError::Answer(AnswerError::Compressed))),
+            matches!(
+                read,
+                Err(TokenCallError::MalformedResponse(
+                    ResponseFormatError::Compressed
+                ))
+            ),
             "{coding}"
         );
     }

@@ -22,22 +22,22 @@ use crate::clock::{Clock, Timestamp};
 const ACCEPTED: &str = "application/jwk-set+json, application/json";
 
 /// Between two fetches that tokens gave reason for.
-const BETWEEN: Duration = Duration::from_mins(1);
+const MIN_INTERVAL_FOR_TOKENS: Duration = Duration::from_mins(1);
 
 /// How long a server is left alone after a fetch that failed, and how old a set is new enough not
 /// to be fetched again without a reason.
-const LITTLE: Duration = Duration::from_secs(5);
+const MIN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The newest good key set of one server.
 #[derive(Debug, Default)]
-pub(super) struct Published {
-    newest: ArcSwapOption<Fetched>,
+pub(super) struct KeyCache {
+    newest: ArcSwapOption<FetchedKeySet>,
     history: Mutex<History>,
 }
 
 /// A key set, and where it comes from.
 #[derive(Debug)]
-pub(super) struct Fetched {
+pub(super) struct FetchedKeySet {
     pub(super) keys: KeySet,
     from: Uri,
 }
@@ -45,14 +45,14 @@ pub(super) struct Fetched {
 #[derive(Debug, Default)]
 struct History {
     /// When a token last gave reason for one, by the end of that fetch.
-    asked: Option<Timestamp>,
+    for_token_at: Option<Timestamp>,
     /// When one last succeeded.
-    done: Option<Timestamp>,
+    succeeded_at: Option<Timestamp>,
     /// When one last failed; nothing once another succeeded.
-    failed: Option<Timestamp>,
+    failed_at: Option<Timestamp>,
 }
 
-impl Published {
+impl KeyCache {
     /// The set that there is, or the first one, fetched now or by somebody else in the meantime.
     ///
     /// # Errors
@@ -62,7 +62,7 @@ impl Published {
         &self,
         endpoint: &Endpoint,
         clock: &Clock,
-    ) -> Result<Arc<Fetched>, KeysError> {
+    ) -> Result<Arc<FetchedKeySet>, KeysError> {
         if let Some(newest) = self.newest.load_full() {
             return Ok(newest);
         }
@@ -70,7 +70,7 @@ impl Published {
         if let Some(newest) = self.newest.load_full() {
             return Ok(newest);
         }
-        if lately(history.failed, clock.now(), LITTLE) {
+        if is_recent(history.failed_at, clock.now(), MIN_INTERVAL) {
             return Err(KeysError::JustFetched);
         }
         self.fetch(&mut history, endpoint, clock).await
@@ -81,13 +81,17 @@ impl Published {
     /// # Errors
     ///
     /// All of [`KeysError`] but [`KeysError::JustFetched`]; the set that there is stays.
-    pub(super) async fn renew(&self, endpoint: &Endpoint, clock: &Clock) -> Result<(), KeysError> {
+    pub(super) async fn refetch(
+        &self,
+        endpoint: &Endpoint,
+        clock: &Clock,
+    ) -> Result<(), KeysError> {
         let mut history = self.history.lock().await;
         let newest = self.newest.load();
         let moved = newest
             .as_ref()
             .is_none_or(|newest| newest.from != *endpoint.uri());
-        if !moved && lately(history.done, clock.now(), LITTLE) {
+        if !moved && is_recent(history.succeeded_at, clock.now(), MIN_INTERVAL) {
             return Ok(());
         }
         self.fetch(&mut history, endpoint, clock).await.map(drop)
@@ -103,18 +107,18 @@ impl Published {
     /// fails with now.
     pub(super) async fn newer(
         &self,
-        seen: &Arc<Fetched>,
+        seen: &Arc<FetchedKeySet>,
         endpoint: &Endpoint,
         clock: &Clock,
-    ) -> Result<Option<Arc<Fetched>>, KeysError> {
+    ) -> Result<Option<Arc<FetchedKeySet>>, KeysError> {
         let mut history = self.history.lock().await;
         if let Some(newest) = self.newest.load_full()
             && !Arc::ptr_eq(seen, &newest)
         {
             return Ok(Some(newest));
         }
-        if lately(history.asked, clock.now(), BETWEEN) {
-            let failed = history.failed.is_some();
+        if is_recent(history.for_token_at, clock.now(), MIN_INTERVAL_FOR_TOKENS) {
+            let failed = history.failed_at.is_some();
             return if failed {
                 Err(KeysError::JustFetched)
             } else {
@@ -122,7 +126,7 @@ impl Published {
             };
         }
         let fetched = self.fetch(&mut history, endpoint, clock).await;
-        history.asked = Some(clock.now());
+        history.for_token_at = Some(clock.now());
         fetched.map(Some)
     }
 
@@ -131,23 +135,23 @@ impl Published {
         history: &mut History,
         endpoint: &Endpoint,
         clock: &Clock,
-    ) -> Result<Arc<Fetched>, KeysError> {
+    ) -> Result<Arc<FetchedKeySet>, KeysError> {
         match ask(endpoint).await {
             Ok(fetched) => {
                 let fetched = Arc::new(fetched);
-                (history.done, history.failed) = (Some(clock.now()), None);
+                (history.succeeded_at, history.failed_at) = (Some(clock.now()), None);
                 self.newest.store(Some(Arc::clone(&fetched)));
                 Ok(fetched)
             }
             Err(error) => {
-                history.failed = Some(clock.now());
+                history.failed_at = Some(clock.now());
                 Err(error)
             }
         }
     }
 }
 
-async fn ask(endpoint: &Endpoint) -> Result<Fetched, KeysError> {
+async fn ask(endpoint: &Endpoint) -> Result<FetchedKeySet, KeysError> {
     let response = endpoint
         .get(ACCEPTED, None)
         .await
@@ -157,22 +161,18 @@ async fn ask(endpoint: &Endpoint) -> Result<Fetched, KeysError> {
         return Err(KeysError::Status(status.as_u16()));
     }
     let keys = KeySet::from_jwks(response.body()).map_err(KeysError::Unusable)?;
-    if !keys.passed_over().is_empty() {
+    if !keys.skipped().is_empty() {
         let url = tracing::field::display(endpoint.uri());
-        let passed_over = tracing::field::display(keys.passed_over());
-        tracing::debug!(
-            url,
-            passed_over,
-            "Some of the published keys are not for us"
-        );
+        let skipped = tracing::field::display(keys.skipped());
+        tracing::debug!(url, skipped, "Some of the published keys are not for us");
     }
-    Ok(Fetched {
+    Ok(FetchedKeySet {
         keys,
         from: endpoint.uri().clone(),
     })
 }
 
 /// Whether something was less than `time` ago. A clock that was set back holds nobody up.
-fn lately(at: Option<Timestamp>, now: Timestamp, time: Duration) -> bool {
+fn is_recent(at: Option<Timestamp>, now: Timestamp, time: Duration) -> bool {
     at.is_some_and(|at| at <= now && now.since(at) < time)
 }

@@ -15,12 +15,12 @@ use crate::tls::Trust;
 
 /// How a server is called: whom we believe that it is, and how long we wait.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct CallSettings {
     pub(super) trust: Option<Trust>,
     pub(super) deadline: Duration,
 }
 
-impl Line {
+impl CallSettings {
     /// Reads the authorities, where they are needed or may be.
     ///
     /// # Errors
@@ -119,7 +119,7 @@ fn check_clear_text(settings: &Settings) -> Result<(), SetupError> {
 
 /// What is needed to send people to a server and to ask it.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct ProviderInfo {
     pub(super) authorization: AuthorizationEndpoint,
     pub(super) token: Endpoint,
     pub(super) userinfo: Option<Endpoint>,
@@ -132,7 +132,7 @@ pub(super) struct Known {
     pub(super) metadata: Option<Metadata>,
 }
 
-impl Known {
+impl ProviderInfo {
     /// Lays the settings over the metadata.
     ///
     /// # Errors
@@ -141,7 +141,7 @@ impl Known {
     pub(super) fn new(
         settings: &Settings,
         credentials: &Credentials,
-        line: &Line,
+        call_settings: &CallSettings,
         metadata: Option<Metadata>,
     ) -> Result<Self, SetupError> {
         let read = metadata.as_ref();
@@ -153,7 +153,7 @@ impl Known {
         };
         let may_be = |key, by_hand: &Option<String>, published: Option<&String>| {
             let url = locate(key, base, by_hand.as_ref(), published)?;
-            url.map(|url| line.to(key, &url)).transpose()
+            url.map(|url| call_settings.to(key, &url)).transpose()
         };
         let authorization = find(
             "authorization_endpoint",
@@ -179,7 +179,7 @@ impl Known {
         let supported = read.and_then(|read| read.token_endpoint_auth_methods_supported.as_deref());
         Ok(Self {
             authorization: AuthorizationEndpoint::new(settings, &authorization)?,
-            token: line.to("token_endpoint", &token)?,
+            token: call_settings.to("token_endpoint", &token)?,
             userinfo,
             emails: may_be("identity.emails_endpoint", emails, None)?,
             jwks,

@@ -11,18 +11,18 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use tokio::sync::Mutex;
 
-use super::{OutOfReach, ReachError};
+use super::{ReachError, Unreachable};
 use crate::clock::{Clock, Timestamp};
 
 /// For how long a server that answered is taken to be there.
-const FRESH: Duration = Duration::from_secs(10);
+const SUCCESS_LIFETIME: Duration = Duration::from_secs(10);
 
 /// How long a server that did not answer is left alone.
-const AGAIN: Duration = Duration::from_secs(5);
+const FAILURE_LIFETIME: Duration = Duration::from_secs(5);
 
 /// What is known of the server's being there.
 #[derive(Debug, Default)]
-pub(super) struct Contact {
+pub(super) struct Reachability {
     /// When it last answered, in milliseconds; 0 for never, or not any more.
     answered: AtomicU64,
     failed: ArcSwapOption<Failed>,
@@ -35,23 +35,25 @@ struct Failed {
     cause: Arc<ReachError>,
 }
 
-impl Contact {
+impl Reachability {
     /// What was found out a moment ago, if anything was. Waits for nothing.
     ///
     /// # Errors
     ///
-    /// [`OutOfReach`] when it failed.
-    pub(super) fn lately(&self, now: Timestamp) -> Option<Result<(), OutOfReach>> {
+    /// [`Unreachable`] when it failed.
+    pub(super) fn recent(&self, now: Timestamp) -> Option<Result<(), Unreachable>> {
         // A clock that was set back makes neither of them last.
         let within = |at: Timestamp, time| at <= now && now.since(at) < time;
         let answered = Timestamp::from_millis(self.answered.load(Ordering::Relaxed));
-        if answered > Timestamp::default() && within(answered, FRESH) {
+        if answered > Timestamp::default() && within(answered, SUCCESS_LIFETIME) {
             return Some(Ok(()));
         }
         let failed = self.failed.load();
-        let failed = failed.as_ref().filter(|failed| within(failed.at, AGAIN))?;
-        Some(Err(OutOfReach {
-            retry_after: AGAIN.saturating_sub(now.since(failed.at)),
+        let failed = failed
+            .as_ref()
+            .filter(|failed| within(failed.at, FAILURE_LIFETIME))?;
+        Some(Err(Unreachable {
+            retry_after: FAILURE_LIFETIME.saturating_sub(now.since(failed.at)),
             cause: Some(Arc::clone(&failed.cause)),
         }))
     }
@@ -60,7 +62,7 @@ impl Contact {
     ///
     /// # Errors
     ///
-    /// [`OutOfReach`] when it fails, or has failed a moment ago.
+    /// [`Unreachable`] when it fails, or has failed a moment ago.
     ///
     /// # Cancel safety
     ///
@@ -69,10 +71,10 @@ impl Contact {
         &self,
         clock: &Clock,
         reach: impl Future<Output = Result<(), ReachError>>,
-    ) -> Result<(), OutOfReach> {
+    ) -> Result<(), Unreachable> {
         let _one = self.asking.lock().await;
-        if let Some(lately) = self.lately(clock.now()) {
-            return lately;
+        if let Some(recent) = self.recent(clock.now()) {
+            return recent;
         }
         let reached = reach.await;
         let at = clock.now();
@@ -84,13 +86,13 @@ impl Contact {
             }
             Err(error) => {
                 let cause = Arc::new(error);
-                let retry_after = AGAIN;
+                let retry_after = FAILURE_LIFETIME;
                 let failed = Failed {
                     at,
                     cause: Arc::clone(&cause),
                 };
                 self.failed.store(Some(Arc::new(failed)));
-                Err(OutOfReach {
+                Err(Unreachable {
                     retry_after,
                     cause: Some(cause),
                 })
@@ -99,7 +101,7 @@ impl Contact {
     }
 
     /// Forgets that the server answered: a call of it has failed since.
-    pub(super) fn doubt(&self) {
+    pub(super) fn forget_success(&self) {
         self.answered.store(0, Ordering::Relaxed);
     }
 }
@@ -115,7 +117,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_is_asked_again_when_its_answer_is_old() {
-        let (contact, clock) = (Contact::default(), Clock::manual(START));
+        let (reachability, clock) = (Reachability::default(), Clock::manual(START));
         let asked = Cell::new(0);
         let ask = async || {
             asked.set(asked.get() + 1);
@@ -123,28 +125,31 @@ mod tests {
         };
         for (wait, times) in [(0, 1), (9, 1), (1, 2)] {
             clock.advance(Duration::from_secs(wait));
-            contact.ensure(&clock, ask()).await.unwrap();
+            reachability.ensure(&clock, ask()).await.unwrap();
             assert_eq!(asked.get(), times);
         }
-        contact.doubt();
-        contact.ensure(&clock, ask()).await.unwrap();
+        reachability.forget_success();
+        reachability.ensure(&clock, ask()).await.unwrap();
         assert_eq!(asked.get(), 3);
     }
 
     #[tokio::test]
     async fn a_server_that_is_down_is_left_alone_for_a_while() {
-        let (contact, clock) = (Contact::default(), Clock::manual(START));
+        let (reachability, clock) = (Reachability::default(), Clock::manual(START));
         assert!(
-            contact
+            reachability
                 .ensure(&clock, async { Err(NotReady.into()) })
                 .await
                 .is_err()
         );
         clock.advance(Duration::from_secs(2));
-        let error = contact.ensure(&clock, async { Ok(()) }).await.unwrap_err();
+        let error = reachability
+            .ensure(&clock, async { Ok(()) })
+            .await
+            .unwrap_err();
         assert_eq!(error.retry_after, Duration::from_secs(3));
         assert_eq!(error.reason(), NotReady.reason());
         clock.advance(Duration::from_secs(3));
-        assert!(contact.ensure(&clock, async { Ok(()) }).await.is_ok());
+        assert!(reachability.ensure(&clock, async { Ok(()) }).await.is_ok());
     }
 }

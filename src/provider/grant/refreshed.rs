@@ -4,22 +4,22 @@
 //! brings nothing at all. Apart from that an ID token is not needed, and one that is not believed
 //! costs its claims and nothing more (OpenID Connect Core 1.0 section 12.2).
 
-use super::{Judge, Response};
-use crate::clock::{Clock, Timestamp};
+use super::{GrantVerifier, ResponseContext, Verification};
+use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::provider::GrantError;
-use crate::provider::id_token::{IdTokenRules, Later};
-use crate::provider::jwt::{TokenError, TokenKind, Verified};
-use crate::provider::refresh::{Refreshed, Refreshing};
+use crate::provider::id_token::RefreshContext;
+use crate::provider::jwt::{TokenError, TokenKind, VerifiedToken};
+use crate::provider::refresh::{RefreshRequest, Refreshed};
 use crate::provider::settings::IdentitySource;
 use crate::telemetry::chain;
 
-impl Judge {
+impl GrantVerifier {
     /// Believes the answer to a refresh, or says what is wrong with it.
-    pub(in crate::provider) async fn renewed(
+    pub(in crate::provider) async fn refreshed(
         &self,
-        response: &Response<'_>,
-        before: &Refreshing<'_>,
+        response: &ResponseContext<'_>,
+        before: &RefreshRequest<'_>,
         clock: &Clock,
     ) -> Result<Refreshed, GrantError> {
         let answer = response.answer;
@@ -31,7 +31,12 @@ impl Judge {
         let tokens = self.tokens(response, refresh_token, claims.as_ref())?;
         let identity = match (self.settings.identity.source, &self.id_token) {
             (IdentitySource::IdToken, Some(rules)) => {
-                let judged = self.later_id_token(rules, response, before, clock).await;
+                let verification = Verification {
+                    rules,
+                    info: response.info,
+                    clock,
+                };
+                let judged = self.later_id_token(&verification, response, before).await;
                 judged.or_else(|error| self.without_claims(error))?
             }
             (IdentitySource::AccessToken, _) => {
@@ -53,21 +58,18 @@ impl Judge {
     /// The claims of the ID token, where there is one and nothing else adds to them.
     async fn later_id_token(
         &self,
-        rules: &IdTokenRules,
-        response: &Response<'_>,
-        before: &Refreshing<'_>,
-        clock: &Clock,
+        verification: &Verification<'_>,
+        response: &ResponseContext<'_>,
+        before: &RefreshRequest<'_>,
     ) -> Result<Option<Identity>, GrantError> {
         let Some(token) = &response.answer.id_token else {
             return Ok(None);
         };
-        let verified = self
-            .verified(token.expose(), &rules.expected(), response.known, clock)
-            .await;
+        let verified = self.verified(token.expose(), verification).await;
         let verified = verified.map_err(|error| error.of(TokenKind::IdToken))?;
-        let identity = self.later_identity(rules, &verified, (response, before), clock.now())?;
+        let identity = self.later_identity(verification, &verified, response, before)?;
         // What the userinfo said is not in it; half of what was known would be gone.
-        let alone = response.known.userinfo.is_none() || !self.settings.identity.userinfo;
+        let alone = response.info.userinfo.is_none() || !self.settings.identity.userinfo;
         Ok(alone.then_some(identity))
     }
 
@@ -75,24 +77,25 @@ impl Judge {
     /// for this session, whatever else may be wrong.
     fn later_identity(
         &self,
-        rules: &IdTokenRules,
-        verified: &Verified,
-        (response, before): (&Response<'_>, &Refreshing<'_>),
-        now: Timestamp,
+        verification: &Verification<'_>,
+        verified: &VerifiedToken,
+        response: &ResponseContext<'_>,
+        before: &RefreshRequest<'_>,
     ) -> Result<Identity, GrantError> {
+        let rules = verification.rules;
         let issuer = match rules.issuer_of(verified) {
             Err(TokenError::Issuer) => return Err(GrantError::OtherPerson),
             said => said.map_err(GrantError::IdToken)?,
         };
-        let identity = self.naming.identity(&[&verified.members], issuer);
+        let identity = self.claim_mapping.identity(&[&verified.members], issuer);
         let identity = identity.ok_or(GrantError::NoSubject)?;
         same_person(&identity, before)?;
-        let later = Later {
+        let later = RefreshContext {
             access_token: &response.answer.access_token,
             authentication: before.tokens.authentication(),
         };
         rules
-            .check_later(verified, &later, now)
+            .check_later(verified, &later, verification.clock.now())
             .map_err(GrantError::IdToken)?;
         Ok(identity)
     }
@@ -112,7 +115,7 @@ impl Judge {
     }
 }
 
-fn same_person(identity: &Identity, before: &Refreshing<'_>) -> Result<(), GrantError> {
+fn same_person(identity: &Identity, before: &RefreshRequest<'_>) -> Result<(), GrantError> {
     let same = identity.same_person(before.identity);
     same.then_some(()).ok_or(GrantError::OtherPerson)
 }

@@ -23,7 +23,7 @@ async fn a_new_access_token_says_who_it_is_now() {
         .unwrap_err();
     assert_eq!(
         seen(&unrefreshed),
-        (Verdict::Fatal, "refresh_of_other_person")
+        (Verdict::GrantEnded, "refresh_of_other_person")
     );
     assert!(unrefreshed.salvaged.is_none());
 }
@@ -173,7 +173,7 @@ async fn j_80_an_answer_about_somebody_else_brings_nothing() {
         let clock = Clock::manual(NOW);
         let refreshed = refresh_of(&provider, &tokens, &alice, &clock).await;
         let unrefreshed = refreshed.expect_err(&changed.to_string());
-        let expected = (Verdict::Fatal, "refresh_of_other_person");
+        let expected = (Verdict::GrantEnded, "refresh_of_other_person");
         assert_eq!(seen(&unrefreshed), expected, "{changed}");
         assert!(unrefreshed.salvaged.is_none());
         server.next();

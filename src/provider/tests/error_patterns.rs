@@ -36,13 +36,13 @@ impl<'a> Row<'a> {
         }
     }
 
-    fn read(&self, grant: GrantType, shapes: &[ErrorShape]) -> TokenCallError {
+    fn read(&self, grant: GrantType, patterns: &[ErrorPattern]) -> TokenCallError {
         let mut response = Response::builder().status(self.status);
         for (name, value) in &self.fields {
             response = response.header(*name, *value);
         }
         let body = Bytes::copy_from_slice(self.body.as_bytes());
-        let read = token::read(response.body(body).unwrap(), grant, shapes, NOW);
+        let read = token::read(response.body(body).unwrap(), grant, patterns, NOW);
         read.expect_err(self.line)
     }
 }
@@ -52,7 +52,7 @@ fn rows() -> impl Iterator<Item = Row<'static>> {
     lines.map(Row::parse)
 }
 
-fn shapes(profile: &str, further: &str) -> Vec<ErrorShape> {
+fn patterns(profile: &str, further: &str) -> Vec<ErrorPattern> {
     let minimal = "url = \"http://localhost\"\nclient_id = \"3\"\nauthorization_endpoint = \"/\"\n\
                    token_endpoint = \"/\"\n";
     settings(profile, &format!("{minimal}{further}")).errors
@@ -60,10 +60,10 @@ fn shapes(profile: &str, further: &str) -> Vec<ErrorShape> {
 
 fn verdict(error: TokenCallError) -> (&'static str, &'static str) {
     let reason = error.reason();
-    match Unrefreshed::from(error).verdict {
-        Verdict::Fatal => ("fatal", reason),
-        Verdict::Ours => ("ours", reason),
-        Verdict::Passing => ("passing", reason),
+    match RefreshError::from(error).verdict {
+        Verdict::GrantEnded => ("fatal", reason),
+        Verdict::OperatorMustAct => ("ours", reason),
+        Verdict::Temporary => ("passing", reason),
     }
 }
 
@@ -71,7 +71,7 @@ fn verdict(error: TokenCallError) -> (&'static str, &'static str) {
 fn g_07_g_08_f_29_answers_of_real_servers_mean_what_they_mean_there() {
     let mut seen = BTreeMap::new();
     for row in rows() {
-        let error = row.read(GrantType::RefreshToken, &shapes(row.profile, ""));
+        let error = row.read(GrantType::RefreshToken, &patterns(row.profile, ""));
         assert_eq!(verdict(error), row.expected, "{}", row.line);
         *seen.entry(row.expected.0).or_insert(0) += 1;
     }
@@ -90,7 +90,7 @@ fn what_ends_a_session_is_a_refusal_of_the_server_and_nothing_else() {
                 status,
                 ..Row::parse(row.line)
             }
-            .read(GrantType::RefreshToken, &shapes(row.profile, ""));
+            .read(GrantType::RefreshToken, &patterns(row.profile, ""));
             assert_eq!(verdict(error).0, "passing", "{status} {}", row.line);
         }
     }
@@ -100,14 +100,14 @@ fn what_ends_a_session_is_a_refusal_of_the_server_and_nothing_else() {
 fn an_empty_answer_means_nothing_where_a_code_was_asked_with() {
     let empty = rows().filter(|row| row.body.is_empty() && row.expected.0 == "fatal");
     for row in empty {
-        let error = row.read(GrantType::AuthorizationCode, &shapes(row.profile, ""));
+        let error = row.read(GrantType::AuthorizationCode, &patterns(row.profile, ""));
         assert_eq!(error.reason(), "client_refused", "{}", row.line);
     }
 }
 
 #[test]
 fn a_server_that_calls_a_dead_refresh_token_a_bad_request_can_be_taught() {
-    let taught = shapes(
+    let taught = patterns(
         "oidc",
         "[[errors]]\ngrant = \"refresh_token\"\nstatus = 400\nerror = \"invalid_request\"\n\
          meaning = \"fatal\"",

@@ -16,7 +16,7 @@ const ONE_OF: usize = 5;
 
 /// The places of one provider.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct CallSlots {
     all: Semaphore,
     refreshes: Semaphore,
 }
@@ -24,19 +24,19 @@ pub(super) struct Places {
 /// A place, until it is dropped.
 #[derive(Debug)]
 #[must_use]
-pub(super) struct Place<'a> {
+pub(super) struct CallSlot<'a> {
     _all: SemaphorePermit<'a>,
     _refreshes: Option<SemaphorePermit<'a>>,
 }
 
-impl Places {
-    pub(super) fn new(places: NonZeroU32) -> Self {
-        let places = usize::try_from(places.get()).unwrap_or(usize::MAX);
-        let places = places.min(Semaphore::MAX_PERMITS);
-        let kept = places.div_ceil(ONE_OF).min(places.saturating_sub(1));
+impl CallSlots {
+    pub(super) fn new(slots: NonZeroU32) -> Self {
+        let slots = usize::try_from(slots.get()).unwrap_or(usize::MAX);
+        let slots = slots.min(Semaphore::MAX_PERMITS);
+        let kept = slots.div_ceil(ONE_OF).min(slots.saturating_sub(1));
         Self {
-            all: Semaphore::new(places),
-            refreshes: Semaphore::new(places.saturating_sub(kept)),
+            all: Semaphore::new(slots),
+            refreshes: Semaphore::new(slots.saturating_sub(kept)),
         }
     }
 
@@ -45,13 +45,13 @@ impl Places {
     /// # Cancel safety
     ///
     /// Cancel safe.
-    pub(super) async fn take(&self, grant: GrantType, patience: Duration) -> Option<Place<'_>> {
+    pub(super) async fn take(&self, grant: GrantType, patience: Duration) -> Option<CallSlot<'_>> {
         let taking = async {
             let refreshes = match grant {
                 GrantType::AuthorizationCode => None,
                 GrantType::RefreshToken => Some(self.refreshes.acquire().await?),
             };
-            Ok::<_, tokio::sync::AcquireError>(Place {
+            Ok::<_, tokio::sync::AcquireError>(CallSlot {
                 _all: self.all.acquire().await?,
                 _refreshes: refreshes,
             })
@@ -68,12 +68,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn d_26_refreshes_leave_places_for_logins() {
         for (all, refreshes) in [(1, 1), (2, 1), (5, 4), (6, 4), (64, 51)] {
-            let places = Places::new(NonZeroU32::new(all).unwrap());
+            let slots = CallSlots::new(NonZeroU32::new(all).unwrap());
             let mut held = Vec::new();
             let second = Duration::from_secs(1);
             for grant in [GrantType::RefreshToken, GrantType::AuthorizationCode] {
-                while let Some(place) = places.take(grant, second).await {
-                    held.push(place);
+                while let Some(slot) = slots.take(grant, second).await {
+                    held.push(slot);
                 }
                 if grant == GrantType::RefreshToken {
                     assert_eq!(held.len(), refreshes, "of {all}");
@@ -81,7 +81,7 @@ mod tests {
             }
             assert_eq!(held.len(), usize::try_from(all).unwrap());
             held.clear();
-            assert!(places.take(GrantType::RefreshToken, second).await.is_some());
+            assert!(slots.take(GrantType::RefreshToken, second).await.is_some());
         }
     }
 }

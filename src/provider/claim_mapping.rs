@@ -13,12 +13,12 @@ const MOST_GROUPS: usize = 1000;
 
 /// What claims are called at one server.
 #[derive(Debug)]
-pub(super) struct Naming {
+pub(super) struct ClaimMapping {
     names: ClaimNames,
     emails_verified: EmailsVerified,
 }
 
-impl Naming {
+impl ClaimMapping {
     pub(super) fn new(settings: &IdentitySettings) -> Self {
         Self {
             names: settings.claims.clone(),
@@ -161,7 +161,7 @@ mod tests {
         let Value::Object(members) = members else {
             panic!("not an object");
         };
-        Naming::new(settings).identity(&[&members], "op")
+        ClaimMapping::new(settings).identity(&[&members], "op")
     }
 
     fn settings(value: Value) -> IdentitySettings {
@@ -225,7 +225,7 @@ mod tests {
     /// What an ID token and the userinfo say together.
     fn both(settings: &IdentitySettings, id_token: &Value, userinfo: &Value) -> Identity {
         let sources = [id_token, userinfo].map(|value| value.as_object().unwrap());
-        Naming::new(settings)
+        ClaimMapping::new(settings)
             .identity(&sources, "https://id.example")
             .unwrap()
     }
@@ -328,13 +328,13 @@ mod tests {
         });
         let found = identity(&IdentitySettings::default(), members.clone()).unwrap();
         assert!(found.groups.is_empty() && found.groups_value.is_none());
-        let naming = Naming::new(&IdentitySettings::default());
+        let mapping = ClaimMapping::new(&IdentitySettings::default());
         let mut members = members.as_object().unwrap().clone();
-        assert!(naming.groups_are_elsewhere(&[&members]));
+        assert!(mapping.groups_are_elsewhere(&[&members]));
         members.insert("groups".to_owned(), json!(["a"]));
-        assert!(!naming.groups_are_elsewhere(&[&members]));
+        assert!(!mapping.groups_are_elsewhere(&[&members]));
         let plain = json!({ "sub": "1", "_claim_names": "groups" });
-        assert!(!naming.groups_are_elsewhere(&[plain.as_object().unwrap()]));
+        assert!(!mapping.groups_are_elsewhere(&[plain.as_object().unwrap()]));
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub enum GrantType {
 /// equal; what is absent matches anything.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
-pub struct ErrorShape {
+pub struct ErrorPattern {
     /// What was asked with.
     pub grant: Option<GrantType>,
     /// The status code.
@@ -54,25 +54,27 @@ pub struct ErrorShape {
     #[serde(default)]
     pub empty: bool,
     /// What it means.
-    pub meaning: Meaning,
+    pub meaning: ErrorMeaning,
 }
 
 /// What an error answer of the token endpoint means for the one who asked.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
-#[serde(rename_all = "snake_case")]
-pub enum Meaning {
+pub enum ErrorMeaning {
     /// This code or refresh token is no good, and will not become good.
-    Fatal,
+    #[serde(rename = "fatal")]
+    GrantRefused,
     /// It says nothing about the code or the token: try again later.
-    Later,
+    #[serde(rename = "later")]
+    Temporary,
     /// Our registration or our request is at fault: an operator has to act.
-    Ours,
+    #[serde(rename = "ours")]
+    Misconfigured,
 }
 
 /// A row that describes how an app behind refuses an access token, besides answering 401.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
-pub struct SignedOutShape {
+pub struct SignedOutPattern {
     /// The status code.
     pub status: u16,
     /// The path that `Location` leads to; host and query are not looked at.
