@@ -26,7 +26,7 @@ use divan::Bencher;
 use http::{HeaderMap, HeaderValue, Request};
 use sidegate::clock::{Clock, Timestamp};
 use sidegate::config::{Config, Reusable, Source};
-use sidegate::fields::{self, Owned, cookie as cookies};
+use sidegate::fields::{self, OwnedFields, cookie as cookies};
 use sidegate::identity::{Claim, Identity};
 use sidegate::login::{
     self, Callback, Completion, Login, PreviousSession, PublicUrl, ReturnTo, Start,
@@ -189,7 +189,7 @@ fn target_made_canonical(bencher: Bencher<'_, '_>, target: &str) {
 #[divan::bench]
 fn fields_cleaned(bencher: Bencher<'_, '_>) {
     let names = ["x-forwarded-user", "x-forwarded-email"].map(http::HeaderName::from_static);
-    let owned = Owned::new(&names);
+    let owned = OwnedFields::new(&names);
     bencher
         .with_inputs(browser_fields)
         .bench_local_values(|mut fields| {

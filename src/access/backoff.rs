@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn g_07_pauses_double_and_are_spread() {
+    fn g_07_pauses_double_and_have_jitter() {
         let backoffs = Backoffs::default();
         for (failures, longest) in [1, 2, 4, 8, 16, 32, 60, 60, 60].into_iter().enumerate() {
             let longest = Duration::from_secs(longest);
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_in_trouble_until_its_pause_is_over() {
+    fn a_session_is_not_retried_before_its_pause_is_over() {
         let backoffs = Backoffs::default();
         backoffs.add_failure(&key(1), X, NOW.plus(SECOND * 3), NOW);
         let failure = |after| backoffs.find(&key(1), NOW.plus(after));
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn f_18_a_clock_that_is_set_back_keeps_nobody_in_trouble() {
+    fn f_18_a_clock_that_is_set_back_blocks_no_session() {
         let backoffs = Backoffs::default();
         backoffs.add_failure(&key(1), X, NOW.plus(SECOND), NOW);
         let yesterday = Timestamp::from_millis(NOW.as_millis() - 86_400_000);
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn d_26_an_outage_of_many_sessions_is_not_gone_through_for_each() {
+    fn d_26_an_outage_of_many_sessions_does_not_scan_all_for_each() {
         let backoffs = Backoffs::default();
         let mut looks = Vec::new();
         for number in 0..100_000_u32 {

@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_thousand_who_ask_from_several_threads_start_one_flight() {
+    async fn a_thousand_requests_from_several_threads_start_one_flight() {
         let (flights, started) = (flights(), Arc::new(AtomicUsize::new(0)));
         let (gate, asked) = (Arc::new(Notify::new()), watch::Sender::new(0));
         let asked = Arc::new(asked);
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_comes_while_it_is_under_way_gets_the_same_end() {
+    async fn later_requests_get_the_result_of_the_running_flight() {
         let (flights, gate) = (flights(), Arc::new(Notify::new()));
         let held = Arc::clone(&gate);
         let mut first = flights.join(7, |leader| async move {
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn g_03_a_flight_goes_on_when_everybody_has_gone() {
+    async fn g_03_a_flight_continues_without_waiters() {
         let (flights, gate) = (flights(), Arc::new(Notify::new()));
         let (held, done) = (Arc::clone(&gate), Arc::new(AtomicUsize::new(0)));
         let doing = Arc::clone(&done);
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn g_14_a_flight_that_panics_frees_its_place_and_tells_everybody() {
+    async fn g_14_a_flight_that_panics_is_removed_and_all_waiters_are_told() {
         let flights = flights();
         let mut waiter = flights.join(7, |leader| async move {
             let _leader = leader;
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn g_15_a_flight_cut_off_at_any_await_frees_its_place() {
+    async fn g_15_a_flight_aborted_at_any_await_is_removed() {
         for polls in 0..6 {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .build()
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn g_15_waiting_can_be_given_up_at_any_time() {
+    async fn g_15_waiting_can_be_cancelled_at_any_time() {
         let (flights, gate) = (flights(), Arc::new(Notify::new()));
         let held = Arc::clone(&gate);
         let mut waiter = flights.join(7, |leader| async move {
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_flight_learns_that_nobody_waits() {
+    async fn a_leader_learns_that_nobody_waits() {
         let flights = flights();
         let waiter = flights.join(7, |leader| async move {
             leader.no_waiters().await;
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_joins_a_flight_that_is_about_to_be_given_up_keeps_it_going() {
+    async fn a_late_waiter_keeps_an_abandoned_flight_running() {
         let flights = flights();
         let (gate, joined) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (decided, may_end) = (Arc::clone(&gate), Arc::clone(&joined));

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::route::Route;
-use crate::target::{Outline, Target};
+use crate::target::{FoldedPath, Target};
 
 /// Finds the few routes that may take a request, however many there are: those whose prefix has the
-/// same outline as a beginning of its path, for its host or for all.
+/// same folded as a prefix of its path, for its host or for all.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    /// Places in the table by host, nothing for all of them, and the prefix's outline.
+    /// Places in the table by host, nothing for all of them, and the prefix's folded.
     places: BTreeMap<Box<[u8]>, Vec<usize>>,
     /// How many segments the longest prefix has.
     depth: usize,
@@ -21,9 +21,9 @@ impl Index {
     pub(super) fn new(routes: &[Route]) -> Self {
         let mut index = Self::default();
         for (place, route) in routes.iter().enumerate() {
-            let outline = Outline::of(route.prefix(), usize::MAX);
-            let whole = outline.beginnings().last().unwrap_or_default();
-            let segments = outline.beginnings().count().saturating_sub(1);
+            let folded = FoldedPath::of(route.prefix(), usize::MAX);
+            let whole = folded.prefixes().last().unwrap_or_default();
+            let segments = folded.prefixes().count().saturating_sub(1);
             index.depth = index.depth.max(segments);
             index.by_host |= route.hosts().next().is_some();
             let mut hosts: Vec<&str> = route.hosts().collect();
@@ -40,7 +40,7 @@ impl Index {
 
     /// The first place in the table whose route `takes` the target.
     pub(super) fn first(&self, target: &Target, takes: impl Fn(usize) -> bool) -> Option<usize> {
-        let outline = Outline::of(target.path(), self.depth);
+        let folded = FoldedPath::of(target.path(), self.depth);
         let mut key = Vec::new();
         let mut best: Option<usize> = None;
         let mut look = |key: &[u8]| {
@@ -49,12 +49,12 @@ impl Index {
             let found = places.iter().filter(better).find(|place| takes(**place));
             best = found.copied().or(best);
         };
-        for beginning in outline.beginnings() {
-            look(beginning);
+        for prefix in folded.prefixes() {
+            look(prefix);
             if self.by_host {
                 key.clear();
                 key.extend_from_slice(target.authority().as_bytes());
-                key.extend_from_slice(beginning);
+                key.extend_from_slice(prefix);
                 look(&key);
             }
         }
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn the_index_finds_what_a_look_at_each_route_finds() {
+    fn the_index_and_a_linear_search_find_the_same_route() {
         let prefixes = [
             "/", "/a", "/a/b", "/a/b/", "/a./c", "/a/c;x", "/b%20", "/%C3%BC", "/a%25b", "/b/a/b",
         ];

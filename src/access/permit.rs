@@ -10,7 +10,7 @@ use crate::fields::View;
 use crate::fields::cookie::{self as cookies, Others};
 use crate::session::{Session, cookie};
 use crate::upload::Upload;
-use crate::upstream::{Answering, Pools, assertions};
+use crate::upstream::{Pools, ResponseFuture, assertions};
 
 /// The right to send one request to one upstream, as one person or as nobody. Only
 /// [`Access::decide`] makes one.
@@ -67,16 +67,20 @@ impl Permit {
     ///
     /// Dropping the future closes the upstream connection; the app may have acted, even if the
     /// future was never polled.
-    pub(crate) fn exchange(mut self, mut request: Request<Upload>, pools: &Pools) -> Answering {
+    pub(crate) fn exchange(
+        mut self,
+        mut request: Request<Upload>,
+        pools: &Pools,
+    ) -> ResponseFuture {
         self.write(request.headers_mut());
         pools.send(&self.route.upstream, request)
     }
 
     pub(super) fn write(&mut self, headers: &mut HeaderMap) {
         match self.cookies_left(headers) {
-            Others::All => {}
+            Others::Unchanged => {}
             Others::Line(line) => write_or_remove(headers, &header::COOKIE, Some(line)),
-            Others::Nothing => write_or_remove(headers, &header::COOKIE, None),
+            Others::None => write_or_remove(headers, &header::COOKIE, None),
         }
         // Not a loop: a chain of iterators is faster when it drives itself.
         self.assertions()
@@ -87,7 +91,7 @@ impl Permit {
     pub(super) fn cookies_left(&mut self, fields: &(impl View + ?Sized)) -> Others {
         match std::mem::replace(&mut self.cookies, Cookies::Unread) {
             Cookies::Read(Some(line)) => Others::Line(line),
-            Cookies::Read(None) => Others::Nothing,
+            Cookies::Read(None) => Others::None,
             Cookies::Unread => cookies::others(fields, cookie::is_own),
         }
     }

@@ -90,12 +90,12 @@ impl Recent {
 /// A `Cookie` line without our cookies, nothing if there are no others.
 fn others(line: &[u8]) -> Option<HeaderValue> {
     match cookies::others(&[(COOKIE.as_str(), line)][..], cookie::is_own) {
-        Others::All => {
+        Others::Unchanged => {
             let mut line = HeaderValue::from_bytes(line).ok()?;
             line.set_sensitive(true);
             Some(line)
         }
         Others::Line(line) => Some(line),
-        Others::Nothing => None,
+        Others::None => None,
     }
 }

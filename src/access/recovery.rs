@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_is_kept_only_where_a_refresh_may_come_before_its_answer() {
+    async fn a_request_is_kept_only_if_a_refresh_may_happen_before_its_answer() {
         let kit = Kit::new(tokio::runtime::Handle::current());
         let after = |seconds| NOW.plus(Duration::from_secs(seconds));
         let life = Lifetime {

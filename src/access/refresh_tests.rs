@@ -141,7 +141,7 @@ fn failed(end: &Outcome) -> &'static str {
 }
 
 #[test]
-fn g_14_g_15_a_refresh_that_is_cut_off_tells_who_waits_and_is_counted() {
+fn g_14_g_15_an_aborted_refresh_is_reported_to_its_waiters_and_counted() {
     let control = Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -203,7 +203,7 @@ impl Subscriber for PanicOnMessage {
 }
 
 #[tokio::test]
-async fn g_14_a_refresh_that_panics_tells_who_waits_and_holds_up_nobody() {
+async fn g_14_a_refresh_that_panics_releases_all_waiters() {
     let (events, mut written) = mpsc::unbounded_channel();
     let trap = |message| {
         let (panicked, events) = (AtomicBool::new(false), events.clone());
@@ -292,7 +292,7 @@ impl Kit {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g_10_two_people_who_are_refreshed_at_the_same_instant_never_meet() {
+async fn g_10_two_users_refreshed_at_the_same_time_never_mix() {
     const ROUNDS: u64 = 20_000;
     let kit = Arc::new(Kit::new(Handle::current()));
     let mut people = Vec::new();
@@ -337,7 +337,7 @@ async fn g_10_two_people_who_are_refreshed_at_the_same_instant_never_meet() {
 }
 
 #[tokio::test]
-async fn a_refresh_that_fails_for_long_ends_when_nobody_waits() {
+async fn a_failing_refresh_ends_when_nobody_waits() {
     let kit = Kit::new(Handle::current());
     let session = kit.expired().await;
     drop(kit.refresher.join(&session, NOW, MAX_WAIT).unwrap());
@@ -347,7 +347,7 @@ async fn a_refresh_that_fails_for_long_ends_when_nobody_waits() {
 }
 
 #[tokio::test]
-async fn g_06_what_could_not_be_stored_is_stored_later_and_not_asked_for_again() {
+async fn g_06_an_unstored_result_is_stored_later_without_a_second_call() {
     let kit = Kit::new(Handle::current());
     let session = kit.expired().await;
     kit.sessions.close().await.unwrap();
@@ -373,7 +373,7 @@ async fn g_06_what_could_not_be_stored_is_stored_later_and_not_asked_for_again()
 }
 
 #[tokio::test(start_paused = true)]
-async fn g_06_what_could_not_be_stored_is_not_given_up_when_nobody_waits() {
+async fn g_06_an_unstored_result_is_retried_when_nobody_waits() {
     let kit = Kit::new(Handle::current());
     let session = kit.expired().await;
     let used = session.tokens().refresh_token().unwrap();
@@ -389,7 +389,7 @@ async fn g_06_what_could_not_be_stored_is_not_given_up_when_nobody_waits() {
 }
 
 #[tokio::test]
-async fn g_06_what_could_not_be_stored_goes_with_its_session() {
+async fn g_06_an_unstored_result_is_dropped_when_its_session_ends() {
     let kit = Kit::new(Handle::current());
     let session = kit.expired().await;
     let used = session.tokens().refresh_token().unwrap();
@@ -405,7 +405,7 @@ async fn g_06_what_could_not_be_stored_goes_with_its_session() {
 }
 
 #[tokio::test]
-async fn g_06_a_refresh_token_that_was_saved_from_an_answer_is_not_lost_with_the_disk() {
+async fn g_06_a_refresh_token_from_an_unusable_answer_survives_a_store_failure() {
     let salvaged = |session: &Session| RefreshError {
         error: GrantError::NoSubject.into(),
         verdict: Verdict::OperatorMustAct,
@@ -437,7 +437,7 @@ async fn g_06_a_refresh_token_that_was_saved_from_an_answer_is_not_lost_with_the
 }
 
 #[tokio::test]
-async fn whoever_comes_with_a_session_that_was_replaced_gets_the_newest() {
+async fn a_replaced_session_leads_to_the_newest_one() {
     let kit = Kit::new(Handle::current());
     let old = kit.expired().await;
     let fresh = Refreshed::from(refreshed()).tokens;
@@ -458,7 +458,7 @@ async fn whoever_comes_with_a_session_that_was_replaced_gets_the_newest() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn f_18_between_two_tries_there_is_a_pause_whatever_the_clock_says() {
+async fn f_18_there_is_always_a_pause_between_two_attempts() {
     let kit = Kit::new(Handle::current());
     // A floor that is further away than any: the clock was set back.
     let life = Lifetime {
@@ -481,7 +481,7 @@ async fn f_18_between_two_tries_there_is_a_pause_whatever_the_clock_says() {
 }
 
 #[tokio::test]
-async fn turning_the_clock_ends_the_pause_of_a_refresh() {
+async fn advancing_the_clock_ends_the_pause_of_a_refresh() {
     let kit = Kit::new(Handle::current());
     let session = kit.expired().await;
     let mut waiter = kit.refresher.join(&session, NOW, MAX_WAIT).unwrap();

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn adv_cve_2021_21411_a_person_without_the_group_is_refused() {
+    fn adv_cve_2021_21411_a_user_without_the_group_is_refused() {
         let staff = rule("access = { any_of = { groups = ['staff'] } }");
         let person = |groups: &[&str]| {
             Identity::nameless("op")
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listed_address_is_that_of_one_person_in_any_case() {
+    fn a_listed_email_address_matches_one_user_in_any_case() {
         let alice = rule("access = { any_of = { emails = ['Alice@company.com'] } }");
         let check = |address, verified| alice.check(&with_email(address, verified));
         assert_eq!(check("alice@company.com", true), Verdict::Allowed);
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn adv_cve_2026_40574_only_a_plain_verified_address_of_the_domain_counts() {
+    fn adv_cve_2026_40574_only_a_plain_verified_address_of_the_domain_is_accepted() {
         let company = rule("access = { any_of = { email_domains = ['Company.com'] } }");
         let check = |address, verified| company.check(&with_email(address, verified));
         assert_eq!(check("alice@company.com", true), Verdict::Allowed);
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_that_cannot_work_are_refused() {
+    fn lists_that_can_match_nobody_are_rejected() {
         let raw = |emails: &[&str], email_domains: &[&str]| RawAnyOf {
             emails: emails.iter().map(ToString::to_string).collect(),
             email_domains: email_domains.iter().map(ToString::to_string).collect(),

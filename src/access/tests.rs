@@ -9,7 +9,7 @@ use serde_json::json;
 use super::refresh::tests::{Kit, NOW};
 use super::*;
 use crate::fields::cookie::Others;
-use crate::fields::{Owned, Strip, inbound};
+use crate::fields::{OwnedFields, Strip, inbound};
 use crate::token::Lifetime;
 use crate::upstream::Upstream;
 
@@ -41,10 +41,10 @@ fn in_a_buffer(
     head: &[(&str, &[u8])],
 ) -> Outcome {
     let names = &access.names;
-    let owned = Owned::new(names.iter());
+    let owned = OwnedFields::new(names.iter());
     let strip = Strip::of(head, &owned);
     let mut left: Vec<(&str, &[u8])> = head.to_vec();
-    left.retain(|(name, _)| !strip.takes(name));
+    left.retain(|(name, _)| !strip.removes(name));
     let recent = Recent::default();
     let decision = access.decide((method, &left[..]), target, &recent, NOW);
     let Decision::Permit(mut permit) = decision else {
@@ -56,9 +56,9 @@ fn in_a_buffer(
         values.push(value.to_vec());
     }
     let cookies = match permit.cookies_left(&left[..]) {
-        Others::All => None,
+        Others::Unchanged => None,
         Others::Line(line) => Some((&header::COOKIE, Some(line))),
-        Others::Nothing => Some((&header::COOKIE, None)),
+        Others::None => Some((&header::COOKIE, None)),
     };
     let asserted = permit.assertions();
     let asserted = asserted.map(|(name, value)| (name, value.cloned()));
@@ -83,7 +83,7 @@ fn in_a_map(
         let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
         fields.append(name, HeaderValue::from_bytes(value).unwrap());
     }
-    inbound(&mut fields, &Owned::new(access.names.iter()));
+    inbound(&mut fields, &OwnedFields::new(access.names.iter()));
     let decision = access.decide((method, &fields), target, recent, NOW);
     let Decision::Permit(mut permit) = decision else {
         return (kind(&decision), None);
@@ -118,7 +118,7 @@ fn valid() -> Lifetime {
 
 /// Whatever the strip may have missed.
 #[tokio::test]
-async fn what_a_permit_writes_replaces_what_a_client_forged() {
+async fn a_permit_replaces_forged_fields() {
     let kit = Kit::new(tokio::runtime::Handle::current());
     let (id, session) = kit.opened(valid()).await;
     let access = access(&kit);
@@ -159,7 +159,7 @@ async fn what_a_permit_writes_replaces_what_a_client_forged() {
 }
 
 #[tokio::test]
-async fn a_head_in_a_buffer_is_treated_like_a_map_of_its_fields() {
+async fn a_head_in_a_buffer_and_a_map_give_the_same_result() {
     let kit = Kit::new(tokio::runtime::Handle::current());
     let (id, _session) = kit.opened(valid()).await;
     let access = access(&kit);

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn g_06_a_result_is_found_once_by_the_token_that_it_used_up() {
+    fn g_06_a_result_is_found_once_by_its_used_refresh_token() {
         let unstored = Unstored::default();
         let copied = result("a").copy().unwrap();
         assert_eq!(unstored.keep(&secret("old"), copied), Kept::Yes);
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn d_26_results_are_not_kept_without_bound() {
+    fn d_26_the_number_of_kept_results_is_limited() {
         let unstored = Unstored::default();
         for number in 0..MOST {
             let used = secret(&number.to_string());

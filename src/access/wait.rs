@@ -169,7 +169,7 @@ mod tests {
     use crate::session::{SessionKey, StoreError};
 
     #[tokio::test]
-    async fn the_store_is_blamed_for_what_it_does_and_the_provider_for_the_rest() {
+    async fn store_failures_and_provider_failures_are_distinguished() {
         let full = || Arc::new(fmt::Error);
         for error in [
             StoreError::Closed,
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn waiting_for_a_session_is_not_called_waiting_for_a_refresh() {
+    async fn waiting_for_a_session_and_for_a_refresh_have_different_reasons() {
         async fn reasons<T: FlightResult + Send + Sync + 'static>(
             failure: fn(T) -> Option<SessionFailure>,
         ) -> [&'static str; 2] {

@@ -1,12 +1,14 @@
-//! Cookies, byte for byte.
+//! Reads and removes cookies, byte for byte.
 //!
-//! The splitter knows as little as a browser's serialiser writes: pairs are separated by `;`,
-//! spaces and tabs around a pair do not count, the name is what stands before the first `=`. It
-//! works on bytes and compares names exactly: trimming more (Unicode white space) lets another
-//! site on a sibling domain set a cookie that reads as ours in spite of its prefix, and decoding
-//! more (the whole field as text) lets it lock people out. A malformed pair is ignored by itself.
+//! The parser splits a `Cookie` line as a browser writes it: `;` separates the pairs, spaces and
+//! tabs around a pair are ignored, and the name ends at the first `=`. It works on bytes and
+//! compares names exactly. If it trimmed more, such as Unicode white space, another site on a
+//! sibling domain could set a cookie that is read as ours in spite of its prefix. If it decoded the
+//! whole field as text, such a site could lock users out. Only the malformed pair is ignored, not
+//! the line.
 //!
-//! Several `Cookie` lines, and the crumbs of HTTP/2 (RFC 9113 section 8.2.3), count as one.
+//! Several `Cookie` lines, and the cookie crumbs of HTTP/2 (RFC 9113 section 8.2.3), count as one
+//! line.
 
 use bytes::BytesMut;
 use http::HeaderValue;
@@ -15,16 +17,16 @@ use memchr::memchr;
 
 use super::View;
 
-/// What a request says about one cookie.
+/// The result of a search for one cookie.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub enum Found<'a> {
-    /// There is no cookie of the name.
+    /// The request has no cookie of this name.
     Absent,
-    /// The cookie's value. It may have come several times, each time the same.
+    /// The cookie's value. The name may occur several times with the same value.
     One(&'a [u8]),
-    /// The name came with different values: somebody plants cookies, and none of them is to be
-    /// believed.
+    /// The name occurs with different values. Somebody may have planted one of them, so none is
+    /// trusted.
     Conflicting,
 }
 
@@ -48,14 +50,14 @@ pub fn find<'a>(fields: &'a (impl View + ?Sized), name: &[u8]) -> Found<'a> {
     }
 }
 
-/// The `Cookie` line of a request that has no other.
+/// The `Cookie` line of a request that has exactly one.
 pub(crate) fn only_line(fields: &(impl View + ?Sized)) -> Option<&[u8]> {
     let mut lines = fields.values(&COOKIE);
     let line = lines.next()?;
     lines.next().is_none().then_some(line)
 }
 
-/// The names and values of all cookies whose name `wanted` picks, in the order they came.
+/// The names and values of all cookies whose name satisfies `wanted`, in their order.
 pub(crate) fn matching(
     fields: &(impl View + ?Sized),
     wanted: impl Fn(&[u8]) -> bool,
@@ -66,38 +68,38 @@ pub(crate) fn matching(
         .filter(move |(name, _)| wanted(name))
 }
 
-/// What is left of a request's cookies without ours.
+/// The cookies of a request without our own cookies.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[must_use]
 pub enum Others {
-    /// What came, untouched.
-    All,
-    /// This line in place of what came, marked sensitive.
+    /// The request has none of our cookies. Its lines stay as they are.
+    Unchanged,
+    /// This line replaces all `Cookie` lines. It is marked as sensitive.
     Line(HeaderValue),
-    /// Nothing.
-    Nothing,
+    /// No cookie is left.
+    None,
 }
 
-/// Leaves the cookies out whose name `is_own` picks; the others stay byte for byte, in their order
-/// and with their separators. Several lines become one, joined with `; `, because an HTTP/1
-/// server may read only one.
+/// Removes the cookies whose name satisfies `is_own`. The other cookies keep their bytes, their
+/// order and their separators. Several lines become one, joined with `; `, because an HTTP/1 server
+/// may read only one line.
 ///
-/// A single line without a cookie of ours is left untouched, and nothing is allocated then.
+/// A single line without our cookies stays as it is, and nothing is allocated.
 pub fn others(fields: &(impl View + ?Sized), is_own: impl Fn(&[u8]) -> bool) -> Others {
-    // Wider than `find`: a space before the `=` makes a name that is not ours, but a backend may
-    // trim it and see our value.
+    // Matches more than `find` does. With a space before the `=` the name is not ours, but an app
+    // may trim the name and see our value.
     let is_own = |piece: &&[u8]| split_pair(piece).is_some_and(|(name, _)| is_own(trim(name)));
     let lines = || fields.values(&COOKIE);
     let several = lines().nth(1).is_some();
     if !several && !lines().flat_map(pieces).any(|piece| is_own(&piece)) {
-        return Others::All;
+        return Others::Unchanged;
     }
     let length = lines().map(|line| line.len().saturating_add(2)).sum();
     let mut kept = BytesMut::with_capacity(length);
     for line in lines() {
         let mut separator: &[u8] = if kept.is_empty() { b"" } else { b"; " };
         for piece in pieces(line).filter(|piece| !is_own(piece)) {
-            // The first piece of a line brings no separator of its own.
+            // The first piece of a line has no separator of its own.
             let piece = if separator == b";" {
                 piece
             } else {
@@ -108,19 +110,19 @@ pub fn others(fields: &(impl View + ?Sized), is_own: impl Fn(&[u8]) -> bool) -> 
             separator = b";";
         }
     }
-    // Built from pieces of valid values, so it is one.
+    // The line consists of pieces of valid field values, so it is a valid value.
     match HeaderValue::from_maybe_shared(kept.freeze()) {
         Ok(mut line) if !trim(line.as_bytes()).is_empty() => {
             line.set_sensitive(true);
             Others::Line(line)
         }
-        Ok(_) | Err(_) => Others::Nothing,
+        Ok(_) | Err(_) => Others::None,
     }
 }
 
-/// The name that a browser would store for a `Set-Cookie` value (RFC 6265bis section 5.6): the
-/// part before the first `;`, its part before the first `=`, without spaces and tabs around. A
-/// pair without a name is sent back as its bare value, so the name is looked for in that.
+/// The name that a browser stores for a `Set-Cookie` value (RFC 6265bis section 5.6): the text
+/// before the first `;`, up to its first `=`, without spaces and tabs around it. A browser sends a
+/// nameless pair back as its bare value, so this function looks for a name in the value too.
 pub(super) fn name_set_by(value: &[u8]) -> &[u8] {
     let mut pair = trim(pieces(value).next().unwrap_or_default());
     while let Some(nameless) = pair.strip_prefix(b"=") {
@@ -134,13 +136,13 @@ fn pieces(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let line = rest?;
         let cut = memchr(b';', line).and_then(|at| line.split_at_checked(at));
-        let (piece, behind) = cut.unwrap_or((line, b""));
-        rest = behind.strip_prefix(b";");
+        let (piece, after) = cut.unwrap_or((line, b""));
+        rest = after.strip_prefix(b";");
         Some(piece)
     })
 }
 
-/// Name and value of a piece; `None` when it is no pair or has no name.
+/// The name and value of a piece. `None` if it has no `=` or no name.
 fn split_pair(piece: &[u8]) -> Option<(&[u8], &[u8])> {
     let piece = trim(piece);
     let at = memchr(b'=', piece).filter(|at| *at > 0)?;
@@ -148,7 +150,7 @@ fn split_pair(piece: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((name, value.strip_prefix(b"=")?))
 }
 
-/// Spaces and tabs around, and nothing else.
+/// Removes spaces and tabs on both sides, and no other white space.
 fn trim(mut bytes: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = bytes {
         bytes = rest;

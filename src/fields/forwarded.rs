@@ -1,8 +1,8 @@
-//! Where a client is, and what the upstream is told about it.
+//! The address and scheme of a client, and the forwarding fields that the app gets.
 //!
-//! A [`Client`] is read from the request as it came, before [`super::inbound`] strips the
-//! forwarding fields, and written after it. Read too late it sees no fields and falls back to the
-//! socket's peer: the wrong order loses knowledge, never safety.
+//! A [`Client`] is read before [`super::inbound`] removes the forwarding fields, and written after
+//! it. If it is read too late, it finds no fields and uses the peer of the socket. So the wrong
+//! order loses information, but it is never unsafe.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,32 +13,33 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// The networks of proxies whose forwarding fields are believed. Nobody's, by default.
+/// The networks of proxies whose forwarding fields are trusted. By default there are none.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct TrustedPeers(Vec<IpNet>);
 
 impl TrustedPeers {
-    /// Trusts these networks. One of IPv4 addresses that are mapped into IPv6 counts as what it is.
+    /// Trusts these networks. A network of IPv4-mapped IPv6 addresses counts as the IPv4 network.
     pub(crate) fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
-        Self(networks.into_iter().map(unmapped).collect())
+        Self(networks.into_iter().map(ipv4_network).collect())
     }
 
-    /// Whether nobody is trusted.
+    /// Whether the list has no network.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether forwarding fields from `address` are believed. An IPv4 address that is mapped into
-    /// IPv6 counts as what it is.
+    /// Whether forwarding fields from `address` are trusted. An IPv4-mapped IPv6 address counts as
+    /// the IPv4 address.
     pub(crate) fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
     }
 }
 
-/// The network of IPv4 addresses that one of mapped addresses means.
-fn unmapped(network: IpNet) -> IpNet {
-    /// Bits before the IPv4 address in a mapped one (RFC 4291 section 2.5.5.2).
+/// The IPv4 network that a network of IPv4-mapped IPv6 addresses represents. Other networks are
+/// returned unchanged.
+fn ipv4_network(network: IpNet) -> IpNet {
+    /// Bits before the IPv4 address in an IPv4-mapped address (RFC 4291 section 2.5.5.2).
     const BEFORE: u8 = 96;
     let mapped = |network: Ipv6Net| {
         let address = network.addr().to_ipv4_mapped()?;
@@ -51,7 +52,7 @@ fn unmapped(network: IpNet) -> IpNet {
     }
 }
 
-/// The scheme by which a client speaks to the site.
+/// The scheme that a client uses.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Scheme {
     /// Plain HTTP.
@@ -61,7 +62,7 @@ pub(crate) enum Scheme {
 }
 
 impl Scheme {
-    /// The scheme's name in a URI.
+    /// The scheme's name, as in a URI.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
@@ -76,7 +77,7 @@ impl Scheme {
     }
 }
 
-/// The other end of one connection, prepared once for all its requests.
+/// The other end of a connection. It is created once for all requests of the connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     address: IpAddr,
@@ -84,7 +85,8 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// The socket's peer. A peer without an address (a unix socket) is the loopback address.
+    /// A peer with this address. A peer without an address, as on a Unix socket, counts as
+    /// loopback.
     pub(crate) fn new(address: IpAddr) -> Self {
         let address = address.to_canonical();
         Self {
@@ -99,7 +101,7 @@ impl Peer {
     }
 }
 
-/// The client of one request, after the rule of trust.
+/// The client of one request, after the check of which peers are trusted.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     address: IpAddr,
@@ -108,14 +110,14 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Finds out where a request comes from that its peer sent by `scheme`. Call it before
-    /// [`super::inbound`].
+    /// Finds the client of a request. Its peer sent the request by `scheme`. Call this function
+    /// before [`super::inbound`].
     ///
-    /// From a peer that is not in `trusted` no field is looked at. Otherwise the client is the
-    /// right-most address in `X-Forwarded-For` that is not trusted itself (the left-most of all
-    /// if all are), and the scheme is the last value of `X-Forwarded-Proto`, the one that the
-    /// peer itself has written. A list with anything but addresses in the part that is read says
-    /// nothing: the client is the peer then.
+    /// If the peer is not in `trusted`, no field is read. Otherwise the client is the right-most
+    /// address in `X-Forwarded-For` that is not itself trusted, or the left-most address if all are
+    /// trusted. The scheme is the last value of `X-Forwarded-Proto`, because the peer itself has
+    /// written that value. If the part of the list that is read contains anything but addresses,
+    /// the client is the peer.
     pub(crate) fn read(
         peer: &Peer,
         scheme: Scheme,
@@ -138,7 +140,7 @@ impl Client {
                 .unwrap_or_default();
             client.scheme = Scheme::parse(last.trim_ascii()).unwrap_or(scheme);
         }
-        if let Some(known) = known_chain(headers, trusted) {
+        if let Some(known) = forwarded_chain(headers, trusted) {
             client.address = known.first().copied().unwrap_or(peer.address);
             let addresses = known.iter().chain([&peer.address]).map(IpAddr::to_string);
             client.chain = address_value(&addresses.collect::<Vec<_>>().join(", "));
@@ -151,17 +153,18 @@ impl Client {
         self.address
     }
 
-    /// The scheme by which the client speaks to the site.
+    /// The scheme that the client uses.
     #[cfg(test)]
     pub(crate) const fn scheme(&self) -> Scheme {
         self.scheme
     }
 
-    /// Writes `X-Forwarded-For`, `-Proto` and `-Host` of the forwarded request, one line each. Call
-    /// it after [`super::inbound`]; `host` is the canonical authority of the request's target.
+    /// Writes `X-Forwarded-For`, `-Proto` and `-Host` into the forwarded request, one line each.
+    /// Call this function after [`super::inbound`]. `host` is the canonical authority of the
+    /// request's target.
     ///
-    /// The first address of `X-Forwarded-For` is always [`Client::address`]: what stands left of
-    /// it came from the client and is not passed on. The peer comes last.
+    /// The first address of `X-Forwarded-For` is is_always_removed [`Client::address`]. The addresses to the
+    /// left of it came from the client and are dropped. The peer is the last address.
     pub(crate) fn write(&self, headers: &mut HeaderMap, host: &HeaderValue) {
         headers.insert(X_FORWARDED_FOR, self.chain.clone());
         headers.insert(
@@ -172,9 +175,9 @@ impl Client {
     }
 }
 
-/// The addresses from the client's to the one next to the peer; `None` when the fields say
-/// nothing or something that is no address.
-fn known_chain(headers: &HeaderMap, trusted: &TrustedPeers) -> Option<Vec<IpAddr>> {
+/// The addresses from the client up to the one next to the peer. `None` if the field is missing or
+/// contains something that is not an address.
+fn forwarded_chain(headers: &HeaderMap, trusted: &TrustedPeers) -> Option<Vec<IpAddr>> {
     let lines = headers.get_all(&X_FORWARDED_FOR).iter().rev();
     let members = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
     let mut known = Vec::new();
@@ -189,11 +192,11 @@ fn known_chain(headers: &HeaderMap, trusted: &TrustedPeers) -> Option<Vec<IpAddr
     (!known.is_empty()).then_some(known)
 }
 
-/// An address, perhaps in brackets and perhaps with a port, as proxies write it.
+/// Reads an address as proxies write it: possibly with brackets or a port.
 fn parse_address(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?;
     if text.contains('%') {
-        // A zone means something on the machine that wrote it, and nothing here.
+        // A zone has a meaning only on the machine that wrote it.
         return None;
     }
     let in_brackets = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
@@ -203,6 +206,6 @@ fn parse_address(text: &[u8]) -> Option<IpAddr> {
 }
 
 fn address_value(text: &str) -> HeaderValue {
-    // Digits, letters, dots, colons and commas are always a field value.
+    // The text has only digits, letters, dots, colons and commas, so it is a valid field value.
     HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("unknown"))
 }

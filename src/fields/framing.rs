@@ -1,31 +1,31 @@
-//! What the parser lets through and we refuse.
+//! Rejects framing that the HTTP parser accepts and that is not safe to forward.
 
 use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode, Version};
 
-/// Why a request's framing was not accepted.
+/// The reason why a request's framing is rejected.
 ///
-/// Side: client, all of them. The connection is closed after the answer: what follows on it may
-/// be the body of one request or the head of another.
+/// Responsible: the client. The connection is closed after the answer, because the bytes that
+/// follow may be the body of this request or the head of another one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum FramingError {
-    /// `Content-Length` is not a single decimal number without leading zeros, or more than
-    /// 2^63 - 1, which a backend may read as negative.
-    #[error("the content length is not one plain number")]
+    /// `Content-Length` is not one decimal number without leading zeros, or it is more than 2^63 -
+    /// 1, which an app may read as negative.
+    #[error("Content-Length is not one decimal number")]
     ContentLength,
-    /// `Expect` is there and not exactly one `100-continue` (RFC 9110 section 10.1.1).
-    #[error("the expectation is unknown")]
+    /// `Expect` is not exactly one `100-continue` (RFC 9110 section 10.1.1).
+    #[error("Expect is not 100-continue")]
     Expectation,
-    /// `Transfer-Encoding` is not exactly one `chunked`, or not on HTTP/1.1.
-    #[error("the transfer encoding is not one plain chunked")]
+    /// `Transfer-Encoding` is not exactly one `chunked`, or the request is not HTTP/1.1.
+    #[error("Transfer-Encoding is not exactly `chunked`")]
     TransferEncoding,
-    /// `Transfer-Encoding` together with `Content-Length` (RFC 9112 section 6.1).
-    #[error("the body has two lengths")]
+    /// The request has `Transfer-Encoding` and `Content-Length` (RFC 9112 section 6.1).
+    #[error("the request has both Content-Length and Transfer-Encoding")]
     TwoLengths,
-    /// A request for another protocol that has a body: where the body ends and the other protocol
-    /// begins is not the same for everybody.
-    #[error("a request for another protocol has a body")]
+    /// A request to upgrade the protocol has a body. Servers disagree about where the body ends and
+    /// the other protocol begins.
+    #[error("a request for a protocol upgrade has a body")]
     UpgradeWithBody,
 }
 
@@ -53,16 +53,16 @@ impl FramingError {
     }
 }
 
-/// Checks the framing of a request, before anything is removed from it. It asks for more than the
-/// parser does; what the parser has already mended and hidden (a second equal `Content-Length`, one
-/// beside `Transfer-Encoding`) is not seen here, and not forwarded either.
+/// Checks the framing of a request before any field is removed. It is stricter than the parser. The
+/// parser has already repaired some requests: it drops a second, equal `Content-Length`, and one
+/// next to `Transfer-Encoding`. This function does not see those, and they are not forwarded.
 ///
 /// # Errors
 ///
 /// Any [`FramingError`].
 pub(crate) fn check(parts: &Parts) -> Result<(), FramingError> {
     let headers = &parts.headers;
-    // One pass instead of a look-up for each: most requests have none of these.
+    // One pass is faster than a look-up for each name. Most requests have none of these fields.
     let framing = [TRANSFER_ENCODING, CONTENT_LENGTH, EXPECT];
     if !headers.keys().any(|name| framing.contains(name)) {
         return Ok(());
@@ -84,7 +84,7 @@ pub(crate) fn check(parts: &Parts) -> Result<(), FramingError> {
     if expectation.is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
         return Err(FramingError::Expectation);
     }
-    // `h2c` is offered by clients that mean an ordinary request, and ignored.
+    // Clients that offer `h2c` send an ordinary HTTP/1.1 request. The offer is ignored.
     let other_protocol = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"h2c");
     let has_body = chunked.is_some() || length.is_some();
     if has_body && headers.get_all(UPGRADE).iter().any(other_protocol) {
@@ -93,7 +93,7 @@ pub(crate) fn check(parts: &Parts) -> Result<(), FramingError> {
     Ok(())
 }
 
-/// The field's only value; `several` when there is more than one line of it.
+/// The only value of a field. Returns `several` as the error if there is more than one line.
 fn one<'a>(
     parts: &'a Parts,
     name: &http::HeaderName,

@@ -1,18 +1,19 @@
-//! HTTP fields: what is removed on the way in and out, cookies, and where a client is.
+//! HTTP fields: which fields are removed from requests and responses, cookies, and the client's
+//! address.
 //!
-//! The order on a request's way in is **read, strip, write**:
+//! A request passes these steps in the order **read, strip, write**:
 //!
-//! 1. [`check_framing`] refuses what was framed but should not have been;
-//! 2. [`forwarded::Client::read`] looks at the forwarding fields, if the peer may set them;
-//! 3. [`inbound`] removes what `strip::Strip` takes: hop-by-hop fields and every field that we assert
-//!    ourselves, in every spelling, the client's own credentials among them;
-//! 4. [`cookie::others`], [`forwarded::Client::write`], [`append_via`] and whoever asserts the
-//!    identity write last, so nothing that a client nominates or spells oddly survives or hides
-//!    what we say.
+//! 1. [`check_framing`] rejects framing that the parser accepts but that is not safe.
+//! 2. [`forwarded::Client::read`] reads the forwarding fields, if the peer is trusted to set them.
+//! 3. [`inbound`] removes the fields that `strip::Strip` names: hop-by-hop fields, the client's
+//!    credentials, and every field that the gateway itself asserts, in every spelling.
+//! 4. [`cookie::others`], [`forwarded::Client::write`], [`append_via`] and the permit write last.
+//!    So a client cannot keep or hide a field by a nomination in `Connection` or by an odd
+//!    spelling.
 //!
-//! What decides reads fields by [`View`]: a map of them, or where they lie in somebody's buffer.
-//! [`outbound`] is for the way back. The room knows RFC 9110 sections 5 to 10; it does not know
-//! sessions, routes or upstreams.
+//! Code that decides about a request reads fields through [`View`], which a map and a parser's
+//! buffer both implement. [`outbound`] cleans responses. The room knows RFC 9110 sections 5 to 10.
+//! It does not know sessions, routes or upstreams.
 
 pub mod cookie;
 pub(crate) mod forwarded;
@@ -29,32 +30,33 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 pub use framing::FramingError;
 pub(crate) use framing::check as check_framing;
-pub use owned::Owned;
+pub use owned::OwnedFields;
 pub(crate) use response::outbound;
 #[cfg(test)]
 pub(crate) use strip::Strip;
 pub use strip::inbound;
 pub use view::View;
 
-/// Our pseudonym in `Via`.
+/// The name of this gateway in `Via`.
 const PSEUDONYM: &str = "sidegate";
 
-/// How often a request may have passed a gateway of this name. A gateway before a sidecar is two;
-/// more than a few is a loop.
+/// How often `Via` may name this gateway. A gateway in front of a sidecar makes two passes. More
+/// than a few passes are a loop.
 const MAX_PASSES: usize = 5;
 
-/// Whether a request may go one hop further.
+/// Whether a request may be forwarded one hop further.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(crate) enum Hops {
-    /// This is the last hop: the gateway answers the request itself.
+    /// This is the last hop: the gateway answers the request.
     Answer,
     /// The request may be forwarded.
     Forward,
 }
 
-/// Counts `Max-Forwards` down (RFC 9110 section 7.6.2). It is for OPTIONS alone: TRACE is refused
-/// elsewhere, and for other methods the field means nothing. A value that is no number is ignored.
+/// Decrements `Max-Forwards` (RFC 9110 section 7.6.2) of OPTIONS requests. TRACE is rejected
+/// elsewhere, and the field has no meaning for other methods. A value that is not a number is
+/// ignored.
 pub(crate) fn count_hop(method: &Method, headers: &mut HeaderMap) -> Hops {
     if *method != Method::OPTIONS {
         return Hops::Forward;
@@ -74,31 +76,38 @@ pub(crate) fn count_hop(method: &Method, headers: &mut HeaderMap) -> Hops {
 
 /// The request has passed this gateway too often.
 ///
-/// Side: gateway. An upstream of a route leads back to this gateway; the operator looks at the
-/// routes. The answer is 508.
+/// Responsible: the gateway. A route's upstream leads back to this gateway, so the operator has to
+/// check the routes. The answer is 508.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the request has passed this gateway too often")]
 pub struct Loop;
 
 impl Loop {
     /// The status code of the answer.
-    #[expect(clippy::unused_self, reason = "errors of the walk are asked all alike")]
+    #[expect(
+        clippy::unused_self,
+        reason = "all errors of a request have the same methods"
+    )]
     pub(crate) const fn status(self) -> StatusCode {
         StatusCode::LOOP_DETECTED
     }
 
     /// A stable code for logs and metrics.
-    #[expect(clippy::unused_self, reason = "errors of the walk are asked all alike")]
+    #[expect(
+        clippy::unused_self,
+        reason = "all errors of a request have the same methods"
+    )]
     pub(crate) const fn reason(self) -> &'static str {
         "forwarding_loop"
     }
 }
 
-/// Appends our line to the `Via` of a request that came in by `version` (RFC 9110 section 7.6.3).
+/// Appends this gateway to the `Via` field of a request that arrived with `version` (RFC 9110
+/// section 7.6.3).
 ///
 /// # Errors
 ///
-/// [`Loop`] when `Via` names this gateway five times already.
+/// [`Loop`] if `Via` already names this gateway five times.
 pub(crate) fn append_via(headers: &mut HeaderMap, version: Version) -> Result<(), Loop> {
     if !headers.append(VIA, HeaderValue::from_static(via_line(version))) {
         return Ok(());

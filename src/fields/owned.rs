@@ -1,12 +1,12 @@
-//! The fields that only we may assert.
+//! The names of the fields that only the gateway may write.
 
 use http::HeaderName;
 use http::header::EXPECT;
 
 use super::strip::HOP_BY_HOP;
 
-/// Names that clients may never send through, folded: they state who the client is or where it
-/// comes from, or they change what a backend takes the request for after the rules were asked.
+/// Names that clients may never send, in folded form. They say who the client is or where it comes
+/// from, or they make an app handle a request differently from the one that the rules allowed.
 const NAMES: [&str; 29] = [
     "authorization",
     "client-cert",
@@ -39,11 +39,11 @@ const NAMES: [&str; 29] = [
     "x-url-scheme",
 ];
 
-/// Beginnings of names that clients may never send through, folded.
-const FAMILIES: [&str; 4] = ["proxy-", "x-auth-request-", "x-envoy-", "x-forwarded-"];
+/// Prefixes of names that clients may never send, in folded form.
+const PREFIXES: [&str; 4] = ["proxy-", "x-auth-request-", "x-envoy-", "x-forwarded-"];
 
-/// Names that pass only as the standard spells them: a backend that folds `Content_Length` into
-/// `CONTENT_LENGTH` would see it beside or instead of ours.
+/// Names that pass only in their standard spelling. An app that folds `Content_Length` into
+/// `CONTENT_LENGTH` would see it next to our field or instead of it.
 const SPELLED_EXACTLY: [&str; 4] = [
     "content-length",
     "content-type",
@@ -51,31 +51,31 @@ const SPELLED_EXACTLY: [&str; 4] = [
     "transfer-encoding",
 ];
 
-/// The set of field names that we assert ourselves: `Authorization`, the forwarding fields, the
-/// usual names of identity and rewriting fields, and the configured names of assertions.
+/// The names of all fields that the gateway asserts: `Authorization`, the forwarding fields, the
+/// usual names of identity and rewriting fields, and the configured assertion fields.
 ///
-/// Backends of many kinds fold names (CGI, WSGI, PHP and Rack turn `X-User` and `X_User` into the
-/// same variable), so names are compared folded: ASCII lower case, everything that is not a letter
-/// or digit as `-`. `X%2DUser` is another name.
+/// CGI, WSGI, PHP and Rack turn `X-User` and `X_User` into the same variable. So names are compared
+/// in folded form: ASCII lower case, with `-` for every character that is not a letter or digit.
+/// `X%2DUser` is a different name.
 #[derive(Clone, Debug)]
-pub struct Owned {
-    names: Box<[Owning]>,
-    /// Which lengths occur, by the first letter's low five bits.
+pub struct OwnedFields {
+    names: Box<[OwnedName]>,
+    /// The lengths of the names, as a bit set. The index is the low five bits of the first letter.
     lengths: [u64; 32],
-    /// The same of all that is removed from a request, whosever it is: it decides for nearly every
-    /// field.
-    suspects: [u64; 32],
+    /// The same bit sets for all fields that are removed from a request. For nearly every field
+    /// this table alone gives the answer.
+    may_remove: [u64; 32],
 }
 
 #[derive(Clone, Debug)]
-struct Owning {
+struct OwnedName {
     folded: Box<str>,
-    /// The name itself passes; only its other spellings are ours to remove.
+    /// The standard spelling passes. Only other spellings are removed.
     passes_as_spelled: bool,
 }
 
-impl Owned {
-    /// The built-in names and `assertions`, the configured ones.
+impl OwnedFields {
+    /// The built-in names, and the configured `assertions`.
     pub fn new<'a>(assertions: impl IntoIterator<Item = &'a HeaderName>) -> Self {
         let configured = assertions.into_iter().map(|name| {
             let folded = name
@@ -83,19 +83,19 @@ impl Owned {
                 .bytes()
                 .map(|byte| char::from(fold(byte)))
                 .collect();
-            Owning {
+            OwnedName {
                 folded,
                 passes_as_spelled: false,
             }
         });
         let owning = |passes_as_spelled| {
-            move |name: &&str| Owning {
+            move |name: &&str| OwnedName {
                 folded: Box::from(*name),
                 passes_as_spelled,
             }
         };
         let built_in = NAMES.iter().map(owning(false));
-        let names: Box<[Owning]> = built_in
+        let names: Box<[OwnedName]> = built_in
             .chain(SPELLED_EXACTLY.iter().map(owning(true)))
             .chain(configured)
             .collect();
@@ -103,27 +103,27 @@ impl Owned {
         for name in &names {
             add(&mut lengths, &name.folded, length_bit(&name.folded));
         }
-        let mut suspects = lengths;
+        let mut may_remove = lengths;
         for name in HOP_BY_HOP.iter().chain([&EXPECT.as_str()]) {
-            add(&mut suspects, name, length_bit(name));
+            add(&mut may_remove, name, length_bit(name));
         }
-        for family in FAMILIES {
-            add(&mut suspects, family, u64::MAX);
+        for prefix in PREFIXES {
+            add(&mut may_remove, prefix, u64::MAX);
         }
         Self {
             names,
             lengths,
-            suspects,
+            may_remove,
         }
     }
 
-    /// Whether `name` may be one that is removed from a request: ours, hop-by-hop, or `Expect`. A
-    /// `false` is certain.
-    pub(super) fn suspects(&self, name: &str) -> bool {
-        holds(&self.suspects, name)
+    /// Whether a field with this name may have to be removed: it is owned, hop-by-hop, or `Expect`.
+    /// The answer `false` is is_always_removed right.
+    pub(super) fn may_remove(&self, name: &str) -> bool {
+        holds(&self.may_remove, name)
     }
 
-    /// Whether `name`, in this spelling and whatever case, is ours to assert.
+    /// Whether the gateway owns this spelling of a name. The case of letters does not matter.
     pub(crate) fn contains(&self, name: &str) -> bool {
         let bytes = name.as_bytes();
         let listed = holds(&self.lengths, name)
@@ -132,8 +132,8 @@ impl Owned {
                 same && !(owned.passes_as_spelled && owned.folded.eq_ignore_ascii_case(name))
             });
         listed
-            || (is_family_row(row(name))
-                && FAMILIES.iter().any(|family| begins_with(bytes, family)))
+            || (is_prefix_row(row(name))
+                && PREFIXES.iter().any(|prefix| begins_with(bytes, prefix)))
     }
 }
 
@@ -143,13 +143,14 @@ fn row(name: &str) -> usize {
         .map_or(0, |first| usize::from(fold(first) & 31))
 }
 
-/// Whether a family begins with a letter of this row.
-fn is_family_row(row: usize) -> bool {
-    FAMILIES.iter().any(|family| self::row(family) == row)
+/// Whether a prefix in [`PREFIXES`] starts with a letter of this row.
+fn is_prefix_row(row: usize) -> bool {
+    PREFIXES.iter().any(|prefix| self::row(prefix) == row)
 }
 
 fn length_bit(name: &str) -> u64 {
-    // Lengths that are equal modulo 64 share a bit; the names themselves decide then.
+    // Two lengths with the same value modulo 64 share a bit. The comparison of the names then
+    // decides.
     let length = u32::try_from(name.len()).unwrap_or(u32::MAX);
     1_u64.wrapping_shl(length)
 }

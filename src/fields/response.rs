@@ -1,4 +1,4 @@
-//! The way back: fields of an upstream's response.
+//! Cleans the fields of a response from an upstream.
 
 use http::header::{SET_COOKIE, STRICT_TRANSPORT_SECURITY};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -6,37 +6,42 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::cookie;
 use super::strip::{is_among, is_hop_by_hop, nominated, remove_where};
 
-/// Cleans the fields of an upstream's response.
+/// Removes the fields of an upstream's response that must not reach the browser:
 ///
-/// Removed: `Connection` and what it nominates (not what protects the browser), the other
-/// hop-by-hop fields; `Set-Cookie` for a name of our own as a browser would read it;
-/// `Strict-Transport-Security` that switches the protection off; and the fields by which one app
-/// would speak for the whole origin or to a proxy: `Clear-Site-Data`, `Alt-Svc`,
-/// `Public-Key-Pins`, `X-Accel-*`.
+/// - `Connection` and the fields that it nominates, except those that protect the browser, and the
+///   other hop-by-hop fields;
+/// - `Set-Cookie` for one of our own cookies, with the name as a browser would read it;
+/// - `Strict-Transport-Security` that disables the protection;
+/// - fields by which one app would act for the whole origin or instruct a proxy: `Clear-Site-Data`,
+///   `Alt-Svc`, `Public-Key-Pins`, `X-Accel-*`.
 ///
-/// `is_own_cookie` is asked with the exact bytes of a name; browsers take the prefixes `__Host-`
-/// and `__Secure-` in any case, so for such names it is asked with the usual spelling as well.
+/// `is_own_cookie` gets the exact bytes of a name. Browsers accept the prefixes `__Host-` and
+/// `__Secure-` in any case, so `is_own_cookie` also gets such a name with its usual spelling.
 pub(crate) fn outbound(headers: &mut HeaderMap, is_own_cookie: impl Fn(&[u8]) -> bool) {
-    let doomed = |name: &HeaderName| is_hop_by_hop(name.as_str()) || speaks_for_others(name);
-    let judged = |name: &HeaderName| *name == SET_COOKIE || *name == STRICT_TRANSPORT_SECURITY;
-    // One pass instead of a look-up for each: most responses have none of these.
-    if !headers.keys().any(|name| doomed(name) || judged(name)) {
+    let is_removed =
+        |name: &HeaderName| is_hop_by_hop(name.as_str()) || acts_for_origin_or_proxy(name);
+    let is_filtered = |name: &HeaderName| *name == SET_COOKIE || *name == STRICT_TRANSPORT_SECURITY;
+    // One pass is faster than a look-up for each name. Most responses have none of these fields.
+    if !headers
+        .keys()
+        .any(|name| is_removed(name) || is_filtered(name))
+    {
         return;
     }
     let nominated = nominated(headers);
     remove_where(headers, |name| {
-        doomed(name) || is_among(name.as_str(), &nominated)
+        is_removed(name) || is_among(name.as_str(), &nominated)
     });
     keep_values(headers, &SET_COOKIE, |value| {
         let name = cookie::name_set_by(value.as_bytes());
-        !is_own_cookie(name) && !respelled(name).is_some_and(|name| is_own_cookie(&name))
+        !is_own_cookie(name) && !with_usual_prefix(name).is_some_and(|name| is_own_cookie(&name))
     });
     keep_values(headers, &STRICT_TRANSPORT_SECURITY, |value| {
-        !switches_off(value.as_bytes())
+        !disables_protection(value.as_bytes())
     });
 }
 
-fn speaks_for_others(name: &HeaderName) -> bool {
+fn acts_for_origin_or_proxy(name: &HeaderName) -> bool {
     let name = name.as_str();
     match name.bytes().next() {
         Some(b'a') => name == "alt-svc",
@@ -47,8 +52,8 @@ fn speaks_for_others(name: &HeaderName) -> bool {
     }
 }
 
-/// The usual spelling of a name whose prefix is spelled otherwise.
-fn respelled(name: &[u8]) -> Option<Vec<u8>> {
+/// The name with the usual spelling of its prefix, if the prefix has another spelling.
+fn with_usual_prefix(name: &[u8]) -> Option<Vec<u8>> {
     ["__Host-", "__Secure-"].iter().find_map(|prefix| {
         let (start, rest) = name.split_at_checked(prefix.len())?;
         let other = start.eq_ignore_ascii_case(prefix.as_bytes()) && start != prefix.as_bytes();
@@ -56,8 +61,8 @@ fn respelled(name: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-/// `max-age=0` in whatever writing (RFC 6797 section 6.1.1).
-fn switches_off(policy: &[u8]) -> bool {
+/// Whether the `max-age` of a policy is zero, in any notation (RFC 6797 section 6.1.1).
+fn disables_protection(policy: &[u8]) -> bool {
     policy.split(|byte| *byte == b';').any(|directive| {
         let mut halves = directive.splitn(2, |byte| *byte == b'=');
         let name = halves.next().unwrap_or_default().trim_ascii();
@@ -72,7 +77,8 @@ fn switches_off(policy: &[u8]) -> bool {
     })
 }
 
-/// Keeps the lines of one field that `keep` picks, in their order; copies nothing if it is all.
+/// Keeps the lines of one field that satisfy `keep`, in their order. Copies nothing if all of them
+/// do.
 fn keep_values(headers: &mut HeaderMap, name: &HeaderName, keep: impl Fn(&HeaderValue) -> bool) {
     let values = headers.get_all(name);
     if values.iter().all(&keep) {

@@ -1,11 +1,11 @@
-//! What of a request's fields goes no further.
+//! The fields of a request that are not forwarded.
 
 use http::header::{CONNECTION, EXPECT};
 use http::{HeaderMap, HeaderName};
 
-use super::{Owned, View};
+use super::{OwnedFields, View};
 
-/// The fields of RFC 9110 section 7.6.1, in both directions.
+/// The hop-by-hop fields of RFC 9110 section 7.6.1, for requests and responses.
 pub(super) const HOP_BY_HOP: [&str; 11] = [
     "connection",
     "http2-settings",
@@ -20,8 +20,8 @@ pub(super) const HOP_BY_HOP: [&str; 11] = [
     "upgrade",
 ];
 
-/// Fields that a peer may not have removed by naming them in `Connection`: they frame the message,
-/// say whose it is, or protect the browser that reads it.
+/// Fields that stay even if `Connection` nominates them: they frame the message, say who sent it,
+/// or protect the browser.
 const NOT_NOMINABLE: [&str; 11] = [
     "cache-control",
     "content-length",
@@ -36,66 +36,70 @@ const NOT_NOMINABLE: [&str; 11] = [
     "x-frame-options",
 ];
 
-/// Says which fields of one request are removed (RFC 9110 section 7.6.1).
+/// The fields of one request that have to be removed (RFC 9110 section 7.6.1):
 ///
-/// These are `Connection` and the fields it nominates (those that frame or identify a message are
-/// ignored there); the other hop-by-hop fields; every field of an [`Owned`] in every spelling, the
-/// client's `Authorization` among them; and `Expect`, which the HTTP/1 server answers by itself when
-/// the body is first read.
+/// - `Connection` and the fields that it nominates, except those that frame or identify a message;
+/// - the other hop-by-hop fields;
+/// - every field of [`OwnedFields`] in every spelling, such as the client's `Authorization`;
+/// - `Expect`, because the HTTP/1 server answers it when the body is first read.
 #[derive(Debug)]
 pub(crate) struct Strip<'a> {
-    owned: &'a Owned,
+    owned: &'a OwnedFields,
     nominated: Vec<HeaderName>,
 }
 
 impl<'a> Strip<'a> {
-    /// Of a request with these fields. Nothing is allocated unless some are nominated.
-    pub(crate) fn of(fields: &(impl View + ?Sized), owned: &'a Owned) -> Self {
+    /// Finds the fields to remove from a request with these fields. Allocates only if fields are
+    /// nominated.
+    pub(crate) fn of(fields: &(impl View + ?Sized), owned: &'a OwnedFields) -> Self {
         Self {
             owned,
             nominated: nominated(fields),
         }
     }
 
-    /// Whether all fields of this name go.
-    pub(crate) fn takes(&self, name: &str) -> bool {
-        always(self.owned, name) || is_among(name, &self.nominated)
+    /// Whether fields of this name are removed.
+    pub(crate) fn removes(&self, name: &str) -> bool {
+        is_always_removed(self.owned, name) || is_among(name, &self.nominated)
     }
 }
 
-/// Whether all fields of this name go, whatever is nominated.
+/// Whether fields of this name are removed from every request, without a nomination.
 #[inline]
-fn always(owned: &Owned, name: &str) -> bool {
-    // For nearly every field the first word is the last.
-    owned.suspects(name) && is_removed(owned, name)
+fn is_always_removed(owned: &OwnedFields, name: &str) -> bool {
+    // For nearly every field the first comparison gives the answer.
+    owned.may_remove(name) && is_listed(owned, name)
 }
 
-fn is_removed(owned: &Owned, name: &str) -> bool {
+fn is_listed(owned: &OwnedFields, name: &str) -> bool {
     is_hop_by_hop(name) || name.eq_ignore_ascii_case(EXPECT.as_str()) || owned.contains(name)
 }
 
-/// Removes what [`Strip`] takes from the fields of a request.
+/// Removes the fields that [`Strip`] names from a request.
 ///
-/// Whoever wants the forwarding fields reads them before, with [`super::forwarded::Client::read`].
+/// Read the forwarding fields before, with [`super::forwarded::Client::read`].
 ///
-/// Nothing is allocated for a request that has none of these but `Connection: keep-alive`.
-pub fn inbound(headers: &mut HeaderMap, owned: &Owned) {
-    // One pass instead of a look-up for each: most requests have none of these.
-    if !headers.keys().any(|name| always(owned, name.as_str())) {
+/// A request with none of these fields but `Connection: keep-alive` causes no allocation.
+pub fn inbound(headers: &mut HeaderMap, owned: &OwnedFields) {
+    // One pass is faster than a look-up for each name. Most requests have none of these fields.
+    if !headers
+        .keys()
+        .any(|name| is_always_removed(owned, name.as_str()))
+    {
         return;
     }
     let strip = Strip::of(headers, owned);
-    remove_where(headers, |name| strip.takes(name.as_str()));
+    remove_where(headers, |name| strip.removes(name.as_str()));
 }
 
 pub(super) fn is_hop_by_hop(name: &str) -> bool {
-    // Few names are as long as one of these.
+    // Most names have a length that no hop-by-hop field has.
     let length = u32::try_from(name.len()).unwrap_or(u32::MAX);
     HOP_BY_HOP_LENGTHS & 1_u64.wrapping_shl(length) != 0
         && HOP_BY_HOP.iter().any(|hop| hop.eq_ignore_ascii_case(name))
 }
 
-/// The lengths of the names in [`HOP_BY_HOP`], as bits.
+/// The lengths of the names in [`HOP_BY_HOP`], as a bit set.
 const HOP_BY_HOP_LENGTHS: u64 = {
     let (mut lengths, mut names): (u64, &[&str]) = (0, &HOP_BY_HOP);
     while let [name, rest @ ..] = names {
@@ -111,7 +115,7 @@ pub(super) fn is_among(name: &str, names: &[HeaderName]) -> bool {
         .any(|other| other.as_str().eq_ignore_ascii_case(name))
 }
 
-/// The fields that a message's `Connection` nominates, of those that it may.
+/// The fields that `Connection` nominates, without those that cannot be nominated.
 pub(super) fn nominated(fields: &(impl View + ?Sized)) -> Vec<HeaderName> {
     let mut names = Vec::new();
     for line in fields.values(&CONNECTION) {
@@ -119,7 +123,7 @@ pub(super) fn nominated(fields: &(impl View + ?Sized)) -> Vec<HeaderName> {
             continue;
         }
         for token in line.split(|byte| *byte == b',') {
-            // What is no token names no field.
+            // A text that is not a token cannot name a field.
             let Ok(name) = HeaderName::from_bytes(token.trim_ascii()) else {
                 continue;
             };
@@ -131,13 +135,14 @@ pub(super) fn nominated(fields: &(impl View + ?Sized)) -> Vec<HeaderName> {
     names
 }
 
-/// Removes the fields that `doomed` picks, with all their values, and `Connection`.
-pub(super) fn remove_where(headers: &mut HeaderMap, doomed: impl Fn(&HeaderName) -> bool) {
-    // Not left to the list: nearly every message has this one, and often no other.
+/// Removes `Connection` and the fields that satisfy `is_removed`, with all their values.
+pub(super) fn remove_where(headers: &mut HeaderMap, is_removed: impl Fn(&HeaderName) -> bool) {
+    // `Connection` is removed separately because nearly every message has it, often as the only
+    // one.
     headers.remove(CONNECTION);
     let names: Vec<HeaderName> = headers
         .keys()
-        .filter(|name| doomed(name))
+        .filter(|name| is_removed(name))
         .cloned()
         .collect();
     for name in names {

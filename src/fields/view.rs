@@ -1,17 +1,17 @@
-//! Fields as whoever decides about them sees them.
+//! Read access to the fields of a message head.
 
 use http::{HeaderMap, HeaderName};
 
-/// The fields of a head, borrowed from whoever parsed it.
+/// The fields of a message head, borrowed from its parser.
 ///
-/// What is decided about a request, stripped from it and written over it asks for no more than
-/// this: a parser that leaves fields where they lie in its buffer needs no map for it. The case of
-/// names does not matter.
+/// The code that decides about a request, strips it and writes into it needs only this trait. So a
+/// parser can leave the fields in its buffer and does not have to build a map. The case of names
+/// does not matter.
 pub trait View {
-    /// The values of all lines called `name`, in the order they came.
+    /// The values of all lines with this name, in their order.
     fn values<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]>;
 
-    /// Whether there is a line called `name`.
+    /// Whether there is a line with this name.
     fn has(&self, name: &HeaderName) -> bool {
         self.values(name).next().is_some()
     }
@@ -23,7 +23,7 @@ impl View for HeaderMap {
     }
 }
 
-/// Names and values as they came.
+/// A slice of names and values.
 impl View for [(&str, &[u8])] {
     fn values<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
         let called = |other: &str| other.eq_ignore_ascii_case(name.as_str());

@@ -349,7 +349,7 @@ mod tests {
     use crate::provider::{self, GrantError, NotReady, ResponseError, TokenCallError};
 
     #[test]
-    fn what_passes_is_unavailable_and_what_stays_is_said_to_stay() {
+    fn temporary_and_permanent_failures_have_different_pages() {
         let refused = TokenCallError::CodeRefused(provider::Refusal {
             status: 400,
             code: None,

@@ -15,7 +15,7 @@ use crate::server::{BodyWatch, RequestBody};
 use crate::session::cookie;
 use crate::telemetry::Decided;
 use crate::upload::{Recording, Upload};
-use crate::upstream::{self, Answering, KeptHead, ResponseBody};
+use crate::upstream::{self, KeptHead, ResponseBody, ResponseFuture};
 
 /// An app's answer, as it comes.
 type Answer = Response<ResponseBody>;
@@ -39,7 +39,7 @@ struct RetryCopy {
 
 /// A request on its way to its app and back.
 pub(super) struct InFlight {
-    pub(super) answer: Answering,
+    pub(super) answer: ResponseFuture,
     since: Instant,
     record: Record,
     watch: BodyWatch,

@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn only_who_asks_for_html_gets_it() {
+    fn only_clients_that_accept_html_get_html() {
         let asks = |accept: &'static str| {
             let value = HeaderValue::from_static(accept);
             wants_html(&[(header::ACCEPT, value)].into_iter().collect())
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_40_no_page_of_ours_can_be_framed_or_stored() {
+    fn a_40_our_own_pages_cannot_be_framed_or_stored() {
         let response = Page::new(StatusCode::OK, "T", "t").respond(&HeaderMap::new());
         let headers = response.headers();
         let policy = headers["content-security-policy"].to_str().unwrap();

@@ -11,7 +11,7 @@ use tokio::task::spawn_local;
 use super::Settings;
 use crate::access::{self, Access, Refresher, RouteTable};
 use crate::clock::Clock;
-use crate::fields::Owned;
+use crate::fields::OwnedFields;
 use crate::login::{Login, OWN_PREFIX, PublicUrl};
 use crate::provider::Providers;
 use crate::session::Sessions;
@@ -53,7 +53,7 @@ pub struct ProcessState {
 pub(crate) struct Site {
     parts: Parts,
     process: ProcessState,
-    owned: Owned,
+    owned: OwnedFields,
     own: Prefix,
     counters: RequestCounters,
     _counted: Counted,
@@ -67,7 +67,7 @@ impl Site {
         let names = routes.into_iter().map(|route| route.name().into());
         let counters = process.metrics.request_counters(names);
         Self {
-            owned: Owned::new(parts.settings.assertions.iter()),
+            owned: OwnedFields::new(parts.settings.assertions.iter()),
             // The prefix is a constant that parses. With the default, every path would be ours, so
             // nothing would be forwarded.
             own: Prefix::parse(OWN_PREFIX).unwrap_or_default(),
@@ -119,7 +119,7 @@ impl WorkerSite {
         urls.find(|url| url.authority() == authority)
     }
 
-    pub(super) fn owned(&self) -> &Owned {
+    pub(super) fn owned(&self) -> &OwnedFields {
         &self.shared.owned
     }
 

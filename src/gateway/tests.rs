@@ -11,7 +11,7 @@ fn parts(method: &str, fields: &[(&str, &str)]) -> Parts {
 }
 
 #[test]
-fn only_a_document_navigation_is_one() {
+fn only_a_get_for_a_document_is_a_navigation() {
     let navigate = [
         ("sec-fetch-mode", "navigate"),
         ("sec-fetch-dest", "document"),

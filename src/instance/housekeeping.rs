@@ -123,7 +123,7 @@ mod tests {
     use crate::telemetry::Metrics;
 
     #[tokio::test]
-    async fn a_process_whose_sessions_are_lost_says_that_it_is_broken() {
+    async fn a_process_without_its_session_thread_is_reported_as_broken() {
         let settings = Settings {
             idle: Duration::from_hours(1),
             absolute: Duration::from_hours(8),

@@ -216,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_files_asked_for_and_what_failed_is_asked_for_again_and_a_signal_is_not() {
+    fn a_failed_reload_is_retried_unless_a_signal_caused_it() {
         let clock = Clock::system();
         let mut trigger = ReloadTrigger {
             clock: clock.clone(),
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn other_keys_count_once_they_have_stayed_for_a_while() {
+    fn new_keys_are_used_when_the_file_has_been_stable_for_a_while() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys");
         let write = |text: &str| std::fs::write(&path, text).unwrap();

@@ -1,4 +1,4 @@
-//! The authority, made canonical.
+//! The canonical authority of a target.
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
@@ -7,23 +7,23 @@ use http::HeaderValue;
 
 use super::Error;
 
-/// The longest name (RFC 1035 section 2.3.4, as text without the root's dot).
+/// The longest name (RFC 1035 section 2.3.4), as text without the final dot.
 const MAX_NAME: usize = 253;
 
-/// The longest label of a name.
+/// The longest label of a name, in bytes.
 const MAX_LABEL: usize = 63;
 
-/// A canonical authority, held as one field value so that forwarding it copies nothing.
+/// A canonical authority. It is stored as a field value, so forwarding it copies nothing.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Host(HeaderValue);
 
 impl Host {
-    /// Takes `host [ ":" port ]` (RFC 9110 section 7.2). The host is an IPv6 address in brackets
-    /// or a name of letters, digits, `-` and `_` in labels of 1 to 63 bytes (an IPv4 address looks
-    /// like one). Case is folded, a trailing dot and the ports 80 and 443 are dropped; whether
-    /// the client came by TLS does not matter here, and no port of the two names another site.
-    /// Everything else is refused: user information, percent-encodings, zone ids, raw UTF-8, an
-    /// empty port or one with leading zeros.
+    /// Parses `host [ ":" port ]` (RFC 9110 section 7.2). The host is an IPv6 address in brackets,
+    /// or a name of labels with 1 to 63 letters, digits, `-` and `_`. An IPv4 address has the form
+    /// of a name. Letters become lower case; a trailing dot and the ports 80 and 443 are dropped.
+    /// Both ports are dropped with and without TLS, because neither of them names another site.
+    /// Everything else is rejected: user information, percent-encodings, zone ids, raw UTF-8, an
+    /// empty port, and a port with leading zeros.
     pub(super) fn parse(value: &HeaderValue) -> Result<Self, Error> {
         if is_plain(value.as_bytes()) {
             return Ok(Self(value.clone()));
@@ -36,7 +36,7 @@ impl Host {
         };
         let given = port.map(|port| parse_port(port.as_bytes())).transpose()?;
         let port = given.filter(|port| !matches!(port, 80 | 443));
-        // A name that was only borrowed may still have lost its trailing dot.
+        // A borrowed name may be shorter than the received one: its trailing dot is gone.
         let unchanged = matches!(name, Cow::Borrowed(name) if name.len() == received.len());
         let value = if unchanged && given == port {
             value.clone()
@@ -48,7 +48,7 @@ impl Host {
     }
 
     pub(super) fn authority(&self) -> &str {
-        // Built from visible ASCII and never changed, so this never falls back.
+        // The value is visible ASCII, so the fallback is never used.
         self.0.to_str().unwrap_or_default()
     }
 
@@ -57,8 +57,8 @@ impl Host {
     }
 }
 
-/// Whether an authority is canonical beyond doubt: lower-case labels, and a port only if it has to be
-/// there. Nearly all are; the others are looked at piece by piece.
+/// Whether a quick check is enough to see that an authority is canonical: lower-case labels, and no
+/// default port. Nearly all authorities pass. The others are parsed.
 fn is_plain(authority: &[u8]) -> bool {
     let mut label = 0_usize;
     let mut end = None;
@@ -81,9 +81,9 @@ fn is_plain(authority: &[u8]) -> bool {
     length <= MAX_NAME && (1..=MAX_LABEL).contains(&label) && port_is_plain
 }
 
-/// Splits the port off. Brackets keep the colons of an IPv6 address.
+/// Splits off the port. A colon inside brackets belongs to an IPv6 address.
 fn split(text: &str) -> (&str, Option<&str>) {
-    // Bytes, since a search for a character costs more than such a short text.
+    // A search over bytes is faster than a search for a character in such a short text.
     let bytes = text.as_bytes();
     let last = |wanted| bytes.iter().rposition(|byte| *byte == wanted);
     let colon = match last(b']') {
@@ -96,7 +96,7 @@ fn split(text: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// Digits without a leading zero, up to 65535.
+/// Parses digits without a leading zero, up to 65535.
 fn parse_port(text: &[u8]) -> Result<u16, Error> {
     let digit = |byte: &u8| byte.is_ascii_digit().then(|| u16::from(*byte & 0x0f));
     let mut digits = text.iter().map(digit);
@@ -110,7 +110,7 @@ fn parse_port(text: &[u8]) -> Result<u16, Error> {
         .ok_or(Error::HostMalformed)
 }
 
-/// Reads `name`, an IPv6 address in brackets; `inner` is what follows the first bracket.
+/// Parses an IPv6 address in brackets. `inner` is the part of `name` after the first bracket.
 fn parse_address<'a>(name: &'a str, inner: &str) -> Result<Cow<'a, str>, Error> {
     let address = inner
         .strip_suffix(']')
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_is_plain_is_read_as_piece_by_piece() {
+    fn the_quick_check_and_the_parser_agree() {
         let long = "a".repeat(MAX_LABEL);
         let longer = format!("{long}a");
         let names = [
@@ -166,7 +166,7 @@ mod tests {
             let read = written.map(|port| parse_port(port.as_bytes()).unwrap());
             assert!(!matches!(read, Some(80 | 443)), "{text}");
         }
-        // Five of the names, without a port or with one that has to be there.
+        // Five names are plain, each without a port and with a port that is not a default.
         assert_eq!(all_plain, 10);
     }
 }

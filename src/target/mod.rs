@@ -1,12 +1,12 @@
 //! The canonical request target.
 //!
-//! One function, [`Target::from_request`], turns what was framed into the target that is matched,
-//! authorised, logged and forwarded, or refuses it. Nothing downstream parses a host or a path a
-//! second time, so no two parts of the gateway (and no backend behind it) can read one request in
-//! two ways. What cannot be made canonical safely is an [`Error`].
+//! [`Target::from_request`] turns the target of a parsed request into one canonical form, or
+//! rejects it. This form is matched, authorised, logged and forwarded. No later code parses a host
+//! or a path again, so no two parts of the gateway, and no app, can read one request in two ways.
+//! An [`Error`] says why a target has no safe canonical form.
 //!
-//! The room knows the syntax of RFC 9110 section 4, RFC 9112 section 3 and RFC 3986; it does not
-//! know routes, users or upstreams. A [`Prefix`] is how a rule names a part of the path space.
+//! The room knows the syntax of RFC 9110 section 4, RFC 9112 section 3 and RFC 3986. It does not
+//! know routes, users or upstreams. A [`Prefix`] names a part of all paths, for use in a rule.
 
 mod host;
 mod path;
@@ -24,61 +24,61 @@ use http::{HeaderValue, Method, StatusCode, Uri, Version};
 use host::Host;
 
 pub(crate) use path::canonical as canonical_path;
-pub(crate) use prefix::Outline;
+pub(crate) use prefix::FoldedPath;
 pub use prefix::Prefix;
 
-/// The longest path that is taken, in bytes as received; longer ones are answered with 414.
+/// The longest path that is accepted, in received bytes. A longer path gets a 414 answer.
 pub(crate) const MAX_PATH: usize = 8192;
 
-/// Why a request's target was not taken.
+/// The reason why a request's target is rejected.
 ///
-/// Side: client, all of them. [`Error::status`] is the answer, [`Error::reason`] the code for the
-/// log.
+/// Responsible: the client. [`Error::status`] is the status of the answer, [`Error::reason`] the
+/// code for the log.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Error {
-    /// `OPTIONS *` asks about the server as a whole (RFC 9110 section 9.3.7). It is no mistake:
-    /// the gateway answers it itself, with 204.
-    #[error("the request asks about the server as a whole")]
+    /// `OPTIONS *` asks about the whole server (RFC 9110 section 9.3.7). This is not a mistake. The
+    /// gateway answers it with 204.
+    #[error("the request is `OPTIONS *`, which is about the whole server")]
     Asterisk,
-    /// The target's authority (absolute form, or `:authority`) and `Host` name different hosts.
+    /// The target's authority (in absolute form, or `:authority`) and `Host` name different hosts.
     #[error("the target and the Host field name different hosts")]
     AuthorityConflict,
     /// The path has a control character, plain or percent-encoded.
     #[error("the path has a control character")]
     ControlCharacter,
-    /// The path has `.` or `..` as a segment, in whatever coding.
+    /// The path has `.` or `..` as a segment, plain or percent-encoded.
     #[error("the path has a dot segment")]
     DotSegment,
-    /// The path has an encoded percent sign that a second decoding would turn into a dot, a
-    /// slash, a backslash, a semicolon, a percent sign or a control character.
+    /// The path has an encoded percent sign. A second decoding would produce a dot, a slash, a
+    /// backslash, a semicolon, a percent sign or a control character.
     #[error("the path is percent-encoded twice")]
     DoublyEncoded,
-    /// The path has an empty segment before its last.
+    /// The path has an empty segment that is not the last one.
     #[error("the path has an empty segment")]
     EmptySegment,
-    /// The path has a backslash, or a slash or backslash that is percent-encoded.
-    #[error("the path has a hidden separator")]
+    /// The path has a backslash, or a percent-encoded slash or backslash.
+    #[error("the path has a backslash or an encoded slash")]
     HiddenSeparator,
-    /// More than one `Host` field (RFC 9112 section 3.2).
+    /// The request has more than one `Host` field (RFC 9112 section 3.2).
     #[error("the request has several Host fields")]
     HostDuplicated,
     /// The authority is not `host [ ":" port ]` with an ASCII name or an IP address.
     #[error("the host is malformed")]
     HostMalformed,
-    /// Neither `Host` nor `:authority`.
-    #[error("the request names no host")]
+    /// The request has neither `Host` nor `:authority`.
+    #[error("the request has no host")]
     HostMissing,
     /// A percent sign is not followed by two hexadecimal digits.
     #[error("the path has a malformed percent-encoding")]
     MalformedPercent,
-    /// The method has a lower-case letter: methods are case-sensitive (RFC 9110 section 9.1), and
-    /// a backend that folds them would run another one than the rules were asked about.
+    /// The method has a lower-case letter. Methods are case-sensitive (RFC 9110 section 9.1). An
+    /// app that ignores case would run another method than the one that the rules allowed.
     #[error("the method has a lower-case letter")]
     MethodMalformed,
-    /// CONNECT, TRACE or TRACK.
-    #[error("the method is not offered")]
+    /// The method is CONNECT, TRACE or TRACK.
+    #[error("the method is not supported")]
     MethodNotAllowed,
-    /// The decoded path is not UTF-8; overlong forms are among these.
+    /// The decoded path is not UTF-8. Overlong forms are not UTF-8 either.
     #[error("the path is not UTF-8")]
     NotUtf8,
     /// The path is longer than [`MAX_PATH`].
@@ -140,12 +140,12 @@ impl Error {
     }
 }
 
-/// A canonical target: a host, perhaps a port, a path and perhaps a query.
+/// A canonical target: a host, an optional port, a path and an optional query.
 ///
-/// The host is lower case without a trailing dot. The path is made canonical as RFC 3986 section
-/// 6.2.2 has it: percent-encodings of unreserved characters are decoded, the others have
-/// upper-case digits, and what may not stand in a path is encoded. The query is kept byte for
-/// byte and never looked at. A clone is two reference counts.
+/// The host is lower case without a trailing dot. The path follows RFC 3986 section 6.2.2:
+/// percent-encodings of unreserved characters are decoded, other percent-encodings have upper-case
+/// digits, and characters that are not allowed in a path are encoded. The query keeps its bytes and
+/// is never read. A clone increments two reference counts.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Target {
     host: Host,
@@ -153,18 +153,18 @@ pub struct Target {
 }
 
 impl Target {
-    /// Reads the target of a request as hyper framed it, HTTP/1.1 or HTTP/2.
+    /// Reads the target of a request that hyper has parsed, over HTTP/1.1 or HTTP/2.
     ///
-    /// Exactly one `Host` is needed on HTTP/1 (RFC 9112 section 3.2), also beside an absolute
-    /// target, whose authority must be the same. HTTP/2 needs `:authority` or one `host`, and
-    /// both must be the same if both are there (RFC 9113 section 8.3.1).
+    /// HTTP/1 needs exactly one `Host` (RFC 9112 section 3.2), even with an absolute target, whose
+    /// authority must be the same. HTTP/2 needs `:authority` or one `host`. If both are present,
+    /// they must be the same (RFC 9113 section 8.3.1).
     ///
-    /// Nothing is allocated when host and path arrive canonical (on HTTP/2: one small value for
-    /// the host).
+    /// Allocates nothing if host and path are already canonical. HTTP/2 needs one small value for
+    /// the host.
     ///
     /// # Errors
     ///
-    /// Any [`Error`]; [`Error::Asterisk`] is the one that is not a refusal.
+    /// Any [`Error`]. [`Error::Asterisk`] is the only one that is not a rejection.
     pub fn from_request(parts: &http::request::Parts) -> Result<Self, Error> {
         check_method(&parts.method)?;
         check_scheme(&parts.uri)?;
@@ -185,13 +185,13 @@ impl Target {
     }
 
     /// Host and port as one text. The host is a lower-case name without a trailing dot, an IPv4
-    /// address, or an IPv6 address in brackets; the ports 80 and 443 are left out.
+    /// address, or an IPv6 address in brackets. The ports 80 and 443 are omitted.
     pub(crate) fn authority(&self) -> &str {
         self.host.authority()
     }
 
-    /// [`Target::authority`] as a ready value for the `Host` of the forwarded request and for
-    /// `X-Forwarded-Host`; a clone is a reference count.
+    /// [`Target::authority`] as a value for the fields `Host` and `X-Forwarded-Host` of the
+    /// forwarded request. A clone increments a reference count.
     pub(crate) fn authority_value(&self) -> &HeaderValue {
         self.host.value()
     }
@@ -201,12 +201,12 @@ impl Target {
         self.path_and_query.path()
     }
 
-    /// The query as it came, without its `?`.
+    /// The query as received, without its `?`.
     pub(crate) fn query(&self) -> Option<&str> {
         self.path_and_query.query()
     }
 
-    /// The canonical path and the query: what is matched, logged (the path) and forwarded.
+    /// The canonical path and the query. The path is matched and logged; both are forwarded.
     pub(crate) fn path_and_query(&self) -> &PathAndQuery {
         &self.path_and_query
     }
@@ -261,7 +261,7 @@ fn canonical(received: &PathAndQuery) -> Result<PathAndQuery, Error> {
         return Err(Error::PathTooLong);
     }
     let path = path::canonical(path)?;
-    // An absolute target may have a query right behind its authority; its path is then `/`.
+    // An absolute target may have its query directly after the authority. Its path is then `/`.
     let unchanged = matches!(path, Cow::Borrowed(_)) && received.as_str().starts_with('/');
     if unchanged {
         return Ok(received.clone());
@@ -271,6 +271,6 @@ fn canonical(received: &PathAndQuery) -> Result<PathAndQuery, Error> {
         text.push('?');
         text.push_str(query);
     }
-    // Every byte was allowed in the text it was built from, so only its length can be wrong.
+    // The text consists of allowed bytes only, so the only possible error is its length.
     PathAndQuery::from_maybe_shared(Bytes::from(text)).map_err(|_too_long| Error::PathTooLong)
 }

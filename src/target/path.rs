@@ -1,47 +1,47 @@
-//! The path function: text in, canonical text or refusal out.
+//! Makes paths canonical, or rejects them.
 
 use std::borrow::Cow;
 
 use super::Error;
 
-/// Makes a path canonical (RFC 3986 section 6.2.2), or refuses it. A canonical path comes back
-/// borrowed; making a path canonical twice changes nothing more.
+/// Makes a path canonical (RFC 3986 section 6.2.2), or rejects it. A path that is already canonical
+/// is returned as a borrowed text. A second call changes nothing.
 ///
-/// Percent-encoded unreserved characters are decoded, other encodings get upper-case digits, and
-/// characters that may not stand in a path (UTF-8 and marks like `"` or `|`) are encoded. All
-/// other paths are left alone: `a%3Bb` and `a;b` stay different, as they are for a backend.
+/// Percent-encoded unreserved characters are decoded, and other encodings get upper-case digits.
+/// Characters that are not allowed in a path (UTF-8, and marks such as `"` or `|`) are encoded.
+/// Nothing else changes: `a%3Bb` and `a;b` stay different, because they are different for an app.
 ///
 /// # Errors
 ///
-/// The [`Error`]s about paths. What two backends may read in two ways is refused here: dot
-/// segments and separators in any coding, empty segments, control characters, bytes that are not
-/// UTF-8, and double encodings of any of these.
+/// The [`Error`]s about paths. Forms that two apps may read in two ways are rejected: dot segments
+/// and separators in any encoding, empty segments, control characters, bytes that are not UTF-8,
+/// and double encodings of any of these.
 pub(crate) fn canonical(path: &str) -> Result<Cow<'_, str>, Error> {
     let rest = path.as_bytes().strip_prefix(b"/").ok_or(Error::WrongForm)?;
-    if is_plain(rest) || is_tidy(rest)? {
+    if is_plain(rest) || is_canonical(rest)? {
         Ok(Cow::Borrowed(path))
     } else {
         Ok(Cow::Owned(rewrite(path)))
     }
 }
 
-/// Looks at a path behind its first slash byte for byte: whether it came as the canonical form would
-/// write it, or why it is refused.
-fn is_tidy(mut rest: &[u8]) -> Result<bool, Error> {
+/// Checks each byte of a path without its first slash. Returns whether the path is already
+/// canonical, or why it is rejected.
+fn is_canonical(mut rest: &[u8]) -> Result<bool, Error> {
     let mut check = Check::default();
-    let mut tidy = true;
-    while let Some((unit, behind)) = Unit::first(rest)? {
-        check.take(unit.byte)?;
-        tidy &= unit.tidy;
-        rest = behind;
+    let mut canonical = true;
+    while let Some((unit, after)) = Unit::first(rest)? {
+        check.add(unit.byte)?;
+        canonical &= unit.canonical;
+        rest = after;
     }
     check.finish()?;
-    Ok(tidy)
+    Ok(canonical)
 }
 
-/// Whether a path, behind its first slash, is canonical beyond doubt: unreserved characters in
-/// segments that neither are empty nor begin with a dot. Nearly all paths are; the others are looked
-/// at byte for byte.
+/// Whether a quick check is enough to see that a path, without its first slash, is canonical:
+/// unreserved characters only, and no segment that is empty or begins with a dot. Nearly all paths
+/// pass. For the others each byte is checked.
 fn is_plain(path: &[u8]) -> bool {
     let mut before = b'/';
     path.iter().all(|byte| {
@@ -54,25 +54,25 @@ fn is_plain(path: &[u8]) -> bool {
     })
 }
 
-/// The bytes of a path with its percent-encodings decoded. A malformed encoding, which no
-/// canonical path has, stands for itself.
+/// The bytes of a path with its percent-encodings decoded. A malformed encoding is returned as it
+/// is. A canonical path has none.
 pub(super) fn decoded(path: &[u8]) -> impl Iterator<Item = u8> {
     let mut rest = path;
     std::iter::from_fn(move || {
-        let (byte, behind) = match Unit::first(rest) {
-            Ok(found) => found.map(|(unit, behind)| (unit.byte, behind))?,
-            Err(_) => rest.split_first().map(|(byte, behind)| (*byte, behind))?,
+        let (byte, after) = match Unit::first(rest) {
+            Ok(found) => found.map(|(unit, after)| (unit.byte, after))?,
+            Err(_) => rest.split_first().map(|(byte, after)| (*byte, after))?,
         };
-        rest = behind;
+        rest = after;
         Some(byte)
     })
 }
 
-/// Writes the canonical form of a path that has passed the check.
+/// The canonical form of a path that has passed the check.
 fn rewrite(path: &str) -> String {
     let mut text = String::with_capacity(path.len().saturating_add(16));
     let mut rest = path.as_bytes();
-    while let Ok(Some((unit, behind))) = Unit::first(rest) {
+    while let Ok(Some((unit, after))) = Unit::first(rest) {
         let plain = if unit.encoded {
             is_unreserved(unit.byte)
         } else {
@@ -83,26 +83,26 @@ fn rewrite(path: &str) -> String {
         } else {
             text.push_str(percent_encoding::percent_encode_byte(unit.byte));
         }
-        rest = behind;
+        rest = after;
     }
     text
 }
 
-/// One byte of a path, decoded.
+/// One decoded byte of a path.
 struct Unit {
     byte: u8,
-    /// It came percent-encoded.
+    /// The byte was percent-encoded.
     encoded: bool,
-    /// It came as the canonical form would write it.
-    tidy: bool,
+    /// The byte was written as in the canonical form.
+    canonical: bool,
 }
 
 impl Unit {
-    /// Splits the first unit off; `None` at the end.
+    /// Splits off the first unit. Returns `None` at the end.
     fn first(rest: &[u8]) -> Result<Option<(Self, &[u8])>, Error> {
         match rest {
             [] => Ok(None),
-            [b'%', high, low, behind @ ..] => {
+            [b'%', high, low, after @ ..] => {
                 let (Some(upper), Some(lower)) = (hex(*high), hex(*low)) else {
                     return Err(Error::MalformedPercent);
                 };
@@ -111,57 +111,57 @@ impl Unit {
                     return Err(Error::HiddenSeparator);
                 }
                 let small = high.is_ascii_lowercase() || low.is_ascii_lowercase();
-                let tidy = !small && !is_unreserved(byte);
+                let canonical = !small && !is_unreserved(byte);
                 Ok(Some((
                     Self {
                         byte,
                         encoded: true,
-                        tidy,
+                        canonical,
                     },
-                    behind,
+                    after,
                 )))
             }
             [b'%', ..] => Err(Error::MalformedPercent),
             [b'\\', ..] => Err(Error::HiddenSeparator),
-            // They end a path: a text that has one plain is not a path.
+            // These characters end a path, so a text that contains one in plain form is not a path.
             [b'?' | b'#', ..] => Err(Error::WrongForm),
-            [byte, behind @ ..] => Ok(Some((
+            [byte, after @ ..] => Ok(Some((
                 Self {
                     byte: *byte,
                     encoded: false,
-                    tidy: is_path(*byte),
+                    canonical: is_path(*byte),
                 },
-                behind,
+                after,
             ))),
         }
     }
 }
 
-/// What a segment is so far, as a lax backend may read it.
+/// The part of a segment that was read so far, as a lenient app may understand it.
 #[derive(Clone, Copy, Default)]
 enum Segment {
     #[default]
     Empty,
-    /// Spaces, which some file systems drop.
+    /// Only spaces. Some file systems drop them.
     Blank,
-    /// Parameters without a name: a servlet container reads an empty segment.
+    /// Parameters without a name. A servlet container reads this as an empty segment.
     OnlyParameters,
     Dot,
     DotDot,
-    /// One or two dots, and spaces.
+    /// One or two dots, followed by spaces.
     DotsAndSpace,
     Named,
 }
 
 impl Segment {
-    fn take(self, byte: u8) -> Result<Self, Error> {
+    fn add(self, byte: u8) -> Result<Self, Error> {
         match (self, byte) {
             (Self::Empty, b'.') => Ok(Self::Dot),
             (Self::Empty | Self::Blank, b' ') => Ok(Self::Blank),
             (Self::Empty | Self::Blank, b';') => Ok(Self::OnlyParameters),
             (Self::Dot, b'.') => Ok(Self::DotDot),
             (Self::Dot | Self::DotDot | Self::DotsAndSpace, b' ') => Ok(Self::DotsAndSpace),
-            // Behind these a backend may see parameters, a query or a fragment.
+            // A lenient app may read the rest as parameters, a query or a fragment.
             (Self::Dot | Self::DotDot | Self::DotsAndSpace, b';' | b'?' | b'#') => {
                 Err(Error::DotSegment)
             }
@@ -189,38 +189,38 @@ enum Last {
     Yes,
 }
 
-/// How far a second decoding would have come.
+/// The progress of a second percent-decoding.
 #[derive(Clone, Copy, Default)]
-enum Second {
+enum SecondDecoding {
     #[default]
     Nothing,
     Percent,
     High(u8),
 }
 
-/// Looks at the decoded bytes of a path, one after the other.
+/// Checks the decoded bytes of a path, one after the other.
 #[derive(Default)]
 struct Check {
     segment: Segment,
-    second: Second,
-    /// The bytes of a character that is not complete yet.
+    second: SecondDecoding,
+    /// The bytes of a UTF-8 character that is not complete yet.
     character: [u8; 4],
     character_length: usize,
 }
 
 impl Check {
-    fn take(&mut self, byte: u8) -> Result<(), Error> {
+    fn add(&mut self, byte: u8) -> Result<(), Error> {
         if byte.is_ascii_control() {
             return Err(Error::ControlCharacter);
         }
-        self.take_character(byte)?;
-        self.take_second(byte)?;
-        // A slash is always a plain one here: an encoded one has been refused.
+        self.check_utf8(byte)?;
+        self.check_second_decoding(byte)?;
+        // This slash is plain. `Unit::first` has rejected encoded slashes.
         if byte == b'/' {
             self.segment.end(Last::No)?;
             self.segment = Segment::Empty;
         } else {
-            self.segment = self.segment.take(byte)?;
+            self.segment = self.segment.add(byte)?;
         }
         Ok(())
     }
@@ -232,7 +232,7 @@ impl Check {
         self.segment.end(Last::Yes)
     }
 
-    fn take_character(&mut self, byte: u8) -> Result<(), Error> {
+    fn check_utf8(&mut self, byte: u8) -> Result<(), Error> {
         if byte.is_ascii() {
             return if self.character_length == 0 {
                 Ok(())
@@ -260,19 +260,21 @@ impl Check {
         }
     }
 
-    fn take_second(&mut self, byte: u8) -> Result<(), Error> {
+    fn check_second_decoding(&mut self, byte: u8) -> Result<(), Error> {
         self.second = match (self.second, hex(byte)) {
-            // A plain percent sign never gets here, so this one was encoded.
-            _ if byte == b'%' => Second::Percent,
-            (Second::Percent, Some(high)) => Second::High(high),
-            (Second::High(high), Some(low)) => {
+            // `Unit::first` returns a percent sign only if it was encoded.
+            _ if byte == b'%' => SecondDecoding::Percent,
+            (SecondDecoding::Percent, Some(high)) => SecondDecoding::High(high),
+            (SecondDecoding::High(high), Some(low)) => {
                 let spelled = high.wrapping_shl(4) | low;
                 if spelled.is_ascii_control() || b"./\\%;".contains(&spelled) {
                     return Err(Error::DoublyEncoded);
                 }
-                Second::Nothing
+                SecondDecoding::Nothing
             }
-            (Second::Nothing | Second::Percent | Second::High(_), _) => Second::Nothing,
+            (SecondDecoding::Nothing | SecondDecoding::Percent | SecondDecoding::High(_), _) => {
+                SecondDecoding::Nothing
+            }
         };
         Ok(())
     }
@@ -288,12 +290,12 @@ fn hex(digit: u8) -> Option<u8> {
     }
 }
 
-/// RFC 3986 section 2.3.
+/// `unreserved` of RFC 3986 section 2.3.
 fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// `pchar` of RFC 3986 section 3.3 without its percent-encodings, and the slash.
+/// The slash, and `pchar` of RFC 3986 section 3.3 without percent-encodings.
 fn is_path(byte: u8) -> bool {
     is_unreserved(byte)
         || matches!(
@@ -308,7 +310,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_is_plain_would_pass_the_whole_check() {
+    fn the_quick_check_and_the_full_check_agree() {
         const LETTERS: [u8; 6] = *b"/.a%;~";
         let mut plain = 0;
         for number in 0..LETTERS.len().pow(6) {
@@ -316,7 +318,7 @@ mod tests {
             let path: Vec<u8> = (0..6).map(|place| LETTERS[digit(place)]).collect();
             if is_plain(&path) {
                 plain += 1;
-                assert_eq!(is_tidy(&path), Ok(true), "{}", path.escape_ascii());
+                assert_eq!(is_canonical(&path), Ok(true), "{}", path.escape_ascii());
             }
         }
         assert!(plain > 500, "{plain}");

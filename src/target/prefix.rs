@@ -1,28 +1,28 @@
-//! A part of the path space, as a rule names it.
+//! Path prefixes, for use in rules.
 
 use std::fmt;
 
 use super::Error;
 use super::path::{canonical, decoded};
 
-/// A path prefix that ends at a segment's boundary: `/admin` is `/admin` and all below it, never
-/// `/administrator`.
+/// A path prefix that ends at the end of a segment: `/admin` stands for `/admin` and all paths
+/// below it, but not for `/administrator`.
 ///
-/// It answers two questions, because a mistake costs differently in each. A rule that **opens**
-/// asks [`Prefix::matches`], which is exact. A rule that **protects** asks [`Prefix::covers`],
-/// which also says yes to spellings that some backend takes for the same place. The query is
-/// never looked at.
+/// There are two ways to compare, because a mistake has different costs. A rule that **opens**
+/// paths uses [`Prefix::matches`], which is exact. A rule that **protects** paths uses
+/// [`Prefix::covers`], which also accepts spellings that some app may read as the same path.
+/// Neither reads the query.
 #[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize)]
 #[serde(try_from = "String")]
 pub struct Prefix(Box<str>);
 
 impl Prefix {
-    /// Takes a path from configuration and makes it canonical. With a slash at its end it means
-    /// only what is below.
+    /// Makes a path from the settings canonical. With a slash at its end, the prefix stands only
+    /// for the paths below it.
     ///
     /// # Errors
     ///
-    /// What a request's path is refused for, a prefix is refused for.
+    /// The errors for a request's path.
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         Ok(Self(canonical(text)?.into()))
     }
@@ -32,22 +32,22 @@ impl Prefix {
         &self.0
     }
 
-    /// Whether `path`, a canonical one, is this prefix or below it. Percent-encodings are
-    /// compared decoded, case counts.
+    /// Whether the canonical `path` is this prefix or below it. Percent-encodings are decoded
+    /// before the comparison. Case matters.
     pub(crate) fn matches(&self, path: &str) -> bool {
         let mut path = decoded(path.as_bytes());
         let begins = decoded(self.0.as_bytes()).all(|wanted| path.next() == Some(wanted));
         begins && (self.0.ends_with('/') || matches!(path.next(), None | Some(b'/')))
     }
 
-    /// Whether a backend might take `path`, a canonical one, for this prefix or something below
-    /// it: ASCII case, parameters behind `;` and dots and spaces at the end of a segment are not
-    /// looked at, nor is a slash at the end of the prefix. It is true wherever
-    /// [`Prefix::matches`] is. Letters outside ASCII are never folded.
+    /// Whether an app might read the canonical `path` as this prefix or a path below it. The
+    /// comparison ignores ASCII case, parameters after `;`, dots and spaces at the end of a
+    /// segment, and a slash at the end of the prefix. If [`Prefix::matches`] is true, so is this.
+    /// Letters outside ASCII are compared exactly.
     pub(crate) fn covers(&self, path: &str) -> bool {
         let is_slash = |byte: &u8| *byte == b'/';
         let wanted = self.0.strip_suffix('/').unwrap_or(&self.0);
-        // Both begin with a slash, but for the prefix that is nothing else.
+        // Both begin with a slash, except for the prefix `/`, which is empty now.
         let Some(wanted) = wanted.strip_prefix('/') else {
             return true;
         };
@@ -61,45 +61,46 @@ impl Prefix {
     }
 }
 
-/// A path as [`Prefix::covers`] compares, segment by segment: a prefix can cover a path only if
-/// its outline is among the beginnings of the path's.
+/// A path in the form that [`Prefix::covers`] compares, segment by segment. A prefix can cover a
+/// path only if its form is one of the leading parts of the path's form.
 #[derive(Debug)]
-pub(crate) struct Outline {
+pub(crate) struct FoldedPath {
     text: Vec<u8>,
     ends: Vec<usize>,
 }
 
-impl Outline {
-    /// The outline of a canonical path's first `depth` segments. Without any, nothing is allocated.
+impl FoldedPath {
+    /// Folds the first `depth` segments of a canonical path. If there are none, nothing is
+    /// allocated.
     pub(crate) fn of(path: &str, depth: usize) -> Self {
-        let mut outline = Self {
+        let mut folded = Self {
             text: Vec::new(),
             ends: Vec::new(),
         };
         let path = path.strip_suffix('/').unwrap_or(path).as_bytes();
-        // The first one is what stands before the first slash: nothing.
+        // The part before the first slash is empty.
         let segments = path.split(|byte| *byte == b'/').skip(1);
         for segment in segments.take(depth) {
-            outline.text.push(b'/');
-            let start = outline.text.len();
-            let folded = name(segment).map(|byte| byte.to_ascii_lowercase());
-            outline.text.extend(folded);
-            while outline.text.len() > start && matches!(outline.text.last(), Some(b'.' | b' ')) {
-                outline.text.pop();
+            folded.text.push(b'/');
+            let start = folded.text.len();
+            let bytes = name(segment).map(|byte| byte.to_ascii_lowercase());
+            folded.text.extend(bytes);
+            while folded.text.len() > start && matches!(folded.text.last(), Some(b'.' | b' ')) {
+                folded.text.pop();
             }
-            outline.ends.push(outline.text.len());
+            folded.ends.push(folded.text.len());
         }
-        outline
+        folded
     }
 
-    /// The outline of nothing, of the first segment, of the first two, and so on.
-    pub(crate) fn beginnings(&self) -> impl Iterator<Item = &[u8]> {
+    /// The folded form of no segment, of the first segment, of the first two segments, and so on.
+    pub(crate) fn prefixes(&self) -> impl Iterator<Item = &[u8]> {
         let ends = std::iter::once(&0).chain(&self.ends);
         ends.filter_map(|end| self.text.get(..*end))
     }
 }
 
-/// The whole path space.
+/// The prefix `/`, which stands for all paths.
 impl Default for Prefix {
     fn default() -> Self {
         Self("/".into())
@@ -121,7 +122,8 @@ impl fmt::Debug for Prefix {
 }
 
 fn may_be_the_same(segment: &[u8], wanted: &[u8]) -> bool {
-    // A letter or a digit stands for itself, and for most paths the first one decides.
+    // Letters and digits are never encoded in a canonical path. For most paths the first one
+    // decides.
     if let (Some(a), Some(b)) = (segment.first(), wanted.first()) {
         let plain = a.is_ascii_alphanumeric() && b.is_ascii_alphanumeric();
         if plain && !a.eq_ignore_ascii_case(b) {

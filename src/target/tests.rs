@@ -1,4 +1,4 @@
-//! The table of targets through the parser in front of us, and what tables cannot say.
+//! A table of targets, which also pass hyper's parser, and cases that do not fit a table.
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A request head as the server hands it over, or `None` where its parser refuses the target.
+/// A request head as the server parses it. `None` if its parser rejects the target.
 fn head(method: &str, uri: &[u8], hosts: &[&[u8]], version: Version) -> Option<Parts> {
     let uri = Uri::from_maybe_shared(Bytes::copy_from_slice(uri)).ok()?;
     let mut request = http::Request::new(());
@@ -28,32 +28,32 @@ fn get_h2(uri: &str, hosts: &[&[u8]]) -> Result<Target, Error> {
     Target::from_request(&head("GET", uri.as_bytes(), hosts, Version::HTTP_2).unwrap())
 }
 
-/// `\xNN` and `\\` in a row of a table.
+/// Resolves `\xNN` and `\\` in a row of a table.
 fn unescape(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
-    while let Some((byte, behind)) = rest.split_first() {
-        (bytes, rest) = match (byte, behind) {
-            (b'\\', [b'x', high, low, behind @ ..]) => {
+    while let Some((byte, after)) = rest.split_first() {
+        (bytes, rest) = match (byte, after) {
+            (b'\\', [b'x', high, low, after @ ..]) => {
                 let digits = [*high, *low];
                 let digits = std::str::from_utf8(&digits).unwrap();
                 bytes.push(u8::from_str_radix(digits, 16).unwrap());
-                (bytes, behind)
+                (bytes, after)
             }
-            (b'\\', [b'\\', behind @ ..]) => {
+            (b'\\', [b'\\', after @ ..]) => {
                 bytes.push(b'\\');
-                (bytes, behind)
+                (bytes, after)
             }
             _ => {
                 bytes.push(*byte);
-                (bytes, behind)
+                (bytes, after)
             }
         };
     }
     bytes
 }
 
-/// Runs the rows of the table whose id is picked; says how many there were.
+/// Runs the rows of the table whose id satisfies `picked`. Returns their number.
 fn run_table(picked: impl Fn(&str) -> bool) -> usize {
     let table = include_str!("../../tests/data/targets.txt");
     let rows = table.lines().filter(|line| !line.starts_with('#'));
@@ -97,7 +97,7 @@ fn p_01_p_06_dot_segments_are_refused_in_any_coding() {
 }
 
 #[test]
-fn p_07_p_10_double_encodings_of_what_matters_are_refused() {
+fn p_07_p_10_double_encodings_of_special_characters_are_refused() {
     assert!(run_table(|id| (7..=10).contains(&number(id))) >= 4);
 }
 
@@ -112,7 +112,7 @@ fn p_15_p_17_empty_segments_are_refused() {
 }
 
 #[test]
-fn p_18_p_22_parameters_hide_no_segment() {
+fn p_18_p_22_parameters_cannot_hide_a_segment() {
     assert!(run_table(|id| (18..=22).contains(&number(id))) >= 5);
     let admin = Prefix::parse("/admin").unwrap();
     assert!(admin.covers("/admin;jsessionid=1") && admin.covers("/admin;.css"));
@@ -121,7 +121,7 @@ fn p_18_p_22_parameters_hide_no_segment() {
 }
 
 #[test]
-fn p_23_p_26_control_characters_are_refused_and_endings_change_nothing() {
+fn p_23_p_26_control_characters_are_refused_and_segment_endings_ignored() {
     assert!(run_table(|id| (23..=26).contains(&number(id))) >= 5);
     let admin = Prefix::parse("/admin").unwrap();
     for same in ["/admin%20", "/admin.", "/admin.%20./x", "/admin.;x"] {
@@ -138,7 +138,7 @@ fn p_27_p_31_spellings_of_a_protected_path_are_covered() {
         assert!(admin.covers(path.path()), "{spelled}");
     }
     assert!(!admin.matches("/ADMIN") && admin.matches("/admin/x"));
-    // A reserved character means the same to the rule, encoded or not.
+    // A reserved character means the same in a rule, encoded or not.
     let at = Prefix::parse("/@me").unwrap();
     assert!(at.matches("/%40me/x") && at.covers("/%40ME"));
 }
@@ -178,12 +178,12 @@ fn p_33_the_query_is_kept_and_never_matched() {
 }
 
 #[test]
-fn p_34_p_35_what_follows_a_fragment_is_neither_matched_nor_forwarded() {
+fn p_34_p_35_a_fragment_is_neither_matched_nor_forwarded() {
     assert!(run_table(|id| (34..=35).contains(&number(id))) >= 3);
 }
 
 #[test]
-fn p_36_p_37_overlong_forms_are_refused_and_look_alikes_stay_opaque() {
+fn p_36_p_37_overlong_forms_are_refused_and_look_alikes_do_not_match() {
     assert!(run_table(|id| (36..=37).contains(&number(id))) >= 10);
     let admin = Prefix::parse("/admin").unwrap();
     for other in ["/adm\u{130}n", "/adm\u{131}n", "/\u{ff0e}\u{ff0e}/admin"] {
@@ -209,7 +209,7 @@ fn p_38_an_absolute_target_must_name_the_same_host() {
 }
 
 #[test]
-fn p_39_s_44_forms_and_methods_that_are_not_offered() {
+fn p_39_s_44_unsupported_target_forms_and_methods() {
     assert!(run_table(|id| number(id) == 39) >= 3);
     let ask = |method, uri: &[u8]| {
         Target::from_request(&head(method, uri, &[b"gw.test"], Version::HTTP_11).unwrap())
@@ -252,7 +252,7 @@ fn p_43_long_paths_are_too_long() {
         let error = get(&long, &[b"gw.test"]).unwrap_err();
         assert_eq!((error, error.status().as_u16()), (Error::PathTooLong, 414));
     }
-    // Encoding makes a path three times as long; the limit of the URI type is then the bound.
+    // Encoding makes a path three times as long. Then the limit of the URI type applies.
     let wide = format!("/{}?{}", "|".repeat(MAX_PATH - 1), "q".repeat(50_000));
     assert_eq!(get(&wide, &[b"gw.test"]).unwrap_err(), Error::PathTooLong);
 }
@@ -342,7 +342,7 @@ fn h_23_http_2_authority_and_host_agree_or_the_request_is_refused() {
 }
 
 #[test]
-fn what_arrives_canonical_is_shared_and_not_copied() {
+fn a_canonical_target_is_shared_and_not_copied() {
     let parts = head("GET", b"/a%20b?c", &[b"gw.test:8080"], Version::HTTP_11).unwrap();
     let target = Target::from_request(&parts).unwrap();
     let received = parts.uri.path_and_query().unwrap().as_str();
@@ -351,16 +351,16 @@ fn what_arrives_canonical_is_shared_and_not_copied() {
     assert_eq!(target.authority().as_ptr(), host.as_ptr());
 }
 
-/// Pieces out of which confusing paths are made.
+/// The parts of the confusing paths that are generated.
 const TOKENS: [&str; 30] = [
     "/", "/", "/", "a", "admin", "ADMIN", ".", "..", ";", "%2e", "%2E", "%2f", "%5c", "\\", "%25",
     "2e", "2", "e", "%", "%61", "%3b", "%20", "%00", "%c3%a9", "%c3", "\u{e9}", "|", "?", "%23",
     "=",
 ];
 
-/// What a lax backend may make of a path: decodes until nothing changes, takes backslashes for
-/// slashes, drops parameters, collapses slashes and walks the dots.
-fn lax(path: &str) -> Vec<String> {
+/// The segments that a lenient app may read: it decodes until nothing changes, takes backslashes as
+/// slashes, drops parameters, merges slashes and resolves dot segments.
+fn lenient(path: &str) -> Vec<String> {
     let mut text = path.as_bytes().to_vec();
     loop {
         let next: Vec<u8> = percent_encoding::percent_decode(&text).collect();
@@ -392,7 +392,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn p_47_no_lax_reading_of_an_accepted_path_reaches_what_is_not_covered(
+    fn p_47_no_lenient_reading_of_an_accepted_path_bypasses_a_prefix(
         tokens in prop::collection::vec(prop::sample::select(&TOKENS[..]), 0..10)
     ) {
         let text = format!("/{}", tokens.concat());
@@ -402,15 +402,15 @@ proptest! {
         let Ok(target) = Target::from_request(&parts) else { return Ok(()) };
         let path = target.path();
 
-        // Canonical paths are left alone, and are made of what may stand in a path.
+        // A canonical path does not change, and it has only characters that are allowed in a path.
         prop_assert_eq!(canonical_path(path).unwrap(), path);
         prop_assert!(path.starts_with('/') && !path.contains("//") && !path.contains('\\'));
 
         let admin = Prefix::parse("/admin").unwrap();
-        if lax(path).first().is_some_and(|first| first == "admin") {
+        if lenient(path).first().is_some_and(|first| first == "admin") {
             prop_assert!(admin.covers(path), "{path}");
         }
-        // An exact match never claims more than the generous one.
+        // If the exact comparison matches, the lenient one matches too.
         for prefix in ["/", "/a", "/a/", "/admin", "/admin/a", "/a;"] {
             let prefix = Prefix::parse(prefix).unwrap();
             prop_assert!(!prefix.matches(path) || prefix.covers(path), "{prefix:?} {path}");
@@ -418,7 +418,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_taken_or_refused_but_never_a_fault(
+    fn any_bytes_are_accepted_or_rejected_without_a_panic(
         uri in prop::collection::vec(any::<u8>(), 0..40),
         host in "[ -~]{0,12}",
     ) {
@@ -432,18 +432,18 @@ proptest! {
 
 #[test]
 fn a_target_and_a_prefix_by_example() {
-    let calm = get("/%7ealice/a%2db?x=/../y", &[b"App.Example:443"]).unwrap();
-    assert_eq!(calm.authority(), "app.example");
-    assert_eq!(calm.path_and_query().as_str(), "/~alice/a-b?x=/../y");
+    let target = get("/%7ealice/a%2db?x=/../y", &[b"App.Example:443"]).unwrap();
+    assert_eq!(target.authority(), "app.example");
+    assert_eq!(target.path_and_query().as_str(), "/~alice/a-b?x=/../y");
     assert_eq!(canonical_path("/caf%c3%a9/%61").unwrap(), "/caf%C3%A9/a");
     assert!(canonical_path("/public/..;/admin").is_err());
     let admin = Prefix::parse("/admin").unwrap();
     assert!(admin.matches("/admin/users") && !admin.matches("/ADMIN"));
     assert!(admin.covers("/ADMIN;x=1/users") && !admin.covers("/administrator"));
-    let path = Outline::of("/Admin;x=1/users", 2);
-    let prefix = Outline::of("/admin.", 9);
+    let path = FoldedPath::of("/Admin;x=1/users", 2);
+    let prefix = FoldedPath::of("/admin.", 9);
     assert!(
-        path.beginnings()
-            .any(|start| Some(start) == prefix.beginnings().last())
+        path.prefixes()
+            .any(|start| Some(start) == prefix.prefixes().last())
     );
 }

@@ -1,4 +1,4 @@
-//! The fields that tell an app who its user is.
+//! The assertion fields, which tell an app who its user is.
 
 use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
@@ -6,8 +6,8 @@ use serde::Deserialize;
 
 use crate::identity::{Claim, Identity};
 
-/// Fields that cannot carry a claim, folded as [`fold`] does: they frame the message, belong to
-/// one connection, or say something else that apps and this gateway rely on.
+/// Fields that cannot carry a claim, in the folded form of [`fold`]. They frame the message, belong
+/// to one connection, or have a meaning that apps or this gateway depend on.
 const RESERVED: [&str; 27] = [
     "accept",
     "authorization",
@@ -38,27 +38,26 @@ const RESERVED: [&str; 27] = [
     "x-forwarded-proto",
 ];
 
-/// Which field carries which claim; a claim without a field is not sent.
+/// The field for each claim. A claim without a field is not sent.
 ///
-/// In the settings each is a field name, or `""` for none.
+/// In the settings, each value is a field name, or `""` for no field.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
-#[serde(try_from = "Written")]
+#[serde(try_from = "RawNames")]
 pub(crate) struct AssertionNames {
-    /// The subject: who somebody is for ever.
+    /// The subject. It identifies the user at the provider and never changes.
     pub(crate) user: Option<HeaderName>,
-    /// The email address, if the provider vouches for it.
+    /// The email address, if the provider has verified it.
     pub(crate) email: Option<HeaderName>,
-    /// The name that people call themselves at the provider; it may change hands.
+    /// The name that the user has chosen at the provider. It may later belong to another user.
     pub(crate) preferred_username: Option<HeaderName>,
     /// The groups, joined with commas.
     pub(crate) groups: Option<HeaderName>,
-    /// The configured name of the provider that vouches for all this. A subject is somebody at one
-    /// provider only.
+    /// The configured name of the provider. A subject is unique at one provider only.
     pub(crate) provider: Option<HeaderName>,
 }
 
 impl AssertionNames {
-    /// The names in use: what a client must never send itself.
+    /// The names in use. A client must never send them.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &HeaderName> {
         let names = [
             &self.user,
@@ -72,7 +71,7 @@ impl AssertionNames {
 }
 
 impl Default for AssertionNames {
-    /// `X-Forwarded-User`, `-Email`, `-Preferred-Username` and `-Groups`; the provider is not sent.
+    /// `X-Forwarded-User`, `-Email`, `-Preferred-Username` and `-Groups`. The provider is not sent.
     fn default() -> Self {
         let name = |name| Some(HeaderName::from_static(name));
         Self {
@@ -85,10 +84,10 @@ impl Default for AssertionNames {
     }
 }
 
-/// The table as written.
+/// The table in the settings.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Written {
+struct RawNames {
     user: Option<String>,
     email: Option<String>,
     preferred_username: Option<String>,
@@ -96,18 +95,19 @@ struct Written {
     provider: Option<String>,
 }
 
-/// Why a field cannot carry a claim.
+/// The reason why a field cannot carry a claim.
 ///
-/// Side: gateway; a mistake in the settings.
+/// Responsible: the operator, because of a mistake in the settings.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub(crate) enum BadName {
-    /// Two claims in one field, or in two that many apps cannot tell apart (`X-A` and `X_A`).
-    #[error("{key} has the field of another claim")]
+pub(crate) enum NameError {
+    /// Two claims have the same field, or two fields that many apps cannot distinguish (`X-A` and
+    /// `X_A`).
+    #[error("{key} has the same field as another claim")]
     Duplicate {
         /// The key in the settings.
         key: &'static str,
     },
-    /// Not a field name (RFC 9110 section 5.1).
+    /// The value is not a field name (RFC 9110 section 5.1).
     #[error("{key} is not a field name")]
     Malformed {
         /// The key in the settings.
@@ -121,10 +121,10 @@ pub(crate) enum BadName {
     },
 }
 
-impl TryFrom<Written> for AssertionNames {
-    type Error = BadName;
+impl TryFrom<RawNames> for AssertionNames {
+    type Error = NameError;
 
-    fn try_from(written: Written) -> Result<Self, BadName> {
+    fn try_from(written: RawNames) -> Result<Self, NameError> {
         let default = Self::default();
         let names = Self {
             user: parse("user", written.user, default.user)?,
@@ -149,7 +149,7 @@ impl TryFrom<Written> for AssertionNames {
             let Some(name) = name else { continue };
             let folded = fold(name);
             if seen.contains(&folded) {
-                return Err(BadName::Duplicate { key });
+                return Err(NameError::Duplicate { key });
             }
             seen.push(folded);
         }
@@ -161,32 +161,33 @@ fn parse(
     key: &'static str,
     written: Option<String>,
     default: Option<HeaderName>,
-) -> Result<Option<HeaderName>, BadName> {
+) -> Result<Option<HeaderName>, NameError> {
     let Some(written) = written else {
         return Ok(default);
     };
     if written.is_empty() {
         return Ok(None);
     }
-    let name = HeaderName::try_from(written).map_err(|_invalid| BadName::Malformed { key })?;
+    let name = HeaderName::try_from(written).map_err(|_invalid| NameError::Malformed { key })?;
     if RESERVED.contains(&fold(&name).as_str()) {
-        return Err(BadName::Reserved { key });
+        return Err(NameError::Reserved { key });
     }
     Ok(Some(name))
 }
 
-/// The name as apps behind CGI and WSGI read it: they cannot tell `_` and the like from `-`.
+/// The name as apps behind CGI and WSGI read it. They cannot distinguish `-` from `_` and other
+/// marks.
 fn fold(name: &HeaderName) -> String {
     let fold = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
     name.as_str().chars().map(fold).collect()
 }
 
-/// Says who the user is, and by which provider's word: each field that is written, with its value or,
-/// where none may be left, without. What the client sent under these names was stripped before.
+/// The assertion fields of a request. A field without a value must not be in the request. The
+/// fields that the client sent with these names were removed before.
 ///
-/// The user is the subject; the email address is told only if the provider vouches for it, since
-/// apps take it for a name to sign in. A claim that is absent leaves its field absent, and so does
-/// no identity at all; `Authorization` is exactly `bearer`.
+/// The user is the subject. The email address is sent only if the provider has verified it, because
+/// apps use it as a login name. If a claim or the whole identity is absent, its field is absent.
+/// `Authorization` is exactly `bearer`.
 pub(crate) fn assertions<'a>(
     names: &'a AssertionNames,
     identity: Option<&'a Identity>,
@@ -210,10 +211,10 @@ pub(crate) fn assertions<'a>(
         ),
         (&names.provider, provider),
     ];
-    let told = claims
+    let fields = claims
         .into_iter()
         .filter_map(|(name, claim)| Some((name.as_ref()?, claim.map(Claim::as_value))));
-    told.chain([(&AUTHORIZATION, bearer)])
+    fields.chain([(&AUTHORIZATION, bearer)])
 }
 
 #[cfg(test)]
@@ -243,8 +244,8 @@ mod tests {
         let line = |(name, value): (&HeaderName, Option<&HeaderValue>)| {
             Some(format!("{name}: {}", value?.to_str().unwrap()))
         };
-        let told = assertions(names, identity, None, None);
-        let mut lines: Vec<String> = told.filter_map(line).collect();
+        let fields = assertions(names, identity, None, None);
+        let mut lines: Vec<String> = fields.filter_map(line).collect();
         lines.sort();
         lines
     }
@@ -263,13 +264,13 @@ mod tests {
     }
 
     #[test]
-    fn an_email_that_nobody_vouches_for_is_not_asserted() {
+    fn an_unverified_email_is_not_asserted() {
         let lines = written(&AssertionNames::default(), Some(&alice(false)));
         assert!(lines.iter().all(|line| !line.contains("email")));
     }
 
     #[test]
-    fn an_absent_claim_may_leave_no_field_whatever_was_there() {
+    fn an_absent_claim_removes_its_field() {
         let names = AssertionNames::default();
         let nameless = Identity::nameless("op");
         for identity in [Some(&nameless), None] {
@@ -281,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bearer_is_the_authorization_and_does_not_print() {
+    fn the_bearer_token_is_the_authorization_and_is_not_printed() {
         let mut bearer = HeaderValue::from_static("Bearer abc");
         bearer.set_sensitive(true);
         let names = AssertionNames::default();
@@ -307,17 +308,17 @@ mod tests {
         let provider = Claim::new("staff").unwrap();
         let sent = |names: &AssertionNames, provider: Option<&Claim>| {
             let mut written = assertions(names, None, provider, None);
-            let told = written.find(|(name, _)| *name == "x-forwarded-provider");
-            told.map(|(_, value)| value.cloned())
+            let fields = written.find(|(name, _)| *name == "x-forwarded-provider");
+            fields.map(|(_, value)| value.cloned())
         };
-        let told = names(r#"{"provider": "X-Forwarded-Provider"}"#).unwrap();
-        assert_eq!(sent(&told, Some(&provider)).unwrap().unwrap(), "staff");
-        assert_eq!(sent(&told, None), Some(None));
-        assert_eq!(told.iter().count(), 5);
-        // What was not configured is not ours to touch here.
-        let untold = names("{}").unwrap();
-        assert_eq!(sent(&untold, Some(&provider)), None);
-        assert_eq!(untold, names(r#"{"provider": ""}"#).unwrap());
+        let fields = names(r#"{"provider": "X-Forwarded-Provider"}"#).unwrap();
+        assert_eq!(sent(&fields, Some(&provider)).unwrap().unwrap(), "staff");
+        assert_eq!(sent(&fields, None), Some(None));
+        assert_eq!(fields.iter().count(), 5);
+        // This function does not change fields that are not configured.
+        let without_provider = names("{}").unwrap();
+        assert_eq!(sent(&without_provider, Some(&provider)), None);
+        assert_eq!(without_provider, names(r#"{"provider": ""}"#).unwrap());
         assert!(names(r#"{"provider": "X_Forwarded_User"}"#).is_err());
     }
 

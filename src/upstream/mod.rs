@@ -1,15 +1,16 @@
-//! The app behind: where it is, how much it is asked at once, and what it is told about a user.
+//! The app behind the gateway: its address, its connections, and the fields that tell it who the
+//! user is.
 //!
-//! An [`Upstream`] is what all workers share of one app; a worker's [`Pools`] are its own
-//! connections. This room refuses to know who may reach an app: whoever holds a request has
-//! decided that already. Its one entry point is [`Pools::send`].
+//! All workers share one [`Upstream`] per app. Each worker has its own connections in [`Pools`].
+//! This room does not know who may use an app; the caller has decided that already. The entry point
+//! is [`Pools::send`].
 //!
-//! Two decisions have a price. A request is sent a second time only when the first connection had
-//! been used before, died without a byte of an answer, and the request is of a safe method without
-//! content: `PUT` and `DELETE` would be allowed by RFC 9110 section 9.2.2, but a `DELETE` that
-//! worked would come back as a 404. And while a request waits for a connection, idle connections
-//! of other workers are closed rather than kept: an app with one process is worth more than a
-//! saved handshake.
+//! Two decisions have a cost. First, a request is sent a second time only if its connection had
+//! been used before and closed without any byte of an answer, and the method is safe and the
+//! request has no content. RFC 9110 section 9.2.2 would allow `PUT` and `DELETE` too, but the
+//! second `DELETE` would return 404 although the first one worked. Second, while a request waits
+//! for a connection, idle connections of other workers are closed. For an app with only one process
+//! this is worth an additional handshake.
 
 mod assertion;
 mod settings;
@@ -38,43 +39,45 @@ pub(crate) use assertion::AssertionNames;
 pub(crate) use assertion::assertions;
 pub(crate) use settings::Settings;
 
-/// Why an app gave no answer, or could not be set up.
+/// The reason why an app gave no answer, or could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The app's connection broke, or it does not speak HTTP as it should. Side: upstream.
-    #[error("the app's answer is broken")]
+    /// The app's connection broke, or the app does not speak valid HTTP. Responsible: the upstream.
+    #[error("the app's connection broke or its answer is not valid HTTP")]
     Broken(#[source] origin::Error),
-    /// Every connection is in use and the queue gave up. Side: upstream; raise `connections` if
-    /// the app can serve more at once.
+    /// All connections are in use, and the queue is full or the wait was too long. Responsible: the
+    /// upstream. Raise `connections` if the app can serve more requests at once.
     #[error("the app has no free connection")]
     Busy,
-    /// The app could not be reached. Side: upstream.
+    /// The app could not be reached. Responsible: the upstream.
     #[error("the app cannot be reached")]
     Connect(#[source] origin::Error),
-    /// The app did not take a connection in time. Side: upstream.
+    /// The app did not accept a connection in time. Responsible: the upstream.
     #[error("the app took too long to connect")]
     ConnectTimeout,
-    /// The app took too long to begin its answer. Side: upstream.
+    /// The app did not begin its answer in time. Responsible: the upstream.
     #[error("the app took too long to answer")]
     HeadTimeout,
-    /// The request's own body broke off or was too slow. Side: client; the source is the body's
-    /// error.
+    /// The body of the request broke off or was too slow. Responsible: the client. The source is
+    /// the error of the body.
     #[error("the request body broke off")]
     RequestBody(#[source] BoxError),
-    /// The app's certificate is not trusted, or the handshake failed otherwise; nothing of the
-    /// request was sent. Side: upstream.
-    #[error("the app's TLS is not trusted")]
+    /// The app's certificate is not trusted, or the TLS handshake failed. No part of the request
+    /// was sent. Responsible: the upstream.
+    #[error("the app's certificate is not trusted or the TLS handshake failed")]
     Tls(#[source] origin::Error),
-    /// The authorities that vouch for the app cannot be used. Side: gateway; see `ca_file`.
+    /// The certificate authorities for the app cannot be used. Responsible: the operator, see
+    /// `ca_file`.
     #[error("the certificate authorities for the app cannot be used")]
     Trust(#[source] tls::Error),
-    /// A `ca_file` for an app that is reached without TLS. Side: gateway; `url` was to be `https`.
-    #[error("ca_file has no use with an http url")]
+    /// `ca_file` is set for an app that is reached without TLS. Responsible: the operator, who may
+    /// have meant an `https` URL.
+    #[error("ca_file has no effect with an http url")]
     TrustUnused,
 }
 
 impl Error {
-    /// A stable code for logs, counters and problem documents.
+    /// A stable code for logs, metrics and problem documents.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Broken(origin::Error::BodyTimeout) => "upstream_body_timeout",
@@ -109,11 +112,11 @@ impl From<origin::Error> for Error {
     }
 }
 
-/// One app, as all workers share it.
+/// One app, shared by all workers.
 pub struct Upstream {
     name: Box<str>,
     settings: Settings,
-    /// Who vouches for an `https` app.
+    /// The certificate authorities for an `https` app.
     trust: Option<Trust>,
     connector: Arc<Connector>,
     limit: Arc<Limit>,
@@ -122,12 +125,12 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Sets the app up; nothing is connected yet. Blocks for reading the authorities.
+    /// Sets the app up without connecting to it. Blocks while it reads the certificate authorities.
     ///
     /// # Errors
     ///
-    /// [`Error::Trust`] when the authorities for an `https` app cannot be used,
-    /// [`Error::TrustUnused`] when an `http` app has some.
+    /// [`Error::Trust`] if the authorities for an `https` app cannot be used.
+    /// [`Error::TrustUnused`] if an `http` app has a `ca_file`.
     pub(crate) fn new(name: &str, settings: &Settings) -> Result<Self, Error> {
         let encrypted = settings.url.is_encrypted();
         let trust = match &settings.ca_file {
@@ -156,17 +159,17 @@ impl Upstream {
         })
     }
 
-    /// What it was made from.
+    /// The settings of the app.
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Reads the app's authorities again and trusts them if the file's content changed. Connections
-    /// that are open stay open. Blocks for a small read.
+    /// Reads the app's certificate authorities again and uses them if the file has changed. Open
+    /// connections stay open. Blocks while it reads a small file.
     ///
     /// # Errors
     ///
-    /// [`Error::Trust`]; what was trusted stays trusted.
+    /// [`Error::Trust`]. The previous authorities stay in use.
     pub(crate) fn refresh_trust(&self) -> Result<Refreshed, Error> {
         let trust = self.trust.as_ref();
         let refreshed = trust.map_or(Ok(Refreshed::Unchanged), Trust::refresh);
@@ -178,13 +181,13 @@ impl Upstream {
         &self.name
     }
 
-    /// Where the app is.
+    /// The app's origin.
     pub(crate) fn origin(&self) -> &Origin {
         self.connector.origin()
     }
 
-    /// The longest that it can take, from the moment when a request without content is sent, until its
-    /// answer begins, the second time included.
+    /// The longest time from the moment when a request without content is sent until its answer
+    /// begins, with one retry.
     pub(crate) fn longest_wait(&self) -> Duration {
         self.longest_wait
     }
@@ -198,13 +201,14 @@ impl Upstream {
         )
     }
 
-    /// Completes what the framing of the app's request needs and the client's lacked.
+    /// Adds what the framing of the app's request needs and the client's request did not have.
     fn prepare(&self, request: &mut Request<Upload>) {
         if !self.settings.preserve_host {
             let host = self.origin().host_value().clone();
             request.headers_mut().insert(HOST, host);
         }
-        // RFC 9110 section 8.6 asks for it, and old servers insist (411). HTTP/2 does not carry it.
+        // RFC 9110 section 8.6 asks for this field, and old servers require it (411). HTTP/2
+        // clients do not send it.
         let has_content = matches!(
             *request.method(),
             Method::POST | Method::PUT | Method::PATCH
@@ -213,10 +217,11 @@ impl Upstream {
             let nothing = HeaderValue::from_static("0");
             request.headers_mut().insert(CONTENT_LENGTH, nothing);
         }
-        // Of a GET or HEAD whose content has no stated length the HTTP library would send none.
-        let rarely = matches!(*request.method(), Method::GET | Method::HEAD);
+        // Without this field hyper would not send the content of a GET or HEAD request of unknown
+        // length.
+        let usually_empty = matches!(*request.method(), Method::GET | Method::HEAD);
         let has_body = !request.body().is_end_stream();
-        if rarely && has_body && !request.headers().contains_key(CONTENT_LENGTH) {
+        if usually_empty && has_body && !request.headers().contains_key(CONTENT_LENGTH) {
             let chunked = HeaderValue::from_static("chunked");
             request.headers_mut().insert(TRANSFER_ENCODING, chunked);
         }
@@ -232,10 +237,10 @@ impl fmt::Debug for Upstream {
     }
 }
 
-/// The way to the answer of a request that was sent on.
-pub(crate) struct Answering(origin::Sending);
+/// The future of an app's answer.
+pub(crate) struct ResponseFuture(origin::Sending);
 
-impl Future for Answering {
+impl Future for ResponseFuture {
     type Output = Result<Response<ResponseBody>, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -243,74 +248,81 @@ impl Future for Answering {
     }
 }
 
-impl fmt::Debug for Answering {
+impl fmt::Debug for ResponseFuture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Answering").finish_non_exhaustive()
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }
 }
 
-/// One worker's connections to all apps. Lives where local tasks are spawned: on the worker.
+/// One worker's connections to all apps. It has to live on the worker, where local tasks are
+/// spawned.
 pub(crate) struct Pools {
     clock: Clock,
-    known: RefCell<BTreeMap<usize, Known>>,
+    pools: RefCell<BTreeMap<usize, WorkerPool>>,
 }
 
-struct Known {
-    /// Keeps the address from naming another upstream, but not the upstream alive.
+struct WorkerPool {
+    /// Keeps the memory of the upstream reserved, so that its address cannot identify another
+    /// upstream. It does not keep the upstream alive.
     upstream: Weak<Upstream>,
     pool: Pool,
 }
 
 impl Pools {
-    /// No connections yet.
+    /// Creates empty pools.
     pub(crate) fn new(clock: Clock) -> Self {
-        let known = RefCell::default();
-        Self { clock, known }
+        let pools = RefCell::default();
+        Self { clock, pools }
     }
 
-    /// Sends `request` to the app and returns once the response head is there; the response body
-    /// streams. The request's fields are as the app is to see them, hop-by-hop fields gone; its
-    /// `Host`, which has to be there, is passed on unless the settings say otherwise.
+    /// Sends `request` to the app and returns the response when its head has arrived. The response
+    /// body streams. The caller has already removed hop-by-hop fields and written all others.
+    /// `Host` must be present. It is forwarded unchanged, unless `preserve_host` is off.
     ///
-    /// Errors of the response body are [`origin::Error`]s; a body that broke never ends cleanly.
+    /// Errors of the response body are [`origin::Error`]s. A broken body never ends like a complete
+    /// one.
     ///
     /// # Errors
     ///
-    /// All of [`Error`] but those of [`Upstream::new`].
+    /// All of [`Error`], except those of [`Upstream::new`].
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the connection; the app may have acted, even if it was never
-    /// polled.
-    pub(crate) fn send(&self, upstream: &Arc<Upstream>, mut request: Request<Upload>) -> Answering {
+    /// Dropping the future closes the connection. The app may have acted on the request, even if
+    /// the future was never polled.
+    pub(crate) fn send(
+        &self,
+        upstream: &Arc<Upstream>,
+        mut request: Request<Upload>,
+    ) -> ResponseFuture {
         upstream.prepare(&mut request);
-        Answering(self.of(upstream).send(request))
+        ResponseFuture(self.pool_for(upstream).send(request))
     }
 
-    /// The pool for `upstream`. Upstreams that nobody holds any more (the settings were reloaded)
-    /// leave with their connections.
-    fn of(&self, upstream: &Arc<Upstream>) -> Pool {
+    /// The pool for `upstream`. Pools of upstreams that no longer exist, after a reload, are
+    /// removed and their connections closed.
+    fn pool_for(&self, upstream: &Arc<Upstream>) -> Pool {
         let key = Arc::as_ptr(upstream).addr();
-        let mut pools = self.known.borrow_mut();
-        if let Some(known) = pools.get(&key) {
-            return known.pool.clone();
+        let mut pools = self.pools.borrow_mut();
+        if let Some(existing) = pools.get(&key) {
+            return existing.pool.clone();
         }
-        pools.retain(|_, known| known.upstream.strong_count() > 0);
+        pools.retain(|_, existing| existing.upstream.strong_count() > 0);
         let pool = upstream.pool(&self.clock);
-        let known = Known {
+        let entry = WorkerPool {
             upstream: Arc::downgrade(upstream),
             pool: pool.clone(),
         };
-        pools.insert(key, known);
+        pools.insert(key, entry);
         pool
     }
 }
 
 impl fmt::Debug for Pools {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let pools = self.known.borrow();
+        let pools = self.pools.borrow();
         f.debug_list()
-            .entries(pools.values().map(|known| &known.pool))
+            .entries(pools.values().map(|existing| &existing.pool))
             .finish()
     }
 }

@@ -1,4 +1,4 @@
-//! What the settings file says about an app.
+//! The settings of an upstream.
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -9,71 +9,72 @@ use serde::{Deserialize, Deserializer};
 
 use crate::origin::Origin;
 
-/// The longest time that can be set: a week. Longer is a mistake of units.
+/// The longest duration that can be set: a week. A longer one is probably in the wrong unit.
 const LONGEST: u64 = 7 * 24 * 60 * 60;
 
-/// One app. Times are whole seconds in the file.
+/// The settings of one app. Durations are whole seconds in the file.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Settings {
-    /// Where the app is: `http://host:port` or `https://host:port`.
+    /// The app's URL: `http://host:port` or `https://host:port`.
     pub(crate) url: Origin,
-    /// PEM certificates of the only authorities that are believed for an `https` app. Without it
-    /// the system's are.
+    /// A PEM file with the only certificate authorities that are trusted for an `https` app.
+    /// Without it, the system's authorities are trusted.
     #[serde(default)]
     pub(crate) ca_file: Option<PathBuf>,
-    /// The most connections open at once, over all workers. For an app with processes or threads
-    /// of a fixed number: that number.
+    /// The limit of open connections, over all workers. For an app with a fixed number of processes
+    /// or threads, use that number.
     #[serde(default = "default_connections")]
     pub(crate) connections: NonZeroUsize,
-    /// The most requests that wait for a connection; more get 503. Two browsers may open 128
-    /// streams each and expect all to be served.
+    /// The limit of requests that wait for a connection. Further requests get 503. Two browsers may
+    /// open 128 streams each and expect an answer to all of them.
     #[serde(default = "default_queue")]
     pub(crate) queue: usize,
-    /// How long a request waits for a connection.
+    /// The longest time that a request waits for a connection.
     #[serde(
         default = "default_queue_wait",
         rename = "queue_wait_secs",
         deserialize_with = "seconds"
     )]
     pub(crate) queue_wait: Duration,
-    /// Name look-up, connection and TLS handshake together.
+    /// The limit for name look-up, connection and TLS handshake together.
     #[serde(
         default = "default_connect_timeout",
         rename = "connect_timeout_secs",
         deserialize_with = "seconds"
     )]
     pub(crate) connect_timeout: Duration,
-    /// From the end of the request (or the last of it that the app took) to the whole head of the
-    /// response.
+    /// The longest time from the end of the request, or the last part of it that the app accepted,
+    /// to the complete head of the response.
     #[serde(
         default = "default_response_timeout",
         rename = "response_timeout_secs",
         deserialize_with = "seconds"
     )]
     pub(crate) response_timeout: Duration,
-    /// The longest silence inside a response body; 0 allows any, for apps that push events.
+    /// The longest pause inside a response body. With 0 there is no limit, for apps that push
+    /// events.
     #[serde(
         default = "default_body_timeout",
         rename = "body_timeout_secs",
         deserialize_with = "seconds_or_never"
     )]
     pub(crate) body_timeout: Option<Duration>,
-    /// The longest rest after which a connection is used again: less than the app's own
-    /// keep-alive time.
+    /// The longest time that a connection may be idle before it is used again. It has to be shorter
+    /// than the app's own keep-alive time.
     #[serde(
         default = "default_idle_timeout",
         rename = "idle_timeout_secs",
         deserialize_with = "seconds"
     )]
     pub(crate) idle_timeout: Duration,
-    /// Whether the app sees the `Host` that the browser asked for, or its own.
+    /// Whether the app gets the `Host` of the browser's request, or its own host.
     #[serde(default = "default_preserve_host")]
     pub(crate) preserve_host: bool,
 }
 
 impl Settings {
-    /// An app at `url` with everything else at its default.
+    /// An app at `url` with the default of every other setting.
     #[cfg(test)]
     pub(super) fn new(url: Origin) -> Self {
         Self {
@@ -138,7 +139,7 @@ fn seconds_or_never<'de, D: Deserializer<'de>>(
     bounded(deserializer)
 }
 
-/// `None` for zero.
+/// Reads a number of seconds. Zero is `None`.
 fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     match u64::deserialize(deserializer)? {
         0 => Ok(None),
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named() {
+    fn errors_name_the_setting() {
         for (json, said) in [
             ("{}", "missing field `url`"),
             (r#"{"url": "http://a/b"}"#, "must end after host and port"),

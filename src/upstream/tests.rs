@@ -1,4 +1,4 @@
-//! Apps played byte by byte over real sockets.
+//! Apps that the tests play byte by byte over real sockets.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::tls::development_certificates;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-/// Runs a test with local tasks, and ends it when it hangs.
+/// Runs a test with local tasks, and stops it if it hangs.
 fn local<T>(test: impl Future<Output = T>) -> impl Future<Output = T> {
     let test = Box::pin(test);
     async {
@@ -64,7 +64,7 @@ async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), response: &s
     head
 }
 
-/// Sends one request to an app that says OK; the head as the app saw it.
+/// Sends one request to an app that answers OK. Returns the head that the app received.
 async fn seen(preserve_host: bool, request: Request<Upload>) -> String {
     let (listener, settings) = listen().await;
     let upstream = upstream(&Settings {
@@ -101,7 +101,7 @@ async fn the_app_sees_the_public_host_unless_told_otherwise() {
 }
 
 #[tokio::test]
-async fn a_post_without_content_says_so() {
+async fn a_post_without_content_has_a_content_length_of_zero() {
     local(async {
         for (method, said) in [
             (Method::POST, true),
@@ -169,7 +169,7 @@ async fn f_10_an_app_without_a_free_connection_is_busy() {
 }
 
 #[tokio::test]
-async fn a_worker_keeps_its_connections_apart_and_forgets_those_of_old_settings() {
+async fn a_worker_has_one_pool_per_upstream_and_closes_those_of_old_settings() {
     local(async {
         let (listener, settings) = listen().await;
         let (old, new) = (upstream(&settings), upstream(&settings));
@@ -191,7 +191,7 @@ async fn a_worker_keeps_its_connections_apart_and_forgets_those_of_old_settings(
             let (mut stream, _) = listener.accept().await.unwrap();
             answer(&mut stream, OK).await;
         });
-        // The connection of the upstream that is gone was closed; the other one still serves.
+        // The connection of the dropped upstream was closed. The other one still works.
         assert_eq!(streams[0].read(&mut [0]).await.unwrap(), 0);
         let (response, head) = join!(
             pools.send(&new, request(Method::GET, "/again")),
@@ -203,7 +203,7 @@ async fn a_worker_keeps_its_connections_apart_and_forgets_those_of_old_settings(
     .await;
 }
 
-/// An acceptor with a certificate for `localhost`, and the settings of an app behind it.
+/// An acceptor with a certificate for `localhost`, and the settings of an app that uses it.
 async fn encrypted(dir: &tempfile::TempDir, host: &str) -> (TcpListener, TlsAcceptor, Settings) {
     let written = development_certificates(dir.path(), &[], Clock::system().now()).unwrap();
     let chain = CertificateDer::from_pem_file(&written.certificate).unwrap();
@@ -224,7 +224,7 @@ async fn encrypted(dir: &tempfile::TempDir, host: &str) -> (TcpListener, TlsAcce
 }
 
 #[tokio::test]
-async fn an_app_by_https_is_believed_by_its_own_authority() {
+async fn an_https_app_is_trusted_by_its_own_certificate_authority() {
     local(async {
         let dir = tempfile::tempdir().unwrap();
         let (listener, acceptor, settings) = encrypted(&dir, "localhost").await;
@@ -242,7 +242,7 @@ async fn an_app_by_https_is_believed_by_its_own_authority() {
             answer(&mut stream, "HTTP/1.1 200 OK\r\n\r\ncut")
         );
         assert!(head.starts_with("GET /2 "));
-        // An end without TLS's own farewell is a cut (RFC 8446 section 6.1), not an end.
+        // A connection that ends without a TLS `close_notify` is truncated (RFC 8446 section 6.1).
         drop(stream);
         let cut = second.unwrap().into_body().collect().await;
         assert!(matches!(cut, Err(origin::Error::Broken(_))), "{cut:?}");
@@ -251,7 +251,7 @@ async fn an_app_by_https_is_believed_by_its_own_authority() {
 }
 
 #[tokio::test]
-async fn t_08_an_app_that_is_not_believed_learns_nothing() {
+async fn t_08_an_untrusted_app_receives_nothing() {
     local(async {
         let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (listener, acceptor, settings) = encrypted(&dir, "localhost").await;
@@ -265,7 +265,7 @@ async fn t_08_an_app_that_is_not_believed_learns_nothing() {
             let (stream, _) = listener.accept().await.unwrap();
             acceptor.accept(stream).await
         });
-        // The handshake broke off, so nothing could follow it.
+        // The handshake failed, so the app received nothing else.
         assert!(handshake.is_err());
         let error = outcome.unwrap_err();
         assert!(matches!(error, Error::Tls(_)), "{error:?}");

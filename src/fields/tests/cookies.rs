@@ -1,4 +1,4 @@
-//! The table of cookies, and whose cookies an app may set.
+//! A table of cookies, and the cookies that an app may set.
 
 use http::header::SET_COOKIE;
 
@@ -41,7 +41,7 @@ fn c_22_h_27_an_app_never_sets_our_cookie() {
     }
 }
 
-/// `\xNN` and `\t` in a row of the table of cookies.
+/// Resolves `\xNN` and `\t` in a row of the table of cookies.
 fn unescape(text: &str) -> Vec<u8> {
     let mut parts = text.split('\\');
     let mut bytes = parts.next().unwrap().as_bytes().to_vec();
@@ -96,7 +96,7 @@ fn c_02_c_03_c_04_h_26_s_35_cookies_are_split_and_removed_byte_for_byte() {
 }
 
 #[test]
-fn cookies_of_a_family_are_found_in_order() {
+fn cookies_with_a_prefix_are_found_in_order() {
     let fields = headers(&[
         ("cookie", "__Host-t.1=a; x=y; __Host-t.2=b"),
         ("cookie", "__Host-t.3=c"),
@@ -115,14 +115,14 @@ fn cookies_of_a_family_are_found_in_order() {
 }
 
 #[test]
-fn c_03_a_nameless_cookie_is_no_cookie_of_anybody() {
+fn c_03_a_cookie_without_a_name_is_ignored() {
     let fields = headers(&[("cookie", "=a; b=1; c; =; =__Host-s=x")]);
     let found: Vec<_> = matching(&fields, |_| true).collect();
     assert_eq!(found, [(&b"b"[..], &b"1"[..])]);
 }
 
 #[test]
-fn what_is_left_of_a_cookie_line_does_not_print() {
+fn the_remaining_cookie_line_is_not_printed() {
     let mut fields = headers(&[("cookie", "a=canary; __Host-s=v")]);
     remove_cookies(&mut fields, |name| name == b"__Host-s");
     assert!(!format!("{fields:?}").contains("canary"));
@@ -137,7 +137,7 @@ fn h_26_a_line_without_our_cookie_is_not_copied() {
 }
 
 #[test]
-fn c_05_many_cookies_and_semicolons_are_no_burden() {
+fn c_05_many_cookies_and_semicolons_are_handled() {
     let many = format!("{}__Host-s=v", "a=1; ".repeat(3_000));
     let fields = headers(&[("cookie", &many)]);
     assert_eq!(find(&fields, b"__Host-s"), Found::One(b"v"));

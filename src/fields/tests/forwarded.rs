@@ -1,10 +1,10 @@
-//! Which forwarding fields are believed, and what an upstream is told.
+//! Which forwarding fields are trusted, and what the app gets.
 
 use super::*;
 use crate::fields::forwarded::{Client, Peer, Scheme, TrustedPeers};
 
-/// What is found, and what is written, for a request from `peer` over plain HTTP; 10.0.0.0/8
-/// is trusted.
+/// The client that is found and the fields that are written for a request from `peer` over plain
+/// HTTP. The network 10.0.0.0/8 is trusted.
 fn through(peer: &str, fields: &[(&'static str, &'static str)]) -> (Client, HeaderMap) {
     let mut headers = HeaderMap::new();
     for (name, value) in fields {
@@ -29,13 +29,13 @@ fn chain(peer: &str, list: &'static str) -> String {
 }
 
 #[test]
-fn h_16_an_untrusted_peer_says_nothing_about_addresses() {
+fn h_16_addresses_from_an_untrusted_peer_are_ignored() {
     assert_eq!(chain("203.0.113.1", "1.2.3.4"), "203.0.113.1");
     assert_eq!(chain("2001:db8::1", "10.0.0.1"), "2001:db8::1");
 }
 
 #[test]
-fn h_16_a_trusted_peer_is_believed_as_far_as_the_first_untrusted_address() {
+fn h_16_a_trusted_peer_is_trusted_up_to_the_first_untrusted_address() {
     for (list, wanted) in [
         ("1.2.3.4", "1.2.3.4, 10.0.0.7"),
         ("6.6.6.6, 1.2.3.4", "1.2.3.4, 10.0.0.7"),
@@ -54,7 +54,7 @@ fn h_16_a_trusted_peer_is_believed_as_far_as_the_first_untrusted_address() {
 }
 
 #[test]
-fn h_16_garbage_in_the_part_that_counts_leaves_the_peer() {
+fn h_16_garbage_in_the_used_part_of_the_list_selects_the_peer() {
     for list in [
         "",
         "garbage",
@@ -80,7 +80,7 @@ fn h_16_several_lines_are_one_list() {
 }
 
 #[test]
-fn h_17_the_scheme_is_the_connections_unless_a_trusted_peer_says_otherwise() {
+fn h_17_only_a_trusted_peer_can_set_the_scheme() {
     for (peer, value, wanted) in [
         ("203.0.113.1", "https", Scheme::Http),
         ("10.0.0.7", "https", Scheme::Https),
@@ -101,7 +101,7 @@ fn h_17_the_scheme_is_the_connections_unless_a_trusted_peer_says_otherwise() {
 }
 
 #[test]
-fn h_17_h_18_h_24_only_ours_arrive_and_each_once() {
+fn h_17_h_18_h_24_only_our_forwarding_fields_arrive_each_once() {
     let (_, headers) = through(
         "10.0.0.7",
         &[
@@ -125,7 +125,7 @@ fn h_17_h_18_h_24_only_ours_arrive_and_each_once() {
 }
 
 #[test]
-fn read_after_the_strip_a_client_is_its_peer() {
+fn a_client_read_after_the_strip_is_the_peer() {
     let trusted = TrustedPeers::new(["10.0.0.0/8".parse().unwrap()]);
     let mut headers = HeaderMap::new();
     headers.insert("x-forwarded-for", HeaderValue::from_static("1.2.3.4"));
@@ -139,7 +139,7 @@ fn read_after_the_strip_a_client_is_its_peer() {
 }
 
 #[test]
-fn x_17_a_zone_is_no_part_of_an_address_that_counts() {
+fn x_17_an_address_with_a_zone_is_ignored() {
     let link = TrustedPeers::new(["fe80::/10".parse().unwrap()]);
     for (list, wanted) in [
         ("203.0.113.9, fe80::2", "203.0.113.9"),
@@ -159,7 +159,7 @@ fn x_17_a_zone_is_no_part_of_an_address_that_counts() {
 }
 
 #[test]
-fn x_17_a_network_of_mapped_addresses_is_the_network_it_means() {
+fn x_17_a_network_of_mapped_addresses_is_the_ipv4_network() {
     for (network, address, wanted) in [
         ("::ffff:10.0.0.0/104", "10.1.2.3", true),
         ("::ffff:10.0.0.0/104", "::ffff:10.1.2.3", true),
@@ -169,7 +169,7 @@ fn x_17_a_network_of_mapped_addresses_is_the_network_it_means() {
         ("10.0.0.7/32", "::ffff:10.0.0.7", true),
         ("10.0.0.7/32", "::10.0.0.7", false),
         ("::/0", "2001:db8::1", true),
-        // All of IPv6 is not all of IPv4.
+        // The network of all IPv6 addresses does not contain the IPv4-mapped ones.
         ("::/0", "::ffff:10.0.0.7", false),
         ("::ffff:0:0/95", "10.0.0.7", false),
         ("64:ff9b::/96", "10.0.0.7", false),
@@ -181,7 +181,7 @@ fn x_17_a_network_of_mapped_addresses_is_the_network_it_means() {
 }
 
 #[test]
-fn x_17_an_address_mapped_into_ipv6_is_trusted_as_what_it_is() {
+fn x_17_a_mapped_address_is_trusted_as_its_ipv4_address() {
     let trusted = TrustedPeers::new(["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]);
     for (address, wanted) in [
         ("10.1.2.3", true),

@@ -1,4 +1,4 @@
-//! Framing through hyper itself: what it refuses, and what we refuse behind it.
+//! Framing through hyper: what hyper rejects, and what the gateway rejects after it.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 
-/// What the gateway answers to these bytes: hyper's own refusal, or ours from [`check_framing`].
+/// The status that the gateway answers to these bytes, from hyper or from [`check_framing`].
 async fn answer_to(request: &str) -> u16 {
     let (mut client, server) = tokio::io::duplex(1 << 20);
     let service = service_fn(|request: Request<Incoming>| async {
@@ -35,7 +35,7 @@ async fn answer_to(request: &str) -> u16 {
     });
     let mut text = Vec::new();
     let answering = async {
-        // Broken connections are among the wanted outcomes: only the answer counts.
+        // The connection may break in some cases. Only the answer is compared.
         drop(
             Builder::new()
                 .serve_connection(TokioIo::new(server), service)
@@ -132,7 +132,7 @@ async fn s_17_a_content_length_is_one_plain_number() {
     }
     // White space around a value is not part of it (RFC 9110 section 5.5).
     assert_answers(&[("Content-Length: 5 \t\r\n\r\nhello", 200)]).await;
-    // The HTTP/1 parser keeps one of two equal lines; HTTP/2 shows both.
+    // The HTTP/1 parser keeps one of two equal lines. HTTP/2 keeps both.
     let twice = Request::post("/")
         .header(CONTENT_LENGTH, "5")
         .header(CONTENT_LENGTH, "5");
@@ -141,7 +141,7 @@ async fn s_17_a_content_length_is_one_plain_number() {
         check_framing(&parts).unwrap_err(),
         FramingError::ContentLength
     );
-    // And what the parsers refuse today would be refused here.
+    // The gateway also rejects what the parsers reject today.
     for value in ["", "+5", "-1", "5 5", "9223372036854775808"] {
         let request = Request::post("/").header(CONTENT_LENGTH, value);
         let parts = request.body(()).unwrap().into_parts().0;
@@ -150,7 +150,7 @@ async fn s_17_a_content_length_is_one_plain_number() {
 }
 
 #[test]
-fn s_01_s_02_two_lengths_are_refused_where_they_are_seen() {
+fn s_01_s_02_a_request_with_two_lengths_is_rejected() {
     let both = Request::post("/")
         .header("content-length", "5")
         .header("transfer-encoding", "chunked");
@@ -159,7 +159,7 @@ fn s_01_s_02_two_lengths_are_refused_where_they_are_seen() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn s_01_s_03_of_two_lengths_only_the_chunked_one_is_left_and_the_connection_ends() {
+async fn s_01_s_03_the_parser_keeps_only_the_chunked_length_and_closes_the_connection() {
     let smuggled = "0\r\n\r\nGET /smug HTTP/1.1\r\nHost: gw.test\r\n\r\n";
     for lines in [
         format!(
@@ -181,7 +181,7 @@ async fn s_01_s_03_of_two_lengths_only_the_chunked_one_is_left_and_the_connectio
         });
         let request = format!("POST / HTTP/1.1\r\nHost: gw.test\r\n{lines}\r\n\r\n{smuggled}");
         client.write_all(request.as_bytes()).await.unwrap();
-        // The client keeps its side open: it is the server that must end the connection.
+        // The client does not close its side, so the server has to end the connection.
         let serving = Builder::new().serve_connection(TokioIo::new(server), service);
         let ended = tokio::time::timeout(Duration::from_secs(10), serving).await;
         assert!(ended.is_ok(), "{lines}");
@@ -204,7 +204,7 @@ async fn s_20_an_expectation_is_exactly_100_continue() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn s_43_a_request_for_another_protocol_has_no_body() {
+async fn s_43_an_upgrade_request_with_a_body_is_rejected() {
     assert_answers(&[
         ("Connection: upgrade\r\nUpgrade: websocket\r\n\r\n", 200),
         (
@@ -228,7 +228,7 @@ async fn s_43_a_request_for_another_protocol_has_no_body() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn h_06_s_21_s_27_s_29_malformed_heads_are_refused_before_us() {
+async fn h_06_s_21_s_27_s_29_the_parser_rejects_malformed_heads() {
     assert_answers(&[
         ("X-User : admin\r\n\r\n", 400),
         ("X-A: b\r\n c\r\n\r\n", 400),

@@ -1,4 +1,4 @@
-//! What is stripped and what passes, by table and by example.
+//! Which fields are removed and which pass, in tables and examples.
 
 mod cookies;
 mod forwarded;
@@ -13,21 +13,21 @@ use super::*;
 
 const OURS: HeaderName = HeaderName::from_static("x-user");
 
-fn owned() -> Owned {
-    Owned::new([&OURS])
+fn owned() -> OwnedFields {
+    OwnedFields::new([&OURS])
 }
 
-/// Strips as the gateway does.
+/// Removes fields as the gateway does.
 fn strip(fields: &mut HeaderMap) {
     inbound(fields, &owned());
 }
 
-/// Leaves cookies out as the gateway does.
+/// Removes cookies as the gateway does.
 fn remove_cookies(fields: &mut HeaderMap, is_own: impl Fn(&[u8]) -> bool) {
     match cookie::others(fields, is_own) {
-        Others::All => {}
+        Others::Unchanged => {}
         Others::Line(line) => drop(fields.insert(COOKIE, line)),
-        Others::Nothing => drop(fields.remove(COOKIE)),
+        Others::None => drop(fields.remove(COOKIE)),
     }
 }
 
@@ -52,7 +52,7 @@ fn rows(table: &'static str) -> impl Iterator<Item = Vec<&'static str>> {
 }
 
 #[test]
-fn h_01_h_20_h_33_h_37_every_name_of_the_table_is_stripped_or_passes() {
+fn h_01_h_20_h_33_h_37_every_name_in_the_table_is_removed_or_passes() {
     let owned = owned();
     let mut count = 0;
     for row in rows(include_str!("../../../tests/data/field_names.txt")) {
@@ -77,7 +77,7 @@ fn h_01_h_20_h_33_h_37_every_name_of_the_table_is_stripped_or_passes() {
 }
 
 #[test]
-fn h_09_h_24_all_copies_in_all_spellings_go_and_one_line_of_ours_remains() {
+fn h_09_h_24_all_spellings_are_removed_and_only_our_line_remains() {
     let mut fields = headers(&[
         ("X_User", "root"),
         ("x-user", "admin"),
@@ -92,7 +92,7 @@ fn h_09_h_24_all_copies_in_all_spellings_go_and_one_line_of_ours_remains() {
 }
 
 #[test]
-fn h_13_h_14_the_clients_authorization_goes_no_further() {
+fn h_13_h_14_the_clients_authorization_is_not_forwarded() {
     let mut fields = headers(&[
         ("Authorization", "Bearer canary"),
         ("authorization", "Basic x"),
@@ -112,7 +112,7 @@ fn h_25_high_bytes_in_values_pass_unchanged() {
 }
 
 #[test]
-fn h_30_h_31_nominating_our_fields_removes_only_the_clients() {
+fn h_30_h_31_nominating_our_fields_removes_only_those_of_the_client() {
     for lines in [
         &["close, Authorization, x-user"][..],
         &["X-USER"],
@@ -126,14 +126,14 @@ fn h_30_h_31_nominating_our_fields_removes_only_the_clients() {
         }
         strip(&mut fields);
         assert!(fields.is_empty(), "{fields:?}");
-        // Ours are written behind the strip, when nothing nominates any more.
+        // The gateway writes its fields after the strip, when no nomination is left.
         fields.insert(OURS, HeaderValue::from_static("alice"));
         assert_eq!(names(&fields), ["x-user"]);
     }
 }
 
 #[test]
-fn h_30_a_nominated_field_goes_and_so_does_connection() {
+fn h_30_nominated_fields_and_connection_are_removed() {
     let mut fields = headers(&[
         ("Connection", "X-Secret-Hop, \"x\", bad name, close"),
         ("Connection", "X-Other"),
@@ -163,7 +163,7 @@ fn h_32_fields_that_frame_or_identify_cannot_be_nominated() {
 }
 
 #[test]
-fn h_33_h_34_s_36_hop_by_hop_fields_and_unknown_upgrades_go() {
+fn h_33_h_34_s_36_hop_by_hop_fields_and_unknown_upgrades_are_removed() {
     let mut fields = headers(&[
         ("Connection", "upgrade, HTTP2-Settings, keep-alive"),
         ("Upgrade", "h2c"),
@@ -181,7 +181,7 @@ fn h_33_h_34_s_36_hop_by_hop_fields_and_unknown_upgrades_go() {
 }
 
 #[test]
-fn h_35_options_with_no_hops_left_is_answered_here() {
+fn h_35_the_gateway_answers_options_with_no_hops_left() {
     let ask = |method: Method, value: &'static str| {
         let mut fields = headers(&[("max-forwards", value)]);
         let hops = count_hop(&method, &mut fields);
@@ -206,7 +206,7 @@ fn h_35_options_with_no_hops_left_is_answered_here() {
 }
 
 #[test]
-fn h_36_a_loop_is_broken_after_five_passes() {
+fn h_36_a_loop_is_stopped_after_five_passes() {
     let mut fields = headers(&[("via", "1.0 fred, 1.1 p.example (sidegate), 1.1 sidegate-x")]);
     for pass in 0..5 {
         append_via(&mut fields, Version::HTTP_11).unwrap_or_else(|_| panic!("pass {pass}"));
@@ -226,7 +226,7 @@ fn h_36_a_loop_is_broken_after_five_passes() {
 }
 
 #[test]
-fn h_27_what_an_app_may_not_say_for_the_origin_is_dropped() {
+fn h_27_response_fields_that_act_for_the_origin_are_removed() {
     let mut fields = headers(&[
         ("Connection", "close, X-Frame-Options, X-Hop"),
         ("x-hop", "1"),
@@ -250,7 +250,7 @@ fn h_27_what_an_app_may_not_say_for_the_origin_is_dropped() {
 }
 
 #[test]
-fn h_27_strict_transport_security_is_not_switched_off() {
+fn h_27_an_app_cannot_disable_strict_transport_security() {
     for (policy, kept) in [
         ("max-age=0", false),
         ("Max-Age = \"0\" ; includeSubDomains", false),

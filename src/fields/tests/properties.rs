@@ -1,4 +1,4 @@
-//! Properties of the strip over random fields.
+//! Properties of the strip, tested with random fields.
 
 use std::collections::BTreeSet;
 
@@ -8,13 +8,13 @@ use proptest::prelude::*;
 use super::*;
 use crate::fields::cookie::{find, matching};
 
-/// The fold of the rule, written once more and differently.
+/// A second implementation of the folding rule.
 fn folded(name: &str) -> String {
     name.to_ascii_lowercase()
         .replace(|c: char| !c.is_ascii_alphanumeric(), "-")
 }
 
-/// Random names, of which many are near one that matters.
+/// Random names. Many of them are similar to a name that is removed.
 fn field_name() -> impl Strategy<Value = String> {
     let near = prop::sample::select(vec![
         "x-user",
@@ -49,7 +49,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn h_38_what_arrives_is_what_was_sent_less_ours_and_hop_by_hop(
+    fn h_38_all_fields_arrive_except_ours_and_hop_by_hop(
         sent in prop::collection::vec(field_name(), 1..21)
     ) {
         let hop = ["connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade",
@@ -58,7 +58,7 @@ proptest! {
         for name in &sent {
             fields.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_static("v"));
         }
-        // What is nominated goes as well; keep that out of this property.
+        // Nominated fields are removed too. This property leaves them out.
         fields.remove(CONNECTION);
         strip(&mut fields);
         let arrived: BTreeSet<String> = fields.keys().map(|name| name.as_str().to_owned()).collect();
@@ -67,13 +67,13 @@ proptest! {
             .map(|name| name.to_ascii_lowercase())
             .filter(|name| {
                 let fold = folded(name);
-                let family = ["x-forwarded-", "x-envoy-", "x-auth-request-", "proxy-"];
+                let prefix = ["x-forwarded-", "x-envoy-", "x-auth-request-", "proxy-"];
                 let ours = ["x-user", "authorization", "forwarded", "x-real-ip", "proxy"];
-                let respelled = ["content-length", "transfer-encoding"].contains(&&*fold) && fold != *name;
+                let with_usual_prefix = ["content-length", "transfer-encoding"].contains(&&*fold) && fold != *name;
                 !hop.contains(&&**name)
                     && !ours.contains(&&*fold)
-                    && !respelled
-                    && !family.iter().any(|family| fold.starts_with(family))
+                    && !with_usual_prefix
+                    && !prefix.iter().any(|prefix| fold.starts_with(prefix))
             })
             .collect();
         prop_assert_eq!(arrived, wanted);
@@ -110,7 +110,7 @@ proptest! {
     }
 
     #[test]
-    fn fields_that_lie_in_a_buffer_are_read_as_a_map_of_them(
+    fn fields_in_a_buffer_and_in_a_map_are_read_alike(
         sent in prop::collection::vec((field_name(), prop::sample::select(vec![
             "a=1; __Host-s=x", "__Host-s=y", "b", "close, X-Users, te", "keep-alive", "",
         ])), 0..12),
@@ -133,7 +133,7 @@ proptest! {
         let taken = Strip::of(&lines[..], &owned);
         let left: BTreeSet<String> = lines
             .iter()
-            .filter(|(name, _)| !taken.takes(name))
+            .filter(|(name, _)| !taken.removes(name))
             .map(|(name, _)| name.to_ascii_lowercase())
             .collect();
         strip(&mut fields);
@@ -142,7 +142,7 @@ proptest! {
     }
 
     #[test]
-    fn fields_of_any_bytes_are_never_a_fault(
+    fn fields_of_any_bytes_cause_no_panic(
         value in prop::collection::vec(any::<u8>(), 0..40)
     ) {
         if let Ok(value) = HeaderValue::from_bytes(&value) {
