@@ -1,4 +1,4 @@
-//! Sessions whose refresh failed for a reason that passes, and when they are tried again.
+//! The pauses of sessions whose refresh failed for a temporary reason.
 
 use std::collections::HashMap;
 use std::sync::{MutexGuard, PoisonError};
@@ -8,30 +8,30 @@ use crate::clock::Timestamp;
 use crate::secret::random;
 use crate::session::SessionKey;
 
-/// The first pause after a failure that passes, and the longest; each is twice the one before.
+/// The first and the longest pause after a temporary failure. Each pause is twice the previous one.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
-/// A server may ask for a longer pause, up to this. What seems to be longer comes of a clock that
-/// was set back.
+/// The longest pause that a provider may ask for. A stored pause that seems longer results from a
+/// clock that was set back.
 pub(super) const LONGEST_ASKED: Duration = Duration::from_mins(5);
 
-/// How many sessions are remembered before those are looked for that nobody has tried since.
+/// When more sessions than this are stored, those that nobody has tried for long are removed.
 const MANY: usize = 10_000;
 
-/// Where the backoff is that keeps a session from being used.
+/// The place of the failure that makes a session unusable.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum FailureLocation {
-    /// At the provider, or on the way there.
+    /// At the provider, or on the network to it.
     Provider,
-    /// Where the gateway keeps its sessions.
+    /// At the session store of the gateway.
     Store,
 }
 
-/// Why a session cannot be used now.
+/// The reason why a session cannot be used now.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Reason {
-    /// A stable code.
+    /// A stable code for logs and metrics.
     pub(super) code: &'static str,
     pub(super) location: FailureLocation,
 }
@@ -52,15 +52,15 @@ impl Reason {
     }
 }
 
-/// A session that cannot be used now. It is not over.
+/// A session that cannot be used now. It has not ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct SessionFailure {
     pub(super) reason: Reason,
-    /// When it is tried again.
+    /// The time until the next attempt.
     pub(super) retry_after: Duration,
 }
 
-/// Failures of one session in a row.
+/// The consecutive failures of one session.
 #[derive(Clone, Copy, Debug)]
 struct Backoff {
     failures: u32,
@@ -68,23 +68,24 @@ struct Backoff {
     reason: Reason,
 }
 
-/// Table sessions in backoff.
+/// The sessions that have a pause.
 #[derive(Debug, Default)]
 pub(super) struct Backoffs(
-    // Looked at when something is refreshed, never for a token that is fresh.
+    // Locked only when a session is refreshed, never for a fresh token.
     #[expect(clippy::disallowed_types, reason = "held for one look-up")] std::sync::Mutex<Table>,
 );
 
 #[derive(Debug, Default)]
 struct Table {
     sessions: HashMap<SessionKey, Backoff>,
-    /// As many as the last look left. The next is due when there are twice as many, so that in an
-    /// outage, where it finds nothing to forget, it stays as cheap as what it follows.
+    /// The number of sessions that the last sweep has left. The next sweep runs when there are
+    /// twice as many. In an outage a sweep finds nothing to remove, and this keeps its average cost
+    /// constant.
     left: usize,
 }
 
 impl Table {
-    /// Forgets those that nobody has tried for long, if it is time to look for them.
+    /// Removes sessions that nobody has tried for long, if a sweep is due.
     fn sweep(&mut self, now: Timestamp) {
         if self.sessions.len() < MANY.max(self.left.saturating_mul(2)) {
             return;
@@ -96,7 +97,7 @@ impl Table {
 }
 
 impl Backoffs {
-    /// The pause that a session is in.
+    /// The rest of a session's pause. `None` if the session may be tried now.
     pub(super) fn find(&self, key: &SessionKey, now: Timestamp) -> Option<SessionFailure> {
         let backoff = *self.all().sessions.get(key)?;
         let retry_after = backoff.until.since(now);
@@ -107,7 +108,7 @@ impl Backoffs {
         })
     }
 
-    /// Notes one more failure, after which a session is not tried before `until`.
+    /// Adds a failure. The session is not tried before `until`.
     pub(super) fn add_failure(
         &self,
         key: &SessionKey,
@@ -121,8 +122,8 @@ impl Backoffs {
         }
     }
 
-    /// Notes that a session is not tried before `until`, though it has not failed: nothing was
-    /// asked. A break of the server's must not make the session's own pauses longer.
+    /// Delays a session until `until` without adding a failure, because no request was sent. An
+    /// outage of the provider must not lengthen the session's own pauses.
     pub(super) fn postpone(
         &self,
         key: &SessionKey,
@@ -141,12 +142,12 @@ impl Backoffs {
         all.sessions.insert(*key, backoff);
     }
 
-    /// Forgets a session that is in order again, or gone.
+    /// Removes a session that was refreshed or has ended.
     pub(super) fn forget(&self, key: &SessionKey) {
         self.all().sessions.remove(key);
     }
 
-    /// How long the next pause of a session is where the server asks for none.
+    /// The next pause of a session, if the provider has not asked for one.
     pub(super) fn next_pause(&self, key: &SessionKey) -> Duration {
         let failures = self
             .all()
@@ -161,15 +162,16 @@ impl Backoffs {
     }
 }
 
-/// The pause after so many failures before this one.
+/// The pause after this number of previous failures.
 fn pause(failures: u32) -> Duration {
     let factor = 1_u32.checked_shl(failures).unwrap_or(u32::MAX);
     FIRST_PAUSE.saturating_mul(factor).min(LONGEST_PAUSE)
 }
 
-/// Between half of a pause and all of it, so that those who failed together do not try together.
+/// A random time between half of the pause and the whole pause, so that sessions that failed
+/// together are not retried together.
 fn jittered(pause: Duration) -> Duration {
-    // Without random bytes all try at once, which is no worse than without this.
+    // Without random bytes all pauses are halved, which is no worse than no jitter.
     let [byte] = random::<1>().unwrap_or_default();
     pause.mul_f64(0.5 + f64::from(byte) / 510.0)
 }
@@ -201,14 +203,14 @@ mod tests {
             backoffs.add_failure(&key(1), X, NOW.plus(SECOND), NOW);
         }
         assert_eq!(pause(u32::MAX), LONGEST_PAUSE);
-        // What was not even asked is no failure.
+        // A delay without a request is not a failure.
         let held = key(3);
         for _ in 0..5 {
             backoffs.postpone(&held, X, NOW.plus(SECOND), NOW);
         }
         assert!(backoffs.next_pause(&held) <= FIRST_PAUSE);
         assert!(backoffs.find(&held, NOW).is_some());
-        // Another session has its own, and so has one that was in order meanwhile.
+        // Each session has its own pauses, and a refreshed session starts again with the first one.
         assert!(backoffs.next_pause(&key(2)) <= FIRST_PAUSE);
         backoffs.forget(&key(1));
         assert!(backoffs.next_pause(&key(1)) <= FIRST_PAUSE);

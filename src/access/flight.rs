@@ -1,8 +1,9 @@
-//! One piece of work for everybody who wants the same.
+//! A flight: one piece of work that all requests with the same key share.
 //!
-//! The first who asks starts it as a task of the control plane; whoever asks while it is under way
-//! waits for the same end. It belongs to nobody who waits: it goes on when all of them have gone,
-//! and when it panics or is cancelled its place is free again and those who wait are told.
+//! The first request for a key starts the flight as a task of the control plane. Later requests
+//! join the flight and get the same result. The flight does not depend on its waiters: it continues
+//! when all of them have gone. If it panics or is cancelled, its key becomes free and the waiters
+//! are told.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,35 +13,35 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-/// How a flight goes.
+/// The progress of a flight.
 #[derive(Clone, Debug)]
 pub(super) enum Progress<P, T> {
-    /// It is on its way.
+    /// The flight is running.
     UnderWay,
-    /// It pauses for a reason, which those who wait may find too long.
+    /// The flight pauses. The value says why and for how long, so that a waiter can leave.
     Paused(P),
-    /// It has come to its end.
+    /// The flight has ended with a result.
     Finished(T),
-    /// It panicked, or the control plane stopped.
+    /// The flight panicked, or the control plane stopped.
     Lost,
 }
 
 type Sender<P, T> = Arc<watch::Sender<Progress<P, T>>>;
 
-/// All flights under way, one for each key.
+/// All running flights, one for each key.
 pub(super) struct Flights<K, P, T> {
     control: Handle,
-    // Taken when a flight starts, is joined or ends; never for a request that needs none.
+    // Locked when a flight starts, is joined or ends. Requests that need no flight never lock it.
     #[expect(clippy::disallowed_types, reason = "held for one look-up")]
     under_way: std::sync::Mutex<HashMap<K, Sender<P, T>>>,
     count: watch::Sender<usize>,
 }
 
-/// A place among those who wait for a flight. Dropping it ends nothing.
+/// A request that waits for a flight. Dropping it does not stop the flight.
 #[derive(Debug)]
 pub(super) struct Waiter<P, T>(watch::Receiver<Progress<P, T>>);
 
-/// Whoever carries out a flight. Dropping it ends the flight.
+/// The task that runs a flight. Dropping it ends the flight as lost.
 pub(super) struct Leader<K: Copy + Eq + Hash, P, T> {
     flights: Arc<Flights<K, P, T>>,
     key: K,
@@ -48,12 +49,12 @@ pub(super) struct Leader<K: Copy + Eq + Hash, P, T> {
     finished: bool,
 }
 
-/// Whether a flight that was to end because nobody waited for it has ended.
+/// The result of an attempt to end a flight that nobody waits for.
 #[must_use]
 pub(super) enum FinishUnwaited<L> {
-    /// It has ended.
+    /// The flight has ended.
     Finished,
-    /// Somebody has joined it meanwhile, so it goes on.
+    /// A waiter has joined in the meantime, so the flight continues.
     Joined(L),
 }
 
@@ -63,7 +64,7 @@ where
     P: Clone + Send + Sync + 'static,
     T: Clone + Send + Sync + 'static,
 {
-    /// None yet; they will be tasks of `control`.
+    /// Creates an empty set of flights. Flights will be tasks of `control`.
     pub(super) fn new(control: Handle) -> Arc<Self> {
         #[expect(clippy::disallowed_types, reason = "see the field")]
         let under_way = std::sync::Mutex::default();
@@ -74,8 +75,8 @@ where
         })
     }
 
-    /// A waiter in the flight for `key`. When there is none `work` starts one; what it is given has to
-    /// be told how the flight ends.
+    /// Joins the flight for `key`. If there is none, `work` starts one. It has to finish the
+    /// [`Leader`] that it gets.
     pub(super) fn join<F>(
         self: &Arc<Self>,
         key: K,
@@ -100,25 +101,25 @@ where
             sender,
             finished: false,
         };
-        // Detached: nobody's leaving ends it.
+        // The task is detached, so no waiter can stop it.
         drop(self.control.spawn(work(leader)));
         Waiter(receiver)
     }
 
-    /// A waiter in the flight for `key`, if there is one.
+    /// Joins the flight for `key`, if there is one.
     pub(super) fn waiter(&self, key: &K) -> Option<Waiter<P, T>> {
         let under_way = self.under_way();
         under_way.get(key).map(|sender| Waiter(sender.subscribe()))
     }
 
-    /// Waits until nothing is under way.
+    /// Waits until no flight is running.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe.
     pub(super) async fn none(&self) {
         let mut count = self.count.subscribe();
-        // It fails only when the sender is gone, and that is ours.
+        // This fails only if the sender is dropped, and `self` owns the sender.
         drop(count.wait_for(|count| *count == 0).await);
     }
 }
@@ -131,7 +132,7 @@ impl<K, P, T> Flights<K, P, T> {
 }
 
 impl<P: Clone, T: Clone> Waiter<P, T> {
-    /// Waits until the flight has come to its end or rests: [`Progress::UnderWay`] is never given.
+    /// Waits until the flight has ended or pauses. Never returns [`Progress::UnderWay`].
     ///
     /// # Cancel safety
     ///
@@ -148,7 +149,7 @@ impl<P: Clone, T: Clone> Waiter<P, T> {
         }
     }
 
-    /// Waits for other progress than those that were given.
+    /// Waits until the progress changes from the one that was returned last.
     ///
     /// # Cancel safety
     ///
@@ -162,17 +163,17 @@ impl<P: Clone, T: Clone> Waiter<P, T> {
 }
 
 impl<K: Copy + Eq + Hash, P, T> Leader<K, P, T> {
-    /// Says that the flight pauses.
+    /// Tells the waiters that the flight pauses.
     pub(super) fn pause(&self, why: P) {
         self.sender.send_replace(Progress::Paused(why));
     }
 
-    /// Says that the flight goes on.
+    /// Tells the waiters that the flight continues.
     pub(super) fn resume(&self) {
         self.sender.send_replace(Progress::UnderWay);
     }
 
-    /// Waits until nobody waits for the flight any more.
+    /// Waits until the flight has no waiter.
     ///
     /// # Cancel safety
     ///
@@ -181,12 +182,12 @@ impl<K: Copy + Eq + Hash, P, T> Leader<K, P, T> {
         self.sender.closed().await;
     }
 
-    /// Ends the flight if nobody waits for it. Whoever joins at this very moment keeps it going, or
-    /// starts another.
+    /// Ends the flight if it has no waiter. A request that joins at the same time keeps the flight
+    /// running, or starts another one.
     pub(super) fn finish_unwaited(mut self, end: T) -> FinishUnwaited<Self> {
         let flights = Arc::clone(&self.flights);
         let mut under_way = flights.under_way();
-        // Whoever joins holds the same lock.
+        // A request that joins holds the same lock.
         if self.sender.receiver_count() > 0 {
             drop(under_way);
             return FinishUnwaited::Joined(self);
@@ -199,7 +200,7 @@ impl<K: Copy + Eq + Hash, P, T> Leader<K, P, T> {
         FinishUnwaited::Finished
     }
 
-    /// Ends the flight. Whoever asks from now on starts another; what this one did is done.
+    /// Ends the flight. Later requests for its key start another one.
     pub(super) fn finish(mut self, end: T) {
         self.finished = true;
         self.clear();
@@ -351,7 +352,7 @@ mod tests {
                 }
                 leader.finish(1);
             });
-            // The runtime stops after the task was polled so often.
+            // The runtime stops after this number of polls.
             let stop = std::thread::spawn(move || {
                 runtime.block_on(async {
                     for _ in 0..polls {
@@ -429,7 +430,7 @@ mod tests {
         joined.notify_one();
         assert_eq!(finished(&late.progress().await), 1);
         drop(late);
-        // With nobody there it ends, and its place is free.
+        // Without a waiter the flight ends, and its key becomes free.
         let waiter = flights.join(7, |leader| async move {
             leader.no_waiters().await;
             assert!(matches!(

@@ -1,26 +1,28 @@
-//! Where in the table of routes to look.
+//! An index of the routes by host and path prefix.
 
 use std::collections::BTreeMap;
 
 use super::route::Route;
 use crate::target::{FoldedPath, Target};
 
-/// Finds the few routes that may take a request, however many there are: those whose prefix has the
-/// same folded as a prefix of its path, for its host or for all.
+/// Finds the few routes that may match a request, however many routes there are. The folded prefix
+/// of such a route is equal to a leading part of the folded path, and the route is for the
+/// request's host or for all hosts.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    /// Places in the table by host, nothing for all of them, and the prefix's folded.
-    places: BTreeMap<Box<[u8]>, Vec<usize>>,
-    /// How many segments the longest prefix has.
+    /// Positions in the table of routes. The key is the host, or nothing for all hosts, and the
+    /// folded prefix.
+    positions: BTreeMap<Box<[u8]>, Vec<usize>>,
+    /// The number of segments of the longest prefix.
     depth: usize,
-    /// Some route is for certain hosts.
+    /// Whether a route is for certain hosts only.
     by_host: bool,
 }
 
 impl Index {
     pub(super) fn new(routes: &[Route]) -> Self {
         let mut index = Self::default();
-        for (place, route) in routes.iter().enumerate() {
+        for (position, route) in routes.iter().enumerate() {
             let folded = FoldedPath::of(route.prefix(), usize::MAX);
             let whole = folded.prefixes().last().unwrap_or_default();
             let segments = folded.prefixes().count().saturating_sub(1);
@@ -32,21 +34,28 @@ impl Index {
             }
             for host in hosts {
                 let key = [host.as_bytes(), whole].concat();
-                index.places.entry(key.into()).or_default().push(place);
+                index
+                    .positions
+                    .entry(key.into())
+                    .or_default()
+                    .push(position);
             }
         }
         index
     }
 
-    /// The first place in the table whose route `takes` the target.
-    pub(super) fn first(&self, target: &Target, takes: impl Fn(usize) -> bool) -> Option<usize> {
+    /// The first position in the table whose route `matches` the target.
+    pub(super) fn first(&self, target: &Target, matches: impl Fn(usize) -> bool) -> Option<usize> {
         let folded = FoldedPath::of(target.path(), self.depth);
         let mut key = Vec::new();
         let mut best: Option<usize> = None;
         let mut look = |key: &[u8]| {
-            let places = self.places.get(key).map_or(&[][..], Vec::as_slice);
-            let better = |place: &&usize| best.is_none_or(|best| **place < best);
-            let found = places.iter().filter(better).find(|place| takes(**place));
+            let positions = self.positions.get(key).map_or(&[][..], Vec::as_slice);
+            let better = |position: &&usize| best.is_none_or(|best| **position < best);
+            let found = positions
+                .iter()
+                .filter(better)
+                .find(|position| matches(**position));
             best = found.copied().or(best);
         };
         for prefix in folded.prefixes() {
@@ -121,7 +130,7 @@ mod tests {
                     for end in ["", "/", "/b", "/b/"] {
                         let path = format!("/{one}/{two}{end}").replace(' ', "%20");
                         let target = target(host, &path);
-                        let each = table.iter().find(|route| route.takes(&target));
+                        let each = table.iter().find(|route| route.matches(&target));
                         let indexed = table.find(&target);
                         let name = |route: Option<&Rc<Route>>| route.map(|route| route.index());
                         assert_eq!(name(indexed), name(each), "{host}{path}");

@@ -1,19 +1,19 @@
-//! May this request pass?
+//! Decides whether a request may be forwarded.
 //!
-//! [`Access::decide`] is the one place that answers, and a [`Permit`] is the only way to an
-//! upstream. The room knows routes, sessions and rules, and keeps tokens fresh ([`Refresher`]); it
-//! knows nothing of pages, redirects or how somebody signs in.
+//! Only [`Access::decide`] decides, and only a [`Permit`] leads to an upstream. The room knows
+//! routes, sessions and rules, and keeps access tokens fresh ([`Refresher`]). It does not know
+//! pages, redirects or how a user signs in.
 //!
-//! A request with a fresh token pays one relaxed load and a comparison for that. One whose token
-//! will end soon starts a refresh and passes at once; one whose token has ended is a
-//! [`Decision::Wait`].
+//! For a request with a fresh token, the check of the token's age costs one relaxed load and a
+//! comparison. A request whose token expires soon starts a refresh and is permitted at once. A
+//! request whose token has expired gets a [`Decision::Wait`].
 //!
-//! An [`Access`] belongs to one worker and to one site: the settings that were in force when it was
-//! made. What it hands out owns what it needs, so a request keeps its site to its end, and a
-//! permit is cloned without a counter that several workers write to.
+//! An [`Access`] belongs to one worker and to one site. The values that it returns own what they
+//! need, so a request uses the same site until its end. Each worker counts its own references, so
+//! workers do not write to the same memory.
 //!
-//! Forgetting to ask does not compile: every field of a [`Permit`] is private to this room, and no
-//! function but [`Access::decide`] and what continues its decision makes one.
+//! Code that forgets the decision does not compile: the fields of a [`Permit`] are private to this
+//! room, and only [`Access::decide`] and the continuation of its decision create one.
 //!
 //! ```
 //! use sidegate::access::Permit;
@@ -23,8 +23,7 @@
 //! }
 //! ```
 //!
-//! The same function, with one word more, fails because the field is private and for no other
-//! reason (E0616):
+//! The same function fails with one change, because the field is private (E0616):
 //!
 //! ```compile_fail,E0616
 //! use sidegate::access::Permit;
@@ -34,8 +33,7 @@
 //! }
 //! ```
 //!
-//! And a permit cannot be put together from parts that somebody has, even from those of another
-//! permit (E0451):
+//! A permit cannot be built from parts, not even from those of another permit (E0451):
 //!
 //! ```compile_fail,E0451
 //! use sidegate::access::Permit;
@@ -88,97 +86,97 @@ use crate::session::{Lookup, Session, SessionId, Sessions, cookie};
 use crate::target::Target;
 use crate::upstream::AssertionNames;
 
-/// One worker's view of one site's routes, and of who is signed in. Deciding takes no lock.
+/// One worker's copy of a site's routes, with access to sessions. A decision takes no lock.
 #[derive(Debug)]
 pub(crate) struct Access {
     routes: WorkerRoutes,
-    /// Whether some route has tokens refreshed because an app refuses them, which can happen at
+    /// Whether some route refreshes the token when its app refuses it. Such a refresh can happen at
     /// any time.
     refreshes_on_refusal: bool,
-    /// The fields that tell an app who is signed in.
+    /// The names of the assertion fields.
     names: AssertionNames,
     /// The providers of this site.
     providers: Arc<Providers>,
-    /// How long a request waits for its session.
+    /// The longest time that a request waits for its session.
     max_wait: Duration,
     sessions: Arc<Sessions>,
     refresher: Arc<Refresher>,
 }
 
-/// What [`Access::new`] takes from the settings.
+/// The settings of an [`Access`].
 #[derive(Debug)]
 pub struct Settings<'a> {
     /// The routes.
     pub routes: &'a RouteTable,
-    /// The fields that tell an app who is signed in.
+    /// The names of the assertion fields.
     pub(crate) names: &'a AssertionNames,
     /// The providers by their configured names.
     pub providers: &'a Arc<Providers>,
-    /// How long a request waits for a session that has to be refreshed or fetched first.
+    /// The longest time that a request waits for the refresh or fetch of its session.
     pub(crate) max_wait: Duration,
 }
 
-/// What a request may do.
+/// The decision about a request.
 #[derive(Debug)]
 #[must_use]
 pub(crate) enum Decision {
-    /// It may pass.
+    /// The request may be forwarded.
     Permit(Permit),
-    /// It needs a session, and has none that counts here.
+    /// The request needs a session that this route accepts, and has none.
     Challenge(Challenge),
-    /// Its person is known and may not use the route.
+    /// The user is signed in and may not use the route.
     Forbid(Forbid),
-    /// No route takes it.
+    /// No route matches the request.
     NoRoute,
-    /// Its session is there, but cannot be used now.
+    /// The session exists, but cannot be used now.
     Unavailable(Unavailable),
-    /// Its session has to be refreshed or fetched first.
+    /// The session has to be refreshed or fetched first.
     Wait(Wait),
 }
 
-/// A request that needs a login.
+/// A request whose user has to sign in.
 #[derive(Debug)]
 pub(crate) struct Challenge {
-    /// The route it wants.
+    /// The route of the request.
     pub route: Rc<Route>,
-    /// Why no session counts.
+    /// The reason why the request has no session that is accepted.
     pub(crate) cause: Cause,
-    /// The live session, if it is one of a provider that does not count here.
+    /// The live session, if the route does not accept its provider.
     pub(crate) other: Option<Arc<Session>>,
 }
 
-/// A request of somebody who may not use the route.
+/// A request of a user who may not use the route.
 #[derive(Debug)]
 pub(crate) struct Forbid {
-    /// The route it wants.
+    /// The route of the request.
     pub route: Rc<Route>,
-    /// Who is signed in.
+    /// The session of the user.
     pub(crate) session: Arc<Session>,
 }
 
-/// Why a request has no session that counts.
+/// The reason why a request has no session that the route accepts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Cause {
-    /// Two session cookies with different values came: one of them is not ours, and nobody can
-    /// tell which.
+    /// The request has two session cookies with different values. One of them is not ours, and the
+    /// gateway cannot tell which.
     Conflicting,
     /// The session has passed its idle or absolute deadline.
     Expired,
-    /// The provider says that the session's grant has ended, or somebody signed out a moment ago.
+    /// The provider says that the grant has ended, or the user signed out a moment ago.
     GrantEnded,
     /// The cookie's value is not a session id.
     Malformed,
-    /// No session cookie came.
+    /// The request has no session cookie.
     NoCookie,
     /// The session was opened by another process, or by this one before a restart.
     OtherInstance,
-    /// The session is one of another provider.
+    /// The session belongs to a provider that the route does not accept.
     OtherProvider,
     /// The app refuses the session's access token.
     RefusedByApp,
     /// The access token has expired, and there is no refresh token.
     TokenExpired,
-    /// The session was ended or pushed out, or never existed.
+    /// The session has ended, was evicted, or never existed.
     Unknown,
 }
 
@@ -201,7 +199,7 @@ impl Cause {
 }
 
 impl Access {
-    /// Makes one worker's copy of what a site has.
+    /// Creates one worker's copy of the settings of a site.
     pub(crate) fn new(
         settings: &Settings<'_>,
         sessions: Arc<Sessions>,
@@ -219,26 +217,26 @@ impl Access {
         })
     }
 
-    /// The routes, most specific first.
+    /// The routes. The most specific one is the first.
     pub(crate) fn routes(&self) -> impl Iterator<Item = &Route> {
         self.routes.iter().map(|route| &**route)
     }
 
-    /// The time until which a request that comes now waits.
+    /// The end of the wait of a request that arrives now.
     fn deadline(&self) -> Instant {
         let now = self.refresher.clock().instant();
         now.checked_add(self.max_wait).unwrap_or(now)
     }
 
-    /// The provider that signed a session's person in.
+    /// The provider that opened a session.
     fn provider(&self, session: &Session) -> Option<&Arc<Provider>> {
         self.providers.get(session.provider())
     }
 
-    /// Decides about one request by its canonical target, its method and cookies, and the time.
-    /// `recent` is the session that its connection used last.
+    /// Decides about one request. The inputs are its method, its fields, its canonical target and
+    /// the time. `recent` is the last session of its connection.
     ///
-    /// On a public route a session counts when there is one, and its absence does not matter.
+    /// A public route uses a session if there is one, but does not need it.
     pub(crate) fn decide(
         self: &Rc<Self>,
         (method, fields): (&Method, &(impl View + ?Sized)),
@@ -283,8 +281,8 @@ impl Access {
         }
     }
 
-    /// Decides about a session, whatever the age of its token. A request that has waited before
-    /// goes on waiting until `deadline`.
+    /// Decides about a request with this session, whether its token is fresh or not. A request that
+    /// has waited before keeps its `deadline`.
     fn decide_for_session(
         self: &Rc<Self>,
         route: &Rc<Route>,
@@ -314,7 +312,7 @@ impl Access {
         }
     }
 
-    /// The right to pass, as the person of `session` or as nobody.
+    /// A permit for the user of `session`, or for a request without a user.
     fn permit(self: &Rc<Self>, route: &Rc<Route>, session: Option<Arc<Session>>) -> Permit {
         Permit {
             access: Rc::clone(self),
@@ -324,7 +322,7 @@ impl Access {
         }
     }
 
-    /// Decides about a person.
+    /// Decides whether the user of a session may use the route.
     fn apply_rule(self: &Rc<Self>, route: &Rc<Route>, session: Arc<Session>) -> Decision {
         match route.rule.check(session.identity()) {
             Verdict::Allowed => Decision::Permit(self.permit(route, Some(session))),
@@ -335,7 +333,7 @@ impl Access {
         }
     }
 
-    /// Decides about a request without a session that counts.
+    /// Decides about a request without a session that the route accepts.
     fn without_session(
         self: &Rc<Self>,
         route: &Rc<Route>,
@@ -353,7 +351,7 @@ impl Access {
     }
 
     /// Decides about a request whose session cannot be used now. On a public route the request
-    /// passes as nobody's.
+    /// passes without a user.
     fn unavailable(self: &Rc<Self>, route: &Rc<Route>, failure: SessionFailure) -> Decision {
         if route.is_public() {
             return Decision::Permit(self.permit(route, None));
@@ -366,8 +364,9 @@ impl Access {
         })
     }
 
-    /// The session id that a browser brings, and its session if that is live, whatever it may be
-    /// used for. One whose token has expired is live as long as it can be refreshed.
+    /// The session id in the request's cookie, and its session if the session is live. The session
+    /// may belong to any provider. A session with an expired token is live as long as it can be
+    /// refreshed.
     ///
     /// # Cancel safety
     ///
@@ -382,12 +381,12 @@ impl Access {
         Some((id, session))
     }
 
-    /// The live session that a browser brings, of whatever provider. One whose token has expired is
-    /// live as long as it can be refreshed.
+    /// The live session in the request's cookie, of any provider. A session with an expired token
+    /// is live as long as it can be refreshed.
     ///
     /// # Errors
     ///
-    /// Why there is none.
+    /// The reason why there is none.
     ///
     /// # Cancel safety
     ///
@@ -412,7 +411,7 @@ impl Access {
         let session = match found {
             Lookup::Expired => return Err(Cause::Expired),
             Lookup::OtherInstance => return Err(Cause::OtherInstance),
-            // A store that does not answer has no session to show; nothing is ended by that.
+            // If the store does not answer, the session is not found. It is not ended either.
             Lookup::Away | Lookup::Unknown => return Err(Cause::Unknown),
             Lookup::Live(session) => session,
         };
@@ -424,12 +423,12 @@ impl Access {
     }
 }
 
-/// The one session id that a request brings.
+/// The only session id of a request.
 fn session_id(fields: &(impl View + ?Sized)) -> Result<SessionId, Cause> {
     SessionId::parse(session_cookie(fields)?).ok_or(Cause::Malformed)
 }
 
-/// The one value that it brings for one.
+/// The only value of the session cookie of a request.
 fn session_cookie(fields: &(impl View + ?Sized)) -> Result<&[u8], Cause> {
     match cookies::find(fields, cookie::SESSION.as_bytes()) {
         Found::Absent => Err(Cause::NoCookie),
@@ -438,7 +437,7 @@ fn session_cookie(fields: &(impl View + ?Sized)) -> Result<&[u8], Cause> {
     }
 }
 
-/// A CORS preflight as the Fetch standard defines it.
+/// Whether a request is a CORS preflight, as defined by the Fetch standard.
 fn is_preflight(method: &Method, fields: &(impl View + ?Sized)) -> bool {
     method == Method::OPTIONS
         && fields.has(&header::ORIGIN)

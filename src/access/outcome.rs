@@ -1,4 +1,4 @@
-//! What may come of refreshing or fetching a session, for whoever waits for it.
+//! The results of refreshing and fetching a session, as waiters get them.
 
 use std::sync::Arc;
 
@@ -6,43 +6,43 @@ use super::backoff::{Reason, SessionFailure};
 use crate::clock::Timestamp;
 use crate::session::Session;
 
-/// What came of a refresh.
+/// The result of a refresh.
 #[derive(Clone, Debug)]
 pub(super) enum Outcome {
-    /// The session with the newest tokens that can be had.
+    /// The session with its newest tokens.
     Renewed(Arc<Session>),
-    /// The session has ended: the server said that the grant has, or somebody signed out.
+    /// The session has ended: the provider ended the grant, or the user signed out.
     Ended,
     /// There are no new tokens now. The session stays.
     Failed(SessionFailure),
 }
 
-/// A pause before the next try.
+/// The pause before the next attempt.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RetryPause {
     pub(super) until: Timestamp,
     pub(super) reason: Reason,
 }
 
-/// What came of fetching a session from the store.
+/// The result of fetching a session from the store.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Fetched {
-    /// It is in memory now.
+    /// The session is in memory now.
     InMemory,
     /// The store has no such session.
     Unknown,
-    /// The store cannot say now.
+    /// The store cannot answer now.
     Failed(SessionFailure),
 }
 
-/// What a waiter is taken for, and what may become of the waiting.
+/// The result type of a flight, with the failures of waiting for it.
 pub(super) trait FlightResult: Clone {
-    /// It takes longer than a request waits.
+    /// The reason when a flight takes longer than a request waits.
     const SLOW: Reason;
-    /// It broke off.
+    /// The reason when a flight is aborted.
     const LOST: Reason;
 
-    /// Nothing came of it for now.
+    /// Makes a result from a failure.
     fn failed(failure: SessionFailure) -> Self;
 }
 

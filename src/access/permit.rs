@@ -1,4 +1,4 @@
-//! The right to pass.
+//! Permits: the right of one request to be forwarded.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use crate::session::{Session, cookie};
 use crate::upload::Upload;
 use crate::upstream::{Pools, ResponseFuture, assertions};
 
-/// The right to send one request to one upstream, as one person or as nobody. Only
-/// [`Access::decide`] makes one.
+/// The right to send one request to one upstream, with a user or without one. Only
+/// [`Access::decide`] creates a permit.
 #[derive(Debug)]
 #[must_use]
 pub struct Permit {
@@ -23,23 +23,23 @@ pub struct Permit {
     pub(super) cookies: Cookies,
 }
 
-/// Whether it is known what the app gets of the cookies that came.
+/// The state of the request's cookies.
 #[derive(Debug)]
 pub(super) enum Cookies {
-    /// The connection has seen this very line before: without our cookies this is left of it.
+    /// The connection has had the same `Cookie` line before. This is the line without our cookies.
     Read(Option<HeaderValue>),
-    /// Our cookies are still to be looked for.
+    /// The request may have our cookies. They have not been removed yet.
     Unread,
 }
 
 impl Permit {
-    /// The route it is for.
+    /// The route of the request.
     pub fn route(&self) -> &Rc<Route> {
         &self.route
     }
 
-    /// What to remember of a request that may have to be sent once more, or whose person may have
-    /// to sign in again, because of the app's answer. `None` where neither can happen.
+    /// The data that is needed if the app refuses the token: to send the request again, or to let
+    /// the user sign in again. `None` if neither can happen.
     pub(crate) fn sent_request(&self) -> Option<SentRequest> {
         let session = self.session.as_ref()?;
         let wanted =
@@ -50,14 +50,15 @@ impl Permit {
         })
     }
 
-    /// What the app is told: each field that has a value, the bearer token among them.
+    /// The assertion fields that have a value, with `Authorization` and the bearer token.
     pub fn fields(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
         let fields = self.assertions();
         fields.filter_map(|(name, value)| value.map(|value| (name, value)))
     }
 
-    /// Uses up the permit: writes what the app is told into the request, whose fields were stripped
-    /// before, removes our cookies, and sends the request on.
+    /// Sends the request to the upstream. Before that, writes the assertion fields and removes our
+    /// cookies. The client's own assertion fields have been removed before. This uses up the
+    /// permit.
     ///
     /// # Errors
     ///
@@ -65,8 +66,8 @@ impl Permit {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the upstream connection; the app may have acted, even if the
-    /// future was never polled.
+    /// Dropping the future closes the upstream connection. The app may have acted on the request,
+    /// even if the future was never polled.
     pub(crate) fn exchange(
         mut self,
         mut request: Request<Upload>,
@@ -82,12 +83,12 @@ impl Permit {
             Others::Line(line) => write_or_remove(headers, &header::COOKIE, Some(line)),
             Others::None => write_or_remove(headers, &header::COOKIE, None),
         }
-        // Not a loop: a chain of iterators is faster when it drives itself.
+        // `for_each` is faster than a loop for a chain of iterators.
         self.assertions()
             .for_each(|(name, value)| write_or_remove(headers, name, value.cloned()));
     }
 
-    /// What is left of the cookies without ours.
+    /// The cookies without ours.
     pub(super) fn cookies_left(&mut self, fields: &(impl View + ?Sized)) -> Others {
         match std::mem::replace(&mut self.cookies, Cookies::Unread) {
             Cookies::Read(Some(line)) => Others::Line(line),
@@ -96,12 +97,12 @@ impl Permit {
         }
     }
 
-    /// Every field that we assert, with its value or, where it must not be there, without.
+    /// Every assertion field. A field without a value must not be in the request.
     pub(super) fn assertions(&self) -> impl Iterator<Item = (&HeaderName, Option<&HeaderValue>)> {
         let (session, names) = (self.session.as_deref(), &self.access.names);
         let identity = session.map(Session::identity);
         let bearer = session.map(|session| session.tokens().bearer());
-        // Looked for only where an app is told.
+        // The provider's name is needed only if a field for it is configured.
         let told = session.filter(|_session| names.provider.is_some());
         let provider = told.and_then(|session| self.route.provider(session.provider()));
         assertions(names, identity, provider, bearer)

@@ -1,4 +1,4 @@
-//! The session that a connection used last.
+//! The last session of a connection.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -11,11 +11,10 @@ use crate::fields::cookie::{self as cookies, Others};
 use crate::secret::Secret;
 use crate::session::{Session, Sessions, cookie};
 
-/// Lets the requests of one connection go without looking their session up each time.
+/// Saves the look-up of the session for each request of a connection.
 ///
-/// What a session holds is unpacked when it is looked up; here it stays so. None is used that was
-/// replaced, ended or pushed out: what is remembered is asked whether it still stands, at every
-/// request.
+/// A look-up unpacks the session; this value keeps it unpacked. For each request it checks that the
+/// session has not been replaced, ended or evicted.
 #[derive(Debug, Default)]
 pub(crate) struct Recent(RefCell<Option<LastUsed>>);
 
@@ -27,17 +26,17 @@ struct LastUsed {
     found_at: Timestamp,
 }
 
-/// The only `Cookie` line of the request, if it had one only.
+/// The `Cookie` line of a request that has exactly one.
 #[derive(Debug)]
 struct CookieLine {
     whole: Secret<Box<[u8]>>,
-    /// What remains without our cookies.
+    /// The line without our cookies.
     others: Option<HeaderValue>,
 }
 
 impl Recent {
-    /// The session of a request with this very `Cookie` line and no other, as [`Recent::by_cookie`],
-    /// and what the app gets of the line.
+    /// The session of a request that has only this `Cookie` line, as [`Recent::by_cookie`], and the
+    /// line without our cookies.
     pub(super) fn by_line(
         &self,
         line: &[u8],
@@ -53,7 +52,7 @@ impl Recent {
             .then(|| (Arc::clone(&last.session), same.others.clone()))
     }
 
-    /// The session of this very cookie, if it was the last one and still stands.
+    /// The session of this cookie, if it was the last one of the connection and is still valid.
     pub(super) fn by_cookie(
         &self,
         cookie: &[u8],
@@ -67,7 +66,8 @@ impl Recent {
             .then(|| Arc::clone(&last.session))
     }
 
-    /// Notes the session that was found for a cookie, which came in `line` or in several.
+    /// Stores the session that was found for a cookie. `line` is the only `Cookie` line, if there
+    /// was only one.
     pub(super) fn note(
         &self,
         (cookie, line): (&[u8], Option<&[u8]>),
@@ -87,7 +87,7 @@ impl Recent {
     }
 }
 
-/// A `Cookie` line without our cookies, nothing if there are no others.
+/// The `Cookie` line without our cookies. `None` if no other cookie is left.
 fn others(line: &[u8]) -> Option<HeaderValue> {
     match cookies::others(&[(COOKIE.as_str(), line)][..], cookie::is_own) {
         Others::Unchanged => {

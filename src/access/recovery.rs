@@ -1,7 +1,7 @@
-//! What to do when an app refuses a token that the gateway believes good.
+//! What the gateway does when an app refuses a token that the gateway considers valid.
 //!
-//! The token may have been revoked, or a refresh beside the request may have killed it. Only what
-//! the app has refused is ever sent again, once, and only with another token.
+//! The token may have been revoked, or a refresh during the request may have made it invalid. A
+//! request is sent again only if the app has refused it, only once, and only with another token.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::clock::Timestamp;
 use crate::session::{EndReason, EndedVersion, Session, SessionState};
 use crate::telemetry::chain;
 
-/// A request that was sent as somebody, and whose answer may refuse the token.
+/// A request that was sent with a user's token. The app's answer may refuse the token.
 #[derive(Debug)]
 pub(crate) struct SentRequest {
     pub(super) route: Rc<Route>,
@@ -34,39 +34,40 @@ pub(crate) struct TokenRefusal {
 /// Whether a request has content.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Content {
-    /// It ends with its head.
+    /// The request has no body.
     None,
-    /// It has, or may have.
+    /// The request has a body, or may have one.
     Some,
 }
 
-/// Whether a request can be sent once more.
+/// Whether a request can be sent again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Replayable {
-    /// All of it is at hand.
+    /// The whole request is available.
     Yes,
-    /// Its body is gone, or too large to be kept.
+    /// The body is gone, or too large to be kept.
     No,
 }
 
-/// What becomes of an answer that refuses a token.
+/// What happens after an answer that refuses a token.
 #[derive(Debug)]
 #[must_use]
 pub(crate) enum Recovery {
-    /// The app's answer is passed on.
+    /// The app's answer is forwarded.
     Pass,
-    /// The request is sent once more, with this.
+    /// The request is sent again with this permit.
     Retry(Permit),
-    /// The person signs in again.
+    /// The user signs in again.
     SignIn(Challenge),
 }
 
 impl Access {
-    /// Whether a request is to be kept until its answer is there, so that it can be sent again or
-    /// its person be asked.
+    /// Whether a request has to be kept until its answer arrives, in order to send it again or to
+    /// let the user sign in again.
     ///
-    /// Where the app's refusals are passed on, only a refresh beside the request makes that worth
-    /// while, and none begins before it is due. One with content can be under way for whatever time.
+    /// If the route forwards the app's refusals, only a refresh during the request makes a second
+    /// attempt useful, and no refresh starts before it is due. The duration of a request with a
+    /// body is not limited, so it is always kept.
     pub(crate) fn must_keep(&self, sent: &SentRequest, content: Content, now: Timestamp) -> bool {
         if sent.route.on_refusal != OnRefusal::Pass || self.refreshes_on_refusal {
             return true;
@@ -75,7 +76,7 @@ impl Access {
         content == Content::Some || sent.session.is_due(answered)
     }
 
-    /// Whether an answer refuses the token that its request was sent with.
+    /// The refusal, if this answer refuses the token of its request.
     pub(crate) fn token_refusal(
         self: &Rc<Self>,
         sent: SentRequest,
@@ -95,11 +96,11 @@ impl Access {
 }
 
 impl TokenRefusal {
-    /// Decides, and waits for a refresh where one can help.
+    /// Decides what to do. Waits for a refresh if it can help.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: a refresh that was started goes on.
+    /// Cancel safe: a refresh that has started continues.
     pub(crate) async fn recover(self, replayable: Replayable) -> Recovery {
         let Self { access, sent } = self;
         let recovery = access.recover(&sent, replayable).await;
@@ -123,13 +124,14 @@ impl TokenRefusal {
 impl Access {
     async fn recover(self: &Rc<Self>, sent: &SentRequest, replayable: Replayable) -> Recovery {
         let (route, session) = (&sent.route, &sent.session);
-        // A refresh beside the request may have killed its token: that is nobody's wish.
+        // A refresh during the request may have made its token invalid. This is not a decision of
+        // the app.
         let replaced = session.state() == SessionState::Superseded;
         if replaced || self.refresher.under_way(session.key()).is_some() {
             return self.retry_with_newer_token(sent, replayable).await;
         }
         let now = self.refresher.clock().now();
-        // The app refuses even a token that was just made: another one would fare no better.
+        // The app refuses even a new token, so another one would not help.
         let is_new = !session
             .tokens()
             .lifetime()
@@ -138,7 +140,7 @@ impl Access {
         match route.on_refusal {
             OnRefusal::Pass => Recovery::Pass,
             OnRefusal::RefreshAndRetry | OnRefusal::Relogin if is_new => Recovery::Pass,
-            // Nobody has to sign in here.
+            // Nobody has to sign in on a public route.
             OnRefusal::Relogin if route.is_public() => Recovery::Pass,
             OnRefusal::RefreshAndRetry if session.tokens().refresh_token().is_none() => {
                 Recovery::Pass
@@ -148,8 +150,8 @@ impl Access {
         }
     }
 
-    /// Sends the request again once there is a newer token. What cannot be sent again does not wait
-    /// for it.
+    /// Sends the request again when there is a newer token. If it cannot be sent again, the app's
+    /// answer is forwarded without waiting.
     async fn retry_with_newer_token(
         self: &Rc<Self>,
         sent: &SentRequest,
@@ -179,7 +181,7 @@ impl Access {
         }
     }
 
-    /// Ends the session, so that its person signs in again.
+    /// Ends the session, so that the user has to sign in again.
     async fn sign_in_again(&self, sent: &SentRequest) -> Recovery {
         let sessions = Arc::clone(&self.sessions);
         let session = Arc::clone(&sent.session);
@@ -263,7 +265,7 @@ mod tests {
         assert!(!kept(&passing, Content::None, after(last - 1)));
         assert!(kept(&passing, Content::None, after(last)));
         assert!(kept(&passing, Content::Some, NOW));
-        // Whoever begins a refresh puts off the next one, and not for long.
+        // A claim delays the next refresh for a short time only.
         assert!(session.claim_refresh(after(3000), after(3005)));
         assert!(kept(&passing, Content::None, after(3001)));
         for others in [&["pass", "refresh_and_retry"], &["relogin", "pass"]] {

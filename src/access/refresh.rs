@@ -1,13 +1,14 @@
-//! Renewing access tokens: one refresh for each session, whoever asks and however many.
+//! Refreshes access tokens. Each session has at most one refresh at a time, for all requests that
+//! need it.
 //!
-//! A refresh is a task of the control plane. It is shared by everybody who needs its result and
-//! belongs to none of them; its result is stored before anybody uses it. What cannot be stored is
-//! kept, and its refresh goes on, whoever waits, until it is stored or the session has ended: a
-//! refresh token that was used up is not used a second time.
+//! A refresh is a task of the control plane, and no request owns it. Its result is stored before it
+//! is used. If the result cannot be stored, it is kept and the refresh continues, even without
+//! waiters, until the result is stored or the session has ended. This is necessary because the used
+//! refresh token must not be sent a second time.
 //!
-//! A refresh that fails for a reason that passes is tried again after a pause that grows; somebody
-//! who waits stays as long as the next try comes within their max_wait. Nobody is signed out but by
-//! the authorization server's own word that the grant has ended.
+//! A refresh that fails for a temporary reason is retried after a pause, and the pause grows. A
+//! waiter stays if the next attempt starts within its time limit. A session ends only if the
+//! authorization server says that the grant has ended.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,39 +35,40 @@ use crate::session::{
 };
 use crate::telemetry::{Metrics, TokenCall};
 
-/// The pause of a session that cannot even be asked about until an operator mends something.
+/// The pause of a session that cannot be refreshed until an operator fixes something.
 const ALARM_PAUSE: Duration = Duration::from_secs(30);
 
-/// For how long one claim keeps others from starting a refresh. They would only join it.
+/// The duration of a claim. During this time no other request starts a refresh; it would only join
+/// the same one.
 const CLAIM: Duration = Duration::from_secs(5);
 
-/// The longest pause before what could not be stored is tried again.
+/// The longest pause before the next attempt to store a result.
 const STORE_PAUSE: Duration = Duration::from_secs(10);
 
-/// The least that is waited between two tries, whatever the clock says of the pause.
+/// The shortest pause between two attempts, whatever the clock says.
 const LEAST_PAUSE: Duration = Duration::from_millis(100);
 
-/// The longest that the end of the process waits for refreshes under way: the deadline that their
-/// calls have unless it is set, and what it takes to store a result.
+/// The longest time that a drain waits for running refreshes: the default timeout of a call to the
+/// provider, and the time to store a result.
 const DRAIN_WAIT: Duration = Duration::from_secs(65);
 
-/// A refresh that goes on with another try at once.
+/// The value for a refresh that makes its next attempt at once.
 const NO_PAUSE: SessionFailure = SessionFailure {
     reason: Reason::at_provider("refresh_slow"),
     retry_after: Duration::ZERO,
 };
 
-/// How the pause before a try ended.
+/// The reason why the pause before an attempt ended.
 enum PauseEnd {
-    /// The next try is due.
+    /// The next attempt is due.
     Over,
-    /// Nobody waits for it, and nothing is to be stored.
+    /// Nobody waits for the refresh, and there is no result to store.
     NoWaiters(SessionFailure),
     /// The process ends.
     Draining(SessionFailure),
 }
 
-/// Refreshes sessions, and fetches those that are not in memory. Shared by all workers.
+/// Refreshes sessions, and fetches sessions that are not in memory. All workers share it.
 #[derive(Debug)]
 pub(crate) struct Refresher {
     providers: ArcSwap<Providers>,
@@ -81,7 +83,7 @@ pub(crate) struct Refresher {
     draining: watch::Sender<bool>,
 }
 
-/// One try.
+/// The result of one attempt.
 enum Try {
     Done(Outcome),
     /// This session may be tried again after a pause.
@@ -89,7 +91,7 @@ enum Try {
 }
 
 impl Refresher {
-    /// Refreshes `sessions` at `providers` by tasks of `control`.
+    /// Refreshes `sessions` at `providers` with tasks of `control`.
     pub(crate) fn new(
         providers: Arc<Providers>,
         sessions: Arc<Sessions>,
@@ -111,13 +113,12 @@ impl Refresher {
         }
     }
 
-    /// From now on sessions are refreshed at these providers. A refresh that is under way ends
-    /// where it began.
+    /// Uses these providers from now on. A running refresh keeps its provider.
     pub(crate) fn refresh_at(&self, providers: Arc<Providers>) {
         self.providers.store(providers);
     }
 
-    /// The provider that signed a session's person in.
+    /// The provider that opened a session.
     fn provider(&self, session: &Session) -> Option<Arc<Provider>> {
         self.providers
             .load()
@@ -129,7 +130,7 @@ impl Refresher {
         &self.clock
     }
 
-    /// Runs what must not stop when a request does.
+    /// Runs work that must continue when the request is cancelled.
     pub(super) async fn on_control_plane<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
@@ -141,18 +142,18 @@ impl Refresher {
         &self.metrics
     }
 
-    /// Has a session refreshed ahead of its token's end; nobody waits for it.
+    /// Starts a refresh before the token expires. No request waits for it.
     pub(super) fn refresh_ahead(self: &Arc<Self>, session: &Arc<Session>, now: Timestamp) {
         if session.claim_refresh(now, now.plus(CLAIM)) {
             drop(self.refresh(session));
         }
     }
 
-    /// A waiter in the refresh of a session whose token cannot be used.
+    /// Waits for the refresh of a session whose token cannot be used. Starts one if necessary.
     ///
     /// # Errors
     ///
-    /// When the next try comes later than after `max_wait`.
+    /// The next attempt starts only after `max_wait`.
     pub(super) fn join(
         self: &Arc<Self>,
         session: &Arc<Session>,
@@ -168,7 +169,7 @@ impl Refresher {
         }
     }
 
-    /// A waiter in the refresh of a session, if one is under way.
+    /// Joins the refresh of a session, if one is running.
     pub(super) fn under_way(&self, key: &SessionKey) -> Option<Waiter<RetryPause, Outcome>> {
         self.refreshes.waiter(key)
     }
@@ -180,7 +181,7 @@ impl Refresher {
         })
     }
 
-    /// A waiter where a session is fetched that is not in memory.
+    /// Waits for a session that is not in memory. Starts a fetch if necessary.
     pub(super) fn fetch(self: &Arc<Self>, key: SessionKey) -> Waiter<RetryPause, Fetched> {
         self.fetches.join(key, |leader| {
             let refresher = Arc::clone(self);
@@ -195,28 +196,31 @@ impl Refresher {
         })
     }
 
-    /// Waits until every refresh under way has come to its end and is stored, or until that takes
-    /// longer than one can.
+    /// Waits until all running refreshes have ended and their results are stored, or until the time
+    /// limit has passed.
     ///
     /// # Cancel safety
     ///
-    /// Cancelling it leaves what is under way to itself.
+    /// When it is cancelled, running refreshes continue.
     pub(crate) async fn drained(&self) {
         self.draining.send_replace(true);
         let ended = timeout(DRAIN_WAIT, self.refreshes.none()).await;
         if ended.is_err() {
-            tracing::error!(reason = "refresh_unfinished", "A refresh did not end");
+            tracing::error!(
+                reason = "refresh_unfinished",
+                "A refresh did not end in time"
+            );
         }
     }
 
-    /// One flight: tries, and pauses in between as long as somebody waits or something is to be
-    /// stored.
+    /// Runs one flight: attempts with pauses in between, as long as somebody waits or there is a
+    /// result to store.
     async fn run(
         self: Arc<Self>,
         mut session: Arc<Session>,
         mut leader: Leader<SessionKey, RetryPause, Outcome>,
     ) {
-        // Until nobody can meet this flight any more.
+        // Counts this flight until no request can join it.
         let _counted = self.metrics.refreshing();
         let mut log = FlightLog {
             metrics: &self.metrics,
@@ -241,7 +245,8 @@ impl Refresher {
                     continue;
                 }
                 PauseEnd::Draining(failure) => {
-                    // What is to be stored would be tried for ever, so it is tried once more.
+                    // A store that does not work would be tried without end, so the result is tried
+                    // once more.
                     if self.is_unstored(&session)
                         && let Try::Done(outcome) = self.attempt(Arc::clone(&session)).await
                     {
@@ -253,7 +258,8 @@ impl Refresher {
             }
             match self.attempt(Arc::clone(&session)).await {
                 Try::Done(outcome) => {
-                    // Whoever ended or replaced it has no use for what was not stored.
+                    // The session has ended or has newer tokens, so an unstored result is no longer
+                    // needed.
                     let used = session.tokens().refresh_token();
                     drop(used.and_then(|used| self.unstored.take(used)));
                     break outcome;
@@ -266,7 +272,7 @@ impl Refresher {
         leader.finish(outcome);
     }
 
-    /// Waits until the pause after earlier failures is over, and for `least` at the least.
+    /// Waits until the pause after earlier failures is over, and at least for `least`.
     async fn pause(
         &self,
         session: &Session,
@@ -298,7 +304,7 @@ impl Refresher {
         }
     }
 
-    /// One try. A session that somebody else has replaced meanwhile needs none.
+    /// Makes one attempt. A session that was replaced in the meantime needs no refresh.
     async fn attempt(&self, mut session: Arc<Session>) -> Try {
         let now = self.clock.now();
         match session.state() {
@@ -316,7 +322,7 @@ impl Refresher {
                 Err(error) => return self.not_stored(session, &error, "fetched"),
             },
         }
-        // Whatever asks: a token that was just made is not made anew.
+        // A token that was created a moment ago is not refreshed, whatever the reason.
         let young = session.tokens().lifetime().wait_before_refresh(now);
         if !young.is_zero() {
             if !session.tokens().is_expired(now) {
@@ -339,10 +345,10 @@ impl Refresher {
         }
     }
 
-    /// Asks the provider, once.
+    /// Calls the provider once.
     async fn call_provider(&self, session: Arc<Session>) -> Try {
         let Some(provider) = self.provider(&session) else {
-            // It was taken out of the settings while its sessions stayed in the store.
+            // The provider was removed from the settings, but its sessions are still in the store.
             self.note_failure(
                 &session,
                 Reason::at_provider("unknown_provider"),
@@ -374,14 +380,15 @@ impl Refresher {
         }
     }
 
-    /// Stores what came before anybody uses it. Signing out wins.
+    /// Stores the result before it is used. If the user has signed out in the meantime, the session
+    /// stays ended.
     async fn store(&self, session: Arc<Session>, result: RefreshResult) -> Try {
         let copy = result.copy();
         let refresh_token_only = matches!(result, RefreshResult::RefreshTokenOnly(_));
         let Refreshed { tokens, identity } = result.into();
         let name = session.provider();
         match self.sessions.replace(&session, tokens, identity).await {
-            // It has a refresh token again, and still no access token.
+            // The session has a refresh token again, but no new access token yet.
             Ok(Replaced::Stored(newest) | Replaced::Newer(newest)) if refresh_token_only => {
                 Try::Failed(newest)
             }
@@ -404,13 +411,13 @@ impl Refresher {
         }
     }
 
-    /// Whether something came for a session that could not be stored.
+    /// Whether a result for this session waits to be stored.
     fn is_unstored(&self, session: &Session) -> bool {
         let used = session.tokens().refresh_token();
         used.is_some_and(|used| self.unstored.holds(used))
     }
 
-    /// Keeps what could not be stored for the next try.
+    /// Keeps a result that could not be stored, for the next attempt.
     fn keep_for_retry(&self, session: &Session, copy: Option<RefreshResult>) {
         let used = session.tokens().refresh_token();
         let kept = used
@@ -421,7 +428,7 @@ impl Refresher {
         }
     }
 
-    /// What becomes of a session whose refresh failed.
+    /// Handles a failed call to the provider.
     async fn handle_failure(&self, session: Arc<Session>, unrefreshed: RefreshError) -> Try {
         let RefreshError {
             error,
@@ -435,7 +442,8 @@ impl Refresher {
             Verdict::OperatorMustAct => {
                 self.metrics.refresh(name, "alarm", reason);
                 log_operator_must_act(&session, &error);
-                // A new secret that reaches the server a moment before us is mended at once.
+                // The operator may have given the new secret to the provider first. Then a retry
+                // soon succeeds.
                 self.backoffs.next_pause(session.key())
             }
             Verdict::Temporary => {
@@ -447,7 +455,7 @@ impl Refresher {
                 )
             }
         };
-        // A call that was held back is no failure of this session's.
+        // The call was not sent, so this is not a failure of the session.
         if class.passes && class.sent == Sent::Nothing {
             self.postpone(&session, Reason::at_provider(reason), wait);
         } else {
@@ -456,13 +464,13 @@ impl Refresher {
         let Some(tokens) = salvaged else {
             return Try::Failed(session);
         };
-        // The refresh token before is used up: the one that came must not be lost.
+        // The previous refresh token is used up, so the new one must not be lost.
         self.store(session, RefreshResult::RefreshTokenOnly(*tokens))
             .await
     }
 
-    /// The server says that the grant has ended. A session that somebody replaced meanwhile has
-    /// another grant.
+    /// Ends the session, because the provider says that the grant has ended. If the session was
+    /// replaced in the meantime, the newer version has another grant.
     async fn end_session(&self, session: Arc<Session>, error: &ExchangeError) -> Try {
         let why = EndReason::GrantEnded;
         match self.sessions.end_version(&session, why).await {
@@ -484,14 +492,14 @@ impl Refresher {
         Try::Failed(session)
     }
 
-    /// Notes a failure of a session, after which it is not tried for a while.
+    /// Adds a failure of a session. It is not tried again before `wait` is over.
     fn note_failure(&self, session: &Session, reason: Reason, wait: Duration) {
         let now = self.clock.now();
         self.backoffs
             .add_failure(session.key(), reason, now.plus(wait), now);
     }
 
-    /// Notes that a session is not tried for a while, though nothing has failed.
+    /// Delays the next attempt for a session without adding a failure.
     fn postpone(&self, session: &Session, reason: Reason, wait: Duration) {
         let now = self.clock.now();
         self.backoffs

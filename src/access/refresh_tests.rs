@@ -23,10 +23,10 @@ use crate::upstream::AssertionNames;
 
 pub(in crate::access) const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
-/// How long requests wait here.
+/// The longest time that a request waits in these tests.
 const MAX_WAIT: Duration = Duration::from_mins(1);
 
-/// Sessions in memory, and a refresher that knows no provider.
+/// Sessions in memory, and a refresher without providers.
 pub(in crate::access) struct Kit {
     clock: Clock,
     pub(in crate::access) sessions: Arc<Sessions>,
@@ -71,7 +71,7 @@ impl Kit {
         }
     }
 
-    /// Decides by these routes, at no provider. A request waits for a minute.
+    /// An [`Access`] with these routes and no provider. A request waits for up to a minute.
     pub(in crate::access) fn access(&self, routes: &RouteTable) -> Rc<Access> {
         let settings = access::Settings {
             routes,
@@ -88,12 +88,12 @@ impl Kit {
         self.open(EXPIRED).await
     }
 
-    /// A session whose token has this life.
+    /// A session whose token has these times.
     pub(in crate::access) async fn open(&self, life: Lifetime) -> Arc<Session> {
         self.opened(life).await.1
     }
 
-    /// The same, with its id.
+    /// A session whose token has these times, and the session's id.
     pub(in crate::access) async fn opened(&self, life: Lifetime) -> (SessionId, Arc<Session>) {
         let new = NewSession {
             provider: "main",
@@ -132,7 +132,7 @@ fn refreshed() -> RefreshResult {
     }))
 }
 
-/// The code of a failure.
+/// The reason code of a failure.
 fn failed(end: &Outcome) -> &'static str {
     match end {
         Outcome::Failed(failure) => failure.reason.code,
@@ -151,7 +151,7 @@ fn g_14_g_15_an_aborted_refresh_is_reported_to_its_waiters_and_counted() {
     let waiter = control.block_on(async {
         let session = kit.expired().await;
         let mut waiter = kit.refresher.join(&session, NOW, MAX_WAIT).unwrap();
-        // It rests, as long as somebody waits.
+        // The flight pauses as long as somebody waits.
         assert!(matches!(waiter.progress().await, Progress::Paused(_)));
         waiter
     });
@@ -163,8 +163,8 @@ fn g_14_g_15_an_aborted_refresh_is_reported_to_its_waiters_and_counted() {
     assert!(kit.metrics.encode().contains(lost));
 }
 
-/// Panics at the first event with a certain message, and keeps all others: an event is written
-/// within whatever it tells of.
+/// A subscriber that panics at the first event with a certain message and collects all others. An
+/// event is written inside the code that it reports, so the panic happens there.
 struct PanicOnMessage {
     message: &'static str,
     panicked: AtomicBool,
@@ -213,13 +213,13 @@ async fn g_14_a_refresh_that_panics_releases_all_waiters() {
             events,
         })
     };
-    // With a single subscriber, other tests' threads would decide what it is told of.
+    // With only one subscriber, the threads of other tests would decide which events it gets.
     let _second = trap("never said");
     let _set = tracing::dispatcher::set_default(&trap("Session refreshed"));
     let kit = Kit::new(Handle::current());
     let (session, other) = (kit.expired().await, kit.expired().await);
     for session in [&session, &other] {
-        // So that no provider is asked.
+        // The unstored result is used, so no provider is called.
         let used = session.tokens().refresh_token().unwrap();
         assert_eq!(kit.refresher.unstored.keep(used, refreshed()), Kept::Yes);
         let waiters = [(); 20].map(|()| kit.refresher.join(session, NOW, MAX_WAIT).unwrap());
@@ -233,19 +233,17 @@ async fn g_14_a_refresh_that_panics_releases_all_waiters() {
         }
         assert!(kit.refresher.under_way(session.key()).is_none());
     }
-    // Nor does it keep the process from ending.
+    // The panic does not delay the end of the process.
     kit.refresher.drained().await;
-    // What it had stored is found by whoever comes next.
+    // The next attempt finds the result that was stored.
     let found = kit.refresher.attempt(Arc::clone(&session)).await;
     assert!(matches!(found, Try::Done(Outcome::Renewed(_))));
     let lost = "result=\"lost\",reason=\"refresh_lost\"} 1";
     assert!(kit.metrics.encode().contains(lost));
     let written = std::iter::from_fn(|| written.try_recv().ok());
-    let broke_off: Vec<_> = written
-        .filter(|event| event.contains("broke off"))
-        .collect();
-    let [event] = &broke_off[..] else {
-        panic!("{broke_off:?}");
+    let aborted: Vec<_> = written.filter(|event| event.contains("aborted")).collect();
+    let [event] = &aborted[..] else {
+        panic!("{aborted:?}");
     };
     assert!(
         event.starts_with("ERROR") && event.contains("refresh_lost"),
@@ -255,7 +253,7 @@ async fn g_14_a_refresh_that_panics_releases_all_waiters() {
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// The tokens of one person in a round, which lasts for a millisecond.
+/// The tokens of one user in a round of one millisecond.
 fn tokens_of_round(person: &str, round: u64) -> TokenSet {
     let life = Lifetime {
         expires_at: Some(NOW.plus(Duration::from_millis(round)).plus(MILLISECOND)),
@@ -266,13 +264,13 @@ fn tokens_of_round(person: &str, round: u64) -> TokenSet {
 }
 
 impl Kit {
-    /// How waiting in a waiter ends.
+    /// The result of a wait.
     async fn wait_for(&self, waiter: Waiter<RetryPause, Outcome>) -> Outcome {
         let deadline = self.clock.instant().checked_add(MAX_WAIT).unwrap();
         wait_for(waiter, deadline, &self.clock).await
     }
 
-    /// A request of one person: whose session and which access token it would go on with.
+    /// A request of one user. Returns the subject and the access token that it would use.
     async fn asks(&self, id: &SessionId) -> (String, String) {
         let now = self.clock.now();
         let Lookup::Live(mut session) = self.sessions.find(id, now) else {
@@ -314,7 +312,7 @@ async fn g_10_two_users_refreshed_at_the_same_time_never_mix() {
     for round in 1..=ROUNDS {
         kit.clock.advance(MILLISECOND);
         for (person, _) in &people {
-            // What their provider would answer.
+            // The answer of the provider.
             let used = tokens_of_round(person, round - 1);
             let answer = RefreshResult::New(Box::new(Refreshed {
                 tokens: tokens_of_round(person, round),
@@ -362,7 +360,7 @@ async fn g_06_an_unstored_result_is_stored_later_without_a_second_call() {
             .code
     };
     assert_eq!(reason(), "stopping");
-    // Another try stores, or tries to; without the result it would ask a provider.
+    // The second attempt stores the result too. Without a result it would call a provider.
     let again = kit.refresher.attempt(Arc::clone(&session)).await;
     assert!(matches!(again, Try::Failed(_)));
     assert_eq!(reason(), "stopping");
@@ -383,7 +381,7 @@ async fn g_06_an_unstored_result_is_retried_when_nobody_waits() {
     sleep(Duration::from_hours(1)).await;
     assert!(kit.refresher.under_way(session.key()).is_some());
     assert!(kit.refresher.unstored.holds(used));
-    // It keeps no process from ending.
+    // The unstored result does not delay the end of the process.
     kit.refresher.drained().await;
     assert!(kit.refresher.under_way(session.key()).is_none());
 }
@@ -424,7 +422,8 @@ async fn g_06_a_refresh_token_from_an_unusable_answer_survives_a_store_failure()
     assert!(matches!(failed, Try::Failed(_)));
     let used = session.tokens().refresh_token().unwrap();
     let kept = kit.refresher.unstored.take(used).unwrap();
-    // Once it can be stored it is, and the next try is made with it: there is no access token yet.
+    // When the store works again, the refresh token is stored. The next attempt uses it, because
+    // there is no access token yet.
     let kit = Kit::new(Handle::current());
     let session = kit.expired().await;
     assert_eq!(kit.refresher.unstored.keep(used, kept), Kept::Yes);
@@ -460,7 +459,7 @@ async fn a_replaced_session_leads_to_the_newest_one() {
 #[tokio::test(start_paused = true)]
 async fn f_18_there_is_always_a_pause_between_two_attempts() {
     let kit = Kit::new(Handle::current());
-    // A floor that is further away than any: the clock was set back.
+    // The clock was set back, so `not_before` is later than any normal one.
     let life = Lifetime {
         expires_at: Some(NOW),
         not_before: NOW.plus(Duration::from_hours(1)),
@@ -468,7 +467,7 @@ async fn f_18_there_is_always_a_pause_between_two_attempts() {
     };
     let session = kit.open(life).await;
     let mut waiter = kit.refresher.join(&session, NOW, MAX_WAIT).unwrap();
-    // Without one this thread would not come to this.
+    // Without a pause the flight would never yield this thread.
     let mut before = None;
     for _ in 0..4 {
         let Progress::Paused(_) = waiter.next_progress().await else {
@@ -489,7 +488,7 @@ async fn advancing_the_clock_ends_the_pause_of_a_refresh() {
         panic!("there is nobody to ask, and no pause");
     };
     kit.clock.set(pause.until);
-    // Much less than the pause takes by itself.
+    // Much shorter than the pause.
     let soon = Duration::from_secs(10);
     let again = timeout(soon, waiter.next_progress()).await.unwrap();
     let Progress::Paused(next) = again else {

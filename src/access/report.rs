@@ -1,11 +1,11 @@
-//! What the log is told of refreshes.
+//! Log events about refreshes.
 
 use super::backoff::{FIRST_PAUSE, Reason, SessionFailure};
 use crate::provider::{ExchangeError, Sent};
 use crate::session::{Session, SessionKey, StoreError};
 use crate::telemetry::{Metrics, chain};
 
-/// Says so when a flight does not come to its end.
+/// Writes an event if a flight is aborted.
 pub(super) struct FlightLog<'a> {
     pub(super) metrics: &'a Metrics,
     pub(super) provider: Box<str>,
@@ -19,12 +19,13 @@ impl Drop for FlightLog<'_> {
             let (provider, reason) = (&*self.provider, "refresh_lost");
             self.metrics.refresh(provider, "lost", reason);
             let key = self.key.log_prefix();
-            tracing::error!(provider, session.key = key, reason, "A refresh broke off");
+            tracing::error!(provider, session.key = key, reason, "A refresh was aborted");
         }
     }
 }
 
-/// Says what could not be done with a session, and gives when it is tried again.
+/// Logs that a session could not be fetched, stored or ended. Returns the failure with the time of
+/// the next attempt.
 pub(super) fn store_failure(error: &StoreError, what: &'static str) -> SessionFailure {
     let reason = error.reason();
     tracing::error!(
@@ -38,30 +39,43 @@ pub(super) fn store_failure(error: &StoreError, what: &'static str) -> SessionFa
     }
 }
 
-/// Says that an operator has to act.
+/// Logs that an operator has to act.
 pub(super) fn log_operator_must_act(session: &Session, error: &ExchangeError) {
     tracing::error!(
         provider = session.provider(),
         session.key = session.key().log_prefix(),
         reason = error.reason(),
         error = chain(error),
-        "Session not refreshed until somebody mends this; it is kept"
+        "Session not refreshed until the cause is fixed; it stays open"
     );
 }
 
-/// Says that a session is not refreshed yet. What was not even sent was said by the call before it.
+/// Logs a temporary failure. If no request was sent, an earlier event has already reported the
+/// cause.
 pub(super) fn log_temporary_failure(session: &Session, error: &ExchangeError) {
     let (provider, reason) = (session.provider(), error.reason());
     let (key, cause) = (session.key().log_prefix(), chain(error));
-    let said = "Session not refreshed yet";
+    let message = "Session not refreshed yet";
     if error.class().sent == Sent::Nothing {
-        tracing::debug!(provider, session.key = key, reason, error = cause, "{said}");
+        tracing::debug!(
+            provider,
+            session.key = key,
+            reason,
+            error = cause,
+            "{message}"
+        );
     } else {
-        tracing::warn!(provider, session.key = key, reason, error = cause, "{said}");
+        tracing::warn!(
+            provider,
+            session.key = key,
+            reason,
+            error = cause,
+            "{message}"
+        );
     }
 }
 
-/// Says that a session has new tokens.
+/// Logs that a session has new tokens.
 pub(super) fn log_refreshed(newest: &Session) {
     tracing::debug!(
         provider = newest.provider(),
@@ -71,17 +85,17 @@ pub(super) fn log_refreshed(newest: &Session) {
     );
 }
 
-/// Says that new tokens could be neither stored nor kept.
+/// Logs that new tokens could neither be stored nor kept.
 pub(super) fn log_tokens_lost(session: &Session) {
     tracing::error!(
         provider = session.provider(),
         session.key = session.key().log_prefix(),
         reason = "refresh_unstored",
-        "New tokens are lost: too many cannot be stored"
+        "New tokens are lost: too many results wait to be stored"
     );
 }
 
-/// Says that the provider has ended a session's grant.
+/// Logs that the provider has ended the grant of a session.
 pub(super) fn log_ended(session: &Session, error: &ExchangeError) {
     tracing::info!(
         provider = session.provider(),

@@ -1,4 +1,4 @@
-//! Which route a request takes.
+//! Routes, and the table that finds the route of a request.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -15,47 +15,48 @@ use crate::identity::Claim;
 use crate::target::{Prefix, Target};
 use crate::upstream::Upstream;
 
-/// One route as it is written in the settings.
+/// The settings of one route.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RouteSettings {
-    /// Names the route in logs and metrics; the prefix when not given.
+    /// The name of the route in logs and metrics. The default is the prefix.
     pub name: Option<Box<str>>,
-    /// Authorities (host, and port unless it is the default one) the route is for; all when empty.
+    /// The authorities (host, and port unless it is the default) of the route. An empty list means
+    /// all.
     #[serde(default)]
     pub(crate) hosts: Vec<Box<str>>,
-    /// The route takes this path and everything below it.
+    /// The route is for this path and all paths below it.
     #[serde(default)]
     pub prefix: Prefix,
-    /// Who may use it.
+    /// The rule of the route.
     #[serde(default = "signed_in")]
     pub(crate) access: Rule,
-    /// The upstream's name; the only one when not given.
+    /// The name of the upstream. It may be omitted if there is only one.
     pub(crate) upstream: Option<Box<str>>,
-    /// The providers whose sessions count; all of them when not given.
+    /// The providers whose sessions are accepted. The default is all.
     pub(crate) provider: Option<ProviderNames>,
-    /// Lets CORS preflights through without a session: browsers send them without cookies.
+    /// Whether CORS preflights pass without a session. Browsers send them without cookies.
     #[serde(default)]
     pub(crate) allow_preflight: bool,
-    /// What becomes of the app's answer that refuses a token which the gateway believes good.
+    /// What to do when the app refuses a token that the gateway considers valid.
     #[serde(default)]
     pub(crate) on_upstream_401: OnRefusal,
 }
 
-/// What becomes of an app's answer that refuses somebody's access token.
+/// What the gateway does when an app refuses the user's access token.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum OnRefusal {
-    /// It is passed on.
+    /// The answer is forwarded.
     #[default]
     Pass,
-    /// The token is refreshed, and the request sent once more if that can be done.
+    /// The token is refreshed, and the request is sent again if possible.
     RefreshAndRetry,
-    /// The session ends, and its person signs in again.
+    /// The session ends, and the user signs in again.
     Relogin,
 }
 
-/// One provider, or several that a person may choose from.
+/// One provider, or several from which the user can choose.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct ProviderNames(Vec<Box<str>>);
 
@@ -82,7 +83,7 @@ impl<'de> Deserialize<'de> for ProviderNames {
                     names.push(name);
                 }
                 if names.is_empty() {
-                    let why = "names nobody: leave it out where any provider will do";
+                    let why = "the list is empty; omit it to accept every provider";
                     return Err(A::Error::custom(why));
                 }
                 Ok(names)
@@ -111,7 +112,7 @@ impl Default for RouteSettings {
     }
 }
 
-/// A route of the table. Each worker has a copy of its own.
+/// A route of the table. Each worker has its own copy.
 #[derive(Clone, Debug)]
 pub struct Route {
     index: usize,
@@ -119,54 +120,54 @@ pub struct Route {
     hosts: Vec<Box<str>>,
     prefix: Prefix,
     pub(super) rule: Rule,
-    /// Ready to be asserted.
+    /// Stored as claims, so that they can be written into an assertion field.
     providers: Vec<Claim>,
     pub(super) allow_preflight: bool,
     pub(super) on_refusal: OnRefusal,
-    // Private to the room: only a `Permit` leads to it.
+    // Private to the room, so that only a `Permit` gives access to it.
     pub(super) upstream: Arc<Upstream>,
 }
 
 impl Route {
-    /// Its place in the settings, from 0.
+    /// The position in the settings, from 0.
     pub(crate) fn index(&self) -> usize {
         self.index
     }
 
-    /// Its name.
+    /// The name of the route.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The providers whose sessions count, in the order in which people are to choose.
+    /// The providers whose sessions are accepted, in the order in which users see them.
     pub fn providers(&self) -> impl ExactSizeIterator<Item = &str> + Clone {
         self.providers.iter().map(Claim::as_str)
     }
 
-    /// The name of one of its providers, ready to be asserted: `None` if that one's sessions do not
-    /// count here.
+    /// The name of an accepted provider, as a claim. `None` if the route does not accept this
+    /// provider.
     pub(super) fn provider(&self, name: &str) -> Option<&Claim> {
         self.providers
             .iter()
             .find(|provider| provider.as_value().as_bytes() == name.as_bytes())
     }
 
-    /// Whether a session is all that it asks for: whoever has an account at the provider passes.
+    /// Whether every user with an account at the provider may use the route.
     pub(crate) fn admits_every_user(&self) -> bool {
         self.rule == Rule::SignedIn
     }
 
-    /// The prefix that it takes.
+    /// The path prefix of the route.
     pub fn prefix(&self) -> &str {
         self.prefix.as_str()
     }
 
-    /// The authorities it is for; none means all.
+    /// The authorities of the route. None means all.
     pub(crate) fn hosts(&self) -> impl Iterator<Item = &str> {
         self.hosts.iter().map(AsRef::as_ref)
     }
 
-    /// Whether it is open to everybody.
+    /// Whether the route is open to everybody.
     pub fn is_public(&self) -> bool {
         self.rule == Rule::Public
     }
@@ -176,9 +177,9 @@ impl Route {
         self.upstream.name()
     }
 
-    /// An open route opens exactly what was written; a protected one protects other spellings of
-    /// its prefix too, since the app behind it may not care for case.
-    pub(super) fn takes(&self, target: &Target) -> bool {
+    /// A public route matches only the exact prefix. A protected route also matches other spellings
+    /// of its prefix, because the app may ignore case.
+    pub(super) fn matches(&self, target: &Target) -> bool {
         let host =
             self.hosts.is_empty() || self.hosts.iter().any(|host| **host == *target.authority());
         host && match self.rule {
@@ -188,39 +189,42 @@ impl Route {
     }
 }
 
-/// Why a route cannot be taken into the table. Each names the route by its place in the settings.
+/// The reason why a route cannot be added to the table. Each error is returned with the route's
+/// position in the settings.
 ///
-/// Side: gateway.
+/// Responsible: the operator.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum RouteError {
-    /// The upstream has to be named when there are several.
+    /// There are several upstreams, and the route names none.
     #[error("there are several upstreams; the route has to name one")]
     AmbiguousUpstream,
-    /// Groups of several providers count, and nobody wrote that they should.
+    /// The rule lists groups, several providers are accepted, and the settings do not say that
+    /// their groups mean the same.
     #[error(
-        "`groups` would count whichever provider names them, and there are several; write \
-         `provider` in the route: the one whose groups these are, or the list of those where they \
-         mean the same"
+        "several providers are accepted, and a group may mean something else at each of them; write \
+         `provider` in the route: the provider of these groups, or a list of the providers where \
+         they mean the same"
     )]
     AmbiguousGroups,
-    /// The same subject at two providers is two people.
+    /// The rule lists subjects and several providers are accepted. The same subject at two
+    /// providers is two users.
     #[error(
-        "`subjects` would count at several providers, and the same subject at another one is \
-         somebody else; write the one provider whose subjects these are as `provider` in the route"
+        "several providers are accepted, and the same subject at another provider is another user; \
+         write the provider of these subjects as `provider` in the route"
     )]
     AmbiguousSubjects,
-    /// Two routes would take the same requests.
-    #[error("it takes the same host and prefix as the route `{0}`")]
+    /// Two routes match the same requests.
+    #[error("it has the same host and prefix as the route `{0}`")]
     Duplicate(Box<str>),
-    /// There is no such provider.
+    /// The provider does not exist.
     #[error("there is no provider `{0}`")]
     UnknownProvider(Box<str>),
-    /// There is no such upstream.
+    /// The upstream does not exist.
     #[error("there is no upstream `{0}`")]
     UnknownUpstream(Box<str>),
 }
 
-/// All routes of one site. Each worker makes its [`super::Access`] from it.
+/// All routes of a site. Each worker creates its [`super::Access`] from it.
 #[derive(Debug)]
 pub struct RouteTable {
     routes: Vec<Route>,
@@ -228,12 +232,12 @@ pub struct RouteTable {
 }
 
 impl RouteTable {
-    /// Builds the table. Each route comes with its place in the settings. Longer prefixes come
-    /// first; among equal prefixes, routes that name a host come first.
+    /// Builds the table from routes with their positions in the settings. Longer prefixes come
+    /// first. Among equal prefixes, routes that name a host come first.
     ///
     /// # Errors
     ///
-    /// Every route that cannot be taken, by its place.
+    /// All routes that cannot be added, with their positions.
     pub fn new(
         settings: Vec<(usize, RouteSettings)>,
         upstreams: &BTreeMap<Box<str>, Arc<Upstream>>,
@@ -290,8 +294,8 @@ impl RouteTable {
         Ok(Self { routes, index })
     }
 
-    /// A copy for one worker: its routes are counted without atomics, in memory that no other
-    /// worker writes to.
+    /// A copy for one worker. Its reference counts are not atomic, and no other worker writes to
+    /// its memory.
     pub(super) fn for_worker(&self) -> WorkerRoutes {
         WorkerRoutes {
             routes: self.routes.iter().cloned().map(Rc::new).collect(),
@@ -299,7 +303,7 @@ impl RouteTable {
         }
     }
 
-    /// All routes, most specific first.
+    /// All routes. The most specific one is the first.
     pub fn iter(&self) -> impl Iterator<Item = &Route> {
         self.routes.iter()
     }
@@ -315,19 +319,19 @@ pub(super) struct WorkerRoutes {
 impl WorkerRoutes {
     /// The route of a request.
     pub(super) fn find(&self, target: &Target) -> Option<&Rc<Route>> {
-        let at = |place: usize| self.routes.get(place);
-        let takes = |place| at(place).is_some_and(|route| route.takes(target));
-        at(self.index.first(target, takes)?)
+        let at = |position: usize| self.routes.get(position);
+        let matches = |position| at(position).is_some_and(|route| route.matches(target));
+        at(self.index.first(target, matches)?)
     }
 
-    /// All routes, most specific first.
+    /// All routes. The most specific one is the first.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Rc<Route>> {
         self.routes.iter()
     }
 }
 
 impl Route {
-    /// Whether both name the same prefix, in any case, for a common host.
+    /// Whether both routes have the same prefix, in any case, and a common host.
     fn shadows(&self, other: &Self) -> bool {
         let prefix = self
             .prefix
@@ -338,7 +342,7 @@ impl Route {
     }
 }
 
-/// The providers whose sessions count for a route that names these.
+/// The providers whose sessions a route accepts, if its settings name these.
 fn accepted_providers(
     written: Option<ProviderNames>,
     providers: &[&str],
@@ -356,8 +360,9 @@ fn accepted_providers(
         .collect()
 }
 
-/// Whether what the rule lists means something at all providers that count: a subject is somebody
-/// at one provider, a group may be the same at several if somebody says so.
+/// Checks that the rule's lists have one meaning at all accepted providers. A subject identifies a
+/// user at one provider only. A group may mean the same at several providers if the settings say
+/// so.
 fn check_lists(rule: &Rule, providers: &[Claim], chosen: bool) -> Result<(), RouteError> {
     let several = providers.len() > 1;
     if several && rule.lists_subjects() {

@@ -1,23 +1,23 @@
-//! Who may use a route.
+//! The rule of a route: who may use it.
 
 use serde::Deserialize;
 
 use crate::identity::{Claim, Identity};
 
-/// What a route asks of a visitor.
+/// The condition that a user has to meet to use a route.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Rule {
-    /// Nothing: the route is open to everybody, and has to be written so.
+    /// Everybody may use the route, without a session. The settings have to say so explicitly.
     Public,
-    /// A session.
+    /// Every user with a session may use the route.
     SignedIn,
-    /// A session of somebody on one of these lists.
+    /// A user who is on one of these lists may use the route.
     #[serde(rename = "any_of")]
     AnyOf(AnyOf),
 }
 
-/// Lists of people. Being on one of them is enough.
+/// Lists of users. A user has to be on one of them.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(try_from = "RawAnyOf")]
 pub(crate) struct AnyOf {
@@ -50,7 +50,7 @@ impl TryFrom<RawAnyOf> for AnyOf {
             .into_iter()
             .all(Vec::is_empty)
         {
-            return Err("names nobody: nobody could ever use the route".to_owned());
+            return Err("all lists are empty, so nobody could use the route".to_owned());
         }
         for email in &emails {
             if address(email).is_none() {
@@ -89,7 +89,7 @@ impl TryFrom<RawAnyOf> for AnyOf {
     }
 }
 
-/// Whether a person may pass.
+/// The result of a rule.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(super) enum Verdict {
@@ -98,17 +98,17 @@ pub(super) enum Verdict {
 }
 
 impl Rule {
-    /// Whether people are listed by subject.
+    /// Whether the rule lists users by subject.
     pub(super) fn lists_subjects(&self) -> bool {
         matches!(self, Self::AnyOf(lists) if !lists.subjects.is_empty())
     }
 
-    /// Whether people are listed by group.
+    /// Whether the rule lists users by group.
     pub(super) fn lists_groups(&self) -> bool {
         matches!(self, Self::AnyOf(lists) if !lists.groups.is_empty())
     }
 
-    /// Judges a signed-in person.
+    /// Checks a signed-in user.
     pub(super) fn check(&self, identity: &Identity) -> Verdict {
         match self {
             Self::Public | Self::SignedIn => Verdict::Allowed,
@@ -130,7 +130,7 @@ impl AnyOf {
         by_subject || by_group || self.by_email(identity)
     }
 
-    /// An email counts only when the provider verified it, and only when it has one form.
+    /// An email address is compared only if the provider has verified it and it has only one form.
     fn by_email(&self, identity: &Identity) -> bool {
         let verified = identity.email.as_ref().filter(|email| email.verified);
         let Some(email) = verified.map(|email| email.address.as_str().to_ascii_lowercase()) else {

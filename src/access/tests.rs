@@ -1,4 +1,4 @@
-//! What is decided and written, and that it does not depend on how a head is held.
+//! Decisions and written fields, which must not depend on the representation of the head.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -30,11 +30,10 @@ fn access(kit: &Kit) -> Rc<Access> {
     kit.access(&routes)
 }
 
-/// What becomes of a request: the kind of decision, and of one that may pass, the fields that its app
-/// gets.
+/// The kind of decision for a request. For a permit, also the fields that the app gets.
 type Outcome = (String, Option<BTreeMap<String, Vec<Vec<u8>>>>);
 
-/// The walk of a head that lies in somebody's buffer: nothing is ever a map.
+/// Handles a head in a buffer, without a map of its fields.
 fn in_a_buffer(
     access: &Rc<Access>,
     (method, target): (&Method, &Target),
@@ -71,7 +70,7 @@ fn in_a_buffer(
     ("Permit".to_owned(), Some(sent))
 }
 
-/// The same of a map, as the gateway walks.
+/// Handles the same head in a map, as the gateway does.
 fn in_a_map(
     access: &Rc<Access>,
     (method, target): (&Method, &Target),
@@ -116,7 +115,7 @@ fn valid() -> Lifetime {
     }
 }
 
-/// Whatever the strip may have missed.
+/// A permit replaces these fields even if the strip had missed them.
 #[tokio::test]
 async fn a_permit_replaces_forged_fields() {
     let kit = Kit::new(tokio::runtime::Handle::current());
@@ -153,7 +152,7 @@ async fn a_permit_replaces_forged_fields() {
         let bearers: Vec<_> = fields.get_all(header::AUTHORIZATION).iter().collect();
         let expected = (path == "/").then(|| session.tokens().bearer());
         assert_eq!(bearers, Vec::from_iter(expected), "{path}");
-        // A nameless person has no claims, and its cookie is ours alone.
+        // A user without a name has no claims, and the cookie line has only our cookie.
         assert_eq!(fields.len(), bearers.len(), "{path}: {fields:?}");
     }
 }
@@ -201,7 +200,7 @@ async fn a_head_in_a_buffer_and_a_map_give_the_same_result() {
                 let head = [&others[..], cookies, &[("x-twice", b"2")]].concat();
                 let asked = (&method, &target);
                 let expected = in_a_buffer(&access, asked, &head);
-                // The second time the connection remembers.
+                // The second request uses the session that the connection remembers.
                 let recent = Recent::default();
                 for _ in 0..2 {
                     let outcome = in_a_map(&access, asked, &head, &recent);

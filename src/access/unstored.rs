@@ -1,7 +1,7 @@
 //! Results of refreshes that could not be stored.
 //!
-//! Their refresh tokens are used up, so the server must not be asked again. They are kept until they
-//! are stored or their sessions have ended, however long that takes.
+//! Their refresh tokens are used up, so the provider must not be called again. The results are kept
+//! until they are stored or their sessions have ended.
 
 use std::collections::HashMap;
 use std::sync::{MutexGuard, PoisonError};
@@ -12,43 +12,43 @@ use crate::provider::Refreshed;
 use crate::secret::Secret;
 use crate::token::TokenSet;
 
-/// How many results are kept: some ten megabytes of tokens.
+/// The limit of kept results: about ten megabytes of tokens.
 const MOST: usize = 10_000;
 
-/// What a refresh result.
+/// The result of a refresh.
 #[derive(Debug)]
 pub(super) enum RefreshResult {
     /// New tokens.
     New(Box<Refreshed>),
-    /// The old access token with a new refresh token: what else came cannot be used.
+    /// The old access token with a new refresh token. The rest of the answer is unusable.
     RefreshTokenOnly(TokenSet),
 }
 
-/// What could not be stored, by the refresh token that was used up.
+/// Results that could not be stored. The key is a hash of the used refresh token.
 #[derive(Debug, Default)]
 pub(super) struct Unstored(
-    // Looked at when something is refreshed, never for a token that is fresh.
+    // Locked only when a session is refreshed, never for a fresh token.
     #[expect(clippy::disallowed_types, reason = "held for one look-up")]
     std::sync::Mutex<HashMap<[u8; 32], RefreshResult>>,
 );
 
-/// Whether a result is kept.
+/// Whether a result was kept.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use = "what is not kept is lost"]
 pub(super) enum Kept {
-    /// Until it is taken.
+    /// The result is kept until it is taken.
     Yes,
-    /// There are too many already.
+    /// There are too many results already.
     No,
 }
 
 impl Unstored {
-    /// Takes the result that using this refresh token had.
+    /// Removes and returns the result for this used refresh token.
     pub(super) fn take(&self, used: &Secret<String>) -> Option<RefreshResult> {
         self.all().remove(&fingerprint(used))
     }
 
-    /// Keeps the result that using this refresh token had.
+    /// Keeps the result for this used refresh token.
     pub(super) fn keep(&self, used: &Secret<String>, result: RefreshResult) -> Kept {
         let mut all = self.all();
         if all.len() >= MOST {
@@ -58,7 +58,7 @@ impl Unstored {
         Kept::Yes
     }
 
-    /// Whether the result of using this refresh token waits here.
+    /// Whether there is a result for this used refresh token.
     pub(super) fn holds(&self, used: &Secret<String>) -> bool {
         self.all().contains_key(&fingerprint(used))
     }
@@ -69,7 +69,7 @@ impl Unstored {
 }
 
 impl RefreshResult {
-    /// The same once more: storing it uses it up.
+    /// A copy of the result, because storing consumes it. `None` if the tokens cannot be copied.
     pub(super) fn copy(&self) -> Option<Self> {
         match self {
             Self::New(refreshed) => {
@@ -82,7 +82,7 @@ impl RefreshResult {
 }
 
 impl From<RefreshResult> for Refreshed {
-    /// What is said of the person is not believed of an answer that cannot be used.
+    /// The identity of an unusable answer is not trusted.
     fn from(result: RefreshResult) -> Self {
         match result {
             RefreshResult::New(refreshed) => *refreshed,

@@ -1,4 +1,4 @@
-//! Requests whose session has to be refreshed or fetched first.
+//! Requests that wait for the refresh or fetch of their session.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,8 +12,7 @@ use super::{Access, Cause, Decision, Route};
 use crate::clock::Clock;
 use crate::session::{Lookup, SessionId};
 
-/// A request that is decided once something else is: its session is not in memory, or its token
-/// has expired.
+/// A request that can be decided later. Its session is not in memory, or its token has expired.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Wait {
@@ -23,29 +22,29 @@ pub(crate) struct Wait {
     deadline: Instant,
 }
 
-/// What was fetched was pushed out again at once: the cache is too small for the load.
+/// The session was fetched and evicted at once. The cache is too small for the load.
 const PUSHED_OUT: SessionFailure = SessionFailure {
     reason: Reason::at_store("session_pushed_out"),
     retry_after: Duration::from_secs(1),
 };
 
-/// What it needs first.
+/// What the request waits for.
 #[derive(Debug)]
 enum Need {
     Refresh(Waiter<RetryPause, Outcome>),
     Session(SessionId, Waiter<RetryPause, Fetched>),
 }
 
-/// A request whose session is there, but cannot be used now.
+/// A request whose session exists, but cannot be used now.
 #[derive(Debug)]
 pub(crate) struct Unavailable {
-    /// The route it wants.
+    /// The route of the request.
     pub route: Rc<Route>,
-    /// Why, as a stable code.
+    /// The reason, as a stable code.
     pub(crate) reason: &'static str,
-    /// Where the backoff is.
+    /// The place of the failure.
     pub(crate) location: FailureLocation,
-    /// When it makes sense to ask again.
+    /// The time after which a retry makes sense.
     pub(crate) retry_after: Duration,
 }
 
@@ -74,17 +73,17 @@ impl Wait {
         })
     }
 
-    /// The route it wants.
+    /// The route of the request.
     pub(crate) fn route(&self) -> &Rc<Route> {
         &self.route
     }
 
-    /// Waits, and decides. What was fetched may have to be refreshed, so it may be
-    /// [`Decision::Wait`] once more; all waits of a request end at the same time.
+    /// Waits, and then decides. A fetched session may need a refresh, so the result may be
+    /// [`Decision::Wait`] again. All waits of a request have the same deadline.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: what is waited for goes on, and its result is kept.
+    /// Cancel safe: the refresh or fetch continues, and its result is kept.
     pub(crate) async fn decide(self) -> Decision {
         let Self {
             access,
@@ -95,7 +94,7 @@ impl Wait {
         match need {
             Need::Refresh(waiter) => {
                 match wait_for(waiter, deadline, access.refresher.clock()).await {
-                    // The newest token that can be had is used, be its life ever so short.
+                    // The newest token is used, even if it expires soon.
                     Outcome::Renewed(session) => access.apply_rule(&route, session),
                     Outcome::Ended => access.without_session(&route, Cause::GrantEnded, None),
                     Outcome::Failed(failure) => access.unavailable(&route, failure),
@@ -124,11 +123,11 @@ impl Wait {
     }
 }
 
-/// Waits in a waiter until `deadline`, or for as long as it makes sense.
+/// Waits for a flight until `deadline`. Ends earlier if the next attempt starts after `deadline`.
 ///
 /// # Cancel safety
 ///
-/// Cancel safe: what is waited for goes on.
+/// Cancel safe: the flight continues.
 pub(super) async fn wait_for<T: FlightResult>(
     mut waiter: Waiter<RetryPause, T>,
     deadline: Instant,

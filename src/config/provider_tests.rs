@@ -16,7 +16,7 @@ fn a_route_takes_one_provider_or_several_or_all() {
         assert_eq!(counting, expected, "{provider}");
     }
     for (provider, why) in [
-        ("[]", "names nobody"),
+        ("[]", "the list is empty"),
         ("[\"main\", \"main\"]", "names `main` twice"),
         ("[\"main\", \"other\"]", "there is no provider `other`"),
         ("3", "the name of a provider, or a list of names"),
