@@ -17,6 +17,24 @@ pub(super) enum Outcome {
     Failed(SessionFailure),
 }
 
+/// The result of one attempt.
+pub(super) enum Attempt {
+    /// The refresh has ended with this result.
+    Done(Outcome),
+    /// This session may be tried again after a pause.
+    Failed(Arc<Session>),
+}
+
+/// The reason why the pause before an attempt ended.
+pub(super) enum PauseEnd {
+    /// The next attempt is due.
+    Over,
+    /// Nobody waits for the refresh, and there is no result to store.
+    NoWaiters(SessionFailure),
+    /// The process ends.
+    Draining(SessionFailure),
+}
+
 /// The pause before the next attempt.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RetryPause {

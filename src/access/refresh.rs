@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use super::backoff::{Backoffs, FIRST_PAUSE, LONGEST_ASKED, Reason, SessionFailure};
 use super::flight::{FinishUnwaited, Flights, Leader, Waiter};
-use super::outcome::{Fetched, Outcome, RetryPause};
+use super::outcome::{Attempt, Fetched, Outcome, PauseEnd, RetryPause};
 use super::report::{
     FlightLog, log_ended, log_operator_must_act, log_refreshed, log_temporary_failure,
     log_tokens_lost, store_failure,
@@ -58,16 +58,6 @@ const NO_PAUSE: SessionFailure = SessionFailure {
     retry_after: Duration::ZERO,
 };
 
-/// The reason why the pause before an attempt ended.
-enum PauseEnd {
-    /// The next attempt is due.
-    Over,
-    /// Nobody waits for the refresh, and there is no result to store.
-    NoWaiters(SessionFailure),
-    /// The process ends.
-    Draining(SessionFailure),
-}
-
 /// Refreshes sessions, and fetches sessions that are not in memory. All workers share it.
 #[derive(Debug)]
 pub(crate) struct Refresher {
@@ -81,13 +71,6 @@ pub(crate) struct Refresher {
     backoffs: Backoffs,
     unstored: Unstored,
     draining: watch::Sender<bool>,
-}
-
-/// The result of one attempt.
-enum Try {
-    Done(Outcome),
-    /// This session may be tried again after a pause.
-    Failed(Arc<Session>),
 }
 
 impl Refresher {
@@ -248,7 +231,7 @@ impl Refresher {
                     // A store that does not work would be tried without end, so the result is tried
                     // once more.
                     if self.is_unstored(&session)
-                        && let Try::Done(outcome) = self.attempt(Arc::clone(&session)).await
+                        && let Attempt::Done(outcome) = self.attempt(Arc::clone(&session)).await
                     {
                         break outcome;
                     }
@@ -257,14 +240,14 @@ impl Refresher {
                 }
             }
             match self.attempt(Arc::clone(&session)).await {
-                Try::Done(outcome) => {
+                Attempt::Done(outcome) => {
                     // The session has ended or has newer tokens, so an unstored result is no longer
                     // needed.
                     let used = session.tokens().refresh_token();
                     drop(used.and_then(|used| self.unstored.take(used)));
                     break outcome;
                 }
-                Try::Failed(newest) => session = newest,
+                Attempt::Failed(newest) => session = newest,
             }
             least = LEAST_PAUSE;
         };
@@ -305,20 +288,20 @@ impl Refresher {
     }
 
     /// Makes one attempt. A session that was replaced in the meantime needs no refresh.
-    async fn attempt(&self, mut session: Arc<Session>) -> Try {
+    async fn attempt(&self, mut session: Arc<Session>) -> Attempt {
         let now = self.clock.now();
         match session.state() {
             SessionState::Live => {}
-            SessionState::Ended => return Try::Done(Outcome::Ended),
+            SessionState::Ended => return Attempt::Done(Outcome::Ended),
             SessionState::Superseded => match self.sessions.fetch(session.key()).await {
                 Ok(Some(newest)) => {
                     let replaced = newest.version() != session.version();
                     if replaced && !newest.tokens().is_expired(now) {
-                        return Try::Done(Outcome::Renewed(newest));
+                        return Attempt::Done(Outcome::Renewed(newest));
                     }
                     session = newest;
                 }
-                Ok(None) => return Try::Done(Outcome::Ended),
+                Ok(None) => return Attempt::Done(Outcome::Ended),
                 Err(error) => return self.not_stored(session, &error, "fetched"),
             },
         }
@@ -326,10 +309,10 @@ impl Refresher {
         let young = session.tokens().lifetime().wait_before_refresh(now);
         if !young.is_zero() {
             if !session.tokens().is_expired(now) {
-                return Try::Done(Outcome::Renewed(session));
+                return Attempt::Done(Outcome::Renewed(session));
             }
             self.postpone(&session, Reason::at_provider("refreshed_just_now"), young);
-            return Try::Failed(session);
+            return Attempt::Failed(session);
         }
         let Some(refresh_token) = session.tokens().refresh_token() else {
             self.note_failure(
@@ -337,7 +320,7 @@ impl Refresher {
                 Reason::at_provider("no_refresh_token"),
                 ALARM_PAUSE,
             );
-            return Try::Failed(session);
+            return Attempt::Failed(session);
         };
         match self.unstored.take(refresh_token) {
             Some(result) => self.store(session, result).await,
@@ -346,7 +329,7 @@ impl Refresher {
     }
 
     /// Calls the provider once.
-    async fn call_provider(&self, session: Arc<Session>) -> Try {
+    async fn call_provider(&self, session: Arc<Session>) -> Attempt {
         let Some(provider) = self.provider(&session) else {
             // The provider was removed from the settings, but its sessions are still in the store.
             self.note_failure(
@@ -354,7 +337,7 @@ impl Refresher {
                 Reason::at_provider("unknown_provider"),
                 ALARM_PAUSE,
             );
-            return Try::Failed(session);
+            return Attempt::Failed(session);
         };
         let asked = self.clock.instant();
         let refreshing = RefreshRequest {
@@ -382,7 +365,7 @@ impl Refresher {
 
     /// Stores the result before it is used. If the user has signed out in the meantime, the session
     /// stays ended.
-    async fn store(&self, session: Arc<Session>, result: RefreshResult) -> Try {
+    async fn store(&self, session: Arc<Session>, result: RefreshResult) -> Attempt {
         let copy = result.copy();
         let refresh_token_only = matches!(result, RefreshResult::RefreshTokenOnly(_));
         let Refreshed { tokens, identity } = result.into();
@@ -390,18 +373,18 @@ impl Refresher {
         match self.sessions.replace(&session, tokens, identity).await {
             // The session has a refresh token again, but no new access token yet.
             Ok(Replaced::Stored(newest) | Replaced::Newer(newest)) if refresh_token_only => {
-                Try::Failed(newest)
+                Attempt::Failed(newest)
             }
             Ok(Replaced::Stored(newest) | Replaced::Newer(newest)) => {
                 self.backoffs.forget(session.key());
                 self.metrics.refresh(name, "renewed", "ok");
                 log_refreshed(&newest);
-                Try::Done(Outcome::Renewed(newest))
+                Attempt::Done(Outcome::Renewed(newest))
             }
             Ok(Replaced::Ended) => {
                 self.backoffs.forget(session.key());
                 self.metrics.refresh(name, "ended", "signed_out");
-                Try::Done(Outcome::Ended)
+                Attempt::Done(Outcome::Ended)
             }
             Err(error) => {
                 self.keep_for_retry(&session, copy);
@@ -429,7 +412,7 @@ impl Refresher {
     }
 
     /// Handles a failed call to the provider.
-    async fn handle_failure(&self, session: Arc<Session>, unrefreshed: RefreshError) -> Try {
+    async fn handle_failure(&self, session: Arc<Session>, unrefreshed: RefreshError) -> Attempt {
         let RefreshError {
             error,
             verdict,
@@ -462,7 +445,7 @@ impl Refresher {
             self.note_failure(&session, Reason::at_provider(reason), wait);
         }
         let Some(tokens) = salvaged else {
-            return Try::Failed(session);
+            return Attempt::Failed(session);
         };
         // The previous refresh token is used up, so the new one must not be lost.
         self.store(session, RefreshResult::RefreshTokenOnly(*tokens))
@@ -471,10 +454,10 @@ impl Refresher {
 
     /// Ends the session, because the provider says that the grant has ended. If the session was
     /// replaced in the meantime, the newer version has another grant.
-    async fn end_session(&self, session: Arc<Session>, error: &ExchangeError) -> Try {
+    async fn end_session(&self, session: Arc<Session>, error: &ExchangeError) -> Attempt {
         let why = EndReason::GrantEnded;
         match self.sessions.end_version(&session, why).await {
-            Ok(EndedVersion::Newer(newest)) => return Try::Done(Outcome::Renewed(newest)),
+            Ok(EndedVersion::Newer(newest)) => return Attempt::Done(Outcome::Renewed(newest)),
             Ok(EndedVersion::Ended) => {}
             Err(error) => return self.not_stored(session, &error, "ended"),
         }
@@ -482,14 +465,14 @@ impl Refresher {
         self.metrics
             .refresh(session.provider(), "ended", error.reason());
         log_ended(&session, error);
-        Try::Done(Outcome::Ended)
+        Attempt::Done(Outcome::Ended)
     }
 
-    fn not_stored(&self, session: Arc<Session>, error: &StoreError, what: &'static str) -> Try {
+    fn not_stored(&self, session: Arc<Session>, error: &StoreError, what: &'static str) -> Attempt {
         let failure = store_failure(error, what);
         let pause = self.backoffs.next_pause(session.key()).min(STORE_PAUSE);
         self.note_failure(&session, failure.reason, pause);
-        Try::Failed(session)
+        Attempt::Failed(session)
     }
 
     /// Adds a failure of a session. It is not tried again before `wait` is over.

@@ -237,7 +237,7 @@ async fn g_14_a_refresh_that_panics_releases_all_waiters() {
     kit.refresher.drained().await;
     // The next attempt finds the result that was stored.
     let found = kit.refresher.attempt(Arc::clone(&session)).await;
-    assert!(matches!(found, Try::Done(Outcome::Renewed(_))));
+    assert!(matches!(found, Attempt::Done(Outcome::Renewed(_))));
     let lost = "result=\"lost\",reason=\"refresh_lost\"} 1";
     assert!(kit.metrics.encode().contains(lost));
     let written = std::iter::from_fn(|| written.try_recv().ok());
@@ -350,7 +350,7 @@ async fn g_06_an_unstored_result_is_stored_later_without_a_second_call() {
     let session = kit.expired().await;
     kit.sessions.close().await.unwrap();
     let failed = kit.refresher.store(Arc::clone(&session), refreshed()).await;
-    assert!(matches!(failed, Try::Failed(_)));
+    assert!(matches!(failed, Attempt::Failed(_)));
     let reason = || {
         kit.refresher
             .backoffs
@@ -362,7 +362,7 @@ async fn g_06_an_unstored_result_is_stored_later_without_a_second_call() {
     assert_eq!(reason(), "stopping");
     // The second attempt stores the result too. Without a result it would call a provider.
     let again = kit.refresher.attempt(Arc::clone(&session)).await;
-    assert!(matches!(again, Try::Failed(_)));
+    assert!(matches!(again, Attempt::Failed(_)));
     assert_eq!(reason(), "stopping");
     let used = session.tokens().refresh_token().unwrap();
     assert!(kit.refresher.unstored.take(used).is_some());
@@ -419,7 +419,7 @@ async fn g_06_a_refresh_token_from_an_unusable_answer_survives_a_store_failure()
         .refresher
         .handle_failure(Arc::clone(&session), answer)
         .await;
-    assert!(matches!(failed, Try::Failed(_)));
+    assert!(matches!(failed, Attempt::Failed(_)));
     let used = session.tokens().refresh_token().unwrap();
     let kept = kit.refresher.unstored.take(used).unwrap();
     // When the store works again, the refresh token is stored. The next attempt uses it, because
@@ -427,7 +427,7 @@ async fn g_06_a_refresh_token_from_an_unusable_answer_survives_a_store_failure()
     let kit = Kit::new(Handle::current());
     let session = kit.expired().await;
     assert_eq!(kit.refresher.unstored.keep(used, kept), Kept::Yes);
-    let Try::Failed(newest) = kit.refresher.attempt(Arc::clone(&session)).await else {
+    let Attempt::Failed(newest) = kit.refresher.attempt(Arc::clone(&session)).await else {
         panic!("its old access token is used");
     };
     assert_eq!(newest.version(), session.version() + 1);
@@ -444,7 +444,8 @@ async fn a_replaced_session_leads_to_the_newest_one() {
     let Replaced::Stored(newest) = replaced else {
         panic!("{replaced:?}");
     };
-    let Try::Done(Outcome::Renewed(found)) = kit.refresher.attempt(Arc::clone(&old)).await else {
+    let Attempt::Done(Outcome::Renewed(found)) = kit.refresher.attempt(Arc::clone(&old)).await
+    else {
         panic!("it was asked for again");
     };
     assert_eq!(found.version(), newest.version());
@@ -453,7 +454,7 @@ async fn a_replaced_session_leads_to_the_newest_one() {
         .await
         .unwrap();
     let ended = kit.refresher.attempt(old).await;
-    assert!(matches!(ended, Try::Done(Outcome::Ended)));
+    assert!(matches!(ended, Attempt::Done(Outcome::Ended)));
 }
 
 #[tokio::test(start_paused = true)]

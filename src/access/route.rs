@@ -201,9 +201,9 @@ pub enum RouteError {
     /// The rule lists groups, several providers are accepted, and the settings do not say that
     /// their groups mean the same.
     #[error(
-        "several providers are accepted, and a group may mean something else at each of them; write \
-         `provider` in the route: the provider of these groups, or a list of the providers where \
-         they mean the same"
+        "several providers are accepted, and a group may mean something else at each of them; \
+         write `provider` in the route: the provider of these groups, or a list of the providers \
+         where they mean the same"
     )]
     AmbiguousGroups,
     /// The rule lists subjects and several providers are accepted. The same subject at two

@@ -163,7 +163,7 @@ impl Client {
     /// Call this function after [`super::inbound`]. `host` is the canonical authority of the
     /// request's target.
     ///
-    /// The first address of `X-Forwarded-For` is is_always_removed [`Client::address`]. The addresses to the
+    /// The first address of `X-Forwarded-For` is always [`Client::address`]. The addresses to the
     /// left of it came from the client and are dropped. The peer is the last address.
     pub(crate) fn write(&self, headers: &mut HeaderMap, host: &HeaderValue) {
         headers.insert(X_FORWARDED_FOR, self.chain.clone());

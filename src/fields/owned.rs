@@ -118,7 +118,7 @@ impl OwnedFields {
     }
 
     /// Whether a field with this name may have to be removed: it is owned, hop-by-hop, or `Expect`.
-    /// The answer `false` is is_always_removed right.
+    /// The answer `false` is always right.
     pub(super) fn may_remove(&self, name: &str) -> bool {
         holds(&self.may_remove, name)
     }

@@ -10,7 +10,7 @@ use http_body_util::Full;
 use crate::origin;
 use crate::upstream::ResponseBody;
 
-/// The body of a response: one of ours, or an upstream's as it streams in.
+/// The body of a response. It is either our own, or it streams from an upstream.
 #[derive(Debug)]
 pub(crate) struct Body(Source);
 

@@ -1,4 +1,4 @@
-//! Our own endpoints: the redirection endpoint, signing in and signing out.
+//! The gateway's own endpoints: callback, sign-in and sign-out.
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode, header};
@@ -13,16 +13,16 @@ use crate::provider::ResponseMode;
 use crate::server::RequestBody;
 use crate::telemetry::chain;
 
-/// Ends the session (POST), or asks whether to (GET).
+/// Ends the session (POST), or asks for a confirmation (GET).
 pub(super) const SIGN_OUT: &str = "/oauth2/sign_out";
 /// Says that the session has ended.
 const SIGNED_OUT: &str = "/oauth2/signed_out";
 
-/// Bytes that an answer may have when it is posted: a code and a state, and room.
+/// The size limit for a posted answer, in bytes. It is enough for a code and a state.
 const LARGEST_ANSWER: u64 = 32 * 1024;
 
-/// Whether a redirection endpoint at `path` would hide one of our other endpoints: it lies there, or
-/// below it, where each of several providers has its own.
+/// Whether a redirection endpoint at `path` would hide another endpoint of the gateway, at the same
+/// path or below it. With several providers, each has its redirection endpoint below `path`.
 pub(crate) fn hides_endpoint(path: &str) -> bool {
     let endpoints = [SIGN_IN, SIGN_OUT, SIGNED_OUT];
     let hidden = |endpoint: &str| {
@@ -33,7 +33,7 @@ pub(crate) fn hides_endpoint(path: &str) -> bool {
 }
 
 impl WorkerSite {
-    /// Step 4 of the walk. Only the exact spelling of an endpoint is one; the rest is nothing.
+    /// Step 4 of a request. Only the exact path of an endpoint is accepted. Other paths get 404.
     pub(super) async fn own_endpoint(
         &self,
         context: &RequestContext,
@@ -51,7 +51,7 @@ impl WorkerSite {
                     let answer = (ResponseMode::FormPost, &*form);
                     return Ok(self.callback(provider, answer, context, record).await);
                 }
-                // Servers that post answers may still send errors by a redirect.
+                // A provider that posts its answers may still send errors by a redirect.
                 let named = if posts { "GET, POST" } else { "GET" };
                 check_method(method, &[Method::GET], named)?;
                 let query = context.target.query().unwrap_or_default();
@@ -145,8 +145,8 @@ impl WorkerSite {
             return Page::new(
                 StatusCode::FORBIDDEN,
                 "You are still signed in",
-                "Another site asked to sign you out, so nothing was done. Use the button here if \
-                 you want to sign out.",
+                "Another site tried to sign you out, so the request was ignored. To sign out, use \
+                 the button on this page.",
             )
             .with_reason("cross_origin")
             .post("Sign out", SIGN_OUT)
@@ -161,12 +161,12 @@ impl WorkerSite {
             Err(error) => {
                 let reason = error.reason();
                 record.reason = Some(reason);
-                tracing::error!(reason, error = chain(&error), "Not signed out");
+                tracing::error!(reason, error = chain(&error), "Sign-out failed");
                 Page::new(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "You are still signed in",
-                    "The gateway could not end your session, so it goes on. Try again; if that does \
-                     not help, tell whoever runs this site, and do not leave this browser to others.",
+                    "The gateway could not end your session. Try again. If that does not help, \
+                     tell the administrator of this site, and do not let others use this browser.",
                 )
                 .with_reason(reason)
                 .post("Sign out", SIGN_OUT)
@@ -181,7 +181,7 @@ fn confirm_sign_out(context: &RequestContext) -> Response<Body> {
     Page::new(
         StatusCode::OK,
         "Sign out?",
-        "Your session in this app ends in this browser.",
+        "This ends your session with this app in this browser.",
     )
     .post("Sign out", SIGN_OUT)
     .link("Stay signed in", "/")
@@ -192,14 +192,14 @@ fn signed_out(context: &RequestContext) -> Response<Body> {
     Page::new(
         StatusCode::OK,
         "You are signed out",
-        "Your session in this app has ended.",
+        "Your session with this app has ended.",
     )
     .paragraph("You may still be signed in at the sign-in server itself.")
     .link("Sign in again", format!("{SIGN_IN}?prompt=login"))
     .respond(&context.parts.headers)
 }
 
-/// Reads an answer that was posted (OAuth 2.0 Form Post Response Mode).
+/// Reads a posted answer (OAuth 2.0 Form Post Response Mode).
 async fn form(headers: &HeaderMap, mut body: RequestBody) -> Result<Bytes, Error> {
     let mut kinds = headers.get_all(header::CONTENT_TYPE).iter();
     let kind = kinds.next().filter(|_| kinds.next().is_none());
@@ -216,8 +216,8 @@ async fn form(headers: &HeaderMap, mut body: RequestBody) -> Result<Bytes, Error
     Ok(read.to_bytes())
 }
 
-/// Refuses methods that an endpoint does not have. HEAD is one of them at the redirection
-/// endpoint: it must not use up a code.
+/// Rejects methods that an endpoint does not have. The redirection endpoint rejects HEAD too,
+/// because a HEAD request must not use up a code.
 fn check_method(method: &Method, allowed: &[Method], named: &'static str) -> Result<(), Error> {
     if allowed.contains(method) {
         Ok(())

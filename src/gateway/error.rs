@@ -1,4 +1,4 @@
-//! Why a request got no answer from its upstream: one responsible and one status for each cause.
+//! Errors of requests, each with its responsible party and its status.
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
@@ -10,55 +10,58 @@ use crate::target;
 use crate::telemetry::chain;
 use crate::upstream;
 
-/// Why a request was answered by an error page.
+/// The reason why a request is answered with an error page.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The message's framing is ambiguous. Responsible: client.
-    #[error("the request's framing is refused")]
+    /// The request's framing is ambiguous. Responsible: the client.
+    #[error("the request's framing is invalid")]
     Framing(#[from] fields::FramingError),
-    /// Plain HTTP came from a peer that is not listed as a proxy. Responsible: client, or the operator
-    /// did not list the proxy's network.
+    /// Plain HTTP from a peer that is not a trusted proxy. Responsible: the client, or the operator
+    /// who did not list the proxy's network.
     #[error("plain HTTP from a peer that is not a trusted proxy")]
     InsecureTransport,
-    /// The request has passed this gateway too often. Responsible: gateway; a route leads back here.
-    #[error("the request goes in circles")]
+    /// The request has passed this gateway too often. Responsible: the operator, because a route
+    /// leads back to the gateway.
+    #[error("the request is in a forwarding loop")]
     Loop(#[from] fields::Loop),
-    /// A method that one of our own endpoints does not have. Responsible: client.
-    #[error("the endpoint does not have this method")]
+    /// The endpoint does not have this method. The value lists the methods that it has.
+    /// Responsible: the client.
+    #[error("the endpoint does not accept this method")]
     MethodNotAllowed(&'static str),
-    /// What was posted to the redirection endpoint is not a form. Responsible: client.
-    #[error("the answer that was posted is not a form")]
+    /// The data posted to the redirection endpoint is not a form. Responsible: the client.
+    #[error("the posted answer is not a form")]
     NoForm,
-    /// No route takes the target. Responsible: client.
-    #[error("no route takes the target")]
+    /// No route matches the target. Responsible: the client.
+    #[error("no route matches the target")]
     NoRoute,
-    /// The request body was too large or too slow. Responsible: client.
-    #[error("the request body is refused")]
+    /// The request body is too large or too slow. Responsible: the client.
+    #[error("the request body is rejected")]
     RequestBody(BodyFailure),
-    /// The target has no canonical form. Responsible: client.
-    #[error("the request's target is refused")]
+    /// The target has no canonical form. Responsible: the client.
+    #[error("the request's target is invalid")]
     Target(#[source] target::Error),
-    /// The host is none of ours. Responsible: client, or the operator did not list an origin.
+    /// The gateway does not serve this host. Responsible: the client, or the operator who did not
+    /// list the host.
     #[error("the host is not one of the configured origins")]
     UnknownHost,
-    /// The upstream gave no answer. Responsible: upstream.
+    /// The upstream gave no answer. Responsible: the upstream.
     #[error("the upstream gave no answer")]
     Upstream(#[source] upstream::Error),
 }
 
-/// Whose doing an error is.
+/// The party that is responsible for an error.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Responsible {
-    /// Whoever sent the request.
+    /// The sender of the request.
     Client,
     /// This process or its settings.
     Gateway,
-    /// The app behind.
+    /// The app.
     Upstream,
 }
 
 impl Error {
-    /// Whose doing it is.
+    /// The party that is responsible for the error.
     pub(crate) fn responsible(&self) -> Responsible {
         match self {
             Self::Framing(_)
@@ -122,7 +125,7 @@ impl Error {
         }
     }
 
-    /// Tells the operator where an operator can act; what clients do wrong is in the access log.
+    /// Logs errors that an operator can fix. Errors of clients are in the access log only.
     pub(super) fn log(&self) {
         match self.responsible() {
             Responsible::Client => {}
@@ -136,7 +139,7 @@ impl Error {
         }
     }
 
-    /// The answer, worded for a person or a program as `headers` ask.
+    /// The answer, as a page or as problem details, depending on `headers`.
     pub(super) fn respond(&self, headers: &HeaderMap) -> Response<Body> {
         if let Self::Target(target::Error::Asterisk) = self {
             return no_content();
@@ -153,7 +156,8 @@ impl Error {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
         }
         if matches!(self.responsible(), Responsible::Client) && !matches!(self, Self::NoRoute) {
-            // Whoever sends malformed messages does not get to send a second one behind them.
+            // After a malformed request the next one on this connection may be misread, so the
+            // connection is closed.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
@@ -163,8 +167,8 @@ impl Error {
         match self {
             Self::Framing(_) | Self::Target(_) => (
                 "This request cannot be served",
-                "It is malformed or ambiguous, so it was not passed on. If you followed a link, \
-                 the link is broken; if you typed the address, look at it again.",
+                "It is malformed or ambiguous, so the app did not get it. If you followed a link, \
+                 the link is broken. If you typed the address, check it.",
             ),
             Self::InsecureTransport => (
                 "A secure connection is needed",
@@ -172,47 +176,48 @@ impl Error {
                  the address.",
             ),
             Self::Loop(_) => (
-                "This request goes in circles",
-                "The gateway was asked to pass it to itself. Whoever runs this site has to look \
-                 at its routes.",
+                "This request came back to the gateway",
+                "A route of the gateway leads to the gateway itself. The administrator of this \
+                 site has to check the routes.",
             ),
             Self::MethodNotAllowed(_) => (
-                "That does not work here",
-                "This address cannot be asked in this way. Go back and use the page's own buttons.",
+                "This kind of request is not accepted here",
+                "Go back and use the buttons of the page.",
             ),
             Self::NoForm => (
                 "This sign-in cannot be finished",
-                "What the sign-in server sent here is not a form. Go back to the app and start again.",
+                "The answer of the sign-in server is not a form. Go back to the app and start \
+                 again.",
             ),
-            Self::NoRoute => ("Nothing is here", "There is no page at this address."),
+            Self::NoRoute => ("Page not found", "There is no page at this address."),
             Self::RequestBody(BodyFailure::TooLarge) => (
-                "That is too large",
-                "What you sent is larger than this site takes. Send something smaller.",
+                "You sent too much data",
+                "This site does not accept so much data. Send less.",
             ),
             Self::RequestBody(BodyFailure::TooSlow | BodyFailure::Broken)
             | Self::Upstream(upstream::Error::RequestBody(_)) => (
-                "What you sent did not arrive",
-                "The connection was too slow or broke off. Try again.",
+                "Your data did not arrive",
+                "The connection was too slow or was interrupted. Try again.",
             ),
             Self::UnknownHost => (
                 "This site is not served here",
-                "The address names a site that this server does not know. Look at the address \
-                 again; if it is right, whoever runs the site has to add it as a public URL.",
+                "This server does not know the host in the address. Check the address. If it is \
+                 right, the administrator has to add it as a public URL.",
             ),
             Self::Upstream(upstream::Error::Busy) => (
                 "The app is busy",
-                "It has more to do than it can. If you are signed in, you still are; try again in a \
-                 moment.",
+                "It has too many requests at the moment. Your sign-in is not affected. Try again \
+                 in a moment.",
             ),
             Self::Upstream(upstream::Error::ConnectTimeout | upstream::Error::HeadTimeout) => (
                 "The app did not answer in time",
-                "If you are signed in, you still are. Try again in a moment; what you sent may or \
-                 may not have been done.",
+                "Your sign-in is not affected. Try again in a moment. The app may or may not have \
+                 processed what you sent.",
             ),
             Self::Upstream(_) => (
                 "The app cannot be reached",
-                "It is down, or it answered with something that is not HTTP. If you are signed in, \
-                 you still are; try again in a moment.",
+                "It is down, or its answer is not valid HTTP. Your sign-in is not affected. Try \
+                 again in a moment.",
             ),
         }
     }

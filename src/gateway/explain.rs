@@ -1,5 +1,5 @@
-//! What is said to a person whose request did not pass or whose login failed: what happened, and
-//! what to do next. Of what came with a request nothing is repeated but its own address.
+//! The pages for users whose request was not permitted or whose login failed. They say what
+//! happened and what to do next. They repeat nothing from the request except its own address.
 
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use crate::login::{self, ErrorCode, FailedLogin, Login, OWN_PREFIX, ReturnTo, St
 use crate::provider::{Actor, Classification, Sent};
 use crate::telemetry::chain;
 
-/// When to try again where nobody has said.
+/// The pause before a retry, if nothing else says when.
 const DEFAULT_RETRY: Duration = Duration::from_secs(5);
 
-/// A page that tries again by itself waits at least and at most so long.
+/// The shortest and the longest pause before a page reloads itself.
 const MIN_REFRESH: Duration = Duration::from_secs(5);
 const MAX_REFRESH: Duration = Duration::from_mins(1);
 
-/// Answers a request that needs a session and is no document navigation.
+/// Answers a request that needs a session and is not a navigation to a document.
 pub(super) fn sign_in_first(
     context: &RequestContext,
     challenge: &Challenge,
@@ -32,11 +32,11 @@ pub(super) fn sign_in_first(
             login_url.clone(),
         )
     } else {
-        // Back to the form, whose page begins the login itself.
+        // The user returns to the page with the form. That page starts the login itself.
         let form = context.referrer().unwrap_or_else(ReturnTo::root);
         (
-            "You are not signed in, or your session has ended, so what you sent was not passed \
-             on. Sign in and send it again.",
+            "You are not signed in, or your session has ended, so the app did not get what you \
+             sent. Sign in and send it again.",
             form.as_str().to_owned(),
         )
     };
@@ -49,11 +49,11 @@ pub(super) fn sign_in_first(
     response
 }
 
-/// Answers somebody who may not use a route, with the account's name and another way.
+/// Answers a user who may not use a route. The page names the account and offers another one.
 pub(super) fn forbidden(context: &RequestContext, identity: &Identity) -> Response<Body> {
     let who = identity.label().map_or_else(
         || "You are signed in, but this account may not use this page.".to_owned(),
-        |name| format!("You are signed in as {name}, and this account may not use this page."),
+        |name| format!("You are signed in as {name}, but this account may not use this page."),
     );
     Page::new(StatusCode::FORBIDDEN, "You may not use this page", who)
         .paragraph("If you have another account, sign out and sign in with that one.")
@@ -63,27 +63,27 @@ pub(super) fn forbidden(context: &RequestContext, identity: &Identity) -> Respon
         .respond(&context.parts.headers)
 }
 
-/// Answers somebody whose session is there and cannot be used now. A page that a person looks at
-/// tries again by itself.
+/// Answers a user whose session exists but cannot be used now. If a browser shows the page, the
+/// page reloads itself.
 pub(super) fn unavailable(context: &RequestContext, unavailable: &Unavailable) -> Response<Body> {
     let (title, text) = match unavailable.location {
         FailureLocation::Provider => (
             "Your session cannot be renewed right now",
-            "You are still signed in, but this app has to ask the sign-in server about you again, \
-             and that is down, slow or busy, or refuses to answer.",
+            "You are still signed in, but the sign-in server has to renew your session. It is \
+             down, slow or busy, or it refuses to answer.",
         ),
         FailureLocation::Store => (
             "Your session cannot be reached right now",
-            "You are still signed in, but the place where this site keeps its sessions cannot be \
-             read or written. Whoever runs this site finds more in its log.",
+            "You are still signed in, but this site cannot read or write its stored sessions. The \
+             administrator of this site finds details in the log.",
         ),
     };
     let mut page =
         Page::new(StatusCode::SERVICE_UNAVAILABLE, title, text).with_reason(unavailable.reason);
     if !context.parts.method.is_safe() {
-        page = page.paragraph("What you sent was not passed on. Send it again in a moment.");
+        page = page.paragraph("The app did not get what you sent. Send it again in a moment.");
     }
-    // A fraction of a second is one more to wait.
+    // A fraction of a second is rounded up.
     let whole = Duration::from_secs(unavailable.retry_after.as_secs());
     let after = if whole == unavailable.retry_after {
         whole
@@ -97,7 +97,7 @@ pub(super) fn unavailable(context: &RequestContext, unavailable: &Unavailable) -
         let after = after.clamp(MIN_REFRESH, MAX_REFRESH).as_secs();
         page.refresh = Some((after, address.as_str().to_owned()));
         page = page.link("Try again now", address.as_str());
-        // A grant that the server refuses without saying that it has ended is no dead end either.
+        // This helps if the provider refuses the grant without saying that it has ended.
         page = page.link(
             "Sign in again",
             format!("{}?prompt=login", sign_in::SIGN_IN),
@@ -106,7 +106,7 @@ pub(super) fn unavailable(context: &RequestContext, unavailable: &Unavailable) -
     page.respond(&context.parts.headers)
 }
 
-/// Answers a visitor whose login could not even begin. Visiting `again` begins it again.
+/// Answers a request whose login could not start. A visit to `again` starts it again.
 pub(super) fn login_not_started(
     context: &RequestContext,
     (provider, error): (&str, &login::Error),
@@ -135,18 +135,18 @@ pub(super) fn login_not_started(
         .respond(headers)
 }
 
-/// What three logins in vain prove.
+/// The text about three failed logins in a row, for the reason why the session was not accepted.
 fn loop_cause(cause: Option<Cause>) -> &'static str {
     match cause {
         Some(Cause::NoCookie) => {
             "You signed in three times, and each time your browser did not keep the session \
-             cookie. Allow cookies for this site (a privacy extension may block them) and try \
-             again."
+             cookie. Allow cookies for this site and try again. A privacy extension may block \
+             them."
         }
         Some(Cause::OtherInstance) => {
             "You signed in three times, and each time the next request reached another copy of \
-             this gateway, which does not know your session. Whoever runs this site has to run \
-             one replica or send each visitor to the same one."
+             this gateway, which does not know your session. The administrator of this site has to \
+             run one replica, or send each user to the same replica."
         }
         Some(Cause::TokenExpired) => {
             "You signed in three times, and each time the access token had already expired. The \
@@ -155,12 +155,12 @@ fn loop_cause(cause: Option<Cause>) -> &'static str {
         }
         Some(Cause::RefusedByApp) => {
             "You signed in three times, and each time the app did not accept the access token that \
-             the sign-in server had just given. Whoever runs this site has to look at what the app \
-             expects of a token."
+             the sign-in server had just given. The administrator of this site has to check which \
+             tokens the app accepts."
         }
         Some(Cause::OtherProvider) => {
-            "You signed in three times, and the session is one of another sign-in server than \
-             this page asks for. Whoever runs this site has to look at its routes."
+            "You signed in three times, but your session belongs to another sign-in server than \
+             this page requires. The administrator of this site has to check the routes."
         }
         Some(Cause::Conflicting) => {
             "Your browser sends two different session cookies for this site. Clear this site's \
@@ -168,12 +168,13 @@ fn loop_cause(cause: Option<Cause>) -> &'static str {
         }
         Some(Cause::Expired | Cause::GrantEnded | Cause::Malformed | Cause::Unknown) | None => {
             "You signed in three times, and each time the session was gone at once. The gateway \
-             may be out of room for sessions; whoever runs this site finds more in its log."
+             may have no memory left for sessions. The administrator of this site finds details in \
+             the log."
         }
     }
 }
 
-/// Answers a login that failed. Visiting `again` begins it again, at the same provider.
+/// Answers a login that failed. A visit to `again` starts it again, at the same provider.
 pub(super) fn failed(
     context: &RequestContext,
     failure: FailedLogin,
@@ -181,7 +182,7 @@ pub(super) fn failed(
 ) -> Response<Body> {
     let error = &failure.error;
     let page = failure_page(context, error, again);
-    // Where the provider is in order, people may want another account or another provider.
+    // If the provider works, the user may want another account or another provider.
     let passes = error.class().is_some_and(|class| class.passes);
     let start = if passes || failure.reauthenticate {
         again
@@ -197,10 +198,9 @@ pub(super) fn failed(
     response
 }
 
-/// What is said of a login that did not come about. Where the provider's trouble passes by itself,
-/// and nothing was asked of it, the page tries again at `again`: a page that nobody looks at must
-/// not sign in over and over. The answer to a form never does, as nobody asked for it by opening an
-/// address.
+/// The page about a login that failed. If the failure is temporary and no request was sent to the
+/// provider, the page reloads itself at `again`. Otherwise it does not, because a page that nobody
+/// looks at must not sign in repeatedly. The answer to a posted form never reloads itself.
 fn failure_page(context: &RequestContext, error: &login::Error, again: &str) -> Page {
     let (status, title, text) = wording(error);
     let mut page = Page::new(status, title, text).with_reason(error.reason());
@@ -217,7 +217,7 @@ fn failure_page(context: &RequestContext, error: &login::Error, again: &str) -> 
     page
 }
 
-/// When to try again where the provider has not said.
+/// The pause before a retry, if the provider has not said when.
 fn retry_after(status: StatusCode) -> Option<Duration> {
     match status {
         StatusCode::SERVICE_UNAVAILABLE => Some(DEFAULT_RETRY),
@@ -226,12 +226,12 @@ fn retry_after(status: StatusCode) -> Option<Duration> {
     }
 }
 
-/// What is said when the provider takes no request of ours, whoever the person is.
+/// The page for a provider that rejects every request of this gateway, for all users.
 const REFUSED: (StatusCode, &str, &str) = (
     StatusCode::BAD_GATEWAY,
     "The sign-in server refused this gateway",
-    "It did not accept the way this gateway asked it. Trying again will hardly help: whoever runs \
-     this site has to look at the gateway's log and settings.",
+    "It rejects the requests of this gateway. Trying again will probably not help. The \
+     administrator of this site has to check the gateway's log and settings.",
 );
 
 fn wording(error: &login::Error) -> (StatusCode, &'static str, &'static str) {
@@ -252,25 +252,25 @@ fn wording(error: &login::Error) -> (StatusCode, &'static str, &'static str) {
             StatusCode::BAD_REQUEST,
             "This sign-in cannot be finished here",
             "Your browser did not send the cookie that belongs to it. Either cookies are blocked \
-             for this site, or the sign-in was started in another browser or window. Allow \
-             cookies and start again.",
+             for this site, or the sign-in was started in another browser or window. Allow cookies \
+             and start again.",
         ),
         login::Error::State(
             StateError::Foreign | StateError::Missing | StateError::OtherBrowser,
         ) => (
             StatusCode::BAD_REQUEST,
             "This sign-in was not started here",
-            "It was started in another browser, or not by this site at all. If somebody sent you \
-             this link, do not use it. Start again from the app itself.",
+            "It was started in another browser, or not by this site. If somebody sent you this \
+             link, do not use it. Start again from the app itself.",
         ),
         login::Error::Used => (
             StatusCode::BAD_REQUEST,
-            "This sign-in was used already",
+            "This sign-in has already been used",
             "Each sign-in works once. Start again; you may not even have to type your password.",
         ),
         login::Error::TooManyRefused => (
             StatusCode::TOO_MANY_REQUESTS,
-            "Too many sign-ins that failed",
+            "Too many failed sign-ins",
             "The sign-in server refused several sign-ins from your network. Wait a minute, then \
              start again.",
         ),
@@ -283,7 +283,7 @@ fn wording(error: &login::Error) -> (StatusCode, &'static str, &'static str) {
         | login::Error::UnknownProvider => (
             StatusCode::SERVICE_UNAVAILABLE,
             "Signing in does not work right now",
-            "The gateway has a problem of its own or is just restarting. Try again in a moment.",
+            "The gateway has an internal problem or is restarting. Try again in a moment.",
         ),
     }
 }
@@ -293,7 +293,7 @@ fn denied(code: &ErrorCode) -> (StatusCode, &'static str, &'static str) {
         ErrorCode::AccessDenied => (
             StatusCode::FORBIDDEN,
             "You were not signed in",
-            "The sign-in was cancelled, or the sign-in server does not let this account in.",
+            "The sign-in was cancelled, or the sign-in server does not allow this account.",
         ),
         ErrorCode::InteractionRequired => (
             StatusCode::FORBIDDEN,
@@ -313,7 +313,7 @@ fn denied(code: &ErrorCode) -> (StatusCode, &'static str, &'static str) {
     }
 }
 
-/// What is said where the provider, or the way to it, is why there is no login.
+/// The text for a failure at the provider or on the network to it.
 fn provider_wording(class: Classification) -> (StatusCode, &'static str, &'static str) {
     match (class.passes, class.actor, class.sent) {
         (true, _, _) => (
@@ -324,21 +324,22 @@ fn provider_wording(class: Classification) -> (StatusCode, &'static str, &'stati
         (false, Actor::Client, _) => (
             StatusCode::BAD_REQUEST,
             "This sign-in cannot be finished",
-            "The sign-in server does not accept it any more. Start again; you may not even have \
-             to type your password.",
+            "The sign-in server no longer accepts it. Start again; you may not even have to type \
+             your password.",
         ),
         (false, Actor::Operator, Sent::Undelivered | Sent::Possibly) => REFUSED,
         (false, Actor::Operator, Sent::Nothing) => (
             StatusCode::BAD_GATEWAY,
             "This gateway cannot ask the sign-in server",
-            "Its settings do not allow it, or do not fit the sign-in server. Trying again will \
-             hardly help: whoever runs this site has to look at the gateway's log and settings.",
+            "Its settings do not allow it, or do not match the sign-in server. Trying again will \
+             probably not help. The administrator of this site has to check the gateway's log and \
+             settings.",
         ),
         (false, Actor::Provider, _) => (
             StatusCode::BAD_GATEWAY,
             "The sign-in server's answer cannot be used",
-            "Trying again will hardly help: whoever runs this site has to look at the gateway's \
-             log and settings.",
+            "Trying again will probably not help. The administrator of this site has to check the \
+             gateway's log and settings.",
         ),
     }
 }

@@ -1,4 +1,4 @@
-//! Steps 7 and 8 of the walk: strip is done, so inject and send, and clean the answer.
+//! Steps 7 and 8 of a request: the request is sent to the app, and the answer is cleaned.
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -17,40 +17,42 @@ use crate::telemetry::Decided;
 use crate::upload::{Recording, Upload};
 use crate::upstream::{self, KeptHead, ResponseBody, ResponseFuture};
 
-/// An app's answer, as it comes.
+/// The answer of an app.
 type Answer = Response<ResponseBody>;
-/// The rest of a walk that takes a rare way.
+/// The future of an answer, boxed because it is rarely needed.
 type BoxedAnswer<'a> = Pin<Box<dyn Future<Output = Response<Body>> + 'a>>;
 
-/// What becomes of a request once its app has answered, or will not answer.
+/// The result of waiting for the app's answer.
 pub(super) enum ForwardOutcome<'a> {
-    /// This is the answer to the client.
+    /// The answer to the client.
     Answered(Response<Body>),
-    /// The app refuses the token: another answer follows, or a login.
+    /// The app refuses the token. The future retries the request, starts a login or forwards the
+    /// refusal.
     Recovering(BoxedAnswer<'a>),
 }
 
-/// What is kept of a request that may be worth sending once more.
+/// The parts of a request that are kept to send it again.
 struct RetryCopy {
     context: RequestContext,
     head: KeptHead,
     body: Recording,
 }
 
-/// A request on its way to its app and back.
+/// A request that was sent to its app and has no answer yet.
 pub(super) struct InFlight {
     pub(super) answer: ResponseFuture,
     since: Instant,
     record: Record,
     watch: BodyWatch,
-    /// What is needed to word an answer of our own, should the upstream give none.
+    /// The client's `Accept` field. If the app gives no answer, it decides the form of the error
+    /// page.
     accept: Option<HeaderValue>,
     sent: Option<SentRequest>,
     retry_copy: Option<Box<RetryCopy>>,
 }
 
 impl Worker {
-    /// Steps 7 and 8, up to where the app is waited for.
+    /// Steps 7 and 8, up to the wait for the app.
     pub(super) fn forward(
         &self,
         mut context: RequestContext,
@@ -104,7 +106,7 @@ impl Worker {
     }
 }
 
-/// Whether a request is kept because it may have to be sent once more.
+/// Whether a request has to be kept because it may be sent again.
 fn must_keep(site: &WorkerSite, sent: &SentRequest, body: &RequestBody, now: Timestamp) -> bool {
     let content = if body.is_end_stream() {
         Content::None
@@ -115,8 +117,7 @@ fn must_keep(site: &WorkerSite, sent: &SentRequest, body: &RequestBody, now: Tim
 }
 
 impl InFlight {
-    /// The app has answered, or will not. Of an answer that refuses the token comes another, or a
-    /// login, in a while.
+    /// Handles the app's answer or error. If the answer refuses the token, the result is a future.
     pub(super) fn outcome<'e>(
         &'e mut self,
         worker: &'e Worker,
@@ -139,7 +140,7 @@ impl InFlight {
         }
     }
 
-    /// Writes down how long the app took.
+    /// Records how long the app took.
     fn noted(&mut self, answer: Result<Answer, upstream::Error>) -> Result<Answer, Error> {
         self.record.upstream_answered(self.since);
         answer.map_err(|error| {
@@ -154,8 +155,8 @@ impl InFlight {
         self.record.refused(error, &HeaderMap::from_iter(headers))
     }
 
-    /// Answers a request whose token the app refuses: with that answer, with another one, or by a
-    /// login.
+    /// Answers a request whose token the app refuses: with the app's answer, with the answer to a
+    /// second attempt, or with a login.
     fn recover<'e>(
         &'e mut self,
         worker: &'e Worker,
@@ -177,7 +178,7 @@ impl InFlight {
         Box::pin(async move {
             let response = match (refused.recover(replayable).await, kept, body) {
                 (Recovery::Retry(permit), Some((_visit, head)), Some(body)) => {
-                    // The app may have no other connection for the second time.
+                    // Frees the connection, because the app may have only one.
                     drop(answer);
                     let request = Request::from_parts(head.into_parts(), body);
                     self.since = self.record.site().clock().instant();
@@ -201,8 +202,8 @@ impl InFlight {
     }
 }
 
-/// Prepares the request's head for the app. The permit adds its fields later. Returns what the client
-/// takes as an answer.
+/// Prepares the request's head for the app. The permit adds its fields later. Returns the client's
+/// `Accept` field.
 fn prepare(context: &mut RequestContext) -> Result<Option<HeaderValue>, Error> {
     let RequestContext {
         parts,
@@ -219,7 +220,7 @@ fn prepare(context: &mut RequestContext) -> Result<Option<HeaderValue>, Error> {
     Ok(accept)
 }
 
-/// The answer as the client gets it.
+/// The answer for the client, without fields that an app may not send.
 fn cleaned(answer: Answer) -> Response<Body> {
     let mut response = answer.map(Body::upstream);
     fields::outbound(response.headers_mut(), cookie::is_own);

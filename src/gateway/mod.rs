@@ -1,11 +1,12 @@
-//! The walk of one request, in one visible order.
+//! Handles requests, from the parsed head to the answer, in the order of the steps in the crate
+//! documentation.
 //!
-//! Framing, target, host and trust are checked; fields are cleaned; our own endpoints answer
-//! themselves; everything else is decided by [`crate::access`], and only its permit leads to an
-//! upstream. The room composes and renders; it decides nothing about people by itself.
+//! Checks framing, target, host and scheme, and removes unsafe fields. Answers the gateway's own
+//! endpoints. For all other requests [`crate::access`] decides, and only its permit leads to an
+//! upstream. The room renders pages, but it makes no decision about users itself.
 //!
-//! A [`Site`] is everything that is made from the settings. [`Worker`] is one worker's handler, with
-//! its own copy of the site and its own upstream connections.
+//! A [`Site`] is everything that is made from the settings. A [`Worker`] is the handler of one
+//! worker thread, with its own copy of the site and its own connections to upstreams.
 
 mod body;
 mod endpoints;
@@ -46,30 +47,31 @@ use crate::target::{self, Target};
 use crate::telemetry::Decided;
 use crate::upstream::{AssertionNames, Pools};
 
-/// Of answers at addresses with a code in them: nobody is told of those.
+/// For answers whose address may contain a code: the browser must not send this address to any
+/// site.
 const NO_REFERRER: HeaderValue = HeaderValue::from_static("no-referrer");
 
-/// What the walk needs from the operator.
+/// The operator's settings for requests.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The origins that are served.
+    /// The origins that the gateway serves.
     pub(crate) public_urls: PublicUrls,
-    /// Proxies in front of us whose forwarding fields are believed.
+    /// Proxies in front of the gateway whose forwarding fields are trusted.
     pub(crate) trusted: TrustedPeers,
-    /// The fields by which upstreams learn who is signed in.
+    /// The names of the assertion fields.
     pub(crate) assertions: AssertionNames,
-    /// Bytes that a request body may have.
+    /// The size limit of a request body, in bytes.
     pub(crate) body_bytes: u64,
 }
 
-/// One worker's handler: its copy of the site, and connections of its own.
+/// The handler of one worker: its copy of the site and its own connections.
 #[derive(Debug)]
 pub(crate) struct Worker {
     site: Rc<CurrentSite>,
     pools: Pools,
 }
 
-/// One connection: where it comes from, and the session that it used last.
+/// The state of one connection: its peer, and the last session that was used.
 #[derive(Debug)]
 pub(crate) struct ConnectionState {
     connection: Connection,
@@ -77,7 +79,7 @@ pub(crate) struct ConnectionState {
     recent: Recent,
 }
 
-/// One request on its way, with what has been found out about it.
+/// A request with the results of the checks.
 #[derive(Debug)]
 struct RequestContext {
     parts: Parts,
@@ -87,7 +89,7 @@ struct RequestContext {
 }
 
 impl RequestContext {
-    /// The page of this very origin that a browser says it comes from.
+    /// The page in `Referer`, if it belongs to the same origin.
     fn referrer(&self) -> Option<ReturnTo> {
         let referrer = self.parts.headers.get(header::REFERER)?.to_str().ok()?;
         let url = Url::parse(referrer).ok()?;
@@ -103,8 +105,8 @@ impl RequestContext {
 }
 
 impl WorkerSite {
-    /// Steps 1 to 3 of the walk: nothing is looked at that was not checked, and no field that we
-    /// assert ourselves survives.
+    /// Steps 1 to 3 of a request: checks it and removes all fields that only the gateway may
+    /// assert.
     fn receive(
         &self,
         connection_state: &ConnectionState,
@@ -124,8 +126,8 @@ impl WorkerSite {
         Ok((target, public_url, client))
     }
 
-    /// Plain HTTP is taken where it cannot be listened to: on this machine, or from a proxy that
-    /// ends TLS and is listed.
+    /// The scheme of the request. Plain HTTP to an `https` site is accepted only from this machine,
+    /// or from a trusted proxy that ends TLS.
     fn scheme(&self, connection: Connection, public_url: &PublicUrl) -> Result<Scheme, Error> {
         if public_url.scheme() == "http" {
             return Ok(Scheme::Http);
@@ -141,9 +143,9 @@ impl WorkerSite {
         }
     }
 
-    /// Waits for what a request needs before it can be decided, but not for ever.
+    /// Waits until the request can be decided, up to the limit for a session.
     async fn wait(&self, wait: Wait, record: &mut Record) -> Decision {
-        // Of a client that goes away meanwhile, too.
+        // Recorded first, because the client may go away during the wait.
         record.route(wait.route(), Decided::Unavailable);
         let waiting = self.metrics().waiting();
         let since = self.clock().instant();
@@ -153,8 +155,8 @@ impl WorkerSite {
         decision
     }
 
-    /// Step 6 for a request without a session: documents go to the provider, or to a choice where
-    /// there are several. Other requests get the login URL.
+    /// Step 6 for a request without a session. A navigation is redirected to the provider, or gets
+    /// a page to choose one of several providers. Other requests get the login URL.
     async fn challenge(&self, context: &RequestContext, challenge: &Challenge) -> Response<Body> {
         if !is_navigation(&context.parts) {
             return explain::sign_in_first(context, challenge, self.login_url(context, challenge));
@@ -188,7 +190,7 @@ impl WorkerSite {
 }
 
 impl Worker {
-    /// A handler with no connections yet, for the current one of `sites`. It panics where no local
+    /// Creates a handler without connections that follows the latest of `sites`. Panics if no local
     /// task can be spawned.
     pub(crate) fn new(sites: watch::Receiver<Arc<Site>>) -> Self {
         let site = CurrentSite::follow(sites);
@@ -196,8 +198,8 @@ impl Worker {
         Self { site, pools }
     }
 
-    /// The walk as far as it goes without waiting: for nearly every request to the connection that
-    /// leads to its app.
+    /// Handles a request as far as possible without waiting. For nearly every request this ends
+    /// with a connection to its app.
     fn process<'a>(
         &'a self,
         connection_state: &ConnectionState,
@@ -239,7 +241,7 @@ impl Worker {
         }
     }
 
-    /// Steps 6 to 8 of a request that has to wait or goes nowhere.
+    /// Steps 6 to 8 for a request that has to wait or is not forwarded.
     async fn answer(
         &self,
         context: RequestContext,
@@ -283,12 +285,12 @@ impl Worker {
     }
 }
 
-/// How far a request has come without waiting.
+/// The state of a request after [`Worker::process`].
 #[expect(clippy::large_enum_variant, reason = "the small one is the rare one")]
 enum Step<'a> {
-    /// It was given to a connection, or is to get one.
+    /// The request was given to a connection, or waits for one.
     Sent(InFlight),
-    /// Large: kept out of what is moved for every request.
+    /// Boxed, so that the common case moves less memory.
     Boxed(Pin<Box<dyn Future<Output = Response<Body>> + 'a>>),
 }
 
@@ -301,7 +303,7 @@ impl<'a> Step<'a> {
         Self::Boxed(Box::pin(rest))
     }
 
-    /// The rest of the walk.
+    /// Waits for the answer.
     #[expect(clippy::manual_async_fn, reason = "an `async fn` holds `self` twice")]
     fn finish(mut self, worker: &'a Worker) -> impl Future<Output = Response<Body>> + use<'a> {
         async move {
@@ -343,12 +345,12 @@ impl Handler for Worker {
     }
 }
 
-/// A redirect after which a browser asks with GET, never repeating a body or a code (RFC 9700
-/// section 4.12).
+/// A redirect that the browser follows with GET, so that it never repeats a body or a code (RFC
+/// 9700 section 4.12).
 fn see_other(location: &str, cookies: impl IntoIterator<Item = HeaderValue>) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     let Ok(location) = HeaderValue::from_str(location) else {
-        // Locations are URLs of our own making: visible ASCII. Without one there is nowhere to go.
+        // We build all locations, from visible ASCII. This branch would mean a bug.
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         return response;
     };
@@ -375,19 +377,18 @@ fn no_content() -> Response<Body> {
     response
 }
 
-/// Fields by which browsers, old ones too, say that they fetch a page before anybody asks for it.
+/// Fields by which current and old browsers mark a prefetch.
 const PREFETCH_FIELDS: [&str; 4] = ["sec-purpose", "purpose", "x-moz", "x-purpose"];
 
-/// Whether a request is a prefetch or the like: it begins no login that nobody asked for, and uses
-/// up nobody's code.
+/// Whether a request is a prefetch. A prefetch must not start a login and must not use up a code.
 fn is_prefetch(headers: &HeaderMap) -> bool {
     PREFETCH_FIELDS
         .iter()
         .any(|name| headers.contains_key(*name))
 }
 
-/// Whether a browser asks for something other than a document of its own: an image, a frame, data.
-/// Browsers that send no fetch metadata do not say.
+/// Whether a browser requests something other than a document: an image, a frame, or data. Without
+/// fetch metadata the answer is `false`.
 fn is_subresource(headers: &HeaderMap) -> bool {
     let other = |name: &str, expected: &[u8]| {
         let said = headers.get(name);
@@ -396,16 +397,16 @@ fn is_subresource(headers: &HeaderMap) -> bool {
     other("sec-fetch-mode", b"navigate") || other("sec-fetch-dest", b"document")
 }
 
-/// The answer to one at an endpoint that a person has to open.
+/// The answer to a prefetch of a page that the user has to open.
 fn refuse_prefetch(headers: &HeaderMap, record: &mut Record) -> Response<Body> {
     record.reason = Some("prefetch");
-    let title = "Not in advance";
-    Page::new(StatusCode::FORBIDDEN, title, "Open this page yourself.")
+    let title = "This page cannot be loaded in advance";
+    Page::new(StatusCode::FORBIDDEN, title, "Open the page directly.")
         .with_reason("prefetch")
         .respond(headers)
 }
 
-/// Whether a browser is about to show the answer as a document of its own.
+/// Whether the browser will show the answer as a document in its own tab.
 fn is_navigation(parts: &Parts) -> bool {
     if parts.method != Method::GET || is_prefetch(&parts.headers) {
         return false;
@@ -413,7 +414,7 @@ fn is_navigation(parts: &Parts) -> bool {
     if parts.headers.contains_key("sec-fetch-mode") {
         return !is_subresource(&parts.headers);
     }
-    // Browsers that send no fetch metadata still say what they show.
+    // Browsers without fetch metadata still send a useful `Accept`.
     page::wants_html(&parts.headers)
 }
 

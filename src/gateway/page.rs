@@ -1,5 +1,5 @@
-//! The few pages of our own: plain HTML without scripts, and the same as problem details for
-//! programs (RFC 9457).
+//! The gateway's own pages, as plain HTML without scripts, and as problem details for programs (RFC
+//! 9457).
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -37,7 +37,8 @@ a.button,button{background:#8fb0ff;border-color:#8fb0ff;color:#10131a}\
 a.button.second,button.second{background:transparent;color:#8fb0ff}\
 .code{color:#97a1b3}}";
 
-/// Nothing loads, nothing frames, no form goes elsewhere; the one style is known by its hash.
+/// The page loads nothing, cannot be framed, and sends forms only to its own origin. The hash
+/// allows the one style sheet.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let hash = STANDARD.encode(digest(&SHA256, STYLE.as_bytes()));
     let policy = format!(
@@ -49,24 +50,24 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
 
 const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
 
-/// What a person can do next.
+/// An action that the user can take next.
 #[derive(Clone, Debug)]
 pub(super) enum Action {
-    /// Go somewhere.
+    /// A link to another page.
     Link { href: String, label: String },
-    /// Change something.
+    /// A form that changes something.
     Post {
         action: &'static str,
         label: &'static str,
     },
 }
 
-/// How what a person can do is laid out.
+/// The layout of the actions.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Layout {
-    /// All alike: nobody but the person can say which one it is.
+    /// All actions look the same, because only the user knows which one is right.
     Choice,
-    /// The first stands out as the one that most need.
+    /// The first action stands out, because most users need it.
     Steps,
 }
 
@@ -78,7 +79,7 @@ impl Layout {
         }
     }
 
-    /// The class of the action at this place.
+    /// The CSS class of the action at this position.
     fn of_action(self, index: usize) -> &'static str {
         match (self, index) {
             (Self::Steps, 0) => "",
@@ -87,7 +88,7 @@ impl Layout {
     }
 }
 
-/// A page. All text is escaped; nothing of a request is shown but what the caller puts in.
+/// A page. All text is escaped. The page shows only what its caller gives it.
 #[derive(Clone, Debug)]
 pub(super) struct Page {
     pub(super) status: StatusCode,
@@ -95,13 +96,13 @@ pub(super) struct Page {
     pub(super) text: Vec<String>,
     pub(super) actions: Vec<Action>,
     layout: Layout,
-    /// A stable code that an operator finds in the log.
+    /// A stable code that is also in the log.
     pub(super) reason: Option<&'static str>,
-    /// Where a program sends its user to sign in.
+    /// The URL where a program sends its user to sign in.
     pub(super) login_url: Option<String>,
-    /// When to try again.
+    /// The pause before a retry.
     pub(super) retry_after: Option<Duration>,
-    /// When the page itself goes on, in seconds, and where.
+    /// The seconds until the page reloads, and the address.
     pub(super) refresh: Option<(u64, String)>,
 }
 
@@ -121,8 +122,8 @@ impl Page {
         }
     }
 
-    /// Offers what follows as a choice between equals.
-    pub(super) fn as_choice(mut self) -> Self {
+    /// Shows the actions as equal choices.
+    pub(super) fn with_choices(mut self) -> Self {
         self.layout = Layout::Choice;
         self
     }
@@ -150,7 +151,7 @@ impl Page {
         self
     }
 
-    /// The page as HTML for browsers, as problem details for everything else.
+    /// Returns HTML for browsers, and problem details for other clients.
     pub(super) fn respond(&self, headers: &HeaderMap) -> Response<Body> {
         let (body, kind) = if wants_html(headers) {
             (self.html(), "text/html; charset=utf-8")
@@ -163,7 +164,8 @@ impl Page {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         headers.insert(header::CONTENT_SECURITY_POLICY, POLICY.clone());
         headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-        // Of pages only: on a redirect it would cut a popup of the app off from its opener.
+        // Only pages have this field. On a redirect it would separate a popup of the app from its
+        // opener.
         headers.insert(OPENER_POLICY, HeaderValue::from_static("same-origin"));
         if let Some(after) = self.retry_after {
             let seconds = HeaderValue::from(after.as_secs().max(1));
@@ -250,8 +252,8 @@ impl Action {
     }
 }
 
-/// The fields of every response of our own: not stored, not sniffed, and no address of ours told to
-/// anybody else.
+/// Adds the fields of our own answers: the answer is not stored, its type is not guessed, and its
+/// address is not sent to other sites.
 pub(super) fn harden(headers: &mut HeaderMap) {
     for (name, value) in [
         (header::CACHE_CONTROL, "no-store"),
@@ -262,8 +264,8 @@ pub(super) fn harden(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether a person looks at the answer: a program that asks for anything may take HTML for its
-/// data.
+/// Whether the client explicitly accepts HTML. A program that accepts any type (`*/*`) would take a
+/// page for its data.
 pub(super) fn wants_html(headers: &HeaderMap) -> bool {
     let accept = headers.get_all(header::ACCEPT).iter();
     accept.into_iter().any(|value| {
@@ -274,7 +276,7 @@ pub(super) fn wants_html(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Text as HTML text or attribute value.
+/// Escapes text for use in HTML text and attribute values.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {

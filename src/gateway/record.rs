@@ -1,4 +1,4 @@
-//! What is written down about a request, gathered on its walk.
+//! Collects the data of a request for the access log and the metrics.
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -13,8 +13,8 @@ use super::{Body, Error, WorkerSite};
 use crate::access::Route;
 use crate::telemetry::{self, Decided};
 
-/// What the access log and the figures will say. It is written once, at the latest when it drops:
-/// a request whose client went away leaves its line, too.
+/// The data of one request for the access log and the metrics. It is written once, when the record
+/// is dropped. So a request whose client has gone away is logged too.
 #[derive(Debug)]
 pub(super) struct Record {
     site: Rc<WorkerSite>,
@@ -28,13 +28,14 @@ pub(super) struct Record {
     pub(super) decided: Decided,
     pub(super) reason: Option<&'static str>,
     upstream_duration: Option<Duration>,
-    /// When it was answered, where the clock was read then anyway.
+    /// The time of the answer, if the clock was read then.
     answered: Option<Instant>,
     waited: Option<Duration>,
 }
 
 impl Record {
-    /// Begins a record: until more is known the request is refused.
+    /// Creates the record of a request. Until something else is known, the request counts as
+    /// refused.
     pub(super) fn new(site: Rc<WorkerSite>, client: IpAddr, parts: &Parts) -> Self {
         Self {
             started: site.clock().instant(),
@@ -53,24 +54,24 @@ impl Record {
         }
     }
 
-    /// The site that decides about the request.
+    /// The site that handles the request.
     pub(super) fn site(&self) -> &Rc<WorkerSite> {
         &self.site
     }
 
-    /// Notes which route the request takes and what was decided.
+    /// Records the route of the request and the decision.
     pub(super) fn route(&mut self, route: &Rc<Route>, decided: Decided) {
         self.route = Some(Rc::clone(route));
         self.decided = decided;
     }
 
-    /// Notes how long the request waited for its session.
+    /// Records how long the request waited for its session.
     pub(super) fn waited(&mut self, duration: Duration) {
         self.waited = Some(self.waited.unwrap_or_default().saturating_add(duration));
     }
 
-    /// Notes that the upstream, asked at `since`, has answered now; of a request that is sent once
-    /// more, both times count together.
+    /// Records that the upstream has answered the request that was sent at `since`. The times of a
+    /// first and a second attempt are added.
     pub(super) fn upstream_answered(&mut self, since: Instant) {
         let now = self.site.clock().instant();
         let took = now.saturating_duration_since(since);
@@ -79,18 +80,18 @@ impl Record {
         self.answered = Some(now);
     }
 
-    /// Notes that what the upstream answered is not the end.
+    /// Records that the upstream's answer is not the final one.
     pub(super) fn not_final(&mut self) {
         self.answered = None;
     }
 
-    /// Notes that the request is answered. The record ends with whoever has it.
+    /// Records the answer. The record is written when its owner drops it.
     pub(super) fn answered(&mut self, response: Response<Body>) -> Response<Body> {
         self.status = Some(response.status());
         response
     }
 
-    /// The answer to a request that ends with an error; `headers` are the request's.
+    /// Records an error and returns its answer. `headers` are those of the request.
     pub(super) fn refused(&mut self, error: &Error, headers: &HeaderMap) -> Response<Body> {
         self.reason = Some(error.reason());
         error.log();
@@ -98,10 +99,10 @@ impl Record {
     }
 }
 
-/// The one exit.
+/// Writes the record. This is the only place that does.
 impl Drop for Record {
     fn drop(&mut self) {
-        // 499 is what access logs of this field say of a client that went away before its answer.
+        // Access logs use 499 if the client went away before its answer.
         let gone = || StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
         let reason = self.reason.or(match self.status {
             Some(_) => None,

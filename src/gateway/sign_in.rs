@@ -1,5 +1,4 @@
-//! Signing in: what a link of our own may ask for, and the page on which people choose between
-//! several providers.
+//! The sign-in endpoint, and the page where the user chooses one of several providers.
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use url::form_urlencoded;
@@ -11,13 +10,13 @@ use crate::access::{Challenge, Route};
 use crate::login::{FailedLogin, Login, OWN_PREFIX, PublicUrl, ReturnTo, Start};
 use crate::provider::Prompt;
 
-/// Begins a login and returns to the page of our own that linked here.
+/// Starts a login and returns to the page that linked here.
 pub(super) const SIGN_IN: &str = "/oauth2/sign_in";
 
-/// The longest `login_hint` that is passed on, in characters.
+/// The longest `login_hint` that is forwarded, in characters.
 const LONGEST_HINT: usize = 256;
 
-/// What somebody who wants to sign in asks for.
+/// The parameters of a sign-in.
 #[derive(Debug)]
 pub(super) struct SignInRequest {
     provider: Option<String>,
@@ -27,9 +26,8 @@ pub(super) struct SignInRequest {
 }
 
 impl SignInRequest {
-    /// Reads the query of a sign-in. Where it leads back to is what a link of our own has sealed,
-    /// or the page of our own that the browser names as its referrer. It is a page of ours in any
-    /// case.
+    /// Reads the query of a sign-in. The return path is the one that our own link has sealed, or
+    /// the page in `Referer`. It is always a page of this site.
     fn read(context: &RequestContext, login: &Login) -> Self {
         let mut request = Self::to_return(ReturnTo::root());
         let mut sealed = None;
@@ -58,7 +56,7 @@ impl SignInRequest {
         }
     }
 
-    /// The request that ended in `failure`.
+    /// The parameters of a new login after a failed one.
     pub(super) fn after_failure(failure: &FailedLogin) -> Self {
         let prompt = if failure.reauthenticate {
             Prompt::Login
@@ -72,10 +70,10 @@ impl SignInRequest {
         }
     }
 
-    /// The address of a link that asks for the same, at `provider`.
+    /// The address of a link with these parameters, for `provider`.
     fn at(&self, provider: Option<&str>, login: &Login, public_url: &PublicUrl) -> String {
         let Ok(sealed) = login.seal(&self.return_to, public_url) else {
-            // Without random bytes there is no login either; the page itself is as good.
+            // Without random bytes no login can start. The page itself is a usable address.
             return self.return_to.as_str().to_owned();
         };
         let mut query = form_urlencoded::Serializer::new(String::new());
@@ -88,7 +86,7 @@ impl SignInRequest {
         format!("{SIGN_IN}?{}", query.finish())
     }
 
-    /// The address of a link that asks for the very same.
+    /// The address of a link with exactly these parameters.
     pub(super) fn address(&self, login: &Login, public_url: &PublicUrl) -> String {
         self.at(self.provider.as_deref(), login, public_url)
     }
@@ -100,7 +98,7 @@ fn is_hint(text: &str) -> bool {
 }
 
 impl WorkerSite {
-    /// Begins a login, or asks at which provider.
+    /// Starts a login, or lets the user choose a provider.
     pub(super) async fn sign_in(
         &self,
         context: &RequestContext,
@@ -111,10 +109,10 @@ impl WorkerSite {
             return refuse_prefetch(headers, record);
         }
         if is_subresource(headers) {
-            // An image on somebody's page begins no login, and sets no cookie.
+            // An image on another site must not start a login or set a cookie.
             record.reason = Some("no_navigation");
-            let title = "Not as a part of a page";
-            return Page::new(StatusCode::FORBIDDEN, title, "Open this page yourself.")
+            let title = "This page cannot be part of another page";
+            return Page::new(StatusCode::FORBIDDEN, title, "Open the page directly.")
                 .with_reason("no_navigation")
                 .respond(headers);
         }
@@ -156,8 +154,8 @@ impl WorkerSite {
         }
     }
 
-    /// The answer to a navigation that may begin at several providers. It is a 401 as for programs,
-    /// so that nobody takes it for the page that was asked for.
+    /// The answer to a navigation if there are several providers. Its status is 401, so that no
+    /// program takes it for the requested page.
     pub(super) fn choice(&self, context: &RequestContext, challenge: &Challenge) -> Response<Body> {
         let wanted = context.target.path_and_query().as_str();
         let wanted = ReturnTo::parse(wanted, OWN_PREFIX);
@@ -169,7 +167,7 @@ impl WorkerSite {
         if let Some(other) = &challenge.other {
             let name = self.login().display_name(other.provider());
             page = page.paragraph(format!(
-                "You are signed in with {name}, which does not open this page."
+                "You are signed in with {name}, but this page needs another sign-in."
             ));
         }
         let mut response = page.respond(&context.parts.headers);
@@ -177,7 +175,7 @@ impl WorkerSite {
         response
     }
 
-    /// One button for each provider.
+    /// A page with one button for each provider.
     fn chooser(
         &self,
         context: &RequestContext,
@@ -189,14 +187,14 @@ impl WorkerSite {
             "Sign in",
             "Choose where you have an account.",
         )
-        .as_choice();
+        .with_choices();
         providers.iter().fold(page, |page, name| {
             let href = request.at(Some(name), self.login(), &context.public_url);
             page.link(self.login().display_name(name), href)
         })
     }
 
-    /// The providers whose sessions count anywhere.
+    /// The providers that at least one route accepts.
     fn providers(&self) -> Vec<&str> {
         let counts = |name: &&str| {
             let mut routes = self.access.routes();
@@ -205,8 +203,8 @@ impl WorkerSite {
         self.login().providers().filter(counts).collect()
     }
 
-    /// Where a program sends its user to sign in. Nothing needs saying where there is one provider,
-    /// and where there is a choice people make it there.
+    /// The URL where a program sends its user to sign in. It names the provider only if the route
+    /// has one and other routes have others. If the route has several, the user chooses there.
     pub(super) fn login_url(&self, context: &RequestContext, challenge: &Challenge) -> String {
         let choice = match only_provider(&challenge.route) {
             Some(provider) if self.providers().len() > 1 => format!("?provider={provider}"),
@@ -216,13 +214,14 @@ impl WorkerSite {
     }
 }
 
-/// The provider of a route that has one.
+/// The provider of a route, if there is exactly one.
 pub(super) fn only_provider(route: &Route) -> Option<&str> {
     let mut providers = route.providers();
     providers.next().filter(|_| providers.next().is_none())
 }
 
-/// RFC 9110 section 15.5.2 wants a challenge; this one makes no browser ask for a password.
+/// RFC 9110 section 15.5.2 requires a challenge in a 401 answer. This one makes no browser ask for
+/// a password.
 pub(super) fn request_session(headers: &mut HeaderMap) {
     let challenge = HeaderValue::from_static("Cookie cookie-name=\"__Host-sidegate\"");
     headers.insert(header::WWW_AUTHENTICATE, challenge);

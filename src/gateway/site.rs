@@ -1,4 +1,4 @@
-//! The site: everything that is made from the settings, as one value.
+//! The site: one value with everything that is made from the settings.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -18,37 +18,37 @@ use crate::session::Sessions;
 use crate::target::Prefix;
 use crate::telemetry::{Counted, Metrics, RequestCounters};
 
-/// What a [`Site`] is made from.
+/// The parts of a [`Site`].
 #[derive(Debug)]
 pub(crate) struct Parts {
-    /// What the walk needs from the operator.
+    /// The operator's settings for requests.
     pub(crate) settings: Settings,
-    /// The routes, with the upstreams they lead to.
+    /// The routes, with their upstreams.
     pub routes: RouteTable,
     /// The providers by their configured names.
     pub providers: Arc<Providers>,
-    /// The login flow at these providers.
+    /// The login flow with these providers.
     pub login: Arc<Login>,
-    /// How long a request waits for a session that has to be refreshed or fetched first.
+    /// The longest time that a request waits for the refresh or fetch of its session.
     pub(crate) max_wait: Duration,
 }
 
-/// What outlives a site: it is the same before and after a reload.
+/// The state of the process that does not change at a reload.
 #[derive(Clone, Debug)]
 pub struct ProcessState {
-    /// Who is signed in.
+    /// The sessions.
     pub sessions: Arc<Sessions>,
-    /// The refreshes under way.
+    /// The running refreshes.
     pub(crate) refresher: Arc<Refresher>,
-    /// All figures of the process.
+    /// All metrics of the process.
     pub(crate) metrics: Arc<Metrics>,
-    /// The time.
+    /// The clock.
     pub(crate) clock: Clock,
 }
 
-/// Everything that is made from the settings, as one immutable value. It is built whole or not at
-/// all. A reload builds the next one and puts it in the place of this one; requests that began
-/// before end on the site on which they began.
+/// One immutable value with everything that is made from the settings. It is built completely or
+/// not at all. A reload builds the next site and replaces this one. A request uses the same site
+/// until its end.
 #[derive(Debug)]
 pub(crate) struct Site {
     parts: Parts,
@@ -68,8 +68,8 @@ impl Site {
         let counters = process.metrics.request_counters(names);
         Self {
             owned: OwnedFields::new(parts.settings.assertions.iter()),
-            // The prefix is a constant that parses. With the default, every path would be ours, so
-            // nothing would be forwarded.
+            // The prefix is a constant that can be parsed. With the default every path would be our
+            // own, so nothing would be forwarded.
             own: Prefix::parse(OWN_PREFIX).unwrap_or_default(),
             counters,
             _counted: process.metrics.site(),
@@ -79,8 +79,8 @@ impl Site {
     }
 }
 
-/// One worker's copy of the site. Requests count their references to it without atomics, so that
-/// workers do not write to memory of each other.
+/// One worker's copy of the site. Its reference counts are not atomic, so that workers do not write
+/// to the same memory.
 #[derive(Debug)]
 pub(super) struct WorkerSite {
     shared: Arc<Site>,
@@ -113,7 +113,7 @@ impl WorkerSite {
         &self.shared.parts.settings
     }
 
-    /// The origin with this canonical authority.
+    /// The public URL with this canonical authority.
     pub(super) fn public_url(&self, authority: &str) -> Option<&Rc<PublicUrl>> {
         let mut urls = self.public_urls.iter();
         urls.find(|url| url.authority() == authority)
@@ -139,14 +139,14 @@ impl WorkerSite {
         &self.shared.counters
     }
 
-    /// Whether a path is one of our own endpoints, in whatever spelling. Those never reach an
-    /// upstream.
+    /// Whether a path is one of the gateway's own endpoints, in any spelling. Such a path is never
+    /// forwarded.
     pub(super) fn is_own(&self, path: &str) -> bool {
         self.login().redirection().is_own_path(path) || self.shared.own.covers(path)
     }
 }
 
-/// The site that a worker's next request is decided by.
+/// The site for a worker's next request.
 #[derive(Debug)]
 pub(super) struct CurrentSite {
     sites: RefCell<watch::Receiver<Arc<Site>>>,
@@ -154,7 +154,7 @@ pub(super) struct CurrentSite {
 }
 
 impl CurrentSite {
-    /// Follows `sites`. It panics where no local task can be spawned.
+    /// Follows `sites`. Panics if no local task can be spawned.
     pub(super) fn follow(mut sites: watch::Receiver<Arc<Site>>) -> Rc<Self> {
         let first = WorkerSite::new(Arc::clone(&sites.borrow_and_update()));
         let mut changes = sites.clone();
@@ -162,7 +162,7 @@ impl CurrentSite {
             sites: RefCell::new(sites),
             site: RefCell::new(first),
         });
-        // Without this task a worker that has nothing to do would keep an old site for ever.
+        // Without this task an idle worker would keep an old site in memory.
         let following = Rc::downgrade(&current);
         drop(spawn_local(async move {
             while changes.changed().await.is_ok() {
@@ -175,9 +175,9 @@ impl CurrentSite {
         current
     }
 
-    /// The site for a request that comes now.
+    /// The site for a request that arrives now.
     pub(super) fn get(&self) -> Rc<WorkerSite> {
-        // An error says that no site will follow, since the process ends.
+        // An error means that the process ends, so no site will follow.
         if self.sites.borrow().has_changed().unwrap_or(false) {
             self.update();
         }

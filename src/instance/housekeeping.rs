@@ -1,4 +1,5 @@
-//! Tasks that go on as long as the process: expired sessions, files with certificates.
+//! Tasks that run as long as the process: they remove expired sessions and reload certificate
+//! files.
 
 use std::time::Duration;
 
@@ -12,21 +13,21 @@ use crate::session::{Maintained, StoreError};
 use crate::telemetry::chain;
 use crate::tls::{Acceptor, Refreshed};
 
-/// Between two full batches of expired sessions: workers get the cache in between.
+/// The pause between two full batches of expired sessions, in which workers can use the cache.
 const BETWEEN_BATCHES: Duration = Duration::from_millis(10);
 
-/// How often files are looked at.
+/// The interval between two checks of the files.
 const FILES: Duration = Duration::from_secs(10);
 
-/// Ticks that do not catch up when they come late.
+/// A timer. If a tick is late, the missed ticks are not repeated.
 pub(super) fn ticks_every(period: Duration) -> Interval {
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
 }
 
-/// Frees expired sessions a batch at a time, and brings the figures up to date. Notices when the
-/// thread that keeps sessions is gone: nobody can sign in or out any more, and only a restart helps.
+/// Removes expired sessions in batches and updates the metrics. If the keeper has stopped, nobody
+/// can sign in or out, and only a restart helps. This task then reports it.
 pub(super) async fn maintain_sessions(process: gateway::ProcessState, readiness: Readiness) {
     let gateway::ProcessState {
         sessions,
@@ -37,14 +38,15 @@ pub(super) async fn maintain_sessions(process: gateway::ProcessState, readiness:
     let mut ticks = ticks_every(Duration::from_secs(1));
     loop {
         ticks.tick().await;
-        // What could not be written was reported, and the next tick tries again.
+        // A write error has already been reported. The next tick tries again.
         let maintained = loop {
             match sessions.maintain(clock.now()).await {
                 Ok(Maintained::More) => sleep(BETWEEN_BATCHES).await,
                 end @ (Ok(Maintained::Done) | Err(_)) => break end,
             }
         };
-        // The store is closed at the end of a drain and at no other time.
+        // A drain closes the store at its end. At any other time a closed store means that the
+        // keeper has stopped.
         if matches!(maintained, Err(StoreError::Closed)) && readiness.broken() {
             let reason = "sessions_lost";
             tracing::error!(
@@ -56,8 +58,8 @@ pub(super) async fn maintain_sessions(process: gateway::ProcessState, readiness:
     }
 }
 
-/// Reads our certificate and the authorities of apps again when the files change. A bad file is
-/// reported, and what was in use stays in use.
+/// Reloads our certificate and the certificate authorities of apps when their files change. An
+/// invalid file is reported, and the previous content stays in use.
 pub(super) async fn watch_certificates(
     acceptor: Option<Acceptor>,
     upstreams: watch::Receiver<Upstreams>,
@@ -84,7 +86,10 @@ fn refresh_certificate(acceptor: &Acceptor) {
         Ok(Refreshed::Unchanged) => {}
         Err(error) => {
             let error = chain(&error);
-            tracing::error!(error, "Certificate not replaced, the old one stays");
+            tracing::error!(
+                error,
+                "Certificate not replaced; the previous one stays in use"
+            );
         }
     }
 }
@@ -94,7 +99,7 @@ fn refresh_trust(upstreams: &Upstreams) {
         let upstream_name = &**name;
         match upstream.refresh_trust() {
             Ok(Refreshed::Replaced) => {
-                tracing::info!(upstream = upstream_name, "Authorities replaced");
+                tracing::info!(upstream = upstream_name, "Certificate authorities replaced");
             }
             Ok(Refreshed::Unchanged) => {}
             Err(error) => {
@@ -102,7 +107,7 @@ fn refresh_trust(upstreams: &Upstreams) {
                 tracing::error!(
                     upstream = upstream_name,
                     error,
-                    "Authorities not replaced, the old ones stay"
+                    "Certificate authorities not replaced; the previous ones stay in use"
                 );
             }
         }
@@ -136,7 +141,7 @@ mod tests {
         let clock = Clock::manual(Timestamp::from_millis(1_800_000_000_000));
         let sessions =
             Arc::new(Sessions::start(settings, keys, &Registrations::new(), clock.now()).unwrap());
-        // As after a panic of the thread: nobody receives commands.
+        // After this nobody receives commands, as after a panic of the keeper.
         sessions.close().await.unwrap();
         let readiness = Readiness::default();
         readiness.ready();

@@ -1,8 +1,8 @@
-//! One running gateway: the rooms brought together.
+//! A running gateway: it connects all rooms.
 //!
-//! [`Instance::start`] binds the listeners, starts the control plane (one small multi-thread
-//! runtime for everything that talks to a provider) and the workers (one current-thread runtime
-//! each), and gives back a handle that reloads the settings and drains.
+//! [`Instance::start`] binds the listeners and starts the control plane and the workers. The
+//! control plane is one small multi-thread runtime for all calls to providers. Each worker has a
+//! current-thread runtime. The result is a handle that can reload the settings and drain.
 
 mod housekeeping;
 mod process;
@@ -31,20 +31,20 @@ use crate::session;
 use crate::telemetry::{Metrics, chain};
 use crate::tls::Acceptor;
 
-/// Threads of the control plane: calls of providers wait, they do not compute.
+/// The number of control plane threads. Two are enough, because calls to providers mostly wait.
 const CONTROL_THREADS: usize = 2;
 
-/// Why an instance did not start. Side: gateway.
+/// The reason why an instance did not start. Responsible: the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The control plane's threads could not be started.
+    /// The threads of the control plane could not be started.
     #[error("the control plane cannot start")]
     Control(#[source] std::io::Error),
     /// A listener or a worker could not be started.
     #[error("the server cannot start")]
     Server(#[from] server::Error),
-    /// Sessions could not be kept.
-    #[error("there is no place for sessions")]
+    /// The session store could not be opened.
+    #[error("the session store cannot be opened")]
     Sessions(#[from] session::StartError),
 }
 
@@ -66,7 +66,8 @@ pub struct Instance {
     control: Control,
 }
 
-/// The control plane's runtime; dropped without waiting, since it may be dropped inside another.
+/// The runtime of the control plane. Dropping it does not wait, because it may be dropped inside
+/// another runtime.
 #[derive(Debug)]
 struct Control(Option<Runtime>);
 
@@ -91,11 +92,11 @@ impl Drop for Control {
 }
 
 impl Instance {
-    /// Starts serving. Blocks until all workers do.
+    /// Starts the gateway. Blocks until all workers serve.
     ///
     /// # Errors
     ///
-    /// [`Error`]; what had started is stopped again.
+    /// [`Error`]. The parts that have started are stopped again.
     pub fn start(config: Config, clock: &Clock) -> Result<Self, Error> {
         let listener = Listener::bind(config.listen)?;
         let address = listener.local_addr()?;
@@ -136,7 +137,7 @@ impl Instance {
             .map(|listener| start_operations(listener, admin, clock))
             .transpose()?;
         readiness.ready();
-        // Not before: a file of sessions that is refused ends the start.
+        // Logged last, because an invalid session file stops the start.
         let also = operations_address.map(tracing::field::display);
         tracing::info!(server.address = %address, operations = also, "Listening");
         Ok(Self {
@@ -156,26 +157,27 @@ impl Instance {
         })
     }
 
-    /// The public address, with the port that was chosen.
+    /// The public address, with the actual port.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The operations listener's address.
+    /// The address of the operations listener.
     pub fn operations_address(&self) -> Option<SocketAddr> {
         self.operations_address
     }
 
-    /// Stops accepting, finishes what is in flight, and tells how that went.
+    /// Stops accepting connections, finishes running requests, and returns the number of aborted
+    /// ones.
     ///
     /// # Cancel safety
     ///
-    /// Cancelling it cuts what is in flight.
+    /// Cancelling it aborts the running requests.
     pub async fn drain(self) -> Drained {
         self.readiness.draining();
         tracing::info!("Draining");
         let drained = self.workers.drained().await;
-        // What is still being refreshed is stored before the store closes.
+        // Results of running refreshes are stored before the store closes.
         self.process.site.refresher.drained().await;
         if let Some(operations) = self.operations {
             operations.drained().await;
@@ -194,7 +196,7 @@ impl Instance {
     }
 }
 
-/// Starts the operations listener on a thread of its own, so that it answers when all workers are
+/// Starts the operations listener on its own thread, so that it answers even if all workers are
 /// busy.
 fn start_operations(
     listener: Listener,
@@ -211,7 +213,7 @@ fn start_operations(
     Workers::start(setup, move || admin.clone())
 }
 
-/// Says what an operator should know at the start: what is open above all.
+/// Logs what an operator should know at the start, in particular which routes are public.
 fn announce(config: &Config) {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -219,7 +221,7 @@ fn announce(config: &Config) {
     if config.key_file.is_none() {
         tracing::warn!(
             key = "login.state_key_file",
-            "No key file is set, so logins under way start again after a restart"
+            "No key file is set, so pending logins have to start again after a restart"
         );
     }
     for route in config.site.routes.iter().filter(|route| route.is_public()) {

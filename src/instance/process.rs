@@ -1,4 +1,4 @@
-//! What outlives a reload, and how the next site is made on it.
+//! The state that survives a reload, and the construction of a site.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::seal::KeyRing;
 use crate::session::{self, Sessions, StartError};
 use crate::telemetry::Metrics;
 
-/// What ticks_every site of the process shares.
+/// The state that all sites of the process share.
 #[derive(Debug)]
 pub(super) struct ProcessState {
     pub(super) site: gateway::ProcessState,
@@ -22,7 +22,7 @@ pub(super) struct ProcessState {
 }
 
 impl ProcessState {
-    /// Opens the store of sessions, and starts with nothing remembered otherwise.
+    /// Opens the session store. Everything else starts empty.
     pub(super) fn start(
         (settings, keys): (session::Settings, Arc<KeyRing>),
         providers: &Arc<Providers>,
@@ -55,7 +55,7 @@ impl ProcessState {
         })
     }
 
-    /// Makes the site of these settings.
+    /// Builds the site for these settings.
     pub(super) fn site(&self, config: SiteConfig) -> Arc<Site> {
         let (login, keys) = config.login;
         let (providers, process) = (Arc::clone(&config.providers), Arc::clone(&self.login));

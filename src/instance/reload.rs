@@ -1,4 +1,4 @@
-//! Other settings for a gateway that goes on serving.
+//! Changes the settings of a running gateway.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,44 +10,45 @@ use crate::provider::Providers;
 use crate::session::{Reconfiguration, ReconfigureError, Reconfigured};
 use crate::telemetry::{Reload, chain};
 
-/// Why a reload changed nothing. Side: gateway; the operator acts.
+/// The reason why a reload failed and changed nothing. Responsible: the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
     /// The thread that read the settings panicked, or the process ends.
-    #[error("the settings were not read to their end")]
+    #[error("the reading of the settings was interrupted")]
     Interrupted(#[source] tokio::task::JoinError),
-    /// Every request would be refused until the restart that the other settings need.
+    /// The listener stays without TLS until a restart. With these settings it would reject every
+    /// request.
     #[error(
-        "server.trusted_proxies is empty, but {0} takes plain HTTP until a restart: no request would be \
-         served"
+        "server.trusted_proxies is empty, but {0} accepts plain HTTP until a restart, so every \
+         request would be rejected"
     )]
     Plain(SocketAddr),
-    /// The sessions cannot go on with these settings.
-    #[error("the sessions cannot go on with these settings")]
+    /// The sessions cannot be used with these settings.
+    #[error("the sessions cannot be used with these settings")]
     Sessions(#[from] ReconfigureError),
-    /// The settings are wrong.
+    /// The settings are invalid.
     #[error(transparent)]
     Settings(#[from] Problems),
 }
 
-/// What a reload did.
+/// The result of a reload.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Reloaded {
-    /// The keys whose new values wait for a restart, in alphabetical order.
+    /// The keys whose new values take effect after a restart, in alphabetical order.
     pub need_restart: Vec<String>,
-    /// The sessions that ended because their provider is gone or is another one.
+    /// The sessions that ended because their provider was removed or replaced.
     pub sessions: Reconfigured,
 }
 
-/// What the settings in force have open, and what the process started with.
+/// The current settings, what was opened for them, and the settings at the start.
 #[derive(Debug)]
 pub(super) struct CurrentSettings {
-    /// The settings, with the text that is in force.
+    /// The source of the settings, with the current text.
     source: Source,
-    /// What the process started with.
+    /// The settings that only a restart can change, as they were at the start.
     restart_only: RestartOnly,
     reusable: Reusable,
-    /// The text of a reload that failed and is tried again.
+    /// The text of a failed reload that will be retried.
     failed: Option<FileContent>,
 }
 
@@ -63,7 +64,7 @@ impl CurrentSettings {
 }
 
 impl Instance {
-    /// Waits until the files of the settings ask for a reload.
+    /// Waits until a file of the settings requires a reload.
     ///
     /// # Cancel safety
     ///
@@ -72,20 +73,20 @@ impl Instance {
         self.trigger.reload_due().await
     }
 
-    /// Reads again what has changed, checks all settings as `sidegate check` does, and puts them in
-    /// force as a whole or not at all. Connections, sessions and refreshes go on. A request that
-    /// began before ends by the settings before. Each later request, on open connections too, is
-    /// decided by the new ones. Events say what happened. What files asked for and what failed is
-    /// asked for again by [`Instance::reload_due`].
+    /// Reads the changed settings, checks them as `sidegate check` does, and applies them
+    /// completely or not at all. Connections, sessions and refreshes continue. A request that has
+    /// already begun uses the previous settings. All later requests use the new ones, on open
+    /// connections too. Events report the result. If a changed file caused the reload and it
+    /// failed, [`Instance::reload_due`] returns again for a retry.
     ///
     /// # Errors
     ///
-    /// [`ReloadError`]; the settings before stay in force.
+    /// [`ReloadError`]. The previous settings stay in use.
     ///
     /// # Cancel safety
     ///
-    /// Not cancel safe: the sessions of providers that are gone may have ended already, while the
-    /// settings before are still in force. The next reload mends that.
+    /// Not cancel safe. Sessions of removed providers may have ended although the previous settings
+    /// are still in use. The next reload completes the change.
     pub async fn reload(&mut self, cause: ReloadCause) -> Result<Reloaded, ReloadError> {
         let reloaded = self.apply(cause).await;
         let metrics = &self.process.site.metrics;
@@ -98,7 +99,10 @@ impl Instance {
                 metrics.reload(Reload::Refused);
                 self.trigger.failed(cause);
                 let error = chain(error);
-                tracing::error!(error, "Settings not reloaded, the old ones stay in force");
+                tracing::error!(
+                    error,
+                    "Settings not reloaded; the previous ones stay in use"
+                );
             }
         }
         reloaded
@@ -110,7 +114,8 @@ impl Instance {
         let failed = self.current.failed.clone();
         let next = CurrentSettings {
             restart_only: self.current.restart_only.clone(),
-            // Other keys put no other settings in force, so those that failed are still wanted.
+            // New keys do not change the settings, so a failed change of the settings is still
+            // pending.
             failed: failed.filter(|_failed| cause == ReloadCause::KeyFile),
             ..CurrentSettings::of(&config)
         };
@@ -123,14 +128,15 @@ impl Instance {
             idle: settings.idle,
             absolute: settings.absolute,
             per_person: settings.per_person,
-            // Another store may come without keys. The one that is open until the restart needs its own.
+            // A different store may have no keys. The current store needs its own keys until the
+            // restart.
             keys: same_store.then(|| Arc::clone(keys)),
             registrations: registrations(&next.reusable.providers),
         };
         let site = &self.process.site;
         let sessions = site.sessions.reconfigure(reconfiguration, site.clock.now());
         let sessions = sessions.await?;
-        // Nothing fails from here on.
+        // Nothing below can fail.
         announce(&config);
         if let (Some(current), Some(next)) = (&self.acceptor, &config.tls) {
             current.adopt(next);
@@ -148,8 +154,9 @@ impl Instance {
         })
     }
 
-    /// Reads the settings that are wanted: those in force for other keys, the text that failed for
-    /// another try, and else the file. The file is read again, too, where it could not be read.
+    /// Reads the settings for a reload: the current text if only keys have changed, the failed text
+    /// for a retry, and the file in all other cases. The file is also read if it could not be read
+    /// before.
     async fn load(&mut self, cause: ReloadCause) -> Result<Config, ReloadError> {
         let mut source = self.current.source.clone();
         match cause {
@@ -175,7 +182,7 @@ impl Instance {
         Ok(loaded?)
     }
 
-    /// Whether requests can be served with these settings on the socket that is open.
+    /// Checks that requests can be served with these settings on the open listener.
     fn check_transport(&self, config: &Config) -> Result<(), ReloadError> {
         let plain = self.acceptor.is_none() && !self.address.ip().is_loopback();
         if plain && config.site.gateway.trusted.is_empty() {
@@ -184,8 +191,8 @@ impl Instance {
         Ok(())
     }
 
-    /// Starts to look after providers that were not there before. Nobody looks after a provider any
-    /// more once nobody uses it.
+    /// Starts the maintenance of new providers. The maintenance of a provider ends when the
+    /// provider is no longer used.
     fn maintain(&self, providers: &Providers) {
         let before = &self.current.reusable.providers;
         let clock = &self.process.site.clock;

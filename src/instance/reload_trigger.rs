@@ -1,4 +1,4 @@
-//! What asks for a reload without a signal: files that were replaced.
+//! Watches files and starts a reload when they are replaced.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,33 +10,33 @@ use super::housekeeping::ticks_every;
 use crate::clock::Clock;
 use crate::config::{Config, Digest, FileChange, Watch, content_digest};
 
-/// How often the files are looked at.
+/// The interval between two checks of the files.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// How long other content of the key file has to stay as it is.
+/// How long new content of the key file has to stay unchanged before it is used.
 const KEYS_STABLE: Duration = Duration::from_secs(10);
 
-/// The first pause after a reload that failed, and the longest. Each is twice the one before.
+/// The first and the longest pause after a failed reload. Each pause is twice the previous one.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 
-/// What has changed.
+/// The cause of a reload.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub enum ReloadCause {
-    /// A reload failed that files had asked for: the same text is to be tried again, since a file that
-    /// it names may have come meanwhile.
+    /// A reload after a file change failed. The same text is tried again, because a file that it
+    /// names may exist by now.
     Retry,
-    /// Nothing, but a signal asks for all settings to be read again.
+    /// A signal. All settings are read again.
     Signal,
-    /// The settings file was replaced: all settings are to be read again.
+    /// The settings file was replaced. All settings are read again.
     SettingsFile,
-    /// `login.state_key_file` holds other keys: the settings in force are to be opened again.
+    /// `login.state_key_file` contains new keys. The current settings are used with these keys.
     KeyFile,
 }
 
-/// Follows the files of a running gateway. One trigger lasts as long as the process, so that no
-/// reload misses what happens meanwhile.
+/// Watches the files of a running gateway. There is one trigger for the whole process, so no change
+/// during a reload is missed.
 #[derive(Debug)]
 pub(super) struct ReloadTrigger {
     clock: Clock,
@@ -46,24 +46,24 @@ pub(super) struct ReloadTrigger {
     retry: Option<Retry>,
 }
 
-/// A reload that failed and may succeed later: a file that the settings name may come a moment after
-/// them.
+/// A failed reload that may succeed later, because a file that the settings name may be written
+/// after them.
 #[derive(Clone, Copy, Debug)]
 struct Retry {
-    /// [`ReloadCause::Retry`] for settings, [`ReloadCause::KeyFile`] for keys alone.
+    /// [`ReloadCause::Retry`] for settings, [`ReloadCause::KeyFile`] for keys only.
     cause: ReloadCause,
     pause: Duration,
     at: Instant,
 }
 
-/// The file of keys, followed by its content.
+/// The key file and its content.
 #[derive(Debug)]
 struct KeyFile {
     path: PathBuf,
     current: Option<Digest>,
-    /// Other content, and since when the file holds it.
+    /// New content, and the time when it was first seen.
     other: Option<(Digest, Instant)>,
-    /// The content for which a reload was asked.
+    /// The content that has already caused a reload.
     asked: Option<Digest>,
 }
 
@@ -77,7 +77,7 @@ impl KeyFile {
         }
     }
 
-    /// Returns true once, when other content has stayed for ten seconds.
+    /// Returns true once, when new content has stayed unchanged for ten seconds.
     fn has_changed(&mut self, now: Instant) -> bool {
         let content = content_digest(&self.path);
         let Some(other) = content.filter(|_| content != self.current) else {
@@ -99,7 +99,7 @@ impl KeyFile {
 }
 
 impl ReloadTrigger {
-    /// Follows what `config` names, from its state when it was read.
+    /// Watches the files that `config` names, from the state in which they were read.
     pub(super) fn new(config: &Config, clock: Clock) -> Self {
         let mut trigger = Self {
             clock,
@@ -112,8 +112,8 @@ impl ReloadTrigger {
         trigger
     }
 
-    /// Follows what `config` names, which is in force now. What is followed already goes on being
-    /// followed.
+    /// Watches the files that `config` names. It is in use now. A file that is already watched
+    /// stays watched.
     fn track(&mut self, config: &Config) {
         if !config.watch {
             self.settings = None;
@@ -126,17 +126,17 @@ impl ReloadTrigger {
         self.keys = keys.map(|file| KeyFile::new(file.path.clone(), file.content));
     }
 
-    /// A reload for `cause` has put `config` in force.
+    /// Records that a reload for `cause` has applied `config`.
     pub(super) fn succeeded(&mut self, cause: ReloadCause, config: &Config) {
-        // Settings that failed are still wanted when only the keys are others.
+        // If only the keys have changed, a failed change of the settings is still pending.
         if cause != ReloadCause::KeyFile {
             self.retry = None;
         }
         self.track(config);
     }
 
-    /// A reload for `cause` failed. If files had asked for it, it is asked for again after a pause
-    /// that grows; whoever sent a signal sees what the log says.
+    /// Records that a reload for `cause` failed. If a file caused it, it is retried after a pause
+    /// that grows. If a signal caused it, it is not retried: the operator sees the log.
     pub(super) fn failed(&mut self, cause: ReloadCause) {
         let before = self.retry;
         let cause = match (cause, before.map(|retry| retry.cause)) {
@@ -145,7 +145,7 @@ impl ReloadTrigger {
                 self.retry = None;
                 return;
             }
-            // Settings that are wanted bring the keys along.
+            // A retry of the settings also reads the keys.
             (ReloadCause::KeyFile, None | Some(ReloadCause::KeyFile)) => ReloadCause::KeyFile,
             (ReloadCause::KeyFile | ReloadCause::Retry | ReloadCause::SettingsFile, _) => {
                 ReloadCause::Retry
@@ -161,7 +161,7 @@ impl ReloadTrigger {
         });
     }
 
-    /// Waits until something has changed.
+    /// Waits until a reload is due.
     ///
     /// # Cancel safety
     ///
@@ -184,13 +184,13 @@ impl ReloadTrigger {
                 return Some(ReloadCause::SettingsFile);
             }
             Some(Ok(FileChange::WrittenInPlace)) => {
-                // Another try might read half of it.
+                // A retry might read a half-written file.
                 let keys = |retry: &Retry| retry.cause == ReloadCause::KeyFile;
                 self.retry = self.retry.filter(keys);
                 tracing::warn!(
                     key = "watch",
-                    "The settings file was written in place and is not read: rename a finished file \
-                     to its path, or send SIGHUP"
+                    "The settings file was written in place and is not read: rename a finished \
+                     file to its path, or send SIGHUP"
                 );
             }
             Some(Err(error)) => {
@@ -237,7 +237,7 @@ mod tests {
         }
         trigger.failed(ReloadCause::Signal);
         assert_eq!(trigger.look(after(1000)), None);
-        // Other keys that failed are no reason to read the settings file.
+        // Failed keys do not cause a read of the settings file.
         trigger.failed(ReloadCause::KeyFile);
         trigger.failed(ReloadCause::KeyFile);
         trigger.failed(ReloadCause::Signal);
@@ -263,15 +263,15 @@ mod tests {
             changes
         };
         assert_eq!(changes(&mut keys, 60), 0);
-        // A file that is being written.
+        // The file is still being written.
         write("two\n");
         assert_eq!(changes(&mut keys, 9), 0);
         write("two\none\n");
         assert_eq!(changes(&mut keys, 10), 0);
         assert_eq!(changes(&mut keys, 60), 1);
-        // A reload took them, and they are in force.
+        // A reload has applied these keys.
         keys = KeyFile::new(path.clone(), content_digest(&path));
-        // The file was away for a moment, and came back the same.
+        // The file was removed for a moment and has the same content again.
         std::fs::remove_file(&path).unwrap();
         assert_eq!(changes(&mut keys, 30), 0);
         write("two\none\n");

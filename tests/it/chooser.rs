@@ -70,7 +70,7 @@ async fn the_page_names_the_provider_of_a_session_that_the_route_does_not_accept
     assert_eq!(browser.visit(&url("/third/x")).await.text(), "seen");
     let page = browser.open(&url("/page")).await;
     assert_eq!(page.status, 401, "{}", page.describe());
-    let said = "You are signed in with third, which does not open this page.";
+    let said = "You are signed in with third, but this page needs another sign-in.";
     assert!(page.text().contains(said), "{}", page.text());
     let refused = browser.fetch(&url("/api")).await;
     assert_eq!(refused.json()["reason"], "session_of_other_provider");

@@ -276,7 +276,7 @@ async fn g_07_a_form_that_cannot_be_forwarded_gets_a_503_and_is_not_repeated() {
         (503, Some("30"))
     );
     let text = page.text();
-    assert!(text.contains("was not passed on"), "{text}");
+    assert!(text.contains("did not get what you sent"), "{text}");
     assert!(!text.contains("http-equiv"), "{text}");
     assert_eq!(scene.app.count(), 1);
 }
