@@ -78,8 +78,8 @@ pub(super) struct Backoffs(
 #[derive(Debug, Default)]
 struct Table {
     sessions: HashMap<SessionKey, Backoff>,
-    /// The number of sessions that the last sweep has left. The next sweep runs when there are
-    /// twice as many. In an outage a sweep finds nothing to remove, and this keeps its average cost
+    /// The number of sessions after the last sweep. The next sweep runs when there are twice as
+    /// many. In an outage a sweep removes nothing. This rule keeps the average cost per failure
     /// constant.
     left: usize,
 }
@@ -97,11 +97,13 @@ impl Table {
 }
 
 impl Backoffs {
-    /// The rest of a session's pause. `None` if the session may be tried now.
+    /// The remaining pause of a session. `None` if the session may be tried now.
     pub(super) fn find(&self, key: &SessionKey, now: Timestamp) -> Option<SessionFailure> {
         let backoff = *self.all().sessions.get(key)?;
         let retry_after = backoff.until.since(now);
         let reason = backoff.reason;
+        // A longer pause than the limit means that the clock was set back. It must not block the
+        // session.
         (!retry_after.is_zero() && retry_after <= LONGEST_ASKED).then_some(SessionFailure {
             reason,
             retry_after,

@@ -41,7 +41,7 @@ pub(super) struct Flights<K, P, T> {
 #[derive(Debug)]
 pub(super) struct Waiter<P, T>(watch::Receiver<Progress<P, T>>);
 
-/// The task that runs a flight. Dropping it ends the flight as lost.
+/// The task that runs a flight. Dropping it ends the flight with [`Progress::Lost`].
 pub(super) struct Leader<K: Copy + Eq + Hash, P, T> {
     flights: Arc<Flights<K, P, T>>,
     key: K,
@@ -91,6 +91,7 @@ where
         }
         let (sender, receiver) = watch::channel(Progress::UnderWay);
         let sender = Arc::new(sender);
+        // Inserted under the lock and before the task starts, so that no second flight can start.
         under_way.insert(key, Arc::clone(&sender));
         drop(under_way);
         self.count
@@ -192,6 +193,7 @@ impl<K: Copy + Eq + Hash, P, T> Leader<K, P, T> {
             drop(under_way);
             return FinishUnwaited::Joined(self);
         }
+        // Removed under the same lock, so that no request joins a flight that has ended.
         under_way.remove(&self.key);
         drop(under_way);
         self.finished = true;

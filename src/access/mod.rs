@@ -222,7 +222,7 @@ impl Access {
         self.routes.iter().map(|route| &**route)
     }
 
-    /// The end of the wait of a request that arrives now.
+    /// The deadline for the wait of a request that arrives now.
     fn deadline(&self) -> Instant {
         let now = self.refresher.clock().instant();
         now.checked_add(self.max_wait).unwrap_or(now)
@@ -247,10 +247,12 @@ impl Access {
         let Some(route) = self.routes.find(target) else {
             return Decision::NoRoute;
         };
+        // A browser sends a preflight without cookies, so there is no session to check.
         if route.allow_preflight && is_preflight(method, fields) {
             return Decision::Permit(self.permit(route, None));
         }
         let line = cookies::only_line(fields);
+        // A `Cookie` line that the connection has sent before is not parsed again.
         if let Some(known) = line.and_then(|line| recent.by_line(line, &self.sessions, now)) {
             let (session, others) = known;
             let mut decision = self.decide_for_session(route, session, now, None);
@@ -297,6 +299,7 @@ impl Access {
             return self.apply_rule(route, session);
         }
         if !session.tokens().is_expired(now) {
+            // The token is still valid, so this request does not wait for the refresh.
             self.refresher.refresh_ahead(&session, now);
             return self.apply_rule(route, session);
         }

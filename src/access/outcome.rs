@@ -53,7 +53,7 @@ pub(super) enum Fetched {
     Failed(SessionFailure),
 }
 
-/// The result type of a flight, with the failures of waiting for it.
+/// The result type of a flight. It can also represent the failures of waiting.
 pub(super) trait FlightResult: Clone {
     /// The reason when a flight takes longer than a request waits.
     const SLOW: Reason;

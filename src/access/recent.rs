@@ -92,6 +92,7 @@ fn others(line: &[u8]) -> Option<HeaderValue> {
     match cookies::others(&[(COOKIE.as_str(), line)][..], cookie::is_own) {
         Others::Unchanged => {
             let mut line = HeaderValue::from_bytes(line).ok()?;
+            // The app's cookies may be secrets, so they must not be printed.
             line.set_sensitive(true);
             Some(line)
         }

@@ -7,8 +7,8 @@
 //! refresh token must not be sent a second time.
 //!
 //! A refresh that fails for a temporary reason is retried after a pause, and the pause grows. A
-//! waiter stays if the next attempt starts within its time limit. A session ends only if the
-//! authorization server says that the grant has ended.
+//! waiter stays if the next attempt starts within its time limit. A failed refresh ends the session
+//! only if the authorization server says that the grant has ended.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -255,7 +255,7 @@ impl Refresher {
         leader.finish(outcome);
     }
 
-    /// Waits until the pause after earlier failures is over, and at least for `least`.
+    /// Waits until the pause after earlier failures is over, but at least `least`.
     async fn pause(
         &self,
         session: &Session,

@@ -289,6 +289,7 @@ impl RouteTable {
         if !errors.is_empty() {
             return Err(errors);
         }
+        // The first route that matches is used.
         routes.sort_by_key(|route| (Reverse(route.prefix.as_str().len()), route.hosts.is_empty()));
         let index = Arc::new(Index::new(&routes));
         Ok(Self { routes, index })

@@ -73,6 +73,8 @@ impl TryFrom<RawAnyOf> for AnyOf {
                 "a name in groups or subjects is empty or has control characters".to_owned(),
             );
         }
+        // Email addresses are compared without case. Groups and subjects are compared exactly,
+        // because at a provider they may differ only in case.
         let lower = |texts: Vec<String>| {
             texts
                 .into_iter()

@@ -102,6 +102,7 @@ fn copy(tokens: &TokenSet) -> Option<TokenSet> {
 
 fn fingerprint(refresh_token: &Secret<String>) -> [u8; 32] {
     let mut hash = [0; 32];
+    // A hash, so that the map contains no used refresh token.
     let digest = digest(&SHA256, refresh_token.expose().as_bytes());
     hash.copy_from_slice(digest.as_ref());
     hash

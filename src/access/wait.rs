@@ -139,6 +139,8 @@ pub(super) async fn wait_for<T: FlightResult>(
             Ok(Progress::Finished(end)) => return end,
             Ok(Progress::Paused(pause)) => {
                 let rest = pause.until.since(clock.now());
+                // The next attempt comes too late for this request, so waiting for it makes no
+                // sense.
                 if rest > deadline.saturating_duration_since(clock.instant()) {
                     break (pause.reason, rest);
                 }

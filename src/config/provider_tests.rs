@@ -38,14 +38,14 @@ fn a_rule_lists_people_of_the_providers_that_it_means() {
     let (subjects, groups) = (rule("subjects"), rule("groups"));
     let both = "provider = [\"main\", \"work\"]";
     for (text, providers, why) in [
-        (&subjects, "", Some("the one provider whose subjects")),
-        (&subjects, both, Some("the one provider whose subjects")),
+        (&subjects, "", Some("the provider of these subjects")),
+        (&subjects, both, Some("the provider of these subjects")),
         (&subjects, "provider = \"work\"", None),
         (&subjects, "provider = [\"work\"]", None),
         (
             &groups,
             "",
-            Some("or the list of those where they mean the same"),
+            Some("a list of the providers where they mean the same"),
         ),
         (&groups, both, None),
         (&groups, "provider = \"work\"", None),

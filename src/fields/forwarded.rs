@@ -178,6 +178,8 @@ impl Client {
 /// The addresses from the client up to the one next to the peer. `None` if the field is missing or
 /// contains something that is not an address.
 fn forwarded_chain(headers: &HeaderMap, trusted: &TrustedPeers) -> Option<Vec<IpAddr>> {
+    // From right to left, because each proxy appends the address of its own peer. Only the right
+    // part comes from proxies that are trusted.
     let lines = headers.get_all(&X_FORWARDED_FOR).iter().rev();
     let members = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
     let mut known = Vec::new();

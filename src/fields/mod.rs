@@ -109,6 +109,7 @@ impl Loop {
 ///
 /// [`Loop`] if `Via` already names this gateway five times.
 pub(crate) fn append_via(headers: &mut HeaderMap, version: Version) -> Result<(), Loop> {
+    // `append` returns false if the request had no `Via`. Then it cannot be in a loop.
     if !headers.append(VIA, HeaderValue::from_static(via_line(version))) {
         return Ok(());
     }

@@ -119,6 +119,7 @@ pub(super) fn is_among(name: &str, names: &[HeaderName]) -> bool {
 pub(super) fn nominated(fields: &(impl View + ?Sized)) -> Vec<HeaderName> {
     let mut names = Vec::new();
     for line in fields.values(&CONNECTION) {
+        // These common values nominate no field.
         if line.eq_ignore_ascii_case(b"keep-alive") || line.eq_ignore_ascii_case(b"close") {
             continue;
         }

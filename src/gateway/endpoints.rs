@@ -84,6 +84,7 @@ impl WorkerSite {
         record: &mut Record,
     ) -> Response<Body> {
         let headers = &context.parts.headers;
+        // A prefetch would use up the code before the user opens the page.
         if is_prefetch(headers) {
             return refuse_prefetch(headers, record);
         }
@@ -140,6 +141,7 @@ impl WorkerSite {
 
     async fn sign_out(&self, context: &RequestContext, record: &mut Record) -> Response<Body> {
         let headers = &context.parts.headers;
+        // Otherwise any site could sign users out (cross-site request forgery).
         if same_origin(headers, &context.public_url) == SameOrigin::No {
             record.reason = Some("cross_origin");
             return Page::new(
@@ -202,6 +204,7 @@ fn signed_out(context: &RequestContext) -> Response<Body> {
 /// Reads a posted answer (OAuth 2.0 Form Post Response Mode).
 async fn form(headers: &HeaderMap, mut body: RequestBody) -> Result<Bytes, Error> {
     let mut kinds = headers.get_all(header::CONTENT_TYPE).iter();
+    // Two `Content-Type` fields are ambiguous, so they are rejected.
     let kind = kinds.next().filter(|_| kinds.next().is_none());
     let is_form = kind.is_some_and(|kind| {
         let essence = kind.as_bytes().split(|byte| *byte == b';').next();
@@ -216,7 +219,7 @@ async fn form(headers: &HeaderMap, mut body: RequestBody) -> Result<Bytes, Error
     Ok(read.to_bytes())
 }
 
-/// Rejects methods that an endpoint does not have. The redirection endpoint rejects HEAD too,
+/// Rejects methods that an endpoint does not accept. The redirection endpoint rejects HEAD too,
 /// because a HEAD request must not use up a code.
 fn check_method(method: &Method, allowed: &[Method], named: &'static str) -> Result<(), Error> {
     if allowed.contains(method) {

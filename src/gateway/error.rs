@@ -24,7 +24,7 @@ pub enum Error {
     /// leads back to the gateway.
     #[error("the request is in a forwarding loop")]
     Loop(#[from] fields::Loop),
-    /// The endpoint does not have this method. The value lists the methods that it has.
+    /// The endpoint does not accept this method. The value lists the methods that it accepts.
     /// Responsible: the client.
     #[error("the endpoint does not accept this method")]
     MethodNotAllowed(&'static str),

@@ -135,7 +135,8 @@ pub(super) fn login_not_started(
         .respond(headers)
 }
 
-/// The text about three failed logins in a row, for the reason why the session was not accepted.
+/// The text after three failed logins in a row. It depends on the reason why the session was not
+/// accepted.
 fn loop_cause(cause: Option<Cause>) -> &'static str {
     match cause {
         Some(Cause::NoCookie) => {

@@ -19,7 +19,7 @@ use crate::upstream::{self, KeptHead, ResponseBody, ResponseFuture};
 
 /// The answer of an app.
 type Answer = Response<ResponseBody>;
-/// The future of an answer, boxed because it is rarely needed.
+/// A boxed future of an answer. Only rare cases need it.
 type BoxedAnswer<'a> = Pin<Box<dyn Future<Output = Response<Body>> + 'a>>;
 
 /// The result of waiting for the app's answer.
@@ -44,8 +44,8 @@ pub(super) struct InFlight {
     since: Instant,
     record: Record,
     watch: BodyWatch,
-    /// The client's `Accept` field. If the app gives no answer, it decides the form of the error
-    /// page.
+    /// The client's `Accept` field. If the app gives no answer, this field decides the form of the
+    /// error page.
     accept: Option<HeaderValue>,
     sent: Option<SentRequest>,
     retry_copy: Option<Box<RetryCopy>>,
@@ -61,6 +61,7 @@ impl Worker {
         mut record: Record,
     ) -> Step<'_> {
         record.route(permit.route(), Decided::Permit);
+        // A request without a hop left must not be forwarded.
         if fields::count_hop(&context.parts.method, &mut context.parts.headers) == Hops::Answer {
             return Step::answered(record.answered(no_content()));
         }
@@ -117,7 +118,8 @@ fn must_keep(site: &WorkerSite, sent: &SentRequest, body: &RequestBody, now: Tim
 }
 
 impl InFlight {
-    /// Handles the app's answer or error. If the answer refuses the token, the result is a future.
+    /// Handles the app's answer or error. If the answer refuses the token, the result is a future
+    /// of the final answer.
     pub(super) fn outcome<'e>(
         &'e mut self,
         worker: &'e Worker,
@@ -224,6 +226,7 @@ fn prepare(context: &mut RequestContext) -> Result<Option<HeaderValue>, Error> {
 fn cleaned(answer: Answer) -> Response<Body> {
     let mut response = answer.map(Body::upstream);
     fields::outbound(response.headers_mut(), cookie::is_own);
+    // The version describes the connection to the app, not the one to the client.
     *response.version_mut() = Version::HTTP_11;
     response
 }

@@ -93,6 +93,7 @@ impl RequestContext {
     fn referrer(&self) -> Option<ReturnTo> {
         let referrer = self.parts.headers.get(header::REFERER)?.to_str().ok()?;
         let url = Url::parse(referrer).ok()?;
+        // A page of another origin must not decide where the user returns to.
         if url.origin().ascii_serialization() != self.public_url.origin() {
             return None;
         }
@@ -120,6 +121,7 @@ impl WorkerSite {
         let public_url = public_url.ok_or(Error::UnknownHost)?;
         let scheme = self.scheme(connection_state.connection, public_url)?;
         let trusted = &self.settings().trusted;
+        // The forwarding fields are read before the strip removes them.
         let client = Client::read(&connection_state.peer, scheme, &parts.headers, trusted);
         record.client = client.address();
         fields::inbound(&mut parts.headers, self.owned());
@@ -219,6 +221,7 @@ impl Worker {
             public_url: Rc::clone(public_url),
             client,
         };
+        // Checked before the routes, so that no route can take over our own endpoints.
         if site.is_own(context.target.path()) {
             record.decided = Decided::Own;
             return Step::boxed(async move {
@@ -350,7 +353,7 @@ impl Handler for Worker {
 fn see_other(location: &str, cookies: impl IntoIterator<Item = HeaderValue>) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     let Ok(location) = HeaderValue::from_str(location) else {
-        // We build all locations, from visible ASCII. This branch would mean a bug.
+        // We build all locations, from visible ASCII. This branch runs only if there is a bug.
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         return response;
     };

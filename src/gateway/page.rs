@@ -286,6 +286,7 @@ fn escape(text: &str) -> String {
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
+            // A control character could hide or reorder the text around it.
             control if control.is_control() => escaped.push('\u{fffd}'),
             other => escaped.push(other),
         }

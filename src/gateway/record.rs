@@ -99,7 +99,7 @@ impl Record {
     }
 }
 
-/// Writes the record. This is the only place that does.
+/// Writes the record. No other code writes it.
 impl Drop for Record {
     fn drop(&mut self) {
         // Access logs use 499 if the client went away before its answer.

@@ -93,6 +93,7 @@ impl SignInRequest {
 }
 
 fn is_hint(text: &str) -> bool {
+    // The hint becomes a part of the URL to the provider, so only short, visible text is accepted.
     let visible = |character: char| !character.is_control() && !character.is_whitespace();
     !text.is_empty() && text.chars().count() <= LONGEST_HINT && text.chars().all(visible)
 }
@@ -132,6 +133,7 @@ impl WorkerSite {
         let signed_in = session
             .as_ref()
             .is_ok_and(|session| session.provider() == provider);
+        // A user who is already signed in at this provider needs no new login.
         if request.prompt == Prompt::AsNeeded && signed_in {
             return see_other(&request.return_to.absolute(context.public_url.origin()), []);
         }
@@ -203,8 +205,8 @@ impl WorkerSite {
         self.login().providers().filter(counts).collect()
     }
 
-    /// The URL where a program sends its user to sign in. It names the provider only if the route
-    /// has one and other routes have others. If the route has several, the user chooses there.
+    /// The URL where a program sends its user to sign in. It names the provider if the route has
+    /// exactly one but the site has several. If the route has several, the user chooses there.
     pub(super) fn login_url(&self, context: &RequestContext, challenge: &Challenge) -> String {
         let choice = match only_provider(&challenge.route) {
             Some(provider) if self.providers().len() > 1 => format!("?provider={provider}"),

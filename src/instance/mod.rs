@@ -1,4 +1,4 @@
-//! A running gateway: it connects all rooms.
+//! A running gateway, which combines all rooms.
 //!
 //! [`Instance::start`] binds the listeners and starts the control plane and the workers. The
 //! control plane is one small multi-thread runtime for all calls to providers. Each worker has a
@@ -167,13 +167,14 @@ impl Instance {
         self.operations_address
     }
 
-    /// Stops accepting connections, finishes running requests, and returns the number of aborted
-    /// ones.
+    /// Stops accepting connections and finishes running requests. Returns how many of them were
+    /// aborted.
     ///
     /// # Cancel safety
     ///
     /// Cancelling it aborts the running requests.
     pub async fn drain(self) -> Drained {
+        // Load balancers see this and stop sending requests here.
         self.readiness.draining();
         tracing::info!("Draining");
         let drained = self.workers.drained().await;

@@ -166,6 +166,7 @@ impl Instance {
         }
         let reusable = self.current.reusable.clone();
         let clock = self.process.site.clock.clone();
+        // Reading files and certificates blocks, so it runs outside the async threads.
         let load = move || {
             let read = source.read();
             let read = read.inspect(|read| source.content = Some(read.clone()));

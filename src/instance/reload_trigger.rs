@@ -136,7 +136,7 @@ impl ReloadTrigger {
     }
 
     /// Records that a reload for `cause` failed. If a file caused it, it is retried after a pause
-    /// that grows. If a signal caused it, it is not retried: the operator sees the log.
+    /// that grows. If a signal caused it, it is not retried, because the operator reads the log.
     pub(super) fn failed(&mut self, cause: ReloadCause) {
         let before = self.retry;
         let cause = match (cause, before.map(|retry| retry.cause)) {

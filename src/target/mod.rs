@@ -213,6 +213,7 @@ impl Target {
 }
 
 fn check_method(method: &Method) -> Result<(), Error> {
+    // TRACE echoes the request with its cookies, and CONNECT would open a tunnel past all rules.
     if matches!(method.as_str(), "CONNECT" | "TRACE" | "TRACK") {
         return Err(Error::MethodNotAllowed);
     }

@@ -146,6 +146,7 @@ impl Upstream {
         let once = connected.saturating_add(settings.response_timeout);
         Ok(Self {
             name: name.into(),
+            // The request may be sent a second time.
             longest_wait: once.saturating_mul(2),
             connector: Arc::new(connector),
             limit: Arc::new(limit),
@@ -217,8 +218,8 @@ impl Upstream {
             let nothing = HeaderValue::from_static("0");
             request.headers_mut().insert(CONTENT_LENGTH, nothing);
         }
-        // Without this field hyper would not send the content of a GET or HEAD request of unknown
-        // length.
+        // Without this field the HTTP client would not send the content of a GET or HEAD request
+        // whose length is unknown.
         let usually_empty = matches!(*request.method(), Method::GET | Method::HEAD);
         let has_body = !request.body().is_end_stream();
         if usually_empty && has_body && !request.headers().contains_key(CONTENT_LENGTH) {
@@ -307,6 +308,7 @@ impl Pools {
         if let Some(existing) = pools.get(&key) {
             return existing.pool.clone();
         }
+        // A new upstream usually means that a reload has replaced others.
         pools.retain(|_, existing| existing.upstream.strong_count() > 0);
         let pool = upstream.pool(&self.clock);
         let entry = WorkerPool {
