@@ -104,7 +104,7 @@ impl Kit {
         };
         let id = self.sessions.open(new, NOW).await.unwrap();
         let Lookup::Live(session) = self.sessions.find(&id, NOW) else {
-            panic!("it is not there");
+            panic!("the session was not found");
         };
         (id, session)
     }
@@ -274,7 +274,7 @@ impl Kit {
     async fn asks(&self, id: &SessionId) -> (String, String) {
         let now = self.clock.now();
         let Lookup::Live(mut session) = self.sessions.find(id, now) else {
-            panic!("somebody has been signed out");
+            panic!("the session has ended");
         };
         if session.tokens().is_expired(now) {
             let waiter = self.refresher.join(&session, now, MAX_WAIT).unwrap();
@@ -428,7 +428,7 @@ async fn g_06_a_refresh_token_from_an_unusable_answer_survives_a_store_failure()
     let session = kit.expired().await;
     assert_eq!(kit.refresher.unstored.keep(used, kept), Kept::Yes);
     let Attempt::Failed(newest) = kit.refresher.attempt(Arc::clone(&session)).await else {
-        panic!("its old access token is used");
+        panic!("the old access token was used");
     };
     assert_eq!(newest.version(), session.version() + 1);
     assert_eq!(newest.tokens().refresh_token().unwrap().expose(), "saved");
@@ -446,7 +446,7 @@ async fn a_replaced_session_leads_to_the_newest_one() {
     };
     let Attempt::Done(Outcome::Renewed(found)) = kit.refresher.attempt(Arc::clone(&old)).await
     else {
-        panic!("it was asked for again");
+        panic!("the provider was called again");
     };
     assert_eq!(found.version(), newest.version());
     kit.sessions
@@ -472,7 +472,7 @@ async fn f_18_there_is_always_a_pause_between_two_attempts() {
     let mut before = None;
     for _ in 0..4 {
         let Progress::Paused(_) = waiter.next_progress().await else {
-            panic!("it goes on without a pause");
+            panic!("the flight did not pause");
         };
         let now = kit.clock.instant();
         assert!(before.is_none_or(|before| now >= before + LEAST_PAUSE));
@@ -486,7 +486,7 @@ async fn advancing_the_clock_ends_the_pause_of_a_refresh() {
     let session = kit.expired().await;
     let mut waiter = kit.refresher.join(&session, NOW, MAX_WAIT).unwrap();
     let Progress::Paused(pause) = waiter.progress().await else {
-        panic!("there is nobody to ask, and no pause");
+        panic!("the flight did not pause");
     };
     kit.clock.set(pause.until);
     // Much shorter than the pause.

@@ -355,8 +355,8 @@ fn accepted_providers(
     names
         .into_iter()
         .map(|name| {
-            let known = Claim::new(&name).filter(|_claim| providers.contains(&&*name));
-            known.ok_or(RouteError::UnknownProvider(name))
+            let claim = Claim::new(&name).filter(|_claim| providers.contains(&&*name));
+            claim.ok_or(RouteError::UnknownProvider(name))
         })
         .collect()
 }

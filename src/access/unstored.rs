@@ -133,7 +133,7 @@ mod tests {
         assert!(!unstored.holds(&secret("other")) && unstored.take(&secret("other")).is_none());
         assert!(unstored.holds(&secret("old")));
         let Some(RefreshResult::New(found)) = unstored.take(&secret("old")) else {
-            panic!("it is not there");
+            panic!("the result was not found");
         };
         assert_eq!(found.tokens.access_token(), "a");
         assert_eq!(found.tokens.refresh_token().unwrap().expose(), "new");

@@ -52,8 +52,8 @@ impl WorkerSite {
                     return Ok(self.callback(provider, answer, context, record).await);
                 }
                 // A provider that posts its answers may still send errors by a redirect.
-                let named = if posts { "GET, POST" } else { "GET" };
-                check_method(method, &[Method::GET], named)?;
+                let methods = if posts { "GET, POST" } else { "GET" };
+                check_method(method, &[Method::GET], methods)?;
                 let query = context.target.query().unwrap_or_default();
                 let answer = (ResponseMode::Query, query.as_bytes());
                 Ok(self.callback(provider, answer, context, record).await)
@@ -132,9 +132,9 @@ impl WorkerSite {
                     error = chain(&failure.error),
                     "Login failed"
                 );
-                let again = SignInRequest::after_failure(&failure)
+                let retry_url = SignInRequest::after_failure(&failure)
                     .address(self.login(), &context.public_url);
-                explain::failed(context, failure, &again)
+                explain::failed(context, failure, &retry_url)
             }
         }
     }
@@ -221,10 +221,10 @@ async fn form(headers: &HeaderMap, mut body: RequestBody) -> Result<Bytes, Error
 
 /// Rejects methods that an endpoint does not accept. The redirection endpoint rejects HEAD too,
 /// because a HEAD request must not use up a code.
-fn check_method(method: &Method, allowed: &[Method], named: &'static str) -> Result<(), Error> {
+fn check_method(method: &Method, allowed: &[Method], methods: &'static str) -> Result<(), Error> {
     if allowed.contains(method) {
         Ok(())
     } else {
-        Err(Error::MethodNotAllowed(named))
+        Err(Error::MethodNotAllowed(methods))
     }
 }

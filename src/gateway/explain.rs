@@ -92,8 +92,8 @@ pub(super) fn unavailable(context: &RequestContext, unavailable: &Unavailable) -
     };
     page.retry_after = Some(after);
     if is_navigation(&context.parts) {
-        let wanted = context.target.path_and_query().as_str();
-        let address = ReturnTo::parse(wanted, OWN_PREFIX).unwrap_or_else(ReturnTo::root);
+        let requested = context.target.path_and_query().as_str();
+        let address = ReturnTo::parse(requested, OWN_PREFIX).unwrap_or_else(ReturnTo::root);
         let after = after.clamp(MIN_REFRESH, MAX_REFRESH).as_secs();
         page.refresh = Some((after, address.as_str().to_owned()));
         page = page.link("Try again now", address.as_str());
@@ -106,12 +106,12 @@ pub(super) fn unavailable(context: &RequestContext, unavailable: &Unavailable) -
     page.respond(&context.parts.headers)
 }
 
-/// Answers a request whose login could not start. A visit to `again` starts it again.
+/// Answers a request whose login could not start. A visit to `retry_url` starts it again.
 pub(super) fn login_not_started(
     context: &RequestContext,
     (provider, error): (&str, &login::Error),
     cause: Option<Cause>,
-    again: &str,
+    retry_url: &str,
 ) -> Response<Body> {
     tracing::warn!(
         provider,
@@ -125,13 +125,13 @@ pub(super) fn login_not_started(
         let text = loop_cause(cause);
         let mut response = Page::new(StatusCode::BAD_REQUEST, "Signing in does not work", text)
             .with_reason(error.reason())
-            .link("Try again", again)
+            .link("Try again", retry_url)
             .respond(headers);
         set_cookies(response.headers_mut(), [Login::forget_rounds()]);
         return response;
     }
-    failure_page(context, error, again)
-        .link("Try again", again)
+    failure_page(context, error, retry_url)
+        .link("Try again", retry_url)
         .respond(headers)
 }
 
@@ -175,18 +175,18 @@ fn loop_cause(cause: Option<Cause>) -> &'static str {
     }
 }
 
-/// Answers a login that failed. A visit to `again` starts it again, at the same provider.
+/// Answers a login that failed. A visit to `retry_url` starts it again, at the same provider.
 pub(super) fn failed(
     context: &RequestContext,
     failure: FailedLogin,
-    again: &str,
+    retry_url: &str,
 ) -> Response<Body> {
     let error = &failure.error;
-    let page = failure_page(context, error, again);
+    let page = failure_page(context, error, retry_url);
     // If the provider works, the user may want another account or another provider.
     let passes = error.class().is_some_and(|class| class.passes);
     let start = if passes || failure.reauthenticate {
-        again
+        retry_url
     } else {
         failure.retry.as_str()
     };
@@ -200,9 +200,9 @@ pub(super) fn failed(
 }
 
 /// The page about a login that failed. If the failure is temporary and no request was sent to the
-/// provider, the page reloads itself at `again`. Otherwise it does not, because a page that nobody
-/// looks at must not sign in repeatedly. The answer to a posted form never reloads itself.
-fn failure_page(context: &RequestContext, error: &login::Error, again: &str) -> Page {
+/// provider, the page reloads itself at `retry_url`. Otherwise it does not, because a page that
+/// nobody looks at must not sign in repeatedly. The answer to a posted form never reloads itself.
+fn failure_page(context: &RequestContext, error: &login::Error, retry_url: &str) -> Page {
     let (status, title, text) = wording(error);
     let mut page = Page::new(status, title, text).with_reason(error.reason());
     let class = error.class();
@@ -213,7 +213,7 @@ fn failure_page(context: &RequestContext, error: &login::Error, again: &str) -> 
     if tries_again && context.parts.method == Method::GET {
         let after = page.retry_after.unwrap_or(DEFAULT_RETRY).as_secs();
         let after = after.clamp(MIN_REFRESH.as_secs(), MAX_REFRESH.as_secs());
-        page.refresh = Some((after, again.to_owned()));
+        page.refresh = Some((after, retry_url.to_owned()));
     }
     page
 }

@@ -166,8 +166,8 @@ impl WorkerSite {
         let Some(provider) = sign_in::only_provider(&challenge.route) else {
             return self.choice(context, challenge);
         };
-        let wanted = context.target.path_and_query().as_str();
-        let return_to = ReturnTo::parse(wanted, OWN_PREFIX);
+        let requested = context.target.path_and_query().as_str();
+        let return_to = ReturnTo::parse(requested, OWN_PREFIX);
         let started = self.login().begin(Start {
             provider,
             prompt: Prompt::AsNeeded,
@@ -184,7 +184,7 @@ impl WorkerSite {
                     context,
                     (provider, &error),
                     Some(challenge.cause),
-                    wanted,
+                    requested,
                 )
             }
         }
@@ -232,9 +232,9 @@ impl Worker {
             });
         }
         let now = site.clock().now();
-        let asked = (&context.parts.method, &context.parts.headers);
+        let head = (&context.parts.method, &context.parts.headers);
         let (target, recent) = (&context.target, &connection_state.recent);
-        match site.access.decide(asked, target, recent, now) {
+        match site.access.decide(head, target, recent, now) {
             Decision::Permit(permit) => self.forward(context, (permit, now), body, record),
             other @ (Decision::Challenge(_)
             | Decision::Forbid(_)
@@ -394,8 +394,8 @@ fn is_prefetch(headers: &HeaderMap) -> bool {
 /// fetch metadata the answer is `false`.
 fn is_subresource(headers: &HeaderMap) -> bool {
     let other = |name: &str, expected: &[u8]| {
-        let said = headers.get(name);
-        said.is_some_and(|said| said.as_bytes() != expected)
+        let value = headers.get(name);
+        value.is_some_and(|value| value.as_bytes() != expected)
     };
     other("sec-fetch-mode", b"navigate") || other("sec-fetch-dest", b"document")
 }

@@ -119,12 +119,12 @@ impl WorkerSite {
         }
         let mut request = SignInRequest::read(context, self.login());
         let providers = self.providers();
-        let named = request.provider.take();
+        let requested = request.provider.take();
         let chosen = match &*providers {
             [only] => Some(only),
             several => several
                 .iter()
-                .find(|known| Some(**known) == named.as_deref()),
+                .find(|known| Some(**known) == requested.as_deref()),
         };
         let Some(provider) = chosen.copied() else {
             return self.chooser(context, &request, &providers).respond(headers);
@@ -137,7 +137,7 @@ impl WorkerSite {
         if request.prompt == Prompt::AsNeeded && signed_in {
             return see_other(&request.return_to.absolute(context.public_url.origin()), []);
         }
-        let begun = self.login().begin(Start {
+        let started = self.login().begin(Start {
             provider,
             prompt: request.prompt,
             login_hint: request.login_hint.as_deref(),
@@ -145,13 +145,13 @@ impl WorkerSite {
             public_url: &context.public_url,
             headers,
         });
-        match begun.await {
+        match started.await {
             Ok(started) => see_other(&started.location, started.cookies),
             Err(error) => {
                 record.reason = Some(error.reason());
                 self.metrics().login("failed", error.reason());
-                let again = request.at(Some(provider), self.login(), &context.public_url);
-                explain::login_not_started(context, (provider, &error), session.err(), &again)
+                let retry_url = request.at(Some(provider), self.login(), &context.public_url);
+                explain::login_not_started(context, (provider, &error), session.err(), &retry_url)
             }
         }
     }
@@ -159,9 +159,9 @@ impl WorkerSite {
     /// The answer to a navigation if there are several providers. Its status is 401, so that no
     /// program takes it for the requested page.
     pub(super) fn choice(&self, context: &RequestContext, challenge: &Challenge) -> Response<Body> {
-        let wanted = context.target.path_and_query().as_str();
-        let wanted = ReturnTo::parse(wanted, OWN_PREFIX);
-        let request = SignInRequest::to_return(wanted.unwrap_or_else(ReturnTo::root));
+        let requested = context.target.path_and_query().as_str();
+        let requested = ReturnTo::parse(requested, OWN_PREFIX);
+        let request = SignInRequest::to_return(requested.unwrap_or_else(ReturnTo::root));
         let providers: Vec<&str> = challenge.route.providers().collect();
         let mut page = self.chooser(context, &request, &providers);
         page.status = StatusCode::UNAUTHORIZED;

@@ -133,8 +133,8 @@ fn parse_name(name: &str) -> Result<Cow<'_, str>, Error> {
     if name.len() > MAX_NAME || !labels.all(label_fits) {
         return Err(Error::HostMalformed);
     }
-    let shouted = name.bytes().any(|byte| byte.is_ascii_uppercase());
-    Ok(if shouted {
+    let has_upper_case = name.bytes().any(|byte| byte.is_ascii_uppercase());
+    Ok(if has_upper_case {
         Cow::Owned(name.to_ascii_lowercase())
     } else {
         Cow::Borrowed(name)

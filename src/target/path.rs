@@ -266,8 +266,8 @@ impl Check {
             _ if byte == b'%' => SecondDecoding::Percent,
             (SecondDecoding::Percent, Some(high)) => SecondDecoding::High(high),
             (SecondDecoding::High(high), Some(low)) => {
-                let spelled = high.wrapping_shl(4) | low;
-                if spelled.is_ascii_control() || b"./\\%;".contains(&spelled) {
+                let decoded = high.wrapping_shl(4) | low;
+                if decoded.is_ascii_control() || b"./\\%;".contains(&decoded) {
                     return Err(Error::DoublyEncoded);
                 }
                 SecondDecoding::Nothing
