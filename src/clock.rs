@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn turning_a_clock_ends_the_waits_that_are_over_by_then() {
+    async fn advancing_a_manual_clock_ends_the_sleeps_that_are_due() {
         let clock = Clock::manual(Timestamp::from_millis(10));
         let other = clock.clone();
         let hour = Duration::from_hours(1);

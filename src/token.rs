@@ -230,7 +230,7 @@ mod tests {
     };
 
     #[test]
-    fn f_18_tokens_are_too_young_for_a_while_and_not_since_a_clock_was_set_back() {
+    fn f_18_a_clock_that_is_set_back_ends_the_wait_before_a_refresh() {
         let at = Timestamp::from_millis;
         let lifetime = Lifetime {
             obtained_at: at(100),
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn another_refresh_token_leaves_the_rest_as_it_is() {
+    fn replacing_the_refresh_token_keeps_the_other_values() {
         let authentication = Authentication {
             nonce: "n".into(),
             auth_time: None,
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refresh_that_is_put_off_is_not_put_off_beyond_the_end() {
+    fn a_delayed_refresh_is_not_delayed_beyond_expiry() {
         let at = Timestamp::from_millis;
         for (refresh_at, expires_at, expected) in [
             (Some(5), Some(20), Some(9)),

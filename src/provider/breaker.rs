@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn g_07_breaks_grow_until_the_server_is_back() {
+    fn g_07_the_open_time_grows_until_the_provider_recovers() {
         let clock = clock();
         let breaker = open_breaker(&clock);
         for seconds in [2, 4, 8, 16, 32, 60, 60] {
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn one_tries_and_the_others_wait_for_it() {
+    fn only_one_probe_is_sent_at_a_time() {
         let clock = clock();
         let breaker = open_breaker(&clock);
         clock.advance(FIRST_OPEN_TIME);
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_of_one_moment_are_one_reason() {
+    fn failures_while_the_breaker_is_open_do_not_extend_it() {
         let clock = clock();
         let breaker = open_breaker(&clock);
         for _ in 0..100 {
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn single_failures_are_no_reason() {
+    fn few_failures_do_not_open_the_breaker() {
         let clock = clock();
         let breaker = Breaker::default();
         for _ in 0..1000 {
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_asks_for_is_done_at_once_but_not_for_ever() {
+    fn retry_after_opens_the_breaker_at_once_and_is_bounded() {
         let clock = clock();
         let breaker = Breaker::default();
         let hour = Some(Duration::from_hours(1));
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn f_18_a_clock_that_is_set_back_holds_nobody_up() {
+    fn f_18_a_clock_that_is_set_back_closes_the_breaker() {
         let breaker = open_breaker(&clock());
         let back = Timestamp::from_millis(1_700_000_000_000);
         assert_eq!(breaker.check(back), Ok(()));

@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn d_26_refreshes_leave_places_for_logins() {
+    async fn d_26_refreshes_leave_call_slots_for_logins() {
         for (all, refreshes) in [(1, 1), (2, 1), (5, 4), (6, 4), (64, 51)] {
             let slots = CallSlots::new(NonZeroU32::new(all).unwrap());
             let mut held = Vec::new();

@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_laravel_user_is_somebody() {
+    fn a_laravel_user_gives_an_identity() {
         let settings = settings(json!({
             "source": "userinfo",
             "emails_verified": "timestamp",
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn j_75_an_address_is_verified_only_by_who_names_it() {
+    fn j_75_only_the_source_of_an_address_can_verify_it() {
         let (a, b) = (json!("a@id.example"), json!("b@id.example"));
         let yes = json!(true);
         for (id_token, userinfo, verified) in [
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_that_are_kept_elsewhere_are_no_groups() {
+    fn groups_in_another_place_are_not_fetched() {
         let members = json!({
             "sub": "1", "_claim_names": { "groups": "src1" },
             "_claim_sources": { "src1": { "endpoint": "https://id.example/groups" } },
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn j_68_without_a_usable_subject_there_is_nobody() {
+    fn j_68_without_a_usable_subject_there_is_no_identity() {
         let long = "x".repeat(256);
         for sub in [
             json!(null),
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn j_76_claims_of_an_unexpected_kind_are_absent() {
+    fn j_76_claims_of_an_unexpected_type_are_absent() {
         let found = identity(
             &IdentitySettings::default(),
             json!({

@@ -274,7 +274,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_stays_wrong_is_said_once() {
+    fn a_repeated_error_is_reported_once() {
         let mut report = ReportOnce::default();
         let (key, problem) = ("ca_file", "is bad");
         let said = [false, false, true, false].map(|well| {

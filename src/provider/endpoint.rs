@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn x_01_what_is_no_plain_web_address_is_refused() {
+    fn x_01_only_plain_http_urls_are_endpoints() {
         for bad in [
             "file:///etc/passwd",
             "ftp://id.example/",

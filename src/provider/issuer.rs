@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn personal_accounts_are_anybodys() {
+    fn personal_accounts_need_open_registration() {
         let own = format!("https://id.example/{PERSONAL_ACCOUNTS}/v2.0");
         let upper = PERSONAL_ACCOUNTS.to_ascii_uppercase();
         for (text, tenants) in [

@@ -116,7 +116,7 @@ mod tests {
     use crate::clock::Clock;
 
     #[test]
-    fn a_successor_makes_only_the_calls_that_are_left() {
+    fn a_limiter_after_a_reload_makes_only_the_remaining_calls() {
         let (before, clock) = limiter(50);
         let taken = |limiter: &Limiter, most: usize| {
             let calls = 0..most;
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_minutes_worth_may_come_at_once_and_no_more_in_that_minute() {
+    fn all_calls_of_a_minute_may_be_made_at_once() {
         let (limiter, clock) = limiter(50);
         for _ in 0..50 {
             assert!(limiter.take(LOGIN, clock.now()).is_ok());
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn no_minute_has_more_calls_than_the_rate_and_none_is_wasted() {
+    fn no_minute_exceeds_the_rate_and_no_call_is_wasted() {
         // All that can be had, by whoever comes every so often.
         for (calls, every) in [(50, 100), (50, 1000), (7, 1), (1, 250)] {
             let (limiter, clock) = limiter(calls);
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_holds_everybody_but_not_for_ever() {
+    fn a_pause_stops_all_calls_and_is_bounded() {
         let (limiter, clock) = limiter(600);
         limiter.pause(clock.now(), Duration::from_secs(37));
         assert_eq!(
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn f_18_a_pause_counts_after_the_clock_was_set_back() {
+    fn f_18_a_new_pause_works_after_the_clock_was_set_back() {
         let (limiter, clock) = limiter(600);
         limiter.pause(clock.now(), LONGEST_PAUSE);
         clock.set(Timestamp::from_millis(1_700_000_000_000));

@@ -116,7 +116,7 @@ mod tests {
     const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
     #[tokio::test]
-    async fn a_server_is_asked_again_when_its_answer_is_old() {
+    async fn a_provider_is_checked_again_when_the_last_success_is_old() {
         let (reachability, clock) = (Reachability::default(), Clock::manual(START));
         let asked = Cell::new(0);
         let ask = async || {
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_is_down_is_left_alone_for_a_while() {
+    async fn a_provider_that_is_down_is_not_checked_for_a_while() {
         let (reachability, clock) = (Reachability::default(), Clock::manual(START));
         assert!(
             reachability

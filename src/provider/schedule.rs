@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn f_37_tokens_of_any_lifetime_are_renewed_at_a_sane_time() {
+    fn f_37_tokens_of_any_lifetime_are_refreshed_at_a_sensible_time() {
         const YEAR: u64 = 365 * 86_400_000;
         for (lifetime, early, late, floor) in [
             (0, (0, 0), (0, 0), 500),
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_renewed_that_has_no_end_or_cannot_be() {
+    fn a_token_without_expiry_or_refresh_token_has_no_refresh_time() {
         let end = START.plus(Duration::from_mins(5));
         let endless = lifetime(START, None, Some(RefreshTiming::Early), 0.5);
         assert_eq!(endless.refresh_at, None);
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_tokens_of_one_moment_are_not_renewed_in_one() {
+    fn a_thousand_tokens_of_one_moment_are_refreshed_at_different_times() {
         let end = START.plus(Duration::from_hours(1));
         let mut at: Vec<_> = (0..1000)
             .filter_map(|_| {
@@ -178,7 +178,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn f_37_a_token_is_renewed_late_in_its_life_and_not_after_it(
+        fn f_37_a_token_is_refreshed_late_in_its_lifetime_and_before_expiry(
             lifetime in 1_000_u64..400_000_000_000,
             fraction in 0.0..=1.0,
             late: bool,

@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn laravels_redirect_to_its_login_page_is_known_by_path() {
+    fn laravels_redirect_to_its_login_page_is_recognised_by_path() {
         let pattern = SignedOutPattern {
             status: 302,
             location: "/login".to_owned(),

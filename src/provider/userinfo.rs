@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn j_77_a_signed_answer_is_nobodys_claims_yet() {
+    fn j_77_a_signed_response_gives_no_claims_before_verification() {
         for media_type in ["application/jwt", "Application/JWT; charset=utf-8"] {
             let jwt = "eyJhbGciOiJub25lIn0.e30.";
             let Ok(Userinfo::Signed(text)) = answered(200, media_type, jwt) else {

@@ -69,7 +69,7 @@ fn refusal() -> Refusal {
 }
 
 #[test]
-fn what_stands_in_the_settings_or_in_their_files_is_the_operators() {
+fn setup_errors_are_for_the_operator() {
     let (key, path) = ("key", std::path::PathBuf::from("/file"));
     let expected = (
         Actor::Operator,
@@ -120,7 +120,7 @@ fn what_stands_in_the_settings_or_in_their_files_is_the_operators() {
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "it is the table")]
-fn what_a_server_publishes_is_awaited_while_it_is_down_and_not_while_it_is_wrong() {
+fn a_provider_that_is_down_is_temporary_and_wrong_metadata_is_not() {
     let passes = (
         Actor::Provider,
         "passes",
@@ -233,7 +233,7 @@ fn what_a_server_publishes_is_awaited_while_it_is_down_and_not_while_it_is_wrong
 }
 
 #[test]
-fn a_server_out_of_reach_is_what_its_cause_is_and_says_when_to_come_back() {
+fn an_unreachable_provider_has_the_class_of_its_cause_and_a_retry_time() {
     let out_of_reach = |cause: Option<ReachError>| Unreachable {
         retry_after: Duration::from_secs(3),
         cause: cause.map(Arc::new),
@@ -270,7 +270,7 @@ fn a_server_out_of_reach_is_what_its_cause_is_and_says_when_to_come_back() {
 }
 
 #[test]
-fn an_answer_of_somebody_else_is_nobodys_login() {
+fn a_response_from_another_issuer_is_an_error_of_the_provider() {
     let rows = vec![
         (
             ResponseError::Issuer,
@@ -301,7 +301,7 @@ fn an_answer_of_somebody_else_is_nobodys_login() {
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "it is the table")]
-fn g_07_only_the_servers_word_about_the_refresh_token_ends_a_session() {
+fn g_07_only_a_refused_refresh_token_ends_a_session() {
     use TokenCallError as Call;
     let passing = |sent, again| (Actor::Provider, "passes", sent, again, Verdict::Temporary);
     let operators = |sent| {
@@ -409,7 +409,7 @@ fn g_07_only_the_servers_word_about_the_refresh_token_ends_a_session() {
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "it is the table")]
-fn an_answer_that_is_not_believed_ends_no_session_unless_it_is_somebody_elses() {
+fn an_invalid_grant_response_ends_a_session_only_if_it_is_about_another_person() {
     let stays = (
         Actor::Provider,
         "stays",

@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_leeway_has_an_end() {
+    fn a_leeway_has_a_maximum() {
         let read = |text: &str| serde_json::from_str::<IdTokenSettings>(text);
         let leeway = |text: &str| read(text).map(|settings| settings.leeway_secs);
         assert_eq!(leeway("{}").unwrap(), 30);

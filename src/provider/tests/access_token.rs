@@ -25,7 +25,7 @@ fn under(header: &str) -> &'static str {
 }
 
 #[test]
-fn the_references_own_payload_is_believed() {
+fn the_payload_of_the_reference_is_accepted() {
     let token = signed(&reference_payload().to_string());
     let claims = verifier("").verify(&token, NOW).unwrap();
     assert_eq!(
@@ -36,7 +36,7 @@ fn the_references_own_payload_is_believed() {
 }
 
 #[test]
-fn the_references_own_token_is_not_ours_to_believe() {
+fn the_token_of_the_reference_is_refused_because_its_key_is_not_ours() {
     let token = json(&data("reference-response.json"))["access_token"].take();
     assert_eq!(
         reason(&verifier(""), token.as_str().unwrap()),
@@ -66,7 +66,7 @@ fn j_01_to_08_the_token_does_not_choose_its_algorithm() {
 }
 
 #[test]
-fn j_10_to_13_a_public_key_is_no_shared_secret() {
+fn j_10_to_13_a_public_key_is_not_used_as_a_shared_secret() {
     let public = public_pem(&KEY);
     let der: PublicKeyX509Der<'_> = KEY.public_key().as_der().unwrap();
     let pkcs1 = KEY.public_key().as_ref();
@@ -92,7 +92,7 @@ fn j_10_to_13_a_public_key_is_no_shared_secret() {
 }
 
 #[test]
-fn j_14_a_good_key_with_an_algorithm_that_is_not_allowed_is_refused() {
+fn j_14_a_valid_key_with_an_algorithm_that_is_not_allowed_is_refused() {
     let payload = reference_payload().to_string();
     let token = |how, alg: &str| {
         signed_by(
@@ -246,7 +246,7 @@ fn j_69_repeated_members_are_refused() {
 }
 
 #[test]
-fn j_70_payloads_that_are_no_object_are_refused() {
+fn j_70_payloads_that_are_not_an_object_are_refused() {
     let verifier = verifier("");
     let payload = reference_payload().to_string();
     let (aud, deep) = (
@@ -279,7 +279,7 @@ fn j_70_payloads_that_are_no_object_are_refused() {
 }
 
 #[test]
-fn j_71_only_three_parts_are_a_token() {
+fn j_71_a_token_has_exactly_three_parts() {
     let verifier = verifier("");
     let token = signed(&reference_payload().to_string());
     for bad in [
@@ -300,7 +300,7 @@ fn j_71_only_three_parts_are_a_token() {
 }
 
 #[test]
-fn j_72_base64url_has_one_spelling() {
+fn j_72_only_canonical_base64url_is_accepted() {
     let verifier = verifier("");
     let token = signed(&reference_payload().to_string());
     for part in 0..3 {

@@ -15,7 +15,7 @@ fn with(verifier: &AccessTokenVerifier, name: &str, claim: Option<Value>) -> &'s
 }
 
 #[test]
-fn j_30_to_40_the_issuer_counts_where_one_is_configured() {
+fn j_30_to_40_a_configured_issuer_is_required() {
     let good = "https://id.example";
     let checking = verifier(&format!("access_token.issuer = \"{good}\""));
     assert_eq!(with(&checking, "iss", Some(value!(good))), "ok");
@@ -56,7 +56,7 @@ fn j_30_to_40_the_issuer_counts_where_one_is_configured() {
 }
 
 #[test]
-fn j_41_to_49_the_token_has_to_be_for_us() {
+fn j_41_to_49_a_token_for_another_audience_is_refused() {
     let verifier = verifier("");
     let good = "99adb0aa-17fc-4578-8226-e45e4d3e9156";
     for bad in [
@@ -98,7 +98,7 @@ fn j_41_to_49_the_token_has_to_be_for_us() {
 }
 
 #[test]
-fn j_54_to_64_a_token_has_an_end_and_it_is_ahead() {
+fn j_54_to_64_a_token_needs_an_expiry_in_the_future() {
     // This profile takes dates in quotes, so the strict one is asked.
     let strict = verifier("access_token.quoted_dates = false");
     for bad in [
@@ -139,7 +139,7 @@ fn j_54_to_64_a_token_has_an_end_and_it_is_ahead() {
 }
 
 #[test]
-fn dates_in_quotes_are_taken_where_the_profile_says_so() {
+fn quoted_dates_are_accepted_if_the_profile_allows_them() {
     let verifier = verifier("");
     for name in ["exp", "nbf", "iat"] {
         let said = reference_payload()[name].to_string();
@@ -197,7 +197,7 @@ fn j_65_to_67_a_token_from_the_future_is_refused() {
 }
 
 #[test]
-fn j_68_a_token_for_nobody_is_refused() {
+fn j_68_a_token_without_a_subject_is_refused() {
     let verifier = verifier("");
     let long = "x".repeat(256);
     for bad in [

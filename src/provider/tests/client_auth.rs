@@ -89,7 +89,7 @@ fn is_signed_by(jwt: &str, how: &'static dyn VerificationAlgorithm, key: &[u8]) 
 }
 
 #[test]
-fn the_method_is_chosen_from_what_the_server_lists_and_we_have() {
+fn the_method_is_chosen_from_the_metadata_and_our_credentials() {
     let files = Files::new();
     let (secret, key) = (files.write("s", SECRET), files.write("k.pem", &rsa_key()));
     let with_secret = set(value(&[("client_secret_file", &secret)], None));
@@ -151,7 +151,7 @@ fn value(files: &[(&str, &PathBuf)], key: Option<&PathBuf>) -> Value {
 }
 
 #[test]
-fn a_method_that_is_set_is_not_asked_about() {
+fn a_configured_method_is_used_whatever_the_metadata_lists() {
     let files = Files::new();
     let (secret, key) = (files.write("s", SECRET), files.write("k.pem", &rsa_key()));
     for name in [
@@ -168,7 +168,7 @@ fn a_method_that_is_set_is_not_asked_about() {
 }
 
 #[test]
-fn an_assertion_says_what_rfc_7523_asks_for() {
+fn an_assertion_has_the_claims_of_rfc_7523() {
     let files = Files::new();
     let key = files.write("k.pem", &rsa_key());
     let mut settings = value(&[], Some(&key));
@@ -203,7 +203,7 @@ fn an_assertion_says_what_rfc_7523_asks_for() {
 }
 
 #[test]
-fn an_assertion_with_the_secret_names_no_key() {
+fn an_assertion_signed_with_the_secret_has_no_key_id() {
     let files = Files::new();
     let settings = serde_json::json!({
         "client_authentication": "client_secret_jwt",

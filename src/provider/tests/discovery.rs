@@ -61,7 +61,7 @@ fn asked(provider: &Provider) -> Result<String, NotReady> {
 
 /// The server is down from the moment of the reload on.
 #[tokio::test]
-async fn other_settings_keep_the_metadata_and_keys_that_were_read_from_the_same_places() {
+async fn a_reload_keeps_the_metadata_and_keys_if_their_urls_are_the_same() {
     let answers = |url: &str| vec![metadata(url, value!({})), good_keys()];
     let server = Server::start_by(answers).await;
     let (files, clock) = (Files::new(), Clock::manual(NOW));
@@ -84,7 +84,7 @@ async fn other_settings_keep_the_metadata_and_keys_that_were_read_from_the_same_
 }
 
 #[tokio::test]
-async fn nobody_is_sent_away_before_metadata_and_keys_were_read() {
+async fn no_browser_is_redirected_before_metadata_and_keys_were_read() {
     let answers = |url: &str| vec![metadata(url, value!({})), good_keys()];
     let mut server = Server::start_by(answers).await;
     let (files, clock) = (Files::new(), Clock::manual(NOW));
@@ -106,7 +106,7 @@ async fn nobody_is_sent_away_before_metadata_and_keys_were_read() {
 }
 
 #[tokio::test]
-async fn without_usable_keys_nobody_is_sent_away() {
+async fn no_browser_is_redirected_without_usable_keys() {
     let answers = |url: &str| vec![metadata(url, value!({})), keys(&[])];
     let server = Server::start_by(answers).await;
     let (files, clock) = (Files::new(), Clock::manual(NOW));
@@ -119,7 +119,7 @@ async fn without_usable_keys_nobody_is_sent_away() {
 }
 
 #[tokio::test]
-async fn a_21_a_22_who_promises_to_say_who_answers_has_to() {
+async fn a_21_a_22_a_promised_iss_parameter_is_required() {
     let answers = |url: &str| vec![metadata(url, value!({})), good_keys()];
     let server = Server::start_by(answers).await;
     let (files, clock) = (Files::new(), Clock::manual(NOW));
@@ -142,7 +142,7 @@ async fn a_21_a_22_who_promises_to_say_who_answers_has_to() {
 }
 
 #[tokio::test]
-async fn a_25_metadata_that_is_not_believed_changes_nothing() {
+async fn a_25_invalid_metadata_changes_nothing() {
     let refused = |url: &str| {
         [
             (
@@ -226,7 +226,7 @@ async fn a_secret_that_changes_is_read_again() {
 }
 
 #[tokio::test]
-async fn authorities_that_change_are_believed_without_a_restart() {
+async fn changed_certificate_authorities_are_used_without_a_restart() {
     let files = Files::new();
     let [one, other] = ["a", "b"].map(|name| {
         let folder = files.0.path().join(name);
@@ -266,7 +266,7 @@ async fn authorities_that_change_are_believed_without_a_restart() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_provider_that_nobody_holds_any_more_is_not_looked_after() {
+async fn the_maintenance_ends_when_the_provider_is_dropped() {
     let files = Files::new();
     let provider = Arc::new(files.provider("oauth2", "https://id.example", ENDPOINTS));
     let maintained = tokio::spawn(provider.maintain(Clock::manual(NOW)));
@@ -289,7 +289,7 @@ fn jwks_endpoint(server: &Server) -> Endpoint {
 }
 
 #[tokio::test]
-async fn d_24_tokens_of_unknown_keys_cause_one_fetch_a_minute() {
+async fn d_24_tokens_with_unknown_keys_cause_one_fetch_a_minute() {
     let server = &mut Server::start([(); 4].map(|()| good_keys())).await;
     let (endpoint, clock) = (jwks_endpoint(server), Clock::manual(NOW));
     let published = KeyCache::default();
@@ -315,7 +315,7 @@ async fn d_24_tokens_of_unknown_keys_cause_one_fetch_a_minute() {
 }
 
 #[tokio::test]
-async fn g_13_all_who_need_the_first_keys_wait_for_one_fetch() {
+async fn g_13_concurrent_first_requests_for_keys_share_one_fetch() {
     let server = &mut Server::start([good_keys()]).await;
     let (endpoint, published) = (
         Arc::new(jwks_endpoint(server)),
@@ -344,7 +344,7 @@ async fn g_13_all_who_need_the_first_keys_wait_for_one_fetch() {
 }
 
 #[tokio::test]
-async fn j_79_a_set_that_cannot_be_used_leaves_the_last_good_one() {
+async fn j_79_an_unusable_key_set_does_not_replace_the_last_valid_one() {
     let bad = [
         (keys(&[]), "keys_unusable"),
         (
@@ -393,7 +393,7 @@ async fn d_24_a_fetch_that_failed_is_not_repeated_for_every_token() {
 }
 
 #[tokio::test]
-async fn keys_of_another_place_are_fetched_at_once() {
+async fn keys_at_a_new_url_are_fetched_at_once() {
     let (one, two) = (
         Server::start([good_keys()]).await,
         Server::start([good_keys()]).await,
@@ -410,7 +410,7 @@ async fn keys_of_another_place_are_fetched_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn d_25_whoever_waits_too_long_for_a_place_is_told_to_come_back() {
+async fn d_25_a_call_that_waits_too_long_for_a_slot_fails_temporarily() {
     let files = Files::new();
     let text = format!("concurrent_calls = 2\ndeadline_secs = 3\n{ENDPOINTS}");
     let provider = files.provider("oauth2", "https://id.example", &text);

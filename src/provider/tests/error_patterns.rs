@@ -68,7 +68,7 @@ fn verdict(error: TokenCallError) -> (&'static str, &'static str) {
 }
 
 #[test]
-fn g_07_g_08_f_29_answers_of_real_servers_mean_what_they_mean_there() {
+fn g_07_g_08_f_29_error_responses_of_real_servers_are_classified() {
     let mut seen = BTreeMap::new();
     for row in rows() {
         let error = row.read(GrantType::RefreshToken, &patterns(row.profile, ""));
@@ -82,7 +82,7 @@ fn g_07_g_08_f_29_answers_of_real_servers_mean_what_they_mean_there() {
 }
 
 #[test]
-fn what_ends_a_session_is_a_refusal_of_the_server_and_nothing_else() {
+fn a_failing_provider_ends_no_session_whatever_its_body_says() {
     for row in rows().filter(|row| row.expected.0 == "fatal") {
         // The same words of a server that fails.
         for status in [408, 425, 429, 500, 502, 503, 504, 599] {
@@ -97,7 +97,7 @@ fn what_ends_a_session_is_a_refusal_of_the_server_and_nothing_else() {
 }
 
 #[test]
-fn an_empty_answer_means_nothing_where_a_code_was_asked_with() {
+fn an_empty_error_response_does_not_refuse_a_code() {
     let empty = rows().filter(|row| row.body.is_empty() && row.expected.0 == "fatal");
     for row in empty {
         let error = row.read(GrantType::AuthorizationCode, &patterns(row.profile, ""));
@@ -106,7 +106,7 @@ fn an_empty_answer_means_nothing_where_a_code_was_asked_with() {
 }
 
 #[test]
-fn a_server_that_calls_a_dead_refresh_token_a_bad_request_can_be_taught() {
+fn a_pattern_can_classify_invalid_request_as_a_refused_refresh_token() {
     let taught = patterns(
         "oidc",
         "[[errors]]\ngrant = \"refresh_token\"\nstatus = 400\nerror = \"invalid_request\"\n\
@@ -124,7 +124,7 @@ fn a_server_that_calls_a_dead_refresh_token_a_bad_request_can_be_taught() {
 }
 
 #[test]
-fn a_row_that_asks_for_nothing_is_refused() {
+fn a_pattern_without_conditions_is_refused() {
     let refused = |row: &str| {
         let text = format!(
             "url = \"https://id.example\"\nclient_id = \"3\"\nclient_authentication = \"none\"\n\

@@ -39,7 +39,7 @@ fn but(signer: &Signer, further: Value) -> Value {
 }
 
 #[test]
-fn j_79_an_entry_that_cannot_be_used_does_not_take_the_others_with_it() {
+fn j_79_an_unusable_entry_is_skipped_and_the_others_are_used() {
     let without = |signer: &Signer, name: &str| {
         let mut entry = signer.jwk();
         entry.as_object_mut().unwrap().remove(name);
@@ -100,7 +100,7 @@ fn j_79_an_entry_that_cannot_be_used_does_not_take_the_others_with_it() {
 }
 
 #[test]
-fn j_29_keys_for_other_things_are_passed_over() {
+fn j_29_keys_for_other_purposes_are_skipped() {
     for further in [
         value!({ "use": "enc" }),
         value!({ "use": "SIG" }),
@@ -124,7 +124,7 @@ fn j_29_keys_for_other_things_are_passed_over() {
 }
 
 #[test]
-fn j_29_weak_keys_are_passed_over() {
+fn j_29_weak_keys_are_skipped() {
     let ones = |bytes: usize| encode(&vec![0xff; bytes]);
     let y = URL_SAFE_NO_PAD
         .decode(P256.jwk()["y"].as_str().unwrap())
@@ -152,7 +152,7 @@ fn j_29_weak_keys_are_passed_over() {
 }
 
 #[test]
-fn j_29_what_is_only_unusual_is_taken() {
+fn j_29_unusual_but_valid_keys_are_accepted() {
     let n = RSA.jwk()["n"].as_str().unwrap().to_owned();
     let n = [&[0][..], &URL_SAFE_NO_PAD.decode(n).unwrap()].concat();
     // 2049 bits: nothing says that a length is a multiple of eight.
@@ -208,7 +208,7 @@ fn j_79_a_set_without_a_usable_key_is_refused() {
 }
 
 #[test]
-fn j_79_of_ten_thousand_keys_a_hundred_are_kept() {
+fn j_79_at_most_a_hundred_keys_are_kept() {
     let mut entries = vec![P256.jwk_with(value!({ "kid": "x" })); 10_000];
     entries[99] = ED25519.jwk();
     entries[100] = RSA.jwk();
@@ -219,7 +219,7 @@ fn j_79_of_ten_thousand_keys_a_hundred_are_kept() {
 }
 
 #[test]
-fn j_79_the_name_of_the_key_decides_where_one_is_given() {
+fn j_79_a_key_id_selects_the_key() {
     let keys = key_set(&[
         RSA.jwk_with(value!({ "kid": "a" })),
         OTHER_RSA.jwk_with(value!({ "kid": "b" })),
@@ -245,7 +245,7 @@ fn j_79_the_name_of_the_key_decides_where_one_is_given() {
 }
 
 #[test]
-fn j_15_j_22_several_keys_of_one_name_are_tried_each() {
+fn j_15_j_22_all_keys_with_the_same_id_are_tried() {
     let named_a = |signer: &Signer| signer.jwk_with(value!({ "kid": "a" }));
     let keys = key_set(&[named_a(&P256), named_a(&OTHER_RSA), named_a(&RSA)]);
     for (signer, algorithm) in [(&RSA, "RS256"), (&OTHER_RSA, "RS384"), (&*P256, "ES256")] {
@@ -273,7 +273,7 @@ fn a_key_that_names_its_algorithm_is_used_with_no_other() {
 }
 
 #[test]
-fn new_keys_mend_an_unknown_name_and_a_wrong_signature_and_nothing_else() {
+fn new_keys_help_only_with_an_unknown_key_or_a_wrong_signature() {
     assert!(TokenError::UnknownKey.new_keys_may_help());
     assert!(TokenError::Signature.new_keys_may_help());
     for error in [
@@ -288,7 +288,7 @@ fn new_keys_mend_an_unknown_name_and_a_wrong_signature_and_nothing_else() {
 }
 
 #[test]
-fn keys_come_from_files_where_files_are_given() {
+fn configured_key_files_replace_the_published_keys() {
     let files = Files::new();
     let jwks = value!({ "keys": [P256.jwk_with(value!({ "kid": "a" })), null] });
     let mut settings = IdTokenSettings::default();
@@ -313,7 +313,7 @@ fn keys_come_from_files_where_files_are_given() {
 }
 
 #[test]
-fn a_file_of_keys_that_cannot_be_used_is_named() {
+fn an_unusable_key_file_is_named() {
     let files = Files::new();
     let folder = files.0.path();
     for (name, text, key, why) in [

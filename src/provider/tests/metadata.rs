@@ -50,7 +50,7 @@ fn reason(read: &Result<Metadata, MetadataError>) -> &'static str {
 }
 
 #[test]
-fn the_metadata_is_where_the_standards_say() {
+fn the_metadata_url_follows_the_standards() {
     let openid = "/.well-known/openid-configuration";
     let oauth = "/.well-known/oauth-authorization-server";
     for (discovery, text, expected) in [
@@ -107,7 +107,7 @@ fn the_metadata_is_where_the_standards_say() {
 }
 
 #[test]
-fn an_operator_can_say_where_the_metadata_is() {
+fn the_metadata_url_can_be_configured() {
     let template = json!({
         "issuer": "https://id.example/{tenantid}/v2.0", "tenants": ["one"],
         "metadata_url": "https://id.example/organizations/meta",
@@ -121,7 +121,7 @@ fn an_operator_can_say_where_the_metadata_is() {
 }
 
 #[test]
-fn metadata_that_cannot_be_found_is_named() {
+fn settings_without_a_usable_metadata_url_are_refused() {
     let template = json!({
         "issuer": "https://id.example/{tenantid}/v2.0", "tenants": ["one"],
     });
@@ -152,7 +152,7 @@ fn metadata_that_cannot_be_found_is_named() {
 }
 
 #[test]
-fn what_is_used_is_read_and_the_rest_passed_over() {
+fn used_members_are_read_and_the_others_are_ignored() {
     let body = json!({
         "authorization_endpoint": "http://localhost:4593//api/oidc/auth?x=1",
         "token_endpoint": "http://localhost:4593//api/oidc/token",
@@ -185,7 +185,7 @@ fn what_is_used_is_read_and_the_rest_passed_over() {
 }
 
 #[test]
-fn a_11_what_the_metadata_says_of_challenges_is_not_looked_at() {
+fn a_11_the_challenge_methods_in_the_metadata_are_ignored() {
     let plain = read(ISSUER, json!({})).unwrap();
     for said in [json!(null), json!(["plain"]), json!("S256"), json!({})] {
         let body = json!({ "code_challenge_methods_supported": said });
@@ -223,7 +223,7 @@ fn a_24_metadata_of_another_issuer_is_refused() {
 }
 
 #[test]
-fn a_25_only_a_whole_answer_is_metadata() {
+fn a_25_only_a_complete_response_is_metadata() {
     let json = "application/json";
     let good = json!({ "issuer": ISSUER }).to_string();
     assert_eq!(reason(&answered(200, json, &good)), "ok");
@@ -272,7 +272,7 @@ fn a_member_of_another_type_is_named() {
 }
 
 #[test]
-fn x_01_metadata_sends_us_nowhere_it_should_not() {
+fn x_01_unsafe_endpoints_in_metadata_are_refused() {
     let names = [
         "authorization_endpoint",
         "token_endpoint",

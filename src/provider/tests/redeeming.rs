@@ -25,7 +25,7 @@ async fn a_code_becomes_tokens_and_an_identity() {
 }
 
 #[tokio::test]
-async fn an_opaque_token_lives_as_long_as_the_response_or_the_settings_say() {
+async fn an_opaque_token_expires_as_the_response_or_the_settings_say() {
     let bearer = |life: &str| {
         let body = format!(r#"{{"access_token":"abc","token_type":"bearer"{life}}}"#);
         answer("200 OK", "application/json", &body)
@@ -85,7 +85,7 @@ async fn laravels_user_is_fetched_with_the_access_token() {
 }
 
 #[tokio::test]
-async fn j_77_without_userinfo_nobody_is_signed_in() {
+async fn j_77_without_userinfo_the_login_fails() {
     let refused = value!({ "message": "Unauthenticated." }).to_string();
     for (answered, reason) in [
         (
@@ -118,7 +118,7 @@ async fn j_77_without_userinfo_nobody_is_signed_in() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_not_believed_signs_nobody_in() {
+async fn an_invalid_access_token_fails_the_login() {
     let mut payload = reference_payload();
     payload["aud"] = value!("another client");
     // Keys are given, so the token is checked, whatever the source of the identity.
@@ -192,7 +192,7 @@ async fn a_28_tokens_that_would_break_a_field_are_refused() {
 }
 
 #[tokio::test]
-async fn d_31_an_answer_without_end_is_cut() {
+async fn d_31_an_endless_response_is_cut_off() {
     let endless = format!(
         "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{{\"a\":\"{}",
         "x".repeat(3 * 1024 * 1024)
@@ -223,7 +223,7 @@ async fn d_31_an_answer_without_end_is_cut() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_unreachable_and_not_asked_twice() {
+async fn an_absent_provider_is_unreachable_and_is_called_once() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
@@ -244,7 +244,7 @@ async fn a_server_that_is_not_there_is_unreachable_and_not_asked_twice() {
 }
 
 #[tokio::test]
-async fn d_31_interim_answers_do_not_move_the_deadline() {
+async fn d_31_informational_responses_do_not_extend_the_deadline() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let storm = tokio::spawn(async move {
@@ -269,7 +269,7 @@ async fn d_31_interim_answers_do_not_move_the_deadline() {
 
 /// Runs a test of this file in a process of its own, because the environment is the process's.
 #[test]
-fn x_03_variables_that_name_a_proxy_are_not_read() {
+fn x_03_proxy_environment_variables_are_ignored() {
     let own = std::env::current_exe().unwrap();
     let mut child = std::process::Command::new(own);
     child.args([
@@ -295,7 +295,7 @@ fn x_03_variables_that_name_a_proxy_are_not_read() {
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_come_ends_at_the_deadline() {
+async fn a_missing_response_ends_at_the_deadline() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let provider = Files::new().provider("laravel-passport-13", &url, "deadline_secs = 1");
@@ -311,7 +311,7 @@ async fn an_answer_that_does_not_come_ends_at_the_deadline() {
 }
 
 #[tokio::test]
-async fn calls_beyond_the_rate_are_held_back_before_anything_is_sent() {
+async fn calls_above_the_rate_are_not_sent() {
     let answers = (0..2).map(|_| tokens(&reference_payload()));
     let mut server = Server::start(answers).await;
     let provider = Files::new().provider(
@@ -331,7 +331,7 @@ async fn calls_beyond_the_rate_are_held_back_before_anything_is_sent() {
 }
 
 #[tokio::test]
-async fn after_429_nobody_calls_before_the_time_that_was_asked_for() {
+async fn after_a_429_no_call_is_sent_before_retry_after() {
     let throttled = answer(
         "429 Too Many Requests\r\nretry-after: 37",
         "text/html",

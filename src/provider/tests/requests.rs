@@ -36,7 +36,7 @@ async fn reference_request(further: &str) -> (http::request::Parts, String, serd
 }
 
 #[tokio::test]
-async fn the_token_request_is_the_references_as_json() {
+async fn the_json_token_request_equals_the_reference() {
     let (parts, body, reference) = reference_request("").await;
     assert_eq!(parts.method.as_str(), reference["method"]);
     assert_eq!(parts.uri.path(), reference["path"]);
@@ -49,7 +49,7 @@ async fn the_token_request_is_the_references_as_json() {
 }
 
 #[tokio::test]
-async fn the_token_request_is_the_references_as_a_form() {
+async fn the_form_token_request_equals_the_reference() {
     let (parts, body, reference) = reference_request("token_request.body = \"form\"").await;
     assert_eq!(
         parts.headers["content-type"],
@@ -164,7 +164,7 @@ async fn a_public_client_sends_its_identifier_and_no_secret() {
 }
 
 #[tokio::test]
-async fn without_pkce_neither_half_is_sent() {
+async fn without_pkce_neither_challenge_nor_verifier_is_sent() {
     let mut server = Server::start([answer("400 Bad Request", "application/json", "{}")]).await;
     let provider = Files::new().provider("laravel-passport-13", &server.url, "pkce = false");
     assert!(redeem(&provider).await.is_err());
@@ -254,7 +254,7 @@ fn named<'a>(asked: &'a [(String, String)], name: &str) -> Vec<&'a str> {
 const OPENID: &str = "identity.source = \"id_token\"\nscopes = [\"openid\", \"email\"]\n";
 
 #[test]
-fn a_08_the_nonce_is_sent_where_an_id_token_is_asked_for() {
+fn a_08_the_nonce_is_sent_if_an_id_token_is_requested() {
     assert_eq!(named(&asked(OPENID, &REQUEST), "nonce"), [REQUEST.nonce]);
     let userinfo = "scopes = [\"openid\"]";
     assert_eq!(named(&asked(userinfo, &REQUEST), "nonce"), [REQUEST.nonce]);
@@ -262,7 +262,7 @@ fn a_08_the_nonce_is_sent_where_an_id_token_is_asked_for() {
 }
 
 #[test]
-fn a_08_what_the_settings_ask_for_is_asked_once() {
+fn a_08_configured_parameters_are_sent_once() {
     let further = format!(
         "{OPENID}[authorization_request]\nresponse_mode = \"form_post\"\nmax_age_secs = 0\n\
          prompt = \"consent\"\nacr_values = [\"gold\", \"urn:silver\"]\n\
@@ -301,7 +301,7 @@ fn a_08_what_the_settings_ask_for_is_asked_once() {
 }
 
 #[test]
-fn a_08_what_is_not_asked_for_is_not_sent() {
+fn a_08_parameters_that_are_not_configured_are_not_sent() {
     let sent = asked("", &REQUEST);
     for name in [
         "acr_values",
@@ -326,7 +326,7 @@ fn a_11_the_challenge_is_sent_whatever_the_metadata_says() {
 }
 
 #[test]
-fn a_36_a_hint_is_passed_on_and_nothing_else() {
+fn a_36_only_the_login_hint_is_passed_on() {
     let configured = "authorization_request.parameters = { login_hint = \"configured\" }";
     let hinted = |further: &str, hint: Option<&str>| {
         let request = AuthorizationRequest {

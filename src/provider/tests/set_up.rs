@@ -6,7 +6,7 @@ use rcgen::PublicKeyData as _;
 use super::*;
 
 #[test]
-fn every_profile_reads_with_what_an_operator_has_to_give() {
+fn every_profile_works_with_the_required_settings() {
     let files = Files::new();
     for name in profile::names() {
         let profile = profile::find(name).unwrap();
@@ -27,7 +27,7 @@ fn every_profile_reads_with_what_an_operator_has_to_give() {
 }
 
 #[test]
-fn the_passport_profiles_say_what_passport_does() {
+fn the_passport_profiles_match_passport() {
     let files = Files::new();
     for name in ["laravel-passport-12", "laravel-passport-13"] {
         let settings = settings(name, &files.operator("https://id.example", ""));
@@ -72,7 +72,7 @@ fn are_refused(cases: &[(&str, &str)]) {
 }
 
 #[test]
-fn t_10_a_server_on_another_machine_matches_id_with_tls() {
+fn t_10_a_provider_on_another_machine_needs_tls() {
     let metadata = "issuer = \"https://id.example\"\ndiscovery = \"openid\"\n";
     let clear = "\"http://id.example/x\"";
     are_refused(&[
@@ -267,7 +267,7 @@ fn a_public_client_without_pkce_is_refused() {
 }
 
 #[test]
-fn an_identity_from_access_tokens_needs_a_key() {
+fn an_identity_from_access_tokens_needs_a_public_key() {
     let files = Files::new();
     let mut settings = settings(
         "laravel-passport-13",
@@ -373,7 +373,7 @@ fn an_app_refuses_a_token_by_401_or_as_the_profile_says() {
 }
 
 #[test]
-fn another_server_or_client_has_another_fingerprint_and_nothing_else_has() {
+fn the_fingerprint_depends_only_on_the_server_and_the_client() {
     let of = |text: &str| {
         let endpoints = "authorization_endpoint = \"/a\"\nidentity.source = \"none\"\n";
         let text = format!("client_authentication = \"none\"\n{endpoints}{text}");
@@ -407,7 +407,7 @@ fn renewed(name: &str, further: &str) -> Provider {
 }
 
 #[test]
-fn a_provider_whose_settings_stay_the_same_stays_itself() {
+fn a_provider_with_the_same_settings_is_kept() {
     let before = Arc::new(renewed("op", "client_id = \"1\""));
     let again = renewed("op", "client_id = \"1\"");
     assert!(before.is_made_from("op", &again.settings));
@@ -437,7 +437,7 @@ fn a_provider_whose_settings_stay_the_same_stays_itself() {
 }
 
 #[test]
-fn d_26_a_reload_lets_nobody_call_a_server_more_often() {
+fn d_26_a_reload_does_not_raise_the_call_rate() {
     let limited = "client_id = \"1\"\ntoken_calls_per_minute = 5";
     let before = Arc::new(renewed("op", limited));
     let code = GrantType::AuthorizationCode;

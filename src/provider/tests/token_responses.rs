@@ -56,7 +56,7 @@ fn fields(answer: &Value) -> Vec<(&str, &str)> {
 }
 
 #[test]
-fn every_row_of_both_generations_is_understood() {
+fn every_passport_response_is_classified() {
     let rows = json(&data("token-endpoint.json"));
     let mut seen = 0;
     for row in rows.as_array().unwrap() {
@@ -83,7 +83,7 @@ fn every_row_of_both_generations_is_understood() {
 }
 
 #[test]
-fn what_answers_in_place_of_the_oauth_server_is_survived() {
+fn responses_of_other_servers_are_temporary_or_operator_errors() {
     let rows = json(&data("other-answers.json"));
     for row in rows.as_array().unwrap() {
         for profile in profile::names() {
@@ -97,7 +97,7 @@ fn what_answers_in_place_of_the_oauth_server_is_survived() {
 }
 
 #[test]
-fn the_wait_that_a_throttle_asks_for_is_known() {
+fn retry_after_of_a_throttle_is_read() {
     let rows = json(&data("other-answers.json"));
     let row = |case: &str| {
         let mut rows = rows.as_array().unwrap().iter();
@@ -141,7 +141,7 @@ fn the_reference_response_is_understood() {
 }
 
 #[test]
-fn servers_that_name_errors_their_own_way_are_understood() {
+fn nonstandard_error_codes_are_classified() {
     let read =
         |status, body: &str| meaning(&read("oauth2", status, &[("content-type", JSON)], body));
     assert_eq!(read(403, r#"{"error":"invalid_code"}"#), "fatal");
@@ -161,7 +161,7 @@ fn servers_that_name_errors_their_own_way_are_understood() {
 }
 
 #[test]
-fn an_id_token_is_a_text_where_there_is_one() {
+fn an_id_token_has_to_be_a_string() {
     let id_token = |value: Value| {
         let read = ok(&with(|members| {
             members.insert("id_token".to_owned(), value);
@@ -180,7 +180,7 @@ fn an_id_token_is_a_text_where_there_is_one() {
 }
 
 #[test]
-fn a_refusal_tells_the_operator_what_the_server_said() {
+fn a_refusal_shows_the_error_of_the_provider() {
     let body =
         r#"{"error":"invalid_request","error_description":"No.","hint":"Invalid redirect URI"}"#;
     let error = read("laravel-passport-13", 400, &[], body).unwrap_err();
@@ -215,7 +215,7 @@ fn with(change: impl FnOnce(&mut serde_json::Map<String, Value>)) -> String {
 }
 
 #[test]
-fn a_27_token_responses_that_are_none_are_refused() {
+fn a_27_malformed_token_responses_are_refused() {
     let cases = [
         ("no access_token", with(|m| drop(m.remove("access_token")))),
         ("null", with(|m| m["access_token"] = Value::Null)),
@@ -270,7 +270,7 @@ fn a_27_an_error_with_status_200_is_an_error() {
 }
 
 #[test]
-fn a_27_spellings_that_servers_use_are_taken() {
+fn a_27_variants_that_providers_use_are_accepted() {
     let typed = ok(&with(|m| m["token_type"] = value!("BeArEr")));
     assert!(typed.is_ok());
     let unknown = ok(&with(|m| {
@@ -289,7 +289,7 @@ fn a_27_spellings_that_servers_use_are_taken() {
 }
 
 #[test]
-fn a_27_expires_in_is_a_number_of_seconds_in_any_spelling() {
+fn a_27_expires_in_may_be_a_number_or_a_quoted_number() {
     let said = |life: Value| ok(&with(|m| m["expires_in"] = life)).map(|answer| answer.expires_in);
     for (life, millis) in [
         (value!(3600), 3_600_000),
@@ -331,7 +331,7 @@ fn a_27_expires_in_is_a_number_of_seconds_in_any_spelling() {
 }
 
 #[test]
-fn d_30_a_compressed_answer_is_not_unpacked() {
+fn d_30_a_compressed_response_is_not_decompressed() {
     for coding in ["gzip", "br", "zstd", "deflate", "identity, gzip"] {
         let fields = [("content-type", JSON), ("content-encoding", coding)];
         let read = read("oauth2", 200, &fields, &with(|_| ()));

@@ -19,7 +19,7 @@ fn grant() -> TokenSet {
 const USER_AGENT_NAME: &str = concat!("sidegate/", env!("CARGO_PKG_VERSION"));
 
 #[tokio::test]
-async fn the_token_can_be_sent_in_a_form() {
+async fn the_access_token_can_be_sent_in_a_form() {
     let user = answer("200 OK", "application/json", "{\"sub\":\"1\"}");
     let mut server = Server::start([user]).await;
     let read = fetch(&at(&server), &grant(), UserinfoBearer::Body).await;
@@ -37,7 +37,7 @@ async fn the_token_can_be_sent_in_a_form() {
 }
 
 #[tokio::test]
-async fn the_token_is_sent_in_the_field_else() {
+async fn the_access_token_is_sent_in_the_authorization_field() {
     let jwt = answer("200 OK", "application/jwt", "e30.e30.");
     let mut server = Server::start([jwt]).await;
     let read = fetch(&at(&server), &grant(), UserinfoBearer::Header).await;
@@ -49,7 +49,7 @@ async fn the_token_is_sent_in_the_field_else() {
 }
 
 #[tokio::test]
-async fn addresses_are_listed_to_the_token() {
+async fn the_email_list_is_fetched_with_the_access_token() {
     let list = value!([{ "email": "a@b", "primary": true, "verified": true }]);
     let mut server = Server::start([answer("200 OK", "application/json", &list.to_string())]).await;
     let email = fetch_email(&at(&server), &grant()).await.unwrap().unwrap();
@@ -61,7 +61,7 @@ async fn addresses_are_listed_to_the_token() {
 }
 
 #[tokio::test]
-async fn d_31_a_list_without_end_is_cut() {
+async fn d_31_an_endless_email_list_is_cut_off() {
     let entry = value!({ "email": "a@b", "primary": true, "verified": true }).to_string();
     let list = format!("[{}{entry}]", format!("{entry},").repeat(30_000));
     let server = Server::start([answer("200 OK", "application/json", &list)]).await;
@@ -70,7 +70,7 @@ async fn d_31_a_list_without_end_is_cut() {
 }
 
 #[tokio::test]
-async fn metadata_is_asked_for_without_credentials() {
+async fn metadata_is_fetched_without_credentials() {
     let settings = value!({ "client_id": "3", "issuer": "https://id.example" });
     let issuer = Issuer::new(&serde_json::from_value(settings).unwrap());
     let issuer = issuer.unwrap().unwrap();

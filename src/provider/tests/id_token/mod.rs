@@ -89,7 +89,7 @@ fn strict() -> IdTokenRules {
 }
 
 #[test]
-fn a_good_id_token_says_who_it_is() {
+fn a_valid_id_token_gives_the_identity() {
     let claims = check(&strict(), verified(claims())).unwrap();
     assert_eq!((&*claims.issuer, &*claims.subject), (ISSUER, "17"));
     assert_eq!(claims.members["nonce"], NONCE);

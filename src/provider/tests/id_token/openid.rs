@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn the_token_answers_our_request() {
+fn the_nonce_is_the_one_of_our_request() {
     let rules = strict();
     assert_eq!(without(&rules, "nonce"), "id_token_claim");
     for (nonce, expected) in [
@@ -47,7 +47,7 @@ fn j_74_hashes_in_the_token_must_match() {
 }
 
 #[test]
-fn j_74_a_hash_is_made_as_the_signature_is() {
+fn j_74_a_hash_uses_the_hash_function_of_the_signature() {
     use aws_lc_rs::digest::{SHA256, SHA384, SHA512, digest};
     let left = |function, length: usize| {
         let hash = digest(function, ACCESS_TOKEN.as_bytes());
@@ -75,7 +75,7 @@ fn j_74_a_hash_is_made_as_the_signature_is() {
 }
 
 #[test]
-fn j_78_other_tokens_of_the_same_server_are_no_id_token() {
+fn j_78_other_tokens_of_the_same_provider_are_not_id_tokens() {
     let rules = strict();
     let logout = value!({
         "events": { "http://schemas.openid.net/event/backchannel-logout": {} }, "sid": "1",
@@ -97,7 +97,7 @@ fn j_78_other_tokens_of_the_same_server_are_no_id_token() {
 }
 
 #[test]
-fn the_persons_authentication_is_proven_where_it_was_asked_for() {
+fn a_requested_authentication_has_to_be_proven() {
     let asked = rules(&value!({ "authorization_request": { "max_age_secs": 300 } }));
     assert_eq!(with(&asked, &value!({})), "id_token_claim");
     for (auth_time, expected) in [
@@ -132,7 +132,7 @@ fn the_persons_authentication_is_proven_where_it_was_asked_for() {
 }
 
 #[test]
-fn j_77_a_signed_userinfo_answer_is_of_our_server_and_for_us() {
+fn j_77_the_issuer_and_audience_of_signed_userinfo_are_checked() {
     let rules = strict();
     for (members, expected) in [
         (value!({ "sub": "17" }), "ok"),

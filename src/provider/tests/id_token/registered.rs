@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn j_30_to_40_the_issuer_is_ours_to_the_byte() {
+fn j_30_to_40_the_issuer_is_compared_byte_for_byte() {
     let rules = strict();
     assert_eq!(without(&rules, "iss"), "id_token_claim");
     for bad in [
@@ -39,7 +39,7 @@ fn j_30_to_40_the_issuer_is_ours_to_the_byte() {
 }
 
 #[test]
-fn an_issuer_with_tenants_takes_those_that_are_listed_and_fit() {
+fn an_issuer_with_tenants_accepts_the_listed_ones() {
     let rules = rules(&value!({
         "issuer": "https://id.example/{tenantid}/v2.0", "tenants": ["one", "two"],
     }));
@@ -65,7 +65,7 @@ fn an_issuer_with_tenants_takes_those_that_are_listed_and_fit() {
 }
 
 #[test]
-fn j_22_a_key_of_one_issuer_does_not_sign_for_another() {
+fn j_22_a_key_of_one_issuer_verifies_no_token_of_another() {
     let template = "https://id.example/{tenantid}/v2.0";
     let of = |tenant: &str| template.replace("{tenantid}", tenant);
     let many = rules(&value!({ "issuer": template, "tenants": ["one", "two"] }));
@@ -100,7 +100,7 @@ fn j_22_a_key_of_one_issuer_does_not_sign_for_another() {
 }
 
 #[test]
-fn j_41_to_53_the_token_is_for_us_and_issued_to_us() {
+fn j_41_to_53_audience_and_authorized_party_are_checked() {
     let rules = rules(&value!({ "id_token": { "audiences": ["api"] } }));
     assert_eq!(without(&rules, "aud"), "id_token_claim");
     for (aud, azp, expected) in [
@@ -151,7 +151,7 @@ fn j_41_to_53_the_token_is_for_us_and_issued_to_us() {
 }
 
 #[test]
-fn j_54_to_64_the_token_has_an_end_and_it_is_ahead() {
+fn j_54_to_64_an_id_token_needs_an_expiry_in_the_future() {
     let rules = strict();
     assert_eq!(without(&rules, "exp"), "id_token_claim");
     for (exp, expected) in [
@@ -177,7 +177,7 @@ fn j_54_to_64_the_token_has_an_end_and_it_is_ahead() {
 }
 
 #[test]
-fn j_65_to_67_the_token_is_of_now() {
+fn j_65_to_67_the_issue_time_is_recent() {
     let rules = strict();
     assert_eq!(without(&rules, "iat"), "id_token_claim");
     for name in ["iat", "nbf"] {
@@ -212,7 +212,7 @@ fn j_65_to_67_the_token_is_of_now() {
 }
 
 #[test]
-fn j_68_the_token_is_about_somebody() {
+fn j_68_an_id_token_needs_a_subject() {
     let rules = strict();
     assert_eq!(without(&rules, "sub"), "id_token_claim");
     let long = "x".repeat(256);

@@ -4,7 +4,7 @@ use super::*;
 use crate::token::Authentication;
 
 #[tokio::test]
-async fn a_new_access_token_says_who_it_is_now() {
+async fn the_identity_follows_the_new_access_token() {
     let payload = reference_payload();
     let subject = payload["sub"].as_str().unwrap().to_owned();
     let server = Server::start([tokens(&payload), tokens(&payload)]).await;
@@ -68,7 +68,7 @@ fn of_alice() -> (TokenSet, Identity) {
 }
 
 #[tokio::test]
-async fn the_id_token_of_a_refresh_says_what_is_so_now() {
+async fn the_identity_follows_the_id_token_of_a_refresh() {
     let seconds = NOW.as_secs();
     let (tokens, alice) = of_alice();
     for changed in [
@@ -92,7 +92,7 @@ async fn the_id_token_of_a_refresh_says_what_is_so_now() {
 }
 
 #[tokio::test]
-async fn j_80_an_id_token_that_is_not_believed_costs_its_claims_and_nothing_more() {
+async fn j_80_an_invalid_id_token_of_a_refresh_keeps_the_old_identity() {
     let seconds = NOW.as_secs();
     let (tokens, alice) = of_alice();
     let mut answers: Vec<String> = [
@@ -136,7 +136,7 @@ async fn j_80_an_id_token_that_is_not_believed_costs_its_claims_and_nothing_more
 }
 
 #[tokio::test]
-async fn a_context_that_was_asked_for_is_not_given_up_by_a_refresh() {
+async fn a_requested_authentication_context_is_checked_at_a_refresh() {
     let (tokens, alice) = of_alice();
     for (changed, believed) in [
         (value!({ "acr": "urn:mfa" }), true),
@@ -154,7 +154,7 @@ async fn a_context_that_was_asked_for_is_not_given_up_by_a_refresh() {
 }
 
 #[tokio::test]
-async fn j_80_an_answer_about_somebody_else_brings_nothing() {
+async fn j_80_a_response_about_another_person_gives_no_tokens() {
     let (tokens, alice) = of_alice();
     for (changed, further) in [
         (value!({ "sub": "mallory" }), ""),
@@ -182,7 +182,7 @@ async fn j_80_an_answer_about_somebody_else_brings_nothing() {
 }
 
 #[tokio::test]
-async fn what_the_userinfo_said_stays_and_it_is_not_asked_again() {
+async fn a_refresh_keeps_the_userinfo_claims_without_another_call() {
     let (tokens, alice) = of_alice();
     let mut server = Server::start([with_id_token(&value!({}))]).await;
     let further = format!("userinfo_endpoint = \"{}/u\"", server.url);
@@ -202,7 +202,7 @@ async fn what_the_userinfo_said_stays_and_it_is_not_asked_again() {
 }
 
 #[tokio::test]
-async fn an_answer_without_an_id_token_keeps_what_was_known() {
+async fn a_response_without_an_id_token_keeps_the_identity() {
     let (tokens, alice) = of_alice();
     let server = Server::start([granted(&value!({ "refresh_token": "next" }))]).await;
     let provider = openid(&server.url, "");
@@ -213,7 +213,7 @@ async fn an_answer_without_an_id_token_keeps_what_was_known() {
 }
 
 #[tokio::test]
-async fn the_login_remembers_what_later_id_tokens_must_not_contradict() {
+async fn the_login_stores_the_nonce_and_the_authentication_time() {
     let said = value!({ "nonce": "nonce", "auth_time": NOW.as_secs() - 60 });
     // What cannot be a time is none: one server says that everybody authenticated in 1970.
     let odd = value!({ "nonce": "nonce", "auth_time": 0 });

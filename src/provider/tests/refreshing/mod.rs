@@ -1,6 +1,7 @@
 //! Refresh tokens exchanged over real connections.
 
 mod identity;
+mod limits;
 
 use serde_json::{Value, json as value};
 
@@ -77,7 +78,7 @@ fn seen(unrefreshed: &RefreshError) -> (Verdict, &'static str) {
 }
 
 #[tokio::test]
-async fn the_request_is_as_the_standard_says() {
+async fn the_refresh_request_follows_the_standard() {
     let mut server = Server::start([granted(&value!({})), granted(&value!({}))]).await;
     let clock = Clock::manual(NOW);
     let further = "authorization_request.resource = [\"https://a.example\"]\n\
@@ -133,7 +134,7 @@ async fn g_05_an_answer_without_a_refresh_token_keeps_the_old_one() {
 }
 
 #[tokio::test]
-async fn tokens_are_renewed_late_only_where_that_kills_the_old_ones() {
+async fn tokens_are_refreshed_late_only_if_that_revokes_the_old_ones() {
     for (further, latest) in [
         ("", Duration::from_secs(2)),
         (
@@ -150,7 +151,7 @@ async fn tokens_are_renewed_late_only_where_that_kills_the_old_ones() {
 }
 
 #[tokio::test]
-async fn f_37_lives_of_a_second_and_of_ten_years_are_taken() {
+async fn f_37_lifetimes_of_a_second_and_of_ten_years_are_accepted() {
     let year = 365 * 86_400_u64;
     for seconds in [1, 10 * year] {
         let members = value!({ "expires_in": seconds, "refresh_token": "next" });
@@ -170,7 +171,7 @@ async fn f_37_lives_of_a_second_and_of_ten_years_are_taken() {
 }
 
 #[tokio::test]
-async fn g_07_what_fails_is_never_sent_twice_and_passes() {
+async fn g_07_a_failed_refresh_is_not_repeated_and_is_temporary() {
     let broken = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"access".to_owned();
     for (answered, reason) in [
         (failed("500 Internal Server Error"), "provider_unavailable"),
@@ -202,7 +203,7 @@ async fn g_07_what_fails_is_never_sent_twice_and_passes() {
 }
 
 #[tokio::test]
-async fn a_token_that_no_field_can_carry_ends_nothing_and_somebody_has_to_look() {
+async fn an_access_token_that_no_field_can_carry_needs_the_operator() {
     let long = "a".repeat(crate::token::MAX_TOKEN + 1);
     for bad in ["a b", &long] {
         let answered = granted(&value!({ "access_token": bad }));
@@ -219,7 +220,7 @@ async fn a_token_that_no_field_can_carry_ends_nothing_and_somebody_has_to_look()
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_ends_nothing() {
+async fn an_absent_provider_ends_no_session() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
@@ -229,7 +230,7 @@ async fn a_server_that_is_not_there_ends_nothing() {
 }
 
 #[tokio::test]
-async fn g_08_f_29_a_refused_grant_is_fatal_and_a_refused_client_is_not() {
+async fn g_08_f_29_a_refused_grant_ends_the_session_and_a_refused_client_does_not() {
     for (error, expected) in [
         ("invalid_grant", (Verdict::GrantEnded, "refresh_refused")),
         (
@@ -252,7 +253,7 @@ async fn g_08_f_29_a_refused_grant_is_fatal_and_a_refused_client_is_not() {
 }
 
 #[tokio::test]
-async fn g_06_f_38_a_lost_answer_passes_and_the_next_try_tells() {
+async fn g_06_f_38_after_a_lost_response_the_next_attempt_decides() {
     let next = value!({ "refresh_token": "next" });
     for (second, fatal) in [(granted(&next), false), (refused("invalid_grant"), true)] {
         let mut server = Server::start([String::new(), second]).await;
@@ -279,7 +280,7 @@ async fn g_06_f_38_a_lost_answer_passes_and_the_next_try_tells() {
 }
 
 #[tokio::test]
-async fn g_06_an_answer_is_waited_for_longer_than_that_to_a_login() {
+async fn g_06_a_refresh_has_a_longer_deadline_than_a_login() {
     let (sender, release) = tokio::sync::oneshot::channel::<()>();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -316,7 +317,7 @@ async fn g_06_an_answer_is_waited_for_longer_than_that_to_a_login() {
 }
 
 #[tokio::test]
-async fn g_06_an_answer_that_does_not_come_at_all_ends_at_its_own_deadline() {
+async fn g_06_a_refresh_without_a_response_ends_at_its_own_deadline() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let provider = plain(&url, "refresh.deadline_secs = 1");
@@ -325,139 +326,6 @@ async fn g_06_an_answer_that_does_not_come_at_all_ends_at_its_own_deadline() {
     let timeout = TokenCallError::Call(crate::origin::Error::CallTimeout);
     let timeout = ExchangeError::from(timeout);
     assert_eq!(format!("{:?}", unrefreshed.error), format!("{timeout:?}"));
-}
-
-#[tokio::test]
-async fn g_07_a_server_that_keeps_failing_is_left_alone_for_a_while() {
-    let answers = std::iter::repeat_n(failed("502 Bad Gateway"), 11);
-    let granted = std::iter::repeat_n(granted(&value!({})), 3);
-    let mut server = Server::start(answers.chain(granted)).await;
-    let provider = plain(&server.url, "");
-    let clock = Clock::manual(NOW);
-    let wait = async |expected: (u64, u64)| {
-        let unrefreshed = refresh(&provider, &clock).await.unwrap_err();
-        let left_alone = (Verdict::Temporary, "provider_left_alone");
-        assert_eq!(seen(&unrefreshed), left_alone);
-        assert!((unrefreshed.error.class().sent == Sent::Nothing));
-        let wait = unrefreshed.error.class().retry_after.unwrap();
-        let expected = Duration::from_secs(expected.0)..=Duration::from_secs(expected.1);
-        assert!(expected.contains(&wait), "{wait:?}");
-        wait
-    };
-    for _ in 0..10 {
-        let unrefreshed = refresh(&provider, &clock).await.unwrap_err();
-        assert_eq!(unrefreshed.error.reason(), "provider_unavailable");
-        server.next();
-    }
-    let first = wait((1, 2)).await;
-    assert!(server.has_no_more());
-    clock.advance(first);
-    // It has not come back.
-    assert!(refresh(&provider, &clock).await.is_err());
-    server.next();
-    let second = wait((2, 4)).await;
-    clock.advance(second);
-    for _ in 0..3 {
-        assert!(refresh(&provider, &clock).await.is_ok());
-        server.next();
-    }
-}
-
-#[tokio::test]
-async fn a_login_that_succeeds_ends_the_break() {
-    let answers = std::iter::repeat_n(failed("502 Bad Gateway"), 10);
-    let granted = std::iter::repeat_n(granted(&value!({})), 2);
-    let server = Server::start(answers.chain(granted)).await;
-    let provider = plain(&server.url, "");
-    let clock = Clock::manual(NOW);
-    for _ in 0..10 {
-        assert!(refresh(&provider, &clock).await.is_err());
-    }
-    let unrefreshed = refresh(&provider, &clock).await.unwrap_err();
-    assert_eq!(unrefreshed.error.reason(), "provider_left_alone");
-    assert!(redeem_at(&provider, &clock).await.is_ok());
-    assert!(refresh(&provider, &clock).await.is_ok());
-}
-
-#[tokio::test]
-async fn while_a_server_is_left_alone_nobody_waits_for_a_place() {
-    let server = Server::start(std::iter::repeat_n(failed("502 Bad Gateway"), 10)).await;
-    let provider = plain(&server.url, "concurrent_calls = 1\ndeadline_secs = 1");
-    let clock = Clock::manual(NOW);
-    for _ in 0..10 {
-        assert!(refresh(&provider, &clock).await.is_err());
-    }
-    let held = provider.call_slot(GrantType::AuthorizationCode).await;
-    let unrefreshed = refresh(&provider, &clock).await.unwrap_err();
-    assert_eq!(unrefreshed.error.reason(), "provider_left_alone");
-    drop(held);
-}
-
-#[tokio::test]
-async fn a_refusal_shows_that_a_server_is_there() {
-    let failures = std::iter::repeat_n(failed("502 Bad Gateway"), 9);
-    let refusal = std::iter::once(refused("invalid_grant"));
-    let server = Server::start(failures.clone().chain(refusal).chain(failures)).await;
-    let provider = plain(&server.url, "");
-    for _ in 0..19 {
-        let unrefreshed = refresh(&provider, &Clock::manual(NOW)).await.unwrap_err();
-        assert!(
-            !(unrefreshed.error.class().sent == Sent::Nothing),
-            "{unrefreshed:?}"
-        );
-    }
-}
-
-#[tokio::test]
-async fn a_wait_that_the_server_asks_for_is_waited() {
-    let answers = [
-        failed("503 Service Unavailable\r\nretry-after: 37"),
-        granted(&value!({})),
-        failed("429 Too Many Requests\r\nretry-after: 37"),
-        granted(&value!({})),
-        granted(&value!({})),
-    ];
-    let mut server = Server::start(answers).await;
-    let provider = plain(&server.url, "");
-    let clock = Clock::manual(NOW);
-    let wait = Some(Duration::from_secs(37));
-    for throttled in [false, true] {
-        let unrefreshed = refresh(&provider, &clock).await.unwrap_err();
-        assert_eq!(unrefreshed.error.class().retry_after, wait);
-        server.next();
-        let unrefreshed = refresh(&provider, &clock).await.unwrap_err();
-        assert_eq!(unrefreshed.verdict, Verdict::Temporary);
-        assert_eq!(unrefreshed.error.class().retry_after, wait);
-        if throttled {
-            // Whoever asks for fewer calls means all of them.
-            let error = redeem_at(&provider, &clock).await.unwrap_err();
-            assert_eq!(error.reason(), "token_calls_limited");
-        }
-        assert!(server.has_no_more());
-        clock.advance(Duration::from_secs(37));
-        assert!(refresh(&provider, &clock).await.is_ok());
-        server.next();
-    }
-}
-
-#[tokio::test]
-async fn d_26_refreshes_leave_calls_for_logins() {
-    let mut server = Server::start(std::iter::repeat_n(granted(&value!({})), 5)).await;
-    let provider = plain(&server.url, "token_calls_per_minute = 5");
-    let clock = Clock::manual(NOW);
-    for _ in 0..4 {
-        assert!(refresh(&provider, &clock).await.is_ok());
-        server.next();
-    }
-    let unrefreshed = refresh(&provider, &clock).await.unwrap_err();
-    let limited = (Verdict::Temporary, "token_calls_limited");
-    assert_eq!(seen(&unrefreshed), limited);
-    assert_eq!(
-        unrefreshed.error.class().retry_after,
-        Some(Duration::from_mins(1))
-    );
-    assert!(server.has_no_more());
-    assert!(redeem_at(&provider, &clock).await.is_ok());
 }
 
 #[tokio::test]
@@ -517,7 +385,7 @@ async fn a_new_refresh_token_is_kept_when_the_new_access_token_cannot_be_used() 
 }
 
 #[tokio::test]
-async fn nothing_secret_is_in_what_a_failed_refresh_says() {
+async fn a_failed_refresh_shows_no_secret() {
     let mut payload = reference_payload();
     payload["aud"] = value!("another client");
     let server = Server::start([
