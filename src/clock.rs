@@ -1,20 +1,20 @@
 //! Time as an argument.
 //!
-//! Deadlines of sessions and tokens are [`Timestamp`]s: milliseconds of Unix time that saturate
-//! instead of wrapping. Deadlines of connections are [`Instant`]s. Whoever needs the time is given a
-//! [`Clock`], the only place that reads it; tests turn a manual one.
+//! Deadlines of sessions and tokens are [`Timestamp`]s: milliseconds of Unix time with saturating
+//! arithmetic. Deadlines of connections are [`Instant`]s. Code that needs the time has a [`Clock`]
+//! as an argument. Only `Clock` reads the time. Tests use a manual clock.
 
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-/// A point in time: milliseconds since the Unix epoch. Arithmetic saturates.
+/// A point in time, in milliseconds since the Unix epoch. Arithmetic saturates.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// The end of time: a deadline that never passes.
+    /// The latest timestamp: a deadline that never passes.
     pub(crate) const MAX: Self = Self(u64::MAX);
 
     /// From whole milliseconds since the epoch.
@@ -22,11 +22,10 @@ impl Timestamp {
         Self(millis)
     }
 
-    /// From seconds since the epoch with a fraction, as a JWT `NumericDate` may have (RFC 7519
-    /// section 2). Negative values become the epoch, huge ones [`Timestamp::MAX`]; not-a-number
-    /// becomes the epoch.
+    /// From seconds since the epoch with a fraction, as in a JWT `NumericDate` (RFC 7519 section
+    /// 2). Negative values and NaN become the epoch. Too large values become [`Timestamp::MAX`].
     pub(crate) fn from_seconds(seconds: f64) -> Self {
-        // A float-to-integer cast saturates and maps NaN to zero, which is the contract above.
+        // A cast from a float to an integer saturates and maps NaN to zero, as documented above.
         #[expect(
             clippy::as_conversions,
             clippy::cast_possible_truncation,
@@ -53,37 +52,37 @@ impl Timestamp {
         Self(self.0.saturating_add(millis))
     }
 
-    /// How long after `earlier` this is; zero when it is not after.
+    /// The duration from `earlier` to this time, or zero if this time is not later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// Where the time comes from: the system, or a test's hand.
+/// The source of the time: the system clock, or a manual clock for tests.
 #[derive(Clone, Debug)]
 pub struct Clock(Source);
 
 #[derive(Clone, Debug)]
 enum Source {
     System,
-    /// With the time that it shows.
+    /// The time that the clock shows.
     Manual(watch::Sender<Timestamp>),
 }
 
 impl Clock {
-    /// The system's clock.
+    /// The clock of the system.
     pub const fn system() -> Self {
         Self(Source::System)
     }
 
-    /// A clock that stands still at `start` until [`Clock::advance`] or [`Clock::set`] turns it.
-    /// Clones share it.
+    /// A clock that shows `start` until [`Clock::advance`] or [`Clock::set`] changes it. Clones
+    /// share the time.
     pub fn manual(start: Timestamp) -> Self {
         Self(Source::Manual(watch::Sender::new(start)))
     }
 
-    /// The time now. A system clock before 1970 reads as the epoch.
+    /// The current time. A system clock before 1970 returns the epoch.
     pub fn now(&self) -> Timestamp {
         match &self.0 {
             Source::System => {
@@ -95,15 +94,16 @@ impl Clock {
         }
     }
 
-    /// A monotonic reading, for measuring durations and for deadlines of the runtime's timers. It is
-    /// the runtime's in every clock: a manual one cannot turn timers that others have set.
+    /// A monotonic reading, to measure durations and to set deadlines of the runtime's timers. A
+    /// manual clock returns the runtime's reading too, because it cannot advance timers that other
+    /// code has set.
     pub fn instant(&self) -> Instant {
         #[expect(clippy::disallowed_methods, reason = "the one place that reads it")]
         Instant::now()
     }
 
-    /// Waits for `duration`. With a manual clock the wait is over earlier if the clock is turned so
-    /// far.
+    /// Waits for `duration`. With a manual clock the wait also ends when the clock is advanced by
+    /// `duration`.
     ///
     /// # Cancel safety
     ///
@@ -122,14 +122,14 @@ impl Clock {
         }
     }
 
-    /// Turns a manual clock forward; a system clock is left alone.
+    /// Advances a manual clock. A system clock does not change.
     pub fn advance(&self, by: Duration) {
         if let Source::Manual(shown) = &self.0 {
             shown.send_modify(|now| *now = now.plus(by));
         }
     }
 
-    /// Sets a manual clock, forward or back; a system clock is left alone.
+    /// Sets a manual clock, forward or back. A system clock does not change.
     pub fn set(&self, to: Timestamp) {
         if let Source::Manual(shown) = &self.0 {
             shown.send_replace(to);

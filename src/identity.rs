@@ -1,23 +1,24 @@
-//! Who somebody is, as an authorization server says it.
+//! The identity of a user, as the provider states it.
 //!
-//! An [`Identity`] is a subject **at an issuer** with the claims in use. It knows nothing of
-//! where they came from (access token, userinfo, id token); what goes in has been checked by the
-//! `provider` room. Each claim is held as a ready field value, so that asserting it to an upstream
-//! costs a reference count and a claim that cannot be a field value cannot be asserted at all.
+//! An [`Identity`] is a subject **at an issuer**, with its claims. It does not record the source of
+//! a claim (access token, userinfo or ID token). The `provider` room has checked the claims before.
+//! Each claim is stored as a ready field value. To assert it to an upstream only increments a
+//! reference count, and text that is not a valid field value can never become a claim.
 
 use http::HeaderValue;
 
-/// The longest claim that is taken, in bytes; longer ones are treated as absent.
+/// The maximum length of a claim, in bytes. A longer claim counts as absent.
 const MAX_CLAIM: usize = 4096;
 
-/// A claim's text that is safe as a field value: not empty, no control characters, bounded.
+/// The text of a claim as a safe field value: not empty, without control characters, of limited
+/// length.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Claim(HeaderValue);
 
 impl Claim {
-    /// Takes `text` when it can be asserted in a field byte for byte: 1 to 4096 bytes of UTF-8
-    /// without control characters and without white space at either end (a receiver would trim it
-    /// and see another value).
+    /// Accepts `text` if a field can carry it byte for byte: 1 to 4096 bytes of UTF-8, without
+    /// control characters and without white space at either end. A receiver would trim such white
+    /// space and see another value.
     ///
     /// ```
     /// use sidegate::identity::Claim;
@@ -37,46 +38,50 @@ impl Claim {
 
     /// The text.
     pub fn as_str(&self) -> &str {
-        // Built from a `str` and never changed, so this never falls back.
+        // The value was created from a `str` and never changes, so the default is never used.
         std::str::from_utf8(self.0.as_bytes()).unwrap_or_default()
     }
 
-    /// The text as a field value; a clone is a reference count.
+    /// The text as a field value. A clone only increments a reference count.
     pub(crate) fn as_value(&self) -> &HeaderValue {
         &self.0
     }
 }
 
-/// An email address and whether the provider vouches for it.
+/// An email address, and whether the provider has verified it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Email {
     /// The address as the provider gave it.
     pub address: Claim,
-    /// The provider said `email_verified: true`, or its profile says that it verifies all.
+    /// True if the provider said `email_verified: true`, or if its profile says that it verifies
+    /// every address.
     pub verified: bool,
 }
 
-/// A person at an issuer. Equality of people is [`Identity::same_person`], never a name or email.
+/// A user at an issuer. Use [`Identity::same_person`] to compare users, never a name or an email
+/// address.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Identity {
-    /// The issuer: the provider's configured name, or its issuer identifier where it has one.
+    /// The issuer identifier of the provider, or its configured name if it has no issuer
+    /// identifier.
     pub issuer: Box<str>,
-    /// `sub`, or the claim that the profile names instead. `None`: signed in, nameless.
+    /// `sub`, or the claim that the profile names instead. `None` if the user is signed in without
+    /// a known subject.
     pub subject: Option<Claim>,
     /// The email address.
     pub email: Option<Email>,
-    /// The name that people call themselves at the provider.
+    /// The user name at the provider.
     pub preferred_username: Option<Claim>,
-    /// A display name, for our own pages only.
+    /// The display name. Only our own pages show it.
     pub name: Option<Claim>,
-    /// Groups, each a claim of its own; none contains a comma.
+    /// The groups, one claim each. No group contains a comma.
     pub groups: Vec<Claim>,
-    /// The groups joined with `,` as one field value; `None` when there are none.
+    /// The groups joined with `,` as one field value. `None` without groups.
     pub groups_value: Option<Claim>,
 }
 
 impl Identity {
-    /// A nameless identity at `issuer`: signed in, nothing more known.
+    /// An identity at `issuer` without a subject: the user is signed in, and nothing else is known.
     pub fn nameless(issuer: &str) -> Self {
         Self {
             issuer: issuer.into(),
@@ -84,8 +89,8 @@ impl Identity {
         }
     }
 
-    /// Sets the groups. Those that contain a comma are dropped: joined with commas they would
-    /// read as other groups.
+    /// Sets the groups. A group that contains a comma is dropped, because the joined value would
+    /// show it as two groups.
     #[must_use]
     pub fn with_groups(mut self, groups: impl IntoIterator<Item = Claim>) -> Self {
         self.groups = groups
@@ -97,13 +102,14 @@ impl Identity {
         self
     }
 
-    /// Whether both are the same subject at the same issuer. Nameless identities are nobody's
-    /// equal.
+    /// Whether both identities have the same subject at the same issuer. Identities without a
+    /// subject never match.
     pub fn same_person(&self, other: &Self) -> bool {
         self.subject.is_some() && self.subject == other.subject && self.issuer == other.issuer
     }
 
-    /// What to call this person on a page: name, preferred user name, email or subject.
+    /// The name of the user for a page: the display name, the user name, the email address or the
+    /// subject.
     pub(crate) fn label(&self) -> Option<&str> {
         let claims = [&self.name, &self.preferred_username];
         let named = claims.into_iter().flatten().next();

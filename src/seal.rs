@@ -1,7 +1,8 @@
-//! What leaves the process's memory is sealed: encrypted, and bound to where it belongs.
+//! Seals data that leaves the memory of the process: encrypts it and binds it to its context.
 //!
-//! The operator's key file holds [`Keys`]. Nothing is sealed with them: each [`Purpose`] has a
-//! [`KeyRing`] derived from them, so that what was sealed for one never opens for another.
+//! The operator's key file contains [`Keys`]. No data is sealed with these keys directly. Each
+//! [`Purpose`] has a [`KeyRing`] with keys that are derived from them. Data that is sealed for one
+//! purpose therefore never opens for another one.
 
 use std::path::{Path, PathBuf};
 
@@ -16,15 +17,14 @@ use crate::secret::{self, NoRandomness, Secret};
 
 const KEY: usize = 32;
 const KEY_NAME: usize = 4;
-/// The authentication tag of AES-GCM-SIV (RFC 8452 section 4).
+/// The length of the authentication tag of AES-GCM-SIV (RFC 8452 section 4), in bytes.
 const TAG: usize = 16;
 
-/// Why a key file was not taken.
-///
-/// Side: gateway. The operator mends the file; the error never shows its contents.
+/// The reason why a key file is refused. The operator has to correct the file. The error never
+/// shows the file's contents.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
-    /// The file has no key in it.
+    /// The file contains no key.
     #[error("{} holds no key; write one line of 32 random bytes in base64", .0.display())]
     Empty(PathBuf),
     /// A line is not a key.
@@ -32,7 +32,7 @@ pub enum KeyFileError {
     Line {
         /// The file.
         path: PathBuf,
-        /// The line, from 1.
+        /// The line number, counted from 1.
         line: usize,
     },
     /// The file cannot be read.
@@ -40,31 +40,32 @@ pub enum KeyFileError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         #[source]
         source: std::io::Error,
     },
-    /// The same key stands in the file twice.
+    /// The file contains the same key twice.
     #[error("line {line} of {} repeats a key", .path.display())]
     Repeated {
         /// The file.
         path: PathBuf,
-        /// The line, from 1.
+        /// The line number, counted from 1.
         line: usize,
     },
 }
 
-/// What a key ring is for.
+/// The purpose of a key ring.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Purpose {
-    /// Logins under way, which travel through the browser.
+    /// Pending logins, which travel through the browser.
     Logins,
     /// Sessions on disk.
     Sessions,
 }
 
 impl Purpose {
-    /// What makes a derived key another one for each purpose (RFC 5869 section 3.2).
+    /// The context of the key derivation. It differs for each purpose, so each purpose gets other
+    /// keys (RFC 5869 section 3.2).
     fn info(self) -> &'static [u8] {
         match self {
             Self::Logins => b"sidegate logins 1",
@@ -78,21 +79,21 @@ impl Purpose {
 pub struct Keys(Vec<Secret<[u8; KEY]>>);
 
 impl Keys {
-    /// One random key, forgotten when the process ends.
+    /// Creates one random key. It is lost when the process ends.
     ///
     /// # Errors
     ///
-    /// [`NoRandomness`] when the operating system gives no random bytes.
+    /// [`NoRandomness`] if the operating system returns no random bytes.
     pub fn random() -> Result<Self, NoRandomness> {
         Ok(Self(vec![Secret::new(secret::random::<KEY>()?)]))
     }
 
-    /// Reads a file with one key a line (32 bytes in base64), newest first. Empty lines and lines
+    /// Reads a file with one key per line (32 bytes in base64), newest first. Empty lines and lines
     /// that begin with `#` are skipped.
     ///
     /// # Errors
     ///
-    /// [`KeyFileError`], naming file and line, never the contents.
+    /// [`KeyFileError`] names the file and the line, never the contents.
     pub fn from_file(path: &Path) -> Result<Self, KeyFileError> {
         let text = std::fs::read_to_string(path)
             .map(Zeroizing::new)
@@ -127,11 +128,11 @@ impl Keys {
         Ok(Self(keys))
     }
 
-    /// The ring for one purpose.
+    /// The key ring for one purpose.
     ///
     /// # Errors
     ///
-    /// [`NoRandomness`] when the cryptographic library refuses to derive a key.
+    /// [`NoRandomness`] if the cryptographic library cannot derive a key.
     pub fn ring(&self, purpose: Purpose) -> Result<KeyRing, NoRandomness> {
         let keys = self.0.iter().map(|key| Key::derive(key, purpose));
         let keys: Option<Vec<_>> = keys.collect();
@@ -139,9 +140,9 @@ impl Keys {
     }
 }
 
-/// Keys of AES-256-GCM-SIV: the first seals, all of them open. GCM-SIV keeps its promise even if
-/// two of the random 96-bit nonces should ever meet, which anonymous visitors can provoke by the
-/// billion.
+/// Keys of AES-256-GCM-SIV. The first key seals, and every key opens. Anonymous clients can cause
+/// billions of seals, so two of the random 96-bit nonces may be equal. GCM-SIV stays secure in that
+/// case.
 #[derive(Debug)]
 pub struct KeyRing(Vec<Key>);
 
@@ -152,21 +153,22 @@ struct Key {
 }
 
 impl KeyRing {
-    /// A ring of its own for a test.
+    /// A random key ring for a test.
     #[cfg(test)]
     pub(crate) fn random() -> Result<Self, NoRandomness> {
         Keys::random()?.ring(Purpose::Logins)
     }
 
-    /// Seals `plain` with the newest key: key name, nonce, cipher text, tag. `context` must be
-    /// given again to open it.
+    /// Seals `plain` with the newest key. The result is the key name, the nonce, the cipher text
+    /// and the tag. The same `context` is needed to open it.
     ///
     /// # Errors
     ///
-    /// [`NoRandomness`] when no nonce could be drawn.
+    /// [`NoRandomness`] if no nonce could be created.
     pub(crate) fn seal(&self, context: &[u8], plain: &[u8]) -> Result<Vec<u8>, NoRandomness> {
         let key = self.0.first().ok_or(NoRandomness)?;
-        // Encrypted where it lies, and without growing: no copy of what is sealed stays behind.
+        // The buffer has its final size from the start and is encrypted in place. So no copy of the
+        // plain text stays in memory.
         let overhead = KEY_NAME.saturating_add(NONCE_LEN).saturating_add(TAG);
         let mut sealed = Vec::with_capacity(plain.len().saturating_add(overhead));
         sealed.extend_from_slice(plain);
@@ -187,7 +189,7 @@ impl KeyRing {
         self.names().eq(other.names())
     }
 
-    /// Whether this ring opens all that `other` has sealed.
+    /// Whether this ring has every key of `other`, and so opens everything that `other` has sealed.
     pub(crate) fn contains_keys_of(&self, other: &Self) -> bool {
         other
             .names()
@@ -198,14 +200,14 @@ impl KeyRing {
         self.0.iter().map(|key| key.name)
     }
 
-    /// Whether something was sealed with a key that this ring has. It says nothing about whether it
-    /// is whole.
+    /// Whether this ring has the key that sealed `sealed`. This does not prove that the data is
+    /// intact.
     pub(crate) fn knows(&self, sealed: &[u8]) -> bool {
         let name = sealed.first_chunk::<KEY_NAME>();
         name.is_some_and(|name| self.0.iter().any(|key| key.name == *name))
     }
 
-    /// Opens what [`KeyRing::seal`] made with the same context, under any key of the ring.
+    /// Opens data that [`KeyRing::seal`] sealed with the same context and any key of this ring.
     pub(crate) fn open(&self, context: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         let (name, rest) = sealed.split_at_checked(KEY_NAME)?;
         let (nonce, body) = rest.split_at_checked(NONCE_LEN)?;
@@ -223,8 +225,8 @@ impl KeyRing {
 }
 
 impl Key {
-    /// Derives the key for a purpose (RFC 5869). Its name comes from itself, so a name in what was
-    /// sealed tells nothing about the operator's key.
+    /// Derives the key for a purpose (RFC 5869). The name is a hash of the derived key, so the name
+    /// in sealed data reveals nothing about the operator's key.
     fn derive(master: &Secret<[u8; KEY]>, purpose: Purpose) -> Option<Self> {
         let pseudorandom = Salt::new(HKDF_SHA256, &[]).extract(master.expose());
         let info = [purpose.info()];
@@ -239,7 +241,7 @@ impl Key {
     }
 }
 
-/// How many bytes are derived.
+/// The number of bytes to derive.
 struct Length;
 
 impl KeyType for Length {

@@ -1,9 +1,9 @@
-//! Values that never print.
+//! Values that are never printed.
 //!
-//! Everything a thief could use travels as a [`Secret`]: client secrets, session ids, codes,
-//! verifiers, tokens and keys. A `Secret` shows `[redacted]` when formatted, compares in constant
-//! time and is wiped when dropped. [`Secret::expose`] is the one way in, so a reviewer can find
-//! every use with one search.
+//! Every value that a thief could use is a [`Secret`]: client secrets, session ids, codes, PKCE
+//! verifiers, tokens and keys. A `Secret` prints as `[redacted]`, compares in constant time and is
+//! wiped when it is dropped. [`Secret::expose`] is the only access to the value, so one search
+//! finds every use.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use zeroize::Zeroize;
 
-/// A value that never prints, compares in constant time and is wiped on drop.
+/// A value that is never printed, compares in constant time and is wiped on drop.
 ///
 /// ```
 /// use sidegate::secret::Secret;
@@ -37,14 +37,15 @@ impl<T: Zeroize> Secret<T> {
         Self(value)
     }
 
-    /// Lends the value itself: every call site is a place where a secret is used.
+    /// Returns a reference to the value. Each call is a place where a secret is used.
     pub fn expose(&self) -> &T {
         &self.0
     }
 }
 
 impl<T: Zeroize + AsRef<[u8]>> Secret<T> {
-    /// Compares with `other` in constant time; only the lengths may be learned.
+    /// Compares with `other` in constant time. The duration reveals at most whether the lengths are
+    /// equal.
     #[must_use]
     pub fn matches(&self, other: &[u8]) -> bool {
         verify_slices_are_equal(self.0.as_ref(), other).is_ok()
@@ -63,21 +64,19 @@ impl<T: Zeroize> Drop for Secret<T> {
     }
 }
 
-/// The operating system gave no random bytes.
-///
-/// Side: gateway. Nothing that needs randomness goes on without it.
+/// The operating system returned no random bytes. An operation that needs random bytes fails then.
 #[derive(Debug, thiserror::Error)]
 #[error("the operating system gave no random bytes")]
 pub struct NoRandomness;
 
-/// Fills an array with bytes from the operating system's generator.
+/// Fills an array with bytes from the operating system's random number generator.
 ///
 /// # Errors
 ///
-/// [`NoRandomness`] when the generator fails; there is no weaker fallback.
+/// [`NoRandomness`] if the generator fails. There is no weaker fallback.
 pub(crate) fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     let mut bytes = [0; N];
-    // The generator's error carries nothing worth keeping: it is a unit.
+    // The error of the generator carries no information.
     SystemRandom::new()
         .fill(&mut bytes)
         .map_err(|_unspecified| NoRandomness)?;

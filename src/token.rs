@@ -1,8 +1,8 @@
-//! A set of tokens as one owner that wipes itself.
+//! The token set: one owner of tokens, which wipes them when it is dropped.
 //!
-//! The access token lies in one buffer behind the word `Bearer `, so the field value that is
-//! injected into each request is a slice of it: no formatting and no copy on the request path.
-//! When the last slice is gone the buffer is wiped.
+//! One buffer contains the word `Bearer ` and the access token behind it. The value of the
+//! `Authorization` field is a slice of this buffer. The request path therefore formats and copies
+//! nothing. The buffer is wiped when the last slice is dropped.
 
 use std::time::Duration;
 
@@ -13,12 +13,10 @@ use zeroize::Zeroizing;
 use crate::clock::Timestamp;
 use crate::secret::Secret;
 
-/// The longest token that is taken, in bytes.
+/// The maximum length of a token, in bytes.
 pub(crate) const MAX_TOKEN: usize = 16 * 1024;
 
-/// Why a token was not taken.
-///
-/// Side: provider.
+/// The reason why a token is refused. The provider has to correct it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Error {
     /// The token has no characters.
@@ -32,23 +30,24 @@ pub enum Error {
     TooLong,
 }
 
-/// From when to when the access token of a set is used, and when it is renewed.
+/// The times that decide when an access token is used and when it is refreshed.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Lifetime {
-    /// Just before the tokens were asked for.
+    /// The time just before the token request was sent.
     pub obtained_at: Timestamp,
-    /// When the access token expires; `None` when the server did not say.
+    /// The time when the access token expires. `None` if the provider did not state it.
     pub expires_at: Option<Timestamp>,
-    /// From when on a request that uses the access token has it renewed ahead of its end: never
-    /// later than `expires_at`. `None` without an expiry or without a refresh token.
+    /// From this time on, a request that uses the access token starts a refresh before expiry. It
+    /// is never later than `expires_at`. `None` without an expiry or without a refresh token.
     pub refresh_at: Option<Timestamp>,
-    /// No refresh before this, whatever asks for one.
+    /// No refresh is sent before this time, whatever the reason for it.
     pub not_before: Timestamp,
 }
 
 impl Lifetime {
-    /// For how long the tokens are still too young to be refreshed. Once the clock was set back
-    /// beyond their beginning that cannot be known, and must not keep them for as long as that.
+    /// The time until a refresh is allowed. It is zero if the clock was set back before
+    /// `obtained_at`: the age of the tokens is unknown then, and the wait must not grow by the
+    /// clock change.
     pub(crate) fn wait_before_refresh(&self, now: Timestamp) -> Duration {
         if now < self.obtained_at {
             return Duration::ZERO;
@@ -57,13 +56,13 @@ impl Lifetime {
     }
 }
 
-/// What the ID token of a login said of the person's authentication. Later ID tokens of the same
-/// grant must not contradict it (OpenID Connect Core 1.0 section 12.2).
+/// The statements of a login's ID token about the authentication of the user. Later ID tokens of
+/// the same grant must not contradict them (OpenID Connect Core 1.0 section 12.2).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Authentication {
     /// The nonce of the authorization request.
     pub(crate) nonce: Box<str>,
-    /// When the person gave their credentials to the server, where it said so.
+    /// The time when the user authenticated, if the provider stated it.
     pub(crate) auth_time: Option<Timestamp>,
 }
 
@@ -77,12 +76,12 @@ pub struct TokenSet {
 }
 
 impl TokenSet {
-    /// Takes the tokens of one successful token response (RFC 6749 section 5.1).
+    /// Checks and stores the tokens of one successful token response (RFC 6749 section 5.1).
     ///
     /// # Errors
     ///
-    /// When the access token is empty, longer than [`MAX_TOKEN`] or not fit for a bearer credential
-    /// (RFC 6750 section 2.1), or when the refresh token is empty, too long or has characters outside
+    /// The access token is empty, longer than [`MAX_TOKEN`] or not usable as a bearer credential
+    /// (RFC 6750 section 2.1). Or the refresh token is empty, too long or has characters outside
     /// visible ASCII (RFC 6749 appendix A.17).
     pub fn new(
         access_token: &str,
@@ -105,8 +104,8 @@ impl TokenSet {
         })
     }
 
-    /// The same access token with another refresh token: for a server that has exchanged the
-    /// refresh token and whose new access token cannot be used.
+    /// Returns the same access token with another refresh token. This is for a provider that has
+    /// exchanged the refresh token, but whose new access token cannot be used.
     ///
     /// # Errors
     ///
@@ -120,66 +119,66 @@ impl TokenSet {
         })
     }
 
-    /// These tokens as the answer of a refresh at `asked_at` leaves them: not to be refreshed again
-    /// before `time`.
+    /// Returns these tokens with a refresh allowed only from `time` on. `asked_at` is the time of
+    /// the refresh request that causes the delay.
     #[must_use]
     pub(crate) fn not_before(mut self, time: Timestamp, asked_at: Timestamp) -> Self {
         let refresh_at = self.lifetime.refresh_at.map(|at| at.max(time));
-        // Never after its end: requests have to wait from then on.
+        // A request has to wait for the refresh from expiry on, so the start of early refreshes
+        // must not be later than expiry.
         self.lifetime.refresh_at = match (refresh_at, self.lifetime.expires_at) {
             (Some(at), Some(end)) => Some(at.min(end)),
             (at, _) => at,
         };
         self.lifetime.not_before = time;
-        // Counted from here on: a clock that is set back beyond it ends the wait.
+        // If the clock is set back before this time, the wait ends (see `wait_before_refresh`).
         self.lifetime.obtained_at = asked_at;
         self
     }
 
-    /// These tokens, with what the ID token of the login said of the authentication.
+    /// Adds the statements of the login's ID token about the authentication.
     #[must_use]
     pub(crate) fn with_authentication(mut self, authentication: Option<Authentication>) -> Self {
         self.authentication = authentication.map(Box::new);
         self
     }
 
-    /// The value of the `Authorization` field, marked sensitive; a clone is a reference count.
+    /// The value of the `Authorization` field, marked sensitive. A clone only increments a
+    /// reference count.
     pub(crate) fn bearer(&self) -> &HeaderValue {
         &self.bearer
     }
 
-    /// The access token itself, for the provider's own endpoints.
+    /// The access token without `Bearer `, for the provider's own endpoints.
     pub fn access_token(&self) -> &str {
         let bytes = self
             .bearer
             .as_bytes()
             .strip_prefix(b"Bearer ")
             .unwrap_or_default();
-        // Checked to be ASCII when it was built.
+        // `new` has checked that the token is ASCII, so the default is never used.
         std::str::from_utf8(bytes).unwrap_or_default()
     }
 
-    /// The refresh token, when the server gave one.
+    /// The refresh token, if the provider gave one.
     pub fn refresh_token(&self) -> Option<&Secret<String>> {
         self.refresh_token.as_ref()
     }
 
-    /// From when to when the access token is used, and when it is renewed.
     pub(crate) fn lifetime(&self) -> &Lifetime {
         &self.lifetime
     }
 
-    /// What the ID token of the login said of the authentication, where there was one.
+    /// The statements of the login's ID token about the authentication, if there was an ID token.
     pub(crate) fn authentication(&self) -> Option<&Authentication> {
         self.authentication.as_deref()
     }
 
-    /// When the access token expires, when the server said so.
+    /// The time when the access token expires, if the provider stated it.
     pub(crate) fn expires_at(&self) -> Option<Timestamp> {
         self.lifetime.expires_at
     }
 
-    /// Whether the access token is past its expiry at `now`.
     pub(crate) fn is_expired(&self, now: Timestamp) -> bool {
         self.lifetime
             .expires_at
@@ -187,7 +186,7 @@ impl TokenSet {
     }
 }
 
-/// The owner behind the shared bytes: dropping it wipes them.
+/// The owner of the shared bytes. Dropping it wipes them.
 struct Wiped(Zeroizing<Vec<u8>>);
 
 impl AsRef<[u8]> for Wiped {
@@ -196,7 +195,7 @@ impl AsRef<[u8]> for Wiped {
     }
 }
 
-/// A refresh token that can be sent back.
+/// Checks that the provider will accept the refresh token's characters when it is sent back.
 fn checked(refresh_token: &str) -> Result<Secret<String>, Error> {
     check(refresh_token, |byte| matches!(byte, 0x20..=0x7e))?;
     Ok(Secret::new(refresh_token.to_owned()))
@@ -211,8 +210,9 @@ fn check(token: &str, allowed: impl Fn(u8) -> bool) -> Result<(), Error> {
     }
 }
 
-/// More than the `b64token` of RFC 6750 section 2.1, since well-known servers give tokens with `!` or
-/// `|` in them; but nothing that could end or split a credential.
+/// Accepts more characters than the `b64token` of RFC 6750 section 2.1, because well-known
+/// providers issue tokens with `!` or `|`. It refuses every character that could end or split a
+/// credential.
 fn is_bearer(byte: u8) -> bool {
     byte.is_ascii_graphic() && !b",;\"\\".contains(&byte)
 }
@@ -221,7 +221,7 @@ fn is_bearer(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    /// The life of a token whose server says nothing.
+    /// The lifetime of a token without a stated expiry.
     const LIFETIME: Lifetime = Lifetime {
         obtained_at: Timestamp::from_millis(1),
         expires_at: None,
