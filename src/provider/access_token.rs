@@ -1,4 +1,4 @@
-//! JWT access tokens that are checked (RFC 9068), where the operator has the server's keys.
+//! The verification of JWT access tokens (RFC 9068), if the operator has configured keys.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use super::keys::KeySet;
 use super::settings::{Algorithm, Settings};
 use crate::clock::Timestamp;
 
-/// Believed claims.
+/// The claims of a verified access token.
 #[derive(Debug)]
 pub(super) struct Claims {
     pub(super) expires_at: Timestamp,
     pub(super) members: Object,
 }
 
-/// Checks access tokens of one server.
+/// Verifies the access tokens of one provider.
 #[derive(Debug)]
 pub(super) struct AccessTokenVerifier {
     keys: KeySet,
@@ -28,7 +28,8 @@ pub(super) struct AccessTokenVerifier {
 }
 
 impl AccessTokenVerifier {
-    /// Reads the keys. `None` when there are none: this server's tokens are opaque to us.
+    /// Reads the keys. `None` without keys: the access tokens of this provider are opaque to the
+    /// gateway then.
     pub(super) fn new(settings: &Settings) -> Result<Option<Self>, SetupError> {
         let (client_id, settings) = (&settings.client_id, &settings.access_token);
         let (files, algorithms) = (&settings.public_key_files, &settings.algorithms);
@@ -45,7 +46,7 @@ impl AccessTokenVerifier {
         }))
     }
 
-    /// Verifies the signature, then audience, issuer, dates and subject.
+    /// Verifies the signature, then the audience, the issuer, the dates and the subject.
     pub(super) fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, TokenError> {
         let expected = ExpectedHeader {
             algorithms: &self.algorithms,

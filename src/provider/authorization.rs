@@ -1,5 +1,5 @@
-//! The authorization request (RFC 6749 section 4.1.1, OpenID Connect Core 1.0 section 3.1.2.1),
-//! which the browser carries.
+//! The authorization request (RFC 6749 section 4.1.1, OpenID Connect Core 1.0 section 3.1.2.1). The
+//! browser carries it to the provider.
 
 use std::collections::HashSet;
 
@@ -8,10 +8,10 @@ use url::Url;
 use super::SetupError;
 use super::settings::{AuthorizationParameters, IdentitySource, ResponseMode, Settings};
 
-/// The parameters that are ours: neither the endpoint's query nor the operator may set them freely.
-/// `response_mode` and `nonce` would change what comes back; `request` and `request_uri` would
-/// replace all others; what `acr_values` and `max_age` ask for is looked for in the answer, and so
-/// has keys of its own.
+/// Reserved parameters. Neither the endpoint's query nor `authorization_request.parameters` may set
+/// them. `response_mode` and `nonce` would change the response. `request` and `request_uri` would
+/// replace all other parameters. `acr_values` and `max_age` have their own settings, because the
+/// gateway checks them in the ID token.
 const RESERVED: [&str; 15] = [
     "acr_values",
     "client_id",
@@ -30,50 +30,50 @@ const RESERVED: [&str; 15] = [
     "state",
 ];
 
-/// The longest hint that is passed on, in characters.
+/// The maximum length of a login hint, in characters.
 const LONGEST_HINT: usize = 256;
 
-/// What differs from one authorization request to the next.
+/// The values that differ between authorization requests.
 #[derive(Clone, Copy, Debug)]
 pub struct AuthorizationRequest<'a> {
-    /// Where the response is to go; an absolute URL, as registered.
+    /// The absolute URL of the callback, as registered.
     pub redirect_uri: &'a str,
     /// The opaque value that binds the response to this browser.
     pub state: &'a str,
     /// The S256 challenge: 43 characters of base64url (RFC 7636 section 4.2).
     pub code_challenge: &'a str,
-    /// The value that binds an ID token to this request (OpenID Connect Core 1.0 section 3.1.2.1);
-    /// sent where an ID token is asked for.
+    /// The value that binds an ID token to this request (OpenID Connect Core 1.0 section 3.1.2.1).
+    /// Sent only if an ID token is requested.
     pub nonce: &'a str,
-    /// Who wants to sign in, as somebody told us; a hint and no more.
+    /// The expected user. It comes from an untrusted link, so it is only a hint.
     pub login_hint: Option<&'a str>,
-    /// Whether the person has to sign in anew.
+    /// Whether the user has to authenticate again.
     pub prompt: Prompt,
 }
 
-/// What the server may do without asking (OpenID Connect Core section 3.1.2.1; plain OAuth 2
-/// servers that do not know the parameter ignore it).
+/// The `prompt` of the request (OpenID Connect Core section 3.1.2.1). Plain OAuth 2 providers that
+/// do not know the parameter ignore it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Prompt {
-    /// It asks as it sees fit, and as the settings say.
+    /// The provider decides, as the settings say.
     AsNeeded,
-    /// It asks who it is, even if somebody is signed in there.
+    /// The user has to authenticate, even with a session at the provider.
     Login,
 }
 
-/// The authorization endpoint with all that stays the same.
+/// The authorization endpoint, with the values that are the same in every request.
 #[derive(Debug)]
 pub(super) struct AuthorizationEndpoint {
     /// The endpoint with its own query.
     url: Url,
-    /// `response_type`, `client_id` and what the settings ask for.
+    /// `response_type`, `client_id` and the configured parameters.
     prepared: Vec<(Box<str>, Box<str>)>,
     pkce: bool,
     nonce: bool,
 }
 
 impl AuthorizationEndpoint {
-    /// For the endpoint at `url`, which the settings or the metadata name.
+    /// Prepares the endpoint at `url`, which comes from the settings or the metadata.
     pub(super) fn new(settings: &Settings, url: &Url) -> Result<Self, SetupError> {
         check(settings)?;
         let configured = parameters(settings);
@@ -87,7 +87,7 @@ impl AuthorizationEndpoint {
             });
         }
         names.extend(extra.keys().map(String::as_str));
-        // What a request may bring.
+        // Parameters that a single request may add.
         names.extend(["login_hint", "prompt"]);
         if url
             .query_pairs()
@@ -124,7 +124,7 @@ impl AuthorizationEndpoint {
         };
         let hint = request.login_hint.filter(|hint| is_hint(hint));
         let per_request = [prompt, hint.map(|hint| ("login_hint", hint))];
-        // They come in the place of those that are configured.
+        // These replace the configured values.
         let replaced = |name: &str| {
             per_request
                 .iter()
@@ -148,12 +148,12 @@ impl AuthorizationEndpoint {
     }
 }
 
-/// Whether the server is to answer with an ID token (OpenID Connect Core 1.0 section 3.1.2.1).
+/// Whether the request asks for an ID token (OpenID Connect Core 1.0 section 3.1.2.1).
 fn asks_for_an_id_token(settings: &Settings) -> bool {
     settings.scopes.iter().any(|scope| scope == "openid")
 }
 
-/// The parameters that settings of their own ask for; what is not asked for is not there.
+/// The parameters that have their own settings. Parameters without a value are omitted.
 fn parameters(settings: &Settings) -> Vec<(&'static str, String)> {
     let AuthorizationParameters {
         response_mode,
@@ -164,7 +164,7 @@ fn parameters(settings: &Settings) -> Vec<(&'static str, String)> {
         parameters: _,
     } = &settings.authorization_request;
     let joined = |list: &[String]| (!list.is_empty()).then(|| list.join(" "));
-    // The query is where the answer to a code request comes anyway.
+    // `query` is the default of the code flow, so it is not sent.
     let form_post = (*response_mode == ResponseMode::FormPost).then(|| "form_post".to_owned());
     let single = [
         ("scope", joined(&settings.scopes)),
@@ -180,7 +180,7 @@ fn parameters(settings: &Settings) -> Vec<(&'static str, String)> {
     single.chain(resources).collect()
 }
 
-/// Checks what the settings ask for.
+/// Checks the settings of the authorization request.
 fn check(settings: &Settings) -> Result<(), SetupError> {
     let refuse = |key, problem| Err(SetupError::Setting { key, problem });
     let configured = &settings.authorization_request;
@@ -202,7 +202,7 @@ fn check(settings: &Settings) -> Result<(), SetupError> {
     if !configured.acr_values.iter().all(is_token) {
         return refuse(acr_values, "has an entry that is no single word");
     }
-    // A request that is not checked in the answer is a lock that looks shut.
+    // Without an ID token the gateway could not check that the provider did what was requested.
     let problem = "needs identity.source = \"id_token\": nothing else proves it";
     if configured.max_age_secs.is_some() && !proven {
         return refuse(max_age, problem);
@@ -227,7 +227,7 @@ fn check(settings: &Settings) -> Result<(), SetupError> {
     Ok(())
 }
 
-/// Whether somebody's hint is one: it comes from a link that anybody can write.
+/// Whether the login hint may be sent. It comes from a link that anybody can write.
 fn is_hint(text: &str) -> bool {
     let length = text.chars().take(LONGEST_HINT.saturating_add(1)).count();
     (1..=LONGEST_HINT).contains(&length) && !text.chars().any(char::is_control)

@@ -1,28 +1,28 @@
-//! Whether refreshes are sent at all.
+//! The circuit breaker of refreshes.
 //!
-//! A server that fails one refresh after the other is left alone for a while: each call that fails
-//! may have cost a refresh token, and a server that comes back is not helped by everybody's asking
-//! at once. Then one refresh tries, and the others follow when it succeeds.
+//! After repeated failed refreshes, no refresh is sent for a while. Each failed call may have used
+//! up a refresh token, and many calls at the same time can overload a provider that is starting
+//! again. After this time one refresh is sent as a probe. The others follow if it succeeds.
 
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Timestamp;
 
-/// How many calls in a row have to fail. A few fail at any server.
+/// The number of consecutive failures that open the breaker. A few failures occur at any provider.
 const FAILURES_TO_OPEN: u32 = 10;
 
-/// The longest that the first break may be; each after that may be twice as long.
+/// The maximum of the first open time. The maximum doubles each time the breaker opens again.
 const FIRST_OPEN_TIME: Duration = Duration::from_secs(2);
 
-/// The longest break.
+/// The longest open time.
 const LONGEST_OPEN_TIME: Duration = Duration::from_mins(1);
 
-/// For how long nobody else tries while one does. It is not asked for again, so a try of which
-/// nothing is heard holds nobody up for longer.
+/// The time that a probe has. Afterwards another refresh may become the probe, so that a probe
+/// without a result does not block the others for longer.
 const PROBE_TIME: Duration = Duration::from_secs(5);
 
-/// When the others come back then: mostly it has succeeded by that time.
+/// The retry time for other refreshes during a probe. In most cases the probe has ended by then.
 const RETRY_DURING_PROBE: Duration = Duration::from_secs(1);
 
 /// A circuit breaker.
@@ -37,41 +37,41 @@ pub(super) struct Breaker {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Calls that failed since one succeeded.
+    /// The number of failed calls since the last success.
     failures: u32,
-    /// Breaks since then.
+    /// How often the breaker has opened since the last success.
     times_opened: u32,
-    /// The end of the break, or of the time that one has for trying.
+    /// The end of the open time, or of the time of the probe.
     until: Option<Timestamp>,
-    /// Whether one tries.
+    /// Whether a probe has been sent.
     probing: bool,
 }
 
-/// A call that may be made.
+/// A call that is allowed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(super) enum Attempt {
-    /// Like any other.
+    /// A normal call.
     Normal,
-    /// The one that finds out whether the server is back.
+    /// The call that checks whether the provider works again.
     Probe,
 }
 
 impl Breaker {
-    /// Whether nothing is sent now.
+    /// Checks whether the breaker allows calls now.
     ///
     /// # Errors
     ///
-    /// After what time to come back.
+    /// The time until the next attempt.
     pub(super) fn check(&self, now: Timestamp) -> Result<(), Duration> {
         self.state().wait(now).map_or(Ok(()), Err)
     }
 
-    /// Lets a call through; after a break the first one alone.
+    /// Allows a call. After the open time it allows only the probe.
     ///
     /// # Errors
     ///
-    /// After what time to come back.
+    /// The time until the next attempt.
     pub(super) fn admit(&self, now: Timestamp) -> Result<Attempt, Duration> {
         let mut state = self.state();
         if let Some(wait) = state.wait(now) {
@@ -85,13 +85,14 @@ impl Breaker {
         Ok(Attempt::Probe)
     }
 
-    /// The server has answered as a server does, whatever it said.
+    /// Records a response of the provider. A refusal counts as well, because it shows that the
+    /// provider works.
     pub(super) fn succeeded(&self) {
         *self.state() = State::default();
     }
 
-    /// A call has failed. A server that says when to come back is left alone at once. `fraction`,
-    /// from 0 to 1, keeps those who count alike from coming back together.
+    /// Records a failed call. A `Retry-After` opens the breaker at once. `fraction`, from 0 to 1,
+    /// is a random part of the open time, so that several gateways do not retry at the same moment.
     pub(super) fn failed(
         &self,
         attempt: Attempt,
@@ -104,7 +105,7 @@ impl Breaker {
         let open = state.until.is_some();
         let open_now = match attempt {
             Attempt::Probe => true,
-            // Calls that were under way when the break began are no reason for a longer one.
+            // Calls that began before the breaker opened must not extend the open time.
             Attempt::Normal => !open && state.failures >= FAILURES_TO_OPEN,
         };
         let wait = if open_now {
@@ -117,7 +118,7 @@ impl Breaker {
         let wait = wait.max(retry_after.unwrap_or_default().min(LONGEST_OPEN_TIME));
         let until = (!wait.is_zero()).then(|| now.plus(wait));
         state.until = match attempt {
-            // The time that it had for trying is over.
+            // The probe has ended.
             Attempt::Probe => {
                 state.probing = false;
                 until
@@ -134,7 +135,7 @@ impl Breaker {
 impl State {
     fn wait(&self, now: Timestamp) -> Option<Duration> {
         let wait = self.until?.since(now);
-        // A break that is longer than any: the clock was set back.
+        // A remaining time above the maximum means that the clock was set back.
         let counts = !wait.is_zero() && wait <= LONGEST_OPEN_TIME;
         let longest = if self.probing {
             RETRY_DURING_PROBE
@@ -154,7 +155,7 @@ mod tests {
         Clock::manual(Timestamp::from_millis(1_800_000_000_000))
     }
 
-    /// A breaker of a server that has just failed often enough.
+    /// A breaker that has just opened.
     fn open_breaker(clock: &Clock) -> Breaker {
         let breaker = Breaker::default();
         for _ in 0..FAILURES_TO_OPEN {
@@ -193,7 +194,7 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(breaker.admit(clock.now()), Err(RETRY_DURING_PROBE));
         }
-        // Nothing is heard of it.
+        // The probe has no result.
         clock.advance(PROBE_TIME);
         assert_eq!(breaker.admit(clock.now()), Ok(Attempt::Probe));
     }

@@ -1,7 +1,7 @@
-//! How many calls of one provider may be under way at once.
+//! The limit of concurrent calls to one provider.
 //!
-//! A server that is slow holds up those who wait for it and nobody else. Refreshes leave places
-//! free for logins: somebody is looking at an empty page there.
+//! A slow provider delays only the requests that wait for it. Refreshes leave slots free for
+//! logins, because a user waits in front of an empty page during a login.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -11,17 +11,17 @@ use tokio::time::timeout;
 
 use super::settings::GrantType;
 
-/// Of how many places one is kept for logins.
+/// One of this many slots is reserved for logins.
 const ONE_OF: usize = 5;
 
-/// The places of one provider.
+/// The slots of one provider.
 #[derive(Debug)]
 pub(super) struct CallSlots {
     all: Semaphore,
     refreshes: Semaphore,
 }
 
-/// A place, until it is dropped.
+/// A slot. It is free again when this value is dropped.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct CallSlot<'a> {
@@ -40,7 +40,7 @@ impl CallSlots {
         }
     }
 
-    /// Waits for a place as long as `patience` lasts.
+    /// Waits for a slot, for at most `patience`.
     ///
     /// # Cancel safety
     ///
@@ -56,7 +56,7 @@ impl CallSlots {
                 _refreshes: refreshes,
             })
         };
-        // The semaphores are never closed, so there is no other end than a place or the timeout.
+        // The semaphores are never closed, so `None` can only mean the timeout.
         timeout(patience, taking).await.ok()?.ok()
     }
 }

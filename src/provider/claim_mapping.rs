@@ -1,4 +1,4 @@
-//! Turns believed claims into an [`Identity`].
+//! Maps verified claims to an [`Identity`].
 
 use serde_json::Value;
 
@@ -6,12 +6,13 @@ use super::json::Object;
 use super::settings::{ClaimNames, EmailsVerified, IdentitySettings};
 use crate::identity::{Claim, Email, Identity};
 
-/// The longest subject, in characters.
+/// The maximum length of a subject, in characters.
 const LONGEST_SUBJECT: usize = 255;
-/// The most groups that are taken; more are as good as not there, never as more rights.
+/// The maximum number of groups. Further groups are ignored, which can only reduce the user's
+/// rights.
 const MOST_GROUPS: usize = 1000;
 
-/// What claims are called at one server.
+/// The names of the claims at one provider.
 #[derive(Debug)]
 pub(super) struct ClaimMapping {
     names: ClaimNames,
@@ -26,14 +27,15 @@ impl ClaimMapping {
         }
     }
 
-    /// The identity at `issuer` that `sources` give together; `None` without a subject. The first
-    /// source that has a claim decides it, so the ID token stands before the userinfo; whoever
-    /// gives several has made sure that all speak of one subject. Claims of an unexpected type or
-    /// with characters that a field cannot carry are absent.
+    /// Returns the identity at `issuer` from several sources. `None` without a subject. The first
+    /// source with a claim decides its value, so the ID token has priority over the userinfo. The
+    /// caller has checked that all sources have the same subject. A claim counts as absent if it
+    /// has an unexpected type or characters that a field cannot carry.
     pub(super) fn identity(&self, sources: &[&Object], issuer: &str) -> Option<Identity> {
         let names = &self.names;
         if self.groups_are_elsewhere(sources) {
-            // Rules about groups let nobody in then, and an operator has to be able to see why.
+            // Rules about groups refuse this user now, so the log has to show the reason to the
+            // operator.
             tracing::warn!(
                 issuer,
                 claim = &*names.groups,
@@ -53,7 +55,7 @@ impl ClaimMapping {
     fn email(&self, sources: &[&Object]) -> Option<Email> {
         let said = first(sources, &self.names.email)?;
         let address = text(Some(said))?;
-        // A source vouches for the address that it names itself and for no other.
+        // A source can verify only the address that it contains itself.
         let mut naming = sources
             .iter()
             .filter(|members| find(members, &self.names.email) == Some(said));
@@ -70,9 +72,9 @@ impl ClaimMapping {
         }
     }
 
-    /// Whether the groups are left out of the sources and some other place is named for them
-    /// (OpenID Connect Core 1.0 section 5.6.2), as servers do with groups that are too many for a
-    /// token. That place is not asked.
+    /// Whether the sources omit the groups and name another source for them (OpenID Connect Core
+    /// 1.0 section 5.6.2). Providers do this if a user has too many groups for a token. The gateway
+    /// does not fetch the other source.
     fn groups_are_elsewhere(&self, sources: &[&Object]) -> bool {
         let claim = &*self.names.groups;
         let top = claim.split('.').next().unwrap_or_default();
@@ -84,7 +86,7 @@ impl ClaimMapping {
     }
 }
 
-/// A claim where it is found first; null is as good as absent.
+/// The value of a claim in the first source that has it. Null counts as absent.
 fn first<'a>(sources: &[&'a Object], name: &str) -> Option<&'a Value> {
     let mut found = sources.iter().filter_map(|members| find(members, name));
     found.find(|value| !value.is_null())
@@ -94,7 +96,7 @@ fn text(value: Option<&Value>) -> Option<Claim> {
     Claim::new(value?.as_str()?)
 }
 
-/// A claim by its whole name, or by a path with dots.
+/// A claim by its full name, or by a path with dots.
 fn find<'a>(members: &'a Object, name: &str) -> Option<&'a Value> {
     if name.is_empty() {
         return None;
@@ -107,7 +109,8 @@ fn find<'a>(members: &'a Object, name: &str) -> Option<&'a Value> {
     })
 }
 
-/// Text, or a whole number as its digits: database keys are numbers in many a userinfo answer.
+/// A string, or the digits of a whole number, because many userinfo responses use numeric database
+/// keys.
 fn subject(value: &Value) -> Option<Claim> {
     match value {
         Value::String(text) => Claim::new(text),
@@ -119,9 +122,9 @@ fn subject(value: &Value) -> Option<Claim> {
     .filter(|subject| subject.as_str().chars().count() <= LONGEST_SUBJECT)
 }
 
-/// An array of texts, one text, or an object whose members are named after the groups (as Zitadel
-/// has its roles). A member of such an object that is no object itself is no group: `false` beside
-/// a name would say that somebody is not in it.
+/// The groups from an array of strings, one string, or an object with the groups as member names
+/// (Zitadel's roles). In such an object only a member with an object as its value is a group. A
+/// value such as `false` would mean that the user is not in the group.
 fn groups(value: Option<&Value>) -> Vec<Claim> {
     match value {
         Some(Value::Array(groups)) => claims(groups.iter().filter_map(Value::as_str)),
@@ -222,7 +225,7 @@ mod tests {
         assert!(found.name.is_none());
     }
 
-    /// What an ID token and the userinfo say together.
+    /// The identity from an ID token and a userinfo response.
     fn both(settings: &IdentitySettings, id_token: &Value, userinfo: &Value) -> Identity {
         let sources = [id_token, userinfo].map(|value| value.as_object().unwrap());
         ClaimMapping::new(settings)
@@ -245,7 +248,7 @@ mod tests {
         assert_eq!(found.name.unwrap().as_str(), "Alice");
         assert_eq!(found.preferred_username.unwrap().as_str(), "alice");
         assert_eq!(found.groups_value.unwrap().as_str(), "a");
-        // What the ID token says and cannot be used is not made good by somebody else.
+        // An unusable claim of the ID token is not replaced by the userinfo.
         let odd = both(
             &settings,
             &json!({ "sub": "1", "name": ["Alice"] }),

@@ -1,6 +1,6 @@
-//! Claims that every kind of token has, read without mercy (RFC 7519 section 4.1).
+//! The strict reading of the claims that every kind of token has (RFC 7519 section 4.1).
 //!
-//! A claim of an unexpected type is a reason to refuse, never to skip the check.
+//! A claim of an unexpected type makes the token invalid. It is never a reason to skip a check.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use super::json::{Object, quoted_number};
 use super::jwt::TokenError;
 use crate::clock::Timestamp;
 
-/// The last date that is believed: the end of the year 9999, in seconds.
+/// The last accepted date: the end of the year 9999, in seconds.
 const LAST_DATE: f64 = 253_402_300_799.0;
-/// The longest subject, in characters (OpenID Connect Core 1.0 section 2).
+/// The maximum length of a subject, in characters (OpenID Connect Core 1.0 section 2).
 const LONGEST_SUBJECT: usize = 255;
 
-/// A claim that is a text or absent.
+/// A claim that is a string or absent.
 pub(super) fn text<'a>(
     members: &'a Object,
     name: &'static str,
@@ -27,7 +27,7 @@ pub(super) fn text<'a>(
     }
 }
 
-/// `aud`, which has to be there: a text, or an array of nothing but texts.
+/// The required claim `aud`: a string, or an array of strings only.
 pub(super) fn audiences(members: &Object) -> Result<Vec<&str>, TokenError> {
     let audiences = match members.get("aud") {
         Some(text @ Value::String(_)) => std::slice::from_ref(text),
@@ -38,8 +38,8 @@ pub(super) fn audiences(members: &Object) -> Result<Vec<&str>, TokenError> {
     texts.collect::<Option<_>>().ok_or(TokenError::Claim("aud"))
 }
 
-/// `sub` names somebody. A token for the client itself (client credentials) has an empty one at
-/// some servers.
+/// The required claim `sub`. Some providers issue client credentials tokens, which have no user,
+/// with an empty `sub`.
 pub(super) fn subject(members: &Object) -> Result<&str, TokenError> {
     let subject = members.get("sub").and_then(Value::as_str);
     subject
@@ -48,18 +48,19 @@ pub(super) fn subject(members: &Object) -> Result<&str, TokenError> {
         .ok_or(TokenError::Claim("sub"))
 }
 
-/// How dates are read at one server.
+/// The rules for dates of one provider.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Dates {
-    /// How far its clock may differ from ours.
+    /// The accepted difference between the provider's clock and ours.
     pub(super) leeway: Duration,
-    /// Whether they may be numbers in quotes.
+    /// Whether dates may be numbers in quotes.
     pub(super) quoted: bool,
 }
 
 impl Dates {
-    /// `exp` has to be there and ahead, `nbf` and `iat` may be there and must not be ahead; the
-    /// leeway counts for all. What begins after its end was never valid. Gives `exp`.
+    /// Checks the dates and returns `exp`. `exp` is required and must be in the future. `nbf` and
+    /// `iat` are optional and must not be in the future, nor later than `exp`. The leeway applies
+    /// to every comparison with `now`.
     pub(super) fn check(&self, members: &Object, now: Timestamp) -> Result<Timestamp, TokenError> {
         let expires_at = self.read(members, "exp")?;
         let expires_at = expires_at.ok_or(TokenError::Claim("exp"))?;
@@ -80,7 +81,7 @@ impl Dates {
         Ok(expires_at)
     }
 
-    /// A `NumericDate`, with a fraction or without (RFC 7519 section 2).
+    /// Reads a `NumericDate`, with or without a fraction (RFC 7519 section 2).
     pub(super) fn read(
         &self,
         members: &Object,
@@ -98,12 +99,12 @@ impl Dates {
             .ok_or(TokenError::Claim(name))
     }
 
-    /// Whether `date` is over, for the slower of both clocks.
+    /// Whether `date` has passed, even by the slower clock.
     pub(super) fn is_past(&self, date: Timestamp, now: Timestamp) -> bool {
         date.plus(self.leeway) <= now
     }
 
-    /// Whether `date` is to come, for the faster of both clocks.
+    /// Whether `date` is in the future, even by the faster clock.
     pub(super) fn is_ahead(&self, date: Timestamp, now: Timestamp) -> bool {
         date > now.plus(self.leeway)
     }

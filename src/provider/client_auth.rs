@@ -1,4 +1,4 @@
-//! How we say who we are at the token endpoint (RFC 6749 section 2.3).
+//! Client authentication at the token endpoint (RFC 6749 section 2.3).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -14,17 +14,18 @@ use super::{SetupError, TokenCallError, read_text, secret_file};
 use crate::clock::Timestamp;
 use crate::secret::{Secret, random};
 
-/// How long a client assertion is good, in seconds: as long as one call and two clocks need.
+/// The lifetime of a client assertion, in seconds. It covers one call and the difference of two
+/// clocks.
 const ASSERTION_LIFETIME_SECS: u64 = 60;
 
-/// The kind of our assertions (RFC 7523 section 2.2).
+/// The `client_assertion_type` of our assertions (RFC 7523 section 2.2).
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-/// The shortest key of HS256, in bytes (RFC 7518 section 3.2).
+/// The minimum length of a key for HS256, in bytes (RFC 7518 section 3.2).
 const SHORTEST_HMAC_KEY: usize = 32;
 
-/// What is in the files by which the server knows us. It may be read again while the gateway runs,
-/// to find out whether an operator has changed it.
+/// The contents of the files with our credentials. They are read again while the gateway runs, to
+/// notice that an operator has changed them.
 #[derive(Debug)]
 pub(super) struct Credentials {
     secret: Option<Secret<String>>,
@@ -46,7 +47,7 @@ impl Credentials {
         })
     }
 
-    /// Whether any file says something else now. Compares in constant time.
+    /// Whether the contents of any file differ. Compares in constant time.
     pub(super) fn differs(&self, other: &Self) -> bool {
         let differ =
             |one: &Option<Secret<String>>, other: &Option<Secret<String>>| match (one, other) {
@@ -65,7 +66,7 @@ impl Credentials {
     }
 }
 
-/// How we say who we are, ready to be said. Exactly one method is ever used in one request.
+/// The prepared client authentication. A request uses exactly one method.
 #[derive(Debug)]
 pub(super) struct ClientAuth {
     client_id: Box<str>,
@@ -84,7 +85,7 @@ enum Method {
     Public,
 }
 
-/// How our JWTs are made.
+/// The parameters of our client assertions.
 #[derive(Debug)]
 struct Assertion {
     signer: Signer,
@@ -104,9 +105,8 @@ struct AssertionClaims<'a> {
 }
 
 impl ClientAuth {
-    /// Chooses the method and prepares it. `supported` is what the server's metadata lists
-    /// (`token_endpoint_auth_methods_supported`); it counts only where the settings leave the
-    /// choice to us.
+    /// Chooses and prepares the method. `supported` is `token_endpoint_auth_methods_supported` of
+    /// the metadata. It is used only if the settings choose no method.
     pub(super) fn new(
         settings: &Settings,
         supported: Option<&[String]>,
@@ -138,7 +138,7 @@ impl ClientAuth {
         })
     }
 
-    /// Says in `request` who we are (RFC 6749 section 2.3.1, RFC 7523 section 2.2).
+    /// Adds the client authentication to `request` (RFC 6749 section 2.3.1, RFC 7523 section 2.2).
     ///
     /// # Errors
     ///
@@ -167,8 +167,8 @@ impl ClientAuth {
 }
 
 impl Assertion {
-    /// A new assertion. Each has an identifier of its own, so that a server can refuse one that
-    /// comes twice.
+    /// Creates an assertion. Each one has its own identifier, so that the provider can refuse a
+    /// replayed one.
     fn sign(&self, client_id: &str, now: Timestamp) -> Result<Secret<String>, SigningError> {
         let id = random::<16>().map_err(SigningError::Identifier)?;
         let iat = now.as_secs();
@@ -184,8 +184,9 @@ impl Assertion {
     }
 }
 
-/// The first method in our order that the server lists and our credentials are good for. Nothing
-/// is tried out: a method that fails once may lock the client out.
+/// Returns the first method, in our order of preference, that the metadata lists and that our
+/// credentials allow. No method is tried at the provider, because one failed attempt may lock the
+/// client.
 fn choose(
     supported: Option<&[String]>,
     credentials: &Credentials,
@@ -199,7 +200,7 @@ fn choose(
         if has_key {
             return Ok(By::PrivateKeyJwt);
         }
-        // A secret that was forgotten is no wish to be a public client.
+        // A missing secret is a mistake of the operator. It does not mean a public client.
         return credentials.secret().map(|_secret| By::ClientSecretBasic);
     };
     let ours = [
@@ -228,7 +229,7 @@ fn secret_jwt(settings: &Settings, secret: &Secret<String>) -> Result<Method, Se
     }
     Ok(Method::Assertion(Assertion {
         signer: Signer::from_secret(secret),
-        // A secret has no name; servers are known that refuse an assertion that gives it one.
+        // Some providers refuse an assertion with a `kid` if a secret signs it.
         key_id: None,
         audience: audience(settings)?,
     }))
@@ -255,10 +256,10 @@ fn private_key_jwt(settings: &Settings, credentials: &Credentials) -> Result<Met
     }))
 }
 
-/// Who our assertions are for: one text, and never one that a server's metadata gave. A server
-/// that could choose it would choose another server, and use our assertion there.
+/// The audience of our assertions: one configured text, never a value from the metadata. A provider
+/// that could choose the audience could name another provider and use our assertion there.
 fn audience(settings: &Settings) -> Result<Box<str>, SetupError> {
-    // An issuer for many tenants is the template of one, and nobody's name.
+    // With several tenants the configured issuer is a template, which is not a valid audience.
     let issuer = settings
         .issuer
         .as_deref()
@@ -281,7 +282,7 @@ fn public_client(settings: &Settings, credentials: &Credentials) -> Result<Metho
     if credentials.private_key.is_some() {
         return refuse("client_assertion.private_key_file", problem);
     }
-    // Without a secret the verifier is all that binds a code to us.
+    // Without a secret, only the PKCE verifier binds a code to this client.
     if !settings.pkce {
         let problem = "is off, but a public client has nothing else to protect its codes";
         return refuse("pkce", problem);
@@ -289,8 +290,8 @@ fn public_client(settings: &Settings, credentials: &Credentials) -> Result<Metho
     Ok(Method::Public)
 }
 
-/// The Basic credentials. Both parts are form-encoded first (RFC 6749 section 2.3.1), unless the
-/// server is known not to decode them.
+/// The value for the Basic scheme. Both parts are form-encoded first (RFC 6749 section 2.3.1),
+/// unless the provider does not decode them.
 fn basic(
     client_id: &str,
     secret: &Secret<String>,

@@ -1,7 +1,7 @@
-//! Keeping what is known of a server up to date: its metadata, its keys, and our files.
+//! Keeps the data of a provider up to date: its metadata, its keys, and the files of the settings.
 //!
-//! Whatever cannot be read, or is not believed, changes nothing: the last good copy stays, and an
-//! operator is told.
+//! Data that cannot be read or is not valid changes nothing. The last valid data stays in use, and
+//! the log reports the problem.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -19,30 +19,32 @@ use crate::clock::{Clock, Timestamp};
 use crate::telemetry::chain;
 use crate::tls;
 
-/// How often our files are looked at.
+/// The interval between two checks of the files.
 const FILES_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How often it is looked whether something is due.
+/// The interval between two checks whether a read is due.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The first wait after an attempt that failed.
+/// The first wait after a failed attempt.
 const MIN_BACK_OFF: Duration = Duration::from_secs(1);
 
-/// The longest wait between two attempts to reach a server.
+/// The maximum wait between two attempts to reach a provider.
 const MAX_BACK_OFF: Duration = Duration::from_mins(1);
 
 impl Provider {
-    /// Keeps metadata, keys, authorities and the files with secrets up to date, and tells when the
-    /// server cannot be reached, once for each reason, and when it can be again. Does not keep the
-    /// provider alive: it ends a moment after nobody else holds it any more.
+    /// Keeps the metadata, the keys, the certificate authorities and the files with secrets up to
+    /// date. Logs each reason why the provider cannot be reached once, and logs when it can be
+    /// reached again. The future does not keep the provider alive: it ends shortly after the last
+    /// other reference is dropped.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: what was being read is given up.
+    /// Cancel safe. An unfinished read has no effect.
     pub fn maintain(self: &Arc<Self>, clock: Clock) -> impl Future<Output = ()> + Send + use<> {
         let provider = Arc::downgrade(self);
         async move {
-            // The end of one is the end of both: none of them is then at work.
+            // Both loops end when the provider is dropped. When one ends, the other one has nothing
+            // to do.
             tokio::select! {
                 () = Self::follow_provider(&provider, &clock) => {}
                 () = Self::watch_files(&provider) => {}
@@ -55,7 +57,7 @@ impl Provider {
         let mut reported_reason = None;
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // When it was done last, and how long that is good for.
+        // The time of the last attempt, and the time until the next one is due.
         let mut last: Option<(Timestamp, Duration)> = None;
         loop {
             ticks.tick().await;
@@ -63,14 +65,15 @@ impl Provider {
                 return;
             };
             let now = clock.now();
-            // A clock that was set back makes it due.
+            // A time in the future means that the clock was set back. The next read is due then.
             if last.is_some_and(|(at, valid_for)| at <= now && now.since(at) < valid_for) {
                 continue;
             }
             if let Err(error) = provider.refetch(clock).await {
                 let wait = error.retry_after.max(back_off);
                 last = Some((clock.now(), wait));
-                // A server that comes up at last may have something else wrong with it.
+                // A provider that can be reached again may have another problem. Each new reason is
+                // logged.
                 if reported_reason.replace(error.reason()) != Some(error.reason()) {
                     tracing::warn!(
                         provider = provider.name(),
@@ -91,20 +94,20 @@ impl Provider {
         }
     }
 
-    /// Reads metadata and keys, or at least sees whether the server is there.
+    /// Reads metadata and keys. Without metadata it only checks that the provider can be reached.
     async fn refetch(&self, clock: &Clock) -> Result<(), Unreachable> {
         let failed = |error: ReachError| Unreachable {
             retry_after: Duration::ZERO,
             cause: Some(Arc::new(error)),
         };
         let read = match (self.info.load_full(), self.settings.discovery) {
-            // Together with logins that wait for the same.
+            // Shares the attempt with logins that wait for the same data.
             (None, _) | (Some(_), Discovery::None) => self.ready(clock).await,
             (Some(_), Discovery::Oauth2 | Discovery::Openid) => {
                 self.discover().await.map_err(failed)
             }
         };
-        // Keys are withdrawn whether the metadata can be read or not.
+        // Keys may be revoked even while the metadata cannot be read.
         let renewed = match self.info.load_full() {
             Some(info) => {
                 let renewed = self.grant_verifier.refetch_keys(&info, clock).await;
@@ -115,7 +118,7 @@ impl Provider {
         read.and(renewed)
     }
 
-    /// Reads the metadata and takes what it says.
+    /// Reads the metadata and applies it.
     pub(super) async fn discover(&self) -> Result<(), ReachError> {
         let place = metadata::location(&self.settings, self.issuer.as_ref())?;
         let (Some(place), Some(issuer)) = (place, &self.issuer) else {
@@ -135,7 +138,7 @@ impl Provider {
         Ok(self.apply(&credentials, Some(metadata))?)
     }
 
-    /// Takes what the settings, the credentials and the metadata say together.
+    /// Combines the settings, the credentials and the metadata, and uses the result from now on.
     fn apply(
         &self,
         credentials: &Credentials,
@@ -147,7 +150,8 @@ impl Provider {
         Ok(())
     }
 
-    /// Reads the files again when they change; bad ones are reported and the old ones kept.
+    /// Reads the files again periodically. An unusable file is logged, and the last valid contents
+    /// stay in use.
     async fn watch_files(provider: &Weak<Self>) {
         let mut secrets = ReportOnce::default();
         let mut authorities = ReportOnce::default();
@@ -188,8 +192,8 @@ impl Provider {
         }
     }
 
-    /// Reads all files again. Authorities that changed are believed from now on; the others are for
-    /// [`Provider::use_files`]. Blocks for small reads.
+    /// Reads all files again. Changed certificate authorities are used at once.
+    /// [`Provider::use_files`] applies the other files. Blocks for small reads.
     fn read_files(
         &self,
     ) -> (
@@ -212,7 +216,7 @@ impl Provider {
         self.replace_credentials(files.credentials).await
     }
 
-    /// Takes credentials that have changed, if they can be used.
+    /// Uses changed credentials, if they are valid.
     async fn replace_credentials(&self, new: Credentials) -> Result<(), SetupError> {
         let mut credentials = self.credentials.lock().await;
         if !new.differs(&credentials) {
@@ -235,13 +239,13 @@ impl Provider {
     }
 }
 
-/// What the files say that hold secrets and keys.
+/// The contents of the files with secrets and keys.
 struct Files {
     credentials: Credentials,
     keys: KeyFiles,
 }
 
-/// Picks the errors to report of a check that is repeated: the first one after a success.
+/// Selects the errors to report in a repeated check: only the first one after a success.
 #[derive(Debug, Default)]
 struct ReportOnce {
     reported: bool,
@@ -256,8 +260,8 @@ impl ReportOnce {
     }
 }
 
-/// Metadata to try the settings with before any was read, so that whatever else is wrong with them
-/// is found at once. `None` where none is to be read.
+/// Placeholder metadata to check the settings before any metadata was read, so that other mistakes
+/// in the settings are found at once. `None` if no metadata is used.
 pub(super) fn placeholder(
     settings: &Settings,
     issuer: Option<&Issuer>,

@@ -1,4 +1,4 @@
-//! Where the endpoints of an authorization server are.
+//! The endpoints of a provider.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use super::SetupError;
 use crate::origin::{self, CallLimits, Client, Connector, Origin};
 use crate::tls::Trust;
 
-/// How we name ourselves in every call: there are servers that answer nobody without a name.
+/// The `User-Agent` of every call. Some providers refuse requests without one.
 const USER_AGENT_NAME: &str = concat!("sidegate/", env!("CARGO_PKG_VERSION"));
 
-/// An endpoint that we call ourselves. Environment variables that name a proxy are not read.
+/// An endpoint that the gateway calls. Proxy environment variables are ignored.
 #[derive(Debug)]
 pub(super) struct Endpoint {
     uri: Uri,
@@ -25,7 +25,7 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    /// For `url`; one call may take `deadline`.
+    /// Prepares the endpoint at `url`. `deadline` is the limit of one call.
     pub(super) fn new(
         key: &'static str,
         url: &Url,
@@ -58,7 +58,7 @@ impl Endpoint {
         &self.uri
     }
 
-    /// Fetches what is there, with the credentials in `authorization` if there are any.
+    /// Sends a GET request, with the credentials in `authorization` if given.
     pub(super) async fn get(
         &self,
         accept: &'static str,
@@ -82,8 +82,8 @@ impl Endpoint {
         self.call_within(self.limits.deadline, request).await
     }
 
-    /// Sends one request, once, and waits for another time than usual for the answer. Connecting
-    /// takes as long as ever.
+    /// Sends one request, once, with another deadline for the response. The deadline for the
+    /// connection does not change.
     pub(super) async fn call_within(
         &self,
         deadline: Duration,
@@ -98,7 +98,7 @@ impl Endpoint {
         self.client.call(request, limits).await
     }
 
-    /// Whether a connection can be made, the TLS handshake included.
+    /// Checks that a connection can be made, including the TLS handshake.
     pub(super) async fn connect(&self) -> Result<(), origin::Error> {
         self.connector.connect().await.map(drop)
     }
@@ -106,9 +106,9 @@ impl Endpoint {
 
 /// Reads an endpoint: an absolute `http` or `https` URL, or a path that is appended to `base`.
 ///
-/// A path is appended, not joined as RFC 3986 does it: `https://id.example/app` with
-/// `/oauth/token` is `https://id.example/app/oauth/token`, so that a server below a prefix needs
-/// one change.
+/// The path is appended, and not resolved as in RFC 3986: `https://id.example/app` with
+/// `/oauth/token` gives `https://id.example/app/oauth/token`. For a provider below a path prefix,
+/// only `url` has to be changed.
 pub(super) fn endpoint(
     key: &'static str,
     base: Option<&str>,
@@ -122,7 +122,7 @@ pub(super) fn endpoint(
     } else {
         text.to_owned()
     };
-    // The parser's own words say less than these.
+    // The error text of the parser says less than this one.
     let url = Url::parse(&absolute).map_err(|_error| refuse("is not a URL"))?;
     let problem = if !matches!(url.scheme(), "http" | "https") {
         "is not an http or https URL"
@@ -138,7 +138,7 @@ pub(super) fn endpoint(
     Err(refuse(problem))
 }
 
-/// Whether what goes there crosses a network in clear text: plain http to another machine.
+/// Whether a call to this URL uses a network without TLS: plain http to another machine.
 pub(super) fn is_clear_text(url: &Url) -> bool {
     let loopback = match url.host() {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),

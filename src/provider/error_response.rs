@@ -1,9 +1,9 @@
-//! Error answers of the token endpoint (RFC 6749 section 5.2) and what they mean.
+//! Error responses of the token endpoint (RFC 6749 section 5.2) and their classification.
 //!
-//! Servers disagree: a dead code is `invalid_grant`, `invalid_request` or a name of their own, and
-//! what stands in front of them (throttle, maintenance page, proxy) speaks no OAuth at all. So the
-//! status is looked at first, then the profile's rows, then the JSON `error`. What is not a
-//! well-formed verdict on the code or token never counts as one.
+//! Providers differ. For an invalid code they return `invalid_grant`, `invalid_request` or a code
+//! of their own. A throttle, a maintenance page or a proxy in front of them does not use OAuth at
+//! all. Therefore the status is checked first, then the error patterns of the profile, then the
+//! JSON member `error`. Only a well-formed refusal of the code or the token counts as a refusal.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -16,29 +16,30 @@ use super::json::Object;
 use super::settings::{ErrorMeaning, ErrorPattern, GrantType};
 use crate::clock::Timestamp;
 
-/// The longest text of a server that is kept, in characters.
+/// The maximum length of a stored text of the provider, in characters.
 const LONGEST_TEXT: usize = 200;
-/// The longest word of it; longer ones may be a code or token that the server repeats.
+/// The maximum length of a word in such a text. A longer word may be a code or a token that the
+/// provider repeats.
 const LONGEST_WORD: usize = 24;
-/// The longest wait that is believed.
+/// The maximum `Retry-After` that is used.
 const LONGEST_WAIT: Duration = Duration::from_hours(24);
 
 /// The error codes of a token endpoint (RFC 6749 section 5.2).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ErrorCode {
-    /// Wrong secret, unknown client, or a method of authentication that it does not take.
+    /// The secret is wrong, the client is unknown, or the authentication method is not accepted.
     InvalidClient,
-    /// The code or refresh token is invalid, expired, revoked or not ours.
+    /// The code or the refresh token is invalid, expired, revoked, or belongs to another client.
     InvalidGrant,
-    /// A parameter is missing, wrong or there twice.
+    /// A parameter is missing, wrong or repeated.
     InvalidRequest,
-    /// The scope is unknown or more than was granted.
+    /// The scope is unknown or exceeds the granted scope.
     InvalidScope,
-    /// The client may not use this grant.
+    /// The client may not use this grant type.
     UnauthorizedClient,
-    /// The server does not know this grant.
+    /// The provider does not support this grant type.
     UnsupportedGrantType,
-    /// Something else; at most 200 printable characters of it.
+    /// Another code: at most 200 printable characters of it.
     Unrecognized(Box<str>),
 }
 
@@ -62,7 +63,7 @@ impl ErrorCode {
             | Self::InvalidScope
             | Self::UnauthorizedClient
             | Self::UnsupportedGrantType => ErrorMeaning::Misconfigured,
-            // Names for section 4.1.2.1 that servers also send here.
+            // Error codes of section 4.1.2.1 that some providers also return here.
             Self::Unrecognized(name)
                 if matches!(&**name, "server_error" | "temporarily_unavailable") =>
             {
@@ -70,10 +71,11 @@ impl ErrorCode {
             }
             Self::InvalidGrant => ErrorMeaning::GrantRefused,
             Self::Unrecognized(_) => match grant {
-                // One login has failed, whoever says so.
+                // An unknown code ends only this login, so it counts as a refusal of the code.
                 GrantType::AuthorizationCode => ErrorMeaning::GrantRefused,
-                // Whatever stands at a wrong address has an `error` of its own, and would end every
-                // session that comes due: a profile's rows say which other names end one.
+                // A wrong URL may lead to another service with its own `error` codes. If they
+                // counted as refusals, every session would end at its next refresh. Profiles list
+                // the other codes that end a session.
                 GrantType::RefreshToken => ErrorMeaning::Misconfigured,
             },
         }
@@ -94,13 +96,13 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// An error answer of the token endpoint. Its texts are short and printable, and words that could
-/// be a code or token are left out: it may be logged.
+/// An error response of the token endpoint. It may be logged: its texts are short and printable,
+/// and long words are omitted, because they could be a code or a token.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Refusal {
     /// The status code.
     pub status: u16,
-    /// The member `error`; `None` when the body is no JSON object with one.
+    /// The member `error`. `None` if the body is not a JSON object with this member.
     pub code: Option<ErrorCode>,
     /// The member `error_description`.
     pub description: Option<Box<str>>,
@@ -126,10 +128,10 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// An error response (RFC 6749 section 5.2), or whatever else brought no tokens.
+/// An error response (RFC 6749 section 5.2), or any other response without tokens.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ErrorResponse<'a> {
-    /// What was asked with.
+    /// The grant type of the request.
     pub(super) grant: GrantType,
     pub(super) status: StatusCode,
     pub(super) headers: &'a HeaderMap,
@@ -145,7 +147,7 @@ impl<'a> ErrorResponse<'a> {
     }
 }
 
-/// Turns an answer that brought no tokens into the error that it is.
+/// Classifies a response without tokens.
 pub(super) fn classify(
     response: &ErrorResponse<'_>,
     patterns: &[ErrorPattern],
@@ -174,7 +176,8 @@ pub(super) fn classify(
     } else if let Some(pattern) = patterns.iter().find(|pattern| pattern.matches(response)) {
         pattern.meaning
     } else {
-        // Without a code it is somebody else's page: it says nothing about the user's grant.
+        // A body without a code is not from the token endpoint, so it says nothing about the user's
+        // grant.
         refusal
             .code
             .as_ref()
@@ -196,7 +199,7 @@ pub(super) fn classify(
 }
 
 impl ErrorPattern {
-    /// Whether nothing is asked for: such a row would give every answer its meaning.
+    /// Whether the pattern has no condition. Such a pattern would match every response.
     pub(super) fn matches_everything(&self) -> bool {
         let texts = [&self.error, &self.description, &self.hint];
         self.status.is_none() && !self.empty && texts.into_iter().all(Option::is_none)
@@ -219,11 +222,12 @@ impl ErrorPattern {
     }
 }
 
-/// `Retry-After` in seconds or as a date (RFC 9110 section 10.2.3); a date in the past is now.
+/// Reads `Retry-After` in seconds or as a date (RFC 9110 section 10.2.3). A date in the past means
+/// no wait.
 fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // Only too many digits can fail here, and they mean a long time.
+        // Parsing fails only with too many digits, which mean a long time.
         text.parse().map_or(LONGEST_WAIT, Duration::from_secs)
     } else {
         let date = httpdate::parse_http_date(text).ok()?;
@@ -233,8 +237,8 @@ fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     Some(wait.min(LONGEST_WAIT))
 }
 
-/// What of a server's text may be shown: bounded, no control characters, no word that is long
-/// enough to be a code or token.
+/// Makes a text of the provider safe to show: of limited length, without control characters, and
+/// without words that are long enough to be a code or a token.
 fn printable(text: &str) -> Box<str> {
     let mut shown = String::new();
     for word in text.split_whitespace().take(LONGEST_TEXT) {
@@ -250,7 +254,7 @@ fn printable(text: &str) -> Box<str> {
     shown.chars().take(LONGEST_TEXT).collect::<String>().into()
 }
 
-/// Whether an object is an error answer, whatever its status says.
+/// Whether a JSON object is an error response, whatever its status is.
 pub(super) fn is_error(members: &Object) -> bool {
     members
         .get("error")

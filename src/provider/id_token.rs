@@ -1,9 +1,9 @@
-//! What an ID token has to say before somebody is believed to be signed in (OpenID Connect Core 1.0
-//! section 3.1.3.7), and what a signed userinfo answer has to (section 5.3.2).
+//! The checks of the claims of an ID token (OpenID Connect Core 1.0 section 3.1.3.7) and of a
+//! signed userinfo response (section 5.3.2).
 //!
-//! The signature is verified before ([`jwt::verify`]), with what [`IdTokenRules::expected`] asks of
-//! the header. Every claim that counts is required or looked at when it is there; one of an
-//! unexpected type refuses the token.
+//! [`jwt::verify`] has verified the signature before, with the header requirements of
+//! [`IdTokenRules::expected`]. Each claim here is required, or is checked if present. A claim of an
+//! unexpected type makes the token invalid.
 
 use std::time::Duration;
 
@@ -21,42 +21,42 @@ use crate::clock::Timestamp;
 use crate::secret::Secret;
 use crate::token::Authentication;
 
-/// The greatest age of an ID token. It comes straight from the token endpoint and is seconds old;
-/// one that is older than any login takes is an answer to an earlier one.
+/// The maximum age of an ID token. It comes directly from the token endpoint and is a few seconds
+/// old. A token that is older than any login takes belongs to an earlier login.
 const GREATEST_AGE: Duration = Duration::from_hours(1);
 
-/// What the ID token has to belong to.
+/// The login that the ID token has to belong to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LoginContext<'a> {
     /// The nonce of the authorization request.
     pub(super) nonce: &'a str,
-    /// The access token of the same answer.
+    /// The access token of the same response.
     pub(super) access_token: &'a Secret<String>,
-    /// The code that was redeemed.
+    /// The exchanged code.
     pub(super) code: &'a Secret<String>,
-    /// When the authorization request was sent.
+    /// The time when the authorization request was sent.
     pub(super) begun_at: Timestamp,
 }
 
-/// What the ID token of a refresh has to belong to.
+/// The session that the ID token of a refresh has to belong to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RefreshContext<'a> {
-    /// The access token of the same answer.
+    /// The access token of the same response.
     pub(super) access_token: &'a Secret<String>,
-    /// What the ID token of the login said, where that is known.
+    /// The statements of the login's ID token, if they are known.
     pub(super) authentication: Option<&'a Authentication>,
 }
 
-/// The claims of a believed ID token.
+/// The claims of a valid ID token.
 #[derive(Debug)]
 pub(super) struct IdClaims {
     pub(super) members: Object,
-    /// Whose subject it is, which differs from the settings where a server has tenants.
+    /// The issuer of the subject. With several tenants it differs from the configured template.
     pub(super) issuer: Box<str>,
     pub(super) subject: Box<str>,
 }
 
-/// What is asked of the ID tokens of one server.
+/// The requirements for the ID tokens of one provider.
 #[derive(Debug)]
 pub(super) struct IdTokenRules {
     client_id: String,
@@ -94,7 +94,7 @@ impl IdTokenRules {
         })
     }
 
-    /// What is asked of the header, of ID tokens and signed userinfo answers alike.
+    /// The requirements for the header of ID tokens and of signed userinfo responses.
     pub(super) fn expected(&self) -> ExpectedHeader<'_> {
         ExpectedHeader {
             algorithms: &self.algorithms,
@@ -102,11 +102,11 @@ impl IdTokenRules {
         }
     }
 
-    /// Checks every claim of an ID token whose signature is verified.
+    /// Checks every claim of an ID token with a verified signature.
     ///
     /// # Errors
     ///
-    /// [`TokenError`]: the first thing that is wrong.
+    /// [`TokenError`]: the first problem.
     pub(super) fn check(
         &self,
         verified: VerifiedToken,
@@ -133,22 +133,22 @@ impl IdTokenRules {
         })
     }
 
-    /// Whose subject an ID token names.
+    /// The issuer of the subject in an ID token.
     ///
     /// # Errors
     ///
-    /// [`TokenError::Issuer`] when it is nobody of ours; [`TokenError::Claim`],
+    /// [`TokenError::Issuer`] if it is not a configured issuer. Also [`TokenError::Claim`],
     /// [`TokenError::Tenant`] and [`TokenError::KeyIssuer`].
     pub(super) fn issuer_of<'a>(&self, verified: &'a VerifiedToken) -> Result<&'a str, TokenError> {
         self.check_issuer(&verified.members, verified.key_issuer.as_deref())
     }
 
-    /// Checks the claims of an ID token that came with a refresh, apart from who issued it about
-    /// whom (OpenID Connect Core 1.0 section 12.2). It need not have a nonce.
+    /// Checks the claims of an ID token from a refresh, except issuer and identity (OpenID Connect
+    /// Core 1.0 section 12.2). It need not have a nonce.
     ///
     /// # Errors
     ///
-    /// [`TokenError`]: the first thing that is wrong.
+    /// [`TokenError`]: the first problem.
     pub(super) fn check_later(
         &self,
         verified: &VerifiedToken,
@@ -174,7 +174,7 @@ impl IdTokenRules {
         self.check_context(members)
     }
 
-    /// The person has not authenticated before the login that said when they had.
+    /// Checks that `auth_time` is not earlier than the one of the login.
     fn check_later_authentication(
         &self,
         members: &Object,
@@ -191,13 +191,13 @@ impl IdTokenRules {
         }
     }
 
-    /// When the person authenticated, where the token says something that can be a time.
+    /// The time when the user authenticated, if the token contains a valid time.
     pub(super) fn auth_time(&self, claims: &IdClaims) -> Option<Timestamp> {
         self.dates.read(&claims.members, "auth_time").ok().flatten()
     }
 
-    /// Checks the claims of a signed userinfo answer beside an ID token of `issuer`; it needs none of
-    /// them. That its `sub` is the ID token's is for the caller to see.
+    /// Checks the claims of a signed userinfo response. `issuer` is the issuer of the ID token. All
+    /// of these claims are optional. The caller compares its `sub` with the ID token.
     ///
     /// # Errors
     ///
@@ -223,8 +223,9 @@ impl IdTokenRules {
         Ok(())
     }
 
-    /// `iss` is ours; a tenant that the token names, and an issuer that the key names, fit it. The
-    /// key's may be a template in which the token's tenant stands, as one server publishes it.
+    /// Checks that `iss` is a configured issuer, and that the tenant of the token and the issuer of
+    /// the key fit to it. Entra publishes a template as the issuer of a key. The token's tenant has
+    /// to complete it to `iss`.
     fn check_issuer<'a>(
         &self,
         members: &'a Object,
@@ -234,7 +235,7 @@ impl IdTokenRules {
         if !self.issuer.matches(said) {
             return Err(TokenError::Issuer);
         }
-        // Where there are no tenants the claim may be anybody's and mean anything.
+        // Without tenants, `tid` is not a standard claim and may have any meaning.
         let of_tenants = self.issuer.has_tenants() || key_issuer.is_some();
         let tenant = of_tenants.then(|| claims::text(members, "tid"));
         let tenant = tenant.transpose()?.flatten();
@@ -251,8 +252,8 @@ impl IdTokenRules {
         Ok(said)
     }
 
-    /// We are in `aud`, alone or with those that we were told to trust; of several, `azp` has to say
-    /// that it was issued to us.
+    /// Checks that `aud` contains the gateway and otherwise only configured audiences. With several
+    /// audiences, `azp` has to say that the token was issued to the gateway.
     fn check_audience(&self, members: &Object) -> Result<(), TokenError> {
         let ours = &*self.client_id;
         let audiences = claims::audiences(members)?;
@@ -282,8 +283,8 @@ impl IdTokenRules {
         Ok(())
     }
 
-    /// What was asked of the person's authentication has to be proven. What was not asked is not
-    /// looked at: one server says that everybody authenticated in 1970.
+    /// Checks the requested properties of the user's authentication. Properties that were not
+    /// requested are ignored: one provider states 1970 as the authentication time of every user.
     fn check_authentication(
         &self,
         members: &Object,
@@ -296,8 +297,8 @@ impl IdTokenRules {
             if self.dates.is_ahead(at, now) {
                 return Err(TokenError::NotYetValid("auth_time"));
             }
-            // Not by the time of arrival: whoever reads the consent page for long has not signed
-            // in long ago.
+            // Compared with the start of the login, not with the arrival of the token. A user who
+            // reads the consent page for a long time has still authenticated recently.
             if at.plus(max_age).plus(self.dates.leeway) < begun_at {
                 return Err(TokenError::TooOld("auth_time"));
             }
@@ -317,15 +318,16 @@ impl IdTokenRules {
     }
 }
 
-/// A logout token is made of the same claims; this one it has to have, and an ID token has not
-/// (OpenID Connect Back-Channel Logout 1.0 section 2.4).
+/// Refuses a logout token, which has the same claims as an ID token. It must have `events`, and an
+/// ID token never has `events` (OpenID Connect Back-Channel Logout 1.0 section 2.4).
 fn check_kind(members: &Object) -> Result<(), TokenError> {
     let logout = members.contains_key("events");
     (!logout).then_some(()).ok_or(TokenError::Type)
 }
 
-/// A hash that is there is the left half of that of `value`, by the hash function of the signature
-/// (OpenID Connect Core 1.0 sections 3.1.3.8 and 3.3.2.11); SHA-512 for Ed25519.
+/// Checks a hash if it is present. It is the left half of the hash of `value`, with the hash
+/// function of the signature (OpenID Connect Core 1.0 sections 3.1.3.8 and 3.3.2.11). For Ed25519
+/// this is SHA-512.
 fn check_hash(
     verified: &VerifiedToken,
     name: &'static str,

@@ -1,5 +1,5 @@
-//! What is known of a server: its endpoints and how it wants to be asked, from the settings and,
-//! where it publishes them, from its metadata. What is set by hand wins.
+//! The endpoints and the client authentication of a provider, from the settings and the metadata.
+//! Settings override the metadata.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::metadata::Metadata;
 use super::settings::{Discovery, Settings};
 use crate::tls::Trust;
 
-/// How a server is called: whom we believe that it is, and how long we wait.
+/// The settings of calls to a provider: the trusted certificate authorities and the deadline.
 #[derive(Debug)]
 pub(super) struct CallSettings {
     pub(super) trust: Option<Trust>,
@@ -21,11 +21,11 @@ pub(super) struct CallSettings {
 }
 
 impl CallSettings {
-    /// Reads the authorities, where they are needed or may be.
+    /// Reads the certificate authorities, if TLS is used or may be used.
     ///
     /// # Errors
     ///
-    /// [`SetupError::Setting`] when something would cross a network in clear text; [`SetupError::Trust`].
+    /// [`SetupError::Setting`] if a URL would use a network without TLS. [`SetupError::Trust`].
     pub(super) fn new(settings: &Settings) -> Result<Self, SetupError> {
         check_clear_text(settings)?;
         let written = [
@@ -40,12 +40,12 @@ impl CallSettings {
         ];
         let mut written = written.into_iter().flatten();
         let trust = match &settings.ca_file {
-            // A file that cannot be used is an error even when nothing needs it now.
+            // An unusable file is an error even if no URL uses TLS now.
             Some(path) => Some(Trust::from_file(path).map_err(SetupError::Trust)?),
             None if written.any(|url| url.starts_with("https:")) => {
                 Some(Trust::system().map_err(SetupError::Trust)?)
             }
-            // Metadata may lead to a server with TLS.
+            // The metadata may name an endpoint with TLS.
             None if settings.discovery != Discovery::None => Trust::system().ok(),
             None => None,
         };
@@ -55,20 +55,20 @@ impl CallSettings {
         })
     }
 
-    /// The way to one endpoint.
+    /// Prepares one endpoint.
     ///
     /// # Errors
     ///
-    /// [`SetupError::Setting`] when it cannot be called.
+    /// [`SetupError::Setting`] if the endpoint cannot be called.
     pub(super) fn to(&self, key: &'static str, url: &Url) -> Result<Endpoint, SetupError> {
         Endpoint::new(key, url, self.trust.as_ref(), self.deadline)
     }
 }
 
-/// Refuses plain http to other machines, unless it is written that nobody else is on the network.
+/// Refuses plain http to other machines, unless `plain_http` allows it.
 ///
-/// Only what is written is looked at: metadata may name plain http at the origin of its issuer
-/// alone, and that issuer has passed here.
+/// Only the settings are checked. Metadata may name plain http only at the origin of its issuer,
+/// and this function has checked the issuer.
 fn check_clear_text(settings: &Settings) -> Result<(), SetupError> {
     let written = [
         ("issuer", &settings.issuer),
@@ -87,7 +87,7 @@ fn check_clear_text(settings: &Settings) -> Result<(), SetupError> {
         .as_ref()
         .is_some_and(|issuer| issuer.starts_with("https://"));
     for (key, text) in written {
-        // What is no URL is refused where it is used, with better words.
+        // An invalid URL is refused where it is used, with a better error text.
         let url = text.as_deref().and_then(|text| {
             let url = endpoint(key, settings.url.as_deref(), text);
             url.ok().filter(is_clear_text)
@@ -96,7 +96,7 @@ fn check_clear_text(settings: &Settings) -> Result<(), SetupError> {
             continue;
         }
         let refuse = |problem| Err(SetupError::Setting { key, problem });
-        // Whoever changes the keys on their way is the issuer.
+        // An attacker who can change the keys on the network can issue tokens as this issuer.
         if secure_issuer && matches!(key, "metadata_url" | "jwks_uri") {
             return refuse(
                 "is plain http, but the issuer is https; keys have to come by https, too",
@@ -117,7 +117,7 @@ fn check_clear_text(settings: &Settings) -> Result<(), SetupError> {
     Ok(())
 }
 
-/// What is needed to send people to a server and to ask it.
+/// The data that is needed for authorization requests and calls to a provider.
 #[derive(Debug)]
 pub(super) struct ProviderInfo {
     pub(super) authorization: AuthorizationEndpoint,
@@ -126,18 +126,18 @@ pub(super) struct ProviderInfo {
     pub(super) emails: Option<Endpoint>,
     pub(super) jwks: Option<Endpoint>,
     pub(super) client_auth: ClientAuth,
-    /// Whether the server names itself in every answer (RFC 9207 section 3).
+    /// Whether the provider sends its issuer in every authorization response (RFC 9207 section 3).
     pub(super) promises_iss: bool,
-    /// What this was made from, if anything was read.
+    /// The metadata that this was made from, if metadata is used.
     pub(super) metadata: Option<Metadata>,
 }
 
 impl ProviderInfo {
-    /// Lays the settings over the metadata.
+    /// Combines the settings with the metadata.
     ///
     /// # Errors
     ///
-    /// [`SetupError::Setting`]: an endpoint is missing in both, or cannot be used.
+    /// [`SetupError::Setting`] if an endpoint is missing in both, or cannot be used.
     pub(super) fn new(
         settings: &Settings,
         credentials: &Credentials,
@@ -191,7 +191,7 @@ impl ProviderInfo {
     }
 }
 
-/// An endpoint that was set by hand, or else the published one.
+/// The configured endpoint, or otherwise the published one.
 fn locate(
     key: &'static str,
     base: Option<&str>,

@@ -1,30 +1,30 @@
-//! Whose server it is (OpenID Connect Core 1.0 section 2).
+//! The issuer identifier of a provider (OpenID Connect Core 1.0 section 2).
 //!
-//! Identifiers are compared byte for byte: a trailing slash, another case or a port make another
-//! issuer (RFC 9207 section 2.4). One kind of server has an issuer for each tenant; such an
+//! Identifiers are compared byte for byte. Another trailing slash, letter case or port makes
+//! another issuer (RFC 9207 section 2.4). Microsoft Entra has one issuer for each tenant. Such an
 //! identifier is configured as a template.
 
 use super::SetupError;
 use super::settings::Settings;
 
-/// What stands for the tenant in a template, in the words of the server that has them.
+/// The placeholder of the tenant in a template, as Entra's metadata writes it.
 const TENANT: &str = "{tenantid}";
 
-/// What stands in the place of a tenant at Entra without being one: metadata at such an address
-/// is of all tenants.
+/// Path segments that Entra accepts in place of a tenant, but that name no tenant. Metadata at such
+/// a URL is for all tenants.
 const NO_TENANTS: [&str; 3] = ["common", "consumers", "organizations"];
 
-/// The one tenant of everybody's personal Microsoft account (Microsoft identity platform,
-/// "Access tokens", `tid`).
+/// The tenant of all personal Microsoft accounts (Microsoft identity platform, "Access tokens",
+/// `tid`).
 const PERSONAL_ACCOUNTS: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
 
-/// Where the issuers of Entra are.
+/// The start of all issuers of Entra.
 const ENTRA: &str = "https://login.microsoftonline.com/";
 
-/// Where metadata is; an issuer is what stands before it.
+/// The path of metadata. The issuer is the part of the URL before this path.
 const WELL_KNOWN: &str = "/.well-known/";
 
-/// An issuer identifier, or a template and the tenants whose people are taken.
+/// An issuer identifier, or a template with the tenants whose users are accepted.
 #[derive(Clone, Debug)]
 pub(super) struct Issuer {
     text: Box<str>,
@@ -32,7 +32,7 @@ pub(super) struct Issuer {
 }
 
 impl Issuer {
-    /// `None` where the settings name none.
+    /// Reads and checks the issuer. `None` if the settings have no issuer.
     pub(super) fn new(settings: &Settings) -> Result<Option<Self>, SetupError> {
         let refuse = |key, problem| Err(SetupError::Setting { key, problem });
         let Some(text) = settings.issuer.as_deref() else {
@@ -78,7 +78,7 @@ impl Issuer {
         }
     }
 
-    /// The identifier or template as it is configured, which is what metadata has to say.
+    /// The identifier or template as configured. The metadata has to contain the same text.
     pub(super) fn as_str(&self) -> &str {
         &self.text
     }
@@ -88,7 +88,7 @@ impl Issuer {
         !self.tenants.is_empty()
     }
 
-    /// Whether `issuer` is this one, or that of one of the tenants.
+    /// Whether `issuer` is this issuer, or the issuer of one of the tenants.
     pub(super) fn matches(&self, issuer: &str) -> bool {
         if self.tenants.is_empty() {
             return *self.text == *issuer;
@@ -98,12 +98,12 @@ impl Issuer {
     }
 }
 
-/// `template` with a tenant in it.
+/// Replaces the placeholder in `template` by a tenant.
 pub(super) fn fill_template(template: &str, tenant: &str) -> String {
     template.replace(TENANT, tenant)
 }
 
-/// What is wrong with how an issuer is written.
+/// The problem with the text of an issuer, if there is one.
 fn format_problem(text: &str) -> Option<&'static str> {
     if !text.starts_with("https://") && !text.starts_with("http://") {
         Some("has to begin with https://")
@@ -126,7 +126,7 @@ fn format_problem(text: &str) -> Option<&'static str> {
     }
 }
 
-/// Whether this is an address at Entra that all tenants share: no token has it for its issuer.
+/// Whether this is a URL of Entra that all tenants share. No token has such an issuer.
 fn is_of_no_tenant(issuer: &str) -> bool {
     let tenant = issuer.strip_prefix(ENTRA);
     let tenant = tenant.and_then(|path| path.split('/').next());

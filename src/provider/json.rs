@@ -1,8 +1,8 @@
-//! JSON as we accept it from a server: one object or array, no member twice, nothing after it.
+//! Strict JSON: one object or array, without repeated members and without trailing data.
 //!
-//! Two parsers that disagree about a repeated member are how a claim says one thing to the one
-//! who checks it and another to the one who uses it. Depth is bounded by `serde_json` (128), size
-//! by whoever fetched the bytes.
+//! If two parsers treat a repeated member differently, a claim can have one value for the check and
+//! another value for its use. `serde_json` limits the depth (128). The code that fetches the bytes
+//! limits the size.
 
 use std::fmt;
 
@@ -13,25 +13,23 @@ use serde_json::{Map, Value};
 /// The members of an object. Numbers keep 64-bit precision.
 pub(super) type Object = Map<String, Value>;
 
-/// Why bytes are not the object or array that was expected.
-///
-/// Side: provider.
+/// The reason why a text is not the expected JSON object or array. The provider has to correct it.
 #[derive(Debug, thiserror::Error)]
 pub enum JsonError {
-    /// Not JSON, a member twice, or something after the end. The cause gives line and column, never
-    /// content.
+    /// The text is not JSON, repeats a member, or has trailing data. The cause contains the line
+    /// and the column, never the content.
     #[error("the JSON is malformed")]
     Malformed(#[source] serde_json::Error),
-    /// JSON, but not an array.
+    /// The text is JSON, but not an array.
     #[error("the JSON is not an array")]
     NotAnArray,
-    /// JSON, but not an object.
+    /// The text is JSON, but not an object.
     #[error("the JSON is not an object")]
     NotAnObject,
 }
 
-/// Reads one object in which no object, at any depth, has a member twice; an escaped name is the
-/// same name.
+/// Reads one object. No object, at any depth, may repeat a member. An escaped name is the same
+/// name.
 pub(super) fn object(bytes: &[u8]) -> Result<Object, JsonError> {
     match serde_json::from_slice(bytes).map_err(JsonError::Malformed)? {
         Strict(Value::Object(members)) => Ok(members),
@@ -47,15 +45,15 @@ pub(super) fn array(bytes: &[u8]) -> Result<Vec<Value>, JsonError> {
     }
 }
 
-/// A number written as text: digits, and digits behind one point. No sign, no exponent, no white
-/// space, none of the words that Rust's own parser takes (`inf`, `nan`).
+/// Reads a number in a string: digits, with an optional point and more digits. Signs, exponents and
+/// white space are refused. So are `inf` and `nan`, which Rust's own parser accepts.
 pub(super) fn quoted_number(text: &str) -> Option<f64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     (text.len() <= 32 && digits(whole) && digits(fraction)).then(|| text.parse().ok())?
 }
 
-/// A value in which no object has a member twice.
+/// A value in which no object repeats a member.
 struct Strict(Value);
 
 impl<'de> Deserialize<'de> for Strict {

@@ -1,9 +1,10 @@
-//! The keys that a server publishes, and when they are fetched.
+//! The cache of the keys that a provider publishes.
 //!
-//! They are fetched before the first token comes, and again from time to time. A token whose key is
-//! not among them is a reason to fetch them once more: servers change keys just before they sign
-//! with them. Tokens are made by whoever can reach us, so that happens once a minute at most, one
-//! fetch at a time, and while it fails the last good set stays.
+//! The keys are fetched before the first token arrives, and then periodically. A token with an
+//! unknown key causes another fetch, because a provider may publish a new key just before it signs
+//! with it. Anybody who can reach the gateway can send such tokens. These fetches are therefore
+//! limited to one per minute, and only one fetch runs at a time. While fetches fail, the last valid
+//! key set stays in use.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,25 +18,25 @@ use super::endpoint::Endpoint;
 use super::keys::KeySet;
 use crate::clock::{Clock, Timestamp};
 
-/// The media types of a key set (RFC 7517 section 8.5). What the answer calls itself is not looked
-/// at: key sets come as anything from JSON to plain text.
+/// The media types of a key set (RFC 7517 section 8.5). The media type of the response is not
+/// checked, because providers label key sets as anything from JSON to plain text.
 const ACCEPTED: &str = "application/jwk-set+json, application/json";
 
-/// Between two fetches that tokens gave reason for.
+/// The minimum time between two fetches that tokens cause.
 const MIN_INTERVAL_FOR_TOKENS: Duration = Duration::from_mins(1);
 
-/// How long a server is left alone after a fetch that failed, and how old a set is new enough not
-/// to be fetched again without a reason.
+/// The time without another fetch: after a failed one, and after a successful one if nothing asks
+/// for newer keys.
 const MIN_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The newest good key set of one server.
+/// The newest valid key set of one provider.
 #[derive(Debug, Default)]
 pub(super) struct KeyCache {
     newest: ArcSwapOption<FetchedKeySet>,
     history: Mutex<History>,
 }
 
-/// A key set, and where it comes from.
+/// A key set, and the URL it was fetched from.
 #[derive(Debug)]
 pub(super) struct FetchedKeySet {
     pub(super) keys: KeySet,
@@ -44,16 +45,17 @@ pub(super) struct FetchedKeySet {
 
 #[derive(Debug, Default)]
 struct History {
-    /// When a token last gave reason for one, by the end of that fetch.
+    /// The end of the last fetch that a token caused.
     for_token_at: Option<Timestamp>,
-    /// When one last succeeded.
+    /// The time of the last success.
     succeeded_at: Option<Timestamp>,
-    /// When one last failed; nothing once another succeeded.
+    /// The time of the last failure. `None` after a success.
     failed_at: Option<Timestamp>,
 }
 
 impl KeyCache {
-    /// The set that there is, or the first one, fetched now or by somebody else in the meantime.
+    /// Returns the cached key set. If there is none yet, fetches it, or waits for a fetch by
+    /// another task.
     ///
     /// # Errors
     ///
@@ -76,11 +78,11 @@ impl KeyCache {
         self.fetch(&mut history, endpoint, clock).await
     }
 
-    /// Fetches the set because it is time to.
+    /// Fetches the key set for the periodic refresh.
     ///
     /// # Errors
     ///
-    /// All of [`KeysError`] but [`KeysError::JustFetched`]; the set that there is stays.
+    /// Every [`KeysError`] except [`KeysError::JustFetched`]. The cached set stays in use.
     pub(super) async fn refetch(
         &self,
         endpoint: &Endpoint,
@@ -97,14 +99,13 @@ impl KeyCache {
         self.fetch(&mut history, endpoint, clock).await.map(drop)
     }
 
-    /// A set that is not `seen`, because that has no key for some token: fetched now, or by
-    /// somebody else in the meantime. `None` when it was looked for a short time ago, and there was
-    /// none.
+    /// Returns a newer set than `seen`, because `seen` has no key for some token. Fetches it, or
+    /// takes it from another task that fetched it in the meantime. `None` if a recent fetch found
+    /// no newer set.
     ///
     /// # Errors
     ///
-    /// [`KeysError::JustFetched`] when looking for it has failed a short time ago; else what it
-    /// fails with now.
+    /// [`KeysError::JustFetched`] if a recent fetch failed. Otherwise the error of the fetch.
     pub(super) async fn newer(
         &self,
         seen: &Arc<FetchedKeySet>,
@@ -172,7 +173,8 @@ async fn ask(endpoint: &Endpoint) -> Result<FetchedKeySet, KeysError> {
     })
 }
 
-/// Whether something was less than `time` ago. A clock that was set back holds nobody up.
+/// Whether `at` is less than `time` ago. A time in the future means that the clock was set back,
+/// and does not count as recent.
 fn is_recent(at: Option<Timestamp>, now: Timestamp, time: Duration) -> bool {
     at.is_some_and(|at| at <= now && now.since(at) < time)
 }

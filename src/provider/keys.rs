@@ -1,7 +1,7 @@
-//! The public keys of a server: its JSON Web Key Set (RFC 7517), or files.
+//! The public keys of a provider: its JSON Web Key Set (RFC 7517), or files.
 //!
-//! Keys are read one by one. A server publishes keys for other things and of kinds that are not
-//! known yet; such an entry is passed over and counted, and never takes the usable ones with it.
+//! Each key is read separately. A provider may publish keys for other purposes and of unknown
+//! types. Such an entry is skipped and counted. It never makes the other keys unusable.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,27 +14,26 @@ use super::jwt::{Key, KeyProblem, Unusable};
 use super::settings::{Algorithm, IdTokenSettings};
 use super::{SetupError, read_text};
 
-/// The most keys that are kept. A token that names no key is tried against all of them.
+/// The maximum number of keys. A token without a `kid` is tried with all of them.
 const MOST_KEYS: usize = 100;
 
-/// Why there are no keys in what should be a key set.
-///
-/// Side: provider, or gateway for a file.
+/// The reason why a key set has no keys. The provider has to correct it, or the operator if it is a
+/// file.
 #[derive(Debug, thiserror::Error)]
 pub enum KeySetError {
-    /// Not the JSON object that it has to be.
+    /// The text is not a JSON object.
     #[error("the key set is not a JSON object")]
     Json(#[source] JsonError),
     /// There is no array `keys` (RFC 7517 section 5).
     #[error("the key set has no array `keys`")]
     Keys,
-    /// Every entry was passed over, if there are any.
+    /// There are no entries, or every entry was skipped.
     #[error("the key set has no usable key (passed over: {0})")]
     NoUsableKey(SkippedKeys),
 }
 
 impl KeySetError {
-    /// A stable code for logs and counters.
+    /// A stable code for logs and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Json(_) | Self::Keys => "keys_malformed",
@@ -43,12 +42,12 @@ impl KeySetError {
     }
 }
 
-/// How many entries of a key set were passed over, and why, as one line for a log.
+/// The number of skipped entries of a key set for each reason, as one line for a log.
 #[derive(Debug, Default)]
 pub struct SkippedKeys(BTreeMap<Unusable, usize>);
 
 impl SkippedKeys {
-    /// Whether none was.
+    /// Whether no entry was skipped.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -72,7 +71,7 @@ impl fmt::Display for SkippedKeys {
     }
 }
 
-/// At least one public key.
+/// A set of at least one public key.
 #[derive(Debug)]
 pub(super) struct KeySet {
     keys: Vec<Key>,
@@ -80,11 +79,11 @@ pub(super) struct KeySet {
 }
 
 impl KeySet {
-    /// Reads what a server publishes, or a file of the same form.
+    /// Reads a published key set, or a file of the same form.
     ///
     /// # Errors
     ///
-    /// [`KeySetError`]; whoever has an older set keeps it.
+    /// [`KeySetError`]. A caller with an older set keeps it.
     pub(super) fn from_jwks(bytes: &[u8]) -> Result<Self, KeySetError> {
         let members = json::object(bytes).map_err(KeySetError::Json)?;
         let Some(Value::Array(entries)) = members.get("keys") else {
@@ -107,13 +106,13 @@ impl KeySet {
         Ok(Self { keys, skipped })
     }
 
-    /// Reads the keys that the operator gave instead of what the server publishes; `None` when none
-    /// are given. Blocks for small reads.
+    /// Reads the configured keys that replace the published ones. `None` if no key file is
+    /// configured. Blocks for small reads.
     ///
     /// # Errors
     ///
-    /// [`SetupError::Read`], [`SetupError::EmptyFile`], [`SetupError::PublicKey`] and [`SetupError::KeySet`]: each names
-    /// the key and the file.
+    /// [`SetupError::Read`], [`SetupError::EmptyFile`], [`SetupError::PublicKey`] and
+    /// [`SetupError::KeySet`]. Each names the setting and the file.
     pub(super) fn from_files(settings: &IdTokenSettings) -> Result<Option<Self>, SetupError> {
         let (files, algorithms) = (&settings.public_key_files, &settings.algorithms);
         let pem = Self::from_pem_files("id_token.public_key_files", files, algorithms)?;
@@ -131,8 +130,8 @@ impl KeySet {
         Ok(Some(set))
     }
 
-    /// Reads PEM files with one key each, of which every one has to suit one of `algorithms`; `None`
-    /// when there are no files. Blocks for small reads.
+    /// Reads PEM files with one key each. Each key has to support one of `algorithms`. `None`
+    /// without files. Blocks for small reads.
     ///
     /// # Errors
     ///
@@ -158,12 +157,12 @@ impl KeySet {
         Ok((!keys.is_empty()).then_some(Self { keys, skipped }))
     }
 
-    /// The entries that are not used, for the log.
+    /// The skipped entries, for the log.
     pub(super) fn skipped(&self) -> &SkippedKeys {
         &self.skipped
     }
 
-    /// The keys that may have signed a token of this `kid` with this algorithm.
+    /// The keys that may have signed a token with this `kid` and this algorithm.
     pub(super) fn candidates<'a>(
         &'a self,
         id: Option<&'a str>,

@@ -1,8 +1,8 @@
-//! How often one provider is called.
+//! The limiter of calls to one provider.
 //!
-//! Authorization servers throttle by address, and a gateway is one address for all its users: the
-//! calls that it must not make are held back here, with a time to come back, instead of spending
-//! them on refusals. Logins come first: refreshes leave them a part of what may come at once.
+//! Providers throttle by client address, and all users of a gateway share its address. The limiter
+//! therefore delays calls that the provider would refuse, and returns the time to wait. Logins have
+//! priority: refreshes leave a part of the calls to logins.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -14,34 +14,34 @@ use crate::clock::Timestamp;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// The longest time that a server's `Retry-After` holds all calls back: a mistaken date must not
-/// lock everybody out for a day.
+/// The longest pause that `Retry-After` can cause. A wrong date in it must not stop all calls for a
+/// day.
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 
-/// As many calls as the rate says in any minute, and no more, whenever they come: a bucket that
-/// refills would let twice as many through in the minute after it was full.
+/// Allows `calls` calls in every period of one minute, at any time within it. A token bucket would
+/// allow twice as many in the minute after it was full.
 #[derive(Debug)]
 pub(super) struct Limiter {
-    /// How many calls there may be in a minute.
+    /// The maximum number of calls per minute.
     calls: usize,
-    /// How many of them refreshes leave to logins.
+    /// The number of these calls that refreshes leave to logins.
     reserve: usize,
     calls_made: Arc<CallsMade>,
 }
 
-/// The calls of one registration, whoever counts them: a provider that was replaced by a reload of
-/// the settings may have calls under way beside its successor's.
+/// The calls of one registration. After a reload, the old and the new provider share this count,
+/// because the old one may still make calls.
 #[derive(Debug, Default)]
 struct CallsMade(
-    // Taken by tasks of the control plane, before a call over the network.
+    // Only tasks of the control plane take this lock, before a call over the network.
     #[expect(clippy::disallowed_types, reason = "held for one look-up")] std::sync::Mutex<State>,
 );
 
 #[derive(Debug, Default)]
 struct State {
-    /// When the calls of the last minute were made, in order.
+    /// The times of the calls of the last minute, in order.
     made: VecDeque<Timestamp>,
-    /// Until when the server asked for no calls.
+    /// The end of the pause that the provider asked for.
     paused_until: Timestamp,
 }
 
@@ -55,29 +55,29 @@ impl Limiter {
         }
     }
 
-    /// From now on counts the calls of `predecessor` with its own, and the predecessor counts ours.
-    /// Each keeps its own rate.
+    /// Shares the count of `predecessor`. Each of the two keeps its own rate.
     pub(super) fn share_with(&mut self, predecessor: &Self) {
         self.calls_made = Arc::clone(&predecessor.calls_made);
     }
 
-    /// Takes one of the calls of this minute, or says after what time there will be one.
+    /// Takes one of the calls of this minute, or returns the time until the next call is allowed.
     pub(super) fn take(&self, grant: GrantType, now: Timestamp) -> Result<(), Duration> {
         let calls = match grant {
             GrantType::AuthorizationCode => self.calls,
-            // Where there are so few that nothing else would be left, there is no reserve.
+            // With very few calls per minute there is no reserve, because refreshes need at least
+            // one call.
             GrantType::RefreshToken => self.calls.saturating_sub(self.reserve).max(1),
         };
         let mut state = self.state();
         let pause = state.paused_until.since(now);
-        // A longer pause than any that is set: the clock was set back. It must not turn minutes
-        // into years.
+        // A remaining pause above the maximum means that the clock was set back. Without this
+        // check, minutes could become years.
         if !pause.is_zero() && pause <= LONGEST_PAUSE {
             return Err(pause);
         }
         let made = &mut state.made;
-        // A call of a later time is one before the clock was set back, a minute ago at most for all
-        // that is known.
+        // A call in the future was made before the clock was set back. Its age is unknown, so it
+        // counts as made now. It then blocks calls for one minute at most.
         for call in made.iter_mut().rev().take_while(|call| **call > now) {
             *call = now;
         }
@@ -92,11 +92,11 @@ impl Limiter {
         Ok(())
     }
 
-    /// Lets nobody through for `time`, as the server asked.
+    /// Allows no calls for `time`, as the provider asked.
     pub(super) fn pause(&self, now: Timestamp, time: Duration) {
         let until = now.plus(time.min(LONGEST_PAUSE));
         let mut state = self.state();
-        // A longer pause than any is left of a clock that was set back, and is over.
+        // An end above the maximum was set before the clock was set back. It is no longer valid.
         if state.paused_until > now.plus(LONGEST_PAUSE) {
             state.paused_until = until;
         } else {
@@ -127,11 +127,11 @@ mod tests {
         let (mut slower, _clock) = limiter(45);
         slower.share_with(&before);
         assert_eq!(taken(&slower, 100), 5);
-        // What is still under way at the old one counts, too.
+        // Calls of the old provider count as well.
         assert_eq!(taken(&before, 100), 5);
         clock.advance(MINUTE);
         assert_eq!(taken(&slower, 100), 45);
-        // A server that asked for a pause asked both.
+        // A pause applies to both providers.
         before.pause(clock.now(), MINUTE * 2);
         clock.advance(MINUTE);
         assert_eq!(slower.take(LOGIN, clock.now()), Err(MINUTE));
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn no_minute_exceeds_the_rate_and_no_call_is_wasted() {
-        // All that can be had, by whoever comes every so often.
+        // Takes every call that is allowed, with one attempt every `every` milliseconds.
         for (calls, every) in [(50, 100), (50, 1000), (7, 1), (1, 250)] {
             let (limiter, clock) = limiter(calls);
             let mut made = Vec::new();
@@ -196,7 +196,7 @@ mod tests {
             let logins = usize::try_from(calls).unwrap() - refreshes;
             assert_eq!(taken(LOGIN), logins, "{calls}");
         }
-        // What comes back fills the reserve first.
+        // The reserve is refilled first.
         let (limiter, clock) = limiter(60);
         for _ in 0..60 {
             assert!(limiter.take(LOGIN, clock.now()).is_ok());
@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(wait(REFRESH), Duration::from_secs(36));
         clock.advance(Duration::from_secs(35));
         assert!(limiter.take(LOGIN, clock.now()).is_ok());
-        // That login is one more before it.
+        // This login counts for the refresh as well.
         assert_eq!(wait(REFRESH), Duration::from_millis(1500));
     }
 
@@ -237,7 +237,7 @@ mod tests {
             let many = (0..100).filter(|_| limiter.take(LOGIN, clock.now()).is_ok());
             assert_eq!(many.count(), 50, "{back}");
         }
-        // A pause that the server asked for is over.
+        // The pause is over after the clock was set back.
         let (limiter, clock) = limiter(50);
         limiter.pause(clock.now(), LONGEST_PAUSE);
         clock.set(Timestamp::from_millis(1_700_000_000_000));
@@ -252,7 +252,7 @@ mod tests {
         let half_a_minute = Duration::from_secs(30);
         limiter.pause(clock.now(), half_a_minute);
         assert_eq!(limiter.take(LOGIN, clock.now()), Err(half_a_minute));
-        // A shorter one takes nothing away.
+        // A shorter pause does not shorten the current one.
         limiter.pause(clock.now(), Duration::from_secs(1));
         assert_eq!(limiter.take(LOGIN, clock.now()), Err(half_a_minute));
     }

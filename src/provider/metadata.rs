@@ -1,8 +1,8 @@
-//! What a server publishes about itself (OpenID Connect Discovery 1.0, RFC 8414).
+//! The metadata that a provider publishes (OpenID Connect Discovery 1.0, RFC 8414).
 //!
-//! Metadata is believed for one reason: it was fetched from where the configured issuer is and
-//! names that issuer, byte for byte. It may not send us to places that its issuer has no business
-//! with: see [`Metadata::read`].
+//! Metadata is accepted for one reason: it was fetched from the location of the configured issuer,
+//! and it contains that issuer, byte for byte. It must not send the gateway to endpoints that this
+//! issuer may not name. See [`Metadata::read`].
 
 use std::net::Ipv6Addr;
 
@@ -19,49 +19,49 @@ use super::settings::{Discovery, Settings};
 use super::token::{ResponseFormatError, says_json};
 use crate::origin;
 
-/// How much of another issuer is shown, in characters.
+/// The maximum length of another issuer in an error text, in characters.
 const SHOWN: usize = 200;
 
-/// Why metadata cannot be used.
-///
-/// Side: provider.
+/// The reason why metadata cannot be used. The provider has to correct it, or the configured issuer
+/// is wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum MetadataError {
-    /// The server could not be reached, did not answer in time, or answered more than is taken.
+    /// The provider could not be reached, did not respond in time, or sent a response that is too
+    /// large.
     #[error("the call failed")]
     Call(#[source] origin::Error),
-    /// An endpoint is nowhere that we would go for this issuer.
+    /// An endpoint has a URL that this issuer may not name.
     #[error("the endpoint `{name}` {problem}")]
     Endpoint {
         /// The member.
         name: &'static str,
-        /// What is wrong with it.
+        /// The problem with the URL.
         problem: &'static str,
     },
-    /// It speaks of another issuer than the one that is configured.
+    /// The metadata names another issuer than the configured one.
     #[error("it is of the issuer {said:?}, and {configured:?} is configured")]
     Issuer {
-        /// What is configured.
+        /// The configured issuer.
         configured: Box<str>,
-        /// The beginning of what it says.
+        /// The start of the issuer in the metadata.
         said: Box<str>,
     },
     /// The body is not a JSON object.
     #[error("it is not a JSON object")]
     Json(#[source] JsonError),
-    /// The answer does not say that it is JSON, or is compressed.
+    /// The media type of the response is not JSON, or the response is compressed.
     #[error("the answer is not usable")]
     MediaType(#[source] ResponseFormatError),
-    /// A member is missing or of another type.
+    /// A member is missing or has another type.
     #[error("the member `{0}` is missing or of another type")]
     Member(&'static str),
-    /// Another status than 200; redirects are not followed.
+    /// The status is not 200. Redirects are not followed.
     #[error("the server answered with status {0}")]
     Status(u16),
 }
 
 impl MetadataError {
-    /// A stable code for logs and counters.
+    /// A stable code for logs and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Call(_) => "metadata_unreachable",
@@ -73,7 +73,7 @@ impl MetadataError {
     }
 }
 
-/// What metadata says, as far as it is used. Endpoints are kept as they are written.
+/// The members of the metadata that the gateway uses. Endpoints keep the text of the metadata.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Metadata {
     pub(super) authorization_endpoint: Option<String>,
@@ -81,15 +81,15 @@ pub(super) struct Metadata {
     pub(super) userinfo_endpoint: Option<String>,
     pub(super) jwks_uri: Option<String>,
     pub(super) token_endpoint_auth_methods_supported: Option<Vec<String>>,
-    /// Whether every answer of the authorization endpoint says who it is from (RFC 9207 section 3).
+    /// Whether every authorization response contains the issuer (RFC 9207 section 3).
     pub(super) authorization_response_iss_parameter_supported: bool,
 }
 
-/// Where the metadata is; `None` when it is not to be read.
+/// The URL of the metadata. `None` if the settings use no metadata.
 ///
 /// `/.well-known/openid-configuration` is appended to the issuer (OpenID Connect Discovery 1.0
-/// section 4), `/.well-known/oauth-authorization-server` goes between its host and its path (RFC
-/// 8414 section 3); one slash at the issuer's end goes first.
+/// section 4). `/.well-known/oauth-authorization-server` is inserted between the host and the path
+/// of the issuer (RFC 8414 section 3). One slash at the end of the issuer is removed first.
 pub(super) fn location(
     settings: &Settings,
     issuer: Option<&Issuer>,
@@ -142,7 +142,7 @@ pub(super) async fn fetch(place: &Endpoint, issuer: &Issuer) -> Result<Metadata,
 }
 
 impl Metadata {
-    /// Metadata of a server that has every endpoint at one place.
+    /// Placeholder metadata with the same URL for every endpoint.
     pub(super) fn placeholder(place: &str) -> Self {
         let place = Some(place.to_owned());
         Self {
@@ -155,12 +155,13 @@ impl Metadata {
         }
     }
 
-    /// Reads an answer. Members that are not used are not looked at, and null is as good as absent.
+    /// Reads a metadata response. Unused members are ignored, and null counts as absent.
     ///
-    /// An endpoint has to be a plain `http` or `https` URL. With `http` it has the origin of the
-    /// issuer; with `https` it may be anywhere (large servers have a host for each), but this
-    /// machine and its link only if the issuer is at that very host: a name that somebody else
-    /// controls would else let them call what only this machine can reach.
+    /// An endpoint has to be an `http` or `https` URL. With `http` it must have the origin of the
+    /// issuer. With `https` it may be on any host, because large providers use several. A loopback
+    /// or link-local host is allowed only if the issuer has the same host. Otherwise an attacker
+    /// who controls the metadata could make the gateway call services that only its own machine can
+    /// reach.
     pub(super) fn read(response: &Response<Bytes>, issuer: &Issuer) -> Result<Self, MetadataError> {
         if response.status() != StatusCode::OK {
             return Err(MetadataError::Status(response.status().as_u16()));
@@ -226,9 +227,10 @@ fn texts(members: &Object, name: &'static str) -> Result<Option<Vec<String>>, Me
         .transpose()
 }
 
-/// What is wrong with an endpoint, if the issuer is at `home`.
+/// The problem with an endpoint, if there is one. `home` is the URL of the issuer.
 fn endpoint_problem(text: &str, home: Option<&Url>) -> Option<&'static str> {
-    // The parser forgives what others read differently: backslashes, missing slashes, tabs.
+    // The URL parser accepts text that other parsers read differently: backslashes, missing
+    // slashes, tabs.
     let rest = text
         .strip_prefix("https://")
         .or_else(|| text.strip_prefix("http://"));
@@ -255,7 +257,7 @@ fn endpoint_problem(text: &str, home: Option<&Url>) -> Option<&'static str> {
     }
 }
 
-/// Whether a host is this machine, or at the other end of a cable at most.
+/// Whether the host is this machine, or is on the same link (loopback or link-local).
 fn is_local(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => {

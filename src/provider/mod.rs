@@ -1,18 +1,19 @@
-//! An authorization server and our registration there.
+//! The provider: an OAuth 2.0 authorization server, and the gateway's registration there.
 //!
-//! Knows OAuth 2.0 and OpenID Connect as a client speaks them (RFC 6749, RFC 7636, OpenID Connect
-//! Core 1.0): where to send the browser, how to turn a code into tokens and tokens into an identity,
-//! and what each kind of server does differently ([`profile`], [`settings`]). Refuses to know browsers, cookies, `state` and
-//! sessions: whoever calls [`Provider::redeem`] has matched the response to its request before.
+//! This room implements the client side of OAuth 2.0 and OpenID Connect (RFC 6749, RFC 7636, OpenID
+//! Connect Core 1.0). It builds the authorization request, exchanges a code for tokens, and reads
+//! the identity from the tokens. It also knows the differences between kinds of providers
+//! ([`profile`], [`settings`]). It does not know browsers, cookies, `state` or sessions. The caller
+//! of [`Provider::redeem`] has already matched the response to its request.
 //!
-//! Nothing here is sent twice. A code is good once, and a server may have used it up before the
-//! connection broke: a new login is the only safe repetition. A refresh token that is sent again is
-//! a thief's to many a server: whether and when [`Provider::refresh`] is tried again is for the
-//! caller to say.
+//! This room sends no token request twice. A code is valid once, and the provider may have used it
+//! before the connection broke, so only a new login can safely repeat it. Many providers treat a
+//! refresh token that arrives twice as stolen. The caller therefore decides whether and when to
+//! call [`Provider::refresh`] again.
 //!
-//! What a server publishes of itself (metadata, keys) is read on the control plane, ahead of time
-//! and again from time to time ([`Provider::maintain`]); what cannot be read or is not believed
-//! never replaces what was.
+//! [`Provider::maintain`] reads the published metadata and keys on the control plane, before they
+//! are needed and then periodically. Data that cannot be read or is not valid never replaces the
+//! last valid data.
 //!
 //! The entry point is [`Provider`].
 
@@ -93,42 +94,43 @@ use reachability::Reachability;
 use settings::{ErrorPattern, GrantType};
 use token::{CodeGrant, RequestFormat, TokenResponse};
 
-/// The largest file with a secret or a key, in bytes.
+/// The maximum size of a file with a secret or a key, in bytes.
 const LARGEST_FILE: u64 = 64 * 1024;
 
-/// A code, with what its request was made with.
+/// An authorization code, with the values of its authorization request.
 #[derive(Debug)]
 pub struct Redemption<'a> {
     /// The authorization code.
     pub code: Secret<String>,
-    /// The verifier whose challenge was sent (RFC 7636 section 4.5).
+    /// The verifier of the challenge that was sent (RFC 7636 section 4.5).
     pub code_verifier: Secret<String>,
-    /// The nonce that was sent, which the ID token has to repeat.
+    /// The nonce that was sent. The ID token has to contain it.
     pub nonce: &'a str,
     /// The redirection URI that was sent, byte for byte.
     pub redirect_uri: &'a str,
-    /// When the authorization request was sent.
+    /// The time when the authorization request was sent.
     pub begun_at: Timestamp,
 }
 
 /// Providers by their configured names.
 pub type Providers = BTreeMap<Box<str>, Arc<Provider>>;
 
-/// Our registration at one authorization server.
+/// The gateway's registration at one authorization server.
 #[derive(Debug)]
 pub struct Provider {
     name: Box<str>,
     settings: Settings,
     issuer: Option<Issuer>,
     call_settings: CallSettings,
-    /// Nothing until the metadata was read, where it has to be.
+    /// `None` until the metadata was read, if it has to be read.
     info: ArcSwapOption<ProviderInfo>,
-    /// What the files said last; held while what is known is made anew.
+    /// The credentials that the files contained when they were last read. The lock is held while
+    /// `info` is built again.
     credentials: Mutex<Credentials>,
     reachability: Reachability,
     format: RequestFormat,
     limiter: Limiter,
-    /// Calls that may be under way.
+    /// Limits the number of concurrent calls.
     call_slots: CallSlots,
     breaker: Arc<Breaker>,
     grant_verifier: GrantVerifier,
@@ -136,11 +138,11 @@ pub struct Provider {
 
 impl Provider {
     /// Sets up the provider called `name`: checks `settings`, and reads the secret, the keys and
-    /// the certificate authorities. Blocks for small reads; opens no connection.
+    /// the certificate authorities. Blocks for small reads. Opens no connection.
     ///
     /// # Errors
     ///
-    /// [`SetupError`] names the key and, if there is one, the file.
+    /// [`SetupError`] names the setting and, if there is one, the file.
     pub fn new(name: &str, settings: &Settings) -> Result<Self, SetupError> {
         if settings.errors.iter().any(ErrorPattern::matches_everything) {
             let (key, problem) = ("errors", "has a row that asks for nothing");
@@ -177,18 +179,21 @@ impl Provider {
         })
     }
 
-    /// Whether this was made as `name` from these very settings. What the files hold that they name
-    /// is not asked: [`Provider::maintain`] follows it.
+    /// Whether this provider was made with this name and these settings. The contents of the files
+    /// that the settings name are not compared, because [`Provider::maintain`] reads them again.
     pub fn is_made_from(&self, name: &str, settings: &Settings) -> bool {
         *self.name == *name && self.settings == *settings
     }
 
-    /// The provider to use from now on, after the settings were read again and `self` was made from
-    /// them. If nothing changed, returns `before`, with all that it knows of the server. If `before`
-    /// is the same registration ([`Provider::fingerprint`]) with other settings, `self` shares its
-    /// count of calls and its breaker, so that a reload lets nobody call more often. If what is
-    /// published is also read from the same places, `self` takes over the metadata and the keys, so
-    /// that a reload while the server is down changes nothing for those who are signed in.
+    /// Returns the provider to use after a reload of the settings. `self` was made from the new
+    /// settings, `before` from the old ones.
+    ///
+    /// - If nothing changed, it returns `before`, with its metadata and keys.
+    /// - If `before` is the same registration ([`Provider::fingerprint`]) with other settings,
+    ///   `self` shares the limiter's count and the breaker of `before`. A reload therefore does not
+    ///   allow more calls.
+    /// - If metadata and keys also come from the same URLs, `self` takes them over. A reload while
+    ///   the provider is down therefore does not affect users who are signed in.
     pub fn replacing(mut self, before: &Arc<Self>) -> Arc<Self> {
         if before.is_made_from(&self.name, &self.settings) {
             return Arc::clone(before);
@@ -203,7 +208,8 @@ impl Provider {
         Arc::new(self)
     }
 
-    /// Takes over what `before` has read, unless these settings cannot be used with it.
+    /// Takes over the metadata and keys of `before`, unless the new settings cannot be used with
+    /// them.
     fn take_over(&mut self, before: &Self) {
         let Some(info) = before.info.load_full() else {
             return;
@@ -224,19 +230,19 @@ impl Provider {
         }
     }
 
-    /// The name that the operator gave this provider.
+    /// The configured name of this provider.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What people call the server.
+    /// The name of the provider on pages.
     pub fn display_name(&self) -> &str {
         self.settings.display_name.as_deref().unwrap_or(&self.name)
     }
 
-    /// Another value for another server or another client: what is known of people here counts only
-    /// where this is the same. The server is its issuer as configured, or, without one, where its
-    /// token endpoint is configured to be.
+    /// A hash that differs for another authorization server or another client. Stored identities
+    /// and tokens are valid only with the same fingerprint. The configured issuer identifies the
+    /// server. Without an issuer, the configured location of the token endpoint does.
     pub fn fingerprint(&self) -> [u8; 32] {
         let settings = &self.settings;
         let server = match &settings.issuer {
@@ -251,7 +257,8 @@ impl Provider {
         let mut context = digest::Context::new(&SHA256);
         let client = Some(&settings.client_id);
         for part in server.into_iter().chain([client]) {
-            // No part can run into the next one, and none is not the empty one.
+            // The length prefix keeps adjacent parts apart, and an absent part differs from an
+            // empty one.
             let text = part.map_or_else(String::new, |text| format!("{}:{text}", text.len()));
             context.update(text.as_bytes());
             context.update(b",");
@@ -261,24 +268,22 @@ impl Provider {
         fingerprint
     }
 
-    /// How this server's answers come to the redirection endpoint.
+    /// How the provider sends its response to the callback.
     pub fn response_mode(&self) -> ResponseMode {
         self.settings.authorization_request.response_mode
     }
 
-    /// What was found out a moment ago about whether people can be sent to the server, if anything
-    /// was. Waits for nothing.
+    /// The result of a recent check whether logins can begin, if there was one. Does not wait.
     ///
     /// # Errors
     ///
-    /// [`Unreachable`].
+    /// [`Unreachable`] if the recent check failed.
     pub fn recent_readiness(&self, now: Timestamp) -> Option<Result<(), Unreachable>> {
         self.reachability.recent(now)
     }
 
-    /// Makes sure that people can be sent to the server: that its metadata and keys were read,
-    /// where they are to be, and that its token endpoint could be connected to a moment ago. Takes
-    /// as long as those calls may.
+    /// Makes sure that a login can begin: metadata and keys were read if they are needed, and a
+    /// connection to the token endpoint succeeded recently. Takes as long as these calls take.
     ///
     /// # Errors
     ///
@@ -286,7 +291,7 @@ impl Provider {
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe; what was being asked is asked again.
+    /// Cancel safe. The next call repeats an unfinished check.
     pub async fn ready(&self, clock: &Clock) -> Result<(), Unreachable> {
         let reach = async {
             match self.info.load_full() {
@@ -301,9 +306,9 @@ impl Provider {
         self.reachability.ensure(clock, reach).await
     }
 
-    /// The URL to send the browser to (RFC 6749 section 4.1.1). The query of the endpoint is kept,
-    /// and no parameter of ours is there twice. The challenge is left out when PKCE is off, the
-    /// nonce where no ID token is asked for.
+    /// The URL of the authorization request (RFC 6749 section 4.1.1). It keeps the query of the
+    /// endpoint, and contains none of our parameters twice. It omits the challenge if PKCE is off,
+    /// and the nonce if no ID token is requested.
     ///
     /// # Errors
     ///
@@ -315,9 +320,9 @@ impl Provider {
         Ok(self.info()?.authorization.url(request))
     }
 
-    /// Checks who an answer of the authorization endpoint says it is from (RFC 9207 section 2.4):
-    /// where the issuer is known nobody else may have answered, and where the server promises to
-    /// say it, it has to.
+    /// Checks the `iss` parameter of an authorization response (RFC 9207 section 2.4). If the
+    /// issuer is configured, `iss` has to be equal. If the provider promises the parameter, it has
+    /// to be present.
     ///
     /// # Errors
     ///
@@ -331,18 +336,18 @@ impl Provider {
         right.then_some(()).ok_or(ResponseError::Issuer)
     }
 
-    /// Redeems an authorization code: one call to the token endpoint (RFC 6749 section 4.1.3), and
-    /// what it takes to know who it is: the server's keys, the userinfo.
+    /// Exchanges an authorization code for tokens with one call to the token endpoint (RFC 6749
+    /// section 4.1.3). Then fetches what the identity needs: the provider's keys and the userinfo.
     ///
     /// # Errors
     ///
-    /// [`ExchangeError::Call`] when the call brought no tokens; whether the code may have been used up
-    /// is in its [`Classification`]. [`ExchangeError::Grant`] when they are not believed.
+    /// [`ExchangeError::Call`] if the call returned no tokens. Its [`Classification`] says whether
+    /// the code may have been used. [`ExchangeError::Grant`] if the tokens are not valid.
     ///
     /// # Cancel safety
     ///
-    /// Not cancel safe: when the future is dropped the code may be used up and the tokens lost.
-    /// Run it as a task that outlives the browser's connection.
+    /// Not cancel safe. If the future is dropped, the code may be used and the tokens lost. Run it
+    /// as a task that outlives the browser's connection.
     pub async fn redeem(
         &self,
         redemption: Redemption<'_>,
@@ -374,7 +379,7 @@ impl Provider {
             .await?)
     }
 
-    /// Calls the token endpoint, once.
+    /// Calls the token endpoint once.
     async fn ask(
         &self,
         info: &ProviderInfo,
@@ -392,8 +397,8 @@ impl Provider {
         let response = called
             .map_err(TokenCallError::Call)
             .inspect_err(|_| self.reachability.forget_success())?;
-        // A call takes seconds at some servers: an answer is judged by the time of its arrival,
-        // while the life of tokens is counted from before the call.
+        // A call can take seconds. Tokens are checked against the time of arrival. Their lifetime
+        // is counted from the time before the call, so that they never seem valid for too long.
         let arrived_at = clock.now();
         let answer = token::read(response, grant, &self.settings.errors, arrived_at);
         if let Err(TokenCallError::Throttled {
@@ -409,7 +414,7 @@ impl Provider {
         self.info.load_full().ok_or(NotReady)
     }
 
-    /// A place among the calls that may be under way.
+    /// Waits for a slot among the concurrent calls.
     async fn call_slot(&self, grant: GrantType) -> Result<CallSlot<'_>, TokenCallError> {
         let slot = self
             .call_slots
@@ -418,14 +423,14 @@ impl Provider {
         slot.ok_or(TokenCallError::Busy)
     }
 
-    /// A call out of those that may be made in a minute.
+    /// Takes one call from the limit of calls per minute.
     fn admit(&self, grant: GrantType, now: Timestamp) -> Result<(), TokenCallError> {
         let taken = self.limiter.take(grant, now);
         taken.map_err(|retry_after| TokenCallError::RateLimited { retry_after })
     }
 }
 
-/// Reads a file with a secret; one newline at its end is not part of it.
+/// Reads a file with a secret. One newline at its end is not part of the secret.
 fn secret_file(key: &'static str, path: &Path) -> Result<Secret<String>, SetupError> {
     let text = Zeroizing::new(read_text(key, path)?);
     let secret = text.strip_suffix('\n').unwrap_or(&text);

@@ -1,9 +1,9 @@
-//! Profiles: what is known of a kind of authorization server, as data.
+//! Profiles: the defaults for each kind of provider, as data.
 //!
-//! A profile is a TOML table with any of the keys of [`Settings`](super::settings::Settings). It
-//! lies beneath what the operator writes, so every value can be overridden.
+//! A profile is a TOML table with any of the keys of [`Settings`](super::settings::Settings). The
+//! operator's settings override its values.
 
-/// Name and TOML text of each profile, in alphabetical order.
+/// The name and TOML text of each profile, in alphabetical order.
 const PROFILES: [(&str, &str); 14] = [
     ("auth0", include_str!("../../config/providers/auth0.toml")),
     (

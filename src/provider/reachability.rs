@@ -1,8 +1,8 @@
-//! Whether the server could be reached lately.
+//! The recent reachability of a provider.
 //!
-//! A login that cannot be completed is better not begun: before a browser is sent away, the server
-//! is connected to, unless that was done a moment ago. However many logins begin at once, one of
-//! them asks and the others wait for its answer.
+//! A login that cannot be completed should not begin. Before a browser is redirected, the gateway
+//! connects to the provider, unless it did so recently. If several logins begin at the same time,
+//! one of them connects and the others wait for the result.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,16 +14,17 @@ use tokio::sync::Mutex;
 use super::{ReachError, Unreachable};
 use crate::clock::{Clock, Timestamp};
 
-/// For how long a server that answered is taken to be there.
+/// The time during which a success counts as recent.
 const SUCCESS_LIFETIME: Duration = Duration::from_secs(10);
 
-/// How long a server that did not answer is left alone.
+/// The time during which a failure counts as recent. No new attempt is made in this time.
 const FAILURE_LIFETIME: Duration = Duration::from_secs(5);
 
-/// What is known of the server's being there.
+/// The results of the last attempts to reach the provider.
 #[derive(Debug, Default)]
 pub(super) struct Reachability {
-    /// When it last answered, in milliseconds; 0 for never, or not any more.
+    /// The time of the last success in milliseconds. 0 if there was none, or if a call failed
+    /// afterwards.
     answered: AtomicU64,
     failed: ArcSwapOption<Failed>,
     asking: Mutex<()>,
@@ -36,13 +37,13 @@ struct Failed {
 }
 
 impl Reachability {
-    /// What was found out a moment ago, if anything was. Waits for nothing.
+    /// The result of a recent attempt, if there was one. Does not wait.
     ///
     /// # Errors
     ///
-    /// [`Unreachable`] when it failed.
+    /// [`Unreachable`] if the recent attempt failed.
     pub(super) fn recent(&self, now: Timestamp) -> Option<Result<(), Unreachable>> {
-        // A clock that was set back makes neither of them last.
+        // A result with a time in the future does not count, because the clock was set back.
         let within = |at: Timestamp, time| at <= now && now.since(at) < time;
         let answered = Timestamp::from_millis(self.answered.load(Ordering::Relaxed));
         if answered > Timestamp::default() && within(answered, SUCCESS_LIFETIME) {
@@ -58,15 +59,15 @@ impl Reachability {
         }))
     }
 
-    /// Reaches the server with `reach`, unless that was done a moment ago.
+    /// Reaches the provider with `reach`, unless there is a recent result.
     ///
     /// # Errors
     ///
-    /// [`Unreachable`] when it fails, or has failed a moment ago.
+    /// [`Unreachable`] if the attempt fails, or has failed recently.
     ///
     /// # Cancel safety
     ///
-    /// When the future is dropped the next one reaches again.
+    /// Cancel safe. After a cancelled attempt the next caller makes a new one.
     pub(super) async fn ensure(
         &self,
         clock: &Clock,
@@ -100,7 +101,7 @@ impl Reachability {
         }
     }
 
-    /// Forgets that the server answered: a call of it has failed since.
+    /// Forgets the last success, because a later call has failed.
     pub(super) fn forget_success(&self) {
         self.answered.store(0, Ordering::Relaxed);
     }

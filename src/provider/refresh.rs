@@ -1,9 +1,10 @@
-//! New tokens for a refresh token (RFC 6749 section 6).
+//! The refresh: a call that exchanges a refresh token for new tokens (RFC 6749 section 6).
 //!
-//! One call, never repeated: a server may have exchanged the refresh token before the connection
-//! broke, and takes its second use for a thief's. What an answer means for the session is decided
-//! here, from the status, the well-formed `error` and the profile's rows, and is never more than
-//! what the server has said: that something failed ends nobody's session.
+//! A refresh is one call and is never repeated here. The provider may have exchanged the refresh
+//! token before the connection broke, and may treat a second use as theft. This module decides what
+//! a response means for the session: from the status, the well-formed `error` and the error
+//! patterns of the profile. Only a clear refusal by the provider ends a session. A failed call
+//! never does.
 
 use super::breaker::Attempt;
 use super::grant::ResponseContext;
@@ -17,51 +18,51 @@ use crate::identity::Identity;
 use crate::secret::Secret;
 use crate::token::TokenSet;
 
-/// What a session has.
+/// The session data that a refresh needs.
 #[derive(Clone, Copy, Debug)]
 pub struct RefreshRequest<'a> {
-    /// Its tokens.
+    /// The current tokens of the session.
     pub tokens: &'a TokenSet,
-    /// Whose it is.
+    /// The identity of the session.
     pub identity: &'a Identity,
 }
 
-/// What a refresh brought.
+/// The result of a successful refresh.
 #[derive(Debug)]
 #[must_use = "the tokens that were before may be dead"]
 pub struct Refreshed {
-    /// The new tokens; the refresh token is the old one where the answer has none.
+    /// The new tokens. Without a new refresh token in the response, the old one stays.
     pub tokens: TokenSet,
-    /// What is said of the same person now; `None` when what was known stays.
+    /// The updated identity of the same user. `None` if the known identity stays.
     pub identity: Option<Identity>,
 }
 
-/// Why a refresh brought no tokens, and what follows for the session.
+/// The error of a refresh, with its verdict for the session.
 #[derive(Debug, thiserror::Error)]
 #[error("the tokens were not refreshed")]
 #[must_use = "it may end the session"]
 pub struct RefreshError {
-    /// What happened.
+    /// The error.
     #[source]
     pub error: ExchangeError,
-    /// What follows.
+    /// The verdict for the session.
     pub verdict: Verdict,
-    /// The old access token with a new refresh token, where the server has exchanged the refresh
-    /// token and only what else it sent cannot be used. It has to be kept: the old refresh token
-    /// is dead.
+    /// The old access token with the new refresh token. Present if the provider has exchanged the
+    /// refresh token, but the rest of its response cannot be used. The caller has to store it,
+    /// because the old refresh token is no longer valid.
     pub salvaged: Option<Box<TokenSet>>,
 }
 
-/// What a refresh that failed means for the session.
+/// The verdict of a failed refresh for the session.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub enum Verdict {
-    /// The grant is gone: the session ends, and a new login helps.
+    /// The grant has ended. The session ends too, and a new login helps.
     GrantEnded,
-    /// The gateway itself is refused, or cannot believe what comes: an operator has to act. The
+    /// The provider refuses the gateway, or its response is not valid. An operator has to act. The
     /// session stays.
     OperatorMustAct,
-    /// It passes: the session stays, and its refresh is tried again later, with the same refresh
+    /// The failure is temporary. The session stays, and a later refresh uses the same refresh
     /// token.
     Temporary,
 }
@@ -77,7 +78,7 @@ impl Verdict {
 }
 
 impl From<TokenCallError> for RefreshError {
-    /// No answer came that anything could be salvaged of.
+    /// There was no response with tokens, so no new refresh token can be kept.
     fn from(error: TokenCallError) -> Self {
         Self {
             verdict: Verdict::of(error.class()),
@@ -88,10 +89,10 @@ impl From<TokenCallError> for RefreshError {
 }
 
 impl RefreshError {
-    /// The answer came, and something in it cannot be used.
+    /// An error for a response that has tokens, but cannot be used.
     fn by(error: GrantError, response: &ResponseContext<'_>, before: &TokenSet) -> Self {
         let verdict = Verdict::of(error.class());
-        // Of somebody else's tokens nothing is kept.
+        // After `GrantEnded` the tokens belong to another user, so none of them is kept.
         let kept = (verdict != Verdict::GrantEnded).then(|| {
             let new = response.answer.refresh_token.as_ref()?;
             before.with_refresh_token(new.expose()).ok()
@@ -110,22 +111,25 @@ impl RefreshError {
 }
 
 impl Provider {
-    /// Exchanges the refresh token of a session for new tokens: one call to the token endpoint, and
-    /// where the answer has an ID token what it takes to believe it. Nothing is sent while the
-    /// server is left alone, asks for fewer calls, or the calls that logins need would be used up.
+    /// Exchanges the refresh token of a session for new tokens. It makes one call to the token
+    /// endpoint, and fetches keys if they are needed to verify an ID token in the response. It
+    /// sends nothing while the breaker is open, while the provider asks for fewer calls, or when
+    /// only the calls reserved for logins are left.
     ///
-    /// An answer that was lost may have used up the refresh token, and nobody can know: it passes,
-    /// and the next try, with the same refresh token, tells. A server with a grace period answers it;
-    /// any other says that the grant is gone.
+    /// A lost response may have used up the refresh token, and the gateway cannot know it. The
+    /// failure is then temporary, and the next attempt with the same refresh token decides. A
+    /// provider with a grace period accepts this attempt. Another provider answers that the grant
+    /// has ended.
     ///
     /// # Errors
     ///
-    /// [`RefreshError`]: what follows for the session, and why. With [`Verdict::Temporary`] the
-    /// [`Classification`] of its error says when to come back, where that is known.
+    /// [`RefreshError`] contains the verdict for the session and the cause. With
+    /// [`Verdict::Temporary`], the [`Classification`] of the cause contains the time until the next
+    /// attempt, if it is known.
     ///
     /// # Cancel safety
     ///
-    /// Not cancel safe: when the future is dropped the refresh token may be used up and the new one
+    /// Not cancel safe. If the future is dropped, the refresh token may be used up and the new one
     /// lost. Run it as a task that outlives every request.
     pub async fn refresh(
         &self,
@@ -145,7 +149,7 @@ impl Provider {
         judged.map_err(|error| RefreshError::by(error, &response, asked.tokens))
     }
 
-    /// Calls the token endpoint with a refresh token, if the server may be called at all.
+    /// Calls the token endpoint with a refresh token, if breaker and limiter allow it.
     async fn exchange(
         &self,
         info: &ProviderInfo,
@@ -172,7 +176,7 @@ impl Provider {
         })
     }
 
-    /// A refusal is an answer as good as any; what passes is none.
+    /// A refusal shows that the provider works. Only temporary errors count as failures.
     fn count(&self, attempt: Attempt, class: Classification, clock: &Clock) {
         if class.passes {
             let (now, fraction) = (clock.now(), schedule::random_fraction());
@@ -184,7 +188,7 @@ impl Provider {
     }
 }
 
-/// An answer of the token endpoint, and when it was asked for.
+/// A token response, and the time when its request was sent.
 struct Answered {
     answer: TokenResponse,
     requested_at: Timestamp,

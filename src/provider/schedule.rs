@@ -1,7 +1,8 @@
-//! When an access token is renewed.
+//! The time when an access token is refreshed.
 //!
-//! By its own end, and ahead of it while it is used, so that no request has to wait for a new one.
-//! Sessions that were opened together do not renew their tokens together.
+//! A token is refreshed at expiry at the latest. While it is in use, it is refreshed earlier, so
+//! that no request has to wait for the new token. A random part of the lead time keeps sessions
+//! that were opened together from refreshing together.
 
 use std::time::Duration;
 
@@ -9,32 +10,34 @@ use crate::clock::Timestamp;
 use crate::secret::random;
 use crate::token::Lifetime;
 
-/// How long before the end of a token it is renewed at most, as long as nothing spreads it.
+/// The longest lead time before expiry, without jitter.
 const LEAD_TIME: Duration = Duration::from_mins(1);
 
-/// By how much more that is spread at most.
+/// The maximum random addition to the lead time.
 const MAX_JITTER: Duration = Duration::from_mins(5);
 
-/// The same where a refresh kills the old access token: requests on their way would fail with it.
+/// The longest lead time if a refresh revokes the old access token. It is short, because requests
+/// in progress would fail with the old token.
 const LATE_LEAD_TIME: Duration = Duration::from_secs(2);
 
-/// The longest time between two refreshes that anything has to wait for.
+/// The longest minimum time between two refreshes.
 pub(super) const MIN_REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The shortest: a token that is over when it arrives must not make every request a refresh.
+/// The shortest minimum time between two refreshes. Without it, a token that has already expired on
+/// arrival would make every request start a refresh.
 const SHORTEST_REFRESH_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How a token is renewed, where it can be.
+/// The time of the refresh of a token with a refresh token.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum RefreshTiming {
-    /// In good time.
+    /// Well before expiry.
     Early,
-    /// At the last moment: the old access token dies with it.
+    /// Just before expiry, because the refresh revokes the old access token.
     Late,
 }
 
-/// The life of an access token that was asked for at `obtained_at`. `fraction`, from 0 to 1, is
-/// this token's place within what is spread.
+/// The lifetime of an access token that was requested at `obtained_at`. `fraction`, from 0 to 1, is
+/// the random part of the jitter.
 pub(super) fn lifetime(
     obtained_at: Timestamp,
     expires_at: Option<Timestamp>,
@@ -63,7 +66,7 @@ pub(super) fn lifetime(
     }
 }
 
-/// How long before its end a token is renewed: small beside its lifetime, whatever that is.
+/// The lead time before expiry. It is always a small part of the lifetime.
 fn lead_time(timing: RefreshTiming, lifetime: Duration, fraction: f64) -> Duration {
     let fraction = fraction.clamp(0.0, 1.0);
     match timing {
@@ -80,8 +83,8 @@ fn lead_time(timing: RefreshTiming, lifetime: Duration, fraction: f64) -> Durati
     }
 }
 
-/// A random number from 0 to 1. Where the operating system gives none it is the middle: what is
-/// spread by it needs no secrecy.
+/// A random number from 0 to 1. It is 0.5 if the operating system returns no random bytes, because
+/// jitter needs no secrecy.
 pub(super) fn random_fraction() -> f64 {
     random::<4>().map_or(0.5, |bytes| {
         f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)
@@ -96,8 +99,8 @@ mod tests {
 
     const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
-    /// After how many milliseconds a token of this many is renewed, first and last, and from when
-    /// on it may be.
+    /// For a lifetime in milliseconds: the earliest and the latest refresh time, and the time
+    /// before which no refresh is allowed.
     fn renewed(lifetime: u64, timing: RefreshTiming) -> (u64, u64, u64) {
         let end = START.plus(Duration::from_millis(lifetime));
         let schedule = |fraction| super::lifetime(START, Some(end), Some(timing), fraction);
@@ -147,7 +150,7 @@ mod tests {
         let given_once = lifetime(START, Some(end), None, 0.5);
         assert_eq!(given_once.refresh_at, None);
         assert_eq!(given_once.expires_at, Some(end));
-        // Its end was before it was asked for.
+        // The token expired before it was requested.
         let over = lifetime(end, Some(START), Some(RefreshTiming::Early), 0.5);
         assert_eq!(over.refresh_at, Some(START));
         assert!(over.not_before > end);
@@ -171,7 +174,8 @@ mod tests {
             .collect();
         at.sort_unstable();
         let (first, last) = (at.first().unwrap(), at.last().unwrap());
-        // A thousand draws out of five minutes that all lie within one do not happen.
+        // It is practically impossible that a thousand random times within five minutes are all
+        // within one minute.
         assert!(last.since(*first) > Duration::from_mins(1));
         assert!(end.since(*last) >= LEAD_TIME);
     }

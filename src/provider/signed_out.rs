@@ -1,4 +1,4 @@
-//! How an app behind says that it does not take an access token.
+//! The responses by which an app refuses an access token.
 
 use http::header::{LOCATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
@@ -6,12 +6,13 @@ use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use super::Provider;
 use super::settings::SignedOutPattern;
 
-/// Schemes of an app that has passwords of its own: such a challenge says nothing about a token.
+/// Authentication schemes of apps with their own passwords. Such a challenge says nothing about the
+/// access token.
 const PASSWORD_SCHEMES: [&str; 4] = ["basic", "digest", "negotiate", "ntlm"];
 
 impl Provider {
-    /// Whether an answer of an app says that it does not take the access token of this server: 401,
-    /// unless it asks for a password alone, or a shape that the settings describe.
+    /// Whether a response of an app refuses the access token. This is a 401, unless it asks only
+    /// for a password, or a pattern in the settings.
     pub fn is_signed_out_answer(&self, status: StatusCode, headers: &HeaderMap) -> bool {
         let patterns = &self.settings.signed_out_answers;
         (status == StatusCode::UNAUTHORIZED && !asks_for_password(headers))
@@ -26,7 +27,7 @@ fn asks_for_password(headers: &HeaderMap) -> bool {
     challenges.peek().is_some() && challenges.all(is_of_password)
 }
 
-/// Whether a challenge begins with the name of such a scheme (RFC 9110 section 11.6.1).
+/// Whether a challenge begins with one of these schemes (RFC 9110 section 11.6.1).
 fn is_of_password(challenge: &HeaderValue) -> bool {
     let scheme = challenge.as_bytes().split(|byte| *byte == b' ').next();
     scheme.is_some_and(|scheme| {

@@ -1,4 +1,4 @@
-//! The token request (RFC 6749 section 4.1.3) and its response (section 5.1).
+//! The token request (RFC 6749 section 4.1.3) and the token response (section 5.1).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use super::{SetupError, TokenCallError};
 use crate::clock::Timestamp;
 use crate::secret::Secret;
 
-/// The parameters that are ours: nobody else may set them.
+/// Reserved parameters. Settings may not set them.
 const RESERVED: [&str; 10] = [
     "grant_type",
     "client_id",
@@ -35,30 +35,28 @@ const RESERVED: [&str; 10] = [
     "resource",
 ];
 
-/// The longest life of a token that is believed: a hundred years, in seconds.
+/// The longest accepted lifetime of a token: a hundred years, in seconds.
 const LONGEST_LIFETIME: f64 = 3_155_760_000.0;
 
-/// Why a token response is not one.
-///
-/// Side: provider.
+/// The reason why a token response is not valid. The provider has to correct it.
 #[derive(Debug, thiserror::Error)]
 pub enum ResponseFormatError {
-    /// It is compressed, though that was not asked for.
+    /// The response is compressed, although the request did not allow it.
     #[error("it is compressed")]
     Compressed,
     /// `expires_in` is not a number of seconds between zero and a hundred years.
     #[error("`expires_in` is not a number of seconds")]
     ExpiresIn,
-    /// The body is not the JSON object that it says it is.
+    /// The body is not a JSON object, although the media type is JSON.
     #[error("it is not a JSON object")]
     Json(#[source] JsonError),
     /// The media type is not JSON.
     #[error("it is not of a JSON media type")]
     MediaType,
-    /// A required member is missing or not a text.
+    /// A required member is missing or not a string.
     #[error("the member `{0}` is missing or not a text")]
     Member(&'static str),
-    /// The token type is not `Bearer`; no other can be used.
+    /// The token type is not `Bearer`. The gateway supports no other type.
     #[error("the token type is not `Bearer`")]
     TokenType,
 }
@@ -69,11 +67,11 @@ pub(super) struct TokenResponse {
     pub(super) access_token: Secret<String>,
     pub(super) refresh_token: Option<Secret<String>>,
     pub(super) expires_in: Option<Duration>,
-    /// As it came: nobody has looked at it.
+    /// The ID token. It has not been verified yet.
     pub(super) id_token: Option<Secret<String>>,
 }
 
-/// A code, and what its request was made with.
+/// A code, with the values of its authorization request.
 #[derive(Debug)]
 pub(super) struct CodeGrant<'a> {
     pub(super) code: &'a Secret<String>,
@@ -81,19 +79,19 @@ pub(super) struct CodeGrant<'a> {
     pub(super) redirect_uri: &'a str,
 }
 
-/// How token requests are written for one server.
+/// The format of token requests to one provider.
 #[derive(Debug)]
 pub(super) struct RequestFormat {
     body: BodyFormat,
-    /// What the access token is for (RFC 8707 section 2.2).
+    /// The resources that the access token is for (RFC 8707 section 2.2).
     resources: Vec<String>,
-    /// Parameters of the profile and the operator, under the names that are sent.
+    /// Additional parameters of the profile and the operator, under the names that are sent.
     extra: BTreeMap<String, String>,
     rename: BTreeMap<String, String>,
 }
 
 impl RequestFormat {
-    /// Checks that no parameter can come twice and none of ours be replaced.
+    /// Checks that no parameter is repeated and that no reserved parameter is replaced.
     pub(super) fn new(settings: &Settings) -> Result<Self, SetupError> {
         let request = &settings.token_request;
         let refuse = |key, problem| Err(SetupError::Setting { key, problem });
@@ -130,8 +128,8 @@ impl RequestFormat {
         self.rename.get(name).map_or(name, String::as_str)
     }
 
-    /// The request that redeems a code. The order of parameters is that of RFC 6749's examples
-    /// with the credentials in front.
+    /// The request that exchanges a code. The parameters have the order of the examples in RFC
+    /// 6749, with the credentials first.
     pub(super) fn redemption(
         &self,
         uri: &Uri,
@@ -148,8 +146,8 @@ impl RequestFormat {
         Ok(self.write(uri, &request))
     }
 
-    /// The request that exchanges a refresh token for new tokens (RFC 6749 section 6), of the same
-    /// scope: none is named.
+    /// The request that exchanges a refresh token for new tokens (RFC 6749 section 6). It names no
+    /// scope, so the scope stays the same.
     pub(super) fn refresh(
         &self,
         uri: &Uri,
@@ -174,7 +172,7 @@ impl RequestFormat {
             BodyFormat::Form => (FORM, form(pairs.chain(resources))),
             BodyFormat::Json => ("application/json", object(pairs, resource, &self.resources)),
         };
-        // The buffer is wiped when the last byte was handed to the socket.
+        // The buffer is wiped after its last byte was written to the socket.
         let mut written = Request::new(Full::new(Bytes::from_owner(body)));
         *written.method_mut() = Method::POST;
         written.uri_mut().clone_from(uri);
@@ -196,14 +194,15 @@ pub(super) struct TokenRequest<'a> {
 
 /// The value of a parameter.
 enum ParameterValue<'a> {
-    /// Somebody else's, who wipes it.
+    /// A borrowed value. Its owner wipes it if it is secret.
     Borrowed(&'a str),
-    /// Made for this request.
+    /// A value that was made for this request.
     Owned(Secret<String>),
 }
 
 impl<'a> TokenRequest<'a> {
-    /// A request for this grant that says who asks: there is none that does not.
+    /// A request with this grant type and with client authentication. No request is made without
+    /// client authentication.
     pub(super) fn new(
         grant_type: &'static str,
         client_auth: &'a ClientAuth,
@@ -241,17 +240,18 @@ impl<'a> TokenRequest<'a> {
 /// The media type of a form.
 pub(super) const FORM: &str = "application/x-www-form-urlencoded";
 
-/// Enough for a request of the longest code, so that the buffer does not move and leave copies.
+/// The initial capacity. It is enough for the longest code, so the buffer does not grow and leave
+/// copies of secrets in memory.
 const BUFFER_CAPACITY: usize = 16 * 1024;
 
-/// A form, wiped when dropped.
+/// Writes a form. It is wiped when it is dropped.
 pub(super) fn form<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Zeroizing<Vec<u8>> {
     let mut form = form_urlencoded::Serializer::new(String::with_capacity(BUFFER_CAPACITY));
     Zeroizing::new(form.extend_pairs(pairs).finish().into_bytes())
 }
 
-/// An object of texts, wiped when dropped. Several `values` of the parameter `repeated` are an
-/// array.
+/// Writes a JSON object of strings. It is wiped when it is dropped. Several `values` of the
+/// parameter `repeated` become an array.
 fn object<'a>(
     pairs: impl Iterator<Item = (&'a str, &'a str)>,
     repeated: &str,
@@ -276,11 +276,11 @@ fn object<'a>(
     buffer
 }
 
-/// Reads the answer to a token request: by status first, then the media type, then the JSON.
+/// Reads the response to a token request: first the status, then the media type, then the JSON.
 ///
-/// `expires_in` may be missing, a number, a fraction or a number in quotes; null, zero, negative
-/// and more than a hundred years are refused, for they are answers of a server that is broken in a
-/// way that is not known. A refresh token or ID token that is null or empty is none.
+/// `expires_in` may be missing, a number, a fraction or a number in quotes. Null, zero, negative
+/// numbers and more than a hundred years are refused, because such a provider has an unknown fault.
+/// A refresh token or an ID token that is null or empty counts as absent.
 pub(super) fn read(
     response: Response<Bytes>,
     grant: GrantType,
@@ -291,7 +291,7 @@ pub(super) fn read(
     let members = json::object(&body);
     let empty = body.is_empty();
     wipe(body);
-    // Some servers report an error with status 200.
+    // Some providers report an error with status 200.
     if parts.status != StatusCode::OK || members.as_ref().is_ok_and(error_response::is_error) {
         let response = ErrorResponse {
             grant,
@@ -309,7 +309,7 @@ pub(super) fn read(
 }
 
 fn granted(mut members: Object) -> Result<TokenResponse, ResponseFormatError> {
-    // Taken out first, so that they are wiped on every way out.
+    // The tokens are taken out first, so that every return path wipes them.
     let access_token = match members.remove("access_token") {
         Some(Value::String(token)) => Ok(Secret::new(token)),
         _ => Err(ResponseFormatError::Member("access_token")),
@@ -348,7 +348,7 @@ fn expires_in(value: &Value) -> Result<Duration, ResponseFormatError> {
         .ok_or(ResponseFormatError::ExpiresIn)
 }
 
-/// Whether an answer says that its body is JSON, not compressed.
+/// Checks that the body is JSON and is not compressed.
 pub(super) fn says_json(headers: &HeaderMap) -> Result<(), ResponseFormatError> {
     let essence = media_type(headers)?;
     let json = essence == "application/json"
@@ -356,8 +356,9 @@ pub(super) fn says_json(headers: &HeaderMap) -> Result<(), ResponseFormatError> 
     json.then_some(()).ok_or(ResponseFormatError::MediaType)
 }
 
-/// The media type of an answer that is not compressed, in lower case and without parameters; empty
-/// when it names none. What is compressed is never unpacked: a small answer can unpack to any size.
+/// The media type of a response that is not compressed, in lower case and without parameters. Empty
+/// if the response has no media type. Compressed data is never decompressed, because a small
+/// response can expand to any size.
 pub(super) fn media_type(headers: &HeaderMap) -> Result<String, ResponseFormatError> {
     let plain = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
     if !headers.get_all(CONTENT_ENCODING).iter().all(plain) {
@@ -370,7 +371,7 @@ pub(super) fn media_type(headers: &HeaderMap) -> Result<String, ResponseFormatEr
     Ok(essence.unwrap_or_default().trim().to_ascii_lowercase())
 }
 
-/// Wipes a body with tokens in it, when nobody else holds it.
+/// Wipes a body that contains tokens, if there is no other reference to it.
 fn wipe(body: Bytes) {
     if let Ok(mut body) = body.try_into_mut() {
         body.as_mut().zeroize();

@@ -1,5 +1,5 @@
-//! Claims from an endpoint that is asked with the access token: the userinfo endpoint of OpenID
-//! Connect Core 1.0 section 5.3, or a resource such as Laravel's `GET /api/user`.
+//! Claims from the userinfo endpoint (OpenID Connect Core 1.0 section 5.3), or from a similar
+//! resource such as Laravel's `GET /api/user`. The request carries the access token.
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
@@ -16,45 +16,45 @@ use crate::origin;
 use crate::secret::Secret;
 use crate::token::TokenSet;
 
-/// What the endpoint may answer; the signed form only where we are registered for it.
+/// The accepted media types. Providers use the signed form only for clients that are registered for
+/// it.
 const ACCEPTED: &str = "application/json, application/jwt";
 
-/// Why there are no claims.
-///
-/// Side: provider.
+/// The reason why there are no claims. The provider has to correct it.
 #[derive(Debug, thiserror::Error)]
 pub enum UserinfoError {
-    /// The endpoint could not be reached, did not answer in time, or answered more than is taken.
+    /// The endpoint could not be reached, did not respond in time, or sent a response that is too
+    /// large.
     #[error("the call failed")]
     Call(#[source] origin::Error),
-    /// The body is not the JSON object or array that it has to be.
+    /// The body is not the expected JSON object or array.
     #[error("the answer is not the JSON that it has to be")]
     Json(#[source] JsonError),
-    /// The answer does not say that it is JSON or a JWT, or is compressed.
+    /// The media type is neither JSON nor JWT, or the response is compressed.
     #[error("the answer is not usable")]
     MediaType(#[source] ResponseFormatError),
-    /// The answer is a JWT, and nothing says whose signature it should have.
+    /// The response is a JWT, but the settings do not say whose signature it needs.
     #[error("the answer is signed, and only beside ID tokens it is known by whom")]
     Signed,
-    /// Another status than 200; redirects are not followed.
+    /// The status is not 200. Redirects are not followed.
     #[error("the endpoint answered with status {0}")]
     Status(u16),
-    /// The answer says that it is a JWT, but is no text.
+    /// The media type is JWT, but the body is not text.
     #[error("the answer is not a JWT")]
     Text,
 }
 
-/// An answer of the userinfo endpoint.
+/// A userinfo response.
 #[derive(Debug)]
 pub(super) enum Userinfo {
-    /// Claims, as good as the connection they came over.
+    /// Unsigned claims. They are as trustworthy as the connection.
     Json(Object),
-    /// A JWT with claims, whose signature nobody has checked (OpenID Connect Core 1.0 section
+    /// A JWT with claims. Its signature has not been verified yet (OpenID Connect Core 1.0 section
     /// 5.3.2).
     Signed(Secret<String>),
 }
 
-/// Fetches the claims of the user whose tokens these are.
+/// Fetches the claims of the user with the access token of `tokens`.
 pub(super) async fn fetch(
     endpoint: &Endpoint,
     tokens: &TokenSet,
@@ -71,7 +71,7 @@ pub(super) async fn fetch(
 fn form_request(endpoint: &Endpoint, tokens: &TokenSet) -> Request<Full<Bytes>> {
     let token = ("access_token", tokens.access_token());
     let body = form([token].into_iter());
-    // The buffer is wiped when the last byte was handed to the socket.
+    // The buffer is wiped after its last byte was written to the socket.
     let mut request = Request::new(Full::new(Bytes::from_owner(body)));
     *request.method_mut() = Method::POST;
     request.uri_mut().clone_from(endpoint.uri());
@@ -100,8 +100,8 @@ fn check_status(response: &Response<Bytes>) -> Result<(), UserinfoError> {
     }
 }
 
-/// Fetches the email address of the user whose tokens these are from a list of all of them, for
-/// servers whose userinfo has none that is verified. `None` when no address is verified.
+/// Fetches the user's email address from a list of all addresses, for providers whose userinfo has
+/// no verified address. `None` if no address is verified.
 pub(super) async fn fetch_email(
     endpoint: &Endpoint,
     tokens: &TokenSet,
@@ -112,8 +112,8 @@ pub(super) async fn fetch_email(
     read_email(&response.map_err(UserinfoError::Call)?)
 }
 
-/// The primary address if it is verified, else the first that is. Entries of another shape are
-/// passed over.
+/// The primary address if it is verified, otherwise the first verified one. Entries of another form
+/// are skipped.
 fn read_email(response: &Response<Bytes>) -> Result<Option<Email>, UserinfoError> {
     check_status(response)?;
     says_json(response.headers()).map_err(UserinfoError::MediaType)?;
@@ -125,7 +125,7 @@ fn read_email(response: &Response<Bytes>) -> Result<Option<Email>, UserinfoError
         .filter(|entry| is(entry, "verified"))
         .filter_map(|entry| Some((is(entry, "primary"), address(entry)?)));
     let mut verified: Vec<(bool, Claim)> = verified.collect();
-    // Keeps the order of the others.
+    // A stable sort keeps the order of the other addresses.
     verified.sort_by_key(|(primary, _address)| !primary);
     let best = verified.into_iter().next();
     Ok(best.map(|(_primary, address)| Email {
@@ -186,7 +186,7 @@ mod tests {
             assert_eq!(text.expose(), jwt);
             let shown = format!("{:?}", answered(200, media_type, jwt));
             assert!(!shown.contains("eyJ"), "{shown}");
-            // A label that lies makes no claims of an object.
+            // The media type decides: an object with the media type of a JWT gives no claims.
             let read = answered(200, media_type, r#"{"sub":"1"}"#);
             assert!(matches!(read, Ok(Userinfo::Signed(_))));
         }

@@ -1,11 +1,12 @@
-//! What each error means: the one table from which everything else is derived.
+//! The classification of each error: the one table from which every reaction follows.
 //!
-//! Nobody matches on a variant to decide what to do. The wording of pages, status codes,
-//! `Retry-After`, alarms, the breaker and the end of a session all follow from a [`Classification`].
+//! No other code matches on a variant to decide its reaction. The text of pages, status codes,
+//! `Retry-After`, alarms, the breaker and the end of a session all follow from a
+//! [`Classification`].
 //!
-//! A refresh ends its session only by an error of [`Actor::Client`]. A refresh can fail so in two
-//! ways: the server refuses the refresh token in a well-formed answer, or its answer is proven to be
-//! about another person.
+//! Only an error of [`Actor::Client`] lets a refresh end its session. There are two cases: the
+//! provider refuses the refresh token in a well-formed response, or its response is proven to be
+//! about another user.
 
 use std::time::Duration;
 
@@ -16,44 +17,44 @@ use super::{
 use crate::provider::metadata::MetadataError;
 use crate::provider::userinfo::UserinfoError;
 
-/// Who has to act before the same attempt can succeed.
+/// The party that has to act before the same attempt can succeed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Actor {
-    /// The person, who has to sign in again: the server does not accept the code or the refresh
-    /// token. A session whose refresh fails so has ended.
+    /// The user has to sign in again, because the provider does not accept the code or the refresh
+    /// token. A session whose refresh fails with this actor has ended.
     Client,
-    /// Whoever runs the gateway: its settings, its registration at the server, or a limit of its
-    /// own.
+    /// The operator of the gateway has to act: on the settings, on the registration at the
+    /// provider, or on a limit of the gateway.
     Operator,
-    /// The authorization server, or whoever runs it.
+    /// The authorization server or its operator has to act.
     Provider,
 }
 
-/// How much the server may have seen of a code or a token.
+/// How much the provider may have seen of a code or a token.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Sent {
     /// No call was begun.
     Nothing,
-    /// A call was begun, but no connection was made, so the server has seen nothing.
+    /// A call was begun, but no connection was made. The provider has seen nothing.
     Undelivered,
-    /// The server may have acted on the call, and may have used up the code or the refresh token.
+    /// The provider may have processed the call, and may have used the code or the refresh token.
     Possibly,
 }
 
-/// What an error means.
+/// The meaning of an error.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Classification {
-    /// Who has to act.
+    /// The party that has to act.
     pub actor: Actor,
-    /// Whether it passes by itself, so that the same attempt makes sense later.
+    /// Whether the problem can pass without an action, so that the same attempt can succeed later.
     pub passes: bool,
-    /// What the server may have seen.
+    /// What the provider may have seen.
     pub sent: Sent,
-    /// After what time the same attempt makes sense, where that is known.
+    /// The time until the next attempt makes sense, if it is known.
     pub retry_after: Option<Duration>,
 }
 
-/// Something that passes by itself.
+/// A problem that can pass without an action.
 const fn passing(actor: Actor, sent: Sent) -> Classification {
     Classification {
         actor,
@@ -63,7 +64,7 @@ const fn passing(actor: Actor, sent: Sent) -> Classification {
     }
 }
 
-/// Something that stays until somebody has acted.
+/// A problem that remains until the actor has acted.
 const fn lasting(actor: Actor, sent: Sent) -> Classification {
     Classification {
         passes: false,
@@ -85,7 +86,7 @@ impl Classification {
 }
 
 impl Error {
-    /// What it means.
+    /// The classification of this error.
     pub fn class(&self) -> Classification {
         match self {
             Self::Exchange(error) => error.class(),
@@ -97,7 +98,7 @@ impl Error {
 }
 
 impl ExchangeError {
-    /// What it means.
+    /// The classification of this error.
     pub fn class(&self) -> Classification {
         match self {
             Self::Call(error) => error.class(),
@@ -107,7 +108,7 @@ impl ExchangeError {
 }
 
 impl SetupError {
-    /// What it means.
+    /// The classification of this error.
     pub fn class(&self) -> Classification {
         match self {
             Self::EmptyFile { .. }
@@ -122,26 +123,26 @@ impl SetupError {
 }
 
 impl NotReady {
-    /// What it means.
+    /// The classification of this error.
     pub fn class(self) -> Classification {
         passing(Actor::Provider, Sent::Nothing)
     }
 }
 
 impl KeysError {
-    /// What it means. Nothing but the keys was asked for.
+    /// The classification of this error. The fetch of keys sends no code and no token.
     pub fn class(&self) -> Classification {
         match self {
             Self::Call(_) | Self::JustFetched => passing(Actor::Provider, Sent::Nothing),
             Self::Status(status) => by_status(*status),
-            // A server that publishes the wrong thing goes on until somebody changes it.
+            // A provider that publishes invalid keys continues until its operator changes them.
             Self::Unusable(_) => lasting(Actor::Provider, Sent::Nothing),
         }
     }
 }
 
 impl ReachError {
-    /// What it means.
+    /// The classification of this error.
     pub fn class(&self) -> Classification {
         match self {
             Self::Connect(_) => passing(Actor::Provider, Sent::Nothing),
@@ -154,7 +155,7 @@ impl ReachError {
 }
 
 impl Unreachable {
-    /// What it means: what its cause does.
+    /// The classification of the cause.
     pub fn class(&self) -> Classification {
         let silent = passing(Actor::Provider, Sent::Nothing);
         let cause = self.cause.as_deref();
@@ -164,7 +165,7 @@ impl Unreachable {
 }
 
 impl ResponseError {
-    /// What it means.
+    /// The classification of this error.
     pub fn class(&self) -> Classification {
         match self {
             Self::Issuer => lasting(Actor::Provider, Sent::Nothing),
@@ -174,12 +175,13 @@ impl ResponseError {
 }
 
 impl TokenCallError {
-    /// What it means.
+    /// The classification of this error.
     pub fn class(&self) -> Classification {
         match self {
-            // A page of a proxy, an answer that was cut short, a server that is half up: nothing
-            // says that our settings are wrong. It has to count as a failure of the server, so that
-            // the breaker spares refresh tokens: each such answer may have used one up.
+            // Possible causes are a page of a proxy, a truncated response or a provider that is
+            // starting. None of them shows that our settings are wrong. The error counts as a
+            // failure of the provider, so that the breaker opens: each such response may have used
+            // up a refresh token.
             Self::MalformedResponse(_) => passing(Actor::Provider, Sent::Possibly),
             Self::Assertion(_) | Self::NoRefreshToken => lasting(Actor::Operator, Sent::Nothing),
             Self::Busy => passing(Actor::Provider, Sent::Nothing),
@@ -187,7 +189,7 @@ impl TokenCallError {
                 passing(Actor::Provider, Sent::Possibly)
             }
             Self::Call(_) => passing(Actor::Provider, Sent::Undelivered),
-            // The server's own, well-formed word about this very code or token.
+            // The provider has refused this code or token in a well-formed response.
             Self::CodeRefused(_) | Self::RefreshRefused(_) => {
                 lasting(Actor::Client, Sent::Possibly)
             }
@@ -209,12 +211,12 @@ impl TokenCallError {
 }
 
 impl GrantError {
-    /// What it means. The code or refresh token of a response that is judged was sent.
+    /// The classification of this error. The code or the refresh token was sent in every case.
     pub fn class(&self) -> Classification {
         let class = match self {
-            // A server that gives a well-formed answer which we cannot believe or use gives it
-            // again, in a login as in a refresh: a token that is too long for an HTTP field is no
-            // outage.
+            // A provider that returns a well-formed but unusable response returns the same response
+            // again, at a login and at a refresh. For example, a token that is too long for an HTTP
+            // field is not a temporary failure.
             Self::AccessToken(_)
             | Self::IdToken(_)
             | Self::NoIdToken
@@ -224,7 +226,7 @@ impl GrantError {
             | Self::Token(_) => lasting(Actor::Provider, Sent::Possibly),
             Self::Keys(error) => error.class(),
             Self::NotReady(error) => error.class(),
-            // The session's refresh token speaks for somebody else now: it must not go on.
+            // The session's refresh token now belongs to another user, so the session must end.
             Self::OtherPerson => lasting(Actor::Client, Sent::Possibly),
             Self::Userinfo(error) => userinfo(error),
         };
@@ -232,8 +234,8 @@ impl GrantError {
     }
 }
 
-/// A server that is being mended answers with pages for people; one that is well and says the wrong
-/// thing goes on saying it.
+/// A provider under maintenance answers with HTML pages, which is temporary. A provider that
+/// publishes wrong values in valid JSON does not recover without an action.
 fn metadata(error: &MetadataError) -> Classification {
     match error {
         MetadataError::Call(_) | MetadataError::Json(_) | MetadataError::MediaType(_) => {
@@ -257,7 +259,7 @@ fn userinfo(error: &UserinfoError) -> Classification {
     }
 }
 
-/// Another status than the 200 that is wanted, of something that is only read.
+/// The classification of a status other than 200 for a resource that is only read.
 fn by_status(status: u16) -> Classification {
     if matches!(status, 408 | 425 | 429 | 500..) {
         passing(Actor::Provider, Sent::Nothing)

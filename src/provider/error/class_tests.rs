@@ -1,4 +1,4 @@
-//! The table of failures: one row for each variant, and for each case that a variant tells apart.
+//! The table of errors: one row for each variant, and for each case within a variant.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,8 +16,8 @@ use crate::provider::userinfo::UserinfoError;
 use crate::provider::{JsonError, Verdict};
 use crate::{origin, tls, token};
 
-/// What an error means, in words: who acts, whether it passes, what was sent, after how many seconds
-/// it is tried again, and what follows for a session that was to be refreshed.
+/// The classification of an error: the actor, whether it passes, what was sent, the seconds until
+/// the next attempt, and the verdict for a session at a refresh.
 type Row = (Actor, &'static str, Sent, Option<u64>, Verdict);
 
 fn row(class: Classification) -> Row {
@@ -37,7 +37,7 @@ fn variants(source: &'static str, name: &str) -> BTreeSet<&'static str> {
         .collect()
 }
 
-/// Checks each row, with its reason code, and that no variant is without one.
+/// Checks each row and its reason code. Also checks that every variant has a row.
 fn check<E: std::fmt::Debug>(
     (source, name): (&'static str, &str),
     reason: fn(&E) -> &'static str,
@@ -55,7 +55,7 @@ fn check<E: std::fmt::Debug>(
     assert_eq!(seen, variants(source, name), "{name}");
 }
 
-/// The server has seen nothing of the call, and may have acted on it.
+/// A call that the provider has not seen, and a call that it may have processed.
 const UNDELIVERED: fn() -> origin::Error = || origin::Error::ConnectTimeout;
 const LOST: fn() -> origin::Error = || origin::Error::CallTimeout;
 

@@ -1,56 +1,56 @@
-//! Judging a token response, and who it is about.
+//! Errors in the verification of a token response and its identity.
 
 use super::{KeysError, NotReady};
 use crate::provider::jwt::{TokenError, TokenKind};
 use crate::provider::userinfo::UserinfoError;
 use crate::token;
 
-/// Why a token response is not believed, or brings nobody.
+/// The reason why a token response is refused, or gives no identity.
 #[derive(Debug, thiserror::Error)]
 pub enum GrantError {
-    /// The JWT access token is not believed: a key or audience is configured wrongly, or a clock is
-    /// wrong.
+    /// The JWT access token is not valid. The key or the audience is configured wrongly, or a clock
+    /// is wrong.
     #[error("the access token is not believed")]
     AccessToken(#[source] TokenError),
-    /// The ID token is not believed: `client_id`, `issuer` or a clock is wrong, or the answer belongs
-    /// to somebody else.
+    /// The ID token is not valid. `client_id`, `issuer` or a clock is wrong, or the response
+    /// belongs to another user or request.
     #[error("the ID token is not believed")]
     IdToken(#[source] TokenError),
     /// There are no keys to verify a signature with.
     #[error(transparent)]
     Keys(#[from] KeysError),
-    /// The token response has no ID token, which is where the identity comes from: the scope
-    /// `openid` has to be granted.
+    /// The token response has no ID token, but the identity comes from the ID token. The provider
+    /// has to grant the scope `openid`.
     #[error("the token response has no ID token")]
     NoIdToken,
-    /// The claims name nobody; look at `identity.claims.subject`.
+    /// The claims contain no subject. Check the setting `identity.claims.subject`.
     #[error("the identity has no subject")]
     NoSubject,
-    /// It is not known where the userinfo endpoint is.
+    /// The location of the userinfo endpoint is not known yet.
     #[error(transparent)]
     NotReady(#[from] NotReady),
-    /// The answer to a refresh is proven to be about another subject, or from another issuer, than
-    /// the session (OpenID Connect Core 1.0 section 12.2). It is the provider's mistake, or an
-    /// attacker swaps answers.
+    /// The response to a refresh is proven to be about another subject or from another issuer than
+    /// the session (OpenID Connect Core 1.0 section 12.2). The provider made a mistake, or an
+    /// attacker swaps responses.
     #[error("the answer to the refresh is about somebody else")]
     OtherPerson,
-    /// The userinfo is about somebody else than the ID token (OpenID Connect Core 1.0 section
-    /// 5.3.2). It is the provider's mistake, or an attacker swaps access tokens.
+    /// The userinfo and the ID token have different subjects (OpenID Connect Core 1.0 section
+    /// 5.3.2). The provider made a mistake, or an attacker swaps access tokens.
     #[error("the userinfo is not about the subject of the ID token")]
     OtherSubject,
-    /// The signed userinfo is not believed.
+    /// The signed userinfo response is not valid.
     #[error("the signed userinfo is not believed")]
     SignedUserinfo(#[source] TokenError),
-    /// The access token or the refresh token cannot be used: no HTTP field can carry it.
+    /// The access token or the refresh token cannot be used, because no HTTP field can carry it.
     #[error("the token cannot be used")]
     Token(#[source] token::Error),
-    /// The userinfo endpoint gave no claims.
+    /// The userinfo endpoint returned no claims.
     #[error("the userinfo endpoint gave no claims")]
     Userinfo(#[source] UserinfoError),
 }
 
 impl GrantError {
-    /// A stable code for logs, counters and pages.
+    /// A stable code for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::AccessToken(error) => error.reason(TokenKind::AccessToken),

@@ -1,9 +1,9 @@
-//! Why a provider could not be set up, or did not let somebody in.
+//! Errors of the provider room.
 //!
-//! Each thing that is attempted has an error type of its own, so that a signature says what can go
-//! wrong: [`SetupError`], [`ReachError`] and [`KeysError`], [`ResponseError`], [`TokenCallError`],
-//! [`GrantError`]. No variant carries a secret, a code or a token. What an error means for people,
-//! operators and sessions is decided in one table, [`Classification`].
+//! Each operation has its own error type, so that a signature shows what can fail: [`SetupError`],
+//! [`ReachError`], [`KeysError`], [`ResponseError`], [`TokenCallError`] and [`GrantError`]. No
+//! variant contains a secret, a code or a token. One table, [`Classification`], decides what an
+//! error means for users, operators and sessions.
 
 mod class;
 mod grant;
@@ -20,32 +20,32 @@ pub use reach::{KeysError, ReachError, Unreachable};
 pub use setup::SetupError;
 pub use token_call::TokenCallError;
 
-/// The metadata has not been read yet, and it has to be.
+/// The metadata is needed, but has not been read yet.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the metadata of the authorization server has not been read yet")]
 pub struct NotReady;
 
 impl NotReady {
-    /// A stable code for logs, counters and pages.
+    /// A stable code for logs, metrics and pages.
     pub fn reason(self) -> &'static str {
         "metadata_missing"
     }
 }
 
-/// Why an answer of the authorization endpoint is not taken.
+/// The reason why an authorization response is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ResponseError {
-    /// The response names another issuer, or names none although the server promises to (RFC 9207
-    /// section 2.4). The provider is wrong, or an attacker mixes up two servers.
+    /// The response names another issuer. Or it names none, although the provider promises to (RFC
+    /// 9207 section 2.4). The provider made a mistake, or an attacker mixes up two providers.
     #[error("the answer of the authorization endpoint is not from this issuer")]
     Issuer,
-    /// Nobody knows yet whether the server promises to say who it is.
+    /// The metadata has not been read yet, so it is not known whether the provider promises `iss`.
     #[error(transparent)]
     NotReady(#[from] NotReady),
 }
 
 impl ResponseError {
-    /// A stable code for logs, counters and pages.
+    /// A stable code for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Issuer => "response_issuer",
@@ -54,13 +54,13 @@ impl ResponseError {
     }
 }
 
-/// Why a code or a refresh token brought no tokens that are believed.
+/// The reason why a code or a refresh token gave no valid tokens.
 #[derive(Debug, thiserror::Error)]
 pub enum ExchangeError {
-    /// The token endpoint gave none.
+    /// The token endpoint returned no tokens.
     #[error(transparent)]
     Call(#[from] TokenCallError),
-    /// What it gave is not believed.
+    /// The returned tokens are not valid.
     #[error(transparent)]
     Grant(#[from] GrantError),
 }
@@ -72,7 +72,7 @@ impl From<NotReady> for ExchangeError {
 }
 
 impl ExchangeError {
-    /// A stable code for logs, counters and pages.
+    /// A stable code for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Call(error) => error.reason(),
@@ -81,25 +81,25 @@ impl ExchangeError {
     }
 }
 
-/// Why somebody could not sign in at a provider.
+/// The reason why a login at a provider failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The code was not exchanged for tokens that are believed.
+    /// The code was not exchanged for valid tokens.
     #[error(transparent)]
     Exchange(#[from] ExchangeError),
-    /// It is not known yet where to send people.
+    /// The location of the authorization endpoint is not known yet.
     #[error(transparent)]
     NotReady(#[from] NotReady),
-    /// People cannot be sent to the server now.
+    /// The provider cannot be used now.
     #[error(transparent)]
     Unreachable(#[from] Unreachable),
-    /// The answer that the browser brought is not taken.
+    /// The authorization response is refused.
     #[error(transparent)]
     Response(#[from] ResponseError),
 }
 
 impl Error {
-    /// A stable code for logs, counters and pages.
+    /// A stable code for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Exchange(error) => error.reason(),

@@ -1,4 +1,4 @@
-//! Reaching a server, and reading what it publishes about itself.
+//! Errors in reaching a provider and in reading its metadata and keys.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,25 +8,25 @@ use crate::origin;
 use crate::provider::keys::KeySetError;
 use crate::provider::metadata::MetadataError;
 
-/// Why there are no keys to verify a signature with.
+/// The reason why there are no keys to verify a signature with.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
-    /// They could not be fetched.
+    /// The keys could not be fetched.
     #[error("the call for the keys failed")]
     Call(#[source] origin::Error),
-    /// They were fetched a moment ago, or were not to be had then.
+    /// A fetch has failed recently, and no new fetch is allowed yet.
     #[error("the keys were asked for a moment ago")]
     JustFetched,
-    /// Another status than 200 where the keys should be.
+    /// The response has a status other than 200.
     #[error("the server answered with status {0} instead of keys")]
     Status(u16),
-    /// What the server publishes cannot be used.
+    /// The published keys cannot be used.
     #[error("the published keys cannot be used")]
     Unusable(#[source] KeySetError),
 }
 
 impl KeysError {
-    /// A stable code for logs, counters and pages.
+    /// A stable code for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Call(_) | Self::JustFetched | Self::Status(_) => "keys_unavailable",
@@ -35,34 +35,34 @@ impl KeysError {
     }
 }
 
-/// Why a server could not be reached, or what it publishes could not be taken.
+/// The reason why a provider could not be reached, or why its metadata or keys could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ReachError {
-    /// No connection to its token endpoint could be made.
+    /// No connection to the token endpoint could be made.
     #[error("the call to the authorization server failed")]
     Connect(#[source] origin::Error),
-    /// Its keys could not be read.
+    /// The keys could not be read.
     #[error(transparent)]
     Keys(#[from] KeysError),
-    /// Its metadata cannot be used; often the issuer is configured wrongly.
+    /// The metadata cannot be used. In many cases the issuer is configured wrongly.
     #[error("the metadata at {place} cannot be used")]
     Metadata {
-        /// Where it was asked for.
+        /// The URL of the metadata.
         place: Box<str>,
-        /// What is wrong with it.
+        /// The problem with the metadata.
         #[source]
         source: MetadataError,
     },
-    /// Its metadata has not been read.
+    /// The metadata has not been read.
     #[error(transparent)]
     NotReady(#[from] NotReady),
-    /// What it publishes and our settings do not fit together.
+    /// The metadata and the settings do not fit together.
     #[error(transparent)]
     Setup(#[from] SetupError),
 }
 
 impl ReachError {
-    /// A stable code for logs, counters and pages.
+    /// A stable code for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Connect(error) if error.may_have_been_processed() => "provider_call_failed",
@@ -75,21 +75,21 @@ impl ReachError {
     }
 }
 
-/// People cannot be sent to the server: it could not be reached a moment ago, what it publishes
-/// cannot be used, or it says nothing.
+/// No login can begin now. A recent attempt to reach the provider failed, its metadata or keys
+/// cannot be used, or it does not respond.
 #[derive(Debug, thiserror::Error)]
 #[error("the authorization server cannot be used now")]
 pub struct Unreachable {
-    /// When it is tried again.
+    /// The time until the next attempt.
     pub retry_after: Duration,
-    /// Why, unless it said nothing at all.
+    /// The cause. `None` if the provider did not respond.
     #[source]
     pub cause: Option<Arc<ReachError>>,
 }
 
 impl Unreachable {
-    /// A server that has said nothing for as long as anybody waits; it may be asked again after the
-    /// same time.
+    /// An error for a provider that has not responded within `waited`. The next attempt may be made
+    /// after the same time.
     pub fn silent(waited: Duration) -> Self {
         Self {
             retry_after: waited,
@@ -97,7 +97,7 @@ impl Unreachable {
         }
     }
 
-    /// A stable code for logs, counters and pages.
+    /// A stable code for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         let cause = self.cause.as_deref();
         cause.map_or("provider_unreachable", ReachError::reason)

@@ -1,4 +1,4 @@
-//! Setting a provider up: its settings and the files that they name.
+//! Errors in setting up a provider from its settings and their files.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,14 +8,14 @@ use crate::provider::jwt::signer::SigningKeyProblem;
 use crate::provider::keys::KeySetError;
 use crate::tls;
 
-/// Why a provider cannot be set up from its settings. The operator of the gateway has to act; each
+/// The reason why a provider cannot be set up from its settings. The operator has to act. Each
 /// variant names the setting and, if there is one, the file.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// A file with a secret or a key holds nothing.
+    /// A file with a secret or a key is empty.
     #[error("{} (setting `{key}`) is empty", path.display())]
     EmptyFile {
-        /// The setting that names it.
+        /// The setting that names the file.
         key: &'static str,
         /// The file.
         path: PathBuf,
@@ -23,11 +23,11 @@ pub enum SetupError {
     /// A file with a key set cannot be used.
     #[error("the key set in {} (setting `{key}`) cannot be used", path.display())]
     KeySet {
-        /// The setting that names it.
+        /// The setting that names the file.
         key: &'static str,
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem with the key set.
         #[source]
         source: KeySetError,
     },
@@ -36,47 +36,47 @@ pub enum SetupError {
     PrivateKey {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem with the key.
         #[source]
         source: SigningKeyProblem,
     },
     /// A public key cannot be used.
     #[error("the key in {} (setting `{key}`) cannot be used", path.display())]
     PublicKey {
-        /// The setting that names it.
+        /// The setting that names the file.
         key: &'static str,
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem with the key.
         #[source]
         source: KeyProblem,
     },
     /// A file could not be read as text.
     #[error("{} (setting `{key}`) could not be read", path.display())]
     Read {
-        /// The setting that names it.
+        /// The setting that names the file.
         key: &'static str,
         /// The file.
         path: PathBuf,
-        /// The operating system's answer.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// A setting is missing, wrong or at odds with another, or with what the server publishes.
+    /// A setting is missing or wrong, or it contradicts another setting or the metadata.
     #[error("setting `{key}` {problem}")]
     Setting {
         /// The setting.
         key: &'static str,
-        /// What is wrong with it.
+        /// The problem with the setting.
         problem: &'static str,
     },
-    /// The authorities for this server cannot be used.
+    /// The certificate authorities for this provider cannot be used.
     #[error("the certificate authorities (setting `ca_file`) cannot be used")]
     Trust(#[source] tls::Error),
 }
 
 impl SetupError {
-    /// A stable code for logs and counters.
+    /// A stable code for logs and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::EmptyFile { .. }

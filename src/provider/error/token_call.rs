@@ -1,4 +1,4 @@
-//! Calling the token endpoint with a code or a refresh token.
+//! Errors in calling the token endpoint with a code or a refresh token.
 
 use std::time::Duration;
 
@@ -8,79 +8,82 @@ use crate::provider::error_response::Refusal;
 use crate::provider::jwt::signer::SigningError;
 use crate::provider::token::ResponseFormatError;
 
-/// Why the token endpoint gave no tokens.
+/// The reason why the token endpoint returned no tokens.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenCallError {
-    /// The answer has status 200 and is no token response (RFC 6749 section 5.1).
+    /// The response has status 200, but is not a token response (RFC 6749 section 5.1).
     #[error("the token response is not understood")]
     MalformedResponse(#[source] ResponseFormatError),
-    /// The JWT by which we say who we are could not be made.
+    /// The client assertion could not be made.
     #[error("the client assertion could not be made")]
     Assertion(#[source] SigningError),
-    /// As many calls of the server are under way as may be: it is slow, or `concurrent_calls` is too
+    /// All slots for concurrent calls are taken. The provider is slow, or `concurrent_calls` is too
     /// low.
     #[error("too many calls of the authorization server are under way")]
     Busy,
-    /// The server could not be reached, did not answer in time, or answered more than is taken.
+    /// The provider could not be reached, did not respond in time, or sent a response that is too
+    /// large.
     #[error("the call to the authorization server failed")]
     Call(#[source] origin::Error),
-    /// The code is no good. A new login helps.
+    /// The code is invalid. A new login helps.
     #[error("the authorization server refuses the code")]
     CodeRefused(#[source] Refusal),
-    /// The server has failed several refreshes in a row, or asked for it, and is left alone for a
-    /// while.
+    /// The breaker is open: several refreshes in a row have failed, or the provider asked for a
+    /// pause.
     #[error("the authorization server is left alone for another {} ms", retry_after.as_millis())]
     BreakerOpen {
-        /// When it is tried again.
+        /// The time until the next attempt.
         retry_after: Duration,
     },
-    /// The server refuses us, not the user: wrong secret, wrong redirection URI, a request that it
-    /// does not understand. Compare our settings with the registration there.
+    /// The provider refuses the gateway, not the user: the secret or the redirection URI is wrong,
+    /// or it does not understand the request. Compare the settings with the registration at the
+    /// provider.
     #[error("the authorization server refuses this client")]
     Misconfigured(#[source] Refusal),
-    /// There is no refresh token.
+    /// The session has no refresh token.
     #[error("there is no refresh token")]
     NoRefreshToken,
-    /// It is not known yet where the token endpoint is.
+    /// The location of the token endpoint is not known yet.
     #[error(transparent)]
     NotReady(#[from] NotReady),
-    /// We would call the token endpoint more often than is allowed.
+    /// The limit of calls per minute is reached.
     #[error("the token endpoint may not be called for another {} ms", retry_after.as_millis())]
     RateLimited {
-        /// When the next call may be made.
+        /// The time until the next call is allowed.
         retry_after: Duration,
     },
-    /// The token endpoint answered with a redirect, which is never followed: the code and the
-    /// client secret would go along. The endpoint's address is wrong.
+    /// The token endpoint answered with a redirect. The gateway never follows it, because it would
+    /// send the code and the client secret to the new location. The configured URL of the endpoint
+    /// is wrong.
     #[error("the token endpoint answered with a redirect ({status})")]
     Redirected {
-        /// The status.
+        /// The status code.
         status: u16,
     },
-    /// The refresh token is no good any more: used up, expired, revoked, or the person may not sign
-    /// in now. A new login helps.
+    /// The refresh token is no longer valid: it was used, has expired or was revoked, or the user
+    /// may not sign in now. A new login helps.
     #[error("the authorization server refuses the refresh token")]
     RefreshRefused(#[source] Refusal),
-    /// The server throttles us (429): `token_calls_per_minute` is too high, or others share our
-    /// address.
+    /// The provider throttles the gateway (429). `token_calls_per_minute` is too high, or other
+    /// clients share the gateway's address.
     #[error("the authorization server asks for fewer calls")]
     Throttled {
-        /// When to come back, when it said so.
+        /// The `Retry-After` of the response, if present.
         retry_after: Option<Duration>,
     },
-    /// The server is out of order (408, 425, 5xx).
+    /// The provider has failed (408, 425, 5xx).
     #[error("the authorization server is out of order")]
     Unavailable {
-        /// When to come back, when it said so.
+        /// The `Retry-After` of the response, if present.
         retry_after: Option<Duration>,
-        /// What it answered.
+        /// The response.
         #[source]
         refusal: Refusal,
     },
 }
 
 impl TokenCallError {
-    /// A stable code for logs, counters and pages.
+    /// A stable code for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::MalformedResponse(_) => "token_response_malformed",

@@ -1,4 +1,4 @@
-//! What a token response brings, once everything in it is believed.
+//! The verification of a token response: tokens and identity.
 
 mod refreshed;
 
@@ -27,55 +27,56 @@ use crate::identity::Identity;
 use crate::secret::Secret;
 use crate::token::{Authentication, TokenSet};
 
-/// What a redeemed code brought.
+/// The result of a login at the provider: identity and tokens.
 #[derive(Debug)]
 #[must_use]
 pub struct Grant {
-    /// Who it is.
+    /// The identity.
     pub identity: Identity,
     /// The tokens.
     pub tokens: TokenSet,
 }
 
-/// Decides what is believed of a token response, and who it is.
+/// Verifies token responses and reads the identity from them.
 #[derive(Debug)]
 pub(super) struct GrantVerifier {
     settings: Settings,
-    /// The issuer of those whose token does not name one.
+    /// The issuer of identities whose source does not name one.
     issuer: Box<str>,
     access_token: Option<ArcSwap<AccessTokenVerifier>>,
-    /// There where identities come from ID tokens.
+    /// `None` if identities do not come from ID tokens.
     id_token: Option<IdTokenRules>,
     keys: Keys,
     claim_mapping: ClaimMapping,
 }
 
-/// Where the keys are that sign ID tokens.
+/// The source of the keys that sign ID tokens.
 #[derive(Debug)]
 enum Keys {
-    /// In files of ours.
+    /// Files that the settings name.
     Given(ArcSwap<KeySet>),
-    /// Where the server publishes them.
+    /// The provider publishes them.
     Published(Arc<KeyCache>),
 }
 
-/// What the files with keys say now.
+/// The current contents of the key files.
 #[derive(Debug)]
 pub(super) struct KeyFiles {
     access_token: Option<AccessTokenVerifier>,
     id_token: Option<KeySet>,
 }
 
-/// A token response that is being judged.
+/// A token response, with the data that its verification needs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ResponseContext<'a> {
     pub(super) info: &'a ProviderInfo,
     pub(super) answer: &'a TokenResponse,
-    /// When it was asked for.
+    /// The time when the token request was sent.
     pub(super) requested_at: Timestamp,
 }
 
-/// What the verification of an ID token or a signed userinfo response needs besides the token.
+/// The data that the verification of an ID token or of a signed userinfo response needs besides the
+/// token.
 #[derive(Clone, Copy, Debug)]
 struct Verification<'a> {
     rules: &'a IdTokenRules,
@@ -84,7 +85,7 @@ struct Verification<'a> {
 }
 
 impl GrantVerifier {
-    /// Reads the keys that are in files.
+    /// Reads the key files and checks the settings.
     pub(super) fn new(
         name: &str,
         settings: &Settings,
@@ -125,7 +126,7 @@ impl GrantVerifier {
         })
     }
 
-    /// Checks that what is known of the server is enough to know who somebody is.
+    /// Checks that the endpoints are sufficient to find out the identity.
     pub(super) fn check(&self, info: &ProviderInfo) -> Result<(), SetupError> {
         let refuse = |key, problem| Err(SetupError::Setting { key, problem });
         match self.settings.identity.source {
@@ -149,14 +150,14 @@ impl GrantVerifier {
         matches!(self.keys, Keys::Published(_))
     }
 
-    /// Takes over the keys that `before` has fetched, where both fetch them.
+    /// Takes over the fetched keys of `before`, if both fetch keys.
     pub(super) fn take_over_keys(&mut self, before: &Self) {
         if let (Keys::Published(keys), Keys::Published(fetched)) = (&mut self.keys, &before.keys) {
             *keys = Arc::clone(fetched);
         }
     }
 
-    /// Fetches the published keys again, where they count.
+    /// Fetches the published keys again, if they are used.
     pub(super) async fn refetch_keys(
         &self,
         info: &ProviderInfo,
@@ -168,8 +169,8 @@ impl GrantVerifier {
         }
     }
 
-    /// Fetches the published keys if there are none yet, where they count: without them nobody
-    /// could be let in.
+    /// Fetches the published keys if they are used and none are cached. No login can succeed
+    /// without them.
     pub(super) async fn first_keys(
         &self,
         info: &ProviderInfo,
@@ -190,7 +191,7 @@ impl GrantVerifier {
         }
     }
 
-    /// Reads the files with keys again. Blocks.
+    /// Reads the key files again. Blocks.
     pub(super) fn read_files(settings: &Settings) -> Result<KeyFiles, SetupError> {
         Ok(KeyFiles {
             access_token: AccessTokenVerifier::new(settings)?,
@@ -198,7 +199,7 @@ impl GrantVerifier {
         })
     }
 
-    /// Takes the keys that the files have now.
+    /// Uses the current keys of the files.
     pub(super) fn use_files(&self, files: KeyFiles) {
         if let (Some(old), Some(new)) = (&self.access_token, files.access_token) {
             old.store(Arc::new(new));
@@ -208,7 +209,7 @@ impl GrantVerifier {
         }
     }
 
-    /// Believes the answer to a redeemed code, or says what is wrong with it.
+    /// Verifies the response to an exchanged code.
     pub(super) async fn grant(
         &self,
         response: &ResponseContext<'_>,
@@ -245,7 +246,7 @@ impl GrantVerifier {
         })
     }
 
-    /// The claims of the access token, where it is one that we can check.
+    /// The claims of the access token, if the gateway can verify it.
     fn access_claims(
         &self,
         response: &ResponseContext<'_>,
@@ -262,7 +263,8 @@ impl GrantVerifier {
         self.claim_mapping.identity(&[&members], &self.issuer)
     }
 
-    /// The tokens, with the earlier of what the response and what the token itself say of its end.
+    /// The token set. It expires at the earlier of two times: the one in the response, and the one
+    /// in the access token.
     fn tokens(
         &self,
         response: &ResponseContext<'_>,
@@ -295,8 +297,7 @@ impl GrantVerifier {
         .map_err(GrantError::Token)
     }
 
-    /// The claims of the ID token, which has to be there (OpenID Connect Core 1.0 section
-    /// 3.1.3.3).
+    /// The claims of the ID token, which is required (OpenID Connect Core 1.0 section 3.1.3.3).
     async fn id_claims(
         &self,
         verification: &Verification<'_>,
@@ -320,7 +321,7 @@ impl GrantVerifier {
             .map_err(GrantError::IdToken)
     }
 
-    /// The identity of an ID token, with what the userinfo adds to it.
+    /// The identity from an ID token, with the additional claims of the userinfo.
     async fn by_id_token(
         &self,
         verification: &Verification<'_>,
@@ -348,7 +349,8 @@ impl GrantVerifier {
                 members
             }
         };
-        // OpenID Connect Core 1.0 section 5.3.2: else it is somebody else's.
+        // With another subject, the userinfo is about another user (OpenID Connect Core 1.0 section
+        // 5.3.2).
         if further.get("sub").and_then(serde_json::Value::as_str) != Some(&*claims.subject) {
             return Err(GrantError::OtherSubject);
         }
@@ -357,7 +359,7 @@ impl GrantVerifier {
             .identity(&[&claims.members, &further], &claims.issuer))
     }
 
-    /// The identity at a server that has no ID tokens.
+    /// The identity from the userinfo of a provider without ID tokens.
     async fn by_userinfo(
         &self,
         info: &ProviderInfo,
@@ -368,7 +370,7 @@ impl GrantVerifier {
         };
         let members: Object = match self.userinfo(endpoint, tokens).await? {
             Userinfo::Json(members) => members,
-            // Who may sign it is not known without ID tokens.
+            // Without ID tokens the settings do not say who may sign the userinfo.
             Userinfo::Signed(_) => return Err(GrantError::Userinfo(UserinfoError::Signed)),
         };
         let Some(mut identity) = self.claim_mapping.identity(&[&members], &self.issuer) else {
@@ -392,7 +394,8 @@ impl GrantVerifier {
         fetched.map_err(GrantError::Userinfo)
     }
 
-    /// Verifies a signature, if need be with keys that are fetched anew.
+    /// Verifies a signature. If the key is unknown or the signature is wrong, it fetches the keys
+    /// once more.
     async fn verified(
         &self,
         token: &str,
@@ -423,7 +426,7 @@ impl GrantVerifier {
     }
 }
 
-/// Why a signature was not verified.
+/// The reason why a signature was not verified.
 #[derive(Debug)]
 enum Unverified {
     Token(TokenError),

@@ -1,8 +1,8 @@
-//! What the answer to a refresh brings.
+//! The verification of the response to a refresh.
 //!
-//! It has to be of the person whose session it is: an answer that is proven to be of anybody else
-//! brings nothing at all. Apart from that an ID token is not needed, and one that is not believed
-//! costs its claims and nothing more (OpenID Connect Core 1.0 section 12.2).
+//! The response has to belong to the user of the session. If it is proven to be about another user,
+//! none of its tokens is used. An ID token is optional at a refresh. An invalid ID token only means
+//! that the identity is not updated (OpenID Connect Core 1.0 section 12.2).
 
 use super::{GrantVerifier, ResponseContext, Verification};
 use crate::clock::Clock;
@@ -15,7 +15,7 @@ use crate::provider::settings::IdentitySource;
 use crate::telemetry::chain;
 
 impl GrantVerifier {
-    /// Believes the answer to a refresh, or says what is wrong with it.
+    /// Verifies the response to a refresh.
     pub(in crate::provider) async fn refreshed(
         &self,
         response: &ResponseContext<'_>,
@@ -55,7 +55,7 @@ impl GrantVerifier {
         })
     }
 
-    /// The claims of the ID token, where there is one and nothing else adds to them.
+    /// The identity from the ID token, if there is one and no other source adds claims.
     async fn later_id_token(
         &self,
         verification: &Verification<'_>,
@@ -68,13 +68,14 @@ impl GrantVerifier {
         let verified = self.verified(token.expose(), verification).await;
         let verified = verified.map_err(|error| error.of(TokenKind::IdToken))?;
         let identity = self.later_identity(verification, &verified, response, before)?;
-        // What the userinfo said is not in it; half of what was known would be gone.
+        // The ID token does not contain the claims of the userinfo. To use it alone would lose
+        // these claims.
         let alone = response.info.userinfo.is_none() || !self.settings.identity.userinfo;
         Ok(alone.then_some(identity))
     }
 
-    /// First whose it is, then whether it is good: tokens that come with somebody else's are not
-    /// for this session, whatever else may be wrong.
+    /// Compares the user first and checks the other claims afterwards. Tokens of another user must
+    /// never reach this session, whatever else is wrong.
     fn later_identity(
         &self,
         verification: &Verification<'_>,
@@ -100,7 +101,7 @@ impl GrantVerifier {
         Ok(identity)
     }
 
-    /// What was known of the person stays, unless it is another person's.
+    /// Keeps the known identity after an error, unless the response is about another user.
     fn without_claims(&self, error: GrantError) -> Result<Option<Identity>, GrantError> {
         if matches!(error, GrantError::OtherPerson) {
             return Err(error);

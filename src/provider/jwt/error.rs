@@ -1,87 +1,86 @@
-//! Why a token is not believed.
+//! Errors in the verification of tokens.
 
 use crate::provider::json::JsonError;
 
-/// What a token was given for; the same fault has a code of its own for each.
+/// The purpose of a token. The same error has its own reason code for each purpose.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum TokenKind {
     /// An access token (RFC 9068).
     AccessToken,
     /// An ID token (OpenID Connect Core 1.0 section 2).
     IdToken,
-    /// A signed answer of the userinfo endpoint (OpenID Connect Core 1.0 section 5.3.2).
+    /// A signed userinfo response (OpenID Connect Core 1.0 section 5.3.2).
     Userinfo,
 }
 
-/// Why a JSON Web Token is not believed. No variant carries what the token says.
-///
-/// Side: provider.
+/// The reason why a JSON Web Token is refused. No variant contains data of the token. The provider
+/// has to correct it, or the settings do not fit.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// The algorithm is not one of ours. Carries its name where it is a registered one.
+    /// The algorithm is not accepted. Contains the name of the algorithm if it is a registered one.
     #[error("the algorithm `{0}` is not one of those that are believed")]
     Algorithm(&'static str),
-    /// The token is for somebody else.
+    /// The gateway is not in the audience of the token.
     #[error("the token is not for us (`aud`)")]
     Audience,
-    /// None of the authentication contexts that were asked for.
+    /// The authentication context is none of the requested ones.
     #[error("the authentication context is none of those asked for (`acr`)")]
     AuthenticationContext,
     /// The token was issued to another client.
     #[error("the token was issued to another client (`azp`)")]
     AuthorizedParty,
-    /// A claim is missing, of another type or out of any reason.
+    /// A claim is missing, has another type or an impossible value.
     #[error("the claim `{0}` is missing or unusable")]
     Claim(&'static str),
     /// The token has expired.
     #[error("the token has expired (`exp`)")]
     Expired,
-    /// The hash of what the token came with is another.
+    /// The hash of the access token or the code is wrong, so the token belongs to another response.
     #[error("the token belongs to another answer (`{0}`)")]
     Hash(&'static str),
-    /// The header has a member that has to be understood, and is not.
+    /// The header has a member that has to be understood, but is not supported.
     #[error("the header member `{0}` is not understood")]
     Header(&'static str),
-    /// The token is from somebody else.
+    /// The token is from another issuer.
     #[error("the token is from another issuer (`iss`)")]
     Issuer,
-    /// Header or payload are not the JSON object that they have to be.
+    /// The header or the payload is not a JSON object.
     #[error("the header or the payload is not a JSON object")]
     Json(#[source] JsonError),
     /// The key belongs to another issuer or tenant than the token.
     #[error("the key that made the signature is that of another issuer")]
     KeyIssuer,
-    /// Not three parts of canonical base64url, or too long.
+    /// The token does not have three parts of canonical base64url, or is too long.
     #[error("the token is not a compact JWS")]
     Malformed,
-    /// The token answers another request.
+    /// The token belongs to another authorization request.
     #[error("the token answers another request (`nonce`)")]
     Nonce,
-    /// The token is for later, or from the future.
+    /// The token is not valid yet, or was issued in the future.
     #[error("the token is not valid yet (`{0}`)")]
     NotYetValid(&'static str),
     /// None of the keys made the signature.
     #[error("none of the public keys made the signature")]
     Signature,
-    /// The token, or the authentication of the person, is too long ago.
+    /// The token is too old, or the authentication of the user is.
     #[error("the token is out of date (`{0}`)")]
     TooOld(&'static str),
-    /// Issuer and tenant of the token do not fit.
+    /// The issuer and the tenant of the token do not fit together.
     #[error("the token is of another tenant (`tid`)")]
     Tenant,
-    /// Another kind of token.
+    /// The token is of another type.
     #[error("the token is of another type")]
     Type,
-    /// There is no key of the name that the token gives, or none for its algorithm.
+    /// There is no key with the `kid` of the token, or none for its algorithm.
     #[error("there is no key of that name for that algorithm (`kid`)")]
     UnknownKey,
-    /// The token is for us, and for somebody who is not in `id_token.audiences`.
+    /// The audience contains the gateway, and also an audience that is not in `id_token.audiences`.
     #[error("the token is also for somebody we do not trust (`aud`)")]
     UntrustedAudience,
 }
 
 impl TokenError {
-    /// A stable code for logs and counters.
+    /// A stable code for logs and metrics.
     pub fn reason(&self, token: TokenKind) -> &'static str {
         let [of_access_token, of_id_token, of_userinfo] = self.reasons();
         match token {
@@ -91,13 +90,13 @@ impl TokenError {
         }
     }
 
-    /// Whether the same token may be believed once the server's keys are read again: it has new
-    /// ones, or one of the same name.
+    /// Whether the same token may become valid with newly fetched keys. The provider may have added
+    /// a key, or replaced a key of the same id.
     pub fn new_keys_may_help(&self) -> bool {
         matches!(self, Self::Signature | Self::UnknownKey)
     }
 
-    /// The codes for an access token, an ID token and a userinfo answer.
+    /// The codes for an access token, an ID token and a userinfo response.
     fn reasons(&self) -> [&'static str; 3] {
         macro_rules! codes {
             ($fault:literal) => {

@@ -1,4 +1,4 @@
-//! Public keys, from PEM and from JSON Web Keys (RFC 7517), checked before they are kept.
+//! Public keys, read from PEM and from JSON Web Keys (RFC 7517). Every key is checked before use.
 
 use aws_lc_rs::encoding::{AsDer as _, PublicKeyX509Der};
 use aws_lc_rs::signature::{
@@ -13,29 +13,30 @@ use serde_json::Value;
 use crate::provider::json::Object;
 use crate::provider::settings::Algorithm;
 
-/// The members of a private or a shared key (RFC 7518 section 6). Who publishes one has lost it.
+/// The members of a private or a shared key (RFC 7518 section 6). A published private key is
+/// compromised.
 const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
-/// What is wrong with a public key.
-///
-/// Side: gateway.
+/// The problem with a public key file. The operator has to correct it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum KeyProblem {
-    /// Not one PEM block `PUBLIC KEY` or `RSA PUBLIC KEY`.
+    /// The text is not one PEM block `PUBLIC KEY` or `RSA PUBLIC KEY`.
     #[error("it is not one public key in PEM")]
     NotPublicPem,
-    /// A private key: it has no business on this machine.
+    /// The key is private. The gateway must not have the private key of a provider.
     #[error("it is a private key; only the public key belongs here")]
     Private,
-    /// No algorithm of the list can use it.
+    /// No configured algorithm can use the key.
     #[error("it suits none of the `algorithms` beside it")]
     WrongAlgorithm,
-    /// RSA below 2048 or above 8192 bits, a point that is not on its curve, and the like.
+    /// An RSA key is below 2048 or above 8192 bits, a point is not on its curve, or a similar
+    /// problem.
     #[error("it is too short or not a valid key")]
     Weak,
 }
 
-/// Why an entry of a key set is passed over. The texts go on where "an entry is" begins.
+/// The reason why an entry of a key set is skipped. The texts complete the sentence "an entry is
+/// ...".
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, thiserror::Error)]
 pub(in crate::provider) enum Unusable {
     #[error("of an algorithm that is not known or not its own")]
@@ -58,7 +59,7 @@ pub(in crate::provider) enum Unusable {
     Weak,
 }
 
-/// What a key is made of, which decides what algorithms can use it.
+/// The type of a key. It decides which algorithms can use the key.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum KeyType {
     Ed25519,
@@ -83,8 +84,8 @@ impl KeyType {
         self == needed
     }
 
-    /// A key of PKCS#1 in DER, an uncompressed point, or the 32 bytes of RFC 8032; `None` when it is
-    /// too short, too long or no such key at all.
+    /// Creates the key. `bytes` is a PKCS#1 key in DER, an uncompressed point, or the 32 bytes of
+    /// RFC 8032. `None` if the key is too short, too long or not valid.
     fn key(self, bytes: &[u8]) -> Option<DecodingKey> {
         let point = |length: usize| bytes.len() == length && bytes.first() == Some(&4);
         let (key, valid) = match self {
@@ -106,24 +107,24 @@ impl KeyType {
     }
 }
 
-/// A public key and what it may be used for.
+/// A public key and its permitted use.
 #[derive(Debug)]
 pub(in crate::provider) struct Key {
     id: Option<Box<str>>,
     issuer: Option<Box<str>>,
-    /// The only algorithm it may be used with, where it says so.
+    /// The only algorithm that the key may be used with, if the key names one.
     algorithm: Option<Algorithm>,
     key_type: KeyType,
     decoding: DecodingKey,
 }
 
 impl Key {
-    /// One public key in PEM. It has no name.
+    /// Reads one public key in PEM. It has no key id.
     pub(in crate::provider) fn from_pem(pem: &str) -> Result<Self, KeyProblem> {
         if pem.contains("PRIVATE KEY-----") {
             return Err(KeyProblem::Private);
         }
-        // The library reads the first block of several, and takes a certificate for a key.
+        // The library reads only the first of several blocks, and accepts a certificate as a key.
         let labels = [
             "-----BEGIN PUBLIC KEY-----",
             "-----BEGIN RSA PUBLIC KEY-----",
@@ -140,7 +141,7 @@ impl Key {
         let bytes = key.try_get_as_bytes().map_err(|_never| KeyProblem::Weak)?;
         let key_type = match key.family() {
             AlgorithmFamily::Rsa => KeyType::Rsa,
-            // An uncompressed point: one byte and two coordinates.
+            // An uncompressed point consists of one byte and two coordinates.
             AlgorithmFamily::Ec if bytes.len() == 65 => KeyType::P256,
             AlgorithmFamily::Ec => KeyType::P384,
             AlgorithmFamily::Ed => KeyType::Ed25519,
@@ -155,7 +156,7 @@ impl Key {
         })
     }
 
-    /// One entry of a key set (RFC 7517 section 4).
+    /// Reads one entry of a key set (RFC 7517 section 4).
     pub(in crate::provider) fn from_jwk(entry: &Value) -> Result<Self, Unusable> {
         let members = entry.as_object().ok_or(Unusable::NotAnObject)?;
         if PRIVATE.iter().any(|name| members.contains_key(*name)) {
@@ -182,8 +183,8 @@ impl Key {
         })
     }
 
-    /// Whether a token that names `id`, or none, may be signed with this key. A key without a name
-    /// may have made any.
+    /// Whether this key may have signed a token with the `kid` `id`, or without one. A key without
+    /// an id may have signed any token.
     pub(in crate::provider) fn matches_id(&self, id: Option<&str>) -> bool {
         match (&self.id, id) {
             (Some(ours), Some(wanted)) => **ours == *wanted,
@@ -191,26 +192,26 @@ impl Key {
         }
     }
 
-    /// Whether it can be used with `algorithm`, and may.
+    /// Whether the key can be used with `algorithm`, and is allowed for it.
     pub(in crate::provider) fn supports(&self, algorithm: Algorithm) -> bool {
         let may = |only: Algorithm| only == algorithm;
         self.key_type.supports(algorithm) && self.algorithm.is_none_or(may)
     }
 
-    /// Whose tokens alone it signs, where it says so: an issuer or a template of one.
+    /// The only issuer, or template of an issuer, whose tokens the key signs, if the key names one.
     pub(super) fn issuer(&self) -> Option<&str> {
         self.issuer.as_deref()
     }
 
-    /// Whether it made `signature`, in base64url, over `message`.
+    /// Whether this key made `signature` (in base64url) over `message`.
     pub(super) fn verifies(&self, signature: &str, message: &str, algorithm: Algorithm) -> bool {
         let (message, algorithm) = (message.as_bytes(), algorithm.library());
-        // An error is a key that cannot have made it.
+        // An error means that this key cannot have made the signature.
         crypto::verify(signature, message, &self.decoding, algorithm).unwrap_or(false)
     }
 }
 
-/// What the key is made of, by its own account, and its bytes as [`KeyType::key`] takes them.
+/// The key type that the entry states, and the bytes for [`KeyType::key`].
 fn key_type(members: &Object) -> Result<(KeyType, Vec<u8>), Unusable> {
     let curve = || members.get("crv").and_then(Value::as_str);
     match members.get("kty").and_then(Value::as_str) {
@@ -237,8 +238,8 @@ fn key_type(members: &Object) -> Result<(KeyType, Vec<u8>), Unusable> {
     }
 }
 
-/// PKCS#1 of modulus and exponent (RFC 7518 section 6.3.1). Zeros in front are taken away: some
-/// servers write the sign of their numbers along.
+/// The PKCS#1 form of modulus and exponent (RFC 7518 section 6.3.1). Leading zeros are removed,
+/// because some providers add a sign byte to these numbers.
 fn rsa(members: &Object) -> Result<Vec<u8>, Unusable> {
     let number = |name| {
         let bytes = bytes(members, name)?;
@@ -256,7 +257,7 @@ fn rsa(members: &Object) -> Result<Vec<u8>, Unusable> {
     Ok(key.as_ref().to_vec())
 }
 
-/// A key for signatures says so, or nothing (RFC 7517 sections 4.2 and 4.3).
+/// A key for signatures says so, or says nothing (RFC 7517 sections 4.2 and 4.3).
 fn for_signatures(members: &Object) -> bool {
     let usage = members.get("use").is_none_or(|usage| usage == "sig");
     let operations = members.get("key_ops").is_none_or(|operations| {
@@ -266,7 +267,7 @@ fn for_signatures(members: &Object) -> bool {
     usage && operations
 }
 
-/// A member that is a text or absent.
+/// A member that is a string or absent.
 fn text<'a>(members: &'a Object, name: &'static str) -> Result<Option<&'a str>, Unusable> {
     match members.get(name) {
         None => Ok(None),
@@ -284,8 +285,8 @@ fn bytes(members: &Object, name: &'static str) -> Result<Vec<u8>, Unusable> {
         .ok_or(Unusable::Member(name))
 }
 
-/// Whether an RSA key has 2048 to 8192 bits and an exponent that is not trivial. The exponent 3 is
-/// taken: it is odd, but not wrong, with the paddings of PKCS#1 that are checked in full.
+/// Whether an RSA key has 2048 to 8192 bits and an odd exponent other than 1. The exponent 3 is
+/// accepted: it is unusual, but secure if the PKCS#1 padding is checked completely.
 fn valid_rsa(der: &[u8]) -> bool {
     let Ok(key) = aws_lc_rs::rsa::PublicKey::from_der(der) else {
         return false;
@@ -298,7 +299,7 @@ fn valid_rsa(der: &[u8]) -> bool {
         && ParsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, der).is_ok()
 }
 
-/// How many bits a number has that begins with its first byte that is not zero.
+/// The number of bits of a number without leading zero bytes.
 fn bits(number: &[u8]) -> usize {
     let unused = number.first().map_or(0, |first| first.leading_zeros());
     let unused = usize::try_from(unused).unwrap_or_default();

@@ -1,9 +1,10 @@
-//! Signatures of JSON Web Tokens (RFC 7519, compact JWS of RFC 7515).
+//! The verification of signatures of JSON Web Tokens (RFC 7519, compact JWS of RFC 7515).
 //!
-//! One path for tokens of every kind. The library checks the signature and nothing else: its own
-//! claim checks pass over claims of an unexpected type. What the payload says is judged by whoever
-//! asked. The token has no say in how it is checked: the algorithm comes from our list, the keys
-//! from our set, of which it may name one, and `jku`, `jwk`, `x5u` and `x5c` are not looked at.
+//! All kinds of tokens use this code. The library verifies only the signature. Its own claim checks
+//! would ignore claims of an unexpected type, so the caller checks the claims. The token cannot
+//! choose how it is verified. The algorithm comes from the configured list and the keys come from
+//! the configured key set. The token may only select one of these keys by `kid`. The members `jku`,
+//! `jwk`, `x5u` and `x5c` are ignored.
 
 mod error;
 mod key;
@@ -21,52 +22,51 @@ use super::json::{self, Object};
 use super::keys::KeySet;
 use super::settings::Algorithm;
 
-/// The longest token that is looked at, in bytes.
+/// The maximum length of a token, in bytes.
 const LONGEST_TOKEN: usize = 64 * 1024;
 
-/// The types of an access token (RFC 9068 section 2.1).
+/// The accepted types of an access token (RFC 9068 section 2.1).
 pub(super) const ACCESS_TOKEN_TYPES: &[&str] = &["jwt", "at+jwt"];
-/// The type of a token that is what the place where it was found says; neither an access token nor
-/// a logout token nor a security event is one.
+/// The accepted types of an ID token or a userinfo response. Access tokens, logout tokens and
+/// security events have other types.
 pub(super) const PLAIN_TYPES: &[&str] = &["jwt"];
 
-/// Header members that change what the rest means. We understand none of them, so a token that has
-/// one is not for us (RFC 7515 section 4.1.11, RFC 7797, RFC 7516).
+/// Header members that change the meaning of the token. The gateway supports none of them, so it
+/// refuses a token with one of them (RFC 7515 section 4.1.11, RFC 7797, RFC 7516).
 const NOT_UNDERSTOOD: [&str; 5] = ["crit", "b64", "zip", "enc", "cty"];
 
-/// Names of algorithms that tokens come with and that are never believed, for the message.
+/// Algorithms that tokens may name, but that are never accepted. Error texts show their names.
 const NEVER: [&str; 8] = [
     "ES256K", "ES512", "Ed25519", "Ed448", "HS256", "HS384", "HS512", "none",
 ];
 
-/// What is asked of the header of a token.
+/// The requirements for the header of a token.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ExpectedHeader<'a> {
-    /// The algorithms that are believed.
+    /// The accepted algorithms.
     pub(super) algorithms: &'a [Algorithm],
-    /// The types that are taken, in lower case and without `application/`; no type at all is taken
-    /// as well.
+    /// The accepted types, in lower case and without `application/`. A token without a type is
+    /// accepted as well.
     pub(super) types: &'a [&'static str],
 }
 
-/// What a token says, now that one of our keys is known to have signed it. Its claims are still to
-/// be checked.
+/// A token with a verified signature. Its claims have not been checked yet.
 #[derive(Debug)]
 pub(super) struct VerifiedToken {
     pub(super) members: Object,
     /// The algorithm of the signature.
     pub(super) algorithm: Algorithm,
-    /// Whose tokens alone the key signs, where it says so.
+    /// The only issuer whose tokens the key signs, if the key names one.
     pub(super) key_issuer: Option<Box<str>>,
 }
 
-/// Verifies the signature, then reads the payload. A token that names a key has to be signed with a
-/// key of that name, or one that has none; a token that names none, with any key for its algorithm.
+/// Verifies the signature, then reads the payload. If the token has a `kid`, only keys with this id
+/// or without an id are tried. Otherwise all keys for the algorithm are tried.
 ///
 /// # Errors
 ///
-/// [`TokenError::Malformed`], [`TokenError::Json`], [`TokenError::Header`], [`TokenError::Type`]
-/// and [`TokenError::Algorithm`] without a look at any key; then [`TokenError::UnknownKey`] and
+/// Before any key is used: [`TokenError::Malformed`], [`TokenError::Json`], [`TokenError::Header`],
+/// [`TokenError::Type`] and [`TokenError::Algorithm`]. Afterwards: [`TokenError::UnknownKey`] and
 /// [`TokenError::Signature`].
 pub(super) fn verify(
     token: &str,
@@ -106,7 +106,7 @@ pub(super) fn verify(
 }
 
 impl ExpectedHeader<'_> {
-    /// Reads the header; the algorithm comes from our list.
+    /// Checks the header and returns the algorithm from the accepted list.
     fn algorithm(&self, header: &Object) -> Result<Algorithm, TokenError> {
         if let Some(name) = NOT_UNDERSTOOD
             .into_iter()
@@ -138,7 +138,7 @@ impl ExpectedHeader<'_> {
     }
 }
 
-/// The name of the key, which is text if it is there (RFC 7515 section 4.1.4).
+/// The `kid`, which is a string if present (RFC 7515 section 4.1.4).
 fn key_id(header: &Object) -> Result<Option<&str>, TokenError> {
     match header.get("kid") {
         None => Ok(None),
@@ -147,7 +147,7 @@ fn key_id(header: &Object) -> Result<Option<&str>, TokenError> {
     }
 }
 
-/// Canonical base64url without padding (RFC 7515 section 2).
+/// Decodes canonical base64url without padding (RFC 7515 section 2).
 fn decode(part: &str) -> Result<Vec<u8>, TokenError> {
     URL_SAFE_NO_PAD
         .decode(part)

@@ -1,4 +1,4 @@
-//! Signs the JSON Web Tokens by which we say who we are (RFC 7523).
+//! Signs client assertions (RFC 7523).
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::provider::settings::Algorithm;
 use crate::secret::{NoRandomness, Secret};
 
-/// What an RSA key can sign with; the first is the default.
+/// The algorithms of an RSA key. The first one is the default.
 const RSA: [Algorithm; 6] = [
     Algorithm::RS256,
     Algorithm::RS384,
@@ -22,57 +22,53 @@ const RSA: [Algorithm; 6] = [
     Algorithm::PS512,
 ];
 
-/// What is wrong with a private key.
-///
-/// Side: gateway.
+/// The problem with a private key file. The operator has to correct it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum SigningKeyProblem {
-    /// Encrypted: nobody is there to type a passphrase.
+    /// The key is encrypted. The gateway starts without a person who could enter a passphrase.
     #[error("it is encrypted; it has to be there without a passphrase")]
     Encrypted,
-    /// Not one PEM block `PRIVATE KEY` or `RSA PRIVATE KEY`.
+    /// The text is not one PEM block `PRIVATE KEY` or `RSA PRIVATE KEY`.
     #[error("it is not one private key in PEM (PKCS#8)")]
     NotPrivatePem,
-    /// A public key or a certificate.
+    /// The text is a public key or a certificate.
     #[error("it is a public key; the private key belongs here")]
     Public,
-    /// SEC1, which only knows elliptic curves and which the library does not read.
+    /// The key is in the SEC1 format, which the library does not read.
     #[error(
         "it is in the older form \"EC PRIVATE KEY\"; turn it into PKCS#8: openssl pkcs8 -topk8 \
          -nocrypt -in KEY -out KEY.pem"
     )]
     Sec1,
-    /// The configured algorithm is one of another kind of key.
+    /// The configured algorithm needs another type of key.
     #[error("it does not suit `client_assertion.algorithm`")]
     WrongAlgorithm,
-    /// RSA below 2048 or above 8192 bits, another curve than P-256, P-384 and Ed25519, and the
-    /// like.
+    /// An RSA key is below 2048 or above 8192 bits, the curve is not P-256, P-384 or Ed25519, or a
+    /// similar problem.
     #[error("it is too short, on a curve that is not known, or not a valid key")]
     Weak,
 }
 
-/// Why no token could be made.
-///
-/// Side: gateway.
+/// The reason why no token could be signed. The cause is on the gateway's machine.
 #[derive(Debug, thiserror::Error)]
 pub enum SigningError {
-    /// There was no randomness for its identifier.
+    /// There were no random bytes for the identifier of the token.
     #[error("the token can have no identifier")]
     Identifier(#[source] NoRandomness),
-    /// The key that was tried at start does not sign any more.
+    /// The key does not sign, although it was tested at the start.
     #[error("the token could not be signed")]
     Signature,
 }
 
-/// A key with its algorithm. Shows the algorithm alone.
+/// A key with its algorithm. `Debug` shows only the algorithm.
 pub(in crate::provider) struct Signer {
     algorithm: jsonwebtoken::Algorithm,
     key: EncodingKey,
 }
 
 impl Signer {
-    /// From a private key: PKCS#8 for RSA, P-256, P-384 and Ed25519, or PKCS#1 for RSA. Without
-    /// `algorithm` it is RS256, ES256, ES384 or `EdDSA`, as the key is.
+    /// Reads a private key: PKCS#8 for RSA, P-256, P-384 and Ed25519, or PKCS#1 for RSA. Without
+    /// `algorithm`, the type of the key selects RS256, ES256, ES384 or `EdDSA`.
     pub(in crate::provider) fn from_pem(
         pem: &str,
         algorithm: Option<Algorithm>,
@@ -85,14 +81,14 @@ impl Signer {
             .ok_or(SigningKeyProblem::WrongAlgorithm)?
             .library();
         let signer = Self { algorithm, key };
-        // Tried once here, so that a key which cannot sign is found at start.
+        // A test signature finds an unusable key at the start.
         let tried = signer.sign(None, &());
         tried
             .map(|_token| signer)
             .map_err(|_cannot| SigningKeyProblem::Weak)
     }
 
-    /// HS256 keyed with the client secret as it stands (OpenID Connect Core 1.0 section 10.1).
+    /// HS256 with the unchanged client secret as the key (OpenID Connect Core 1.0 section 10.1).
     pub(in crate::provider) fn from_secret(secret: &Secret<String>) -> Self {
         Self {
             algorithm: jsonwebtoken::Algorithm::HS256,
@@ -100,7 +96,7 @@ impl Signer {
         }
     }
 
-    /// A compact JWS of `claims`, of type `JWT`. `kid` is there only when `key_id` is.
+    /// Signs `claims` as a compact JWS of type `JWT`. Adds `kid` only if `key_id` is given.
     pub(in crate::provider) fn sign(
         &self,
         key_id: Option<&str>,
@@ -146,12 +142,12 @@ fn private_key(pem: &str) -> Result<EncodingKey, SigningKeyProblem> {
         .map_err(|_not_ed| SigningKeyProblem::NotPrivatePem)
 }
 
-/// The algorithms that a key can sign with, the default first; `None` when it is no good at all.
+/// The algorithms that the key can sign with, the default first. `None` if the key is not valid.
 fn suited(key: &EncodingKey) -> Option<&'static [Algorithm]> {
     let bytes = key.as_bytes();
     match key.family() {
         AlgorithmFamily::Rsa => {
-            // Takes 2048 to 8192 bits.
+            // This accepts 2048 to 8192 bits.
             rsa::KeyPair::from_der(bytes).ok()?;
             Some(&RSA)
         }

@@ -1,39 +1,39 @@
-//! Where the identity comes from.
+//! The settings of the identity.
 
 use serde::Deserialize;
 
-/// Where the identity comes from and what its claims are called there.
+/// The source of the identity, and the names of its claims.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct IdentitySettings {
-    /// Where the claims are read.
+    /// The source of the claims.
     pub source: IdentitySource,
-    /// Whether the claims of the userinfo endpoint are added to those of the ID token, where the
-    /// server has one. Default: no.
+    /// Whether the claims of the userinfo endpoint are added to those of the ID token, if the
+    /// provider has such an endpoint. Default: no.
     pub userinfo: bool,
     /// How the access token is sent to the userinfo endpoint. Default: `header`.
     pub userinfo_bearer: UserinfoBearer,
-    /// Where the user's email addresses are listed when the userinfo has none that is verified: a
-    /// JSON array of objects with `email`, `primary` and `verified`, as GitHub has it.
+    /// The endpoint that lists the user's email addresses, for a userinfo without a verified one.
+    /// It returns a JSON array of objects with `email`, `primary` and `verified`, as GitHub's does.
     pub emails_endpoint: Option<String>,
-    /// What they are called.
+    /// The names of the claims.
     pub claims: ClaimNames,
-    /// When an email address counts as verified.
+    /// The rule that decides whether an email address is verified.
     pub emails_verified: EmailsVerified,
 }
 
-/// Where the identity is read.
+/// The source of the identity.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum IdentitySource {
     /// The claims of the verified JWT access token.
     AccessToken,
-    /// The claims of the ID token (OpenID Connect Core 1.0 section 2), which has to be there.
+    /// The claims of the ID token (OpenID Connect Core 1.0 section 2), which is required.
     IdToken,
-    /// Nowhere: whoever the server lets in is signed in, nameless.
+    /// No source. Every user that the provider accepts is signed in, without a known identity.
     #[default]
     None,
-    /// The object at the userinfo endpoint.
+    /// The JSON object of the userinfo endpoint.
     Userinfo,
 }
 
@@ -48,23 +48,23 @@ pub enum UserinfoBearer {
     Header,
 }
 
-/// What claims are called. A name is looked for as it stands, then as a path with dots
-/// (`data.user.id`). An empty name is never found.
+/// The names of the claims. A name is first looked up as the full name of a claim, then as a path
+/// with dots (`data.user.id`). An empty name never matches.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClaimNames {
-    /// Who it is; text or a whole number. Default: `sub`.
+    /// The subject: a string or a whole number. Default: `sub`.
     pub subject: String,
     /// The email address. Default: `email`.
     pub email: String,
-    /// Whether, or when, the address was verified. Default: `email_verified`.
+    /// Whether the address is verified, or the time of its verification. Default: `email_verified`.
     pub email_verified: String,
     /// The user name. Default: `preferred_username`.
     pub preferred_username: String,
     /// The display name. Default: `name`.
     pub name: String,
-    /// The groups: an array of texts, one text as the only group, or an object with an object for
-    /// each group, under its name. Default: `groups`.
+    /// The groups: an array of strings, one string as the only group, or an object with one object
+    /// for each group under the group's name. Default: `groups`.
     pub groups: String,
 }
 
@@ -81,15 +81,16 @@ impl Default for ClaimNames {
     }
 }
 
-/// When an email address counts as verified.
+/// The rule that decides whether an email address is verified.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum EmailsVerified {
-    /// Always: the server lets nobody in with an address that it has not checked.
+    /// Always. The provider accepts only users with a verified address.
     Always,
-    /// When the claim is `true`; the text `"true"` and the number 1 are not.
+    /// If the claim is `true`. The string `"true"` and the number 1 do not count.
     #[default]
     Claim,
-    /// When the claim is a time (Laravel's `email_verified_at`); null and absent are not.
+    /// If the claim is a time (Laravel's `email_verified_at`). Null or a missing claim does not
+    /// count.
     Timestamp,
 }

@@ -1,8 +1,8 @@
-//! What an operator and a profile say about one authorization server.
+//! The settings of one provider, from the operator and the profile.
 //!
-//! Every key may come from the profile or from the operator's file; whoever reads settings lays
-//! one over the other before they arrive here. Checks that need more than one key, and everything
-//! that reads files, are in [`Provider::new`](super::Provider::new).
+//! Every key may come from the profile or from the operator's file. The `config` room has already
+//! merged both. Checks of more than one key, and everything that reads files, are in
+//! [`Provider::new`](super::Provider::new).
 
 mod identity;
 mod request;
@@ -26,127 +26,129 @@ pub use self::request::{
 pub use self::token_checks::{AccessTokenSettings, Algorithm, IdTokenSettings};
 pub use self::token_response::{ErrorMeaning, ErrorPattern, GrantType, Refresh, SignedOutPattern};
 
-/// Our registration at one authorization server and that server's habits.
+/// The gateway's registration at one provider, and the differences of this provider.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
 pub struct Settings {
-    /// The profile that lies beneath these values. Informational here: it is merged already.
+    /// The profile with the defaults of these values. It is only informational here, because it is
+    /// already merged.
     pub profile: Option<String>,
-    /// What people call the server, where they choose between several. Default: its name here.
+    /// The name of the provider on the page with a choice of providers. Default: its configured
+    /// name.
     pub display_name: Option<String>,
-    /// The issuer identifier, byte for byte (OpenID Connect Core 1.0 section 2); `{tenantid}` in it
-    /// stands for any of `tenants`.
+    /// The issuer identifier, byte for byte (OpenID Connect Core 1.0 section 2). `{tenantid}` in it
+    /// is a placeholder for each of `tenants`.
     pub issuer: Option<String>,
-    /// The tenants whose people are taken, where one server has many.
+    /// The tenants whose users are accepted, if the provider has several.
     #[serde(default)]
     pub tenants: Vec<String>,
-    /// Whether the server's metadata is read, and from where. Default: it is not.
+    /// The source of the metadata. Default: no metadata is read.
     #[serde(default)]
     pub discovery: Discovery,
-    /// Where the metadata is, when not where `discovery` says.
+    /// The URL of the metadata, if it differs from the standard location.
     pub metadata_url: Option<String>,
-    /// How often metadata and keys are read again, in seconds. Default: 3600.
+    /// The interval between two reads of metadata and keys, in seconds. Default: 3600.
     #[serde(default = "metadata_refresh_secs")]
     pub metadata_refresh_secs: NonZeroU32,
-    /// Where the server is (`https://id.example`); endpoints that begin with `/` are appended to
-    /// it.
+    /// The URL of the provider (`https://id.example`). Endpoints that begin with `/` are appended
+    /// to it.
     pub url: Option<String>,
     /// The authorization endpoint (RFC 6749 section 3.1): a URL, or a path below `url`. Default:
-    /// what the metadata says.
+    /// from the metadata.
     pub authorization_endpoint: Option<String>,
-    /// The token endpoint (RFC 6749 section 3.2): a URL, or a path below `url`. Default: what the
-    /// metadata says.
+    /// The token endpoint (RFC 6749 section 3.2): a URL, or a path below `url`. Default: from the
+    /// metadata.
     pub token_endpoint: Option<String>,
-    /// Where the user's claims are fetched with the access token: a URL, or a path below `url`.
-    /// Default: what the metadata says.
+    /// The endpoint that returns the user's claims for the access token: a URL, or a path below
+    /// `url`. Default: from the metadata.
     pub userinfo_endpoint: Option<String>,
-    /// Where the server's keys are (RFC 7517): a URL, or a path below `url`. Default: what the
-    /// metadata says.
+    /// The URL of the provider's keys (RFC 7517), or a path below `url`. Default: from the
+    /// metadata.
     pub jwks_uri: Option<String>,
-    /// Whether an answer of the authorization endpoint has to say who it is from (RFC 9207).
-    /// Default: when the metadata promises it.
+    /// Whether an authorization response must contain the issuer (RFC 9207). Default: if the
+    /// metadata promises it.
     #[serde(default)]
     pub require_response_iss: bool,
-    /// Whether the server may be called without TLS where it is not on this machine: whoever is on
-    /// the way reads secrets, tokens and people's data, and can change keys. Default: no.
+    /// Whether the gateway may call the provider on another machine without TLS. An attacker on the
+    /// network can then read secrets, tokens and personal data, and can change keys. Default: no.
     #[serde(default)]
     pub plain_http: bool,
-    /// Whether anybody at all can get an account there; profiles say so. Default: no.
+    /// Whether anybody can get an account at the provider. Profiles set it. Default: no.
     #[serde(default)]
     pub open_registration: bool,
-    /// Whether routes for whoever is signed in are meant for anybody at all, where anybody can get
-    /// an account. Default: no, and such a configuration is refused.
+    /// Confirms that every account may use routes with the rule "signed in", although anybody can
+    /// get an account. Without it, such a configuration is refused. Default: no.
     #[serde(default)]
     pub anyone: bool,
-    /// The client identifier that the server gave us; a number is as good as its text.
+    /// The client identifier from the registration. A number counts as its text.
     #[serde(deserialize_with = "text_or_number")]
     pub client_id: String,
-    /// The file that holds the client secret; one newline at its end is not part of it.
+    /// The file that contains the client secret. One newline at its end is not part of the secret.
     pub client_secret_file: Option<PathBuf>,
-    /// The scopes asked for, in this order.
+    /// The requested scopes, in this order.
     #[serde(default)]
     pub scopes: Vec<String>,
     /// Whether PKCE with S256 (RFC 7636) is used. Default: yes.
     #[serde(default = "yes")]
     pub pkce: bool,
-    /// How we say who we are at the token endpoint. Default: `auto`.
+    /// The client authentication at the token endpoint. Default: `auto`.
     #[serde(default)]
     pub client_authentication: ClientAuthentication,
-    /// The JWT by which we say who we are, where that is the way.
+    /// The client assertion, for authentication by JWT.
     #[serde(default)]
     pub client_assertion: ClientAssertion,
-    /// How identifier and secret are encoded for Basic. Default: `form`.
+    /// The encoding of identifier and secret in the Basic scheme. Default: `form`.
     #[serde(default)]
     pub basic_encoding: BasicEncoding,
-    /// What the authorization request asks for (RFC 6749 section 4.1.1, OpenID Connect Core 1.0
+    /// Parameters of the authorization request (RFC 6749 section 4.1.1, OpenID Connect Core 1.0
     /// section 3.1.2.1).
     #[serde(default)]
     pub authorization_request: AuthorizationParameters,
-    /// The shape of the token request.
+    /// The format of the token request.
     #[serde(default)]
     pub token_request: TokenRequest,
-    /// How long a token lives when the answer has no `expires_in`, in seconds. Default: unknown,
-    /// the session's own deadlines alone count.
+    /// The lifetime of an access token if the response has no `expires_in`, in seconds. Default:
+    /// unknown, and only the session's own deadlines apply.
     pub default_expires_in_secs: Option<NonZeroU64>,
-    /// Where the identity comes from.
+    /// The source of the identity.
     #[serde(default)]
     pub identity: IdentitySettings,
-    /// How an ID token is checked.
+    /// The checks of an ID token.
     #[serde(default)]
     pub id_token: IdTokenSettings,
-    /// How a JWT access token is checked. It is checked whenever keys are given, whatever the
-    /// source of the identity.
+    /// The checks of a JWT access token. It is checked whenever keys are configured, whatever the
+    /// source of the identity is.
     #[serde(default)]
     pub access_token: AccessTokenSettings,
-    /// What a refresh does at this server.
+    /// The effect of a refresh at this provider.
     #[serde(default)]
     pub refresh: Refresh,
-    /// Error answers of the token endpoint that mean something else here than in RFC 6749; the
-    /// first row that matches decides.
+    /// Error responses of the token endpoint whose meaning differs from RFC 6749. The first
+    /// matching pattern decides.
     #[serde(default)]
     pub errors: Vec<ErrorPattern>,
-    /// How apps behind refuse an access token of this server, besides answering 401. Default: in no
-    /// other way.
+    /// Responses by which apps refuse an access token, in addition to 401. Default: none.
     #[serde(default)]
     pub signed_out_answers: Vec<SignedOutPattern>,
-    /// How many token requests are made in any minute at most, all at once if need be; a fifth of
-    /// them is kept for logins. Default: 600.
+    /// The maximum number of token requests in any minute. They may be sent all at once. A fifth of
+    /// them is reserved for logins. Default: 600.
     #[serde(default = "calls_per_minute")]
     pub token_calls_per_minute: NonZeroU32,
-    /// How many calls of the server may be under way at once, of which a fifth is kept for logins.
-    /// Default: 64.
+    /// The maximum number of concurrent calls to the provider. A fifth of them is reserved for
+    /// logins. Default: 64.
     #[serde(default = "concurrent_calls")]
     pub concurrent_calls: NonZeroU32,
-    /// How long one call may take from connecting to the last byte, in seconds. Default: 15.
+    /// The time limit of one call from connecting to the last byte, in seconds. Default: 15.
     #[serde(default = "deadline_secs")]
     pub deadline_secs: NonZeroU32,
-    /// A PEM file of the authorities believed for this server. Default: the system's.
+    /// A PEM file of certificate authorities that are trusted for this provider. Default: those of
+    /// the system.
     pub ca_file: Option<PathBuf>,
 }
 
 impl Settings {
-    /// Whether metadata and keys are read from the same places by the same authorities.
+    /// Whether metadata and keys come from the same URLs with the same certificate authorities.
     pub(super) fn reads_the_same_as(&self, other: &Self) -> bool {
         let places = |settings: &Self| {
             [
@@ -162,7 +164,8 @@ impl Settings {
     }
 }
 
-/// Older servers number their clients, and a variable that looks like a number arrives as one.
+/// Older servers use numbers as client identifiers, and an environment variable that looks like a
+/// number arrives as a number.
 fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     struct TextOrNumber;
     impl Visitor<'_> for TextOrNumber {
@@ -207,11 +210,11 @@ fn metadata_refresh_secs() -> NonZeroU32 {
     NonZeroU32::MIN.saturating_add(3599)
 }
 
-/// Whether the server's metadata is read, and from where.
+/// The source of the metadata.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum Discovery {
-    /// It is not: all endpoints are set by hand.
+    /// No metadata. All endpoints are configured.
     #[default]
     None,
     /// From `/.well-known/oauth-authorization-server` (RFC 8414 section 3).

@@ -1,4 +1,5 @@
-//! How we ask: the authorization request, the token request, and who we say we are.
+//! The settings of requests: the authorization request, the token request and the client
+//! authentication.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,14 +8,14 @@ use serde::Deserialize;
 
 use super::Algorithm;
 
-/// How a client says who it is at the token endpoint (RFC 6749 section 2.3).
+/// The client authentication at the token endpoint (RFC 6749 section 2.3).
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientAuthentication {
-    /// The first that the server's metadata lists and our credentials are good for:
-    /// `private_key_jwt` with a private key; `client_secret_basic`, `client_secret_post`,
-    /// `client_secret_jwt` with a secret. Without metadata, or where it lists nothing,
-    /// `private_key_jwt` with a key and else Basic. Nothing is tried out.
+    /// The first method that the metadata lists and that our credentials allow: `private_key_jwt`
+    /// with a private key, then `client_secret_basic`, `client_secret_post` and `client_secret_jwt`
+    /// with a secret. Without a list in the metadata it is `private_key_jwt` with a key, otherwise
+    /// Basic. No method is tried at the provider.
     #[default]
     Auto,
     /// Identifier and secret in the Basic scheme.
@@ -29,52 +30,56 @@ pub enum ClientAuthentication {
     None,
 }
 
-/// The JWT by which we say who we are (RFC 7523 section 3).
+/// The client assertion (RFC 7523 section 3).
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClientAssertion {
     /// Our private key in PEM (PKCS#8), for `private_key_jwt`.
     pub private_key_file: Option<PathBuf>,
-    /// The name under which the server knows the key. Default: none is sent.
+    /// The id (`kid`) of the key at the provider. Default: none is sent.
     pub key_id: Option<String>,
-    /// The algorithm of the signature. Default: RS256, ES256, ES384 or `EdDSA`, as the key is.
+    /// The algorithm of the signature. Default: RS256, ES256, ES384 or `EdDSA`, depending on the
+    /// key.
     pub algorithm: Option<Algorithm>,
-    /// Who it is for. Default: the issuer as configured; never what a server's metadata says.
+    /// The audience of the assertion. Default: the configured issuer, never a value of the
+    /// metadata.
     pub audience: Option<String>,
 }
 
-/// How identifier and secret are encoded before they are joined for Basic.
+/// The encoding of identifier and secret before they are joined in the Basic scheme.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum BasicEncoding {
-    /// Form-encoded each, as RFC 6749 section 2.3.1 asks.
+    /// Both are form-encoded, as RFC 6749 section 2.3.1 requires.
     #[default]
     Form,
-    /// As they are, for servers that do not decode them.
+    /// Both are unchanged, for providers that do not decode them.
     Raw,
 }
 
-/// What the authorization request asks for besides the scopes.
+/// Parameters of the authorization request besides the scopes.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthorizationParameters {
-    /// How the answer comes back. Default: `query`.
+    /// How the provider sends the authorization response. Default: `query`.
     pub response_mode: ResponseMode,
-    /// What the server asks the person (`login`, `consent`, `select_account`, `none`). Default: what
-    /// it sees fit.
+    /// The parameter `prompt` (`login`, `consent`, `select_account`). Default: the provider
+    /// decides.
     pub prompt: Option<String>,
-    /// How long ago the person may have given their credentials to the server, in seconds; the ID
-    /// token has to prove it.
+    /// The maximum time since the user authenticated at the provider, in seconds. The ID token has
+    /// to prove it.
     pub max_age_secs: Option<u32>,
-    /// Authentication contexts, of which the ID token has to name one.
+    /// Authentication contexts. The ID token has to contain one of them.
     pub acr_values: Vec<String>,
-    /// The resources that the access token is for (RFC 8707), repeated at the token endpoint.
+    /// The resources that the access token is for (RFC 8707). They are repeated at the token
+    /// endpoint.
     pub resource: Vec<String>,
-    /// Name and value of more of them (`audience`, `domain_hint` ...). Our own cannot be replaced.
+    /// Names and values of further parameters (`audience`, `domain_hint` ...). They cannot replace
+    /// reserved parameters.
     pub parameters: BTreeMap<String, String>,
 }
 
-/// How the answer of the authorization endpoint comes back.
+/// How the provider sends the authorization response.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum ResponseMode {
@@ -85,26 +90,26 @@ pub enum ResponseMode {
     Query,
 }
 
-/// The shape of the token request.
+/// The format of the token request.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct TokenRequest {
-    /// The format of its body.
+    /// The format of the body.
     pub body: BodyFormat,
-    /// Further parameters, name and value. Our own cannot be replaced.
+    /// Names and values of further parameters. They cannot replace reserved parameters.
     pub parameters: BTreeMap<String, String>,
-    /// Parameters sent under another name: `redirect_uri = "redirect_url"`.
+    /// Other names for parameters: `redirect_uri = "redirect_url"`.
     pub rename: BTreeMap<String, String>,
 }
 
-/// The format of the token request's body.
+/// The format of the body of a token request.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum BodyFormat {
     /// `application/x-www-form-urlencoded` (RFC 6749 section 4.1.3).
     #[default]
     Form,
-    /// `application/json`: one object, every value a string; an array of them where a parameter is
-    /// there several times.
+    /// `application/json`: one object with strings as values. A repeated parameter becomes an array
+    /// of strings.
     Json,
 }

@@ -1,4 +1,4 @@
-//! What is believed of tokens.
+//! The settings of token checks.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,21 +6,22 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, Visitor};
 
-/// How an ID token and a signed userinfo answer are checked (OpenID Connect Core 1.0 section
+/// The checks of an ID token and of a signed userinfo response (OpenID Connect Core 1.0 section
 /// 3.1.3.7).
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct IdTokenSettings {
-    /// The algorithms that are believed, whatever a token says. Default: all that are known.
+    /// The accepted algorithms. The token cannot choose another one. Default: all supported
+    /// algorithms.
     pub algorithms: Vec<Algorithm>,
-    /// A file with the server's JSON Web Key Set (RFC 7517), instead of the one it publishes.
+    /// A file with a JSON Web Key Set (RFC 7517). It replaces the published key set.
     pub jwks_file: Option<PathBuf>,
-    /// PEM files with one public key each, instead of what the server publishes.
+    /// PEM files with one public key each. They replace the published key set.
     pub public_key_files: Vec<PathBuf>,
-    /// Audiences that may stand beside us in `aud`. Default: none.
+    /// Further audiences that `aud` may contain besides the client identifier. Default: none.
     pub audiences: Vec<String>,
-    /// How far the server's clock may differ from ours, in seconds: at most 300.
-    /// Default: 30.
+    /// The accepted difference between the provider's clock and ours, in seconds. The maximum is
+    /// 300. Default: 30.
     #[serde(deserialize_with = "leeway")]
     pub leeway_secs: u32,
 }
@@ -37,7 +38,7 @@ impl Default for IdTokenSettings {
     }
 }
 
-/// The longest leeway, in seconds: what has expired must not be good for much longer.
+/// The maximum leeway, in seconds. An expired token must not stay valid for much longer.
 const LONGEST_LEEWAY: u32 = 300;
 
 fn leeway<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
@@ -49,19 +50,19 @@ fn leeway<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     Ok(seconds)
 }
 
-/// How a JWT access token is checked.
+/// The checks of a JWT access token.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct AccessTokenSettings {
-    /// PEM files with one public key each. Any of them may have signed.
+    /// PEM files with one public key each. Any of them may have signed the token.
     pub public_key_files: Vec<PathBuf>,
-    /// The algorithms that are believed, whatever a token says. Default: RS256.
+    /// The accepted algorithms. The token cannot choose another one. Default: RS256.
     pub algorithms: Vec<Algorithm>,
-    /// Who the token must be for. Default: the client identifier.
+    /// The required audience. Default: the client identifier.
     pub audience: Option<String>,
-    /// Who must have issued it. Default: not looked at.
+    /// The required issuer. Default: not checked.
     pub issuer: Option<String>,
-    /// How far the server's clock may differ from ours, in seconds. Default: 2.
+    /// The accepted difference between the provider's clock and ours, in seconds. Default: 2.
     pub leeway_secs: u32,
     /// Whether `exp`, `nbf` and `iat` may be numbers in quotes. Default: no.
     pub quoted_dates: bool,
@@ -80,8 +81,8 @@ impl Default for AccessTokenSettings {
     }
 }
 
-/// A signature algorithm with a public key (RFC 7518 section 3.1, RFC 8037). There is none with a
-/// shared secret and no `none`.
+/// A signature algorithm with a public key (RFC 7518 section 3.1, RFC 8037). Algorithms with a
+/// shared secret and the algorithm `none` do not exist here.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Algorithm {
     /// ECDSA on P-256 with SHA-256.
@@ -105,7 +106,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// All that are known.
+    /// All supported algorithms.
     pub const ALL: [Self; 9] = [
         Self::ES256,
         Self::ES384,
@@ -123,7 +124,7 @@ impl Algorithm {
         "ES256", "ES384", "EdDSA", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512",
     ];
 
-    /// The `alg` of RFC 7518 section 3.1; compared byte for byte.
+    /// The `alg` of RFC 7518 section 3.1. Names are compared byte for byte.
     pub(in crate::provider) fn name(self) -> &'static str {
         match self {
             Self::ES256 => "ES256",
@@ -138,7 +139,7 @@ impl Algorithm {
         }
     }
 
-    /// The algorithm of this very name.
+    /// The algorithm with exactly this name.
     pub(in crate::provider) fn named(name: &str) -> Option<Self> {
         Self::ALL
             .into_iter()
@@ -146,8 +147,8 @@ impl Algorithm {
     }
 }
 
-/// By name. What exists and is not taken is refused with the reason, so that nobody looks for a
-/// spelling that works.
+/// Reads the name of an algorithm. A known but unsupported algorithm is refused with the reason, so
+/// that operators do not try other spellings.
 impl<'de> Deserialize<'de> for Algorithm {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Name;

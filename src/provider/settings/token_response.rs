@@ -1,18 +1,18 @@
-//! What answers of the token endpoint mean.
+//! The settings of token responses.
 
 use std::num::NonZeroU32;
 
 use serde::Deserialize;
 
-/// What a refresh does at this server (RFC 6749 section 6).
+/// The effect of a refresh at this provider (RFC 6749 section 6).
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Refresh {
-    /// The old access token is dead as soon as the refresh succeeds, so that it is refreshed as late
-    /// as can be. Default: yes.
+    /// Whether a refresh revokes the old access token. If so, a refresh is sent as late as
+    /// possible. Default: yes.
     pub revokes_access_token: bool,
-    /// How long an answer is waited for, in seconds. No request waits that long; but an answer that
-    /// is given up may have used up the refresh token. Default: 60.
+    /// The time to wait for a response, in seconds. No request waits so long, but giving up a
+    /// response may lose the new refresh token. Default: 60.
     pub deadline_secs: NonZeroU32,
 }
 
@@ -25,22 +25,22 @@ impl Default for Refresh {
     }
 }
 
-/// A grant that is turned into tokens at the token endpoint.
+/// A grant type of the token endpoint.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum GrantType {
-    /// A code, once, at the end of a login (RFC 6749 section 4.1.3).
+    /// A code, used once at the end of a login (RFC 6749 section 4.1.3).
     AuthorizationCode,
     /// A refresh token (RFC 6749 section 6).
     RefreshToken,
 }
 
-/// A row that gives an error answer of the token endpoint its meaning. What is given must be
-/// equal; what is absent matches anything.
+/// A pattern that classifies an error response of the token endpoint. A given value has to be
+/// equal. A missing value matches every response.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct ErrorPattern {
-    /// What was asked with.
+    /// The grant type of the request.
     pub grant: Option<GrantType>,
     /// The status code.
     pub status: Option<u16>,
@@ -50,33 +50,34 @@ pub struct ErrorPattern {
     pub description: Option<String>,
     /// The member `hint`.
     pub hint: Option<String>,
-    /// Whether the answer has no body at all. Default: no, and then it may have one or none.
+    /// Whether the response must have no body. Default: no, and a response with or without a body
+    /// matches.
     #[serde(default)]
     pub empty: bool,
-    /// What it means.
+    /// The classification.
     pub meaning: ErrorMeaning,
 }
 
-/// What an error answer of the token endpoint means for the one who asked.
+/// The meaning of an error response of the token endpoint.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 pub enum ErrorMeaning {
-    /// This code or refresh token is no good, and will not become good.
+    /// The provider refuses this code or refresh token, and will not accept it later.
     #[serde(rename = "fatal")]
     GrantRefused,
-    /// It says nothing about the code or the token: try again later.
+    /// The response says nothing about the code or the token. A later attempt may succeed.
     #[serde(rename = "later")]
     Temporary,
-    /// Our registration or our request is at fault: an operator has to act.
+    /// The registration or the request of the gateway is wrong. An operator has to act.
     #[serde(rename = "ours")]
     Misconfigured,
 }
 
-/// A row that describes how an app behind refuses an access token, besides answering 401.
+/// A pattern for responses of an app that refuse an access token, in addition to 401.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct SignedOutPattern {
     /// The status code.
     pub status: u16,
-    /// The path that `Location` leads to; host and query are not looked at.
+    /// The path of `Location`. Its host and query are ignored.
     pub location: String,
 }
