@@ -25,7 +25,7 @@ const TAG: usize = 16;
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
     /// The file contains no key.
-    #[error("{} holds no key; write one line of 32 random bytes in base64", .0.display())]
+    #[error("{} contains no key; write one line with 32 random bytes in base64", .0.display())]
     Empty(PathBuf),
     /// A line is not a key.
     #[error("line {line} of {} is not 32 bytes in base64", .path.display())]

@@ -66,7 +66,7 @@ impl<T: Zeroize> Drop for Secret<T> {
 
 /// The operating system returned no random bytes. An operation that needs random bytes fails then.
 #[derive(Debug, thiserror::Error)]
-#[error("the operating system gave no random bytes")]
+#[error("the operating system returned no random bytes")]
 pub struct NoRandomness;
 
 /// Fills an array with bytes from the operating system's random number generator.

@@ -83,7 +83,7 @@ impl AuthorizationEndpoint {
         if extra.keys().any(|name| names.contains(&**name)) {
             return Err(SetupError::Setting {
                 key: "authorization_request.parameters",
-                problem: "sets a parameter that is ours or has a key of its own",
+                problem: "sets a parameter that is reserved or has its own setting",
             });
         }
         names.extend(extra.keys().map(String::as_str));
@@ -94,7 +94,7 @@ impl AuthorizationEndpoint {
             .any(|(name, _value)| names.contains(&*name))
         {
             let key = "authorization_endpoint";
-            let problem = "has a parameter in its query that is set elsewhere";
+            let problem = "has a parameter in its query that another setting sets";
             return Err(SetupError::Setting { key, problem });
         }
         let own = [
@@ -188,7 +188,7 @@ fn check(settings: &Settings) -> Result<(), SetupError> {
     let is_scope = |byte: u8| matches!(byte, b'!' | b'#'..=b'[' | b']'..=b'~');
     let is_token = |text: &String| !text.is_empty() && text.bytes().all(is_scope);
     if !settings.scopes.iter().all(is_token) {
-        return refuse("scopes", "has an entry that is no scope");
+        return refuse("scopes", "has an entry that is not a scope");
     }
     let proven = settings.identity.source == IdentitySource::IdToken;
     if proven && !asks_for_an_id_token(settings) {
@@ -200,10 +200,11 @@ fn check(settings: &Settings) -> Result<(), SetupError> {
         "authorization_request.acr_values",
     );
     if !configured.acr_values.iter().all(is_token) {
-        return refuse(acr_values, "has an entry that is no single word");
+        let problem = "has an entry that is empty or has an invalid character";
+        return refuse(acr_values, problem);
     }
     // Without an ID token the gateway could not check that the provider did what was requested.
-    let problem = "needs identity.source = \"id_token\": nothing else proves it";
+    let problem = "needs identity.source = \"id_token\", because only an ID token can prove it";
     if configured.max_age_secs.is_some() && !proven {
         return refuse(max_age, problem);
     }
@@ -215,13 +216,14 @@ fn check(settings: &Settings) -> Result<(), SetupError> {
         return refuse("authorization_request.prompt", "is empty");
     }
     if prompt.is_some_and(|prompt| prompt.split(' ').any(|word| word == "none")) {
-        let problem = "has \"none\", with which nobody could sign in who is not signed in there";
+        let problem =
+            "has \"none\", with which only users with a session at the provider could sign in";
         return refuse("authorization_request.prompt", problem);
     }
     // RFC 8707 section 2.
     let is_resource = |uri: &String| !uri.contains('#') && Url::parse(uri).is_ok();
     if !configured.resource.iter().all(is_resource) {
-        let problem = "has an entry that is no absolute URI without fragment";
+        let problem = "has an entry that is not an absolute URI, or has a fragment";
         return refuse("authorization_request.resource", problem);
     }
     Ok(())

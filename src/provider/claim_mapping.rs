@@ -39,7 +39,7 @@ impl ClaimMapping {
             tracing::warn!(
                 issuer,
                 claim = &*names.groups,
-                "The person has too many groups for a token: no group is known here"
+                "The user has too many groups for a token, so no group is known"
             );
         }
         let identity = Identity {

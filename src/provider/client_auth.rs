@@ -59,7 +59,7 @@ impl Credentials {
 
     fn secret(&self) -> Result<&Secret<String>, SetupError> {
         let key = "client_secret_file";
-        let problem = "is missing; a public client sets client_authentication = \"none\"";
+        let problem = "is missing; for a public client write client_authentication = \"none\"";
         self.secret
             .as_ref()
             .ok_or(SetupError::Setting { key, problem })
@@ -214,8 +214,8 @@ fn choose(
         .map(|(_name, by, _able)| by)
         .ok_or(SetupError::Setting {
             key: "client_authentication",
-            problem: "is \"auto\", but the server's metadata lists no method that our \
-                      credentials are good for: set the method, or give it the file it needs",
+            problem: "is \"auto\", but the metadata lists no method that works with the configured \
+                      credentials; set the method, or configure the file that it needs",
         })
 }
 
@@ -266,7 +266,7 @@ fn audience(settings: &Settings) -> Result<Box<str>, SetupError> {
         .filter(|_| settings.tenants.is_empty());
     let audience = settings.client_assertion.audience.as_deref().or(issuer);
     let key = "client_assertion.audience";
-    let problem = "is missing, and there is no issuer of one name to take in its place";
+    let problem = "is missing, and there is no issuer without tenants to use instead";
     match audience {
         Some(audience) if !audience.is_empty() => Ok(audience.into()),
         Some(_) | None => Err(SetupError::Setting { key, problem }),
@@ -284,7 +284,7 @@ fn public_client(settings: &Settings, credentials: &Credentials) -> Result<Metho
     }
     // Without a secret, only the PKCE verifier binds a code to this client.
     if !settings.pkce {
-        let problem = "is off, but a public client has nothing else to protect its codes";
+        let problem = "is off, but a public client has no other protection of its codes";
         return refuse("pkce", problem);
     }
     Ok(Method::Public)
@@ -307,7 +307,7 @@ fn basic(
         BasicEncoding::Raw if client_id.contains(':') => {
             return Err(SetupError::Setting {
                 key: "client_id",
-                problem: "contains a colon, which Basic with basic_encoding = \"raw\" cannot say",
+                problem: "contains a colon, which basic_encoding = \"raw\" cannot encode",
             });
         }
         BasicEncoding::Raw => format!("{client_id}:{secret}").into(),
@@ -315,7 +315,7 @@ fn basic(
     let value: Zeroizing<String> = format!("Basic {}", STANDARD.encode(joined.as_bytes())).into();
     let mut value = HeaderValue::from_str(&value).map_err(|_never_base64| SetupError::Setting {
         key: "client_secret_file",
-        problem: "cannot be sent",
+        problem: "cannot be sent in a field",
     })?;
     value.set_sensitive(true);
     Ok(value)

@@ -79,7 +79,8 @@ impl Provider {
                         provider = provider.name(),
                         reason = error.reason(),
                         error = chain(&error),
-                        "Provider cannot be reached or not be believed; what is known of it stays"
+                        "Provider cannot be reached, or its metadata or keys are not valid; \
+                         the last valid ones stay in use"
                     );
                 }
                 back_off = back_off.saturating_mul(2).min(MAX_BACK_OFF);
@@ -173,20 +174,23 @@ impl Provider {
                 tracing::error!(
                     provider = provider.name(),
                     error = chain(&error),
-                    "Secrets and keys not replaced, the old ones stay"
+                    "Secrets and keys not replaced, the old ones stay in use"
                 );
             }
             let replaced = trusted.map(|trusted| match trusted {
                 tls::Refreshed::Unchanged => {}
                 tls::Refreshed::Replaced => {
-                    tracing::info!(provider = provider.name(), "Authorities replaced");
+                    tracing::info!(
+                        provider = provider.name(),
+                        "Certificate authorities replaced"
+                    );
                 }
             });
             if let Some(error) = authorities.error(replaced) {
                 tracing::error!(
                     provider = provider.name(),
                     error = chain(&error),
-                    "Authorities not replaced, the old ones stay"
+                    "Certificate authorities not replaced, the old ones stay in use"
                 );
             }
         }

@@ -82,7 +82,7 @@ impl IdTokenRules {
         let seconds = |seconds: u32| Duration::from_secs(seconds.into());
         Ok(Self {
             client_id: settings.client_id.clone(),
-            issuer: issuer.ok_or_else(|| refuse("issuer", "is missing, and ID tokens need it"))?,
+            issuer: issuer.ok_or_else(|| refuse("issuer", "is missing, but ID tokens need it"))?,
             audiences: id_token.audiences.clone(),
             algorithms: id_token.algorithms.clone(),
             dates: Dates {

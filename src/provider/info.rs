@@ -99,7 +99,7 @@ fn check_clear_text(settings: &Settings) -> Result<(), SetupError> {
         // An attacker who can change the keys on the network can issue tokens as this issuer.
         if secure_issuer && matches!(key, "metadata_url" | "jwks_uri") {
             return refuse(
-                "is plain http, but the issuer is https; keys have to come by https, too",
+                "is plain http, but the issuer is https; keys have to come by https as well",
             );
         }
         if !settings.plain_http {
@@ -111,7 +111,7 @@ fn check_clear_text(settings: &Settings) -> Result<(), SetupError> {
         }
         tracing::warn!(
             key,
-            "The endpoint has no TLS: secrets and tokens cross the network in clear text"
+            "The endpoint has no TLS: secrets and tokens cross the network unencrypted"
         );
     }
     Ok(())

@@ -54,22 +54,22 @@ impl Issuer {
         let personal = named.into_iter().find(|(_key, personal)| *personal);
         if let Some((key, _)) = personal.filter(|_| !settings.open_registration) {
             let problem = "has the tenant of personal Microsoft accounts, which anybody can get; \
-                           write open_registration = true if that is meant";
+                           write open_registration = true if this is intended";
             return refuse(key, problem);
         }
         match (text.contains(TENANT), settings.tenants.as_slice()) {
             (true, []) => refuse(
                 "tenants",
-                "is empty, but the issuer has {tenantid}; list the tenants whose people are taken",
+                "is empty, but the issuer has {tenantid}; list the tenants whose users are accepted",
             ),
             (false, [_, ..]) => refuse("tenants", "is given, but the issuer has no {tenantid}"),
             (_, tenants) if tenants.iter().any(|tenant| names_no_tenant(tenant)) => refuse(
                 "tenants",
                 "has \"common\", \"organizations\" or \"consumers\", which names no tenant; list the \
-                 identifiers of the tenants whose people are taken",
+                 identifiers of the tenants whose users are accepted",
             ),
             (_, tenants) if tenants.iter().any(|tenant| !is_tenant(tenant)) => {
-                refuse("tenants", "has an entry that is no tenant's identifier")
+                refuse("tenants", "has an entry that is not a tenant identifier")
             }
             (_, tenants) => Ok(Some(Self {
                 text: text.into(),
@@ -106,20 +106,20 @@ pub(super) fn fill_template(template: &str, tenant: &str) -> String {
 /// The problem with the text of an issuer, if there is one.
 fn format_problem(text: &str) -> Option<&'static str> {
     if !text.starts_with("https://") && !text.starts_with("http://") {
-        Some("has to begin with https://")
+        Some("must begin with https://")
     } else if text.contains(['?', '#']) {
-        Some("has a query or a fragment, which no issuer has")
+        Some("has a query or a fragment, which an issuer must not have")
     } else if is_of_no_tenant(text) {
         Some(
-            "names no tenant; write the tenant's identifier in the place of \"common\", \
-             \"organizations\" or \"consumers\", or {tenantid} and list the tenants",
+            "names no tenant; replace \"common\", \"organizations\" or \"consumers\" by the identifier \
+             of a tenant, or by {tenantid} and list the tenants",
         )
     } else if text.contains(' ') {
         Some("has a space in it")
     } else if text.contains(WELL_KNOWN) {
         Some(
-            "is the address of metadata; write what stands before /.well-known/, or what the \
-             metadata has as `issuer`",
+            "is the URL of metadata; write the part before /.well-known/, or the value of `issuer` \
+             in the metadata",
         )
     } else {
         None
@@ -198,25 +198,25 @@ mod tests {
     fn what_cannot_be_an_issuer_is_refused() {
         let template = "https://id.example/{tenantid}";
         for (text, tenants, why) in [
-            ("id.example", &[][..], "`issuer` has to begin with https://"),
-            ("ftp://id.example", &[], "has to begin with https://"),
+            ("id.example", &[][..], "`issuer` must begin with https://"),
+            ("ftp://id.example", &[], "must begin with https://"),
             ("https://id.example?x=1", &[], "has a query or a fragment"),
             ("https://id.example#x", &[], "has a query or a fragment"),
             ("https://id.example/a b", &[], "has a space"),
             (
                 "https://id.example/.well-known/openid-configuration",
                 &[],
-                "write what stands before /.well-known/",
+                "write the part before /.well-known/",
             ),
             (
                 "https://id.example/.well-known/oauth-authorization-server/realm",
                 &[],
-                "what the metadata has as `issuer`",
+                "the value of `issuer` in the metadata",
             ),
             (
                 "https://login.microsoftonline.com/common/v2.0",
                 &[],
-                "names no tenant; write the tenant's identifier",
+                "names no tenant; replace \"common\"",
             ),
             (
                 "https://login.microsoftonline.com/Organizations",
@@ -225,8 +225,8 @@ mod tests {
             ),
             (template, &[], "`tenants` is empty"),
             ("https://id.example", &["one"], "`tenants` is given"),
-            (template, &["a/b"], "no tenant's identifier"),
-            (template, &[""], "no tenant's identifier"),
+            (template, &["a/b"], "not a tenant identifier"),
+            (template, &[""], "not a tenant identifier"),
             (template, &["one", "common"], "names no tenant"),
             (template, &["Organizations"], "names no tenant"),
             (template, &["consumers"], "names no tenant"),

@@ -111,7 +111,7 @@ impl<'de> Visitor<'de> for StrictVisitor {
         let mut object = Object::new();
         while let Some(name) = members.next_key::<String>()? {
             if object.contains_key(&name) {
-                return Err(A::Error::custom("a member is there twice"));
+                return Err(A::Error::custom("a member is repeated"));
             }
             let Strict(value) = members.next_value()?;
             object.insert(name, value);

@@ -165,7 +165,7 @@ async fn ask(endpoint: &Endpoint) -> Result<FetchedKeySet, KeysError> {
     if !keys.skipped().is_empty() {
         let url = tracing::field::display(endpoint.uri());
         let skipped = tracing::field::display(keys.skipped());
-        tracing::debug!(url, skipped, "Some of the published keys are not for us");
+        tracing::debug!(url, skipped, "Some published keys cannot be used");
     }
     Ok(FetchedKeySet {
         keys,

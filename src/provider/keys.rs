@@ -28,7 +28,7 @@ pub enum KeySetError {
     #[error("the key set has no array `keys`")]
     Keys,
     /// There are no entries, or every entry was skipped.
-    #[error("the key set has no usable key (passed over: {0})")]
+    #[error("the key set has no usable key (skipped: {0})")]
     NoUsableKey(SkippedKeys),
 }
 

@@ -39,7 +39,7 @@ pub enum MetadataError {
         problem: &'static str,
     },
     /// The metadata names another issuer than the configured one.
-    #[error("it is of the issuer {said:?}, and {configured:?} is configured")]
+    #[error("it names the issuer {said:?}, but {configured:?} is configured")]
     Issuer {
         /// The configured issuer.
         configured: Box<str>,
@@ -50,13 +50,13 @@ pub enum MetadataError {
     #[error("it is not a JSON object")]
     Json(#[source] JsonError),
     /// The media type of the response is not JSON, or the response is compressed.
-    #[error("the answer is not usable")]
+    #[error("the response cannot be used")]
     MediaType(#[source] ResponseFormatError),
     /// A member is missing or has another type.
-    #[error("the member `{0}` is missing or of another type")]
+    #[error("the member `{0}` is missing or has the wrong type")]
     Member(&'static str),
     /// The status is not 200. Redirects are not followed.
-    #[error("the server answered with status {0}")]
+    #[error("the provider answered with status {0}")]
     Status(u16),
 }
 
@@ -103,7 +103,7 @@ pub(super) fn location(
         return Ok(None);
     }
     let Some(issuer) = issuer else {
-        return refuse("issuer", "is missing, but the metadata has to name it");
+        return refuse("issuer", "is missing, but the metadata has to contain it");
     };
     if let Some(given) = given {
         return endpoint("metadata_url", settings.url.as_deref(), given).map(Some);
@@ -111,7 +111,7 @@ pub(super) fn location(
     if !settings.tenants.is_empty() {
         return refuse(
             "metadata_url",
-            "is missing, and the issuer of many tenants is no place",
+            "is missing, and an issuer with {tenantid} has no metadata URL",
         );
     }
     let text = issuer.as_str();
@@ -250,10 +250,11 @@ fn endpoint_problem(text: &str, home: Option<&Url>) -> Option<&'static str> {
         Some("has a fragment")
     } else if url.scheme() == "http" {
         let at_home = home.is_some_and(|home| home.origin() == url.origin());
-        (!at_home).then_some("has no TLS and is not at the issuer's own origin")
+        (!at_home).then_some("has no TLS, and its origin is not the origin of the issuer")
     } else {
         let at_home = home.is_some_and(|home| home.host() == url.host());
-        (!at_home && is_local(&url)).then_some("is on this machine or its link, the issuer is not")
+        (!at_home && is_local(&url))
+            .then_some("has a loopback or link-local host, but the issuer does not")
     }
 }
 

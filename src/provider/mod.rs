@@ -145,15 +145,13 @@ impl Provider {
     /// [`SetupError`] names the setting and, if there is one, the file.
     pub fn new(name: &str, settings: &Settings) -> Result<Self, SetupError> {
         if settings.errors.iter().any(ErrorPattern::matches_everything) {
-            let (key, problem) = ("errors", "has a row that asks for nothing");
+            let key = "errors";
+            let problem = "has a row without a condition, which would match every response";
             return Err(SetupError::Setting { key, problem });
         }
         let issuer = Issuer::new(settings)?;
         if settings.require_response_iss && issuer.is_none() {
-            let (key, problem) = (
-                "require_response_iss",
-                "is true, but no issuer is configured",
-            );
+            let (key, problem) = ("require_response_iss", "is true, but there is no `issuer`");
             return Err(SetupError::Setting { key, problem });
         }
         let call_settings = CallSettings::new(settings)?;

@@ -42,7 +42,7 @@ const LONGEST_LIFETIME: f64 = 3_155_760_000.0;
 #[derive(Debug, thiserror::Error)]
 pub enum ResponseFormatError {
     /// The response is compressed, although the request did not allow it.
-    #[error("it is compressed")]
+    #[error("the response is compressed")]
     Compressed,
     /// `expires_in` is not a number of seconds between zero and a hundred years.
     #[error("`expires_in` is not a number of seconds")]
@@ -51,10 +51,10 @@ pub enum ResponseFormatError {
     #[error("it is not a JSON object")]
     Json(#[source] JsonError),
     /// The media type is not JSON.
-    #[error("it is not of a JSON media type")]
+    #[error("the media type is not JSON")]
     MediaType,
     /// A required member is missing or not a string.
-    #[error("the member `{0}` is missing or not a text")]
+    #[error("the member `{0}` is missing or not a string")]
     Member(&'static str),
     /// The token type is not `Bearer`. The gateway supports no other type.
     #[error("the token type is not `Bearer`")]
@@ -100,7 +100,7 @@ impl RequestFormat {
             .keys()
             .any(|name| !RESERVED.contains(&&**name))
         {
-            let problem = "names a parameter that the token request does not have";
+            let problem = "names a parameter that a token request does not have";
             return refuse("token_request.rename", problem);
         }
         let format = Self {
@@ -112,14 +112,14 @@ impl RequestFormat {
         let mut names: Vec<&str> = RESERVED.iter().map(|name| format.name(name)).collect();
         names.sort_unstable();
         if names.windows(2).any(|pair| pair.first() == pair.last()) {
-            return refuse("token_request.rename", "gives two parameters one name");
+            return refuse("token_request.rename", "gives two parameters the same name");
         }
         if names.iter().any(|name| name.is_empty()) {
             return refuse("token_request.rename", "gives a parameter an empty name");
         }
         let mut extra = format.extra.keys();
         if extra.any(|name| RESERVED.contains(&&**name) || names.contains(&&**name)) {
-            return refuse("token_request.parameters", "sets a parameter that is ours");
+            return refuse("token_request.parameters", "sets a reserved parameter");
         }
         Ok(format)
     }

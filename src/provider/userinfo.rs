@@ -28,19 +28,19 @@ pub enum UserinfoError {
     #[error("the call failed")]
     Call(#[source] origin::Error),
     /// The body is not the expected JSON object or array.
-    #[error("the answer is not the JSON that it has to be")]
+    #[error("the response is not the expected JSON")]
     Json(#[source] JsonError),
     /// The media type is neither JSON nor JWT, or the response is compressed.
-    #[error("the answer is not usable")]
+    #[error("the response cannot be used")]
     MediaType(#[source] ResponseFormatError),
     /// The response is a JWT, but the settings do not say whose signature it needs.
-    #[error("the answer is signed, and only beside ID tokens it is known by whom")]
+    #[error("the response is signed, but without ID tokens the settings do not say by whom")]
     Signed,
     /// The status is not 200. Redirects are not followed.
     #[error("the endpoint answered with status {0}")]
     Status(u16),
     /// The media type is JWT, but the body is not text.
-    #[error("the answer is not a JWT")]
+    #[error("the response is not a JWT")]
     Text,
 }
 

@@ -10,11 +10,11 @@ use crate::token;
 pub enum GrantError {
     /// The JWT access token is not valid. The key or the audience is configured wrongly, or a clock
     /// is wrong.
-    #[error("the access token is not believed")]
+    #[error("the access token is not valid")]
     AccessToken(#[source] TokenError),
     /// The ID token is not valid. `client_id`, `issuer` or a clock is wrong, or the response
     /// belongs to another user or request.
-    #[error("the ID token is not believed")]
+    #[error("the ID token is not valid")]
     IdToken(#[source] TokenError),
     /// There are no keys to verify a signature with.
     #[error(transparent)]
@@ -32,20 +32,20 @@ pub enum GrantError {
     /// The response to a refresh is proven to be about another subject or from another issuer than
     /// the session (OpenID Connect Core 1.0 section 12.2). The provider made a mistake, or an
     /// attacker swaps responses.
-    #[error("the answer to the refresh is about somebody else")]
+    #[error("the response to the refresh is about another user")]
     OtherPerson,
     /// The userinfo and the ID token have different subjects (OpenID Connect Core 1.0 section
     /// 5.3.2). The provider made a mistake, or an attacker swaps access tokens.
-    #[error("the userinfo is not about the subject of the ID token")]
+    #[error("the userinfo and the ID token have different subjects")]
     OtherSubject,
     /// The signed userinfo response is not valid.
-    #[error("the signed userinfo is not believed")]
+    #[error("the signed userinfo is not valid")]
     SignedUserinfo(#[source] TokenError),
     /// The access token or the refresh token cannot be used, because no HTTP field can carry it.
     #[error("the token cannot be used")]
     Token(#[source] token::Error),
     /// The userinfo endpoint returned no claims.
-    #[error("the userinfo endpoint gave no claims")]
+    #[error("the userinfo endpoint returned no claims")]
     Userinfo(#[source] UserinfoError),
 }
 

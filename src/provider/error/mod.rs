@@ -22,7 +22,7 @@ pub use token_call::TokenCallError;
 
 /// The metadata is needed, but has not been read yet.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the metadata of the authorization server has not been read yet")]
+#[error("the metadata of the provider has not been read yet")]
 pub struct NotReady;
 
 impl NotReady {
@@ -37,7 +37,7 @@ impl NotReady {
 pub enum ResponseError {
     /// The response names another issuer. Or it names none, although the provider promises to (RFC
     /// 9207 section 2.4). The provider made a mistake, or an attacker mixes up two providers.
-    #[error("the answer of the authorization endpoint is not from this issuer")]
+    #[error("the authorization response is not from the configured issuer")]
     Issuer,
     /// The metadata has not been read yet, so it is not known whether the provider promises `iss`.
     #[error(transparent)]

@@ -12,13 +12,13 @@ use crate::provider::metadata::MetadataError;
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
     /// The keys could not be fetched.
-    #[error("the call for the keys failed")]
+    #[error("the request for the keys failed")]
     Call(#[source] origin::Error),
     /// A fetch has failed recently, and no new fetch is allowed yet.
-    #[error("the keys were asked for a moment ago")]
+    #[error("the keys could not be fetched a moment ago")]
     JustFetched,
     /// The response has a status other than 200.
-    #[error("the server answered with status {0} instead of keys")]
+    #[error("the provider answered the request for its keys with status {0}")]
     Status(u16),
     /// The published keys cannot be used.
     #[error("the published keys cannot be used")]
@@ -39,7 +39,7 @@ impl KeysError {
 #[derive(Debug, thiserror::Error)]
 pub enum ReachError {
     /// No connection to the token endpoint could be made.
-    #[error("the call to the authorization server failed")]
+    #[error("the call to the provider failed")]
     Connect(#[source] origin::Error),
     /// The keys could not be read.
     #[error(transparent)]
@@ -78,7 +78,7 @@ impl ReachError {
 /// No login can begin now. A recent attempt to reach the provider failed, its metadata or keys
 /// cannot be used, or it does not respond.
 #[derive(Debug, thiserror::Error)]
-#[error("the authorization server cannot be used now")]
+#[error("the provider cannot be used now")]
 pub struct Unreachable {
     /// The time until the next attempt.
     pub retry_after: Duration,

@@ -12,25 +12,28 @@ use crate::provider::token::ResponseFormatError;
 #[derive(Debug, thiserror::Error)]
 pub enum TokenCallError {
     /// The response has status 200, but is not a token response (RFC 6749 section 5.1).
-    #[error("the token response is not understood")]
+    #[error("the token response is malformed")]
     MalformedResponse(#[source] ResponseFormatError),
     /// The client assertion could not be made.
     #[error("the client assertion could not be made")]
     Assertion(#[source] SigningError),
     /// All slots for concurrent calls are taken. The provider is slow, or `concurrent_calls` is too
     /// low.
-    #[error("too many calls of the authorization server are under way")]
+    #[error("all slots for calls to the provider are taken (setting `concurrent_calls`)")]
     Busy,
     /// The provider could not be reached, did not respond in time, or sent a response that is too
     /// large.
-    #[error("the call to the authorization server failed")]
+    #[error("the call to the provider failed")]
     Call(#[source] origin::Error),
     /// The code is invalid. A new login helps.
-    #[error("the authorization server refuses the code")]
+    #[error("the provider refuses the code")]
     CodeRefused(#[source] Refusal),
     /// The breaker is open: several refreshes in a row have failed, or the provider asked for a
     /// pause.
-    #[error("the authorization server is left alone for another {} ms", retry_after.as_millis())]
+    #[error(
+        "the provider has failed repeatedly; no call is sent for another {} ms",
+        retry_after.as_millis()
+    )]
     BreakerOpen {
         /// The time until the next attempt.
         retry_after: Duration,
@@ -38,16 +41,19 @@ pub enum TokenCallError {
     /// The provider refuses the gateway, not the user: the secret or the redirection URI is wrong,
     /// or it does not understand the request. Compare the settings with the registration at the
     /// provider.
-    #[error("the authorization server refuses this client")]
+    #[error("the provider refuses this client")]
     Misconfigured(#[source] Refusal),
     /// The session has no refresh token.
-    #[error("there is no refresh token")]
+    #[error("the session has no refresh token")]
     NoRefreshToken,
     /// The location of the token endpoint is not known yet.
     #[error(transparent)]
     NotReady(#[from] NotReady),
     /// The limit of calls per minute is reached.
-    #[error("the token endpoint may not be called for another {} ms", retry_after.as_millis())]
+    #[error(
+        "the limit of token requests is reached; no call is sent for another {} ms",
+        retry_after.as_millis()
+    )]
     RateLimited {
         /// The time until the next call is allowed.
         retry_after: Duration,
@@ -62,17 +68,17 @@ pub enum TokenCallError {
     },
     /// The refresh token is no longer valid: it was used, has expired or was revoked, or the user
     /// may not sign in now. A new login helps.
-    #[error("the authorization server refuses the refresh token")]
+    #[error("the provider refuses the refresh token")]
     RefreshRefused(#[source] Refusal),
     /// The provider throttles the gateway (429). `token_calls_per_minute` is too high, or other
     /// clients share the gateway's address.
-    #[error("the authorization server asks for fewer calls")]
+    #[error("the provider asks for fewer calls")]
     Throttled {
         /// The `Retry-After` of the response, if present.
         retry_after: Option<Duration>,
     },
     /// The provider has failed (408, 425, 5xx).
-    #[error("the authorization server is out of order")]
+    #[error("the provider has failed")]
     Unavailable {
         /// The `Retry-After` of the response, if present.
         retry_after: Option<Duration>,

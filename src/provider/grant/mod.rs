@@ -98,7 +98,7 @@ impl GrantVerifier {
         let source = settings.identity.source;
         if settings.identity.emails_endpoint.is_some() && source != IdentitySource::Userinfo {
             let key = "identity.emails_endpoint";
-            let problem = "is asked only where identity.source is \"userinfo\"";
+            let problem = "is used only if identity.source is \"userinfo\"";
             return Err(SetupError::Setting { key, problem });
         }
         if source == IdentitySource::AccessToken && access_token.is_none() {
@@ -135,8 +135,8 @@ impl GrantVerifier {
                 refuse("userinfo_endpoint", problem)
             }
             IdentitySource::IdToken if self.publishes() && info.jwks.is_none() => {
-                let problem = "is missing, and id_token.jwks_file and id_token.public_key_files \
-                               are, too";
+                let problem = "is missing, and so are id_token.jwks_file and \
+                               id_token.public_key_files";
                 refuse("jwks_uri", problem)
             }
             IdentitySource::AccessToken

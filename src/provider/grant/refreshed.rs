@@ -110,7 +110,7 @@ impl GrantVerifier {
             issuer = &*self.issuer,
             reason = error.reason(),
             error = chain(&error),
-            "The ID token of a refresh is not believed: what was known of the person stays"
+            "The ID token of a refresh is not valid, the known identity stays"
         );
         Ok(None)
     }

@@ -18,13 +18,13 @@ pub enum TokenKind {
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The algorithm is not accepted. Contains the name of the algorithm if it is a registered one.
-    #[error("the algorithm `{0}` is not one of those that are believed")]
+    #[error("the algorithm `{0}` is not accepted")]
     Algorithm(&'static str),
     /// The gateway is not in the audience of the token.
-    #[error("the token is not for us (`aud`)")]
+    #[error("the gateway is not in the audience of the token (`aud`)")]
     Audience,
     /// The authentication context is none of the requested ones.
-    #[error("the authentication context is none of those asked for (`acr`)")]
+    #[error("the authentication context is none of the requested ones (`acr`)")]
     AuthenticationContext,
     /// The token was issued to another client.
     #[error("the token was issued to another client (`azp`)")]
@@ -36,10 +36,10 @@ pub enum TokenError {
     #[error("the token has expired (`exp`)")]
     Expired,
     /// The hash of the access token or the code is wrong, so the token belongs to another response.
-    #[error("the token belongs to another answer (`{0}`)")]
+    #[error("the token belongs to another token response (`{0}`)")]
     Hash(&'static str),
     /// The header has a member that has to be understood, but is not supported.
-    #[error("the header member `{0}` is not understood")]
+    #[error("the header member `{0}` is not supported")]
     Header(&'static str),
     /// The token is from another issuer.
     #[error("the token is from another issuer (`iss`)")]
@@ -48,22 +48,22 @@ pub enum TokenError {
     #[error("the header or the payload is not a JSON object")]
     Json(#[source] JsonError),
     /// The key belongs to another issuer or tenant than the token.
-    #[error("the key that made the signature is that of another issuer")]
+    #[error("the key of the signature belongs to another issuer")]
     KeyIssuer,
     /// The token does not have three parts of canonical base64url, or is too long.
     #[error("the token is not a compact JWS")]
     Malformed,
     /// The token belongs to another authorization request.
-    #[error("the token answers another request (`nonce`)")]
+    #[error("the token belongs to another authorization request (`nonce`)")]
     Nonce,
     /// The token is not valid yet, or was issued in the future.
     #[error("the token is not valid yet (`{0}`)")]
     NotYetValid(&'static str),
     /// None of the keys made the signature.
-    #[error("none of the public keys made the signature")]
+    #[error("no public key matches the signature")]
     Signature,
     /// The token is too old, or the authentication of the user is.
-    #[error("the token is out of date (`{0}`)")]
+    #[error("the token is too old (`{0}`)")]
     TooOld(&'static str),
     /// The issuer and the tenant of the token do not fit together.
     #[error("the token is of another tenant (`tid`)")]
@@ -72,10 +72,10 @@ pub enum TokenError {
     #[error("the token is of another type")]
     Type,
     /// There is no key with the `kid` of the token, or none for its algorithm.
-    #[error("there is no key of that name for that algorithm (`kid`)")]
+    #[error("there is no key with this `kid` for this algorithm")]
     UnknownKey,
     /// The audience contains the gateway, and also an audience that is not in `id_token.audiences`.
-    #[error("the token is also for somebody we do not trust (`aud`)")]
+    #[error("the token has an audience that `id_token.audiences` does not list (`aud`)")]
     UntrustedAudience,
 }
 

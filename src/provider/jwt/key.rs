@@ -27,7 +27,7 @@ pub enum KeyProblem {
     #[error("it is a private key; only the public key belongs here")]
     Private,
     /// No configured algorithm can use the key.
-    #[error("it suits none of the `algorithms` beside it")]
+    #[error("it does not fit any of the configured `algorithms`")]
     WrongAlgorithm,
     /// An RSA key is below 2048 or above 8192 bits, a point is not on its curve, or a similar
     /// problem.
@@ -39,11 +39,11 @@ pub enum KeyProblem {
 /// ...".
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, thiserror::Error)]
 pub(in crate::provider) enum Unusable {
-    #[error("of an algorithm that is not known or not its own")]
+    #[error("with an unknown or wrong algorithm")]
     Algorithm,
-    #[error("on a curve that is not known")]
+    #[error("on an unknown curve")]
     Curve,
-    #[error("of a key type that is not known")]
+    #[error("of an unknown key type")]
     KeyType,
     #[error("without a usable member `{0}`")]
     Member(&'static str),
@@ -51,7 +51,7 @@ pub(in crate::provider) enum Unusable {
     NotAnObject,
     #[error("a private or shared key")]
     Private,
-    #[error("one too many")]
+    #[error("above the maximum number of keys")]
     TooMany,
     #[error("not for signatures")]
     Use,

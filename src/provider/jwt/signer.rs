@@ -26,7 +26,7 @@ const RSA: [Algorithm; 6] = [
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum SigningKeyProblem {
     /// The key is encrypted. The gateway starts without a person who could enter a passphrase.
-    #[error("it is encrypted; it has to be there without a passphrase")]
+    #[error("it is encrypted; remove the passphrase")]
     Encrypted,
     /// The text is not one PEM block `PRIVATE KEY` or `RSA PRIVATE KEY`.
     #[error("it is not one private key in PEM (PKCS#8)")]
@@ -41,11 +41,11 @@ pub enum SigningKeyProblem {
     )]
     Sec1,
     /// The configured algorithm needs another type of key.
-    #[error("it does not suit `client_assertion.algorithm`")]
+    #[error("it does not fit `client_assertion.algorithm`")]
     WrongAlgorithm,
     /// An RSA key is below 2048 or above 8192 bits, the curve is not P-256, P-384 or Ed25519, or a
     /// similar problem.
-    #[error("it is too short, on a curve that is not known, or not a valid key")]
+    #[error("it is too short, on an unknown curve, or not a valid key")]
     Weak,
 }
 
@@ -53,7 +53,7 @@ pub enum SigningKeyProblem {
 #[derive(Debug, thiserror::Error)]
 pub enum SigningError {
     /// There were no random bytes for the identifier of the token.
-    #[error("the token can have no identifier")]
+    #[error("no identifier could be created for the token")]
     Identifier(#[source] NoRandomness),
     /// The key does not sign, although it was tested at the start.
     #[error("the token could not be signed")]

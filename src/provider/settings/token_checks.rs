@@ -44,7 +44,8 @@ const LONGEST_LEEWAY: u32 = 300;
 fn leeway<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     let seconds = u32::deserialize(deserializer)?;
     if seconds > LONGEST_LEEWAY {
-        let why = format!("{seconds} is more than {LONGEST_LEEWAY} seconds; set the clocks right");
+        let why =
+            format!("{seconds} is more than {LONGEST_LEEWAY} seconds; correct the clocks instead");
         return Err(D::Error::custom(why));
     }
     Ok(seconds)
@@ -162,16 +163,16 @@ impl<'de> Deserialize<'de> for Algorithm {
             fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Algorithm, E> {
                 let why = match name {
                     "ES512" => {
-                        "ES512 is not taken: the library that checks signatures does not have it"
+                        "ES512 is not supported: the signature library does not implement it"
                     }
                     "ES256K" => {
-                        "ES256K is not taken: the library that checks signatures does not have it"
+                        "ES256K is not supported: the signature library does not implement it"
                     }
                     "HS256" | "HS384" | "HS512" => {
-                        "HS256, HS384 and HS512 are not taken: whoever can check such a \
-                         signature can make it"
+                        "HS256, HS384 and HS512 are not supported: the key that verifies such a \
+                         signature can also make it"
                     }
-                    "none" => "none is not taken: it is no signature",
+                    "none" => "none is not supported: it is not a signature",
                     _ => {
                         let unknown = || E::unknown_variant(name, Algorithm::NAMES);
                         return Algorithm::named(name).ok_or_else(unknown);
@@ -209,12 +210,12 @@ mod tests {
             );
         }
         for (name, why) in [
+            ("ES512", "the signature library does not implement it"),
             (
-                "ES512",
-                "the library that checks signatures does not have it",
+                "HS256",
+                "the key that verifies such a signature can also make it",
             ),
-            ("HS256", "whoever can check such a signature can make it"),
-            ("none", "no signature"),
+            ("none", "it is not a signature"),
             ("rs256", "unknown variant `rs256`, expected one of `ES256`"),
             ("RS256 ", "unknown variant"),
             ("", "unknown variant"),

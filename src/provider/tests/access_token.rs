@@ -1,4 +1,4 @@
-//! Access tokens that are and are not believed.
+//! Access tokens that are accepted, and access tokens that are refused.
 
 use aws_lc_rs::hmac;
 use aws_lc_rs::signature::{RSA_PKCS1_SHA512, RSA_PSS_SHA256};
@@ -320,7 +320,7 @@ fn j_72_only_canonical_base64url_is_accepted() {
             );
         }
     }
-    // 256 bytes leave four unused bits in the last character.
+    // With 256 bytes the last character has four unused bits.
     let mut bytes = token.into_bytes();
     let last = bytes.last_mut().unwrap();
     *last = match *last {

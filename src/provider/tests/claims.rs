@@ -1,11 +1,11 @@
-//! Claims of access tokens that are and are not believed.
+//! Claims of access tokens that are accepted, and claims that are refused.
 
 use serde_json::{Value, json as value};
 
 use super::access_token::{reason, verifier};
 use super::*;
 
-/// The outcome for the reference's payload with one claim changed (`None`: left out).
+/// The outcome for the payload of the reference with one changed claim. `None` removes the claim.
 fn with(verifier: &AccessTokenVerifier, name: &str, claim: Option<Value>) -> &'static str {
     let mut payload = reference_payload();
     let members = payload.as_object_mut().unwrap();
@@ -99,7 +99,7 @@ fn j_41_to_49_a_token_for_another_audience_is_refused() {
 
 #[test]
 fn j_54_to_64_a_token_needs_an_expiry_in_the_future() {
-    // This profile takes dates in quotes, so the strict one is asked.
+    // The profile accepts dates in quotes, so this test uses a stricter verifier.
     let strict = verifier("access_token.quoted_dates = false");
     for bad in [
         None,
@@ -184,7 +184,7 @@ fn j_65_to_67_a_token_from_the_future_is_refused() {
             );
         }
     }
-    // Both are past for us, with the leeway, but the token ended before it began.
+    // Both dates are within the leeway, but the token expires before it begins.
     let (aud, exp) = ("99adb0aa-17fc-4578-8226-e45e4d3e9156", now - 1.0);
     for name in ["nbf", "iat"] {
         let payload = value!({ "aud": aud, "sub": "1", "exp": exp, name: now });

@@ -1,4 +1,4 @@
-//! What is known of a server, and how it is kept up to date.
+//! The metadata and the keys of a provider, and how they are kept up to date.
 
 use serde_json::{Value, json as value};
 use tokio::task::JoinSet;
@@ -33,12 +33,12 @@ fn good_keys() -> String {
     keys(&[RSA.jwk_with(value!({ "kid": "one" }))])
 }
 
-/// A provider that `server` publishes.
+/// A provider whose metadata and keys come from `server`.
 fn provider(files: &Files, server: &Server) -> Provider {
     provider_with(files, server, "")
 }
 
-/// The same, with further keys in its settings.
+/// The same provider with further keys in its settings.
 fn provider_with(files: &Files, server: &Server, further: &str) -> Provider {
     let text = format!(
         "issuer = \"{}\"\nclient_id = \"3\"\nclient_secret_file = \"{}/secret\"\n{further}",
@@ -59,7 +59,7 @@ fn asked(provider: &Provider) -> Result<String, NotReady> {
     })
 }
 
-/// The server is down from the moment of the reload on.
+/// The server does not respond any more after the reload.
 #[tokio::test]
 async fn a_reload_keeps_the_metadata_and_keys_if_their_urls_are_the_same() {
     let answers = |url: &str| vec![metadata(url, value!({})), good_keys()];
@@ -77,7 +77,7 @@ async fn a_reload_keeps_the_metadata_and_keys_if_their_urls_are_the_same() {
         .first_keys(&info, &clock)
         .await
         .unwrap();
-    // Metadata from elsewhere may say something else.
+    // Metadata at another URL may have other contents.
     let elsewhere = "metadata_url = \"http://127.0.0.1:1/metadata\"\n";
     let elsewhere = provider_with(&files, &server, elsewhere).replacing(&before);
     assert_eq!(asked(&elsewhere).unwrap_err().reason(), "metadata_missing");
@@ -99,7 +99,7 @@ async fn no_browser_is_redirected_before_metadata_and_keys_were_read() {
     assert!(server.next().line().starts_with("GET /jwks "));
     let url = asked(&provider).unwrap();
     assert!(url.starts_with("https://id.example/authorize?"), "{url}");
-    // A moment later nobody asks again.
+    // A second check shortly afterwards sends no request.
     assert!(matches!(provider.recent_readiness(NOW), Some(Ok(()))));
     provider.ready(&clock).await.unwrap();
     assert!(server.has_no_more());
@@ -124,7 +124,7 @@ async fn a_21_a_22_a_promised_iss_parameter_is_required() {
     let server = Server::start_by(answers).await;
     let (files, clock) = (Files::new(), Clock::manual(NOW));
     let provider = provider(&files, &server);
-    // Whoever says it is looked at without any metadata.
+    // A given issuer is checked without metadata.
     assert!(provider.check_response_issuer(Some(&server.url)).is_ok());
     provider.ready(&clock).await.unwrap();
     assert!(provider.check_response_issuer(Some(&server.url)).is_ok());
@@ -208,7 +208,7 @@ async fn a_secret_that_changes_is_read_again() {
     let changed = async {
         files.write("secret", "\n");
         tokio::time::sleep(Duration::from_secs(35)).await;
-        // A file that holds nothing is somebody's mistake, or is just being written.
+        // An empty file is a mistake, or is still being written.
         assert_eq!(sent(), before);
         files.write("secret", "another-secret\n");
         for _ in 0..60 {
@@ -282,7 +282,7 @@ async fn the_maintenance_ends_when_the_provider_is_dropped() {
 const ENDPOINTS: &str =
     "authorization_endpoint = \"/authorize\"\ntoken_endpoint = \"http://127.0.0.1:1/token\"";
 
-/// The way to the keys at `server`.
+/// The endpoint of the keys at `server`.
 fn jwks_endpoint(server: &Server) -> Endpoint {
     let url = endpoint("jwks_uri", Some(&server.url), "/jwks").unwrap();
     Endpoint::new("jwks_uri", &url, None, Duration::from_secs(5)).unwrap()
@@ -295,7 +295,7 @@ async fn d_24_tokens_with_unknown_keys_cause_one_fetch_a_minute() {
     let published = KeyCache::default();
     let first = published.first(&endpoint, &clock).await.unwrap();
     server.next();
-    // The first fetch had no token as its reason.
+    // No token caused the first fetch, so this fetch is allowed.
     let second = published.newer(&first, &endpoint, &clock).await;
     let second = second.unwrap().unwrap();
     server.next();
@@ -305,7 +305,7 @@ async fn d_24_tokens_with_unknown_keys_cause_one_fetch_a_minute() {
         assert!(newer.unwrap().is_none(), "{wait}");
     }
     assert!(server.has_no_more());
-    // Whoever has seen only the older set is given the newer one.
+    // A caller that has seen only the older set receives the newer one.
     let given = published.newer(&first, &endpoint, &clock).await;
     assert!(Arc::ptr_eq(&given.unwrap().unwrap(), &second));
     clock.advance(Duration::from_secs(1));
@@ -334,7 +334,7 @@ async fn g_13_concurrent_first_requests_for_keys_share_one_fetch() {
     for fetched in all.join_all().await {
         fetched.unwrap();
     }
-    // The one who looks after the keys has nothing to do then.
+    // The periodic fetch sends no request shortly after the first fetch.
     published
         .refetch(&endpoint, &Clock::manual(NOW))
         .await
@@ -382,7 +382,7 @@ async fn d_24_a_fetch_that_failed_is_not_repeated_for_every_token() {
     let published = KeyCache::default();
     let first = published.first(&endpoint, &clock).await.unwrap();
     for _ in 0..20 {
-        // Whether there is a newer set is not known, so nothing is said of the token.
+        // It is unknown whether there is a newer set, so the token is neither accepted nor refused.
         let newer = published.newer(&first, &endpoint, &clock).await;
         assert_eq!(newer.unwrap_err().reason(), "keys_unavailable");
         clock.advance(Duration::from_secs(2));

@@ -1,4 +1,4 @@
-//! What follows from the answers of a token endpoint to a refresh.
+//! The effect of error responses to a refresh.
 
 use http::Response;
 
@@ -24,7 +24,7 @@ impl<'a> Row<'a> {
         };
         let none = |text: &'a str| if text == "-" { "" } else { text };
         let fields = none(fields).split("; ");
-        // A parameter of a media type is not told from a field; it is left out.
+        // The table writes parameters of a media type like fields, so they are left out.
         let fields = fields.filter_map(|field| field.split_once(": "));
         Self {
             line,
@@ -84,7 +84,7 @@ fn g_07_g_08_f_29_error_responses_of_real_servers_are_classified() {
 #[test]
 fn a_failing_provider_ends_no_session_whatever_its_body_says() {
     for row in rows().filter(|row| row.expected.0 == "fatal") {
-        // The same words of a server that fails.
+        // The same body with the status of a failing provider.
         for status in [408, 425, 429, 500, 502, 503, 504, 599] {
             let error = Row {
                 status,

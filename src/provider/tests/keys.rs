@@ -1,4 +1,4 @@
-//! Key sets: what is taken from them, and which key of theirs may have signed.
+//! Key sets: the accepted entries, and the keys that may verify a token.
 
 use std::error::Error as _;
 
@@ -21,7 +21,7 @@ fn bare(signer: &Signer, algorithm: &str) -> String {
     signer.token(&value!({ "alg": algorithm }), PAYLOAD)
 }
 
-/// Why `entry` is passed over, with a good key beside it that goes on to be used.
+/// The reason why `entry` is skipped. A valid key beside it stays usable.
 fn skipped(entry: &Value) -> String {
     let good = RSA.jwk_with(value!({ "kid": "good" }));
     let keys = key_set(&[entry.clone(), good]);
@@ -33,7 +33,7 @@ fn skipped(entry: &Value) -> String {
     keys.skipped().to_string()
 }
 
-/// `signer`'s entry with `further` members.
+/// The entry of `signer`'s key with `further` members.
 fn but(signer: &Signer, further: Value) -> Value {
     signer.jwk_with(further)
 }
@@ -69,12 +69,9 @@ fn j_79_an_unusable_entry_is_skipped_and_the_others_are_used() {
             "not an object",
             &[value!(null), value!([]), value!("RSA")][..],
         ),
-        ("of a key type that is not known", &key_types),
-        ("on a curve that is not known", &curves),
-        (
-            "of an algorithm that is not known or not its own",
-            &algorithms,
-        ),
+        ("of an unknown key type", &key_types),
+        ("on an unknown curve", &curves),
+        ("with an unknown or wrong algorithm", &algorithms),
     ] {
         for entry in entries {
             assert_eq!(skipped(entry), format!("1 {reason}"), "{entry}");
@@ -155,7 +152,7 @@ fn j_29_weak_keys_are_skipped() {
 fn j_29_unusual_but_valid_keys_are_accepted() {
     let n = RSA.jwk()["n"].as_str().unwrap().to_owned();
     let n = [&[0][..], &URL_SAFE_NO_PAD.decode(n).unwrap()].concat();
-    // 2049 bits: nothing says that a length is a multiple of eight.
+    // 2049 bits: the length of a key need not be a multiple of eight.
     let odd_length = [&[0x01][..], &[0xff; 256]].concat();
     for entry in [
         RSA.jwk_with(value!({ "e": "Aw" })),
@@ -197,14 +194,11 @@ fn j_79_a_set_without_a_usable_key_is_refused() {
     let refused = KeySet::from_jwks(br#"{"keys":[null,{"kty":"oct"},null]}"#).unwrap_err();
     assert_eq!(
         refused.to_string(),
-        "the key set has no usable key (passed over: 1 of a key type that is not known, 2 not an \
+        "the key set has no usable key (skipped: 1 of an unknown key type, 2 not an \
          object)"
     );
     let empty = KeySet::from_jwks(br#"{"keys":[]}"#).unwrap_err();
-    assert!(
-        empty.to_string().ends_with("(passed over: none)"),
-        "{empty}"
-    );
+    assert!(empty.to_string().ends_with("(skipped: none)"), "{empty}");
 }
 
 #[test]
@@ -213,7 +207,10 @@ fn j_79_at_most_a_hundred_keys_are_kept() {
     entries[99] = ED25519.jwk();
     entries[100] = RSA.jwk();
     let keys = key_set(&entries);
-    assert_eq!(keys.skipped().to_string(), "9900 one too many");
+    assert_eq!(
+        keys.skipped().to_string(),
+        "9900 above the maximum number of keys"
+    );
     assert_eq!(outcome(&keys, &bare(&ED25519, "EdDSA")), "ok");
     assert_eq!(outcome(&keys, &bare(&RSA, "RS256")), "id_token_unknown_key");
 }
@@ -254,7 +251,7 @@ fn j_15_j_22_all_keys_with_the_same_id_are_tried() {
     }
     let stranger = named(&OTHER_P256, "ES256", "a");
     assert_eq!(outcome(&keys, &stranger), "id_token_signature");
-    // A key of another family is not tried, whatever it is called.
+    // A key of another type is not tried, whatever its id is.
     let keys = key_set(&[named_a(&P256)]);
     assert_eq!(
         outcome(&keys, &named(&RSA, "RS256", "a")),
@@ -301,7 +298,7 @@ fn configured_key_files_replace_the_published_keys() {
     settings.public_key_files = vec![files.0.path().join("public.pem")];
     let keys = KeySet::from_files(&settings).unwrap().unwrap();
     assert_eq!(outcome(&keys, &named(&P256, "ES256", "a")), "ok");
-    // A PEM file gives its key no name, so that it may be any.
+    // A key from a PEM file has no id, so it is tried for every token.
     assert_eq!(outcome(&keys, &named(&RSA, "RS256", "whatever")), "ok");
     settings.jwks_file = None;
     let keys = KeySet::from_files(&settings).unwrap().unwrap();
@@ -368,5 +365,5 @@ fn an_unusable_key_file_is_named() {
         ..IdTokenSettings::default()
     };
     let text = chain(&KeySet::from_files(&unsuited).unwrap_err());
-    assert!(text.contains("suits none"), "{text}");
+    assert!(text.contains("does not fit any"), "{text}");
 }

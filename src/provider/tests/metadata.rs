@@ -1,4 +1,4 @@
-//! What is read from metadata, and where it may send us.
+//! The members that are read from metadata, and the endpoints that it may name.
 
 use bytes::Bytes;
 use http::Response;

@@ -1,5 +1,5 @@
-//! What the tests of this room share: settings from text, signed tokens, and a server that answers
-//! what it is told and keeps what it was sent.
+//! Shared parts of this room's tests: settings from text, signed tokens, and a server that sends
+//! given responses and records its requests.
 
 mod access_token;
 mod claims;
@@ -48,15 +48,15 @@ use super::*;
 use crate::identity::Identity;
 use crate::token::{Lifetime, TokenSet};
 
-/// A few seconds after the reference's example token was issued.
+/// A few seconds after the issue time of the example token in the reference.
 const NOW: Timestamp = Timestamp::from_millis(1_689_713_300_000);
 
-/// The server's key, and one that is somebody else's.
+/// The key of the provider, and a key of another provider.
 static KEY: LazyLock<KeyPair> = LazyLock::new(|| KeyPair::generate(KeySize::Rsa2048).unwrap());
 static OTHER_KEY: LazyLock<KeyPair> =
     LazyLock::new(|| KeyPair::generate(KeySize::Rsa2048).unwrap());
 
-/// Settings from a profile with `text` laid over it, as the operator's file is.
+/// Settings from a profile. `text` overrides it, like the operator's file.
 fn settings(profile: &str, text: &str) -> Settings {
     let profile = profile::find(profile).expect("a profile");
     let merged = Figment::from(Toml::string(profile)).merge(Toml::string(text));
@@ -80,7 +80,7 @@ impl Files {
         path
     }
 
-    /// What an operator writes for the Passport profiles, with `further` keys in front.
+    /// The operator's settings for the Passport profiles, after the keys in `further`.
     fn operator(&self, url: &str, further: &str) -> String {
         let folder = self.0.path().display();
         format!(
@@ -139,12 +139,12 @@ fn json(text: &str) -> serde_json::Value {
     serde_json::from_str(text).unwrap()
 }
 
-/// The payload of the reference's example token.
+/// The payload of the example token in the reference.
 fn reference_payload() -> serde_json::Value {
     json(&data("reference-request.json"))["access_token"]["payload"].take()
 }
 
-/// A request as it came over the wire.
+/// A received request.
 #[derive(Debug)]
 struct Received {
     head: String,
@@ -168,8 +168,8 @@ impl Received {
     }
 }
 
-/// A server on the loopback that gives each connection the next of its answers, and after the last
-/// one none. Stops with its runtime.
+/// A server on the loopback interface. It sends the next response on each connection, and none
+/// after the last one. It stops with its runtime.
 struct Server {
     url: String,
     received: mpsc::UnboundedReceiver<Received>,
@@ -180,7 +180,7 @@ impl Server {
         Self::start_by(|_url| answers.into_iter().collect()).await
     }
 
-    /// With answers that name the server.
+    /// Starts a server whose responses contain its URL.
     async fn start_by(answers: impl FnOnce(&str) -> Vec<String>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -194,7 +194,7 @@ impl Server {
                 };
                 sender.send(request).unwrap();
                 if let Some(answer) = answers.next() {
-                    // The client may have had enough before the end.
+                    // The client may close the connection before the end.
                     drop(stream.write_all(answer.as_bytes()).await);
                 }
             }
@@ -211,7 +211,7 @@ impl Server {
     }
 }
 
-/// One request; `None` when the connection ended before one was whole.
+/// Reads one request. `None` if the connection ended before the request was complete.
 async fn receive(stream: &mut tokio::net::TcpStream) -> Option<Received> {
     let mut bytes = Vec::new();
     loop {
@@ -241,7 +241,7 @@ fn answer(status: &str, media_type: &str, body: &str) -> String {
     )
 }
 
-/// A token response with a token of these claims.
+/// A token response with an access token of these claims.
 fn tokens(payload: &serde_json::Value) -> String {
     let token = signed(&payload.to_string());
     let body = serde_json::json!({
@@ -278,7 +278,7 @@ async fn redeem_at(provider: &Provider, clock: &Clock) -> Result<Grant, Exchange
     provider.redeem(redemption, clock).await
 }
 
-/// An error and all its causes as an operator reads them.
+/// An error and all its causes, as the log shows them.
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let texts: Vec<String> = causes.map(ToString::to_string).collect();

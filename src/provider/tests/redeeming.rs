@@ -1,4 +1,4 @@
-//! Codes redeemed over real connections.
+//! The exchange of codes over real connections.
 
 use serde_json::json as value;
 
@@ -17,7 +17,7 @@ async fn a_code_becomes_tokens_and_an_identity() {
         grant.tokens.refresh_token().unwrap().expose(),
         "def50200cdd739b4"
     );
-    // The token itself ends a little before what the response says.
+    // The access token expires a little earlier than the response states.
     let expires_at = grant.tokens.expires_at().unwrap();
     assert_eq!(expires_at.as_millis(), 1_752_871_693_216);
     assert_eq!(server.next().line(), "POST /oauth/token HTTP/1.1");
@@ -121,7 +121,7 @@ async fn j_77_without_userinfo_the_login_fails() {
 async fn an_invalid_access_token_fails_the_login() {
     let mut payload = reference_payload();
     payload["aud"] = value!("another client");
-    // Keys are given, so the token is checked, whatever the source of the identity.
+    // Keys are configured, so the access token is checked, whatever the source of the identity is.
     for further in ["", "identity.source = \"none\"", USERINFO] {
         let mut server = Server::start([tokens(&payload)]).await;
         let provider = Files::new().provider("laravel-passport-13", &server.url, further);
@@ -250,7 +250,7 @@ async fn d_31_informational_responses_do_not_extend_the_deadline() {
     let storm = tokio::spawn(async move {
         let (mut stream, _peer) = listener.accept().await.unwrap();
         let mut sent = 0_u32;
-        // Until the client has had enough.
+        // This ends when the client closes the connection.
         while stream
             .write_all(b"HTTP/1.1 103 Early Hints\r\n\r\n")
             .await
@@ -267,7 +267,8 @@ async fn d_31_informational_responses_do_not_extend_the_deadline() {
     assert!(storm.await.unwrap() > 1);
 }
 
-/// Runs a test of this file in a process of its own, because the environment is the process's.
+/// Runs a test of this file in its own process, because environment variables belong to the
+/// process.
 #[test]
 fn x_03_proxy_environment_variables_are_ignored() {
     let own = std::env::current_exe().unwrap();
@@ -283,7 +284,7 @@ fn x_03_proxy_environment_variables_are_ignored() {
         "HTTPS_PROXY",
         "ALL_PROXY",
     ] {
-        // Nothing listens on the discard port.
+        // No program listens on the discard port.
         child.env(variable, "http://127.0.0.1:9");
     }
     let output = child.output().unwrap();
@@ -299,7 +300,7 @@ async fn a_missing_response_ends_at_the_deadline() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let provider = Files::new().provider("laravel-passport-13", &url, "deadline_secs = 1");
-    // The kernel takes the connection; nobody ever reads from it.
+    // The kernel accepts the connection, but no program reads from it.
     let error = redeem(&provider).await.unwrap_err();
     assert!(
         matches!(

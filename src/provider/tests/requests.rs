@@ -1,4 +1,4 @@
-//! What the browser and the token endpoint are sent.
+//! The authorization request and the token request.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use url::form_urlencoded;
 
 use super::*;
 
-/// The token request for the reference's example, with these settings.
+/// The token request for the example of the reference, with these settings.
 async fn reference_request(further: &str) -> (http::request::Parts, String, serde_json::Value) {
     let files = Files::new();
     let reference = json(&data("reference-request.json"))["request"].take();
@@ -319,7 +319,8 @@ fn a_08_parameters_that_are_not_configured_are_not_sent() {
 
 #[test]
 fn a_11_the_challenge_is_sent_whatever_the_metadata_says() {
-    // The endpoint is not told what the metadata lists, so there is nothing to downgrade.
+    // The endpoint does not receive the metadata's list of methods, so no list can cause a
+    // downgrade.
     let sent = asked("", &REQUEST);
     assert_eq!(named(&sent, "code_challenge"), [REQUEST.code_challenge]);
     assert_eq!(named(&sent, "code_challenge_method"), ["S256"]);

@@ -12,14 +12,14 @@ fn every_profile_works_with_the_required_settings() {
         let profile = profile::find(name).unwrap();
         let given = match name {
             "oauth2" => "authorization_endpoint = \"/authorize\"\ntoken_endpoint = \"/token\"",
-            // Profiles of servers with an address of their own say it themselves.
+            // These profiles contain the issuer of their only server.
             _ if profile.contains("\nissuer = ") => "",
             _ if profile.contains("discovery = ") => "issuer = \"https://id.example\"",
             _ => "",
         };
         let provider = files.provider(name, "https://id.example", given);
         assert!(provider.settings.pkce, "{name}");
-        // What has to be read first has not been.
+        // Metadata has not been read yet.
         let must_be_read = profile.contains("discovery = ");
         assert_eq!(provider.info().is_err(), must_be_read, "{name}");
     }
@@ -48,7 +48,7 @@ fn the_passport_profiles_match_passport() {
     }
 }
 
-/// Why settings with `further` keys are refused.
+/// The reason why settings with `further` keys are refused.
 fn refused(files: &Files, further: &str) -> String {
     let settings = settings(
         "laravel-passport-13",
@@ -62,7 +62,7 @@ fn refused(files: &Files, further: &str) -> String {
     chain(&error)
 }
 
-/// Each of these settings is refused, and the key that is named.
+/// Checks that each of these settings is refused, and that the error names the key.
 fn are_refused(cases: &[(&str, &str)]) {
     let files = Files::new();
     for (further, key) in cases {
@@ -89,7 +89,7 @@ fn t_10_a_provider_on_another_machine_needs_tls() {
             "identity.emails_endpoint",
         ),
         (&format!("{metadata}metadata_url = {clear}"), "metadata_url"),
-        // Keys never come in clear text for an issuer that is proven by TLS.
+        // Even `plain_http` does not allow keys without TLS for an https issuer.
         (
             &format!("plain_http = true\n{metadata}metadata_url = {clear}"),
             "metadata_url",
@@ -281,14 +281,14 @@ fn an_identity_from_access_tokens_needs_a_public_key() {
     );
 }
 
-/// PKCS#1 with any numbers, also those that no honest tool would make.
+/// A PKCS#1 key of any numbers, even of numbers that no key generator makes.
 pub(super) fn rsa_pem(modulus: &[u8], exponent: &[u8]) -> String {
     let length = |length: usize| match u8::try_from(length) {
         Ok(short @ ..=127) => vec![short],
         _ => [&[0x82][..], &u16::try_from(length).unwrap().to_be_bytes()].concat(),
     };
     let tagged = |tag: u8, bytes: &[u8]| [&[tag][..], &length(bytes.len()), bytes].concat();
-    // A zero in front keeps the modulus positive.
+    // A leading zero keeps the modulus positive.
     let modulus = tagged(0x02, &[&[0], modulus].concat());
     let content = [modulus, tagged(0x02, exponent)].concat();
     pem("RSA PUBLIC KEY", &tagged(0x30, &content))
@@ -313,7 +313,7 @@ fn j_29_weak_and_mistaken_keys_are_refused_at_start() {
             rsa_pem(&modulus, &[1]),
             "too short or not a valid key",
         ),
-        ("another family", ec.public_key_pem(), "suits none"),
+        ("another family", ec.public_key_pem(), "does not fit any"),
         (
             "off the curve",
             pem("PUBLIC KEY", &off_the_curve),
@@ -392,7 +392,7 @@ fn the_fingerprint_depends_only_on_the_server_and_the_client() {
     assert_eq!(distinct.len(), written.len());
     let again = format!("scopes = [\"more\"]\ndisplay_name = \"A\"\n{}", written[0]);
     assert_eq!(of(&again), of(written[0]));
-    // An issuer stays who it is, wherever its endpoints are.
+    // The endpoints do not matter if there is an issuer.
     let moved = written[4].replace("\"/t\"", "\"/elsewhere\"");
     assert_eq!(of(&moved), of(written[4]));
 }
@@ -444,7 +444,7 @@ fn d_26_a_reload_does_not_raise_the_call_rate() {
     for _ in 0..5 {
         before.admit(code, NOW).unwrap();
     }
-    // The server asked to be left alone, too.
+    // The provider has also asked for a pause.
     let attempt = before.breaker.admit(NOW).unwrap();
     before
         .breaker
@@ -454,7 +454,7 @@ fn d_26_a_reload_does_not_raise_the_call_rate() {
     let reason = |provider: &Provider| provider.admit(code, NOW).map_err(|error| error.reason());
     assert_eq!(reason(&after), Err("token_calls_limited"));
     assert!(after.breaker.check(NOW).is_err());
-    // Another registration is another matter.
+    // Another registration shares neither limiter nor breaker.
     for other in [
         renewed("op", &changed.replace("\"1\"", "\"2\"")),
         renewed("other", &changed),

@@ -1,4 +1,4 @@
-//! Signatures of ID tokens that are and are not believed, and what our library does by itself.
+//! Signatures of ID tokens that are accepted or refused, and the behaviour of the library itself.
 
 use aws_lc_rs::hmac;
 use serde_json::{Value, json as value};
@@ -10,7 +10,7 @@ use crate::provider::settings::Algorithm;
 
 const PAYLOAD: &str = r#"{"sub":"1"}"#;
 
-/// All our keys, each with a name.
+/// All our keys, each with its own id.
 fn keys() -> KeySet {
     let entries = [
         ("rsa", &RSA),
@@ -35,12 +35,12 @@ fn signers() -> [(&'static str, &'static Signer); 9] {
     ]
 }
 
-/// What comes of a token with this header that the RSA key signed with RS256.
+/// The outcome for a token with this header, signed by the RSA key with RS256.
 fn under(header: &str) -> &'static str {
     outcome(&keys(), &RSA.raw_token("RS256", header, PAYLOAD.as_bytes()))
 }
 
-/// What comes of a token with this payload.
+/// The outcome for a token with this payload.
 fn saying(payload: &[u8]) -> &'static str {
     outcome(
         &keys(),
@@ -58,7 +58,7 @@ fn every_algorithm_works_with_its_own_key_and_hash() {
         assert_eq!(verified.members["sub"], "1");
         assert_eq!(verified.key_issuer, None);
         for (other, _) in signers().iter().filter(|(other, _)| *other != name) {
-            // Signed as `name`, and said to be another.
+            // The signature uses `name`, but the header names another algorithm.
             let token =
                 signer.raw_token(name, &format!(r#"{{"alg":"{other}"}}"#), PAYLOAD.as_bytes());
             assert_eq!(
@@ -105,7 +105,7 @@ fn j_09_an_ecdsa_signature_is_two_numbers_that_are_not_zero() {
     let good = P256.signature("ES256", message.as_bytes());
     let (r, s) = good.split_at(32);
     let zero = [0; 32];
-    // The order of the group: as good as zero.
+    // The order of the group, which is equal to zero in the group.
     let order = hex("ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551");
     let der = [&[0x30, 68, 2, 32][..], r, &[2, 32], s].concat();
     let verdict = |signature: &[u8]| outcome(&keys, &format!("{message}.{}", encode(signature)));
@@ -182,7 +182,7 @@ fn j_14_an_algorithm_that_is_not_allowed_is_refused_by_its_name() {
         let refused = verified_by(&keys, &[Algorithm::RS256], &token).unwrap_err();
         assert_eq!(
             refused.to_string(),
-            format!("the algorithm `{name}` is not one of those that are believed")
+            format!("the algorithm `{name}` is not accepted")
         );
     }
     for (name, shown) in [("ES512", "ES512"), ("none", "none"), ("<script>", "?")] {
@@ -373,7 +373,7 @@ fn j_71_to_73_a_token_has_three_parts_of_base64url() {
         let shown: String = bad.chars().take(60).collect();
         assert_eq!(outcome(&keys, &bad), "id_token_malformed", "{shown}");
     }
-    // Three parts of a JWE are none of ours either.
+    // The three parts of a JWE are refused as well.
     let three = |header: Value| format!("{}.YQ.YQ", encode(header.to_string().as_bytes()));
     let direct = three(value!({ "alg": "dir", "enc": "A128GCM" }));
     assert_eq!(outcome(&keys, &direct), "id_token_header");
@@ -399,8 +399,8 @@ fn an_error_has_a_code_for_each_kind_of_token() {
     );
 }
 
-/// What we ask of the library and what we do not: should one of these change, the room's reasons to
-/// read keys and claims itself are to be looked at again.
+/// The behaviour of the library that made us read keys and claims ourselves. If one of these tests
+/// fails, check whether that is still needed.
 mod probes {
     use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! Keys of every kind that can sign, and their entries in a key set.
+//! Signing keys of every type, and their entries in a key set.
 
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair,
@@ -39,7 +39,7 @@ pub(super) fn encode(bytes: &[u8]) -> String {
 }
 
 impl Signer {
-    /// The public key as an entry of a key set, without a name.
+    /// The public key as an entry of a key set, without an id.
     pub(super) fn jwk(&self) -> Value {
         match self {
             Self::Ec(key, curve) => {
@@ -72,7 +72,7 @@ impl Signer {
         entry
     }
 
-    /// The signature that `algorithm` names, whatever the header says.
+    /// A signature with `algorithm`, whatever the header names.
     pub(super) fn signature(&self, algorithm: &str, message: &[u8]) -> Vec<u8> {
         match self {
             Self::Ec(key, _) => {
@@ -97,7 +97,7 @@ impl Signer {
         }
     }
 
-    /// A token with this header and payload, signed as `header` says.
+    /// A token with this header and payload, signed with the algorithm of `header`.
     pub(super) fn token(&self, header: &Value, payload: &str) -> String {
         let algorithm = header["alg"].as_str().unwrap_or_default();
         self.raw_token(algorithm, &header.to_string(), payload.as_bytes())
@@ -111,7 +111,7 @@ impl Signer {
     }
 }
 
-/// A key set of these entries, of which at least one can be used.
+/// A key set of these entries. At least one of them has to be usable.
 pub(super) fn key_set(entries: &[Value]) -> KeySet {
     let set = value!({ "keys": entries });
     KeySet::from_jwks(set.to_string().as_bytes()).unwrap()
@@ -126,7 +126,7 @@ pub(super) fn verified_by(
     verify(token, &ExpectedHeader { algorithms, types }, keys)
 }
 
-/// What comes of a token when all algorithms are believed.
+/// The outcome for a token if all algorithms are accepted.
 pub(super) fn outcome(keys: &KeySet, token: &str) -> &'static str {
     verified_by(keys, &Algorithm::ALL, token)
         .map_or_else(|error| error.reason(TokenKind::IdToken), |_verified| "ok")

@@ -1,4 +1,4 @@
-//! What answers of a token endpoint are taken for.
+//! The classification of responses of the token endpoint.
 
 use http::Response;
 use serde_json::{Value, json as value};
@@ -117,7 +117,7 @@ fn retry_after_of_a_throttle_is_read() {
     };
     assert_eq!(row("throttled_json"), Some(37));
     assert_eq!(row("throttled_html"), Some(37));
-    // That date is long past.
+    // The date is in the past.
     assert_eq!(row("throttled_until_a_date"), Some(0));
     assert_eq!(row("throttled_without_a_time"), None);
     assert_eq!(row("maintenance"), Some(60));
@@ -147,16 +147,16 @@ fn nonstandard_error_codes_are_classified() {
     assert_eq!(read(403, r#"{"error":"invalid_code"}"#), "fatal");
     assert_eq!(read(403, r#"{"error":"unauthorized_client"}"#), "ours");
     assert_eq!(read(400, r#"{"error":"temporarily_unavailable"}"#), "later");
-    // A name like a known one is not that one.
+    // Error codes are compared exactly, so this one is unknown.
     assert_eq!(read(400, r#"{"error":"INVALID_CLIENT"}"#), "fatal");
-    // No verdict on the code: the body is not one.
+    // The body is not a valid error response, so it does not refuse the code.
     assert_eq!(
         read(400, r#"{"error":"invalid_grant","error":"x"}"#),
         "ours"
     );
     assert_eq!(read(400, r#"["invalid_grant"]"#), "ours");
     assert_eq!(read(400, r#"{"error":5}"#), "ours");
-    // A server that fails says nothing about a code, whatever else it says.
+    // A 500 never refuses the code, whatever its body says.
     assert_eq!(read(500, r#"{"error":"invalid_grant"}"#), "later");
 }
 
@@ -186,7 +186,7 @@ fn a_refusal_shows_the_error_of_the_provider() {
     let error = read("laravel-passport-13", 400, &[], body).unwrap_err();
     assert_eq!(
         chain(&error),
-        "the authorization server refuses this client: \
+        "the provider refuses this client: \
          status 400 invalid_request: No. (Invalid redirect URI)"
     );
     assert_eq!(

@@ -1,4 +1,4 @@
-//! How the userinfo endpoint and the metadata are asked.
+//! The requests for the userinfo and the metadata.
 
 use serde_json::json as value;
 

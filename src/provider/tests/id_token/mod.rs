@@ -1,4 +1,5 @@
-//! Claims of ID tokens that are and are not believed, here with their signature.
+//! Claims of ID tokens that are accepted or refused. The tests of this file also verify the
+//! signature.
 
 mod openid;
 mod registered;
@@ -16,11 +17,11 @@ const ISSUER: &str = "https://id.example/realms/shop";
 const CLIENT: &str = "99adb0aa";
 const NONCE: &str = "n-0S6_WzA2Mj";
 const SECONDS: f64 = 1_689_713_300.0;
-/// A minute before.
+/// One minute before `NOW`.
 const BEGUN_AT: Timestamp = Timestamp::from_millis(1_689_713_240_000);
 
-/// The tokens of the example of OpenID Connect Core 1.0, appendix A.4, with the hashes that it
-/// gives for RS256.
+/// The tokens of the example in OpenID Connect Core 1.0, appendix A.4. The example also contains
+/// their hashes for RS256.
 const ACCESS_TOKEN: &str = "jHkWEdUXMU1BwAsC4vtUsZwnNvTIxEl0z9K3vx5KF0Y";
 const AT_HASH: &str = "77QmUPtjPfzWtF2AnpK9RQ";
 const CODE: &str = "Qcb0Orv1zh30vL1MPRsbm-diHiMwcLyZvn1arpZv-Jxf_11jnpEX3Tgfvk";
@@ -70,7 +71,7 @@ fn outcome_of(rules: &IdTokenRules, claims: Value) -> &'static str {
         .map_or_else(|error| error.reason(TokenKind::IdToken), |_claims| "ok")
 }
 
-/// What comes of the good claims with some others laid over; null stays null.
+/// The outcome for the valid claims with some of them replaced. A null stays null.
 fn with(rules: &IdTokenRules, changed: &Value) -> &'static str {
     let mut claims = claims();
     let changed = changed.as_object().unwrap().clone();

@@ -1,4 +1,4 @@
-//! The claims of RFC 7519, and of tenants.
+//! The claims of RFC 7519, and the claims of tenants.
 
 use super::*;
 
@@ -34,7 +34,7 @@ fn j_30_to_40_the_issuer_is_compared_byte_for_byte() {
             "{other}"
         );
     }
-    // A claim that means something only where there are tenants.
+    // Without tenants the claim has no meaning.
     assert_eq!(with(&rules, &value!({ "tid": 5 })), "ok");
 }
 
@@ -87,7 +87,8 @@ fn j_22_a_key_of_one_issuer_verifies_no_token_of_another() {
         (Some("one"), &*of("one"), "ok", "ok"),
         (Some("one"), template, "ok", "ok"),
         (None, &of("one"), "ok", "ok"),
-        // The template is ours only where we have one; elsewhere the tenant has to fill it.
+        // A key with a template is accepted if the settings have the same template. Otherwise the
+        // token's tenant has to complete the template.
         (None, template, "ok", refused),
         (Some("one"), &of("two"), refused, refused),
         (Some("one"), ISSUER, refused, refused),

@@ -1,4 +1,4 @@
-//! Whose tokens a refresh brings, and what is said of them.
+//! The identity in the response to a refresh.
 
 use super::*;
 use crate::token::Authentication;
@@ -16,7 +16,7 @@ async fn the_identity_follows_the_new_access_token() {
         .await
         .unwrap();
     assert_eq!(refreshed.identity, Some(person("op", &subject)));
-    // Somebody else's tokens are nobody's.
+    // Tokens of another user are not kept.
     let mallory = person("op", "mallory");
     let unrefreshed = refresh_of(&provider, &before(), &mallory, &clock)
         .await
@@ -43,7 +43,7 @@ fn openid(url: &str, further: &str) -> Provider {
     Provider::new("op", &settings("oidc", &text)).unwrap()
 }
 
-/// An answer with an ID token, in which some claims are others than they should be.
+/// A token response with an ID token, in which some claims are replaced.
 fn with_id_token(changed: &Value) -> String {
     let seconds = NOW.as_secs();
     let mut claims = value!({
@@ -56,7 +56,7 @@ fn with_id_token(changed: &Value) -> String {
     granted(&value!({ "refresh_token": "next", "id_token": token }))
 }
 
-/// Alice's session, as her login left it.
+/// The tokens and the identity of Alice after her login.
 fn of_alice() -> (TokenSet, Identity) {
     let authentication = Authentication {
         nonce: "n".into(),
@@ -75,7 +75,7 @@ async fn the_identity_follows_the_id_token_of_a_refresh() {
         value!({}),
         value!({ "nonce": "n" }),
         value!({ "auth_time": seconds }),
-        // Meanwhile she has signed in there for something else.
+        // She has authenticated at the provider again in the meantime.
         value!({ "auth_time": seconds + 5 }),
         value!({ "azp": "3" }),
     ] {
@@ -115,7 +115,7 @@ async fn j_80_an_invalid_id_token_of_a_refresh_keeps_the_old_identity() {
     .iter()
     .map(with_id_token)
     .collect();
-    // What is not proven is nobody's: it may say anything of anybody.
+    // Without a valid signature the ID token may name any user, so it proves nothing.
     let mallory = value!({ "iss": ISSUER, "aud": "3", "sub": "mallory" }).to_string();
     let forged = signed_by(&OTHER_KEY, &RSA_PKCS1_SHA256, HEADER, mallory.as_bytes());
     let encode = |text: &str| URL_SAFE_NO_PAD.encode(text);
@@ -161,7 +161,7 @@ async fn j_80_a_response_about_another_person_gives_no_tokens() {
         (value!({ "sub": "Alice" }), ""),
         (value!({ "iss": "https://other.example" }), ""),
         (value!({ "iss": "https://id.example/" }), ""),
-        // Nothing else in it makes that good.
+        // The other claims do not change the outcome.
         (value!({ "sub": "mallory", "aud": "other", "exp": 1 }), ""),
         (
             value!({ "sub": "mallory" }),
@@ -191,7 +191,7 @@ async fn a_refresh_keeps_the_userinfo_claims_without_another_call() {
     assert_eq!(refreshed.unwrap().identity, None);
     server.next();
     assert!(server.has_no_more());
-    // Where it is not asked at logins, the ID token says everything.
+    // If logins do not use the userinfo, the ID token is the complete identity.
     let server = Server::start([with_id_token(&value!({}))]).await;
     let provider = openid(
         &server.url,
@@ -215,7 +215,7 @@ async fn a_response_without_an_id_token_keeps_the_identity() {
 #[tokio::test]
 async fn the_login_stores_the_nonce_and_the_authentication_time() {
     let said = value!({ "nonce": "nonce", "auth_time": NOW.as_secs() - 60 });
-    // What cannot be a time is none: one server says that everybody authenticated in 1970.
+    // A value that is not a valid time is ignored: one provider states 1970 for every user.
     let odd = value!({ "nonce": "nonce", "auth_time": 0 });
     let server = Server::start([with_id_token(&said), with_id_token(&odd)]).await;
     let provider = openid(&server.url, "");

@@ -1,4 +1,4 @@
-//! When a refresh is not sent: the breaker, the concurrent calls and the rate.
+//! The cases in which no refresh is sent: the breaker, the concurrent calls and the rate.
 
 use super::*;
 
@@ -27,7 +27,7 @@ async fn g_07_repeated_failures_open_the_breaker() {
     let first = wait((1, 2)).await;
     assert!(server.has_no_more());
     clock.advance(first);
-    // It has not come back.
+    // The provider still fails.
     assert!(refresh(&provider, &clock).await.is_err());
     server.next();
     let second = wait((2, 4)).await;
@@ -104,7 +104,7 @@ async fn retry_after_is_respected() {
         assert_eq!(unrefreshed.verdict, Verdict::Temporary);
         assert_eq!(unrefreshed.error.class().retry_after, wait);
         if throttled {
-            // Whoever asks for fewer calls means all of them.
+            // A 429 stops logins as well.
             let error = redeem_at(&provider, &clock).await.unwrap_err();
             assert_eq!(error.reason(), "token_calls_limited");
         }

@@ -1,4 +1,4 @@
-//! Refresh tokens exchanged over real connections.
+//! Refreshes over real connections.
 
 mod identity;
 mod limits;
@@ -43,12 +43,12 @@ async fn refresh_of(
         .await
 }
 
-/// A refresh at a server that says nothing of people.
+/// A refresh at a provider without identities.
 async fn refresh(provider: &Provider, clock: &Clock) -> Result<Refreshed, RefreshError> {
     refresh_of(provider, &before(), &Identity::nameless("op"), clock).await
 }
 
-/// What an operator writes for a server without ID tokens.
+/// A provider without ID tokens.
 fn plain(url: &str, further: &str) -> Provider {
     let text = format!(
         "url = \"{url}\"\nclient_id = \"3\"\nclient_authentication = \"none\"\n\
@@ -92,7 +92,7 @@ async fn the_refresh_request_follows_the_standard() {
         "grant_type=refresh_token&client_id=3&refresh_token=old-refresh-token&audience=b\
          &resource=https%3A%2F%2Fa.example"
     );
-    // Passport takes JSON, and the credentials in it.
+    // Passport accepts JSON with the credentials in it.
     let files = Files::new();
     let provider = files.provider("laravel-passport-13", &server.url, "");
     let unrefreshed = refresh(&provider, &clock).await.unwrap_err();
@@ -261,7 +261,7 @@ async fn g_06_f_38_after_a_lost_response_the_next_attempt_decides() {
         let clock = Clock::manual(NOW);
         let lost = refresh(&provider, &clock).await.unwrap_err();
         assert_eq!(seen(&lost), (Verdict::Temporary, "provider_call_failed"));
-        // The very same token goes out again, when somebody asks again.
+        // The next attempt sends the same refresh token.
         let told = refresh(&provider, &clock).await;
         assert_eq!(server.next().body, server.next().body);
         match told {
@@ -285,7 +285,7 @@ async fn g_06_a_refresh_has_a_longer_deadline_than_a_login() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
-        // A login, whose deadline passes first, then the refresh.
+        // First a login, whose deadline passes, then the refresh.
         let (mut login, _peer) = listener.accept().await.unwrap();
         receive(&mut login).await.unwrap();
         let (mut stream, _peer) = listener.accept().await.unwrap();
@@ -297,7 +297,7 @@ async fn g_06_a_refresh_has_a_longer_deadline_than_a_login() {
     let provider = plain(&url, "deadline_secs = 1");
     let clock = Clock::manual(NOW);
     let login = redeem_at(&provider, &clock);
-    // Polled second, the refresh has begun when the login gives up.
+    // The refresh is polled second, so it has begun when the login reaches its deadline.
     let (login, refreshed) = tokio::join!(
         async {
             let login = login.await;
@@ -347,7 +347,7 @@ async fn a_new_refresh_token_is_kept_when_the_new_access_token_cannot_be_used() 
     let server = Server::start([tokens(&payload), tokens(&payload)]).await;
     let alice = person("op", payload["sub"].as_str().unwrap());
     let clock = Clock::manual(NOW.plus(Duration::from_secs(30)));
-    // Keys are given, so the token is checked, whatever the source of the identity.
+    // Keys are configured, so the access token is checked, whatever the source of the identity is.
     for further in ["", "identity.source = \"none\""] {
         let provider = Files::new().provider("laravel-passport-13", &server.url, further);
         let unrefreshed = refresh_of(&provider, &before(), &alice, &clock)
@@ -363,14 +363,14 @@ async fn a_new_refresh_token_is_kept_when_the_new_access_token_cannot_be_used() 
             salvaged.refresh_token().unwrap().expose(),
             "def50200cdd739b4"
         );
-        // It is not tried again at once.
+        // The next refresh has to wait.
         let floor = Lifetime {
             obtained_at: clock.now(),
             not_before: NOW.plus(Duration::from_secs(40)),
             ..lifetime()
         };
         assert_eq!(*salvaged.lifetime(), floor);
-        // Nor does a clock that is set back put it off for longer than that.
+        // A clock that is set back does not make this wait longer.
         assert_eq!(
             floor.wait_before_refresh(clock.now()),
             Duration::from_secs(10)
