@@ -1,8 +1,8 @@
 //! Time as an argument.
 //!
 //! Deadlines of sessions and tokens are [`Timestamp`]s: milliseconds of Unix time with saturating
-//! arithmetic. Deadlines of connections are [`Instant`]s. Code that needs the time has a [`Clock`]
-//! as an argument. Only `Clock` reads the time. Tests use a manual clock.
+//! arithmetic. Deadlines of connections are [`Instant`]s. Code that needs the time receives a
+//! [`Clock`] as an argument. Only `Clock` reads the time. Tests use a manual clock.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,9 +1,10 @@
 //! The identity of a user, as the provider states it.
 //!
-//! An [`Identity`] is a subject **at an issuer**, with its claims. It does not record the source of
-//! a claim (access token, userinfo or ID token). The `provider` room has checked the claims before.
-//! Each claim is stored as a ready field value. To assert it to an upstream only increments a
-//! reference count, and text that is not a valid field value can never become a claim.
+//! An [`Identity`] is a subject **at an issuer**, with its claims. An `Identity` does not record
+//! the source of a claim (access token, userinfo or ID token). The `provider` room has already
+//! checked the claims. Each claim is stored as a ready field value. Asserting a claim to an
+//! upstream therefore only increments a reference count. Text that is not a valid field value can
+//! never become a claim.
 
 use http::HeaderValue;
 
@@ -72,7 +73,7 @@ pub struct Identity {
     pub email: Option<Email>,
     /// The user name at the provider.
     pub preferred_username: Option<Claim>,
-    /// The display name. Only our own pages show it.
+    /// The display name. Only the gateway's own pages show the display name.
     pub name: Option<Claim>,
     /// The groups, one claim each. No group contains a comma.
     pub groups: Vec<Claim>,

@@ -1,8 +1,8 @@
 //! Seals data that leaves the memory of the process: encrypts it and binds it to its context.
 //!
 //! The operator's key file contains [`Keys`]. No data is sealed with these keys directly. Each
-//! [`Purpose`] has a [`KeyRing`] with keys that are derived from them. Data that is sealed for one
-//! purpose therefore never opens for another one.
+//! [`Purpose`] has a [`KeyRing`] with keys that are derived from the operator's keys. Data that is
+//! sealed for one purpose therefore never opens for another one.
 
 use std::path::{Path, PathBuf};
 
@@ -64,8 +64,8 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    /// The context of the key derivation. It differs for each purpose, so each purpose gets other
-    /// keys (RFC 5869 section 3.2).
+    /// The context of the key derivation. The context differs for each purpose, so each purpose has
+    /// different keys (RFC 5869 section 3.2).
     fn info(self) -> &'static [u8] {
         match self {
             Self::Logins => b"sidegate logins 1",
@@ -79,7 +79,7 @@ impl Purpose {
 pub struct Keys(Vec<Secret<[u8; KEY]>>);
 
 impl Keys {
-    /// Creates one random key. It is lost when the process ends.
+    /// Creates one random key. The key is lost when the process ends.
     ///
     /// # Errors
     ///
@@ -160,15 +160,15 @@ impl KeyRing {
     }
 
     /// Seals `plain` with the newest key. The result is the key name, the nonce, the cipher text
-    /// and the tag. The same `context` is needed to open it.
+    /// and the tag. The same `context` is needed to open the result.
     ///
     /// # Errors
     ///
     /// [`NoRandomness`] if no nonce could be created.
     pub(crate) fn seal(&self, context: &[u8], plain: &[u8]) -> Result<Vec<u8>, NoRandomness> {
         let key = self.0.first().ok_or(NoRandomness)?;
-        // The buffer has its final size from the start and is encrypted in place. So no copy of the
-        // plain text stays in memory.
+        // The buffer has its final size from the start and is encrypted in place. Therefore no copy
+        // of the plain text stays in memory.
         let overhead = KEY_NAME.saturating_add(NONCE_LEN).saturating_add(TAG);
         let mut sealed = Vec::with_capacity(plain.len().saturating_add(overhead));
         sealed.extend_from_slice(plain);

@@ -64,7 +64,8 @@ impl<T: Zeroize> Drop for Secret<T> {
     }
 }
 
-/// The operating system returned no random bytes. An operation that needs random bytes fails then.
+/// The operating system returned no random bytes. An operation that needs random bytes fails with
+/// this error.
 #[derive(Debug, thiserror::Error)]
 #[error("the operating system returned no random bytes")]
 pub struct NoRandomness;

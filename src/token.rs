@@ -16,7 +16,7 @@ use crate::secret::Secret;
 /// The maximum length of a token, in bytes.
 pub(crate) const MAX_TOKEN: usize = 16 * 1024;
 
-/// The reason why a token is refused. The provider has to correct it.
+/// The reason why a token is refused. The cause is at the provider.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Error {
     /// The token has no characters.
@@ -37,17 +37,17 @@ pub struct Lifetime {
     pub obtained_at: Timestamp,
     /// The time when the access token expires. `None` if the provider did not state it.
     pub expires_at: Option<Timestamp>,
-    /// From this time on, a request that uses the access token starts a refresh before expiry. It
-    /// is never later than `expires_at`. `None` without an expiry or without a refresh token.
+    /// From this time on, a request that uses the access token starts a refresh. The time is never
+    /// later than `expires_at`. `None` without an expiry or without a refresh token.
     pub refresh_at: Option<Timestamp>,
     /// No refresh is sent before this time, whatever the reason for it.
     pub not_before: Timestamp,
 }
 
 impl Lifetime {
-    /// The time until a refresh is allowed. It is zero if the clock was set back before
-    /// `obtained_at`: the age of the tokens is unknown then, and the wait must not grow by the
-    /// clock change.
+    /// The time until a refresh is allowed. The time is zero if the clock was set back before
+    /// `obtained_at`. The age of the tokens is unknown then, and the clock change must not make the
+    /// wait longer.
     pub(crate) fn wait_before_refresh(&self, now: Timestamp) -> Duration {
         if now < self.obtained_at {
             return Duration::ZERO;
@@ -57,7 +57,7 @@ impl Lifetime {
 }
 
 /// The statements of a login's ID token about the authentication of the user. Later ID tokens of
-/// the same grant must not contradict them (OpenID Connect Core 1.0 section 12.2).
+/// the same grant must not contradict these statements (OpenID Connect Core 1.0 section 12.2).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Authentication {
     /// The nonce of the authorization request.
@@ -90,6 +90,7 @@ impl TokenSet {
     ) -> Result<Self, Error> {
         check(access_token, is_bearer)?;
         let refresh_token = refresh_token.map(checked).transpose()?;
+        // The buffer has its final size, so no reallocation leaves a copy of the token in memory.
         let mut buffer = Zeroizing::new(Vec::with_capacity(access_token.len().saturating_add(7)));
         buffer.extend_from_slice(b"Bearer ");
         buffer.extend_from_slice(access_token.as_bytes());
@@ -104,8 +105,8 @@ impl TokenSet {
         })
     }
 
-    /// Returns the same access token with another refresh token. This is for a provider that has
-    /// exchanged the refresh token, but whose new access token cannot be used.
+    /// Returns the same access token with another refresh token. Used if a provider has exchanged
+    /// the refresh token, but its new access token cannot be used.
     ///
     /// # Errors
     ///
@@ -119,13 +120,13 @@ impl TokenSet {
         })
     }
 
-    /// Returns these tokens with a refresh allowed only from `time` on. `asked_at` is the time of
-    /// the refresh request that causes the delay.
+    /// Returns these tokens, but allows the next refresh only from `time` on. `asked_at` is the
+    /// time of the refresh request that causes the delay.
     #[must_use]
     pub(crate) fn not_before(mut self, time: Timestamp, asked_at: Timestamp) -> Self {
         let refresh_at = self.lifetime.refresh_at.map(|at| at.max(time));
-        // A request has to wait for the refresh from expiry on, so the start of early refreshes
-        // must not be later than expiry.
+        // After expiry, requests have to wait for a refresh. The time of the early refresh must
+        // therefore not be later than expiry.
         self.lifetime.refresh_at = match (refresh_at, self.lifetime.expires_at) {
             (Some(at), Some(end)) => Some(at.min(end)),
             (at, _) => at,
@@ -195,7 +196,7 @@ impl AsRef<[u8]> for Wiped {
     }
 }
 
-/// Checks that the provider will accept the refresh token's characters when it is sent back.
+/// Checks that the refresh token can be sent back to the provider.
 fn checked(refresh_token: &str) -> Result<Secret<String>, Error> {
     check(refresh_token, |byte| matches!(byte, 0x20..=0x7e))?;
     Ok(Secret::new(refresh_token.to_owned()))

@@ -28,8 +28,8 @@ pub(super) struct AccessTokenVerifier {
 }
 
 impl AccessTokenVerifier {
-    /// Reads the keys. `None` without keys: the access tokens of this provider are opaque to the
-    /// gateway then.
+    /// Reads the keys. Returns `None` without keys, because the gateway cannot verify the access
+    /// tokens of this provider then.
     pub(super) fn new(settings: &Settings) -> Result<Option<Self>, SetupError> {
         let (client_id, settings) = (&settings.client_id, &settings.access_token);
         let (files, algorithms) = (&settings.public_key_files, &settings.algorithms);
@@ -60,6 +60,7 @@ impl AccessTokenVerifier {
         match (claims::text(&members, "iss")?, self.issuer.as_deref()) {
             (None, Some(_)) => return Err(TokenError::Claim("iss")),
             (Some(said), Some(wanted)) if said != wanted => return Err(TokenError::Issuer),
+            // Without a configured issuer, `iss` is not checked.
             (_, _) => {}
         }
         let expires_at = self.dates.check(&members, now)?;

@@ -1,5 +1,5 @@
 //! The authorization request (RFC 6749 section 4.1.1, OpenID Connect Core 1.0 section 3.1.2.1). The
-//! browser carries it to the provider.
+//! browser carries the request to the provider.
 
 use std::collections::HashSet;
 
@@ -9,9 +9,9 @@ use super::SetupError;
 use super::settings::{AuthorizationParameters, IdentitySource, ResponseMode, Settings};
 
 /// Reserved parameters. Neither the endpoint's query nor `authorization_request.parameters` may set
-/// them. `response_mode` and `nonce` would change the response. `request` and `request_uri` would
-/// replace all other parameters. `acr_values` and `max_age` have their own settings, because the
-/// gateway checks them in the ID token.
+/// these parameters. `response_mode` and `nonce` would change the response. `request` and
+/// `request_uri` would replace all other parameters. `acr_values` and `max_age` have their own
+/// settings, because the gateway checks them in the ID token.
 const RESERVED: [&str; 15] = [
     "acr_values",
     "client_id",
@@ -43,9 +43,9 @@ pub struct AuthorizationRequest<'a> {
     /// The S256 challenge: 43 characters of base64url (RFC 7636 section 4.2).
     pub code_challenge: &'a str,
     /// The value that binds an ID token to this request (OpenID Connect Core 1.0 section 3.1.2.1).
-    /// Sent only if an ID token is requested.
+    /// The nonce is sent only if an ID token is requested.
     pub nonce: &'a str,
-    /// The expected user. It comes from an untrusted link, so it is only a hint.
+    /// The expected user. The value comes from an untrusted link, so it is only a hint.
     pub login_hint: Option<&'a str>,
     /// Whether the user has to authenticate again.
     pub prompt: Prompt,
@@ -55,16 +55,17 @@ pub struct AuthorizationRequest<'a> {
 /// do not know the parameter ignore it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Prompt {
-    /// The provider decides, as the settings say.
+    /// Sends the configured `prompt`. Without one, the provider decides.
     AsNeeded,
-    /// The user has to authenticate, even with a session at the provider.
+    /// Sends `prompt=login`. The user has to authenticate even if there is a session at the
+    /// provider.
     Login,
 }
 
 /// The authorization endpoint, with the values that are the same in every request.
 #[derive(Debug)]
 pub(super) struct AuthorizationEndpoint {
-    /// The endpoint with its own query.
+    /// The URL of the endpoint, including its query.
     url: Url,
     /// `response_type`, `client_id` and the configured parameters.
     prepared: Vec<(Box<str>, Box<str>)>,
@@ -89,6 +90,8 @@ impl AuthorizationEndpoint {
         names.extend(extra.keys().map(String::as_str));
         // Parameters that a single request may add.
         names.extend(["login_hint", "prompt"]);
+        // A provider may use either value of a repeated parameter, so the query must not repeat
+        // one.
         if url
             .query_pairs()
             .any(|(name, _value)| names.contains(&*name))
@@ -124,7 +127,7 @@ impl AuthorizationEndpoint {
         };
         let hint = request.login_hint.filter(|hint| is_hint(hint));
         let per_request = [prompt, hint.map(|hint| ("login_hint", hint))];
-        // These replace the configured values.
+        // The values of this request replace the configured values.
         let replaced = |name: &str| {
             per_request
                 .iter()
@@ -229,7 +232,7 @@ fn check(settings: &Settings) -> Result<(), SetupError> {
     Ok(())
 }
 
-/// Whether the login hint may be sent. It comes from a link that anybody can write.
+/// Whether the login hint may be sent. A login hint comes from a link that anybody can write.
 fn is_hint(text: &str) -> bool {
     let length = text.chars().take(LONGEST_HINT.saturating_add(1)).count();
     (1..=LONGEST_HINT).contains(&length) && !text.chars().any(char::is_control)

@@ -1,8 +1,9 @@
 //! The circuit breaker of refreshes.
 //!
-//! After repeated failed refreshes, no refresh is sent for a while. Each failed call may have used
-//! up a refresh token, and many calls at the same time can overload a provider that is starting
-//! again. After this time one refresh is sent as a probe. The others follow if it succeeds.
+//! After several failed refreshes in a row, no refresh is sent for some time (the open time). Each
+//! failed call may have used up a refresh token, and many calls at the same time can overload a
+//! provider that is starting again. After the open time, one refresh is sent as a probe. If the
+//! probe succeeds, the other refreshes follow.
 
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,11 +19,11 @@ const FIRST_OPEN_TIME: Duration = Duration::from_secs(2);
 /// The longest open time.
 const LONGEST_OPEN_TIME: Duration = Duration::from_mins(1);
 
-/// The time that a probe has. Afterwards another refresh may become the probe, so that a probe
-/// without a result does not block the others for longer.
+/// The time limit of a probe. After this time another refresh may become the probe. A probe without
+/// a result therefore blocks the other refreshes only for this time.
 const PROBE_TIME: Duration = Duration::from_secs(5);
 
-/// The retry time for other refreshes during a probe. In most cases the probe has ended by then.
+/// The retry time for other refreshes during a probe. A probe has usually ended by then.
 const RETRY_DURING_PROBE: Duration = Duration::from_secs(1);
 
 /// A circuit breaker.
@@ -43,11 +44,11 @@ struct State {
     times_opened: u32,
     /// The end of the open time, or of the time of the probe.
     until: Option<Timestamp>,
-    /// Whether a probe has been sent.
+    /// Whether a probe is in progress.
     probing: bool,
 }
 
-/// A call that is allowed.
+/// The kind of an allowed call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(super) enum Attempt {
@@ -67,7 +68,7 @@ impl Breaker {
         self.state().wait(now).map_or(Ok(()), Err)
     }
 
-    /// Allows a call. After the open time it allows only the probe.
+    /// Allows a call. After the open time, only one call is allowed as a probe.
     ///
     /// # Errors
     ///
@@ -85,8 +86,8 @@ impl Breaker {
         Ok(Attempt::Probe)
     }
 
-    /// Records a response of the provider. A refusal counts as well, because it shows that the
-    /// provider works.
+    /// Records a response of the provider. A refusal is a response as well, because it shows that
+    /// the provider works.
     pub(super) fn succeeded(&self) {
         *self.state() = State::default();
     }
@@ -194,7 +195,7 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(breaker.admit(clock.now()), Err(RETRY_DURING_PROBE));
         }
-        // The probe has no result.
+        // The first probe reports no result.
         clock.advance(PROBE_TIME);
         assert_eq!(breaker.admit(clock.now()), Ok(Attempt::Probe));
     }

@@ -21,7 +21,7 @@ pub(super) struct CallSlots {
     refreshes: Semaphore,
 }
 
-/// A slot. It is free again when this value is dropped.
+/// A slot. The slot is free again when this value is dropped.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct CallSlot<'a> {
@@ -33,6 +33,7 @@ impl CallSlots {
     pub(super) fn new(slots: NonZeroU32) -> Self {
         let slots = usize::try_from(slots.get()).unwrap_or(usize::MAX);
         let slots = slots.min(Semaphore::MAX_PERMITS);
+        // With one slot none is reserved, because refreshes need at least one.
         let kept = slots.div_ceil(ONE_OF).min(slots.saturating_sub(1));
         Self {
             all: Semaphore::new(slots),
@@ -47,6 +48,8 @@ impl CallSlots {
     /// Cancel safe.
     pub(super) async fn take(&self, grant: GrantType, patience: Duration) -> Option<CallSlot<'_>> {
         let taking = async {
+            // A refresh first waits for a slot of its own kind. While it waits, it takes no slot
+            // that a login could use.
             let refreshes = match grant {
                 GrantType::AuthorizationCode => None,
                 GrantType::RefreshToken => Some(self.refreshes.acquire().await?),

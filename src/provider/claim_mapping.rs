@@ -73,8 +73,8 @@ impl ClaimMapping {
     }
 
     /// Whether the sources omit the groups and name another source for them (OpenID Connect Core
-    /// 1.0 section 5.6.2). Providers do this if a user has too many groups for a token. The gateway
-    /// does not fetch the other source.
+    /// 1.0 section 5.6.2). Providers omit groups if a user has too many of them for a token. The
+    /// gateway does not fetch groups from the other source.
     fn groups_are_elsewhere(&self, sources: &[&Object]) -> bool {
         let claim = &*self.names.groups;
         let top = claim.split('.').next().unwrap_or_default();

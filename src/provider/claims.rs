@@ -1,6 +1,7 @@
 //! The strict reading of the claims that every kind of token has (RFC 7519 section 4.1).
 //!
-//! A claim of an unexpected type makes the token invalid. It is never a reason to skip a check.
+//! A claim of an unexpected type makes the token invalid. A wrong type is never a reason to skip a
+//! check.
 
 use std::time::Duration;
 
@@ -99,12 +100,12 @@ impl Dates {
             .ok_or(TokenError::Claim(name))
     }
 
-    /// Whether `date` has passed, even by the slower clock.
+    /// Whether `date` has passed by at least the leeway.
     pub(super) fn is_past(&self, date: Timestamp, now: Timestamp) -> bool {
         date.plus(self.leeway) <= now
     }
 
-    /// Whether `date` is in the future, even by the faster clock.
+    /// Whether `date` is in the future by more than the leeway.
     pub(super) fn is_ahead(&self, date: Timestamp, now: Timestamp) -> bool {
         date > now.plus(self.leeway)
     }

@@ -14,8 +14,8 @@ use super::{SetupError, TokenCallError, read_text, secret_file};
 use crate::clock::Timestamp;
 use crate::secret::{Secret, random};
 
-/// The lifetime of a client assertion, in seconds. It covers one call and the difference of two
-/// clocks.
+/// The lifetime of a client assertion, in seconds. The lifetime covers one call and the difference
+/// between two clocks.
 const ASSERTION_LIFETIME_SECS: u64 = 60;
 
 /// The `client_assertion_type` of our assertions (RFC 7523 section 2.2).
@@ -24,8 +24,8 @@ const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-be
 /// The minimum length of a key for HS256, in bytes (RFC 7518 section 3.2).
 const SHORTEST_HMAC_KEY: usize = 32;
 
-/// The contents of the files with our credentials. They are read again while the gateway runs, to
-/// notice that an operator has changed them.
+/// The contents of the files with our credentials. The files are read again while the gateway runs,
+/// so that changes take effect without a restart.
 #[derive(Debug)]
 pub(super) struct Credentials {
     secret: Option<Secret<String>>,
@@ -105,8 +105,9 @@ struct AssertionClaims<'a> {
 }
 
 impl ClientAuth {
-    /// Chooses and prepares the method. `supported` is `token_endpoint_auth_methods_supported` of
-    /// the metadata. It is used only if the settings choose no method.
+    /// Chooses and prepares the authentication method. `supported` is
+    /// `token_endpoint_auth_methods_supported` of the metadata. The list is used only if the
+    /// settings choose no method.
     pub(super) fn new(
         settings: &Settings,
         supported: Option<&[String]>,
@@ -123,6 +124,7 @@ impl ClientAuth {
             set
         };
         let method = match method {
+            // `choose` never returns `Auto`.
             ClientAuthentication::Auto | ClientAuthentication::ClientSecretBasic => {
                 let encoding = settings.basic_encoding;
                 Method::Basic(basic(&settings.client_id, credentials.secret()?, encoding)?)
@@ -167,8 +169,8 @@ impl ClientAuth {
 }
 
 impl Assertion {
-    /// Creates an assertion. Each one has its own identifier, so that the provider can refuse a
-    /// replayed one.
+    /// Creates an assertion. Each assertion has its own identifier (`jti`), so that the provider
+    /// can refuse a replayed assertion.
     fn sign(&self, client_id: &str, now: Timestamp) -> Result<Secret<String>, SigningError> {
         let id = random::<16>().map_err(SigningError::Identifier)?;
         let iat = now.as_secs();
@@ -200,7 +202,7 @@ fn choose(
         if has_key {
             return Ok(By::PrivateKeyJwt);
         }
-        // A missing secret is a mistake of the operator. It does not mean a public client.
+        // A missing secret is a mistake of the operator, and does not mean a public client.
         return credentials.secret().map(|_secret| By::ClientSecretBasic);
     };
     let ours = [

@@ -43,8 +43,8 @@ impl Provider {
     pub fn maintain(self: &Arc<Self>, clock: Clock) -> impl Future<Output = ()> + Send + use<> {
         let provider = Arc::downgrade(self);
         async move {
-            // Both loops end when the provider is dropped. When one ends, the other one has nothing
-            // to do.
+            // Both loops end when the provider is dropped. When one loop ends, the other loop has
+            // nothing to do.
             tokio::select! {
                 () = Self::follow_provider(&provider, &clock) => {}
                 () = Self::watch_files(&provider) => {}
@@ -65,15 +65,16 @@ impl Provider {
                 return;
             };
             let now = clock.now();
-            // A time in the future means that the clock was set back. The next read is due then.
+            // A time in the future means that the clock was set back. After such a change the next
+            // read is due at once.
             if last.is_some_and(|(at, valid_for)| at <= now && now.since(at) < valid_for) {
                 continue;
             }
             if let Err(error) = provider.refetch(clock).await {
                 let wait = error.retry_after.max(back_off);
                 last = Some((clock.now(), wait));
-                // A provider that can be reached again may have another problem. Each new reason is
-                // logged.
+                // A provider that can be reached again may have another problem. Every new reason
+                // is therefore logged.
                 if reported_reason.replace(error.reason()) != Some(error.reason()) {
                     tracing::warn!(
                         provider = provider.name(),
@@ -133,6 +134,7 @@ impl Provider {
         })?;
         let credentials = self.credentials.lock().await;
         let before = self.info.load_full();
+        // Unchanged metadata keeps the prepared endpoints and their connections.
         if before.is_some_and(|before| before.metadata.as_ref() == Some(&metadata)) {
             return Ok(());
         }
@@ -162,6 +164,7 @@ impl Provider {
                 return;
             };
             let reader = Arc::clone(&provider);
+            // A slow file system must not block the threads of the runtime.
             let read = tokio::task::spawn_blocking(move || reader.read_files());
             let Ok((read, trusted)) = read.await else {
                 return;
@@ -229,6 +232,8 @@ impl Provider {
         if let Some(info) = self.info.load_full() {
             self.apply(&new, info.metadata.clone())?;
         } else {
+            // Without metadata, the placeholder checks whether the new credentials fit the
+            // settings.
             let metadata = placeholder(&self.settings, self.issuer.as_ref())?;
             drop(ProviderInfo::new(
                 &self.settings,

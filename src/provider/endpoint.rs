@@ -12,7 +12,7 @@ use super::SetupError;
 use crate::origin::{self, CallLimits, Client, Connector, Origin};
 use crate::tls::Trust;
 
-/// The `User-Agent` of every call. Some providers refuse requests without one.
+/// The `User-Agent` of every call. Some providers refuse requests without `User-Agent`.
 const USER_AGENT_NAME: &str = concat!("sidegate/", env!("CARGO_PKG_VERSION"));
 
 /// An endpoint that the gateway calls. Proxy environment variables are ignored.
@@ -122,7 +122,7 @@ pub(super) fn endpoint(
     } else {
         text.to_owned()
     };
-    // The error text of the parser says less than this one.
+    // This error text is clearer than the text of the parser.
     let url = Url::parse(&absolute).map_err(|_error| refuse("is not a URL"))?;
     let problem = if !matches!(url.scheme(), "http" | "https") {
         "is not an http or https URL"

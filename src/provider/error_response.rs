@@ -1,9 +1,10 @@
 //! Error responses of the token endpoint (RFC 6749 section 5.2) and their classification.
 //!
 //! Providers differ. For an invalid code they return `invalid_grant`, `invalid_request` or a code
-//! of their own. A throttle, a maintenance page or a proxy in front of them does not use OAuth at
-//! all. Therefore the status is checked first, then the error patterns of the profile, then the
-//! JSON member `error`. Only a well-formed refusal of the code or the token counts as a refusal.
+//! of their own. A rate limiter, a maintenance page or a proxy in front of a provider does not use
+//! OAuth at all. Therefore the status is checked first, then the error patterns of the profile,
+//! then the JSON member `error`. Only a well-formed refusal of the code or the token counts as a
+//! refusal.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -73,9 +74,9 @@ impl ErrorCode {
             Self::Unrecognized(_) => match grant {
                 // An unknown code ends only this login, so it counts as a refusal of the code.
                 GrantType::AuthorizationCode => ErrorMeaning::GrantRefused,
-                // A wrong URL may lead to another service with its own `error` codes. If they
-                // counted as refusals, every session would end at its next refresh. Profiles list
-                // the other codes that end a session.
+                // A wrong URL may lead to another service with its own `error` codes. If such codes
+                // counted as refusals, every session would end at its next refresh. Error patterns
+                // in profiles list the other codes that end a session.
                 GrantType::RefreshToken => ErrorMeaning::Misconfigured,
             },
         }
@@ -96,8 +97,8 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// An error response of the token endpoint. It may be logged: its texts are short and printable,
-/// and long words are omitted, because they could be a code or a token.
+/// An error response of the token endpoint. An error response may be logged. Its texts are short
+/// and printable, and long words are omitted, because they could be a code or a token.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Refusal {
     /// The status code.
@@ -169,6 +170,7 @@ pub(super) fn classify(
         description: text("error_description").map(printable),
         hint: text("hint").map(printable),
     };
+    // A failing provider never ends a session, whatever the body says.
     let passing = status.is_server_error()
         || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY);
     let meaning = if passing {

@@ -1,7 +1,7 @@
 //! The checks of the claims of an ID token (OpenID Connect Core 1.0 section 3.1.3.7) and of a
 //! signed userinfo response (section 5.3.2).
 //!
-//! [`jwt::verify`] has verified the signature before, with the header requirements of
+//! [`jwt::verify`] has already verified the signature, with the header requirements of
 //! [`IdTokenRules::expected`]. Each claim here is required, or is checked if present. A claim of an
 //! unexpected type makes the token invalid.
 
@@ -21,8 +21,8 @@ use crate::clock::Timestamp;
 use crate::secret::Secret;
 use crate::token::Authentication;
 
-/// The maximum age of an ID token. It comes directly from the token endpoint and is a few seconds
-/// old. A token that is older than any login takes belongs to an earlier login.
+/// The maximum age of an ID token. An ID token comes directly from the token endpoint and is a few
+/// seconds old. A token that is older than the longest login belongs to an earlier login.
 const GREATEST_AGE: Duration = Duration::from_hours(1);
 
 /// The login that the ID token has to belong to.
@@ -51,7 +51,8 @@ pub(super) struct RefreshContext<'a> {
 #[derive(Debug)]
 pub(super) struct IdClaims {
     pub(super) members: Object,
-    /// The issuer of the subject. With several tenants it differs from the configured template.
+    /// The issuer of the subject. With several tenants the issuer differs from the configured
+    /// template.
     pub(super) issuer: Box<str>,
     pub(super) subject: Box<str>,
 }
@@ -144,7 +145,7 @@ impl IdTokenRules {
     }
 
     /// Checks the claims of an ID token from a refresh, except issuer and identity (OpenID Connect
-    /// Core 1.0 section 12.2). It need not have a nonce.
+    /// Core 1.0 section 12.2). Such an ID token need not have a nonce.
     ///
     /// # Errors
     ///
@@ -224,8 +225,8 @@ impl IdTokenRules {
     }
 
     /// Checks that `iss` is a configured issuer, and that the tenant of the token and the issuer of
-    /// the key fit to it. Entra publishes a template as the issuer of a key. The token's tenant has
-    /// to complete it to `iss`.
+    /// the key belong to it. Entra publishes a template as the issuer of a key. This template,
+    /// completed with the token's tenant, has to be equal to `iss`.
     fn check_issuer<'a>(
         &self,
         members: &'a Object,
@@ -297,8 +298,9 @@ impl IdTokenRules {
             if self.dates.is_ahead(at, now) {
                 return Err(TokenError::NotYetValid("auth_time"));
             }
-            // Compared with the start of the login, not with the arrival of the token. A user who
-            // reads the consent page for a long time has still authenticated recently.
+            // `auth_time` is compared with the start of the login, and not with the arrival of the
+            // token. A user who reads the consent page for a long time has still authenticated
+            // recently.
             if at.plus(max_age).plus(self.dates.leeway) < begun_at {
                 return Err(TokenError::TooOld("auth_time"));
             }
@@ -318,16 +320,17 @@ impl IdTokenRules {
     }
 }
 
-/// Refuses a logout token, which has the same claims as an ID token. It must have `events`, and an
-/// ID token never has `events` (OpenID Connect Back-Channel Logout 1.0 section 2.4).
+/// Refuses a logout token, which has the same claims as an ID token. A logout token must have
+/// `events`, and an ID token never has `events` (OpenID Connect Back-Channel Logout 1.0 section
+/// 2.4).
 fn check_kind(members: &Object) -> Result<(), TokenError> {
     let logout = members.contains_key("events");
     (!logout).then_some(()).ok_or(TokenError::Type)
 }
 
-/// Checks a hash if it is present. It is the left half of the hash of `value`, with the hash
-/// function of the signature (OpenID Connect Core 1.0 sections 3.1.3.8 and 3.3.2.11). For Ed25519
-/// this is SHA-512.
+/// Checks a hash if it is present. The claim has to be the left half of the hash of `value`. The
+/// hash function is the one of the signature (OpenID Connect Core 1.0 sections 3.1.3.8 and
+/// 3.3.2.11). For Ed25519 the hash function is SHA-512.
 fn check_hash(
     verified: &VerifiedToken,
     name: &'static str,

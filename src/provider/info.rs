@@ -128,7 +128,7 @@ pub(super) struct ProviderInfo {
     pub(super) client_auth: ClientAuth,
     /// Whether the provider sends its issuer in every authorization response (RFC 9207 section 3).
     pub(super) promises_iss: bool,
-    /// The metadata that this was made from, if metadata is used.
+    /// The metadata that these values come from, if metadata is used.
     pub(super) metadata: Option<Metadata>,
 }
 

@@ -44,6 +44,8 @@ impl Issuer {
         if let Some(problem) = format_problem(text) {
             return refuse("issuer", problem);
         }
+        // Anybody can get a personal account. The operator has to confirm that such users are
+        // accepted.
         let named = [
             ("issuer", text.split('/').any(is_personal)),
             (
@@ -83,7 +85,7 @@ impl Issuer {
         &self.text
     }
 
-    /// Whether it is a template.
+    /// Whether the issuer is a template with tenants.
     pub(super) fn has_tenants(&self) -> bool {
         !self.tenants.is_empty()
     }

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 /// The members of an object. Numbers keep 64-bit precision.
 pub(super) type Object = Map<String, Value>;
 
-/// The reason why a text is not the expected JSON object or array. The provider has to correct it.
+/// The reason why a text is not the expected JSON object or array. The cause is at the provider.
 #[derive(Debug, thiserror::Error)]
 pub enum JsonError {
     /// The text is not JSON, repeats a member, or has trailing data. The cause contains the line
@@ -46,7 +46,7 @@ pub(super) fn array(bytes: &[u8]) -> Result<Vec<Value>, JsonError> {
 }
 
 /// Reads a number in a string: digits, with an optional point and more digits. Signs, exponents and
-/// white space are refused. So are `inf` and `nan`, which Rust's own parser accepts.
+/// white space are refused. `inf` and `nan`, which Rust's own parser accepts, are refused as well.
 pub(super) fn quoted_number(text: &str) -> Option<f64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());

@@ -2,9 +2,9 @@
 //!
 //! The keys are fetched before the first token arrives, and then periodically. A token with an
 //! unknown key causes another fetch, because a provider may publish a new key just before it signs
-//! with it. Anybody who can reach the gateway can send such tokens. These fetches are therefore
-//! limited to one per minute, and only one fetch runs at a time. While fetches fail, the last valid
-//! key set stays in use.
+//! with it. Anybody who can reach the gateway can send such tokens. Fetches for unknown keys are
+//! therefore limited to one per minute. Only one fetch runs at a time. While fetches fail, the last
+//! valid key set stays in use.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,11 +22,10 @@ use crate::clock::{Clock, Timestamp};
 /// checked, because providers label key sets as anything from JSON to plain text.
 const ACCEPTED: &str = "application/jwk-set+json, application/json";
 
-/// The minimum time between two fetches that tokens cause.
+/// The minimum time between two fetches for unknown keys.
 const MIN_INTERVAL_FOR_TOKENS: Duration = Duration::from_mins(1);
 
-/// The time without another fetch: after a failed one, and after a successful one if nothing asks
-/// for newer keys.
+/// The minimum time after a failed first fetch, and between two periodic fetches.
 const MIN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The newest valid key set of one provider.
@@ -45,7 +44,7 @@ pub(super) struct FetchedKeySet {
 
 #[derive(Debug, Default)]
 struct History {
-    /// The end of the last fetch that a token caused.
+    /// The time when the last fetch for an unknown key ended.
     for_token_at: Option<Timestamp>,
     /// The time of the last success.
     succeeded_at: Option<Timestamp>,
@@ -69,9 +68,11 @@ impl KeyCache {
             return Ok(newest);
         }
         let mut history = self.history.lock().await;
+        // Another task may have fetched the keys during the wait for the lock.
         if let Some(newest) = self.newest.load_full() {
             return Ok(newest);
         }
+        // Several logins may have waited for this fetch. They must not repeat it one after another.
         if is_recent(history.failed_at, clock.now(), MIN_INTERVAL) {
             return Err(KeysError::JustFetched);
         }
@@ -90,6 +91,7 @@ impl KeyCache {
     ) -> Result<(), KeysError> {
         let mut history = self.history.lock().await;
         let newest = self.newest.load();
+        // Keys at another URL may differ, so a recent fetch does not delay this one.
         let moved = newest
             .as_ref()
             .is_none_or(|newest| newest.from != *endpoint.uri());
@@ -105,7 +107,8 @@ impl KeyCache {
     ///
     /// # Errors
     ///
-    /// [`KeysError::JustFetched`] if a recent fetch failed. Otherwise the error of the fetch.
+    /// [`KeysError::JustFetched`] if a recent fetch failed. Otherwise the error is that of the new
+    /// fetch.
     pub(super) async fn newer(
         &self,
         seen: &Arc<FetchedKeySet>,
@@ -127,6 +130,8 @@ impl KeyCache {
             };
         }
         let fetched = self.fetch(&mut history, endpoint, clock).await;
+        // This is set after a failure as well. Otherwise forged tokens could cause many failing
+        // fetches.
         history.for_token_at = Some(clock.now());
         fetched.map(Some)
     }

@@ -1,7 +1,8 @@
 //! The public keys of a provider: its JSON Web Key Set (RFC 7517), or files.
 //!
 //! Each key is read separately. A provider may publish keys for other purposes and of unknown
-//! types. Such an entry is skipped and counted. It never makes the other keys unusable.
+//! types. Such an entry is skipped and counted. A skipped entry never makes the other keys
+//! unusable.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,11 +15,11 @@ use super::jwt::{Key, KeyProblem, Unusable};
 use super::settings::{Algorithm, IdTokenSettings};
 use super::{SetupError, read_text};
 
-/// The maximum number of keys. A token without a `kid` is tried with all of them.
+/// The maximum number of keys. A token without a `kid` is tried with all keys.
 const MOST_KEYS: usize = 100;
 
-/// The reason why a key set has no keys. The provider has to correct it, or the operator if it is a
-/// file.
+/// The reason why a key set has no keys. The provider has to correct a published key set. The
+/// operator has to correct a file.
 #[derive(Debug, thiserror::Error)]
 pub enum KeySetError {
     /// The text is not a JSON object.
@@ -83,7 +84,7 @@ impl KeySet {
     ///
     /// # Errors
     ///
-    /// [`KeySetError`]. A caller with an older set keeps it.
+    /// [`KeySetError`]. A caller with an older key set keeps using the older one.
     pub(super) fn from_jwks(bytes: &[u8]) -> Result<Self, KeySetError> {
         let members = json::object(bytes).map_err(KeySetError::Json)?;
         let Some(Value::Array(entries)) = members.get("keys") else {
@@ -112,7 +113,7 @@ impl KeySet {
     /// # Errors
     ///
     /// [`SetupError::Read`], [`SetupError::EmptyFile`], [`SetupError::PublicKey`] and
-    /// [`SetupError::KeySet`]. Each names the setting and the file.
+    /// [`SetupError::KeySet`]. Each error names the setting and the file.
     pub(super) fn from_files(settings: &IdTokenSettings) -> Result<Option<Self>, SetupError> {
         let (files, algorithms) = (&settings.public_key_files, &settings.algorithms);
         let pem = Self::from_pem_files("id_token.public_key_files", files, algorithms)?;

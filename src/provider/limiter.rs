@@ -55,7 +55,7 @@ impl Limiter {
         }
     }
 
-    /// Shares the count of `predecessor`. Each of the two keeps its own rate.
+    /// Shares the count of `predecessor`. Each limiter keeps its own rate.
     pub(super) fn share_with(&mut self, predecessor: &Self) {
         self.calls_made = Arc::clone(&predecessor.calls_made);
     }
@@ -71,22 +71,23 @@ impl Limiter {
         let mut state = self.state();
         let pause = state.paused_until.since(now);
         // A remaining pause above the maximum means that the clock was set back. Without this
-        // check, minutes could become years.
+        // check, the pause could last for years.
         if !pause.is_zero() && pause <= LONGEST_PAUSE {
             return Err(pause);
         }
         let made = &mut state.made;
-        // A call in the future was made before the clock was set back. Its age is unknown, so it
-        // counts as made now. It then blocks calls for one minute at most.
+        // A call in the future was made before the clock was set back. The age of such a call is
+        // unknown, so it counts as made now. It then blocks other calls for one minute at most.
         for call in made.iter_mut().rev().take_while(|call| **call > now) {
             *call = now;
         }
         while made.front().is_some_and(|call| call.plus(MINUTE) <= now) {
             made.pop_front();
         }
-        let surplus = made.len().checked_sub(calls);
-        if let Some(last_in_the_way) = surplus.and_then(|place| made.get(place)) {
-            return Err(last_in_the_way.plus(MINUTE).since(now));
+        // The next call is allowed when this call is one minute old.
+        let blocking = made.len().checked_sub(calls);
+        if let Some(blocking) = blocking.and_then(|index| made.get(index)) {
+            return Err(blocking.plus(MINUTE).since(now));
         }
         made.push_back(now);
         Ok(())
@@ -96,7 +97,7 @@ impl Limiter {
     pub(super) fn pause(&self, now: Timestamp, time: Duration) {
         let until = now.plus(time.min(LONGEST_PAUSE));
         let mut state = self.state();
-        // An end above the maximum was set before the clock was set back. It is no longer valid.
+        // An end above the maximum was set before the clock was set back, so it is no longer valid.
         if state.paused_until > now.plus(LONGEST_PAUSE) {
             state.paused_until = until;
         } else {
@@ -207,7 +208,7 @@ mod tests {
         assert_eq!(wait(REFRESH), Duration::from_secs(36));
         clock.advance(Duration::from_secs(35));
         assert!(limiter.take(LOGIN, clock.now()).is_ok());
-        // This login counts for the refresh as well.
+        // The previous login delays the refresh as well.
         assert_eq!(wait(REFRESH), Duration::from_millis(1500));
     }
 

@@ -1,8 +1,8 @@
 //! The metadata that a provider publishes (OpenID Connect Discovery 1.0, RFC 8414).
 //!
 //! Metadata is accepted for one reason: it was fetched from the location of the configured issuer,
-//! and it contains that issuer, byte for byte. It must not send the gateway to endpoints that this
-//! issuer may not name. See [`Metadata::read`].
+//! and it contains that issuer, byte for byte. It must not name endpoints that do not belong to
+//! this issuer. See [`Metadata::read`].
 
 use std::net::Ipv6Addr;
 
@@ -22,8 +22,7 @@ use crate::origin;
 /// The maximum length of another issuer in an error text, in characters.
 const SHOWN: usize = 200;
 
-/// The reason why metadata cannot be used. The provider has to correct it, or the configured issuer
-/// is wrong.
+/// The reason why metadata cannot be used. Either the metadata or the configured issuer is wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum MetadataError {
     /// The provider could not be reached, did not respond in time, or sent a response that is too
@@ -73,7 +72,8 @@ impl MetadataError {
     }
 }
 
-/// The members of the metadata that the gateway uses. Endpoints keep the text of the metadata.
+/// The members of the metadata that the gateway uses. Endpoints are stored exactly as the metadata
+/// contains them.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Metadata {
     pub(super) authorization_endpoint: Option<String>,
@@ -157,11 +157,11 @@ impl Metadata {
 
     /// Reads a metadata response. Unused members are ignored, and null counts as absent.
     ///
-    /// An endpoint has to be an `http` or `https` URL. With `http` it must have the origin of the
-    /// issuer. With `https` it may be on any host, because large providers use several. A loopback
-    /// or link-local host is allowed only if the issuer has the same host. Otherwise an attacker
-    /// who controls the metadata could make the gateway call services that only its own machine can
-    /// reach.
+    /// An endpoint has to be an `http` or `https` URL. An endpoint with `http` must have the origin
+    /// of the issuer. An endpoint with `https` may be on any host, because large providers use
+    /// several hosts. A loopback or link-local host is allowed only if the issuer has the same
+    /// host. Otherwise an attacker who controls the metadata could make the gateway call services
+    /// that only its own machine can reach.
     pub(super) fn read(response: &Response<Bytes>, issuer: &Issuer) -> Result<Self, MetadataError> {
         if response.status() != StatusCode::OK {
             return Err(MetadataError::Status(response.status().as_u16()));

@@ -1,10 +1,10 @@
 //! The provider: an OAuth 2.0 authorization server, and the gateway's registration there.
 //!
 //! This room implements the client side of OAuth 2.0 and OpenID Connect (RFC 6749, RFC 7636, OpenID
-//! Connect Core 1.0). It builds the authorization request, exchanges a code for tokens, and reads
-//! the identity from the tokens. It also knows the differences between kinds of providers
-//! ([`profile`], [`settings`]). It does not know browsers, cookies, `state` or sessions. The caller
-//! of [`Provider::redeem`] has already matched the response to its request.
+//! Connect Core 1.0). The room builds the authorization request, exchanges a code for tokens, and
+//! reads the identity from the tokens. It contains the differences between kinds of providers
+//! ([`profile`], [`settings`]). The room does not know browsers, cookies, `state` or sessions. The
+//! caller of [`Provider::redeem`] has already matched the response to its request.
 //!
 //! This room sends no token request twice. A code is valid once, and the provider may have used it
 //! before the connection broke, so only a new login can safely repeat it. Many providers treat a
@@ -104,7 +104,7 @@ pub struct Redemption<'a> {
     pub code: Secret<String>,
     /// The verifier of the challenge that was sent (RFC 7636 section 4.5).
     pub code_verifier: Secret<String>,
-    /// The nonce that was sent. The ID token has to contain it.
+    /// The nonce that was sent. The ID token has to contain this nonce.
     pub nonce: &'a str,
     /// The redirection URI that was sent, byte for byte.
     pub redirect_uri: &'a str,
@@ -166,6 +166,7 @@ impl Provider {
             settings: settings.clone(),
             issuer,
             call_settings,
+            // The placeholder metadata only checks the settings. Its endpoints must never be used.
             info: ArcSwapOption::from_pointee((!must_be_read).then_some(info)),
             credentials: Mutex::new(credentials),
             reachability: Reachability::default(),
@@ -240,7 +241,8 @@ impl Provider {
 
     /// A hash that differs for another authorization server or another client. Stored identities
     /// and tokens are valid only with the same fingerprint. The configured issuer identifies the
-    /// server. Without an issuer, the configured location of the token endpoint does.
+    /// server. Without an issuer, the configured location of the token endpoint identifies the
+    /// server.
     pub fn fingerprint(&self) -> [u8; 32] {
         let settings = &self.settings;
         let server = match &settings.issuer {
@@ -281,7 +283,8 @@ impl Provider {
     }
 
     /// Makes sure that a login can begin: metadata and keys were read if they are needed, and a
-    /// connection to the token endpoint succeeded recently. Takes as long as these calls take.
+    /// connection to the token endpoint succeeded recently. The check takes as long as these calls
+    /// take.
     ///
     /// # Errors
     ///
@@ -304,9 +307,9 @@ impl Provider {
         self.reachability.ensure(clock, reach).await
     }
 
-    /// The URL of the authorization request (RFC 6749 section 4.1.1). It keeps the query of the
-    /// endpoint, and contains none of our parameters twice. It omits the challenge if PKCE is off,
-    /// and the nonce if no ID token is requested.
+    /// The URL of the authorization request (RFC 6749 section 4.1.1). The URL keeps the query of
+    /// the endpoint, and contains no reserved parameter twice. The challenge is omitted if PKCE is
+    /// off. The nonce is omitted if no ID token is requested.
     ///
     /// # Errors
     ///
@@ -335,12 +338,14 @@ impl Provider {
     }
 
     /// Exchanges an authorization code for tokens with one call to the token endpoint (RFC 6749
-    /// section 4.1.3). Then fetches what the identity needs: the provider's keys and the userinfo.
+    /// section 4.1.3). Then fetches the other data for the identity: the provider's keys and the
+    /// userinfo.
     ///
     /// # Errors
     ///
-    /// [`ExchangeError::Call`] if the call returned no tokens. Its [`Classification`] says whether
-    /// the code may have been used. [`ExchangeError::Grant`] if the tokens are not valid.
+    /// [`ExchangeError::Call`] if the call returned no tokens. The [`Classification`] of this error
+    /// says whether the code may have been used. [`ExchangeError::Grant`] if the tokens are not
+    /// valid.
     ///
     /// # Cancel safety
     ///
@@ -352,6 +357,8 @@ impl Provider {
         clock: &Clock,
     ) -> Result<Grant, ExchangeError> {
         let info = self.info()?;
+        // The wait for a slot may be long. The time and the rate limit are therefore read
+        // afterwards.
         let _slot = self.call_slot(GrantType::AuthorizationCode).await?;
         let requested_at = clock.now();
         self.admit(GrantType::AuthorizationCode, requested_at)?;
@@ -391,14 +398,18 @@ impl Provider {
                 Duration::from_secs(self.settings.refresh.deadline_secs.get().into())
             }
         };
+        // After a failed call, the next login checks the provider again and does not trust the last
+        // success.
         let called = info.token.call_within(deadline, request).await;
         let response = called
             .map_err(TokenCallError::Call)
             .inspect_err(|_| self.reachability.forget_success())?;
         // A call can take seconds. Tokens are checked against the time of arrival. Their lifetime
-        // is counted from the time before the call, so that they never seem valid for too long.
+        // is counted from the time before the call, so that the gateway never uses a token after
+        // its expiry.
         let arrived_at = clock.now();
         let answer = token::read(response, grant, &self.settings.errors, arrived_at);
+        // A 429 applies to every call of this gateway, so logins pause as well.
         if let Err(TokenCallError::Throttled {
             retry_after: Some(wait),
         }) = &answer
@@ -450,6 +461,7 @@ fn read_text(key: &'static str, path: &Path) -> Result<String, SetupError> {
     };
     let mut text = String::new();
     let file = fs::File::open(path).map_err(failed)?;
+    // One byte more than allowed shows that the file is too large.
     let read = file
         .take(LARGEST_FILE.saturating_add(1))
         .read_to_string(&mut text);

@@ -1,7 +1,7 @@
 //! Profiles: the defaults for each kind of provider, as data.
 //!
 //! A profile is a TOML table with any of the keys of [`Settings`](super::settings::Settings). The
-//! operator's settings override its values.
+//! operator's settings override the values of the profile.
 
 /// The name and TOML text of each profile, in alphabetical order.
 const PROFILES: [(&str, &str); 14] = [

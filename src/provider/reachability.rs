@@ -17,7 +17,7 @@ use crate::clock::{Clock, Timestamp};
 /// The time during which a success counts as recent.
 const SUCCESS_LIFETIME: Duration = Duration::from_secs(10);
 
-/// The time during which a failure counts as recent. No new attempt is made in this time.
+/// The time during which a failure counts as recent. No new attempt is made during this time.
 const FAILURE_LIFETIME: Duration = Duration::from_secs(5);
 
 /// The results of the last attempts to reach the provider.
@@ -74,6 +74,7 @@ impl Reachability {
         reach: impl Future<Output = Result<(), ReachError>>,
     ) -> Result<(), Unreachable> {
         let _one = self.asking.lock().await;
+        // Another login may have made the attempt during the wait for the lock.
         if let Some(recent) = self.recent(clock.now()) {
             return recent;
         }

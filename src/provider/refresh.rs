@@ -4,7 +4,7 @@
 //! token before the connection broke, and may treat a second use as theft. This module decides what
 //! a response means for the session: from the status, the well-formed `error` and the error
 //! patterns of the profile. Only a clear refusal by the provider ends a session. A failed call
-//! never does.
+//! never ends a session.
 
 use super::breaker::Attempt;
 use super::grant::ResponseContext;
@@ -47,9 +47,9 @@ pub struct RefreshError {
     pub error: ExchangeError,
     /// The verdict for the session.
     pub verdict: Verdict,
-    /// The old access token with the new refresh token. Present if the provider has exchanged the
-    /// refresh token, but the rest of its response cannot be used. The caller has to store it,
-    /// because the old refresh token is no longer valid.
+    /// The old access token with the new refresh token. These tokens are present if the provider
+    /// has exchanged the refresh token, but the rest of its response cannot be used. The caller has
+    /// to store them, because the old refresh token is no longer valid.
     pub salvaged: Option<Box<TokenSet>>,
 }
 
@@ -57,7 +57,7 @@ pub struct RefreshError {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub enum Verdict {
-    /// The grant has ended. The session ends too, and a new login helps.
+    /// The grant has ended. The session ends too, and the user has to sign in again.
     GrantEnded,
     /// The provider refuses the gateway, or its response is not valid. An operator has to act. The
     /// session stays.
@@ -98,6 +98,7 @@ impl RefreshError {
             before.with_refresh_token(new.expose()).ok()
         });
         let requested_at = response.requested_at;
+        // The same response would probably come again, so the next refresh has to wait.
         let floor = requested_at.plus(schedule::MIN_REFRESH_INTERVAL);
         let salvaged = kept
             .flatten()
@@ -111,15 +112,15 @@ impl RefreshError {
 }
 
 impl Provider {
-    /// Exchanges the refresh token of a session for new tokens. It makes one call to the token
-    /// endpoint, and fetches keys if they are needed to verify an ID token in the response. It
-    /// sends nothing while the breaker is open, while the provider asks for fewer calls, or when
-    /// only the calls reserved for logins are left.
+    /// Exchanges the refresh token of a session for new tokens. A refresh makes one call to the
+    /// token endpoint. It also fetches keys if they are needed to verify an ID token in the
+    /// response. Nothing is sent while the breaker is open, while the provider asks for fewer
+    /// calls, or when only the calls reserved for logins are left.
     ///
     /// A lost response may have used up the refresh token, and the gateway cannot know it. The
     /// failure is then temporary, and the next attempt with the same refresh token decides. A
-    /// provider with a grace period accepts this attempt. Another provider answers that the grant
-    /// has ended.
+    /// provider with a grace period accepts this attempt. A provider without a grace period answers
+    /// that the grant has ended.
     ///
     /// # Errors
     ///
@@ -157,6 +158,8 @@ impl Provider {
         clock: &Clock,
     ) -> Result<Answered, TokenCallError> {
         let breaker_open = |retry_after| TokenCallError::BreakerOpen { retry_after };
+        // An open breaker refuses the call before the wait for a slot. It may also open during this
+        // wait, so `admit` asks it again.
         self.breaker.check(clock.now()).map_err(breaker_open)?;
         let _slot = self.call_slot(GrantType::RefreshToken).await?;
         let requested_at = clock.now();

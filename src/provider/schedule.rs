@@ -1,8 +1,8 @@
 //! The time when an access token is refreshed.
 //!
-//! A token is refreshed at expiry at the latest. While it is in use, it is refreshed earlier, so
-//! that no request has to wait for the new token. A random part of the lead time keeps sessions
-//! that were opened together from refreshing together.
+//! A token is refreshed at expiry at the latest. A token in use is refreshed earlier, so that no
+//! request has to wait for the new token. A random part of the lead time keeps sessions that were
+//! opened together from refreshing together.
 
 use std::time::Duration;
 
@@ -16,18 +16,18 @@ const LEAD_TIME: Duration = Duration::from_mins(1);
 /// The maximum random addition to the lead time.
 const MAX_JITTER: Duration = Duration::from_mins(5);
 
-/// The longest lead time if a refresh revokes the old access token. It is short, because requests
-/// in progress would fail with the old token.
+/// The longest lead time if a refresh revokes the old access token. This lead time is short,
+/// because requests in progress still use the old token and would fail.
 const LATE_LEAD_TIME: Duration = Duration::from_secs(2);
 
-/// The longest minimum time between two refreshes.
+/// The upper limit of the minimum time between two refreshes.
 pub(super) const MIN_REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The shortest minimum time between two refreshes. Without it, a token that has already expired on
-/// arrival would make every request start a refresh.
+/// The lower limit of the minimum time between two refreshes. Without this limit, a token that has
+/// already expired on arrival would make every request start a refresh.
 const SHORTEST_REFRESH_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The time of the refresh of a token with a refresh token.
+/// The preferred time of a refresh.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum RefreshTiming {
     /// Well before expiry.
@@ -53,6 +53,8 @@ pub(super) fn lifetime(
     let not_before = obtained_at.plus(floor);
     let refresh_at = |timing, lifetime: Duration, end: Timestamp| {
         let before_end = lifetime.saturating_sub(lead_time(timing, lifetime, fraction));
+        // With a very short lifetime, `not_before` may be later than expiry. Requests have to wait
+        // from expiry on, so expiry is the latest useful time.
         obtained_at.plus(before_end).max(not_before).min(end)
     };
     Lifetime {
@@ -66,7 +68,7 @@ pub(super) fn lifetime(
     }
 }
 
-/// The lead time before expiry. It is always a small part of the lifetime.
+/// The lead time before expiry. The lead time is always a small part of the lifetime.
 fn lead_time(timing: RefreshTiming, lifetime: Duration, fraction: f64) -> Duration {
     let fraction = fraction.clamp(0.0, 1.0);
     match timing {
@@ -83,8 +85,8 @@ fn lead_time(timing: RefreshTiming, lifetime: Duration, fraction: f64) -> Durati
     }
 }
 
-/// A random number from 0 to 1. It is 0.5 if the operating system returns no random bytes, because
-/// jitter needs no secrecy.
+/// A random number from 0 to 1. If the operating system returns no random bytes, the result is 0.5.
+/// This is sufficient, because jitter needs no secrecy.
 pub(super) fn random_fraction() -> f64 {
     random::<4>().map_or(0.5, |bytes| {
         f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)

@@ -11,8 +11,8 @@ use super::settings::SignedOutPattern;
 const PASSWORD_SCHEMES: [&str; 4] = ["basic", "digest", "negotiate", "ntlm"];
 
 impl Provider {
-    /// Whether a response of an app refuses the access token. This is a 401, unless it asks only
-    /// for a password, or a pattern in the settings.
+    /// Whether a response of an app refuses the access token. A 401 does, unless all its challenges
+    /// ask for a password. A response that matches a pattern of the settings does as well.
     pub fn is_signed_out_answer(&self, status: StatusCode, headers: &HeaderMap) -> bool {
         let patterns = &self.settings.signed_out_answers;
         (status == StatusCode::UNAUTHORIZED && !asks_for_password(headers))

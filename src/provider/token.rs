@@ -21,7 +21,7 @@ use super::{SetupError, TokenCallError};
 use crate::clock::Timestamp;
 use crate::secret::Secret;
 
-/// Reserved parameters. Settings may not set them.
+/// Reserved parameters. Settings may not set these parameters.
 const RESERVED: [&str; 10] = [
     "grant_type",
     "client_id",
@@ -38,7 +38,7 @@ const RESERVED: [&str; 10] = [
 /// The longest accepted lifetime of a token: a hundred years, in seconds.
 const LONGEST_LIFETIME: f64 = 3_155_760_000.0;
 
-/// The reason why a token response is not valid. The provider has to correct it.
+/// The reason why a token response is not valid. The cause is at the provider.
 #[derive(Debug, thiserror::Error)]
 pub enum ResponseFormatError {
     /// The response is compressed, although the request did not allow it.
@@ -56,7 +56,7 @@ pub enum ResponseFormatError {
     /// A required member is missing or not a string.
     #[error("the member `{0}` is missing or not a string")]
     Member(&'static str),
-    /// The token type is not `Bearer`. The gateway supports no other type.
+    /// The token type is not `Bearer`. The gateway supports no other token type.
     #[error("the token type is not `Bearer`")]
     TokenType,
 }
@@ -67,7 +67,7 @@ pub(super) struct TokenResponse {
     pub(super) access_token: Secret<String>,
     pub(super) refresh_token: Option<Secret<String>>,
     pub(super) expires_in: Option<Duration>,
-    /// The ID token. It has not been verified yet.
+    /// The ID token. The ID token has not been verified yet.
     pub(super) id_token: Option<Secret<String>>,
 }
 
@@ -146,8 +146,8 @@ impl RequestFormat {
         Ok(self.write(uri, &request))
     }
 
-    /// The request that exchanges a refresh token for new tokens (RFC 6749 section 6). It names no
-    /// scope, so the scope stays the same.
+    /// The request that exchanges a refresh token for new tokens (RFC 6749 section 6). The request
+    /// names no scope, so the scope stays the same.
     pub(super) fn refresh(
         &self,
         uri: &Uri,
@@ -194,7 +194,7 @@ pub(super) struct TokenRequest<'a> {
 
 /// The value of a parameter.
 enum ParameterValue<'a> {
-    /// A borrowed value. Its owner wipes it if it is secret.
+    /// A borrowed value. The owner of a secret value wipes it.
     Borrowed(&'a str),
     /// A value that was made for this request.
     Owned(Secret<String>),
@@ -240,17 +240,17 @@ impl<'a> TokenRequest<'a> {
 /// The media type of a form.
 pub(super) const FORM: &str = "application/x-www-form-urlencoded";
 
-/// The initial capacity. It is enough for the longest code, so the buffer does not grow and leave
-/// copies of secrets in memory.
+/// The initial capacity of a buffer. A request with the longest code fits into it. The buffer
+/// therefore does not grow, and no copies of secrets stay in memory.
 const BUFFER_CAPACITY: usize = 16 * 1024;
 
-/// Writes a form. It is wiped when it is dropped.
+/// Writes a form. The form is wiped when it is dropped.
 pub(super) fn form<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Zeroizing<Vec<u8>> {
     let mut form = form_urlencoded::Serializer::new(String::with_capacity(BUFFER_CAPACITY));
     Zeroizing::new(form.extend_pairs(pairs).finish().into_bytes())
 }
 
-/// Writes a JSON object of strings. It is wiped when it is dropped. Several `values` of the
+/// Writes a JSON object of strings. The object is wiped when it is dropped. Several `values` of the
 /// parameter `repeated` become an array.
 fn object<'a>(
     pairs: impl Iterator<Item = (&'a str, &'a str)>,
@@ -290,6 +290,7 @@ pub(super) fn read(
     let (parts, body) = response.into_parts();
     let members = json::object(&body);
     let empty = body.is_empty();
+    // `members` has its own copies of the tokens.
     wipe(body);
     // Some providers report an error with status 200.
     if parts.status != StatusCode::OK || members.as_ref().is_ok_and(error_response::is_error) {

@@ -20,7 +20,7 @@ use crate::token::TokenSet;
 /// it.
 const ACCEPTED: &str = "application/json, application/jwt";
 
-/// The reason why there are no claims. The provider has to correct it.
+/// The reason why there are no claims. The cause is at the provider.
 #[derive(Debug, thiserror::Error)]
 pub enum UserinfoError {
     /// The endpoint could not be reached, did not respond in time, or sent a response that is too
@@ -47,10 +47,10 @@ pub enum UserinfoError {
 /// A userinfo response.
 #[derive(Debug)]
 pub(super) enum Userinfo {
-    /// Unsigned claims. They are as trustworthy as the connection.
+    /// Unsigned claims. Unsigned claims are as trustworthy as the connection.
     Json(Object),
-    /// A JWT with claims. Its signature has not been verified yet (OpenID Connect Core 1.0 section
-    /// 5.3.2).
+    /// A JWT with claims. The signature of the JWT has not been verified yet (OpenID Connect Core
+    /// 1.0 section 5.3.2).
     Signed(Secret<String>),
 }
 

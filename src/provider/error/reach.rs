@@ -89,7 +89,7 @@ pub struct Unreachable {
 
 impl Unreachable {
     /// An error for a provider that has not responded within `waited`. The next attempt may be made
-    /// after the same time.
+    /// after the time `waited`.
     pub fn silent(waited: Duration) -> Self {
         Self {
             retry_after: waited,

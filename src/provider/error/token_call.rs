@@ -39,8 +39,8 @@ pub enum TokenCallError {
         retry_after: Duration,
     },
     /// The provider refuses the gateway, not the user: the secret or the redirection URI is wrong,
-    /// or it does not understand the request. Compare the settings with the registration at the
-    /// provider.
+    /// or the provider does not understand the request. Compare the settings with the registration
+    /// at the provider.
     #[error("the provider refuses this client")]
     Misconfigured(#[source] Refusal),
     /// The session has no refresh token.
@@ -58,9 +58,9 @@ pub enum TokenCallError {
         /// The time until the next call is allowed.
         retry_after: Duration,
     },
-    /// The token endpoint answered with a redirect. The gateway never follows it, because it would
-    /// send the code and the client secret to the new location. The configured URL of the endpoint
-    /// is wrong.
+    /// The token endpoint answered with a redirect. The gateway never follows a redirect, because
+    /// the code and the client secret would be sent to the new location. The configured URL of the
+    /// endpoint is wrong.
     #[error("the token endpoint answered with a redirect ({status})")]
     Redirected {
         /// The status code.

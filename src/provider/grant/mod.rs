@@ -170,7 +170,7 @@ impl GrantVerifier {
     }
 
     /// Fetches the published keys if they are used and none are cached. No login can succeed
-    /// without them.
+    /// without keys.
     pub(super) async fn first_keys(
         &self,
         info: &ProviderInfo,
@@ -228,6 +228,7 @@ impl GrantVerifier {
                     clock,
                 };
                 let claims = self.id_claims(&verification, response, redemption).await?;
+                // Only the response to a refresh is compared with these values.
                 authentication = refresh_token.map(|_| Authentication {
                     nonce: redemption.nonce.into(),
                     auth_time: rules.auth_time(&claims),
@@ -263,8 +264,8 @@ impl GrantVerifier {
         self.claim_mapping.identity(&[&members], &self.issuer)
     }
 
-    /// The token set. It expires at the earlier of two times: the one in the response, and the one
-    /// in the access token.
+    /// The token set. The token set expires at the earlier of two times: the time in the response,
+    /// and the time in the access token.
     fn tokens(
         &self,
         response: &ResponseContext<'_>,
@@ -274,10 +275,11 @@ impl GrantVerifier {
         let (answer, requested_at) = (response.answer, response.requested_at);
         let default = self.settings.default_expires_in_secs;
         let default = default.map(|seconds| Duration::from_secs(seconds.get()));
-        let said = answer.expires_in.or(default);
-        let said = said.map(|life| requested_at.plus(life));
-        let proven = claims.map(|claims| claims.expires_at);
-        let expires_at = said.into_iter().chain(proven).min();
+        let expires_in = answer.expires_in.or(default);
+        let in_response = expires_in.map(|lifetime| requested_at.plus(lifetime));
+        let in_token = claims.map(|claims| claims.expires_at);
+        // If the two times differ, the provider may refuse the token from the earlier one on.
+        let expires_at = in_response.into_iter().chain(in_token).min();
         let timing = if self.settings.refresh.revokes_access_token {
             RefreshTiming::Late
         } else {
@@ -376,6 +378,7 @@ impl GrantVerifier {
         let Some(mut identity) = self.claim_mapping.identity(&[&members], &self.issuer) else {
             return Ok(None);
         };
+        // A verified address in the userinfo makes the second call unnecessary.
         let unverified = !identity.email.as_ref().is_some_and(|email| email.verified);
         if let Some(emails) = info.emails.as_ref().filter(|_| unverified) {
             let email = userinfo::fetch_email(emails, tokens).await;
@@ -394,8 +397,8 @@ impl GrantVerifier {
         fetched.map_err(GrantError::Userinfo)
     }
 
-    /// Verifies a signature. If the key is unknown or the signature is wrong, it fetches the keys
-    /// once more.
+    /// Verifies a signature. If the key is unknown or the signature is wrong, fetches the keys
+    /// again and tries once more.
     async fn verified(
         &self,
         token: &str,

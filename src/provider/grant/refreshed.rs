@@ -1,8 +1,8 @@
 //! The verification of the response to a refresh.
 //!
-//! The response has to belong to the user of the session. If it is proven to be about another user,
-//! none of its tokens is used. An ID token is optional at a refresh. An invalid ID token only means
-//! that the identity is not updated (OpenID Connect Core 1.0 section 12.2).
+//! The response has to belong to the user of the session. If the response is proven to be about
+//! another user, none of its tokens is used. An ID token is optional at a refresh. An invalid ID
+//! token only means that the identity is not updated (OpenID Connect Core 1.0 section 12.2).
 
 use super::{GrantVerifier, ResponseContext, Verification};
 use crate::clock::Clock;
@@ -68,8 +68,8 @@ impl GrantVerifier {
         let verified = self.verified(token.expose(), verification).await;
         let verified = verified.map_err(|error| error.of(TokenKind::IdToken))?;
         let identity = self.later_identity(verification, &verified, response, before)?;
-        // The ID token does not contain the claims of the userinfo. To use it alone would lose
-        // these claims.
+        // The ID token does not contain the claims of the userinfo. An identity from the ID token
+        // alone would lose these claims.
         let alone = response.info.userinfo.is_none() || !self.settings.identity.userinfo;
         Ok(alone.then_some(identity))
     }

@@ -13,8 +13,8 @@ pub enum TokenKind {
     Userinfo,
 }
 
-/// The reason why a JSON Web Token is refused. No variant contains data of the token. The provider
-/// has to correct it, or the settings do not fit.
+/// The reason why a JSON Web Token is refused. No variant contains data of the token. Either the
+/// provider issued a wrong token, or the settings are wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The algorithm is not accepted. Contains the name of the algorithm if it is a registered one.
@@ -62,7 +62,7 @@ pub enum TokenError {
     /// None of the keys made the signature.
     #[error("no public key matches the signature")]
     Signature,
-    /// The token is too old, or the authentication of the user is.
+    /// The token or the authentication of the user is too old.
     #[error("the token is too old (`{0}`)")]
     TooOld(&'static str),
     /// The issuer and the tenant of the token do not fit together.

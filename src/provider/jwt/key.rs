@@ -17,7 +17,7 @@ use crate::provider::settings::Algorithm;
 /// compromised.
 const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
-/// The problem with a public key file. The operator has to correct it.
+/// The problem with a public key file. The operator has to correct the file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum KeyProblem {
     /// The text is not one PEM block `PUBLIC KEY` or `RSA PUBLIC KEY`.
@@ -29,8 +29,8 @@ pub enum KeyProblem {
     /// No configured algorithm can use the key.
     #[error("it does not fit any of the configured `algorithms`")]
     WrongAlgorithm,
-    /// An RSA key is below 2048 or above 8192 bits, a point is not on its curve, or a similar
-    /// problem.
+    /// The key is too weak or not valid: for example, an RSA key below 2048 or above 8192 bits, or
+    /// a point that is not on its curve.
     #[error("it is too short or not a valid key")]
     Weak,
 }
@@ -59,7 +59,7 @@ pub(in crate::provider) enum Unusable {
     Weak,
 }
 
-/// The type of a key. It decides which algorithms can use the key.
+/// The type of a key. The type decides which algorithms can use the key.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum KeyType {
     Ed25519,
@@ -119,7 +119,7 @@ pub(in crate::provider) struct Key {
 }
 
 impl Key {
-    /// Reads one public key in PEM. It has no key id.
+    /// Reads one public key in PEM. A key in PEM has no key id.
     pub(in crate::provider) fn from_pem(pem: &str) -> Result<Self, KeyProblem> {
         if pem.contains("PRIVATE KEY-----") {
             return Err(KeyProblem::Private);
@@ -162,6 +162,7 @@ impl Key {
         if PRIVATE.iter().any(|name| members.contains_key(*name)) {
             return Err(Unusable::Private);
         }
+        // A key for encryption must not verify signatures.
         if !for_signatures(members) {
             return Err(Unusable::Use);
         }
@@ -257,7 +258,8 @@ fn rsa(members: &Object) -> Result<Vec<u8>, Unusable> {
     Ok(key.as_ref().to_vec())
 }
 
-/// A key for signatures says so, or says nothing (RFC 7517 sections 4.2 and 4.3).
+/// Whether the key may verify signatures: `use` and `key_ops` allow it or are absent (RFC 7517
+/// sections 4.2 and 4.3).
 fn for_signatures(members: &Object) -> bool {
     let usage = members.get("use").is_none_or(|usage| usage == "sig");
     let operations = members.get("key_ops").is_none_or(|operations| {

@@ -76,6 +76,7 @@ pub(super) fn verify(
     if token.len() > LONGEST_TOKEN {
         return Err(TokenError::Malformed);
     }
+    // A fourth part shows that the token is not a compact JWS.
     let mut parts = token.splitn(4, '.');
     let parts = [parts.next(), parts.next(), parts.next(), parts.next()];
     let [Some(header), Some(payload), Some(signature), None] = parts else {

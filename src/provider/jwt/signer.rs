@@ -22,7 +22,7 @@ const RSA: [Algorithm; 6] = [
     Algorithm::PS512,
 ];
 
-/// The problem with a private key file. The operator has to correct it.
+/// The problem with a private key file. The operator has to correct the file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum SigningKeyProblem {
     /// The key is encrypted. The gateway starts without a person who could enter a passphrase.
@@ -43,8 +43,8 @@ pub enum SigningKeyProblem {
     /// The configured algorithm needs another type of key.
     #[error("it does not fit `client_assertion.algorithm`")]
     WrongAlgorithm,
-    /// An RSA key is below 2048 or above 8192 bits, the curve is not P-256, P-384 or Ed25519, or a
-    /// similar problem.
+    /// The key is too weak, not supported or not valid: for example, an RSA key below 2048 or above
+    /// 8192 bits, or a curve other than P-256, P-384 and Ed25519.
     #[error("it is too short, on an unknown curve, or not a valid key")]
     Weak,
 }
@@ -147,7 +147,7 @@ fn suited(key: &EncodingKey) -> Option<&'static [Algorithm]> {
     let bytes = key.as_bytes();
     match key.family() {
         AlgorithmFamily::Rsa => {
-            // This accepts 2048 to 8192 bits.
+            // `from_der` accepts 2048 to 8192 bits.
             rsa::KeyPair::from_der(bytes).ok()?;
             Some(&RSA)
         }

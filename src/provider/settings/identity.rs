@@ -13,8 +13,9 @@ pub struct IdentitySettings {
     pub userinfo: bool,
     /// How the access token is sent to the userinfo endpoint. Default: `header`.
     pub userinfo_bearer: UserinfoBearer,
-    /// The endpoint that lists the user's email addresses, for a userinfo without a verified one.
-    /// It returns a JSON array of objects with `email`, `primary` and `verified`, as GitHub's does.
+    /// The endpoint that lists the user's email addresses. It is used if the userinfo has no
+    /// verified address. It returns a JSON array of objects with `email`, `primary` and `verified`,
+    /// like the endpoint of GitHub.
     pub emails_endpoint: Option<String>,
     /// The names of the claims.
     pub claims: ClaimNames,
@@ -30,7 +31,7 @@ pub enum IdentitySource {
     AccessToken,
     /// The claims of the ID token (OpenID Connect Core 1.0 section 2), which is required.
     IdToken,
-    /// No source. Every user that the provider accepts is signed in, without a known identity.
+    /// No source. Every user whom the provider accepts is signed in, without a known identity.
     #[default]
     None,
     /// The JSON object of the userinfo endpoint.
@@ -87,10 +88,11 @@ impl Default for ClaimNames {
 pub enum EmailsVerified {
     /// Always. The provider accepts only users with a verified address.
     Always,
-    /// If the claim is `true`. The string `"true"` and the number 1 do not count.
+    /// An address is verified if the claim is `true`. The string `"true"` and the number 1 do not
+    /// count.
     #[default]
     Claim,
-    /// If the claim is a time (Laravel's `email_verified_at`). Null or a missing claim does not
-    /// count.
+    /// An address is verified if the claim is a time (Laravel's `email_verified_at`). Null or a
+    /// missing claim does not count.
     Timestamp,
 }

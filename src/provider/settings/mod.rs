@@ -1,7 +1,7 @@
 //! The settings of one provider, from the operator and the profile.
 //!
 //! Every key may come from the profile or from the operator's file. The `config` room has already
-//! merged both. Checks of more than one key, and everything that reads files, are in
+//! merged the two sources. Checks of more than one key, and everything that reads files, are in
 //! [`Provider::new`](super::Provider::new).
 
 mod identity;
@@ -26,19 +26,19 @@ pub use self::request::{
 pub use self::token_checks::{AccessTokenSettings, Algorithm, IdTokenSettings};
 pub use self::token_response::{ErrorMeaning, ErrorPattern, GrantType, Refresh, SignedOutPattern};
 
-/// The gateway's registration at one provider, and the differences of this provider.
+/// The gateway's registration at one provider, and the special behaviour of this provider.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
 pub struct Settings {
-    /// The profile with the defaults of these values. It is only informational here, because it is
-    /// already merged.
+    /// The profile with the defaults of these values. The name is only informational here, because
+    /// the profile is already merged.
     pub profile: Option<String>,
     /// The name of the provider on the page with a choice of providers. Default: its configured
     /// name.
     pub display_name: Option<String>,
-    /// The issuer identifier, byte for byte (OpenID Connect Core 1.0 section 2). `{tenantid}` in it
-    /// is a placeholder for each of `tenants`.
+    /// The issuer identifier, byte for byte (OpenID Connect Core 1.0 section 2). `{tenantid}` in
+    /// the identifier is a placeholder for each of `tenants`.
     pub issuer: Option<String>,
     /// The tenants whose users are accepted, if the provider has several.
     #[serde(default)]
@@ -77,8 +77,9 @@ pub struct Settings {
     /// Whether anybody can get an account at the provider. Profiles set it. Default: no.
     #[serde(default)]
     pub open_registration: bool,
-    /// Confirms that every account may use routes with the rule "signed in", although anybody can
-    /// get an account. Without it, such a configuration is refused. Default: no.
+    /// Confirms that every account at the provider may use routes with the access "signed-in",
+    /// although anybody can get an account there. Without this setting, such a configuration is
+    /// refused. Default: no.
     #[serde(default)]
     pub anyone: bool,
     /// The client identifier from the registration. A number counts as its text.
@@ -117,8 +118,8 @@ pub struct Settings {
     /// The checks of an ID token.
     #[serde(default)]
     pub id_token: IdTokenSettings,
-    /// The checks of a JWT access token. It is checked whenever keys are configured, whatever the
-    /// source of the identity is.
+    /// The checks of a JWT access token. An access token is checked whenever keys are configured,
+    /// whatever the source of the identity is.
     #[serde(default)]
     pub access_token: AccessTokenSettings,
     /// The effect of a refresh at this provider.
@@ -131,11 +132,11 @@ pub struct Settings {
     /// Responses by which apps refuse an access token, in addition to 401. Default: none.
     #[serde(default)]
     pub signed_out_answers: Vec<SignedOutPattern>,
-    /// The maximum number of token requests in any minute. They may be sent all at once. A fifth of
-    /// them is reserved for logins. Default: 600.
+    /// The maximum number of token requests in any minute. The requests may be sent all at once. A
+    /// fifth of the requests is reserved for logins. Default: 600.
     #[serde(default = "calls_per_minute")]
     pub token_calls_per_minute: NonZeroU32,
-    /// The maximum number of concurrent calls to the provider. A fifth of them is reserved for
+    /// The maximum number of concurrent calls to the provider. A fifth of the calls is reserved for
     /// logins. Default: 64.
     #[serde(default = "concurrent_calls")]
     pub concurrent_calls: NonZeroU32,

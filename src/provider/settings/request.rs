@@ -50,10 +50,10 @@ pub struct ClientAssertion {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum BasicEncoding {
-    /// Both are form-encoded, as RFC 6749 section 2.3.1 requires.
+    /// Identifier and secret are form-encoded, as RFC 6749 section 2.3.1 requires.
     #[default]
     Form,
-    /// Both are unchanged, for providers that do not decode them.
+    /// Identifier and secret are unchanged, for providers that do not decode them.
     Raw,
 }
 
@@ -67,15 +67,15 @@ pub struct AuthorizationParameters {
     /// decides.
     pub prompt: Option<String>,
     /// The maximum time since the user authenticated at the provider, in seconds. The ID token has
-    /// to prove it.
+    /// to prove this time.
     pub max_age_secs: Option<u32>,
-    /// Authentication contexts. The ID token has to contain one of them.
+    /// Authentication contexts. The ID token has to contain one of these contexts.
     pub acr_values: Vec<String>,
-    /// The resources that the access token is for (RFC 8707). They are repeated at the token
-    /// endpoint.
+    /// The resources that the access token is for (RFC 8707). The resources are repeated at the
+    /// token endpoint.
     pub resource: Vec<String>,
-    /// Names and values of further parameters (`audience`, `domain_hint` ...). They cannot replace
-    /// reserved parameters.
+    /// Names and values of further parameters (`audience`, `domain_hint` ...). These parameters
+    /// cannot replace reserved parameters.
     pub parameters: BTreeMap<String, String>,
 }
 
@@ -96,7 +96,7 @@ pub enum ResponseMode {
 pub struct TokenRequest {
     /// The format of the body.
     pub body: BodyFormat,
-    /// Names and values of further parameters. They cannot replace reserved parameters.
+    /// Names and values of further parameters. These parameters cannot replace reserved parameters.
     pub parameters: BTreeMap<String, String>,
     /// Other names for parameters: `redirect_uri = "redirect_url"`.
     pub rename: BTreeMap<String, String>,

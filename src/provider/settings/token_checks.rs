@@ -11,12 +11,12 @@ use serde::de::{Deserializer, Error as _, Visitor};
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct IdTokenSettings {
-    /// The accepted algorithms. The token cannot choose another one. Default: all supported
+    /// The accepted algorithms. The token cannot choose another algorithm. Default: all supported
     /// algorithms.
     pub algorithms: Vec<Algorithm>,
-    /// A file with a JSON Web Key Set (RFC 7517). It replaces the published key set.
+    /// A file with a JSON Web Key Set (RFC 7517). This file replaces the published key set.
     pub jwks_file: Option<PathBuf>,
-    /// PEM files with one public key each. They replace the published key set.
+    /// PEM files with one public key each. These keys replace the published key set.
     pub public_key_files: Vec<PathBuf>,
     /// Further audiences that `aud` may contain besides the client identifier. Default: none.
     pub audiences: Vec<String>,
@@ -55,9 +55,9 @@ fn leeway<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct AccessTokenSettings {
-    /// PEM files with one public key each. Any of them may have signed the token.
+    /// PEM files with one public key each. Any of these keys may have signed the token.
     pub public_key_files: Vec<PathBuf>,
-    /// The accepted algorithms. The token cannot choose another one. Default: RS256.
+    /// The accepted algorithms. The token cannot choose another algorithm. Default: RS256.
     pub algorithms: Vec<Algorithm>,
     /// The required audience. Default: the client identifier.
     pub audience: Option<String>,
@@ -83,7 +83,7 @@ impl Default for AccessTokenSettings {
 }
 
 /// A signature algorithm with a public key (RFC 7518 section 3.1, RFC 8037). Algorithms with a
-/// shared secret and the algorithm `none` do not exist here.
+/// shared secret and the algorithm `none` are not supported.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Algorithm {
     /// ECDSA on P-256 with SHA-256.

@@ -8,11 +8,11 @@ use serde::Deserialize;
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Refresh {
-    /// Whether a refresh revokes the old access token. If so, a refresh is sent as late as
-    /// possible. Default: yes.
+    /// Whether a refresh revokes the old access token. If a refresh revokes it, refreshes are sent
+    /// as late as possible. Default: yes.
     pub revokes_access_token: bool,
-    /// The time to wait for a response, in seconds. No request waits so long, but giving up a
-    /// response may lose the new refresh token. Default: 60.
+    /// The time to wait for a response, in seconds. Requests wait for a shorter time. But if the
+    /// gateway stops waiting for the response, the new refresh token may be lost. Default: 60.
     pub deadline_secs: NonZeroU32,
 }
 
@@ -35,8 +35,8 @@ pub enum GrantType {
     RefreshToken,
 }
 
-/// A pattern that classifies an error response of the token endpoint. A given value has to be
-/// equal. A missing value matches every response.
+/// A pattern that classifies an error response of the token endpoint. Each given value has to be
+/// equal to the value in the response. A missing value matches every response.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct ErrorPattern {
@@ -78,6 +78,6 @@ pub enum ErrorMeaning {
 pub struct SignedOutPattern {
     /// The status code.
     pub status: u16,
-    /// The path of `Location`. Its host and query are ignored.
+    /// The path of `Location`. The host and the query of `Location` are ignored.
     pub location: String,
 }

@@ -24,7 +24,8 @@ impl<'a> Row<'a> {
         };
         let none = |text: &'a str| if text == "-" { "" } else { text };
         let fields = none(fields).split("; ");
-        // The table writes parameters of a media type like fields, so they are left out.
+        // The table separates fields by "; ". Parameters of a media type would look like fields, so
+        // this parser ignores them.
         let fields = fields.filter_map(|field| field.split_once(": "));
         Self {
             line,

@@ -21,7 +21,7 @@ fn bare(signer: &Signer, algorithm: &str) -> String {
     signer.token(&value!({ "alg": algorithm }), PAYLOAD)
 }
 
-/// The reason why `entry` is skipped. A valid key beside it stays usable.
+/// The reason why `entry` is skipped. A valid key in the same key set stays usable.
 fn skipped(entry: &Value) -> String {
     let good = RSA.jwk_with(value!({ "kid": "good" }));
     let keys = key_set(&[entry.clone(), good]);

@@ -1,4 +1,4 @@
-//! The members that are read from metadata, and the endpoints that it may name.
+//! The members that are read from metadata, and the endpoints that metadata may name.
 
 use bytes::Bytes;
 use http::Response;

@@ -56,7 +56,7 @@ static KEY: LazyLock<KeyPair> = LazyLock::new(|| KeyPair::generate(KeySize::Rsa2
 static OTHER_KEY: LazyLock<KeyPair> =
     LazyLock::new(|| KeyPair::generate(KeySize::Rsa2048).unwrap());
 
-/// Settings from a profile. `text` overrides it, like the operator's file.
+/// Settings from a profile. `text` overrides the profile, like the operator's file.
 fn settings(profile: &str, text: &str) -> Settings {
     let profile = profile::find(profile).expect("a profile");
     let merged = Figment::from(Toml::string(profile)).merge(Toml::string(text));
@@ -168,8 +168,8 @@ impl Received {
     }
 }
 
-/// A server on the loopback interface. It sends the next response on each connection, and none
-/// after the last one. It stops with its runtime.
+/// A server on the loopback interface. The server sends the next response on each connection, and
+/// none after the last response. It stops when its runtime stops.
 struct Server {
     url: String,
     received: mpsc::UnboundedReceiver<Received>,

@@ -250,7 +250,7 @@ async fn d_31_informational_responses_do_not_extend_the_deadline() {
     let storm = tokio::spawn(async move {
         let (mut stream, _peer) = listener.accept().await.unwrap();
         let mut sent = 0_u32;
-        // This ends when the client closes the connection.
+        // The loop ends when the client closes the connection.
         while stream
             .write_all(b"HTTP/1.1 103 Early Hints\r\n\r\n")
             .await

@@ -399,8 +399,8 @@ fn an_error_has_a_code_for_each_kind_of_token() {
     );
 }
 
-/// The behaviour of the library that made us read keys and claims ourselves. If one of these tests
-/// fails, check whether that is still needed.
+/// Because of this behaviour of the library, the provider room reads keys and claims itself. If one
+/// of these tests fails, check whether this is still needed.
 mod probes {
     use std::collections::HashMap;
 

@@ -82,7 +82,8 @@ fn j_78_other_tokens_of_the_same_provider_are_not_id_tokens() {
     });
     assert_eq!(with(&rules, &logout), "id_token_type");
     assert_eq!(with(&rules, &value!({ "events": null })), "id_token_type");
-    // An access token has another audience. If it has ours, it has no nonce.
+    // An access token has another audience than an ID token. An access token with our audience has
+    // no nonce.
     assert_eq!(
         with(&rules, &value!({ "aud": "api", "scope": "a" })),
         "id_token_audience"
@@ -113,7 +114,7 @@ fn a_requested_authentication_has_to_be_proven() {
         let changed = value!({ "auth_time": auth_time });
         assert_eq!(with(&asked, &changed), expected, "{auth_time}");
     }
-    // One provider states this time for every user.
+    // One provider states this authentication time for every user.
     assert_eq!(with(&strict(), &value!({ "auth_time": 0 })), "ok");
     let most = rules(&value!({ "authorization_request": { "max_age_secs": u32::MAX } }));
     assert_eq!(with(&most, &value!({ "auth_time": 1 })), "ok");

@@ -75,7 +75,7 @@ async fn the_identity_follows_the_id_token_of_a_refresh() {
         value!({}),
         value!({ "nonce": "n" }),
         value!({ "auth_time": seconds }),
-        // She has authenticated at the provider again in the meantime.
+        // Alice has authenticated at the provider again in the meantime.
         value!({ "auth_time": seconds + 5 }),
         value!({ "azp": "3" }),
     ] {
@@ -115,7 +115,7 @@ async fn j_80_an_invalid_id_token_of_a_refresh_keeps_the_old_identity() {
     .iter()
     .map(with_id_token)
     .collect();
-    // Without a valid signature the ID token may name any user, so it proves nothing.
+    // Without a valid signature the ID token may name any user, so the ID token proves nothing.
     let mallory = value!({ "iss": ISSUER, "aud": "3", "sub": "mallory" }).to_string();
     let forged = signed_by(&OTHER_KEY, &RSA_PKCS1_SHA256, HEADER, mallory.as_bytes());
     let encode = |text: &str| URL_SAFE_NO_PAD.encode(text);
