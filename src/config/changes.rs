@@ -1,4 +1,5 @@
-//! What other settings would do to a gateway and its sessions, told before they are in force.
+//! Reports the effect of new settings on a running gateway and on its sessions, before the settings
+//! are applied.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +8,8 @@ use crate::clock::Timestamp;
 use crate::provider::Providers;
 use crate::session::{self, FileError, Preview, Registrations, StoreSettings};
 
-/// What each provider is. Sessions count only where it is the same.
+/// The fingerprint of each provider's registration, by name. A session is valid only while its
+/// provider has the same fingerprint.
 pub(crate) fn registrations(providers: &Providers) -> Registrations {
     let providers = providers.iter();
     providers
@@ -16,12 +18,12 @@ pub(crate) fn registrations(providers: &Providers) -> Registrations {
 }
 
 impl Config {
-    /// Says which sessions of the session file these settings would end, at a start or a reload. The
-    /// file may be one that a running gateway uses; all of it is read.
+    /// Lists the sessions in the session file that a start or a reload with these settings would
+    /// end. A running gateway may be using the file. The whole file is read.
     ///
     /// # Errors
     ///
-    /// [`FileError`]: why these settings cannot be used with the file.
+    /// [`FileError`] when these settings cannot be used with the file.
     pub fn sessions_that_end(&self, now: Timestamp) -> Result<Vec<String>, FileError> {
         let (settings, keys) = &self.session;
         let StoreSettings::Disk(disk) = &settings.store else {
@@ -32,23 +34,24 @@ impl Config {
             match session::preview(&disk.file, keys, &registrations, now)? {
                 Preview::Ends(sessions) => ends(&sessions),
                 Preview::InUse => vec![format!(
-                    "whether sessions in {} end cannot be told: a running gateway changes the file",
+                    "cannot say whether sessions in {} would end: a running gateway is changing the file",
                     disk.file.display()
                 )],
             },
         )
     }
 
-    /// Says what a gateway that runs with the settings `before` would do at a reload of these: which
-    /// providers lose their sessions and why, and which settings need a restart.
+    /// Compares these settings with `before`, the settings of a running gateway. Lists the
+    /// providers whose sessions a reload would end, with the reason, and the settings that need a
+    /// restart.
     pub fn changes_since(&self, before: &Self) -> Vec<String> {
         let (old, new) = (&before.site.providers, &self.site.providers);
         let mut lines = Vec::new();
         for (name, provider) in &**old {
             let why = match new.get(name) {
-                None => "it is not configured any more",
+                None => "it is no longer configured",
                 Some(other) if other.fingerprint() != provider.fingerprint() => {
-                    "its issuer, its URL or its client_id is another one"
+                    "its issuer, URL or client_id has changed"
                 }
                 Some(_) => continue,
             };
@@ -67,8 +70,8 @@ fn ends(sessions: &BTreeMap<Box<str>, u64>) -> Vec<String> {
     let line = |(name, count): (&str, u64)| {
         let sessions = if count == 1 { "session" } else { "sessions" };
         format!(
-            "ends {count} {sessions} of the provider `{name}`: it is not configured any more, or its \
-             issuer, its URL or its client_id is another one"
+            "ends {count} {sessions} of the provider `{name}`: it is no longer configured, or its \
+             issuer, URL or client_id has changed"
         )
     };
     let sessions = sessions.iter().map(|(name, count)| (&**name, *count));
@@ -80,7 +83,7 @@ mod tests {
     use crate::config::tests::{SMALL, TestSettings};
 
     #[test]
-    fn what_a_reload_would_end_or_not_change_is_said() {
+    fn changes_since_lists_ended_sessions_and_settings_that_need_a_restart() {
         let before = TestSettings::new(SMALL).load().unwrap();
         let changes = |from: &str, to: &str| {
             let text = SMALL.replace(from, to);
@@ -93,14 +96,11 @@ mod tests {
         assert_eq!(before.changes_since(&before), Vec::<String>::new());
         assert_eq!(
             changes("client_id = \"me\"", "client_id = \"other\""),
-            [
-                "ends the sessions of the provider `main`: its issuer, its URL or its client_id is \
-                 another one"
-            ]
+            ["ends the sessions of the provider `main`: its issuer, URL or client_id has changed"]
         );
         assert_eq!(
             changes("[providers.main]", "[providers.other]"),
-            ["ends the sessions of the provider `main`: it is not configured any more"]
+            ["ends the sessions of the provider `main`: it is no longer configured"]
         );
         assert_eq!(
             changes("public_url", "server.workers = 3\npublic_url"),

@@ -1,4 +1,4 @@
-//! The keys that seal logins under way and sessions on disk.
+//! The keys that seal pending logins and the sessions on disk.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,30 +12,31 @@ use crate::seal::{KeyRing, Keys, Purpose};
 use crate::session::{self, StoreSettings};
 use crate::telemetry::chain;
 
-/// A file of keys that is in use, and what tells its content from other content.
+/// The key file in use, with a digest of its content at the time of reading.
 #[derive(Debug)]
 pub(crate) struct KeyFile {
     pub(crate) path: PathBuf,
     pub(crate) content: Option<Digest>,
 }
 
-/// Tells one content of a file from another.
+/// The SHA-256 digest of a file. It shows whether the content has changed.
 pub(crate) type Digest = [u8; SHA256_OUTPUT_LEN];
 
-/// The digest of what the file at `path` holds now.
+/// The digest of the current content of the file at `path`. `None` when the file cannot be read.
 pub(crate) fn content_digest(path: &Path) -> Option<Digest> {
     let text = Zeroizing::new(std::fs::read(path).ok()?);
     digest(&SHA256, &text).as_ref().try_into().ok()
 }
 
-/// What seals values that leave the process's memory.
+/// The key rings for values that leave the memory of the process.
 pub(super) struct SealingKeys {
     pub(super) logins: Arc<KeyRing>,
     pub(super) sessions: KeyRing,
     pub(super) file: Option<KeyFile>,
 }
 
-/// Reads the keys. Without a file of them, logins that are under way keep their random keys.
+/// Reads the keys. When no key file is set, the keys are random. A reload then takes the random
+/// login keys from `reusable`, so that pending logins stay valid.
 pub(super) fn keys(
     section: Option<&LoginSection>,
     session: Option<&session::Settings>,
@@ -46,7 +47,8 @@ pub(super) fn keys(
     if let Some(session) = session {
         check_store(session, section, reader);
     }
-    // Before the keys: a file that changes meanwhile is read again later.
+    // The digest is taken before the keys are read. If the file changes in between, the digest is
+    // old, and a later check reads the keys again.
     let file = section.state_key_file.as_ref().map(|path| KeyFile {
         path: path.clone(),
         content: content_digest(path),
@@ -73,13 +75,13 @@ pub(super) fn keys(
         .ok()
 }
 
-/// Whether durable sessions can be kept where they shall be.
+/// Checks that sessions on disk can be stored in the configured file.
 fn check_store(session: &session::Settings, login: &LoginSection, reader: &mut Reader<'_>) {
     let StoreSettings::Disk(disk) = &session.store else {
         return;
     };
     if login.state_key_file.is_none() {
-        let reason = "is needed: sessions on disk are sealed with its keys (session.store)";
+        let reason = "is required: the keys in this file seal the sessions on disk (session.store)";
         reader.note("login.state_key_file", reason);
     }
     if let Err(error) = session::inspect(&disk.file) {

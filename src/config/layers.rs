@@ -1,5 +1,5 @@
-//! The layers of settings: compiled-in defaults, a file, variables, flags, and below what the
-//! operator wrote of each provider its profile.
+//! The layers of the settings: compiled-in defaults, the file, environment variables and flags. The
+//! profile of each provider lies below what the operator wrote for that provider.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,23 +14,23 @@ use super::problem::{self, Problems};
 use super::watch::FileVersion;
 use crate::provider::profile;
 
-/// What the names of our variables begin with. Two underscores: an orchestrator that injects
-/// `SIDEGATE_PORT` for a service of this name means something else.
+/// The prefix of our environment variables. It ends with two underscores, because Kubernetes
+/// injects variables such as `SIDEGATE_PORT` for a service that is named `sidegate`.
 pub(super) const VARIABLES: &str = "SIDEGATE__";
 
-/// The reference file is the layer of defaults: what it documents is what holds.
+/// The layer of defaults. It is the reference file, so the documented defaults are the real ones.
 pub(super) const DEFAULTS: &str = include_str!("../../config/sidegate.toml");
 
-/// Whether the process's variables are a layer of the settings.
+/// Selects whether environment variables are a layer of the settings.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Variables {
-    /// They are.
+    /// Environment variables override the file.
     Read,
-    /// They are not: the file is somebody else's.
+    /// Environment variables are ignored. The demo and the tests use this for their own files.
     Ignore,
 }
 
-/// What the command line sets; each wins over file and variables.
+/// The settings from the command line. They override the file and the environment variables.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
     /// `server.listen`.
@@ -41,20 +41,21 @@ pub struct Flags {
     pub log_format: Option<String>,
 }
 
-/// Where settings come from. The same source is read again by each reload.
+/// The place from which settings are read. Each reload reads the same source again.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// The settings file.
     pub path: PathBuf,
-    /// What the file held once, to be taken in its place.
+    /// Content that was read before, to be used instead of the file.
     pub content: Option<FileContent>,
-    /// Whether the process's variables count.
+    /// Selects whether environment variables are used.
     pub variables: Variables,
-    /// What the command line sets.
+    /// The settings from the command line.
     pub flags: Flags,
 }
 
-/// What a settings file held when it was read. It does not print.
+/// The content of a settings file at the time of reading. Its `Debug` output does not show the
+/// content.
 #[derive(Clone)]
 pub struct FileContent {
     pub(super) text: Arc<str>,
@@ -63,7 +64,8 @@ pub struct FileContent {
 
 impl FileContent {
     fn read(path: &Path) -> io::Result<Self> {
-        // Before the text: whoever compares it later must not miss a change.
+        // The version is taken before the text is read. If the file changes in between, the version
+        // is old, and a later comparison still finds the change.
         let version = FileVersion::of(path);
         let text = fs::read_to_string(path)?.into();
         Ok(Self { text, version })
@@ -77,7 +79,7 @@ impl fmt::Debug for FileContent {
 }
 
 impl Source {
-    /// A file alone.
+    /// The file at `path`, without environment variables and flags.
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
@@ -87,7 +89,7 @@ impl Source {
         }
     }
 
-    /// What the settings file holds, or held.
+    /// The content that was read before, if there is any, else the current content of the file.
     pub(crate) fn read(&self) -> Result<FileContent, Problems> {
         let read = self
             .content
@@ -96,12 +98,12 @@ impl Source {
         read.map_err(|error| Problems::single(&self.path, format!("cannot be read: {error}")))
     }
 
-    /// All layers, the strongest last. `text` is what the file holds: it was read once, so that a
-    /// file which is being written is not looked at twice.
+    /// All layers. A later layer overrides an earlier one. `text` is the content of the file. The
+    /// caller reads the file once, because a second read could return a different text.
     pub(super) fn layers(&self, text: &str) -> Figment {
         let file = Layer {
             metadata: Metadata::from("TOML file", &*self.path),
-            // That it is TOML was checked before.
+            // The caller has already checked that the text is TOML.
             values: Toml::string(text)
                 .data()
                 .ok()
@@ -137,7 +139,7 @@ impl Flags {
     }
 }
 
-/// Values with the name of where they come from, for whoever has to mend them.
+/// Values with the name of their source. Error messages show the source to the operator.
 struct Layer {
     metadata: Metadata,
     values: Dict,
@@ -154,13 +156,13 @@ impl Provider for Layer {
 }
 
 pub(super) fn defaults() -> Dict {
-    // The reference file is compiled in and a test reads it.
+    // This does not fail: the file is compiled in, and a test parses it.
     Figment::from(Toml::string(DEFAULTS))
         .extract()
         .unwrap_or_default()
 }
 
-/// Puts each provider's profile below what the operator wrote.
+/// Adds the profile of each provider as a layer below the values that the operator wrote.
 fn with_profiles(settings: Figment) -> Figment {
     let Ok(providers) = settings.extract_inner::<BTreeMap<String, Value>>("providers") else {
         return settings;
@@ -182,7 +184,8 @@ fn with_profiles(settings: Figment) -> Figment {
         })
 }
 
-/// Variables with one underscore that look like a key of ours: somebody meant to set it.
+/// Warns about environment variables that have one underscore and look like one of our keys. The
+/// operator probably meant to set this key.
 pub(super) fn misspelled_variables(settings: &Figment) -> Vec<String> {
     let plain = |text: &str| text.replace(['_', '.'], "").to_ascii_lowercase();
     let mut keys = BTreeMap::new();

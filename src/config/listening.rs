@@ -1,4 +1,4 @@
-//! The section about listening: addresses, TLS, deadlines and limits.
+//! The section `server`: listening address, TLS, deadlines and limits.
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -36,27 +36,28 @@ pub(super) struct ServerSection {
     drain_secs: Seconds,
 }
 
-/// A whole number within bounds that keep every later sum and allocation sane.
+/// A whole number with a minimum and a maximum. The bounds prevent overflow and huge allocations in
+/// later calculations.
 #[derive(Clone, Copy, Deserialize)]
 #[serde(try_from = "u64")]
-pub(super) struct Bounded<const LEAST: u64, const MOST: u64>(u64);
+pub(super) struct Bounded<const MIN: u64, const MAX: u64>(u64);
 
-/// Whole seconds: at least one, at most a week.
+/// Whole seconds: at least 1, at most one week.
 pub(super) type Seconds = Bounded<1, { 7 * 24 * 3600 }>;
 
-impl<const LEAST: u64, const MOST: u64> TryFrom<u64> for Bounded<LEAST, MOST> {
+impl<const MIN: u64, const MAX: u64> TryFrom<u64> for Bounded<MIN, MAX> {
     type Error = String;
 
     fn try_from(number: u64) -> Result<Self, String> {
-        if (LEAST..=MOST).contains(&number) {
+        if (MIN..=MAX).contains(&number) {
             Ok(Self(number))
         } else {
-            Err(format!("{number} is not within {LEAST} and {MOST}"))
+            Err(format!("{number} is not between {MIN} and {MAX}"))
         }
     }
 }
 
-impl<const LEAST: u64, const MOST: u64> Bounded<LEAST, MOST> {
+impl<const MIN: u64, const MAX: u64> Bounded<MIN, MAX> {
     fn count(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
@@ -67,7 +68,7 @@ impl<const LEAST: u64, const MOST: u64> Bounded<LEAST, MOST> {
     }
 }
 
-/// A network of proxies; a single address is a network of its own.
+/// An IP network of trusted proxies. A single address is read as a network with one address.
 #[derive(Clone, Copy, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct Network(pub(super) IpNet);
@@ -80,12 +81,13 @@ impl TryFrom<String> for Network {
             .parse()
             .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
         network.map(Self).map_err(|_invalid| {
-            format!("`{text}` is neither an address nor a network such as 10.0.0.0/8")
+            format!("`{text}` is not an IP address or a network such as 10.0.0.0/8")
         })
     }
 }
 
-/// Reads certificate and key, when TLS ends here.
+/// Reads the certificate and the key. `None` when no certificate is configured or when a problem
+/// was reported.
 pub(super) fn acceptor(
     server: &ServerSection,
     reader: &mut Reader<'_>,
@@ -95,11 +97,17 @@ pub(super) fn acceptor(
         (Some(certificate), Some(key)) => (certificate.clone(), key.clone()),
         (None, None) => return None,
         (Some(_), None) => {
-            reader.note("server.key_file", "is missing beside certificate_file");
+            reader.note(
+                "server.key_file",
+                "is required when certificate_file is set",
+            );
             return None;
         }
         (None, Some(_)) => {
-            reader.note("server.certificate_file", "is missing beside key_file");
+            reader.note(
+                "server.certificate_file",
+                "is required when key_file is set",
+            );
             return None;
         }
     };
@@ -112,15 +120,16 @@ pub(super) fn acceptor(
     }
 }
 
-/// Plain HTTP where anybody can listen is refused: sessions would travel in clear text.
+/// Refuses plain HTTP on an address that other machines can reach. Session cookies would cross the
+/// network in clear text.
 pub(super) fn check_transport(server: &ServerSection, reader: &mut Reader<'_>) {
     let plain = server.certificate_file.is_none() && server.key_file.is_none();
     if plain && !server.listen.ip().is_loopback() && server.trusted_proxies.is_empty() {
         reader.note(
             "server.listen",
             format!(
-                "{} would take plain HTTP from anybody; set certificate_file and key_file, or list \
-                 the networks of the proxy that ends TLS in trusted_proxies",
+                "{} would accept plain HTTP from any machine; set certificate_file and key_file, or, \
+                 when a proxy terminates TLS, list its networks in trusted_proxies",
                 server.listen
             ),
         );
@@ -128,7 +137,7 @@ pub(super) fn check_transport(server: &ServerSection, reader: &mut Reader<'_>) {
 }
 
 impl ServerSection {
-    /// Deadlines and limits of connections.
+    /// The deadlines and limits of connections.
     pub(super) fn connections(&self) -> server::Settings {
         server::Settings {
             deadlines: Deadlines {
@@ -150,7 +159,7 @@ impl ServerSection {
         }
     }
 
-    /// Threads that serve requests; by default one per core.
+    /// The number of threads that serve requests. The default is one per core.
     pub(super) fn workers(&self) -> NonZeroUsize {
         NonZeroUsize::new(self.workers.count())
             .or_else(|| std::thread::available_parallelism().ok())

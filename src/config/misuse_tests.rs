@@ -1,4 +1,5 @@
-//! Settings that would open, hide or trust something without anybody noticing.
+//! Settings that would open a route, hide an endpoint or trust a peer without the operator
+//! noticing.
 
 use super::tests::{SMALL, TestSettings, keys_of, two_providers};
 

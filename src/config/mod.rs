@@ -1,8 +1,9 @@
-//! Settings: defaults, then a file, then variables, then flags, and every problem at once.
+//! The settings, from four layers: defaults, file, environment variables, flags.
 //!
-//! [`Config::load`] reads the layers, checks each section and what holds across them, and opens
-//! what the settings name (secrets, keys, certificates), so that a [`Config`] that exists can be
-//! run. No room below knows this one; each exports its own validated settings.
+//! [`Config::load`] is the entry point. It reads the layers, checks each section, checks rules that
+//! concern several sections, and opens the files that the settings name: secrets, keys,
+//! certificates. It reports all problems at once. A [`Config`] value is therefore ready to run.
+//! Each lower room exports its own validated settings and does not know this room.
 
 mod changes;
 mod keys;
@@ -47,62 +48,62 @@ use crate::tls::Acceptor;
 use crate::upstream::AssertionNames;
 use crate::{gateway, server, session, target};
 
-/// The settings of one gateway, checked, with everything opened that they name.
+/// The checked settings of one gateway, with the files that they name already opened.
 #[derive(Debug)]
 pub struct Config {
-    /// Events and the access log.
+    /// The settings of the event log and the access log.
     pub log: telemetry::Settings,
-    /// Where to listen.
+    /// The address to listen on.
     pub(crate) listen: SocketAddr,
-    /// The certificate, when TLS ends here.
+    /// The certificate, if the gateway itself terminates TLS.
     pub(crate) tls: Option<Acceptor>,
-    /// Deadlines and limits of connections.
+    /// The deadlines and limits of connections.
     pub(crate) server: server::Settings,
-    /// Threads that serve requests.
+    /// The number of threads that serve requests.
     pub(crate) workers: NonZeroUsize,
-    /// Where the operations listener is, if anywhere.
+    /// The address of the operations listener, if there is one.
     pub(crate) operations: Option<SocketAddr>,
-    /// Sessions, and the keys that seal those on disk.
+    /// The session settings, and the keys that seal sessions on disk.
     pub(crate) session: (session::Settings, Arc<KeyRing>),
-    /// What only a restart changes.
+    /// The settings that need a restart.
     pub(crate) restart_only: RestartOnly,
-    /// Whether a replaced settings file is read without a signal.
+    /// True when a replaced settings file starts a reload without a signal.
     pub(crate) watch: bool,
-    /// The file with the keys of logins and of sessions on disk.
+    /// The file with the keys of pending logins and of sessions on disk.
     pub(crate) key_file: Option<KeyFile>,
-    /// Where the settings come from, with what their file held.
+    /// The source of the settings, with the content of the file.
     pub(crate) source: Source,
-    /// What a reload replaces.
+    /// The settings that a reload replaces.
     pub site: SiteConfig,
-    /// What is odd but not wrong.
+    /// Warnings about settings that are allowed but are probably a mistake.
     pub warnings: Vec<String>,
 }
 
-/// The part of the settings that decides about requests. A reload replaces it as a whole.
+/// The settings from which a [`gateway::Site`] is built. A reload replaces all of them.
 #[derive(Debug)]
 pub struct SiteConfig {
-    /// The walk.
+    /// Public URLs, trusted proxies, assertion fields and the body limit.
     pub(crate) gateway: gateway::Settings,
-    /// The login flow, and the keys that seal it.
+    /// The login settings, and the keys that seal pending logins.
     pub login: (login::Settings, Arc<KeyRing>),
-    /// The routes, with the upstreams they lead to.
+    /// The routes with their upstreams.
     pub routes: RouteTable,
-    /// Providers by name.
+    /// The providers by name.
     pub providers: Arc<Providers>,
-    /// Upstreams by name.
+    /// The upstreams by name.
     pub(crate) upstreams: Upstreams,
-    /// How long a request waits for a session that has to be refreshed or fetched first.
+    /// The longest time that a request waits for its session to be refreshed or fetched.
     pub(crate) max_wait: Duration,
 }
 
-/// What a running gateway has open. A reload takes over what its settings leave as it is.
+/// The open resources of a running gateway. A reload reuses those whose settings have not changed.
 #[derive(Clone, Debug, Default)]
 pub struct Reusable {
-    /// Providers by name.
+    /// The providers by name.
     pub providers: Arc<Providers>,
-    /// Upstreams by name.
+    /// The upstreams by name.
     pub(crate) upstreams: Upstreams,
-    /// The random keys of logins, where no file of keys is set.
+    /// The random keys of pending logins, when no key file is set.
     pub(crate) random_keys: Option<Arc<KeyRing>>,
 }
 
@@ -120,7 +121,7 @@ struct LoginSection {
     state_key_file: Option<PathBuf>,
 }
 
-/// The names that may stand at the top of a settings file.
+/// The top-level keys of a settings file.
 const SECTIONS: [&str; 11] = [
     "public_url",
     "watch",
@@ -136,15 +137,15 @@ const SECTIONS: [&str; 11] = [
 ];
 
 impl Config {
-    /// Reads the settings, and opens what they name. What `opened` has of that is taken over where
-    /// the settings leave it as it is; a gateway that starts has nothing open.
+    /// Reads the settings and opens the files that they name. A resource in `reusable` is used
+    /// again if its settings have not changed. At the start of the process `reusable` is empty.
     ///
     /// # Errors
     ///
-    /// [`Problems`]: all that are found, each with its key and source.
+    /// [`Problems`]: all problems, each with its key and source.
     pub fn load(source: &Source, reusable: &Reusable, clock: &Clock) -> Result<Self, Problems> {
         let (path, read) = (&source.path, source.read()?);
-        // Figment reports syntax without the file's name when it is given the text alone.
+        // The syntax is checked here, because figment's own syntax error would not name the file.
         if let Err(error) = Figment::from(Toml::string(&read.text)).extract::<Dict>() {
             return Err(Problems::single(path, problem::syntax(&error)));
         }
@@ -163,12 +164,12 @@ impl Config {
 }
 
 impl Config {
-    /// The state of the settings file when it was read.
+    /// The version of the settings file at the time of reading.
     pub(crate) fn file_version(&self) -> Option<FileVersion> {
         self.source.content.as_ref().and_then(|read| read.version)
     }
 
-    /// What a later reload may take over.
+    /// The resources that a later reload may reuse.
     pub(crate) fn reusable(&self) -> Reusable {
         let random = self.key_file.is_none();
         Reusable {
@@ -256,7 +257,7 @@ fn build(
     })
 }
 
-/// Our certificate, if TLS ends here. Notes what is wrong with the listening addresses.
+/// Opens our certificate, if one is configured, and reports problems with the listening addresses.
 fn tls(
     server: Option<&ServerSection>,
     operations: Option<&OperationsSection>,
@@ -268,19 +269,19 @@ fn tls(
     check_transport(server, reader);
     let operations = operations.and_then(|section| section.listen);
     if operations.is_some_and(|operations| overlap(operations, server.listen)) {
-        let reason = "is the public address (server.listen), or takes all of its port";
+        let reason = "conflicts with server.listen: both use the same port";
         reader.note("operations.listen", reason);
     }
     acceptor
 }
 
-/// Whether both addresses cannot be listened on at once.
+/// Returns true when one process cannot listen on both addresses.
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     let anywhere = one.ip().is_unspecified() || other.ip().is_unspecified();
     one.port() != 0 && one.port() == other.port() && (anywhere || one.ip() == other.ip())
 }
 
-/// Refuses top-level names that nobody knows.
+/// Refuses unknown top-level keys.
 fn check_names(settings: &Figment, reader: &mut Reader<'_>) {
     let names: Dict = settings.extract().unwrap_or_default();
     for name in names
@@ -295,7 +296,7 @@ fn public_urls(settings: &Figment, reader: &mut Reader<'_>) -> Option<PublicUrls
     match settings.find_value("public_url") {
         Ok(value) => reader.read_value("public_url", value),
         Err(_missing) => {
-            let why = "is missing: the origin by which browsers reach this gateway, such as \
+            let why = "is missing: set the origin that browsers use for this gateway, such as \
                        \"https://app.example.com\"";
             reader.note("public_url", why);
             None
@@ -303,7 +304,7 @@ fn public_urls(settings: &Figment, reader: &mut Reader<'_>) -> Option<PublicUrls
     }
 }
 
-/// The entries of a table of tables, such as `providers`.
+/// The entries of a table of tables, such as `providers`. Reports a problem when there are none.
 fn entries(settings: &Figment, reader: &mut Reader<'_>, key: &str, what: &str) -> Dict {
     let entries = match settings.find_value(key) {
         Ok(Value::Dict(_, entries)) => entries,
@@ -322,13 +323,14 @@ fn entries(settings: &Figment, reader: &mut Reader<'_>, key: &str, what: &str) -
     entries
 }
 
-/// The providers that were written.
+/// The providers in the settings.
 struct ParsedProviders {
-    /// Those that could be opened.
+    /// The providers without a problem.
     providers: Providers,
-    /// All names, so that routes are checked against what the operator meant.
+    /// The names of all providers, also of those with a problem. Otherwise one mistake in a
+    /// provider would cause a second problem in each route that names it.
     names: Vec<String>,
-    /// Those that anybody can get an account at, though nobody wrote that anybody may pass.
+    /// The names of providers with `open_registration`, unless the settings also say `anyone`.
     open: Vec<String>,
 }
 
@@ -350,7 +352,7 @@ fn providers(settings: &Figment, opened: &Providers, reader: &mut Reader<'_>) ->
             open.push(name.clone());
         }
         report_unreadable_files(&settings, &key, reader);
-        // What follows from a problem that is noted already would lead astray.
+        // A missing file was already reported. A second error for the same cause would mislead.
         if reader.problems.len() > noted {
             continue;
         }
@@ -372,34 +374,37 @@ fn providers(settings: &Figment, opened: &Providers, reader: &mut Reader<'_>) ->
     }
 }
 
-/// Whether a provider's section names a profile that there is. Notes what is wrong.
+/// Returns true when the section of a provider names a known profile. Reports a problem otherwise.
 fn names_known_profile(key: &str, section: &Value, reader: &mut Reader<'_>) -> bool {
     let named = section.find_ref("profile").and_then(Value::as_str);
     let Some(named) = named else {
-        let reason = format!("`profile` is missing; one of {}", known_profiles());
+        let reason = format!("`profile` is missing; use one of {}", known_profiles());
         reader.note(key, reason);
         return false;
     };
     let is_known = profile::find(named).is_some();
     if !is_known {
-        let reason = format!("`{named}` is not a profile; one of {}", known_profiles());
+        let reason = format!(
+            "`{named}` is not a profile; use one of {}",
+            known_profiles()
+        );
         reader.note(&format!("{key}.profile"), reason);
     }
     is_known
 }
 
-/// Whether a provider may be called so. Notes what is wrong.
+/// Returns true when `name` is allowed as the name of a provider. Reports a problem otherwise.
 fn is_allowed_name(key: &str, name: &str, reader: &mut Reader<'_>) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     let is_allowed_name = name.bytes().all(allowed);
     if !is_allowed_name {
-        let reason = "a provider's name has letters, digits, `-` and `_` only";
+        let reason = "the name of a provider may contain only letters, digits, `-` and `_`";
         reader.note(key, reason);
     }
     is_allowed_name
 }
 
-/// Notes every file that a provider names and that cannot be read.
+/// Reports each file of a provider that cannot be read.
 fn report_unreadable_files(settings: &provider::Settings, key: &str, reader: &mut Reader<'_>) {
     let single = [
         ("client_secret_file", settings.client_secret_file.as_ref()),
@@ -436,7 +441,7 @@ fn login_settings(
 ) -> login::Settings {
     let callback = section.callback_path.as_str();
     if callback == "/" || callback.ends_with('/') || gateway::hides_endpoint(callback) {
-        let reason = format!("`{callback}` is taken; write a path such as /auth/callback");
+        let reason = format!("`{callback}` cannot be used; choose a path such as /auth/callback");
         reader.note("login.callback_path", reason);
     }
     login::Settings {

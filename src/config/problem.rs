@@ -1,18 +1,18 @@
-//! What is wrong with the settings: each problem with its key, its source and a reason.
+//! Problems in the settings, each with its key, its source and an explanation.
 
 use std::fmt;
 
 use figment::error::Kind;
 use figment::{Figment, Metadata, Source};
 
-/// One thing that is wrong, and where.
+/// One problem in the settings.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Problem {
-    /// The key, with dots; empty when it is about the whole.
+    /// The key, with dots between its parts. Empty when the problem concerns the whole file.
     pub key: String,
-    /// The file or variable that the value comes from.
+    /// The source of the value: a file, an environment variable or the command line.
     pub(crate) source: String,
-    /// What is wrong, never with a secret in it.
+    /// The explanation. It never contains a secret.
     pub(crate) reason: String,
 }
 
@@ -31,7 +31,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that is wrong. Side: gateway; the operator mends the settings.
+/// All problems in the settings. Side: gateway; the operator has to correct the settings.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub struct Problems(pub Vec<Problem>);
 
@@ -49,14 +49,14 @@ impl fmt::Display for Problems {
     }
 }
 
-/// Where the value of a key comes from, in an operator's words.
+/// The source of the value of a key, as text for the operator.
 pub(super) fn source_of(settings: &Figment, key: &str) -> String {
     let mut key = key;
     loop {
         if let Some(metadata) = settings.find_metadata(key) {
             return describe(metadata, key);
         }
-        // A key that is missing belongs to the table that it is missing from.
+        // A missing key has no source. The source of its table is shown instead.
         match key.rsplit_once('.') {
             Some((table, _)) => key = table,
             None => return "not set".to_owned(),
@@ -75,8 +75,8 @@ fn describe(metadata: &Metadata, key: &str) -> String {
     }
 }
 
-/// Where a file is not TOML, and why. The line itself is left out: it may hold a secret that should not
-/// be there, and the text goes to a log.
+/// The position and the reason of a TOML syntax error. The message does not quote the line, because
+/// the line may contain a secret and the message may be logged.
 pub(super) fn syntax(error: &figment::Error) -> String {
     let quotes = |line: &&str| {
         let rest = line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
@@ -87,7 +87,7 @@ pub(super) fn syntax(error: &figment::Error) -> String {
     said.join(": ")
 }
 
-/// The name of the variable that sets a key.
+/// The name of the environment variable that sets a key.
 pub(super) fn variable(key: &str) -> String {
     format!(
         "{}{}",
@@ -96,7 +96,7 @@ pub(super) fn variable(key: &str) -> String {
     )
 }
 
-/// The reason of an error, with the closest known key for an unknown one.
+/// The explanation of an error. For an unknown key it suggests the most similar known key.
 pub(super) fn reason(kind: &Kind) -> String {
     match kind {
         Kind::UnknownField(name, known) => unknown(name, known.iter().copied()),
@@ -105,9 +105,9 @@ pub(super) fn reason(kind: &Kind) -> String {
         }
         Kind::MissingField(name) => format!("`{name}` is missing"),
         Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
-            // The library's word is not an operator's.
+            // The serde library uses Rust words here. An operator needs other words.
             let expected = match &**expected {
-                "a nonzero u32" | "a nonzero u64" | "a nonzero usize" => "a whole number from 1",
+                "a nonzero u32" | "a nonzero u64" | "a nonzero usize" => "a whole number above 0",
                 "a sequence" => "a list such as [\"...\"]",
                 other => other,
             };
@@ -125,7 +125,7 @@ pub(super) fn reason(kind: &Kind) -> String {
 
 pub(super) fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
     if name == "client_secret" {
-        return "secrets are never written into settings; name a file with client_secret_file"
+        return "a secret must not be in the settings; name a file with client_secret_file"
             .to_owned();
     }
     let closest = known
@@ -133,7 +133,7 @@ pub(super) fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> S
         .filter(|(likeness, _)| *likeness > 0.75)
         .max_by(|(one, _), (other, _)| one.total_cmp(other));
     match closest {
-        Some((_, closest)) => format!("there is no such key; did you mean `{closest}`?"),
-        None => "there is no such key".to_owned(),
+        Some((_, closest)) => format!("is not a known key; did you mean `{closest}`?"),
+        None => "is not a known key".to_owned(),
     }
 }

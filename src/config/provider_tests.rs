@@ -1,4 +1,4 @@
-//! Providers, and what routes ask of them.
+//! Tests of the provider settings and of routes that name providers.
 
 use super::tests::{SMALL, TestSettings, keys_of, two_providers};
 
@@ -33,7 +33,7 @@ fn a_route_takes_one_provider_or_several_or_all() {
 }
 
 #[test]
-fn a_rule_lists_people_of_the_providers_that_it_means() {
+fn a_rule_with_subjects_or_groups_names_the_providers_that_it_means() {
     let rule = |list: &str| format!("access = {{ any_of = {{ {list} = [\"x\"] }} }}");
     let (subjects, groups) = (rule("subjects"), rule("groups"));
     let both = "provider = [\"main\", \"work\"]";
@@ -61,14 +61,14 @@ fn a_rule_lists_people_of_the_providers_that_it_means() {
                 assert!(problems[0].reason.contains(why), "{problems:#?}");
             }
         }
-        // With one provider there is nobody else.
+        // With a single provider the list cannot be ambiguous.
         let alone = format!("{SMALL}\n[[routes]]\n{text}\n");
         assert!(TestSettings::new(&alone).load().is_ok(), "{alone}");
     }
 }
 
 #[test]
-fn an_app_of_several_providers_should_be_told_which() {
+fn several_providers_without_a_provider_field_cause_a_warning() {
     let warnings = |text: &str| TestSettings::new(text).load().unwrap().warnings;
     let several = warnings(&two_providers());
     assert_eq!(several.len(), 1, "{several:#?}");
@@ -86,7 +86,7 @@ fn an_app_of_several_providers_should_be_told_which() {
 }
 
 #[test]
-fn a_key_that_cannot_be_read_is_the_only_problem_of_its_provider() {
+fn an_invalid_key_is_the_only_problem_of_its_provider() {
     for (key, named) in [
         ("discovery = \"oidc\"", "providers.main.discovery"),
         (
@@ -106,7 +106,7 @@ fn a_key_that_cannot_be_read_is_the_only_problem_of_its_provider() {
 }
 
 #[test]
-fn whoever_registers_somewhere_passes_only_where_that_is_written() {
+fn open_registration_requires_a_rule_or_the_setting_anyone() {
     let open = two_providers().replacen("profile", "open_registration = true\nprofile", 1);
     let routes = |text: &str| format!("{open}\n{text}");
     let any_of = "access.any_of.email_domains = [\"example.com\"]";
@@ -150,7 +150,7 @@ fn whoever_registers_somewhere_passes_only_where_that_is_written() {
 }
 
 #[test]
-fn every_file_of_a_provider_that_is_not_there_is_named() {
+fn every_missing_file_of_a_provider_is_named() {
     let files = "client_assertion.private_key_file = \"@/a\"\nid_token.jwks_file = \"@/b\"\n\
                  id_token.public_key_files = [\"@/c\"]\nprofile";
     let problems = TestSettings::new(&SMALL.replace("profile", files)).problems();
@@ -166,7 +166,7 @@ fn every_file_of_a_provider_that_is_not_there_is_named() {
 }
 
 #[test]
-fn a_text_where_a_list_belongs_is_told_so() {
+fn a_string_instead_of_a_list_is_explained() {
     let text = SMALL.replace("profile", "scopes = \"openid\"\nprofile");
     let problems = TestSettings::new(&text).problems();
     assert_eq!(keys_of(&problems), ["providers.main.scopes"]);
@@ -177,11 +177,11 @@ fn a_text_where_a_list_belongs_is_told_so() {
 }
 
 #[test]
-fn a_number_that_has_to_be_above_zero_is_told_so() {
+fn a_zero_instead_of_a_positive_number_is_explained() {
     let text = SMALL.replace("profile", "concurrent_calls = 0\nprofile");
     let problems = TestSettings::new(&text).problems();
     assert!(
-        problems[0].ends_with("expected a whole number from 1, found signed int `0`"),
+        problems[0].ends_with("expected a whole number above 0, found signed int `0`"),
         "{problems:#?}"
     );
 }

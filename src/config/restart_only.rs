@@ -1,16 +1,16 @@
-//! The settings that only a restart changes.
+//! The settings that need a restart.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use figment::Figment;
 use figment::value::Value;
 
-/// The values that a process keeps from its start to its end, by key. They belong to what outlives a
-/// reload: sockets, threads, the store of sessions, the log.
+/// The settings that a reload cannot change, by key. They configure parts that exist for as long as
+/// the process: sockets, threads, the session store and the log.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct RestartOnly(BTreeMap<String, Value>);
 
-/// Keys, and tables of keys, that only a restart changes.
+/// The keys and tables that need a restart.
 const RESTART_KEYS: [&str; 5] = [
     "server",
     "operations",
@@ -19,7 +19,7 @@ const RESTART_KEYS: [&str; 5] = [
     "log",
 ];
 
-/// Keys below those that a reload changes.
+/// The keys inside [`RESTART_KEYS`] that a reload can change.
 const RELOAD_KEYS: [&str; 4] = [
     "server.trusted_proxies",
     "server.body_mib",
@@ -35,16 +35,16 @@ impl RestartOnly {
                 flatten(key.to_owned(), value, &mut values);
             }
         }
-        // A section in which nothing is set is there by default.
+        // The defaults contain an empty `operations` table. It is not a setting.
         values.retain(|key, _value| !RELOAD_KEYS.contains(&&**key) && key != "operations");
-        // Certificates are replaced by a reload. Whether there is one at all decides what is spoken
-        // on the listening address.
+        // A reload can replace the certificate. It cannot switch the listener between TLS and plain
+        // HTTP, so the presence of a certificate needs a restart.
         let encrypted = settings.find_value("server.certificate_file").is_ok();
         values.insert("server.certificate_file".to_owned(), Value::from(encrypted));
         Self(values)
     }
 
-    /// The keys whose values differ, in alphabetical order.
+    /// The keys whose values differ, sorted.
     pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
         let keys: BTreeSet<_> = self.0.keys().chain(other.0.keys()).collect();
         let differs = |key: &&&String| self.0.get(**key) != other.0.get(**key);
@@ -55,8 +55,8 @@ impl RestartOnly {
     }
 }
 
-/// Takes a tree apart into single values by their whole keys. An empty table counts, as it chooses
-/// between several.
+/// Splits a tree of settings into single values, each with its full key. An empty table is kept as
+/// a value, because its name alone can select the variant of an enum.
 fn flatten(key: String, value: Value, values: &mut BTreeMap<String, Value>) {
     if let Value::Dict(_, table) = &value
         && !table.is_empty()
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_a_restart_changes_is_named_by_its_key() {
+    fn a_setting_that_needs_a_restart_is_named_by_its_key() {
         for (text, key) in [
             ("server.listen = '127.0.0.1:1'", "server.listen"),
             ("server.workers = 3", "server.workers"),
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_reload_changes_is_not_among_them() {
+    fn a_setting_that_a_reload_can_change_is_not_named() {
         for text in [
             "public_url = 'https://a.example'",
             "server.trusted_proxies = ['10.0.0.0/8']",

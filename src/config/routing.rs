@@ -1,4 +1,4 @@
-//! Upstreams and routes: what leads where.
+//! Reads and checks the upstreams and the routes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use crate::login::{PublicUrl, PublicUrls};
 use crate::telemetry::chain;
 use crate::upstream::{self, AssertionNames, Upstream};
 
-/// Upstreams by name.
+/// The upstreams by name.
 pub(crate) type Upstreams = BTreeMap<Box<str>, Arc<Upstream>>;
 
-/// The upstreams that are written, by name; `None` for those that have a problem of their own.
+/// All configured upstreams by name. The value is `None` for an upstream with a problem.
 pub(super) type ParsedUpstreams = BTreeMap<Box<str>, Option<Arc<Upstream>>>;
 
-/// Opens the upstreams. Those among `before` whose settings are the same are taken over, with their
+/// Opens the upstreams. An upstream in `before` with the same settings is used again, with its
 /// connections.
 pub(super) fn upstreams(
     settings: &Figment,
@@ -47,7 +47,7 @@ pub(super) fn upstreams(
     upstreams
 }
 
-/// Those that have no problem.
+/// The upstreams without a problem.
 pub(super) fn valid_upstreams(upstreams: ParsedUpstreams) -> Upstreams {
     let opened = upstreams.into_iter();
     opened
@@ -55,7 +55,8 @@ pub(super) fn valid_upstreams(upstreams: ParsedUpstreams) -> Upstreams {
         .collect()
 }
 
-/// The route table. Without routes everything is for signed-in people.
+/// The route table. When no route is configured, one route sends everything to the only upstream
+/// and requires a signed-in user.
 pub(super) fn routes(
     settings: &Figment,
     reader: &mut Reader<'_>,
@@ -93,7 +94,7 @@ pub(super) fn routes(
     }
 }
 
-/// Notes what is wrong with a route, unless it follows from a problem that is noted already.
+/// Reports a problem of a route, unless it only follows from a problem that was already reported.
 fn note_route(
     reader: &mut Reader<'_>,
     index: usize,
@@ -103,7 +104,7 @@ fn note_route(
     let key = match error {
         RouteError::UnknownUpstream(name) if upstreams.contains_key(name) => return,
         RouteError::AmbiguousUpstream if upstreams.len() < 2 => return,
-        // A name that is none is noted where it is written.
+        // The provider has a problem of its own, which was already reported.
         RouteError::UnknownProvider(name) if providers.contains(&&**name) => return,
         RouteError::AmbiguousGroups | RouteError::AmbiguousSubjects => "access",
         RouteError::UnknownUpstream(_) | RouteError::AmbiguousUpstream => "upstream",
@@ -113,14 +114,14 @@ fn note_route(
     reader.note(&format!("routes.{index}.{key}"), error.to_string());
 }
 
-/// Refuses routes for whoever is signed in with a provider at which anybody can get an account,
-/// unless it is written that anybody may pass.
+/// Refuses a route that admits every signed-in user when anyone can create an account at its
+/// provider. The operator can allow this with the setting `anyone`.
 pub(super) fn check_open_registration(
     routes: &RouteTable,
     open: &[String],
     reader: &mut Reader<'_>,
 ) {
-    // The route that is there without any being written has no place in the settings.
+    // The default route is not in the settings, so the problem is reported at the provider.
     let written = !reader.is_absent("routes");
     let mut all: Vec<&Route> = routes.iter().collect();
     all.sort_by_key(|route| route.index());
@@ -137,16 +138,17 @@ pub(super) fn check_open_registration(
             reader.note(
                 &key,
                 format!(
-                    "anybody can get an account at `{name}`, so \"signed-in\" keeps nobody out; \
+                    "anyone can create an account at `{name}`, so \"signed-in\" admits everyone; \
                      write access = {{ any_of = {{ email_domains = [\"example.com\"] }} }} in the \
-                     route, or providers.{name}.anyone = true if anybody may pass"
+                     route, or providers.{name}.anyone = true if everyone may use the route"
                 ),
             );
         }
     }
 }
 
-/// What to say of routes of several providers when the app is not told which one it was.
+/// A warning about routes that accept several providers while no assertion field tells the app
+/// which provider signed the user in.
 pub(super) fn unnamed_providers(routes: &RouteTable, names: &AssertionNames) -> Option<String> {
     if names.provider.is_some() {
         return None;
@@ -155,16 +157,16 @@ pub(super) fn unnamed_providers(routes: &RouteTable, names: &AssertionNames) -> 
     let several: Vec<String> = several.map(|route| format!("`{}`", route.name())).collect();
     (!several.is_empty()).then(|| {
         format!(
-            "the app is not told which provider somebody comes from, and more than one counts in \
-             the route {}: two people with the same subject, user name or address at different \
-             providers are one person to the app; set assertions.provider = \
-             \"X-Forwarded-Provider\", or write one `provider` in each route",
+            "the app cannot tell which provider a user comes from, and several providers are \
+             accepted in the route {}: two users with the same subject, user name or email \
+             address at different providers look like one user to the app; set \
+             assertions.provider = \"X-Forwarded-Provider\", or write one `provider` in each route",
             several.join(", ")
         )
     })
 }
 
-/// A route for a host that is not served would never be taken.
+/// Refuses a route for a host that the gateway does not serve. Such a route would never match.
 pub(super) fn check_hosts(urls: &PublicUrls, routes: &RouteTable, reader: &mut Reader<'_>) {
     for route in routes.iter() {
         for host in route.hosts().filter(|host| urls.find(host).is_none()) {
@@ -172,7 +174,7 @@ pub(super) fn check_hosts(urls: &PublicUrls, routes: &RouteTable, reader: &mut R
             reader.note(
                 &format!("routes.{}.hosts", route.index()),
                 format!(
-                    "`{host}` is none of the hosts in public_url ({})",
+                    "`{host}` is not one of the hosts in public_url ({})",
                     known.join(", ")
                 ),
             );

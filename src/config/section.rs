@@ -1,4 +1,4 @@
-//! Reads one section after the other, going on after each mistake.
+//! Reads the sections one after another and continues after each problem.
 
 use figment::Figment;
 use figment::error::Kind;
@@ -7,8 +7,9 @@ use serde::de::DeserializeOwned;
 
 use super::problem::{Problem, reason, source_of};
 
-/// A merged tree of settings that is read section by section. Each mistake is noted; the key it
-/// lies at is then set back to its default, so that the rest of the section is looked at, too.
+/// Reads a merged tree of settings, section by section. When a key has a problem, the reader
+/// reports it and resets the key to its default. It then reads the section again, so that it finds
+/// all problems of the section.
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
     settings: &'a Figment,
@@ -34,7 +35,7 @@ impl<'a> Reader<'a> {
         });
     }
 
-    /// Whether nothing is written at `key`, or an empty list.
+    /// Returns true when `key` is missing or contains an empty list.
     pub(super) fn is_absent(&self, key: &str) -> bool {
         match self.settings.find_value(key) {
             Ok(Value::Array(_, list)) => list.is_empty(),
@@ -52,13 +53,13 @@ impl<'a> Reader<'a> {
         self.read_value(key, value)
     }
 
-    /// Reads a value that lies at `key`.
+    /// Reads `value`, which is the value at `key`.
     pub(super) fn read_value<T: DeserializeOwned>(
         &mut self,
         key: &str,
         mut value: Value,
     ) -> Option<T> {
-        // Each round removes a key or ends, so there are no more rounds than keys.
+        // The loop ends: each round changes a key that had a problem, or returns.
         loop {
             let error = match value.deserialize::<T>() {
                 Ok(section) => return Some(section),
@@ -78,16 +79,16 @@ impl<'a> Reader<'a> {
                     format!("{key}.{below}")
                 };
                 self.note(&full, reason(&error.kind));
-                let mendable = !matches!(error.kind, Kind::MissingField(_)) && !path.is_empty();
-                if !mendable || !self.reset_to_default(key, &mut value, &path) {
+                let can_reset = !matches!(error.kind, Kind::MissingField(_)) && !path.is_empty();
+                if !can_reset || !self.reset_to_default(key, &mut value, &path) {
                     return None;
                 }
             }
         }
     }
 
-    /// Gives the key at `path` below `key` its default again, or removes it where it has none.
-    /// Says whether anything changed.
+    /// Resets the key at `path` below `key` to its default, or removes it when it has no default.
+    /// Returns true when this changed something.
     fn reset_to_default(&self, key: &str, value: &mut Value, path: &[String]) -> bool {
         let default = find(
             &self.defaults,
@@ -109,7 +110,7 @@ fn replace(table: &mut Dict, path: &[String], default: Option<Value>) -> bool {
     {
         return replace(below, rest, default);
     }
-    // The last part, or one inside a list: the list itself is set back.
+    // `first` is the last part of the path, or a list. A list is reset as a whole.
     let old = table.remove(first);
     let default = default.filter(|default| rest.is_empty() && old.as_ref() != Some(default));
     if let Some(default) = default {

@@ -7,7 +7,7 @@ use figment::value::Dict;
 use super::layers::{DEFAULTS, defaults};
 use super::*;
 
-/// A settings file in a folder of its own, with the files that it names.
+/// A settings file in a temporary folder, with the files that it names.
 pub(super) struct TestSettings {
     folder: tempfile::TempDir,
 }
@@ -32,7 +32,7 @@ impl TestSettings {
         Config::load(&Source::file(path), &Reusable::default(), &Clock::system())
     }
 
-    /// The keys that have a problem, in the order they are named.
+    /// The problems as `key: reason`, in the order in which they are reported.
     pub(super) fn problems(&self) -> Vec<String> {
         let problems = self.load().map(|_| ()).unwrap_err().0;
         problems
@@ -98,11 +98,11 @@ fn the_reference_file_has_the_defaults_and_loads() {
     }
 }
 
-/// The keys of a table, as its own parser names them when it meets one that it does not know.
+/// The keys of a table. Its parser lists them when it reads an unknown key.
 fn keys_of_table<T: serde::de::DeserializeOwned>() -> &'static [&'static str] {
     let odd = Dict::from([("no such key".to_owned(), Value::from(1))]);
     let Err(error) = Value::from(odd).deserialize::<T>() else {
-        panic!("an unknown key was taken")
+        panic!("an unknown key was accepted")
     };
     let figment::error::Kind::UnknownField(_, keys) = error.kind else {
         panic!("{error}")
@@ -148,7 +148,7 @@ fn the_reference_file_documents_every_key_of_every_table() {
 }
 
 #[test]
-fn the_minimal_file_has_ten_lines_and_lacks_nothing_but_its_secret() {
+fn the_minimal_file_has_ten_lines_and_loads_once_its_secret_exists() {
     let text = include_str!("../../config/minimal.toml");
     assert_eq!(text.lines().count(), 10);
     let written = TestSettings::new(&text.replace("/run/secrets/sidegate", "@"));
@@ -243,7 +243,7 @@ fn several_origins_are_a_list() {
 }
 
 #[test]
-fn x_06_what_nobody_knows_is_refused_with_a_suggestion() {
+fn x_06_an_unknown_key_is_refused_with_a_suggestion() {
     let problems = TestSettings::new(&format!("{SMALL}\n[sesion]\nidle_secs = 1\n")).problems();
     assert_eq!(keys_of(&problems), ["sesion"], "{problems:#?}");
     assert!(
@@ -276,7 +276,7 @@ fn a_route_for_a_host_that_is_not_served_is_refused() {
 }
 
 #[test]
-fn an_empty_file_is_told_what_it_needs() {
+fn an_empty_file_lacks_three_keys() {
     let problems = TestSettings::new("").problems();
     assert_eq!(
         keys_of(&problems),
@@ -326,7 +326,7 @@ fn a_flag_wins_over_the_file() {
     assert_eq!(config.listen.port(), 2);
 }
 
-/// The settings of a provider that says no more than its profile does, as they are read.
+/// The settings of a provider that sets nothing but its profile and its client id.
 fn bare(profile: &str) -> provider::Settings {
     let text = format!("[providers.main]\nprofile = \"{profile}\"\nclient_id = \"me\"\n");
     let written = TestSettings::new(&text);
@@ -347,7 +347,7 @@ fn every_profile_has_keys_that_a_provider_knows() {
 }
 
 #[test]
-fn every_profile_says_what_to_give_and_whether_it_was_run() {
+fn every_profile_names_the_required_settings_and_says_whether_it_was_tested() {
     for name in profile::names() {
         let text = profile::find(name).unwrap();
         assert!(text.contains("To be given: "), "{name}");
@@ -358,24 +358,24 @@ fn every_profile_says_what_to_give_and_whether_it_was_run() {
 }
 
 #[test]
-fn a_profile_where_anybody_can_get_an_account_says_so() {
+fn profiles_with_open_registration_are_marked() {
     let open = profile::names().filter(|name| bare(name).open_registration);
     let open: Vec<&str> = open.collect();
     assert_eq!(open, ["auth0", "github", "gitlab", "google", "zitadel"]);
 }
 
 #[test]
-fn a_profile_of_an_openid_provider_asks_for_an_id_token() {
+fn a_profile_with_openid_discovery_requests_and_uses_an_id_token() {
     use crate::provider::settings::{Discovery, EmailsVerified, IdentitySource};
     for name in profile::names() {
         let settings = bare(name);
         let discovers = settings.discovery == Discovery::Openid;
-        let believes = settings.identity.source == IdentitySource::IdToken;
+        let uses_id_token = settings.identity.source == IdentitySource::IdToken;
         let asks = settings
             .scopes
             .first()
             .is_some_and(|scope| scope == "openid");
-        assert_eq!((believes, asks), (discovers, discovers), "{name}");
+        assert_eq!((uses_id_token, asks), (discovers, discovers), "{name}");
         assert_ne!(
             settings.identity.emails_verified,
             EmailsVerified::Always,
@@ -385,7 +385,7 @@ fn a_profile_of_an_openid_provider_asks_for_an_id_token() {
 }
 
 #[test]
-fn the_examples_in_the_documents_have_keys_that_are_known() {
+fn the_examples_in_the_documents_use_known_keys() {
     let documents = [
         include_str!("../../docs/providers.md"),
         include_str!("../../README.md"),
@@ -420,7 +420,7 @@ fn the_examples_in_the_documents_have_keys_that_are_known() {
 }
 
 #[test]
-fn sessions_on_disk_need_keys_and_a_file_that_is_theirs() {
+fn sessions_on_disk_need_a_key_file_and_a_session_file() {
     let with = |login: &str, store: &str| {
         let written = TestSettings::new(&format!("{SMALL}[login]\n{login}\n[session]\n{store}\n"));
         written.file("keys", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n");
@@ -431,7 +431,7 @@ fn sessions_on_disk_need_keys_and_a_file_that_is_theirs() {
     let good = with(keys, "store.disk.file = \"@/sessions.redb\"");
     let config = good.load().unwrap();
     let file = good.folder.path().join("sessions.redb");
-    assert!(!file.exists(), "looking at settings makes no file");
+    assert!(!file.exists(), "loading settings must not create the file");
     let expected = session::StoreSettings::Disk(session::DiskSettings { file });
     assert_eq!(config.session.0.store, expected);
     assert!(with(keys, "store = \"memory\"").load().is_ok());
@@ -440,7 +440,7 @@ fn sessions_on_disk_need_keys_and_a_file_that_is_theirs() {
             "",
             "store.disk.file = \"@/sessions.redb\"",
             "login.state_key_file",
-            "is needed: sessions on disk are sealed with its keys",
+            "is required: the keys in this file seal the sessions on disk",
         ),
         (
             keys,

@@ -1,9 +1,9 @@
-//! Notices that the settings file was replaced.
+//! Detects that the settings file was replaced.
 //!
-//! A file that is being written is often valid and lacks its last rule, and a route that lacks its
-//! rule is open to more people. So a file that is written in place is never acted on. What counts is
-//! that another file was renamed to the path, or that a symbolic link on the way to it leads
-//! elsewhere (Kubernetes swaps a link), and that the file then stays as it is for a while.
+//! A half-written settings file is often valid TOML, but its last access rule may be missing, and a
+//! route without its rule is open to more users. A write in place therefore never starts a reload.
+//! Two changes start a reload: another file is renamed to the path, or a symbolic link in the path
+//! gets a new target (Kubernetes swaps a link). The file must then stay unchanged for a while.
 
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
@@ -19,21 +19,21 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 use tokio::time::Instant;
 
-/// How long a file has to stay as it is after it was put in place.
+/// The time that a replaced file must stay unchanged before it is read.
 const STABLE: Duration = Duration::from_secs(2);
 
-/// Bytes for events that are read at once.
+/// The size of the buffer for inotify events, in bytes.
 const EVENTS: usize = 4096;
 
-/// What [`Watch::poll`] has seen.
+/// The result of [`Watch::poll`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(crate) enum FileChange {
-    /// Nothing to act on.
+    /// There is nothing to do now.
     Nothing,
-    /// The file was replaced, and has not changed since for two seconds.
+    /// The file was replaced and has stayed unchanged for two seconds.
     Replaced,
-    /// The file was written where it is. Nothing is read until it is replaced as a whole.
+    /// The file was written in place. It is not read until another file replaces it.
     WrittenInPlace,
 }
 
@@ -41,14 +41,14 @@ pub(crate) enum FileChange {
 #[derive(Debug)]
 pub(crate) struct Watch {
     path: PathBuf,
-    /// The folder that the path names. Another folder may take its place.
+    /// The folder in the path. Another folder can be renamed to this name later.
     folder: PathBuf,
     folder_id: Option<FileId>,
-    /// Events of that folder.
+    /// The inotify events of this folder.
     events: OwnedFd,
-    /// Where the path leads through all links.
+    /// The path with all symbolic links resolved.
     target: Option<PathBuf>,
-    /// A replacement that has to stay as it is.
+    /// A replacement that is not yet known to be stable.
     pending: Option<Pending>,
 }
 
@@ -58,7 +58,7 @@ struct Pending {
     version: Option<FileVersion>,
 }
 
-/// Tells one file from another.
+/// Identifies a file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct FileId {
     device: u64,
@@ -80,7 +80,7 @@ impl From<&Metadata> for FileId {
     }
 }
 
-/// Tells one state of a file from another.
+/// Identifies a version of a file. It changes with each replacement and each write.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct FileVersion {
     id: FileId,
@@ -89,7 +89,7 @@ pub(crate) struct FileVersion {
 }
 
 impl FileVersion {
-    /// The state that the file at `path` has now.
+    /// The current version of the file at `path`.
     pub(crate) fn of(path: &Path) -> Option<Self> {
         let about = fs::metadata(path).ok()?;
         Some(Self {
@@ -100,26 +100,26 @@ impl FileVersion {
     }
 }
 
-/// What happened to the path last.
+/// The latest event for the path.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Event {
-    /// A file was made there, perhaps to be written now; or a link.
+    /// A file or a link was created. A new file is probably not complete yet.
     Created,
-    /// Nothing, as far as the folder tells.
+    /// The folder reported no event for the path.
     Nothing,
-    /// A file was renamed to it.
+    /// A file was renamed to the path.
     Renamed,
-    /// The file was written, or events were lost.
+    /// The file was written, or the kernel dropped events.
     Written,
 }
 
 impl Watch {
-    /// Watches the file at `path`, which had the state `read` when it was read last. If another file
-    /// has taken its place since, that counts as a replacement now.
+    /// Watches the file at `path`. `read` is its version at the last reading. If another file has
+    /// replaced it since then, this counts as a replacement now.
     ///
     /// # Errors
     ///
-    /// When the system does not watch its folder.
+    /// When the kernel refuses to watch the folder.
     pub(crate) fn new(path: &Path, read: Option<FileVersion>, now: Instant) -> io::Result<Self> {
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -140,18 +140,18 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Looks whether the file was replaced. Called about once a second.
+    /// Checks whether the file was replaced. The caller polls about once per second.
     ///
     /// # Errors
     ///
-    /// When the system's events cannot be read.
+    /// When the kernel's events cannot be read.
     pub(crate) fn poll(&mut self, now: Instant) -> io::Result<FileChange> {
         let event = self.read_events()?;
         let leads_elsewhere = self.follow_links()?;
         let put_in_place = match event {
             Event::Nothing => leads_elsewhere,
             Event::Renamed => true,
-            // A link is whole from the moment when it is there. A file is not.
+            // A new link is complete at once. A new file may still be written.
             Event::Created if self.path.is_symlink() => true,
             Event::Created | Event::Written => {
                 self.pending = None;
@@ -182,8 +182,8 @@ impl Watch {
         });
     }
 
-    /// Whether the path leads to another file than at the last look because of a link or of a folder
-    /// that was swapped.
+    /// Returns true when the path leads to another file than at the last poll, because a link or a
+    /// folder was swapped.
     fn follow_links(&mut self) -> io::Result<bool> {
         let folder_id = FileId::of(&self.folder);
         let other_folder = folder_id.is_some() && folder_id != self.folder_id;
@@ -199,7 +199,7 @@ impl Watch {
         Ok(other_folder || other_target)
     }
 
-    /// What happened to the path last, as far as the folder tells.
+    /// The latest event that the folder reports for the path.
     fn read_events(&self) -> io::Result<Event> {
         let name = self.path.file_name().map(OsStr::as_bytes);
         let mut buffer = [MaybeUninit::uninit(); EVENTS];
@@ -268,24 +268,24 @@ mod tests {
             self.folder.path().join(name)
         }
 
-        /// Looks once a second, for ten seconds.
+        /// Polls once per second for ten seconds. Returns everything but [`FileChange::Nothing`].
         fn poll_ten_times(&mut self, watch: &mut Watch) -> Vec<FileChange> {
-            let look = |second| {
+            let poll = |second| {
                 let now = after(self.now, Duration::from_secs(second));
                 (second, watch.poll(now).unwrap())
             };
-            let seen: Vec<_> = (0..10).map(look).collect();
+            let seen: Vec<_> = (0..10).map(poll).collect();
             self.now = after(self.now, MINUTE);
-            let something = |(_, look): &(u64, FileChange)| *look != FileChange::Nothing;
+            let something = |(_, change): &(u64, FileChange)| *change != FileChange::Nothing;
             seen.into_iter()
                 .filter(something)
-                .map(|(_, look)| look)
+                .map(|(_, change)| change)
                 .collect()
         }
     }
 
     #[test]
-    fn a_file_that_is_renamed_to_the_path_is_acted_on_once() {
+    fn a_file_that_is_renamed_to_the_path_is_reported_once() {
         let (mut folder, mut watch) = Folder::new();
         assert_eq!(folder.poll_ten_times(&mut watch), []);
         for text in ["new", "newer"] {
@@ -305,12 +305,12 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_written_in_place_is_never_acted_on_whatever_part_of_it_is_there() {
+    fn a_file_that_is_written_in_place_is_never_reported_as_replaced() {
         let (mut folder, mut watch) = Folder::new();
         let path = folder.path("sidegate.toml");
         let text = "[[routes]]\naccess = 'public'\n[[routes]]\nprefix = '/admin'\n";
-        for beginning in ["truncated", "removed and made anew"] {
-            if beginning == "removed and made anew" {
+        for beginning in ["truncated", "removed and created again"] {
+            if beginning == "removed and created again" {
                 fs::remove_file(&path).unwrap();
             }
             let mut file = fs::File::create(&path).unwrap();
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_written_after_it_was_renamed_is_not_acted_on() {
+    fn a_file_that_is_written_after_its_rename_is_not_reported_as_replaced() {
         let (folder, mut watch) = Folder::new();
         fs::write(folder.path("next"), "half").unwrap();
         fs::rename(folder.path("next"), folder.path("sidegate.toml")).unwrap();
@@ -339,9 +339,9 @@ mod tests {
         assert_eq!(watch.poll(much_later).unwrap(), FileChange::Nothing);
     }
 
-    /// The look comes after the write, and the writer stalls for longer than a file has to stay.
+    /// The first poll comes after the write. The writer then stops for longer than [`STABLE`].
     #[test]
-    fn a_file_that_is_written_within_the_second_of_its_rename_is_not_acted_on() {
+    fn a_file_that_is_written_between_its_rename_and_the_first_poll_is_not_reported_as_replaced() {
         let (mut folder, mut watch) = Folder::new();
         let path = folder.path("sidegate.toml");
         fs::write(folder.path("backup"), "backup").unwrap();
@@ -351,7 +351,7 @@ mod tests {
             folder.poll_ten_times(&mut watch),
             [FileChange::WrittenInPlace]
         );
-        // The other way round it is whole.
+        // A write that is followed by a rename leaves a complete file.
         fs::write(&path, "half").unwrap();
         fs::write(folder.path("next"), "whole").unwrap();
         fs::rename(folder.path("next"), &path).unwrap();
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_made_in_the_place_of_a_link_is_not_acted_on_and_another_link_is() {
+    fn a_new_link_is_reported_as_replaced_and_a_new_file_in_its_place_is_not() {
         let (mut folder, mut watch) = Folder::new();
         let path = folder.path("sidegate.toml");
         for name in ["one", "two"] {
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_takes_the_place_of_the_folder_is_followed() {
+    fn a_folder_that_replaces_the_watched_folder_is_watched() {
         let (mut folder, _) = Folder::new();
         for (name, text) in [("conf", "old"), ("next", "new")] {
             fs::create_dir(folder.path(name)).unwrap();
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_replaced_between_its_reading_and_the_watch_is_acted_on() {
+    fn a_file_that_was_replaced_between_its_reading_and_the_watch_is_reported() {
         let (mut folder, _) = Folder::new();
         let path = folder.path("sidegate.toml");
         let read = FileVersion::of(&path);
@@ -408,9 +408,10 @@ mod tests {
         assert_eq!(folder.poll_ten_times(&mut watch), [FileChange::Replaced]);
     }
 
-    /// As Kubernetes mounts a `ConfigMap`: the file is a link through `..data`, which is swapped.
+    /// Kubernetes mounts a `ConfigMap` in this way: the file is a link through the link `..data`,
+    /// and Kubernetes swaps `..data`.
     #[test]
-    fn a_link_that_leads_elsewhere_is_acted_on() {
+    fn a_link_with_a_new_target_is_reported_as_replaced() {
         let (mut folder, _) = Folder::new();
         let path = folder.path("sidegate.toml");
         fs::remove_file(&path).unwrap();
@@ -426,7 +427,7 @@ mod tests {
         fs::rename(folder.path("..data_tmp"), folder.path("..data")).unwrap();
         assert_eq!(folder.poll_ten_times(&mut watch), [FileChange::Replaced]);
         assert_eq!(folder.poll_ten_times(&mut watch), []);
-        // A file that is being written behind the link is not.
+        // A write to the file behind the link does not start a reload.
         symlink("1", folder.path("..data_tmp")).unwrap();
         fs::rename(folder.path("..data_tmp"), folder.path("..data")).unwrap();
         assert_eq!(watch.poll(folder.now).unwrap(), FileChange::Nothing);
@@ -438,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn other_files_of_the_folder_do_not_matter() {
+    fn other_files_in_the_folder_are_ignored() {
         let (mut folder, mut watch) = Folder::new();
         fs::write(folder.path("other"), "x").unwrap();
         fs::rename(folder.path("other"), folder.path("another")).unwrap();
@@ -448,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_not_there_is_an_error() {
+    fn a_missing_folder_is_an_error() {
         let path = Path::new("/nowhere/sidegate.toml");
         assert!(Watch::new(path, None, Clock::system().instant()).is_err());
     }
