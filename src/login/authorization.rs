@@ -1,9 +1,7 @@
-//! The answer of the authorization endpoint (RFC 6749 section 4.1.2), as the redirection endpoint
-//! receives it.
+//! The authorization response (RFC 6749 section 4.1.2), as the redirection endpoint receives it.
 //!
-//! An `error` is read before a `state` is insisted on, since some servers leave `state` out of
-//! error answers. The `code` is the other way round: no method gives it away until the state has
-//! been verified.
+//! An `error` is accepted without a `state`, because some servers send errors without `state`. A
+//! `code` needs a verified state: before that, no method returns the code.
 
 use url::form_urlencoded;
 
@@ -12,26 +10,26 @@ use crate::clock::Timestamp;
 use crate::seal::KeyRing;
 use crate::secret::Secret;
 
-/// The longest code that is passed on.
+/// The longest accepted code, in bytes.
 const MAX_CODE: usize = 8192;
 
-/// An answer: a code that is not reachable yet, or an error.
+/// An authorization response: a code that cannot be read yet, or an error.
 #[derive(Debug)]
 pub(super) enum AuthorizationResponse {
     /// The server sent a code.
     Granted(Granted),
     /// The server sent an error.
     Refused {
-        /// What it said.
+        /// The error code.
         error: ErrorCode,
         /// The `state`, if the server returned one.
         state: Option<String>,
-        /// Who the answer says it is from.
+        /// The `iss` of the answer, if it has one (RFC 9207 section 2).
         iss: Option<String>,
     },
 }
 
-/// A code and a state, neither of them trusted.
+/// A code and a state. Neither has been verified.
 #[derive(Debug)]
 pub(super) struct Granted {
     code: Secret<String>,
@@ -39,36 +37,37 @@ pub(super) struct Granted {
     iss: Option<String>,
 }
 
-/// A code whose state was made by us for this browser, a short time ago.
+/// A code with a verified state: this gateway made the state for this browser, and it has not
+/// expired.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct VerifiedResponse {
-    /// The code, good for one exchange.
+    /// The code, for one exchange.
     pub(super) code: Secret<String>,
-    /// Who the answer says it is from (RFC 9207 section 2).
+    /// The `iss` of the answer, if it has one (RFC 9207 section 2).
     pub(super) iss: Option<String>,
-    /// The login that it answers.
+    /// The pending login that this answer belongs to.
     pub(super) pending: PendingLogin,
 }
 
-/// Why an answer could not be read.
+/// The reason why an authorization response is malformed.
 ///
 /// Side: client or provider.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum MalformedResponse {
-    /// It has a code and an error.
+    /// The answer has a code and an error.
     #[error("the answer has a code and an error")]
     Both,
-    /// The code is too long or has characters that no code has.
-    #[error("the answer's code is malformed")]
+    /// The code is empty, is too long, or has characters that are not allowed.
+    #[error("the code of the answer is malformed")]
     Code,
-    /// It has neither a code nor an error.
-    #[error("the answer has neither code nor error")]
+    /// The answer has no code and no error.
+    #[error("the answer has no code and no error")]
     Neither,
-    /// It has a code in an address, where a form was asked for.
-    #[error("the answer's code came in an address, and a form was asked for")]
+    /// The code is in the query of a redirect, but the provider was asked for a form post.
+    #[error("the code came in a URL, but a form post was requested")]
     NotPosted,
-    /// A parameter is there twice.
+    /// A parameter occurs more than once.
     #[error("the answer has the parameter `{0}` more than once")]
     Repeated(&'static str),
 }
@@ -76,8 +75,8 @@ pub enum MalformedResponse {
 impl AuthorizationResponse {
     /// Reads the query of a request to the redirection endpoint, or the form posted there.
     ///
-    /// Names count only when they are exact after one decoding. Parameters of other names are
-    /// ignored, tokens among them: they are never taken from a URL.
+    /// The names are compared exactly, after one percent-decoding. Other parameters are ignored,
+    /// also tokens: a token is never read from a URL.
     ///
     /// # Errors
     ///
@@ -117,7 +116,7 @@ impl AuthorizationResponse {
 }
 
 impl Granted {
-    /// Opens the first part of the state.
+    /// Opens the first part of the state, which needs no browser secret.
     ///
     /// # Errors
     ///
@@ -130,7 +129,7 @@ impl Granted {
         ReturnedState::open(&self.state, keys, origin)
     }
 
-    /// Verifies the state with this tab's secret, and only then gives the code away.
+    /// Verifies the state with the secret of this tab. Returns the code only if the state is valid.
     ///
     /// # Errors
     ///
@@ -151,14 +150,15 @@ impl Granted {
     }
 }
 
-/// The `error` of an authorization response: RFC 6749 section 4.1.2.1, and OpenID Connect Core
-/// section 3.1.2.6 for what servers answer to a `prompt`.
+/// The `error` of an authorization response (RFC 6749 section 4.1.2.1). OpenID Connect Core section
+/// 3.1.2.6 adds the errors that result from `prompt`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ErrorCode {
-    /// `access_denied`: the person or the server said no.
+    /// `access_denied`: the user or the server refused the request.
     AccessDenied,
     /// `consent_required`, `interaction_required`, `login_required` or
-    /// `account_selection_required`: the server wanted to ask and was not allowed to.
+    /// `account_selection_required`: the server needed to ask the user, but `prompt=none` forbade
+    /// it.
     InteractionRequired,
     /// `invalid_request`.
     InvalidRequest,
@@ -172,7 +172,7 @@ pub enum ErrorCode {
     UnauthorizedClient,
     /// `unsupported_response_type`.
     UnsupportedResponseType,
-    /// Any other, cut to 64 visible characters for the log. It is never shown on a page.
+    /// Any other code, cut to 64 visible characters for the log. It is never shown on a page.
     Unrecognized(Box<str>),
 }
 
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_20_the_issuer_of_an_answer_is_kept_as_it_came() {
+    fn a_20_the_issuer_of_an_answer_is_kept_unchanged() {
         let code = granted("code=a&state=s&iss=https%3A%2F%2Fid.test%2F");
         assert_eq!(code.iss.as_deref(), Some("https://id.test/"));
         let error = AuthorizationResponse::parse(b"error=x&iss=https://id.test:443");

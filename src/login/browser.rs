@@ -1,5 +1,4 @@
-//! What a browser carries of its logins, beside the session: how many it completed in vain just
-//! before, and the pending ones of its tabs.
+//! The login cookies of a browser: the counter of recent logins, and one cookie per pending login.
 
 use std::time::Duration;
 
@@ -9,29 +8,30 @@ use super::pending::Tab;
 use crate::fields::cookie::{self as cookies, Found};
 use crate::session::{SessionId, SessionKey, cookie};
 
-/// Counts the logins that this browser completed in vain.
+/// The cookie that counts the logins that this browser has completed in a row.
 const ROUND: &str = "__Host-sidegate-round";
 
-/// A login that is asked for this soon after the one before did not help.
+/// A login that starts within this time after the previous login counts as part of a loop.
 const ROUND_LIFETIME: Duration = Duration::from_secs(20);
 
-/// After so many rounds a page explains instead of another redirect.
+/// The number of logins in a row after which the gateway shows an error page instead of a redirect.
 pub(super) const MAX_ROUNDS: u8 = 3;
 
-/// Cookies of pending logins that one browser may hold; the oldest go first.
+/// The maximum number of pending-login cookies in one browser. The oldest cookies are deleted
+/// first.
 const MAX_TABS: usize = 60;
 
-/// The `Set-Cookie` value that says how many logins were completed in a row.
+/// The `Set-Cookie` value that stores the number of logins in a row.
 pub(super) fn remember_rounds(rounds: u8) -> HeaderValue {
     cookie::set(ROUND, &rounds.to_string(), ROUND_LIFETIME)
 }
 
-/// The `Set-Cookie` value that forgets them.
+/// The `Set-Cookie` value that deletes the counter.
 pub(super) fn forget_rounds() -> HeaderValue {
     cookie::clear(ROUND)
 }
 
-/// How many logins this browser has completed within the last seconds.
+/// The number of logins in a row that this browser has completed.
 pub(super) fn rounds(headers: &HeaderMap) -> u8 {
     match cookies::find(headers, ROUND.as_bytes()) {
         Found::One([digit @ b'0'..=b'9']) => digit.saturating_sub(b'0'),
@@ -39,7 +39,7 @@ pub(super) fn rounds(headers: &HeaderMap) -> u8 {
     }
 }
 
-/// The key of the session that this browser brings, live or not.
+/// The key of the session whose cookie the browser sent. The session may have ended.
 pub(super) fn session_key(headers: &HeaderMap) -> Option<SessionKey> {
     match cookies::find(headers, cookie::SESSION.as_bytes()) {
         Found::One(value) => SessionId::parse(value).map(|id| id.key()),
@@ -47,13 +47,13 @@ pub(super) fn session_key(headers: &HeaderMap) -> Option<SessionKey> {
     }
 }
 
-/// The oldest pending logins of a browser that holds too many.
+/// The oldest pending logins of a browser that has too many.
 pub(super) fn surplus_tabs(headers: &HeaderMap) -> impl Iterator<Item = Tab> {
     let mut tabs: Vec<Tab> = cookies::matching(headers, cookie::is_own)
         .filter_map(|(name, _)| Tab::of_cookie(name))
         .collect();
     tabs.sort_unstable();
-    // One more is about to be set.
+    // The caller is about to set one more cookie.
     let surplus = tabs.len().saturating_add(1).saturating_sub(MAX_TABS);
     tabs.into_iter().take(surplus)
 }

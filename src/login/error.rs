@@ -1,4 +1,4 @@
-//! Why there was no login: one variant, and one stable code, for each cause.
+//! The error of a failed login. Each cause has one variant and one stable code.
 
 use super::authorization::{ErrorCode, MalformedResponse};
 use super::pending::StateError;
@@ -6,45 +6,45 @@ use crate::provider::{self, Classification};
 use crate::secret::NoRandomness;
 use crate::session::{OpenError, StoreError};
 
-/// Why there was no login.
+/// The reason why a login or a sign-out failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The authorization server answered with an error. Side: provider, or the person said no.
+    /// The authorization server answered with an error. Side: provider, or the user refused.
     #[error("the authorization server refused the sign-in")]
     Denied(ErrorCode),
-    /// Three logins in a row did not lead to a session. Side: see the cause.
-    #[error("signing in again and again does not lead to a session")]
+    /// Three logins in a row did not lead to a usable session. Side: depends on the cause.
+    #[error("repeated sign-ins did not lead to a session")]
     Loop,
-    /// The answer could not be read. Side: client or provider.
+    /// The answer is malformed. Side: client or provider.
     #[error("the answer of the authorization server is malformed")]
     Malformed(#[from] MalformedResponse),
-    /// No random bytes. Side: gateway.
-    #[error("nothing can be sealed")]
+    /// The operating system returned no random bytes. Side: gateway.
+    #[error("nothing can be sealed without random bytes")]
     NoRandomness(#[from] NoRandomness),
-    /// A session could not be opened or ended, since the change could not be stored. Side: gateway.
-    #[error("the session was not changed")]
+    /// The session store could not store the new session or the end of the session. Side: gateway.
+    #[error("the change of the session could not be stored")]
     NotStored(#[from] StoreError),
-    /// The task of the exchange panicked. Side: gateway; a fault of ours.
-    #[error("the exchange broke off")]
+    /// The task of the exchange panicked. Side: gateway; this is a bug.
+    #[error("the exchange stopped because of a bug")]
     Panicked,
-    /// The provider could not be asked, or the exchange failed. Side: provider, mostly.
+    /// The provider was not reachable, or the exchange failed. Side: in most cases the provider.
     #[error("signing in at the provider failed")]
     Provider(#[from] provider::Error),
-    /// The state did not verify. Side: client.
-    #[error("the state of the answer was refused")]
+    /// The state is not valid. Side: client.
+    #[error("the state of the answer is not valid")]
     State(#[from] StateError),
     /// The control plane stopped before the exchange was done. Side: gateway.
     #[error("the gateway is stopping")]
     Stopped,
-    /// The provider has refused too many codes of this client. Side: client.
-    #[error("the provider has refused too many codes of this client")]
+    /// The provider has refused too many codes from this client. Side: client.
+    #[error("the provider has refused too many codes from this client")]
     TooManyRefused,
-    /// The state names a provider that is not configured any more, or is another server or client
-    /// since. Side: gateway.
+    /// The provider in the state is no longer configured, or its name now means another server or
+    /// client. Side: gateway.
     #[error("the provider of this sign-in is not configured")]
     UnknownProvider,
-    /// The state was used before. Side: client.
-    #[error("the answer was used before")]
+    /// The state was already used. Side: client.
+    #[error("the answer was already used")]
     Used,
 }
 
@@ -83,7 +83,7 @@ impl From<provider::ResponseError> for Error {
 }
 
 impl Error {
-    /// What it means, where it is the provider's.
+    /// The classification of a provider error. `None` for the other errors.
     pub(crate) fn class(&self) -> Option<Classification> {
         match self {
             Self::Provider(error) => Some(error.class()),

@@ -1,13 +1,12 @@
-//! The authorization-code flow as the client sees it (RFC 6749 section 4.1, RFC 7636, RFC 9700).
+//! The authorization-code flow on the client side (RFC 6749 section 4.1, RFC 7636, RFC 9700).
 //!
-//! [`Login::begin`] sends a browser to its provider; [`Login::complete`] takes the answer and
-//! opens a session; [`Login::sign_out`] ends it. The room knows cookies and redirects as values
-//! and nothing of pages: it gives back what to set and where to go, or a [`FailedLogin`] that somebody
-//! else explains.
+//! [`Login::begin`] sends a browser to a provider. [`Login::complete`] receives the answer of the
+//! provider and opens a session. [`Login::sign_out`] ends the session. This room returns cookies
+//! and redirect targets as values, or a [`FailedLogin`]. The gateway makes the pages.
 //!
-//! Nothing is stored for a visitor who has not signed in: the pending login travels in `state`.
-//! What the exchange does runs as a task of the control plane, so it finishes and is kept even if
-//! the browser goes away.
+//! The server stores nothing for a user who has not signed in: the pending login travels in
+//! `state`. The exchange runs as a task of the control plane. It therefore finishes even if the
+//! browser closes the connection.
 
 mod authorization;
 mod browser;
@@ -55,26 +54,26 @@ use crate::seal::KeyRing;
 use crate::session::{EndReason, Ended, NewSession, SessionId, SessionKey, cookie};
 use crate::telemetry::TokenCall;
 
-/// Where all of our own endpoints lie, but for a callback path that was configured elsewhere.
+/// The path prefix of our own endpoints. Only the callback can be configured outside it.
 pub(crate) const OWN_PREFIX: &str = "/oauth2/";
 
-/// How long a person waits for a provider that says nothing at all.
+/// The longest time that a user waits for a provider that does not answer.
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many sessions one request signs out at most. A browser brings one, or a few while cookies of
-/// several paths are about; whoever writes its own fields could bring hundreds.
+/// The maximum number of sessions that one request signs out. A browser sends one session cookie,
+/// or a few if it has cookies for several paths. A handwritten request could contain hundreds.
 const MAX_SIGNED_OUT: usize = 8;
 
-/// What the flow needs from the operator.
+/// The settings of the login flow.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where the answers of providers come to.
+    /// The redirection endpoints, where providers send their answers.
     pub(crate) redirection: RedirectionEndpoints,
-    /// How long a login may take.
+    /// The longest time between the start of a login and its callback.
     pub(crate) timeout: Duration,
 }
 
-/// The flow at the providers of one site. Shared by all workers.
+/// The login flow with the providers of one site. All workers share it.
 #[derive(Debug)]
 pub struct Login {
     settings: Settings,
@@ -84,7 +83,7 @@ pub struct Login {
 }
 
 impl Login {
-    /// The flow at `providers`. `keys` seal what travels through the browser.
+    /// A login flow with `providers`. `keys` seal the values that travel through the browser.
     pub fn new(
         settings: Settings,
         keys: Arc<KeyRing>,
@@ -99,33 +98,33 @@ impl Login {
         }
     }
 
-    /// Where the answers of providers come to.
+    /// The redirection endpoints, where providers send their answers.
     pub(crate) fn redirection(&self) -> &RedirectionEndpoints {
         &self.settings.redirection
     }
 
-    /// The configured names of all providers, in alphabetical order.
+    /// The configured names of all providers, sorted.
     pub fn providers(&self) -> impl Iterator<Item = &str> {
         self.providers.keys().map(AsRef::as_ref)
     }
 
-    /// What people call a provider.
+    /// The display name of a provider, for pages.
     pub(crate) fn display_name<'a>(&'a self, provider: &'a str) -> &'a str {
         let known = self.providers.get(provider);
         known.map_or(provider, |known| known.display_name())
     }
 
-    /// How the answers of a provider come.
+    /// The response mode of a provider: query or form post.
     pub(crate) fn response_mode(&self, provider: &str) -> ResponseMode {
         let known = self.providers.get(provider);
         known.map_or(ResponseMode::Query, |known| known.response_mode())
     }
 
-    /// Seals an address to come back to, for a link of our own at `public_url`.
+    /// Seals a return path for one of our own links at `public_url`.
     ///
     /// # Errors
     ///
-    /// [`Error::NoRandomness`].
+    /// [`Error::NoRandomness`] when the operating system returns no random bytes.
     pub(crate) fn seal(
         &self,
         return_to: &ReturnTo,
@@ -134,7 +133,7 @@ impl Login {
         Ok(return_to.seal(&self.keys, public_url.origin())?)
     }
 
-    /// Opens what [`Login::seal`] gave, if it did.
+    /// Opens a value from [`Login::seal`]. Returns `None` for any other value.
     pub(crate) fn unseal(&self, text: &str, public_url: &PublicUrl) -> Option<ReturnTo> {
         ReturnTo::unseal(text, &self.keys, public_url.origin())
     }
@@ -143,13 +142,13 @@ impl Login {
     ///
     /// # Errors
     ///
-    /// [`Error::Loop`] when this browser has just completed three logins in vain;
-    /// [`Error::UnknownProvider`]; [`Error::NoRandomness`]; [`Error::Provider`] when it is not known
-    /// where to send the browser.
+    /// [`Error::Loop`] when this browser has just completed three logins and still has no session.
+    /// [`Error::Provider`] when the authorization endpoint is not known.
+    /// [`Error::UnknownProvider`]. [`Error::NoRandomness`].
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: nothing is kept.
+    /// Cancel safe: this method stores nothing.
     pub async fn begin(&self, start: Start<'_>) -> Result<Started, Error> {
         let round = browser::rounds(start.headers);
         if round >= browser::MAX_ROUNDS {
@@ -158,7 +157,8 @@ impl Login {
         let client = self.ready(start.provider).await?;
         let mode = client.response_mode();
         let previous_session = match mode {
-            // The answer of another site's form comes without the session's cookie.
+            // The provider's form post is a cross-site request, so the browser does not send the
+            // session cookie with it. The state carries the session key instead.
             ResponseMode::FormPost => browser::session_key(start.headers),
             ResponseMode::Query => None,
         };
@@ -198,13 +198,14 @@ impl Login {
         })
     }
 
-    /// Takes the answer of an authorization server: verifies the state, exchanges the code, opens
-    /// the session.
+    /// Handles the answer of the authorization server: verifies the state, exchanges the code and
+    /// opens the session.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future while the provider is asked does not stop the exchange, but opens and
-    /// ends no session: a browser that does not wait for its cookie keeps the session that it has.
+    /// If the caller drops the future during the exchange, the exchange continues, but no session
+    /// is opened or ended. The browser has not received a new cookie, so it keeps its previous
+    /// session.
     pub async fn complete(self: &Arc<Self>, callback: Callback<'_>) -> Completion {
         let origin = callback.public_url.origin();
         let response = match AuthorizationResponse::parse(callback.parameters) {
@@ -212,7 +213,8 @@ impl Login {
             Err(error) => return Completion::Failed(FailedLogin::new(error.into(), None)),
         };
         let granted = match response {
-            // Servers that post answers may still send errors by a redirect, but no codes.
+            // A server with response mode `form_post` may send errors by a redirect. It must not
+            // send a code by a redirect.
             AuthorizationResponse::Granted(_)
                 if callback.mode != self.response_mode(callback.provider) =>
             {
@@ -225,7 +227,7 @@ impl Login {
                     state.and_then(|text| ReturnedState::open(&text, &self.keys, origin).ok());
                 let state =
                     state.filter(|state| self.was_sent_to(state.details(), callback.provider));
-                // Some servers leave their issuer out of errors; a wrong one is wrong here, too.
+                // Some servers send no `iss` with errors. A wrong `iss` is refused here, too.
                 let checked = match iss.as_deref() {
                     Some(iss) => self.check_issuer(callback.provider, Some(iss)),
                     None => Ok(()),
@@ -236,7 +238,8 @@ impl Login {
         };
         let returned = match granted.returned_state(&self.keys, origin) {
             Ok(returned) if self.was_sent_to(returned.details(), callback.provider) => returned,
-            // Another provider's answer: a code must never go to a server that did not make it.
+            // The state belongs to another provider. A code must never be sent to a server that did
+            // not issue it (mix-up attack, RFC 9700 section 4.4).
             Ok(_) => {
                 let error = Error::State(StateError::Foreign);
                 return outcome::stale_answer(FailedLogin::new(error, None), &callback);
@@ -251,8 +254,8 @@ impl Login {
         }
     }
 
-    /// Whether a login was sent to the server and client that `provider` means now. A reload may have
-    /// given the name to another one.
+    /// Returns true when the login was started with the server and the client that the name
+    /// `provider` means now. A reload may have given this name to another server or client.
     fn was_sent_to(&self, details: &LoginDetails, provider: &str) -> bool {
         let is_same = |tag| {
             let now = self.providers.get(provider);
@@ -261,7 +264,7 @@ impl Login {
         *details.provider == *provider && details.registration.is_none_or(is_same)
     }
 
-    /// Verifies an answer and all that has to hold before its code is sent anywhere.
+    /// Makes all checks that are required before the code is sent to the provider.
     async fn verified(
         &self,
         granted: Granted,
@@ -279,12 +282,13 @@ impl Login {
         let verified = granted
             .verify(returned, &self.keys, browser_secret, time)
             .map_err(|error| Box::new(outcome::stale_answer(failed(error.into()), callback)))?;
-        if signed_in_meanwhile(returned.details(), &callback.previous_session) {
+        if outcome::signed_in_meanwhile(returned.details(), &callback.previous_session) {
             let answered = outcome::already_signed_in(&failed(Error::Used), callback.public_url);
             return Err(Box::new(answered));
         }
         self.ready(callback.provider).await.map_err(|error| {
-            // What was not sent does not use up the code: the same answer may come again.
+            // The code was not sent, so it is still valid. The cookie is kept, so that a reload of
+            // the callback page can succeed.
             let mut failure = failed(error);
             failure.cookies.clear();
             Box::new(Completion::Failed(failure))
@@ -301,14 +305,14 @@ impl Login {
         }
     }
 
-    /// Checks who an answer at the redirection endpoint of `provider` says it is from.
+    /// Checks the `iss` of an answer at the redirection endpoint of `provider` (RFC 9207).
     fn check_issuer(&self, provider: &str, iss: Option<&str>) -> Result<(), Error> {
         let provider = self.providers.get(provider).ok_or(Error::UnknownProvider)?;
         Ok(provider.check_response_issuer(iss)?)
     }
 
-    /// Whether a verified answer may be redeemed: once, and not by a client whose codes the
-    /// provider keeps refusing.
+    /// Decides whether the code of a verified answer may be exchanged. Each state is accepted once.
+    /// A client whose codes the provider has often refused must wait.
     fn admit(&self, returned: &ReturnedState, client: IpAddr, now: Timestamp) -> Result<(), Error> {
         if self.process.throttle.check(client, now) == ThrottleDecision::TooManyRefused {
             return Err(Error::TooManyRefused);
@@ -362,7 +366,7 @@ impl Login {
                     self.process.throttle.note_refused(callback.client, now);
                 }
                 if class.is_some_and(|class| class.sent != Sent::Possibly) {
-                    // The code was not used up, so the same answer may come again.
+                    // The provider cannot have used the code, so the same answer may be sent again.
                     self.process
                         .used(|used| used.forget(&returned.fingerprint()));
                     failure.cookies.clear();
@@ -372,8 +376,8 @@ impl Login {
         }
     }
 
-    /// The provider called `name`, once it can be asked. What was found out a moment ago counts;
-    /// whoever has to wait does not do so for ever.
+    /// The provider `name`, when it is ready for requests. A recent result is used again. Otherwise
+    /// the provider is asked, for at most [`PROVIDER_TIMEOUT`].
     async fn ready(&self, name: &str) -> Result<Arc<Provider>, Error> {
         let provider = self.providers.get(name).ok_or(Error::UnknownProvider)?;
         if let Some(lately) = provider.recent_readiness(self.process.clock.now()) {
@@ -389,7 +393,7 @@ impl Login {
         }
     }
 
-    /// The one exchange of a verified answer.
+    /// Exchanges the code of a verified answer. The caller makes sure that this happens once.
     async fn exchange(
         &self,
         verified: VerifiedResponse,
@@ -421,8 +425,8 @@ impl Login {
         Ok(redeemed?)
     }
 
-    /// Opens the session. The one that the browser had before ends: a new login gives a new id, and
-    /// two people never share a browser's session.
+    /// Opens the session and ends the previous session of the browser. A new login always gets a
+    /// new session id (this stops session fixation), and two users never share one session.
     async fn open(
         &self,
         provider: &str,
@@ -449,16 +453,17 @@ impl Login {
             .await?)
     }
 
-    /// Ends the session of a browser, and the few more that it may bring, and gives the `Set-Cookie` values that make it forget.
+    /// Ends the sessions whose cookies the browser sent, at most [`MAX_SIGNED_OUT`]. Returns the
+    /// `Set-Cookie` values that delete the cookies.
     ///
     /// # Errors
     ///
-    /// [`Error::NotStored`], [`Error::Stopped`] or [`Error::Panicked`]: the person is signed in
-    /// still.
+    /// [`Error::NotStored`], [`Error::Stopped`] or [`Error::Panicked`]: the user is still signed
+    /// in.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future does not stop the signing out.
+    /// The sign-out continues when the future is dropped.
     pub(crate) async fn sign_out(&self, headers: &HeaderMap) -> Result<[HeaderValue; 2], Error> {
         let named = cookies::matching(headers, |name| name == cookie::SESSION.as_bytes());
         let ids = named.filter_map(|(_, value)| SessionId::parse(value));
@@ -476,22 +481,10 @@ impl Login {
         Ok([cookie::clear(cookie::SESSION), browser::forget_rounds()])
     }
 
-    /// The `Set-Cookie` value that lets a browser try again after [`Error::Loop`].
+    /// The `Set-Cookie` value that resets the loop counter, so that the browser can try again after
+    /// [`Error::Loop`].
     pub(crate) fn forget_rounds() -> HeaderValue {
         browser::forget_rounds()
-    }
-}
-
-/// Whether the browser was signed in while this login was under way, by another tab: another
-/// exchange would only push that session out.
-fn signed_in_meanwhile(details: &LoginDetails, previous: &PreviousSession) -> bool {
-    match previous {
-        PreviousSession::Live(_, session) => {
-            !details.reauthenticate
-                && *session.provider() == *details.provider
-                && session.opened_at() >= details.issued_at
-        }
-        PreviousSession::Nothing | PreviousSession::Stale(_) => false,
     }
 }
 

@@ -1,58 +1,59 @@
-//! What becomes of a login: values that somebody else answers a browser with.
+//! The results of a login, as values. The gateway makes the HTTP responses from them.
 
 use http::HeaderValue;
 
-use super::pending::{ReturnedState, StateError};
+use super::pending::{LoginDetails, ReturnedState, StateError};
 use super::{Callback, Error, PreviousSession, PublicUrl, ReturnTo};
 use crate::session::{SessionKey, cookie};
 
-/// A browser on its way to the provider.
+/// The start of a login: a redirect to the provider.
 #[derive(Debug)]
 pub struct Started {
-    /// The authorization request.
+    /// The URL of the authorization request.
     pub location: String,
-    /// `Set-Cookie` values.
+    /// The `Set-Cookie` values of the response.
     pub(crate) cookies: Vec<HeaderValue>,
 }
 
-/// What became of an answer.
+/// The result of an authorization response.
 #[derive(Debug)]
 #[must_use]
 pub enum Completion {
-    /// Somebody signed in: set the cookies, go to the location.
+    /// The user is signed in: set the cookies and redirect to `location`.
     SignedIn {
-        /// Where the visitor wanted to go, absolute.
+        /// The page that the user asked for, as an absolute URL.
         location: String,
-        /// `Set-Cookie` values.
+        /// The `Set-Cookie` values of the response.
         cookies: Vec<HeaderValue>,
-        /// The provider's configured name.
+        /// The configured name of the provider.
         provider: Box<str>,
-        /// The new session's key, for the log.
+        /// The key of the new session, for the log.
         session: SessionKey,
     },
-    /// The browser has a live session already: just go on.
+    /// The browser already has a live session: redirect to `location`.
     AlreadySignedIn {
-        /// Where the visitor wanted to go, absolute.
+        /// The page that the user asked for, as an absolute URL.
         location: String,
-        /// `Set-Cookie` values.
+        /// The `Set-Cookie` values of the response.
         cookies: Vec<HeaderValue>,
     },
     /// No session was opened.
     Failed(FailedLogin),
 }
 
-/// A login that failed, with what its page needs.
+/// A failed login, with the data for its error page.
 #[derive(Debug)]
 pub struct FailedLogin {
-    /// Why.
+    /// The reason.
     pub(crate) error: Error,
-    /// Where to start again: visiting it begins a new login.
+    /// The page that the user asked for, or `/` when the state could not be read. A visit to this
+    /// page begins a new login.
     pub(crate) retry: ReturnTo,
-    /// The provider's configured name, when the state could be read.
+    /// The configured name of the provider, when the state could be read.
     pub(crate) provider: Option<Box<str>>,
-    /// Whether the person had asked to sign in anew.
+    /// True when the user had asked to sign in again although a session existed.
     pub(crate) reauthenticate: bool,
-    /// `Set-Cookie` values.
+    /// The `Set-Cookie` values of the response.
     pub(crate) cookies: Vec<HeaderValue>,
 }
 
@@ -69,8 +70,8 @@ impl FailedLogin {
         .forgetting(state)
     }
 
-    /// Makes the browser forget the login, unless its answer may still come: this one was changed
-    /// on its way, or belongs to another browser.
+    /// Deletes the cookie of the pending login. The cookie is kept if the valid answer may still
+    /// come, because the received answer was manipulated or belongs to another browser.
     fn forgetting(mut self, state: Option<&ReturnedState>) -> Self {
         if !matches!(
             self.error,
@@ -83,8 +84,9 @@ impl FailedLogin {
     }
 }
 
-/// A state that does not verify is no news to a browser that is signed in at the same provider: the
-/// answer came twice, or from a tab that was restored. Whoever asked to sign in anew is told.
+/// The result for an answer whose state is not valid. If the browser is already signed in at the
+/// same provider, the answer is a duplicate or comes from a restored tab, and the user simply
+/// continues. A user who had asked to sign in again gets the error.
 pub(super) fn stale_answer(failure: FailedLogin, callback: &Callback<'_>) -> Completion {
     match &callback.previous_session {
         PreviousSession::Live(_, session)
@@ -102,5 +104,18 @@ pub(super) fn already_signed_in(failure: &FailedLogin, public_url: &PublicUrl) -
     Completion::AlreadySignedIn {
         location: failure.retry.absolute(public_url.origin()),
         cookies: failure.cookies.clone(),
+    }
+}
+
+/// Returns true when another tab of the browser has signed in at this provider since this login
+/// began. A second exchange would only replace that session.
+pub(super) fn signed_in_meanwhile(details: &LoginDetails, previous: &PreviousSession) -> bool {
+    match previous {
+        PreviousSession::Live(_, session) => {
+            !details.reauthenticate
+                && *session.provider() == *details.provider
+                && session.opened_at() >= details.issued_at
+        }
+        PreviousSession::Nothing | PreviousSession::Stale(_) => false,
     }
 }

@@ -1,10 +1,10 @@
-//! A login that was sent out, and what comes back for it.
+//! The pending login, which travels in `state`, and the check of a returned `state`.
 //!
-//! The pending login travels inside `state`, so an unauthenticated visitor costs no memory. It has
-//! two sealed parts. The first (provider, return-to, time, round) opens with our key alone: when
-//! the browser's cookie is missing, the page that says so still knows where to start again. The
-//! second (the seed of the code verifier) opens only together with the 128-bit secret that the
-//! browser holds in a cookie of this one tab: an answer pasted into another browser is refused.
+//! The browser carries the pending login, so a user who has not signed in costs the server no
+//! memory. The state has two sealed parts. Our key alone opens the first part (provider, return
+//! path, time, round). An error page can therefore offer a new login even if the cookie is missing.
+//! The second part (the seed of the code verifier) needs our key and the 128-bit secret in the
+//! cookie of this tab. An answer that is pasted into another browser is therefore refused.
 
 use std::time::Duration;
 
@@ -19,40 +19,42 @@ use crate::seal::KeyRing;
 use crate::secret::{self, NoRandomness, Secret};
 use crate::session::{SessionKey, cookie};
 
-/// The longest `state` that is looked at: two sealed parts with a return-to of 1 KB, and room.
+/// The longest accepted `state`, in bytes. Two sealed parts with a return path of 1 KB fit easily.
 const MAX_STATE: usize = 4096;
 
-/// A login that was sent out: everything that its answer needs.
+/// A pending login: all data that the callback needs.
 #[derive(Debug)]
 pub(super) struct PendingLogin {
     details: LoginDetails,
     seed: Secret<[u8; 32]>,
 }
 
-/// The part of a pending login that opens without the browser's secret. It authenticates nobody.
+/// The part of a pending login that can be opened without the browser secret. It does not prove
+/// that the login began in this browser.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct LoginDetails {
-    /// The configured name of the provider that was asked.
+    /// The configured name of the provider.
     pub(super) provider: Box<str>,
-    /// Which server and client that was: the name may mean another one when the answer comes. A
-    /// state of an older version does not say.
+    /// Identifies the server and the client, because a reload may change what the name means. A
+    /// state from an older version of the gateway does not contain it.
     pub(super) registration: Option<RegistrationTag>,
-    /// Where the visitor wanted to go.
+    /// The page that the user asked for.
     pub(super) return_to: ReturnTo,
-    /// When the login was sent out.
+    /// The time at which the login began.
     pub(super) issued_at: Timestamp,
-    /// How many logins this browser has completed in vain just before.
+    /// The number of logins in a row that this browser has completed before this one.
     pub(super) round: u8,
-    /// The person asked to sign in anew, whoever is signed in.
+    /// True when the user asked to sign in again, even if a session exists.
     pub(super) reauthenticate: bool,
-    /// The session that the browser had, when its answer comes without that session's cookie.
+    /// The previous session of the browser. It is set only for the response mode `form_post`, where
+    /// the callback comes without the session cookie.
     pub(super) previous_session: Option<SessionKey>,
 }
 
-/// The beginning of a provider's fingerprint.
+/// The first 16 bytes of the fingerprint of a provider.
 pub(super) type RegistrationTag = [u8; 16];
 
-/// The beginning of `fingerprint`.
+/// The first 16 bytes of `fingerprint`.
 pub(super) fn registration_tag(fingerprint: &[u8; 32]) -> RegistrationTag {
     let (beginning, _rest) = fingerprint.split_first_chunk().unwrap_or((&[0; 16], &[]));
     *beginning
@@ -71,40 +73,42 @@ struct RawDetails<'a> {
     s: Option<String>,
 }
 
-/// What a login needs to be sent out.
+/// A sealed pending login: the `state`, and the cookie that belongs to it.
 #[derive(Debug)]
 pub(super) struct SealedLogin {
     /// The value of `state`.
     pub(super) state: String,
-    /// Names this login's cookie; sorts by time.
+    /// The name of the login, which is part of the cookie name. Names sort by time.
     pub(super) tab: Tab,
-    /// The cookie's value.
+    /// The value of the cookie.
     pub(super) browser_secret: Secret<String>,
 }
 
-/// Why a `state` was refused.
+/// The reason why a `state` was refused.
 ///
-/// Side: client, or nobody's: stale tabs and blocked cookies look the same as an attack.
+/// Side: client. An old tab or a blocked cookie looks the same as an attack.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum StateError {
-    /// It is older than a login may take.
+    /// The state is older than the timeout of a login.
     #[error("the sign-in took too long")]
     Expired,
-    /// It was not sealed by us, not for this origin, or was changed.
-    #[error("the state is not one that this gateway made")]
+    /// This gateway did not seal the state, or sealed it for another origin, or somebody changed
+    /// it.
+    #[error("this gateway did not make the state")]
     Foreign,
-    /// The answer carries none.
+    /// The answer has no state.
     #[error("the answer has no state")]
     Missing,
-    /// The browser did not send this tab's cookie.
+    /// The browser did not send the cookie of this tab.
     #[error("the browser sent no cookie for this sign-in")]
     NoCookie,
-    /// The browser sent another secret than the one this login was sent out with.
+    /// The secret in the cookie is not the secret of this login.
     #[error("the sign-in was started in another browser")]
     OtherBrowser,
 }
 
-/// The name of one tab's login: eight hexadecimal characters of time, eight random ones.
+/// The name of one pending login: eight hexadecimal digits of the time, then eight random
+/// hexadecimal digits.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) struct Tab(Box<str>);
 
@@ -123,12 +127,12 @@ impl Tab {
         valid.then(|| Self(text.into()))
     }
 
-    /// The name of this tab's cookie.
+    /// The name of the cookie of this tab.
     pub(super) fn cookie(&self) -> String {
         format!("{}{}", cookie::OTHERS, self.0)
     }
 
-    /// The tab whose cookie has this name.
+    /// The tab whose cookie is named `name`.
     pub(super) fn of_cookie(name: &[u8]) -> Option<Self> {
         let text = name.strip_prefix(cookie::OTHERS.as_bytes())?;
         std::str::from_utf8(text).ok().and_then(Self::parse)
@@ -136,11 +140,11 @@ impl Tab {
 }
 
 impl PendingLogin {
-    /// A new login at `details.provider`.
+    /// A new pending login.
     ///
     /// # Errors
     ///
-    /// [`NoRandomness`] when the operating system gives no random bytes.
+    /// [`NoRandomness`] when the operating system returns no random bytes.
     pub(super) fn new(details: LoginDetails) -> Result<Self, NoRandomness> {
         Ok(Self {
             details,
@@ -148,7 +152,7 @@ impl PendingLogin {
         })
     }
 
-    /// What it was sent out for.
+    /// The details of the login.
     pub(super) fn details(&self) -> &LoginDetails {
         &self.details
     }
@@ -158,12 +162,12 @@ impl PendingLogin {
         Secret::new(self.derived(b"code_verifier"))
     }
 
-    /// The nonce, which an ID token has to repeat: 43 characters.
+    /// The nonce, which the ID token must contain: 43 characters.
     pub(super) fn nonce(&self) -> String {
         self.derived(b"nonce")
     }
 
-    /// A value of its own for each purpose.
+    /// Derives a value from the seed. Each purpose gets its own value.
     fn derived(&self, purpose: &[u8]) -> String {
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.seed.expose());
         URL_SAFE_NO_PAD.encode(hmac::sign(&key, purpose))
@@ -174,11 +178,11 @@ impl PendingLogin {
         URL_SAFE_NO_PAD.encode(digest(&SHA256, self.code_verifier().expose().as_bytes()))
     }
 
-    /// Seals this login into a `state` for the origin `origin`.
+    /// Seals this login as a `state` for `origin`.
     ///
     /// # Errors
     ///
-    /// [`NoRandomness`] when the operating system gives no random bytes.
+    /// [`NoRandomness`] when the operating system returns no random bytes.
     pub(super) fn seal(&self, keys: &KeyRing, origin: &str) -> Result<SealedLogin, NoRandomness> {
         let tab = Tab::random(self.details.issued_at)?;
         let raw = RawDetails {
@@ -202,8 +206,8 @@ impl PendingLogin {
             &plain,
         )?;
         let browser_secret = URL_SAFE_NO_PAD.encode(secret::random::<16>()?);
-        let bound = associated_data(b"seed", &[browser_secret.as_bytes(), &details]);
-        let seed = keys.seal(&bound, self.seed.expose())?;
+        let seed_data = associated_data(b"seed", &[browser_secret.as_bytes(), &details]);
+        let seed = keys.seal(&seed_data, self.seed.expose())?;
         let [details, seed] = [details, seed].map(|part| URL_SAFE_NO_PAD.encode(part));
         let state = format!("{}.{details}.{seed}", tab.0);
         Ok(SealedLogin {
@@ -214,7 +218,7 @@ impl PendingLogin {
     }
 }
 
-/// A `state` whose first part is ours: it knows where the visitor wanted to go, and no more.
+/// A returned `state` whose first part has been opened. The second part has not been verified.
 #[derive(Debug)]
 pub(super) struct ReturnedState {
     tab: Tab,
@@ -224,7 +228,7 @@ pub(super) struct ReturnedState {
 }
 
 impl ReturnedState {
-    /// Opens the first part of a `state` that was made for `origin`.
+    /// Opens the first part of a `state` for `origin`.
     ///
     /// # Errors
     ///
@@ -269,25 +273,25 @@ impl ReturnedState {
         })
     }
 
-    /// What the login was sent out for.
+    /// The details of the login.
     pub(super) fn details(&self) -> &LoginDetails {
         &self.details
     }
 
-    /// The tab whose cookie holds the browser's secret.
+    /// The tab whose cookie contains the browser secret.
     pub(super) fn tab(&self) -> &Tab {
         &self.tab
     }
 
-    /// A hash by which this state can be remembered as used.
+    /// A hash of this state, for the list of used states.
     pub(super) fn fingerprint(&self) -> [u8; 32] {
         let mut fingerprint = [0; 32];
         fingerprint.copy_from_slice(digest(&SHA256, &self.sealed_seed).as_ref());
         fingerprint
     }
 
-    /// Opens the second part with the secret from this tab's cookie. The comparison is the
-    /// cipher's own tag check, in constant time.
+    /// Opens the second part with the secret from the cookie of this tab. The cipher compares its
+    /// tag in constant time.
     ///
     /// # Errors
     ///
@@ -299,14 +303,14 @@ impl ReturnedState {
         now: Timestamp,
         timeout: Duration,
     ) -> Result<PendingLogin, StateError> {
-        // A state from the future has lost its clock, not its age.
+        // A time in the future is accepted: the clock of the gateway may have been set back.
         if self.details.issued_at.plus(timeout) <= now {
             return Err(StateError::Expired);
         }
         let browser_secret = browser_secret.ok_or(StateError::NoCookie)?;
-        let bound = associated_data(b"seed", &[browser_secret, &self.sealed_details]);
+        let seed_data = associated_data(b"seed", &[browser_secret, &self.sealed_details]);
         let seed = keys
-            .open(&bound, &self.sealed_seed)
+            .open(&seed_data, &self.sealed_seed)
             .ok_or(StateError::OtherBrowser)?;
         let seed = seed
             .as_slice()
@@ -324,7 +328,8 @@ fn session_key(text: &str) -> Option<SessionKey> {
     Some(SessionKey::from_bytes(bytes.try_into().ok()?))
 }
 
-/// Associated data in which no two lists of fields look alike: each is preceded by its length.
+/// Encodes `purpose` and `fields` as associated data. Each part follows its length, so two
+/// different lists never give the same bytes.
 pub(super) fn associated_data(purpose: &[u8], fields: &[&[u8]]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for field in [purpose].iter().chain(fields) {

@@ -28,7 +28,7 @@ fn secret(sealed: &SealedLogin) -> &[u8] {
 }
 
 #[test]
-fn a_login_comes_back_as_it_was_sent() {
+fn a_returned_state_opens_to_the_login_that_was_sealed() {
     let keys = KeyRing::random().unwrap();
     let (pending, sealed) = sealed(&keys);
     let returned = ReturnedState::open(&sealed.state, &keys, ORIGIN).unwrap();
@@ -44,7 +44,7 @@ fn a_login_comes_back_as_it_was_sent() {
 }
 
 #[test]
-fn the_cookie_is_under_80_bytes_and_the_state_short() {
+fn the_cookie_is_under_80_bytes_and_the_state_under_2000() {
     let keys = KeyRing::random().unwrap();
     let (_, sealed) = sealed(&keys);
     let pair = format!("{}={}", sealed.tab.cookie(), sealed.browser_secret.expose());
@@ -177,7 +177,7 @@ fn x_16_a_login_comes_back_whatever_year_it_is() {
             Err(StateError::Expired),
             "{seconds}"
         );
-        // A clock that was set back, and one that was at 1970 when the login began.
+        // The clock may be set back, or it may have shown 1970 when the login began.
         assert_eq!(at(Timestamp::default()), Ok(()), "{seconds}");
         assert_eq!(at(Timestamp::MAX), Err(StateError::Expired), "{seconds}");
     }

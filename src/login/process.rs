@@ -1,4 +1,4 @@
-//! What outlives a reload.
+//! The part of the login flow that outlives a reload.
 
 use std::sync::Arc;
 
@@ -11,24 +11,25 @@ use crate::clock::Clock;
 use crate::session::Sessions;
 use crate::telemetry::Metrics;
 
-/// What the flow needs and remembers whatever the settings are: it outlives a reload.
+/// The parts of the login flow that do not depend on the settings: sessions, metrics, clock, used
+/// states and throttle. They outlive a reload.
 #[derive(Debug)]
 pub struct ProcessState {
     pub(super) sessions: Arc<Sessions>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Clock,
     control: Handle,
-    // Taken once in a login, never on the path of a signed-in request.
+    // Locked once per login, and never for the request of a signed-in user.
     #[expect(
         clippy::disallowed_types,
-        reason = "held for one look-up, in logins only"
+        reason = "locked for one look-up, in logins only"
     )]
     used: std::sync::Mutex<UsedStates>,
     pub(super) throttle: Throttle,
 }
 
 impl ProcessState {
-    /// Nothing is remembered yet. `control` is the control plane's runtime.
+    /// An empty state. `control` is the runtime of the control plane.
     pub fn new(
         sessions: Arc<Sessions>,
         metrics: Arc<Metrics>,
@@ -47,7 +48,8 @@ impl ProcessState {
         }
     }
 
-    /// Runs work that must not stop when the browser goes away.
+    /// Runs `work` as a task of the control plane, so that it finishes even when the browser closes
+    /// the connection.
     pub(super) async fn on_control_plane<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, Error>> + Send + 'static,

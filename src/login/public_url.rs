@@ -1,4 +1,4 @@
-//! The origins under which browsers know this gateway.
+//! The origins that browsers use for this gateway.
 
 use std::fmt;
 
@@ -6,10 +6,11 @@ use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor, value::SeqAccessDeserializer};
 use url::{Host, Url};
 
-/// One origin from configuration.
+/// One configured origin.
 ///
-/// `redirect_uri`, absolute `Location`s, cookie attributes and the same-origin check come from
-/// it, never from `Host` or a forwarding field: those only choose among the configured ones.
+/// The gateway derives `redirect_uri`, absolute `Location` fields, cookie attributes and the
+/// same-origin check from it. `Host` and forwarding fields only select one of the configured
+/// origins. A forged `Host` therefore cannot change these values.
 ///
 /// ```
 /// use sidegate::login::PublicUrl;
@@ -27,12 +28,13 @@ pub struct PublicUrl {
 }
 
 impl PublicUrl {
-    /// The origin as browsers write it: scheme, host, and the port unless it is the default one.
+    /// The origin as browsers write it: scheme and host, and the port if it is not the default
+    /// port.
     pub fn origin(&self) -> &str {
         &self.origin
     }
 
-    /// Host, and port unless it is the default one.
+    /// The host, and the port if it is not the default port.
     pub fn authority(&self) -> &str {
         self.origin.get(self.authority_at..).unwrap_or_default()
     }
@@ -63,16 +65,16 @@ impl TryFrom<String> for PublicUrl {
             Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
             Some(Host::Ipv4(address)) => address.is_loopback(),
             Some(Host::Ipv6(address)) => address.is_loopback(),
-            None => return Err(format!("`{text}` names no host; write https://HOST")),
+            None => return Err(format!("`{text}` has no host; write https://HOST")),
         };
         match url.scheme() {
             "https" => {}
             "http" if loopback => {}
             "http" => {
                 return Err(format!(
-                    "`{text}` is plain http: browsers keep `Secure` and `__Host-` cookies over \
-                     http only from loopback hosts such as localhost, so nobody could stay signed \
-                     in; write https://"
+                    "`{text}` is plain http; over http, browsers accept `Secure` and `__Host-` \
+                     cookies only from loopback hosts such as localhost, so no user could stay \
+                     signed in; write https://"
                 ));
             }
             other => return Err(format!("`{text}` has the scheme `{other}`; write https://")),
@@ -80,18 +82,19 @@ impl TryFrom<String> for PublicUrl {
         let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
         if !bare || !url.username().is_empty() || url.password().is_some() {
             return Err(format!(
-                "`{text}` is more than an origin; write scheme, host and port alone"
+                "`{text}` is more than an origin; write only scheme, host and port"
             ));
         }
-        // What requests name as their host is compared without either default port.
+        // The host of a request is compared after ports 80 and 443 are removed, so `https` with
+        // port 80 and `http` with port 443 could match a wrong origin.
         let confusing = matches!(
             (url.scheme(), url.port()),
             ("https", Some(80)) | ("http", Some(443))
         );
         if confusing || url.host_str().is_some_and(|host| host.ends_with('.')) {
             return Err(format!(
-                "`{text}` cannot be matched safely: use the scheme's own port, and a host without \
-                 a dot at its end"
+                "`{text}` cannot be matched safely: do not use the default port of the other scheme, \
+                 or a host that ends with a dot"
             ));
         }
         let origin = url.origin().ascii_serialization();
@@ -103,7 +106,7 @@ impl TryFrom<String> for PublicUrl {
     }
 }
 
-/// The configured origins: at least one, no two with the same authority.
+/// The configured origins: at least one. Each has another authority.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct PublicUrls(Vec<PublicUrl>);
 
@@ -113,7 +116,7 @@ impl PublicUrls {
         self.0.iter().find(|url| url.authority() == authority)
     }
 
-    /// All of them, in the order of the file.
+    /// All origins, in the order of the settings.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &PublicUrl> {
         self.0.iter()
     }
@@ -124,19 +127,19 @@ impl TryFrom<Vec<PublicUrl>> for PublicUrls {
 
     fn try_from(urls: Vec<PublicUrl>) -> Result<Self, String> {
         if urls.is_empty() {
-            return Err("at least one origin is needed".to_owned());
+            return Err("at least one origin is required".to_owned());
         }
         let mut authorities: Vec<&str> = urls.iter().map(PublicUrl::authority).collect();
         authorities.sort_unstable();
         let mut pairs = authorities.iter().zip(authorities.iter().skip(1));
         if let Some((authority, _)) = pairs.find(|(one, other)| one == other) {
-            return Err(format!("`{authority}` is given twice"));
+            return Err(format!("`{authority}` is listed twice"));
         }
         Ok(Self(urls))
     }
 }
 
-/// One origin as a string, or several as a list.
+/// Accepts one origin as a string, or several origins as a list.
 impl<'de> Deserialize<'de> for PublicUrls {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct OneOrSeveral;

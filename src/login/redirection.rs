@@ -1,20 +1,21 @@
-//! Where the answers of providers come to: the redirection endpoints (RFC 6749 section 3.1.2).
+//! The redirection endpoints, where providers send their answers (RFC 6749 section 3.1.2).
 
 use super::PublicUrl;
 
-/// The redirection endpoint of each provider, at every origin the same.
+/// The redirection endpoint of each provider. It has the same path at every origin.
 ///
-/// A single provider has the configured path itself. Several have one each below it, so that an
-/// answer of one is never taken for another's (RFC 9700 section 4.4.2.2).
+/// A single provider uses the configured path. If there are several providers, each has its own
+/// path below the configured path, so that the answer of one provider is never accepted as the
+/// answer of another provider (RFC 9700 section 4.4.2.2).
 #[derive(Clone, Debug)]
 pub(crate) struct RedirectionEndpoints {
     path: Box<str>,
-    /// In alphabetical order.
+    /// The configured names, sorted.
     providers: Box<[Box<str>]>,
 }
 
 impl RedirectionEndpoints {
-    /// At `path`, or below it, for the configured names of all providers.
+    /// The endpoints at or below `path`, for the configured names of all providers.
     pub(crate) fn new<'a>(path: &str, providers: impl IntoIterator<Item = &'a str>) -> Self {
         let mut providers: Vec<Box<str>> = providers.into_iter().map(Into::into).collect();
         providers.sort_unstable();
@@ -24,7 +25,8 @@ impl RedirectionEndpoints {
         }
     }
 
-    /// Whether a path is that of an endpoint, or would be with another provider's name.
+    /// Returns true when `path` is reserved for redirection endpoints, also for names of providers
+    /// that do not exist.
     pub(crate) fn is_own_path(&self, path: &str) -> bool {
         match path.strip_prefix(&*self.path) {
             Some("") => true,
@@ -33,7 +35,7 @@ impl RedirectionEndpoints {
         }
     }
 
-    /// The provider whose endpoint lies at a path.
+    /// The provider whose endpoint has this path.
     pub(crate) fn provider_at(&self, path: &str) -> Option<&str> {
         let below = path.strip_prefix(&*self.path)?;
         if let [only] = &*self.providers {
@@ -44,7 +46,7 @@ impl RedirectionEndpoints {
         names.find(|name| *name == below)
     }
 
-    /// The redirection URI of a provider at an origin, as it is registered there.
+    /// The redirection URI that the operator registers at `provider` for the origin `public_url`.
     pub(crate) fn redirect_uri(&self, public_url: &PublicUrl, provider: &str) -> String {
         let (origin, path) = (public_url.origin(), &self.path);
         match &*self.providers {
@@ -61,7 +63,7 @@ mod tests {
     const PATH: &str = "/oauth2/callback";
 
     #[test]
-    fn a_single_provider_has_the_path_itself() {
+    fn a_single_provider_uses_the_configured_path() {
         let endpoints = RedirectionEndpoints::new(PATH, ["main"]);
         assert_eq!(endpoints.provider_at(PATH), Some("main"));
         for other in ["/oauth2/callback/main", "/oauth2/callback/", "/oauth2", ""] {
@@ -72,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_23_several_providers_have_an_endpoint_each() {
+    fn a_23_each_of_several_providers_has_its_own_endpoint() {
         let endpoints = RedirectionEndpoints::new(PATH, ["work", "main"]);
         let public_url = PublicUrl::try_from("https://gw.test".to_owned()).unwrap();
         for name in ["main", "work"] {

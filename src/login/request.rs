@@ -1,4 +1,4 @@
-//! What a browser asks of the flow.
+//! The requests of a browser to the login flow.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,49 +9,49 @@ use super::{PublicUrl, ReturnTo};
 use crate::provider::{Prompt, ResponseMode};
 use crate::session::{Session, SessionId};
 
-/// A wish to sign in.
+/// A request to begin a login.
 #[derive(Debug)]
 pub struct Start<'a> {
     /// The configured name of the provider.
     pub provider: &'a str,
-    /// Whether the person has to sign in anew.
+    /// Whether the provider must ask the user to sign in again.
     pub prompt: Prompt,
-    /// Who wants to sign in, as somebody told us.
+    /// The `login_hint` for the provider. It is not trusted.
     pub login_hint: Option<&'a str>,
-    /// Where to come back to.
+    /// The page to return to after the login.
     pub return_to: ReturnTo,
-    /// The origin that was asked.
+    /// The origin of the request.
     pub public_url: &'a PublicUrl,
-    /// The request's fields, for its cookies.
+    /// The fields of the request, for its cookies.
     pub headers: &'a HeaderMap,
 }
 
-/// What came to the redirection endpoint of a provider.
+/// A request to the redirection endpoint of a provider.
 #[derive(Debug)]
 pub struct Callback<'a> {
-    /// The query, without `?`, or the form that was posted.
+    /// The query without `?`, or the body of the form post.
     pub parameters: &'a [u8],
-    /// Which of the two it is.
+    /// The mode in which the parameters came.
     pub mode: ResponseMode,
-    /// The request's fields, for its cookies.
+    /// The fields of the request, for its cookies.
     pub headers: &'a HeaderMap,
-    /// The origin that was asked.
+    /// The origin of the request.
     pub public_url: &'a PublicUrl,
-    /// The provider whose endpoint was asked.
+    /// The provider of this endpoint.
     pub provider: &'a str,
-    /// Where the request comes from, after the trust rule.
+    /// The address of the client. Forwarding fields are used only from trusted proxies.
     pub client: IpAddr,
-    /// The session that the browser has.
+    /// The session that the browser had before this login.
     pub previous_session: PreviousSession,
 }
 
-/// The session that a browser brings to a login.
+/// The session that a browser had before a login.
 #[derive(Debug)]
 pub enum PreviousSession {
-    /// A live one.
+    /// A live session.
     Live(SessionId, Arc<Session>),
-    /// None.
+    /// The browser sent no session cookie.
     Nothing,
-    /// One that is good for nothing any more, or for nothing here.
+    /// A session that has ended, or that is not valid on this site.
     Stale(SessionId),
 }

@@ -1,4 +1,4 @@
-//! Where a login leads back to.
+//! The return path: the page to which the browser returns after a login.
 
 use std::fmt;
 
@@ -11,14 +11,15 @@ use crate::seal::KeyRing;
 use crate::secret::NoRandomness;
 use crate::target::{Prefix, canonical_path};
 
-/// The longest return-to, in bytes: it travels inside `state`.
+/// The longest return path, in bytes. It must fit into `state`.
 const MAX: usize = 1024;
 
-/// A path and query on our own site, to which a browser is sent after a login.
+/// A path with query on our own origin, to which the browser is sent after a login.
 ///
-/// It is taken by a grammar that allows little, not by joining URLs and comparing origins: parsers
-/// differ about what `/\evil.test`, `/.//evil.test` or `https:evil.test` mean. What comes out is
-/// written behind a configured origin ([`ReturnTo::absolute`]), never alone.
+/// A strict grammar decides which text is accepted. The code does not join URLs and compare
+/// origins, because URL parsers disagree about `/\evil.test`, `/.//evil.test` and
+/// `https:evil.test`. This stops open redirects. The result is always written after a configured
+/// origin ([`ReturnTo::absolute`]), never alone.
 #[derive(Clone, Eq, PartialEq)]
 pub struct ReturnTo(Box<str>);
 
@@ -32,15 +33,16 @@ impl ReturnTo {
         Self("/".into())
     }
 
-    /// Takes a path with an optional query; a fragment is dropped. `None` for everything else:
+    /// Accepts a path with an optional query, and removes a fragment. Returns `None` for:
     ///
-    /// - longer than 1024 bytes, or with bytes that are not visible ASCII, or a backslash;
-    /// - a path that a [`Target`](crate::target::Target) would be refused for (not starting with
-    ///   one slash, dot segments, hidden separators, double encodings);
-    /// - control characters after one or two percent-decodings, in the query too;
-    /// - a first segment that reads as a scheme once somebody drops the leading slash;
-    /// - anything under `own_prefix`, in whatever spelling: a login that led to the login would
-    ///   never end. A prefix that is no path allows nothing.
+    /// - text of more than 1024 bytes, and text with a backslash or with bytes that are not visible
+    ///   ASCII;
+    /// - a path that [`Target`](crate::target::Target) refuses: a path that does not start with
+    ///   exactly one slash, or that has dot segments, hidden separators or double encodings;
+    /// - control characters after one or two percent-decodings, in the path or the query;
+    /// - a first segment that looks like a URL scheme if a program drops the leading slash;
+    /// - every path below `own_prefix`, in any spelling, because a return to a login endpoint would
+    ///   start an endless loop. If `own_prefix` is not a valid path, everything is refused.
     pub(crate) fn parse(text: &str, own_prefix: &str) -> Option<Self> {
         let visible = text
             .bytes()
@@ -70,15 +72,16 @@ impl ReturnTo {
         (whole.len() <= MAX).then(|| Self(whole.into()))
     }
 
-    /// Seals it for a link of our own on `origin`: what a link says without a seal is not believed.
+    /// Seals the return path for one of our own links on `origin`. A link without a seal is not
+    /// trusted.
     pub(super) fn seal(&self, keys: &KeyRing, origin: &str) -> Result<String, NoRandomness> {
         let sealed = keys.seal(&sealed_for(origin), self.0.as_bytes())?;
         Ok(URL_SAFE_NO_PAD.encode(sealed))
     }
 
-    /// Opens what [`ReturnTo::seal`] gave for `origin`.
+    /// Opens a value that [`ReturnTo::seal`] made for `origin`.
     pub(super) fn unseal(text: &str, keys: &KeyRing, origin: &str) -> Option<Self> {
-        // A sealed one is a third longer, and the cipher adds less than a hundred bytes.
+        // Base64 adds one third, and the cipher adds fewer than 100 bytes.
         if text.len() > MAX.saturating_mul(2) {
             return None;
         }
@@ -92,22 +95,21 @@ impl ReturnTo {
         &self.0
     }
 
-    /// The text of a `Location`: this path on `origin` (`scheme://host[:port]`, from
-    /// configuration).
+    /// The value of a `Location` field: this path on `origin`, a configured `scheme://host[:port]`.
     pub(crate) fn absolute(&self, origin: &str) -> String {
         [origin.trim_end_matches('/'), &self.0].concat()
     }
 }
 
 impl fmt::Debug for ReturnTo {
-    /// The path alone: a query may carry what nobody should read in a log.
+    /// Shows only the path. The query may contain secrets, which must not be logged.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.0.split('?').next().unwrap_or_default();
         f.debug_tuple("ReturnTo").field(&path).finish()
     }
 }
 
-/// Whether one or two percent-decodings give a control character.
+/// Returns true when `text` contains a control character after one or two percent-decodings.
 fn has_control(text: &str) -> bool {
     let once: Vec<u8> = percent_encoding::percent_decode_str(text).collect();
     let mut twice = percent_encoding::percent_decode(&once);

@@ -1,5 +1,5 @@
-//! The table of return-tos and the mutator, judged by two oracles that share no code with the
-//! grammar.
+//! Tests of the return path with a table of cases and a mutator. Two test oracles, which share no
+//! code with the grammar, check each result.
 
 use url::Url;
 
@@ -9,7 +9,7 @@ use crate::target::Target;
 const OWN: &str = "/_auth";
 const SITE: &str = "https://gw.test";
 
-/// `\xNN`, `\\` and `\repeat{text}{n}` in a row of the table.
+/// Decodes `\xNN`, `\\` and `\repeat{text}{n}` in a row of the table.
 fn unescape(text: &str) -> String {
     if let Some(repeat) = text.strip_prefix("\\repeat{") {
         let (text, times) = repeat.strip_suffix('}').unwrap().split_once("}{").unwrap();
@@ -23,7 +23,7 @@ fn unescape(text: &str) -> String {
             plain.push(char::from(u8::from_str_radix(digits, 16).unwrap()));
             plain.push_str(rest);
         } else {
-            assert!(part.is_empty(), "an escape that is none: {text}");
+            assert!(part.is_empty(), "not a valid escape: {text}");
             plain.push('\\');
             plain.push_str(parts.next().unwrap_or_default());
         }
@@ -44,9 +44,9 @@ fn rows() -> impl Iterator<Item = (u32, String, &'static str)> {
         })
 }
 
-/// The authority that a browser would go to, or `None` when it stays on the site: white space
-/// around and tabs and line ends anywhere do not count, a backslash is a slash, and any number of
-/// slashes introduces an authority.
+/// The authority that a browser would request, or `None` when it stays on our origin. A browser
+/// ignores surrounding white space, and all tabs and line ends. It reads a backslash as a slash,
+/// and it accepts any number of slashes before an authority.
 fn leads_to(location: &str) -> Option<String> {
     let text = location.trim_matches(|c: char| c <= ' ');
     let text: String = text
@@ -71,7 +71,7 @@ fn leads_to(location: &str) -> Option<String> {
     Some(authority.rsplit('@').next().unwrap().to_ascii_lowercase())
 }
 
-/// Removes dot segments as RFC 3986 section 5.2.4 has it.
+/// Removes dot segments (RFC 3986 section 5.2.4).
 fn without_dots(path: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     for segment in path.split('/').skip(1) {
@@ -84,7 +84,8 @@ fn without_dots(path: &str) -> String {
     format!("/{}", kept.join("/"))
 }
 
-/// Both oracles, about the text behind our origin and, for whoever forgets the origin, alone.
+/// Applies both oracles to the text after our origin. Applies them to the text alone, too, in case
+/// a caller forgets the origin.
 fn assert_stays(return_to: &ReturnTo, given: &str) {
     let location = return_to.absolute(SITE);
     assert!(
@@ -236,7 +237,7 @@ fn a_return_to_is_bounded_canonical_and_absolute_when_sent() {
     let longest = format!("/{}", "a".repeat(1023));
     assert!(ReturnTo::parse(&longest, OWN).is_some());
     assert_eq!(ReturnTo::parse(&format!("{longest}a"), OWN), None);
-    // It may also grow too long by being made canonical.
+    // The canonical form can be longer than the limit even if the text is not.
     assert_eq!(ReturnTo::parse(&format!("/{}", "|".repeat(400)), OWN), None);
     let taken = ReturnTo::parse("/%7ea?b=%2F#c", OWN).unwrap();
     assert_eq!(taken.as_str(), "/~a?b=%2F");
@@ -257,7 +258,7 @@ fn a_return_to_is_bounded_canonical_and_absolute_when_sent() {
 }
 
 #[test]
-fn the_oracles_see_what_leads_away() {
+fn the_oracles_detect_open_redirects() {
     for away in [
         "//evil.test",
         "/\\evil.test",
@@ -275,7 +276,7 @@ fn the_oracles_see_what_leads_away() {
 }
 
 #[test]
-fn a_query_does_not_print() {
+fn debug_output_does_not_show_the_query() {
     let shown = format!("{:?}", ReturnTo::parse("/reset?token=canary", OWN).unwrap());
     assert!(
         shown.contains("/reset") && !shown.contains("canary"),

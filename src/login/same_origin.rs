@@ -1,14 +1,15 @@
-//! Whether a request comes from a page of ours.
+//! Checks whether a request comes from one of our own pages.
 
 use http::HeaderMap;
 
 use super::PublicUrl;
 
-/// Whether a request that changes something comes from a page of `public_url` itself.
+/// Checks whether a request that changes something comes from a page of `public_url`. This stops
+/// cross-site request forgery.
 ///
-/// `Sec-Fetch-Site` decides where a browser sends it: pages cannot set it, and it is right even for
-/// a page that tells nobody where it is (its `Origin` is `null`). Older browsers are asked for
-/// their `Origin`. Without either the answer is no.
+/// `Sec-Fetch-Site` decides if the browser sends it: a page cannot set this field, and it is
+/// correct even for a page that hides its origin (`Origin: null`). Older browsers do not send it.
+/// For them `Origin` decides. A request with neither field is refused.
 pub(crate) fn same_origin(headers: &HeaderMap, public_url: &PublicUrl) -> SameOrigin {
     let site = single_value(headers, "sec-fetch-site");
     let same = match site {
@@ -26,7 +27,7 @@ pub(crate) fn same_origin(headers: &HeaderMap, public_url: &PublicUrl) -> SameOr
     }
 }
 
-/// The value of a field that should be there once.
+/// The value of a field that may occur only once.
 enum FieldValue<'a> {
     Absent,
     Value(&'a [u8]),
@@ -42,13 +43,13 @@ fn single_value<'a>(headers: &'a HeaderMap, name: &str) -> FieldValue<'a> {
     }
 }
 
-/// The answer of [`same_origin`].
+/// The result of [`same_origin`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(crate) enum SameOrigin {
     /// The request comes from one of our own pages.
     Yes,
-    /// It comes from elsewhere, or cannot be told.
+    /// The request comes from another origin, or its origin is not known.
     No,
 }
 

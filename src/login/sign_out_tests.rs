@@ -73,7 +73,7 @@ async fn a_sign_out_that_cannot_be_stored_does_not_claim_to_have_worked() {
     let (first, second) = (open(&sessions).await, open(&sessions).await);
     login.sign_out(&cookie(&first)).await.unwrap();
     assert!(matches!(sessions.find(&first, NOW), Lookup::Unknown));
-    // What is closed takes no change, as a full disk would not.
+    // A closed store refuses changes, like a full disk.
     sessions.close().await.unwrap();
     let failed = login.sign_out(&cookie(&second)).await;
     assert!(matches!(failed, Err(Error::NotStored(StoreError::Closed))));
@@ -97,7 +97,7 @@ async fn d_26_one_request_signs_out_a_few_sessions_and_not_hundreds() {
         .map(|id| matches!(sessions.find(id, NOW), Lookup::Live(_)));
     let expected = (0..ids.len()).map(|place| place >= MAX_SIGNED_OUT);
     assert!(live.eq(expected));
-    // What had ended before is nobody's sign-out.
+    // A session that has already ended is not signed out again.
     assert_eq!(
         sessions
             .end(&ids[0].key(), EndReason::SignedOut)

@@ -1,8 +1,8 @@
-//! Slows down whoever brings codes that the provider refuses.
+//! Slows down clients that send codes which the provider refuses.
 //!
-//! A visitor can begin a login and come back with a made-up code; each such answer costs a call of
-//! the token endpoint, of which there may be fifty a minute for everybody. Only refused codes
-//! count, so nobody who signs in notices.
+//! An attacker can begin a login and come back with an invented code. Each such answer costs a call
+//! to the token endpoint, and a provider may allow only fifty calls per minute for all users. Only
+//! refused codes are counted, so normal logins are not affected.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
@@ -10,20 +10,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::Timestamp;
 
-/// Codes of one client that may be refused within a minute.
+/// The number of refused codes per client and minute after which the client must wait.
 const MAX_REFUSED: u64 = 10;
 
-/// Clients share a counter now and then; with so many of them that is rare, and the memory fixed.
+/// The number of counters. Two clients can share a counter, but with this many counters it is rare.
+/// The memory stays fixed.
 const COUNTERS: usize = 4096;
 
-/// Counts refused codes by client network, each counter as minute and number in one word.
+/// Counts refused codes per client network. Each counter holds the minute and the count in one
+/// word.
 #[derive(Debug)]
 pub(super) struct Throttle {
     counters: Box<[AtomicU64]>,
     seed: RandomState,
 }
 
-/// Whether a client may bring another code.
+/// Says whether a client may send another code.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(super) enum ThrottleDecision {
@@ -40,7 +42,7 @@ impl Throttle {
         }
     }
 
-    /// Whether `client` may bring a code now.
+    /// Decides whether `client` may send a code now.
     pub(super) fn check(&self, client: IpAddr, now: Timestamp) -> ThrottleDecision {
         let Some(counter) = self.counter(client) else {
             return ThrottleDecision::Allowed;
@@ -53,13 +55,14 @@ impl Throttle {
         }
     }
 
-    /// Notes that the provider has refused a code of `client`.
+    /// Counts a code of `client` that the provider has refused.
     pub(super) fn note_refused(&self, client: IpAddr, now: Timestamp) {
         let Some(counter) = self.counter(client) else {
             return;
         };
         let minute = minute_of(now);
-        // Two at once may count as one; the next one counts again.
+        // Two threads can count at the same time and lose one count. The limit is approximate, so
+        // no lock is needed.
         let refused = match unpack(counter.load(Ordering::Relaxed)) {
             (then, refused) if then == minute => refused.saturating_add(1),
             _ => 1,
@@ -74,8 +77,8 @@ impl Throttle {
     }
 }
 
-/// What counts as one client: an IPv4 address, or the /64 of an IPv6 one, because a single client
-/// has all of that.
+/// The network that counts as one client: an IPv4 address, or a /64 of IPv6, because one client
+/// controls a whole /64.
 fn network(client: IpAddr) -> (bool, u64) {
     let client = client.to_canonical();
     let bits = match client {
@@ -101,8 +104,8 @@ mod tests {
 
     use super::*;
 
-    /// An address of few bits, so that many are near each other, and what counts as its client
-    /// written once more and differently.
+    /// An address with few different bits, so that many addresses are close to each other, and the
+    /// expected client network as text.
     fn client() -> impl Strategy<Value = (IpAddr, String)> {
         let few = || prop::sample::select(vec![0_u16, 1, 0x0a00, 0xffff]);
         let wide = [(); 8].map(|()| few());

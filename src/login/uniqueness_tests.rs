@@ -1,4 +1,4 @@
-//! Keys that are put together from several fields never look alike, whatever is in the fields.
+//! A key that is built from several fields is unique for each list of fields.
 
 use std::collections::HashMap;
 
@@ -7,14 +7,14 @@ use proptest::prelude::*;
 use super::*;
 use crate::login::pending::associated_data;
 
-/// A short field of few bytes, so that many are near each other: separators, bytes that look like
-/// a length, and ordinary ones.
+/// A short field from few different bytes: separators, bytes that look like a length, and letters.
+/// Many generated fields are therefore similar.
 fn field() -> impl Strategy<Value = Vec<u8>> {
     let bytes = prop::sample::select(&b"\0\x01\x02\x08/:.,|a\xff"[..]);
     prop::collection::vec(bytes, 0..5)
 }
 
-/// A name that a provider may have, or would have if more were allowed.
+/// The name of a provider. Some names contain characters that the settings do not allow.
 fn name() -> impl Strategy<Value = String> {
     let characters = prop::sample::select(vec!['a', 'b', '-', '_', '/', '.', '%', '?']);
     prop::collection::vec(characters, 0..5).prop_map(String::from_iter)
