@@ -14,21 +14,21 @@ use sidegate::instance::{Instance, ReloadCause};
 use sidegate::telemetry::{self, chain};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Something failed while running.
+/// Exit code: the command failed.
 const FAILURE: u8 = 1;
-/// The command line cannot be understood (`EX_USAGE` of sysexits).
+/// Exit code: the command line is not valid (`EX_USAGE` in `sysexits.h`).
 const USAGE: u8 = 64;
-/// The settings are wrong (`EX_CONFIG`).
+/// Exit code: the settings have problems (`EX_CONFIG` in `sysexits.h`).
 const CONFIG: u8 = 78;
 
-/// A reverse proxy that signs users in: OAuth 2 and OpenID Connect for web apps that know
-/// nothing of it.
+/// A reverse proxy that signs users in with OAuth 2.0 or OpenID Connect, for web apps that do not
+/// support them.
 #[derive(Parser)]
 #[command(
     version,
     about,
-    after_help = "Exit codes: 0 all went well; 1 something failed; 64 the command line cannot be \
-                  understood; 78 the settings are wrong."
+    after_help = "Exit codes: 0 success; 1 failure; 64 the command line is not valid; 78 the \
+                  settings have problems."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -37,31 +37,31 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve, as the settings print_line, until SIGTERM or SIGINT
+    /// Serve requests until SIGTERM or SIGINT
     Run(Settings),
-    /// Name every problem of the settings that can be seen at once, and serve nothing
+    /// Check the settings and list all problems, without serving requests
     Check(Check),
-    /// Try it: an authorization server, a legacy app and the gateway in one process, on loopback
+    /// Run a demo on loopback: authorization server, legacy app and gateway in one process
     Demo(Demo),
-    /// Write a certificate authority and a certificate for localhost, for development
+    /// Create a certificate authority and a certificate for localhost, for development
     DevCerts {
-        /// The folder to write to; made if it is not there
+        /// The folder for the files; it is created if it does not exist
         dir: PathBuf,
     },
 }
 
 #[derive(Args)]
 struct Settings {
-    /// The settings file (TOML); config/sidegate.toml documents every key
+    /// The settings file (TOML); config/sidegate.toml explains every key
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Listen here instead of server.listen
+    /// The address to listen on; overrides server.listen
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// Log from this level on instead of log.level
+    /// The lowest level to log; overrides log.level
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
-    /// Log as text or json instead of log.format
+    /// The log format, text or json; overrides log.format
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
 }
@@ -70,44 +70,44 @@ struct Settings {
 struct Check {
     #[command(flatten)]
     settings: Settings,
-    /// The settings that a gateway runs with now: print_line what a reload would end, and what it cannot
-    /// change
+    /// The settings file of the running gateway: list which sessions a reload would end, and which
+    /// settings need a restart
     #[arg(long, value_name = "FILE")]
     running: Option<PathBuf>,
 }
 
 #[derive(Args)]
 struct Demo {
-    /// Drive a whole login over real sockets, print each step, and stop
+    /// Test a complete login over real sockets, print each step, and exit
     #[arg(long)]
     check: bool,
-    /// What the authorization server answers as
+    /// The kind of authorization server
     #[arg(long, value_name = "KIND", default_value = "passport-13", value_parser = provider_names())]
     provider: demo::ProviderKind,
-    /// Break this step on purpose, to see that the check can fail
+    /// Break this step on purpose, to show that the check can fail
     #[arg(long = "break", value_name = "STEP", requires = "check", value_parser = step_names())]
     broken: Option<demo::Step>,
-    /// Where the gateway listens; a loopback address
+    /// The loopback address that the gateway listens on
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4180")]
     listen: SocketAddr,
 }
 
-/// The steps of the demo's check by name. The help lists them, and so does the error for another.
+/// Parses the name of a step of the demo check. The help and the error message list all names.
 fn step_names() -> impl TypedValueParser<Value = demo::Step> {
     let names = PossibleValuesParser::new(demo::Step::ALL.map(demo::Step::name));
     names.try_map(|name| {
         let mut steps = demo::Step::ALL.into_iter();
-        steps.find(|step| step.name() == name).ok_or("no such step")
+        steps.find(|step| step.name() == name).ok_or("unknown step")
     })
 }
 
-/// What the demo's authorization server can answer as, by name.
+/// Parses the name of a kind of authorization server.
 fn provider_names() -> impl TypedValueParser<Value = demo::ProviderKind> {
     let names = PossibleValuesParser::new(demo::ProviderKind::ALL.map(demo::ProviderKind::name));
     names.try_map(|name| {
         let mut kinds = demo::ProviderKind::ALL.into_iter();
         let found = kinds.find(|kind| kind.name() == name);
-        found.ok_or("no such kind of provider")
+        found.ok_or("unknown kind of authorization server")
     })
 }
 
@@ -115,13 +115,14 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are no mistakes; clap writes each where it belongs.
-            let arguments = matches!(
+            // `--help` and `--version` are not errors. Clap writes them to standard output, and
+            // real errors to standard error.
+            let is_requested = matches!(
                 error.kind(),
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
             );
             return match error.print() {
-                Ok(()) if arguments => ExitCode::SUCCESS,
+                Ok(()) if is_requested => ExitCode::SUCCESS,
                 Ok(()) | Err(_) => ExitCode::from(USAGE),
             };
         }
@@ -203,7 +204,8 @@ fn run(settings: &Settings) -> ExitCode {
     until_signal(|| Instance::start(config, &clock).map_err(|error| chain(&error)))
 }
 
-/// Starts an instance, serves until a signal, drains. A second signal stops at once.
+/// Starts an instance, serves until a signal, then drains. A second signal stops the process at
+/// once.
 fn until_signal(start: impl FnOnce() -> Result<Instance, String>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -233,7 +235,7 @@ fn until_signal(start: impl FnOnce() -> Result<Instance, String>) -> ExitCode {
             () = signals.next() => fail("stopped at once by a second signal"),
         }
     });
-    // A reload may still wait for a file that cannot be read to its end.
+    // A reload may hang while it reads a file. The process must not wait for it.
     runtime.shutdown_background();
     code
 }
@@ -253,7 +255,7 @@ impl Signals {
         })
     }
 
-    /// Serves until a signal to stop. SIGHUP and replaced files put other settings in force.
+    /// Serves until SIGTERM or SIGINT. SIGHUP and replaced files start a reload.
     async fn serve(&mut self, hangup: &mut Signal, instance: &mut Instance) {
         loop {
             let cause = tokio::select! {
@@ -262,15 +264,15 @@ impl Signals {
                 cause = instance.reload_due() => cause,
             };
             tokio::select! {
-                // A file that cannot be read to its end must not keep the process from stopping.
+                // A reload that hangs while it reads a file must not prevent the stop.
                 () = self.next() => return,
-                // What came of it is in the log.
+                // The reload has logged its result.
                 _reloaded = instance.reload(cause) => {}
             }
         }
     }
 
-    /// Waits for a signal to stop.
+    /// Waits for SIGTERM or SIGINT.
     async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -288,7 +290,7 @@ fn run_demo(demo: &Demo) -> ExitCode {
         Err(error) => return fail(&format!("cannot start: {error}")),
     };
     runtime.block_on(async {
-        // A check has nothing to show in a browser, so any free port will do.
+        // No browser opens a demo that only checks itself, so it uses any free port.
         let listen = if demo.check {
             SocketAddr::from(([127, 0, 0, 1], 0))
         } else {
@@ -308,7 +310,7 @@ fn run_demo(demo: &Demo) -> ExitCode {
 }
 
 async fn check_demo(demo: demo::Demo) -> ExitCode {
-    let held = match demo.check() {
+    let passed = match demo.check() {
         Ok(check) => check
             .run(&mut |report| print_line(&report.to_string()))
             .await
@@ -316,8 +318,8 @@ async fn check_demo(demo: demo::Demo) -> ExitCode {
         Err(error) => return fail(&chain(&error)),
     };
     demo.stop().await;
-    if held {
-        print_line("All steps held.");
+    if passed {
+        print_line("All steps passed.");
         ExitCode::SUCCESS
     } else {
         ExitCode::from(FAILURE)
@@ -330,7 +332,8 @@ async fn show_demo(demo: demo::Demo) -> ExitCode {
         Err(error) => return fail(&format!("cannot listen for signals: {error}")),
     };
     print_line(&format!(
-        "This is a demo for development: everything is on loopback and forgotten when it stops.\n\n  \
+        "This is a demo for development. Everything runs on loopback, and nothing is kept when \
+         the demo stops.\n\n  \
          open      {}\n  \
          user      alice\n  \
          password  password\n\n\
@@ -354,8 +357,8 @@ fn dev_certs(dir: &Path) -> ExitCode {
                 print_line(&format!("wrote {}", path.display()));
             }
             print_line(&format!(
-                "Trust {} where you need to; set server.certificate_file and server.key_file to \
-                 the other two.",
+                "Add {} to the trusted certificates of your browser. Set server.certificate_file and \
+                 server.key_file to the other two files.",
                 written.authority.display()
             ));
             ExitCode::SUCCESS
@@ -373,18 +376,12 @@ fn fail_with(code: u8, text: &str) -> ExitCode {
     ExitCode::from(code)
 }
 
-#[expect(
-    clippy::print_stdout,
-    reason = "the command line speaks to whoever typed it"
-)]
+#[expect(clippy::print_stdout, reason = "a command writes to its terminal")]
 fn print_line(text: &str) {
     println!("{text}");
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "the command line speaks to whoever typed it"
-)]
+#[expect(clippy::print_stderr, reason = "a command writes to its terminal")]
 fn print_error(text: &str) {
     eprintln!("{text}");
 }

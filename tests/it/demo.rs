@@ -47,12 +47,12 @@ async fn demo(arguments: &[&str]) -> (Option<i32>, String, String) {
 /// Every kind of provider whose demo is checked whole.
 const PROVIDERS: [&str; 3] = ["oidc", "passport-12", "passport-13"];
 
-/// All steps held, a line for each.
+/// Asserts that all steps passed, with one line for each step.
 fn all_held(code: Option<i32>, said: &str) {
     assert_eq!(code, Some(0), "{said}");
     let lines: Vec<&str> = said.lines().collect();
     let (last, steps) = lines.split_last().unwrap();
-    assert_eq!(*last, "All steps held.");
+    assert_eq!(*last, "All steps passed.");
     assert_eq!(steps.len(), STEPS.len(), "{said}");
     assert!(steps.iter().all(|line| line.starts_with("ok   ")), "{said}");
 }
