@@ -1,5 +1,5 @@
-//! The legacy app behind the gateway. It knows nothing of OAuth: it believes the fields of a
-//! request, shows them, and checks the token only to show that it could.
+//! The legacy app behind the gateway. It does not use OAuth. It trusts the fields of a request and
+//! shows them. It verifies the access token only as a demonstration.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,27 +18,27 @@ use super::serve::{HandlerResult, ReplyBody, Server, answer, plain, serve};
 use super::token_checker::{ParsedToken, TokenChecker};
 use crate::clock::Clock;
 
-/// The reason why nobody is signed in when there is no `Authorization` at all.
+/// The reason for a request without `Authorization`.
 const NO_TOKEN: &str = "no token arrived";
 
-/// The longest wait that `/slow` gives.
+/// The longest delay of `/slow`.
 const MAX_WAIT: Duration = Duration::from_mins(1);
 
-/// How the app is to be.
+/// The settings of the app.
 #[derive(Clone, Debug)]
 pub struct AppSettings {
-    /// The loopback address to bind; port 0 lets the system choose.
+    /// The loopback address to listen on. With port 0, the system chooses a free port.
     pub address: SocketAddr,
-    /// The key that access tokens should be signed with, as PEM.
+    /// The public key of the provider, as PEM. Access tokens must be signed with its private key.
     pub public_key_pem: String,
-    /// The `aud` that access tokens should have: the gateway's client id.
+    /// The required `aud` of access tokens: the client id of the gateway.
     pub audience: String,
-    /// The time, for the dates in tokens.
+    /// The clock, for the dates in tokens.
     pub clock: Clock,
 }
 
 impl AppSettings {
-    /// A free port on `127.0.0.1`, the system's clock.
+    /// Settings with a free port on `127.0.0.1` and the system clock.
     pub fn new(public_key_pem: impl Into<String>, audience: impl Into<String>) -> Self {
         Self {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
@@ -49,7 +49,7 @@ impl AppSettings {
     }
 }
 
-/// A running app; it stops when this drops.
+/// A running app. It stops when this value is dropped.
 #[derive(Debug)]
 pub struct App {
     server: Server,
@@ -65,7 +65,7 @@ struct AppState {
 }
 
 impl App {
-    /// Binds the address and serves until the handle drops.
+    /// Listens on the address and serves until the returned value is dropped.
     ///
     /// # Errors
     ///
@@ -86,12 +86,12 @@ impl App {
         Ok(Self { server, state })
     }
 
-    /// The address it is bound to.
+    /// The address that the app listens on.
     pub fn address(&self) -> SocketAddr {
         self.server.address()
     }
 
-    /// How many requests reached it.
+    /// The number of requests that reached the app.
     pub fn requests(&self) -> u64 {
         self.state.requests.load(Ordering::Relaxed)
     }
@@ -121,12 +121,12 @@ async fn handle(state: &AppState, request: Request<Bytes>) -> HandlerResult {
     })
 }
 
-/// What the app makes of one request's fields.
+/// The fields of one request, and the result of the token check.
 struct ReceivedRequest {
-    /// Each field but `Authorization`; the gateway's own cookies, should one arrive, without value.
+    /// All fields except `Authorization`. If a cookie of the gateway arrives, its value is removed.
     fields: BTreeMap<String, String>,
     token: Option<ParsedToken>,
-    /// The subject, or why nobody counts as signed in.
+    /// The subject, or the reason why no user is signed in.
     subject: Result<String, &'static str>,
 }
 
@@ -149,7 +149,7 @@ impl ReceivedRequest {
         let mut sent = headers.get_all(AUTHORIZATION).into_iter();
         let (token, subject) = match (sent.next(), sent.next()) {
             (None, _) => (None, Err(NO_TOKEN)),
-            (Some(_), Some(_)) => (None, Err("several Authorization fields arrived")),
+            (Some(_), Some(_)) => (None, Err("more than one Authorization field arrived")),
             (Some(field), None) => {
                 let token = field.to_str().ok();
                 let token = token.and_then(|field| field.strip_prefix("Bearer "));
@@ -158,7 +158,7 @@ impl ReceivedRequest {
                     Some(token) => token
                         .subject(&state.audience, state.clock.now())
                         .map(str::to_owned),
-                    None => Err("it is no token that can be read"),
+                    None => Err("the token cannot be read"),
                 };
                 (token, subject)
             }
@@ -170,7 +170,7 @@ impl ReceivedRequest {
         }
     }
 
-    /// What to call the visitor.
+    /// The name of the user for pages.
     fn label(&self, subject: &str) -> String {
         let labels = ["x-forwarded-preferred-username", "x-forwarded-email"];
         let named = labels.iter().find_map(|name| self.fields.get(*name));
@@ -178,7 +178,7 @@ impl ReceivedRequest {
     }
 }
 
-/// A cookie field without the values of the gateway's cookies.
+/// A `Cookie` field without the values of the gateway's cookies.
 fn redact_gateway_cookies(cookies: &str) -> String {
     let pairs = cookies.split("; ").map(|pair| match pair.split_once('=') {
         Some((name, _value)) if name.starts_with("__Host-sidegate") => {
@@ -207,18 +207,19 @@ fn greeting(received: &ReceivedRequest) -> String {
     match &received.subject {
         Ok(subject) => format!(
             "<h1>Hello, {}</h1>\n<p>The gateway says that you are subject <code>{}</code>. This \
-             app did nothing to find that out: it reads the fields of your request.</p>\n\
+             app only reads the fields of your request.</p>\n\
              <form method=\"post\" action=\"/oauth2/sign_out\"><button class=\"second\">Sign out\
              </button></form>",
             escape(&received.label(subject)),
             escape(subject)
         ),
-        Err(_) => "<h1>Hello, stranger</h1>\n<p>Nothing in your request proves who you are.</p>"
-            .to_owned(),
+        Err(_) => {
+            "<h1>Hello, stranger</h1>\n<p>Your request does not show who you are.</p>".to_owned()
+        }
     }
 }
 
-/// The token taken apart, never as it came.
+/// The decoded token. The token itself is never shown.
 fn token_section(received: &ReceivedRequest) -> String {
     let verdict = match (&received.subject, &received.token) {
         (Ok(_), _) => "<p class=\"good\">✓ signature checked</p>".to_owned(),
@@ -238,8 +239,8 @@ fn token_section(received: &ReceivedRequest) -> String {
     )
 }
 
-/// The fields in two tables: what proxies write about a request first, as that is what one looks
-/// for.
+/// The fields in two tables. The first table has the fields that proxies add, because they are the
+/// interesting ones.
 fn fields_section(received: &ReceivedRequest) -> String {
     let about = |name: &str| name.starts_with("x-forwarded-") || name == "via";
     let rows = |wanted: bool| {
@@ -248,8 +249,8 @@ fn fields_section(received: &ReceivedRequest) -> String {
         table(fields.map(|(name, value)| (name.as_str(), value.clone())))
     };
     format!(
-        "<h2>Fields that arrived</h2>\n<h3>About you and the way here</h3>\n{}\n\
-         <h3>The rest</h3>\n{}",
+        "<h2>Fields that arrived</h2>\n<h3>About you and the proxies</h3>\n{}\n\
+         <h3>Other fields</h3>\n{}",
         rows(true),
         rows(false)
     )
@@ -274,10 +275,10 @@ fn rows(object: &Map<String, Value>) -> impl Iterator<Item = (&str, String)> {
     })
 }
 
-/// Seconds since the epoch as people read them.
+/// Formats seconds since the epoch as an HTTP date.
 fn http_date(seconds: &serde_json::Number) -> Option<String> {
     let since = Duration::try_from_secs_f64(seconds.as_f64()?).ok()?;
-    // Beyond the year 9999 there is no such date, and the printer would panic.
+    // An HTTP date has no year after 9999, and `fmt_http_date` would panic.
     if since > Duration::from_hours(8000 * 365 * 24) {
         return None;
     }
@@ -285,11 +286,11 @@ fn http_date(seconds: &serde_json::Number) -> Option<String> {
     Some(httpdate::fmt_http_date(date))
 }
 
-/// What [`front_page`] shows, for programs.
+/// The data of [`front_page`] as JSON, for programs.
 fn whoami(state: &AppState, received: &ReceivedRequest) -> Response<ReplyBody> {
     let token = match (&received.subject, &received.token) {
         (Ok(_), _) => "signature checked",
-        (Err(_), Some(token)) if token.signed => "signature checked, but the token does not count",
+        (Err(_), Some(token)) if token.signed => "signature checked, but the token is not valid",
         (Err(reason), _) if *reason == NO_TOKEN => "none",
         (Err(_), _) => "signature NOT valid",
     };
@@ -320,7 +321,7 @@ fn notes(received: &ReceivedRequest, body: &Bytes) -> Response<ReplyBody> {
             .map(|(name, value)| (name.as_ref(), value.clone().into_owned())),
     );
     let body = format!(
-        "<h1>Your note arrived</h1>\n<p>Posted by {}. It is not kept.</p>\n{fields}\n\
+        "<h1>Your note arrived</h1>\n<p>Posted by {}. The app does not store it.</p>\n{fields}\n\
          <p><a href=\"/\">Back</a></p>",
         escape(&by)
     );

@@ -1,4 +1,4 @@
-//! The embedded authorization server: settings, handle, and which endpoint answers what.
+//! The embedded authorization server: its settings, its handle, and the table of its endpoints.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -32,17 +32,17 @@ pub struct Client {
     pub id: String,
     /// The client secret; `None` for a public client, which must use PKCE.
     pub secret: Option<Secret<String>>,
-    /// The redirection URIs, compared byte for byte; one with the host `127.0.0.1` or `[::1]`
-    /// also matches every other port (RFC 8252 section 7.3).
+    /// The redirection URIs. They are compared byte by byte. A URI with the host `127.0.0.1` or
+    /// `[::1]` also matches with any other port (RFC 8252 section 7.3).
     pub redirect_uris: Vec<String>,
 }
 
-/// Somebody who can sign in.
+/// A user who can sign in.
 #[derive(Clone, Debug)]
 pub struct User {
-    /// The key of the user's record, and as text the `sub` of their tokens.
+    /// The id of the user. As text it is the `sub` of the user's tokens.
     pub id: u64,
-    /// What the user types, besides the password. The email address works as well.
+    /// The user name for the login form. The email address works, too.
     pub username: String,
     /// The password.
     pub password: Secret<String>,
@@ -50,14 +50,16 @@ pub struct User {
     pub name: String,
     /// The email address.
     pub email: String,
-    /// When the address was verified, as Laravel prints it; `None` when it was not.
+    /// The time at which the email address was verified, in Laravel's format. `None` if it is not
+    /// verified.
     pub email_verified_at: Option<String>,
-    /// The groups; only an OpenID Provider tells.
+    /// The groups. Only an OpenID Provider reports them.
     pub groups: Vec<String>,
 }
 
 impl User {
-    /// The user of the demo: `alice`, password `password`, verified address, in two groups.
+    /// The user of the demo: `alice`, with the password `password`, a verified email address and
+    /// two groups.
     pub fn alice() -> Self {
         Self {
             id: 17,
@@ -70,7 +72,8 @@ impl User {
         }
     }
 
-    /// Another user: `bob`, password `password`, address never verified, in one group.
+    /// Another user: `bob`, with the password `password`, an unverified email address and one
+    /// group.
     pub fn bob() -> Self {
         Self {
             id: 18,
@@ -84,30 +87,30 @@ impl User {
     }
 }
 
-/// How the embedded authorization server is to be.
+/// The settings of the embedded authorization server.
 #[derive(Clone, Debug)]
 pub struct AuthorizationServerSettings {
-    /// The loopback address to bind; port 0 lets the system choose.
+    /// The loopback address to listen on. With port 0, the system chooses a free port.
     pub address: SocketAddr,
-    /// What it answers as.
+    /// The kind of server that it imitates.
     pub kind: ProviderKind,
-    /// The clients known from the start; [`AuthorizationServer::register`] adds more.
+    /// The first clients. [`AuthorizationServer::register`] adds more.
     pub clients: Vec<Client>,
     /// The users.
     pub users: Vec<User>,
-    /// The scopes that exist. An OpenID Provider knows `openid`, `profile` and `email` besides.
+    /// The scopes that exist. An OpenID Provider also has `openid`, `profile` and `email`.
     pub scopes: Vec<String>,
-    /// The life of an access token, and `expires_in`.
+    /// The lifetime of an access token, which is also `expires_in`.
     pub access_token_lifetime: Duration,
-    /// The life of a refresh token.
+    /// The lifetime of a refresh token.
     pub refresh_token_lifetime: Duration,
-    /// The time.
+    /// The clock.
     pub clock: Clock,
 }
 
 impl Default for AuthorizationServerSettings {
-    /// `127.0.0.1` with a free port, the newer Passport, alice and bob, the scopes `read` and
-    /// `write`, tokens that live 731 days, no client, the system's clock.
+    /// A free port on `127.0.0.1`, Passport 13, the users alice and bob, the scopes `read` and
+    /// `write`, tokens with a lifetime of 731 days, no client, and the system clock.
     fn default() -> Self {
         let two_years = Duration::from_hours(731 * 24);
         Self {
@@ -123,29 +126,30 @@ impl Default for AuthorizationServerSettings {
     }
 }
 
-/// One misdeed of the token endpoint.
+/// A fault of the token endpoint, for one request.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// Answers this instead, and does nothing.
+    /// Sends this answer and does not process the request.
     Answer {
-        /// The status.
+        /// The status code.
         status: StatusCode,
-        /// Fields, such as `Content-Type` and `Retry-After`.
+        /// The fields, such as `Content-Type` and `Retry-After`.
         fields: HeaderMap,
-        /// The body, whatever it is.
+        /// The body.
         body: Bytes,
     },
-    /// Waits, then does its work.
+    /// Waits, then processes the request.
     Delay(Duration),
-    /// Closes the connection without an answer, and does nothing.
+    /// Closes the connection without an answer and does not process the request.
     Drop,
-    /// Does its work, then closes the connection without an answer.
+    /// Processes the request, then closes the connection without an answer.
     LoseAnswer,
-    /// Answers 307 to this URI.
+    /// Redirects to this URI with status 307.
     Redirect(HeaderValue),
 }
 
-/// A request to the token endpoint as it arrived. Its `Debug` shows names only: it holds secrets.
+/// A request to the token endpoint, unchanged. It contains secrets, so its `Debug` output shows
+/// only names.
 #[derive(Clone)]
 pub struct TokenRequest {
     /// The method.
@@ -154,9 +158,10 @@ pub struct TokenRequest {
     pub target: Uri,
     /// The fields.
     pub headers: HeaderMap,
-    /// The parameters of the body, form or JSON; a JSON value that is not text is its JSON.
+    /// The parameters of the form or JSON body. A JSON value that is not a string is stored as JSON
+    /// text.
     pub parameters: BTreeMap<String, String>,
-    /// The body as it came.
+    /// The unchanged body.
     pub body: Bytes,
 }
 
@@ -170,17 +175,17 @@ impl fmt::Debug for TokenRequest {
     }
 }
 
-/// A running authorization server; it stops when this drops.
+/// A running authorization server. It stops when this value is dropped.
 #[derive(Debug)]
 pub struct AuthorizationServer {
     server: Server,
     state: Arc<ServerState>,
 }
 
-/// What the endpoints share.
+/// The state that all endpoints share.
 pub(crate) struct ServerState {
     pub(crate) settings: AuthorizationServerSettings,
-    /// The issuer identifier: the base of the endpoints.
+    /// The issuer identifier, which is also the base URL of the endpoints.
     pub(crate) issuer: String,
     pub(crate) keys: Keys,
     pub(crate) checker: TokenChecker,
@@ -196,24 +201,25 @@ impl fmt::Debug for ServerState {
 }
 
 impl ServerState {
-    /// The user with this key.
+    /// The user with this id.
     pub(crate) fn user(&self, id: u64) -> Option<&User> {
         self.settings.users.iter().find(|user| user.id == id)
     }
 
-    /// The issuer as the authorization endpoint names it (RFC 9207); a Passport does not.
+    /// The `iss` parameter of authorization responses (RFC 9207). A Passport server does not send
+    /// it.
     pub(crate) fn response_issuer(&self) -> Option<&str> {
         (self.settings.kind == ProviderKind::OpenId).then_some(&self.issuer)
     }
 }
 
 impl AuthorizationServer {
-    /// Makes a key pair, binds the address and serves until the handle drops.
+    /// Generates keys, listens on the address and serves until the returned value is dropped.
     ///
     /// # Errors
     ///
-    /// [`Error::NotLoopback`], [`Error::Bind`], or [`Error::Key`] and [`Error::Randomness`] when
-    /// no keys could be made.
+    /// [`Error::NotLoopback`]. [`Error::Bind`]. [`Error::Key`] and [`Error::Randomness`] when no
+    /// keys can be generated.
     pub async fn start(settings: AuthorizationServerSettings) -> Result<Self, Error> {
         let bound = BoundListener::bind(settings.address).await?;
         let keys = Keys::generate()?;
@@ -234,13 +240,13 @@ impl AuthorizationServer {
         Ok(Self { server, state })
     }
 
-    /// The address it is bound to.
+    /// The address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.server.address()
     }
 
-    /// `http://` and the address: the base of its endpoints, and an OpenID Provider's issuer
-    /// identifier.
+    /// The base URL of the endpoints: `http://` and the address. It is also the issuer identifier
+    /// of an OpenID Provider.
     pub fn base_url(&self) -> String {
         self.state.issuer.clone()
     }
@@ -255,8 +261,8 @@ impl AuthorizationServer {
         format!("{}/oauth/token", self.base_url())
     }
 
-    /// Where a bearer of a token learns whose it is: a Passport app's `GET /api/user`, or an OpenID
-    /// Provider's userinfo endpoint.
+    /// The endpoint that names the user of an access token: `/api/user` of a Passport server, or
+    /// the userinfo endpoint of an OpenID Provider.
     pub fn userinfo_endpoint(&self) -> String {
         let path = match self.state.settings.kind {
             ProviderKind::OpenId => "/oauth/userinfo",
@@ -265,42 +271,43 @@ impl AuthorizationServer {
         format!("{}{path}", self.base_url())
     }
 
-    /// The key that access tokens are signed with, as PEM.
+    /// The public key for the signatures of access tokens, as PEM.
     pub fn public_key_pem(&self) -> &str {
         self.state.keys.public_pem()
     }
 
-    /// How many requests for a code exchange came, whatever became of them.
+    /// The number of code exchange requests, including failed requests.
     pub fn exchanges(&self) -> u64 {
         self.state.exchanges.load(Ordering::Relaxed)
     }
 
-    /// How many requests for a refresh came, whatever became of them.
+    /// The number of refresh requests, including failed requests.
     pub fn refreshes(&self) -> u64 {
         self.state.refreshes.load(Ordering::Relaxed)
     }
 
-    /// Registers `client`, in place of one with the same id.
+    /// Registers `client`. It replaces a client with the same id.
     pub async fn register(&self, client: Client) {
         self.state.records.lock().await.register(client);
     }
 
-    /// Revokes every access token and refresh token, as an administrator would.
+    /// Revokes all access tokens and refresh tokens.
     pub async fn revoke_all(&self) {
         self.state.records.lock().await.revoke_all();
     }
 
-    /// Ends every login session at this server, so that the next login asks for a password.
+    /// Ends all login sessions at this server, so that the next login asks for the password.
     pub async fn forget_logins(&self) {
         self.state.records.lock().await.forget_logins();
     }
 
-    /// Lets the token endpoint misbehave once; several calls queue up.
+    /// Makes the next request to the token endpoint fail. Further calls add faults for the requests
+    /// after it.
     pub async fn fail_next(&self, fault: Fault) {
         self.state.records.lock().await.faults.push_back(fault);
     }
 
-    /// The latest request to the token endpoint, if there was one.
+    /// The latest request to the token endpoint, if there is one.
     pub async fn last_token_request(&self) -> Option<TokenRequest> {
         self.state.records.lock().await.last_request.clone()
     }
@@ -326,7 +333,7 @@ async fn handle(state: &ServerState, request: Request<Bytes>) -> HandlerResult {
     }
 }
 
-/// What only an app with a Passport has.
+/// The endpoints that only a Passport server has.
 async fn passport_endpoint(state: &ServerState, request: &Request<Bytes>) -> Response<ReplyBody> {
     match (request.uri().path(), request.method()) {
         ("/api/user", &(Method::GET | Method::HEAD)) => profile::show(state, request).await,
@@ -335,7 +342,7 @@ async fn passport_endpoint(state: &ServerState, request: &Request<Bytes>) -> Res
     }
 }
 
-/// What only an OpenID Provider has.
+/// The endpoints that only an OpenID Provider has.
 async fn openid_endpoint(state: &ServerState, request: &Request<Bytes>) -> Response<ReplyBody> {
     let read = matches!(*request.method(), Method::GET | Method::HEAD);
     match request.uri().path() {
@@ -350,7 +357,7 @@ async fn openid_endpoint(state: &ServerState, request: &Request<Bytes>) -> Respo
     }
 }
 
-/// The token endpoint behind the faults that were asked for.
+/// The token endpoint, with the next requested fault.
 async fn token_endpoint(state: &ServerState, request: &Request<Bytes>) -> HandlerResult {
     let fault = {
         let mut records = state.records.lock().await;
@@ -416,8 +423,9 @@ fn method_not_allowed(allow: &'static str) -> Response<ReplyBody> {
     response
 }
 
-/// Whether `asked` is `registered`: byte for byte, or but for the port when the registered one has
-/// a loopback address as its host (RFC 8252 section 7.3; the name `localhost` does not count).
+/// Returns true when the redirection URI `asked` matches `registered`. Both must be equal. If the
+/// host of `registered` is a loopback address, the port may differ (RFC 8252 section 7.3). The name
+/// `localhost` is not a loopback address here.
 pub(crate) fn is_registered(registered: &str, asked: &str) -> bool {
     if registered == asked {
         return true;
@@ -435,7 +443,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn redirection_uris_are_exact_but_for_the_port_of_a_loopback_address() {
+    fn redirection_uris_match_exactly_except_for_the_port_of_a_loopback_address() {
         let app = "https://app.example/cb";
         assert!(is_registered(app, app));
         for other in [

@@ -1,7 +1,7 @@
 //! The authorization endpoint (RFC 6749 section 3.1) with its login form.
 //!
-//! Whoever is signed in here is not authorization again: a second authorization request is answered at
-//! once with a code. Consent is never authorization for, as for a first-party client.
+//! A user who is signed in at this server gets a code at once, without a login form. The server
+//! never asks for consent, because its clients are first-party clients.
 
 use std::collections::HashMap;
 
@@ -20,27 +20,27 @@ use super::serve::{ReplyBody, plain};
 use super::tokens::identifier;
 use crate::clock::Timestamp;
 
-/// The cookie that names a login session at this server.
+/// The cookie that identifies a login session at this server.
 const COOKIE_NAME: &str = "provider_session";
 
 /// A valid authorization request.
 struct AuthorizationRequest {
     client_id: String,
-    /// As it was sent; `None` when the client's only one is meant.
+    /// The parameter of the request. `None` means the only registered URI of the client.
     redirect_uri: Option<String>,
-    /// Where the answer goes.
+    /// The URI that the answer is sent to.
     target: String,
     state: Option<String>,
     scopes: Vec<String>,
     challenge: Option<(String, String)>,
     nonce: Option<String>,
     prompt: Option<String>,
-    /// How long ago the person may have signed in, in seconds; a Passport does not look at it.
+    /// The maximum age of the sign-in, in seconds. A Passport server ignores it.
     max_age: Option<u64>,
 }
 
 impl AuthorizationRequest {
-    /// Whether `prompt`, a list, has the value `wanted` in it.
+    /// Returns true when the list `prompt` contains `wanted`.
     fn prompts(&self, wanted: &str) -> bool {
         let prompt = self.prompt.as_deref().unwrap_or_default();
         prompt.split(' ').any(|value| value == wanted)
@@ -52,7 +52,7 @@ impl AuthorizationRequest {
     }
 }
 
-/// `GET /oauth/authorize`: a code for who is signed in, else the login form.
+/// `GET /oauth/authorize`: returns a code if a user is signed in, else the login form.
 pub(crate) async fn show(server: &ServerState, request: &Request<Bytes>) -> Response<ReplyBody> {
     let authorization = match validate(server, request).await {
         Ok(authorization) => authorization,
@@ -74,7 +74,7 @@ pub(crate) async fn show(server: &ServerState, request: &Request<Bytes>) -> Resp
     }
 }
 
-/// `POST /oauth/authorize`: the login form comes back.
+/// `POST /oauth/authorize`: handles the login form.
 pub(crate) async fn submit(server: &ServerState, request: &Request<Bytes>) -> Response<ReplyBody> {
     let authorization = match validate(server, request).await {
         Ok(authorization) => authorization,
@@ -97,7 +97,7 @@ pub(crate) async fn submit(server: &ServerState, request: &Request<Bytes>) -> Re
         let shown = Some(name);
         return form(server, request, Some(session), shown);
     };
-    // A new session id at each login: one that was planted before it is worth nothing.
+    // Each login gets a new session id. This stops session fixation.
     let login = LoginSession {
         user: user.id,
         at: server.settings.clock.now(),
@@ -113,7 +113,7 @@ pub(crate) async fn submit(server: &ServerState, request: &Request<Bytes>) -> Re
     response
 }
 
-/// `GET /`: who is signed in here, and a way out.
+/// `GET /`: shows the signed-in user and a sign-out button.
 pub(crate) async fn home(server: &ServerState, request: &Request<Bytes>) -> Response<ReplyBody> {
     let session = session(request);
     let user = signed_in(server, session.as_deref()).await;
@@ -137,9 +137,10 @@ pub(crate) async fn sign_out(
     response
 }
 
-/// Checks the request in the order of the real server. What must not be sent to an unproven
-/// redirection URI is answered here and now, as JSON; so is much else by a Passport, while an
-/// OpenID Provider tells the client (RFC 6749 section 4.1.2.1).
+/// Checks the request in the same order as the real server. Before the redirection URI is verified,
+/// an error is answered directly, as JSON, and not by a redirect. A Passport server also answers
+/// many later errors directly. An OpenID Provider redirects them to the client (RFC 6749 section
+/// 4.1.2.1).
 async fn validate(
     server: &ServerState,
     request: &Request<Bytes>,
@@ -179,7 +180,7 @@ async fn validate(
     }
     let scopes = split_scopes(&field("scope").unwrap_or_default());
     if let Some(unknown) = scopes.iter().find(|scope| !exists(server, scope)) {
-        // The older server loses the state here.
+        // Passport 12 does not return the state here.
         let state = to.state.filter(|_state| kind != ProviderKind::Passport12);
         let refusal = Refusal::invalid_scope(unknown);
         return Err(refusal.redirect(kind, Destination { state, ..to }));
@@ -194,7 +195,7 @@ async fn validate(
         redirect_uri,
         target,
         state,
-        // For a code the real server drops the wildcard.
+        // The real server removes the wildcard when it issues a code.
         scopes: scopes.into_iter().filter(|scope| scope != "*").collect(),
         challenge,
         nonce: field("nonce"),
@@ -225,8 +226,8 @@ fn destination<'a>(
     }
 }
 
-/// The PKCE challenge and its method; without a method it is plain (RFC 7636 section 4.3), which an
-/// OpenID Provider does not take.
+/// The PKCE challenge and its method. Without a method, the method is `plain` (RFC 7636 section
+/// 4.3). This OpenID Provider refuses `plain`.
 fn challenge(
     kind: ProviderKind,
     field: &impl Fn(&str) -> Option<String>,
@@ -252,7 +253,7 @@ fn challenge(
     Ok(Some((challenge, method)))
 }
 
-/// A redirect with a code for who signed in.
+/// A redirect with a code for the signed-in user.
 fn grant(
     server: &ServerState,
     authorization: &AuthorizationRequest,
@@ -289,8 +290,8 @@ fn grant(
     redirect(&authorization.target, &fields)
 }
 
-/// The login form, posting back to the same authorization request. `failed` is the name that was
-/// typed with a wrong password.
+/// The login form. It posts to the URL of the same authorization request. `failed` is the user name
+/// of a failed attempt.
 fn form(
     server: &ServerState,
     request: &Request<Bytes>,
@@ -314,7 +315,8 @@ fn form(
     response
 }
 
-/// The login session and fields of a form whose CSRF token belongs to that session.
+/// The login session and the fields of a posted form. `None` when the CSRF token does not belong to
+/// the session.
 fn posted(
     server: &ServerState,
     request: &Request<Bytes>,

@@ -1,9 +1,9 @@
-//! One step of the demo broken on purpose, to see that the check can fail.
+//! Breaks one step of the demo on purpose, to show that the check can fail.
 //!
-//! Three steps break by what a person could get wrong in real settings: a redirection URI that is
-//! not registered, another password, another key. The others break at a small middlebox, a proxy
-//! before the gateway that alters one thing and forwards all else. The check knows of neither: it
-//! is given an address.
+//! Three steps break because of a mistake that could happen in real settings: a redirection URI
+//! that is not registered, a wrong password, a wrong key. The other steps break in a middlebox: a
+//! proxy in front of the gateway that changes one thing and forwards everything else. The check
+//! does not know about the breakage. It only gets the address of the middlebox.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -18,7 +18,8 @@ use super::tokens::Keys;
 use super::{AuthorizationServer, AuthorizationServerSettings, Error, ProviderKind, Step};
 use crate::secret::Secret;
 
-/// The authorization server's settings: for [`Step::Code`] it knows other passwords.
+/// The settings of the authorization server. To break [`Step::Code`], its users have other
+/// passwords.
 pub(crate) fn provider(kind: ProviderKind, broken: Option<Step>) -> AuthorizationServerSettings {
     let mut settings = AuthorizationServerSettings {
         kind,
@@ -32,7 +33,7 @@ pub(crate) fn provider(kind: ProviderKind, broken: Option<Step>) -> Authorizatio
     settings
 }
 
-/// The redirection URI to register: for [`Step::LoginForm`] not the gateway's.
+/// The redirection URI to register. To break [`Step::LoginForm`], it is not the URI of the gateway.
 pub(crate) fn redirect_uri(broken: Option<Step>, public_url: &str) -> String {
     match broken {
         Some(Step::LoginForm) => format!("{public_url}/elsewhere"),
@@ -40,7 +41,8 @@ pub(crate) fn redirect_uri(broken: Option<Step>, public_url: &str) -> String {
     }
 }
 
-/// The key that the app checks tokens with: for [`Step::Bearer`] one that signed none.
+/// The key with which the app verifies tokens. To break [`Step::Bearer`], it is a new key that
+/// signed no token.
 ///
 /// # Errors
 ///
@@ -55,7 +57,7 @@ pub(crate) fn public_key(
     })
 }
 
-/// A proxy on a free loopback port that breaks one step and is otherwise faithful.
+/// A proxy on a free loopback port. It breaks one step and forwards everything else unchanged.
 #[derive(Clone, Copy)]
 pub(crate) struct Middlebox {
     pub(crate) broken: Step,
@@ -64,7 +66,7 @@ pub(crate) struct Middlebox {
 }
 
 impl Middlebox {
-    /// Serves until the handle drops.
+    /// Serves until the returned value is dropped.
     ///
     /// # Errors
     ///
@@ -81,7 +83,7 @@ impl Middlebox {
                 request.headers_mut().remove(CONTENT_LENGTH);
                 *request.body_mut() = Bytes::new();
             }
-            // The gateway never hears of it, whatever the browser is told.
+            // The browser gets a success, but the gateway does not receive the sign-out.
             (Step::SignOut, "/oauth2/sign_out") => return Ok(see_other()),
             (Step::CookieDead, "/oauth2/sign_out") => {
                 let cleared = "__Host-sidegate=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Lax";
@@ -102,7 +104,7 @@ impl Middlebox {
             (Step::SessionCookie, "/oauth2/callback") => {
                 response.headers_mut().remove(SET_COOKIE);
             }
-            // What many a proxy does to scripts: a redirect that they cannot follow.
+            // Many proxies make this mistake: they redirect a script, which cannot sign in.
             (Step::Api, _) if response.status() == StatusCode::UNAUTHORIZED => {
                 response = see_other();
             }
@@ -111,12 +113,13 @@ impl Middlebox {
         Ok(response)
     }
 
-    /// One more refresh at the authorization server, whatever comes of it.
+    /// Sends one more refresh request to the authorization server. It may fail.
     async fn refresh_too(self) -> Result<(), CloseConnection> {
         self.call_token_endpoint("grant_type=refresh_token").await
     }
 
-    /// One more code exchange at the authorization server, with the code of `query` if it has one.
+    /// Sends one more code exchange to the authorization server, with the code in `query` if there
+    /// is one.
     async fn exchange_again(self, query: &str) -> Result<(), CloseConnection> {
         let form = format!("grant_type=authorization_code&{query}");
         self.call_token_endpoint(&form).await
@@ -132,21 +135,22 @@ impl Middlebox {
     }
 }
 
-/// Sends `request` on as it is, and gives back the answer as it came.
+/// Forwards `request` and returns the answer, both unchanged.
 async fn forward(to: SocketAddr, request: Request<Bytes>) -> HandlerResult {
     let answered = exchange(to, request.map(Full::from)).await;
     let mut response = answered.map_err(|_unanswered| CloseConnection)?;
-    // The body was collected and has a length now.
+    // The body was collected, so it is sent with a length and not in chunks.
     response.headers_mut().remove(TRANSFER_ENCODING);
     Ok(response.map(ReplyBody::whole))
 }
 
-/// Takes the digest out of PKCE (RFC 7636 section 4.2), as an attacker on the way would.
+/// Weakens PKCE from `S256` to `plain` (RFC 7636 section 4.2), like an attacker between browser and
+/// provider.
 fn weaken(response: &mut Response<ReplyBody>) {
     if let Some(location) = response.headers_mut().get_mut(LOCATION) {
         let weak = location.to_str().unwrap_or_default();
         let weak = weak.replace("code_challenge_method=S256", "code_challenge_method=plain");
-        // What was text stays text.
+        // This does not fail: the replacement contains only ASCII characters.
         *location = HeaderValue::try_from(weak).unwrap_or_else(|_| HeaderValue::from_static("/"));
     }
 }

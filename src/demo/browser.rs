@@ -1,6 +1,8 @@
-//! A browser without a screen: one request at a time, a cookie jar per host, no redirect followed.
+//! A minimal browser. It sends one request at a time, stores cookies per host, and follows no
+//! redirect.
 //!
-//! It reaches only the hosts that it was given addresses for, whatever a page or redirect says.
+//! It connects only to the hosts whose addresses it was given. A page or a redirect cannot change
+//! this.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,40 +20,41 @@ use url::Url;
 
 use crate::clock::{Clock, Timestamp};
 
-/// How long an answer may take: longer than the gateway waits for its provider.
+/// The longest time for an answer. It is longer than the time that the gateway waits for its
+/// provider.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The longest body that is read, in bytes.
+/// The longest accepted body, in bytes.
 const MAX_BODY: usize = 1024 * 1024;
 
-/// Why a request has no answer.
+/// The reason why a request has no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// The body broke or is too long.
-    #[error("no complete body")]
+    /// The body ended early or is too long.
+    #[error("the body is not complete")]
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// No connection.
+    /// The browser cannot connect.
     #[error("no connection to {address}")]
     Connect {
         address: SocketAddr,
         #[source]
         source: io::Error,
     },
-    /// The answer is not HTTP, or there is none.
+    /// The answer is not valid HTTP, or there is no answer.
     #[error("no answer")]
     Http(#[source] hyper::Error),
-    /// The request cannot be written.
-    #[error("a request that cannot be sent")]
+    /// The request is not valid HTTP.
+    #[error("the request cannot be sent")]
     Request(#[source] http::Error),
-    /// It took too long.
+    /// The answer took too long.
     #[error("no answer within {} s", TIMEOUT.as_secs())]
     Timeout,
-    /// The URL leads somewhere else.
-    #[error("a way to a host that takes no part: {0}")]
+    /// The URL has a host that is not part of the check.
+    #[error("the URL leads to another host: {0}")]
     UnknownHost(Box<str>),
 }
 
-/// A request to be sent.
+/// A request of the browser.
 #[derive(Debug)]
 pub(crate) struct BrowserRequest {
     method: Method,
@@ -61,7 +64,7 @@ pub(crate) struct BrowserRequest {
 }
 
 impl BrowserRequest {
-    /// A click on a link or an address typed: a navigation by GET.
+    /// A navigation by GET, like a click on a link.
     pub(crate) fn navigation(url: &Url) -> Self {
         let request = Self::bare(Method::GET, url)
             .field("accept", "text/html,application/xhtml+xml,*/*;q=0.8")
@@ -70,7 +73,7 @@ impl BrowserRequest {
         request.mode("navigate", "document")
     }
 
-    /// A form posted by a page of the same origin.
+    /// A form post from a page of the same origin.
     pub(crate) fn form(url: &Url, fields: &[(&str, &str)]) -> Self {
         let mut request = Self::bare(Method::POST, url)
             .field("accept", "text/html,application/xhtml+xml,*/*;q=0.8")
@@ -92,7 +95,7 @@ impl BrowserRequest {
             .mode("cors", "empty")
     }
 
-    /// With one more field.
+    /// Adds a field.
     pub(crate) fn field(mut self, name: &'static str, value: &str) -> Self {
         self.fields.push((name, value.to_owned()));
         self
@@ -113,7 +116,7 @@ impl BrowserRequest {
     }
 }
 
-/// An answer, with the URL that gave it.
+/// An answer, with the URL of the request.
 #[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) url: Url,
@@ -123,13 +126,13 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    /// Where it redirects to, made absolute.
+    /// The target of a redirect, as an absolute URL.
     pub(crate) fn location(&self) -> Option<Url> {
         let location = self.fields.get(http::header::LOCATION)?.to_str().ok()?;
         self.url.join(location).ok()
     }
 
-    /// The cookies that it sets or clears.
+    /// The cookies that the answer sets or deletes.
     pub(crate) fn cookies(&self) -> Vec<SetCookie> {
         let fields = self.fields.get_all(SET_COOKIE).into_iter();
         fields
@@ -142,7 +145,7 @@ impl Page {
 pub(crate) struct SetCookie {
     pub(crate) name: String,
     pub(crate) value: String,
-    /// Names in lower case.
+    /// The attributes, with names in lower case.
     attributes: Vec<(String, String)>,
 }
 
@@ -161,14 +164,14 @@ impl SetCookie {
         })
     }
 
-    /// The value of an attribute; empty for one without a value.
+    /// The value of an attribute. It is empty when the attribute has no value.
     pub(crate) fn attribute(&self, name: &str) -> Option<&str> {
         let mut attributes = self.attributes.iter();
         let found = attributes.find(|(known, _value)| known == name)?;
         Some(&found.1)
     }
 
-    /// Whether it tells the browser to drop the cookie (RFC 6265 section 5.3).
+    /// Returns true when the field deletes the cookie (RFC 6265 section 5.3).
     pub(crate) fn clears(&self, now: Timestamp) -> bool {
         if let Some(age) = self.attribute("max-age") {
             return age.parse().is_ok_and(|age: i64| age <= 0);
@@ -181,7 +184,8 @@ impl SetCookie {
         })
     }
 
-    /// Whether a browser keeps it at all: what the prefix `__Host-` promises must hold.
+    /// Returns true when a browser accepts the cookie. The prefix `__Host-` requires `Secure`,
+    /// `Path=/` and no `Domain`.
     fn is_kept(&self) -> bool {
         !self.name.starts_with("__Host-")
             || (self.attribute("secure").is_some()
@@ -190,8 +194,8 @@ impl SetCookie {
     }
 }
 
-/// Hosts, and the cookies kept for each. As in real browsers a cookie belongs to a host name and
-/// not to a port, and `Secure` ones are kept for loopback hosts over plain HTTP.
+/// A browser with the cookies of each host. As in real browsers, a cookie belongs to a host name
+/// and not to a port, and loopback hosts may set `Secure` cookies over plain HTTP.
 pub(crate) struct Browser {
     hosts: Vec<(String, SocketAddr)>,
     jar: BTreeMap<(String, String), String>,
@@ -199,7 +203,7 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
-    /// A fresh browser that knows the way to the hosts of these URLs.
+    /// A browser without cookies. It can connect to the origins of these URLs.
     pub(crate) fn new(hosts: [(&Url, SocketAddr); 2], clock: Clock) -> Self {
         let hosts = hosts.map(|(url, address)| (url.origin().ascii_serialization(), address));
         Self {
@@ -209,14 +213,14 @@ impl Browser {
         }
     }
 
-    /// The value of the cookie `name` kept for the host of `url`.
+    /// The value of the cookie `name` for the host of `url`.
     pub(crate) fn cookie(&self, url: &Url, name: &str) -> Option<&str> {
         let key = (url.host_str()?.to_owned(), name.to_owned());
         self.jar.get(&key).map(String::as_str)
     }
 
-    /// Sends `request` with the cookies of its host on a connection of its own, and keeps the cookies
-    /// of the answer.
+    /// Sends `request` with the cookies of its host, on a new connection. Stores the cookies of the
+    /// answer.
     pub(crate) async fn send(&mut self, request: BrowserRequest) -> Result<Page, Error> {
         let url = request.url.clone();
         let origin = url.origin().ascii_serialization();
@@ -286,7 +290,7 @@ impl Browser {
     }
 }
 
-/// Sends one request on a connection of its own and reads the whole answer.
+/// Sends one request on a new connection and reads the complete answer.
 pub(crate) async fn exchange(
     address: SocketAddr,
     request: Request<Full<Bytes>>,
@@ -296,7 +300,7 @@ pub(crate) async fn exchange(
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(Error::Http)?;
-    // It ends with the answer: each connection carries one request.
+    // The task ends with the answer, because each connection carries one request.
     let driver = tokio::spawn(connection);
     let response = sender.send_request(request).await.map_err(Error::Http)?;
     let (parts, body) = response.into_parts();
@@ -311,7 +315,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cookie_is_cleared_by_age_or_date_and_a_false_host_prefix_is_not_kept() {
+    fn age_or_date_delete_a_cookie_and_an_invalid_host_prefix_is_refused() {
         let now = Timestamp::from_millis(1_700_000_000_000);
         let parse = |field: &str| SetCookie::parse(field).unwrap();
         assert!(parse("a=; Max-Age=0").clears(now));

@@ -1,5 +1,5 @@
-//! Drives one whole login through a gateway over real sockets, as a browser would, and names the
-//! first step that does not hold. It knows nothing of how the gateway is built.
+//! Tests one complete login through a gateway over real sockets, like a browser. It names the first
+//! step that fails. It does not know how the gateway works inside.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,75 +11,75 @@ use super::steps::Steps;
 use crate::clock::Clock;
 use crate::secret::Secret;
 
-/// What to drive, and what should come of it.
+/// The servers to test, and the expected results.
 #[derive(Clone, Debug)]
 pub struct Check<E> {
-    /// Where the gateway listens, for plain HTTP.
+    /// The address of the gateway. It accepts plain HTTP.
     pub gateway: SocketAddr,
-    /// The origin that the gateway is known by; its host need not resolve.
+    /// The public origin of the gateway. Its host name does not have to resolve.
     pub public_url: Url,
-    /// Where the authorization server listens.
+    /// The address of the authorization server.
     pub provider: SocketAddr,
-    /// The authorization endpoint, as the gateway should redirect to it.
+    /// The authorization endpoint that the gateway must redirect to.
     pub authorization_endpoint: Url,
-    /// Counts the calls of its token endpoint that the authorization server has seen.
+    /// Returns the number of requests that the token endpoint has received.
     pub calls: E,
-    /// Who signs in.
+    /// The user name.
     pub user: String,
-    /// With which password.
+    /// The password.
     pub password: Secret<String>,
-    /// The subject that the app should see.
+    /// The subject that the app must receive.
     pub subject: String,
-    /// Further fields that the app should see: name in lower case, value.
+    /// Other fields that the app must receive, each with its name in lower case and its value.
     pub fields: Vec<(&'static str, String)>,
-    /// How long access tokens live.
+    /// The lifetime of access tokens.
     pub token_lifetime: Duration,
-    /// The time, and the measure of each step. It is turned to the end of a token, so it has to be
-    /// one that can be, and gateway, authorization server and app have to look at it, too.
+    /// The clock. It must be a manual clock, because the check moves it to the expiry of a token.
+    /// The gateway, the authorization server and the app must use the same clock.
     pub clock: Clock,
 }
 
-/// Calls of a token endpoint, whatever became of them.
+/// The number of requests to a token endpoint, including failed requests.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct TokenCalls {
-    /// Code exchanges.
+    /// The code exchanges.
     pub exchanges: u64,
-    /// Refreshes.
+    /// The refreshes.
     pub refreshes: u64,
 }
 
-/// One step, in the order in which they are taken.
+/// A step of the check. The variants are in the order of execution.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Step {
     /// A navigation without a session is redirected to the authorization endpoint.
     Redirect,
     /// The authorization server shows a login form.
     LoginForm,
-    /// The right password brings a code and the state back to the gateway.
+    /// With the right password, the browser returns to the gateway with a code and the state.
     Code,
-    /// The gateway exchanges the code, once, and redirects to the page asked for.
+    /// The gateway exchanges the code once and redirects to the requested page.
     Exchange,
-    /// The session cookie has every attribute that protects it.
+    /// The session cookie has all attributes that protect it.
     SessionCookie,
-    /// The app receives a token with a good signature and who signed in, and nothing that the
-    /// client made up.
+    /// The app receives a valid token and the signed-in user. It receives no forged fields of the
+    /// client.
     Bearer,
-    /// Further requests are answered from the session, without another exchange.
+    /// Further requests use the session, without another exchange.
     Cache,
-    /// A token that has expired is refreshed, once, and the app receives the new one.
+    /// An expired token is refreshed once, and the app receives the new token.
     Refresh,
-    /// A form post arrives at the app.
+    /// A form post reaches the app.
     Post,
-    /// A script without a session is told where to sign in.
+    /// A script without a session gets 401 with the URL for the sign-in.
     Api,
-    /// Signing out clears the cookie.
+    /// The sign-out deletes the session cookie.
     SignOut,
-    /// The old cookie opens nothing any more.
+    /// After the sign-out, the old cookie is no longer accepted.
     CookieDead,
 }
 
 impl Step {
-    /// Every step, in order.
+    /// All steps, in order.
     pub const ALL: [Self; 12] = [
         Self::Redirect,
         Self::LoginForm,
@@ -95,7 +95,7 @@ impl Step {
         Self::CookieDead,
     ];
 
-    /// The stable name, for programs and for failures.
+    /// The stable name, for the command line and for error messages.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Redirect => "redirect",
@@ -113,7 +113,7 @@ impl Step {
         }
     }
 
-    /// What holds when the step does, for people.
+    /// The title for reports. It says what a passed step shows.
     const fn title(self) -> &'static str {
         match self {
             Self::Redirect => "redirect to the provider",
@@ -121,13 +121,13 @@ impl Step {
             Self::Code => "code for user and password",
             Self::Exchange => "code exchanged, once",
             Self::SessionCookie => "session cookie is protected",
-            Self::Bearer => "bearer verified by the app",
-            Self::Cache => "next requests from the cache",
+            Self::Bearer => "token verified by the app",
+            Self::Cache => "next requests use the session",
             Self::Refresh => "expired token refreshed, once",
             Self::Post => "form post reaches the app",
             Self::Api => "script gets 401 and login_url",
             Self::SignOut => "sign-out clears the cookie",
-            Self::CookieDead => "old cookie is dead",
+            Self::CookieDead => "old cookie is refused",
         }
     }
 }
@@ -138,28 +138,28 @@ impl fmt::Display for Step {
     }
 }
 
-/// A step that does not hold.
+/// A failed step.
 ///
-/// Side: whatever stands at `step`; the text has no token, code or cookie in it.
+/// Side: the part that `step` checks. The text contains no token, code or cookie.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{step}: expected {expected}, got {got}")]
 pub struct FailedStep {
     /// The step.
     pub step: Step,
-    /// What was expected.
+    /// The expected result.
     pub expected: String,
-    /// What got instead.
+    /// The actual result.
     pub got: String,
 }
 
-/// How a step went. Its `Display` is one line.
+/// The report of one step. Its `Display` is one line.
 #[derive(Clone, Debug)]
 pub struct StepReport {
     /// The step.
     pub step: Step,
-    /// How long it took.
+    /// The duration of the step.
     pub took: Duration,
-    /// Whether it result.
+    /// The result of the step.
     pub outcome: Result<(), FailedStep>,
 }
 
@@ -176,15 +176,15 @@ impl fmt::Display for StepReport {
 }
 
 impl<E: Fn() -> TokenCalls> Check<E> {
-    /// Takes the steps in order, calling `report` after each, up to the first that fails.
+    /// Runs the steps in order, up to the first step that fails. Calls `report` after each step.
     ///
     /// # Errors
     ///
-    /// The step that failed, with what was expected and what got.
+    /// [`FailedStep`] with the expected and the actual result.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves at most an open session at the gateway behind.
+    /// If the caller drops the future, a session can remain open at the gateway.
     pub async fn run(&self, report: &mut impl FnMut(StepReport)) -> Result<(), FailedStep> {
         let mut steps = Steps::new(self);
         for step in Step::ALL {

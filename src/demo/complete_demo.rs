@@ -1,4 +1,4 @@
-//! The demo as one thing: authorization server, app and a gateway in front of it.
+//! The complete demo: an authorization server, an app, and a gateway in front of the app.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -22,19 +22,20 @@ use crate::config::{Config, Reusable, Source};
 use crate::instance::Instance;
 use crate::secret::{self, Secret};
 
-/// The client id that the gateway has at the embedded authorization server.
+/// The client id of the gateway at the embedded authorization server.
 const CLIENT: &str = "99adb0aa-17fc-4578-8226-e45e4d3e9156";
 
-/// How long access tokens live in a demo that is checked; their end comes when the clock is turned.
+/// The lifetime of access tokens in a demo that checks itself. The check advances the clock to
+/// their expiry.
 const LIFETIME: Duration = Duration::from_hours(1);
 
-/// What a demo is for.
+/// The purpose of a demo.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Purpose {
-    /// Somebody looks at it: time goes by itself.
+    /// A user tries the demo. It uses the system clock.
     Show,
-    /// It is checked: time goes as the check says. The step, if there is one, is broken on purpose:
-    /// the check must fail there.
+    /// The demo checks itself. It uses a manual clock, which the check advances. If there is a
+    /// step, it is broken on purpose, and the check must fail at this step.
     Check(Option<Step>),
 }
 
@@ -54,11 +55,12 @@ impl Purpose {
     }
 }
 
-/// A running demo. Its settings file and keys lie in a folder that goes when it drops.
+/// A running demo. Its settings file and its keys are in a temporary folder, which is deleted when
+/// this value is dropped.
 #[derive(Debug)]
 pub struct Demo {
     gateway: Instance,
-    /// Stands before the gateway when a step is broken.
+    /// The proxy in front of the gateway, when a step is broken.
     middlebox: Option<Server>,
     provider: AuthorizationServer,
     app: App,
@@ -69,9 +71,10 @@ pub struct Demo {
 }
 
 impl Demo {
-    /// Starts all three. The gateway listens on `listen`, a loopback address, and is known as
-    /// `localhost`; the authorization server, which answers as `kind` says, and the app take free
-    /// ports of `127.0.0.1`, so that the browser keeps the cookies of gateway and provider apart.
+    /// Starts the authorization server, the app and the gateway. The gateway listens on the
+    /// loopback address `listen`, and its public host is `localhost`. The other two use free ports
+    /// of `127.0.0.1`. Because the hosts differ, the browser does not mix the cookies of the
+    /// gateway and of the provider.
     ///
     /// # Errors
     ///
@@ -138,12 +141,12 @@ impl Demo {
         })
     }
 
-    /// What to open in a browser.
+    /// The URL to open in a browser.
     pub fn public_url(&self) -> &Url {
         &self.public_url
     }
 
-    /// The settings file that the gateway runs on.
+    /// The settings file of the gateway.
     pub fn settings_file(&self) -> std::path::PathBuf {
         self.folder.path().join("sidegate.toml")
     }
@@ -153,7 +156,7 @@ impl Demo {
         &self.provider
     }
 
-    /// What the authorization server is and where, for a person to read.
+    /// Describes the authorization server and its address, for messages.
     pub fn provider_as_text(&self) -> String {
         match self.kind {
             ProviderKind::OpenId => {
@@ -165,22 +168,22 @@ impl Demo {
         }
     }
 
-    /// The app behind.
+    /// The app behind the gateway.
     pub fn app(&self) -> &App {
         &self.app
     }
 
-    /// The gateway's address.
+    /// The address of the gateway.
     pub fn address(&self) -> SocketAddr {
         self.gateway.address()
     }
 
-    /// A check of this demo, as its first user. It holds for one that was started for it: it turns
-    /// the clock.
+    /// A check of this demo with its first user. The demo must have been started with
+    /// [`Purpose::Check`], because the check advances the clock.
     ///
     /// # Errors
     ///
-    /// [`Error::NotLoopback`] when the provider's address is no URL.
+    /// [`Error::NotLoopback`] when no URL can be made from the address of the provider.
     pub fn check(&self) -> Result<Check<impl Fn() -> TokenCalls>, Error> {
         let user = User::alice();
         let mut fields = vec![("x-forwarded-email", user.email)];
@@ -212,14 +215,14 @@ impl Demo {
         })
     }
 
-    /// Stops the gateway in good order, then the rest.
+    /// Drains the gateway, then stops the other parts.
     pub async fn stop(self) {
         self.gateway.drain().await;
     }
 }
 
-/// The address itself, or with a port that is free when none was asked for: the public URL has to
-/// be known before the gateway listens.
+/// The address, with a free port instead of port 0. The settings contain the public URL, so the
+/// port must be known before the gateway listens.
 async fn free(address: SocketAddr) -> Result<SocketAddr, Error> {
     if address.port() != 0 {
         return Ok(address);
@@ -230,7 +233,7 @@ async fn free(address: SocketAddr) -> Result<SocketAddr, Error> {
     Ok(listener.local_addr()?)
 }
 
-/// What the gateway is told of the provider besides its client id and secret.
+/// The settings of the provider, without client id and secret.
 fn provider_section(
     kind: ProviderKind,
     provider: &AuthorizationServer,
@@ -245,7 +248,8 @@ fn provider_section(
     })
 }
 
-/// What the gateway is told of an OpenID Provider: who it is. All else is in its metadata.
+/// The settings of an OpenID Provider. Only the issuer is needed, because the metadata contains the
+/// rest.
 fn openid_section(provider: &AuthorizationServer) -> String {
     format!(
         "profile = \"{}\"\n\
@@ -255,13 +259,13 @@ fn openid_section(provider: &AuthorizationServer) -> String {
     )
 }
 
-/// What the gateway is told of a Passport: where it is, and which key signs its access tokens.
+/// The settings of a Passport server: its URL and the public key for its access tokens.
 fn passport_section(kind: ProviderKind, provider: &AuthorizationServer, key: &Path) -> String {
     format!(
         "profile = \"{}\"\n\
          url = \"{}\"\n\
          access_token.public_key_files = [\"{}\"]\n\
-         # The access token says only which user it is; the app's userinfo says who.\n\
+         # The access token contains only the id of the user. Name and email come from userinfo.\n\
          userinfo_endpoint = \"/api/user\"\n\
          identity.source = \"userinfo\"\n\
          identity.emails_verified = \"timestamp\"\n\
@@ -273,7 +277,7 @@ fn passport_section(kind: ProviderKind, provider: &AuthorizationServer, key: &Pa
     )
 }
 
-/// The settings that a person would write, too; `provider` is what is told of the provider.
+/// The settings file of the gateway. `provider` contains further settings of the provider.
 fn settings(
     listen: SocketAddr,
     (public_url, app): (&str, &App),
@@ -315,7 +319,7 @@ fn new_secret() -> Result<Secret<String>, Error> {
     Ok(Secret::new(URL_SAFE_NO_PAD.encode(digest(&SHA256, &noise))))
 }
 
-/// Writes a file that only its owner reads.
+/// Writes a file that only its owner can read.
 fn write(folder: &Path, name: &str, text: &str) -> Result<std::path::PathBuf, Error> {
     let path = folder.join(name);
     let mut options = OpenOptions::new();
@@ -333,7 +337,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn of_an_openid_provider_only_the_issuer_is_told() {
+    async fn the_settings_of_an_openid_provider_contain_only_the_issuer() {
         let settings = AuthorizationServerSettings {
             kind: ProviderKind::OpenId,
             ..AuthorizationServerSettings::default()

@@ -1,5 +1,5 @@
-//! The token endpoint (RFC 6749 sections 4.1.3 and 6), in the order in which the real server looks
-//! at a request.
+//! The token endpoint (RFC 6749 sections 4.1.3 and 6). It checks a request in the same order as the
+//! real server.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -22,10 +22,10 @@ use super::serve::{ReplyBody, answer};
 use super::tokens::{Claims, identifier, numeric_date};
 use crate::clock::Timestamp;
 
-/// The life of an authorization code.
+/// The lifetime of an authorization code.
 const CODE_LIFETIME: Duration = Duration::from_mins(10);
 
-/// What an authorization code says once opened, in the real one's order.
+/// The content of a sealed authorization code. The members have the order of the real code.
 #[expect(
     clippy::struct_field_names,
     reason = "the names are those of the real code's JSON"
@@ -40,19 +40,19 @@ pub(crate) struct Code {
     pub(crate) expire_time: u64,
     pub(crate) code_challenge: Option<String>,
     pub(crate) code_challenge_method: Option<String>,
-    /// An OpenID Provider's own.
+    /// The sign-in, only for an OpenID Provider.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) sign_in: Option<SignIn>,
 }
 
 impl Code {
-    /// When a code made at `now` expires, in whole seconds.
+    /// The expiry of a code that is issued at `now`, in whole seconds.
     pub(crate) fn expiry(now: Timestamp) -> u64 {
         now.plus(CODE_LIFETIME).as_secs()
     }
 }
 
-/// What a refresh token says once opened.
+/// The content of a sealed refresh token.
 #[expect(
     clippy::struct_field_names,
     reason = "the names are those of the real token's JSON"
@@ -69,7 +69,7 @@ struct RefreshToken {
     sign_in: Option<SignIn>,
 }
 
-/// What tokens are issued for.
+/// The grant for which tokens are issued.
 pub(crate) struct Grant {
     pub(crate) client_id: String,
     pub(crate) user_id: String,
@@ -77,7 +77,7 @@ pub(crate) struct Grant {
     pub(crate) sign_in: Option<SignIn>,
 }
 
-/// A token response (RFC 6749 section 5.1) in the real one's order.
+/// A token response (RFC 6749 section 5.1). The members have the order of the real response.
 #[derive(Serialize)]
 struct TokenResponse<'a> {
     token_type: &'a str,
@@ -88,7 +88,7 @@ struct TokenResponse<'a> {
     id_token: Option<String>,
 }
 
-/// Answers one token request.
+/// Handles one token request.
 pub(crate) async fn token(
     server: &ServerState,
     request: &Request<Bytes>,
@@ -109,8 +109,8 @@ pub(crate) async fn token(
     }
 }
 
-/// The parameters of the body: JSON when the content type says so, else a form. Of several with
-/// one name the last counts; those of the query do not.
+/// The parameters of the JSON or form body, as the content type says. If a name occurs more than
+/// once, the last value is used. Parameters in the query are ignored.
 pub(crate) fn parameters(request: &Request<Bytes>) -> BTreeMap<String, Value> {
     let content_type = request.headers().get(CONTENT_TYPE);
     let content_type = content_type.and_then(|value| value.to_str().ok());
@@ -131,8 +131,8 @@ struct ParsedTokenRequest {
     kind: ProviderKind,
     values: BTreeMap<String, Value>,
     basic: Option<(String, String)>,
-    /// What the field's scheme makes of `WWW-Authenticate`; an OpenID Provider always asks for
-    /// Basic.
+    /// The value of `WWW-Authenticate` for a refused client. A Passport server repeats the scheme
+    /// of `Authorization`. An OpenID Provider always requests Basic.
     challenge: Option<&'static str>,
 }
 
@@ -159,8 +159,8 @@ impl ParsedTokenRequest {
         }
     }
 
-    /// A parameter as text. The newer server trims, takes any scalar and reads an empty one as
-    /// absent; the older takes text only, but a client id may be a number in both.
+    /// A parameter as text. Passport 12 accepts only text, but also a number as the client id. The
+    /// other kinds trim the text, accept numbers, and treat an empty text as missing.
     fn text(&self, name: &str) -> Result<Option<String>, Refusal> {
         let newer = self.kind != ProviderKind::Passport12;
         match self.values.get(name) {
@@ -179,8 +179,8 @@ impl ParsedTokenRequest {
         }
     }
 
-    /// The client, once it has proved itself. Credentials in the body win over those in the field;
-    /// an OpenID Provider takes no request with both (RFC 6749 section 2.3).
+    /// The authenticated client. Credentials in the body take precedence over credentials in
+    /// `Authorization`. An OpenID Provider refuses a request with both (RFC 6749 section 2.3).
     fn client<'a>(&self, records: &'a Records) -> Result<&'a Client, Refusal> {
         let basic = self.basic.as_ref();
         let id = self.text("client_id")?;
@@ -206,8 +206,8 @@ impl ParsedTokenRequest {
                 }
                 Some(_) | None => return Err(refused()),
             }
-            // The older server also compares the redirection URI with the registered ones here,
-            // and calls a strange one a strange client.
+            // Passport 12 compares the redirection URI here, too, and answers `invalid_client` when
+            // it is not registered.
             if self.kind == ProviderKind::Passport12
                 && let Some(uri) = self.text("redirect_uri")?
                 && !client.may_redirect_to(&uri)
@@ -220,7 +220,7 @@ impl ParsedTokenRequest {
 }
 
 /// The credentials of a `Basic` field. An OpenID Provider form-decodes them (RFC 6749 section
-/// 2.3.1), the real Passport does not.
+/// 2.3.1). The real Passport server does not.
 fn basic(kind: ProviderKind, field: &str) -> Option<(String, String)> {
     let encoded = field.strip_prefix("Basic ")?;
     let decoded = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;
@@ -285,7 +285,8 @@ fn redeem(
     issue(server, records, grant)
 }
 
-/// PKCE (RFC 7636 section 4.6), and the guard against leaving it out of one half.
+/// Verifies PKCE (RFC 7636 section 4.6). The challenge and the verifier must both exist or both be
+/// missing. This stops PKCE downgrade attacks.
 fn check_verifier(kind: ProviderKind, code: &Code, verifier: Option<&str>) -> Result<(), Refusal> {
     let (challenge, verifier) = match (&code.code_challenge, verifier) {
         (None, None) => return Ok(()),
@@ -314,7 +315,7 @@ fn check_verifier(kind: ProviderKind, code: &Code, verifier: Option<&str>) -> Re
     }
 }
 
-/// Whether `text` has the shape of a verifier or challenge (RFC 7636 section 4.1).
+/// Returns true when `text` has the syntax of a code verifier or challenge (RFC 7636 section 4.1).
 pub(crate) fn is_code_verifier(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     (43..=128).contains(&text.len()) && text.bytes().all(allowed)
@@ -357,7 +358,7 @@ fn refresh(
         client_id: old.client_id,
         user_id: old.user_id,
         scopes,
-        // The nonce belongs to the login, which is over (OpenID Connect Core 1.0 section 12.2).
+        // The nonce belongs only to the first ID token (OpenID Connect Core 1.0 section 12.2).
         sign_in: old.sign_in.map(|sign_in| SignIn {
             nonce: None,
             ..sign_in
@@ -372,8 +373,7 @@ pub(crate) fn split_scopes(scope: &str) -> Vec<String> {
     scopes.map(str::to_owned).collect()
 }
 
-/// Issues an access token and a refresh token to a client for a user, and where OpenID was parsed
-/// for an ID token.
+/// Issues an access token and a refresh token, and an ID token when the scope `openid` was granted.
 fn issue(
     server: &ServerState,
     records: &mut Records,

@@ -1,16 +1,17 @@
-//! For trying and for tests: an embedded authorization server, a small legacy app, and a check
-//! that drives a whole login between them.
+//! For demonstrations and tests: an embedded authorization server, a small legacy app, and a check
+//! that tests a complete login.
 //!
-//! - [`AuthorizationServer`] answers as a Laravel Passport of either generation does, down to its
-//!   error bodies, or as an OpenID Provider ([`ProviderKind`]). It can be told to misbehave.
-//! - [`App`] is the legacy web app behind the gateway: it knows nothing of OAuth but can show
-//!   what reached it, and checks the token with code of its own, apart from the gateway's.
-//! - [`Check`] is a browser without a screen: it signs in, looks at each step and names the one
-//!   that failed. [`Demo`] can break any step on purpose, to see that the check can fail.
+//! - [`AuthorizationServer`] behaves like a Laravel Passport server, version 12 or 13, with the
+//!   same error bodies, or like an OpenID Provider ([`ProviderKind`]). Tests can make it fail.
+//! - [`App`] is the legacy web app behind the gateway. It does not use OAuth. It shows the request
+//!   that reached it, and it verifies the access token with its own code, which is independent of
+//!   the gateway.
+//! - [`Check`] acts like a browser: it signs in, checks each step and names the step that failed.
+//!   [`Demo`] can break any step on purpose, to show that the check can fail.
 //!
-//! None of the three knows how the gateway is built; whoever composes them does. Everything binds
-//! loopback addresses only and is **not for production**: passwords are short, keys live as long
-//! as the process, nothing is kept.
+//! These three parts do not know how the gateway works inside; only [`Demo`] starts a gateway.
+//! Everything listens on loopback only and is **not for production**: the passwords are short, the
+//! keys exist only while the process runs, and nothing is stored.
 
 mod app;
 mod authorization_server;
@@ -49,40 +50,40 @@ use crate::config::Problems;
 use crate::instance;
 use crate::secret::NoRandomness;
 
-/// Why a part of the demo did not start.
+/// The reason why a part of the demo did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The address could not be bound. Side: gateway; choose another port, or 0.
-    #[error("{address} could not be bound")]
+    /// The program cannot listen on the address. Side: gateway; choose another port, or 0.
+    #[error("cannot listen on {address}")]
     Bind {
-        /// The address asked for.
+        /// The requested address.
         address: SocketAddr,
-        /// What the system said.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// The settings of the demo's own making do not load. Side: gateway.
-    #[error("the demo's settings are wrong")]
+    /// The settings that the demo writes do not load. Side: gateway.
+    #[error("the settings of the demo have problems")]
     Config(#[from] Problems),
-    /// The demo's files could not be written. Side: gateway.
-    #[error("the demo's files could not be written")]
+    /// The demo cannot write its files. Side: gateway.
+    #[error("cannot write the files of the demo")]
     Files(#[from] io::Error),
     /// The gateway did not start. Side: gateway.
     #[error("the gateway did not start")]
     Instance(#[from] instance::Error),
-    /// No key pair could be made. Side: gateway.
-    #[error("no key pair could be made")]
+    /// The demo cannot generate a key pair. Side: gateway.
+    #[error("cannot generate a key pair")]
     Key,
-    /// The address is reachable from elsewhere. Side: gateway; the demo is for this machine only.
+    /// Other machines can reach the address. Side: gateway; the demo is for this machine only.
     #[error("{address} is not a loopback address")]
     NotLoopback {
-        /// The address asked for.
+        /// The requested address.
         address: SocketAddr,
     },
-    /// The public key is not a PEM block. Side: gateway.
-    #[error("the public key is not PEM")]
+    /// The public key is not in PEM format. Side: gateway.
+    #[error("the public key is not in PEM format")]
     PublicKey,
-    /// There is no randomness. Side: gateway.
-    #[error("keys cannot be made")]
+    /// The operating system returned no random bytes. Side: gateway.
+    #[error("cannot generate keys")]
     Randomness(#[from] NoRandomness),
 }

@@ -1,7 +1,7 @@
-//! What makes the server an OpenID Provider: its metadata, its keys, ID tokens, userinfo.
+//! The OpenID Provider: metadata, keys, ID tokens and userinfo.
 //!
-//! Signatures are made here on top of the bare RSA primitive, by no library that the gateway
-//! checks them with.
+//! Tokens are signed with the RSA primitive and not with the JWT library of the gateway. A bug in
+//! the library therefore cannot hide on both sides.
 
 use std::time::Duration;
 
@@ -20,20 +20,21 @@ use super::profile;
 use super::refusal::Refusal;
 use super::serve::{ReplyBody, answer};
 
-/// The scopes that an OpenID Provider knows by itself (OpenID Connect Core 1.0 section 5.4).
+/// The standard scopes of an OpenID Provider (OpenID Connect Core 1.0 section 5.4).
 pub(crate) const SCOPES: [&str; 3] = ["openid", "profile", "email"];
 
-/// The life of an ID token: it is read once, right after it was issued.
+/// The lifetime of an ID token. It is short, because a client reads an ID token once, right after
+/// its issue.
 const ID_TOKEN_LIFETIME: Duration = Duration::from_mins(10);
 
-/// How somebody signed in, for the ID token.
+/// The claims about the sign-in, for the ID token.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct SignIn {
-    /// When, in seconds.
+    /// The time of the sign-in, in seconds.
     pub(crate) auth_time: u64,
-    /// The login session, by a name that is worth nothing as a cookie.
+    /// Identifies the login session. It is not the value of the session cookie.
     pub(crate) sid: String,
-    /// What the client wants to find again; an ID token that comes with a refresh has none.
+    /// The nonce of the authorization request. The ID token of a refresh has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) nonce: Option<String>,
 }
@@ -63,7 +64,7 @@ pub(crate) fn metadata(server: &ServerState) -> Response<ReplyBody> {
             "sub", "iss", "aud", "exp", "iat", "auth_time", "nonce", "at_hash", "sid", "name",
             "preferred_username", "groups", "email", "email_verified",
         ],
-        // Left out it would mean that they are taken.
+        // The default is true, so this member must not be omitted.
         "request_uri_parameter_supported": false,
         "authorization_response_iss_parameter_supported": true,
     }))
@@ -95,7 +96,7 @@ pub(crate) async fn userinfo(
     }
 }
 
-/// The claims that the scopes of the bearer's token open.
+/// The claims that the scopes of the access token allow.
 async fn claims(
     server: &ServerState,
     request: &Request<Bytes>,
@@ -126,9 +127,10 @@ fn subject(user: &User) -> String {
     user.id.to_string()
 }
 
-/// The access token `id` of `grant` that lives until `expiry`, in seconds: a JWT that no ID token
-/// can be mistaken for (RFC 9068 section 2). It is for the client itself, as the demo's app knows
-/// no other audience. `None` when the key refuses, which it does not.
+/// An access token with the identifier `id` for `grant`. It is valid until `expiry`, in seconds.
+/// Its type `at+jwt` distinguishes it from an ID token (RFC 9068 section 2). Its audience is the
+/// client, which the app of the demo expects. Returns `None` when the signature fails, which does
+/// not happen in practice.
 pub(crate) fn access_token(
     server: &ServerState,
     grant: &Grant,
@@ -161,7 +163,7 @@ struct IdToken<'a> {
     sign_in: &'a SignIn,
 }
 
-/// The ID token that goes with `access_token`; `None` where OpenID was not asked for.
+/// The ID token for `access_token`. `None` when the scope `openid` was not granted.
 pub(crate) fn id_token(server: &ServerState, grant: &Grant, access_token: &str) -> Option<String> {
     let sign_in = grant.sign_in.as_ref()?;
     if !grant.scopes.iter().any(|scope| scope == "openid") {
@@ -182,7 +184,7 @@ pub(crate) fn id_token(server: &ServerState, grant: &Grant, access_token: &str) 
     )
 }
 
-/// The left half of the SHA-256 digest, in base64url.
+/// The left half of the SHA-256 digest of `text`, in base64url.
 fn half_hash(text: &str) -> String {
     let digest = digest(&SHA256, text.as_bytes());
     let (left, _right) = digest.as_ref().split_at(16);
@@ -194,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hash_of_an_access_token_is_that_of_the_standards_example() {
+    fn the_hash_of_an_access_token_matches_the_example_in_the_standard() {
         // OpenID Connect Core 1.0 appendix A.3.
         let token = "jHkWEdUXMU1BwAsC4vtUsZwnNvTIxEl0z9K3vx5KF0Y";
         assert_eq!(half_hash(token), "77QmUPtjPfzWtF2AnpK9RQ");

@@ -1,4 +1,4 @@
-//! The pages of the demo: plain HTML, no scripts, readable on a phone and in the dark.
+//! The pages of the demo: plain HTML without scripts. They support small screens and dark mode.
 
 use std::fmt::Write as _;
 
@@ -13,29 +13,33 @@ pub(crate) const PROVIDER: &str = "Authorization server";
 /// The name of the app on its pages.
 pub(crate) const APP: &str = "Legacy app";
 
-/// No script runs, nothing is loaded, nobody frames a page.
+/// The content security policy. Pages run no scripts, load nothing, and cannot be framed.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
      frame-ancestors 'none'";
 
 const STYLE: &str = include_str!("style.css");
 
-/// A page of the app or of the authorization server. `title` and `place` are plain text, `body`
-/// is HTML.
+/// A page of the app or of the authorization server. `title` and `server_name` are plain text.
+/// `body` is HTML.
 pub(crate) fn page(
     status: StatusCode,
-    place: &str,
+    server_name: &str,
     title: &str,
     body: &str,
 ) -> Response<ReplyBody> {
     let html = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>{title} \u{b7} {place}</title>\n<style>\n{STYLE}</style>\n</head>\n<body class=\"{width}\">\n\
-         <header><span class=\"place\">{place}</span><span class=\"badge\">development demo</span>\
+         <title>{title} \u{b7} {server_name}</title>\n<style>\n{STYLE}</style>\n</head>\n<body class=\"{width}\">\n\
+         <header><span class=\"place\">{server_name}</span><span class=\"badge\">development demo</span>\
          </header>\n<main>\n{body}\n</main>\n</body>\n</html>\n",
-        width = if place == PROVIDER { "narrow" } else { "wide" },
+        width = if server_name == PROVIDER {
+            "narrow"
+        } else {
+            "wide"
+        },
         title = escape(title),
-        place = escape(place),
+        server_name = escape(server_name),
     );
     let mut response = answer(status, "text/html; charset=utf-8", html);
     let fields = response.headers_mut();
@@ -44,7 +48,7 @@ pub(crate) fn page(
     response
 }
 
-/// Text as HTML text or as the value of a quoted attribute.
+/// Escapes `text` for HTML text and for quoted attributes.
 pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -60,7 +64,7 @@ pub(crate) fn escape(text: &str) -> String {
     escaped
 }
 
-/// A two-column table; names and values are plain text. A long value wraps anywhere.
+/// A table with two columns. Names and values are plain text.
 pub(crate) fn table<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> String {
     let mut html = String::from("<table>\n");
     for (name, value) in rows {
@@ -79,11 +83,11 @@ pub(crate) fn table<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> St
     html
 }
 
-/// The password that the login form gives away when it is the right one.
+/// The default password. The login form shows it when a user has it.
 pub(crate) const EASY_PASSWORD: &str = "password";
 
-/// The login form. `action` is where it posts, `failed` the name typed with a wrong password,
-/// `hint` a user with the [`EASY_PASSWORD`].
+/// The login form. It posts to `action`. `failed` is the user name of a failed attempt. `hint` is
+/// the name of a user with the password [`EASY_PASSWORD`].
 pub(crate) fn login(
     action: &str,
     token: &str,
@@ -93,19 +97,19 @@ pub(crate) fn login(
     let (status, problem) = match failed {
         Some(_) => (
             StatusCode::UNPROCESSABLE_ENTITY,
-            "<p class=\"problem\" role=\"alert\">These credentials do not match our records.</p>\n",
+            "<p class=\"problem\" role=\"alert\">The user name or the password is wrong.</p>\n",
         ),
         None => (StatusCode::OK, ""),
     };
     let hint = hint.map_or_else(String::new, |user| {
         let user = escape(user);
         format!(
-            "<p class=\"quiet\">For trying: user <code>{user}</code>, password \
+            "<p class=\"quiet\">Demo account: user <code>{user}</code>, password \
              <code>{EASY_PASSWORD}</code>.</p>"
         )
     });
     let body = format!(
-        "<h1>Sign in</h1>\n<p>An app asks this server who you are.</p>\n{problem}\
+        "<h1>Sign in</h1>\n<p>An app wants to know who you are.</p>\n{problem}\
          <form method=\"post\" action=\"{action}\" class=\"stack\">\n\
          <input type=\"hidden\" name=\"_token\" value=\"{token}\">\n\
          <label>User<input name=\"user\" value=\"{user}\" autocomplete=\"username\" \
@@ -121,12 +125,13 @@ pub(crate) fn login(
     page(status, PROVIDER, "Sign in", &body)
 }
 
-/// The authorization server's own front page: who is signed in, with the token of the form.
+/// The front page of the authorization server. `signed_in` is the name of the user and the CSRF
+/// token for the sign-out form.
 pub(crate) fn provider_home(signed_in: Option<(&str, &str)>) -> Response<ReplyBody> {
     let body = match signed_in {
         Some((name, token)) => format!(
-            "<h1>Hello, {}</h1>\n<p>You are signed in at this server, so an app that sends you \
-             here gets its answer without a password.</p>\n\
+            "<h1>Hello, {}</h1>\n<p>You are signed in at this server. When an app sends you \
+             here, you do not need to type your password again.</p>\n\
              <form method=\"post\" action=\"/logout\" class=\"stack\">\n\
              <input type=\"hidden\" name=\"_token\" value=\"{token}\">\n\
              <div class=\"buttons\"><button>Sign out here</button></div>\n</form>",
@@ -139,18 +144,18 @@ pub(crate) fn provider_home(signed_in: Option<(&str, &str)>) -> Response<ReplyBo
     page(StatusCode::OK, PROVIDER, "Account", &body)
 }
 
-/// The form's CSRF token is missing or belongs to another session.
+/// The answer to a form whose CSRF token is missing or belongs to another session.
 pub(crate) fn page_expired() -> Response<ReplyBody> {
-    // 419, which Laravel answers here, is not a registered status but a valid one.
+    // Laravel answers with status 419 here. It is not registered, but it is valid.
     let status = StatusCode::from_u16(419).unwrap_or(StatusCode::FORBIDDEN);
-    let body = "<h1>This page has expired</h1>\n<p>The form belongs to another visit. Go back, \
-                reload the page and try again.</p>";
+    let body = "<h1>This page has expired</h1>\n<p>The form is no longer valid. Go back, reload \
+                the page and try again.</p>";
     page(status, PROVIDER, "Page expired", body)
 }
 
-/// There is nothing at this path of `place`: [`APP`] or [`PROVIDER`].
-pub(crate) fn not_found(place: &str) -> Response<ReplyBody> {
-    let body = "<h1>Not found</h1>\n<p>There is no such page here.</p>\n\
+/// The answer for an unknown path of `server_name`, which is [`APP`] or [`PROVIDER`].
+pub(crate) fn not_found(server_name: &str) -> Response<ReplyBody> {
+    let body = "<h1>Not found</h1>\n<p>This page does not exist.</p>\n\
                 <p><a href=\"/\">Front page</a></p>";
-    page(StatusCode::NOT_FOUND, place, "Not found", body)
+    page(StatusCode::NOT_FOUND, server_name, "Not found", body)
 }

@@ -1,4 +1,4 @@
-//! Whose access token it is; `GET /api/user` says so as a Laravel app does.
+//! The user of an access token, and `GET /api/user`, which returns this user like a Laravel app.
 
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
@@ -13,10 +13,10 @@ use super::refusal::Refusal;
 use super::serve::{ReplyBody, answer};
 use super::token_checker::ParsedToken;
 
-/// When the demo's users were made: long ago.
+/// The creation time of the demo's users.
 const CREATED: &str = "2024-05-04T09:27:11.000000Z";
 
-/// A Laravel user as JSON, in the order of its columns.
+/// A Laravel user as JSON. The members have the order of the database columns.
 #[derive(Serialize)]
 struct Profile<'a> {
     id: u64,
@@ -27,7 +27,7 @@ struct Profile<'a> {
     updated_at: &'a str,
 }
 
-/// Answers with the user of the bearer token, or 401 as the resource server does.
+/// Answers with the user of the access token, or with 401 like the real server.
 pub(crate) async fn show(server: &ServerState, request: &Request<Bytes>) -> Response<ReplyBody> {
     match bearer(server, request).await {
         Ok((user, _token)) => {
@@ -46,7 +46,7 @@ pub(crate) async fn show(server: &ServerState, request: &Request<Bytes>) -> Resp
     }
 }
 
-/// Whose token the request carries, and the token taken apart.
+/// The user of the access token in the request, and the decoded token.
 pub(crate) async fn bearer<'a>(
     server: &'a ServerState,
     request: &Request<Bytes>,
@@ -82,7 +82,7 @@ pub(crate) async fn bearer<'a>(
     Ok((user.ok_or_else(unverified)?, token))
 }
 
-/// The token as a parameter of a form (RFC 6750 section 2.2), which an OpenID Provider takes, too.
+/// The access token in a posted form (RFC 6750 section 2.2). Only an OpenID Provider accepts it.
 fn posted(server: &ServerState, request: &Request<Bytes>) -> Option<String> {
     if server.settings.kind != ProviderKind::OpenId || *request.method() != Method::POST {
         return None;

@@ -1,10 +1,11 @@
-//! What the embedded authorization server answers as.
+//! The kinds of server that the embedded authorization server imitates.
 
-/// What the server answers as. The two Passports differ in error bodies and statuses.
+/// The kind of server to imitate. The two Passport versions differ in error bodies and status
+/// codes.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum ProviderKind {
-    /// An OpenID Provider: metadata, keys, ID tokens and userinfo, and errors as the standards have
-    /// them.
+    /// An OpenID Provider with metadata, keys, ID tokens, userinfo, and the errors of the
+    /// standards.
     OpenId,
     /// Passport 12 on league/oauth2-server 8.5.
     Passport12,
@@ -14,10 +15,10 @@ pub enum ProviderKind {
 }
 
 impl ProviderKind {
-    /// Each of them.
+    /// All kinds.
     pub const ALL: [Self; 3] = [Self::OpenId, Self::Passport12, Self::Passport13];
 
-    /// The stable name, for the command line.
+    /// The stable name for the command line.
     ///
     /// ```
     /// use sidegate::demo::ProviderKind;
@@ -32,7 +33,7 @@ impl ProviderKind {
         }
     }
 
-    /// The gateway's profile for such a server.
+    /// The gateway profile for this kind of server.
     pub const fn profile(self) -> &'static str {
         match self {
             Self::OpenId => "oidc",

@@ -1,37 +1,37 @@
-//! What the authorization server remembers: clients, login sessions, spent codes, live tokens.
+//! The records of the authorization server: clients, login sessions, used codes and valid tokens.
 
 use std::collections::{HashMap, VecDeque};
 
 use super::authorization_server::{Client, Fault, TokenRequest, is_registered};
 use crate::clock::Timestamp;
 
-/// From this many entries on, each new one first clears out what has expired.
+/// The minimum number of entries in a map before expired entries are removed.
 const TIDY_AT: usize = 1024;
 
-/// Somebody who signed in at this server.
+/// A session of a user at this authorization server.
 #[derive(Clone, Debug)]
 pub(crate) struct LoginSession {
-    /// The key of the user's record.
+    /// The id of the user.
     pub(crate) user: u64,
-    /// When.
+    /// The time of the sign-in.
     pub(crate) at: Timestamp,
-    /// What clients are told of the session.
+    /// The `sid` claim, which identifies the session to clients.
     pub(crate) sid: String,
 }
 
-/// Everything that changes while the server runs.
+/// All data that changes while the server runs.
 #[derive(Debug, Default)]
 pub(crate) struct Records {
     clients: Vec<Client>,
-    /// LoginSession session -> who signed in.
+    /// The login sessions, by the value of their cookie.
     logins: HashMap<String, LoginSession>,
-    /// Codes that were redeemed, until they would have expired anyway.
+    /// Used codes, with their expiry. An expired code is refused even without an entry.
     spent_codes: HashMap<String, Timestamp>,
-    /// Access tokens that were not revoked; an unknown one counts as revoked.
+    /// Valid access tokens, with their expiry. A token without an entry counts as revoked.
     access_tokens: HashMap<String, Timestamp>,
-    /// Refresh tokens that were not revoked.
+    /// Valid refresh tokens, with their expiry.
     refresh_tokens: HashMap<String, Timestamp>,
-    /// The misdeeds ahead of the token endpoint.
+    /// The faults for the next requests to the token endpoint.
     pub(crate) faults: VecDeque<Fault>,
     /// The latest request to the token endpoint.
     pub(crate) last_request: Option<TokenRequest>,
@@ -70,17 +70,17 @@ impl Records {
         self.logins.clear();
     }
 
-    /// Whether the code was redeemed before.
+    /// Returns true when the code was already used.
     pub(crate) fn is_spent(&self, code: &str) -> bool {
         self.spent_codes.contains_key(code)
     }
 
-    /// Marks a code as redeemed; `until` is when it expires.
+    /// Marks a code as used. `until` is its expiry.
     pub(crate) fn spend(&mut self, code: String, until: Timestamp, now: Timestamp) {
         insert(&mut self.spent_codes, code, until, now);
     }
 
-    /// Makes the two tokens of a grant count, each until it expires.
+    /// Stores the access token and the refresh token of a grant as valid until their expiry.
     pub(crate) fn issue(
         &mut self,
         access: (String, Timestamp),
@@ -99,7 +99,7 @@ impl Records {
         self.refresh_tokens.contains_key(id)
     }
 
-    /// Revokes a refresh token and the access token that came with it.
+    /// Revokes a refresh token and the access token that was issued with it.
     pub(crate) fn revoke(&mut self, access: &str, refresh: &str) {
         self.access_tokens.remove(access);
         self.refresh_tokens.remove(refresh);
@@ -112,7 +112,7 @@ impl Records {
 }
 
 impl Client {
-    /// Whether one of the registered redirection URIs is `uri`.
+    /// Returns true when `uri` matches one of the registered redirection URIs.
     pub(crate) fn may_redirect_to(&self, uri: &str) -> bool {
         let mut registered = self.redirect_uris.iter();
         registered.any(|registered| is_registered(registered, uri))

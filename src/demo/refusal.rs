@@ -1,5 +1,5 @@
-//! The refusals of a Passport server, word for word in each generation, and those of an OpenID
-//! Provider, which are the standards'.
+//! The error responses. Those of a Passport server are word for word the responses of the real
+//! server in each version. Those of an OpenID Provider follow the standards.
 
 use std::borrow::Cow;
 
@@ -16,29 +16,29 @@ const INVALID_GRANT: &str = "The provided authorization grant (e.g., authorizati
      owner credentials) or refresh token is invalid, expired, revoked, does not match the \
      redirection URI used in the authorization request, or was issued to another client.";
 
-/// An OAuth error (RFC 6749 sections 4.1.2.1 and 5.2) with league's hint.
+/// An OAuth error (RFC 6749 sections 4.1.2.1 and 5.2) with the `hint` of league/oauth2-server.
 #[derive(Clone, Debug)]
 pub(crate) struct Refusal {
     status: StatusCode,
     error: &'static str,
     description: &'static str,
     hint: Option<Cow<'static, str>>,
-    /// The scheme of the credentials that were sent in `Authorization`, if any.
+    /// The value of `WWW-Authenticate`, if the response has this field.
     challenge: Option<&'static str>,
 }
 
-/// Where an answer of the authorization endpoint goes, and what each answer has in it.
+/// The target of an authorization response, with the parameters of every response.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Destination<'a> {
     pub(crate) redirect_uri: &'a str,
     pub(crate) state: Option<&'a str>,
-    /// Who answers (RFC 9207); a Passport does not say.
+    /// The issuer (RFC 9207). A Passport server does not send it.
     pub(crate) iss: Option<&'a str>,
 }
 
-/// The error body in the order that the real server writes it. `message` repeats the description,
-/// in the older generation only. The standard knows no hint: an OpenID Provider's description ends
-/// with it.
+/// The error body. The members have the order of the real server. Only Passport 12 sends `message`,
+/// which repeats the description. The standard has no `hint`, so an OpenID Provider appends the
+/// hint to its description.
 #[derive(Serialize)]
 struct Payload<'a> {
     error: &'a str,
@@ -65,7 +65,7 @@ impl Refusal {
         self
     }
 
-    /// `invalid_request` for a parameter that is missing or not text.
+    /// `invalid_request` for a parameter that is missing or is not text.
     pub(crate) fn parameter(name: &str) -> Self {
         Self::invalid_request(format!("Check the `{name}` parameter"))
     }
@@ -80,7 +80,7 @@ impl Refusal {
         Self::new(StatusCode::BAD_REQUEST, "invalid_grant", INVALID_GRANT).hint(hint)
     }
 
-    /// A code that does not count: `invalid_request` in the older generation.
+    /// The error for an invalid code. Passport 12 answers `invalid_request`.
     pub(crate) fn code(kind: ProviderKind, hint: &'static str) -> Self {
         match kind {
             ProviderKind::Passport12 => Self::invalid_request(hint),
@@ -88,7 +88,7 @@ impl Refusal {
         }
     }
 
-    /// A good code in a token request that does not belong to it.
+    /// The error for a valid code in a token request that does not match it.
     pub(crate) fn stray_code(kind: ProviderKind, hint: &'static str) -> Self {
         match kind {
             ProviderKind::Passport12 | ProviderKind::Passport13 => Self::invalid_request(hint),
@@ -96,7 +96,7 @@ impl Refusal {
         }
     }
 
-    /// A refresh token that does not count: 401 `invalid_request` in the older generation.
+    /// The error for an invalid refresh token. Passport 12 answers 401 `invalid_request`.
     pub(crate) fn refresh_token(kind: ProviderKind, hint: &'static str) -> Self {
         let (status, error) = match kind {
             ProviderKind::Passport12 => (StatusCode::UNAUTHORIZED, "invalid_request"),
@@ -107,8 +107,8 @@ impl Refusal {
         Self::new(status, error, "The refresh token is invalid.").hint(hint)
     }
 
-    /// The client is unknown or did not prove itself. `challenge` is the scheme it tried in
-    /// `Authorization`.
+    /// The client is unknown or its authentication failed. `challenge` is the value of
+    /// `WWW-Authenticate`.
     pub(crate) fn invalid_client(challenge: Option<&'static str>) -> Self {
         Self {
             challenge,
@@ -130,7 +130,7 @@ impl Refusal {
         .hint(format!("Check the `{scope}` scope"))
     }
 
-    /// No grant of this type.
+    /// The grant type is not supported.
     pub(crate) fn unsupported_grant_type() -> Self {
         Self::new(
             StatusCode::BAD_REQUEST,
@@ -140,7 +140,7 @@ impl Refusal {
         .hint("Check that all required parameters have been provided")
     }
 
-    /// A request for an authorization that names no client.
+    /// An authorization request without a client.
     pub(crate) fn no_client(kind: ProviderKind) -> Self {
         match kind {
             ProviderKind::Passport12 | ProviderKind::Passport13 => Self::unsupported_grant_type(),
@@ -148,17 +148,19 @@ impl Refusal {
         }
     }
 
-    /// An authorization that is no code. Only an OpenID Provider says so to the client.
+    /// An authorization request for a response type other than `code`. Only an OpenID Provider
+    /// reports this to the client.
     pub(crate) fn unsupported_response_type() -> Self {
         Self::new(
             StatusCode::BAD_REQUEST,
             "unsupported_response_type",
-            "The authorization server gives codes only.",
+            "The authorization server supports only the response type `code`.",
         )
     }
 
-    /// A request for an authorization of a client that is not known, or to be sent where it must
-    /// not go: for the person, never for the redirection URI.
+    /// An authorization request with an unknown client or an unregistered redirection URI. The
+    /// error is shown to the user. It is never sent to the redirection URI, because this would be
+    /// an open redirect.
     pub(crate) fn unknown_client(kind: ProviderKind) -> Self {
         match kind {
             ProviderKind::Passport12 | ProviderKind::Passport13 => Self::invalid_client(None),
@@ -168,7 +170,7 @@ impl Refusal {
         }
     }
 
-    /// An access token that is missing or does not count (RFC 6750 section 3.1).
+    /// The access token is missing or invalid (RFC 6750 section 3.1).
     pub(crate) fn access_token(kind: ProviderKind, hint: &'static str) -> Self {
         match kind {
             ProviderKind::Passport12 | ProviderKind::Passport13 => Self::access_denied(hint),
@@ -183,7 +185,7 @@ impl Refusal {
         }
     }
 
-    /// An access token that does not open userinfo (RFC 6750 section 3.1).
+    /// The access token has no permission for userinfo (RFC 6750 section 3.1).
     pub(crate) fn insufficient_scope() -> Self {
         Self {
             challenge: Some("Bearer error=\"insufficient_scope\", scope=\"openid\""),
@@ -195,7 +197,7 @@ impl Refusal {
         }
     }
 
-    /// The user, or the state of a token, says no.
+    /// The user refused the request, or a token was refused.
     pub(crate) fn access_denied(hint: &'static str) -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
@@ -205,7 +207,7 @@ impl Refusal {
         .hint(hint)
     }
 
-    /// `prompt=none` found nobody signed in.
+    /// The request has `prompt=none`, but no user is signed in.
     pub(crate) fn login_required(kind: ProviderKind) -> Self {
         match kind {
             ProviderKind::Passport12 => Self::access_denied("Unauthenticated"),
@@ -248,7 +250,7 @@ impl Refusal {
         }
     }
 
-    /// The refusal as JSON, without caching fields as the real one.
+    /// The refusal as a JSON response. Like the real server, it sends no caching fields.
     pub(crate) fn response(&self, kind: ProviderKind) -> Response<ReplyBody> {
         let body = serde_json::to_vec(&self.payload(kind)).unwrap_or_default();
         let mut response = answer(self.status, "application/json", body);
@@ -274,7 +276,7 @@ impl Refusal {
     }
 }
 
-/// A 302 to `uri` with the fields that have a value appended to its query.
+/// A 302 redirect to `uri`. The fields with a value are appended to its query.
 pub(crate) fn redirect(uri: &str, fields: &[(&str, Option<&str>)]) -> Response<ReplyBody> {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     for (name, value) in fields {

@@ -1,7 +1,8 @@
-//! A small HTTP/1.1 server on loopback for the demo's provider and app.
+//! A small HTTP/1.1 server on loopback for the provider and the app of the demo.
 //!
-//! One task per connection, small bodies collected before the handler sees them. It stops when its
-//! [`Server`] drops: no new connection is taken, requests under way are answered.
+//! Each connection has its own task. The server collects a request body before it calls the
+//! handler. When the [`Server`] value is dropped, the server accepts no new connection. It still
+//! answers the requests that have begun.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -24,13 +25,13 @@ use tokio::time::Sleep;
 
 use super::Error;
 
-/// The longest request body that is taken, in bytes.
+/// The longest accepted request body, in bytes.
 const MAX_BODY: usize = 1024 * 1024;
 
-/// How long a client may take for a request's head or body.
+/// The longest time for the head or the body of a request.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A running server; it stops gracefully when this drops.
+/// A running server. It stops gracefully when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
     address: SocketAddr,
@@ -38,25 +39,26 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// The address it is bound to, with the port that the system chose when 0 was asked for.
+    /// The address that the server listens on, with the real port instead of 0.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 }
 
-/// The handler wants the connection closed without an answer.
+/// The error of a handler that closes the connection without an answer.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection is closed without an answer")]
 pub(crate) struct CloseConnection;
 
-/// What a handler gives back.
+/// The result of a handler.
 pub(crate) type HandlerResult = Result<Response<ReplyBody>, CloseConnection>;
 
-/// Binds `address` and serves it with `handler` until the handle drops.
+/// Listens on `address` and serves requests with `handler` until the returned value is dropped.
 ///
 /// # Errors
 ///
-/// [`Error::NotLoopback`] when others could reach the address, [`Error::Bind`] when it is taken.
+/// [`Error::NotLoopback`] when other machines could reach the address. [`Error::Bind`] when the
+/// program cannot listen on it.
 pub(crate) async fn serve<H, F>(address: SocketAddr, handler: H) -> Result<Server, Error>
 where
     H: Fn(Request<Bytes>) -> F + Clone + Send + Sync + 'static,
@@ -65,7 +67,7 @@ where
     Ok(BoundListener::bind(address).await?.serve(handler))
 }
 
-/// An address that is bound and not served yet, for whoever has to know it before.
+/// A listener that does not serve yet. A caller can use its address before the handler exists.
 #[derive(Debug)]
 pub(crate) struct BoundListener {
     listener: TcpListener,
@@ -73,12 +75,12 @@ pub(crate) struct BoundListener {
 }
 
 impl BoundListener {
-    /// Binds `address`.
+    /// Starts to listen on `address`.
     ///
     /// # Errors
     ///
-    /// [`Error::NotLoopback`] when others could reach the address, [`Error::Bind`] when it is
-    /// taken.
+    /// [`Error::NotLoopback`] when other machines could reach the address. [`Error::Bind`] when the
+    /// program cannot listen on it.
     pub(crate) async fn bind(address: SocketAddr) -> Result<Self, Error> {
         if !address.ip().is_loopback() {
             return Err(Error::NotLoopback { address });
@@ -89,12 +91,12 @@ impl BoundListener {
         Ok(Self { listener, address })
     }
 
-    /// The address, with the port that the system chose when 0 was asked for.
+    /// The address of the listener, with the real port instead of 0.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves it with `handler` until the handle drops.
+    /// Serves requests with `handler` until the returned value is dropped.
     pub(crate) fn serve<H, F>(self, handler: H) -> Server
     where
         H: Fn(Request<Bytes>) -> F + Clone + Send + Sync + 'static,
@@ -117,16 +119,17 @@ where
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            // Nothing is ever sent: this resolves when the sender is gone.
+            // The sender never sends. This future resolves when the sender is dropped.
             _gone = stopped.changed() => return,
         };
         match accepted {
             Ok((stream, _peer)) => {
                 tokio::spawn(connection(stream, handler.clone(), stopped.clone()));
             }
-            // Out of descriptors, for one: without a pause this loop would spin.
+            // For example, the process has no free file descriptor. Without a pause this loop would
+            // use a whole core.
             Err(error) => {
-                tracing::warn!(%error, "Demo listener could not accept");
+                tracing::warn!(%error, "Demo server cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
@@ -143,7 +146,7 @@ where
         async move {
             match collect(request).await {
                 Ok(request) => handler(request).await,
-                Err(status) => Ok(plain(status, "the request body was not taken\n")),
+                Err(status) => Ok(plain(status, "the request body was not accepted\n")),
             }
         }
     });
@@ -176,7 +179,7 @@ async fn collect(request: Request<Incoming>) -> Result<Request<Bytes>, StatusCod
     Ok(Request::from_parts(parts, body))
 }
 
-/// A response body: parts, with a pause before each but the first.
+/// A response body in parts, with a pause between the parts.
 #[derive(Debug)]
 pub(crate) struct ReplyBody {
     parts: VecDeque<Bytes>,
@@ -185,12 +188,12 @@ pub(crate) struct ReplyBody {
 }
 
 impl ReplyBody {
-    /// One part; it is sent with a `Content-Length`.
+    /// A body with one part. It is sent with a `Content-Length`.
     pub(crate) fn whole(part: impl Into<Bytes>) -> Self {
         Self::paced([part.into()], Duration::ZERO)
     }
 
-    /// Several parts, each on its way before the next is made; it is sent in chunks.
+    /// A body with several parts. Each part is sent as a chunk, with `pause` between the parts.
     pub(crate) fn paced(parts: impl IntoIterator<Item = Bytes>, pause: Duration) -> Self {
         Self {
             parts: parts.into_iter().filter(|part| !part.is_empty()).collect(),
@@ -232,12 +235,12 @@ impl Body for ReplyBody {
     }
 }
 
-/// An answer of plain text.
+/// A plain-text response.
 pub(crate) fn plain(status: StatusCode, text: &'static str) -> Response<ReplyBody> {
     answer(status, "text/plain; charset=utf-8", text)
 }
 
-/// An answer of one content type, without any caching field.
+/// A response with a content type and without caching fields.
 pub(crate) fn answer(
     status: StatusCode,
     content_type: &'static str,

@@ -1,4 +1,4 @@
-//! The steps of a check: what is sent, what is looked at.
+//! The steps of the check: the requests that each step sends, and the results that it expects.
 
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
@@ -8,13 +8,14 @@ use url::Url;
 use super::browser::{Browser, BrowserRequest, Error, Page};
 use super::check::{Check, Step, TokenCalls};
 
-/// The session cookie.
+/// The name of the session cookie.
 const COOKIE: &str = "__Host-sidegate";
 
-/// The page asked for: not the front page alone, so that returning to it means something.
+/// The requested page. It has a query, so that the check can tell the return to this page from a
+/// return to `/`.
 const PAGE: &str = "/?from=check";
 
-/// What was expected, and what got.
+/// The expected and the actual result of a failed step.
 #[derive(Debug)]
 pub(crate) struct Mismatch {
     pub(crate) expected: String,
@@ -33,13 +34,13 @@ fn expect(holds: bool, expected: &str, got: impl FnOnce() -> String) -> StepResu
     })
 }
 
-/// The state between the steps.
+/// The data that later steps need from earlier steps.
 pub(crate) struct Steps<'a, E> {
     check: &'a Check<E>,
     browser: Browser,
-    /// The calls that the authorization server had seen before.
+    /// The number of requests to the token endpoint before the check.
     before: TokenCalls,
-    /// The latest answer that the next step goes on from.
+    /// The answer from which the next step continues.
     page: Option<Page>,
     state: String,
     session: String,
@@ -57,7 +58,7 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         }
     }
 
-    /// Takes one step; the ones before it passed.
+    /// Runs one step. The steps before it must have passed.
     pub(crate) async fn run(&mut self, step: Step) -> StepResult {
         match step {
             Step::Redirect => self.redirect().await,
@@ -92,7 +93,7 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         };
         let is = |name: &str, good: &dyn Fn(&str) -> bool, expected: &str| match one(name) {
             Ok(value) => expect(good(value), &format!("{name} {expected}"), || {
-                format!("{} characters that differ", value.len())
+                format!("another value of {} characters", value.len())
             }),
             Err(got) => expect(false, &format!("one {name}"), || got),
         };
@@ -120,8 +121,8 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         })?;
         let form = attribute(&page.body, "<form ", "action").is_some()
             && attribute(&page.body, "name=\"_token\"", "value").is_some();
-        expect(form, "a form with a token against forgery", || {
-            "a page without".to_owned()
+        expect(form, "a form with a CSRF token", || {
+            "a page without one".to_owned()
         })?;
         self.page = Some(page);
         Ok(())
@@ -163,7 +164,9 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         let error = || query("error").unwrap_or_else(|| "none".to_owned());
         expect(code, "a code", error)?;
         let state = query("state").is_some_and(|state| state == self.state);
-        expect(state, "the state that was sent", || "another".to_owned())?;
+        expect(state, "the state of the request", || {
+            "another state".to_owned()
+        })?;
         self.page = Some(page);
         Ok(())
     }
@@ -209,11 +212,11 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         expect(has("httponly"), "HttpOnly", without)?;
         expect(is("samesite", "Lax"), "SameSite=Lax", without)?;
         expect(is("path", "/"), "Path=/", without)?;
-        expect(!has("domain"), "no Domain", || "one".to_owned())?;
-        expect(!cookie.clears(now), "a cookie that lasts", || {
-            "one that is cleared".to_owned()
+        expect(!has("domain"), "no Domain", || "a Domain".to_owned())?;
+        expect(!cookie.clears(now), "a cookie with a value", || {
+            "a deleted cookie".to_owned()
         })?;
-        // 256 random bits need 43 characters of base64url, 32 even if every byte were one.
+        // 256 random bits have 43 characters in base64url, and 32 bytes without an encoding.
         expect(cookie.value.len() >= 32, "at least 32 characters", || {
             cookie.value.len().to_string()
         })?;
@@ -239,11 +242,11 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         let fields = fields.ok_or_else(missing_answer)?;
         for (name, value) in fields {
             let value = value.as_str().unwrap_or_default();
-            let made_up = value.split(", ").any(|value| value == "root") || value.contains("evil");
-            expect(!made_up, "nothing that the client made up", || name.clone())?;
+            let forged = value.split(", ").any(|value| value == "root") || value.contains("evil");
+            expect(!forged, "no forged field of the client", || name.clone())?;
             expect(
                 !value.contains(COOKIE),
-                "no session cookie at the app",
+                "no session cookie in the request to the app",
                 || name.clone(),
             )?;
         }
@@ -268,7 +271,7 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
     }
 
     async fn refresh(&mut self) -> StepResult {
-        // The app refuses the token before from now on.
+        // From now on the app refuses the previous token.
         self.check.clock.advance(self.check.token_lifetime);
         for _again in 0..2 {
             let request = BrowserRequest::fetch(&self.at("/whoami")?);
@@ -290,8 +293,8 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
             summary(&page)
         })?;
         let arrived = page.body.contains("sign &amp; drive &lt;gate&gt;");
-        expect(arrived, "the text that was posted", || {
-            "a page without".to_owned()
+        expect(arrived, "a page with the posted text", || {
+            "a page without it".to_owned()
         })
     }
 
@@ -307,7 +310,7 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         let ours = login_url
             .and_then(|url| self.check.public_url.join(url).ok())
             .is_some_and(|url| url.origin() == self.check.public_url.origin());
-        expect(ours, "a login_url at the gateway", || {
+        expect(ours, "a login_url of the gateway", || {
             login_url.unwrap_or("none").to_owned()
         })
     }
@@ -324,9 +327,11 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         let mut cookies = page.cookies().into_iter();
         let cleared = cookies.any(|cookie| cookie.name == COOKIE && cookie.clears(now));
         let kept = self.browser.cookie(&page.url, COOKIE).is_some();
-        expect(cleared && !kept, "the session cookie cleared", || {
-            "an answer that leaves it".to_owned()
-        })
+        expect(
+            cleared && !kept,
+            "an answer that deletes the session cookie",
+            || "an answer that does not".to_owned(),
+        )
     }
 
     async fn cookie_dead(&mut self) -> StepResult {
@@ -343,7 +348,8 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         refused(&page.map_err(|error| request_failed(&error))?)
     }
 
-    /// Asks the app who it takes us for: the right subject by a token with a good signature.
+    /// Asks the app for the user. The app must report the right subject and a valid signature of
+    /// the token.
     async fn whoami(&mut self, request: BrowserRequest) -> Result<Value, Mismatch> {
         let page = self.send(request).await?;
         expect(page.status == StatusCode::OK, "the app's answer", || {
@@ -365,7 +371,7 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         Ok(seen)
     }
 
-    /// The URL that `page` redirects to, which must be the authorization endpoint.
+    /// The redirect target of `page`, which must be the authorization endpoint.
     fn authorization_request(&self, page: &Page) -> Result<Url, Mismatch> {
         expect(page.status == StatusCode::SEE_OTHER, "status 303", || {
             summary(page)
@@ -386,7 +392,7 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         expect(seen == 1, "one code exchange", || seen.to_string())
     }
 
-    /// Where the answer of the step before redirects to.
+    /// The redirect target of the previous answer.
     fn next(&mut self) -> Result<Url, Mismatch> {
         let page = self.page.take().ok_or_else(missing_answer)?;
         page.location().ok_or_else(missing_answer)
@@ -413,7 +419,7 @@ fn browser<E>(check: &Check<E>) -> Browser {
     Browser::new(hosts, check.clock.clone())
 }
 
-/// 401 with a problem document (RFC 9457).
+/// Expects 401 with a problem document (RFC 9457).
 fn refused(page: &Page) -> StepResult {
     let unauthorized = page.status == StatusCode::UNAUTHORIZED;
     expect(unauthorized, "status 401", || summary(page))?;
@@ -426,7 +432,7 @@ fn refused(page: &Page) -> StepResult {
 
 fn missing_answer() -> Mismatch {
     Mismatch {
-        expected: "an answer to go on from".to_owned(),
+        expected: "an answer that the next step can use".to_owned(),
         got: "none".to_owned(),
     }
 }
@@ -445,8 +451,8 @@ fn request_failed(error: &Error) -> Mismatch {
     }
 }
 
-/// An answer in a few words: its status, and where it leads without the query, which may hold
-/// secrets.
+/// A short description of an answer: its status and its redirect target. The query is left out,
+/// because it may contain secrets.
 fn summary(page: &Page) -> String {
     let status = page.status.as_u16();
     match page.location() {
@@ -455,7 +461,7 @@ fn summary(page: &Page) -> String {
     }
 }
 
-/// A URL without query and fragment.
+/// The URL without its query and fragment.
 fn without_query(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
@@ -468,7 +474,7 @@ fn names(query: &[(String, String)]) -> String {
     names.join(", ")
 }
 
-/// A SHA-256 digest in base64url (RFC 7636 section 4.2).
+/// Returns true when `text` has the form of a SHA-256 digest in base64url (RFC 7636 section 4.2).
 fn is_digest(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     text.len() == 43 && text.bytes().all(allowed)

@@ -1,7 +1,7 @@
-//! Checks access tokens independently of the gateway.
+//! Verifies access tokens independently of the gateway.
 //!
-//! The gateway verifies tokens with a JWT library; this does it by hand on top of the bare RSA
-//! primitive, so that a mistake in one is not repeated in the other.
+//! The gateway verifies tokens with a JWT library. This module uses only the RSA primitive, so that
+//! a bug in the library is not repeated here.
 
 use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 use base64::Engine as _;
@@ -11,26 +11,26 @@ use serde_json::{Map, Value};
 use super::Error;
 use crate::clock::Timestamp;
 
-/// How many seconds the issuer's clock may be ahead.
+/// The number of seconds that the clock of the issuer may be ahead.
 const LEEWAY: f64 = 2.0;
 
-/// One RSA public key.
+/// Verifies tokens with one RSA public key.
 #[derive(Clone, Debug)]
 pub(crate) struct TokenChecker {
     key: Vec<u8>,
 }
 
-/// A token taken apart, whether or not its signature holds.
+/// A decoded token. Its signature may be invalid.
 #[derive(Clone, Debug)]
 pub(crate) struct ParsedToken {
     pub(crate) header: Map<String, Value>,
     pub(crate) claims: Map<String, Value>,
-    /// The header says RS256 and the signature is the key's.
+    /// True when the algorithm is RS256 and the signature is valid.
     pub(crate) signed: bool,
 }
 
 impl TokenChecker {
-    /// Takes a PEM block with a `SubjectPublicKeyInfo`.
+    /// Reads a PEM block with a `SubjectPublicKeyInfo`.
     pub(crate) fn from_pem(pem: &str) -> Result<Self, Error> {
         let lines = pem.lines().map(str::trim);
         let body: String = lines.filter(|line| !line.starts_with("-----")).collect();
@@ -40,7 +40,8 @@ impl TokenChecker {
         }
     }
 
-    /// Takes a compact token apart and checks its signature; `None` when it is not a JWT at all.
+    /// Decodes a compact JWT and verifies its signature. Returns `None` when the token is not a
+    /// JWT.
     pub(crate) fn read(&self, token: &str) -> Option<ParsedToken> {
         let (signed, signature) = token.rsplit_once('.')?;
         let (header, claims) = signed.split_once('.')?;
@@ -59,17 +60,17 @@ impl TokenChecker {
 }
 
 impl ParsedToken {
-    /// Why the token does not count at `now` for `audience` (RFC 7519 section 4.1), or the subject
-    /// when it does.
+    /// The subject, if the token is valid at `now` for `audience` (RFC 7519 section 4.1). Otherwise
+    /// the reason why it is not valid.
     pub(crate) fn subject(&self, audience: &str, now: Timestamp) -> Result<&str, &'static str> {
-        // Milliseconds of this century are exact in a double.
+        // An `f64` represents the milliseconds of this century exactly.
         let now = std::time::Duration::from_millis(now.as_millis()).as_secs_f64();
         let date = |name: &str| self.claims.get(name).and_then(Value::as_f64);
         if !self.signed {
-            return Err("the signature is not by the expected key");
+            return Err("it is not signed with the expected key");
         }
         if self.claims.get("aud").and_then(Value::as_str) != Some(audience) {
-            return Err("it is meant for another audience");
+            return Err("it is for another audience");
         }
         if date("exp").is_none_or(|exp| exp <= now) {
             return Err("it has expired");
@@ -79,7 +80,7 @@ impl ParsedToken {
         }
         match self.claims.get("sub").and_then(Value::as_str) {
             Some(subject) if !subject.is_empty() => Ok(subject),
-            Some(_) | None => Err("it names no subject"),
+            Some(_) | None => Err("it has no subject"),
         }
     }
 }
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_counts_only_signed_in_time_and_for_its_audience() {
+    fn a_token_is_valid_only_if_signed_in_time_and_for_its_audience() {
         let keys = Keys::generate().unwrap();
         let checker = TokenChecker::from_pem(keys.public_pem()).unwrap();
         let at = |seconds| Timestamp::from_seconds(seconds);
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn changed_claims_and_other_algorithms_are_not_signed() {
+    fn tokens_with_changed_claims_or_other_algorithms_are_not_valid() {
         let keys = Keys::generate().unwrap();
         let checker = TokenChecker::from_pem(keys.public_pem()).unwrap();
         let token = keys.sign(&claims()).unwrap();

@@ -1,5 +1,5 @@
-//! The authorization server's keys, and what it makes with them: signed access tokens, sealed
-//! codes and refresh tokens, CSRF tokens.
+//! The keys of the authorization server. They sign access tokens, seal codes and refresh tokens,
+//! and make CSRF tokens.
 
 use std::fmt::Write as _;
 
@@ -19,22 +19,22 @@ use super::Error;
 use crate::clock::Timestamp;
 use crate::secret;
 
-/// The first bytes of every sealed value: version 2 of the format that league's server uses.
+/// The first bytes of every sealed value: version 2 of the format of league/oauth2-server.
 const VERSION: [u8; 4] = [0xde, 0xf5, 0x02, 0x00];
 
-/// Bytes of salt. With version, nonce and tag the overhead is the 84 bytes of that format, so a
-/// sealed value is as long as a real one.
+/// The length of the salt in bytes. Version, salt, nonce and tag together have the 84 bytes of
+/// overhead of that format. A sealed value is therefore as long as a real one.
 const SALT: usize = 52;
 
-/// A 2048-bit `RSAPublicKey` (RFC 8017 appendix A.1.1) in DER: what comes before the modulus, and
-/// the exponent 65537 after it.
+/// The bytes of a 2048-bit `RSAPublicKey` (RFC 8017 appendix A.1.1) in DER before its modulus, and
+/// after it the exponent 65537.
 const BEFORE_MODULUS: [u8; 9] = [0x30, 0x82, 0x01, 0x0a, 0x02, 0x82, 0x01, 0x01, 0x00];
 const AFTER_MODULUS: [u8; 5] = [0x02, 0x03, 0x01, 0x00, 0x01];
 
-/// The header that a Passport token has: two members, and no `kid`.
+/// The header of a Passport token. It has two members and no `kid`.
 const HEADER: &str = r#"{"typ":"JWT","alg":"RS256"}"#;
 
-/// The keys of one server, made when it starts and gone with it.
+/// The keys of one server. They are generated at its start and are never stored.
 pub(crate) struct Keys {
     signing: rsa::KeyPair,
     sealing: RandomizedNonceKey,
@@ -42,12 +42,12 @@ pub(crate) struct Keys {
     public_pem: String,
     /// The modulus in base64url.
     modulus: String,
-    /// The name of the signing key: its thumbprint (RFC 7638 section 3).
+    /// The key id: the thumbprint of the signing key (RFC 7638 section 3).
     kid: String,
 }
 
 impl Keys {
-    /// Makes a 2048-bit key pair and two secret keys.
+    /// Generates a 2048-bit key pair and two secret keys.
     pub(crate) fn generate() -> Result<Self, Error> {
         let failed = |_unspecified| Error::Key;
         let signing = rsa::KeyPair::generate(rsa::KeySize::Rsa2048).map_err(failed)?;
@@ -87,14 +87,14 @@ impl Keys {
         })
     }
 
-    /// Signs `claims` as a compact RS256 JWT with a Passport's header. `None` when the key refuses,
-    /// which it does not.
+    /// Signs `claims` as a compact RS256 JWT with the header of a Passport token. Returns `None`
+    /// when the signature fails, which does not happen in practice.
     pub(crate) fn sign(&self, claims: &impl Serialize) -> Option<String> {
         self.sign_with(HEADER, claims)
     }
 
-    /// Signs `claims` as a compact RS256 JWT of the type `typ` with the key's name. `None` as for
-    /// [`Keys::sign`].
+    /// Signs `claims` as a compact RS256 JWT with the type `typ` and the key id. Returns `None` in
+    /// the same case as [`Keys::sign`].
     pub(crate) fn sign_as(&self, typ: &str, claims: &impl Serialize) -> Option<String> {
         let header = json!({ "typ": typ, "alg": "RS256", "kid": self.kid });
         self.sign_with(&header.to_string(), claims)
@@ -119,7 +119,7 @@ impl Keys {
         Some(token)
     }
 
-    /// Seals `value` as the lower-case hex of encrypted JSON; only [`Keys::open`] reads it.
+    /// Encrypts `value` as JSON and encodes it as lower-case hex. Only [`Keys::open`] can read it.
     pub(crate) fn seal(&self, value: &impl Serialize) -> Option<String> {
         let mut text = serde_json::to_vec(value).ok()?;
         let salt = secret::random::<SALT>().ok()?;
@@ -130,7 +130,7 @@ impl Keys {
         Some(hex(&[&VERSION[..], &salt, nonce.as_ref(), &text].concat()))
     }
 
-    /// Opens what [`Keys::seal`] made; `None` for anything else, however little it differs.
+    /// Opens a value from [`Keys::seal`]. Returns `None` for any other or changed value.
     pub(crate) fn open<T: DeserializeOwned>(&self, sealed: &str) -> Option<T> {
         let bytes = unhex(sealed)?;
         let rest = bytes.strip_prefix(&VERSION)?;
@@ -144,19 +144,19 @@ impl Keys {
         serde_json::from_slice(text).ok()
     }
 
-    /// The token that a form must carry when it is posted in the login session `session`.
+    /// The CSRF token of the forms in the login session `session`.
     pub(crate) fn form_token(&self, session: &str) -> String {
         hex(hmac::sign(&self.forms, session.as_bytes()).as_ref())
     }
 
-    /// Whether `token` is the form token of `session`; in constant time.
+    /// Returns true when `token` is the CSRF token of `session`. Compares in constant time.
     pub(crate) fn is_form_token(&self, session: &str, token: &str) -> bool {
         unhex(token).is_some_and(|tag| hmac::verify(&self.forms, session.as_bytes(), &tag).is_ok())
     }
 }
 
-/// The claims of an access token, in a Passport token's order. Dates are seconds with
-/// microseconds; `exp` is taken first, then `iat`, then `nbf`, as the real server does.
+/// The claims of an access token, in the order of a Passport token. Dates are seconds with
+/// microseconds. The real server reads its clock for `exp` first, then for `iat`, then for `nbf`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Claims {
     pub(crate) aud: String,
@@ -168,16 +168,17 @@ pub(crate) struct Claims {
     pub(crate) scopes: Vec<String>,
 }
 
-/// `at` in seconds with `micros` (0 to 999) more microseconds than its milliseconds.
+/// The time `at` in seconds. Its milliseconds are followed by `micros` (0 to 999) microseconds.
 pub(crate) fn numeric_date(at: Timestamp, micros: u16) -> f64 {
     let millis = at.as_millis() % 1000;
-    // Through text, as the real server does, so the shortest decimal is exactly these digits.
+    // Like the real server, this converts from text, so that the number prints with exactly these
+    // digits.
     format!("{}.{millis:03}{micros:03}", at.as_secs())
         .parse()
         .unwrap_or_default()
 }
 
-/// A random identifier of 80 hex characters, as each code and token has one.
+/// A random identifier of 80 hexadecimal digits, for a code or a token.
 pub(crate) fn identifier() -> Option<String> {
     secret::random::<40>().ok().map(|bytes| hex(&bytes))
 }
@@ -226,7 +227,7 @@ mod tests {
     use crate::demo::token_checker::TokenChecker;
 
     #[test]
-    fn a_sealed_value_is_as_long_as_a_real_one_and_opens_only_here() {
+    fn a_sealed_value_is_as_long_as_a_real_one_and_opens_only_with_its_key() {
         let keys = Keys::generate().unwrap();
         let text = "x".repeat(300);
         let sealed = keys.seal(&text).unwrap();
@@ -237,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_character_anywhere_spoils_a_sealed_value() {
+    fn a_sealed_value_with_a_changed_character_does_not_open() {
         let keys = Keys::generate().unwrap();
         let sealed = keys.seal(&"17").unwrap();
         for index in 0..sealed.len() {
@@ -259,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signed_token_has_the_header_and_the_order_of_a_real_one() {
+    fn a_signed_token_has_the_header_and_the_member_order_of_a_real_token() {
         let keys = Keys::generate().unwrap();
         let claims = Claims {
             aud: "3".into(),

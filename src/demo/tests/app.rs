@@ -1,9 +1,9 @@
-//! The legacy app.
+//! Tests of the legacy app.
 
 use super::*;
 use crate::demo::{App, AppSettings};
 
-/// An app that trusts `fixture`'s key and reads its clock.
+/// An app with the public key and the clock of `fixture`.
 async fn app(fixture: &Fixture) -> App {
     let settings = AppSettings {
         clock: fixture.clock.clone(),
@@ -21,7 +21,7 @@ fn text(answer: &Response<Bytes>) -> String {
 }
 
 #[tokio::test]
-async fn a_good_token_is_shown_taken_apart_and_never_raw() {
+async fn a_valid_token_is_shown_decoded_and_never_raw() {
     let fixture = Fixture::start(ProviderKind::Passport13).await;
     let app = app(&fixture).await;
     let (access, _refresh) = fixture.grant().await;
@@ -56,7 +56,7 @@ async fn a_good_token_is_shown_taken_apart_and_never_raw() {
 }
 
 #[tokio::test]
-async fn a_token_that_does_not_count_authenticates_nobody() {
+async fn an_invalid_token_authenticates_nobody() {
     let fixture = Fixture::start(ProviderKind::Passport13).await;
     let stranger = Fixture::start(ProviderKind::Passport13).await;
     let app = app(&fixture).await;
@@ -97,7 +97,7 @@ async fn a_token_that_does_not_count_authenticates_nobody() {
 }
 
 #[tokio::test]
-async fn what_is_posted_is_shown_escaped() {
+async fn posted_text_is_shown_escaped() {
     let fixture = Fixture::start(ProviderKind::Passport13).await;
     let app = app(&fixture).await;
     let form = [("content-type", "application/x-www-form-urlencoded")];
@@ -113,7 +113,7 @@ async fn what_is_posted_is_shown_escaped() {
 }
 
 #[tokio::test]
-async fn the_stream_comes_in_chunks_and_the_rest_in_one_piece() {
+async fn only_the_stream_is_sent_in_chunks() {
     let fixture = Fixture::start(ProviderKind::Passport13).await;
     let app = app(&fixture).await;
     let stream = get(&app, "/stream", &[]).await;
@@ -125,7 +125,7 @@ async fn the_stream_comes_in_chunks_and_the_rest_in_one_piece() {
 }
 
 #[tokio::test]
-async fn a_body_over_one_megabyte_is_not_taken() {
+async fn a_body_over_one_megabyte_is_refused() {
     let fixture = Fixture::start(ProviderKind::Passport13).await;
     let app = app(&fixture).await;
     let body = "a".repeat(1024 * 1024 + 1);

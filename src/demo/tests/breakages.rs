@@ -1,5 +1,5 @@
-//! The check passes when all is well, and each thing that can be spoiled fails the step that
-//! watches over it.
+//! Tests of the check. It passes with a correct gateway, and each breakage fails the step that must
+//! detect it.
 
 use super::fake_gateway::{Breakage, FakeGateway};
 use super::*;
@@ -7,20 +7,20 @@ use crate::demo::{App, AppSettings, Check, FailedStep, Step, StepReport, TokenCa
 
 const HOUR: Duration = Duration::from_hours(1);
 
-/// What is spoiled outside the gateway.
+/// The breakages outside the gateway.
 #[derive(Clone, Copy, Debug, Default)]
 struct Environment {
-    /// The app trusts the key of another server.
+    /// The app has the public key of another server.
     foreign_key: bool,
-    /// The provider knows no such redirection URI.
+    /// The redirection URI is not registered at the provider.
     unregistered: bool,
     password: Option<&'static str>,
     subject: Option<&'static str>,
-    /// The address that the app should see, which the gateway of these tests knows nothing of.
+    /// The email that the check expects at the app. The fake gateway does not send it.
     email: Option<&'static str>,
 }
 
-/// Runs the check; the lines that it reports and its result.
+/// Runs the check. Returns the reported lines and the result.
 async fn run(
     breakage: Breakage,
     environment: Environment,
@@ -97,7 +97,7 @@ async fn failed(breakage: Breakage, environment: Environment) -> Step {
 }
 
 #[tokio::test]
-async fn a_sound_gateway_passes_every_step_with_a_line_and_a_time() {
+async fn a_correct_gateway_passes_every_step_with_a_line_and_a_time() {
     let (lines, outcome) = run(Breakage::Nothing, Environment::default()).await;
     assert_eq!(outcome, Ok(()), "{lines:#?}");
     assert_eq!(lines.len(), Step::ALL.len());
@@ -108,7 +108,7 @@ async fn a_sound_gateway_passes_every_step_with_a_line_and_a_time() {
 }
 
 #[tokio::test]
-async fn each_breakage_of_the_gateway_fails_the_step_that_watches_it() {
+async fn each_breakage_of_the_gateway_fails_the_step_that_must_detect_it() {
     let expected = [
         (Breakage::TemporaryRedirect, Step::Redirect),
         (Breakage::NoPkce, Step::Redirect),
@@ -147,7 +147,7 @@ async fn each_breakage_of_the_gateway_fails_the_step_that_watches_it() {
 }
 
 #[tokio::test]
-async fn each_breakage_around_the_gateway_fails_the_step_that_watches_it() {
+async fn each_breakage_outside_the_gateway_fails_the_step_that_must_detect_it() {
     let sound = Environment::default();
     let expected = [
         (
@@ -196,7 +196,7 @@ async fn each_breakage_around_the_gateway_fails_the_step_that_watches_it() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_is_not_there_fails_the_first_step_by_name() {
+async fn an_unreachable_gateway_fails_the_first_step_by_name() {
     let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = gone.local_addr().unwrap();
     drop(gone);

@@ -1,9 +1,9 @@
-//! A gateway just good enough to pass the check, with one knob to spoil one thing. It is no model
-//! for the real one.
+//! A minimal gateway that passes the check. One setting breaks one part of it. It is not an example
+//! for a real gateway.
 
 #![expect(
     clippy::wildcard_enum_match_arm,
-    reason = "each place knows the few breakages that spoil it"
+    reason = "each function handles only the breakages that concern it"
 )]
 
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ use crate::demo::browser::exchange;
 use crate::demo::serve::{HandlerResult, ReplyBody, Server, answer, serve};
 use crate::secret;
 
-/// What is spoiled.
+/// The part of the gateway that is broken.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Breakage {
     Nothing,
@@ -61,9 +61,9 @@ pub(super) struct FakeGateway {
     pub(super) provider: SocketAddr,
     pub(super) app: SocketAddr,
     pub(super) public_url: Url,
-    /// State -> page asked for.
+    /// The requested page of each pending login, by `state`.
     logins: Mutex<HashMap<String, String>>,
-    /// Cookie -> tokens.
+    /// The tokens of each session, by cookie value.
     sessions: Mutex<HashMap<String, Tokens>>,
     clock: Clock,
 }
@@ -219,7 +219,7 @@ impl FakeGateway {
         redirect(&page, cookie.as_deref())
     }
 
-    /// The access token of a session, refreshed if need be.
+    /// The access token of a session. An expired token is refreshed first.
     async fn fresh(&self, session: &str) -> Option<String> {
         let mut sessions = self.sessions.lock().await;
         let tokens = sessions.get_mut(session)?;
@@ -244,7 +244,7 @@ impl FakeGateway {
         self.call(&body).await
     }
 
-    /// Exchanges a code; `None` when the provider refuses.
+    /// Exchanges a code. Returns `None` when the provider refuses it.
     async fn redeem(&self, code: &str) -> Option<Tokens> {
         let body = json!({
             "grant_type": "authorization_code",

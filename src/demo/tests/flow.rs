@@ -1,4 +1,5 @@
-//! The authorization server beyond the rows: logins, tokens, faults.
+//! Tests of the authorization server that do not come from the recorded rows: logins, tokens,
+//! faults.
 
 use http::{HeaderMap, HeaderValue, StatusCode};
 
@@ -10,7 +11,7 @@ async fn newer() -> Fixture {
 }
 
 #[tokio::test]
-async fn a_second_authorization_needs_no_password_unless_the_client_insists() {
+async fn a_second_authorization_needs_no_password_unless_the_client_sends_prompt_login() {
     let fixture = newer().await;
     let target = Fixture::target("3", &[]);
     let first = fixture.sign_in(&target).await;
@@ -55,7 +56,7 @@ async fn signing_out_of_the_provider_ends_its_session() {
 }
 
 #[tokio::test]
-async fn a_forged_login_and_a_wrong_password_sign_nobody_in() {
+async fn a_forged_form_or_a_wrong_password_does_not_sign_in() {
     let fixture = newer().await;
     let target = Fixture::target("3", &[]);
     let body = "user=alice&password=password&_token=";
@@ -91,7 +92,7 @@ async fn a_login_changes_the_session_id() {
 }
 
 #[tokio::test]
-async fn a_code_is_single_use_even_at_the_same_moment() {
+async fn only_one_of_two_simultaneous_exchanges_of_a_code_succeeds() {
     let fixture = newer().await;
     let code = fixture.code("3", &[]).await;
     let both = tokio::join!(fixture.redeem(&code), fixture.redeem(&code));
@@ -102,7 +103,7 @@ async fn a_code_is_single_use_even_at_the_same_moment() {
 }
 
 #[tokio::test]
-async fn a_code_lives_ten_minutes() {
+async fn a_code_expires_after_ten_minutes() {
     let fixture = newer().await;
     let early = fixture.code("3", &[]).await;
     let late = fixture.code("3", &[]).await;
@@ -115,7 +116,7 @@ async fn a_code_lives_ten_minutes() {
 }
 
 #[tokio::test]
-async fn a_refresh_revokes_the_old_pair_and_replays_harm_nobody() {
+async fn a_refresh_revokes_the_old_pair_and_a_replay_does_not_revoke_the_new_pair() {
     let fixture = newer().await;
     let code = fixture.code("3", &[("scope", "read write")]).await;
     let (old_access, old_refresh) = tokens(&fixture.redeem(&code).await);
@@ -145,7 +146,7 @@ async fn the_user_is_a_laravel_record_and_revoking_all_ends_every_token() {
 }
 
 #[tokio::test]
-async fn public_clients_prove_themselves_by_pkce_plain_when_no_method_is_named() {
+async fn a_public_client_uses_pkce_and_its_default_method_is_plain() {
     let fixture = newer().await;
     let redeem = async |code: &str, verifier: &str| {
         let parameters = [
@@ -195,7 +196,7 @@ async fn a_code_of_another_client_is_refused() {
 }
 
 #[tokio::test]
-async fn json_values_count_as_each_generation_counts_them() {
+async fn json_values_are_read_as_each_passport_version_reads_them() {
     let json_type = [("content-type", "application/json; charset=utf-8")];
     for (kind, number_as_code) in [
         (ProviderKind::Passport12, "Check the `code` parameter"),
@@ -228,7 +229,7 @@ async fn json_values_count_as_each_generation_counts_them() {
 }
 
 #[tokio::test]
-async fn parameters_in_the_query_do_not_count() {
+async fn parameters_in_the_query_are_ignored() {
     let fixture = newer().await;
     let code = fixture.code("3", &[]).await;
     let target = format!("/oauth/token?grant_type=authorization_code&client_id=3&code={code}");
@@ -238,7 +239,7 @@ async fn parameters_in_the_query_do_not_count() {
 }
 
 #[tokio::test]
-async fn nobody_signed_in_and_no_prompt_allowed_is_an_error_of_each_generation() {
+async fn prompt_none_without_a_signed_in_user_is_an_error_in_each_passport_version() {
     for (kind, error) in [
         (ProviderKind::Passport12, "access_denied"),
         (ProviderKind::Passport13, "login_required"),
@@ -252,7 +253,7 @@ async fn nobody_signed_in_and_no_prompt_allowed_is_an_error_of_each_generation()
 }
 
 #[tokio::test]
-async fn the_token_endpoint_misbehaves_once_for_each_fault() {
+async fn each_fault_affects_one_request_to_the_token_endpoint() {
     let fixture = newer().await;
     let server = &fixture.server;
     let code = fixture.code("3", &[]).await;
@@ -297,7 +298,7 @@ async fn the_token_endpoint_misbehaves_once_for_each_fault() {
     assert!(exchange(server.address(), request()).await.is_err());
     assert_eq!(server.exchanges(), 0);
     assert_eq!(fixture.redeem(&code).await.status(), 200);
-    // The work is done, but the answer is lost: the code is spent.
+    // The server exchanges the code, but the answer is lost. The code is used up.
     let lost = fixture.code("3", &[]).await;
     server.fail_next(Fault::LoseAnswer).await;
     let body = format!(
@@ -311,19 +312,19 @@ async fn the_token_endpoint_misbehaves_once_for_each_fault() {
 }
 
 #[tokio::test]
-async fn a_dropped_server_takes_no_more_connections() {
+async fn a_dropped_server_accepts_no_more_connections() {
     let fixture = newer().await;
     let address = fixture.server.address();
     assert_eq!(fixture.send("GET", "/", &[], "").await.status(), 200);
     drop(fixture);
-    // The accept loop ends as soon as it runs again; until then a connection may still be queued.
+    // The accept loop ends when it runs again. Until then, the system may accept connections.
     while tokio::net::TcpStream::connect(address).await.is_ok() {
         tokio::task::yield_now().await;
     }
 }
 
 #[tokio::test]
-async fn nothing_binds_an_address_that_others_can_reach() {
+async fn an_address_that_other_machines_can_reach_is_refused() {
     let settings = AuthorizationServerSettings {
         address: SocketAddr::from(([0, 0, 0, 0], 0)),
         ..AuthorizationServerSettings::default()

@@ -1,4 +1,4 @@
-//! Tests of the demo's parts over real sockets.
+//! Tests of the parts of the demo over real sockets.
 
 mod app;
 mod breakages;
@@ -26,17 +26,18 @@ use crate::secret::Secret;
 const REDIRECT_URI: &str = "https://app.example/auth/callback";
 const SECRET: &str = "i0p6Sah1joLy8P1gwkP6ldBQiQZKbcewi9nPEUMp";
 const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
-/// The S256 challenge of [`VERIFIER`]: the pair of RFC 7636 appendix B.
+/// The S256 challenge of [`VERIFIER`]. Both are from RFC 7636 appendix B.
 const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
 
-/// The life of an access token.
+/// The lifetime of an access token.
 const HOUR: Duration = Duration::from_hours(1);
-/// Past the life of an access token, not of a refresh token.
+/// Longer than the lifetime of an access token, shorter than that of a refresh token.
 const OVER_AN_HOUR: Duration = Duration::from_secs(3601);
-/// Past the life of a refresh token.
+/// Longer than the lifetime of a refresh token.
 const OVER_TWO_HOURS: Duration = Duration::from_secs(7201);
 
-/// A server with a confidential client `3` and a public client `4`, and its hand-turned clock.
+/// An authorization server with the confidential client `3`, the public client `4` and a manual
+/// clock.
 struct Fixture {
     server: AuthorizationServer,
     clock: Clock,
@@ -64,7 +65,7 @@ impl Fixture {
         }
     }
 
-    /// Sends one request; `fields` are extra.
+    /// Sends one request with additional `fields`.
     async fn send(
         &self,
         method: &str,
@@ -75,7 +76,7 @@ impl Fixture {
         send(self.server.address(), method, target, fields, body).await
     }
 
-    /// The authorization request of client `id` with more `parameters`, as a request target.
+    /// The request target of an authorization request of client `id` with additional `parameters`.
     fn target(id: &str, parameters: &[(&str, &str)]) -> String {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         query.extend_pairs([
@@ -90,7 +91,7 @@ impl Fixture {
         )
     }
 
-    /// Shows the form at `target` and posts it with `fields` and its token.
+    /// Gets the login form at `target` and posts it with `fields` and its CSRF token.
     async fn submit(&self, target: &str, fields: &[(&str, &str)]) -> Response<Bytes> {
         let form = self.send("GET", target, &[], "").await;
         assert_eq!(form.status(), 200, "{:?}", form.body());
@@ -104,13 +105,13 @@ impl Fixture {
         self.send("POST", target, &fields, &body.finish()).await
     }
 
-    /// Signs alice in at `target`: the answer to the login form.
+    /// Signs in as alice at `target`. Returns the answer to the login form.
     async fn sign_in(&self, target: &str) -> Response<Bytes> {
         let fields = [("user", "alice"), ("password", "password")];
         self.submit(target, &fields).await
     }
 
-    /// A fresh code for client `id`.
+    /// A new code for client `id`.
     async fn code(&self, id: &str, parameters: &[(&str, &str)]) -> String {
         let answer = self.sign_in(&Self::target(id, parameters)).await;
         query(&answer)["code"].clone()
@@ -125,7 +126,7 @@ impl Fixture {
         self.send("POST", "/oauth/token", &form, &body).await
     }
 
-    /// The exchange of `code` by the confidential client.
+    /// Exchanges `code` as the confidential client.
     async fn redeem(&self, code: &str) -> Response<Bytes> {
         self.token(&[
             ("grant_type", "authorization_code"),
@@ -137,7 +138,7 @@ impl Fixture {
         .await
     }
 
-    /// A refresh by the confidential client.
+    /// Refreshes as the confidential client.
     async fn refresh(&self, refresh_token: &str) -> Response<Bytes> {
         self.token(&[
             ("grant_type", "refresh_token"),
@@ -148,7 +149,7 @@ impl Fixture {
         .await
     }
 
-    /// A fresh access token and refresh token of scope `read`.
+    /// A new access token and refresh token with the scope `read`.
     async fn grant(&self) -> (String, String) {
         let code = self.code("3", &[("scope", "read")]).await;
         tokens(&self.redeem(&code).await)
@@ -179,13 +180,13 @@ async fn send(
     exchange(address, request).await.unwrap()
 }
 
-/// The first cookie that an answer sets, as a browser sends it back.
+/// The first cookie that an answer sets, in the form in which a browser sends it.
 fn cookie(answer: &Response<Bytes>) -> String {
     let field = answer.headers()["set-cookie"].to_str().unwrap();
     field.split(';').next().unwrap().to_owned()
 }
 
-/// The query of the URL that an answer redirects to.
+/// The query of a redirect target.
 fn query(answer: &Response<Bytes>) -> BTreeMap<String, String> {
     let location = answer.headers()["location"].to_str().unwrap();
     let location = Url::parse(location).unwrap();
@@ -209,7 +210,7 @@ fn tokens(answer: &Response<Bytes>) -> (String, String) {
 /// `token` with its last character changed, so that it decodes to other bytes.
 fn tampered(token: &str) -> String {
     let mut token = token.to_owned();
-    // Of a base64url character in the last place only the upper bits count: `A` and `Q` differ.
+    // Only the upper bits of the last base64url character are decoded. `A` and `Q` differ there.
     let last = token.pop().unwrap();
     token.push(match last {
         '0'..='9' => 'a',

@@ -1,4 +1,4 @@
-//! The server as an OpenID Provider: what it publishes, what it signs, whom it names.
+//! Tests of the OpenID Provider: metadata, keys, tokens and userinfo.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
@@ -9,7 +9,7 @@ use serde_json::json;
 use super::*;
 use crate::demo::{App, AppSettings};
 
-/// When the fixture's clock starts, in seconds.
+/// The first time of the fixture's clock, in seconds.
 const START: u64 = 1_795_384_938;
 
 pub(super) async fn provider() -> Fixture {
@@ -24,7 +24,7 @@ impl Fixture {
         json(&answer)
     }
 
-    /// The answer to an exchange for alice with these scopes and a nonce.
+    /// Signs in as alice with these scopes and a nonce. Returns the token response.
     async fn openid(&self, scope: &str) -> Value {
         let asked = [("scope", scope), ("nonce", "n-0S6_WzA2Mj")];
         let answer = self.redeem(&self.code("3", &asked).await).await;
@@ -32,7 +32,8 @@ impl Fixture {
         json(&answer)
     }
 
-    /// Header and claims of `token`, whose signature is by the published key that it names.
+    /// Verifies the signature of `token` with the published key that its header names. Returns the
+    /// header and the claims.
     async fn verified(&self, token: &str) -> (Value, Value) {
         let part = |part: &str| URL_SAFE_NO_PAD.decode(part).unwrap();
         let (signed, signature) = token.rsplit_once('.').unwrap();
@@ -65,7 +66,7 @@ fn text<'a>(answer: &'a Value, name: &str) -> &'a str {
 }
 
 #[tokio::test]
-async fn the_metadata_names_the_issuer_and_what_is_there() {
+async fn the_metadata_names_the_issuer_and_the_endpoints() {
     let fixture = provider().await;
     let issuer = fixture.server.base_url();
     let path = "/.well-known/openid-configuration";
@@ -104,7 +105,7 @@ async fn the_metadata_names_the_issuer_and_what_is_there() {
 }
 
 #[tokio::test]
-async fn the_key_set_has_the_one_public_key_under_its_thumbprint() {
+async fn the_key_set_contains_the_public_key_with_its_thumbprint() {
     let fixture = provider().await;
     let published = fixture.document("/oauth/jwks").await;
     let [key] = published["keys"].as_array().unwrap().as_slice() else {
@@ -119,7 +120,7 @@ async fn the_key_set_has_the_one_public_key_under_its_thumbprint() {
     members.sort_unstable();
     assert_eq!(members, ["alg", "e", "kid", "kty", "n", "use"]);
     assert_eq!((&key["kty"], &key["alg"]), (&json!("RSA"), &json!("RS256")));
-    // RFC 7638 section 3: the required members in this order and nothing else.
+    // RFC 7638 section 3: only the required members, in this order.
     let (e, n) = (text(key, "e"), text(key, "n"));
     let required = format!("{{\"e\":\"{e}\",\"kty\":\"RSA\",\"n\":\"{n}\"}}");
     let thumbprint = URL_SAFE_NO_PAD.encode(digest(&SHA256, required.as_bytes()));
@@ -130,7 +131,7 @@ async fn the_key_set_has_the_one_public_key_under_its_thumbprint() {
 }
 
 #[tokio::test]
-async fn the_id_token_says_who_signed_in_when_and_for_whom() {
+async fn the_id_token_contains_the_user_the_time_and_the_client() {
     let fixture = provider().await;
     fixture.clock.advance(Duration::from_secs(7));
     let answer = fixture.openid("openid profile email").await;
@@ -163,7 +164,7 @@ async fn the_id_token_says_who_signed_in_when_and_for_whom() {
 }
 
 #[tokio::test]
-async fn the_nonce_comes_back_only_where_it_was_sent_and_no_id_token_unasked() {
+async fn nonce_and_id_token_are_returned_only_when_requested() {
     let fixture = provider().await;
     let code = fixture.code("3", &[("scope", "openid")]).await;
     let answer = json(&fixture.redeem(&code).await);
@@ -176,7 +177,7 @@ async fn the_nonce_comes_back_only_where_it_was_sent_and_no_id_token_unasked() {
 }
 
 #[tokio::test]
-async fn the_sid_is_of_the_login_session_and_is_not_its_cookie() {
+async fn the_sid_identifies_the_login_session_and_is_not_its_cookie() {
     let fixture = provider().await;
     let target = Fixture::target("3", &[("scope", "openid")]);
     let first = fixture.sign_in(&target).await;
@@ -196,7 +197,7 @@ async fn the_sid_is_of_the_login_session_and_is_not_its_cookie() {
 }
 
 #[tokio::test]
-async fn the_access_token_is_no_id_token_and_the_app_takes_it() {
+async fn the_access_token_is_not_an_id_token_and_the_app_accepts_it() {
     let fixture = provider().await;
     let answer = fixture.openid("openid read").await;
     let access = text(&answer, "access_token");
@@ -228,7 +229,7 @@ async fn the_access_token_is_no_id_token_and_the_app_takes_it() {
 }
 
 #[tokio::test]
-async fn a_refresh_rotates_and_its_id_token_tells_of_the_same_login_without_a_nonce() {
+async fn a_refresh_rotates_the_token_and_its_id_token_has_the_same_login_and_no_nonce() {
     let fixture = provider().await;
     let first = fixture.openid("openid email").await;
     let (_header, before) = fixture.verified(text(&first, "id_token")).await;
@@ -249,7 +250,7 @@ async fn a_refresh_rotates_and_its_id_token_tells_of_the_same_login_without_a_no
 }
 
 #[tokio::test]
-async fn userinfo_tells_what_the_scopes_open() {
+async fn userinfo_returns_the_claims_that_the_scopes_allow() {
     let fixture = provider().await;
     let profile = json!({
         "sub": "17",
@@ -284,7 +285,7 @@ async fn userinfo_tells_what_the_scopes_open() {
 }
 
 #[tokio::test]
-async fn userinfo_takes_the_token_in_the_field_or_in_a_form_and_refuses_others() {
+async fn userinfo_accepts_the_token_in_the_field_or_in_a_form_and_refuses_invalid_tokens() {
     let fixture = provider().await;
     let answer = fixture.openid("openid").await;
     let access = text(&answer, "access_token");
@@ -324,7 +325,7 @@ async fn userinfo_takes_the_token_in_the_field_or_in_a_form_and_refuses_others()
 }
 
 #[tokio::test]
-async fn an_age_that_is_too_high_asks_for_the_password_again() {
+async fn a_sign_in_older_than_max_age_asks_for_the_password_again() {
     let fixture = provider().await;
     let session = cookie(&fixture.sign_in(&Fixture::target("3", &[])).await);
     let fields = [("cookie", session.as_str())];
@@ -340,7 +341,7 @@ async fn an_age_that_is_too_high_asks_for_the_password_again() {
     assert_eq!(ask(&[("prompt", "login consent")]).await.status(), 200);
     let silent = ask(&[("prompt", "none")]).await;
     assert!(query(&silent).contains_key("code"));
-    // Who signs in again did so now.
+    // A new sign-in sets a new `auth_time`.
     let again = Fixture::target("3", &[("scope", "openid"), ("prompt", "login")]);
     let code = query(&fixture.sign_in(&again).await)["code"].clone();
     let answer = json(&fixture.redeem(&code).await);
@@ -349,7 +350,7 @@ async fn an_age_that_is_too_high_asks_for_the_password_again() {
 }
 
 #[tokio::test]
-async fn an_openid_provider_and_a_passport_have_nothing_of_each_other() {
+async fn an_openid_provider_and_a_passport_server_have_different_endpoints() {
     let fixture = provider().await;
     assert_eq!(
         fixture.send("GET", "/api/user", &[], "").await.status(),

@@ -1,4 +1,4 @@
-//! The server as an OpenID Provider: how clients prove themselves, and what is refused how.
+//! Tests of the OpenID Provider: client authentication and error responses.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -18,7 +18,7 @@ fn basic(credentials: &str) -> String {
     format!("Basic {}", STANDARD.encode(credentials))
 }
 
-/// `status`, `error` and nothing but the standard's members.
+/// Asserts that `answer` is an error with `status`, `error` and only standard members.
 fn is_refused(answer: &Response<Bytes>, status: u16, error: &str, case: &str) {
     let body = json(answer);
     assert_eq!(answer.status(), status, "{case}: {body}");
@@ -50,7 +50,7 @@ async fn basic_credentials_are_form_decoded() {
         let body = form(&parameters);
         fixture.send("POST", "/oauth/token", &fields, &body).await
     };
-    // RFC 6749 section 2.3.1, each part encoded as a form encodes it.
+    // RFC 6749 section 2.3.1: each part is form-encoded.
     let encoded = basic("app%3A1+%C3%A9:s%2Bc+r%25e%3At%26");
     let good = redeem(Some(&encoded), &[]).await;
     assert_eq!(good.status(), 200, "{:?}", good.body());
@@ -68,13 +68,13 @@ async fn basic_credentials_are_form_decoded() {
     }
     let refused = redeem(Some(&encoded), &posted).await;
     is_refused(&refused, 400, "invalid_request", "two ways at once");
-    // Naming oneself beside Basic is no second way.
+    // A `client_id` in the body in addition to Basic is not a second authentication method.
     let named = redeem(Some(&encoded), &[("client_id", id)]).await;
     assert_eq!(named.status(), 200);
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_prove_itself_is_challenged() {
+async fn a_client_without_valid_credentials_gets_a_challenge() {
     let fixture = provider().await;
     let code = fixture.code("3", &[]).await;
     for credentials in [
@@ -92,7 +92,7 @@ async fn a_client_that_does_not_prove_itself_is_challenged() {
 }
 
 #[tokio::test]
-async fn a_code_that_does_not_fit_is_an_invalid_grant() {
+async fn a_code_that_does_not_match_is_an_invalid_grant() {
     let fixture = provider().await;
     let challenge = [
         ("code_challenge", CHALLENGE),

@@ -1,4 +1,5 @@
-//! The server against the written-down answers of real ones, never only against our own client.
+//! Compares the server with recorded answers of real servers, because tests with our own client
+//! could miss a common mistake.
 
 use std::collections::BTreeMap;
 
@@ -63,12 +64,12 @@ impl Row {
         match kind {
             ProviderKind::Passport12 => &self.older,
             ProviderKind::Passport13 => &self.newer,
-            ProviderKind::OpenId => panic!("the rows are a Passport's"),
+            ProviderKind::OpenId => panic!("the rows are for Passport servers"),
         }
     }
 }
 
-/// `text` with its placeholder filled in, from values made for this row.
+/// Replaces the placeholders in `text` with values that are made for this row.
 async fn filled(fixture: &Fixture, text: &str) -> String {
     let Some((before, rest)) = text.split_once('{') else {
         return text.to_owned();
@@ -137,7 +138,7 @@ fn compare(title: &str, expected: &Expected, answer: &Response<Bytes>) {
         });
         assert_eq!(came, value, "{title}: {name}");
     }
-    // Error answers of the real server carry no caching field, and no challenge uncalled for.
+    // The real server sends no caching field with errors, and a challenge only where a row has one.
     for name in ["cache-control", "www-authenticate"] {
         let wanted = expected.fields.contains_key(name);
         assert_eq!(
@@ -258,7 +259,7 @@ async fn the_api_answers_every_row() {
 }
 
 #[tokio::test]
-async fn the_references_request_is_answered_with_a_token_like_the_references() {
+async fn the_reference_request_is_answered_with_a_token_like_the_reference_token() {
     let reference: Value = serde_json::from_str(REFERENCE).unwrap();
     let request = &reference["request"];
     let parameter = |name: &str| request["parameters"][name].as_str().unwrap().to_owned();
@@ -292,7 +293,7 @@ async fn the_references_request_is_answered_with_a_token_like_the_references() {
         .send(method, path, &fields, &parameters.to_string())
         .await;
     is_like_the_reference(&fixture, &tokens(&answer).0, &reference["access_token"]);
-    // What was received is what was sent, for whoever tests a client.
+    // `last_token_request` returns the request unchanged, for tests of clients.
     let seen = fixture.server.last_token_request().await.unwrap();
     assert_eq!(seen.method, "POST");
     assert_eq!(seen.target.path(), "/oauth/token");
@@ -301,7 +302,7 @@ async fn the_references_request_is_answered_with_a_token_like_the_references() {
     assert!(!format!("{seen:?}").contains(&parameter("client_secret")));
 }
 
-/// Compares a token with the reference's: the same header, the same members of the same types.
+/// Compares a token with the reference: same header, same members, same types.
 fn is_like_the_reference(fixture: &Fixture, access: &str, reference: &Value) {
     let checker =
         crate::demo::token_checker::TokenChecker::from_pem(fixture.server.public_key_pem())
