@@ -350,9 +350,9 @@ fn every_profile_has_keys_that_a_provider_knows() {
 fn every_profile_names_the_required_settings_and_says_whether_it_was_tested() {
     for name in profile::names() {
         let text = profile::find(name).unwrap();
-        assert!(text.contains("To be given: "), "{name}");
-        let run = text.matches("\n# Run here against ").count();
-        let written = text.matches("\n# Not run here: written from ").count();
+        assert!(text.contains("Required settings: "), "{name}");
+        let run = text.matches("\n# Tested with ").count();
+        let written = text.matches("\n# Not tested with a real server: written from ").count();
         assert_eq!(run + written, 1, "{name}");
     }
 }
