@@ -1,6 +1,6 @@
 //! Which attack of the catalogue is covered by which test.
 //!
-//! `docs/attacks.md` says in a line for each id what the attack is and why it does no harm.
+//! `docs/attacks.md` has one line for each id, with the attack and the protection.
 //! `tests/data/coverage.txt` has the same ids, each with a tab and either the names of the tests that
 //! cover it (separated by spaces), or `- not yet: ` or `- does not apply: ` and the reason. The ids are
 //! ranges here, so that neither file can shrink unnoticed, and every named test must exist.
@@ -162,7 +162,7 @@ fn check(table: &str, expected: &BTreeSet<String>, tests: &BTreeSet<String>) -> 
     found
 }
 
-/// What is wrong with the catalogue: its rows are `| id | attack | why it does no harm |`.
+/// What is wrong with the catalogue: its rows are `| id | attack | protection |`.
 fn check_catalogue(
     page: &str,
     expected: &BTreeSet<String>,
@@ -306,7 +306,7 @@ fn a_gap_in_the_catalogue_is_found() {
     let (ids, _tests) = three();
     let reasons = [("A-02".to_owned(), "not yet: no such feature".to_owned())].into();
     let problems = |page: &str| check_catalogue(page, &ids, &reasons);
-    let whole = "# Attacks\n\n| id | attack | why it does no harm |\n| --- | --- | --- |\n\
+    let whole = "# Attacks\n\n| id | attack | protection |\n| --- | --- | --- |\n\
                  | A-01 | `a\\|b` | It is refused. |\n| A-02 | Another. | Not yet: no such feature. |\n\
                  | A-03 | A third. | It is refused. |\n";
     assert_eq!(problems(whole), [""; 0]);
