@@ -1,10 +1,9 @@
-//! The suite's provider under torture, and the app that takes its tokens, to be tried by hand.
+//! The failing provider of the tests, and the app that accepts its tokens, for use by hand.
 //!
 //!     cargo run --example torture_provider -- --faults 25 --lifetime 5
 //!
-//! prints what to put into the settings of a gateway. `GET /log` at the provider shows what it has
-//! issued, what was used up, and which answers were lost; `login_hint` or the cookie `user` says
-//! who signs in.
+//! prints the settings for a gateway. `GET /log` at the provider shows issued tokens, used tokens and
+//! lost answers. `login_hint` or the cookie `user` names the user who signs in.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -12,7 +11,7 @@
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
     clippy::print_stdout,
-    reason = "the suite's kit, by hand"
+    reason = "test tools, used by hand"
 )]
 
 use std::net::SocketAddr;
@@ -28,7 +27,7 @@ use self::support::torture::server::TortureProvider;
 use self::support::upstream::RecordingUpstream;
 
 #[path = "it/support"]
-#[expect(dead_code, reason = "the kit serves more than this")]
+#[expect(dead_code, reason = "other tests use the rest")]
 mod support {
     pub(crate) mod oauth;
     pub(crate) mod torture;
@@ -36,28 +35,28 @@ mod support {
     pub(crate) mod wire;
 }
 
-/// An authorization server that is hard on its clients. For tests; never for people.
+/// An authorization server that often fails. Only for tests, never for real users.
 #[derive(Parser)]
 struct Options {
-    /// Where it listens; a loopback address
+    /// The address to listen on; must be loopback
     #[arg(long, default_value = "127.0.0.1:9700")]
     listen: SocketAddr,
-    /// Where the app listens; a loopback address
+    /// The address of the app; must be loopback
     #[arg(long, default_value = "127.0.0.1:9701")]
     app: SocketAddr,
-    /// Which calls go wrong, and how
+    /// Selects the failing calls and their faults
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// How many of a hundred refreshes go wrong
+    /// The percentage of refreshes with a fault
     #[arg(long, default_value_t = 0, value_name = "PERCENT")]
     faults: u64,
-    /// How long an access token lives; several are taken in turn at random
+    /// The lifetime of an access token; with several values, one is chosen at random
     #[arg(long, default_value = "5", value_name = "SECONDS")]
     lifetime: Vec<u64>,
-    /// A refresh does not kill the old access token
+    /// A refresh does not revoke the old access token
     #[arg(long)]
     keep_access_tokens: bool,
-    /// How long a refresh token that was used up stays good for another try
+    /// How long a used refresh token is accepted for a second try
     #[arg(long, default_value_t = 0, value_name = "SECONDS")]
     grace: u64,
 }

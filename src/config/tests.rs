@@ -352,7 +352,9 @@ fn every_profile_names_the_required_settings_and_says_whether_it_was_tested() {
         let text = profile::find(name).unwrap();
         assert!(text.contains("Required settings: "), "{name}");
         let run = text.matches("\n# Tested with ").count();
-        let written = text.matches("\n# Not tested with a real server: written from ").count();
+        let written = text
+            .matches("\n# Not tested with a real server: written from ")
+            .count();
         assert_eq!(run + written, 1, "{name}");
     }
 }

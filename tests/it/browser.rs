@@ -1,10 +1,10 @@
-//! The whole way in a real browser.
+//! Sign-in, session and sign-out in a real browser.
 
 use crate::support::scene::Scene;
 use crate::support::upstream::Answer;
 use crate::support::webdriver::Chromium;
 
-/// An app whose pages say who the gateway says is there.
+/// Makes the app show the user that the gateway asserts.
 fn telling_who(scene: &Scene) {
     scene.app.answer_by(|request| {
         let user = request
@@ -39,7 +39,7 @@ async fn a_person_signs_in_stays_signed_in_and_signs_out() {
     let text = browser.promise("fetch('/api').then(r => r.text())").await;
     assert_eq!(text, "<p>alice sees /api");
     assert_eq!(scene.provider.exchanges().len(), 1);
-    // Back and reload do not sign in again.
+    // Going back and reloading cause no second sign-in.
     browser.open("http://localhost/second").await;
     browser.run("history.back()").await;
     browser.wait_for(|url| url.contains("/deep/")).await;
@@ -52,7 +52,7 @@ async fn a_person_signs_in_stays_signed_in_and_signs_out() {
         .await;
     let text = browser.wait_for(|url| url.ends_with("signed_out")).await;
     assert!(text.contains("signed out"), "{text}");
-    // From a page of the app: our own may not fetch anything.
+    // Fetches from a page of the app, because our own pages may not fetch anything.
     browser.open("http://localhost/public/after").await;
     let status = browser.promise("fetch('/api').then(r => r.status)").await;
     assert_eq!(status, 401);
@@ -63,14 +63,14 @@ async fn forty_restored_tabs_all_return_to_their_own_page() {
     let scene = Scene::new().await;
     telling_who(&scene);
     let browser = chromium(&scene).await;
-    // All stand before the provider's page before one of them goes on.
+    // All tabs reach the provider's page before the first one continues.
     scene.provider.ask_first();
     let client = browser.client();
     let mut tabs = Vec::new();
     for number in 0..40 {
         let tab = client.new_window(true).await.unwrap().handle;
         client.switch_to_window(tab.clone()).await.unwrap();
-        // Unlike a navigation of the driver, this one is not waited for.
+        // The script navigates asynchronously. The driver would wait for a navigation of its own.
         let script = format!("setTimeout(() => location.href = 'http://localhost/tab/{number}')");
         browser.run(&script).await;
         tabs.push(tab);
@@ -142,13 +142,14 @@ async fn a_page_of_another_site_can_neither_sign_out_nor_frame_us() {
     assert_eq!(scene.provider.exchanges().len(), 1);
 }
 
-/// Pictures of our own pages, to be looked at; they lie with the build's other results.
+/// Takes screenshots of our own pages for people to look at. They are stored with the build
+/// results.
 #[tokio::test]
 async fn screenshots_of_our_pages_can_be_taken() {
     let scene = Scene::new().await;
     telling_who(&scene);
     let browser = chromium(&scene).await;
-    // What people see without a session, and with one.
+    // The pages without a session, and then with a session.
     let pictures = async |pages: &[(&str, &str, &str)]| {
         for (name, path, title) in pages {
             browser.open(&format!("http://localhost{path}")).await;

@@ -1,4 +1,4 @@
-//! Several providers for one route: people choose.
+//! Several providers for one route: users choose a provider.
 
 use fantoccini::Locator;
 
@@ -11,12 +11,12 @@ use crate::support::upstream::Answer;
 use crate::support::webdriver::Chromium;
 use crate::support::wire::PATIENCE;
 
-/// Everything is for people of either provider, but for `/main`.
+/// Every route accepts both providers, except `/main`.
 const EITHER: &str = "[[routes]]\nprovider = [\"main\", \"other\"]\n\
                       [[routes]]\nprefix = \"/main\"\nprovider = \"main\"\n\
                       [[routes]]\nprefix = \"/both\"\nprovider = [\"other\", \"main\"]\n";
 
-/// Clicks a link of a page, which has to be there once.
+/// Clicks a link, which the page must have exactly once.
 async fn click(browser: &Browser, page: &Page, label: &str) -> Page {
     let links = links(&page.text());
     let mut named = links.iter().filter(|link| link.label == label);
@@ -74,11 +74,11 @@ async fn the_page_names_the_provider_of_a_session_that_the_route_does_not_accept
     assert!(page.text().contains(said), "{}", page.text());
     let refused = browser.fetch(&url("/api")).await;
     assert_eq!(refused.json()["reason"], "session_of_other_provider");
-    // Where one provider counts, it is asked at once.
+    // A route with one provider sends users there at once.
     let start = browser.open(&url("/main")).await;
     let location = start.location().unwrap();
     assert!(location.as_str().starts_with(&two.main.url()), "{location}");
-    // A session of any of several counts.
+    // A route with several providers accepts a session of any of them.
     let start = click(&browser, &page, "main").await;
     assert_eq!(browser.follow_all(start).await.text(), "seen");
     for path in ["/page", "/both", "/main"] {
@@ -111,7 +111,7 @@ async fn sign_in_without_a_provider_lets_people_choose() {
     }
     let page = browser.follow_all(start).await;
     assert_eq!(page.url.as_str(), "http://localhost/linked?from=here");
-    // Who is signed in there already goes on at once.
+    // A user who is already signed in at that provider continues at once.
     let page = browser.open(&url("/oauth2/sign_in?provider=main")).await;
     assert_eq!(page.field("location"), Some("http://localhost/"));
 }
@@ -130,7 +130,7 @@ async fn a_real_browser_shows_the_choice_and_comes_back() {
     browser.picture("choice").await;
     let second = "document.querySelectorAll('a')[1].click()";
     browser.run(second).await;
-    // The choice itself has the same address, so the app's page is known by what it holds.
+    // The chooser page has the same URL, so the test recognises the app's page by its content.
     let app = browser.client().wait().at_most(PATIENCE);
     let app = app.for_element(Locator::Id("app")).await.unwrap();
     assert_eq!(app.text().await.unwrap(), "seen");

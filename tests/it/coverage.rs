@@ -1,9 +1,10 @@
-//! Which attack of the catalogue is covered by which test.
+//! Checks which tests cover which attacks of the catalogue.
 //!
 //! `docs/attacks.md` has one line for each id, with the attack and the protection.
-//! `tests/data/coverage.txt` has the same ids, each with a tab and either the names of the tests that
-//! cover it (separated by spaces), or `- not yet: ` or `- does not apply: ` and the reason. The ids are
-//! ranges here, so that neither file can shrink unnoticed, and every named test must exist.
+//! `tests/data/coverage.txt` has the same ids. Each line has a tab after the id, and then the names
+//! of the tests that cover it (separated by spaces), or `- not yet: ` or `- does not apply: ` with
+//! the reason. This file lists the ids as ranges, so that neither file can lose an id unnoticed.
+//! Every named test must exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,7 +14,7 @@ use std::path::Path;
 
 use crate::layering::rust_files;
 
-/// Section, first and last number, digits of the number.
+/// Section, first and last number, number of digits.
 const IDS: &[(&str, RangeInclusive<u32>, usize)] = &[
     ("A", 1..=40, 2),
     ("B", 1..=21, 2),
@@ -60,7 +61,7 @@ fn test_names(text: &str) -> BTreeSet<String> {
         if line.starts_with("#[test") || line.starts_with("#[tokio::test") {
             is_test = true;
         }
-        // Tests within `proptest!` carry the attribute too.
+        // Tests in `proptest!` have the attribute, too.
         let after_fn = line
             .strip_prefix("async fn ")
             .or_else(|| line.strip_prefix("fn "));
@@ -74,11 +75,11 @@ fn test_names(text: &str) -> BTreeSet<String> {
     names
 }
 
-/// What the table says of all ids.
+/// The contents of the table, for all ids.
 #[derive(Debug, Default)]
 struct Coverage {
     problems: Vec<String>,
-    /// What the table says of an id that no test covers.
+    /// The reason in the table for each id without a test.
     reasons: BTreeMap<String, String>,
     covered: usize,
     not_yet: usize,
@@ -101,7 +102,7 @@ impl fmt::Display for Coverage {
 }
 
 impl Coverage {
-    /// What follows the tab of a line: whether it explains the id.
+    /// Reads the part of a line after the tab.
     fn read(&mut self, id: &str, what: &str, tests: &BTreeSet<String>) -> Result<(), String> {
         let Some(reason) = what.strip_prefix("- ") else {
             let mut names = what.split_whitespace().peekable();
@@ -162,7 +163,7 @@ fn check(table: &str, expected: &BTreeSet<String>, tests: &BTreeSet<String>) -> 
     found
 }
 
-/// What is wrong with the catalogue: its rows are `| id | attack | protection |`.
+/// The problems of the catalogue. Its rows are `| id | attack | protection |`.
 fn check_catalogue(
     page: &str,
     expected: &BTreeSet<String>,
@@ -171,7 +172,7 @@ fn check_catalogue(
     let mut problems = Vec::new();
     let mut seen = BTreeSet::new();
     for line in page.lines().filter(|line| line.starts_with("| ")) {
-        // A bar that is part of an attack is written `\|`.
+        // A bar inside a cell is written `\|`.
         let cells: Vec<_> = line.trim_matches('|').split(" | ").map(str::trim).collect();
         let id = cells[0];
         if matches!(id, "id" | "---") {

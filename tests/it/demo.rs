@@ -1,4 +1,4 @@
-//! The demo's check of itself, by the real program: it passes, and for each step it can fail.
+//! The demo's check of itself, with the real program: it passes, and each step can fail.
 
 use std::process::Output;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::support::gateway::PROGRAM;
 
-/// Every step in order, by the name that `--break` takes and a failure gives.
+/// Every step in order, with the name that `--break` accepts and a failure prints.
 const STEPS: [&str; 12] = [
     "redirect",
     "login-form",
@@ -26,14 +26,15 @@ const STEPS: [&str; 12] = [
     "cookie-dead",
 ];
 
-/// Runs `sidegate demo` with these arguments: exit code, standard output, standard error.
+/// Runs `sidegate demo` with these arguments. Returns exit code, standard output and standard
+/// error.
 async fn demo(arguments: &[&str]) -> (Option<i32>, String, String) {
     let running = Command::new(PROGRAM)
         .arg("demo")
         .args(arguments)
         .kill_on_drop(true)
         .output();
-    // Many run at once, and each makes keys: much more than one ever takes.
+    // Many demos run in parallel, and each creates keys. This takes much longer than a single demo.
     let ended = timeout(Duration::from_mins(2), running).await;
     let Output {
         status,
@@ -44,10 +45,10 @@ async fn demo(arguments: &[&str]) -> (Option<i32>, String, String) {
     (status.code(), text(stdout), text(stderr))
 }
 
-/// Every kind of provider whose demo is checked whole.
+/// Every kind of provider for which the whole demo is checked.
 const PROVIDERS: [&str; 3] = ["oidc", "passport-12", "passport-13"];
 
-/// Asserts that all steps passed, with one line for each step.
+/// Fails unless all steps succeeded, with one line for each.
 fn all_held(code: Option<i32>, said: &str) {
     assert_eq!(code, Some(0), "{said}");
     let lines: Vec<&str> = said.lines().collect();
@@ -68,7 +69,7 @@ async fn the_demo_checks_itself_with_every_kind_of_provider() {
     }
 }
 
-/// The demo with `step` broken fails there, after `before` steps that held.
+/// Runs the demo with `step` broken. It must fail at this step, after `before` successful steps.
 async fn fails(provider: &str, step: &str, before: usize) {
     let (code, said, complained) =
         demo(&["--check", "--provider", provider, "--break", step]).await;

@@ -14,7 +14,8 @@ use crate::support::killed::{AT_ONCE, ChildLog, RandomNumbers, StoreFolder, chan
 use crate::support::raw::exchange;
 use crate::support::scene::{ORIGIN, ROUTES, SESSION, Scene, url};
 
-/// Names the folder of a child's sessions, and its seed: a test that finds it is the child.
+/// Contains the folder of a child's sessions, and its seed. A test that finds this variable is the
+/// child.
 const CHILD: &str = "SIDEGATE_TEST_CHILD";
 
 fn as_child() -> Option<(StoreFolder, u64)> {
@@ -44,7 +45,7 @@ async fn acknowledged_changes_survive_a_kill_at_any_moment() {
     let folder = tempfile::tempdir().unwrap();
     let store_folder = StoreFolder::new(folder.path());
     let (mut random, mut child_log) = (RandomNumbers::new(seed), ChildLog::default());
-    // The same file lives through all of them; now and then the kill comes at the start.
+    // All rounds use the same file. In every fourth round the child is killed at its start.
     for round in 0..12 {
         let command = Command::new(std::env::current_exe().unwrap());
         let mut child = child(command, test, folder.path(), seed * 100 + round);
@@ -71,14 +72,15 @@ async fn acknowledged_changes_survive_a_kill_at_any_moment() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_fails_new_changes_and_loses_no_acknowledged_one() {
     if let Some((store_folder, seed)) = as_child() {
-        // Ends by itself when each task has met a change that was not taken.
+        // The child ends when each task has met a change that could not be written.
         return change_sessions(&store_folder, seed).await;
     }
     let test = "durable::a_full_disk_fails_new_changes_and_loses_no_acknowledged_one";
     let folder = tempfile::tempdir().unwrap();
     let store_folder = StoreFolder::new(folder.path());
     let mut child_log = ChildLog::default();
-    // No file of the child may grow beyond so many blocks of 512 bytes; more room each time.
+    // Limits each file of the child to this many blocks of 512 bytes. The limit grows in each
+    // round.
     for (seed, blocks) in [(1, 600), (2, 1500), (3, 3500)] {
         let mut command = Command::new("sh");
         let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
@@ -100,13 +102,13 @@ async fn a_full_disk_fails_new_changes_and_loses_no_acknowledged_one() {
     }
 }
 
-/// A scene whose sessions lie in a folder that outlives it.
+/// A scene whose sessions are in a folder that outlives the scene.
 async fn scene(store_folder: &StoreFolder, folder: &Path) -> Scene {
     let stored = stored_at(store_folder, folder);
     Scene::with(|settings| settings.with(&stored)).await
 }
 
-/// Settings of sessions in a folder.
+/// Settings for sessions in a folder.
 fn stored_at(store_folder: &StoreFolder, folder: &Path) -> String {
     format!(
         "[login]\nstate_key_file = \"{}\"\n[session.store.disk]\nfile = \"{}\"\n",
@@ -115,14 +117,14 @@ fn stored_at(store_folder: &StoreFolder, folder: &Path) -> String {
     )
 }
 
-/// The status of the page that a cookie gets.
+/// The status of a page for a request with this cookie.
 async fn status(gateway: &Gateway, cookie: &str) -> u16 {
     let request = format!("GET / HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\n\r\n");
     let answer = exchange(gateway.address(), request.as_bytes(), 1).await;
     answer.responses[0].status()
 }
 
-/// Takes or gives back this process's room for files: with none left the disk is full.
+/// Sets the file size limit of this process. A small limit has the effect of a full disk.
 fn room(bytes: &str) {
     let status = Command::new("prlimit")
         .args(["--pid", &std::process::id().to_string()])
@@ -136,7 +138,7 @@ const RENEWED: &str =
 const NOT_STORED: &str =
     "sidegate_refreshes_total{provider=\"main\",result=\"kept\",reason=\"session_not_stored\"}";
 
-/// A request reaches the app, with the access token of this number.
+/// Sends a request, which must reach the app with the access token of this number.
 async fn seen(scene: &Scene, browser: &Browser, number: usize) {
     let page = browser.fetch(&url("/page")).await;
     assert_eq!(page.text(), "seen", "{}", page.describe());
@@ -147,7 +149,8 @@ async fn seen(scene: &Scene, browser: &Browser, number: usize) {
     );
 }
 
-/// Two refreshes meet a full disk: one that a request waits for, and one that nobody waits for.
+/// Two refreshes while the disk is full: a request waits for the first, and no request waits for
+/// the second.
 async fn refresh_with_a_full_disk(store_folder: &StoreFolder, folder: &Path) {
     let before = scene(store_folder, folder).await;
     before.provider.token_members(json!({ "expires_in": 60 }));
@@ -166,14 +169,14 @@ async fn refresh_with_a_full_disk(store_folder: &StoreFolder, folder: &Path) {
     seen(&before, &alice, 2).await;
     assert_eq!(before.provider.refreshes().len(), 1);
 
-    // The token is due, and good for another moment.
+    // The token is due for a refresh, but still valid for a moment.
     before.gateway.advance(Duration::from_millis(59_500));
     let failures = before.figure(NOT_STORED).await.unwrap();
     room("1");
     seen(&before, &alice, 2).await;
     before.wait_for_figure(NOT_STORED, failures + 1).await;
     seen(&before, &alice, 2).await;
-    // Nobody comes for most of a token's life.
+    // No request arrives for most of a token's lifetime.
     before.gateway.advance(Duration::from_secs(40));
     before.wait_for_figure(NOT_STORED, failures + 3).await;
     room("unlimited");
@@ -181,7 +184,7 @@ async fn refresh_with_a_full_disk(store_folder: &StoreFolder, folder: &Path) {
     seen(&before, &alice, 3).await;
     assert_eq!(before.provider.refreshes().len(), 2);
 
-    // What is in the file is the newest, and good for the next refresh.
+    // The file has the newest tokens, and they work for the next refresh.
     let Scene {
         gateway,
         provider,
@@ -217,7 +220,7 @@ async fn g_06_tokens_that_a_full_disk_refused_are_stored_later_without_a_second_
         "durable::g_06_tokens_that_a_full_disk_refused_are_stored_later_without_a_second_refresh";
     let folder = tempfile::tempdir().unwrap();
     drop(StoreFolder::new(folder.path()));
-    // A process of its own: what is said about its files must not hold for other tests.
+    // A separate process, because the limit on files must not affect other tests.
     let mut command = Command::new("sh");
     command
         .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
@@ -264,7 +267,7 @@ async fn sessions_end_when_a_provider_name_means_another_server_after_a_restart(
     let before = scene(&store_folder, folder.path()).await;
     let alice = before.cookie("alice").await;
     before.gateway.drain().await;
-    // It is at another address, so it is another one.
+    // The provider has another address, so it is another provider.
     let after = scene(&store_folder, folder.path()).await;
     assert_eq!(status(&after.gateway, &alice).await, 401);
     let alice = after.cookie("alice").await;

@@ -1,4 +1,4 @@
-//! Fields: nobody but the gateway tells the app who is asking.
+//! Fields: only the gateway tells the app who the user is.
 
 use std::net::SocketAddr;
 
@@ -7,7 +7,7 @@ use crate::support::scene::{ORIGIN, SESSION, Scene, url};
 use crate::support::two_providers::{SEPARATE_ROUTES, TwoProviders};
 use crate::support::upstream::{Answer, Recorded};
 
-/// Sends a request with these field lines and gives what reached the app.
+/// Sends a request with these field lines. Returns the request that reached the app.
 async fn sent(scene: &Scene, target: &str, lines: &str) -> Recorded {
     let response = answered(scene.gateway.address(), target, lines).await;
     assert_eq!(response.status(), 200, "{lines}: {}", response.text());
@@ -23,7 +23,7 @@ async fn answered(address: SocketAddr, target: &str, lines: &str) -> Response {
         .unwrap_or_else(|| panic!("no answer to {lines}"))
 }
 
-/// Fails unless the app saw the identity of alice, once, and nothing of an attacker.
+/// Fails unless the app got the identity of alice exactly once, and nothing from an attacker.
 fn assert_alice(request: &Recorded, context: &str) {
     let text = String::from_utf8_lossy(&request.head.bytes).to_lowercase();
     assert!(!text.contains("evil"), "{context}: {text}");
@@ -216,7 +216,7 @@ async fn h_25_ordinary_fields_pass_byte_for_byte() {
     let lines = format!("X-Long: {long}\r\nX-Latin: \u{e4}\r\nA: 1\r\nB: 2\r\nx-User-Agent: z\r\n");
     let head = sent(&scene, "/public/x", &lines).await.head;
     assert_eq!(head.value("x-long").unwrap(), long);
-    // UTF-8 bytes read as Latin-1.
+    // The UTF-8 bytes, read as Latin-1.
     assert_eq!(head.value("x-latin").unwrap(), "\u{c3}\u{a4}");
     for name in ["a", "b", "x-user-agent"] {
         assert!(head.value(name).is_some(), "{name}");
@@ -450,7 +450,7 @@ async fn only_the_gateway_tells_an_app_which_provider_signed_the_user_in() {
                 assert_eq!(head.value("x-signed-in-by").as_deref(), name);
                 assert!(!String::from_utf8_lossy(&head.bytes).contains("evil"));
             } else {
-                // Not one of ours: what the client says of it means nothing.
+                // This field is not one of ours, so the client's value is forwarded.
                 assert_eq!(head.value("x-signed-in-by").as_deref(), Some("evil"));
             }
         }

@@ -1,4 +1,4 @@
-//! Answers that a provider lets the browser post (OAuth 2.0 Form Post Response Mode).
+//! Answers that the browser posts to the callback (OAuth 2.0 Form Post Response Mode).
 
 use url::form_urlencoded;
 
@@ -11,7 +11,7 @@ use crate::support::webdriver::Chromium;
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// A gateway whose provider posts its answers.
+/// A gateway whose provider answers by `form_post`.
 async fn scene() -> Scene {
     let key = "[providers.main.authorization_request]\nresponse_mode = \"form_post\"\n";
     let scene = Scene::with(|settings| settings.with(key)).await;
@@ -19,7 +19,7 @@ async fn scene() -> Scene {
     scene
 }
 
-/// Goes to the provider, whose page then has the form.
+/// Follows the login to the provider's page with the form.
 async fn until_form(scene: &Scene, browser: &Browser, path: &str) -> Page {
     let start = browser.open(&url(path)).await;
     assert!(start.status.is_redirection(), "{}", start.describe());
@@ -28,7 +28,7 @@ async fn until_form(scene: &Scene, browser: &Browser, path: &str) -> Page {
     page
 }
 
-/// Submits the form as the page does by itself.
+/// Submits the form, as the page does by itself.
 async fn submit(browser: &Browser, page: &Page) -> Page {
     browser.submit(page, &page.login_form(), &[]).await
 }
@@ -55,12 +55,12 @@ async fn a_15_an_answer_that_is_posted_signs_in() {
     );
     let page = browser.follow(&answer).await;
     assert_eq!(page.text(), "seen", "{}", page.describe());
-    // Nothing but the pending login ever crosses sites.
+    // Only the cookie of the pending login is sent across sites.
     let left = browser.cookies(ORIGIN);
     assert!(left.iter().any(|cookie| cookie.name == SESSION));
     let lax = |same_site: SameSite| same_site == SameSite::Lax;
     assert!(left.iter().all(|cookie| lax(cookie.same_site)), "{left:?}");
-    // The code stands in no address of ours.
+    // The code is in no URL of ours.
     let answered = scene.provider.exchanges();
     assert_eq!(answered.len(), 1);
 }
@@ -101,7 +101,7 @@ async fn a_15_only_a_form_below_a_size_limit_is_read() {
     let refused = |page: &Page, context: &str| {
         assert_refused(&scene, &browser, page, "400 malformed_response", context);
     };
-    // What stands in the address of a POST does not count.
+    // Parameters in the URL of a POST are ignored.
     let visit = BrowserRequest::navigation(&format!("{to}?{text}")).method("POST");
     let page = browser.send(from(visit.body(FORM, b""))).await;
     refused(&page, "an answer in the address of a POST");
@@ -114,7 +114,7 @@ async fn a_15_only_a_form_below_a_size_limit_is_read() {
     let page = browser.send(visit).await;
     refused(&page, "two codes");
     assert_eq!(scene.provider.exchanges().len(), 0);
-    // None of them harmed the login itself.
+    // None of these requests damaged the login itself.
     let kind = "Application/X-WWW-Form-Urlencoded ; charset=UTF-8";
     let visit = from(
         BrowserRequest::navigation(&to)
@@ -168,7 +168,7 @@ async fn a_01_a_02_a_posted_answer_belongs_to_the_browser_that_began_the_login()
         "400 state_without_cookie",
         "a login of its own",
     );
-    // A tab's secret is good for its own answer only.
+    // A tab's secret is valid only for its own answer.
     let tabs = scene.browser();
     let first = until_form(&scene, &tabs, "/first").await;
     let pending = tabs.cookies(ORIGIN)[0].name.clone();
@@ -263,7 +263,7 @@ async fn a_15_a_32_a_real_browser_posts_answers_across_two_sites() {
         Answer::with(200, &html, &format!("<p>{user} sees {}", request.target()))
     });
     let browser = Chromium::leading("localhost:80", scene.gateway.address()).await;
-    // The provider is at 127.0.0.1: another site.
+    // The provider is at 127.0.0.1, which is another site.
     browser.open("http://localhost/deep/page?x=1").await;
     let text = browser
         .wait_for(|url| url.contains("localhost/deep/"))
@@ -275,7 +275,8 @@ async fn a_15_a_32_a_real_browser_posts_answers_across_two_sites() {
         found.expect("no session").value().to_owned()
     };
     let before = session().await;
-    // From a page of another site a form brings no session along, and signs nobody out or in.
+    // A form from another site carries no session cookie, so it neither signs out the current user
+    // nor continues the session.
     browser
         .open("http://localhost/oauth2/sign_in?prompt=login")
         .await;

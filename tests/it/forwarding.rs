@@ -1,4 +1,4 @@
-//! Requests and responses on their way through.
+//! Forwarding of requests and responses.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,8 +75,7 @@ async fn bodies_stream_in_both_directions() {
     raw.send("POST /public/x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         .await;
     raw.send("3\r\none\r\n").await;
-    // The answer's beginning arrives while the request's body is still open, and the other way
-    // round.
+    // The beginning of the answer arrives while the request's body is still open, and vice versa.
     while !String::from_utf8_lossy(raw.seen()).contains("first") {
         assert!(raw.more().await, "closed");
     }
@@ -110,7 +109,7 @@ async fn d_06_a_slow_reader_slows_the_app_down() {
     raw.send("GET /public/x HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .await;
     assert!(raw.more().await);
-    // 131 MB cannot lie in sockets and buffers: the app stands still until somebody reads.
+    // 131 MB do not fit in sockets and buffers, so the app blocks until the client reads.
     let early = tokio::time::timeout(Duration::from_secs(2), end.notified()).await;
     assert!(early.is_err(), "the gateway took the whole response");
     let response = raw.response("GET").await.unwrap();
@@ -134,7 +133,7 @@ async fn a_truncated_response_is_truncated_for_the_client_too() {
         let request = "GET /public/x HTTP/1.1\r\nHost: localhost\r\n\r\n";
         let outcome = exchange(scene.gateway.address(), request.as_bytes(), 9).await;
         assert!(outcome.closed, "left open");
-        // What arrived before was sent on; it has no clean end.
+        // The part that arrived before is forwarded, and the body is marked as incomplete.
         let [response] = &outcome.responses[..] else {
             panic!("{:?}", outcome.statuses())
         };
@@ -213,7 +212,7 @@ async fn requests_beyond_the_connection_limit_wait_in_order_and_then_get_503() {
     let first = visit(scene.browser());
     scene.app.wait_until(|requests| requests.len() == 1).await;
     let (mut one, mut two) = (visit(scene.browser()), visit(scene.browser()));
-    // One of them waits, the other is turned away at once.
+    // One request waits, and the other is refused at once.
     let (turned_away, waiting) = tokio::select! {
         page = &mut one => (page.unwrap(), two),
         page = &mut two => (page.unwrap(), one),
@@ -238,7 +237,7 @@ async fn s_33_a_safe_request_survives_a_connection_that_the_app_had_closed() {
     };
     let seen = (200, "seen".to_owned());
     assert_eq!(get("/public/first").await, seen);
-    // The app closes the connection on which the next request comes, without a word.
+    // The app resets the connection when it gets the next request.
     scene.app.next(Answer::silence().then_reset());
     assert_eq!(get("/public/again").await, seen);
     let arrived = scene.app.requests();
@@ -254,7 +253,8 @@ async fn s_33_a_safe_request_survives_a_connection_that_the_app_had_closed() {
             ("/public/again".to_owned(), 1),
         ]
     );
-    // On a new connection that is no accident: nothing is sent again.
+    // A reset of a new connection is not caused by a stale connection, so the request is not sent
+    // again.
     scene.app.next(Answer::ok("seen").then_close());
     assert_eq!(get("/public/last").await, seen);
     scene.app.wait_until_unconnected().await;
@@ -278,7 +278,7 @@ async fn d_05_a_body_that_announces_too_much_is_refused_unread() {
     }
     let refused = raw.response("POST").await.expect("closed without a word");
     assert_eq!(refused.status(), 413);
-    // The app saw no more than the limit, and no end.
+    // The app got no more than the limit, and no end of the body.
     scene.app.wait_until_unconnected().await;
     let arrived = scene.app.requests();
     assert_eq!(arrived.len(), 1);

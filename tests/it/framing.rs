@@ -1,4 +1,4 @@
-//! Where messages begin and end: nobody smuggles a request past the gateway.
+//! The framing of messages: protection against request smuggling.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::support::wire::Framing;
 
 const GET: &str = "GET /public/x HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-/// The rows of a data file: its columns.
+/// The columns of each row of a data file.
 fn rows(text: &str) -> impl Iterator<Item = Vec<&str>> {
     let lines = text
         .lines()
@@ -19,7 +19,7 @@ fn rows(text: &str) -> impl Iterator<Item = Vec<&str>> {
     lines.map(|line| line.split('\t').collect())
 }
 
-/// What is wrong with the outcome of one row; `None` when it is as expected.
+/// Checks the outcome of one row. Returns a description of the difference, or `None`.
 async fn check_row(scene: &Scene, expected: &str, bytes: &[u8]) -> Option<String> {
     let before = scene.app.count();
     let enough = expected
@@ -86,7 +86,7 @@ async fn s_24_a_malformed_chunk_never_completes_a_request() {
         bytes.extend(unescape(raw));
         let before = scene.app.count();
         let outcome = exchange(scene.gateway.address(), &bytes, 9).await;
-        // A size that no memory holds is waited for until the body is too slow.
+        // This size is valid, so the gateway waits for the data until the body is too slow.
         let waited_for = name == "S-24 size of 2^64 - 1";
         let refused = if waited_for { vec![] } else { vec![400] };
         assert_eq!(
@@ -135,7 +135,7 @@ async fn s_18_s_19_an_unread_body_is_never_parsed_as_a_request() {
     let scene = Scene::new().await;
     let smuggled = "GET /public/smug HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let length = smuggled.len();
-    // Each of these is answered by the gateway itself, without a look at the body.
+    // The gateway answers each of these requests itself, without reading the body.
     let navigation = "Sec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n";
     for (line, host, fields, answers) in [
         ("POST /private", "localhost", "", &[401, 200][..]),
@@ -272,7 +272,7 @@ async fn s_40_bytes_behind_an_upgrade_request_never_reach_the_app_before_it_swit
                      Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n\
                      GET /admin HTTP/1.1\r\nHost: localhost\r\n\r\n";
         let outcome = exchange(scene.gateway.address(), bytes.as_bytes(), 2).await;
-        // The second is a request of its own, without a session.
+        // The second request has its own decision, and it has no session.
         assert_eq!(outcome.statuses(), [status, 401]);
         let arrived = scene.app.requests();
         assert_eq!(arrived.len(), number + 1);
@@ -356,7 +356,8 @@ async fn s_32_many_informational_answers_are_ignored() {
 async fn s_33_a_post_is_never_sent_twice() {
     let scene = Scene::new().await;
     let post = "POST /public/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc";
-    // The first leaves an idle connection, on which the second is then reset.
+    // The first request leaves an idle connection. The app then resets this connection during the
+    // second request.
     exchange(scene.gateway.address(), GET.as_bytes(), 1).await;
     scene.app.next(Answer::silence().then_reset());
     let outcome = exchange(scene.gateway.address(), post.as_bytes(), 1).await;

@@ -1,11 +1,11 @@
-//! The same over HTTP/2, whose frames are written by hand.
+//! Framing over HTTP/2. The tests write the frames by hand.
 
 use crate::support::h2::{H2, Outcome};
 use crate::support::raw::Raw;
 use crate::support::scene::Scene;
 use crate::support::upstream::{Answer, Recorded};
 
-/// A good request by HTTP/2, with some fields replaced or added.
+/// A valid HTTP/2 request, with some fields replaced or added.
 fn h2_fields<'a>(changes: &[(&'a [u8], &'a [u8])]) -> Vec<(&'a [u8], &'a [u8])> {
     let mut fields: Vec<(&[u8], &[u8])> = vec![
         (b":method", b"GET"),
@@ -89,14 +89,14 @@ async fn s_34_a_body_of_another_length_than_announced_is_no_request() {
         connection.head(1, &h2_fields(fields), true).await;
         connection.body(1, body).await;
         assert_eq!(connection.outcome(1).await, Outcome::Refused);
-        // Its head may have gone on; an end of its body never does.
+        // The app may get the head of the request, but never a complete body.
         scene.app.wait_until_unconnected().await;
         let ended = |request: &Recorded| request.complete;
         assert!(!scene.app.requests().iter().any(ended), "{body:?}");
     }
     let mut connection =
         H2::connect(scene.gateway.address(), "localhost", tls.client(&["h2"])).await;
-    // A frame that no client may send, on a stream that was never opened.
+    // A frame that a client must not send, on a stream that was never opened.
     connection.bytes(&[0, 0, 1, 0, 0, 0, 0, 0, 9, b'x']).await;
     assert_eq!(connection.outcome(9).await, Outcome::Refused);
 }
@@ -137,7 +137,7 @@ async fn response_fields_that_do_not_repeat_stay_out_of_the_hpack_table() {
             connection.head(stream, &h2_fields(&[]), false).await;
             lengths.push(connection.block(stream).await.unwrap().len());
         }
-        // An indexed field takes one byte; the first block may begin with the table's size.
+        // An indexed field takes one byte. The first block may begin with a table size update.
         let shorter = lengths[0].saturating_sub(lengths[1]) > 8;
         assert_eq!(shorter, remembered, "{name}: {lengths:?}");
     }

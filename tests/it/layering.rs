@@ -1,7 +1,7 @@
-//! The rooms of the crate and who may name whom.
+//! Checks which rooms of the crate name each other.
 //!
-//! A room is one name under `src/`; it may name only rooms of a lower rank. Rooms of one rank do
-//! not know each other. `lib.rs` and `main.rs` compose and are exempt.
+//! A room is one name under `src/`. It may name only rooms of a lower rank. Rooms of one rank do
+//! not know each other. `lib.rs` and `main.rs` put everything together and are exempt.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,20 +25,20 @@ fn rank(room: &str) -> Option<usize> {
     RANKS.iter().position(|rooms| rooms.contains(&room))
 }
 
-/// The room that a path below `src/` belongs to; `None` for the composers.
+/// The room of a path below `src/`; `None` for `lib.rs` and `main.rs`.
 fn room_of(path: &Path) -> Option<String> {
     let first = path.components().next()?.as_os_str().to_str()?;
     let room = first.strip_suffix(".rs").unwrap_or(first);
     (!matches!(room, "lib" | "main")).then(|| room.to_owned())
 }
 
-/// The code of one line without its comment. A `//` inside a string hides nothing that matters:
-/// what follows it is no path to a room.
+/// The code of one line without its comment. A `//` inside a string also cuts the line, which is
+/// harmless: the rest of a string names no room.
 fn without_comment(line: &str) -> &str {
     line.split_once("//").map_or(line, |(code, _comment)| code)
 }
 
-/// Every room that `code` names as `crate::room` or within `crate::{room, other::Item}`.
+/// Every room that `code` names as `crate::room` or inside `crate::{room, other::Item}`.
 fn named_rooms(code: &str) -> Vec<String> {
     let mut rooms = Vec::new();
     for (at, _) in code.match_indices("crate::") {
@@ -63,7 +63,7 @@ fn leading_name(text: &str) -> String {
         .collect()
 }
 
-/// The first names of the entries of one brace group, nested groups skipped.
+/// The first name of each entry in a brace group, without nested groups.
 fn heads_of_group(group: &str) -> Vec<String> {
     let mut heads = vec![leading_name(group)];
     let mut depth = 0_i32;
@@ -79,7 +79,7 @@ fn heads_of_group(group: &str) -> Vec<String> {
     heads
 }
 
-/// The offences of one file, as `path:line: what`.
+/// The violations in one file, as `path:line: text`.
 fn offences(path: &Path, text: &str) -> Vec<String> {
     let Some(room) = room_of(path) else {
         return Vec::new();
@@ -90,8 +90,8 @@ fn offences(path: &Path, text: &str) -> Vec<String> {
             "src/{shown}:1: {room} is not in the table of rooms"
         )];
     };
-    // Comments go first and lines are joined, so that a group over several lines is seen whole;
-    // the line is found again by counting.
+    // Comments are removed and lines are joined, so that a group over several lines is found. The
+    // line number is computed afterwards.
     let code: String = text
         .lines()
         .map(without_comment)
@@ -100,7 +100,7 @@ fn offences(path: &Path, text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (at, _) in code.match_indices("crate::") {
         let line = code[..at].matches('\n').count() + 1;
-        // One occurrence at a time, with the character before it for the word boundary.
+        // Finds one occurrence at a time. The character before it shows whether it is a whole word.
         let start = code[..at].char_indices().next_back().map_or(at, |(i, _)| i);
         let end = code[at + 7..]
             .find("crate::")

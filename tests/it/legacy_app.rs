@@ -1,4 +1,5 @@
-//! Radicale behind the gateway: odd methods, a trusted header, an HTTP/1.0 server of few threads.
+//! Radicale behind the gateway: unusual methods, a trusted field, an HTTP/1.0 server with few
+//! threads.
 
 use crate::support::browser::{Browser, Page};
 use crate::support::browser_request::BrowserRequest;
@@ -111,7 +112,7 @@ async fn radicale_is_not_deceived_by_fields_of_the_client() {
 async fn an_app_with_one_connection_is_never_starved_by_idle_ones() {
     let calendars = Calendars::start("connections = 1\nqueue = 100\nqueue_wait_secs = 60").await;
     let alice = calendars.signed_in("alice").await;
-    // Two workers, one connection: whoever holds it idle has to give it up.
+    // With two workers and one connection, a worker with an idle connection has to close it.
     let mut requests = tokio::task::JoinSet::new();
     for _ in 0..40 {
         let alice = alice.clone();

@@ -1,4 +1,4 @@
-//! The authorization-code flow, walked by people and attacked by others.
+//! The authorization code flow: normal logins and attacks.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::support::scene::{
     ORIGIN, SESSION, Scene, assert_no_canary, assert_refused, refusal, url,
 };
 
-/// The callback's address with one parameter changed; `None` removes it.
+/// The callback's URL with one parameter changed; `None` removes it.
 fn changed(callback: &Page, name: &str, value: Option<&str>) -> String {
     let mut to = callback.location().unwrap();
     let pairs: Vec<_> = to
@@ -129,7 +129,7 @@ async fn a_03_a_modified_state_is_refused() {
     let page = browser.open(&changed(&callback, "state", None)).await;
     assert_refused(&scene, &browser, &page, "400 state_missing", "no state");
     assert_eq!(scene.provider.exchanges().len(), 0);
-    // None of them harmed the login itself.
+    // None of these requests damaged the login itself.
     let page = browser.follow(&callback).await;
     assert_eq!(browser.follow(&page).await.text(), "seen");
 }
@@ -194,8 +194,7 @@ async fn a_13_a_code_without_its_verifier_is_useless() {
         "400 code_refused",
         "an injected code",
     );
-    // The code was sent with the verifier of the attacker's own login: that is what a server can
-    // refuse it for.
+    // The code was sent with the verifier of the attacker's own login. So a server can refuse it.
     let exchanges = scene.provider.exchanges();
     assert_eq!(exchanges.len(), 1);
     let sent = token_request(&exchanges[0].body).unwrap();
@@ -282,7 +281,7 @@ async fn a_16_errors_of_the_provider_end_in_a_page_of_fixed_words() {
         let page = browser.open(to.as_str()).await;
         assert_refused(&scene, &browser, &page, refused, error);
         assert!(!page.text().contains("0800"), "{}", page.text());
-        // Passport 12 leaves the state out of some errors.
+        // Passport 12 omits the state in some errors.
         let page = browser
             .open(&url(&format!("/oauth2/callback?error={}", &error[..1])))
             .await;
@@ -372,7 +371,7 @@ async fn forty_restored_tabs_all_end_at_their_own_page() {
         });
     }
     let callbacks = tabs.join_all().await;
-    // All are on their way now: the jar holds forty pending logins.
+    // All logins are pending now: the cookie jar has forty of them.
     for (number, callback) in &callbacks {
         let page = browser.follow(callback).await;
         let page = browser.follow_all(page).await;

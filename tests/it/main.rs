@@ -1,9 +1,9 @@
-//! The integration suite: one binary, one file per subject.
+//! The integration tests: one binary, one file for each subject.
 //!
-//! `support` is the kit. It speaks the domain (a browser, a legacy app that records what reaches
-//! it, an authorization server that can be told to misbehave, a gateway in front of them) and
-//! parses HTTP with code of its own, so that the gateway is never its own judge. Everything
-//! listens on port 0 of a loopback address; nothing sleeps where an event will do.
+//! `support` has the tools: a browser, a legacy app that records requests, an authorization server
+//! that can be made to misbehave, and a gateway in front of them. It parses HTTP with its own code,
+//! so that the gateway's parser does not check itself. Everything listens on port 0 of a loopback
+//! address. No test sleeps if it can wait for an event.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,

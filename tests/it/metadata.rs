@@ -1,5 +1,5 @@
-//! Where a provider's endpoints and keys come from, and what its metadata and its answers may not
-//! do to us.
+//! The source of a provider's endpoints and keys, and the protection against harmful metadata and
+//! answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,17 +12,18 @@ use crate::support::provider::{Endpoint, StandIn};
 use crate::support::scene::url;
 use crate::support::upstream::RecordingUpstream;
 
-/// Past the time when metadata and keys are read again.
+/// After this time metadata and keys are read again.
 const LATER: Duration = Duration::from_hours(2);
 
-/// Takes the life of access tokens out of the token responses: sessions outlive the hour.
+/// Removes the lifetime of access tokens from the token responses, so that sessions last longer
+/// than an hour.
 fn tokens_without_end(provider: &StandIn) {
     provider.tamper_token_response(|body| {
         body.as_object_mut().unwrap().remove("expires_in");
     });
 }
 
-/// A login is refused before anybody is sent to the provider.
+/// Fails unless a login is refused before the user is sent to the provider.
 async fn refused_at_once(scene: &OpenIdScene, context: &str) {
     let attempt = scene.attempt().await;
     let unusable = "502 metadata_endpoint or 502 metadata_issuer or 502 metadata_malformed or 503 metadata_malformed";
@@ -80,7 +81,7 @@ async fn a_24_metadata_of_another_issuer_is_refused() {
         .await;
         let said = change(&scene.provider.url());
         refused_at_once(&scene, &said.to_string()).await;
-        // The provider mends it.
+        // The provider corrects its metadata.
         scene.provider.behave();
         scene.gateway.advance(Duration::from_mins(5));
         scene.signed_in("alice").await;
@@ -176,7 +177,8 @@ async fn a_25_metadata_that_turns_bad_does_not_replace_the_good() {
             .metadata(move |metadata| metadata[member] = said.clone().into());
         let before = scene.provider.calls(Endpoint::Metadata);
         scene.gateway.advance(LATER);
-        // The first login may be what makes the gateway look again, the second comes after.
+        // The first login may only cause the gateway to read the metadata again. The second login
+        // uses them.
         scene.signed_in("alice").await;
         scene
             .provider
@@ -210,7 +212,7 @@ async fn invalid_metadata_is_refused() {
         attempt.assert_refused(refused, &format!("{status} {kind} {body}"));
         assert_eq!(attempt.calls(Endpoint::Authorization), 0, "{body}");
     }
-    // A member that is there twice.
+    // A repeated member.
     let scene = OpenIdScene::prepared(&[], |provider| {
         provider.rewrite(Endpoint::Metadata, |body| {
             let body = body.replacen('{', "{\"token_endpoint\":\"https://evil.example\",", 1);
@@ -307,7 +309,7 @@ async fn g_13_metadata_and_keys_that_are_due_are_read_once_while_the_old_ones_se
         let scene = Arc::clone(&scene);
         browsers.spawn(async move { scene.signed_in(&format!("user{number}")).await });
     }
-    // All of them while the metadata is still under way.
+    // All browsers wait while the metadata is still being read.
     assert_eq!(browsers.join_all().await.len(), 50);
     scene.provider.wait_for(Endpoint::Metadata, 2).await;
     hold.release();
@@ -327,14 +329,14 @@ async fn a_provider_that_is_down_at_the_start_is_found_when_it_is_up() {
     assert_eq!(page.status, 503, "{}", page.describe());
     let after: u64 = page.field("retry-after").unwrap().parse().unwrap();
     assert!((1..=60).contains(&after), "{after}");
-    // The page retries by itself, and where the person was going is not forgotten.
+    // The page retries by itself, and the login still leads to the same page.
     assert!(
         page.text().contains("http-equiv=\"refresh\""),
         "{}",
         page.text()
     );
     assert!(page.text().contains("/page?x=1"), "{}", page.text());
-    // Programs are told the same.
+    // Scripts get the same information.
     let page = browser.fetch(&url("/page")).await;
     assert_eq!(page.status, 401, "{}", page.describe());
     scene.provider.up().await;
@@ -415,7 +417,7 @@ async fn d_25_concurrent_calls_stay_within_the_limit() {
         logins.spawn(async move { scene.signed_in(&format!("user{number}")).await });
     }
     scene.provider.wait_for(Endpoint::Token, before + 2).await;
-    // Time enough for the others to call, too, and nobody is waiting for them.
+    // The other logins have time to call, too, and no login waits.
     for _ in 0..100 {
         assert_eq!(alice.fetch(&url("/")).await.text(), "seen");
     }

@@ -1,5 +1,5 @@
-//! What goes wrong by accident or by somebody's bending of the rules: names that move, variables
-//! that leak in, redirects of the app, routes nobody wrote, requests that look like visitors.
+//! Accidents and misuse: host names that change, environment variables, redirects of the app,
+//! missing routes, requests that imitate users.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -23,7 +23,7 @@ use crate::support::raw::{Raw, Response, exchange};
 use crate::support::scene::{ORIGIN, ROUTES, Scene, assert_refused, refusal, url};
 use crate::support::upstream::{Answer, RecordingUpstream};
 
-/// Sends one request on a connection of its own.
+/// Sends one request on a new connection.
 async fn answer(address: SocketAddr, request: &str) -> Response {
     let mut outcome = exchange(address, request.as_bytes(), 1).await;
     outcome
@@ -32,8 +32,8 @@ async fn answer(address: SocketAddr, request: &str) -> Response {
         .unwrap_or_else(|| panic!("no answer to {request}"))
 }
 
-/// A TLS server in front of another that can take another certificate at any time: what a name
-/// leads to after it has moved.
+/// A TLS server in front of another server. A test can change its certificate at any time, as if
+/// the host name led to another machine.
 struct Encrypted {
     port: u16,
     identity: Arc<watch::Sender<TlsAcceptor>>,
@@ -57,7 +57,7 @@ impl Encrypted {
             while let Ok((stream, _peer)) = listener.accept().await {
                 let acceptor = shared.borrow().clone();
                 connections.spawn(async move {
-                    // A client that does not believe the certificate goes away here.
+                    // A client that does not trust the certificate disconnects here.
                     let mut stream = acceptor.accept(stream).await?;
                     let mut behind = TcpStream::connect(behind).await?;
                     tokio::io::copy_bidirectional(&mut stream, &mut behind).await
@@ -71,7 +71,7 @@ impl Encrypted {
         }
     }
 
-    /// Answers as `name` from now on.
+    /// Uses a certificate for `name` from now on.
     fn become_known_as(&self, authority: &Authority, name: &str) {
         self.identity.send_replace(acceptor(authority, name));
     }
@@ -128,9 +128,9 @@ async fn x_02_a_hijacked_provider_name_gets_neither_code_nor_secret() {
         assert_refused(&scene, &browser, &page, "503 provider_unreachable", name);
         assert_eq!(scene.provider.exchanges().len(), 0, "{name}");
     }
-    // Each connection looks the name up and the certificate over again.
+    // Each new connection resolves the name again and checks the certificate again.
     server.become_known_as(&authority, "localhost");
-    // A server that failed is left alone for a while.
+    // After a failure, the gateway stops calling the server for a while.
     scene.gateway.advance(Duration::from_secs(5));
     assert_eq!(scene.browser().visit(&url("/")).await.text(), "seen");
     assert_eq!(scene.provider.exchanges().len(), 1);
@@ -149,7 +149,7 @@ async fn x_02_a_hijacked_provider_name_gets_neither_code_nor_secret() {
     );
 }
 
-/// Runs a test of the suite in a process of its own, because the environment is the process's.
+/// Runs a test in a separate process, because it changes the environment of the process.
 #[tokio::test]
 async fn x_03_proxy_variables_are_ignored_for_provider_and_app() {
     let trap = RecordingUpstream::start().await;
@@ -227,7 +227,7 @@ async fn x_06_a_variable_with_an_unknown_key_is_refused() {
     }
 }
 
-/// Paths that other gateways, or people, take for harmless.
+/// Paths that other gateways, or operators, often treat as public.
 const TARGETS: &[&str] = &[
     "/",
     "//",
@@ -269,7 +269,7 @@ async fn x_08_without_routes_every_request_needs_a_session() {
             .head
             .value("location")
             .is_some_and(|to| to.starts_with(&provider.url()));
-        // Of the server as a whole, the gateway itself says that there is nothing to say.
+        // The gateway itself answers `OPTIONS *` with 204.
         let about_all = (status, method, target) == (204, "OPTIONS", "*");
         assert!(
             about_all
@@ -298,7 +298,7 @@ async fn x_08_without_routes_every_request_needs_a_session() {
         }
     }
     assert_eq!((app.connections(), app.count()), (0, 0));
-    // The walk was not in vain: the app is there for whoever signs in.
+    // The setup works: a signed-in user reaches the app.
     let browser = Browser::new().leading(ORIGIN, gateway.address());
     assert_eq!(browser.visit(&url("/public/x")).await.text(), "seen");
 }
@@ -338,10 +338,10 @@ async fn x_10_a_request_without_a_session_is_never_replayed() {
     assert!(!asked.contains(MARK), "{asked}");
 }
 
-/// A field of request or response that must come through as it is.
+/// A field of a request or response that must be forwarded unchanged.
 type Field = (&'static str, &'static str);
 
-/// Status, what was asked, what the app says, its body.
+/// Status, fields of the request, fields of the response, body of the response.
 type Exchange = (u16, &'static [Field], &'static [Field], &'static str);
 
 const EXCHANGES: [Exchange; 5] = [
@@ -426,7 +426,7 @@ async fn x_11_range_and_conditional_fields_are_forwarded_unchanged() {
     }
 }
 
-/// A 304 has no body though it states a length, and its connections live on.
+/// A 304 has no body although it has a length, and its connections stay open.
 async fn not_modified(scene: &Scene, raw: &mut Raw, cookie: &str) {
     for method in ["GET", "HEAD"] {
         let connections = scene.app.connections();

@@ -1,6 +1,7 @@
-//! The OpenID Foundation's tests for relying parties, each under its own name (with `_` for `-`):
-//! the plans Basic, Config, Form Post and Refresh Token, and what the general plan, the hybrid flow
-//! and dynamic registration add that a relying party of the code flow can meet.
+//! The OpenID Foundation's tests for relying parties, each with its own name (with `_` instead of
+//! `-`): the plans Basic, Config, Form Post and Refresh Token. From the general plan, the hybrid
+//! flow and dynamic registration there are the tests that apply to a relying party of the code
+//! flow.
 
 use std::time::Duration;
 
@@ -13,14 +14,15 @@ use crate::support::provider::{Endpoint, Keys, StandIn, left_half};
 use crate::support::scene::url;
 use crate::support::upstream::RecordingUpstream;
 
-/// The plan Form Post is the plan Basic with answers that come through a form that the browser
-/// posts, so what is said of one is shown of both.
+/// The plan Form Post is the plan Basic with answers that the browser posts as a form. So each test
+/// runs in both modes.
 const MODES: [&[(&str, &str)]; 2] = [
     &[],
     &[("authorization_request.response_mode", "\"form_post\"")],
 ];
 
-/// A scene for each response mode, with further keys of the provider, as its orders say.
+/// A scene for each response mode, with further keys of the provider. `prepare` changes the
+/// provider.
 async fn scenes(keys: &[(&str, &str)], prepare: impl Fn(&StandIn)) -> [OpenIdScene; 2] {
     let [query, form_post] = MODES.map(|mode| [mode, keys].concat());
     [
@@ -29,7 +31,7 @@ async fn scenes(keys: &[(&str, &str)], prepare: impl Fn(&StandIn)) -> [OpenIdSce
     ]
 }
 
-/// Logins at a provider with these orders succeed.
+/// Fails unless logins at a provider with this change succeed.
 async fn signs_in(prepare: impl Fn(&StandIn)) -> [OpenIdScene; 2] {
     signs_in_with(&[], prepare).await
 }
@@ -42,13 +44,13 @@ async fn signs_in_with(keys: &[(&str, &str)], prepare: impl Fn(&StandIn)) -> [Op
     scenes
 }
 
-/// Logins at a provider with these orders are refused for their ID token, with a reason code that
-/// ends so.
+/// Fails unless logins at a provider with this change are refused for their ID token, with a reason
+/// code that ends with `reason`.
 async fn is_refused(reason: &str, prepare: impl Fn(&StandIn)) {
     for scene in scenes(&[], prepare).await {
         let attempt = scene.attempt().await;
         attempt.assert_not_believed(reason, reason);
-        // It was the orders, not the scene.
+        // Without the change, the same scene works.
         scene.provider.behave();
         scene.signed_in("alice").await;
     }
@@ -142,7 +144,7 @@ async fn oidcc_client_test_kid_absent_single_jwks() {
 
 #[tokio::test]
 async fn oidcc_client_test_kid_absent_multiple_jwks() {
-    // A relying party may refuse this or try the keys that suit the algorithm: we try them.
+    // A relying party may refuse this, or try the keys that fit the algorithm. We try them.
     signs_in(|provider| {
         provider.tamper_header(|header| *header = json!({ "alg": "RS256" }));
         let stranger = Keys::first().of_an_attacker().jwk("RS256");
@@ -164,8 +166,8 @@ async fn oidcc_client_test_idtoken_sig_rs256() {
 
 #[tokio::test]
 async fn oidcc_client_test_idtoken_sig_none() {
-    // A relying party that asked for it may take it in the code flow: we never do. The plan Config
-    // has this test too.
+    // A relying party that requested unsigned tokens may accept them in the code flow. We never do.
+    // The plan Config has this test, too.
     is_refused("_algorithm", |provider| {
         provider.id_token_by(|draft| {
             let mut draft = draft.clone();
@@ -276,7 +278,7 @@ async fn oidcc_client_test_client_secret_basic() {
 
 #[tokio::test]
 async fn oidcc_client_test_discovery_openid_config() {
-    // Nothing but the issuer is configured: every endpoint that was called came from there.
+    // Only the issuer is configured, so every called endpoint came from the metadata.
     for scene in signs_in(|_| ()).await {
         for endpoint in Endpoint::ALL {
             assert_eq!(scene.provider.calls(endpoint), 1, "{endpoint:?}");
@@ -326,7 +328,7 @@ async fn oidcc_client_test_signing_key_rotation() {
     assert_eq!(scene.provider.calls(Endpoint::Jwks), 2);
 }
 
-// Form Post RP: what it adds to the plan Basic.
+// Form Post RP: the tests that it adds to the plan Basic.
 
 #[tokio::test]
 async fn oidcc_client_test_form_post_error() {
@@ -346,8 +348,8 @@ async fn oidcc_client_test_form_post_error() {
 
 // Refresh Token RP.
 
-/// Alice is signed in, and her access token is over. Once where the ID token alone says who she
-/// is, and once where the user information adds to it.
+/// Alice is signed in, and her access token has expired. In the first scene the identity comes only
+/// from the ID token, in the second also from the userinfo.
 async fn with_expired_tokens() -> [(OpenIdScene, Browser); 2] {
     let scenes = ["false", "true"].map(async |userinfo| {
         let keys = [
@@ -379,12 +381,12 @@ async fn oidcc_client_test_refresh_token() {
             "{after}"
         );
         assert_eq!(scene.asserted("x-forwarded-user").as_deref(), Some("alice"));
-        // What the ID token says now is so; the user information was not asked for once more.
+        // The claims of the new ID token are used. The userinfo was not read again.
         assert_eq!(
             scene.asserted("x-forwarded-groups").as_deref(),
             Some(groups)
         );
-        // The next refresh is by the refresh token that came with the first.
+        // The next refresh uses the refresh token from the first refresh.
         scene.gateway.advance(Duration::from_secs(3601));
         assert_eq!(browser.fetch(&url("/page")).await.text(), "seen");
         let [first, second] = <[_; 2]>::try_from(scene.provider.refreshes()).unwrap();
@@ -393,8 +395,8 @@ async fn oidcc_client_test_refresh_token() {
     }
 }
 
-/// A refresh that brings an ID token with such a claim is refused: its tokens are never used, and
-/// the session is over.
+/// Fails unless a refresh with such a claim in its ID token is refused: the new tokens are never
+/// used, and the session ends.
 async fn is_not_refreshed(claim: &'static str, value: &'static str) {
     for (scene, browser) in with_expired_tokens().await {
         let at_app = scene.app.count();
@@ -408,7 +410,7 @@ async fn is_not_refreshed(claim: &'static str, value: &'static str) {
         }
         assert_eq!(scene.app.count(), at_app);
         assert_eq!(scene.provider.refreshes().len(), 1);
-        // It was the claim, not the scene.
+        // Without the claim, the same scene works.
         scene.provider.behave();
         scene.signed_in("alice").await;
     }
@@ -438,7 +440,7 @@ async fn oidcc_client_test_missing_aud() {
 
 #[tokio::test]
 async fn oidcc_client_test_invalid_sig_hs256() {
-    // No algorithm with a shared secret is believed, not even a signature that is right.
+    // No algorithm with a shared secret is accepted, not even with a valid signature.
     for secret in [CLIENT_SECRET, "another secret"] {
         is_refused("_algorithm", |provider| {
             provider.id_token_by(|draft| {
@@ -460,8 +462,8 @@ async fn oidcc_client_test_invalid_sig_es256() {
     .await;
 }
 
-/// Claims that somebody else vouches for (OpenID Connect Core 1.0 section 5.6.2) are not ours to
-/// believe: the login works, and nobody is asked for them.
+/// Claims from other issuers (OpenID Connect Core 1.0 section 5.6.2) are ignored: the login
+/// succeeds, and no other server is called for them.
 async fn claims_of_others(source: impl Fn(&str) -> Value) {
     let elsewhere = RecordingUpstream::start().await;
     let source = source(&elsewhere.url());
@@ -497,7 +499,7 @@ async fn oidcc_client_test_distributed_claims() {
     claims_of_others(|elsewhere| json!({ "endpoint": elsewhere, "access_token": "x" })).await;
 }
 
-// Hybrid and dynamic: what can come with a code as well.
+// Hybrid and dynamic: tests that also apply to a code.
 
 #[tokio::test]
 async fn oidcc_client_test_invalid_athash() {
@@ -509,7 +511,7 @@ async fn oidcc_client_test_invalid_athash() {
 
 #[tokio::test]
 async fn oidcc_client_test_missing_athash() {
-    // In the code flow it may be missing (OpenID Connect Core 1.0 section 3.1.3.6).
+    // In the code flow the claim is optional (OpenID Connect Core 1.0 section 3.1.3.6).
     signs_in(|provider| {
         provider.tamper_claims(|claims| {
             claims.as_object_mut().unwrap().remove("at_hash");

@@ -1,4 +1,4 @@
-//! Running it: the operations listener, signals, the log, the settings, limits under attack.
+//! Operation: the operations listener, signals, the log, the settings, limits under attack.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -103,7 +103,7 @@ async fn x_05_the_operations_listener_answers_any_host_and_tells_no_secret() {
     let cookie = scene.cookie("alice").await;
     let session = cookie.split_once('=').unwrap().1;
     let operations = scene.gateway.operations();
-    // Probes of an orchestrator name the address that they found.
+    // An orchestrator's probes use the address of the pod as their host.
     for host in ["localhost", "10.1.2.3:9180", "[fd00::1]", "evil.test"] {
         for path in ["/healthz", "/readyz", "/metrics"] {
             for (method, status) in [("GET", 200), ("HEAD", 200), ("POST", 405), ("OPTIONS", 405)] {
@@ -152,7 +152,7 @@ async fn x_09_a_public_route_is_logged_at_the_start() {
             .filter(|l| l.contains("open to everybody"))
             .count()
     };
-    // Routes are announced before the line that says where it listens.
+    // Routes are logged before the line with the address of the listener.
     let process = Process::start(settings().with(ROUTES)).await;
     let log = process.log();
     assert_eq!(open(&log), 1, "{log}");
@@ -178,7 +178,7 @@ async fn neither_health_nor_readiness_depends_on_the_provider() {
     assert_eq!(get(gateway.operations(), "/readyz").await.0, 200);
     let browser = Browser::new().leading(ORIGIN, gateway.address());
     assert_eq!(browser.fetch(&url("/public/x")).await.text(), "seen");
-    // Nobody is sent where the login could not be completed.
+    // The user is not sent to a provider where the login could not be completed.
     let page = browser.open(&url("/")).await;
     assert_eq!(page.status, 503, "{}", page.describe());
     assert!(page.text().contains("provider_unreachable"));
@@ -284,7 +284,7 @@ async fn one_request_is_one_event_of_the_access_log() {
         .process
         .wait_for_log(|log| log.contains("/public/logged"))
         .await;
-    // A second event of the first request would stand before that of the next one.
+    // A second event of the first request would appear before the event of the next request.
     running.browser().fetch(&url("/public/next")).await;
     running
         .process
@@ -356,7 +356,7 @@ async fn d_01_d_02_d_03_idle_and_slow_connections_are_closed() {
         });
     }
     let closed = closing.join_all().await;
-    // Deadlines are looked at four times in a second: none of them is early by more.
+    // Deadlines are checked four times a second, so none can be earlier by more than this.
     let early = Duration::from_millis(500);
     assert!(closed.iter().all(|after| *after >= early), "{closed:?}");
 }
@@ -387,7 +387,7 @@ async fn d_04_a_very_slow_body_is_cut_off() {
     let answer = raw.response("POST").await.expect("closed without a word");
     assert_eq!(answer.status(), 408);
     raw.closed().await;
-    // The app saw the beginning of the body, and no end.
+    // The app got the beginning of the body, and no end.
     scene.app.wait_until_unconnected().await;
     let arrived = scene.app.requests();
     assert_eq!(arrived.len(), 1);
@@ -516,7 +516,7 @@ async fn unreadable_files_stop_the_start() {
     }
 }
 
-/// The files in a folder of `config/`, by their names without the ending.
+/// The files in a folder of `config/`, by their names without the extension.
 fn configurations(folder: &str) -> BTreeMap<String, PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let files = std::fs::read_dir(folder).unwrap();

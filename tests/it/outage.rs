@@ -1,4 +1,4 @@
-//! A provider that is out of order: new logins wait on a page that tries again, sessions live on.
+//! An unavailable provider: new logins get a page that retries, and sessions continue.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::support::scene::{ORIGIN, SESSION, Scene, assert_no_canary, url};
 use crate::support::upstream::Answer;
 use crate::support::webdriver::Chromium;
 
-/// Seconds and address of a page that goes on by itself.
+/// The delay in seconds and the URL of a page that reloads itself.
 fn refresh(page: &Page) -> Option<(u64, String)> {
     let text = page.text();
     let (_, after) = text.split_once("http-equiv=\"refresh\" content=\"")?;
@@ -43,7 +43,8 @@ async fn a_login_that_cannot_be_finished_is_offered_again_without_its_code() {
         let page = browser.visit(&url("/deep/page?x=1")).await;
         assert_eq!(page.status, 503, "{}", page.describe());
         assert_eq!(page.field("retry-after"), Some(header));
-        // A page that nobody looks at does not sign in over and over.
+        // This page does not retry by itself, because a hidden tab would then sign in again and
+        // again.
         assert_eq!(refresh(&page), None);
         let address = links(&page.text()).remove(0).href;
         assert!(
@@ -68,7 +69,7 @@ async fn a_code_that_the_provider_never_received_can_still_be_used() {
     let browser = scene.browser_of("bob");
     let callback = scene.until_callback(&browser, "/page").await;
     let callback = callback.location().unwrap();
-    // Held back by the gateway, then on its way to a server that is gone.
+    // First the gateway delays the call. Then the server is unreachable.
     let page = browser.open(callback.as_str()).await;
     assert_eq!(page.status, 503, "{}", page.describe());
     assert!(page.text().contains("token_calls_limited"));
@@ -79,14 +80,14 @@ async fn a_code_that_the_provider_never_received_can_still_be_used() {
     let page = browser.open(callback.as_str()).await;
     assert_eq!(page.status, 503, "{}", page.describe());
     assert!(page.text().contains("provider_unreachable"));
-    // Nobody signs in over and over.
+    // The page does not retry by itself.
     assert_eq!(refresh(&page), None);
     scene.provider.up().await;
     scene.gateway.advance(Duration::from_mins(1));
     let page = browser.visit(callback.as_str()).await;
     assert_eq!(page.text(), "seen", "{}", page.describe());
     assert!(browser.cookie(ORIGIN, SESSION).is_some());
-    // The server may have used it up now.
+    // The server may have used up the code now.
     let page = browser.open(callback.as_str()).await;
     assert_eq!(page.location().unwrap().path(), "/page");
     assert_eq!(scene.provider.exchanges().len(), 1);
@@ -121,7 +122,7 @@ async fn a_16_a_decision_of_the_provider_is_not_retried() {
         assert!(page.text().contains(error), "{}", page.describe());
         assert_eq!(refresh(&page), None, "{error}");
     }
-    // Nor is what waiting does not mend.
+    // A failure that does not pass by itself is not retried either.
     let refused = [("Content-Type", "application/json")];
     let answer = Answer::with(401, &refused, "{\"error\":\"invalid_client\"}");
     scene.provider.fail_next(answer);

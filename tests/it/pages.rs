@@ -1,11 +1,11 @@
-//! What the gateway itself says, and to whom.
+//! The gateway's own pages and answers.
 
 use crate::support::browser::Page;
 use crate::support::browser_request::BrowserRequest;
 use crate::support::raw::exchange;
 use crate::support::scene::{ORIGIN, Scene, assert_no_canary, url};
 
-/// What every page and redirect of our own has.
+/// The fields that every page and redirect of ours must have.
 fn assert_hardened(page: &Page) {
     let field = |name: &str| page.field(name).unwrap_or_default();
     assert!(
@@ -13,7 +13,7 @@ fn assert_hardened(page: &Page) {
         "{}",
         page.describe()
     );
-    // Nobody else is told of an address of ours, and nobody at all of one with a code in it.
+    // Other sites never get our URLs as a referrer. A URL with a code is sent to nobody.
     let redirect_or_callback = page.status.is_redirection() || page.url.path().contains("callback");
     let policy = if redirect_or_callback {
         "no-referrer"
@@ -97,13 +97,13 @@ async fn requests_other_than_navigations_get_401_with_the_login_url() {
     let login = problem["login_url"].as_str().unwrap();
     assert!(login.starts_with(&url("/oauth2/sign_in")), "{login}");
     assert_eq!(scene.app.count(), 0);
-    // The address leads to a login that ends where it began.
+    // The URL leads to a login that ends where it began.
     let page = browser.visit(login).await;
     assert_eq!(page.text(), "seen", "{}", page.describe());
 }
 
-/// What a visitor without a session gets for a request with these field lines: no login, and
-/// nothing to remember.
+/// Fails unless a request without a session, with these field lines, begins no login and sets no
+/// cookie.
 async fn assert_no_login(scene: &Scene, target: &str, lines: &str, status: u16) {
     let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n");
     let outcome = exchange(scene.gateway.address(), request.as_bytes(), 1).await;
@@ -124,7 +124,8 @@ async fn x_12_a_script_is_told_where_to_sign_in_and_never_redirected() {
             assert_no_login(&scene, "/api?x=1", &lines, 401).await;
         }
     }
-    // An old browser's script says so by itself, or asks for no page.
+    // Old browsers send no fetch metadata. A request that does not accept HTML explicitly counts as
+    // a script's.
     for lines in ["Accept: */*\r\n", "Accept: application/json\r\n", ""] {
         assert_no_login(&scene, "/api", lines, 401).await;
     }
@@ -192,7 +193,7 @@ async fn x_14_prefetched_pages_begin_no_login() {
         }
     }
     assert_eq!(scene.app.count(), 0);
-    // The person who then comes does begin one.
+    // A user who opens the page afterwards does begin a login.
     let started = scene.browser().open(&url("/oauth2/sign_in")).await;
     assert_eq!(started.status, 303, "{}", started.describe());
 }
@@ -209,7 +210,7 @@ async fn a_refused_user_sees_which_account_is_signed_in() {
         assert_hardened(&page);
     }
     assert_eq!(scene.app.count(), before);
-    // Another name, though it begins alike, is another path.
+    // A name with the same beginning is another path.
     assert_eq!(browser.open(&url("/administrator")).await.status, 200);
     let problem = browser.fetch(&url("/admin/api")).await;
     assert_eq!(

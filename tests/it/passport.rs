@@ -1,4 +1,4 @@
-//! Whole logins against the embedded authorization server, in both of its generations.
+//! Complete logins with the embedded authorization server, in both of its versions.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ struct Passport {
     app: App,
 }
 
-/// The server and the gateway look at one clock, as two machines with good clocks do.
+/// The server and the gateway use one clock, like two machines with synchronised clocks.
 fn server(kind: ProviderKind, clock: &Clock) -> AuthorizationServerSettings {
     let client = Client {
         id: "3".to_owned(),
@@ -41,7 +41,7 @@ impl Passport {
         Self::with_lifetime(kind, more, Duration::from_hours(731 * 24)).await
     }
 
-    /// With access tokens that live so long.
+    /// A server whose access tokens have this lifetime.
     async fn with_lifetime(kind: ProviderKind, more: &str, lifetime: Duration) -> Self {
         let clock = Clock::manual(Clock::system().now());
         let mut server = server(kind, &clock);
@@ -206,7 +206,7 @@ async fn both_versions_refresh_a_token_and_a_refused_refresh_ends_the_session() 
         browser.sign_in(&url("/"), "alice", "password").await;
         for refreshes in 1..4 {
             passport.gateway.advance(LIFE);
-            // The app checks the token's own end.
+            // The app checks the token's expiry itself.
             let seen = browser.fetch(&url("/whoami")).await.json();
             assert_eq!(seen["token"], "signature checked", "{seen}");
             assert_eq!(seen["subject"], "17", "{seen}");

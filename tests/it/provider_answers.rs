@@ -1,5 +1,5 @@
-//! What an OpenID Provider says at the end of a login: about itself, about when and how somebody
-//! signed in there, and in answers that are made to do harm.
+//! Answers of an OpenID Provider at the end of a login: about its issuer, about the time and method
+//! of the sign-in, and malicious answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ const CALLED: [Endpoint; 4] = [
 
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
 
-/// Another nonce made of the right one.
+/// Changes the right nonce into a wrong one.
 type Change = fn(&str) -> Value;
 
 #[tokio::test]
@@ -112,7 +112,7 @@ async fn a_21_iss_is_optional_without_a_promise_but_never_wrong() {
     let attempt = scene.attempt().await;
     attempt.assert_refused("502 response_issuer", "another issuer");
     assert_eq!(attempt.calls(Endpoint::Token), 0);
-    // The operator may insist.
+    // The operator can require `iss`.
     let scene = OpenIdScene::prepared(&[("require_response_iss", "true")], |provider| {
         provider.metadata(|metadata| {
             metadata["authorization_response_iss_parameter_supported"] = false.into();
@@ -265,7 +265,7 @@ fn gzip(body: &str) -> Vec<u8> {
 
 #[test]
 fn compressed_bytes_can_be_decompressed() {
-    // The check value of this CRC, and nothing between head and tail but the bytes themselves.
+    // The known CRC of this text, and exactly the bytes of the text between head and tail.
     let packed = gzip("123456789");
     assert_eq!(packed[15..24], *b"123456789");
     assert_eq!(packed[24..28], 0xcbf4_3926_u32.to_le_bytes());
@@ -280,7 +280,7 @@ fn encoded(coding: &str, body: &[u8]) -> Answer {
     Answer::raw(&[head.as_bytes(), body].concat())
 }
 
-/// How a login is refused when what `endpoint` says cannot be used.
+/// The status and reason for a login when the answer of `endpoint` is unusable.
 fn unusable(endpoint: Endpoint) -> String {
     let reasons = match endpoint {
         Endpoint::Metadata => "metadata_malformed",
@@ -292,7 +292,7 @@ fn unusable(endpoint: Endpoint) -> String {
     format!("502 {reasons} or 503 {reasons}")
 }
 
-/// How a login is refused when nothing comes from `endpoint` that is an answer.
+/// The status and reason for a login when `endpoint` gives no answer.
 fn unanswered(endpoint: Endpoint) -> &'static str {
     match endpoint {
         Endpoint::Metadata => "503 metadata_unreachable",
@@ -306,7 +306,7 @@ fn unanswered(endpoint: Endpoint) -> &'static str {
 #[tokio::test]
 async fn d_30_compression_is_neither_requested_nor_decoded() {
     for endpoint in CALLED {
-        // An honest answer, packed: whoever unpacks it signs somebody in.
+        // A valid answer, compressed. If the gateway decompressed it, the login would succeed.
         let pack = |provider: &StandIn| {
             provider.rewrite(endpoint, |body| encoded("gzip", &gzip(body)));
         };
@@ -346,7 +346,7 @@ async fn d_31_endless_and_malformed_answers_are_cut_off() {
         Answer::silence().then_close(),
         Answer::silence().then_reset(),
     ];
-    // What only a deadline ends is given a short one.
+    // Answers that only a deadline ends need a short deadline.
     let keys = [("deadline_secs", "1")];
     for endpoint in CALLED {
         for (number, answer) in answers.iter().enumerate() {
@@ -428,7 +428,7 @@ async fn f_06_garbage_from_any_endpoint_signs_nobody_in_and_nobody_out() {
                 body.len()
             );
             let answer = Answer::raw(&[head.as_bytes(), body].concat());
-            // From the start, for whoever wants to sign in.
+            // From the start, for a new login.
             let order = |provider: &StandIn| provider.instead(endpoint, answer.clone());
             let scene = OpenIdScene::prepared(&[], order).await;
             let refused = format!(
@@ -437,7 +437,7 @@ async fn f_06_garbage_from_any_endpoint_signs_nobody_in_and_nobody_out() {
             );
             let attempt = scene.attempt().await;
             attempt.assert_refused(&refused, &context);
-            // Once people are signed in.
+            // After users have signed in.
             calm.provider.instead(endpoint, answer);
             calm.gateway.advance(Duration::from_mins(5));
             if matches!(endpoint, Endpoint::Token | Endpoint::Userinfo) {
@@ -459,7 +459,7 @@ async fn g_11_two_providers_with_keys_of_the_same_name_are_kept_apart() {
         StandIn::at_time_of(&clock).await,
     );
     let app = RecordingUpstream::start().await;
-    // The other one has other keys of the same names.
+    // The other provider has different keys with the same `kid`s.
     let keys = other.keys().of_an_attacker();
     other.jwks(move |jwks| *jwks = keys.jwks());
     other.id_token_by(move |draft| Some(draft.signed_by(keys, "RS256")));
@@ -482,7 +482,7 @@ async fn g_11_two_providers_with_keys_of_the_same_name_are_kept_apart() {
         let (signed_in, page) = sign_in(name).await;
         assert!(signed_in, "{name}: {}", page.describe());
     }
-    // Neither believes the other's: not its keys, not its name.
+    // Neither provider's keys nor its issuer are accepted for the other provider.
     main.id_token_by(move |draft| Some(draft.signed_by(keys, "RS256")));
     let issuer = main.url();
     other.tamper_claims(move |claims| claims["iss"] = issuer.clone().into());

@@ -1,4 +1,4 @@
-//! A connection remembers its last session, and never longer than that stands.
+//! A connection remembers its last session, but never longer than this session is valid.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::support::connection::OpenConnection;
 use crate::support::scene::{SESSION, Scene};
 
 const PUBLIC: &str = "https://localhost";
-/// Past the end of a token that lives for a minute.
+/// After the end of a token that lives for a minute.
 const OVER: Duration = Duration::from_secs(61);
 
-/// Whose token the app saw last, and its number.
+/// The user and the number of the last token that the app got.
 fn bearer(scene: &Scene) -> (String, usize) {
     let last = scene.app.last();
     let field = last.head.value("authorization").unwrap_or_default();
@@ -26,7 +26,7 @@ fn bearer(scene: &Scene) -> (String, usize) {
     }
 }
 
-/// A browser of `user` that is signed in, and the `Cookie` field of its requests.
+/// A signed-in browser of `user`, and the `Cookie` field of its requests.
 async fn signed_in(scene: &Scene, tls: &Authority, user: &str) -> (Browser, String) {
     let browser = Browser::trusting(tls).leading(PUBLIC, scene.gateway.address());
     browser.plant(&scene.provider.url(), &format!("user={user}; Path=/"));
@@ -115,7 +115,8 @@ async fn an_app_gets_the_other_cookies_of_each_request_and_never_ours() {
             let seen = scene.app.last().head.value("cookie");
             assert_eq!(seen.as_deref(), *others, "{cookies}");
         }
-        // Of two that differ none counts, whatever came before.
+        // Two different session cookies count as none, also on a connection that remembers a
+        // session.
         let planted = format!("{ours}; {SESSION}=other");
         assert_eq!(line.ask(&planted).await, 401);
         assert_eq!(line.ask(&ours).await, 200);
@@ -128,7 +129,8 @@ async fn c_15_a_session_in_use_on_one_connection_stays_and_an_unused_one_ends() 
         let (scene, tls) = Scene::over_tls().await;
         let (_browser, cookie) = signed_in(&scene, &tls, "alice").await;
         let line = &mut OpenConnection::both(scene.gateway.address(), &tls).await[which];
-        // Eight hours without a use end it; these are twelve with one every three.
+        // Eight hours without a use end the session. These are twelve hours with a use every three
+        // hours.
         for _ in 0..5 {
             assert_eq!(line.ask(&cookie).await, 200);
             scene.gateway.advance(Duration::from_hours(3));

@@ -1,4 +1,5 @@
-//! Tokens that last: one refresh for each expiry, and no lost session whatever the provider does.
+//! Refreshing tokens: one refresh for each expiry, and no lost session for any failure of the
+//! provider.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::support::scene::{ORIGIN, SESSION, Scene, assert_no_canary, refusal, u
 use crate::support::upstream::{Answer, Recorded};
 use crate::support::webdriver::Chromium;
 
-/// Whose access token came with a request, and its number.
+/// The user and the number of the access token in a request.
 fn bearer(request: &Recorded) -> (String, usize) {
     let field = request.head.value("authorization").unwrap_or_default();
     let token = field.strip_prefix("Bearer ").unwrap_or_default();
@@ -27,7 +28,7 @@ fn bearer(request: &Recorded) -> (String, usize) {
     }
 }
 
-/// A scene whose access tokens live for a minute, and where a request waits for a second at most.
+/// A scene whose access tokens live for a minute, and where a request waits for one second at most.
 async fn minutes() -> Scene {
     with_wait(1, |settings| settings).await
 }
@@ -39,17 +40,17 @@ async fn with_wait(seconds: u64, change: impl FnOnce(Settings) -> Settings) -> S
     scene
 }
 
-/// Past the end of a token that lives for a minute.
+/// After the end of a token that lives for a minute.
 const OVER: Duration = Duration::from_secs(61);
 
-/// When such a token is due, be it ever so late, and still alive.
+/// A time at which such a token is due for a refresh in any case, and still valid.
 const DUE: Duration = Duration::from_millis(59_500);
 
 fn json(status: u16, body: &str) -> Answer {
     Answer::with(status, &[("Content-Type", "application/json")], body)
 }
 
-/// Fails unless it is the app's page, by a token with this number.
+/// Fails unless the page is the app's, requested with the token of this number.
 fn assert_seen(scene: &Scene, page: &Page, number: usize) {
     assert_eq!(page.text(), "seen", "{}", page.describe());
     assert_eq!(bearer(&scene.app.last()).1, number);
@@ -218,7 +219,7 @@ async fn g_07_f_04_f_06_a_failing_provider_signs_nobody_out() {
         let scene = minutes().await;
         let browser = scene.signed_in("alice").await;
         scene.provider.refuse_refreshes(Some(answer));
-        // As long as the token before is good.
+        // While the old token is valid.
         scene.gateway.advance(DUE);
         for _ in 0..3 {
             assert_seen(&scene, &browser.fetch(&url("/page")).await, 1);
@@ -236,11 +237,12 @@ async fn g_07_f_04_f_06_a_failing_provider_signs_nobody_out() {
         let text = page.text();
         assert!(text.contains("You are still signed in"), "{text}");
         assert!(text.contains(";url=/page?x=1&amp;y\""), "{text}");
-        // And then it is in order again.
+        // Then the provider works again.
         scene.provider.refuse_refreshes(None);
         scene.gateway.advance(Duration::from_mins(6));
         let mut page = browser.open(&url("/page")).await;
-        // A request waits for a second at most, which a busy machine may not keep.
+        // A request waits for a second at most. A busy machine may exceed this, so the test tries
+        // several times.
         for _ in 0..10 {
             if refusal(&page) != "503 refresh_slow" {
                 break;
@@ -302,7 +304,7 @@ async fn g_08_a_grant_that_has_ended_ends_the_session() {
         let to = page.location().unwrap();
         assert!(to.path().ends_with("/authorize"), "{context}: {to}");
         assert_eq!(scene.provider.refreshes().len(), 1, "{context}");
-        // Signing in again is all that it takes.
+        // The user only has to sign in again.
         let page = browser.visit(&url("/page")).await;
         assert_eq!(page.text(), "seen", "{context}: {}", page.describe());
     }
@@ -323,7 +325,7 @@ async fn f_29_a_refused_client_raises_the_alarm_and_keeps_every_session() {
     let page = browser.fetch(&url("/page")).await;
     assert_eq!(page.status, 503, "{}", page.describe());
     assert_eq!(page.json()["reason"], "client_refused");
-    // The operator mends it.
+    // The operator corrects the mistake.
     scene.provider.refuse_refreshes(None);
     scene.gateway.advance(Duration::from_mins(1));
     assert_eq!(browser.fetch(&url("/page")).await.text(), "seen");
@@ -370,7 +372,7 @@ async fn g_12_signing_out_wins_over_a_refresh_under_way() {
     gate.notify_one();
     let page = waiting.await.unwrap();
     assert_eq!(page.status, 401, "{}", page.describe());
-    // Nor does the old cookie open anything.
+    // The old cookie does not work either.
     let thief = scene.browser();
     thief.plant(ORIGIN, &format!("{SESSION}={cookie}; Path=/; Secure"));
     assert_eq!(thief.fetch(&url("/page")).await.status, 401);
@@ -430,7 +432,7 @@ async fn f_14_a_drain_waits_for_a_refresh_that_nobody_waits_for() {
     let Scene { gateway, .. } = scene;
     let address = gateway.address();
     let draining = tokio::spawn(gateway.drain());
-    // The listener is closed once the drain has begun.
+    // The listener is closed when the drain has begun.
     while tokio::net::TcpStream::connect(address).await.is_ok() {
         tokio::task::yield_now().await;
     }
@@ -479,7 +481,7 @@ async fn f_14_a_refresh_that_a_drain_waited_for_survives_the_restart() {
     later.plant(ORIGIN, &format!("{SESSION}={cookie}; Path=/; Secure"));
     assert_eq!(later.fetch(&url("/page")).await.text(), "seen");
     assert_eq!(bearer(&app.last()).1, 2);
-    // And its refresh token is the newest one.
+    // The stored refresh token is the newest one.
     gateway.advance(OVER);
     gate.notify_one();
     assert_eq!(later.fetch(&url("/page")).await.text(), "seen");
@@ -514,19 +516,19 @@ async fn f_18_a_clock_that_is_set_back_signs_nobody_out() {
         scene.gateway.advance(Duration::from_mins(1));
         assert_seen(&scene, &browser.fetch(&url("/page")).await, 1);
         scene.gateway.set_back(back + Duration::from_mins(1));
-        // Who is signed in stays so, and who is on the way arrives.
+        // Users stay signed in, and a pending login succeeds.
         assert_seen(&scene, &browser.fetch(&url("/page")).await, 1);
         assert_eq!(other.follow_all(callback).await.text(), "seen");
         assert_eq!(scene.provider.refreshes().len(), 0);
-        // A token that was obtained later than now is none that was just made.
+        // A token whose time of issue is in the future does not count as a new token.
         scene.provider.revoke_access_tokens();
         assert_seen(&scene, &browser.fetch(&url("/page")).await, 3);
-        // From here on its life is counted by the clock as it goes now.
+        // From now on the lifetime is measured with the changed clock.
         for number in [4, 5] {
             scene.gateway.advance(Duration::from_secs(3601));
             assert_seen(&scene, &browser.fetch(&url("/page")).await, number);
         }
-        // And then the clock is put right.
+        // Then the clock is corrected.
         scene.gateway.advance(back);
         let number = if back < Duration::from_hours(1) { 5 } else { 6 };
         assert_seen(&scene, &browser.fetch(&url("/page")).await, number);

@@ -1,4 +1,4 @@
-//! Apps that refuse a token which the gateway believes good.
+//! Apps that refuse a token which the gateway considers valid.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::support::raw::Raw;
 use crate::support::scene::{ORIGIN, SESSION, Scene, url};
 use crate::support::upstream::{Answer, Recorded};
 
-/// A scene whose one route has this setting, and whose app takes living tokens only.
+/// A scene whose only route has this setting, and whose app accepts only valid tokens.
 async fn scene(setting: &str) -> Scene {
     scene_of(
         &format!("[[routes]]\non_upstream_401 = \"{setting}\"\n"),
@@ -27,7 +27,7 @@ async fn scene_of(routes: &str, provider: &str) -> Scene {
     scene
 }
 
-/// A browser that is signed in with a token that was good for a while and has just been revoked.
+/// A signed-in browser. Its token has been valid for a while and has just been revoked.
 async fn with_revoked_token(scene: &Scene) -> Browser {
     let browser = scene.signed_in("alice").await;
     scene.gateway.advance(Duration::from_secs(30));
@@ -158,7 +158,7 @@ async fn a_request_is_sent_once_more_and_not_twice() {
     assert_eq!((page.status.as_u16(), page.text().as_str()), (401, "never"));
     assert_eq!(scene.app.count(), 3);
     assert_eq!(scene.provider.refreshes().len(), 1);
-    // The token is young now, and another one would fare no better.
+    // The token is new now, so a refresh would not help.
     for _ in 0..5 {
         assert_eq!(browser.fetch(&url("/a")).await.text(), "never");
     }
@@ -197,7 +197,7 @@ async fn a_grant_that_has_ended_leads_to_a_login_at_once() {
     let page = browser.follow_all(page).await;
     assert_eq!((page.text().as_str(), page.url.path()), ("seen", "/a"));
 
-    // It is the grant that has ended, whatever made somebody ask.
+    // If the grant has ended, the session ends, although the app caused the refresh.
     let browser = with_revoked_token(&scene).await;
     scene.provider.refuse_refreshes(Some(gone()));
     let page = browser.fetch(&url("/a")).await;
@@ -229,13 +229,13 @@ async fn an_app_that_refuses_every_token_causes_no_login_loop() {
     let scene = scene("relogin").await;
     let browser = scene.signed_in("alice").await;
     scene.app.answer_by(|_| Answer::with(401, &[], "never"));
-    // The login was a moment ago: another one would fare no better.
+    // The user has just signed in, so another login would not help.
     let page = browser.visit(&url("/a")).await;
     assert_eq!((page.status.as_u16(), page.text().as_str()), (401, "never"));
     assert_eq!(scene.provider.authorizations().len(), 1);
 }
 
-/// A request of `browser` is at the app when its token is refreshed and dies.
+/// Sends a request of `browser`. While the app handles it, a refresh revokes its token.
 async fn killed_under_way(scene: &Scene, browser: &Browser, visit: BrowserRequest) -> Page {
     let gate = Arc::new(Notify::new());
     let refusal = Answer::with(401, &[], "dead").held_by(&gate);
@@ -264,7 +264,7 @@ async fn a_request_whose_token_a_parallel_refresh_revoked_is_sent_again_with_eve
             let page = killed_under_way(&scene, &browser, visit).await;
             assert_eq!(page.text(), "seen", "{setting}: {}", page.describe());
         }
-        // One for each expiry.
+        // One refresh for each expiry.
         assert_eq!(scene.provider.refreshes().len(), 2, "{setting}");
         assert_eq!(scene.provider.authorizations().len(), 1, "{setting}");
     }
@@ -277,7 +277,7 @@ async fn a_request_whose_token_is_revoked_during_a_refresh_waits_for_the_refresh
     let browser = scene.signed_in("alice").await;
     scene.gateway.advance(Duration::from_millis(59_500));
     let gate = scene.provider.hold_refreshes();
-    // The token is due, and dead as soon as the provider has refreshed it.
+    // The token is due for a refresh, and the provider revokes it at the refresh.
     let ask = |path: &str| {
         let (browser, to) = (browser.clone(), url(path));
         tokio::spawn(async move { browser.fetch(&to).await })
@@ -311,7 +311,7 @@ async fn laravels_redirect_to_its_login_page_is_a_refusal_where_the_provider_say
         let expected = if retried { 200 } else { 302 };
         assert_eq!(page.status.as_u16(), expected, "{}", page.describe());
         assert_eq!(scene.provider.refreshes().len(), usize::from(retried));
-        // Another redirect of the app is its own affair.
+        // Another redirect of the app is forwarded.
         scene.gateway.advance(Duration::from_secs(30));
         scene
             .app

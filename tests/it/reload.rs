@@ -1,4 +1,5 @@
-//! Other settings for a gateway that goes on serving: what changes at once, and what nobody loses.
+//! Reloading settings in a running gateway: changes that take effect at once, and connections and
+//! sessions that are kept.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use crate::support::upstream::{Answer, RecordingUpstream};
 
 const PUBLIC: &str = "https://localhost";
 
-/// The rule of `/`, as it is written in every scene, and one that nobody satisfies.
+/// The rule of `/` in every scene, and a rule that no user meets.
 const ANYBODY: &str = "[[routes]]\nprefix = \"/\"\n";
 const NOBODY: &str =
     "[[routes]]\nprefix = \"/\"\naccess.any_of.groups = [\"nobody\"]\nprovider = \"main\"\n";
@@ -27,13 +28,13 @@ const NOBODY: &str =
 const APPLIED: &str = "sidegate_reloads_total{result=\"applied\"}";
 const REFUSED: &str = "sidegate_reloads_total{result=\"refused\"}";
 
-/// Replaces the one place where `from` is written.
+/// Replaces `from`, which must occur exactly once.
 fn edited(text: &str, from: &str, to: &str) -> String {
     assert_eq!(text.matches(from).count(), 1, "{from} in\n{text}");
     text.replace(from, to)
 }
 
-/// The `Cookie` field of a browser that has signed in at `address` by TLS.
+/// The `Cookie` field of a browser that has signed in at `address` over TLS.
 async fn cookie_of(
     user: &str,
     (address, tls): (std::net::SocketAddr, &Authority),
@@ -122,7 +123,7 @@ async fn a_request_keeps_the_settings_with_which_it_began() {
     gate.notify_one();
     let page = slow.await.unwrap();
     assert_eq!(page.text(), "from the old app", "{}", page.describe());
-    // Nothing uses the settings before any more, so they are freed.
+    // No request uses the old settings any more, so they are freed.
     scene.wait_for_figure("sidegate_sites", 1).await;
 }
 
@@ -166,7 +167,7 @@ async fn a_provider_that_is_another_one_ends_its_sessions_and_no_other_change_do
     let mut scene = Scene::new().await;
     let alice = scene.signed_in("alice").await;
     let text = scene.gateway.settings().text();
-    // Another way to ask the same server as the same client.
+    // The same server and client with another scope.
     let scopes = edited(
         &text,
         "client_id = \"3\"",
@@ -182,7 +183,7 @@ async fn a_provider_that_is_another_one_ends_its_sessions_and_no_other_change_do
         BTreeMap::from([("main".into(), 1)])
     );
     assert_eq!(alice.fetch(&url("/")).await.status, 401);
-    // It stays ended, whoever the provider is later.
+    // The session does not come back when the old provider is restored.
     scene.gateway.reload(&text).await.unwrap();
     assert_eq!(alice.fetch(&url("/")).await.status, 401);
     let removed = text.replace("[providers.main]", "[providers.other]");
@@ -204,7 +205,7 @@ async fn a_login_that_began_before_a_reload_ends_with_the_new_settings() {
     let text = scene.gateway.settings().text();
     let browser = scene.browser_of("alice");
     let callback = scene.until_callback(&browser, "/wanted").await;
-    // Without a file of keys, the random ones seal what comes back.
+    // Without a key file, the random keys of the start still open the state after a reload.
     scene.gateway.reload(&text).await.unwrap();
     let page = browser.follow_all(callback).await;
     assert_eq!(page.text(), "seen", "{}", page.describe());
@@ -247,7 +248,7 @@ async fn settings_that_need_a_restart_are_named_and_the_others_take_effect() {
     }
 }
 
-/// The name of a provider may mean another server when the answer comes.
+/// The name of a provider may mean another server when the answer arrives.
 #[tokio::test]
 async fn a_code_never_goes_to_a_server_that_did_not_make_it() {
     let mut scene = Scene::new().await;
@@ -308,14 +309,14 @@ async fn a_new_certificate_is_used_for_the_next_connection() {
     assert_eq!(open.ask(&cookie).await, 200);
 }
 
-/// One key, as a line of the file of keys.
+/// One key, as a line of the key file.
 fn key(byte: u8) -> String {
     use base64::Engine as _;
     let text = base64::engine::general_purpose::STANDARD.encode([byte; 32]);
     format!("{text}\n")
 }
 
-/// Sessions in a file, sealed with the key of ones.
+/// Sessions in a file, sealed with the key of 32 bytes of value 1.
 fn on_disk(settings: Settings) -> Settings {
     let keys = settings.file("keys", &key(1));
     let folder = keys.trim_end_matches("/keys").to_owned();
@@ -337,7 +338,7 @@ async fn keys_can_be_added_and_only_taken_away_when_nothing_needs_them() {
         .reload_for(ReloadCause::KeyFile)
         .await
         .unwrap();
-    // A login that the old key has sealed goes on.
+    // A pending login that the old key has sealed continues.
     let page = bob.follow_all(callback).await;
     assert_eq!(page.text(), "seen", "{}", page.describe());
     scene.gateway.settings().file("keys", &key(2));
@@ -353,7 +354,7 @@ async fn keys_can_be_added_and_only_taken_away_when_nothing_needs_them() {
     }
 }
 
-/// Another store waits for a restart, and the one that is open keeps its keys until then.
+/// A changed store needs a restart. Until then the open store keeps its keys.
 #[tokio::test]
 async fn a_changed_store_setting_leaves_the_open_store_alone() {
     let mut scene = Scene::with(on_disk).await;
@@ -361,7 +362,7 @@ async fn a_changed_store_setting_leaves_the_open_store_alone() {
     let start = text.find("[login]").unwrap();
     let reloaded = scene.gateway.reload(&text[..start]).await.unwrap();
     assert!(!reloaded.need_restart.is_empty());
-    // The file holds a session that its own keys have sealed.
+    // The file has a session that is sealed with its own keys.
     scene.signed_in("alice").await;
     let reloaded = scene.gateway.reload(&text).await.unwrap();
     assert_eq!(reloaded.need_restart, Vec::<String>::new());
@@ -390,7 +391,7 @@ async fn settings_that_would_block_every_request_until_a_restart_are_refused() {
     assert_eq!(reloaded.need_restart, ["server.certificate_file"]);
 }
 
-/// People who ask all the time, over connections that stay open.
+/// Users who send requests all the time, over connections that stay open.
 struct Load {
     stop: Arc<AtomicBool>,
     served: Arc<AtomicUsize>,
@@ -423,7 +424,7 @@ impl Load {
         }
     }
 
-    /// The statuses of all requests that were not served, and how many were.
+    /// The statuses of all requests that failed, and the number of successful requests.
     async fn end(self) -> (Vec<u16>, usize) {
         self.stop.store(true, Ordering::Relaxed);
         let mut failures = Vec::new();
@@ -434,7 +435,8 @@ impl Load {
     }
 }
 
-/// The real program, told by SIGHUP: good settings and bad ones in turn, while people ask.
+/// SIGHUP reloads valid and invalid settings in turn, while users send requests to the real
+/// program.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_reloads_lose_no_request_no_session_and_no_memory() {
     let tls = Authority::new();
@@ -459,7 +461,8 @@ async fn two_hundred_reloads_lose_no_request_no_session_and_no_memory() {
                 .overwrite(&text.replace("prefix", "perfix"));
             refused += 1;
         } else {
-            // Every fourth has another route, and each another provider and another app by name.
+            // Every fourth file has an additional route. Each file has another provider name and
+            // another limit for the app.
             let more = if number % 4 == 0 { more } else { "" };
             let other = format!("client_id = \"3\"\ndisplay_name = \"Server {number}\"");
             let text = edited(&text, "client_id = \"3\"", &other);
@@ -478,7 +481,7 @@ async fn two_hundred_reloads_lose_no_request_no_session_and_no_memory() {
     let (failures, served) = load.end().await;
     assert_eq!(failures, Vec::<u16>::new());
     assert!(served > 1000, "{served} requests were served meanwhile");
-    // Nobody had to sign in again.
+    // No user had to sign in again.
     assert_eq!(figure(operations, "sidegate_sessions").await, Some(4));
     assert_eq!(provider.exchanges().len(), 4);
     wait_for_figure(operations, "sidegate_sites", 1).await;
@@ -490,8 +493,8 @@ async fn two_hundred_reloads_lose_no_request_no_session_and_no_memory() {
     assert!(after < settled + 4096, "{settled} KiB grew to {after} KiB");
 }
 
-/// What files asked for is tried again until it holds: it is not forgotten for other keys, and the
-/// settings in force are not taken for it.
+/// Settings from a changed file are tried again until they succeed. A reload for changed keys does
+/// not forget them, and the old settings do not count as the new ones.
 #[tokio::test]
 async fn failed_settings_are_tried_again() {
     let mut scene = Scene::new().await;
@@ -556,7 +559,7 @@ async fn a_file_that_could_not_be_read_is_read_by_the_next_try() {
     assert_eq!(alice.visit(&url("/")).await.status, 403);
 }
 
-/// A settings file that never comes to its end: nobody writes to the pipe.
+/// The settings file is a pipe without a writer, so reading it never ends.
 #[tokio::test]
 async fn a_reload_that_hangs_does_not_keep_the_process_from_stopping() {
     let (provider, app) = (StandIn::start().await, RecordingUpstream::start().await);
@@ -595,7 +598,7 @@ async fn a_watched_file_is_read_when_it_is_replaced_and_never_while_it_is_writte
     assert_eq!(browser.fetch("http://localhost/").await.status, 200);
 }
 
-/// What `sidegate check` says about `new` beside a gateway that runs with `running`.
+/// The output of `sidegate check` for `new`, compared with a gateway that runs with `running`.
 async fn checked(new: &str, running: &str) -> String {
     let mut command = tokio::process::Command::new(PROGRAM);
     let output = command

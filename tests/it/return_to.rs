@@ -1,4 +1,4 @@
-//! Where a login leads back to: the page asked for, and never another origin.
+//! The page after a login: the requested page, and never another origin.
 
 use crate::support::provider::parameters;
 use crate::support::raw::exchange;
@@ -87,7 +87,7 @@ async fn r_paths_that_browsers_read_as_other_hosts_never_lead_to_another_origin(
         }
         assert_eq!(response.status(), 303, "{target}");
         logins.push(target);
-        // It became a login: walk it to its end with a browser that holds the same cookies.
+        // The request began a login. Complete it in a browser with the same cookies.
         let browser = scene.browser();
         for cookie in response.head.values("set-cookie") {
             browser.plant(ORIGIN, &cookie);
@@ -109,7 +109,7 @@ async fn r_paths_that_browsers_read_as_other_hosts_never_lead_to_another_origin(
             "{target}"
         );
     }
-    // The rest of them were refused before anybody was sent away.
+    // All other targets were refused before the login began.
     assert_eq!(
         logins,
         ["/redirect?u=//evil.test", "/a?x=https://evil.test", "/"]

@@ -1,4 +1,4 @@
-//! A provider that changes its keys while people sign in and stay signed in.
+//! A provider that changes its keys while users sign in and stay signed in.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use crate::support::openid::OpenIdScene;
 use crate::support::provider::{Endpoint, Keys, StandIn};
 use crate::support::scene::url;
 
-/// How often tokens of unknown keys may be the reason to fetch the keys.
+/// The minimum time between two fetches that unknown keys cause.
 const AGAIN: Duration = Duration::from_secs(61);
 
-/// Publishes these keys beside the provider's own.
+/// Publishes these keys in addition to the provider's own.
 fn publish_as_well(scene: &OpenIdScene, other: Keys) {
     scene.provider.jwks(move |jwks| {
         let more = other.jwks()["keys"].as_array().unwrap().clone();
@@ -19,7 +19,7 @@ fn publish_as_well(scene: &OpenIdScene, other: Keys) {
     });
 }
 
-/// A login, the first that is tried, succeeds and causes so many fetches of the keys.
+/// Signs in once. The login must succeed and cause this number of key fetches.
 async fn signs_in(scene: &OpenIdScene, fetches: usize, context: &str) {
     scene.gateway.advance(AGAIN);
     let attempt = scene.attempt().await;
@@ -44,12 +44,12 @@ async fn f_07_changed_keys_cause_a_fetch_and_no_failed_login() {
     signs_in(&scene, 1, "they are swapped").await;
     provider.rotate_just_before_signing();
     signs_in(&scene, 1, "they are swapped just before they sign").await;
-    // Known keys stay good while none are published, however often one looks for them.
+    // Known keys stay valid while none are published, even after several fetches.
     provider.jwks(|jwks| jwks["keys"] = json!([]));
     signs_in(&scene, 0, "all are removed").await;
     scene.gateway.advance(Duration::from_hours(2));
     scene.signed_in("alice").await;
-    // Others cannot be believed while they are not published.
+    // Unknown keys are not accepted while they are not published.
     provider.rotate_keys();
     scene.gateway.advance(AGAIN);
     scene

@@ -89,7 +89,7 @@ async fn c_03_unusual_cookies_neither_count_as_ours_nor_hide_ours() {
         request.extend_from_slice(b"\r\n\r\n");
         request
     };
-    // Not our cookie by any other spelling.
+    // Other spellings are not our cookie.
     let names: [&[u8]; 8] = [
         b"\xe2\x80\x80__Host-sidegate",
         b"\xc2\xa0__Host-sidegate",
@@ -111,7 +111,7 @@ async fn c_03_unusual_cookies_neither_count_as_ours_nor_hide_ours() {
     }
     let quoted = send(b"", format!("{SESSION}=\"{value}\"").as_bytes());
     assert_eq!(status_of(&scene, &quoted).await, 401);
-    // And none of them locks the good one out.
+    // None of them hides the valid cookie.
     let beside: [&[u8]; 7] = [
         b"\xff\xfe; ",
         b";;;=; ",
@@ -242,7 +242,7 @@ async fn c_14_a_planted_session_id_never_counts() {
         status_with(&scene, &format!("{SESSION}={never}")).await,
         401
     );
-    // A login in a browser that holds the attacker's live session ends that one.
+    // A login in a browser with the attacker's live session ends that session.
     let victim = scene.browser_of("alice");
     victim.plant(ORIGIN, &format!("{SESSION}={planted}; Path=/; Secure"));
     let page = victim.visit(&url("/oauth2/sign_in?prompt=login")).await;
@@ -284,7 +284,8 @@ async fn a_06_a_login_that_took_too_long_is_refused_and_can_be_started_again() {
 
 #[tokio::test]
 async fn x_16_people_sign_in_whatever_year_it_is() {
-    // Before, at and after the ends of 31 and 32 bits of seconds, and a machine without a battery.
+    // Before, at and after the limits of 31 and 32 bits of seconds, and a machine whose clock
+    // starts at zero.
     let years = [0, (1 << 31) - 10, 1 << 31, (1 << 32) - 10, 1 << 32, 1 << 40];
     for start in years.map(|seconds: u64| Timestamp::from_millis(seconds * 1000)) {
         let provider = StandIn::start().await;
@@ -298,7 +299,7 @@ async fn x_16_people_sign_in_whatever_year_it_is() {
         };
         let browser = scene.browser();
         let callback = scene.until_callback(&browser, "/page").await;
-        // The login itself goes over the end of the era.
+        // The limit passes during the login.
         scene.gateway.advance(Duration::from_secs(20));
         let page = browser.follow_all(callback).await;
         assert_eq!(page.text(), "seen", "{start:?}: {}", page.describe());
@@ -310,7 +311,7 @@ async fn x_16_people_sign_in_whatever_year_it_is() {
         assert_eq!(status_with(&scene, &cookie).await, 200, "{start:?}");
         scene.gateway.advance(Duration::from_secs(601));
         assert_eq!(status_with(&scene, &cookie).await, 401, "{start:?}");
-        // A login that took too long is one in every year.
+        // The deadline of a login works in every year.
         let late = scene.browser();
         let callback = scene.until_callback(&late, "/page").await;
         scene.gateway.advance(Duration::from_secs(601));
@@ -365,7 +366,7 @@ async fn c_21_other_sites_cannot_sign_anybody_out() {
         let page = browser.send(visit).await;
         assert!(page.set_cookies().is_empty(), "{}", page.describe());
     }
-    // Without anything that says where it comes from.
+    // Without fetch metadata and without an origin.
     let cookie = format!("{SESSION}={}", browser.cookie(ORIGIN, SESSION).unwrap());
     let bare = format!(
         "POST /oauth2/sign_out HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\nContent-Length: 0\r\n\r\n"

@@ -1,4 +1,4 @@
-//! Several tabs, several providers, and clients that do not wait or that guess.
+//! Several tabs, several providers, clients that do not wait, and clients that guess codes.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ async fn tabs_that_began_before_the_login_share_its_session() {
     }
     assert_eq!(scene.provider.exchanges().len(), 1);
     assert!(sessions.iter().all(|session| *session == sessions[0]));
-    // The pending logins are all forgotten.
+    // All pending logins were removed.
     let pending = |name: &str| name.starts_with("__Host-sidegate-") && !name.ends_with("round");
     let left = browser.cookies(ORIGIN);
     assert!(!left.iter().any(|cookie| pending(&cookie.name)), "{left:?}");
@@ -119,7 +119,7 @@ async fn a_session_of_one_provider_does_not_serve_the_others_routes() {
     assert_eq!(refused.status, 401, "{}", refused.describe());
     let problem = refused.json();
     assert_eq!(problem["reason"], "session_of_other_provider");
-    // Following the hint leads to the other provider, not in circles.
+    // Following the hint leads to the other provider, and not in a loop.
     let login_url = problem["login_url"].as_str().unwrap();
     let start = browser.open(login_url).await;
     let location = start.location().unwrap();
@@ -161,7 +161,7 @@ async fn a_20_a_21_a_22_an_answer_has_to_name_the_issuer_that_was_asked() {
     two.main.response_iss(Some(&issuer));
     let browser = two.browser();
     assert_eq!(browser.visit(&url("/page")).await.text(), "seen");
-    // The other one never promised to say who it is.
+    // The other provider does not promise `iss` in its answers.
     assert_eq!(browser.visit(&url("/other/x")).await.text(), "seen");
 }
 
@@ -213,7 +213,7 @@ async fn d_21_a_client_that_guesses_codes_does_not_use_up_the_token_endpoint() {
     assert_eq!(scene.browser().visit(&url("/")).await.text(), "seen");
 }
 
-/// An answer to a login of this browser, with a code that the provider refuses.
+/// An answer to a login of this browser, with an invalid code.
 fn guess(callback: &Page) -> String {
     let mut answer = callback.location().unwrap();
     let mut pairs = answer.query_pairs();
@@ -236,7 +236,7 @@ async fn a_session_of_one_provider_is_no_login_at_another() {
         let callback = two.callback(&stranger, "/other/x").await;
         stranger.open(&guess(&callback)).await;
     }
-    // From now on this network's codes are not sent on, and that is what people are told.
+    // From now on, codes from this network are not sent to the provider, and the page says so.
     let page = victim.visit(&url("/other/x")).await;
     assert_eq!(page.status, 429, "{}", page.describe());
     assert!(page.text().contains("too_many_refused_codes"));
@@ -255,7 +255,7 @@ async fn a_refused_new_sign_in_does_not_continue_as_the_previous_user() {
     browser.plant(&scene.provider.url(), "user=bob; Path=/");
     let page = browser.visit(&url("/oauth2/sign_in?prompt=login")).await;
     assert_eq!(page.status, 429, "{}", page.describe());
-    // And the way on asks to sign in anew, too.
+    // The link to continue also asks for a new sign-in.
     let again = links(&page.text()).remove(0).href;
     assert!(again.contains("prompt=login"), "{again}");
 }

@@ -1,4 +1,4 @@
-//! What the token endpoint is asked, and what becomes of its answers.
+//! The requests to the token endpoint, and the handling of its answers.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ async fn a_10_a_12_the_token_request_is_as_the_standard_says() {
     assert_eq!(sent["grant_type"], "authorization_code");
     assert_eq!(sent["redirect_uri"], "http://localhost/oauth2/callback");
     assert!((43..=128).contains(&sent["code_verifier"].len()));
-    // One way of client authentication, never two.
+    // One client authentication method, never two.
     let in_body = sent
         .get("client_secret")
         .is_some_and(|secret| secret == CLIENT_SECRET);
@@ -208,7 +208,7 @@ async fn an_exchange_finishes_after_its_browser_has_gone() {
     scene.provider.wait_for(Endpoint::Token, 1).await;
     leaving.abort();
     gate.notify_one();
-    // The code is used up: the answer is not redeemed a second time.
+    // The code is used up, so it is not redeemed a second time.
     let page = browser.follow(&callback).await;
     assert_refused(&scene, &browser, &page, "400 state_used", "repeated");
     assert_eq!(scene.provider.exchanges().len(), 1);

@@ -1,5 +1,5 @@
-//! Hundreds of ID tokens that an attacker or a broken server would send, each in a login of its
-//! own (`tests/data/id_tokens.txt`).
+//! Hundreds of ID tokens that an attacker or a defective server could send, each in its own login
+//! (`tests/data/id_tokens.txt`).
 
 mod publish;
 mod row;
@@ -19,7 +19,7 @@ use crate::support::provider::{Draft, Endpoint, Keys, StandIn, left_half};
 use crate::support::scene::{SESSION, url};
 use crate::support::upstream::RecordingUpstream;
 
-/// The rows whose numbers are in `numbers`, each as a login of a browser of its own.
+/// Runs the rows with these numbers. Each row is a login in a new browser.
 async fn run(numbers: RangeInclusive<u32>, keys: &[(&str, &str)]) {
     let attacker = RecordingUpstream::start().await;
     let words = Words {
@@ -43,7 +43,7 @@ async fn run(numbers: RangeInclusive<u32>, keys: &[(&str, &str)]) {
         }
     }
     assert_eq!(attacker.connections(), 0, "a token chose who is asked");
-    // The gateway that saw them all still lets people in.
+    // After all these tokens, the gateway still lets users sign in.
     shared.provider.behave();
     shared.signed_in("alice").await;
 }
@@ -67,7 +67,7 @@ async fn check_row(scene: &OpenIdScene, row: &Row) {
                 shown.ends_with(reason),
                 "{context}: {shown:?}, not {reason:?}"
             );
-            // Only a row about the userinfo gets as far as that.
+            // Only the rows about the userinfo reach the userinfo endpoint.
             let asked = attempt.calls(Endpoint::Userinfo);
             assert_eq!(asked, usize::from(row.number == 77), "{context}");
         }
@@ -81,7 +81,7 @@ fn the_corpus_has_three_hundred_rows_of_every_id() {
     let rows = Row::all();
     assert!(rows.len() >= 300, "{}", rows.len());
     let ids: BTreeSet<u32> = rows.iter().map(|row| row.number).collect();
-    // Refreshed ID tokens (J-80) come with refreshing.
+    // J-80 is about refreshes and is tested there.
     assert_eq!(ids, (1..=79).collect());
 }
 
@@ -109,7 +109,7 @@ async fn every_row_can_be_carried_out() {
         row.order(&provider, &words);
         let token = row.forge(&honest, &words);
         let context = row.describe();
-        // What is refused differs from what is not.
+        // A refused token must differ from a valid one.
         let refused = matches!(row.expected, Expected::Refused(_));
         if refused && row.changes_the_token() {
             assert_ne!(token, honest.signed(), "{context}");
@@ -159,7 +159,7 @@ async fn j_28_a_token_with_one_changed_character_is_refused_at_every_position() 
     let flipped = move |draft: &Draft, at: usize| {
         let mut token = short(draft).into_bytes();
         let known = ALPHABET.iter().position(|byte| *byte == token[at]);
-        // The neighbour differs in the lowest bit.
+        // The neighbour in the alphabet differs in the lowest bit.
         token[at] = known.map_or(b'A', |index| ALPHABET[index ^ 1]);
         String::from_utf8(token).unwrap()
     };
@@ -195,7 +195,7 @@ async fn j_28_parts_of_two_valid_tokens_do_not_mix() {
     });
     scene.signed_in("alice").await;
     let earlier = earlier.borrow().clone();
-    // A whole token of an earlier login has another nonce.
+    // A complete token of an earlier login has another nonce.
     for (mask, reason) in [
         ([true, true, true], "_nonce"),
         ([false, false, true], "_signature"),
@@ -259,7 +259,7 @@ async fn j_64_a_token_with_a_very_late_expiry_opens_a_session_that_still_ends() 
         body.as_object_mut().unwrap().remove("expires_in");
     });
     let browser = scene.signed_in("alice").await;
-    // It is used, so that it does not end for being idle.
+    // The session is used regularly, so that the idle deadline does not end it.
     for _ in 0..3 {
         scene.gateway.advance(Duration::from_hours(7));
         assert_eq!(browser.fetch(&url("/")).await.text(), "seen");
@@ -342,7 +342,7 @@ async fn j_79_f_06_the_last_good_keys_outlive_an_outage_and_bad_ones_do_not_repl
         (200, "application/json", format!("{keys}{keys}")),
     ] {
         scene.provider.raw(Endpoint::Jwks, status, kind, &body);
-        // Past the time when metadata and keys are read again.
+        // After this time metadata and keys are read again.
         scene.gateway.advance(Duration::from_hours(2));
         scene.signed_in("alice").await;
     }
@@ -365,7 +365,7 @@ async fn j_79_d_24_an_unknown_key_id_causes_one_key_fetch_a_minute() {
         assert_eq!(fetched, 1 + minute, "minute {minute}");
         scene.gateway.advance(Duration::from_secs(61));
     }
-    // Whoever comes with a known key is not kept waiting by the others.
+    // A login with a known key does not wait for the others.
     scene.provider.behave();
     let browser = scene.signed_in("alice").await;
     assert!(browser.cookie(&url("/"), SESSION).is_some());

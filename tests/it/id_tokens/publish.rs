@@ -1,20 +1,20 @@
-//! What a provider publishes instead of its keys, or beside them.
+//! Changes to the keys that a provider publishes.
 
 use serde_json::{Value, json};
 
 use crate::support::provider::{Endpoint, Keys, StandIn, base64url};
 use crate::support::upstream::Answer;
 
-/// Where the keys stand that RS256 and ES256 are made with.
+/// The positions of the keys for RS256 and ES256.
 const RSA: usize = 0;
 const P256: usize = 1;
 
-/// The keys, to be changed in place.
+/// The list of published keys.
 fn keys(jwks: &mut Value) -> &mut Vec<Value> {
     jwks["keys"].as_array_mut().unwrap()
 }
 
-/// Orders the provider to publish so.
+/// Makes the provider publish its keys with this change.
 pub(super) fn order(provider: &StandIn, what: &str) {
     let (word, rest) = what.split_once(' ').unwrap_or((what, ""));
     let honest = Keys::first().jwks().to_string();
@@ -46,7 +46,7 @@ pub(super) fn order(provider: &StandIn, what: &str) {
     }
 }
 
-/// Changes what is published, entry by entry.
+/// Changes the published keys, entry by entry.
 fn change(jwks: &mut Value, word: &str, rest: &str) {
     let first = Keys::first();
     let entries = keys(jwks);
@@ -56,12 +56,12 @@ fn change(jwks: &mut Value, word: &str, rest: &str) {
             entries[RSA][name] = serde_json::from_str(value).unwrap();
         }
         "rsa-without" => drop(entries[RSA].as_object_mut().unwrap().remove(rest)),
-        // One more entry, before all others.
+        // Adds one entry before all others.
         "beside" => entries.insert(0, serde_json::from_str(rest).unwrap()),
         "only" => *entries = vec![first.jwk(rest)],
         "of-attacker-beside" => entries.insert(0, first.of_an_attacker().jwk(rest)),
         "of-attacker" => *jwks = first.of_an_attacker().jwks(),
-        // All families under one name.
+        // All keys get the same `kid`.
         "renamed" => entries.iter_mut().for_each(|key| key["kid"] = rest.into()),
         "curve-name" => entries[P256]["crv"] = rest.into(),
         "off-curve" => entries[P256]["y"] = base64url([7; 32]).into(),

@@ -1,4 +1,4 @@
-//! The language of `tests/data/id_tokens.txt`, which its first lines explain.
+//! The language of `tests/data/id_tokens.txt`. The first lines of that file explain it.
 
 use serde_json::{Value, json};
 
@@ -10,29 +10,29 @@ use crate::support::provider::{Draft, Endpoint, StandIn, left_half};
 #[derive(Clone, Debug)]
 pub(super) struct Row {
     pub(super) line: usize,
-    /// The number of its id.
+    /// The number in its id.
     pub(super) number: u32,
     pub(super) expected: Expected,
     steps: Vec<Step>,
 }
 
-/// What has to become of a login.
+/// The expected result of a login.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Expected {
-    /// It succeeds, and these fields reach the app; `-` is none.
+    /// It succeeds, and these fields reach the app; `-` means that the field is absent.
     SignedIn(Vec<(String, String)>),
-    /// It is refused with a reason code that ends so.
+    /// It is refused with a reason code that ends with this text.
     Refused(String),
 }
 
-/// One change: what, of which name, and how.
+/// One change: its kind, the name of the member, and the new value.
 #[derive(Clone, Debug)]
 struct Step {
     verb: String,
     rest: String,
 }
 
-/// What stands for something that only the login itself knows.
+/// The values of placeholders that only the login itself knows.
 #[derive(Clone, Debug)]
 pub(super) struct Words {
     pub(super) attacker: String,
@@ -68,13 +68,13 @@ impl Row {
             .collect()
     }
 
-    /// Whether it is about what the provider publishes, which gateways keep: it needs one of its
-    /// own.
+    /// Whether the row changes published data, which a gateway caches. Such a row needs its own
+    /// gateway.
     pub(super) fn needs_its_own_gateway(&self) -> bool {
         self.steps.iter().any(|step| step.verb == "publish")
     }
 
-    /// Whether the token itself is another, not only what stands around it.
+    /// Whether the row changes the token itself, and not only other answers.
     pub(super) fn changes_the_token(&self) -> bool {
         let around = ["publish", "response", "userinfo"];
         self.steps.iter().any(|step| !around.contains(&&*step.verb))
@@ -88,13 +88,13 @@ impl Row {
         format!("{} {}", self.number, steps.join("; "))
     }
 
-    /// What it says, for the text of a failure.
+    /// A description for the message of a failure.
     pub(super) fn describe(&self) -> String {
         let shown: String = self.steps_as_written().chars().take(120).collect();
         format!("line {}: J-{shown}", self.line)
     }
 
-    /// Orders the provider to do so.
+    /// Makes the provider behave as the row says.
     pub(super) fn order(&self, provider: &StandIn, words: &Words) {
         let of = |verb: &str| -> Vec<Step> {
             let wanted = self.steps.iter().filter(|step| step.verb == verb);
@@ -165,7 +165,7 @@ fn filled(text: &str, known: &[(&str, String)]) -> String {
     known.iter().fold(text.to_owned(), fill)
 }
 
-/// Sets the member that `text` names to the value behind it; without one it is removed.
+/// Sets the member that `text` names to the value after the name. Removes it if there is no value.
 fn set(object: &mut Value, text: &str, known: &[(&str, String)]) {
     let members = object.as_object_mut().unwrap();
     match text.split_once(' ') {
@@ -174,13 +174,13 @@ fn set(object: &mut Value, text: &str, known: &[(&str, String)]) {
     }
 }
 
-/// A value: JSON, or one of the words that stand for what is too long or not yet known.
+/// A value: JSON, or a placeholder for a long or dynamic value.
 fn read(text: &str, known: &[(&str, String)]) -> Value {
     if let Some(rest) = text.strip_prefix("now") {
         let now = known.iter().find(|(name, _)| *name == "$now").unwrap();
         let now: i64 = now.1.parse().unwrap();
         if rest.contains('.') {
-            // Unix time in seconds and tenths is exact enough in a double.
+            // A double is exact enough for Unix time in tenths of a second.
             let by: f64 = rest.parse().unwrap();
             return json!(f64::from(u32::try_from(now).unwrap()) + by);
         }

@@ -1,4 +1,4 @@
-//! A token in a shape that no honest provider gives it.
+//! A token in a form that no correct provider issues.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
@@ -6,26 +6,26 @@ use serde_json::{Value, json};
 use crate::support::provider::CLIENT_SECRET;
 use crate::support::provider::{Draft, Keys, base64url, hs256, left_half, unbase64url};
 
-/// What is put together at the end, from what the steps have left.
+/// The parts of the token, which `finish` puts together after all steps.
 pub(super) struct Shape<'a> {
     draft: &'a Draft,
     pub(super) header: Value,
     pub(super) claims: Value,
-    /// Bytes that take the place of header and claims, or stand before their closing brace.
+    /// Bytes that replace header and claims, or are inserted before their closing brace.
     pub(super) raw_header: Option<Vec<u8>>,
     pub(super) payload: Option<Vec<u8>>,
     pub(super) more_header: Vec<u8>,
     pub(super) more_claims: Vec<u8>,
     signing: Signing,
     signature: String,
-    /// How the three parts are written down.
+    /// The serialisation of the three parts.
     pub(super) form: String,
 }
 
 enum Signing {
     By(Keys, String),
     Secret(Vec<u8>),
-    /// What a key with the exponent 1 "signs".
+    /// The "signature" of a key with the exponent 1.
     Trivial,
     Nothing,
 }
@@ -46,7 +46,7 @@ impl<'a> Shape<'a> {
         }
     }
 
-    /// Chooses what signs; the header says so unless a later step changes it.
+    /// Selects the signing key. The header names its algorithm unless a later step changes it.
     pub(super) fn sign(&mut self, how: &str) {
         let keys = self.draft.keys;
         let (word, rest) = how.split_once(' ').unwrap_or((how, ""));
@@ -98,7 +98,7 @@ fn joined(object: &Value, more: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Text in which `\xNN` is a byte; every other backslash stays.
+/// Decodes `\xNN` as a byte. Every other backslash stays.
 pub(super) fn bytes(text: &str) -> Vec<u8> {
     let mut pieces = text.split("\\x");
     let mut bytes = pieces.next().unwrap_or_default().as_bytes().to_vec();
@@ -109,7 +109,7 @@ pub(super) fn bytes(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// What a careless verifier would take for the shared secret.
+/// The bytes that a naive verifier would use as the shared secret.
 fn secret(keys: Keys, which: &str) -> Vec<u8> {
     match which {
         "pem" => keys.rsa_pem().into_bytes(),
@@ -122,14 +122,14 @@ fn secret(keys: Keys, which: &str) -> Vec<u8> {
         "client" => CLIENT_SECRET.as_bytes().to_vec(),
         "empty" => Vec::new(),
         "kid" => keys.kid("RS256").into_bytes(),
-        // The `oct` key that is published in some rows.
+        // The `oct` key that some rows publish.
         "published" => b"everybody knows this secret very well".to_vec(),
         _ => panic!("no such secret: {which:?}"),
     }
 }
 
-/// The padding of PKCS#1 v1.5 with SHA-256 for a modulus of 2048 bits: to the power of 1 it is its
-/// own signature.
+/// The PKCS#1 v1.5 padding with SHA-256 for a modulus of 2048 bits. With the exponent 1, the
+/// padding is its own signature.
 fn padded(message: &[u8]) -> Vec<u8> {
     const PREFIX: [u8; 19] = [
         0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01,
@@ -165,7 +165,7 @@ fn resigned(mut signature: Vec<u8>, how: &str) -> Vec<u8> {
     signature
 }
 
-/// `r` and `s` as an ASN.1 sequence, as TLS has them.
+/// `r` and `s` as an ASN.1 sequence, as in TLS.
 fn der(raw: &[u8]) -> Vec<u8> {
     let integer = |bytes: &[u8]| {
         let mut number: Vec<u8> = bytes
@@ -183,7 +183,7 @@ fn der(raw: &[u8]) -> Vec<u8> {
     [vec![0x30, u8::try_from(body.len()).unwrap()], body].concat()
 }
 
-/// The token as text.
+/// Serialises the token.
 fn written(message: &str, signature: &str, form: &str) -> String {
     let compact = format!("{message}.{signature}");
     let (header, payload) = message.split_once('.').unwrap();
@@ -207,7 +207,7 @@ fn written(message: &str, signature: &str, form: &str) -> String {
             json!({ "payload": payload, "signatures": signatures }).to_string()
         }
         "polyglot" => {
-            // Read as JSON it says one thing, as a compact token another.
+            // As JSON the token has other claims than as a compact token.
             let claims = base64url(r#"{"iss":"evil"}"#);
             format!("{{\"x\":\"{header}.{payload}\",\"payload\":\"{claims}\"}}.{signature}")
         }
@@ -232,7 +232,7 @@ fn written(message: &str, signature: &str, form: &str) -> String {
             )
         }
         "nested" => {
-            // A signed token as the payload of one that is not.
+            // A signed token is the payload of an unsigned one.
             let outer = base64url(r#"{"alg":"none","cty":"JWT"}"#);
             format!("{outer}.{}.", base64url(compact))
         }
@@ -245,7 +245,7 @@ fn with_padding(part: &str) -> String {
     format!("{part}{}", "=".repeat(missing))
 }
 
-/// Sets bits of the last character that no byte takes.
+/// Sets the bits of the last character that belong to no byte.
 fn loose(part: &str) -> String {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     assert_ne!(part.len() % 4, 0, "no bit of {part} is loose");

@@ -1,4 +1,4 @@
-//! django-oauth-toolkit: `sub` is a number in text, tokens are opaque, the issuer has a path.
+//! django-oauth-toolkit: `sub` is a number as a string, tokens are opaque, the issuer has a path.
 
 use super::{Client, Setup, openid};
 use crate::support::person::ALICE;

@@ -1,5 +1,5 @@
 //! glewlwyd: endpoints with a double slash, `auth_time` 0, `token_type` in lower case, an ID token
-//! that lives as long as the access token, and 403 for a wrong secret.
+//! with the same lifetime as the access token, and 403 for a wrong secret.
 
 use serde_json::json;
 
@@ -10,7 +10,7 @@ use crate::support::person::ALICE;
 use crate::support::scene::url;
 use crate::support::servers::{Flows, Server};
 
-/// Signs in as the scripts of its login page do, and comes back.
+/// Signs in like the scripts of its login page, and returns to the gateway.
 pub(super) async fn sign_in(browser: &Browser, server: &Server, client: &str) -> Page {
     let start = browser.open(&url("/start?from=here")).await;
     let asked = start.location().unwrap();
@@ -39,7 +39,7 @@ async fn call(browser: &Browser, method: &str, url: &str, body: &serde_json::Val
     assert_eq!(page.status, 200, "{}", page.describe());
 }
 
-// It does not say whether an address is verified: whoever runs the gateway has to.
+// The server does not say whether an address is verified, so the operator has to.
 pub(super) const VERIFIED: &str = "identity.emails_verified = \"always\"";
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! Keycloak: `Secure` cookies on plain loopback, no `aud` in the access token, the groups in an
-//! object, 401 `unauthorized_client` for a wrong secret.
+//! Keycloak: `Secure` cookies on plain loopback, no `aud` in the access token, groups in an object,
+//! 401 `unauthorized_client` for a wrong secret.
 
 use super::{Client, Setup, openid};
 use crate::support::person::ALICE;
@@ -8,12 +8,12 @@ use crate::support::servers::{Flows, Server};
 use crate::support::upstream::Answer;
 use crate::support::webdriver::Chromium;
 
-/// Her user identifier in the realm.
+/// Alice's user identifier in the realm.
 const ALICE_ID: &str = "7d0c9c1e-5b1f-4c52-9a51-000000000001";
 
 const GROUPS: &str = "identity.claims.groups = \"realm_access.roles\"";
 
-// It takes ten seconds to start: one start for all.
+// Keycloak takes ten seconds to start, so one test uses one server for everything.
 #[tokio::test]
 async fn people_sign_in_at_keycloak() {
     let flows = Flows::of("keycloak");
@@ -80,7 +80,7 @@ async fn signing_out(provider: &str, flows: &Flows) {
     browser.follow_all(answer).await;
     assert_eq!(browser.fetch(&url("/api")).await.status, 401);
     flows.passed("sign-out at the gateway");
-    // Keycloak still knows her: no form this time.
+    // The session at Keycloak still exists, so there is no login form this time.
     let page = browser.visit(&url("/start?from=here")).await;
     setup.arrived(&browser, &page);
     flows.passed("single sign-on");

@@ -1,4 +1,4 @@
-//! Logins at real authorization servers, with the same program: only its settings differ.
+//! Logins at real authorization servers, with the same program. Only the settings differ.
 
 mod django;
 mod glewlwyd;
@@ -13,16 +13,16 @@ use crate::support::scene::{ORIGIN, ROUTES, SESSION, url};
 use crate::support::servers::Server;
 use crate::support::upstream::RecordingUpstream;
 
-/// The program with real servers behind it, before an app that records what reaches it.
+/// The program with real servers, and an app that records the requests.
 struct Setup {
     gateway: Process,
     app: RecordingUpstream,
 }
 
-/// What a test registers at a server: a client's name and how it proves to be it.
+/// A client that a test registers at a server, with its client authentication.
 struct Client<'a> {
     id: &'a str,
-    /// `client_authentication`, as the settings have it.
+    /// The value of `client_authentication` in the settings.
     authentication: &'a str,
     secret: Option<&'a str>,
     /// More keys of the provider, as TOML.
@@ -49,12 +49,12 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// How the secret is sent is taken from the server's metadata.
+    /// A client whose authentication method comes from the server's metadata.
     fn as_published(id: &'a str, secret: &'a str) -> Self {
         Self::secret(id, "auto", secret)
     }
 
-    /// `more` names the key.
+    /// A client with a private key, which `more` names.
     fn private_key(id: &'a str, more: &'a str) -> Self {
         Self {
             authentication: "private_key_jwt",
@@ -67,7 +67,7 @@ impl<'a> Client<'a> {
         Self { more, ..self }
     }
 
-    /// The provider `name` of the settings.
+    /// The settings of the provider `name`.
     fn section(&self, settings: &Settings, name: &str, server: &str) -> String {
         let Self {
             id,
@@ -86,19 +86,19 @@ impl<'a> Client<'a> {
     }
 }
 
-/// What the settings say of an OpenID Provider: its issuer, and nothing more.
+/// The settings of an OpenID Provider: only its profile and issuer.
 fn openid(server: &Server, profile: &str) -> String {
     let issuer = server.issuer();
     format!("profile = \"{profile}\"\nissuer = \"{issuer}\"")
 }
 
 impl Setup {
-    /// With one provider: what `server` says of it, and the client.
+    /// One provider, with its settings `server`, and the client.
     async fn new(server: &str, client: &Client<'_>) -> Self {
         Self::with(ROUTES, |settings| client.section(settings, "main", server)).await
     }
 
-    /// With these routes and the providers that `providers` writes.
+    /// These routes, and the providers that `providers` writes.
     async fn with(routes: &str, providers: impl FnOnce(&Settings) -> String) -> Self {
         let app = RecordingUpstream::start().await;
         let settings = Settings::new(ORIGIN, "http://unused.test", &app.url());
@@ -111,29 +111,29 @@ impl Setup {
         Browser::new().leading(ORIGIN, self.gateway.address())
     }
 
-    /// Signs in with a new browser, and gives what arrived at the app.
+    /// Signs in with a new browser. Returns what reached the app.
     async fn sign_in(&self, person: Person) -> ForwardedUser {
         self.sign_in_with(&self.browser(), person).await
     }
 
-    /// Signs in, and gives what arrived at the app.
+    /// Signs in. Returns what reached the app.
     async fn sign_in_with(&self, browser: &Browser, person: Person) -> ForwardedUser {
         let page = person.sign_in(browser, &url("/start?from=here")).await;
         self.arrived(browser, &page)
     }
 
-    /// Fails unless the login of a new browser ends in a page of ours that gives `reason`.
+    /// Fails unless the login of a new browser ends at one of our pages with `reason`.
     async fn refuses(&self, person: Person, reason: &str) {
         let browser = self.browser();
         let page = person.sign_in(&browser, &url("/start?from=here")).await;
         assert_refused(&browser, &page, reason);
     }
 
-    /// What arrived at the app, whose page it is.
+    /// The fields that reached the app, after checking its page.
     fn arrived(&self, browser: &Browser, page: &Page) -> ForwardedUser {
         assert_eq!(page.text(), "seen", "{}", page.describe());
         assert_eq!(page.url.as_str(), url("/start?from=here"));
-        // Hosts have jars, ports do not: on one host each would see the other's cookies.
+        // Cookies ignore ports. On one host, gateway and server would get each other's cookies.
         for (place, ours) in [(ORIGIN, true), ("http://127.0.0.1/", false)] {
             for cookie in browser.cookies(place) {
                 assert_eq!(cookie.name.starts_with(SESSION), ours, "{cookie:?}");
@@ -144,7 +144,7 @@ impl Setup {
         assert_eq!(field("cookie"), "");
         let authorization = field("authorization");
         let token = authorization.strip_prefix("Bearer ").unwrap().to_owned();
-        // The program logs all that it can.
+        // The program logs at its most detailed level.
         let log = self.gateway.log();
         assert!(log.contains("Signed in") && !log.contains(&token), "{log}");
         ForwardedUser {
@@ -156,7 +156,7 @@ impl Setup {
     }
 }
 
-/// Fails unless the login ended in a page of ours that gives this reason, with no session.
+/// Fails unless the login ended at one of our pages with this reason, and without a session.
 #[track_caller]
 fn assert_refused(browser: &Browser, page: &Page, reason: &str) {
     let expected = format!("Reason: {reason}<");
@@ -165,7 +165,7 @@ fn assert_refused(browser: &Browser, page: &Page, reason: &str) {
     assert_eq!(browser.cookie(ORIGIN, SESSION), None);
 }
 
-/// What the app learns of a person.
+/// The fields that the app got about the user.
 #[derive(Debug)]
 struct ForwardedUser {
     token: String,
@@ -175,7 +175,7 @@ struct ForwardedUser {
 }
 
 impl ForwardedUser {
-    /// User, mail address and groups; and fails unless there is a token.
+    /// User, email address and groups. Fails unless there is a token.
     #[track_caller]
     fn person(&self) -> [&str; 3] {
         assert!(!self.token.is_empty(), "no token arrived");

@@ -1,4 +1,4 @@
-//! npm's oidc-provider: every client authentication, every algorithm, and faults on demand.
+//! npm's oidc-provider: every client authentication method, every algorithm, and faults on demand.
 
 use serde_json::{Value, json};
 
@@ -13,18 +13,18 @@ const EXPECTED: [&str; 3] = ["alice", "alice@example.test", "staff"];
 
 pub(super) const SCOPES: &str = "scopes = [\"openid\", \"profile\", \"email\", \"groups\"]";
 
-/// The access token is for somebody else: the claims are asked for in the ID token.
+/// The access token is for another resource, so the claims are requested in the ID token.
 const NO_USERINFO: &str = r#"scopes = ["openid"]
 identity.userinfo = false
 authorization_request.parameters.claims = """
 {"id_token":{"email":null,"email_verified":null,"groups":null,"pad":null}}""""#;
 
-/// A client with the secret that all have.
+/// A client with the secret that all clients have.
 fn client<'a>(id: &'a str, secret: &'a str, more: &'a str) -> Client<'a> {
     Client::secret(id, "client_secret_basic", secret).with(more)
 }
 
-/// Tells the server to behave otherwise; see its script.
+/// Changes the behaviour of the server; see its script.
 pub(super) async fn control(server: &Server, name: &str, body: &Value) -> Value {
     let url = format!("{}/_ctl/{name}", server.issuer());
     let visit = BrowserRequest::fetch(&url).method("POST");
@@ -53,7 +53,7 @@ async fn every_client_authentication(server: &Server, provider: &str, flows: &Fl
         "{SCOPES}\nclient_assertion.private_key_file = \"{key}\"\n\
          client_assertion.key_id = \"client-key\""
     );
-    // A client is called as its method.
+    // Each client has the name of its authentication method.
     let with_secret = |method| Client::secret(method, method, &secret).with(SCOPES);
     for (flow, client) in [
         ("client_secret_basic", with_secret("client_secret_basic")),
@@ -114,7 +114,7 @@ async fn down_and_up_again(server: &Server, provider: &str, flows: &Flows) {
     )
     .await;
     setup.refuses(ALICE, "provider_unavailable").await;
-    // Who is signed in does not notice, and the next one can.
+    // Signed-in users do not notice, and the next user can sign in.
     assert_eq!(signed_in.open(&url("/still")).await.text(), "seen");
     setup.sign_in(ALICE).await;
     flows.passed("503 and back");
@@ -137,7 +137,7 @@ async fn an_answer_by_form_post(server: &Server, provider: &str, flows: &Flows) 
     flows.passed("form_post");
 }
 
-/// RFC 9207: both servers say who their answers are from.
+/// RFC 9207: both servers name their issuer in their answers.
 #[tokio::test]
 async fn an_answer_of_one_oidc_provider_is_not_taken_for_one_of_another() {
     let flows = Flows::of("oidc-provider");
@@ -158,7 +158,8 @@ async fn an_answer_of_one_oidc_provider_is_not_taken_for_one_of_another() {
     });
     let setup = setup.await;
     setup.sign_in(ALICE).await;
-    // A login that begins at the one is answered by the other, to the address of the one.
+    // A login begins at the first server. The second server answers it, to the callback of the
+    // first.
     let browser = setup.browser();
     let start = browser.open(&url("/start?from=here")).await;
     let asked = start.location().unwrap().to_string();
@@ -176,7 +177,7 @@ async fn an_answer_of_one_oidc_provider_is_not_taken_for_one_of_another() {
     flows.passed("iss of the answer (RFC 9207)");
 }
 
-/// How many token requests the server has had.
+/// The number of token requests to the server.
 async fn exchanges(server: &Server) -> u64 {
     let hits = control(server, "hits", &json!({})).await;
     hits["/token"].as_u64().unwrap_or_default()

@@ -1,4 +1,5 @@
-//! A session that outlives its access tokens, at real servers. Time passes as it does: it is theirs.
+//! A session that outlives its access tokens, at real servers. These tests wait in real time,
+//! because the servers use their own clocks.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,13 +17,13 @@ use crate::support::servers::{Flows, Server};
 use crate::support::upstream::Recorded;
 use crate::support::wire::PATIENCE;
 
-/// Seconds that an access token lives.
+/// The lifetime of an access token in seconds.
 const LIFE: u64 = 4;
 
-/// How many requests come at once when the token has expired.
+/// The number of simultaneous requests when the token has expired.
 const AT_ONCE: usize = 20;
 
-/// Somebody signed in, whose tokens are looked at.
+/// A signed-in browser whose access tokens the test follows.
 struct LongSession<'a> {
     setup: &'a Setup,
     browser: Browser,
@@ -35,12 +36,12 @@ fn token(request: &Recorded) -> String {
 }
 
 impl LongSession<'_> {
-    /// The token that the app has had last.
+    /// The last token that the app got.
     fn token(&self) -> String {
         token(&self.setup.app.last())
     }
 
-    /// Goes on asking until the app has had another token than `old`; every request is served.
+    /// Sends requests until the app gets another token than `old`. Every request must be served.
     async fn until_renewed(&self, old: &str) -> String {
         let asking = async {
             loop {
@@ -55,7 +56,7 @@ impl LongSession<'_> {
         timeout(PATIENCE, asking).await.expect("never refreshed")
     }
 
-    /// Whether the server still knows somebody by this access token.
+    /// Whether the server still accepts this access token.
     async fn is_good(&self, token: &str) -> bool {
         let bearer = format!("Bearer {token}");
         let visit = BrowserRequest::fetch(&self.userinfo).field("authorization", &bearer);
@@ -64,7 +65,7 @@ impl LongSession<'_> {
         status == 200
     }
 
-    /// Many requests find that the token has expired; the app sees one new token.
+    /// Many requests need a new token at the same time. The app gets one new token.
     async fn all_at_once(&self, old: &str) -> String {
         sleep(Duration::from_secs(LIFE + 1)).await;
         let before = self.setup.app.count();
@@ -86,10 +87,10 @@ impl LongSession<'_> {
     }
 }
 
-/// Stays for several lives of an access token.
+/// Keeps a session for several lifetimes of an access token.
 ///
-/// A refresh token that is used twice ends everything at these servers: one refresh more after the
-/// crowd proves that there was one.
+/// These servers end everything when a refresh token is used twice. So one more refresh after the
+/// simultaneous requests proves that they caused a single refresh.
 async fn outlives_its_tokens(stay: &LongSession<'_>, kills_access_tokens: bool, flows: &Flows) {
     let first = stay.token();
     let head = stay.setup.app.last().head;
@@ -97,7 +98,7 @@ async fn outlives_its_tokens(stay: &LongSession<'_>, kills_access_tokens: bool, 
         ["x-forwarded-user", "x-forwarded-email"].map(|name| head.value(name))
     };
     let second = stay.until_renewed(&first).await;
-    // Just renewed: the old token would be good for a while yet.
+    // The refresh has just happened, so the old token has not expired by itself.
     let old_is_good = stay.is_good(&first).await;
     assert!(!(kills_access_tokens && old_is_good));
     let third = stay.until_renewed(&second).await;
@@ -113,7 +114,7 @@ async fn outlives_its_tokens(stay: &LongSession<'_>, kills_access_tokens: bool, 
     }
 }
 
-/// How often the token endpoint was called.
+/// The number of calls to the token endpoint.
 async fn calls(server: &Server, path: &str) -> u64 {
     let origin = server.issuer().trim_end_matches("/o");
     let page = Browser::new().open(&format!("{origin}/_ctl/hits")).await;
@@ -138,12 +139,12 @@ async fn a_session_at_oidc_provider_outlives_its_tokens() {
         userinfo: format!("{}/me", server.issuer()),
     };
     outlives_its_tokens(&stay, false, &Flows::of("oidc-provider")).await;
-    // The code, twice one by one, once for the crowd, and once more.
+    // The code, two single refreshes, one for the simultaneous requests, and one more.
     assert_eq!(calls(&server, "/token").await, 5);
     the_server_fails_at_a_refresh(&stay, &server).await;
 }
 
-/// The server fails at a refresh: the session goes on, and so do the requests.
+/// The server fails at a refresh. The session continues, and requests are served.
 async fn the_server_fails_at_a_refresh(stay: &LongSession<'_>, server: &Server) {
     let old = stay.token();
     let fault = json!({ "path": "/token", "status": 503, "count": 1 });

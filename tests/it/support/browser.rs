@@ -1,6 +1,6 @@
-//! A browser without a screen: jar, `Sec-Fetch-*` fields and forms as a real one has them, and a
-//! connection of its own for each request. Every host name leads to 127.0.0.1 and to the port of
-//! the URL, unless [`Browser::leading`] says otherwise.
+//! A browser without a screen. Its cookie jar, `Sec-Fetch-*` fields and forms are like those of a
+//! real browser. It uses a new connection for each request. Every host name leads to 127.0.0.1 and
+//! to the port of the URL, unless [`Browser::leading`] changes this.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,12 +21,12 @@ use super::form::{Form, forms};
 use super::jar::{Cookie, Jar};
 use super::wire::{PATIENCE, Stream};
 
-/// A browser; clones are tabs that share the jar.
+/// A browser. Clones are tabs with the same cookie jar.
 #[derive(Clone)]
 pub(crate) struct Browser {
     jar: Arc<watch::Sender<Jar>>,
     tls: Option<Arc<rustls::ClientConfig>>,
-    /// Where a host and port lead to.
+    /// The addresses of hosts and ports.
     host_addresses: Vec<(String, SocketAddr)>,
 }
 
@@ -59,7 +59,7 @@ impl Page {
             .unwrap_or_else(|error| panic!("{error} in {}", self.describe()))
     }
 
-    /// The one value of a field.
+    /// The single value of a field.
     pub(crate) fn field(&self, name: &str) -> Option<&str> {
         let values: Vec<_> = self.fields.get_all(name).iter().collect();
         assert!(values.len() < 2, "{name} came {} times", values.len());
@@ -74,13 +74,13 @@ impl Page {
             .collect()
     }
 
-    /// Where the answer sends the browser, as a browser reads it.
+    /// The redirect target, resolved as browsers do.
     pub(crate) fn location(&self) -> Option<Url> {
         self.field("location")
             .map(|location| self.url.join(location).unwrap())
     }
 
-    /// The first form with a password field, or else the first form.
+    /// The first form with a password field, or otherwise the first form.
     pub(crate) fn login_form(&self) -> Form {
         let forms = forms(&self.text());
         let login = forms.iter().find(|form| form.password_field().is_some());
@@ -88,7 +88,7 @@ impl Page {
         form.unwrap_or_else(|| panic!("no form in {}", self.describe()))
     }
 
-    /// Status, address and body, for the text of a failure.
+    /// Status, URL and body, for the message of a failure.
     pub(crate) fn describe(&self) -> String {
         let location = self.fields.get("location");
         format!(
@@ -109,7 +109,7 @@ impl Browser {
         }
     }
 
-    /// Trusts `authority` and nobody else.
+    /// Trusts only `authority`.
     pub(crate) fn trusting(authority: &Authority) -> Self {
         Self {
             tls: Some(authority.client(&["http/1.1"])),
@@ -117,31 +117,31 @@ impl Browser {
         }
     }
 
-    /// With `origin` leading to `address`, so that a gateway on any port can have a public URL
-    /// without one.
+    /// Connects to `address` for `origin`, so that a gateway on any port can have a public URL
+    /// without a port.
     pub(crate) fn leading(mut self, origin: &str, address: SocketAddr) -> Self {
         self.host_addresses
             .push((place(&Url::parse(origin).unwrap()), address));
         self
     }
 
-    /// Opens `url` as a person does; redirects are not followed.
+    /// Opens `url` like a user. Redirects are not followed.
     pub(crate) async fn open(&self, url: &str) -> Page {
         self.send(BrowserRequest::navigation(url)).await
     }
 
-    /// Opens `url` and follows redirects to the end.
+    /// Opens `url` and follows all redirects.
     pub(crate) async fn visit(&self, url: &str) -> Page {
         let page = self.open(url).await;
         self.follow_all(page).await
     }
 
-    /// `fetch(url)` by a script of the same origin; redirects are not followed.
+    /// Runs `fetch(url)` like a script of the same origin. Redirects are not followed.
     pub(crate) async fn fetch(&self, url: &str) -> Page {
         self.send(BrowserRequest::fetch(url)).await
     }
 
-    /// Submits a form that stands on `page`; redirects are not followed.
+    /// Submits a form of `page`. Redirects are not followed.
     pub(crate) async fn submit(&self, page: &Page, form: &Form, filled: &[(&str, &str)]) -> Page {
         let mut url = page.url.join(&form.action).unwrap();
         let fields = form.filled(filled);
@@ -158,8 +158,8 @@ impl Browser {
     ///
     /// # Panics
     ///
-    /// When the answer is none, or makes a browser repeat a POST (307, 308): that would carry a
-    /// password to the next server.
+    /// If the answer is not a redirect, or makes a browser repeat a POST (307, 308): this would
+    /// send a password to the next server.
     pub(crate) async fn follow(&self, page: &Page) -> Page {
         let status = page.status.as_u16();
         assert!(
@@ -179,7 +179,7 @@ impl Browser {
         self.send(page.visit.redirected(url.as_str())).await
     }
 
-    /// Follows redirects until there is none.
+    /// Follows all redirects.
     pub(crate) async fn follow_all(&self, mut page: Page) -> Page {
         for _ in 0..20 {
             if !page.status.is_redirection() || !page.fields.contains_key("location") {
@@ -190,14 +190,14 @@ impl Browser {
         panic!("redirected for ever: {}", page.describe())
     }
 
-    /// Opens `url`, walks the login form that it leads to and comes back to the page asked for.
+    /// Opens `url`, fills in the login form that it leads to, and returns to the requested page.
     pub(crate) async fn sign_in(&self, url: &str, user: &str, password: &str) -> Page {
         let callback = self.sign_in_until_callback(url, user, password).await;
         let page = self.follow(&callback).await;
         self.follow_all(page).await
     }
 
-    /// As [`Browser::sign_in`], but stops at the provider's redirect that carries the code.
+    /// Like [`Browser::sign_in`], but stops at the provider's redirect with the code.
     pub(crate) async fn sign_in_until_callback(
         &self,
         url: &str,
@@ -226,7 +226,7 @@ impl Browser {
         panic!("the login came to no end: {}", page.describe())
     }
 
-    /// Sends one request, keeps the cookies of the answer.
+    /// Sends one request and stores the cookies of the answer.
     pub(crate) async fn send(&self, visit: BrowserRequest) -> Page {
         let cookies = self.jar.borrow().header(&visit.url, visit.context());
         let mut request = Request::new(Full::new(Bytes::from(visit.body.clone())));
@@ -313,12 +313,12 @@ impl Browser {
         )
     }
 
-    /// The cookies that a request to `url` could carry.
+    /// The cookies that a request to `url` can contain.
     pub(crate) fn cookies(&self, url: &str) -> Vec<Cookie> {
         self.jar.borrow().visible(&Url::parse(url).unwrap())
     }
 
-    /// One cookie's value.
+    /// The value of a cookie.
     pub(crate) fn cookie(&self, url: &str, name: &str) -> Option<String> {
         let found = self
             .cookies(url)
@@ -334,7 +334,7 @@ impl Browser {
             .send_modify(|jar| assert!(jar.take(&url, set_cookie), "{set_cookie}"));
     }
 
-    /// Loses every cookie with this name.
+    /// Removes every cookie with this name.
     pub(crate) fn forget(&self, name: &str) {
         self.jar.send_modify(|jar| jar.forget(name));
     }

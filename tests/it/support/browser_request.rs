@@ -1,11 +1,11 @@
-//! One request of a browser: what it is for and who caused it, and the fields that follow from it.
+//! One request of a browser: its purpose, its origin, and the fields that follow from them.
 
 use http::Method;
 use url::Url;
 
 use super::jar::Context;
 
-/// What a request is for.
+/// The purpose of a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Purpose {
     Fetch,
@@ -13,13 +13,13 @@ enum Purpose {
     Navigation,
 }
 
-/// One request to come.
+/// A request that has not been sent yet.
 #[derive(Clone, Debug)]
 pub(crate) struct BrowserRequest {
     pub(super) method: Method,
     pub(super) url: Url,
     purpose: Purpose,
-    /// The page that causes it; `None`: typed by a person.
+    /// The page that causes the request; `None` if a user typed the URL.
     pub(super) from: Option<Url>,
     pub(super) fields: Vec<(String, String)>,
     pub(super) body: Vec<u8>,
@@ -53,8 +53,8 @@ impl BrowserRequest {
         Self::new(url, Purpose::Image).from(url)
     }
 
-    /// What follows a redirect to `url`: a typed navigation stays typed; otherwise the page that
-    /// began it stays the one that caused it.
+    /// The request that follows a redirect to `url`. The page that caused the first request also
+    /// causes this one.
     pub(super) fn redirected(&self, url: &str) -> Self {
         let from = self.from.clone();
         Self {
@@ -63,7 +63,7 @@ impl BrowserRequest {
         }
     }
 
-    /// The page that causes it.
+    /// Sets the page that causes the request.
     pub(crate) fn from(mut self, url: &str) -> Self {
         self.from = Some(Url::parse(url).unwrap());
         self
@@ -74,7 +74,7 @@ impl BrowserRequest {
         self
     }
 
-    /// One more field, or another value for one that the browser sends.
+    /// Adds a field, or replaces one that the browser sends.
     pub(crate) fn field(mut self, name: &str, value: &str) -> Self {
         self.fields.push((name.to_owned(), value.to_owned()));
         self
@@ -128,7 +128,7 @@ impl BrowserRequest {
             ("accept", accept.to_owned()),
             ("accept-language", "en-GB,en;q=0.9".to_owned()),
         ];
-        // Browsers send fetch metadata to trustworthy origins, which loopback hosts are.
+        // Browsers send fetch metadata only to trustworthy origins. Loopback hosts are trustworthy.
         fields.push(("sec-fetch-site", self.site().to_owned()));
         fields.push(("sec-fetch-mode", mode.to_owned()));
         fields.push(("sec-fetch-dest", dest.to_owned()));
@@ -144,8 +144,8 @@ impl BrowserRequest {
     }
 }
 
-/// Scheme and registrable domain are equal; without a list of public suffixes that is the last two
-/// labels, or the whole address.
+/// Whether scheme and registrable domain are equal. Without a list of public suffixes, the
+/// registrable domain is the last two labels, or the whole address.
 fn same_site(one: &Url, other: &Url) -> bool {
     let site = |url: &Url| match url.host() {
         Some(url::Host::Domain(name)) => {

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::CertificateDer;
 
-/// An authority that nobody else trusts.
+/// An authority that only this test trusts.
 pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
-/// Where a certificate and its key were written.
+/// The paths of a certificate and its key.
 pub(crate) struct Files {
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
@@ -42,12 +42,12 @@ impl Authority {
         files
     }
 
-    /// Its own certificate, for settings that name it.
+    /// The certificate of the authority, for settings that name it.
     pub(crate) fn pem(&self) -> String {
         self.issuer.pem()
     }
 
-    /// A client that trusts this authority alone and offers `protocols` by ALPN.
+    /// A client that trusts only this authority and offers `protocols` by ALPN.
     pub(crate) fn client(&self, protocols: &[&str]) -> Arc<rustls::ClientConfig> {
         let mut roots = rustls::RootCertStore::empty();
         roots

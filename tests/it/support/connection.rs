@@ -1,4 +1,4 @@
-//! Open connections over which one request after the other goes.
+//! Open connections for several requests one after the other.
 
 use std::net::SocketAddr;
 
@@ -6,21 +6,21 @@ use super::certificates::Authority;
 use super::h2::{H2, Outcome};
 use super::raw::Raw;
 
-/// An open connection over which one request after the other goes.
+/// An open connection for several requests one after the other.
 pub(crate) enum OpenConnection {
     Http1(Raw),
     Http2(H2, u32),
 }
 
 impl OpenConnection {
-    /// One of each protocol, to `localhost`.
+    /// One connection for each protocol, to `localhost`.
     pub(crate) async fn both(address: SocketAddr, tls: &Authority) -> [Self; 2] {
         let http1 = Raw::connect_tls(address, "localhost", tls.client(&["http/1.1"])).await;
         let http2 = H2::connect_without_table(address, "localhost", tls.client(&["h2"])).await;
         [Self::Http1(http1), Self::Http2(http2, 1)]
     }
 
-    /// The status of a request with this cookie.
+    /// Sends a request with this cookie. Returns the status.
     pub(crate) async fn ask(&mut self, cookie: &str) -> u16 {
         match self {
             Self::Http1(raw) => {

@@ -1,13 +1,13 @@
-//! Forms of a page, as far as signing in needs them.
+//! The forms and links of a page, as far as a login needs them.
 
-/// A form: where it goes, how, and with which fields.
+/// A form: its target, its method and its fields.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Form {
-    /// As written, entities decoded; empty when the form goes to its own page.
+    /// As in the page, with decoded entities. Empty if the form is sent to its own page.
     pub(crate) action: String,
-    /// Upper case.
+    /// In upper case.
     pub(crate) method: String,
-    /// Names, types and values in order; what has no name is left out.
+    /// Names, types and values in order. Fields without a name are left out.
     pub(crate) fields: Vec<Field>,
 }
 
@@ -19,7 +19,7 @@ pub(crate) struct Field {
 }
 
 impl Form {
-    /// The first password field's name.
+    /// The name of the first password field.
     pub(crate) fn password_field(&self) -> Option<&str> {
         self.fields
             .iter()
@@ -27,7 +27,7 @@ impl Form {
             .map(|field| field.name.as_str())
     }
 
-    /// The first field that a person types a name or address into.
+    /// The first field for a name or an email address.
     pub(crate) fn user_field(&self) -> Option<&str> {
         let typed = |field: &&Field| matches!(field.kind.as_str(), "text" | "email");
         self.fields
@@ -36,7 +36,7 @@ impl Form {
             .map(|field| field.name.as_str())
     }
 
-    /// The values to send, some of them replaced.
+    /// The values to send, with some of them replaced.
     pub(crate) fn filled(&self, replaced: &[(&str, &str)]) -> Vec<(String, String)> {
         let sent = self.fields.iter().filter(|field| field.kind != "submit");
         sent.map(|field| {
@@ -91,13 +91,13 @@ pub(crate) fn forms(html: &str) -> Vec<Form> {
 /// A link of a page.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Link {
-    /// As written, entities decoded.
+    /// As in the page, with decoded entities.
     pub(crate) href: String,
-    /// Its text, entities decoded.
+    /// The text, with decoded entities.
     pub(crate) label: String,
 }
 
-/// All links of a page whose text has no markup.
+/// All links of a page whose text contains no markup.
 pub(crate) fn links(html: &str) -> Vec<Link> {
     let mut links = Vec::new();
     let mut rest = html;
@@ -135,7 +135,7 @@ fn tags(html: &str) -> Vec<(String, Attributes)> {
     tags
 }
 
-/// The attributes up to the `>` that ends the tag, and what follows it.
+/// The attributes until the `>` that ends the tag, and the text after it.
 fn attributes(text: &str) -> (Attributes, &str) {
     let mut found = Vec::new();
     let mut rest = text;
@@ -170,7 +170,7 @@ fn attributes(text: &str) -> (Attributes, &str) {
     }
 }
 
-/// Character references in attribute values: the named ones that pages use, and numbers.
+/// Decodes character references in attribute values: the named ones that pages use, and numbers.
 pub(crate) fn decode(text: &str) -> String {
     let mut decoded = String::new();
     let mut rest = text;

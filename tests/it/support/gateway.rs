@@ -1,5 +1,5 @@
-//! The real gateway, within the test or as the real program. This is the one place that knows how
-//! it is configured and started.
+//! The real gateway, as threads of the test or as the real program. Only this file knows how it is
+//! configured and started.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,10 +20,10 @@ use super::certificates::Authority;
 use super::provider::CLIENT_SECRET;
 use super::wire::PATIENCE;
 
-/// The program that the suite was built with.
+/// The program that belongs to this test binary.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_sidegate");
 
-/// A settings file in the making; files that it names lie beside it.
+/// A settings file that is not complete yet. The files that it names are in the same folder.
 pub(crate) struct Settings {
     folder: TempDir,
     public_urls: String,
@@ -56,49 +56,49 @@ impl Settings {
         }
     }
 
-    /// Other public URLs.
+    /// Sets other public URLs.
     pub(crate) fn public_urls(mut self, urls: &[&str]) -> Self {
         self.public_urls = format!("public_url = {urls:?}\n");
         self
     }
 
-    /// More sections, as TOML.
+    /// Adds sections, as TOML.
     pub(crate) fn with(mut self, toml: &str) -> Self {
         self.rest.push_str(toml);
         self
     }
 
-    /// More keys of `server`.
+    /// Adds keys of `server`.
     pub(crate) fn server(mut self, toml: &str) -> Self {
         self.server.extend([toml, "\n"]);
         self
     }
 
-    /// Listens on all addresses.
+    /// Makes the gateway listen on all addresses.
     pub(crate) fn listening_everywhere(mut self) -> Self {
         self.server = self.server.replace("127.0.0.1:0", "0.0.0.0:0");
         self
     }
 
-    /// More keys of the app.
+    /// Adds keys of the app.
     pub(crate) fn app(mut self, toml: &str) -> Self {
         self.app.extend([toml, "\n"]);
         self
     }
 
-    /// More keys of the provider.
+    /// Adds keys of the provider.
     pub(crate) fn of_provider(mut self, toml: &str) -> Self {
         self.provider.push_str(toml);
         self
     }
 
-    /// Another provider section altogether.
+    /// Replaces the whole section of the provider.
     pub(crate) fn provider(mut self, toml: &str) -> Self {
         toml.clone_into(&mut self.provider);
         self
     }
 
-    /// Answers by TLS with a certificate of `authority` for `localhost`.
+    /// Makes the gateway use TLS, with a certificate of `authority` for `localhost`.
     pub(crate) fn tls(self, authority: &Authority) -> Self {
         let files = authority.issue(self.folder.path(), &["localhost"]);
         let keys = format!(
@@ -109,30 +109,30 @@ impl Settings {
         self.server(&keys)
     }
 
-    /// Writes a file that the settings may name, and gives its path.
+    /// Writes a file that the settings can name. Returns its path.
     pub(crate) fn file(&self, name: &str, contents: &str) -> String {
         let path = self.folder.path().join(name);
         std::fs::write(&path, contents).unwrap();
         path.display().to_string()
     }
 
-    /// The settings file.
+    /// The path of the settings file.
     fn path(&self) -> PathBuf {
         self.folder.path().join("sidegate.toml")
     }
 
-    /// What the settings file holds.
+    /// The contents of the settings file.
     pub(crate) fn text(&self) -> String {
         std::fs::read_to_string(self.path()).unwrap()
     }
 
-    /// Puts another file in the place of the settings file, as a whole.
+    /// Replaces the settings file with a new file.
     pub(crate) fn overwrite(&self, text: &str) {
         let next = self.file("next.toml", text);
         std::fs::rename(next, self.path()).unwrap();
     }
 
-    /// Writes other text into the settings file as it lies there.
+    /// Overwrites the contents of the settings file in place.
     pub(crate) fn write_in_place(&self, text: &str) {
         std::fs::write(self.path(), text).unwrap();
     }
@@ -142,7 +142,7 @@ impl Settings {
         std::fs::remove_file(self.path()).unwrap();
     }
 
-    /// Puts a pipe in the place of the settings file.
+    /// Replaces the settings file with a pipe.
     pub(crate) async fn become_a_pipe(&self) {
         let pipe = self.folder.path().join("pipe");
         let made = Command::new("mkfifo").arg(&pipe).status().await.unwrap();
@@ -150,7 +150,7 @@ impl Settings {
         std::fs::rename(pipe, self.path()).unwrap();
     }
 
-    /// Follows the file.
+    /// Makes the gateway watch the file.
     pub(crate) fn watched(mut self) -> Self {
         self.public_urls.push_str("watch = true\n");
         self
@@ -172,7 +172,7 @@ impl Settings {
     }
 }
 
-/// A gateway on threads of this process, with a clock that the test turns.
+/// A gateway on threads of this process. The test controls its clock.
 pub(crate) struct Gateway {
     instance: Box<Instance>,
     clock: Clock,
@@ -184,7 +184,7 @@ impl Gateway {
         Self::with_clock(settings, Clock::manual(Clock::system().now()))
     }
 
-    /// Starts it with a clock that others look at, too.
+    /// Starts the gateway with a clock that others use, too.
     pub(crate) fn with_clock(settings: Settings, clock: Clock) -> Self {
         let path = settings.write();
         let config = Config::load(&Source::file(path), &Reusable::default(), &clock);
@@ -197,38 +197,38 @@ impl Gateway {
         }
     }
 
-    /// Writes `text` over the settings and puts them in force.
+    /// Overwrites the settings with `text` and reloads them.
     pub(crate) async fn reload(&mut self, text: &str) -> Result<Reloaded, ReloadError> {
         self.settings.overwrite(text);
         self.instance.reload(ReloadCause::Signal).await
     }
 
-    /// Reloads as if files had asked for it.
+    /// Reloads the settings for this cause.
     pub(crate) async fn reload_for(&mut self, cause: ReloadCause) -> Result<Reloaded, ReloadError> {
         self.instance.reload(cause).await
     }
 
-    /// The settings as they are written.
+    /// The settings file.
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Where it listens.
+    /// The public address.
     pub(crate) fn address(&self) -> SocketAddr {
         self.instance.address()
     }
 
-    /// Where its operations listener is.
+    /// The address of the operations listener.
     pub(crate) fn operations(&self) -> SocketAddr {
         self.instance.operations_address().unwrap()
     }
 
-    /// Its clock, for another one after it.
+    /// The clock, for a second gateway.
     pub(crate) fn clock(&self) -> &Clock {
         &self.clock
     }
 
-    /// Turns the clock.
+    /// Advances the clock.
     pub(crate) fn advance(&self, by: Duration) {
         self.clock.advance(by);
     }
@@ -240,7 +240,7 @@ impl Gateway {
         self.clock.set(Timestamp::from_millis(now - by));
     }
 
-    /// Stops accepting and finishes what is in flight.
+    /// Stops accepting and finishes the requests in progress.
     pub(crate) async fn drain(self) {
         timeout(PATIENCE, self.instance.drain())
             .await
@@ -248,7 +248,7 @@ impl Gateway {
     }
 }
 
-/// `sidegate run --config FILE`; it is killed when dropped.
+/// `sidegate run --config FILE`. The process is killed when this value is dropped.
 pub(crate) struct Process {
     child: Child,
     address: SocketAddr,
@@ -258,12 +258,12 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts it and waits until it listens. It logs all that it can.
+    /// Starts the program and waits until it listens. It logs at its most detailed level.
     pub(crate) async fn start(settings: Settings) -> Self {
         Self::logging(settings, "level = \"trace\"\n").await
     }
 
-    /// Starts it for more requests than a log could hold.
+    /// Starts the program with a short log, for a large number of requests.
     pub(crate) async fn start_quietly(settings: Settings) -> Self {
         Self::logging(settings, "access = false\n").await
     }
@@ -298,22 +298,22 @@ impl Process {
         }
     }
 
-    /// The settings as they are written.
+    /// The settings file.
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Where it listens.
+    /// The public address.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where its operations listener is.
+    /// The address of the operations listener.
     pub(crate) fn operations(&self) -> SocketAddr {
         self.operations
     }
 
-    /// Everything that it logged so far.
+    /// Everything that the program has logged.
     pub(crate) fn log(&self) -> String {
         self.log.borrow().clone()
     }
@@ -338,7 +338,7 @@ impl Process {
         assert!(sent.success());
     }
 
-    /// Waits until it ends.
+    /// Waits until the program ends.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         timeout(PATIENCE, self.child.wait())
             .await
@@ -346,7 +346,7 @@ impl Process {
             .unwrap()
     }
 
-    /// Its resident memory in KiB.
+    /// The resident memory in KiB.
     pub(crate) fn memory(&self) -> usize {
         let id = self.child.id().expect("the gateway has ended");
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
@@ -365,11 +365,11 @@ async fn collect(stream: impl AsyncRead + Unpin, log: Arc<watch::Sender<String>>
     }
 }
 
-/// The public and the operations address, once they are logged.
+/// The public address and the operations address, when they have been logged.
 fn addresses(log: &str) -> Option<(SocketAddr, SocketAddr)> {
     let line = log.lines().find(|line| line.contains("Listening"))?;
     let event: serde_json::Value = serde_json::from_str(line).ok()?;
-    // Fields stand at the top or below `fields`, as the format has it.
+    // Fields are at the top level or below `fields`, depending on the format.
     let find = |name| event.get(name).or_else(|| event.get("fields")?.get(name));
     let address = |name| find(name)?.as_str()?.parse().ok();
     Some((address("server.address")?, address("operations")?))

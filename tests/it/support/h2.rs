@@ -1,5 +1,5 @@
-//! An HTTP/2 client that writes frames as it is told (RFC 9113): field names and values go out as
-//! literals without any check, so that every malformed head can be sent.
+//! An HTTP/2 client that writes frames without checks (RFC 9113). Field names and values are sent
+//! as literals, so that tests can send every malformed head.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,16 +25,16 @@ pub(crate) struct H2 {
     wire: Wire,
 }
 
-/// What became of a stream.
+/// The result of a stream.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Outcome {
     Status(u16),
-    /// The stream was reset, the connection told to go away, or closed.
+    /// The stream was reset, or the connection got GOAWAY or was closed.
     Refused,
 }
 
 impl H2 {
-    /// Connects by TLS and sends preface and empty settings.
+    /// Connects with TLS and sends the preface and empty settings.
     pub(crate) async fn connect(
         address: SocketAddr,
         name: &str,
@@ -43,8 +43,8 @@ impl H2 {
         Self::announcing(tls(address, name, config).await, &[]).await
     }
 
-    /// Connects by TLS and takes no field from a table of earlier ones (RFC 7541 section 4.2), so
-    /// that each response says its whole status.
+    /// Connects with TLS and sets the size of the field table to zero (RFC 7541 section 4.2), so
+    /// that each response contains its whole status.
     pub(crate) async fn connect_without_table(
         address: SocketAddr,
         name: &str,
@@ -70,11 +70,11 @@ impl H2 {
         self.wire.write(&bytes).await;
     }
 
-    /// Opens `stream` (odd, increasing) with these fields, pseudo-header fields among them.
+    /// Opens `stream` (odd, increasing) with these fields, including the pseudo-header fields.
     pub(crate) async fn head(&mut self, stream: u32, fields: &[(&[u8], &[u8])], body: bool) {
         let mut block = Vec::new();
         for (name, value) in fields {
-            // Literal, never indexed, new name (RFC 7541 section 6.2.3).
+            // A literal that is never indexed, with a new name (RFC 7541 section 6.2.3).
             block.push(0x10);
             for text in [name, value] {
                 write_length(&mut block, text.len());
@@ -85,17 +85,17 @@ impl H2 {
         self.frame(HEADERS, flags, stream, &block).await;
     }
 
-    /// The whole body of `stream`.
+    /// Sends the whole body of `stream`.
     pub(crate) async fn body(&mut self, stream: u32, bytes: &[u8]) {
         self.frame(DATA, END_STREAM, stream, bytes).await;
     }
 
-    /// Sends bytes as they are.
+    /// Sends these bytes unchanged.
     pub(crate) async fn bytes(&mut self, bytes: &[u8]) {
         self.wire.write(bytes).await;
     }
 
-    /// Waits for what becomes of `stream`.
+    /// Waits for the result of `stream`.
     pub(crate) async fn outcome(&mut self, stream: u32) -> Outcome {
         match self.block(stream).await {
             Some(block) => Outcome::Status(status(&block)),
@@ -103,8 +103,7 @@ impl H2 {
         }
     }
 
-    /// Waits for the head of the response on `stream`, compressed as it comes; `None` where there is
-    /// none.
+    /// Waits for the head of the response on `stream`, still compressed; `None` if there is none.
     pub(crate) async fn block(&mut self, stream: u32) -> Option<Vec<u8>> {
         timeout(PATIENCE, self.read(stream))
             .await
@@ -129,7 +128,7 @@ impl H2 {
     }
 }
 
-/// An integer with a seven-bit prefix (RFC 7541 section 5.1).
+/// Writes an integer with a seven-bit prefix (RFC 7541 section 5.1).
 fn write_length(block: &mut Vec<u8>, length: usize) {
     if length < 127 {
         block.push(u8::try_from(length).unwrap());
@@ -144,10 +143,10 @@ fn write_length(block: &mut Vec<u8>, length: usize) {
     block.push(u8::try_from(rest).unwrap());
 }
 
-/// `:status` is the first field of a response: indexed (RFC 7541 appendix A, 8 to 14), or a literal
-/// with an indexed name, perhaps in the Huffman code.
+/// The status. `:status` is the first field of a response: indexed (RFC 7541 appendix A, 8 to 14),
+/// or a literal with an indexed name, possibly with Huffman coding.
 fn status(block: &[u8]) -> u16 {
-    // A change of the dynamic table's size may come first.
+    // A table size update may come first.
     let block = match block[0] {
         0x20..=0x3f => &block[1..],
         _ => block,
@@ -174,7 +173,7 @@ fn status(block: &[u8]) -> u16 {
     }
 }
 
-/// The digits of RFC 7541 appendix B: `0`, `1`, `2` have five bits, the others six.
+/// Decodes digits (RFC 7541 appendix B): `0`, `1`, `2` have five bits, the others six.
 fn huffman_digits(bytes: &[u8]) -> Vec<u8> {
     let bits: Vec<u8> = bytes
         .iter()
@@ -209,7 +208,7 @@ mod tests {
     fn statuses_are_read_in_every_coding() {
         assert_eq!(status(&[0x88, 0x01]), 200);
         assert_eq!(status(b"\x48\x03303"), 303);
-        // RFC 7541 appendix C.6.1: 302 in the Huffman code.
+        // RFC 7541 appendix C.6.1: 302 with Huffman coding.
         assert_eq!(status(&[0x48, 0x82, 0x64, 0x02]), 302);
         assert_eq!(huffman_digits(&[0x64, 0x0e, 0xff]), b"307");
         assert_eq!(status(b"\x20\x08\x03421"), 421);

@@ -1,11 +1,11 @@
-//! Cookies as a browser keeps them: the parts of RFC 6265bis that a gateway can get wrong.
+//! A cookie jar: the parts of RFC 6265bis that matter for a gateway.
 //!
-//! Hosts have jars, ports do not. Cookies do not age here (only `Max-Age=0` or less and `Expires`
-//! in 1970 delete): a test that needs them gone says so.
+//! Cookies belong to hosts and ignore ports. They do not expire here; only `Max-Age=0` or less and
+//! `Expires` in 1970 delete a cookie. A test that needs expired cookies removes them itself.
 
 use url::Url;
 
-/// A cookie in the jar.
+/// A stored cookie.
 #[expect(clippy::struct_excessive_bools, reason = "the attributes are flags")]
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Cookie {
@@ -28,13 +28,13 @@ pub(crate) enum SameSite {
     Strict,
 }
 
-/// Who asks and how: decides which cookies go along.
+/// The cause and kind of a request, which decide the cookies that are sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Context {
     SameSite,
     /// A top-level navigation by GET that another site caused.
     CrossSiteNavigation,
-    /// Anything else that another site caused.
+    /// Any other request that another site caused.
     CrossSite,
 }
 
@@ -51,8 +51,8 @@ fn is_trustworthy(url: &Url) -> bool {
 }
 
 impl Jar {
-    /// Takes one `Set-Cookie` value of a response from `url`; `false` when a browser would not
-    /// keep it. A deletion counts as taken.
+    /// Processes one `Set-Cookie` value of a response from `url`. Returns `false` if a browser
+    /// would ignore it. A deletion returns `true`.
     pub(crate) fn take(&mut self, url: &Url, text: &str) -> bool {
         let Some(mut cookie) = parse(url, text) else {
             return false;
@@ -61,7 +61,7 @@ impl Jar {
             (&other.name, &other.host, &other.path) == (&cookie.name, &cookie.host, &cookie.path)
         };
         let at = self.cookies.iter().position(known);
-        // RFC 6265bis section 5.7: a cookie without Secure does not overwrite one with it.
+        // RFC 6265bis section 5.7: a cookie without Secure does not replace one with Secure.
         if !cookie.secure && !is_trustworthy(url) && at.is_some_and(|at| self.cookies[at].secure) {
             return false;
         }
@@ -94,7 +94,7 @@ impl Jar {
         (!pairs.is_empty()).then(|| pairs.join("; "))
     }
 
-    /// The cookies that a request to `url` could carry.
+    /// The cookies that a request to `url` can contain.
     pub(crate) fn visible(&self, url: &Url) -> Vec<Cookie> {
         let host = url.host_str().unwrap_or_default();
         let visible = |cookie: &&Cookie| {
@@ -107,7 +107,7 @@ impl Jar {
         self.cookies.iter().filter(visible).cloned().collect()
     }
 
-    /// Forgets every cookie with this name.
+    /// Removes every cookie with this name.
     pub(crate) fn forget(&mut self, name: &str) {
         self.cookies.retain(|cookie| cookie.name != name);
     }

@@ -1,9 +1,9 @@
-//! Sessions that a child process opens, replaces and ends until it is killed, and the account of
-//! what it had acknowledged.
+//! A child process that opens, replaces and ends sessions until it is killed, and the check of its
+//! session file afterwards.
 //!
-//! The child says on its standard output what it is about to do and what was done, one line each.
-//! What was said to be done has to be in the file; what was only begun may be. `benches/durable.rs`
-//! uses it, too.
+//! The child announces on standard output what it will do and what was done, one line each. A
+//! change that was done must be in the file. A change that had only begun may be there.
+//! `benches/durable.rs` uses this file, too.
 
 use std::collections::HashMap;
 use std::io::{BufRead, Write as _};
@@ -20,15 +20,15 @@ use sidegate::session::{
 };
 use sidegate::token::{Lifetime, TokenSet};
 
-/// How many tasks change sessions at once.
+/// The number of tasks that change sessions in parallel.
 pub(crate) const AT_ONCE: u64 = 16;
 
-/// A folder with a file of sessions and its keys.
+/// A folder with a session file and its keys.
 #[derive(Clone, Debug)]
 pub(crate) struct StoreFolder(PathBuf);
 
 impl StoreFolder {
-    /// In a folder that is there; a key is made if it has none.
+    /// Uses an existing folder, and creates a key if it has none.
     pub(crate) fn new(folder: &Path) -> Self {
         let keys = folder.join("keys");
         if !keys.exists() {
@@ -38,12 +38,12 @@ impl StoreFolder {
         Self(folder.to_owned())
     }
 
-    /// The file of sessions.
+    /// The path of the session file.
     pub(crate) fn file(&self) -> PathBuf {
         self.0.join("sessions.redb")
     }
 
-    /// What settings name where sessions lie here.
+    /// The store settings for this folder.
     pub(crate) fn store(&self) -> StoreSettings {
         StoreSettings::Disk(DiskSettings { file: self.file() })
     }
@@ -65,8 +65,7 @@ impl StoreFolder {
     }
 }
 
-/// A login with tokens as long as real ones are. Which person and version they are of can be read
-/// in them.
+/// A login with tokens of realistic length. The tokens contain the user and the version.
 pub(crate) fn login(person: &str, version: u64) -> NewSession<'static> {
     let access = format!("{person}.{version}.{}", "a".repeat(1080));
     let refresh = format!("{person}.{version}.{}", "r".repeat(880));
@@ -82,7 +81,7 @@ pub(crate) fn login(person: &str, version: u64) -> NewSession<'static> {
     }
 }
 
-/// A small generator, so that a seed gives the same deeds again.
+/// A small generator of pseudo-random numbers. The same seed gives the same changes.
 #[derive(Debug)]
 pub(crate) struct RandomNumbers(u64);
 
@@ -101,12 +100,12 @@ impl RandomNumbers {
 }
 
 fn announce(what: &str) {
-    // Nobody listens any more once the parent is gone.
+    // If the parent has ended, nothing reads this output.
     writeln!(std::io::stdout().lock(), "{what}").unwrap();
 }
 
-/// What the child does, until it is killed or the disk takes no more. In the end it signs some out:
-/// that needs no room that a renewal did not free.
+/// The work of the child, until it is killed or the disk is full. At its end it signs some users
+/// out, because a sign-out needs no additional disk space.
 pub(crate) async fn change_sessions(store_folder: &StoreFolder, seed: u64) {
     announce("");
     let sessions = Arc::new(store_folder.start(store_folder.store()).unwrap());
@@ -129,7 +128,7 @@ async fn one_task(sessions: Arc<Sessions>, seed: u64) {
     }
 }
 
-/// Signs somebody out, and says whether that could be done.
+/// Signs a user out. Returns whether this succeeded.
 async fn end(sessions: &Sessions, id: &SessionId) -> bool {
     let text = id.to_text();
     announce(&format!("ending {}", text.expose()));
@@ -189,15 +188,15 @@ fn person_of(session: &Session) -> String {
     subject.as_str().to_owned()
 }
 
-/// What a child said, line by line.
+/// The lines that a child has written.
 #[derive(Debug, Default)]
 pub(crate) struct ChildLog {
     sessions: HashMap<String, LoggedSession>,
-    /// Logins that were begun.
+    /// Logins that have begun.
     pub(crate) opening: u64,
     /// Logins that were acknowledged.
     pub(crate) opened: u64,
-    /// Renewals that were acknowledged.
+    /// Refreshes that were acknowledged.
     pub(crate) replaced: u64,
     /// Sign-outs that were acknowledged.
     pub(crate) ended: u64,
@@ -206,12 +205,12 @@ pub(crate) struct ChildLog {
 #[derive(Debug)]
 struct LoggedSession {
     person: String,
-    /// The version that was acknowledged; `None` once the session has ended.
+    /// The acknowledged version; `None` after the session has ended.
     version: Option<u64>,
     pending: Pending,
 }
 
-/// What was said to begin, but not to be done.
+/// A change that was announced and has not been acknowledged.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Pending {
     Nothing,
@@ -219,23 +218,25 @@ enum Pending {
     Ending,
 }
 
-/// What a file holds of what a ledger knows.
+/// The difference between a session file and the child's log.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(crate) struct FileContents {
     /// Sessions that were acknowledged and are live.
     pub(crate) live: u64,
-    /// Sessions that were acknowledged, did not end, and are not there.
+    /// Sessions that were acknowledged, have not ended, and are missing.
     pub(crate) lost: u64,
-    /// Sessions whose end was acknowledged, and that are there.
+    /// Sessions whose end was acknowledged, but that still exist.
     pub(crate) back: u64,
-    /// Sessions with other tokens than those of the newest version that was acknowledged, or begun.
+    /// Sessions whose tokens are neither those of the last acknowledged version nor those of a
+    /// version that had begun.
     pub(crate) stale: u64,
-    /// Sessions that nobody has heard of: logins that were under way.
+    /// Sessions that the child has not announced: logins in progress.
     pub(crate) unannounced: u64,
 }
 
 impl FileContents {
-    /// Whether it is what was acknowledged, and of what was begun no more than can be.
+    /// Whether the file contains exactly the acknowledged changes, and only possible changes that
+    /// had begun.
     pub(crate) fn is_exact(&self, child_log: &ChildLog) -> bool {
         let wrong = self.lost + self.back + self.stale;
         wrong == 0 && self.unannounced <= child_log.opening - child_log.opened
@@ -243,17 +244,17 @@ impl FileContents {
 }
 
 impl ChildLog {
-    /// How much was acknowledged.
+    /// The number of acknowledged changes.
     pub(crate) fn done(&self) -> u64 {
         self.opened + self.replaced + self.ended
     }
 
-    /// Reads on to the end, or until `enough`.
+    /// Reads to the end, or until `enough`.
     pub(crate) fn read(&mut self, lines: &mut impl BufRead, enough: impl Fn(&Self) -> bool) {
         let mut line = String::new();
         while !enough(self) {
             line.clear();
-            // A line that was cut off says nothing.
+            // A truncated line is ignored.
             match lines.read_line(&mut line) {
                 Ok(0) | Err(_) => return,
                 Ok(_) => {}
@@ -293,7 +294,7 @@ impl ChildLog {
                 logged.version = None;
                 logged.pending = Pending::Nothing;
             }
-            // What a test harness says.
+            // Lines of the test harness.
             _ => {}
         }
     }
@@ -302,8 +303,8 @@ impl ChildLog {
         self.sessions.get_mut(id).expect("it was opened")
     }
 
-    /// Compares with what is held now: each thing that was begun is done or not. What is held is
-    /// what is known from then on.
+    /// Compares the log with the sessions in the store. Each change that had begun may be done or
+    /// not. The log then continues from the found sessions.
     pub(crate) async fn check(&mut self, sessions: &Sessions, now: Timestamp) -> FileContents {
         let mut held = FileContents::default();
         for (text, logged) in &mut self.sessions {
@@ -338,7 +339,7 @@ impl ChildLog {
     }
 }
 
-/// Whether a session is that of its person, with the tokens of its version.
+/// Whether a session has this user and the tokens of its version.
 fn is_own(session: &Session, person: &str) -> bool {
     let own = login(person, session.version());
     let (tokens, own_tokens) = (session.tokens(), own.tokens);

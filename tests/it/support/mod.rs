@@ -1,4 +1,4 @@
-//! The kit: everything around a gateway that a test needs.
+//! Tools for the tests: everything around a gateway.
 
 pub(crate) mod browser;
 pub(crate) mod browser_request;

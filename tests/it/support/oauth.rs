@@ -1,14 +1,14 @@
-//! What every stand-in for an authorization server knows: the client and the form of its requests.
+//! The client and the token request, for every stand-in provider.
 
 use std::collections::BTreeMap;
 
-/// A value that must never leave the gateway: part of every token.
+/// A part of every token. This text must never leave the gateway.
 pub(crate) const CANARY: &str = "canary";
 
-/// The client secret that the gateway is given.
+/// The gateway's client secret.
 pub(crate) const CLIENT_SECRET: &str = "s3cret-canary";
 
-/// The parameters of a query or form, each once.
+/// The parameters of a query or form. Fails if one is repeated.
 pub(crate) fn parameters(text: &str) -> BTreeMap<String, String> {
     let pairs: Vec<(String, String)> = url::form_urlencoded::parse(text.as_bytes())
         .into_owned()
@@ -19,7 +19,7 @@ pub(crate) fn parameters(text: &str) -> BTreeMap<String, String> {
     map
 }
 
-/// The parameters of a token request, which may be JSON: every value is a string.
+/// The parameters of a token request. It may be JSON, in which every value is a string.
 pub(crate) fn token_request(body: &[u8]) -> Result<BTreeMap<String, String>, &'static str> {
     let text = String::from_utf8_lossy(body);
     if text.starts_with('{') {

@@ -10,15 +10,15 @@ use crate::support::provider::{CLIENT, CLIENT_SECRET, Endpoint, StandIn};
 use crate::support::scene::{ORIGIN, ROUTES, SESSION, assert_nothing_opened, refusal, url};
 use crate::support::upstream::RecordingUpstream;
 
-/// Gateway, provider and app; gateway and provider look at one clock.
+/// Gateway, provider and app. Gateway and provider use one clock.
 pub(crate) struct OpenIdScene {
     pub(crate) gateway: Gateway,
     pub(crate) provider: StandIn,
     pub(crate) app: RecordingUpstream,
 }
 
-/// Settings with one OpenID Provider. `keys` are keys of the provider with their TOML values; an
-/// empty value takes a key out.
+/// Settings with one OpenID Provider. `keys` are keys of the provider with their TOML values. An
+/// empty value removes a key.
 pub(crate) fn settings(issuer: &str, app: &str, keys: &[(&str, &str)]) -> Settings {
     let settings = Settings::new(ORIGIN, issuer, app);
     let secret = settings.file("client_secret", &format!("{CLIENT_SECRET}\n"));
@@ -34,7 +34,7 @@ pub(crate) fn settings(issuer: &str, app: &str, keys: &[(&str, &str)]) -> Settin
         ("scopes", "[\"openid\"]".to_owned()),
         ("identity.source", "\"id_token\"".to_owned()),
         ("identity.userinfo", "true".to_owned()),
-        // Hundreds of logins while the clock stands still.
+        // The clock does not advance during hundreds of logins.
         ("token_calls_per_minute", "1000000".to_owned()),
     ]);
     all.extend(keys.iter().map(|(key, value)| (*key, (*value).to_owned())));
@@ -50,12 +50,12 @@ impl OpenIdScene {
         Self::with(&[]).await
     }
 
-    /// With other keys of the provider, as [`settings`] takes them.
+    /// With other keys of the provider, in the form of [`settings`].
     pub(crate) async fn with(keys: &[(&str, &str)]) -> Self {
         Self::prepared(keys, |_provider| ()).await
     }
 
-    /// With a provider that has its orders before the gateway first calls it.
+    /// Prepares the provider before the gateway first calls it.
     pub(crate) async fn prepared(keys: &[(&str, &str)], prepare: impl FnOnce(&StandIn)) -> Self {
         let clock = Clock::manual(Clock::system().now());
         let provider = StandIn::at_time_of(&clock).await;
@@ -63,7 +63,7 @@ impl OpenIdScene {
         Self::between(provider, keys, clock).await
     }
 
-    /// With a provider that is there already, or for which there is only an address.
+    /// With a provider that already runs or is unreachable.
     pub(crate) async fn between(provider: StandIn, keys: &[(&str, &str)], clock: Clock) -> Self {
         let app = RecordingUpstream::start().await;
         let settings = settings(&provider.url(), &app.url(), keys);
@@ -75,12 +75,12 @@ impl OpenIdScene {
         }
     }
 
-    /// A browser that finds the gateway at its public URL.
+    /// A browser that reaches the gateway at its public URL.
     pub(crate) fn browser(&self) -> Browser {
         Browser::new().leading(ORIGIN, self.gateway.address())
     }
 
-    /// A browser whose person is `user` at the provider.
+    /// A browser whose user at the provider is `user`.
     pub(crate) fn browser_of(&self, user: &str) -> Browser {
         let browser = self.browser();
         browser.plant(&self.provider.url(), &format!("user={user}; Path=/"));
@@ -97,18 +97,18 @@ impl OpenIdScene {
         browser
     }
 
-    /// A login in a browser of its own, up to the gateway's answer to the callback.
+    /// A login in a new browser, up to the gateway's answer to the callback.
     pub(crate) async fn attempt(&self) -> Attempt {
         self.attempt_by(self.browser()).await
     }
 
-    /// A login in `browser`, up to the gateway's answer to the callback, or up to where it ends
-    /// before.
+    /// A login in `browser`, up to the gateway's answer to the callback, or up to an earlier
+    /// failure.
     pub(crate) async fn attempt_by(&self, browser: Browser) -> Attempt {
         self.attempt_at(browser, "/").await
     }
 
-    /// The same, beginning at `path`.
+    /// The same, but begins at `path`.
     pub(crate) async fn attempt_at(&self, browser: Browser, path: &str) -> Attempt {
         let count = |endpoint| (endpoint, self.provider.calls(endpoint));
         let before = BTreeMap::from(Endpoint::ALL.map(count));
@@ -134,13 +134,13 @@ impl OpenIdScene {
         }
     }
 
-    /// What reached the app as the value of a field in its last request.
+    /// The value of a field in the app's last request.
     pub(crate) fn asserted(&self, field: &str) -> Option<String> {
         self.app.last().head.value(field)
     }
 }
 
-/// One login and what it caused.
+/// One login and its effects.
 pub(crate) struct Attempt {
     /// The gateway's last answer.
     pub(crate) page: Page,
@@ -150,7 +150,7 @@ pub(crate) struct Attempt {
 }
 
 impl Attempt {
-    /// How often an endpoint was called meanwhile.
+    /// The number of calls to an endpoint during the login.
     pub(crate) fn calls(&self, endpoint: Endpoint) -> usize {
         self.calls[&endpoint]
     }
@@ -162,7 +162,7 @@ impl Attempt {
         (!reason.is_empty()).then(|| reason.to_owned())
     }
 
-    /// Fails unless the login led to the app.
+    /// Fails unless the login ended at the app.
     pub(crate) async fn assert_signed_in(&self, context: &str) {
         let page = &self.page;
         assert_eq!(page.status, 303, "{context}: {}", page.describe());
@@ -173,8 +173,8 @@ impl Attempt {
     }
 
     /// Fails unless the login was refused with this status and reason code (or one of several, see
-    /// [`assert_nothing_opened`]), and nothing was opened or asked for its sake that only a believed
-    /// ID token may cause.
+    /// [`assert_nothing_opened`]). The login must not have opened a session, and must not have
+    /// caused a call that needs a valid ID token.
     #[track_caller]
     pub(crate) fn assert_refused(&self, expected: &str, context: &str) {
         assert_nothing_opened(&self.browser, &self.page, expected, context);
@@ -182,8 +182,8 @@ impl Attempt {
         assert!(self.calls(Endpoint::Token) <= 1, "{context}");
     }
 
-    /// Fails unless the login was refused for the ID token: as [`Attempt::assert_refused`], and
-    /// with a reason code that ends so.
+    /// Fails unless the login was refused for the ID token: like [`Attempt::assert_refused`], with
+    /// a reason code that ends with this text.
     #[track_caller]
     pub(crate) fn assert_not_believed(&self, context: &str, reason: &str) {
         let shown = self.reason().unwrap_or_default();
@@ -321,7 +321,7 @@ mod tests {
             (&"other".into(), &"n".into())
         );
         assert_eq!(parts[2].len(), 64);
-        // A code is good once.
+        // A code can be used once.
         assert_eq!(browser.send(post()).await.status, 400);
     }
 }

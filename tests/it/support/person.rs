@@ -1,32 +1,33 @@
-//! A person before the pages of a real authorization server.
+//! A user at the pages of a real authorization server.
 
 use url::Url;
 
 use super::browser::{Browser, Page};
 use super::form::{Form, forms};
 
-/// Who signs in.
+/// The user who signs in.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Person {
     pub(crate) name: &'static str,
     pub(crate) password: &'static str,
 }
 
-/// Every server of the suite knows her.
+/// A user who exists at every server of the tests.
 pub(crate) const ALICE: Person = Person {
     name: "alice",
     password: "alice-password",
 };
 
 impl Person {
-    /// Opens `url`, fills the login form that it leads to, agrees to what is asked, and comes back:
-    /// the first page of `url`'s own origin that is no redirect.
+    /// Opens `url`, fills in the login form that it leads to, gives consent, and returns to the
+    /// gateway. The result is the first page at the origin of `url` that is not a redirect.
     pub(crate) async fn sign_in(self, browser: &Browser, url: &str) -> Page {
         let start = browser.open(url).await;
         self.go_on(browser, start, url).await
     }
 
-    /// As [`Person::sign_in`], from a page on the way; ends at the origin of `home`.
+    /// Like [`Person::sign_in`], but starts at a page in the middle of a login. Ends at the origin
+    /// of `home`.
     pub(crate) async fn go_on(self, browser: &Browser, mut page: Page, home: &str) -> Page {
         let own = Url::parse(home).unwrap().origin();
         for _ in 0..30 {
@@ -41,8 +42,8 @@ impl Person {
         panic!("the login came to no end: {}", page.describe())
     }
 
-    /// Fills the form of a page that is not ours. One without a password is sent as it stands: a
-    /// question for consent, or an answer by `form_post`, which a script of the page sends.
+    /// Fills in and sends the form of a page of another origin. A form without a password is sent
+    /// unchanged: a consent form, or an answer by `form_post`, which a script of the page sends.
     async fn answer(self, browser: &Browser, page: &Page) -> Page {
         let all = forms(&page.text());
         let login = all.iter().find(|form| form.password_field().is_some());
@@ -65,7 +66,7 @@ impl Person {
     }
 }
 
-/// The form with the button pressed that allows, where there are several.
+/// The form with the button that gives consent, if there are several buttons.
 fn agreed(form: &Form) -> Form {
     let mut form = form.clone();
     for field in &mut form.fields {

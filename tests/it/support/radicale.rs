@@ -1,4 +1,4 @@
-//! Radicale, a `CalDAV` server of 2025: a real app that takes the user's name from a field.
+//! Radicale, a `CalDAV` server of 2025: a real app that reads the user's name from a field.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-/// The server; it goes when it is dropped.
+/// The server. It stops when it is dropped.
 pub(crate) struct Radicale {
     address: SocketAddr,
     _process: Child,
@@ -19,11 +19,11 @@ pub(crate) struct Radicale {
 }
 
 impl Radicale {
-    /// Starts it on a free port; it trusts `X-Remote-User`.
+    /// Starts the server on a free port. It trusts `X-Remote-User`.
     ///
     /// # Panics
     ///
-    /// When it is not installed: a check that cannot run has failed.
+    /// If it is not installed: a test that cannot run has failed.
     pub(crate) async fn start() -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let program = root.join("tests/.cache/venv/bin/radicale");
@@ -33,8 +33,8 @@ impl Radicale {
             program.display()
         );
         let storage = tempfile::tempdir().unwrap();
-        // It refuses port 0, so a port is taken that was free a moment ago; another one if it has
-        // been taken since.
+        // Radicale does not accept port 0. So the test selects a free port, and tries another one
+        // if the port was taken meanwhile.
         for _ in 0..5 {
             let free = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
             let address = free.local_addr().unwrap();
@@ -55,7 +55,7 @@ impl Radicale {
     }
 }
 
-/// Starts the program and waits until it is ready; `None` when it ended instead.
+/// Starts the program and waits until it is ready; `None` if it ended instead.
 async fn launch(program: &Path, address: SocketAddr, storage: &TempDir) -> Option<Child> {
     let mut process = Command::new(program)
         .args([
@@ -84,7 +84,7 @@ async fn launch(program: &Path, address: SocketAddr, storage: &TempDir) -> Optio
     let ready = timeout(Duration::from_mins(1), starting)
         .await
         .expect("radicale hangs");
-    // Its log must be read on, or it stops when the pipe is full.
+    // The log must be read, because the program blocks when the pipe is full.
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     ready.then_some(process)
 }

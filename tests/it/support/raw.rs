@@ -1,4 +1,4 @@
-//! A client that sends bytes as they are: malformed, late, in pieces.
+//! A client that sends bytes unchanged: malformed, late or in pieces.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ impl Response {
     }
 }
 
-/// How a connection stood after everything was sent.
+/// The state of a connection after everything was sent.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     /// The final responses, in order.
@@ -58,13 +58,13 @@ impl Raw {
         }
     }
 
-    /// Waits so long for an answer.
+    /// Sets the longest time to wait for an answer.
     pub(crate) fn waiting_for(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// With TLS; the configuration says which protocols are offered.
+    /// Connects with TLS. The configuration contains the offered protocols.
     pub(crate) async fn connect_tls(
         address: SocketAddr,
         name: &str,
@@ -76,12 +76,12 @@ impl Raw {
         }
     }
 
-    /// Sends `bytes`; a gateway that has closed already is no failure.
+    /// Sends `bytes`. It is no failure if the gateway has already closed the connection.
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.wire.write(bytes.as_ref()).await;
     }
 
-    /// Sends `bytes` one at a time, each as a segment of its own as far as the kernel allows.
+    /// Sends `bytes` one at a time, each in its own segment if the kernel allows it.
     pub(crate) async fn drip(&mut self, bytes: impl AsRef<[u8]>) {
         for byte in bytes.as_ref() {
             self.wire.write(&[*byte]).await;
@@ -89,16 +89,16 @@ impl Raw {
         }
     }
 
-    /// Ends the sending side.
+    /// Shuts down the sending side.
     pub(crate) async fn finish(&mut self) {
         self.wire.finish().await;
     }
 
-    /// The next final response to `method`; `None` when the gateway closes without one.
+    /// The next final response to `method`; `None` if the gateway closes without one.
     ///
     /// # Panics
     ///
-    /// When nothing comes in time.
+    /// If nothing arrives in time.
     pub(crate) async fn response(&mut self, method: &str) -> Option<Response> {
         let reading = async {
             loop {
@@ -115,7 +115,7 @@ impl Raw {
         answer.expect("no answer in time")
     }
 
-    /// The next head as it comes, informational ones too; `None` when the gateway closes.
+    /// The next head, also of an informational response; `None` if the gateway closes.
     pub(crate) async fn head(&mut self) -> Option<Head> {
         timeout(PATIENCE, self.wire.head())
             .await
@@ -126,7 +126,7 @@ impl Raw {
     ///
     /// # Panics
     ///
-    /// When it has not closed in time.
+    /// If it does not close in time.
     pub(crate) async fn until_closed(&mut self) -> Vec<Response> {
         let mut responses = Vec::new();
         while let Some(response) = self.response("GET").await {
@@ -135,12 +135,11 @@ impl Raw {
         responses
     }
 
-    /// Whether the gateway closes, rather than leaves open, when nothing more is sent; what it
-    /// still says is thrown away.
+    /// Waits until the gateway closes. Nothing more is sent, and received data is discarded.
     ///
     /// # Panics
     ///
-    /// When it has not closed in time.
+    /// If it does not close in time.
     pub(crate) async fn closed(&mut self) {
         let reading = async { while self.wire.fill().await {} };
         timeout(PATIENCE, reading)
@@ -148,17 +147,17 @@ impl Raw {
             .expect("the gateway left the connection open");
     }
 
-    /// Keeps no record of what came so far.
+    /// Discards the record of the received bytes.
     pub(crate) fn forget(&mut self) {
         self.wire.forget();
     }
 
-    /// Every byte that came so far.
+    /// Every received byte.
     pub(crate) fn seen(&self) -> &[u8] {
         self.wire.seen()
     }
 
-    /// More bytes, whatever they are; `false` at the end of the stream.
+    /// Reads more bytes; `false` at the end of the stream.
     pub(crate) async fn more(&mut self) -> bool {
         timeout(PATIENCE, self.wire.fill())
             .await
@@ -166,7 +165,7 @@ impl Raw {
     }
 }
 
-/// A TLS connection; the configuration says which protocols are offered.
+/// A TLS connection. The configuration contains the offered protocols.
 pub(crate) async fn tls(
     address: SocketAddr,
     name: &str,
@@ -183,8 +182,8 @@ pub(crate) async fn tls(
     )
 }
 
-/// Sends `bytes` on a connection of its own and reads until `enough` final responses came, or the
-/// gateway closes, or nothing comes for three seconds.
+/// Sends `bytes` on a new connection. Reads until `enough` final responses have arrived, or the
+/// gateway closes, or nothing arrives for three seconds.
 pub(crate) async fn exchange(address: SocketAddr, bytes: &[u8], enough: usize) -> Outcome {
     let mut raw = Raw::connect(address).await;
     raw.send(bytes).await;
@@ -210,7 +209,7 @@ pub(crate) async fn exchange(address: SocketAddr, bytes: &[u8], enough: usize) -
     Outcome { responses, closed }
 }
 
-/// Undoes the escapes of the data files: `\r \n \t \0 \\ \s` (a space at an end) and `\xHH`, and
+/// Decodes the escapes of the data files: `\r \n \t \0 \\ \s` (a space at an end), `\xHH`, and
 /// `\{N*text}` for `N` times the text.
 pub(crate) fn unescape(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();

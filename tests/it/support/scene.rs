@@ -1,4 +1,4 @@
-//! A gateway between a stand-in provider and a recording app, as most tests need it.
+//! A gateway with a stand-in provider and a recording app, for most tests.
 
 use std::net::SocketAddr;
 
@@ -12,7 +12,7 @@ use super::raw::exchange;
 use super::upstream::RecordingUpstream;
 use super::wire::PATIENCE;
 
-/// The public URL: its port is the default one, and browsers are told where that leads to.
+/// The public URL. It has the default port, and the browsers know the real address.
 pub(crate) const ORIGIN: &str = "http://localhost";
 
 /// The name of the session cookie.
@@ -25,8 +25,8 @@ pub(crate) struct Scene {
     pub(crate) app: RecordingUpstream,
 }
 
-/// The routes of every scene: `/public` is open, `/admin` is for one group, `/team` for one mail
-/// domain, everything else for whoever is signed in.
+/// The routes of every scene: `/public` is public, `/admin` is for one group, `/team` is for one
+/// email domain, everything else is for all signed-in users.
 pub(crate) const ROUTES: &str = r#"
 [[routes]]
 prefix = "/"
@@ -47,7 +47,7 @@ impl Scene {
         Self::with(|settings| settings).await
     }
 
-    /// With these routes, and more keys of the provider.
+    /// With these routes, and additional keys of the provider.
     pub(crate) async fn with_routes(routes: &str, more: &str) -> Self {
         let provider = StandIn::start().await;
         let app = RecordingUpstream::start().await;
@@ -73,8 +73,8 @@ impl Scene {
         }
     }
 
-    /// With TLS at the gateway, and the authority that vouches for it; the public URL is
-    /// `https://localhost`.
+    /// With TLS at the gateway. Returns the authority that issued its certificate, too. The public
+    /// URL is `https://localhost`.
     pub(crate) async fn over_tls() -> (Self, Authority) {
         let authority = Authority::new();
         let provider = StandIn::start().await;
@@ -91,12 +91,13 @@ impl Scene {
         )
     }
 
-    /// A browser that finds the gateway at its public URL.
+    /// A browser that reaches the gateway at its public URL.
     pub(crate) fn browser(&self) -> Browser {
         Browser::new().leading(ORIGIN, self.gateway.address())
     }
 
-    /// A browser whose person is `user` at the provider, not yet signed in here.
+    /// A browser whose user at the provider is `user`. The user is not yet signed in at the
+    /// gateway.
     pub(crate) fn browser_of(&self, user: &str) -> Browser {
         let browser = self.browser();
         browser.plant(&self.provider.url(), &format!("user={user}; Path=/"));
@@ -111,8 +112,8 @@ impl Scene {
         browser
     }
 
-    /// Goes to the provider and back, but does not yet deliver the answer: the redirect with code
-    /// and state.
+    /// Follows a login to the provider's redirect with code and state, without opening the
+    /// callback.
     pub(crate) async fn until_callback(&self, browser: &Browser, path: &str) -> Page {
         let start = browser.open(&url(path)).await;
         let callback = browser.follow(&start).await;
@@ -120,24 +121,24 @@ impl Scene {
         callback
     }
 
-    /// A figure of the operations listener, by its name and labels.
+    /// The value of a metric, by its name and labels.
     pub(crate) async fn figure(&self, name: &str) -> Option<u64> {
         figure(self.gateway.operations(), name).await
     }
 
-    /// Waits until a figure is this; zero until it was counted.
+    /// Waits until a metric has this value. A metric that is not reported yet counts as zero.
     pub(crate) async fn wait_for_figure(&self, name: &str, value: u64) {
         wait_for_figure(self.gateway.operations(), name, value).await;
     }
 
-    /// The `Cookie` field of a signed-in person, for raw requests.
+    /// The `Cookie` field of a signed-in user, for raw requests.
     pub(crate) async fn cookie(&self, user: &str) -> String {
         let browser = self.signed_in(user).await;
         format!("{SESSION}={}", browser.cookie(ORIGIN, SESSION).unwrap())
     }
 }
 
-/// A figure of an operations listener, by its name and labels.
+/// The value of a metric at an operations listener, by its name and labels.
 pub(crate) async fn figure(operations: SocketAddr, name: &str) -> Option<u64> {
     let request =
         format!("GET /metrics HTTP/1.1\r\nHost: {operations}\r\nConnection: close\r\n\r\n");
@@ -147,7 +148,8 @@ pub(crate) async fn figure(operations: SocketAddr, name: &str) -> Option<u64> {
     lines.find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }
 
-/// Waits until a figure of an operations listener is this; zero until it was counted.
+/// Waits until a metric at an operations listener has this value. A metric that is not reported yet
+/// counts as zero.
 pub(crate) async fn wait_for_figure(operations: SocketAddr, name: &str, value: u64) {
     let waiting = async {
         while figure(operations, name).await.unwrap_or_default() != value {
@@ -162,16 +164,16 @@ pub(crate) async fn wait_for_figure(operations: SocketAddr, name: &str, value: u
     );
 }
 
-/// An address of the gateway.
+/// A URL of the gateway.
 pub(crate) fn url(path: &str) -> String {
     format!("{ORIGIN}{path}")
 }
 
-/// Fails when a response carries a token, a secret or a code.
+/// Fails if a response contains a token, a secret or a code.
 pub(crate) fn assert_no_canary(page: &Page) {
     let shown = format!("{:?}", page.fields);
     let location = page.field("location").unwrap_or_default();
-    // The code may stand in the provider's own redirect, which is none of ours.
+    // The code may appear in the provider's own redirect.
     for text in [
         page.text(),
         shown.replace(location, ""),
@@ -185,7 +187,7 @@ pub(crate) fn assert_no_canary(page: &Page) {
     }
 }
 
-/// Fails unless the callback was refused as [`assert_nothing_opened`] says, and nothing reached the
+/// Fails unless the callback was refused as in [`assert_nothing_opened`], and nothing reached the
 /// app.
 #[track_caller]
 pub(crate) fn assert_refused(
@@ -199,7 +201,7 @@ pub(crate) fn assert_refused(
     assert_eq!(scene.app.count(), 0, "{context}");
 }
 
-/// The status and the reason code of a page of ours, such as `400 state_used`.
+/// The status and the reason code of one of our pages, such as `400 state_used`.
 pub(crate) fn refusal(page: &Page) -> String {
     let text = page.text();
     let rest = text.split_once("Reason: ").map_or("", |(_, rest)| rest);
@@ -208,9 +210,9 @@ pub(crate) fn refusal(page: &Page) -> String {
     format!("{} {reason}", page.status.as_u16())
 }
 
-/// Fails unless `page` is the refusal that is expected, shows no secret and opened no session.
-/// `expected` is a status and a reason code, or several such pairs with `or` between them: a
-/// failure of the gateway itself must not count as a refusal.
+/// Fails unless `page` is the expected refusal, shows no secret and opened no session. `expected`
+/// is a status and a reason code, or several such pairs separated by `or`. The reason matters: an
+/// internal error of the gateway must not pass as a refusal.
 #[track_caller]
 pub(crate) fn assert_nothing_opened(browser: &Browser, page: &Page, expected: &str, context: &str) {
     let refusal = refusal(page);

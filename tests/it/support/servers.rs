@@ -1,6 +1,6 @@
-//! Real authorization servers, as `tests/run` installs them: programs with a folder of their own,
-//! on a free port of 127.0.0.1. The gateway is at `localhost`, so that neither sees the cookies of
-//! the other: hosts have jars, ports do not.
+//! Real authorization servers, which `tests/run` installs. Each is a program with its own folder,
+//! on a free port of 127.0.0.1. The gateway is at `localhost`, so that neither gets the cookies of
+//! the other: cookies ignore ports.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
@@ -18,29 +18,29 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-/// How long a start may take when everything else runs beside it.
+/// The longest time for a start while other tests run.
 const PATIENCE: Duration = Duration::from_mins(3);
 
-/// Debian's Java, whatever else there is.
+/// Debian's Java, even if others are installed.
 const JAVA: &str = "/usr/lib/jvm/default-java/bin/java";
 
-/// One server; it goes when it is dropped.
+/// One server. It stops when it is dropped.
 pub(crate) struct Server {
     issuer: String,
     _process: Child,
     folder: TempDir,
 }
 
-/// A path below the project.
+/// A path in the project.
 fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// What `tests/run` has put there.
+/// The path of a program that `tests/run` has installed.
 ///
 /// # Panics
 ///
-/// When it is not there: a check that cannot run has failed.
+/// If it is missing: a test that cannot run has failed.
 fn installed(path: &Path) -> &Path {
     assert!(
         path.exists(),
@@ -50,7 +50,7 @@ fn installed(path: &Path) -> &Path {
     path
 }
 
-/// How the servers' scripts are told how long access tokens live.
+/// The environment variable that tells the servers' scripts the lifetime of access tokens.
 fn access_ttl(seconds: u64) -> (&'static str, String) {
     ("ACCESS_TTL", seconds.to_string())
 }
@@ -60,12 +60,12 @@ fn python() -> Command {
 }
 
 impl Server {
-    /// npm's `oidc-provider`; `tests/providers/oidc_provider.mjs` says which clients it has.
+    /// npm's `oidc-provider`. `tests/providers/oidc_provider.mjs` lists its clients.
     pub(crate) async fn oidc_provider() -> Self {
         Self::oidc_provider_whose_tokens_live(None).await
     }
 
-    /// The same, with access tokens that live for so many seconds.
+    /// The same, with this lifetime of access tokens in seconds.
     pub(crate) async fn oidc_provider_whose_tokens_live(life: Option<u64>) -> Self {
         let modules = project("tests/.cache/npm/node_modules");
         installed(&modules.join("oidc-provider"));
@@ -86,7 +86,7 @@ impl Server {
         Self::glewlwyd_whose_tokens_live(None).await
     }
 
-    /// The same, with access tokens that live for so many seconds.
+    /// The same, with this lifetime of access tokens in seconds.
     pub(crate) async fn glewlwyd_whose_tokens_live(life: Option<u64>) -> Self {
         installed(Path::new("/usr/bin/glewlwyd"));
         let prepare = |folder: &Path| {
@@ -104,12 +104,12 @@ impl Server {
         Self::django(&[], None).await
     }
 
-    /// The same, with access tokens that live for so many seconds.
+    /// The same, with this lifetime of access tokens in seconds.
     pub(crate) async fn django_oauth_toolkit_whose_tokens_live(life: u64) -> Self {
         Self::django(&[], Some(life)).await
     }
 
-    /// The same without OpenID.
+    /// The same without OpenID Connect.
     pub(crate) async fn django_oauth_toolkit_without_openid() -> Self {
         Self::django(&["oauth2"], None).await
     }
@@ -147,10 +147,11 @@ impl Server {
         server
     }
 
-    /// Starts the program that `prepare` makes for a folder, and waits until it says what stands
-    /// before its address.
+    /// Starts the program that `prepare` creates for a folder. Waits for the output line with
+    /// `before_address` and the address.
     async fn start(before_address: &str, prepare: impl Fn(&Path) -> Command) -> Self {
-        // Some take no port 0: theirs was free a moment ago and may have been taken since.
+        // Some servers do not accept port 0. They get a port that was free before, and another test
+        // may have taken it meanwhile.
         let mut said = String::new();
         for _ in 0..3 {
             let folder = tempfile::tempdir().unwrap();
@@ -179,23 +180,23 @@ impl Server {
         &self.issuer
     }
 
-    /// Where a file is that the set-up has written.
+    /// The path of a file that the setup has written.
     pub(crate) fn path(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
     }
 
-    /// What stands in such a file.
+    /// The contents of such a file.
     pub(crate) fn file(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap()
     }
 }
 
-/// The address that the program says it has; `None` when it ended without.
+/// The address that the program prints; `None` if it ended without one.
 async fn address(process: &mut Child, before: &str) -> Option<String> {
     let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         if let Some((_, address)) = line.split_once(before) {
-            // Its log must be read on, or it stops when the pipe is full.
+            // The log must be read, because the program blocks when the pipe is full.
             tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
             return Some(address.trim().to_owned());
         }
@@ -203,7 +204,8 @@ async fn address(process: &mut Child, before: &str) -> Option<String> {
     None
 }
 
-/// Keycloak's own script starts Java as a child, which would outlive it; this is what it runs.
+/// Keycloak's own script starts Java as a child, which would survive the script. This is the
+/// command of the script.
 fn keycloak_command(installation: &Path, home: &Path) -> Command {
     let mut command = Command::new(installed(Path::new(JAVA)));
     command
@@ -234,7 +236,7 @@ fn keycloak_command(installation: &Path, home: &Path) -> Command {
 
 /// The public half of an EC key as a JWK Set.
 fn key_set(key: &KeyPair) -> String {
-    // SEC 1: 4, then both coordinates.
+    // SEC 1: the byte 4, then both coordinates.
     let point = key.der_bytes();
     let (x, y) = point[1..].split_at(32);
     let [x, y] = [x, y].map(|coordinate| URL_SAFE_NO_PAD.encode(coordinate));
@@ -252,11 +254,11 @@ impl Flows {
         Self { server }
     }
 
-    /// Notes a flow that has just passed.
+    /// Records a flow that has just passed.
     pub(crate) fn passed(&self, flow: &str) {
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("flows.txt");
         let file = OpenOptions::new().create(true).append(true).open(path);
-        // One write: other tests append to the same file.
+        // A single write, because other tests append to the same file.
         let line = format!("{}\t{flow}\n", self.server);
         file.unwrap().write_all(line.as_bytes()).unwrap();
     }

@@ -1,5 +1,5 @@
-//! A gateway with two providers, `main` and `other`; a third one, `third`, is another registration
-//! at the second.
+//! A gateway with two providers, `main` and `other`. A third one, `third`, is another registration
+//! at the server of `other`.
 
 use super::browser::{Browser, Page};
 use super::gateway::{Gateway, Settings};
@@ -7,11 +7,11 @@ use super::provider::StandIn;
 use super::scene::{ORIGIN, url};
 use super::upstream::RecordingUpstream;
 
-/// Routes of which each has one provider: `other` for `/other`, `main` for everything else.
+/// Routes with one provider each: `other` for `/other`, `main` for everything else.
 pub(crate) const SEPARATE_ROUTES: &str = "[[routes]]\nprovider = \"main\"\n\
                                 [[routes]]\nprefix = \"/other\"\nprovider = \"other\"\n";
 
-/// Two providers, the first of which promises to say in its answers who it is.
+/// Two providers. The first one promises `iss` in its answers.
 pub(crate) struct TwoProviders {
     pub(crate) gateway: Gateway,
     pub(crate) main: StandIn,
@@ -56,7 +56,7 @@ impl TwoProviders {
         Browser::new().leading(ORIGIN, self.gateway.address())
     }
 
-    /// Goes to the provider of `path` and back, but does not yet deliver the answer.
+    /// Follows a login for `path` to the provider's redirect, without opening the callback.
     pub(crate) async fn callback(&self, browser: &Browser, path: &str) -> Page {
         let start = browser.open(&url(path)).await;
         browser.follow(&start).await

@@ -1,4 +1,4 @@
-//! A legacy app that records what reaches it, byte for byte, and answers what it is told.
+//! A legacy app that records each request byte for byte, and gives the answers that a test sets.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -13,16 +13,16 @@ use tokio::time::timeout;
 
 use super::wire::{Framing, Head, PATIENCE, Wire};
 
-/// One request as it came.
+/// One recorded request.
 #[derive(Clone, Debug)]
 pub(crate) struct Recorded {
-    /// Which connection it came on, counted from 0.
+    /// The number of its connection, from 0.
     pub(crate) connection: usize,
     pub(crate) head: Head,
     pub(crate) framing: Framing,
     pub(crate) body: Vec<u8>,
     pub(crate) trailers: Vec<String>,
-    /// Body and framing came to their end.
+    /// The body ended as its framing says.
     pub(crate) complete: bool,
 }
 
@@ -52,7 +52,7 @@ impl Recorded {
     }
 }
 
-/// What to do with one request.
+/// The steps of an answer to one request.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     steps: Vec<Step>,
@@ -70,7 +70,7 @@ enum Step {
     Reset,
 }
 
-/// An answer that is made only when its turn has come.
+/// An answer that is computed when it is sent.
 #[derive(Clone)]
 struct Decision(Arc<dyn Fn() -> Answer + Send + Sync>);
 
@@ -98,7 +98,7 @@ impl Answer {
         Self::raw(format!("{text}\r\n{body}").as_bytes())
     }
 
-    /// These bytes.
+    /// Exactly these bytes.
     pub(crate) fn raw(bytes: &[u8]) -> Self {
         Self {
             steps: vec![Step::Send(bytes.to_vec())],
@@ -106,7 +106,7 @@ impl Answer {
         }
     }
 
-    /// Nothing at all.
+    /// No bytes.
     pub(crate) fn silence() -> Self {
         Self {
             steps: Vec::new(),
@@ -114,46 +114,46 @@ impl Answer {
         }
     }
 
-    /// Answers as soon as the head is there, without reading the body.
+    /// Sends the answer after the head of the request, without reading the body.
     pub(crate) fn early(mut self) -> Self {
         self.early = true;
         self
     }
 
-    /// Waits for `gate` before anything is sent.
+    /// Waits for `gate` before sending anything.
     pub(crate) fn held_by(mut self, gate: &Arc<Notify>) -> Self {
         self.steps.insert(0, Step::Await(Arc::clone(gate)));
         self
     }
 
-    /// Then waits for `gate`.
+    /// Adds a step: wait for `gate`.
     pub(crate) fn then_await(self, gate: &Arc<Notify>) -> Self {
         self.then(Step::Await(Arc::clone(gate)))
     }
 
-    /// Then tells `gate` that it has come so far.
+    /// Adds a step: notify `gate`.
     pub(crate) fn then_notify(self, gate: &Arc<Notify>) -> Self {
         self.then(Step::Notify(Arc::clone(gate)))
     }
 
-    /// Then sends more.
+    /// Adds a step: send more bytes.
     pub(crate) fn then_send(self, bytes: &[u8]) -> Self {
         self.then(Step::Send(bytes.to_vec()))
     }
 
-    /// After `time`, what `decide` then says: for a server that is slow to act, and not only to
-    /// answer.
+    /// Waits for `time` and then calls `decide`. So a slow server can also process the request
+    /// late.
     pub(crate) fn after(time: Duration, decide: impl Fn() -> Self + Send + Sync + 'static) -> Self {
         let silence = Self::silence().then(Step::Pause(time));
         silence.then(Step::Decide(Decision(Arc::new(decide))))
     }
 
-    /// Then closes cleanly.
+    /// Adds a step: close cleanly.
     pub(crate) fn then_close(self) -> Self {
         self.then(Step::Close)
     }
 
-    /// Then resets the connection.
+    /// Adds a step: reset the connection.
     pub(crate) fn then_reset(self) -> Self {
         self.then(Step::Reset)
     }
@@ -169,18 +169,18 @@ type Responder = Arc<dyn Fn(&Recorded) -> Answer + Send + Sync>;
 #[derive(Clone)]
 struct State {
     requests: Vec<Recorded>,
-    /// Everything that came on each connection.
+    /// Every received byte of each connection.
     connections: Vec<Vec<u8>>,
     open: usize,
     most_open: usize,
     script: VecDeque<Answer>,
     otherwise: Responder,
-    /// What was answered is not kept.
+    /// Discard requests after they were answered.
     forgetful: bool,
 }
 
 impl State {
-    /// Keeps what came on a connection.
+    /// Stores the bytes of a connection.
     fn keep(&mut self, id: usize, wire: &mut Wire) {
         if self.forgetful {
             wire.forget();
@@ -190,7 +190,7 @@ impl State {
     }
 }
 
-/// The app: one task on the runtime of the test, gone when dropped.
+/// The app, as one task on the runtime of the test. It stops when it is dropped.
 pub(crate) struct RecordingUpstream {
     address: SocketAddr,
     state: Arc<watch::Sender<State>>,
@@ -204,7 +204,7 @@ impl Drop for RecordingUpstream {
 }
 
 impl RecordingUpstream {
-    /// Starts on a free port of 127.0.0.1; until told otherwise it answers 200 `seen`.
+    /// Starts on a free port of 127.0.0.1. By default it answers 200 `seen`.
     pub(crate) async fn start() -> Self {
         Self::at(SocketAddr::from(([127, 0, 0, 1], 0))).await
     }
@@ -236,10 +236,10 @@ impl RecordingUpstream {
         }
     }
 
-    /// Stops it and all its connections, and gives the address that is free now.
+    /// Stops the app and closes all its connections. Returns its address, which is free now.
     pub(crate) async fn stop(&mut self) -> SocketAddr {
         self.task.abort();
-        // The listener is gone when its task is.
+        // The listener is closed when its task has finished.
         while !self.task.is_finished() {
             tokio::task::yield_now().await;
         }
@@ -254,13 +254,13 @@ impl RecordingUpstream {
         format!("http://{}", self.address)
     }
 
-    /// The answer to the next request that has none yet; calls queue up.
+    /// Sets the answer to the next request. Several calls form a queue.
     pub(crate) fn next(&self, answer: Answer) {
         self.state
             .send_modify(|state| state.script.push_back(answer));
     }
 
-    /// What answers requests for which nothing is queued.
+    /// Sets the function that answers requests when the queue is empty.
     pub(crate) fn answer_by(
         &self,
         responder: impl Fn(&Recorded) -> Answer + Send + Sync + 'static,
@@ -269,33 +269,33 @@ impl RecordingUpstream {
             .send_modify(|state| state.otherwise = Arc::new(responder));
     }
 
-    /// Keeps nothing from now on of what it has answered, only how much there was: for more
-    /// requests than there is memory for.
+    /// Discards answered requests from now on, and only counts them. For more requests than fit in
+    /// memory.
     pub(crate) fn forget_what_is_answered(&self) {
         self.state.send_modify(|state| state.forgetful = true);
     }
 
-    /// The requests so far, also those whose body is still under way.
+    /// The requests so far, including those whose body is still arriving.
     pub(crate) fn requests(&self) -> Vec<Recorded> {
         self.state.borrow().requests.clone()
     }
 
-    /// How many requests came.
+    /// The number of requests.
     pub(crate) fn count(&self) -> usize {
         self.state.borrow().requests.len()
     }
 
-    /// How many connections were ever opened.
+    /// The number of connections that were ever opened.
     pub(crate) fn connections(&self) -> usize {
         self.state.borrow().connections.len()
     }
 
-    /// How many connections were open at one time, at most.
+    /// The maximum number of simultaneous connections.
     pub(crate) fn most_connections(&self) -> usize {
         self.state.borrow().most_open
     }
 
-    /// Everything that came on all connections.
+    /// Every received byte of all connections.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         self.state.borrow().connections.concat()
     }
@@ -304,7 +304,7 @@ impl RecordingUpstream {
     ///
     /// # Panics
     ///
-    /// When none came.
+    /// If there was none.
     pub(crate) fn last(&self) -> Recorded {
         self.requests()
             .pop()
@@ -315,7 +315,7 @@ impl RecordingUpstream {
     ///
     /// # Panics
     ///
-    /// When that takes too long.
+    /// If this takes too long.
     pub(crate) async fn wait_until(&self, enough: impl Fn(&[Recorded]) -> bool) {
         let mut changes = self.state.subscribe();
         let waiting = changes.wait_for(|state| enough(&state.requests));
@@ -396,7 +396,7 @@ async fn converse(wire: &mut Wire, id: usize, state: &watch::Sender<State>) -> E
             read_body(wire, &framing, state, index).await;
             state.send_modify(|state| state.keep(id, wire));
         }
-        // Only now: a responder may look at the body.
+        // The answer is computed here, because it may depend on the body.
         let answer = answer.unwrap_or_else(|| {
             let (respond, request) = {
                 let state = state.borrow();

@@ -17,10 +17,10 @@ use tokio::time::timeout;
 const DRIVER: &str = "/usr/bin/chromedriver";
 const BROWSER: &str = "/usr/bin/chromium";
 
-/// How long a page or the browser's start may take on a busy machine.
+/// The longest time for a page, or for the start of the browser, on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// One browser with a profile of its own; browser, driver and profile go when it is dropped.
+/// One browser with its own profile. Browser, driver and profile are removed when it is dropped.
 pub(crate) struct Chromium {
     client: Client,
     port: u16,
@@ -30,7 +30,8 @@ pub(crate) struct Chromium {
 
 impl Drop for Chromium {
     fn drop(&mut self) {
-        // The driver ends its browsers when it is asked to shut down; killed, it would leave them.
+        // The driver ends its browsers when it shuts down. If it were killed, they would continue
+        // to run.
         if let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)) {
             let request = b"GET /shutdown HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
             drop(stream.set_read_timeout(Some(Duration::from_secs(10))));
@@ -55,7 +56,7 @@ fn capabilities(profile: &TempDir, rules: &str) -> serde_json::Map<String, Value
         "--disable-component-update",
         "--disable-sync",
         "--window-size=900,900",
-        // Tabs that a script opens are wanted here, any number of them.
+        // Allows scripts to open any number of tabs.
         "--disable-popup-blocking",
         &rules,
         &profile,
@@ -71,7 +72,7 @@ impl Chromium {
         Self::with_rules("").await
     }
 
-    /// Starts driver and browser, with `place` (host and port) leading to `address`.
+    /// Starts driver and browser. `place` (host and port) leads to `address`.
     pub(crate) async fn leading(place: &str, address: SocketAddr) -> Self {
         Self::with_rules(&format!("MAP {place} {address}")).await
     }
@@ -80,7 +81,7 @@ impl Chromium {
     ///
     /// # Panics
     ///
-    /// When they are not installed: a check that cannot run has failed.
+    /// If they are not installed: a test that cannot run has failed.
     async fn with_rules(rules: &str) -> Self {
         for program in [DRIVER, BROWSER] {
             let there = Path::new(program).exists();
@@ -136,7 +137,7 @@ impl Chromium {
             .unwrap();
     }
 
-    /// Types user and password into the login form before it and sends it.
+    /// Types user and password into the login form of the page and submits it.
     pub(crate) async fn log_in(&self, user: &str, password: &str) {
         let login = Locator::Css("form input[type=password]");
         let field = self
@@ -153,7 +154,7 @@ impl Chromium {
         field.send_keys(&format!("{password}\n")).await.unwrap();
     }
 
-    /// Waits until the address of the page satisfies `wanted`, and gives the page's text.
+    /// Waits until the URL of the page satisfies `wanted`. Returns the text of the page.
     pub(crate) async fn wait_for(&self, wanted: impl Fn(&str) -> bool) -> String {
         let waiting = async {
             loop {
@@ -176,7 +177,7 @@ impl Chromium {
         self.text().await
     }
 
-    /// Waits until a person reads `wanted` on the page.
+    /// Waits until the page shows the text `wanted`.
     pub(crate) async fn wait_for_text(&self, wanted: &str) {
         let waiting = async {
             while !self.text().await.contains(wanted) {
@@ -191,7 +192,7 @@ impl Chromium {
         );
     }
 
-    /// What a person reads on the page.
+    /// The visible text of the page.
     pub(crate) async fn text(&self) -> String {
         let text = self
             .run("return document.body ? document.body.innerText : ''")
@@ -199,7 +200,7 @@ impl Chromium {
         text.as_str().unwrap_or_default().to_owned()
     }
 
-    /// Keeps what the browser shows, to be looked at, with the build's other results.
+    /// Stores a screenshot with the build results.
     pub(crate) async fn picture(&self, name: &str) {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pages");
         std::fs::create_dir_all(&folder).unwrap();

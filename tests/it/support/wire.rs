@@ -1,7 +1,7 @@
-//! HTTP/1.1 as it stands on the wire, read strictly and kept byte for byte.
+//! A strict reader of HTTP/1.1 that keeps every byte.
 //!
-//! This reader shares no code with the gateway's libraries: it is the independent judge of how a
-//! message is framed. What a strict recipient would refuse it calls [`Framing::Bad`].
+//! It shares no code with the gateway's libraries, so it checks the framing of messages
+//! independently. It returns [`Framing::Bad`] for a message that a strict recipient would refuse.
 
 use std::time::Duration;
 
@@ -30,12 +30,12 @@ pub(crate) enum Framing {
     Bad(String),
 }
 
-/// A body with how it ended.
+/// A body, and whether it was complete.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Body {
     pub(crate) bytes: Vec<u8>,
     pub(crate) trailers: Vec<String>,
-    /// It came to the end that its framing announced.
+    /// The body ended as its framing says.
     pub(crate) complete: bool,
 }
 
@@ -53,7 +53,8 @@ impl Head {
             .into_iter()
     }
 
-    /// Names and values in order, bytes as Latin-1, values trimmed of space and tab.
+    /// Names and values in order. Bytes are read as Latin-1, and values are trimmed of space and
+    /// tab.
     pub(crate) fn fields(&self) -> Vec<(String, String)> {
         let split = |line: String| {
             let (name, value) = line.split_once(':').unwrap_or((line.as_str(), ""));
@@ -62,17 +63,17 @@ impl Head {
         self.lines().skip(1).map(split).collect()
     }
 
-    /// All values of a field, its name compared without case.
+    /// All values of a field. Its name is compared without case.
     pub(crate) fn values(&self, name: &str) -> Vec<String> {
         let wanted = |(n, v): (String, String)| n.eq_ignore_ascii_case(name).then_some(v);
         self.fields().into_iter().filter_map(wanted).collect()
     }
 
-    /// The one value of a field; `None` when it is absent.
+    /// The single value of a field; `None` if it is absent.
     ///
     /// # Panics
     ///
-    /// When it came more than once.
+    /// If the field is repeated.
     pub(crate) fn value(&self, name: &str) -> Option<String> {
         let mut values = self.values(name);
         assert!(
@@ -83,7 +84,7 @@ impl Head {
         values.pop()
     }
 
-    /// What a strict recipient (RFC 9112 sections 2.2, 5, 6) would refuse in this head.
+    /// The reason why a strict recipient (RFC 9112 sections 2.2, 5, 6) would refuse this head.
     fn fault(&self) -> Option<String> {
         let text: String = self.bytes.iter().copied().map(char::from).collect();
         let bare = text.replace("\r\n", "");
@@ -100,8 +101,8 @@ impl Head {
         None
     }
 
-    /// Framing by RFC 9112 section 6.3, strictly: one field, one value. `without_length` is what
-    /// holds when neither is there.
+    /// The framing by RFC 9112 section 6.3, strictly: one field, one value. `without_length`
+    /// applies if there is neither field.
     fn framing(&self, without_length: Framing) -> Framing {
         if let Some(fault) = self.fault() {
             return Framing::Bad(fault);
@@ -139,7 +140,7 @@ impl Head {
     }
 }
 
-/// A socket with what was read and not yet taken, and with everything that was ever read.
+/// A socket with the unread part of its data, and with all data that was ever received.
 pub(crate) struct Wire {
     stream: Box<dyn Stream>,
     buffer: Vec<u8>,
@@ -155,17 +156,17 @@ impl Wire {
         }
     }
 
-    /// Every byte that came so far.
+    /// Every received byte.
     pub(crate) fn seen(&self) -> &[u8] {
         &self.seen
     }
 
-    /// Keeps no record of what came so far.
+    /// Discards the record of the received bytes.
     pub(crate) fn forget(&mut self) {
         self.seen = Vec::new();
     }
 
-    /// Reads more into the buffer; `false` at the end of the stream or when it broke.
+    /// Reads more into the buffer; `false` at the end of the stream or after an error.
     pub(crate) async fn fill(&mut self) -> bool {
         let mut chunk = vec![0_u8; 16 * 1024];
         match self.stream.read(&mut chunk).await {
@@ -178,7 +179,7 @@ impl Wire {
         }
     }
 
-    /// Takes everything up to and with `end`; `None` when the stream ends before.
+    /// Takes all bytes up to and including `end`; `None` if the stream ends before.
     async fn take_through(&mut self, end: &[u8]) -> Option<Vec<u8>> {
         loop {
             let found = self
@@ -194,7 +195,7 @@ impl Wire {
         }
     }
 
-    /// The next `count` bytes; `None` when the stream ends before.
+    /// The next `count` bytes; `None` if the stream ends before.
     pub(crate) async fn bytes(&mut self, count: usize) -> Option<Vec<u8>> {
         while self.buffer.len() < count {
             if !self.fill().await {
@@ -204,14 +205,14 @@ impl Wire {
         Some(self.buffer.drain(..count).collect())
     }
 
-    /// The next head; `None` when the stream ends before one is whole.
+    /// The next head; `None` if the stream ends before it is complete.
     pub(crate) async fn head(&mut self) -> Option<Head> {
         self.take_through(b"\r\n\r\n")
             .await
             .map(|bytes| Head { bytes })
     }
 
-    /// The body behind a head; `progress` is called with each piece as it comes.
+    /// The body after a head. `progress` is called with each part when it arrives.
     pub(crate) async fn body(
         &mut self,
         framing: &Framing,
@@ -289,7 +290,7 @@ impl Wire {
         }
     }
 
-    /// Writes `bytes`; a peer that already closed is no failure of the test.
+    /// Writes `bytes`. It is no failure if the peer has already closed the connection.
     pub(crate) async fn write(&mut self, bytes: &[u8]) -> bool {
         self.stream.write_all(bytes).await.is_ok() && self.stream.flush().await.is_ok()
     }

@@ -1,5 +1,5 @@
-//! Each answer that a refresh may meet, and what becomes of the session: the rows of
-//! `tests/data/refresh_answers.txt`, before the whole gateway.
+//! Each possible answer to a refresh, and its effect on the session: the rows of
+//! `tests/data/refresh_answers.txt`, tested with the whole gateway.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,16 +19,17 @@ use crate::support::wire::PATIENCE;
 
 const ROWS: &str = include_str!("../../data/refresh_answers.txt");
 
-/// Seconds that a token lives, and before its end at which each has been due.
+/// The lifetime of a token in seconds, and the remaining time at which it is due for a refresh in
+/// any case.
 const LIFE: u64 = 3600;
 const DUE: u64 = 59;
 
-/// What becomes of a session.
+/// The effect on a session.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum SessionOutcome {
     /// The next request signs in.
     Ends,
-    /// The old token serves as long as it lives, and a later refresh succeeds.
+    /// The old token is used while it is valid, and a later refresh succeeds.
     Kept,
 }
 
@@ -49,7 +50,7 @@ fn rows() -> Vec<Row> {
         outcome: SessionOutcome::Kept,
     };
     let rows = lines.map(row);
-    // Its profile asks a second endpoint for addresses.
+    // Its profile reads email addresses from a second endpoint.
     let mut rows: Vec<_> = rows.filter(|row| row.profile != "github").collect();
     rows.push(cut("closed", Answer::silence().then_close()));
     rows.push(cut("reset", Answer::silence().then_reset()));
@@ -81,7 +82,7 @@ fn row(line: &'static str) -> Row {
     }
 }
 
-/// A gateway and its provider; they look at one clock.
+/// A gateway and its provider, with one clock.
 struct Scene {
     gateway: Gateway,
     provider: TortureProvider,
@@ -123,7 +124,7 @@ impl Scene {
         browser
     }
 
-    /// Becomes due and meets the answer.
+    /// Makes the token due for a refresh, which gets this answer.
     async fn meet(&self, browser: &Browser, answer: Answer) {
         self.provider.answer_refreshes(Some(answer));
         self.gateway.advance(Duration::from_secs(LIFE - DUE));
@@ -135,8 +136,8 @@ impl Scene {
         self.provider.answer_refreshes(None);
     }
 
-    /// The old token serves as long as it lives; after that a request may be told to come again.
-    /// Then there is a new one.
+    /// Fails unless the old token is used while it is valid, and a later refresh succeeds. Between
+    /// them a request may get 503.
     async fn is_kept(&self, browser: &Browser) {
         let refreshed = |ledger: &Ledger| ledger.families().last().unwrap().refreshes() == 1;
         for second in 1..200 {
@@ -158,7 +159,7 @@ impl Scene {
         served(&browser.fetch(&url("/page")).await, 1);
     }
 
-    /// The session is over soon, and the next navigation signs in.
+    /// Fails unless the session ends soon and the next navigation signs in.
     async fn is_over(&self, browser: &Browser) {
         let over = async {
             while browser.fetch(&url("/page")).await.status != 401 {
@@ -170,7 +171,7 @@ impl Scene {
     }
 }
 
-/// Fails unless the app served it with this pair of tokens.
+/// Fails unless the app answered, with this pair of tokens.
 #[track_caller]
 fn served(page: &Page, pair: u64) {
     assert_eq!(page.field("x-app"), Some("served"), "{}", page.describe());

@@ -1,4 +1,4 @@
-//! Tokens under torture: what must hold whatever the provider does.
+//! Refreshes with a provider that often fails.
 
 mod answers;
 mod report;

@@ -1,4 +1,4 @@
-//! What happened, added up from what visitors saw and from the servers' own book.
+//! The result of a run, computed from the visitors' events and from the servers' own record.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,10 +9,10 @@ use super::visitor::Event;
 use crate::support::torture::fault::{Fault, Schedule};
 use crate::support::torture::ledger::{End, Family, Ledger, Pair};
 
-/// How many mishaps are told in full.
+/// The number of failures that are printed in full.
 const TOLD: usize = 5;
 
-/// The account of a run.
+/// The result of a run.
 #[derive(Default)]
 pub(super) struct Report {
     seed: u64,
@@ -25,13 +25,13 @@ pub(super) struct Report {
     again: usize,
     faults: BTreeMap<&'static str, usize>,
     outages: usize,
-    /// Sessions that nobody could have saved, and requests of such.
+    /// Sessions that no client could have kept, and their requests.
     unavoidable: usize,
     unavoidable_requests: usize,
     forced_logins: Vec<String>,
     failed_requests: Vec<String>,
     crossed: Vec<String>,
-    /// What the servers saw and must not see.
+    /// Mistakes of the gateway that the servers have recorded.
     improper: Vec<String>,
     settling: Duration,
 }
@@ -57,7 +57,7 @@ impl Report {
         }
     }
 
-    /// Reads the servers' book, once nothing happens any more.
+    /// Reads the servers' record after the end of the run.
     pub(super) fn close(&mut self, ledger: &Ledger, outages: usize, settling: Duration) {
         self.outages = outages;
         self.settling = settling;
@@ -91,7 +91,8 @@ impl Report {
             ("failed requests", &self.failed_requests),
             ("improper refreshes", &self.improper),
         ];
-        // All of it: what the servers saw often explains what visitors did.
+        // All failures are printed, because the servers' record often explains the visitors'
+        // failures.
         let wrong: Vec<String> = wrong.into_iter().filter_map(of).collect();
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
         assert_eq!(self.expiries, self.refreshes);
@@ -103,13 +104,13 @@ impl Report {
     }
 }
 
-/// The token came to its end while its session was in use. Whoever renews it before half of its
-/// life is over renews what has not expired; whoever has not renewed it when it is over and in use
-/// has missed it.
+/// Whether the token expired while its session was in use. A refresh before half of its lifetime is
+/// not for an expired token. A token that has expired, was used afterwards and was not refreshed
+/// was missed.
 fn expired(family: &Family, pair: &Pair) -> bool {
     let life = pair.expires_at.since(pair.issued_at);
     match pair.used_at {
-        // A client that takes its time to read the answer has less of it.
+        // If a client reads the answer late, it has less of the lifetime left.
         Some(used_at) => used_at >= pair.asked_at.plus(life / 2),
         None => !pair.lost && pair.killed_at.is_none() && family.last_used_at >= pair.expires_at,
     }

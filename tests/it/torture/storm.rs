@@ -1,10 +1,10 @@
-//! Hundreds of sessions over many expiries, with a provider that fails all the time.
+//! Hundreds of sessions over many expiries, with a provider that often fails.
 //!
-//! The program runs with the system's clock and tokens that live for seconds: its own timers
-//! (back-off, circuit breaker, deadlines, waiting requests) run as they do in service, which they
-//! would not under a clock that is turned past them.
+//! The program uses the system's clock, and tokens live for seconds. So its timers (pauses,
+//! breaker, deadlines, waiting requests) run as in production. With a clock that a test advances,
+//! they would not.
 //!
-//! `SIDEGATE_TORTURE_SEED` and `SIDEGATE_TORTURE_SECS` choose another run.
+//! `SIDEGATE_TORTURE_SEED` and `SIDEGATE_TORTURE_SECS` select another run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +24,8 @@ use crate::support::torture::fault::{Fault, Schedule};
 use crate::support::torture::ledger::{Ledger, ProviderBehavior};
 use crate::support::torture::server::TortureProvider;
 
-/// The servers: both rotate refresh tokens and end everything when an old one comes back.
+/// The servers. Both rotate refresh tokens, and end the login when an old refresh token is used
+/// again.
 const SERVERS: [ProviderBehavior; 2] = [
     ProviderBehavior {
         server: "keeping",
@@ -38,22 +39,22 @@ const SERVERS: [ProviderBehavior; 2] = [
     },
 ];
 
-/// Seconds that access tokens live.
+/// The possible lifetimes of access tokens in seconds.
 const LIFETIMES: [u64; 3] = [3, 4, 5];
 
 const SESSIONS: usize = 240;
 
-/// Of a hundred refreshes, so many go wrong at first.
+/// The percentage of refreshes with a fault at the first try.
 const PERCENT: u64 = 25;
 
-/// How often each kind of fault has to have happened.
+/// The minimum number of occurrences of each kind of fault.
 pub(super) const EACH_FAULT: usize = 20;
 
-/// How long a server is gone, and how long the other is before the next goes.
+/// The duration of an outage, and the time between two outages.
 const GONE: Duration = Duration::from_millis(250);
 const BETWEEN: Duration = Duration::from_millis(1500);
 
-/// What the run is to be.
+/// The parameters of the run.
 struct Plan {
     seed: u64,
     time: Duration,
@@ -80,8 +81,8 @@ impl Plan {
 }
 
 fn settings(providers: &[TortureProvider], app: &TokenApp) -> Settings {
-    // Of thousands of refreshes some meet two faults and several outages in a row, whose pauses add up
-    // to more than half a minute.
+    // Among thousands of refreshes, some meet two faults and several outages in a row. Their pauses
+    // add up to more than half a minute.
     let mut settings = Settings::new(ORIGIN, "http://unused.test", &app.url())
         .with("[session]\nrefresh_wait_secs = 120\n");
     let secret = settings.file("secret", "s3cret\n");
@@ -99,7 +100,7 @@ fn settings(providers: &[TortureProvider], app: &TokenApp) -> Settings {
         .app("connections = 512\nqueue = 1024")
 }
 
-/// One server after the other is gone for a moment, until it is over.
+/// Stops one server after the other for a moment, until the run ends.
 async fn outages(
     mut providers: Vec<TortureProvider>,
     setup: Arc<Setup>,
@@ -110,7 +111,7 @@ async fn outages(
         if pause.await.is_ok() {
             return providers;
         }
-        // Nobody is let in while a server is gone, and that is no fault of the gateway.
+        // No user can sign in while a server is stopped, and this is not a failure of the gateway.
         let nobody_signs_in = setup.signing_in.write().await;
         let next = setup.outages.fetch_add(1, Ordering::Relaxed) % providers.len();
         providers[next].is_gone_for(GONE).await;
@@ -118,7 +119,7 @@ async fn outages(
     }
 }
 
-/// Whether each kind of fault has happened often enough.
+/// Whether each kind of fault has occurred often enough.
 fn enough(setup: &Setup) -> bool {
     let mut faults = setup.shared_ledger.borrow().faults();
     let mut count = |fault: Fault| faults.remove(fault.name()).unwrap_or_default();
@@ -127,7 +128,7 @@ fn enough(setup: &Setup) -> bool {
 }
 
 async fn until_it_is_enough(clock: &Clock, end: Timestamp, setup: &Setup) {
-    // A short run, or a slow machine, goes on until it has had every fault.
+    // A short run, or a run on a slow machine, continues until each fault has occurred.
     let longest = end.plus(Duration::from_mins(3));
     let mut every = tokio::time::interval(Duration::from_millis(100));
     loop {
@@ -144,7 +145,7 @@ async fn g_01_g_10_f_38_a_failing_provider_causes_no_failed_request_and_no_force
     let plan = Plan::from_environment();
     let clock = Clock::system();
     let shared_ledger = Ledger::shared_ledger();
-    // A refused client waits for an operator; nothing else here takes that long.
+    // A refused client waits for an operator. No other wait here is that long.
     let schedule = Schedule::new(plan.seed, PERCENT, &LIFETIMES).without(Fault::ClientRefused);
     let mut providers = Vec::new();
     for behavior in SERVERS {

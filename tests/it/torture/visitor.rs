@@ -1,4 +1,5 @@
-//! Somebody with a session, several requests at once, and a good memory of who they are.
+//! A user with a session who sends several requests at once and checks that every answer is for
+//! them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,61 +16,61 @@ use crate::support::scene::{ORIGIN, SESSION, url};
 use crate::support::torture::fault::Schedule;
 use crate::support::torture::ledger::{ProviderBehavior, SharedLedger};
 
-/// How many requests a visitor sends at once.
+/// The number of simultaneous requests of a visitor.
 const AT_ONCE: usize = 3;
 
-/// How often a visitor tries to sign in.
+/// The number of attempts to sign in.
 const LOGIN_ATTEMPTS: usize = 20;
 
-/// The longest time between two such bursts, and the shortest.
+/// The longest and the shortest time between two bursts of requests, in milliseconds.
 const LONGEST_PAUSE: u64 = 2000;
 const SHORTEST_PAUSE: u64 = 100;
 
-/// How long a visitor waits for an answer: longer than the gateway waits for a token.
+/// The longest time that a visitor waits for an answer: longer than the gateway waits for a token.
 const PATIENCE: Duration = Duration::from_mins(3);
 
-/// What all visitors share.
+/// The data that all visitors share.
 pub(super) struct Setup {
     pub(super) gateway: SocketAddr,
     pub(super) providers: Vec<String>,
     pub(super) shared_ledger: SharedLedger,
     pub(super) schedule: Schedule,
-    /// How often a server was gone.
+    /// The number of outages so far.
     pub(super) outages: AtomicUsize,
-    /// Held while somebody signs in.
+    /// Locked for reading while a visitor signs in.
     pub(super) signing_in: RwLock<()>,
     pub(super) login_slots: Semaphore,
     pub(super) events: mpsc::UnboundedSender<Event>,
 }
 
-/// What a visitor has to tell.
+/// The result of a request.
 #[derive(Debug)]
 pub(super) enum Event {
     Served,
-    /// Somebody saw what is not theirs.
+    /// A visitor got another user's data.
     Crossed(String),
     /// A request was answered with an error.
     Failed(String),
-    /// The session is over.
+    /// The session ended.
     SignedOut(String),
-    /// A request of a session that nobody could have saved.
+    /// A failed request of a session that no client could have kept.
     Unavoidable,
 }
 
 pub(super) struct Visitor {
     setup: Arc<Setup>,
     user: String,
-    /// The server that the session is of: the first segment of its paths.
+    /// The server of the session. This is the first segment of its paths.
     server: &'static str,
     provider: String,
     cookie: String,
-    /// Family and pair of the newest token that the app was seen to have.
+    /// Family and pair of the newest token that reached the app.
     newest: Option<(usize, usize)>,
     connections: Vec<Option<Raw>>,
     bursts: usize,
 }
 
-/// What came of a burst.
+/// The state of the session after a burst.
 enum BurstOutcome {
     SignedIn,
     SignedOut,
@@ -94,8 +95,8 @@ impl Visitor {
         drop(self.setup.events.send(event));
     }
 
-    /// Comes again and again until it is over, and then until there is one more new token: nothing
-    /// is due when the last request is answered.
+    /// Sends bursts until the run is finished, and then until there is one more new token. After
+    /// that no refresh is due when the last request is answered.
     pub(super) async fn visit(mut self, mut finished: watch::Receiver<bool>) {
         self.sign_in().await;
         let mut last = None;
@@ -136,7 +137,7 @@ impl Visitor {
             if page.field("x-app") == Some("served") {
                 break;
             }
-            // A provider that wants everybody to come later means those, too, who sign in.
+            // If the provider answers 503, new logins have to wait, too.
             if page.status != 503 || attempt == LOGIN_ATTEMPTS {
                 self.send_event(Event::Failed(format!("login: {}", page.describe())));
             }
@@ -147,7 +148,7 @@ impl Visitor {
         self.newest = None;
     }
 
-    /// The requests of one burst: a script's, a person's, one that takes long, one with a body.
+    /// The requests of a burst: a script's, a navigation, a slow one, and one with a body.
     fn request(&self, number: usize) -> (&'static str, String) {
         let kind = (self.bursts + number) % 4;
         let method = if kind == 3 { "POST" } else { "GET" };
@@ -243,7 +244,7 @@ impl Visitor {
         }
     }
 
-    /// Looks whether the app served this visitor, and this session.
+    /// Checks that the app's answer is for this user and this session.
     fn check_served(&mut self, response: &Response) {
         let body: serde_json::Value = serde_json::from_slice(&response.body.bytes).unwrap();
         let number = |name: &str| usize::try_from(body[name].as_u64().unwrap()).unwrap();

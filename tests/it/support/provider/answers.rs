@@ -1,4 +1,4 @@
-//! What each endpoint answers: honestly, but for what the orders change.
+//! The answers of each endpoint: correct, except for the changes that a test requested.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use super::tokens::AuthorizedRequest;
 use super::{CLIENT_SECRET, parameters, token_request};
 use crate::support::upstream::{Answer, Recorded};
 
-/// The one client that is registered.
+/// The only registered client.
 pub(crate) const CLIENT: &str = "3";
 
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
@@ -31,7 +31,8 @@ pub(super) fn is_refresh(request: &Recorded) -> bool {
 
 pub(super) fn endpoint_of(request: &Recorded) -> Option<Endpoint> {
     let url = url_of(request);
-    // Some servers write a slash too many into their metadata, and mean it.
+    // Some servers have an additional slash in the endpoints of their metadata, and expect it in
+    // requests.
     let path = url.path().replace("//", "/");
     let mut all = Endpoint::ALL.into_iter();
     all.find(|endpoint| endpoint.path() == path)
@@ -71,7 +72,7 @@ pub(super) fn answer(request: &Recorded, state: &watch::Sender<State>) -> Answer
     }
 }
 
-/// 200 with JSON, unless something else is made of it.
+/// 200 with JSON, unless the test replaced the answer.
 fn honest(state: &State, endpoint: Endpoint, body: &Value) -> Answer {
     let text = body.to_string();
     match state.behavior.rewritten.get(&endpoint) {
@@ -169,10 +170,10 @@ fn authorize(request: &Recorded, state: &watch::Sender<State>) -> Answer {
     Answer::with(302, &[("Location", to.as_str())], "")
 }
 
-/// Status, error code and why.
+/// Status, error code and description.
 type Refusal = (u16, &'static str, &'static str);
 
-/// One way of authentication, and the right one (RFC 6749 section 2.3.1).
+/// Requires exactly one authentication method, with the right credentials (RFC 6749 section 2.3.1).
 fn authenticate(request: &Recorded, form: &BTreeMap<String, String>) -> Result<(), Refusal> {
     let refuse = |why| Err((401, "invalid_client", why));
     let basic = request.head.value("authorization");
@@ -194,7 +195,7 @@ fn authenticate(request: &Recorded, form: &BTreeMap<String, String>) -> Result<(
     }
 }
 
-/// An answer to a refresh may be refused, lost or held.
+/// An answer to a refresh may be refused, lost or delayed.
 fn token(request: &Recorded, state: &watch::Sender<State>) -> Answer {
     if !is_refresh(request) {
         return tokens(request, state);
@@ -256,7 +257,7 @@ fn issue_tokens(request: &Recorded, state: &watch::Sender<State>) -> Result<Answ
     Ok(honest(&state, Endpoint::Token, &body))
 }
 
-/// The ID token as the orders want it said.
+/// The ID token with the changes that the test requested.
 fn draft(state: &State, asked: &AuthorizedRequest, code: String, access_token: String) -> Draft {
     let alg = state.behavior.alg.as_deref().unwrap_or("RS256");
     let now = state.clock.now().as_secs();
@@ -287,7 +288,7 @@ fn userinfo(request: &Recorded, state: &State) -> Answer {
     let in_body = (request.method() == "POST")
         .then(|| parameters(&form).remove("access_token"))
         .flatten();
-    // Two ways are forbidden, none is nobody (RFC 6750 section 2).
+    // Two tokens are forbidden, and without a token nobody is identified (RFC 6750 section 2).
     let ((Some(access_token), None) | (None, Some(access_token))) = (in_field, in_body) else {
         return Answer::with(401, &JSON, "{}");
     };

@@ -1,4 +1,4 @@
-//! Keys of a provider, and what is signed with them.
+//! The keys of a provider, and signatures.
 
 use std::sync::LazyLock;
 
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::token::base64url;
 
-/// One pair of each family.
+/// One key pair of each type.
 struct Material {
     rsa: rsa::KeyPair,
     p256: EcdsaKeyPair,
@@ -34,14 +34,14 @@ impl Material {
     }
 }
 
-/// RSA pairs take their time: three of each family serve the whole suite.
+/// Generating RSA keys is slow, so all tests share three pairs of each type.
 static MATERIALS: [LazyLock<Material>; 3] = [
     LazyLock::new(Material::generate),
     LazyLock::new(Material::generate),
     LazyLock::new(Material::generate),
 ];
 
-/// The keys of a provider at one time: which they are, and what they are called.
+/// The keys of a provider at one time, with their identifiers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Keys {
     material: usize,
@@ -63,7 +63,7 @@ impl Keys {
         }
     }
 
-    /// Keys of somebody else, who calls them the same.
+    /// An attacker's keys with the same identifiers.
     pub(crate) fn of_an_attacker(self) -> Self {
         Self {
             material: 2,
@@ -75,7 +75,7 @@ impl Keys {
         &MATERIALS[self.material]
     }
 
-    /// The identifier of the key that makes `alg`.
+    /// The identifier of the key for `alg`.
     pub(crate) fn kid(self, alg: &str) -> String {
         let family = match alg {
             "ES256" => "p256",
@@ -86,7 +86,7 @@ impl Keys {
         format!("{family}-{}", self.name)
     }
 
-    /// Signs as `alg` says (RFC 7518 section 3.1, RFC 8037).
+    /// Signs with `alg` (RFC 7518 section 3.1, RFC 8037).
     pub(crate) fn sign(self, alg: &str, message: &[u8]) -> Vec<u8> {
         let (material, random) = (self.material(), SystemRandom::new());
         let rsa = |padding: &'static dyn RsaEncoding| {
@@ -118,7 +118,7 @@ impl Keys {
         }
     }
 
-    /// The JSON Web Key (RFC 7517) that checks `alg`.
+    /// The JSON Web Key (RFC 7517) that verifies `alg`.
     pub(crate) fn jwk(self, alg: &str) -> Value {
         let material = self.material();
         let mut key = match alg {
@@ -138,7 +138,7 @@ impl Keys {
         key
     }
 
-    /// Everything that is published.
+    /// All published keys.
     pub(crate) fn jwks(self) -> Value {
         let keys = ["RS256", "ES256", "ES384", "EdDSA"].map(|alg| self.jwk(alg));
         json!({ "keys": keys })
@@ -176,7 +176,7 @@ fn point(curve: &str, uncompressed: &[u8]) -> Value {
     json!({ "kty": "EC", "crv": curve, "x": base64url(x), "y": base64url(y) })
 }
 
-/// The signature of `HS256` with `secret`.
+/// The `HS256` signature with `secret`.
 pub(crate) fn hs256(secret: &[u8], message: &[u8]) -> Vec<u8> {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
     hmac::sign(&key, message).as_ref().to_vec()

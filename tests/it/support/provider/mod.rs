@@ -1,14 +1,15 @@
-//! The one authorization server of these tests: honest until it is told to misbehave in one thing.
+//! The stand-in provider of these tests. It is correct unless a test makes it misbehave.
 //!
-//! It signs people in without a form (the browser's `user` cookie says who; `alice` without one),
-//! checks client, PKCE and that a code is used once, and answers userinfo requests. Who asks for the
-//! scope `openid` gets what OpenID Connect adds: an ID token, published metadata and keys. Who does
-//! not gets what Laravel Passport gives: refresh tokens that rotate, whose reuse revokes their family
-//! and whose use revokes the access token before.
+//! It signs users in without a form. The browser's cookie `user` names the user; without a cookie
+//! it is `alice`. It checks the client, PKCE and that a code is used only once, and it answers
+//! userinfo requests. With the scope `openid`, a client gets the additions of OpenID Connect: an ID
+//! token, published metadata and keys. Without this scope, the stand-in behaves like Laravel
+//! Passport: refresh tokens rotate, the reuse of a refresh token revokes its family, and a refresh
+//! revokes the previous access token.
 //!
-//! Whatever it says can be changed on its way out; each endpoint can be held, answered by something
-//! else or taken away. Keys and signatures are made here, with none of the gateway's code, so that the
-//! gateway is never its own judge.
+//! Tests can change every answer. They can delay an endpoint, replace its answers or switch it off.
+//! Keys and signatures are made here, without the gateway's code, so that the gateway's code does
+//! not check itself.
 
 mod answers;
 mod keys;

@@ -1,4 +1,4 @@
-//! The server as a test holds it: started, counted, and given orders.
+//! The provider in the hands of a test: start it, count its calls, change its behaviour.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::{parameters, token_request};
 use crate::support::upstream::{Answer, Recorded, RecordingUpstream};
 use crate::support::wire::PATIENCE;
 
-/// What is asked of the provider.
+/// The endpoints of the provider.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Endpoint {
     Metadata,
@@ -61,29 +61,29 @@ pub(super) type Change = Arc<dyn Fn(&mut Value) + Send + Sync>;
 pub(super) type Rewrite = Arc<dyn Fn(&str) -> Answer + Send + Sync>;
 pub(super) type Forge = Arc<dyn Fn(&Draft) -> Option<String> + Send + Sync>;
 
-/// What becomes of a refresh token that comes again.
+/// The answer to a refresh token that is used again.
 #[derive(Clone, Copy, Default, Eq, PartialEq)]
 pub(super) enum RefreshTokenReuse {
-    /// All of its family is revoked.
+    /// The whole family is revoked.
     #[default]
     RevokeFamily,
-    /// It is answered once more.
+    /// The refresh succeeds once more.
     AnswerAgain,
 }
 
-/// How people are sent back.
+/// How the provider returns the user to the gateway.
 #[derive(Clone, Copy, Default, Eq, PartialEq)]
 pub(super) enum ReturnMethod {
-    /// As the request asks.
+    /// As the request says.
     #[default]
     Asked,
-    /// By a link that they have to click.
+    /// By a link that the user has to click.
     Link,
-    /// By a form that posts itself, whether the request asks for it or not.
+    /// By a form that submits itself, whether the request asks for it or not.
     Form,
 }
 
-/// What to do otherwise than an honest provider.
+/// The differences from a correct provider.
 #[derive(Clone, Default)]
 pub(super) struct Behavior {
     pub(super) metadata: Option<Change>,
@@ -100,11 +100,11 @@ pub(super) struct Behavior {
     pub(super) gives_refresh_tokens: bool,
     pub(super) reuse: RefreshTokenReuse,
     pub(super) return_method: ReturnMethod,
-    /// What every refresh is answered with; nothing is done then.
+    /// The answer to every refresh. The refresh is not carried out.
     pub(super) refuses: Option<Answer>,
-    /// Refreshes that are done, and whose answers are lost.
+    /// The number of refreshes that are carried out but get no answer.
     pub(super) losses: usize,
-    /// Each answer to a refresh waits for one notice.
+    /// Each answer to a refresh waits for one notification.
     pub(super) refresh_gate: Option<Arc<Notify>>,
     pub(super) next: VecDeque<(Endpoint, Answer)>,
     pub(super) instead: BTreeMap<Endpoint, Answer>,
@@ -121,13 +121,13 @@ pub(super) struct State {
     pub(super) calls: BTreeMap<Endpoint, usize>,
 }
 
-/// The provider: gone when dropped.
+/// The stand-in provider. It stops when it is dropped.
 pub(crate) struct StandIn {
     server: RecordingUpstream,
     state: Arc<watch::Sender<State>>,
 }
 
-/// Keeps an endpoint from answering.
+/// Delays the answers of an endpoint.
 pub(crate) struct Hold {
     endpoint: Endpoint,
     gate: Arc<Notify>,
@@ -135,24 +135,25 @@ pub(crate) struct Hold {
 }
 
 impl Hold {
-    /// Lets all answers go.
+    /// Releases all delayed answers.
     pub(crate) fn release(self) {
         self.state.send_modify(|state| {
             state.behavior.held.remove(&self.endpoint);
         });
-        // Whoever waits goes on; the permit is for one that has only just begun to.
+        // `notify_waiters` wakes the waiting answers. The permit is for an answer that is about to
+        // wait.
         self.gate.notify_waiters();
         self.gate.notify_one();
     }
 }
 
 impl StandIn {
-    /// Starts on a free port of 127.0.0.1: another site than the gateway's `localhost`.
+    /// Starts on a free port of 127.0.0.1. This is another site than the gateway's `localhost`.
     pub(crate) async fn start() -> Self {
         Self::at_time_of(&Clock::system()).await
     }
 
-    /// As [`StandIn::start`]; its tokens are of the time of `clock`.
+    /// Like [`StandIn::start`]. Its tokens have the time of `clock`.
     pub(crate) async fn at_time_of(clock: &Clock) -> Self {
         let server = RecordingUpstream::start().await;
         let state = Arc::new(watch::Sender::new(State {
@@ -174,17 +175,17 @@ impl StandIn {
             .answer_by(move |request| answer(request, &shared));
     }
 
-    /// Its origin on 127.0.0.1, which is its issuer identifier, too.
+    /// Its origin on 127.0.0.1. This is also its issuer identifier.
     pub(crate) fn url(&self) -> String {
         self.state.borrow().issuer.clone()
     }
 
-    /// Its keys now.
+    /// The current keys.
     pub(crate) fn keys(&self) -> Keys {
         self.state.borrow().keys
     }
 
-    /// How often an endpoint was called.
+    /// The number of calls to an endpoint.
     pub(crate) fn calls(&self, endpoint: Endpoint) -> usize {
         let calls = self.state.borrow();
         calls.calls.get(&endpoint).copied().unwrap_or_default()
@@ -198,21 +199,21 @@ impl StandIn {
             .collect()
     }
 
-    /// What the last authorization request asked, each parameter once.
+    /// The parameters of the last authorization request. Fails if one is repeated.
     pub(crate) fn asked(&self) -> BTreeMap<String, String> {
         let request = self.requests(Endpoint::Authorization).pop();
         let target = request.expect("nobody was sent here").target();
         parameters(target.split_once('?').unwrap().1)
     }
 
-    /// The form of the last request to an endpoint, each parameter once.
+    /// The form of the last request to an endpoint. Fails if a parameter is repeated.
     pub(crate) fn posted(&self, endpoint: Endpoint) -> BTreeMap<String, String> {
         let request = self.requests(endpoint).pop();
         let body = request.expect("nobody called it").body;
         parameters(&String::from_utf8(body).unwrap())
     }
 
-    /// Waits until an endpoint was called `count` times.
+    /// Waits until an endpoint has got `count` calls.
     pub(crate) async fn wait_for(&self, endpoint: Endpoint, count: usize) {
         let mut changes = self.state.subscribe();
         let enough = changes
@@ -221,18 +222,18 @@ impl StandIn {
         assert!(came.is_ok(), "{endpoint:?} was not called {count} times");
     }
 
-    /// Stops answering: connections are refused from now on.
+    /// Stops the server. Connections are refused from now on.
     pub(crate) async fn down(&mut self) {
         self.server.stop().await;
     }
 
-    /// Answers again, at the same address.
+    /// Starts the server again, at the same address.
     pub(crate) async fn up(&mut self) {
         self.server = RecordingUpstream::at(self.server.address()).await;
         self.serve();
     }
 
-    /// Does everything as it should from now on.
+    /// Removes all changes of the behaviour.
     pub(crate) fn behave(&self) {
         self.tell(|behavior| *behavior = Behavior::default());
     }
@@ -251,12 +252,12 @@ impl StandIn {
         self.tell(|behavior| behavior.header = Some(Arc::new(change)));
     }
 
-    /// Signs with another algorithm than RS256.
+    /// Signs with this algorithm instead of RS256.
     pub(crate) fn sign_with(&self, alg: &str) {
         self.tell(|behavior| behavior.alg = Some(alg.to_owned()));
     }
 
-    /// Makes the ID tokens by hand; `None`: there is none.
+    /// Creates the ID tokens with this function; `None` omits the ID token.
     pub(crate) fn id_token_by(
         &self,
         make: impl Fn(&Draft) -> Option<String> + Send + Sync + 'static,
@@ -282,12 +283,12 @@ impl StandIn {
         self.tell(|behavior| behavior.jwks = Some(Arc::new(change)));
     }
 
-    /// Changes the user information.
+    /// Changes the userinfo.
     pub(crate) fn userinfo(&self, change: impl Fn(&mut Value) + Send + Sync + 'static) {
         self.tell(|behavior| behavior.userinfo = Some(Arc::new(change)));
     }
 
-    /// Gives the user information as a JWT, made by hand.
+    /// Answers the userinfo as a JWT that this function creates.
     pub(crate) fn userinfo_by(
         &self,
         make: impl Fn(&Draft) -> Option<String> + Send + Sync + 'static,
@@ -295,7 +296,7 @@ impl StandIn {
         self.tell(|behavior| behavior.signed_userinfo = Some(Arc::new(make)));
     }
 
-    /// Gives the user information as a JWT, signed with `alg`.
+    /// Answers the userinfo as a JWT signed with `alg`.
     pub(crate) fn sign_userinfo(&self, alg: &str) {
         let alg = alg.to_owned();
         self.userinfo_by(move |draft| {
@@ -305,7 +306,7 @@ impl StandIn {
         });
     }
 
-    /// Changes the parameters that go back to the gateway, given as an object; `null` removes one.
+    /// Changes the parameters that the callback gets, as an object; `null` removes one.
     pub(crate) fn authorization_response(
         &self,
         change: impl Fn(&mut Value) + Send + Sync + 'static,
@@ -313,29 +314,29 @@ impl StandIn {
         self.tell(|behavior| behavior.authorization_response = Some(Arc::new(change)));
     }
 
-    /// Says in its answers that they are from `iss`, or does not say.
+    /// Adds `iss` to the answers, or omits it.
     pub(crate) fn response_iss(&self, iss: Option<&str>) {
         let iss = Value::from(iss);
         self.authorization_response(move |response| response["iss"] = iss.clone());
     }
 
-    /// Changes its keys: the old ones are gone.
+    /// Replaces its keys. The old ones are no longer published.
     pub(crate) fn rotate_keys(&self) {
         self.state
             .send_modify(|state| state.keys = state.keys.next());
     }
 
-    /// Changes its keys once more just before it signs the next ID token.
+    /// Replaces its keys once more just before it signs the next ID token.
     pub(crate) fn rotate_just_before_signing(&self) {
         self.tell(|behavior| behavior.rotates_before_signing = true);
     }
 
-    /// Gives a refresh token with every access token, each good for one use.
+    /// Issues a refresh token with every access token. Each can be used once.
     pub(crate) fn give_refresh_tokens(&self) {
         self.tell(|behavior| behavior.gives_refresh_tokens = true);
     }
 
-    /// The token requests that asked for a refresh, each as its form.
+    /// The forms of all refreshes.
     pub(crate) fn refreshes(&self) -> Vec<BTreeMap<String, String>> {
         let requests = self.exchanges().into_iter().filter(is_refresh);
         requests
@@ -355,7 +356,7 @@ impl StandIn {
         requests.map(|request| url(request).unwrap()).collect()
     }
 
-    /// Waits until so many refreshes were asked for.
+    /// Waits until this number of refreshes has arrived.
     pub(crate) async fn wait_for_refresh(&self, count: usize) {
         let asked = |requests: &[Recorded]| {
             let whole = requests.iter().filter(|request| request.complete);
@@ -364,34 +365,34 @@ impl StandIn {
         self.server.wait_until(asked).await;
     }
 
-    /// Answers every refresh so from now on, and does nothing; `None` ends that.
+    /// Gives this answer to every refresh from now on, without carrying it out; `None` stops this.
     pub(crate) fn refuse_refreshes(&self, answer: Option<Answer>) {
         self.tell(|behavior| behavior.refuses = answer);
     }
 
-    /// Does the next refresh and loses its answer.
+    /// Carries out the next refresh and loses its answer.
     pub(crate) fn lose_refresh(&self) {
         self.tell(|behavior| behavior.losses += 1);
     }
 
-    /// Holds the answers of refreshes from now on: each needs one notice of the gate.
+    /// Delays the answers to refreshes from now on. Each needs one notification of the gate.
     pub(crate) fn hold_refreshes(&self) -> Arc<Notify> {
         let gate = Arc::new(Notify::new());
         self.tell(|behavior| behavior.refresh_gate = Some(Arc::clone(&gate)));
         gate
     }
 
-    /// Answers used refresh tokens once more, as a server with a grace period does.
+    /// Accepts used refresh tokens once more, like a server with a grace period.
     pub(crate) fn give_grace(&self) {
         self.tell(|behavior| behavior.reuse = RefreshTokenReuse::AnswerAgain);
     }
 
-    /// Revokes all access tokens, as an administrator would.
+    /// Revokes all access tokens, like an administrator.
     pub(crate) fn revoke_access_tokens(&self) {
         self.state.send_modify(|state| state.tokens.alive.clear());
     }
 
-    /// An app that takes living access tokens only: `seen`, or 401.
+    /// The answers of an app that accepts only valid access tokens: `seen`, or 401.
     pub(crate) fn app(&self) -> impl Fn(&Recorded) -> Answer + Send + Sync + 'static {
         let state = Arc::clone(&self.state);
         move |request| {
@@ -411,45 +412,45 @@ impl StandIn {
         self.tamper_token_response(move |body| merge(body, &members));
     }
 
-    /// Overrides members of the user information from now on; `null` removes one.
+    /// Overrides members of the userinfo from now on; `null` removes one.
     pub(crate) fn user_members(&self, members: Value) {
         self.userinfo(move |claims| merge(claims, &members));
     }
 
-    /// Shows a page with one link from now on, instead of sending people back at once.
+    /// Shows a page with one link from now on, instead of redirecting at once.
     pub(crate) fn ask_first(&self) {
         self.tell(|behavior| behavior.return_method = ReturnMethod::Link);
     }
 
-    /// Answers by a form that the browser posts from now on.
+    /// Answers by `form_post` from now on.
     pub(crate) fn post_answers(&self) {
         self.tell(|behavior| behavior.return_method = ReturnMethod::Form);
     }
 
-    /// Answers the next request to an endpoint so.
+    /// Gives this answer to the next request to an endpoint.
     pub(crate) fn next(&self, endpoint: Endpoint, answer: Answer) {
         self.tell(|behavior| behavior.next.push_back((endpoint, answer)));
     }
 
-    /// Answers the next token request so.
+    /// Gives this answer to the next token request.
     pub(crate) fn fail_next(&self, answer: Answer) {
         self.next(Endpoint::Token, answer);
     }
 
-    /// Answers every request to an endpoint so.
+    /// Gives this answer to every request to an endpoint.
     pub(crate) fn instead(&self, endpoint: Endpoint, answer: Answer) {
         self.tell(|behavior| {
             behavior.instead.insert(endpoint, answer);
         });
     }
 
-    /// Answers every request to an endpoint with this status, type and body.
+    /// Answers every request to an endpoint with this status, media type and body.
     pub(crate) fn raw(&self, endpoint: Endpoint, status: u16, kind: &str, body: &str) {
         let answer = Answer::with(status, &[("Content-Type", kind)], body);
         self.instead(endpoint, answer);
     }
 
-    /// Makes something else of the honest answers of an endpoint.
+    /// Replaces the correct answers of an endpoint with the result of a function.
     pub(crate) fn rewrite(
         &self,
         endpoint: Endpoint,
@@ -460,7 +461,7 @@ impl StandIn {
         });
     }
 
-    /// Holds the answers of an endpoint back.
+    /// Delays the answers of an endpoint.
     pub(crate) fn hold(&self, endpoint: Endpoint) -> Hold {
         let gate = Arc::new(Notify::new());
         self.tell(|behavior| {

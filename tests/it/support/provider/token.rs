@@ -1,4 +1,5 @@
-//! An ID token in the making: header, claims and signature, each of which may be wrong.
+//! An ID token before it is signed: header, claims and signature. A test can make each of them
+//! wrong.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,7 +15,8 @@ pub(crate) fn unbase64url(text: &str) -> Vec<u8> {
     URL_SAFE_NO_PAD.decode(text).unwrap()
 }
 
-/// What an ID token says before it is signed, with what it belongs to.
+/// The contents of an ID token before it is signed, with the access token and code that belong to
+/// it.
 #[derive(Clone, Debug)]
 pub(crate) struct Draft {
     pub(crate) header: Value,
@@ -25,23 +27,23 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    /// The algorithm that the header names.
+    /// The algorithm in the header.
     pub(crate) fn alg(&self) -> &str {
         self.header["alg"].as_str().unwrap_or_default()
     }
 
-    /// Signed with `keys` as `alg` says, whatever the header says.
+    /// Signs with `keys` and `alg`, whatever the header says.
     pub(crate) fn signed_by(&self, keys: Keys, alg: &str) -> String {
         let (header, claims) = (self.header.to_string(), self.claims.to_string());
         compact(header, claims, |message| keys.sign(alg, message))
     }
 
-    /// Signed as the header says.
+    /// Signs with the algorithm in the header.
     pub(crate) fn signed(&self) -> String {
         self.signed_by(self.keys, self.alg())
     }
 
-    /// Signed with a shared secret.
+    /// Signs with a shared secret.
     pub(crate) fn signed_with_secret(&self, secret: &[u8]) -> String {
         let (header, claims) = (self.header.to_string(), self.claims.to_string());
         compact(header, claims, |message| hs256(secret, message))

@@ -1,4 +1,4 @@
-//! What codes and refresh tokens stand for.
+//! The codes, refresh tokens and access tokens that the stand-in has issued.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::CANARY;
 use super::server::{RefreshTokenReuse, State};
 use super::token::base64url;
 
-/// What an authorization request said.
+/// The parameters of an authorization request.
 #[derive(Clone, Debug)]
 pub(super) struct AuthorizedRequest {
     pub(super) user: String,
@@ -17,32 +17,32 @@ pub(super) struct AuthorizedRequest {
     pub(super) nonce: Option<String>,
     /// `openid` is among the scopes.
     pub(super) openid: bool,
-    /// When the user signed in, in seconds.
+    /// The time of the sign-in, in seconds.
     pub(super) at: u64,
 }
 
-/// What a refresh token stands for.
+/// The data of a refresh token.
 #[derive(Clone)]
 struct Grant {
     asked: AuthorizedRequest,
-    /// The number of the login that it comes from.
+    /// The number of the login that the token belongs to.
     family: usize,
     access_token: String,
     used: bool,
 }
 
-/// What was given out.
+/// Everything that was issued.
 #[derive(Default)]
 pub(super) struct TokenState {
     pub(super) codes: BTreeMap<String, AuthorizedRequest>,
     grants: BTreeMap<String, Grant>,
-    /// Access tokens that an app should take, and whether they come from an OpenID login.
+    /// The valid access tokens, and whether each comes from an OpenID login.
     pub(super) alive: BTreeMap<String, bool>,
-    /// How many codes and refreshes there were.
+    /// The number of codes and refreshes.
     pub(super) issued: usize,
 }
 
-/// Tokens for somebody.
+/// New tokens for a user.
 pub(super) struct IssuedTokens {
     pub(super) asked: AuthorizedRequest,
     pub(super) access_token: String,
@@ -57,7 +57,7 @@ impl TokenState {
         code
     }
 
-    /// What a code stands for, once.
+    /// Redeems a code, which is possible once.
     fn redeemed(
         &mut self,
         form: &BTreeMap<String, String>,
@@ -75,8 +75,8 @@ impl TokenState {
         Ok(asked)
     }
 
-    /// What a refresh token stands for. A used one is theft, and ends its family, unless there is a
-    /// time of grace. The ID token that comes of it has no nonce (OpenID Connect Core 1.0 section 12.2).
+    /// Uses a refresh token. Reuse revokes its family, unless there is a grace period. The ID token
+    /// from a refresh has no nonce (OpenID Connect Core 1.0 section 12.2).
     fn refreshed(&mut self, token: &str, reuse: RefreshTokenReuse) -> Result<Grant, &'static str> {
         let grant = self.grants.get_mut(token);
         let grant = grant.ok_or("the refresh token is unknown or was revoked")?;
@@ -94,7 +94,7 @@ impl TokenState {
 }
 
 impl State {
-    /// New tokens for the code or refresh token of a request.
+    /// Issues new tokens for the code or refresh token in a request.
     pub(super) fn issue(
         &mut self,
         form: &BTreeMap<String, String>,

@@ -1,5 +1,5 @@
-//! The app behind the gateway: it looks at every token as a resource server does, and says whose it
-//! was.
+//! The app behind the gateway. It checks every token like a resource server, and answers whose
+//! token it was.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,16 +11,16 @@ use sidegate::clock::Clock;
 use super::ledger::{Bearer, SharedLedger, TokenStatus};
 use crate::support::upstream::{Answer, Recorded, RecordingUpstream};
 
-/// How long it thinks about what stands below `/slow`, before it looks at the token.
+/// The delay of paths below `/slow`, before the app checks the token.
 const SLOW_ANSWER_DELAY: Duration = Duration::from_millis(300);
 
-/// An app that takes tokens; gone when dropped.
+/// An app that accepts tokens. It stops when it is dropped.
 pub(crate) struct TokenApp {
     server: RecordingUpstream,
 }
 
 impl TokenApp {
-    /// Starts on a free port of 127.0.0.1; what `book` has issued is good here.
+    /// Starts on a free port of 127.0.0.1. It accepts the tokens that `shared_ledger` has issued.
     pub(crate) async fn start(shared_ledger: &SharedLedger, clock: &Clock) -> Self {
         Self::with(RecordingUpstream::start().await, shared_ledger, clock)
     }
@@ -57,7 +57,7 @@ fn answer(request: &Recorded, shared_ledger: &SharedLedger, clock: &Clock) -> An
     })
 }
 
-/// 200 with whose the token is, when it is good; otherwise 401 with what is wrong with it.
+/// 200 with the token's user if the token is valid, otherwise 401 with the reason.
 fn check_token(request: &Recorded, shared_ledger: &SharedLedger, clock: &Clock) -> Answer {
     let field = request.head.value("authorization").unwrap_or_default();
     let token = field.strip_prefix("Bearer ").unwrap_or_default();

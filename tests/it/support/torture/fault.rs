@@ -1,4 +1,4 @@
-//! What can go wrong with a refresh, and when it does.
+//! The possible faults of a refresh, and the schedule of faults.
 
 use std::time::Duration;
 
@@ -7,43 +7,43 @@ use aws_lc_rs::digest::{SHA256, digest};
 use super::ledger::RefreshCall;
 use crate::support::upstream::Answer;
 
-/// One thing that goes wrong. After each, a client that keeps its head can go on, but for
-/// [`Fault::Lost`]; [`Fault::ClientRefused`] asks for an operator.
+/// One fault. A correct client can continue after each of them, except [`Fault::Lost`].
+/// [`Fault::ClientRefused`] needs an operator.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Fault {
-    /// The server takes its time.
+    /// The server is slow.
     Slow,
-    /// The connection ends before the server has acted.
+    /// The connection is closed before the server has processed the request.
     Closed,
     /// The same, by a reset.
     Reset,
-    /// The server has acted, the answer is lost, and there is no second try.
+    /// The server has processed the request and the answer is lost. A second try is refused.
     Lost,
-    /// The server has acted and the answer is lost, but it would give another.
+    /// The server has processed the request and the answer is lost. A second try succeeds.
     LostWithGrace,
-    /// As that, but half of the answer arrives.
+    /// The same, but half of the answer arrives.
     CutShort,
     InternalError,
-    /// 500 with the words `invalid_grant` in it.
+    /// 500 with the text `invalid_grant`.
     InternalErrorWithWords,
-    /// 500 in the shape of an OAuth error.
+    /// 500 in the format of an OAuth error.
     ServerError,
     BadGateway,
     Unavailable,
     TooManyRequests,
     RequestTimeout,
     TooEarly,
-    /// 200 with a page.
+    /// 200 with an HTML page.
     Page,
-    /// 200 with JSON that breaks off.
+    /// 200 with truncated JSON.
     BrokenJson,
-    /// 200 with JSON that has no token in it.
+    /// 200 with JSON that contains no token.
     NoToken,
-    /// The gateway's own secret is refused, for once.
+    /// The gateway's own secret is refused once.
     ClientRefused,
 }
 
-/// What becomes of one call.
+/// The outcome of one call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum CallOutcome {
     Normal,
@@ -95,12 +95,12 @@ impl Fault {
         }
     }
 
-    /// The server uses up the refresh token although no whole answer arrives.
+    /// Whether the server uses up the refresh token although no complete answer arrives.
     pub(super) fn uses_up(self) -> bool {
         matches!(self, Self::Lost | Self::LostWithGrace | Self::CutShort)
     }
 
-    /// The answer in place of an honest one. `honest` is what gets lost where something does.
+    /// The answer for this fault. `honest` is the correct answer, which some faults lose.
     pub(super) fn answer(self, honest: &str) -> Answer {
         let page = [("Content-Type", "text/html")];
         let json = [("Content-Type", "application/json")];
@@ -139,11 +139,11 @@ impl Fault {
     }
 }
 
-/// What happens to which call, and how long tokens live.
+/// The outcomes of all calls, and the lifetimes of tokens.
 #[derive(Clone, Debug)]
 pub(crate) struct Schedule {
     seed: u64,
-    /// Of a hundred first calls, so many go wrong.
+    /// The percentage of first calls with a fault.
     percent: u64,
     lifetimes: Vec<u64>,
     faults: Vec<Fault>,
@@ -151,7 +151,7 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    /// `lifetimes` are what an access token may live, in seconds.
+    /// `lifetimes` are the possible lifetimes of an access token, in seconds.
     pub(crate) fn new(seed: u64, percent: u64, lifetimes: &[u64]) -> Self {
         Self {
             seed,
@@ -162,18 +162,18 @@ impl Schedule {
         }
     }
 
-    /// Never with this fault.
+    /// Removes this fault from the schedule.
     pub(crate) fn without(mut self, fault: Fault) -> Self {
         self.faults.retain(|known| *known != fault);
         self
     }
 
-    /// The faults that happen.
+    /// The faults in the schedule.
     pub(crate) fn faults(&self) -> &[Fault] {
         &self.faults
     }
 
-    /// A number that depends on the seed and on `what` alone.
+    /// A number that depends only on the seed and on `what`.
     pub(crate) fn number(&self, what: &str) -> u64 {
         let hash = digest(&SHA256, format!("{} {what}", self.seed).as_bytes());
         let bytes = hash.as_ref().first_chunk().unwrap();
@@ -185,7 +185,7 @@ impl Schedule {
         among[usize::try_from(self.number(what) % count).unwrap()]
     }
 
-    /// What becomes of a call. At most two in a row go wrong.
+    /// The outcome of a call. At most two calls in a row have a fault.
     pub(super) fn outcome(&self, call: &RefreshCall) -> CallOutcome {
         let what = format!("{} {} {}", call.user, call.login, call.generation);
         let attempt = format!("{what} {}", call.attempt);
@@ -193,27 +193,28 @@ impl Schedule {
             return CallOutcome::Normal;
         }
         let fault = self.pick(&format!("which {attempt}"), &self.faults);
-        // The answer to another try would tell the server that the first was lost.
+        // A second try shows the server that the first answer was lost. So a second try always has
+        // a grace period.
         if call.attempt > 0 && fault == Fault::Lost {
             return CallOutcome::Normal;
         }
         CallOutcome::Faulty(fault)
     }
 
-    /// How long the access token of a generation lives.
+    /// The lifetime of the access token of a generation.
     pub(super) fn life(&self, user: &str, login: usize, generation: usize) -> Duration {
         let what = format!("life {user} {login} {generation}");
         Duration::from_secs(self.pick(&what, &self.lifetimes))
     }
 
-    /// How long a slow call takes.
+    /// The duration of a slow call.
     pub(super) fn delay(&self, call: &RefreshCall) -> Duration {
         let what = format!("delay {} {} {}", call.user, call.generation, call.attempt);
         let millis = u64::try_from(self.slowest.as_millis()).unwrap();
         Duration::from_millis(self.number(&what) % millis)
     }
 
-    /// How often each fault meets a first call, in percent.
+    /// The frequency of each fault at first calls, in percent.
     pub(crate) fn rate(&self) -> f64 {
         let percent = u32::try_from(self.percent).unwrap();
         f64::from(percent) / f64::from(u32::try_from(self.faults.len()).unwrap())

@@ -1,7 +1,8 @@
-//! What was issued, what was used up, and which answers were lost.
+//! A record of issued tokens, used tokens and lost answers.
 //!
 //! One login is a family of token pairs (RFC 9700 section 4.14.2): each refresh uses up the newest
-//! pair and issues the next. Tokens say who they are for, so that whoever sees one can tell.
+//! pair and issues the next. Each token contains its user, so that anybody who gets it can check
+//! it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,91 +15,92 @@ use tokio::sync::watch;
 use super::fault::Fault;
 use crate::support::oauth::CANARY;
 
-/// What a server does with its tokens.
+/// The behaviour of a server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ProviderBehavior {
     /// The server's name.
     pub(crate) server: &'static str,
-    /// A refresh kills the old access token.
+    /// Whether a refresh revokes the old access token.
     pub(crate) kills_access_tokens: bool,
-    /// How long a refresh token that was used up is still good for another try.
+    /// How long a used refresh token is still accepted for a second try.
     pub(crate) grace: Duration,
 }
 
-/// Access and refresh token, issued together.
+/// An access token and a refresh token that were issued together.
 #[derive(Clone, Debug)]
 pub(crate) struct Pair {
-    /// How many refreshes came before, not counting those that were tried again.
+    /// The number of refreshes before, not counting repeated ones.
     pub(crate) generation: usize,
-    /// When the call came that it is the answer to.
+    /// When the call arrived that this pair answers.
     pub(crate) asked_at: Timestamp,
     pub(crate) issued_at: Timestamp,
     pub(crate) expires_at: Timestamp,
-    /// When the access token was killed.
+    /// When the access token was revoked.
     pub(crate) killed_at: Option<Timestamp>,
-    /// The answer that carried it never arrived.
+    /// The answer with this pair never arrived.
     pub(crate) lost: bool,
     /// When its refresh token was used up.
     pub(crate) used_at: Option<Timestamp>,
     grace_until: Timestamp,
-    /// When calls with its refresh token came.
+    /// When calls with its refresh token arrived.
     pub(crate) calls: Vec<Timestamp>,
-    /// What they met.
+    /// The faults of these calls.
     pub(crate) faults: Vec<Fault>,
-    /// How many of them nobody answered, because the server was gone.
+    /// The number of these calls without any answer, because the server was stopped.
     pub(crate) abandoned: usize,
 }
 
 /// Why a family ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum End {
-    /// An old refresh token came back, because the answer that should have replaced it was lost and
-    /// there was no grace: no client can do better.
+    /// An old refresh token was used again, because the answer that replaced it was lost and there
+    /// was no grace period. No client can avoid this.
     LostAnswer,
-    /// An old refresh token came back though its successor had arrived, or later than the grace.
+    /// An old refresh token was used again although its successor had arrived, or after the grace
+    /// period.
     Reuse,
 }
 
-/// One login and all that came of it.
+/// One login with all its token pairs.
 #[derive(Clone, Debug)]
 pub(crate) struct Family {
     pub(crate) user: String,
-    /// The how-manieth login of this user it is.
+    /// The number of this login for this user, from 0.
     pub(crate) login: usize,
     pub(crate) pairs: Vec<Pair>,
     pub(crate) ended: Option<End>,
-    /// When an access token of it was last used.
+    /// When one of its access tokens was last used.
     pub(crate) last_used_at: Timestamp,
-    /// Calls for it that came while another was under way.
+    /// The number of calls that arrived while another call was in progress.
     pub(crate) overlaps: usize,
     pub(crate) behavior: ProviderBehavior,
-    /// The pairs with whose refresh tokens calls are under way.
+    /// The pairs whose refresh tokens are being used by calls in progress.
     under_way: Vec<usize>,
 }
 
-/// Which pair of which family.
+/// Identifies a pair by its family and its position.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct PairId {
     pub(crate) family: usize,
     pub(crate) pair: usize,
 }
 
-/// A refresh that has arrived.
+/// A refresh request that has arrived.
 #[derive(Clone, Debug)]
 pub(crate) struct RefreshCall {
     pub(crate) pair_id: PairId,
     pub(crate) user: String,
     pub(crate) login: usize,
     pub(crate) generation: usize,
-    /// How many came before it with the same token.
+    /// The number of earlier calls with the same token.
     pub(crate) attempt: usize,
 }
 
-/// The refresh token is no good.
+/// The refresh token is invalid.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct InvalidGrant;
 
-/// What an access token is worth.
+/// The status of an access token.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum TokenStatus {
     Valid,
@@ -106,7 +108,7 @@ pub(crate) enum TokenStatus {
     Killed,
 }
 
-/// Whose token it is, and what it is worth.
+/// The owner and the status of an access token.
 #[derive(Clone, Debug)]
 pub(crate) struct Bearer {
     pub(crate) user: String,
@@ -114,7 +116,7 @@ pub(crate) struct Bearer {
     pub(crate) status: TokenStatus,
 }
 
-/// The book that several servers may keep together.
+/// A record that several servers share.
 pub(crate) type SharedLedger = Arc<watch::Sender<Ledger>>;
 
 /// All families.
@@ -140,7 +142,7 @@ impl Pair {
         }
     }
 
-    /// How many calls were answered as they should be.
+    /// The number of calls with the correct answer.
     pub(crate) fn normal_calls(&self) -> usize {
         let faults = self.faults.iter().filter(|fault| **fault != Fault::Slow);
         self.calls.len() - faults.count() - self.abandoned
@@ -148,7 +150,7 @@ impl Pair {
 }
 
 impl Ledger {
-    /// A book without entries.
+    /// An empty record.
     pub(crate) fn shared_ledger() -> SharedLedger {
         Arc::new(watch::Sender::new(Self::default()))
     }
@@ -157,7 +159,7 @@ impl Ledger {
         &self.families
     }
 
-    /// Opens a family: somebody has signed in.
+    /// Opens a family for a new login.
     pub(crate) fn open(
         &mut self,
         user: &str,
@@ -182,7 +184,7 @@ impl Ledger {
         }
     }
 
-    /// How often a user has signed in.
+    /// The number of logins of a user.
     pub(crate) fn logins(&self, user: &str) -> usize {
         let theirs = self.families.iter().filter(|family| family.user == user);
         theirs.count()
@@ -203,7 +205,7 @@ impl Ledger {
         &mut self.families[pair_id.family].pairs[pair_id.pair]
     }
 
-    /// Notes that a call with a refresh token has come; `None`: it was never issued.
+    /// Records that a call with a refresh token has begun; `None` if the token was never issued.
     pub(crate) fn begin_call(
         &mut self,
         refresh_token: &str,
@@ -230,7 +232,7 @@ impl Ledger {
         })
     }
 
-    /// Notes that a call is over, whatever came of it.
+    /// Records the end of a call.
     pub(crate) fn end_call(&mut self, pair_id: PairId) {
         let under_way = &mut self.families[pair_id.family].under_way;
         if let Some(at) = under_way.iter().position(|pair| *pair == pair_id.pair) {
@@ -238,8 +240,8 @@ impl Ledger {
         }
     }
 
-    /// Uses up a refresh token (RFC 6749 section 6) and issues the next pair. With `grace` it stays
-    /// good that long for another try, if that is more than the habit.
+    /// Uses up a refresh token (RFC 6749 section 6) and issues the next pair. The token is accepted
+    /// for a second try during the longer of `grace` and the server's grace period.
     pub(crate) fn refresh(
         &mut self,
         pair_id: PairId,
@@ -287,7 +289,7 @@ impl Ledger {
         })
     }
 
-    /// How often each fault has happened, by name.
+    /// The number of occurrences of each fault, by name.
     pub(crate) fn faults(&self) -> BTreeMap<&'static str, usize> {
         let mut count = BTreeMap::new();
         let pairs = self.families.iter().flat_map(|family| &family.pairs);
@@ -297,7 +299,7 @@ impl Ledger {
         count
     }
 
-    /// Whose token it is; `None`: it was never issued.
+    /// The owner of an access token; `None` if the token was never issued.
     pub(crate) fn bearer(&self, access_token: &str, now: Timestamp) -> Option<Bearer> {
         let pair_id = pair_id(access_token)?;
         let family = self.families.get(pair_id.family)?;
@@ -317,12 +319,12 @@ impl Ledger {
         })
     }
 
-    /// Notes that somebody is there.
+    /// Records that a user of this family sent a request.
     pub(crate) fn note_use(&mut self, family: usize, now: Timestamp) {
         self.families[family].last_used_at = now;
     }
 
-    /// Forgets the calls that were under way: the server is gone, and they with it.
+    /// Removes the calls in progress of a server that was stopped.
     pub(crate) fn abandon(&mut self, server: &str) {
         let families = self.families.iter_mut();
         for family in families.filter(|family| family.behavior.server == server) {
@@ -332,7 +334,7 @@ impl Ledger {
         }
     }
 
-    /// Everything, to be read by people.
+    /// All data, for people to read.
     pub(crate) fn to_json(&self) -> Value {
         let pair = |pair: &Pair| {
             let faults: Vec<_> = pair.faults.iter().map(|fault| fault.name()).collect();
@@ -365,7 +367,7 @@ impl Family {
         }
     }
 
-    /// The newest pair is lost and cannot be had again: no client can go on from here.
+    /// The newest pair is lost and cannot be requested again, so no client can continue.
     pub(crate) fn is_unrecoverable(&self) -> bool {
         let [.., asked, newest] = self.pairs.as_slice() else {
             return false;
@@ -373,14 +375,14 @@ impl Family {
         newest.lost && asked.used_at == Some(asked.grace_until)
     }
 
-    /// How many refresh tokens were used up.
+    /// The number of used refresh tokens.
     pub(crate) fn refreshes(&self) -> usize {
         let used = self.pairs.iter().filter(|pair| pair.used_at.is_some());
         used.count()
     }
 }
 
-/// The place that the end of a token names.
+/// The pair that the end of a token names.
 fn pair_id(token: &str) -> Option<PairId> {
     let mut parts = token.rsplit('.');
     let pair = parts.next()?.parse().ok()?;
@@ -463,7 +465,7 @@ mod tests {
         assert_eq!(ledger.pair(again).generation, 1);
         assert_eq!(status(&ledger, lost, at(5)), TokenStatus::Killed);
         assert_eq!(status(&ledger, again, at(5)), TokenStatus::Valid);
-        // It was used up once.
+        // Only one refresh token was used up.
         assert_eq!(ledger.families()[1].refreshes(), 1);
         let next = ledger.refresh(again, LIFE, NO_GRACE, at(7)).unwrap();
         assert!(!ledger.families()[1].is_unrecoverable());
@@ -471,7 +473,7 @@ mod tests {
         assert!(ledger.families()[1].is_unrecoverable());
         assert!(ledger.refresh(again, LIFE, NO_GRACE, at(8)).is_err());
         assert_eq!(ledger.families()[1].ended, Some(End::LostAnswer));
-        // Whoever lets the grace pass could have done better.
+        // A client that lets the grace period pass could have avoided this.
         let (mut ledger, first) = opened(true);
         let lost = ledger.refresh(first, LIFE, grace, at(1)).unwrap();
         ledger.pair(lost).lost = true;

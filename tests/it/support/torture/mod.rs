@@ -1,10 +1,10 @@
-//! An authorization server that is hard on its clients, and the app that takes its tokens.
+//! An authorization server that often fails, and an app that accepts its tokens.
 //!
-//! It signs everybody in without a form, issues tokens that say whose they are, rotates refresh
-//! tokens and ends the whole login when an old one comes back, as real servers do. A [`fault::Schedule`] says which
-//! call meets which [`fault::Fault`], by a seed, so that a run can be had again. The
-//! [`ledger::Ledger`] knows what was issued, what was used up and which answers were lost: it is
-//! the only witness of what no client could have helped.
+//! The server signs every user in without a form. Its tokens contain their user. Like real servers,
+//! it rotates refresh tokens and ends the whole login when an old refresh token is used again. A
+//! [`fault::Schedule`] selects the [`fault::Fault`] of each call from a seed, so that a run can be
+//! repeated. The [`ledger::Ledger`] records issued tokens, used tokens and lost answers. Only this
+//! record can prove that no client could have avoided the end of a login.
 //!
 //! By hand: `cargo run --example torture_provider -- --help`.
 

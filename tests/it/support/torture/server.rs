@@ -1,4 +1,4 @@
-//! The server itself: authorization endpoint, token endpoint, user information.
+//! The server: authorization endpoint, token endpoint, userinfo.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,11 +19,12 @@ use super::ledger::{
 use crate::support::oauth::{CANARY, parameters, token_request};
 use crate::support::upstream::{Answer, Recorded, RecordingUpstream};
 
-/// How many calls may go wrong in a row: whoever waits longer each time must not wait for ever.
+/// The maximum number of failed calls in a row. A client that doubles its pauses must not wait
+/// without end.
 const WRONG_IN_A_ROW: usize = 3;
 
-/// How long an answer that was lost can be had again, where it can: longer than the pauses of a client
-/// that meets one fault and several outages after it.
+/// How long a lost answer can be requested again, if it can: longer than the pauses of a client
+/// after one fault and several outages.
 const GRACE: Duration = Duration::from_mins(2);
 
 const JSON: [(&str, &str); 2] = [
@@ -31,7 +32,7 @@ const JSON: [(&str, &str); 2] = [
     ("Cache-Control", "no-store"),
 ];
 
-/// What all its connections look at.
+/// The data that all connections share.
 struct Shared {
     shared_ledger: SharedLedger,
     behavior: ProviderBehavior,
@@ -42,24 +43,24 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// User, challenge and redirect URI of each code that was not used yet.
+    /// User, challenge and redirect URI of each unused code.
     codes: BTreeMap<String, (String, String, String)>,
     codes_issued: usize,
     fault_free: bool,
-    /// So many calls have gone wrong since one did not.
+    /// The number of failed calls since the last success.
     wrong_in_a_row: usize,
-    /// Answers every refresh so, and uses nothing up.
+    /// The answer to every refresh, which is then not carried out.
     instead: Option<Answer>,
 }
 
-/// A server under torture; gone when dropped.
+/// A server that often fails. It stops when it is dropped.
 pub(crate) struct TortureProvider {
     server: RecordingUpstream,
     shared: Arc<Shared>,
 }
 
 impl TortureProvider {
-    /// Starts on a free port of 127.0.0.1, keeping its entries in `book`.
+    /// Starts on a free port of 127.0.0.1, and records its tokens in `shared_ledger`.
     pub(crate) async fn start(
         shared_ledger: &SharedLedger,
         behavior: ProviderBehavior,
@@ -100,7 +101,7 @@ impl TortureProvider {
         self.server.url()
     }
 
-    /// What a gateway's settings say of it, as TOML.
+    /// The gateway's settings for this provider, as TOML.
     pub(crate) fn section(&self, profile: &str, secret_file: &str) -> String {
         let (url, behavior) = (self.url(), self.shared.behavior);
         format!(
@@ -114,22 +115,22 @@ impl TortureProvider {
         )
     }
 
-    /// Does everything as it should from now on.
+    /// Causes no more faults from now on.
     pub(crate) fn stop_faults(&self) {
         self.shared
             .state
             .send_modify(|state| state.fault_free = true);
     }
 
-    /// Answers every refresh so from now on, and uses nothing up.
+    /// Gives this answer to every refresh from now on, without carrying it out.
     pub(crate) fn answer_refreshes(&self, answer: Option<Answer>) {
         self.shared
             .state
             .send_modify(|state| state.instead = answer);
     }
 
-    /// Is gone for `time`: connections are refused. What was under way is answered by nobody. The
-    /// first call after that finds it well again.
+    /// Refuses connections for `time`. Calls in progress get no answer. The first call afterwards
+    /// has no fault.
     pub(crate) async fn is_gone_for(&mut self, time: Duration) {
         self.server.stop().await;
         let server = self.shared.behavior.server;
@@ -183,7 +184,7 @@ fn answer(shared: &Arc<Shared>, request: &Recorded) -> Answer {
     }
 }
 
-/// Who signs in: `login_hint`, the cookie `user`, or alice.
+/// The user is `login_hint`, or the cookie `user`, or alice.
 fn authorize(shared: &Shared, request: &Recorded, target: &Url) -> Answer {
     let asked = parameters(target.query().unwrap_or_default());
     let cookies = request.head.value("cookie").unwrap_or_default();
@@ -289,7 +290,7 @@ fn refresh(shared: &Arc<Shared>, refresh_token: &str) -> Answer {
     }
 }
 
-/// Does what was asked, as far as `fault` lets it.
+/// Carries out the call as far as `fault` allows.
 fn act(shared: &Shared, call: &RefreshCall, fault: Option<Fault>) -> Answer {
     let now = shared.clock.now();
     let grace = match fault {
@@ -356,7 +357,7 @@ mod tests {
     }
 
     impl Fixture {
-        /// With a seed whose first call for `user` meets `fault`.
+        /// Uses a seed with which the first call for `user` has `fault`.
         async fn failing(user: &str, fault: Option<Fault>) -> Self {
             let call = RefreshCall {
                 pair_id: PairId { family: 0, pair: 0 },
@@ -421,7 +422,7 @@ mod tests {
             body
         }
 
-        /// What the app says of an access token.
+        /// The app's answer to an access token.
         async fn shown(&self, token: &serde_json::Value) -> String {
             let token = token["access_token"].as_str().unwrap();
             let request = format!("GET /slow HTTP/1.1\r\nAuthorization: Bearer {token}\r\n\r\n");
