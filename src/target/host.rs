@@ -169,4 +169,27 @@ mod tests {
         // Five names are plain, each without a port and with a port that is not a default.
         assert_eq!(all_plain, 10);
     }
+
+    #[test]
+    fn a_name_of_253_bytes_is_taken_and_a_longer_one_is_refused() {
+        let label = "a".repeat(MAX_LABEL);
+        let longest = [&*label, &label, &label, &"b".repeat(61)].join(".");
+        assert_eq!(longest.len(), MAX_NAME);
+        let spellings = |name: &str| {
+            [
+                name.to_owned(),
+                name.to_ascii_uppercase(),
+                format!("{name}."),
+            ]
+        };
+        let read = |name: &str| Host::parse(&HeaderValue::from_str(name).unwrap());
+        for name in spellings(&longest) {
+            assert_eq!(read(&name).unwrap().authority(), longest, "{name}");
+        }
+        for more in ["b", ".b"] {
+            for name in spellings(&format!("{longest}{more}")) {
+                assert_eq!(read(&name), Err(Error::HostMalformed), "{name}");
+            }
+        }
+    }
 }

@@ -323,4 +323,16 @@ mod tests {
         }
         assert!(plain > 500, "{plain}");
     }
+
+    #[test]
+    fn the_first_fault_in_a_path_is_the_one_that_is_reported() {
+        for (path, fault) in [
+            ("/%ff%00", Error::NotUtf8),
+            ("/%00%ff", Error::ControlCharacter),
+            ("/%c3%c3%zz", Error::NotUtf8),
+            ("/%zz%c3%c3", Error::MalformedPercent),
+        ] {
+            assert_eq!(canonical(path), Err(fault), "{path}");
+        }
+    }
 }

@@ -142,3 +142,47 @@ fn may_be_the_same(segment: &[u8], wanted: &[u8]) -> bool {
 fn name(segment: &[u8]) -> impl Iterator<Item = u8> {
     decoded(segment).take_while(|byte| *byte != b';')
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_from_configuration_keeps_its_canonical_text() {
+        let prefix = Prefix::parse("/%7ealice").unwrap();
+        assert_eq!(prefix.as_str(), "/~alice");
+        assert_eq!(format!("{prefix:?}"), "\"/~alice\"");
+        assert_eq!(Prefix::try_from("/%7ealice".to_owned()), Ok(prefix));
+        let error = Prefix::try_from("/a/../b".to_owned()).unwrap_err();
+        assert!(error.starts_with("`/a/../b` is not a path prefix: "));
+    }
+
+    #[test]
+    fn an_outline_keeps_the_names_of_segments_in_lower_case() {
+        for (path, depth, wanted) in [
+            ("/Admin/users", 0, &[""][..]),
+            ("/Admin/users", 1, &["", "/admin"]),
+            ("/Admin/users", 9, &["", "/admin", "/admin/users"]),
+            (
+                "/Admin%20;x=1/v1.2.%20./",
+                2,
+                &["", "/admin", "/admin/v1.2"],
+            ),
+            ("/;x/.../a", 3, &["", "/", "//", "///a"]),
+            ("/", 2, &[""]),
+        ] {
+            let outline = Outline::of(path, depth);
+            let wanted = wanted.iter().map(|beginning| beginning.as_bytes());
+            assert!(outline.beginnings().eq(wanted), "{path} {outline:?}");
+        }
+    }
+
+    #[test]
+    fn a_rule_that_protects_covers_paths_that_nobody_made_canonical() {
+        let admin = Prefix::parse("/admin").unwrap();
+        for path in ["/%61dmin", "/%41dmin/x", "/a%64min"] {
+            assert!(admin.covers(path), "{path}");
+        }
+        assert!(!admin.covers("/%62dmin"));
+    }
+}
