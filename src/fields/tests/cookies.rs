@@ -146,3 +146,24 @@ fn c_05_many_cookies_and_semicolons_are_handled() {
     remove_cookies(&mut fields, |_| true);
     assert_eq!(fields.get(COOKIE).unwrap().len(), 10_000);
 }
+
+#[test]
+fn h_27_an_app_sets_cookies_that_differ_from_ours_in_more_than_the_prefixs_case() {
+    // With its beginning replaced by the prefix of that length, each would be one of ours.
+    for line in ["sessions=1", "x-Secure-s=1"] {
+        let mut fields = headers(&[("set-cookie", line)]);
+        outbound(&mut fields, |name| {
+            matches!(name, b"__Host-s" | b"__Secure-s")
+        });
+        assert_eq!(fields[SET_COOKIE], line);
+    }
+}
+
+#[test]
+fn the_only_line_of_cookies_is_one_without_another() {
+    let one = headers(&[("cookie", "a=1; b=2"), ("accept", "*/*")]);
+    assert_eq!(cookie::only_line(&one), Some(&b"a=1; b=2"[..]));
+    let two = headers(&[("cookie", "a=1"), ("cookie", "b=2")]);
+    assert_eq!(cookie::only_line(&two), None);
+    assert_eq!(cookie::only_line(&HeaderMap::new()), None);
+}

@@ -213,3 +213,10 @@ fn a_client_behind_a_trusted_peer_by_example() {
     let open = Client::read(&peer, Scheme::Http, &headers, &balancers);
     assert_eq!(open.address().to_string(), "203.0.113.9");
 }
+
+#[test]
+fn trust_in_nobody_is_told_from_trust_in_somebody() {
+    assert!(TrustedPeers::default().is_empty());
+    assert!(TrustedPeers::new([]).is_empty());
+    assert!(!TrustedPeers::new(["10.0.0.0/8".parse().unwrap()]).is_empty());
+}

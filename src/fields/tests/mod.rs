@@ -273,3 +273,58 @@ fn an_owned_name_in_any_spelling_by_example() {
     }
     assert!(!owned().contains("X-Username"));
 }
+
+#[test]
+fn h_36_via_names_the_version_by_which_a_request_came() {
+    for (version, wanted) in [
+        (Version::HTTP_10, "1.0 sidegate"),
+        (Version::HTTP_11, "1.1 sidegate"),
+        (Version::HTTP_2, "2 sidegate"),
+    ] {
+        let mut fields = HeaderMap::new();
+        assert_eq!(append_via(&mut fields, version), Ok(()));
+        assert_eq!(fields[VIA], wanted, "{version:?}");
+        assert_eq!(append_via(&mut fields, version), Ok(()));
+        assert_eq!(fields.get_all(VIA).iter().count(), 2, "{version:?}");
+    }
+}
+
+#[test]
+fn h_36_a_loop_has_a_code_of_its_own_in_the_log() {
+    assert_eq!(Loop.reason(), "forwarding_loop");
+}
+
+#[test]
+fn most_usual_fields_pass_without_a_search_through_our_names() {
+    let owned = owned();
+    for name in [
+        "accept",
+        "Accept-Encoding",
+        "accept-language",
+        "cache-control",
+        "Cookie",
+        "host",
+        "origin",
+        "referer",
+        "sec-fetch-mode",
+        "User-Agent",
+    ] {
+        assert!(!owned.suspects(name), "{name}");
+    }
+}
+
+#[test]
+fn h_30_a_connection_that_only_stays_or_ends_nominates_nothing() {
+    for line in ["keep-alive", "Keep-Alive", "close", "Close"] {
+        let fields = headers(&[("connection", line)]);
+        assert!(strip::nominated(&fields).is_empty(), "{line}");
+    }
+}
+
+#[test]
+fn a_view_has_the_lines_that_came_whatever_their_case() {
+    let map = headers(&[("cookie", "")]);
+    let lines: &[(&str, &[u8])] = &[("COOKIE", b"")];
+    assert!(map.has(&COOKIE) && lines.has(&COOKIE));
+    assert!(!map.has(&VIA) && !lines.has(&VIA));
+}
