@@ -182,3 +182,58 @@ fn x_16_a_login_comes_back_whatever_year_it_is() {
         assert_eq!(at(Timestamp::MAX), Err(StateError::Expired), "{seconds}");
     }
 }
+
+#[test]
+fn the_name_of_a_tabs_cookie_names_the_tab_and_no_other_name_does() {
+    let (_, sent) = sent(&KeyRing::random().unwrap());
+    let text = sent.state.split('.').next().unwrap();
+    let name = sent.tab.cookie();
+    assert_eq!(name, format!("__Host-sidegate-{text}"));
+    assert_eq!(Tab::of_cookie(name.as_bytes()), Some(sent.tab));
+    let longer = format!("{name}0");
+    let shorter = name.get(..name.len() - 1).unwrap();
+    for other in [
+        "__Host-sidegate",
+        "__Host-sidegate-",
+        "__Host-sidegate-0123456789abcdeg",
+        "__Host-sidegate-0123456789ABCDEF",
+        "__host-sidegate-0123456789abcdef",
+        "0123456789abcdef",
+        &longer,
+        shorter,
+    ] {
+        assert_eq!(Tab::of_cookie(other.as_bytes()), None, "{other}");
+    }
+    assert_eq!(Tab::of_cookie(b"__Host-sidegate-0123456789abcde\xff"), None);
+}
+
+#[test]
+fn a_nonce_is_the_logins_own_and_comes_back_with_it() {
+    let keys = KeyRing::random().unwrap();
+    let ((one, out), (other, _)) = (sent(&keys), sent(&keys));
+    assert_eq!(one.nonce().len(), 43);
+    assert_ne!(one.nonce(), other.nonce());
+    // The nonce goes to the browser, and the code verifier must not be known from it.
+    assert_ne!(one.nonce(), *one.code_verifier().expose());
+    let verified = ReturnedState::open(&out.state, &keys, ORIGIN)
+        .and_then(|state| state.verify(&keys, Some(secret(&out)), NOW, TIMEOUT));
+    assert_eq!(verified.unwrap().nonce(), one.nonce());
+}
+
+#[test]
+fn a_state_has_one_fingerprint_and_another_state_has_another() {
+    let keys = KeyRing::random().unwrap();
+    let ((_, one), (_, other)) = (sent(&keys), sent(&keys));
+    let fingerprint = |sent: &Sent| {
+        ReturnedState::open(&sent.state, &keys, ORIGIN).map(|state| state.fingerprint())
+    };
+    assert_eq!(fingerprint(&one).unwrap(), fingerprint(&one).unwrap());
+    assert_ne!(fingerprint(&one).unwrap(), fingerprint(&other).unwrap());
+}
+
+#[test]
+fn a_registration_tag_is_the_first_half_of_a_fingerprint() {
+    let fingerprint = std::array::from_fn(|at| u8::try_from(at).unwrap());
+    let first_half = std::array::from_fn(|at| u8::try_from(at).unwrap());
+    assert_eq!(registration_tag(&fingerprint), first_half);
+}
