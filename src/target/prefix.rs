@@ -154,7 +154,13 @@ mod tests {
         assert_eq!(format!("{prefix:?}"), "\"/~alice\"");
         assert_eq!(Prefix::try_from("/%7ealice".to_owned()), Ok(prefix));
         let error = Prefix::try_from("/a/../b".to_owned()).unwrap_err();
-        assert!(error.starts_with("`/a/../b` is not a path prefix: "));
+        let wanted = "`/a/../b` is not a path prefix: the path has a dot segment";
+        assert_eq!(error, wanted);
+    }
+
+    #[test]
+    fn the_default_prefix_is_the_whole_path_space() {
+        assert_eq!(Prefix::default(), Prefix::parse("/").unwrap());
     }
 
     #[test]

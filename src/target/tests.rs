@@ -447,3 +447,17 @@ fn a_target_and_a_prefix_by_example() {
             .any(|start| Some(start) == prefix.prefixes().last())
     );
 }
+
+#[test]
+fn codes_for_the_log_that_no_table_has_are_stable() {
+    for (error, code) in [
+        (Error::Asterisk, "target_asterisk"),
+        (Error::HostDuplicated, "target_host_duplicated"),
+        (Error::HostMissing, "target_host_missing"),
+        (Error::MethodMalformed, "target_method_malformed"),
+        (Error::MethodNotAllowed, "target_method_not_allowed"),
+        (Error::PathTooLong, "target_path_too_long"),
+    ] {
+        assert_eq!(error.reason(), code);
+    }
+}
