@@ -167,3 +167,14 @@ fn the_only_line_of_cookies_is_one_without_another() {
     assert_eq!(cookie::only_line(&two), None);
     assert_eq!(cookie::only_line(&HeaderMap::new()), None);
 }
+
+#[test]
+fn h_27_either_prefix_is_ours_in_any_case() {
+    for line in ["__HOST-s=1", "__host-s=1", "__SECURE-s=1", "__secure-s=1"] {
+        let mut fields = headers(&[("set-cookie", line)]);
+        outbound(&mut fields, |name| {
+            matches!(name, b"__Host-s" | b"__Secure-s")
+        });
+        assert!(fields.is_empty(), "{line}");
+    }
+}

@@ -220,3 +220,15 @@ fn trust_in_nobody_is_told_from_trust_in_somebody() {
     assert!(TrustedPeers::new([]).is_empty());
     assert!(!TrustedPeers::new(["10.0.0.0/8".parse().unwrap()]).is_empty());
 }
+
+#[test]
+fn h_17_a_trusted_peer_says_http_of_a_request_that_it_sends_by_tls() {
+    let trusted = TrustedPeers::new(["10.0.0.0/8".parse().unwrap()]);
+    let peer = Peer::new("10.0.0.7".parse().unwrap());
+    for (value, wanted) in [("http", "http"), ("HTTP", "http"), ("ftp", "https")] {
+        let mut fields = headers(&[("x-forwarded-proto", value)]);
+        let client = Client::read(&peer, Scheme::Https, &fields, &trusted);
+        client.write(&mut fields, &HeaderValue::from_static("gw.test"));
+        assert_eq!(fields["x-forwarded-proto"], wanted, "{value}");
+    }
+}

@@ -259,6 +259,7 @@ fn h_27_an_app_cannot_disable_strict_transport_security() {
         ("max-age=31536000; includeSubDomains", true),
         ("max-age=10", true),
         ("max-age=", true),
+        ("max-age=0=1", true),
     ] {
         let mut fields = headers(&[("strict-transport-security", policy)]);
         outbound(&mut fields, |_| false);
@@ -327,4 +328,49 @@ fn a_view_has_the_lines_that_came_whatever_their_case() {
     let lines: &[(&str, &[u8])] = &[("COOKIE", b"")];
     assert!(map.has(&COOKIE) && lines.has(&COOKIE));
     assert!(!map.has(&VIA) && !lines.has(&VIA));
+}
+
+#[test]
+fn h_27_no_hop_by_hop_field_of_an_app_reaches_a_browser() {
+    for name in [
+        "connection",
+        "http2-settings",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authentication-info",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ] {
+        let mut fields = headers(&[(name, "x"), ("content-type", "text/html")]);
+        outbound(&mut fields, |_| false);
+        assert_eq!(names(&fields), ["content-type"], "{name}");
+    }
+}
+
+#[test]
+fn h_32_what_frames_identifies_or_protects_is_never_nominated_in_either_direction() {
+    for name in [
+        "cache-control",
+        "content-length",
+        "content-security-policy",
+        "content-type",
+        "cookie",
+        "host",
+        "set-cookie",
+        "strict-transport-security",
+        "via",
+        "x-content-type-options",
+        "x-frame-options",
+    ] {
+        let came = headers(&[("connection", &format!("close, {name}")), (name, "x")]);
+        let (mut request, mut response) = (came.clone(), came);
+        strip(&mut request);
+        outbound(&mut response, |_| false);
+        assert_eq!(names(&request), [name]);
+        assert_eq!(names(&response), [name]);
+    }
 }
