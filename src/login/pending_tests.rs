@@ -196,6 +196,7 @@ fn the_name_of_a_tabs_cookie_names_the_tab_and_no_other_name_does() {
         "__Host-sidegate",
         "__Host-sidegate-",
         "__Host-sidegate-0123456789abcdeg",
+        "__Host-sidegate-0123456789abcd-f",
         "__Host-sidegate-0123456789ABCDEF",
         "__host-sidegate-0123456789abcdef",
         "0123456789abcdef",
@@ -236,4 +237,32 @@ fn a_registration_tag_is_the_first_half_of_a_fingerprint() {
     let fingerprint = std::array::from_fn(|at| u8::try_from(at).unwrap());
     let first_half = std::array::from_fn(|at| u8::try_from(at).unwrap());
     assert_eq!(registration_tag(&fingerprint), first_half);
+}
+
+#[test]
+fn verifier_nonce_and_challenge_are_what_another_program_derives_from_the_seed() {
+    let pending = PendingLogin {
+        hint: hint("/"),
+        seed: Secret::new(std::array::from_fn(|at| u8::try_from(at).unwrap())),
+    };
+    // By Python's hmac and hashlib. Another version of the gateway must derive the same, or a login
+    // that is under way during an update fails.
+    let verifier = "kHCmA1HljaE5RbrTJDbdh96Nn9l1IpK18XLRsrC_xKw";
+    assert_eq!(pending.code_verifier().expose(), verifier);
+    assert_eq!(
+        pending.code_challenge(),
+        "E1gXbYyaSRJ2jqIVs77Gt6vkeiTu03JtWHIjhm2gFyU"
+    );
+    assert_eq!(
+        pending.nonce(),
+        "LWvcU5kBMuzpyIuTOIA7-8E5qtsDcTjRex3ATDRM34o"
+    );
+}
+
+#[test]
+fn a_browsers_secret_is_16_random_bytes() {
+    let keys = KeyRing::random().unwrap();
+    let ((_, one), (_, other)) = (sent(&keys), sent(&keys));
+    assert_eq!(URL_SAFE_NO_PAD.decode(secret(&one)).unwrap().len(), 16);
+    assert_ne!(secret(&one), secret(&other));
 }
