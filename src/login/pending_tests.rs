@@ -185,11 +185,11 @@ fn x_16_a_login_comes_back_whatever_year_it_is() {
 
 #[test]
 fn the_name_of_a_tabs_cookie_names_the_tab_and_no_other_name_does() {
-    let (_, sent) = sent(&KeyRing::random().unwrap());
-    let text = sent.state.split('.').next().unwrap();
-    let name = sent.tab.cookie();
+    let (_, login) = sealed(&KeyRing::random().unwrap());
+    let text = login.state.split('.').next().unwrap();
+    let name = login.tab.cookie();
     assert_eq!(name, format!("__Host-sidegate-{text}"));
-    assert_eq!(Tab::of_cookie(name.as_bytes()), Some(sent.tab));
+    assert_eq!(Tab::of_cookie(name.as_bytes()), Some(login.tab));
     let longer = format!("{name}0");
     let shorter = name.get(..name.len() - 1).unwrap();
     for other in [
@@ -211,7 +211,7 @@ fn the_name_of_a_tabs_cookie_names_the_tab_and_no_other_name_does() {
 #[test]
 fn a_nonce_is_the_logins_own_and_comes_back_with_it() {
     let keys = KeyRing::random().unwrap();
-    let ((one, out), (other, _)) = (sent(&keys), sent(&keys));
+    let ((one, out), (other, _)) = (sealed(&keys), sealed(&keys));
     assert_eq!(one.nonce().len(), 43);
     assert_ne!(one.nonce(), other.nonce());
     // The nonce goes to the browser, and the code verifier must not be known from it.
@@ -224,9 +224,9 @@ fn a_nonce_is_the_logins_own_and_comes_back_with_it() {
 #[test]
 fn a_state_has_one_fingerprint_and_another_state_has_another() {
     let keys = KeyRing::random().unwrap();
-    let ((_, one), (_, other)) = (sent(&keys), sent(&keys));
-    let fingerprint = |sent: &Sent| {
-        ReturnedState::open(&sent.state, &keys, ORIGIN).map(|state| state.fingerprint())
+    let ((_, one), (_, other)) = (sealed(&keys), sealed(&keys));
+    let fingerprint = |login: &SealedLogin| {
+        ReturnedState::open(&login.state, &keys, ORIGIN).map(|state| state.fingerprint())
     };
     assert_eq!(fingerprint(&one).unwrap(), fingerprint(&one).unwrap());
     assert_ne!(fingerprint(&one).unwrap(), fingerprint(&other).unwrap());
@@ -242,7 +242,7 @@ fn a_registration_tag_is_the_first_half_of_a_fingerprint() {
 #[test]
 fn verifier_nonce_and_challenge_are_what_another_program_derives_from_the_seed() {
     let pending = PendingLogin {
-        hint: hint("/"),
+        details: details("/"),
         seed: Secret::new(std::array::from_fn(|at| u8::try_from(at).unwrap())),
     };
     // By Python's hmac and hashlib. Another version of the gateway must derive the same, or a login
@@ -262,7 +262,7 @@ fn verifier_nonce_and_challenge_are_what_another_program_derives_from_the_seed()
 #[test]
 fn a_browsers_secret_is_16_random_bytes() {
     let keys = KeyRing::random().unwrap();
-    let ((_, one), (_, other)) = (sent(&keys), sent(&keys));
+    let ((_, one), (_, other)) = (sealed(&keys), sealed(&keys));
     assert_eq!(URL_SAFE_NO_PAD.decode(secret(&one)).unwrap().len(), 16);
     assert_ne!(secret(&one), secret(&other));
 }

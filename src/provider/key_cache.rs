@@ -45,11 +45,11 @@ pub(super) struct FetchedKeySet {
 #[derive(Debug, Default)]
 struct History {
     /// The time when the last fetch for an unknown key ended.
-    for_token_at: Option<Timestamp>,
+    for_unknown_key: Option<Timestamp>,
     /// The time of the last success.
-    succeeded_at: Option<Timestamp>,
+    last_success: Option<Timestamp>,
     /// The time of the last failure. `None` after a success.
-    failed_at: Option<Timestamp>,
+    failed_since: Option<Timestamp>,
 }
 
 impl KeyCache {
@@ -73,7 +73,7 @@ impl KeyCache {
             return Ok(newest);
         }
         // Several logins may have waited for this fetch. They must not repeat it one after another.
-        if is_recent(history.failed_at, clock.now(), MIN_INTERVAL) {
+        if is_recent(history.failed_since, clock.now(), MIN_INTERVAL) {
             return Err(KeysError::JustFetched);
         }
         self.fetch(&mut history, endpoint, clock).await
@@ -95,7 +95,7 @@ impl KeyCache {
         let moved = newest
             .as_ref()
             .is_none_or(|newest| newest.from != *endpoint.uri());
-        if !moved && is_recent(history.succeeded_at, clock.now(), MIN_INTERVAL) {
+        if !moved && is_recent(history.last_success, clock.now(), MIN_INTERVAL) {
             return Ok(());
         }
         self.fetch(&mut history, endpoint, clock).await.map(drop)
@@ -121,8 +121,12 @@ impl KeyCache {
         {
             return Ok(Some(newest));
         }
-        if is_recent(history.for_token_at, clock.now(), MIN_INTERVAL_FOR_TOKENS) {
-            let failed = history.failed_at.is_some();
+        if is_recent(
+            history.for_unknown_key,
+            clock.now(),
+            MIN_INTERVAL_FOR_TOKENS,
+        ) {
+            let failed = history.failed_since.is_some();
             return if failed {
                 Err(KeysError::JustFetched)
             } else {
@@ -132,7 +136,7 @@ impl KeyCache {
         let fetched = self.fetch(&mut history, endpoint, clock).await;
         // This is set after a failure as well. Otherwise forged tokens could cause many failing
         // fetches.
-        history.for_token_at = Some(clock.now());
+        history.for_unknown_key = Some(clock.now());
         fetched.map(Some)
     }
 
@@ -145,12 +149,12 @@ impl KeyCache {
         match ask(endpoint).await {
             Ok(fetched) => {
                 let fetched = Arc::new(fetched);
-                (history.succeeded_at, history.failed_at) = (Some(clock.now()), None);
+                (history.last_success, history.failed_since) = (Some(clock.now()), None);
                 self.newest.store(Some(Arc::clone(&fetched)));
                 Ok(fetched)
             }
             Err(error) => {
-                history.failed_at = Some(clock.now());
+                history.failed_since = Some(clock.now());
                 Err(error)
             }
         }

@@ -177,9 +177,9 @@ mod tests {
             ("/;x/.../a", 3, &["", "/", "//", "///a"]),
             ("/", 2, &[""]),
         ] {
-            let outline = Outline::of(path, depth);
+            let outline = FoldedPath::of(path, depth);
             let wanted = wanted.iter().map(|beginning| beginning.as_bytes());
-            assert!(outline.beginnings().eq(wanted), "{path} {outline:?}");
+            assert!(outline.prefixes().eq(wanted), "{path} {outline:?}");
         }
     }
 

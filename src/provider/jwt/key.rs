@@ -114,7 +114,7 @@ pub(in crate::provider) struct Key {
     issuer: Option<Box<str>>,
     /// The only algorithm that the key may be used with, if the key names one.
     algorithm: Option<Algorithm>,
-    key_type: KeyType,
+    family: KeyType,
     decoding: DecodingKey,
 }
 
@@ -151,7 +151,7 @@ impl Key {
             id: None,
             issuer: None,
             algorithm: None,
-            key_type,
+            family: key_type,
             decoding: key_type.key(bytes).ok_or(KeyProblem::Weak)?,
         })
     }
@@ -179,7 +179,7 @@ impl Key {
             id: text(members, "kid")?.map(Into::into),
             issuer: text(members, "issuer")?.map(Into::into),
             algorithm,
-            key_type,
+            family: key_type,
             decoding: key_type.key(&bytes).ok_or(Unusable::Weak)?,
         })
     }
@@ -196,7 +196,7 @@ impl Key {
     /// Whether the key can be used with `algorithm`, and is allowed for it.
     pub(in crate::provider) fn supports(&self, algorithm: Algorithm) -> bool {
         let may = |only: Algorithm| only == algorithm;
-        self.key_type.supports(algorithm) && self.algorithm.is_none_or(may)
+        self.family.supports(algorithm) && self.algorithm.is_none_or(may)
     }
 
     /// The only issuer, or template of an issuer, whose tokens the key signs, if the key names one.

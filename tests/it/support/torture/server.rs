@@ -34,7 +34,7 @@ const JSON: [(&str, &str); 2] = [
 
 /// The data that all connections share.
 struct Shared {
-    shared_ledger: SharedLedger,
+    ledger: SharedLedger,
     behavior: ProviderBehavior,
     schedule: Schedule,
     clock: Clock,
@@ -79,7 +79,7 @@ impl TortureProvider {
         (schedule, clock): (Schedule, &Clock),
     ) -> Self {
         let shared = Arc::new(Shared {
-            shared_ledger: Arc::clone(shared_ledger),
+            ledger: Arc::clone(shared_ledger),
             behavior,
             schedule,
             clock: clock.clone(),
@@ -135,7 +135,7 @@ impl TortureProvider {
         self.server.stop().await;
         let server = self.shared.behavior.server;
         self.shared
-            .shared_ledger
+            .ledger
             .send_modify(|ledger| ledger.abandon(server));
         tokio::time::sleep(time).await;
         let well = |state: &mut State| state.wrong_in_a_row = WRONG_IN_A_ROW;
@@ -178,7 +178,7 @@ fn answer(shared: &Arc<Shared>, request: &Recorded) -> Answer {
         "/log" => Answer::with(
             200,
             &JSON,
-            &shared.shared_ledger.borrow().to_json().to_string(),
+            &shared.ledger.borrow().to_json().to_string(),
         ),
         _ => Answer::with(404, &[], ""),
     }
@@ -241,7 +241,7 @@ fn redeem(shared: &Shared, form: &BTreeMap<String, String>) -> Answer {
     }
     let now = shared.clock.now();
     let mut body = String::new();
-    shared.shared_ledger.send_modify(|ledger| {
+    shared.ledger.send_modify(|ledger| {
         let life = shared.schedule.life(&user, ledger.logins(&user), 0);
         let pair_id = ledger.open(&user, shared.behavior, life, now);
         body = response(ledger, pair_id, life);
@@ -262,7 +262,7 @@ fn refresh(shared: &Arc<Shared>, refresh_token: &str) -> Answer {
     let now = shared.clock.now();
     let mut arrival = None;
     shared
-        .shared_ledger
+        .ledger
         .send_modify(|ledger| arrival = ledger.begin_call(refresh_token, now));
     let Some(call) = arrival else {
         return refused(400, "invalid_grant", "unknown refresh token");
@@ -270,14 +270,14 @@ fn refresh(shared: &Arc<Shared>, refresh_token: &str) -> Answer {
     let instead = shared.state.borrow().instead.clone();
     if let Some(answer) = instead {
         shared
-            .shared_ledger
+            .ledger
             .send_modify(|ledger| ledger.end_call(call.pair_id));
         return answer;
     }
     let outcome = shared.outcome(&call);
     if let CallOutcome::Faulty(fault) = outcome {
         shared
-            .shared_ledger
+            .ledger
             .send_modify(|ledger| ledger.pair(call.pair_id).faults.push(fault));
     }
     match outcome {
@@ -298,7 +298,7 @@ fn act(shared: &Shared, call: &RefreshCall, fault: Option<Fault>) -> Answer {
         _ => Duration::ZERO,
     };
     let mut body = Ok(String::new());
-    shared.shared_ledger.send_modify(|ledger| {
+    shared.ledger.send_modify(|ledger| {
         ledger.end_call(call.pair_id);
         if fault.is_some_and(|fault| !fault.uses_up()) {
             return;
@@ -325,7 +325,7 @@ fn user(shared: &Shared, request: &Recorded) -> Answer {
     let bearer = request.head.value("authorization").unwrap_or_default();
     let token = bearer.strip_prefix("Bearer ").unwrap_or_default();
     let bearer = shared
-        .shared_ledger
+        .ledger
         .borrow()
         .bearer(token, shared.clock.now());
     match bearer {
