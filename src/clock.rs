@@ -86,7 +86,10 @@ impl Clock {
     pub fn now(&self) -> Timestamp {
         match &self.0 {
             Source::System => {
-                #[expect(clippy::disallowed_methods, reason = "the one place that reads it")]
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "the only place that reads the time"
+                )]
                 let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
                 Timestamp::default().plus(since_epoch.unwrap_or_default())
             }
@@ -98,7 +101,10 @@ impl Clock {
     /// manual clock returns the runtime's reading too, because it cannot advance timers that other
     /// code has set.
     pub fn instant(&self) -> Instant {
-        #[expect(clippy::disallowed_methods, reason = "the one place that reads it")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the only place that reads the time"
+        )]
         Instant::now()
     }
 

@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn a_secret_in_a_structure_does_not_print() {
         #[derive(Debug)]
-        #[expect(dead_code, reason = "only its Debug output is looked at")]
+        #[expect(dead_code, reason = "the test uses only its Debug output")]
         struct Holder {
             key: Secret<Vec<u8>>,
         }

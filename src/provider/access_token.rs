@@ -59,7 +59,7 @@ impl AccessTokenVerifier {
         }
         match (claims::text(&members, "iss")?, self.issuer.as_deref()) {
             (None, Some(_)) => return Err(TokenError::Claim("iss")),
-            (Some(said), Some(wanted)) if said != wanted => return Err(TokenError::Issuer),
+            (Some(stated), Some(expected)) if stated != expected => return Err(TokenError::Issuer),
             // Without a configured issuer, `iss` is not checked.
             (_, _) => {}
         }

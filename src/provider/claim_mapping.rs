@@ -53,12 +53,12 @@ impl ClaimMapping {
     }
 
     fn email(&self, sources: &[&Object]) -> Option<Email> {
-        let said = first(sources, &self.names.email)?;
-        let address = text(Some(said))?;
+        let value = first(sources, &self.names.email)?;
+        let address = text(Some(value))?;
         // A source can verify only the address that it contains itself.
         let mut naming = sources
             .iter()
-            .filter(|members| find(members, &self.names.email) == Some(said));
+            .filter(|members| find(members, &self.names.email) == Some(value));
         let verified = naming.any(|members| self.is_verified(members));
         Some(Email { address, verified })
     }
@@ -249,12 +249,12 @@ mod tests {
         assert_eq!(found.preferred_username.unwrap().as_str(), "alice");
         assert_eq!(found.groups_value.unwrap().as_str(), "a");
         // An unusable claim of the ID token is not replaced by the userinfo.
-        let odd = both(
+        let unusable = both(
             &settings,
             &json!({ "sub": "1", "name": ["Alice"] }),
             &json!({ "sub": "1", "name": "Mallory" }),
         );
-        assert!(odd.name.is_none());
+        assert!(unusable.name.is_none());
     }
 
     #[test]
@@ -312,13 +312,13 @@ mod tests {
         });
         let found = identity(&settings, json!({ "sub": "1", claim: roles })).unwrap();
         assert_eq!(found.groups_value.unwrap().as_str(), "admin,staff");
-        for odd in [
+        for unusable in [
             json!({}),
             json!(true),
             json!(5),
             json!([{ "name": "admin" }]),
         ] {
-            let found = identity(&settings, json!({ "sub": "1", claim: odd })).unwrap();
+            let found = identity(&settings, json!({ "sub": "1", claim: unusable })).unwrap();
             assert!(found.groups.is_empty());
         }
     }
@@ -362,16 +362,16 @@ mod tests {
 
     #[test]
     fn j_75_only_true_verifies_an_email() {
-        for (said, verified) in [
+        for (claim, verified) in [
             (json!(true), true),
             (json!("true"), false),
             (json!(1), false),
             (json!(null), false),
             (json!("2023-07-18"), false),
         ] {
-            let members = json!({ "sub": "1", "email": "a@b", "email_verified": said });
+            let members = json!({ "sub": "1", "email": "a@b", "email_verified": claim });
             let found = identity(&IdentitySettings::default(), members).unwrap();
-            assert_eq!(found.email.unwrap().verified, verified, "{said}");
+            assert_eq!(found.email.unwrap().verified, verified, "{claim}");
         }
         let always = settings(json!({ "emails_verified": "always" }));
         let found = identity(&always, json!({ "sub": "1", "email": "a@b" })).unwrap();

@@ -110,14 +110,14 @@ impl Provider {
             }
         };
         // Keys may be revoked even while the metadata cannot be read.
-        let renewed = match self.info.load_full() {
+        let keys_read = match self.info.load_full() {
             Some(info) => {
-                let renewed = self.grant_verifier.refetch_keys(&info, clock).await;
-                renewed.map_err(|error| failed(error.into()))
+                let keys_read = self.grant_verifier.refetch_keys(&info, clock).await;
+                keys_read.map_err(|error| failed(error.into()))
             }
             None => Ok(()),
         };
-        read.and(renewed)
+        read.and(keys_read)
     }
 
     /// Reads the metadata and applies it.
@@ -290,11 +290,11 @@ mod tests {
     fn a_repeated_error_is_reported_once() {
         let mut report = ReportOnce::default();
         let (key, problem) = ("ca_file", "is bad");
-        let said = [false, false, true, false].map(|well| {
+        let reported = [false, false, true, false].map(|succeeds| {
             let wrong = SetupError::Setting { key, problem };
-            let outcome = if well { Ok(()) } else { Err(wrong) };
+            let outcome = if succeeds { Ok(()) } else { Err(wrong) };
             report.error(outcome).is_some()
         });
-        assert_eq!(said, [true, false, false, true]);
+        assert_eq!(reported, [true, false, false, true]);
     }
 }

@@ -208,15 +208,15 @@ impl ErrorPattern {
     }
 
     fn matches(&self, response: &ErrorResponse<'_>) -> bool {
-        let equal = |wanted: &Option<String>, name| {
-            wanted
+        let equal = |expected: &Option<String>, name| {
+            expected
                 .as_deref()
-                .is_none_or(|wanted| response.text(name) == Some(wanted))
+                .is_none_or(|expected| response.text(name) == Some(expected))
         };
-        self.grant.is_none_or(|wanted| wanted == response.grant)
+        self.grant.is_none_or(|expected| expected == response.grant)
             && self
                 .status
-                .is_none_or(|wanted| wanted == response.status.as_u16())
+                .is_none_or(|expected| expected == response.status.as_u16())
             && (response.empty || !self.empty)
             && equal(&self.error, "error")
             && equal(&self.description, "error_description")

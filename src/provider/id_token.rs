@@ -211,7 +211,7 @@ impl IdTokenRules {
         now: Timestamp,
     ) -> Result<(), TokenError> {
         check_kind(members)?;
-        if claims::text(members, "iss")?.is_some_and(|said| said != issuer) {
+        if claims::text(members, "iss")?.is_some_and(|stated| stated != issuer) {
             return Err(TokenError::Issuer);
         }
         if members.contains_key("aud") && !claims::audiences(members)?.contains(&&*self.client_id) {
@@ -232,8 +232,8 @@ impl IdTokenRules {
         members: &'a Object,
         key_issuer: Option<&str>,
     ) -> Result<&'a str, TokenError> {
-        let said = claims::text(members, "iss")?.ok_or(TokenError::Claim("iss"))?;
-        if !self.issuer.matches(said) {
+        let stated = claims::text(members, "iss")?.ok_or(TokenError::Claim("iss"))?;
+        if !self.issuer.matches(stated) {
             return Err(TokenError::Issuer);
         }
         // Without tenants, `tid` is not a standard claim and may have any meaning.
@@ -241,16 +241,16 @@ impl IdTokenRules {
         let tenant = of_tenants.then(|| claims::text(members, "tid"));
         let tenant = tenant.transpose()?.flatten();
         let fits = |template: &str| {
-            tenant.is_some_and(|tenant| issuer::fill_template(template, tenant) == said)
+            tenant.is_some_and(|tenant| issuer::fill_template(template, tenant) == stated)
         };
         let ours = self.issuer.as_str();
         if tenant.is_some() && !fits(ours) {
             return Err(TokenError::Tenant);
         }
-        if key_issuer.is_some_and(|key| key != said && key != ours && !fits(key)) {
+        if key_issuer.is_some_and(|key| key != stated && key != ours && !fits(key)) {
             return Err(TokenError::KeyIssuer);
         }
-        Ok(said)
+        Ok(stated)
     }
 
     /// Checks that `aud` contains the gateway and otherwise only configured audiences. With several
@@ -336,7 +336,7 @@ fn check_hash(
     name: &'static str,
     value: &Secret<String>,
 ) -> Result<(), TokenError> {
-    let Some(said) = claims::text(&verified.members, name)? else {
+    let Some(stated) = claims::text(&verified.members, name)? else {
         return Ok(());
     };
     let function = match verified.algorithm {
@@ -346,7 +346,7 @@ fn check_hash(
     };
     let hash = digest::digest(function, value.expose().as_bytes());
     let left = hash.as_ref().get(..function.output_len() / 2);
-    if said != URL_SAFE_NO_PAD.encode(left.unwrap_or_default()) {
+    if stated != URL_SAFE_NO_PAD.encode(left.unwrap_or_default()) {
         return Err(TokenError::Hash(name));
     }
     Ok(())

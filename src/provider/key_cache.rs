@@ -45,11 +45,11 @@ pub(super) struct FetchedKeySet {
 #[derive(Debug, Default)]
 struct History {
     /// The time when the last fetch for an unknown key ended.
-    for_unknown_key: Option<Timestamp>,
+    fetched_for_token: Option<Timestamp>,
     /// The time of the last success.
     last_success: Option<Timestamp>,
     /// The time of the last failure. `None` after a success.
-    failed_since: Option<Timestamp>,
+    last_failure: Option<Timestamp>,
 }
 
 impl KeyCache {
@@ -73,7 +73,7 @@ impl KeyCache {
             return Ok(newest);
         }
         // Several logins may have waited for this fetch. They must not repeat it one after another.
-        if is_recent(history.failed_since, clock.now(), MIN_INTERVAL) {
+        if is_recent(history.last_failure, clock.now(), MIN_INTERVAL) {
             return Err(KeysError::JustFetched);
         }
         self.fetch(&mut history, endpoint, clock).await
@@ -122,11 +122,11 @@ impl KeyCache {
             return Ok(Some(newest));
         }
         if is_recent(
-            history.for_unknown_key,
+            history.fetched_for_token,
             clock.now(),
             MIN_INTERVAL_FOR_TOKENS,
         ) {
-            let failed = history.failed_since.is_some();
+            let failed = history.last_failure.is_some();
             return if failed {
                 Err(KeysError::JustFetched)
             } else {
@@ -136,7 +136,7 @@ impl KeyCache {
         let fetched = self.fetch(&mut history, endpoint, clock).await;
         // This is set after a failure as well. Otherwise forged tokens could cause many failing
         // fetches.
-        history.for_unknown_key = Some(clock.now());
+        history.fetched_for_token = Some(clock.now());
         fetched.map(Some)
     }
 
@@ -149,12 +149,12 @@ impl KeyCache {
         match ask(endpoint).await {
             Ok(fetched) => {
                 let fetched = Arc::new(fetched);
-                (history.last_success, history.failed_since) = (Some(clock.now()), None);
+                (history.last_success, history.last_failure) = (Some(clock.now()), None);
                 self.newest.store(Some(Arc::clone(&fetched)));
                 Ok(fetched)
             }
             Err(error) => {
-                history.failed_since = Some(clock.now());
+                history.last_failure = Some(clock.now());
                 Err(error)
             }
         }

@@ -145,8 +145,8 @@ impl KeySet {
         let mut keys = Vec::new();
         for path in paths {
             let read = Key::from_pem(&read_text(key, path)?).and_then(|read| {
-                let suited = algorithms.iter().any(|algorithm| read.supports(*algorithm));
-                suited.then_some(read).ok_or(KeyProblem::WrongAlgorithm)
+                let supported = algorithms.iter().any(|algorithm| read.supports(*algorithm));
+                supported.then_some(read).ok_or(KeyProblem::WrongAlgorithm)
             });
             keys.push(read.map_err(|source| SetupError::PublicKey {
                 key,

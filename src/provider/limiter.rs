@@ -34,7 +34,8 @@ pub(super) struct Limiter {
 #[derive(Debug, Default)]
 struct CallsMade(
     // Only tasks of the control plane take this lock, before a call over the network.
-    #[expect(clippy::disallowed_types, reason = "held for one look-up")] std::sync::Mutex<State>,
+    #[expect(clippy::disallowed_types, reason = "held for one calculation")]
+    std::sync::Mutex<State>,
 );
 
 #[derive(Debug, Default)]

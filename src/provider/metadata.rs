@@ -38,12 +38,12 @@ pub enum MetadataError {
         problem: &'static str,
     },
     /// The metadata names another issuer than the configured one.
-    #[error("it names the issuer {said:?}, but {configured:?} is configured")]
+    #[error("it names the issuer {published:?}, but {configured:?} is configured")]
     Issuer {
         /// The configured issuer.
         configured: Box<str>,
         /// The start of the issuer in the metadata.
-        said: Box<str>,
+        published: Box<str>,
     },
     /// The body is not a JSON object.
     #[error("it is not a JSON object")]
@@ -168,17 +168,20 @@ impl Metadata {
         }
         says_json(response.headers()).map_err(MetadataError::MediaType)?;
         let members = json::object(response.body()).map_err(MetadataError::Json)?;
-        let said = text(&members, "issuer")?.ok_or(MetadataError::Member("issuer"))?;
-        if said != issuer.as_str() {
-            let said = said.chars().take(SHOWN).collect();
+        let published = text(&members, "issuer")?.ok_or(MetadataError::Member("issuer"))?;
+        if published != issuer.as_str() {
+            let published = published.chars().take(SHOWN).collect();
             let configured = issuer.as_str().into();
-            return Err(MetadataError::Issuer { configured, said });
+            return Err(MetadataError::Issuer {
+                configured,
+                published,
+            });
         }
-        let home = Url::parse(said).ok();
+        let issuer_url = Url::parse(published).ok();
         let endpoint = |name| {
             let given = text(&members, name)?;
             given
-                .map(|text| match endpoint_problem(text, home.as_ref()) {
+                .map(|text| match endpoint_problem(text, issuer_url.as_ref()) {
                     None => Ok(text.to_owned()),
                     Some(problem) => Err(MetadataError::Endpoint { name, problem }),
                 })
@@ -227,8 +230,8 @@ fn texts(members: &Object, name: &'static str) -> Result<Option<Vec<String>>, Me
         .transpose()
 }
 
-/// The problem with an endpoint, if there is one. `home` is the URL of the issuer.
-fn endpoint_problem(text: &str, home: Option<&Url>) -> Option<&'static str> {
+/// The problem with an endpoint, if there is one. `issuer_url` is the URL of the issuer.
+fn endpoint_problem(text: &str, issuer_url: Option<&Url>) -> Option<&'static str> {
     // The URL parser accepts text that other parsers read differently: backslashes, missing
     // slashes, tabs.
     let rest = text
@@ -249,11 +252,11 @@ fn endpoint_problem(text: &str, home: Option<&Url>) -> Option<&'static str> {
     } else if text.contains('#') {
         Some("has a fragment")
     } else if url.scheme() == "http" {
-        let at_home = home.is_some_and(|home| home.origin() == url.origin());
-        (!at_home).then_some("has no TLS, and its origin is not the origin of the issuer")
+        let at_issuer = issuer_url.is_some_and(|issuer_url| issuer_url.origin() == url.origin());
+        (!at_issuer).then_some("has no TLS, and its origin is not the origin of the issuer")
     } else {
-        let at_home = home.is_some_and(|home| home.host() == url.host());
-        (!at_home && is_local(&url))
+        let at_issuer = issuer_url.is_some_and(|issuer_url| issuer_url.host() == url.host());
+        (!at_issuer && is_local(&url))
             .then_some("has a loopback or link-local host, but the issuer does not")
     }
 }

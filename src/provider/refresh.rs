@@ -134,10 +134,10 @@ impl Provider {
     /// lost. Run it as a task that outlives every request.
     pub async fn refresh(
         &self,
-        asked: &RefreshRequest<'_>,
+        request: &RefreshRequest<'_>,
         clock: &Clock,
     ) -> Result<Refreshed, RefreshError> {
-        let refresh_token = asked.tokens.refresh_token();
+        let refresh_token = request.tokens.refresh_token();
         let refresh_token = refresh_token.ok_or(TokenCallError::NoRefreshToken)?;
         let info = self.info().map_err(TokenCallError::from)?;
         let answered = self.exchange(&info, refresh_token, clock).await?;
@@ -146,8 +146,11 @@ impl Provider {
             answer: &answered.answer,
             requested_at: answered.requested_at,
         };
-        let judged = self.grant_verifier.refreshed(&response, asked, clock).await;
-        judged.map_err(|error| RefreshError::by(error, &response, asked.tokens))
+        let verified = self
+            .grant_verifier
+            .refreshed(&response, request, clock)
+            .await;
+        verified.map_err(|error| RefreshError::by(error, &response, request.tokens))
     }
 
     /// Calls the token endpoint with a refresh token, if breaker and limiter allow it.

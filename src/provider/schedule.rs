@@ -103,7 +103,7 @@ mod tests {
 
     /// For a lifetime in milliseconds: the earliest and the latest refresh time, and the time
     /// before which no refresh is allowed.
-    fn renewed(lifetime: u64, timing: RefreshTiming) -> (u64, u64, u64) {
+    fn refresh_times(lifetime: u64, timing: RefreshTiming) -> (u64, u64, u64) {
         let end = START.plus(Duration::from_millis(lifetime));
         let schedule = |fraction| super::lifetime(START, Some(end), Some(timing), fraction);
         let after = |at: Timestamp| u64::try_from(at.since(START).as_millis()).unwrap();
@@ -134,10 +134,10 @@ mod tests {
                 10_000,
             ),
         ] {
-            let (first, last, not_before) = renewed(lifetime, RefreshTiming::Early);
+            let (first, last, not_before) = refresh_times(lifetime, RefreshTiming::Early);
             assert_eq!((first, last), early, "{lifetime}");
             assert_eq!(not_before, floor, "{lifetime}");
-            let (first, last, not_before) = renewed(lifetime, RefreshTiming::Late);
+            let (first, last, not_before) = refresh_times(lifetime, RefreshTiming::Late);
             assert_eq!((first, last), late, "{lifetime}");
             assert_eq!(not_before, floor, "{lifetime}");
         }
@@ -149,13 +149,13 @@ mod tests {
         let endless = lifetime(START, None, Some(RefreshTiming::Early), 0.5);
         assert_eq!(endless.refresh_at, None);
         assert_eq!(endless.not_before, START.plus(MIN_REFRESH_INTERVAL));
-        let given_once = lifetime(START, Some(end), None, 0.5);
-        assert_eq!(given_once.refresh_at, None);
-        assert_eq!(given_once.expires_at, Some(end));
+        let without_refresh = lifetime(START, Some(end), None, 0.5);
+        assert_eq!(without_refresh.refresh_at, None);
+        assert_eq!(without_refresh.expires_at, Some(end));
         // The token expired before it was requested.
-        let over = lifetime(end, Some(START), Some(RefreshTiming::Early), 0.5);
-        assert_eq!(over.refresh_at, Some(START));
-        assert!(over.not_before > end);
+        let expired = lifetime(end, Some(START), Some(RefreshTiming::Early), 0.5);
+        assert_eq!(expired.refresh_at, Some(START));
+        assert!(expired.not_before > end);
         let endless = lifetime(START, Some(Timestamp::MAX), Some(RefreshTiming::Early), 1.0);
         assert!(endless.refresh_at <= Some(Timestamp::MAX));
     }

@@ -272,7 +272,7 @@ fn object<'a>(
         object.end()
     };
     let written = write(&mut buffer);
-    debug_assert!(written.is_ok(), "texts into memory cannot fail");
+    debug_assert!(written.is_ok(), "strings can always be written into memory");
     buffer
 }
 

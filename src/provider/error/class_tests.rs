@@ -119,7 +119,7 @@ fn setup_errors_are_for_the_operator() {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "it is the table")]
+#[expect(clippy::too_many_lines, reason = "the table of all errors")]
 fn a_provider_that_is_down_is_temporary_and_wrong_metadata_is_not() {
     let passes = (
         Actor::Provider,
@@ -174,7 +174,7 @@ fn a_provider_that_is_down_is_temporary_and_wrong_metadata_is_not() {
     };
     let (key, problem) = ("token_endpoint", "is missing");
     let setting = || SetupError::Setting { key, problem };
-    let (configured, said) = ("a".into(), "b".into());
+    let (configured, published) = ("a".into(), "b".into());
     let (name, endpoint) = ("token_endpoint", "metadata_endpoint");
     let rows = vec![
         (
@@ -216,7 +216,10 @@ fn a_provider_that_is_down_is_temporary_and_wrong_metadata_is_not() {
             stays,
         ),
         (
-            metadata(MetadataError::Issuer { configured, said }),
+            metadata(MetadataError::Issuer {
+                configured,
+                published,
+            }),
             "metadata_issuer",
             stays,
         ),
@@ -300,7 +303,7 @@ fn a_response_from_another_issuer_is_an_error_of_the_provider() {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "it is the table")]
+#[expect(clippy::too_many_lines, reason = "the table of all errors")]
 fn g_07_only_a_refused_refresh_token_ends_a_session() {
     use TokenCallError as Call;
     let passing = |sent, again| (Actor::Provider, "passes", sent, again, Verdict::Temporary);
@@ -408,7 +411,7 @@ fn g_07_only_a_refused_refresh_token_ends_a_session() {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "it is the table")]
+#[expect(clippy::too_many_lines, reason = "the table of all errors")]
 fn an_invalid_grant_response_ends_a_session_only_if_it_is_about_another_person() {
     let stays = (
         Actor::Provider,

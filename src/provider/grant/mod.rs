@@ -93,7 +93,7 @@ impl GrantVerifier {
     ) -> Result<Self, SetupError> {
         let KeyFiles {
             access_token,
-            id_token: given,
+            id_token: from_files,
         } = Self::read_files(settings)?;
         let source = settings.identity.source;
         if settings.identity.emails_endpoint.is_some() && source != IdentitySource::Userinfo {
@@ -110,7 +110,7 @@ impl GrantVerifier {
             IdentitySource::IdToken => Some(IdTokenRules::new(settings, issuer.cloned())?),
             IdentitySource::AccessToken | IdentitySource::None | IdentitySource::Userinfo => None,
         };
-        let keys = match given {
+        let keys = match from_files {
             Some(set) => Keys::Given(ArcSwap::from_pointee(set)),
             None => Keys::Published(Arc::default()),
         };
@@ -337,7 +337,7 @@ impl GrantVerifier {
                 .claim_mapping
                 .identity(&[&claims.members], &claims.issuer));
         };
-        let further = match self.userinfo(endpoint, tokens).await? {
+        let userinfo = match self.userinfo(endpoint, tokens).await? {
             Userinfo::Json(members) => members,
             Userinfo::Signed(token) => {
                 let verified = self.verified(token.expose(), verification).await;
@@ -353,12 +353,12 @@ impl GrantVerifier {
         };
         // With another subject, the userinfo is about another user (OpenID Connect Core 1.0 section
         // 5.3.2).
-        if further.get("sub").and_then(serde_json::Value::as_str) != Some(&*claims.subject) {
+        if userinfo.get("sub").and_then(serde_json::Value::as_str) != Some(&*claims.subject) {
             return Err(GrantError::OtherSubject);
         }
         Ok(self
             .claim_mapping
-            .identity(&[&claims.members, &further], &claims.issuer))
+            .identity(&[&claims.members, &userinfo], &claims.issuer))
     }
 
     /// The identity from the userinfo of a provider without ID tokens.

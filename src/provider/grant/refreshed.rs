@@ -19,7 +19,7 @@ impl GrantVerifier {
     pub(in crate::provider) async fn refreshed(
         &self,
         response: &ResponseContext<'_>,
-        before: &RefreshRequest<'_>,
+        request: &RefreshRequest<'_>,
         clock: &Clock,
     ) -> Result<Refreshed, GrantError> {
         let answer = response.answer;
@@ -27,7 +27,7 @@ impl GrantVerifier {
         let refresh_token = answer
             .refresh_token
             .as_ref()
-            .or_else(|| before.tokens.refresh_token());
+            .or_else(|| request.tokens.refresh_token());
         let tokens = self.tokens(response, refresh_token, claims.as_ref())?;
         let identity = match (self.settings.identity.source, &self.id_token) {
             (IdentitySource::IdToken, Some(rules)) => {
@@ -36,8 +36,8 @@ impl GrantVerifier {
                     info: response.info,
                     clock,
                 };
-                let judged = self.later_id_token(&verification, response, before).await;
-                judged.or_else(|error| self.without_claims(error))?
+                let identity = self.later_id_token(&verification, response, request).await;
+                identity.or_else(|error| self.without_claims(error))?
             }
             (IdentitySource::AccessToken, _) => {
                 let identity = self.by_access_token(claims);
@@ -46,9 +46,9 @@ impl GrantVerifier {
             (IdentitySource::IdToken | IdentitySource::None | IdentitySource::Userinfo, _) => None,
         };
         if let Some(identity) = &identity {
-            same_person(identity, before)?;
+            same_person(identity, request)?;
         }
-        let authentication = before.tokens.authentication().cloned();
+        let authentication = request.tokens.authentication().cloned();
         Ok(Refreshed {
             tokens: tokens.with_authentication(authentication),
             identity,
@@ -60,14 +60,14 @@ impl GrantVerifier {
         &self,
         verification: &Verification<'_>,
         response: &ResponseContext<'_>,
-        before: &RefreshRequest<'_>,
+        request: &RefreshRequest<'_>,
     ) -> Result<Option<Identity>, GrantError> {
         let Some(token) = &response.answer.id_token else {
             return Ok(None);
         };
         let verified = self.verified(token.expose(), verification).await;
         let verified = verified.map_err(|error| error.of(TokenKind::IdToken))?;
-        let identity = self.later_identity(verification, &verified, response, before)?;
+        let identity = self.later_identity(verification, &verified, response, request)?;
         // The ID token does not contain the claims of the userinfo. An identity from the ID token
         // alone would lose these claims.
         let alone = response.info.userinfo.is_none() || !self.settings.identity.userinfo;
@@ -81,19 +81,19 @@ impl GrantVerifier {
         verification: &Verification<'_>,
         verified: &VerifiedToken,
         response: &ResponseContext<'_>,
-        before: &RefreshRequest<'_>,
+        request: &RefreshRequest<'_>,
     ) -> Result<Identity, GrantError> {
         let rules = verification.rules;
         let issuer = match rules.issuer_of(verified) {
             Err(TokenError::Issuer) => return Err(GrantError::OtherPerson),
-            said => said.map_err(GrantError::IdToken)?,
+            result => result.map_err(GrantError::IdToken)?,
         };
         let identity = self.claim_mapping.identity(&[&verified.members], issuer);
         let identity = identity.ok_or(GrantError::NoSubject)?;
-        same_person(&identity, before)?;
+        same_person(&identity, request)?;
         let later = RefreshContext {
             access_token: &response.answer.access_token,
-            authentication: before.tokens.authentication(),
+            authentication: request.tokens.authentication(),
         };
         rules
             .check_later(verified, &later, verification.clock.now())
@@ -116,7 +116,7 @@ impl GrantVerifier {
     }
 }
 
-fn same_person(identity: &Identity, before: &RefreshRequest<'_>) -> Result<(), GrantError> {
-    let same = identity.same_person(before.identity);
+fn same_person(identity: &Identity, request: &RefreshRequest<'_>) -> Result<(), GrantError> {
+    let same = identity.same_person(request.identity);
     same.then_some(()).ok_or(GrantError::OtherPerson)
 }

@@ -171,8 +171,8 @@ impl Key {
             None => None,
             Some(name) => {
                 let algorithm = Algorithm::named(name);
-                let suited = algorithm.filter(|algorithm| key_type.supports(*algorithm));
-                Some(suited.ok_or(Unusable::Algorithm)?)
+                let supported = algorithm.filter(|algorithm| key_type.supports(*algorithm));
+                Some(supported.ok_or(Unusable::Algorithm)?)
             }
         };
         Ok(Self {
@@ -188,7 +188,7 @@ impl Key {
     /// an id may have signed any token.
     pub(in crate::provider) fn matches_id(&self, id: Option<&str>) -> bool {
         match (&self.id, id) {
-            (Some(ours), Some(wanted)) => **ours == *wanted,
+            (Some(ours), Some(id)) => **ours == *id,
             (None, _) | (_, None) => true,
         }
     }
@@ -225,8 +225,8 @@ fn key_type(members: &Object) -> Result<(KeyType, Vec<u8>), Unusable> {
             };
             let coordinate = |name| {
                 let bytes = bytes(members, name)?;
-                let whole = bytes.len() == length;
-                whole.then_some(bytes).ok_or(Unusable::Member(name))
+                let complete = bytes.len() == length;
+                complete.then_some(bytes).ok_or(Unusable::Member(name))
             };
             Ok((
                 key_type,

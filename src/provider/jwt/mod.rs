@@ -92,11 +92,11 @@ pub(super) fn verify(
         .strip_suffix(signature)
         .and_then(|token| token.strip_suffix('.'))
         .ok_or(TokenError::Malformed)?;
-    let mut suited = keys.candidates(key_id, algorithm).peekable();
-    if suited.peek().is_none() {
+    let mut candidates = keys.candidates(key_id, algorithm).peekable();
+    if candidates.peek().is_none() {
         return Err(TokenError::UnknownKey);
     }
-    let key = suited
+    let key = candidates
         .find(|key| key.verifies(signature, signed, algorithm))
         .ok_or(TokenError::Signature)?;
     Ok(VerifiedToken {

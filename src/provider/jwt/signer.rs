@@ -74,9 +74,9 @@ impl Signer {
         algorithm: Option<Algorithm>,
     ) -> Result<Self, SigningKeyProblem> {
         let key = private_key(pem)?;
-        let suited = suited(&key).ok_or(SigningKeyProblem::Weak)?;
-        let wanted = algorithm.or_else(|| suited.first().copied());
-        let algorithm = wanted.filter(|wanted| suited.contains(wanted));
+        let supported = supported_algorithms(&key).ok_or(SigningKeyProblem::Weak)?;
+        let chosen = algorithm.or_else(|| supported.first().copied());
+        let algorithm = chosen.filter(|chosen| supported.contains(chosen));
         let algorithm = algorithm
             .ok_or(SigningKeyProblem::WrongAlgorithm)?
             .library();
@@ -143,7 +143,7 @@ fn private_key(pem: &str) -> Result<EncodingKey, SigningKeyProblem> {
 }
 
 /// The algorithms that the key can sign with, the default first. `None` if the key is not valid.
-fn suited(key: &EncodingKey) -> Option<&'static [Algorithm]> {
+fn supported_algorithms(key: &EncodingKey) -> Option<&'static [Algorithm]> {
     let bytes = key.as_bytes();
     match key.family() {
         AlgorithmFamily::Rsa => {

@@ -29,7 +29,7 @@ pub use self::token_response::{ErrorMeaning, ErrorPattern, GrantType, Refresh, S
 /// The gateway's registration at one provider, and the special behaviour of this provider.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a separate key")]
 pub struct Settings {
     /// The profile with the defaults of these values. The name is only informational here, because
     /// the profile is already merged.

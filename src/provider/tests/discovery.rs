@@ -220,7 +220,7 @@ async fn a_secret_that_changes_is_read_again() {
         panic!("the new secret is not used");
     };
     tokio::select! {
-        () = provider.maintain(clock) => panic!("nobody looks any more"),
+        () = provider.maintain(clock) => panic!("the maintenance has ended"),
         () = changed => {}
     }
 }
@@ -236,7 +236,7 @@ async fn changed_certificate_authorities_are_used_without_a_restart() {
     let ca = files.write("ca.pem", &one);
     let further = format!("ca_file = \"{}\"\n{ENDPOINTS}", ca.display());
     let provider = Arc::new(files.provider("oauth2", "https://id.example", &further));
-    let believed = || {
+    let trusted = || {
         provider
             .call_settings
             .trust
@@ -244,23 +244,23 @@ async fn changed_certificate_authorities_are_used_without_a_restart() {
             .unwrap()
             .client_config()
     };
-    let before = believed();
+    let before = trusted();
     tokio::time::pause();
     let changed = async {
         files.write("ca.pem", other.split_at(other.len() / 2).0);
         tokio::time::sleep(Duration::from_secs(35)).await;
-        assert!(Arc::ptr_eq(&before, &believed()), "it is half written");
+        assert!(Arc::ptr_eq(&before, &trusted()), "the file is incomplete");
         files.write("ca.pem", &other);
         for _ in 0..60 {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            if !Arc::ptr_eq(&before, &believed()) {
+            if !Arc::ptr_eq(&before, &trusted()) {
                 return;
             }
         }
-        panic!("the new authorities are not believed");
+        panic!("the new authorities are not used");
     };
     tokio::select! {
-        () = provider.maintain(Clock::manual(NOW)) => panic!("nobody looks any more"),
+        () = provider.maintain(Clock::manual(NOW)) => panic!("the maintenance has ended"),
         () = changed => {}
     }
 }

@@ -128,7 +128,10 @@ async fn an_invalid_access_token_fails_the_login() {
         let error = redeem(&provider).await.unwrap_err();
         assert_eq!(error.reason(), "access_token_audience");
         server.next();
-        assert!(server.has_no_more(), "the token was sent on");
+        assert!(
+            server.has_no_more(),
+            "the token was sent to the userinfo endpoint"
+        );
     }
 }
 
