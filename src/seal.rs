@@ -200,8 +200,8 @@ impl KeyRing {
         self.0.iter().map(|key| key.name)
     }
 
-    /// Whether this ring has the key that sealed `sealed`. This does not prove that the data is
-    /// intact.
+    /// Whether this ring has the key that sealed `sealed`. A known key does not prove that the data
+    /// is intact.
     pub(crate) fn knows(&self, sealed: &[u8]) -> bool {
         let name = sealed.first_chunk::<KEY_NAME>();
         name.is_some_and(|name| self.0.iter().any(|key| key.name == *name))

@@ -81,8 +81,8 @@ impl TokenSet {
     /// # Errors
     ///
     /// The access token is empty, longer than [`MAX_TOKEN`] or not usable as a bearer credential
-    /// (RFC 6750 section 2.1). Or the refresh token is empty, too long or has characters outside
-    /// visible ASCII (RFC 6749 appendix A.17).
+    /// (RFC 6750 section 2.1). Another error: the refresh token is empty, too long or has
+    /// characters outside visible ASCII (RFC 6749 appendix A.17).
     pub fn new(
         access_token: &str,
         refresh_token: Option<&str>,
@@ -212,7 +212,7 @@ fn check(token: &str, allowed: impl Fn(u8) -> bool) -> Result<(), Error> {
 }
 
 /// Accepts more characters than the `b64token` of RFC 6750 section 2.1, because well-known
-/// providers issue tokens with `!` or `|`. It refuses every character that could end or split a
+/// providers issue tokens with `!` or `|`. Refuses every character that could end or split a
 /// credential.
 fn is_bearer(byte: u8) -> bool {
     byte.is_ascii_graphic() && !b",;\"\\".contains(&byte)

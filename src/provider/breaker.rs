@@ -48,7 +48,7 @@ struct State {
     probing: bool,
 }
 
-/// The kind of an allowed call.
+/// The kind of a call that the breaker allows.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(super) enum Attempt {

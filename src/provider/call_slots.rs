@@ -11,8 +11,8 @@ use tokio::time::timeout;
 
 use super::settings::GrantType;
 
-/// One of this many slots is reserved for logins.
-const ONE_OF: usize = 5;
+/// Refreshes leave one slot in every five to logins.
+const SLOTS_PER_RESERVED_ONE: usize = 5;
 
 /// The slots of one provider.
 #[derive(Debug)]
@@ -34,7 +34,9 @@ impl CallSlots {
         let slots = usize::try_from(slots.get()).unwrap_or(usize::MAX);
         let slots = slots.min(Semaphore::MAX_PERMITS);
         // With one slot none is reserved, because refreshes need at least one.
-        let kept = slots.div_ceil(ONE_OF).min(slots.saturating_sub(1));
+        let kept = slots
+            .div_ceil(SLOTS_PER_RESERVED_ONE)
+            .min(slots.saturating_sub(1));
         Self {
             all: Semaphore::new(slots),
             refreshes: Semaphore::new(slots.saturating_sub(kept)),

@@ -123,8 +123,8 @@ fn subject(value: &Value) -> Option<Claim> {
 }
 
 /// The groups from an array of strings, one string, or an object with the groups as member names
-/// (Zitadel's roles). In such an object only a member with an object as its value is a group. A
-/// value such as `false` would mean that the user is not in the group.
+/// (Zitadel's roles). A member of such an object is a group only if its value is an object. A value
+/// such as `false` would mean that the user is not in the group.
 fn groups(value: Option<&Value>) -> Vec<Claim> {
     match value {
         Some(Value::Array(groups)) => claims(groups.iter().filter_map(Value::as_str)),

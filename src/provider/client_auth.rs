@@ -292,8 +292,8 @@ fn public_client(settings: &Settings, credentials: &Credentials) -> Result<Metho
     Ok(Method::Public)
 }
 
-/// The value for the Basic scheme. Both parts are form-encoded first (RFC 6749 section 2.3.1),
-/// unless the provider does not decode them.
+/// The value for the Basic scheme. Identifier and secret are form-encoded first (RFC 6749 section
+/// 2.3.1), unless the provider does not decode them.
 fn basic(
     client_id: &str,
     secret: &Secret<String>,

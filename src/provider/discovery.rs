@@ -33,9 +33,9 @@ const MAX_BACK_OFF: Duration = Duration::from_mins(1);
 
 impl Provider {
     /// Keeps the metadata, the keys, the certificate authorities and the files with secrets up to
-    /// date. Logs each reason why the provider cannot be reached once, and logs when it can be
-    /// reached again. The future does not keep the provider alive: it ends shortly after the last
-    /// other reference is dropped.
+    /// date. If the provider cannot be reached, logs each reason once. Also logs when the provider
+    /// can be reached again. The future does not keep the provider alive: it ends shortly after the
+    /// last other reference is dropped.
     ///
     /// # Cancel safety
     ///
@@ -269,8 +269,8 @@ impl ReportOnce {
     }
 }
 
-/// Placeholder metadata to check the settings before any metadata was read, so that other mistakes
-/// in the settings are found at once. `None` if no metadata is used.
+/// Placeholder metadata, to check the settings before any metadata was read. It finds other
+/// mistakes in the settings at once. `None` if no metadata is used.
 pub(super) fn placeholder(
     settings: &Settings,
     issuer: Option<&Issuer>,

@@ -122,7 +122,7 @@ pub(super) fn endpoint(
     } else {
         text.to_owned()
     };
-    // This error text is clearer than the text of the parser.
+    // The text "is not a URL" is clearer than the error text of the parser.
     let url = Url::parse(&absolute).map_err(|_error| refuse("is not a URL"))?;
     let problem = if !matches!(url.scheme(), "http" | "https") {
         "is not an http or https URL"

@@ -40,7 +40,7 @@ pub enum ErrorCode {
     UnauthorizedClient,
     /// The provider does not support this grant type.
     UnsupportedGrantType,
-    /// Another code: at most 200 printable characters of it.
+    /// An unknown error code: at most 200 printable characters of it.
     Unrecognized(Box<str>),
 }
 
@@ -97,8 +97,8 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// An error response of the token endpoint. An error response may be logged. Its texts are short
-/// and printable, and long words are omitted, because they could be a code or a token.
+/// An error response of the token endpoint. An error response may be logged. The texts are short
+/// and printable. Long words are omitted, because a long word could be a code or a token.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Refusal {
     /// The status code.
@@ -201,7 +201,8 @@ pub(super) fn classify(
 }
 
 impl ErrorPattern {
-    /// Whether the pattern has no condition. Such a pattern would match every response.
+    /// Whether the pattern has no condition. A pattern without a condition would match every
+    /// response.
     pub(super) fn matches_everything(&self) -> bool {
         let texts = [&self.error, &self.description, &self.hint];
         self.status.is_none() && !self.empty && texts.into_iter().all(Option::is_none)

@@ -145,7 +145,7 @@ impl IdTokenRules {
     }
 
     /// Checks the claims of an ID token from a refresh, except issuer and identity (OpenID Connect
-    /// Core 1.0 section 12.2). Such an ID token need not have a nonce.
+    /// Core 1.0 section 12.2). An ID token from a refresh need not have a nonce.
     ///
     /// # Errors
     ///
@@ -197,8 +197,9 @@ impl IdTokenRules {
         self.dates.read(&claims.members, "auth_time").ok().flatten()
     }
 
-    /// Checks the claims of a signed userinfo response. `issuer` is the issuer of the ID token. All
-    /// of these claims are optional. The caller compares its `sub` with the ID token.
+    /// Checks the claims of a signed userinfo response. `issuer` is the issuer of the ID token.
+    /// Every claim that this function checks is optional. The caller compares its `sub` with the ID
+    /// token.
     ///
     /// # Errors
     ///
@@ -225,7 +226,7 @@ impl IdTokenRules {
     }
 
     /// Checks that `iss` is a configured issuer, and that the tenant of the token and the issuer of
-    /// the key belong to it. Entra publishes a template as the issuer of a key. This template,
+    /// the key belong to it. Entra publishes a template as the issuer of a key. The template,
     /// completed with the token's tenant, has to be equal to `iss`.
     fn check_issuer<'a>(
         &self,

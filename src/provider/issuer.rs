@@ -1,8 +1,8 @@
 //! The issuer identifier of a provider (OpenID Connect Core 1.0 section 2).
 //!
 //! Identifiers are compared byte for byte. Another trailing slash, letter case or port makes
-//! another issuer (RFC 9207 section 2.4). Microsoft Entra has one issuer for each tenant. Such an
-//! identifier is configured as a template.
+//! another issuer (RFC 9207 section 2.4). Microsoft Entra has one issuer for each tenant. The
+//! issuer of Entra is configured as a template.
 
 use super::SetupError;
 use super::settings::Settings;

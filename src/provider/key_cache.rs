@@ -72,7 +72,8 @@ impl KeyCache {
         if let Some(newest) = self.newest.load_full() {
             return Ok(newest);
         }
-        // Several logins may have waited for this fetch. They must not repeat it one after another.
+        // Several logins may have waited for this fetch. The waiting logins must not repeat a
+        // failed fetch one after another.
         if is_recent(history.last_failure, clock.now(), MIN_INTERVAL) {
             return Err(KeysError::JustFetched);
         }
@@ -134,8 +135,8 @@ impl KeyCache {
             };
         }
         let fetched = self.fetch(&mut history, endpoint, clock).await;
-        // This is set after a failure as well. Otherwise forged tokens could cause many failing
-        // fetches.
+        // The time is set after a failed fetch as well. Otherwise forged tokens could cause many
+        // failing fetches.
         history.fetched_for_token = Some(clock.now());
         fetched.map(Some)
     }

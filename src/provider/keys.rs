@@ -1,8 +1,8 @@
 //! The public keys of a provider: its JSON Web Key Set (RFC 7517), or files.
 //!
 //! Each key is read separately. A provider may publish keys for other purposes and of unknown
-//! types. Such an entry is skipped and counted. A skipped entry never makes the other keys
-//! unusable.
+//! types. An entry that cannot be used is skipped and counted. A skipped entry never makes the
+//! other keys unusable.
 
 use std::collections::BTreeMap;
 use std::fmt;

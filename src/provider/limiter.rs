@@ -78,7 +78,8 @@ impl Limiter {
         }
         let made = &mut state.made;
         // A call in the future was made before the clock was set back. The age of such a call is
-        // unknown, so it counts as made now. It then blocks other calls for one minute at most.
+        // unknown, so it counts as made now. The call then blocks other calls for one minute at
+        // most.
         for call in made.iter_mut().rev().take_while(|call| **call > now) {
             *call = now;
         }

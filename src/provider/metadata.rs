@@ -1,8 +1,8 @@
 //! The metadata that a provider publishes (OpenID Connect Discovery 1.0, RFC 8414).
 //!
 //! Metadata is accepted for one reason: it was fetched from the location of the configured issuer,
-//! and it contains that issuer, byte for byte. It must not name endpoints that do not belong to
-//! this issuer. See [`Metadata::read`].
+//! and it contains that issuer, byte for byte. Metadata must not name endpoints that do not belong
+//! to this issuer. See [`Metadata::read`].
 
 use std::net::Ipv6Addr;
 

@@ -2,9 +2,9 @@
 //!
 //! This room implements the client side of OAuth 2.0 and OpenID Connect (RFC 6749, RFC 7636, OpenID
 //! Connect Core 1.0). The room builds the authorization request, exchanges a code for tokens, and
-//! reads the identity from the tokens. It contains the differences between kinds of providers
-//! ([`profile`], [`settings`]). The room does not know browsers, cookies, `state` or sessions. The
-//! caller of [`Provider::redeem`] has already matched the response to its request.
+//! reads the identity from the tokens. Profiles and settings describe the differences between kinds
+//! of providers ([`profile`], [`settings`]). The room does not know browsers, cookies, `state` or
+//! sessions. The caller of [`Provider::redeem`] has already matched the response to its request.
 //!
 //! This room sends no token request twice. A code is valid once, and the provider may have used it
 //! before the connection broke, so only a new login can safely repeat it. Many providers treat a
@@ -166,7 +166,8 @@ impl Provider {
             settings: settings.clone(),
             issuer,
             call_settings,
-            // The placeholder metadata only checks the settings. Its endpoints must never be used.
+            // The placeholder metadata only checks the settings. The endpoints in the placeholder
+            // must never be used.
             info: ArcSwapOption::from_pointee((!must_be_read).then_some(info)),
             credentials: Mutex::new(credentials),
             reachability: Reachability::default(),
@@ -338,8 +339,8 @@ impl Provider {
     }
 
     /// Exchanges an authorization code for tokens with one call to the token endpoint (RFC 6749
-    /// section 4.1.3). Then fetches the other data for the identity: the provider's keys and the
-    /// userinfo.
+    /// section 4.1.3). Afterwards fetches the other data for the identity: the provider's keys and
+    /// the userinfo.
     ///
     /// # Errors
     ///
@@ -404,9 +405,9 @@ impl Provider {
         let response = called
             .map_err(TokenCallError::Call)
             .inspect_err(|_| self.reachability.forget_success())?;
-        // A call can take seconds. Tokens are checked against the time of arrival. Their lifetime
-        // is counted from the time before the call, so that the gateway never uses a token after
-        // its expiry.
+        // A call can take seconds. Tokens are checked against the time of arrival. The lifetime of
+        // tokens is counted from the time before the call, so that the gateway never uses a token
+        // after its expiry.
         let arrived_at = clock.now();
         let answer = token::read(response, grant, &self.settings.errors, arrived_at);
         // A 429 applies to every call of this gateway, so logins pause as well.

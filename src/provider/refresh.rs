@@ -113,7 +113,7 @@ impl RefreshError {
 
 impl Provider {
     /// Exchanges the refresh token of a session for new tokens. A refresh makes one call to the
-    /// token endpoint. It also fetches keys if they are needed to verify an ID token in the
+    /// token endpoint. A refresh also fetches keys if they are needed to verify an ID token in the
     /// response. Nothing is sent while the breaker is open, while the provider asks for fewer
     /// calls, or when only the calls reserved for logins are left.
     ///
@@ -161,8 +161,8 @@ impl Provider {
         clock: &Clock,
     ) -> Result<Answered, TokenCallError> {
         let breaker_open = |retry_after| TokenCallError::BreakerOpen { retry_after };
-        // An open breaker refuses the call before the wait for a slot. It may also open during this
-        // wait, so `admit` asks it again.
+        // An open breaker refuses the call before the wait for a slot. The breaker may also open
+        // during this wait, so `admit` checks the breaker again.
         self.breaker.check(clock.now()).map_err(breaker_open)?;
         let _slot = self.call_slot(GrantType::RefreshToken).await?;
         let requested_at = clock.now();

@@ -6,8 +6,8 @@ use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use super::Provider;
 use super::settings::SignedOutPattern;
 
-/// Authentication schemes of apps with their own passwords. Such a challenge says nothing about the
-/// access token.
+/// Authentication schemes of apps with their own passwords. A challenge with one of these schemes
+/// says nothing about the access token.
 const PASSWORD_SCHEMES: [&str; 4] = ["basic", "digest", "negotiate", "ntlm"];
 
 impl Provider {

@@ -179,9 +179,9 @@ impl TokenCallError {
     pub fn class(&self) -> Classification {
         match self {
             // Possible causes are a page of a proxy, a truncated response or a provider that is
-            // starting. None of these causes shows that our settings are wrong. Each such response
-            // may have used up a refresh token. It therefore counts as a failure of the provider,
-            // so that the breaker can open.
+            // starting. None of these causes shows that our settings are wrong. A malformed
+            // response may have used up a refresh token. It therefore counts as a failure of the
+            // provider, so that the breaker can open.
             Self::MalformedResponse(_) => passing(Actor::Provider, Sent::Possibly),
             Self::Assertion(_) | Self::NoRefreshToken => lasting(Actor::Operator, Sent::Nothing),
             Self::Busy => passing(Actor::Provider, Sent::Nothing),

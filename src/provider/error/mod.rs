@@ -35,9 +35,9 @@ impl NotReady {
 /// The reason why an authorization response is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ResponseError {
-    /// The response names another issuer. Or the response names no issuer, although the provider
-    /// promises to (RFC 9207 section 2.4). The provider made a mistake, or an attacker mixes up two
-    /// providers.
+    /// The response names another issuer. The response may also name no issuer, although the
+    /// provider promises to name one (RFC 9207 section 2.4). The provider made a mistake, or an
+    /// attacker mixes up two providers.
     #[error("the authorization response is not from the configured issuer")]
     Issuer,
     /// The metadata has not been read yet, so it is not known whether the provider promises `iss`.

@@ -1,10 +1,10 @@
 //! The verification of signatures of JSON Web Tokens (RFC 7519, compact JWS of RFC 7515).
 //!
-//! All kinds of tokens use this code. The library verifies only the signature. Its own claim checks
-//! would ignore claims of an unexpected type, so the caller checks the claims. The token cannot
-//! choose how it is verified. The algorithm comes from the configured list and the keys come from
-//! the configured key set. The token may only select one of these keys by `kid`. The members `jku`,
-//! `jwk`, `x5u` and `x5c` are ignored.
+//! All kinds of tokens use this code. The library verifies only the signature. The claim checks of
+//! the library would ignore claims of an unexpected type, so the caller checks the claims. The
+//! token cannot choose how it is verified. The algorithm comes from the configured list and the
+//! keys come from the configured key set. The token may only select one of these keys by `kid`. The
+//! members `jku`, `jwk`, `x5u` and `x5c` are ignored.
 
 mod error;
 mod key;
@@ -50,7 +50,7 @@ pub(super) struct ExpectedHeader<'a> {
     pub(super) types: &'a [&'static str],
 }
 
-/// A token with a verified signature. Its claims have not been checked yet.
+/// A token with a verified signature. The claims have not been checked yet.
 #[derive(Debug)]
 pub(super) struct VerifiedToken {
     pub(super) members: Object,

@@ -13,9 +13,9 @@ pub struct IdentitySettings {
     pub userinfo: bool,
     /// How the access token is sent to the userinfo endpoint. Default: `header`.
     pub userinfo_bearer: UserinfoBearer,
-    /// The endpoint that lists the user's email addresses. It is used if the userinfo has no
-    /// verified address. It returns a JSON array of objects with `email`, `primary` and `verified`,
-    /// like the endpoint of GitHub.
+    /// The endpoint that lists the user's email addresses. The endpoint is used if the userinfo has
+    /// no verified address. It returns a JSON array of objects with `email`, `primary` and
+    /// `verified`, like the endpoint of GitHub.
     pub emails_endpoint: Option<String>,
     /// The names of the claims.
     pub claims: ClaimNames,

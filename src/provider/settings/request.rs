@@ -74,7 +74,7 @@ pub struct AuthorizationParameters {
     /// The resources that the access token is for (RFC 8707). The resources are repeated at the
     /// token endpoint.
     pub resource: Vec<String>,
-    /// Names and values of further parameters (`audience`, `domain_hint` ...). These parameters
+    /// Names and values of further parameters (`audience`, `domain_hint` ...). Further parameters
     /// cannot replace reserved parameters.
     pub parameters: BTreeMap<String, String>,
 }
@@ -96,7 +96,8 @@ pub enum ResponseMode {
 pub struct TokenRequest {
     /// The format of the body.
     pub body: BodyFormat,
-    /// Names and values of further parameters. These parameters cannot replace reserved parameters.
+    /// Names and values of further parameters. Further parameters cannot replace reserved
+    /// parameters.
     pub parameters: BTreeMap<String, String>,
     /// Other names for parameters: `redirect_uri = "redirect_url"`.
     pub rename: BTreeMap<String, String>,

@@ -14,9 +14,9 @@ pub struct IdTokenSettings {
     /// The accepted algorithms. The token cannot choose another algorithm. Default: all supported
     /// algorithms.
     pub algorithms: Vec<Algorithm>,
-    /// A file with a JSON Web Key Set (RFC 7517). This file replaces the published key set.
+    /// A file with a JSON Web Key Set (RFC 7517). The file replaces the published key set.
     pub jwks_file: Option<PathBuf>,
-    /// PEM files with one public key each. These keys replace the published key set.
+    /// PEM files with one public key each. Configured keys replace the published key set.
     pub public_key_files: Vec<PathBuf>,
     /// Further audiences that `aud` may contain besides the client identifier. Default: none.
     pub audiences: Vec<String>,

@@ -16,7 +16,7 @@ use crate::provider::token::TokenRequest;
 
 const SECRET: &str = "i0p6Sah1joLy8P1gwkP6ldBQiQZKbcewi9nPEUMp";
 
-/// A key that is valid except for its 1024 bits. It was made for this test and is used nowhere
+/// A key that is valid except for its 1024 bits. The key was made for this test and is used nowhere
 /// else.
 const SHORT_KEY: &str = include_str!("../../../tests/data/keys/rsa-1024.pem");
 

@@ -85,7 +85,7 @@ fn g_07_g_08_f_29_error_responses_of_real_servers_are_classified() {
 #[test]
 fn a_failing_provider_ends_no_session_whatever_its_body_says() {
     for row in rows().filter(|row| row.expected.0 == "fatal") {
-        // The same body with the status of a failing provider.
+        // The body is the same, but the status is that of a failing provider.
         for status in [408, 425, 429, 500, 502, 503, 504, 599] {
             let error = Row {
                 status,

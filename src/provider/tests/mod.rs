@@ -169,7 +169,7 @@ impl Received {
 }
 
 /// A server on the loopback interface. The server sends the next response on each connection, and
-/// none after the last response. It stops when its runtime stops.
+/// none after the last response. The server stops when its runtime stops.
 struct Server {
     url: String,
     received: mpsc::UnboundedReceiver<Received>,
