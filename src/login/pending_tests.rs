@@ -185,11 +185,11 @@ fn x_16_a_login_comes_back_whatever_year_it_is() {
 
 #[test]
 fn the_name_of_a_tabs_cookie_names_the_tab_and_no_other_name_does() {
-    let (_, login) = sealed(&KeyRing::random().unwrap());
-    let text = login.state.split('.').next().unwrap();
-    let name = login.tab.cookie();
+    let (_, sealed) = sealed(&KeyRing::random().unwrap());
+    let text = sealed.state.split('.').next().unwrap();
+    let name = sealed.tab.cookie();
     assert_eq!(name, format!("__Host-sidegate-{text}"));
-    assert_eq!(Tab::of_cookie(name.as_bytes()), Some(login.tab));
+    assert_eq!(Tab::of_cookie(name.as_bytes()), Some(sealed.tab));
     let longer = format!("{name}0");
     let shorter = name.get(..name.len() - 1).unwrap();
     for other in [
@@ -225,8 +225,8 @@ fn a_nonce_is_the_logins_own_and_comes_back_with_it() {
 fn a_state_has_one_fingerprint_and_another_state_has_another() {
     let keys = KeyRing::random().unwrap();
     let ((_, one), (_, other)) = (sealed(&keys), sealed(&keys));
-    let fingerprint = |login: &SealedLogin| {
-        ReturnedState::open(&login.state, &keys, ORIGIN).map(|state| state.fingerprint())
+    let fingerprint = |sealed: &SealedLogin| {
+        ReturnedState::open(&sealed.state, &keys, ORIGIN).map(|state| state.fingerprint())
     };
     assert_eq!(fingerprint(&one).unwrap(), fingerprint(&one).unwrap());
     assert_ne!(fingerprint(&one).unwrap(), fingerprint(&other).unwrap());

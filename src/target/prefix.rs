@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outline_keeps_the_names_of_segments_in_lower_case() {
+    fn a_folded_path_keeps_the_names_of_segments_in_lower_case() {
         for (path, depth, wanted) in [
             ("/Admin/users", 0, &[""][..]),
             ("/Admin/users", 1, &["", "/admin"]),
@@ -177,9 +177,9 @@ mod tests {
             ("/;x/.../a", 3, &["", "/", "//", "///a"]),
             ("/", 2, &[""]),
         ] {
-            let outline = FoldedPath::of(path, depth);
-            let wanted = wanted.iter().map(|beginning| beginning.as_bytes());
-            assert!(outline.prefixes().eq(wanted), "{path} {outline:?}");
+            let folded = FoldedPath::of(path, depth);
+            let wanted = wanted.iter().map(|prefix| prefix.as_bytes());
+            assert!(folded.prefixes().eq(wanted), "{path} {folded:?}");
         }
     }
 
