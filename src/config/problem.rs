@@ -31,7 +31,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// All problems in the settings. Side: gateway; the operator has to correct the settings.
+/// All problems in the settings. Responsible: the operator, who has to correct the settings.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub struct Problems(pub Vec<Problem>);
 

@@ -170,12 +170,12 @@ pub(super) fn unnamed_providers(routes: &RouteTable, names: &AssertionNames) -> 
 pub(super) fn check_hosts(urls: &PublicUrls, routes: &RouteTable, reader: &mut Reader<'_>) {
     for route in routes.iter() {
         for host in route.hosts().filter(|host| urls.find(host).is_none()) {
-            let known: Vec<&str> = urls.iter().map(PublicUrl::authority).collect();
+            let served: Vec<&str> = urls.iter().map(PublicUrl::authority).collect();
             reader.note(
                 &format!("routes.{}.hosts", route.index()),
                 format!(
                     "`{host}` is not one of the hosts in public_url ({})",
-                    known.join(", ")
+                    served.join(", ")
                 ),
             );
         }

@@ -109,11 +109,11 @@ async fn handle(state: &AppState, request: Request<Bytes>) -> HandlerResult {
         "/public/hello" => plain(StatusCode::OK, "Hello, whoever you are.\n"),
         "/stream" => stream(),
         "/slow" => {
-            let asked = url::form_urlencoded::parse(query.as_bytes())
+            let requested = url::form_urlencoded::parse(query.as_bytes())
                 .find(|(name, _value)| name == "ms")
                 .and_then(|(_name, value)| value.parse().ok());
-            let asked = Duration::from_millis(asked.unwrap_or(1000));
-            tokio::time::sleep(asked.min(MAX_WAIT)).await;
+            let delay = Duration::from_millis(requested.unwrap_or(1000));
+            tokio::time::sleep(delay.min(MAX_WAIT)).await;
             plain(StatusCode::OK, "Sorry for the wait.\n")
         }
         "/" | "/notes" => plain(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n"),

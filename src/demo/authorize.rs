@@ -90,8 +90,8 @@ pub(crate) async fn submit(server: &ServerState, request: &Request<Bytes>) -> Re
     }
     let name = field("user");
     let user = server.settings.users.iter().find(|user| {
-        let known = user.username == name || user.email == name;
-        known && user.password.matches(field("password").as_bytes())
+        let has_name = user.username == name || user.email == name;
+        has_name && user.password.matches(field("password").as_bytes())
     });
     let (Some(user), Some(fresh), Some(sid)) = (user, identifier(), identifier()) else {
         let shown = Some(name);
@@ -171,12 +171,12 @@ async fn validate(
         state: state.as_deref(),
         iss: server.response_issuer(),
     };
-    let told = |refusal: Refusal| match kind {
+    let respond = |refusal: Refusal| match kind {
         ProviderKind::OpenId => refusal.redirect(kind, to),
         ProviderKind::Passport12 | ProviderKind::Passport13 => direct(refusal),
     };
     if !code {
-        return Err(told(Refusal::unsupported_response_type()));
+        return Err(respond(Refusal::unsupported_response_type()));
     }
     let scopes = split_scopes(&field("scope").unwrap_or_default());
     if let Some(unknown) = scopes.iter().find(|scope| !exists(server, scope)) {
@@ -185,10 +185,10 @@ async fn validate(
         let refusal = Refusal::invalid_scope(unknown);
         return Err(refusal.redirect(kind, Destination { state, ..to }));
     }
-    let challenge = challenge(kind, &field).map_err(told)?;
+    let challenge = challenge(kind, &field).map_err(respond)?;
     if challenge.is_none() && client.secret.is_none() {
         let hint = "Code challenge must be provided for public clients";
-        return Err(told(Refusal::invalid_request(hint)));
+        return Err(respond(Refusal::invalid_request(hint)));
     }
     Ok(AuthorizationRequest {
         client_id,
@@ -212,7 +212,7 @@ fn exists(server: &ServerState, scope: &str) -> bool {
         ProviderKind::Passport12 | ProviderKind::Passport13 => &["*"],
     };
     let mut registered = server.settings.scopes.iter();
-    built_in.contains(&scope) || registered.any(|known| known == scope)
+    built_in.contains(&scope) || registered.any(|registered| registered == scope)
 }
 
 fn destination<'a>(
@@ -236,14 +236,14 @@ fn challenge(
         return Ok(None);
     };
     let method = field("code_challenge_method").unwrap_or_else(|| "plain".to_owned());
-    let (known, hint): (&[&str], _) = match kind {
+    let (methods, hint): (&[&str], _) = match kind {
         ProviderKind::OpenId => (&["S256"], "Code challenge method must be `S256`"),
         ProviderKind::Passport12 | ProviderKind::Passport13 => (
             &["S256", "plain"],
             "Code challenge method must be one of `S256`, `plain`",
         ),
     };
-    if !known.contains(&method.as_str()) {
+    if !methods.contains(&method.as_str()) {
         return Err(Refusal::invalid_request(hint));
     }
     if !is_code_verifier(&challenge) {
@@ -298,7 +298,7 @@ fn form(
     session: Option<String>,
     failed: Option<&str>,
 ) -> Response<ReplyBody> {
-    let known = session.is_some();
+    let has_session = session.is_some();
     let Some(session) = session.or_else(identifier) else {
         return Refusal::server_error().response(server.settings.kind);
     };
@@ -309,7 +309,7 @@ fn form(
     let hint = server.settings.users.iter().find(easy);
     let hint = hint.map(|user| user.username.as_str());
     let mut response = pages::login(action, &token, failed, hint);
-    if !known {
+    if !has_session {
         set_session(&mut response, &session);
     }
     response

@@ -167,7 +167,7 @@ impl SetCookie {
     /// The value of an attribute. It is empty when the attribute has no value.
     pub(crate) fn attribute(&self, name: &str) -> Option<&str> {
         let mut attributes = self.attributes.iter();
-        let found = attributes.find(|(known, _value)| known == name)?;
+        let found = attributes.find(|(attribute, _value)| attribute == name)?;
         Some(&found.1)
     }
 
@@ -226,7 +226,7 @@ impl Browser {
         let origin = url.origin().ascii_serialization();
         let mut hosts = self.hosts.iter();
         let (_, address) = hosts
-            .find(|(known, _)| *known == origin)
+            .find(|(host, _)| *host == origin)
             .ok_or_else(|| Error::UnknownHost(origin.into()))?;
         let request = self.to_http(request).map_err(Error::Request)?;
         let exchange = exchange(*address, request);

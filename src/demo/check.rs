@@ -140,7 +140,7 @@ impl fmt::Display for Step {
 
 /// A failed step.
 ///
-/// Side: the part that `step` checks. The text contains no token, code or cookie.
+/// Responsible: the part that `step` checks. The text contains no token, code or cookie.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{step}: expected {expected}, got {got}")]
 pub struct FailedStep {

@@ -53,7 +53,8 @@ use crate::secret::NoRandomness;
 /// The reason why a part of the demo did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The program cannot listen on the address. Side: gateway; choose another port, or 0.
+    /// The program cannot listen on the address. Responsible: the operator, who can choose another
+    /// port, or port 0.
     #[error("cannot listen on {address}")]
     Bind {
         /// The requested address.
@@ -62,28 +63,29 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// The settings that the demo writes do not load. Side: gateway.
+    /// The settings that the demo writes do not load. Responsible: the gateway.
     #[error("the settings of the demo have problems")]
     Config(#[from] Problems),
-    /// The demo cannot write its files. Side: gateway.
+    /// The demo cannot write its files. Responsible: the gateway.
     #[error("cannot write the files of the demo")]
     Files(#[from] io::Error),
-    /// The gateway did not start. Side: gateway.
+    /// The gateway did not start. Responsible: the gateway.
     #[error("the gateway did not start")]
     Instance(#[from] instance::Error),
-    /// The demo cannot generate a key pair. Side: gateway.
+    /// The demo cannot generate a key pair. Responsible: the gateway.
     #[error("cannot generate a key pair")]
     Key,
-    /// Other machines can reach the address. Side: gateway; the demo is for this machine only.
+    /// Other machines can reach the address. Responsible: the operator. The demo is for this
+    /// machine only.
     #[error("{address} is not a loopback address")]
     NotLoopback {
         /// The requested address.
         address: SocketAddr,
     },
-    /// The public key is not in PEM format. Side: gateway.
+    /// The public key is not in PEM format. Responsible: the gateway.
     #[error("the public key is not in PEM format")]
     PublicKey,
-    /// The operating system returned no random bytes. Side: gateway.
+    /// The operating system returned no random bytes. Responsible: the gateway.
     #[error("cannot generate keys")]
     Randomness(#[from] NoRandomness),
 }

@@ -46,7 +46,7 @@ impl Records {
     }
 
     pub(crate) fn register(&mut self, client: Client) {
-        self.clients.retain(|known| known.id != client.id);
+        self.clients.retain(|registered| registered.id != client.id);
         self.clients.push(client);
     }
 

@@ -84,7 +84,7 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         let mut query: Vec<(String, String)> = location.query_pairs().into_owned().collect();
         query.sort_unstable();
         let one = |name: &str| {
-            let mut values = query.iter().filter(|(known, _value)| known == name);
+            let mut values = query.iter().filter(|(parameter, _value)| parameter == name);
             match (values.next(), values.next()) {
                 (Some((_name, value)), None) => Ok(value.as_str()),
                 (None, _) => Err(format!("none in {}", names(&query))),
@@ -158,7 +158,7 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         )?;
         let query = |name: &str| {
             let mut pairs = location.query_pairs();
-            pairs.find_map(|(known, value)| (known == name).then(|| value.into_owned()))
+            pairs.find_map(|(parameter, value)| (parameter == name).then(|| value.into_owned()))
         };
         let code = query("code").is_some_and(|code| !code.is_empty());
         let error = || query("error").unwrap_or_else(|| "none".to_owned());
@@ -299,8 +299,8 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
     }
 
     async fn api(&mut self) -> StepResult {
-        let mut stranger = browser(self.check);
-        let page = stranger
+        let mut new_browser = browser(self.check);
+        let page = new_browser
             .send(BrowserRequest::fetch(&self.at("/whoami")?))
             .await;
         let page = page.map_err(|error| request_failed(&error))?;
@@ -336,15 +336,15 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
 
     async fn cookie_dead(&mut self) -> StepResult {
         let cookie = format!("{COOKIE}={}", self.session);
-        let mut thief = browser(self.check);
+        let mut other_browser = browser(self.check);
         let request = BrowserRequest::navigation(&self.at(PAGE)?).field("cookie", &cookie);
-        let page = thief.send(request).await;
+        let page = other_browser.send(request).await;
         let page = page.map_err(|error| request_failed(&error))?;
         if page.status != StatusCode::UNAUTHORIZED {
             self.authorization_request(&page)?;
         }
         let request = BrowserRequest::fetch(&self.at("/whoami")?).field("cookie", &cookie);
-        let page = thief.send(request).await;
+        let page = other_browser.send(request).await;
         refused(&page.map_err(|error| request_failed(&error))?)
     }
 

@@ -52,7 +52,7 @@ pub(super) struct VerifiedResponse {
 
 /// The reason why an authorization response is malformed.
 ///
-/// Side: client or provider.
+/// Responsible: the client or the provider.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum MalformedResponse {
     /// The answer has a code and an error.

@@ -9,41 +9,45 @@ use crate::session::{OpenError, StoreError};
 /// The reason why a login or a sign-out failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The authorization server answered with an error. Side: provider, or the user refused.
+    /// The authorization server answered with an error. Responsible: the provider, or the user who
+    /// refused.
     #[error("the authorization server refused the sign-in")]
     Denied(ErrorCode),
-    /// Three logins in a row did not lead to a usable session. Side: depends on the cause.
+    /// Three logins in a row did not lead to a usable session. Who is responsible depends on the
+    /// cause.
     #[error("repeated sign-ins did not lead to a session")]
     Loop,
-    /// The answer is malformed. Side: client or provider.
+    /// The answer is malformed. Responsible: the client or the provider.
     #[error("the answer of the authorization server is malformed")]
     Malformed(#[from] MalformedResponse),
-    /// The operating system returned no random bytes. Side: gateway.
+    /// The operating system returned no random bytes. Responsible: the gateway.
     #[error("nothing can be sealed without random bytes")]
     NoRandomness(#[from] NoRandomness),
-    /// The session store could not store the new session or the end of the session. Side: gateway.
+    /// The session store could not store the new session or the end of the session. Responsible:
+    /// the gateway.
     #[error("the change of the session could not be stored")]
     NotStored(#[from] StoreError),
-    /// The task of the exchange panicked. Side: gateway; this is a bug.
+    /// The task of the exchange panicked. Responsible: the gateway. This is a bug.
     #[error("the exchange stopped because of a bug")]
     Panicked,
-    /// The provider was not reachable, or the exchange failed. Side: in most cases the provider.
+    /// The provider was not reachable, or the exchange failed. Responsible: in most cases the
+    /// provider.
     #[error("signing in at the provider failed")]
     Provider(#[from] provider::Error),
-    /// The state is not valid. Side: client.
+    /// The state is not valid. Responsible: the client.
     #[error("the state of the answer is not valid")]
     State(#[from] StateError),
-    /// The control plane stopped before the exchange was done. Side: gateway.
+    /// The control plane stopped before the exchange was done. Responsible: the gateway.
     #[error("the gateway is stopping")]
     Stopped,
-    /// The provider has refused too many codes from this client. Side: client.
+    /// The provider has refused too many codes from this client. Responsible: the client.
     #[error("the provider has refused too many codes from this client")]
     TooManyRefused,
     /// The provider in the state is no longer configured, or its name now means another server or
-    /// client. Side: gateway.
+    /// client. Responsible: the gateway.
     #[error("the provider of this sign-in is not configured")]
     UnknownProvider,
-    /// The state was already used. Side: client.
+    /// The state was already used. Responsible: the client.
     #[error("the answer was already used")]
     Used,
 }

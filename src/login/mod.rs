@@ -110,14 +110,14 @@ impl Login {
 
     /// The display name of a provider, for pages.
     pub(crate) fn display_name<'a>(&'a self, provider: &'a str) -> &'a str {
-        let known = self.providers.get(provider);
-        known.map_or(provider, |known| known.display_name())
+        let configured = self.providers.get(provider);
+        configured.map_or(provider, |configured| configured.display_name())
     }
 
     /// The response mode of a provider: query or form post.
     pub(crate) fn response_mode(&self, provider: &str) -> ResponseMode {
-        let known = self.providers.get(provider);
-        known.map_or(ResponseMode::Query, |known| known.response_mode())
+        let configured = self.providers.get(provider);
+        configured.map_or(ResponseMode::Query, |configured| configured.response_mode())
     }
 
     /// Seals a return path for one of our own links at `public_url`.
@@ -250,7 +250,7 @@ impl Login {
         };
         match self.verified(granted, &returned, &callback).await {
             Ok(verified) => self.redeem(verified, &returned, callback).await,
-            Err(unfit) => *unfit,
+            Err(completion) => *completion,
         }
     }
 
@@ -287,8 +287,8 @@ impl Login {
             return Err(Box::new(answered));
         }
         self.ready(callback.provider).await.map_err(|error| {
-            // The code was not sent, so it is still valid. The cookie is kept, so that a reload of
-            // the callback page can succeed.
+            // The code was not sent, so it is still valid. The cookie is kept, so that the
+            // browser can send the same answer again.
             let mut failure = failed(error);
             failure.cookies.clear();
             Box::new(Completion::Failed(failure))
@@ -380,13 +380,13 @@ impl Login {
     /// the provider is asked, for at most [`PROVIDER_TIMEOUT`].
     async fn ready(&self, name: &str) -> Result<Arc<Provider>, Error> {
         let provider = self.providers.get(name).ok_or(Error::UnknownProvider)?;
-        if let Some(lately) = provider.recent_readiness(self.process.clock.now()) {
-            return Ok(lately.map(|()| Arc::clone(provider))?);
+        if let Some(readiness) = provider.recent_readiness(self.process.clock.now()) {
+            return Ok(readiness.map(|()| Arc::clone(provider))?);
         }
-        let (asked, clock) = (Arc::clone(provider), self.process.clock.clone());
+        let (shared, clock) = (Arc::clone(provider), self.process.clock.clone());
         let asking = self
             .process
-            .on_control_plane(async move { Ok(asked.ready(&clock).await?) });
+            .on_control_plane(async move { Ok(shared.ready(&clock).await?) });
         match timeout(PROVIDER_TIMEOUT, asking).await {
             Ok(ready) => ready.map(|()| Arc::clone(provider)),
             Err(_elapsed) => Err(Unreachable::silent(PROVIDER_TIMEOUT).into()),
@@ -402,7 +402,7 @@ impl Login {
         let VerifiedResponse { code, pending, .. } = verified;
         let name = &pending.details().provider;
         let provider = self.providers.get(name).ok_or(Error::UnknownProvider)?;
-        let asked = self.process.clock.instant();
+        let started = self.process.clock.instant();
         let redemption = Redemption {
             code,
             code_verifier: pending.code_verifier(),
@@ -411,17 +411,17 @@ impl Login {
             begun_at: pending.details().issued_at,
         };
         let redeemed = provider.redeem(redemption, &self.process.clock).await;
-        let took = self
+        let duration = self
             .process
             .clock
             .instant()
-            .saturating_duration_since(asked);
+            .saturating_duration_since(started);
         let result = redeemed
             .as_ref()
             .map_or_else(ExchangeError::reason, |_| "ok");
         self.process
             .metrics
-            .token_call(name, TokenCall::Code, result, took);
+            .token_call(name, TokenCall::Code, result, duration);
         Ok(redeemed?)
     }
 

@@ -86,7 +86,7 @@ pub(super) struct SealedLogin {
 
 /// The reason why a `state` was refused.
 ///
-/// Side: client. An old tab or a blocked cookie looks the same as an attack.
+/// Responsible: the client. An old tab or a blocked cookie looks the same as an attack.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum StateError {
     /// The state is older than the timeout of a login.

@@ -58,10 +58,10 @@ async fn a_valid_token_is_shown_decoded_and_never_raw() {
 #[tokio::test]
 async fn an_invalid_token_authenticates_nobody() {
     let fixture = Fixture::start(ProviderKind::Passport13).await;
-    let stranger = Fixture::start(ProviderKind::Passport13).await;
+    let other = Fixture::start(ProviderKind::Passport13).await;
     let app = app(&fixture).await;
     let (access, _refresh) = fixture.grant().await;
-    let foreign = stranger.grant().await.0;
+    let foreign = other.grant().await.0;
     let values = [
         "Bearer evil".to_owned(),
         format!("Basic {access}"),

@@ -133,10 +133,10 @@ fn compare(title: &str, expected: &Expected, answer: &Response<Bytes>) {
     let text = String::from_utf8_lossy(answer.body()).into_owned();
     assert_eq!(answer.status(), expected.status, "{title}: {text}");
     for (name, value) in &expected.fields {
-        let came = answer.headers().get(name).unwrap_or_else(|| {
+        let actual = answer.headers().get(name).unwrap_or_else(|| {
             panic!("{title}: no field {name}");
         });
-        assert_eq!(came, value, "{title}: {name}");
+        assert_eq!(actual, value, "{title}: {name}");
     }
     // The real server sends no caching field with errors, and a challenge only where a row has one.
     for name in ["cache-control", "www-authenticate"] {
@@ -150,15 +150,15 @@ fn compare(title: &str, expected: &Expected, answer: &Response<Bytes>) {
     let Some(body) = &expected.body else {
         return;
     };
-    let came = json(answer);
-    let came = came.as_object().unwrap();
+    let actual = json(answer);
+    let actual = actual.as_object().unwrap();
     assert_eq!(
-        came.keys().collect::<Vec<_>>(),
+        actual.keys().collect::<Vec<_>>(),
         body.keys().collect::<Vec<_>>(),
         "{title}"
     );
     for (name, value) in body {
-        let member = &came[name];
+        let member = &actual[name];
         let good = match value.as_str() {
             "{seconds}" => member.is_u64(),
             "{jwt}" => member.as_str().unwrap().split('.').count() == 3,
@@ -225,9 +225,9 @@ async fn the_authorization_endpoint_answers_every_row() {
             let expected = row.expected(kind);
             compare(&title, expected, &answer);
             if let (Some(location), Some(expected)) = (&expected.location, &expected.query) {
-                let came = answer.headers()["location"].to_str().unwrap();
+                let actual = answer.headers()["location"].to_str().unwrap();
                 let base = filled(&fixture, location).await;
-                assert!(came.starts_with(&format!("{base}?")), "{title}: {came}");
+                assert!(actual.starts_with(&format!("{base}?")), "{title}: {actual}");
                 let mut wanted = BTreeMap::new();
                 for (name, value) in expected {
                     wanted.insert(name.clone(), filled(&fixture, value).await);
@@ -270,12 +270,12 @@ async fn the_reference_request_is_answered_with_a_token_like_the_reference_token
         redirect_uris: vec![parameter("redirect_uri")],
     };
     fixture.server.register(registered).await;
-    let mut asked = url::form_urlencoded::Serializer::new(String::new());
-    asked.append_pair("response_type", "code");
+    let mut authorization = url::form_urlencoded::Serializer::new(String::new());
+    authorization.append_pair("response_type", "code");
     for name in ["client_id", "redirect_uri"] {
-        asked.append_pair(name, &parameter(name));
+        authorization.append_pair(name, &parameter(name));
     }
-    let target = format!("/oauth/authorize?{}", asked.finish());
+    let target = format!("/oauth/authorize?{}", authorization.finish());
     let code = query(&fixture.sign_in(&target).await)["code"].clone();
     assert!((700..1000).contains(&code.len()), "{}", code.len());
     assert!(parameter("code").starts_with("def50200") && code.starts_with("def50200"));
@@ -317,11 +317,11 @@ fn is_like_the_reference(fixture: &Fixture, access: &str, reference: &Value) {
         token.claims
     );
     for (name, value) in expected {
-        let came = &token.claims[name];
-        let same = came.is_f64() == value.is_f64() && came.is_string() == value.is_string();
+        let actual = &token.claims[name];
+        let same = actual.is_f64() == value.is_f64() && actual.is_string() == value.is_string();
         assert!(
-            same && came.is_array() == value.is_array(),
-            "{name}: {came}"
+            same && actual.is_array() == value.is_array(),
+            "{name}: {actual}"
         );
     }
     assert_eq!(token.claims["aud"], expected["aud"]);
