@@ -184,7 +184,7 @@ fn x_16_a_login_comes_back_whatever_year_it_is() {
 }
 
 #[test]
-fn the_name_of_a_tabs_cookie_names_the_tab_and_no_other_name_does() {
+fn only_the_name_of_a_tab_cookie_gives_a_tab() {
     let (_, sealed) = sealed(&KeyRing::random().unwrap());
     let text = sealed.state.split('.').next().unwrap();
     let name = sealed.tab.cookie();
@@ -209,12 +209,12 @@ fn the_name_of_a_tabs_cookie_names_the_tab_and_no_other_name_does() {
 }
 
 #[test]
-fn a_nonce_is_the_logins_own_and_comes_back_with_it() {
+fn each_login_has_its_own_nonce_and_the_verified_state_has_the_same_nonce() {
     let keys = KeyRing::random().unwrap();
     let ((one, out), (other, _)) = (sealed(&keys), sealed(&keys));
     assert_eq!(one.nonce().len(), 43);
     assert_ne!(one.nonce(), other.nonce());
-    // The nonce goes to the browser, and the code verifier must not be known from it.
+    // The browser sees the nonce, so the nonce must not reveal the code verifier.
     assert_ne!(one.nonce(), *one.code_verifier().expose());
     let verified = ReturnedState::open(&out.state, &keys, ORIGIN)
         .and_then(|state| state.verify(&keys, Some(secret(&out)), NOW, TIMEOUT));
@@ -222,7 +222,7 @@ fn a_nonce_is_the_logins_own_and_comes_back_with_it() {
 }
 
 #[test]
-fn a_state_has_one_fingerprint_and_another_state_has_another() {
+fn two_states_have_different_fingerprints() {
     let keys = KeyRing::random().unwrap();
     let ((_, one), (_, other)) = (sealed(&keys), sealed(&keys));
     let fingerprint = |sealed: &SealedLogin| {
@@ -240,13 +240,13 @@ fn a_registration_tag_is_the_first_half_of_a_fingerprint() {
 }
 
 #[test]
-fn verifier_nonce_and_challenge_are_what_another_program_derives_from_the_seed() {
+fn verifier_nonce_and_challenge_match_the_values_of_another_program() {
     let pending = PendingLogin {
         details: details("/"),
         seed: Secret::new(std::array::from_fn(|at| u8::try_from(at).unwrap())),
     };
-    // By Python's hmac and hashlib. Another version of the gateway must derive the same, or a login
-    // that is under way during an update fails.
+    // These values are from Python's hmac and hashlib. They must not change, or every login that is
+    // pending during an update of the gateway fails.
     let verifier = "kHCmA1HljaE5RbrTJDbdh96Nn9l1IpK18XLRsrC_xKw";
     assert_eq!(pending.code_verifier().expose(), verifier);
     assert_eq!(
@@ -260,7 +260,7 @@ fn verifier_nonce_and_challenge_are_what_another_program_derives_from_the_seed()
 }
 
 #[test]
-fn a_browsers_secret_is_16_random_bytes() {
+fn a_browser_secret_is_16_random_bytes() {
     let keys = KeyRing::random().unwrap();
     let ((_, one), (_, other)) = (sealed(&keys), sealed(&keys));
     assert_eq!(URL_SAFE_NO_PAD.decode(secret(&one)).unwrap().len(), 16);

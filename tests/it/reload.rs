@@ -630,7 +630,7 @@ async fn check_says_what_a_reload_would_end_while_the_gateway_runs() {
     let said = checked(&new, &running).await;
     for line in [
         "ends 2 sessions of the provider `main`: ",
-        "ends the sessions of the provider `main`: its issuer, its URL or its client_id is",
+        "ends the sessions of the provider `main`: its issuer, URL or client_id has changed",
         "changes only with a restart: server.workers",
     ] {
         assert!(said.contains(line), "{line} is not in\n{said}");
