@@ -1,9 +1,9 @@
-//! One listening socket that all workers share, beside one socket each (`SO_REUSEPORT`):
-//! `cargo bench --bench accept`.
+//! Compares one listening socket that all workers share with one socket for each worker
+//! (`SO_REUSEPORT`): `cargo bench --bench accept`.
 //!
-//! Two workers, as `sidegate::server` has them, answer one line on each connection. First clients
-//! come and go as fast as they can, then a thousand come and stay. What counts is what a connection
-//! costs its worker, and how evenly connections fall to both.
+//! Two workers, like those of `sidegate::server`, answer one line on each connection. First,
+//! clients connect and disconnect as fast as they can. Then a thousand clients connect and stay.
+//! The results are the CPU time of a connection, and how evenly connections are distributed.
 
 #![expect(
     clippy::expect_used,
@@ -39,12 +39,12 @@ enum Way {
     OneEach,
 }
 
-/// What one round showed.
+/// The result of one round.
 struct Seen {
-    /// Microseconds of the workers' CPU for a connection that comes and goes.
+    /// Microseconds of the workers' CPU time for a short connection.
     cost: f64,
     per_second: f64,
-    /// Of the connections that came and went, and of those that stayed: the busier worker's part.
+    /// The busier worker's share of the short connections, and of the long ones.
     churned: f64,
     held: f64,
 }
@@ -62,7 +62,7 @@ fn main() {
     ];
     let mut seen = [Vec::new(), Vec::new()];
     for round in 0..rounds {
-        // Each goes first in every second round.
+        // Each variant runs first in every second round.
         for turn in 0..ways.len() {
             let index = (round + turn) % ways.len();
             let (way, seen) = (ways.get(index), seen.get_mut(index));
@@ -182,10 +182,10 @@ fn listeners(way: Way) -> Vec<TcpListener> {
     }
 }
 
-/// A thread with a runtime of its own. Dropping it ends it.
+/// A thread with its own runtime. Dropping it ends the thread.
 struct Worker {
     taken: Arc<AtomicUsize>,
-    /// Where the kernel says how long it has run.
+    /// The kernel's file with the CPU time of the thread.
     account: PathBuf,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
@@ -218,7 +218,7 @@ impl Worker {
         }
     }
 
-    /// Nanoseconds.
+    /// The CPU time in nanoseconds.
     fn spent(&self) -> u64 {
         let account = fs::read_to_string(&self.account).expect("it is Linux");
         let spent = account.split(' ').next().map(str::parse);
@@ -242,7 +242,7 @@ async fn accept(listener: TcpListener, taken: &AtomicUsize) {
         taken.fetch_add(1, Ordering::Relaxed);
         drop(tokio::task::spawn_local(async move {
             let mut line = [0; LINE.len()];
-            // It ends with the client.
+            // The loop ends when the client disconnects.
             while stream.read_exact(&mut line).await.is_ok() {
                 stream.write_all(&line).await.expect("it is read");
             }

@@ -1,9 +1,9 @@
-//! The load of the measuring commands, where ready-made generators do not do: an open loop that
-//! measures from the schedule, a closed loop with another session for each request, and people
-//! signing in by the hundred thousand.
+//! A load generator for the measuring commands, for cases that other generators do not support: an
+//! open loop that measures from the schedule, a closed loop with another session for each request,
+//! and logins of hundreds of thousands of users.
 //!
-//! It knows no more of HTTP than answers with a `Content-Length`, and stops at the first answer
-//! that is not as expected. What a subcommand prints is JSON, one object in each line.
+//! It understands only HTTP answers with a `Content-Length`, and stops at the first unexpected
+//! answer. The subcommands print JSON, one object on each line.
 
 #![expect(
     clippy::expect_used,
@@ -34,14 +34,14 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 
-/// Loads a proxy on a port of this machine.
+/// Sends load to a proxy on a port of this machine.
 #[derive(Parser)]
 enum Command {
-    /// Requests on a schedule, to several targets in turn, slice by slice
+    /// Sends requests on a schedule, to several targets in turn, slice by slice
     Open(Open),
-    /// Each connection asks again as soon as it has its answer
+    /// Sends the next request on each connection as soon as the answer has arrived
     Closed(Closed),
-    /// People sign in; their cookies are written to a file
+    /// Signs users in and writes their cookies to a file
     SignIn(SignIn),
 }
 
@@ -50,7 +50,7 @@ struct Open {
     /// Requests per second, over all connections
     #[arg(long, default_value_t = 2000.0)]
     rate: f64,
-    /// How long one slice is
+    /// The duration of a slice
     #[arg(long, default_value_t = 250)]
     slice_ms: u64,
     /// Slices for each target
@@ -73,13 +73,13 @@ struct Closed {
     at_once: usize,
     #[arg(long)]
     seconds: f64,
-    /// Time before, which does not count
+    /// Time before the measurement
     #[arg(long, default_value_t = 1.0)]
     warm_up: f64,
-    /// A cookie in each line; the request's `{cookie}` becomes one after the other of them
+    /// A file with a cookie on each line; they replace `{cookie}` in the request in turn
     #[arg(long)]
     cookies: Option<PathBuf>,
-    /// Each connection keeps to one cookie, as a browser does
+    /// Each connection uses one cookie, like a browser
     #[arg(long)]
     own: bool,
     port: u16,
@@ -93,7 +93,7 @@ struct SignIn {
     people: usize,
     #[arg(long, default_value_t = 32)]
     connections: usize,
-    /// Where the cookies go, one in each line
+    /// The output file for the cookies, one on each line
     #[arg(long)]
     cookies: PathBuf,
     /// The gateway's public host
@@ -103,7 +103,7 @@ struct SignIn {
 }
 
 fn main() {
-    // Without arguments it is being built along with the benches, and has nothing to do.
+    // Without arguments the program was only built together with the benchmarks, and does nothing.
     if std::env::args().len() < 2 {
         return;
     }
@@ -139,7 +139,7 @@ struct Answer {
 }
 
 impl Answer {
-    /// Reads what has come so far; `None` until the head is whole.
+    /// Parses the received bytes; `None` until the head is complete.
     fn read(bytes: &[u8]) -> Option<Self> {
         let head = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
         let text = std::str::from_utf8(bytes.get(..head)?).expect("a head of ASCII");
@@ -153,7 +153,7 @@ impl Answer {
     }
 }
 
-/// The first field of this name, and what comes after it.
+/// The value of the first field with this name, and the text after it.
 fn field<'a>(head: &'a str, name: &str) -> Option<(&'a str, &'a str)> {
     let mut rest = head;
     while let Some((line, after)) = rest.split_once("\r\n") {
@@ -167,7 +167,7 @@ fn field<'a>(head: &'a str, name: &str) -> Option<(&'a str, &'a str)> {
     None
 }
 
-/// A connection that waits for its answers.
+/// A connection with blocking input and output.
 struct Blocking {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -223,10 +223,10 @@ impl Target {
 }
 
 impl Open {
-    /// Latencies of each slice in microseconds, from the instant at which a request was due: its
-    /// median, the 90th and the 99th of a hundred. A stall of the machine spoils a slice, not all.
+    /// Latencies of each slice in microseconds, from the scheduled time of a request: the median,
+    /// the 90th and the 99th percentile. A stall of the machine affects only one slice.
     fn run(&self) -> Value {
-        // Sleeps of new threads end within a microsecond of their time, not within fifty.
+        // Reduces the delay of sleeps from about fifty microseconds to one.
         fs::write("/proc/self/timerslack_ns", "1000").unwrap_or_default();
         let targets: Arc<Vec<Target>> = Arc::new(
             self.targets
@@ -288,7 +288,7 @@ impl Open {
     }
 }
 
-/// Median, 90th and 99th of a hundred, in microseconds.
+/// The median, the 90th and the 99th percentile, in microseconds.
 fn quantiles(latencies: &mut [Duration]) -> Value {
     latencies.sort_unstable();
     let at = |share: f64| {
@@ -300,7 +300,7 @@ fn quantiles(latencies: &mut [Duration]) -> Value {
     json!([at(0.5), at(0.9), at(0.99)])
 }
 
-/// A connection of many.
+/// One of many connections.
 struct Connection {
     stream: tokio::net::TcpStream,
     buffer: Vec<u8>,
@@ -315,7 +315,7 @@ impl Connection {
         Self { stream, buffer }
     }
 
-    /// Sends a request and gives the status and head of its answer.
+    /// Sends a request. Returns the status and the head of the answer.
     async fn ask(&mut self, request: &[u8]) -> (u16, &str) {
         self.stream
             .write_all(request)
@@ -336,7 +336,7 @@ impl Connection {
     }
 }
 
-/// A request whose `{cookie}` is filled in, again and again.
+/// A request in which `{cookie}` is replaced, many times.
 struct Requests {
     before: Vec<u8>,
     after: Vec<u8>,
@@ -359,8 +359,9 @@ impl Requests {
         }
     }
 
-    /// The next one, or the one of somebody's `own` number, written over what `request` held.
-    /// Neighbours in the list are far apart in time, as the step shares no factor with usual counts.
+    /// Writes the next request, or the request with the cookie number `own`, into `request`. The
+    /// step has no common factor with the usual numbers of cookies, so neighbours in the list are
+    /// used at distant times.
     fn write(&self, request: &mut Vec<u8>, own: Option<usize>) {
         request.clear();
         request.extend_from_slice(&self.before);
@@ -375,8 +376,8 @@ impl Requests {
 }
 
 impl Closed {
-    /// How many requests were answered in the time that counts, and quantiles of their latency. A
-    /// line says when that time begins, another when it has ended.
+    /// The number of requests that were answered in the measured time, and the quantiles of their
+    /// latency. One line says when this time begins, another when it has ended.
     async fn run(&self) -> Value {
         let requests = Rc::new(Requests::new(&self.request, self.cookies.as_deref()));
         let (counting, stopped) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(false)));
@@ -407,7 +408,7 @@ impl Closed {
             }));
         }
         tokio::time::sleep(Duration::from_secs_f64(self.warm_up)).await;
-        // Whoever measures the proxy beside reads its account now, and again when it has ended.
+        // The measuring command reads the CPU time of the proxy now, and again at the end.
         println!("{}", json!({"begun": true}));
         counting.set(true);
         let begun = Instant::now();
@@ -426,7 +427,7 @@ impl Closed {
 }
 
 impl SignIn {
-    /// Everybody walks the whole code flow at the gateway; the provider is one that takes any code.
+    /// All users run the whole code flow at the gateway. The provider accepts any code.
     async fn run(&self) -> Value {
         let left = Rc::new(Cell::new(self.people));
         let cookies = Rc::new(RefCell::new(String::new()));
@@ -454,7 +455,7 @@ impl SignIn {
     }
 }
 
-/// One person signs in. Returns the session's cookie.
+/// Signs in one user. Returns the session cookie.
 async fn sign_in(connection: &mut Connection, host: &str) -> String {
     let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nAccept: text/html\r\n\r\n");
     let (status, head) = connection.ask(request.as_bytes()).await;
@@ -472,7 +473,7 @@ async fn sign_in(connection: &mut Connection, host: &str) -> String {
     cookies_of(head)
 }
 
-/// The cookies that an answer sets, as the next request brings them.
+/// The cookies of an answer, in the form of the next request.
 fn cookies_of(head: &str) -> String {
     let mut pairs = Vec::new();
     let mut rest = head;

@@ -1,8 +1,8 @@
-//! Sessions that outlive the process, on a large scale: `cargo bench --bench durable`.
+//! Many sessions that outlive the process: `cargo bench --bench durable`.
 //!
-//! A child process opens 10,000 sessions, renews some and signs others out until it is killed with
-//! SIGKILL. The file that it leaves has to hold exactly what it had acknowledged. Then a durable
-//! login is compared with one in memory. `-- --test` does less of it.
+//! A child process opens 10,000 sessions, refreshes some and signs others out, until it is killed
+//! with SIGKILL. Its file must contain exactly the acknowledged changes. Then the benchmark
+//! compares the time of a login on disk with a login in memory. `-- --test` does less of it.
 
 #![expect(
     clippy::arithmetic_side_effects,
@@ -29,7 +29,7 @@ use tokio::task::JoinSet;
 
 use killed::{AT_ONCE, ChildLog, StoreFolder, change_sessions, login};
 
-/// Names the child's folder; whoever finds it is the child.
+/// Contains the folder of the child. A process that finds this variable is the child.
 const CHILD: &str = "SIDEGATE_BENCH_CHILD";
 
 fn main() {
@@ -48,7 +48,7 @@ fn main() {
     runtime.block_on(cost_of_a_login(logins));
 }
 
-/// Kills a child once it has opened so many sessions, and opens what it left.
+/// Kills a child after it has opened this number of sessions, and opens its file.
 async fn killed_and_started(sessions: u64) {
     let folder = tempfile::tempdir().unwrap();
     let store_folder = StoreFolder::new(folder.path());
@@ -108,7 +108,7 @@ fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / 1_048_576.0
 }
 
-/// A login to memory and to disk, one after the other and several at once.
+/// Logins in memory and on disk, one by one and several in parallel.
 async fn cost_of_a_login(logins: u32) {
     let folder = tempfile::tempdir().unwrap();
     let store_folder = StoreFolder::new(folder.path());
@@ -127,7 +127,7 @@ async fn cost_of_a_login(logins: u32) {
     }
 }
 
-/// The time that each of so many logins took, with `at_once` under way at any moment.
+/// The time of each of these logins, with `at_once` logins in parallel.
 async fn logged_in(sessions: &Arc<Sessions>, logins: u32, at_once: u32) -> Duration {
     let clock = Clock::system();
     let pending = clock.instant();

@@ -1,7 +1,7 @@
-//! What a session costs beside what it holds, in resident bytes: `cargo bench --bench memory`.
+//! The memory of a session beyond the data in it, in resident bytes: `cargo bench --bench memory`.
 //!
-//! A million people sign in (`-- --test`: ten thousand), each with tokens and claims of common sizes
-//! that are random. What is printed are bytes per session.
+//! A million users sign in (`-- --test`: ten thousand). Their tokens and claims are random and have
+//! typical sizes. The output is in bytes for each session.
 
 #![expect(
     clippy::expect_used,
@@ -38,7 +38,7 @@ fn main() {
         opened.expect("it is in memory");
         text
     };
-    // Whatever is made once is there before anything is measured.
+    // The first login allocates everything that is allocated once.
     sign_in(0);
     let before = resident();
     let text: usize = (1..=count).map(sign_in).sum();
@@ -84,7 +84,7 @@ fn store() -> Sessions {
     .expect("a thread")
 }
 
-/// The memory of this process that is really there.
+/// The resident memory of this process.
 fn resident() -> u64 {
     let status = fs::read_to_string("/proc/self/status").expect("a Linux system");
     let line = status.lines().find(|line| line.starts_with("VmRSS:"));

@@ -1,6 +1,6 @@
-//! The pieces of the request path, one by one: `cargo bench --bench parts`.
+//! The parts of the request path, one by one: `cargo bench --bench parts`.
 //!
-//! Compare runs of one machine only, and ratios rather than figures.
+//! Compare only runs on one machine, and compare ratios instead of absolute values.
 
 #![expect(
     clippy::expect_used,
@@ -95,7 +95,7 @@ fn store(sessions: u32) -> (Sessions, Vec<SessionId>) {
     (store, ids)
 }
 
-/// The same session again and again.
+/// The same session every time.
 #[divan::bench]
 fn session_look_up_hot(bencher: Bencher<'_, '_>) {
     let (store, ids) = store(1000);
@@ -106,7 +106,7 @@ fn session_look_up_hot(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// What a fresh token costs a request: whether the session's tokens want a look.
+/// The cost of a valid token for a request: checking whether the session's tokens need attention.
 #[divan::bench]
 fn refresh_check(bencher: Bencher<'_, '_>) {
     let (store, ids) = store(1);
@@ -117,11 +117,11 @@ fn refresh_check(bencher: Bencher<'_, '_>) {
     bencher.bench(|| black_box(&session).is_due(black_box(NOW)));
 }
 
-/// Another session each time.
+/// Another session every time.
 #[divan::bench(args = [10_000, 100_000])]
 fn session_look_up_cold(bencher: Bencher<'_, '_>, sessions: u32) {
     let (store, ids) = store(sessions);
-    // A step that shares no factor with the count visits all of them, far apart.
+    // The step has no common factor with the count, so it visits all sessions, in distant places.
     let mut places = (0..ids.len()).cycle().step_by(7919);
     bencher.bench_local(|| {
         let place = places.next().expect("it cycles");
@@ -132,7 +132,7 @@ fn session_look_up_cold(bencher: Bencher<'_, '_>, sessions: u32) {
     });
 }
 
-/// The fields that a browser sends, with a session cookie among others.
+/// The fields of a browser's request, with a session cookie among others.
 fn browser_fields() -> HeaderMap {
     let session = "A".repeat(48);
     let cookie = format!("theme=dark; lang=en; __Host-sidegate={session}; _ga=GA1.1.1234.5678");
@@ -207,7 +207,7 @@ fn runtime() -> Runtime {
 
 const PUBLIC_URL: &str = "https://app.example.com";
 
-/// What the settings file of a gateway makes of a provider on `port`, with `more` said of it.
+/// The configuration of a gateway with a provider on `port`, with `more` keys of the provider.
 fn config(port: u16, more: &str, folder: &tempfile::TempDir) -> Config {
     let folder = folder.path();
     fs::write(folder.join("secret"), "never-shown").expect("a written file");
@@ -232,10 +232,10 @@ fn config(port: u16, more: &str, folder: &tempfile::TempDir) -> Config {
     Config::load(&Source::file(path), &Reusable::default(), &clock).expect("good settings")
 }
 
-/// The code flow, and the origin that is asked.
+/// The code flow, and the origin of the requests.
 fn login(runtime: &Runtime) -> (Arc<Login>, PublicUrl) {
     let folder = tempfile::tempdir().expect("a folder");
-    // Nobody is sent to a provider that cannot be reached.
+    // A user is only sent to a provider that is reachable.
     let port = token_endpoint(runtime, "opaque").port();
     let config = config(port, "", &folder);
     let (sessions, _ids) = store(0);
@@ -251,7 +251,7 @@ fn login(runtime: &Runtime) -> (Arc<Login>, PublicUrl) {
     (Arc::new(login), public_url)
 }
 
-/// Sends a browser out, and gives the address that it is sent to.
+/// Sends a browser to the provider. Returns the URL.
 fn sent_out(runtime: &Runtime, login: &Login, public_url: &PublicUrl) -> String {
     let started = runtime.block_on(login.begin(Start {
         provider: "main",
@@ -264,7 +264,7 @@ fn sent_out(runtime: &Runtime, login: &Login, public_url: &PublicUrl) -> String 
     started.expect("a login").location
 }
 
-/// The address of the authorization endpoint with the sealed login in it.
+/// Builds the URL of the authorization endpoint with the sealed pending login.
 #[divan::bench]
 fn pending_login_sealed(bencher: Bencher<'_, '_>) {
     let runtime = runtime();
@@ -272,7 +272,8 @@ fn pending_login_sealed(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| sent_out(&runtime, &login, &public_url));
 }
 
-/// An answer whose login is opened, and which goes no further: another browser brings it.
+/// Opens the pending login of an answer, which is then refused because it comes from another
+/// browser.
 #[divan::bench]
 fn pending_login_opened(bencher: Bencher<'_, '_>) {
     let runtime = runtime();
@@ -318,7 +319,7 @@ fn signed(key: &KeyPair, claims: &str) -> String {
     format!("{token}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
-/// A token endpoint that gives the same answer to everybody.
+/// A token endpoint that always gives the same answer.
 fn token_endpoint(runtime: &Runtime, access_token: &str) -> SocketAddr {
     let body =
         format!(r#"{{"token_type":"Bearer","expires_in":3600,"access_token":"{access_token}"}}"#);
@@ -357,8 +358,8 @@ fn redeem(runtime: &Runtime, provider: &Provider) -> Grant {
     grant.expect("a grant")
 }
 
-/// A code for a token, over a connection of its own. What verifying the token costs is the
-/// difference: an opaque one is passed on as it is, a signed one is checked.
+/// Exchanges a code for a token over a new connection. An opaque token is not checked and a signed
+/// one is, so the difference is the cost of the check.
 #[divan::bench(args = ["opaque", "signed"])]
 fn token_redeemed(bencher: Bencher<'_, '_>, kind: &str) {
     let runtime = runtime();

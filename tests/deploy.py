@@ -1,14 +1,12 @@
-"""Starts Sidegate the way deploy/ says, without a container runtime and without a cluster.
+"""Starts Sidegate as described in deploy/, without a container runtime and without a cluster.
 
-The image: the final stage of deploy/Containerfile is read instruction by instruction and its files
-are laid out in an empty directory. The binary is built from exactly the files that the build stage
-copies, only without optimisation.
+The image: the script reads the instructions of the final stage of deploy/Containerfile and creates its files in an
+empty directory. It builds the binary from exactly the files that the build stage copies, but without optimisation.
 
-The pod: deploy/kubernetes/sidecar.yaml is read, and that directory becomes the read-only root of
-its Sidegate container, in mount, network and process namespaces of their own: the settings and
-secrets mounted where the manifest says, the user, group and arguments of the manifest, the
-manifest's own probes. A stand-in for the legacy app listens where the settings expect it.
-The README's settings are checked there as well.
+The pod: the script reads deploy/kubernetes/sidecar.yaml. The directory becomes the read-only root of the Sidegate
+container, in separate mount, network and process namespaces. Settings and secrets are mounted as in the manifest. User,
+group, arguments and probes also come from the manifest. A stand-in for the legacy app listens on the address in the
+settings. The script also checks the README's settings there.
 
     tests/.cache/venv/bin/python tests/deploy.py
 
@@ -49,7 +47,7 @@ PROGRAMS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Wrong(Exception):
-    """What deploy/ promises and what was seen instead."""
+    """A difference between a promise of deploy/ and the result."""
 
 
 def require(holds, otherwise):
@@ -86,7 +84,7 @@ def stages(text):
 
 
 def copy(source, target):
-    """COPY's rule: a directory gives its contents; a target that ends in a slash is a directory."""
+    """The rule of COPY: a directory is copied as its contents, and a target with a slash at its end is a directory."""
     if source.is_dir():
         shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
     else:
@@ -109,7 +107,7 @@ def copies(stage):
 
 
 def place(base, target, source, several):
-    """Where COPY puts one source."""
+    """The path of a source after COPY."""
     into = base / target.lstrip("/")
     if (target.endswith("/") or several) and not source.is_dir():
         into.mkdir(parents=True, exist_ok=True)
@@ -118,7 +116,7 @@ def place(base, target, source, several):
 
 
 def build(stage, scratch):
-    """Builds the binary from what the build stage copies, and lays out the image's root."""
+    """Builds the binary from the files that the build stage copies, and creates the root of the image."""
     source = scratch / "src"
     source.mkdir()
     for origin, sources, target in copies(stage):
@@ -145,7 +143,7 @@ def build(stage, scratch):
 
 
 def assemble(scratch):
-    """The root of the image and its settings, as the final stage states them."""
+    """The root of the image and its configuration, from the final stage."""
     stage_build, stage_final = stages(CONTAINERFILE.read_text())
     image = build(stage_build, scratch)
     root = scratch / "root"
@@ -169,7 +167,7 @@ def assemble(scratch):
 
 
 def inspect(root):
-    """What must not be in the image, and what must."""
+    """Checks the files that must and must not be in the image."""
     total = 0
     for path in root.rglob("*"):
         mode = path.lstat().st_mode
@@ -196,7 +194,7 @@ def documents():
 
 
 def sidecar(pod):
-    """The Sidegate container, once it is shown to be a sidecar with nothing to give away."""
+    """The Sidegate container, after checking that it is a sidecar without privileges."""
     container = next(each for each in pod["initContainers"] if each["name"] == "sidegate")
     security = container["securityContext"]
     require(container.get("restartPolicy") == "Always", "not a native sidecar")
@@ -248,7 +246,7 @@ def fill(directory, files, mode, group):
 
 
 def enter(root, container, pod, kinds):
-    """Mounts the container's view of the world; its root ends read-only."""
+    """Mounts the file systems of the container, with a read-only root."""
     mount("--make-rprivate", "/")
     mount("--bind", str(root), str(root))
     mounted = volumes(pod, kinds)
@@ -270,7 +268,7 @@ def enter(root, container, pod, kinds):
 
 
 def interface_up(name, address):
-    """Brings a loopback interface up with an address (there may be no `ip` program)."""
+    """Enables a loopback interface with an address, without the program `ip`."""
     set_address, set_flags, up = 0x8916, 0x8914, 1
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         packed = socket.inet_aton(address)
@@ -280,7 +278,7 @@ def interface_up(name, address):
 
 
 class LegacyApp(http.server.BaseHTTPRequestHandler):
-    """Counts what reaches it; nothing should, as nobody has signed in."""
+    """Counts the requests that reach the app. There must be none, because no user has signed in."""
 
     reached = []
 
@@ -295,7 +293,7 @@ class LegacyApp(http.server.BaseHTTPRequestHandler):
 
 
 def get(port, path, **fields):
-    """One request to the pod's address: the status, the fields and the body of the answer."""
+    """Sends a request to the pod's address. Returns status, fields and body of the answer."""
     connection = http.client.HTTPConnection(POD_ADDRESS, port, timeout=5)
     try:
         connection.request("GET", path, headers=fields)
@@ -306,7 +304,7 @@ def get(port, path, **fields):
 
 
 def command(container, image):
-    """The command line in the container, as its user, without privileges to gain."""
+    """The command line in the container, as its user and without a way to gain privileges."""
     security = container["securityContext"]
     user = [security["runAsUser"], security["runAsGroup"]]
     require(user == image["user"], f"the image's user {image['user']} is not the manifest's {user}")
@@ -319,7 +317,7 @@ def command(container, image):
 
 
 def await_started(process, container, ports):
-    """Asks the startup probe until it is content."""
+    """Calls the startup probe until it succeeds."""
     probe = container["startupProbe"]["httpGet"]
     deadline = time.monotonic() + START_DEADLINE_S
     while True:
@@ -335,7 +333,7 @@ def await_started(process, container, ports):
 
 
 def check_process(process, user):
-    """The running process has the user, and none of the privileges of root."""
+    """Checks that the running process has the right user and no privileges."""
     lines = pathlib.Path(f"/proc/{process.pid}/status").read_text().splitlines()
     status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
     require(status["Uid"].split() == [str(user[0])] * 4, f"runs as {status['Uid']}")
@@ -345,7 +343,7 @@ def check_process(process, user):
 
 
 def check_answers(container, ports, settings):
-    """The probes are content, and a visitor is sent to the provider, not to the app."""
+    """Checks that the probes succeed, and that a visitor is sent to the provider and not to the app."""
     for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
         probe = container[kind]["httpGet"]
         status, _, _ = get(ports[probe["port"]], probe["path"])
@@ -377,7 +375,7 @@ def check_answers(container, ports, settings):
 
 
 def run_pod(scratch):
-    """Everything that happens in namespaces of its own."""
+    """The part that runs in separate namespaces."""
     root = scratch / "root"
     image = json.loads((scratch / "image.json").read_text())
     kinds = documents()
@@ -391,7 +389,7 @@ def run_pod(scratch):
     enter(root, container, pod, kinds)
     line = command(container, image)
 
-    # People are sent to a provider that can be connected to, and to no other.
+    # Users are sent only to a provider that accepts connections.
     provider = socket.create_server(("127.0.0.1", 0))
     token_endpoint = f"http://127.0.0.1:{provider.getsockname()[1]}/token"
     environment = {
@@ -448,7 +446,7 @@ def main():
         again = [sys.executable, str(pathlib.Path(__file__).resolve()), "--pod", name]
         outcome = subprocess.run([*privileged, *namespaces, *again], check=False)
         if privileged:
-            # The pod left files of root's in the scratch folder.
+            # The pod has left files of root in the temporary folder.
             subprocess.run(["sudo", "--", "chown", "-R", str(os.geteuid()), name], check=True)
         require(outcome.returncode == 0, "the pod did not hold (see above)")
 

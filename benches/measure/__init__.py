@@ -1,1 +1,1 @@
-"""What the measuring commands share: processes, sign-ins, load, figures, reports."""
+"""Code of the measuring commands: processes, sign-ins, load, results, reports."""

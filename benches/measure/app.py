@@ -1,4 +1,4 @@
-"""An app that answers every request in the same way, for counts that must not vary."""
+"""An app that gives every request the same answer, so that counts do not vary."""
 
 import json
 import socketserver
@@ -31,7 +31,7 @@ class Visit(socketserver.BaseRequestHandler):
 
 
 class App(socketserver.ThreadingTCPServer):
-    """Listens on a free port of the loopback address and keeps the heads that arrive."""
+    """Listens on a free loopback port and stores the heads of requests."""
 
     daemon_threads = True
     allow_reuse_address = True

@@ -1,4 +1,4 @@
-"""Signs in as a person with a browser does: follows redirects, keeps cookies, fills in the form."""
+"""Signs in like a user with a browser: follows redirects, stores cookies, fills in the form."""
 
 import html
 import http.client
@@ -10,7 +10,7 @@ from .stage import Wrong
 REDIRECTS = {301, 302, 303, 307, 308}
 LONGEST = 15
 
-# What a browser sends besides its cookies.
+# The fields that a browser sends besides its cookies.
 FIELDS = {
     "User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
     "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
@@ -24,7 +24,7 @@ FIELDS = {
 
 
 class Browser:
-    """Knows the proxy's site as `host`, whose connections go to `port`."""
+    """Uses `host` as the proxy's site, and connects to `port` for it."""
 
     def __init__(self, host, port, tls=None):
         self.host = host
@@ -38,7 +38,7 @@ class Browser:
         return "; ".join(f"{name}={value}" for name, value in jar.items())
 
     def ask(self, url, form=None):
-        """One request, no redirect followed. Returns status, location and body."""
+        """Sends one request and follows no redirect. Returns status, location and body."""
         parts = urllib.parse.urlsplit(url)
         if parts.netloc != self.host:
             connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=30)
@@ -68,7 +68,7 @@ class Browser:
 
     @staticmethod
     def keep(jar, field):
-        """Keeps a cookie, or forgets it when that is what the field is for."""
+        """Stores a cookie, or deletes it if the field says so."""
         pair, _, attributes = field.partition(";")
         name, _, value = pair.strip().partition("=")
         gone = re.search(r"max-age=0\b|01[ -]jan[ -]1970", attributes, re.IGNORECASE)
@@ -78,7 +78,7 @@ class Browser:
             jar[name] = value
 
     def sign_in(self, path):
-        """Opens `path` of the site, signs in where asked, and returns what is at its end."""
+        """Opens `path` of the site and signs in if required. Returns the last answer."""
         url = f"http://{self.host}{path}"
         form = None
         for _ in range(LONGEST):

@@ -1,4 +1,4 @@
-"""Sidegate beside its peers: rounds, ratios, report. Started by `benches/side-by-side`."""
+"""Compares Sidegate with other proxies: rounds, ratios, report. Started by `benches/side-by-side`."""
 
 import argparse
 import dataclasses
@@ -17,13 +17,13 @@ from .places import DRIVE, PROGRAM, QUICK, RESULTS, TARGET
 from .stage import Stage, Wrong
 
 RULE = (
-    "A window is wrong, and never counts, unless the generator saw nothing but 2xx, the app got as "
-    "many requests as were answered, and the proxy's answer just before was the app's, byte for "
-    "byte, with its token arriving. A window is disturbed, and does not count, if everything else "
-    f"on the machine took more than {MOST_FOREIGN:.0%} of a core. A ratio is of two windows of one "
-    "round that both count. The cores of app and load are kept awake."
+    "A window counts only if the generator got only 2xx answers, the app got as many requests as were "
+    "answered, the proxy's answer just before equalled the app's byte for byte, and its token reached the "
+    "app. Otherwise it is wrong. A window also does not count if all other work on the machine took more "
+    f"than {MOST_FOREIGN:.0%} of a core. Then it is disturbed. A ratio compares two windows of one round that "
+    "both count. The cores of app and load are kept awake."
 )
-# Those that listen with TLS, too.
+# The proxies that also listen with TLS.
 BY_TLS = ("nginx", "haproxy", "sidegate")
 RATE = 1000
 
@@ -67,7 +67,7 @@ def parse():
 
 
 class Run:
-    """One comparison, from the start of the peers to its results."""
+    """One comparison, from the start of the proxies to the results."""
 
     def __init__(self, stage, present, arguments):
         self.stage = stage
@@ -82,7 +82,7 @@ class Run:
         self.loaded = {}
 
     def prepare(self):
-        """Starts everything, and signs in everywhere."""
+        """Starts all proxies and signs in at each."""
         stage = self.stage
         stage.start_provider()
         folder = stage.folder / "certificates"
@@ -103,7 +103,7 @@ class Run:
             self.sign_in(peer)
 
     def sign_in(self, peer):
-        """A session at a peer that gives some; the others get the same cookie as Sidegate."""
+        """Creates a session at a proxy with sign-in. The others get the same cookie as Sidegate."""
         if not peer.signs_in or peer.cookie:
             return
         tls = self.load.tls if peer.tls_port else None
@@ -118,7 +118,7 @@ class Run:
                     other.cookie = peer.cookie
 
     def round(self, number):
-        """Every figure of every peer once, in an order of the round's own."""
+        """Measures every figure of every proxy once, in a random order for the round."""
         shuffled = random.Random(number)
         for figure in FIGURES:
             taking = self.by_tls if figure.tls else self.plain
@@ -134,10 +134,10 @@ class Run:
         for name, peer in self.plain.items():
             self.loaded[name] = machine.resident_bytes(peer.pids())
 
-    # What comes of it
+    # Results
 
     def pairs(self, disturbed_too=False):
-        """Ratios by name: one for each round in which both windows count."""
+        """Ratios by name: one for each round in which both windows are valid."""
         ratios = {}
         counting = {
             (window.figure, window.peer, window.round): window.cpu
@@ -160,7 +160,7 @@ class Run:
             for shown in self.latencies:
                 direct = median_of(shown["direct"])
                 added = {name: median_of(slices) - direct for name, slices in shown.items()}
-                # Where a proxy seems to add nothing, the machine was busy with something else.
+                # If a proxy seems to add no latency, the machine was busy with other work.
                 if added[below] > 0 and added[above] > 0:
                     found.append(added[above] / added[below])
             ratios[f"added_p50.{above}_vs_{below}"] = found
@@ -198,12 +198,12 @@ class Run:
         }
 
     def raw(self):
-        """Every window and slice, for whoever doubts a figure."""
+        """Every window and slice, to check a result in detail."""
         windows = [dataclasses.asdict(window) for window in self.windows]
         return {"windows": windows, "latencies": self.latencies}
 
     def microseconds(self):
-        """CPU per request as it was, for orientation: it depends on the machine."""
+        """CPU per request in absolute values, which depend on the machine."""
         found = {}
         for window in self.windows:
             if window.counts:
@@ -211,7 +211,7 @@ class Run:
         return {name: round(statistics.median(costs), 2) for name, costs in found.items()}
 
     def latency_microseconds(self):
-        """Medians over all slices of each slice's median and 99th of a hundred."""
+        """Medians over all slices of the median and the 99th percentile of each slice."""
         found = {}
         for shown in self.latencies:
             for name, slices in shown.items():
@@ -230,7 +230,7 @@ def medians(pairs):
 
 
 def compared(names):
-    """Everybody against nginx, and Sidegate against everybody."""
+    """All proxies compared with nginx, and Sidegate compared with all proxies."""
     others = sorted(names - {"nginx"})
     if "nginx" in names:
         yield from ((name, "nginx") for name in others)

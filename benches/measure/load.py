@@ -1,4 +1,4 @@
-"""One window: a generator loads a proxy, and what that cost is read before and after."""
+"""One window: a generator loads a proxy, and the CPU time is read before and after."""
 
 import dataclasses
 import hashlib
@@ -17,17 +17,17 @@ from .stage import Wrong
 
 POSTED = "note=" + "n" * 4091
 
-# Fixed before anything is measured. A window counts if
-# - the generator saw no error and no answer but 2xx,
-# - as many requests reached the app as the generator counted, but for those under way at the end,
-# - before it, the proxy's answer was the app's, byte for byte, and its token had reached the app,
-# - everything else on the machine together took at most this share of one core.
+# These limits were fixed before the measurements. A window counts if
+# - the generator got only 2xx answers and no error,
+# - the app got as many requests as the generator counted, except those in progress at the end,
+# - before the window, the proxy's answer equalled the app's byte for byte, and its token reached the app,
+# - all other work on the machine took at most this share of one core.
 MOST_FOREIGN = 0.10
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """What is measured: one kind of request at one number of connections."""
+    """A measured quantity: one kind of request at one number of connections."""
 
     name: str
     title: str
@@ -36,7 +36,7 @@ class Figure:
     posted: bool = False
     generator: str = "wrk"
     tls: bool = False
-    # A connection for each request.
+    # One connection for each request.
     each_connects: bool = False
 
 
@@ -61,17 +61,17 @@ FIGURES = [
 
 @dataclasses.dataclass
 class Window:
-    """What one window showed. `wrong` says why it never counts; a disturbed one was right, and
-    shows what requests cost on a busy machine."""
+    """The result of one window. `wrong` says why it never counts. A disturbed window is correct, but shows the cost
+    of requests on a busy machine."""
 
     peer: str
     figure: str
     round: int
     requests: int
-    # Microseconds of CPU per request: of the proxy, and of the app behind.
+    # Microseconds of CPU per request: of the proxy and of the app.
     cpu: float
     app_cpu: float
-    # Of one core, over the window: what others took, what the hypervisor took, what the proxy used.
+    # Shares of one core during the window: other processes, the hypervisor, the proxy.
     foreign: float
     steal: float
     used: float
@@ -88,21 +88,21 @@ class Window:
 
 @dataclasses.dataclass
 class Seen:
-    """What a generator counted."""
+    """The counts of a generator."""
 
     requests: int
     problems: list
 
 
 class Load:
-    """Loads the peers of a stage."""
+    """Loads the proxies of a stage."""
 
     def __init__(self, stage, app, seconds):
         self.stage = stage
         self.app = app
         self.seconds = seconds
         self.awake = stage.keep("awake", machine.Awake())
-        # The certificate is one that nobody vouches for, and nothing secret goes this way.
+        # The certificate is self-made, and nothing secret is sent over this connection.
         self.tls = ssl.create_default_context()
         self.tls.check_hostname = False
         self.tls.verify_mode = ssl.CERT_NONE
@@ -130,7 +130,7 @@ class Load:
         return response.status, body
 
     def canary(self, peer, figure):
-        """What is wrong with this proxy right now."""
+        """The current problems of this proxy."""
         wrong = []
         status, body = self.get(peer, figure.path, figure.tls)
         if status != 200 or hashlib.sha256(body).digest() != self.expected(figure.path):
@@ -142,7 +142,7 @@ class Load:
         return wrong
 
     def expected(self, path):
-        """What the app itself answers, as a hash."""
+        """The app's own answer, as a hash."""
         if path not in self.bodies:
             connection = http.client.HTTPConnection("127.0.0.1", self.app.port, timeout=20)
             connection.request("GET", path)
@@ -154,7 +154,7 @@ class Load:
         return self.bodies[path]
 
     def app_requests(self):
-        """How many requests the app has had."""
+        """The number of requests that the app has got."""
         connection = http.client.HTTPConnection("127.0.0.1", self.app.status_port, timeout=20)
         connection.request("GET", "/")
         text = connection.getresponse().read().decode()
@@ -164,7 +164,7 @@ class Load:
     # The window
 
     def window(self, peer, figure, number):
-        """Loads a proxy for a moment to warm it up, then for the time that counts."""
+        """Loads a proxy for a moment to warm it up, and then for the measured time."""
         wrong = self.canary(peer, figure)
         generate = {"wrk": self.wrk, "h2load": self.h2load}[figure.generator]
         generate(peer, figure, self.seconds / 3)
@@ -174,7 +174,7 @@ class Load:
         seen = generate(peer, figure, self.seconds)
         spent = [now - then for now, then in zip(self.accounts(proxy, app), before)]
         proxy_cpu, app_cpu, generator_cpu, awake_cpu, busy, steal, wall = spent
-        # One of them is the question itself.
+        # One of them is the request for the count itself.
         reached = self.app_requests() - requests - 1
         known_cpu = proxy_cpu + app_cpu + generator_cpu + awake_cpu
         foreign = max(0.0, busy - known_cpu) / wall
@@ -226,7 +226,7 @@ class Load:
 
     def wrk(self, peer, figure, seconds):
         script = self.stage.write(f"{peer.name}.lua", wrk_script(self.fields(peer), figure.posted))
-        # It counts in whole tenths of a second only by its own unit.
+        # Only its own unit allows tenths of a second.
         command = ["wrk", "-t1", f"-c{figure.connections}", f"-d{max(1, round(seconds))}s"]
         said = self.generated([*command, "-s", script, self.url(peer, figure)])
         found = re.search(r"^counted (.*)$", said, re.MULTILINE)
@@ -238,12 +238,12 @@ class Load:
         return Seen(requests, problems)
 
     def header_options(self, peer):
-        """The request's fields; `Host` stays the address, as curl-like tools send it themselves."""
+        """The fields of the request, without `Host`, which the tools send themselves."""
         for name, value in self.fields(peer).items():
             yield from ("-H", f"{name}: {value}")
 
     def h2load(self, peer, figure, seconds):
-        """Many requests over few connections, or over HTTP/1.1 one connection for each request."""
+        """Many requests over few connections, or one connection for each request with HTTP/1.1."""
         if figure.each_connects:
             count = max(40, int(300 * seconds))
             many = ["--h1", f"-c{count}", f"-n{count}", "-r6", "--rate-period=20ms"]
@@ -270,8 +270,8 @@ class Load:
     # Latency
 
     def latencies(self, drive, peers, slices, rate):
-        """Microseconds from when a request was due: for each target and slice the median, the 90th
-        and the 99th of a hundred. The app itself, without a proxy, is `direct`."""
+        """Latency in microseconds from the scheduled time of a request: the median, the 90th and the 99th percentile for
+        each target and slice. `direct` is the app without a proxy."""
         targets = []
         for name, peer in {"direct": None, **peers}.items():
             port = peer.port if peer else self.app.port

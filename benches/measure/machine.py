@@ -1,4 +1,4 @@
-"""The machine: what processes and cores have spent, and what is measured on what."""
+"""The machine: CPU time of processes and cores, and the assignment of cores."""
 
 import os
 import pathlib
@@ -10,18 +10,18 @@ import sys
 TOP = pathlib.Path(__file__).resolve().parent.parent.parent
 TICK = 1 / os.sysconf("SC_CLK_TCK")
 
-# The proxy has a core of its own; the app, the load and whatever else is needed share the others.
+# The proxy has its own core. The app, the load generator and all other processes share the other cores.
 PROXY_CORES = {0}
 OTHER_CORES = set(range(1, os.cpu_count() or 1)) or PROXY_CORES
-# Above other work of the machine, where we may.
+# A higher priority than other work, if allowed.
 NICE = -10
 
 
 def place(cores):
-    """What a child does before it becomes the program: it and its threads stay on `cores`.
+    """Runs in a child before it starts the program: keeps the child and its threads on `cores`.
 
-    On the cores that the load shares nobody interrupts anybody on waking: the interrupt would be
-    sent by the proxy, and be on its account."""
+    SCHED_BATCH on the cores of the load prevents a waking process from interrupting another one. The proxy would
+    have to send this interrupt, and its time would count as the proxy's."""
 
     def placed():
         os.sched_setaffinity(0, cores)
@@ -34,11 +34,10 @@ def place(cores):
 
 
 class Awake:
-    """Keeps the cores of the load from falling asleep, without taking anything from it.
+    """Keeps the cores of the load awake, without taking CPU time from the load.
 
-    To wake a core costs its waker an interrupt, which on a virtual machine is tens of microseconds.
-    A proxy so quick that the load never waits for it would be spared that, and every other one
-    would pay for the load's idleness."""
+    Waking a core costs the waking process an interrupt, which takes tens of microseconds on a virtual machine. A
+    fast proxy keeps the load busy and needs no such interrupts. All slower proxies would pay for the idle load."""
 
     def __init__(self):
         cores = OTHER_CORES - PROXY_CORES
@@ -67,7 +66,7 @@ while os.getppid() == parent:
 
 
 def allow_many_files():
-    """Lets this process and its children have as many connections as the system allows."""
+    """Raises the limit of open files of this process and its children to the maximum."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
@@ -90,7 +89,7 @@ def tree(pid):
 
 
 def cpu_seconds(pids):
-    """What all threads of these processes have run, to the nanosecond."""
+    """The CPU time of all threads of these processes, in nanoseconds."""
     total = 0
     for pid in pids:
         try:
@@ -103,7 +102,7 @@ def cpu_seconds(pids):
 
 
 def busy_seconds():
-    """What all cores have worked, and what the hypervisor took from them."""
+    """The busy time of all cores, and the time that the hypervisor took from them."""
     with open("/proc/stat", encoding="ascii") as stat:
         user, nice, system, _idle, _wait, interrupts, soft, steal = map(
             int, stat.readline().split()[1:9]
@@ -112,7 +111,7 @@ def busy_seconds():
 
 
 def resident_bytes(pids):
-    """The memory that these processes have, what they share counted once."""
+    """The memory of these processes. Shared memory counts once."""
     total = 0
     for pid in pids:
         try:
@@ -126,7 +125,7 @@ def resident_bytes(pids):
 
 
 def said(*command):
-    """The first line that a program says, wherever it says it; empty when it is not there."""
+    """The first line of a program's output; empty if the program is missing."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     except OSError:
@@ -136,7 +135,7 @@ def said(*command):
 
 
 def description():
-    """What a reader has to know of the machine to judge a figure."""
+    """A description of the machine, for readers of the results."""
     with open("/proc/cpuinfo", encoding="ascii", errors="replace") as info:
         models = [line.split(":", 1)[1].strip() for line in info if line.startswith("model name")]
     with open("/proc/meminfo", encoding="ascii") as info:

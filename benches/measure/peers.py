@@ -1,7 +1,6 @@
-"""The proxies that are compared, each set up as its manual says for this job: one worker,
-keep-alive on both sides, no access log, forwarding fields; where it signs people in, the bearer
-token injected (oauth2-proxy as a proxy has no such option here and sends it as
-`X-Forwarded-Access-Token`)."""
+"""The compared proxies, each configured as in its manual: one worker, keep-alive on both sides, no access log,
+forwarding fields. A proxy with sign-in injects the bearer token. oauth2-proxy as a proxy has no such option and sends
+the token as `X-Forwarded-Access-Token`."""
 
 import dataclasses
 import json
@@ -16,18 +15,18 @@ from .stage import Wrong, free_port
 
 BODY = "x" * 1024
 LARGE = 100 * 1024
-# As long as what the cookies are sealed with has to be.
+# The required length of the key that seals cookies.
 SEALING = "0123456789abcdef0123456789abcdef"
 
 
 @dataclasses.dataclass
 class Peer:
-    """A proxy that is running: where it is, which processes a request touches, what it does."""
+    """A running proxy: its address, the processes that handle a request, its features."""
 
     name: str
     port: int
     processes: list
-    # Whether people sign in here, and in which field the app then sees the token.
+    # Whether users sign in at this proxy, and the field in which the app gets the token.
     signs_in: bool = False
     token_field: str | None = None
     tls_port: int | None = None
@@ -40,7 +39,7 @@ class Peer:
 
 @dataclasses.dataclass
 class Setting:
-    """What a peer is set up with."""
+    """The input for the setup of a proxy."""
 
     stage: object
     app: str
@@ -63,7 +62,7 @@ class Setting:
 
 
 def nginx_main(folder, name, servers):
-    """A complete nginx file of one process. Its limits on reuse are lifted: others have none."""
+    """A complete nginx configuration for one process. It has no limits on connection reuse, like the others."""
     return (
         f"daemon off; master_process off; worker_processes 1; pid {folder}/{name}.pid;\n"
         f"error_log {folder}/{name}.error;\n"
@@ -103,8 +102,8 @@ def upstream(name, address):
 
 
 class App:
-    """The app behind all of them, nginx too: 1 KB for any path, a large file, an account of what
-    arrived, and a count of requests."""
+    """The app behind all proxies, also an nginx: 1 KB for any path, a large file, a record of received requests, and a
+    count of requests."""
 
     def __init__(self, setting, stage):
         self.port, self.status_port = free_port(), free_port()
@@ -129,7 +128,7 @@ class App:
 
 
 def nginx(setting):
-    """Plain `proxy_pass`: the yardstick. It checks nobody."""
+    """Plain `proxy_pass` without authentication: the reference."""
     port, tls_port = free_port(), free_port()
     location = f"location / {{ proxy_pass http://app;\n{FORWARDED} }}\n"
     servers = (
@@ -144,7 +143,7 @@ def nginx(setting):
 
 
 def nginx_auth_request(setting):
-    """nginx asks a bare responder, another nginx, about each request: less than any real one."""
+    """nginx sends an auth subrequest for each request to an empty responder, which is faster than any real one."""
     port, responder_port = free_port(), free_port()
     token = "Bearer " + "e" * 800
     responder = start_nginx(
@@ -168,7 +167,7 @@ def nginx_auth_request(setting):
 
 
 def asking(setting, port, responder, path, taken, bearer, more=""):
-    """An nginx that asks a responder by `auth_request`, and injects what that says."""
+    """An nginx that asks a responder with `auth_request` and injects the token from its answer."""
     return (
         upstream("app", setting.app)
         + upstream("responder", responder)
@@ -214,7 +213,7 @@ def haproxy(setting):
 
 
 def sidegate(setting):
-    """Two processes, as one listens with TLS or without; each with a session of its own."""
+    """Two processes, because each listens either with or without TLS. Each has its own session."""
     stage, port = setting.stage, free_port()
     file = stage.write("sidegate.toml", stage.settings(port, f"http://{setting.app}"))
     process = setting.start("sidegate", [stage.program, "run", "--config", file], port)
@@ -235,7 +234,7 @@ def sidegate_tls(setting):
 
 
 def mod_auth_openidc(setting):
-    """Sessions in shared memory, which is the default store and the cheap one."""
+    """Sessions in shared memory, which is the default store and the fastest one."""
     folder, provider, port = setting.folder, setting.stage.provider, free_port()
     modules = "/usr/lib/apache2/modules"
     loaded = "".join(
@@ -280,7 +279,7 @@ def envoy_program():
 
 
 def envoy_oauth2(setting):
-    """The OAuth2 filter with its defaults: tokens encrypted into cookies."""
+    """The OAuth2 filter with its defaults: encrypted tokens in cookies."""
     provider, port = setting.stage.provider, free_port()
     issuer_port = int(provider.issuer.rpartition(":")[2])
     app_port = int(setting.app.rpartition(":")[2])
@@ -400,7 +399,7 @@ GO = {"GOMAXPROCS": "1"}
 
 
 def oauth2_proxy(setting):
-    """As the proxy itself, the session in its cookies."""
+    """oauth2-proxy as the proxy, with the session in cookies."""
     port = free_port()
     file = oauth2_proxy_file(setting, "oauth2_proxy", port, f"http://{setting.app}/", "")
     process = setting.start("oauth2_proxy", ["oauth2-proxy", "--config", file], port, GO)
@@ -410,7 +409,7 @@ def oauth2_proxy(setting):
 
 
 def oauth2_proxy_redis(setting):
-    """As the proxy itself, the session in Redis on this machine."""
+    """oauth2-proxy as the proxy, with the session in Redis on this machine."""
     port, redis_port = free_port(), free_port()
     command = ["redis-server", "--port", str(redis_port), "--bind", "127.0.0.1"]
     redis = setting.start("redis", [*command, "--save", "", "--appendonly", "no"], redis_port)
@@ -430,7 +429,7 @@ def oauth2_proxy_redis(setting):
 
 
 def nginx_oauth2_proxy(setting):
-    """Behind nginx's `auth_request`, the session in its cookies."""
+    """oauth2-proxy behind nginx's `auth_request`, with the session in cookies."""
     port, responder_port = free_port(), free_port()
     more = "reverse_proxy = true\nset_xauthrequest = true\nset_authorization_header = true\n"
     file = oauth2_proxy_file(
@@ -465,7 +464,7 @@ def nginx_oauth2_proxy(setting):
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A proxy that can be measured: what it takes, and how to ask for its version."""
+    """A proxy that can be measured: its programs, and the command that prints its version."""
 
     label: str
     start: Callable
@@ -474,11 +473,11 @@ class Kind:
 
 
 KINDS = {
-    "nginx": Kind("nginx, checks nobody", nginx, "nginx", ("nginx", "-v")),
+    "nginx": Kind("nginx without authentication", nginx, "nginx", ("nginx", "-v")),
     "sidegate": Kind("Sidegate", sidegate, "", ()),
-    "haproxy": Kind("haproxy, checks nobody", haproxy, "haproxy", ("haproxy", "-v")),
+    "haproxy": Kind("haproxy without authentication", haproxy, "haproxy", ("haproxy", "-v")),
     "nginx_auth_request": Kind(
-        "nginx + auth_request, bare responder", nginx_auth_request, "nginx", ("nginx", "-v")
+        "nginx + auth_request, empty responder", nginx_auth_request, "nginx", ("nginx", "-v")
     ),
     "envoy_oauth2": Kind("Envoy OAuth2 filter", envoy_oauth2, "", ()),
     "mod_auth_openidc": Kind(
@@ -503,7 +502,7 @@ KINDS = {
 
 
 def available(name):
-    """Whether the programs of a peer are on this machine."""
+    """Whether the programs of a proxy are installed."""
     if name == "envoy_oauth2":
         return envoy_program() is not None
     program = KINDS[name].program

@@ -1,4 +1,4 @@
-"""Where the programs are, and where results go."""
+"""The paths of programs and results."""
 
 import os
 

@@ -20,9 +20,9 @@ STYLE = {
     "ytick.color": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    # Text stays text: small files, and fonts of the reader.
+    # Text is stored as text, for small files and the fonts of the reader.
     "svg.fonttype": "none",
-    # The same figures give the same file.
+    # The same data gives the same file.
     "svg.hashsalt": "sidegate",
 }
 
@@ -72,7 +72,7 @@ def bars(axes, results, figure, names, title):
 
 
 def side_by_side(results, path):
-    """CPU per request and added latency of everybody, as ratio to nginx."""
+    """CPU per request and added latency of all proxies, as ratio to nginx."""
     names = [name for name in KINDS if name in results["versions"]]
     panels = [
         ("cpu_32", "CPU per signed-in request, 32 connections"),
@@ -83,13 +83,13 @@ def side_by_side(results, path):
         figure, rows = plt.subplots(len(panels), 1, figsize=(8.4, 2.9 * len(panels)))
         for axes, (name, title) in zip(rows, panels):
             bars(axes, results, name, names, title)
-        rows[-1].set_xlabel("times nginx, which checks nobody (logarithmic; lines are quartiles)")
+        rows[-1].set_xlabel("ratio to nginx without authentication (logarithmic; lines are quartiles)")
         figure.tight_layout(h_pad=2.2)
         save(figure, path)
 
 
 def scaling(results, path):
-    """Cost per request over connections, sessions, routes and workers."""
+    """Cost per request by connections, sessions, routes and workers."""
     panels = [
         ("connections", "Connections"),
         ("sessions", "Live sessions"),
@@ -128,7 +128,7 @@ def scaling(results, path):
 
 
 def short(number):
-    """A round number that leaves room for its neighbours."""
+    """A rounded number with enough distance to its neighbours."""
     for size, unit in ((1_000_000, "M"), (1000, "k")):
         if number >= size:
             return f"{number // size}{unit}"

@@ -5,7 +5,7 @@ import json
 from .load import FIGURES
 from .peers import KINDS
 
-# What Sidegate is to reach, as a ratio: what must not be exceeded, and what would be good.
+# The targets for Sidegate, as ratios: the limit and the goal.
 GOALS = {
     "cpu_32.sidegate_vs_nginx": (1.25, 1.05),
     "cpu_128.sidegate_vs_nginx": (1.30, 1.05),
@@ -51,15 +51,15 @@ def markdown(results):
     names = [name for name in KINDS if name in results["versions"]]
     windows = results["windows"]
     parts = [
-        "# Side by side",
+        "# Comparison with other proxies",
         f"`{results['command']}`, {results['date']}, commit {measured['commit']}; "
         f"{measured['processor']}, {measured['cores']} cores, {measured['system']}, "
         f"kernel {measured['kernel']}.",
         f"The cost of a request is the CPU time of the proxy's processes. Cells are **medians** "
-        f"[quartiles] over {rounds} rounds of the ratio to nginx in the same round. nginx checks "
-        f"nobody; its row says what 1.00 was in microseconds on this machine.",
+        f"[quartiles] over {rounds} rounds of the ratio to nginx in the same round. nginx does no "
+        f"authentication. Its row shows the value of 1.00 in microseconds on this machine.",
         results["rule"]
-        + f" Of {windows['all']} windows {windows['disturbed']} were disturbed and "
+        + f" Of {windows['all']} windows, {windows['disturbed']} were disturbed and "
         f"{windows['wrong']} wrong.",
         "## CPU per request, ratio to nginx",
         figures_table(results, names, [figure for figure in FIGURES if not figure.tls]),
@@ -71,7 +71,7 @@ def markdown(results):
         ),
         "## Latency at 1,000 requests a second",
         latency_table(results, names),
-        "## Sidegate against each",
+        "## Sidegate compared with each",
         table(
             ["GET, CPU per request", "1 connection", "32 connections", "128 connections"],
             [
@@ -86,7 +86,7 @@ def markdown(results):
         ),
         "## Goals",
         table(
-            ["ratio", "at most", "better", "measured"],
+            ["ratio", "limit", "goal", "measured"],
             [
                 [f"`{name}`", f"{must:.2f}", f"{aim:.2f}", ratio(results, name)]
                 for name, (must, aim) in GOALS.items()
@@ -122,7 +122,7 @@ def figures_table(results, names, figures):
 
 
 def latency_table(results, names):
-    """Latency counts from the instant at which a request was due."""
+    """Latency is measured from the scheduled time of a request."""
     shown = results["latency_microseconds"]
     direct = shown["direct"]["p50"]
     rows = [["no proxy", f"{direct:.0f}", "-", f"{shown['direct']['p99']:.0f}", "-"]]
@@ -137,5 +137,5 @@ def latency_table(results, names):
                 "1.00" if name == "nginx" else ratio(results, f"added_p50.{name}_vs_nginx"),
             ]
         )
-    head = ["", "median, us", "added, us", "99th of 100, us", "added, ratio to nginx"]
+    head = ["", "median, us", "added, us", "99th percentile, us", "added, ratio to nginx"]
     return table(head, rows)

@@ -1,4 +1,4 @@
-"""How the cost of a request grows, and what a session weighs. Started by `benches/scaling`."""
+"""The growth of the cost of a request, and the memory of a session. Started by `benches/scaling`."""
 
 import argparse
 import base64
@@ -20,17 +20,17 @@ HOST = "app.example.test"
 
 
 def token(length):
-    """Random bytes as base64url, which is what most tokens are."""
+    """Random bytes as base64url, like most tokens."""
     return base64.urlsafe_b64encode(random.Random(length).randbytes(length * 3 // 4)).decode()
 
 
-# As long as tokens often are.
+# A typical length of tokens.
 ACCESS_TOKEN, REFRESH_TOKEN = token(1100), token(900)
 PAYLOAD = len(ACCESS_TOKEN) + len(REFRESH_TOKEN)
-# Where nothing else is said: one worker, this many sessions and connections, one route. However
-# many connections there are, so many of them have a request under way.
+# The defaults: one worker, this number of sessions and connections, one route. At most this number of connections
+# have a request in progress.
 SESSIONS, CONNECTIONS, AT_ONCE = 1000, 64, 128
-# The axis of connections, of nginx, which checks nobody.
+# The number of connections for nginx, which does no authentication.
 NGINX = "connections of nginx"
 STEPS = {
     "connections": [10, 100, 1000, 10_000],
@@ -77,11 +77,11 @@ def parse():
 
 
 class Point:
-    """One gateway with people signed in, and how it is loaded."""
+    """One gateway with signed-in users, and its load."""
 
     def __init__(self, of, step, port, process, cookies, connections, path):
         self.of = of
-        # A connection keeps to one session, as a browser's does, where connections are what grows.
+        # When the number of connections grows, each connection uses one session, like a browser.
         self.own = of in ("connections", NGINX)
         self.step = step
         self.port = port
@@ -93,7 +93,7 @@ class Point:
 
 
 class Scaling:
-    """One run, from the start of the gateways to its results."""
+    """One run, from the start of the gateways to the results."""
 
     def __init__(self, stage, arguments):
         self.stage = stage
@@ -123,7 +123,7 @@ class Scaling:
         setting = peers.Setting(self.stage, "", pathlib.Path(), pathlib.Path())
         peers.start_nginx(setting, "app", servers, self.app, machine.OTHER_CORES)
         self.stage.write("client_secret", "never-shown")
-        # The same gateway does for several points; each axis has its own where it must.
+        # Several points use the same gateway. An axis has its own gateway if it needs one.
         common = self.gateway("common", token_port, SESSIONS)
         nginx = self.nginx(setting, common[-1])
         for step in self.steps("connections"):
@@ -141,7 +141,7 @@ class Scaling:
             self.points.append(Point("workers", step, *started, CONNECTIONS, "/"))
 
     def nginx(self, setting, cookies):
-        """Starts an nginx that passes on what comes. Returns its port, process and those cookies."""
+        """Starts an nginx that forwards every request. Returns its port, its process and the cookies."""
         port = free_port()
         servers = peers.upstream("app", f"127.0.0.1:{self.app}") + (
             f"server {{ listen 127.0.0.1:{port} backlog=16384;\n"
@@ -155,7 +155,7 @@ class Scaling:
         return [step for step in STEPS[axis] if step <= most]
 
     def gateway(self, name, token_port, people, workers=1, routes=1):
-        """Starts a gateway and signs people in. Returns its port, process and file of cookies."""
+        """Starts a gateway and signs users in. Returns its port, its process and the file with the cookies."""
         stage, port = self.stage, free_port()
         written = "".join(
             f'[[routes]]\nname = "part-{number}"\nprefix = "/part-{number}"\n'
@@ -182,7 +182,7 @@ class Scaling:
         signing_in = [DRIVE, "sign-in", "--people", people, "--cookies", cookies, "--host", HOST]
         subprocess.run([str(part) for part in [*signing_in, port]], check=True, capture_output=True)
         added = machine.resident_bytes(process.pids()) - before
-        print(f"{name}: {people} people signed in, {added / people:.0f} bytes each", flush=True)
+        print(f"{name}: {people} users signed in, {added / people:.0f} bytes each", flush=True)
         self.memory.append((people, added / people - PAYLOAD))
         return port, process, cookies
 
@@ -253,11 +253,10 @@ def markdown(results):
         "# Scaling",
         f"`{results['command']}`, {results['date']}, commit {measured['commit']}; "
         f"{measured['processor']}, {measured['cores']} cores, kernel {measured['kernel']}.",
-        f"Each request belongs to another session than the one before, but where the number of "
-        f"connections grows: there each keeps to one, as a browser's does. Where nothing else is said: "
-        f"one worker, {CONNECTIONS} connections, {SESSIONS} sessions, one route. At most {AT_ONCE} "
-        f"connections have a request under way; all take turns. nginx passes the same requests on and "
-        f"checks nobody.",
+        f"Each request uses another session than the previous one. Only in the tables of connections, each "
+        f"connection uses one session, like a browser. The defaults are one worker, {CONNECTIONS} "
+        f"connections, {SESSIONS} sessions and one route. At most {AT_ONCE} connections have a request in "
+        f"progress, and all take turns. nginx forwards the same requests without authentication.",
     ]
     for axis, points in results["scaling"].items():
         head = [axis, *(f"{point['step']:,}" for point in points)]
@@ -268,7 +267,7 @@ def markdown(results):
         parts.append(table(head, [["CPU per request, us", *cells]]))
     parts.append(
         f"A session with {memory['payload_bytes']:,} bytes of tokens takes "
-        f"{memory['resident_bytes_beyond_payload']:,} resident bytes beyond them, at "
+        f"{memory['resident_bytes_beyond_payload']:,} more resident bytes than its tokens, at "
         f"{memory['sessions']:,} sessions."
     )
     return "\n\n".join(parts) + "\n"

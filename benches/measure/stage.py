@@ -1,4 +1,4 @@
-"""A folder with processes: an app, an identity provider, and Sidegate between them.
+"""A folder with processes: an app, a provider, and Sidegate between them.
 
 The identity provider is the one of `sidegate demo`. Every proxy that is measured is the client that
 the demo has registered, and is reached under the demo's own public name; only the address that a
@@ -21,18 +21,18 @@ START_DEADLINE = 60
 
 
 class Wrong(Exception):
-    """Something is not as a measurement needs it."""
+    """A condition of the measurement is not met."""
 
 
 def free_port():
-    """A port of the loopback address that nobody has now."""
+    """A loopback port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 class Process:
-    """A running program and everything that it starts."""
+    """A running program with its child processes."""
 
     def __init__(self, name, command, log, cores=None, environment=None):
         self.name = name
@@ -51,7 +51,7 @@ class Process:
         return machine.tree(self.running.pid)
 
     def listens(self, port):
-        """Waits until somebody takes connections."""
+        """Waits until the program accepts connections."""
         end = time.monotonic() + START_DEADLINE
         while time.monotonic() < end:
             if self.running.poll() is not None:
@@ -65,7 +65,7 @@ class Process:
         raise Wrong(f"{self.name} does not listen on port {port}:\n{said}")
 
     def says(self, beginning):
-        """Waits until it says a line with this beginning, and returns the rest of it."""
+        """Waits until the program prints a line that begins with this text. Returns the rest of the line."""
         end = time.monotonic() + START_DEADLINE
         while time.monotonic() < end and self.running.poll() is None:
             for line in pathlib.Path(self.log).read_text(encoding="utf-8").splitlines(True):
@@ -75,7 +75,7 @@ class Process:
         raise Wrong(f"{self.name} does not say: {beginning}")
 
     def stop(self):
-        """Asks it to end, and makes it after a while. Returns its exit code."""
+        """Asks the program to end, and kills it after a timeout. Returns its exit code."""
         pids = self.pids()
         if self.running.poll() is None:
             self.running.send_signal(signal.SIGTERM)
@@ -92,13 +92,13 @@ class Process:
 
 
 class Stage:
-    """The folder and its processes; leaving it stops all of them."""
+    """The folder and its processes. Leaving the context stops all of them."""
 
     def __init__(self, program):
         self.program = program
         self._folder = tempfile.TemporaryDirectory(prefix="sidegate-bench-")
         self.folder = pathlib.Path(self._folder.name)
-        # Some peers drop their privileges and still want to read what is theirs.
+        # Some proxies drop their privileges and still have to read their files.
         self.folder.chmod(0o755)
         self.processes = {}
         self.provider = None
@@ -124,12 +124,12 @@ class Stage:
         return process.listens(port)
 
     def keep(self, name, process):
-        """Stops this, too, at the end."""
+        """Also stops this process at the end."""
         self.processes[name] = process
         return process
 
     def start_provider(self):
-        """Starts `sidegate demo` and reads what it tells its own gateway of the provider."""
+        """Starts `sidegate demo` and reads the provider's settings from the settings of its gateway."""
         port = free_port()
         listen = f"127.0.0.1:{port}"
         demo = [self.program, "demo", "--provider", "oidc", "--listen", listen]
@@ -141,8 +141,8 @@ class Stage:
         return self.provider
 
     def settings(self, port, app, extra=""):
-        """Settings of a gateway on `port` in front of `app`: one worker, all checks, no access log,
-        as none of the peers writes one."""
+        """Settings of a gateway on `port` in front of `app`: one worker, all checks, and no access log, like the other
+        proxies."""
         provider = self.provider
         return (
             f"public_url = {json.dumps(provider.public_url)}\n"
@@ -158,7 +158,7 @@ class Stage:
 
 
 class Provider:
-    """What a client of the demo's identity provider has to know."""
+    """The data that a client of the demo's provider needs."""
 
     def __init__(self, settings):
         section = settings["providers"]["demo"]

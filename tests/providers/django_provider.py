@@ -1,4 +1,4 @@
-"""django-oauth-toolkit as an OpenID Provider in one file, with a database of its own.
+"""django-oauth-toolkit as an OpenID Provider in one file, with its own database.
 
     python django_provider.py FOLDER [oauth2]
 
@@ -104,7 +104,7 @@ class Login(views.LoginView):
 
 @protected_resource(scopes=["read"])
 def user(request):
-    """What an app without OpenID has for a client: who the token's owner is."""
+    """The userinfo of an app without OpenID: the owner of the token."""
     owner = request.resource_owner
     return JsonResponse({"id": owner.pk, **claims(owner)})
 

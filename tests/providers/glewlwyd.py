@@ -1,4 +1,4 @@
-"""Debian's glewlwyd as an OpenID Provider, with a fresh database, set up through its own admin API.
+"""Debian's glewlwyd as an OpenID Provider, with an empty database, configured with its own admin API.
 
     python glewlwyd.py FOLDER
 
@@ -22,17 +22,17 @@ from pathlib import Path
 CLIENTS = [("basic", "client_secret_basic"), ("post", "client_secret_post"), ("public", "none")]
 REDIRECT_URI = "http://localhost/oauth2/callback"
 SCHEMA = "/usr/share/dbconfig-common/data/glewlwyd/install/sqlite3"
-# What the packaged settings say that does not hold here.
+# The packaged settings that have to change here.
 OURS = (
     "@include", "bind_address", "external_url", "log_file", "log_level", "log_mode", "port", "static_files_path",
 )
 
 
 def configure(folder, port):
-    """Writes database, login page and settings; gives the settings' path."""
+    """Writes database, login page and settings. Returns the path of the settings."""
     database = folder / "glewlwyd.db"
     subprocess.run(["sqlite3", database], input=Path(SCHEMA).read_bytes(), check=True)
-    # The page's own settings are a broken link in the package.
+    # The page's own settings are a broken symbolic link in the package.
     pages = folder / "webapp"
     shutil.copytree("/usr/share/glewlwyd/webapp", pages, ignore=shutil.ignore_patterns("config.json"))
     shutil.copy("/usr/share/glewlwyd/templates/config.json", pages / "config.json")
@@ -54,7 +54,7 @@ def configure(folder, port):
 
 
 class Admin:
-    """The admin's API, signed in."""
+    """The admin API, with a signed-in administrator."""
 
     def __init__(self, base, server):
         self.base = base
@@ -80,7 +80,7 @@ class Admin:
 
 
 def plugin(issuer):
-    """The plug-in's settings; the API asks for each of them, also for one at its default."""
+    """The plug-in's settings. The API requires each of them, even with its default."""
     key = subprocess.run(["openssl", "genrsa", "2048"], capture_output=True, check=True).stdout
     public = subprocess.run(["openssl", "rsa", "-pubout"], input=key, capture_output=True, check=True).stdout
     parameters = {
@@ -131,7 +131,7 @@ def set_up(base, server):
 
 def main():
     folder = Path(sys.argv[1]).resolve()
-    # It takes no port 0: one that was free a moment ago.
+    # It does not accept port 0, so this is a port that was free a moment ago.
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     settings = configure(folder, port)

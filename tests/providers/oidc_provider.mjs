@@ -1,14 +1,14 @@
-// A real OpenID Provider (npm `oidc-provider`) with a client for each thing that a test asks for.
+// A real OpenID Provider (npm `oidc-provider`) with a client for each case of the tests.
 //
 //   node oidc_provider.mjs NODE_MODULES SECRET_FILE KEY_FILE
 //
 // Listens on a free port of 127.0.0.1 and prints `ready ISSUER`. The client secret of all clients is
 // written to SECRET_FILE, the private key of the client `private_key_jwt` to KEY_FILE. Any login name
-// and any password is taken. CLIENTS below has the clients. Refresh tokens rotate, and one that comes
-// back ends everything. With ACCESS_TTL in the environment access tokens live for so many seconds.
+// and any password is accepted. CLIENTS below lists the clients. Refresh tokens rotate, and reuse of a refresh
+// token ends the login. The environment variable ACCESS_TTL sets the lifetime of access tokens in seconds.
 //
-// On the same port a test can control it:
-//   POST /_ctl/fault {"path": "/token", "status": 503, "count": 1}   answers the next requests so
+// A test can control the server on the same port:
+//   POST /_ctl/fault {"path": "/token", "status": 503, "count": 1}   gives the next requests this answer
 //   POST /_ctl/rotate-keys   new signing keys; the old ones leave the key set
 //   GET  /_ctl/hits          requests for each path so far
 import * as crypto from 'node:crypto';
@@ -29,7 +29,7 @@ const REDIRECT_URIS = [
 const RESOURCE = 'https://api.example.test/';
 const ALGORITHMS = ['RS256', 'PS256', 'ES256', 'EdDSA'];
 
-// Its characters have to be form-encoded before they go into a Basic field (RFC 6749 section 2.3.1).
+// These characters have to be form-encoded for a Basic field (RFC 6749 section 2.3.1).
 const secret = 'p:ss%w+rd/with=odd&chars-0123456789';
 fs.writeFileSync(secretFile, secret, { mode: 0o600 });
 const clientKey = crypto.generateKeyPairSync('ec', { namedCurve: 'P-256' });
@@ -61,11 +61,11 @@ const CLIENTS = [
   }),
   client('public', 'none'),
   ...ALGORITHMS.map((alg) => withSecret(alg, { id_token_signed_response_alg: alg })),
-  // Its tokens and user information have a claim of 6000 characters.
+  // Its tokens and userinfo have a claim of 6000 characters.
   withSecret('huge'),
-  // Its user information is a JWT.
+  // Its userinfo is a JWT.
   withSecret('signed_userinfo', { userinfo_signed_response_alg: 'ES256' }),
-  // Its access tokens are JWTs for RESOURCE, and of no use at the userinfo endpoint.
+  // Its access tokens are JWTs for RESOURCE. The userinfo endpoint refuses them.
   withSecret('jwt_access_token'),
 ];
 
@@ -110,13 +110,13 @@ const configuration = () => ({
   },
   issueRefreshToken: async () => true,
   rotateRefreshToken: true,
-  // By default an expired token is good for another 15 seconds.
+  // By default an expired token is valid for another 15 seconds.
   clockTolerance: 0,
   ...(process.env.ACCESS_TTL && { ttl: { AccessToken: Number(process.env.ACCESS_TTL) } }),
   renderError(ctx, out) { ctx.type = 'json'; ctx.body = out; },
 });
 
-// Outlives the provider that is made anew when keys change.
+// Survives the provider, which is created again when keys change.
 const store = new Map();
 class Memory {
   constructor(model) { this.model = model; }
