@@ -11,7 +11,7 @@
     clippy::panic,
     clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "a bench that fails is a failed bench, and says what it measured"
+    reason = "a benchmark must fail on an error, and it prints its results"
 )]
 
 #[path = "../tests/it/support/killed.rs"]

@@ -5,7 +5,7 @@ use crate::support::upstream::Answer;
 use crate::support::webdriver::Chromium;
 
 /// Makes the app show the user that the gateway asserts.
-fn telling_who(scene: &Scene) {
+fn show_user_in_app(scene: &Scene) {
     scene.app.answer_by(|request| {
         let user = request
             .head
@@ -23,7 +23,7 @@ async fn chromium(scene: &Scene) -> Chromium {
 #[tokio::test]
 async fn a_person_signs_in_stays_signed_in_and_signs_out() {
     let scene = Scene::new().await;
-    telling_who(&scene);
+    show_user_in_app(&scene);
     let browser = chromium(&scene).await;
     browser.open("http://localhost/deep/page?x=1").await;
     assert_eq!(
@@ -61,7 +61,7 @@ async fn a_person_signs_in_stays_signed_in_and_signs_out() {
 #[tokio::test]
 async fn forty_restored_tabs_all_return_to_their_own_page() {
     let scene = Scene::new().await;
-    telling_who(&scene);
+    show_user_in_app(&scene);
     let browser = chromium(&scene).await;
     // All tabs reach the provider's page before the first one continues.
     scene.provider.ask_first();
@@ -94,7 +94,7 @@ async fn forty_restored_tabs_all_return_to_their_own_page() {
 #[tokio::test]
 async fn r_a_real_browser_is_never_led_to_another_origin() {
     let scene = Scene::new().await;
-    telling_who(&scene);
+    show_user_in_app(&scene);
     let browser = chromium(&scene).await;
     for path in [
         "/%5cevil.test",
@@ -121,7 +121,7 @@ async fn r_a_real_browser_is_never_led_to_another_origin() {
 #[tokio::test]
 async fn a_page_of_another_site_can_neither_sign_out_nor_frame_us() {
     let scene = Scene::new().await;
-    telling_who(&scene);
+    show_user_in_app(&scene);
     let browser = chromium(&scene).await;
     browser.open("http://localhost/page").await;
     browser.wait_for(|url| url.ends_with("/page")).await;
@@ -147,7 +147,7 @@ async fn a_page_of_another_site_can_neither_sign_out_nor_frame_us() {
 #[tokio::test]
 async fn screenshots_of_our_pages_can_be_taken() {
     let scene = Scene::new().await;
-    telling_who(&scene);
+    show_user_in_app(&scene);
     let browser = chromium(&scene).await;
     // The pages without a session, and then with a session.
     let pictures = async |pages: &[(&str, &str, &str)]| {

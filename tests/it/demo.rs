@@ -49,7 +49,7 @@ async fn demo(arguments: &[&str]) -> (Option<i32>, String, String) {
 const PROVIDERS: [&str; 3] = ["oidc", "passport-12", "passport-13"];
 
 /// Fails unless all steps succeeded, with one line for each.
-fn all_held(code: Option<i32>, said: &str) {
+fn assert_all_steps_passed(code: Option<i32>, said: &str) {
     assert_eq!(code, Some(0), "{said}");
     let lines: Vec<&str> = said.lines().collect();
     let (last, steps) = lines.split_last().unwrap();
@@ -62,10 +62,10 @@ fn all_held(code: Option<i32>, said: &str) {
 async fn the_demo_checks_itself_with_every_kind_of_provider() {
     assert_eq!(Step::ALL.map(Step::name), STEPS);
     let (code, said, _) = demo(&["--check"]).await;
-    all_held(code, &said);
+    assert_all_steps_passed(code, &said);
     for provider in PROVIDERS {
         let (code, said, complained) = demo(&["--check", "--provider", provider]).await;
-        all_held(code, &format!("{said}{complained}"));
+        assert_all_steps_passed(code, &format!("{said}{complained}"));
     }
 }
 

@@ -276,7 +276,10 @@ async fn d_05_a_body_that_announces_too_much_is_refused_unread() {
         raw.send(format!("10000\r\n{}\r\n", "x".repeat(0x10000)))
             .await;
     }
-    let refused = raw.response("POST").await.expect("closed without a word");
+    let refused = raw
+        .response("POST")
+        .await
+        .expect("closed without an answer");
     assert_eq!(refused.status(), 413);
     // The app got no more than the limit, and no end of the body.
     scene.app.wait_until_unconnected().await;

@@ -420,7 +420,7 @@ async fn a_34_a_login_without_effect_stops_with_a_page_after_three_rounds() {
             browser.forget(SESSION);
             rounds += 1;
         }
-        assert!(rounds < 10, "redirected for ever");
+        assert!(rounds < 10, "endless redirects");
     }
     assert_eq!(rounds, 3, "{}", page.describe());
     assert_eq!(refusal(&page), "400 login_loop", "{}", page.describe());
@@ -484,7 +484,7 @@ async fn a_09_states_and_challenges_do_not_repeat() {
     for _ in 0..300 {
         let page = scene.browser().open(&url("/")).await;
         let asked = parameters(page.location().unwrap().query().unwrap());
-        assert!(seen.insert(asked["state"].clone()), "a state came twice");
+        assert!(seen.insert(asked["state"].clone()), "a state was repeated");
         assert!(
             seen.insert(asked["code_challenge"].clone()),
             "a challenge came twice"

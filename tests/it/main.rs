@@ -11,7 +11,7 @@
     clippy::indexing_slicing,
     clippy::string_slice,
     clippy::arithmetic_side_effects,
-    reason = "a failed step in a test is a failed test"
+    reason = "a test must fail if one of its steps fails"
 )]
 
 mod browser;

@@ -384,7 +384,10 @@ async fn d_04_a_very_slow_body_is_cut_off() {
     let mut raw = Raw::connect(scene.gateway.address()).await;
     raw.send("POST /public/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\nabc")
         .await;
-    let answer = raw.response("POST").await.expect("closed without a word");
+    let answer = raw
+        .response("POST")
+        .await
+        .expect("closed without an answer");
     assert_eq!(answer.status(), 408);
     raw.closed().await;
     // The app got the beginning of the body, and no end.

@@ -236,7 +236,11 @@ async fn an_app_that_refuses_every_token_causes_no_login_loop() {
 }
 
 /// Sends a request of `browser`. While the app handles it, a refresh revokes its token.
-async fn killed_under_way(scene: &Scene, browser: &Browser, visit: BrowserRequest) -> Page {
+async fn send_while_token_is_revoked(
+    scene: &Scene,
+    browser: &Browser,
+    visit: BrowserRequest,
+) -> Page {
     let gate = Arc::new(Notify::new());
     let refusal = Answer::with(401, &[], "dead").held_by(&gate);
     let count = scene.app.count();
@@ -261,7 +265,7 @@ async fn a_request_whose_token_a_parallel_refresh_revoked_is_sent_again_with_eve
         scene.provider.token_members(json!({ "expires_in": 60 }));
         let browser = scene.signed_in("alice").await;
         for visit in [BrowserRequest::fetch(&url("/a")), post("/b", b"body")] {
-            let page = killed_under_way(&scene, &browser, visit).await;
+            let page = send_while_token_is_revoked(&scene, &browser, visit).await;
             assert_eq!(page.text(), "seen", "{setting}: {}", page.describe());
         }
         // One refresh for each expiry.

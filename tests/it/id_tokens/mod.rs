@@ -42,7 +42,11 @@ async fn run(numbers: RangeInclusive<u32>, keys: &[(&str, &str)]) {
             check_row(&shared, row).await;
         }
     }
-    assert_eq!(attacker.connections(), 0, "a token chose who is asked");
+    assert_eq!(
+        attacker.connections(),
+        0,
+        "a token caused a call to its own URL"
+    );
     // After all these tokens, the gateway still lets users sign in.
     shared.provider.behave();
     shared.signed_in("alice").await;

@@ -77,6 +77,6 @@ fn change(jwks: &mut Value, word: &str, rest: &str) {
             let count = rest.parse().unwrap();
             entries.splice(..0, std::iter::repeat_n(filler, count));
         }
-        _ => panic!("nothing is published so: {word:?}"),
+        _ => panic!("unknown change of the keys: {word:?}"),
     }
 }

@@ -187,7 +187,7 @@ impl Browser {
             }
             page = self.follow(&page).await;
         }
-        panic!("redirected for ever: {}", page.describe())
+        panic!("endless redirects: {}", page.describe())
     }
 
     /// Opens `url`, fills in the login form that it leads to, and returns to the requested page.
@@ -223,7 +223,7 @@ impl Browser {
                 self.submit(&page, &form, &filled).await
             };
         }
-        panic!("the login came to no end: {}", page.describe())
+        panic!("the login did not end: {}", page.describe())
     }
 
     /// Sends one request and stores the cookies of the answer.

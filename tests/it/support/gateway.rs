@@ -244,7 +244,7 @@ impl Gateway {
     pub(crate) async fn drain(self) {
         timeout(PATIENCE, self.instance.drain())
             .await
-            .expect("it does not drain");
+            .expect("the drain did not end");
     }
 }
 
@@ -342,7 +342,7 @@ impl Process {
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         timeout(PATIENCE, self.child.wait())
             .await
-            .expect("the gateway does not end")
+            .expect("the gateway did not end")
             .unwrap()
     }
 

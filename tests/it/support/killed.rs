@@ -170,7 +170,7 @@ async fn change(sessions: &Sessions, seed: u64, held: &mut Vec<(SessionId, Arc<S
             let tokens = login(&person, version).tokens;
             match sessions.replace(session, tokens, None).await {
                 Ok(Replaced::Stored(new)) => *session = new,
-                Ok(other) => panic!("nobody else touches it: {other:?}"),
+                Ok(other) => panic!("no other task changes it: {other:?}"),
                 Err(_full) => return,
             }
             announce(&format!("replaced {} {version}", id.expose()));

@@ -39,7 +39,7 @@ impl Person {
                 self.answer(browser, &page).await
             };
         }
-        panic!("the login came to no end: {}", page.describe())
+        panic!("the login did not end: {}", page.describe())
     }
 
     /// Fills in and sends the form of a page of another origin. A form without a password is sent

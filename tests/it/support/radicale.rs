@@ -83,7 +83,7 @@ async fn launch(program: &Path, address: SocketAddr, storage: &TempDir) -> Optio
     };
     let ready = timeout(Duration::from_mins(1), starting)
         .await
-        .expect("radicale hangs");
+        .expect("radicale did not start in time");
     // The log must be read, because the program blocks when the pipe is full.
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     ready.then_some(process)

@@ -161,7 +161,7 @@ impl Raw {
     pub(crate) async fn more(&mut self) -> bool {
         timeout(PATIENCE, self.wire.fill())
             .await
-            .expect("nothing came in time")
+            .expect("nothing arrived in time")
     }
 }
 
@@ -219,7 +219,7 @@ pub(crate) fn unescape(text: &str) -> Vec<u8> {
         let kind = after
             .chars()
             .next()
-            .unwrap_or_else(|| panic!("a lone backslash in {text:?}"));
+            .unwrap_or_else(|| panic!("a single backslash in {text:?}"));
         rest = &after[kind.len_utf8()..];
         match kind {
             'r' => bytes.push(b'\r'),

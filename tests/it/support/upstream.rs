@@ -322,7 +322,7 @@ impl RecordingUpstream {
         drop(
             timeout(PATIENCE, waiting)
                 .await
-                .expect("the upstream waited in vain")
+                .expect("the upstream got no such requests")
                 .unwrap(),
         );
     }

@@ -172,7 +172,7 @@ impl Chromium {
         };
         if timeout(PATIENCE, waiting).await.is_err() {
             let url = self.client.current_url().await;
-            panic!("the browser stays at {url:?}:\n{}", self.text().await);
+            panic!("the browser is still at {url:?}:\n{}", self.text().await);
         }
         self.text().await
     }

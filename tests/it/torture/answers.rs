@@ -125,7 +125,7 @@ impl Scene {
     }
 
     /// Makes the token due for a refresh, which gets this answer.
-    async fn meet(&self, browser: &Browser, answer: Answer) {
+    async fn refresh_with(&self, browser: &Browser, answer: Answer) {
         self.provider.answer_refreshes(Some(answer));
         self.gateway.advance(Duration::from_secs(LIFE - DUE));
         served(&browser.fetch(&url("/page")).await, 0);
@@ -138,7 +138,7 @@ impl Scene {
 
     /// Fails unless the old token is used while it is valid, and a later refresh succeeds. Between
     /// them a request may get 503.
-    async fn is_kept(&self, browser: &Browser) {
+    async fn assert_kept(&self, browser: &Browser) {
         let refreshed = |ledger: &Ledger| ledger.families().last().unwrap().refreshes() == 1;
         for second in 1..200 {
             self.gateway.advance(Duration::from_secs(1));
@@ -160,13 +160,15 @@ impl Scene {
     }
 
     /// Fails unless the session ends soon and the next navigation signs in.
-    async fn is_over(&self, browser: &Browser) {
+    async fn assert_ended(&self, browser: &Browser) {
         let over = async {
             while browser.fetch(&url("/page")).await.status != 401 {
                 tokio::task::yield_now().await;
             }
         };
-        timeout(PATIENCE, over).await.expect("the session lives on");
+        timeout(PATIENCE, over)
+            .await
+            .expect("the session continues");
         served(&browser.visit(&url("/page")).await, 0);
     }
 }
@@ -187,10 +189,10 @@ async fn g_07_g_08_f_06_each_answer_to_a_refresh_ends_the_session_or_keeps_it() 
         for row in rows.iter().filter(|row| row.profile == profile) {
             println!("{}", row.line);
             let browser = scene.signed_in().await;
-            scene.meet(&browser, row.answer.clone()).await;
+            scene.refresh_with(&browser, row.answer.clone()).await;
             match row.outcome {
-                SessionOutcome::Ends => scene.is_over(&browser).await,
-                SessionOutcome::Kept => scene.is_kept(&browser).await,
+                SessionOutcome::Ends => scene.assert_ended(&browser).await,
+                SessionOutcome::Kept => scene.assert_kept(&browser).await,
             }
         }
     }

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::storm::EACH_FAULT;
+use super::storm::MINIMUM_OF_EACH_FAULT;
 use super::visitor::Event;
 use crate::support::torture::fault::{Fault, Schedule};
 use crate::support::torture::ledger::{End, Family, Ledger, Pair};
 
 /// The number of failures that are printed in full.
-const TOLD: usize = 5;
+const PRINTED_FAILURES: usize = 5;
 
 /// The result of a run.
 #[derive(Default)]
@@ -32,7 +32,7 @@ pub(super) struct Report {
     failed_requests: Vec<String>,
     crossed: Vec<String>,
     /// Mistakes of the gateway that the servers have recorded.
-    improper: Vec<String>,
+    gateway_mistakes: Vec<String>,
     settling: Duration,
 }
 
@@ -46,7 +46,7 @@ impl Report {
         }
     }
 
-    pub(super) fn note(&mut self, event: Event) {
+    pub(super) fn record(&mut self, event: Event) {
         self.requests += 1;
         match event {
             Event::Served => {}
@@ -68,38 +68,47 @@ impl Report {
             self.unavoidable += usize::from(family.is_unrecoverable());
             let ended_wrongly = !matches!(family.ended, None | Some(End::LostAnswer));
             if ended_wrongly || family.overlaps > 0 {
-                self.improper.push(format!("{family:?}"));
+                self.gateway_mistakes.push(format!("{family:?}"));
             }
             for pair in &family.pairs {
                 self.again += pair.calls.len().saturating_sub(1);
                 self.expiries += usize::from(expired(family, pair));
                 if pair.normal_calls() > 1 {
-                    self.improper.push(format!("asked twice: {family:?}"));
+                    self.gateway_mistakes
+                        .push(format!("asked twice: {family:?}"));
                 }
             }
         }
     }
 
-    pub(super) fn assert_that_all_is_well(&self) {
+    pub(super) fn assert_no_failures(&self) {
         let of = |(what, all): (&str, &[String])| {
-            let told: Vec<_> = all.iter().take(TOLD).map(String::as_str).collect();
-            (!all.is_empty()).then(|| format!("{} {what}:\n{}", all.len(), told.join("\n")))
+            let printed: Vec<_> = all
+                .iter()
+                .take(PRINTED_FAILURES)
+                .map(String::as_str)
+                .collect();
+            (!all.is_empty()).then(|| format!("{} {what}:\n{}", all.len(), printed.join("\n")))
         };
         let wrong = [
             ("tokens crossed", &*self.crossed),
             ("forced logins", &self.forced_logins),
             ("failed requests", &self.failed_requests),
-            ("improper refreshes", &self.improper),
+            ("improper refreshes", &self.gateway_mistakes),
         ];
         // All failures are printed, because the servers' record often explains the visitors'
         // failures.
         let wrong: Vec<String> = wrong.into_iter().filter_map(of).collect();
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
         assert_eq!(self.expiries, self.refreshes);
-        assert!(self.outages >= EACH_FAULT, "{} outages", self.outages);
+        assert!(
+            self.outages >= MINIMUM_OF_EACH_FAULT,
+            "{} outages",
+            self.outages
+        );
         for fault in &self.kinds {
             let count = self.faults.get(fault.name()).copied().unwrap_or_default();
-            assert!(count >= EACH_FAULT, "{}: {count}", fault.name());
+            assert!(count >= MINIMUM_OF_EACH_FAULT, "{}: {count}", fault.name());
         }
     }
 }
@@ -131,8 +140,8 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "{} calls were made again; {} requests were of sessions that nobody could have saved; \
-             {:.1} s to settle",
+            "{} calls were repeated; {} requests failed whose session no client could have kept; \
+             {:.1} s until all visitors had finished",
             self.again,
             self.unavoidable_requests,
             self.settling.as_secs_f64()

@@ -48,11 +48,11 @@ const SESSIONS: usize = 240;
 const PERCENT: u64 = 25;
 
 /// The minimum number of occurrences of each kind of fault.
-pub(super) const EACH_FAULT: usize = 20;
+pub(super) const MINIMUM_OF_EACH_FAULT: usize = 20;
 
 /// The duration of an outage, and the time between two outages.
-const GONE: Duration = Duration::from_millis(250);
-const BETWEEN: Duration = Duration::from_millis(1500);
+const OUTAGE: Duration = Duration::from_millis(250);
+const BETWEEN_OUTAGES: Duration = Duration::from_millis(1500);
 
 /// The parameters of the run.
 struct Plan {
@@ -65,7 +65,7 @@ impl Plan {
         let number = |name, otherwise| {
             #[expect(
                 clippy::disallowed_methods,
-                reason = "a switch of the suite, not a setting of the program"
+                reason = "an option of the tests, not a setting of the program"
             )]
             let text = std::env::var(name);
             text.map_or(otherwise, |text| {
@@ -107,34 +107,34 @@ async fn outages(
     mut finished: watch::Receiver<bool>,
 ) -> Vec<TortureProvider> {
     loop {
-        let pause = tokio::time::timeout(BETWEEN, finished.wait_for(|finished| *finished));
+        let pause = tokio::time::timeout(BETWEEN_OUTAGES, finished.wait_for(|finished| *finished));
         if pause.await.is_ok() {
             return providers;
         }
         // No user can sign in while a server is stopped, and this is not a failure of the gateway.
         let nobody_signs_in = setup.signing_in.write().await;
         let next = setup.outages.fetch_add(1, Ordering::Relaxed) % providers.len();
-        providers[next].is_gone_for(GONE).await;
+        providers[next].is_gone_for(OUTAGE).await;
         drop(nobody_signs_in);
     }
 }
 
 /// Whether each kind of fault has occurred often enough.
-fn enough(setup: &Setup) -> bool {
+fn every_fault_occurred(setup: &Setup) -> bool {
     let mut faults = setup.shared_ledger.borrow().faults();
     let mut count = |fault: Fault| faults.remove(fault.name()).unwrap_or_default();
-    setup.outages.load(Ordering::Relaxed) >= EACH_FAULT
-        && (setup.schedule.faults().iter()).all(|fault| count(*fault) >= EACH_FAULT)
+    setup.outages.load(Ordering::Relaxed) >= MINIMUM_OF_EACH_FAULT
+        && (setup.schedule.faults().iter()).all(|fault| count(*fault) >= MINIMUM_OF_EACH_FAULT)
 }
 
-async fn until_it_is_enough(clock: &Clock, end: Timestamp, setup: &Setup) {
+async fn until_every_fault_occurred(clock: &Clock, end: Timestamp, setup: &Setup) {
     // A short run, or a run on a slow machine, continues until each fault has occurred.
     let longest = end.plus(Duration::from_mins(3));
     let mut every = tokio::time::interval(Duration::from_millis(100));
     loop {
         every.tick().await;
         let now = clock.now();
-        if now >= longest || now >= end && enough(setup) {
+        if now >= longest || now >= end && every_fault_occurred(setup) {
             return;
         }
     }
@@ -175,7 +175,7 @@ async fn g_01_g_10_f_38_a_failing_provider_causes_no_failed_request_and_no_force
     let mut report = Report::new(plan.seed, &schedule);
     let mut servers = Vec::new();
     let end = clock.now().plus(plan.time);
-    until_it_is_enough(&clock, end, &setup).await;
+    until_every_fault_occurred(&clock, end, &setup).await;
     finished.send_replace(true);
     for provider in storm.await.unwrap() {
         provider.stop_faults();
@@ -184,14 +184,14 @@ async fn g_01_g_10_f_38_a_failing_provider_causes_no_failed_request_and_no_force
     let outages = setup.outages.load(Ordering::Relaxed);
     drop(setup);
     while let Some(event) = happened.recv().await {
-        report.note(event);
+        report.record(event);
     }
     while let Some(visitor) = visitors.join_next().await {
         visitor.unwrap();
     }
     report.close(&shared_ledger.borrow(), outages, clock.now().since(end));
     println!("{report}");
-    report.assert_that_all_is_well();
+    report.assert_no_failures();
     let log = gateway.log();
     for word in [CANARY, "panicked"] {
         assert!(!log.contains(word), "{word} is in the log");

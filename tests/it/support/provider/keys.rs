@@ -114,7 +114,7 @@ impl Keys {
                 .as_ref()
                 .into(),
             "EdDSA" => material.ed.sign(message).as_ref().into(),
-            _ => panic!("nothing here signs {alg:?}"),
+            _ => panic!("no key for {alg:?}"),
         }
     }
 

@@ -202,14 +202,14 @@ impl StandIn {
     /// The parameters of the last authorization request. Fails if one is repeated.
     pub(crate) fn asked(&self) -> BTreeMap<String, String> {
         let request = self.requests(Endpoint::Authorization).pop();
-        let target = request.expect("nobody was sent here").target();
+        let target = request.expect("no authorization request").target();
         parameters(target.split_once('?').unwrap().1)
     }
 
     /// The form of the last request to an endpoint. Fails if a parameter is repeated.
     pub(crate) fn posted(&self, endpoint: Endpoint) -> BTreeMap<String, String> {
         let request = self.requests(endpoint).pop();
-        let body = request.expect("nobody called it").body;
+        let body = request.expect("the endpoint was not called").body;
         parameters(&String::from_utf8(body).unwrap())
     }
 

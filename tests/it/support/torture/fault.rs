@@ -134,7 +134,7 @@ impl Fault {
             Self::BrokenJson => Answer::with(200, &json, "{\"access_token\":\"e"),
             Self::NoToken => Answer::with(200, &json, "{\"token_type\":\"Bearer\"}"),
             Self::ClientRefused => Answer::with(401, &json, "{\"error\":\"invalid_client\"}"),
-            Self::Slow => unreachable!("it is honest in the end"),
+            Self::Slow => unreachable!("a slow call gets the correct answer"),
         }
     }
 }

@@ -283,15 +283,15 @@ fn refresh(shared: &Arc<Shared>, refresh_token: &str) -> Answer {
     match outcome {
         CallOutcome::Faulty(Fault::Slow) => {
             let (shared, time) = (Arc::clone(shared), shared.schedule.delay(&call));
-            Answer::after(time, move || act(&shared, &call, None))
+            Answer::after(time, move || carry_out(&shared, &call, None))
         }
-        CallOutcome::Faulty(fault) => act(shared, &call, Some(fault)),
-        CallOutcome::Normal => act(shared, &call, None),
+        CallOutcome::Faulty(fault) => carry_out(shared, &call, Some(fault)),
+        CallOutcome::Normal => carry_out(shared, &call, None),
     }
 }
 
 /// Carries out the call as far as `fault` allows.
-fn act(shared: &Shared, call: &RefreshCall, fault: Option<Fault>) -> Answer {
+fn carry_out(shared: &Shared, call: &RefreshCall, fault: Option<Fault>) -> Answer {
     let now = shared.clock.now();
     let grace = match fault {
         Some(Fault::LostWithGrace | Fault::CutShort) => GRACE,
