@@ -275,8 +275,8 @@ async fn a_15_a_32_a_real_browser_posts_answers_across_two_sites() {
         found.expect("no session").value().to_owned()
     };
     let before = session().await;
-    // A form from another site carries no session cookie, so it neither signs out the current user
-    // nor continues the session.
+    // A form from another site carries no session cookie. The state contains the previous session
+    // key, so the new login still ends that session.
     browser
         .open("http://localhost/oauth2/sign_in?prompt=login")
         .await;

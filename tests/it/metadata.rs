@@ -417,7 +417,8 @@ async fn d_25_concurrent_calls_stay_within_the_limit() {
         logins.spawn(async move { scene.signed_in(&format!("user{number}")).await });
     }
     scene.provider.wait_for(Endpoint::Token, before + 2).await;
-    // The other logins have time to call, too, and no login waits.
+    // These requests give the other logins time to call. A request with a session does not wait for
+    // the logins.
     for _ in 0..100 {
         assert_eq!(alice.fetch(&url("/")).await.text(), "seen");
     }
