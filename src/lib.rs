@@ -26,7 +26,7 @@
 //! It is built whole or not at all. Each worker has a copy of its own behind an `Rc` and takes the
 //! next one when a reload has built it; a request keeps its site to its end, and a
 //! [`access::Permit`] owns what it needs. What outlives a site is in [`gateway::ProcessState`] and
-//! [`login::ProcessState`]: sessions, refreshes under way, figures, used states.
+//! [`login::ProcessState`]: sessions, used states, refreshes under way, figures.
 //!
 //! # Two planes
 //!
@@ -34,8 +34,9 @@
 //! own connections to the apps ([`upstream::Pools`]). Workers share the session cache and the
 //! figures, and wait for no lock. The control plane is one small multi-thread runtime
 //! ([`instance`]) for everything that talks to a provider: a worker awaits its result, and if the
-//! browser goes away the task still finishes. Sessions are changed by one thread of their own
-//! ([`session`]), which commits every change before anybody can act on it.
+//! browser goes away the task still finishes. [`session::Sessions`] is a cache in front of a store;
+//! the store of a process is a thread of its own, which commits every change of a session and brings
+//! the cache up to date before anybody can act on the change.
 //!
 //! # The walk of one request
 //!

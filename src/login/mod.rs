@@ -20,7 +20,6 @@ mod request;
 mod return_to;
 mod same_origin;
 mod throttle;
-mod used;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -43,7 +42,6 @@ pub use self::request::{Callback, PreviousSession, Start};
 pub use self::return_to::ReturnTo;
 pub(crate) use self::same_origin::{SameOrigin, same_origin};
 use self::throttle::ThrottleDecision;
-use self::used::Use;
 use crate::clock::Timestamp;
 use crate::fields::cookie::{self as cookies, Found};
 use crate::provider::{
@@ -51,7 +49,7 @@ use crate::provider::{
     ResponseMode, Sent, Unreachable,
 };
 use crate::seal::KeyRing;
-use crate::session::{EndReason, Ended, NewSession, SessionId, SessionKey, cookie};
+use crate::session::{EndReason, Ended, NewSession, Once, SessionId, SessionKey, cookie};
 use crate::telemetry::TokenCall;
 
 /// The path prefix of our own endpoints. Only the callback can be configured outside it.
@@ -59,6 +57,10 @@ pub(crate) const OWN_PREFIX: &str = "/oauth2/";
 
 /// The longest time that a user waits for a provider that does not answer.
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The time for which a state counts as used: the longest time that the settings allow a login to take.
+/// A reload may raise the time that a login may take, and a used state must stay used.
+const USED_FOR: Duration = Duration::from_hours(1);
 
 /// The maximum number of sessions that one request signs out. A browser sends one session cookie,
 /// or a few if it has cookies for several paths. A handwritten request could contain hundreds.
@@ -295,7 +297,7 @@ impl Login {
         })?;
         self.check_issuer(callback.provider, verified.iss.as_deref())
             .map_err(|error| Box::new(Completion::Failed(failed(error))))?;
-        match self.admit(returned, callback.client, now) {
+        match self.admit(returned, callback.client, now).await {
             Ok(()) => Ok(verified),
             Err(Error::Used) => Err(Box::new(outcome::stale_answer(
                 failed(Error::Used),
@@ -313,16 +315,19 @@ impl Login {
 
     /// Decides whether the code of a verified answer may be exchanged. Each state is accepted once.
     /// A client whose codes the provider has often refused must wait.
-    fn admit(&self, returned: &ReturnedState, client: IpAddr, now: Timestamp) -> Result<(), Error> {
+    async fn admit(
+        &self,
+        returned: &ReturnedState,
+        client: IpAddr,
+        now: Timestamp,
+    ) -> Result<(), Error> {
         if self.process.throttle.check(client, now) == ThrottleDecision::TooManyRefused {
             return Err(Error::TooManyRefused);
         }
-        match self
-            .process
-            .used(|used| used.remember(returned.fingerprint(), now))
-        {
-            Use::First => Ok(()),
-            Use::Repeated => Err(Error::Used),
+        let (sessions, state) = (&self.process.sessions, returned.fingerprint());
+        match sessions.once(state, now, now.plus(USED_FOR)).await? {
+            Once::First => Ok(()),
+            Once::Repeated => Err(Error::Used),
         }
     }
 
@@ -367,8 +372,9 @@ impl Login {
                 }
                 if class.is_some_and(|class| class.sent != Sent::Possibly) {
                     // The provider cannot have used the code, so the same answer may be sent again.
-                    self.process
-                        .used(|used| used.forget(&returned.fingerprint()));
+                    let unmarked = self.process.sessions.unmark(returned.fingerprint());
+                    // If the store fails, the user has to start again.
+                    drop(unmarked.await);
                     failure.cookies.clear();
                 }
                 Completion::Failed(failure)

@@ -1,60 +1,62 @@
-//! What the keeper is asked and told, and what it gathers before a commit.
+//! Commands to the thread of a local store, and the batch that is gathered before a commit.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::backend::Change;
+#[cfg(test)]
+use super::cache::SessionCache;
 use super::ending::{End, EndReason};
 use super::index::Person;
 use super::reconfigure::{Reconfiguration, ReconfigureError, Reconfigured};
-use super::registration::Registration;
-use super::store::{Change, StoreError};
+use super::store::{Opened, Opening, Replacement, StoreError, Which};
 use super::stored::Stored;
-use super::{Ended, EndedVersion, Maintained, Replaced, Session, SessionKey};
+use super::{Maintained, SessionKey};
 use crate::clock::Timestamp;
-use crate::identity::Identity;
-use crate::token::TokenSet;
 
-/// How many commands are gathered at most before what they change is committed: reads count, too, or
-/// a stream of them would put a commit off.
-const MOST_TOGETHER: usize = 256;
+/// The maximum number of commands in a batch. Reads count, too, or a stream of reads would delay a
+/// commit.
+const MAX_COMMANDS: usize = 256;
 
-/// Where the answer to a command goes. Nobody may be waiting any more; the command counts all the
-/// same.
+/// The sender of the answer to a command. If nobody waits for the answer any more, the command is
+/// carried out all the same.
 pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
-/// What the keeper is asked.
+/// The number of a front of the store.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct FrontId(pub(super) usize);
+
+/// A command to the thread of the store.
 #[derive(Debug)]
 pub(super) enum Command {
+    Get {
+        key: SessionKey,
+        answer: Answer<Option<Arc<Stored>>>,
+    },
     Open {
         session: Arc<Stored>,
-        /// What its provider was when the person signed in.
-        registration: Registration,
-        replaces: Vec<SessionKey>,
+        opening: Opening,
+        front: FrontId,
         answer: Answer<Opened>,
     },
     Replace {
-        old: Arc<Session>,
-        tokens: TokenSet,
-        identity: Option<Box<Identity>>,
-        answer: Answer<Replaced>,
+        version: u64,
+        next: Arc<Stored>,
+        front: FrontId,
+        answer: Answer<Replacement>,
     },
     End {
-        key: SessionKey,
+        which: Which,
         why: EndReason,
-        answer: Answer<Ended>,
+        answer: Answer<Vec<End>>,
     },
-    EndVersion {
-        old: Arc<Session>,
-        why: EndReason,
-        answer: Answer<EndedVersion>,
+    Touch {
+        uses: Vec<(SessionKey, Timestamp)>,
+        answer: Answer<()>,
     },
-    Fetch {
-        key: SessionKey,
-        answer: Answer<Option<Arc<Session>>>,
-    },
-    Maintain {
+    Sweep {
         now: Timestamp,
         answer: Answer<Maintained>,
     },
@@ -66,29 +68,18 @@ pub(super) enum Command {
     Close {
         answer: Answer<()>,
     },
-}
-
-/// What became of a new session.
-#[derive(Debug)]
-pub(super) enum Opened {
-    Stored,
-    /// Its provider is not registered any more, or is another server or client now.
-    NoProvider,
-}
-
-/// What the keeper is told by those who cannot wait.
-#[derive(Debug)]
-pub(super) enum Notice {
-    /// The cache pushed a session out.
-    PushedOut(Arc<Stored>),
-    /// A session was used, and the store may know of a use long before only.
-    Used(Arc<Stored>),
+    /// Adds a front with this cache.
+    #[cfg(test)]
+    Attach {
+        cache: Arc<SessionCache>,
+        answer: std::sync::mpsc::Sender<FrontId>,
+    },
 }
 
 /// Commands that are committed together.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    /// How many commands were planned, those that change nothing among them.
+    /// How many commands were planned, also those that change nothing.
     pub(super) commands: usize,
     pub(super) changes: Vec<Change>,
     pub(super) effects: Vec<Effect>,
@@ -102,20 +93,17 @@ pub(super) enum Effect {
     Opened {
         session: Arc<Stored>,
         ended: Vec<End>,
+        front: FrontId,
         answer: Answer<Opened>,
     },
     Replaced {
-        old: [Arc<Stored>; 2],
-        new: Arc<Session>,
-        answer: Answer<Replaced>,
+        next: Arc<Stored>,
+        front: FrontId,
+        answer: Answer<Replacement>,
     },
     Ended {
         end: End,
-        answer: Answer<Ended>,
-    },
-    EndedVersion {
-        end: End,
-        answer: Answer<EndedVersion>,
+        answer: Answer<Vec<End>>,
     },
 }
 
@@ -130,44 +118,46 @@ impl Batch {
         self.changes.push(Change::Remove(key));
     }
 
-    /// Whether a command has to be planned on what this batch makes of things.
+    /// Whether a command depends on a change of this batch, so that it has to wait for the commit.
     pub(super) fn has_to_wait(&self, command: &Command) -> bool {
         match command {
             Command::Open {
-                session, replaces, ..
+                session, opening, ..
             } => {
                 let person = session.person();
+                let mut replaces = opening.replaces.iter();
                 self.is_full()
                     || person.is_some_and(|person| self.people.contains(&person))
-                    || replaces.iter().any(|key| self.sessions.contains(key))
+                    || replaces.any(|key| self.sessions.contains(key))
             }
-            Command::Replace { old, .. } | Command::EndVersion { old, .. } => {
-                self.is_full() || self.sessions.contains(old.key())
-            }
-            Command::End { key, .. } | Command::Fetch { key, .. } => {
-                self.is_full() || self.sessions.contains(key)
-            }
-            Command::Maintain { .. } | Command::Reconfigure { .. } | Command::Close { .. } => true,
+            Command::Replace { next, .. } => self.is_full() || self.sessions.contains(next.key()),
+            Command::End { which, .. } => self.is_full() || self.sessions.contains(which.key()),
+            Command::Get { key, .. } => self.is_full() || self.sessions.contains(key),
+            Command::Touch { .. }
+            | Command::Sweep { .. }
+            | Command::Reconfigure { .. }
+            | Command::Close { .. } => true,
+            #[cfg(test)]
+            Command::Attach { .. } => true,
         }
     }
 
     fn is_full(&self) -> bool {
-        self.commands >= MOST_TOGETHER
+        self.commands >= MAX_COMMANDS
     }
 }
 
 impl Effect {
     pub(super) fn failed(self, error: &StoreError) {
         match self {
-            Self::Opened { answer, .. } => say(answer, Err(error.clone())),
-            Self::Ended { answer, .. } => say(answer, Err(error.clone())),
-            Self::Replaced { answer, .. } => say(answer, Err(error.clone())),
-            Self::EndedVersion { answer, .. } => say(answer, Err(error.clone())),
+            Self::Opened { answer, .. } => send(answer, Err(error.clone())),
+            Self::Replaced { answer, .. } => send(answer, Err(error.clone())),
+            Self::Ended { answer, .. } => send(answer, Err(error.clone())),
         }
     }
 }
 
-/// Answers; nobody may be waiting any more.
-pub(super) fn say<T>(answer: Answer<T>, what: Result<T, StoreError>) {
-    drop(answer.send(what));
+/// Answers a command. Nobody may be waiting any more.
+pub(super) fn send<T>(answer: Answer<T>, result: Result<T, StoreError>) {
+    drop(answer.send(result));
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::tests::{Kit, NOW, clock, found, live, login, open, person, session, tokens};
+use super::kit::{Kit, NOW, clock, found, live, login, open, person, session, tokens};
 use super::*;
 use crate::clock::Clock;
 use crate::identity::Claim;

@@ -14,11 +14,12 @@ use std::time::Duration;
 use redb::{Database, ReadableDatabase as _, WriteTransaction};
 use tokio::time::Instant;
 
+use super::backend::{Change, Loaded};
 use super::file::{self, ABOUT, COMMIT_KEY, FileError, SESSIONS, USED, closed, refused};
 use super::pause::{Pause, Why};
 use super::record::{self, Entry};
 use super::registration::{self, Registrations};
-use super::store::{Change, Loaded, StoreError};
+use super::store::StoreError;
 use super::survey::{Found, Rules, loaded, survey, survey_and_take};
 use super::{SessionKey, StoreTag};
 use crate::clock::{Clock, Timestamp};

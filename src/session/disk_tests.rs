@@ -3,7 +3,7 @@
 use redb::backends::InMemoryBackend;
 
 use super::*;
-use crate::session::tests::{Kit, NOW, open};
+use crate::session::kit::{Kit, NOW, open};
 
 /// A kit whose file has one session, with that one's key.
 async fn kit() -> (Kit, SessionKey) {

@@ -73,7 +73,7 @@ pub(super) struct Listeners(Mutex<Vec<mpsc::UnboundedSender<End>>>);
 
 impl Listeners {
     /// Hears of each session that ends from here on.
-    fn listen(&self) -> mpsc::UnboundedReceiver<End> {
+    pub(super) fn listen(&self) -> mpsc::UnboundedReceiver<End> {
         let (sender, receiver) = mpsc::unbounded_channel();
         self.with(|senders| senders.push(sender));
         receiver
@@ -143,7 +143,7 @@ impl EndRegistry {
     }
 
     fn new(sessions: Arc<Sessions>) -> (Self, mpsc::UnboundedReceiver<End>) {
-        let ends = sessions.listeners.listen();
+        let ends = sessions.store.cache().listeners().listen();
         let entries = RefCell::default();
         (Self(Rc::new(Registry { sessions, entries })), ends)
     }
@@ -241,7 +241,7 @@ impl Registry {
 
     /// Looks for sessions that have passed a deadline.
     async fn sweep(&self, now: Timestamp) {
-        let idle = self.sessions.lifetimes.idle();
+        let idle = self.sessions.limits.idle();
         let (mut over, mut away) = (Vec::new(), Vec::new());
         for (key, entry) in self.entries.borrow_mut().iter_mut() {
             if entry.stored.state() != SessionState::Live
@@ -274,7 +274,7 @@ impl Registry {
             return;
         };
         let stored = session.stored();
-        if let Some(why) = stored.over(self.sessions.lifetimes.idle(), now) {
+        if let Some(why) = stored.over(self.sessions.limits.idle(), now) {
             self.end(key, why);
         } else if let Some(entry) = self.entries.borrow_mut().get_mut(key) {
             entry.stored = Arc::clone(stored);

@@ -6,11 +6,11 @@ use std::task::{Context, Poll, Waker};
 use tokio::task::LocalSet;
 
 use super::*;
+use crate::session::backend::Backend;
 use crate::session::disk::Disk;
 use crate::session::disk::tests::fill;
 use crate::session::keeper::Keeper;
-use crate::session::store::Store;
-use crate::session::tests::{Kit, NOW, found, live, login, open, session, tokens};
+use crate::session::kit::{Kit, NOW, found, live, login, open, session, tokens};
 use crate::session::{Lookup, NewSession, Replaced, SessionId};
 
 /// A registry whose task is the test itself.
@@ -293,20 +293,20 @@ async fn what_cannot_be_committed_is_no_end() {
     open(&sessions, "alice", NOW).await;
     sessions.close().await.unwrap();
     let disk = Disk::open(&kit.file(), kit.ring().into()).unwrap();
-    let (mut keeper, ways) = Keeper::new(Store::Disk(Box::new(disk)), kit.limits());
+    let (mut keeper, handle) = Keeper::new(Backend::Disk(Box::new(disk)), kit.keeper_settings());
     keeper.restore(NOW).unwrap();
-    let mut ends = ways.listeners.listen();
-    let Store::Disk(disk) = &mut keeper.store else {
+    let mut ends = handle.cache.listeners().listen();
+    let Backend::Disk(disk) = &mut keeper.backend else {
         panic!("another store")
     };
     fill(disk);
-    keeper.maintain(after(60)).unwrap_err();
+    keeper.sweep(after(60)).unwrap_err();
     assert!(ends.try_recv().is_err());
-    let Store::Disk(disk) = &mut keeper.store else {
+    let Backend::Disk(disk) = &mut keeper.backend else {
         panic!("another store")
     };
     disk.end_pauses();
-    keeper.maintain(after(60)).unwrap();
+    keeper.sweep(after(60)).unwrap();
     assert!(matches!(ends.try_recv(), Ok((_, EndReason::Idle))));
 }
 
@@ -341,7 +341,7 @@ async fn a_workers_task_hears_of_ends_and_sweeps_by_the_clock() {
             let alive = Rc::downgrade(&registry.0);
             drop((registry, first, second));
             assert!(alive.upgrade().is_none());
-            while sessions.listeners.count() > 0 {
+            while sessions.store.cache().listeners().count() > 0 {
                 tokio::time::advance(BETWEEN_SWEEPS).await;
                 let gone = open(&sessions, "c", NOW).await;
                 sessions

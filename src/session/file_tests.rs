@@ -1,7 +1,7 @@
 //! Files that are refused, and what becomes of those that are not.
 
 use super::*;
-use crate::session::tests::{Kit, NOW, live, login, open, session, tokens};
+use crate::session::kit::{Kit, NOW, live, login, open, session, tokens};
 use crate::session::{
     DiskSettings, EndReason, OpenError, Replaced, SessionId, Sessions, StartError, StoreError,
     StoreSettings,

@@ -97,12 +97,11 @@ impl Index {
         self.away.get(key)
     }
 
-    /// Notes that a session is in the file alone, and gives what is remembered of it.
-    pub(super) fn set_away(&mut self, stored: &Stored) -> Arc<Stored> {
+    /// Notes that a session is in the file alone.
+    pub(super) fn set_away(&mut self, stored: &Stored) {
         let away = Arc::new(stored.without_contents());
         self.replace(&away);
-        self.away.insert(*away.key(), Arc::clone(&away));
-        away
+        self.away.insert(*away.key(), away);
     }
 
     /// Forgets a session, whose value in memory is given, if there is one. Gives what it
@@ -146,18 +145,18 @@ impl Index {
         &mut self,
         most: usize,
         over: impl Fn(&Stored) -> Option<T>,
-    ) -> (Vec<(SessionKey, T)>, Walked) {
+    ) -> (Vec<(SessionKey, T)>, WalkEnd) {
         let mut left = (self.all.len() / PARTS).max(SMALLEST_PART);
         let from = self.walked.map_or(Bound::Unbounded, Bound::Excluded);
         let mut found = Vec::new();
         for Ranked(stored) in self.all.range((from, Bound::Unbounded)) {
             if left == 0 || found.len() == most {
-                let walked = if left == 0 {
-                    Walked::APart
+                let end = if left == 0 {
+                    WalkEnd::PartDone
                 } else {
-                    Walked::UpToMost
+                    WalkEnd::EnoughFound
                 };
-                return (found, walked);
+                return (found, end);
             }
             left = left.saturating_sub(1);
             found.extend(over(stored).map(|what| (*stored.key(), what)));
@@ -165,11 +164,11 @@ impl Index {
         }
         // The next walk begins at the beginning.
         self.walked = None;
-        (found, Walked::APart)
+        (found, WalkEnd::PartDone)
     }
 
     /// Begins the walk at the beginning.
-    pub(super) fn walk_anew(&mut self) {
+    pub(super) fn restart_walk(&mut self) {
         self.walked = None;
     }
 
@@ -185,11 +184,11 @@ impl Index {
 
 /// How far a walk has come.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Walked {
+pub(super) enum WalkEnd {
     /// Through all of the part.
-    APart,
+    PartDone,
     /// Until as many were found as were asked for.
-    UpToMost,
+    EnoughFound,
 }
 
 impl Borrow<Rank> for Ranked {
@@ -226,8 +225,8 @@ mod tests {
 
     use super::*;
     use crate::identity::Claim;
+    use crate::session::kit::{person, tokens};
     use crate::session::record::Contents;
-    use crate::session::tests::{person, tokens};
     use crate::session::{SessionId, StoreTag};
 
     fn stored(rank: Rank, identity: Identity) -> Arc<Stored> {
@@ -287,7 +286,7 @@ mod tests {
                 stops.push((part.len(), walked));
                 seen.extend(part);
             }
-            assert_eq!(stops, [(4096, Walked::APart), (404, Walked::APart)]);
+            assert_eq!(stops, [(4096, WalkEnd::PartDone), (404, WalkEnd::PartDone)]);
             assert_eq!(seen.len(), 4500);
         }
     }
@@ -296,7 +295,7 @@ mod tests {
     fn a_walk_stops_where_it_has_found_enough_and_goes_on_from_there() {
         let mut index = index(3, 100);
         let mut left = 300_usize;
-        while let (over, Walked::UpToMost) = index.walk(70, |_| Some(())) {
+        while let (over, WalkEnd::EnoughFound) = index.walk(70, |_| Some(())) {
             assert_eq!(over.len(), 70);
             left = left.checked_sub(70).unwrap();
         }
@@ -311,8 +310,10 @@ mod tests {
         let mut index = index(2, 2);
         let (keys, _) = index.walk(1, |_| Some(()));
         let first = Arc::clone(&index.all.first().unwrap().0);
-        assert!(index.set_away(&first).contents().is_empty());
-        assert!(!index.has(&first) && index.away(&keys[0].0).is_some());
+        index.set_away(&first);
+        assert!(!index.has(&first));
+        let away = index.away(&keys[0].0).unwrap();
+        assert!(away.contents().is_empty());
         assert_eq!((index.len(), index.away.len()), (4, 1));
         index.replace(&first);
         assert!(index.has(&first) && index.away(&keys[0].0).is_none());

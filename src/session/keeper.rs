@@ -1,178 +1,147 @@
-//! The one thread that changes sessions.
+//! The thread of a local store: the only one that changes sessions.
 //!
-//! Opening, replacing, ending and fetching are commands to it, so their order is the order in
-//! which they take effect: a sign-out that comes between two renewals wins, and nothing that has
-//! ended comes back. It gathers the commands that wait, commits them together, brings the cache up
-//! to date and only then answers. A session has at most one change in a batch, so every command is
-//! planned on what is committed.
+//! Opening, replacing, ending and reading are commands to this thread, so their order is the order in
+//! which they take effect: a sign-out between two refreshes wins, and a session that has ended does not
+//! come back. The thread gathers the commands that wait, commits them together, applies the commit to
+//! the caches of all fronts, and only then answers. A batch has at most one change of a session, so
+//! every command is planned on the committed state.
+//!
+//! The index and the cache of one front share the value of a session, so that memory holds the session
+//! once. The cache of another front holds a copy. A session that no cache holds is *away*: the index
+//! knows when it ends and when it was used, and the rest is in the file.
 
 use std::collections::HashMap;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use moka::notification::RemovalCause;
-use moka::policy::EvictionPolicy;
-use moka::sync::Cache;
 use tokio::sync::mpsc;
 
-use super::command::{Batch, Command, Notice, say};
-use super::ending::{EndReason, Listeners};
+use super::backend::{Backend, Change};
+use super::cache::{Event, Eviction, Notice, SessionCache};
+use super::command::{Batch, Command, FrontId, send};
+use super::ending::EndReason;
 use super::file::FileError;
-use super::index::{Index, Walked};
-use super::reconfigure::Lifetimes;
+use super::index::{Index, WalkEnd};
+use super::reconfigure::Limits;
 use super::registration::Registrations;
-use super::store::{Change, Store, StoreError};
+use super::store::StoreError;
 use super::stored::Stored;
-use super::{Maintained, Session, SessionKey, SessionState};
+use super::{Maintained, SessionKey, SessionState};
 use crate::clock::Timestamp;
 use crate::telemetry::chain;
 
-/// How many sessions one batch of maintenance removes at most: small enough that a worker's `get`
-/// beside it waits for milliseconds at the worst.
-const MOST_REMOVED: usize = 100;
+/// The maximum number of sessions that one sweep removes. It is so small that a worker that uses the
+/// cache meanwhile waits for a few milliseconds at most.
+const MAX_REMOVED: usize = 100;
 
-/// How many commands may wait; whoever has one more waits to be let in.
+/// The maximum number of commands that wait. Further callers wait until there is room.
 const QUEUE: usize = 1024;
 
-/// The ways to the keeper.
+/// The connections to a keeper.
 #[derive(Debug)]
-pub(super) struct Ways {
+pub(super) struct KeeperHandle {
     pub(super) commands: mpsc::Sender<Command>,
-    pub(super) notices: mpsc::UnboundedSender<Notice>,
-    pub(super) cache: Cache<SessionKey, Arc<Stored>>,
-    pub(super) figures: Arc<Figures>,
-    pub(super) listeners: Arc<Listeners>,
+    /// The cache of the first front.
+    pub(super) cache: Arc<SessionCache>,
+    pub(super) count: Arc<AtomicU64>,
 }
 
-/// What is counted, for everybody to read.
-#[derive(Debug, Default)]
-pub(super) struct Figures {
-    pub(super) sessions: AtomicU64,
-    pub(super) pushed_out: AtomicU64,
-}
-
-/// What the keeper goes by.
+/// The settings that a keeper starts with.
 #[derive(Debug)]
-pub(super) struct Limits {
-    pub(super) lifetimes: Arc<Lifetimes>,
-    pub(super) per_person: usize,
-    /// Bytes that the cache may take.
+pub(super) struct KeeperSettings {
+    pub(super) limits: Arc<Limits>,
+    /// The maximum number of bytes in the cache.
     pub(super) capacity: u64,
-    /// What each provider is.
     pub(super) registrations: Registrations,
 }
 
-/// Holds the store and the index; runs on a thread of its own.
+/// The state of the thread.
 #[derive(Debug)]
 pub(super) struct Keeper {
-    pub(super) lifetimes: Arc<Lifetimes>,
-    pub(super) per_person: usize,
+    pub(super) limits: Arc<Limits>,
     pub(super) registrations: Registrations,
-    pub(super) store: Store,
+    pub(super) backend: Backend,
     pub(super) index: Index,
-    pub(super) cache: Cache<SessionKey, Arc<Stored>>,
+    /// The caches of all fronts. There is one, but in tests.
+    pub(super) fronts: Vec<Arc<SessionCache>>,
     pub(super) commands: mpsc::Receiver<Command>,
     notices: mpsc::UnboundedReceiver<Notice>,
-    figures: Arc<Figures>,
-    /// Whoever is told of sessions that end.
-    listeners: Arc<Listeners>,
-    /// Those whose last uses are to be written.
-    used: HashMap<SessionKey, Arc<Stored>>,
+    count: Arc<AtomicU64>,
+    /// Last uses that are not committed yet.
+    pub(super) used: HashMap<SessionKey, Timestamp>,
 }
 
 impl Keeper {
-    /// A keeper with nothing in its cache yet.
-    pub(super) fn new(store: Store, limits: Limits) -> (Self, Ways) {
+    /// A keeper with one front and without sessions.
+    pub(super) fn new(backend: Backend, settings: KeeperSettings) -> (Self, KeeperHandle) {
         let (commands, commanded) = mpsc::channel(QUEUE);
-        let (notices, told) = mpsc::unbounded_channel();
-        let figures = Arc::new(Figures::default());
-        let listeners = Arc::new(Listeners::default());
-        let is_durable = matches!(store, Store::Disk(_));
-        let (counter, notify) = (Arc::clone(&figures), notices.clone());
-        let cache = Cache::builder()
-            .eviction_policy(EvictionPolicy::lru())
-            .max_capacity(limits.capacity)
-            .weigher(|_, session: &Arc<Stored>| session.weight())
-            .eviction_listener(move |_key, session: Arc<Stored>, cause| {
-                // Whatever else leaves the cache was marked by the keeper itself.
-                if cause != RemovalCause::Size {
-                    return;
-                }
-                if is_durable {
-                    session.supersede();
-                } else {
-                    session.end();
-                }
-                counter.pushed_out.fetch_add(1, Ordering::Relaxed);
-                // A send fails only when the keeper is gone, and the index with it.
-                notify.send(Notice::PushedOut(session)).unwrap_or_default();
-            })
-            .build();
+        let (to_keeper, notices) = mpsc::unbounded_channel();
+        let eviction = match backend {
+            Backend::Memory => Eviction::Ends,
+            Backend::Disk(_) => Eviction::Keeps,
+        };
+        let cache = SessionCache::new(settings.capacity, eviction, to_keeper);
+        let (cache, count) = (Arc::new(cache), Arc::new(AtomicU64::new(0)));
         let keeper = Self {
-            lifetimes: limits.lifetimes,
-            per_person: limits.per_person,
-            registrations: limits.registrations,
-            store,
+            limits: settings.limits,
+            registrations: settings.registrations,
+            backend,
             index: Index::default(),
-            cache: cache.clone(),
+            fronts: vec![Arc::clone(&cache)],
             commands: commanded,
-            notices: told,
-            figures: Arc::clone(&figures),
-            listeners: Arc::clone(&listeners),
+            notices,
+            count: Arc::clone(&count),
             used: HashMap::new(),
         };
-        let ways = Ways {
+        let handle = KeeperHandle {
             commands,
-            notices,
             cache,
-            figures,
-            listeners,
+            count,
         };
-        (keeper, ways)
+        (keeper, handle)
     }
 
-    /// Takes over the sessions that the file holds, each as it is read: there is never more of them
-    /// in memory than the cache has room for.
+    /// Reads all sessions of the file into the cache, one at a time, so that memory never holds more
+    /// of them than the cache has room for.
     ///
     /// # Errors
     ///
     /// [`FileError`].
     pub(super) fn restore(&mut self, now: Timestamp) -> Result<(), FileError> {
-        // Nobody asks for anything before this is over.
-        let mut store = mem::replace(&mut self.store, Store::Memory);
-        let providers = mem::take(&mut self.registrations);
-        let idle = self.lifetimes.idle();
-        let restored = match &mut store {
-            Store::Memory => Ok(()),
-            Store::Disk(disk) => disk.all((idle, now), &providers, |key, loaded| {
-                self.remember(loaded.into_session(key).stored());
-                // What the cache has no room for must not pile up here; when it was used last, the
-                // file knows.
+        let mut backend = mem::replace(&mut self.backend, Backend::Memory);
+        let registrations = mem::take(&mut self.registrations);
+        let idle = self.limits.idle();
+        let restored = match &mut backend {
+            Backend::Memory => Ok(()),
+            Backend::Disk(disk) => disk.all((idle, now), &registrations, |key, loaded| {
+                self.remember(&loaded.into_stored(key), FIRST_FRONT);
+                // The notices of what the cache has no room for must not pile up. The file knows
+                // already when these sessions were used last.
                 self.take_notices();
                 self.used.clear();
             }),
         };
-        self.store = store;
-        self.registrations = providers;
+        self.backend = backend;
+        self.registrations = registrations;
         self.count();
         restored
     }
 
-    pub(super) fn remember(&mut self, session: &Arc<Stored>) {
-        self.index.insert(Arc::clone(session));
-        self.cache.insert(*session.key(), Arc::clone(session));
-    }
-
-    /// Does what is asked, until the store is closed or nobody is left to ask.
+    /// Carries out commands until the store is closed or all senders are dropped.
     pub(super) fn run(mut self) {
         let mut waiting = None;
         while let Some(first) = waiting.take().or_else(|| self.commands.blocking_recv()) {
             self.take_notices();
             match first {
-                Command::Maintain { now, answer } => {
-                    let maintained = self.maintain(now);
-                    say(answer, maintained);
+                Command::Touch { uses, answer } => {
+                    self.note_uses(uses);
+                    send(answer, Ok(()));
+                }
+                Command::Sweep { now, answer } => {
+                    let swept = self.sweep(now);
+                    send(answer, swept);
                 }
                 Command::Reconfigure { new, now, answer } => {
                     let reconfigured = self.reconfigure(*new, now);
@@ -181,146 +150,202 @@ impl Keeper {
                 }
                 Command::Close { answer } => {
                     let closed = self.write_last_uses(Vec::new());
-                    // The file is free for the next process when the answer comes.
+                    // Before the answer, so that another process can open the file then.
                     drop(self);
-                    say(answer, closed);
+                    send(answer, closed);
                     return;
+                }
+                #[cfg(test)]
+                Command::Attach { cache, answer } => {
+                    let front = FrontId(self.fronts.len());
+                    self.fronts.push(cache);
+                    answer.send(front).unwrap();
                 }
                 Command::Open { .. }
                 | Command::Replace { .. }
                 | Command::End { .. }
-                | Command::EndVersion { .. }
-                | Command::Fetch { .. } => {
+                | Command::Get { .. } => {
                     let mut batch = Batch::default();
                     waiting = self.gather(first, &mut batch);
                     self.settle(batch);
                 }
             }
         }
-        // Nobody is left to be told; a failure was logged.
+        // Nobody is left to answer; a failure was logged.
         drop(self.write_last_uses(Vec::new()));
     }
 
     /// Commits changes.
     pub(super) fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
-        reported(self.store.commit(changes))
+        log_failure(self.backend.commit(changes))
     }
 
     pub(super) fn count(&self) {
         let sessions = u64::try_from(self.index.len()).unwrap_or(u64::MAX);
-        self.figures.sessions.store(sessions, Ordering::Relaxed);
+        self.count.store(sessions, Ordering::Relaxed);
     }
 
-    /// Lets another value stand for its session.
-    pub(super) fn stand(&mut self, new: &Arc<Stored>) {
-        self.index.replace(new);
-        if let Some(used) = self.used.get_mut(new.key()) {
-            new.note_use_of(used);
-            *used = Arc::clone(new);
+    /// Adds a session that this front has opened.
+    pub(super) fn remember(&mut self, session: &Arc<Stored>, front: FrontId) {
+        self.index.insert(Arc::clone(session));
+        if let Some(cache) = self.fronts.get(front.0) {
+            cache.put(session);
         }
-        // Whoever looks it up finds one or the other, never one that is superseded.
-        self.cache.insert(*new.key(), Arc::clone(new));
     }
 
-    /// Forgets a session that is over, and tells whoever listens. Readers that hold its value see that.
+    /// Puts the version that this front has made in the place of the one before.
+    pub(super) fn replace(&mut self, next: &Arc<Stored>, front: FrontId) {
+        if let Some(away) = self.index.away(next.key()) {
+            next.note_use_of(away);
+        }
+        self.index.replace(next);
+        for (number, cache) in self.fronts.iter().enumerate() {
+            if number == front.0 {
+                cache.put(next);
+                continue;
+            }
+            if let Some(before) = cache.get(next.key()) {
+                next.note_use_of(&before);
+            }
+            cache.apply(Event::Replaced(*next.key()));
+        }
+    }
+
+    /// Removes a session that has ended from the index and the caches. Whoever holds a value of the
+    /// session sees that it has ended.
     pub(super) fn forget(&mut self, key: &SessionKey, why: EndReason) {
-        let in_memory = self.cache.remove(key);
-        let mut known = self.index.remove(key, in_memory);
-        if let Some(session) = &known {
-            session.end();
-        } else {
+        let cached = self.fronts.iter().find_map(|cache| cache.get(key));
+        let mut known = self.index.remove(key, cached);
+        if known.is_none() {
+            // A cache may have evicted the session a moment ago.
             self.hear_of_evictions();
-            // In the file; in memory it was forgotten when that was heard.
             known = self.index.remove(key, None);
         }
         self.used.remove(key);
         self.count();
-        if known.is_some() {
-            self.listeners.tell((*key, why));
+        if let Some(session) = known {
+            session.end();
+            self.tell(Event::Ended(*key, why));
         }
     }
 
-    /// Hears of everything that has left the cache. What leaves it is out of it a moment before
-    /// the keeper is told; when the cache's housekeeping is over, it was.
+    fn tell(&self, event: Event) {
+        for cache in &self.fronts {
+            cache.apply(event);
+        }
+    }
+
+    /// Takes the notices of all evictions. A session leaves the cache a moment before its notice is
+    /// sent; after the housekeeping of the cache, the notice has been sent.
     pub(super) fn hear_of_evictions(&mut self) {
-        self.cache.run_pending_tasks();
+        self.run_pending_tasks();
         self.take_notices();
     }
 
+    pub(super) fn run_pending_tasks(&self) {
+        for cache in &self.fronts {
+            cache.run_pending_tasks();
+        }
+    }
+
     pub(super) fn knows(&mut self, key: &SessionKey) -> bool {
-        if self.cache.contains_key(key) {
+        if self.fronts.iter().any(|cache| cache.get(key).is_some()) {
             return true;
         }
         self.hear_of_evictions();
         self.index.away(key).is_some()
     }
 
-    /// The session of a key, brought back from the store if the cache has pushed it out.
-    pub(super) fn ready(&mut self, key: &SessionKey) -> Result<Option<Arc<Session>>, StoreError> {
-        if let Some(held) = self.cache.get(key)
-            && held.state() == SessionState::Live
-        {
-            let session = Session::of(held).ok_or(StoreError::Damaged)?;
-            return Ok(Some(Arc::new(session)));
-        }
-        self.hear_of_evictions();
-        let Some(away) = self.index.away(key).map(Arc::clone) else {
-            return Ok(None);
-        };
-        let Some(loaded) = self.store.load(key)? else {
-            return Ok(None);
-        };
-        // Its person stays who it was.
-        let session = Session::new(*away.rank(), loaded.last_used, loaded.contents);
-        session.stored().note_use_of(&away);
-        self.stand(session.stored());
-        Ok(Some(Arc::new(session)))
+    /// The current value of a session if a cache holds one.
+    pub(super) fn live(&self, key: &SessionKey) -> Option<Arc<Stored>> {
+        self.fronts.iter().find_map(|cache| cache.live(key))
     }
 
     pub(super) fn take_notices(&mut self) {
         while let Ok(notice) = self.notices.try_recv() {
             match notice {
-                Notice::Used(session) => {
-                    let key = *session.key();
-                    let standing = if self.index.has(&session) {
-                        Some(session)
-                    } else {
-                        self.cache.get(&key)
-                    };
-                    self.used.extend(standing.map(|session| (key, session)));
-                }
-                Notice::PushedOut(session) if self.index.has(&session) => {
-                    self.note_pushed_out(session);
-                }
-                // Another value stands for it, or it is over.
-                Notice::PushedOut(_) => {}
+                Notice::Entered(session) => self.note_entered(&session),
+                Notice::Evicted(session) => self.note_evicted(session),
             }
         }
     }
 
-    fn note_pushed_out(&mut self, session: Arc<Stored>) {
+    /// A session that was away is in a cache again.
+    fn note_entered(&mut self, session: &Arc<Stored>) {
+        // It may have been evicted or replaced again meanwhile.
+        let is_held = self.fronts.iter().any(|cache| cache.holds(session));
+        if is_held && let Some(away) = self.index.away(session.key()) {
+            session.note_use_of(away);
+            self.index.replace(session);
+        }
+    }
+
+    fn note_evicted(&mut self, session: Arc<Stored>) {
         let key = *session.key();
-        // The cache's listener knows whether it is in the file.
-        match session.state() {
-            SessionState::Ended => {
-                self.index.remove(&key, Some(session));
-                self.used.remove(&key);
-                self.count();
-                self.listeners.tell((key, EndReason::PushedOut));
+        if !self.index.has(&session) {
+            // The session has ended, or the index has another value of it.
+            if let Some(other) = self.live(&key) {
+                other.note_use_of(&session);
             }
-            SessionState::Live | SessionState::Superseded => {
-                let away = self.index.set_away(&session);
-                self.used.insert(key, away);
+            if let Some(away) = self.index.away(&key) {
+                away.note_use_of(&session);
+                self.note_use(key, session.last_used());
+            }
+            return;
+        }
+        // The listener of the cache knows whether the session is in the file.
+        if session.state() == SessionState::Ended {
+            self.index.remove(&key, Some(session));
+            self.used.remove(&key);
+            self.count();
+            self.tell(Event::Ended(key, EndReason::PushedOut));
+        } else if let Some(other) = self.live(&key) {
+            other.note_use_of(&session);
+            self.index.replace(&other);
+        } else {
+            self.index.set_away(&session);
+            self.note_use(key, session.last_used());
+        }
+    }
+
+    /// Notes the last uses that a front has told. Those of sessions that have ended are left out.
+    pub(super) fn note_uses(&mut self, uses: Vec<(SessionKey, Timestamp)>) {
+        for (key, at) in uses {
+            if self.knows(&key) {
+                if let Some(away) = self.index.away(&key) {
+                    away.note_use_at(at);
+                }
+                self.tell(Event::Used(key, at));
+                self.note_use(key, at);
             }
         }
     }
 
-    /// Removes sessions that have passed their deadline, at most a small batch, writes last uses,
-    /// and lets the cache do its own housekeeping.
-    pub(super) fn maintain(&mut self, now: Timestamp) -> Result<Maintained, StoreError> {
-        let idle = self.lifetimes.idle();
-        let over = |session: &Stored| session.over(idle, now);
-        let (expired, walked) = self.index.walk(MOST_REMOVED, over);
+    fn note_use(&mut self, key: SessionKey, at: Timestamp) {
+        let used = self.used.entry(key).or_insert(at);
+        *used = at.max(*used);
+    }
+
+    /// Why a session is over, if it has passed a deadline. A front may have used its copy of the session
+    /// later than the index knows.
+    pub(super) fn over(
+        fronts: &[Arc<SessionCache>],
+        session: &Stored,
+        (idle, now): (Duration, Timestamp),
+    ) -> Option<EndReason> {
+        let why = session.over(idle, now)?;
+        let key = session.key();
+        let mut copies = fronts.iter().filter_map(|cache| cache.get(key));
+        let is_in_use = copies.any(|copy| copy.over(idle, now).is_none());
+        (!is_in_use).then_some(why)
+    }
+
+    /// Removes sessions that have passed a deadline, at most a small batch, commits last uses, and lets
+    /// the caches do their housekeeping.
+    pub(super) fn sweep(&mut self, now: Timestamp) -> Result<Maintained, StoreError> {
+        let (idle, fronts) = (self.limits.idle(), &self.fronts);
+        let over = |session: &Stored| Self::over(fronts, session, (idle, now));
+        let (expired, end) = self.index.walk(MAX_REMOVED, over);
         let removals = expired.iter().map(|(key, _)| Change::Remove(*key));
         let removals = removals.collect();
         let written = self.write_last_uses(removals);
@@ -329,20 +354,19 @@ impl Keeper {
                 self.forget(key, *why);
             }
         } else {
-            self.index.walk_anew();
+            self.index.restart_walk();
         }
-        self.cache.run_pending_tasks();
-        self.take_notices();
-        written.map(|()| match walked {
-            Walked::UpToMost => Maintained::More,
-            Walked::APart => Maintained::Done,
+        self.hear_of_evictions();
+        written.map(|()| match end {
+            WalkEnd::EnoughFound => Maintained::More,
+            WalkEnd::PartDone => Maintained::Done,
         })
     }
 
-    /// Commits the last uses that are noted, and removals after them.
+    /// Commits the last uses, and after them removals.
     fn write_last_uses(&mut self, removals: Vec<Change>) -> Result<(), StoreError> {
         let used = self.used.iter();
-        let used = used.map(|(key, session)| Change::Used(*key, session.last_used()));
+        let used = used.map(|(key, at)| Change::Used(*key, *at));
         let changes: Vec<_> = used.chain(removals).collect();
         self.commit(&changes)?;
         self.used.clear();
@@ -350,8 +374,11 @@ impl Keeper {
     }
 }
 
-/// Tells the operator of a commit that failed.
-pub(super) fn reported(committed: Result<(), StoreError>) -> Result<(), StoreError> {
+/// The front that a local store starts with.
+pub(super) const FIRST_FRONT: FrontId = FrontId(0);
+
+/// Logs a commit that failed.
+pub(super) fn log_failure(committed: Result<(), StoreError>) -> Result<(), StoreError> {
     if let Err(error) = &committed {
         let reason = error.reason();
         tracing::error!(reason, error = chain(error), "Sessions are not stored");

@@ -4,7 +4,8 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::session::disk::Disk;
-use crate::session::tests::{Kit, NOW, open};
+use crate::session::kit::{Kit, NOW, open};
+use crate::session::store::Which;
 
 #[tokio::test]
 async fn of_sessions_that_memory_has_no_room_for_none_is_held_at_the_start() {
@@ -15,11 +16,11 @@ async fn of_sessions_that_memory_has_no_room_for_none_is_held_at_the_start() {
     }
     sessions.close().await.unwrap();
     let disk = Disk::open(&kit.file(), kit.ring().into()).unwrap();
-    let limits = Limits {
+    let settings = KeeperSettings {
         capacity: 20 * 1024,
-        ..kit.limits()
+        ..kit.keeper_settings()
     };
-    let (mut keeper, _ways) = Keeper::new(Store::Disk(Box::new(disk)), limits);
+    let (mut keeper, _handle) = Keeper::new(Backend::Disk(Box::new(disk)), settings);
     keeper.restore(NOW).unwrap();
     assert_eq!(keeper.index.len(), 1000);
     keeper.hear_of_evictions();
@@ -27,27 +28,25 @@ async fn of_sessions_that_memory_has_no_room_for_none_is_held_at_the_start() {
         .index
         .walk(1000, |stored| (!stored.contents().is_empty()).then_some(()));
     assert!((1..50).contains(&held.len()), "{}", held.len());
-    // Nor to write down when they were used, which the file knows.
-    let mut used = keeper.used.values();
-    assert!(used.all(|stored| stored.contents().is_empty()));
 }
 
 #[tokio::test]
 async fn reading_does_not_put_a_commit_off() {
-    let (mut keeper, ways) = Keeper::new(Store::Memory, Kit::memory().limits());
+    let (mut keeper, handle) = Keeper::new(Backend::Memory, Kit::memory().keeper_settings());
     let key = SessionKey::from_bytes([1; SessionKey::LENGTH]);
     let mut answers = Vec::new();
     for _ in 0..1000 {
         let (answer, answered) = oneshot::channel();
         answers.push(answered);
-        let fetch = Command::Fetch { key, answer };
-        ways.commands.try_send(fetch).unwrap();
+        let get = Command::Get { key, answer };
+        handle.commands.try_send(get).unwrap();
     }
     let (answer, _answered) = oneshot::channel();
     let why = EndReason::SignedOut;
-    let end = Command::End { key, why, answer };
+    let which = Which::Key(key);
+    let end = Command::End { which, why, answer };
     let left = keeper.gather(end, &mut Batch::default());
-    assert!(matches!(left, Some(Command::Fetch { .. })));
+    assert!(matches!(left, Some(Command::Get { .. })));
     let mut answers = answers.iter_mut();
     assert_eq!(
         answers.position(|answer| answer.try_recv().is_err()),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::session::tests::{Kit, NOW, live, open, session, tokens};
+use crate::session::kit::{Kit, NOW, live, open, session, tokens};
 use crate::session::*;
 
 #[tokio::test]

@@ -1,23 +1,28 @@
 //! Who is signed in.
 //!
-//! A [`Session`] is an identity with its tokens under a [`SessionId`] that only the browser
-//! knows. [`Sessions`] keeps them in memory, bounded by bytes, least recently used out first, and
-//! if wanted in a file as well, so that they outlive the process. The room knows nothing of HTTP
-//! but the cookie's text, and nothing of how somebody signed in.
+//! A [`Session`] is an identity with its tokens under a [`SessionId`] that only the browser knows. The
+//! room knows nothing of HTTP except the text of the cookie, and nothing of how somebody signed in.
 //!
-//! Looking a session up takes no lock and reads no file. Whatever changes one (opening, replacing
-//! its tokens, ending) is a command to the one thread that keeps them, and is committed before
-//! anybody can act on it. So a sign-out is never undone by a renewal that comes a moment later.
+//! [`Sessions`] is a cache in front of a store. The cache is bounded by bytes, and the least recently
+//! used sessions leave it first. The store decides whether a session exists: `store.rs` is the trait,
+//! and `local.rs` is the store of one process, in memory or in a file. A second front with a cache of
+//! its own can share a store.
 //!
-//! Whoever ends a session says why ([`EndReason`]). What goes on for longer than a request registers
-//! in its worker's [`EndRegistry`] and is told. A reload changes settings, keys and providers while
-//! sessions go on ([`Sessions::reconfigure`]).
+//! Looking a session up takes no lock and reads no file. Every change (open, replace, end) goes to the
+//! store, which commits it and brings the caches up to date before it answers. So nobody acts on a
+//! change that is not committed, and a refresh that comes a moment after a sign-out does not undo it.
 //!
-//! The cache has no expiry of its own: a cache that expires entries runs its maintenance inside
-//! `get`, and a thousand sessions that expire together then stall the worker that asks next.
-//! Deadlines are part of the value and checked at each use; [`Sessions::maintain`], called by the
-//! control plane, frees what has passed them in small batches.
+//! Every end of a session has a reason ([`EndReason`]). What lasts longer than a request registers in
+//! the [`EndRegistry`] of its worker, which tells it when its session has ended. A reload changes
+//! settings, keys and providers while sessions go on ([`Sessions::reconfigure`]).
+//!
+//! The cache does not expire entries. A cache that does runs its maintenance inside `get`, so a
+//! thousand sessions that expire together would stall the worker that asks next. The deadlines are part
+//! of the value, and every use checks them. The control plane calls [`Sessions::maintain`], which
+//! removes expired sessions in small batches.
 
+mod backend;
+mod cache;
 mod command;
 pub mod cookie;
 mod disk;
@@ -27,6 +32,8 @@ mod id;
 mod index;
 mod keeper;
 mod live;
+mod local;
+mod marks;
 mod outcome;
 mod packed;
 mod pause;
@@ -39,38 +46,40 @@ mod settings;
 mod store;
 mod stored;
 mod survey;
+mod uses;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use moka::sync::Cache;
-use tokio::sync::{mpsc, oneshot};
 
-use self::command::{Command, Notice, Opened};
-use self::ending::Listeners;
+use self::cache::Read;
 pub use self::ending::{EndReason, EndRegistry, EndWatch};
 pub use self::file::FileError;
 pub(crate) use self::file::inspect;
 pub(crate) use self::id::StoreTag;
 pub use self::id::{SessionId, SessionKey};
 use self::index::{Person, Rank};
-use self::keeper::{Figures, Keeper, Limits, Ways};
+use self::keeper::KeeperSettings;
 pub use self::live::Session;
+use self::local::LocalStore;
+use self::marks::Mark;
+pub(crate) use self::marks::Once;
 pub(crate) use self::outcome::EndedVersion;
 pub use self::outcome::{Ended, Lookup, Maintained, OpenError, Replaced, StartError};
 pub(crate) use self::preview::{Preview, preview};
-use self::reconfigure::Lifetimes;
+use self::reconfigure::Limits;
 pub(crate) use self::reconfigure::Reconfiguration;
 pub use self::reconfigure::{ReconfigureError, Reconfigured};
 use self::record::Contents;
 pub use self::registration::{Registration, Registrations};
 pub use self::settings::{DiskSettings, Settings, StoreSettings};
-use self::store::Store;
 pub use self::store::StoreError;
+use self::store::{Opened, Opening, Replacement, Store, Which};
 pub use self::stored::OVERHEAD;
 pub(crate) use self::stored::SessionState;
 use self::stored::Stored;
+use self::uses::Uses;
 use crate::clock::Timestamp;
 use crate::identity::Identity;
 use crate::seal::KeyRing;
@@ -92,24 +101,23 @@ pub struct NewSession<'a> {
     pub replaces: Vec<SessionKey>,
 }
 
-/// All sessions of this process. Shared by all workers; looking one up takes no lock.
+/// All sessions of this process: a cache in front of a store. All workers share it, and looking a session
+/// up takes no lock.
 #[derive(Debug)]
 pub struct Sessions {
-    lifetimes: Arc<Lifetimes>,
-    /// Whether what is not in memory may be in a file.
-    is_durable: bool,
+    limits: Arc<Limits>,
+    /// Whether a session that is not in the cache may be in the store.
+    outlives_cache: bool,
     store_tag: StoreTag,
     cache: Cache<SessionKey, Arc<Stored>>,
-    commands: mpsc::Sender<Command>,
-    notices: mpsc::UnboundedSender<Notice>,
-    figures: Arc<Figures>,
-    listeners: Arc<Listeners>,
+    uses: Uses,
+    store: Arc<dyn Store>,
 }
 
 impl Sessions {
-    /// Opens the store that the settings name and starts the thread that keeps it. Blocks, for
-    /// seconds if the file is large. `keys` seal what is in the file; its sessions of providers that
-    /// are not among `providers`, or were another server or client before, are removed.
+    /// Opens the store that the settings name. Blocks, for seconds if the file is large. `keys` seal
+    /// the records in the file. Sessions in the file end if their provider is not among `providers`, or
+    /// was another server or client before.
     ///
     /// # Errors
     ///
@@ -120,52 +128,39 @@ impl Sessions {
         providers: &Registrations,
         now: Timestamp,
     ) -> Result<Self, StartError> {
-        let lifetimes = Lifetimes::new(settings.idle, settings.absolute);
-        let limits = Limits {
-            lifetimes: Arc::clone(&lifetimes),
-            per_person: settings.per_person,
-            capacity: settings.capacity,
+        let Settings {
+            idle,
+            absolute,
+            capacity,
+            per_person,
+            refresh_wait: _,
+            store,
+        } = settings;
+        let limits = Limits::new(idle, absolute, per_person);
+        let keeper = KeeperSettings {
+            limits: Arc::clone(&limits),
+            capacity,
             registrations: providers.clone(),
         };
-        let (store_tag, is_durable, keeper, ways) = match settings.store {
-            StoreSettings::Memory => {
-                let (keeper, ways) = Keeper::new(Store::Memory, limits);
-                (StoreTag::random()?, false, keeper, ways)
-            }
-            StoreSettings::Disk(disk) => {
-                let disk = disk::Disk::open(&disk.file, keys.into())?;
-                let store_tag = disk.store_tag();
-                let (mut keeper, ways) = Keeper::new(Store::Disk(Box::new(disk)), limits);
-                keeper.restore(now)?;
-                (store_tag, true, keeper, ways)
-            }
-        };
-        let thread = std::thread::Builder::new().name("sessions".to_owned());
-        thread
-            .spawn(move || keeper.run())
-            .map_err(StartError::Thread)?;
-        let Ways {
-            commands,
-            notices,
-            cache,
-            figures,
-            listeners,
-        } = ways;
-        Ok(Self {
-            lifetimes,
-            is_durable,
-            store_tag,
-            cache,
-            commands,
-            notices,
-            figures,
-            listeners,
-        })
+        let store = LocalStore::start(&store, keys.into(), keeper, now)?;
+        Ok(Self::on(Arc::new(store), limits))
     }
 
-    /// Lets other settings take effect while sessions go on: all of them or, on an error, none. Sessions
-    /// of providers that are not registered any more, or are another server or client now, end; it is
-    /// committed before this returns.
+    /// A front of a store.
+    fn on(store: Arc<dyn Store>, limits: Arc<Limits>) -> Self {
+        Self {
+            limits,
+            outlives_cache: store.outlives_cache(),
+            store_tag: store.store_tag(),
+            cache: store.cache().sessions().clone(),
+            uses: Uses::default(),
+            store,
+        }
+    }
+
+    /// Lets other settings take effect while sessions go on: all of them or, on an error, none.
+    /// Sessions end if their provider is not registered any more, or is another server or client now.
+    /// The change is committed before this returns.
     ///
     /// # Errors
     ///
@@ -179,12 +174,7 @@ impl Sessions {
         new: Reconfiguration,
         now: Timestamp,
     ) -> Result<Reconfigured, ReconfigureError> {
-        let (answer, answered) = oneshot::channel();
-        let new = Box::new(new);
-        let command = Command::Reconfigure { new, now, answer };
-        let sent = self.commands.send(command).await;
-        sent.map_err(|_closed| StoreError::Closed)?;
-        answered.await.map_err(|_closed| StoreError::Closed)?
+        self.store.reconfigure(new, now).await
     }
 
     /// Finds the session of an id and marks it as used.
@@ -214,7 +204,7 @@ impl Sessions {
 
     /// Marks a session as used, unless it has passed its deadline: then it says false.
     fn use_now(&self, stored: &Arc<Stored>, now: Timestamp) -> bool {
-        if stored.deadline(self.lifetimes.idle()) <= now {
+        if stored.deadline(self.limits.idle()) <= now {
             return false;
         }
         if let Some(before) = stored.note_use(now) {
@@ -227,37 +217,35 @@ impl Sessions {
     /// be looked up again, because this value no longer stands, has passed its deadline, or was found
     /// too long ago.
     pub(crate) fn still(&self, session: &Session, found_at: Timestamp, now: Timestamp) -> bool {
-        let lately = found_at <= now && now.since(found_at) < self.lifetimes.without_look();
+        let lately = found_at <= now && now.since(found_at) < self.limits.without_look();
         lately && session.state() == SessionState::Live && self.use_now(session.stored(), now)
     }
 
-    /// What an id leads to that nothing is in memory for.
+    /// The result for an id that is not in the cache.
     fn absent(&self, id: &SessionId) -> Lookup {
         if id.store_tag() != self.store_tag {
             return Lookup::OtherInstance;
         }
-        if self.is_durable {
+        if self.outlives_cache {
             Lookup::Away
         } else {
             Lookup::Unknown
         }
     }
 
-    /// Lets the store know of a use, seldom: once in each stretch of time in which there is one.
+    /// Notes a use for the store, but only the first one in each stretch of time.
     fn tell_of_use(&self, stored: &Arc<Stored>, before: Timestamp, now: Timestamp) {
-        if !self.is_durable {
+        if !self.outlives_cache {
             return;
         }
-        let stretch = self.lifetimes.unwritten();
+        let stretch = self.limits.unwritten();
         if before.as_millis().checked_div(stretch) != now.as_millis().checked_div(stretch) {
-            // A send fails only when the keeper is gone, and then nothing is kept any more.
-            let notice = Notice::Used(Arc::clone(stored));
-            self.notices.send(notice).unwrap_or_default();
+            self.uses.note(stored);
         }
     }
 
-    /// Brings a session back that is in the file and not in memory; `None` when it is not there
-    /// either. Its deadline is [`Sessions::find`]'s affair.
+    /// Reads a session from the store into the cache; `None` when there is no such session. The caller
+    /// checks its deadlines with [`Sessions::find`].
     ///
     /// # Errors
     ///
@@ -267,8 +255,18 @@ impl Sessions {
     ///
     /// Cancel safe.
     pub async fn fetch(&self, key: &SessionKey) -> Result<Option<Arc<Session>>, StoreError> {
-        let key = *key;
-        self.ask(|answer| Command::Fetch { key, answer }).await
+        loop {
+            let read = self.store.cache().begin_read(*key);
+            let stored = self.store.get(*key).await?;
+            match read.finish(stored) {
+                Read::Current(None) => return Ok(None),
+                Read::Current(Some(stored)) => {
+                    let session = Session::of(stored).ok_or(StoreError::Damaged)?;
+                    return Ok(Some(Arc::new(session)));
+                }
+                Read::Outdated => {}
+            }
+        }
     }
 
     /// Opens a session and gives its new id. A person's oldest sessions beyond the cap end, and
@@ -285,7 +283,7 @@ impl Sessions {
         let id = SessionId::random(self.store_tag)?;
         let rank = Rank {
             person: Person::of(&new.identity),
-            ends_at: now.plus(self.lifetimes.absolute()),
+            ends_at: now.plus(self.limits.absolute()),
             key: id.key(),
         };
         let contents = Contents {
@@ -296,47 +294,48 @@ impl Sessions {
             opened_at: now,
         };
         let session = Arc::new(Stored::new(rank, now, &contents));
-        let (registration, replaces) = (new.registration, new.replaces);
-        let opened = self.ask(|answer| Command::Open {
-            session,
-            registration,
-            replaces,
-            answer,
-        });
-        match opened.await? {
+        let opening = Opening {
+            registration: new.registration,
+            replaces: new.replaces,
+            per_person: self.limits.per_person(),
+        };
+        match self.store.open(session, opening).await? {
             Opened::Stored => Ok(id),
             Opened::NoProvider => Err(OpenError::UnknownProvider),
         }
     }
 
-    /// Replaces a session's tokens, and its identity if another is given, provided that `old` still
-    /// stands. The new version is committed before this returns and before anybody can find it.
+    /// Replaces a session's tokens, and its identity if another one is given, provided that `old` is
+    /// still the current version. The new version is committed before this returns and before anybody
+    /// can find it.
     ///
     /// # Errors
     ///
-    /// [`StoreError`]; the old version stands then.
+    /// [`StoreError`]; the old version stays current then.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves open whether it was replaced.
+    /// Dropping the future leaves open whether the session was replaced.
     pub async fn replace(
         &self,
         old: &Arc<Session>,
         tokens: TokenSet,
         identity: Option<Identity>,
     ) -> Result<Replaced, StoreError> {
-        let (old, identity) = (Arc::clone(old), identity.map(Box::new));
-        self.ask(|answer| Command::Replace {
-            old,
-            tokens,
-            identity,
-            answer,
-        })
-        .await
+        let new = Arc::new(old.next(tokens, identity));
+        let replaced = self.store.replace(old.version(), Arc::clone(new.stored()));
+        match replaced.await? {
+            Replacement::Stored => Ok(Replaced::Stored(new)),
+            Replacement::Outdated => {
+                let newer = self.fetch(old.key()).await?;
+                Ok(newer.map_or(Replaced::Ended, Replaced::Newer))
+            }
+            Replacement::Ended => Ok(Replaced::Ended),
+        }
     }
 
-    /// Ends a session, for every request that comes after, whatever its version. It is committed
-    /// before this returns. Ending what is not there is fine.
+    /// Ends a session, for every request that comes after, whatever its version. The end is committed
+    /// before this returns. Ending a session that does not exist is no error.
     ///
     /// # Errors
     ///
@@ -344,13 +343,17 @@ impl Sessions {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves open whether it ended.
+    /// Dropping the future leaves open whether the session ended.
     pub async fn end(&self, key: &SessionKey, why: EndReason) -> Result<Ended, StoreError> {
-        let key = *key;
-        self.ask(|answer| Command::End { key, why, answer }).await
+        let ended = self.store.end(Which::Key(*key), why).await?;
+        Ok(if ended.is_empty() {
+            Ended::Nothing
+        } else {
+            Ended::Session
+        })
     }
 
-    /// As [`Sessions::end`], provided that nobody replaced this version meanwhile.
+    /// Ends a session, provided that nobody has replaced this version meanwhile.
     ///
     /// # Errors
     ///
@@ -358,20 +361,53 @@ impl Sessions {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves open whether it ended.
+    /// Dropping the future leaves open whether the session ended.
     pub(crate) async fn end_version(
         &self,
         old: &Arc<Session>,
         why: EndReason,
     ) -> Result<EndedVersion, StoreError> {
-        let old = Arc::clone(old);
-        self.ask(|answer| Command::EndVersion { old, why, answer })
-            .await
+        let version = Which::Version(*old.key(), old.version());
+        if !self.store.end(version, why).await?.is_empty() {
+            return Ok(EndedVersion::Ended);
+        }
+        let newer = self.fetch(old.key()).await?;
+        Ok(newer.map_or(EndedVersion::Ended, EndedVersion::Newer))
     }
 
-    /// Frees sessions that have passed their deadline, at most a small batch, writes down when
-    /// sessions were used last, and lets the cache do its own housekeeping. Called by the control
-    /// plane about once a second.
+    /// Marks a value, such as the state of a login, as used until a time.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; whether the value was used before is unknown then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves open whether the value is marked.
+    pub(crate) async fn once(
+        &self,
+        mark: Mark,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Once, StoreError> {
+        self.store.once(mark, now, until).await
+    }
+
+    /// Removes a mark, because the value was not used after all.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; the value stays marked then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves open whether the value stays marked.
+    pub(crate) async fn unmark(&self, mark: Mark) -> Result<(), StoreError> {
+        self.store.unmark(mark).await
+    }
+
+    /// Ends sessions that have passed a deadline, at most a small batch, stores when sessions were used
+    /// last, and lets the cache do its housekeeping. The control plane calls it about once a second.
     ///
     /// # Errors
     ///
@@ -379,43 +415,43 @@ impl Sessions {
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe.
+    /// Dropping the future may lose the last uses of the time since the last call.
     pub async fn maintain(&self, now: Timestamp) -> Result<Maintained, StoreError> {
-        self.ask(|answer| Command::Maintain { now, answer }).await
+        self.tell_uses().await?;
+        self.store.sweep(now).await
     }
 
-    /// Closes the store; what is in memory can still be found, but nothing can be changed. When
-    /// this returns another process can open the file.
+    /// Closes the store. Requests still find the sessions in the cache, but nobody can change a session.
+    /// When this returns another process can open the file.
     ///
     /// # Errors
     ///
-    /// [`StoreError`]; all that was acknowledged before is durable all the same.
+    /// [`StoreError`]; all changes that were acknowledged before are durable all the same.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future does not stop the closing.
+    /// Dropping the future leaves open whether the store is closed.
     pub async fn close(&self) -> Result<(), StoreError> {
-        self.ask(|answer| Command::Close { answer }).await
+        self.tell_uses().await?;
+        self.store.close().await
     }
 
-    async fn ask<T>(
-        &self,
-        command: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Command,
-    ) -> Result<T, StoreError> {
-        let (answer, answered) = oneshot::channel();
-        let sent = self.commands.send(command(answer)).await;
-        sent.map_err(|_closed| StoreError::Closed)?;
-        answered.await.map_err(|_closed| StoreError::Closed)?
+    async fn tell_uses(&self) -> Result<(), StoreError> {
+        let uses = self.uses.take();
+        if uses.is_empty() {
+            return Ok(());
+        }
+        self.store.touch(uses).await
     }
 
-    /// How many sessions there are, in memory or in the file.
+    /// How many sessions there are, in the cache or in the store.
     pub fn count(&self) -> u64 {
-        self.figures.sessions.load(Ordering::Relaxed)
+        self.store.count()
     }
 
-    /// How many sessions were pushed out of memory because the byte bound was reached.
+    /// How many sessions the cache has evicted to stay within its capacity.
     pub(crate) fn pushed_out(&self) -> u64 {
-        self.figures.pushed_out.load(Ordering::Relaxed)
+        self.store.cache().evicted()
     }
 
     /// How many bytes sessions in memory take, as they count for the bound: what they hold, and
@@ -426,12 +462,16 @@ impl Sessions {
 
     /// How long a session cookie may live at the most.
     pub(crate) fn cookie_lifetime(&self) -> Duration {
-        self.lifetimes.absolute()
+        self.limits.absolute()
     }
 }
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod fronts_tests;
+#[cfg(test)]
+mod kit;
 #[cfg(test)]
 mod model;
 #[cfg(test)]

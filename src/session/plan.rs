@@ -1,16 +1,17 @@
-//! How commands become one commit, and what happens once it is made.
+//! Turns commands into one commit, and applies the commit to the index and the caches.
 
 use std::sync::Arc;
 
-use super::command::{Answer, Batch, Command, Effect, Opened, say};
+use super::command::{Answer, Batch, Command, Effect, FrontId, send};
 use super::ending::EndReason;
 use super::keeper::Keeper;
-use super::store::StoreError;
+use super::store::{Opened, Opening, Replacement, StoreError, Which};
 use super::stored::Stored;
-use super::{Ended, EndedVersion, Replaced, Session, SessionKey, record};
+use super::{SessionKey, record};
 
 impl Keeper {
-    /// Plans commands that wait, up to one that has to wait for the commit of this batch.
+    /// Plans the commands that wait, up to the first one that has to wait for the commit of this
+    /// batch. That one is returned.
     pub(super) fn gather(&mut self, first: Command, batch: &mut Batch) -> Option<Command> {
         let mut next = Some(first);
         while let Some(command) = next {
@@ -28,75 +29,70 @@ impl Keeper {
         match command {
             Command::Open {
                 session,
-                registration,
-                replaces,
+                opening,
+                front,
                 answer,
             } => {
                 let provider = record::provider(session.contents());
-                if provider.and_then(|name| self.registrations.get(name)) != Some(&registration) {
-                    return say(answer, Ok(Opened::NoProvider));
+                let registration = provider.and_then(|name| self.registrations.get(name));
+                if registration != Some(&opening.registration) {
+                    return send(answer, Ok(Opened::NoProvider));
                 }
-                self.plan_open(session, replaces, answer, batch);
+                self.plan_open(session, opening, (front, answer), batch);
             }
             Command::Replace {
-                old,
-                tokens,
-                identity,
+                version,
+                next,
+                front,
                 answer,
-            } => {
-                let current = match self.current(&old) {
-                    Ok(Current::Same(current)) => current,
-                    Ok(Current::Newer(newer)) => {
-                        return say(answer, Ok(Replaced::Newer(newer)));
-                    }
-                    Ok(Current::None) => return say(answer, Ok(Replaced::Ended)),
-                    Err(error) => return say(answer, Err(error)),
-                };
-                let old = [Arc::clone(old.stored()), Arc::clone(current.stored())];
-                let [held, standing] = &old;
-                standing.note_use_of(held);
-                let new = Arc::new(current.next(tokens, identity.map(|identity| *identity)));
-                batch.put(new.stored());
-                batch.effects.push(Effect::Replaced { old, new, answer });
-            }
-            Command::End { key, why, answer } => {
-                if !self.knows(&key) {
-                    return say(answer, Ok(Ended::Nothing));
+            } => match self.version(next.key()) {
+                Ok(Some(current)) if current == version => {
+                    batch.put(&next);
+                    batch.effects.push(Effect::Replaced {
+                        next,
+                        front,
+                        answer,
+                    });
                 }
-                batch.remove(key);
-                let end = (key, why);
-                batch.effects.push(Effect::Ended { end, answer });
-            }
-            Command::EndVersion { old, why, answer } => match self.current(&old) {
-                Ok(Current::Same(_)) => {
-                    let end = (*old.key(), why);
-                    batch.remove(*old.key());
-                    batch.effects.push(Effect::EndedVersion { end, answer });
-                }
-                Ok(Current::Newer(newer)) => say(answer, Ok(EndedVersion::Newer(newer))),
-                Ok(Current::None) => say(answer, Ok(EndedVersion::Ended)),
-                Err(error) => say(answer, Err(error)),
+                Ok(Some(_newer)) => send(answer, Ok(Replacement::Outdated)),
+                Ok(None) => send(answer, Ok(Replacement::Ended)),
+                Err(error) => send(answer, Err(error)),
             },
-            Command::Fetch { key, answer } => say(answer, self.ready(&key)),
-            // They are never gathered.
-            Command::Maintain { .. } | Command::Reconfigure { .. } | Command::Close { .. } => {}
+            Command::End { which, why, answer } => match self.is_there(&which) {
+                Ok(true) => {
+                    let key = *which.key();
+                    batch.remove(key);
+                    let end = (key, why);
+                    batch.effects.push(Effect::Ended { end, answer });
+                }
+                Ok(false) => send(answer, Ok(Vec::new())),
+                Err(error) => send(answer, Err(error)),
+            },
+            Command::Get { key, answer } => send(answer, self.read(&key)),
+            // They are never part of a batch.
+            Command::Touch { .. }
+            | Command::Sweep { .. }
+            | Command::Reconfigure { .. }
+            | Command::Close { .. } => {}
+            #[cfg(test)]
+            Command::Attach { .. } => {}
         }
     }
 
     fn plan_open(
         &mut self,
         session: Arc<Stored>,
-        replaces: Vec<SessionKey>,
-        answer: Answer<Opened>,
+        opening: Opening,
+        (front, answer): (FrontId, Answer<Opened>),
         batch: &mut Batch,
     ) {
-        let mut before = replaces;
+        let mut before = opening.replaces;
         before.retain(|key| self.knows(key));
         before.dedup();
         let mut surplus = Vec::new();
         if let Some(person) = session.person() {
             batch.people.insert(person);
-            surplus = self.index.surplus(person, self.per_person, &before);
+            surplus = self.index.surplus(person, opening.per_person, &before);
         }
         batch.put(&session);
         let before = before.into_iter().map(|key| (key, EndReason::Replaced));
@@ -108,11 +104,12 @@ impl Keeper {
         batch.effects.push(Effect::Opened {
             session,
             ended,
+            front,
             answer,
         });
     }
 
-    /// Commits a batch, brings index and cache up to date in its order, and answers.
+    /// Commits a batch, applies it to the index and the caches in its order, and answers.
     pub(super) fn settle(&mut self, batch: Batch) {
         if let Err(error) = self.commit(&batch.changes) {
             for effect in batch.effects {
@@ -130,47 +127,67 @@ impl Keeper {
             Effect::Opened {
                 session,
                 ended,
+                front,
                 answer,
             } => {
                 for (key, why) in &ended {
                     self.forget(key, *why);
                 }
-                self.remember(&session);
+                self.remember(&session, front);
                 self.count();
-                say(answer, Ok(Opened::Stored));
+                send(answer, Ok(Opened::Stored));
             }
-            Effect::Replaced { old, new, answer } => {
-                self.stand(new.stored());
-                for old in &old {
-                    new.stored().note_use_of(old);
-                    old.supersede();
-                }
-                say(answer, Ok(Replaced::Stored(new)));
+            Effect::Replaced {
+                next,
+                front,
+                answer,
+            } => {
+                self.replace(&next, front);
+                send(answer, Ok(Replacement::Stored));
             }
             Effect::Ended { end, answer } => {
                 self.forget(&end.0, end.1);
-                say(answer, Ok(Ended::Session));
-            }
-            Effect::EndedVersion { end, answer } => {
-                self.forget(&end.0, end.1);
-                say(answer, Ok(EndedVersion::Ended));
+                send(answer, Ok(vec![end]));
             }
         }
     }
 
-    /// What stands for the session of a value that somebody holds.
-    fn current(&mut self, old: &Session) -> Result<Current, StoreError> {
-        Ok(match self.ready(old.key())? {
-            None => Current::None,
-            Some(current) if current.version() == old.version() => Current::Same(current),
-            Some(newer) => Current::Newer(newer),
-        })
+    fn is_there(&mut self, which: &Which) -> Result<bool, StoreError> {
+        match which {
+            Which::Key(key) => Ok(self.knows(key)),
+            Which::Version(key, version) => Ok(self.version(key)? == Some(*version)),
+        }
     }
-}
 
-/// What stands for a session.
-enum Current {
-    Same(Arc<Session>),
-    Newer(Arc<Session>),
-    None,
+    /// The version that a session has now, or `None` if there is no such session.
+    fn version(&mut self, key: &SessionKey) -> Result<Option<u64>, StoreError> {
+        if let Some(cached) = self.live(key) {
+            let version = record::version(cached.contents());
+            return version.map(Some).ok_or(StoreError::Damaged);
+        }
+        self.hear_of_evictions();
+        if self.index.away(key).is_none() {
+            return Ok(None);
+        }
+        let loaded = self.backend.load(key)?;
+        Ok(loaded.map(|loaded| loaded.contents.version))
+    }
+
+    /// A value of a session for the cache of a front, or `None` if there is no such session.
+    fn read(&mut self, key: &SessionKey) -> Result<Option<Arc<Stored>>, StoreError> {
+        if let Some(cached) = self.live(key) {
+            return Ok(Some(Arc::new(cached.copy())));
+        }
+        self.hear_of_evictions();
+        let Some(away) = self.index.away(key).map(Arc::clone) else {
+            return Ok(None);
+        };
+        let Some(loaded) = self.backend.load(key)? else {
+            return Ok(None);
+        };
+        // The person stays the one who signed in, whatever the identity says now.
+        let session = Stored::new(*away.rank(), loaded.last_used, &loaded.contents);
+        session.note_use_of(&away);
+        Ok(Some(Arc::new(session)))
+    }
 }

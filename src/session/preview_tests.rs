@@ -3,7 +3,7 @@
 use std::os::unix::fs::FileExt as _;
 
 use super::*;
-use crate::session::tests::{Kit, NOW, live, login, open};
+use crate::session::kit::{Kit, NOW, live, login, open};
 use crate::session::{EndReason, NewSession, SessionId, Sessions};
 
 /// Two sessions of one provider and one of another.

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::backend::{Backend, Change};
 use super::ending::EndReason;
-use super::keeper::{Keeper, reported};
+use super::keeper::{Keeper, log_failure};
 use super::registration::{self, Registrations};
-use super::store::{Change, Store, StoreError};
+use super::store::StoreError;
 use super::survey::Found;
 use super::{SessionKey, record};
 use crate::clock::Timestamp;
@@ -62,24 +63,32 @@ const LONGEST_WITHOUT_LOOK: u64 = 30_000;
 /// How long the store may not know of the last use of a session, at the most.
 const LONGEST_UNWRITTEN: u64 = 60_000;
 
-/// How long sessions last, in milliseconds. Requests read it and only a reload writes it.
+/// How long sessions last, in milliseconds, and how many a person may have. All threads read it, and
+/// only a reload writes it.
 #[derive(Debug)]
-pub(super) struct Lifetimes {
+pub(super) struct Limits {
     idle: AtomicU64,
     absolute: AtomicU64,
+    per_person: AtomicUsize,
 }
 
-impl Lifetimes {
-    pub(super) fn new(idle: Duration, absolute: Duration) -> Arc<Self> {
+impl Limits {
+    pub(super) fn new(idle: Duration, absolute: Duration, per_person: usize) -> Arc<Self> {
         Arc::new(Self {
             idle: AtomicU64::new(millis(idle)),
             absolute: AtomicU64::new(millis(absolute)),
+            per_person: AtomicUsize::new(per_person),
         })
     }
 
-    pub(super) fn set(&self, idle: Duration, absolute: Duration) {
+    pub(super) fn set(&self, idle: Duration, absolute: Duration, per_person: usize) {
         self.idle.store(millis(idle), Ordering::Relaxed);
         self.absolute.store(millis(absolute), Ordering::Relaxed);
+        self.per_person.store(per_person, Ordering::Relaxed);
+    }
+
+    pub(super) fn per_person(&self) -> usize {
+        self.per_person.load(Ordering::Relaxed)
     }
 
     pub(super) fn idle(&self) -> Duration {
@@ -142,24 +151,22 @@ impl Keeper {
         let of_others = found.of_others.iter();
         let of_others = of_others.map(|key| (*key, EndReason::ProviderRemoved));
         let mut over: Vec<_> = expired.chain(of_others).collect();
-        let before = self.lifetimes.idle();
+        let before = self.limits.idle();
         if idle > before {
             // A longer idle time must not revive expired sessions.
+            let why = |session: &_| Self::over(&self.fronts, session, (before, now));
             let all = self.index.all();
-            let expired =
-                all.filter_map(|session| Some((*session.key(), session.over(before, now)?)));
-            over.extend(expired);
+            over.extend(all.filter_map(|session| Some((*session.key(), why(session)?))));
         }
         self.register(&over, &registrations, keys)?;
         for over in over.chunks(AT_ONCE) {
             for (key, why) in over {
                 self.forget(key, *why);
             }
-            self.cache.run_pending_tasks();
+            self.run_pending_tasks();
         }
         self.take_notices();
-        self.lifetimes.set(idle, absolute);
-        self.per_person = per_person;
+        self.limits.set(idle, absolute, per_person);
         self.registrations = registrations;
         registration::report(&found.ended);
         Ok(Reconfigured { ended: found.ended })
@@ -175,9 +182,9 @@ impl Keeper {
         let before = &self.registrations;
         let counts = |provider: &str| registration::counts(provider, before, after);
         let all_count = before.keys().all(|provider| counts(provider));
-        match &mut self.store {
-            Store::Memory if all_count => Ok(Found::default()),
-            Store::Memory => {
+        match &mut self.backend {
+            Backend::Memory if all_count => Ok(Found::default()),
+            Backend::Memory => {
                 let mut found = Found::default();
                 for session in self.index.all() {
                     let provider = record::provider(session.contents());
@@ -187,7 +194,7 @@ impl Keeper {
                 }
                 Ok(found)
             }
-            Store::Disk(disk) => {
+            Backend::Disk(disk) => {
                 let current = Arc::clone(disk.keys());
                 let keys = keys.unwrap_or(&current);
                 if all_count && keys.contains_keys_of(&current) {
@@ -206,7 +213,7 @@ impl Keeper {
         providers: &Registrations,
         keys: Option<Arc<KeyRing>>,
     ) -> Result<(), StoreError> {
-        let Store::Disk(disk) = &mut self.store else {
+        let Backend::Disk(disk) = &mut self.backend else {
             return Ok(());
         };
         let keys = keys.unwrap_or_else(|| Arc::clone(disk.keys()));
@@ -215,7 +222,7 @@ impl Keeper {
         }
         let removals = over.iter().map(|(key, _)| Change::Remove(*key));
         let removals: Vec<_> = removals.collect();
-        reported(disk.register(&removals, providers, keys))
+        log_failure(disk.register(&removals, providers, keys))
     }
 }
 

@@ -2,18 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use crate::session::backend::Backend;
 use crate::session::disk::Disk;
 use crate::session::disk::tests::fill;
 use crate::session::keeper::Keeper;
-use crate::session::store::Store;
-use crate::session::tests::{Kit, NOW, found, live, login, open, session, tokens};
+use crate::session::kit::{Kit, NOW, found, live, login, open, session, tokens};
 use crate::session::*;
 
-/// A kit for every store, and one whose memory has no room for most of what its file holds.
-fn kits() -> Vec<Kit> {
-    let mut crowded = Kit::disk();
+/// A kit for every store. The crowded one has no room for most of the sessions of its file.
+fn kits() -> [Kit; 4] {
+    let [memory, disk, mut crowded, second] = Kit::every();
     crowded.settings.capacity = 3000;
-    Kit::every().into_iter().chain([crowded]).collect()
+    [memory, disk, crowded, second]
 }
 
 fn login_at(provider: &'static str, person: &str) -> NewSession<'static> {
@@ -240,9 +240,9 @@ async fn what_cannot_be_committed_changes_nothing() {
     let id = open(&sessions, "alice", NOW).await;
     sessions.close().await.unwrap();
     let disk = Disk::open(&kit.file(), kit.ring().into()).unwrap();
-    let (mut keeper, _ways) = Keeper::new(Store::Disk(Box::new(disk)), kit.limits());
+    let (mut keeper, _handle) = Keeper::new(Backend::Disk(Box::new(disk)), kit.keeper_settings());
     keeper.restore(NOW).unwrap();
-    let Store::Disk(disk) = &mut keeper.store else {
+    let Backend::Disk(disk) = &mut keeper.backend else {
         panic!("another store")
     };
     // Nothing has to be read, and nothing can be written.
@@ -257,7 +257,7 @@ async fn what_cannot_be_committed_changes_nothing() {
         refused,
         ReconfigureError::Store(StoreError::NotCommitted(_))
     ));
-    assert_eq!((keeper.index.len(), keeper.per_person), (1, 3));
+    assert_eq!((keeper.index.len(), keeper.limits.per_person()), (1, 3));
     assert!(!keeper.registrations.contains_key("new"));
     drop(keeper);
     kit.keys = vec![1];

@@ -168,6 +168,12 @@ pub(super) fn provider(bytes: &[u8]) -> Option<&str> {
     Some(provider)
 }
 
+/// The version in what [`encode`] gave. The rest is left alone.
+pub(super) fn version(bytes: &[u8]) -> Option<u64> {
+    let (version, _rest) = postcard::take_from_bytes::<u64>(bytes).ok()?;
+    Some(version)
+}
+
 /// Seals a session. `None` when no nonce could be drawn.
 pub(super) fn seal(session: &Stored, keys: &KeyRing) -> Option<Vec<u8>> {
     let open = session.ends_at().as_millis().to_le_bytes();

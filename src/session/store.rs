@@ -1,27 +1,148 @@
-//! Where sessions are kept beyond the cache, and why something could not be.
+//! What a store of sessions can do, as an object-safe asynchronous trait.
+//!
+//! [`super::Sessions`] is a cache in front of a store. A process may have several such fronts on one
+//! store, and a store that several processes share has one front in each of them. Whether a session
+//! exists is the decision of the store alone. The store tells each cache of every change
+//! ([`super::cache::Event`]).
 
 use std::error::Error as StdError;
+use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 
-use super::disk::Disk;
-use super::index::{Person, Rank};
-use super::record::Contents;
+use super::cache::SessionCache;
+use super::ending::{End, EndReason};
+use super::marks::{Mark, Once};
+use super::reconfigure::{Reconfiguration, ReconfigureError, Reconfigured};
+use super::registration::Registration;
 use super::stored::Stored;
-use super::{Session, SessionKey};
+use super::{Maintained, SessionKey, StoreTag};
 use crate::clock::Timestamp;
 
-/// Why a change of sessions did not happen, or a session could not be fetched.
+/// The future that a store returns. It is boxed, because a trait with `async fn` is not object safe.
+/// One allocation is nothing beside a commit or a cache miss.
+pub(super) type StoreFuture<'a, T, E = StoreError> =
+    Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
+
+/// A store of sessions. Each call is one transaction.
 ///
-/// Side: gateway. What was asked for did not happen; who is signed in stays so.
+/// A store applies its changes to [`Store::cache`] in the order of their commits, and before it
+/// answers the caller who made the change. So when [`Store::end`] has returned, no worker finds the
+/// session; when [`Store::replace`] has returned, no worker finds the version before.
+///
+/// # Cancel safety
+///
+/// Dropping a future of [`Store::get`] changes nothing. Dropping another one leaves open whether the
+/// change is made.
+pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
+    /// The cache of this front, which the store writes to.
+    fn cache(&self) -> &Arc<SessionCache>;
+
+    /// The tag of the ids of this store's sessions.
+    fn store_tag(&self) -> StoreTag;
+
+    /// Whether a session that is not in the cache may be in the store.
+    fn outlives_cache(&self) -> bool;
+
+    /// How many sessions there are.
+    fn count(&self) -> u64;
+
+    /// Reads a session. Only [`SessionCache::finish_read`] may put the result into the cache.
+    fn get(&self, key: SessionKey) -> StoreFuture<'_, Option<Arc<Stored>>>;
+
+    /// Stores a new session, and ends those that the opening names and the oldest ones beyond the
+    /// bound of a person.
+    fn open(&self, session: Arc<Stored>, opening: Opening) -> StoreFuture<'_, Opened>;
+
+    /// Puts `next` in the place of version `version` of the same session.
+    fn replace(&self, version: u64, next: Arc<Stored>) -> StoreFuture<'_, Replacement>;
+
+    /// Ends a session, and returns what has ended.
+    fn end(&self, which: Which, why: EndReason) -> StoreFuture<'_, Vec<End>>;
+
+    /// Notes when sessions were used last. The next [`Store::sweep`] makes it durable.
+    fn touch(&self, uses: Vec<(SessionKey, Timestamp)>) -> StoreFuture<'_, ()>;
+
+    /// Marks a value as used until a time, unless it is marked already.
+    fn once(&self, mark: Mark, now: Timestamp, until: Timestamp) -> StoreFuture<'_, Once>;
+
+    /// Removes a mark.
+    fn unmark(&self, mark: Mark) -> StoreFuture<'_, ()>;
+
+    /// Ends sessions that have passed a deadline, at most a small batch.
+    fn sweep(&self, now: Timestamp) -> StoreFuture<'_, Maintained>;
+
+    /// Lets other settings take effect, all of them or none.
+    fn reconfigure(
+        &self,
+        new: Reconfiguration,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Reconfigured, ReconfigureError>;
+
+    /// Closes the store. Every later call fails with [`StoreError::Closed`].
+    fn close(&self) -> StoreFuture<'_, ()>;
+}
+
+/// The conditions and consequences of opening a session.
+#[derive(Debug)]
+pub(super) struct Opening {
+    /// What the provider was when the person signed in.
+    pub(super) registration: Registration,
+    /// Sessions that end with the login.
+    pub(super) replaces: Vec<SessionKey>,
+    /// How many sessions the person may have, the new one included.
+    pub(super) per_person: usize,
+}
+
+/// The result of [`Store::open`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[must_use]
+pub(super) enum Opened {
+    Stored,
+    /// The provider is not registered any more, or is another server or client now.
+    NoProvider,
+}
+
+/// The result of [`Store::replace`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[must_use]
+pub(super) enum Replacement {
+    Stored,
+    /// The session has a newer version.
+    Outdated,
+    /// The session has ended.
+    Ended,
+}
+
+/// The session that is to end.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Which {
+    /// The session of this key, whatever its version.
+    Key(SessionKey),
+    /// The session of this key if it still has this version.
+    Version(SessionKey, u64),
+}
+
+impl Which {
+    pub(super) fn key(&self) -> &SessionKey {
+        match self {
+            Self::Key(key) | Self::Version(key, _) => key,
+        }
+    }
+}
+
+/// Why sessions were not changed, or a session was not read.
+///
+/// Side: gateway. Everybody who is signed in stays signed in.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// The change could not be committed, for instance because the disk is full.
     #[error("the session file could not be written")]
     NotCommitted(#[source] Arc<dyn StdError + Send + Sync>),
-    /// What the file holds under the session's key does not open.
+    /// The entry of the session in the file cannot be decrypted or decoded.
     #[error("the session's entry in the file is damaged")]
     Damaged,
-    /// The store has been closed, since the process ends.
+    /// The store has been closed because the process ends.
     #[error("the session store is closed")]
     Closed,
     /// The file cannot be read.
@@ -37,72 +158,6 @@ impl StoreError {
             Self::Damaged => "session_damaged",
             Self::Closed => "stopping",
             Self::Unreadable(_) => "session_not_read",
-        }
-    }
-}
-
-/// One change; several are committed together or not at all.
-#[derive(Debug)]
-pub(super) enum Change {
-    /// A session is there in this version.
-    Put(Arc<Stored>),
-    /// A session is over.
-    Remove(SessionKey),
-    /// A session was used last at this time.
-    Used(SessionKey, Timestamp),
-}
-
-/// A session as it lies in the store.
-#[derive(Debug)]
-pub(super) struct Loaded {
-    pub(super) ends_at: Timestamp,
-    pub(super) last_used: Timestamp,
-    pub(super) contents: Contents,
-}
-
-impl Loaded {
-    pub(super) fn into_session(self, key: SessionKey) -> Session {
-        let rank = Rank {
-            person: Person::of(&self.contents.identity),
-            ends_at: self.ends_at,
-            key,
-        };
-        Session::new(rank, self.last_used, self.contents)
-    }
-}
-
-/// Where sessions are kept beyond the cache.
-#[derive(Debug)]
-pub(super) enum Store {
-    /// Nowhere: what the cache drops is gone.
-    Memory,
-    /// In a file.
-    Disk(Box<Disk>),
-}
-
-impl Store {
-    /// Commits changes. They are durable when this returns.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::NotCommitted`]: none of them happened, as far as anybody can see.
-    pub(super) fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
-        match self {
-            Self::Memory => Ok(()),
-            Self::Disk(_) if changes.is_empty() => Ok(()),
-            Self::Disk(disk) => disk.commit(changes),
-        }
-    }
-
-    /// Reads a session that is not in memory.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Damaged`], [`StoreError::Unreadable`].
-    pub(super) fn load(&mut self, key: &SessionKey) -> Result<Option<Loaded>, StoreError> {
-        match self {
-            Self::Memory => Ok(None),
-            Self::Disk(disk) => disk.load(key),
         }
     }
 }

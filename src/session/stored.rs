@@ -50,6 +50,17 @@ impl Stored {
         }
     }
 
+    /// The same version for the cache of another front.
+    pub(super) fn copy(&self) -> Self {
+        Self {
+            rank: self.rank,
+            last_used: AtomicU64::new(self.last_used().as_millis()),
+            next_refresh: AtomicU64::new(self.next_refresh.load(Ordering::Relaxed)),
+            contents: self.contents.clone(),
+            state: AtomicU8::new(LIVE),
+        }
+    }
+
     /// What is kept of a session whose contents are in the file alone.
     pub(super) fn without_contents(&self) -> Self {
         Self {
@@ -134,8 +145,12 @@ impl Stored {
 
     /// Takes over the last use of another value of the same session, if that was later.
     pub(super) fn note_use_of(&self, other: &Self) {
-        let used = other.last_used().as_millis();
-        self.last_used.fetch_max(used, Ordering::Relaxed);
+        self.note_use_at(other.last_used());
+    }
+
+    /// Notes a use that another front knows of, if it was later.
+    pub(super) fn note_use_at(&self, at: Timestamp) {
+        self.last_used.fetch_max(at.as_millis(), Ordering::Relaxed);
     }
 
     /// Why it is over, if it has passed a deadline.

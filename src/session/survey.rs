@@ -6,10 +6,10 @@ use std::time::Duration;
 use redb::{ReadTransaction, ReadableTable as _};
 
 use super::SessionKey;
+use super::backend::Loaded;
 use super::file::{SESSIONS, USED, corrupted};
 use super::record::{self, Contents, Entry};
 use super::registration::{self, Registrations};
-use super::store::Loaded;
 use crate::clock::Timestamp;
 use crate::seal::KeyRing;
 

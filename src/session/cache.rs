@@ -1,0 +1,301 @@
+//! The cache of one front: the sessions that requests find, and who is told when one ends.
+//!
+//! Requests read the cache without a lock. All writes take one lock, so that they happen one after
+//! another. A store writes in the order of its commits, before it answers the caller of a change.
+//!
+//! An answer of [`super::store::Store::get`] may be older than a change that the cache knows of
+//! already: a session that was read a moment before its sign-out must not come back. So
+//! [`SessionCache::begin_read`] notes the read before the store is asked, every change of that
+//! session makes the note invalid, and [`SessionCache::finish_read`] puts the session into the cache
+//! only if the note is still valid.
+
+#![expect(
+    clippy::disallowed_types,
+    reason = "writers take the lock: the store and whoever reads from it; no find takes it"
+)]
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use moka::notification::RemovalCause;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+use tokio::sync::mpsc;
+
+use super::ending::{EndReason, Listeners};
+use super::stored::Stored;
+use super::{SessionKey, SessionState};
+use crate::clock::Timestamp;
+
+/// A change that the store tells the caches of all fronts.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Event {
+    /// Another front has replaced the session.
+    Replaced(SessionKey),
+    /// The session was used at this time.
+    Used(SessionKey, Timestamp),
+    /// The session has ended.
+    Ended(SessionKey, EndReason),
+    /// Events were lost, so that everything in the cache may be out of date.
+    #[cfg_attr(
+        not(test),
+        expect(
+            dead_code,
+            reason = "a store in this process loses no event; one behind a network does"
+        )
+    )]
+    Lost,
+}
+
+/// What a cache tells its store.
+#[derive(Debug)]
+pub(super) enum Notice {
+    /// A session that was read from the store is in the cache now.
+    Entered(Arc<Stored>),
+    /// The cache has evicted a session.
+    Evicted(Arc<Stored>),
+}
+
+/// What the eviction from the cache means for a session.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Eviction {
+    /// The session ends: it is stored nowhere else.
+    Ends,
+    /// The session can be read from the store.
+    Keeps,
+}
+
+/// The cache of one front.
+#[derive(Debug)]
+pub(super) struct SessionCache {
+    sessions: Cache<SessionKey, Arc<Stored>>,
+    eviction: Eviction,
+    /// The reads of the store that are under way. Every write holds this lock.
+    reads: Mutex<HashMap<SessionKey, Reads>>,
+    notices: mpsc::UnboundedSender<Notice>,
+    listeners: Listeners,
+    evicted: Arc<AtomicU64>,
+}
+
+/// The reads of one session that are under way.
+#[derive(Debug, Default)]
+struct Reads {
+    count: usize,
+    /// Counts the changes of the session.
+    epoch: u64,
+}
+
+impl SessionCache {
+    /// An empty cache of at most `capacity` bytes.
+    pub(super) fn new(
+        capacity: u64,
+        eviction: Eviction,
+        notices: mpsc::UnboundedSender<Notice>,
+    ) -> Self {
+        let evicted = Arc::new(AtomicU64::new(0));
+        let (counter, notify) = (Arc::clone(&evicted), notices.clone());
+        let sessions = Cache::builder()
+            .eviction_policy(EvictionPolicy::lru())
+            .max_capacity(capacity)
+            .weigher(|_, session: &Arc<Stored>| session.weight())
+            // It runs on any thread that uses the cache, so it must not take the lock.
+            .eviction_listener(move |_key, session: Arc<Stored>, cause| {
+                // The writers mark what leaves the cache for another cause.
+                if cause != RemovalCause::Size {
+                    return;
+                }
+                match eviction {
+                    Eviction::Ends => session.end(),
+                    Eviction::Keeps => session.supersede(),
+                }
+                counter.fetch_add(1, Ordering::Relaxed);
+                // It fails only when the store's thread is gone.
+                notify.send(Notice::Evicted(session)).unwrap_or_default();
+            })
+            .build();
+        Self {
+            sessions,
+            eviction,
+            reads: Mutex::default(),
+            notices,
+            listeners: Listeners::default(),
+            evicted,
+        }
+    }
+
+    /// An empty cache for another front of the same store.
+    #[cfg(test)]
+    pub(super) fn sibling(&self, capacity: u64) -> Self {
+        Self::new(capacity, self.eviction, self.notices.clone())
+    }
+
+    /// The cache itself, for requests that look for a session.
+    pub(super) fn sessions(&self) -> &Cache<SessionKey, Arc<Stored>> {
+        &self.sessions
+    }
+
+    /// Who is told of sessions that end.
+    pub(super) fn listeners(&self) -> &Listeners {
+        &self.listeners
+    }
+
+    /// How many sessions the cache has evicted to stay within its capacity.
+    pub(super) fn evicted(&self) -> u64 {
+        self.evicted.load(Ordering::Relaxed)
+    }
+
+    /// The cached value of a session.
+    pub(super) fn get(&self, key: &SessionKey) -> Option<Arc<Stored>> {
+        self.sessions.get(key)
+    }
+
+    /// The cached value of a session if it is current.
+    pub(super) fn live(&self, key: &SessionKey) -> Option<Arc<Stored>> {
+        let cached = self.sessions.get(key)?;
+        (cached.state() == SessionState::Live).then_some(cached)
+    }
+
+    /// Whether exactly this value is cached.
+    pub(super) fn holds(&self, session: &Arc<Stored>) -> bool {
+        let cached = self.sessions.get(session.key());
+        cached.is_some_and(|cached| Arc::ptr_eq(&cached, session))
+    }
+
+    /// Puts a session that this front has just opened or replaced into the cache.
+    pub(super) fn put(&self, session: &Arc<Stored>) {
+        let mut reads = self.reads();
+        note_change(&mut reads, session.key());
+        let before = self.sessions.get(session.key());
+        self.sessions.insert(*session.key(), Arc::clone(session));
+        // A request finds the value before or this one, and none of them is superseded.
+        if let Some(before) = before {
+            session.note_use_of(&before);
+            before.supersede();
+        }
+    }
+
+    /// Brings the cache up to date.
+    pub(super) fn apply(&self, event: Event) {
+        let mut reads = self.reads();
+        match event {
+            Event::Replaced(key) => {
+                note_change(&mut reads, &key);
+                if let Some(before) = self.sessions.remove(&key) {
+                    before.supersede();
+                }
+            }
+            Event::Used(key, at) => {
+                if let Some(session) = self.sessions.get(&key) {
+                    session.note_use_at(at);
+                }
+            }
+            Event::Ended(key, why) => {
+                note_change(&mut reads, &key);
+                if let Some(session) = self.sessions.remove(&key) {
+                    session.end();
+                }
+                drop(reads);
+                self.listeners.tell((key, why));
+            }
+            Event::Lost => {
+                for reads in reads.values_mut() {
+                    reads.epoch = reads.epoch.wrapping_add(1);
+                }
+                let keys: Vec<_> = self.sessions.iter().map(|(key, _)| *key).collect();
+                for session in keys.iter().filter_map(|key| self.sessions.remove(key)) {
+                    session.supersede();
+                    self.notify(Notice::Evicted(session));
+                }
+            }
+        }
+    }
+
+    /// Notes that the store is about to be asked for a session.
+    pub(super) fn begin_read(&self, key: SessionKey) -> ReadGuard<'_> {
+        let mut reads = self.reads();
+        let of_key = reads.entry(key).or_default();
+        of_key.count = of_key.count.saturating_add(1);
+        ReadGuard {
+            cache: self,
+            key,
+            epoch: of_key.epoch,
+        }
+    }
+
+    /// Lets the cache do its housekeeping. All evictions before have been told when this returns.
+    pub(super) fn run_pending_tasks(&self) {
+        self.sessions.run_pending_tasks();
+    }
+
+    fn notify(&self, notice: Notice) {
+        // It fails only when the store's thread is gone.
+        self.notices.send(notice).unwrap_or_default();
+    }
+
+    fn reads(&self) -> MutexGuard<'_, HashMap<SessionKey, Reads>> {
+        self.reads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes the reads of a session that are under way invalid.
+fn note_change(reads: &mut HashMap<SessionKey, Reads>, key: &SessionKey) {
+    if let Some(of_key) = reads.get_mut(key) {
+        of_key.epoch = of_key.epoch.wrapping_add(1);
+    }
+}
+
+/// A read of the store that is under way.
+#[derive(Debug)]
+pub(super) struct ReadGuard<'a> {
+    cache: &'a SessionCache,
+    key: SessionKey,
+    epoch: u64,
+}
+
+/// The result of a read of the store.
+#[derive(Debug)]
+#[must_use]
+pub(super) enum Read {
+    /// The value that is in the cache now, or `None` if there is no session.
+    Current(Option<Arc<Stored>>),
+    /// The session changed during the read: the store has to be asked again.
+    Outdated,
+}
+
+impl ReadGuard<'_> {
+    /// Puts what the store has returned into the cache, unless the session changed meanwhile.
+    pub(super) fn finish(self, session: Option<Arc<Stored>>) -> Read {
+        let cache = self.cache;
+        let reads = cache.reads();
+        if reads.get(&self.key).map(|of_key| of_key.epoch) != Some(self.epoch) {
+            drop(reads);
+            return Read::Outdated;
+        }
+        // Another read of the same session may have been faster.
+        let current = match (cache.live(&self.key), session, cache.eviction) {
+            (Some(cached), Some(_), _) => Some(cached),
+            (None, Some(session), Eviction::Keeps) => {
+                cache.sessions.insert(self.key, Arc::clone(&session));
+                cache.notify(Notice::Entered(Arc::clone(&session)));
+                Some(session)
+            }
+            // The cache has just evicted the session, which has ended by that.
+            (None, Some(_), Eviction::Ends) | (_, None, _) => None,
+        };
+        drop(reads);
+        Read::Current(current)
+    }
+}
+
+impl Drop for ReadGuard<'_> {
+    fn drop(&mut self) {
+        let mut reads = self.cache.reads();
+        if let Some(of_key) = reads.get_mut(&self.key) {
+            of_key.count = of_key.count.saturating_sub(1);
+            if of_key.count == 0 {
+                reads.remove(&self.key);
+            }
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! Two caches in front of one store: what one front does, the other one knows.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::session::cache::{Event, SessionCache};
+use crate::session::ending::End;
+use crate::session::kit::{Kit, NOW, live, open, session, tokens};
+use crate::session::store::StoreFuture;
+use crate::session::*;
+
+fn after(seconds: u64) -> Timestamp {
+    NOW.plus(Duration::from_secs(seconds))
+}
+
+#[tokio::test]
+async fn a_session_that_one_front_replaced_is_found_in_the_other() {
+    let kit = Kit::disk();
+    let [first, second] = kit.start_two(NOW);
+    let id = open(&first, "alice", NOW).await;
+    let held = session(&second, &id).await;
+    let both = [&first, &second];
+    for (number, by) in [(1, 0), (2, 1), (3, 0)] {
+        let (by, other) = (both[by], both[1 - by]);
+        let old = session(by, &id).await;
+        let replaced = by.replace(&old, tokens(&format!("token-{number}")), None);
+        assert!(matches!(replaced.await, Ok(Replaced::Stored(_))));
+        assert_eq!(held.state(), SessionState::Superseded);
+        let new = session(other, &id).await;
+        assert_eq!(new.version(), number);
+        assert_eq!(new.tokens().access_token(), format!("token-{number}"));
+        assert_eq!((new.state(), first.count()), (SessionState::Live, 1));
+        // The version that the other front had is not current any more.
+        let stale = other.replace(&held, tokens("stale"), None).await;
+        assert!(matches!(stale, Ok(Replaced::Newer(newer)) if newer.version() == number));
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_one_front_ended_is_not_found_in_the_other_and_held_values_are_marked() {
+    let kit = Kit::disk();
+    let [first, second] = kit.start_two(NOW);
+    for (by, other) in [(&first, &second), (&second, &first)] {
+        let mut ends = [by, other].map(|front| front.store.cache().listeners().listen());
+        let id = open(by, "alice", NOW).await;
+        let held = [session(by, &id).await, session(other, &id).await];
+        let ended = other.end(&id.key(), EndReason::SignedOut).await;
+        assert_eq!(ended.unwrap(), Ended::Session);
+        for (front, held) in [by, other].into_iter().zip(&held) {
+            assert_eq!(held.state(), SessionState::Ended);
+            assert!(!front.still(held, NOW, NOW));
+            assert!(!live(front, &id, NOW).await);
+            let replaced = front.replace(held, tokens("token-1"), None).await;
+            assert!(matches!(replaced, Ok(Replaced::Ended)));
+        }
+        for ends in &mut ends {
+            assert_eq!(ends.try_recv(), Ok((id.key(), EndReason::SignedOut)));
+            assert!(ends.try_recv().is_err());
+        }
+        assert_eq!(by.count(), 0);
+    }
+}
+
+#[tokio::test]
+async fn what_one_front_evicts_stays_in_the_other() {
+    let kit = Kit::crowded();
+    let (stores, limits) = kit.stores(NOW).unwrap();
+    let [first, _] = stores;
+    let roomy = first.attach(10 * 1024 * 1024);
+    let [first, roomy] =
+        [first, roomy].map(|store| Sessions::on(Arc::new(store), Arc::clone(&limits)));
+    let id = open(&first, "alice", NOW).await;
+    let held = session(&roomy, &id).await;
+    for number in 0..50 {
+        open(&first, &number.to_string(), NOW).await;
+        first.maintain(NOW).await.unwrap();
+    }
+    assert!(matches!(first.find(&id, NOW), Lookup::Away));
+    assert!(matches!(roomy.find(&id, NOW), Lookup::Live(_)));
+    assert!(roomy.still(&held, NOW, NOW));
+    assert_eq!(first.count(), 51);
+    // The other front knows how to end it, and to replace it.
+    assert!(live(&first, &id, NOW).await);
+    let old = session(&first, &id).await;
+    let replaced = first.replace(&old, tokens("token-1"), None).await;
+    assert!(matches!(replaced, Ok(Replaced::Stored(_))));
+    assert_eq!(held.state(), SessionState::Superseded);
+    let held = session(&roomy, &id).await;
+    assert_eq!(held.version(), 1);
+    let ended = first.end(&id.key(), EndReason::SignedOut).await;
+    assert_eq!(ended.unwrap(), Ended::Session);
+    assert_eq!(held.state(), SessionState::Ended);
+}
+
+#[tokio::test]
+async fn a_use_in_one_front_keeps_the_other_from_expiring_the_session() {
+    let kit = Kit::disk();
+    let [first, second] = kit.start_two(NOW);
+    for (using, idle) in [(&first, &second), (&second, &first)] {
+        let id = open(&first, "alice", NOW).await;
+        for front in [using, idle] {
+            assert!(live(front, &id, NOW).await);
+        }
+        assert!(live(using, &id, after(50)).await);
+        // The store was not told of the use yet.
+        idle.maintain(after(70)).await.unwrap();
+        assert_eq!(first.count(), 1);
+        using.maintain(after(70)).await.unwrap();
+        assert!(live(idle, &id, after(100)).await);
+        idle.maintain(after(101)).await.unwrap();
+        for front in [using, idle] {
+            front.maintain(after(120)).await.unwrap();
+            assert!(live(front, &id, after(120)).await);
+        }
+        while using.maintain(after(200)).await.unwrap() == Maintained::More {}
+        assert_eq!(first.count(), 0);
+        assert!(!live(idle, &id, after(200)).await);
+    }
+}
+
+#[tokio::test]
+async fn d_23_the_bound_of_a_person_counts_the_logins_at_both_fronts() {
+    let kit = Kit::disk();
+    let [first, second] = kit.start_two(NOW);
+    let mut ids = Vec::new();
+    for number in 0..10 {
+        let front = if number % 2 == 0 { &first } else { &second };
+        ids.push(open(front, "alice", after(number)).await);
+    }
+    for front in [&first, &second] {
+        let mut alive = Vec::new();
+        for id in &ids {
+            alive.push(live(front, id, after(10)).await);
+        }
+        assert_eq!(alive.iter().filter(|alive| **alive).count(), 3);
+        assert!(alive[7..].iter().all(|alive| *alive));
+    }
+}
+
+#[tokio::test]
+async fn a_04_a_state_that_one_front_has_marked_is_used_up_in_the_other() {
+    let kit = Kit::disk();
+    let [first, second] = kit.start_two(NOW);
+    let once = first.once([1; 32], NOW, after(60)).await;
+    assert_eq!(once.unwrap(), Once::First);
+    let once = second.once([1; 32], NOW, after(60)).await;
+    assert_eq!(once.unwrap(), Once::Repeated);
+    second.unmark([1; 32]).await.unwrap();
+    let once = first.once([1; 32], NOW, after(60)).await;
+    assert_eq!(once.unwrap(), Once::First);
+}
+
+/// A store whose answers to reads wait behind a gate, as those of a store behind a network may.
+#[derive(Debug)]
+struct Slow {
+    store: LocalStore,
+    gate: watch::Receiver<bool>,
+    reads: mpsc::UnboundedSender<()>,
+}
+
+impl Store for Slow {
+    fn cache(&self) -> &Arc<SessionCache> {
+        self.store.cache()
+    }
+
+    fn store_tag(&self) -> StoreTag {
+        self.store.store_tag()
+    }
+
+    fn outlives_cache(&self) -> bool {
+        self.store.outlives_cache()
+    }
+
+    fn count(&self) -> u64 {
+        self.store.count()
+    }
+
+    fn get(&self, key: SessionKey) -> StoreFuture<'_, Option<Arc<Stored>>> {
+        Box::pin(async move {
+            let read = self.store.get(key).await;
+            self.reads.send(()).unwrap();
+            let mut gate = self.gate.clone();
+            gate.wait_for(|is_open| *is_open).await.unwrap();
+            read
+        })
+    }
+
+    fn open(&self, session: Arc<Stored>, opening: Opening) -> StoreFuture<'_, Opened> {
+        self.store.open(session, opening)
+    }
+
+    fn replace(&self, version: u64, next: Arc<Stored>) -> StoreFuture<'_, Replacement> {
+        self.store.replace(version, next)
+    }
+
+    fn end(&self, which: Which, why: EndReason) -> StoreFuture<'_, Vec<End>> {
+        self.store.end(which, why)
+    }
+
+    fn touch(&self, uses: Vec<(SessionKey, Timestamp)>) -> StoreFuture<'_, ()> {
+        self.store.touch(uses)
+    }
+
+    fn once(&self, mark: Mark, now: Timestamp, until: Timestamp) -> StoreFuture<'_, Once> {
+        self.store.once(mark, now, until)
+    }
+
+    fn unmark(&self, mark: Mark) -> StoreFuture<'_, ()> {
+        self.store.unmark(mark)
+    }
+
+    fn sweep(&self, now: Timestamp) -> StoreFuture<'_, Maintained> {
+        self.store.sweep(now)
+    }
+
+    fn reconfigure(
+        &self,
+        new: Reconfiguration,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Reconfigured, ReconfigureError> {
+        self.store.reconfigure(new, now)
+    }
+
+    fn close(&self) -> StoreFuture<'_, ()> {
+        self.store.close()
+    }
+}
+
+/// A front that others change while it reads.
+struct Race {
+    first: Sessions,
+    slow: Arc<Sessions>,
+    gate: watch::Sender<bool>,
+    reads: mpsc::UnboundedReceiver<()>,
+}
+
+impl Race {
+    fn new(kit: &Kit) -> Self {
+        let ([first, second], limits) = kit.stores(NOW).unwrap();
+        let (gate, is_open) = watch::channel(false);
+        let (told, reads) = mpsc::unbounded_channel();
+        let slow = Slow {
+            store: second,
+            gate: is_open,
+            reads: told,
+        };
+        Self {
+            first: Sessions::on(Arc::new(first), Arc::clone(&limits)),
+            slow: Arc::new(Sessions::on(Arc::new(slow), limits)),
+            gate,
+            reads,
+        }
+    }
+
+    /// Reads a session in the slow front, and lets `change` happen between the store's answer and its
+    /// arrival.
+    async fn fetch_while(
+        &mut self,
+        key: SessionKey,
+        change: impl AsyncFnOnce(&Self),
+    ) -> Option<Arc<Session>> {
+        let slow = Arc::clone(&self.slow);
+        let fetching = tokio::spawn(async move { slow.fetch(&key).await.unwrap() });
+        self.reads.recv().await.unwrap();
+        change(self).await;
+        self.gate.send_replace(true);
+        let fetched = fetching.await.unwrap();
+        self.gate.send_replace(false);
+        fetched
+    }
+}
+
+#[tokio::test]
+async fn g_12_a_read_that_races_a_sign_out_brings_nothing_back() {
+    let kit = Kit::disk();
+    let mut race = Race::new(&kit);
+    let id = open(&race.first, "alice", NOW).await;
+    let key = id.key();
+    let fetched = race.fetch_while(key, async |race| {
+        race.first.end(&key, EndReason::SignedOut).await.unwrap();
+    });
+    assert!(fetched.await.is_none());
+    assert!(race.slow.cache.get(&key).is_none());
+    assert!(matches!(race.slow.find(&id, NOW), Lookup::Away));
+}
+
+#[tokio::test]
+async fn a_read_that_races_a_refresh_returns_the_new_version() {
+    let kit = Kit::disk();
+    let mut race = Race::new(&kit);
+    let id = open(&race.first, "alice", NOW).await;
+    let old = session(&race.first, &id).await;
+    let fetched = race.fetch_while(id.key(), async |race| {
+        let replaced = race.first.replace(&old, tokens("token-1"), None).await;
+        assert!(matches!(replaced, Ok(Replaced::Stored(_))));
+    });
+    assert_eq!(fetched.await.unwrap().version(), 1);
+    let Lookup::Live(found) = race.slow.find(&id, NOW) else {
+        panic!("it was read")
+    };
+    assert_eq!(found.tokens().access_token(), "token-1");
+    // A change of another session disturbs no read.
+    let bob = open(&race.first, "bob", NOW).await;
+    race.slow.store.cache().apply(Event::Lost);
+    while race.reads.try_recv().is_ok() {}
+    let fetched = race.fetch_while(id.key(), async |race| {
+        let ended = race.first.end(&bob.key(), EndReason::SignedOut).await;
+        ended.unwrap();
+    });
+    assert_eq!(fetched.await.unwrap().version(), 1);
+    assert!(race.reads.try_recv().is_err(), "it was read again");
+}
+
+#[tokio::test]
+async fn a_front_that_lost_events_reads_every_session_again() {
+    let kit = Kit::disk();
+    let [first, second] = kit.start_two(NOW);
+    let (alice, bob) = (
+        open(&first, "alice", NOW).await,
+        open(&second, "bob", NOW).await,
+    );
+    let held = [
+        session(&second, &alice).await,
+        session(&second, &bob).await,
+        session(&first, &bob).await,
+    ];
+    second.store.cache().apply(Event::Lost);
+    let states = held.each_ref().map(|held| held.state());
+    assert_eq!(
+        states,
+        [
+            SessionState::Superseded,
+            SessionState::Superseded,
+            SessionState::Live
+        ]
+    );
+    for id in [&alice, &bob] {
+        assert!(matches!(second.find(id, NOW), Lookup::Away));
+        assert!(live(&second, id, NOW).await && live(&first, id, NOW).await);
+    }
+    assert_eq!(second.count(), 2);
+    let replaced = second.replace(&held[1], tokens("token-1"), None).await;
+    assert!(matches!(replaced, Ok(Replaced::Stored(_))));
+    // So does a read that is under way.
+    let mut race = Race::new(&Kit::disk());
+    let id = open(&race.first, "alice", NOW).await;
+    let fetched = race.fetch_while(id.key(), async |race| {
+        race.slow.store.cache().apply(Event::Lost);
+    });
+    assert!(fetched.await.is_some());
+    assert!(race.reads.recv().await.is_some(), "it was not read again");
+}

@@ -1,0 +1,227 @@
+//! A kit for tests of sessions: a store that can be started and stopped, and values to put into it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::*;
+use crate::clock::Clock;
+use crate::identity::Claim;
+use crate::seal::{Keys, Purpose};
+use crate::token::Lifetime;
+
+/// A place for sessions, whose process can be stopped and started.
+pub(super) struct Kit {
+    pub(super) settings: Settings,
+    pub(super) providers: Registrations,
+    pub(super) keys: Vec<u8>,
+    pub(super) folder: tempfile::TempDir,
+    /// Which front of the store is used.
+    pub(super) front: Front,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Front {
+    First,
+    Second,
+}
+
+impl Kit {
+    pub(super) fn memory() -> Self {
+        Self {
+            settings: Settings {
+                idle: Duration::from_mins(1),
+                absolute: Duration::from_mins(10),
+                capacity: 10 * 1024 * 1024,
+                per_person: 3,
+                refresh_wait: Duration::from_secs(10),
+                store: StoreSettings::Memory,
+            },
+            providers: Registrations::from([("op".into(), [0; 32])]),
+            keys: vec![1],
+            folder: tempfile::tempdir().unwrap(),
+            front: Front::First,
+        }
+    }
+
+    pub(super) fn disk() -> Self {
+        let mut kit = Self::memory();
+        kit.settings.store = StoreSettings::Disk(DiskSettings { file: kit.file() });
+        kit
+    }
+
+    /// A file, and a cache that has room for a few sessions only.
+    pub(super) fn crowded() -> Self {
+        let mut kit = Self::disk();
+        kit.settings.capacity = 10 * 1024;
+        kit
+    }
+
+    /// The second front of a store with a file.
+    pub(super) fn second() -> Self {
+        let mut kit = Self::disk();
+        kit.front = Front::Second;
+        kit
+    }
+
+    /// One for every kind of store and front.
+    pub(super) fn every() -> [Self; 4] {
+        let kits = [
+            Self::memory(),
+            Self::disk(),
+            Self::crowded(),
+            Self::second(),
+        ];
+        println!("stores: {kits:?}");
+        kits
+    }
+
+    pub(super) fn is_durable(&self) -> bool {
+        matches!(self.settings.store, StoreSettings::Disk(_))
+    }
+
+    pub(super) fn file(&self) -> PathBuf {
+        self.folder.path().join("sessions.redb")
+    }
+
+    pub(super) fn ring(&self) -> KeyRing {
+        let path = self.folder.path().join("keys");
+        let lines = self.keys.iter().map(|byte| STANDARD.encode([*byte; 32]));
+        std::fs::write(&path, lines.collect::<Vec<_>>().join("\n")).unwrap();
+        let keys = Keys::from_file(&path).unwrap();
+        keys.ring(Purpose::Sessions).unwrap()
+    }
+
+    pub(super) fn try_start(&self, now: Timestamp) -> Result<Sessions, StartError> {
+        match self.front {
+            Front::First => {
+                Sessions::start(self.settings.clone(), self.ring(), &self.providers, now)
+            }
+            Front::Second => {
+                let ([_first, second], limits) = self.stores(now)?;
+                Ok(Sessions::on(Arc::new(second), limits))
+            }
+        }
+    }
+
+    /// Two fronts of one store.
+    pub(super) fn start_two(&self, now: Timestamp) -> [Sessions; 2] {
+        let (stores, limits) = self.stores(now).unwrap();
+        stores.map(|store| Sessions::on(Arc::new(store), Arc::clone(&limits)))
+    }
+
+    /// The handles of two fronts of one store.
+    pub(super) fn stores(
+        &self,
+        now: Timestamp,
+    ) -> Result<([LocalStore; 2], Arc<Limits>), StartError> {
+        let settings = self.keeper_settings();
+        let limits = Arc::clone(&settings.limits);
+        let first = LocalStore::start(&self.settings.store, self.ring().into(), settings, now)?;
+        let second = first.attach(self.settings.capacity);
+        Ok(([first, second], limits))
+    }
+
+    pub(super) fn start(&self, now: Timestamp) -> Sessions {
+        self.try_start(now).unwrap()
+    }
+
+    pub(super) fn limits(&self) -> Arc<Limits> {
+        let settings = &self.settings;
+        Limits::new(settings.idle, settings.absolute, settings.per_person)
+    }
+
+    /// What a keeper goes by.
+    pub(super) fn keeper_settings(&self) -> KeeperSettings {
+        KeeperSettings {
+            limits: self.limits(),
+            capacity: self.settings.capacity,
+            registrations: self.providers.clone(),
+        }
+    }
+
+    /// The settings of this kit, to be put in the place of others.
+    pub(super) fn reconfiguration(&self) -> Reconfiguration {
+        Reconfiguration {
+            idle: self.settings.idle,
+            absolute: self.settings.absolute,
+            per_person: self.settings.per_person,
+            keys: Some(self.ring().into()),
+            registrations: self.providers.clone(),
+        }
+    }
+
+    /// Why it does not start, as the operator reads it.
+    pub(super) fn refusal(&self) -> String {
+        let error = self.try_start(NOW).map(|_| ()).unwrap_err();
+        crate::telemetry::chain(&error)
+    }
+}
+
+impl fmt::Debug for Kit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} of {:?}", self.front, self.settings.store)
+    }
+}
+
+pub(super) const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+
+pub(super) fn clock() -> Clock {
+    Clock::manual(NOW)
+}
+
+pub(super) fn person(subject: &str) -> Identity {
+    Identity {
+        subject: Claim::new(subject),
+        ..Identity::nameless("op")
+    }
+}
+
+pub(super) fn tokens(access_token: &str) -> TokenSet {
+    TokenSet::new(access_token, Some("refresh"), Lifetime::default()).unwrap()
+}
+
+pub(super) fn login(subject: &str) -> NewSession<'static> {
+    NewSession {
+        provider: "op",
+        registration: [0; 32],
+        identity: person(subject),
+        tokens: tokens("token-0"),
+        replaces: Vec::new(),
+    }
+}
+
+pub(super) async fn open(sessions: &Sessions, subject: &str, now: Timestamp) -> SessionId {
+    sessions.open(login(subject), now).await.unwrap()
+}
+
+/// The session of an id, fetched if it is away. Where memory is short it may be pushed out again at
+/// once.
+pub(super) async fn found(sessions: &Sessions, id: &SessionId, now: Timestamp) -> Lookup {
+    for _ in 0..100 {
+        let lookup = sessions.find(id, now);
+        if !matches!(lookup, Lookup::Away) {
+            return lookup;
+        }
+        if sessions.fetch(&id.key()).await.unwrap().is_none() {
+            return Lookup::Unknown;
+        }
+    }
+    Lookup::Away
+}
+
+pub(super) async fn session(sessions: &Sessions, id: &SessionId) -> Arc<Session> {
+    let lookup = found(sessions, id, NOW).await;
+    let Lookup::Live(session) = lookup else {
+        panic!("{lookup:?}")
+    };
+    session
+}
+
+pub(super) async fn live(sessions: &Sessions, id: &SessionId, now: Timestamp) -> bool {
+    matches!(found(sessions, id, now).await, Lookup::Live(_))
+}

@@ -1,0 +1,201 @@
+//! The store of one process: memory, or memory in front of a file.
+//!
+//! [`LocalStore`] is a handle. Sessions are changed by one thread ([`super::keeper::Keeper`]), which
+//! applies each change to the caches of all fronts before it answers. Marks are in memory only
+//! ([`super::marks`]).
+
+#![expect(
+    clippy::disallowed_types,
+    reason = "a lock for the marks of logins; no request with a session takes it"
+)]
+
+use std::future::ready;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::backend::Backend;
+use super::cache::SessionCache;
+use super::command::{Answer, Command, FrontId};
+use super::disk::Disk;
+use super::ending::{End, EndReason};
+use super::keeper::{FIRST_FRONT, Keeper, KeeperSettings};
+use super::marks::{Mark, Marks, Once};
+use super::reconfigure::{Reconfiguration, ReconfigureError, Reconfigured};
+use super::store::{Opened, Opening, Replacement, Store, StoreError, StoreFuture, Which};
+use super::stored::Stored;
+use super::{Maintained, SessionKey, StartError, StoreSettings, StoreTag};
+use crate::clock::Timestamp;
+use crate::seal::KeyRing;
+
+/// A front's handle of a local store.
+#[derive(Debug)]
+pub(super) struct LocalStore {
+    commands: mpsc::Sender<Command>,
+    cache: Arc<SessionCache>,
+    front: FrontId,
+    count: Arc<AtomicU64>,
+    store_tag: StoreTag,
+    is_durable: bool,
+    marks: Arc<Mutex<Marks>>,
+}
+
+impl LocalStore {
+    /// Opens the store and starts its thread. Blocks, for seconds if the file is large.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`].
+    pub(super) fn start(
+        store: &StoreSettings,
+        keys: Arc<KeyRing>,
+        settings: KeeperSettings,
+        now: Timestamp,
+    ) -> Result<Self, StartError> {
+        let (store_tag, is_durable, keeper, handle) = match store {
+            StoreSettings::Memory => {
+                let (keeper, handle) = Keeper::new(Backend::Memory, settings);
+                (StoreTag::random()?, false, keeper, handle)
+            }
+            StoreSettings::Disk(disk) => {
+                let disk = Disk::open(&disk.file, keys)?;
+                let store_tag = disk.store_tag();
+                let backend = Backend::Disk(Box::new(disk));
+                let (mut keeper, handle) = Keeper::new(backend, settings);
+                keeper.restore(now)?;
+                (store_tag, true, keeper, handle)
+            }
+        };
+        let thread = std::thread::Builder::new().name("sessions".to_owned());
+        thread
+            .spawn(move || keeper.run())
+            .map_err(StartError::Thread)?;
+        Ok(Self {
+            commands: handle.commands,
+            cache: handle.cache,
+            front: FIRST_FRONT,
+            count: handle.count,
+            store_tag,
+            is_durable,
+            marks: Arc::default(),
+        })
+    }
+
+    /// Another front with a cache of its own.
+    #[cfg(test)]
+    pub(super) fn attach(&self, capacity: u64) -> Self {
+        let cache = Arc::new(self.cache.sibling(capacity));
+        let (answer, answered) = std::sync::mpsc::channel();
+        let attached = Arc::clone(&cache);
+        let attach = Command::Attach {
+            cache: attached,
+            answer,
+        };
+        self.commands.try_send(attach).unwrap();
+        Self {
+            commands: self.commands.clone(),
+            cache,
+            front: answered.recv().unwrap(),
+            count: Arc::clone(&self.count),
+            store_tag: self.store_tag,
+            is_durable: self.is_durable,
+            marks: Arc::clone(&self.marks),
+        }
+    }
+
+    fn marks(&self) -> MutexGuard<'_, Marks> {
+        // A panic in between leaves a mark too many at worst.
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.commands.send(command(answer)).await;
+        sent.map_err(|_closed| StoreError::Closed)?;
+        answered.await.map_err(|_closed| StoreError::Closed)?
+    }
+}
+
+impl Store for LocalStore {
+    fn cache(&self) -> &Arc<SessionCache> {
+        &self.cache
+    }
+
+    fn store_tag(&self) -> StoreTag {
+        self.store_tag
+    }
+
+    fn outlives_cache(&self) -> bool {
+        self.is_durable
+    }
+
+    fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    fn get(&self, key: SessionKey) -> StoreFuture<'_, Option<Arc<Stored>>> {
+        Box::pin(self.ask(move |answer| Command::Get { key, answer }))
+    }
+
+    fn open(&self, session: Arc<Stored>, opening: Opening) -> StoreFuture<'_, Opened> {
+        let front = self.front;
+        Box::pin(self.ask(move |answer| Command::Open {
+            session,
+            opening,
+            front,
+            answer,
+        }))
+    }
+
+    fn replace(&self, version: u64, next: Arc<Stored>) -> StoreFuture<'_, Replacement> {
+        let front = self.front;
+        Box::pin(self.ask(move |answer| Command::Replace {
+            version,
+            next,
+            front,
+            answer,
+        }))
+    }
+
+    fn end(&self, which: Which, why: EndReason) -> StoreFuture<'_, Vec<End>> {
+        Box::pin(self.ask(move |answer| Command::End { which, why, answer }))
+    }
+
+    fn touch(&self, uses: Vec<(SessionKey, Timestamp)>) -> StoreFuture<'_, ()> {
+        Box::pin(self.ask(move |answer| Command::Touch { uses, answer }))
+    }
+
+    fn once(&self, mark: Mark, now: Timestamp, until: Timestamp) -> StoreFuture<'_, Once> {
+        let once = self.marks().once(mark, now, until);
+        Box::pin(ready(Ok(once)))
+    }
+
+    fn unmark(&self, mark: Mark) -> StoreFuture<'_, ()> {
+        self.marks().unmark(&mark);
+        Box::pin(ready(Ok(())))
+    }
+
+    fn sweep(&self, now: Timestamp) -> StoreFuture<'_, Maintained> {
+        Box::pin(self.ask(move |answer| Command::Sweep { now, answer }))
+    }
+
+    fn reconfigure(
+        &self,
+        new: Reconfiguration,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Reconfigured, ReconfigureError> {
+        Box::pin(async move {
+            let (answer, answered) = oneshot::channel();
+            let new = Box::new(new);
+            let command = Command::Reconfigure { new, now, answer };
+            let sent = self.commands.send(command).await;
+            sent.map_err(|_closed| StoreError::Closed)?;
+            answered.await.map_err(|_closed| StoreError::Closed)?
+        })
+    }
+
+    fn close(&self) -> StoreFuture<'_, ()> {
+        Box::pin(self.ask(|answer| Command::Close { answer }))
+    }
+}

@@ -1,0 +1,101 @@
+//! Marks: values that may be used once, such as the `state` of a login.
+//!
+//! A store of one process keeps its marks in memory, even if its sessions are in a file. Otherwise a
+//! visitor who is not signed in could make the gateway write to disk with every callback that has a
+//! valid state and an invented code. What a file would prevent is small: after a restart, somebody who
+//! has the cookie of the tab can send a state once more until the login expires, with a code that the
+//! provider accepts only once.
+
+use std::collections::{HashSet, VecDeque};
+
+use crate::clock::Timestamp;
+
+/// A hash of the value that may be used once.
+pub(crate) type Mark = [u8; 32];
+
+/// The maximum number of marks. A mark is made only for a state that came with its cookie. If the
+/// oldest mark has to go early, the provider still accepts each code only once.
+const MAX_MARKS: usize = 100_000;
+
+/// The marks of values that were used, bounded in number and time.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    known: HashSet<Mark>,
+    /// Each mark with the end of its time.
+    order: VecDeque<(Timestamp, Mark)>,
+}
+
+/// Whether a value is used for the first time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[must_use]
+pub(crate) enum Once {
+    First,
+    Repeated,
+}
+
+impl Marks {
+    /// Marks a value as used until a time.
+    pub(super) fn once(&mut self, mark: Mark, now: Timestamp, until: Timestamp) -> Once {
+        while let Some((end, oldest)) = self.order.front() {
+            if self.order.len() < MAX_MARKS && *end > now {
+                break;
+            }
+            self.known.remove(oldest);
+            self.order.pop_front();
+        }
+        if !self.known.insert(mark) {
+            return Once::Repeated;
+        }
+        self.order.push_back((until, mark));
+        Once::First
+    }
+
+    /// Removes a mark, because the value was not used after all.
+    pub(super) fn unmark(&mut self, mark: &Mark) {
+        if self.known.remove(mark) {
+            self.order.retain(|(_, other)| other != mark);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(0);
+    const HOUR: Duration = Duration::from_hours(1);
+
+    fn mark(number: usize) -> Mark {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&number.to_be_bytes());
+        bytes
+    }
+
+    fn once(marks: &mut Marks, number: usize, now: Timestamp) -> Once {
+        marks.once(mark(number), now, now.plus(HOUR))
+    }
+
+    #[test]
+    fn a_04_a_state_is_good_for_one_use() {
+        let mut marks = Marks::default();
+        assert_eq!(once(&mut marks, 1, NOW), Once::First);
+        assert_eq!(once(&mut marks, 1, NOW), Once::Repeated);
+        assert_eq!(once(&mut marks, 2, NOW), Once::First);
+        marks.unmark(&mark(1));
+        assert_eq!(once(&mut marks, 1, NOW), Once::First);
+    }
+
+    #[test]
+    fn the_marks_are_bounded_in_time_and_number() {
+        let mut marks = Marks::default();
+        for number in 0..MAX_MARKS + 5 {
+            assert_eq!(once(&mut marks, number, NOW), Once::First);
+        }
+        assert!(marks.known.len() <= MAX_MARKS && marks.order.len() == marks.known.len());
+        assert_eq!(once(&mut marks, MAX_MARKS, NOW), Once::Repeated);
+        assert_eq!(once(&mut marks, MAX_MARKS, NOW.plus(HOUR)), Once::First);
+        assert_eq!(marks.known.len(), 1);
+    }
+}

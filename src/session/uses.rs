@@ -1,0 +1,50 @@
+//! Uses of sessions that the store does not know of yet.
+
+#![expect(
+    clippy::disallowed_types,
+    reason = "a lock for the one task that tells the store; a request only sends"
+)]
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::mpsc;
+
+use super::SessionKey;
+use super::stored::Stored;
+use crate::clock::Timestamp;
+
+/// The sessions that were used since the store was told last.
+#[derive(Debug)]
+pub(super) struct Uses {
+    sender: mpsc::UnboundedSender<Arc<Stored>>,
+    receiver: Mutex<mpsc::UnboundedReceiver<Arc<Stored>>>,
+}
+
+impl Default for Uses {
+    fn default() -> Self {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let receiver = Mutex::new(receiver);
+        Self { sender, receiver }
+    }
+}
+
+impl Uses {
+    /// Notes that a session was used.
+    pub(super) fn note(&self, session: &Arc<Stored>) {
+        // It never fails, since the receiver lives as long.
+        self.sender.send(Arc::clone(session)).unwrap_or_default();
+    }
+
+    /// Takes the sessions that were noted, each with its last use.
+    pub(super) fn take(&self) -> Vec<(SessionKey, Timestamp)> {
+        let mut receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut uses = HashMap::new();
+        while let Ok(session) = receiver.try_recv() {
+            let last = uses.entry(*session.key()).or_default();
+            *last = session.last_used().max(*last);
+        }
+        drop(receiver);
+        uses.into_iter().collect()
+    }
+}
