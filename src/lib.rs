@@ -62,7 +62,8 @@
 //! # The walk of one refresh
 //!
 //! Whoever needs new tokens for a session joins its one flight in [`access::Refresher`], a task of the
-//! control plane. It asks [`provider::Provider::refresh`] once; [`session::Sessions::replace`] commits
+//! control plane. It takes the session's lease, which only one of the processes that share a store has
+//! at a time, and asks [`provider::Provider::refresh`] once; [`session::Sessions::replace`] commits
 //! what came before anybody uses it, unless somebody has signed out meanwhile. A failure that passes
 //! is tried again after a pause; one that an operator has to mend raises an alarm; the provider's word
 //! that the grant has ended ends the session. When the process drains it waits for flights.

@@ -43,6 +43,7 @@
 //! }
 //! ```
 
+mod attempt;
 mod backoff;
 mod flight;
 mod index;

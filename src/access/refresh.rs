@@ -31,12 +31,12 @@ use crate::provider::{
     ExchangeError, Provider, Providers, RefreshError, RefreshRequest, Refreshed, Sent, Verdict,
 };
 use crate::session::{
-    EndReason, EndedVersion, Replaced, Session, SessionKey, SessionState, Sessions, StoreError,
+    EndReason, EndedVersion, Replaced, Session, SessionKey, Sessions, StoreError,
 };
 use crate::telemetry::{Metrics, TokenCall};
 
 /// The pause of a session that cannot be refreshed until an operator fixes something.
-const ALARM_PAUSE: Duration = Duration::from_secs(30);
+pub(super) const ALARM_PAUSE: Duration = Duration::from_secs(30);
 
 /// The duration of a claim. During this time no other request starts a refresh; it would only join
 /// the same one.
@@ -50,7 +50,7 @@ const LEAST_PAUSE: Duration = Duration::from_millis(100);
 
 /// The longest time that a drain waits for running refreshes: the default timeout of a call to the
 /// provider, and the time to store a result.
-const DRAIN_WAIT: Duration = Duration::from_secs(65);
+pub(super) const DRAIN_WAIT: Duration = Duration::from_secs(65);
 
 /// The value for a refresh that makes its next attempt at once.
 const NO_PAUSE: SessionFailure = SessionFailure {
@@ -62,15 +62,15 @@ const NO_PAUSE: SessionFailure = SessionFailure {
 #[derive(Debug)]
 pub(crate) struct Refresher {
     providers: ArcSwap<Providers>,
-    sessions: Arc<Sessions>,
+    pub(super) sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
     clock: Clock,
     control: Handle,
     refreshes: Arc<Flights<SessionKey, RetryPause, Outcome>>,
     fetches: Arc<Flights<SessionKey, RetryPause, Fetched>>,
     backoffs: Backoffs,
-    unstored: Unstored,
-    draining: watch::Sender<bool>,
+    pub(super) unstored: Unstored,
+    pub(super) draining: watch::Sender<bool>,
 }
 
 impl Refresher {
@@ -287,49 +287,8 @@ impl Refresher {
         }
     }
 
-    /// Makes one attempt. A session that was replaced in the meantime needs no refresh.
-    async fn attempt(&self, mut session: Arc<Session>) -> Attempt {
-        let now = self.clock.now();
-        match session.state() {
-            SessionState::Live => {}
-            SessionState::Ended => return Attempt::Done(Outcome::Ended),
-            SessionState::Superseded => match self.sessions.fetch(session.key()).await {
-                Ok(Some(newest)) => {
-                    let replaced = newest.version() != session.version();
-                    if replaced && !newest.tokens().is_expired(now) {
-                        return Attempt::Done(Outcome::Renewed(newest));
-                    }
-                    session = newest;
-                }
-                Ok(None) => return Attempt::Done(Outcome::Ended),
-                Err(error) => return self.not_stored(session, &error, "fetched"),
-            },
-        }
-        // A token that was created a moment ago is not refreshed, whatever the reason.
-        let young = session.tokens().lifetime().wait_before_refresh(now);
-        if !young.is_zero() {
-            if !session.tokens().is_expired(now) {
-                return Attempt::Done(Outcome::Renewed(session));
-            }
-            self.postpone(&session, Reason::at_provider("refreshed_just_now"), young);
-            return Attempt::Failed(session);
-        }
-        let Some(refresh_token) = session.tokens().refresh_token() else {
-            self.note_failure(
-                &session,
-                Reason::at_provider("no_refresh_token"),
-                ALARM_PAUSE,
-            );
-            return Attempt::Failed(session);
-        };
-        match self.unstored.take(refresh_token) {
-            Some(result) => self.store(session, result).await,
-            None => self.call_provider(session).await,
-        }
-    }
-
     /// Calls the provider once.
-    async fn call_provider(&self, session: Arc<Session>) -> Attempt {
+    pub(super) async fn call_provider(&self, session: Arc<Session>) -> Attempt {
         let Some(provider) = self.provider(&session) else {
             // The provider was removed from the settings, but its sessions are still in the store.
             self.note_failure(
@@ -365,7 +324,7 @@ impl Refresher {
 
     /// Stores the result before it is used. If the user has signed out in the meantime, the session
     /// stays ended.
-    async fn store(&self, session: Arc<Session>, result: RefreshResult) -> Attempt {
+    pub(super) async fn store(&self, session: Arc<Session>, result: RefreshResult) -> Attempt {
         let copy = result.copy();
         let refresh_token_only = matches!(result, RefreshResult::RefreshTokenOnly(_));
         let Refreshed { tokens, identity } = result.into();
@@ -468,7 +427,12 @@ impl Refresher {
         Attempt::Done(Outcome::Ended)
     }
 
-    fn not_stored(&self, session: Arc<Session>, error: &StoreError, what: &'static str) -> Attempt {
+    pub(super) fn not_stored(
+        &self,
+        session: Arc<Session>,
+        error: &StoreError,
+        what: &'static str,
+    ) -> Attempt {
         let failure = store_failure(error, what);
         let pause = self.backoffs.next_pause(session.key()).min(STORE_PAUSE);
         self.note_failure(&session, failure.reason, pause);
@@ -476,14 +440,14 @@ impl Refresher {
     }
 
     /// Adds a failure of a session. It is not tried again before `wait` is over.
-    fn note_failure(&self, session: &Session, reason: Reason, wait: Duration) {
+    pub(super) fn note_failure(&self, session: &Session, reason: Reason, wait: Duration) {
         let now = self.clock.now();
         self.backoffs
             .add_failure(session.key(), reason, now.plus(wait), now);
     }
 
     /// Delays the next attempt for a session without adding a failure.
-    fn postpone(&self, session: &Session, reason: Reason, wait: Duration) {
+    pub(super) fn postpone(&self, session: &Session, reason: Reason, wait: Duration) {
         let now = self.clock.now();
         self.backoffs
             .postpone(session.key(), reason, now.plus(wait), now);

@@ -341,7 +341,7 @@ async fn a_failing_refresh_ends_when_nobody_waits() {
     drop(kit.refresher.join(&session, NOW, MAX_WAIT).unwrap());
     kit.refresher.refreshes.none().await;
     assert!(kit.refresher.backoffs.find(session.key(), NOW).is_some());
-    assert_eq!(session.state(), SessionState::Live);
+    assert_eq!(session.state(), crate::session::SessionState::Live);
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::ending::{EndReason, Listeners};
 use super::stored::Stored;
@@ -84,6 +84,17 @@ struct Reads {
     count: usize,
     /// Counts the changes of the session.
     epoch: u64,
+    /// Who waits for the next change.
+    waiting: Option<Arc<Notify>>,
+}
+
+impl Reads {
+    fn note_change(&mut self) {
+        self.epoch = self.epoch.wrapping_add(1);
+        if let Some(waiting) = &self.waiting {
+            waiting.notify_waiters();
+        }
+    }
 }
 
 impl SessionCache {
@@ -199,8 +210,8 @@ impl SessionCache {
                 self.listeners.tell((key, why));
             }
             Event::Lost => {
-                for reads in reads.values_mut() {
-                    reads.epoch = reads.epoch.wrapping_add(1);
+                for of_key in reads.values_mut() {
+                    of_key.note_change();
                 }
                 let keys: Vec<_> = self.sessions.iter().map(|(key, _)| *key).collect();
                 for session in keys.iter().filter_map(|key| self.sessions.remove(key)) {
@@ -241,7 +252,7 @@ impl SessionCache {
 /// Makes the reads of a session that are under way invalid.
 fn note_change(reads: &mut HashMap<SessionKey, Reads>, key: &SessionKey) {
     if let Some(of_key) = reads.get_mut(key) {
-        of_key.epoch = of_key.epoch.wrapping_add(1);
+        of_key.note_change();
     }
 }
 
@@ -264,6 +275,24 @@ pub(super) enum Read {
 }
 
 impl ReadGuard<'_> {
+    /// Waits until the session is replaced or ended.
+    pub(super) async fn changed(&self) {
+        loop {
+            let change = {
+                let mut reads = self.cache.reads();
+                let Some(of_key) = reads.get_mut(&self.key) else {
+                    return;
+                };
+                if of_key.epoch != self.epoch {
+                    return;
+                }
+                // Under the lock, so that no change is missed.
+                Arc::clone(of_key.waiting.get_or_insert_default()).notified_owned()
+            };
+            change.await;
+        }
+    }
+
     /// Puts what the store has returned into the cache, unless the session changed meanwhile.
     pub(super) fn finish(self, session: Option<Arc<Stored>>) -> Read {
         let cache = self.cache;

@@ -7,6 +7,8 @@ use tokio::sync::{mpsc, watch};
 use crate::session::cache::{Event, SessionCache};
 use crate::session::ending::End;
 use crate::session::kit::{Kit, NOW, live, open, session, tokens};
+use crate::session::lease::StoreLease;
+use crate::session::marks::Mark;
 use crate::session::store::StoreFuture;
 use crate::session::*;
 
@@ -208,6 +210,15 @@ impl Store for Slow {
 
     fn unmark(&self, mark: Mark) -> StoreFuture<'_, ()> {
         self.store.unmark(mark)
+    }
+
+    fn lease(
+        &self,
+        key: SessionKey,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> StoreFuture<'_, StoreLease> {
+        self.store.lease(key, now, until)
     }
 
     fn sweep(&self, now: Timestamp) -> StoreFuture<'_, Maintained> {

@@ -1,7 +1,7 @@
 //! A kit for tests of sessions: a store that can be started and stopped, and values to put into it.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -166,6 +166,21 @@ impl fmt::Debug for Kit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} of {:?}", self.front, self.settings.store)
     }
+}
+
+/// Two fronts of one store with a file in this folder, as in two processes.
+pub(crate) fn two_fronts(
+    folder: &Path,
+    providers: &Registrations,
+    now: Timestamp,
+) -> [Sessions; 2] {
+    let mut kit = Kit::disk();
+    let file = folder.join("sessions.redb");
+    kit.settings.store = StoreSettings::Disk(DiskSettings { file });
+    kit.settings.idle = Duration::from_hours(1);
+    kit.settings.absolute = Duration::from_hours(8);
+    kit.providers.clone_from(providers);
+    kit.start_two(now)
 }
 
 pub(super) const NOW: Timestamp = Timestamp::from_millis(1_000_000);

@@ -1,8 +1,8 @@
 //! The store of one process: memory, or memory in front of a file.
 //!
 //! [`LocalStore`] is a handle. Sessions are changed by one thread ([`super::keeper::Keeper`]), which
-//! applies each change to the caches of all fronts before it answers. Marks are in memory only
-//! ([`super::marks`]).
+//! applies each change to the caches of all fronts before it answers. Marks ([`super::marks`]) and leases
+//! ([`super::lease`]) are in memory only.
 
 #![expect(
     clippy::disallowed_types,
@@ -21,6 +21,7 @@ use super::command::{Answer, Command, FrontId};
 use super::disk::Disk;
 use super::ending::{End, EndReason};
 use super::keeper::{FIRST_FRONT, Keeper, KeeperSettings};
+use super::lease::{Leases, StoreLease};
 use super::marks::{Mark, Marks, Once};
 use super::reconfigure::{Reconfiguration, ReconfigureError, Reconfigured};
 use super::store::{Opened, Opening, Replacement, Store, StoreError, StoreFuture, Which};
@@ -39,6 +40,7 @@ pub(super) struct LocalStore {
     store_tag: StoreTag,
     is_durable: bool,
     marks: Arc<Mutex<Marks>>,
+    leases: Arc<Leases>,
 }
 
 impl LocalStore {
@@ -79,6 +81,7 @@ impl LocalStore {
             store_tag,
             is_durable,
             marks: Arc::default(),
+            leases: Arc::default(),
         })
     }
 
@@ -101,6 +104,7 @@ impl LocalStore {
             store_tag: self.store_tag,
             is_durable: self.is_durable,
             marks: Arc::clone(&self.marks),
+            leases: Arc::clone(&self.leases),
         }
     }
 
@@ -174,6 +178,16 @@ impl Store for LocalStore {
     fn unmark(&self, mark: Mark) -> StoreFuture<'_, ()> {
         self.marks().unmark(&mark);
         Box::pin(ready(Ok(())))
+    }
+
+    fn lease(
+        &self,
+        key: SessionKey,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> StoreFuture<'_, StoreLease> {
+        let lease = self.leases.lease(key, now, until);
+        Box::pin(ready(Ok(lease)))
     }
 
     fn sweep(&self, now: Timestamp) -> StoreFuture<'_, Maintained> {

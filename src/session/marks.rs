@@ -8,6 +8,8 @@
 
 use std::collections::{HashSet, VecDeque};
 
+use super::Sessions;
+use super::store::StoreError;
 use crate::clock::Timestamp;
 
 /// A hash of the value that may be used once.
@@ -55,6 +57,39 @@ impl Marks {
         if self.known.remove(mark) {
             self.order.retain(|(_, other)| other != mark);
         }
+    }
+}
+
+impl Sessions {
+    /// Marks a value, such as the state of a login, as used until a time.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; whether the value was used before is unknown then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves open whether the value is marked.
+    pub(crate) async fn once(
+        &self,
+        mark: Mark,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Once, StoreError> {
+        self.store.once(mark, now, until).await
+    }
+
+    /// Removes a mark, because the value was not used after all.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; the value stays marked then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves open whether the value stays marked.
+    pub(crate) async fn unmark(&self, mark: Mark) -> Result<(), StoreError> {
+        self.store.unmark(mark).await
     }
 }
 

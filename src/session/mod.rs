@@ -31,6 +31,7 @@ mod file;
 mod id;
 mod index;
 mod keeper;
+mod lease;
 mod live;
 mod local;
 mod marks;
@@ -61,9 +62,11 @@ pub(crate) use self::id::StoreTag;
 pub use self::id::{SessionId, SessionKey};
 use self::index::{Person, Rank};
 use self::keeper::KeeperSettings;
+#[cfg(test)]
+pub(crate) use self::kit::two_fronts;
+pub(crate) use self::lease::{Lease, Leased};
 pub use self::live::Session;
 use self::local::LocalStore;
-use self::marks::Mark;
 pub(crate) use self::marks::Once;
 pub(crate) use self::outcome::EndedVersion;
 pub use self::outcome::{Ended, Lookup, Maintained, OpenError, Replaced, StartError};
@@ -373,37 +376,6 @@ impl Sessions {
         }
         let newer = self.fetch(old.key()).await?;
         Ok(newer.map_or(EndedVersion::Ended, EndedVersion::Newer))
-    }
-
-    /// Marks a value, such as the state of a login, as used until a time.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`]; whether the value was used before is unknown then.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future leaves open whether the value is marked.
-    pub(crate) async fn once(
-        &self,
-        mark: Mark,
-        now: Timestamp,
-        until: Timestamp,
-    ) -> Result<Once, StoreError> {
-        self.store.once(mark, now, until).await
-    }
-
-    /// Removes a mark, because the value was not used after all.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`]; the value stays marked then.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future leaves open whether the value stays marked.
-    pub(crate) async fn unmark(&self, mark: Mark) -> Result<(), StoreError> {
-        self.store.unmark(mark).await
     }
 
     /// Ends sessions that have passed a deadline, at most a small batch, stores when sessions were used

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::cache::SessionCache;
 use super::ending::{End, EndReason};
+use super::lease::StoreLease;
 use super::marks::{Mark, Once};
 use super::reconfigure::{Reconfiguration, ReconfigureError, Reconfigured};
 use super::registration::Registration;
@@ -68,6 +69,14 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Removes a mark.
     fn unmark(&self, mark: Mark) -> StoreFuture<'_, ()>;
+
+    /// Grants the right to refresh a session until a time, unless somebody else has it.
+    fn lease(
+        &self,
+        key: SessionKey,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> StoreFuture<'_, StoreLease>;
 
     /// Ends sessions that have passed a deadline, at most a small batch.
     fn sweep(&self, now: Timestamp) -> StoreFuture<'_, Maintained>;

@@ -175,11 +175,7 @@ fn answer(shared: &Arc<Shared>, request: &Recorded) -> Answer {
         "/oauth/authorize" => authorize(shared, request, &target),
         "/oauth/token" => token(shared, request),
         "/api/user" => user(shared, request),
-        "/log" => Answer::with(
-            200,
-            &JSON,
-            &shared.ledger.borrow().to_json().to_string(),
-        ),
+        "/log" => Answer::with(200, &JSON, &shared.ledger.borrow().to_json().to_string()),
         _ => Answer::with(404, &[], ""),
     }
 }
@@ -324,10 +320,7 @@ fn carry_out(shared: &Shared, call: &RefreshCall, fault: Option<Fault>) -> Answe
 fn user(shared: &Shared, request: &Recorded) -> Answer {
     let bearer = request.head.value("authorization").unwrap_or_default();
     let token = bearer.strip_prefix("Bearer ").unwrap_or_default();
-    let bearer = shared
-        .ledger
-        .borrow()
-        .bearer(token, shared.clock.now());
+    let bearer = shared.ledger.borrow().bearer(token, shared.clock.now());
     match bearer {
         Some(bearer) if bearer.status == TokenStatus::Valid => {
             let user = &bearer.user;

@@ -1,0 +1,119 @@
+//! One attempt to refresh a session.
+//!
+//! Of all processes that share a store, only the holder of a session's lease calls the provider. In one
+//! process the flight makes sure of that already, so the lease is granted at once.
+
+use std::sync::Arc;
+
+use super::backoff::Reason;
+use super::outcome::{Attempt, Outcome};
+use super::refresh::{ALARM_PAUSE, DRAIN_WAIT, Refresher};
+use crate::session::{Lease, Leased, Session, SessionState, StoreError};
+
+/// Whether a session needs a refresh.
+enum Need {
+    Refresh(Arc<Session>),
+    Nothing(Attempt),
+}
+
+/// The result of waiting for a lease.
+enum LeaseResult {
+    /// This process may refresh the session.
+    Granted(Lease),
+    /// The session was replaced or ended, or has to be read again.
+    Changed,
+    /// This process ends before the holder of the lease is done.
+    Draining,
+}
+
+impl Refresher {
+    /// Makes one attempt. A session that was replaced in the meantime needs no refresh.
+    pub(super) async fn attempt(&self, mut session: Arc<Session>) -> Attempt {
+        loop {
+            session = match self.need(session).await {
+                Need::Refresh(current) => current,
+                Need::Nothing(attempt) => return attempt,
+            };
+            let Some(refresh_token) = session.tokens().refresh_token() else {
+                let reason = Reason::at_provider("no_refresh_token");
+                self.note_failure(&session, reason, ALARM_PAUSE);
+                return Attempt::Failed(session);
+            };
+            if let Some(result) = self.unstored.take(refresh_token) {
+                return self.store(session, result).await;
+            }
+            match self.lease(&session).await {
+                Ok(LeaseResult::Granted(lease)) => {
+                    let attempt = self.call_provider(session).await;
+                    // Not before the result is stored.
+                    drop(lease);
+                    return attempt;
+                }
+                Ok(LeaseResult::Changed) => {}
+                Ok(LeaseResult::Draining) => return Attempt::Failed(session),
+                Err(error) => return self.not_stored(session, &error, "leased"),
+            }
+        }
+    }
+
+    async fn need(&self, mut session: Arc<Session>) -> Need {
+        let now = self.clock().now();
+        let done = |outcome| Need::Nothing(Attempt::Done(outcome));
+        match session.state() {
+            SessionState::Live => {}
+            SessionState::Ended => return done(Outcome::Ended),
+            SessionState::Superseded => match self.sessions.fetch(session.key()).await {
+                Ok(Some(newest)) => {
+                    let replaced = newest.version() != session.version();
+                    if replaced && !newest.tokens().is_expired(now) {
+                        return done(Outcome::Renewed(newest));
+                    }
+                    session = newest;
+                }
+                Ok(None) => return done(Outcome::Ended),
+                Err(error) => return Need::Nothing(self.not_stored(session, &error, "fetched")),
+            },
+        }
+        // A token that was created a moment ago is not refreshed, whatever the reason.
+        let young = session.tokens().lifetime().wait_before_refresh(now);
+        if young.is_zero() {
+            return Need::Refresh(session);
+        }
+        if !session.tokens().is_expired(now) {
+            return done(Outcome::Renewed(session));
+        }
+        self.postpone(&session, Reason::at_provider("refreshed_just_now"), young);
+        Need::Nothing(Attempt::Failed(session))
+    }
+
+    /// Takes the lease of a session. While another process has the lease, this waits until that
+    /// process has refreshed the session or given up.
+    async fn lease(&self, session: &Session) -> Result<LeaseResult, StoreError> {
+        let mut draining = self.draining.subscribe();
+        loop {
+            let now = self.clock().now();
+            let until = now.plus(DRAIN_WAIT);
+            let leased = self.sessions.lease(session.key(), now, until).await?;
+            // The last holder may have replaced the session, and has used its refresh token then.
+            if session.state() != SessionState::Live {
+                return Ok(LeaseResult::Changed);
+            }
+            let held = match leased {
+                Leased::Granted(lease) => return Ok(LeaseResult::Granted(lease)),
+                Leased::Held(held) => held,
+            };
+            let left = held.until().since(now);
+            tokio::select! {
+                () = held.over() => {}
+                () = self.clock().sleep(left) => {}
+                _draining = draining.wait_for(|draining| *draining) => {
+                    return Ok(LeaseResult::Draining);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "attempt_tests.rs"]
+mod tests;
