@@ -31,7 +31,7 @@ const RESERVED: [&str; 15] = [
 ];
 
 /// The maximum length of a login hint, in characters.
-const LONGEST_HINT: usize = 256;
+const MAX_HINT: usize = 256;
 
 /// The values that differ between authorization requests.
 #[derive(Clone, Copy, Debug)]
@@ -234,6 +234,6 @@ fn check(settings: &Settings) -> Result<(), SetupError> {
 
 /// Whether the login hint may be sent. A login hint comes from a link that anybody can write.
 fn is_hint(text: &str) -> bool {
-    let length = text.chars().take(LONGEST_HINT.saturating_add(1)).count();
-    (1..=LONGEST_HINT).contains(&length) && !text.chars().any(char::is_control)
+    let length = text.chars().take(MAX_HINT.saturating_add(1)).count();
+    (1..=MAX_HINT).contains(&length) && !text.chars().any(char::is_control)
 }

@@ -17,7 +17,7 @@ const FAILURES_TO_OPEN: u32 = 10;
 const FIRST_OPEN_TIME: Duration = Duration::from_secs(2);
 
 /// The longest open time.
-const LONGEST_OPEN_TIME: Duration = Duration::from_mins(1);
+const MAX_OPEN_TIME: Duration = Duration::from_mins(1);
 
 /// The time limit of a probe. After this time another refresh may become the probe. A probe without
 /// a result therefore blocks the other refreshes only for this time.
@@ -112,11 +112,11 @@ impl Breaker {
         let wait = if open_now {
             let doubled = FIRST_OPEN_TIME.saturating_mul(2_u32.saturating_pow(state.times_opened));
             state.times_opened = state.times_opened.saturating_add(1);
-            doubled.min(LONGEST_OPEN_TIME).mul_f64(0.5 + fraction * 0.5)
+            doubled.min(MAX_OPEN_TIME).mul_f64(0.5 + fraction * 0.5)
         } else {
             Duration::ZERO
         };
-        let wait = wait.max(retry_after.unwrap_or_default().min(LONGEST_OPEN_TIME));
+        let wait = wait.max(retry_after.unwrap_or_default().min(MAX_OPEN_TIME));
         let until = (!wait.is_zero()).then(|| now.plus(wait));
         state.until = match attempt {
             // The probe has ended.
@@ -137,11 +137,11 @@ impl State {
     fn wait(&self, now: Timestamp) -> Option<Duration> {
         let wait = self.until?.since(now);
         // A remaining time above the maximum means that the clock was set back.
-        let counts = !wait.is_zero() && wait <= LONGEST_OPEN_TIME;
+        let counts = !wait.is_zero() && wait <= MAX_OPEN_TIME;
         let longest = if self.probing {
             RETRY_DURING_PROBE
         } else {
-            LONGEST_OPEN_TIME
+            MAX_OPEN_TIME
         };
         counts.then_some(wait.min(longest))
     }
@@ -178,7 +178,7 @@ mod tests {
             assert_eq!(breaker.admit(clock.now()), Ok(Attempt::Probe));
             breaker.failed(Attempt::Probe, clock.now(), None, 1.0);
         }
-        clock.advance(LONGEST_OPEN_TIME);
+        clock.advance(MAX_OPEN_TIME);
         assert_eq!(breaker.admit(clock.now()), Ok(Attempt::Probe));
         breaker.succeeded();
         assert_eq!(breaker.admit(clock.now()), Ok(Attempt::Normal));
@@ -229,8 +229,8 @@ mod tests {
         let breaker = Breaker::default();
         let hour = Some(Duration::from_hours(1));
         breaker.failed(Attempt::Normal, clock.now(), hour, 0.0);
-        assert_eq!(breaker.check(clock.now()), Err(LONGEST_OPEN_TIME));
-        clock.advance(LONGEST_OPEN_TIME);
+        assert_eq!(breaker.check(clock.now()), Err(MAX_OPEN_TIME));
+        clock.advance(MAX_OPEN_TIME);
         assert_eq!(breaker.admit(clock.now()), Ok(Attempt::Probe));
     }
 

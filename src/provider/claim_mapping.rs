@@ -7,10 +7,10 @@ use super::settings::{ClaimNames, EmailsVerified, IdentitySettings};
 use crate::identity::{Claim, Email, Identity};
 
 /// The maximum length of a subject, in characters.
-const LONGEST_SUBJECT: usize = 255;
+const MAX_SUBJECT: usize = 255;
 /// The maximum number of groups. Further groups are ignored, which can only reduce the user's
 /// rights.
-const MOST_GROUPS: usize = 1000;
+const MAX_GROUPS: usize = 1000;
 
 /// The names of the claims at one provider.
 #[derive(Debug)]
@@ -119,7 +119,7 @@ fn subject(value: &Value) -> Option<Claim> {
             None
         }
     }
-    .filter(|subject| subject.as_str().chars().count() <= LONGEST_SUBJECT)
+    .filter(|subject| subject.as_str().chars().count() <= MAX_SUBJECT)
 }
 
 /// The groups from an array of strings, one string, or an object with the groups as member names
@@ -138,7 +138,7 @@ fn groups(value: Option<&Value>) -> Vec<Claim> {
 }
 
 fn claims<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<Claim> {
-    texts.take(MOST_GROUPS).filter_map(Claim::new).collect()
+    texts.take(MAX_GROUPS).filter_map(Claim::new).collect()
 }
 
 /// A date as text (it begins with a year), or seconds since the epoch.
@@ -397,6 +397,6 @@ mod tests {
         let many: Vec<String> = (0..100_000).map(|n| n.to_string()).collect();
         let many = json!({ "sub": "1", "groups": many });
         let many = identity(&IdentitySettings::default(), many).unwrap();
-        assert_eq!(many.groups.len(), MOST_GROUPS);
+        assert_eq!(many.groups.len(), MAX_GROUPS);
     }
 }

@@ -14,7 +14,7 @@ use crate::clock::Timestamp;
 /// The last accepted date: the end of the year 9999, in seconds.
 const LAST_DATE: f64 = 253_402_300_799.0;
 /// The maximum length of a subject, in characters (OpenID Connect Core 1.0 section 2).
-const LONGEST_SUBJECT: usize = 255;
+const MAX_SUBJECT: usize = 255;
 
 /// A claim that is a string or absent.
 pub(super) fn text<'a>(
@@ -45,7 +45,7 @@ pub(super) fn subject(members: &Object) -> Result<&str, TokenError> {
     let subject = members.get("sub").and_then(Value::as_str);
     subject
         .filter(|subject| !subject.is_empty() && !subject.contains(char::is_control))
-        .filter(|subject| subject.chars().count() <= LONGEST_SUBJECT)
+        .filter(|subject| subject.chars().count() <= MAX_SUBJECT)
         .ok_or(TokenError::Claim("sub"))
 }
 

@@ -22,7 +22,7 @@ const ASSERTION_LIFETIME_SECS: u64 = 60;
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// The minimum length of a key for HS256, in bytes (RFC 7518 section 3.2).
-const SHORTEST_HMAC_KEY: usize = 32;
+const MIN_HMAC_KEY: usize = 32;
 
 /// The contents of the files with our credentials. The files are read again while the gateway runs,
 /// so that changes take effect without a restart.
@@ -222,7 +222,7 @@ fn choose(
 }
 
 fn secret_jwt(settings: &Settings, secret: &Secret<String>) -> Result<Method, SetupError> {
-    if secret.expose().len() < SHORTEST_HMAC_KEY {
+    if secret.expose().len() < MIN_HMAC_KEY {
         return Err(SetupError::Setting {
             key: "client_secret_file",
             problem: "is shorter than the 32 bytes that client_secret_jwt needs \

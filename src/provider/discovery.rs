@@ -122,14 +122,14 @@ impl Provider {
 
     /// Reads the metadata and applies it.
     pub(super) async fn discover(&self) -> Result<(), ReachError> {
-        let place = metadata::location(&self.settings, self.issuer.as_ref())?;
-        let (Some(place), Some(issuer)) = (place, &self.issuer) else {
+        let url = metadata::location(&self.settings, self.issuer.as_ref())?;
+        let (Some(url), Some(issuer)) = (url, &self.issuer) else {
             return Ok(());
         };
-        let place = self.call_settings.to("metadata_url", &place)?;
-        let metadata = metadata::fetch(&place, issuer).await;
+        let url = self.call_settings.endpoint("metadata_url", &url)?;
+        let metadata = metadata::fetch(&url, issuer).await;
         let metadata = metadata.map_err(|source| ReachError::Metadata {
-            place: place.uri().to_string().into(),
+            url: url.uri().to_string().into(),
             source,
         })?;
         let credentials = self.credentials.lock().await;
@@ -275,10 +275,10 @@ pub(super) fn placeholder(
     settings: &Settings,
     issuer: Option<&Issuer>,
 ) -> Result<Option<Metadata>, SetupError> {
-    let place = metadata::location(settings, issuer)?;
-    Ok(place.map(|mut place| {
-        place.set_query(None);
-        Metadata::placeholder(place.as_str())
+    let url = metadata::location(settings, issuer)?;
+    Ok(url.map(|mut url| {
+        url.set_query(None);
+        Metadata::placeholder(url.as_str())
     }))
 }
 

@@ -18,12 +18,12 @@ use super::settings::{ErrorMeaning, ErrorPattern, GrantType};
 use crate::clock::Timestamp;
 
 /// The maximum length of a stored text of the provider, in characters.
-const LONGEST_TEXT: usize = 200;
+const MAX_TEXT: usize = 200;
 /// The maximum length of a word in such a text. A longer word may be a code or a token that the
 /// provider repeats.
-const LONGEST_WORD: usize = 24;
+const MAX_WORD: usize = 24;
 /// The maximum `Retry-After` that is used.
-const LONGEST_WAIT: Duration = Duration::from_hours(24);
+const MAX_WAIT: Duration = Duration::from_hours(24);
 
 /// The error codes of a token endpoint (RFC 6749 section 5.2).
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -231,30 +231,30 @@ fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         // Parsing fails only with too many digits, which mean a long time.
-        text.parse().map_or(LONGEST_WAIT, Duration::from_secs)
+        text.parse().map_or(MAX_WAIT, Duration::from_secs)
     } else {
         let date = httpdate::parse_http_date(text).ok()?;
         let since_epoch = date.duration_since(SystemTime::UNIX_EPOCH).ok()?;
         Timestamp::default().plus(since_epoch).since(now)
     };
-    Some(wait.min(LONGEST_WAIT))
+    Some(wait.min(MAX_WAIT))
 }
 
 /// Makes a text of the provider safe to show: of limited length, without control characters, and
 /// without words that are long enough to be a code or a token.
 fn printable(text: &str) -> Box<str> {
     let mut shown = String::new();
-    for word in text.split_whitespace().take(LONGEST_TEXT) {
+    for word in text.split_whitespace().take(MAX_TEXT) {
         if !shown.is_empty() {
             shown.push(' ');
         }
-        if word.chars().count() > LONGEST_WORD {
+        if word.chars().count() > MAX_WORD {
             shown.push_str("[left out]");
         } else {
             shown.extend(word.chars().map(|c| if c.is_control() { '?' } else { c }));
         }
     }
-    shown.chars().take(LONGEST_TEXT).collect::<String>().into()
+    shown.chars().take(MAX_TEXT).collect::<String>().into()
 }
 
 /// Whether a JSON object is an error response, whatever its status is.

@@ -23,7 +23,7 @@ use crate::token::Authentication;
 
 /// The maximum age of an ID token. An ID token comes directly from the token endpoint and is a few
 /// seconds old. A token that is older than the longest login belongs to an earlier login.
-const GREATEST_AGE: Duration = Duration::from_hours(1);
+const MAX_AGE: Duration = Duration::from_hours(1);
 
 /// The login that the ID token has to belong to.
 #[derive(Clone, Copy, Debug)]
@@ -99,7 +99,7 @@ impl IdTokenRules {
     pub(super) fn expected(&self) -> ExpectedHeader<'_> {
         ExpectedHeader {
             algorithms: &self.algorithms,
-            types: jwt::PLAIN_TYPES,
+            types: jwt::ID_TOKEN_TYPES,
         }
     }
 
@@ -115,7 +115,7 @@ impl IdTokenRules {
         now: Timestamp,
     ) -> Result<IdClaims, TokenError> {
         let members = &verified.members;
-        check_kind(members)?;
+        check_not_logout_token(members)?;
         let issuer = self.issuer_of(&verified)?;
         self.check_audience(members)?;
         self.check_dates(members, now)?;
@@ -150,14 +150,14 @@ impl IdTokenRules {
     /// # Errors
     ///
     /// [`TokenError`]: the first problem.
-    pub(super) fn check_later(
+    pub(super) fn check_refreshed(
         &self,
         verified: &VerifiedToken,
         of: &RefreshContext<'_>,
         now: Timestamp,
     ) -> Result<(), TokenError> {
         let members = &verified.members;
-        check_kind(members)?;
+        check_not_logout_token(members)?;
         self.check_audience(members)?;
         self.check_dates(members, now)?;
         claims::subject(members)?;
@@ -167,7 +167,7 @@ impl IdTokenRules {
             if nonce.is_some_and(|nonce| nonce != &*login.nonce) {
                 return Err(TokenError::Nonce);
             }
-            self.check_later_authentication(members, login, now)?;
+            self.check_refreshed_auth_time(members, login, now)?;
         }
         if self.acr_values.is_empty() || !members.contains_key("acr") {
             return Ok(());
@@ -176,7 +176,7 @@ impl IdTokenRules {
     }
 
     /// Checks that `auth_time` is not earlier than the one of the login.
-    fn check_later_authentication(
+    fn check_refreshed_auth_time(
         &self,
         members: &Object,
         login: &Authentication,
@@ -211,7 +211,7 @@ impl IdTokenRules {
         issuer: &str,
         now: Timestamp,
     ) -> Result<(), TokenError> {
-        check_kind(members)?;
+        check_not_logout_token(members)?;
         if claims::text(members, "iss")?.is_some_and(|stated| stated != issuer) {
             return Err(TokenError::Issuer);
         }
@@ -279,7 +279,7 @@ impl IdTokenRules {
         self.dates.check(members, now)?;
         let issued_at = self.dates.read(members, "iat")?;
         let issued_at = issued_at.ok_or(TokenError::Claim("iat"))?;
-        if self.dates.is_past(issued_at.plus(GREATEST_AGE), now) {
+        if self.dates.is_past(issued_at.plus(MAX_AGE), now) {
             return Err(TokenError::TooOld("iat"));
         }
         Ok(())
@@ -324,7 +324,7 @@ impl IdTokenRules {
 /// Refuses a logout token, which has the same claims as an ID token. A logout token must have
 /// `events`, and an ID token never has `events` (OpenID Connect Back-Channel Logout 1.0 section
 /// 2.4).
-fn check_kind(members: &Object) -> Result<(), TokenError> {
+fn check_not_logout_token(members: &Object) -> Result<(), TokenError> {
     let logout = members.contains_key("events");
     (!logout).then_some(()).ok_or(TokenError::Type)
 }

@@ -28,7 +28,7 @@ impl CallSettings {
     /// [`SetupError::Setting`] if a URL would use a network without TLS. [`SetupError::Trust`].
     pub(super) fn new(settings: &Settings) -> Result<Self, SetupError> {
         check_clear_text(settings)?;
-        let written = [
+        let configured = [
             &settings.issuer,
             &settings.metadata_url,
             &settings.url,
@@ -38,11 +38,11 @@ impl CallSettings {
             &settings.jwks_uri,
             &settings.identity.emails_endpoint,
         ];
-        let mut written = written.into_iter().flatten();
+        let mut configured = configured.into_iter().flatten();
         let trust = match &settings.ca_file {
             // An unusable file is an error even if no URL uses TLS now.
             Some(path) => Some(Trust::from_file(path).map_err(SetupError::Trust)?),
-            None if written.any(|url| url.starts_with("https:")) => {
+            None if configured.any(|url| url.starts_with("https:")) => {
                 Some(Trust::system().map_err(SetupError::Trust)?)
             }
             // The metadata may name an endpoint with TLS.
@@ -60,7 +60,7 @@ impl CallSettings {
     /// # Errors
     ///
     /// [`SetupError::Setting`] if the endpoint cannot be called.
-    pub(super) fn to(&self, key: &'static str, url: &Url) -> Result<Endpoint, SetupError> {
+    pub(super) fn endpoint(&self, key: &'static str, url: &Url) -> Result<Endpoint, SetupError> {
         Endpoint::new(key, url, self.trust.as_ref(), self.deadline)
     }
 }
@@ -70,7 +70,7 @@ impl CallSettings {
 /// Only the settings are checked. Metadata may name plain http only at the origin of its issuer,
 /// and this function has checked the issuer.
 fn check_clear_text(settings: &Settings) -> Result<(), SetupError> {
-    let written = [
+    let configured = [
         ("issuer", &settings.issuer),
         ("metadata_url", &settings.metadata_url),
         ("jwks_uri", &settings.jwks_uri),
@@ -86,7 +86,7 @@ fn check_clear_text(settings: &Settings) -> Result<(), SetupError> {
         .issuer
         .as_ref()
         .is_some_and(|issuer| issuer.starts_with("https://"));
-    for (key, text) in written {
+    for (key, text) in configured {
         // An invalid URL is refused where it is used, with a better error text.
         let url = text.as_deref().and_then(|text| {
             let url = endpoint(key, settings.url.as_deref(), text);
@@ -146,31 +146,31 @@ impl ProviderInfo {
     ) -> Result<Self, SetupError> {
         let read = metadata.as_ref();
         let base = settings.url.as_deref();
-        let find = |key, by_hand: &Option<String>, published: Option<&String>| {
+        let required = |key, configured: &Option<String>, published: Option<&String>| {
             let problem = "is missing";
-            let url = locate(key, base, by_hand.as_ref(), published)?;
+            let url = locate(key, base, configured.as_ref(), published)?;
             url.ok_or(SetupError::Setting { key, problem })
         };
-        let may_be = |key, by_hand: &Option<String>, published: Option<&String>| {
-            let url = locate(key, base, by_hand.as_ref(), published)?;
-            url.map(|url| call_settings.to(key, &url)).transpose()
+        let optional = |key, configured: &Option<String>, published: Option<&String>| {
+            let url = locate(key, base, configured.as_ref(), published)?;
+            url.map(|url| call_settings.endpoint(key, &url)).transpose()
         };
-        let authorization = find(
+        let authorization = required(
             "authorization_endpoint",
             &settings.authorization_endpoint,
             read.and_then(|read| read.authorization_endpoint.as_ref()),
         )?;
-        let token = find(
+        let token = required(
             "token_endpoint",
             &settings.token_endpoint,
             read.and_then(|read| read.token_endpoint.as_ref()),
         )?;
-        let userinfo = may_be(
+        let userinfo = optional(
             "userinfo_endpoint",
             &settings.userinfo_endpoint,
             read.and_then(|read| read.userinfo_endpoint.as_ref()),
         )?;
-        let jwks = may_be(
+        let jwks = optional(
             "jwks_uri",
             &settings.jwks_uri,
             read.and_then(|read| read.jwks_uri.as_ref()),
@@ -179,9 +179,9 @@ impl ProviderInfo {
         let supported = read.and_then(|read| read.token_endpoint_auth_methods_supported.as_deref());
         Ok(Self {
             authorization: AuthorizationEndpoint::new(settings, &authorization)?,
-            token: call_settings.to("token_endpoint", &token)?,
+            token: call_settings.endpoint("token_endpoint", &token)?,
             userinfo,
-            emails: may_be("identity.emails_endpoint", emails, None)?,
+            emails: optional("identity.emails_endpoint", emails, None)?,
             jwks,
             client_auth: ClientAuth::new(settings, supported, credentials)?,
             promises_iss: read
@@ -195,10 +195,10 @@ impl ProviderInfo {
 fn locate(
     key: &'static str,
     base: Option<&str>,
-    by_hand: Option<&String>,
+    configured: Option<&String>,
     published: Option<&String>,
 ) -> Result<Option<Url>, SetupError> {
-    match (by_hand, published) {
+    match (configured, published) {
         (Some(text), _) => endpoint(key, base, text).map(Some),
         (None, Some(text)) => endpoint(key, None, text).map(Some),
         (None, None) => Ok(None),

@@ -12,7 +12,7 @@ const TENANT: &str = "{tenantid}";
 
 /// Path segments that Entra accepts in place of a tenant, but that name no tenant. Metadata at such
 /// a URL is for all tenants.
-const NO_TENANTS: [&str; 3] = ["common", "consumers", "organizations"];
+const SHARED_SEGMENTS: [&str; 3] = ["common", "consumers", "organizations"];
 
 /// The tenant of all personal Microsoft accounts (Microsoft identity platform, "Access tokens",
 /// `tid`).
@@ -111,7 +111,7 @@ fn format_problem(text: &str) -> Option<&'static str> {
         Some("must begin with https://")
     } else if text.contains(['?', '#']) {
         Some("has a query or a fragment, which an issuer must not have")
-    } else if is_of_no_tenant(text) {
+    } else if is_shared_by_all_tenants(text) {
         Some(
             "names no tenant; replace \"common\", \"organizations\" or \"consumers\" by the identifier \
              of a tenant, or by {tenantid} and list the tenants",
@@ -129,14 +129,14 @@ fn format_problem(text: &str) -> Option<&'static str> {
 }
 
 /// Whether this is a URL of Entra that all tenants share. No token has such an issuer.
-fn is_of_no_tenant(issuer: &str) -> bool {
+fn is_shared_by_all_tenants(issuer: &str) -> bool {
     let tenant = issuer.strip_prefix(ENTRA);
     let tenant = tenant.and_then(|path| path.split('/').next());
     tenant.is_some_and(names_no_tenant)
 }
 
 fn names_no_tenant(text: &str) -> bool {
-    NO_TENANTS
+    SHARED_SEGMENTS
         .iter()
         .any(|name| text.eq_ignore_ascii_case(name))
 }

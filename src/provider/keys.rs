@@ -16,7 +16,7 @@ use super::settings::{Algorithm, IdTokenSettings};
 use super::{SetupError, read_text};
 
 /// The maximum number of keys. A token without a `kid` is tried with all keys.
-const MOST_KEYS: usize = 100;
+const MAX_KEYS: usize = 100;
 
 /// The reason why a key set has no keys. The provider has to correct a published key set. The
 /// operator has to correct a file.
@@ -64,8 +64,8 @@ impl fmt::Display for SkippedKeys {
         if self.is_empty() {
             return f.write_str("none");
         }
-        for (place, (reason, count)) in self.0.iter().enumerate() {
-            let comma = if place == 0 { "" } else { ", " };
+        for (index, (reason, count)) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
             write!(f, "{comma}{count} {reason}")?;
         }
         Ok(())
@@ -92,7 +92,7 @@ impl KeySet {
         };
         let (mut keys, mut skipped) = (Vec::new(), SkippedKeys::default());
         for entry in entries {
-            if keys.len() == MOST_KEYS {
+            if keys.len() == MAX_KEYS {
                 skipped.count(Unusable::TooMany);
                 continue;
             }

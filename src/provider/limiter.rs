@@ -16,7 +16,7 @@ const MINUTE: Duration = Duration::from_mins(1);
 
 /// The longest pause that `Retry-After` can cause. A wrong date in it must not stop all calls for a
 /// day.
-const LONGEST_PAUSE: Duration = Duration::from_mins(5);
+const MAX_PAUSE: Duration = Duration::from_mins(5);
 
 /// Allows `calls` calls in every period of one minute, at any time within it. A token bucket would
 /// allow twice as many in the minute after it was full.
@@ -41,7 +41,7 @@ struct CallsMade(
 #[derive(Debug, Default)]
 struct State {
     /// The times of the calls of the last minute, in order.
-    made: VecDeque<Timestamp>,
+    call_times: VecDeque<Timestamp>,
     /// The end of the pause that the provider asked for.
     paused_until: Timestamp,
 }
@@ -73,34 +73,37 @@ impl Limiter {
         let pause = state.paused_until.since(now);
         // A remaining pause above the maximum means that the clock was set back. Without this
         // check, the pause could last for years.
-        if !pause.is_zero() && pause <= LONGEST_PAUSE {
+        if !pause.is_zero() && pause <= MAX_PAUSE {
             return Err(pause);
         }
-        let made = &mut state.made;
+        let call_times = &mut state.call_times;
         // A call in the future was made before the clock was set back. The age of such a call is
         // unknown, so it counts as made now. The call then blocks other calls for one minute at
         // most.
-        for call in made.iter_mut().rev().take_while(|call| **call > now) {
+        for call in call_times.iter_mut().rev().take_while(|call| **call > now) {
             *call = now;
         }
-        while made.front().is_some_and(|call| call.plus(MINUTE) <= now) {
-            made.pop_front();
+        while call_times
+            .front()
+            .is_some_and(|call| call.plus(MINUTE) <= now)
+        {
+            call_times.pop_front();
         }
         // The next call is allowed when this call is one minute old.
-        let blocking = made.len().checked_sub(calls);
-        if let Some(blocking) = blocking.and_then(|index| made.get(index)) {
+        let blocking = call_times.len().checked_sub(calls);
+        if let Some(blocking) = blocking.and_then(|index| call_times.get(index)) {
             return Err(blocking.plus(MINUTE).since(now));
         }
-        made.push_back(now);
+        call_times.push_back(now);
         Ok(())
     }
 
     /// Allows no calls for `time`, as the provider asked.
     pub(super) fn pause(&self, now: Timestamp, time: Duration) {
-        let until = now.plus(time.min(LONGEST_PAUSE));
+        let until = now.plus(time.min(MAX_PAUSE));
         let mut state = self.state();
         // An end above the maximum was set before the clock was set back, so it is no longer valid.
-        if state.paused_until > now.plus(LONGEST_PAUSE) {
+        if state.paused_until > now.plus(MAX_PAUSE) {
             state.paused_until = until;
         } else {
             state.paused_until = state.paused_until.max(until);
@@ -181,7 +184,7 @@ mod tests {
                 assert!(beyond.since(*first) >= MINUTE, "{calls} {every}");
             }
             assert!(made.len() >= calls * 8, "{calls} {every}: {}", made.len());
-            assert!(limiter.state().made.len() <= calls);
+            assert!(limiter.state().call_times.len() <= calls);
         }
     }
 
@@ -225,7 +228,7 @@ mod tests {
         clock.advance(Duration::from_secs(37));
         assert!(limiter.take(LOGIN, clock.now()).is_ok());
         limiter.pause(clock.now(), Duration::from_hours(24));
-        assert_eq!(limiter.take(LOGIN, clock.now()), Err(LONGEST_PAUSE));
+        assert_eq!(limiter.take(LOGIN, clock.now()), Err(MAX_PAUSE));
     }
 
     #[test]
@@ -242,7 +245,7 @@ mod tests {
         }
         // The pause is over after the clock was set back.
         let (limiter, clock) = limiter(50);
-        limiter.pause(clock.now(), LONGEST_PAUSE);
+        limiter.pause(clock.now(), MAX_PAUSE);
         clock.set(Timestamp::from_millis(1_700_000_000_000));
         assert_eq!(limiter.take(LOGIN, clock.now()), Ok(()));
     }
@@ -250,7 +253,7 @@ mod tests {
     #[test]
     fn f_18_a_new_pause_works_after_the_clock_was_set_back() {
         let (limiter, clock) = limiter(600);
-        limiter.pause(clock.now(), LONGEST_PAUSE);
+        limiter.pause(clock.now(), MAX_PAUSE);
         clock.set(Timestamp::from_millis(1_700_000_000_000));
         let half_a_minute = Duration::from_secs(30);
         limiter.pause(clock.now(), half_a_minute);

@@ -20,7 +20,7 @@ use super::token::{ResponseFormatError, says_json};
 use crate::origin;
 
 /// The maximum length of another issuer in an error text, in characters.
-const SHOWN: usize = 200;
+const MAX_SHOWN_ISSUER: usize = 200;
 
 /// The reason why metadata cannot be used. Either the metadata or the configured issuer is wrong.
 #[derive(Debug, thiserror::Error)]
@@ -95,9 +95,9 @@ pub(super) fn location(
     issuer: Option<&Issuer>,
 ) -> Result<Option<Url>, SetupError> {
     let refuse = |key, problem| Err(SetupError::Setting { key, problem });
-    let given = settings.metadata_url.as_deref();
+    let configured = settings.metadata_url.as_deref();
     if settings.discovery == Discovery::None {
-        if given.is_some() {
+        if configured.is_some() {
             return refuse("metadata_url", "is given, but discovery is \"none\"");
         }
         return Ok(None);
@@ -105,8 +105,8 @@ pub(super) fn location(
     let Some(issuer) = issuer else {
         return refuse("issuer", "is missing, but the metadata has to contain it");
     };
-    if let Some(given) = given {
-        return endpoint("metadata_url", settings.url.as_deref(), given).map(Some);
+    if let Some(configured) = configured {
+        return endpoint("metadata_url", settings.url.as_deref(), configured).map(Some);
     }
     if !settings.tenants.is_empty() {
         return refuse(
@@ -136,20 +136,20 @@ pub(super) fn location(
 }
 
 /// Fetches the metadata of `issuer`.
-pub(super) async fn fetch(place: &Endpoint, issuer: &Issuer) -> Result<Metadata, MetadataError> {
-    let response = place.get("application/json", None).await;
+pub(super) async fn fetch(endpoint: &Endpoint, issuer: &Issuer) -> Result<Metadata, MetadataError> {
+    let response = endpoint.get("application/json", None).await;
     Metadata::read(&response.map_err(MetadataError::Call)?, issuer)
 }
 
 impl Metadata {
     /// Placeholder metadata with the same URL for every endpoint.
-    pub(super) fn placeholder(place: &str) -> Self {
-        let place = Some(place.to_owned());
+    pub(super) fn placeholder(url: &str) -> Self {
+        let url = Some(url.to_owned());
         Self {
-            authorization_endpoint: place.clone(),
-            token_endpoint: place.clone(),
-            userinfo_endpoint: place.clone(),
-            jwks_uri: place,
+            authorization_endpoint: url.clone(),
+            token_endpoint: url.clone(),
+            userinfo_endpoint: url.clone(),
+            jwks_uri: url,
             token_endpoint_auth_methods_supported: None,
             authorization_response_iss_parameter_supported: false,
         }
@@ -170,7 +170,7 @@ impl Metadata {
         let members = json::object(response.body()).map_err(MetadataError::Json)?;
         let published = text(&members, "issuer")?.ok_or(MetadataError::Member("issuer"))?;
         if published != issuer.as_str() {
-            let published = published.chars().take(SHOWN).collect();
+            let published = published.chars().take(MAX_SHOWN_ISSUER).collect();
             let configured = issuer.as_str().into();
             return Err(MetadataError::Issuer {
                 configured,

@@ -95,7 +95,7 @@ use settings::{ErrorPattern, GrantType};
 use token::{CodeGrant, RequestFormat, TokenResponse};
 
 /// The maximum size of a file with a secret or a key, in bytes.
-const LARGEST_FILE: u64 = 64 * 1024;
+const MAX_FILE: u64 = 64 * 1024;
 
 /// An authorization code, with the values of its authorization request.
 #[derive(Debug)]
@@ -157,7 +157,7 @@ impl Provider {
         let call_settings = CallSettings::new(settings)?;
         let credentials = Credentials::read(settings)?;
         let placeholder = discovery::placeholder(settings, issuer.as_ref())?;
-        let must_be_read = placeholder.is_some();
+        let needs_metadata = placeholder.is_some();
         let info = ProviderInfo::new(settings, &credentials, &call_settings, placeholder)?;
         let grant_verifier = GrantVerifier::new(name, settings, issuer.as_ref())?;
         grant_verifier.check(&info)?;
@@ -168,7 +168,7 @@ impl Provider {
             call_settings,
             // The placeholder metadata only checks the settings. The endpoints in the placeholder
             // must never be used.
-            info: ArcSwapOption::from_pointee((!must_be_read).then_some(info)),
+            info: ArcSwapOption::from_pointee((!needs_metadata).then_some(info)),
             credentials: Mutex::new(credentials),
             reachability: Reachability::default(),
             format: RequestFormat::new(settings)?,
@@ -201,7 +201,7 @@ impl Provider {
         if before.name == self.name && before.fingerprint() == self.fingerprint() {
             self.limiter.share_with(&before.limiter);
             self.breaker = Arc::clone(&before.breaker);
-            if self.settings.reads_the_same_as(&before.settings) {
+            if self.settings.has_same_sources_as(&before.settings) {
                 self.take_over(before);
             }
         }
@@ -362,7 +362,7 @@ impl Provider {
         // afterwards.
         let _slot = self.call_slot(GrantType::AuthorizationCode).await?;
         let requested_at = clock.now();
-        self.admit(GrantType::AuthorizationCode, requested_at)?;
+        self.check_rate(GrantType::AuthorizationCode, requested_at)?;
         let grant = CodeGrant {
             code: &redemption.code,
             code_verifier: self.settings.pkce.then_some(&redemption.code_verifier),
@@ -373,7 +373,9 @@ impl Provider {
             .format
             .redemption(uri, client_auth, &grant, requested_at)?;
         let grant_type = GrantType::AuthorizationCode;
-        let answer = self.ask(&info, grant_type, request, clock).await?;
+        let answer = self
+            .call_token_endpoint(&info, grant_type, request, clock)
+            .await?;
         let response = ResponseContext {
             info: &info,
             answer: &answer,
@@ -386,7 +388,7 @@ impl Provider {
     }
 
     /// Calls the token endpoint once.
-    async fn ask(
+    async fn call_token_endpoint(
         &self,
         info: &ProviderInfo,
         grant: GrantType,
@@ -434,7 +436,7 @@ impl Provider {
     }
 
     /// Takes one call from the limit of calls per minute.
-    fn admit(&self, grant: GrantType, now: Timestamp) -> Result<(), TokenCallError> {
+    fn check_rate(&self, grant: GrantType, now: Timestamp) -> Result<(), TokenCallError> {
         let taken = self.limiter.take(grant, now);
         taken.map_err(|retry_after| TokenCallError::RateLimited { retry_after })
     }
@@ -464,10 +466,10 @@ fn read_text(key: &'static str, path: &Path) -> Result<String, SetupError> {
     let file = fs::File::open(path).map_err(failed)?;
     // One byte more than allowed shows that the file is too large.
     let read = file
-        .take(LARGEST_FILE.saturating_add(1))
+        .take(MAX_FILE.saturating_add(1))
         .read_to_string(&mut text);
     let length = u64::try_from(read.map_err(failed)?).unwrap_or(u64::MAX);
-    if length > LARGEST_FILE {
+    if length > MAX_FILE {
         return Err(failed(IoError::from(ErrorKind::FileTooLarge)));
     }
     if text.trim().is_empty() {

@@ -27,7 +27,7 @@ pub(super) struct Reachability {
     /// afterwards.
     answered: AtomicU64,
     failed: ArcSwapOption<Failed>,
-    asking: Mutex<()>,
+    attempt: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl Reachability {
         clock: &Clock,
         reach: impl Future<Output = Result<(), ReachError>>,
     ) -> Result<(), Unreachable> {
-        let _one = self.asking.lock().await;
+        let _attempt = self.attempt.lock().await;
         // Another login may have made the attempt during the wait for the lock.
         if let Some(recent) = self.recent(clock.now()) {
             return recent;

@@ -90,7 +90,11 @@ impl From<TokenCallError> for RefreshError {
 
 impl RefreshError {
     /// An error for a response that has tokens, but cannot be used.
-    fn by(error: GrantError, response: &ResponseContext<'_>, before: &TokenSet) -> Self {
+    fn after_response(
+        error: GrantError,
+        response: &ResponseContext<'_>,
+        before: &TokenSet,
+    ) -> Self {
         let verdict = Verdict::of(error.class());
         // After `GrantEnded` the tokens belong to another user, so none of them is kept.
         let kept = (verdict != Verdict::GrantEnded).then(|| {
@@ -150,7 +154,7 @@ impl Provider {
             .grant_verifier
             .refreshed(&response, request, clock)
             .await;
-        verified.map_err(|error| RefreshError::by(error, &response, request.tokens))
+        verified.map_err(|error| RefreshError::after_response(error, &response, request.tokens))
     }
 
     /// Calls the token endpoint with a refresh token, if breaker and limiter allow it.
@@ -167,15 +171,16 @@ impl Provider {
         let _slot = self.call_slot(GrantType::RefreshToken).await?;
         let requested_at = clock.now();
         let attempt = self.breaker.admit(requested_at).map_err(breaker_open)?;
-        self.admit(GrantType::RefreshToken, requested_at)?;
+        self.check_rate(GrantType::RefreshToken, requested_at)?;
         let (uri, client_auth) = (info.token.uri(), &info.client_auth);
         let request = self
             .format
             .refresh(uri, client_auth, refresh_token, requested_at)?;
         let answer = self
-            .ask(info, GrantType::RefreshToken, request, clock)
+            .call_token_endpoint(info, GrantType::RefreshToken, request, clock)
             .await;
-        let answer = answer.inspect_err(|error| self.count(attempt, error.class(), clock))?;
+        let answer =
+            answer.inspect_err(|error| self.record_error(attempt, error.class(), clock))?;
         Ok(Answered {
             answer,
             requested_at,
@@ -183,7 +188,7 @@ impl Provider {
     }
 
     /// A refusal shows that the provider works. Only temporary errors count as failures.
-    fn count(&self, attempt: Attempt, class: Classification, clock: &Clock) {
+    fn record_error(&self, attempt: Attempt, class: Classification, clock: &Clock) {
         if class.passes {
             let (now, fraction) = (clock.now(), schedule::random_fraction());
             self.breaker

@@ -36,7 +36,7 @@ const RESERVED: [&str; 10] = [
 ];
 
 /// The longest accepted lifetime of a token: a hundred years, in seconds.
-const LONGEST_LIFETIME: f64 = 3_155_760_000.0;
+const MAX_LIFETIME: f64 = 3_155_760_000.0;
 
 /// The reason why a token response is not valid. The cause is at the provider.
 #[derive(Debug, thiserror::Error)]
@@ -305,11 +305,11 @@ pub(super) fn read(
     }
     let tokens = says_json(&parts.headers)
         .and_then(|()| members.map_err(ResponseFormatError::Json))
-        .and_then(granted);
+        .and_then(parse_tokens);
     tokens.map_err(TokenCallError::MalformedResponse)
 }
 
-fn granted(mut members: Object) -> Result<TokenResponse, ResponseFormatError> {
+fn parse_tokens(mut members: Object) -> Result<TokenResponse, ResponseFormatError> {
     // The tokens are taken out first, so that every return path wipes them.
     let access_token = match members.remove("access_token") {
         Some(Value::String(token)) => Ok(Secret::new(token)),
@@ -344,7 +344,7 @@ fn expires_in(value: &Value) -> Result<Duration, ResponseFormatError> {
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
     };
     seconds
-        .filter(|seconds| *seconds > 0.0 && *seconds <= LONGEST_LIFETIME)
+        .filter(|seconds| *seconds > 0.0 && *seconds <= MAX_LIFETIME)
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
         .ok_or(ResponseFormatError::ExpiresIn)
 }

@@ -55,7 +55,7 @@ pub struct Classification {
 }
 
 /// A problem that can pass without an action.
-const fn passing(actor: Actor, sent: Sent) -> Classification {
+const fn temporary(actor: Actor, sent: Sent) -> Classification {
     Classification {
         actor,
         passes: true,
@@ -65,15 +65,15 @@ const fn passing(actor: Actor, sent: Sent) -> Classification {
 }
 
 /// A problem that remains until the actor has acted.
-const fn lasting(actor: Actor, sent: Sent) -> Classification {
+const fn permanent(actor: Actor, sent: Sent) -> Classification {
     Classification {
         passes: false,
-        ..passing(actor, sent)
+        ..temporary(actor, sent)
     }
 }
 
 impl Classification {
-    const fn again_after(self, retry_after: Option<Duration>) -> Self {
+    const fn with_retry_after(self, retry_after: Option<Duration>) -> Self {
         Self {
             retry_after,
             ..self
@@ -117,7 +117,7 @@ impl SetupError {
             | Self::PublicKey { .. }
             | Self::Read { .. }
             | Self::Setting { .. }
-            | Self::Trust(_) => lasting(Actor::Operator, Sent::Nothing),
+            | Self::Trust(_) => permanent(Actor::Operator, Sent::Nothing),
         }
     }
 }
@@ -125,7 +125,7 @@ impl SetupError {
 impl NotReady {
     /// The classification of this error.
     pub fn class(self) -> Classification {
-        passing(Actor::Provider, Sent::Nothing)
+        temporary(Actor::Provider, Sent::Nothing)
     }
 }
 
@@ -133,10 +133,10 @@ impl KeysError {
     /// The classification of this error. The fetch of keys sends no code and no token.
     pub fn class(&self) -> Classification {
         match self {
-            Self::Call(_) | Self::JustFetched => passing(Actor::Provider, Sent::Nothing),
+            Self::Call(_) | Self::JustFetched => temporary(Actor::Provider, Sent::Nothing),
             Self::Status(status) => by_status(*status),
             // A provider that publishes invalid keys continues until its operator changes them.
-            Self::Unusable(_) => lasting(Actor::Provider, Sent::Nothing),
+            Self::Unusable(_) => permanent(Actor::Provider, Sent::Nothing),
         }
     }
 }
@@ -145,7 +145,7 @@ impl ReachError {
     /// The classification of this error.
     pub fn class(&self) -> Classification {
         match self {
-            Self::Connect(_) => passing(Actor::Provider, Sent::Nothing),
+            Self::Connect(_) => temporary(Actor::Provider, Sent::Nothing),
             Self::Keys(error) => error.class(),
             Self::Metadata { source, .. } => metadata(source),
             Self::NotReady(error) => error.class(),
@@ -157,10 +157,10 @@ impl ReachError {
 impl Unreachable {
     /// The classification of the cause.
     pub fn class(&self) -> Classification {
-        let silent = passing(Actor::Provider, Sent::Nothing);
+        let silent = temporary(Actor::Provider, Sent::Nothing);
         let cause = self.cause.as_deref();
         let class = cause.map_or(silent, ReachError::class);
-        class.again_after(Some(self.retry_after))
+        class.with_retry_after(Some(self.retry_after))
     }
 }
 
@@ -168,7 +168,7 @@ impl ResponseError {
     /// The classification of this error.
     pub fn class(&self) -> Classification {
         match self {
-            Self::Issuer => lasting(Actor::Provider, Sent::Nothing),
+            Self::Issuer => permanent(Actor::Provider, Sent::Nothing),
             Self::NotReady(error) => error.class(),
         }
     }
@@ -182,29 +182,29 @@ impl TokenCallError {
             // starting. None of these causes shows that our settings are wrong. A malformed
             // response may have used up a refresh token. It therefore counts as a failure of the
             // provider, so that the breaker can open.
-            Self::MalformedResponse(_) => passing(Actor::Provider, Sent::Possibly),
-            Self::Assertion(_) | Self::NoRefreshToken => lasting(Actor::Operator, Sent::Nothing),
-            Self::Busy => passing(Actor::Provider, Sent::Nothing),
+            Self::MalformedResponse(_) => temporary(Actor::Provider, Sent::Possibly),
+            Self::Assertion(_) | Self::NoRefreshToken => permanent(Actor::Operator, Sent::Nothing),
+            Self::Busy => temporary(Actor::Provider, Sent::Nothing),
             Self::Call(error) if error.may_have_been_processed() => {
-                passing(Actor::Provider, Sent::Possibly)
+                temporary(Actor::Provider, Sent::Possibly)
             }
-            Self::Call(_) => passing(Actor::Provider, Sent::Undelivered),
+            Self::Call(_) => temporary(Actor::Provider, Sent::Undelivered),
             // The provider has refused this code or token in a well-formed response.
             Self::CodeRefused(_) | Self::RefreshRefused(_) => {
-                lasting(Actor::Client, Sent::Possibly)
+                permanent(Actor::Client, Sent::Possibly)
             }
             Self::BreakerOpen { retry_after } => {
-                passing(Actor::Provider, Sent::Nothing).again_after(Some(*retry_after))
+                temporary(Actor::Provider, Sent::Nothing).with_retry_after(Some(*retry_after))
             }
             Self::Misconfigured(_) | Self::Redirected { .. } => {
-                lasting(Actor::Operator, Sent::Possibly)
+                permanent(Actor::Operator, Sent::Possibly)
             }
             Self::NotReady(error) => error.class(),
             Self::RateLimited { retry_after } => {
-                passing(Actor::Operator, Sent::Nothing).again_after(Some(*retry_after))
+                temporary(Actor::Operator, Sent::Nothing).with_retry_after(Some(*retry_after))
             }
             Self::Throttled { retry_after } | Self::Unavailable { retry_after, .. } => {
-                passing(Actor::Provider, Sent::Possibly).again_after(*retry_after)
+                temporary(Actor::Provider, Sent::Possibly).with_retry_after(*retry_after)
             }
         }
     }
@@ -223,11 +223,11 @@ impl GrantError {
             | Self::NoSubject
             | Self::OtherSubject
             | Self::SignedUserinfo(_)
-            | Self::Token(_) => lasting(Actor::Provider, Sent::Possibly),
+            | Self::Token(_) => permanent(Actor::Provider, Sent::Possibly),
             Self::Keys(error) => error.class(),
             Self::NotReady(error) => error.class(),
             // The session's refresh token now belongs to another user, so the session must end.
-            Self::OtherPerson => lasting(Actor::Client, Sent::Possibly),
+            Self::OtherPerson => permanent(Actor::Client, Sent::Possibly),
             Self::Userinfo(error) => userinfo(error),
         };
         class.with_sent(Sent::Possibly)
@@ -239,31 +239,31 @@ impl GrantError {
 fn metadata(error: &MetadataError) -> Classification {
     match error {
         MetadataError::Call(_) | MetadataError::Json(_) | MetadataError::MediaType(_) => {
-            passing(Actor::Provider, Sent::Nothing)
+            temporary(Actor::Provider, Sent::Nothing)
         }
         MetadataError::Status(status) => by_status(*status),
         MetadataError::Endpoint { .. }
         | MetadataError::Issuer { .. }
-        | MetadataError::Member(_) => lasting(Actor::Provider, Sent::Nothing),
+        | MetadataError::Member(_) => permanent(Actor::Provider, Sent::Nothing),
     }
 }
 
 fn userinfo(error: &UserinfoError) -> Classification {
     match error {
-        UserinfoError::Call(_) => passing(Actor::Provider, Sent::Possibly),
+        UserinfoError::Call(_) => temporary(Actor::Provider, Sent::Possibly),
         UserinfoError::Status(status) => by_status(*status),
         UserinfoError::Json(_)
         | UserinfoError::MediaType(_)
         | UserinfoError::Signed
-        | UserinfoError::Text => lasting(Actor::Provider, Sent::Possibly),
+        | UserinfoError::Text => permanent(Actor::Provider, Sent::Possibly),
     }
 }
 
 /// The classification of a status other than 200 for a resource that is only read.
 fn by_status(status: u16) -> Classification {
     if matches!(status, 408 | 425 | 429 | 500..) {
-        passing(Actor::Provider, Sent::Nothing)
+        temporary(Actor::Provider, Sent::Nothing)
     } else {
-        lasting(Actor::Provider, Sent::Nothing)
+        permanent(Actor::Provider, Sent::Nothing)
     }
 }

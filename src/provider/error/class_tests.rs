@@ -169,7 +169,7 @@ fn a_provider_that_is_down_is_temporary_and_wrong_metadata_is_not() {
     check((source, "KeysError"), reason, KeysError::class, rows);
 
     let metadata = |source| ReachError::Metadata {
-        place: "https://id.example".into(),
+        url: "https://id.example".into(),
         source,
     };
     let (key, problem) = ("token_endpoint", "is missing");

@@ -45,10 +45,10 @@ pub enum ReachError {
     #[error(transparent)]
     Keys(#[from] KeysError),
     /// The metadata cannot be used. In many cases the issuer is configured wrongly.
-    #[error("the metadata at {place} cannot be used")]
+    #[error("the metadata at {url} cannot be used")]
     Metadata {
         /// The URL of the metadata.
-        place: Box<str>,
+        url: Box<str>,
         /// The problem with the metadata.
         #[source]
         source: MetadataError,

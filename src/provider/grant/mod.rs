@@ -134,7 +134,7 @@ impl GrantVerifier {
                 let problem = "is missing, but identity.source is \"userinfo\"";
                 refuse("userinfo_endpoint", problem)
             }
-            IdentitySource::IdToken if self.publishes() && info.jwks.is_none() => {
+            IdentitySource::IdToken if self.uses_published_keys() && info.jwks.is_none() => {
                 let problem = "is missing, and so are id_token.jwks_file and \
                                id_token.public_key_files";
                 refuse("jwks_uri", problem)
@@ -146,7 +146,7 @@ impl GrantVerifier {
         }
     }
 
-    fn publishes(&self) -> bool {
+    fn uses_published_keys(&self) -> bool {
         matches!(self.keys, Keys::Published(_))
     }
 
@@ -233,10 +233,13 @@ impl GrantVerifier {
                     nonce: redemption.nonce.into(),
                     auth_time: rules.auth_time(&claims),
                 });
-                self.by_id_token(&verification, &claims, &tokens).await?
+                self.identity_from_id_token(&verification, &claims, &tokens)
+                    .await?
             }
-            (IdentitySource::AccessToken, _) => self.by_access_token(access_claims),
-            (IdentitySource::Userinfo, _) => self.by_userinfo(response.info, &tokens).await?,
+            (IdentitySource::AccessToken, _) => self.identity_from_access_token(access_claims),
+            (IdentitySource::Userinfo, _) => {
+                self.identity_from_userinfo(response.info, &tokens).await?
+            }
             (IdentitySource::IdToken | IdentitySource::None, _) => {
                 Some(Identity::nameless(&self.issuer))
             }
@@ -259,7 +262,7 @@ impl GrantVerifier {
         claims.map_err(GrantError::AccessToken)
     }
 
-    fn by_access_token(&self, claims: Option<access_token::Claims>) -> Option<Identity> {
+    fn identity_from_access_token(&self, claims: Option<access_token::Claims>) -> Option<Identity> {
         let members = claims?.members;
         self.claim_mapping.identity(&[&members], &self.issuer)
     }
@@ -324,7 +327,7 @@ impl GrantVerifier {
     }
 
     /// The identity from an ID token, with the additional claims of the userinfo.
-    async fn by_id_token(
+    async fn identity_from_id_token(
         &self,
         verification: &Verification<'_>,
         claims: &IdClaims,
@@ -362,7 +365,7 @@ impl GrantVerifier {
     }
 
     /// The identity from the userinfo of a provider without ID tokens.
-    async fn by_userinfo(
+    async fn identity_from_userinfo(
         &self,
         info: &ProviderInfo,
         tokens: &TokenSet,

@@ -36,11 +36,13 @@ impl GrantVerifier {
                     info: response.info,
                     clock,
                 };
-                let identity = self.later_id_token(&verification, response, request).await;
-                identity.or_else(|error| self.without_claims(error))?
+                let identity = self
+                    .refreshed_identity(&verification, response, request)
+                    .await;
+                identity.or_else(|error| self.keep_identity(error))?
             }
             (IdentitySource::AccessToken, _) => {
-                let identity = self.by_access_token(claims);
+                let identity = self.identity_from_access_token(claims);
                 Some(identity.ok_or(GrantError::NoSubject)?)
             }
             (IdentitySource::IdToken | IdentitySource::None | IdentitySource::Userinfo, _) => None,
@@ -56,7 +58,7 @@ impl GrantVerifier {
     }
 
     /// The identity from the ID token, if there is one and no other source adds claims.
-    async fn later_id_token(
+    async fn refreshed_identity(
         &self,
         verification: &Verification<'_>,
         response: &ResponseContext<'_>,
@@ -67,7 +69,7 @@ impl GrantVerifier {
         };
         let verified = self.verified(token.expose(), verification).await;
         let verified = verified.map_err(|error| error.of(TokenKind::IdToken))?;
-        let identity = self.later_identity(verification, &verified, response, request)?;
+        let identity = self.checked_identity(verification, &verified, response, request)?;
         // The ID token does not contain the claims of the userinfo. An identity from the ID token
         // alone would lose these claims.
         let alone = response.info.userinfo.is_none() || !self.settings.identity.userinfo;
@@ -76,7 +78,7 @@ impl GrantVerifier {
 
     /// Compares the user first and checks the other claims afterwards. Tokens of another user must
     /// never reach this session, whatever else is wrong.
-    fn later_identity(
+    fn checked_identity(
         &self,
         verification: &Verification<'_>,
         verified: &VerifiedToken,
@@ -96,13 +98,13 @@ impl GrantVerifier {
             authentication: request.tokens.authentication(),
         };
         rules
-            .check_later(verified, &later, verification.clock.now())
+            .check_refreshed(verified, &later, verification.clock.now())
             .map_err(GrantError::IdToken)?;
         Ok(identity)
     }
 
     /// Keeps the known identity after an error, unless the response is about another user.
-    fn without_claims(&self, error: GrantError) -> Result<Option<Identity>, GrantError> {
+    fn keep_identity(&self, error: GrantError) -> Result<Option<Identity>, GrantError> {
         if matches!(error, GrantError::OtherPerson) {
             return Err(error);
         }

@@ -23,20 +23,20 @@ use super::keys::KeySet;
 use super::settings::Algorithm;
 
 /// The maximum length of a token, in bytes.
-const LONGEST_TOKEN: usize = 64 * 1024;
+const MAX_TOKEN_LENGTH: usize = 64 * 1024;
 
 /// The accepted types of an access token (RFC 9068 section 2.1).
 pub(super) const ACCESS_TOKEN_TYPES: &[&str] = &["jwt", "at+jwt"];
 /// The accepted types of an ID token or a userinfo response. Access tokens, logout tokens and
 /// security events have other types.
-pub(super) const PLAIN_TYPES: &[&str] = &["jwt"];
+pub(super) const ID_TOKEN_TYPES: &[&str] = &["jwt"];
 
 /// Header members that change the meaning of the token. The gateway supports none of them, so it
 /// refuses a token with one of them (RFC 7515 section 4.1.11, RFC 7797, RFC 7516).
-const NOT_UNDERSTOOD: [&str; 5] = ["crit", "b64", "zip", "enc", "cty"];
+const UNSUPPORTED_MEMBERS: [&str; 5] = ["crit", "b64", "zip", "enc", "cty"];
 
 /// Algorithms that tokens may name, but that are never accepted. Error texts show their names.
-const NEVER: [&str; 8] = [
+const REFUSED_ALGORITHMS: [&str; 8] = [
     "ES256K", "ES512", "Ed25519", "Ed448", "HS256", "HS384", "HS512", "none",
 ];
 
@@ -73,7 +73,7 @@ pub(super) fn verify(
     expected: &ExpectedHeader<'_>,
     keys: &KeySet,
 ) -> Result<VerifiedToken, TokenError> {
-    if token.len() > LONGEST_TOKEN {
+    if token.len() > MAX_TOKEN_LENGTH {
         return Err(TokenError::Malformed);
     }
     // A fourth part shows that the token is not a compact JWS.
@@ -109,7 +109,7 @@ pub(super) fn verify(
 impl ExpectedHeader<'_> {
     /// Checks the header and returns the algorithm from the accepted list.
     fn algorithm(&self, header: &Object) -> Result<Algorithm, TokenError> {
-        if let Some(name) = NOT_UNDERSTOOD
+        if let Some(name) = UNSUPPORTED_MEMBERS
             .into_iter()
             .find(|name| header.contains_key(*name))
         {
@@ -132,7 +132,7 @@ impl ExpectedHeader<'_> {
         known
             .filter(|algorithm| self.algorithms.contains(algorithm))
             .ok_or_else(|| {
-                let mut never = NEVER.into_iter();
+                let mut never = REFUSED_ALGORITHMS.into_iter();
                 let never = never.find(|name| *name == named);
                 TokenError::Algorithm(known.map(Algorithm::name).or(never).unwrap_or("?"))
             })

@@ -150,7 +150,7 @@ pub struct Settings {
 
 impl Settings {
     /// Whether metadata and keys come from the same URLs with the same certificate authorities.
-    pub(super) fn reads_the_same_as(&self, other: &Self) -> bool {
+    pub(super) fn has_same_sources_as(&self, other: &Self) -> bool {
         let places = |settings: &Self| {
             [
                 settings.issuer.clone(),

@@ -39,13 +39,13 @@ impl Default for IdTokenSettings {
 }
 
 /// The maximum leeway, in seconds. An expired token must not stay valid for much longer.
-const LONGEST_LEEWAY: u32 = 300;
+const MAX_LEEWAY: u32 = 300;
 
 fn leeway<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     let seconds = u32::deserialize(deserializer)?;
-    if seconds > LONGEST_LEEWAY {
+    if seconds > MAX_LEEWAY {
         let why =
-            format!("{seconds} is more than {LONGEST_LEEWAY} seconds; correct the clocks instead");
+            format!("{seconds} is more than {MAX_LEEWAY} seconds; correct the clocks instead");
         return Err(D::Error::custom(why));
     }
     Ok(seconds)

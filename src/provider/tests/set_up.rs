@@ -20,8 +20,8 @@ fn every_profile_works_with_the_required_settings() {
         let provider = files.provider(name, "https://id.example", given);
         assert!(provider.settings.pkce, "{name}");
         // Metadata has not been read yet.
-        let must_be_read = profile.contains("discovery = ");
-        assert_eq!(provider.info().is_err(), must_be_read, "{name}");
+        let needs_metadata = profile.contains("discovery = ");
+        assert_eq!(provider.info().is_err(), needs_metadata, "{name}");
     }
     assert!(profile::names().is_sorted());
 }
@@ -442,7 +442,7 @@ fn d_26_a_reload_does_not_raise_the_call_rate() {
     let before = Arc::new(renewed("op", limited));
     let code = GrantType::AuthorizationCode;
     for _ in 0..5 {
-        before.admit(code, NOW).unwrap();
+        before.check_rate(code, NOW).unwrap();
     }
     // The provider has also asked for a pause.
     let attempt = before.breaker.admit(NOW).unwrap();
@@ -451,7 +451,11 @@ fn d_26_a_reload_does_not_raise_the_call_rate() {
         .failed(attempt, NOW, Some(Duration::from_secs(9)), 0.0);
     let changed = format!("{limited}\ndisplay_name = \"A\"");
     let after = renewed("op", &changed).replacing(&before);
-    let reason = |provider: &Provider| provider.admit(code, NOW).map_err(|error| error.reason());
+    let reason = |provider: &Provider| {
+        provider
+            .check_rate(code, NOW)
+            .map_err(|error| error.reason())
+    };
     assert_eq!(reason(&after), Err("token_calls_limited"));
     assert!(after.breaker.check(NOW).is_err());
     // Another registration shares neither limiter nor breaker.

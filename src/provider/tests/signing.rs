@@ -8,7 +8,7 @@ use aws_lc_rs::signature::{
 use serde_json::{Value, json as value};
 
 use super::*;
-use crate::provider::jwt::{ExpectedHeader, PLAIN_TYPES, VerifiedToken, verify};
+use crate::provider::jwt::{ExpectedHeader, ID_TOKEN_TYPES, VerifiedToken, verify};
 use crate::provider::keys::KeySet;
 use crate::provider::settings::Algorithm;
 
@@ -122,7 +122,7 @@ pub(super) fn verified_by(
     algorithms: &[Algorithm],
     token: &str,
 ) -> Result<VerifiedToken, TokenError> {
-    let types = PLAIN_TYPES;
+    let types = ID_TOKEN_TYPES;
     verify(token, &ExpectedHeader { algorithms, types }, keys)
 }
 
