@@ -177,6 +177,7 @@ fn with_profiles(settings: Figment) -> Figment {
                 .extract()
                 .unwrap_or_default();
             let below = Dict::from([(name, Value::from(values))]);
+            // `join` keeps existing values, so the operator's values take precedence.
             settings.join(Layer {
                 metadata: Metadata::named("its profile"),
                 values: Dict::from([("providers".to_owned(), Value::from(below))]),

@@ -221,6 +221,7 @@ fn build(
     if let (Some(urls), Some(routes)) = (&public_urls, &routes) {
         check_hosts(urls, routes, reader);
     }
+    // All sections have been read at this point, so that `load` reports the problems of all.
     let (login, keys) = (login?, keys?);
     let login_settings = login_settings(&login, &names, reader);
     let (server, session, routes) = (server?, session?, routes?);

@@ -30,6 +30,8 @@ pub(super) fn upstreams(
     let mut upstreams = ParsedUpstreams::new();
     for (name, value) in entries {
         let key = format!("upstreams.{name}");
+        // The upstream is opened even if the old one is used again, so that a problem with its
+        // files is reported.
         let opened = reader
             .read_value::<upstream::Settings>(&key, value)
             .and_then(|settings| match Upstream::new(&name, &settings) {
@@ -124,6 +126,7 @@ pub(super) fn check_open_registration(
     // The default route is not in the settings, so the problem is reported at the provider.
     let written = !reader.is_absent("routes");
     let mut all: Vec<&Route> = routes.iter().collect();
+    // The problems are reported in the order of the settings.
     all.sort_by_key(|route| route.index());
     for route in all.into_iter().filter(|route| route.admits_every_user()) {
         for name in route

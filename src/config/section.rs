@@ -67,6 +67,7 @@ impl<'a> Reader<'a> {
             };
             for error in error {
                 let mut path = error.path.clone();
+                // Figment does not add the name of an unknown key to the path.
                 if let Kind::UnknownField(name, _) = &error.kind
                     && path.last() != Some(name)
                 {

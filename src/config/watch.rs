@@ -133,6 +133,7 @@ impl Watch {
             target: fs::canonicalize(path).ok(),
             pending: None,
         };
+        // Only the file id is compared: a write in place must not count as a replacement.
         let id = |version: FileVersion| version.id;
         if FileVersion::of(path).map(id) != read.map(id) {
             watch.start_stability_wait(now);
@@ -186,6 +187,7 @@ impl Watch {
     /// folder was swapped.
     fn follow_links(&mut self) -> io::Result<bool> {
         let folder_id = FileId::of(&self.folder);
+        // A missing folder is ignored: during a swap, the name does not exist for a moment.
         let other_folder = folder_id.is_some() && folder_id != self.folder_id;
         if other_folder {
             self.events = events_of(&self.folder)?;
@@ -213,6 +215,7 @@ impl Watch {
                 Err(error) => return Err(error.into()),
             };
             let flags = event.events();
+            // A lost event may have been a write in place, so it counts as a write.
             let is_lost = flags.contains(ReadFlags::QUEUE_OVERFLOW);
             if !is_lost && event.file_name().map(std::ffi::CStr::to_bytes) != name {
                 continue;

@@ -139,6 +139,8 @@ impl ReceivedRequest {
                 .map(|value| String::from_utf8_lossy(value.as_bytes()))
                 .collect();
             let value = values.join(", ");
+            // The gateway must not send its cookies. If one arrives, the page must not show the
+            // secret.
             let value = if *name == COOKIE {
                 redact_gateway_cookies(&value)
             } else {

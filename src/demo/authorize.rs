@@ -353,6 +353,7 @@ fn session(request: &Request<Bytes>) -> Option<String> {
 fn set_session(response: &mut Response<ReplyBody>, session: &str) {
     let cookie = format!("{COOKIE_NAME}={session}; Path=/; HttpOnly; SameSite=Lax");
     if let Ok(mut cookie) = HeaderValue::from_str(&cookie) {
+        // A sensitive value does not appear in `Debug` output.
         cookie.set_sensitive(true);
         response.headers_mut().append(SET_COOKIE, cookie);
     }

@@ -262,6 +262,7 @@ impl Browser {
             .method(page_request.method)
             .uri(target)
             .header(HOST, authority)
+            // Each request has its own connection, so the server need not keep it open.
             .header(CONNECTION, HeaderValue::from_static("close"));
         if !cookies.is_empty() {
             request = request.header(COOKIE, cookies.join("; "));

@@ -227,6 +227,8 @@ async fn free(address: SocketAddr) -> Result<SocketAddr, Error> {
     if address.port() != 0 {
         return Ok(address);
     }
+    // The listener is closed again, so another process could take the port before the gateway
+    // listens. For a demo this risk is acceptable.
     let listener = tokio::net::TcpListener::bind(address)
         .await
         .map_err(|source| Error::Bind { address, source })?;

@@ -97,6 +97,8 @@ pub(crate) async fn token(
     match parsed.values.get("grant_type").and_then(Value::as_str) {
         Some("authorization_code") => {
             server.exchanges.fetch_add(1, Ordering::Relaxed);
+            // The lock is held for the whole exchange, so that only one of two simultaneous
+            // requests with the same code succeeds.
             let mut records = server.records.lock().await;
             redeem(server, &mut records, &parsed)
         }
@@ -275,6 +277,7 @@ fn redeem(
     }
     check_verifier(kind, &code, parsed.text("code_verifier")?.as_deref())?;
     let until = Timestamp::from_millis(code.expire_time.saturating_mul(1000));
+    // The code is marked as used only now: a refused request does not use it up.
     records.spend(code.auth_code_id, until, now);
     let grant = Grant {
         client_id: code.client_id,
@@ -353,6 +356,7 @@ fn refresh(
             }
         }
     };
+    // Like the real server, a refresh revokes the old pair of tokens.
     records.revoke(&old.access_token_id, &old.refresh_token_id);
     let grant = Grant {
         client_id: old.client_id,

@@ -120,6 +120,7 @@ impl Client {
 }
 
 fn insert(map: &mut HashMap<String, Timestamp>, id: String, until: Timestamp, now: Timestamp) {
+    // A clean-up only at powers of two keeps the average cost of an insertion small.
     if map.len() >= TIDY_AT && map.len().is_power_of_two() {
         map.retain(|_id, until| *until > now);
     }

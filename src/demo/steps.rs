@@ -273,6 +273,7 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
     async fn refresh(&mut self) -> StepResult {
         // From now on the app refuses the previous token.
         self.check.clock.advance(self.check.token_lifetime);
+        // The second request shows that the new token is used without another refresh.
         for _again in 0..2 {
             let request = BrowserRequest::fetch(&self.at("/whoami")?);
             self.whoami(request).await?;
@@ -340,6 +341,7 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         let request = BrowserRequest::navigation(&self.at(PAGE)?).field("cookie", &cookie);
         let page = other_browser.send(request).await;
         let page = page.map_err(|error| request_failed(&error))?;
+        // A gateway may answer this navigation with 401 or with a redirect to the provider.
         if page.status != StatusCode::UNAUTHORIZED {
             self.authorization_request(&page)?;
         }
@@ -488,5 +490,6 @@ fn attribute(html: &str, mark: &str, name: &str) -> Option<String> {
     let (value, _after) = value.split_once('"')?;
     let value = value.replace("&lt;", "<").replace("&gt;", ">");
     let value = value.replace("&quot;", "\"").replace("&#39;", "'");
+    // `&amp;` is decoded last. Otherwise `&amp;lt;` would become `<`.
     Some(value.replace("&amp;", "&"))
 }

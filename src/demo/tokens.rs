@@ -122,6 +122,7 @@ impl Keys {
     /// Encrypts `value` as JSON and encodes it as lower-case hex. Only [`Keys::open`] can read it.
     pub(crate) fn seal(&self, value: &impl Serialize) -> Option<String> {
         let mut text = serde_json::to_vec(value).ok()?;
+        // AES-GCM needs no salt. The salt only gives the value the length of a real one.
         let salt = secret::random::<SALT>().ok()?;
         let nonce = self
             .sealing

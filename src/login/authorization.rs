@@ -104,10 +104,12 @@ impl AuthorizationResponse {
                 iss,
             }),
             (Some(code), None) => {
+                // A code has only these characters (RFC 6749 appendix A.11).
                 let visible = code.bytes().all(|byte| matches!(byte, 0x20..=0x7e));
                 if code.is_empty() || code.len() > MAX_CODE || !visible {
                     return Err(MalformedResponse::Code);
                 }
+                // `ReturnedState::open` reports an empty state as missing.
                 let (code, state) = (Secret::new(code), state.unwrap_or_default());
                 Ok(Self::Granted(Granted { code, state, iss }))
             }

@@ -34,6 +34,7 @@ pub(super) fn forget_rounds() -> HeaderValue {
 /// The number of logins in a row that this browser has completed.
 pub(super) fn rounds(headers: &HeaderMap) -> u8 {
     match cookies::find(headers, ROUND.as_bytes()) {
+        // The cookie is not sealed. A forged value only changes when the error page is shown.
         Found::One([digit @ b'0'..=b'9']) => digit.saturating_sub(b'0'),
         Found::One(_) | Found::Absent | Found::Conflicting => 0,
     }

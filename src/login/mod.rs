@@ -193,6 +193,8 @@ impl Login {
             }
             ResponseMode::Query => cookie::set(&name, secret, self.settings.timeout),
         };
+        // Too many cookies would exceed header limits, and every request of this browser would
+        // fail.
         let surplus = browser::surplus_tabs(start.headers).map(|tab| cookie::clear(&tab.cookie()));
         Ok(Started {
             location,
@@ -295,8 +297,10 @@ impl Login {
             failure.cookies.clear();
             Box::new(Completion::Failed(failure))
         })?;
+        // This check may need the metadata, which `ready` has fetched.
         self.check_issuer(callback.provider, verified.iss.as_deref())
             .map_err(|error| Box::new(Completion::Failed(failed(error))))?;
+        // The state is marked as used only after all other checks.
         match self.admit(returned, callback.client, now).await {
             Ok(()) => Ok(verified),
             Err(Error::Used) => Err(Box::new(outcome::stale_answer(
@@ -346,6 +350,7 @@ impl Login {
             Ok(grant) => {
                 let (login, name) = (Arc::clone(self), details.provider.clone());
                 let previous = (callback.previous_session, details.previous_session);
+                // A second task: no session is opened when the browser has closed the connection.
                 let open = async move { login.open(&name, grant, previous).await };
                 self.process.on_control_plane(open).await
             }

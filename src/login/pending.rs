@@ -56,12 +56,14 @@ pub(super) type RegistrationTag = [u8; 16];
 
 /// The first 16 bytes of `fingerprint`.
 pub(super) fn registration_tag(fingerprint: &[u8; 32]) -> RegistrationTag {
+    // The default is never used: a fingerprint has 32 bytes.
     let (beginning, _rest) = fingerprint.split_first_chunk().unwrap_or((&[0; 16], &[]));
     *beginning
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
 struct RawDetails<'a> {
+    // The names are short, because the state travels in URLs.
     p: &'a str,
     r: &'a str,
     t: u64,
@@ -116,6 +118,7 @@ const TAB: usize = 16;
 
 impl Tab {
     fn random(now: Timestamp) -> Result<Self, NoRandomness> {
+        // The mask keeps the time within eight hexadecimal digits.
         let seconds = now.as_secs() & 0xffff_ffff;
         let noise = u32::from_be_bytes(secret::random()?);
         Ok(Self(format!("{seconds:08x}{noise:08x}").into()))
@@ -200,12 +203,15 @@ impl PendingLogin {
                 .previous_session
                 .map(|key| URL_SAFE_NO_PAD.encode(key.as_bytes())),
         };
+        // This does not fail: all members are strings, numbers and booleans.
         let plain = serde_json::to_vec(&raw).unwrap_or_default();
         let details = keys.seal(
             &associated_data(b"hint", &[tab.0.as_bytes(), origin.as_bytes()]),
             &plain,
         )?;
         let browser_secret = URL_SAFE_NO_PAD.encode(secret::random::<16>()?);
+        // The first part is associated data of the second part, so that an attacker cannot combine
+        // the parts of two states.
         let seed_data = associated_data(b"seed", &[browser_secret.as_bytes(), &details]);
         let seed = keys.seal(&seed_data, self.seed.expose())?;
         let [details, seed] = [details, seed].map(|part| URL_SAFE_NO_PAD.encode(part));
@@ -259,6 +265,7 @@ impl ReturnedState {
         let details = LoginDetails {
             provider: raw.p.into(),
             registration,
+            // Another version of the gateway may have sealed the path under other rules.
             return_to: ReturnTo::parse(raw.r, OWN_PREFIX)?,
             issued_at: Timestamp::from_millis(raw.t),
             round: raw.n,
@@ -286,6 +293,7 @@ impl ReturnedState {
     /// A hash of this state, for the list of used states.
     pub(super) fn fingerprint(&self) -> [u8; 32] {
         let mut fingerprint = [0; 32];
+        // The sealed seed is different for each login.
         fingerprint.copy_from_slice(digest(&SHA256, &self.sealed_seed).as_ref());
         fingerprint
     }

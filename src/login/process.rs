@@ -47,6 +47,7 @@ impl ProcessState {
         match self.control.spawn(work).await {
             Ok(result) => result,
             Err(error) if error.is_panic() => Err(Error::Panicked),
+            // The task was cancelled, because the runtime is shutting down.
             Err(_stopping) => Err(Error::Stopped),
         }
     }

@@ -98,6 +98,7 @@ impl TryFrom<String> for PublicUrl {
             ));
         }
         let origin = url.origin().ascii_serialization();
+        // The authority follows `://`.
         let authority_at = url.scheme().len().saturating_add(3);
         Ok(Self {
             origin: origin.into(),

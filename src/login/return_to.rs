@@ -97,6 +97,7 @@ impl ReturnTo {
 
     /// The value of a `Location` field: this path on `origin`, a configured `scheme://host[:port]`.
     pub(crate) fn absolute(&self, origin: &str) -> String {
+        // The trailing slash is removed, so that the result contains no `//` before the path.
         [origin.trim_end_matches('/'), &self.0].concat()
     }
 }

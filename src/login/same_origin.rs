@@ -14,6 +14,8 @@ pub(crate) fn same_origin(headers: &HeaderMap, public_url: &PublicUrl) -> SameOr
     let site = single_value(headers, "sec-fetch-site");
     let same = match site {
         FieldValue::Value(site) => site == b"same-origin",
+        // A browser sends the field once. The origin of a second value is unknown, so neither is
+        // trusted.
         FieldValue::Several => false,
         FieldValue::Absent => match single_value(headers, "origin") {
             FieldValue::Value(origin) => origin == public_url.origin().as_bytes(),

@@ -38,6 +38,8 @@ impl Throttle {
         let counters = std::iter::repeat_with(AtomicU64::default).take(COUNTERS);
         Self {
             counters: counters.collect(),
+            // With a random seed, an attacker cannot compute which address shares the counter of
+            // another client.
             seed: RandomState::new(),
         }
     }
