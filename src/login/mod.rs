@@ -19,13 +19,14 @@ mod redirection;
 mod request;
 mod return_to;
 mod same_origin;
+mod sign_out;
 mod throttle;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue};
+use http::HeaderValue;
 use tokio::time::timeout;
 
 use self::authorization::{AuthorizationResponse, Granted, VerifiedResponse};
@@ -49,7 +50,7 @@ use crate::provider::{
     ResponseMode, Sent, Unreachable,
 };
 use crate::seal::KeyRing;
-use crate::session::{EndReason, Ended, NewSession, Once, SessionId, SessionKey, cookie};
+use crate::session::{NewSession, Once, SessionId, SessionKey, cookie};
 use crate::telemetry::TokenCall;
 
 /// The path prefix of our own endpoints. Only the callback can be configured outside it.
@@ -58,13 +59,9 @@ pub(crate) const OWN_PREFIX: &str = "/oauth2/";
 /// The longest time that a user waits for a provider that does not answer.
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The time for which a state counts as used: the longest time that the settings allow a login to take.
-/// A reload may raise the time that a login may take, and a used state must stay used.
+/// The time for which a state counts as used: the longest time that the settings allow a login to
+/// take. A reload may raise the time that a login may take, and a used state must stay used.
 const USED_FOR: Duration = Duration::from_hours(1);
-
-/// The maximum number of sessions that one request signs out. A browser sends one session cookie,
-/// or a few if it has cookies for several paths. A handwritten request could contain hundreds.
-const MAX_SIGNED_OUT: usize = 8;
 
 /// The settings of the login flow.
 #[derive(Clone, Debug)]
@@ -291,8 +288,8 @@ impl Login {
             return Err(Box::new(answered));
         }
         self.ready(callback.provider).await.map_err(|error| {
-            // The code was not sent, so it is still valid. The cookie is kept, so that the
-            // browser can send the same answer again.
+            // The code was not sent, so it is still valid. The cookie is kept, so that the browser
+            // can send the same answer again.
             let mut failure = failed(error);
             failure.cookies.clear();
             Box::new(Completion::Failed(failure))
@@ -462,34 +459,6 @@ impl Login {
             .sessions
             .open(new, self.process.clock.now())
             .await?)
-    }
-
-    /// Ends the sessions whose cookies the browser sent, at most [`MAX_SIGNED_OUT`]. Returns the
-    /// `Set-Cookie` values that delete the cookies.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotStored`], [`Error::Stopped`] or [`Error::Panicked`]: the user is still signed
-    /// in.
-    ///
-    /// # Cancel safety
-    ///
-    /// The sign-out continues when the future is dropped.
-    pub(crate) async fn sign_out(&self, headers: &HeaderMap) -> Result<[HeaderValue; 2], Error> {
-        let named = cookies::matching(headers, |name| name == cookie::SESSION.as_bytes());
-        let ids = named.filter_map(|(_, value)| SessionId::parse(value));
-        let keys: Vec<_> = ids.map(|id| id.key()).take(MAX_SIGNED_OUT).collect();
-        let sessions = Arc::clone(&self.process.sessions);
-        let end = async move {
-            for key in keys {
-                if sessions.end(&key, EndReason::SignedOut).await? == Ended::Session {
-                    tracing::info!(session.key = key.log_prefix(), "Signed out");
-                }
-            }
-            Ok(())
-        };
-        self.process.on_control_plane(end).await?;
-        Ok([cookie::clear(cookie::SESSION), browser::forget_rounds()])
     }
 
     /// The `Set-Cookie` value that resets the loop counter, so that the browser can try again after

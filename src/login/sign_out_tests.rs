@@ -1,11 +1,12 @@
-use http::header;
+use http::{HeaderMap, HeaderValue, header};
 use tokio::runtime::Handle;
 
+use super::sign_out::MAX_SIGNED_OUT;
 use super::*;
 use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::seal::{Keys, Purpose};
-use crate::session::{self, Lookup, Sessions, StoreError, StoreSettings};
+use crate::session::{self, EndReason, Ended, Lookup, Sessions, StoreError, StoreSettings};
 use crate::telemetry::Metrics;
 use crate::token::{Lifetime, TokenSet};
 

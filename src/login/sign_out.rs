@@ -1,0 +1,43 @@
+//! The sign-out: ends the sessions of a browser.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue};
+
+use super::{Error, Login, browser};
+use crate::fields::cookie as cookies;
+use crate::session::{EndReason, Ended, SessionId, cookie};
+
+/// The maximum number of sessions that one request signs out. A browser sends one session cookie,
+/// or a few if it has cookies for several paths. A handwritten request could contain hundreds.
+pub(super) const MAX_SIGNED_OUT: usize = 8;
+
+impl Login {
+    /// Ends the sessions whose cookies the browser sent, at most [`MAX_SIGNED_OUT`]. Returns the
+    /// `Set-Cookie` values that delete the cookies.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotStored`], [`Error::Stopped`] or [`Error::Panicked`]: the user is still signed
+    /// in.
+    ///
+    /// # Cancel safety
+    ///
+    /// The sign-out continues when the future is dropped.
+    pub(crate) async fn sign_out(&self, headers: &HeaderMap) -> Result<[HeaderValue; 2], Error> {
+        let named = cookies::matching(headers, |name| name == cookie::SESSION.as_bytes());
+        let ids = named.filter_map(|(_, value)| SessionId::parse(value));
+        let keys: Vec<_> = ids.map(|id| id.key()).take(MAX_SIGNED_OUT).collect();
+        let sessions = Arc::clone(&self.process.sessions);
+        let end = async move {
+            for key in keys {
+                if sessions.end(&key, EndReason::SignedOut).await? == Ended::Session {
+                    tracing::info!(session.key = key.log_prefix(), "Signed out");
+                }
+            }
+            Ok(())
+        };
+        self.process.on_control_plane(end).await?;
+        Ok([cookie::clear(cookie::SESSION), browser::forget_rounds()])
+    }
+}
