@@ -10,7 +10,7 @@
 //! | rank | rooms | what they know |
 //! | --- | --- | --- |
 //! | 0 | [`secret`] [`clock`] [`telemetry`] | values that never print; time as an argument; events, access log, figures |
-//! | 1 | [`seal`] [`tls`] [`identity`] [`token`] [`fields`] [`target`] [`upload`] | keys, and what is sealed with them; certificates; who somebody is; a token set with its ready `Bearer` value; HTTP fields; the canonical request target; the body of a request that is sent on |
+//! | 1 | [`seal`] [`tls`] [`identity`] [`token`] [`fields`] [`target`] [`upload`] [`relay`] | keys, and what is sealed with them; certificates; who somebody is; a token set with its ready `Bearer` value; HTTP fields; the canonical request target; the body of a request that is sent on; bytes between two connections after a switch of protocols |
 //! | 2 | [`origin`] [`server`] | an HTTP client with its pool; listeners, framing, deadlines, drain. Neither knows authentication |
 //! | 3 | [`provider`] [`session`] [`upstream`] | the authorization server: metadata, keys, tokens, who somebody is; who is signed in; the app behind |
 //! | 4 | [`access`] [`login`] | route, rule, decision, refreshing; the code flow, pending logins, signing out |
@@ -55,7 +55,9 @@
 //!    themselves; 503 says when a session that cannot be used now can be again.
 //! 7. [`access::Permit::exchange`] removes our cookies, writes who is signed in and the bearer
 //!    token ([`upstream::assertions`]), and sends the request on a pooled connection. Bodies
-//!    stream both ways. An app that refuses the token may be asked once more, with another
+//!    stream both ways. If the app switches to another protocol, such as WebSocket, a
+//!    [`relay::Relay`] passes bytes in both directions for as long as [`access::StreamPermit`] allows
+//!    it. If the app refuses the token, the request may be sent once more with another one
 //!    ([`access::TokenRefusal::recover`]).
 //! 8. [`fields::outbound`] cleans the response. One exit writes the access-log event.
 //!
@@ -97,6 +99,7 @@ pub mod instance;
 pub mod login;
 pub mod origin;
 pub mod provider;
+pub mod relay;
 pub mod seal;
 pub mod secret;
 pub mod server;

@@ -1,16 +1,18 @@
 //! Permits: the right of one request to be forwarded.
 
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
 
 use super::{Access, OnRefusal, Route, SentRequest};
-use crate::fields::View;
 use crate::fields::cookie::{self as cookies, Others};
+use crate::fields::{UpgradeRequest, View};
 use crate::session::{Session, cookie};
 use crate::upload::Upload;
-use crate::upstream::{Pools, ResponseFuture, assertions};
+use crate::upstream::{self, Exchange, Pools, ResponseFuture, assertions};
 
 /// The right to send one request to one upstream, with a user or without one. Only
 /// [`Access::decide`] creates a permit.
@@ -60,6 +62,9 @@ impl Permit {
     /// cookies. The client's own assertion fields have been removed before. This uses up the
     /// permit.
     ///
+    /// With `upgrade`, which the request's fields express, the app may switch to that protocol.
+    /// Without it the result is a response.
+    ///
     /// # Errors
     ///
     /// [`crate::upstream::Error`].
@@ -71,10 +76,17 @@ impl Permit {
     pub(crate) fn exchange(
         mut self,
         mut request: Request<Upload>,
+        upgrade: Option<Box<UpgradeRequest>>,
         pools: &Pools,
-    ) -> ResponseFuture {
+    ) -> Exchanging<'_> {
         self.write(request.headers_mut());
-        pools.send(&self.route.upstream, request)
+        match upgrade {
+            None => Exchanging::Response(pools.send(&self.route.upstream, request)),
+            Some(upgrade) => Exchanging::Switch(Box::pin(async move {
+                let upstream = &self.route.upstream;
+                pools.switch(upstream, request, upgrade).await
+            })),
+        }
     }
 
     pub(super) fn write(&mut self, headers: &mut HeaderMap) {
@@ -106,6 +118,25 @@ impl Permit {
         let told = session.filter(|_session| names.provider.is_some());
         let provider = told.and_then(|session| self.route.provider(session.provider()));
         assertions(names, identity, provider, bearer)
+    }
+}
+
+/// A request that was sent on, until the app has answered.
+pub(crate) enum Exchanging<'p> {
+    /// A request that can only lead to a response.
+    Response(ResponseFuture),
+    /// A request for another protocol.
+    Switch(Pin<Box<dyn Future<Output = Result<Exchange, upstream::Error>> + 'p>>),
+}
+
+impl Future for Exchanging<'_> {
+    type Output = Result<Exchange, upstream::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Response(response) => Pin::new(response).poll(cx).map_ok(Exchange::Response),
+            Self::Switch(switching) => switching.as_mut().poll(cx),
+        }
     }
 }
 

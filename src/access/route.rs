@@ -11,6 +11,7 @@ use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 
 use super::index::Index;
 use super::rule::Rule;
+use super::stream::StreamSettings;
 use crate::identity::Claim;
 use crate::target::{Prefix, Target};
 use crate::upstream::Upstream;
@@ -41,6 +42,9 @@ pub struct RouteSettings {
     /// What to do when the app refuses a token that the gateway considers valid.
     #[serde(default)]
     pub(crate) on_upstream_401: OnRefusal,
+    /// Connections on which the app has switched to another protocol.
+    #[serde(default)]
+    pub(crate) streams: StreamSettings,
 }
 
 /// What the gateway does when an app refuses the user's access token.
@@ -108,6 +112,7 @@ impl Default for RouteSettings {
             provider: None,
             allow_preflight: false,
             on_upstream_401: OnRefusal::Pass,
+            streams: StreamSettings::default(),
         }
     }
 }
@@ -124,6 +129,7 @@ pub struct Route {
     providers: Vec<Claim>,
     pub(super) allow_preflight: bool,
     pub(super) on_refusal: OnRefusal,
+    streams: StreamSettings,
     // Private to the room, so that only a `Permit` gives access to it.
     pub(super) upstream: Arc<Upstream>,
 }
@@ -155,6 +161,11 @@ impl Route {
     /// Whether every user with an account at the provider may use the route.
     pub(crate) fn admits_every_user(&self) -> bool {
         self.rule == Rule::SignedIn
+    }
+
+    /// The settings of the route's streams.
+    pub(crate) fn streams(&self) -> &StreamSettings {
+        &self.streams
     }
 
     /// The path prefix of the route.
@@ -279,6 +290,7 @@ impl RouteTable {
                 providers,
                 allow_preflight: settings.allow_preflight,
                 on_refusal: settings.on_upstream_401,
+                streams: settings.streams,
                 upstream,
             };
             match routes.iter().find(|other| other.shadows(&route)) {

@@ -137,3 +137,29 @@ fn g_11_a_callback_path_neither_is_nor_hides_an_endpoint_of_ours() {
         assert!(with(free).load().is_ok(), "{free}");
     }
 }
+
+#[test]
+fn settings_of_streams_that_mean_nothing_are_problems() {
+    let with =
+        |streams: &str| TestSettings::new(&format!("{SMALL}\n[[routes]]\nstreams = {streams}\n"));
+    for (streams, key) in [
+        (
+            "{ upgrades = false, origins = [\"https://a.test\"] }",
+            "routes.0.streams.origins",
+        ),
+        ("{ origins = [\"*\"] }", "routes.0.streams.origins"),
+        ("{ idle_secs = 99999999 }", "routes.0.streams.idle_secs"),
+        ("{ timeout = 5 }", "routes.0.streams"),
+    ] {
+        let problems = with(streams).problems();
+        assert_eq!(problems.len(), 1, "{problems:#?}");
+        assert!(problems[0].starts_with(key), "{streams}: {problems:#?}");
+    }
+    for streams in [
+        "{}",
+        "{ upgrades = false }",
+        "{ origins = [\"https://a.test\"], total_secs = 60 }",
+    ] {
+        with(streams).load().unwrap();
+    }
+}

@@ -34,7 +34,9 @@ use self::listening::{Bounded, ServerSection, acceptor, check_transport};
 pub use self::problem::{Problem, Problems};
 pub(crate) use self::restart_only::RestartOnly;
 pub(crate) use self::routing::Upstreams;
-use self::routing::{check_hosts, check_open_registration, routes, unnamed_providers, upstreams};
+use self::routing::{
+    check_hosts, check_open_registration, check_streams, routes, unnamed_providers, upstreams,
+};
 use self::section::Reader;
 pub(crate) use self::watch::{FileChange, FileVersion, Watch};
 use crate::access::RouteTable;
@@ -216,6 +218,7 @@ fn build(
     let routes = routes(settings, reader, &upstreams, &names);
     if let Some(routes) = &routes {
         check_open_registration(routes, &open, reader);
+        check_streams(routes, reader);
     }
     let tls = tls(server.as_ref(), operations.as_ref(), reader, clock);
     if let (Some(urls), Some(routes)) = (&public_urls, &routes) {

@@ -169,6 +169,19 @@ pub(super) fn unnamed_providers(routes: &RouteTable, names: &AssertionNames) -> 
     })
 }
 
+/// Refuses settings of streams that can never apply.
+pub(super) fn check_streams(routes: &RouteTable, reader: &mut Reader<'_>) {
+    for route in routes.iter() {
+        let streams = route.streams();
+        if !streams.upgrades && !streams.origins.is_empty() {
+            reader.note(
+                &format!("routes.{}.streams.origins", route.index()),
+                "no page can open a WebSocket here, because upgrades = false; leave `origins` out",
+            );
+        }
+    }
+}
+
 /// Refuses a route for a host that the gateway does not serve. Such a route would never match.
 pub(super) fn check_hosts(urls: &PublicUrls, routes: &RouteTable, reader: &mut Reader<'_>) {
     for route in routes.iter() {

@@ -23,6 +23,7 @@ mod response;
 mod strip;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 mod view;
 
 use http::header::{MAX_FORWARDS, VIA};
@@ -35,6 +36,7 @@ pub(crate) use response::outbound;
 #[cfg(test)]
 pub(crate) use strip::Strip;
 pub use strip::inbound;
+pub(crate) use upgrade::UpgradeRequest;
 pub use view::View;
 
 /// The name of this gateway in `Via`.

@@ -1,5 +1,6 @@
 //! The body of a response.
 
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -8,6 +9,7 @@ use http_body::{Frame, SizeHint};
 use http_body_util::Full;
 
 use crate::origin;
+use crate::server::{Content, Tunnel};
 use crate::upstream::ResponseBody;
 
 /// The body of a response. It is either our own, or it streams from an upstream.
@@ -18,6 +20,17 @@ pub(crate) struct Body(Source);
 enum Source {
     Own(Full<Bytes>),
     Upstream(ResponseBody),
+    /// No content: another protocol follows the response.
+    Tunnel(Switch),
+}
+
+/// What runs once the response is sent.
+struct Switch(Option<Tunnel>);
+
+impl fmt::Debug for Switch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Switch").finish_non_exhaustive()
+    }
 }
 
 impl Body {
@@ -29,8 +42,21 @@ impl Body {
         Self(Source::Own(Full::default()))
     }
 
+    pub(super) fn tunnel(tunnel: Tunnel) -> Self {
+        Self(Source::Tunnel(Switch(Some(tunnel))))
+    }
+
     pub(super) fn upstream(body: ResponseBody) -> Self {
         Self(Source::Upstream(body))
+    }
+}
+
+impl Content for Body {
+    fn take_tunnel(&mut self) -> Option<Tunnel> {
+        match &mut self.0 {
+            Source::Own(_) | Source::Upstream(_) => None,
+            Source::Tunnel(switch) => switch.0.take(),
+        }
     }
 }
 
@@ -47,6 +73,7 @@ impl http_body::Body for Body {
                 .poll_frame(context)
                 .map_err(|never| match never {}),
             Source::Upstream(body) => Pin::new(body).poll_frame(context),
+            Source::Tunnel(_) => Poll::Ready(None),
         }
     }
 
@@ -54,6 +81,7 @@ impl http_body::Body for Body {
         match &self.0 {
             Source::Own(body) => body.is_end_stream(),
             Source::Upstream(body) => body.is_end_stream(),
+            Source::Tunnel(_) => true,
         }
     }
 
@@ -61,6 +89,7 @@ impl http_body::Body for Body {
         match &self.0 {
             Source::Own(body) => body.size_hint(),
             Source::Upstream(body) => body.size_hint(),
+            Source::Tunnel(_) => SizeHint::with_exact(0),
         }
     }
 }

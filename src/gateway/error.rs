@@ -13,6 +13,10 @@ use crate::upstream;
 /// The reason why a request is answered with an error page.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// A page of another site asks for a WebSocket with the user's session. Responsible: the
+    /// client. `origins` in the route's `streams` lists the sites that may do so.
+    #[error("a page of another site may not open a WebSocket here")]
+    ForeignOrigin,
     /// The request's framing is ambiguous. Responsible: the client.
     #[error("the request's framing is invalid")]
     Framing(#[from] fields::FramingError),
@@ -40,6 +44,10 @@ pub enum Error {
     /// The target has no canonical form. Responsible: the client.
     #[error("the request's target is invalid")]
     Target(#[source] target::Error),
+    /// The request asks for another protocol, which the route does not allow. Responsible: the
+    /// client, or the operator who set `upgrades` in the route's `streams`.
+    #[error("the route does not allow a switch of protocols")]
+    UpgradeForbidden,
     /// The gateway does not serve this host. Responsible: the client, or the operator who did not
     /// list the host.
     #[error("the host is not one of the configured origins")]
@@ -64,7 +72,8 @@ impl Error {
     /// The party that is responsible for the error.
     pub(crate) fn responsible(&self) -> Responsible {
         match self {
-            Self::Framing(_)
+            Self::ForeignOrigin
+            | Self::Framing(_)
             | Self::InsecureTransport
             | Self::MethodNotAllowed(_)
             | Self::NoForm
@@ -72,6 +81,7 @@ impl Error {
             | Self::RequestBody(_)
             | Self::Target(_)
             | Self::UnknownHost
+            | Self::UpgradeForbidden
             | Self::Upstream(upstream::Error::RequestBody(_)) => Responsible::Client,
             Self::Loop(_) => Responsible::Gateway,
             Self::Upstream(_) => Responsible::Upstream,
@@ -82,7 +92,9 @@ impl Error {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Framing(error) => error.status(),
-            Self::InsecureTransport => StatusCode::FORBIDDEN,
+            Self::ForeignOrigin | Self::InsecureTransport | Self::UpgradeForbidden => {
+                StatusCode::FORBIDDEN
+            }
             Self::Loop(error) => error.status(),
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoForm => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -93,7 +105,9 @@ impl Error {
             Self::Target(error) => error.status(),
             Self::UnknownHost => StatusCode::MISDIRECTED_REQUEST,
             Self::Upstream(error) => match error {
-                upstream::Error::Busy => StatusCode::SERVICE_UNAVAILABLE,
+                upstream::Error::Busy | upstream::Error::TooManyTunnels => {
+                    StatusCode::SERVICE_UNAVAILABLE
+                }
                 upstream::Error::ConnectTimeout | upstream::Error::HeadTimeout => {
                     StatusCode::GATEWAY_TIMEOUT
                 }
@@ -110,6 +124,7 @@ impl Error {
     /// A stable code for logs and metrics.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
+            Self::ForeignOrigin => "foreign_origin",
             Self::Framing(error) => error.reason(),
             Self::InsecureTransport => "insecure_transport",
             Self::Loop(error) => error.reason(),
@@ -121,6 +136,7 @@ impl Error {
             Self::RequestBody(BodyFailure::Broken) => "body_broken",
             Self::Target(error) => error.reason(),
             Self::UnknownHost => "unknown_host",
+            Self::UpgradeForbidden => "upgrade_forbidden",
             Self::Upstream(error) => error.reason(),
         }
     }
@@ -152,7 +168,7 @@ impl Error {
         if let Self::MethodNotAllowed(allowed) = self {
             headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
         }
-        if let Self::Upstream(upstream::Error::Busy) = self {
+        if let Self::Upstream(upstream::Error::Busy | upstream::Error::TooManyTunnels) = self {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
         }
         if matches!(self.responsible(), Responsible::Client) && !matches!(self, Self::NoRoute) {
@@ -169,6 +185,11 @@ impl Error {
                 "This request cannot be served",
                 "It is malformed or ambiguous, so the app did not get it. If you followed a link, \
                  the link is broken. If you typed the address, check it.",
+            ),
+            Self::ForeignOrigin => (
+                "Not from another site",
+                "A page of another site tried to open a connection to this app with your session. \
+                 The app does not accept that.",
             ),
             Self::InsecureTransport => (
                 "A secure connection is needed",
@@ -194,31 +215,49 @@ impl Error {
                 "You sent too much data",
                 "This site does not accept so much data. Send less.",
             ),
-            Self::RequestBody(BodyFailure::TooSlow | BodyFailure::Broken)
-            | Self::Upstream(upstream::Error::RequestBody(_)) => (
-                "Your data did not arrive",
-                "The connection was too slow or was interrupted. Try again.",
-            ),
+            Self::RequestBody(BodyFailure::TooSlow | BodyFailure::Broken) => LOST_DATA,
             Self::UnknownHost => (
                 "This site is not served here",
                 "This server does not know the host in the address. Check the address. If it is \
                  right, the administrator has to add it as a public URL.",
             ),
-            Self::Upstream(upstream::Error::Busy) => (
-                "The app is busy",
-                "It has too many requests at the moment. Your sign-in is not affected. Try again \
-                 in a moment.",
+            Self::UpgradeForbidden => (
+                "WebSockets are turned off here",
+                "This address is served over HTTP only.",
             ),
-            Self::Upstream(upstream::Error::ConnectTimeout | upstream::Error::HeadTimeout) => (
-                "The app did not answer in time",
-                "Your sign-in is not affected. Try again in a moment. The app may or may not have \
-                 processed what you sent.",
-            ),
-            Self::Upstream(_) => (
-                "The app cannot be reached",
-                "It is down, or its answer is not valid HTTP. Your sign-in is not affected. Try \
-                 again in a moment.",
-            ),
+            Self::Upstream(error) => upstream_wording(error),
         }
+    }
+}
+
+/// The title and text for a request body that broke off.
+const LOST_DATA: (&str, &str) = (
+    "Your data did not arrive",
+    "The connection was too slow or was interrupted. Try again.",
+);
+
+/// The title and text for an upstream that gave no answer.
+fn upstream_wording(error: &upstream::Error) -> (&'static str, &'static str) {
+    match error {
+        upstream::Error::RequestBody(_) => LOST_DATA,
+        upstream::Error::Busy | upstream::Error::TooManyTunnels => (
+            "The app is busy",
+            "It has too many requests at the moment. Your sign-in is not affected. Try again in a \
+             moment.",
+        ),
+        upstream::Error::ConnectTimeout | upstream::Error::HeadTimeout => (
+            "The app did not answer in time",
+            "Your sign-in is not affected. Try again in a moment. The app may or may not have \
+             processed what you sent.",
+        ),
+        upstream::Error::Broken(_)
+        | upstream::Error::Connect(_)
+        | upstream::Error::Tls(_)
+        | upstream::Error::Trust(_)
+        | upstream::Error::TrustUnused => (
+            "The app cannot be reached",
+            "It is down, or its answer is not valid HTTP. Your sign-in is not affected. Try again \
+             in a moment.",
+        ),
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{Method, Response, StatusCode, header};
 
 use super::page::Page;
-use super::{Body, NO_REFERRER, RequestContext, endpoints, is_navigation, set_cookies, sign_in};
+use super::{Body, NO_REFERRER, RequestContext, endpoints, set_cookies, sign_in};
 use crate::access::{Cause, Challenge, FailureLocation, Unavailable};
 use crate::identity::Identity;
 use crate::login::{self, ErrorCode, FailedLogin, Login, OWN_PREFIX, ReturnTo, StateError};
@@ -91,7 +91,7 @@ pub(super) fn unavailable(context: &RequestContext, unavailable: &Unavailable) -
         whole.saturating_add(Duration::from_secs(1))
     };
     page.retry_after = Some(after);
-    if is_navigation(&context.parts) {
+    if context.is_navigation() {
         let requested = context.target.path_and_query().as_str();
         let address = ReturnTo::parse(requested, OWN_PREFIX).unwrap_or_else(ReturnTo::root);
         let after = after.clamp(MIN_REFRESH, MAX_REFRESH).as_secs();

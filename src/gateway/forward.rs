@@ -7,15 +7,20 @@ use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version, header};
 use http_body::Body as _;
 use tokio::time::Instant;
 
+use super::tunnel::Handshake;
 use super::{Body, Error, Record, RequestContext, Step, Worker, WorkerSite, no_content};
-use crate::access::{Content, Permit, Recovery, Replayable, SentRequest, TokenRefusal};
+use crate::access::{Content, Exchanging, Permit, Recovery, Replayable, SentRequest, TokenRefusal};
 use crate::clock::Timestamp;
 use crate::fields::{self, Hops};
+use crate::origin;
 use crate::server::{BodyWatch, RequestBody};
 use crate::session::cookie;
 use crate::telemetry::Decided;
 use crate::upload::{Recording, Upload};
-use crate::upstream::{self, KeptHead, ResponseBody, ResponseFuture};
+use crate::upstream::{self, Exchange, KeptHead, ResponseBody};
+
+/// The error of an app that switches protocols for a request that is no handshake.
+const UNASKED: Error = Error::Upstream(upstream::Error::Broken(origin::Error::UnaskedUpgrade));
 
 /// The answer of an app.
 type Answer = Response<ResponseBody>;
@@ -39,8 +44,8 @@ struct RetryCopy {
 }
 
 /// A request that was sent to its app and has no answer yet.
-pub(super) struct InFlight {
-    pub(super) answer: ResponseFuture,
+pub(super) struct InFlight<'p> {
+    pub(super) answer: Exchanging<'p>,
     since: Instant,
     record: Record,
     watch: BodyWatch,
@@ -49,6 +54,8 @@ pub(super) struct InFlight {
     accept: Option<HeaderValue>,
     sent: Option<SentRequest>,
     retry_copy: Option<Box<RetryCopy>>,
+    /// Of a request that asks for another protocol.
+    handshake: Option<Box<Handshake>>,
 }
 
 impl Worker {
@@ -65,6 +72,17 @@ impl Worker {
         if fields::count_hop(&context.parts.method, &mut context.parts.headers) == Hops::Answer {
             return Step::answered(record.answered(no_content()));
         }
+        let upgrade = context.upgrade.take();
+        let checked = upgrade
+            .as_ref()
+            .map(|upgrade| Self::handshake(&context, &permit, upgrade));
+        let handshake = match checked.transpose() {
+            Ok(handshake) => handshake,
+            Err(error) => return Step::answered(record.refused(&error, &context.parts.headers)),
+        };
+        if let Some(upgrade) = &upgrade {
+            upgrade.write(&mut context.parts.headers);
+        }
         let limited = body.limit(record.site().settings().body_bytes);
         let prepared = limited
             .map_err(Error::RequestBody)
@@ -74,7 +92,11 @@ impl Worker {
             Err(error) => return Step::answered(record.refused(&error, &context.parts.headers)),
         };
         let watch = body.watch();
-        let sent = permit.sent_request();
+        // A handshake is not sent again: the app's answer to it goes to the client.
+        let sent = match &upgrade {
+            Some(_) => None,
+            None => permit.sent_request(),
+        };
         let kept = sent
             .as_ref()
             .is_some_and(|sent| must_keep(record.site(), sent, &body, now));
@@ -96,13 +118,14 @@ impl Worker {
         let since = record.site().clock().instant();
         let request = Request::from_parts(parts, body);
         Step::Sent(InFlight {
-            answer: permit.exchange(request, &self.pools),
+            answer: permit.exchange(request, upgrade, &self.pools),
             since,
             record,
             watch,
             accept,
             sent,
             retry_copy,
+            handshake,
         })
     }
 }
@@ -117,17 +140,28 @@ fn must_keep(site: &WorkerSite, sent: &SentRequest, body: &RequestBody, now: Tim
     site.access.must_keep(sent, content, now)
 }
 
-impl InFlight {
+impl InFlight<'_> {
     /// Handles the app's answer or error. If the answer refuses the token, the result is a future
     /// of the final answer.
     pub(super) fn outcome<'e>(
         &'e mut self,
         worker: &'e Worker,
-        answer: Result<Answer, upstream::Error>,
+        answer: Result<Exchange, upstream::Error>,
     ) -> ForwardOutcome<'e> {
         let answer = match self.noted(answer) {
             Ok(answer) => answer,
             Err(error) => return ForwardOutcome::Answered(self.failed(&error)),
+        };
+        let answer = match (answer, self.handshake.take()) {
+            (Exchange::Response(answer), _) => answer,
+            (Exchange::Tunnel(tunnel), Some(handshake)) => {
+                let response = worker.switched(*handshake, *tunnel);
+                return ForwardOutcome::Answered(self.record.answered(response));
+            }
+            // Only a handshake leads to a tunnel.
+            (Exchange::Tunnel(_), None) => {
+                return ForwardOutcome::Answered(self.failed(&UNASKED));
+            }
         };
         let refused = self.sent.take().and_then(|sent| {
             let access = &self.record.site().access;
@@ -143,7 +177,7 @@ impl InFlight {
     }
 
     /// Records how long the app took.
-    fn noted(&mut self, answer: Result<Answer, upstream::Error>) -> Result<Answer, Error> {
+    fn noted(&mut self, answer: Result<Exchange, upstream::Error>) -> Result<Exchange, Error> {
         self.record.upstream_answered(self.since);
         answer.map_err(|error| {
             let failure = self.watch.failure();
@@ -184,9 +218,10 @@ impl InFlight {
                     drop(answer);
                     let request = Request::from_parts(head.into_parts(), body);
                     self.since = self.record.site().clock().instant();
-                    let answer = permit.exchange(request, &worker.pools).await;
+                    let answer = permit.exchange(request, None, &worker.pools).await;
                     match self.noted(answer) {
-                        Ok(answer) => cleaned(answer),
+                        Ok(Exchange::Response(answer)) => cleaned(answer),
+                        Ok(Exchange::Tunnel(_)) => return self.failed(&UNASKED),
                         Err(error) => return self.failed(&error),
                     }
                 }

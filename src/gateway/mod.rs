@@ -17,7 +17,9 @@ mod page;
 mod record;
 mod sign_in;
 mod site;
+mod tunnel;
 
+use std::cell::OnceCell;
 use std::future::ready;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -38,11 +40,12 @@ pub use self::site::ProcessState;
 use self::site::{CurrentSite, WorkerSite};
 pub(crate) use self::site::{Parts as SiteParts, Site};
 use crate::access::{Challenge, Decision, Recent, Wait};
-use crate::fields;
 use crate::fields::forwarded::{Client, Peer, Scheme, TrustedPeers};
+use crate::fields::{self, UpgradeRequest};
 use crate::login::{OWN_PREFIX, PublicUrl, PublicUrls, ReturnTo, Start};
 use crate::provider::Prompt;
 use crate::server::{Connection, Handler, RequestBody, Security};
+use crate::session::EndRegistry;
 use crate::target::{self, Target};
 use crate::telemetry::Decided;
 use crate::upstream::{AssertionNames, Pools};
@@ -69,6 +72,8 @@ pub struct Settings {
 pub(crate) struct Worker {
     site: Rc<CurrentSite>,
     pools: Pools,
+    /// Reports the end of sessions to streams. Made for the first stream.
+    ends: OnceCell<EndRegistry>,
 }
 
 /// The state of one connection: its peer, and the last session that was used.
@@ -86,9 +91,16 @@ struct RequestContext {
     target: Target,
     public_url: Rc<PublicUrl>,
     client: Client,
+    /// The other protocol that it asks for.
+    upgrade: Option<Box<UpgradeRequest>>,
 }
 
 impl RequestContext {
+    /// Whether a browser shows the answer as a document of its own.
+    fn is_navigation(&self) -> bool {
+        self.upgrade.is_none() && is_navigation(&self.parts)
+    }
+
     /// The page in `Referer`, if it belongs to the same origin.
     fn referrer(&self) -> Option<ReturnTo> {
         let referrer = self.parts.headers.get(header::REFERER)?.to_str().ok()?;
@@ -160,7 +172,7 @@ impl WorkerSite {
     /// Step 6 for a request without a session. A navigation is redirected to the provider, or gets
     /// a page to choose one of several providers. Other requests get the login URL.
     async fn challenge(&self, context: &RequestContext, challenge: &Challenge) -> Response<Body> {
-        if !is_navigation(&context.parts) {
+        if !context.is_navigation() {
             return explain::sign_in_first(context, challenge, self.login_url(context, challenge));
         }
         let Some(provider) = sign_in::only_provider(&challenge.route) else {
@@ -197,7 +209,17 @@ impl Worker {
     pub(crate) fn new(sites: watch::Receiver<Arc<Site>>) -> Self {
         let site = CurrentSite::follow(sites);
         let pools = Pools::new(site.get().clock().clone());
-        Self { site, pools }
+        Self {
+            site,
+            pools,
+            ends: OnceCell::new(),
+        }
+    }
+
+    /// The registry of streams by their sessions.
+    fn ends(&self, site: &WorkerSite) -> EndRegistry {
+        let start = || EndRegistry::start(Arc::clone(site.sessions()), site.clock().clone());
+        self.ends.get_or_init(start).clone()
     }
 
     /// Handles a request as far as possible without waiting. For nearly every request this ends
@@ -210,6 +232,11 @@ impl Worker {
         mut record: Record,
     ) -> Step<'a> {
         let site = Rc::clone(record.site());
+        let upgrade = if parts.extensions.is_empty() {
+            None
+        } else {
+            parts.extensions.remove::<UpgradeRequest>().map(Box::new)
+        };
         let (target, public_url, client) =
             match site.receive(connection_state, &mut parts, &mut record) {
                 Ok(received) => received,
@@ -220,6 +247,7 @@ impl Worker {
             target,
             public_url: Rc::clone(public_url),
             client,
+            upgrade,
         };
         // Checked before the routes, so that no route can take over our own endpoints.
         if site.is_own(context.target.path()) {
@@ -292,7 +320,7 @@ impl Worker {
 #[expect(clippy::large_enum_variant, reason = "the small one is the rare one")]
 enum Step<'a> {
     /// The request was given to a connection, or waits for one.
-    Sent(InFlight),
+    Sent(InFlight<'a>),
     /// Boxed, so that the common case moves less memory.
     Boxed(Pin<Box<dyn Future<Output = Response<Body>> + 'a>>),
 }

@@ -1,6 +1,7 @@
 //! The site: one value with everything that is made from the settings.
 
 use std::cell::RefCell;
+use std::future::pending;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -127,6 +128,10 @@ impl WorkerSite {
         &self.shared.parts.login
     }
 
+    pub(super) fn sessions(&self) -> &Arc<Sessions> {
+        &self.shared.process.sessions
+    }
+
     pub(super) fn metrics(&self) -> &Metrics {
         &self.shared.process.metrics
     }
@@ -143,6 +148,22 @@ impl WorkerSite {
     /// forwarded.
     pub(super) fn is_own(&self, path: &str) -> bool {
         self.login().redirection().is_own_path(path) || self.shared.own.covers(path)
+    }
+}
+
+/// Reports that another site is in force.
+pub(super) struct Reloads(watch::Receiver<Arc<Site>>);
+
+impl Reloads {
+    /// Waits for the next site. Never returns once the process ends.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub(super) async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            pending::<()>().await;
+        }
     }
 }
 
@@ -173,6 +194,13 @@ impl CurrentSite {
             }
         }));
         current
+    }
+
+    /// Reports each site that follows the current one.
+    pub(super) fn reloads(&self) -> Reloads {
+        let mut sites = self.sites.borrow().clone();
+        sites.mark_unchanged();
+        Reloads(sites)
     }
 
     /// The site for a request that arrives now.

@@ -1,17 +1,18 @@
 //! One connection of a pool.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::Instant;
 
-use super::connector::Connector;
+use super::connector::{Connector, Stream};
 use super::error::Error;
 use super::outgoing::Outgoing;
 use super::patience::Patience;
@@ -35,8 +36,17 @@ pub(super) struct Connection {
     pub(super) handed_on: u8,
 }
 
+/// What is left of a connection when HTTP has ended on it and the socket is still open.
+pub(super) struct Switched {
+    pub(super) stream: Stream,
+    /// What the origin sent behind the head of its 101.
+    pub(super) early: Bytes,
+    pub(super) permit: OwnedSemaphorePermit,
+}
+
 impl Connection {
-    /// Opens a connection. `permit` is held until its socket is closed.
+    /// Opens a connection. `permit` is held until its socket is closed. After a 101 `switched` gets
+    /// the socket.
     ///
     /// # Errors
     ///
@@ -45,11 +55,12 @@ impl Connection {
         connector: &Connector,
         permit: OwnedSemaphorePermit,
         clock: &Clock,
+        switched: Option<oneshot::Sender<Switched>>,
     ) -> Result<Box<Self>, Error> {
         let stream = connector.connect().await?;
         let wire = Rc::new(Wire::default());
         let stream = Watched::new(stream, Rc::clone(&wire));
-        let (sender, connection) = http1::Builder::new()
+        let (sender, mut connection) = http1::Builder::new()
             // Most requests are a head alone, for which lists of buffers are a detour.
             .writev(false)
             .max_buf_size(MAX_HEAD)
@@ -58,15 +69,23 @@ impl Connection {
             .map_err(Error::Broken)?;
         let passing = Rc::clone(&wire);
         let task = spawn_local(async move {
-            // The socket is closed before its permit is free.
-            let _permit = permit;
-            let mut connection = pin!(connection);
-            let connection = poll_fn(|cx| {
+            let ended = poll_fn(|cx| {
                 passing.look_again();
-                connection.as_mut().poll(cx)
+                Pin::new(&mut connection).poll(cx)
             });
-            if let Err(error) = connection.await {
+            if let Err(error) = ended.await {
                 tracing::debug!(error = %error, "A connection to an origin ended with an error");
+            }
+            // The socket is closed before its permit is free.
+            let parts = connection.into_parts();
+            if let Some(switched) = switched {
+                let socket = Switched {
+                    stream: parts.io.into_inner().into_stream(),
+                    early: parts.read_buf,
+                    permit,
+                };
+                // Nobody waits for the socket of a request that was given up.
+                switched.send(socket).map_err(drop).unwrap_or_default();
             }
         });
         Ok(Box::new(Self {

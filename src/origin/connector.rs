@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
@@ -16,6 +17,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::error::Error;
 use super::name::Origin;
+use crate::relay::Duplex;
 use crate::tls::Trust;
 
 /// How long one address may take before the next is tried beside it (RFC 8305 section 5).
@@ -207,6 +209,18 @@ impl AsyncWrite for Stream {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+impl Duplex for Stream {
+    fn reset_on_close(&self) {
+        let stream = match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        };
+        // A socket that does not take the option is closed without a reset.
+        let socket = SockRef::from(stream);
+        socket.set_linger(Some(Duration::ZERO)).unwrap_or_default();
     }
 }
 

@@ -7,6 +7,10 @@ use crate::upload::BoxError;
 /// Why there is no answer, or why an answer broke off.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The origin switched protocols, but not to the one that was asked for, or without the proof that
+    /// RFC 6455 section 4.1 demands. Side: upstream.
+    #[error("the switch of protocols is not the one that was asked for")]
+    BadSwitch,
     /// The origin stopped sending in the middle of a body. Side: upstream or provider.
     #[error("the body stalled")]
     BodyTimeout,
@@ -65,7 +69,8 @@ impl Error {
             | Self::Resolve(_)
             | Self::Tls(_)
             | Self::Unconfigured => false,
-            Self::BodyTimeout
+            Self::BadSwitch
+            | Self::BodyTimeout
             | Self::Broken(_)
             | Self::CallTimeout
             | Self::Framing

@@ -8,11 +8,11 @@
 //! each, so there is never a doubt whether a stale connection swallowed a code), and
 //! [`Pool::send`] for a worker's forwarded requests (bodies stream both ways).
 
+mod attempt;
 mod client;
 mod connection;
 mod connector;
 mod error;
-mod exchange;
 mod idle;
 mod kept;
 mod limit;
@@ -23,6 +23,7 @@ mod patience;
 mod pool;
 mod pulse;
 mod response;
+mod switch;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -35,3 +36,4 @@ pub(crate) use limit::Limit;
 pub(crate) use name::Origin;
 pub(crate) use pool::{Pool, Sending, Times};
 pub(crate) use response::ResponseBody;
+pub(crate) use switch::{Exchange, Tunnel};

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use http::{Request, Response, Version};
 
+use super::attempt::{Attempt, Failed};
 use super::connection::Connection;
 use super::connector::Connector;
 use super::error::Error;
-use super::exchange::{Exchange, Failed};
 use super::idle::{Granted, Idle};
 use super::limit::Limit;
 use super::message::origin_form;
@@ -31,7 +31,7 @@ pub(crate) struct Times {
     pub(crate) idle: Duration,
 }
 
-/// The way to the response of a request that was given to a [`Pool`].
+/// The response to a request that was given to a [`Pool`], once its head is there.
 pub(crate) type Sending = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Error>>>>;
 
 /// One worker's connections to one origin; clones share them. Lives where local tasks are spawned.
@@ -40,12 +40,12 @@ pub(crate) type Sending = Pin<Box<dyn Future<Output = Result<Response<ResponseBo
 /// sent and response read to their clean ends, HTTP/1.1 spoken, nothing announced twice, not one
 /// byte too many.
 #[derive(Clone)]
-pub(crate) struct Pool(Rc<Shared>);
+pub(crate) struct Pool(pub(super) Rc<Shared>);
 
-struct Shared {
-    connector: Arc<Connector>,
-    times: Times,
-    clock: Clock,
+pub(super) struct Shared {
+    pub(super) connector: Arc<Connector>,
+    pub(super) times: Times,
+    pub(super) clock: Clock,
     idle: Rc<Idle>,
 }
 
@@ -83,23 +83,15 @@ impl Pool {
     /// Dropping the future closes the connection; the origin may have acted. An idle connection
     /// gets the request at once, before the future is polled.
     pub(crate) fn send(&self, request: Request<Upload>) -> Sending {
-        let (mut parts, upload) = request.into_parts();
-        parts.version = Version::HTTP_11;
-        parts.uri = origin_form(parts.uri);
-        // Nothing that our own side attached may steer how the request is written.
-        parts.extensions.clear();
-        let outgoing = Outgoing::new(upload, &self.0.clock);
-        let pulse = outgoing.pulse();
-        let request = Request::from_parts(parts, outgoing);
+        let request = self.0.prepared(request);
+        let pulse = request.body().pulse();
         let shared = Rc::clone(&self.0);
         // No future holds a request that need not wait: it is large, and futures are moved.
         match shared.idle.take() {
-            Some(connection) => shared.end(Exchange::begin(connection, request, pulse)),
+            Some(connection) => shared.end(Attempt::begin(connection, request, pulse)),
             None => Box::pin(async move {
                 let connection = shared.fresh().await?;
-                shared
-                    .end(Exchange::begin(connection, request, pulse))
-                    .await
+                shared.end(Attempt::begin(connection, request, pulse)).await
             }),
         }
     }
@@ -111,20 +103,32 @@ impl Pool {
 }
 
 impl Shared {
+    /// The request as it is written on a connection.
+    pub(super) fn prepared(&self, request: Request<Upload>) -> Request<Outgoing> {
+        let (mut parts, upload) = request.into_parts();
+        parts.version = Version::HTTP_11;
+        parts.uri = origin_form(parts.uri);
+        // Nothing that our own side attached may steer how the request is written.
+        parts.extensions.clear();
+        Request::from_parts(parts, Outgoing::new(upload, &self.clock))
+    }
+
     /// A connection that this request alone waited for.
     async fn fresh(&self) -> Result<Box<Connection>, Error> {
         match self.idle.wait().await? {
             Granted::Connection(connection) => Ok(connection),
-            Granted::Permit(permit) => Connection::open(&self.connector, permit, &self.clock).await,
+            Granted::Permit(permit) => {
+                Connection::open(&self.connector, permit, &self.clock, None).await
+            }
         }
     }
 
     /// Waits for the response, and sends the request once more where that may be.
-    fn end(self: Rc<Self>, mut exchange: Exchange) -> Sending {
+    fn end(self: Rc<Self>, mut attempt: Attempt) -> Sending {
         Box::pin(async move {
             let Times { head, stall, .. } = self.times;
-            let answer = exchange.answer(head).await;
-            match exchange.settle(answer, &self.idle, stall) {
+            let answer = attempt.answer(head).await;
+            match attempt.settle(answer, Some(&self.idle), stall) {
                 Ok(response) => Ok(response),
                 Err(failed) => Box::pin(self.send_again(failed)).await,
             }
@@ -136,11 +140,11 @@ impl Shared {
         let request = failed.again.ok_or(failed.error)?;
         tracing::debug!("A request met a stale connection and is sent on another");
         let connection = self.fresh().await?;
-        let mut again = Exchange::begin(connection, *request, failed.pulse);
+        let mut again = Attempt::begin(connection, *request, failed.pulse);
         let Times { head, stall, .. } = self.times;
         let answer = again.answer(head).await;
         again
-            .settle(answer, &self.idle, stall)
+            .settle(answer, Some(&self.idle), stall)
             .map_err(|failed| failed.error)
     }
 }

@@ -95,6 +95,11 @@ impl Watched {
     pub(super) fn new(stream: Stream, wire: Rc<Wire>) -> Self {
         Self { stream, wire }
     }
+
+    /// The stream alone.
+    pub(super) fn into_stream(self) -> Stream {
+        self.stream
+    }
 }
 
 impl AsyncRead for Watched {

@@ -1,5 +1,6 @@
 //! One connection from its accept to its end.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::{Future, poll_fn};
@@ -19,7 +20,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
@@ -28,7 +29,9 @@ use super::deadline::{ConnectionState, Exchange, Phase, Protocol};
 use super::gather::Gather;
 use super::hpack;
 use super::socket::{Plaintext, Socket};
-use super::{Handler, Limits, Settings};
+use super::{Content as _, Handler, Limits, Settings, Stop, Switched, Tunnel};
+use crate::fields::UpgradeRequest;
+use crate::relay::{Duplex, End};
 
 /// What is held at most of what came or goes, per connection and direction (HTTP/1.1), or per
 /// stream (HTTP/2); a longer head is held whole.
@@ -47,6 +50,8 @@ pub(super) struct Serving<H: Handler> {
     pub(super) guest: Rc<H::Guest>,
     pub(super) state: Rc<ConnectionState>,
     pub(super) settings: Settings,
+    /// What follows a 101 that was answered.
+    pub(super) tunnel: Rc<Cell<Option<Tunnel>>>,
 }
 
 /// Serves a connection to its end.
@@ -83,9 +88,10 @@ pub(super) async fn serve<H: Handler>(
 async fn http1<H, S>(serving: Serving<H>, stream: S)
 where
     H: Handler,
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Duplex + 'static,
 {
     let state = Rc::clone(&serving.state);
+    let tunnel = Rc::clone(&serving.tunnel);
     let limits = serving.settings.limits;
     let mut builder = http1::Builder::new();
     builder
@@ -100,19 +106,39 @@ where
     }
     let io = TokioIo::new(Plaintext::new(stream, Rc::clone(&state), Protocol::Http1));
     let service = service_fn(move |request| answer(&serving, request, Protocol::Http1));
-    let connection = pin!(builder.serve_connection(io, service));
+    let mut connection = builder.serve_connection(io, service);
     let turn_ends = |_cx: &mut Context<'_>| Poll::Ready(Ok(()));
     // hyper would end a connection that had no request yet at once, its first request unread, and
     // one whose next head has begun: those are answered, with `Connection: close`.
     let may_close = || state.has_served() && state.phase() != Phase::Head;
-    finish(
+    let ended = finish(
         &state,
-        connection,
+        Pin::new(&mut connection),
         turn_ends,
         may_close,
         http1::Connection::graceful_shutdown,
-    )
-    .await;
+    );
+    if ended.await.is_err() || !state.was_upgrade_asked() {
+        return;
+    }
+    // hyper leaves a connection open on which a request asked for another protocol.
+    let parts = connection.into_parts();
+    let mut io = parts.io.into_inner();
+    match tunnel.take() {
+        Some(tunnel) => {
+            let _exchange = state.begin(Protocol::Http1);
+            let switched = Switched {
+                client: End {
+                    io: Box::new(io.into_inner()),
+                    early: parts.read_buf,
+                },
+                stop: Stop(Rc::clone(&state)),
+            };
+            tunnel(switched).await;
+        }
+        // The connection closes whether or not the client hears of it.
+        None => io.shutdown().await.unwrap_or_default(),
+    }
 }
 
 async fn http2<H, S>(serving: Serving<H>, stream: S)
@@ -147,8 +173,13 @@ where
         || true,
         http2::Connection::graceful_shutdown,
     )
-    .await;
+    .await
+    .unwrap_or_default();
 }
+
+/// The connection has ended with an error, which is logged.
+#[derive(Debug)]
+struct Broken;
 
 /// Runs a connection to its end, and begins that end when it is asked to close. After each of its
 /// turns `turn_ends` sends what is still held.
@@ -158,7 +189,7 @@ async fn finish<C: Future<Output = hyper::Result<()>>>(
     mut turn_ends: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
     may_close: impl Fn() -> bool,
     close: impl Fn(Pin<&mut C>),
-) {
+) -> Result<(), Broken> {
     let mut told = false;
     let result = poll_fn(|cx| {
         // First of all a request that has arrived is read: closing would leave it unanswered.
@@ -177,9 +208,10 @@ async fn finish<C: Future<Output = hyper::Result<()>>>(
         }
     });
     let result: Result<(), Box<dyn Error>> = result.await;
-    if let Err(error) = result {
+    result.map_err(|error| {
         tracing::debug!(client.address = %state.peer, %error, "Connection ended with an error");
-    }
+        Broken
+    })
 }
 
 /// Hands a request to the handler. It counts as in flight from this call on, whether or not the
@@ -194,7 +226,17 @@ fn answer<H: Handler>(
     let exchange = state.begin(protocol);
     let handler = Rc::clone(&serving.handler);
     let guest = Rc::clone(&serving.guest);
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    // hyper attaches something to a request that asks for another protocol, and to no other.
+    let mut asks_to_switch = false;
+    if protocol == Protocol::Http1 && !head.extensions.is_empty() {
+        state.upgrade_asked();
+        if let Some(upgrade) = UpgradeRequest::read(&head) {
+            asks_to_switch = true;
+            head.extensions.insert(upgrade);
+        }
+    }
+    let tunnel = Rc::clone(&serving.tunnel);
     let body = RequestBody::new(body, &state, deadlines.body_window, limits.body_rate);
     let fields = &head.headers;
     let too_many = fields.len() > limits.fields && count(fields) > limits.fields;
@@ -207,8 +249,15 @@ fn answer<H: Handler>(
             return Ok(response);
         }
         let witness = Witness(state.peer);
-        let response = handler.handle(&guest, head, body).await;
+        let mut response = handler.handle(&guest, head, body).await;
         drop(witness);
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            tunnel.set(response.body_mut().take_tunnel());
+        } else if asks_to_switch {
+            // What the client has sent behind its request may be of the other protocol.
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
         let mut response = if without_content {
             head_of(response, exchange)
         } else {

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -123,6 +124,11 @@ pub(super) struct ConnectionState {
     /// Since when the connection is asked to close.
     closing: Cell<Option<Instant>>,
     waker: RefCell<Option<Waker>>,
+    /// A request asked for another protocol, so that hyper will not close the connection by itself.
+    upgrade_asked: Cell<bool>,
+    /// Whether a tunnel on this connection has to end, and the notice of it.
+    stopped: Cell<bool>,
+    stop: Notify,
     task: OnceCell<AbortHandle>,
     /// The stream that was announced last and whose task is not spawned yet.
     announced: RefCell<Option<Rc<Stream>>>,
@@ -145,6 +151,9 @@ impl ConnectionState {
             unread: Cell::new(false),
             closing: Cell::new(None),
             waker: RefCell::new(None),
+            upgrade_asked: Cell::new(false),
+            stopped: Cell::new(false),
+            stop: Notify::new(),
             task: OnceCell::new(),
             announced: RefCell::new(None),
             streams: RefCell::new(Vec::new()),
@@ -206,6 +215,21 @@ impl ConnectionState {
 
     pub(super) fn body_left_unread(&self) {
         self.unread.set(true);
+    }
+
+    pub(super) fn upgrade_asked(&self) {
+        self.upgrade_asked.set(true);
+    }
+
+    /// Whether any request on this connection asked for another protocol.
+    pub(super) fn was_upgrade_asked(&self) -> bool {
+        self.upgrade_asked.get()
+    }
+
+    /// Asks a tunnel on this connection to end now.
+    pub(super) fn stop_tunnel(&self) {
+        self.stopped.set(true);
+        self.stop.notify_waiters();
     }
 
     /// Whether the client may still be sending when the connection ends.
@@ -350,6 +374,24 @@ impl ConnectionState {
             }
         }
         cut
+    }
+}
+
+/// Says when a tunnel has to end.
+#[derive(Clone, Debug)]
+pub(crate) struct Stop(pub(super) Rc<ConnectionState>);
+
+impl Stop {
+    /// Waits until the tunnel has to end. It has a short time then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub(crate) async fn asked(&self) {
+        let notified = self.0.stop.notified();
+        if !self.0.stopped.get() {
+            notified.await;
+        }
     }
 }
 

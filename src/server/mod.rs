@@ -22,14 +22,17 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
 use http::request::Parts;
 use http_body::Body;
+use http_body_util::Full;
 
 use crate::clock::Clock;
+use crate::relay::End;
 use crate::tls::Acceptor;
 
 mod body;
@@ -43,6 +46,7 @@ mod worker;
 
 pub use body::BodyFailure;
 pub(crate) use body::{BodyWatch, RequestBody};
+pub(crate) use deadline::Stop;
 pub(crate) use listener::Listener;
 pub use worker::Drained;
 pub(crate) use worker::Workers;
@@ -159,9 +163,7 @@ pub(crate) enum Security {
 /// `Rc` and pools of its own.
 pub(crate) trait Handler: 'static {
     /// The body of its responses.
-    type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
-        + Unpin
-        + 'static;
+    type Body: Content;
 
     /// What is kept of a connection from one request to the next.
     type Guest: 'static;
@@ -181,6 +183,34 @@ pub(crate) trait Handler: 'static {
         head: Parts,
         body: RequestBody,
     ) -> impl Future<Output = Response<Self::Body>>;
+}
+
+/// A response body. The body of a 101 holds the [`Tunnel`] that follows the response.
+pub(crate) trait Content:
+    Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + 'static
+{
+    /// Takes the tunnel, if this is the body of a 101.
+    fn take_tunnel(&mut self) -> Option<Tunnel> {
+        None
+    }
+}
+
+impl Content for Full<Bytes> {}
+
+/// What runs on a connection after a 101: it gets the connection, and its future ends with it.
+///
+/// # Cancel safety
+///
+/// The future is dropped at any await when the client takes nothing for too long, and at the end of
+/// a drain.
+pub(crate) type Tunnel = Box<dyn FnOnce(Switched) -> Pin<Box<dyn Future<Output = ()>>>>;
+
+/// A client's connection after a 101.
+pub(crate) struct Switched {
+    /// The connection.
+    pub(crate) client: End,
+    /// Says when the tunnel has to end, because the process is about to stop.
+    pub(crate) stop: Stop,
 }
 
 /// What [`Workers`] serve, and how.

@@ -8,11 +8,15 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 use super::deadline::{ConnectionState, Phase, Protocol};
+use crate::relay::Duplex;
 
 /// The length of the HTTP/2 connection preface (RFC 9113 section 3.4).
 const PREFACE: usize = 24;
@@ -38,6 +42,20 @@ impl Socket {
             Poll::Pending => self.state.send_waits(),
         }
         result
+    }
+}
+
+impl Duplex for Socket {
+    fn reset_on_close(&self) {
+        // A socket that does not take the option is closed without a reset.
+        let socket = SockRef::from(&self.stream);
+        socket.set_linger(Some(Duration::ZERO)).unwrap_or_default();
+    }
+}
+
+impl Duplex for TlsStream<Socket> {
+    fn reset_on_close(&self) {
+        self.get_ref().0.reset_on_close();
     }
 }
 
@@ -106,6 +124,11 @@ impl<S> Plaintext<S> {
             protocol,
             preface: PREFACE,
         }
+    }
+
+    /// The connection's bytes, for a protocol that is not HTTP.
+    pub(super) fn into_inner(self) -> S {
+        self.inner
     }
 
     fn arrived(&mut self, count: usize) {

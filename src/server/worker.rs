@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -27,6 +28,9 @@ use crate::tls::Acceptor;
 /// How many sockets a worker looks after at a time: what a request touches on its way in is still in
 /// the processor's caches when it goes on to the app.
 const EVENTS: usize = 16;
+
+/// The end of the drain time in which tunnels may still say goodbye to their clients.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// At the cap of connections, this part of the idle ones is closed per sweep, the oldest first.
 const IDLE_SHARE: usize = 8;
@@ -240,6 +244,7 @@ impl<H: Handler> Worker<H> {
             guest: Rc::new(guest),
             state: Rc::clone(&state),
             settings: self.registry.settings,
+            tunnel: Rc::default(),
         };
         let config = tls.map(Acceptor::config);
         let task = tokio::task::spawn_local(async move {
@@ -335,10 +340,19 @@ impl Registry {
                 self.emptied.notified().await;
             }
         };
-        // On time-out what is left is counted here and dropped with the worker.
-        timeout(self.settings.deadlines.drain, finished)
+        let mut finished = pin!(finished);
+        let drain = self.settings.deadlines.drain;
+        let goodbye = drain.checked_div(2).unwrap_or_default().min(GOODBYE);
+        if timeout(drain.saturating_sub(goodbye), &mut finished)
             .await
-            .unwrap_or_default();
+            .is_err()
+        {
+            for state in self.live.borrow().values() {
+                state.stop_tunnel();
+            }
+            // On time-out what is left is counted here and dropped with the worker.
+            timeout(goodbye, finished).await.unwrap_or_default();
+        }
         self.live
             .borrow()
             .values()

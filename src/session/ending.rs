@@ -121,11 +121,49 @@ struct Entry {
     end: Rc<Told>,
 }
 
+impl Entry {
+    /// Notes the value that stands now.
+    fn renew(&mut self, stored: Arc<Stored>) {
+        if let Some(session) = Session::of(Arc::clone(&stored)) {
+            self.end.renew(session);
+        }
+        self.stored = stored;
+    }
+}
+
 /// What all that is registered for one session waits for.
 #[derive(Debug, Default)]
 struct Told {
     why: Cell<Option<EndReason>>,
-    told: Notify,
+    /// The newest version that was told.
+    newest: RefCell<Option<Arc<Session>>>,
+    changed: Notify,
+}
+
+impl Told {
+    fn renew(&self, session: Session) {
+        let mut newest = self.newest.borrow_mut();
+        let known = newest.as_ref().map(|known| known.version());
+        if known != Some(session.version()) {
+            *newest = Some(Arc::new(session));
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// The newest version, if it is newer than `seen`.
+    fn newer(&self, seen: u64) -> Option<Arc<Session>> {
+        let newest = self.newest.borrow();
+        newest.clone().filter(|session| session.version() > seen)
+    }
+}
+
+/// What happens to a session that is watched.
+#[derive(Clone, Debug)]
+pub(crate) enum SessionEvent {
+    /// It has ended.
+    Ended(EndReason),
+    /// It has a new version: other tokens, perhaps another identity.
+    Renewed(Arc<Session>),
 }
 
 impl EndRegistry {
@@ -161,8 +199,12 @@ impl EndRegistry {
             entry.stored = stored;
             Rc::clone(&entry.end)
         };
-        let registry = Rc::clone(&self.0);
-        let watch = EndWatch { registry, key, end };
+        let watch = EndWatch {
+            registry: Rc::clone(&self.0),
+            key,
+            end,
+            seen: Cell::new(session.version()),
+        };
         // Not before it is registered: what ends after this is told.
         match session.state() {
             SessionState::Live => Some(watch),
@@ -178,9 +220,31 @@ pub struct EndWatch {
     registry: Rc<Registry>,
     key: SessionKey,
     end: Rc<Told>,
+    /// The version of the session that was reported last.
+    seen: Cell<u64>,
 }
 
 impl EndWatch {
+    /// Waits until the session has ended or has a new version. A new version is reported about a
+    /// second after its commit.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub(crate) async fn next(&self) -> SessionEvent {
+        loop {
+            let changed = self.end.changed.notified();
+            if let Some(why) = self.end.why.get() {
+                return SessionEvent::Ended(why);
+            }
+            if let Some(session) = self.end.newer(self.seen.get()) {
+                self.seen.set(session.version());
+                return SessionEvent::Renewed(session);
+            }
+            changed.await;
+        }
+    }
+
     /// Waits until the session has ended, and says why. New tokens are no end; nor is it one when
     /// memory has no room for a session that is in the file.
     ///
@@ -189,11 +253,11 @@ impl EndWatch {
     /// Cancel safe.
     pub async fn ended(&self) -> EndReason {
         loop {
-            let told = self.end.told.notified();
+            let changed = self.end.changed.notified();
             if let Some(why) = self.end.why.get() {
                 return why;
             }
-            told.await;
+            changed.await;
         }
     }
 }
@@ -235,7 +299,7 @@ impl Registry {
         let entry = self.entries.borrow_mut().remove(key);
         if let Some(Entry { end, .. }) = entry {
             end.why.set(Some(why));
-            end.told.notify_waiters();
+            end.changed.notify_waiters();
         }
     }
 
@@ -247,7 +311,7 @@ impl Registry {
             if entry.stored.state() != SessionState::Live
                 && let Some(standing) = self.sessions.cache.get(key)
             {
-                entry.stored = standing;
+                entry.renew(standing);
             }
             let Some(why) = entry.stored.over(idle, now) else {
                 continue;
@@ -277,7 +341,7 @@ impl Registry {
         if let Some(why) = stored.over(self.sessions.limits.idle(), now) {
             self.end(key, why);
         } else if let Some(entry) = self.entries.borrow_mut().get_mut(key) {
-            entry.stored = Arc::clone(stored);
+            entry.renew(Arc::clone(stored));
         }
     }
 }

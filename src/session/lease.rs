@@ -213,7 +213,7 @@ mod tests {
 
     async fn lease<'a>(sessions: &'a Sessions, key: &SessionKey, now: u64) -> Leased<'a> {
         let now = after(now);
-        let until = now.plus(Duration::from_secs(60));
+        let until = now.plus(Duration::from_mins(1));
         let leased = sessions.lease(key, now, until).await;
         leased.unwrap()
     }

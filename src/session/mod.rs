@@ -55,6 +55,7 @@ use std::time::Duration;
 use moka::sync::Cache;
 
 use self::cache::Read;
+pub(crate) use self::ending::SessionEvent;
 pub use self::ending::{EndReason, EndRegistry, EndWatch};
 pub use self::file::FileError;
 pub(crate) use self::file::inspect;

@@ -12,6 +12,7 @@ use prometheus_client::registry::Registry;
 
 use super::histogram::Durations;
 use super::requests::RequestCounters;
+use super::streams::OpenStream;
 
 pub(super) type Labels = Vec<(&'static str, Cow<'static, str>)>;
 
@@ -52,6 +53,8 @@ pub struct Metrics {
     token_durations: Durations,
     refreshes: Family<Labels, Counter>,
     refused_tokens: Family<Labels, Counter>,
+    open_streams: Family<Labels, Gauge>,
+    ended_streams: Family<Labels, Counter>,
     waiting: Gauge,
     refreshing: Gauge,
     sessions: Gauge,
@@ -79,6 +82,8 @@ impl Default for Metrics {
             token_durations: Durations::default(),
             refreshes: Family::default(),
             refused_tokens: Family::default(),
+            open_streams: Family::default(),
+            ended_streams: Family::default(),
             waiting: Gauge::default(),
             refreshing: Gauge::default(),
             sessions: Gauge::default(),
@@ -117,6 +122,11 @@ impl Metrics {
         let refused =
             "Answers of apps that refuse an access token, by route and what became of them";
         registry.register("refused_tokens", refused, self.refused_tokens.clone());
+        let open =
+            "Connections on which an app has switched to another protocol, by route and kind";
+        registry.register("streams_open", open, self.open_streams.clone());
+        let ended = "Ends of such connections by route and reason";
+        registry.register("streams_ended", ended, self.ended_streams.clone());
         let waiting = "Requests that wait for their session's token or for the session";
         registry.register("waiting_requests", waiting, self.waiting.clone());
         let refreshing = "Refreshes under way, also those that pause before they are tried again";
@@ -190,6 +200,13 @@ impl Metrics {
         self.refused_tokens.get_or_create_owned(&labels).inc();
     }
 
+    /// Counts a stream as open until it has ended.
+    pub(crate) fn stream(&self, route: &str, kind: &'static str) -> OpenStream {
+        let labels = vec![("route", route.to_owned().into()), ("kind", kind.into())];
+        let open = self.open_streams.get_or_create_owned(&labels);
+        OpenStream::new(route, Counted::new(&open), self.ended_streams.clone())
+    }
+
     /// Counts a request as waiting for its session until the guard drops.
     pub(crate) fn waiting(&self) -> Counted {
         Counted::new(&self.waiting)
@@ -239,7 +256,7 @@ impl Metrics {
 pub struct Counted(Gauge);
 
 impl Counted {
-    fn new(gauge: &Gauge) -> Self {
+    pub(super) fn new(gauge: &Gauge) -> Self {
         gauge.inc();
         Self(gauge.clone())
     }

@@ -5,6 +5,7 @@
 mod histogram;
 mod metrics;
 mod requests;
+mod streams;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -17,6 +18,7 @@ pub use self::metrics::{Counted, Metrics, Reload};
 
 pub(crate) use self::metrics::TokenCall;
 pub(crate) use self::requests::{Decided, RequestCounters};
+pub(crate) use self::streams::{OpenStream, StreamEnd};
 
 /// The target of access-log events.
 pub(crate) const ACCESS: &str = "sidegate::access";

@@ -28,13 +28,15 @@ use std::time::Duration;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{HeaderValue, Method, Request, Response};
 use http_body::Body as _;
+use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
+use crate::fields::UpgradeRequest;
 use crate::origin::{self, Connector, Limit, Origin, Pool, Times};
 use crate::tls::{self, Refreshed, Trust};
 use crate::upload::{BoxError, Upload};
 
-pub(crate) use crate::origin::{KeptHead, ResponseBody};
+pub(crate) use crate::origin::{Exchange, KeptHead, ResponseBody, Tunnel};
 pub(crate) use assertion::AssertionNames;
 pub(crate) use assertion::assertions;
 pub(crate) use settings::Settings;
@@ -49,6 +51,10 @@ pub enum Error {
     /// upstream. Raise `connections` if the app can serve more requests at once.
     #[error("the app has no free connection")]
     Busy,
+    /// The maximum number of switched connections, such as WebSocket, is open. Responsible: the
+    /// upstream. Raise `tunnels` if the app can serve more at once.
+    #[error("the app has no free connection for another protocol")]
+    TooManyTunnels,
     /// The app could not be reached. Responsible: the upstream.
     #[error("the app cannot be reached")]
     Connect(#[source] origin::Error),
@@ -81,8 +87,10 @@ impl Error {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Broken(origin::Error::BodyTimeout) => "upstream_body_timeout",
+            Self::Broken(origin::Error::BadSwitch) => "upstream_bad_switch",
             Self::Broken(_) => "upstream_broken",
             Self::Busy => "upstream_busy",
+            Self::TooManyTunnels => "upstream_tunnels",
             Self::Connect(_) => "upstream_unreachable",
             Self::ConnectTimeout => "upstream_connect_timeout",
             Self::HeadTimeout => "upstream_timeout",
@@ -102,7 +110,8 @@ impl From<origin::Error> for Error {
             origin::Error::HeadTimeout => Self::HeadTimeout,
             origin::Error::RequestBody(source) => Self::RequestBody(source),
             origin::Error::Tls(_) | origin::Error::Unconfigured => Self::Tls(error),
-            origin::Error::BodyTimeout
+            origin::Error::BadSwitch
+            | origin::Error::BodyTimeout
             | origin::Error::Broken(_)
             | origin::Error::CallTimeout
             | origin::Error::Framing
@@ -120,6 +129,8 @@ pub struct Upstream {
     trust: Option<Trust>,
     connector: Arc<Connector>,
     limit: Arc<Limit>,
+    /// The bound on connections whose protocol was switched.
+    tunnels: Arc<Semaphore>,
     times: Times,
     longest_wait: Duration,
 }
@@ -142,6 +153,7 @@ impl Upstream {
         let (url, timeout) = (settings.url.clone(), settings.connect_timeout);
         let connector = Connector::new(url, trust.clone(), timeout)?;
         let limit = Limit::new(settings.connections, settings.queue, settings.queue_wait);
+        let tunnels = settings.tunnels.get().min(Semaphore::MAX_PERMITS);
         let connected = settings.queue_wait.saturating_add(settings.connect_timeout);
         let once = connected.saturating_add(settings.response_timeout);
         Ok(Self {
@@ -150,6 +162,7 @@ impl Upstream {
             longest_wait: once.saturating_mul(2),
             connector: Arc::new(connector),
             limit: Arc::new(limit),
+            tunnels: Arc::new(Semaphore::new(tunnels)),
             times: Times {
                 head: settings.response_timeout,
                 stall: settings.body_timeout,
@@ -298,6 +311,29 @@ impl Pools {
     ) -> ResponseFuture {
         upstream.prepare(&mut request);
         ResponseFuture(self.pool_for(upstream).send(request))
+    }
+
+    /// Sends a request whose fields ask for `upgrade`, on a connection of its own.
+    ///
+    /// # Errors
+    ///
+    /// All of [`Error`], except [`Error::Busy`] and those of [`Upstream::new`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection. The app may have acted on the request.
+    pub(crate) async fn switch(
+        &self,
+        upstream: &Arc<Upstream>,
+        mut request: Request<Upload>,
+        upgrade: Box<UpgradeRequest>,
+    ) -> Result<Exchange, Error> {
+        upstream.prepare(&mut request);
+        // No request waits for a place, because a tunnel may keep one for days.
+        let place = Arc::clone(&upstream.tunnels).try_acquire_owned();
+        let place = place.map_err(|_full| Error::TooManyTunnels)?;
+        let switching = self.pool_for(upstream).switch(request, upgrade, place);
+        switching.await.map_err(Error::from)
     }
 
     /// The pool for `upstream`. Pools of upstreams that no longer exist, after a reload, are

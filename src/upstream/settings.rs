@@ -37,6 +37,10 @@ pub(crate) struct Settings {
         deserialize_with = "seconds"
     )]
     pub(crate) queue_wait: Duration,
+    /// The maximum number of open connections, over all workers, on which the app has switched to
+    /// another protocol, such as WebSocket. Further requests to switch get 503.
+    #[serde(default = "default_tunnels")]
+    pub(crate) tunnels: NonZeroUsize,
     /// The limit for name look-up, connection and TLS handshake together.
     #[serde(
         default = "default_connect_timeout",
@@ -83,6 +87,7 @@ impl Settings {
             connections: default_connections(),
             queue: default_queue(),
             queue_wait: default_queue_wait(),
+            tunnels: default_tunnels(),
             connect_timeout: default_connect_timeout(),
             response_timeout: default_response_timeout(),
             body_timeout: default_body_timeout(),
@@ -102,6 +107,10 @@ fn default_queue() -> usize {
 
 fn default_queue_wait() -> Duration {
     Duration::from_secs(5)
+}
+
+fn default_tunnels() -> NonZeroUsize {
+    NonZeroUsize::MIN.saturating_add(9_999)
 }
 
 fn default_connect_timeout() -> Duration {
@@ -178,7 +187,8 @@ mod tests {
         let settings = parse(
             r#"{"url": "https://app", "ca_file": "/ca.pem", "connections": 1, "queue": 0,
                 "queue_wait_secs": 1, "connect_timeout_secs": 2, "response_timeout_secs": 3,
-                "body_timeout_secs": 0, "idle_timeout_secs": 4, "preserve_host": false}"#,
+                "body_timeout_secs": 0, "idle_timeout_secs": 4, "preserve_host": false,
+                "tunnels": 7}"#,
         )
         .unwrap();
         assert_eq!(settings.queue_wait, Duration::from_secs(1));
@@ -187,6 +197,7 @@ mod tests {
         assert_eq!(settings.body_timeout, None);
         assert_eq!(settings.idle_timeout, Duration::from_secs(4));
         assert!(!settings.preserve_host);
+        assert_eq!(settings.tunnels.get(), 7);
     }
 
     #[test]

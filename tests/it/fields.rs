@@ -358,7 +358,7 @@ async fn h_30_to_h_32_the_connection_field_cannot_remove_our_fields() {
 async fn h_33_h_34_hop_by_hop_fields_are_not_forwarded() {
     let scene = Scene::new().await;
     let lines = "Keep-Alive: timeout=5\r\nTE: trailers, deflate\r\nTrailer: X\r\n\
-                 Proxy-Authenticate: Basic\r\nConnection: upgrade\r\nUpgrade: unknown/1\r\n";
+                 Proxy-Authenticate: Basic\r\nConnection: upgrade\r\nUpgrade: h2c\r\n";
     let head = sent(&scene, "/public/x", lines).await.head;
     for name in [
         "keep-alive",

@@ -262,25 +262,6 @@ async fn s_20_an_expectation_is_answered_once_and_not_forwarded() {
 }
 
 #[tokio::test]
-async fn s_40_bytes_behind_an_upgrade_request_never_reach_the_app_before_it_switched() {
-    let scene = Scene::new().await;
-    for (number, status) in [200, 403, 404, 426].into_iter().enumerate() {
-        let answer = Answer::with(status, &[("Upgrade", "websocket")], "no");
-        scene.app.next(answer);
-        let bytes = "GET /public/ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
-                     Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-                     Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n\
-                     GET /admin HTTP/1.1\r\nHost: localhost\r\n\r\n";
-        let outcome = exchange(scene.gateway.address(), bytes.as_bytes(), 2).await;
-        // The second request has its own decision, and it has no session.
-        assert_eq!(outcome.statuses(), [status, 401]);
-        let arrived = scene.app.requests();
-        assert_eq!(arrived.len(), number + 1);
-        assert_eq!(arrived[number].target(), "/public/ws");
-    }
-}
-
-#[tokio::test]
 async fn s_41_an_unrequested_101_is_an_error() {
     let scene = Scene::new().await;
     scene.app.next(Answer::raw(

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const RANKS: &[&[&str]] = &[
     &["secret", "clock", "telemetry"],
     &[
-        "seal", "tls", "identity", "token", "fields", "target", "upload",
+        "seal", "tls", "identity", "token", "fields", "target", "upload", "relay",
     ],
     &["origin", "server"],
     &["provider", "session", "upstream"],

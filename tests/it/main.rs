@@ -48,3 +48,4 @@ mod several;
 mod support;
 mod token_endpoint;
 mod torture;
+mod websocket;

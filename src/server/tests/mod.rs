@@ -191,6 +191,8 @@ impl Pieces {
     }
 }
 
+impl Content for Pieces {}
+
 impl Body for Pieces {
     type Data = Bytes;
     type Error = Infallible;

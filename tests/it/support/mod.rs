@@ -17,6 +17,7 @@ pub(crate) mod radicale;
 pub(crate) mod raw;
 pub(crate) mod scene;
 pub(crate) mod servers;
+pub(crate) mod socket;
 pub(crate) mod torture;
 pub(crate) mod two_providers;
 pub(crate) mod upstream;

@@ -179,6 +179,18 @@ impl Wire {
         }
     }
 
+    /// Reads until the stream ends. Returns the error, or `None` for an ordinary end.
+    pub(crate) async fn broken(&mut self) -> Option<std::io::ErrorKind> {
+        let mut chunk = [0_u8; 1024];
+        loop {
+            match self.stream.read(&mut chunk).await {
+                Ok(0) => return None,
+                Ok(_) => {}
+                Err(error) => return Some(error.kind()),
+            }
+        }
+    }
+
     /// Takes all bytes up to and including `end`; `None` if the stream ends before.
     async fn take_through(&mut self, end: &[u8]) -> Option<Vec<u8>> {
         loop {

@@ -1,4 +1,4 @@
-//! One request and its response on one connection.
+//! One attempt to send a request and to get its response, on one connection.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -19,7 +19,7 @@ use super::pulse::Pulse;
 use super::response::ResponseBody;
 
 /// A request that a connection was given, and the way to its response.
-pub(super) struct Exchange {
+pub(super) struct Attempt {
     connection: Box<Connection>,
     sent: Sent,
     pulse: Option<Rc<Pulse>>,
@@ -37,7 +37,7 @@ pub(super) struct Failed {
     pub(super) pulse: Option<Rc<Pulse>>,
 }
 
-impl Exchange {
+impl Attempt {
     pub(super) fn begin(
         mut connection: Box<Connection>,
         request: Request<Outgoing>,
@@ -67,12 +67,12 @@ impl Exchange {
         .await
     }
 
-    /// Makes the response of what hyper said. Its connection goes back to `idle` when its body has
-    /// ended cleanly.
+    /// Makes the response from hyper's answer. Its connection goes back to `idle`, if that is given,
+    /// when the body has ended cleanly.
     pub(super) fn settle(
         mut self,
         answer: Option<Answer>,
-        idle: &Rc<Idle>,
+        idle: Option<&Rc<Idle>>,
         stall: Option<Duration>,
     ) -> Result<Response<ResponseBody>, Failed> {
         let (mut parts, incoming) = match answer {
@@ -90,10 +90,9 @@ impl Exchange {
         let reusable = framing == Framing::Plain && parts.version == Version::HTTP_11;
         parts.version = Version::HTTP_11;
         self.connection.used = true;
-        let lease = if reusable {
-            Lease::reusable(self.connection, Rc::clone(idle))
-        } else {
-            Lease::last(self.connection)
+        let lease = match idle {
+            Some(idle) if reusable => Lease::reusable(self.connection, Rc::clone(idle)),
+            Some(_) | None => Lease::last(self.connection),
         };
         let body = ResponseBody::new(incoming, lease, self.pulse, stall);
         Ok(Response::from_parts(parts, body))

@@ -1,0 +1,279 @@
+//! What lasts longer than a request: a stream is judged again whenever its person or the settings
+//! change.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+use super::rule::Verdict;
+use super::{Access, Permit, Route};
+use crate::clock::Timestamp;
+use crate::session::{EndReason, EndRegistry, EndWatch, Session};
+use crate::target::Target;
+
+/// The longest time that can be set: a week. A longer one is a mistake of units.
+const LONGEST: u64 = 7 * 24 * 60 * 60;
+
+/// What a route says of its streams: connections on which the app has switched to another protocol,
+/// such as WebSocket.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StreamSettings {
+    /// Whether an app may switch protocols at all.
+    #[serde(default = "yes")]
+    pub(crate) upgrades: bool,
+    /// The origins of pages of other sites that may open a WebSocket with somebody's session.
+    #[serde(default)]
+    pub(crate) origins: Vec<OtherOrigin>,
+    /// The longest time in which neither side sends anything; 0 allows any.
+    #[serde(default = "idle", rename = "idle_secs", deserialize_with = "seconds")]
+    pub(crate) idle: Option<Duration>,
+    /// The longest time that a stream may last; 0 allows any.
+    #[serde(default, rename = "total_secs", deserialize_with = "seconds")]
+    pub(crate) total: Option<Duration>,
+    /// Whether a session is in use while its browser sends something on a stream.
+    #[serde(default = "yes")]
+    pub(crate) counts_as_use: bool,
+}
+
+impl Default for StreamSettings {
+    fn default() -> Self {
+        Self {
+            upgrades: yes(),
+            origins: Vec::new(),
+            idle: idle(),
+            total: None,
+            counts_as_use: yes(),
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "serde wants the type of the field"
+)]
+fn idle() -> Option<Duration> {
+    Some(Duration::from_hours(1))
+}
+
+/// `None` for zero.
+fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    match u64::deserialize(deserializer)? {
+        0 => Ok(None),
+        seconds if seconds <= LONGEST => Ok(Some(Duration::from_secs(seconds))),
+        _ => Err(serde::de::Error::custom(format!(
+            "must be at most {LONGEST} seconds; 0 is no limit"
+        ))),
+    }
+}
+
+/// An origin as browsers write it in `Origin` (RFC 6454 section 6.1): scheme, host, and the port
+/// unless it is the default one.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(try_from = "String")]
+pub(crate) struct OtherOrigin(Box<str>);
+
+impl TryFrom<String> for OtherOrigin {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let url = url::Url::parse(&text).ok();
+        let canonical = url.map(|url| url.origin().ascii_serialization());
+        match canonical {
+            Some(origin) if origin == text && text != "null" => Ok(Self(text.into())),
+            Some(origin) if origin != "null" => Err(format!(
+                "`{text}` is not an origin as browsers write it; write `{origin}`"
+            )),
+            Some(_) | None => Err(format!(
+                "`{text}` is not an origin; write it like https://app.example.com"
+            )),
+        }
+    }
+}
+
+impl OtherOrigin {
+    /// Whether a browser's `Origin` is this one.
+    pub(crate) fn is(&self, origin: &[u8]) -> bool {
+        self.0.as_bytes() == origin
+    }
+}
+
+/// The result of judging a stream again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[must_use]
+pub(crate) enum Continues {
+    /// The stream may go on.
+    Yes,
+    /// Its person may not use the route any more, or the route is gone.
+    No,
+}
+
+/// A stream that was permitted: the route, and the session if there is one.
+#[derive(Debug)]
+pub(crate) struct StreamPermit {
+    access: Rc<Access>,
+    route: Rc<Route>,
+    session: Option<Arc<Session>>,
+}
+
+impl Permit {
+    /// What is needed to judge a stream of this permit again.
+    pub(crate) fn stream(&self) -> StreamPermit {
+        StreamPermit {
+            access: Rc::clone(&self.access),
+            route: Rc::clone(&self.route),
+            session: self.session.clone(),
+        }
+    }
+
+    /// Whether the request comes with a session.
+    pub(crate) fn has_session(&self) -> bool {
+        self.session.is_some()
+    }
+}
+
+impl StreamPermit {
+    /// The name of the route.
+    pub(crate) fn route_name(&self) -> &str {
+        self.route.name()
+    }
+
+    /// The settings of the route's streams.
+    pub(crate) fn settings(&self) -> &StreamSettings {
+        self.route.streams()
+    }
+
+    /// Registers the stream to be told of what happens to its session. `None` where it has none.
+    ///
+    /// # Errors
+    ///
+    /// The session has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub(crate) async fn watch(
+        &mut self,
+        registry: &EndRegistry,
+    ) -> Result<Option<EndWatch>, EndReason> {
+        let Some(session) = &mut self.session else {
+            return Ok(None);
+        };
+        if let Some(watch) = registry.watch(session) {
+            return Ok(Some(watch));
+        }
+        // It has ended, or was renewed meanwhile. A session that cannot be looked up now is ended for
+        // a stream: the client may open another one.
+        let newest = self.access.sessions.fetch(session.key()).await;
+        if let Ok(Some(newest)) = newest
+            && let Some(watch) = registry.watch(&newest)
+        {
+            *session = newest;
+            return Ok(Some(watch));
+        }
+        Err(EndReason::SignedOut)
+    }
+
+    /// Judges the stream by a new version of its session.
+    pub(crate) fn renewed(&mut self, session: Arc<Session>) -> Continues {
+        let continues = judge(&self.route, Some(&session));
+        self.session = Some(session);
+        continues
+    }
+
+    /// Judges the stream by the routes of a new site. It goes on only to the same app.
+    pub(crate) fn reloaded(&mut self, access: &Rc<Access>, target: &Target) -> Continues {
+        let Some(route) = access.routes.find(target) else {
+            return Continues::No;
+        };
+        let (old, new) = (&self.route.upstream, &route.upstream);
+        if old.name() != new.name() || old.origin() != new.origin() || !route.streams().upgrades {
+            return Continues::No;
+        }
+        self.access = Rc::clone(access);
+        self.route = Rc::clone(route);
+        judge(route, self.session.as_deref())
+    }
+
+    /// Marks the session as used, unless the route says that its streams are no use.
+    pub(crate) fn note_use(&self, now: Timestamp) {
+        if let Some(session) = &self.session
+            && self.settings().counts_as_use
+        {
+            // A session that has ended meanwhile is reported by its watch.
+            let _is_live = self.access.sessions.still(session, now, now);
+        }
+    }
+}
+
+fn judge(route: &Route, session: Option<&Session>) -> Continues {
+    let allowed = match session {
+        None => route.is_public(),
+        Some(session) => {
+            let verdict = || route.rule.check(session.identity());
+            route.is_public()
+                || route.provider(session.provider()).is_some() && verdict() == Verdict::Allowed
+        }
+    };
+    if allowed {
+        Continues::Yes
+    } else {
+        Continues::No
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> Result<StreamSettings, String> {
+        serde_json::from_str(json).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_empty_table_is_the_default() {
+        assert_eq!(parse("{}").unwrap(), StreamSettings::default());
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let settings = parse(
+            r#"{"upgrades": false, "origins": ["https://a.example.com", "http://localhost:8080"],
+                "idle_secs": 0, "total_secs": 60, "counts_as_use": false}"#,
+        )
+        .unwrap();
+        assert!(!settings.upgrades && !settings.counts_as_use);
+        assert_eq!(settings.idle, None);
+        assert_eq!(settings.total, Some(Duration::from_mins(1)));
+        assert!(settings.origins[0].is(b"https://a.example.com"));
+        assert!(!settings.origins[0].is(b"https://a.example.com.evil.test"));
+        assert!(settings.origins[1].is(b"http://localhost:8080"));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (json, said) in [
+            (r#"{"origins": ["*"]}"#, "`*` is not an origin"),
+            (r#"{"origins": ["null"]}"#, "`null` is not an origin"),
+            (
+                r#"{"origins": ["a.example.com"]}"#,
+                "write it like https://",
+            ),
+            (
+                r#"{"origins": ["https://A.example.com:443/"]}"#,
+                "write `https://a.example.com`",
+            ),
+            (r#"{"idle_secs": 999999999}"#, "at most 604800 seconds"),
+            (r#"{"idle": 5}"#, "unknown field `idle`"),
+        ] {
+            let error = parse(json).unwrap_err();
+            assert!(error.contains(said), "{json}: {error}");
+        }
+    }
+}

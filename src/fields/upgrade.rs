@@ -1,0 +1,251 @@
+//! Requests for another protocol on the same connection (RFC 9110 section 7.8).
+
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
+
+/// The constant of RFC 6455 section 1.3.
+const WEBSOCKET_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// The protocol of RFC 6455.
+const WEBSOCKET: &[u8] = b"websocket";
+
+/// Protocols that are versions of HTTP or TLS. A request that asks for one of these can be answered
+/// by HTTP/1.1 as well. On a switched connection every request would escape the gateway.
+const HTTP_AND_TLS: [&[u8]; 4] = [b"h2", b"h2c", b"http", b"tls"];
+
+/// The longest name of a protocol that is passed on, in bytes.
+const LONGEST: usize = 128;
+
+/// The request of a client to switch to another protocol.
+#[derive(Clone, Debug)]
+pub(crate) struct UpgradeRequest {
+    protocol: HeaderValue,
+    /// The value of `Sec-WebSocket-Accept` that proves that the app understood the handshake.
+    accept: Option<HeaderValue>,
+}
+
+impl UpgradeRequest {
+    /// Reads it from a request whose fields were not stripped yet. `None` where the request asks for
+    /// no other protocol, or for a version of HTTP or TLS.
+    ///
+    /// It takes one protocol alone: of several, nobody could tell which one the app will choose.
+    pub(crate) fn read(parts: &Parts) -> Option<Self> {
+        let headers = &parts.headers;
+        if parts.version != Version::HTTP_11 || !lists(headers, &CONNECTION, b"upgrade") {
+            return None;
+        }
+        let protocol = only(headers, &UPGRADE)?;
+        let name = protocol.as_bytes().split(|byte| *byte == b'/').next()?;
+        let is_one = protocol.len() <= LONGEST
+            && protocol
+                .as_bytes()
+                .iter()
+                .all(|byte| is_token(*byte) || *byte == b'/');
+        if !is_one
+            || name.is_empty()
+            || HTTP_AND_TLS
+                .iter()
+                .any(|http| http.eq_ignore_ascii_case(name))
+        {
+            return None;
+        }
+        Some(Self {
+            protocol: protocol.clone(),
+            accept: only(headers, &SEC_WEBSOCKET_KEY).and_then(accept),
+        })
+    }
+
+    /// Whether the protocol is WebSocket.
+    pub(crate) fn is_websocket(&self) -> bool {
+        self.protocol.as_bytes().eq_ignore_ascii_case(WEBSOCKET)
+    }
+
+    /// The name of the protocol.
+    pub(crate) fn protocol(&self) -> &str {
+        self.protocol.to_str().unwrap_or_default()
+    }
+
+    /// Writes the request to switch, or the answer that switches, into a message whose hop-by-hop
+    /// fields were removed.
+    pub(crate) fn write(&self, headers: &mut HeaderMap) {
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, self.protocol.clone());
+    }
+
+    /// Whether a 101 with these fields switches to the protocol that was asked for. For a WebSocket
+    /// the app has to prove that it understood the handshake (RFC 6455 section 4.1).
+    pub(crate) fn is_granted_by(&self, headers: &HeaderMap) -> bool {
+        let switched = only(headers, &UPGRADE).is_some_and(|protocol| {
+            protocol
+                .as_bytes()
+                .eq_ignore_ascii_case(self.protocol.as_bytes())
+        });
+        let proven = !self.is_websocket()
+            || self.accept.is_some()
+                && self.accept.as_ref() == only(headers, &SEC_WEBSOCKET_ACCEPT);
+        switched && proven && lists(headers, &CONNECTION, b"upgrade")
+    }
+}
+
+/// The value that answers a `Sec-WebSocket-Key` (RFC 6455 section 4.2.2).
+fn accept(key: &HeaderValue) -> Option<HeaderValue> {
+    let nonce = BASE64_STANDARD.decode(key.as_bytes()).ok()?;
+    if nonce.len() != 16 {
+        return None;
+    }
+    let text = [key.as_bytes(), WEBSOCKET_GUID].concat();
+    // The protocol asks for SHA-1. Nothing secret depends on it.
+    let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, &text);
+    HeaderValue::from_str(&BASE64_STANDARD.encode(hash)).ok()
+}
+
+/// Whether a list of tokens has this one.
+fn lists(headers: &HeaderMap, name: &HeaderName, token: &[u8]) -> bool {
+    let lines = headers.get_all(name).iter();
+    let mut tokens = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    tokens.any(|listed| listed.trim_ascii().eq_ignore_ascii_case(token))
+}
+
+/// The field's value, if it has exactly one line.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut lines = headers.get_all(name).iter();
+    lines.next().filter(|_line| lines.next().is_none())
+}
+
+/// The characters of a token (RFC 9110 section 5.6.2).
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    const KEY: (&str, &str) = ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
+    const ACCEPT: (&str, &str) = ("Sec-WebSocket-Accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+
+    fn fields(fields: &[(&str, &str)]) -> HeaderMap {
+        let named = |(name, value): &(&str, &str)| {
+            let name: HeaderName = name.parse().unwrap();
+            (name, HeaderValue::from_str(value).unwrap())
+        };
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields.iter().map(named) {
+            headers.append(name, value);
+        }
+        headers
+    }
+
+    fn read(version: Version, of: &[(&str, &str)]) -> Option<UpgradeRequest> {
+        let (mut parts, ()) = Request::new(()).into_parts();
+        parts.version = version;
+        parts.headers = fields(of);
+        UpgradeRequest::read(&parts)
+    }
+
+    #[test]
+    fn s_36_one_protocol_that_is_no_http_is_asked_for() {
+        for (upgrade, asked) in [
+            ("websocket", true),
+            ("WebSocket", true),
+            ("tcp", true),
+            ("foo/2", true),
+            ("h2c", false),
+            ("H2C", false),
+            ("h2", false),
+            ("HTTP/2.0", false),
+            ("TLS/1.2", false),
+            ("websocket, h2c", false),
+            ("h2c, websocket", false),
+            ("web socket", false),
+            ("/2", false),
+            ("", false),
+        ] {
+            let request = [("Connection", "keep-alive, Upgrade"), ("Upgrade", upgrade)];
+            let request = read(Version::HTTP_11, &request);
+            assert_eq!(request.is_some(), asked, "{upgrade}");
+        }
+        let twice = [
+            ("Upgrade", "tcp"),
+            ("Upgrade", "tcp"),
+            ("Connection", "upgrade"),
+        ];
+        assert!(read(Version::HTTP_11, &twice).is_none());
+        assert!(read(Version::HTTP_11, &[("Upgrade", "websocket")]).is_none());
+        let request = [("Upgrade", "websocket"), ("Connection", "upgrade")];
+        assert!(read(Version::HTTP_10, &request).is_none());
+        assert!(read(Version::HTTP_2, &request).is_none());
+    }
+
+    #[test]
+    fn s_41_an_answer_switches_only_to_what_was_asked_for() {
+        let connection = ("Connection", "Upgrade");
+        let asked = [("Upgrade", "websocket"), connection, KEY];
+        let asked = read(Version::HTTP_11, &asked).unwrap();
+        assert!(asked.is_websocket());
+        for (answer, granted) in [
+            (vec![connection, ("Upgrade", "WebSocket"), ACCEPT], true),
+            (
+                vec![
+                    ("Connection", "foo, upgrade"),
+                    ("Upgrade", "websocket"),
+                    ACCEPT,
+                ],
+                true,
+            ),
+            (vec![("Upgrade", "websocket"), ACCEPT], false),
+            (vec![connection, ACCEPT], false),
+            (vec![connection, ("Upgrade", "tcp"), ACCEPT], false),
+            (vec![connection, ("Upgrade", "websocket")], false),
+            (
+                vec![connection, ("Upgrade", "websocket"), ACCEPT, ACCEPT],
+                false,
+            ),
+            (
+                vec![
+                    connection,
+                    ("Upgrade", "websocket"),
+                    ("Sec-WebSocket-Accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOp="),
+                ],
+                false,
+            ),
+        ] {
+            assert_eq!(asked.is_granted_by(&fields(&answer)), granted, "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn s_41_a_handshake_without_a_good_key_is_never_granted() {
+        let connection = ("Connection", "Upgrade");
+        for key in [
+            vec![],
+            vec![("Sec-WebSocket-Key", "c2hvcnQ=")],
+            vec![KEY, KEY],
+        ] {
+            let asked = [vec![("Upgrade", "websocket"), connection], key].concat();
+            let asked = read(Version::HTTP_11, &asked).unwrap();
+            for accept in [vec![], vec![ACCEPT]] {
+                let answer = [vec![connection, ("Upgrade", "websocket")], accept].concat();
+                assert!(!asked.is_granted_by(&fields(&answer)), "{answer:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn another_protocol_needs_no_proof() {
+        let request = [("Upgrade", "tcp"), ("Connection", "Upgrade")];
+        let asked = read(Version::HTTP_11, &request).unwrap();
+        assert!(!asked.is_websocket());
+        assert_eq!(asked.protocol(), "tcp");
+        let mut answer = HeaderMap::new();
+        assert!(!asked.is_granted_by(&answer));
+        asked.write(&mut answer);
+        assert!(asked.is_granted_by(&answer));
+    }
+}

@@ -1,0 +1,115 @@
+//! A request that asks the origin to switch to another protocol (RFC 9110 section 7.8).
+
+use std::fmt;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use http::response::Parts;
+use http::{Request, Response, StatusCode};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::attempt::Attempt;
+use super::connection::Connection;
+use super::error::Error;
+use super::outgoing::Outgoing;
+use super::pool::{Pool, Shared};
+use super::response::ResponseBody;
+use crate::fields::UpgradeRequest;
+use crate::relay::End;
+use crate::upload::Upload;
+
+/// An origin's connection after a valid 101.
+pub(crate) struct Tunnel {
+    /// The head of the 101.
+    pub(crate) head: Parts,
+    /// The connection.
+    pub(crate) origin: End,
+    /// The protocol that both sides speak now.
+    pub(crate) upgrade: Box<UpgradeRequest>,
+    /// The place of this connection in the bound on such connections. It is free again when this is
+    /// dropped.
+    pub(crate) place: OwnedSemaphorePermit,
+}
+
+impl fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tunnel").finish_non_exhaustive()
+    }
+}
+
+/// The result of a request that asked for another protocol.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every exchange is a response, and a box would be an allocation for each"
+)]
+pub(crate) enum Exchange {
+    /// The origin did not switch. The response's body streams in.
+    Response(Response<ResponseBody>),
+    /// The origin has switched to the protocol that was asked for.
+    Tunnel(Box<Tunnel>),
+}
+
+/// The result of a request that was given to [`Pool::switch`], once the origin has answered.
+pub(crate) type Switching = Pin<Box<dyn Future<Output = Result<Exchange, Error>>>>;
+
+impl Pool {
+    /// Sends a request whose fields ask for `upgrade`. It has no content. It gets a new connection,
+    /// which no other request uses before or after. `place` is held until that connection is closed.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Pool::send`] but for [`Error::Busy`], and [`Error::BadSwitch`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection; the origin may have acted.
+    pub(crate) fn switch(
+        &self,
+        request: Request<Upload>,
+        upgrade: Box<UpgradeRequest>,
+        place: OwnedSemaphorePermit,
+    ) -> Switching {
+        let request = self.0.prepared(request);
+        Box::pin(Rc::clone(&self.0).switch(request, upgrade, place))
+    }
+}
+
+impl Shared {
+    async fn switch(
+        self: Rc<Self>,
+        request: Request<Outgoing>,
+        upgrade: Box<UpgradeRequest>,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Exchange, Error> {
+        let (sender, switched) = oneshot::channel();
+        let connection = Connection::open(&self.connector, place, &self.clock, Some(sender));
+        let pulse = request.body().pulse();
+        let mut attempt = Attempt::begin(connection.await?, request, pulse);
+        let answer = attempt.answer(self.times.head).await;
+        let response = match answer {
+            Some(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => response,
+            other => {
+                let settled = attempt.settle(other, None, self.times.stall);
+                return settled
+                    .map(Exchange::Response)
+                    .map_err(|failed| failed.error);
+            }
+        };
+        if !upgrade.is_granted_by(response.headers()) {
+            return Err(Error::BadSwitch);
+        }
+        let (head, _no_content) = response.into_parts();
+        // The task of the connection gives the socket up once HTTP has ended on it.
+        let socket = switched.await.map_err(|_lost| Error::BadSwitch)?;
+        Ok(Exchange::Tunnel(Box::new(Tunnel {
+            head,
+            origin: End {
+                io: Box::new(socket.stream),
+                early: socket.early,
+            },
+            upgrade,
+            place: socket.permit,
+        })))
+    }
+}

@@ -1,0 +1,210 @@
+//! Where WebSocket frames begin and end (RFC 6455 section 5.2).
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+
+/// Why a relay is cut, as the client is told.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Close {
+    /// The gateway or the app goes away: code 1001.
+    GoingAway,
+    /// The session has ended, or its person may not use the route any more: code 1008.
+    Policy,
+}
+
+impl Close {
+    /// The code of RFC 6455 section 7.4.1.
+    fn code(self) -> u16 {
+        match self {
+            Self::GoingAway => 1001,
+            Self::Policy => 1008,
+        }
+    }
+
+    /// A short text for the client's log.
+    fn text(self) -> &'static str {
+        match self {
+            Self::GoingAway => "the gateway is stopping",
+            Self::Policy => "the session has ended",
+        }
+    }
+}
+
+/// Follows the frames that an app sends, byte by byte.
+#[derive(Debug)]
+pub(crate) struct Frames(Place);
+
+/// The longest head of a frame: two bytes, eight of length and four of a mask.
+const LONGEST_HEAD: usize = 14;
+
+/// A final frame with the opcode of a close.
+const FINAL_CLOSE: u8 = 0x88;
+
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// The protocol has no frames that we know.
+    Unknown,
+    /// In a frame's head, of which these bytes have come; none between two frames.
+    Head([u8; LONGEST_HEAD], usize),
+    /// In a frame's payload, of which this many bytes are to come.
+    Payload(u64),
+    /// The app has sent a close frame. Nothing may follow it.
+    Closed,
+}
+
+impl Frames {
+    /// The frames of a WebSocket, from its beginning.
+    pub(crate) fn of_websocket() -> Self {
+        Self(Place::Head([0; LONGEST_HEAD], 0))
+    }
+
+    /// The bytes of a protocol that we do not know.
+    pub(crate) fn unknown() -> Self {
+        Self(Place::Unknown)
+    }
+
+    /// Notes what the app has sent.
+    pub(crate) fn follow(&mut self, mut data: &[u8]) {
+        while let Some((first, rest)) = data.split_first() {
+            match &mut self.0 {
+                Place::Unknown | Place::Closed => return,
+                Place::Payload(left) => {
+                    let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                    let taken = length.min(*left);
+                    *left = left.saturating_sub(taken);
+                    let taken = usize::try_from(taken).unwrap_or(usize::MAX);
+                    data = data.get(taken..).unwrap_or_default();
+                    if *left == 0 {
+                        self.0 = Place::Head([0; LONGEST_HEAD], 0);
+                    }
+                }
+                Place::Head(head, count) => {
+                    if let Some(place) = head.get_mut(*count) {
+                        *place = *first;
+                    }
+                    *count = count.saturating_add(1);
+                    data = rest;
+                    if let Some(payload) = head.get(..*count).and_then(payload) {
+                        self.0 = after(head, payload);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A close frame, if one may be sent now.
+    pub(super) fn close(&self, close: Close) -> Option<Bytes> {
+        let Place::Head(_, 0) = self.0 else {
+            return None;
+        };
+        let text = close.text();
+        // The payload has fewer than 126 bytes, so its length is one byte.
+        let length = u8::try_from(text.len().saturating_add(2)).ok()?;
+        let mut frame = BytesMut::new();
+        frame.put_u8(FINAL_CLOSE);
+        frame.put_u8(length);
+        frame.put_u16(close.code());
+        frame.put_slice(text.as_bytes());
+        Some(frame.freeze())
+    }
+}
+
+/// The length of the payload behind a complete head; `None` while the head is not complete.
+fn payload(head: &[u8]) -> Option<u64> {
+    let [_opcode, second, rest @ ..] = head else {
+        return None;
+    };
+    let mask = if second & 0x80 == 0 { 0 } else { 4 };
+    let (length, extended) = match second & 0x7f {
+        126 => {
+            let bytes: [u8; 2] = rest.get(..2)?.try_into().ok()?;
+            (u64::from(u16::from_be_bytes(bytes)), 2_usize)
+        }
+        127 => {
+            let bytes: [u8; 8] = rest.get(..8)?.try_into().ok()?;
+            (u64::from_be_bytes(bytes), 8)
+        }
+        short => (u64::from(short), 0),
+    };
+    (rest.len() >= extended.saturating_add(mask)).then_some(length)
+}
+
+/// The place behind a complete head.
+fn after(head: &[u8], payload: u64) -> Place {
+    let is_close = head.first().is_some_and(|first| first & 0x0f == 0x08);
+    match payload {
+        _ if is_close => Place::Closed,
+        0 => Place::Head([0; LONGEST_HEAD], 0),
+        left => Place::Payload(left),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn may_close(frames: &Frames) -> bool {
+        frames.close(Close::Policy).is_some()
+    }
+
+    /// A frame of this many bytes.
+    fn frame(opcode: u8, length: usize) -> Vec<u8> {
+        let mut frame = vec![0x80 | opcode];
+        match length {
+            0..126 => frame.push(u8::try_from(length).unwrap()),
+            126..65536 => {
+                frame.push(126);
+                frame.extend(u16::try_from(length).unwrap().to_be_bytes());
+            }
+            _ => {
+                frame.push(127);
+                frame.extend(u64::try_from(length).unwrap().to_be_bytes());
+            }
+        }
+        frame.extend(vec![0xff; length]);
+        frame
+    }
+
+    #[test]
+    fn a_close_frame_may_be_sent_between_two_frames_only() {
+        for length in [0, 1, 125, 126, 65_535, 65_536, 70_000] {
+            let bytes = frame(2, length);
+            let mut frames = Frames::of_websocket();
+            for (index, byte) in bytes.iter().enumerate() {
+                assert_eq!(may_close(&frames), index == 0, "{length}: {index}");
+                frames.follow(&[*byte]);
+            }
+            assert!(may_close(&frames), "{length}");
+        }
+    }
+
+    #[test]
+    fn several_frames_may_come_in_one_piece() {
+        let mut bytes = [frame(1, 3), frame(9, 0), frame(2, 300)].concat();
+        let mut frames = Frames::of_websocket();
+        frames.follow(&bytes);
+        assert!(may_close(&frames));
+        bytes.pop();
+        let mut frames = Frames::of_websocket();
+        frames.follow(&bytes);
+        assert!(!may_close(&frames));
+    }
+
+    #[test]
+    fn nothing_follows_a_close_frame_of_the_app_nor_an_unknown_protocol() {
+        let mut frames = Frames::of_websocket();
+        frames.follow(&frame(8, 2));
+        assert!(!may_close(&frames));
+        assert!(!may_close(&Frames::unknown()));
+    }
+
+    #[test]
+    fn w_03_w_08_a_close_frame_has_its_code_and_a_text() {
+        for (close, code) in [(Close::Policy, 1008_u16), (Close::GoingAway, 1001)] {
+            let frame = Frames::of_websocket().close(close).unwrap();
+            assert_eq!(frame[0], 0x88);
+            assert_eq!(usize::from(frame[1]), frame.len() - 2);
+            assert_eq!(frame[2..4], code.to_be_bytes());
+            assert!(std::str::from_utf8(&frame[4..]).unwrap().len() > 10);
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! Bytes between two connections after a switch of protocols (RFC 9110 section 7.8).
+//!
+//! A [`Relay`] passes bytes on in both directions, unchanged. It reads no more than the other side
+//! takes, and passes an end of either direction and a reset on. It has no buffer of its own: each
+//! thread has one scratch buffer, and a direction allocates only for bytes that the other side does
+//! not take at once.
+//!
+//! [`Frames`] follows the WebSocket frames of the app, so that a relay that is cut can end with a
+//! close frame and not in the middle of a message.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf as _, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+mod frames;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use self::frames::{Close, Frames};
+
+/// The bytes that one read may bring.
+const SCRATCH: usize = 64 * 1024;
+
+thread_local! {
+    /// One for all relays of a thread: it is in use only during a read and the write that follows.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// One end of a relay.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {
+    /// Makes the close of this connection a reset, so that the peer learns that it was broken off.
+    fn reset_on_close(&self);
+}
+
+/// A connection whose protocol was switched, with the bytes that were read behind the head.
+pub(crate) struct End {
+    /// The connection.
+    pub(crate) io: Box<dyn Duplex>,
+    /// What came behind the head, in the new protocol.
+    pub(crate) early: Bytes,
+}
+
+/// The bytes that a relay has passed on. Clones share the figures.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Passed(Rc<Figures>);
+
+#[derive(Debug, Default)]
+struct Figures {
+    from_client: Cell<u64>,
+    from_app: Cell<u64>,
+}
+
+impl Passed {
+    /// The bytes that the client has sent.
+    pub(crate) fn client_bytes(&self) -> u64 {
+        self.0.from_client.get()
+    }
+
+    /// The bytes that the app has sent.
+    pub(crate) fn app_bytes(&self) -> u64 {
+        self.0.from_app.get()
+    }
+}
+
+/// How a relay ended by itself.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Ended {
+    /// Both sides closed their direction.
+    Closed,
+    /// The client's connection broke.
+    ClientBroke,
+    /// The app's connection broke.
+    AppBroke,
+}
+
+/// Passes bytes on between a client and an app until both have closed their direction or one
+/// connection breaks.
+///
+/// # Cancel safety
+///
+/// [`Relay::run`] is cancel safe: the relay keeps what it has read.
+pub(crate) struct Relay {
+    client: Box<dyn Duplex>,
+    app: Box<dyn Duplex>,
+    to_app: Direction,
+    to_client: Direction,
+    passed: Passed,
+    frames: Frames,
+}
+
+/// One direction.
+#[derive(Default)]
+struct Direction {
+    /// Bytes that were read and are not taken yet.
+    rest: Bytes,
+    stage: Stage,
+    unflushed: bool,
+}
+
+#[derive(Clone, Copy, Default, Eq, PartialEq)]
+enum Stage {
+    #[default]
+    Open,
+    /// The sender has ended; the receiver is not told yet.
+    Ending,
+    /// The receiver is told.
+    Ended,
+}
+
+/// The side of a direction that broke.
+enum Broken {
+    Sender,
+    Receiver,
+}
+
+impl Direction {
+    fn new(early: Bytes) -> Self {
+        Self {
+            rest: early,
+            ..Self::default()
+        }
+    }
+
+    /// Passes on what there is. Ready when the receiver was told of the sender's end.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        sender: &mut dyn Duplex,
+        receiver: &mut dyn Duplex,
+        mut seen: impl FnMut(&[u8]),
+    ) -> Poll<Result<(), Broken>> {
+        loop {
+            if let Err(broken) = std::task::ready!(self.poll_rest(cx, receiver)) {
+                return Poll::Ready(Err(broken));
+            }
+            match self.stage {
+                Stage::Open => {}
+                Stage::Ending => {
+                    let told = std::task::ready!(Pin::new(receiver).poll_shutdown(cx));
+                    self.stage = Stage::Ended;
+                    return Poll::Ready(told.map_err(|_error| Broken::Receiver));
+                }
+                Stage::Ended => return Poll::Ready(Ok(())),
+            }
+            let read = BUFFER.with_borrow_mut(|buffer| {
+                buffer.resize(SCRATCH, 0);
+                let mut buffer = ReadBuf::new(buffer);
+                match Pin::new(&mut *sender).poll_read(cx, &mut buffer) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Err(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
+                        return Poll::Ready(Err(Broken::Sender));
+                    }
+                    // A TLS peer that closes without saying so has ended its direction, too.
+                    Poll::Ready(Ok(()) | Err(_)) => {}
+                }
+                let data = buffer.filled();
+                seen(data);
+                Poll::Ready(self.pass(cx, data, receiver))
+            });
+            match read {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(broken)) => return Poll::Ready(Err(broken)),
+                Poll::Pending => return self.poll_flush(cx, receiver),
+            }
+        }
+    }
+
+    /// Writes what was read, and keeps what the receiver does not take.
+    fn pass(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut data: &[u8],
+        receiver: &mut dyn Duplex,
+    ) -> Result<(), Broken> {
+        if data.is_empty() {
+            self.stage = Stage::Ending;
+        }
+        while !data.is_empty() {
+            match Pin::new(&mut *receiver).poll_write(cx, data) {
+                Poll::Ready(Ok(count @ 1..)) => {
+                    self.unflushed = true;
+                    data = data.get(count..).unwrap_or_default();
+                }
+                Poll::Ready(Ok(0) | Err(_)) => return Err(Broken::Receiver),
+                Poll::Pending => {
+                    self.rest = Bytes::copy_from_slice(data);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what was kept. Ready when nothing is left.
+    fn poll_rest(
+        &mut self,
+        cx: &mut Context<'_>,
+        receiver: &mut dyn Duplex,
+    ) -> Poll<Result<(), Broken>> {
+        while !self.rest.is_empty() {
+            match std::task::ready!(Pin::new(&mut *receiver).poll_write(cx, &self.rest)) {
+                Ok(count @ 1..) => {
+                    self.unflushed = true;
+                    self.rest.advance(count);
+                }
+                Ok(0) | Err(_) => return Poll::Ready(Err(Broken::Receiver)),
+            }
+        }
+        // What is left of the allocation goes with it.
+        self.rest = Bytes::new();
+        Poll::Ready(Ok(()))
+    }
+
+    /// TLS may hold written bytes back until it is flushed.
+    fn poll_flush(
+        &mut self,
+        cx: &mut Context<'_>,
+        receiver: &mut dyn Duplex,
+    ) -> Poll<Result<(), Broken>> {
+        if self.unflushed {
+            match std::task::ready!(Pin::new(receiver).poll_flush(cx)) {
+                Ok(()) => self.unflushed = false,
+                Err(_error) => return Poll::Ready(Err(Broken::Receiver)),
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Relay {
+    /// A relay between `client` and `app`. `frames` follows what the app sends.
+    pub(crate) fn new(client: End, app: End, mut frames: Frames) -> Self {
+        let passed = Passed::default();
+        add(&passed.0.from_client, client.early.len());
+        add(&passed.0.from_app, app.early.len());
+        frames.follow(&app.early);
+        Self {
+            client: client.io,
+            app: app.io,
+            to_app: Direction::new(client.early),
+            to_client: Direction::new(app.early),
+            passed,
+            frames,
+        }
+    }
+
+    /// The bytes that this relay has passed on.
+    pub(crate) fn passed(&self) -> Passed {
+        self.passed.clone()
+    }
+
+    /// Passes bytes on until the relay ends by itself. A broken connection makes the close of the
+    /// other one a reset.
+    pub(crate) async fn run(&mut self) -> Ended {
+        poll_fn(|cx| self.poll(cx)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        let Self {
+            client,
+            app,
+            to_app,
+            to_client,
+            passed,
+            frames,
+        } = self;
+        let up = to_app.poll(cx, &mut **client, &mut **app, |data| {
+            add(&passed.0.from_client, data.len());
+        });
+        let down = to_client.poll(cx, &mut **app, &mut **client, |data| {
+            add(&passed.0.from_app, data.len());
+            frames.follow(data);
+        });
+        let ended = match (up, down) {
+            (Poll::Ready(Err(Broken::Sender)), _) | (_, Poll::Ready(Err(Broken::Receiver))) => {
+                Ended::ClientBroke
+            }
+            (Poll::Ready(Err(Broken::Receiver)), _) | (_, Poll::Ready(Err(Broken::Sender))) => {
+                Ended::AppBroke
+            }
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Ended::Closed,
+            (Poll::Pending, _) | (_, Poll::Pending) => return Poll::Pending,
+        };
+        match ended {
+            Ended::ClientBroke => self.app.reset_on_close(),
+            Ended::AppBroke => self.client.reset_on_close(),
+            Ended::Closed => {}
+        }
+        Poll::Ready(ended)
+    }
+
+    /// Ends the client's side with `close`, where the frames that the app has sent allow it, and
+    /// closes both connections.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes both connections at once.
+    pub(crate) async fn close(mut self, close: Close) {
+        let frame = self.frames.close(close);
+        let Self {
+            client, to_client, ..
+        } = &mut self;
+        // What is kept belongs to a message that the close frame may not interrupt.
+        if let Some(frame) = frame.filter(|_frame| to_client.rest.is_empty())
+            && to_client.stage == Stage::Open
+        {
+            to_client.rest = frame;
+            let written = poll_fn(|cx| to_client.poll_rest(cx, &mut **client)).await;
+            if written.is_err() {
+                return;
+            }
+        }
+        // The connections close whether or not the client hears of it.
+        poll_fn(|cx| Pin::new(&mut **client).poll_shutdown(cx))
+            .await
+            .unwrap_or_default();
+    }
+}
+
+fn add(figure: &Cell<u64>, count: usize) {
+    let count = u64::try_from(count).unwrap_or(u64::MAX);
+    figure.set(figure.get().saturating_add(count));
+}

@@ -1,0 +1,95 @@
+//! A relay between two pairs of sockets.
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+
+use super::*;
+
+impl Duplex for DuplexStream {
+    fn reset_on_close(&self) {}
+}
+
+fn end(io: DuplexStream, early: &'static [u8]) -> End {
+    End {
+        io: Box::new(io),
+        early: Bytes::from_static(early),
+    }
+}
+
+/// A relay whose sockets hold this many bytes, with the outer ends of client and app.
+fn relay(room: usize) -> (Relay, DuplexStream, DuplexStream) {
+    let (client, inner) = duplex(room);
+    let (app, other) = duplex(room);
+    let relay = Relay::new(
+        end(inner, b"early from the client"),
+        end(other, b"early from the app"),
+        Frames::unknown(),
+    );
+    (relay, client, app)
+}
+
+async fn text(stream: &mut DuplexStream) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
+}
+
+#[tokio::test]
+async fn early_bytes_come_first_and_each_end_is_passed_on() {
+    for room in [1, 7, 1024] {
+        let (mut relay, mut client, mut app) = relay(room);
+        let passed = relay.passed();
+        let ends = async {
+            let up = async {
+                client.write_all(b", more").await.unwrap();
+                client.shutdown().await.unwrap();
+            };
+            let ((), heard) = tokio::join!(up, text(&mut app));
+            assert_eq!(heard, "early from the client, more");
+            let down = async {
+                app.write_all(b", late").await.unwrap();
+                app.shutdown().await.unwrap();
+            };
+            let ((), heard) = tokio::join!(down, text(&mut client));
+            assert_eq!(heard, "early from the app, late");
+        };
+        let (ended, ()) = tokio::join!(relay.run(), ends);
+        assert_eq!(ended, Ended::Closed);
+        assert_eq!((passed.client_bytes(), passed.app_bytes()), (27, 24));
+    }
+}
+
+#[tokio::test]
+async fn a_side_that_goes_away_ends_the_relay() {
+    let (mut relay, client, mut app) = relay(64);
+    drop(client);
+    app.write_all(b"to nobody").await.unwrap();
+    assert_eq!(relay.run().await, Ended::ClientBroke);
+    let (mut relay, mut client, app) = self::relay(64);
+    drop(app);
+    client.write_all(b"to nobody").await.unwrap();
+    assert_eq!(relay.run().await, Ended::AppBroke);
+}
+
+#[tokio::test]
+async fn a_relay_that_is_closed_says_so_only_between_two_frames() {
+    for (sent, closes) in [(&b"\x81\x02ab"[..], true), (b"\x81\x02a", false)] {
+        let (mut client, inner) = duplex(1024);
+        let (mut app, other) = duplex(1024);
+        let (client_end, app_end) = (end(inner, b""), end(other, b""));
+        let mut relay = Relay::new(client_end, app_end, Frames::of_websocket());
+        app.write_all(sent).await.unwrap();
+        let mut heard = vec![0; sent.len()];
+        tokio::select! {
+            _ended = relay.run() => panic!("it ended by itself"),
+            read = client.read_exact(&mut heard) => assert_eq!(read.unwrap(), sent.len()),
+        }
+        relay.close(Close::Policy).await;
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest.first() == Some(&0x88), closes, "{rest:?}");
+        assert_eq!(rest.is_empty(), !closes, "{rest:?}");
+        let mut rest = Vec::new();
+        app.read_to_end(&mut rest).await.unwrap();
+        assert!(rest.is_empty());
+    }
+}

@@ -1,0 +1,202 @@
+//! Both ends of a connection whose protocol is switched: a client, and an app that a test drives.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+use super::wire::{Head, PATIENCE, Wire};
+
+/// The key of RFC 6455 section 1.3, and the value that answers it.
+pub(crate) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+pub(crate) const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+/// An app whose connections a test answers by hand.
+pub(crate) struct SocketApp(TcpListener);
+
+impl SocketApp {
+    pub(crate) async fn start() -> Self {
+        Self(TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.0.local_addr().unwrap())
+    }
+
+    /// The next connection, with the head of its request.
+    ///
+    /// # Panics
+    ///
+    /// When none comes in time.
+    pub(crate) async fn accept(&self) -> (Head, End) {
+        let accepted = timeout(PATIENCE, async {
+            let (stream, _peer) = self.0.accept().await.unwrap();
+            let mut end = End::new(stream);
+            let head = end.wire.head().await.expect("a whole head");
+            (head, end)
+        });
+        accepted.await.expect("no request in time")
+    }
+
+    /// Takes the next connection and switches it to a WebSocket.
+    pub(crate) async fn switch(&self) -> End {
+        let (_head, mut app) = self.accept().await;
+        app.send(switching()).await;
+        app
+    }
+
+    /// Takes the next connection and answers its request as an ordinary one.
+    pub(crate) async fn answer_plainly(&self) {
+        let (_head, mut app) = self.accept().await;
+        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nplain";
+        app.send(answer).await;
+    }
+
+    /// Whether a connection waits to be accepted. It has had time to come.
+    pub(crate) async fn is_asked(&self) -> bool {
+        timeout(Duration::from_millis(50), self.0.accept())
+            .await
+            .is_ok()
+    }
+}
+
+/// The answer that switches to a WebSocket.
+pub(crate) fn switching() -> String {
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {ACCEPT}\r\n\r\n"
+    )
+}
+
+/// One end.
+pub(crate) struct End {
+    pub(crate) wire: Wire,
+    socket: std::os::fd::OwnedFd,
+}
+
+impl End {
+    /// A client that has sent nothing yet.
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
+        Self::new(TcpStream::connect(address).await.unwrap())
+    }
+
+    fn new(stream: TcpStream) -> Self {
+        stream.set_nodelay(true).unwrap();
+        let socket = std::os::fd::AsFd::as_fd(&stream)
+            .try_clone_to_owned()
+            .unwrap();
+        Self {
+            wire: Wire::new(stream),
+            socket,
+        }
+    }
+
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.wire.write(bytes.as_ref()).await;
+    }
+
+    /// Fails unless exactly these bytes come next.
+    pub(crate) async fn expect(&mut self, bytes: impl AsRef<[u8]>) {
+        let bytes = bytes.as_ref();
+        let came = timeout(PATIENCE, self.wire.bytes(bytes.len())).await;
+        let came = came.expect("nothing came in time");
+        let came = came.expect("the connection ended");
+        assert_eq!(
+            String::from_utf8_lossy(&came),
+            String::from_utf8_lossy(bytes)
+        );
+    }
+
+    /// What comes until the connection ends.
+    pub(crate) async fn rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        let reading = async {
+            while let Some(byte) = self.wire.bytes(1).await {
+                rest.extend(byte);
+            }
+        };
+        let ended = timeout(PATIENCE, reading).await;
+        ended.expect("the connection does not end");
+        rest
+    }
+
+    /// Fails unless the connection is broken off.
+    pub(crate) async fn ends_with_reset(&mut self) {
+        let ended = timeout(PATIENCE, self.wire.broken()).await;
+        let error = ended.expect("the connection does not end");
+        assert_eq!(error, Some(std::io::ErrorKind::ConnectionReset));
+    }
+
+    /// Ends the sending side.
+    pub(crate) async fn finish(&mut self) {
+        self.wire.finish().await;
+    }
+
+    /// Breaks the connection off.
+    pub(crate) fn reset(self) {
+        let socket = SockRef::from(&self.socket);
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
+    }
+}
+
+/// A client that asks for a WebSocket.
+pub(crate) struct Opening {
+    pub(crate) path: &'static str,
+    pub(crate) fields: String,
+}
+
+impl Opening {
+    pub(crate) fn at(path: &'static str) -> Self {
+        Self {
+            path,
+            fields: String::new(),
+        }
+    }
+
+    /// With one more field.
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+        self.fields.extend([name, ": ", value, "\r\n"]);
+        self
+    }
+
+    /// As a page of the gateway's own origin, in a browser with this cookie.
+    pub(crate) fn of_browser(self, cookie: &str) -> Self {
+        self.with("Origin", "http://localhost")
+            .with("Cookie", cookie)
+    }
+
+    /// The request.
+    pub(crate) fn bytes(&self) -> String {
+        format!(
+            "GET {} HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive, Upgrade\r\n\
+             Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{}\r\n",
+            self.path, self.fields
+        )
+    }
+
+    /// Sends the request.
+    pub(crate) async fn send(&self, gateway: SocketAddr) -> End {
+        let mut end = End::connect(gateway).await;
+        end.send(self.bytes()).await;
+        end
+    }
+
+    /// Sends the request and reads the head of the answer.
+    pub(crate) async fn answer(&self, gateway: SocketAddr) -> (Head, End) {
+        let mut end = self.send(gateway).await;
+        let head = timeout(PATIENCE, end.wire.head()).await;
+        let head = head.expect("no answer in time");
+        (head.expect("no whole head"), end)
+    }
+
+    /// As [`Opening::answer`]; if the request comes to the app, it switches.
+    pub(crate) async fn answer_or_app(&self, gateway: SocketAddr, app: &SocketApp) -> (Head, End) {
+        let mut answering = std::pin::pin!(self.answer(gateway));
+        tokio::select! {
+            answer = &mut answering => answer,
+            _app = app.switch() => answering.await,
+        }
+    }
+}

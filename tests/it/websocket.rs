@@ -1,0 +1,607 @@
+//! Connections on which the app switches to another protocol: who may open one, what passes, and
+//! when one ends.
+
+use std::time::Duration;
+
+use serde_json::json;
+use sidegate::clock::Clock;
+use tokio::join;
+
+use crate::support::browser::Browser;
+use crate::support::browser_request::BrowserRequest;
+use crate::support::gateway::{Gateway, Process, Settings};
+use crate::support::openid::settings;
+use crate::support::provider::StandIn;
+use crate::support::scene::{ORIGIN, SESSION, Scene, figure, url, wait_for_figure};
+use crate::support::socket::{End, KEY, Opening, SocketApp, switching};
+
+/// A frame with a text of these few bytes, as an app sends it.
+fn text_frame(text: &str) -> Vec<u8> {
+    let length = u8::try_from(text.len()).unwrap();
+    [&[0x81, length], text.as_bytes()].concat()
+}
+
+/// A scene with an app for sockets: `/ws` for one group, `/any` for whoever is signed in, `/public`
+/// for everybody.
+async fn scene_with(streams: &str, app: &str, rest: &str) -> (Scene, SocketApp) {
+    let sockets = SocketApp::start().await;
+    let routes = format!(
+        "[upstreams.sockets]\nurl = \"{}\"\n{app}\n\
+         [[routes]]\nprefix = \"/\"\nupstream = \"app\"\n\
+         [[routes]]\nprefix = \"/ws\"\nupstream = \"sockets\"\nprovider = \"main\"\n\
+         access.any_of.groups = [\"staff\"]\n{streams}\n\
+         [[routes]]\nprefix = \"/any\"\nupstream = \"sockets\"\n{streams}\n\
+         [[routes]]\nprefix = \"/public\"\naccess = \"public\"\nupstream = \"sockets\"\n{streams}\n{rest}",
+        sockets.url()
+    );
+    let scene = Scene::with_routes(&routes, "").await;
+    scene
+        .provider
+        .user_members(json!({ "groups": ["staff"], "email": "alice@example.com" }));
+    (scene, sockets)
+}
+
+async fn scene() -> (Scene, SocketApp) {
+    scene_with("", "", "").await
+}
+
+/// A WebSocket of a signed-in browser: the client's end and the app's end.
+async fn open(scene: &Scene, sockets: &SocketApp, cookie: &str) -> (End, End) {
+    let opening = Opening::at("/any").of_browser(cookie);
+    let ((head, client), app) = join!(opening.answer(scene.gateway.address()), sockets.switch());
+    assert_eq!(head.status(), 101);
+    (client, app)
+}
+
+/// Fails unless a close frame with this code comes, and then the end.
+async fn closed_with(client: &mut End, code: u16) {
+    let frame = client.rest().await;
+    assert_eq!(frame.first(), Some(&0x88), "{frame:?}");
+    assert_eq!(frame.get(2..4), Some(&code.to_be_bytes()[..]), "{frame:?}");
+    assert_eq!(usize::from(frame[1]), frame.len() - 2, "{frame:?}");
+}
+
+#[tokio::test]
+async fn w_05_the_app_gets_the_handshake_with_identity_and_token_and_both_talk() {
+    let (scene, sockets) = scene().await;
+    let cookie = scene.cookie("alice").await;
+    let opening = Opening::at("/ws/kernel?x=1")
+        .of_browser(&format!("theme=dark; {cookie}"))
+        .with("Sec-WebSocket-Protocol", "v1, v2")
+        .with("Sec-WebSocket-Extensions", "permessage-deflate")
+        .with("Authorization", "Bearer forged")
+        .with("X-Forwarded-User", "mallory");
+    let mut client = opening.send(scene.gateway.address()).await;
+    let (head, mut app) = sockets.accept().await;
+    assert_eq!(head.start_line(), "GET /ws/kernel?x=1 HTTP/1.1");
+    for (name, value) in [
+        ("upgrade", "websocket"),
+        ("connection", "Upgrade"),
+        ("sec-websocket-key", KEY),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-protocol", "v1, v2"),
+        ("sec-websocket-extensions", "permessage-deflate"),
+        ("x-forwarded-user", "alice"),
+        ("cookie", "theme=dark"),
+        ("origin", "http://localhost"),
+    ] {
+        assert_eq!(head.values(name), [value], "{name}");
+    }
+    let bearer = head.values("authorization");
+    assert!(
+        bearer.len() == 1 && bearer[0].starts_with("Bearer alice."),
+        "{bearer:?}"
+    );
+    // The app's first frame may come in one piece with the head of its answer.
+    let answer = switching().replace("\r\n\r\n", "\r\nSec-WebSocket-Protocol: v2\r\n\r\n");
+    app.send([answer.as_bytes(), b"first"].concat()).await;
+    let head = client.wire.head().await.unwrap();
+    assert_eq!(head.status(), 101);
+    assert_eq!(head.values("upgrade"), ["websocket"]);
+    assert_eq!(head.values("connection"), ["Upgrade"]);
+    assert_eq!(head.values("sec-websocket-protocol"), ["v2"]);
+    client.expect("first").await;
+    client.send("ping").await;
+    app.expect("ping").await;
+    let large = vec![b'x'; 3_000_000];
+    join!(client.send(&large), app.expect(&large));
+    join!(app.send(&large), client.expect(&large));
+    app.finish().await;
+    client.send("after the end of the other direction").await;
+    app.expect("after the end of the other direction").await;
+    client.finish().await;
+    assert_eq!((client.rest().await, app.rest().await), (vec![], vec![]));
+    let ended = "sidegate_streams_ended_total{route=\"/ws\",reason=\"closed\"}";
+    scene.wait_for_figure(ended, 1).await;
+    let open = "sidegate_streams_open{route=\"/ws\",kind=\"websocket\"}";
+    scene.wait_for_figure(open, 0).await;
+}
+
+#[tokio::test]
+async fn w_01_pages_of_other_sites_open_nothing() {
+    let listed = "streams.origins = [\"https://partner.example.com\"]";
+    let (scene, sockets) = scene_with(listed, "", "").await;
+    let cookie = scene.cookie("alice").await;
+    for (origins, allowed) in [
+        (vec!["http://localhost"], true),
+        (vec!["https://partner.example.com"], true),
+        (vec!["https://evil.test"], false),
+        (vec!["null"], false),
+        (vec![], false),
+        (vec!["https://localhost"], false),
+        (vec!["http://localhost.evil.test"], false),
+        (vec!["http://localhost:8080"], false),
+        (vec!["http://localhost", "https://evil.test"], false),
+        (vec!["https://partner.example.com.evil.test"], false),
+    ] {
+        let opening = Opening::at("/any").with("Cookie", &cookie);
+        let opening = origins
+            .iter()
+            .fold(opening, |opening, origin| opening.with("Origin", origin));
+        if allowed {
+            let answer = opening.answer(scene.gateway.address());
+            let ((head, _client), _app) = join!(answer, sockets.switch());
+            assert_eq!(head.status(), 101, "{origins:?}");
+        } else {
+            let (head, mut client) = opening.answer(scene.gateway.address()).await;
+            assert_eq!(head.status(), 403, "{origins:?}");
+            let page = String::from_utf8(client.rest().await).unwrap();
+            assert!(page.contains("foreign_origin"), "{page}");
+        }
+    }
+    assert!(!sockets.is_asked().await);
+}
+
+#[tokio::test]
+async fn w_02_without_a_session_the_answer_is_401_and_no_redirect() {
+    let (scene, sockets) = scene().await;
+    let opening = Opening::at("/any")
+        .with("Origin", ORIGIN)
+        .with("Accept", "text/html");
+    let (head, mut client) = opening.answer(scene.gateway.address()).await;
+    assert_eq!(head.status(), 401);
+    assert_eq!(head.values("location"), [""; 0]);
+    // The client is not to send frames to anybody.
+    assert_eq!(head.values("connection"), ["close"]);
+    client.rest().await;
+    // Somebody who may not use the route.
+    scene.provider.user_members(json!({ "groups": ["guests"] }));
+    let cookie = scene.cookie("bob").await;
+    let opening = Opening::at("/ws").of_browser(&cookie);
+    let (head, _client) = opening.answer(scene.gateway.address()).await;
+    assert_eq!(head.status(), 403);
+    assert!(!sockets.is_asked().await);
+}
+
+#[tokio::test]
+async fn a_public_route_needs_no_session_and_tells_the_app_of_none() {
+    let (scene, sockets) = scene().await;
+    let opening = Opening::at("/public/ws").with("Authorization", "Bearer forged");
+    let mut client = opening.send(scene.gateway.address()).await;
+    let (head, mut app) = sockets.accept().await;
+    for name in ["authorization", "x-forwarded-user"] {
+        assert_eq!(head.values(name), [""; 0], "{name}");
+    }
+    app.send(switching()).await;
+    assert_eq!(client.wire.head().await.unwrap().status(), 101);
+    app.send("hello").await;
+    client.expect("hello").await;
+}
+
+#[tokio::test]
+async fn s_40_bytes_behind_a_handshake_wait_for_the_switch_and_else_reach_nobody() {
+    let (scene, sockets) = scene().await;
+    let hidden = "GET /public/admin HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let opening = Opening::at("/public/ws");
+    for status in [200, 403, 404, 426, 503] {
+        let mut client = opening.send(scene.gateway.address()).await;
+        client.send(hidden).await;
+        let (_head, mut app) = sockets.accept().await;
+        app.send(format!(
+            "HTTP/1.1 {status} No\r\nContent-Length: 2\r\nUpgrade: websocket\r\n\r\nno"
+        ))
+        .await;
+        let head = client.wire.head().await.unwrap();
+        assert_eq!(
+            (head.status(), head.values("connection")),
+            (status, vec!["close".to_owned()])
+        );
+        assert_eq!(client.rest().await, b"no");
+        assert_eq!(app.rest().await, b"");
+    }
+    assert!(!sockets.is_asked().await);
+    // After a switch the same bytes are the app's.
+    let mut client = opening.send(scene.gateway.address()).await;
+    client.send(hidden).await;
+    let mut app = sockets.switch().await;
+    app.expect(hidden).await;
+    assert_eq!(client.wire.head().await.unwrap().status(), 101);
+    assert_eq!(scene.app.count(), 0);
+}
+
+#[tokio::test]
+async fn s_41_a_switch_that_was_not_asked_for_is_an_error() {
+    let (scene, sockets) = scene().await;
+    let good = switching();
+    let bad = [
+        good.replace("Upgrade: websocket\r\n", ""),
+        good.replace("Connection: Upgrade\r\n", ""),
+        good.replace("websocket", "tcp"),
+        good.replace("s3pP", "s3pQ"),
+        good.replace("Sec-WebSocket-Accept", "X-Accept"),
+    ];
+    for answer in bad {
+        let opening = Opening::at("/public/ws");
+        let mut client = opening.send(scene.gateway.address()).await;
+        let (_head, mut app) = sockets.accept().await;
+        app.send(format!("{answer}frames")).await;
+        let head = client.wire.head().await.unwrap();
+        assert_eq!(head.status(), 502, "{answer}");
+        let page = String::from_utf8(client.rest().await).unwrap();
+        assert!(
+            page.contains("upstream_bad_switch") && !page.contains("frames"),
+            "{page}"
+        );
+        assert_eq!(app.rest().await, b"");
+    }
+}
+
+#[tokio::test]
+async fn s_42_a_version_that_the_app_does_not_speak_ends_the_connection() {
+    let (scene, sockets) = scene().await;
+    let bytes = Opening::at("/public/ws").bytes();
+    let bytes = bytes.replace("Version: 13", "Version: 999");
+    let mut client = End::connect(scene.gateway.address()).await;
+    client.send(format!("{bytes}\u{1}tunnel bytes")).await;
+    let (head, mut app) = sockets.accept().await;
+    assert_eq!(head.values("sec-websocket-version"), ["999"]);
+    app.send(
+        "HTTP/1.1 426 Upgrade Required\r\nSec-WebSocket-Version: 13\r\nContent-Length: 0\r\n\r\n",
+    )
+    .await;
+    let head = client.wire.head().await.unwrap();
+    assert_eq!(head.status(), 426);
+    assert_eq!(head.values("sec-websocket-version"), ["13"]);
+    assert_eq!((client.rest().await, app.rest().await), (vec![], vec![]));
+}
+
+#[tokio::test]
+async fn a_route_may_forbid_other_protocols() {
+    let (scene, sockets) = scene_with("streams.upgrades = false", "", "").await;
+    let (head, mut client) = Opening::at("/public/ws")
+        .answer(scene.gateway.address())
+        .await;
+    assert_eq!(head.status(), 403);
+    let page = String::from_utf8(client.rest().await).unwrap();
+    assert!(page.contains("upgrade_forbidden"), "{page}");
+    assert!(!sockets.is_asked().await);
+}
+
+#[tokio::test]
+async fn an_app_has_as_many_sockets_as_its_bound_allows() {
+    let (scene, sockets) = scene_with("", "tunnels = 1\nconnections = 1", "").await;
+    let opening = Opening::at("/public/ws");
+    let mut client = opening.send(scene.gateway.address()).await;
+    let mut app = sockets.switch().await;
+    assert_eq!(client.wire.head().await.unwrap().status(), 101);
+    let (head, mut second) = opening.answer(scene.gateway.address()).await;
+    assert_eq!(
+        (head.status(), head.values("retry-after")),
+        (503, vec!["5".to_owned()])
+    );
+    let page = String::from_utf8(second.rest().await).unwrap();
+    assert!(page.contains("upstream_tunnels"), "{page}");
+    // Plain requests have connections of their own.
+    let plain = b"GET /public/x HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut third = End::connect(scene.gateway.address()).await;
+    third.send(plain).await;
+    let (_head, mut other) = sockets.accept().await;
+    other.send("HTTP/1.1 204 No Content\r\n\r\n").await;
+    assert_eq!(third.wire.head().await.unwrap().status(), 204);
+    // The place is free again once the tunnel has ended.
+    client.finish().await;
+    app.finish().await;
+    client.rest().await;
+    scene
+        .wait_for_figure(
+            "sidegate_streams_open{route=\"/public\",kind=\"websocket\"}",
+            0,
+        )
+        .await;
+    let ((head, _client), _app) = join!(opening.answer(scene.gateway.address()), sockets.switch());
+    assert_eq!(head.status(), 101);
+}
+
+#[tokio::test]
+async fn w_03_signing_out_in_any_tab_closes_the_sockets_of_the_session() {
+    let (scene, sockets) = scene().await;
+    let browser = scene.signed_in("alice").await;
+    let cookie = format!("{SESSION}={}", browser.cookie(ORIGIN, SESSION).unwrap());
+    let (mut client, mut app) = open(&scene, &sockets, &cookie).await;
+    let other = scene.cookie("bob").await;
+    let (mut bystander, mut theirs) = open(&scene, &sockets, &other).await;
+    app.send(text_frame("hello")).await;
+    client.expect(text_frame("hello")).await;
+    let none: [(&str, &str); 0] = [];
+    let sign_out = BrowserRequest::navigation(&url("/oauth2/sign_out")).form(&none);
+    assert_eq!(browser.send(sign_out.from(ORIGIN)).await.status, 303);
+    closed_with(&mut client, 1008).await;
+    assert_eq!(app.rest().await, b"");
+    let (head, _client) = Opening::at("/any")
+        .of_browser(&cookie)
+        .answer(scene.gateway.address())
+        .await;
+    assert_eq!(head.status(), 401);
+    theirs.send("still").await;
+    bystander.expect("still").await;
+    // The next try succeeds once somebody has signed in again, with nothing cleared.
+    let page = browser.visit(&url("/")).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+    let cookie = format!("{SESSION}={}", browser.cookie(ORIGIN, SESSION).unwrap());
+    open(&scene, &sockets, &cookie).await;
+    let ended = "sidegate_streams_ended_total{route=\"/any\",reason=\"signed_out\"}";
+    scene.wait_for_figure(ended, 1).await;
+}
+
+#[tokio::test]
+async fn w_03_no_close_frame_is_put_into_the_middle_of_a_message() {
+    let (scene, sockets) = scene().await;
+    let browser = scene.signed_in("alice").await;
+    let cookie = format!("{SESSION}={}", browser.cookie(ORIGIN, SESSION).unwrap());
+    let (mut client, mut app) = open(&scene, &sockets, &cookie).await;
+    let frame = text_frame("hello");
+    app.send(&frame[..4]).await;
+    client.expect(&frame[..4]).await;
+    let none: [(&str, &str); 0] = [];
+    let sign_out = BrowserRequest::navigation(&url("/oauth2/sign_out")).form(&none);
+    assert_eq!(browser.send(sign_out.from(ORIGIN)).await.status, 303);
+    assert_eq!(client.rest().await, b"");
+    assert_eq!(app.rest().await, b"");
+}
+
+#[tokio::test]
+async fn w_03_the_deadlines_of_a_session_close_its_sockets() {
+    for (key, reason) in [
+        ("idle_secs = 600\nabsolute_secs = 3600", "session_idle"),
+        ("idle_secs = 600\nabsolute_secs = 600", "session_too_old"),
+    ] {
+        let (scene, sockets) =
+            scene_with("streams.idle_secs = 0", "", &format!("[session]\n{key}\n")).await;
+        let cookie = scene.cookie("alice").await;
+        let (mut client, mut app) = open(&scene, &sockets, &cookie).await;
+        // What an app sends is no use of a session.
+        app.send(text_frame("tick")).await;
+        client.expect(text_frame("tick")).await;
+        scene.gateway.advance(Duration::from_secs(601));
+        closed_with(&mut client, 1008).await;
+        let ended = format!("sidegate_streams_ended_total{{route=\"/any\",reason=\"{reason}\"}}");
+        scene.wait_for_figure(&ended, 1).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_sends_on_a_socket_keeps_its_session_unless_the_route_says_no() {
+    for (counts, alive) in [(true, true), (false, false)] {
+        let streams = format!("streams.idle_secs = 0\nstreams.counts_as_use = {counts}");
+        let session = "[session]\nidle_secs = 600\nabsolute_secs = 36000\n";
+        let (scene, sockets) = scene_with(&streams, "", session).await;
+        let cookie = scene.cookie("alice").await;
+        let (mut client, mut app) = open(&scene, &sockets, &cookie).await;
+        for _ in 0..3 {
+            client.send("typing").await;
+            app.expect("typing").await;
+            // The tunnel looks at its clock in between.
+            for _ in 0..20 {
+                scene.gateway.advance(Duration::from_secs(15));
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        let (head, _client) = Opening::at("/any")
+            .of_browser(&cookie)
+            .answer_or_app(scene.gateway.address(), &sockets)
+            .await;
+        assert_eq!(head.status() == 101, alive, "{counts}");
+    }
+}
+
+#[tokio::test]
+async fn w_03_w_04_a_refresh_that_takes_a_group_away_closes_the_sockets_of_its_routes_alone() {
+    let sockets = SocketApp::start().await;
+    let clock = Clock::manual(Clock::system().now());
+    let provider = StandIn::at_time_of(&clock).await;
+    provider.give_refresh_tokens();
+    provider.tamper_claims(|claims| claims["groups"] = json!(["admins"]));
+    let keys = [
+        ("identity.userinfo", "false"),
+        ("scopes", "[\"openid\", \"offline_access\"]"),
+    ];
+    let gateway = Gateway::with_clock(settings(&provider.url(), &sockets.url(), &keys), clock);
+    let browser = Browser::new().leading(ORIGIN, gateway.address());
+    browser.plant(&provider.url(), "user=alice; Path=/");
+    let (home, other) = (url("/"), url("/page"));
+    let (page, ()) = join!(browser.visit(&home), sockets.answer_plainly());
+    assert_eq!(page.text(), "plain", "{}", page.describe());
+    let cookie = format!("{SESSION}={}", browser.cookie(ORIGIN, SESSION).unwrap());
+    let mut open = Vec::new();
+    for path in ["/admin/ws", "/ws"] {
+        let opening = Opening::at(path).of_browser(&cookie);
+        let ((head, client), app) = join!(opening.answer(gateway.address()), sockets.switch());
+        assert_eq!(head.status(), 101);
+        open.push((client, app));
+    }
+    let [mut admin, mut any] = <[_; 2]>::try_from(open).ok().unwrap();
+    // A refresh that changes nothing closes nothing.
+    for group in ["admins", "guests"] {
+        provider.tamper_claims(move |claims| claims["groups"] = json!([group]));
+        gateway.advance(Duration::from_secs(3601));
+        let (page, ()) = join!(browser.fetch(&other), sockets.answer_plainly());
+        assert_eq!(page.text(), "plain", "{}", page.describe());
+        let refreshed =
+            "sidegate_refreshes_total{provider=\"main\",result=\"renewed\",reason=\"ok\"}";
+        assert!(figure(gateway.operations(), refreshed).await > Some(0));
+        if group == "admins" {
+            // The registry looks for new versions once a second.
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            admin.1.send(text_frame(group)).await;
+            admin.0.expect(text_frame(group)).await;
+        }
+    }
+    closed_with(&mut admin.0, 1008).await;
+    let ended = "sidegate_streams_ended_total{route=\"/admin\",reason=\"rule\"}";
+    wait_for_figure(gateway.operations(), ended, 1).await;
+    any.1.send(text_frame("on")).await;
+    any.0.expect(text_frame("on")).await;
+}
+
+#[tokio::test]
+async fn a_reload_closes_the_sockets_that_its_rules_forbid_and_no_others() {
+    let (mut scene, sockets) = scene().await;
+    let cookie = scene.cookie("alice").await;
+    let (mut client, mut app) = open(&scene, &sockets, &cookie).await;
+    let before = scene.gateway.settings().text();
+    scene
+        .gateway
+        .reload(&format!("{before}\n# the same\n"))
+        .await
+        .unwrap();
+    app.send(text_frame("same")).await;
+    client.expect(text_frame("same")).await;
+    let any = "prefix = \"/any\"\nupstream = \"sockets\"\n";
+    assert_eq!(before.matches(any).count(), 1);
+    let closed = format!("{any}provider = \"main\"\naccess.any_of.groups = [\"nobody\"]\n");
+    scene
+        .gateway
+        .reload(&before.replace(any, &closed))
+        .await
+        .unwrap();
+    closed_with(&mut client, 1008).await;
+    assert_eq!(app.rest().await, b"");
+}
+
+#[tokio::test]
+async fn w_08_sockets_have_the_time_of_the_drain_and_then_close_with_1001() {
+    let sockets = SocketApp::start().await;
+    let provider = StandIn::start().await;
+    let settings = Settings::new(ORIGIN, &provider.url(), &sockets.url())
+        .server("drain_secs = 2")
+        .with("[[routes]]\nprefix = \"/\"\naccess = \"public\"\n");
+    let mut gateway = Process::start(settings).await;
+    let opening = Opening::at("/ws");
+    let ((head, mut client), mut app) = join!(opening.answer(gateway.address()), sockets.switch());
+    assert_eq!(head.status(), 101);
+    gateway.signal("TERM").await;
+    gateway.wait_for_log(|log| log.contains("rain")).await;
+    client.send("still").await;
+    app.expect("still").await;
+    app.send(text_frame("here")).await;
+    client.expect(text_frame("here")).await;
+    closed_with(&mut client, 1001).await;
+    assert!(gateway.ended().await.success());
+    gateway
+        .wait_for_log(|log| log.contains("Stream ended"))
+        .await;
+    let log = gateway.log();
+    let ended = log.lines().find(|line| line.contains("Stream ended"));
+    let ended: serde_json::Value = serde_json::from_str(ended.expect("an event")).unwrap();
+    for (name, value) in [
+        ("reason", json!("drain")),
+        ("client_bytes", json!(5)),
+        ("upstream_bytes", json!(6)),
+        ("network.protocol.name", json!("websocket")),
+        ("url.path", json!("/ws")),
+    ] {
+        assert_eq!(ended[name], value, "{name}: {ended}");
+    }
+}
+
+#[tokio::test]
+async fn sockets_that_nobody_uses_and_those_that_last_too_long_are_closed() {
+    for (key, reason) in [
+        ("streams.idle_secs = 1", "stream_idle"),
+        (
+            "streams.idle_secs = 0\nstreams.total_secs = 1",
+            "stream_too_long",
+        ),
+    ] {
+        let (scene, sockets) = scene_with(key, "", "").await;
+        let cookie = scene.cookie("alice").await;
+        let (mut client, _app) = open(&scene, &sockets, &cookie).await;
+        closed_with(&mut client, 1001).await;
+        let ended = format!("sidegate_streams_ended_total{{route=\"/any\",reason=\"{reason}\"}}");
+        scene.wait_for_figure(&ended, 1).await;
+    }
+}
+
+#[tokio::test]
+async fn w_07_an_end_and_a_reset_of_either_side_reach_the_other_and_leave_nothing_open() {
+    let (scene, sockets) = scene().await;
+    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let opening = Opening::at("/public/ws");
+    let mut before = 0;
+    for round in 0..600 {
+        let mut client = opening.send(scene.gateway.address()).await;
+        let mut app = sockets.switch().await;
+        assert_eq!(client.wire.head().await.unwrap().status(), 101);
+        match round % 4 {
+            0 => {
+                client.finish().await;
+                assert_eq!(app.rest().await, b"");
+                app.send("last").await;
+                app.finish().await;
+                assert_eq!(client.rest().await, b"last");
+            }
+            1 => {
+                app.finish().await;
+                assert_eq!(client.rest().await, b"");
+                client.send("last").await;
+                client.finish().await;
+                assert_eq!(app.rest().await, b"last");
+            }
+            2 => {
+                client.send([0x81]).await;
+                app.expect([0x81]).await;
+                client.reset();
+                app.ends_with_reset().await;
+            }
+            _ => {
+                app.send([0x81]).await;
+                client.expect([0x81]).await;
+                app.reset();
+                client.ends_with_reset().await;
+            }
+        }
+        if round == 100 {
+            before = descriptors();
+        }
+    }
+    let open = "sidegate_streams_open{route=\"/public\",kind=\"websocket\"}";
+    scene.wait_for_figure(open, 0).await;
+    let after = descriptors();
+    assert!(after <= before + 4, "{before} descriptors, then {after}");
+}
+
+#[tokio::test]
+async fn w_10_a_side_that_does_not_read_stops_the_other() {
+    let (scene, sockets) = scene().await;
+    let opening = Opening::at("/public/ws");
+    let ((head, client), app) = join!(opening.answer(scene.gateway.address()), sockets.switch());
+    assert_eq!(head.status(), 101);
+    for (mut sender, mut receiver) in [(client, app)] {
+        let mut sent = 0_usize;
+        let piece = vec![0_u8; 64 * 1024];
+        // The sockets between them hold a few megabytes at the most.
+        let stopped = loop {
+            let sending = tokio::time::timeout(Duration::from_millis(500), sender.send(&piece));
+            if sending.await.is_err() {
+                break true;
+            }
+            sent += piece.len();
+            if sent > 64 * 1024 * 1024 {
+                break false;
+            }
+        };
+        assert!(stopped, "{sent} bytes went to an app that reads nothing");
+        // What was sent arrives once the app reads.
+        receiver.expect(vec![0_u8; sent]).await;
+    }
+}
