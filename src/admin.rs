@@ -26,9 +26,9 @@ pub(crate) struct Readiness(Arc<AtomicU8>);
 
 impl Readiness {
     /// Everything is bound and loaded.
-    pub(crate) fn ready(&self) {
+    pub(crate) fn mark_ready(&self) {
         // What has already gone on from there stays where it is.
-        let _was_starting: bool = self.leave(STARTING, READY);
+        let _was_starting: bool = self.change(STARTING, READY);
     }
 
     /// Whether new requests are wanted.
@@ -37,17 +37,17 @@ impl Readiness {
     }
 
     /// The process is stopping.
-    pub(crate) fn draining(&self) {
+    pub(crate) fn mark_draining(&self) {
         self.0.fetch_max(DRAINING, Ordering::AcqRel);
     }
 
     /// Only a restart helps. True for the first who says so of a process that is ready.
     #[must_use]
-    pub(crate) fn broken(&self) -> bool {
-        self.leave(READY, BROKEN)
+    pub(crate) fn mark_broken(&self) -> bool {
+        self.change(READY, BROKEN)
     }
 
-    fn leave(&self, from: u8, to: u8) -> bool {
+    fn change(&self, from: u8, to: u8) -> bool {
         let (done, seen) = (Ordering::AcqRel, Ordering::Acquire);
         self.0.compare_exchange(from, to, done, seen).is_ok()
     }
@@ -98,9 +98,9 @@ impl Admin {
 
 impl Handler for Admin {
     type Body = Full<Bytes>;
-    type Guest = ();
+    type PerConnection = ();
 
-    fn greet(&self, _connection: Connection) {}
+    fn connection_opened(&self, _connection: Connection) {}
 
     async fn handle(&self, (): &(), head: Parts, _body: RequestBody) -> Response<Full<Bytes>> {
         self.respond(&head.method, head.uri.path())
@@ -135,27 +135,27 @@ mod tests {
         let (admin, readiness) = admin();
         let status = |path| admin.respond(&Method::GET, path).status().as_u16();
         assert_eq!((status("/healthz"), status("/readyz")), (200, 503));
-        readiness.ready();
+        readiness.mark_ready();
         assert_eq!((status("/healthz"), status("/readyz")), (200, 200));
-        readiness.draining();
+        readiness.mark_draining();
         assert_eq!((status("/healthz"), status("/readyz")), (200, 503));
     }
 
     #[test]
     fn what_only_a_restart_mends_is_neither_ready_nor_healthy() {
         let (admin, readiness) = admin();
-        assert!(!readiness.broken());
-        readiness.ready();
-        assert!(readiness.broken());
-        assert!(!readiness.broken());
-        readiness.ready();
+        assert!(!readiness.mark_broken());
+        readiness.mark_ready();
+        assert!(readiness.mark_broken());
+        assert!(!readiness.mark_broken());
+        readiness.mark_ready();
         let status = |path| admin.respond(&Method::GET, path).status().as_u16();
         assert_eq!((status("/healthz"), status("/readyz")), (503, 503));
         // A process that ends is in order.
         let (_, readiness) = self::admin();
-        readiness.ready();
-        readiness.draining();
-        assert!(!readiness.broken());
+        readiness.mark_ready();
+        readiness.mark_draining();
+        assert!(!readiness.mark_broken());
     }
 
     #[test]

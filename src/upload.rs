@@ -19,7 +19,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
 /// The most bytes of one body that are recorded.
-const MOST: usize = 64 * 1024;
+const MAX_RECORDED: usize = 64 * 1024;
 
 /// The cause of a body's end, whoever made the body.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -57,7 +57,7 @@ impl Upload {
             return (Self::empty(), Recording(Source::Empty));
         }
         let stated = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-        if stated > MOST {
+        if stated > MAX_RECORDED {
             return (Self::streaming(body), Recording(Source::Lost));
         }
         let record = Rc::new(RefCell::new(Record::Open(Vec::new(), 0)));
@@ -127,7 +127,7 @@ enum Record {
 
 impl Recording {
     /// The same body again, if all of it was recorded.
-    pub(crate) fn again(self) -> Option<Upload> {
+    pub(crate) fn replay(self) -> Option<Upload> {
         match self.0 {
             Source::Empty => Some(Upload::empty()),
             Source::Recorded(record) => match record.take() {
@@ -150,7 +150,7 @@ impl Record {
     fn add(&mut self, data: &Bytes) {
         if let Self::Open(frames, bytes) = self {
             *bytes = bytes.saturating_add(data.len());
-            if *bytes > MOST {
+            if *bytes > MAX_RECORDED {
                 *self = Self::Lost;
             } else {
                 frames.push(data.clone());
@@ -289,7 +289,7 @@ mod tests {
     async fn a_body_that_came_to_its_end_is_sent_again_byte_for_byte() {
         let (body, recording) = Upload::recorded(pieces(3, 100));
         let first = read(body).await;
-        let again = recording.again().unwrap();
+        let again = recording.replay().unwrap();
         assert_eq!(again.size_hint().exact(), Some(300));
         assert_eq!(read(again).await, first);
     }
@@ -298,7 +298,7 @@ mod tests {
     async fn nothing_is_sent_again_as_nothing() {
         let (body, recording) = Upload::recorded(Full::<Bytes>::default());
         assert!(body.is_end_stream());
-        let again = recording.again().unwrap();
+        let again = recording.replay().unwrap();
         assert!(again.is_end_stream());
         assert_eq!(read(again).await, "");
     }
@@ -308,11 +308,12 @@ mod tests {
         for (count, whole) in [(64, true), (65, false)] {
             let (body, recording) = Upload::recorded(pieces(count, 1024));
             read(body).await;
-            assert_eq!(recording.again().is_some(), whole, "{count}");
+            assert_eq!(recording.replay().is_some(), whole, "{count}");
         }
-        let (body, recording) = Upload::recorded(Full::new(Bytes::from(vec![b'a'; MOST + 1])));
+        let (body, recording) =
+            Upload::recorded(Full::new(Bytes::from(vec![b'a'; MAX_RECORDED + 1])));
         read(body).await;
-        assert!(recording.again().is_none());
+        assert!(recording.replay().is_none());
     }
 
     #[tokio::test]
@@ -320,7 +321,7 @@ mod tests {
         let (mut body, recording) = Upload::recorded(pieces(2, 10));
         body.frame().await.unwrap().unwrap();
         drop(body);
-        assert!(recording.again().is_none());
+        assert!(recording.replay().is_none());
     }
 
     #[tokio::test]
@@ -328,7 +329,7 @@ mod tests {
         let piece = Bytes::from(vec![b'a'; 10]);
         let (body, recording) = Upload::recorded(Pieces(vec![piece.clone()]));
         assert_eq!(read(body).await.as_ptr(), piece.as_ptr());
-        let again = recording.again().unwrap();
+        let again = recording.replay().unwrap();
         assert_eq!(read(again).await.as_ptr(), piece.as_ptr());
     }
 }

@@ -26,7 +26,7 @@ pub(crate) struct StreamSettings {
     pub(crate) upgrades: bool,
     /// The origins of pages of other sites that may open a WebSocket with somebody's session.
     #[serde(default)]
-    pub(crate) origins: Vec<OtherOrigin>,
+    pub(crate) origins: Vec<AllowedOrigin>,
     /// The longest time in which neither side sends anything; 0 allows any.
     #[serde(default = "idle", rename = "idle_secs", deserialize_with = "seconds")]
     pub(crate) idle: Option<Duration>,
@@ -77,9 +77,9 @@ fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration
 /// unless it is the default one.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(try_from = "String")]
-pub(crate) struct OtherOrigin(Box<str>);
+pub(crate) struct AllowedOrigin(Box<str>);
 
-impl TryFrom<String> for OtherOrigin {
+impl TryFrom<String> for AllowedOrigin {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -97,7 +97,7 @@ impl TryFrom<String> for OtherOrigin {
     }
 }
 
-impl OtherOrigin {
+impl AllowedOrigin {
     /// Whether a browser's `Origin` is this one.
     pub(crate) fn is(&self, origin: &[u8]) -> bool {
         self.0.as_bytes() == origin
@@ -182,7 +182,7 @@ impl StreamPermit {
 
     /// Judges the stream by a new version of its session.
     pub(crate) fn renewed(&mut self, session: Arc<Session>) -> Continues {
-        let continues = judge(&self.route, Some(&session));
+        let continues = check(&self.route, Some(&session));
         self.session = Some(session);
         continues
     }
@@ -198,11 +198,11 @@ impl StreamPermit {
         }
         self.access = Rc::clone(access);
         self.route = Rc::clone(route);
-        judge(route, self.session.as_deref())
+        check(route, self.session.as_deref())
     }
 
     /// Marks the session as used, unless the route says that its streams are no use.
-    pub(crate) fn note_use(&self, now: Timestamp) {
+    pub(crate) fn mark_used(&self, now: Timestamp) {
         if let Some(session) = &self.session
             && self.settings().counts_as_use
         {
@@ -212,7 +212,7 @@ impl StreamPermit {
     }
 }
 
-fn judge(route: &Route, session: Option<&Session>) -> Continues {
+fn check(route: &Route, session: Option<&Session>) -> Continues {
     let allowed = match session {
         None => route.is_public(),
         Some(session) => {

@@ -9,7 +9,7 @@ use http_body::{Frame, SizeHint};
 use http_body_util::Full;
 
 use crate::origin;
-use crate::server::{Content, Tunnel};
+use crate::server::{Content, TunnelFn};
 use crate::upstream::ResponseBody;
 
 /// The body of a response. It is either our own, or it streams from an upstream.
@@ -25,7 +25,7 @@ enum Source {
 }
 
 /// What runs once the response is sent.
-struct Switch(Option<Tunnel>);
+struct Switch(Option<TunnelFn>);
 
 impl fmt::Debug for Switch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -42,7 +42,7 @@ impl Body {
         Self(Source::Own(Full::default()))
     }
 
-    pub(super) fn tunnel(tunnel: Tunnel) -> Self {
+    pub(super) fn tunnel(tunnel: TunnelFn) -> Self {
         Self(Source::Tunnel(Switch(Some(tunnel))))
     }
 
@@ -52,7 +52,7 @@ impl Body {
 }
 
 impl Content for Body {
-    fn take_tunnel(&mut self) -> Option<Tunnel> {
+    fn take_tunnel(&mut self) -> Option<TunnelFn> {
         match &mut self.0 {
             Source::Own(_) | Source::Upstream(_) => None,
             Source::Tunnel(switch) => switch.0.take(),

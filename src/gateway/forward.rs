@@ -15,12 +15,13 @@ use crate::fields::{self, Hops};
 use crate::origin;
 use crate::server::{BodyWatch, RequestBody};
 use crate::session::cookie;
-use crate::telemetry::Decided;
+use crate::telemetry::DecisionLabel;
 use crate::upload::{Recording, Upload};
-use crate::upstream::{self, Exchange, KeptHead, ResponseBody};
+use crate::upstream::{self, Exchange, ResponseBody, SavedHead};
 
 /// The error of an app that switches protocols for a request that is no handshake.
-const UNASKED: Error = Error::Upstream(upstream::Error::Broken(origin::Error::UnaskedUpgrade));
+const UNREQUESTED: Error =
+    Error::Upstream(upstream::Error::Broken(origin::Error::UnrequestedUpgrade));
 
 /// The answer of an app.
 type Answer = Response<ResponseBody>;
@@ -39,7 +40,7 @@ pub(super) enum ForwardOutcome<'a> {
 /// The parts of a request that are kept to send it again.
 struct RetryCopy {
     context: RequestContext,
-    head: KeptHead,
+    head: SavedHead,
     body: Recording,
 }
 
@@ -67,7 +68,7 @@ impl Worker {
         mut body: RequestBody,
         mut record: Record,
     ) -> Step<'_> {
-        record.route(permit.route(), Decided::Permit);
+        record.route(permit.route(), DecisionLabel::Permit);
         // A request without a hop left must not be forwarded.
         if fields::count_hop(&context.parts.method, &mut context.parts.headers) == Hops::Answer {
             return Step::answered(record.answered(no_content()));
@@ -102,7 +103,7 @@ impl Worker {
             .is_some_and(|sent| must_keep(record.site(), sent, &body, now));
         let (parts, body, retry_copy) = if kept {
             let (body, notes) = Upload::recorded(body);
-            let head = KeptHead::of(&context.parts);
+            let head = SavedHead::of(&context.parts);
             let (mut rest, ()) = Request::new(()).into_parts();
             rest.method = context.parts.method.clone();
             let parts = std::mem::replace(&mut context.parts, rest);
@@ -154,13 +155,13 @@ impl InFlight<'_> {
         };
         let answer = match (answer, self.handshake.take()) {
             (Exchange::Response(answer), _) => answer,
-            (Exchange::Tunnel(tunnel), Some(handshake)) => {
+            (Exchange::Switched(tunnel), Some(handshake)) => {
                 let response = worker.switched(*handshake, *tunnel);
                 return ForwardOutcome::Answered(self.record.answered(response));
             }
             // Only a handshake leads to a tunnel.
-            (Exchange::Tunnel(_), None) => {
-                return ForwardOutcome::Answered(self.failed(&UNASKED));
+            (Exchange::Switched(_), None) => {
+                return ForwardOutcome::Answered(self.failed(&UNREQUESTED));
             }
         };
         let refused = self.sent.take().and_then(|sent| {
@@ -204,7 +205,7 @@ impl InFlight<'_> {
                 context,
                 head,
                 body,
-            }) => (Some((context, head)), body.again()),
+            }) => (Some((context, head)), body.replay()),
             None => (None, None),
         };
         let replayable = match body {
@@ -221,7 +222,7 @@ impl InFlight<'_> {
                     let answer = permit.exchange(request, None, &worker.pools).await;
                     match self.noted(answer) {
                         Ok(Exchange::Response(answer)) => cleaned(answer),
-                        Ok(Exchange::Tunnel(_)) => return self.failed(&UNASKED),
+                        Ok(Exchange::Switched(_)) => return self.failed(&UNREQUESTED),
                         Err(error) => return self.failed(&error),
                     }
                 }

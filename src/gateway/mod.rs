@@ -47,7 +47,7 @@ use crate::provider::Prompt;
 use crate::server::{Connection, Handler, RequestBody, Security};
 use crate::session::EndRegistry;
 use crate::target::{self, Target};
-use crate::telemetry::Decided;
+use crate::telemetry::DecisionLabel;
 use crate::upstream::{AssertionNames, Pools};
 
 /// For answers whose address may contain a code: the browser must not send this address to any
@@ -78,7 +78,7 @@ pub(crate) struct Worker {
 
 /// The state of one connection: its peer, and the last session that was used.
 #[derive(Debug)]
-pub(crate) struct ConnectionState {
+pub(crate) struct ClientConnection {
     connection: Connection,
     peer: Peer,
     recent: Recent,
@@ -122,7 +122,7 @@ impl WorkerSite {
     /// assert.
     fn receive(
         &self,
-        connection_state: &ConnectionState,
+        client_connection: &ClientConnection,
         parts: &mut Parts,
         record: &mut Record,
     ) -> Result<(Target, &Rc<PublicUrl>, Client), Error> {
@@ -131,10 +131,10 @@ impl WorkerSite {
         record.target = Some(target.path_and_query().clone());
         let public_url = self.public_url(target.authority());
         let public_url = public_url.ok_or(Error::UnknownHost)?;
-        let scheme = self.scheme(connection_state.connection, public_url)?;
+        let scheme = self.scheme(client_connection.connection, public_url)?;
         let trusted = &self.settings().trusted;
         // The forwarding fields are read before the strip removes them.
-        let client = Client::read(&connection_state.peer, scheme, &parts.headers, trusted);
+        let client = Client::read(&client_connection.peer, scheme, &parts.headers, trusted);
         record.client = client.address();
         fields::inbound(&mut parts.headers, self.owned());
         Ok((target, public_url, client))
@@ -160,7 +160,7 @@ impl WorkerSite {
     /// Waits until the request can be decided, up to the limit for a session.
     async fn wait(&self, wait: Wait, record: &mut Record) -> Decision {
         // Recorded first, because the client may go away during the wait.
-        record.route(wait.route(), Decided::Unavailable);
+        record.route(wait.route(), DecisionLabel::Unavailable);
         let waiting = self.metrics().waiting();
         let since = self.clock().instant();
         let decision = wait.decide().await;
@@ -226,7 +226,7 @@ impl Worker {
     /// with a connection to its app.
     fn process<'a>(
         &'a self,
-        connection_state: &ConnectionState,
+        client_connection: &ClientConnection,
         mut parts: Parts,
         body: RequestBody,
         mut record: Record,
@@ -238,7 +238,7 @@ impl Worker {
             parts.extensions.remove::<UpgradeRequest>().map(Box::new)
         };
         let (target, public_url, client) =
-            match site.receive(connection_state, &mut parts, &mut record) {
+            match site.receive(client_connection, &mut parts, &mut record) {
                 Ok(received) => received,
                 Err(error) => return Step::answered(record.refused(&error, &parts.headers)),
             };
@@ -251,7 +251,7 @@ impl Worker {
         };
         // Checked before the routes, so that no route can take over our own endpoints.
         if site.is_own(context.target.path()) {
-            record.decided = Decided::Own;
+            record.decided = DecisionLabel::Own;
             return Step::boxed(async move {
                 match site.own_endpoint(&context, body, &mut record).await {
                     Ok(response) => record.answered(response),
@@ -261,7 +261,7 @@ impl Worker {
         }
         let now = site.clock().now();
         let head = (&context.parts.method, &context.parts.headers);
-        let (target, recent) = (&context.target, &connection_state.recent);
+        let (target, recent) = (&context.target, &client_connection.recent);
         match site.access.decide(head, target, recent, now) {
             Decision::Permit(permit) => self.forward(context, (permit, now), body, record),
             other @ (Decision::Challenge(_)
@@ -285,16 +285,16 @@ impl Worker {
             decision = match decision {
                 Decision::Wait(wait) => site.wait(wait, &mut record).await,
                 Decision::NoRoute => {
-                    record.decided = Decided::NoRoute;
+                    record.decided = DecisionLabel::NoRoute;
                     return record.refused(&Error::NoRoute, &context.parts.headers);
                 }
                 Decision::Challenge(challenge) => {
-                    record.route(&challenge.route, Decided::Challenge);
+                    record.route(&challenge.route, DecisionLabel::Challenge);
                     record.reason = Some(challenge.cause.reason());
                     break site.challenge(&context, &challenge).await;
                 }
                 Decision::Forbid(forbid) => {
-                    record.route(&forbid.route, Decided::Forbid);
+                    record.route(&forbid.route, DecisionLabel::Forbid);
                     record.reason = Some("rule");
                     break explain::forbidden(&context, forbid.session.identity());
                 }
@@ -306,7 +306,7 @@ impl Worker {
                         .await;
                 }
                 Decision::Unavailable(unavailable) => {
-                    record.route(&unavailable.route, Decided::Unavailable);
+                    record.route(&unavailable.route, DecisionLabel::Unavailable);
                     record.reason = Some(unavailable.reason);
                     break explain::unavailable(&context, &unavailable);
                 }
@@ -354,10 +354,10 @@ impl<'a> Step<'a> {
 
 impl Handler for Worker {
     type Body = Body;
-    type Guest = ConnectionState;
+    type PerConnection = ClientConnection;
 
-    fn greet(&self, connection: Connection) -> ConnectionState {
-        ConnectionState {
+    fn connection_opened(&self, connection: Connection) -> ClientConnection {
+        ClientConnection {
             connection,
             peer: Peer::new(connection.peer.ip()),
             recent: Recent::default(),
@@ -366,12 +366,12 @@ impl Handler for Worker {
 
     fn handle(
         &self,
-        connection_state: &ConnectionState,
+        client_connection: &ClientConnection,
         parts: Parts,
         body: RequestBody,
     ) -> impl Future<Output = Response<Body>> {
-        let record = Record::new(self.site.get(), connection_state.peer.address(), &parts);
-        self.process(connection_state, parts, body, record)
+        let record = Record::new(self.site.get(), client_connection.peer.address(), &parts);
+        self.process(client_connection, parts, body, record)
             .finish(self)
     }
 }

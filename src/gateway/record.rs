@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{Body, Error, WorkerSite};
 use crate::access::Route;
-use crate::telemetry::{self, Decided};
+use crate::telemetry::{self, DecisionLabel};
 
 /// The data of one request for the access log and the metrics. It is written once, when the record
 /// is dropped. So a request whose client has gone away is logged too.
@@ -25,7 +25,7 @@ pub(super) struct Record {
     route: Option<Rc<Route>>,
     pub(super) client: IpAddr,
     pub(super) target: Option<PathAndQuery>,
-    pub(super) decided: Decided,
+    pub(super) decided: DecisionLabel,
     pub(super) reason: Option<&'static str>,
     upstream_duration: Option<Duration>,
     /// The time of the answer, if the clock was read then.
@@ -46,7 +46,7 @@ impl Record {
             route: None,
             client,
             target: None,
-            decided: Decided::Refuse,
+            decided: DecisionLabel::Refuse,
             reason: None,
             upstream_duration: None,
             answered: None,
@@ -60,7 +60,7 @@ impl Record {
     }
 
     /// Records the route of the request and the decision.
-    pub(super) fn route(&mut self, route: &Rc<Route>, decided: Decided) {
+    pub(super) fn route(&mut self, route: &Rc<Route>, decided: DecisionLabel) {
         self.route = Some(Rc::clone(route));
         self.decided = decided;
     }
@@ -114,7 +114,7 @@ impl Drop for Record {
         let route = self.route.as_deref();
         let counters = self.site.counters();
         counters.count(route.map(Route::index), self.decided, status, duration);
-        telemetry::Access {
+        telemetry::RequestEvent {
             method: &self.method,
             path: self.target.as_ref().map(PathAndQuery::path),
             version: self.version,

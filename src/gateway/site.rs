@@ -17,7 +17,7 @@ use crate::login::{Login, OWN_PREFIX, PublicUrl};
 use crate::provider::Providers;
 use crate::session::Sessions;
 use crate::target::Prefix;
-use crate::telemetry::{Counted, Metrics, RequestCounters};
+use crate::telemetry::{GaugeGuard, Metrics, RequestCounters};
 
 /// The parts of a [`Site`].
 #[derive(Debug)]
@@ -57,7 +57,7 @@ pub(crate) struct Site {
     owned: OwnedFields,
     own: Prefix,
     counters: RequestCounters,
-    _counted: Counted,
+    _counted: GaugeGuard,
 }
 
 impl Site {

@@ -17,18 +17,18 @@ use super::{Body, Error, RequestContext, Worker};
 use crate::access::{Continues, Permit, StreamPermit};
 use crate::clock::Timestamp;
 use crate::fields::{self, UpgradeRequest};
-use crate::relay::{Close, Ended, Frames, Passed, Relay};
-use crate::server::Switched;
+use crate::relay::{ByteCounts, Close, Ended, FrameTracker, Relay};
+use crate::server::UpgradedClient;
 use crate::session::{EndRegistry, SessionEvent, cookie};
 use crate::target::Target;
 use crate::telemetry::{OpenStream, StreamEnd};
 use crate::upstream;
 
 /// How often a session is marked as used while its client sends something.
-const BETWEEN_USES: Duration = Duration::from_mins(1);
+const USE_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The longest time between two looks at a tunnel's deadlines.
-const LONGEST_TICK: Duration = Duration::from_secs(15);
+const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(15);
 
 /// The time that the client has to take the close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -83,19 +83,19 @@ impl Worker {
     pub(super) fn switched(
         &self,
         handshake: Handshake,
-        tunnel: upstream::Tunnel,
+        tunnel: upstream::UpgradedOrigin,
     ) -> Response<Body> {
-        let upstream::Tunnel {
+        let upstream::UpgradedOrigin {
             head,
             origin,
             upgrade,
-            place,
+            slot,
         } = tunnel;
         let site = self.site.get();
         let frames = if upgrade.is_websocket() {
-            Frames::of_websocket()
+            FrameTracker::websocket()
         } else {
-            Frames::unknown()
+            FrameTracker::unknown()
         };
         let Handshake {
             stream,
@@ -107,18 +107,18 @@ impl Worker {
         } else {
             "other"
         };
-        let record = Record {
+        let record = StreamRecord {
             open: site.metrics().stream(stream.route_name(), kind),
             protocol: upgrade.protocol().into(),
             client,
             target: target.clone(),
             started: site.clock().instant(),
             site: Rc::clone(&self.site),
-            passed: Passed::default(),
+            byte_counts: ByteCounts::default(),
             reason: "client_gone",
         };
         let ends = self.ends(&site);
-        let run = move |switched: Switched| {
+        let run = move |switched: UpgradedClient| {
             let tunnel = Tunnel {
                 relay: Relay::new(switched.client, origin, frames),
                 stream,
@@ -128,9 +128,11 @@ impl Worker {
             };
             let stop = switched.stop;
             let run: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
-                tunnel.run(&ends, async move { stop.asked().await }).await;
+                tunnel
+                    .run(&ends, async move { stop.requested().await })
+                    .await;
                 // The app's connection is closed by now.
-                drop(place);
+                drop(slot);
             });
             run
         };
@@ -165,13 +167,13 @@ struct Tunnel {
     relay: Relay,
     stream: StreamPermit,
     target: Target,
-    record: Record,
+    record: StreamRecord,
     /// The number of the client's bytes when its session was marked as used last.
     used_at: u64,
 }
 
 /// Why a tunnel ends.
-enum Reason {
+enum TunnelEnd {
     /// By itself.
     Ended(Ended),
     /// It is cut.
@@ -182,20 +184,20 @@ impl Tunnel {
     /// Runs the tunnel until it ends by itself, until its session or the settings do not allow it any
     /// more, or until `stop`.
     async fn run(mut self, ends: &EndRegistry, stop: impl Future<Output = ()>) {
-        self.record.passed = self.relay.passed();
-        let reason = self.reason(ends, stop).await;
+        self.record.byte_counts = self.relay.byte_counts();
+        let reason = self.wait_for_end(ends, stop).await;
         let Self {
             relay, mut record, ..
         } = self;
         match reason {
-            Reason::Ended(ended) => {
+            TunnelEnd::Ended(ended) => {
                 record.reason = match ended {
                     Ended::Closed => "closed",
                     Ended::ClientBroke => "client_gone",
                     Ended::AppBroke => "upstream_broken",
                 };
             }
-            Reason::Cut(reason, close) => {
+            TunnelEnd::Cut(reason, close) => {
                 record.reason = reason;
                 let closing = relay.close(close);
                 // A client that does not take the close frame loses the connection.
@@ -204,22 +206,26 @@ impl Tunnel {
         }
     }
 
-    async fn reason(&mut self, ends: &EndRegistry, stop: impl Future<Output = ()>) -> Reason {
+    async fn wait_for_end(
+        &mut self,
+        ends: &EndRegistry,
+        stop: impl Future<Output = ()>,
+    ) -> TunnelEnd {
         let watch = match self.stream.watch(ends).await {
             Ok(watch) => watch,
-            Err(why) => return Reason::Cut(why.reason(), Close::Policy),
+            Err(why) => return TunnelEnd::Cut(why.reason(), Close::Policy),
         };
         let site = Rc::clone(&self.record.site);
         let clock = site.get().clock().clone();
         let mut reloads = site.reloads();
         let mut stop = pin!(stop);
-        let mut looked = Look {
+        let mut activity = Activity {
             bytes: 0,
             moved: clock.instant(),
             used: clock.now(),
         };
         loop {
-            let tick = self.tick();
+            let interval = self.check_interval();
             let event = async {
                 match &watch {
                     Some(watch) => watch.next().await,
@@ -227,51 +233,56 @@ impl Tunnel {
                 }
             };
             let continues = tokio::select! {
-                ended = self.relay.run() => return Reason::Ended(ended),
+                ended = self.relay.run() => return TunnelEnd::Ended(ended),
                 event = event => match event {
-                    SessionEvent::Ended(why) => return Reason::Cut(why.reason(), Close::Policy),
+                    SessionEvent::Ended(why) => return TunnelEnd::Cut(why.reason(), Close::Policy),
                     SessionEvent::Renewed(session) => self.stream.renewed(session),
                 },
                 () = reloads.changed() => {
                     self.stream.reloaded(&site.get().access, &self.target)
                 }
-                () = &mut stop => return Reason::Cut("drain", Close::GoingAway),
-                () = clock.sleep(tick) => {
-                    if let Some(reason) = self.look(&mut looked, clock.instant(), clock.now()) {
-                        return Reason::Cut(reason, Close::GoingAway);
+                () = &mut stop => return TunnelEnd::Cut("drain", Close::GoingAway),
+                () = clock.sleep(interval) => {
+                    if let Some(reason) = self.check_deadlines(&mut activity, clock.instant(), clock.now()) {
+                        return TunnelEnd::Cut(reason, Close::GoingAway);
                     }
                     Continues::Yes
                 }
             };
             match continues {
                 Continues::Yes => {}
-                Continues::No => return Reason::Cut("rule", Close::Policy),
+                Continues::No => return TunnelEnd::Cut("rule", Close::Policy),
             }
         }
     }
 
-    /// How long until the deadlines are looked at.
-    fn tick(&self) -> Duration {
+    /// How long until the deadlines are checked.
+    fn check_interval(&self) -> Duration {
         let settings = self.stream.settings();
         let limits = [settings.idle, settings.total].into_iter().flatten();
         // A quarter of the shortest limit, so that a deadline passes at most so much late.
         let quarters = limits.filter_map(|limit| limit.checked_div(4));
-        quarters.fold(LONGEST_TICK, Duration::min)
+        quarters.fold(MAX_CHECK_INTERVAL, Duration::min)
     }
 
     /// Looks at the deadlines, and marks the session as used. Returns why the tunnel has to end.
-    fn look(&mut self, looked: &mut Look, now: Instant, time: Timestamp) -> Option<&'static str> {
+    fn check_deadlines(
+        &mut self,
+        activity: &mut Activity,
+        now: Instant,
+        time: Timestamp,
+    ) -> Option<&'static str> {
         let (up, down) = (
-            self.record.passed.client_bytes(),
-            self.record.passed.app_bytes(),
+            self.record.byte_counts.client_bytes(),
+            self.record.byte_counts.app_bytes(),
         );
         let bytes = up.saturating_add(down);
-        if bytes != looked.bytes {
-            (looked.bytes, looked.moved) = (bytes, now);
+        if bytes != activity.bytes {
+            (activity.bytes, activity.moved) = (bytes, now);
         }
-        if up != self.used_at && time.since(looked.used) >= BETWEEN_USES {
-            (self.used_at, looked.used) = (up, time);
-            self.stream.note_use(time);
+        if up != self.used_at && time.since(activity.used) >= USE_INTERVAL {
+            (self.used_at, activity.used) = (up, time);
+            self.stream.mark_used(time);
         }
         let settings = self.stream.settings();
         let passed = |since: Instant, limit: Option<Duration>| {
@@ -279,7 +290,7 @@ impl Tunnel {
         };
         if passed(self.record.started, settings.total) {
             Some("stream_too_long")
-        } else if passed(looked.moved, settings.idle) {
+        } else if passed(activity.moved, settings.idle) {
             Some("stream_idle")
         } else {
             None
@@ -288,7 +299,7 @@ impl Tunnel {
 }
 
 /// What was seen at the last look at a tunnel.
-struct Look {
+struct Activity {
     /// The bytes that had passed, in both directions.
     bytes: u64,
     /// When bytes were seen to pass last.
@@ -298,26 +309,26 @@ struct Look {
 }
 
 /// What the access log says of a stream when it ends, however that comes about.
-struct Record {
+struct StreamRecord {
     open: OpenStream,
     protocol: Box<str>,
     client: IpAddr,
     target: Target,
     started: Instant,
     site: Rc<CurrentSite>,
-    passed: Passed,
+    byte_counts: ByteCounts,
     reason: &'static str,
 }
 
-impl Drop for Record {
+impl Drop for StreamRecord {
     fn drop(&mut self) {
         let now = self.site.get().clock().instant();
         self.open.end(&StreamEnd {
             protocol: &self.protocol,
             path: self.target.path(),
             client: self.client,
-            from_client: self.passed.client_bytes(),
-            from_app: self.passed.app_bytes(),
+            from_client: self.byte_counts.client_bytes(),
+            from_app: self.byte_counts.app_bytes(),
             duration: now.saturating_duration_since(self.started),
             reason: self.reason,
         });

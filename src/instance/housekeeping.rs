@@ -47,7 +47,7 @@ pub(super) async fn maintain_sessions(process: gateway::ProcessState, readiness:
         };
         // A drain closes the store at its end. At any other time a closed store means that the
         // keeper has stopped.
-        if matches!(maintained, Err(StoreError::Closed)) && readiness.broken() {
+        if matches!(maintained, Err(StoreError::Closed)) && readiness.mark_broken() {
             let reason = "sessions_lost";
             tracing::error!(
                 reason,
@@ -144,7 +144,7 @@ mod tests {
         // After this nobody receives commands, as after a panic of the keeper.
         sessions.close().await.unwrap();
         let readiness = Readiness::default();
-        readiness.ready();
+        readiness.mark_ready();
         let metrics = Arc::new(Metrics::default());
         let process = gateway::ProcessState {
             refresher: Arc::new(Refresher::new(
@@ -162,7 +162,7 @@ mod tests {
         while readiness.is_ready() {
             tokio::task::yield_now().await;
         }
-        assert!(!readiness.broken(), "it was said");
+        assert!(!readiness.mark_broken(), "it was said");
         assert!(!keeping.is_finished());
     }
 }

@@ -136,7 +136,7 @@ impl Instance {
         let operations = operations
             .map(|listener| start_operations(listener, admin, clock))
             .transpose()?;
-        readiness.ready();
+        readiness.mark_ready();
         // Logged last, because an invalid session file stops the start.
         let also = operations_address.map(tracing::field::display);
         tracing::info!(server.address = %address, operations = also, "Listening");
@@ -175,7 +175,7 @@ impl Instance {
     /// Cancelling it aborts the running requests.
     pub async fn drain(self) -> Drained {
         // Load balancers see this and stop sending requests here.
-        self.readiness.draining();
+        self.readiness.mark_draining();
         tracing::info!("Draining");
         let drained = self.workers.drained().await;
         // Results of running refreshes are stored before the store closes.

@@ -12,54 +12,54 @@ use hyper::client::conn::TrySendError;
 
 use super::connection::Connection;
 use super::error::Error;
-use super::idle::{Idle, Lease};
-use super::message::{Framing, settle_framing};
+use super::idle::{BorrowedConnection, Idle};
+use super::message::{Framing, normalize_framing};
 use super::outgoing::Outgoing;
-use super::pulse::Pulse;
+use super::progress::UploadProgress;
 use super::response::ResponseBody;
 
 /// A request that a connection was given, and the way to its response.
 pub(super) struct Attempt {
     connection: Box<Connection>,
-    sent: Sent,
-    pulse: Option<Rc<Pulse>>,
+    sent: PendingAnswer,
+    progress: Option<Rc<UploadProgress>>,
 }
 
 /// hyper gives back a request of which nothing was sent.
 pub(super) type Answer = Result<Response<Incoming>, TrySendError<Request<Outgoing>>>;
-type Sent = Pin<Box<dyn Future<Output = Answer>>>;
+type PendingAnswer = Pin<Box<dyn Future<Output = Answer>>>;
 
 /// An exchange without a response.
 pub(super) struct Failed {
     pub(super) error: Error,
     /// The request, when it may be sent once more.
-    pub(super) again: Option<Box<Request<Outgoing>>>,
-    pub(super) pulse: Option<Rc<Pulse>>,
+    pub(super) retry: Option<Box<Request<Outgoing>>>,
+    pub(super) progress: Option<Rc<UploadProgress>>,
 }
 
 impl Attempt {
     pub(super) fn begin(
         mut connection: Box<Connection>,
         request: Request<Outgoing>,
-        pulse: Option<Rc<Pulse>>,
+        progress: Option<Rc<UploadProgress>>,
     ) -> Self {
         // Whether the origin may get it twice.
-        let replayable = connection.used && pulse.is_none() && request.method().is_safe();
-        connection.wire.begin(replayable);
+        let replayable = connection.used && progress.is_none() && request.method().is_safe();
+        connection.traffic.begin(replayable);
         let sent = Box::pin(connection.sender.try_send_request(request));
         Self {
             connection,
             sent,
-            pulse,
+            progress,
         }
     }
 
     /// What hyper says, or nothing within `limit`.
     pub(super) async fn answer(&mut self, limit: Duration) -> Option<Answer> {
         let Connection {
-            patience, since, ..
+            head_timer, since, ..
         } = &mut *self.connection;
-        let mut late = pin!(patience.end(*since, limit, self.pulse.as_ref()));
+        let mut late = pin!(head_timer.expired(*since, limit, self.progress.as_ref()));
         poll_fn(|cx| match self.sent.as_mut().poll(cx) {
             Poll::Ready(answer) => Poll::Ready(Some(answer)),
             Poll::Pending => late.as_mut().poll(cx).map(|()| None),
@@ -69,7 +69,7 @@ impl Attempt {
 
     /// Makes the response from hyper's answer. Its connection goes back to `idle`, if that is given,
     /// when the body has ended cleanly.
-    pub(super) fn settle(
+    pub(super) fn into_response(
         mut self,
         answer: Option<Answer>,
         idle: Option<&Rc<Idle>>,
@@ -81,32 +81,34 @@ impl Attempt {
             None => return Err(self.fail(Error::HeadTimeout)),
         };
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(self.fail(Error::UnaskedUpgrade));
+            return Err(self.fail(Error::UnrequestedUpgrade));
         }
-        let framing = match settle_framing(&mut parts.headers, parts.status, &incoming) {
+        let framing = match normalize_framing(&mut parts.headers, parts.status, &incoming) {
             Ok(framing) => framing,
             Err(error) => return Err(self.fail(error)),
         };
-        let reusable = framing == Framing::Plain && parts.version == Version::HTTP_11;
+        let reusable = framing == Framing::Unambiguous && parts.version == Version::HTTP_11;
         parts.version = Version::HTTP_11;
         self.connection.used = true;
-        let lease = match idle {
-            Some(idle) if reusable => Lease::reusable(self.connection, Rc::clone(idle)),
-            Some(_) | None => Lease::last(self.connection),
+        let borrowed = match idle {
+            Some(idle) if reusable => {
+                BorrowedConnection::reusable(self.connection, Rc::clone(idle))
+            }
+            Some(_) | None => BorrowedConnection::single_use(self.connection),
         };
-        let body = ResponseBody::new(incoming, lease, self.pulse, stall);
+        let body = ResponseBody::new(incoming, borrowed, self.progress, stall);
         Ok(Response::from_parts(parts, body))
     }
 
     fn refused(self, mut refused: TrySendError<Request<Outgoing>>) -> Failed {
         let unsent = refused.take_message();
-        let again = unsent.or_else(|| {
-            let parts = self.connection.wire.unanswered()?;
+        let retry = unsent.or_else(|| {
+            let parts = self.connection.traffic.unanswered_head()?;
             Some(Request::from_parts(parts, Outgoing::empty()))
         });
-        let error = Pulse::explain(self.pulse.as_ref(), refused.into_error());
+        let error = UploadProgress::explain(self.progress.as_ref(), refused.into_error());
         Failed {
-            again: again.map(Box::new),
+            retry: retry.map(Box::new),
             ..self.fail(error)
         }
     }
@@ -114,8 +116,8 @@ impl Attempt {
     fn fail(self, error: Error) -> Failed {
         Failed {
             error,
-            again: None,
-            pulse: self.pulse,
+            retry: None,
+            progress: self.progress,
         }
     }
 }

@@ -73,7 +73,7 @@ impl Client {
     /// Connecting: [`Error::Resolve`], [`Error::Connect`], [`Error::Tls`],
     /// [`Error::ConnectTimeout`]. After that the origin may have acted
     /// ([`Error::may_have_been_processed`]): [`Error::CallTimeout`], [`Error::TooLarge`],
-    /// [`Error::Broken`], [`Error::UnaskedUpgrade`].
+    /// [`Error::Broken`], [`Error::UnrequestedUpgrade`].
     ///
     /// # Cancel safety
     ///
@@ -115,14 +115,14 @@ impl Client {
             .map_err(Error::Broken)?;
         let exchange = async {
             let response = sender.send_request(request).await.map_err(Error::Broken)?;
-            whole(response, limits.body_bytes).await
+            collect(response, limits.body_bytes).await
         };
-        driven(exchange, connection).await
+        drive(exchange, connection).await
     }
 }
 
 /// Runs `exchange` to its end while `connection` moves the bytes.
-async fn driven<T>(exchange: impl Future<Output = T>, connection: impl Future) -> T {
+async fn drive<T>(exchange: impl Future<Output = T>, connection: impl Future) -> T {
     let mut exchange = pin!(exchange);
     let mut connection = pin!(connection);
     tokio::select! {
@@ -136,10 +136,10 @@ async fn driven<T>(exchange: impl Future<Output = T>, connection: impl Future) -
 }
 
 /// Reads the body to its end, or up to `limit` bytes and no further.
-async fn whole(response: Response<Incoming>, limit: usize) -> Result<Response<Bytes>, Error> {
+async fn collect(response: Response<Incoming>, limit: usize) -> Result<Response<Bytes>, Error> {
     let (parts, mut body) = response.into_parts();
     if parts.status == http::StatusCode::SWITCHING_PROTOCOLS {
-        return Err(Error::UnaskedUpgrade);
+        return Err(Error::UnrequestedUpgrade);
     }
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if announced > limit {

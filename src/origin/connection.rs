@@ -14,9 +14,9 @@ use tokio::time::Instant;
 
 use super::connector::{Connector, Stream};
 use super::error::Error;
+use super::head_timer::HeadTimer;
 use super::outgoing::Outgoing;
-use super::patience::Patience;
-use super::wire::{Watched, Wire};
+use super::traffic::{MonitoredStream, Traffic};
 use crate::clock::Clock;
 
 /// The longest head that is read, in bytes; hyper's own limit on fields is 100.
@@ -26,18 +26,18 @@ const MAX_HEAD: usize = 64 * 1024;
 pub(super) struct Connection {
     pub(super) sender: SendRequest<Outgoing>,
     _task: AbortOnDrop,
-    pub(super) wire: Rc<Wire>,
-    pub(super) patience: Patience,
+    pub(super) traffic: Rc<Traffic>,
+    pub(super) head_timer: HeadTimer,
     /// Since when it is idle, or at work.
     pub(super) since: Instant,
     /// It has carried a request to its response.
     pub(super) used: bool,
     /// How often in a row it was handed on to a waiting request of this worker.
-    pub(super) handed_on: u8,
+    pub(super) handovers: u8,
 }
 
 /// What is left of a connection when HTTP has ended on it and the socket is still open.
-pub(super) struct Switched {
+pub(super) struct ReleasedSocket {
     pub(super) stream: Stream,
     /// What the origin sent behind the head of its 101.
     pub(super) early: Bytes,
@@ -55,11 +55,11 @@ impl Connection {
         connector: &Connector,
         permit: OwnedSemaphorePermit,
         clock: &Clock,
-        switched: Option<oneshot::Sender<Switched>>,
+        switched: Option<oneshot::Sender<ReleasedSocket>>,
     ) -> Result<Box<Self>, Error> {
         let stream = connector.connect().await?;
-        let wire = Rc::new(Wire::default());
-        let stream = Watched::new(stream, Rc::clone(&wire));
+        let traffic = Rc::new(Traffic::default());
+        let stream = MonitoredStream::new(stream, Rc::clone(&traffic));
         let (sender, mut connection) = http1::Builder::new()
             // Most requests are a head alone, for which lists of buffers are a detour.
             .writev(false)
@@ -67,10 +67,10 @@ impl Connection {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(Error::Broken)?;
-        let passing = Rc::clone(&wire);
+        let passing = Rc::clone(&traffic);
         let task = spawn_local(async move {
             let ended = poll_fn(|cx| {
-                passing.look_again();
+                passing.allow_reads();
                 Pin::new(&mut connection).poll(cx)
             });
             if let Err(error) = ended.await {
@@ -79,7 +79,7 @@ impl Connection {
             // The socket is closed before its permit is free.
             let parts = connection.into_parts();
             if let Some(switched) = switched {
-                let socket = Switched {
+                let socket = ReleasedSocket {
                     stream: parts.io.into_inner().into_stream(),
                     early: parts.read_buf,
                     permit,
@@ -91,17 +91,17 @@ impl Connection {
         Ok(Box::new(Self {
             sender,
             _task: AbortOnDrop(task.abort_handle()),
-            wire,
-            patience: Patience::default(),
+            traffic,
+            head_timer: HeadTimer::default(),
             since: clock.instant(),
             used: false,
-            handed_on: 0,
+            handovers: 0,
         }))
     }
 
     /// Whether a request can be sent on it. hyper is ready for the next request only after both
     /// messages ended and nothing more came.
-    pub(super) fn is_good(&self, now: Instant, idle: Duration) -> bool {
+    pub(super) fn is_usable(&self, now: Instant, idle: Duration) -> bool {
         self.sender.is_ready() && now.saturating_duration_since(self.since) < idle
     }
 }

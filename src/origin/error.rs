@@ -52,7 +52,7 @@ pub enum Error {
     TooLarge,
     /// A switch of protocols that nobody asked for (RFC 9110 section 15.2.2). Side: upstream.
     #[error("protocols were switched unasked")]
-    UnaskedUpgrade,
+    UnrequestedUpgrade,
     /// An `https` origin without a TLS configuration. Side: gateway; never sent in clear.
     #[error("an https origin has no TLS configuration")]
     Unconfigured,
@@ -77,7 +77,7 @@ impl Error {
             | Self::HeadTimeout
             | Self::RequestBody(_)
             | Self::TooLarge
-            | Self::UnaskedUpgrade => true,
+            | Self::UnrequestedUpgrade => true,
         }
     }
 }

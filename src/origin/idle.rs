@@ -17,7 +17,7 @@ use crate::clock::Clock;
 
 /// How often in a row a connection passes between requests of one worker while another worker's
 /// request waits.
-const MAX_HANDED_ON: u8 = 8;
+const MAX_HANDOVERS: u8 = 8;
 
 /// A worker's idle connections to one origin, and its requests that wait for one.
 ///
@@ -26,7 +26,7 @@ pub(super) struct Idle {
     clock: Clock,
     limit: Arc<Limit>,
     /// The longest time after which an idle connection is used again.
-    longest: Duration,
+    max_idle: Duration,
     /// Oldest first.
     #[expect(
         clippy::vec_box,
@@ -36,7 +36,7 @@ pub(super) struct Idle {
     /// Requests of this worker that wait for a connection, first come first.
     waiters: RefCell<VecDeque<oneshot::Sender<Box<Connection>>>>,
     waiting: Cell<usize>,
-    caretaker: RefCell<Option<AbortOnDrop>>,
+    maintenance: RefCell<Option<AbortOnDrop>>,
 }
 
 /// What a request that needed a connection was given.
@@ -49,19 +49,19 @@ pub(super) enum Granted {
 
 impl Idle {
     /// No connections yet. Panics where no local task can be spawned.
-    pub(super) fn new(limit: Arc<Limit>, longest: Duration, clock: Clock) -> Rc<Self> {
-        let wanted = limit.wanted();
+    pub(super) fn new(limit: Arc<Limit>, max_idle: Duration, clock: Clock) -> Rc<Self> {
+        let demand = limit.demand();
         let idle = Rc::new(Self {
             clock,
             limit,
-            longest,
+            max_idle,
             connections: RefCell::default(),
             waiters: RefCell::default(),
             waiting: Cell::new(0),
-            caretaker: RefCell::default(),
+            maintenance: RefCell::default(),
         });
-        let task = spawn_local(care(Rc::downgrade(&idle), wanted, longest));
-        *idle.caretaker.borrow_mut() = Some(AbortOnDrop(task.abort_handle()));
+        let task = spawn_local(maintain(Rc::downgrade(&idle), demand, max_idle));
+        *idle.maintenance.borrow_mut() = Some(AbortOnDrop(task.abort_handle()));
         idle
     }
 
@@ -75,7 +75,7 @@ impl Idle {
         let mut connections = self.connections.borrow_mut();
         let now = self.clock.instant();
         while let Some(mut connection) = connections.pop() {
-            if connection.is_good(now, self.longest) {
+            if connection.is_usable(now, self.max_idle) {
                 connection.since = now;
                 return Some(connection);
             }
@@ -94,8 +94,8 @@ impl Idle {
         }
         let (sender, mut handed) = oneshot::channel();
         let granted = {
-            let _place = self.limit.queue()?;
-            let _here = Here::new(&self.waiting);
+            let _slot = self.limit.queue()?;
+            let _waiting = WaitingGuard::new(&self.waiting);
             {
                 let mut waiters = self.waiters.borrow_mut();
                 waiters.retain(|waiter| !waiter.is_closed());
@@ -111,7 +111,7 @@ impl Idle {
                     permit = self.limit.open() => Ok(Granted::Permit(permit?)),
                 }
             };
-            timeout(self.limit.patience(), first)
+            timeout(self.limit.max_wait(), first)
                 .await
                 .map_err(|_elapsed| Error::Busy)??
         };
@@ -126,18 +126,18 @@ impl Idle {
 
     /// Takes back a connection whose exchange ended cleanly. Whoever waits comes first: this
     /// worker's requests by handing it on, another worker's by closing it.
-    fn take_back(&self, mut connection: Box<Connection>) {
+    fn put_back(&self, mut connection: Box<Connection>) {
         connection.since = self.clock.instant();
-        if !connection.is_good(connection.since, self.longest) {
+        if !connection.is_usable(connection.since, self.max_idle) {
             return;
         }
         let elsewhere = self.limit.waiting() > self.waiting.get();
-        connection.handed_on = if elsewhere {
-            connection.handed_on.saturating_add(1)
+        connection.handovers = if elsewhere {
+            connection.handovers.saturating_add(1)
         } else {
             0
         };
-        if connection.handed_on <= MAX_HANDED_ON {
+        if connection.handovers <= MAX_HANDOVERS {
             let mut waiters = self.waiters.borrow_mut();
             while let Some(waiter) = waiters.pop_front() {
                 match waiter.send(connection) {
@@ -153,51 +153,51 @@ impl Idle {
 
     /// Closes connections that are dead or too old, and one more for each request that waits at another
     /// worker.
-    fn relinquish(&self) {
+    fn close_unneeded(&self) {
         let mut connections = self.connections.borrow_mut();
         let now = self.clock.instant();
-        connections.retain(|connection| connection.is_good(now, self.longest));
+        connections.retain(|connection| connection.is_usable(now, self.max_idle));
         let given = self.limit.waiting().min(connections.len());
         connections.drain(..given);
     }
 }
 
 /// Gives up idle connections when somebody waits for one, and those that are too old.
-async fn care(idle: Weak<Idle>, mut wanted: watch::Receiver<()>, longest: Duration) {
-    let period = longest.max(Duration::from_secs(1));
+async fn maintain(idle: Weak<Idle>, mut demand: watch::Receiver<()>, max_idle: Duration) {
+    let period = max_idle.max(Duration::from_secs(1));
     loop {
-        if let Ok(Err(_closed)) = timeout(period, wanted.changed()).await {
+        if let Ok(Err(_closed)) = timeout(period, demand.changed()).await {
             return;
         }
         let Some(idle) = idle.upgrade() else { return };
-        idle.relinquish();
+        idle.close_unneeded();
     }
 }
 
 /// Counts a waiting request of this worker.
-struct Here<'a>(&'a Cell<usize>);
+struct WaitingGuard<'a>(&'a Cell<usize>);
 
-impl<'a> Here<'a> {
+impl<'a> WaitingGuard<'a> {
     fn new(waiting: &'a Cell<usize>) -> Self {
         waiting.set(waiting.get().saturating_add(1));
         Self(waiting)
     }
 }
 
-impl Drop for Here<'_> {
+impl Drop for WaitingGuard<'_> {
     fn drop(&mut self) {
         self.0.set(self.0.get().saturating_sub(1));
     }
 }
 
 /// A connection on loan to a response body.
-pub(super) struct Lease {
+pub(super) struct BorrowedConnection {
     connection: Box<Connection>,
     /// Where it goes back to; nowhere if it cannot be used again.
     idle: Option<Rc<Idle>>,
 }
 
-impl Lease {
+impl BorrowedConnection {
     /// A loan of a connection that can be used again once the body has ended cleanly.
     pub(super) fn reusable(connection: Box<Connection>, idle: Rc<Idle>) -> Self {
         Self {
@@ -207,7 +207,7 @@ impl Lease {
     }
 
     /// A loan of a connection that is closed after this exchange.
-    pub(super) fn last(connection: Box<Connection>) -> Self {
+    pub(super) fn single_use(connection: Box<Connection>) -> Self {
         Self {
             connection,
             idle: None,
@@ -217,7 +217,7 @@ impl Lease {
     /// The body ended cleanly.
     pub(super) fn give_back(self) {
         if let Some(idle) = self.idle {
-            idle.take_back(self.connection);
+            idle.put_back(self.connection);
         }
     }
 }

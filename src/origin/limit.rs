@@ -19,21 +19,21 @@ pub(crate) struct Limit {
     open: Arc<Semaphore>,
     waiting: AtomicUsize,
     queue: usize,
-    patience: Duration,
-    wanted: watch::Sender<()>,
+    max_wait: Duration,
+    demand: watch::Sender<()>,
 }
 
 impl Limit {
     /// At most `connections` open at once; at most `queue` requests wait for one, each for
-    /// `patience`.
-    pub(crate) fn new(connections: NonZeroUsize, queue: usize, patience: Duration) -> Self {
+    /// `max_wait`.
+    pub(crate) fn new(connections: NonZeroUsize, queue: usize, max_wait: Duration) -> Self {
         let connections = connections.get().min(Semaphore::MAX_PERMITS);
         Self {
             open: Arc::new(Semaphore::new(connections)),
             waiting: AtomicUsize::new(0),
             queue,
-            patience,
-            wanted: watch::Sender::new(()),
+            max_wait,
+            demand: watch::Sender::new(()),
         }
     }
 
@@ -65,8 +65,8 @@ impl Limit {
             .map_err(|_closed| Error::Busy)
     }
 
-    /// A place in the queue, and word to every pool that somebody waits.
-    pub(super) fn queue(&self) -> Result<Place<'_>, Error> {
+    /// A slot in the queue, and word to every pool that somebody waits.
+    pub(super) fn queue(&self) -> Result<QueueSlot<'_>, Error> {
         let room = |waiting: usize| {
             let more = waiting.checked_add(1)?;
             (more <= self.queue).then_some(more)
@@ -74,25 +74,25 @@ impl Limit {
         self.waiting
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, room)
             .map_err(|_full| Error::Busy)?;
-        self.wanted.send_replace(());
-        Ok(Place(self))
+        self.demand.send_replace(());
+        Ok(QueueSlot(self))
     }
 
-    /// How long a place in the queue is kept.
-    pub(super) fn patience(&self) -> Duration {
-        self.patience
+    /// How long a slot in the queue is kept.
+    pub(super) fn max_wait(&self) -> Duration {
+        self.max_wait
     }
 
     /// Changes whenever somebody begins to wait.
-    pub(super) fn wanted(&self) -> watch::Receiver<()> {
-        self.wanted.subscribe()
+    pub(super) fn demand(&self) -> watch::Receiver<()> {
+        self.demand.subscribe()
     }
 }
 
-/// A place in the queue; dropping it leaves the queue.
-pub(super) struct Place<'a>(&'a Limit);
+/// A slot in the queue; dropping it leaves the queue.
+pub(super) struct QueueSlot<'a>(&'a Limit);
 
-impl Drop for Place<'_> {
+impl Drop for QueueSlot<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::SeqCst);
     }

@@ -11,9 +11,9 @@ use super::error::Error;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Framing {
     /// In one way.
-    Plain,
+    Unambiguous,
     /// In more than one; the fields were made to say what was read.
-    Odd,
+    Ambiguous,
 }
 
 /// The target as an origin server wants it (RFC 9112 section 3.2.1).
@@ -33,12 +33,12 @@ pub(super) fn origin_form(uri: Uri) -> Uri {
 /// # Errors
 ///
 /// [`Error::Framing`] for a coding other than `chunked`: none was asked for, and none is undone.
-pub(super) fn settle_framing(
+pub(super) fn normalize_framing(
     headers: &mut HeaderMap,
     status: StatusCode,
     body: &Incoming,
 ) -> Result<Framing, Error> {
-    let mut framing = Framing::Plain;
+    let mut framing = Framing::Unambiguous;
     let mut is_coded = false;
     let mut lengths = 0_usize;
     let mut is_number = true;
@@ -62,7 +62,7 @@ pub(super) fn settle_framing(
         headers.remove(TRANSFER_ENCODING);
         // The coding won; a length beside it is a lie or an attack.
         if headers.remove(CONTENT_LENGTH).is_some() {
-            framing = Framing::Odd;
+            framing = Framing::Ambiguous;
         }
     } else if lengths > 1 || !is_number {
         headers.remove(CONTENT_LENGTH);
@@ -71,7 +71,7 @@ pub(super) fn settle_framing(
         {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
-        framing = Framing::Odd;
+        framing = Framing::Ambiguous;
     }
     // RFC 9110 section 8.6: no length where there is never content.
     if status == StatusCode::NO_CONTENT {

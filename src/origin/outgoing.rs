@@ -7,21 +7,21 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::pulse::Pulse;
+use super::progress::UploadProgress;
 use crate::clock::Clock;
 use crate::upload::Upload;
 
-/// The request body broke off; the [`Pulse`] has the cause.
+/// The request body broke off; the [`UploadProgress`] has the cause.
 #[derive(Debug, thiserror::Error)]
 #[error("the request body broke off")]
 pub(super) struct Interrupted;
 
-/// A request body that records in a [`Pulse`] who is waited for. Without content it costs nothing.
+/// A request body that records in a [`UploadProgress`] who is waited for. Without content it costs nothing.
 pub(super) struct Outgoing(Option<Content>);
 
 struct Content {
     upload: Upload,
-    pulse: Rc<Pulse>,
+    progress: Rc<UploadProgress>,
 }
 
 impl Outgoing {
@@ -29,8 +29,8 @@ impl Outgoing {
         if upload.is_end_stream() {
             return Self::empty();
         }
-        let pulse = Pulse::new(clock);
-        Self(Some(Content { upload, pulse }))
+        let progress = UploadProgress::new(clock);
+        Self(Some(Content { upload, progress }))
     }
 
     pub(super) fn empty() -> Self {
@@ -38,9 +38,9 @@ impl Outgoing {
     }
 
     /// `None` when there is no content.
-    pub(super) fn pulse(&self) -> Option<Rc<Pulse>> {
+    pub(super) fn progress(&self) -> Option<Rc<UploadProgress>> {
         let content = self.0.as_ref()?;
-        Some(Rc::clone(&content.pulse))
+        Some(Rc::clone(&content.progress))
     }
 }
 
@@ -53,21 +53,21 @@ impl Body for Outgoing {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
         loop {
-            let Some(Content { upload, pulse }) = &mut self.0 else {
+            let Some(Content { upload, progress }) = &mut self.0 else {
                 return Poll::Ready(None);
             };
             let Poll::Ready(frame) = Pin::new(upload).poll_frame(cx) else {
-                pulse.set_clients_turn();
+                progress.wait_for_client();
                 return Poll::Pending;
             };
-            pulse.set_origins_turn();
+            progress.wait_for_origin();
             match frame {
                 Some(Ok(frame)) if frame.is_data() => return Poll::Ready(Some(Ok(frame))),
                 // Trailers are dropped (RFC 9110 section 6.5.1 lets only a receiver that knows
                 // them merge them).
                 Some(Ok(_trailers)) => {}
                 Some(Err(cause)) => {
-                    pulse.fail(cause);
+                    progress.fail(cause);
                     return Poll::Ready(Some(Err(Interrupted)));
                 }
                 None => {
@@ -95,6 +95,6 @@ impl Body for Outgoing {
 impl Drop for Content {
     fn drop(&mut self) {
         // Nothing more is asked of the client.
-        self.pulse.set_origins_turn();
+        self.progress.wait_for_origin();
     }
 }

@@ -76,22 +76,24 @@ impl Pool {
     ///
     /// [`Error::Busy`]; connecting: [`Error::Resolve`], [`Error::Connect`], [`Error::Tls`],
     /// [`Error::ConnectTimeout`]; after that [`Error::RequestBody`], [`Error::HeadTimeout`],
-    /// [`Error::Broken`], [`Error::Framing`], [`Error::UnaskedUpgrade`].
+    /// [`Error::Broken`], [`Error::Framing`], [`Error::UnrequestedUpgrade`].
     ///
     /// # Cancel safety
     ///
     /// Dropping the future closes the connection; the origin may have acted. An idle connection
     /// gets the request at once, before the future is polled.
     pub(crate) fn send(&self, request: Request<Upload>) -> Sending {
-        let request = self.0.prepared(request);
-        let pulse = request.body().pulse();
+        let request = self.0.prepare(request);
+        let progress = request.body().progress();
         let shared = Rc::clone(&self.0);
         // No future holds a request that need not wait: it is large, and futures are moved.
         match shared.idle.take() {
-            Some(connection) => shared.end(Attempt::begin(connection, request, pulse)),
+            Some(connection) => shared.respond(Attempt::begin(connection, request, progress)),
             None => Box::pin(async move {
-                let connection = shared.fresh().await?;
-                shared.end(Attempt::begin(connection, request, pulse)).await
+                let connection = shared.open_or_wait().await?;
+                shared
+                    .respond(Attempt::begin(connection, request, progress))
+                    .await
             }),
         }
     }
@@ -104,7 +106,7 @@ impl Pool {
 
 impl Shared {
     /// The request as it is written on a connection.
-    pub(super) fn prepared(&self, request: Request<Upload>) -> Request<Outgoing> {
+    pub(super) fn prepare(&self, request: Request<Upload>) -> Request<Outgoing> {
         let (mut parts, upload) = request.into_parts();
         parts.version = Version::HTTP_11;
         parts.uri = origin_form(parts.uri);
@@ -114,7 +116,7 @@ impl Shared {
     }
 
     /// A connection that this request alone waited for.
-    async fn fresh(&self) -> Result<Box<Connection>, Error> {
+    async fn open_or_wait(&self) -> Result<Box<Connection>, Error> {
         match self.idle.wait().await? {
             Granted::Connection(connection) => Ok(connection),
             Granted::Permit(permit) => {
@@ -124,11 +126,11 @@ impl Shared {
     }
 
     /// Waits for the response, and sends the request once more where that may be.
-    fn end(self: Rc<Self>, mut attempt: Attempt) -> Sending {
+    fn respond(self: Rc<Self>, mut attempt: Attempt) -> Sending {
         Box::pin(async move {
             let Times { head, stall, .. } = self.times;
             let answer = attempt.answer(head).await;
-            match attempt.settle(answer, Some(&self.idle), stall) {
+            match attempt.into_response(answer, Some(&self.idle), stall) {
                 Ok(response) => Ok(response),
                 Err(failed) => Box::pin(self.send_again(failed)).await,
             }
@@ -137,14 +139,14 @@ impl Shared {
 
     /// Sends a request once more, on another connection.
     async fn send_again(&self, failed: Failed) -> Result<Response<ResponseBody>, Error> {
-        let request = failed.again.ok_or(failed.error)?;
+        let request = failed.retry.ok_or(failed.error)?;
         tracing::debug!("A request met a stale connection and is sent on another");
-        let connection = self.fresh().await?;
-        let mut again = Attempt::begin(connection, *request, failed.pulse);
+        let connection = self.open_or_wait().await?;
+        let mut again = Attempt::begin(connection, *request, failed.progress);
         let Times { head, stall, .. } = self.times;
         let answer = again.answer(head).await;
         again
-            .settle(answer, Some(&self.idle), stall)
+            .into_response(answer, Some(&self.idle), stall)
             .map_err(|failed| failed.error)
     }
 }

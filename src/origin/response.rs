@@ -12,8 +12,8 @@ use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 
 use super::error::Error;
-use super::idle::Lease;
-use super::pulse::Pulse;
+use super::idle::BorrowedConnection;
+use super::progress::UploadProgress;
 
 /// A response body as it comes from the origin.
 ///
@@ -21,8 +21,8 @@ use super::pulse::Pulse;
 /// A body that is dropped before its end takes its connection with it. Trailers are dropped.
 pub(crate) struct ResponseBody {
     incoming: Incoming,
-    lease: Option<Lease>,
-    pulse: Option<Rc<Pulse>>,
+    borrowed: Option<BorrowedConnection>,
+    progress: Option<Rc<UploadProgress>>,
     stall: Stall,
     broken: bool,
 }
@@ -31,35 +31,35 @@ impl ResponseBody {
     /// `stall` is the longest silence of the origin inside the body; `None` allows any.
     pub(super) fn new(
         incoming: Incoming,
-        lease: Lease,
-        pulse: Option<Rc<Pulse>>,
+        borrowed: BorrowedConnection,
+        progress: Option<Rc<UploadProgress>>,
         stall: Option<Duration>,
     ) -> Self {
         let mut body = Self {
             incoming,
-            lease: Some(lease),
-            pulse,
+            borrowed: Some(borrowed),
+            progress,
             stall: Stall::new(stall),
             broken: false,
         };
-        body.settle_at_end();
+        body.release_at_end();
         body
     }
 
-    fn settle_at_end(&mut self) {
+    fn release_at_end(&mut self) {
         if self.incoming.is_end_stream() {
-            self.settle();
+            self.release();
         }
     }
 
-    fn settle(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            lease.give_back();
+    fn release(&mut self) {
+        if let Some(borrowed) = self.borrowed.take() {
+            borrowed.give_back();
         }
     }
 
     fn fail(&mut self, error: Error) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        self.lease = None;
+        self.borrowed = None;
         self.broken = true;
         Poll::Ready(Some(Err(error)))
     }
@@ -85,20 +85,20 @@ impl Body for ResponseBody {
                     let Ok(data) = frame.into_data() else {
                         continue;
                     };
-                    this.settle_at_end();
+                    this.release_at_end();
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    let error = Pulse::explain(this.pulse.as_ref(), error);
+                    let error = UploadProgress::explain(this.progress.as_ref(), error);
                     return this.fail(error);
                 }
                 Poll::Ready(None) => {
-                    this.settle();
+                    this.release();
                     return Poll::Ready(None);
                 }
                 Poll::Pending => {
-                    let pulse = this.pulse.as_deref();
-                    return match this.stall.poll(pulse, cx) {
+                    let progress = this.progress.as_deref();
+                    return match this.stall.poll(progress, cx) {
                         Poll::Ready(()) => this.fail(Error::BodyTimeout),
                         Poll::Pending => Poll::Pending,
                     };
@@ -141,7 +141,7 @@ impl Stall {
     }
 
     /// Ready when the origin has been silent for too long; called when nothing is there to read.
-    fn poll(&mut self, pulse: Option<&Pulse>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(&mut self, progress: Option<&UploadProgress>, cx: &mut Context<'_>) -> Poll<()> {
         let Some(limit) = self.limit else {
             return Poll::Pending;
         };
@@ -152,7 +152,7 @@ impl Stall {
         while let Some(timer) = &mut self.timer {
             ready!(timer.as_mut().poll(cx));
             // An origin that still takes the upload is not silent.
-            let due = pulse.and_then(|pulse| pulse.waiting_since().checked_add(limit));
+            let due = progress.and_then(|progress| progress.waiting_since().checked_add(limit));
             let Some(due) = due.filter(|due| *due > timer.deadline()) else {
                 return Poll::Ready(());
             };

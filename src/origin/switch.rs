@@ -15,25 +15,25 @@ use super::outgoing::Outgoing;
 use super::pool::{Pool, Shared};
 use super::response::ResponseBody;
 use crate::fields::UpgradeRequest;
-use crate::relay::End;
+use crate::relay::Peer;
 use crate::upload::Upload;
 
 /// An origin's connection after a valid 101.
-pub(crate) struct Tunnel {
+pub(crate) struct UpgradedOrigin {
     /// The head of the 101.
     pub(crate) head: Parts,
     /// The connection.
-    pub(crate) origin: End,
+    pub(crate) origin: Peer,
     /// The protocol that both sides speak now.
     pub(crate) upgrade: Box<UpgradeRequest>,
-    /// The place of this connection in the bound on such connections. It is free again when this is
+    /// The slot of this connection in the bound on such connections. It is free again when this is
     /// dropped.
-    pub(crate) place: OwnedSemaphorePermit,
+    pub(crate) slot: OwnedSemaphorePermit,
 }
 
-impl fmt::Debug for Tunnel {
+impl fmt::Debug for UpgradedOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tunnel").finish_non_exhaustive()
+        f.debug_struct("UpgradedOrigin").finish_non_exhaustive()
     }
 }
 
@@ -47,7 +47,7 @@ pub(crate) enum Exchange {
     /// The origin did not switch. The response's body streams in.
     Response(Response<ResponseBody>),
     /// The origin has switched to the protocol that was asked for.
-    Tunnel(Box<Tunnel>),
+    Switched(Box<UpgradedOrigin>),
 }
 
 /// The result of a request that was given to [`Pool::switch`], once the origin has answered.
@@ -55,7 +55,7 @@ pub(crate) type Switching = Pin<Box<dyn Future<Output = Result<Exchange, Error>>
 
 impl Pool {
     /// Sends a request whose fields ask for `upgrade`. It has no content. It gets a new connection,
-    /// which no other request uses before or after. `place` is held until that connection is closed.
+    /// which no other request uses before or after. `slot` is held until that connection is closed.
     ///
     /// # Errors
     ///
@@ -68,10 +68,10 @@ impl Pool {
         &self,
         request: Request<Upload>,
         upgrade: Box<UpgradeRequest>,
-        place: OwnedSemaphorePermit,
+        slot: OwnedSemaphorePermit,
     ) -> Switching {
-        let request = self.0.prepared(request);
-        Box::pin(Rc::clone(&self.0).switch(request, upgrade, place))
+        let request = self.0.prepare(request);
+        Box::pin(Rc::clone(&self.0).switch(request, upgrade, slot))
     }
 }
 
@@ -80,17 +80,17 @@ impl Shared {
         self: Rc<Self>,
         request: Request<Outgoing>,
         upgrade: Box<UpgradeRequest>,
-        place: OwnedSemaphorePermit,
+        slot: OwnedSemaphorePermit,
     ) -> Result<Exchange, Error> {
         let (sender, switched) = oneshot::channel();
-        let connection = Connection::open(&self.connector, place, &self.clock, Some(sender));
-        let pulse = request.body().pulse();
-        let mut attempt = Attempt::begin(connection.await?, request, pulse);
+        let connection = Connection::open(&self.connector, slot, &self.clock, Some(sender));
+        let progress = request.body().progress();
+        let mut attempt = Attempt::begin(connection.await?, request, progress);
         let answer = attempt.answer(self.times.head).await;
         let response = match answer {
             Some(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => response,
             other => {
-                let settled = attempt.settle(other, None, self.times.stall);
+                let settled = attempt.into_response(other, None, self.times.stall);
                 return settled
                     .map(Exchange::Response)
                     .map_err(|failed| failed.error);
@@ -102,14 +102,14 @@ impl Shared {
         let (head, _no_content) = response.into_parts();
         // The task of the connection gives the socket up once HTTP has ended on it.
         let socket = switched.await.map_err(|_lost| Error::BadSwitch)?;
-        Ok(Exchange::Tunnel(Box::new(Tunnel {
+        Ok(Exchange::Switched(Box::new(UpgradedOrigin {
             head,
-            origin: End {
+            origin: Peer {
                 io: Box::new(socket.stream),
                 early: socket.early,
             },
             upgrade,
-            place: socket.permit,
+            slot: socket.permit,
         })))
     }
 }

@@ -31,7 +31,7 @@ impl Close {
 
 /// Follows the frames that an app sends, byte by byte.
 #[derive(Debug)]
-pub(crate) struct Frames(Place);
+pub(crate) struct FrameTracker(Position);
 
 /// The longest head of a frame: two bytes, eight of length and four of a mask.
 const LONGEST_HEAD: usize = 14;
@@ -40,7 +40,7 @@ const LONGEST_HEAD: usize = 14;
 const FINAL_CLOSE: u8 = 0x88;
 
 #[derive(Clone, Copy, Debug)]
-enum Place {
+enum Position {
     /// The protocol has no frames that we know.
     Unknown,
     /// In a frame's head, of which these bytes have come; none between two frames.
@@ -51,40 +51,40 @@ enum Place {
     Closed,
 }
 
-impl Frames {
+impl FrameTracker {
     /// The frames of a WebSocket, from its beginning.
-    pub(crate) fn of_websocket() -> Self {
-        Self(Place::Head([0; LONGEST_HEAD], 0))
+    pub(crate) fn websocket() -> Self {
+        Self(Position::Head([0; LONGEST_HEAD], 0))
     }
 
     /// The bytes of a protocol that we do not know.
     pub(crate) fn unknown() -> Self {
-        Self(Place::Unknown)
+        Self(Position::Unknown)
     }
 
     /// Notes what the app has sent.
     pub(crate) fn follow(&mut self, mut data: &[u8]) {
         while let Some((first, rest)) = data.split_first() {
             match &mut self.0 {
-                Place::Unknown | Place::Closed => return,
-                Place::Payload(left) => {
+                Position::Unknown | Position::Closed => return,
+                Position::Payload(left) => {
                     let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
                     let taken = length.min(*left);
                     *left = left.saturating_sub(taken);
                     let taken = usize::try_from(taken).unwrap_or(usize::MAX);
                     data = data.get(taken..).unwrap_or_default();
                     if *left == 0 {
-                        self.0 = Place::Head([0; LONGEST_HEAD], 0);
+                        self.0 = Position::Head([0; LONGEST_HEAD], 0);
                     }
                 }
-                Place::Head(head, count) => {
+                Position::Head(head, count) => {
                     if let Some(place) = head.get_mut(*count) {
                         *place = *first;
                     }
                     *count = count.saturating_add(1);
                     data = rest;
                     if let Some(payload) = head.get(..*count).and_then(payload) {
-                        self.0 = after(head, payload);
+                        self.0 = next_position(head, payload);
                     }
                 }
             }
@@ -93,7 +93,7 @@ impl Frames {
 
     /// A close frame, if one may be sent now.
     pub(super) fn close(&self, close: Close) -> Option<Bytes> {
-        let Place::Head(_, 0) = self.0 else {
+        let Position::Head(_, 0) = self.0 else {
             return None;
         };
         let text = close.text();
@@ -129,12 +129,12 @@ fn payload(head: &[u8]) -> Option<u64> {
 }
 
 /// The place behind a complete head.
-fn after(head: &[u8], payload: u64) -> Place {
+fn next_position(head: &[u8], payload: u64) -> Position {
     let is_close = head.first().is_some_and(|first| first & 0x0f == 0x08);
     match payload {
-        _ if is_close => Place::Closed,
-        0 => Place::Head([0; LONGEST_HEAD], 0),
-        left => Place::Payload(left),
+        _ if is_close => Position::Closed,
+        0 => Position::Head([0; LONGEST_HEAD], 0),
+        left => Position::Payload(left),
     }
 }
 
@@ -142,7 +142,7 @@ fn after(head: &[u8], payload: u64) -> Place {
 mod tests {
     use super::*;
 
-    fn may_close(frames: &Frames) -> bool {
+    fn may_close(frames: &FrameTracker) -> bool {
         frames.close(Close::Policy).is_some()
     }
 
@@ -168,7 +168,7 @@ mod tests {
     fn a_close_frame_may_be_sent_between_two_frames_only() {
         for length in [0, 1, 125, 126, 65_535, 65_536, 70_000] {
             let bytes = frame(2, length);
-            let mut frames = Frames::of_websocket();
+            let mut frames = FrameTracker::websocket();
             for (index, byte) in bytes.iter().enumerate() {
                 assert_eq!(may_close(&frames), index == 0, "{length}: {index}");
                 frames.follow(&[*byte]);
@@ -180,27 +180,27 @@ mod tests {
     #[test]
     fn several_frames_may_come_in_one_piece() {
         let mut bytes = [frame(1, 3), frame(9, 0), frame(2, 300)].concat();
-        let mut frames = Frames::of_websocket();
+        let mut frames = FrameTracker::websocket();
         frames.follow(&bytes);
         assert!(may_close(&frames));
         bytes.pop();
-        let mut frames = Frames::of_websocket();
+        let mut frames = FrameTracker::websocket();
         frames.follow(&bytes);
         assert!(!may_close(&frames));
     }
 
     #[test]
     fn nothing_follows_a_close_frame_of_the_app_nor_an_unknown_protocol() {
-        let mut frames = Frames::of_websocket();
+        let mut frames = FrameTracker::websocket();
         frames.follow(&frame(8, 2));
         assert!(!may_close(&frames));
-        assert!(!may_close(&Frames::unknown()));
+        assert!(!may_close(&FrameTracker::unknown()));
     }
 
     #[test]
     fn w_03_w_08_a_close_frame_has_its_code_and_a_text() {
         for (close, code) in [(Close::Policy, 1008_u16), (Close::GoingAway, 1001)] {
-            let frame = Frames::of_websocket().close(close).unwrap();
+            let frame = FrameTracker::websocket().close(close).unwrap();
             assert_eq!(frame[0], 0x88);
             assert_eq!(usize::from(frame[1]), frame.len() - 2);
             assert_eq!(frame[2..4], code.to_be_bytes());

@@ -5,7 +5,7 @@
 //! thread has one scratch buffer, and a direction allocates only for bytes that the other side does
 //! not take at once.
 //!
-//! [`Frames`] follows the WebSocket frames of the app, so that a relay that is cut can end with a
+//! [`FrameTracker`] follows the WebSocket frames of the app, so that a relay that is cut can end with a
 //! close frame and not in the middle of a message.
 
 use std::cell::{Cell, RefCell};
@@ -22,7 +22,7 @@ mod frames;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::frames::{Close, Frames};
+pub(crate) use self::frames::{Close, FrameTracker};
 
 /// The bytes that one read may bring.
 const SCRATCH: usize = 64 * 1024;
@@ -39,7 +39,7 @@ pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {
 }
 
 /// A connection whose protocol was switched, with the bytes that were read behind the head.
-pub(crate) struct End {
+pub(crate) struct Peer {
     /// The connection.
     pub(crate) io: Box<dyn Duplex>,
     /// What came behind the head, in the new protocol.
@@ -48,15 +48,15 @@ pub(crate) struct End {
 
 /// The bytes that a relay has passed on. Clones share the figures.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Passed(Rc<Figures>);
+pub(crate) struct ByteCounts(Rc<Counts>);
 
 #[derive(Debug, Default)]
-struct Figures {
+struct Counts {
     from_client: Cell<u64>,
     from_app: Cell<u64>,
 }
 
-impl Passed {
+impl ByteCounts {
     /// The bytes that the client has sent.
     pub(crate) fn client_bytes(&self) -> u64 {
         self.0.from_client.get()
@@ -90,15 +90,15 @@ pub(crate) struct Relay {
     app: Box<dyn Duplex>,
     to_app: Direction,
     to_client: Direction,
-    passed: Passed,
-    frames: Frames,
+    byte_counts: ByteCounts,
+    frames: FrameTracker,
 }
 
 /// One direction.
 #[derive(Default)]
 struct Direction {
     /// Bytes that were read and are not taken yet.
-    rest: Bytes,
+    pending: Bytes,
     stage: Stage,
     unflushed: bool,
 }
@@ -122,7 +122,7 @@ enum Broken {
 impl Direction {
     fn new(early: Bytes) -> Self {
         Self {
-            rest: early,
+            pending: early,
             ..Self::default()
         }
     }
@@ -133,10 +133,10 @@ impl Direction {
         cx: &mut Context<'_>,
         sender: &mut dyn Duplex,
         receiver: &mut dyn Duplex,
-        mut seen: impl FnMut(&[u8]),
+        mut on_data: impl FnMut(&[u8]),
     ) -> Poll<Result<(), Broken>> {
         loop {
-            if let Err(broken) = std::task::ready!(self.poll_rest(cx, receiver)) {
+            if let Err(broken) = std::task::ready!(self.poll_pending(cx, receiver)) {
                 return Poll::Ready(Err(broken));
             }
             match self.stage {
@@ -160,7 +160,7 @@ impl Direction {
                     Poll::Ready(Ok(()) | Err(_)) => {}
                 }
                 let data = buffer.filled();
-                seen(data);
+                on_data(data);
                 Poll::Ready(self.pass(cx, data, receiver))
             });
             match read {
@@ -189,7 +189,7 @@ impl Direction {
                 }
                 Poll::Ready(Ok(0) | Err(_)) => return Err(Broken::Receiver),
                 Poll::Pending => {
-                    self.rest = Bytes::copy_from_slice(data);
+                    self.pending = Bytes::copy_from_slice(data);
                     break;
                 }
             }
@@ -198,22 +198,22 @@ impl Direction {
     }
 
     /// Writes what was kept. Ready when nothing is left.
-    fn poll_rest(
+    fn poll_pending(
         &mut self,
         cx: &mut Context<'_>,
         receiver: &mut dyn Duplex,
     ) -> Poll<Result<(), Broken>> {
-        while !self.rest.is_empty() {
-            match std::task::ready!(Pin::new(&mut *receiver).poll_write(cx, &self.rest)) {
+        while !self.pending.is_empty() {
+            match std::task::ready!(Pin::new(&mut *receiver).poll_write(cx, &self.pending)) {
                 Ok(count @ 1..) => {
                     self.unflushed = true;
-                    self.rest.advance(count);
+                    self.pending.advance(count);
                 }
                 Ok(0) | Err(_) => return Poll::Ready(Err(Broken::Receiver)),
             }
         }
         // What is left of the allocation goes with it.
-        self.rest = Bytes::new();
+        self.pending = Bytes::new();
         Poll::Ready(Ok(()))
     }
 
@@ -235,24 +235,24 @@ impl Direction {
 
 impl Relay {
     /// A relay between `client` and `app`. `frames` follows what the app sends.
-    pub(crate) fn new(client: End, app: End, mut frames: Frames) -> Self {
-        let passed = Passed::default();
-        add(&passed.0.from_client, client.early.len());
-        add(&passed.0.from_app, app.early.len());
+    pub(crate) fn new(client: Peer, app: Peer, mut frames: FrameTracker) -> Self {
+        let byte_counts = ByteCounts::default();
+        add(&byte_counts.0.from_client, client.early.len());
+        add(&byte_counts.0.from_app, app.early.len());
         frames.follow(&app.early);
         Self {
             client: client.io,
             app: app.io,
             to_app: Direction::new(client.early),
             to_client: Direction::new(app.early),
-            passed,
+            byte_counts,
             frames,
         }
     }
 
     /// The bytes that this relay has passed on.
-    pub(crate) fn passed(&self) -> Passed {
-        self.passed.clone()
+    pub(crate) fn byte_counts(&self) -> ByteCounts {
+        self.byte_counts.clone()
     }
 
     /// Passes bytes on until the relay ends by itself. A broken connection makes the close of the
@@ -267,14 +267,14 @@ impl Relay {
             app,
             to_app,
             to_client,
-            passed,
+            byte_counts,
             frames,
         } = self;
         let up = to_app.poll(cx, &mut **client, &mut **app, |data| {
-            add(&passed.0.from_client, data.len());
+            add(&byte_counts.0.from_client, data.len());
         });
         let down = to_client.poll(cx, &mut **app, &mut **client, |data| {
-            add(&passed.0.from_app, data.len());
+            add(&byte_counts.0.from_app, data.len());
             frames.follow(data);
         });
         let ended = match (up, down) {
@@ -307,11 +307,11 @@ impl Relay {
             client, to_client, ..
         } = &mut self;
         // What is kept belongs to a message that the close frame may not interrupt.
-        if let Some(frame) = frame.filter(|_frame| to_client.rest.is_empty())
+        if let Some(frame) = frame.filter(|_frame| to_client.pending.is_empty())
             && to_client.stage == Stage::Open
         {
-            to_client.rest = frame;
-            let written = poll_fn(|cx| to_client.poll_rest(cx, &mut **client)).await;
+            to_client.pending = frame;
+            let written = poll_fn(|cx| to_client.poll_pending(cx, &mut **client)).await;
             if written.is_err() {
                 return;
             }

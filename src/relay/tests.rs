@@ -8,8 +8,8 @@ impl Duplex for DuplexStream {
     fn reset_on_close(&self) {}
 }
 
-fn end(io: DuplexStream, early: &'static [u8]) -> End {
-    End {
+fn end(io: DuplexStream, early: &'static [u8]) -> Peer {
+    Peer {
         io: Box::new(io),
         early: Bytes::from_static(early),
     }
@@ -22,7 +22,7 @@ fn relay(room: usize) -> (Relay, DuplexStream, DuplexStream) {
     let relay = Relay::new(
         end(inner, b"early from the client"),
         end(other, b"early from the app"),
-        Frames::unknown(),
+        FrameTracker::unknown(),
     );
     (relay, client, app)
 }
@@ -37,7 +37,7 @@ async fn text(stream: &mut DuplexStream) -> String {
 async fn early_bytes_come_first_and_each_end_is_passed_on() {
     for room in [1, 7, 1024] {
         let (mut relay, mut client, mut app) = relay(room);
-        let passed = relay.passed();
+        let byte_counts = relay.byte_counts();
         let ends = async {
             let up = async {
                 client.write_all(b", more").await.unwrap();
@@ -54,7 +54,10 @@ async fn early_bytes_come_first_and_each_end_is_passed_on() {
         };
         let (ended, ()) = tokio::join!(relay.run(), ends);
         assert_eq!(ended, Ended::Closed);
-        assert_eq!((passed.client_bytes(), passed.app_bytes()), (27, 24));
+        assert_eq!(
+            (byte_counts.client_bytes(), byte_counts.app_bytes()),
+            (27, 24)
+        );
     }
 }
 
@@ -76,7 +79,7 @@ async fn a_relay_that_is_closed_says_so_only_between_two_frames() {
         let (mut client, inner) = duplex(1024);
         let (mut app, other) = duplex(1024);
         let (client_end, app_end) = (end(inner, b""), end(other, b""));
-        let mut relay = Relay::new(client_end, app_end, Frames::of_websocket());
+        let mut relay = Relay::new(client_end, app_end, FrameTracker::websocket());
         app.write_all(sent).await.unwrap();
         let mut heard = vec![0; sent.len()];
         tokio::select! {

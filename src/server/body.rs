@@ -13,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::deadline::{ConnectionState, Exchange};
+use super::deadline::{ConnectionState, InFlight};
 use crate::clock::Clock;
 
 /// Why a request body ended before its end. Side: client.
@@ -50,14 +50,14 @@ impl BodyWatch {
 pub(crate) struct RequestBody {
     inner: Incoming,
     /// What is watched; nothing for a request without a body.
-    open: Option<Box<Open>>,
+    open: Option<Box<OpenBody>>,
 }
 
-struct Open {
+struct OpenBody {
     state: Rc<ConnectionState>,
     failure: Rc<Cell<Option<BodyFailure>>>,
     left: u64,
-    pace: Pace,
+    rate_meter: RateMeter,
 }
 
 impl RequestBody {
@@ -68,11 +68,11 @@ impl RequestBody {
         rate: u64,
     ) -> Self {
         let open = (!inner.is_end_stream()).then(|| {
-            Box::new(Open {
+            Box::new(OpenBody {
                 state: Rc::clone(state),
                 failure: Rc::default(),
                 left: u64::MAX,
-                pace: Pace::new(state.clock(), window, rate),
+                rate_meter: RateMeter::new(state.clock(), window, rate),
             })
         });
         Self { inner, open }
@@ -100,7 +100,7 @@ impl RequestBody {
     }
 }
 
-impl Open {
+impl OpenBody {
     fn fail(&self, failure: BodyFailure) -> BodyFailure {
         self.failure.set(Some(failure));
         failure
@@ -108,7 +108,7 @@ impl Open {
 
     fn accept(&mut self, length: usize) -> Result<(), BodyFailure> {
         let length = u64::try_from(length).unwrap_or(u64::MAX);
-        self.pace.arrived(length);
+        self.rate_meter.arrived(length);
         self.left = self
             .left
             .checked_sub(length)
@@ -134,7 +134,7 @@ impl Body for RequestBody {
         }
         loop {
             let Poll::Ready(polled) = Pin::new(&mut this.inner).poll_frame(cx) else {
-                ready!(open.pace.poll_too_slow(cx));
+                ready!(open.rate_meter.poll_too_slow(cx));
                 return Poll::Ready(Some(Err(open.fail(BodyFailure::TooSlow))));
             };
             match polled {
@@ -188,7 +188,7 @@ impl fmt::Debug for RequestBody {
 
 /// Measures how fast a client sends while somebody waits for it. Time in which nobody asked does
 /// not count against the client, and a body that is always there never arms the timer.
-struct Pace {
+struct RateMeter {
     clock: Clock,
     window: Duration,
     /// Bytes that must come per window.
@@ -200,7 +200,7 @@ struct Pace {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Pace {
+impl RateMeter {
     fn new(clock: &Clock, window: Duration, rate: u64) -> Self {
         // Rounded up, so that a window shorter than a second still asks for something.
         let least = u128::from(rate)
@@ -254,21 +254,21 @@ impl Pace {
 pub(super) struct ResponseBody<B> {
     /// Nothing when the server itself refused the request.
     inner: Option<B>,
-    exchange: Exchange,
+    in_flight: InFlight,
 }
 
 impl<B> ResponseBody<B> {
-    pub(super) fn new(inner: B, exchange: Exchange) -> Self {
+    pub(super) fn new(inner: B, in_flight: InFlight) -> Self {
         Self {
             inner: Some(inner),
-            exchange,
+            in_flight,
         }
     }
 
-    pub(super) fn empty(exchange: Exchange) -> Self {
+    pub(super) fn empty(in_flight: InFlight) -> Self {
         Self {
             inner: None,
-            exchange,
+            in_flight,
         }
     }
 }
@@ -285,10 +285,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ResponseBody<B> {
         let Some(inner) = &mut this.inner else {
             return Poll::Ready(None);
         };
-        this.exchange.piece_wanted();
+        this.in_flight.chunk_requested();
         let polled = Pin::new(inner).poll_frame(cx);
         if let Poll::Ready(Some(Ok(_))) = &polled {
-            this.exchange.piece_given();
+            this.in_flight.chunk_handed_over();
         }
         polled
     }
@@ -314,52 +314,52 @@ mod tests {
 
     const WINDOW: Duration = Duration::from_secs(20);
 
-    async fn is_too_slow(pace: &mut Pace) -> bool {
-        poll_fn(|cx| Poll::Ready(pace.poll_too_slow(cx).is_ready())).await
+    async fn is_too_slow(rate_meter: &mut RateMeter) -> bool {
+        poll_fn(|cx| Poll::Ready(rate_meter.poll_too_slow(cx).is_ready())).await
     }
 
     #[tokio::test(start_paused = true)]
     async fn d_04_a_window_without_enough_bytes_is_too_slow() {
-        let mut pace = Pace::new(&Clock::system(), WINDOW, 500);
+        let mut rate_meter = RateMeter::new(&Clock::system(), WINDOW, 500);
         for _ in 0..19 {
-            assert!(!is_too_slow(&mut pace).await);
+            assert!(!is_too_slow(&mut rate_meter).await);
             advance(Duration::from_secs(1)).await;
-            pace.arrived(1);
+            rate_meter.arrived(1);
         }
-        assert!(!is_too_slow(&mut pace).await);
+        assert!(!is_too_slow(&mut rate_meter).await);
         advance(Duration::from_secs(1)).await;
-        assert!(is_too_slow(&mut pace).await);
+        assert!(is_too_slow(&mut rate_meter).await);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_at_the_lowest_rate_goes_on_for_ever() {
-        let mut pace = Pace::new(&Clock::system(), WINDOW, 500);
+        let mut rate_meter = RateMeter::new(&Clock::system(), WINDOW, 500);
         for _ in 0..200 {
-            assert!(!is_too_slow(&mut pace).await);
+            assert!(!is_too_slow(&mut rate_meter).await);
             advance(Duration::from_millis(1900)).await;
-            pace.arrived(1000);
+            rate_meter.arrived(1000);
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn time_in_which_nobody_asked_does_not_count() {
-        let mut pace = Pace::new(&Clock::system(), WINDOW, 500);
-        assert!(!is_too_slow(&mut pace).await);
-        pace.arrived(1);
+        let mut rate_meter = RateMeter::new(&Clock::system(), WINDOW, 500);
+        assert!(!is_too_slow(&mut rate_meter).await);
+        rate_meter.arrived(1);
         // The upstream takes nothing for an hour; the client cannot send.
         advance(Duration::from_hours(1)).await;
-        assert!(!is_too_slow(&mut pace).await);
+        assert!(!is_too_slow(&mut rate_meter).await);
         advance(Duration::from_secs(19)).await;
-        assert!(!is_too_slow(&mut pace).await);
+        assert!(!is_too_slow(&mut rate_meter).await);
         advance(Duration::from_secs(1)).await;
-        assert!(is_too_slow(&mut pace).await);
+        assert!(is_too_slow(&mut rate_meter).await);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_timer_wakes_the_waiting_task() {
-        let mut pace = Pace::new(&Clock::system(), WINDOW, 500);
+        let mut rate_meter = RateMeter::new(&Clock::system(), WINDOW, 500);
         let start = Clock::system().instant();
-        poll_fn(|cx| pace.poll_too_slow(cx)).await;
+        poll_fn(|cx| rate_meter.poll_too_slow(cx)).await;
         let took = Clock::system().instant().duration_since(start);
         assert_eq!(took, WINDOW);
     }

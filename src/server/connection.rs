@@ -25,13 +25,13 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::body::{RequestBody, ResponseBody};
-use super::deadline::{ConnectionState, Exchange, Phase, Protocol};
+use super::deadline::{ConnectionState, InFlight, Phase, Protocol};
 use super::gather::Gather;
 use super::hpack;
 use super::socket::{Plaintext, Socket};
-use super::{Content as _, Handler, Limits, Settings, Stop, Switched, Tunnel};
+use super::{Content as _, Handler, Limits, Settings, TunnelFn, TunnelStop, UpgradedClient};
 use crate::fields::UpgradeRequest;
-use crate::relay::{Duplex, End};
+use crate::relay::{Duplex, Peer};
 
 /// What is held at most of what came or goes, per connection and direction (HTTP/1.1), or per
 /// stream (HTTP/2); a longer head is held whole.
@@ -47,11 +47,11 @@ const PENDING_RESETS: usize = 20;
 /// What a connection's requests are answered with.
 pub(super) struct Serving<H: Handler> {
     pub(super) handler: Rc<H>,
-    pub(super) guest: Rc<H::Guest>,
+    pub(super) per_connection: Rc<H::PerConnection>,
     pub(super) state: Rc<ConnectionState>,
     pub(super) settings: Settings,
     /// What follows a 101 that was answered.
-    pub(super) tunnel: Rc<Cell<Option<Tunnel>>>,
+    pub(super) tunnel: Rc<Cell<Option<TunnelFn>>>,
 }
 
 /// Serves a connection to its end.
@@ -107,18 +107,18 @@ where
     let io = TokioIo::new(Plaintext::new(stream, Rc::clone(&state), Protocol::Http1));
     let service = service_fn(move |request| answer(&serving, request, Protocol::Http1));
     let mut connection = builder.serve_connection(io, service);
-    let turn_ends = |_cx: &mut Context<'_>| Poll::Ready(Ok(()));
+    let after_poll = |_cx: &mut Context<'_>| Poll::Ready(Ok(()));
     // hyper would end a connection that had no request yet at once, its first request unread, and
     // one whose next head has begun: those are answered, with `Connection: close`.
     let may_close = || state.has_served() && state.phase() != Phase::Head;
     let ended = finish(
         &state,
         Pin::new(&mut connection),
-        turn_ends,
+        after_poll,
         may_close,
         http1::Connection::graceful_shutdown,
     );
-    if ended.await.is_err() || !state.was_upgrade_asked() {
+    if ended.await.is_err() || !state.is_upgrade_requested() {
         return;
     }
     // hyper leaves a connection open on which a request asked for another protocol.
@@ -126,13 +126,13 @@ where
     let mut io = parts.io.into_inner();
     match tunnel.take() {
         Some(tunnel) => {
-            let _exchange = state.begin(Protocol::Http1);
-            let switched = Switched {
-                client: End {
+            let _in_flight = state.begin(Protocol::Http1);
+            let switched = UpgradedClient {
+                client: Peer {
                     io: Box::new(io.into_inner()),
                     early: parts.read_buf,
                 },
-                stop: Stop(Rc::clone(&state)),
+                stop: TunnelStop(Rc::clone(&state)),
             };
             tunnel(switched).await;
         }
@@ -148,7 +148,7 @@ where
 {
     let state = Rc::clone(&serving.state);
     let Settings { deadlines, limits } = serving.settings;
-    let mut builder = http2::Builder::new(Streams(Rc::clone(&state)));
+    let mut builder = http2::Builder::new(StreamExecutor(Rc::clone(&state)));
     builder
         .timer(TokioTimer::new())
         // Finds clients that vanished while a response is quiet.
@@ -182,27 +182,27 @@ where
 struct Broken;
 
 /// Runs a connection to its end, and begins that end when it is asked to close. After each of its
-/// turns `turn_ends` sends what is still held.
+/// turns `after_poll` sends what is still held.
 async fn finish<C: Future<Output = hyper::Result<()>>>(
     state: &ConnectionState,
     mut connection: Pin<&mut C>,
-    mut turn_ends: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
+    mut after_poll: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
     may_close: impl Fn() -> bool,
     close: impl Fn(Pin<&mut C>),
 ) -> Result<(), Broken> {
-    let mut told = false;
+    let mut shutdown_begun = false;
     let result = poll_fn(|cx| {
         // First of all a request that has arrived is read: closing would leave it unanswered.
         let mut polled = connection.as_mut().poll(cx);
-        if !told && polled.is_pending() {
-            state.listen(cx.waker());
+        if !shutdown_begun && polled.is_pending() {
+            state.set_waker(cx.waker());
             if state.is_closing() && may_close() {
-                told = true;
+                shutdown_begun = true;
                 close(connection.as_mut());
                 polled = connection.as_mut().poll(cx);
             }
         }
-        match (turn_ends(cx), polled) {
+        match (after_poll(cx), polled) {
             (Poll::Ready(Err(error)), _) => Poll::Ready(Err(error.into())),
             (_, polled) => polled.map_err(Box::from),
         }
@@ -223,14 +223,14 @@ fn answer<H: Handler>(
 ) -> impl Future<Output = Result<Response<ResponseBody<H::Body>>, Infallible>> + use<H> {
     let Settings { deadlines, limits } = serving.settings;
     let state = Rc::clone(&serving.state);
-    let exchange = state.begin(protocol);
+    let in_flight = state.begin(protocol);
     let handler = Rc::clone(&serving.handler);
-    let guest = Rc::clone(&serving.guest);
+    let per_connection = Rc::clone(&serving.per_connection);
     let (mut head, body) = request.into_parts();
     // hyper attaches something to a request that asks for another protocol, and to no other.
     let mut asks_to_switch = false;
     if protocol == Protocol::Http1 && !head.extensions.is_empty() {
-        state.upgrade_asked();
+        state.upgrade_requested();
         if let Some(upgrade) = UpgradeRequest::read(&head) {
             asks_to_switch = true;
             head.extensions.insert(upgrade);
@@ -239,18 +239,18 @@ fn answer<H: Handler>(
     let tunnel = Rc::clone(&serving.tunnel);
     let body = RequestBody::new(body, &state, deadlines.body_window, limits.body_rate);
     let fields = &head.headers;
-    let too_many = fields.len() > limits.fields && count(fields) > limits.fields;
+    let too_many = fields.len() > limits.fields && count_fields(fields) > limits.fields;
     // Over HTTP/2 the library leaves it to us that a HEAD has no content (RFC 9110 section 9.3.2).
     let without_content = protocol == Protocol::Http2 && head.method == Method::HEAD;
     async move {
         if too_many {
-            let mut response = Response::new(ResponseBody::empty(exchange));
+            let mut response = Response::new(ResponseBody::empty(in_flight));
             *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
             return Ok(response);
         }
-        let witness = Witness(state.peer);
-        let mut response = handler.handle(&guest, head, body).await;
-        drop(witness);
+        let panic_logger = PanicLogger(state.peer);
+        let mut response = handler.handle(&per_connection, head, body).await;
+        drop(panic_logger);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             tunnel.set(response.body_mut().take_tunnel());
         } else if asks_to_switch {
@@ -259,9 +259,9 @@ fn answer<H: Handler>(
             response.headers_mut().insert(CONNECTION, close);
         }
         let mut response = if without_content {
-            head_of(response, exchange)
+            head_response(response, in_flight)
         } else {
-            response.map(|body| ResponseBody::new(body, exchange))
+            response.map(|body| ResponseBody::new(body, in_flight))
         };
         match protocol {
             Protocol::Http1 if state.is_closing() => {
@@ -271,16 +271,16 @@ fn answer<H: Handler>(
                     .insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Protocol::Http1 => {}
-            Protocol::Http2 => hpack::index_what_repeats(response.headers_mut()),
+            Protocol::Http2 => hpack::index_only_repeating(response.headers_mut()),
         }
         Ok(response)
     }
 }
 
 /// The response to a HEAD: its content is only counted.
-fn head_of<B: Body>(response: Response<B>, exchange: Exchange) -> Response<ResponseBody<B>> {
+fn head_response<B: Body>(response: Response<B>, in_flight: InFlight) -> Response<ResponseBody<B>> {
     let length = response.body().size_hint().exact();
-    let mut response = response.map(|_body| ResponseBody::empty(exchange));
+    let mut response = response.map(|_body| ResponseBody::empty(in_flight));
     if let Some(length @ 1..) = length {
         let length = HeaderValue::from(length);
         response
@@ -292,15 +292,15 @@ fn head_of<B: Body>(response: Response<B>, exchange: Exchange) -> Response<Respo
 }
 
 /// HTTP/2 clients split their cookies into pieces (RFC 9113 section 8.2.3); together they are one.
-fn count(fields: &HeaderMap) -> usize {
+fn count_fields(fields: &HeaderMap) -> usize {
     let pieces = fields.get_all(COOKIE).iter().count();
     fields.len().saturating_sub(pieces.saturating_sub(1))
 }
 
 /// Says that a handler panicked. The payload is not logged: it may quote what it choked on.
-struct Witness(SocketAddr);
+struct PanicLogger(SocketAddr);
 
-impl Drop for Witness {
+impl Drop for PanicLogger {
     fn drop(&mut self) {
         if std::thread::panicking() {
             tracing::error!(client.address = %self.0, "Handler panicked");
@@ -310,9 +310,9 @@ impl Drop for Witness {
 
 /// Runs the streams of one HTTP/2 connection on the worker's own thread.
 #[derive(Clone, Debug)]
-struct Streams(Rc<ConnectionState>);
+struct StreamExecutor(Rc<ConnectionState>);
 
-impl<F> Executor<F> for Streams
+impl<F> Executor<F> for StreamExecutor
 where
     F: Future + 'static,
     F::Output: 'static,

@@ -26,12 +26,12 @@ const LINGER: Duration = Duration::from_secs(2);
 /// The worker's reading of the clock, renewed by each sweep: a record costs no system call and is
 /// early by at most one sweep.
 #[derive(Debug)]
-pub(super) struct Tick {
+pub(super) struct CoarseClock {
     clock: Clock,
     reading: Cell<Instant>,
 }
 
-impl Tick {
+impl CoarseClock {
     pub(super) fn new(clock: Clock) -> Rc<Self> {
         let reading = Cell::new(clock.instant());
         Rc::new(Self { clock, reading })
@@ -43,7 +43,7 @@ impl Tick {
     }
 
     /// Reads the clock.
-    pub(super) fn renew(&self) -> Instant {
+    pub(super) fn update(&self) -> Instant {
         let now = self.clock.instant();
         self.reading.set(now);
         now
@@ -107,11 +107,11 @@ pub(super) enum Protocol {
 #[derive(Debug)]
 pub(super) struct ConnectionState {
     pub(super) peer: SocketAddr,
-    tick: Rc<Tick>,
+    coarse_clock: Rc<CoarseClock>,
     phase: Cell<Phase>,
     since: Cell<Instant>,
     /// When bytes last moved, in either direction.
-    moved: Cell<Instant>,
+    last_transfer: Cell<Instant>,
     /// Since when the socket takes nothing although we have something to send.
     stalled: Cell<Option<Instant>>,
     /// When the socket last took no more.
@@ -125,25 +125,25 @@ pub(super) struct ConnectionState {
     closing: Cell<Option<Instant>>,
     waker: RefCell<Option<Waker>>,
     /// A request asked for another protocol, so that hyper will not close the connection by itself.
-    upgrade_asked: Cell<bool>,
+    upgrade_requested: Cell<bool>,
     /// Whether a tunnel on this connection has to end, and the notice of it.
     stopped: Cell<bool>,
     stop: Notify,
     task: OnceCell<AbortHandle>,
     /// The stream that was announced last and whose task is not spawned yet.
-    announced: RefCell<Option<Rc<Stream>>>,
+    unspawned: RefCell<Option<Rc<Stream>>>,
     streams: RefCell<Vec<Rc<Stream>>>,
 }
 
 impl ConnectionState {
-    pub(super) fn new(peer: SocketAddr, tick: &Rc<Tick>) -> Rc<Self> {
-        let now = tick.now();
+    pub(super) fn new(peer: SocketAddr, coarse_clock: &Rc<CoarseClock>) -> Rc<Self> {
+        let now = coarse_clock.now();
         Rc::new(Self {
             peer,
-            tick: Rc::clone(tick),
+            coarse_clock: Rc::clone(coarse_clock),
             phase: Cell::new(Phase::FirstByte),
             since: Cell::new(now),
-            moved: Cell::new(now),
+            last_transfer: Cell::new(now),
             stalled: Cell::new(None),
             last_stalled: Cell::new(None),
             in_flight: Cell::new(0),
@@ -151,23 +151,23 @@ impl ConnectionState {
             unread: Cell::new(false),
             closing: Cell::new(None),
             waker: RefCell::new(None),
-            upgrade_asked: Cell::new(false),
+            upgrade_requested: Cell::new(false),
             stopped: Cell::new(false),
             stop: Notify::new(),
             task: OnceCell::new(),
-            announced: RefCell::new(None),
+            unspawned: RefCell::new(None),
             streams: RefCell::new(Vec::new()),
         })
     }
 
     /// The clock itself, for what has to be measured more exactly than by sweeps.
     pub(super) fn clock(&self) -> &Clock {
-        &self.tick.clock
+        &self.coarse_clock.clock
     }
 
     pub(super) fn enter(&self, phase: Phase) {
         self.phase.set(phase);
-        self.since.set(self.tick.now());
+        self.since.set(self.coarse_clock.now());
     }
 
     pub(super) fn phase(&self) -> Phase {
@@ -176,7 +176,7 @@ impl ConnectionState {
 
     /// Bytes came from the socket, whatever they mean.
     pub(super) fn received(&self) {
-        self.moved.set(self.tick.now());
+        self.last_transfer.set(self.coarse_clock.now());
         if self.phase.get() == Phase::FirstByte {
             self.enter(Phase::Handshake);
         }
@@ -201,15 +201,15 @@ impl ConnectionState {
 
     /// The socket took bytes.
     pub(super) fn sent(&self) {
-        self.moved.set(self.tick.now());
+        self.last_transfer.set(self.coarse_clock.now());
         self.stalled.set(None);
     }
 
     /// The socket takes no more for now.
     pub(super) fn send_waits(&self) {
-        self.last_stalled.set(Some(self.tick.now()));
+        self.last_stalled.set(Some(self.coarse_clock.now()));
         if self.stalled.get().is_none() {
-            self.stalled.set(Some(self.tick.now()));
+            self.stalled.set(Some(self.coarse_clock.now()));
         }
     }
 
@@ -217,13 +217,13 @@ impl ConnectionState {
         self.unread.set(true);
     }
 
-    pub(super) fn upgrade_asked(&self) {
-        self.upgrade_asked.set(true);
+    pub(super) fn upgrade_requested(&self) {
+        self.upgrade_requested.set(true);
     }
 
     /// Whether any request on this connection asked for another protocol.
-    pub(super) fn was_upgrade_asked(&self) -> bool {
-        self.upgrade_asked.get()
+    pub(super) fn is_upgrade_requested(&self) -> bool {
+        self.upgrade_requested.get()
     }
 
     /// Asks a tunnel on this connection to end now.
@@ -238,7 +238,7 @@ impl ConnectionState {
     }
 
     /// A request is handed to the handler; it is in flight until the guard is dropped.
-    pub(super) fn begin(self: &Rc<Self>, protocol: Protocol) -> Exchange {
+    pub(super) fn begin(self: &Rc<Self>, protocol: Protocol) -> InFlight {
         self.in_flight.set(self.in_flight.get().saturating_add(1));
         self.unread.set(false);
         self.served.set(true);
@@ -248,11 +248,11 @@ impl ConnectionState {
             Protocol::Http2 => {
                 let stream = Rc::new(Stream::default());
                 self.streams.borrow_mut().push(Rc::clone(&stream));
-                self.announced.replace(Some(Rc::clone(&stream)));
+                self.unspawned.replace(Some(Rc::clone(&stream)));
                 Some(stream)
             }
         };
-        Exchange {
+        InFlight {
             state: Rc::clone(self),
             stream,
         }
@@ -260,7 +260,7 @@ impl ConnectionState {
 
     /// The task of the stream that was announced last is spawned: it can be cut alone.
     pub(super) fn stream_spawned(&self, task: AbortHandle) {
-        if let Some(stream) = self.announced.take() {
+        if let Some(stream) = self.unspawned.take() {
             // The cell is empty: each stream is announced once.
             stream.task.set(task).unwrap_or_default();
         }
@@ -303,7 +303,7 @@ impl ConnectionState {
     /// Asks the connection to finish what is in flight and to close.
     pub(super) fn close(&self) {
         if self.closing.get().is_none() {
-            self.closing.set(Some(self.tick.now()));
+            self.closing.set(Some(self.coarse_clock.now()));
             if let Some(waker) = self.waker.take() {
                 waker.wake();
             }
@@ -315,7 +315,7 @@ impl ConnectionState {
     }
 
     /// Keeps the task's waker for [`ConnectionState::close`].
-    pub(super) fn listen(&self, waker: &Waker) {
+    pub(super) fn set_waker(&self, waker: &Waker) {
         let mut kept = self.waker.borrow_mut();
         if !kept.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
             *kept = Some(waker.clone());
@@ -346,12 +346,12 @@ impl ConnectionState {
             Phase::Linger => (LINGER.min(deadlines.write), Overdue::Linger),
         };
         let since = self.since.get();
-        let quiet = matches!(self.phase.get(), Phase::FirstByte | Phase::Idle);
+        let is_waiting = matches!(self.phase.get(), Phase::FirstByte | Phase::Idle);
         match self.closing.get() {
             // It is told already; what remains is a last word, which may be on its way still.
-            Some(asked) if quiet => {
+            Some(asked) if is_waiting => {
                 let asked = asked.max(since);
-                let done = passed(asked.max(self.moved.get()), CLOSING_GRACE);
+                let done = passed(asked.max(self.last_transfer.get()), CLOSING_GRACE);
                 (done || passed(asked, deadlines.write)).then_some(Overdue::Closing)
             }
             Some(_) | None => passed(since, limit).then_some(overdue),
@@ -379,15 +379,15 @@ impl ConnectionState {
 
 /// Says when a tunnel has to end.
 #[derive(Clone, Debug)]
-pub(crate) struct Stop(pub(super) Rc<ConnectionState>);
+pub(crate) struct TunnelStop(pub(super) Rc<ConnectionState>);
 
-impl Stop {
+impl TunnelStop {
     /// Waits until the tunnel has to end. It has a short time then.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe.
-    pub(crate) async fn asked(&self) {
+    pub(crate) async fn requested(&self) {
         let notified = self.0.stop.notified();
         if !self.0.stopped.get() {
             notified.await;
@@ -405,29 +405,29 @@ struct Stream {
 
 /// A request in flight: held by the handler's future, then by the response body.
 #[derive(Debug)]
-pub(super) struct Exchange {
+pub(super) struct InFlight {
     state: Rc<ConnectionState>,
     stream: Option<Rc<Stream>>,
 }
 
-impl Exchange {
+impl InFlight {
     /// A piece of the response went to the connection, which asks for the next one when the client
     /// has taken it. Over HTTP/1.1 the socket itself tells.
-    pub(super) fn piece_given(&self) {
+    pub(super) fn chunk_handed_over(&self) {
         if let Some(stream) = &self.stream {
-            stream.blocked.set(Some(self.state.tick.now()));
+            stream.blocked.set(Some(self.state.coarse_clock.now()));
         }
     }
 
     /// The connection asks for the next piece of the response.
-    pub(super) fn piece_wanted(&self) {
+    pub(super) fn chunk_requested(&self) {
         if let Some(stream) = &self.stream {
             stream.blocked.set(None);
         }
     }
 }
 
-impl Drop for Exchange {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.state.end(self.stream.as_ref());
     }
@@ -438,10 +438,10 @@ mod tests {
     use super::*;
 
     fn state() -> (Rc<ConnectionState>, Instant) {
-        let tick = Tick::new(Clock::system());
+        let coarse_clock = CoarseClock::new(Clock::system());
         (
-            ConnectionState::new(([127, 0, 0, 1], 1).into(), &tick),
-            tick.now(),
+            ConnectionState::new(([127, 0, 0, 1], 1).into(), &coarse_clock),
+            coarse_clock.now(),
         )
     }
 
@@ -474,7 +474,7 @@ mod tests {
     fn a_request_at_work_is_only_cut_when_its_client_takes_nothing() {
         let deadlines = Deadlines::default();
         let (state, start) = state();
-        let exchange = state.begin(Protocol::Http1);
+        let request = state.begin(Protocol::Http1);
         assert_eq!(state.overdue(at(start, 1_000_000), &deadlines), None);
         state.send_waits();
         assert_eq!(state.overdue(at(start, 29_999), &deadlines), None);
@@ -484,7 +484,7 @@ mod tests {
         );
         state.sent();
         assert_eq!(state.overdue(at(start, 30_000), &deadlines), None);
-        drop(exchange);
+        drop(request);
         assert_eq!(
             state.overdue(at(start, 75_000), &deadlines),
             Some(Overdue::Idle)
@@ -512,7 +512,7 @@ mod tests {
         assert_eq!(state.phase(), Phase::Head);
         state.preface_complete();
         assert_eq!(state.phase(), Phase::Idle);
-        let _exchange = state.begin(Protocol::Http2);
+        let _request = state.begin(Protocol::Http2);
         state.preface_complete();
         assert_eq!(state.phase(), Phase::Busy);
     }
@@ -529,7 +529,7 @@ mod tests {
             state.overdue(at(start, 1_000), &deadlines),
             Some(Overdue::Closing)
         );
-        let _exchange = state.begin(Protocol::Http1);
+        let _request = state.begin(Protocol::Http1);
         assert_eq!(state.overdue(at(start, 1_000), &deadlines), None);
     }
 }

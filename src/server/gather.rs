@@ -20,9 +20,9 @@ const SMALL: usize = 4 * 1024;
 
 /// A stream that holds small writes until they are released. Its clones are the same stream.
 #[derive(Debug)]
-pub(super) struct Gather<S>(Rc<RefCell<Held<S>>>);
+pub(super) struct Gather<S>(Rc<RefCell<GatherBuffer<S>>>);
 
-struct Held<S> {
+struct GatherBuffer<S> {
     stream: S,
     /// It has room while something is held, and none between turns: most connections are idle.
     bytes: Vec<u8>,
@@ -30,10 +30,10 @@ struct Held<S> {
     taken: usize,
 }
 
-impl<S: fmt::Debug> fmt::Debug for Held<S> {
+impl<S: fmt::Debug> fmt::Debug for GatherBuffer<S> {
     /// Without what is held: cookies and pages are in it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Held")
+        f.debug_struct("GatherBuffer")
             .field("stream", &self.stream)
             .field("length", &self.bytes.len())
             .finish_non_exhaustive()
@@ -42,7 +42,7 @@ impl<S: fmt::Debug> fmt::Debug for Held<S> {
 
 impl<S> Gather<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self(Rc::new(RefCell::new(Held {
+        Self(Rc::new(RefCell::new(GatherBuffer {
             stream,
             bytes: Vec::new(),
             taken: 0,
@@ -65,7 +65,7 @@ impl<S: AsyncWrite + Unpin> Gather<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> Held<S> {
+impl<S: AsyncWrite + Unpin> GatherBuffer<S> {
     fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(rest @ [_, ..]) = self.bytes.get(self.taken..) {
             let count = ready!(Pin::new(&mut self.stream).poll_write(cx, rest))?;

@@ -9,16 +9,16 @@ use http::{HeaderMap, HeaderName};
 /// worth their place, and is compared with all of its name that came before: some fifty times in a
 /// response, when measured. And what is not in the table cannot be guessed by its length (RFC 7541
 /// section 7.1), whatever an app has in fields of its own.
-pub(super) fn index_what_repeats(headers: &mut HeaderMap) {
+pub(super) fn index_only_repeating(headers: &mut HeaderMap) {
     for (name, value) in headers {
-        if !repeats(name) {
+        if !is_repeating(name) {
             value.set_sensitive(true);
         }
     }
 }
 
 /// Fields whose values say something about the app or the site rather than about one response.
-fn repeats(name: &HeaderName) -> bool {
+fn is_repeating(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
         "accept-ranges"
@@ -75,7 +75,7 @@ mod tests {
         for (name, value, _) in fields {
             headers.append(name, HeaderValue::from_static(value));
         }
-        index_what_repeats(&mut headers);
+        index_only_repeating(&mut headers);
         for (name, value, indexed) in fields {
             let mut values = headers.get_all(name).iter();
             let found = values.find(|found| *found == value).unwrap();

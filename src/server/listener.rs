@@ -14,7 +14,7 @@ use super::Error;
 /// Connections the kernel may queue before we take them.
 const BACKLOG: u32 = 1024;
 /// How long accepting rests after the machine ran out of something.
-const REST: Duration = Duration::from_millis(200);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// A listening TCP socket. It is exclusive: while it lives, nobody else can listen there, a second
 /// start of ourselves included.
@@ -84,7 +84,7 @@ pub(super) async fn accept<F: Future<Output = ()>>(
     mut drain: watch::Receiver<bool>,
     open: impl Fn(TcpStream, SocketAddr) -> F,
 ) {
-    let mut resting = false;
+    let mut paused = false;
     let mut draining = pin!(drain.wait_for(|drain| *drain));
     loop {
         let accepted = tokio::select! {
@@ -94,20 +94,20 @@ pub(super) async fn accept<F: Future<Output = ()>>(
         };
         match accepted {
             Ok((stream, peer)) => {
-                resting = false;
+                paused = false;
                 open(stream, peer).await;
             }
-            Err(error) if is_of_the_connection(&error) => {}
+            Err(error) if is_client_error(&error) => {}
             Err(error) => {
                 // Out of descriptors or memory: trying again at once would only spin.
-                if !resting {
+                if !paused {
                     tracing::warn!(%error, "Connections cannot be accepted");
                 }
-                resting = true;
+                paused = true;
                 tokio::select! {
                     biased;
                     _ended = &mut draining => break,
-                    () = tokio::time::sleep(REST) => {}
+                    () = tokio::time::sleep(ACCEPT_PAUSE) => {}
                 }
             }
         }
@@ -130,14 +130,14 @@ async fn take_queued<F: Future<Output = ()>>(
                 open(TcpStream::from_std(stream)?, peer).await;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            Err(error) if is_of_the_connection(&error) => {}
+            Err(error) if is_client_error(&error) => {}
             Err(error) => return Err(error),
         }
     }
 }
 
 /// Errors that a client caused by going away before it was accepted.
-fn is_of_the_connection(error: &io::Error) -> bool {
+fn is_client_error(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted

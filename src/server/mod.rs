@@ -32,7 +32,7 @@ use http_body::Body;
 use http_body_util::Full;
 
 use crate::clock::Clock;
-use crate::relay::End;
+use crate::relay::Peer;
 use crate::tls::Acceptor;
 
 mod body;
@@ -46,7 +46,7 @@ mod worker;
 
 pub use body::BodyFailure;
 pub(crate) use body::{BodyWatch, RequestBody};
-pub(crate) use deadline::Stop;
+pub(crate) use deadline::TunnelStop;
 pub(crate) use listener::Listener;
 pub use worker::Drained;
 pub(crate) use worker::Workers;
@@ -166,12 +166,12 @@ pub(crate) trait Handler: 'static {
     type Body: Content;
 
     /// What is kept of a connection from one request to the next.
-    type Guest: 'static;
+    type PerConnection: 'static;
 
     /// A connection is there.
-    fn greet(&self, connection: Connection) -> Self::Guest;
+    fn connection_opened(&self, connection: Connection) -> Self::PerConnection;
 
-    /// Answers one request; over HTTP/2 beside others of the same guest.
+    /// Answers one request; over HTTP/2 beside others of the same connection.
     ///
     /// # Cancel safety
     ///
@@ -179,7 +179,7 @@ pub(crate) trait Handler: 'static {
     /// connection passes, and at the end of a drain. What must be finished belongs in a task.
     fn handle(
         &self,
-        guest: &Self::Guest,
+        per_connection: &Self::PerConnection,
         head: Parts,
         body: RequestBody,
     ) -> impl Future<Output = Response<Self::Body>>;
@@ -190,7 +190,7 @@ pub(crate) trait Content:
     Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + 'static
 {
     /// Takes the tunnel, if this is the body of a 101.
-    fn take_tunnel(&mut self) -> Option<Tunnel> {
+    fn take_tunnel(&mut self) -> Option<TunnelFn> {
         None
     }
 }
@@ -203,14 +203,14 @@ impl Content for Full<Bytes> {}
 ///
 /// The future is dropped at any await when the client takes nothing for too long, and at the end of
 /// a drain.
-pub(crate) type Tunnel = Box<dyn FnOnce(Switched) -> Pin<Box<dyn Future<Output = ()>>>>;
+pub(crate) type TunnelFn = Box<dyn FnOnce(UpgradedClient) -> Pin<Box<dyn Future<Output = ()>>>>;
 
 /// A client's connection after a 101.
-pub(crate) struct Switched {
+pub(crate) struct UpgradedClient {
     /// The connection.
-    pub(crate) client: End,
+    pub(crate) client: Peer,
     /// Says when the tunnel has to end, because the process is about to stop.
-    pub(crate) stop: Stop,
+    pub(crate) stop: TunnelStop,
 }
 
 /// What [`Workers`] serve, and how.

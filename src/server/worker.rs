@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::connection::{Serving, serve};
-use super::deadline::{ConnectionState, Overdue, Tick};
+use super::deadline::{CoarseClock, ConnectionState, Overdue};
 use super::listener::accept;
 use super::{Connection, Endpoint, Error, Handler, Security, Settings, Setup};
 use crate::clock::Clock;
@@ -29,8 +29,8 @@ use crate::tls::Acceptor;
 /// the processor's caches when it goes on to the app.
 const EVENTS: usize = 16;
 
-/// The end of the drain time in which tunnels may still say goodbye to their clients.
-const GOODBYE: Duration = Duration::from_secs(1);
+/// The end of the drain time in which tunnels may still send a close frame.
+const TUNNEL_CLOSE_TIME: Duration = Duration::from_secs(1);
 
 /// At the cap of connections, this part of the idle ones is closed per sweep, the oldest first.
 const IDLE_SHARE: usize = 8;
@@ -52,14 +52,14 @@ pub struct Drained {
 }
 
 /// A listening socket of one worker.
-struct Door {
+struct WorkerListener {
     listener: std::net::TcpListener,
     tls: Option<Acceptor>,
 }
 
 /// What a worker's thread starts with.
-struct Plan {
-    doors: Vec<Door>,
+struct WorkerSetup {
+    listeners: Vec<WorkerListener>,
     settings: Settings,
     clock: Clock,
     slots: Arc<Semaphore>,
@@ -93,10 +93,13 @@ impl Workers {
         };
         let (ready, started) = mpsc::channel();
         for index in 0..count.get() {
-            let doors = endpoints.iter().map(Door::of).collect::<Result<_, _>>()?;
+            let listeners = endpoints
+                .iter()
+                .map(WorkerListener::of)
+                .collect::<Result<_, _>>()?;
             let (slots, drain) = (Arc::clone(&slots), drained.clone());
-            let plan = Plan {
-                doors,
+            let worker_setup = WorkerSetup {
+                listeners,
                 settings,
                 clock: clock.clone(),
                 slots,
@@ -106,7 +109,7 @@ impl Workers {
             let (make, ready) = (make.clone(), ready.clone());
             thread::Builder::new()
                 .name(format!("{name}-{index}"))
-                .spawn(move || run(plan, make, &ready, report))
+                .spawn(move || run(worker_setup, make, &ready, report))
                 .map_err(Error::Spawn)?;
             workers.reports.push(reported);
         }
@@ -143,7 +146,7 @@ impl Workers {
     }
 }
 
-impl Door {
+impl WorkerListener {
     fn of(endpoint: &Endpoint) -> Result<Self, Error> {
         Ok(Self {
             listener: endpoint.listener.duplicate()?,
@@ -154,7 +157,7 @@ impl Door {
 
 /// A worker's thread.
 fn run<H: Handler>(
-    plan: Plan,
+    worker_setup: WorkerSetup,
     make: impl Fn() -> H,
     ready: &mpsc::Sender<Result<(), Error>>,
     report: oneshot::Sender<usize>,
@@ -165,29 +168,28 @@ fn run<H: Handler>(
         .build_local(LocalOptions::default())
     {
         Ok(runtime) => runtime,
-        Err(source) => return tell(ready, Err(Error::Spawn(source))),
+        Err(source) => return report_start(ready, Err(Error::Spawn(source))),
     };
     let cut = runtime.block_on(async {
-        let (settings, drain) = (plan.settings, plan.drain);
-        let doors = plan
-            .doors
-            .into_iter()
-            .map(|door| Ok::<_, io::Error>((TcpListener::from_std(door.listener)?, door.tls)));
-        let doors = match doors.collect::<Result<Vec<_>, _>>() {
-            Ok(doors) => doors,
+        let (settings, drain) = (worker_setup.settings, worker_setup.drain);
+        let listeners = worker_setup.listeners.into_iter().map(|listener| {
+            Ok::<_, io::Error>((TcpListener::from_std(listener.listener)?, listener.tls))
+        });
+        let listeners = match listeners.collect::<Result<Vec<_>, _>>() {
+            Ok(listeners) => listeners,
             Err(source) => {
-                tell(ready, Err(Error::Spawn(source)));
+                report_start(ready, Err(Error::Spawn(source)));
                 return 0;
             }
         };
         let handler = Rc::new(make());
-        let registry = Registry::new(settings, plan.slots, plan.clock);
+        let registry = Registry::new(settings, worker_setup.slots, worker_setup.clock);
         let worker = Rc::new(Worker { handler, registry });
-        let acceptors = doors
+        let acceptors = listeners
             .into_iter()
             .map(|(listener, tls)| worker.accept(listener, tls, drain.clone()))
             .collect();
-        tell(ready, Ok(()));
+        report_start(ready, Ok(()));
         worker.registry.run(acceptors, drain).await
     });
     // A blocking call (name resolution) must not hold up the end of the process.
@@ -196,7 +198,7 @@ fn run<H: Handler>(
     report.send(cut).unwrap_or_default();
 }
 
-fn tell(ready: &mpsc::Sender<Result<(), Error>>, state: Result<(), Error>) {
+fn report_start(ready: &mpsc::Sender<Result<(), Error>>, state: Result<(), Error>) {
     // Nobody listens when another worker has failed already.
     ready.send(state).unwrap_or_default();
 }
@@ -231,17 +233,19 @@ impl<H: Handler> Worker<H> {
             tracing::debug!(client.address = %peer, %error, "Connection is gone already");
             return;
         }
-        let live = self.registry.enter(peer, slot);
-        let state = Rc::clone(&live.state);
+        let registration = self.registry.enter(peer, slot);
+        let state = Rc::clone(&registration.state);
         let security = if tls.is_some() {
             Security::Tls
         } else {
             Security::Plain
         };
-        let guest = self.handler.greet(Connection { peer, security });
+        let per_connection = self
+            .handler
+            .connection_opened(Connection { peer, security });
         let serving = Serving {
             handler: Rc::clone(&self.handler),
-            guest: Rc::new(guest),
+            per_connection: Rc::new(per_connection),
             state: Rc::clone(&state),
             settings: self.registry.settings,
             tunnel: Rc::default(),
@@ -249,7 +253,7 @@ impl<H: Handler> Worker<H> {
         let config = tls.map(Acceptor::config);
         let task = tokio::task::spawn_local(async move {
             serve(serving, stream, config).await;
-            drop(live);
+            drop(registration);
         });
         state.spawned(task.abort_handle());
     }
@@ -259,26 +263,26 @@ impl<H: Handler> Worker<H> {
 struct Registry {
     settings: Settings,
     slots: Arc<Semaphore>,
-    tick: Rc<Tick>,
-    live: RefCell<HashMap<u64, Rc<ConnectionState>>>,
+    coarse_clock: Rc<CoarseClock>,
+    connections: RefCell<HashMap<u64, Rc<ConnectionState>>>,
     last: Cell<u64>,
     draining: Cell<bool>,
     emptied: Notify,
 }
 
 /// A connection's place among the live ones.
-struct Live {
+struct Registration {
     registry: Rc<Registry>,
     state: Rc<ConnectionState>,
     key: u64,
     _slot: OwnedSemaphorePermit,
 }
 
-impl Drop for Live {
+impl Drop for Registration {
     fn drop(&mut self) {
-        let mut live = self.registry.live.borrow_mut();
-        live.remove(&self.key);
-        if live.is_empty() {
+        let mut connections = self.registry.connections.borrow_mut();
+        connections.remove(&self.key);
+        if connections.is_empty() {
             self.registry.emptied.notify_one();
         }
     }
@@ -289,23 +293,23 @@ impl Registry {
         Rc::new(Self {
             settings,
             slots,
-            tick: Tick::new(clock),
-            live: RefCell::default(),
+            coarse_clock: CoarseClock::new(clock),
+            connections: RefCell::default(),
             last: Cell::new(0),
             draining: Cell::new(false),
             emptied: Notify::new(),
         })
     }
 
-    fn enter(self: &Rc<Self>, peer: SocketAddr, slot: OwnedSemaphorePermit) -> Live {
-        let state = ConnectionState::new(peer, &self.tick);
+    fn enter(self: &Rc<Self>, peer: SocketAddr, slot: OwnedSemaphorePermit) -> Registration {
+        let state = ConnectionState::new(peer, &self.coarse_clock);
         if self.draining.get() {
             state.close();
         }
         let key = self.last.get().wrapping_add(1);
         self.last.set(key);
-        self.live.borrow_mut().insert(key, Rc::clone(&state));
-        Live {
+        self.connections.borrow_mut().insert(key, Rc::clone(&state));
+        Registration {
             registry: Rc::clone(self),
             state,
             key,
@@ -322,12 +326,12 @@ impl Registry {
     ) -> usize {
         let sweeping = Rc::clone(self);
         // It ends with the worker, which drops its tasks.
-        let _sweeper = tokio::task::spawn_local(async move { sweeping.sweep_for_ever().await });
+        let _sweeper = tokio::task::spawn_local(async move { sweeping.sweep_forever().await });
         // An error means that the workers were dropped, which is the same wish.
         drop(drain.wait_for(|drain| *drain).await);
         self.draining.set(true);
-        self.tick.renew();
-        for state in self.live.borrow().values() {
+        self.coarse_clock.update();
+        for state in self.connections.borrow().values() {
             state.close();
         }
         let finished = async {
@@ -336,31 +340,34 @@ impl Registry {
                     tracing::error!(%error, "Accepting ended early");
                 }
             }
-            while !self.live.borrow().is_empty() {
+            while !self.connections.borrow().is_empty() {
                 self.emptied.notified().await;
             }
         };
         let mut finished = pin!(finished);
         let drain = self.settings.deadlines.drain;
-        let goodbye = drain.checked_div(2).unwrap_or_default().min(GOODBYE);
-        if timeout(drain.saturating_sub(goodbye), &mut finished)
+        let close_time = drain
+            .checked_div(2)
+            .unwrap_or_default()
+            .min(TUNNEL_CLOSE_TIME);
+        if timeout(drain.saturating_sub(close_time), &mut finished)
             .await
             .is_err()
         {
-            for state in self.live.borrow().values() {
+            for state in self.connections.borrow().values() {
                 state.stop_tunnel();
             }
             // On time-out what is left is counted here and dropped with the worker.
-            timeout(goodbye, finished).await.unwrap_or_default();
+            timeout(close_time, finished).await.unwrap_or_default();
         }
-        self.live
+        self.connections
             .borrow()
             .values()
             .map(|state| state.in_flight())
             .sum()
     }
 
-    async fn sweep_for_ever(&self) {
+    async fn sweep_forever(&self) {
         let mut interval = interval(self.settings.deadlines.sweep());
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -371,10 +378,10 @@ impl Registry {
 
     /// Looks at every connection once and ends those that are late.
     fn sweep(&self) {
-        let now = self.tick.renew();
+        let now = self.coarse_clock.update();
         let deadlines = &self.settings.deadlines;
-        let live = self.live.borrow();
-        for state in live.values() {
+        let connections = self.connections.borrow();
+        for state in connections.values() {
             let client = state.peer;
             let streams = state.cut_blocked_streams(now, deadlines.write);
             if streams > 0 {
@@ -393,13 +400,13 @@ impl Registry {
             }
         }
         if self.slots.available_permits() == 0 {
-            close_longest_idle(live.values());
+            close_longest_idle(connections.values());
         }
     }
 }
 
-fn close_longest_idle<'a>(live: impl Iterator<Item = &'a Rc<ConnectionState>>) {
-    let mut idle: Vec<_> = live
+fn close_longest_idle<'a>(connections: impl Iterator<Item = &'a Rc<ConnectionState>>) {
+    let mut idle: Vec<_> = connections
         .filter_map(|state| state.idle_since().map(|since| (since, state)))
         .collect();
     idle.sort_unstable_by_key(|(since, _state)| *since);
@@ -412,7 +419,7 @@ fn close_longest_idle<'a>(live: impl Iterator<Item = &'a Rc<ConnectionState>>) {
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Registry")
-            .field("live", &self.live.borrow().len())
+            .field("connections", &self.connections.borrow().len())
             .finish_non_exhaustive()
     }
 }

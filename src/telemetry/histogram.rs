@@ -20,7 +20,7 @@ pub(super) struct Durations(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     buckets: [AtomicU64; BOUNDS.len()],
-    beyond: AtomicU64,
+    overflow: AtomicU64,
     micros: AtomicU64,
 }
 
@@ -32,7 +32,7 @@ impl Durations {
             .iter()
             .zip(&self.0.buckets)
             .find(|(bound, _)| micros <= **bound);
-        fits.map_or(&self.0.beyond, |(_, bucket)| bucket)
+        fits.map_or(&self.0.overflow, |(_, bucket)| bucket)
             .fetch_add(1, Ordering::Relaxed);
         self.0.micros.fetch_add(micros, Ordering::Relaxed);
     }
@@ -50,7 +50,7 @@ impl EncodeMetric for Durations {
             .zip(&self.0.buckets)
             .map(|(bound, bucket)| (seconds(*bound), bucket.load(Ordering::Relaxed)))
             .collect();
-        buckets.push((f64::INFINITY, self.0.beyond.load(Ordering::Relaxed)));
+        buckets.push((f64::INFINITY, self.0.overflow.load(Ordering::Relaxed)));
         let count = buckets.iter().map(|(_, count)| count).sum();
         let sum = seconds(self.0.micros.load(Ordering::Relaxed));
         encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)

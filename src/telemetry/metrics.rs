@@ -204,22 +204,22 @@ impl Metrics {
     pub(crate) fn stream(&self, route: &str, kind: &'static str) -> OpenStream {
         let labels = vec![("route", route.to_owned().into()), ("kind", kind.into())];
         let open = self.open_streams.get_or_create_owned(&labels);
-        OpenStream::new(route, Counted::new(&open), self.ended_streams.clone())
+        OpenStream::new(route, GaugeGuard::new(&open), self.ended_streams.clone())
     }
 
     /// Counts a request as waiting for its session until the guard drops.
-    pub(crate) fn waiting(&self) -> Counted {
-        Counted::new(&self.waiting)
+    pub(crate) fn waiting(&self) -> GaugeGuard {
+        GaugeGuard::new(&self.waiting)
     }
 
     /// Counts a refresh as under way until the guard drops.
-    pub(crate) fn refreshing(&self) -> Counted {
-        Counted::new(&self.refreshing)
+    pub(crate) fn refreshing(&self) -> GaugeGuard {
+        GaugeGuard::new(&self.refreshing)
     }
 
     /// Counts a site as in use until the guard drops.
-    pub fn site(&self) -> Counted {
-        Counted::new(&self.sites)
+    pub fn site(&self) -> GaugeGuard {
+        GaugeGuard::new(&self.sites)
     }
 
     /// Counts a reload of the settings.
@@ -253,16 +253,16 @@ impl Metrics {
 
 /// Something that is counted as long as it lasts.
 #[derive(Debug)]
-pub struct Counted(Gauge);
+pub struct GaugeGuard(Gauge);
 
-impl Counted {
+impl GaugeGuard {
     pub(super) fn new(gauge: &Gauge) -> Self {
         gauge.inc();
         Self(gauge.clone())
     }
 }
 
-impl Drop for Counted {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.dec();
     }

@@ -14,10 +14,10 @@ use http::{Method, StatusCode, Version};
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
-pub use self::metrics::{Counted, Metrics, Reload};
+pub use self::metrics::{GaugeGuard, Metrics, Reload};
 
 pub(crate) use self::metrics::TokenCall;
-pub(crate) use self::requests::{Decided, RequestCounters};
+pub(crate) use self::requests::{DecisionLabel, RequestCounters};
 pub(crate) use self::streams::{OpenStream, StreamEnd};
 
 /// The target of access-log events.
@@ -96,7 +96,7 @@ pub fn start(settings: &Settings) -> Result<(), AlreadyStarted> {
 
 /// One request, as its access-log event tells it.
 #[derive(Debug)]
-pub(crate) struct Access<'a> {
+pub(crate) struct RequestEvent<'a> {
     /// Its method.
     pub(crate) method: &'a Method,
     /// The canonical path; never the query. `None` when it has no canonical form.
@@ -110,7 +110,7 @@ pub(crate) struct Access<'a> {
     /// The route's name.
     pub route: Option<&'a str>,
     /// What was decided.
-    pub(crate) decided: Decided,
+    pub(crate) decided: DecisionLabel,
     /// Why, as a stable code, when it was not simply let through.
     pub(crate) reason: Option<&'static str>,
     /// From the request's head to the response's.
@@ -123,7 +123,7 @@ pub(crate) struct Access<'a> {
     pub(crate) upstream: Option<&'a str>,
 }
 
-impl Access<'_> {
+impl RequestEvent<'_> {
     /// Writes the event.
     pub(crate) fn log(&self) {
         tracing::event!(

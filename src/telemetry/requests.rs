@@ -13,7 +13,7 @@ use super::metrics::Labels;
 
 /// What the gateway decided about a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Decided {
+pub(crate) enum DecisionLabel {
     /// It was sent on.
     Permit,
     /// A login was asked for.
@@ -30,17 +30,17 @@ pub(crate) enum Decided {
     Unavailable,
 }
 
-const DECISIONS: [Decided; 7] = [
-    Decided::Permit,
-    Decided::Challenge,
-    Decided::Forbid,
-    Decided::NoRoute,
-    Decided::Own,
-    Decided::Refuse,
-    Decided::Unavailable,
+const DECISIONS: [DecisionLabel; 7] = [
+    DecisionLabel::Permit,
+    DecisionLabel::Challenge,
+    DecisionLabel::Forbid,
+    DecisionLabel::NoRoute,
+    DecisionLabel::Own,
+    DecisionLabel::Refuse,
+    DecisionLabel::Unavailable,
 ];
 
-impl Decided {
+impl DecisionLabel {
     /// The label.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -92,7 +92,7 @@ impl RequestCounters {
     pub(crate) fn count(
         &self,
         route: Option<usize>,
-        decided: Decided,
+        decided: DecisionLabel,
         status: StatusCode,
         duration: Duration,
     ) {
@@ -106,12 +106,12 @@ impl RequestCounters {
         let class = usize::from(status.as_u16() / 100)
             .clamp(1, CLASSES.len())
             .saturating_sub(1);
-        let place = route
+        let index = route
             .saturating_mul(DECISIONS.len())
             .saturating_add(decision)
             .saturating_mul(CLASSES.len())
             .saturating_add(class);
-        let Some(counter) = self.counters.get(place) else {
+        let Some(counter) = self.counters.get(index) else {
             return;
         };
         // The family's own lock is taken once for each counter, not once for each request.
@@ -152,10 +152,10 @@ mod tests {
             let status = StatusCode::from_u16(status).unwrap();
             requests.count(route, decided, status, Duration::from_micros(300));
         };
-        count(Some(1), Decided::Permit, 204);
-        count(Some(1), Decided::Permit, 200);
-        count(None, Decided::Refuse, 400);
-        count(Some(99), Decided::NoRoute, 404);
+        count(Some(1), DecisionLabel::Permit, 204);
+        count(Some(1), DecisionLabel::Permit, 200);
+        count(None, DecisionLabel::Refuse, 400);
+        count(Some(99), DecisionLabel::NoRoute, 404);
         let text = metrics.encode();
         for line in [
             "sidegate_requests_total{route=\"api\",decision=\"permit\",status=\"2xx\"} 2",
@@ -178,7 +178,7 @@ mod tests {
         let old = metrics.request_counters(["app".into(), "api".into()]);
         let new = metrics.request_counters(["more".into(), "app".into()]);
         for (counters, index) in [(&old, 0), (&new, 1)] {
-            let (permit, ok) = (Decided::Permit, StatusCode::OK);
+            let (permit, ok) = (DecisionLabel::Permit, StatusCode::OK);
             counters.count(Some(index), permit, ok, Duration::ZERO);
         }
         let line = "sidegate_requests_total{route=\"app\",decision=\"permit\",status=\"2xx\"} 2";

@@ -7,13 +7,13 @@ use std::time::Duration;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 
-use super::metrics::{Counted, Labels};
+use super::metrics::{GaugeGuard, Labels};
 use super::{ACCESS, millis};
 
 /// A stream that is open. It is counted until it is dropped.
 pub(crate) struct OpenStream {
     route: Box<str>,
-    _open: Counted,
+    _open: GaugeGuard,
     ended: Family<Labels, Counter>,
 }
 
@@ -37,7 +37,7 @@ pub(crate) struct StreamEnd<'a> {
 }
 
 impl OpenStream {
-    pub(super) fn new(route: &str, open: Counted, ended: Family<Labels, Counter>) -> Self {
+    pub(super) fn new(route: &str, open: GaugeGuard, ended: Family<Labels, Counter>) -> Self {
         Self {
             route: route.into(),
             _open: open,

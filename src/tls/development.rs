@@ -22,7 +22,7 @@ const BACKDATED: u64 = 24 * 60 * 60;
 
 /// The files that [`development_certificates`] made.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Written {
+pub struct DevelopmentFiles {
     /// The authority's certificate: what a browser or a client has to trust.
     pub authority: PathBuf,
     /// The server's certificate.
@@ -45,8 +45,8 @@ pub fn development_certificates(
     dir: &Path,
     names: &[&str],
     now: Timestamp,
-) -> Result<Written, Error> {
-    let written = Written {
+) -> Result<DevelopmentFiles, Error> {
+    let written = DevelopmentFiles {
         authority: dir.join("authority.pem"),
         certificate: dir.join("localhost.pem"),
         key: dir.join("localhost-key.pem"),
@@ -68,13 +68,13 @@ pub fn development_certificates(
     Ok(written)
 }
 
-struct Made {
+struct Generated {
     authority: String,
     certificate: String,
     key: Secret<String>,
 }
 
-fn generate(names: &[&str], now: Timestamp) -> Result<Made, rcgen::Error> {
+fn generate(names: &[&str], now: Timestamp) -> Result<Generated, rcgen::Error> {
     let mut authority = CertificateParams::default();
     authority.distinguished_name = common_name("Sidegate development authority");
     authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -93,7 +93,7 @@ fn generate(names: &[&str], now: Timestamp) -> Result<Made, rcgen::Error> {
     set_dates(&mut leaf, now);
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let certificate = leaf.signed_by(&key, &authority)?;
-    Ok(Made {
+    Ok(Generated {
         authority: authority.pem(),
         certificate: certificate.pem(),
         key: Secret::new(key.serialize_pem()),

@@ -30,7 +30,7 @@ use crate::secret::Secret;
 mod development;
 mod trust;
 
-pub use development::{Written, development_certificates};
+pub use development::{DevelopmentFiles, development_certificates};
 pub(crate) use trust::Trust;
 
 /// Where our certificate chain and its private key are, both in PEM.

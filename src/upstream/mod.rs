@@ -36,7 +36,7 @@ use crate::origin::{self, Connector, Limit, Origin, Pool, Times};
 use crate::tls::{self, Refreshed, Trust};
 use crate::upload::{BoxError, Upload};
 
-pub(crate) use crate::origin::{Exchange, KeptHead, ResponseBody, Tunnel};
+pub(crate) use crate::origin::{Exchange, ResponseBody, SavedHead, UpgradedOrigin};
 pub(crate) use assertion::AssertionNames;
 pub(crate) use assertion::assertions;
 pub(crate) use settings::Settings;
@@ -116,7 +116,7 @@ impl From<origin::Error> for Error {
             | origin::Error::CallTimeout
             | origin::Error::Framing
             | origin::Error::TooLarge
-            | origin::Error::UnaskedUpgrade => Self::Broken(error),
+            | origin::Error::UnrequestedUpgrade => Self::Broken(error),
         }
     }
 }
@@ -329,10 +329,10 @@ impl Pools {
         upgrade: Box<UpgradeRequest>,
     ) -> Result<Exchange, Error> {
         upstream.prepare(&mut request);
-        // No request waits for a place, because a tunnel may keep one for days.
-        let place = Arc::clone(&upstream.tunnels).try_acquire_owned();
-        let place = place.map_err(|_full| Error::TooManyTunnels)?;
-        let switching = self.pool_for(upstream).switch(request, upgrade, place);
+        // No request waits for a slot, because a tunnel may occupy one for days.
+        let slot = Arc::clone(&upstream.tunnels).try_acquire_owned();
+        let slot = slot.map_err(|_full| Error::TooManyTunnels)?;
+        let switching = self.pool_for(upstream).switch(request, upgrade, slot);
         switching.await.map_err(Error::from)
     }
 

@@ -181,7 +181,10 @@ async fn d_31_what_is_not_http_1_1_is_broken() {
         }
         let switch = "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n";
         let outcome = flooded(switch, limits()).await;
-        assert!(matches!(outcome, Err(Error::UnaskedUpgrade)), "{outcome:?}");
+        assert!(
+            matches!(outcome, Err(Error::UnrequestedUpgrade)),
+            "{outcome:?}"
+        );
     })
     .await;
 }

@@ -23,7 +23,7 @@ async fn broken_off(response: &str) -> Result<String, Error> {
 async fn never_reused(method: Method, response: &str) -> Response<Bytes> {
     let server = Server::start().await;
     let pool = server.pool();
-    let first = request(method, "/1", Fed::nothing());
+    let first = request(method, "/1", TestBody::nothing());
     let (outcome, mut peer) = join!(pool.send(first), server.answer(response));
     let (parts, body) = outcome.unwrap().into_parts();
     let body = body.collect().await.unwrap().to_bytes();
@@ -133,7 +133,10 @@ async fn s_41_a_switch_of_protocols_that_nobody_asked_for_is_refused() {
             let server = Server::start().await;
             let pool = server.pool();
             let (outcome, mut peer) = join!(fetch(&pool, "/"), server.answer(&response));
-            assert!(matches!(outcome, Err(Error::UnaskedUpgrade)), "{outcome:?}");
+            assert!(
+                matches!(outcome, Err(Error::UnrequestedUpgrade)),
+                "{outcome:?}"
+            );
             assert!(peer.rest().await.is_empty());
             assert_eq!(pool.idle(), 0);
         }
@@ -195,8 +198,8 @@ async fn s_32_an_http_1_0_answer_ends_with_its_connection() {
         assert_eq!(whole.unwrap(), "until the end");
         let whole = broken_off("HTTP/1.1 200 OK\r\n\r\nuntil the end").await;
         assert_eq!(whole.unwrap(), "until the end");
-        let kept = "HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 2\r\n\r\nok";
-        let response = never_reused(Method::GET, kept).await;
+        let kept_alive = "HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 2\r\n\r\nok";
+        let response = never_reused(Method::GET, kept_alive).await;
         assert_eq!(response.version(), http::Version::HTTP_11);
     })
     .await;

@@ -7,7 +7,7 @@ use super::*;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-/// [`Wire`](crate::origin::wire::Wire) reads the head of a request from what hyper has written.
+/// [`Traffic`](crate::origin::traffic::Traffic) reads the head of a request from what hyper has written.
 #[tokio::test]
 async fn s_33_a_request_that_is_sent_once_more_is_the_same_to_the_byte() {
     local(async {
@@ -49,7 +49,7 @@ async fn s_33_a_request_that_is_sent_once_more_is_the_same_to_the_byte() {
     .await;
 }
 
-/// [`Pulse`](crate::origin::pulse::Pulse) takes it that hyper asks for a piece of the request body
+/// [`UploadProgress`](crate::origin::progress::UploadProgress) takes it that hyper asks for a piece of the request body
 /// only when it has room for it: whether the origin or the client is waited for follows from that.
 #[tokio::test]
 async fn an_origin_that_takes_no_more_of_an_upload_is_late_though_the_client_waits_too() {
@@ -57,7 +57,7 @@ async fn an_origin_that_takes_no_more_of_an_upload_is_late_though_the_client_wai
         let server = Server::start().await;
         let head = Duration::from_millis(100);
         let pool = server.pool_with(Times { head, ..times() });
-        let (client, body) = Fed::new();
+        let (client, body) = TestBody::new();
         // Much more than sockets and buffers have room for. After it the client has nothing more to
         // send for now, but hyper does not get that far.
         let piece = Bytes::from(vec![b'a'; 64 * 1024]);

@@ -32,9 +32,9 @@ use crate::upload::Upload;
 const WATCHDOG: Duration = Duration::from_secs(30);
 
 /// A request body that a test feeds.
-pub(super) struct Fed(Option<UnboundedReceiver<io::Result<Bytes>>>);
+pub(super) struct TestBody(Option<UnboundedReceiver<io::Result<Bytes>>>);
 
-impl Fed {
+impl TestBody {
     fn nothing() -> Self {
         Self(None)
     }
@@ -53,7 +53,7 @@ impl Fed {
     }
 }
 
-impl Body for Fed {
+impl Body for TestBody {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -179,7 +179,7 @@ fn limit(connections: usize, queue: usize) -> Limit {
     Limit::new(NonZeroUsize::new(connections).unwrap(), queue, WATCHDOG)
 }
 
-fn request(method: Method, path: &str, body: Fed) -> Request<Upload> {
+fn request(method: Method, path: &str, body: TestBody) -> Request<Upload> {
     Request::builder()
         .method(method)
         .uri(path)
@@ -189,7 +189,7 @@ fn request(method: Method, path: &str, body: Fed) -> Request<Upload> {
 }
 
 fn get(path: &str) -> Request<Upload> {
-    request(Method::GET, path, Fed::nothing())
+    request(Method::GET, path, TestBody::nothing())
 }
 
 /// Reads a body to its end.

@@ -20,7 +20,7 @@ async fn a_connection_in_order_is_used_again() {
         let (second, head) = join!(fetch(&pool, "/2"), peer.answer(chunked));
         assert_eq!(second.unwrap(), "hi");
         assert!(head.starts_with("GET /2 HTTP/1.1\r\n"), "{head}");
-        let post = request(Method::POST, "/3", Fed::whole("content"));
+        let post = request(Method::POST, "/3", TestBody::whole("content"));
         let (third, ()) = join!(pool.send(post), async {
             peer.until("7\r\ncontent\r\n0\r\n\r\n").await;
             peer.say("HTTP/1.1 204 No Content\r\n\r\n").await;
@@ -151,10 +151,10 @@ async fn s_33_a_post_is_never_sent_twice() {
         let server = Server::start().await;
         let pool = server.pool();
         for (method, body) in [
-            (Method::POST, Fed::nothing()),
-            (Method::POST, Fed::whole("x")),
-            (Method::DELETE, Fed::nothing()),
-            (Method::GET, Fed::whole("x")),
+            (Method::POST, TestBody::nothing()),
+            (Method::POST, TestBody::whole("x")),
+            (Method::DELETE, TestBody::nothing()),
+            (Method::GET, TestBody::whole("x")),
         ] {
             let again = request(method, "/again", body);
             let outcome = stale(&server, &pool, again, "").await;
@@ -234,7 +234,7 @@ async fn the_head_deadline_waits_for_a_slow_client_but_not_for_the_origin() {
         let server = Server::start().await;
         let head = Duration::from_millis(60);
         let pool = server.pool_with(Times { head, ..times() });
-        let (client, body) = Fed::new();
+        let (client, body) = TestBody::new();
         let post = request(Method::POST, "/", body);
         let (outcome, took) = join!(pool.send(post), async {
             let mut peer = server.accept().await;
@@ -258,7 +258,7 @@ async fn a_request_body_that_breaks_off_is_the_clients_fault_and_never_ends_clea
     local(async {
         let server = Server::start().await;
         let pool = server.pool();
-        let (client, body) = Fed::new();
+        let (client, body) = TestBody::new();
         let post = request(Method::POST, "/", body);
         let (outcome, rest) = join!(pool.send(post), async {
             let mut peer = server.accept().await;
@@ -281,7 +281,7 @@ async fn s_32_an_early_answer_ends_the_upload_and_the_connection() {
     local(async {
         let server = Server::start().await;
         let pool = server.pool();
-        let (client, body) = Fed::new();
+        let (client, body) = TestBody::new();
         let post = request(Method::POST, "/", body);
         let early = "HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\n\r\n";
         let (outcome, mut peer) = join!(pool.send(post), server.answer(early));

@@ -24,7 +24,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::clock::{Clock, Timestamp};
-use crate::tls::{ServerIdentity, Trust, Written, development_certificates};
+use crate::tls::{DevelopmentFiles, ServerIdentity, Trust, development_certificates};
 
 mod bodies;
 mod deadlines;
@@ -82,12 +82,12 @@ struct Probe {
 
 struct Site(Probe);
 
-struct Visit {
+struct RequestGuard {
     path: String,
     probe: Probe,
 }
 
-impl Drop for Visit {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
         self.probe
             .events
@@ -98,18 +98,18 @@ impl Drop for Visit {
 
 impl Handler for Site {
     type Body = Pieces;
-    type Guest = ();
+    type PerConnection = ();
 
-    fn greet(&self, _connection: Connection) {}
+    fn connection_opened(&self, _connection: Connection) {}
 
     async fn handle(&self, (): &(), head: Parts, body: RequestBody) -> Response<Pieces> {
         let path = head.uri.path().to_owned();
         self.0.events.send(Event::Entered(path.clone())).unwrap();
-        let visit = Visit {
+        let guard = RequestGuard {
             path,
             probe: self.0.clone(),
         };
-        match visit.path.as_str() {
+        match guard.path.as_str() {
             "/hold" => {
                 self.0.release.acquire().await.unwrap().forget();
                 Response::new(Pieces::of(&["held"]))
@@ -117,7 +117,7 @@ impl Handler for Site {
             "/never" => pending().await,
             "/panic" => panic!("asked to"),
             "/endless" => Response::new(Pieces {
-                endless: Some(visit),
+                endless: Some(guard),
                 ..Pieces::of(&[])
             }),
             "/block" => {
@@ -175,8 +175,8 @@ fn respond(status: StatusCode, text: &str) -> Response<Pieces> {
 
 struct Pieces {
     pieces: VecDeque<Bytes>,
-    /// Without an end; the visit lasts as long as the body.
-    endless: Option<Visit>,
+    /// Without an end; the request lasts as long as the body.
+    endless: Option<RequestGuard>,
 }
 
 impl Pieces {
@@ -201,8 +201,8 @@ impl Body for Pieces {
         mut self: Pin<&mut Self>,
         _cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if let Some(visit) = &self.endless {
-            visit.probe.produced.fetch_add(16 * 1024, Ordering::Relaxed);
+        if let Some(guard) = &self.endless {
+            guard.probe.produced.fetch_add(16 * 1024, Ordering::Relaxed);
             return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(
                 &[b'x'; 16 * 1024],
             )))));
@@ -236,7 +236,7 @@ struct Server {
     events: mpsc::UnboundedReceiver<Event>,
     acceptor: Acceptor,
     identity: ServerIdentity,
-    written: Written,
+    written: DevelopmentFiles,
     dir: TempDir,
 }
 
@@ -313,7 +313,11 @@ impl Server {
 
 type Tls = tokio_rustls::client::TlsStream<TcpStream>;
 
-async fn handshake(address: SocketAddr, trust: &Written, alpn: &[&[u8]]) -> io::Result<Tls> {
+async fn handshake(
+    address: SocketAddr,
+    trust: &DevelopmentFiles,
+    alpn: &[&[u8]],
+) -> io::Result<Tls> {
     let trust = Trust::from_file(&trust.authority).unwrap();
     let mut config = rustls::ClientConfig::clone(&trust.client_config());
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();

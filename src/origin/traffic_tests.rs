@@ -9,17 +9,17 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 
-fn noted(bytes: &[u8]) -> Wire {
-    let wire = Wire::default();
-    wire.begin(true);
-    wire.writes(bytes);
-    wire
+fn noted(bytes: &[u8]) -> Traffic {
+    let traffic = Traffic::default();
+    traffic.begin(true);
+    traffic.on_write(bytes);
+    traffic
 }
 
 #[test]
 fn a_head_comes_back_as_it_was_written() {
     let head = b"GET /a:b HTTP/1.1\r\nhost: app\r\nx-two: 1\r\nx-two: 2\r\nx-empty: \r\nx-colons: :a:b\r\n\r\n";
-    let parts = noted(head).unanswered().unwrap();
+    let parts = noted(head).unanswered_head().unwrap();
     let mut lines: Vec<String> = parts
         .headers
         .iter()
@@ -46,30 +46,30 @@ fn a_head_comes_back_as_it_was_written() {
 #[test]
 fn nothing_is_left_once_a_byte_came_or_another_request_begins() {
     let head = b"GET /a:b HTTP/1.1\r\nauthorization: Bearer abc\r\n\r\n";
-    let wire = noted(head);
-    wire.hears();
-    assert!(wire.head.borrow().is_empty());
-    assert!(wire.unanswered().is_none());
-    let wire = noted(head);
-    wire.begin(false);
-    wire.writes(head);
-    assert!(wire.head.borrow().is_empty());
-    assert!(wire.unanswered().is_none());
+    let traffic = noted(head);
+    traffic.on_read();
+    assert!(traffic.head.borrow().is_empty());
+    assert!(traffic.unanswered_head().is_none());
+    let traffic = noted(head);
+    traffic.begin(false);
+    traffic.on_write(head);
+    assert!(traffic.head.borrow().is_empty());
+    assert!(traffic.unanswered_head().is_none());
 }
 
 #[test]
 fn half_a_head_is_not_sent_again() {
     assert!(
         noted(b"GET /a:b HTTP/1.1\r\nhost: app\r\n")
-            .unanswered()
+            .unanswered_head()
             .is_none()
     );
-    assert!(noted(b"").unanswered().is_none());
+    assert!(noted(b"").unanswered_head().is_none());
 }
 
 /// What hyper is given, with a count of the reads that are answered without asking the system.
 struct Counted {
-    watched: Watched,
+    watched: MonitoredStream,
     spared: Rc<Cell<u32>>,
 }
 
@@ -79,7 +79,7 @@ impl AsyncRead for Counted {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.watched.wire.quiet.get() {
+        if self.watched.traffic.nothing_to_read.get() {
             self.spared.set(self.spared.get().saturating_add(1));
         }
         Pin::new(&mut self.watched).poll_read(cx, buf)
@@ -104,23 +104,23 @@ impl AsyncWrite for Counted {
     }
 }
 
-/// Without a read that is spared, [`Wire::look_again`] has no use any more. If hyper read outside
+/// Without a read that is spared, [`Traffic::allow_reads`] has no use any more. If hyper read outside
 /// of the connection's own task, nothing would ever be there to read.
 #[tokio::test]
 async fn hyper_reads_again_in_one_run_of_its_task_and_only_there() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stream, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-    let (mut origin, wire) = (accepted.unwrap().0, Rc::new(Wire::default()));
+    let (mut origin, traffic) = (accepted.unwrap().0, Rc::new(Traffic::default()));
     let spared = Rc::new(Cell::new(0));
     let io = TokioIo::new(Counted {
-        watched: Watched::new(Stream::Plain(stream.unwrap()), Rc::clone(&wire)),
+        watched: MonitoredStream::new(Stream::Plain(stream.unwrap()), Rc::clone(&traffic)),
         spared: Rc::clone(&spared),
     });
     let (mut sender, connection) = http1::handshake(io).await.unwrap();
     let mut connection = std::pin::pin!(connection);
     let connection = poll_fn(|cx| {
-        wire.look_again();
+        traffic.allow_reads();
         connection.as_mut().poll(cx)
     });
     let exchanges = async {
@@ -155,8 +155,8 @@ async fn what_comes_is_read_in_the_next_run_of_the_task_and_its_waker_is_kept() 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stream, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-    let (mut origin, wire) = (accepted.unwrap().0, Rc::new(Wire::default()));
-    let mut watched = Watched::new(Stream::Plain(stream.unwrap()), Rc::clone(&wire));
+    let (mut origin, traffic) = (accepted.unwrap().0, Rc::new(Traffic::default()));
+    let mut watched = MonitoredStream::new(Stream::Plain(stream.unwrap()), Rc::clone(&traffic));
     let mut read = |cx: &mut Context<'_>| {
         let mut bytes = [0; 8];
         let mut buf = ReadBuf::new(&mut bytes);
@@ -166,7 +166,7 @@ async fn what_comes_is_read_in_the_next_run_of_the_task_and_its_waker_is_kept() 
     let mut runs = 0_u32;
     let came = poll_fn(|cx| {
         runs = runs.saturating_add(1);
-        wire.look_again();
+        traffic.allow_reads();
         let first = read(cx);
         if first.is_pending() {
             // hyper asks again in the same run.
@@ -178,5 +178,5 @@ async fn what_comes_is_read_in_the_next_run_of_the_task_and_its_waker_is_kept() 
     sent.unwrap();
     assert_eq!(came, b"here");
     assert!(runs > 1);
-    assert!(wire.heard.get());
+    assert!(traffic.response_begun.get());
 }

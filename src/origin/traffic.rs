@@ -12,40 +12,40 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use zeroize::Zeroizing;
 
 use super::connector::Stream;
-use super::kept::field;
+use super::saved_head::field;
 
 /// What went out and came in since a request was given to a connection.
 ///
 /// The head is noted as it is written, in one copy: keeping the fields themselves costs ten times as
 /// much, and nearly no request is ever sent twice.
 #[derive(Default)]
-pub(super) struct Wire {
-    heard: Cell<bool>,
+pub(super) struct Traffic {
+    response_begun: Cell<bool>,
     /// Nothing is there to be read, and nothing will be while the connection's task runs: what the
     /// runtime hears of sockets it hears between tasks. hyper asks several times.
-    quiet: Cell<bool>,
-    noting: Cell<bool>,
+    nothing_to_read: Cell<bool>,
+    recording: Cell<bool>,
     /// Wiped when the connection goes; before, by whatever comes next.
     head: RefCell<Zeroizing<Vec<u8>>>,
 }
 
-impl Wire {
+impl Traffic {
     /// A request is given to the connection; `note` if its head may be wanted once more.
     pub(super) fn begin(&self, note: bool) {
-        self.heard.set(false);
-        self.noting.set(note);
-        self.forget();
+        self.response_begun.set(false);
+        self.recording.set(note);
+        self.wipe_head();
     }
 
     /// The connection's task runs again.
-    pub(super) fn look_again(&self) {
-        self.quiet.set(false);
+    pub(super) fn allow_reads(&self) {
+        self.nothing_to_read.set(false);
     }
 
     /// The head that was written, if it was noted and not one byte of an answer came. It is a request
     /// without content.
-    pub(super) fn unanswered(&self) -> Option<Parts> {
-        if self.heard.get() {
+    pub(super) fn unanswered_head(&self) -> Option<Parts> {
+        if self.response_begun.get() {
             return None;
         }
         let head = self.head.borrow();
@@ -66,19 +66,19 @@ impl Wire {
     }
 
     /// hyper writes a head in one piece.
-    fn writes(&self, bytes: &[u8]) {
-        if self.noting.replace(false) {
+    fn on_write(&self, bytes: &[u8]) {
+        if self.recording.replace(false) {
             self.head.borrow_mut().extend_from_slice(bytes);
         }
     }
 
-    fn hears(&self) {
-        self.heard.set(true);
-        self.forget();
+    fn on_read(&self) {
+        self.response_begun.set(true);
+        self.wipe_head();
     }
 
     /// Tokens and cookies are in it.
-    fn forget(&self) {
+    fn wipe_head(&self) {
         let mut head = self.head.borrow_mut();
         head.fill(0);
         head.clear();
@@ -86,14 +86,14 @@ impl Wire {
 }
 
 /// A stream that says what passes.
-pub(super) struct Watched {
+pub(super) struct MonitoredStream {
     stream: Stream,
-    wire: Rc<Wire>,
+    traffic: Rc<Traffic>,
 }
 
-impl Watched {
-    pub(super) fn new(stream: Stream, wire: Rc<Wire>) -> Self {
-        Self { stream, wire }
+impl MonitoredStream {
+    pub(super) fn new(stream: Stream, traffic: Rc<Traffic>) -> Self {
+        Self { stream, traffic }
     }
 
     /// The stream alone.
@@ -102,32 +102,32 @@ impl Watched {
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for MonitoredStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.wire.quiet.get() {
+        if self.traffic.nothing_to_read.get() {
             return Poll::Pending;
         }
         let before = buf.filled().len();
         let outcome = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.wire.quiet.set(outcome.is_pending());
+        self.traffic.nothing_to_read.set(outcome.is_pending());
         if buf.filled().len() > before {
-            self.wire.hears();
+            self.traffic.on_read();
         }
         outcome
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for MonitoredStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.wire.writes(buf);
+        self.traffic.on_write(buf);
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
@@ -141,5 +141,5 @@ impl AsyncWrite for Watched {
 }
 
 #[cfg(test)]
-#[path = "wire_tests.rs"]
+#[path = "traffic_tests.rs"]
 mod tests;

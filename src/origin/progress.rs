@@ -12,42 +12,43 @@ use crate::upload::BoxError;
 /// Who is waited for while a request body is sent, and why the body broke off.
 ///
 /// The origin's deadlines must not run while the client is slow: the listener judges a slow client.
-pub(super) struct Pulse {
+pub(super) struct UploadProgress {
     clock: Clock,
-    turn: Cell<Turn>,
+    waiting_for: Cell<WaitingFor>,
     failure: RefCell<Option<BoxError>>,
 }
 
 #[derive(Clone, Copy)]
-enum Turn {
+enum WaitingFor {
     /// The origin takes what comes; the client has to send.
     Client,
     /// Since then the origin has to take bytes, or to answer.
     Origin(Instant),
 }
 
-impl Pulse {
+impl UploadProgress {
     pub(super) fn new(clock: &Clock) -> Rc<Self> {
         Rc::new(Self {
             clock: clock.clone(),
-            turn: Cell::new(Turn::Origin(clock.instant())),
+            waiting_for: Cell::new(WaitingFor::Origin(clock.instant())),
             failure: RefCell::new(None),
         })
     }
 
-    pub(super) fn set_clients_turn(&self) {
-        self.turn.set(Turn::Client);
+    pub(super) fn wait_for_client(&self) {
+        self.waiting_for.set(WaitingFor::Client);
     }
 
-    pub(super) fn set_origins_turn(&self) {
-        self.turn.set(Turn::Origin(self.clock.instant()));
+    pub(super) fn wait_for_origin(&self) {
+        self.waiting_for
+            .set(WaitingFor::Origin(self.clock.instant()));
     }
 
     /// Since when the origin has kept us waiting; while it is the client's turn, since now.
     pub(super) fn waiting_since(&self) -> Instant {
-        match self.turn.get() {
-            Turn::Client => self.clock.instant(),
-            Turn::Origin(since) => since,
+        match self.waiting_for.get() {
+            WaitingFor::Client => self.clock.instant(),
+            WaitingFor::Origin(since) => since,
         }
     }
 
@@ -57,8 +58,8 @@ impl Pulse {
     }
 
     /// What an error of the connection really was: the request body's own, if that broke first.
-    pub(super) fn explain(pulse: Option<&Rc<Self>>, error: hyper::Error) -> Error {
-        let failure = pulse.and_then(|pulse| pulse.failure.borrow_mut().take());
+    pub(super) fn explain(progress: Option<&Rc<Self>>, error: hyper::Error) -> Error {
+        let failure = progress.and_then(|progress| progress.failure.borrow_mut().take());
         failure.map_or(Error::Broken(error), Error::RequestBody)
     }
 }

@@ -8,11 +8,11 @@ use zeroize::Zeroizing;
 
 /// A request's head, kept so that the request can be sent once more.
 ///
-/// Few kept heads are ever used, so keeping has to be cheap and using need not be: the fields are
+/// Few saved heads are ever used, so keeping has to be cheap and using need not be: the fields are
 /// lines of one buffer, which costs less than a second map of them. The buffer is wiped, because
 /// cookies are in it. Values that are marked sensitive are not copied; they share the memory of
 /// their owner, who wipes it.
-pub(crate) struct KeptHead {
+pub(crate) struct SavedHead {
     method: Method,
     uri: Uri,
     /// A name, `:`, a value and a line feed each: no name has a colon, and no value a line feed.
@@ -20,7 +20,7 @@ pub(crate) struct KeptHead {
     sensitive: Vec<(HeaderName, HeaderValue)>,
 }
 
-impl KeptHead {
+impl SavedHead {
     /// Keeps a head; its extensions are not part of it.
     pub(crate) fn of(parts: &Parts) -> Self {
         let copied = parts
@@ -64,10 +64,10 @@ impl KeptHead {
     }
 }
 
-impl fmt::Debug for KeptHead {
+impl fmt::Debug for SavedHead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Cookies are among the lines.
-        f.debug_struct("KeptHead")
+        f.debug_struct("SavedHead")
             .field("method", &self.method)
             .finish_non_exhaustive()
     }
@@ -110,10 +110,14 @@ mod tests {
         request.headers_mut().insert("authorization", bearer);
         let wanted = request.headers().clone();
         let (parts, ()) = request.into_parts();
-        let kept = KeptHead::of(&parts);
-        assert!(!kept.lines.windows(3).any(|window| window == b"abc"));
-        assert_eq!(kept.lines.len(), kept.lines.capacity(), "the buffer grew");
-        let again = kept.into_parts();
+        let saved_head = SavedHead::of(&parts);
+        assert!(!saved_head.lines.windows(3).any(|window| window == b"abc"));
+        assert_eq!(
+            saved_head.lines.len(),
+            saved_head.lines.capacity(),
+            "the buffer grew"
+        );
+        let again = saved_head.into_parts();
         assert_eq!(again.uri, "/a?b");
         assert_eq!(again.headers, wanted);
         assert!(again.headers["authorization"].is_sensitive());

@@ -7,18 +7,23 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::pulse::Pulse;
+use super::progress::UploadProgress;
 
 /// How long an origin has left for its response head.
 ///
 /// The timer belongs to the connection, not to a request: arming one and taking it back costs more
 /// than all else here.
 #[derive(Default)]
-pub(super) struct Patience(Option<Pin<Box<Sleep>>>);
+pub(super) struct HeadTimer(Option<Pin<Box<Sleep>>>);
 
-impl Patience {
+impl HeadTimer {
     /// Ready when the origin, asked at `asked`, has let us wait for `limit`.
-    pub(super) async fn end(&mut self, asked: Instant, limit: Duration, pulse: Option<&Rc<Pulse>>) {
+    pub(super) async fn expired(
+        &mut self,
+        asked: Instant,
+        limit: Duration,
+        progress: Option<&Rc<UploadProgress>>,
+    ) {
         let mut since = Some(asked);
         while let Some(begin) = since {
             match begin.checked_add(limit) {
@@ -26,8 +31,8 @@ impl Patience {
                 None => pending().await,
             }
             // Meanwhile the origin may have taken more of the request.
-            since = pulse
-                .map(|pulse| pulse.waiting_since())
+            since = progress
+                .map(|progress| progress.waiting_since())
                 .filter(|later| *later > begin);
         }
     }
