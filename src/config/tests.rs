@@ -448,13 +448,13 @@ fn sessions_on_disk_need_a_key_file_and_a_session_file() {
             keys,
             "store.disk.file = \"@/notes.txt\"",
             "session.store.disk.file",
-            "notes.txt is no file of sessions",
+            "notes.txt is not a session file",
         ),
         (
             keys,
             "store.disk.file = \"@/nowhere/sessions.redb\"",
             "session.store.disk.file",
-            "nowhere/sessions.redb is not there; make it",
+            "nowhere/sessions.redb does not exist; create it",
         ),
         (keys, "store = \"redis\"", "session.store", "`redis`"),
     ] {

@@ -26,7 +26,7 @@ pub(super) struct Idle {
     clock: Clock,
     limit: Arc<Limit>,
     /// The longest time after which an idle connection is used again.
-    max_idle: Duration,
+    longest: Duration,
     /// Oldest first.
     #[expect(
         clippy::vec_box,
@@ -49,12 +49,12 @@ pub(super) enum Granted {
 
 impl Idle {
     /// No connections yet. Panics where no local task can be spawned.
-    pub(super) fn new(limit: Arc<Limit>, max_idle: Duration, clock: Clock) -> Rc<Self> {
+    pub(super) fn new(limit: Arc<Limit>, longest: Duration, clock: Clock) -> Rc<Self> {
         let demand = limit.demand();
         let idle = Rc::new(Self {
             clock,
             limit,
-            max_idle,
+            longest: max_idle,
             connections: RefCell::default(),
             waiters: RefCell::default(),
             waiting: Cell::new(0),
@@ -75,7 +75,7 @@ impl Idle {
         let mut connections = self.connections.borrow_mut();
         let now = self.clock.instant();
         while let Some(mut connection) = connections.pop() {
-            if connection.is_usable(now, self.max_idle) {
+            if connection.is_usable(now, self.longest) {
                 connection.since = now;
                 return Some(connection);
             }
@@ -128,7 +128,7 @@ impl Idle {
     /// worker's requests by handing it on, another worker's by closing it.
     fn put_back(&self, mut connection: Box<Connection>) {
         connection.since = self.clock.instant();
-        if !connection.is_usable(connection.since, self.max_idle) {
+        if !connection.is_usable(connection.since, self.longest) {
             return;
         }
         let elsewhere = self.limit.waiting() > self.waiting.get();
@@ -156,14 +156,14 @@ impl Idle {
     fn close_unneeded(&self) {
         let mut connections = self.connections.borrow_mut();
         let now = self.clock.instant();
-        connections.retain(|connection| connection.is_usable(now, self.max_idle));
+        connections.retain(|connection| connection.is_usable(now, self.longest));
         let given = self.limit.waiting().min(connections.len());
         connections.drain(..given);
     }
 }
 
 /// Gives up idle connections when somebody waits for one, and those that are too old.
-async fn maintain(idle: Weak<Idle>, mut demand: watch::Receiver<()>, max_idle: Duration) {
+async fn maintain(idle: Weak<Idle>, mut demand: watch::Receiver<()>, longest: Duration) {
     let period = max_idle.max(Duration::from_secs(1));
     loop {
         if let Ok(Err(_closed)) = timeout(period, demand.changed()).await {

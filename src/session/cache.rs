@@ -151,7 +151,7 @@ impl SessionCache {
         &self.listeners
     }
 
-    /// How many sessions the cache has evicted to stay within its capacity.
+    /// The number of sessions that the cache has evicted to stay within its capacity.
     pub(super) fn evicted(&self) -> u64 {
         self.evicted.load(Ordering::Relaxed)
     }

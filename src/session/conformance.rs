@@ -1,4 +1,4 @@
-//! What holds for sessions wherever they are kept. Every test runs once for each store.
+//! The behaviour that all stores have in common. Every test runs for each kind of store and front.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -56,7 +56,7 @@ async fn c_15_an_idle_session_ends_and_a_used_one_lives_until_its_absolute_deadl
 }
 
 #[tokio::test]
-async fn expired_sessions_are_freed_in_small_batches() {
+async fn expired_sessions_are_removed_in_small_batches() {
     for kit in Kit::every() {
         let (sessions, clock) = (kit.start(NOW), clock());
         for number in 0..250 {
@@ -77,7 +77,7 @@ async fn expired_sessions_are_freed_in_small_batches() {
 }
 
 #[tokio::test]
-async fn a_session_in_use_is_not_freed() {
+async fn a_session_in_use_is_not_removed() {
     for kit in Kit::every() {
         let (sessions, clock) = (kit.start(NOW), clock());
         let id = open(&sessions, "alice", clock.now()).await;
@@ -91,7 +91,7 @@ async fn a_session_in_use_is_not_freed() {
 }
 
 #[tokio::test]
-async fn an_ended_session_is_over_at_once_for_those_who_hold_it_too() {
+async fn an_end_is_also_seen_at_once_in_values_that_are_held() {
     for kit in Kit::every() {
         let sessions = kit.start(NOW);
         let id = open(&sessions, "alice", NOW).await;
@@ -177,7 +177,7 @@ async fn a_replaced_session_has_other_tokens_and_is_the_same_session() {
         assert_eq!(new.stored().ends_at(), old.stored().ends_at());
         let found = session(&sessions, &id).await;
         assert_eq!(found.tokens().access_token(), "token-1");
-        // Renewing is no use: the deadline is where it was.
+        // A refresh is no use of the session, so the idle deadline has not changed.
         clock.advance(Duration::from_secs(59));
         assert!(live(&sessions, &id, clock.now()).await);
         let renamed = Identity {
@@ -243,7 +243,7 @@ async fn g_12_who_has_signed_out_does_not_come_back_by_a_renewal() {
 }
 
 #[tokio::test]
-async fn a_fatal_answer_ends_the_version_it_is_about_and_no_later_one() {
+async fn a_version_can_be_ended_only_while_it_is_current() {
     for kit in Kit::every() {
         let sessions = kit.start(NOW);
         let id = open(&sessions, "alice", NOW).await;
@@ -352,20 +352,20 @@ async fn g_15_what_was_asked_happens_even_if_nobody_waits_for_it() {
         let held = session(&sessions, &id).await;
         {
             let mut replacing = Box::pin(sessions.replace(&held, tokens("token-1"), None));
-            // Asked once, and given up unless the answer is there already.
+            // The future is polled once and dropped.
             std::future::poll_fn(|context| {
                 std::task::Poll::Ready(replacing.as_mut().poll(context).is_ready())
             })
             .await;
         }
-        // A command that comes later is answered later.
+        // A later command is answered later.
         let session = sessions.fetch(&id.key()).await.unwrap().unwrap();
         assert_eq!(session.tokens().access_token(), "token-1");
     }
 }
 
 #[tokio::test]
-async fn a_renewal_that_is_due_is_taken_by_one_alone() {
+async fn a_refresh_that_is_due_is_claimed_by_one_caller() {
     for kit in Kit::every() {
         let sessions = kit.start(NOW);
         let at = |seconds| NOW.plus(Duration::from_secs(seconds));
@@ -395,7 +395,7 @@ async fn a_renewal_that_is_due_is_taken_by_one_alone() {
         session.postpone_refresh(at(50));
         assert!(!session.is_due(at(49)) && session.claim_refresh(at(50), at(60)));
     }
-    // Without a time it never is.
+    // Tokens without an expiry are never due.
     let sessions = Kit::memory().start(NOW);
     let id = open(&sessions, "alice", NOW).await;
     assert!(
@@ -406,7 +406,7 @@ async fn a_renewal_that_is_due_is_taken_by_one_alone() {
 }
 
 #[tokio::test]
-async fn in_memory_the_least_recently_used_go_and_every_new_login_is_kept() {
+async fn a_full_store_in_memory_ends_the_least_recently_used_sessions() {
     let mut kit = Kit::memory();
     kit.settings.capacity = 100 * 1024;
     let sessions = kit.start(NOW);
@@ -467,10 +467,10 @@ async fn x_16_a_clock_that_is_set_ends_sessions_rather_than_making_them_last() {
     for kit in Kit::every() {
         let year_2026 = Timestamp::from_millis(1_767_225_600_000);
         let sessions = kit.start(Timestamp::default());
-        // A machine without a battery begins in 1970 and then learns the time.
+        // A machine without a battery starts in 1970, and gets the time later.
         let early = open(&sessions, "early", Timestamp::default()).await;
         assert!(matches!(sessions.find(&early, year_2026), Lookup::Expired));
-        // One that is set back: the deadlines are where they were.
+        // The clock is set back. The deadlines do not change.
         let late = open(&sessions, "late", year_2026).await;
         assert!(live(&sessions, &late, Timestamp::default()).await);
         let minute = Duration::from_mins(1);

@@ -12,27 +12,28 @@ use super::SessionId;
 /// The name of the session cookie.
 pub const SESSION: &str = "__Host-sidegate";
 
-/// What the names of all our other cookies begin with.
+/// The prefix of the names of all our other cookies.
 pub(crate) const OTHERS: &str = "__Host-sidegate-";
 
-/// Whether a cookie is one of ours: it never passes to an upstream, nor from one to a browser.
+/// Whether a cookie is one of ours. Such a cookie is neither forwarded to an upstream nor from an
+/// upstream to a browser.
 pub fn is_own(name: &[u8]) -> bool {
     name == SESSION.as_bytes() || name.starts_with(OTHERS.as_bytes())
 }
 
-/// A `Set-Cookie` value that gives the browser a session.
+/// The `Set-Cookie` value for the cookie of a session.
 pub(crate) fn session(id: &SessionId, lifetime: Duration) -> HeaderValue {
     set(SESSION, id.to_text().expose(), lifetime)
 }
 
-/// A `Set-Cookie` value for one of our cookies. `name` and `value` are of our own making: cookie
-/// octets only.
+/// The `Set-Cookie` value for one of our cookies. `name` and `value` come from us and contain only cookie
+/// octets.
 pub(crate) fn set(name: &str, value: &str, lifetime: Duration) -> HeaderValue {
     written(name, value, lifetime, "Lax")
 }
 
-/// As [`set`], for a cookie that a form of another site brings along. It must prove nothing by
-/// itself.
+/// Like [`set`], for a cookie that the browser also sends with a form post from another site. Such a
+/// cookie must prove nothing by itself.
 pub(crate) fn set_across_sites(name: &str, value: &str, lifetime: Duration) -> HeaderValue {
     written(name, value, lifetime, "None")
 }
@@ -42,14 +43,15 @@ fn written(name: &str, value: &str, lifetime: Duration, same_site: &str) -> Head
     let text = format!(
         "{name}={value}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite={same_site}"
     );
-    // Names and values are base64url, digits and hyphens; an empty field sets nothing.
+    // This does not fail, since names and values are base64url, digits and hyphens. An empty field would
+    // set no cookie.
     let mut field = HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""));
     field.set_sensitive(true);
     field
 }
 
-/// A `Set-Cookie` value that makes the browser forget one of our cookies. It carries the same
-/// attributes, since browsers refuse a `__Host-` deletion without them.
+/// The `Set-Cookie` value that deletes one of our cookies. It has the same attributes, since browsers
+/// refuse to delete a `__Host-` cookie without them.
 pub(crate) fn clear(name: &str) -> HeaderValue {
     set(name, "", Duration::ZERO)
 }
@@ -74,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_for_forms_of_other_sites_differs_in_nothing_else() {
+    fn a_cookie_for_forms_of_other_sites_differs_only_in_samesite() {
         let field = set_across_sites("__Host-sidegate-0a", "x", Duration::from_mins(10));
         assert_eq!(
             field.to_str().unwrap(),
@@ -84,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deletion_keeps_the_attributes_that_browsers_insist_on() {
+    fn a_deletion_has_the_attributes_that_browsers_require() {
         let field = clear(SESSION);
         assert_eq!(
             field.to_str().unwrap(),

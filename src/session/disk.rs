@@ -1,10 +1,10 @@
-//! Sessions in a file: one redb database, whose lock keeps every other process out.
+//! Sessions in a file: a redb database, whose lock excludes all other processes.
 //!
-//! A commit writes every page beside what is there and ends with one `fsync`; after a crash the
-//! last commit whose checksums hold is what counts. Opening checks the whole file, so what is read
-//! later is what was written. That takes its time, and a failed commit makes it necessary (the database
-//! would repair itself by as much reading in any case), so what has just failed is not tried at once
-//! again.
+//! A commit writes changed pages to free places of the file and ends with one `fsync`. After a crash, the
+//! last commit with valid checksums is in force. Opening the file checks all of it, so that later reads
+//! return what was written. The check takes time. It is also necessary after a failed commit, where the
+//! database would have to read as much for its repair. So an operation that has just failed is not tried
+//! again at once.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,12 +15,12 @@ use redb::{Database, ReadableDatabase as _, WriteTransaction};
 use tokio::time::Instant;
 
 use super::backend::{Change, Loaded};
-use super::file::{self, ABOUT, COMMIT_KEY, FileError, SESSIONS, USED, closed, refused};
-use super::pause::{Pause, Why};
+use super::file::{self, COMMIT_KEY, FileError, PROPERTIES, SESSIONS, USED, closed, refused};
+use super::pause::{Cause, Pause};
 use super::record::{self, Entry};
 use super::registration::{self, Registrations};
 use super::store::StoreError;
-use super::survey::{Found, Rules, loaded, survey, survey_and_take};
+use super::survey::{Rules, Survey, loaded, survey, survey_and_take};
 use super::{SessionKey, StoreTag};
 use crate::clock::{Clock, Timestamp};
 use crate::seal::KeyRing;
@@ -32,63 +32,63 @@ pub(super) struct Disk {
     path: PathBuf,
     keys: Arc<KeyRing>,
     store_tag: StoreTag,
-    /// Absent after a failure, until the file could be opened again.
+    /// `None` after a failure, until the file was opened again.
     database: Option<Database>,
     /// The number of the last commit.
     commit: u64,
-    /// Since it could not be opened.
+    /// The pause after the file could not be opened.
     opening: Pause,
-    /// Since something could not be written.
+    /// The pause after a failed write.
     writing: Pause,
-    /// Since not even removals could be: they need no room that they do not free, so a full disk
-    /// mostly takes them.
+    /// The pause after a failed commit of removals only. Such a commit needs no more space than it frees,
+    /// so it mostly succeeds on a full disk.
     removing: Pause,
 }
 
 impl Disk {
-    /// Opens the file, or makes it.
+    /// Opens the file, or creates it.
     ///
     /// # Errors
     ///
     /// [`FileError`].
     pub(super) fn open(path: &Path, keys: Arc<KeyRing>) -> Result<Self, FileError> {
         file::inspect(path)?;
-        let is_there = std::fs::metadata(path).is_ok_and(|about| about.len() > 0);
-        if !is_there {
-            file::make(path)?;
+        let exists = std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > 0);
+        if !exists {
+            file::create(path)?;
         }
-        let (database, about) = file::open(path)?;
+        let (database, properties) = file::open(path)?;
         Ok(Self {
             path: path.to_owned(),
             keys,
-            store_tag: about.store_tag,
+            store_tag: properties.store_tag,
             database: Some(database),
-            commit: about.commit,
+            commit: properties.commit,
             opening: Pause::default(),
             writing: Pause::default(),
             removing: Pause::default(),
         })
     }
 
-    /// The tag of the ids that were given out for sessions in this file.
+    /// The tag of the ids of the sessions in this file.
     pub(super) fn store_tag(&self) -> StoreTag {
         self.store_tag
     }
 
-    /// Gives all sessions in the file that count to `take`, and removes the others. From here on the
-    /// file's sessions are of `providers`.
+    /// Passes all valid sessions in the file to `take`, and removes the others. From now on the sessions of
+    /// the file belong to `providers`.
     ///
     /// # Errors
     ///
     /// [`FileError`].
-    pub(super) fn all(
+    pub(super) fn restore(
         &mut self,
         (idle, now): (Duration, Timestamp),
         providers: &Registrations,
         take: impl FnMut(SessionKey, Loaded),
     ) -> Result<(), FileError> {
         let damaged = |error: redb::Error| refused(&self.path, error);
-        let look = || {
+        let read = || {
             let transaction = self.database.as_ref().ok_or_else(closed)?.begin_read()?;
             let rules = Rules {
                 keys: &self.keys,
@@ -98,16 +98,16 @@ impl Disk {
             };
             survey_and_take(&transaction, &rules, idle, take)
         };
-        let found = look().map_err(damaged)?;
-        if found.unknown > 0 {
+        let found = read().map_err(damaged)?;
+        if found.unknown_key > 0 {
             return Err(FileError::UnknownKey {
                 path: self.path.clone(),
-                sessions: found.unknown,
+                sessions: found.unknown_key,
             });
         }
-        let over = found.expired.iter().chain(&found.of_others);
+        let invalid = found.expired.iter().chain(&found.of_changed_providers);
         let write = Write {
-            changes: &over.copied().map(Change::Remove).collect::<Vec<_>>(),
+            changes: &invalid.copied().map(Change::Remove).collect::<Vec<_>>(),
             providers: Some(providers),
             keys: &self.keys,
             commit: self.commit.saturating_add(1),
@@ -119,19 +119,19 @@ impl Disk {
         Ok(())
     }
 
-    /// Looks which sessions in the file would not count any more with other keys and providers.
+    /// Surveys which sessions in the file would be invalid with other keys and providers.
     ///
     /// # Errors
     ///
     /// [`StoreError::Damaged`], [`StoreError::Unreadable`].
-    pub(super) fn look(
+    pub(super) fn survey(
         &mut self,
         keys: &KeyRing,
         now: Timestamp,
         (before, after): (&Registrations, &Registrations),
-    ) -> Result<Found, StoreError> {
-        self.be_open().map_err(StoreError::Unreadable)?;
-        let look = || {
+    ) -> Result<Survey, StoreError> {
+        self.ensure_open().map_err(StoreError::Unreadable)?;
+        let read = || {
             let transaction = self.database.as_ref().ok_or_else(closed)?.begin_read()?;
             let rules = Rules {
                 keys,
@@ -141,20 +141,20 @@ impl Disk {
             };
             survey(&transaction, &rules)
         };
-        look().map_err(|error| StoreError::Unreadable(Arc::new(error)))
+        read().map_err(|error| StoreError::Unreadable(Arc::new(error)))
     }
 
-    /// The keys that seal the file now.
+    /// The keys that seal the file.
     pub(super) fn keys(&self) -> &Arc<KeyRing> {
         &self.keys
     }
 
-    /// Commits changes, and that from here on the file's sessions are of `providers` and are sealed
-    /// with other keys.
+    /// Commits changes and new registrations. From now on the sessions of the file belong to `providers`,
+    /// and `keys` seal them.
     ///
     /// # Errors
     ///
-    /// [`StoreError::NotCommitted`]: then nothing of it has happened.
+    /// [`StoreError::NotCommitted`]: nothing has changed then.
     pub(super) fn register(
         &mut self,
         changes: &[Change],
@@ -184,14 +184,14 @@ impl Disk {
     ) -> Result<(), StoreError> {
         let began = instant();
         let removes = |change: &Change| matches!(change, Change::Remove(_));
-        let removals_alone = providers.is_none() && changes.iter().all(removes);
-        let pause = if removals_alone {
+        let only_removals = providers.is_none() && changes.iter().all(removes);
+        let pause = if only_removals {
             &self.removing
         } else {
             &self.writing
         };
-        pause.is_over(began).map_err(StoreError::NotCommitted)?;
-        self.be_open().map_err(StoreError::NotCommitted)?;
+        pause.check(began).map_err(StoreError::NotCommitted)?;
+        self.ensure_open().map_err(StoreError::NotCommitted)?;
         let commit = self.commit.saturating_add(1);
         let Some(database) = &self.database else {
             return Err(StoreError::NotCommitted(Arc::new(closed())));
@@ -205,21 +205,21 @@ impl Disk {
         let Err(error) = write.on(database) else {
             self.commit = commit;
             self.removing.end();
-            if !removals_alone {
+            if !only_removals {
                 self.writing.end();
             }
             return Ok(());
         };
-        // Whether it became durable is not known, and this database takes no further commit. The
-        // number of the last commit in the file tells.
+        // It is unknown whether the commit became durable, and this database accepts no further commit. The
+        // number of the last commit in the file shows it.
         self.database = None;
         match self.open_again() {
             Ok(()) if self.commit == commit => Ok(()),
             Ok(()) | Err(_) => {
-                let error: Why = Arc::new(error);
+                let error: Cause = Arc::new(error);
                 let ended = instant();
                 self.writing.note_failure(began, ended, &error);
-                if removals_alone {
+                if only_removals {
                     self.removing.note_failure(began, ended, &error);
                 }
                 Err(StoreError::NotCommitted(error))
@@ -227,26 +227,26 @@ impl Disk {
         }
     }
 
-    /// Opens the file again, if that could not be done after a failure.
-    fn be_open(&mut self) -> Result<(), Why> {
+    /// Opens the file again if it is closed after a failure.
+    fn ensure_open(&mut self) -> Result<(), Cause> {
         if self.database.is_some() {
             return Ok(());
         }
-        self.opening.is_over(instant())?;
+        self.opening.check(instant())?;
         self.open_again()
     }
 
-    fn open_again(&mut self) -> Result<(), Why> {
+    fn open_again(&mut self) -> Result<(), Cause> {
         let began = instant();
         match file::open(&self.path) {
-            Ok((database, about)) => {
-                self.commit = about.commit;
+            Ok((database, properties)) => {
+                self.commit = properties.commit;
                 self.database = Some(database);
                 self.opening.end();
                 Ok(())
             }
             Err(error) => {
-                let error: Why = Arc::new(error);
+                let error: Cause = Arc::new(error);
                 self.opening.note_failure(began, instant(), &error);
                 Err(error)
             }
@@ -260,7 +260,7 @@ impl Disk {
     /// [`StoreError::Damaged`], [`StoreError::Unreadable`].
     pub(super) fn load(&mut self, key: &SessionKey) -> Result<Option<Loaded>, StoreError> {
         let unreadable = |error: redb::Error| StoreError::Unreadable(Arc::new(error));
-        self.be_open().map_err(StoreError::Unreadable)?;
+        self.ensure_open().map_err(StoreError::Unreadable)?;
         let database = self.database.as_ref();
         let database = database.ok_or_else(|| unreadable(closed()))?;
         let read = || {
@@ -283,10 +283,10 @@ impl Disk {
 /// One commit.
 struct Write<'a> {
     changes: &'a [Change],
-    /// Whose the sessions are from here on, if that is to be said anew.
+    /// The registrations to write, if they change.
     providers: Option<&'a Registrations>,
     keys: &'a KeyRing,
-    /// Its number.
+    /// The number of the commit.
     commit: u64,
 }
 
@@ -319,8 +319,8 @@ impl Write<'_> {
                 }
             }
         }
-        let mut about = transaction.open_table(ABOUT)?;
-        about.insert(COMMIT_KEY, self.commit)?;
+        let mut properties = transaction.open_table(PROPERTIES)?;
+        properties.insert(COMMIT_KEY, self.commit)?;
         Ok(())
     }
 }

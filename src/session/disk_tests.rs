@@ -1,11 +1,11 @@
-//! A file that takes nothing for a while.
+//! A file that cannot be written or opened for some time.
 
 use redb::backends::InMemoryBackend;
 
 use super::*;
 use crate::session::kit::{Kit, NOW, open};
 
-/// A kit whose file has one session, with that one's key.
+/// A kit whose file has one session, and the key of the session.
 async fn kit() -> (Kit, SessionKey) {
     let kit = Kit::disk();
     let sessions = kit.start(NOW);
@@ -14,11 +14,11 @@ async fn kit() -> (Kit, SessionKey) {
     (kit, id.key())
 }
 
-/// Takes no write once it is told so.
+/// A backend whose writes fail as soon as the flag is set.
 #[derive(Debug, Default)]
-struct Full(InMemoryBackend, Arc<std::sync::atomic::AtomicBool>);
+struct FullBackend(InMemoryBackend, Arc<std::sync::atomic::AtomicBool>);
 
-impl redb::StorageBackend for Full {
+impl redb::StorageBackend for FullBackend {
     fn len(&self) -> Result<u64, io::Error> {
         self.0.len()
     }
@@ -43,9 +43,9 @@ impl redb::StorageBackend for Full {
     }
 }
 
-/// The next commit fails; the file itself is whole.
+/// Makes the next commit fail. The file itself is not damaged.
 pub(in crate::session) fn fill(disk: &mut Disk) {
-    let full = Full::default();
+    let full = FullBackend::default();
     let is_full = Arc::clone(&full.1);
     let database = Database::builder().create_with_backend(full).unwrap();
     is_full.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -53,7 +53,7 @@ pub(in crate::session) fn fill(disk: &mut Disk) {
 }
 
 impl Disk {
-    /// As if the time since a failure had passed.
+    /// Ends the pauses after failures.
     pub(in crate::session) fn end_pauses(&mut self) {
         self.writing.end();
         self.removing.end();
@@ -61,7 +61,7 @@ impl Disk {
 }
 
 #[tokio::test]
-async fn after_a_failed_commit_the_file_is_left_alone_for_a_while_but_for_reading_and_removals() {
+async fn during_the_pause_after_a_failed_commit_reads_and_removals_go_on() {
     let (kit, key) = kit().await;
     let mut disk = Disk::open(&kit.file(), kit.ring().into()).unwrap();
     let used = [Change::Used(key, NOW)];
@@ -72,21 +72,21 @@ async fn after_a_failed_commit_the_file_is_left_alone_for_a_while_but_for_readin
     ));
     disk.writing.prolong();
     let commit = disk.commit;
-    // It could be written now, but nobody tries.
-    let why = crate::telemetry::chain(&disk.commit(&used).unwrap_err());
-    assert!(why.contains("no storage space"), "{why}");
+    // A write would succeed now, but the pause prevents it.
+    let cause = crate::telemetry::chain(&disk.commit(&used).unwrap_err());
+    assert!(cause.contains("no storage space"), "{cause}");
     assert!(disk.load(&key).unwrap().is_some());
     disk.writing.end();
     disk.commit(&used).unwrap();
     assert_eq!(disk.commit, commit + 1);
-    // Who signs out does not wait for that.
+    // A sign-out does not wait for the end of the pause.
     fill(&mut disk);
     assert!(disk.commit(&used).is_err());
     disk.writing.prolong();
     disk.commit(&[Change::Remove(key)]).unwrap();
     assert!(disk.load(&key).unwrap().is_none());
     assert!(disk.commit(&used).is_err());
-    // Unless that failed, too.
+    // A removal that has failed has a pause of its own.
     fill(&mut disk);
     for _ in 0..2 {
         assert!(disk.commit(&[Change::Remove(key)]).is_err());
@@ -97,7 +97,7 @@ async fn after_a_failed_commit_the_file_is_left_alone_for_a_while_but_for_readin
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_be_opened_is_left_alone_for_a_while() {
+async fn a_file_that_cannot_be_opened_is_not_opened_again_during_the_pause() {
     let (kit, key) = kit().await;
     let mut disk = Disk::open(&kit.file(), kit.ring().into()).unwrap();
     disk.database = None;

@@ -1,13 +1,13 @@
-//! Sessions that end, told to whatever outlasts a request.
+//! The ends of sessions, for work that lasts longer than a request.
 //!
-//! A request asks once whether its session stands. What goes on for longer, as a stream does, must end
-//! with its session. So each worker has an [`EndRegistry`]: the keeper tells it of every session that
-//! has ended, once that is committed, and once a second it looks for deadlines that have passed. What
-//! is not registered costs a request nothing.
+//! A request looks its session up once. A stream goes on for longer, and must end with its session. So
+//! each worker has an [`EndRegistry`]. The store tells it of every end after the commit, and once a second
+//! the registry looks for sessions that have passed a deadline. Requests that register nothing have no
+//! cost.
 
 #![expect(
     clippy::disallowed_types,
-    reason = "a lock for whoever begins to listen, and for the keeper; no request comes here"
+    reason = "a lock for new listeners and for the store; no request takes it"
 )]
 
 use std::cell::{Cell, RefCell};
@@ -24,27 +24,27 @@ use super::stored::Stored;
 use super::{Session, SessionKey, SessionState, Sessions};
 use crate::clock::{Clock, Timestamp};
 
-/// How often a registry looks for deadlines that have passed.
+/// The time between two searches for sessions that have passed a deadline.
 const BETWEEN_SWEEPS: Duration = Duration::from_secs(1);
 
 /// Why a session has ended.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum EndReason {
-    /// It was as old as a session may become.
+    /// The session has reached its maximum age.
     Absolute,
-    /// Its provider said that the grant has ended.
+    /// The provider has ended the grant.
     GrantEnded,
-    /// It was not used for as long as a session may be idle.
+    /// The session was not used for the idle time.
     Idle,
-    /// Its provider is not configured any more, or is another server or client now.
+    /// The provider was removed from the settings, or is another server or client now.
     ProviderRemoved,
-    /// Its person had too many sessions, or memory, where there is no file, had no room for it.
+    /// The person has too many sessions, or a store in memory is full.
     PushedOut,
-    /// An app refused its token, and its person has to sign in again for that.
+    /// An app has refused the access token, so the user has to sign in again.
     RefusedByApp,
-    /// Its browser signed in anew.
+    /// The browser has signed in again.
     Replaced,
-    /// Its person signed out.
+    /// The user has signed out.
     SignedOut,
 }
 
@@ -64,23 +64,23 @@ impl EndReason {
     }
 }
 
-/// A session that has ended.
+/// A session that has ended, and why.
 pub(super) type End = (SessionKey, EndReason);
 
-/// The ways to all registries.
+/// The senders to all registries.
 #[derive(Debug, Default)]
 pub(super) struct Listeners(Mutex<Vec<mpsc::UnboundedSender<End>>>);
 
 impl Listeners {
-    /// Hears of each session that ends from here on.
+    /// Returns the receiver of all ends from now on.
     pub(super) fn listen(&self) -> mpsc::UnboundedReceiver<End> {
         let (sender, receiver) = mpsc::unbounded_channel();
         self.with(|senders| senders.push(sender));
         receiver
     }
 
-    /// Tells everybody. The session's value is marked before: whoever begins to listen while this goes
-    /// on, and is not told, sees that.
+    /// Tells all listeners. The value of the session was marked before, so a listener that comes too late
+    /// sees the mark.
     pub(super) fn tell(&self, end: End) {
         let (key, why) = end;
         tracing::debug!(
@@ -103,7 +103,7 @@ impl Listeners {
     }
 }
 
-/// What outlasts a request in one worker, by its session. Clones share it.
+/// The work of one worker that lasts longer than a request, by session. Clones share the registry.
 #[derive(Clone, Debug)]
 pub struct EndRegistry(Rc<Registry>);
 
@@ -113,16 +113,16 @@ struct Registry {
     entries: RefCell<HashMap<SessionKey, Entry>>,
 }
 
-/// A session for which something is registered.
+/// A session for which work is registered.
 #[derive(Debug)]
 struct Entry {
-    /// A value of it: the one that stands, or one before.
+    /// A value of the session: the current one or an older one.
     stored: Arc<Stored>,
-    end: Rc<Told>,
+    end: Rc<EndSignal>,
 }
 
 impl Entry {
-    /// Notes the value that stands now.
+    /// Stores the current value of the session.
     fn renew(&mut self, stored: Arc<Stored>) {
         if let Some(session) = Session::of(Arc::clone(&stored)) {
             self.end.renew(session);
@@ -131,16 +131,16 @@ impl Entry {
     }
 }
 
-/// What all that is registered for one session waits for.
+/// The signal that a session has ended or has a new version, for all work that is registered for it.
 #[derive(Debug, Default)]
-struct Told {
+struct EndSignal {
     why: Cell<Option<EndReason>>,
-    /// The newest version that was told.
+    /// The newest version of the session that was reported.
     newest: RefCell<Option<Arc<Session>>>,
     changed: Notify,
 }
 
-impl Told {
+impl EndSignal {
     fn renew(&self, session: Session) {
         let mut newest = self.newest.borrow_mut();
         let known = newest.as_ref().map(|known| known.version());
@@ -157,25 +157,25 @@ impl Told {
     }
 }
 
-/// What happens to a session that is watched.
+/// An event of a session that is watched.
 #[derive(Clone, Debug)]
 pub(crate) enum SessionEvent {
-    /// It has ended.
+    /// The session has ended.
     Ended(EndReason),
-    /// It has a new version: other tokens, perhaps another identity.
+    /// The session has a new version, with other tokens and perhaps another identity.
     Renewed(Arc<Session>),
 }
 
 impl EndRegistry {
-    /// A registry for this worker. Its task ends when the last clone and the last [`EndWatch`] are
-    /// dropped, within a second.
+    /// Starts a registry for this worker. Its task ends at most a second after the last clone and the last
+    /// [`EndWatch`] were dropped.
     ///
     /// # Panics
     ///
-    /// Outside of a worker's local tasks.
+    /// Panics outside the local tasks of a worker.
     pub fn start(sessions: Arc<Sessions>, clock: Clock) -> Self {
         let (registry, ends) = Self::new(sessions);
-        // The handle is not needed: the task ends by itself.
+        // The handle is not needed, since the task ends by itself.
         drop(spawn_local(serve(Rc::downgrade(&registry.0), ends, clock)));
         registry
     }
@@ -186,8 +186,8 @@ impl EndRegistry {
         (Self(Rc::new(Registry { sessions, entries })), ends)
     }
 
-    /// Registers something that is to end with a session. `None` when this value of the session does
-    /// not stand any more: then it has to be looked up again.
+    /// Registers work that has to end with a session. `None` if this value of the session is not current:
+    /// then the session has to be looked up again.
     pub fn watch(&self, session: &Session) -> Option<EndWatch> {
         let (key, stored) = (*session.key(), Arc::clone(session.stored()));
         let end = {
@@ -205,7 +205,7 @@ impl EndRegistry {
             end,
             seen: Cell::new(session.version()),
         };
-        // Not before it is registered: what ends after this is told.
+        // The state is read after the registration, so no end is missed.
         match session.state() {
             SessionState::Live => Some(watch),
             SessionState::Superseded | SessionState::Ended => None,
@@ -213,20 +213,21 @@ impl EndRegistry {
     }
 }
 
-/// Something that is to end with its session. Dropping it takes it out of the registry.
+/// Work that has to end with a session. Dropping it removes it from the registry.
 #[derive(Debug)]
 #[must_use]
 pub struct EndWatch {
     registry: Rc<Registry>,
     key: SessionKey,
-    end: Rc<Told>,
+    end: Rc<EndSignal>,
     /// The version of the session that was reported last.
     seen: Cell<u64>,
 }
 
 impl EndWatch {
     /// Waits until the session has ended or has a new version. A new version is reported about a
-    /// second after its commit.
+    /// second after its commit. The eviction from the cache of a session that is in a file is no
+    /// end.
     ///
     /// # Cancel safety
     ///
@@ -245,26 +246,20 @@ impl EndWatch {
         }
     }
 
-    /// Waits until the session has ended, and says why. New tokens are no end; nor is it one when
-    /// memory has no room for a session that is in the file.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe.
-    pub async fn ended(&self) -> EndReason {
+    /// Waits until the session has ended, and returns the reason.
+    #[cfg(test)]
+    async fn ended(&self) -> EndReason {
         loop {
-            let changed = self.end.changed.notified();
-            if let Some(why) = self.end.why.get() {
+            if let SessionEvent::Ended(why) = self.next().await {
                 return why;
             }
-            changed.await;
         }
     }
 }
 
 impl Drop for EndWatch {
     fn drop(&mut self) {
-        // This one and the entry's.
+        // The two references are this one and the one of the entry.
         if Rc::strong_count(&self.end) == 2 {
             let mut entries = self.registry.entries.borrow_mut();
             let entry = entries.get(&self.key);
@@ -275,7 +270,7 @@ impl Drop for EndWatch {
     }
 }
 
-/// Keeps a registry up to date for as long as there is one.
+/// Tells a registry of ends and deadlines until the registry is dropped.
 async fn serve(registry: Weak<Registry>, mut ends: mpsc::UnboundedReceiver<End>, clock: Clock) {
     let mut ticks = interval(BETWEEN_SWEEPS);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -303,28 +298,28 @@ impl Registry {
         }
     }
 
-    /// Looks for sessions that have passed a deadline.
+    /// Searches for sessions that have passed a deadline.
     async fn sweep(&self, now: Timestamp) {
         let idle = self.sessions.limits.idle();
-        let (mut over, mut away) = (Vec::new(), Vec::new());
+        let (mut expired, mut away) = (Vec::new(), Vec::new());
         for (key, entry) in self.entries.borrow_mut().iter_mut() {
             if entry.stored.state() != SessionState::Live
-                && let Some(standing) = self.sessions.cache.get(key)
+                && let Some(current) = self.sessions.cache.get(key)
             {
-                entry.renew(standing);
+                entry.renew(current);
             }
-            let Some(why) = entry.stored.over(idle, now) else {
+            let Some(why) = entry.stored.expired(idle, now) else {
                 continue;
             };
             match entry.stored.state() {
-                SessionState::Live => over.push((*key, why)),
-                // It is in the file alone, and may have been used since it was in memory.
+                SessionState::Live => expired.push((*key, why)),
+                // The session is only in the store, and may have been used since it left the cache.
                 SessionState::Superseded => away.push(*key),
-                // The keeper tells why.
+                // The store tells the reason.
                 SessionState::Ended => {}
             }
         }
-        for (key, why) in over {
+        for (key, why) in expired {
             self.end(&key, why);
         }
         for key in away {
@@ -333,12 +328,13 @@ impl Registry {
     }
 
     async fn look_up(&self, key: &SessionKey, now: Timestamp) {
-        // If it is not there, the keeper has told why; if it cannot be read, it is looked for again.
+        // If the session does not exist, the store has told the reason. If it cannot be read, the next sweep
+        // tries again.
         let Ok(Some(session)) = self.sessions.fetch(key).await else {
             return;
         };
         let stored = session.stored();
-        if let Some(why) = stored.over(self.sessions.limits.idle(), now) {
+        if let Some(why) = stored.expired(self.sessions.limits.idle(), now) {
             self.end(key, why);
         } else if let Some(entry) = self.entries.borrow_mut().get_mut(key) {
             entry.renew(Arc::clone(stored));

@@ -1,4 +1,4 @@
-//! Sessions that end are told with the reason, once each, and nothing else is.
+//! A registry is told of every end of a session once, with its reason, and of nothing else.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -13,7 +13,7 @@ use crate::session::keeper::Keeper;
 use crate::session::kit::{Kit, NOW, found, live, login, open, session, tokens};
 use crate::session::{Lookup, NewSession, Replaced, SessionId};
 
-/// A registry whose task is the test itself.
+/// A registry without a task: the test takes its ends and sweeps.
 struct Worker {
     registry: EndRegistry,
     ends: mpsc::UnboundedReceiver<End>,
@@ -29,14 +29,14 @@ impl Worker {
         self.registry.watch(session).unwrap()
     }
 
-    /// Hears all that the keeper has told, and says how much that is.
-    fn hear(&mut self) -> usize {
-        let mut heard = 0;
+    /// Takes all ends that the store has told, and returns their number.
+    fn take_ends(&mut self) -> usize {
+        let mut count = 0;
         while let Ok((key, why)) = self.ends.try_recv() {
             self.registry.0.end(&key, why);
-            heard = usize::saturating_add(heard, 1);
+            count = usize::saturating_add(count, 1);
         }
-        heard
+        count
     }
 
     async fn sweep(&self, now: Timestamp) {
@@ -47,17 +47,17 @@ impl Worker {
         self.registry.0.entries.borrow().len()
     }
 
-    /// Whether the registry holds the value of a session that stands, so that the next sweep need not
-    /// ask for it.
-    fn holds_standing(&self, sessions: &Sessions, id: &SessionId) -> bool {
-        let standing = sessions.cache.get(&id.key()).unwrap();
+    /// Whether the registry has the current value of a session, so that the next sweep need not look it
+    /// up.
+    fn has_current(&self, sessions: &Sessions, id: &SessionId) -> bool {
+        let current = sessions.cache.get(&id.key()).unwrap();
         let entries = self.registry.0.entries.borrow();
-        Arc::ptr_eq(&entries[&id.key()].stored, &standing)
+        Arc::ptr_eq(&entries[&id.key()].stored, &current)
     }
 }
 
-/// Why it has ended, if that was told.
-fn told(watch: &EndWatch) -> Option<EndReason> {
+/// The reason for the end, if the session has ended.
+fn reason(watch: &EndWatch) -> Option<EndReason> {
     match pin!(watch.ended()).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(why) => Some(why),
         Poll::Pending => None,
@@ -69,7 +69,7 @@ fn after(seconds: u64) -> Timestamp {
 }
 
 #[tokio::test]
-async fn whatever_ends_a_session_is_told_to_every_worker_with_its_reason() {
+async fn every_worker_is_told_of_every_end_with_its_reason() {
     for mut kit in Kit::every() {
         kit.settings.per_person = 1;
         let sessions = Arc::new(kit.start(NOW));
@@ -95,7 +95,7 @@ async fn whatever_ends_a_session_is_told_to_every_worker_with_its_reason() {
             let held = session(&sessions, id).await;
             drop(sessions.end_version(&held, why).await.unwrap());
         }
-        // Named twice, with another between: it is told once.
+        // The session is in the list twice, but its end is told once.
         let (again, between) = (ids[3].key(), open(&sessions, "between", NOW).await);
         let new = NewSession {
             replaces: vec![again, between.key(), again],
@@ -114,28 +114,28 @@ async fn whatever_ends_a_session_is_told_to_every_worker_with_its_reason() {
             Some(EndReason::Idle),
             None,
         ];
-        assert!(watches.iter().all(|(_, other)| told(other).is_none()));
-        // Three who were not watched have ended, too.
-        assert_eq!(workers.each_mut().map(Worker::hear), [9, 9]);
+        assert!(watches.iter().all(|(_, other)| reason(other).is_none()));
+        // Three sessions without a watch have ended, too.
+        assert_eq!(workers.each_mut().map(Worker::take_ends), [9, 9]);
         for ((every, other), expected) in watches.iter().zip(expected) {
             for watch in every.iter().chain([other]) {
-                assert_eq!(told(watch), expected);
+                assert_eq!(reason(watch), expected);
             }
         }
         assert_eq!(workers.each_ref().map(Worker::count), [1, 1]);
-        // It stays so, however often somebody asks.
-        assert_eq!(told(&watches[0].1), Some(EndReason::SignedOut));
-        // And the rest by another way.
+        // The reason can be read again.
+        assert_eq!(reason(&watches[0].1), Some(EndReason::SignedOut));
+        // The last session ends with its provider.
         kit.providers.insert("op".into(), [1; 32]);
         let new = kit.reconfiguration();
         sessions.reconfigure(new, after(60)).await.unwrap();
-        assert_eq!(workers.each_mut().map(Worker::hear), [1, 1]);
-        assert_eq!(told(&watches[6].1), Some(EndReason::ProviderRemoved));
+        assert_eq!(workers.each_mut().map(Worker::take_ends), [1, 1]);
+        assert_eq!(reason(&watches[6].1), Some(EndReason::ProviderRemoved));
     }
 }
 
 #[tokio::test]
-async fn new_tokens_are_no_end_and_the_deadline_is_that_of_the_last_use() {
+async fn new_tokens_are_no_end_and_the_idle_deadline_counts_from_the_last_use() {
     for kit in Kit::every() {
         let sessions = Arc::new(kit.start(NOW));
         let mut worker = Worker::of(&sessions);
@@ -145,19 +145,19 @@ async fn new_tokens_are_no_end_and_the_deadline_is_that_of_the_last_use() {
         let replaced = sessions.replace(&held, tokens("token-1"), None).await;
         assert!(matches!(replaced, Ok(Replaced::Stored(_))));
         assert!(live(&sessions, &id, after(50)).await);
-        worker.hear();
+        worker.take_ends();
         worker.sweep(after(55)).await;
-        assert!(worker.holds_standing(&sessions, &id));
+        assert!(worker.has_current(&sessions, &id));
         worker.sweep(after(109)).await;
-        assert_eq!(told(&watch), None);
+        assert_eq!(reason(&watch), None);
         worker.sweep(after(110)).await;
-        assert_eq!(told(&watch), Some(EndReason::Idle));
+        assert_eq!(reason(&watch), Some(EndReason::Idle));
         assert_eq!(worker.count(), 0);
     }
 }
 
 #[tokio::test]
-async fn deadlines_are_told_when_they_pass_whoever_frees_the_session() {
+async fn the_end_at_a_deadline_is_told_before_the_session_is_removed() {
     for mut kit in Kit::every() {
         let sessions = Arc::new(kit.start(NOW));
         let worker = Worker::of(&sessions);
@@ -167,14 +167,14 @@ async fn deadlines_are_told_when_they_pass_whoever_frees_the_session() {
         for second in (0..600).step_by(50) {
             assert!(live(&sessions, &id, after(second)).await);
             worker.sweep(after(second)).await;
-            assert_eq!(told(&watch), None);
+            assert_eq!(reason(&watch), None);
         }
         worker.sweep(after(599)).await;
-        assert_eq!(told(&watch), None);
+        assert_eq!(reason(&watch), None);
         worker.sweep(after(600)).await;
-        assert_eq!(told(&watch), Some(EndReason::Absolute));
+        assert_eq!(reason(&watch), Some(EndReason::Absolute));
 
-        // A reload makes them shorter.
+        // A reload makes the idle time shorter.
         let id = open(&sessions, "bob", after(600)).await;
         let Lookup::Live(held) = found(&sessions, &id, after(600)).await else {
             panic!("it was opened")
@@ -184,13 +184,13 @@ async fn deadlines_are_told_when_they_pass_whoever_frees_the_session() {
         let new = kit.reconfiguration();
         sessions.reconfigure(new, after(600)).await.unwrap();
         worker.sweep(after(609)).await;
-        assert_eq!(told(&watch), None);
+        assert_eq!(reason(&watch), None);
         worker.sweep(after(610)).await;
-        assert_eq!(told(&watch), Some(EndReason::Idle));
+        assert_eq!(reason(&watch), Some(EndReason::Idle));
     }
 }
 
-/// Opens sessions until memory has no room for others.
+/// Opens so many sessions that the cache evicts all others.
 async fn crowd(sessions: &Sessions, now: Timestamp) {
     for number in 0..50 {
         open(sessions, &format!("{number} at {now:?}"), now).await;
@@ -199,7 +199,7 @@ async fn crowd(sessions: &Sessions, now: Timestamp) {
 }
 
 #[tokio::test]
-async fn what_memory_has_no_room_for_ends_unless_it_is_in_the_file() {
+async fn an_evicted_session_ends_unless_it_is_in_a_file() {
     for mut kit in Kit::every() {
         kit.settings.capacity = 10 * 1024;
         let sessions = Arc::new(kit.start(NOW));
@@ -207,31 +207,31 @@ async fn what_memory_has_no_room_for_ends_unless_it_is_in_the_file() {
         let id = open(&sessions, "alice", NOW).await;
         let watch = worker.watch(&*session(&sessions, &id).await);
         crowd(&sessions, NOW).await;
-        worker.hear();
+        worker.take_ends();
         worker.sweep(NOW).await;
         if !kit.is_durable() {
-            assert_eq!(told(&watch), Some(EndReason::PushedOut));
+            assert_eq!(reason(&watch), Some(EndReason::PushedOut));
             continue;
         }
-        assert_eq!(told(&watch), None);
-        // It comes back, is used, and goes again: what is held of it has no part in that.
+        assert_eq!(reason(&watch), None);
+        // The session is read again, used, and evicted again. The value in the registry does not notice.
         assert!(matches!(sessions.find(&id, NOW), Lookup::Away));
         assert!(live(&sessions, &id, after(40)).await);
         crowd(&sessions, after(40)).await;
         assert!(matches!(sessions.find(&id, after(40)), Lookup::Away));
         worker.sweep(after(99)).await;
-        assert_eq!(told(&watch), None);
-        assert!(worker.holds_standing(&sessions, &id));
+        assert_eq!(reason(&watch), None);
+        assert!(worker.has_current(&sessions, &id));
         crowd(&sessions, after(99)).await;
         worker.sweep(after(99)).await;
-        assert_eq!(told(&watch), None);
+        assert_eq!(reason(&watch), None);
         worker.sweep(after(100)).await;
-        assert_eq!(told(&watch), Some(EndReason::Idle));
+        assert_eq!(reason(&watch), Some(EndReason::Idle));
     }
 }
 
 #[tokio::test]
-async fn a_session_that_is_in_the_file_alone_ends_as_others_do() {
+async fn the_end_of_a_session_that_is_only_in_the_file_is_told() {
     let mut kit = Kit::disk();
     kit.settings.capacity = 10 * 1024;
     let sessions = Arc::new(kit.start(NOW));
@@ -242,15 +242,15 @@ async fn a_session_that_is_in_the_file_alone_ends_as_others_do() {
     assert!(matches!(sessions.find(&id, NOW), Lookup::Away));
     let ended = sessions.end(&id.key(), EndReason::SignedOut).await;
     ended.unwrap();
-    // The sweep comes first, and leaves the reason to the keeper.
+    // The sweep comes first, and leaves the reason to the store.
     worker.sweep(after(60)).await;
-    assert_eq!(told(&watch), None);
-    worker.hear();
-    assert_eq!(told(&watch), Some(EndReason::SignedOut));
+    assert_eq!(reason(&watch), None);
+    worker.take_ends();
+    assert_eq!(reason(&watch), Some(EndReason::SignedOut));
 }
 
 #[tokio::test]
-async fn what_does_not_stand_any_more_has_to_be_looked_up_again() {
+async fn a_value_that_is_not_current_cannot_be_watched() {
     let kit = Kit::memory();
     let sessions = Arc::new(kit.start(NOW));
     let worker = Worker::of(&sessions);
@@ -267,27 +267,27 @@ async fn what_does_not_stand_any_more_has_to_be_looked_up_again() {
 }
 
 #[tokio::test]
-async fn who_waits_no_longer_is_not_in_the_registry_any_more() {
+async fn a_dropped_watch_leaves_the_registry() {
     let kit = Kit::memory();
     let sessions = Arc::new(kit.start(NOW));
     let mut worker = Worker::of(&sessions);
     let id = open(&sessions, "alice", NOW).await;
     let held = session(&sessions, &id).await;
     let (first, second) = (worker.watch(&held), worker.watch(&held));
-    // Waiting is given up, and begun again.
-    assert_eq!(told(&first), None);
+    // A wait is cancelled and started again.
+    assert_eq!(reason(&first), None);
     drop(first);
     assert_eq!(worker.count(), 1);
     sessions.end(&id.key(), EndReason::SignedOut).await.unwrap();
-    worker.hear();
-    assert_eq!(told(&second), Some(EndReason::SignedOut));
+    worker.take_ends();
+    assert_eq!(reason(&second), Some(EndReason::SignedOut));
     let id = open(&sessions, "bob", NOW).await;
     drop(worker.watch(&*session(&sessions, &id).await));
     assert_eq!(worker.count(), 0);
 }
 
 #[tokio::test]
-async fn what_cannot_be_committed_is_no_end() {
+async fn an_end_that_cannot_be_committed_is_not_told() {
     let kit = Kit::disk();
     let sessions = kit.start(NOW);
     open(&sessions, "alice", NOW).await;
@@ -311,7 +311,7 @@ async fn what_cannot_be_committed_is_no_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_workers_task_hears_of_ends_and_sweeps_by_the_clock() {
+async fn the_task_of_a_worker_takes_ends_and_sweeps_by_the_clock() {
     let kit = Kit::memory();
     let clock = Clock::manual(NOW);
     let sessions = Arc::new(kit.start(NOW));
@@ -337,7 +337,7 @@ async fn a_workers_task_hears_of_ends_and_sweeps_by_the_clock() {
             assert_eq!(first.ended().await, EndReason::SignedOut);
             clock.advance(kit.settings.idle);
             assert_eq!(second.ended().await, EndReason::Idle);
-            // With the last of it the task goes, and is told nothing more.
+            // The task ends with the last handle, and its receiver is dropped.
             let alive = Rc::downgrade(&registry.0);
             drop((registry, first, second));
             assert!(alive.upgrade().is_none());

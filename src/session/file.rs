@@ -1,4 +1,4 @@
-//! The file of durable sessions: made, looked at, opened, and refused.
+//! The session file: create it, inspect it, open it, and the reasons to refuse it.
 
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _};
@@ -12,102 +12,101 @@ use redb::{Database, ReadableDatabase as _, StorageBackend, TableDefinition, Tab
 use super::StoreTag;
 use crate::secret::NoRandomness;
 
-/// What the file says of itself.
-pub(super) const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("sidegate");
-/// Sessions by key, each as `record::seal` gives it.
+/// The properties of the file.
+pub(super) const PROPERTIES: TableDefinition<'_, &str, u64> = TableDefinition::new("sidegate");
+/// Sessions by key, as `record::seal` writes them.
 pub(super) const SESSIONS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("sessions");
-/// When sessions were used last, in milliseconds; none means at the login.
+/// The last uses of sessions in milliseconds. Without an entry, the last use was the login.
 pub(super) const USED: TableDefinition<'_, &[u8; 16], u64> = TableDefinition::new("used");
 
-/// The format of what is in the tables.
+/// The format of the tables.
 const FORMAT: u64 = 1;
 
-/// Entries of [`ABOUT`].
+/// Entries of [`PROPERTIES`].
 const FORMAT_KEY: &str = "format";
 const STORE_TAG_KEY: &str = "instance";
 pub(super) const COMMIT_KEY: &str = "commit";
 
-/// Memory for pages; what is used often is in the session cache already.
+/// The memory for pages. It is small, because sessions in use are in the session cache.
 const PAGE_CACHE: usize = 16 * 1024 * 1024;
 
-/// The file's mode: its owner alone.
+/// The mode of the file: only its owner has access.
 const PRIVATE: u32 = 0o600;
 
-/// What every database of redb begins with.
+/// The first bytes of every redb database.
 const MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
 
-/// Why the file of sessions cannot be used. Side: gateway; the operator acts. Nothing that somebody
-/// put into the file was changed: the database may have noted in it that its check went well, or what
-/// it repaired after a crash.
+/// Why the session file cannot be used. Responsible: the operator. The sessions in the file were not
+/// changed. The database may have written that its check succeeded, or what it repaired after a crash.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// Its contents are not what was written.
+    /// The contents are damaged.
     #[error(
-        "{} is damaged; put a copy back, or move it away: everybody then signs in again",
+        "{} is damaged; restore a copy, or move the file away: all users then sign in again",
         .path.display()
     )]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What was found.
+        /// The damage that was found.
         #[source]
         source: Arc<redb::Error>,
     },
-    /// It is a file of something else.
-    #[error("{} is no file of sessions; name another one in session.store.disk.file", .0.display())]
+    /// The file is not a session file.
+    #[error("{} is not a session file; set session.store.disk.file to another path", .0.display())]
     Foreign(PathBuf),
-    /// It cannot be opened, read or written.
+    /// The file cannot be opened, read or written.
     #[error("{} cannot be used", .path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// Another process has it open.
+    /// Another process has opened the file.
     #[error(
         "{} is in use by another process; each Sidegate needs a file of its own",
         .0.display()
     )]
     Locked(PathBuf),
-    /// A later version of Sidegate wrote it.
+    /// A newer version of Sidegate wrote the file.
     #[error(
-        "{} was written by a newer Sidegate (format {found}); start that one, or move the file away: \
-         everybody then signs in again",
+        "{} was written by a newer Sidegate (format {found}); start that version, or move the file away: \
+         all users then sign in again",
         .path.display()
     )]
     Newer {
         /// The file.
         path: PathBuf,
-        /// Its format.
+        /// The format of the file.
         found: u64,
     },
-    /// There is no random number for a new file.
-    #[error("no new file of sessions can be made")]
+    /// The operating system gives no random bytes for a new file.
+    #[error("no new session file can be created")]
     NoRandomness(#[from] NoRandomness),
-    /// The folder that it should lie in is not there.
-    #[error("the folder of {} is not there; make it, writable for this process alone", .0.display())]
+    /// The folder of the file does not exist.
+    #[error("the folder of {} does not exist; create it, and let only this process write to it", .0.display())]
     NoFolder(PathBuf),
-    /// It holds sessions that none of the keys opens.
+    /// The file contains sessions that none of the keys can open.
     #[error(
         "{} holds {sessions} sessions sealed with a key that is not in login.state_key_file; put that \
-         key back below the newest one, or move the file away: everybody then signs in again",
+         key back below the newest one, or move the file away: all users then sign in again",
         .path.display()
     )]
     UnknownKey {
         /// The file.
         path: PathBuf,
-        /// How many.
+        /// The number of these sessions.
         sessions: usize,
     },
 }
 
-/// Looks at a file of sessions without opening it as one: it is neither made nor locked nor changed.
+/// Inspects a session file without opening the database. The file is not created, locked or changed.
 ///
 /// # Errors
 ///
-/// [`FileError`], as far as can be told.
+/// [`FileError`], as far as this can be seen without opening the database.
 pub(crate) fn inspect(path: &Path) -> Result<(), FileError> {
     let failed = |source| FileError::Io {
         path: path.to_owned(),
@@ -151,16 +150,16 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// What a file says of itself.
-pub(super) struct About {
+/// The properties of an open file.
+pub(super) struct Properties {
     pub(super) store_tag: StoreTag,
     /// The number of the last commit.
     pub(super) commit: u64,
 }
 
-/// Makes a new file: whole under another name first, so that a crash on the way leaves no file that
-/// is not one.
-pub(super) fn make(path: &Path) -> Result<(), FileError> {
+/// Creates a new file. It is written under another name first, so that a crash never leaves an incomplete
+/// session file.
+pub(super) fn create(path: &Path) -> Result<(), FileError> {
     let failed = |source| FileError::Io {
         path: path.to_owned(),
         source,
@@ -181,11 +180,11 @@ pub(super) fn make(path: &Path) -> Result<(), FileError> {
         Err(TryLockError::WouldBlock) => return Err(FileError::Locked(path.to_owned())),
         Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
-    // Under the lock: whoever made it just before has also given it its name.
+    // This is checked under the lock: another process may have created the file a moment ago.
     if std::fs::metadata(path).is_ok_and(|about| about.len() > 0) {
         return Err(FileError::Locked(path.to_owned()));
     }
-    // What a crash left.
+    // A crash may have left an incomplete file.
     file.set_len(0).map_err(failed)?;
     let tag = u32::from_be_bytes(*StoreTag::random()?.as_bytes());
     let begin = || {
@@ -194,7 +193,7 @@ pub(super) fn make(path: &Path) -> Result<(), FileError> {
         {
             transaction.open_table(SESSIONS)?;
             transaction.open_table(USED)?;
-            let mut about = transaction.open_table(ABOUT)?;
+            let mut about = transaction.open_table(PROPERTIES)?;
             about.insert(FORMAT_KEY, FORMAT)?;
             about.insert(STORE_TAG_KEY, u64::from(tag))?;
         }
@@ -209,8 +208,8 @@ pub(super) fn make(path: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-/// Opens a file that is there, and looks whether it is ours.
-pub(super) fn open(path: &Path) -> Result<(Database, About), FileError> {
+/// Opens an existing file, and checks that it is a session file.
+pub(super) fn open(path: &Path) -> Result<(Database, Properties), FileError> {
     let failed = |source| FileError::Io {
         path: path.to_owned(),
         source,
@@ -219,19 +218,19 @@ pub(super) fn open(path: &Path) -> Result<(Database, About), FileError> {
     let file = opened.map_err(failed)?;
     let backend = FileBackend::new(file).map_err(|error| refused(path, error.into()))?;
     let opened = open_with(path, backend)?;
-    // Not before it is known to be ours.
+    // The mode is changed only now, because the file is known to be a session file.
     make_private(path).map_err(failed)?;
     Ok(opened)
 }
 
-/// Opens what lies behind a backend, and looks whether it is a file of ours.
+/// Opens the database of a backend, and checks that it is a session file.
 pub(super) fn open_with(
     path: &Path,
     backend: impl StorageBackend,
-) -> Result<(Database, About), FileError> {
-    // A look without the check, or without writing, is not for a file that is not known to be whole:
-    // the database may panic at it.
-    let look = || {
+) -> Result<(Database, Properties), FileError> {
+    // The integrity check is necessary, since the database may panic on a damaged file. So the file
+    // cannot be opened without the check, or for reading only.
+    let open = || {
         let database = Database::builder()
             .set_cache_size(PAGE_CACHE)
             .set_check_integrity_on_open(true)
@@ -239,11 +238,11 @@ pub(super) fn open_with(
         let transaction = database.begin_read()?;
         let ours = transaction
             .list_tables()?
-            .any(|table| table.name() == ABOUT.name());
+            .any(|table| table.name() == PROPERTIES.name());
         if !ours {
             return Ok(None);
         }
-        let about = transaction.open_table(ABOUT)?;
+        let about = transaction.open_table(PROPERTIES)?;
         let entry = |name: &str| -> Result<Option<u64>, redb::Error> {
             Ok(about.get(name)?.map(|entry| entry.value()))
         };
@@ -255,8 +254,8 @@ pub(super) fn open_with(
         drop(about);
         Ok(Some((database, entries)))
     };
-    let looked: Result<_, redb::Error> = look();
-    let Some((database, entries)) = looked.map_err(|error| refused(path, error))? else {
+    let opened: Result<_, redb::Error> = open();
+    let Some((database, entries)) = opened.map_err(|error| refused(path, error))? else {
         return Err(FileError::Foreign(path.to_owned()));
     };
     match entries {
@@ -265,32 +264,32 @@ pub(super) fn open_with(
             found,
         }),
         (Some(FORMAT), Some(tag), commit) => {
-            let tag = u32::try_from(tag).map_err(|_wide| corrupted("its tag is too wide"));
+            let tag = u32::try_from(tag).map_err(|_wide| corrupted("the store tag is too large"));
             let tag = tag.map_err(|error| refused(path, error))?;
-            let about = About {
+            let properties = Properties {
                 store_tag: StoreTag::from_bytes(tag.to_be_bytes()),
                 commit: commit.unwrap_or_default(),
             };
-            Ok((database, about))
+            Ok((database, properties))
         }
-        (Some(_) | None, ..) => Err(refused(path, corrupted("it does not say what it is"))),
+        (Some(_) | None, ..) => Err(refused(path, corrupted("the properties are incomplete"))),
     }
 }
 
-/// Takes from everybody but its owner what they may do with the file.
+/// Removes all permissions except those of the owner.
 fn make_private(path: &Path) -> io::Result<()> {
     let mode = std::fs::metadata(path)?.permissions().mode();
     if mode & !PRIVATE & 0o777 != 0 {
-        // By its name: closing a second handle may end the lock.
+        // By path, because closing a second handle of the file may release the lock.
         std::fs::set_permissions(path, Permissions::from_mode(PRIVATE))?;
     }
     Ok(())
 }
 
-/// What an error of the database means for the file.
+/// Converts an error of the database.
 #[expect(
     clippy::wildcard_enum_match_arm,
-    reason = "the library has many errors, and says that there will be more"
+    reason = "the library has many errors, and the enum is non-exhaustive"
 )]
 pub(super) fn refused(path: &Path, error: redb::Error) -> FileError {
     let path = path.to_owned();

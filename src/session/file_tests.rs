@@ -1,4 +1,4 @@
-//! Files that are refused, and what becomes of those that are not.
+//! Files that are refused, and how the others are used.
 
 use super::*;
 use crate::session::kit::{Kit, NOW, live, login, open, session, tokens};
@@ -8,7 +8,7 @@ use crate::session::{
 };
 
 impl Kit {
-    /// Who may do what with the file.
+    /// The permissions of the file.
     fn mode(&self) -> u32 {
         std::fs::metadata(self.file()).unwrap().permissions().mode() & 0o777
     }
@@ -28,7 +28,7 @@ async fn a_file_in_use_is_refused_until_its_process_has_ended() {
 }
 
 #[test]
-fn a_file_of_something_else_is_refused_and_left_as_it_is() {
+fn another_kind_of_file_is_refused_and_not_changed() {
     let kit = Kit::disk();
     let other = kit.folder.path().join("other.redb");
     let database = Database::create(&other).unwrap();
@@ -44,7 +44,7 @@ fn a_file_of_something_else_is_refused_and_left_as_it_is() {
         let refusal = kit.refusal();
         assert_eq!(kit.mode(), 0o644);
         assert!(
-            refusal.contains("sessions.redb is no file of sessions"),
+            refusal.contains("sessions.redb is not a session file"),
             "{refusal}"
         );
         assert!(refusal.contains("session.store.disk.file"), "{refusal}");
@@ -79,7 +79,7 @@ async fn a_file_of_a_newer_version_is_refused() {
 }
 
 #[test]
-fn a_place_that_cannot_be_written_is_refused() {
+fn a_path_that_cannot_be_written_is_refused() {
     let refusal = |file: &Path| {
         let mut kit = Kit::disk();
         let file = file.to_owned();
@@ -89,17 +89,17 @@ fn a_place_that_cannot_be_written_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let absent = folder.path().join("absent/sessions.redb");
     assert!(refusal(&absent).contains("the folder of") && !absent.exists());
-    // Nobody can make a file there.
+    // No file can be created there.
     assert!(refusal(Path::new("/proc/sessions.redb")).contains("cannot be used: "));
     assert!(refusal(folder.path()).contains("cannot be used: Is a directory"));
 }
 
 #[tokio::test]
-async fn what_a_crash_left_of_a_new_file_is_in_nobodys_way() {
+async fn an_incomplete_new_file_of_a_crash_is_overwritten() {
     let kit = Kit::disk();
     let new = kit.folder.path().join("sessions.redb.new");
     std::fs::write(&new, b"half of").unwrap();
-    // Somebody made the file empty, as some tools do.
+    // The file exists and is empty. Some tools create it so.
     std::fs::write(kit.file(), b"").unwrap();
     let sessions = kit.start(NOW);
     let id = open(&sessions, "alice", NOW).await;
@@ -107,7 +107,7 @@ async fn what_a_crash_left_of_a_new_file_is_in_nobodys_way() {
 }
 
 #[tokio::test]
-async fn nobody_else_may_read_the_file() {
+async fn only_the_owner_has_access_to_the_file() {
     let kit = Kit::disk();
     kit.start(NOW).close().await.unwrap();
     assert_eq!(kit.mode(), 0o600);
@@ -117,7 +117,7 @@ async fn nobody_else_may_read_the_file() {
 }
 
 #[tokio::test]
-async fn looking_at_a_file_neither_makes_nor_locks_nor_changes_it() {
+async fn an_inspection_does_not_create_lock_or_change_the_file() {
     let kit = Kit::disk();
     inspect(&kit.file()).unwrap();
     assert!(!kit.file().exists());
@@ -128,7 +128,7 @@ async fn looking_at_a_file_neither_makes_nor_locks_nor_changes_it() {
     open(&sessions, "alice", NOW).await;
 }
 
-/// Whatever byte of the file is another one: it is refused, or everybody is in as before.
+/// For each changed byte, the file is refused or all sessions are valid as before.
 #[tokio::test]
 async fn a_damaged_file_is_refused() {
     let kit = Kit::disk();
@@ -166,29 +166,29 @@ async fn a_damaged_file_is_refused() {
 }
 
 /// Replaces every session once, many at a time.
-async fn renew_all(sessions: &Arc<Sessions>, ids: &[SessionId], round: u32) {
-    let mut renewals = tokio::task::JoinSet::new();
+async fn replace_all(sessions: &Arc<Sessions>, ids: &[SessionId], round: u32) {
+    let mut replacements = tokio::task::JoinSet::new();
     for id in ids {
         let (sessions, old) = (Arc::clone(sessions), session(sessions, id).await);
         let tokens = tokens(&format!("{round}{}", "a".repeat(2000)));
-        renewals.spawn(async move { sessions.replace(&old, tokens, None).await.unwrap() });
+        replacements.spawn(async move { sessions.replace(&old, tokens, None).await.unwrap() });
     }
-    for renewed in renewals.join_all().await {
-        assert!(matches!(renewed, Replaced::Stored(_)));
+    for replaced in replacements.join_all().await {
+        assert!(matches!(replaced, Replaced::Stored(_)));
     }
 }
 
 #[tokio::test]
-async fn a_file_does_not_grow_by_renewals_and_room_is_used_again() {
+async fn replacing_sessions_does_not_make_the_file_grow() {
     let mut kit = Kit::disk();
     kit.settings.per_person = 1000;
     let length = || std::fs::metadata(kit.file()).unwrap().len();
     let sessions = Arc::new(kit.start(NOW));
     let ids = open_many(&sessions).await;
-    renew_all(&sessions, &ids, 0).await;
+    replace_all(&sessions, &ids, 0).await;
     let once = length();
     for round in 1..10 {
-        renew_all(&sessions, &ids, round).await;
+        replace_all(&sessions, &ids, round).await;
     }
     let mut ends = tokio::task::JoinSet::new();
     for id in ids {
@@ -197,7 +197,7 @@ async fn a_file_does_not_grow_by_renewals_and_room_is_used_again() {
     }
     ends.join_all().await;
     let ids = open_many(&sessions).await;
-    renew_all(&sessions, &ids, 10).await;
+    replace_all(&sessions, &ids, 10).await;
     assert!(length() <= once * 2, "{once} {}", length());
 }
 

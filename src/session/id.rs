@@ -1,4 +1,4 @@
-//! Session ids: what the browser holds, and what is kept of it here.
+//! Session ids, which the browser has, and session keys, which the store has.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
@@ -11,16 +11,16 @@ const RANDOM: usize = 32;
 const LENGTH: usize = TAG + RANDOM;
 const TEXT: usize = LENGTH / 3 * 4;
 
-/// Which store a session was opened in: four random bytes, drawn when the store is made. In memory
-/// that is the start of the process; on disk they are kept in the file.
+/// The tag of the store in which a session was opened: four random bytes. A store in memory gets its tag
+/// at the start of the process; a file contains its tag.
 ///
-/// It authenticates nothing. It lets a log line or an error page prove that a session belongs to
-/// another replica (or to this one before its restart) instead of guessing.
+/// The tag authenticates nothing. With it, a log line or an error page can say for certain that a
+/// session belongs to another replica, or to this one before its restart.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct StoreTag([u8; TAG]);
 
 impl StoreTag {
-    /// Draws a new tag.
+    /// Generates a new tag.
     ///
     /// # Errors
     ///
@@ -38,14 +38,14 @@ impl StoreTag {
     }
 }
 
-/// The handle of a session as the browser holds it: a store tag and 256 random bits.
+/// The secret in the session cookie: a store tag and 256 random bits.
 ///
-/// It is never stored here; the cache knows only its [`SessionKey`].
+/// It is never stored. Cache and store know only its [`SessionKey`].
 #[derive(Debug)]
 pub struct SessionId(Secret<[u8; LENGTH]>);
 
 impl SessionId {
-    /// Draws a new id for a session in the store with this tag.
+    /// Generates a new id for a session in the store with this tag.
     ///
     /// # Errors
     ///
@@ -58,8 +58,8 @@ impl SessionId {
         Ok(Self(Secret::new(bytes)))
     }
 
-    /// Reads a cookie's value. Only the one canonical spelling of an id is an id: exactly 48
-    /// characters of base64url without padding.
+    /// Parses the value of a cookie. Only the canonical form of an id is valid: exactly 48 characters of
+    /// base64url without padding.
     pub fn parse(text: &[u8]) -> Option<Self> {
         if text.len() != TEXT {
             return None;
@@ -69,16 +69,16 @@ impl SessionId {
         (written == LENGTH).then(|| Self(Secret::new(bytes)))
     }
 
-    /// The cookie's value.
+    /// The value of the cookie.
     pub fn to_text(&self) -> Secret<String> {
         Secret::new(URL_SAFE_NO_PAD.encode(self.0.expose()))
     }
 
-    /// The key under which the session is kept.
+    /// The key under which the session is stored.
     pub fn key(&self) -> SessionKey {
         let digest = digest(&SHA256, self.0.expose());
         let first = digest.as_ref().first_chunk();
-        // A digest of SHA-256 is twice as long.
+        // There always is a first half, since a SHA-256 digest has 32 bytes.
         SessionKey(first.copied().unwrap_or_default())
     }
 
@@ -90,33 +90,35 @@ impl SessionId {
     }
 }
 
-/// The first half of the SHA-256 of a session id. A dump of all keys gives nobody a usable id.
+/// The first half of the SHA-256 of a session id. Nobody can compute an id from a key, so a copy of all
+/// keys opens no session.
 ///
-/// Half of it is enough. Who wants somebody's session needs an id with that very key, which takes
-/// 2^128 tries; two ids of which both are one's own are of no use, and nobody can choose them
-/// anyway. That two sessions meet by chance needs some 2^64 of them.
+/// Half of the digest is enough. An attacker who wants the session of somebody else needs an id with
+/// exactly this key, which takes about 2^128 attempts. Two ids of the attacker with the same key would
+/// be of no use, and nobody can choose an id. Two sessions have the same key by chance only among about
+/// 2^64 sessions.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SessionKey([u8; Self::LENGTH]);
 
 impl SessionKey {
-    /// How many bytes it has.
+    /// The number of bytes of a key.
     pub(crate) const LENGTH: usize = 16;
-    /// Not after any key in their order.
+    /// The first of all keys in their order.
     pub(super) const FIRST: Self = Self([0; Self::LENGTH]);
-    /// Not before any key in their order.
+    /// The last of all keys in their order.
     pub(super) const LAST: Self = Self([u8::MAX; Self::LENGTH]);
 
-    /// The key with these bytes, as [`SessionKey::as_bytes`] gave them.
+    /// The key with these bytes, which [`SessionKey::as_bytes`] returned.
     pub(crate) fn from_bytes(bytes: [u8; Self::LENGTH]) -> Self {
         Self(bytes)
     }
 
-    /// Its bytes.
+    /// The bytes of the key.
     pub(crate) fn as_bytes(&self) -> &[u8; Self::LENGTH] {
         &self.0
     }
 
-    /// Eight hexadecimal characters by which log lines of one session can be joined.
+    /// Eight hexadecimal characters that identify the session in log lines.
     pub(crate) fn log_prefix(&self) -> String {
         self.0
             .iter()

@@ -1,9 +1,9 @@
-//! What the keeper remembers beside the cache: all sessions by their person, and which are in the
-//! file alone. Nothing here is touched by a request that uses a session.
+//! The index of a local store: all sessions by their person, and the sessions that are only in the file.
+//! A request that uses a session does not touch the index.
 //!
-//! Of each it is one pointer to what is kept anyhow, where all stands that they are ordered by. That
-//! is why there is no order by deadline: those that have passed theirs are found on a walk through
-//! all, a small part at a time.
+//! For each session the index has one pointer to the record, which is in memory in any case and contains
+//! the fields for the order. To save memory there is no second order by deadline. Expired sessions are
+//! found by a walk through all sessions, a small part at a time.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -28,11 +28,11 @@ use crate::identity::Identity;
 pub(super) struct Person(NonZeroU64, u64);
 
 impl Person {
-    /// Nameless people cannot be told apart, so they are nobody.
+    /// The person of an identity; `None` without a subject, since such people cannot be distinguished.
     pub(super) fn of(identity: &Identity) -> Option<Self> {
         let subject = identity.subject.as_ref()?;
         let mut hash = digest::Context::new(&SHA256);
-        // No issuer can run into its subject.
+        // With the length, no other issuer and subject give the same bytes.
         let length = u64::try_from(identity.issuer.len()).unwrap_or(u64::MAX);
         hash.update(&length.to_be_bytes());
         hash.update(identity.issuer.as_bytes());
@@ -44,7 +44,7 @@ impl Person {
     }
 }
 
-/// By whose it is, then by when it ends.
+/// The order of sessions: by person, then by the end of the lifetime.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) struct Rank {
     pub(super) person: Option<Person>,
@@ -52,33 +52,33 @@ pub(super) struct Rank {
     pub(super) key: SessionKey,
 }
 
-/// A session in that order.
+/// A session with the order of its [`Rank`].
 #[derive(Debug)]
 struct Ranked(Arc<Stored>);
 
-/// How many parts the walk through all sessions has, if there are many: one for each time that
-/// somebody looks, so that it takes some minutes.
+/// The number of parts of the walk through all sessions, if there are many. Each sweep walks through one
+/// part, so that the whole walk takes some minutes.
 const PARTS: usize = 256;
-/// A part is not smaller than this.
-const SMALLEST_PART: usize = 4096;
+/// The minimum number of sessions in a part.
+const MIN_PART: usize = 4096;
 
 /// All sessions.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     all: BTreeSet<Ranked>,
-    /// Those that are in the file alone.
+    /// The sessions that are only in the file.
     away: HashMap<SessionKey, Arc<Stored>>,
-    /// Up to where the walk has come; absent at its beginning.
+    /// The last session of the walk so far; `None` at the start of a walk.
     walked: Option<Rank>,
 }
 
 impl Index {
-    /// Remembers a session.
+    /// Adds a session.
     pub(super) fn insert(&mut self, stored: Arc<Stored>) {
         self.all.insert(Ranked(stored));
     }
 
-    /// Puts `new` in the place of another value of the same session, unless that is over.
+    /// Replaces the value of a session, unless the session has ended.
     pub(super) fn replace(&mut self, new: &Arc<Stored>) {
         self.away.remove(new.key());
         if self.all.contains(new.rank()) {
@@ -86,26 +86,25 @@ impl Index {
         }
     }
 
-    /// Whether this very value stands for its session.
+    /// Whether exactly this value is in the index.
     pub(super) fn has(&self, stored: &Arc<Stored>) -> bool {
         let known = self.all.get(stored.rank());
         known.is_some_and(|known| Arc::ptr_eq(&known.0, stored))
     }
 
-    /// What is remembered of a session that is in the file alone.
+    /// The record of a session that is only in the file.
     pub(super) fn away(&self, key: &SessionKey) -> Option<&Arc<Stored>> {
         self.away.get(key)
     }
 
-    /// Notes that a session is in the file alone.
+    /// Notes that a session is only in the file.
     pub(super) fn set_away(&mut self, stored: &Stored) {
         let away = Arc::new(stored.without_contents());
         self.replace(&away);
         self.away.insert(*away.key(), away);
     }
 
-    /// Forgets a session, whose value in memory is given, if there is one. Gives what it
-    /// remembered.
+    /// Removes a session, and returns its record. `in_memory` is its value in a cache, if there is one.
     pub(super) fn remove(
         &mut self,
         key: &SessionKey,
@@ -116,13 +115,13 @@ impl Index {
         Some(stored)
     }
 
-    /// A person's sessions that end first, as many as must go so that with one more there are
-    /// `most`; those that go anyhow are given.
+    /// The sessions of a person that have to end so that one more makes `max`: those whose lifetime ends
+    /// first. The sessions in `ending` do not count.
     pub(super) fn surplus(
         &self,
         person: Person,
-        most: usize,
-        going: &[SessionKey],
+        max: usize,
+        ending: &[SessionKey],
     ) -> Vec<SessionKey> {
         let rank = |ends_at, key| Rank {
             person: Some(person),
@@ -133,24 +132,23 @@ impl Index {
         let last = rank(Timestamp::MAX, SessionKey::LAST);
         let sessions = self.all.range(first..=last);
         let keys = sessions.map(|Ranked(stored)| *stored.key());
-        let mut keys: Vec<_> = keys.filter(|key| !going.contains(key)).collect();
-        let surplus = keys.len().saturating_add(1).saturating_sub(most);
+        let mut keys: Vec<_> = keys.filter(|key| !ending.contains(key)).collect();
+        let surplus = keys.len().saturating_add(1).saturating_sub(max);
         keys.truncate(surplus);
         keys
     }
 
-    /// Walks through the next part of all sessions, and finds up to `most` of those that `over` says
-    /// something of.
+    /// Walks through the next part of all sessions, and returns up to `max` results of `find`.
     pub(super) fn walk<T>(
         &mut self,
-        most: usize,
-        over: impl Fn(&Stored) -> Option<T>,
+        max: usize,
+        find: impl Fn(&Stored) -> Option<T>,
     ) -> (Vec<(SessionKey, T)>, WalkEnd) {
-        let mut left = (self.all.len() / PARTS).max(SMALLEST_PART);
+        let mut left = (self.all.len() / PARTS).max(MIN_PART);
         let from = self.walked.map_or(Bound::Unbounded, Bound::Excluded);
         let mut found = Vec::new();
         for Ranked(stored) in self.all.range((from, Bound::Unbounded)) {
-            if left == 0 || found.len() == most {
+            if left == 0 || found.len() == max {
                 let end = if left == 0 {
                     WalkEnd::PartDone
                 } else {
@@ -159,20 +157,20 @@ impl Index {
                 return (found, end);
             }
             left = left.saturating_sub(1);
-            found.extend(over(stored).map(|what| (*stored.key(), what)));
+            found.extend(find(stored).map(|what| (*stored.key(), what)));
             self.walked = Some(*stored.rank());
         }
-        // The next walk begins at the beginning.
+        // The next call starts a new walk.
         self.walked = None;
         (found, WalkEnd::PartDone)
     }
 
-    /// Begins the walk at the beginning.
+    /// Makes the next call start a new walk.
     pub(super) fn restart_walk(&mut self) {
         self.walked = None;
     }
 
-    /// All sessions, by their person.
+    /// All sessions, ordered by their person.
     pub(super) fn all(&self) -> impl Iterator<Item = &Stored> {
         self.all.iter().map(|Ranked(stored)| &**stored)
     }
@@ -182,12 +180,12 @@ impl Index {
     }
 }
 
-/// How far a walk has come.
+/// The reason why a walk has stopped.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum WalkEnd {
-    /// Through all of the part.
+    /// The walk has come to the end of the part.
     PartDone,
-    /// Until as many were found as were asked for.
+    /// The walk has found as many sessions as the caller wanted.
     EnoughFound,
 }
 
@@ -240,7 +238,7 @@ mod tests {
         Arc::new(Stored::new(rank, Timestamp::default(), &contents))
     }
 
-    /// `people` people with `each` sessions, which end one after the other.
+    /// An index of `people` persons with `each` sessions, whose lifetimes end one after the other.
     fn index(people: u32, each: u32) -> Index {
         let mut index = Index::default();
         let mut subjects = (0..people).cycle();
@@ -259,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn g_11_every_process_finds_the_same_for_a_person_in_as_little_room() {
+    fn g_11_every_process_computes_the_same_value_of_16_bytes_for_a_person() {
         let identity = |issuer: &str, subject: &str| Identity {
             subject: Claim::new(subject),
             ..Identity::nameless(issuer)
@@ -277,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_comes_by_every_session_once_and_begins_anew() {
+    fn a_walk_visits_every_session_once_and_then_starts_again() {
         let mut index = index(3, 1500);
         for _round in 0..2 {
             let (mut seen, mut stops) = (HashSet::new(), Vec::new());
@@ -292,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_stops_where_it_has_found_enough_and_goes_on_from_there() {
+    fn a_walk_stops_when_it_has_found_enough_and_continues_there() {
         let mut index = index(3, 100);
         let mut left = 300_usize;
         while let (over, WalkEnd::EnoughFound) = index.walk(70, |_| Some(())) {
@@ -306,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn another_value_of_a_session_takes_its_place_and_none_comes_back() {
+    fn the_value_of_a_session_can_be_replaced_until_the_session_is_removed() {
         let mut index = index(2, 2);
         let (keys, _) = index.walk(1, |_| Some(()));
         let first = Arc::clone(&index.all.first().unwrap().0);
@@ -323,8 +321,8 @@ mod tests {
         assert_eq!((index.len(), index.away.len()), (3, 0));
     }
 
-    /// The parts of a person's key, short and of few characters, so that many are near each other.
-    fn near() -> impl Strategy<Value = String> {
+    /// Issuers and subjects that are short and have few different characters, so that many are similar.
+    fn similar() -> impl Strategy<Value = String> {
         let characters = prop::sample::select(vec!['a', 'b', '/', ':', '|', ',', '.', ' ']);
         prop::collection::vec(characters, 1..5).prop_map(String::from_iter)
     }
@@ -334,28 +332,28 @@ mod tests {
 
         #[test]
         fn g_11_no_two_people_share_a_place_in_the_index(
-            people in prop::collection::vec((near(), near()), 1000)
+            people in prop::collection::vec((similar(), similar()), 1000)
         ) {
             let mut index = Index::default();
             let (mut known, mut keys, mut by_key) = (HashMap::new(), HashSet::new(), HashMap::new());
             for (issuer, subject) in people {
                 let identity = Identity { subject: Claim::new(&subject), ..Identity::nameless(&issuer) };
-                let Some(told_apart) = identity.subject.as_ref().map(|claim| claim.as_str().to_owned()) else {
+                let Some(subject_text) = identity.subject.as_ref().map(|claim| claim.as_str().to_owned()) else {
                     continue;
                 };
                 let id = SessionId::random(StoreTag::random().unwrap()).unwrap();
-                prop_assert!(keys.insert(id.key()), "a key came twice");
+                prop_assert!(keys.insert(id.key()), "two sessions have the same key");
                 let person = Person::of(&identity).unwrap();
                 let rank = Rank { person: Some(person), ends_at: Timestamp::MAX, key: id.key() };
                 let session = stored(rank, identity);
-                // With a place for one, everybody pushes out themselves alone.
+                // The bound is one session, so each login ends only the session of the same person.
                 let pushed = index.surplus(person, 1, &[]);
                 for key in &pushed {
                     prop_assert!(index.remove(key, by_key.remove(key)).is_some());
                 }
                 by_key.insert(id.key(), Arc::clone(&session));
                 index.insert(session);
-                let before = known.insert((issuer, told_apart), id.key());
+                let before = known.insert((issuer, subject_text), id.key());
                 prop_assert_eq!(pushed, Vec::from_iter(before));
             }
         }

@@ -115,7 +115,7 @@ impl Keeper {
         let idle = self.limits.idle();
         let restored = match &mut backend {
             Backend::Memory => Ok(()),
-            Backend::Disk(disk) => disk.all((idle, now), &registrations, |key, loaded| {
+            Backend::Disk(disk) => disk.restore((idle, now), &registrations, |key, loaded| {
                 self.remember(&loaded.into_stored(key), FIRST_FRONT);
                 // The notices of what the cache has no room for must not pile up. The file knows
                 // already when these sessions were used last.
@@ -326,17 +326,17 @@ impl Keeper {
         *used = at.max(*used);
     }
 
-    /// Why a session is over, if it has passed a deadline. A front may have used its copy of the session
-    /// later than the index knows.
-    pub(super) fn over(
+    /// The reason for the end of a session, if it has passed a deadline. A front may have used its copy of
+    /// the session later than the index knows.
+    pub(super) fn expired(
         fronts: &[Arc<SessionCache>],
         session: &Stored,
         (idle, now): (Duration, Timestamp),
     ) -> Option<EndReason> {
-        let why = session.over(idle, now)?;
+        let why = session.expired(idle, now)?;
         let key = session.key();
         let mut copies = fronts.iter().filter_map(|cache| cache.get(key));
-        let is_in_use = copies.any(|copy| copy.over(idle, now).is_none());
+        let is_in_use = copies.any(|copy| copy.expired(idle, now).is_none());
         (!is_in_use).then_some(why)
     }
 
@@ -344,8 +344,8 @@ impl Keeper {
     /// the caches do their housekeeping.
     pub(super) fn sweep(&mut self, now: Timestamp) -> Result<Maintained, StoreError> {
         let (idle, fronts) = (self.limits.idle(), &self.fronts);
-        let over = |session: &Stored| Self::over(fronts, session, (idle, now));
-        let (expired, end) = self.index.walk(MAX_REMOVED, over);
+        let find = |session: &Stored| Self::expired(fronts, session, (idle, now));
+        let (expired, end) = self.index.walk(MAX_REMOVED, find);
         let removals = expired.iter().map(|(key, _)| Change::Remove(*key));
         let removals = removals.collect();
         let written = self.write_last_uses(removals);

@@ -1,4 +1,4 @@
-//! The keeper by itself: what it holds, and what it gathers.
+//! The keeper without its thread: the values that it holds, and the commands that it gathers.
 
 use tokio::sync::oneshot;
 
@@ -8,7 +8,7 @@ use crate::session::kit::{Kit, NOW, open};
 use crate::session::store::Which;
 
 #[tokio::test]
-async fn of_sessions_that_memory_has_no_room_for_none_is_held_at_the_start() {
+async fn a_start_keeps_no_more_sessions_in_memory_than_the_cache_has_room_for() {
     let kit = Kit::disk();
     let sessions = kit.start(NOW);
     for number in 0..1000 {
@@ -31,7 +31,7 @@ async fn of_sessions_that_memory_has_no_room_for_none_is_held_at_the_start() {
 }
 
 #[tokio::test]
-async fn reading_does_not_put_a_commit_off() {
+async fn a_stream_of_reads_does_not_delay_a_commit() {
     let (mut keeper, handle) = Keeper::new(Backend::Memory, Kit::memory().keeper_settings());
     let key = SessionKey::from_bytes([1; SessionKey::LENGTH]);
     let mut answers = Vec::new();

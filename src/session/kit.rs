@@ -14,13 +14,13 @@ use crate::identity::Claim;
 use crate::seal::{Keys, Purpose};
 use crate::token::Lifetime;
 
-/// A place for sessions, whose process can be stopped and started.
+/// A store that can be stopped and started.
 pub(super) struct Kit {
     pub(super) settings: Settings,
     pub(super) providers: Registrations,
     pub(super) keys: Vec<u8>,
     pub(super) folder: tempfile::TempDir,
-    /// Which front of the store is used.
+    /// The front that the tests use.
     pub(super) front: Front,
 }
 
@@ -135,7 +135,7 @@ impl Kit {
         Limits::new(settings.idle, settings.absolute, settings.per_person)
     }
 
-    /// What a keeper goes by.
+    /// The settings of a keeper.
     pub(super) fn keeper_settings(&self) -> KeeperSettings {
         KeeperSettings {
             limits: self.limits(),
@@ -144,7 +144,7 @@ impl Kit {
         }
     }
 
-    /// The settings of this kit, to be put in the place of others.
+    /// The settings of this kit, for a reload.
     pub(super) fn reconfiguration(&self) -> Reconfiguration {
         Reconfiguration {
             idle: self.settings.idle,
@@ -155,7 +155,7 @@ impl Kit {
         }
     }
 
-    /// Why it does not start, as the operator reads it.
+    /// The message that an operator gets when the start fails.
     pub(super) fn refusal(&self) -> String {
         let error = self.try_start(NOW).map(|_| ()).unwrap_err();
         crate::telemetry::chain(&error)
@@ -214,8 +214,7 @@ pub(super) async fn open(sessions: &Sessions, subject: &str, now: Timestamp) -> 
     sessions.open(login(subject), now).await.unwrap()
 }
 
-/// The session of an id, fetched if it is away. Where memory is short it may be pushed out again at
-/// once.
+/// Looks a session up, and fetches it if it is away. A crowded cache may evict it again at once.
 pub(super) async fn found(sessions: &Sessions, id: &SessionId, now: Timestamp) -> Lookup {
     for _ in 0..100 {
         let lookup = sessions.find(id, now);

@@ -1,4 +1,4 @@
-//! One signed-in browser, ready for use.
+//! The session of a signed-in browser, as requests use it.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use crate::clock::Timestamp;
 use crate::identity::Identity;
 use crate::token::TokenSet;
 
-/// One signed-in browser: an immutable value that is replaced whole when its tokens are renewed.
+/// The session of a signed-in browser: an immutable value that a refresh replaces as a whole.
 ///
-/// Whoever holds one while time passes asks [`Session::state`] whether it still stands. It is made
-/// of what is kept when somebody looks it up, and shares the fields that change with that.
+/// A holder that uses the value later asks [`Session::state`] whether it is still current. A look-up
+/// decodes the value from the cached record, and shares with it the fields that change.
 #[derive(Debug)]
 pub struct Session {
     stored: Arc<Stored>,
@@ -26,14 +26,14 @@ impl Session {
         Self { stored, contents }
     }
 
-    /// Makes a session of what is kept of it; `None` when that has no contents.
+    /// Decodes a session from its cached record; `None` if the record has no contents.
     pub(super) fn of(stored: Arc<Stored>) -> Option<Self> {
         let contents = record::decode(stored.contents())?;
         Some(Self { stored, contents })
     }
 
-    /// The next version: other tokens, another identity if one is given, all else as it is. Its
-    /// person stays who it was.
+    /// The next version: other tokens, and another identity if one is given. The person for the bound of
+    /// sessions stays the one who signed in.
     pub(super) fn next(&self, tokens: TokenSet, identity: Option<Identity>) -> Self {
         let contents = Contents {
             version: self.contents.version.saturating_add(1),
@@ -45,22 +45,22 @@ impl Session {
         Self::new(*self.stored.rank(), self.stored.last_used(), contents)
     }
 
-    /// What is kept of it.
+    /// The cached record.
     pub(super) fn stored(&self) -> &Arc<Stored> {
         &self.stored
     }
 
-    /// Under which it is kept.
+    /// The key under which the session is stored.
     pub(crate) fn key(&self) -> &SessionKey {
         self.stored.key()
     }
 
-    /// How often it was replaced; 0 at the login.
+    /// The number of times that the session was replaced; 0 at the login.
     pub fn version(&self) -> u64 {
         self.contents.version
     }
 
-    /// Whether this value still stands.
+    /// Whether this value is still current.
     pub(crate) fn state(&self) -> SessionState {
         self.stored.state()
     }
@@ -80,30 +80,30 @@ impl Session {
         &self.contents.tokens
     }
 
-    /// When it was opened.
+    /// The time of the login.
     pub(crate) fn opened_at(&self) -> Timestamp {
         self.contents.opened_at
     }
 
-    /// Whether the tokens want a look: they should be renewed ahead of their end, or it has come.
-    /// One load and a comparison.
+    /// Whether the tokens need attention: a refresh is due, or they have expired. This is one load and a
+    /// comparison.
     pub fn is_due(&self, now: Timestamp) -> bool {
         self.stored.is_due(now)
     }
 
-    /// Takes the renewal that is due for oneself: true for one caller alone, for whom nobody else
-    /// takes it before `until`.
+    /// Claims the refresh that is due. Only one caller gets true, and no other caller can claim the
+    /// refresh before `until`.
     #[must_use]
     pub(crate) fn claim_refresh(&self, now: Timestamp, until: Timestamp) -> bool {
         self.stored.claim_refresh(now, self.until(until))
     }
 
-    /// Lets nobody renew the tokens ahead of their end before `until`.
+    /// Makes the next refresh due at `until`, or when the access token expires if that is earlier.
     pub(crate) fn postpone_refresh(&self, until: Timestamp) {
         self.stored.postpone_refresh(self.until(until));
     }
 
-    /// Not beyond the end of the access token: whatever was put off, that wants a look.
+    /// Limits a time to the expiry of the access token, which needs attention in any case.
     fn until(&self, until: Timestamp) -> Timestamp {
         until.min(self.tokens().expires_at().unwrap_or(Timestamp::MAX))
     }

@@ -1,4 +1,4 @@
-//! Sessions that are used without a look-up.
+//! The use of a session without another look-up.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use crate::session::kit::{Kit, NOW, live, open, session, tokens};
 use crate::session::*;
 
 #[tokio::test]
-async fn a_session_can_be_used_without_a_look_up_while_it_stands_and_not_for_long() {
+async fn a_session_can_be_used_without_a_look_up_while_it_is_current_and_only_for_a_short_time() {
     let kit = Kit::memory();
     let sessions = kit.start(NOW);
     let after = |seconds| NOW.plus(Duration::from_secs(seconds));
     let id = open(&sessions, "a", NOW).await;
     let held = session(&sessions, &id).await;
     let still = |held: &Session, found, now| sessions.still(held, found, now);
-    // A tenth of the idle time, which is a minute here.
+    // The limit is a tenth of the idle time, which is a minute here.
     assert!(still(&held, NOW, after(5)));
     assert!(!still(&held, NOW, after(6)));
-    // Nor when the clock was set back.
+    // The clock was set back.
     assert!(!still(&held, after(1), NOW));
-    // What was used without a look-up was used.
+    // A use without a look-up prolongs the session.
     assert!(still(&held, after(50), after(55)));
     assert!(live(&sessions, &id, after(100)).await);
     assert!(!still(&held, after(170), after(170)));

@@ -89,19 +89,19 @@ use crate::identity::Identity;
 use crate::seal::KeyRing;
 use crate::token::TokenSet;
 
-/// A login that succeeded.
+/// A login that has succeeded.
 #[derive(Debug)]
 pub struct NewSession<'a> {
     /// The configured name of the provider.
     pub provider: &'a str,
-    /// What that provider was when the person signed in. If that is not what is registered, nobody is
-    /// signed in: by now the name may be that of another server.
+    /// The registration of the provider at the start of the login. If it is another one by now, no session
+    /// is opened, since the name may belong to another server.
     pub registration: Registration,
-    /// Who signed in.
+    /// The identity of the person.
     pub identity: Identity,
     /// The tokens of the grant.
     pub tokens: TokenSet,
-    /// Sessions that end with it: those that the browser had before.
+    /// The sessions that the browser had before. They end.
     pub replaces: Vec<SessionKey>,
 }
 
@@ -188,7 +188,7 @@ impl Sessions {
             return self.absent(id);
         };
         if stored.state() == SessionState::Superseded {
-            // It was replaced just now, or pushed out.
+            // The session was replaced a moment ago, or evicted.
             let Some(again) = self.cache.get(&key) else {
                 return self.absent(id);
             };
@@ -197,7 +197,7 @@ impl Sessions {
         if stored.state() == SessionState::Ended {
             return Lookup::Unknown;
         }
-        if !self.use_now(&stored, now) {
+        if !self.note_use(&stored, now) {
             return Lookup::Expired;
         }
         match Session::of(stored) {
@@ -206,8 +206,8 @@ impl Sessions {
         }
     }
 
-    /// Marks a session as used, unless it has passed its deadline: then it says false.
-    fn use_now(&self, stored: &Arc<Stored>, now: Timestamp) -> bool {
+    /// Notes a use of a session. False if the session has passed a deadline.
+    fn note_use(&self, stored: &Arc<Stored>, now: Timestamp) -> bool {
         if stored.deadline(self.limits.idle()) <= now {
             return false;
         }
@@ -217,12 +217,11 @@ impl Sessions {
         true
     }
 
-    /// Uses a session that was found at `found_at` once more without a look-up. False when it has to
-    /// be looked up again, because this value no longer stands, has passed its deadline, or was found
-    /// too long ago.
+    /// Uses a session again that was looked up at `found_at`. False if the session has to be looked up
+    /// again: this value is not current, it has passed a deadline, or the look-up was too long ago.
     pub(crate) fn still(&self, session: &Session, found_at: Timestamp, now: Timestamp) -> bool {
-        let lately = found_at <= now && now.since(found_at) < self.limits.without_look();
-        lately && session.state() == SessionState::Live && self.use_now(session.stored(), now)
+        let is_recent = found_at <= now && now.since(found_at) < self.limits.without_look_up();
+        is_recent && session.state() == SessionState::Live && self.note_use(session.stored(), now)
     }
 
     /// The result for an id that is not in the cache.
@@ -242,7 +241,7 @@ impl Sessions {
         if !self.outlives_cache {
             return;
         }
-        let stretch = self.limits.unwritten();
+        let stretch = self.limits.stretch();
         if before.as_millis().checked_div(stretch) != now.as_millis().checked_div(stretch) {
             self.uses.note(stored);
         }
@@ -273,8 +272,8 @@ impl Sessions {
         }
     }
 
-    /// Opens a session and gives its new id. A person's oldest sessions beyond the cap end, and
-    /// those that it replaces. All of it is committed, or nothing, before this returns.
+    /// Opens a session and returns its new id. The sessions that it replaces end, and the person's oldest
+    /// sessions beyond the bound. All of this is committed before it returns, or nothing.
     ///
     /// # Errors
     ///
@@ -282,7 +281,7 @@ impl Sessions {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future may leave a session that nobody knows the id of.
+    /// Dropping the future may leave a session whose id nobody knows.
     pub async fn open(&self, new: NewSession<'_>, now: Timestamp) -> Result<SessionId, OpenError> {
         let id = SessionId::random(self.store_tag)?;
         let rank = Rank {
@@ -417,23 +416,23 @@ impl Sessions {
         self.store.touch(uses).await
     }
 
-    /// How many sessions there are, in the cache or in the store.
+    /// The number of sessions in the cache and the store.
     pub fn count(&self) -> u64 {
         self.store.count()
     }
 
-    /// How many sessions the cache has evicted to stay within its capacity.
+    /// The number of sessions that the cache has evicted to stay within its capacity.
     pub(crate) fn pushed_out(&self) -> u64 {
         self.store.cache().evicted()
     }
 
-    /// How many bytes sessions in memory take, as they count for the bound: what they hold, and
+    /// The number of bytes that count for the capacity of the cache: the contents of its sessions, and
     /// [`OVERHEAD`] for each.
     pub fn weight(&self) -> u64 {
         self.cache.weighted_size()
     }
 
-    /// How long a session cookie may live at the most.
+    /// The longest lifetime of a session cookie.
     pub(crate) fn cookie_lifetime(&self) -> Duration {
         self.limits.absolute()
     }

@@ -1,92 +1,92 @@
-//! What can come of a wish of [`super::Sessions`].
+//! The results of the operations of [`super::Sessions`].
 
 use std::sync::Arc;
 
 use super::{FileError, Session, StoreError};
 use crate::secret::NoRandomness;
 
-/// What a session id leads to.
+/// The result of looking a session id up.
 #[derive(Clone, Debug)]
 #[must_use]
 pub enum Lookup {
     /// A live session.
     Live(Arc<Session>),
-    /// Nothing in memory, but perhaps something in the file: [`super::Sessions::fetch`] tells.
+    /// The session is not in the cache, but may be in the store: [`super::Sessions::fetch`] reads it.
     Away,
     /// A session that has passed its idle or absolute deadline.
     Expired,
-    /// No session here; the id was given out by another process, or by this one before a restart
-    /// that its sessions did not outlive.
+    /// The id belongs to the store of another process, or to the store in memory of this process before
+    /// a restart.
     OtherInstance,
-    /// No session: it was ended, pushed out, or never existed.
+    /// There is no session: it has ended, was pushed out, or never existed.
     Unknown,
 }
 
-/// What became of a wish to replace a session.
+/// The result of replacing a session.
 #[derive(Clone, Debug)]
 #[must_use]
 pub enum Replaced {
-    /// The new version stands.
+    /// The new version is current.
     Stored(Arc<Session>),
-    /// Somebody else was first; this version stands.
+    /// Somebody else has replaced the session before; this version is current.
     Newer(Arc<Session>),
-    /// The session is over, and stays so.
+    /// The session has ended.
     Ended,
 }
 
-/// What was ended.
+/// The result of ending a session.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Ended {
-    /// A session.
+    /// A session has ended.
     Session,
-    /// There was none.
+    /// There was no session.
     Nothing,
 }
 
-/// What became of a wish to end one version of a session.
+/// The result of ending one version of a session.
 #[derive(Clone, Debug)]
 #[must_use]
 pub(crate) enum EndedVersion {
-    /// The session is over.
+    /// The session has ended.
     Ended,
-    /// The session was replaced meanwhile; this version stands.
+    /// The session was replaced meanwhile; this version is current.
     Newer(Arc<Session>),
 }
 
-/// What one call of [`super::Sessions::maintain`] did.
+/// The result of [`super::Sessions::maintain`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Maintained {
-    /// Nothing more is due.
+    /// No more sessions have expired, as far as this call has looked.
     Done,
-    /// A full batch was removed; more may be due at once.
+    /// A full batch was removed, and more sessions may have expired.
     More,
 }
 
-/// Why sessions could not be kept from the start. Side: gateway.
+/// Why the store of sessions could not be started. Responsible: the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The file of durable sessions cannot be used.
     #[error("the file of sessions cannot be used")]
     File(#[from] FileError),
     /// The operating system gives no random bytes.
-    #[error("no session could be opened")]
+    #[error("the store of sessions cannot get random bytes")]
     NoRandomness(#[from] NoRandomness),
-    /// The thread that keeps them cannot be started.
-    #[error("the thread that keeps sessions cannot be started")]
+    /// The thread of the store cannot be started.
+    #[error("the thread of the session store cannot be started")]
     Thread(#[source] std::io::Error),
 }
 
-/// Why no session was opened. Side: gateway.
+/// Why no session was opened. Responsible: the gateway.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The operating system gives no random bytes.
-    #[error("no session id could be drawn")]
+    #[error("no session id could be generated")]
     NoRandomness(#[from] NoRandomness),
     /// The session could not be stored.
     #[error("the session could not be stored")]
     Store(#[from] StoreError),
-    /// The provider was taken out of the settings while somebody was signing in at it, or is another
-    /// server or client now.
-    #[error("the provider is not what it was when this sign-in began")]
+    /// During the sign-in, the provider was removed from the settings, or became another server or
+    /// client.
+    #[error("the provider is not the one that it was when this sign-in began")]
     UnknownProvider,
 }

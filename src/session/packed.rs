@@ -1,19 +1,19 @@
-//! Tokens in as few bytes as they have information.
+//! A compact encoding of tokens.
 //!
 //! Most tokens are bytes written as text: each part between dots (a JWT has three) is base64url or
-//! lower-case hexadecimal. A part is packed only where the text that comes out again is the same,
-//! byte for byte.
+//! lower-case hexadecimal. A part is stored as bytes only if decoding gives the same text, byte for
+//! byte.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
-/// The part's kind and the number of its bytes.
+/// The length of a part's head: its encoding and the number of its bytes.
 const HEAD: usize = 3;
 
-/// How the bytes of a part are written as text.
+/// The encoding of a part's bytes as text.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Kind {
+enum Encoding {
     Text = 0,
     Hex = 1,
     Base64Url = 2,
@@ -23,40 +23,40 @@ enum Kind {
 pub(super) fn pack(token: &str) -> Option<Zeroizing<Vec<u8>>> {
     let whole = token.len().checked_add(HEAD)?;
     let parts = token.split('.');
-    // With its full room from the start: a buffer that grows leaves copies behind.
+    // With full capacity from the start: a buffer that grows leaves copies of the token in memory.
     let heads = parts.clone().count().checked_mul(HEAD)?;
     let mut packed = Zeroizing::new(Vec::with_capacity(whole.checked_add(heads)?));
     for part in parts {
-        let (kind, bytes) = part_bytes(part);
-        push(&mut packed, kind, &bytes)?;
+        let (encoding, bytes) = part_bytes(part);
+        push(&mut packed, encoding, &bytes)?;
     }
     if packed.len() > whole {
         packed.clear();
-        push(&mut packed, Kind::Text, token.as_bytes())?;
+        push(&mut packed, Encoding::Text, token.as_bytes())?;
     }
     Some(packed)
 }
 
-fn push(packed: &mut Vec<u8>, kind: Kind, bytes: &[u8]) -> Option<()> {
+fn push(packed: &mut Vec<u8>, encoding: Encoding, bytes: &[u8]) -> Option<()> {
     let [high, low] = u16::try_from(bytes.len()).ok()?.to_be_bytes();
-    #[expect(clippy::as_conversions, reason = "the number of the kind")]
-    packed.extend_from_slice(&[kind as u8, high, low]);
+    #[expect(clippy::as_conversions, reason = "the number of the encoding")]
+    packed.extend_from_slice(&[encoding as u8, high, low]);
     packed.extend_from_slice(bytes);
     Some(())
 }
 
-fn part_bytes(part: &str) -> (Kind, Zeroizing<Vec<u8>>) {
+fn part_bytes(part: &str) -> (Encoding, Zeroizing<Vec<u8>>) {
     if let Some(bytes) = from_hex(part) {
-        return (Kind::Hex, bytes);
+        return (Encoding::Hex, bytes);
     }
     let mut bytes = Zeroizing::new(vec![0; base64::decoded_len_estimate(part.len())]);
-    // The decoder takes the canonical spelling alone: no padding, no bits left over.
+    // The decoder accepts only the canonical form: no padding and no unused bits.
     match URL_SAFE_NO_PAD.decode_slice(part, &mut bytes) {
         Ok(length) if length > 0 => {
             bytes.truncate(length);
-            (Kind::Base64Url, bytes)
+            (Encoding::Base64Url, bytes)
         }
-        Ok(_) | Err(_) => (Kind::Text, Zeroizing::new(part.as_bytes().to_vec())),
+        Ok(_) | Err(_) => (Encoding::Text, Zeroizing::new(part.as_bytes().to_vec())),
     }
 }
 
@@ -77,18 +77,18 @@ fn from_hex(part: &str) -> Option<Zeroizing<Vec<u8>>> {
     Some(bytes)
 }
 
-/// The token again; `None` when this was not made by [`pack`].
+/// Unpacks a token; `None` if the bytes were not made by [`pack`].
 pub(super) fn unpack(mut packed: &[u8]) -> Option<Zeroizing<String>> {
     let most = packed.len().checked_mul(2)?;
     let mut token = Zeroizing::new(String::with_capacity(most));
     let mut is_first = true;
-    while let Some(([kind, high, low], rest)) = packed.split_first_chunk::<HEAD>() {
+    while let Some(([encoding, high, low], rest)) = packed.split_first_chunk::<HEAD>() {
         let length = usize::from(u16::from_be_bytes([*high, *low]));
         let (bytes, after) = rest.split_at_checked(length)?;
         if !is_first {
             token.push('.');
         }
-        match kind {
+        match encoding {
             0 => token.push_str(std::str::from_utf8(bytes).ok()?),
             1 => push_hex(&mut token, bytes),
             2 => URL_SAFE_NO_PAD.encode_string(bytes, &mut token),
@@ -119,7 +119,7 @@ mod tests {
         packed.len()
     }
 
-    /// Parts of every kind, and some that are nearly of one.
+    /// Parts of every encoding, and parts that are nearly valid.
     fn part() -> impl Strategy<Value = String> {
         prop_oneof![
             "[0-9a-f]{0,40}",
@@ -135,39 +135,39 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn every_token_comes_out_as_it_went_in(parts in prop::collection::vec(part(), 1..6)) {
+        fn every_token_unpacks_to_itself(parts in prop::collection::vec(part(), 1..6)) {
             let token = parts.join(".");
             prop_assert!(round_trip(&token).saturating_sub(HEAD) <= token.len());
         }
 
         #[test]
-        fn any_text_comes_out_as_it_went_in(token in any::<String>()) {
+        fn any_text_unpacks_to_itself(token in any::<String>()) {
             prop_assert!(round_trip(&token).saturating_sub(HEAD) <= token.len());
         }
 
         #[test]
-        fn other_bytes_are_refused_or_text(bytes in prop::collection::vec(0..5_u8, 0..40)) {
+        fn other_bytes_are_refused_or_are_text(bytes in prop::collection::vec(0..5_u8, 0..40)) {
             drop(unpack(&bytes));
         }
     }
 
     #[test]
-    fn what_has_less_information_takes_less_room() {
+    fn encoded_bytes_take_less_space_than_their_text() {
         let jwt = ["e30", &"QUJD".repeat(250), &"QUJD".repeat(30)].join(".");
         assert!(round_trip(&jwt) < 860);
         assert_eq!(round_trip(&"0a".repeat(450)), 450 + HEAD);
         assert_eq!(round_trip("1//0abc-+"), 9 + HEAD);
-        // Bits left over, padding and capital digits would come out another way.
+        // Unused bits, padding and capital digits would unpack to another text.
         for other in ["QUJ", "QUJDRB", "QQ==", "0A", "0a0"] {
             round_trip(other);
         }
     }
 
     #[test]
-    fn what_is_cut_is_refused() {
+    fn a_truncated_token_is_refused() {
         let packed = pack("e30.0a0b").unwrap();
         for length in 0..packed.len() {
-            // A whole first part is a token of its own.
+            // The first part alone is a whole token.
             let whole = length == HEAD + 2;
             assert_eq!(unpack(&packed[..length]).is_some(), whole, "{length}");
         }

@@ -1,4 +1,4 @@
-//! What has just failed is left alone for a while.
+//! Pauses after failures: an operation that has just failed is not tried again at once.
 
 use std::error::Error as StdError;
 use std::sync::Arc;
@@ -6,19 +6,20 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Why something failed.
-pub(super) type Why = Arc<dyn StdError + Send + Sync>;
+/// The cause of a failure.
+pub(super) type Cause = Arc<dyn StdError + Send + Sync>;
 
-/// How long after the first failure; each further one doubles it.
+/// The pause after the first failure. Each further failure doubles it.
 const FIRST: Duration = Duration::from_millis(500);
 
-/// How long at most, unless failing takes so long.
-const MOST: Duration = Duration::from_secs(5);
+/// The longest pause, unless the failure itself takes long.
+const LONGEST: Duration = Duration::from_secs(5);
 
-/// How much longer than failing took, so that most of the time is for something else.
-const SHARE: u32 = 4;
+/// A pause is at least this many times as long as the failed operation took. So the thread has most of
+/// its time for other work.
+const FACTOR: u32 = 4;
 
-/// Nothing while all goes well.
+/// The pause of one operation; `None` after a success.
 #[derive(Debug, Default)]
 pub(super) struct Pause(Option<Failed>);
 
@@ -26,28 +27,28 @@ pub(super) struct Pause(Option<Failed>);
 struct Failed {
     until: Option<Instant>,
     pause: Duration,
-    why: Why,
+    cause: Cause,
 }
 
 impl Pause {
-    /// Something took from `began` to `now` and failed.
-    pub(super) fn note_failure(&mut self, began: Instant, now: Instant, why: &Why) {
-        let doubled = |failed: &Failed| failed.pause.saturating_mul(2).min(MOST);
+    /// Notes that the operation took from `began` to `now` and failed.
+    pub(super) fn note_failure(&mut self, began: Instant, now: Instant, cause: &Cause) {
+        let doubled = |failed: &Failed| failed.pause.saturating_mul(2).min(LONGEST);
         let pause = self.0.as_ref().map_or(FIRST, doubled);
         let took = now.saturating_duration_since(began);
         self.0 = Some(Failed {
-            until: now.checked_add(took.saturating_mul(SHARE).max(pause)),
+            until: now.checked_add(took.saturating_mul(FACTOR).max(pause)),
             pause,
-            why: Arc::clone(why),
+            cause: Arc::clone(cause),
         });
     }
 
-    /// It went well.
+    /// Notes that the operation succeeded.
     pub(super) fn end(&mut self) {
         self.0 = None;
     }
 
-    /// Makes a pause that goes on last for an hour, whatever the machine of a test is busy with.
+    /// Prolongs a pause by an hour, so that it does not end during a test on a slow machine.
     #[cfg(test)]
     pub(super) fn prolong(&mut self) {
         if let Some(failed) = &mut self.0 {
@@ -56,15 +57,15 @@ impl Pause {
         }
     }
 
-    /// Whether it may be tried again.
+    /// Checks that the pause is over, so that the operation may be tried again.
     ///
     /// # Errors
     ///
-    /// Why it failed last, while it may not.
-    pub(super) fn is_over(&self, now: Instant) -> Result<(), Why> {
+    /// The cause of the last failure, during the pause.
+    pub(super) fn check(&self, now: Instant) -> Result<(), Cause> {
         match &self.0 {
             Some(failed) if failed.until.is_some_and(|until| now < until) => {
-                Err(Arc::clone(&failed.why))
+                Err(Arc::clone(&failed.cause))
             }
             Some(_) | None => Ok(()),
         }
@@ -77,12 +78,12 @@ mod tests {
     use crate::clock::Clock;
 
     #[test]
-    fn what_keeps_failing_is_tried_ever_less_and_once_a_look_takes_long_less_than_that() {
+    fn pauses_double_up_to_the_longest_and_grow_with_the_time_that_a_failure_takes() {
         let began = Clock::system().instant();
         let after = |millis| began.checked_add(Duration::from_millis(millis)).unwrap();
-        let why: Why = Arc::new(redb::Error::DatabaseClosed);
+        let cause: Cause = Arc::new(redb::Error::DatabaseClosed);
         let mut pause = Pause::default();
-        assert!(pause.is_over(began).is_ok());
+        assert!(pause.check(began).is_ok());
         let rounds = [
             (0, 500),
             (0, 1000),
@@ -93,12 +94,12 @@ mod tests {
             (10_000, 50_000),
         ];
         for (took, over) in rounds {
-            pause.note_failure(began, after(took), &why);
-            assert!(pause.is_over(after(over - 1)).is_err(), "{over}");
-            assert!(pause.is_over(after(over)).is_ok(), "{over}");
+            pause.note_failure(began, after(took), &cause);
+            assert!(pause.check(after(over - 1)).is_err(), "{over}");
+            assert!(pause.check(after(over)).is_ok(), "{over}");
         }
         pause.end();
-        pause.note_failure(began, began, &why);
-        assert!(pause.is_over(after(500)).is_ok());
+        pause.note_failure(began, began, &cause);
+        assert!(pause.check(after(500)).is_ok());
     }
 }

@@ -1,14 +1,14 @@
-//! What other settings would do to the sessions of a file, told without opening the file as one.
+//! A preview of what other settings would do to the sessions of a file.
 //!
-//! The process that the file belongs to may be running. So the file is neither locked nor written:
-//! what the database writes while it opens it (it repairs what a crash has left, and rebuilds what it
-//! knows of free pages) stays in memory. A commit of that process writes the file's head before any
-//! later commit uses again the pages that it has freed. If the head is unchanged after a read,
-//! the page belongs to that head.
+//! The process of the file may be running, so the preview neither locks nor writes the file. The database
+//! writes while it opens a file: it repairs the damage of a crash and rebuilds its list of free pages.
+//! These writes stay in memory. The running process may commit meanwhile. Each of its commits writes the
+//! head of the file before a later commit reuses the freed pages. So if the head is unchanged after a
+//! read, the page that was read belongs to that head.
 
 #![expect(
     clippy::disallowed_types,
-    reason = "the database asks for a backend that threads can share; no request comes here"
+    reason = "the database requires a backend that threads can share; no request uses it"
 )]
 
 use std::collections::BTreeMap;
@@ -27,28 +27,29 @@ use super::survey::{Rules, survey};
 use crate::clock::Timestamp;
 use crate::seal::KeyRing;
 
-/// How often the file is read anew when its process changes it meanwhile.
-const TRIES: usize = 3;
+/// The number of times that the file is read if its process changes it meanwhile.
+const ATTEMPTS: usize = 3;
 
-/// The head of the file, in which each commit is noted.
+/// The length of the file's head, which every commit writes.
 const HEAD: usize = 320;
 
-/// What a start or a reload with other settings would do to the sessions of a file.
+/// The effect of other settings on the sessions of a file, at a start or a reload.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Preview {
-    /// So many sessions end because their provider is not configured any more, or is another server or
-    /// client, by the provider's name.
+    /// The numbers of sessions that end because their provider was removed from the settings or is another
+    /// server or client, by the name of the provider.
     Ends(BTreeMap<Box<str>, u64>),
-    /// It cannot be told, because a running process changes the file faster than it can be read.
+    /// The effect is unknown, because a running process changes the file faster than it can be read.
     InUse,
 }
 
-/// Tells what a start or a reload with these keys and providers would do to the sessions of a file.
-/// The file is neither made nor locked nor changed. All of it is read.
+/// Computes the effect of a start or a reload with these keys and providers on the sessions of a file.
+/// The file is not created, locked or changed. All of it is read.
 ///
 /// # Errors
 ///
-/// [`FileError`]: what would refuse the start. [`FileError::UnknownKey`] refuses a reload, too.
+/// [`FileError`]: a start would fail with the same error. With [`FileError::UnknownKey`], a reload would
+/// fail, too.
 pub(crate) fn preview(
     path: &Path,
     keys: &KeyRing,
@@ -56,7 +57,7 @@ pub(crate) fn preview(
     now: Timestamp,
 ) -> Result<Preview, FileError> {
     file::inspect(path)?;
-    for _ in 0..TRIES {
+    for _ in 0..ATTEMPTS {
         let snapshot = File::open(path).and_then(Snapshot::new);
         let snapshot = match snapshot {
             Ok(snapshot) if snapshot.head.is_empty() => return Ok(Preview::Ends(BTreeMap::new())),
@@ -67,22 +68,22 @@ pub(crate) fn preview(
             Err(error) => return Err(refused(path, error.into())),
         };
         let has_changed = Arc::clone(&snapshot.has_changed);
-        let looked = look(path, snapshot, keys, (providers, now));
+        let ended = survey_file(path, snapshot, keys, (providers, now));
         if !has_changed.load(Ordering::Relaxed) {
-            return looked.map(Preview::Ends);
+            return ended.map(Preview::Ends);
         }
     }
     Ok(Preview::InUse)
 }
 
-fn look(
+fn survey_file(
     path: &Path,
     snapshot: Snapshot,
     keys: &KeyRing,
     (after, now): (&Registrations, Timestamp),
 ) -> Result<BTreeMap<Box<str>, u64>, FileError> {
-    let (database, _about) = file::open_with(path, snapshot)?;
-    let look = || {
+    let (database, _properties) = file::open_with(path, snapshot)?;
+    let read = || {
         let transaction = database.begin_read()?;
         let rules = Rules {
             keys,
@@ -92,32 +93,32 @@ fn look(
         };
         survey(&transaction, &rules)
     };
-    let found = look().map_err(|error: redb::Error| refused(path, error))?;
-    if found.unknown > 0 {
+    let found = read().map_err(|error: redb::Error| refused(path, error))?;
+    if found.unknown_key > 0 {
         return Err(FileError::UnknownKey {
             path: path.to_owned(),
-            sessions: found.unknown,
+            sessions: found.unknown_key,
         });
     }
     Ok(found.ended)
 }
 
-/// A file as it is now. What is written to it stays here.
+/// A copy-on-write snapshot of a file: writes stay in memory.
 #[derive(Debug)]
 struct Snapshot {
     file: File,
     head: Vec<u8>,
     written: Mutex<Written>,
-    /// Set once the file is another one than at the beginning.
+    /// Whether the file has changed since the start.
     has_changed: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
 struct Written {
     len: u64,
-    /// Up to where the file counts; zeros are beyond.
+    /// The bytes up to here come from the file. Zeros follow.
     of_file: u64,
-    /// What was written where, in its order. The database writes little while it opens a file.
+    /// The writes with their offsets, in their order. The database writes little while it opens a file.
     writes: Vec<(u64, Vec<u8>)>,
 }
 
@@ -140,7 +141,7 @@ impl Snapshot {
     }
 
     fn written(&self) -> MutexGuard<'_, Written> {
-        // A panic in between leaves bytes that nobody reads any more.
+        // After a panic nobody reads the bytes any more.
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -197,7 +198,7 @@ impl StorageBackend for Snapshot {
     }
 }
 
-/// Reads up to the end of the file, and says how many bytes that is.
+/// Reads until the buffer is full or the file ends, and returns the number of bytes.
 fn read_at_most(file: &File, mut offset: u64, mut out: &mut [u8]) -> io::Result<usize> {
     let mut length = 0_usize;
     while !out.is_empty() {
@@ -214,12 +215,12 @@ fn read_at_most(file: &File, mut offset: u64, mut out: &mut [u8]) -> io::Result<
     Ok(length)
 }
 
-/// Where bytes end that begin at an offset.
+/// The end of bytes that start at an offset.
 fn end(offset: u64, bytes: &[u8]) -> u64 {
     offset.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX))
 }
 
-/// Copies bytes to where others lie, as far as both are of the same range.
+/// Copies the part of the data that overlaps with the buffer. Both have an offset in the file.
 fn copy((from, data): (u64, &[u8]), (to, out): (u64, &mut [u8])) {
     let (begin, end) = (from.max(to), end(from, data).min(end(to, out)));
     let part = |at: u64| {

@@ -1,4 +1,4 @@
-//! What a reload or a start will do to a file, told without touching it.
+//! Previews of reloads and starts.
 
 use std::os::unix::fs::FileExt as _;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::session::kit::{Kit, NOW, live, login, open};
 use crate::session::{EndReason, NewSession, SessionId, Sessions};
 
-/// Two sessions of one provider and one of another.
+/// A store with two sessions of one provider and one session of another.
 async fn filled(kit: &mut Kit) -> (Sessions, Vec<SessionId>) {
     kit.providers.insert("other".into(), [0; 32]);
     let sessions = kit.start(NOW);
@@ -22,32 +22,33 @@ async fn filled(kit: &mut Kit) -> (Sessions, Vec<SessionId>) {
     (sessions, ids)
 }
 
-fn told(kit: &Kit) -> Preview {
+fn preview_of(kit: &Kit) -> Preview {
     preview(&kit.file(), &kit.ring(), &kit.providers, NOW).unwrap()
 }
 
-fn ends(of: &[(&str, u64)]) -> Preview {
+fn ends(counts: &[(&str, u64)]) -> Preview {
     Preview::Ends(
-        of.iter()
+        counts
+            .iter()
             .map(|(name, count)| ((*name).into(), *count))
             .collect(),
     )
 }
 
 #[test]
-fn a_file_that_is_not_there_is_not_made_and_ends_nothing() {
+fn a_missing_file_is_not_created_and_ends_no_sessions() {
     let kit = Kit::disk();
-    assert_eq!(told(&kit), ends(&[]));
+    assert_eq!(preview_of(&kit), ends(&[]));
     assert!(!kit.file().exists());
     std::fs::write(kit.file(), b"").unwrap();
-    assert_eq!(told(&kit), ends(&[]));
+    assert_eq!(preview_of(&kit), ends(&[]));
     std::fs::write(kit.file(), b"SQLite format 3\0").unwrap();
     let refused = preview(&kit.file(), &kit.ring(), &kit.providers, NOW);
     assert!(matches!(refused, Err(FileError::Foreign(_))));
 }
 
 #[tokio::test]
-async fn what_ends_is_told_of_a_file_in_use_of_one_that_a_crash_left_and_of_one_that_was_closed() {
+async fn a_preview_works_for_an_open_file_a_crashed_file_and_a_closed_file() {
     let mut kit = Kit::disk();
     let (sessions, ids) = filled(&mut kit).await;
     let crashed = kit.folder.path().join("crashed");
@@ -66,14 +67,14 @@ async fn what_ends_is_told_of_a_file_in_use_of_one_that_a_crash_left_and_of_one_
                 None => kit.providers.remove(*name),
             };
             let before = std::fs::read(kit.file()).unwrap();
-            assert_eq!(told(&kit), *expected);
+            assert_eq!(preview_of(&kit), *expected);
             let preview = preview(&crashed, &kit.ring(), &kit.providers, NOW);
             assert_eq!(preview.unwrap(), *expected);
             assert!(before == std::fs::read(kit.file()).unwrap());
         }
         kit.providers.clone_from(&registered);
         if is_open {
-            // The process goes on with its file.
+            // The process can still use its file.
             sessions
                 .end(&ids[1].key(), EndReason::SignedOut)
                 .await
@@ -89,11 +90,11 @@ async fn what_ends_is_told_of_a_file_in_use_of_one_that_a_crash_left_and_of_one_
 }
 
 #[tokio::test]
-async fn a_key_that_still_seals_sessions_is_missed() {
+async fn a_preview_refuses_to_drop_a_key_that_still_seals_sessions() {
     let mut kit = Kit::disk();
     let (sessions, _) = filled(&mut kit).await;
     kit.keys = vec![2, 1];
-    assert_eq!(told(&kit), ends(&[]));
+    assert_eq!(preview_of(&kit), ends(&[]));
     kit.keys = vec![2];
     let refused = preview(&kit.file(), &kit.ring(), &kit.providers, NOW);
     assert!(matches!(
@@ -101,14 +102,14 @@ async fn a_key_that_still_seals_sessions_is_missed() {
         Err(FileError::UnknownKey { sessions: 3, .. })
     ));
     drop(sessions);
-    // They have all expired.
+    // All sessions have expired by then.
     let later = NOW.plus(kit.settings.absolute);
-    let told = preview(&kit.file(), &kit.ring(), &kit.providers, later);
-    assert_eq!(told.unwrap(), ends(&[]));
+    let preview = preview(&kit.file(), &kit.ring(), &kit.providers, later);
+    assert_eq!(preview.unwrap(), ends(&[]));
 }
 
 #[tokio::test]
-async fn nothing_is_told_of_a_file_that_changes_while_it_is_read() {
+async fn there_is_no_preview_of_a_file_that_changes_during_the_read() {
     let mut kit = Kit::disk();
     let (sessions, _) = filled(&mut kit).await;
     let snapshot = Snapshot::new(File::open(kit.file()).unwrap()).unwrap();
@@ -118,7 +119,7 @@ async fn nothing_is_told_of_a_file_that_changes_while_it_is_read() {
     open(&sessions, "dave", NOW).await;
     assert!(StorageBackend::read(&snapshot, 4096, &mut page).is_err());
     let of = (&kit.providers, NOW);
-    assert!(look(&kit.file(), snapshot, &kit.ring(), of).is_err());
+    assert!(survey_file(&kit.file(), snapshot, &kit.ring(), of).is_err());
     assert!(has_changed.load(Ordering::Relaxed));
 }
 
@@ -141,17 +142,17 @@ async fn a_damaged_file_is_refused_without_a_panic() {
         file.read_exact_at(&mut byte, position).unwrap();
         file.write_all_at(&[byte[0] ^ 0x55], position).unwrap();
         match preview(&kit.file(), &kit.ring(), &kit.providers, NOW) {
-            Ok(told) => assert_eq!(told, ends(&[("op", 2)]), "byte {position}"),
+            Ok(preview) => assert_eq!(preview, ends(&[("op", 2)]), "byte {position}"),
             Err(_) => refused += 1,
         }
         file.write_all_at(&byte, position).unwrap();
     }
     assert!(refused > 20, "{refused}");
-    assert_eq!(told(&kit), ends(&[("op", 2)]));
+    assert_eq!(preview_of(&kit), ends(&[("op", 2)]));
 }
 
 #[test]
-fn what_is_written_to_a_snapshot_is_read_there_and_nowhere_else() {
+fn writes_to_a_snapshot_are_seen_only_there() {
     let kit = Kit::disk();
     std::fs::write(kit.file(), b"0123456789").unwrap();
     let snapshot = Snapshot::new(File::open(kit.file()).unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! What a reload changes while sessions go on.
+//! The settings that a reload changes while sessions go on.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,45 +10,44 @@ use super::ending::EndReason;
 use super::keeper::{Keeper, log_failure};
 use super::registration::{self, Registrations};
 use super::store::StoreError;
-use super::survey::Found;
+use super::survey::Survey;
 use super::{SessionKey, record};
 use crate::clock::Timestamp;
 use crate::seal::KeyRing;
 
-/// Settings that take the place of those before. The store and its capacity are not among them: they
-/// need a restart.
+/// New settings of sessions. A change of the store or of its capacity needs a restart.
 #[derive(Debug)]
 pub(crate) struct Reconfiguration {
-    /// A session that is not used for this long ends.
+    /// A session ends when it was not used for this long.
     pub idle: Duration,
-    /// A session that is opened from now on ends this long after its login, whatever its use.
+    /// A new session ends this long after its login, whatever its use. Open sessions keep their end.
     pub absolute: Duration,
-    /// Sessions that one person may have. It counts at the next login.
+    /// The maximum number of sessions of one person. It takes effect at the next login.
     pub per_person: usize,
-    /// Other keys that seal what is in the file; `None` leaves the keys as they are.
+    /// New keys for the file; `None` changes nothing.
     pub keys: Option<Arc<KeyRing>>,
-    /// What each provider is.
+    /// The registrations of all providers.
     pub registrations: Registrations,
 }
 
-/// What became of the sessions when other settings took effect.
+/// The effect of new settings on the sessions.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Reconfigured {
-    /// How many sessions ended because their provider is not configured any more, or is another server
-    /// or client now, by the provider's name.
+    /// The numbers of sessions that ended because their provider was removed from the settings or is
+    /// another server or client now, by the name of the provider.
     pub ended: BTreeMap<Box<str>, u64>,
 }
 
-/// Why other settings did not take effect. Nothing has changed. Side: gateway; the operator acts.
+/// Why new settings did not take effect. Nothing has changed. Responsible: the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconfigureError {
-    /// The file holds sessions that none of the new keys opens.
+    /// The file contains sessions that none of the new keys can open.
     #[error(
-        "the file of sessions holds {sessions} sessions sealed with a key that is not in \
+        "the session file holds {sessions} sessions sealed with a key that is not in \
          login.state_key_file any more; put that key back below the newest one until they have ended"
     )]
     KeyInUse {
-        /// How many.
+        /// The number of these sessions.
         sessions: usize,
     },
     /// The file could not be read or written.
@@ -56,11 +55,11 @@ pub enum ReconfigureError {
     Store(#[from] StoreError),
 }
 
-/// How long a session may be used without a look-up, at the most: the cache is to know which ones
-/// are in use.
-const LONGEST_WITHOUT_LOOK: u64 = 30_000;
+/// The longest time for which a session may be used without another look-up. The look-ups show the cache
+/// which sessions are in use.
+const LONGEST_WITHOUT_LOOK_UP: u64 = 30_000;
 
-/// How long the store may not know of the last use of a session, at the most.
+/// The longest time until the store learns of the use of a session.
 const LONGEST_UNWRITTEN: u64 = 60_000;
 
 /// How long sessions last, in milliseconds, and how many a person may have. All threads read it, and
@@ -99,13 +98,14 @@ impl Limits {
         Duration::from_millis(self.absolute.load(Ordering::Relaxed))
     }
 
-    /// How long a session may be used without a look-up.
-    pub(super) fn without_look(&self) -> Duration {
-        Duration::from_millis(self.tenth().min(LONGEST_WITHOUT_LOOK))
+    /// The time for which a session may be used without another look-up.
+    pub(super) fn without_look_up(&self) -> Duration {
+        Duration::from_millis(self.tenth().min(LONGEST_WITHOUT_LOOK_UP))
     }
 
-    /// Milliseconds, in each of which the store learns of one use. Never zero.
-    pub(super) fn unwritten(&self) -> u64 {
+    /// The length of a stretch of time in milliseconds. The store learns of the first use in each stretch.
+    /// Never zero.
+    pub(super) fn stretch(&self) -> u64 {
         self.tenth().clamp(1, LONGEST_UNWRITTEN)
     }
 
@@ -118,16 +118,16 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// How many sessions are forgotten before the cache does its housekeeping: so few that no worker waits
-/// for long if it has to help with that.
+/// The number of sessions that are removed before the cache does its housekeeping. It is small, because a
+/// worker may have to help with the housekeeping.
 const AT_ONCE: usize = 100;
 
 impl Keeper {
-    /// Lets other settings take effect. Sessions whose provider is not there any more or is another one
-    /// end in the same commit that registers the new ones.
+    /// Lets new settings take effect. The sessions of providers that were removed or have changed end in the
+    /// commit that writes the new registrations.
     ///
-    /// Where a provider or a key has gone, all of the file is read. Until that is done, sessions can be
-    /// used and not changed.
+    /// If a provider has changed or a key was removed, all of the file is read. Meanwhile sessions can be
+    /// used but not changed.
     pub(super) fn reconfigure(
         &mut self,
         new: Reconfiguration,
@@ -141,20 +141,20 @@ impl Keeper {
             registrations,
         } = new;
         self.hear_of_evictions();
-        let found = self.look(keys.as_deref(), &registrations, now)?;
-        if found.unknown > 0 {
+        let found = self.survey(keys.as_deref(), &registrations, now)?;
+        if found.unknown_key > 0 {
             return Err(ReconfigureError::KeyInUse {
-                sessions: found.unknown,
+                sessions: found.unknown_key,
             });
         }
         let expired = found.expired.iter().map(|key| (*key, EndReason::Absolute));
-        let of_others = found.of_others.iter();
-        let of_others = of_others.map(|key| (*key, EndReason::ProviderRemoved));
-        let mut over: Vec<_> = expired.chain(of_others).collect();
+        let of_providers = found.of_changed_providers.iter();
+        let of_providers = of_providers.map(|key| (*key, EndReason::ProviderRemoved));
+        let mut over: Vec<_> = expired.chain(of_providers).collect();
         let before = self.limits.idle();
         if idle > before {
-            // A longer idle time must not revive expired sessions.
-            let why = |session: &_| Self::over(&self.fronts, session, (before, now));
+            // A longer idle time must not make expired sessions valid again.
+            let why = |session: &_| Self::expired(&self.fronts, session, (before, now));
             let all = self.index.all();
             over.extend(all.filter_map(|session| Some((*session.key(), why(session)?))));
         }
@@ -172,24 +172,24 @@ impl Keeper {
         Ok(Reconfigured { ended: found.ended })
     }
 
-    /// Looks which sessions do not count with other keys and providers.
-    fn look(
+    /// Surveys which sessions are invalid with new keys and providers.
+    fn survey(
         &mut self,
         keys: Option<&KeyRing>,
         after: &Registrations,
         now: Timestamp,
-    ) -> Result<Found, StoreError> {
+    ) -> Result<Survey, StoreError> {
         let before = &self.registrations;
-        let counts = |provider: &str| registration::counts(provider, before, after);
-        let all_count = before.keys().all(|provider| counts(provider));
+        let is_same = |provider: &str| registration::is_same(provider, before, after);
+        let all_same = before.keys().all(|provider| is_same(provider));
         match &mut self.backend {
-            Backend::Memory if all_count => Ok(Found::default()),
+            Backend::Memory if all_same => Ok(Survey::default()),
             Backend::Memory => {
-                let mut found = Found::default();
+                let mut found = Survey::default();
                 for session in self.index.all() {
                     let provider = record::provider(session.contents());
-                    if let Some(provider) = provider.filter(|provider| !counts(provider)) {
-                        found.note_other(*session.key(), provider);
+                    if let Some(provider) = provider.filter(|provider| !is_same(provider)) {
+                        found.note_changed_provider(*session.key(), provider);
                     }
                 }
                 Ok(found)
@@ -197,16 +197,16 @@ impl Keeper {
             Backend::Disk(disk) => {
                 let current = Arc::clone(disk.keys());
                 let keys = keys.unwrap_or(&current);
-                if all_count && keys.contains_keys_of(&current) {
-                    return Ok(Found::default());
+                if all_same && keys.contains_keys_of(&current) {
+                    return Ok(Survey::default());
                 }
-                disk.look(keys, now, (before, after))
+                disk.survey(keys, now, (before, after))
             }
         }
     }
 
-    /// Commits that these sessions are over and that the others are of these providers and are sealed
-    /// with these keys.
+    /// Commits the end of these sessions, and that the others belong to these providers and are sealed with
+    /// these keys.
     fn register(
         &mut self,
         over: &[(SessionKey, EndReason)],

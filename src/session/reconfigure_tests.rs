@@ -1,4 +1,4 @@
-//! Other settings take effect while sessions go on.
+//! New settings take effect while sessions go on.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +38,7 @@ async fn open_at(sessions: &Sessions, provider: &'static str, count: usize) -> V
 }
 
 #[tokio::test]
-async fn the_sessions_of_a_provider_that_went_or_became_another_end_and_no_others() {
+async fn the_sessions_of_removed_and_changed_providers_end_and_no_others() {
     for mut kit in kits() {
         for provider in ["gone", "changed"] {
             kit.providers.insert(provider.into(), [0; 32]);
@@ -48,7 +48,7 @@ async fn the_sessions_of_a_provider_that_went_or_became_another_end_and_no_other
         let gone = open_at(&sessions, "gone", 12).await;
         let changed = open_at(&sessions, "changed", 7).await;
         let held = session(&sessions, &changed[6]).await;
-        // What has not changed ends nothing.
+        // The same settings end no sessions.
         let same = sessions.reconfigure(kit.reconfiguration(), NOW).await;
         assert_eq!(same.unwrap(), Reconfigured::default());
         assert_eq!(sessions.count(), 31);
@@ -62,7 +62,7 @@ async fn the_sessions_of_a_provider_that_went_or_became_another_end_and_no_other
         assert_eq!(held.state(), SessionState::Ended);
         let replaced = sessions.replace(&held, tokens("token-1"), None).await;
         assert!(matches!(replaced, Ok(Replaced::Ended)));
-        // Once more ends nothing more.
+        // The second time ends no more sessions.
         let again = sessions.reconfigure(kit.reconfiguration(), NOW).await;
         assert_eq!(again.unwrap(), Reconfigured::default());
         let mut opened = open_at(&sessions, "new", 1).await;
@@ -85,10 +85,10 @@ async fn the_sessions_of_a_provider_that_went_or_became_another_end_and_no_other
     }
 }
 
-/// A login that began before a reload is finished by the settings of then. What the old server says of
-/// somebody must not count as what the new one says.
+/// A login that started before a reload is completed with the old settings. The identity from the old
+/// server must not count as one from the new server.
 #[tokio::test]
-async fn nobody_is_signed_in_at_a_provider_that_became_another_meanwhile() {
+async fn no_session_is_opened_if_the_provider_has_changed_during_the_login() {
     for mut kit in Kit::every() {
         let sessions = kit.start(NOW);
         let begun = login("alice");
@@ -135,7 +135,7 @@ async fn c_08_a_key_that_still_seals_sessions_is_not_dropped_by_a_reload() {
         let expected = format!("holds {left} sessions sealed with a key that is not in");
         assert!(refused.to_string().contains(&expected), "{refused}");
     };
-    // Nothing of what is refused takes effect.
+    // Refused settings do not take effect, not even a part of them.
     kit.keys = vec![2];
     kit.settings.idle = Duration::from_secs(1);
     kit.settings.absolute = Duration::from_secs(1);
@@ -171,7 +171,7 @@ async fn c_08_a_key_that_still_seals_sessions_is_not_dropped_by_a_reload() {
 }
 
 #[tokio::test]
-async fn in_memory_keys_come_and_go() {
+async fn a_store_in_memory_accepts_any_keys() {
     let mut kit = Kit::memory();
     let sessions = kit.start(NOW);
     let id = open(&sessions, "alice", NOW).await;
@@ -193,8 +193,8 @@ async fn lifetimes_and_the_bound_on_a_persons_sessions_take_effect_at_once() {
         );
         let held = session(&sessions, &used).await;
         assert!(live(&sessions, &used, after(50)).await);
-        // One has expired, though nobody has freed it yet. That sessions may be idle for longer now
-        // does not bring it back.
+        // One session has expired and was not removed yet. The longer idle time does not make it valid
+        // again.
         kit.settings.idle = Duration::from_mins(5);
         kit.settings.absolute = Duration::from_mins(20);
         kit.settings.per_person = 1;
@@ -205,7 +205,7 @@ async fn lifetimes_and_the_bound_on_a_persons_sessions_take_effect_at_once() {
         assert!(live(&sessions, &used, after(300)).await);
         assert!(sessions.still(&held, after(300), after(329)));
         assert_eq!(sessions.cookie_lifetime(), Duration::from_mins(20));
-        // What was opened before ends when it was to end.
+        // A session that was opened before keeps its end.
         assert!(!live(&sessions, &used, after(600)).await);
         let (first, second) = (
             open(&sessions, "alice", after(600)).await,
@@ -234,7 +234,7 @@ async fn session_at(sessions: &Sessions, id: &SessionId, now: Timestamp) -> Arc<
 }
 
 #[tokio::test]
-async fn what_cannot_be_committed_changes_nothing() {
+async fn settings_that_cannot_be_committed_change_nothing() {
     let mut kit = Kit::disk();
     let sessions = kit.start(NOW);
     let id = open(&sessions, "alice", NOW).await;
@@ -245,7 +245,7 @@ async fn what_cannot_be_committed_changes_nothing() {
     let Backend::Disk(disk) = &mut keeper.backend else {
         panic!("another store")
     };
-    // Nothing has to be read, and nothing can be written.
+    // The same settings need neither a read nor a write, and a write would fail.
     fill(disk);
     let unchanged = keeper.reconfigure(kit.reconfiguration(), NOW).unwrap();
     assert_eq!(unchanged, Reconfigured::default());

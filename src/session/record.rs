@@ -1,9 +1,10 @@
-//! A session's contents as bytes, in memory and in the file.
+//! The contents of a session as bytes, in memory and in the file.
 //!
-//! In the file they are sealed behind the session's end. That lies open, so that a session can be
-//! told to be over by whoever has not got its key; it and the session's key are bound to what is
-//! sealed, so an entry that was put in another session's place does not open. An earlier entry of the
-//! same session does: whoever can write the file can put back what it held before.
+//! An entry of the file is the end of the session's lifetime as plaintext, and then the sealed contents.
+//! So an expired session can be found without the key that sealed it. The seal covers the plaintext and
+//! the key of the session as associated data: an entry that was moved to another session does not open.
+//! An older entry of the same session does open, so whoever can write the file can restore an older
+//! version.
 
 use postcard::ser_flavors::Size;
 use serde::{Deserialize, Serialize};
@@ -17,10 +18,10 @@ use crate::identity::{Claim, Email, Identity};
 use crate::seal::KeyRing;
 use crate::token::{Authentication, Lifetime, TokenSet};
 
-/// The end, a little-endian number of 64 bits.
-const OPEN: usize = 8;
+/// The length of the plaintext part of an entry: a little-endian number of 64 bits.
+const PLAINTEXT: usize = 8;
 
-/// What a session holds: all of it that never changes within one version.
+/// The part of a session that does not change within one version.
 #[derive(Debug)]
 pub(super) struct Contents {
     pub(super) version: u64,
@@ -30,9 +31,9 @@ pub(super) struct Contents {
     pub(super) opened_at: Timestamp,
 }
 
-/// What is encoded. A change of its shape is a new format of the file.
+/// The form in which contents are encoded. A change of this structure is a new format of the file.
 #[derive(Deserialize, Serialize)]
-struct Plain<'a> {
+struct Encoded<'a> {
     version: u64,
     provider: &'a str,
     issuer: &'a str,
@@ -42,29 +43,29 @@ struct Plain<'a> {
     name: Option<&'a str>,
     #[serde(borrow)]
     groups: Vec<&'a str>,
-    /// Both tokens as [`pack`] has them.
+    /// Both tokens are packed ([`pack`]).
     access_token: &'a [u8],
     refresh_token: Option<&'a [u8]>,
     obtained_at: u64,
     expires_at: Option<u64>,
     refresh_at: Option<u64>,
     not_before: u64,
-    /// The nonce, and when the person gave their credentials.
+    /// The nonce, and the time when the user authenticated at the provider.
     authentication: Option<(&'a str, Option<u64>)>,
     opened_at: u64,
 }
 
-/// Something in an entry is not what was written there.
+/// A part of an entry is invalid.
 #[derive(Debug)]
-struct Wrong;
+struct Invalid;
 
-/// A claim that was taken once is taken again.
-fn claim(text: &str) -> Result<Claim, Wrong> {
-    Claim::new(text).ok_or(Wrong)
+/// Reads a claim. It was valid when it was encoded.
+fn claim(text: &str) -> Result<Claim, Invalid> {
+    Claim::new(text).ok_or(Invalid)
 }
 
-impl Plain<'_> {
-    fn identity(&self) -> Result<Identity, Wrong> {
+impl Encoded<'_> {
+    fn identity(&self) -> Result<Identity, Invalid> {
         let email = self.email.map(|(address, verified)| {
             let address = claim(address)?;
             Ok(Email { address, verified })
@@ -105,9 +106,9 @@ impl Plain<'_> {
     }
 }
 
-/// Contents as bytes, of which no copy stays behind.
+/// Encodes contents. No copy of the bytes stays in memory.
 pub(super) fn encode(contents: &Contents) -> Zeroizing<Box<[u8]>> {
-    // Text and numbers always have an encoding, and no token that was taken is too long.
+    // This does not fail: text and numbers always have an encoding, and the length of tokens was checked.
     Zeroizing::new(encoded(contents).unwrap_or_default().into_boxed_slice())
 }
 
@@ -119,7 +120,7 @@ fn encoded(contents: &Contents) -> Option<Vec<u8>> {
         Some(token) => Some(pack(token.expose())?),
         None => None,
     };
-    let plain = Plain {
+    let plain = Encoded {
         version: contents.version,
         provider: &contents.provider,
         issuer: &identity.issuer,
@@ -143,16 +144,16 @@ fn encoded(contents: &Contents) -> Option<Vec<u8>> {
         }),
         opened_at: contents.opened_at.as_millis(),
     };
-    // Measured first: a buffer that grows or shrinks leaves copies of the tokens behind.
+    // The length is computed first: a buffer that grows or shrinks leaves copies of the tokens in memory.
     let length = postcard::serialize_with_flavor(&plain, Size::default()).ok()?;
     let mut bytes = vec![0; length];
     postcard::to_slice(&plain, &mut bytes).ok()?;
     Some(bytes)
 }
 
-/// Contents again; `None` when the bytes are not what [`encode`] gave.
+/// Decodes contents; `None` if the bytes were not made by [`encode`].
 pub(super) fn decode(bytes: &[u8]) -> Option<Contents> {
-    let plain: Plain<'_> = postcard::from_bytes(bytes).ok()?;
+    let plain: Encoded<'_> = postcard::from_bytes(bytes).ok()?;
     Some(Contents {
         version: plain.version,
         identity: plain.identity().ok()?,
@@ -162,65 +163,65 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Contents> {
     })
 }
 
-/// The provider in what [`encode`] gave. The rest is left alone.
+/// The provider in encoded contents. Nothing else is decoded.
 pub(super) fn provider(bytes: &[u8]) -> Option<&str> {
     let ((_version, provider), _rest) = postcard::take_from_bytes::<(u64, &str)>(bytes).ok()?;
     Some(provider)
 }
 
-/// The version in what [`encode`] gave. The rest is left alone.
+/// The version in encoded contents. Nothing else is decoded.
 pub(super) fn version(bytes: &[u8]) -> Option<u64> {
     let (version, _rest) = postcard::take_from_bytes::<u64>(bytes).ok()?;
     Some(version)
 }
 
-/// Seals a session. `None` when no nonce could be drawn.
+/// Seals a session. `None` if no nonce could be generated.
 pub(super) fn seal(session: &Stored, keys: &KeyRing) -> Option<Vec<u8>> {
-    let open = session.ends_at().as_millis().to_le_bytes();
-    let sealed = keys.seal(&context(session.key(), open), session.contents());
-    Some([&open, sealed.ok()?.as_slice()].concat())
+    let plaintext = session.ends_at().as_millis().to_le_bytes();
+    let sealed = keys.seal(&context(session.key(), plaintext), session.contents());
+    Some([&plaintext, sealed.ok()?.as_slice()].concat())
 }
 
-/// What can be told of an entry without its key.
+/// An entry of the file that was not opened yet.
 #[derive(Debug)]
 pub(super) struct Entry<'a> {
     pub(super) ends_at: Timestamp,
-    open: [u8; OPEN],
+    plaintext: [u8; PLAINTEXT],
     sealed: &'a [u8],
 }
 
 impl<'a> Entry<'a> {
-    /// Reads the open part.
+    /// Reads the plaintext part.
     pub(super) fn new(bytes: &'a [u8]) -> Option<Self> {
-        let (open, sealed) = bytes.split_first_chunk::<OPEN>()?;
+        let (plaintext, sealed) = bytes.split_first_chunk::<PLAINTEXT>()?;
         Some(Self {
-            ends_at: Timestamp::from_millis(u64::from_le_bytes(*open)),
-            open: *open,
+            ends_at: Timestamp::from_millis(u64::from_le_bytes(*plaintext)),
+            plaintext: *plaintext,
             sealed,
         })
     }
 
-    /// Whether it was sealed with one of these keys.
+    /// Whether one of these keys sealed the entry.
     pub(super) fn is_known_to(&self, keys: &KeyRing) -> bool {
         keys.knows(self.sealed)
     }
 
-    /// Opens it: what [`encode`] gave.
+    /// Opens the entry and returns the encoded contents.
     pub(super) fn unseal(&self, key: &SessionKey, keys: &KeyRing) -> Option<Zeroizing<Vec<u8>>> {
-        keys.open(&context(key, self.open), self.sealed)
+        keys.open(&context(key, self.plaintext), self.sealed)
     }
 
-    /// Opens it and reads all of it.
+    /// Opens the entry and decodes the contents.
     pub(super) fn open(&self, key: &SessionKey, keys: &KeyRing) -> Option<Contents> {
         decode(&self.unseal(key, keys)?)
     }
 }
 
-/// What an entry is bound to.
-fn context(key: &SessionKey, open: [u8; OPEN]) -> [u8; SessionKey::LENGTH + OPEN] {
-    let mut context = [0; SessionKey::LENGTH + OPEN];
+/// The associated data of a sealed entry.
+fn context(key: &SessionKey, plaintext: [u8; PLAINTEXT]) -> [u8; SessionKey::LENGTH + PLAINTEXT] {
+    let mut context = [0; SessionKey::LENGTH + PLAINTEXT];
     let (first, second) = context.split_at_mut(SessionKey::LENGTH);
     first.copy_from_slice(key.as_bytes());
-    second.copy_from_slice(&open);
+    second.copy_from_slice(&plaintext);
     context
 }

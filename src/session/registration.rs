@@ -1,8 +1,9 @@
-//! Whose the sessions of a file are: what each provider was when they were opened.
+//! The registrations of the providers to which the sessions of a file belong.
 //!
-//! A session names its provider as the operator calls it. The operator may point that name at
-//! another server or client while nothing runs, and then nobody of before is anybody there. So the
-//! file says for each name what stood behind it, sealed, and all its sessions are of that.
+//! A session contains only the configured name of its provider. While the gateway is stopped, the
+//! operator may give the name to another server or client, where the identities of the old sessions mean
+//! nothing. So the file also contains the registration of each provider, sealed, and all sessions of the
+//! file belong to these registrations.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,36 +12,36 @@ use redb::{ReadableTable as _, TableDefinition, TableError, WriteTransaction};
 
 use crate::seal::KeyRing;
 
-/// What a provider is: another server or client gives another value.
+/// A fingerprint of a provider. Another server or client has another value.
 pub type Registration = [u8; 32];
 
-/// What each provider is, by its configured name.
+/// The registrations of all providers, by their configured names.
 pub type Registrations = BTreeMap<Box<str>, Registration>;
 
-/// Whether a session that was opened under `before` counts under `after`.
-pub(super) fn counts(provider: &str, before: &Registrations, after: &Registrations) -> bool {
+/// Whether a provider is the same before and after, so that its sessions stay valid.
+pub(super) fn is_same(provider: &str, before: &Registrations, after: &Registrations) -> bool {
     let known = before.get(provider);
     known.is_some() && known == after.get(provider)
 }
 
-/// Tells the operator which sessions have ended with their provider.
+/// Logs how many sessions have ended with their provider.
 pub(super) fn report(ended: &BTreeMap<Box<str>, u64>) {
     if !ended.is_empty() {
         tracing::warn!(
             reason = "provider_changed",
             sessions = ended.values().sum::<u64>(),
             providers = ?ended,
-            "Sessions have ended, because their provider is not configured any more or is another \
+            "Sessions have ended because their provider was removed from the settings or is another \
              server or client now"
         );
     }
 }
 
-/// Registrations by name, each sealed. Written anew at each start and
-/// whenever they or the keys change, so the newest key seals them.
+/// The sealed registrations by name. Each start, and each change of them or of the keys, writes all of
+/// them, so that the newest key seals them.
 const PROVIDERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("providers");
 
-/// What the file says. An entry that does not open says nothing.
+/// Reads the registrations of the file. An entry that cannot be opened is left out.
 pub(super) fn read(
     transaction: &redb::ReadTransaction,
     keys: &KeyRing,
@@ -60,7 +61,7 @@ pub(super) fn read(
     Ok(registrations)
 }
 
-/// Puts these in the place of what the file says.
+/// Replaces the registrations of the file.
 pub(super) fn write(
     transaction: &WriteTransaction,
     registrations: &Registrations,
@@ -76,7 +77,7 @@ pub(super) fn write(
     Ok(())
 }
 
-/// What an entry is bound to.
+/// The associated data of a sealed entry.
 fn context(name: &str) -> Vec<u8> {
     [b"provider ", name.as_bytes()].concat()
 }

@@ -1,43 +1,45 @@
-//! What the operator says about sessions.
+//! The settings of sessions.
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How long sessions last, how many there may be, and where they are kept.
+/// The lifetimes, bounds and store of sessions.
 #[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize)]
 #[serde(deny_unknown_fields, try_from = "RawSettings")]
 pub struct Settings {
-    /// A session that is not used for this long ends.
+    /// A session ends when it was not used for this long.
     pub idle: Duration,
     /// A session ends this long after its login, whatever its use.
     pub absolute: Duration,
-    /// Bytes of memory that all sessions together may take.
+    /// The maximum number of bytes of memory for all sessions.
     pub capacity: u64,
-    /// Sessions that one person may have; the oldest end first.
+    /// The maximum number of sessions of one person. One more login ends the oldest session.
     pub per_person: usize,
-    /// How long a request waits at most for a session that has to be refreshed or fetched first.
+    /// The longest time that a request waits for the refresh of its session, or for reading it from the
+    /// store.
     pub refresh_wait: Duration,
-    /// Where they are kept.
+    /// Where sessions are stored.
     pub store: StoreSettings,
 }
 
-/// Where sessions are kept.
+/// Where sessions are stored.
 #[derive(Clone, Debug, Default, Eq, PartialEq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StoreSettings {
-    /// In memory alone: they end with the process, and the least recently used when memory is full.
+    /// In memory only. Sessions end with the process. When memory is full, the least recently used
+    /// session ends.
     #[default]
     Memory,
-    /// In a file, with memory in front: they outlive the process.
+    /// In a file, with a cache in memory. Sessions outlive the process.
     Disk(DiskSettings),
 }
 
-/// The file of durable sessions.
+/// The settings of the session file.
 #[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiskSettings {
-    /// Its path; it is made when it is not there, its folder is not.
+    /// The path of the file. A missing file is created; a missing folder is not.
     pub file: PathBuf,
 }
 
@@ -52,10 +54,10 @@ struct RawSettings {
     store: StoreSettings,
 }
 
-/// Browsers keep no cookie for longer (RFC 6265bis section 5.5).
+/// The longest lifetime that browsers accept for a cookie (RFC 6265bis section 5.5).
 const LONGEST_SECS: u64 = 400 * 24 * 3600;
 
-/// The longest time that a request can be made to wait for its session.
+/// The longest time that the operator can let a request wait for its session.
 const LONGEST_WAIT_SECS: u64 = 300;
 
 impl TryFrom<RawSettings> for Settings {

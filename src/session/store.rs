@@ -45,7 +45,7 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     /// Whether a session that is not in the cache may be in the store.
     fn outlives_cache(&self) -> bool;
 
-    /// How many sessions there are.
+    /// The number of sessions.
     fn count(&self) -> u64;
 
     /// Reads a session. Only [`SessionCache::finish_read`] may put the result into the cache.
@@ -95,11 +95,11 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
 /// The conditions and consequences of opening a session.
 #[derive(Debug)]
 pub(super) struct Opening {
-    /// What the provider was when the person signed in.
+    /// The registration of the provider at the start of the login.
     pub(super) registration: Registration,
     /// Sessions that end with the login.
     pub(super) replaces: Vec<SessionKey>,
-    /// How many sessions the person may have, the new one included.
+    /// The maximum number of sessions of the person, with the new one.
     pub(super) per_person: usize,
 }
 
@@ -142,7 +142,7 @@ impl Which {
 
 /// Why sessions were not changed, or a session was not read.
 ///
-/// Side: gateway. Everybody who is signed in stays signed in.
+/// Responsible: the gateway. Every signed-in user stays signed in.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// The change could not be committed, for instance because the disk is full.

@@ -1,4 +1,4 @@
-//! What is kept of a session in memory: as small as it can be, since there may be a million.
+//! The record of a session in memory. It is as small as possible, since there may be a million.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,29 +10,29 @@ use super::record::{self, Contents};
 use super::{EndReason, SessionKey};
 use crate::clock::Timestamp;
 
-/// What one session costs beside its contents, as `benches/memory.rs` measures it at a million of
-/// them: this structure, the cache's entry, the index, and the allocator's share of each.
+/// The memory for one session besides its contents, in bytes: this structure, the entry of the cache, the
+/// index, and the overhead of the allocator. `benches/memory.rs` measures it with a million sessions.
 pub const OVERHEAD: usize = 492;
 
-/// One version of a session: fields that change or order it, and everything else as bytes.
+/// One version of a session: the fields that change or define its order, and everything else as bytes.
 #[derive(Debug)]
 pub(super) struct Stored {
     rank: Rank,
     last_used: AtomicU64,
     next_refresh: AtomicU64,
-    /// [`Contents`], encoded; empty while they are in the file alone.
+    /// The encoded [`Contents`]; empty for a session that is only in the file.
     contents: Zeroizing<Box<[u8]>>,
     state: AtomicU8,
 }
 
-/// Whether a value that somebody holds is still the session's.
+/// Whether a value of a session is still current.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum SessionState {
-    /// It is.
+    /// The value is current.
     Live,
-    /// Another value stands for the session, or it is on disk only: it has to be looked up again.
+    /// The session has another value, or is only in the store: it has to be looked up again.
     Superseded,
-    /// The session is over.
+    /// The session has ended.
     Ended,
 }
 
@@ -61,7 +61,7 @@ impl Stored {
         }
     }
 
-    /// What is kept of a session whose contents are in the file alone.
+    /// The record of a session whose contents are only in the file.
     pub(super) fn without_contents(&self) -> Self {
         Self {
             rank: self.rank,
@@ -101,7 +101,7 @@ impl Stored {
     }
 
     pub(super) fn supersede(&self) {
-        // What has ended stays so.
+        // An ended session stays ended.
         self.state.fetch_max(SUPERSEDED, Ordering::Release);
     }
 
@@ -132,8 +132,8 @@ impl Stored {
         Timestamp::from_millis(self.last_used.load(Ordering::Relaxed))
     }
 
-    /// Notes a use. A write a second is enough for an idle deadline, and keeps the line shared
-    /// between cores. Gives back the use before, when this one was written.
+    /// Notes a use. One write per second is precise enough for an idle deadline, and lets all cores share
+    /// the cache line in between. Returns the use before if this one was written.
     pub(super) fn note_use(&self, now: Timestamp) -> Option<Timestamp> {
         let before = self.last_used();
         if now.since(before) < Duration::from_secs(1) {
@@ -143,7 +143,7 @@ impl Stored {
         Some(before)
     }
 
-    /// Takes over the last use of another value of the same session, if that was later.
+    /// Notes the last use of another value of the same session, if it was later.
     pub(super) fn note_use_of(&self, other: &Self) {
         self.note_use_at(other.last_used());
     }
@@ -153,8 +153,8 @@ impl Stored {
         self.last_used.fetch_max(at.as_millis(), Ordering::Relaxed);
     }
 
-    /// Why it is over, if it has passed a deadline.
-    pub(super) fn over(&self, idle: Duration, now: Timestamp) -> Option<EndReason> {
+    /// The reason for the end of the session, if it has passed a deadline.
+    pub(super) fn expired(&self, idle: Duration, now: Timestamp) -> Option<EndReason> {
         if self.ends_at() <= now {
             Some(EndReason::Absolute)
         } else if self.deadline(idle) <= now {
@@ -168,7 +168,7 @@ impl Stored {
         self.last_used().plus(idle).min(self.ends_at())
     }
 
-    /// For the cache's bound.
+    /// The number of bytes that count for the capacity of the cache.
     pub(super) fn weight(&self) -> u32 {
         let weight = OVERHEAD.saturating_add(self.contents.len());
         u32::try_from(weight).unwrap_or(u32::MAX)
@@ -183,9 +183,9 @@ const ENDED: u8 = 2;
 mod tests {
     use super::*;
 
-    /// There may be a million of them, and the allocator's next larger block is 112 bytes.
+    /// There may be a million records, and the next larger block of the allocator has 112 bytes.
     #[test]
-    fn what_is_kept_of_a_session_beside_its_contents_fits_into_96_bytes() {
+    fn a_record_without_its_contents_fits_into_96_bytes() {
         let counts = 2 * size_of::<usize>();
         assert!(size_of::<Stored>() + counts <= 96);
     }

@@ -1,4 +1,4 @@
-//! A look at all sessions of a file: which of them count where other keys or providers do.
+//! A survey of all sessions of a file: which of them are valid with certain keys and providers.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,30 +18,30 @@ use crate::seal::KeyRing;
 pub(super) struct Rules<'a> {
     pub(super) keys: &'a KeyRing,
     pub(super) now: Timestamp,
-    /// What the providers were when the sessions were opened.
+    /// The registrations with which the sessions were opened.
     pub(super) before: &'a Registrations,
-    /// What the providers are.
+    /// The registrations of now.
     pub(super) after: &'a Registrations,
 }
 
-/// What does not count.
+/// The sessions that are not valid.
 #[derive(Debug, Default)]
-pub(super) struct Found {
-    /// Sessions that have passed their deadline.
+pub(super) struct Survey {
+    /// Sessions that have passed a deadline.
     pub(super) expired: Vec<SessionKey>,
-    /// Sessions whose provider is not there any more, or is another one: they say nothing about
-    /// anybody there.
-    pub(super) of_others: Vec<SessionKey>,
-    /// How many those are, by the provider's name.
+    /// Sessions whose provider was removed or is another server or client now. Their identities mean
+    /// nothing there.
+    pub(super) of_changed_providers: Vec<SessionKey>,
+    /// The numbers of these sessions by the name of the provider.
     pub(super) ended: BTreeMap<Box<str>, u64>,
-    /// How many are sealed with a key that is not there.
-    pub(super) unknown: usize,
+    /// The number of sessions that none of the keys can open.
+    pub(super) unknown_key: usize,
 }
 
-impl Found {
-    /// Notes a session whose provider is not there any more, or is another one.
-    pub(super) fn note_other(&mut self, key: SessionKey, provider: &str) {
-        self.of_others.push(key);
+impl Survey {
+    /// Notes a session whose provider was removed or is another server or client now.
+    pub(super) fn note_changed_provider(&mut self, key: SessionKey, provider: &str) {
+        self.of_changed_providers.push(key);
         if let Some(count) = self.ended.get_mut(provider) {
             *count = count.saturating_add(1);
         } else {
@@ -50,86 +50,87 @@ impl Found {
     }
 }
 
-/// Looks at all sessions. How long they have been idle is left out: a process that runs knows more of
-/// that than its file.
+/// Surveys all sessions. Idle deadlines are left out, since a running process knows later uses than its
+/// file.
 pub(super) fn survey(
     transaction: &ReadTransaction,
     rules: &Rules<'_>,
-) -> Result<Found, redb::Error> {
-    look(transaction, rules, |_, _| Ok(Counts::Yes))
+) -> Result<Survey, redb::Error> {
+    survey_all(transaction, rules, |_, _| Ok(Validity::Valid))
 }
 
-/// Looks at all sessions and gives those that count to `take`. None does that was idle for longer.
+/// Surveys all sessions, and passes the valid ones to `take`. A session that has been idle for `idle` has
+/// expired.
 pub(super) fn survey_and_take(
     transaction: &ReadTransaction,
     rules: &Rules<'_>,
     idle: Duration,
     mut take: impl FnMut(SessionKey, Loaded),
-) -> Result<Found, redb::Error> {
+) -> Result<Survey, redb::Error> {
     let used = transaction.open_table(USED)?;
-    look(transaction, rules, |opened, plain| {
+    survey_all(transaction, rules, |opened, plain| {
         let contents = record::decode(plain).ok_or_else(not_opened)?;
         let used = used.get(opened.key.as_bytes())?;
         let used = used.map(|used| Timestamp::from_millis(used.value()));
         let loaded = loaded(opened.ends_at, contents, used);
         if loaded.last_used.plus(idle) <= rules.now {
-            return Ok(Counts::Expired);
+            return Ok(Validity::Expired);
         }
         take(opened.key, loaded);
-        Ok(Counts::Yes)
+        Ok(Validity::Valid)
     })
 }
 
-/// Whether a session counts whose provider does.
-enum Counts {
-    Yes,
+/// Whether a session of a valid provider is valid.
+enum Validity {
+    Valid,
     Expired,
 }
 
-/// A session whose entry could be opened.
-struct Opened {
+/// A session whose entry was opened.
+struct OpenedEntry {
     key: SessionKey,
     ends_at: Timestamp,
 }
 
-fn look(
+fn survey_all(
     transaction: &ReadTransaction,
     rules: &Rules<'_>,
-    mut counts: impl FnMut(&Opened, &[u8]) -> Result<Counts, redb::Error>,
-) -> Result<Found, redb::Error> {
-    let mut found = Found::default();
+    mut validate: impl FnMut(&OpenedEntry, &[u8]) -> Result<Validity, redb::Error>,
+) -> Result<Survey, redb::Error> {
+    let mut found = Survey::default();
     for entry in transaction.open_table(SESSIONS)?.iter()? {
         let (key, value) = entry?;
-        let entry = Entry::new(value.value()).ok_or_else(|| corrupted("an entry is cut"))?;
+        let entry = Entry::new(value.value()).ok_or_else(|| corrupted("an entry is too short"))?;
         let key = SessionKey::from_bytes(*key.value());
         if entry.ends_at <= rules.now {
             found.expired.push(key);
             continue;
         }
         if !entry.is_known_to(rules.keys) {
-            found.unknown = found.unknown.saturating_add(1);
+            found.unknown_key = found.unknown_key.saturating_add(1);
             continue;
         }
         let plain = entry.unseal(&key, rules.keys).ok_or_else(not_opened)?;
         let provider = record::provider(&plain).ok_or_else(not_opened)?;
-        if !registration::counts(provider, rules.before, rules.after) {
-            found.note_other(key, provider);
+        if !registration::is_same(provider, rules.before, rules.after) {
+            found.note_changed_provider(key, provider);
             continue;
         }
         let ends_at = entry.ends_at;
-        match counts(&Opened { key, ends_at }, &plain)? {
-            Counts::Yes => {}
-            Counts::Expired => found.expired.push(key),
+        match validate(&OpenedEntry { key, ends_at }, &plain)? {
+            Validity::Valid => {}
+            Validity::Expired => found.expired.push(key),
         }
     }
     Ok(found)
 }
 
 fn not_opened() -> redb::Error {
-    corrupted("an entry does not open")
+    corrupted("an entry cannot be opened")
 }
 
-/// `used` is when the session was used last, as far as the file knows.
+/// The session of an entry. `used` is the last use that the file knows of.
 pub(super) fn loaded(ends_at: Timestamp, contents: Contents, used: Option<Timestamp>) -> Loaded {
     Loaded {
         ends_at,

@@ -41,7 +41,7 @@ fn everything() -> NewSession<'static> {
 }
 
 #[tokio::test]
-async fn all_of_a_session_outlives_the_process_and_none_of_it_can_be_read_in_the_file() {
+async fn a_session_outlives_the_process_and_the_file_contains_no_readable_part_of_it() {
     let kit = Kit::disk();
     let sessions = kit.start(NOW);
     let id = sessions.open(everything(), NOW).await.unwrap();
@@ -70,7 +70,7 @@ async fn all_of_a_session_outlives_the_process_and_none_of_it_can_be_read_in_the
 }
 
 #[tokio::test]
-async fn a_restart_keeps_those_who_are_in_and_nobody_else() {
+async fn a_restart_keeps_exactly_the_valid_sessions() {
     let (kit, clock) = (Kit::disk(), clock());
     let sessions = kit.start(clock.now());
     let [stays, used, ended, idle] = ["stays", "used", "ended", "idle"];
@@ -86,13 +86,13 @@ async fn a_restart_keeps_those_who_are_in_and_nobody_else() {
     clock.advance(Duration::from_secs(29));
     assert!(live(&sessions, &used, clock.now()).await);
     sessions.close().await.unwrap();
-    // The idle one's deadline passes while nothing runs.
+    // The deadline of the idle session passes while the process is stopped.
     clock.advance(Duration::from_secs(1));
     let sessions = kit.start(clock.now());
     assert!(!live(&sessions, &ended, clock.now()).await);
     assert!(!live(&sessions, &idle, clock.now()).await);
     assert_eq!(sessions.count(), 2);
-    // When each was used last is known, too.
+    // The file also has the last uses.
     clock.advance(Duration::from_secs(29));
     assert!(live(&sessions, &stays, clock.now()).await);
     clock.advance(Duration::from_secs(30));
@@ -104,14 +104,14 @@ async fn a_restart_keeps_those_who_are_in_and_nobody_else() {
 }
 
 #[tokio::test]
-async fn a_use_is_in_the_file_a_second_after_the_stretch_began() {
+async fn the_first_use_in_a_stretch_is_in_the_file_after_the_next_maintenance() {
     let (kit, clock) = (Kit::disk(), clock());
     let sessions = kit.start(clock.now());
     let id = open(&sessions, "alice", clock.now()).await;
     clock.advance(Duration::from_secs(50));
     assert!(live(&sessions, &id, clock.now()).await);
     sessions.maintain(clock.now()).await.unwrap();
-    // As a crash leaves it: the file is copied while it is in use.
+    // A copy of the open file is in the state that a crash leaves.
     let crashed = Kit::disk();
     std::fs::copy(kit.file(), crashed.file()).unwrap();
     clock.advance(Duration::from_secs(50));
@@ -132,7 +132,7 @@ async fn c_11_ids_stay_good_over_a_restart_and_other_processes_ids_are_told_apar
 }
 
 #[tokio::test]
-async fn what_memory_has_no_room_for_is_fetched_from_the_file() {
+async fn evicted_sessions_are_read_from_the_file() {
     let mut kit = Kit::disk();
     kit.settings.capacity = 20 * 1024;
     let sessions = kit.start(NOW);
@@ -150,13 +150,13 @@ async fn what_memory_has_no_room_for_is_fetched_from_the_file() {
         assert_eq!(subject.as_str(), number.to_string());
         sessions.maintain(NOW).await.unwrap();
     }
-    // Whoever held one that was pushed out knows that it has to be looked up again.
+    // A held value of an evicted session shows that the session has to be looked up again.
     for id in &ids[..200] {
         assert!(live(&sessions, id, NOW).await);
         sessions.maintain(NOW).await.unwrap();
     }
     assert_eq!(held.state(), SessionState::Superseded);
-    // It is the same version, so it can be replaced; and ended.
+    // An evicted session has the same version, so it can be replaced. It can also be ended.
     let replaced = sessions.replace(&held, tokens("token-1"), None).await;
     assert!(matches!(replaced, Ok(Replaced::Stored(new)) if new.version() == 1));
     sessions
@@ -179,7 +179,7 @@ async fn a_session_that_is_away_expires_by_its_last_use() {
     let id = open(&sessions, "alice", clock.now()).await;
     clock.advance(Duration::from_secs(40));
     assert!(live(&sessions, &id, clock.now()).await);
-    // It is pushed out before anybody wrote down that it was used.
+    // The session is evicted before its use is in the file.
     for number in 0..100 {
         open(&sessions, &number.to_string(), clock.now()).await;
         sessions.cache.run_pending_tasks();
@@ -197,7 +197,7 @@ async fn a_session_that_is_away_expires_by_its_last_use() {
 }
 
 #[tokio::test]
-async fn a_session_does_not_count_where_its_provider_has_become_another_one() {
+async fn a_session_is_invalid_after_its_provider_has_changed() {
     let mut kit = Kit::disk();
     kit.providers.insert("other".into(), [0; 32]);
     let sessions = kit.start(NOW);
@@ -212,7 +212,7 @@ async fn a_session_does_not_count_where_its_provider_has_become_another_one() {
     let sessions = kit.start(NOW);
     assert!(live(&sessions, &alice, NOW).await && !live(&sessions, &bob, NOW).await);
     sessions.close().await.unwrap();
-    // A key may be put in front of the one that sealed it all, and then that one may go.
+    // A new key is added before the key that has sealed everything, and later the old key is removed.
     kit.keys = vec![2, 1];
     let sessions = kit.start(NOW);
     let old = session(&sessions, &alice).await;
@@ -238,7 +238,7 @@ async fn a_session_does_not_count_where_its_provider_has_become_another_one() {
         assert!(!live(&sessions, &alice, NOW).await);
         assert_eq!(sessions.count(), 0);
         sessions.close().await.unwrap();
-        // Nor does it come back with what its provider was before.
+        // The old registration does not bring the session back.
         copy.providers.clone_from(&kit.providers);
         let sessions = copy.start(NOW);
         assert!(!live(&sessions, &alice, NOW).await);
@@ -287,7 +287,7 @@ async fn f_30_a_key_may_go_when_the_sessions_that_it_sealed_have_ended() {
 }
 
 #[tokio::test]
-async fn an_entry_that_was_put_in_anothers_place_or_changed_does_not_open() {
+async fn an_entry_that_was_moved_or_changed_does_not_open() {
     let kit = Kit::disk();
     let sessions = kit.start(NOW);
     let (alice, bob) = (
