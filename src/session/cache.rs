@@ -6,8 +6,8 @@
 //! An answer of [`super::store::Store::get`] may be older than a change that the cache knows of
 //! already: a session that was read a moment before its sign-out must not come back. So
 //! [`SessionCache::begin_read`] notes the read before the store is asked, every change of that
-//! session makes the note invalid, and [`SessionCache::finish_read`] puts the session into the cache
-//! only if the note is still valid.
+//! session makes the note invalid, and [`ReadGuard::finish`] puts the session into the cache only if the
+//! note is still valid.
 
 #![expect(
     clippy::disallowed_types,
@@ -48,7 +48,7 @@ pub(super) enum Event {
     Lost,
 }
 
-/// What a cache tells its store.
+/// A message from a cache to its store.
 #[derive(Debug)]
 pub(super) enum Notice {
     /// A session that was read from the store is in the cache now.
@@ -57,7 +57,7 @@ pub(super) enum Notice {
     Evicted(Arc<Stored>),
 }
 
-/// What the eviction from the cache means for a session.
+/// The consequence of an eviction from the cache.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Eviction {
     /// The session ends: it is stored nowhere else.
@@ -234,7 +234,7 @@ impl SessionCache {
         }
     }
 
-    /// Lets the cache do its housekeeping. All evictions before have been told when this returns.
+    /// Lets the cache do its housekeeping. When this returns, the store was told of all earlier evictions.
     pub(super) fn run_pending_tasks(&self) {
         self.sessions.run_pending_tasks();
     }
@@ -293,7 +293,7 @@ impl ReadGuard<'_> {
         }
     }
 
-    /// Puts what the store has returned into the cache, unless the session changed meanwhile.
+    /// Puts the answer of the store into the cache, unless the session changed meanwhile.
     pub(super) fn finish(self, session: Option<Arc<Stored>>) -> Read {
         let cache = self.cache;
         let reads = cache.reads();
@@ -309,7 +309,7 @@ impl ReadGuard<'_> {
                 cache.notify(Notice::Entered(Arc::clone(&session)));
                 Some(session)
             }
-            // The cache has just evicted the session, which has ended by that.
+            // The cache has evicted the session a moment ago, and that was its end.
             (None, Some(_), Eviction::Ends) | (_, None, _) => None,
         };
         drop(reads);

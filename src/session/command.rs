@@ -20,8 +20,8 @@ use crate::clock::Timestamp;
 /// commit.
 const MAX_COMMANDS: usize = 256;
 
-/// The sender of the answer to a command. If nobody waits for the answer any more, the command is
-/// carried out all the same.
+/// The sender of the answer to a command. A command is carried out even if its caller no longer waits
+/// for the answer.
 pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
 /// The number of a front of the store.
@@ -87,7 +87,7 @@ pub(super) struct Batch {
     pub(super) people: HashSet<Person>,
 }
 
-/// What happens once a batch is committed.
+/// A change of the index and the caches after the commit of a batch.
 #[derive(Debug)]
 pub(super) enum Effect {
     Opened {
@@ -157,7 +157,7 @@ impl Effect {
     }
 }
 
-/// Answers a command. Nobody may be waiting any more.
+/// Answers a command. The caller may no longer wait for the answer.
 pub(super) fn send<T>(answer: Answer<T>, result: Result<T, StoreError>) {
     drop(answer.send(result));
 }

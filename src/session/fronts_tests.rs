@@ -82,7 +82,7 @@ async fn what_one_front_evicts_stays_in_the_other() {
     assert!(matches!(roomy.find(&id, NOW), Lookup::Live(_)));
     assert!(roomy.still(&held, NOW, NOW));
     assert_eq!(first.count(), 51);
-    // The other front knows how to end it, and to replace it.
+    // The first front can replace and end the session.
     assert!(live(&first, &id, NOW).await);
     let old = session(&first, &id).await;
     let replaced = first.replace(&old, tokens("token-1"), None).await;
@@ -105,7 +105,7 @@ async fn a_use_in_one_front_keeps_the_other_from_expiring_the_session() {
             assert!(live(front, &id, NOW).await);
         }
         assert!(live(using, &id, after(50)).await);
-        // The store was not told of the use yet.
+        // The store does not know of the use yet.
         idle.maintain(after(70)).await.unwrap();
         assert_eq!(first.count(), 1);
         using.maintain(after(70)).await.unwrap();
@@ -311,7 +311,7 @@ async fn a_read_that_races_a_refresh_returns_the_new_version() {
         panic!("it was read")
     };
     assert_eq!(found.tokens().access_token(), "token-1");
-    // A change of another session disturbs no read.
+    // A change of another session does not repeat the read.
     let bob = open(&race.first, "bob", NOW).await;
     race.slow.store.cache().apply(Event::Lost);
     while race.reads.try_recv().is_ok() {}
@@ -353,7 +353,7 @@ async fn a_front_that_lost_events_reads_every_session_again() {
     assert_eq!(second.count(), 2);
     let replaced = second.replace(&held[1], tokens("token-1"), None).await;
     assert!(matches!(replaced, Ok(Replaced::Stored(_))));
-    // So does a read that is under way.
+    // A read that is under way is repeated, too.
     let mut race = Race::new(&Kit::disk());
     let id = open(&race.first, "alice", NOW).await;
     let fetched = race.fetch_while(id.key(), async |race| {

@@ -39,7 +39,7 @@ const MAX_REMOVED: usize = 100;
 /// The maximum number of commands that wait. Further callers wait until there is room.
 const QUEUE: usize = 1024;
 
-/// The connections to a keeper.
+/// The handle of a keeper.
 #[derive(Debug)]
 pub(super) struct KeeperHandle {
     pub(super) commands: mpsc::Sender<Command>,
@@ -64,7 +64,7 @@ pub(super) struct Keeper {
     pub(super) registrations: Registrations,
     pub(super) backend: Backend,
     pub(super) index: Index,
-    /// The caches of all fronts. There is one, but in tests.
+    /// The caches of all fronts. Only tests have more than one.
     pub(super) fronts: Vec<Arc<SessionCache>>,
     pub(super) commands: mpsc::Receiver<Command>,
     notices: mpsc::UnboundedReceiver<Notice>,
@@ -117,8 +117,8 @@ impl Keeper {
             Backend::Memory => Ok(()),
             Backend::Disk(disk) => disk.restore((idle, now), &registrations, |key, loaded| {
                 self.remember(&loaded.into_stored(key), FIRST_FRONT);
-                // The notices of what the cache has no room for must not pile up. The file knows
-                // already when these sessions were used last.
+                // The notices of evictions must not pile up. The last uses of these sessions are already
+                // in the file.
                 self.take_notices();
                 self.used.clear();
             }),
@@ -145,12 +145,12 @@ impl Keeper {
                 }
                 Command::Reconfigure { new, now, answer } => {
                     let reconfigured = self.reconfigure(*new, now);
-                    // Nobody may be waiting any more.
+                    // The caller may no longer wait for the answer.
                     drop(answer.send(reconfigured));
                 }
                 Command::Close { answer } => {
                     let closed = self.write_last_uses(Vec::new());
-                    // Before the answer, so that another process can open the file then.
+                    // The file is closed before the answer, so that another process can open it.
                     drop(self);
                     send(answer, closed);
                     return;
@@ -171,7 +171,7 @@ impl Keeper {
                 }
             }
         }
-        // Nobody is left to answer; a failure was logged.
+        // No caller is left, and a failure was logged.
         drop(self.write_last_uses(Vec::new()));
     }
 
@@ -193,7 +193,7 @@ impl Keeper {
         }
     }
 
-    /// Puts the version that this front has made in the place of the one before.
+    /// Replaces a session by the version that this front has made.
     pub(super) fn replace(&mut self, next: &Arc<Stored>, front: FrontId) {
         if let Some(away) = self.index.away(next.key()) {
             next.note_use_of(away);
@@ -211,8 +211,7 @@ impl Keeper {
         }
     }
 
-    /// Removes a session that has ended from the index and the caches. Whoever holds a value of the
-    /// session sees that it has ended.
+    /// Removes a session that has ended from the index and the caches, and marks its values as ended.
     pub(super) fn forget(&mut self, key: &SessionKey, why: EndReason) {
         let cached = self.fronts.iter().find_map(|cache| cache.get(key));
         let mut known = self.index.remove(key, cached);
@@ -308,7 +307,7 @@ impl Keeper {
         }
     }
 
-    /// Notes the last uses that a front has told. Those of sessions that have ended are left out.
+    /// Notes the last uses that a front has reported, except those of sessions that have ended.
     pub(super) fn note_uses(&mut self, uses: Vec<(SessionKey, Timestamp)>) {
         for (key, at) in uses {
             if self.knows(&key) {
@@ -363,7 +362,7 @@ impl Keeper {
         })
     }
 
-    /// Commits the last uses, and after them removals.
+    /// Commits the last uses and then the removals.
     fn write_last_uses(&mut self, removals: Vec<Change>) -> Result<(), StoreError> {
         let used = self.used.iter();
         let used = used.map(|(key, at)| Change::Used(*key, *at));

@@ -232,7 +232,7 @@ mod tests {
         }
     }
 
-    /// Whether the wait is over at once.
+    /// Whether a wait ends without another event.
     async fn is_over(wait: Pin<&mut impl Future<Output = ()>>) -> bool {
         tokio::select! {
             biased;
@@ -263,7 +263,7 @@ mod tests {
         assert!(!is_over(wait.as_mut()).await);
         let next = granted(lease(&first, &alice, 62).await);
         wait.await;
-        // Its holder releases nothing that belongs to the next one.
+        // The late holder does not release the lease of the next one.
         drop(late);
         drop(held(lease(&second, &alice, 63).await));
         drop(next);

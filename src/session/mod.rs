@@ -12,8 +12,8 @@
 //! store, which commits it and brings the caches up to date before it answers. So nobody acts on a
 //! change that is not committed, and a refresh that comes a moment after a sign-out does not undo it.
 //!
-//! Every end of a session has a reason ([`EndReason`]). What lasts longer than a request registers in
-//! the [`EndRegistry`] of its worker, which tells it when its session has ended. A reload changes
+//! Every end of a session has a reason ([`EndReason`]). Work that lasts longer than a request registers
+//! in the [`EndRegistry`] of its worker, which tells it when its session has ended. A reload changes
 //! settings, keys and providers while sessions go on ([`Sessions::reconfigure`]).
 //!
 //! The cache does not expire entries. A cache that does runs its maintenance inside `get`, so a

@@ -160,7 +160,7 @@ proptest! {
         ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mut crowded = Kit::disk();
-        // Room for every other session.
+        // The cache has room for every other session.
         crowded.settings.capacity = 1600;
         for mut kit in [Kit::memory(), Kit::disk(), crowded] {
             runtime.block_on(take(&mut kit, steps.clone()));

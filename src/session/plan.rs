@@ -10,8 +10,7 @@ use super::stored::Stored;
 use super::{SessionKey, record};
 
 impl Keeper {
-    /// Plans the commands that wait, up to the first one that has to wait for the commit of this
-    /// batch. That one is returned.
+    /// Plans the waiting commands, until one has to wait for the commit of this batch. Returns that one.
     pub(super) fn gather(&mut self, first: Command, batch: &mut Batch) -> Option<Command> {
         let mut next = Some(first);
         while let Some(command) = next {
@@ -69,7 +68,7 @@ impl Keeper {
                 Err(error) => send(answer, Err(error)),
             },
             Command::Get { key, answer } => send(answer, self.read(&key)),
-            // They are never part of a batch.
+            // These commands are never part of a batch.
             Command::Touch { .. }
             | Command::Sweep { .. }
             | Command::Reconfigure { .. }

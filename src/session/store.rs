@@ -48,7 +48,7 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     /// The number of sessions.
     fn count(&self) -> u64;
 
-    /// Reads a session. Only [`SessionCache::finish_read`] may put the result into the cache.
+    /// Reads a session. Only [`super::cache::ReadGuard::finish`] may put the result into the cache.
     fn get(&self, key: SessionKey) -> StoreFuture<'_, Option<Arc<Stored>>>;
 
     /// Stores a new session, and ends those that the opening names and the oldest ones beyond the
@@ -92,7 +92,7 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     fn close(&self) -> StoreFuture<'_, ()>;
 }
 
-/// The conditions and consequences of opening a session.
+/// The conditions for opening a session, and the sessions that end with it.
 #[derive(Debug)]
 pub(super) struct Opening {
     /// The registration of the provider at the start of the login.
