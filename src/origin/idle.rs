@@ -54,13 +54,13 @@ impl Idle {
         let idle = Rc::new(Self {
             clock,
             limit,
-            longest: max_idle,
+            longest,
             connections: RefCell::default(),
             waiters: RefCell::default(),
             waiting: Cell::new(0),
             maintenance: RefCell::default(),
         });
-        let task = spawn_local(maintain(Rc::downgrade(&idle), demand, max_idle));
+        let task = spawn_local(maintain(Rc::downgrade(&idle), demand, longest));
         *idle.maintenance.borrow_mut() = Some(AbortOnDrop(task.abort_handle()));
         idle
     }
@@ -164,7 +164,7 @@ impl Idle {
 
 /// Gives up idle connections when somebody waits for one, and those that are too old.
 async fn maintain(idle: Weak<Idle>, mut demand: watch::Receiver<()>, longest: Duration) {
-    let period = max_idle.max(Duration::from_secs(1));
+    let period = longest.max(Duration::from_secs(1));
     loop {
         if let Ok(Err(_closed)) = timeout(period, demand.changed()).await {
             return;
