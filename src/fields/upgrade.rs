@@ -248,4 +248,14 @@ mod tests {
         asked.write(&mut answer);
         assert!(asked.is_granted_by(&answer));
     }
+
+    #[test]
+    fn a_protocol_with_a_name_of_more_than_128_bytes_is_not_asked_for() {
+        for (length, asked) in [(128, true), (129, false)] {
+            let name = "a".repeat(length);
+            let request = [("Upgrade", name.as_str()), ("Connection", "upgrade")];
+            let request = read(Version::HTTP_11, &request);
+            assert_eq!(request.is_some(), asked, "{length}");
+        }
+    }
 }
