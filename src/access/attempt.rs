@@ -1,7 +1,7 @@
 //! One attempt to refresh a session.
 //!
-//! Of all processes that share a store, only the holder of a session's lease calls the provider. In one
-//! process the flight makes sure of that already, so the lease is granted at once.
+//! Of all processes that share a store, only the holder of a session's lease calls the provider.
+//! Within one process only one flight runs for a session, so the lease is granted at once.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::outcome::{Attempt, Outcome};
 use super::refresh::{ALARM_PAUSE, DRAIN_WAIT, Refresher};
 use crate::session::{Lease, Leased, Session, SessionState, StoreError};
 
-/// Whether a session needs a refresh.
+/// The need of a session for a refresh.
 enum Need {
     Refresh(Arc<Session>),
     Nothing(Attempt),
@@ -20,14 +20,15 @@ enum Need {
 enum LeaseResult {
     /// This process may refresh the session.
     Granted(Lease),
-    /// The session was replaced or ended, or has to be read again.
+    /// This value of the session is no longer current, so the session has to be read again.
     Changed,
-    /// This process ends before the holder of the lease is done.
+    /// This process has to end before the holder of the lease is done.
     Draining,
 }
 
 impl Refresher {
-    /// Makes one attempt. A session that was replaced in the meantime needs no refresh.
+    /// Makes one attempt to refresh the session. A session that already has newer tokens needs no
+    /// refresh.
     pub(super) async fn attempt(&self, mut session: Arc<Session>) -> Attempt {
         loop {
             session = match self.need(session).await {
@@ -45,7 +46,8 @@ impl Refresher {
             match self.lease(&session).await {
                 Ok(LeaseResult::Granted(lease)) => {
                     let attempt = self.call_provider(session).await;
-                    // Not before the result is stored.
+                    // The lease is held until the result is stored, so that no other process uses
+                    // the old refresh token.
                     drop(lease);
                     return attempt;
                 }
@@ -74,7 +76,7 @@ impl Refresher {
                 Err(error) => return Need::Nothing(self.not_stored(session, &error, "fetched")),
             },
         }
-        // A token that was created a moment ago is not refreshed, whatever the reason.
+        // A token that was issued a moment ago is never refreshed.
         let young = session.tokens().lifetime().wait_before_refresh(now);
         if young.is_zero() {
             return Need::Refresh(session);
@@ -86,15 +88,16 @@ impl Refresher {
         Need::Nothing(Attempt::Failed(session))
     }
 
-    /// Takes the lease of a session. While another process has the lease, this waits until that
-    /// process has refreshed the session or given up.
+    /// Acquires the lease of a session. If another process has the lease, this function waits until
+    /// that process has refreshed the session or given up.
     async fn lease(&self, session: &Session) -> Result<LeaseResult, StoreError> {
         let mut draining = self.draining.subscribe();
         loop {
             let now = self.clock().now();
             let until = now.plus(DRAIN_WAIT);
             let leased = self.sessions.lease(session.key(), now, until).await?;
-            // The last holder may have replaced the session, and has used its refresh token then.
+            // The previous holder of the lease may have replaced the session, so the refresh token
+            // of this value may be used up.
             if session.state() != SessionState::Live {
                 return Ok(LeaseResult::Changed);
             }

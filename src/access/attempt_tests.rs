@@ -1,4 +1,4 @@
-//! Two processes that share a store, as two fronts with a refresher each.
+//! Tests with two processes that share one store and have one refresher each.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::session::{EndReason, NewSession, Registrations, Sessions, two_fronts}
 use crate::telemetry::Metrics;
 use crate::token::{Lifetime, TokenSet};
 
-/// A token endpoint that gives the same answer to every call, once its gate is open.
+/// A token endpoint that gives the same answer to every call, as soon as its gate is open.
 struct TokenEndpoint {
     url: String,
     gate: watch::Sender<bool>,
@@ -69,7 +69,7 @@ impl TokenEndpoint {
 const GRANTED: &str =
     r#"{"access_token":"new","refresh_token":"second","token_type":"Bearer","expires_in":300}"#;
 
-/// Two processes, each with a refresher, and a session whose token has expired in both.
+/// Two processes with a refresher each, and a session whose token has expired in both processes.
 struct Processes {
     endpoint: TokenEndpoint,
     clock: Clock,
@@ -122,7 +122,7 @@ impl Processes {
         }
     }
 
-    /// Lets a process refresh its value of the session.
+    /// Starts a refresh of the session in one process.
     fn refresh(&self, process: usize) -> Waiter<RetryPause, Outcome> {
         let (refresher, session) = (&self.refreshers[process], &self.sessions[process]);
         let max_wait = Duration::from_mins(1);
@@ -145,7 +145,7 @@ fn version(outcome: &Outcome) -> (u64, &str) {
     (session.version(), session.tokens().access_token())
 }
 
-/// Gives tasks that can go on the time to do so.
+/// Waits a short time, so that all tasks that can continue do so.
 async fn settle() {
     tokio::time::sleep(Duration::from_millis(50)).await;
 }

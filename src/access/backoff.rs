@@ -1,4 +1,4 @@
-//! The pauses of sessions whose refresh failed for a temporary reason.
+//! The pauses before the next attempt, for sessions whose refresh failed for a temporary reason.
 
 use std::collections::HashMap;
 use std::sync::{MutexGuard, PoisonError};
@@ -8,15 +8,16 @@ use crate::clock::Timestamp;
 use crate::secret::random;
 use crate::session::SessionKey;
 
-/// The first and the longest pause after a temporary failure. Each pause is twice the previous one.
+/// The first and the longest pause after a temporary failure. Each pause is twice as long as the
+/// previous one.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
-/// The longest pause that a provider may ask for. A stored pause that seems longer results from a
-/// clock that was set back.
+/// The longest pause that a provider may request with `Retry-After`. If a stored pause is longer,
+/// the clock was set back.
 pub(super) const LONGEST_ASKED: Duration = Duration::from_mins(5);
 
-/// When more sessions than this are stored, those that nobody has tried for long are removed.
+/// The number of sessions above which sessions without a recent attempt are removed.
 const MANY: usize = 10_000;
 
 /// The place of the failure that makes a session unusable.
@@ -24,7 +25,7 @@ const MANY: usize = 10_000;
 pub(crate) enum FailureLocation {
     /// At the provider, or on the network to it.
     Provider,
-    /// At the session store of the gateway.
+    /// In the session store of the gateway.
     Store,
 }
 
@@ -52,11 +53,11 @@ impl Reason {
     }
 }
 
-/// A session that cannot be used now. It has not ended.
+/// A session that cannot be used now, but has not ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct SessionFailure {
     pub(super) reason: Reason,
-    /// The time until the next attempt.
+    /// The time until the next attempt is allowed.
     pub(super) retry_after: Duration,
 }
 
@@ -68,24 +69,24 @@ struct Backoff {
     reason: Reason,
 }
 
-/// The sessions that have a pause.
+/// The sessions that have to wait before the next attempt.
 #[derive(Debug, Default)]
 pub(super) struct Backoffs(
-    // Locked only when a session is refreshed, never for a fresh token.
+    // The lock is taken only when a session is refreshed, never for a request with a fresh token.
     #[expect(clippy::disallowed_types, reason = "held for one look-up")] std::sync::Mutex<Table>,
 );
 
 #[derive(Debug, Default)]
 struct Table {
     sessions: HashMap<SessionKey, Backoff>,
-    /// The number of sessions after the last sweep. The next sweep runs when there are twice as
-    /// many. In an outage a sweep removes nothing. This rule keeps the average cost per failure
-    /// constant.
+    /// The number of sessions that the last sweep has kept. The next sweep runs when the table has
+    /// twice this number of sessions. During an outage of a provider a sweep removes nothing. The
+    /// doubling keeps the average cost per failure constant even then.
     left: usize,
 }
 
 impl Table {
-    /// Removes sessions that nobody has tried for long, if a sweep is due.
+    /// Removes sessions without a recent attempt, if a sweep is due.
     fn sweep(&mut self, now: Timestamp) {
         if self.sessions.len() < MANY.max(self.left.saturating_mul(2)) {
             return;
@@ -97,20 +98,20 @@ impl Table {
 }
 
 impl Backoffs {
-    /// The remaining pause of a session. `None` if the session may be tried now.
+    /// The remaining pause of a session. Returns `None` if the session may be tried now.
     pub(super) fn find(&self, key: &SessionKey, now: Timestamp) -> Option<SessionFailure> {
         let backoff = *self.all().sessions.get(key)?;
         let retry_after = backoff.until.since(now);
         let reason = backoff.reason;
-        // A longer pause than the limit means that the clock was set back. It must not block the
-        // session.
+        // If the remaining pause is longer than the limit, the clock was set back. A clock that was
+        // set back must not block the session.
         (!retry_after.is_zero() && retry_after <= LONGEST_ASKED).then_some(SessionFailure {
             reason,
             retry_after,
         })
     }
 
-    /// Adds a failure. The session is not tried before `until`.
+    /// Counts a failure of the session. The session is not tried before `until`.
     pub(super) fn add_failure(
         &self,
         key: &SessionKey,
@@ -124,8 +125,8 @@ impl Backoffs {
         }
     }
 
-    /// Delays a session until `until` without adding a failure, because no request was sent. An
-    /// outage of the provider must not lengthen the session's own pauses.
+    /// Delays the next attempt to `until` without counting a failure, because no request was sent.
+    /// An outage of the provider must not lengthen the session's own pauses.
     pub(super) fn postpone(
         &self,
         key: &SessionKey,
@@ -149,7 +150,7 @@ impl Backoffs {
         self.all().sessions.remove(key);
     }
 
-    /// The next pause of a session, if the provider has not asked for one.
+    /// The next pause of a session, for a failure without a `Retry-After` from the provider.
     pub(super) fn next_pause(&self, key: &SessionKey) -> Duration {
         let failures = self
             .all()
@@ -164,7 +165,7 @@ impl Backoffs {
     }
 }
 
-/// The pause after this number of previous failures.
+/// The pause after the given number of failures.
 fn pause(failures: u32) -> Duration {
     let factor = 1_u32.checked_shl(failures).unwrap_or(u32::MAX);
     FIRST_PAUSE.saturating_mul(factor).min(LONGEST_PAUSE)
@@ -173,7 +174,8 @@ fn pause(failures: u32) -> Duration {
 /// A random time between half of the pause and the whole pause, so that sessions that failed
 /// together are not retried together.
 fn jittered(pause: Duration) -> Duration {
-    // Without random bytes all pauses are halved, which is no worse than no jitter.
+    // If there are no random bytes, all pauses are halved, which is no worse than a pause without
+    // jitter.
     let [byte] = random::<1>().unwrap_or_default();
     pause.mul_f64(0.5 + f64::from(byte) / 510.0)
 }
@@ -205,14 +207,15 @@ mod tests {
             backoffs.add_failure(&key(1), X, NOW.plus(SECOND), NOW);
         }
         assert_eq!(pause(u32::MAX), LONGEST_PAUSE);
-        // A delay without a request is not a failure.
+        // A postponed attempt is not a failure.
         let held = key(3);
         for _ in 0..5 {
             backoffs.postpone(&held, X, NOW.plus(SECOND), NOW);
         }
         assert!(backoffs.next_pause(&held) <= FIRST_PAUSE);
         assert!(backoffs.find(&held, NOW).is_some());
-        // Each session has its own pauses, and a refreshed session starts again with the first one.
+        // Each session has its own pauses, and after a refresh a session starts again with the
+        // first pause.
         assert!(backoffs.next_pause(&key(2)) <= FIRST_PAUSE);
         backoffs.forget(&key(1));
         assert!(backoffs.next_pause(&key(1)) <= FIRST_PAUSE);

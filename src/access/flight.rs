@@ -1,9 +1,9 @@
-//! A flight: one piece of work that all requests with the same key share.
+//! A flight: one task whose result all requests with the same key share.
 //!
 //! The first request for a key starts the flight as a task of the control plane. Later requests
 //! join the flight and get the same result. The flight does not depend on its waiters: it continues
-//! when all of them have gone. If it panics or is cancelled, its key becomes free and the waiters
-//! are told.
+//! even if all of them are dropped. If the flight panics or is cancelled, its key becomes free and
+//! its waiters get [`Progress::Lost`].
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,7 +18,8 @@ use tokio::sync::watch;
 pub(super) enum Progress<P, T> {
     /// The flight is running.
     UnderWay,
-    /// The flight pauses. The value says why and for how long, so that a waiter can leave.
+    /// The flight pauses before its next attempt. The value contains the reason and the end of the
+    /// pause, so that a waiter can decide not to wait.
     Paused(P),
     /// The flight has ended with a result.
     Finished(T),
@@ -31,17 +32,18 @@ type Sender<P, T> = Arc<watch::Sender<Progress<P, T>>>;
 /// All running flights, one for each key.
 pub(super) struct Flights<K, P, T> {
     control: Handle,
-    // Locked when a flight starts, is joined or ends. Requests that need no flight never lock it.
+    // The lock is taken when a flight starts, is joined or ends. Requests that need no flight never
+    // take it.
     #[expect(clippy::disallowed_types, reason = "held for one look-up")]
     under_way: std::sync::Mutex<HashMap<K, Sender<P, T>>>,
     count: watch::Sender<usize>,
 }
 
-/// A request that waits for a flight. Dropping it does not stop the flight.
+/// A request that waits for a flight. Dropping a waiter does not stop the flight.
 #[derive(Debug)]
 pub(super) struct Waiter<P, T>(watch::Receiver<Progress<P, T>>);
 
-/// The task that runs a flight. Dropping it ends the flight with [`Progress::Lost`].
+/// The task that runs a flight. Dropping the leader ends the flight with [`Progress::Lost`].
 pub(super) struct Leader<K: Copy + Eq + Hash, P, T> {
     flights: Arc<Flights<K, P, T>>,
     key: K,
@@ -49,7 +51,7 @@ pub(super) struct Leader<K: Copy + Eq + Hash, P, T> {
     finished: bool,
 }
 
-/// The result of an attempt to end a flight that nobody waits for.
+/// The result of an attempt to end a flight without waiters.
 #[must_use]
 pub(super) enum FinishUnwaited<L> {
     /// The flight has ended.
@@ -64,7 +66,7 @@ where
     P: Clone + Send + Sync + 'static,
     T: Clone + Send + Sync + 'static,
 {
-    /// Creates an empty set of flights. Flights will be tasks of `control`.
+    /// Creates an empty set of flights. The flights will be tasks of `control`.
     pub(super) fn new(control: Handle) -> Arc<Self> {
         #[expect(clippy::disallowed_types, reason = "see the field")]
         let under_way = std::sync::Mutex::default();
@@ -75,8 +77,8 @@ where
         })
     }
 
-    /// Joins the flight for `key`. If there is none, `work` starts one. It has to finish the
-    /// [`Leader`] that it gets.
+    /// Joins the flight for `key`. If no flight is running for `key`, starts a flight that runs
+    /// `work`. `work` has to finish the [`Leader`] that it gets.
     pub(super) fn join<F>(
         self: &Arc<Self>,
         key: K,
@@ -91,7 +93,8 @@ where
         }
         let (sender, receiver) = watch::channel(Progress::UnderWay);
         let sender = Arc::new(sender);
-        // Inserted under the lock and before the task starts, so that no second flight can start.
+        // The entry is inserted under the lock and before the task starts, so that no second flight
+        // can start.
         under_way.insert(key, Arc::clone(&sender));
         drop(under_way);
         self.count
@@ -102,12 +105,12 @@ where
             sender,
             finished: false,
         };
-        // The task is detached, so no waiter can stop it.
+        // The task is detached, so a waiter cannot stop it.
         drop(self.control.spawn(work(leader)));
         Waiter(receiver)
     }
 
-    /// Joins the flight for `key`, if there is one.
+    /// Joins the flight for `key`, if one is running.
     pub(super) fn waiter(&self, key: &K) -> Option<Waiter<P, T>> {
         let under_way = self.under_way();
         under_way.get(key).map(|sender| Waiter(sender.subscribe()))
@@ -120,7 +123,7 @@ where
     /// Cancel safe.
     pub(super) async fn none(&self) {
         let mut count = self.count.subscribe();
-        // This fails only if the sender is dropped, and `self` owns the sender.
+        // `wait_for` fails only if the sender is dropped, and `self` owns the sender.
         drop(count.wait_for(|count| *count == 0).await);
     }
 }
@@ -150,7 +153,7 @@ impl<P: Clone, T: Clone> Waiter<P, T> {
         }
     }
 
-    /// Waits until the progress changes from the one that was returned last.
+    /// Waits until the progress differs from the last returned progress.
     ///
     /// # Cancel safety
     ///
@@ -164,12 +167,12 @@ impl<P: Clone, T: Clone> Waiter<P, T> {
 }
 
 impl<K: Copy + Eq + Hash, P, T> Leader<K, P, T> {
-    /// Tells the waiters that the flight pauses.
+    /// Informs the waiters that the flight pauses.
     pub(super) fn pause(&self, why: P) {
         self.sender.send_replace(Progress::Paused(why));
     }
 
-    /// Tells the waiters that the flight continues.
+    /// Informs the waiters that the flight continues.
     pub(super) fn resume(&self) {
         self.sender.send_replace(Progress::UnderWay);
     }
@@ -183,17 +186,17 @@ impl<K: Copy + Eq + Hash, P, T> Leader<K, P, T> {
         self.sender.closed().await;
     }
 
-    /// Ends the flight if it has no waiter. A request that joins at the same time keeps the flight
-    /// running, or starts another one.
+    /// Ends the flight if it has no waiter. If a request joins at the same time, the flight
+    /// continues, or the request starts a new one.
     pub(super) fn finish_unwaited(mut self, end: T) -> FinishUnwaited<Self> {
         let flights = Arc::clone(&self.flights);
         let mut under_way = flights.under_way();
-        // A request that joins holds the same lock.
+        // A request takes the same lock to join the flight, so the count cannot change here.
         if self.sender.receiver_count() > 0 {
             drop(under_way);
             return FinishUnwaited::Joined(self);
         }
-        // Removed under the same lock, so that no request joins a flight that has ended.
+        // The key is removed under the same lock, so that no request joins a flight that has ended.
         under_way.remove(&self.key);
         drop(under_way);
         self.finished = true;
@@ -202,7 +205,7 @@ impl<K: Copy + Eq + Hash, P, T> Leader<K, P, T> {
         FinishUnwaited::Finished
     }
 
-    /// Ends the flight. Later requests for its key start another one.
+    /// Ends the flight. Later requests for the key start a new flight.
     pub(super) fn finish(mut self, end: T) {
         self.finished = true;
         self.clear();
@@ -432,7 +435,7 @@ mod tests {
         joined.notify_one();
         assert_eq!(finished(&late.progress().await), 1);
         drop(late);
-        // Without a waiter the flight ends, and its key becomes free.
+        // A flight without waiters ends, and its key becomes free.
         let waiter = flights.join(7, |leader| async move {
             leader.no_waiters().await;
             assert!(matches!(

@@ -5,17 +5,18 @@ use std::collections::BTreeMap;
 use super::route::Route;
 use crate::target::{FoldedPath, Target};
 
-/// Finds the few routes that may match a request, however many routes there are. The folded prefix
-/// of such a route is equal to a leading part of the folded path, and the route is for the
-/// request's host or for all hosts.
+/// Finds the few routes that may match a request, even in a table with thousands of routes. The
+/// index compares normalized prefixes: ASCII lower case, percent-decoded, without parameters and
+/// final dots. A route may match if its normalized prefix equals a leading part of the normalized
+/// path, and if the route is for the request's host or for all hosts.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    /// Positions in the table of routes. The key is the host, or nothing for all hosts, and the
-    /// folded prefix.
+    /// The positions of the routes in the table. The key is the host and the normalized prefix.
+    /// Without a host, the route is for all hosts.
     positions: BTreeMap<Box<[u8]>, Vec<usize>>,
-    /// The number of segments of the longest prefix.
+    /// The number of segments in the longest prefix.
     depth: usize,
-    /// Whether a route is for certain hosts only.
+    /// Whether at least one route is for certain hosts only.
     by_host: bool,
 }
 

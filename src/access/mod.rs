@@ -2,18 +2,18 @@
 //!
 //! Only [`Access::decide`] decides, and only a [`Permit`] leads to an upstream. The room knows
 //! routes, sessions and rules, and keeps access tokens fresh ([`Refresher`]). It does not know
-//! pages, redirects or how a user signs in.
+//! pages, redirects or the login.
 //!
-//! For a request with a fresh token, the check of the token's age costs one relaxed load and a
+//! If the token of a request is fresh, the check of its age costs one relaxed load and a
 //! comparison. A request whose token expires soon starts a refresh and is permitted at once. A
 //! request whose token has expired gets a [`Decision::Wait`].
 //!
-//! An [`Access`] belongs to one worker and to one site. The values that it returns own what they
-//! need, so a request uses the same site until its end. Each worker counts its own references, so
-//! workers do not write to the same memory.
+//! An [`Access`] belongs to one worker and to one site. The returned values own their data, so a
+//! request uses the same site until its end. Each worker has its own reference counts, so workers
+//! do not write to the same memory.
 //!
-//! Code that forgets the decision does not compile: the fields of a [`Permit`] are private to this
-//! room, and only [`Access::decide`] and the continuation of its decision create one.
+//! Code that skips the decision does not compile: the fields of a [`Permit`] are private to this
+//! room, and only [`Access::decide`] and the code that completes its decision create one.
 //!
 //! ```
 //! use sidegate::access::Permit;
@@ -23,7 +23,8 @@
 //! }
 //! ```
 //!
-//! The same function fails with one change, because the field is private (E0616):
+//! If the function reads the field directly, it does not compile, because the field is private
+//! (E0616):
 //!
 //! ```compile_fail,E0616
 //! use sidegate::access::Permit;
@@ -33,7 +34,7 @@
 //! }
 //! ```
 //!
-//! A permit cannot be built from parts, not even from those of another permit (E0451):
+//! A permit cannot be built from its parts, not even from the parts of another permit (E0451):
 //!
 //! ```compile_fail,E0451
 //! use sidegate::access::Permit;
@@ -94,8 +95,8 @@ use crate::upstream::AssertionNames;
 #[derive(Debug)]
 pub(crate) struct Access {
     routes: WorkerRoutes,
-    /// Whether some route refreshes the token when its app refuses it. Such a refresh can happen at
-    /// any time.
+    /// Whether at least one route refreshes the token when its app refuses the token. Such a
+    /// refresh can start at any time, not only when the token is about to expire.
     refreshes_on_refusal: bool,
     /// The names of the assertion fields.
     names: AssertionNames,
@@ -120,21 +121,21 @@ pub struct Settings<'a> {
     pub(crate) max_wait: Duration,
 }
 
-/// The decision about a request.
+/// The decision about a request, and the data that its answer needs.
 #[derive(Debug)]
 #[must_use]
 pub(crate) enum Decision {
     /// The request may be forwarded.
     Permit(Permit),
-    /// The request needs a session that this route accepts, and has none.
+    /// The route needs a session, and the request has none that the route accepts.
     Challenge(Challenge),
-    /// The user is signed in and may not use the route.
+    /// The user is signed in but may not use the route.
     Forbid(Forbid),
     /// No route matches the request.
     NoRoute,
-    /// The session exists, but cannot be used now.
+    /// The session exists but cannot be used now.
     Unavailable(Unavailable),
-    /// The session has to be refreshed or fetched first.
+    /// The decision is possible only after the session is refreshed or fetched.
     Wait(Wait),
 }
 
@@ -143,9 +144,9 @@ pub(crate) enum Decision {
 pub(crate) struct Challenge {
     /// The route of the request.
     pub route: Rc<Route>,
-    /// The reason why the request has no session that is accepted.
+    /// The reason why the request has no accepted session.
     pub(crate) cause: Cause,
-    /// The live session, if the route does not accept its provider.
+    /// The live session of the request, if the route does not accept the provider of this session.
     pub(crate) other: Option<Arc<Session>>,
 }
 
@@ -161,26 +162,26 @@ pub(crate) struct Forbid {
 /// The reason why a request has no session that the route accepts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Cause {
-    /// The request has two session cookies with different values. One of them is not ours, and the
-    /// gateway cannot tell which.
+    /// The request has two session cookies with different values. One of the cookies is not ours,
+    /// and the gateway cannot know which one.
     Conflicting,
     /// The session has passed its idle or absolute deadline.
     Expired,
-    /// The provider says that the grant has ended, or the user signed out a moment ago.
+    /// The provider reports that the grant has ended, or the user has just signed out.
     GrantEnded,
     /// The cookie's value is not a session id.
     Malformed,
     /// The request has no session cookie.
     NoCookie,
-    /// The session was opened by another process, or by this one before a restart.
+    /// The session was opened by another process, or by this process before a restart.
     OtherInstance,
     /// The session belongs to a provider that the route does not accept.
     OtherProvider,
-    /// The app refuses the session's access token.
+    /// The app refused the session's access token.
     RefusedByApp,
     /// The access token has expired, and there is no refresh token.
     TokenExpired,
-    /// The session has ended, was evicted, or never existed.
+    /// No session has this id: the session has ended, was evicted, or never existed.
     Unknown,
 }
 
@@ -221,26 +222,26 @@ impl Access {
         })
     }
 
-    /// The routes. The most specific one is the first.
+    /// All routes. The most specific route is the first.
     pub(crate) fn routes(&self) -> impl Iterator<Item = &Route> {
         self.routes.iter().map(|route| &**route)
     }
 
-    /// The deadline for the wait of a request that arrives now.
+    /// The time until which a request that arrives now may wait.
     fn deadline(&self) -> Instant {
         let now = self.refresher.clock().instant();
         now.checked_add(self.max_wait).unwrap_or(now)
     }
 
-    /// The provider that opened a session.
+    /// The provider that opened the session.
     fn provider(&self, session: &Session) -> Option<&Arc<Provider>> {
         self.providers.get(session.provider())
     }
 
-    /// Decides about one request. The inputs are its method, its fields, its canonical target and
-    /// the time. `recent` is the last session of its connection.
+    /// Decides about one request. The inputs are the method, the fields, the canonical target and
+    /// the time of the request. `recent` is the last session of the connection.
     ///
-    /// A public route uses a session if there is one, but does not need it.
+    /// A public route uses the session of the request but does not need one.
     pub(crate) fn decide(
         self: &Rc<Self>,
         (method, fields): (&Method, &(impl View + ?Sized)),
@@ -256,7 +257,7 @@ impl Access {
             return Decision::Permit(self.permit(route, None));
         }
         let line = cookies::only_line(fields);
-        // A `Cookie` line that the connection has sent before is not parsed again.
+        // A `Cookie` line that this connection has already sent is not parsed again.
         if let Some(known) = line.and_then(|line| recent.by_line(line, &self.sessions, now)) {
             let (session, others) = known;
             let mut decision = self.decide_for_session(route, session, now, None);
@@ -287,8 +288,8 @@ impl Access {
         }
     }
 
-    /// Decides about a request with this session, whether its token is fresh or not. A request that
-    /// has waited before keeps its `deadline`.
+    /// Decides about a request with this session, whose token may be fresh, due or expired. A
+    /// request that has already waited keeps its `deadline`.
     fn decide_for_session(
         self: &Rc<Self>,
         route: &Rc<Route>,
@@ -319,7 +320,7 @@ impl Access {
         }
     }
 
-    /// A permit for the user of `session`, or for a request without a user.
+    /// Creates a permit for the user of `session`, or for a request without a user.
     fn permit(self: &Rc<Self>, route: &Rc<Route>, session: Option<Arc<Session>>) -> Permit {
         Permit {
             access: Rc::clone(self),
@@ -340,7 +341,7 @@ impl Access {
         }
     }
 
-    /// Decides about a request without a session that the route accepts.
+    /// Decides about a request that has no session, or no session that the route accepts.
     fn without_session(
         self: &Rc<Self>,
         route: &Rc<Route>,
@@ -357,8 +358,8 @@ impl Access {
         })
     }
 
-    /// Decides about a request whose session cannot be used now. On a public route the request
-    /// passes without a user.
+    /// Decides about a request whose session cannot be used now. A public route permits the request
+    /// without a user.
     fn unavailable(self: &Rc<Self>, route: &Rc<Route>, failure: SessionFailure) -> Decision {
         if route.is_public() {
             return Decision::Permit(self.permit(route, None));
@@ -371,9 +372,9 @@ impl Access {
         })
     }
 
-    /// The session id in the request's cookie, and its session if the session is live. The session
-    /// may belong to any provider. A session with an expired token is live as long as it can be
-    /// refreshed.
+    /// Returns the session id in the request's cookie, and the session if it is live. The session
+    /// may belong to any provider. A session with an expired token is live as long as the token can
+    /// be refreshed.
     ///
     /// # Cancel safety
     ///
@@ -388,12 +389,12 @@ impl Access {
         Some((id, session))
     }
 
-    /// The live session in the request's cookie, of any provider. A session with an expired token
-    /// is live as long as it can be refreshed.
+    /// Returns the live session in the request's cookie, of any provider. A session with an expired
+    /// token is live as long as the token can be refreshed.
     ///
     /// # Errors
     ///
-    /// The reason why there is none.
+    /// The reason why the request has no live session.
     ///
     /// # Cancel safety
     ///
@@ -418,7 +419,8 @@ impl Access {
         let session = match found {
             Lookup::Expired => return Err(Cause::Expired),
             Lookup::OtherInstance => return Err(Cause::OtherInstance),
-            // If the store does not answer, the session is not found. It is not ended either.
+            // If the store does not answer, the gateway reports the session as unknown. The session
+            // itself does not end.
             Lookup::Away | Lookup::Unknown => return Err(Cause::Unknown),
             Lookup::Live(session) => session,
         };
@@ -430,12 +432,12 @@ impl Access {
     }
 }
 
-/// The only session id of a request.
+/// Returns the only session id of a request.
 fn session_id(fields: &(impl View + ?Sized)) -> Result<SessionId, Cause> {
     SessionId::parse(session_cookie(fields)?).ok_or(Cause::Malformed)
 }
 
-/// The only value of the session cookie of a request.
+/// Returns the only value of the session cookie.
 fn session_cookie(fields: &(impl View + ?Sized)) -> Result<&[u8], Cause> {
     match cookies::find(fields, cookie::SESSION.as_bytes()) {
         Found::Absent => Err(Cause::NoCookie),

@@ -1,4 +1,4 @@
-//! The results of refreshing and fetching a session, as waiters get them.
+//! The results of a refresh or fetch of a session, as waiters get them.
 
 use std::sync::Arc;
 
@@ -13,15 +13,15 @@ pub(super) enum Outcome {
     Renewed(Arc<Session>),
     /// The session has ended: the provider ended the grant, or the user signed out.
     Ended,
-    /// There are no new tokens now. The session stays.
+    /// The refresh failed. The session continues with its current tokens.
     Failed(SessionFailure),
 }
 
 /// The result of one attempt.
 pub(super) enum Attempt {
-    /// The refresh has ended with this result.
+    /// The refresh is complete, with this result.
     Done(Outcome),
-    /// This session may be tried again after a pause.
+    /// The attempt failed, and this session may be tried again after a pause.
     Failed(Arc<Session>),
 }
 
@@ -31,7 +31,7 @@ pub(super) enum PauseEnd {
     Over,
     /// Nobody waits for the refresh, and there is no result to store.
     NoWaiters(SessionFailure),
-    /// The process ends.
+    /// The process is about to end.
     Draining(SessionFailure),
 }
 
@@ -42,25 +42,25 @@ pub(super) struct RetryPause {
     pub(super) reason: Reason,
 }
 
-/// The result of fetching a session from the store.
+/// The result of a fetch of a session from the store.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Fetched {
     /// The session is in memory now.
     InMemory,
     /// The store has no such session.
     Unknown,
-    /// The store cannot answer now.
+    /// The store did not answer, or its answer is unusable.
     Failed(SessionFailure),
 }
 
-/// The result type of a flight. It can also represent the failures of waiting.
+/// The result type of a flight. The type can also represent a wait that failed.
 pub(super) trait FlightResult: Clone {
-    /// The reason when a flight takes longer than a request waits.
+    /// The reason code if a flight takes longer than the request may wait.
     const SLOW: Reason;
-    /// The reason when a flight is aborted.
+    /// The reason code if a flight is aborted.
     const LOST: Reason;
 
-    /// Makes a result from a failure.
+    /// Creates a result from a failure.
     fn failed(failure: SessionFailure) -> Self;
 }
 

@@ -1,4 +1,4 @@
-//! Permits: the right of one request to be forwarded.
+//! Permits, which allow requests to be forwarded.
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -14,7 +14,7 @@ use crate::session::{Session, cookie};
 use crate::upload::Upload;
 use crate::upstream::{self, Exchange, Pools, ResponseFuture, assertions};
 
-/// The right to send one request to one upstream, with a user or without one. Only
+/// The proof that one request may be sent to one upstream, with or without a user. Only
 /// [`Access::decide`] creates a permit.
 #[derive(Debug)]
 #[must_use]
@@ -28,9 +28,10 @@ pub struct Permit {
 /// The state of the request's cookies.
 #[derive(Debug)]
 pub(super) enum Cookies {
-    /// The connection has had the same `Cookie` line before. This is the line without our cookies.
+    /// The connection has already sent the same `Cookie` line. The value is the line without the
+    /// gateway's own cookies.
     Read(Option<HeaderValue>),
-    /// The request may have our cookies. They have not been removed yet.
+    /// The request may have the gateway's own cookies. The `Cookie` lines have not been read yet.
     Unread,
 }
 
@@ -40,8 +41,9 @@ impl Permit {
         &self.route
     }
 
-    /// The data that is needed if the app refuses the token: to send the request again, or to let
-    /// the user sign in again. `None` if neither can happen.
+    /// Returns the data that is needed if the app refuses the token: to send the request again, or
+    /// to let the user sign in again. Returns `None` if the request can neither be sent again nor
+    /// lead to a sign-in.
     pub(crate) fn sent_request(&self) -> Option<SentRequest> {
         let session = self.session.as_ref()?;
         let wanted =
@@ -52,18 +54,18 @@ impl Permit {
         })
     }
 
-    /// The assertion fields that have a value, with `Authorization` and the bearer token.
+    /// Returns the assertion fields that have a value, and `Authorization` with the bearer token.
     pub fn fields(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
         let fields = self.assertions();
         fields.filter_map(|(name, value)| value.map(|value| (name, value)))
     }
 
-    /// Sends the request to the upstream. Before that, writes the assertion fields and removes our
-    /// cookies. The client's own assertion fields have been removed before. This uses up the
-    /// permit.
+    /// Sends the request to the upstream and consumes the permit. First writes the assertion fields
+    /// and removes the gateway's own cookies. The caller has already removed the assertion fields
+    /// that the client sent.
     ///
-    /// With `upgrade`, which the request's fields express, the app may switch to that protocol.
-    /// Without it the result is a response.
+    /// `upgrade` is the other protocol that the request's fields ask for. The app may switch to
+    /// that protocol. Without `upgrade` the result is a response.
     ///
     /// # Errors
     ///
@@ -71,7 +73,7 @@ impl Permit {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the upstream connection. The app may have acted on the request,
+    /// Dropping the future closes the upstream connection. The app may have processed the request,
     /// even if the future was never polled.
     pub(crate) fn exchange(
         mut self,
@@ -95,12 +97,12 @@ impl Permit {
             Others::Line(line) => write_or_remove(headers, &header::COOKIE, Some(line)),
             Others::None => write_or_remove(headers, &header::COOKIE, None),
         }
-        // `for_each` is faster than a loop for a chain of iterators.
+        // For a chain of iterators `for_each` is faster than a loop.
         self.assertions()
             .for_each(|(name, value)| write_or_remove(headers, name, value.cloned()));
     }
 
-    /// The cookies without ours.
+    /// Returns the cookies of the request without the gateway's own cookies.
     pub(super) fn cookies_left(&mut self, fields: &(impl View + ?Sized)) -> Others {
         match std::mem::replace(&mut self.cookies, Cookies::Unread) {
             Cookies::Read(Some(line)) => Others::Line(line),
@@ -109,23 +111,24 @@ impl Permit {
         }
     }
 
-    /// Every assertion field. A field without a value must not be in the request.
+    /// Returns every assertion field with its value. A field without a value must not be in the
+    /// request.
     pub(super) fn assertions(&self) -> impl Iterator<Item = (&HeaderName, Option<&HeaderValue>)> {
         let (session, names) = (self.session.as_deref(), &self.access.names);
         let identity = session.map(Session::identity);
         let bearer = session.map(|session| session.tokens().bearer());
-        // The provider's name is needed only if a field for it is configured.
+        // The provider's name is needed only if the settings name a field for it.
         let told = session.filter(|_session| names.provider.is_some());
         let provider = told.and_then(|session| self.route.provider(session.provider()));
         assertions(names, identity, provider, bearer)
     }
 }
 
-/// A request that was sent on, until the app has answered.
+/// The future of the app's answer to a forwarded request.
 pub(crate) enum Exchanging<'p> {
     /// A request that can only lead to a response.
     Response(ResponseFuture),
-    /// A request for another protocol.
+    /// A request to switch to another protocol.
     Switch(Pin<Box<dyn Future<Output = Result<Exchange, upstream::Error>> + 'p>>),
 }
 

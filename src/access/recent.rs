@@ -11,10 +11,10 @@ use crate::fields::cookie::{self as cookies, Others};
 use crate::secret::Secret;
 use crate::session::{Session, Sessions, cookie};
 
-/// Saves the look-up of the session for each request of a connection.
+/// The last session of a connection, so that the next request of the connection needs no look-up.
 ///
-/// A look-up unpacks the session; this value keeps it unpacked. For each request it checks that the
-/// session has not been replaced, ended or evicted.
+/// A look-up unpacks the session from the cache; this value keeps the unpacked session. Before each
+/// use it checks that the session has not been replaced, ended or evicted.
 #[derive(Debug, Default)]
 pub(crate) struct Recent(RefCell<Option<LastUsed>>);
 
@@ -26,17 +26,17 @@ struct LastUsed {
     found_at: Timestamp,
 }
 
-/// The `Cookie` line of a request that has exactly one.
+/// The `Cookie` line of a request with exactly one `Cookie` line.
 #[derive(Debug)]
 struct CookieLine {
     whole: Secret<Box<[u8]>>,
-    /// The line without our cookies.
+    /// The line without the gateway's own cookies.
     others: Option<HeaderValue>,
 }
 
 impl Recent {
-    /// The session of a request that has only this `Cookie` line, as [`Recent::by_cookie`], and the
-    /// line without our cookies.
+    /// Returns the session of a request whose only `Cookie` line is `line`, and the line without
+    /// the gateway's own cookies. The conditions of [`Recent::by_cookie`] apply.
     pub(super) fn by_line(
         &self,
         line: &[u8],
@@ -52,7 +52,8 @@ impl Recent {
             .then(|| (Arc::clone(&last.session), same.others.clone()))
     }
 
-    /// The session of this cookie, if it was the last one of the connection and is still valid.
+    /// Returns the session of this cookie, if it is the last session of the connection and is still
+    /// valid.
     pub(super) fn by_cookie(
         &self,
         cookie: &[u8],
@@ -66,8 +67,8 @@ impl Recent {
             .then(|| Arc::clone(&last.session))
     }
 
-    /// Stores the session that was found for a cookie. `line` is the only `Cookie` line, if there
-    /// was only one.
+    /// Stores the session that was found for a cookie. `line` is the `Cookie` line, if the request
+    /// has exactly one.
     pub(super) fn note(
         &self,
         (cookie, line): (&[u8], Option<&[u8]>),
@@ -87,12 +88,13 @@ impl Recent {
     }
 }
 
-/// The `Cookie` line without our cookies. `None` if no other cookie is left.
+/// Returns the `Cookie` line without the gateway's own cookies. Returns `None` if no other cookie
+/// is left.
 fn others(line: &[u8]) -> Option<HeaderValue> {
     match cookies::others(&[(COOKIE.as_str(), line)][..], cookie::is_own) {
         Others::Unchanged => {
             let mut line = HeaderValue::from_bytes(line).ok()?;
-            // The app's cookies may be secrets, so they must not be printed.
+            // The app's cookies may be secrets, so they must not appear in debug output.
             line.set_sensitive(true);
             Some(line)
         }

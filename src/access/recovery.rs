@@ -1,7 +1,8 @@
-//! What the gateway does when an app refuses a token that the gateway considers valid.
+//! Handles an app's refusal of a token that the gateway considers valid.
 //!
-//! The token may have been revoked, or a refresh during the request may have made it invalid. A
-//! request is sent again only if the app has refused it, only once, and only with another token.
+//! The token may have been revoked, or a refresh during the request may have made the token
+//! invalid. A request is sent again only if the app has refused it, only one time, and only with
+//! another token.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::clock::Timestamp;
 use crate::session::{EndReason, EndedVersion, Session, SessionState};
 use crate::telemetry::chain;
 
-/// A request that was sent with a user's token. The app's answer may refuse the token.
+/// A request that was sent to an app with a user's token. The app's answer may refuse the token.
 #[derive(Debug)]
 pub(crate) struct SentRequest {
     pub(super) route: Rc<Route>,
@@ -31,7 +32,7 @@ pub(crate) struct TokenRefusal {
     sent: SentRequest,
 }
 
-/// Whether a request has content.
+/// The content of a request, as far as it is known before the body arrives.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Content {
     /// The request has no body.
@@ -40,16 +41,16 @@ pub(crate) enum Content {
     Some,
 }
 
-/// Whether a request can be sent again.
+/// The possibility to send a request again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Replayable {
     /// The whole request is available.
     Yes,
-    /// The body is gone, or too large to be kept.
+    /// No copy of the body exists: the body was not kept, or it was too large.
     No,
 }
 
-/// What happens after an answer that refuses a token.
+/// The action after an answer that refuses a token.
 #[derive(Debug)]
 #[must_use]
 pub(crate) enum Recovery {
@@ -62,12 +63,12 @@ pub(crate) enum Recovery {
 }
 
 impl Access {
-    /// Whether a request has to be kept until its answer arrives, in order to send it again or to
-    /// let the user sign in again.
+    /// Whether a request has to be kept until its answer arrives, so that it can be sent again or
+    /// its user can sign in again.
     ///
-    /// If the route forwards the app's refusals, only a refresh during the request makes a second
-    /// attempt useful, and no refresh starts before it is due. The duration of a request with a
-    /// body is not limited, so it is always kept.
+    /// If the route forwards the refusals of its app, a second attempt is useful only after a
+    /// refresh during the request, and a refresh starts only when it is due. The duration of a
+    /// request with a body is not limited, so such a request is always kept.
     pub(crate) fn must_keep(&self, sent: &SentRequest, content: Content, now: Timestamp) -> bool {
         if sent.route.on_refusal != OnRefusal::Pass || self.refreshes_on_refusal {
             return true;
@@ -76,7 +77,7 @@ impl Access {
         content == Content::Some || sent.session.is_due(answered)
     }
 
-    /// The refusal, if this answer refuses the token of its request.
+    /// Returns the refusal, if this answer refuses the token of its request.
     pub(crate) fn token_refusal(
         self: &Rc<Self>,
         sent: SentRequest,
@@ -96,7 +97,8 @@ impl Access {
 }
 
 impl TokenRefusal {
-    /// Decides what to do. Waits for a refresh if it can help.
+    /// Decides what to do after a refusal. Waits for a refresh if a new token can make the request
+    /// succeed.
     ///
     /// # Cancel safety
     ///
@@ -124,14 +126,14 @@ impl TokenRefusal {
 impl Access {
     async fn recover(self: &Rc<Self>, sent: &SentRequest, replayable: Replayable) -> Recovery {
         let (route, session) = (&sent.route, &sent.session);
-        // A refresh during the request may have made its token invalid. This is not a decision of
-        // the app.
+        // If the session was refreshed during the request, the refresh may have made the request's
+        // token invalid. The app's answer is then not a decision about the user.
         let replaced = session.state() == SessionState::Superseded;
         if replaced || self.refresher.under_way(session.key()).is_some() {
             return self.retry_with_newer_token(sent, replayable).await;
         }
         let now = self.refresher.clock().now();
-        // The app refuses even a new token, so another one would not help.
+        // The app refuses even a new token, so another refresh would not help.
         let is_new = !session
             .tokens()
             .lifetime()
@@ -140,7 +142,7 @@ impl Access {
         match route.on_refusal {
             OnRefusal::Pass => Recovery::Pass,
             OnRefusal::RefreshAndRetry | OnRefusal::Relogin if is_new => Recovery::Pass,
-            // Nobody has to sign in on a public route.
+            // A public route never requires a sign-in.
             OnRefusal::Relogin if route.is_public() => Recovery::Pass,
             OnRefusal::RefreshAndRetry if session.tokens().refresh_token().is_none() => {
                 Recovery::Pass
@@ -150,8 +152,8 @@ impl Access {
         }
     }
 
-    /// Sends the request again when there is a newer token. If it cannot be sent again, the app's
-    /// answer is forwarded without waiting.
+    /// Sends the request again with the next token of the session. If the request cannot be sent
+    /// again, the app's answer is forwarded without a wait.
     async fn retry_with_newer_token(
         self: &Rc<Self>,
         sent: &SentRequest,
@@ -265,7 +267,8 @@ mod tests {
         assert!(!kept(&passing, Content::None, after(last - 1)));
         assert!(kept(&passing, Content::None, after(last)));
         assert!(kept(&passing, Content::Some, NOW));
-        // A claim delays the next refresh for a short time only.
+        // `claim_refresh` delays the next refresh for a short time only, so the request must still
+        // be kept.
         assert!(session.claim_refresh(after(3000), after(3005)));
         assert!(kept(&passing, Content::None, after(3001)));
         for others in [&["pass", "refresh_and_retry"], &["relogin", "pass"]] {

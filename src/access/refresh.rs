@@ -1,14 +1,14 @@
-//! Refreshes access tokens. Each session has at most one refresh at a time, for all requests that
-//! need it.
+//! Refreshes access tokens. For each session at most one refresh runs at a time, and all requests
+//! that need it share its result.
 //!
-//! A refresh is a task of the control plane, and no request owns it. Its result is stored before it
-//! is used. If the result cannot be stored, it is kept and the refresh continues, even without
-//! waiters, until the result is stored or the session has ended. This is necessary because the used
-//! refresh token must not be sent a second time.
+//! A refresh is a task of the control plane, so it does not depend on a request. The result of a
+//! refresh is stored before it is used. A result that cannot be stored is kept, and the refresh
+//! continues, even without waiters, until the result is stored or the session has ended. The
+//! gateway keeps the result because the used refresh token must not be sent a second time.
 //!
 //! A refresh that fails for a temporary reason is retried after a pause, and the pause grows. A
-//! waiter stays if the next attempt starts within its time limit. A failed refresh ends the session
-//! only if the authorization server says that the grant has ended.
+//! waiter continues to wait if the next attempt starts before its deadline. A failed refresh ends
+//! the session only if the provider reports that the grant has ended.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,27 +38,28 @@ use crate::telemetry::{Metrics, TokenCall};
 /// The pause of a session that cannot be refreshed until an operator fixes something.
 pub(super) const ALARM_PAUSE: Duration = Duration::from_secs(30);
 
-/// The duration of a claim. During this time no other request starts a refresh; it would only join
-/// the same one.
+/// The time for which the request that starts a refresh claims it. During a claim no other request
+/// tries to start the refresh, because it would only join the same flight.
 const CLAIM: Duration = Duration::from_secs(5);
 
 /// The longest pause before the next attempt to store a result.
 const STORE_PAUSE: Duration = Duration::from_secs(10);
 
-/// The shortest pause between two attempts, whatever the clock says.
+/// The shortest pause between two attempts, even if the clock was changed.
 const LEAST_PAUSE: Duration = Duration::from_millis(100);
 
 /// The longest time that a drain waits for running refreshes: the default timeout of a call to the
-/// provider, and the time to store a result.
+/// provider, plus the time to store a result.
 pub(super) const DRAIN_WAIT: Duration = Duration::from_secs(65);
 
-/// The value for a refresh that makes its next attempt at once.
+/// The failure of a refresh whose next attempt starts without a pause.
 const NO_PAUSE: SessionFailure = SessionFailure {
     reason: Reason::at_provider("refresh_slow"),
     retry_after: Duration::ZERO,
 };
 
-/// Refreshes sessions, and fetches sessions that are not in memory. All workers share it.
+/// Refreshes sessions, and fetches sessions that are not in memory. All workers share one
+/// refresher.
 #[derive(Debug)]
 pub(crate) struct Refresher {
     providers: ArcSwap<Providers>,
@@ -74,7 +75,7 @@ pub(crate) struct Refresher {
 }
 
 impl Refresher {
-    /// Refreshes `sessions` at `providers` with tasks of `control`.
+    /// Creates a refresher that refreshes `sessions` at `providers` with tasks of `control`.
     pub(crate) fn new(
         providers: Arc<Providers>,
         sessions: Arc<Sessions>,
@@ -96,12 +97,13 @@ impl Refresher {
         }
     }
 
-    /// Uses these providers from now on. A running refresh keeps its provider.
+    /// Replaces the providers for the refreshes that start after this call. A running refresh keeps
+    /// its provider.
     pub(crate) fn refresh_at(&self, providers: Arc<Providers>) {
         self.providers.store(providers);
     }
 
-    /// The provider that opened a session.
+    /// The provider that opened the session.
     fn provider(&self, session: &Session) -> Option<Arc<Provider>> {
         self.providers
             .load()
@@ -113,7 +115,8 @@ impl Refresher {
         &self.clock
     }
 
-    /// Runs work that must continue when the request is cancelled.
+    /// Runs `work` as a task of the control plane, so that it continues when the request is
+    /// cancelled.
     pub(super) async fn on_control_plane<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
@@ -125,18 +128,19 @@ impl Refresher {
         &self.metrics
     }
 
-    /// Starts a refresh before the token expires. No request waits for it.
+    /// Starts a refresh before the token expires. The request does not wait for the result.
     pub(super) fn refresh_ahead(self: &Arc<Self>, session: &Arc<Session>, now: Timestamp) {
         if session.claim_refresh(now, now.plus(CLAIM)) {
             drop(self.refresh(session));
         }
     }
 
-    /// Waits for the refresh of a session whose token cannot be used. Starts one if necessary.
+    /// Joins the refresh of a session whose token cannot be used. Starts the refresh if none is
+    /// running.
     ///
     /// # Errors
     ///
-    /// The next attempt starts only after `max_wait`.
+    /// The failure of the last attempt, if the next attempt starts only after `max_wait`.
     pub(super) fn join(
         self: &Arc<Self>,
         session: &Arc<Session>,
@@ -152,7 +156,7 @@ impl Refresher {
         }
     }
 
-    /// Joins the refresh of a session, if one is running.
+    /// Joins the refresh of the session, if one is running.
     pub(super) fn under_way(&self, key: &SessionKey) -> Option<Waiter<RetryPause, Outcome>> {
         self.refreshes.waiter(key)
     }
@@ -164,7 +168,7 @@ impl Refresher {
         })
     }
 
-    /// Waits for a session that is not in memory. Starts a fetch if necessary.
+    /// Joins the fetch of a session that is not in memory. Starts the fetch if none is running.
     pub(super) fn fetch(self: &Arc<Self>, key: SessionKey) -> Waiter<RetryPause, Fetched> {
         self.fetches.join(key, |leader| {
             let refresher = Arc::clone(self);
@@ -180,11 +184,11 @@ impl Refresher {
     }
 
     /// Waits until all running refreshes have ended and their results are stored, or until the time
-    /// limit has passed.
+    /// limit is over.
     ///
     /// # Cancel safety
     ///
-    /// When it is cancelled, running refreshes continue.
+    /// If the future is dropped, running refreshes continue.
     pub(crate) async fn drained(&self) {
         self.draining.send_replace(true);
         let ended = timeout(DRAIN_WAIT, self.refreshes.none()).await;
@@ -196,14 +200,14 @@ impl Refresher {
         }
     }
 
-    /// Runs one flight: attempts with pauses in between, as long as somebody waits or there is a
-    /// result to store.
+    /// Runs one flight: attempts with pauses between them, as long as a request waits or a result
+    /// has to be stored.
     async fn run(
         self: Arc<Self>,
         mut session: Arc<Session>,
         mut leader: Leader<SessionKey, RetryPause, Outcome>,
     ) {
-        // Counts this flight until no request can join it.
+        // The metric counts the flight until no request can join it.
         let _counted = self.metrics.refreshing();
         let mut log = FlightLog {
             metrics: &self.metrics,
@@ -228,8 +232,8 @@ impl Refresher {
                     continue;
                 }
                 PauseEnd::Draining(failure) => {
-                    // A store that does not work would be tried without end, so the result is tried
-                    // once more.
+                    // Before the process ends, the unstored result is tried only one more time,
+                    // because a broken store could delay the end without limit.
                     if self.is_unstored(&session)
                         && let Attempt::Done(outcome) = self.attempt(Arc::clone(&session)).await
                     {
@@ -255,7 +259,7 @@ impl Refresher {
         leader.finish(outcome);
     }
 
-    /// Waits until the pause after earlier failures is over, but at least `least`.
+    /// Waits until the pause after earlier failures is over, for at least `least`.
     async fn pause(
         &self,
         session: &Session,
@@ -287,10 +291,11 @@ impl Refresher {
         }
     }
 
-    /// Calls the provider once.
+    /// Sends one refresh request to the provider.
     pub(super) async fn call_provider(&self, session: Arc<Session>) -> Attempt {
         let Some(provider) = self.provider(&session) else {
-            // The provider was removed from the settings, but its sessions are still in the store.
+            // The operator removed the provider from the settings, but its sessions are still in
+            // the store.
             self.note_failure(
                 &session,
                 Reason::at_provider("unknown_provider"),
@@ -322,7 +327,7 @@ impl Refresher {
         }
     }
 
-    /// Stores the result before it is used. If the user has signed out in the meantime, the session
+    /// Stores the result of a refresh. If the user has signed out in the meantime, the session
     /// stays ended.
     pub(super) async fn store(&self, session: Arc<Session>, result: RefreshResult) -> Attempt {
         let copy = result.copy();
@@ -330,7 +335,8 @@ impl Refresher {
         let Refreshed { tokens, identity } = result.into();
         let name = session.provider();
         match self.sessions.replace(&session, tokens, identity).await {
-            // The session has a refresh token again, but no new access token yet.
+            // The session has a new refresh token but no new access token yet, so the refresh
+            // continues.
             Ok(Replaced::Stored(newest) | Replaced::Newer(newest)) if refresh_token_only => {
                 Attempt::Failed(newest)
             }
@@ -353,7 +359,7 @@ impl Refresher {
         }
     }
 
-    /// Whether a result for this session waits to be stored.
+    /// Whether a result for this session could not be stored yet.
     fn is_unstored(&self, session: &Session) -> bool {
         let used = session.tokens().refresh_token();
         used.is_some_and(|used| self.unstored.holds(used))
@@ -384,8 +390,8 @@ impl Refresher {
             Verdict::OperatorMustAct => {
                 self.metrics.refresh(name, "alarm", reason);
                 log_operator_must_act(&session, &error);
-                // The operator may have given the new secret to the provider first. Then a retry
-                // soon succeeds.
+                // The operator may have changed the client secret at the provider first, and the
+                // settings later. A retry with the usual pause then succeeds soon.
                 self.backoffs.next_pause(session.key())
             }
             Verdict::Temporary => {
@@ -397,7 +403,7 @@ impl Refresher {
                 )
             }
         };
-        // The call was not sent, so this is not a failure of the session.
+        // No request was sent, so the failure does not count for this session.
         if class.passes && class.sent == Sent::Nothing {
             self.postpone(&session, Reason::at_provider(reason), wait);
         } else {
@@ -412,7 +418,7 @@ impl Refresher {
     }
 
     /// Ends the session, because the provider says that the grant has ended. If the session was
-    /// replaced in the meantime, the newer version has another grant.
+    /// replaced in the meantime, its newer version has another grant and does not end.
     async fn end_session(&self, session: Arc<Session>, error: &ExchangeError) -> Attempt {
         let why = EndReason::GrantEnded;
         match self.sessions.end_version(&session, why).await {
@@ -439,14 +445,14 @@ impl Refresher {
         Attempt::Failed(session)
     }
 
-    /// Adds a failure of a session. It is not tried again before `wait` is over.
+    /// Counts a failure of a session. The session is not tried again before `wait` is over.
     pub(super) fn note_failure(&self, session: &Session, reason: Reason, wait: Duration) {
         let now = self.clock.now();
         self.backoffs
             .add_failure(session.key(), reason, now.plus(wait), now);
     }
 
-    /// Delays the next attempt for a session without adding a failure.
+    /// Delays the next attempt for a session without counting a failure.
     pub(super) fn postpone(&self, session: &Session, reason: Reason, wait: Duration) {
         let now = self.clock.now();
         self.backoffs

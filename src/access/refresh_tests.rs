@@ -71,7 +71,8 @@ impl Kit {
         }
     }
 
-    /// An [`Access`] with these routes and no provider. A request waits for up to a minute.
+    /// Creates an [`Access`] with these routes and no provider. A request waits for its session for
+    /// at most one minute.
     pub(in crate::access) fn access(&self, routes: &RouteTable) -> Rc<Access> {
         let settings = access::Settings {
             routes,
@@ -83,17 +84,17 @@ impl Kit {
         Access::new(&settings, sessions, refresher)
     }
 
-    /// A session whose token has expired.
+    /// Opens a session whose token has expired.
     async fn expired(&self) -> Arc<Session> {
         self.open(EXPIRED).await
     }
 
-    /// A session whose token has these times.
+    /// Opens a session whose token has these times.
     pub(in crate::access) async fn open(&self, life: Lifetime) -> Arc<Session> {
         self.opened(life).await.1
     }
 
-    /// A session whose token has these times, and the session's id.
+    /// Opens a session whose token has these times, and returns the session's id too.
     pub(in crate::access) async fn opened(&self, life: Lifetime) -> (SessionId, Arc<Session>) {
         let new = NewSession {
             provider: "main",
@@ -132,7 +133,7 @@ fn refreshed() -> RefreshResult {
     }))
 }
 
-/// The reason code of a failure.
+/// The reason code of a failed refresh.
 fn failed(end: &Outcome) -> &'static str {
     match end {
         Outcome::Failed(failure) => failure.reason.code,
@@ -151,7 +152,7 @@ fn g_14_g_15_an_aborted_refresh_is_reported_to_its_waiters_and_counted() {
     let waiter = control.block_on(async {
         let session = kit.expired().await;
         let mut waiter = kit.refresher.join(&session, NOW, MAX_WAIT).unwrap();
-        // The flight pauses as long as somebody waits.
+        // The flight pauses as long as it has a waiter.
         assert!(matches!(waiter.progress().await, Progress::Paused(_)));
         waiter
     });
@@ -164,7 +165,7 @@ fn g_14_g_15_an_aborted_refresh_is_reported_to_its_waiters_and_counted() {
 }
 
 /// A subscriber that panics at the first event with a certain message and collects all others. An
-/// event is written inside the code that it reports, so the panic happens there.
+/// event is written inside the code that it reports, so the panic happens inside that code.
 struct PanicOnMessage {
     message: &'static str,
     panicked: AtomicBool,
@@ -213,13 +214,14 @@ async fn g_14_a_refresh_that_panics_releases_all_waiters() {
             events,
         })
     };
-    // With only one subscriber, the threads of other tests would decide which events it gets.
+    // With only one subscriber, the threads of other tests would decide which events the subscriber
+    // gets.
     let _second = trap("never said");
     let _set = tracing::dispatcher::set_default(&trap("Session refreshed"));
     let kit = Kit::new(Handle::current());
     let (session, other) = (kit.expired().await, kit.expired().await);
     for session in [&session, &other] {
-        // The unstored result is used, so no provider is called.
+        // The refresher uses the unstored result, so it calls no provider.
         let used = session.tokens().refresh_token().unwrap();
         assert_eq!(kit.refresher.unstored.keep(used, refreshed()), Kept::Yes);
         let waiters = [(); 20].map(|()| kit.refresher.join(session, NOW, MAX_WAIT).unwrap());
@@ -270,7 +272,8 @@ impl Kit {
         wait_for(waiter, deadline, &self.clock).await
     }
 
-    /// A request of one user. Returns the subject and the access token that it would use.
+    /// Sends one request of a user. Returns the subject and the access token that the request would
+    /// use.
     async fn asks(&self, id: &SessionId) -> (String, String) {
         let now = self.clock.now();
         let Lookup::Live(mut session) = self.sessions.find(id, now) else {
@@ -312,7 +315,7 @@ async fn g_10_two_users_refreshed_at_the_same_time_never_mix() {
     for round in 1..=ROUNDS {
         kit.clock.advance(MILLISECOND);
         for (person, _) in &people {
-            // The answer of the provider.
+            // This result stands for the answer of the provider.
             let used = tokens_of_round(person, round - 1);
             let answer = RefreshResult::New(Box::new(Refreshed {
                 tokens: tokens_of_round(person, round),
@@ -360,7 +363,8 @@ async fn g_06_an_unstored_result_is_stored_later_without_a_second_call() {
             .code
     };
     assert_eq!(reason(), "stopping");
-    // The second attempt stores the result too. Without a result it would call a provider.
+    // The second attempt also stores the result. If there were no unstored result, the attempt
+    // would call a provider.
     let again = kit.refresher.attempt(Arc::clone(&session)).await;
     assert!(matches!(again, Attempt::Failed(_)));
     assert_eq!(reason(), "stopping");
@@ -422,8 +426,8 @@ async fn g_06_a_refresh_token_from_an_unusable_answer_survives_a_store_failure()
     assert!(matches!(failed, Attempt::Failed(_)));
     let used = session.tokens().refresh_token().unwrap();
     let kept = kit.refresher.unstored.take(used).unwrap();
-    // When the store works again, the refresh token is stored. The next attempt uses it, because
-    // there is no access token yet.
+    // When the store works again, the new refresh token is stored. The next attempt uses the new
+    // refresh token, because there is no new access token yet.
     let kit = Kit::new(Handle::current());
     let session = kit.expired().await;
     assert_eq!(kit.refresher.unstored.keep(used, kept), Kept::Yes);
@@ -460,7 +464,7 @@ async fn a_replaced_session_leads_to_the_newest_one() {
 #[tokio::test(start_paused = true)]
 async fn f_18_there_is_always_a_pause_between_two_attempts() {
     let kit = Kit::new(Handle::current());
-    // The clock was set back, so `not_before` is later than any normal one.
+    // The clock was set back, so `not_before` is later than any usual value.
     let life = Lifetime {
         expires_at: Some(NOW),
         not_before: NOW.plus(Duration::from_hours(1)),
@@ -468,7 +472,7 @@ async fn f_18_there_is_always_a_pause_between_two_attempts() {
     };
     let session = kit.open(life).await;
     let mut waiter = kit.refresher.join(&session, NOW, MAX_WAIT).unwrap();
-    // Without a pause the flight would never yield this thread.
+    // A flight without a pause would never yield this thread.
     let mut before = None;
     for _ in 0..4 {
         let Progress::Paused(_) = waiter.next_progress().await else {
@@ -489,7 +493,7 @@ async fn advancing_the_clock_ends_the_pause_of_a_refresh() {
         panic!("the flight did not pause");
     };
     kit.clock.set(pause.until);
-    // Much shorter than the pause.
+    // This time is much shorter than the pause.
     let soon = Duration::from_secs(10);
     let again = timeout(soon, waiter.next_progress()).await.unwrap();
     let Progress::Paused(next) = again else {

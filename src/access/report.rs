@@ -5,7 +5,7 @@ use crate::provider::{ExchangeError, Sent};
 use crate::session::{Session, SessionKey, StoreError};
 use crate::telemetry::{Metrics, chain};
 
-/// Writes an event if a flight is aborted.
+/// Writes an event when it is dropped, if the flight was aborted.
 pub(super) struct FlightLog<'a> {
     pub(super) metrics: &'a Metrics,
     pub(super) provider: Box<str>,
@@ -24,8 +24,8 @@ impl Drop for FlightLog<'_> {
     }
 }
 
-/// Logs that a session could not be fetched, stored or ended. Returns the failure with the time of
-/// the next attempt.
+/// Logs that a session could not be fetched, stored or ended. Returns the failure with the pause
+/// before the next attempt.
 pub(super) fn store_failure(error: &StoreError, what: &'static str) -> SessionFailure {
     let reason = error.reason();
     tracing::error!(
@@ -39,7 +39,7 @@ pub(super) fn store_failure(error: &StoreError, what: &'static str) -> SessionFa
     }
 }
 
-/// Logs that an operator has to act.
+/// Logs a failure that only an operator can fix.
 pub(super) fn log_operator_must_act(session: &Session, error: &ExchangeError) {
     tracing::error!(
         provider = session.provider(),
@@ -50,8 +50,8 @@ pub(super) fn log_operator_must_act(session: &Session, error: &ExchangeError) {
     );
 }
 
-/// Logs a temporary failure. If no request was sent, an earlier event has already reported the
-/// cause.
+/// Logs a temporary failure. If no request was sent, an earlier event has reported the cause, so
+/// this event has the debug level.
 pub(super) fn log_temporary_failure(session: &Session, error: &ExchangeError) {
     let (provider, reason) = (session.provider(), error.reason());
     let (key, cause) = (session.key().log_prefix(), chain(error));
@@ -85,7 +85,7 @@ pub(super) fn log_refreshed(newest: &Session) {
     );
 }
 
-/// Logs that new tokens could neither be stored nor kept.
+/// Logs that new tokens could neither be stored nor kept in memory.
 pub(super) fn log_tokens_lost(session: &Session) {
     tracing::error!(
         provider = session.provider(),

@@ -22,27 +22,28 @@ use crate::upstream::Upstream;
 pub struct RouteSettings {
     /// The name of the route in logs and metrics. The default is the prefix.
     pub name: Option<Box<str>>,
-    /// The authorities (host, and port unless it is the default) of the route. An empty list means
-    /// all.
+    /// The authorities of the route: host, and port unless it is the default port. An empty list
+    /// means all authorities.
     #[serde(default)]
     pub(crate) hosts: Vec<Box<str>>,
-    /// The route is for this path and all paths below it.
+    /// The path prefix: the route is for this path and all paths below it.
     #[serde(default)]
     pub prefix: Prefix,
-    /// The rule of the route.
+    /// The condition for the use of the route.
     #[serde(default = "signed_in")]
     pub(crate) access: Rule,
-    /// The name of the upstream. It may be omitted if there is only one.
+    /// The name of the upstream. The name may be omitted if there is only one upstream.
     pub(crate) upstream: Option<Box<str>>,
-    /// The providers whose sessions are accepted. The default is all.
+    /// The names of the providers whose sessions are accepted. The default is all providers.
     pub(crate) provider: Option<ProviderNames>,
-    /// Whether CORS preflights pass without a session. Browsers send them without cookies.
+    /// Whether CORS preflights are forwarded without a session. Browsers send preflights without
+    /// cookies.
     #[serde(default)]
     pub(crate) allow_preflight: bool,
-    /// What to do when the app refuses a token that the gateway considers valid.
+    /// The action after an app refuses a token that the gateway considers valid.
     #[serde(default)]
     pub(crate) on_upstream_401: OnRefusal,
-    /// Connections on which the app has switched to another protocol.
+    /// The settings for connections on which the app has switched to another protocol.
     #[serde(default)]
     pub(crate) streams: StreamSettings,
 }
@@ -51,12 +52,12 @@ pub struct RouteSettings {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum OnRefusal {
-    /// The answer is forwarded.
+    /// The gateway forwards the app's answer.
     #[default]
     Pass,
-    /// The token is refreshed, and the request is sent again if possible.
+    /// The gateway refreshes the token and sends the request again, if possible.
     RefreshAndRetry,
-    /// The session ends, and the user signs in again.
+    /// The gateway ends the session, and the user signs in again.
     Relogin,
 }
 
@@ -117,7 +118,7 @@ impl Default for RouteSettings {
     }
 }
 
-/// A route of the table. Each worker has its own copy.
+/// One route of the table. Each worker has its own copy of the route.
 #[derive(Clone, Debug)]
 pub struct Route {
     index: usize,
@@ -125,17 +126,17 @@ pub struct Route {
     hosts: Vec<Box<str>>,
     prefix: Prefix,
     pub(super) rule: Rule,
-    /// Stored as claims, so that they can be written into an assertion field.
+    /// The names are stored as claims, so that they can be written into an assertion field.
     providers: Vec<Claim>,
     pub(super) allow_preflight: bool,
     pub(super) on_refusal: OnRefusal,
     streams: StreamSettings,
-    // Private to the room, so that only a `Permit` gives access to it.
+    // The field is private to the room, so that only a `Permit` gives access to the upstream.
     pub(super) upstream: Arc<Upstream>,
 }
 
 impl Route {
-    /// The position in the settings, from 0.
+    /// The position of the route in the settings, from 0.
     pub(crate) fn index(&self) -> usize {
         self.index
     }
@@ -150,8 +151,8 @@ impl Route {
         self.providers.iter().map(Claim::as_str)
     }
 
-    /// The name of an accepted provider, as a claim. `None` if the route does not accept this
-    /// provider.
+    /// Returns the name of an accepted provider as a claim. Returns `None` if the route does not
+    /// accept this provider.
     pub(super) fn provider(&self, name: &str) -> Option<&Claim> {
         self.providers
             .iter()
@@ -173,7 +174,7 @@ impl Route {
         self.prefix.as_str()
     }
 
-    /// The authorities of the route. None means all.
+    /// The authorities of the route. An empty list means all authorities.
     pub(crate) fn hosts(&self) -> impl Iterator<Item = &str> {
         self.hosts.iter().map(AsRef::as_ref)
     }
@@ -188,8 +189,8 @@ impl Route {
         self.upstream.name()
     }
 
-    /// A public route matches only the exact prefix. A protected route also matches other spellings
-    /// of its prefix, because the app may ignore case.
+    /// Whether the route is for this target. A public route matches only its exact prefix. A
+    /// protected route also matches other spellings of its prefix, because the app may ignore case.
     pub(super) fn matches(&self, target: &Target) -> bool {
         let host =
             self.hosts.is_empty() || self.hosts.iter().any(|host| **host == *target.authority());
@@ -200,8 +201,8 @@ impl Route {
     }
 }
 
-/// The reason why a route cannot be added to the table. Each error is returned with the route's
-/// position in the settings.
+/// The reason why a route cannot be added to the table. Each error is returned with the position of
+/// the route in the settings.
 ///
 /// Responsible: the operator.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -209,8 +210,8 @@ pub enum RouteError {
     /// There are several upstreams, and the route names none.
     #[error("there are several upstreams; the route has to name one")]
     AmbiguousUpstream,
-    /// The rule lists groups, several providers are accepted, and the settings do not say that
-    /// their groups mean the same.
+    /// The rule lists groups and several providers are accepted, but the settings do not say that a
+    /// group means the same at each of them.
     #[error(
         "several providers are accepted, and a group may mean something else at each of them; \
          write `provider` in the route: the provider of these groups, or a list of the providers \
@@ -218,7 +219,7 @@ pub enum RouteError {
     )]
     AmbiguousGroups,
     /// The rule lists subjects and several providers are accepted. The same subject at two
-    /// providers is two users.
+    /// providers identifies two users.
     #[error(
         "several providers are accepted, and the same subject at another provider is another user; \
          write the provider of these subjects as `provider` in the route"
@@ -235,7 +236,7 @@ pub enum RouteError {
     UnknownUpstream(Box<str>),
 }
 
-/// All routes of a site. Each worker creates its [`super::Access`] from it.
+/// All routes of a site. Each worker creates its [`super::Access`] from the table.
 #[derive(Debug)]
 pub struct RouteTable {
     routes: Vec<Route>,
@@ -243,12 +244,13 @@ pub struct RouteTable {
 }
 
 impl RouteTable {
-    /// Builds the table from routes with their positions in the settings. Longer prefixes come
-    /// first. Among equal prefixes, routes that name a host come first.
+    /// Builds the table from routes with their positions in the settings. Routes with longer
+    /// prefixes are tried first. Among routes with equal prefixes, the routes that name a host are
+    /// tried first.
     ///
     /// # Errors
     ///
-    /// All routes that cannot be added, with their positions.
+    /// All routes that cannot be added, each with its position and the reason.
     pub fn new(
         settings: Vec<(usize, RouteSettings)>,
         upstreams: &BTreeMap<Box<str>, Arc<Upstream>>,
@@ -301,14 +303,14 @@ impl RouteTable {
         if !errors.is_empty() {
             return Err(errors);
         }
-        // The first route that matches is used.
+        // The order matters, because the first route that matches is used.
         routes.sort_by_key(|route| (Reverse(route.prefix.as_str().len()), route.hosts.is_empty()));
         let index = Arc::new(Index::new(&routes));
         Ok(Self { routes, index })
     }
 
-    /// A copy for one worker. Its reference counts are not atomic, and no other worker writes to
-    /// its memory.
+    /// Creates a copy for one worker. The reference counts of the copy are not atomic, and no other
+    /// worker writes to its memory.
     pub(super) fn for_worker(&self) -> WorkerRoutes {
         WorkerRoutes {
             routes: self.routes.iter().cloned().map(Rc::new).collect(),
@@ -316,7 +318,7 @@ impl RouteTable {
         }
     }
 
-    /// All routes. The most specific one is the first.
+    /// All routes. The most specific route is the first.
     pub fn iter(&self) -> impl Iterator<Item = &Route> {
         self.routes.iter()
     }
@@ -330,14 +332,14 @@ pub(super) struct WorkerRoutes {
 }
 
 impl WorkerRoutes {
-    /// The route of a request.
+    /// Finds the route for a request with this target.
     pub(super) fn find(&self, target: &Target) -> Option<&Rc<Route>> {
         let at = |position: usize| self.routes.get(position);
         let matches = |position| at(position).is_some_and(|route| route.matches(target));
         at(self.index.first(target, matches)?)
     }
 
-    /// All routes. The most specific one is the first.
+    /// All routes. The most specific route is the first.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Rc<Route>> {
         self.routes.iter()
     }
@@ -355,7 +357,7 @@ impl Route {
     }
 }
 
-/// The providers whose sessions a route accepts, if its settings name these.
+/// The accepted providers of a route: those in its settings, or all.
 fn accepted_providers(
     written: Option<ProviderNames>,
     providers: &[&str],
@@ -373,9 +375,9 @@ fn accepted_providers(
         .collect()
 }
 
-/// Checks that the rule's lists have one meaning at all accepted providers. A subject identifies a
-/// user at one provider only. A group may mean the same at several providers if the settings say
-/// so.
+/// Checks that the lists of the rule have the same meaning at all accepted providers. A subject
+/// identifies a user at one provider only. A group may mean the same at several providers, if the
+/// settings name these providers.
 fn check_lists(rule: &Rule, providers: &[Claim], chosen: bool) -> Result<(), RouteError> {
     let several = providers.len() > 1;
     if several && rule.lists_subjects() {

@@ -1,4 +1,4 @@
-//! The rule of a route: who may use it.
+//! The rule of a route: the condition that a user has to meet to use the route.
 
 use serde::Deserialize;
 
@@ -8,16 +8,17 @@ use crate::identity::{Claim, Identity};
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Rule {
-    /// Everybody may use the route, without a session. The settings have to say so explicitly.
+    /// Everybody may use the route, without a session. The settings have to state this rule
+    /// explicitly.
     Public,
     /// Every user with a session may use the route.
     SignedIn,
-    /// A user who is on one of these lists may use the route.
+    /// A user who is on at least one of these lists may use the route.
     #[serde(rename = "any_of")]
     AnyOf(AnyOf),
 }
 
-/// Lists of users. A user has to be on one of them.
+/// Lists of users. A user has to be on at least one of the lists.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(try_from = "RawAnyOf")]
 pub(crate) struct AnyOf {
@@ -73,8 +74,8 @@ impl TryFrom<RawAnyOf> for AnyOf {
                 "a name in groups or subjects is empty or has control characters".to_owned(),
             );
         }
-        // Email addresses are compared without case. Groups and subjects are compared exactly,
-        // because at a provider they may differ only in case.
+        // The comparison of email addresses ignores case. Groups and subjects are compared exactly,
+        // because two groups or two subjects of a provider may differ only in case.
         let lower = |texts: Vec<String>| {
             texts
                 .into_iter()
@@ -91,7 +92,7 @@ impl TryFrom<RawAnyOf> for AnyOf {
     }
 }
 
-/// The result of a rule.
+/// The result of a check of a user.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(super) enum Verdict {
@@ -110,7 +111,7 @@ impl Rule {
         matches!(self, Self::AnyOf(lists) if !lists.groups.is_empty())
     }
 
-    /// Checks a signed-in user.
+    /// Checks whether a signed-in user meets the rule.
     pub(super) fn check(&self, identity: &Identity) -> Verdict {
         match self {
             Self::Public | Self::SignedIn => Verdict::Allowed,
@@ -132,7 +133,8 @@ impl AnyOf {
         by_subject || by_group || self.by_email(identity)
     }
 
-    /// An email address is compared only if the provider has verified it and it has only one form.
+    /// An email address counts only if the provider has verified it and it can be read in only one
+    /// way.
     fn by_email(&self, identity: &Identity) -> bool {
         let verified = identity.email.as_ref().filter(|email| email.verified);
         let Some(email) = verified.map(|email| email.address.as_str().to_ascii_lowercase()) else {
@@ -146,8 +148,8 @@ impl AnyOf {
     }
 }
 
-/// The domain of an address that can be compared safely: ASCII, exactly one `@`, no quotes, no
-/// trailing dot.
+/// Returns the domain of an address that can be compared safely: ASCII, exactly one `@`, no quotes,
+/// no trailing dot.
 fn address(email: &str) -> Option<&str> {
     let (local, domain) = email.split_once('@')?;
     let plain = |text: &str| {

@@ -1,4 +1,4 @@
-//! Decisions and written fields, which must not depend on the representation of the head.
+//! Checks decisions and written fields, which must not depend on the representation of the head.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -30,10 +30,11 @@ fn access(kit: &Kit) -> Rc<Access> {
     kit.access(&routes)
 }
 
-/// The kind of decision for a request. For a permit, also the fields that the app gets.
+/// The kind of the decision about a request. For a permit, the second value contains the fields
+/// that the app gets.
 type Outcome = (String, Option<BTreeMap<String, Vec<Vec<u8>>>>);
 
-/// Handles a head in a buffer, without a map of its fields.
+/// Decides about a head in a buffer, without a map of its fields.
 fn in_a_buffer(
     access: &Rc<Access>,
     (method, target): (&Method, &Target),
@@ -70,7 +71,7 @@ fn in_a_buffer(
     ("Permit".to_owned(), Some(sent))
 }
 
-/// Handles the same head in a map, as the gateway does.
+/// Decides about the same head in a map, as the gateway does.
 fn in_a_map(
     access: &Rc<Access>,
     (method, target): (&Method, &Target),
@@ -115,7 +116,7 @@ fn valid() -> Lifetime {
     }
 }
 
-/// A permit replaces these fields even if the strip had missed them.
+/// A permit replaces the assertion fields even if the strip has not removed the client's fields.
 #[tokio::test]
 async fn a_permit_replaces_forged_fields() {
     let kit = Kit::new(tokio::runtime::Handle::current());
@@ -152,7 +153,7 @@ async fn a_permit_replaces_forged_fields() {
         let bearers: Vec<_> = fields.get_all(header::AUTHORIZATION).iter().collect();
         let expected = (path == "/").then(|| session.tokens().bearer());
         assert_eq!(bearers, Vec::from_iter(expected), "{path}");
-        // A user without a name has no claims, and the cookie line has only our cookie.
+        // A user without a name has no claims, and the cookie line contains only our cookie.
         assert_eq!(fields.len(), bearers.len(), "{path}: {fields:?}");
     }
 }
@@ -200,7 +201,7 @@ async fn a_head_in_a_buffer_and_a_map_give_the_same_result() {
                 let head = [&others[..], cookies, &[("x-twice", b"2")]].concat();
                 let asked = (&method, &target);
                 let expected = in_a_buffer(&access, asked, &head);
-                // The second request uses the session that the connection remembers.
+                // The second request uses the last session of the connection.
                 let recent = Recent::default();
                 for _ in 0..2 {
                     let outcome = in_a_map(&access, asked, &head, &recent);

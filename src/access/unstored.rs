@@ -1,7 +1,7 @@
 //! Results of refreshes that could not be stored.
 //!
-//! Their refresh tokens are used up, so the provider must not be called again. The results are kept
-//! until they are stored or their sessions have ended.
+//! The refresh token of such a refresh is used up, so the provider must not be called again with
+//! it. A result is kept until it is stored or its session has ended.
 
 use std::collections::HashMap;
 use std::sync::{MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use crate::provider::Refreshed;
 use crate::secret::Secret;
 use crate::token::TokenSet;
 
-/// The limit of kept results: about ten megabytes of tokens.
+/// The maximum number of kept results: about ten megabytes of tokens.
 const MOST: usize = 10_000;
 
 /// The result of a refresh.
@@ -20,25 +20,26 @@ const MOST: usize = 10_000;
 pub(super) enum RefreshResult {
     /// New tokens.
     New(Box<Refreshed>),
-    /// The old access token with a new refresh token. The rest of the answer is unusable.
+    /// The old access token with a new refresh token, because the other parts of the provider's
+    /// answer are unusable.
     RefreshTokenOnly(TokenSet),
 }
 
-/// Results that could not be stored. The key is a hash of the used refresh token.
+/// The results that could not be stored. The key is a hash of the used refresh token.
 #[derive(Debug, Default)]
 pub(super) struct Unstored(
-    // Locked only when a session is refreshed, never for a fresh token.
+    // The lock is taken only when a session is refreshed, never for a request with a fresh token.
     #[expect(clippy::disallowed_types, reason = "held for one look-up")]
     std::sync::Mutex<HashMap<[u8; 32], RefreshResult>>,
 );
 
-/// Whether a result was kept.
+/// The answer to a request to keep a result.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use = "what is not kept is lost"]
 pub(super) enum Kept {
-    /// The result is kept until it is taken.
+    /// The result is kept until `take` removes it.
     Yes,
-    /// There are too many results already.
+    /// The result is not kept, because the maximum number is reached.
     No,
 }
 
@@ -69,7 +70,8 @@ impl Unstored {
 }
 
 impl RefreshResult {
-    /// A copy of the result, because storing consumes it. `None` if the tokens cannot be copied.
+    /// Returns a copy of the result, because storing the original consumes it. Returns `None` if
+    /// the tokens cannot be copied.
     pub(super) fn copy(&self) -> Option<Self> {
         match self {
             Self::New(refreshed) => {
@@ -82,7 +84,7 @@ impl RefreshResult {
 }
 
 impl From<RefreshResult> for Refreshed {
-    /// The identity of an unusable answer is not trusted.
+    /// The gateway does not trust the identity in an unusable answer.
     fn from(result: RefreshResult) -> Self {
         match result {
             RefreshResult::New(refreshed) => *refreshed,
@@ -102,7 +104,7 @@ fn copy(tokens: &TokenSet) -> Option<TokenSet> {
 
 fn fingerprint(refresh_token: &Secret<String>) -> [u8; 32] {
     let mut hash = [0; 32];
-    // A hash, so that the map contains no used refresh token.
+    // The key is a hash, so that the map contains no used refresh token.
     let digest = digest(&SHA256, refresh_token.expose().as_bytes());
     hash.copy_from_slice(digest.as_ref());
     hash

@@ -12,7 +12,8 @@ use super::{Access, Cause, Decision, Route};
 use crate::clock::Clock;
 use crate::session::{Lookup, SessionId};
 
-/// A request that can be decided later. Its session is not in memory, or its token has expired.
+/// A request that cannot be decided yet. Its session is not in memory, or the access token of its
+/// session has expired.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Wait {
@@ -22,20 +23,21 @@ pub(crate) struct Wait {
     deadline: Instant,
 }
 
-/// The session was fetched and evicted at once. The cache is too small for the load.
+/// The failure if a session is evicted immediately after its fetch. It means that the cache is too
+/// small for the load.
 const PUSHED_OUT: SessionFailure = SessionFailure {
     reason: Reason::at_store("session_pushed_out"),
     retry_after: Duration::from_secs(1),
 };
 
-/// What the request waits for.
+/// The event that the request waits for.
 #[derive(Debug)]
 enum Need {
     Refresh(Waiter<RetryPause, Outcome>),
     Session(SessionId, Waiter<RetryPause, Fetched>),
 }
 
-/// A request whose session exists, but cannot be used now.
+/// A request whose session exists but cannot be used now.
 #[derive(Debug)]
 pub(crate) struct Unavailable {
     /// The route of the request.
@@ -78,8 +80,9 @@ impl Wait {
         &self.route
     }
 
-    /// Waits, and then decides. A fetched session may need a refresh, so the result may be
-    /// [`Decision::Wait`] again. All waits of a request have the same deadline.
+    /// Waits for the session, and then decides about the request. A fetched session may need a
+    /// refresh, so the result may be another [`Decision::Wait`]. All waits of a request have the
+    /// same deadline.
     ///
     /// # Cancel safety
     ///
@@ -123,7 +126,8 @@ impl Wait {
     }
 }
 
-/// Waits for a flight until `deadline`. Ends earlier if the next attempt starts after `deadline`.
+/// Waits for the result of a flight until `deadline`. Returns earlier if the next attempt starts
+/// after `deadline`.
 ///
 /// # Cancel safety
 ///
@@ -139,8 +143,8 @@ pub(super) async fn wait_for<T: FlightResult>(
             Ok(Progress::Finished(end)) => return end,
             Ok(Progress::Paused(pause)) => {
                 let rest = pause.until.since(clock.now());
-                // The next attempt comes too late for this request, so waiting for it makes no
-                // sense.
+                // The next attempt starts after the deadline of this request, so a wait for it is
+                // useless.
                 if rest > deadline.saturating_duration_since(clock.instant()) {
                     break (pause.reason, rest);
                 }
