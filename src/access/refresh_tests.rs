@@ -71,8 +71,7 @@ impl Kit {
         }
     }
 
-    /// Creates an [`Access`] with these routes and no provider. A request waits for its session for
-    /// at most one minute.
+    /// Creates an [`Access`] with these routes and no provider. A request waits for one minute.
     pub(in crate::access) fn access(&self, routes: &RouteTable) -> Rc<Access> {
         let settings = access::Settings {
             routes,
@@ -214,8 +213,7 @@ async fn g_14_a_refresh_that_panics_releases_all_waiters() {
             events,
         })
     };
-    // With only one subscriber, the threads of other tests would decide which events the subscriber
-    // gets.
+    // If there were only this subscriber, other tests would decide which events it gets.
     let _second = trap("never said");
     let _set = tracing::dispatcher::set_default(&trap("Session refreshed"));
     let kit = Kit::new(Handle::current());
@@ -272,8 +270,7 @@ impl Kit {
         wait_for(waiter, deadline, &self.clock).await
     }
 
-    /// Sends one request of a user. Returns the subject and the access token that the request would
-    /// use.
+    /// Sends one request of a user. Returns the subject and the access token for the app.
     async fn asks(&self, id: &SessionId) -> (String, String) {
         let now = self.clock.now();
         let Lookup::Live(mut session) = self.sessions.find(id, now) else {
@@ -363,8 +360,7 @@ async fn g_06_an_unstored_result_is_stored_later_without_a_second_call() {
             .code
     };
     assert_eq!(reason(), "stopping");
-    // The second attempt also stores the result. If there were no unstored result, the attempt
-    // would call a provider.
+    // The second attempt also stores the result. Otherwise the attempt would call a provider.
     let again = kit.refresher.attempt(Arc::clone(&session)).await;
     assert!(matches!(again, Attempt::Failed(_)));
     assert_eq!(reason(), "stopping");
