@@ -1,14 +1,15 @@
 //! Reads and removes cookies, byte for byte.
 //!
-//! The parser splits a `Cookie` line as a browser writes it: `;` separates the pairs, spaces and
-//! tabs around a pair are ignored, and the name ends at the first `=`. It works on bytes and
-//! compares names exactly. If it trimmed more, such as Unicode white space, another site on a
-//! sibling domain could set a cookie that is read as ours in spite of its prefix. If it decoded the
-//! whole field as text, such a site could lock users out. Only the malformed pair is ignored, not
-//! the line.
+//! The parser splits a `Cookie` line exactly as a browser writes it: `;` separates the pairs,
+//! spaces and tabs around a pair are ignored, and the name ends at the first `=`. The parser works
+//! on bytes and compares names exactly. If the parser trimmed more, such as Unicode white space, a
+//! sibling domain could set a cookie that bypasses the browser's check of the `__Host-` prefix but
+//! that the gateway reads as its own. If the parser decoded the whole field as text, a sibling
+//! domain could lock users out with one invalid byte. The parser ignores only a malformed pair, not
+//! its whole line.
 //!
-//! Several `Cookie` lines, and the cookie crumbs of HTTP/2 (RFC 9113 section 8.2.3), count as one
-//! line.
+//! Several `Cookie` lines, and the cookie crumbs of HTTP/2 (RFC 9113 section 8.2.3), are handled as
+//! one line.
 
 use bytes::BytesMut;
 use http::HeaderValue;
@@ -23,14 +24,15 @@ use super::View;
 pub enum Found<'a> {
     /// The request has no cookie of this name.
     Absent,
-    /// The cookie's value. The name may occur several times with the same value.
+    /// The value of the cookie. The request may contain the cookie several times with the same
+    /// value.
     One(&'a [u8]),
-    /// The name occurs with different values. Somebody may have planted one of them, so none is
-    /// trusted.
+    /// The request contains the cookie with different values. A sibling domain may have set one of
+    /// the cookies, so the gateway trusts none of them.
     Conflicting,
 }
 
-/// Looks for the cookie `name`, compared byte for byte.
+/// Finds the cookie `name`, compared byte for byte.
 ///
 /// ```
 /// use sidegate::fields::cookie::{Found, find};
@@ -50,14 +52,14 @@ pub fn find<'a>(fields: &'a (impl View + ?Sized), name: &[u8]) -> Found<'a> {
     }
 }
 
-/// The `Cookie` line of a request that has exactly one.
+/// Returns the `Cookie` line of a request, if the request has exactly one.
 pub(crate) fn only_line(fields: &(impl View + ?Sized)) -> Option<&[u8]> {
     let mut lines = fields.values(&COOKIE);
     let line = lines.next()?;
     lines.next().is_none().then_some(line)
 }
 
-/// The names and values of all cookies whose name satisfies `wanted`, in their order.
+/// Returns the names and values of all cookies whose name satisfies `wanted`, in their order.
 pub(crate) fn matching(
     fields: &(impl View + ?Sized),
     wanted: impl Fn(&[u8]) -> bool,
@@ -68,26 +70,26 @@ pub(crate) fn matching(
         .filter(move |(name, _)| wanted(name))
 }
 
-/// The cookies of a request without our own cookies.
+/// The cookies of a request without the gateway's own cookies.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[must_use]
 pub enum Others {
-    /// The request has none of our cookies. Its lines stay as they are.
+    /// The request has none of the gateway's own cookies. Its `Cookie` lines stay unchanged.
     Unchanged,
-    /// This line replaces all `Cookie` lines. It is marked as sensitive.
+    /// The value replaces all `Cookie` lines. The value is marked as sensitive.
     Line(HeaderValue),
-    /// No cookie is left.
+    /// The request has no other cookie.
     None,
 }
 
 /// Removes the cookies whose name satisfies `is_own`. The other cookies keep their bytes, their
-/// order and their separators. Several lines become one, joined with `; `, because an HTTP/1 server
+/// order and their separators. Several lines are joined to one with `; `, because an HTTP/1 server
 /// may read only one line.
 ///
-/// A single line without our cookies stays as it is, and nothing is allocated.
+/// For a single line without the gateway's own cookies, the function allocates nothing.
 pub fn others(fields: &(impl View + ?Sized), is_own: impl Fn(&[u8]) -> bool) -> Others {
-    // Matches more than `find` does. With a space before the `=` the name is not ours, but an app
-    // may trim the name and see our value.
+    // This removes more cookies than `find` finds. With a space before the `=` the name is not the
+    // gateway's, but an app may trim the name and read the gateway's value.
     let is_own = |piece: &&[u8]| split_pair(piece).is_some_and(|(name, _)| is_own(trim(name)));
     let lines = || fields.values(&COOKIE);
     let several = lines().nth(1).is_some();
@@ -100,7 +102,7 @@ pub fn others(fields: &(impl View + ?Sized), is_own: impl Fn(&[u8]) -> bool) -> 
     for line in lines() {
         let mut separator: &[u8] = if kept.is_empty() { b"" } else { b"; " };
         for piece in pieces(line).filter(|piece| !is_own(piece)) {
-            // The first piece of a line has no separator of its own.
+            // The first piece of each line has no separator before it.
             let piece = if separator == b";" {
                 piece
             } else {
@@ -121,9 +123,10 @@ pub fn others(fields: &(impl View + ?Sized), is_own: impl Fn(&[u8]) -> bool) -> 
     }
 }
 
-/// The name that a browser stores for a `Set-Cookie` value (RFC 6265bis section 5.6): the text
-/// before the first `;`, up to its first `=`, without spaces and tabs around it. A browser sends a
-/// nameless pair back as its bare value, so this function looks for a name in the value too.
+/// Returns the name that a browser stores for a `Set-Cookie` value (RFC 6265bis section 5.6): the
+/// text before the first `;`, up to its first `=`, without spaces and tabs around it. A browser
+/// sends a cookie without a name back as a bare value, so this function looks for a name in the
+/// value too.
 pub(super) fn name_set_by(value: &[u8]) -> &[u8] {
     let mut pair = trim(pieces(value).next().unwrap_or_default());
     while let Some(nameless) = pair.strip_prefix(b"=") {
@@ -143,7 +146,7 @@ fn pieces(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// The name and value of a piece. `None` if it has no `=` or no name.
+/// Returns the name and the value of a piece. Returns `None` if the piece has no `=` or no name.
 fn split_pair(piece: &[u8]) -> Option<(&[u8], &[u8])> {
     let piece = trim(piece);
     let at = memchr(b'=', piece).filter(|at| *at > 0)?;

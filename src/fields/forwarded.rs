@@ -1,8 +1,8 @@
 //! The address and scheme of a client, and the forwarding fields that the app gets.
 //!
-//! A [`Client`] is read before [`super::inbound`] removes the forwarding fields, and written after
-//! it. If it is read too late, it finds no fields and uses the peer of the socket. So the wrong
-//! order loses information, but it is never unsafe.
+//! [`Client::read`] must run before [`super::inbound`] removes the forwarding fields, and
+//! [`Client::write`] after that. If `read` runs too late, it finds no forwarding fields and uses
+//! the address of the peer. The wrong order therefore loses information but is never unsafe.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,33 +13,36 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// The networks of proxies whose forwarding fields are trusted. By default there are none.
+/// The networks of the proxies whose forwarding fields are trusted. By default no network is
+/// trusted.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct TrustedPeers(Vec<IpNet>);
 
 impl TrustedPeers {
-    /// Trusts these networks. A network of IPv4-mapped IPv6 addresses counts as the IPv4 network.
+    /// Creates the list of these networks. A network of IPv4-mapped IPv6 addresses is handled as
+    /// the IPv4 network.
     pub(crate) fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
         Self(networks.into_iter().map(ipv4_network).collect())
     }
 
-    /// Whether the list has no network.
+    /// Whether the list is empty.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether forwarding fields from `address` are trusted. An IPv4-mapped IPv6 address counts as
-    /// the IPv4 address.
+    /// Whether forwarding fields from `address` are trusted. An IPv4-mapped IPv6 address is handled
+    /// as the IPv4 address.
     pub(crate) fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
     }
 }
 
-/// The IPv4 network that a network of IPv4-mapped IPv6 addresses represents. Other networks are
-/// returned unchanged.
+/// Returns the IPv4 network that a network of IPv4-mapped IPv6 addresses represents. Returns other
+/// networks unchanged.
 fn ipv4_network(network: IpNet) -> IpNet {
-    /// Bits before the IPv4 address in an IPv4-mapped address (RFC 4291 section 2.5.5.2).
+    /// The number of bits before the IPv4 address in an IPv4-mapped address (RFC 4291 section
+    /// 2.5.5.2).
     const BEFORE: u8 = 96;
     let mapped = |network: Ipv6Net| {
         let address = network.addr().to_ipv4_mapped()?;
@@ -55,7 +58,7 @@ fn ipv4_network(network: IpNet) -> IpNet {
 /// The scheme that a client uses.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Scheme {
-    /// Plain HTTP.
+    /// HTTP without TLS.
     Http,
     /// HTTP over TLS.
     Https,
@@ -77,7 +80,8 @@ impl Scheme {
     }
 }
 
-/// The other end of a connection. It is created once for all requests of the connection.
+/// The host at the other end of a connection. The value is created one time, and all requests of
+/// the connection use it.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     address: IpAddr,
@@ -85,8 +89,8 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// A peer with this address. A peer without an address, as on a Unix socket, counts as
-    /// loopback.
+    /// Creates a peer with this address. For a peer without an address, as on a Unix socket,
+    /// `address` is a loopback address.
     pub(crate) fn new(address: IpAddr) -> Self {
         let address = address.to_canonical();
         Self {
@@ -101,7 +105,7 @@ impl Peer {
     }
 }
 
-/// The client of one request, after the check of which peers are trusted.
+/// The client of one request, after the check whether its peer is trusted.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     address: IpAddr,
@@ -110,14 +114,14 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Finds the client of a request. Its peer sent the request by `scheme`. Call this function
-    /// before [`super::inbound`].
+    /// Finds the client of a request. `scheme` is the scheme of the connection from the peer. Call
+    /// this function before [`super::inbound`].
     ///
-    /// If the peer is not in `trusted`, no field is read. Otherwise the client is the right-most
-    /// address in `X-Forwarded-For` that is not itself trusted, or the left-most address if all are
-    /// trusted. The scheme is the last value of `X-Forwarded-Proto`, because the peer itself has
-    /// written that value. If the part of the list that is read contains anything but addresses,
-    /// the client is the peer.
+    /// If the peer is not in `trusted`, no forwarding field is read. If the peer is in `trusted`,
+    /// the client is the right-most address in `X-Forwarded-For` that is not in `trusted`, or the
+    /// left-most address if all are. The scheme is the last value of `X-Forwarded-Proto`, because
+    /// the trusted peer has written this value. If the function finds a member that is not an
+    /// address, it uses the peer's address as the client address.
     pub(crate) fn read(
         peer: &Peer,
         scheme: Scheme,
@@ -164,7 +168,8 @@ impl Client {
     /// request's target.
     ///
     /// The first address of `X-Forwarded-For` is always [`Client::address`]. The addresses to the
-    /// left of it came from the client and are dropped. The peer is the last address.
+    /// left of the client's address are dropped, because the client may have invented them. The
+    /// last address is the address of the peer.
     pub(crate) fn write(&self, headers: &mut HeaderMap, host: &HeaderValue) {
         headers.insert(X_FORWARDED_FOR, self.chain.clone());
         headers.insert(
@@ -175,11 +180,11 @@ impl Client {
     }
 }
 
-/// The addresses from the client up to the one next to the peer. `None` if the field is missing or
-/// contains something that is not an address.
+/// Returns the addresses from the client to the last proxy before the peer. Returns `None` if the
+/// field is missing or contains something that is not an address.
 fn forwarded_chain(headers: &HeaderMap, trusted: &TrustedPeers) -> Option<Vec<IpAddr>> {
-    // From right to left, because each proxy appends the address of its own peer. Only the right
-    // part comes from proxies that are trusted.
+    // The list is read from right to left, because each proxy appends the address of its own peer.
+    // Only the addresses on the right come from trusted proxies.
     let lines = headers.get_all(&X_FORWARDED_FOR).iter().rev();
     let members = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
     let mut known = Vec::new();
@@ -194,11 +199,11 @@ fn forwarded_chain(headers: &HeaderMap, trusted: &TrustedPeers) -> Option<Vec<Ip
     (!known.is_empty()).then_some(known)
 }
 
-/// Reads an address as proxies write it: possibly with brackets or a port.
+/// Parses an address as proxies write it, possibly with brackets or a port.
 fn parse_address(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?;
     if text.contains('%') {
-        // A zone has a meaning only on the machine that wrote it.
+        // An IPv6 zone has a meaning only on the machine that wrote it.
         return None;
     }
     let in_brackets = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();

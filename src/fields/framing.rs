@@ -1,4 +1,4 @@
-//! Rejects framing that the HTTP parser accepts and that is not safe to forward.
+//! Rejects framing that the HTTP parser accepts but that is not safe to forward.
 
 use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
@@ -6,12 +6,12 @@ use http::{HeaderValue, StatusCode, Version};
 
 /// The reason why a request's framing is rejected.
 ///
-/// Responsible: the client. The connection is closed after the answer, because the bytes that
-/// follow may be the body of this request or the head of another one.
+/// Responsible: the client. The connection is closed after the answer, because the next bytes may
+/// be the body of this request or the head of another request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum FramingError {
-    /// `Content-Length` is not one decimal number without leading zeros, or it is more than 2^63 -
-    /// 1, which an app may read as negative.
+    /// `Content-Length` is not exactly one decimal number without leading zeros, or the number is
+    /// more than 2^63 - 1, which an app may read as negative.
     #[error("Content-Length is not one decimal number")]
     ContentLength,
     /// `Expect` is not exactly one `100-continue` (RFC 9110 section 10.1.1).
@@ -20,11 +20,11 @@ pub enum FramingError {
     /// `Transfer-Encoding` is not exactly one `chunked`, or the request is not HTTP/1.1.
     #[error("Transfer-Encoding is not exactly `chunked`")]
     TransferEncoding,
-    /// The request has `Transfer-Encoding` and `Content-Length` (RFC 9112 section 6.1).
+    /// The request has both `Transfer-Encoding` and `Content-Length` (RFC 9112 section 6.1).
     #[error("the request has both Content-Length and Transfer-Encoding")]
     TwoLengths,
-    /// A request to upgrade the protocol has a body. Servers disagree about where the body ends and
-    /// the other protocol begins.
+    /// A request to switch to another protocol has a body. Servers disagree about where such a body
+    /// ends and the other protocol begins.
     #[error("a request for a protocol upgrade has a body")]
     UpgradeWithBody,
 }
@@ -53,16 +53,18 @@ impl FramingError {
     }
 }
 
-/// Checks the framing of a request before any field is removed. It is stricter than the parser. The
-/// parser has already repaired some requests: it drops a second, equal `Content-Length`, and one
-/// next to `Transfer-Encoding`. This function does not see those, and they are not forwarded.
+/// Checks the framing of a request before any field is removed. The check is stricter than the
+/// parser. The parser has already repaired some requests: it drops a second, equal
+/// `Content-Length`, and a `Content-Length` next to `Transfer-Encoding`. The dropped fields do not
+/// reach this function, and they are not forwarded.
 ///
 /// # Errors
 ///
 /// Any [`FramingError`].
 pub(crate) fn check(parts: &Parts) -> Result<(), FramingError> {
     let headers = &parts.headers;
-    // One pass is faster than a look-up for each name. Most requests have none of these fields.
+    // One pass over the fields is faster than a look-up for each name. Most requests have none of
+    // these fields.
     let framing = [TRANSFER_ENCODING, CONTENT_LENGTH, EXPECT];
     if !headers.keys().any(|name| framing.contains(name)) {
         return Ok(());
@@ -84,7 +86,7 @@ pub(crate) fn check(parts: &Parts) -> Result<(), FramingError> {
     if expectation.is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
         return Err(FramingError::Expectation);
     }
-    // Clients that offer `h2c` send an ordinary HTTP/1.1 request. The offer is ignored.
+    // A client that offers `h2c` sends an ordinary HTTP/1.1 request. The gateway ignores the offer.
     let other_protocol = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"h2c");
     let has_body = chunked.is_some() || length.is_some();
     if has_body && headers.get_all(UPGRADE).iter().any(other_protocol) {
@@ -93,7 +95,8 @@ pub(crate) fn check(parts: &Parts) -> Result<(), FramingError> {
     Ok(())
 }
 
-/// The only value of a field. Returns `several` as the error if there is more than one line.
+/// Returns the value of a field that has one line. Returns the error `several` if the field has
+/// more than one line.
 fn one<'a>(
     parts: &'a Parts,
     name: &http::HeaderName,

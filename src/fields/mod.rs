@@ -1,19 +1,19 @@
-//! HTTP fields: which fields are removed from requests and responses, cookies, and the client's
-//! address.
+//! HTTP fields: the fields that are removed from requests and responses, the cookies, and the
+//! client's address.
 //!
-//! A request passes these steps in the order **read, strip, write**:
+//! The fields of a request pass these steps in the order **read, strip, write**:
 //!
-//! 1. [`check_framing`] rejects framing that the parser accepts but that is not safe.
-//! 2. [`forwarded::Client::read`] reads the forwarding fields, if the peer is trusted to set them.
-//! 3. [`inbound`] removes the fields that `strip::Strip` names: hop-by-hop fields, the client's
-//!    credentials, and every field that the gateway itself asserts, in every spelling.
-//! 4. [`cookie::others`], [`forwarded::Client::write`], [`append_via`] and the permit write last.
-//!    So a client cannot keep or hide a field by a nomination in `Connection` or by an odd
-//!    spelling.
+//! 1. [`check_framing`] rejects framing that the parser accepts but that is not safe to forward.
+//! 2. [`forwarded::Client::read`] reads the forwarding fields, if the peer is a trusted proxy.
+//! 3. [`inbound`] removes the fields that `strip::Strip` lists: hop-by-hop fields, the client's
+//!    credentials, and every field that only the gateway may write, in every spelling.
+//! 4. At the end, [`cookie::others`], [`forwarded::Client::write`], [`append_via`] and the permit
+//!    write their fields. Because of this order, a client cannot keep or hide a field by a
+//!    nomination in `Connection` or by an unusual spelling.
 //!
-//! Code that decides about a request reads fields through [`View`], which a map and a parser's
-//! buffer both implement. [`outbound`] cleans responses. The room knows RFC 9110 sections 5 to 10.
-//! It does not know sessions, routes or upstreams.
+//! Code that decides about a request reads fields through [`View`], which is implemented by a map
+//! and by the buffer of a parser. [`outbound`] removes fields from responses. The room knows RFC
+//! 9110 sections 5 to 10. It does not know sessions, routes or upstreams.
 
 pub mod cookie;
 pub(crate) mod forwarded;
@@ -42,23 +42,24 @@ pub use view::View;
 /// The name of this gateway in `Via`.
 const PSEUDONYM: &str = "sidegate";
 
-/// How often `Via` may name this gateway. A gateway in front of a sidecar makes two passes. More
-/// than a few passes are a loop.
+/// The maximum number of entries for this gateway in `Via`. With a gateway in front of a sidecar, a
+/// request passes two gateways with this name. A request with more than a few such entries is in a
+/// loop.
 const MAX_PASSES: usize = 5;
 
-/// Whether a request may be forwarded one hop further.
+/// The result of a check of `Max-Forwards`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(crate) enum Hops {
-    /// This is the last hop: the gateway answers the request.
+    /// The gateway is the last hop, so it answers the request.
     Answer,
-    /// The request may be forwarded.
+    /// The request may be forwarded to the next hop.
     Forward,
 }
 
-/// Decrements `Max-Forwards` (RFC 9110 section 7.6.2) of OPTIONS requests. TRACE is rejected
-/// elsewhere, and the field has no meaning for other methods. A value that is not a number is
-/// ignored.
+/// Decrements `Max-Forwards` (RFC 9110 section 7.6.2) of an OPTIONS request. For TRACE this is not
+/// necessary, because the gateway rejects TRACE. For other methods the field has no meaning. A
+/// value that is not a number is ignored.
 pub(crate) fn count_hop(method: &Method, headers: &mut HeaderMap) -> Hops {
     if *method != Method::OPTIONS {
         return Hops::Forward;
@@ -78,8 +79,8 @@ pub(crate) fn count_hop(method: &Method, headers: &mut HeaderMap) -> Hops {
 
 /// The request has passed this gateway too often.
 ///
-/// Responsible: the gateway. A route's upstream leads back to this gateway, so the operator has to
-/// check the routes. The answer is 508.
+/// Responsible: the gateway. The upstream of a route leads back to this gateway, so the operator
+/// has to check the routes. The status code of the answer is 508.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the request has passed this gateway too often")]
 pub struct Loop;
@@ -109,15 +110,16 @@ impl Loop {
 ///
 /// # Errors
 ///
-/// [`Loop`] if `Via` already names this gateway five times.
+/// [`Loop`] if `Via` already contains this gateway five times.
 pub(crate) fn append_via(headers: &mut HeaderMap, version: Version) -> Result<(), Loop> {
-    // `append` returns false if the request had no `Via`. Then it cannot be in a loop.
+    // `append` returns false if the request had no `Via`. A request without `Via` cannot be in a
+    // loop.
     if !headers.append(VIA, HeaderValue::from_static(via_line(version))) {
         return Ok(());
     }
     let lines = headers.get_all(VIA).iter();
     let members = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-    // received-protocol RWS received-by [ RWS comment ]
+    // The syntax of a member is: received-protocol RWS received-by [ RWS comment ]
     let received_by = members.filter_map(|member| {
         let mut words = member
             .split(u8::is_ascii_whitespace)

@@ -5,8 +5,9 @@ use http::header::EXPECT;
 
 use super::strip::HOP_BY_HOP;
 
-/// Names that clients may never send, in folded form. They say who the client is or where it comes
-/// from, or they make an app handle a request differently from the one that the rules allowed.
+/// Names that clients may never send, in normalized form (lower case, with `-` for every character
+/// that is not a letter or digit). Such a field says who the client is or where the request comes
+/// from, or it makes an app handle the request differently from the request that the rules allowed.
 const NAMES: [&str; 29] = [
     "authorization",
     "client-cert",
@@ -39,11 +40,12 @@ const NAMES: [&str; 29] = [
     "x-url-scheme",
 ];
 
-/// Prefixes of names that clients may never send, in folded form.
+/// Prefixes of names that clients may never send, in the normalized form of [`NAMES`].
 const PREFIXES: [&str; 4] = ["proxy-", "x-auth-request-", "x-envoy-", "x-forwarded-"];
 
-/// Names that pass only in their standard spelling. An app that folds `Content_Length` into
-/// `CONTENT_LENGTH` would see it next to our field or instead of it.
+/// Names that pass only in their standard spelling. CGI turns both `Content_Length` and
+/// `Content-Length` into `CONTENT_LENGTH`, so an app could read the client's value instead of the
+/// gateway's.
 const SPELLED_EXACTLY: [&str; 4] = [
     "content-length",
     "content-type",
@@ -54,28 +56,30 @@ const SPELLED_EXACTLY: [&str; 4] = [
 /// The names of all fields that the gateway asserts: `Authorization`, the forwarding fields, the
 /// usual names of identity and rewriting fields, and the configured assertion fields.
 ///
-/// CGI, WSGI, PHP and Rack turn `X-User` and `X_User` into the same variable. So names are compared
-/// in folded form: ASCII lower case, with `-` for every character that is not a letter or digit.
-/// `X%2DUser` is a different name.
+/// CGI, WSGI, PHP and Rack turn `X-User` and `X_User` into the same variable. Names are therefore
+/// compared in normalized form: ASCII lower case, with `-` for every character that is not a letter
+/// or digit. A percent-encoded spelling such as `X%2DUser` is a different name.
 #[derive(Clone, Debug)]
 pub struct OwnedFields {
     names: Box<[OwnedName]>,
-    /// The lengths of the names, as a bit set. The index is the low five bits of the first letter.
+    /// The lengths of the names, as one bit set for each possible first letter. The index is the
+    /// low five bits of the first letter.
     lengths: [u64; 32],
-    /// The same bit sets for all fields that are removed from a request. For nearly every field
-    /// this table alone gives the answer.
+    /// Bit sets of the same form for all fields that are removed from a request. For nearly every
+    /// field this table is enough for the answer.
     may_remove: [u64; 32],
 }
 
 #[derive(Clone, Debug)]
 struct OwnedName {
     folded: Box<str>,
-    /// The standard spelling passes. Only other spellings are removed.
+    /// The standard spelling of the name is forwarded. Only other spellings of the name are
+    /// removed.
     passes_as_spelled: bool,
 }
 
 impl OwnedFields {
-    /// The built-in names, and the configured `assertions`.
+    /// Creates the list of the built-in names and the configured `assertions`.
     pub fn new<'a>(assertions: impl IntoIterator<Item = &'a HeaderName>) -> Self {
         let configured = assertions.into_iter().map(|name| {
             let folded = name
@@ -117,13 +121,14 @@ impl OwnedFields {
         }
     }
 
-    /// Whether a field with this name may have to be removed: it is owned, hop-by-hop, or `Expect`.
-    /// The answer `false` is always right.
+    /// Whether a field with this name may have to be removed: an owned field, a hop-by-hop field,
+    /// or `Expect`. The result `false` is always correct; the result `true` needs a closer check.
     pub(super) fn may_remove(&self, name: &str) -> bool {
         holds(&self.may_remove, name)
     }
 
-    /// Whether the gateway owns this spelling of a name. The case of letters does not matter.
+    /// Whether the gateway owns this spelling of a name. The comparison ignores the case of
+    /// letters.
     pub(crate) fn contains(&self, name: &str) -> bool {
         let bytes = name.as_bytes();
         let listed = holds(&self.lengths, name)
@@ -143,14 +148,14 @@ fn row(name: &str) -> usize {
         .map_or(0, |first| usize::from(fold(first) & 31))
 }
 
-/// Whether a prefix in [`PREFIXES`] starts with a letter of this row.
+/// Whether at least one prefix in [`PREFIXES`] starts with a letter of this row.
 fn is_prefix_row(row: usize) -> bool {
     PREFIXES.iter().any(|prefix| self::row(prefix) == row)
 }
 
 fn length_bit(name: &str) -> u64 {
-    // Two lengths with the same value modulo 64 share a bit. The comparison of the names then
-    // decides.
+    // Two lengths with the same value modulo 64 share one bit. A later comparison of the names
+    // distinguishes them.
     let length = u32::try_from(name.len()).unwrap_or(u32::MAX);
     1_u64.wrapping_shl(length)
 }

@@ -1,4 +1,4 @@
-//! Cleans the fields of a response from an upstream.
+//! Removes unsafe fields from the response of an upstream.
 
 use http::header::{SET_COOKIE, STRICT_TRANSPORT_SECURITY};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -10,18 +10,20 @@ use super::strip::{is_among, is_hop_by_hop, nominated, remove_where};
 ///
 /// - `Connection` and the fields that it nominates, except those that protect the browser, and the
 ///   other hop-by-hop fields;
-/// - `Set-Cookie` for one of our own cookies, with the name as a browser would read it;
-/// - `Strict-Transport-Security` that disables the protection;
-/// - fields by which one app would act for the whole origin or instruct a proxy: `Clear-Site-Data`,
+/// - `Set-Cookie` for one of the gateway's own cookies, with the name as a browser would read it;
+/// - `Strict-Transport-Security` with a policy that ends the protection;
+/// - fields by which one app would change the whole origin or instruct a proxy: `Clear-Site-Data`,
 ///   `Alt-Svc`, `Public-Key-Pins`, `X-Accel-*`.
 ///
 /// `is_own_cookie` gets the exact bytes of a name. Browsers accept the prefixes `__Host-` and
-/// `__Secure-` in any case, so `is_own_cookie` also gets such a name with its usual spelling.
+/// `__Secure-` in any case, so `is_own_cookie` is also called with the usual spelling of the
+/// prefix.
 pub(crate) fn outbound(headers: &mut HeaderMap, is_own_cookie: impl Fn(&[u8]) -> bool) {
     let is_removed =
         |name: &HeaderName| is_hop_by_hop(name.as_str()) || acts_for_origin_or_proxy(name);
     let is_filtered = |name: &HeaderName| *name == SET_COOKIE || *name == STRICT_TRANSPORT_SECURITY;
-    // One pass is faster than a look-up for each name. Most responses have none of these fields.
+    // One pass over the fields is faster than a look-up for each name. Most responses have none of
+    // these fields.
     if !headers
         .keys()
         .any(|name| is_removed(name) || is_filtered(name))
@@ -52,7 +54,7 @@ fn acts_for_origin_or_proxy(name: &HeaderName) -> bool {
     }
 }
 
-/// The name with the usual spelling of its prefix, if the prefix has another spelling.
+/// Returns the name with the usual spelling of its prefix, if the prefix has an unusual spelling.
 fn with_usual_prefix(name: &[u8]) -> Option<Vec<u8>> {
     ["__Host-", "__Secure-"].iter().find_map(|prefix| {
         let (start, rest) = name.split_at_checked(prefix.len())?;
@@ -61,7 +63,7 @@ fn with_usual_prefix(name: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-/// Whether the `max-age` of a policy is zero, in any notation (RFC 6797 section 6.1.1).
+/// Whether a policy has the `max-age` zero, in any notation (RFC 6797 section 6.1.1).
 fn disables_protection(policy: &[u8]) -> bool {
     policy.split(|byte| *byte == b';').any(|directive| {
         let mut halves = directive.splitn(2, |byte| *byte == b'=');
@@ -77,8 +79,8 @@ fn disables_protection(policy: &[u8]) -> bool {
     })
 }
 
-/// Keeps the lines of one field that satisfy `keep`, in their order. Copies nothing if all of them
-/// do.
+/// Keeps the lines of one field that satisfy `keep`, in their order. Copies nothing if all lines
+/// satisfy `keep`.
 fn keep_values(headers: &mut HeaderMap, name: &HeaderName, keep: impl Fn(&HeaderValue) -> bool) {
     let values = headers.get_all(name);
     if values.iter().all(&keep) {

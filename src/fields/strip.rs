@@ -20,8 +20,8 @@ pub(super) const HOP_BY_HOP: [&str; 11] = [
     "upgrade",
 ];
 
-/// Fields that stay even if `Connection` nominates them: they frame the message, say who sent it,
-/// or protect the browser.
+/// Fields that are not removed even if `Connection` nominates them: they frame the message,
+/// identify its sender, or protect the browser.
 const NOT_NOMINABLE: [&str; 11] = [
     "cache-control",
     "content-length",
@@ -49,8 +49,8 @@ pub(crate) struct Strip<'a> {
 }
 
 impl<'a> Strip<'a> {
-    /// Finds the fields to remove from a request with these fields. Allocates only if fields are
-    /// nominated.
+    /// Determines which fields must be removed from a request with these fields. Allocates memory
+    /// only if `Connection` nominates fields.
     pub(crate) fn of(fields: &(impl View + ?Sized), owned: &'a OwnedFields) -> Self {
         Self {
             owned,
@@ -58,16 +58,17 @@ impl<'a> Strip<'a> {
         }
     }
 
-    /// Whether fields of this name are removed.
+    /// Whether fields with this name are removed.
     pub(crate) fn removes(&self, name: &str) -> bool {
         is_always_removed(self.owned, name) || is_among(name, &self.nominated)
     }
 }
 
-/// Whether fields of this name are removed from every request, without a nomination.
+/// Whether fields with this name are removed from every request, even if `Connection` does not
+/// nominate them.
 #[inline]
 fn is_always_removed(owned: &OwnedFields, name: &str) -> bool {
-    // For nearly every field the first comparison gives the answer.
+    // For nearly every field the first comparison is enough for the answer.
     owned.may_remove(name) && is_listed(owned, name)
 }
 
@@ -75,13 +76,16 @@ fn is_listed(owned: &OwnedFields, name: &str) -> bool {
     is_hop_by_hop(name) || name.eq_ignore_ascii_case(EXPECT.as_str()) || owned.contains(name)
 }
 
-/// Removes the fields that [`Strip`] names from a request.
+/// Removes the fields that [`Strip`] lists from a request.
 ///
-/// Read the forwarding fields before, with [`super::forwarded::Client::read`].
+/// Call [`super::forwarded::Client::read`] before this function, because it needs the forwarding
+/// fields.
 ///
-/// A request with none of these fields but `Connection: keep-alive` causes no allocation.
+/// If the request has none of these fields except `Connection: keep-alive`, this function allocates
+/// nothing.
 pub fn inbound(headers: &mut HeaderMap, owned: &OwnedFields) {
-    // One pass is faster than a look-up for each name. Most requests have none of these fields.
+    // One pass over the fields is faster than a look-up for each name. Most requests have none of
+    // these fields.
     if !headers
         .keys()
         .any(|name| is_always_removed(owned, name.as_str()))
@@ -115,11 +119,11 @@ pub(super) fn is_among(name: &str, names: &[HeaderName]) -> bool {
         .any(|other| other.as_str().eq_ignore_ascii_case(name))
 }
 
-/// The fields that `Connection` nominates, without those that cannot be nominated.
+/// Returns the fields that `Connection` nominates, except the fields that it may not nominate.
 pub(super) fn nominated(fields: &(impl View + ?Sized)) -> Vec<HeaderName> {
     let mut names = Vec::new();
     for line in fields.values(&CONNECTION) {
-        // These common values nominate no field.
+        // These two common values nominate no field.
         if line.eq_ignore_ascii_case(b"keep-alive") || line.eq_ignore_ascii_case(b"close") {
             continue;
         }
@@ -138,8 +142,8 @@ pub(super) fn nominated(fields: &(impl View + ?Sized)) -> Vec<HeaderName> {
 
 /// Removes `Connection` and the fields that satisfy `is_removed`, with all their values.
 pub(super) fn remove_where(headers: &mut HeaderMap, is_removed: impl Fn(&HeaderName) -> bool) {
-    // `Connection` is removed separately because nearly every message has it, often as the only
-    // one.
+    // `Connection` is removed separately, because nearly every message has it and most messages
+    // have no other hop-by-hop field.
     headers.remove(CONNECTION);
     let names: Vec<HeaderName> = headers
         .keys()

@@ -1,4 +1,4 @@
-//! Requests for another protocol on the same connection (RFC 9110 section 7.8).
+//! Requests to switch a connection to another protocol (RFC 9110 section 7.8).
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine as _;
@@ -7,32 +7,35 @@ use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE}
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
-/// The constant of RFC 6455 section 1.3.
+/// The constant for `Sec-WebSocket-Accept` in RFC 6455 section 1.3.
 const WEBSOCKET_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// The protocol of RFC 6455.
+/// The name of the WebSocket protocol in `Upgrade` (RFC 6455).
 const WEBSOCKET: &[u8] = b"websocket";
 
-/// Protocols that are versions of HTTP or TLS. A request that asks for one of these can be answered
-/// by HTTP/1.1 as well. On a switched connection every request would escape the gateway.
+/// Protocols that are versions of HTTP or TLS. HTTP/1.1 can answer a request that asks for one of
+/// these protocols. After a switch to one of them, every request on the connection would escape the
+/// checks of the gateway.
 const HTTP_AND_TLS: [&[u8]; 4] = [b"h2", b"h2c", b"http", b"tls"];
 
-/// The longest name of a protocol that is passed on, in bytes.
+/// The maximum length of a protocol name that is forwarded, in bytes.
 const LONGEST: usize = 128;
 
 /// The request of a client to switch to another protocol.
 #[derive(Clone, Debug)]
 pub(crate) struct UpgradeRequest {
     protocol: HeaderValue,
-    /// The value of `Sec-WebSocket-Accept` that proves that the app understood the handshake.
+    /// The value of `Sec-WebSocket-Accept` by which the app proves that it understood the
+    /// handshake.
     accept: Option<HeaderValue>,
 }
 
 impl UpgradeRequest {
-    /// Reads it from a request whose fields were not stripped yet. `None` where the request asks for
-    /// no other protocol, or for a version of HTTP or TLS.
+    /// Reads the upgrade request from a request whose fields have not been stripped yet. Returns
+    /// `None` if the request asks for no other protocol, or for a version of HTTP or TLS.
     ///
-    /// It takes one protocol alone: of several, nobody could tell which one the app will choose.
+    /// Returns `None` for a list of several protocols too, because the gateway cannot know which
+    /// protocol the app will choose.
     pub(crate) fn read(parts: &Parts) -> Option<Self> {
         let headers = &parts.headers;
         if parts.version != Version::HTTP_11 || !lists(headers, &CONNECTION, b"upgrade") {
@@ -69,15 +72,15 @@ impl UpgradeRequest {
         self.protocol.to_str().unwrap_or_default()
     }
 
-    /// Writes the request to switch, or the answer that switches, into a message whose hop-by-hop
-    /// fields were removed.
+    /// Writes the handshake fields into a request or into an answer whose hop-by-hop fields have
+    /// been removed.
     pub(crate) fn write(&self, headers: &mut HeaderMap) {
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, self.protocol.clone());
     }
 
-    /// Whether a 101 with these fields switches to the protocol that was asked for. For a WebSocket
-    /// the app has to prove that it understood the handshake (RFC 6455 section 4.1).
+    /// Whether a 101 answer with these fields switches to the requested protocol. For WebSocket the
+    /// app has to prove that it understood the handshake (RFC 6455 section 4.1).
     pub(crate) fn is_granted_by(&self, headers: &HeaderMap) -> bool {
         let switched = only(headers, &UPGRADE).is_some_and(|protocol| {
             protocol
@@ -91,32 +94,32 @@ impl UpgradeRequest {
     }
 }
 
-/// The value that answers a `Sec-WebSocket-Key` (RFC 6455 section 4.2.2).
+/// Returns the value of `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key` (RFC 6455 section 4.2.2).
 fn accept(key: &HeaderValue) -> Option<HeaderValue> {
     let nonce = BASE64_STANDARD.decode(key.as_bytes()).ok()?;
     if nonce.len() != 16 {
         return None;
     }
     let text = [key.as_bytes(), WEBSOCKET_GUID].concat();
-    // The protocol asks for SHA-1. Nothing secret depends on it.
+    // RFC 6455 requires SHA-1. The hash protects no secret, so the weakness of SHA-1 does no harm.
     let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, &text);
     HeaderValue::from_str(&BASE64_STANDARD.encode(hash)).ok()
 }
 
-/// Whether a list of tokens has this one.
+/// Whether the list of tokens in this field contains `token`.
 fn lists(headers: &HeaderMap, name: &HeaderName, token: &[u8]) -> bool {
     let lines = headers.get_all(name).iter();
     let mut tokens = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
     tokens.any(|listed| listed.trim_ascii().eq_ignore_ascii_case(token))
 }
 
-/// The field's value, if it has exactly one line.
+/// Returns the value of the field, if the field has exactly one line.
 fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     let mut lines = headers.get_all(name).iter();
     lines.next().filter(|_line| lines.next().is_none())
 }
 
-/// The characters of a token (RFC 9110 section 5.6.2).
+/// Whether a byte may be a part of a token (RFC 9110 section 5.6.2).
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }

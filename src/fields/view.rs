@@ -2,16 +2,16 @@
 
 use http::{HeaderMap, HeaderName};
 
-/// The fields of a message head, borrowed from its parser.
+/// The fields of a message head, borrowed from a map or from a parser.
 ///
-/// The code that decides about a request, strips it and writes into it needs only this trait. So a
-/// parser can leave the fields in its buffer and does not have to build a map. The case of names
-/// does not matter.
+/// The code that decides about a request, and that strips and writes its fields, needs only this
+/// trait. A parser can therefore leave the fields in its buffer instead of building a map. The
+/// comparison of names ignores case.
 pub trait View {
     /// The values of all lines with this name, in their order.
     fn values<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]>;
 
-    /// Whether there is a line with this name.
+    /// Whether at least one line has this name.
     fn has(&self, name: &HeaderName) -> bool {
         self.values(name).next().is_some()
     }

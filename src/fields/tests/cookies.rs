@@ -1,4 +1,4 @@
-//! A table of cookies, and the cookies that an app may set.
+//! Tests with a table of cookies, and of the cookies that an app may set.
 
 use http::header::SET_COOKIE;
 
@@ -41,7 +41,7 @@ fn c_22_h_27_an_app_never_sets_our_cookie() {
     }
 }
 
-/// Resolves `\xNN` and `\t` in a row of the table of cookies.
+/// Replaces `\xNN` and `\t` in a row of the cookie table by the bytes that they stand for.
 fn unescape(text: &str) -> Vec<u8> {
     let mut parts = text.split('\\');
     let mut bytes = parts.next().unwrap().as_bytes().to_vec();
@@ -149,7 +149,8 @@ fn c_05_many_cookies_and_semicolons_are_handled() {
 
 #[test]
 fn h_27_an_app_sets_cookies_that_differ_from_ours_in_more_than_the_prefixs_case() {
-    // With its beginning replaced by the prefix of that length, each would be one of ours.
+    // With the usual prefix of a cookie instead of their first bytes, these names would be the
+    // gateway's own.
     for line in ["sessions=1", "x-Secure-s=1"] {
         let mut fields = headers(&[("set-cookie", line)]);
         outbound(&mut fields, |name| {

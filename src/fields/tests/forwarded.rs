@@ -1,10 +1,10 @@
-//! Which forwarding fields are trusted, and what the app gets.
+//! Tests of which forwarding fields are trusted, and of what the app gets.
 
 use super::*;
 use crate::fields::forwarded::{Client, Peer, Scheme, TrustedPeers};
 
-/// The client that is found and the fields that are written for a request from `peer` over plain
-/// HTTP. The network 10.0.0.0/8 is trusted.
+/// Returns the client and the written fields of a request from `peer` over HTTP without TLS. The
+/// network 10.0.0.0/8 is trusted.
 fn through(peer: &str, fields: &[(&'static str, &'static str)]) -> (Client, HeaderMap) {
     let mut headers = HeaderMap::new();
     for (name, value) in fields {
@@ -169,7 +169,7 @@ fn x_17_a_network_of_mapped_addresses_is_the_ipv4_network() {
         ("10.0.0.7/32", "::ffff:10.0.0.7", true),
         ("10.0.0.7/32", "::10.0.0.7", false),
         ("::/0", "2001:db8::1", true),
-        // The network of all IPv6 addresses does not contain the IPv4-mapped ones.
+        // The network of all IPv6 addresses does not contain the IPv4-mapped addresses.
         ("::/0", "::ffff:10.0.0.7", false),
         ("::ffff:0:0/95", "10.0.0.7", false),
         ("64:ff9b::/96", "10.0.0.7", false),

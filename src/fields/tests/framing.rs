@@ -1,4 +1,4 @@
-//! Framing through hyper: what hyper rejects, and what the gateway rejects after it.
+//! Tests of framing through hyper: what hyper rejects, and what the gateway rejects after hyper.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -15,7 +15,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 
-/// The status that the gateway answers to these bytes, from hyper or from [`check_framing`].
+/// Returns the status that the gateway answers to these bytes, from hyper or from
+/// [`check_framing`].
 async fn answer_to(request: &str) -> u16 {
     let (mut client, server) = tokio::io::duplex(1 << 20);
     let service = service_fn(|request: Request<Incoming>| async {
@@ -34,7 +35,7 @@ async fn answer_to(request: &str) -> u16 {
     });
     let mut text = Vec::new();
     let answering = async {
-        // The connection may break in some cases. Only the answer is compared.
+        // In some cases the connection breaks. The test compares only the answer.
         drop(
             Builder::new()
                 .serve_connection(TokioIo::new(server), service)
@@ -129,9 +130,9 @@ async fn s_17_a_content_length_is_one_plain_number() {
     ] {
         assert_answers(&[(&format!("{line}\r\n\r\nhello"), wanted)]).await;
     }
-    // White space around a value is not part of it (RFC 9110 section 5.5).
+    // White space around a value is not a part of the value (RFC 9110 section 5.5).
     assert_answers(&[("Content-Length: 5 \t\r\n\r\nhello", 200)]).await;
-    // The HTTP/1 parser keeps one of two equal lines. HTTP/2 keeps both.
+    // The HTTP/1 parser keeps one of two equal lines. The HTTP/2 parser keeps both lines.
     let twice = Request::post("/")
         .header(CONTENT_LENGTH, "5")
         .header(CONTENT_LENGTH, "5");
@@ -140,7 +141,7 @@ async fn s_17_a_content_length_is_one_plain_number() {
         check_framing(&parts).unwrap_err(),
         FramingError::ContentLength
     );
-    // The gateway also rejects what the parsers reject today.
+    // The gateway also rejects values that the parsers reject today.
     for value in ["", "+5", "-1", "5 5", "9223372036854775808"] {
         let request = Request::post("/").header(CONTENT_LENGTH, value);
         let parts = request.body(()).unwrap().into_parts().0;

@@ -1,4 +1,4 @@
-//! Which fields are removed and which pass, in tables and examples.
+//! Tests of which fields are removed and which fields pass, with tables and examples.
 
 mod cookies;
 mod forwarded;
@@ -17,12 +17,12 @@ fn owned() -> OwnedFields {
     OwnedFields::new([&OURS])
 }
 
-/// Removes fields as the gateway does.
+/// Removes the fields of a request as the gateway does.
 fn strip(fields: &mut HeaderMap) {
     inbound(fields, &owned());
 }
 
-/// Removes cookies as the gateway does.
+/// Removes the cookies of a request as the gateway does.
 fn remove_cookies(fields: &mut HeaderMap, is_own: impl Fn(&[u8]) -> bool) {
     match cookie::others(fields, is_own) {
         Others::Unchanged => {}

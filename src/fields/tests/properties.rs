@@ -8,13 +8,13 @@ use proptest::prelude::*;
 use super::*;
 use crate::fields::cookie::{find, matching};
 
-/// A second implementation of the folding rule.
+/// A second implementation of the rule that normalizes names.
 fn folded(name: &str) -> String {
     name.to_ascii_lowercase()
         .replace(|c: char| !c.is_ascii_alphanumeric(), "-")
 }
 
-/// Random names. Many of them are similar to a name that is removed.
+/// Creates random names. Many of the names are similar to a name that is removed.
 fn field_name() -> impl Strategy<Value = String> {
     let near = prop::sample::select(vec![
         "x-user",
@@ -58,7 +58,7 @@ proptest! {
         for name in &sent {
             fields.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_static("v"));
         }
-        // Nominated fields are removed too. This property leaves them out.
+        // Nominated fields are removed too, so this property tests requests without nominations.
         fields.remove(CONNECTION);
         strip(&mut fields);
         let arrived: BTreeSet<String> = fields.keys().map(|name| name.as_str().to_owned()).collect();
