@@ -7,23 +7,24 @@ use http::HeaderValue;
 
 use super::Error;
 
-/// The longest name (RFC 1035 section 2.3.4), as text without the final dot.
+/// The maximum length of a name (RFC 1035 section 2.3.4), as text without the final dot.
 const MAX_NAME: usize = 253;
 
-/// The longest label of a name, in bytes.
+/// The maximum length of a label in a name, in bytes.
 const MAX_LABEL: usize = 63;
 
-/// A canonical authority. It is stored as a field value, so forwarding it copies nothing.
+/// A canonical authority. The authority is stored as a field value, so that forwarding copies
+/// nothing.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Host(HeaderValue);
 
 impl Host {
     /// Parses `host [ ":" port ]` (RFC 9110 section 7.2). The host is an IPv6 address in brackets,
-    /// or a name of labels with 1 to 63 letters, digits, `-` and `_`. An IPv4 address has the form
-    /// of a name. Letters become lower case; a trailing dot and the ports 80 and 443 are dropped.
-    /// Both ports are dropped with and without TLS, because neither of them names another site.
-    /// Everything else is rejected: user information, percent-encodings, zone ids, raw UTF-8, an
-    /// empty port, and a port with leading zeros.
+    /// or a name of labels with 1 to 63 letters, digits, `-` and `_`. An IPv4 address has the same
+    /// syntax as a name. Letters become lower case. A trailing dot and the ports 80 and 443 are
+    /// dropped. Both ports are dropped with and without TLS, because neither port names another
+    /// site. Everything else is rejected: user information, percent-encodings, zone ids, raw UTF-8,
+    /// an empty port, and a port with leading zeros.
     pub(super) fn parse(value: &HeaderValue) -> Result<Self, Error> {
         if is_plain(value.as_bytes()) {
             return Ok(Self(value.clone()));
@@ -36,7 +37,8 @@ impl Host {
         };
         let given = port.map(|port| parse_port(port.as_bytes())).transpose()?;
         let port = given.filter(|port| !matches!(port, 80 | 443));
-        // A borrowed name may be shorter than the received one: its trailing dot is gone.
+        // A borrowed name may be shorter than the received name, because its trailing dot was
+        // dropped.
         let unchanged = matches!(name, Cow::Borrowed(name) if name.len() == received.len());
         let value = if unchanged && given == port {
             value.clone()
@@ -57,8 +59,8 @@ impl Host {
     }
 }
 
-/// Whether a quick check is enough to see that an authority is canonical: lower-case labels, and no
-/// default port. Nearly all authorities pass. The others are parsed.
+/// Whether a quick check shows that an authority is canonical: lower-case labels, and no default
+/// port. Nearly all authorities pass the quick check. The other authorities are parsed.
 fn is_plain(authority: &[u8]) -> bool {
     let mut label = 0_usize;
     let mut end = None;
@@ -81,9 +83,9 @@ fn is_plain(authority: &[u8]) -> bool {
     length <= MAX_NAME && (1..=MAX_LABEL).contains(&label) && port_is_plain
 }
 
-/// Splits off the port. A colon inside brackets belongs to an IPv6 address.
+/// Splits an authority into host and port. A colon inside brackets belongs to an IPv6 address.
 fn split(text: &str) -> (&str, Option<&str>) {
-    // A search over bytes is faster than a search for a character in such a short text.
+    // For such a short text a search over bytes is faster than a search for a character.
     let bytes = text.as_bytes();
     let last = |wanted| bytes.iter().rposition(|byte| *byte == wanted);
     let colon = match last(b']') {
@@ -96,7 +98,7 @@ fn split(text: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// Parses digits without a leading zero, up to 65535.
+/// Parses a port: digits without a leading zero, up to 65535.
 fn parse_port(text: &[u8]) -> Result<u16, Error> {
     let digit = |byte: &u8| byte.is_ascii_digit().then(|| u16::from(*byte & 0x0f));
     let mut digits = text.iter().map(digit);
@@ -166,7 +168,8 @@ mod tests {
             let read = written.map(|port| parse_port(port.as_bytes()).unwrap());
             assert!(!matches!(read, Some(80 | 443)), "{text}");
         }
-        // Five names are plain, each without a port and with a port that is not a default.
+        // Five names pass the quick check, each without a port and with a port that is not a
+        // default.
         assert_eq!(all_plain, 10);
     }
 

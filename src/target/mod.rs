@@ -1,12 +1,13 @@
 //! The canonical request target.
 //!
-//! [`Target::from_request`] turns the target of a parsed request into one canonical form, or
-//! rejects it. This form is matched, authorised, logged and forwarded. No later code parses a host
-//! or a path again, so no two parts of the gateway, and no app, can read one request in two ways.
-//! An [`Error`] says why a target has no safe canonical form.
+//! [`Target::from_request`] converts the target of a parsed request to one canonical form, or
+//! rejects the target. The canonical form is matched, authorised, logged and forwarded. No later
+//! code parses a host or a path again, so no two parts of the gateway, and no app, can read one
+//! request in two ways. An [`Error`] says why a target has no safe canonical form.
 //!
 //! The room knows the syntax of RFC 9110 section 4, RFC 9112 section 3 and RFC 3986. It does not
-//! know routes, users or upstreams. A [`Prefix`] names a part of all paths, for use in a rule.
+//! know routes, users or upstreams. A [`Prefix`] stands for all paths below one path, for use in a
+//! rule.
 
 mod host;
 mod path;
@@ -27,20 +28,21 @@ pub(crate) use path::canonical as canonical_path;
 pub(crate) use prefix::FoldedPath;
 pub use prefix::Prefix;
 
-/// The longest path that is accepted, in received bytes. A longer path gets a 414 answer.
+/// The maximum length of an accepted path, in received bytes. A longer path gets the status 414.
 pub(crate) const MAX_PATH: usize = 8192;
 
 /// The reason why a request's target is rejected.
 ///
-/// Responsible: the client. [`Error::status`] is the status of the answer, [`Error::reason`] the
-/// code for the log.
+/// Responsible: the client. [`Error::status`] is the status code of the answer, and
+/// [`Error::reason`] is the code for the log.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Error {
-    /// `OPTIONS *` asks about the whole server (RFC 9110 section 9.3.7). This is not a mistake. The
-    /// gateway answers it with 204.
+    /// `OPTIONS *` asks about the whole server (RFC 9110 section 9.3.7). The request is not a
+    /// mistake. The gateway answers the request with 204.
     #[error("the request is `OPTIONS *`, which is about the whole server")]
     Asterisk,
-    /// The target's authority (in absolute form, or `:authority`) and `Host` name different hosts.
+    /// The authority of the target (in absolute form, or `:authority`) and `Host` name different
+    /// hosts.
     #[error("the target and the Host field name different hosts")]
     AuthorityConflict,
     /// The path has a control character, plain or percent-encoded.
@@ -49,8 +51,9 @@ pub enum Error {
     /// The path has `.` or `..` as a segment, plain or percent-encoded.
     #[error("the path has a dot segment")]
     DotSegment,
-    /// The path has an encoded percent sign. A second decoding would produce a dot, a slash, a
-    /// backslash, a semicolon, a percent sign or a control character.
+    /// The path has an encoded percent sign, and a second decoding would be dangerous. The second
+    /// decoding would produce a dot, a slash, a backslash, a semicolon, a percent sign or a control
+    /// character.
     #[error("the path is percent-encoded twice")]
     DoublyEncoded,
     /// The path has an empty segment that is not the last one.
@@ -72,13 +75,13 @@ pub enum Error {
     #[error("the path has a malformed percent-encoding")]
     MalformedPercent,
     /// The method has a lower-case letter. Methods are case-sensitive (RFC 9110 section 9.1). An
-    /// app that ignores case would run another method than the one that the rules allowed.
+    /// app that ignores case would handle another method than the one that the rules allowed.
     #[error("the method has a lower-case letter")]
     MethodMalformed,
     /// The method is CONNECT, TRACE or TRACK.
     #[error("the method is not supported")]
     MethodNotAllowed,
-    /// The decoded path is not UTF-8. Overlong forms are not UTF-8 either.
+    /// The decoded path is not UTF-8. Overlong UTF-8 encodings are rejected for the same reason.
     #[error("the path is not UTF-8")]
     NotUtf8,
     /// The path is longer than [`MAX_PATH`].
@@ -140,12 +143,12 @@ impl Error {
     }
 }
 
-/// A canonical target: a host, an optional port, a path and an optional query.
+/// The canonical target of a request: a host, an optional port, a path and an optional query.
 ///
-/// The host is lower case without a trailing dot. The path follows RFC 3986 section 6.2.2:
+/// The host is in lower case and has no trailing dot. The path follows RFC 3986 section 6.2.2:
 /// percent-encodings of unreserved characters are decoded, other percent-encodings have upper-case
-/// digits, and characters that are not allowed in a path are encoded. The query keeps its bytes and
-/// is never read. A clone increments two reference counts.
+/// digits, and characters that are not allowed in a path are encoded. The query keeps its bytes,
+/// and the gateway never reads it. A clone increments two reference counts.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Target {
     host: Host,
@@ -155,16 +158,17 @@ pub struct Target {
 impl Target {
     /// Reads the target of a request that hyper has parsed, over HTTP/1.1 or HTTP/2.
     ///
-    /// HTTP/1 needs exactly one `Host` (RFC 9112 section 3.2), even with an absolute target, whose
-    /// authority must be the same. HTTP/2 needs `:authority` or one `host`. If both are present,
-    /// they must be the same (RFC 9113 section 8.3.1).
+    /// HTTP/1 requires exactly one `Host` field (RFC 9112 section 3.2), even with an absolute
+    /// target. The authority of an absolute target must be the same as `Host`. HTTP/2 requires
+    /// `:authority` or one `host`. If an HTTP/2 request has both, they must be the same (RFC 9113
+    /// section 8.3.1).
     ///
-    /// Allocates nothing if host and path are already canonical. HTTP/2 needs one small value for
-    /// the host.
+    /// If host and path are already canonical, an HTTP/1 request causes no allocation. An HTTP/2
+    /// request causes one small allocation for the host.
     ///
     /// # Errors
     ///
-    /// Any [`Error`]. [`Error::Asterisk`] is the only one that is not a rejection.
+    /// Any [`Error`]. All of them are rejections, except [`Error::Asterisk`].
     pub fn from_request(parts: &http::request::Parts) -> Result<Self, Error> {
         check_method(&parts.method)?;
         check_scheme(&parts.uri)?;
@@ -184,36 +188,38 @@ impl Target {
         })
     }
 
-    /// Host and port as one text. The host is a lower-case name without a trailing dot, an IPv4
-    /// address, or an IPv6 address in brackets. The ports 80 and 443 are omitted.
+    /// The host and the port as one text. The host is a lower-case name without a trailing dot, an
+    /// IPv4 address, or an IPv6 address in brackets. The ports 80 and 443 are omitted.
     pub(crate) fn authority(&self) -> &str {
         self.host.authority()
     }
 
-    /// [`Target::authority`] as a value for the fields `Host` and `X-Forwarded-Host` of the
-    /// forwarded request. A clone increments a reference count.
+    /// The text of [`Target::authority`] as a value for the fields `Host` and `X-Forwarded-Host` of
+    /// the forwarded request. A clone increments a reference count.
     pub(crate) fn authority_value(&self) -> &HeaderValue {
         self.host.value()
     }
 
-    /// The canonical path. It starts with `/`.
+    /// The canonical path. The path starts with `/`.
     pub(crate) fn path(&self) -> &str {
         self.path_and_query.path()
     }
 
-    /// The query as received, without its `?`.
+    /// The query as received, without the `?`.
     pub(crate) fn query(&self) -> Option<&str> {
         self.path_and_query.query()
     }
 
-    /// The canonical path and the query. The path is matched and logged; both are forwarded.
+    /// The canonical path and the query. Only the path is matched and logged; path and query are
+    /// forwarded.
     pub(crate) fn path_and_query(&self) -> &PathAndQuery {
         &self.path_and_query
     }
 }
 
 fn check_method(method: &Method) -> Result<(), Error> {
-    // TRACE echoes the request with its cookies, and CONNECT would open a tunnel past all rules.
+    // TRACE would return the request with its cookies, and CONNECT would open a tunnel that no rule
+    // checks.
     if matches!(method.as_str(), "CONNECT" | "TRACE" | "TRACK") {
         return Err(Error::MethodNotAllowed);
     }
@@ -262,7 +268,8 @@ fn canonical(received: &PathAndQuery) -> Result<PathAndQuery, Error> {
         return Err(Error::PathTooLong);
     }
     let path = path::canonical(path)?;
-    // An absolute target may have its query directly after the authority. Its path is then `/`.
+    // In an absolute target the query may follow the authority directly. The path of such a target
+    // is `/`.
     let unchanged = matches!(path, Cow::Borrowed(_)) && received.as_str().starts_with('/');
     if unchanged {
         return Ok(received.clone());

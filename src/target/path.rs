@@ -1,21 +1,22 @@
-//! Makes paths canonical, or rejects them.
+//! Converts paths to their canonical form, or rejects them.
 
 use std::borrow::Cow;
 
 use super::Error;
 
-/// Makes a path canonical (RFC 3986 section 6.2.2), or rejects it. A path that is already canonical
-/// is returned as a borrowed text. A second call changes nothing.
+/// Converts a path to its canonical form (RFC 3986 section 6.2.2), or rejects the path. A path that
+/// is already canonical is returned as a borrowed text. A second conversion changes nothing.
 ///
 /// Percent-encoded unreserved characters are decoded, and other encodings get upper-case digits.
 /// Characters that are not allowed in a path (UTF-8, and marks such as `"` or `|`) are encoded.
-/// Nothing else changes: `a%3Bb` and `a;b` stay different, because they are different for an app.
+/// Everything else stays unchanged: `a%3Bb` and `a;b` stay different, because an app distinguishes
+/// them.
 ///
 /// # Errors
 ///
-/// The [`Error`]s about paths. Forms that two apps may read in two ways are rejected: dot segments
-/// and separators in any encoding, empty segments, control characters, bytes that are not UTF-8,
-/// and double encodings of any of these.
+/// One of the [`Error`]s about paths. The function rejects forms that two apps may read in two
+/// ways: dot segments and separators in any encoding, empty segments, control characters, bytes
+/// that are not UTF-8, and double encodings of any of these.
 pub(crate) fn canonical(path: &str) -> Result<Cow<'_, str>, Error> {
     let rest = path.as_bytes().strip_prefix(b"/").ok_or(Error::WrongForm)?;
     if is_plain(rest) || is_canonical(rest)? {
@@ -39,9 +40,9 @@ fn is_canonical(mut rest: &[u8]) -> Result<bool, Error> {
     Ok(canonical)
 }
 
-/// Whether a quick check is enough to see that a path, without its first slash, is canonical:
-/// unreserved characters only, and no segment that is empty or begins with a dot. Nearly all paths
-/// pass. For the others each byte is checked.
+/// Whether a quick check shows that a path, without its first slash, is canonical: unreserved
+/// characters only, and no segment that is empty or begins with a dot. Nearly all paths pass the
+/// quick check. For other paths each byte is checked.
 fn is_plain(path: &[u8]) -> bool {
     let mut before = b'/';
     path.iter().all(|byte| {
@@ -54,8 +55,8 @@ fn is_plain(path: &[u8]) -> bool {
     })
 }
 
-/// The bytes of a path with its percent-encodings decoded. A malformed encoding is returned as it
-/// is. A canonical path has none.
+/// Returns the bytes of a path with its percent-encodings decoded. A malformed percent-encoding is
+/// returned unchanged. A canonical path has no malformed percent-encoding.
 pub(super) fn decoded(path: &[u8]) -> impl Iterator<Item = u8> {
     let mut rest = path;
     std::iter::from_fn(move || {
@@ -68,7 +69,7 @@ pub(super) fn decoded(path: &[u8]) -> impl Iterator<Item = u8> {
     })
 }
 
-/// The canonical form of a path that has passed the check.
+/// Returns the canonical form of a path that has passed the check.
 fn rewrite(path: &str) -> String {
     let mut text = String::with_capacity(path.len().saturating_add(16));
     let mut rest = path.as_bytes();
@@ -88,17 +89,17 @@ fn rewrite(path: &str) -> String {
     text
 }
 
-/// One decoded byte of a path.
+/// One decoded byte of a path, and how the path contained it.
 struct Unit {
     byte: u8,
     /// The byte was percent-encoded.
     encoded: bool,
-    /// The byte was written as in the canonical form.
+    /// The path contained the byte in its canonical form.
     canonical: bool,
 }
 
 impl Unit {
-    /// Splits off the first unit. Returns `None` at the end.
+    /// Splits off the first unit of a path. Returns `None` at the end of the path.
     fn first(rest: &[u8]) -> Result<Option<(Self, &[u8])>, Error> {
         match rest {
             [] => Ok(None),
@@ -123,7 +124,7 @@ impl Unit {
             }
             [b'%', ..] => Err(Error::MalformedPercent),
             [b'\\', ..] => Err(Error::HiddenSeparator),
-            // These characters end a path, so a text that contains one in plain form is not a path.
+            // A path ends before these characters, so a text with an unencoded one is not a path.
             [b'?' | b'#', ..] => Err(Error::WrongForm),
             [byte, after @ ..] => Ok(Some((
                 Self {
@@ -137,18 +138,18 @@ impl Unit {
     }
 }
 
-/// The part of a segment that was read so far, as a lenient app may understand it.
+/// The part of a segment that has been read, as a lenient app may understand it.
 #[derive(Clone, Copy, Default)]
 enum Segment {
     #[default]
     Empty,
-    /// Only spaces. Some file systems drop them.
+    /// The segment has only spaces so far. Some file systems drop a name of spaces.
     Blank,
-    /// Parameters without a name. A servlet container reads this as an empty segment.
+    /// The segment has parameters but no name. A servlet container reads such a segment as empty.
     OnlyParameters,
     Dot,
     DotDot,
-    /// One or two dots, followed by spaces.
+    /// The segment has one or two dots, followed by spaces.
     DotsAndSpace,
     Named,
 }
@@ -161,7 +162,7 @@ impl Segment {
             (Self::Empty | Self::Blank, b';') => Ok(Self::OnlyParameters),
             (Self::Dot, b'.') => Ok(Self::DotDot),
             (Self::Dot | Self::DotDot | Self::DotsAndSpace, b' ') => Ok(Self::DotsAndSpace),
-            // A lenient app may read the rest as parameters, a query or a fragment.
+            // A lenient app may read the rest of the segment as parameters, a query or a fragment.
             (Self::Dot | Self::DotDot | Self::DotsAndSpace, b';' | b'?' | b'#') => {
                 Err(Error::DotSegment)
             }
@@ -182,7 +183,7 @@ impl Segment {
     }
 }
 
-/// Whether a segment is the last one of its path.
+/// The position of a segment in its path.
 #[derive(Clone, Copy)]
 enum Last {
     No,
@@ -198,7 +199,7 @@ enum SecondDecoding {
     High(u8),
 }
 
-/// Checks the decoded bytes of a path, one after the other.
+/// The check of the decoded bytes of a path, one after the other.
 #[derive(Default)]
 struct Check {
     segment: Segment,
@@ -215,7 +216,7 @@ impl Check {
         }
         self.check_utf8(byte)?;
         self.check_second_decoding(byte)?;
-        // This slash is plain. `Unit::first` has rejected encoded slashes.
+        // The slash was not encoded. `Unit::first` rejects encoded slashes.
         if byte == b'/' {
             self.segment.end(Last::No)?;
             self.segment = Segment::Empty;
@@ -262,7 +263,7 @@ impl Check {
 
     fn check_second_decoding(&mut self, byte: u8) -> Result<(), Error> {
         self.second = match (self.second, hex(byte)) {
-            // `Unit::first` returns a percent sign only if it was encoded.
+            // `Unit::first` returns a percent sign only if the path contained an encoded one.
             _ if byte == b'%' => SecondDecoding::Percent,
             (SecondDecoding::Percent, Some(high)) => SecondDecoding::High(high),
             (SecondDecoding::High(high), Some(low)) => {
@@ -280,7 +281,7 @@ impl Check {
     }
 }
 
-/// The value of a hexadecimal digit.
+/// Returns the value of a hexadecimal digit.
 fn hex(digit: u8) -> Option<u8> {
     match digit {
         b'0'..=b'9' => Some(digit.wrapping_sub(b'0')),
@@ -290,12 +291,12 @@ fn hex(digit: u8) -> Option<u8> {
     }
 }
 
-/// `unreserved` of RFC 3986 section 2.3.
+/// Whether a byte is `unreserved` (RFC 3986 section 2.3).
 fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// The slash, and `pchar` of RFC 3986 section 3.3 without percent-encodings.
+/// Whether a byte is a slash or a `pchar` (RFC 3986 section 3.3) outside a percent-encoding.
 fn is_path(byte: u8) -> bool {
     is_unreserved(byte)
         || matches!(

@@ -8,46 +8,46 @@ use super::path::{canonical, decoded};
 /// A path prefix that ends at the end of a segment: `/admin` stands for `/admin` and all paths
 /// below it, but not for `/administrator`.
 ///
-/// There are two ways to compare, because a mistake has different costs. A rule that **opens**
-/// paths uses [`Prefix::matches`], which is exact. A rule that **protects** paths uses
-/// [`Prefix::covers`], which also accepts spellings that some app may read as the same path.
-/// Neither reads the query.
+/// There are two comparisons, because a wrong result has different consequences. A rule that
+/// **opens** paths uses [`Prefix::matches`], which compares exactly. A rule that **protects** paths
+/// uses [`Prefix::covers`], which also accepts spellings that some app may read as the same path.
+/// Neither comparison reads the query.
 #[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize)]
 #[serde(try_from = "String")]
 pub struct Prefix(Box<str>);
 
 impl Prefix {
-    /// Makes a path from the settings canonical. With a slash at its end, the prefix stands only
-    /// for the paths below it.
+    /// Converts a path from the settings to its canonical form. If the path ends with a slash, the
+    /// prefix stands only for the paths below it.
     ///
     /// # Errors
     ///
-    /// The errors for a request's path.
+    /// The [`Error`]s about the path of a request.
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         Ok(Self(canonical(text)?.into()))
     }
 
-    /// The canonical text.
+    /// The canonical text of the prefix.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether the canonical `path` is this prefix or below it. Percent-encodings are decoded
-    /// before the comparison. Case matters.
+    /// Whether the canonical `path` is equal to this prefix or below it. Percent-encodings are
+    /// decoded before the comparison. The comparison distinguishes upper and lower case.
     pub(crate) fn matches(&self, path: &str) -> bool {
         let mut path = decoded(path.as_bytes());
         let begins = decoded(self.0.as_bytes()).all(|wanted| path.next() == Some(wanted));
         begins && (self.0.ends_with('/') || matches!(path.next(), None | Some(b'/')))
     }
 
-    /// Whether an app might read the canonical `path` as this prefix or a path below it. The
+    /// Whether an app may read the canonical `path` as this prefix or as a path below it. The
     /// comparison ignores ASCII case, parameters after `;`, dots and spaces at the end of a
-    /// segment, and a slash at the end of the prefix. If [`Prefix::matches`] is true, so is this.
-    /// Letters outside ASCII are compared exactly.
+    /// segment, and a slash at the end of the prefix. If [`Prefix::matches`] is true for a path,
+    /// `covers` is also true. Letters outside ASCII are compared exactly.
     pub(crate) fn covers(&self, path: &str) -> bool {
         let is_slash = |byte: &u8| *byte == b'/';
         let wanted = self.0.strip_suffix('/').unwrap_or(&self.0);
-        // Both begin with a slash, except for the prefix `/`, which is empty now.
+        // Both texts begin with a slash. The prefix `/` is the exception, because it is empty now.
         let Some(wanted) = wanted.strip_prefix('/') else {
             return true;
         };
@@ -61,8 +61,9 @@ impl Prefix {
     }
 }
 
-/// A path in the form that [`Prefix::covers`] compares, segment by segment. A prefix can cover a
-/// path only if its form is one of the leading parts of the path's form.
+/// A normalized path: ASCII lower case, percent-decoded, without parameters, and without dots and
+/// spaces at the end of each segment. [`Prefix::covers`] ignores the same differences. A prefix can
+/// cover a path only if the normalized prefix equals a leading part of the normalized path.
 #[derive(Debug)]
 pub(crate) struct FoldedPath {
     text: Vec<u8>,
@@ -70,15 +71,15 @@ pub(crate) struct FoldedPath {
 }
 
 impl FoldedPath {
-    /// Folds the first `depth` segments of a canonical path. If there are none, nothing is
-    /// allocated.
+    /// Normalizes the first `depth` segments of a canonical path. If `depth` is 0, the function
+    /// allocates nothing.
     pub(crate) fn of(path: &str, depth: usize) -> Self {
         let mut folded = Self {
             text: Vec::new(),
             ends: Vec::new(),
         };
         let path = path.strip_suffix('/').unwrap_or(path).as_bytes();
-        // The part before the first slash is empty.
+        // The text before the first slash is empty.
         let segments = path.split(|byte| *byte == b'/').skip(1);
         for segment in segments.take(depth) {
             folded.text.push(b'/');
@@ -93,7 +94,8 @@ impl FoldedPath {
         folded
     }
 
-    /// The folded form of no segment, of the first segment, of the first two segments, and so on.
+    /// Returns the normalized text of no segment, of the first segment, of the first two segments,
+    /// and so on.
     pub(crate) fn prefixes(&self) -> impl Iterator<Item = &[u8]> {
         let ends = std::iter::once(&0).chain(&self.ends);
         ends.filter_map(|end| self.text.get(..*end))
@@ -122,8 +124,8 @@ impl fmt::Debug for Prefix {
 }
 
 fn may_be_the_same(segment: &[u8], wanted: &[u8]) -> bool {
-    // Letters and digits are never encoded in a canonical path. For most paths the first one
-    // decides.
+    // Letters and digits are never encoded in a canonical path. For most paths the first character
+    // is enough for the answer.
     if let (Some(a), Some(b)) = (segment.first(), wanted.first()) {
         let plain = a.is_ascii_alphanumeric() && b.is_ascii_alphanumeric();
         if plain && !a.eq_ignore_ascii_case(b) {
@@ -138,7 +140,7 @@ fn may_be_the_same(segment: &[u8], wanted: &[u8]) -> bool {
     begins && rest.all(|byte| matches!(byte, b'.' | b' '))
 }
 
-/// The decoded bytes of a segment without its parameters.
+/// Returns the decoded bytes of a segment without its parameters.
 fn name(segment: &[u8]) -> impl Iterator<Item = u8> {
     decoded(segment).take_while(|byte| *byte != b';')
 }

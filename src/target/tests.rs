@@ -1,4 +1,5 @@
-//! A table of targets, which also pass hyper's parser, and cases that do not fit a table.
+//! Tests with a table of targets that also pass hyper's parser, and cases that do not fit the
+//! table.
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -6,7 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A request head as the server parses it. `None` if its parser rejects the target.
+/// Returns a request head as the server parses it. Returns `None` if the server's parser rejects
+/// the target.
 fn head(method: &str, uri: &[u8], hosts: &[&[u8]], version: Version) -> Option<Parts> {
     let uri = Uri::from_maybe_shared(Bytes::copy_from_slice(uri)).ok()?;
     let mut request = http::Request::new(());
@@ -28,7 +30,7 @@ fn get_h2(uri: &str, hosts: &[&[u8]]) -> Result<Target, Error> {
     Target::from_request(&head("GET", uri.as_bytes(), hosts, Version::HTTP_2).unwrap())
 }
 
-/// Resolves `\xNN` and `\\` in a row of a table.
+/// Replaces `\xNN` and `\\` in a row of a table by the bytes that they stand for.
 fn unescape(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
@@ -53,7 +55,7 @@ fn unescape(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// Runs the rows of the table whose id satisfies `picked`. Returns their number.
+/// Runs the rows of the table whose id satisfies `picked`. Returns the number of these rows.
 fn run_table(picked: impl Fn(&str) -> bool) -> usize {
     let table = include_str!("../../tests/data/targets.txt");
     let rows = table.lines().filter(|line| !line.starts_with('#'));
@@ -138,7 +140,7 @@ fn p_27_p_31_spellings_of_a_protected_path_are_covered() {
         assert!(admin.covers(path.path()), "{spelled}");
     }
     assert!(!admin.matches("/ADMIN") && admin.matches("/admin/x"));
-    // A reserved character means the same in a rule, encoded or not.
+    // A reserved character has the same meaning in a rule with and without encoding.
     let at = Prefix::parse("/@me").unwrap();
     assert!(at.matches("/%40me/x") && at.covers("/%40ME"));
 }
@@ -252,7 +254,7 @@ fn p_43_long_paths_are_too_long() {
         let error = get(&long, &[b"gw.test"]).unwrap_err();
         assert_eq!((error, error.status().as_u16()), (Error::PathTooLong, 414));
     }
-    // Encoding makes a path three times as long. Then the limit of the URI type applies.
+    // Encoding makes a path three times as long. For such a path the limit of the URI type applies.
     let wide = format!("/{}?{}", "|".repeat(MAX_PATH - 1), "q".repeat(50_000));
     assert_eq!(get(&wide, &[b"gw.test"]).unwrap_err(), Error::PathTooLong);
 }
@@ -351,15 +353,15 @@ fn a_canonical_target_is_shared_and_not_copied() {
     assert_eq!(target.authority().as_ptr(), host.as_ptr());
 }
 
-/// The parts of the confusing paths that are generated.
+/// The parts of the generated, confusing paths.
 const TOKENS: [&str; 30] = [
     "/", "/", "/", "a", "admin", "ADMIN", ".", "..", ";", "%2e", "%2E", "%2f", "%5c", "\\", "%25",
     "2e", "2", "e", "%", "%61", "%3b", "%20", "%00", "%c3%a9", "%c3", "\u{e9}", "|", "?", "%23",
     "=",
 ];
 
-/// The segments that a lenient app may read: it decodes until nothing changes, takes backslashes as
-/// slashes, drops parameters, merges slashes and resolves dot segments.
+/// Returns the segments that a lenient app may read: the app decodes until nothing changes, reads
+/// backslashes as slashes, drops parameters, merges slashes and resolves dot segments.
 fn lenient(path: &str) -> Vec<String> {
     let mut text = path.as_bytes().to_vec();
     loop {
@@ -410,7 +412,7 @@ proptest! {
         if lenient(path).first().is_some_and(|first| first == "admin") {
             prop_assert!(admin.covers(path), "{path}");
         }
-        // If the exact comparison matches, the lenient one matches too.
+        // If the exact comparison matches a path, the lenient comparison matches it too.
         for prefix in ["/", "/a", "/a/", "/admin", "/admin/a", "/a;"] {
             let prefix = Prefix::parse(prefix).unwrap();
             prop_assert!(!prefix.matches(path) || prefix.covers(path), "{prefix:?} {path}");
