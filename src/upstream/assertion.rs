@@ -6,8 +6,8 @@ use serde::Deserialize;
 
 use crate::identity::{Claim, Identity};
 
-/// Fields that cannot carry a claim, in the folded form of [`fold`]. They frame the message, belong
-/// to one connection, or have a meaning that apps or this gateway depend on.
+/// Names of fields that cannot contain a claim, in the normalized form of [`fold`]. These fields
+/// frame the message, belong to one connection, or have a meaning for apps or for this gateway.
 const RESERVED: [&str; 27] = [
     "accept",
     "authorization",
@@ -38,26 +38,28 @@ const RESERVED: [&str; 27] = [
     "x-forwarded-proto",
 ];
 
-/// The field for each claim. A claim without a field is not sent.
+/// The name of the field for each claim. A claim without a field name is not sent to the app.
 ///
-/// In the settings, each value is a field name, or `""` for no field.
+/// In the settings, each value is a field name, or `""` if the claim is not sent.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(try_from = "RawNames")]
 pub(crate) struct AssertionNames {
-    /// The subject. It identifies the user at the provider and never changes.
+    /// The subject. The subject identifies the user at the provider and never changes.
     pub(crate) user: Option<HeaderName>,
     /// The email address, if the provider has verified it.
     pub(crate) email: Option<HeaderName>,
-    /// The name that the user has chosen at the provider. It may later belong to another user.
+    /// The user name that the user has chosen at the provider. A chosen name may later belong to
+    /// another user.
     pub(crate) preferred_username: Option<HeaderName>,
     /// The groups, joined with commas.
     pub(crate) groups: Option<HeaderName>,
-    /// The configured name of the provider. A subject is unique at one provider only.
+    /// The configured name of the provider. The app may need it, because a subject is unique at one
+    /// provider only.
     pub(crate) provider: Option<HeaderName>,
 }
 
 impl AssertionNames {
-    /// The names in use. A client must never send them.
+    /// Returns the configured field names. A client must never send a field with such a name.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &HeaderName> {
         let names = [
             &self.user,
@@ -71,7 +73,8 @@ impl AssertionNames {
 }
 
 impl Default for AssertionNames {
-    /// `X-Forwarded-User`, `-Email`, `-Preferred-Username` and `-Groups`. The provider is not sent.
+    /// The default names are `X-Forwarded-User`, `-Email`, `-Preferred-Username` and `-Groups`. The
+    /// name of the provider is not sent by default.
     fn default() -> Self {
         let name = |name| Some(HeaderName::from_static(name));
         Self {
@@ -84,7 +87,7 @@ impl Default for AssertionNames {
     }
 }
 
-/// The table in the settings.
+/// The table of field names in the settings.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawNames {
@@ -95,28 +98,28 @@ struct RawNames {
     provider: Option<String>,
 }
 
-/// The reason why a field cannot carry a claim.
+/// The reason why a field cannot contain a claim.
 ///
-/// Responsible: the operator, because of a mistake in the settings.
+/// Responsible: the operator. The settings contain a mistake.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum NameError {
     /// Two claims have the same field, or two fields that many apps cannot distinguish (`X-A` and
     /// `X_A`).
     #[error("{key} has the same field as another claim")]
     Duplicate {
-        /// The key in the settings.
+        /// The key of the field in the settings.
         key: &'static str,
     },
     /// The value is not a field name (RFC 9110 section 5.1).
     #[error("{key} is not a field name")]
     Malformed {
-        /// The key in the settings.
+        /// The key of the field in the settings.
         key: &'static str,
     },
-    /// The field has another meaning.
+    /// The field already has another meaning.
     #[error("{key} names a field that has another meaning")]
     Reserved {
-        /// The key in the settings.
+        /// The key of the field in the settings.
         key: &'static str,
     },
 }
@@ -175,19 +178,20 @@ fn parse(
     Ok(Some(name))
 }
 
-/// The name as apps behind CGI and WSGI read it. They cannot distinguish `-` from `_` and other
-/// marks.
+/// Returns a field name as apps behind CGI and WSGI read it. Such apps cannot distinguish `-` from
+/// `_` and other marks.
 fn fold(name: &HeaderName) -> String {
     let fold = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
     name.as_str().chars().map(fold).collect()
 }
 
-/// The assertion fields of a request. A field without a value must not be in the request. The
-/// fields that the client sent with these names were removed before.
+/// Returns the assertion fields of a request with their values. A field without a value must not be
+/// in the request. The caller has already removed the fields that the client sent with these names.
 ///
-/// The user is the subject. The email address is sent only if the provider has verified it, because
-/// apps use it as a login name. If a claim or the whole identity is absent, its field is absent.
-/// `Authorization` is exactly `bearer`.
+/// `X-Forwarded-User` contains the subject. The email address is sent only if the provider has
+/// verified it, because apps use the address as a login name. If the request has no user, or the
+/// identity lacks a claim, the field of the claim has no value. The value of `Authorization` is
+/// exactly `bearer`.
 pub(crate) fn assertions<'a>(
     names: &'a AssertionNames,
     identity: Option<&'a Identity>,
@@ -315,7 +319,7 @@ mod tests {
         assert_eq!(sent(&fields, Some(&provider)).unwrap().unwrap(), "staff");
         assert_eq!(sent(&fields, None), Some(None));
         assert_eq!(fields.iter().count(), 5);
-        // This function does not change fields that are not configured.
+        // `assertions` does not return fields that are not configured.
         let without_provider = names("{}").unwrap();
         assert_eq!(sent(&without_provider, Some(&provider)), None);
         assert_eq!(without_provider, names(r#"{"provider": ""}"#).unwrap());

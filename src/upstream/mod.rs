@@ -1,16 +1,16 @@
 //! The app behind the gateway: its address, its connections, and the fields that tell it who the
 //! user is.
 //!
-//! All workers share one [`Upstream`] per app. Each worker has its own connections in [`Pools`].
-//! This room does not know who may use an app; the caller has decided that already. The entry point
-//! is [`Pools::send`].
+//! All workers share one [`Upstream`] per app. Each worker has its own connections in its
+//! [`Pools`]. This room does not know who may use an app, because its caller has already decided
+//! about the request. The entry point is [`Pools::send`].
 //!
-//! Two decisions have a cost. First, a request is sent a second time only if its connection had
-//! been used before and closed without any byte of an answer, and the method is safe and the
-//! request has no content. RFC 9110 section 9.2.2 would allow `PUT` and `DELETE` too, but the
-//! second `DELETE` would return 404 although the first one worked. Second, while a request waits
-//! for a connection, idle connections of other workers are closed. For an app with only one process
-//! this is worth an additional handshake.
+//! Two design decisions have a cost. First, a request is sent a second time only if its connection
+//! had been used before and was closed before any byte of the answer, and if the method is safe and
+//! the request has no content. RFC 9110 section 9.2.2 also allows a retry of `PUT` and `DELETE`,
+//! but the second `DELETE` would return 404 although the first one worked. Second, while a request
+//! waits for a connection, idle connections of other workers to the same app are closed. For an app
+//! with only one process, this costs an additional handshake but shortens the wait.
 
 mod assertion;
 mod settings;
@@ -44,15 +44,18 @@ pub(crate) use settings::Settings;
 /// The reason why an app gave no answer, or could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The app's connection broke, or the app does not speak valid HTTP. Responsible: the upstream.
+    /// The app closed or broke the connection, or the app does not speak valid HTTP. Responsible:
+    /// the upstream.
     #[error("the app's connection broke or its answer is not valid HTTP")]
     Broken(#[source] origin::Error),
-    /// All connections are in use, and the queue is full or the wait was too long. Responsible: the
-    /// upstream. Raise `connections` if the app can serve more requests at once.
+    /// All connections to the app are in use, and the queue is full or the request has waited too
+    /// long. Responsible: the upstream. The operator can increase `connections` if the app can
+    /// serve more requests at the same time.
     #[error("the app has no free connection")]
     Busy,
-    /// The maximum number of switched connections, such as WebSocket, is open. Responsible: the
-    /// upstream. Raise `tunnels` if the app can serve more at once.
+    /// The maximum number of switched connections, such as WebSocket, is already open. Responsible:
+    /// the upstream. The operator can increase `tunnels` if the app can serve more such connections
+    /// at the same time.
     #[error("the app has no free connection for another protocol")]
     TooManyTunnels,
     /// The app could not be reached. Responsible: the upstream.
@@ -64,20 +67,20 @@ pub enum Error {
     /// The app did not begin its answer in time. Responsible: the upstream.
     #[error("the app took too long to answer")]
     HeadTimeout,
-    /// The body of the request broke off or was too slow. Responsible: the client. The source is
-    /// the error of the body.
+    /// The body of the request ended too early or was too slow. Responsible: the client. The source
+    /// is the error of the request body.
     #[error("the request body broke off")]
     RequestBody(#[source] BoxError),
     /// The app's certificate is not trusted, or the TLS handshake failed. No part of the request
-    /// was sent. Responsible: the upstream.
+    /// was sent to the app. Responsible: the upstream.
     #[error("the app's certificate is not trusted or the TLS handshake failed")]
     Tls(#[source] origin::Error),
-    /// The certificate authorities for the app cannot be used. Responsible: the operator, see
-    /// `ca_file`.
+    /// The certificate authorities for the app cannot be used. Responsible: the operator. The
+    /// content of `ca_file` has to be corrected.
     #[error("the certificate authorities for the app cannot be used")]
     Trust(#[source] tls::Error),
-    /// `ca_file` is set for an app that is reached without TLS. Responsible: the operator, who may
-    /// have meant an `https` URL.
+    /// `ca_file` is set for an app that is reached without TLS. Responsible: the operator. Probably
+    /// the URL of the app has to begin with `https`.
     #[error("ca_file has no effect with an http url")]
     TrustUnused,
 }
@@ -121,22 +124,23 @@ impl From<origin::Error> for Error {
     }
 }
 
-/// One app, shared by all workers.
+/// One app, which all workers share.
 pub struct Upstream {
     name: Box<str>,
     settings: Settings,
-    /// The certificate authorities for an `https` app.
+    /// The certificate authorities that are trusted for an `https` app.
     trust: Option<Trust>,
     connector: Arc<Connector>,
     limit: Arc<Limit>,
-    /// The bound on connections whose protocol was switched.
+    /// The limit of connections on which the app has switched to another protocol.
     tunnels: Arc<Semaphore>,
     times: Times,
     longest_wait: Duration,
 }
 
 impl Upstream {
-    /// Sets the app up without connecting to it. Blocks while it reads the certificate authorities.
+    /// Creates the app without a connection to it. Blocks while the function reads the certificate
+    /// authorities.
     ///
     /// # Errors
     ///
@@ -158,7 +162,7 @@ impl Upstream {
         let once = connected.saturating_add(settings.response_timeout);
         Ok(Self {
             name: name.into(),
-            // The request may be sent a second time.
+            // The sum is doubled, because the request may be sent a second time.
             longest_wait: once.saturating_mul(2),
             connector: Arc::new(connector),
             limit: Arc::new(limit),
@@ -178,8 +182,8 @@ impl Upstream {
         &self.settings
     }
 
-    /// Reads the app's certificate authorities again and uses them if the file has changed. Open
-    /// connections stay open. Blocks while it reads a small file.
+    /// Reads the app's certificate authorities again, and uses them if the file has changed. Open
+    /// connections stay open. Blocks while the function reads a small file.
     ///
     /// # Errors
     ///
@@ -190,7 +194,7 @@ impl Upstream {
         refreshed.map_err(Error::Trust)
     }
 
-    /// The name in the settings.
+    /// The name of the app in the settings.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -200,8 +204,8 @@ impl Upstream {
         self.connector.origin()
     }
 
-    /// The longest time from the moment when a request without content is sent until its answer
-    /// begins, with one retry.
+    /// The longest time from the start of a request without content to the start of its answer,
+    /// with one retry.
     pub(crate) fn longest_wait(&self) -> Duration {
         self.longest_wait
     }
@@ -215,14 +219,15 @@ impl Upstream {
         )
     }
 
-    /// Adds what the framing of the app's request needs and the client's request did not have.
+    /// Adds the fields that the app's request needs for its framing and that the client's request
+    /// did not have.
     fn prepare(&self, request: &mut Request<Upload>) {
         if !self.settings.preserve_host {
             let host = self.origin().host_value().clone();
             request.headers_mut().insert(HOST, host);
         }
-        // RFC 9110 section 8.6 asks for this field, and old servers require it (411). HTTP/2
-        // clients do not send it.
+        // RFC 9110 section 8.6 recommends `Content-Length: 0` for such a method, and old servers
+        // require the field (411). HTTP/2 clients do not send the field.
         let has_content = matches!(
             *request.method(),
             Method::POST | Method::PUT | Method::PATCH
@@ -231,8 +236,8 @@ impl Upstream {
             let nothing = HeaderValue::from_static("0");
             request.headers_mut().insert(CONTENT_LENGTH, nothing);
         }
-        // Without this field the HTTP client would not send the content of a GET or HEAD request
-        // whose length is unknown.
+        // Without `Transfer-Encoding` the HTTP client would not send the content of a GET or HEAD
+        // request whose length is unknown.
         let usually_empty = matches!(*request.method(), Method::GET | Method::HEAD);
         let has_body = !request.body().is_end_stream();
         if usually_empty && has_body && !request.headers().contains_key(CONTENT_LENGTH) {
@@ -251,7 +256,7 @@ impl fmt::Debug for Upstream {
     }
 }
 
-/// The future of an app's answer.
+/// The future of the answer of an app.
 pub(crate) struct ResponseFuture(origin::Sending);
 
 impl Future for ResponseFuture {
@@ -268,7 +273,7 @@ impl fmt::Debug for ResponseFuture {
     }
 }
 
-/// One worker's connections to all apps. It has to live on the worker, where local tasks are
+/// One worker's connections to all apps. The value has to stay on its worker, where local tasks are
 /// spawned.
 pub(crate) struct Pools {
     clock: Clock,
@@ -276,33 +281,34 @@ pub(crate) struct Pools {
 }
 
 struct WorkerPool {
-    /// Keeps the memory of the upstream reserved, so that its address cannot identify another
-    /// upstream. It does not keep the upstream alive.
+    /// The weak reference keeps the memory of the upstream reserved, so that the address in the map
+    /// cannot identify another upstream. The upstream itself may be dropped.
     upstream: Weak<Upstream>,
     pool: Pool,
 }
 
 impl Pools {
-    /// Creates empty pools.
+    /// Creates a value without pools.
     pub(crate) fn new(clock: Clock) -> Self {
         let pools = RefCell::default();
         Self { clock, pools }
     }
 
-    /// Sends `request` to the app and returns the response when its head has arrived. The response
-    /// body streams. The caller has already removed hop-by-hop fields and written all others.
-    /// `Host` must be present. It is forwarded unchanged, unless `preserve_host` is off.
+    /// Sends `request` to the app, and returns the response when its head has arrived. The body of
+    /// the response is streamed. The caller has already removed the hop-by-hop fields and written
+    /// all other fields. The request must have a `Host` field. `Host` is forwarded unchanged,
+    /// unless `preserve_host` is off.
     ///
-    /// Errors of the response body are [`origin::Error`]s. A broken body never ends like a complete
-    /// one.
+    /// Errors of the response body are [`origin::Error`]s. A body that breaks off always ends with
+    /// an error, never like a complete body.
     ///
     /// # Errors
     ///
-    /// All of [`Error`], except those of [`Upstream::new`].
+    /// Each [`Error`], except the errors of [`Upstream::new`].
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the connection. The app may have acted on the request, even if
+    /// Dropping the future closes the connection. The app may have processed the request, even if
     /// the future was never polled.
     pub(crate) fn send(
         &self,
@@ -313,15 +319,16 @@ impl Pools {
         ResponseFuture(self.pool_for(upstream).send(request))
     }
 
-    /// Sends a request whose fields ask for `upgrade`, on a connection of its own.
+    /// Sends a request whose fields ask for `upgrade`, on a new connection that no other request
+    /// uses.
     ///
     /// # Errors
     ///
-    /// All of [`Error`], except [`Error::Busy`] and those of [`Upstream::new`].
+    /// Each [`Error`], except [`Error::Busy`] and the errors of [`Upstream::new`].
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the connection. The app may have acted on the request.
+    /// Dropping the future closes the connection. The app may have processed the request.
     pub(crate) async fn switch(
         &self,
         upstream: &Arc<Upstream>,
@@ -329,22 +336,22 @@ impl Pools {
         upgrade: Box<UpgradeRequest>,
     ) -> Result<Exchange, Error> {
         upstream.prepare(&mut request);
-        // No request waits for a slot, because a tunnel may occupy one for days.
+        // If the limit is reached, the request fails at once, because a tunnel may last for days.
         let slot = Arc::clone(&upstream.tunnels).try_acquire_owned();
         let slot = slot.map_err(|_full| Error::TooManyTunnels)?;
         let switching = self.pool_for(upstream).switch(request, upgrade, slot);
         switching.await.map_err(Error::from)
     }
 
-    /// The pool for `upstream`. Pools of upstreams that no longer exist, after a reload, are
-    /// removed and their connections closed.
+    /// Returns the pool for `upstream`. Also removes the pools of upstreams that no longer exist
+    /// after a reload, and closes their connections.
     fn pool_for(&self, upstream: &Arc<Upstream>) -> Pool {
         let key = Arc::as_ptr(upstream).addr();
         let mut pools = self.pools.borrow_mut();
         if let Some(existing) = pools.get(&key) {
             return existing.pool.clone();
         }
-        // A new upstream usually means that a reload has replaced others.
+        // If an upstream is new, a reload has probably replaced others.
         pools.retain(|_, existing| existing.upstream.strong_count() > 0);
         let pool = upstream.pool(&self.clock);
         let entry = WorkerPool {

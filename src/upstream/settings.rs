@@ -9,25 +9,27 @@ use serde::{Deserialize, Deserializer};
 
 use crate::origin::Origin;
 
-/// The longest duration that can be set: a week. A longer one is probably in the wrong unit.
+/// The longest duration that the settings may contain: one week. A longer duration probably has the
+/// wrong unit.
 const LONGEST: u64 = 7 * 24 * 60 * 60;
 
-/// The settings of one app. Durations are whole seconds in the file.
+/// The settings of one app. In the settings file, durations are whole seconds.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Settings {
     /// The app's URL: `http://host:port` or `https://host:port`.
     pub(crate) url: Origin,
-    /// A PEM file with the only certificate authorities that are trusted for an `https` app.
-    /// Without it, the system's authorities are trusted.
+    /// A PEM file with the certificate authorities that are trusted for an `https` app. Without
+    /// this file, the gateway trusts the certificate authorities of the system.
     #[serde(default)]
     pub(crate) ca_file: Option<PathBuf>,
-    /// The limit of open connections, over all workers. For an app with a fixed number of processes
-    /// or threads, use that number.
+    /// The maximum number of open connections to the app, over all workers. If the app has a fixed
+    /// number of processes or threads, the operator should use that number.
     #[serde(default = "default_connections")]
     pub(crate) connections: NonZeroUsize,
-    /// The limit of requests that wait for a connection. Further requests get 503. Two browsers may
-    /// open 128 streams each and expect an answer to all of them.
+    /// The maximum number of requests that wait for a connection. Further requests get the status
+    /// 503. The default is enough for two browsers, which may open 128 streams each and expect an
+    /// answer to all of them.
     #[serde(default = "default_queue")]
     pub(crate) queue: usize,
     /// The longest time that a request waits for a connection.
@@ -38,47 +40,48 @@ pub(crate) struct Settings {
     )]
     pub(crate) queue_wait: Duration,
     /// The maximum number of open connections, over all workers, on which the app has switched to
-    /// another protocol, such as WebSocket. Further requests to switch get 503.
+    /// another protocol, such as WebSocket. Further requests to switch the protocol get the status
+    /// 503.
     #[serde(default = "default_tunnels")]
     pub(crate) tunnels: NonZeroUsize,
-    /// The limit for name look-up, connection and TLS handshake together.
+    /// The time limit for name look-up, connection and TLS handshake together.
     #[serde(
         default = "default_connect_timeout",
         rename = "connect_timeout_secs",
         deserialize_with = "seconds"
     )]
     pub(crate) connect_timeout: Duration,
-    /// The longest time from the end of the request, or the last part of it that the app accepted,
-    /// to the complete head of the response.
+    /// The longest time from the end of the request to the complete head of the response. The time
+    /// starts again whenever the app accepts a part of the request.
     #[serde(
         default = "default_response_timeout",
         rename = "response_timeout_secs",
         deserialize_with = "seconds"
     )]
     pub(crate) response_timeout: Duration,
-    /// The longest pause inside a response body. With 0 there is no limit, for apps that push
-    /// events.
+    /// The longest pause inside a response body. With 0 there is no limit. Apps that push events
+    /// need this.
     #[serde(
         default = "default_body_timeout",
         rename = "body_timeout_secs",
         deserialize_with = "seconds_or_never"
     )]
     pub(crate) body_timeout: Option<Duration>,
-    /// The longest time that a connection may be idle before it is used again. It has to be shorter
-    /// than the app's own keep-alive time.
+    /// The longest time that a connection may be idle before it is used again. The value has to be
+    /// shorter than the keep-alive time of the app.
     #[serde(
         default = "default_idle_timeout",
         rename = "idle_timeout_secs",
         deserialize_with = "seconds"
     )]
     pub(crate) idle_timeout: Duration,
-    /// Whether the app gets the `Host` of the browser's request, or its own host.
+    /// Whether the app gets the `Host` of the browser's request instead of its own host.
     #[serde(default = "default_preserve_host")]
     pub(crate) preserve_host: bool,
 }
 
 impl Settings {
-    /// An app at `url` with the default of every other setting.
+    /// Creates the settings of an app at `url` with default values.
     #[cfg(test)]
     pub(super) fn new(url: Origin) -> Self {
         Self {
@@ -148,7 +151,7 @@ fn seconds_or_never<'de, D: Deserializer<'de>>(
     bounded(deserializer)
 }
 
-/// Reads a number of seconds. Zero is `None`.
+/// Reads a duration as a number of seconds. Returns `None` for zero.
 fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     match u64::deserialize(deserializer)? {
         0 => Ok(None),

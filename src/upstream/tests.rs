@@ -1,4 +1,4 @@
-//! Apps that the tests play byte by byte over real sockets.
+//! Tests with apps that send their answers byte by byte over real sockets.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::tls::development_certificates;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-/// Runs a test with local tasks, and stops it if it hangs.
+/// Runs a test that needs local tasks, and stops the test if it hangs.
 fn local<T>(test: impl Future<Output = T>) -> impl Future<Output = T> {
     let test = Box::pin(test);
     async {
@@ -64,7 +64,7 @@ async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), response: &s
     head
 }
 
-/// Sends one request to an app that answers OK. Returns the head that the app received.
+/// Sends one request to an app that answers 200. Returns the request head that the app received.
 async fn seen(preserve_host: bool, request: Request<Upload>) -> String {
     let (listener, settings) = listen().await;
     let upstream = upstream(&Settings {
@@ -191,7 +191,8 @@ async fn a_worker_has_one_pool_per_upstream_and_closes_those_of_old_settings() {
             let (mut stream, _) = listener.accept().await.unwrap();
             answer(&mut stream, OK).await;
         });
-        // The connection of the dropped upstream was closed. The other one still works.
+        // The connection to the dropped upstream was closed. The connection to the other upstream
+        // still works.
         assert_eq!(streams[0].read(&mut [0]).await.unwrap(), 0);
         let (response, head) = join!(
             pools.send(&new, request(Method::GET, "/again")),
@@ -203,7 +204,8 @@ async fn a_worker_has_one_pool_per_upstream_and_closes_those_of_old_settings() {
     .await;
 }
 
-/// An acceptor with a certificate for `localhost`, and the settings of an app that uses it.
+/// Returns an acceptor with a certificate for `localhost`, and the settings of an app that uses the
+/// acceptor.
 async fn encrypted(dir: &tempfile::TempDir, host: &str) -> (TcpListener, TlsAcceptor, Settings) {
     let written = development_certificates(dir.path(), &[], Clock::system().now()).unwrap();
     let chain = CertificateDer::from_pem_file(&written.certificate).unwrap();
@@ -265,7 +267,7 @@ async fn t_08_an_untrusted_app_receives_nothing() {
             let (stream, _) = listener.accept().await.unwrap();
             acceptor.accept(stream).await
         });
-        // The handshake failed, so the app received nothing else.
+        // The handshake failed, so the app received no request.
         assert!(handshake.is_err());
         let error = outcome.unwrap_err();
         assert!(matches!(error, Error::Tls(_)), "{error:?}");
