@@ -1,5 +1,5 @@
-//! Tasks that run as long as the process: they remove expired sessions and reload certificate
-//! files.
+//! The tasks that run as long as the process: removal of expired sessions, and reload of
+//! certificate files.
 
 use std::time::Duration;
 
@@ -13,21 +13,22 @@ use crate::session::{Maintained, StoreError};
 use crate::telemetry::chain;
 use crate::tls::{Acceptor, Refreshed};
 
-/// The pause between two full batches of expired sessions, in which workers can use the cache.
+/// The pause between two full batches of expired sessions, so that workers can use the cache.
 const BETWEEN_BATCHES: Duration = Duration::from_millis(10);
 
-/// The interval between two checks of the files.
+/// The interval between two checks of the certificate files.
 const FILES: Duration = Duration::from_secs(10);
 
-/// A timer. If a tick is late, the missed ticks are not repeated.
+/// Creates a timer. If a tick is late, the timer does not repeat the missed ticks.
 pub(super) fn ticks_every(period: Duration) -> Interval {
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
 }
 
-/// Removes expired sessions in batches and updates the metrics. If the keeper has stopped, nobody
-/// can sign in or out, and only a restart helps. This task then reports it.
+/// Removes expired sessions in batches, and updates the metrics. If the keeper has stopped, no user
+/// can sign in or out, and only a restart of the process helps. This task then reports that the
+/// keeper has stopped.
 pub(super) async fn maintain_sessions(process: gateway::ProcessState, readiness: Readiness) {
     let gateway::ProcessState {
         sessions,
@@ -38,15 +39,15 @@ pub(super) async fn maintain_sessions(process: gateway::ProcessState, readiness:
     let mut ticks = ticks_every(Duration::from_secs(1));
     loop {
         ticks.tick().await;
-        // A write error has already been reported. The next tick tries again.
+        // The store has already reported its write error. The next tick tries the removal again.
         let maintained = loop {
             match sessions.maintain(clock.now()).await {
                 Ok(Maintained::More) => sleep(BETWEEN_BATCHES).await,
                 end @ (Ok(Maintained::Done) | Err(_)) => break end,
             }
         };
-        // A drain closes the store at its end. At any other time a closed store means that the
-        // keeper has stopped.
+        // A drain closes the store at its end. If the store is closed without a drain, the keeper
+        // has stopped.
         if matches!(maintained, Err(StoreError::Closed)) && readiness.mark_broken() {
             let reason = "sessions_lost";
             tracing::error!(
@@ -58,8 +59,8 @@ pub(super) async fn maintain_sessions(process: gateway::ProcessState, readiness:
     }
 }
 
-/// Reloads our certificate and the certificate authorities of apps when their files change. An
-/// invalid file is reported, and the previous content stays in use.
+/// Reloads the gateway's certificate and the certificate authorities of apps when their files
+/// change. If a file is invalid, an event reports it, and the previous content stays in use.
 pub(super) async fn watch_certificates(
     acceptor: Option<Acceptor>,
     upstreams: watch::Receiver<Upstreams>,
@@ -141,7 +142,7 @@ mod tests {
         let clock = Clock::manual(Timestamp::from_millis(1_800_000_000_000));
         let sessions =
             Arc::new(Sessions::start(settings, keys, &Registrations::new(), clock.now()).unwrap());
-        // After this nobody receives commands, as after a panic of the keeper.
+        // After `close` no thread receives commands, as after a panic of the keeper.
         sessions.close().await.unwrap();
         let readiness = Readiness::default();
         readiness.mark_ready();

@@ -1,8 +1,9 @@
-//! A running gateway, which combines all rooms.
+//! A running gateway, which connects all rooms.
 //!
 //! [`Instance::start`] binds the listeners and starts the control plane and the workers. The
 //! control plane is one small multi-thread runtime for all calls to providers. Each worker has a
-//! current-thread runtime. The result is a handle that can reload the settings and drain.
+//! current-thread runtime. The result of the start is a handle that can reload the settings and
+//! drain the gateway.
 
 mod housekeeping;
 mod process;
@@ -31,24 +32,25 @@ use crate::session;
 use crate::telemetry::{Metrics, chain};
 use crate::tls::Acceptor;
 
-/// The number of control plane threads. Two are enough, because calls to providers mostly wait.
+/// The number of threads of the control plane. Two threads are enough, because calls to providers
+/// mostly wait.
 const CONTROL_THREADS: usize = 2;
 
 /// The reason why an instance did not start. Responsible: the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The threads of the control plane could not be started.
+    /// The threads of the control plane did not start.
     #[error("the control plane cannot start")]
     Control(#[source] std::io::Error),
-    /// A listener or a worker could not be started.
+    /// A listener or a worker did not start.
     #[error("the server cannot start")]
     Server(#[from] server::Error),
-    /// The session store could not be opened.
+    /// The session store did not open.
     #[error("the session store cannot be opened")]
     Sessions(#[from] session::StartError),
 }
 
-/// A running gateway. Dropping it stops it without waiting.
+/// A running gateway. If the value is dropped, the gateway stops without waiting.
 #[derive(Debug)]
 pub struct Instance {
     address: SocketAddr,
@@ -66,8 +68,8 @@ pub struct Instance {
     control: Control,
 }
 
-/// The runtime of the control plane. Dropping it does not wait, because it may be dropped inside
-/// another runtime.
+/// The runtime of the control plane. The drop does not wait for the runtime, because it may happen
+/// inside another runtime.
 #[derive(Debug)]
 struct Control(Option<Runtime>);
 
@@ -92,11 +94,11 @@ impl Drop for Control {
 }
 
 impl Instance {
-    /// Starts the gateway. Blocks until all workers serve.
+    /// Starts the gateway. Blocks until all workers accept connections.
     ///
     /// # Errors
     ///
-    /// [`Error`]. The parts that have started are stopped again.
+    /// [`Error`]. If the start fails, the parts that have already started are stopped.
     pub fn start(config: Config, clock: &Clock) -> Result<Self, Error> {
         let listener = Listener::bind(config.listen)?;
         let address = listener.local_addr()?;
@@ -137,7 +139,7 @@ impl Instance {
             .map(|listener| start_operations(listener, admin, clock))
             .transpose()?;
         readiness.mark_ready();
-        // Logged last, because an invalid session file stops the start.
+        // This event is the last of the start, because an invalid session file stops the start.
         let also = operations_address.map(tracing::field::display);
         tracing::info!(server.address = %address, operations = also, "Listening");
         Ok(Self {
@@ -157,7 +159,7 @@ impl Instance {
         })
     }
 
-    /// The public address, with the actual port.
+    /// The public address, with the actual port if the settings contain port 0.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -167,18 +169,18 @@ impl Instance {
         self.operations_address
     }
 
-    /// Stops accepting connections and finishes running requests. Returns how many of them were
-    /// aborted.
+    /// Stops accepting connections, and finishes the running requests. Returns the number of
+    /// requests that were aborted.
     ///
     /// # Cancel safety
     ///
-    /// Cancelling it aborts the running requests.
+    /// If the future is dropped, the running requests are aborted.
     pub async fn drain(self) -> Drained {
-        // Load balancers see this and stop sending requests here.
+        // Load balancers read this state and stop sending requests to this process.
         self.readiness.mark_draining();
         tracing::info!("Draining");
         let drained = self.workers.drained().await;
-        // Results of running refreshes are stored before the store closes.
+        // The results of running refreshes have to be stored before the store closes.
         self.process.site.refresher.drained().await;
         if let Some(operations) = self.operations {
             operations.drained().await;
@@ -197,8 +199,8 @@ impl Instance {
     }
 }
 
-/// Starts the operations listener on its own thread, so that it answers even if all workers are
-/// busy.
+/// Starts the operations listener on its own thread, so that the listener answers even if all
+/// workers are busy.
 fn start_operations(
     listener: Listener,
     admin: Admin,
@@ -214,7 +216,7 @@ fn start_operations(
     Workers::start(setup, move || admin.clone())
 }
 
-/// Logs what an operator should know at the start, in particular which routes are public.
+/// Logs what an operator should know at the start, in particular the public routes.
 fn announce(config: &Config) {
     for warning in &config.warnings {
         tracing::warn!("{warning}");

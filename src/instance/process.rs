@@ -1,4 +1,4 @@
-//! The state that survives a reload, and the construction of a site.
+//! The state that does not change at a reload, and the construction of a site.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub(super) struct ProcessState {
 }
 
 impl ProcessState {
-    /// Opens the session store. Everything else starts empty.
+    /// Opens the session store. All other state is empty at the start.
     pub(super) fn start(
         (settings, keys): (session::Settings, Arc<KeyRing>),
         providers: &Arc<Providers>,
@@ -55,7 +55,7 @@ impl ProcessState {
         })
     }
 
-    /// Builds the site for these settings.
+    /// Builds a site from these settings.
     pub(super) fn site(&self, config: SiteConfig) -> Arc<Site> {
         let (login, keys) = config.login;
         let (providers, process) = (Arc::clone(&config.providers), Arc::clone(&self.login));

@@ -13,20 +13,20 @@ use crate::telemetry::{Reload, chain};
 /// The reason why a reload failed and changed nothing. Responsible: the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
-    /// The thread that read the settings panicked, or the process ends.
+    /// The thread that read the settings panicked, or the process is about to end.
     #[error("the reading of the settings was interrupted")]
     Interrupted(#[source] tokio::task::JoinError),
-    /// The listener stays without TLS until a restart. With these settings it would reject every
-    /// request.
+    /// The listener accepts connections without TLS until a restart. With the new settings the
+    /// listener would reject every request.
     #[error(
         "server.trusted_proxies is empty, but {0} accepts plain HTTP until a restart, so every \
          request would be rejected"
     )]
     Plain(SocketAddr),
-    /// The sessions cannot be used with these settings.
+    /// The sessions cannot be used with the new settings.
     #[error("the sessions cannot be used with these settings")]
     Sessions(#[from] ReconfigureError),
-    /// The settings are invalid.
+    /// The new settings are invalid.
     #[error(transparent)]
     Settings(#[from] Problems),
 }
@@ -34,21 +34,21 @@ pub enum ReloadError {
 /// The result of a reload.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Reloaded {
-    /// The keys whose new values take effect after a restart, in alphabetical order.
+    /// The settings keys whose new values take effect only after a restart, in alphabetical order.
     pub need_restart: Vec<String>,
-    /// The sessions that ended because their provider was removed or replaced.
+    /// The sessions that ended because the new settings remove or replace their provider.
     pub sessions: Reconfigured,
 }
 
-/// The current settings, what was opened for them, and the settings at the start.
+/// The current settings, the values that were created from them, and the settings at the start.
 #[derive(Debug)]
 pub(super) struct CurrentSettings {
-    /// The source of the settings, with the current text.
+    /// The source of the settings, with the text that is in use.
     source: Source,
-    /// The settings that only a restart can change, as they were at the start.
+    /// The settings that only a restart can change, with their values at the start.
     restart_only: RestartOnly,
     reusable: Reusable,
-    /// The text of a failed reload that will be retried.
+    /// The text of the settings for which a reload failed and will be retried.
     failed: Option<FileContent>,
 }
 
@@ -64,7 +64,7 @@ impl CurrentSettings {
 }
 
 impl Instance {
-    /// Waits until a file of the settings requires a reload.
+    /// Waits until a change of a settings file requires a reload.
     ///
     /// # Cancel safety
     ///
@@ -73,20 +73,21 @@ impl Instance {
         self.trigger.reload_due().await
     }
 
-    /// Reads the changed settings, checks them as `sidegate check` does, and applies them
-    /// completely or not at all. Connections, sessions and refreshes continue. A request that has
-    /// already begun uses the previous settings. All later requests use the new ones, on open
-    /// connections too. Events report the result. If a changed file caused the reload and it
-    /// failed, [`Instance::reload_due`] returns again for a retry.
+    /// Reads the changed settings, checks them as `sidegate check` does, and applies either all of
+    /// them or none. Connections, sessions and running refreshes continue. A request that has
+    /// already begun uses the previous settings. All later requests use the new settings, on open
+    /// connections too. Events in the log report the result. If a changed file caused the reload
+    /// and the reload failed, [`Instance::reload_due`] returns again for a retry.
     ///
     /// # Errors
     ///
-    /// [`ReloadError`]. The previous settings stay in use.
+    /// [`ReloadError`]. After an error the previous settings stay in use.
     ///
     /// # Cancel safety
     ///
-    /// Not cancel safe. Sessions of removed providers may have ended although the previous settings
-    /// are still in use. The next reload completes the change.
+    /// The function is not cancel safe. After a cancellation, sessions of removed providers may
+    /// have ended although the previous settings are still in use. The next reload completes the
+    /// change.
     pub async fn reload(&mut self, cause: ReloadCause) -> Result<Reloaded, ReloadError> {
         let reloaded = self.apply(cause).await;
         let metrics = &self.process.site.metrics;
@@ -114,8 +115,8 @@ impl Instance {
         let failed = self.current.failed.clone();
         let next = CurrentSettings {
             restart_only: self.current.restart_only.clone(),
-            // New keys do not change the settings, so a failed change of the settings is still
-            // pending.
+            // New keys do not change the other settings, so a failed change of the other settings
+            // is still pending.
             failed: failed.filter(|_failed| cause == ReloadCause::KeyFile),
             ..CurrentSettings::of(&config)
         };
@@ -128,15 +129,15 @@ impl Instance {
             idle: settings.idle,
             absolute: settings.absolute,
             per_person: settings.per_person,
-            // A different store may have no keys. The current store needs its own keys until the
-            // restart.
+            // The new settings may use another store, which may need no keys. The current store
+            // needs its own keys until the restart.
             keys: same_store.then(|| Arc::clone(keys)),
             registrations: registrations(&next.reusable.providers),
         };
         let site = &self.process.site;
         let sessions = site.sessions.reconfigure(reconfiguration, site.clock.now());
         let sessions = sessions.await?;
-        // Nothing below can fail.
+        // No step after this line can fail.
         announce(&config);
         if let (Some(current), Some(next)) = (&self.acceptor, &config.tls) {
             current.adopt(next);
@@ -154,9 +155,9 @@ impl Instance {
         })
     }
 
-    /// Reads the settings for a reload: the current text if only keys have changed, the failed text
-    /// for a retry, and the file in all other cases. The file is also read if it could not be read
-    /// before.
+    /// Loads the settings for a reload: the current text if only keys have changed, the failed text
+    /// for a retry, and the content of the file for any other cause. If the file could not be read
+    /// before, a retry reads the file again.
     async fn load(&mut self, cause: ReloadCause) -> Result<Config, ReloadError> {
         let mut source = self.current.source.clone();
         match cause {
@@ -166,7 +167,8 @@ impl Instance {
         }
         let reusable = self.current.reusable.clone();
         let clock = self.process.site.clock.clone();
-        // Reading files and certificates blocks, so it runs outside the async threads.
+        // The load reads files and certificates and therefore blocks, so it runs on a blocking
+        // thread.
         let load = move || {
             let read = source.read();
             let read = read.inspect(|read| source.content = Some(read.clone()));
@@ -183,7 +185,7 @@ impl Instance {
         Ok(loaded?)
     }
 
-    /// Checks that requests can be served with these settings on the open listener.
+    /// Checks that the open listener can serve requests with the new settings.
     fn check_transport(&self, config: &Config) -> Result<(), ReloadError> {
         let plain = self.acceptor.is_none() && !self.address.ip().is_loopback();
         if plain && config.site.gateway.trusted.is_empty() {
@@ -192,8 +194,8 @@ impl Instance {
         Ok(())
     }
 
-    /// Starts the maintenance of new providers. The maintenance of a provider ends when the
-    /// provider is no longer used.
+    /// Starts the maintenance tasks of new providers. The maintenance task of a provider ends when
+    /// the provider is no longer used.
     fn maintain(&self, providers: &Providers) {
         let before = &self.current.reusable.providers;
         let clock = &self.process.site.clock;

@@ -1,4 +1,4 @@
-//! Watches files and starts a reload when they are replaced.
+//! Watches files, and reports when a reload is due.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,10 +13,11 @@ use crate::config::{Config, Digest, FileChange, Watch, content_digest};
 /// The interval between two checks of the files.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// How long new content of the key file has to stay unchanged before it is used.
+/// The time for which new content of the key file has to stay unchanged before it is used.
 const KEYS_STABLE: Duration = Duration::from_secs(10);
 
-/// The first and the longest pause after a failed reload. Each pause is twice the previous one.
+/// The first and the longest pause after a failed reload. Each pause is twice as long as the
+/// previous one.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 
@@ -24,18 +25,19 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub enum ReloadCause {
-    /// A reload after a file change failed. The same text is tried again, because a file that it
-    /// names may exist by now.
+    /// An earlier reload for a file change has failed. The reload uses the same text again, because
+    /// a file that the text names may exist by now.
     Retry,
-    /// A signal. All settings are read again.
+    /// The process received a signal. The reload reads all settings again.
     Signal,
-    /// The settings file was replaced. All settings are read again.
+    /// The settings file was replaced. The reload reads all settings again.
     SettingsFile,
-    /// `login.state_key_file` contains new keys. The current settings are used with these keys.
+    /// `login.state_key_file` contains new keys. The reload uses the current settings with the new
+    /// keys.
     KeyFile,
 }
 
-/// Watches the files of a running gateway. There is one trigger for the whole process, so no change
+/// Watches the files of a running gateway. The whole process has one trigger, so that no change
 /// during a reload is missed.
 #[derive(Debug)]
 pub(super) struct ReloadTrigger {
@@ -47,10 +49,10 @@ pub(super) struct ReloadTrigger {
 }
 
 /// A failed reload that may succeed later, because a file that the settings name may be written
-/// after them.
+/// after the settings file.
 #[derive(Clone, Copy, Debug)]
 struct Retry {
-    /// [`ReloadCause::Retry`] for settings, [`ReloadCause::KeyFile`] for keys only.
+    /// [`ReloadCause::Retry`] for the settings, or [`ReloadCause::KeyFile`] for keys only.
     cause: ReloadCause,
     pause: Duration,
     at: Instant,
@@ -61,7 +63,7 @@ struct Retry {
 struct KeyFile {
     path: PathBuf,
     current: Option<Digest>,
-    /// New content, and the time when it was first seen.
+    /// The new content, and the time when the trigger first saw it.
     other: Option<(Digest, Instant)>,
     /// The content that has already caused a reload.
     asked: Option<Digest>,
@@ -77,7 +79,8 @@ impl KeyFile {
         }
     }
 
-    /// Returns true once, when new content has stayed unchanged for ten seconds.
+    /// Returns true one time for each new content, when the content has stayed unchanged for ten
+    /// seconds.
     fn has_changed(&mut self, now: Instant) -> bool {
         let content = content_digest(&self.path);
         let Some(other) = content.filter(|_| content != self.current) else {
@@ -99,7 +102,7 @@ impl KeyFile {
 }
 
 impl ReloadTrigger {
-    /// Watches the files that `config` names, from the state in which they were read.
+    /// Starts to watch the files that `config` names, from the state in which `config` was read.
     pub(super) fn new(config: &Config, clock: Clock) -> Self {
         let mut trigger = Self {
             clock,
@@ -112,8 +115,8 @@ impl ReloadTrigger {
         trigger
     }
 
-    /// Watches the files that `config` names. It is in use now. A file that is already watched
-    /// stays watched.
+    /// Watches the files that `config` names. `config` contains the settings that are in use. A
+    /// settings file that is already watched stays watched.
     fn track(&mut self, config: &Config) {
         if !config.watch {
             self.settings = None;
@@ -135,8 +138,9 @@ impl ReloadTrigger {
         self.track(config);
     }
 
-    /// Records that a reload for `cause` failed. If a file caused it, it is retried after a pause
-    /// that grows. If a signal caused it, it is not retried, because the operator reads the log.
+    /// Records that a reload for `cause` failed. If a file caused the reload, the reload is retried
+    /// after a pause, and the pause grows. If a signal caused the reload, there is no retry,
+    /// because the operator reads the log.
     pub(super) fn failed(&mut self, cause: ReloadCause) {
         let before = self.retry;
         let cause = match (cause, before.map(|retry| retry.cause)) {
@@ -184,7 +188,7 @@ impl ReloadTrigger {
                 return Some(ReloadCause::SettingsFile);
             }
             Some(Ok(FileChange::WrittenInPlace)) => {
-                // A retry might read a half-written file.
+                // The file may be half written, so the trigger cancels the retry of the settings.
                 let keys = |retry: &Retry| retry.cause == ReloadCause::KeyFile;
                 self.retry = self.retry.filter(keys);
                 tracing::warn!(
@@ -237,7 +241,7 @@ mod tests {
         }
         trigger.failed(ReloadCause::Signal);
         assert_eq!(trigger.look(after(1000)), None);
-        // Failed keys do not cause a read of the settings file.
+        // A failed reload of the keys does not cause a reload of the settings file.
         trigger.failed(ReloadCause::KeyFile);
         trigger.failed(ReloadCause::KeyFile);
         trigger.failed(ReloadCause::Signal);
@@ -269,7 +273,7 @@ mod tests {
         write("two\none\n");
         assert_eq!(changes(&mut keys, 10), 0);
         assert_eq!(changes(&mut keys, 60), 1);
-        // A reload has applied these keys.
+        // From here on the gateway uses these keys, as after a reload.
         keys = KeyFile::new(path.clone(), content_digest(&path));
         // The file was removed for a moment and has the same content again.
         std::fs::remove_file(&path).unwrap();
