@@ -12,7 +12,8 @@ use crate::origin;
 use crate::server::{Content, TunnelFn};
 use crate::upstream::ResponseBody;
 
-/// The body of a response. It is either our own, or it streams from an upstream.
+/// The body of a response. The gateway itself creates the body, or the body streams from an
+/// upstream.
 #[derive(Debug)]
 pub(crate) struct Body(Source);
 
@@ -20,11 +21,11 @@ pub(crate) struct Body(Source);
 enum Source {
     Own(Full<Bytes>),
     Upstream(ResponseBody),
-    /// No content: another protocol follows the response.
+    /// The response has no content, because the connection switches to another protocol after it.
     Tunnel(Switch),
 }
 
-/// What runs once the response is sent.
+/// The task that runs as soon as the response is sent.
 struct Switch(Option<TunnelFn>);
 
 impl fmt::Debug for Switch {

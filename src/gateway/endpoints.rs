@@ -13,16 +13,18 @@ use crate::provider::ResponseMode;
 use crate::server::RequestBody;
 use crate::telemetry::chain;
 
-/// Ends the session (POST), or asks for a confirmation (GET).
+/// Ends the session (POST), or shows a page that asks for a confirmation (GET).
 pub(super) const SIGN_OUT: &str = "/oauth2/sign_out";
-/// Says that the session has ended.
+/// Shows a page that reports the end of the session.
 const SIGNED_OUT: &str = "/oauth2/signed_out";
 
-/// The size limit for a posted answer, in bytes. It is enough for a code and a state.
+/// The size limit for an answer that a provider sends by POST, in bytes. The limit is enough for a
+/// code and a state.
 const LARGEST_ANSWER: u64 = 32 * 1024;
 
 /// Whether a redirection endpoint at `path` would hide another endpoint of the gateway, at the same
-/// path or below it. With several providers, each has its redirection endpoint below `path`.
+/// path or below it. If there are several providers, each provider has its redirection endpoint
+/// below `path`.
 pub(crate) fn hides_endpoint(path: &str) -> bool {
     let endpoints = [SIGN_IN, SIGN_OUT, SIGNED_OUT];
     let hidden = |endpoint: &str| {
@@ -33,7 +35,9 @@ pub(crate) fn hides_endpoint(path: &str) -> bool {
 }
 
 impl WorkerSite {
-    /// Step 4 of a request. Only the exact path of an endpoint is accepted. Other paths get 404.
+    /// Does step 4 of the crate documentation: answers the gateway's own endpoints. An endpoint has
+    /// exactly one path. Other paths of the
+    /// gateway get 404.
     pub(super) async fn own_endpoint(
         &self,
         context: &RequestContext,
@@ -51,7 +55,7 @@ impl WorkerSite {
                     let answer = (ResponseMode::FormPost, &*form);
                     return Ok(self.callback(provider, answer, context, record).await);
                 }
-                // A provider that posts its answers may still send errors by a redirect.
+                // A provider that sends its answers by POST may still send errors by a redirect.
                 let methods = if posts { "GET, POST" } else { "GET" };
                 check_method(method, &[Method::GET], methods)?;
                 let query = context.target.query().unwrap_or_default();
@@ -75,7 +79,7 @@ impl WorkerSite {
         }
     }
 
-    /// The redirection endpoint (RFC 6749 section 3.1.2).
+    /// Answers the redirection endpoint (RFC 6749 section 3.1.2).
     async fn callback(
         &self,
         provider: &str,
@@ -141,7 +145,7 @@ impl WorkerSite {
 
     async fn sign_out(&self, context: &RequestContext, record: &mut Record) -> Response<Body> {
         let headers = &context.parts.headers;
-        // Otherwise any site could sign users out (cross-site request forgery).
+        // Without this check, any site could sign users out (cross-site request forgery).
         if same_origin(headers, &context.public_url) == SameOrigin::No {
             record.reason = Some("cross_origin");
             return Page::new(
@@ -201,7 +205,7 @@ fn signed_out(context: &RequestContext) -> Response<Body> {
     .respond(&context.parts.headers)
 }
 
-/// Reads a posted answer (OAuth 2.0 Form Post Response Mode).
+/// Reads an answer that a provider sends by POST (OAuth 2.0 Form Post Response Mode).
 async fn form(headers: &HeaderMap, mut body: RequestBody) -> Result<Bytes, Error> {
     let mut kinds = headers.get_all(header::CONTENT_TYPE).iter();
     // Two `Content-Type` fields are ambiguous, so they are rejected.
@@ -219,7 +223,7 @@ async fn form(headers: &HeaderMap, mut body: RequestBody) -> Result<Bytes, Error
     Ok(read.to_bytes())
 }
 
-/// Rejects methods that an endpoint does not accept. The redirection endpoint rejects HEAD too,
+/// Rejects a method that the endpoint does not accept. The redirection endpoint rejects HEAD too,
 /// because a HEAD request must not use up a code.
 fn check_method(method: &Method, allowed: &[Method], methods: &'static str) -> Result<(), Error> {
     if allowed.contains(method) {

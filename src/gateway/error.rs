@@ -1,4 +1,4 @@
-//! Errors of requests, each with its responsible party and its status.
+//! Errors of requests, each with its responsible party and its status code.
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
@@ -10,29 +10,29 @@ use crate::target;
 use crate::telemetry::chain;
 use crate::upstream;
 
-/// The reason why a request is answered with an error page.
+/// The reason why the gateway answers a request with an error page.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A page of another site asks for a WebSocket with the user's session. Responsible: the
-    /// client. `origins` in the route's `streams` lists the sites that may do so.
+    /// A page of another site tries to open a WebSocket with the user's session. Responsible: the
+    /// client. The key `origins` in the route's `streams` lists the other sites that may open one.
     #[error("a page of another site may not open a WebSocket here")]
     ForeignOrigin,
     /// The request's framing is ambiguous. Responsible: the client.
     #[error("the request's framing is invalid")]
     Framing(#[from] fields::FramingError),
-    /// Plain HTTP from a peer that is not a trusted proxy. Responsible: the client, or the operator
-    /// who did not list the proxy's network.
+    /// The request uses HTTP without TLS, and its peer is not a trusted proxy. Responsible: the
+    /// client. If the settings do not list the network of the proxy, the operator is responsible.
     #[error("plain HTTP from a peer that is not a trusted proxy")]
     InsecureTransport,
-    /// The request has passed this gateway too often. Responsible: the operator, because a route
-    /// leads back to the gateway.
+    /// The request has passed this gateway too often. Responsible: the operator. A route leads back
+    /// to the gateway.
     #[error("the request is in a forwarding loop")]
     Loop(#[from] fields::Loop),
-    /// The endpoint does not accept this method. The value lists the methods that it accepts.
-    /// Responsible: the client.
+    /// The endpoint does not accept this method. The value lists the methods that the endpoint
+    /// accepts. Responsible: the client.
     #[error("the endpoint does not accept this method")]
     MethodNotAllowed(&'static str),
-    /// The data posted to the redirection endpoint is not a form. Responsible: the client.
+    /// The data that was posted to the redirection endpoint is not a form. Responsible: the client.
     #[error("the posted answer is not a form")]
     NoForm,
     /// No route matches the target. Responsible: the client.
@@ -44,12 +44,13 @@ pub enum Error {
     /// The target has no canonical form. Responsible: the client.
     #[error("the request's target is invalid")]
     Target(#[source] target::Error),
-    /// The request asks for another protocol, which the route does not allow. Responsible: the
-    /// client, or the operator who set `upgrades` in the route's `streams`.
+    /// The request asks for a switch to another protocol, which the route does not allow.
+    /// Responsible: the client. If the app needs the protocol, the operator has to change the key
+    /// `upgrades` in the route's `streams`.
     #[error("the route does not allow a switch of protocols")]
     UpgradeForbidden,
-    /// The gateway does not serve this host. Responsible: the client, or the operator who did not
-    /// list the host.
+    /// The gateway does not serve this host. Responsible: the client. If the settings do not list
+    /// the host, the operator is responsible.
     #[error("the host is not one of the configured origins")]
     UnknownHost,
     /// The upstream gave no answer. Responsible: the upstream.
@@ -88,7 +89,7 @@ impl Error {
         }
     }
 
-    /// The status of the answer.
+    /// The status code of the answer.
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Framing(error) => error.status(),
@@ -141,7 +142,7 @@ impl Error {
         }
     }
 
-    /// Logs errors that an operator can fix. Errors of clients are in the access log only.
+    /// Logs an error that an operator can fix. An error of a client is only in the access log.
     pub(super) fn log(&self) {
         match self.responsible() {
             Responsible::Client => {}
@@ -155,7 +156,7 @@ impl Error {
         }
     }
 
-    /// The answer, as a page or as problem details, depending on `headers`.
+    /// Returns the answer, as a page or as problem details, depending on `headers`.
     pub(super) fn respond(&self, headers: &HeaderMap) -> Response<Body> {
         if let Self::Target(target::Error::Asterisk) = self {
             return no_content();
@@ -172,8 +173,8 @@ impl Error {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
         }
         if matches!(self.responsible(), Responsible::Client) && !matches!(self, Self::NoRoute) {
-            // After a malformed request the next one on this connection may be misread, so the
-            // connection is closed.
+            // The gateway may misread the bytes that follow a rejected request, so it closes the
+            // connection.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
@@ -230,13 +231,13 @@ impl Error {
     }
 }
 
-/// The title and text for a request body that broke off.
+/// The title and the text of the page for a request body that ended too early.
 const LOST_DATA: (&str, &str) = (
     "Your data did not arrive",
     "The connection was too slow or was interrupted. Try again.",
 );
 
-/// The title and text for an upstream that gave no answer.
+/// Returns the title and the text of the page for an upstream that gave no answer.
 fn upstream_wording(error: &upstream::Error) -> (&'static str, &'static str) {
     match error {
         upstream::Error::RequestBody(_) => LOST_DATA,

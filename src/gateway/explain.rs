@@ -1,5 +1,5 @@
-//! The pages for users whose request was not permitted or whose login failed. They say what
-//! happened and what to do next. They repeat nothing from the request except its own address.
+//! The pages for users whose request was not permitted or whose login failed. The pages say what
+//! happened and what the user can do next. The pages show nothing from the request except its URL.
 
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use crate::login::{self, ErrorCode, FailedLogin, Login, OWN_PREFIX, ReturnTo, St
 use crate::provider::{Actor, Classification, Sent};
 use crate::telemetry::chain;
 
-/// The pause before a retry, if nothing else says when.
+/// The default pause before a retry.
 const DEFAULT_RETRY: Duration = Duration::from_secs(5);
 
 /// The shortest and the longest pause before a page reloads itself.
 const MIN_REFRESH: Duration = Duration::from_secs(5);
 const MAX_REFRESH: Duration = Duration::from_mins(1);
 
-/// Answers a request that needs a session and is not a navigation to a document.
+/// Answers a request that needs a session but is not a navigation to a document.
 pub(super) fn sign_in_first(
     context: &RequestContext,
     challenge: &Challenge,
@@ -32,7 +32,8 @@ pub(super) fn sign_in_first(
             login_url.clone(),
         )
     } else {
-        // The user returns to the page with the form. That page starts the login itself.
+        // The user returns to the page that contained the form. If the page needs a session, it
+        // starts the login itself.
         let form = context.referrer().unwrap_or_else(ReturnTo::root);
         (
             "You are not signed in, or your session has ended, so the app did not get what you \
@@ -49,7 +50,8 @@ pub(super) fn sign_in_first(
     response
 }
 
-/// Answers a user who may not use a route. The page names the account and offers another one.
+/// Answers a user who may not use a route. The page shows the account and lets the user use another
+/// account.
 pub(super) fn forbidden(context: &RequestContext, identity: &Identity) -> Response<Body> {
     let who = identity.label().map_or_else(
         || "You are signed in, but this account may not use this page.".to_owned(),
@@ -97,7 +99,8 @@ pub(super) fn unavailable(context: &RequestContext, unavailable: &Unavailable) -
         let after = after.clamp(MIN_REFRESH, MAX_REFRESH).as_secs();
         page.refresh = Some((after, address.as_str().to_owned()));
         page = page.link("Try again now", address.as_str());
-        // This helps if the provider refuses the grant without saying that it has ended.
+        // A new login helps if the provider refuses the refresh without reporting that the grant
+        // has ended.
         page = page.link(
             "Sign in again",
             format!("{}?prompt=login", sign_in::SIGN_IN),
@@ -106,7 +109,7 @@ pub(super) fn unavailable(context: &RequestContext, unavailable: &Unavailable) -
     page.respond(&context.parts.headers)
 }
 
-/// Answers a request whose login could not start. A visit to `retry_url` starts it again.
+/// Answers a request whose login could not start. A visit to `retry_url` starts the login again.
 pub(super) fn login_not_started(
     context: &RequestContext,
     (provider, error): (&str, &login::Error),
@@ -135,8 +138,8 @@ pub(super) fn login_not_started(
         .respond(headers)
 }
 
-/// The text after three failed logins in a row. It depends on the reason why the session was not
-/// accepted.
+/// Returns the text of the page after three failed logins in a row. The text depends on the reason
+/// why the session was not accepted.
 fn loop_cause(cause: Option<Cause>) -> &'static str {
     match cause {
         Some(Cause::NoCookie) => {
@@ -175,7 +178,8 @@ fn loop_cause(cause: Option<Cause>) -> &'static str {
     }
 }
 
-/// Answers a login that failed. A visit to `retry_url` starts it again, at the same provider.
+/// Answers a login that failed. A visit to `retry_url` starts the login again, at the same
+/// provider.
 pub(super) fn failed(
     context: &RequestContext,
     failure: FailedLogin,
@@ -199,9 +203,10 @@ pub(super) fn failed(
     response
 }
 
-/// The page about a login that failed. If the failure is temporary and no request was sent to the
-/// provider, the page reloads itself at `retry_url`. Otherwise it does not, because a page that
-/// nobody looks at must not sign in repeatedly. The answer to a posted form never reloads itself.
+/// Creates the page for a login that failed. If the failure is temporary and no request was sent to
+/// the provider, the page reloads itself at `retry_url`. In all other cases the page does not
+/// reload itself, because a page that no user looks at must not start logins repeatedly. The answer
+/// to a posted form never reloads itself.
 fn failure_page(context: &RequestContext, error: &login::Error, retry_url: &str) -> Page {
     let (status, title, text) = wording(error);
     let mut page = Page::new(status, title, text).with_reason(error.reason());
@@ -218,7 +223,7 @@ fn failure_page(context: &RequestContext, error: &login::Error, retry_url: &str)
     page
 }
 
-/// The pause before a retry, if the provider has not said when.
+/// Returns the pause before a retry, if the provider has not requested one.
 fn retry_after(status: StatusCode) -> Option<Duration> {
     match status {
         StatusCode::SERVICE_UNAVAILABLE => Some(DEFAULT_RETRY),
@@ -314,7 +319,7 @@ fn denied(code: &ErrorCode) -> (StatusCode, &'static str, &'static str) {
     }
 }
 
-/// The text for a failure at the provider or on the network to it.
+/// Returns the page texts for a failure at the provider or on the network to it.
 fn provider_wording(class: Classification) -> (StatusCode, &'static str, &'static str) {
     match (class.passes, class.actor, class.sent) {
         (true, _, _) => (

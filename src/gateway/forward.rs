@@ -1,4 +1,5 @@
-//! Steps 7 and 8 of a request: the request is sent to the app, and the answer is cleaned.
+//! Steps 7 and 8 of a request: sends the request to the app, and removes unsafe fields from the
+//! answer.
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -19,16 +20,16 @@ use crate::telemetry::DecisionLabel;
 use crate::upload::{Recording, Upload};
 use crate::upstream::{self, Exchange, ResponseBody, SavedHead};
 
-/// The error of an app that switches protocols for a request that is no handshake.
+/// The error if an app switches protocols although the request did not ask for it.
 const UNREQUESTED: Error =
     Error::Upstream(upstream::Error::Broken(origin::Error::UnrequestedUpgrade));
 
 /// The answer of an app.
 type Answer = Response<ResponseBody>;
-/// A boxed future of an answer. Only rare cases need it.
+/// A boxed future of an answer. Most requests do not need a boxed future.
 type BoxedAnswer<'a> = Pin<Box<dyn Future<Output = Response<Body>> + 'a>>;
 
-/// The result of waiting for the app's answer.
+/// The result of the app's answer or error.
 pub(super) enum ForwardOutcome<'a> {
     /// The answer to the client.
     Answered(Response<Body>),
@@ -37,30 +38,30 @@ pub(super) enum ForwardOutcome<'a> {
     Recovering(BoxedAnswer<'a>),
 }
 
-/// The parts of a request that are kept to send it again.
+/// The parts of a request that are kept for a second attempt.
 struct RetryCopy {
     context: RequestContext,
     head: SavedHead,
     body: Recording,
 }
 
-/// A request that was sent to its app and has no answer yet.
+/// A forwarded request for which the app has not answered yet.
 pub(super) struct InFlight<'p> {
     pub(super) answer: Exchanging<'p>,
     since: Instant,
     record: Record,
     watch: BodyWatch,
-    /// The client's `Accept` field. If the app gives no answer, this field decides the form of the
-    /// error page.
+    /// The client's `Accept` field. If the app gives no answer, the `Accept` field decides whether
+    /// the error page is HTML.
     accept: Option<HeaderValue>,
     sent: Option<SentRequest>,
     retry_copy: Option<Box<RetryCopy>>,
-    /// Of a request that asks for another protocol.
+    /// The data of the handshake, if the request asks for another protocol.
     handshake: Option<Box<Handshake>>,
 }
 
 impl Worker {
-    /// Steps 7 and 8, up to the wait for the app.
+    /// Does steps 7 and 8 of the crate documentation, up to the wait for the app.
     pub(super) fn forward(
         &self,
         mut context: RequestContext,
@@ -69,7 +70,7 @@ impl Worker {
         mut record: Record,
     ) -> Step<'_> {
         record.route(permit.route(), DecisionLabel::Permit);
-        // A request without a hop left must not be forwarded.
+        // A request whose `Max-Forwards` is 0 must not be forwarded.
         if fields::count_hop(&context.parts.method, &mut context.parts.headers) == Hops::Answer {
             return Step::answered(record.answered(no_content()));
         }
@@ -93,7 +94,7 @@ impl Worker {
             Err(error) => return Step::answered(record.refused(&error, &context.parts.headers)),
         };
         let watch = body.watch();
-        // A handshake is not sent again: the app's answer to it goes to the client.
+        // A handshake is never sent again, so the client gets the app's answer to the handshake.
         let sent = match &upgrade {
             Some(_) => None,
             None => permit.sent_request(),
@@ -131,7 +132,7 @@ impl Worker {
     }
 }
 
-/// Whether a request has to be kept because it may be sent again.
+/// Whether a copy of a request has to be kept, because the request may be sent again.
 fn must_keep(site: &WorkerSite, sent: &SentRequest, body: &RequestBody, now: Timestamp) -> bool {
     let content = if body.is_end_stream() {
         Content::None
@@ -159,7 +160,7 @@ impl InFlight<'_> {
                 let response = worker.switched(*handshake, *tunnel);
                 return ForwardOutcome::Answered(self.record.answered(response));
             }
-            // Only a handshake leads to a tunnel.
+            // Only a handshake may open a tunnel.
             (Exchange::Switched(_), None) => {
                 return ForwardOutcome::Answered(self.failed(&UNREQUESTED));
             }
@@ -177,7 +178,7 @@ impl InFlight<'_> {
         }
     }
 
-    /// Records how long the app took.
+    /// Records the time that the app took to answer.
     fn noted(&mut self, answer: Result<Exchange, upstream::Error>) -> Result<Exchange, Error> {
         self.record.upstream_answered(self.since);
         answer.map_err(|error| {
@@ -215,7 +216,7 @@ impl InFlight<'_> {
         Box::pin(async move {
             let response = match (refused.recover(replayable).await, kept, body) {
                 (Recovery::Retry(permit), Some((_visit, head)), Some(body)) => {
-                    // Frees the connection, because the app may have only one.
+                    // The drop frees the connection, because the app may accept only one.
                     drop(answer);
                     let request = Request::from_parts(head.into_parts(), body);
                     self.since = self.record.site().clock().instant();
@@ -240,8 +241,8 @@ impl InFlight<'_> {
     }
 }
 
-/// Prepares the request's head for the app. The permit adds its fields later. Returns the client's
-/// `Accept` field.
+/// Prepares the head of the request for the app. The permit adds its fields later. Returns the
+/// client's `Accept` field.
 fn prepare(context: &mut RequestContext) -> Result<Option<HeaderValue>, Error> {
     let RequestContext {
         parts,
@@ -258,11 +259,12 @@ fn prepare(context: &mut RequestContext) -> Result<Option<HeaderValue>, Error> {
     Ok(accept)
 }
 
-/// The answer for the client, without fields that an app may not send.
+/// Returns the answer for the client, without fields that an app may not send.
 fn cleaned(answer: Answer) -> Response<Body> {
     let mut response = answer.map(Body::upstream);
     fields::outbound(response.headers_mut(), cookie::is_own);
-    // The version describes the connection to the app, not the one to the client.
+    // The version of the answer describes the connection to the app, not the connection to the
+    // client.
     *response.version_mut() = Version::HTTP_11;
     response
 }

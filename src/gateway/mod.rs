@@ -1,12 +1,13 @@
 //! Handles requests, from the parsed head to the answer, in the order of the steps in the crate
 //! documentation.
 //!
-//! Checks framing, target, host and scheme, and removes unsafe fields. Answers the gateway's own
-//! endpoints. For all other requests [`crate::access`] decides, and only its permit leads to an
-//! upstream. The room renders pages, but it makes no decision about users itself.
+//! The room checks framing, target, host and scheme, and removes unsafe fields. It answers the
+//! gateway's own endpoints. For all other requests [`crate::access`] decides, and only its permit
+//! leads to an upstream. The room creates the pages for users, but it makes no decision about users
+//! itself.
 //!
-//! A [`Site`] is everything that is made from the settings. A [`Worker`] is the handler of one
-//! worker thread, with its own copy of the site and its own connections to upstreams.
+//! A [`Site`] contains everything that is made from the settings. A [`Worker`] handles the requests
+//! of one worker thread, with its own copy of the site and its own connections to upstreams.
 
 mod body;
 mod endpoints;
@@ -50,8 +51,8 @@ use crate::target::{self, Target};
 use crate::telemetry::DecisionLabel;
 use crate::upstream::{AssertionNames, Pools};
 
-/// For answers whose address may contain a code: the browser must not send this address to any
-/// site.
+/// The referrer policy of answers whose URL may contain a code: the browser must not send this URL
+/// to any site.
 const NO_REFERRER: HeaderValue = HeaderValue::from_static("no-referrer");
 
 /// The operator's settings for requests.
@@ -59,7 +60,7 @@ const NO_REFERRER: HeaderValue = HeaderValue::from_static("no-referrer");
 pub struct Settings {
     /// The origins that the gateway serves.
     pub(crate) public_urls: PublicUrls,
-    /// Proxies in front of the gateway whose forwarding fields are trusted.
+    /// The proxies in front of the gateway whose forwarding fields are trusted.
     pub(crate) trusted: TrustedPeers,
     /// The names of the assertion fields.
     pub(crate) assertions: AssertionNames,
@@ -72,11 +73,11 @@ pub struct Settings {
 pub(crate) struct Worker {
     site: Rc<CurrentSite>,
     pools: Pools,
-    /// Reports the end of sessions to streams. Made for the first stream.
+    /// The registry reports the end of sessions to streams. The first stream creates the registry.
     ends: OnceCell<EndRegistry>,
 }
 
-/// The state of one connection: its peer, and the last session that was used.
+/// The state of one connection: its peer, and the last session that a request used.
 #[derive(Debug)]
 pub(crate) struct ClientConnection {
     connection: Connection,
@@ -84,24 +85,24 @@ pub(crate) struct ClientConnection {
     recent: Recent,
 }
 
-/// A request with the results of the checks.
+/// A request that has passed the checks, with their results.
 #[derive(Debug)]
 struct RequestContext {
     parts: Parts,
     target: Target,
     public_url: Rc<PublicUrl>,
     client: Client,
-    /// The other protocol that it asks for.
+    /// The other protocol that the request asks for.
     upgrade: Option<Box<UpgradeRequest>>,
 }
 
 impl RequestContext {
-    /// Whether a browser shows the answer as a document of its own.
+    /// Whether the browser shows the answer as a document in its own tab.
     fn is_navigation(&self) -> bool {
         self.upgrade.is_none() && is_navigation(&self.parts)
     }
 
-    /// The page in `Referer`, if it belongs to the same origin.
+    /// Returns the page in `Referer`, if the page belongs to the same origin.
     fn referrer(&self) -> Option<ReturnTo> {
         let referrer = self.parts.headers.get(header::REFERER)?.to_str().ok()?;
         let url = Url::parse(referrer).ok()?;
@@ -118,8 +119,8 @@ impl RequestContext {
 }
 
 impl WorkerSite {
-    /// Steps 1 to 3 of a request: checks it and removes all fields that only the gateway may
-    /// assert.
+    /// Does steps 1 to 3 of the crate documentation: checks the request, and removes all fields
+    /// that only the gateway may write.
     fn receive(
         &self,
         client_connection: &ClientConnection,
@@ -140,8 +141,8 @@ impl WorkerSite {
         Ok((target, public_url, client))
     }
 
-    /// The scheme of the request. Plain HTTP to an `https` site is accepted only from this machine,
-    /// or from a trusted proxy that ends TLS.
+    /// Returns the scheme of the request. Plain HTTP to an `https` site is accepted only from this
+    /// machine, or from a trusted proxy that ends TLS.
     fn scheme(&self, connection: Connection, public_url: &PublicUrl) -> Result<Scheme, Error> {
         if public_url.scheme() == "http" {
             return Ok(Scheme::Http);
@@ -159,7 +160,7 @@ impl WorkerSite {
 
     /// Waits until the request can be decided, up to the limit for a session.
     async fn wait(&self, wait: Wait, record: &mut Record) -> Decision {
-        // Recorded first, because the client may go away during the wait.
+        // The route is recorded before the wait, because the client may disconnect during it.
         record.route(wait.route(), DecisionLabel::Unavailable);
         let waiting = self.metrics().waiting();
         let since = self.clock().instant();
@@ -169,8 +170,9 @@ impl WorkerSite {
         decision
     }
 
-    /// Step 6 for a request without a session. A navigation is redirected to the provider, or gets
-    /// a page to choose one of several providers. Other requests get the login URL.
+    /// Does step 6 of the crate documentation for a request without a session. A navigation is
+    /// redirected to the provider, or gets a page to choose one of several providers. Other
+    /// requests get the login URL.
     async fn challenge(&self, context: &RequestContext, challenge: &Challenge) -> Response<Body> {
         if !context.is_navigation() {
             return explain::sign_in_first(context, challenge, self.login_url(context, challenge));
@@ -205,7 +207,7 @@ impl WorkerSite {
 
 impl Worker {
     /// Creates a handler without connections that follows the latest of `sites`. Panics if no local
-    /// task can be spawned.
+    /// task can be started.
     pub(crate) fn new(sites: watch::Receiver<Arc<Site>>) -> Self {
         let site = CurrentSite::follow(sites);
         let pools = Pools::new(site.get().clock().clone());
@@ -216,14 +218,14 @@ impl Worker {
         }
     }
 
-    /// The registry of streams by their sessions.
+    /// Returns the registry that reports the end of sessions to streams.
     fn ends(&self, site: &WorkerSite) -> EndRegistry {
         let start = || EndRegistry::start(Arc::clone(site.sessions()), site.clock().clone());
         self.ends.get_or_init(start).clone()
     }
 
-    /// Handles a request as far as possible without waiting. For nearly every request this ends
-    /// with a connection to its app.
+    /// Handles a request as far as possible without waiting. Nearly every request has a connection
+    /// to its app when this function returns.
     fn process<'a>(
         &'a self,
         client_connection: &ClientConnection,
@@ -249,7 +251,8 @@ impl Worker {
             client,
             upgrade,
         };
-        // Checked before the routes, so that no route can take over our own endpoints.
+        // The gateway's own endpoints are checked before the routes, so that no route can replace
+        // them.
         if site.is_own(context.target.path()) {
             record.decided = DecisionLabel::Own;
             return Step::boxed(async move {
@@ -272,7 +275,8 @@ impl Worker {
         }
     }
 
-    /// Steps 6 to 8 for a request that has to wait or is not forwarded.
+    /// Does steps 6 to 8 of the crate documentation for a request that has to wait or is not
+    /// forwarded.
     async fn answer(
         &self,
         context: RequestContext,
@@ -319,9 +323,9 @@ impl Worker {
 /// The state of a request after [`Worker::process`].
 #[expect(clippy::large_enum_variant, reason = "the small one is the rare one")]
 enum Step<'a> {
-    /// The request was given to a connection, or waits for one.
+    /// The request was given to a connection, or waits for a free one.
     Sent(InFlight<'a>),
-    /// Boxed, so that the common case moves less memory.
+    /// The rest of the work is boxed, so that a usual request moves less memory.
     Boxed(Pin<Box<dyn Future<Output = Response<Body>> + 'a>>),
 }
 
@@ -334,7 +338,7 @@ impl<'a> Step<'a> {
         Self::Boxed(Box::pin(rest))
     }
 
-    /// Waits for the answer.
+    /// Waits for the answer to the request.
     #[expect(clippy::manual_async_fn, reason = "an `async fn` holds `self` twice")]
     fn finish(mut self, worker: &'a Worker) -> impl Future<Output = Response<Body>> + use<'a> {
         async move {
@@ -376,12 +380,13 @@ impl Handler for Worker {
     }
 }
 
-/// A redirect that the browser follows with GET, so that it never repeats a body or a code (RFC
-/// 9700 section 4.12).
+/// Returns a redirect that the browser follows with GET, so that the browser never sends a body or
+/// a code again (RFC 9700 section 4.12).
 fn see_other(location: &str, cookies: impl IntoIterator<Item = HeaderValue>) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     let Ok(location) = HeaderValue::from_str(location) else {
-        // We build all locations, from visible ASCII. This branch runs only if there is a bug.
+        // The gateway builds all locations from visible ASCII. This branch runs only if the gateway
+        // has a bug.
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         return response;
     };
@@ -408,7 +413,7 @@ fn no_content() -> Response<Body> {
     response
 }
 
-/// Fields by which current and old browsers mark a prefetch.
+/// The fields by which current and old browsers mark a prefetch.
 const PREFETCH_FIELDS: [&str; 4] = ["sec-purpose", "purpose", "x-moz", "x-purpose"];
 
 /// Whether a request is a prefetch. A prefetch must not start a login and must not use up a code.
@@ -418,8 +423,8 @@ fn is_prefetch(headers: &HeaderMap) -> bool {
         .any(|name| headers.contains_key(*name))
 }
 
-/// Whether a browser requests something other than a document: an image, a frame, or data. Without
-/// fetch metadata the answer is `false`.
+/// Whether a browser requests something other than a document, such as an image, a frame, or data.
+/// If the browser sends no fetch metadata, the result is `false`.
 fn is_subresource(headers: &HeaderMap) -> bool {
     let other = |name: &str, expected: &[u8]| {
         let value = headers.get(name);
@@ -428,7 +433,7 @@ fn is_subresource(headers: &HeaderMap) -> bool {
     other("sec-fetch-mode", b"navigate") || other("sec-fetch-dest", b"document")
 }
 
-/// The answer to a prefetch of a page that the user has to open.
+/// Returns the answer to a prefetch of a page that the user has to open.
 fn refuse_prefetch(headers: &HeaderMap, record: &mut Record) -> Response<Body> {
     record.reason = Some("prefetch");
     let title = "This page cannot be loaded in advance";
@@ -437,7 +442,7 @@ fn refuse_prefetch(headers: &HeaderMap, record: &mut Record) -> Response<Body> {
         .respond(headers)
 }
 
-/// Whether the browser will show the answer as a document in its own tab.
+/// Whether the browser shows the answer as a document in its own tab.
 fn is_navigation(parts: &Parts) -> bool {
     if parts.method != Method::GET || is_prefetch(&parts.headers) {
         return false;
@@ -445,7 +450,7 @@ fn is_navigation(parts: &Parts) -> bool {
     if parts.headers.contains_key("sec-fetch-mode") {
         return !is_subresource(&parts.headers);
     }
-    // Browsers without fetch metadata still send a useful `Accept`.
+    // Browsers without fetch metadata still send a useful `Accept` field.
     page::wants_html(&parts.headers)
 }
 

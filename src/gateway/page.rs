@@ -37,8 +37,8 @@ a.button,button{background:#8fb0ff;border-color:#8fb0ff;color:#10131a}\
 a.button.second,button.second{background:transparent;color:#8fb0ff}\
 .code{color:#97a1b3}}";
 
-/// The page loads nothing, cannot be framed, and sends forms only to its own origin. The hash
-/// allows the one style sheet.
+/// With this policy the page loads nothing, cannot be framed, and sends forms only to its own
+/// origin. The hash allows the only style sheet of the page.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let hash = STANDARD.encode(digest(&SHA256, STYLE.as_bytes()));
     let policy = format!(
@@ -50,12 +50,12 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
 
 const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
 
-/// An action that the user can take next.
+/// An action that the page offers to the user.
 #[derive(Clone, Debug)]
 pub(super) enum Action {
     /// A link to another page.
     Link { href: String, label: String },
-    /// A form that changes something.
+    /// A form that changes something, sent by POST.
     Post {
         action: &'static str,
         label: &'static str,
@@ -65,9 +65,9 @@ pub(super) enum Action {
 /// The layout of the actions.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Layout {
-    /// All actions look the same, because only the user knows which one is right.
+    /// All actions look the same, because only the user knows which action is right.
     Choice,
-    /// The first action stands out, because most users need it.
+    /// The first action stands out, because most users need this action.
     Steps,
 }
 
@@ -79,7 +79,7 @@ impl Layout {
         }
     }
 
-    /// The CSS class of the action at this position.
+    /// Returns the CSS class of the action at this position.
     fn of_action(self, index: usize) -> &'static str {
         match (self, index) {
             (Self::Steps, 0) => "",
@@ -88,7 +88,8 @@ impl Layout {
     }
 }
 
-/// A page. All text is escaped. The page shows only what its caller gives it.
+/// A page for a user, or the same text for a program. All text is escaped before it becomes HTML.
+/// The page contains only the texts that its caller provides.
 #[derive(Clone, Debug)]
 pub(super) struct Page {
     pub(super) status: StatusCode,
@@ -96,13 +97,13 @@ pub(super) struct Page {
     pub(super) text: Vec<String>,
     pub(super) actions: Vec<Action>,
     layout: Layout,
-    /// A stable code that is also in the log.
+    /// The reason code, which the log contains too.
     pub(super) reason: Option<&'static str>,
-    /// The URL where a program sends its user to sign in.
+    /// The URL to which a program sends its user for a login.
     pub(super) login_url: Option<String>,
     /// The pause before a retry.
     pub(super) retry_after: Option<Duration>,
-    /// The seconds until the page reloads, and the address.
+    /// The number of seconds until the page reloads, and the URL that it loads.
     pub(super) refresh: Option<(u64, String)>,
 }
 
@@ -164,8 +165,8 @@ impl Page {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         headers.insert(header::CONTENT_SECURITY_POLICY, POLICY.clone());
         headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-        // Only pages have this field. On a redirect it would separate a popup of the app from its
-        // opener.
+        // Only pages have this field, and redirects do not. On a redirect the field would separate
+        // a popup of the app from its opener.
         headers.insert(OPENER_POLICY, HeaderValue::from_static("same-origin"));
         if let Some(after) = self.retry_after {
             let seconds = HeaderValue::from(after.as_secs().max(1));
@@ -252,8 +253,8 @@ impl Action {
     }
 }
 
-/// Adds the fields of our own answers: the answer is not stored, its type is not guessed, and its
-/// address is not sent to other sites.
+/// Adds the fields of the gateway's own answers: the answer is not stored, the browser does not
+/// guess its type, and its URL is not sent to other sites.
 pub(super) fn harden(headers: &mut HeaderMap) {
     for (name, value) in [
         (header::CACHE_CONTROL, "no-store"),
@@ -264,8 +265,8 @@ pub(super) fn harden(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether the client explicitly accepts HTML. A program that accepts any type (`*/*`) would take a
-/// page for its data.
+/// Whether the client explicitly accepts HTML. A program that accepts any type (`*/*`) would
+/// mistake a page for its data.
 pub(super) fn wants_html(headers: &HeaderMap) -> bool {
     let accept = headers.get_all(header::ACCEPT).iter();
     accept.into_iter().any(|value| {
@@ -276,7 +277,7 @@ pub(super) fn wants_html(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Escapes text for use in HTML text and attribute values.
+/// Escapes text for HTML text and attribute values.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {

@@ -13,8 +13,8 @@ use super::{Body, Error, WorkerSite};
 use crate::access::Route;
 use crate::telemetry::{self, DecisionLabel};
 
-/// The data of one request for the access log and the metrics. It is written once, when the record
-/// is dropped. So a request whose client has gone away is logged too.
+/// The data of one request for the access log and the metrics. The data is written one time, when
+/// the record is dropped. For this reason, a request whose client has disconnected is logged too.
 #[derive(Debug)]
 pub(super) struct Record {
     site: Rc<WorkerSite>,
@@ -28,13 +28,13 @@ pub(super) struct Record {
     pub(super) decided: DecisionLabel,
     pub(super) reason: Option<&'static str>,
     upstream_duration: Option<Duration>,
-    /// The time of the answer, if the clock was read then.
+    /// The time of the answer, if the clock was read at that time.
     answered: Option<Instant>,
     waited: Option<Duration>,
 }
 
 impl Record {
-    /// Creates the record of a request. Until something else is known, the request counts as
+    /// Creates the record of a request. Until another decision is recorded, the request counts as
     /// refused.
     pub(super) fn new(site: Rc<WorkerSite>, client: IpAddr, parts: &Parts) -> Self {
         Self {
@@ -65,13 +65,13 @@ impl Record {
         self.decided = decided;
     }
 
-    /// Records how long the request waited for its session.
+    /// Records the time that the request waited for its session.
     pub(super) fn waited(&mut self, duration: Duration) {
         self.waited = Some(self.waited.unwrap_or_default().saturating_add(duration));
     }
 
-    /// Records that the upstream has answered the request that was sent at `since`. The times of a
-    /// first and a second attempt are added.
+    /// Records that the upstream has answered the request that was sent at `since`. If there is a
+    /// second attempt, the times of both attempts are added.
     pub(super) fn upstream_answered(&mut self, since: Instant) {
         let now = self.site.clock().instant();
         let took = now.saturating_duration_since(since);
@@ -80,18 +80,18 @@ impl Record {
         self.answered = Some(now);
     }
 
-    /// Records that the upstream's answer is not the final one.
+    /// Records that the upstream's answer is not the final answer.
     pub(super) fn not_final(&mut self) {
         self.answered = None;
     }
 
-    /// Records the answer. The record is written when its owner drops it.
+    /// Records the answer. The record is written to the log when its owner drops it.
     pub(super) fn answered(&mut self, response: Response<Body>) -> Response<Body> {
         self.status = Some(response.status());
         response
     }
 
-    /// Records an error and returns its answer. `headers` are those of the request.
+    /// Records an error and returns the answer to it. `headers` are the fields of the request.
     pub(super) fn refused(&mut self, error: &Error, headers: &HeaderMap) -> Response<Body> {
         self.reason = Some(error.reason());
         error.log();
@@ -99,10 +99,10 @@ impl Record {
     }
 }
 
-/// Writes the record. No other code writes it.
+/// Writes the record to the log and the metrics. No other code writes a record.
 impl Drop for Record {
     fn drop(&mut self) {
-        // Access logs use 499 if the client went away before its answer.
+        // Access logs use 499 if the client has disconnected before the answer.
         let gone = || StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
         let reason = self.reason.or(match self.status {
             Some(_) => None,

@@ -10,13 +10,13 @@ use crate::access::{Challenge, Route};
 use crate::login::{FailedLogin, Login, OWN_PREFIX, PublicUrl, ReturnTo, Start};
 use crate::provider::Prompt;
 
-/// Starts a login and returns to the page that linked here.
+/// Starts a login. After the login the user returns to the page that contained the link.
 pub(super) const SIGN_IN: &str = "/oauth2/sign_in";
 
-/// The longest `login_hint` that is forwarded, in characters.
+/// The maximum length of a `login_hint` that is forwarded, in characters.
 const LONGEST_HINT: usize = 256;
 
-/// The parameters of a sign-in.
+/// The parameters of a request to sign in.
 #[derive(Debug)]
 pub(super) struct SignInRequest {
     provider: Option<String>,
@@ -26,8 +26,9 @@ pub(super) struct SignInRequest {
 }
 
 impl SignInRequest {
-    /// Reads the query of a sign-in. The return path is the one that our own link has sealed, or
-    /// the page in `Referer`. It is always a page of this site.
+    /// Reads the query of a request to sign in. The return path is the path that the gateway has
+    /// sealed in its own link, or the page in `Referer`. The return path is always a page of this
+    /// site.
     fn read(context: &RequestContext, login: &Login) -> Self {
         let mut request = Self::to_return(ReturnTo::root());
         let mut sealed = None;
@@ -56,7 +57,7 @@ impl SignInRequest {
         }
     }
 
-    /// The parameters of a new login after a failed one.
+    /// Returns the parameters of a new login after a failed login.
     pub(super) fn after_failure(failure: &FailedLogin) -> Self {
         let prompt = if failure.reauthenticate {
             Prompt::Login
@@ -70,10 +71,11 @@ impl SignInRequest {
         }
     }
 
-    /// The address of a link with these parameters, for `provider`.
+    /// Returns the URL of a link with these parameters, for `provider`.
     fn at(&self, provider: Option<&str>, login: &Login, public_url: &PublicUrl) -> String {
         let Ok(sealed) = login.seal(&self.return_to, public_url) else {
-            // Without random bytes no login can start. The page itself is a usable address.
+            // Without random bytes no login can start. The URL of the page itself is usable
+            // instead.
             return self.return_to.as_str().to_owned();
         };
         let mut query = form_urlencoded::Serializer::new(String::new());
@@ -86,14 +88,14 @@ impl SignInRequest {
         format!("{SIGN_IN}?{}", query.finish())
     }
 
-    /// The address of a link with exactly these parameters.
+    /// Returns the URL of a link with exactly these parameters.
     pub(super) fn address(&self, login: &Login, public_url: &PublicUrl) -> String {
         self.at(self.provider.as_deref(), login, public_url)
     }
 }
 
 fn is_hint(text: &str) -> bool {
-    // The hint becomes a part of the URL to the provider, so only short, visible text is accepted.
+    // The hint becomes a part of the URL at the provider, so only short, visible text is accepted.
     let visible = |character: char| !character.is_control() && !character.is_whitespace();
     !text.is_empty() && text.chars().count() <= LONGEST_HINT && text.chars().all(visible)
 }
@@ -156,8 +158,8 @@ impl WorkerSite {
         }
     }
 
-    /// The answer to a navigation if there are several providers. Its status is 401, so that no
-    /// program takes it for the requested page.
+    /// Returns the answer to a navigation if the route accepts several providers. The status is
+    /// 401, so that a program does not mistake the answer for the requested page.
     pub(super) fn choice(&self, context: &RequestContext, challenge: &Challenge) -> Response<Body> {
         let requested = context.target.path_and_query().as_str();
         let requested = ReturnTo::parse(requested, OWN_PREFIX);
@@ -177,7 +179,7 @@ impl WorkerSite {
         response
     }
 
-    /// A page with one button for each provider.
+    /// Creates a page with one link for each provider.
     fn chooser(
         &self,
         context: &RequestContext,
@@ -205,8 +207,9 @@ impl WorkerSite {
         self.login().providers().filter(counts).collect()
     }
 
-    /// The URL where a program sends its user to sign in. It names the provider if the route has
-    /// exactly one but the site has several. If the route has several, the user chooses there.
+    /// Returns the URL to which a program sends its user for a login. If the site has several
+    /// providers and the route accepts only one, the URL names this provider. If the route accepts
+    /// several providers, the user chooses one at the URL.
     pub(super) fn login_url(&self, context: &RequestContext, challenge: &Challenge) -> String {
         let choice = match only_provider(&challenge.route) {
             Some(provider) if self.providers().len() > 1 => format!("?provider={provider}"),
@@ -216,14 +219,14 @@ impl WorkerSite {
     }
 }
 
-/// The provider of a route, if there is exactly one.
+/// Returns the provider that a route accepts, if the route accepts exactly one.
 pub(super) fn only_provider(route: &Route) -> Option<&str> {
     let mut providers = route.providers();
     providers.next().filter(|_| providers.next().is_none())
 }
 
-/// RFC 9110 section 15.5.2 requires a challenge in a 401 answer. This one makes no browser ask for
-/// a password.
+/// RFC 9110 section 15.5.2 requires a challenge in a 401 answer. With this challenge no browser
+/// asks for a password.
 pub(super) fn request_session(headers: &mut HeaderMap) {
     let challenge = HeaderValue::from_static("Cookie cookie-name=\"__Host-sidegate\"");
     headers.insert(header::WWW_AUTHENTICATE, challenge);

@@ -19,7 +19,7 @@ use crate::session::Sessions;
 use crate::target::Prefix;
 use crate::telemetry::{GaugeGuard, Metrics, RequestCounters};
 
-/// The parts of a [`Site`].
+/// The values from which a [`Site`] is built.
 #[derive(Debug)]
 pub(crate) struct Parts {
     /// The operator's settings for requests.
@@ -39,7 +39,7 @@ pub(crate) struct Parts {
 pub struct ProcessState {
     /// The sessions.
     pub sessions: Arc<Sessions>,
-    /// The running refreshes.
+    /// The refresher, which runs the refreshes of all sessions.
     pub(crate) refresher: Arc<Refresher>,
     /// All metrics of the process.
     pub(crate) metrics: Arc<Metrics>,
@@ -47,9 +47,9 @@ pub struct ProcessState {
     pub(crate) clock: Clock,
 }
 
-/// One immutable value with everything that is made from the settings. It is built completely or
-/// not at all. A reload builds the next site and replaces this one. A request uses the same site
-/// until its end.
+/// One immutable value with everything that is made from the settings. A site is built completely
+/// or not at all. A reload builds the next site, which replaces the current one. A request uses the
+/// same site until its end.
 #[derive(Debug)]
 pub(crate) struct Site {
     parts: Parts,
@@ -69,8 +69,8 @@ impl Site {
         let counters = process.metrics.request_counters(names);
         Self {
             owned: OwnedFields::new(parts.settings.assertions.iter()),
-            // The prefix is a constant that can be parsed. With the default every path would be our
-            // own, so nothing would be forwarded.
+            // The prefix is a constant that can be parsed. With the default prefix every path would
+            // belong to the gateway, so no request would be forwarded.
             own: Prefix::parse(OWN_PREFIX).unwrap_or_default(),
             counters,
             _counted: process.metrics.site(),
@@ -80,8 +80,8 @@ impl Site {
     }
 }
 
-/// One worker's copy of the site. Its reference counts are not atomic, so that workers do not write
-/// to the same memory.
+/// One worker's copy of the site. The reference counts of the copy are not atomic, so that workers
+/// do not write to the same memory.
 #[derive(Debug)]
 pub(super) struct WorkerSite {
     shared: Arc<Site>,
@@ -114,7 +114,7 @@ impl WorkerSite {
         &self.shared.parts.settings
     }
 
-    /// The public URL with this canonical authority.
+    /// Returns the public URL with this canonical authority.
     pub(super) fn public_url(&self, authority: &str) -> Option<&Rc<PublicUrl>> {
         let mut urls = self.public_urls.iter();
         urls.find(|url| url.authority() == authority)
@@ -144,18 +144,18 @@ impl WorkerSite {
         &self.shared.counters
     }
 
-    /// Whether a path is one of the gateway's own endpoints, in any spelling. Such a path is never
+    /// Whether a path belongs to the gateway's own endpoints, in any spelling. Such a path is never
     /// forwarded.
     pub(super) fn is_own(&self, path: &str) -> bool {
         self.login().redirection().is_own_path(path) || self.shared.own.covers(path)
     }
 }
 
-/// Reports that another site is in force.
+/// Reports that another site has become current.
 pub(super) struct Reloads(watch::Receiver<Arc<Site>>);
 
 impl Reloads {
-    /// Waits for the next site. Never returns once the process ends.
+    /// Waits for the next site. When the process ends, this function never returns.
     ///
     /// # Cancel safety
     ///
@@ -167,7 +167,7 @@ impl Reloads {
     }
 }
 
-/// The site for a worker's next request.
+/// The site for the next request of a worker.
 #[derive(Debug)]
 pub(super) struct CurrentSite {
     sites: RefCell<watch::Receiver<Arc<Site>>>,
@@ -175,7 +175,8 @@ pub(super) struct CurrentSite {
 }
 
 impl CurrentSite {
-    /// Follows `sites`. Panics if no local task can be spawned.
+    /// Creates a value that always contains the latest of `sites`. Panics if no local task can be
+    /// started.
     pub(super) fn follow(mut sites: watch::Receiver<Arc<Site>>) -> Rc<Self> {
         let first = WorkerSite::new(Arc::clone(&sites.borrow_and_update()));
         let mut changes = sites.clone();
@@ -196,16 +197,16 @@ impl CurrentSite {
         current
     }
 
-    /// Reports each site that follows the current one.
+    /// Returns a value that reports each site after the current one.
     pub(super) fn reloads(&self) -> Reloads {
         let mut sites = self.sites.borrow().clone();
         sites.mark_unchanged();
         Reloads(sites)
     }
 
-    /// The site for a request that arrives now.
+    /// Returns the site for a request that arrives now.
     pub(super) fn get(&self) -> Rc<WorkerSite> {
-        // An error means that the process ends, so no site will follow.
+        // An error means that the process is about to end, so no other site will follow.
         if self.sites.borrow().has_changed().unwrap_or(false) {
             self.update();
         }
