@@ -1,7 +1,7 @@
 //! One attempt to refresh a session.
 //!
 //! Of all processes that share a store, only the holder of a session's lease calls the provider.
-//! Within one process only one flight runs for a session, so the lease is granted at once.
+//! Within one process only one flight runs for each session, so the lease is granted at once.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::outcome::{Attempt, Outcome};
 use super::refresh::{ALARM_PAUSE, DRAIN_WAIT, Refresher};
 use crate::session::{Lease, Leased, Session, SessionState, StoreError};
 
-/// The need of a session for a refresh.
+/// The result of a check whether a session needs a refresh.
 enum Need {
     Refresh(Arc<Session>),
     Nothing(Attempt),
@@ -97,7 +97,7 @@ impl Refresher {
             let until = now.plus(DRAIN_WAIT);
             let leased = self.sessions.lease(session.key(), now, until).await?;
             // The previous holder of the lease may have replaced the session, so the refresh token
-            // of this value may be used up.
+            // in `session` may be used up.
             if session.state() != SessionState::Live {
                 return Ok(LeaseResult::Changed);
             }

@@ -13,19 +13,19 @@ use crate::session::SessionKey;
 pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
-/// The longest pause that a provider may request with `Retry-After`. If a stored pause is longer,
-/// the clock was set back.
+/// The longest pause that a provider may request with `Retry-After`. If a stored pause is longer
+/// than this limit, the clock was set back.
 pub(super) const LONGEST_ASKED: Duration = Duration::from_mins(5);
 
-/// The number of sessions above which sessions without a recent attempt are removed.
+/// If the table has more sessions than this, sessions without a recent attempt are removed.
 const MANY: usize = 10_000;
 
 /// The place of the failure that makes a session unusable.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum FailureLocation {
-    /// At the provider, or on the network to it.
+    /// The failure is at the provider, or on the network to the provider.
     Provider,
-    /// In the session store of the gateway.
+    /// The failure is in the session store of the gateway.
     Store,
 }
 
@@ -79,9 +79,10 @@ pub(super) struct Backoffs(
 #[derive(Debug, Default)]
 struct Table {
     sessions: HashMap<SessionKey, Backoff>,
-    /// The number of sessions that the last sweep has kept. The next sweep runs when the table has
-    /// twice this number of sessions. During an outage of a provider a sweep removes nothing. The
-    /// doubling keeps the average cost per failure constant even then.
+    /// The number of sessions in the table after the last sweep, which removes old sessions. The
+    /// next sweep runs when the table has twice this number of sessions. During an outage of a
+    /// provider all sessions have recent failures, so a sweep removes nothing. Because of the
+    /// doubling, the average cost per failure stays constant during an outage.
     left: usize,
 }
 
@@ -125,8 +126,8 @@ impl Backoffs {
         }
     }
 
-    /// Delays the next attempt to `until` without counting a failure, because no request was sent.
-    /// An outage of the provider must not lengthen the session's own pauses.
+    /// Postpones the next attempt to `until` but counts no failure, because no request was sent. An
+    /// outage of the provider must not lengthen the session's own pauses.
     pub(super) fn postpone(
         &self,
         key: &SessionKey,

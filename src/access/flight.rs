@@ -33,7 +33,7 @@ type Sender<P, T> = Arc<watch::Sender<Progress<P, T>>>;
 pub(super) struct Flights<K, P, T> {
     control: Handle,
     // The lock is taken when a flight starts, is joined or ends. Requests that need no flight never
-    // take it.
+    // take the lock.
     #[expect(clippy::disallowed_types, reason = "held for one look-up")]
     under_way: std::sync::Mutex<HashMap<K, Sender<P, T>>>,
     count: watch::Sender<usize>,
@@ -66,7 +66,7 @@ where
     P: Clone + Send + Sync + 'static,
     T: Clone + Send + Sync + 'static,
 {
-    /// Creates an empty set of flights. The flights will be tasks of `control`.
+    /// Creates an empty set of flights. The flights run as tasks of `control`.
     pub(super) fn new(control: Handle) -> Arc<Self> {
         #[expect(clippy::disallowed_types, reason = "see the field")]
         let under_way = std::sync::Mutex::default();

@@ -1,10 +1,10 @@
 //! Decides whether a request may be forwarded.
 //!
 //! Only [`Access::decide`] decides, and only a [`Permit`] leads to an upstream. The room knows
-//! routes, sessions and rules, and keeps access tokens fresh ([`Refresher`]). It does not know
-//! pages, redirects or the login.
+//! routes, sessions and rules, and keeps access tokens fresh ([`Refresher`]). The room does not
+//! know pages, redirects or the login.
 //!
-//! If the token of a request is fresh, the check of its age costs one relaxed load and a
+//! If the token of a request is fresh, the check of its age costs one relaxed atomic load and a
 //! comparison. A request whose token expires soon starts a refresh and is permitted at once. A
 //! request whose token has expired gets a [`Decision::Wait`].
 //!
@@ -23,8 +23,7 @@
 //! }
 //! ```
 //!
-//! If the function reads the field directly, it does not compile, because the field is private
-//! (E0616):
+//! The next function reads the private field directly, so it does not compile (E0616):
 //!
 //! ```compile_fail,E0616
 //! use sidegate::access::Permit;
@@ -95,8 +94,8 @@ use crate::upstream::AssertionNames;
 #[derive(Debug)]
 pub(crate) struct Access {
     routes: WorkerRoutes,
-    /// Whether at least one route refreshes the token when its app refuses the token. Such a
-    /// refresh can start at any time, not only when the token is about to expire.
+    /// Whether at least one route refreshes the token when its app refuses the token. A refresh
+    /// after a refusal can start at any time, not only when the token is about to expire.
     refreshes_on_refusal: bool,
     /// The names of the assertion fields.
     names: AssertionNames,
@@ -121,7 +120,7 @@ pub struct Settings<'a> {
     pub(crate) max_wait: Duration,
 }
 
-/// The decision about a request, and the data that its answer needs.
+/// The decision about a request, with the data that the answer needs.
 #[derive(Debug)]
 #[must_use]
 pub(crate) enum Decision {
@@ -432,12 +431,12 @@ impl Access {
     }
 }
 
-/// Returns the only session id of a request.
+/// Returns the session id of a request, if the request has exactly one.
 fn session_id(fields: &(impl View + ?Sized)) -> Result<SessionId, Cause> {
     SessionId::parse(session_cookie(fields)?).ok_or(Cause::Malformed)
 }
 
-/// Returns the only value of the session cookie.
+/// Returns the value of the session cookie, if the request has exactly one value.
 fn session_cookie(fields: &(impl View + ?Sized)) -> Result<&[u8], Cause> {
     match cookies::find(fields, cookie::SESSION.as_bytes()) {
         Found::Absent => Err(Cause::NoCookie),

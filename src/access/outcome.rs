@@ -29,7 +29,7 @@ pub(super) enum Attempt {
 pub(super) enum PauseEnd {
     /// The next attempt is due.
     Over,
-    /// Nobody waits for the refresh, and there is no result to store.
+    /// No request waits for the refresh, and there is no result to store.
     NoWaiters(SessionFailure),
     /// The process is about to end.
     Draining(SessionFailure),
@@ -47,7 +47,7 @@ pub(super) struct RetryPause {
 pub(super) enum Fetched {
     /// The session is in memory now.
     InMemory,
-    /// The store has no such session.
+    /// The store has no session with this key.
     Unknown,
     /// The store did not answer, or its answer is unusable.
     Failed(SessionFailure),

@@ -64,8 +64,8 @@ impl Permit {
     /// and removes the gateway's own cookies. The caller has already removed the assertion fields
     /// that the client sent.
     ///
-    /// `upgrade` is the other protocol that the request's fields ask for. The app may switch to
-    /// that protocol. Without `upgrade` the result is a response.
+    /// `upgrade` is the other protocol that the request's fields ask for, and the app may switch to
+    /// it. Without `upgrade` the result is a response.
     ///
     /// # Errors
     ///
@@ -126,7 +126,7 @@ impl Permit {
 
 /// The future of the app's answer to a forwarded request.
 pub(crate) enum Exchanging<'p> {
-    /// A request that can only lead to a response.
+    /// A request that does not ask for another protocol.
     Response(ResponseFuture),
     /// A request to switch to another protocol.
     Switch(Pin<Box<dyn Future<Output = Result<Exchange, upstream::Error>> + 'p>>),

@@ -14,7 +14,7 @@ use crate::session::{Session, Sessions, cookie};
 /// The last session of a connection, so that the next request of the connection needs no look-up.
 ///
 /// A look-up unpacks the session from the cache; this value keeps the unpacked session. Before each
-/// use it checks that the session has not been replaced, ended or evicted.
+/// use, the value checks that the session has not been replaced, ended or evicted.
 #[derive(Debug, Default)]
 pub(crate) struct Recent(RefCell<Option<LastUsed>>);
 

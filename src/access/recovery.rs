@@ -41,7 +41,7 @@ pub(crate) enum Content {
     Some,
 }
 
-/// The possibility to send a request again.
+/// The result of a check whether a request can be sent again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Replayable {
     /// The whole request is available.
@@ -127,7 +127,7 @@ impl Access {
     async fn recover(self: &Rc<Self>, sent: &SentRequest, replayable: Replayable) -> Recovery {
         let (route, session) = (&sent.route, &sent.session);
         // If the session was refreshed during the request, the refresh may have made the request's
-        // token invalid. The app's answer is then not a decision about the user.
+        // token invalid. A refusal of an invalid token is not a decision of the app about the user.
         let replaced = session.state() == SessionState::Superseded;
         if replaced || self.refresher.under_way(session.key()).is_some() {
             return self.retry_with_newer_token(sent, replayable).await;
@@ -152,8 +152,8 @@ impl Access {
         }
     }
 
-    /// Sends the request again with the next token of the session. If the request cannot be sent
-    /// again, the app's answer is forwarded without a wait.
+    /// Waits for a newer token of the session, and sends the request again with it. If the request
+    /// cannot be sent again, the app's answer is forwarded without a wait.
     async fn retry_with_newer_token(
         self: &Rc<Self>,
         sent: &SentRequest,

@@ -7,8 +7,8 @@
 //! gateway keeps the result because the used refresh token must not be sent a second time.
 //!
 //! A refresh that fails for a temporary reason is retried after a pause, and the pause grows. A
-//! waiter continues to wait if the next attempt starts before its deadline. A failed refresh ends
-//! the session only if the provider reports that the grant has ended.
+//! waiter continues to wait if the next attempt starts before the waiter's deadline. A failed
+//! refresh ends the session only if the provider reports that the grant has ended.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,8 +38,8 @@ use crate::telemetry::{Metrics, TokenCall};
 /// The pause of a session that cannot be refreshed until an operator fixes something.
 pub(super) const ALARM_PAUSE: Duration = Duration::from_secs(30);
 
-/// The time for which the request that starts a refresh claims it. During a claim no other request
-/// tries to start the refresh, because it would only join the same flight.
+/// The time for which a request claims the refresh that it starts, so that no other request starts
+/// the same refresh. A second start would only join the same flight.
 const CLAIM: Duration = Duration::from_secs(5);
 
 /// The longest pause before the next attempt to store a result.
@@ -52,7 +52,7 @@ const LEAST_PAUSE: Duration = Duration::from_millis(100);
 /// provider, plus the time to store a result.
 pub(super) const DRAIN_WAIT: Duration = Duration::from_secs(65);
 
-/// The failure of a refresh whose next attempt starts without a pause.
+/// The value that is used if the next attempt needs no pause.
 const NO_PAUSE: SessionFailure = SessionFailure {
     reason: Reason::at_provider("refresh_slow"),
     retry_after: Duration::ZERO,
@@ -232,8 +232,8 @@ impl Refresher {
                     continue;
                 }
                 PauseEnd::Draining(failure) => {
-                    // Before the process ends, the unstored result is tried only one more time,
-                    // because a broken store could delay the end without limit.
+                    // Before the process ends, the gateway tries only one more time to store the
+                    // result, because a broken store could delay the end without limit.
                     if self.is_unstored(&session)
                         && let Attempt::Done(outcome) = self.attempt(Arc::clone(&session)).await
                     {
@@ -259,7 +259,7 @@ impl Refresher {
         leader.finish(outcome);
     }
 
-    /// Waits until the pause after earlier failures is over, for at least `least`.
+    /// Waits until the pause after earlier failures is over. The wait lasts at least `least`.
     async fn pause(
         &self,
         session: &Session,
@@ -391,7 +391,7 @@ impl Refresher {
                 self.metrics.refresh(name, "alarm", reason);
                 log_operator_must_act(&session, &error);
                 // The operator may have changed the client secret at the provider first, and the
-                // settings later. A retry with the usual pause then succeeds soon.
+                // settings later. In this case a retry after the usual pause succeeds soon.
                 self.backoffs.next_pause(session.key())
             }
             Verdict::Temporary => {
@@ -417,7 +417,7 @@ impl Refresher {
             .await
     }
 
-    /// Ends the session, because the provider says that the grant has ended. If the session was
+    /// Ends the session, because the provider reports that the grant has ended. If the session was
     /// replaced in the meantime, its newer version has another grant and does not end.
     async fn end_session(&self, session: Arc<Session>, error: &ExchangeError) -> Attempt {
         let why = EndReason::GrantEnded;

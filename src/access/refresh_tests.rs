@@ -71,7 +71,7 @@ impl Kit {
         }
     }
 
-    /// Creates an [`Access`] with these routes and no provider. A request waits for one minute.
+    /// Creates an [`Access`] with these routes and no provider. A request waits at most one minute.
     pub(in crate::access) fn access(&self, routes: &RouteTable) -> Rc<Access> {
         let settings = access::Settings {
             routes,
@@ -163,8 +163,8 @@ fn g_14_g_15_an_aborted_refresh_is_reported_to_its_waiters_and_counted() {
     assert!(kit.metrics.encode().contains(lost));
 }
 
-/// A subscriber that panics at the first event with a certain message and collects all others. An
-/// event is written inside the code that it reports, so the panic happens inside that code.
+/// A subscriber that panics at the first event with a certain message and collects other events.
+/// An event is written inside the code that it reports, so the panic happens inside that code.
 struct PanicOnMessage {
     message: &'static str,
     panicked: AtomicBool,
@@ -253,7 +253,7 @@ async fn g_14_a_refresh_that_panics_releases_all_waiters() {
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// The tokens of one user in a round of one millisecond.
+/// The tokens of one user in this round. A round takes one millisecond.
 fn tokens_of_round(person: &str, round: u64) -> TokenSet {
     let life = Lifetime {
         expires_at: Some(NOW.plus(Duration::from_millis(round)).plus(MILLISECOND)),
@@ -360,7 +360,7 @@ async fn g_06_an_unstored_result_is_stored_later_without_a_second_call() {
             .code
     };
     assert_eq!(reason(), "stopping");
-    // The second attempt also stores the result. Otherwise the attempt would call a provider.
+    // The second attempt also stores the result, so it does not call a provider.
     let again = kit.refresher.attempt(Arc::clone(&session)).await;
     assert!(matches!(again, Attempt::Failed(_)));
     assert_eq!(reason(), "stopping");

@@ -5,7 +5,7 @@ use crate::provider::{ExchangeError, Sent};
 use crate::session::{Session, SessionKey, StoreError};
 use crate::telemetry::{Metrics, chain};
 
-/// Writes an event when it is dropped, if the flight was aborted.
+/// Writes an event on drop if the flight was aborted.
 pub(super) struct FlightLog<'a> {
     pub(super) metrics: &'a Metrics,
     pub(super) provider: Box<str>,

@@ -20,7 +20,7 @@ use crate::upstream::Upstream;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RouteSettings {
-    /// The name of the route in logs and metrics. The default is the prefix.
+    /// The name of the route in logs and metrics. The default name is the prefix.
     pub name: Option<Box<str>>,
     /// The authorities of the route: host, and port unless it is the default port. An empty list
     /// means all authorities.
@@ -48,7 +48,7 @@ pub struct RouteSettings {
     pub(crate) streams: StreamSettings,
 }
 
-/// What the gateway does when an app refuses the user's access token.
+/// The gateway's action when an app refuses the user's access token.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum OnRefusal {
@@ -61,7 +61,7 @@ pub(crate) enum OnRefusal {
     Relogin,
 }
 
-/// One provider, or several from which the user can choose.
+/// One provider, or several providers from which the user can choose.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct ProviderNames(Vec<Box<str>>);
 
@@ -207,7 +207,7 @@ impl Route {
 /// Responsible: the operator.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum RouteError {
-    /// There are several upstreams, and the route names none.
+    /// There are several upstreams, and the route does not name one of them.
     #[error("there are several upstreams; the route has to name one")]
     AmbiguousUpstream,
     /// The rule lists groups and several providers are accepted, but the settings do not say that a
@@ -303,7 +303,7 @@ impl RouteTable {
         if !errors.is_empty() {
             return Err(errors);
         }
-        // The order matters, because the first route that matches is used.
+        // The order of the routes matters, because the first route that matches is used.
         routes.sort_by_key(|route| (Reverse(route.prefix.as_str().len()), route.hosts.is_empty()));
         let index = Arc::new(Index::new(&routes));
         Ok(Self { routes, index })
@@ -357,7 +357,7 @@ impl Route {
     }
 }
 
-/// The accepted providers of a route: those in its settings, or all.
+/// Returns the accepted providers of a route: the providers in its settings, or all providers.
 fn accepted_providers(
     written: Option<ProviderNames>,
     providers: &[&str],

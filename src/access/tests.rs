@@ -1,4 +1,4 @@
-//! Checks decisions and written fields, which must not depend on the representation of the head.
+//! Tests that decisions and written fields do not depend on the representation of the request head.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -34,7 +34,7 @@ fn access(kit: &Kit) -> Rc<Access> {
 /// that the app gets.
 type Outcome = (String, Option<BTreeMap<String, Vec<Vec<u8>>>>);
 
-/// Decides about a head in a buffer, without a map of its fields.
+/// Decides about a request whose head is in a buffer, without a map of the fields.
 fn in_a_buffer(
     access: &Rc<Access>,
     (method, target): (&Method, &Target),
@@ -71,7 +71,7 @@ fn in_a_buffer(
     ("Permit".to_owned(), Some(sent))
 }
 
-/// Decides about the same head in a map, as the gateway does.
+/// Decides about a request whose fields are in a map, as the gateway does.
 fn in_a_map(
     access: &Rc<Access>,
     (method, target): (&Method, &Target),
@@ -153,7 +153,8 @@ async fn a_permit_replaces_forged_fields() {
         let bearers: Vec<_> = fields.get_all(header::AUTHORIZATION).iter().collect();
         let expected = (path == "/").then(|| session.tokens().bearer());
         assert_eq!(bearers, Vec::from_iter(expected), "{path}");
-        // A user without a name has no claims, and the cookie line contains only our cookie.
+        // A user without a name has no claims, and the cookie line contains only the gateway's
+        // cookie.
         assert_eq!(fields.len(), bearers.len(), "{path}: {fields:?}");
     }
 }

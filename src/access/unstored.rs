@@ -1,7 +1,7 @@
 //! Results of refreshes that could not be stored.
 //!
-//! The refresh token of such a refresh is used up, so the provider must not be called again with
-//! it. A result is kept until it is stored or its session has ended.
+//! A refresh uses up the old refresh token, so the gateway must not send it a second time. A result
+//! is kept until it is stored or its session has ended.
 
 use std::collections::HashMap;
 use std::sync::{MutexGuard, PoisonError};
@@ -33,7 +33,7 @@ pub(super) struct Unstored(
     std::sync::Mutex<HashMap<[u8; 32], RefreshResult>>,
 );
 
-/// The answer to a request to keep a result.
+/// The result of [`Unstored::keep`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use = "what is not kept is lost"]
 pub(super) enum Kept {

@@ -12,8 +12,8 @@ use super::{Access, Cause, Decision, Route};
 use crate::clock::Clock;
 use crate::session::{Lookup, SessionId};
 
-/// A request that cannot be decided yet. Its session is not in memory, or the access token of its
-/// session has expired.
+/// A request that cannot be decided yet. The session of the request is not in memory, or its access
+/// token has expired.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Wait {
@@ -23,8 +23,8 @@ pub(crate) struct Wait {
     deadline: Instant,
 }
 
-/// The failure if a session is evicted immediately after its fetch. It means that the cache is too
-/// small for the load.
+/// The failure if a session is evicted immediately after its fetch. An eviction so soon means that
+/// the cache is too small for the load.
 const PUSHED_OUT: SessionFailure = SessionFailure {
     reason: Reason::at_store("session_pushed_out"),
     retry_after: Duration::from_secs(1),
@@ -46,7 +46,7 @@ pub(crate) struct Unavailable {
     pub(crate) reason: &'static str,
     /// The place of the failure.
     pub(crate) location: FailureLocation,
-    /// The time after which a retry makes sense.
+    /// The time after which a retry is useful.
     pub(crate) retry_after: Duration,
 }
 
@@ -126,8 +126,8 @@ impl Wait {
     }
 }
 
-/// Waits for the result of a flight until `deadline`. Returns earlier if the next attempt starts
-/// after `deadline`.
+/// Waits for the result of a flight until `deadline`. The function returns earlier if the next
+/// attempt starts after `deadline`.
 ///
 /// # Cancel safety
 ///
