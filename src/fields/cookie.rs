@@ -74,9 +74,10 @@ pub(crate) fn matching(
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[must_use]
 pub enum Others {
-    /// The request has none of the gateway's own cookies. Its `Cookie` lines stay unchanged.
+    /// The request has none of the gateway's own cookies. The `Cookie` lines of the request stay
+    /// unchanged.
     Unchanged,
-    /// The value replaces all `Cookie` lines. The value is marked as sensitive.
+    /// This line replaces all `Cookie` lines of the request. The value is marked as sensitive.
     Line(HeaderValue),
     /// The request has no other cookie.
     None,
@@ -88,8 +89,9 @@ pub enum Others {
 ///
 /// For a single line without the gateway's own cookies, the function allocates nothing.
 pub fn others(fields: &(impl View + ?Sized), is_own: impl Fn(&[u8]) -> bool) -> Others {
-    // This removes more cookies than `find` finds. With a space before the `=` the name is not the
-    // gateway's, but an app may trim the name and read the gateway's value.
+    // This function removes more cookies than `find` finds. A name with a space before the `=` is
+    // not the name of the gateway's cookie, but an app may trim the name and read the gateway's
+    // value.
     let is_own = |piece: &&[u8]| split_pair(piece).is_some_and(|(name, _)| is_own(trim(name)));
     let lines = || fields.values(&COOKIE);
     let several = lines().nth(1).is_some();
@@ -146,7 +148,8 @@ fn pieces(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Returns the name and the value of a piece. Returns `None` if the piece has no `=` or no name.
+/// Returns the name and the value in a piece of a `Cookie` line. Returns `None` if the piece has no
+/// `=` or no name.
 fn split_pair(piece: &[u8]) -> Option<(&[u8], &[u8])> {
     let piece = trim(piece);
     let at = memchr(b'=', piece).filter(|at| *at > 0)?;

@@ -1,8 +1,9 @@
 //! The address and scheme of a client, and the forwarding fields that the app gets.
 //!
 //! [`Client::read`] must run before [`super::inbound`] removes the forwarding fields, and
-//! [`Client::write`] after that. If `read` runs too late, it finds no forwarding fields and uses
-//! the address of the peer. The wrong order therefore loses information but is never unsafe.
+//! [`Client::write`] must run after [`super::inbound`]. If `read` runs too late, it finds no
+//! forwarding fields and uses the address of the peer. The wrong order therefore loses information
+//! but is never unsafe.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -19,7 +20,7 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 pub(crate) struct TrustedPeers(Vec<IpNet>);
 
 impl TrustedPeers {
-    /// Creates the list of these networks. A network of IPv4-mapped IPv6 addresses is handled as
+    /// Creates the list of trusted networks. A network of IPv4-mapped IPv6 addresses is handled as
     /// the IPv4 network.
     pub(crate) fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
         Self(networks.into_iter().map(ipv4_network).collect())
@@ -105,7 +106,7 @@ impl Peer {
     }
 }
 
-/// The client of one request, after the check whether its peer is trusted.
+/// The client of one request: the peer itself, or the client that trusted proxies report.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     address: IpAddr,
@@ -119,9 +120,9 @@ impl Client {
     ///
     /// If the peer is not in `trusted`, no forwarding field is read. If the peer is in `trusted`,
     /// the client is the right-most address in `X-Forwarded-For` that is not in `trusted`, or the
-    /// left-most address if all are. The scheme is the last value of `X-Forwarded-Proto`, because
-    /// the trusted peer has written this value. If the function finds a member that is not an
-    /// address, it uses the peer's address as the client address.
+    /// left-most address if all addresses are in `trusted`. The scheme is the last value of
+    /// `X-Forwarded-Proto`, because the trusted peer has written this value. If the function finds
+    /// a member that is not an address, it uses the peer's address as the client address.
     pub(crate) fn read(
         peer: &Peer,
         scheme: Scheme,

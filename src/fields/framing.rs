@@ -63,8 +63,8 @@ impl FramingError {
 /// Any [`FramingError`].
 pub(crate) fn check(parts: &Parts) -> Result<(), FramingError> {
     let headers = &parts.headers;
-    // One pass over the fields is faster than a look-up for each name. Most requests have none of
-    // these fields.
+    // One pass over the fields is faster than a look-up for each name. Most requests have no
+    // `Transfer-Encoding`, `Content-Length` or `Expect`.
     let framing = [TRANSFER_ENCODING, CONTENT_LENGTH, EXPECT];
     if !headers.keys().any(|name| framing.contains(name)) {
         return Ok(());
@@ -86,7 +86,8 @@ pub(crate) fn check(parts: &Parts) -> Result<(), FramingError> {
     if expectation.is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
         return Err(FramingError::Expectation);
     }
-    // A client that offers `h2c` sends an ordinary HTTP/1.1 request. The gateway ignores the offer.
+    // A client that offers `h2c` sends an ordinary HTTP/1.1 request. The gateway ignores the offer
+    // of `h2c`.
     let other_protocol = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"h2c");
     let has_body = chunked.is_some() || length.is_some();
     if has_body && headers.get_all(UPGRADE).iter().any(other_protocol) {
@@ -95,8 +96,8 @@ pub(crate) fn check(parts: &Parts) -> Result<(), FramingError> {
     Ok(())
 }
 
-/// Returns the value of a field that has one line. Returns the error `several` if the field has
-/// more than one line.
+/// Returns the value of a field, if the field has exactly one line. Returns the error `several` if
+/// the field has more than one line.
 fn one<'a>(
     parts: &'a Parts,
     name: &http::HeaderName,

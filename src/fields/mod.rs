@@ -13,7 +13,7 @@
 //!
 //! Code that decides about a request reads fields through [`View`], which is implemented by a map
 //! and by the buffer of a parser. [`outbound`] removes fields from responses. The room knows RFC
-//! 9110 sections 5 to 10. It does not know sessions, routes or upstreams.
+//! 9110 sections 5 to 10. The room does not know sessions, routes or upstreams.
 
 pub mod cookie;
 pub(crate) mod forwarded;
@@ -42,9 +42,9 @@ pub use view::View;
 /// The name of this gateway in `Via`.
 const PSEUDONYM: &str = "sidegate";
 
-/// The maximum number of entries for this gateway in `Via`. With a gateway in front of a sidecar, a
-/// request passes two gateways with this name. A request with more than a few such entries is in a
-/// loop.
+/// The maximum number of entries for this gateway in `Via`. If a gateway is in front of a sidecar
+/// gateway, a request passes two gateways named `sidegate`. A request with many entries of this
+/// gateway is in a loop.
 const MAX_PASSES: usize = 5;
 
 /// The result of a check of `Max-Forwards`.
@@ -57,8 +57,8 @@ pub(crate) enum Hops {
     Forward,
 }
 
-/// Decrements `Max-Forwards` (RFC 9110 section 7.6.2) of an OPTIONS request. For TRACE this is not
-/// necessary, because the gateway rejects TRACE. For other methods the field has no meaning. A
+/// Decrements `Max-Forwards` (RFC 9110 section 7.6.2) of an OPTIONS request. TRACE requests need no
+/// change, because the gateway rejects them. For all other methods `Max-Forwards` has no meaning. A
 /// value that is not a number is ignored.
 pub(crate) fn count_hop(method: &Method, headers: &mut HeaderMap) -> Hops {
     if *method != Method::OPTIONS {

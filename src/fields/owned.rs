@@ -6,8 +6,9 @@ use http::header::EXPECT;
 use super::strip::HOP_BY_HOP;
 
 /// Names that clients may never send, in normalized form (lower case, with `-` for every character
-/// that is not a letter or digit). Such a field says who the client is or where the request comes
-/// from, or it makes an app handle the request differently from the request that the rules allowed.
+/// that is not a letter or digit). A field with such a name says who the client is or where the
+/// request comes from, or it makes an app handle another request than the one that the rules
+/// allowed.
 const NAMES: [&str; 29] = [
     "authorization",
     "client-cert",
@@ -43,9 +44,9 @@ const NAMES: [&str; 29] = [
 /// Prefixes of names that clients may never send, in the normalized form of [`NAMES`].
 const PREFIXES: [&str; 4] = ["proxy-", "x-auth-request-", "x-envoy-", "x-forwarded-"];
 
-/// Names that pass only in their standard spelling. CGI turns both `Content_Length` and
-/// `Content-Length` into `CONTENT_LENGTH`, so an app could read the client's value instead of the
-/// gateway's.
+/// Names of fields that are forwarded only in their standard spelling. CGI turns both
+/// `Content_Length` and `Content-Length` into `CONTENT_LENGTH`, so an app could read the client's
+/// value instead of the gateway's.
 const SPELLED_EXACTLY: [&str; 4] = [
     "content-length",
     "content-type",
@@ -65,8 +66,8 @@ pub struct OwnedFields {
     /// The lengths of the names, as one bit set for each possible first letter. The index is the
     /// low five bits of the first letter.
     lengths: [u64; 32],
-    /// Bit sets of the same form for all fields that are removed from a request. For nearly every
-    /// field this table is enough for the answer.
+    /// Bit sets like `lengths`, for all fields that are removed from a request. For nearly every
+    /// field, this table is enough to decide.
     may_remove: [u64; 32],
 }
 
@@ -154,8 +155,8 @@ fn is_prefix_row(row: usize) -> bool {
 }
 
 fn length_bit(name: &str) -> u64 {
-    // Two lengths with the same value modulo 64 share one bit. A later comparison of the names
-    // distinguishes them.
+    // Two lengths with the same value modulo 64 share one bit. The later comparison of the names
+    // distinguishes such lengths.
     let length = u32::try_from(name.len()).unwrap_or(u32::MAX);
     1_u64.wrapping_shl(length)
 }

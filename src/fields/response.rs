@@ -15,15 +15,15 @@ use super::strip::{is_among, is_hop_by_hop, nominated, remove_where};
 /// - fields by which one app would change the whole origin or instruct a proxy: `Clear-Site-Data`,
 ///   `Alt-Svc`, `Public-Key-Pins`, `X-Accel-*`.
 ///
-/// `is_own_cookie` gets the exact bytes of a name. Browsers accept the prefixes `__Host-` and
-/// `__Secure-` in any case, so `is_own_cookie` is also called with the usual spelling of the
+/// `is_own_cookie` gets the exact bytes of a cookie name. Browsers accept the prefixes `__Host-`
+/// and `__Secure-` in any case, so `is_own_cookie` is also called with the usual spelling of the
 /// prefix.
 pub(crate) fn outbound(headers: &mut HeaderMap, is_own_cookie: impl Fn(&[u8]) -> bool) {
     let is_removed =
         |name: &HeaderName| is_hop_by_hop(name.as_str()) || acts_for_origin_or_proxy(name);
     let is_filtered = |name: &HeaderName| *name == SET_COOKIE || *name == STRICT_TRANSPORT_SECURITY;
-    // One pass over the fields is faster than a look-up for each name. Most responses have none of
-    // these fields.
+    // One pass over the fields is faster than a look-up for each name. Most responses have no field
+    // to remove.
     if !headers
         .keys()
         .any(|name| is_removed(name) || is_filtered(name))
@@ -63,7 +63,8 @@ fn with_usual_prefix(name: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-/// Whether a policy has the `max-age` zero, in any notation (RFC 6797 section 6.1.1).
+/// Whether the `max-age` of a `Strict-Transport-Security` policy is zero, in any notation (RFC 6797
+/// section 6.1.1).
 fn disables_protection(policy: &[u8]) -> bool {
     policy.split(|byte| *byte == b';').any(|directive| {
         let mut halves = directive.splitn(2, |byte| *byte == b'=');

@@ -68,7 +68,7 @@ impl<'a> Strip<'a> {
 /// nominate them.
 #[inline]
 fn is_always_removed(owned: &OwnedFields, name: &str) -> bool {
-    // For nearly every field the first comparison is enough for the answer.
+    // For nearly every field, the first comparison is enough to decide.
     owned.may_remove(name) && is_listed(owned, name)
 }
 
@@ -81,11 +81,11 @@ fn is_listed(owned: &OwnedFields, name: &str) -> bool {
 /// Call [`super::forwarded::Client::read`] before this function, because it needs the forwarding
 /// fields.
 ///
-/// If the request has none of these fields except `Connection: keep-alive`, this function allocates
+/// If the request has no field to remove except `Connection: keep-alive`, this function allocates
 /// nothing.
 pub fn inbound(headers: &mut HeaderMap, owned: &OwnedFields) {
-    // One pass over the fields is faster than a look-up for each name. Most requests have none of
-    // these fields.
+    // One pass over the fields is faster than a look-up for each name. Most requests have no field
+    // to remove.
     if !headers
         .keys()
         .any(|name| is_always_removed(owned, name.as_str()))

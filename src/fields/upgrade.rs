@@ -13,9 +13,9 @@ const WEBSOCKET_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// The name of the WebSocket protocol in `Upgrade` (RFC 6455).
 const WEBSOCKET: &[u8] = b"websocket";
 
-/// Protocols that are versions of HTTP or TLS. HTTP/1.1 can answer a request that asks for one of
-/// these protocols. After a switch to one of them, every request on the connection would escape the
-/// checks of the gateway.
+/// Protocols that are versions of HTTP or TLS. A request that asks for one of these protocols can
+/// also be answered over HTTP/1.1. After a switch to a version of HTTP or TLS, every request on the
+/// connection would escape the checks of the gateway.
 const HTTP_AND_TLS: [&[u8]; 4] = [b"h2", b"h2c", b"http", b"tls"];
 
 /// The maximum length of a protocol name that is forwarded, in bytes.
@@ -31,7 +31,7 @@ pub(crate) struct UpgradeRequest {
 }
 
 impl UpgradeRequest {
-    /// Reads the upgrade request from a request whose fields have not been stripped yet. Returns
+    /// Reads the requested protocol from a request whose fields have not been stripped yet. Returns
     /// `None` if the request asks for no other protocol, or for a version of HTTP or TLS.
     ///
     /// Returns `None` for a list of several protocols too, because the gateway cannot know which

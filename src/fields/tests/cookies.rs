@@ -149,8 +149,8 @@ fn c_05_many_cookies_and_semicolons_are_handled() {
 
 #[test]
 fn h_27_an_app_sets_cookies_that_differ_from_ours_in_more_than_the_prefixs_case() {
-    // With the usual prefix of a cookie instead of their first bytes, these names would be the
-    // gateway's own.
+    // If a cookie prefix replaced the first bytes of these names, the names would be the gateway's
+    // own.
     for line in ["sessions=1", "x-Secure-s=1"] {
         let mut fields = headers(&[("set-cookie", line)]);
         outbound(&mut fields, |name| {
