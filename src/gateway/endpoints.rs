@@ -35,9 +35,8 @@ pub(crate) fn hides_endpoint(path: &str) -> bool {
 }
 
 impl WorkerSite {
-    /// Does step 4 of the crate documentation: answers the gateway's own endpoints. An endpoint has
-    /// exactly one path. Other paths of the
-    /// gateway get 404.
+    /// Performs step 4 of the list in the crate documentation: answers the gateway's own endpoints.
+    /// An endpoint has exactly one path. Other paths of the gateway get 404.
     pub(super) async fn own_endpoint(
         &self,
         context: &RequestContext,

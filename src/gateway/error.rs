@@ -14,7 +14,8 @@ use crate::upstream;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A page of another site tries to open a WebSocket with the user's session. Responsible: the
-    /// client. The key `origins` in the route's `streams` lists the other sites that may open one.
+    /// client. The key `origins` in the route's `streams` lists the other sites that may open
+    /// WebSockets.
     #[error("a page of another site may not open a WebSocket here")]
     ForeignOrigin,
     /// The request's framing is ambiguous. Responsible: the client.
@@ -63,7 +64,7 @@ pub enum Error {
 pub(crate) enum Responsible {
     /// The sender of the request.
     Client,
-    /// This process or its settings.
+    /// The gateway process or its settings.
     Gateway,
     /// The app.
     Upstream,
@@ -142,7 +143,8 @@ impl Error {
         }
     }
 
-    /// Logs an error that an operator can fix. An error of a client is only in the access log.
+    /// Logs an error that an operator can fix. An error that a client caused is only in the access
+    /// log.
     pub(super) fn log(&self) {
         match self.responsible() {
             Responsible::Client => {}

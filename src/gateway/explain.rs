@@ -20,7 +20,7 @@ const DEFAULT_RETRY: Duration = Duration::from_secs(5);
 const MIN_REFRESH: Duration = Duration::from_secs(5);
 const MAX_REFRESH: Duration = Duration::from_mins(1);
 
-/// Answers a request that needs a session but is not a navigation to a document.
+/// Creates the answer to a request that needs a session but is not a navigation to a document.
 pub(super) fn sign_in_first(
     context: &RequestContext,
     challenge: &Challenge,
@@ -50,8 +50,8 @@ pub(super) fn sign_in_first(
     response
 }
 
-/// Answers a user who may not use a route. The page shows the account and lets the user use another
-/// account.
+/// Creates the answer for a user who may not use the route. The page shows the account and lets the
+/// user use another account.
 pub(super) fn forbidden(context: &RequestContext, identity: &Identity) -> Response<Body> {
     let who = identity.label().map_or_else(
         || "You are signed in, but this account may not use this page.".to_owned(),
@@ -65,8 +65,8 @@ pub(super) fn forbidden(context: &RequestContext, identity: &Identity) -> Respon
         .respond(&context.parts.headers)
 }
 
-/// Answers a user whose session exists but cannot be used now. If a browser shows the page, the
-/// page reloads itself.
+/// Creates the answer for a user whose session exists but cannot be used now. If a browser shows
+/// the page, the page reloads itself.
 pub(super) fn unavailable(context: &RequestContext, unavailable: &Unavailable) -> Response<Body> {
     let (title, text) = match unavailable.location {
         FailureLocation::Provider => (
@@ -109,7 +109,8 @@ pub(super) fn unavailable(context: &RequestContext, unavailable: &Unavailable) -
     page.respond(&context.parts.headers)
 }
 
-/// Answers a request whose login could not start. A visit to `retry_url` starts the login again.
+/// Creates the answer to a request whose login could not start. A visit to `retry_url` starts the
+/// login again.
 pub(super) fn login_not_started(
     context: &RequestContext,
     (provider, error): (&str, &login::Error),
@@ -178,8 +179,8 @@ fn loop_cause(cause: Option<Cause>) -> &'static str {
     }
 }
 
-/// Answers a login that failed. A visit to `retry_url` starts the login again, at the same
-/// provider.
+/// Creates the answer to a login that failed. A visit to `retry_url` starts the login again, at the
+/// same provider.
 pub(super) fn failed(
     context: &RequestContext,
     failure: FailedLogin,

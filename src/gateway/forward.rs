@@ -29,7 +29,7 @@ type Answer = Response<ResponseBody>;
 /// A boxed future of an answer. Most requests do not need a boxed future.
 type BoxedAnswer<'a> = Pin<Box<dyn Future<Output = Response<Body>> + 'a>>;
 
-/// The result of the app's answer or error.
+/// The next step after the app's answer or error.
 pub(super) enum ForwardOutcome<'a> {
     /// The answer to the client.
     Answered(Response<Body>),
@@ -61,7 +61,7 @@ pub(super) struct InFlight<'p> {
 }
 
 impl Worker {
-    /// Does steps 7 and 8 of the crate documentation, up to the wait for the app.
+    /// Performs steps 7 and 8 of the list in the crate documentation, up to the wait for the app.
     pub(super) fn forward(
         &self,
         mut context: RequestContext,
@@ -216,7 +216,8 @@ impl InFlight<'_> {
         Box::pin(async move {
             let response = match (refused.recover(replayable).await, kept, body) {
                 (Recovery::Retry(permit), Some((_visit, head)), Some(body)) => {
-                    // The drop frees the connection, because the app may accept only one.
+                    // This drop frees the connection for the second attempt, because the app may
+                    // accept only one connection.
                     drop(answer);
                     let request = Request::from_parts(head.into_parts(), body);
                     self.since = self.record.site().clock().instant();

@@ -1,10 +1,10 @@
 //! Handles requests, from the parsed head to the answer, in the order of the steps in the crate
 //! documentation.
 //!
-//! The room checks framing, target, host and scheme, and removes unsafe fields. It answers the
-//! gateway's own endpoints. For all other requests [`crate::access`] decides, and only its permit
-//! leads to an upstream. The room creates the pages for users, but it makes no decision about users
-//! itself.
+//! The room checks framing, target, host and scheme, and removes unsafe fields. The room answers
+//! requests to the gateway's own endpoints. For every request to an app, [`crate::access`] decides,
+//! and only its permit leads to an upstream. The room creates the pages for users, but it makes no
+//! decision about users itself.
 //!
 //! A [`Site`] contains everything that is made from the settings. A [`Worker`] handles the requests
 //! of one worker thread, with its own copy of the site and its own connections to upstreams.
@@ -119,8 +119,8 @@ impl RequestContext {
 }
 
 impl WorkerSite {
-    /// Does steps 1 to 3 of the crate documentation: checks the request, and removes all fields
-    /// that only the gateway may write.
+    /// Performs steps 1 to 3 of the list in the crate documentation: checks the request, and
+    /// removes all fields that only the gateway may write.
     fn receive(
         &self,
         client_connection: &ClientConnection,
@@ -142,7 +142,7 @@ impl WorkerSite {
     }
 
     /// Returns the scheme of the request. Plain HTTP to an `https` site is accepted only from this
-    /// machine, or from a trusted proxy that ends TLS.
+    /// machine, or from a trusted proxy that terminates TLS.
     fn scheme(&self, connection: Connection, public_url: &PublicUrl) -> Result<Scheme, Error> {
         if public_url.scheme() == "http" {
             return Ok(Scheme::Http);
@@ -170,9 +170,9 @@ impl WorkerSite {
         decision
     }
 
-    /// Does step 6 of the crate documentation for a request without a session. A navigation is
-    /// redirected to the provider, or gets a page to choose one of several providers. Other
-    /// requests get the login URL.
+    /// Performs step 6 of the list in the crate documentation, for a request without a session. A
+    /// navigation is redirected to the provider, or gets a page to choose one of several providers.
+    /// A request that is not a navigation gets the login URL.
     async fn challenge(&self, context: &RequestContext, challenge: &Challenge) -> Response<Body> {
         if !context.is_navigation() {
             return explain::sign_in_first(context, challenge, self.login_url(context, challenge));
@@ -275,8 +275,8 @@ impl Worker {
         }
     }
 
-    /// Does steps 6 to 8 of the crate documentation for a request that has to wait or is not
-    /// forwarded.
+    /// Performs steps 6 to 8 of the list in the crate documentation, for a request that has to wait
+    /// or is not forwarded.
     async fn answer(
         &self,
         context: RequestContext,

@@ -55,7 +55,7 @@ const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-p
 pub(super) enum Action {
     /// A link to another page.
     Link { href: String, label: String },
-    /// A form that changes something, sent by POST.
+    /// A form with one button, sent by POST.
     Post {
         action: &'static str,
         label: &'static str,
@@ -165,8 +165,8 @@ impl Page {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         headers.insert(header::CONTENT_SECURITY_POLICY, POLICY.clone());
         headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-        // Only pages have this field, and redirects do not. On a redirect the field would separate
-        // a popup of the app from its opener.
+        // Only pages have `Cross-Origin-Opener-Policy`, and redirects do not. On a redirect the
+        // field would separate a popup of the app from its opener.
         headers.insert(OPENER_POLICY, HeaderValue::from_static("same-origin"));
         if let Some(after) = self.retry_after {
             let seconds = HeaderValue::from(after.as_secs().max(1));

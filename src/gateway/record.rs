@@ -14,7 +14,7 @@ use crate::access::Route;
 use crate::telemetry::{self, DecisionLabel};
 
 /// The data of one request for the access log and the metrics. The data is written one time, when
-/// the record is dropped. For this reason, a request whose client has disconnected is logged too.
+/// the record is dropped. A request whose client has disconnected is therefore logged too.
 #[derive(Debug)]
 pub(super) struct Record {
     site: Rc<WorkerSite>,

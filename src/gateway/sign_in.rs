@@ -74,8 +74,7 @@ impl SignInRequest {
     /// Returns the URL of a link with these parameters, for `provider`.
     fn at(&self, provider: Option<&str>, login: &Login, public_url: &PublicUrl) -> String {
         let Ok(sealed) = login.seal(&self.return_to, public_url) else {
-            // Without random bytes no login can start. The URL of the page itself is usable
-            // instead.
+            // Without random bytes no login can start, so the link leads to the page itself.
             return self.return_to.as_str().to_owned();
         };
         let mut query = form_urlencoded::Serializer::new(String::new());

@@ -144,8 +144,8 @@ impl WorkerSite {
         &self.shared.counters
     }
 
-    /// Whether a path belongs to the gateway's own endpoints, in any spelling. Such a path is never
-    /// forwarded.
+    /// Whether a path belongs to the gateway's own endpoints, in any spelling. A request to such a
+    /// path is never forwarded.
     pub(super) fn is_own(&self, path: &str) -> bool {
         self.login().redirection().is_own_path(path) || self.shared.own.covers(path)
     }
