@@ -139,7 +139,7 @@ impl Instance {
             .map(|listener| start_operations(listener, admin, clock))
             .transpose()?;
         readiness.mark_ready();
-        // This event is the last of the start, because an invalid session file stops the start.
+        // The event is written last, because an invalid session file stops the start.
         let also = operations_address.map(tracing::field::display);
         tracing::info!(server.address = %address, operations = also, "Listening");
         Ok(Self {
