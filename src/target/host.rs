@@ -60,7 +60,7 @@ impl Host {
 }
 
 /// Whether a quick check shows that an authority is canonical: lower-case labels, and no default
-/// port. Nearly all authorities pass the quick check. The other authorities are parsed.
+/// port. Nearly all authorities pass the quick check. All other authorities are parsed.
 fn is_plain(authority: &[u8]) -> bool {
     let mut label = 0_usize;
     let mut end = None;
@@ -168,8 +168,8 @@ mod tests {
             let read = written.map(|port| parse_port(port.as_bytes()).unwrap());
             assert!(!matches!(read, Some(80 | 443)), "{text}");
         }
-        // Five names pass the quick check, each without a port and with a port that is not a
-        // default.
+        // Five names pass the quick check, each of them without a port and with a port that is not
+        // a default port.
         assert_eq!(all_plain, 10);
     }
 

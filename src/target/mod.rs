@@ -5,9 +5,9 @@
 //! code parses a host or a path again, so no two parts of the gateway, and no app, can read one
 //! request in two ways. An [`Error`] says why a target has no safe canonical form.
 //!
-//! The room knows the syntax of RFC 9110 section 4, RFC 9112 section 3 and RFC 3986. It does not
-//! know routes, users or upstreams. A [`Prefix`] stands for all paths below one path, for use in a
-//! rule.
+//! The room knows the syntax of RFC 9110 section 4, RFC 9112 section 3 and RFC 3986. The room does
+//! not know routes, users or upstreams. A [`Prefix`] stands for one path and all paths below it,
+//! for use in a rule.
 
 mod host;
 mod path;
@@ -37,8 +37,8 @@ pub(crate) const MAX_PATH: usize = 8192;
 /// [`Error::reason`] is the code for the log.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Error {
-    /// `OPTIONS *` asks about the whole server (RFC 9110 section 9.3.7). The request is not a
-    /// mistake. The gateway answers the request with 204.
+    /// `OPTIONS *` asks about the whole server (RFC 9110 section 9.3.7). `OPTIONS *` is not a
+    /// mistake of the client. The gateway answers the request with 204.
     #[error("the request is `OPTIONS *`, which is about the whole server")]
     Asterisk,
     /// The authority of the target (in absolute form, or `:authority`) and `Host` name different
@@ -81,7 +81,7 @@ pub enum Error {
     /// The method is CONNECT, TRACE or TRACK.
     #[error("the method is not supported")]
     MethodNotAllowed,
-    /// The decoded path is not UTF-8. Overlong UTF-8 encodings are rejected for the same reason.
+    /// The decoded path is not UTF-8. An overlong UTF-8 encoding is not UTF-8 either.
     #[error("the path is not UTF-8")]
     NotUtf8,
     /// The path is longer than [`MAX_PATH`].
@@ -160,15 +160,15 @@ impl Target {
     ///
     /// HTTP/1 requires exactly one `Host` field (RFC 9112 section 3.2), even with an absolute
     /// target. The authority of an absolute target must be the same as `Host`. HTTP/2 requires
-    /// `:authority` or one `host`. If an HTTP/2 request has both, they must be the same (RFC 9113
-    /// section 8.3.1).
+    /// `:authority` or one `host`. If an HTTP/2 request has both `:authority` and `host`, they must
+    /// be the same (RFC 9113 section 8.3.1).
     ///
     /// If host and path are already canonical, an HTTP/1 request causes no allocation. An HTTP/2
     /// request causes one small allocation for the host.
     ///
     /// # Errors
     ///
-    /// Any [`Error`]. All of them are rejections, except [`Error::Asterisk`].
+    /// Any [`Error`]. Each [`Error`] is a rejection, except [`Error::Asterisk`].
     pub fn from_request(parts: &http::request::Parts) -> Result<Self, Error> {
         check_method(&parts.method)?;
         check_scheme(&parts.uri)?;
@@ -268,8 +268,8 @@ fn canonical(received: &PathAndQuery) -> Result<PathAndQuery, Error> {
         return Err(Error::PathTooLong);
     }
     let path = path::canonical(path)?;
-    // In an absolute target the query may follow the authority directly. The path of such a target
-    // is `/`.
+    // In an absolute target the query may follow the authority directly. The path of an absolute
+    // target without a path is `/`.
     let unchanged = matches!(path, Cow::Borrowed(_)) && received.as_str().starts_with('/');
     if unchanged {
         return Ok(received.clone());

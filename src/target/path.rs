@@ -42,7 +42,7 @@ fn is_canonical(mut rest: &[u8]) -> Result<bool, Error> {
 
 /// Whether a quick check shows that a path, without its first slash, is canonical: unreserved
 /// characters only, and no segment that is empty or begins with a dot. Nearly all paths pass the
-/// quick check. For other paths each byte is checked.
+/// quick check. For all other paths, each byte is checked.
 fn is_plain(path: &[u8]) -> bool {
     let mut before = b'/';
     path.iter().all(|byte| {
@@ -89,12 +89,12 @@ fn rewrite(path: &str) -> String {
     text
 }
 
-/// One decoded byte of a path, and how the path contained it.
+/// One decoded byte of a path, and its form in the path.
 struct Unit {
     byte: u8,
     /// The byte was percent-encoded.
     encoded: bool,
-    /// The path contained the byte in its canonical form.
+    /// The byte had its canonical form in the path.
     canonical: bool,
 }
 
@@ -124,7 +124,7 @@ impl Unit {
             }
             [b'%', ..] => Err(Error::MalformedPercent),
             [b'\\', ..] => Err(Error::HiddenSeparator),
-            // A path ends before these characters, so a text with an unencoded one is not a path.
+            // `?` and `#` end a path, so a text with an unencoded `?` or `#` is not a path.
             [b'?' | b'#', ..] => Err(Error::WrongForm),
             [byte, after @ ..] => Ok(Some((
                 Self {
@@ -143,9 +143,10 @@ impl Unit {
 enum Segment {
     #[default]
     Empty,
-    /// The segment has only spaces so far. Some file systems drop a name of spaces.
+    /// The segment has only spaces so far. Some file systems ignore a name that consists of spaces.
     Blank,
-    /// The segment has parameters but no name. A servlet container reads such a segment as empty.
+    /// The segment has parameters but no name. A servlet container reads a segment without a name
+    /// as empty.
     OnlyParameters,
     Dot,
     DotDot,
@@ -199,7 +200,7 @@ enum SecondDecoding {
     High(u8),
 }
 
-/// The check of the decoded bytes of a path, one after the other.
+/// Checks the decoded bytes of a path, one after the other.
 #[derive(Default)]
 struct Check {
     segment: Segment,

@@ -8,10 +8,10 @@ use super::path::{canonical, decoded};
 /// A path prefix that ends at the end of a segment: `/admin` stands for `/admin` and all paths
 /// below it, but not for `/administrator`.
 ///
-/// There are two comparisons, because a wrong result has different consequences. A rule that
-/// **opens** paths uses [`Prefix::matches`], which compares exactly. A rule that **protects** paths
-/// uses [`Prefix::covers`], which also accepts spellings that some app may read as the same path.
-/// Neither comparison reads the query.
+/// There are two comparisons, because a wrong match is dangerous for some rules and a missed match
+/// for others. A rule that **opens** paths uses [`Prefix::matches`], which compares exactly. A rule
+/// that **protects** paths uses [`Prefix::covers`], which also accepts spellings that some app may
+/// read as the same path. Neither comparison reads the query.
 #[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize)]
 #[serde(try_from = "String")]
 pub struct Prefix(Box<str>);
@@ -47,7 +47,8 @@ impl Prefix {
     pub(crate) fn covers(&self, path: &str) -> bool {
         let is_slash = |byte: &u8| *byte == b'/';
         let wanted = self.0.strip_suffix('/').unwrap_or(&self.0);
-        // Both texts begin with a slash. The prefix `/` is the exception, because it is empty now.
+        // Path and prefix begin with a slash, except the prefix `/`, which is empty after
+        // `strip_suffix`.
         let Some(wanted) = wanted.strip_prefix('/') else {
             return true;
         };
@@ -124,8 +125,8 @@ impl fmt::Debug for Prefix {
 }
 
 fn may_be_the_same(segment: &[u8], wanted: &[u8]) -> bool {
-    // Letters and digits are never encoded in a canonical path. For most paths the first character
-    // is enough for the answer.
+    // Letters and digits are never encoded in a canonical path. For most paths, the first character
+    // is enough to decide.
     if let (Some(a), Some(b)) = (segment.first(), wanted.first()) {
         let plain = a.is_ascii_alphanumeric() && b.is_ascii_alphanumeric();
         if plain && !a.eq_ignore_ascii_case(b) {

@@ -55,7 +55,8 @@ fn unescape(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// Runs the rows of the table whose id satisfies `picked`. Returns the number of these rows.
+/// Runs the rows of the table whose id satisfies `picked`. Returns the number of rows that were
+/// run.
 fn run_table(picked: impl Fn(&str) -> bool) -> usize {
     let table = include_str!("../../tests/data/targets.txt");
     let rows = table.lines().filter(|line| !line.starts_with('#'));
@@ -254,7 +255,8 @@ fn p_43_long_paths_are_too_long() {
         let error = get(&long, &[b"gw.test"]).unwrap_err();
         assert_eq!((error, error.status().as_u16()), (Error::PathTooLong, 414));
     }
-    // Encoding makes a path three times as long. For such a path the limit of the URI type applies.
+    // Encoding makes a path three times as long. For the longer path, the length limit of the URI
+    // type applies.
     let wide = format!("/{}?{}", "|".repeat(MAX_PATH - 1), "q".repeat(50_000));
     assert_eq!(get(&wide, &[b"gw.test"]).unwrap_err(), Error::PathTooLong);
 }
@@ -353,7 +355,7 @@ fn a_canonical_target_is_shared_and_not_copied() {
     assert_eq!(target.authority().as_ptr(), host.as_ptr());
 }
 
-/// The parts of the generated, confusing paths.
+/// The parts from which the test generates confusing paths.
 const TOKENS: [&str; 30] = [
     "/", "/", "/", "a", "admin", "ADMIN", ".", "..", ";", "%2e", "%2E", "%2f", "%5c", "\\", "%25",
     "2e", "2", "e", "%", "%61", "%3b", "%20", "%00", "%c3%a9", "%c3", "\u{e9}", "|", "?", "%23",
