@@ -6,8 +6,9 @@ use serde::Deserialize;
 
 use crate::identity::{Claim, Identity};
 
-/// Names of fields that cannot contain a claim, in the normalized form of [`fold`]. These fields
-/// frame the message, belong to one connection, or have a meaning for apps or for this gateway.
+/// Names of fields that cannot contain a claim, in the normalized form of [`fold`]. Each of these
+/// fields frames the message, belongs to one connection, or has a meaning for apps or for this
+/// gateway.
 const RESERVED: [&str; 27] = [
     "accept",
     "authorization",
@@ -53,13 +54,14 @@ pub(crate) struct AssertionNames {
     pub(crate) preferred_username: Option<HeaderName>,
     /// The groups, joined with commas.
     pub(crate) groups: Option<HeaderName>,
-    /// The configured name of the provider. The app may need it, because a subject is unique at one
-    /// provider only.
+    /// The configured name of the provider. The app may need the provider, because a subject is
+    /// unique at one provider only.
     pub(crate) provider: Option<HeaderName>,
 }
 
 impl AssertionNames {
-    /// Returns the configured field names. A client must never send a field with such a name.
+    /// Returns the configured field names. A client must never send a field with one of the
+    /// configured names.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &HeaderName> {
         let names = [
             &self.user,
@@ -178,8 +180,8 @@ fn parse(
     Ok(Some(name))
 }
 
-/// Returns a field name as apps behind CGI and WSGI read it. Such apps cannot distinguish `-` from
-/// `_` and other marks.
+/// Returns a field name as apps behind CGI and WSGI read it. Apps behind CGI and WSGI cannot
+/// distinguish `-` from `_` and other marks.
 fn fold(name: &HeaderName) -> String {
     let fold = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
     name.as_str().chars().map(fold).collect()

@@ -10,7 +10,7 @@
 //! the request has no content. RFC 9110 section 9.2.2 also allows a retry of `PUT` and `DELETE`,
 //! but the second `DELETE` would return 404 although the first one worked. Second, while a request
 //! waits for a connection, idle connections of other workers to the same app are closed. For an app
-//! with only one process, this costs an additional handshake but shortens the wait.
+//! with only one process, the shorter wait is worth an additional handshake.
 
 mod assertion;
 mod settings;
@@ -139,8 +139,8 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Creates the app without a connection to it. Blocks while the function reads the certificate
-    /// authorities.
+    /// Prepares the app from its settings, without a connection to it. Blocks while the function
+    /// reads the certificate authorities.
     ///
     /// # Errors
     ///
@@ -219,8 +219,7 @@ impl Upstream {
         )
     }
 
-    /// Adds the fields that the app's request needs for its framing and that the client's request
-    /// did not have.
+    /// Adds the framing fields that the app needs and that the client's request did not have.
     fn prepare(&self, request: &mut Request<Upload>) {
         if !self.settings.preserve_host {
             let host = self.origin().host_value().clone();
@@ -288,7 +287,7 @@ struct WorkerPool {
 }
 
 impl Pools {
-    /// Creates a value without pools.
+    /// Creates a [`Pools`] without any pool.
     pub(crate) fn new(clock: Clock) -> Self {
         let pools = RefCell::default();
         Self { clock, pools }
@@ -351,7 +350,7 @@ impl Pools {
         if let Some(existing) = pools.get(&key) {
             return existing.pool.clone();
         }
-        // If an upstream is new, a reload has probably replaced others.
+        // If an upstream is new, a reload has probably replaced other upstreams.
         pools.retain(|_, existing| existing.upstream.strong_count() > 0);
         let pool = upstream.pool(&self.clock);
         let entry = WorkerPool {

@@ -59,8 +59,8 @@ pub(crate) struct Settings {
         deserialize_with = "seconds"
     )]
     pub(crate) response_timeout: Duration,
-    /// The longest pause inside a response body. With 0 there is no limit. Apps that push events
-    /// need this.
+    /// The longest pause inside a response body. With 0 there is no limit. An app that pushes
+    /// events needs no limit.
     #[serde(
         default = "default_body_timeout",
         rename = "body_timeout_secs",
