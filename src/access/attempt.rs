@@ -67,6 +67,8 @@ impl Refresher {
             SessionState::Superseded => match self.sessions.fetch(session.key()).await {
                 Ok(Some(newest)) => {
                     let replaced = newest.version() != session.version();
+                    // If the newer version has expired too, this attempt refreshes the newer
+                    // version.
                     if replaced && !newest.tokens().is_expired(now) {
                         return done(Outcome::Renewed(newest));
                     }
@@ -108,6 +110,8 @@ impl Refresher {
             let left = held.until().since(now);
             tokio::select! {
                 () = held.over() => {}
+                // A process that has crashed cannot release its lease, so the wait also ends when
+                // the lease expires.
                 () = self.clock().sleep(left) => {}
                 _draining = draining.wait_for(|draining| *draining) => {
                     return Ok(LeaseResult::Draining);

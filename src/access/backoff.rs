@@ -168,6 +168,7 @@ impl Backoffs {
 
 /// The pause after the given number of failures.
 fn pause(failures: u32) -> Duration {
+    // After 32 failures the factor overflows, but the longest pause applies long before that.
     let factor = 1_u32.checked_shl(failures).unwrap_or(u32::MAX);
     FIRST_PAUSE.saturating_mul(factor).min(LONGEST_PAUSE)
 }

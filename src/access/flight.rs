@@ -208,6 +208,8 @@ impl<K: Copy + Eq + Hash, P, T> Leader<K, P, T> {
     /// Ends the flight. Later requests for the key start a new flight.
     pub(super) fn finish(mut self, end: T) {
         self.finished = true;
+        // The key becomes free before the waiters get the result, so that a waiter can start a new
+        // flight at once.
         self.clear();
         self.sender.send_replace(Progress::Finished(end));
     }
@@ -225,6 +227,8 @@ impl<K: Copy + Eq + Hash, P, T> Leader<K, P, T> {
 
 impl<K: Copy + Eq + Hash, P, T> Drop for Leader<K, P, T> {
     fn drop(&mut self) {
+        // The task panicked or was cancelled. Its key must become free, because otherwise no new
+        // flight could start for the key.
         if !self.finished {
             self.clear();
             self.sender.send_replace(Progress::Lost);

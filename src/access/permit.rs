@@ -46,6 +46,8 @@ impl Permit {
     /// lead to a sign-in.
     pub(crate) fn sent_request(&self) -> Option<SentRequest> {
         let session = self.session.as_ref()?;
+        // If the route forwards refusals, only a newer token can help, and without a refresh token
+        // the session never gets one.
         let wanted =
             self.route.on_refusal != OnRefusal::Pass || session.tokens().refresh_token().is_some();
         wanted.then(|| SentRequest {

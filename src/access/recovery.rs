@@ -84,6 +84,8 @@ impl Access {
         status: StatusCode,
         headers: &HeaderMap,
     ) -> Option<TokenRefusal> {
+        // Most answers have another status, and need no comparison with the patterns of the
+        // provider.
         if status != StatusCode::UNAUTHORIZED && !status.is_redirection() {
             return None;
         }
@@ -161,6 +163,8 @@ impl Access {
     ) -> Recovery {
         let (route, session) = (&sent.route, &sent.session);
         let now = self.refresher.clock().now();
+        // The refresh starts even if this request cannot be sent again, so that later requests have
+        // a newer token.
         let joined = self.refresher.join(session, now, self.max_wait);
         let (Ok(waiter), Replayable::Yes) = (joined, replayable) else {
             return Recovery::Pass;
@@ -202,6 +206,7 @@ impl Access {
                 );
                 Recovery::Pass
             }
+            // The app has not refused the token of the newer version, so the session continues.
             Some(Ok(EndedVersion::Newer(_))) | None => Recovery::Pass,
         }
     }

@@ -221,6 +221,8 @@ impl Refresher {
             match self.pause(&session, least, &leader).await {
                 PauseEnd::Over => {}
                 PauseEnd::NoWaiters(failure) => {
+                    // Requests whose token is still valid must not start another flight during the
+                    // pause.
                     session.postpone_refresh(began.plus(failure.retry_after));
                     match leader.finish_unwaited(Outcome::Failed(failure)) {
                         FinishUnwaited::Finished => {
@@ -281,6 +283,7 @@ impl Refresher {
         let unstored = self.is_unstored(session);
         let mut draining = self.draining.subscribe();
         tokio::select! {
+            // The order matters: a flight without waiters ends, even if its next attempt is due.
             biased;
             () = leader.no_waiters(), if !unstored => PauseEnd::NoWaiters(failure),
             _draining = draining.wait_for(|draining| *draining) => PauseEnd::Draining(failure),
@@ -310,6 +313,7 @@ impl Refresher {
         };
         let answered = provider.refresh(&refreshing, &self.clock).await;
         let sent = |unrefreshed: &RefreshError| unrefreshed.error.class().sent;
+        // If no request was sent, the duration says nothing about the provider.
         if answered.as_ref().err().map(sent) != Some(Sent::Nothing) {
             let took = self.clock.instant().saturating_duration_since(asked);
             let error = answered.as_ref().err();
@@ -399,6 +403,8 @@ impl Refresher {
                 log_temporary_failure(&session, &error);
                 class.retry_after.map_or_else(
                     || self.backoffs.next_pause(session.key()),
+                    // A pause of zero would flood the provider, and a pause of hours would block
+                    // the user.
                     |asked| asked.clamp(FIRST_PAUSE, LONGEST_ASKED),
                 )
             }

@@ -257,6 +257,7 @@ impl RouteTable {
         providers: &[&str],
     ) -> Result<Self, Vec<(usize, RouteError)>> {
         let mut routes: Vec<Route> = Vec::with_capacity(settings.len());
+        // All errors are collected, so that the operator can correct them together.
         let mut errors = Vec::new();
         for (index, settings) in settings {
             let chosen = settings.provider.is_some();
@@ -285,6 +286,7 @@ impl RouteTable {
                 hosts: settings
                     .hosts
                     .iter()
+                    // The authority of a target is in lower case.
                     .map(|host| host.to_ascii_lowercase().into())
                     .collect(),
                 prefix: settings.prefix,

@@ -153,6 +153,8 @@ impl AnyOf {
 fn address(email: &str) -> Option<&str> {
     let (local, domain) = email.split_once('@')?;
     let plain = |text: &str| {
+        // An app may read an address with quotes, comments or literals (RFC 5322) as another
+        // address.
         let allowed = |byte: u8| byte.is_ascii_graphic() && !b"@\"\\(),:;<>[]".contains(&byte);
         !text.is_empty() && text.bytes().all(allowed)
     };

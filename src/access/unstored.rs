@@ -52,6 +52,7 @@ impl Unstored {
     /// Keeps the result for this used refresh token.
     pub(super) fn keep(&self, used: &Secret<String>, result: RefreshResult) -> Kept {
         let mut all = self.all();
+        // During an outage of the store, the kept results must not fill the memory.
         if all.len() >= MOST {
             return Kept::No;
         }
