@@ -118,6 +118,7 @@ pub fn others(fields: &(impl View + ?Sized), is_own: impl Fn(&[u8]) -> bool) -> 
     // The line consists of pieces of valid field values, so it is a valid value.
     match HeaderValue::from_maybe_shared(kept.freeze()) {
         Ok(mut line) if !trim(line.as_bytes()).is_empty() => {
+            // The app's cookies may be secrets, so they must not appear in debug output.
             line.set_sensitive(true);
             Others::Line(line)
         }

@@ -192,6 +192,7 @@ fn forwarded_chain(headers: &HeaderMap, trusted: &TrustedPeers) -> Option<Vec<Ip
     for member in members {
         let address = parse_address(member.trim_ascii())?;
         known.push(address);
+        // An untrusted sender may have invented the addresses to the left of its own.
         if !trusted.contains(address) {
             break;
         }

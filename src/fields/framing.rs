@@ -71,6 +71,7 @@ pub(crate) fn check(parts: &Parts) -> Result<(), FramingError> {
     }
     let chunked = one(parts, &TRANSFER_ENCODING, FramingError::TransferEncoding)?;
     let length = one(parts, &CONTENT_LENGTH, FramingError::ContentLength)?;
+    // HTTP/1.0 has no chunked coding, and HTTP/2 has its own framing.
     if chunked.is_some_and(|coding| {
         parts.version != Version::HTTP_11 || !coding.as_bytes().eq_ignore_ascii_case(b"chunked")
     }) {

@@ -127,6 +127,7 @@ pub(crate) fn append_via(headers: &mut HeaderMap, version: Version) -> Result<()
         words.nth(1)
     });
     let ours = received_by.filter(|name| name.eq_ignore_ascii_case(PSEUDONYM.as_bytes()));
+    // The count includes the entry that this function has appended.
     if ours.count() > MAX_PASSES {
         return Err(Loop);
     }

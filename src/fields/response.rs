@@ -38,6 +38,7 @@ pub(crate) fn outbound(headers: &mut HeaderMap, is_own_cookie: impl Fn(&[u8]) ->
         let name = cookie::name_set_by(value.as_bytes());
         !is_own_cookie(name) && !with_usual_prefix(name).is_some_and(|name| is_own_cookie(&name))
     });
+    // One app must not end the protection of all apps of this origin.
     keep_values(headers, &STRICT_TRANSPORT_SECURITY, |value| {
         !disables_protection(value.as_bytes())
     });
@@ -45,6 +46,7 @@ pub(crate) fn outbound(headers: &mut HeaderMap, is_own_cookie: impl Fn(&[u8]) ->
 
 fn acts_for_origin_or_proxy(name: &HeaderName) -> bool {
     let name = name.as_str();
+    // The first letter excludes nearly all names, so most names need no longer comparison.
     match name.bytes().next() {
         Some(b'a') => name == "alt-svc",
         Some(b'c') => name == "clear-site-data",

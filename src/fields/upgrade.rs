@@ -38,6 +38,8 @@ impl UpgradeRequest {
     /// protocol the app will choose.
     pub(crate) fn read(parts: &Parts) -> Option<Self> {
         let headers = &parts.headers;
+        // A server has to ignore `Upgrade` in HTTP/1.0, and HTTP/2 does not have it (RFC 9110
+        // section 7.8).
         if parts.version != Version::HTTP_11 || !lists(headers, &CONNECTION, b"upgrade") {
             return None;
         }
@@ -87,6 +89,8 @@ impl UpgradeRequest {
                 .as_bytes()
                 .eq_ignore_ascii_case(self.protocol.as_bytes())
         });
+        // If the request has no valid key, the app cannot prove anything, so no answer switches the
+        // protocol.
         let proven = !self.is_websocket()
             || self.accept.is_some()
                 && self.accept.as_ref() == only(headers, &SEC_WEBSOCKET_ACCEPT);
@@ -97,6 +101,7 @@ impl UpgradeRequest {
 /// Returns the value of `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key` (RFC 6455 section 4.2.2).
 fn accept(key: &HeaderValue) -> Option<HeaderValue> {
     let nonce = BASE64_STANDARD.decode(key.as_bytes()).ok()?;
+    // RFC 6455 section 4.1 requires a nonce of 16 bytes.
     if nonce.len() != 16 {
         return None;
     }
