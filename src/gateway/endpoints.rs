@@ -200,6 +200,7 @@ fn signed_out(context: &RequestContext) -> Response<Body> {
         "Your session with this app has ended.",
     )
     .paragraph("You may still be signed in at the sign-in server itself.")
+    // Without `prompt=login` the provider could sign the same user in without a question.
     .link("Sign in again", format!("{SIGN_IN}?prompt=login"))
     .respond(&context.parts.headers)
 }

@@ -105,6 +105,7 @@ impl Worker {
         let (parts, body, retry_copy) = if kept {
             let (body, notes) = Upload::recorded(body);
             let head = SavedHead::of(&context.parts);
+            // The kept head contains the fields, so the context needs only the method.
             let (mut rest, ()) = Request::new(()).into_parts();
             rest.method = context.parts.method.clone();
             let parts = std::mem::replace(&mut context.parts, rest);

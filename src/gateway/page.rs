@@ -169,6 +169,7 @@ impl Page {
         // field would separate a popup of the app from its opener.
         headers.insert(OPENER_POLICY, HeaderValue::from_static("same-origin"));
         if let Some(after) = self.retry_after {
+            // `Retry-After: 0` would make programs retry without a pause.
             let seconds = HeaderValue::from(after.as_secs().max(1));
             headers.insert(header::RETRY_AFTER, seconds);
         }

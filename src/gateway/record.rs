@@ -126,6 +126,7 @@ impl Drop for Record {
             duration,
             waited: self.waited,
             upstream_duration: self.upstream_duration,
+            // A request that was not forwarded has no upstream in the log.
             upstream: self.upstream_duration.and(route).map(Route::upstream_name),
         }
         .log();
