@@ -264,6 +264,7 @@ fn find_host(parts: &http::request::Parts) -> Result<Host, Error> {
 
 fn canonical(received: &PathAndQuery) -> Result<PathAndQuery, Error> {
     let path = received.path();
+    // The limit is checked first, so that the checks of a long path cost nothing.
     if path.len() > MAX_PATH {
         return Err(Error::PathTooLong);
     }

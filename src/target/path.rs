@@ -257,6 +257,7 @@ impl Check {
                 self.character_length = 0;
                 Ok(())
             }
+            // The bytes may be the beginning of a longer character.
             Err(error) if error.error_len().is_none() => Ok(()),
             Err(_) => Err(Error::NotUtf8),
         }
