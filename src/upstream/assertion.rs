@@ -153,6 +153,7 @@ impl TryFrom<RawNames> for AssertionNames {
         for (key, name) in keyed {
             let Some(name) = name else { continue };
             let folded = fold(name);
+            // Many apps would read only one of two such fields.
             if seen.contains(&folded) {
                 return Err(NameError::Duplicate { key });
             }

@@ -157,6 +157,7 @@ impl Upstream {
         let (url, timeout) = (settings.url.clone(), settings.connect_timeout);
         let connector = Connector::new(url, trust.clone(), timeout)?;
         let limit = Limit::new(settings.connections, settings.queue, settings.queue_wait);
+        // `Semaphore::new` panics if the number is greater.
         let tunnels = settings.tunnels.get().min(Semaphore::MAX_PERMITS);
         let connected = settings.queue_wait.saturating_add(settings.connect_timeout);
         let once = connected.saturating_add(settings.response_timeout);

@@ -133,6 +133,7 @@ fn default_body_timeout() -> Option<Duration> {
 }
 
 fn default_idle_timeout() -> Duration {
+    // Many app servers close a connection that has been idle for 5 seconds.
     Duration::from_secs(4)
 }
 
