@@ -394,8 +394,8 @@ impl Refresher {
             Verdict::OperatorMustAct => {
                 self.metrics.refresh(name, "alarm", reason);
                 log_operator_must_act(&session, &error);
-                // The operator may have changed the client secret at the provider first, and the
-                // settings later. In this case a retry after the usual pause succeeds soon.
+                // The operator may have changed the client secret at the provider first, so a retry
+                // succeeds soon after the change of the settings.
                 self.backoffs.next_pause(session.key())
             }
             Verdict::Temporary => {

@@ -36,7 +36,7 @@ pub(crate) fn hides_endpoint(path: &str) -> bool {
 
 impl WorkerSite {
     /// Performs step 4 of the list in the crate documentation: answers the gateway's own endpoints.
-    /// An endpoint has exactly one path. Other paths of the gateway get 404.
+    /// An endpoint has exactly one path. Any other path of the gateway gets 404.
     pub(super) async fn own_endpoint(
         &self,
         context: &RequestContext,
@@ -208,7 +208,7 @@ fn signed_out(context: &RequestContext) -> Response<Body> {
 /// Reads an answer that a provider sends by POST (OAuth 2.0 Form Post Response Mode).
 async fn form(headers: &HeaderMap, mut body: RequestBody) -> Result<Bytes, Error> {
     let mut kinds = headers.get_all(header::CONTENT_TYPE).iter();
-    // Two `Content-Type` fields are ambiguous, so they are rejected.
+    // A request with two `Content-Type` fields is ambiguous, so the gateway rejects it.
     let kind = kinds.next().filter(|_| kinds.next().is_none());
     let is_form = kind.is_some_and(|kind| {
         let essence = kind.as_bytes().split(|byte| *byte == b';').next();

@@ -32,8 +32,8 @@ pub(super) fn sign_in_first(
             login_url.clone(),
         )
     } else {
-        // The user returns to the page that contained the form. If the page needs a session, it
-        // starts the login itself.
+        // The user returns to the page that contained the form. If the page with the form needs a
+        // session, the page starts the login itself.
         let form = context.referrer().unwrap_or_else(ReturnTo::root);
         (
             "You are not signed in, or your session has ended, so the app did not get what you \

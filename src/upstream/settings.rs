@@ -59,7 +59,7 @@ pub(crate) struct Settings {
         deserialize_with = "seconds"
     )]
     pub(crate) response_timeout: Duration,
-    /// The longest pause inside a response body. With 0 there is no limit. An app that pushes
+    /// The longest pause inside a response body. The value 0 means no limit. An app that pushes
     /// events needs no limit.
     #[serde(
         default = "default_body_timeout",
