@@ -8,8 +8,8 @@ use crate::clock::Timestamp;
 use crate::provider::Providers;
 use crate::session::{self, FileError, Preview, Registrations, StoreSettings};
 
-/// The fingerprint of each provider's registration, by name. A session is valid only while its
-/// provider has the same fingerprint.
+/// The fingerprint of each provider's registration, by name. A session is valid only while the
+/// fingerprint of its provider stays the same.
 pub(crate) fn registrations(providers: &Providers) -> Registrations {
     let providers = providers.iter();
     providers
@@ -19,7 +19,7 @@ pub(crate) fn registrations(providers: &Providers) -> Registrations {
 
 impl Config {
     /// Lists the sessions in the session file that a start or a reload with these settings would
-    /// end. A running gateway may be using the file. The whole file is read.
+    /// end. This method reads the whole session file, also while a running gateway uses the file.
     ///
     /// # Errors
     ///
@@ -42,8 +42,8 @@ impl Config {
     }
 
     /// Compares these settings with `before`, the settings of a running gateway. Lists the
-    /// providers whose sessions a reload would end, with the reason, and the settings that need a
-    /// restart.
+    /// providers whose sessions a reload would end, each with the reason, and the changed settings
+    /// that need a restart.
     pub fn changes_since(&self, before: &Self) -> Vec<String> {
         let (old, new) = (&before.site.providers, &self.site.providers);
         let mut lines = Vec::new();

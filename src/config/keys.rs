@@ -1,4 +1,4 @@
-//! The keys that seal pending logins and the sessions on disk.
+//! The keys that seal pending logins and the sessions in the session file.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,31 +12,32 @@ use crate::seal::{KeyRing, Keys, Purpose};
 use crate::session::{self, StoreSettings};
 use crate::telemetry::chain;
 
-/// The key file in use, with a digest of its content at the time of reading.
+/// The configured key file, with a digest of the content that was read.
 #[derive(Debug)]
 pub(crate) struct KeyFile {
     pub(crate) path: PathBuf,
     pub(crate) content: Option<Digest>,
 }
 
-/// The SHA-256 digest of a file. It shows whether the content has changed.
+/// The SHA-256 digest of a file. A different digest means that the content has changed.
 pub(crate) type Digest = [u8; SHA256_OUTPUT_LEN];
 
-/// The digest of the current content of the file at `path`. `None` when the file cannot be read.
+/// Returns the digest of the current content of the file at `path`, or `None` when the file cannot
+/// be read.
 pub(crate) fn content_digest(path: &Path) -> Option<Digest> {
     let text = Zeroizing::new(std::fs::read(path).ok()?);
     digest(&SHA256, &text).as_ref().try_into().ok()
 }
 
-/// The key rings for values that leave the memory of the process.
+/// The key rings that seal values which leave the memory of the process.
 pub(super) struct SealingKeys {
     pub(super) logins: Arc<KeyRing>,
     pub(super) sessions: KeyRing,
     pub(super) file: Option<KeyFile>,
 }
 
-/// Reads the keys. When no key file is set, the keys are random. A reload then takes the random
-/// login keys from `reusable`, so that pending logins stay valid.
+/// Reads the keys. When no key file is set, the keys are random. A reload uses the random login
+/// keys in `reusable` again, so that pending logins stay valid.
 pub(super) fn keys(
     section: Option<&LoginSection>,
     session: Option<&session::Settings>,
@@ -47,8 +48,8 @@ pub(super) fn keys(
     if let Some(session) = session {
         check_store(session, section, reader);
     }
-    // The digest is taken before the keys are read. If the file changes in between, the digest is
-    // old, and a later check reads the keys again.
+    // The digest is computed before the keys are read. If the key file changes between the two
+    // steps, the digest is that of the old content, and a later check reads the keys again.
     let file = section.state_key_file.as_ref().map(|path| KeyFile {
         path: path.clone(),
         content: content_digest(path),
@@ -75,7 +76,7 @@ pub(super) fn keys(
         .ok()
 }
 
-/// Checks that sessions on disk can be stored in the configured file.
+/// Checks the settings of the session file: its folder and its keys.
 fn check_store(session: &session::Settings, login: &LoginSection, reader: &mut Reader<'_>) {
     let StoreSettings::Disk(disk) = &session.store else {
         return;

@@ -1,5 +1,5 @@
 //! The layers of the settings: compiled-in defaults, the file, environment variables and flags. The
-//! profile of each provider lies below what the operator wrote for that provider.
+//! settings of a provider override its profile.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,11 +14,12 @@ use super::problem::{self, Problems};
 use super::watch::FileVersion;
 use crate::provider::profile;
 
-/// The prefix of our environment variables. It ends with two underscores, because Kubernetes
-/// injects variables such as `SIDEGATE_PORT` for a service that is named `sidegate`.
+/// The prefix of our environment variables. The prefix ends with two underscores, because
+/// Kubernetes injects variables such as `SIDEGATE_PORT` for a service that is named `sidegate`.
 pub(super) const VARIABLES: &str = "SIDEGATE__";
 
-/// The layer of defaults. It is the reference file, so the documented defaults are the real ones.
+/// The layer of defaults. The reference file is this layer, so the documented defaults are the real
+/// defaults.
 pub(super) const DEFAULTS: &str = include_str!("../../config/sidegate.toml");
 
 /// Selects whether environment variables are a layer of the settings.
@@ -26,11 +27,12 @@ pub(super) const DEFAULTS: &str = include_str!("../../config/sidegate.toml");
 pub enum Variables {
     /// Environment variables override the file.
     Read,
-    /// Environment variables are ignored. The demo and the tests use this for their own files.
+    /// Environment variables are ignored. The demo and the tests ignore environment variables, so
+    /// that the environment cannot change their settings.
     Ignore,
 }
 
-/// The settings from the command line. They override the file and the environment variables.
+/// The settings from the command line, which override the file and the environment variables.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
     /// `server.listen`.
@@ -41,21 +43,20 @@ pub struct Flags {
     pub log_format: Option<String>,
 }
 
-/// The place from which settings are read. Each reload reads the same source again.
+/// The settings file, environment variables and flags. Each reload reads the same source again.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// The settings file.
     pub path: PathBuf,
-    /// Content that was read before, to be used instead of the file.
+    /// The content of the file, if it was already read. The file is then not read again.
     pub content: Option<FileContent>,
-    /// Selects whether environment variables are used.
+    /// Read environment variables, or ignore them.
     pub variables: Variables,
     /// The settings from the command line.
     pub flags: Flags,
 }
 
-/// The content of a settings file at the time of reading. Its `Debug` output does not show the
-/// content.
+/// The content and the version of a settings file. The `Debug` output does not show the content.
 #[derive(Clone)]
 pub struct FileContent {
     pub(super) text: Arc<str>,
@@ -64,8 +65,8 @@ pub struct FileContent {
 
 impl FileContent {
     fn read(path: &Path) -> io::Result<Self> {
-        // The version is taken before the text is read. If the file changes in between, the version
-        // is old, and a later comparison still finds the change.
+        // The version is determined before the text is read. If the file changes between the two
+        // steps, the version is that of the old file, and a later comparison finds the change.
         let version = FileVersion::of(path);
         let text = fs::read_to_string(path)?.into();
         Ok(Self { text, version })
@@ -89,7 +90,7 @@ impl Source {
         }
     }
 
-    /// The content that was read before, if there is any, else the current content of the file.
+    /// Returns the stored content of the file. Without stored content, reads the file.
     pub(crate) fn read(&self) -> Result<FileContent, Problems> {
         let read = self
             .content
@@ -98,8 +99,9 @@ impl Source {
         read.map_err(|error| Problems::single(&self.path, format!("cannot be read: {error}")))
     }
 
-    /// All layers. A later layer overrides an earlier one. `text` is the content of the file. The
-    /// caller reads the file once, because a second read could return a different text.
+    /// Returns all layers. A later layer overrides an earlier layer. `text` is the content of the
+    /// file. The caller reads the file only one time, because a second read could return a
+    /// different text.
     pub(super) fn layers(&self, text: &str) -> Figment {
         let file = Layer {
             metadata: Metadata::from("TOML file", &*self.path),
@@ -156,7 +158,7 @@ impl Provider for Layer {
 }
 
 pub(super) fn defaults() -> Dict {
-    // This does not fail: the file is compiled in, and a test parses it.
+    // Parsing does not fail: the file with the defaults is compiled in, and a test parses it.
     Figment::from(Toml::string(DEFAULTS))
         .extract()
         .unwrap_or_default()
@@ -186,7 +188,7 @@ fn with_profiles(settings: Figment) -> Figment {
 }
 
 /// Warns about environment variables that have one underscore and look like one of our keys. The
-/// operator probably meant to set this key.
+/// operator probably meant to set that key and wrote one underscore instead of two.
 pub(super) fn misspelled_variables(settings: &Figment) -> Vec<String> {
     let plain = |text: &str| text.replace(['_', '.'], "").to_ascii_lowercase();
     let mut keys = BTreeMap::new();

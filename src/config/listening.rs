@@ -36,13 +36,13 @@ pub(super) struct ServerSection {
     drain_secs: Seconds,
 }
 
-/// A whole number with a minimum and a maximum. The bounds prevent overflow and huge allocations in
-/// later calculations.
+/// A whole number with a minimum and a maximum. The bounds prevent overflows and huge allocations
+/// in later calculations.
 #[derive(Clone, Copy, Deserialize)]
 #[serde(try_from = "u64")]
 pub(super) struct Bounded<const MIN: u64, const MAX: u64>(u64);
 
-/// Whole seconds: at least 1, at most one week.
+/// A number of seconds, from one second to one week.
 pub(super) type Seconds = Bounded<1, { 7 * 24 * 3600 }>;
 
 impl<const MIN: u64, const MAX: u64> TryFrom<u64> for Bounded<MIN, MAX> {
@@ -68,7 +68,7 @@ impl<const MIN: u64, const MAX: u64> Bounded<MIN, MAX> {
     }
 }
 
-/// An IP network of trusted proxies. A single address is read as a network with one address.
+/// An IP network of trusted proxies. A single address means a network with only that address.
 #[derive(Clone, Copy, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct Network(pub(super) IpNet);
@@ -86,8 +86,8 @@ impl TryFrom<String> for Network {
     }
 }
 
-/// Reads the certificate and the key. `None` when no certificate is configured or when a problem
-/// was reported.
+/// Reads the certificate and the key. Returns `None` when no certificate is configured, or after
+/// reporting a problem.
 pub(super) fn acceptor(
     server: &ServerSection,
     reader: &mut Reader<'_>,
@@ -120,8 +120,8 @@ pub(super) fn acceptor(
     }
 }
 
-/// Refuses plain HTTP on an address that other machines can reach. Session cookies would cross the
-/// network in clear text.
+/// Refuses plain HTTP on an address that other machines can reach. Plain HTTP would send session
+/// cookies over the network in clear text.
 pub(super) fn check_transport(server: &ServerSection, reader: &mut Reader<'_>) {
     let plain = server.certificate_file.is_none() && server.key_file.is_none();
     if plain && !server.listen.ip().is_loopback() && server.trusted_proxies.is_empty() {
@@ -159,7 +159,7 @@ impl ServerSection {
         }
     }
 
-    /// The number of threads that serve requests. The default is one per core.
+    /// Returns the number of threads that serve requests, by default one per core.
     pub(super) fn workers(&self) -> NonZeroUsize {
         NonZeroUsize::new(self.workers.count())
             .or_else(|| std::thread::available_parallelism().ok())

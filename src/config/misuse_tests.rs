@@ -1,4 +1,4 @@
-//! Settings that would open a route, hide an endpoint or trust a peer without the operator
+//! Tests of settings that would open a route, hide an endpoint or trust a peer without the operator
 //! noticing.
 
 use super::tests::{SMALL, TestSettings, keys_of, two_providers};

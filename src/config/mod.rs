@@ -1,9 +1,10 @@
 //! The settings, from four layers: defaults, file, environment variables, flags.
 //!
-//! [`Config::load`] is the entry point. It reads the layers, checks each section, checks rules that
-//! concern several sections, and opens the files that the settings name: secrets, keys,
-//! certificates. It reports all problems at once. A [`Config`] value is therefore ready to run.
-//! Each lower room exports its own validated settings and does not know this room.
+//! [`Config::load`] is the entry point. `Config::load` reads the layers, checks each section and
+//! the rules that concern several sections, and opens the files that the settings name (secrets,
+//! keys, certificates). Instead of stopping at the first problem, `Config::load` reports all
+//! problems together. A [`Config`] value exists only when there is no problem, so it is ready to
+//! run. Each lower room defines and validates its own settings and does not know this room.
 
 mod changes;
 mod keys;
@@ -69,11 +70,11 @@ pub struct Config {
     pub(crate) session: (session::Settings, Arc<KeyRing>),
     /// The settings that need a restart.
     pub(crate) restart_only: RestartOnly,
-    /// True when a replaced settings file starts a reload without a signal.
+    /// True when the gateway watches the settings file and reloads after a replacement.
     pub(crate) watch: bool,
     /// The file with the keys of pending logins and of sessions on disk.
     pub(crate) key_file: Option<KeyFile>,
-    /// The source of the settings, with the content of the file.
+    /// The source of the settings, with the content of the settings file.
     pub(crate) source: Source,
     /// The settings that a reload replaces.
     pub site: SiteConfig,
@@ -81,7 +82,7 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
-/// The settings from which a [`gateway::Site`] is built. A reload replaces all of them.
+/// The settings from which a [`gateway::Site`] is built. A reload replaces all of these settings.
 #[derive(Debug)]
 pub struct SiteConfig {
     /// Public URLs, trusted proxies, assertion fields and the body limit.
@@ -94,11 +95,13 @@ pub struct SiteConfig {
     pub providers: Arc<Providers>,
     /// The upstreams by name.
     pub(crate) upstreams: Upstreams,
-    /// The longest time that a request waits for its session to be refreshed or fetched.
+    /// The longest time that a request waits for the refresh of its session, or for the store to
+    /// return its session.
     pub(crate) max_wait: Duration,
 }
 
-/// The open resources of a running gateway. A reload reuses those whose settings have not changed.
+/// The open resources of a running gateway. A reload reuses a resource if its settings have not
+/// changed.
 #[derive(Clone, Debug, Default)]
 pub struct Reusable {
     /// The providers by name.
@@ -139,15 +142,16 @@ const SECTIONS: [&str; 11] = [
 ];
 
 impl Config {
-    /// Reads the settings and opens the files that they name. A resource in `reusable` is used
-    /// again if its settings have not changed. At the start of the process `reusable` is empty.
+    /// Reads the settings and opens the files that they name. Uses a resource in `reusable` again
+    /// if its settings have not changed. When the process starts, `reusable` is empty.
     ///
     /// # Errors
     ///
-    /// [`Problems`]: all problems, each with its key and source.
+    /// [`Problems`] with every problem, its key and its source.
     pub fn load(source: &Source, reusable: &Reusable, clock: &Clock) -> Result<Self, Problems> {
         let (path, read) = (&source.path, source.read()?);
-        // The syntax is checked here, because figment's own syntax error would not name the file.
+        // The TOML syntax is checked before the layers are read, because figment's own syntax error
+        // would not name the file.
         if let Err(error) = Figment::from(Toml::string(&read.text)).extract::<Dict>() {
             return Err(Problems::single(path, problem::syntax(&error)));
         }
@@ -166,7 +170,7 @@ impl Config {
 }
 
 impl Config {
-    /// The version of the settings file at the time of reading.
+    /// The version of the settings file that was read.
     pub(crate) fn file_version(&self) -> Option<FileVersion> {
         self.source.content.as_ref().and_then(|read| read.version)
     }
@@ -224,7 +228,8 @@ fn build(
     if let (Some(urls), Some(routes)) = (&public_urls, &routes) {
         check_hosts(urls, routes, reader);
     }
-    // All sections have been read at this point, so that `load` reports the problems of all.
+    // Every section has been read before the first `?`, so that `load` reports the problems of all
+    // sections.
     let (login, keys) = (login?, keys?);
     let login_settings = login_settings(&login, &names, reader);
     let (server, session, routes) = (server?, session?, routes?);
@@ -261,7 +266,8 @@ fn build(
     })
 }
 
-/// Opens our certificate, if one is configured, and reports problems with the listening addresses.
+/// Opens the certificate of the gateway, if a certificate is configured, and reports problems with
+/// the listening addresses.
 fn tls(
     server: Option<&ServerSection>,
     operations: Option<&OperationsSection>,
@@ -308,7 +314,8 @@ fn public_urls(settings: &Figment, reader: &mut Reader<'_>) -> Option<PublicUrls
     }
 }
 
-/// The entries of a table of tables, such as `providers`. Reports a problem when there are none.
+/// Returns the entries of a table of tables, such as `providers`. Reports a problem when the table
+/// has no entry.
 fn entries(settings: &Figment, reader: &mut Reader<'_>, key: &str, what: &str) -> Dict {
     let entries = match settings.find_value(key) {
         Ok(Value::Dict(_, entries)) => entries,
@@ -327,12 +334,13 @@ fn entries(settings: &Figment, reader: &mut Reader<'_>, key: &str, what: &str) -
     entries
 }
 
-/// The providers in the settings.
+/// The providers that the settings define.
 struct ParsedProviders {
     /// The providers without a problem.
     providers: Providers,
-    /// The names of all providers, also of those with a problem. Otherwise one mistake in a
-    /// provider would cause a second problem in each route that names it.
+    /// The names of all providers, including providers with a problem. Without the names of
+    /// providers with a problem, a mistake in a provider would also be reported as an unknown
+    /// provider in each of its routes.
     names: Vec<String>,
     /// The names of providers with `open_registration`, unless the settings also say `anyone`.
     open: Vec<String>,
@@ -356,7 +364,8 @@ fn providers(settings: &Figment, opened: &Providers, reader: &mut Reader<'_>) ->
             open.push(name.clone());
         }
         report_unreadable_files(&settings, &key, reader);
-        // A missing file was already reported. A second error for the same cause would mislead.
+        // The provider has a problem that was already reported. Opening the provider could report
+        // the same cause a second time.
         if reader.problems.len() > noted {
             continue;
         }
@@ -397,7 +406,7 @@ fn names_known_profile(key: &str, section: &Value, reader: &mut Reader<'_>) -> b
     is_known
 }
 
-/// Returns true when `name` is allowed as the name of a provider. Reports a problem otherwise.
+/// Returns true when a provider may have the name `name`. Reports a problem otherwise.
 fn is_allowed_name(key: &str, name: &str, reader: &mut Reader<'_>) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     let is_allowed_name = name.bytes().all(allowed);

@@ -8,11 +8,12 @@ use figment::{Figment, Metadata, Source};
 /// One problem in the settings.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Problem {
-    /// The key, with dots between its parts. Empty when the problem concerns the whole file.
+    /// The key, with dots between its parts. The key is empty when the problem concerns the whole
+    /// file.
     pub key: String,
     /// The source of the value: a file, an environment variable or the command line.
     pub(crate) source: String,
-    /// The explanation. It never contains a secret.
+    /// The explanation, which never contains a secret.
     pub(crate) reason: String,
 }
 
@@ -31,7 +32,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// All problems in the settings. Responsible: the operator, who has to correct the settings.
+/// All problems in the settings. The operator is responsible and has to correct the settings.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub struct Problems(pub Vec<Problem>);
 
@@ -49,14 +50,15 @@ impl fmt::Display for Problems {
     }
 }
 
-/// The source of the value of a key, as text for the operator.
+/// Returns the source of a value (file, environment variable or flag) as text for the operator.
 pub(super) fn source_of(settings: &Figment, key: &str) -> String {
     let mut key = key;
     loop {
         if let Some(metadata) = settings.find_metadata(key) {
             return describe(metadata, key);
         }
-        // A missing key has no source. The source of its table is shown instead.
+        // A missing key has no source, so the source of the table that should contain the key is
+        // shown.
         match key.rsplit_once('.') {
             Some((table, _)) => key = table,
             None => return "not set".to_owned(),
@@ -75,8 +77,8 @@ fn describe(metadata: &Metadata, key: &str) -> String {
     }
 }
 
-/// The position and the reason of a TOML syntax error. The message does not quote the line, because
-/// the line may contain a secret and the message may be logged.
+/// Returns the line, the column and the reason of a TOML syntax error. The text does not quote the
+/// wrong line, because the line may contain a secret and the text may be logged.
 pub(super) fn syntax(error: &figment::Error) -> String {
     let quotes = |line: &&str| {
         let rest = line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
@@ -96,7 +98,8 @@ pub(super) fn variable(key: &str) -> String {
     )
 }
 
-/// The explanation of an error. For an unknown key it suggests the most similar known key.
+/// Returns the explanation of an error. The explanation of an unknown key suggests the most similar
+/// known key.
 pub(super) fn reason(kind: &Kind) -> String {
     match kind {
         Kind::UnknownField(name, known) => unknown(name, known.iter().copied()),
@@ -105,7 +108,7 @@ pub(super) fn reason(kind: &Kind) -> String {
         }
         Kind::MissingField(name) => format!("`{name}` is missing"),
         Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
-            // The serde library uses Rust words here. An operator needs other words.
+            // The serde library names Rust types here, which the operator does not know.
             let expected = match &**expected {
                 "a nonzero u32" | "a nonzero u64" | "a nonzero usize" => "a whole number above 0",
                 "a sequence" => "a list such as [\"...\"]",

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use figment::Figment;
 use figment::value::Value;
 
-/// The settings that a reload cannot change, by key. They configure parts that exist for as long as
-/// the process: sockets, threads, the session store and the log.
+/// The settings that a reload cannot change, by key. Such settings configure parts that live as
+/// long as the process: sockets, threads, the session store and the log.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct RestartOnly(BTreeMap<String, Value>);
 
@@ -35,16 +35,16 @@ impl RestartOnly {
                 flatten(key.to_owned(), value, &mut values);
             }
         }
-        // The defaults contain an empty `operations` table. It is not a setting.
+        // The defaults contain an empty `operations` table, which is not a setting.
         values.retain(|key, _value| !RELOAD_KEYS.contains(&&**key) && key != "operations");
-        // A reload can replace the certificate. It cannot switch the listener between TLS and plain
-        // HTTP, so the presence of a certificate needs a restart.
+        // A reload can replace the certificate, but cannot switch the listener between TLS and
+        // plain HTTP. Adding or removing the certificate therefore needs a restart.
         let encrypted = settings.find_value("server.certificate_file").is_ok();
         values.insert("server.certificate_file".to_owned(), Value::from(encrypted));
         Self(values)
     }
 
-    /// The keys whose values differ, sorted.
+    /// Returns the keys whose values differ, sorted.
     pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
         let keys: BTreeSet<_> = self.0.keys().chain(other.0.keys()).collect();
         let differs = |key: &&&String| self.0.get(**key) != other.0.get(**key);
@@ -55,8 +55,8 @@ impl RestartOnly {
     }
 }
 
-/// Splits a tree of settings into single values, each with its full key. An empty table is kept as
-/// a value, because its name alone can select the variant of an enum.
+/// Splits a tree of settings into single values, each with its full key. An empty table counts as a
+/// value, because the name of an empty table can select the variant of an enum.
 fn flatten(key: String, value: Value, values: &mut BTreeMap<String, Value>) {
     if let Value::Dict(_, table) = &value
         && !table.is_empty()

@@ -16,11 +16,11 @@ use crate::upstream::{self, AssertionNames, Upstream};
 /// The upstreams by name.
 pub(crate) type Upstreams = BTreeMap<Box<str>, Arc<Upstream>>;
 
-/// All configured upstreams by name. The value is `None` for an upstream with a problem.
+/// All configured upstreams by name. An upstream with a problem has the value `None`.
 pub(super) type ParsedUpstreams = BTreeMap<Box<str>, Option<Arc<Upstream>>>;
 
-/// Opens the upstreams. An upstream in `before` with the same settings is used again, with its
-/// connections.
+/// Opens the upstreams. Uses an upstream in `before` again, with its connections, if its settings
+/// have not changed.
 pub(super) fn upstreams(
     settings: &Figment,
     before: &Upstreams,
@@ -30,8 +30,8 @@ pub(super) fn upstreams(
     let mut upstreams = ParsedUpstreams::new();
     for (name, value) in entries {
         let key = format!("upstreams.{name}");
-        // The upstream is opened even if the old one is used again, so that a problem with its
-        // files is reported.
+        // The new upstream is opened even if the old upstream is used again, so that a problem with
+        // its files is reported.
         let opened = reader
             .read_value::<upstream::Settings>(&key, value)
             .and_then(|settings| match Upstream::new(&name, &settings) {
@@ -57,8 +57,8 @@ pub(super) fn valid_upstreams(upstreams: ParsedUpstreams) -> Upstreams {
         .collect()
 }
 
-/// The route table. When no route is configured, one route sends everything to the only upstream
-/// and requires a signed-in user.
+/// Reads the route table. Without a configured route, the table has one route, which sends all
+/// requests to the only upstream and requires a signed-in user.
 pub(super) fn routes(
     settings: &Figment,
     reader: &mut Reader<'_>,
@@ -96,7 +96,7 @@ pub(super) fn routes(
     }
 }
 
-/// Reports a problem of a route, unless it only follows from a problem that was already reported.
+/// Reports a problem of a route, unless the cause is a problem that was already reported.
 fn note_route(
     reader: &mut Reader<'_>,
     index: usize,
@@ -106,7 +106,7 @@ fn note_route(
     let key = match error {
         RouteError::UnknownUpstream(name) if upstreams.contains_key(name) => return,
         RouteError::AmbiguousUpstream if upstreams.len() < 2 => return,
-        // The provider has a problem of its own, which was already reported.
+        // The route names a provider with a problem, which was already reported.
         RouteError::UnknownProvider(name) if providers.contains(&&**name) => return,
         RouteError::AmbiguousGroups | RouteError::AmbiguousSubjects => "access",
         RouteError::UnknownUpstream(_) | RouteError::AmbiguousUpstream => "upstream",
@@ -123,7 +123,8 @@ pub(super) fn check_open_registration(
     open: &[String],
     reader: &mut Reader<'_>,
 ) {
-    // The default route is not in the settings, so the problem is reported at the provider.
+    // The default route is not in the settings, so its problem is reported for the key of the
+    // provider.
     let written = !reader.is_absent("routes");
     let mut all: Vec<&Route> = routes.iter().collect();
     // The problems are reported in the order of the settings.
@@ -169,7 +170,7 @@ pub(super) fn unnamed_providers(routes: &RouteTable, names: &AssertionNames) -> 
     })
 }
 
-/// Refuses settings of streams that can never apply.
+/// Refuses a setting of `streams` that can never have an effect.
 pub(super) fn check_streams(routes: &RouteTable, reader: &mut Reader<'_>) {
     for route in routes.iter() {
         let streams = route.streams();
@@ -182,7 +183,8 @@ pub(super) fn check_streams(routes: &RouteTable, reader: &mut Reader<'_>) {
     }
 }
 
-/// Refuses a route for a host that the gateway does not serve. Such a route would never match.
+/// Refuses a route for a host that the gateway does not serve. A route for an unknown host would
+/// never match.
 pub(super) fn check_hosts(urls: &PublicUrls, routes: &RouteTable, reader: &mut Reader<'_>) {
     for route in routes.iter() {
         for host in route.hosts().filter(|host| urls.find(host).is_none()) {

@@ -1,4 +1,4 @@
-//! Reads the sections one after another and continues after each problem.
+//! Reads the sections of the settings in sequence and continues after each problem.
 
 use figment::Figment;
 use figment::error::Kind;
@@ -8,8 +8,8 @@ use serde::de::DeserializeOwned;
 use super::problem::{Problem, reason, source_of};
 
 /// Reads a merged tree of settings, section by section. When a key has a problem, the reader
-/// reports it and resets the key to its default. It then reads the section again, so that it finds
-/// all problems of the section.
+/// reports the problem and resets the key to its default. The reader then reads the section again,
+/// in order to find every problem of the section.
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
     settings: &'a Figment,
@@ -53,13 +53,13 @@ impl<'a> Reader<'a> {
         self.read_value(key, value)
     }
 
-    /// Reads `value`, which is the value at `key`.
+    /// Parses `value`, which is the value at `key`.
     pub(super) fn read_value<T: DeserializeOwned>(
         &mut self,
         key: &str,
         mut value: Value,
     ) -> Option<T> {
-        // The loop ends: each round changes a key that had a problem, or returns.
+        // The loop ends, because each round resets a key with a problem or returns.
         loop {
             let error = match value.deserialize::<T>() {
                 Ok(section) => return Some(section),
@@ -67,7 +67,7 @@ impl<'a> Reader<'a> {
             };
             for error in error {
                 let mut path = error.path.clone();
-                // Figment does not add the name of an unknown key to the path.
+                // Figment's path of an unknown key does not contain the key itself.
                 if let Kind::UnknownField(name, _) = &error.kind
                     && path.last() != Some(name)
                 {
@@ -89,7 +89,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Resets the key at `path` below `key` to its default, or removes it when it has no default.
-    /// Returns true when this changed something.
+    /// Returns true when `value` has changed.
     fn reset_to_default(&self, key: &str, value: &mut Value, path: &[String]) -> bool {
         let default = find(
             &self.defaults,
@@ -111,7 +111,7 @@ fn replace(table: &mut Dict, path: &[String], default: Option<Value>) -> bool {
     {
         return replace(below, rest, default);
     }
-    // `first` is the last part of the path, or a list. A list is reset as a whole.
+    // `first` is the last part of the path, or the name of a list. A list is reset as a whole.
     let old = table.remove(first);
     let default = default.filter(|default| rest.is_empty() && old.as_ref() != Some(default));
     if let Some(default) = default {

@@ -98,7 +98,8 @@ fn the_reference_file_has_the_defaults_and_loads() {
     }
 }
 
-/// The keys of a table. Its parser lists them when it reads an unknown key.
+/// Returns the keys that a table accepts. The parser lists the keys of a table when it finds an
+/// unknown key.
 fn keys_of_table<T: serde::de::DeserializeOwned>() -> &'static [&'static str] {
     let odd = Dict::from([("no such key".to_owned(), Value::from(1))]);
     let Err(error) = Value::from(odd).deserialize::<T>() else {
@@ -326,7 +327,7 @@ fn a_flag_wins_over_the_file() {
     assert_eq!(config.listen.port(), 2);
 }
 
-/// The settings of a provider that sets nothing but its profile and its client id.
+/// Returns the settings of a provider for which only the profile and the client id are written.
 fn bare(profile: &str) -> provider::Settings {
     let text = format!("[providers.main]\nprofile = \"{profile}\"\nclient_id = \"me\"\n");
     let written = TestSettings::new(&text);

@@ -1,9 +1,10 @@
 //! Detects that the settings file was replaced.
 //!
 //! A half-written settings file is often valid TOML, but its last access rule may be missing, and a
-//! route without its rule is open to more users. A write in place therefore never starts a reload.
-//! Two changes start a reload: another file is renamed to the path, or a symbolic link in the path
-//! gets a new target (Kubernetes swaps a link). The file must then stay unchanged for a while.
+//! route without its rule is open to more users. Writing to the existing file therefore never
+//! starts a reload. Two changes start a reload: another file is renamed to the path, or a symbolic
+//! link in the path gets a new target (Kubernetes swaps a link). After such a change, the file must
+//! stay unchanged for [`STABLE`] before the reload.
 
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
@@ -19,7 +20,7 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 use tokio::time::Instant;
 
-/// The time that a replaced file must stay unchanged before it is read.
+/// The time for which a replaced file must stay unchanged before the gateway reads it.
 const STABLE: Duration = Duration::from_secs(2);
 
 /// The size of the buffer for inotify events, in bytes.
@@ -29,11 +30,13 @@ const EVENTS: usize = 4096;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(crate) enum FileChange {
-    /// There is nothing to do now.
+    /// Nothing that needs an action: the file has not changed, or has not been stable for long
+    /// enough.
     Nothing,
     /// The file was replaced and has stayed unchanged for two seconds.
     Replaced,
-    /// The file was written in place. It is not read until another file replaces it.
+    /// The file was written in place. The gateway does not read such a file until another file
+    /// replaces it.
     WrittenInPlace,
 }
 
@@ -41,10 +44,10 @@ pub(crate) enum FileChange {
 #[derive(Debug)]
 pub(crate) struct Watch {
     path: PathBuf,
-    /// The folder in the path. Another folder can be renamed to this name later.
+    /// The folder in the path. Later, another folder may be renamed to the same name.
     folder: PathBuf,
     folder_id: Option<FileId>,
-    /// The inotify events of this folder.
+    /// The inotify events of `folder`.
     events: OwnedFd,
     /// The path with all symbolic links resolved.
     target: Option<PathBuf>,
@@ -80,7 +83,7 @@ impl From<&Metadata> for FileId {
     }
 }
 
-/// Identifies a version of a file. It changes with each replacement and each write.
+/// Identifies a version of a file. Each replacement and each write changes the version.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct FileVersion {
     id: FileId,
@@ -89,7 +92,7 @@ pub(crate) struct FileVersion {
 }
 
 impl FileVersion {
-    /// The current version of the file at `path`.
+    /// Returns the current version of the file at `path`.
     pub(crate) fn of(path: &Path) -> Option<Self> {
         let about = fs::metadata(path).ok()?;
         Some(Self {
@@ -103,7 +106,7 @@ impl FileVersion {
 /// The latest event for the path.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Event {
-    /// A file or a link was created. A new file is probably not complete yet.
+    /// A file or a link was created. The content of a new file is probably not complete yet.
     Created,
     /// The folder reported no event for the path.
     Nothing,
@@ -114,8 +117,8 @@ enum Event {
 }
 
 impl Watch {
-    /// Watches the file at `path`. `read` is its version at the last reading. If another file has
-    /// replaced it since then, this counts as a replacement now.
+    /// Watches the file at `path`. `read` is the version that the gateway has read. If the file has
+    /// been replaced since that version, the replacement counts as if it happened now.
     ///
     /// # Errors
     ///
@@ -133,7 +136,8 @@ impl Watch {
             target: fs::canonicalize(path).ok(),
             pending: None,
         };
-        // Only the file id is compared: a write in place must not count as a replacement.
+        // Only the file ids are compared, because a write to the existing file must not count as a
+        // replacement.
         let id = |version: FileVersion| version.id;
         if FileVersion::of(path).map(id) != read.map(id) {
             watch.start_stability_wait(now);
@@ -152,7 +156,7 @@ impl Watch {
         let put_in_place = match event {
             Event::Nothing => leads_elsewhere,
             Event::Renamed => true,
-            // A new link is complete at once. A new file may still be written.
+            // A new link is complete at once. A new file may still be incomplete.
             Event::Created if self.path.is_symlink() => true,
             Event::Created | Event::Written => {
                 self.pending = None;
@@ -201,7 +205,7 @@ impl Watch {
         Ok(other_folder || other_target)
     }
 
-    /// The latest event that the folder reports for the path.
+    /// Reads the events of the folder and returns the latest event for the path.
     fn read_events(&self) -> io::Result<Event> {
         let name = self.path.file_name().map(OsStr::as_bytes);
         let mut buffer = [MaybeUninit::uninit(); EVENTS];
@@ -215,7 +219,8 @@ impl Watch {
                 Err(error) => return Err(error.into()),
             };
             let flags = event.events();
-            // A lost event may have been a write in place, so it counts as a write.
+            // A lost event may have been a write to the existing file, so a lost event counts as a
+            // write.
             let is_lost = flags.contains(ReadFlags::QUEUE_OVERFLOW);
             if !is_lost && event.file_name().map(std::ffi::CStr::to_bytes) != name {
                 continue;
@@ -271,7 +276,7 @@ mod tests {
             self.folder.path().join(name)
         }
 
-        /// Polls once per second for ten seconds. Returns everything but [`FileChange::Nothing`].
+        /// Polls every second for ten seconds. Returns all results except [`FileChange::Nothing`].
         fn poll_ten_times(&mut self, watch: &mut Watch) -> Vec<FileChange> {
             let poll = |second| {
                 let now = after(self.now, Duration::from_secs(second));
@@ -342,7 +347,8 @@ mod tests {
         assert_eq!(watch.poll(much_later).unwrap(), FileChange::Nothing);
     }
 
-    /// The first poll comes after the write. The writer then stops for longer than [`STABLE`].
+    /// The first poll happens after the first write. The writer then pauses for longer than
+    /// [`STABLE`].
     #[test]
     fn a_file_that_is_written_between_its_rename_and_the_first_poll_is_not_reported_as_replaced() {
         let (mut folder, mut watch) = Folder::new();
@@ -411,8 +417,8 @@ mod tests {
         assert_eq!(folder.poll_ten_times(&mut watch), [FileChange::Replaced]);
     }
 
-    /// Kubernetes mounts a `ConfigMap` in this way: the file is a link through the link `..data`,
-    /// and Kubernetes swaps `..data`.
+    /// In a `ConfigMap` that Kubernetes mounts, the file is a link through the link `..data`, and
+    /// Kubernetes swaps `..data`.
     #[test]
     fn a_link_with_a_new_target_is_reported_as_replaced() {
         let (mut folder, _) = Folder::new();
@@ -430,7 +436,7 @@ mod tests {
         fs::rename(folder.path("..data_tmp"), folder.path("..data")).unwrap();
         assert_eq!(folder.poll_ten_times(&mut watch), [FileChange::Replaced]);
         assert_eq!(folder.poll_ten_times(&mut watch), []);
-        // A write to the file behind the link does not start a reload.
+        // A write to the target of the link does not start a reload.
         symlink("1", folder.path("..data_tmp")).unwrap();
         fs::rename(folder.path("..data_tmp"), folder.path("..data")).unwrap();
         assert_eq!(watch.poll(folder.now).unwrap(), FileChange::Nothing);
