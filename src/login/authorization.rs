@@ -1,7 +1,7 @@
 //! The authorization response (RFC 6749 section 4.1.2), as the redirection endpoint receives it.
 //!
-//! An `error` is accepted without a `state`, because some servers send errors without `state`. A
-//! `code` needs a verified state: before that, no method returns the code.
+//! An `error` is accepted without a `state`, because some servers send errors without `state`. No
+//! method returns the `code` before the state is verified.
 
 use url::form_urlencoded;
 
@@ -13,7 +13,8 @@ use crate::secret::Secret;
 /// The longest accepted code, in bytes.
 const MAX_CODE: usize = 8192;
 
-/// An authorization response: a code that cannot be read yet, or an error.
+/// An authorization response: a code that is readable only after the state is verified, or an
+/// error.
 #[derive(Debug)]
 pub(super) enum AuthorizationResponse {
     /// The server sent a code.
@@ -24,12 +25,12 @@ pub(super) enum AuthorizationResponse {
         error: ErrorCode,
         /// The `state`, if the server returned one.
         state: Option<String>,
-        /// The `iss` of the answer, if it has one (RFC 9207 section 2).
+        /// The `iss` of the authorization response, if present (RFC 9207 section 2).
         iss: Option<String>,
     },
 }
 
-/// A code and a state. Neither has been verified.
+/// A code and a state, before verification.
 #[derive(Debug)]
 pub(super) struct Granted {
     code: Secret<String>,
@@ -37,20 +38,20 @@ pub(super) struct Granted {
     iss: Option<String>,
 }
 
-/// A code with a verified state: this gateway made the state for this browser, and it has not
-/// expired.
+/// A code with a verified state: this gateway made the state for this browser, and the state has
+/// not expired.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct VerifiedResponse {
-    /// The code, for one exchange.
+    /// The code, which may be exchanged one time.
     pub(super) code: Secret<String>,
-    /// The `iss` of the answer, if it has one (RFC 9207 section 2).
+    /// The `iss` of the authorization response, if present (RFC 9207 section 2).
     pub(super) iss: Option<String>,
-    /// The pending login that this answer belongs to.
+    /// The pending login to which the authorization response belongs.
     pub(super) pending: PendingLogin,
 }
 
-/// The reason why an authorization response is malformed.
+/// An authorization response that the gateway cannot accept.
 ///
 /// Responsible: the client or the provider.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -64,7 +65,8 @@ pub enum MalformedResponse {
     /// The answer has no code and no error.
     #[error("the answer has no code and no error")]
     Neither,
-    /// The code is in the query of a redirect, but the provider was asked for a form post.
+    /// The code arrived in the query of a redirect, although the authorization request demanded a
+    /// form post.
     #[error("the code came in a URL, but a form post was requested")]
     NotPosted,
     /// A parameter occurs more than once.
@@ -73,10 +75,11 @@ pub enum MalformedResponse {
 }
 
 impl AuthorizationResponse {
-    /// Reads the query of a request to the redirection endpoint, or the form posted there.
+    /// Parses the query of a request to the redirection endpoint, or the form in a POST to the
+    /// redirection endpoint.
     ///
-    /// The names are compared exactly, after one percent-decoding. Other parameters are ignored,
-    /// also tokens: a token is never read from a URL.
+    /// Parameter names are percent-decoded one time and then compared exactly. Unknown parameters
+    /// are ignored, including tokens: the gateway never accepts a token from a URL.
     ///
     /// # Errors
     ///
@@ -104,7 +107,7 @@ impl AuthorizationResponse {
                 iss,
             }),
             (Some(code), None) => {
-                // A code has only these characters (RFC 6749 appendix A.11).
+                // A code consists of visible ASCII characters and spaces (RFC 6749 appendix A.11).
                 let visible = code.bytes().all(|byte| matches!(byte, 0x20..=0x7e));
                 if code.is_empty() || code.len() > MAX_CODE || !visible {
                     return Err(MalformedResponse::Code);
@@ -118,7 +121,7 @@ impl AuthorizationResponse {
 }
 
 impl Granted {
-    /// Opens the first part of the state, which needs no browser secret.
+    /// Opens the first part of the state, which can be opened without the browser secret.
     ///
     /// # Errors
     ///
@@ -131,7 +134,8 @@ impl Granted {
         ReturnedState::open(&self.state, keys, origin)
     }
 
-    /// Verifies the state with the secret of this tab. Returns the code only if the state is valid.
+    /// Verifies the state with the browser secret of the tab. Returns the code only if the state is
+    /// valid.
     ///
     /// # Errors
     ///
@@ -174,7 +178,8 @@ pub enum ErrorCode {
     UnauthorizedClient,
     /// `unsupported_response_type`.
     UnsupportedResponseType,
-    /// Any other code, cut to 64 visible characters for the log. It is never shown on a page.
+    /// An unknown error code, cut to 64 visible characters for the log. Pages never show an unknown
+    /// error code.
     Unrecognized(Box<str>),
 }
 

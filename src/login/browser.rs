@@ -17,8 +17,8 @@ const ROUND_LIFETIME: Duration = Duration::from_secs(20);
 /// The number of logins in a row after which the gateway shows an error page instead of a redirect.
 pub(super) const MAX_ROUNDS: u8 = 3;
 
-/// The maximum number of pending-login cookies in one browser. The oldest cookies are deleted
-/// first.
+/// The maximum number of pending-login cookies in one browser. The gateway deletes the oldest
+/// cookies first.
 const MAX_TABS: usize = 60;
 
 /// The `Set-Cookie` value that stores the number of logins in a row.
@@ -31,16 +31,17 @@ pub(super) fn forget_rounds() -> HeaderValue {
     cookie::clear(ROUND)
 }
 
-/// The number of logins in a row that this browser has completed.
+/// Returns the number of logins in a row that this browser has completed.
 pub(super) fn rounds(headers: &HeaderMap) -> u8 {
     match cookies::find(headers, ROUND.as_bytes()) {
-        // The cookie is not sealed. A forged value only changes when the error page is shown.
+        // The counter cookie is not sealed, because a forged counter only changes when the error
+        // page is shown.
         Found::One([digit @ b'0'..=b'9']) => digit.saturating_sub(b'0'),
         Found::One(_) | Found::Absent | Found::Conflicting => 0,
     }
 }
 
-/// The key of the session whose cookie the browser sent. The session may have ended.
+/// Returns the key of the session in the browser's cookie. The session may have ended.
 pub(super) fn session_key(headers: &HeaderMap) -> Option<SessionKey> {
     match cookies::find(headers, cookie::SESSION.as_bytes()) {
         Found::One(value) => SessionId::parse(value).map(|id| id.key()),
@@ -48,13 +49,13 @@ pub(super) fn session_key(headers: &HeaderMap) -> Option<SessionKey> {
     }
 }
 
-/// The oldest pending logins of a browser that has too many.
+/// Returns the oldest pending logins of a browser with too many login cookies.
 pub(super) fn surplus_tabs(headers: &HeaderMap) -> impl Iterator<Item = Tab> {
     let mut tabs: Vec<Tab> = cookies::matching(headers, cookie::is_own)
         .filter_map(|(name, _)| Tab::of_cookie(name))
         .collect();
     tabs.sort_unstable();
-    // The caller is about to set one more cookie.
+    // One more cookie is counted, because the caller is about to set a cookie.
     let surplus = tabs.len().saturating_add(1).saturating_sub(MAX_TABS);
     tabs.into_iter().take(surplus)
 }

@@ -6,18 +6,17 @@ use crate::provider::{self, Classification};
 use crate::secret::NoRandomness;
 use crate::session::{OpenError, StoreError};
 
-/// The reason why a login or a sign-out failed.
+/// A failed login or sign-out.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The authorization server answered with an error. Responsible: the provider, or the user who
     /// refused.
     #[error("the authorization server refused the sign-in")]
     Denied(ErrorCode),
-    /// Three logins in a row did not lead to a usable session. Who is responsible depends on the
-    /// cause.
+    /// Three logins in a row did not lead to a usable session. Responsible: depends on the cause.
     #[error("repeated sign-ins did not lead to a session")]
     Loop,
-    /// The answer is malformed. Responsible: the client or the provider.
+    /// The authorization response is malformed. Responsible: the client or the provider.
     #[error("the answer of the authorization server is malformed")]
     Malformed(#[from] MalformedResponse),
     /// The operating system returned no random bytes. Responsible: the gateway.
@@ -27,7 +26,7 @@ pub enum Error {
     /// the gateway.
     #[error("the change of the session could not be stored")]
     NotStored(#[from] StoreError),
-    /// The task of the exchange panicked. Responsible: the gateway. This is a bug.
+    /// The task of the exchange panicked because of a bug. Responsible: the gateway.
     #[error("the exchange stopped because of a bug")]
     Panicked,
     /// The provider was not reachable, or the exchange failed. Responsible: in most cases the
@@ -87,7 +86,7 @@ impl From<provider::ResponseError> for Error {
 }
 
 impl Error {
-    /// The classification of a provider error. `None` for the other errors.
+    /// Returns the classification of a provider error, or `None` for any other error.
     pub(crate) fn class(&self) -> Option<Classification> {
         match self {
             Self::Provider(error) => Some(error.class()),

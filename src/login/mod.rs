@@ -1,11 +1,12 @@
 //! The authorization-code flow on the client side (RFC 6749 section 4.1, RFC 7636, RFC 9700).
 //!
 //! [`Login::begin`] sends a browser to a provider. [`Login::complete`] receives the answer of the
-//! provider and opens a session. [`Login::sign_out`] ends the session. This room returns cookies
-//! and redirect targets as values, or a [`FailedLogin`]. The gateway makes the pages.
+//! provider and opens a session. [`Login::sign_out`] ends the session. The login room returns
+//! cookies and redirect targets as values, or a [`FailedLogin`]. The room `gateway` makes the
+//! pages.
 //!
 //! The server stores nothing for a user who has not signed in: the pending login travels in
-//! `state`. The exchange runs as a task of the control plane. It therefore finishes even if the
+//! `state`. The exchange runs as a task of the control plane, so the exchange finishes even if the
 //! browser closes the connection.
 
 mod authorization;
@@ -53,14 +54,16 @@ use crate::seal::KeyRing;
 use crate::session::{NewSession, Once, SessionId, SessionKey, cookie};
 use crate::telemetry::TokenCall;
 
-/// The path prefix of our own endpoints. Only the callback can be configured outside it.
+/// The path prefix of the gateway's own endpoints. Only the callback may have a path outside the
+/// prefix.
 pub(crate) const OWN_PREFIX: &str = "/oauth2/";
 
 /// The longest time that a user waits for a provider that does not answer.
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The time for which a state counts as used: the longest time that the settings allow a login to
-/// take. A reload may raise the time that a login may take, and a used state must stay used.
+/// The time for which a used state is remembered: the largest value that the setting
+/// `login.timeout_secs` accepts. The current value is not enough, because a reload may increase the
+/// value, and a used state must not become usable again.
 const USED_FOR: Duration = Duration::from_hours(1);
 
 /// The settings of the login flow.
@@ -82,7 +85,8 @@ pub struct Login {
 }
 
 impl Login {
-    /// A login flow with `providers`. `keys` seal the values that travel through the browser.
+    /// Creates a login flow with `providers`. `keys` seal the values that travel through the
+    /// browser.
     pub fn new(
         settings: Settings,
         keys: Arc<KeyRing>,
@@ -119,7 +123,7 @@ impl Login {
         configured.map_or(ResponseMode::Query, |configured| configured.response_mode())
     }
 
-    /// Seals a return path for one of our own links at `public_url`.
+    /// Seals a return path for a link of the gateway at `public_url`.
     ///
     /// # Errors
     ///
@@ -132,7 +136,8 @@ impl Login {
         Ok(return_to.seal(&self.keys, public_url.origin())?)
     }
 
-    /// Opens a value from [`Login::seal`]. Returns `None` for any other value.
+    /// Opens a value that [`Login::seal`] made. Returns `None` if [`Login::seal`] did not make the
+    /// value for `public_url`.
     pub(crate) fn unseal(&self, text: &str, public_url: &PublicUrl) -> Option<ReturnTo> {
         ReturnTo::unseal(text, &self.keys, public_url.origin())
     }
@@ -190,8 +195,8 @@ impl Login {
             }
             ResponseMode::Query => cookie::set(&name, secret, self.settings.timeout),
         };
-        // Too many cookies would exceed header limits, and every request of this browser would
-        // fail.
+        // Too many cookies would exceed the size limit of fields, and every request of this browser
+        // would fail.
         let surplus = browser::surplus_tabs(start.headers).map(|tab| cookie::clear(&tab.cookie()));
         Ok(Started {
             location,
@@ -205,8 +210,8 @@ impl Login {
     /// # Cancel safety
     ///
     /// If the caller drops the future during the exchange, the exchange continues, but no session
-    /// is opened or ended. The browser has not received a new cookie, so it keeps its previous
-    /// session.
+    /// is opened or ended. The browser keeps its previous session, because it has received no new
+    /// cookie.
     pub async fn complete(self: &Arc<Self>, callback: Callback<'_>) -> Completion {
         let origin = callback.public_url.origin();
         let response = match AuthorizationResponse::parse(callback.parameters) {
@@ -214,7 +219,7 @@ impl Login {
             Err(error) => return Completion::Failed(FailedLogin::new(error.into(), None)),
         };
         let granted = match response {
-            // A server with response mode `form_post` may send errors by a redirect. It must not
+            // A server with response mode `form_post` may send errors by a redirect, but must not
             // send a code by a redirect.
             AuthorizationResponse::Granted(_)
                 if callback.mode != self.response_mode(callback.provider) =>
@@ -228,7 +233,8 @@ impl Login {
                     state.and_then(|text| ReturnedState::open(&text, &self.keys, origin).ok());
                 let state =
                     state.filter(|state| self.was_sent_to(state.details(), callback.provider));
-                // Some servers send no `iss` with errors. A wrong `iss` is refused here, too.
+                // An error may lack `iss`, because some servers send no `iss` with errors. A wrong
+                // `iss` is refused, also with an error.
                 let checked = match iss.as_deref() {
                     Some(iss) => self.check_issuer(callback.provider, Some(iss)),
                     None => Ok(()),
@@ -255,8 +261,8 @@ impl Login {
         }
     }
 
-    /// Returns true when the login was started with the server and the client that the name
-    /// `provider` means now. A reload may have given this name to another server or client.
+    /// Returns true when the login began with the server and the client that have the name
+    /// `provider` now. A reload may have given the name `provider` to a different server or client.
     fn was_sent_to(&self, details: &LoginDetails, provider: &str) -> bool {
         let is_same = |tag| {
             let now = self.providers.get(provider);
@@ -288,13 +294,13 @@ impl Login {
             return Err(Box::new(answered));
         }
         self.ready(callback.provider).await.map_err(|error| {
-            // The code was not sent, so it is still valid. The cookie is kept, so that the browser
-            // can send the same answer again.
+            // The code was not sent to the provider, so the code is still valid. The cookie is
+            // kept, so that the browser can send the same authorization response again.
             let mut failure = failed(error);
             failure.cookies.clear();
             Box::new(Completion::Failed(failure))
         })?;
-        // This check may need the metadata, which `ready` has fetched.
+        // The check of `iss` may need the metadata, which `ready` has fetched.
         self.check_issuer(callback.provider, verified.iss.as_deref())
             .map_err(|error| Box::new(Completion::Failed(failed(error))))?;
         // The state is marked as used only after all other checks.
@@ -314,8 +320,9 @@ impl Login {
         Ok(provider.check_response_issuer(iss)?)
     }
 
-    /// Decides whether the code of a verified answer may be exchanged. Each state is accepted once.
-    /// A client whose codes the provider has often refused must wait.
+    /// Decides whether the code of a verified authorization response may be exchanged. Each state
+    /// is accepted one time. A client must wait if the provider has refused too many codes from
+    /// that client.
     async fn admit(
         &self,
         returned: &ReturnedState,
@@ -347,7 +354,8 @@ impl Login {
             Ok(grant) => {
                 let (login, name) = (Arc::clone(self), details.provider.clone());
                 let previous = (callback.previous_session, details.previous_session);
-                // A second task: no session is opened when the browser has closed the connection.
+                // Opening the session is a second task. If the browser closes the connection during
+                // the exchange, this future is dropped, and the second task never starts.
                 let open = async move { login.open(&name, grant, previous).await };
                 self.process.on_control_plane(open).await
             }
@@ -373,9 +381,11 @@ impl Login {
                     self.process.throttle.note_refused(callback.client, now);
                 }
                 if class.is_some_and(|class| class.sent != Sent::Possibly) {
-                    // The provider cannot have used the code, so the same answer may be sent again.
+                    // The provider cannot have used the code, so the browser may send the same
+                    // authorization response again.
                     let unmarked = self.process.sessions.unmark(returned.fingerprint());
-                    // If the store fails, the user has to start again.
+                    // If the store fails, the state stays marked as used, and the user has to begin
+                    // a new login.
                     drop(unmarked.await);
                     failure.cookies.clear();
                 }
@@ -384,8 +394,8 @@ impl Login {
         }
     }
 
-    /// The provider `name`, when it is ready for requests. A recent result is used again. Otherwise
-    /// the provider is asked, for at most [`PROVIDER_TIMEOUT`].
+    /// Waits until the provider `name` is ready for requests, for [`PROVIDER_TIMEOUT`] at most.
+    /// Does not wait if a recent result says that the provider is ready.
     async fn ready(&self, name: &str) -> Result<Arc<Provider>, Error> {
         let provider = self.providers.get(name).ok_or(Error::UnknownProvider)?;
         if let Some(readiness) = provider.recent_readiness(self.process.clock.now()) {
@@ -401,7 +411,8 @@ impl Login {
         }
     }
 
-    /// Exchanges the code of a verified answer. The caller makes sure that this happens once.
+    /// Exchanges the code of a verified authorization response. The caller must make sure that each
+    /// code is exchanged only one time.
     async fn exchange(
         &self,
         verified: VerifiedResponse,

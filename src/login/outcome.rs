@@ -1,4 +1,4 @@
-//! The results of a login, as values. The gateway makes the HTTP responses from them.
+//! The results of a login, as values. The room `gateway` turns the values into HTTP responses.
 
 use http::HeaderValue;
 
@@ -44,7 +44,7 @@ pub enum Completion {
 /// A failed login, with the data for its error page.
 #[derive(Debug)]
 pub struct FailedLogin {
-    /// The reason.
+    /// The reason of the failure.
     pub(crate) error: Error,
     /// The page that the user asked for, or `/` when the state could not be read. A visit to this
     /// page begins a new login.
@@ -70,8 +70,9 @@ impl FailedLogin {
         .forgetting(state)
     }
 
-    /// Deletes the cookie of the pending login. The cookie is kept if the valid answer may still
-    /// come, because the received answer was manipulated or belongs to another browser.
+    /// Deletes the cookie of the pending login, unless the valid authorization response may still
+    /// arrive. The valid response may still arrive if the received response was manipulated or
+    /// belongs to another browser.
     fn forgetting(mut self, state: Option<&ReturnedState>) -> Self {
         if !matches!(
             self.error,
@@ -84,9 +85,10 @@ impl FailedLogin {
     }
 }
 
-/// The result for an answer whose state is not valid. If the browser is already signed in at the
-/// same provider, the answer is a duplicate or comes from a restored tab, and the user simply
-/// continues. A user who had asked to sign in again gets the error.
+/// Returns the result for an authorization response whose state is not valid. If the browser is
+/// already signed in at the same provider, the response is a duplicate or comes from a restored
+/// tab, and the user continues with the existing session. A user who had asked to sign in again
+/// gets the error.
 pub(super) fn stale_answer(failure: FailedLogin, callback: &Callback<'_>) -> Completion {
     match &callback.previous_session {
         PreviousSession::Live(_, session)
@@ -107,8 +109,8 @@ pub(super) fn already_signed_in(failure: &FailedLogin, public_url: &PublicUrl) -
     }
 }
 
-/// Returns true when another tab of the browser has signed in at this provider since this login
-/// began. A second exchange would only replace that session.
+/// Returns true when another tab of the browser has signed in at the same provider since this login
+/// began. An exchange for this login would only replace the session of the other tab.
 pub(super) fn signed_in_meanwhile(details: &LoginDetails, previous: &PreviousSession) -> bool {
     match previous {
         PreviousSession::Live(_, session) => {

@@ -1,10 +1,11 @@
 //! The pending login, which travels in `state`, and the check of a returned `state`.
 //!
-//! The browser carries the pending login, so a user who has not signed in costs the server no
-//! memory. The state has two sealed parts. Our key alone opens the first part (provider, return
-//! path, time, round). An error page can therefore offer a new login even if the cookie is missing.
-//! The second part (the seed of the code verifier) needs our key and the 128-bit secret in the
-//! cookie of this tab. An answer that is pasted into another browser is therefore refused.
+//! The browser carries the pending login, so a user who has not signed in costs the gateway no
+//! memory. The state has two sealed parts. The gateway's key alone opens the first part (provider,
+//! return path, time, round). An error page can therefore offer a new login even if the cookie is
+//! missing. The second part (the seed of the code verifier) needs the gateway's key and the 128-bit
+//! secret in the cookie of the tab. A callback URL that is pasted into another browser is therefore
+//! refused.
 
 use std::time::Duration;
 
@@ -29,41 +30,41 @@ pub(super) struct PendingLogin {
     seed: Secret<[u8; 32]>,
 }
 
-/// The part of a pending login that can be opened without the browser secret. It does not prove
-/// that the login began in this browser.
+/// The part of a pending login that can be opened without the browser secret. The details do not
+/// prove that the login began in this browser.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct LoginDetails {
     /// The configured name of the provider.
     pub(super) provider: Box<str>,
-    /// Identifies the server and the client, because a reload may change what the name means. A
-    /// state from an older version of the gateway does not contain it.
+    /// Identifies the server and the client, because a reload may give the name to a different
+    /// server or client. A state from an older version of the gateway has no tag.
     pub(super) registration: Option<RegistrationTag>,
     /// The page that the user asked for.
     pub(super) return_to: ReturnTo,
     /// The time at which the login began.
     pub(super) issued_at: Timestamp,
-    /// The number of logins in a row that this browser has completed before this one.
+    /// The number of logins in a row that this browser has completed before this login.
     pub(super) round: u8,
     /// True when the user asked to sign in again, even if a session exists.
     pub(super) reauthenticate: bool,
-    /// The previous session of the browser. It is set only for the response mode `form_post`, where
-    /// the callback comes without the session cookie.
+    /// The previous session of the browser. The key is present only for the response mode
+    /// `form_post`, in which the callback arrives without the session cookie.
     pub(super) previous_session: Option<SessionKey>,
 }
 
 /// The first 16 bytes of the fingerprint of a provider.
 pub(super) type RegistrationTag = [u8; 16];
 
-/// The first 16 bytes of `fingerprint`.
+/// Returns the first 16 bytes of `fingerprint`.
 pub(super) fn registration_tag(fingerprint: &[u8; 32]) -> RegistrationTag {
-    // The default is never used: a fingerprint has 32 bytes.
+    // The default value is never used, because a fingerprint has 32 bytes.
     let (beginning, _rest) = fingerprint.split_first_chunk().unwrap_or((&[0; 16], &[]));
     *beginning
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
 struct RawDetails<'a> {
-    // The names are short, because the state travels in URLs.
+    // The names of the members are short, because the state travels in URLs.
     p: &'a str,
     r: &'a str,
     t: u64,
@@ -80,22 +81,22 @@ struct RawDetails<'a> {
 pub(super) struct SealedLogin {
     /// The value of `state`.
     pub(super) state: String,
-    /// The name of the login, which is part of the cookie name. Names sort by time.
+    /// The name of the pending login, which is part of the cookie name. Names sort by time.
     pub(super) tab: Tab,
-    /// The value of the cookie.
+    /// The value of the pending-login cookie.
     pub(super) browser_secret: Secret<String>,
 }
 
-/// The reason why a `state` was refused.
+/// A refused `state`.
 ///
-/// Responsible: the client. An old tab or a blocked cookie looks the same as an attack.
+/// Responsible: the client. The gateway cannot distinguish an old tab or a blocked cookie from an
+/// attack.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum StateError {
     /// The state is older than the timeout of a login.
     #[error("the sign-in took too long")]
     Expired,
-    /// This gateway did not seal the state, or sealed it for another origin, or somebody changed
-    /// it.
+    /// This gateway did not seal the state for this origin, or the state was changed.
     #[error("this gateway did not make the state")]
     Foreign,
     /// The answer has no state.
@@ -104,7 +105,7 @@ pub enum StateError {
     /// The browser did not send the cookie of this tab.
     #[error("the browser sent no cookie for this sign-in")]
     NoCookie,
-    /// The secret in the cookie is not the secret of this login.
+    /// The secret in the cookie is not the secret of the pending login.
     #[error("the sign-in was started in another browser")]
     OtherBrowser,
 }
@@ -130,12 +131,12 @@ impl Tab {
         valid.then(|| Self(text.into()))
     }
 
-    /// The name of the cookie of this tab.
+    /// Returns the name of the cookie of this tab.
     pub(super) fn cookie(&self) -> String {
         format!("{}{}", cookie::OTHERS, self.0)
     }
 
-    /// The tab whose cookie is named `name`.
+    /// Returns the tab whose cookie has the name `name`.
     pub(super) fn of_cookie(name: &[u8]) -> Option<Self> {
         let text = name.strip_prefix(cookie::OTHERS.as_bytes())?;
         std::str::from_utf8(text).ok().and_then(Self::parse)
@@ -143,7 +144,7 @@ impl Tab {
 }
 
 impl PendingLogin {
-    /// A new pending login.
+    /// Creates a pending login.
     ///
     /// # Errors
     ///
@@ -170,7 +171,7 @@ impl PendingLogin {
         self.derived(b"nonce")
     }
 
-    /// Derives a value from the seed. Each purpose gets its own value.
+    /// Derives a value from the seed. Each purpose gives a different value.
     fn derived(&self, purpose: &[u8]) -> String {
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.seed.expose());
         URL_SAFE_NO_PAD.encode(hmac::sign(&key, purpose))
@@ -203,7 +204,7 @@ impl PendingLogin {
                 .previous_session
                 .map(|key| URL_SAFE_NO_PAD.encode(key.as_bytes())),
         };
-        // This does not fail: all members are strings, numbers and booleans.
+        // Serialization does not fail, because all members are strings, numbers and booleans.
         let plain = serde_json::to_vec(&raw).unwrap_or_default();
         let details = keys.seal(
             &associated_data(b"hint", &[tab.0.as_bytes(), origin.as_bytes()]),
@@ -211,7 +212,7 @@ impl PendingLogin {
         )?;
         let browser_secret = URL_SAFE_NO_PAD.encode(secret::random::<16>()?);
         // The first part is associated data of the second part, so that an attacker cannot combine
-        // the parts of two states.
+        // parts of two different states.
         let seed_data = associated_data(b"seed", &[browser_secret.as_bytes(), &details]);
         let seed = keys.seal(&seed_data, self.seed.expose())?;
         let [details, seed] = [details, seed].map(|part| URL_SAFE_NO_PAD.encode(part));
@@ -265,7 +266,8 @@ impl ReturnedState {
         let details = LoginDetails {
             provider: raw.p.into(),
             registration,
-            // Another version of the gateway may have sealed the path under other rules.
+            // The path is parsed again, because a version of the gateway with other rules may have
+            // sealed it.
             return_to: ReturnTo::parse(raw.r, OWN_PREFIX)?,
             issued_at: Timestamp::from_millis(raw.t),
             round: raw.n,
@@ -298,8 +300,8 @@ impl ReturnedState {
         fingerprint
     }
 
-    /// Opens the second part with the secret from the cookie of this tab. The cipher compares its
-    /// tag in constant time.
+    /// Opens the second part with the secret from the cookie of the tab. The cipher compares its
+    /// authentication tag in constant time.
     ///
     /// # Errors
     ///
@@ -311,7 +313,8 @@ impl ReturnedState {
         now: Timestamp,
         timeout: Duration,
     ) -> Result<PendingLogin, StateError> {
-        // A time in the future is accepted: the clock of the gateway may have been set back.
+        // A start time in the future is accepted, because the clock of the gateway may have been
+        // set back.
         if self.details.issued_at.plus(timeout) <= now {
             return Err(StateError::Expired);
         }
@@ -336,8 +339,8 @@ fn session_key(text: &str) -> Option<SessionKey> {
     Some(SessionKey::from_bytes(bytes.try_into().ok()?))
 }
 
-/// Encodes `purpose` and `fields` as associated data. Each part follows its length, so two
-/// different lists never give the same bytes.
+/// Encodes `purpose` and `fields` as associated data. The length of each part precedes the part, so
+/// two different lists never have the same encoding.
 pub(super) fn associated_data(purpose: &[u8], fields: &[&[u8]]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for field in [purpose].iter().chain(fields) {

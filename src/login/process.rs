@@ -10,8 +10,8 @@ use crate::clock::Clock;
 use crate::session::Sessions;
 use crate::telemetry::Metrics;
 
-/// The parts of the login flow that do not depend on the settings: sessions, metrics, clock and
-/// throttle. They outlive a reload.
+/// The parts of the login flow that do not depend on the settings and outlive a reload: sessions,
+/// metrics, clock and throttle.
 #[derive(Debug)]
 pub struct ProcessState {
     pub(super) sessions: Arc<Sessions>,
@@ -22,7 +22,8 @@ pub struct ProcessState {
 }
 
 impl ProcessState {
-    /// An empty state. `control` is the runtime of the control plane.
+    /// Creates the state of a process that has just started. `control` is the runtime of the
+    /// control plane.
     pub fn new(
         sessions: Arc<Sessions>,
         metrics: Arc<Metrics>,

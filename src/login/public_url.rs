@@ -9,8 +9,9 @@ use url::{Host, Url};
 /// One configured origin.
 ///
 /// The gateway derives `redirect_uri`, absolute `Location` fields, cookie attributes and the
-/// same-origin check from it. `Host` and forwarding fields only select one of the configured
-/// origins. A forged `Host` therefore cannot change these values.
+/// same-origin check from the configured origin. `Host` and forwarding fields only select one of
+/// the configured origins. A forged `Host` therefore cannot put another origin into a redirect or a
+/// cookie.
 ///
 /// ```
 /// use sidegate::login::PublicUrl;
@@ -98,7 +99,7 @@ impl TryFrom<String> for PublicUrl {
             ));
         }
         let origin = url.origin().ascii_serialization();
-        // The authority follows `://`.
+        // The authority begins after `://`, which has three characters.
         let authority_at = url.scheme().len().saturating_add(3);
         Ok(Self {
             origin: origin.into(),
@@ -107,12 +108,12 @@ impl TryFrom<String> for PublicUrl {
     }
 }
 
-/// The configured origins: at least one. Each has another authority.
+/// The configured origins, at least one. No two origins have the same authority.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct PublicUrls(Vec<PublicUrl>);
 
 impl PublicUrls {
-    /// The origin with this canonical authority (lower case, no default port).
+    /// Returns the origin with the given canonical authority (lower case, no default port).
     pub(crate) fn find(&self, authority: &str) -> Option<&PublicUrl> {
         self.0.iter().find(|url| url.authority() == authority)
     }

@@ -2,7 +2,7 @@
 
 use super::PublicUrl;
 
-/// The redirection endpoint of each provider. It has the same path at every origin.
+/// The redirection endpoint of each provider. The path of an endpoint is the same at every origin.
 ///
 /// A single provider uses the configured path. If there are several providers, each has its own
 /// path below the configured path, so that the answer of one provider is never accepted as the
@@ -10,12 +10,13 @@ use super::PublicUrl;
 #[derive(Clone, Debug)]
 pub(crate) struct RedirectionEndpoints {
     path: Box<str>,
-    /// The configured names, sorted.
+    /// The configured names of the providers, sorted.
     providers: Box<[Box<str>]>,
 }
 
 impl RedirectionEndpoints {
-    /// The endpoints at or below `path`, for the configured names of all providers.
+    /// Creates the endpoints at or below `path`. `providers` are the configured names of all
+    /// providers.
     pub(crate) fn new<'a>(path: &str, providers: impl IntoIterator<Item = &'a str>) -> Self {
         let mut providers: Vec<Box<str>> = providers.into_iter().map(Into::into).collect();
         providers.sort_unstable();
@@ -25,8 +26,8 @@ impl RedirectionEndpoints {
         }
     }
 
-    /// Returns true when `path` is reserved for redirection endpoints, also for names of providers
-    /// that do not exist.
+    /// Returns true when `path` is reserved for redirection endpoints, even if it contains the name
+    /// of an unknown provider.
     pub(crate) fn is_own_path(&self, path: &str) -> bool {
         match path.strip_prefix(&*self.path) {
             Some("") => true,
@@ -35,7 +36,7 @@ impl RedirectionEndpoints {
         }
     }
 
-    /// The provider whose endpoint has this path.
+    /// Returns the provider whose redirection endpoint has the path `path`.
     pub(crate) fn provider_at(&self, path: &str) -> Option<&str> {
         let below = path.strip_prefix(&*self.path)?;
         if let [only] = &*self.providers {
@@ -46,7 +47,8 @@ impl RedirectionEndpoints {
         names.find(|name| *name == below)
     }
 
-    /// The redirection URI that the operator registers at `provider` for the origin `public_url`.
+    /// Returns the redirection URI that the operator has to register at `provider` for the origin
+    /// `public_url`.
     pub(crate) fn redirect_uri(&self, public_url: &PublicUrl, provider: &str) -> String {
         let (origin, path) = (public_url.origin(), &self.path);
         match &*self.providers {

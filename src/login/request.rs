@@ -1,4 +1,4 @@
-//! The requests of a browser to the login flow.
+//! The inputs of the login flow: a request to begin a login, and a request to the callback.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,15 +14,15 @@ use crate::session::{Session, SessionId};
 pub struct Start<'a> {
     /// The configured name of the provider.
     pub provider: &'a str,
-    /// Whether the provider must ask the user to sign in again.
+    /// States whether the provider must ask the user to sign in again.
     pub prompt: Prompt,
-    /// The `login_hint` for the provider. It is not trusted.
+    /// The `login_hint` for the provider, an untrusted value.
     pub login_hint: Option<&'a str>,
     /// The page to return to after the login.
     pub return_to: ReturnTo,
     /// The origin of the request.
     pub public_url: &'a PublicUrl,
-    /// The fields of the request, for its cookies.
+    /// The fields of the request. The login flow reads the cookies.
     pub headers: &'a HeaderMap,
 }
 
@@ -31,15 +31,15 @@ pub struct Start<'a> {
 pub struct Callback<'a> {
     /// The query without `?`, or the body of the form post.
     pub parameters: &'a [u8],
-    /// The mode in which the parameters came.
+    /// The response mode in which the parameters arrived.
     pub mode: ResponseMode,
-    /// The fields of the request, for its cookies.
+    /// The fields of the request. The login flow reads the cookies.
     pub headers: &'a HeaderMap,
     /// The origin of the request.
     pub public_url: &'a PublicUrl,
-    /// The provider of this endpoint.
+    /// The provider to which the redirection endpoint belongs.
     pub provider: &'a str,
-    /// The address of the client. Forwarding fields are used only from trusted proxies.
+    /// The address of the client, from forwarding fields only if the peer is a trusted proxy.
     pub client: IpAddr,
     /// The session that the browser had before this login.
     pub previous_session: PreviousSession,

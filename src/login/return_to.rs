@@ -11,15 +11,15 @@ use crate::seal::KeyRing;
 use crate::secret::NoRandomness;
 use crate::target::{Prefix, canonical_path};
 
-/// The longest return path, in bytes. It must fit into `state`.
+/// The longest return path, in bytes. A return path must fit into `state`.
 const MAX: usize = 1024;
 
 /// A path with query on our own origin, to which the browser is sent after a login.
 ///
-/// A strict grammar decides which text is accepted. The code does not join URLs and compare
-/// origins, because URL parsers disagree about `/\evil.test`, `/.//evil.test` and
-/// `https:evil.test`. This stops open redirects. The result is always written after a configured
-/// origin ([`ReturnTo::absolute`]), never alone.
+/// To stop open redirects, a strict grammar decides which text is accepted. The code does not join
+/// URLs and compare origins, because URL parsers disagree about `/\evil.test`, `/.//evil.test` and
+/// `https:evil.test`. The path is always written after a configured origin
+/// ([`ReturnTo::absolute`]), never alone.
 #[derive(Clone, Eq, PartialEq)]
 pub struct ReturnTo(Box<str>);
 
@@ -28,12 +28,12 @@ fn sealed_for(origin: &str) -> Vec<u8> {
 }
 
 impl ReturnTo {
-    /// The start page, `/`.
+    /// Returns the start page, `/`.
     pub fn root() -> Self {
         Self("/".into())
     }
 
-    /// Accepts a path with an optional query, and removes a fragment. Returns `None` for:
+    /// Accepts a path with an optional query, and removes a fragment. `parse` returns `None` for:
     ///
     /// - text of more than 1024 bytes, and text with a backslash or with bytes that are not visible
     ///   ASCII;
@@ -42,7 +42,7 @@ impl ReturnTo {
     /// - control characters after one or two percent-decodings, in the path or the query;
     /// - a first segment that looks like a URL scheme if a program drops the leading slash;
     /// - every path below `own_prefix`, in any spelling, because a return to a login endpoint would
-    ///   start an endless loop. If `own_prefix` is not a valid path, everything is refused.
+    ///   start an endless loop. If `own_prefix` is not a valid path, every text is refused.
     pub(crate) fn parse(text: &str, own_prefix: &str) -> Option<Self> {
         let visible = text
             .bytes()
@@ -72,8 +72,8 @@ impl ReturnTo {
         (whole.len() <= MAX).then(|| Self(whole.into()))
     }
 
-    /// Seals the return path for one of our own links on `origin`. A link without a seal is not
-    /// trusted.
+    /// Seals the return path for a link of the gateway on `origin`. The gateway does not trust an
+    /// unsealed return path in a link.
     pub(super) fn seal(&self, keys: &KeyRing, origin: &str) -> Result<String, NoRandomness> {
         let sealed = keys.seal(&sealed_for(origin), self.0.as_bytes())?;
         Ok(URL_SAFE_NO_PAD.encode(sealed))
@@ -81,7 +81,8 @@ impl ReturnTo {
 
     /// Opens a value that [`ReturnTo::seal`] made for `origin`.
     pub(super) fn unseal(text: &str, keys: &KeyRing, origin: &str) -> Option<Self> {
-        // Base64 adds one third, and the cipher adds fewer than 100 bytes.
+        // A sealed path is shorter than twice the maximum, because base64 adds one third, and the
+        // cipher adds fewer than 100 bytes.
         if text.len() > MAX.saturating_mul(2) {
             return None;
         }
@@ -95,7 +96,8 @@ impl ReturnTo {
         &self.0
     }
 
-    /// The value of a `Location` field: this path on `origin`, a configured `scheme://host[:port]`.
+    /// Returns the value of a `Location` field: the return path on `origin`, a configured
+    /// `scheme://host[:port]`.
     pub(crate) fn absolute(&self, origin: &str) -> String {
         // The trailing slash is removed, so that the result contains no `//` before the path.
         [origin.trim_end_matches('/'), &self.0].concat()
@@ -103,7 +105,7 @@ impl ReturnTo {
 }
 
 impl fmt::Debug for ReturnTo {
-    /// Shows only the path. The query may contain secrets, which must not be logged.
+    /// Shows only the path, because the query may contain secrets, which must not be logged.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.0.split('?').next().unwrap_or_default();
         f.debug_tuple("ReturnTo").field(&path).finish()

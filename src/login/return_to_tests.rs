@@ -1,5 +1,5 @@
-//! Tests of the return path with a table of cases and a mutator. Two test oracles, which share no
-//! code with the grammar, check each result.
+//! Tests of the return path with a table of cases and a mutator. Two independent checks (test
+//! oracles), which share no code with the grammar, verify each result.
 
 use url::Url;
 
@@ -44,9 +44,9 @@ fn rows() -> impl Iterator<Item = (u32, String, &'static str)> {
         })
 }
 
-/// The authority that a browser would request, or `None` when it stays on our origin. A browser
-/// ignores surrounding white space, and all tabs and line ends. It reads a backslash as a slash,
-/// and it accepts any number of slashes before an authority.
+/// Returns the authority that a browser would request, or `None` when the browser would stay on our
+/// origin. A browser ignores surrounding white space, and all tabs and line ends. A browser treats
+/// a backslash as a slash, and accepts any number of slashes before an authority.
 fn leads_to(location: &str) -> Option<String> {
     let text = location.trim_matches(|c: char| c <= ' ');
     let text: String = text
@@ -84,8 +84,8 @@ fn without_dots(path: &str) -> String {
     format!("/{}", kept.join("/"))
 }
 
-/// Applies both oracles to the text after our origin. Applies them to the text alone, too, in case
-/// a caller forgets the origin.
+/// Applies both oracles to the text after our origin. Applies both oracles also to the text without
+/// an origin, in case a caller forgets the origin.
 fn assert_stays(return_to: &ReturnTo, given: &str) {
     let location = return_to.absolute(SITE);
     assert!(
@@ -237,7 +237,7 @@ fn a_return_to_is_bounded_canonical_and_absolute_when_sent() {
     let longest = format!("/{}", "a".repeat(1023));
     assert!(ReturnTo::parse(&longest, OWN).is_some());
     assert_eq!(ReturnTo::parse(&format!("{longest}a"), OWN), None);
-    // The canonical form can be longer than the limit even if the text is not.
+    // The canonical form of a text can exceed the limit although the text itself does not.
     assert_eq!(ReturnTo::parse(&format!("/{}", "|".repeat(400)), OWN), None);
     let taken = ReturnTo::parse("/%7ea?b=%2F#c", OWN).unwrap();
     assert_eq!(taken.as_str(), "/~a?b=%2F");

@@ -1,20 +1,20 @@
-//! Checks whether a request comes from one of our own pages.
+//! The check for requests that must come from one of our own pages.
 
 use http::HeaderMap;
 
 use super::PublicUrl;
 
-/// Checks whether a request that changes something comes from a page of `public_url`. This stops
-/// cross-site request forgery.
+/// Checks whether a request comes from a page of `public_url`. The check stops cross-site request
+/// forgery.
 ///
-/// `Sec-Fetch-Site` decides if the browser sends it: a page cannot set this field, and it is
-/// correct even for a page that hides its origin (`Origin: null`). Older browsers do not send it.
-/// For them `Origin` decides. A request with neither field is refused.
+/// If the request has `Sec-Fetch-Site`, that field decides: a page cannot set `Sec-Fetch-Site`, and
+/// its value is correct even for a page that hides its origin (`Origin: null`). For older browsers,
+/// which do not send `Sec-Fetch-Site`, `Origin` decides. A request with neither field is refused.
 pub(crate) fn same_origin(headers: &HeaderMap, public_url: &PublicUrl) -> SameOrigin {
     let site = single_value(headers, "sec-fetch-site");
     let same = match site {
         FieldValue::Value(site) => site == b"same-origin",
-        // A browser sends the field once. The origin of a second value is unknown, so neither is
+        // A browser sends only one `Sec-Fetch-Site`. If a request has two values, neither value is
         // trusted.
         FieldValue::Several => false,
         FieldValue::Absent => match single_value(headers, "origin") {
@@ -29,7 +29,7 @@ pub(crate) fn same_origin(headers: &HeaderMap, public_url: &PublicUrl) -> SameOr
     }
 }
 
-/// The value of a field that may occur only once.
+/// The value of a field that a request may have only one time.
 enum FieldValue<'a> {
     Absent,
     Value(&'a [u8]),
@@ -51,7 +51,7 @@ fn single_value<'a>(headers: &'a HeaderMap, name: &str) -> FieldValue<'a> {
 pub(crate) enum SameOrigin {
     /// The request comes from one of our own pages.
     Yes,
-    /// The request comes from another origin, or its origin is not known.
+    /// The request comes from another origin, or the origin of the request is not known.
     No,
 }
 

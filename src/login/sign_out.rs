@@ -9,7 +9,8 @@ use crate::fields::cookie as cookies;
 use crate::session::{EndReason, Ended, SessionId, cookie};
 
 /// The maximum number of sessions that one request signs out. A browser sends one session cookie,
-/// or a few if it has cookies for several paths. A handwritten request could contain hundreds.
+/// or a few if it has cookies for several paths. An attacker's request could contain hundreds of
+/// session cookies.
 pub(super) const MAX_SIGNED_OUT: usize = 8;
 
 impl Login {

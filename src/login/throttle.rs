@@ -1,8 +1,8 @@
 //! Slows down clients that send codes which the provider refuses.
 //!
-//! An attacker can begin a login and come back with an invented code. Each such answer costs a call
-//! to the token endpoint, and a provider may allow only fifty calls per minute for all users. Only
-//! refused codes are counted, so normal logins are not affected.
+//! An attacker can begin a login and then call the redirection endpoint with an invented code. Each
+//! invented code costs a call to the token endpoint, and a provider may allow only fifty calls per
+//! minute for all users. Only refused codes are counted, so normal logins are not affected.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
@@ -13,19 +13,19 @@ use crate::clock::Timestamp;
 /// The number of refused codes per client and minute after which the client must wait.
 const MAX_REFUSED: u64 = 10;
 
-/// The number of counters. Two clients can share a counter, but with this many counters it is rare.
-/// The memory stays fixed.
+/// The number of counters. Two clients can share a counter, but with 4096 counters this is rare.
+/// The number of counters is fixed, so the memory cannot grow.
 const COUNTERS: usize = 4096;
 
-/// Counts refused codes per client network. Each counter holds the minute and the count in one
-/// word.
+/// Counts refused codes per client network. Each counter stores the minute and the count in one
+/// 64-bit value.
 #[derive(Debug)]
 pub(super) struct Throttle {
     counters: Box<[AtomicU64]>,
     seed: RandomState,
 }
 
-/// Says whether a client may send another code.
+/// The decision whether a client may send another code.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(super) enum ThrottleDecision {
@@ -63,8 +63,8 @@ impl Throttle {
             return;
         };
         let minute = minute_of(now);
-        // Two threads can count at the same time and lose one count. The limit is approximate, so
-        // no lock is needed.
+        // Two threads that count at the same time may lose one count. No lock is needed, because
+        // the limit is approximate.
         let refused = match unpack(counter.load(Ordering::Relaxed)) {
             (then, refused) if then == minute => refused.saturating_add(1),
             _ => 1,
@@ -79,8 +79,8 @@ impl Throttle {
     }
 }
 
-/// The network that counts as one client: an IPv4 address, or a /64 of IPv6, because one client
-/// controls a whole /64.
+/// Returns the network that counts as one client: an IPv4 address, or a /64 of IPv6, because one
+/// client controls a whole /64.
 fn network(client: IpAddr) -> (bool, u64) {
     let client = client.to_canonical();
     let bits = match client {

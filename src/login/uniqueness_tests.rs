@@ -1,4 +1,4 @@
-//! A key that is built from several fields is unique for each list of fields.
+//! Tests that two different lists of fields never produce the same key.
 
 use std::collections::HashMap;
 
@@ -7,14 +7,15 @@ use proptest::prelude::*;
 use super::*;
 use crate::login::pending::associated_data;
 
-/// A short field from few different bytes: separators, bytes that look like a length, and letters.
-/// Many generated fields are therefore similar.
+/// Generates short fields from few different bytes: separators, bytes that look like a length, and
+/// letters. Because there are few bytes, many generated fields are similar.
 fn field() -> impl Strategy<Value = Vec<u8>> {
     let bytes = prop::sample::select(&b"\0\x01\x02\x08/:.,|a\xff"[..]);
     prop::collection::vec(bytes, 0..5)
 }
 
-/// The name of a provider. Some names contain characters that the settings do not allow.
+/// Generates names of providers. Some generated names contain characters that the settings do not
+/// allow.
 fn name() -> impl Strategy<Value = String> {
     let characters = prop::sample::select(vec!['a', 'b', '-', '_', '/', '.', '%', '?']);
     prop::collection::vec(characters, 0..5).prop_map(String::from_iter)
