@@ -1,5 +1,6 @@
-//! The legacy app behind the gateway. It does not use OAuth. It trusts the fields of a request and
-//! shows them. It verifies the access token only as a demonstration.
+//! The legacy app behind the gateway. Like a real legacy app, the demo app does not use OAuth: it
+//! trusts the fields of a request and shows them. The demo app verifies the access token only as a
+//! demonstration.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -29,7 +30,8 @@ const MAX_WAIT: Duration = Duration::from_mins(1);
 pub struct AppSettings {
     /// The loopback address to listen on. With port 0, the system chooses a free port.
     pub address: SocketAddr,
-    /// The public key of the provider, as PEM. Access tokens must be signed with its private key.
+    /// The public key of the provider, as PEM. Access tokens must be signed with the corresponding
+    /// private key.
     pub public_key_pem: String,
     /// The required `aud` of access tokens: the client id of the gateway.
     pub audience: String,
@@ -49,7 +51,7 @@ impl AppSettings {
     }
 }
 
-/// A running app. It stops when this value is dropped.
+/// A running app, which stops when this value is dropped.
 #[derive(Debug)]
 pub struct App {
     server: Server,
@@ -121,9 +123,9 @@ async fn handle(state: &AppState, request: Request<Bytes>) -> HandlerResult {
     })
 }
 
-/// The fields of one request, and the result of the token check.
+/// The fields of one request, with the result of the token check.
 struct ReceivedRequest {
-    /// All fields except `Authorization`. If a cookie of the gateway arrives, its value is removed.
+    /// All fields except `Authorization`, without the values of the gateway's cookies.
     fields: BTreeMap<String, String>,
     token: Option<ParsedToken>,
     /// The subject, or the reason why no user is signed in.
@@ -139,8 +141,8 @@ impl ReceivedRequest {
                 .map(|value| String::from_utf8_lossy(value.as_bytes()))
                 .collect();
             let value = values.join(", ");
-            // The gateway must not send its cookies. If one arrives, the page must not show the
-            // secret.
+            // The gateway must not send its cookies. If the app receives such a cookie by mistake,
+            // the page must not show the secret value.
             let value = if *name == COOKIE {
                 redact_gateway_cookies(&value)
             } else {
@@ -172,7 +174,7 @@ impl ReceivedRequest {
         }
     }
 
-    /// The name of the user for pages.
+    /// Returns the name of the user for pages.
     fn label(&self, subject: &str) -> String {
         let labels = ["x-forwarded-preferred-username", "x-forwarded-email"];
         let named = labels.iter().find_map(|name| self.fields.get(*name));
@@ -180,7 +182,7 @@ impl ReceivedRequest {
     }
 }
 
-/// A `Cookie` field without the values of the gateway's cookies.
+/// Returns a `Cookie` field without the values of the gateway's cookies.
 fn redact_gateway_cookies(cookies: &str) -> String {
     let pairs = cookies.split("; ").map(|pair| match pair.split_once('=') {
         Some((name, _value)) if name.starts_with("__Host-sidegate") => {
@@ -221,7 +223,7 @@ fn greeting(received: &ReceivedRequest) -> String {
     }
 }
 
-/// The decoded token. The token itself is never shown.
+/// Returns the decoded token as HTML. The encoded token is never shown.
 fn token_section(received: &ReceivedRequest) -> String {
     let verdict = match (&received.subject, &received.token) {
         (Ok(_), _) => "<p class=\"good\">✓ signature checked</p>".to_owned(),
@@ -241,8 +243,8 @@ fn token_section(received: &ReceivedRequest) -> String {
     )
 }
 
-/// The fields in two tables. The first table has the fields that proxies add, because they are the
-/// interesting ones.
+/// Returns the fields as two HTML tables. The first table contains the fields that proxies add,
+/// because a user of the demo wants to see these fields first.
 fn fields_section(received: &ReceivedRequest) -> String {
     let about = |name: &str| name.starts_with("x-forwarded-") || name == "via";
     let rows = |wanted: bool| {
@@ -280,7 +282,7 @@ fn rows(object: &Map<String, Value>) -> impl Iterator<Item = (&str, String)> {
 /// Formats seconds since the epoch as an HTTP date.
 fn http_date(seconds: &serde_json::Number) -> Option<String> {
     let since = Duration::try_from_secs_f64(seconds.as_f64()?).ok()?;
-    // An HTTP date has no year after 9999, and `fmt_http_date` would panic.
+    // An HTTP date cannot have a year after 9999, and `fmt_http_date` panics for such a date.
     if since > Duration::from_hours(8000 * 365 * 24) {
         return None;
     }
@@ -288,7 +290,7 @@ fn http_date(seconds: &serde_json::Number) -> Option<String> {
     Some(httpdate::fmt_http_date(date))
 }
 
-/// The data of [`front_page`] as JSON, for programs.
+/// Returns the data of [`front_page`] as JSON, for programs.
 fn whoami(state: &AppState, received: &ReceivedRequest) -> Response<ReplyBody> {
     let token = match (&received.subject, &received.token) {
         (Ok(_), _) => "signature checked",

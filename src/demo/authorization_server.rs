@@ -32,17 +32,17 @@ pub struct Client {
     pub id: String,
     /// The client secret; `None` for a public client, which must use PKCE.
     pub secret: Option<Secret<String>>,
-    /// The redirection URIs. They are compared byte by byte. A URI with the host `127.0.0.1` or
-    /// `[::1]` also matches with any other port (RFC 8252 section 7.3).
+    /// The redirection URIs, which are compared byte by byte. A URI with the host `127.0.0.1` or
+    /// `[::1]` matches with any port (RFC 8252 section 7.3).
     pub redirect_uris: Vec<String>,
 }
 
 /// A user who can sign in.
 #[derive(Clone, Debug)]
 pub struct User {
-    /// The id of the user. As text it is the `sub` of the user's tokens.
+    /// The id of the user. The `sub` of the user's tokens is the id as text.
     pub id: u64,
-    /// The user name for the login form. The email address works, too.
+    /// The user name for the login form. The login form also accepts the email address.
     pub username: String,
     /// The password.
     pub password: Secret<String>,
@@ -50,16 +50,16 @@ pub struct User {
     pub name: String,
     /// The email address.
     pub email: String,
-    /// The time at which the email address was verified, in Laravel's format. `None` if it is not
-    /// verified.
+    /// The time at which the email address was verified, in Laravel's format, or `None` for an
+    /// unverified address.
     pub email_verified_at: Option<String>,
     /// The groups. Only an OpenID Provider reports them.
     pub groups: Vec<String>,
 }
 
 impl User {
-    /// The user of the demo: `alice`, with the password `password`, a verified email address and
-    /// two groups.
+    /// Returns the user of the demo: `alice`, with the password `password`, a verified email
+    /// address and two groups.
     pub fn alice() -> Self {
         Self {
             id: 17,
@@ -72,8 +72,8 @@ impl User {
         }
     }
 
-    /// Another user: `bob`, with the password `password`, an unverified email address and one
-    /// group.
+    /// Returns a second user: `bob`, with the password `password`, an unverified email address and
+    /// one group.
     pub fn bob() -> Self {
         Self {
             id: 18,
@@ -92,15 +92,16 @@ impl User {
 pub struct AuthorizationServerSettings {
     /// The loopback address to listen on. With port 0, the system chooses a free port.
     pub address: SocketAddr,
-    /// The kind of server that it imitates.
+    /// The kind of server to imitate.
     pub kind: ProviderKind,
-    /// The first clients. [`AuthorizationServer::register`] adds more.
+    /// The clients at the start. [`AuthorizationServer::register`] adds more clients.
     pub clients: Vec<Client>,
     /// The users.
     pub users: Vec<User>,
-    /// The scopes that exist. An OpenID Provider also has `openid`, `profile` and `email`.
+    /// The scopes that a client can request. An OpenID Provider also has the scopes `openid`,
+    /// `profile` and `email`.
     pub scopes: Vec<String>,
-    /// The lifetime of an access token, which is also `expires_in`.
+    /// The lifetime of an access token, which is also the value of `expires_in`.
     pub access_token_lifetime: Duration,
     /// The lifetime of a refresh token.
     pub refresh_token_lifetime: Duration,
@@ -109,8 +110,9 @@ pub struct AuthorizationServerSettings {
 }
 
 impl Default for AuthorizationServerSettings {
-    /// A free port on `127.0.0.1`, Passport 13, the users alice and bob, the scopes `read` and
-    /// `write`, tokens with a lifetime of 731 days, no client, and the system clock.
+    /// Returns settings with a free port on `127.0.0.1`, Passport 13, the users alice and bob, the
+    /// scopes `read` and `write`, tokens with a lifetime of 731 days, no client, and the system
+    /// clock.
     fn default() -> Self {
         let two_years = Duration::from_hours(731 * 24);
         Self {
@@ -129,7 +131,7 @@ impl Default for AuthorizationServerSettings {
 /// A fault of the token endpoint, for one request.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// Sends this answer and does not process the request.
+    /// Sends the given answer and does not process the request.
     Answer {
         /// The status code.
         status: StatusCode,
@@ -144,12 +146,12 @@ pub enum Fault {
     Drop,
     /// Processes the request, then closes the connection without an answer.
     LoseAnswer,
-    /// Redirects to this URI with status 307.
+    /// Redirects to the given URI with status 307.
     Redirect(HeaderValue),
 }
 
-/// A request to the token endpoint, unchanged. It contains secrets, so its `Debug` output shows
-/// only names.
+/// A request to the token endpoint, unchanged. The request contains secrets, so the `Debug` output
+/// shows only names.
 #[derive(Clone)]
 pub struct TokenRequest {
     /// The method.
@@ -175,7 +177,7 @@ impl fmt::Debug for TokenRequest {
     }
 }
 
-/// A running authorization server. It stops when this value is dropped.
+/// A running authorization server, which stops when this value is dropped.
 #[derive(Debug)]
 pub struct AuthorizationServer {
     server: Server,
@@ -201,13 +203,13 @@ impl fmt::Debug for ServerState {
 }
 
 impl ServerState {
-    /// The user with this id.
+    /// Returns the user with the id `id`.
     pub(crate) fn user(&self, id: u64) -> Option<&User> {
         self.settings.users.iter().find(|user| user.id == id)
     }
 
-    /// The `iss` parameter of authorization responses (RFC 9207). A Passport server does not send
-    /// it.
+    /// Returns the `iss` parameter of authorization responses (RFC 9207). A Passport server does
+    /// not send `iss`.
     pub(crate) fn response_issuer(&self) -> Option<&str> {
         (self.settings.kind == ProviderKind::OpenId).then_some(&self.issuer)
     }
@@ -245,8 +247,8 @@ impl AuthorizationServer {
         self.server.address()
     }
 
-    /// The base URL of the endpoints: `http://` and the address. It is also the issuer identifier
-    /// of an OpenID Provider.
+    /// Returns the base URL of the endpoints: `http://` and the address. The base URL is also the
+    /// issuer identifier of an OpenID Provider.
     pub fn base_url(&self) -> String {
         self.state.issuer.clone()
     }
@@ -286,7 +288,7 @@ impl AuthorizationServer {
         self.state.refreshes.load(Ordering::Relaxed)
     }
 
-    /// Registers `client`. It replaces a client with the same id.
+    /// Registers `client`, in the place of an existing client with the same id.
     pub async fn register(&self, client: Client) {
         self.state.records.lock().await.register(client);
     }
@@ -301,8 +303,8 @@ impl AuthorizationServer {
         self.state.records.lock().await.forget_logins();
     }
 
-    /// Makes the next request to the token endpoint fail. Further calls add faults for the requests
-    /// after it.
+    /// Makes the next request to the token endpoint fail. Each further call adds a fault for one
+    /// more request.
     pub async fn fail_next(&self, fault: Fault) {
         self.state.records.lock().await.faults.push_back(fault);
     }
@@ -357,7 +359,7 @@ async fn openid_endpoint(state: &ServerState, request: &Request<Bytes>) -> Respo
     }
 }
 
-/// The token endpoint, with the next requested fault.
+/// Handles a request to the token endpoint, with the next requested fault.
 async fn token_endpoint(state: &ServerState, request: &Request<Bytes>) -> HandlerResult {
     let fault = {
         let mut records = state.records.lock().await;
@@ -423,9 +425,9 @@ fn method_not_allowed(allow: &'static str) -> Response<ReplyBody> {
     response
 }
 
-/// Returns true when the redirection URI `asked` matches `registered`. Both must be equal. If the
-/// host of `registered` is a loopback address, the port may differ (RFC 8252 section 7.3). The name
-/// `localhost` is not a loopback address here.
+/// Returns true when the redirection URI `asked` matches `registered`. The two URIs must be equal,
+/// but if the host of `registered` is a loopback address, the ports may differ (RFC 8252 section
+/// 7.3). The name `localhost` does not count as a loopback address.
 pub(crate) fn is_registered(registered: &str, asked: &str) -> bool {
     if registered == asked {
         return true;

@@ -1,7 +1,7 @@
 //! The authorization endpoint (RFC 6749 section 3.1) with its login form.
 //!
-//! A user who is signed in at this server gets a code at once, without a login form. The server
-//! never asks for consent, because its clients are first-party clients.
+//! A user who is signed in at this server gets a code at once, without a login form. This server
+//! never asks for consent, because all its clients are first-party clients.
 
 use std::collections::HashMap;
 
@@ -26,16 +26,16 @@ const COOKIE_NAME: &str = "provider_session";
 /// A valid authorization request.
 struct AuthorizationRequest {
     client_id: String,
-    /// The parameter of the request. `None` means the only registered URI of the client.
+    /// The `redirect_uri` parameter. `None` means the only registered URI of the client.
     redirect_uri: Option<String>,
-    /// The URI that the answer is sent to.
+    /// The URI to which the authorization response is sent.
     target: String,
     state: Option<String>,
     scopes: Vec<String>,
     challenge: Option<(String, String)>,
     nonce: Option<String>,
     prompt: Option<String>,
-    /// The maximum age of the sign-in, in seconds. A Passport server ignores it.
+    /// The maximum age of the sign-in, in seconds. A Passport server ignores `max_age`.
     max_age: Option<u64>,
 }
 
@@ -52,7 +52,8 @@ impl AuthorizationRequest {
     }
 }
 
-/// `GET /oauth/authorize`: returns a code if a user is signed in, else the login form.
+/// `GET /oauth/authorize`: redirects with a code if a user is signed in, and otherwise shows the
+/// login form.
 pub(crate) async fn show(server: &ServerState, request: &Request<Bytes>) -> Response<ReplyBody> {
     let authorization = match validate(server, request).await {
         Ok(authorization) => authorization,
@@ -138,8 +139,8 @@ pub(crate) async fn sign_out(
 }
 
 /// Checks the request in the same order as the real server. Before the redirection URI is verified,
-/// an error is answered directly, as JSON, and not by a redirect. A Passport server also answers
-/// many later errors directly. An OpenID Provider redirects them to the client (RFC 6749 section
+/// the server answers an error as JSON and not by a redirect. A Passport server also answers many
+/// later errors as JSON. An OpenID Provider redirects later errors to the client (RFC 6749 section
 /// 4.1.2.1).
 async fn validate(
     server: &ServerState,
@@ -180,7 +181,7 @@ async fn validate(
     }
     let scopes = split_scopes(&field("scope").unwrap_or_default());
     if let Some(unknown) = scopes.iter().find(|scope| !exists(server, scope)) {
-        // Passport 12 does not return the state here.
+        // Passport 12 does not return the state with an invalid scope.
         let state = to.state.filter(|_state| kind != ProviderKind::Passport12);
         let refusal = Refusal::invalid_scope(unknown);
         return Err(refusal.redirect(kind, Destination { state, ..to }));
@@ -226,8 +227,8 @@ fn destination<'a>(
     }
 }
 
-/// The PKCE challenge and its method. Without a method, the method is `plain` (RFC 7636 section
-/// 4.3). This OpenID Provider refuses `plain`.
+/// Returns the PKCE challenge and its method. A request without a method means `plain` (RFC 7636
+/// section 4.3). The OpenID Provider of the demo refuses `plain`.
 fn challenge(
     kind: ProviderKind,
     field: &impl Fn(&str) -> Option<String>,
@@ -253,7 +254,7 @@ fn challenge(
     Ok(Some((challenge, method)))
 }
 
-/// A redirect with a code for the signed-in user.
+/// Returns a redirect with a code for the signed-in user.
 fn grant(
     server: &ServerState,
     authorization: &AuthorizationRequest,
@@ -290,8 +291,8 @@ fn grant(
     redirect(&authorization.target, &fields)
 }
 
-/// The login form. It posts to the URL of the same authorization request. `failed` is the user name
-/// of a failed attempt.
+/// Returns the login form, which posts to the URL of the same authorization request. `failed` is
+/// the user name of a failed attempt.
 fn form(
     server: &ServerState,
     request: &Request<Bytes>,
@@ -315,8 +316,8 @@ fn form(
     response
 }
 
-/// The login session and the fields of a posted form. `None` when the CSRF token does not belong to
-/// the session.
+/// Returns the login session and the fields of a posted form, or `None` when the CSRF token does
+/// not belong to the login session.
 fn posted(
     server: &ServerState,
     request: &Request<Bytes>,
@@ -353,7 +354,7 @@ fn session(request: &Request<Bytes>) -> Option<String> {
 fn set_session(response: &mut Response<ReplyBody>, session: &str) {
     let cookie = format!("{COOKIE_NAME}={session}; Path=/; HttpOnly; SameSite=Lax");
     if let Ok(mut cookie) = HeaderValue::from_str(&cookie) {
-        // A sensitive value does not appear in `Debug` output.
+        // `Debug` output does not show a sensitive value.
         cookie.set_sensitive(true);
         response.headers_mut().append(SET_COOKIE, cookie);
     }

@@ -1,9 +1,10 @@
 //! Breaks one step of the demo on purpose, to show that the check can fail.
 //!
-//! Three steps break because of a mistake that could happen in real settings: a redirection URI
-//! that is not registered, a wrong password, a wrong key. The other steps break in a middlebox: a
+//! Three steps are broken by a mistake that could happen in real settings: a redirection URI that
+//! is not registered, a wrong password, a wrong key. The other steps are broken by a middlebox: a
 //! proxy in front of the gateway that changes one thing and forwards everything else. The check
-//! does not know about the breakage. It only gets the address of the middlebox.
+//! does not know which step is broken. If a middlebox breaks the step, the check gets the address
+//! of the middlebox instead of the gateway's address.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -18,8 +19,8 @@ use super::tokens::Keys;
 use super::{AuthorizationServer, AuthorizationServerSettings, Error, ProviderKind, Step};
 use crate::secret::Secret;
 
-/// The settings of the authorization server. To break [`Step::Code`], its users have other
-/// passwords.
+/// Returns the settings of the authorization server. To break [`Step::Code`], the users of the
+/// server have passwords that the check does not know.
 pub(crate) fn provider(kind: ProviderKind, broken: Option<Step>) -> AuthorizationServerSettings {
     let mut settings = AuthorizationServerSettings {
         kind,
@@ -33,7 +34,8 @@ pub(crate) fn provider(kind: ProviderKind, broken: Option<Step>) -> Authorizatio
     settings
 }
 
-/// The redirection URI to register. To break [`Step::LoginForm`], it is not the URI of the gateway.
+/// Returns the redirection URI to register. To break [`Step::LoginForm`], the registered URI is not
+/// the URI of the gateway.
 pub(crate) fn redirect_uri(broken: Option<Step>, public_url: &str) -> String {
     match broken {
         Some(Step::LoginForm) => format!("{public_url}/elsewhere"),
@@ -41,8 +43,8 @@ pub(crate) fn redirect_uri(broken: Option<Step>, public_url: &str) -> String {
     }
 }
 
-/// The key with which the app verifies tokens. To break [`Step::Bearer`], it is a new key that
-/// signed no token.
+/// Returns the key with which the app verifies tokens. To break [`Step::Bearer`], the app gets a
+/// new key that has signed no token.
 ///
 /// # Errors
 ///
@@ -57,7 +59,7 @@ pub(crate) fn public_key(
     })
 }
 
-/// A proxy on a free loopback port. It breaks one step and forwards everything else unchanged.
+/// A proxy on a free loopback port, which breaks one step and forwards everything else unchanged.
 #[derive(Clone, Copy)]
 pub(crate) struct Middlebox {
     pub(crate) broken: Step,
@@ -80,12 +82,14 @@ impl Middlebox {
         let uri = request.uri().clone();
         match (self.broken, uri.path()) {
             (Step::Post, "/notes") => {
-                // The old length would not match the empty body.
+                // The body is replaced by an empty body, so the old `Content-Length` would be
+                // wrong.
                 request.headers_mut().remove(CONTENT_LENGTH);
                 *request.body_mut() = Bytes::new();
             }
-            // The browser gets a success, but the gateway does not receive the sign-out.
+            // The browser gets a successful answer, but the gateway does not receive the sign-out.
             (Step::SignOut, "/oauth2/sign_out") => return Ok(see_other()),
+            // The browser deletes its cookie, but the gateway does not end the session.
             (Step::CookieDead, "/oauth2/sign_out") => {
                 let cleared = "__Host-sidegate=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Lax";
                 let mut response = see_other();
@@ -105,7 +109,8 @@ impl Middlebox {
             (Step::SessionCookie, "/oauth2/callback") => {
                 response.headers_mut().remove(SET_COOKIE);
             }
-            // Many proxies make this mistake: they redirect a script, which cannot sign in.
+            // A redirect is the mistake of many proxies: a script cannot follow a redirect to a
+            // login page.
             (Step::Api, _) if response.status() == StatusCode::UNAUTHORIZED => {
                 response = see_other();
             }
@@ -114,7 +119,7 @@ impl Middlebox {
         Ok(response)
     }
 
-    /// Sends one more refresh request to the authorization server. It may fail.
+    /// Sends one more refresh request, which may fail, to the authorization server.
     async fn refresh_too(self) -> Result<(), CloseConnection> {
         self.call_token_endpoint("grant_type=refresh_token").await
     }
@@ -136,11 +141,11 @@ impl Middlebox {
     }
 }
 
-/// Forwards `request` and returns the answer, both unchanged.
+/// Forwards `request` unchanged, and returns the unchanged answer.
 async fn forward(to: SocketAddr, request: Request<Bytes>) -> HandlerResult {
     let answered = exchange(to, request.map(Full::from)).await;
     let mut response = answered.map_err(|_unanswered| CloseConnection)?;
-    // The body was collected, so it is sent with a length and not in chunks.
+    // The body was collected, so the middlebox sends it with a `Content-Length` and not in chunks.
     response.headers_mut().remove(TRANSFER_ENCODING);
     Ok(response.map(ReplyBody::whole))
 }
@@ -151,7 +156,7 @@ fn weaken(response: &mut Response<ReplyBody>) {
     if let Some(location) = response.headers_mut().get_mut(LOCATION) {
         let weak = location.to_str().unwrap_or_default();
         let weak = weak.replace("code_challenge_method=S256", "code_challenge_method=plain");
-        // This does not fail: the replacement contains only ASCII characters.
+        // The conversion does not fail, because the replacement contains only ASCII characters.
         *location = HeaderValue::try_from(weak).unwrap_or_else(|_| HeaderValue::from_static("/"));
     }
 }

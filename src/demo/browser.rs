@@ -1,8 +1,8 @@
-//! A minimal browser. It sends one request at a time, stores cookies per host, and follows no
+//! A minimal browser, which sends one request at a time, stores cookies per host, and follows no
 //! redirect.
 //!
-//! It connects only to the hosts whose addresses it was given. A page or a redirect cannot change
-//! this.
+//! The browser connects only to the addresses that its creator has set. A page or a redirect cannot
+//! make it connect to any other address.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,14 +20,14 @@ use url::Url;
 
 use crate::clock::{Clock, Timestamp};
 
-/// The longest time for an answer. It is longer than the time that the gateway waits for its
+/// The longest time for an answer. The browser waits longer than the gateway waits for its
 /// provider.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The longest accepted body, in bytes.
 const MAX_BODY: usize = 1024 * 1024;
 
-/// The reason why a request has no answer.
+/// A request without a usable answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The body ended early or is too long.
@@ -126,13 +126,13 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    /// The target of a redirect, as an absolute URL.
+    /// Returns the target of a redirect as an absolute URL.
     pub(crate) fn location(&self) -> Option<Url> {
         let location = self.fields.get(http::header::LOCATION)?.to_str().ok()?;
         self.url.join(location).ok()
     }
 
-    /// The cookies that the answer sets or deletes.
+    /// Returns the cookies that the answer sets or deletes.
     pub(crate) fn cookies(&self) -> Vec<SetCookie> {
         let fields = self.fields.get_all(SET_COOKIE).into_iter();
         fields
@@ -164,7 +164,7 @@ impl SetCookie {
         })
     }
 
-    /// The value of an attribute. It is empty when the attribute has no value.
+    /// Returns the value of an attribute, or an empty text when the attribute has no value.
     pub(crate) fn attribute(&self, name: &str) -> Option<&str> {
         let mut attributes = self.attributes.iter();
         let found = attributes.find(|(attribute, _value)| attribute == name)?;
@@ -203,7 +203,7 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
-    /// A browser without cookies. It can connect to the origins of these URLs.
+    /// Creates a browser without cookies, which can connect to the origins of the given URLs.
     pub(crate) fn new(hosts: [(&Url, SocketAddr); 2], clock: Clock) -> Self {
         let hosts = hosts.map(|(url, address)| (url.origin().ascii_serialization(), address));
         Self {
@@ -213,7 +213,7 @@ impl Browser {
         }
     }
 
-    /// The value of the cookie `name` for the host of `url`.
+    /// Returns the value of the cookie `name` for the host of `url`.
     pub(crate) fn cookie(&self, url: &Url, name: &str) -> Option<&str> {
         let key = (url.host_str()?.to_owned(), name.to_owned());
         self.jar.get(&key).map(String::as_str)
@@ -262,7 +262,7 @@ impl Browser {
             .method(page_request.method)
             .uri(target)
             .header(HOST, authority)
-            // Each request has its own connection, so the server need not keep it open.
+            // Each request has its own connection, so the server need not keep the connection open.
             .header(CONNECTION, HeaderValue::from_static("close"));
         if !cookies.is_empty() {
             request = request.header(COOKIE, cookies.join("; "));
@@ -301,7 +301,7 @@ pub(crate) async fn exchange(
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(Error::Http)?;
-    // The task ends with the answer, because each connection carries one request.
+    // The task ends after the answer, because each connection carries one request.
     let driver = tokio::spawn(connection);
     let response = sender.send_request(request).await.map_err(Error::Http)?;
     let (parts, body) = response.into_parts();

@@ -1,5 +1,5 @@
-//! Tests one complete login through a gateway over real sockets, like a browser. It names the first
-//! step that fails. It does not know how the gateway works inside.
+//! Tests one complete login through a gateway over real sockets, like a browser, and names the
+//! first step that fails. The check does not know how the gateway works inside.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -14,9 +14,9 @@ use crate::secret::Secret;
 /// The servers to test, and the expected results.
 #[derive(Clone, Debug)]
 pub struct Check<E> {
-    /// The address of the gateway. It accepts plain HTTP.
+    /// The address at which the gateway accepts plain HTTP.
     pub gateway: SocketAddr,
-    /// The public origin of the gateway. Its host name does not have to resolve.
+    /// The public origin of the gateway. The host name of the origin does not have to resolve.
     pub public_url: Url,
     /// The address of the authorization server.
     pub provider: SocketAddr,
@@ -30,12 +30,12 @@ pub struct Check<E> {
     pub password: Secret<String>,
     /// The subject that the app must receive.
     pub subject: String,
-    /// Other fields that the app must receive, each with its name in lower case and its value.
+    /// Additional fields that the app must receive, each with its name in lower case and its value.
     pub fields: Vec<(&'static str, String)>,
     /// The lifetime of access tokens.
     pub token_lifetime: Duration,
-    /// The clock. It must be a manual clock, because the check moves it to the expiry of a token.
-    /// The gateway, the authorization server and the app must use the same clock.
+    /// The clock of the gateway, the authorization server and the app. The clock must be a manual
+    /// clock, because the check advances the clock to the expiry of a token.
     pub clock: Clock,
 }
 
@@ -61,8 +61,7 @@ pub enum Step {
     Exchange,
     /// The session cookie has all attributes that protect it.
     SessionCookie,
-    /// The app receives a valid token and the signed-in user. It receives no forged fields of the
-    /// client.
+    /// The app receives a valid token and the signed-in user, but no forged fields of the client.
     Bearer,
     /// Further requests use the session, without another exchange.
     Cache,
@@ -113,7 +112,7 @@ impl Step {
         }
     }
 
-    /// The title for reports. It says what a passed step shows.
+    /// The title for reports. The title states what a passed step shows.
     const fn title(self) -> &'static str {
         match self {
             Self::Redirect => "redirect to the provider",
@@ -144,7 +143,7 @@ impl fmt::Display for Step {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{step}: expected {expected}, got {got}")]
 pub struct FailedStep {
-    /// The step.
+    /// The failed step.
     pub step: Step,
     /// The expected result.
     pub expected: String,
@@ -152,10 +151,10 @@ pub struct FailedStep {
     pub got: String,
 }
 
-/// The report of one step. Its `Display` is one line.
+/// The report of one step. The `Display` output of a report is one line.
 #[derive(Clone, Debug)]
 pub struct StepReport {
-    /// The step.
+    /// The reported step.
     pub step: Step,
     /// The duration of the step.
     pub took: Duration,
@@ -176,7 +175,8 @@ impl fmt::Display for StepReport {
 }
 
 impl<E: Fn() -> TokenCalls> Check<E> {
-    /// Runs the steps in order, up to the first step that fails. Calls `report` after each step.
+    /// Runs the steps in order and stops after the first failed step. Calls `report` after each
+    /// step.
     ///
     /// # Errors
     ///

@@ -25,17 +25,17 @@ use crate::secret::{self, Secret};
 /// The client id of the gateway at the embedded authorization server.
 const CLIENT: &str = "99adb0aa-17fc-4578-8226-e45e4d3e9156";
 
-/// The lifetime of access tokens in a demo that checks itself. The check advances the clock to
-/// their expiry.
+/// The lifetime of access tokens in a demo that checks itself. The check advances the clock by this
+/// lifetime.
 const LIFETIME: Duration = Duration::from_hours(1);
 
 /// The purpose of a demo.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Purpose {
-    /// A user tries the demo. It uses the system clock.
+    /// A user tries the demo, which uses the system clock.
     Show,
-    /// The demo checks itself. It uses a manual clock, which the check advances. If there is a
-    /// step, it is broken on purpose, and the check must fail at this step.
+    /// The demo checks itself, with a manual clock that the check advances. If a step is given, the
+    /// demo breaks that step on purpose, and the check must fail at that step.
     Check(Option<Step>),
 }
 
@@ -55,8 +55,8 @@ impl Purpose {
     }
 }
 
-/// A running demo. Its settings file and its keys are in a temporary folder, which is deleted when
-/// this value is dropped.
+/// A running demo. The settings file and the keys of the demo are in a temporary folder, which is
+/// deleted when this value is dropped.
 #[derive(Debug)]
 pub struct Demo {
     gateway: Instance,
@@ -72,9 +72,9 @@ pub struct Demo {
 
 impl Demo {
     /// Starts the authorization server, the app and the gateway. The gateway listens on the
-    /// loopback address `listen`, and its public host is `localhost`. The other two use free ports
-    /// of `127.0.0.1`. Because the hosts differ, the browser does not mix the cookies of the
-    /// gateway and of the provider.
+    /// loopback address `listen`, and its public host is `localhost`. The authorization server and
+    /// the app use free ports of `127.0.0.1`. Because the host names differ, a browser does not mix
+    /// the cookies of the gateway and of the provider.
     ///
     /// # Errors
     ///
@@ -178,7 +178,7 @@ impl Demo {
         self.gateway.address()
     }
 
-    /// A check of this demo with its first user. The demo must have been started with
+    /// Creates a check of this demo with the first user. The demo must have been started with
     /// [`Purpose::Check`], because the check advances the clock.
     ///
     /// # Errors
@@ -215,27 +215,27 @@ impl Demo {
         })
     }
 
-    /// Drains the gateway, then stops the other parts.
+    /// Drains the gateway, and then stops the app and the authorization server.
     pub async fn stop(self) {
         self.gateway.drain().await;
     }
 }
 
-/// The address, with a free port instead of port 0. The settings contain the public URL, so the
-/// port must be known before the gateway listens.
+/// Returns the address, with a free port instead of port 0. The settings contain the public URL, so
+/// the port must be known before the gateway listens.
 async fn free(address: SocketAddr) -> Result<SocketAddr, Error> {
     if address.port() != 0 {
         return Ok(address);
     }
-    // The listener is closed again, so another process could take the port before the gateway
-    // listens. For a demo this risk is acceptable.
+    // The listener is closed again, so a different process could bind the port before the gateway
+    // listens. For a demo, this risk is acceptable.
     let listener = tokio::net::TcpListener::bind(address)
         .await
         .map_err(|source| Error::Bind { address, source })?;
     Ok(listener.local_addr()?)
 }
 
-/// The settings of the provider, without client id and secret.
+/// Returns the settings of the provider, without client id and secret.
 fn provider_section(
     kind: ProviderKind,
     provider: &AuthorizationServer,
@@ -250,8 +250,8 @@ fn provider_section(
     })
 }
 
-/// The settings of an OpenID Provider. Only the issuer is needed, because the metadata contains the
-/// rest.
+/// Returns the settings of an OpenID Provider. Only the issuer is needed, because the metadata
+/// contains all other values.
 fn openid_section(provider: &AuthorizationServer) -> String {
     format!(
         "profile = \"{}\"\n\
@@ -261,7 +261,7 @@ fn openid_section(provider: &AuthorizationServer) -> String {
     )
 }
 
-/// The settings of a Passport server: its URL and the public key for its access tokens.
+/// Returns the settings of a Passport server: its URL and the public key for its access tokens.
 fn passport_section(kind: ProviderKind, provider: &AuthorizationServer, key: &Path) -> String {
     format!(
         "profile = \"{}\"\n\
@@ -279,7 +279,8 @@ fn passport_section(kind: ProviderKind, provider: &AuthorizationServer, key: &Pa
     )
 }
 
-/// The settings file of the gateway. `provider` contains further settings of the provider.
+/// Returns the text of the settings file of the gateway. `provider` contains additional settings of
+/// the provider.
 fn settings(
     listen: SocketAddr,
     (public_url, app): (&str, &App),

@@ -1,5 +1,5 @@
-//! The token endpoint (RFC 6749 sections 4.1.3 and 6). It checks a request in the same order as the
-//! real server.
+//! The token endpoint (RFC 6749 sections 4.1.3 and 6), which checks a request in the same order as
+//! the real server.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -25,7 +25,7 @@ use crate::clock::Timestamp;
 /// The lifetime of an authorization code.
 const CODE_LIFETIME: Duration = Duration::from_mins(10);
 
-/// The content of a sealed authorization code. The members have the order of the real code.
+/// The content of a sealed authorization code. The members have the same order as in a real code.
 #[expect(
     clippy::struct_field_names,
     reason = "the names are those of the real code's JSON"
@@ -40,13 +40,13 @@ pub(crate) struct Code {
     pub(crate) expire_time: u64,
     pub(crate) code_challenge: Option<String>,
     pub(crate) code_challenge_method: Option<String>,
-    /// The sign-in, only for an OpenID Provider.
+    /// The sign-in. Only an OpenID Provider stores it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) sign_in: Option<SignIn>,
 }
 
 impl Code {
-    /// The expiry of a code that is issued at `now`, in whole seconds.
+    /// Returns the expiry of a code that is issued at `now`, in whole seconds.
     pub(crate) fn expiry(now: Timestamp) -> u64 {
         now.plus(CODE_LIFETIME).as_secs()
     }
@@ -69,7 +69,7 @@ struct RefreshToken {
     sign_in: Option<SignIn>,
 }
 
-/// The grant for which tokens are issued.
+/// The permission for which tokens are issued.
 pub(crate) struct Grant {
     pub(crate) client_id: String,
     pub(crate) user_id: String,
@@ -77,7 +77,7 @@ pub(crate) struct Grant {
     pub(crate) sign_in: Option<SignIn>,
 }
 
-/// A token response (RFC 6749 section 5.1). The members have the order of the real response.
+/// A token response (RFC 6749 section 5.1). The members have the same order as in a real response.
 #[derive(Serialize)]
 struct TokenResponse<'a> {
     token_type: &'a str,
@@ -111,8 +111,8 @@ pub(crate) async fn token(
     }
 }
 
-/// The parameters of the JSON or form body, as the content type says. If a name occurs more than
-/// once, the last value is used. Parameters in the query are ignored.
+/// Returns the parameters of the body, which is JSON or a form according to the content type. If a
+/// name occurs more than once, the last value is used. Parameters in the query are ignored.
 pub(crate) fn parameters(request: &Request<Bytes>) -> BTreeMap<String, Value> {
     let content_type = request.headers().get(CONTENT_TYPE);
     let content_type = content_type.and_then(|value| value.to_str().ok());
@@ -161,8 +161,9 @@ impl ParsedTokenRequest {
         }
     }
 
-    /// A parameter as text. Passport 12 accepts only text, but also a number as the client id. The
-    /// other kinds trim the text, accept numbers, and treat an empty text as missing.
+    /// Returns a parameter as text. Passport 12 accepts numbers only for the client id. The other
+    /// kinds of server trim the text, accept numbers for every parameter, and treat an empty text
+    /// as missing.
     fn text(&self, name: &str) -> Result<Option<String>, Refusal> {
         let newer = self.kind != ProviderKind::Passport12;
         match self.values.get(name) {
@@ -181,8 +182,9 @@ impl ParsedTokenRequest {
         }
     }
 
-    /// The authenticated client. Credentials in the body take precedence over credentials in
-    /// `Authorization`. An OpenID Provider refuses a request with both (RFC 6749 section 2.3).
+    /// Returns the authenticated client. Credentials in the body take precedence over credentials
+    /// in `Authorization`. An OpenID Provider refuses a request with credentials in both places
+    /// (RFC 6749 section 2.3).
     fn client<'a>(&self, records: &'a Records) -> Result<&'a Client, Refusal> {
         let basic = self.basic.as_ref();
         let id = self.text("client_id")?;
@@ -208,8 +210,8 @@ impl ParsedTokenRequest {
                 }
                 Some(_) | None => return Err(refused()),
             }
-            // Passport 12 compares the redirection URI here, too, and answers `invalid_client` when
-            // it is not registered.
+            // Passport 12 also checks the redirection URI when it authenticates the client, and
+            // answers `invalid_client` for an unregistered URI.
             if self.kind == ProviderKind::Passport12
                 && let Some(uri) = self.text("redirect_uri")?
                 && !client.may_redirect_to(&uri)
@@ -221,8 +223,8 @@ impl ParsedTokenRequest {
     }
 }
 
-/// The credentials of a `Basic` field. An OpenID Provider form-decodes them (RFC 6749 section
-/// 2.3.1). The real Passport server does not.
+/// Returns the credentials of a `Basic` field. An OpenID Provider form-decodes the credentials (RFC
+/// 6749 section 2.3.1). A real Passport server does not form-decode the credentials.
 fn basic(kind: ProviderKind, field: &str) -> Option<(String, String)> {
     let encoded = field.strip_prefix("Basic ")?;
     let decoded = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;
@@ -277,7 +279,8 @@ fn redeem(
     }
     check_verifier(kind, &code, parsed.text("code_verifier")?.as_deref())?;
     let until = Timestamp::from_millis(code.expire_time.saturating_mul(1000));
-    // The code is marked as used only now: a refused request does not use it up.
+    // The code is marked as used only after all checks, because a refused request must not use up
+    // the code.
     records.spend(code.auth_code_id, until, now);
     let grant = Grant {
         client_id: code.client_id,
@@ -288,8 +291,8 @@ fn redeem(
     issue(server, records, grant)
 }
 
-/// Verifies PKCE (RFC 7636 section 4.6). The challenge and the verifier must both exist or both be
-/// missing. This stops PKCE downgrade attacks.
+/// Verifies PKCE (RFC 7636 section 4.6). To stop PKCE downgrade attacks, the challenge and the
+/// verifier must both exist or both be missing.
 fn check_verifier(kind: ProviderKind, code: &Code, verifier: Option<&str>) -> Result<(), Refusal> {
     let (challenge, verifier) = match (&code.code_challenge, verifier) {
         (None, None) => return Ok(()),
@@ -371,7 +374,7 @@ fn refresh(
     issue(server, records, grant)
 }
 
-/// The scopes of a space-separated list.
+/// Returns the scopes of a space-separated list.
 pub(crate) fn split_scopes(scope: &str) -> Vec<String> {
     let scopes = scope.split(' ').filter(|scope| !scope.is_empty());
     scopes.map(str::to_owned).collect()

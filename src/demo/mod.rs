@@ -2,16 +2,17 @@
 //! that tests a complete login.
 //!
 //! - [`AuthorizationServer`] behaves like a Laravel Passport server, version 12 or 13, with the
-//!   same error bodies, or like an OpenID Provider ([`ProviderKind`]). Tests can make it fail.
-//! - [`App`] is the legacy web app behind the gateway. It does not use OAuth. It shows the request
-//!   that reached it, and it verifies the access token with its own code, which is independent of
-//!   the gateway.
+//!   same error bodies, or like an OpenID Provider ([`ProviderKind`]). Tests can make the server
+//!   fail.
+//! - [`App`] is the legacy web app behind the gateway. The app does not use OAuth. The app shows
+//!   the request that it has received, and verifies the access token with code that is independent
+//!   of the gateway.
 //! - [`Check`] acts like a browser: it signs in, checks each step and names the step that failed.
 //!   [`Demo`] can break any step on purpose, to show that the check can fail.
 //!
-//! These three parts do not know how the gateway works inside; only [`Demo`] starts a gateway.
-//! Everything listens on loopback only and is **not for production**: the passwords are short, the
-//! keys exist only while the process runs, and nothing is stored.
+//! The authorization server, the app and the check do not know how the gateway works inside; only
+//! [`Demo`] starts a gateway. All parts listen on loopback only and are **not for production**: the
+//! passwords are short, the keys exist only while the process runs, and nothing is stored.
 
 mod app;
 mod authorization_server;
@@ -50,7 +51,7 @@ use crate::config::Problems;
 use crate::instance;
 use crate::secret::NoRandomness;
 
-/// The reason why a part of the demo did not start.
+/// An error that prevents the start of a part of the demo.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The program cannot listen on the address. Responsible: the operator, who can choose another
@@ -63,7 +64,7 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// The settings that the demo writes do not load. Responsible: the gateway.
+    /// Loading the settings that the demo has written fails. Responsible: the gateway.
     #[error("the settings of the demo have problems")]
     Config(#[from] Problems),
     /// The demo cannot write its files. Responsible: the gateway.
@@ -75,8 +76,8 @@ pub enum Error {
     /// The demo cannot generate a key pair. Responsible: the gateway.
     #[error("cannot generate a key pair")]
     Key,
-    /// Other machines can reach the address. Responsible: the operator. The demo is for this
-    /// machine only.
+    /// The address is not a loopback address, but the demo must not be reachable from other
+    /// machines. Responsible: the operator.
     #[error("{address} is not a loopback address")]
     NotLoopback {
         /// The requested address.

@@ -1,7 +1,7 @@
 //! The OpenID Provider: metadata, keys, ID tokens and userinfo.
 //!
 //! Tokens are signed with the RSA primitive and not with the JWT library of the gateway. A bug in
-//! the library therefore cannot hide on both sides.
+//! the JWT library can therefore not cancel itself out on both sides.
 
 use std::time::Duration;
 
@@ -23,18 +23,18 @@ use super::serve::{ReplyBody, answer};
 /// The standard scopes of an OpenID Provider (OpenID Connect Core 1.0 section 5.4).
 pub(crate) const SCOPES: [&str; 3] = ["openid", "profile", "email"];
 
-/// The lifetime of an ID token. It is short, because a client reads an ID token once, right after
-/// its issue.
+/// The lifetime of an ID token. The lifetime is short, because a client reads an ID token only one
+/// time, immediately after it is issued.
 const ID_TOKEN_LIFETIME: Duration = Duration::from_mins(10);
 
-/// The claims about the sign-in, for the ID token.
+/// The claims of the ID token about the sign-in.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct SignIn {
     /// The time of the sign-in, in seconds.
     pub(crate) auth_time: u64,
-    /// Identifies the login session. It is not the value of the session cookie.
+    /// Identifies the login session. The `sid` differs from the value of the session cookie.
     pub(crate) sid: String,
-    /// The nonce of the authorization request. The ID token of a refresh has none.
+    /// The nonce of the authorization request. The ID token of a refresh has no nonce.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) nonce: Option<String>,
 }
@@ -64,7 +64,7 @@ pub(crate) fn metadata(server: &ServerState) -> Response<ReplyBody> {
             "sub", "iss", "aud", "exp", "iat", "auth_time", "nonce", "at_hash", "sid", "name",
             "preferred_username", "groups", "email", "email_verified",
         ],
-        // The default is true, so this member must not be omitted.
+        // The member must not be omitted, because the default is true.
         "request_uri_parameter_supported": false,
         "authorization_response_iss_parameter_supported": true,
     }))
@@ -96,7 +96,7 @@ pub(crate) async fn userinfo(
     }
 }
 
-/// The claims that the scopes of the access token allow.
+/// Returns the claims that the scopes of the access token allow.
 async fn claims(
     server: &ServerState,
     request: &Request<Bytes>,
@@ -127,10 +127,10 @@ fn subject(user: &User) -> String {
     user.id.to_string()
 }
 
-/// An access token with the identifier `id` for `grant`. It is valid until `expiry`, in seconds.
-/// Its type `at+jwt` distinguishes it from an ID token (RFC 9068 section 2). Its audience is the
-/// client, which the app of the demo expects. Returns `None` when the signature fails, which does
-/// not happen in practice.
+/// Returns an access token with the identifier `id` for `grant`, valid until `expiry` (in seconds).
+/// The type `at+jwt` distinguishes an access token from an ID token (RFC 9068 section 2). The
+/// audience is the client, because the app of the demo expects this audience. Returns `None` when
+/// the signature fails, which does not happen in practice.
 pub(crate) fn access_token(
     server: &ServerState,
     grant: &Grant,
@@ -163,7 +163,8 @@ struct IdToken<'a> {
     sign_in: &'a SignIn,
 }
 
-/// The ID token for `access_token`. `None` when the scope `openid` was not granted.
+/// Returns the ID token that belongs to `access_token`, or `None` when the scope `openid` was not
+/// granted.
 pub(crate) fn id_token(server: &ServerState, grant: &Grant, access_token: &str) -> Option<String> {
     let sign_in = grant.sign_in.as_ref()?;
     if !grant.scopes.iter().any(|scope| scope == "openid") {
@@ -184,7 +185,7 @@ pub(crate) fn id_token(server: &ServerState, grant: &Grant, access_token: &str) 
     )
 }
 
-/// The left half of the SHA-256 digest of `text`, in base64url.
+/// Returns the left half of the SHA-256 digest of `text`, in base64url.
 fn half_hash(text: &str) -> String {
     let digest = digest(&SHA256, text.as_bytes());
     let (left, _right) = digest.as_ref().split_at(16);
@@ -197,7 +198,7 @@ mod tests {
 
     #[test]
     fn the_hash_of_an_access_token_matches_the_example_in_the_standard() {
-        // OpenID Connect Core 1.0 appendix A.3.
+        // The token and its hash are the example in OpenID Connect Core 1.0 appendix A.3.
         let token = "jHkWEdUXMU1BwAsC4vtUsZwnNvTIxEl0z9K3vx5KF0Y";
         assert_eq!(half_hash(token), "77QmUPtjPfzWtF2AnpK9RQ");
     }

@@ -1,4 +1,5 @@
-//! The pages of the demo: plain HTML without scripts. They support small screens and dark mode.
+//! The pages of the demo: plain HTML without scripts. The pages support small screens and dark
+//! mode.
 
 use std::fmt::Write as _;
 
@@ -13,14 +14,14 @@ pub(crate) const PROVIDER: &str = "Authorization server";
 /// The name of the app on its pages.
 pub(crate) const APP: &str = "Legacy app";
 
-/// The content security policy. Pages run no scripts, load nothing, and cannot be framed.
+/// The content security policy. A page runs no script, loads nothing, and cannot be framed.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
      frame-ancestors 'none'";
 
 const STYLE: &str = include_str!("style.css");
 
-/// A page of the app or of the authorization server. `title` and `server_name` are plain text.
-/// `body` is HTML.
+/// Returns a page of the app or of the authorization server. `title` and `server_name` are plain
+/// text. `body` is HTML.
 pub(crate) fn page(
     status: StatusCode,
     server_name: &str,
@@ -64,7 +65,7 @@ pub(crate) fn escape(text: &str) -> String {
     escaped
 }
 
-/// A table with two columns. Names and values are plain text.
+/// Returns a table with two columns. Names and values are plain text.
 pub(crate) fn table<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> String {
     let mut html = String::from("<table>\n");
     for (name, value) in rows {
@@ -83,11 +84,11 @@ pub(crate) fn table<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> St
     html
 }
 
-/// The default password. The login form shows it when a user has it.
+/// The default password. The login form shows the default password when a user has it.
 pub(crate) const EASY_PASSWORD: &str = "password";
 
-/// The login form. It posts to `action`. `failed` is the user name of a failed attempt. `hint` is
-/// the name of a user with the password [`EASY_PASSWORD`].
+/// Returns the login form, which posts to `action`. `failed` is the user name of a failed attempt.
+/// `hint` is the name of a user with the password [`EASY_PASSWORD`].
 pub(crate) fn login(
     action: &str,
     token: &str,
@@ -125,8 +126,8 @@ pub(crate) fn login(
     page(status, PROVIDER, "Sign in", &body)
 }
 
-/// The front page of the authorization server. `signed_in` is the name of the user and the CSRF
-/// token for the sign-out form.
+/// Returns the front page of the authorization server. `signed_in` contains the name of the user
+/// and the CSRF token for the sign-out form.
 pub(crate) fn provider_home(signed_in: Option<(&str, &str)>) -> Response<ReplyBody> {
     let body = match signed_in {
         Some((name, token)) => format!(
@@ -144,16 +145,17 @@ pub(crate) fn provider_home(signed_in: Option<(&str, &str)>) -> Response<ReplyBo
     page(StatusCode::OK, PROVIDER, "Account", &body)
 }
 
-/// The answer to a form whose CSRF token is missing or belongs to another session.
+/// Returns the answer to a form whose CSRF token is missing or belongs to another session.
 pub(crate) fn page_expired() -> Response<ReplyBody> {
-    // Laravel answers with status 419 here. It is not registered, but it is valid.
+    // Laravel answers an expired form with status 419, which is valid although it is not
+    // registered.
     let status = StatusCode::from_u16(419).unwrap_or(StatusCode::FORBIDDEN);
     let body = "<h1>This page has expired</h1>\n<p>The form is no longer valid. Go back, reload \
                 the page and try again.</p>";
     page(status, PROVIDER, "Page expired", body)
 }
 
-/// The answer for an unknown path of `server_name`, which is [`APP`] or [`PROVIDER`].
+/// Returns the answer for an unknown path of `server_name`, which is [`APP`] or [`PROVIDER`].
 pub(crate) fn not_found(server_name: &str) -> Response<ReplyBody> {
     let body = "<h1>Not found</h1>\n<p>This page does not exist.</p>\n\
                 <p><a href=\"/\">Front page</a></p>";

@@ -1,4 +1,5 @@
-//! The user of an access token, and `GET /api/user`, which returns this user like a Laravel app.
+//! Finds the user of an access token, and answers `GET /api/user` with the user, like a Laravel
+//! app.
 
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
@@ -16,7 +17,7 @@ use super::token_checker::ParsedToken;
 /// The creation time of the demo's users.
 const CREATED: &str = "2024-05-04T09:27:11.000000Z";
 
-/// A Laravel user as JSON. The members have the order of the database columns.
+/// A Laravel user as JSON. The members have the same order as the database columns.
 #[derive(Serialize)]
 struct Profile<'a> {
     id: u64,
@@ -27,7 +28,7 @@ struct Profile<'a> {
     updated_at: &'a str,
 }
 
-/// Answers with the user of the access token, or with 401 like the real server.
+/// Answers with the user of the access token, or with 401 in the form of the real server.
 pub(crate) async fn show(server: &ServerState, request: &Request<Bytes>) -> Response<ReplyBody> {
     match bearer(server, request).await {
         Ok((user, _token)) => {
@@ -46,7 +47,7 @@ pub(crate) async fn show(server: &ServerState, request: &Request<Bytes>) -> Resp
     }
 }
 
-/// The user of the access token in the request, and the decoded token.
+/// Returns the user of the access token in the request, and the decoded token.
 pub(crate) async fn bearer<'a>(
     server: &'a ServerState,
     request: &Request<Bytes>,
@@ -82,7 +83,8 @@ pub(crate) async fn bearer<'a>(
     Ok((user.ok_or_else(unverified)?, token))
 }
 
-/// The access token in a posted form (RFC 6750 section 2.2). Only an OpenID Provider accepts it.
+/// Returns the access token in a posted form (RFC 6750 section 2.2). Only an OpenID Provider
+/// accepts a token in a form.
 fn posted(server: &ServerState, request: &Request<Bytes>) -> Option<String> {
     if server.settings.kind != ProviderKind::OpenId || *request.method() != Method::POST {
         return None;

@@ -4,8 +4,7 @@
 /// codes.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum ProviderKind {
-    /// An OpenID Provider with metadata, keys, ID tokens, userinfo, and the errors of the
-    /// standards.
+    /// An OpenID Provider with metadata, keys, ID tokens, userinfo, and the standard errors.
     OpenId,
     /// Passport 12 on league/oauth2-server 8.5.
     Passport12,
@@ -18,7 +17,7 @@ impl ProviderKind {
     /// All kinds.
     pub const ALL: [Self; 3] = [Self::OpenId, Self::Passport12, Self::Passport13];
 
-    /// The stable name for the command line.
+    /// Returns the stable name for the command line.
     ///
     /// ```
     /// use sidegate::demo::ProviderKind;
@@ -33,7 +32,7 @@ impl ProviderKind {
         }
     }
 
-    /// The gateway profile for this kind of server.
+    /// Returns the name of the gateway's profile for this kind of server.
     pub const fn profile(self) -> &'static str {
         match self {
             Self::OpenId => "oidc",

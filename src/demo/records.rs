@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use super::authorization_server::{Client, Fault, TokenRequest, is_registered};
 use crate::clock::Timestamp;
 
-/// The minimum number of entries in a map before expired entries are removed.
+/// The number of entries at which a map is first cleaned of expired entries.
 const TIDY_AT: usize = 1024;
 
 /// A session of a user at this authorization server.
@@ -13,7 +13,7 @@ const TIDY_AT: usize = 1024;
 pub(crate) struct LoginSession {
     /// The id of the user.
     pub(crate) user: u64,
-    /// The time of the sign-in.
+    /// The time at which the user signed in.
     pub(crate) at: Timestamp,
     /// The `sid` claim, which identifies the session to clients.
     pub(crate) sid: String,
@@ -25,7 +25,8 @@ pub(crate) struct Records {
     clients: Vec<Client>,
     /// The login sessions, by the value of their cookie.
     logins: HashMap<String, LoginSession>,
-    /// Used codes, with their expiry. An expired code is refused even without an entry.
+    /// Used codes, with their expiry. An expired entry can be removed, because an expired code is
+    /// refused even without an entry.
     spent_codes: HashMap<String, Timestamp>,
     /// Valid access tokens, with their expiry. A token without an entry counts as revoked.
     access_tokens: HashMap<String, Timestamp>,
@@ -75,7 +76,7 @@ impl Records {
         self.spent_codes.contains_key(code)
     }
 
-    /// Marks a code as used. `until` is its expiry.
+    /// Marks a code as used. `until` is the expiry of the code.
     pub(crate) fn spend(&mut self, code: String, until: Timestamp, now: Timestamp) {
         insert(&mut self.spent_codes, code, until, now);
     }
@@ -120,7 +121,8 @@ impl Client {
 }
 
 fn insert(map: &mut HashMap<String, Timestamp>, id: String, until: Timestamp, now: Timestamp) {
-    // A clean-up only at powers of two keeps the average cost of an insertion small.
+    // Cleaning up only when the number of entries is a power of two keeps the average cost of an
+    // insertion small.
     if map.len() >= TIDY_AT && map.len().is_power_of_two() {
         map.retain(|_id, until| *until > now);
     }

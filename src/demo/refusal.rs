@@ -1,5 +1,6 @@
-//! The error responses. Those of a Passport server are word for word the responses of the real
-//! server in each version. Those of an OpenID Provider follow the standards.
+//! The error responses. The error responses of a Passport server are word for word the responses of
+//! the real server, for each version. The error responses of an OpenID Provider follow the
+//! standards.
 
 use std::borrow::Cow;
 
@@ -32,13 +33,13 @@ pub(crate) struct Refusal {
 pub(crate) struct Destination<'a> {
     pub(crate) redirect_uri: &'a str,
     pub(crate) state: Option<&'a str>,
-    /// The issuer (RFC 9207). A Passport server does not send it.
+    /// The issuer (RFC 9207). A Passport server does not send the issuer.
     pub(crate) iss: Option<&'a str>,
 }
 
-/// The error body. The members have the order of the real server. Only Passport 12 sends `message`,
-/// which repeats the description. The standard has no `hint`, so an OpenID Provider appends the
-/// hint to its description.
+/// The error body. The members have the same order as in the body of the real server. Only Passport
+/// 12 sends `message`, which repeats the description. OAuth defines no member `hint`, so an OpenID
+/// Provider appends the hint to the description.
 #[derive(Serialize)]
 struct Payload<'a> {
     error: &'a str,
@@ -65,22 +66,23 @@ impl Refusal {
         self
     }
 
-    /// `invalid_request` for a parameter that is missing or is not text.
+    /// Returns `invalid_request` for a parameter that is missing or is not text.
     pub(crate) fn parameter(name: &str) -> Self {
         Self::invalid_request(format!("Check the `{name}` parameter"))
     }
 
-    /// `invalid_request` with a hint.
+    /// Returns `invalid_request` with a hint.
     pub(crate) fn invalid_request(hint: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request", INVALID_REQUEST).hint(hint)
     }
 
-    /// `invalid_grant` with a hint.
+    /// Returns `invalid_grant` with a hint.
     pub(crate) fn invalid_grant(hint: &'static str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_grant", INVALID_GRANT).hint(hint)
     }
 
-    /// The error for an invalid code. Passport 12 answers `invalid_request`.
+    /// Returns the error for an invalid code. Passport 12 answers `invalid_request` instead of
+    /// `invalid_grant`.
     pub(crate) fn code(kind: ProviderKind, hint: &'static str) -> Self {
         match kind {
             ProviderKind::Passport12 => Self::invalid_request(hint),
@@ -88,7 +90,8 @@ impl Refusal {
         }
     }
 
-    /// The error for a valid code in a token request that does not match it.
+    /// Returns the error for a valid code whose client, redirection URI or verifier does not match
+    /// the token request.
     pub(crate) fn stray_code(kind: ProviderKind, hint: &'static str) -> Self {
         match kind {
             ProviderKind::Passport12 | ProviderKind::Passport13 => Self::invalid_request(hint),
@@ -96,7 +99,8 @@ impl Refusal {
         }
     }
 
-    /// The error for an invalid refresh token. Passport 12 answers 401 `invalid_request`.
+    /// Returns the error for an invalid refresh token. Passport 12 answers `invalid_request` with
+    /// status 401.
     pub(crate) fn refresh_token(kind: ProviderKind, hint: &'static str) -> Self {
         let (status, error) = match kind {
             ProviderKind::Passport12 => (StatusCode::UNAUTHORIZED, "invalid_request"),
@@ -107,8 +111,8 @@ impl Refusal {
         Self::new(status, error, "The refresh token is invalid.").hint(hint)
     }
 
-    /// The client is unknown or its authentication failed. `challenge` is the value of
-    /// `WWW-Authenticate`.
+    /// Returns the error for an unknown client or a failed client authentication. `challenge` is
+    /// the value of `WWW-Authenticate`.
     pub(crate) fn invalid_client(challenge: Option<&'static str>) -> Self {
         Self {
             challenge,
@@ -120,7 +124,7 @@ impl Refusal {
         }
     }
 
-    /// A scope that does not exist or was not granted.
+    /// Returns the error for a scope that does not exist or was not granted.
     pub(crate) fn invalid_scope(scope: &str) -> Self {
         Self::new(
             StatusCode::BAD_REQUEST,
@@ -130,7 +134,7 @@ impl Refusal {
         .hint(format!("Check the `{scope}` scope"))
     }
 
-    /// The grant type is not supported.
+    /// Returns the error for an unsupported grant type.
     pub(crate) fn unsupported_grant_type() -> Self {
         Self::new(
             StatusCode::BAD_REQUEST,
@@ -140,7 +144,7 @@ impl Refusal {
         .hint("Check that all required parameters have been provided")
     }
 
-    /// An authorization request without a client.
+    /// Returns the error for an authorization request without a client.
     pub(crate) fn no_client(kind: ProviderKind) -> Self {
         match kind {
             ProviderKind::Passport12 | ProviderKind::Passport13 => Self::unsupported_grant_type(),
@@ -148,8 +152,8 @@ impl Refusal {
         }
     }
 
-    /// An authorization request for a response type other than `code`. Only an OpenID Provider
-    /// reports this to the client.
+    /// Returns the error for a response type other than `code`. Only an OpenID Provider sends this
+    /// error to the client.
     pub(crate) fn unsupported_response_type() -> Self {
         Self::new(
             StatusCode::BAD_REQUEST,
@@ -158,9 +162,9 @@ impl Refusal {
         )
     }
 
-    /// An authorization request with an unknown client or an unregistered redirection URI. The
-    /// error is shown to the user. It is never sent to the redirection URI, because this would be
-    /// an open redirect.
+    /// Returns the error for an authorization request with an unknown client or an unregistered
+    /// redirection URI. The server shows the error to the user, because a redirect to an unverified
+    /// URI would be an open redirect.
     pub(crate) fn unknown_client(kind: ProviderKind) -> Self {
         match kind {
             ProviderKind::Passport12 | ProviderKind::Passport13 => Self::invalid_client(None),
@@ -170,7 +174,7 @@ impl Refusal {
         }
     }
 
-    /// The access token is missing or invalid (RFC 6750 section 3.1).
+    /// Returns the error for a missing or invalid access token (RFC 6750 section 3.1).
     pub(crate) fn access_token(kind: ProviderKind, hint: &'static str) -> Self {
         match kind {
             ProviderKind::Passport12 | ProviderKind::Passport13 => Self::access_denied(hint),
@@ -185,7 +189,8 @@ impl Refusal {
         }
     }
 
-    /// The access token has no permission for userinfo (RFC 6750 section 3.1).
+    /// Returns the error for an access token without permission for userinfo (RFC 6750 section
+    /// 3.1).
     pub(crate) fn insufficient_scope() -> Self {
         Self {
             challenge: Some("Bearer error=\"insufficient_scope\", scope=\"openid\""),
@@ -197,7 +202,7 @@ impl Refusal {
         }
     }
 
-    /// The user refused the request, or a token was refused.
+    /// Returns the error for a user who refused the request, or for a refused token.
     pub(crate) fn access_denied(hint: &'static str) -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
@@ -207,7 +212,7 @@ impl Refusal {
         .hint(hint)
     }
 
-    /// The request has `prompt=none`, but no user is signed in.
+    /// Returns the error for a request with `prompt=none` when no user is signed in.
     pub(crate) fn login_required(kind: ProviderKind) -> Self {
         match kind {
             ProviderKind::Passport12 => Self::access_denied("Unauthenticated"),
@@ -219,7 +224,7 @@ impl Refusal {
         }
     }
 
-    /// The server itself failed.
+    /// Returns the error for a failure of the server itself.
     pub(crate) fn server_error() -> Self {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -250,7 +255,8 @@ impl Refusal {
         }
     }
 
-    /// The refusal as a JSON response. Like the real server, it sends no caching fields.
+    /// Returns the refusal as a JSON response. As in the real server's responses, there are no
+    /// caching fields.
     pub(crate) fn response(&self, kind: ProviderKind) -> Response<ReplyBody> {
         let body = serde_json::to_vec(&self.payload(kind)).unwrap_or_default();
         let mut response = answer(self.status, "application/json", body);
@@ -261,7 +267,7 @@ impl Refusal {
         response
     }
 
-    /// The refusal as a redirect.
+    /// Returns the refusal as a redirect.
     pub(crate) fn redirect(&self, kind: ProviderKind, to: Destination<'_>) -> Response<ReplyBody> {
         let payload = self.payload(kind);
         let fields = [
@@ -276,7 +282,7 @@ impl Refusal {
     }
 }
 
-/// A 302 redirect to `uri`. The fields with a value are appended to its query.
+/// Returns a 302 redirect to `uri`. The fields that have a value are appended to the query.
 pub(crate) fn redirect(uri: &str, fields: &[(&str, Option<&str>)]) -> Response<ReplyBody> {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     for (name, value) in fields {

@@ -1,8 +1,8 @@
 //! A small HTTP/1.1 server on loopback for the provider and the app of the demo.
 //!
 //! Each connection has its own task. The server collects a request body before it calls the
-//! handler. When the [`Server`] value is dropped, the server accepts no new connection. It still
-//! answers the requests that have begun.
+//! handler. When the [`Server`] value is dropped, the server accepts no new connection. The server
+//! still answers the requests that have begun.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -31,7 +31,7 @@ const MAX_BODY: usize = 1024 * 1024;
 /// The longest time for the head or the body of a request.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A running server. It stops gracefully when this value is dropped.
+/// A running server, which stops gracefully when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
     address: SocketAddr,
@@ -58,7 +58,7 @@ pub(crate) type HandlerResult = Result<Response<ReplyBody>, CloseConnection>;
 /// # Errors
 ///
 /// [`Error::NotLoopback`] when other machines could reach the address. [`Error::Bind`] when the
-/// program cannot listen on it.
+/// program cannot listen on the address.
 pub(crate) async fn serve<H, F>(address: SocketAddr, handler: H) -> Result<Server, Error>
 where
     H: Fn(Request<Bytes>) -> F + Clone + Send + Sync + 'static,
@@ -67,7 +67,8 @@ where
     Ok(BoundListener::bind(address).await?.serve(handler))
 }
 
-/// A listener that does not serve yet. A caller can use its address before the handler exists.
+/// A listener that does not serve yet. A caller can use the address of the listener before the
+/// handler exists.
 #[derive(Debug)]
 pub(crate) struct BoundListener {
     listener: TcpListener,
@@ -80,7 +81,7 @@ impl BoundListener {
     /// # Errors
     ///
     /// [`Error::NotLoopback`] when other machines could reach the address. [`Error::Bind`] when the
-    /// program cannot listen on it.
+    /// program cannot listen on the address.
     pub(crate) async fn bind(address: SocketAddr) -> Result<Self, Error> {
         if !address.ip().is_loopback() {
             return Err(Error::NotLoopback { address });
@@ -119,15 +120,15 @@ where
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            // The sender never sends. This future resolves when the sender is dropped.
+            // The sender sends no value, so `changed` returns only when the sender is dropped.
             _gone = stopped.changed() => return,
         };
         match accepted {
             Ok((stream, _peer)) => {
                 tokio::spawn(connection(stream, handler.clone(), stopped.clone()));
             }
-            // For example, the process has no free file descriptor. Without a pause this loop would
-            // use a whole core.
+            // Accepting fails, for example, when the process has no free file descriptor. Without a
+            // pause, the loop would then use a whole core.
             Err(error) => {
                 tracing::warn!(%error, "Demo server cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -188,12 +189,13 @@ pub(crate) struct ReplyBody {
 }
 
 impl ReplyBody {
-    /// A body with one part. It is sent with a `Content-Length`.
+    /// Returns a body with one part, which is sent with a `Content-Length`.
     pub(crate) fn whole(part: impl Into<Bytes>) -> Self {
         Self::paced([part.into()], Duration::ZERO)
     }
 
-    /// A body with several parts. Each part is sent as a chunk, with `pause` between the parts.
+    /// Returns a body with several parts, each of which is sent as a chunk. There is a pause of
+    /// `pause` between two parts.
     pub(crate) fn paced(parts: impl IntoIterator<Item = Bytes>, pause: Duration) -> Self {
         Self {
             parts: parts.into_iter().filter(|part| !part.is_empty()).collect(),
@@ -235,12 +237,12 @@ impl Body for ReplyBody {
     }
 }
 
-/// A plain-text response.
+/// Returns a plain-text response.
 pub(crate) fn plain(status: StatusCode, text: &'static str) -> Response<ReplyBody> {
     answer(status, "text/plain; charset=utf-8", text)
 }
 
-/// A response with a content type and without caching fields.
+/// Returns a response with a content type and without caching fields.
 pub(crate) fn answer(
     status: StatusCode,
     content_type: &'static str,

@@ -11,8 +11,8 @@ use super::check::{Check, Step, TokenCalls};
 /// The name of the session cookie.
 const COOKIE: &str = "__Host-sidegate";
 
-/// The requested page. It has a query, so that the check can tell the return to this page from a
-/// return to `/`.
+/// The requested page. The query shows the check whether the browser has returned to the requested
+/// page or to `/`.
 const PAGE: &str = "/?from=check";
 
 /// The expected and the actual result of a failed step.
@@ -40,7 +40,7 @@ pub(crate) struct Steps<'a, E> {
     browser: Browser,
     /// The number of requests to the token endpoint before the check.
     before: TokenCalls,
-    /// The answer from which the next step continues.
+    /// The latest answer. The next step continues from this answer.
     page: Option<Page>,
     state: String,
     session: String,
@@ -58,7 +58,7 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         }
     }
 
-    /// Runs one step. The steps before it must have passed.
+    /// Runs one step. All earlier steps must have passed.
     pub(crate) async fn run(&mut self, step: Step) -> StepResult {
         match step {
             Step::Redirect => self.redirect().await,
@@ -216,7 +216,8 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         expect(!cookie.clears(now), "a cookie with a value", || {
             "a deleted cookie".to_owned()
         })?;
-        // 256 random bits have 43 characters in base64url, and 32 bytes without an encoding.
+        // A value with 256 random bits has 43 characters in base64url, or 32 bytes without an
+        // encoding.
         expect(cookie.value.len() >= 32, "at least 32 characters", || {
             cookie.value.len().to_string()
         })?;
@@ -271,9 +272,9 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
     }
 
     async fn refresh(&mut self) -> StepResult {
-        // From now on the app refuses the previous token.
+        // After this advance of the clock, the app refuses the previous token.
         self.check.clock.advance(self.check.token_lifetime);
-        // The second request shows that the new token is used without another refresh.
+        // The second request shows that the gateway uses the new token without another refresh.
         for _again in 0..2 {
             let request = BrowserRequest::fetch(&self.at("/whoami")?);
             self.whoami(request).await?;
@@ -341,7 +342,8 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         let request = BrowserRequest::navigation(&self.at(PAGE)?).field("cookie", &cookie);
         let page = other_browser.send(request).await;
         let page = page.map_err(|error| request_failed(&error))?;
-        // A gateway may answer this navigation with 401 or with a redirect to the provider.
+        // A gateway may answer a navigation without a session with 401 or with a redirect to the
+        // provider.
         if page.status != StatusCode::UNAUTHORIZED {
             self.authorization_request(&page)?;
         }
@@ -350,8 +352,8 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         refused(&page.map_err(|error| request_failed(&error))?)
     }
 
-    /// Asks the app for the user. The app must report the right subject and a valid signature of
-    /// the token.
+    /// Requests the signed-in user from the app. The app must report the expected subject and a
+    /// valid signature of the token.
     async fn whoami(&mut self, request: BrowserRequest) -> Result<Value, Mismatch> {
         let page = self.send(request).await?;
         expect(page.status == StatusCode::OK, "the app's answer", || {
@@ -373,7 +375,7 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         Ok(seen)
     }
 
-    /// The redirect target of `page`, which must be the authorization endpoint.
+    /// Returns the redirect target of `page`, which must be the authorization endpoint.
     fn authorization_request(&self, page: &Page) -> Result<Url, Mismatch> {
         expect(page.status == StatusCode::SEE_OTHER, "status 303", || {
             summary(page)
@@ -394,7 +396,7 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         expect(seen == 1, "one code exchange", || seen.to_string())
     }
 
-    /// The redirect target of the previous answer.
+    /// Returns the redirect target of the latest answer.
     fn next(&mut self) -> Result<Url, Mismatch> {
         let page = self.page.take().ok_or_else(missing_answer)?;
         page.location().ok_or_else(missing_answer)
@@ -453,8 +455,8 @@ fn request_failed(error: &Error) -> Mismatch {
     }
 }
 
-/// A short description of an answer: its status and its redirect target. The query is left out,
-/// because it may contain secrets.
+/// Describes an answer: its status and its redirect target without the query, because a query may
+/// contain secrets.
 fn summary(page: &Page) -> String {
     let status = page.status.as_u16();
     match page.location() {
@@ -463,7 +465,7 @@ fn summary(page: &Page) -> String {
     }
 }
 
-/// The URL without its query and fragment.
+/// Returns the URL without its query and fragment.
 fn without_query(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
@@ -482,7 +484,7 @@ fn is_digest(text: &str) -> bool {
     text.len() == 43 && text.bytes().all(allowed)
 }
 
-/// The value of attribute `name` in the first tag after `mark`.
+/// Returns the value of the attribute `name` in the first tag after `mark`.
 fn attribute(html: &str, mark: &str, name: &str) -> Option<String> {
     let (_before, tag) = html.split_once(mark)?;
     let (tag, _after) = tag.split_once('>')?;
@@ -490,6 +492,6 @@ fn attribute(html: &str, mark: &str, name: &str) -> Option<String> {
     let (value, _after) = value.split_once('"')?;
     let value = value.replace("&lt;", "<").replace("&gt;", ">");
     let value = value.replace("&quot;", "\"").replace("&#39;", "'");
-    // `&amp;` is decoded last. Otherwise `&amp;lt;` would become `<`.
+    // `&amp;` is decoded last, because otherwise `&amp;lt;` would become `<` instead of `&lt;`.
     Some(value.replace("&amp;", "&"))
 }

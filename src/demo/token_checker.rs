@@ -1,7 +1,7 @@
 //! Verifies access tokens independently of the gateway.
 //!
 //! The gateway verifies tokens with a JWT library. This module uses only the RSA primitive, so that
-//! a bug in the library is not repeated here.
+//! a bug in the JWT library cannot affect the result here.
 
 use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 use base64::Engine as _;
@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::Error;
 use crate::clock::Timestamp;
 
-/// The number of seconds that the clock of the issuer may be ahead.
+/// The number of seconds by which the clock of the issuer may be ahead.
 const LEEWAY: f64 = 2.0;
 
 /// Verifies tokens with one RSA public key.
@@ -20,7 +20,7 @@ pub(crate) struct TokenChecker {
     key: Vec<u8>,
 }
 
-/// A decoded token. Its signature may be invalid.
+/// A decoded token, whose signature may be invalid.
 #[derive(Clone, Debug)]
 pub(crate) struct ParsedToken {
     pub(crate) header: Map<String, Value>,
@@ -60,8 +60,8 @@ impl TokenChecker {
 }
 
 impl ParsedToken {
-    /// The subject, if the token is valid at `now` for `audience` (RFC 7519 section 4.1). Otherwise
-    /// the reason why it is not valid.
+    /// Returns the subject if the token is valid at `now` for `audience` (RFC 7519 section 4.1).
+    /// For an invalid token, returns the reason.
     pub(crate) fn subject(&self, audience: &str, now: Timestamp) -> Result<&str, &'static str> {
         // An `f64` represents the milliseconds of this century exactly.
         let now = std::time::Duration::from_millis(now.as_millis()).as_secs_f64();

@@ -1,4 +1,4 @@
-//! The keys of the authorization server. They sign access tokens, seal codes and refresh tokens,
+//! The keys of the authorization server, which sign access tokens, seal codes and refresh tokens,
 //! and make CSRF tokens.
 
 use std::fmt::Write as _;
@@ -22,19 +22,20 @@ use crate::secret;
 /// The first bytes of every sealed value: version 2 of the format of league/oauth2-server.
 const VERSION: [u8; 4] = [0xde, 0xf5, 0x02, 0x00];
 
-/// The length of the salt in bytes. Version, salt, nonce and tag together have the 84 bytes of
-/// overhead of that format. A sealed value is therefore as long as a real one.
+/// The length of the salt in bytes. Version, salt, nonce and tag have 84 bytes together, like the
+/// overhead of league/oauth2-server. A sealed value is therefore as long as a value of the real
+/// server.
 const SALT: usize = 52;
 
-/// The bytes of a 2048-bit `RSAPublicKey` (RFC 8017 appendix A.1.1) in DER before its modulus, and
-/// after it the exponent 65537.
+/// The DER encoding of a 2048-bit `RSAPublicKey` (RFC 8017 appendix A.1.1): the bytes before the
+/// modulus, and the bytes after it (the exponent 65537).
 const BEFORE_MODULUS: [u8; 9] = [0x30, 0x82, 0x01, 0x0a, 0x02, 0x82, 0x01, 0x01, 0x00];
 const AFTER_MODULUS: [u8; 5] = [0x02, 0x03, 0x01, 0x00, 0x01];
 
-/// The header of a Passport token. It has two members and no `kid`.
+/// The header of a Passport token, which has two members and no `kid`.
 const HEADER: &str = r#"{"typ":"JWT","alg":"RS256"}"#;
 
-/// The keys of one server. They are generated at its start and are never stored.
+/// The keys of one server. The keys are generated when the server starts and are never stored.
 pub(crate) struct Keys {
     signing: rsa::KeyPair,
     sealing: RandomizedNonceKey,
@@ -88,13 +89,13 @@ impl Keys {
     }
 
     /// Signs `claims` as a compact RS256 JWT with the header of a Passport token. Returns `None`
-    /// when the signature fails, which does not happen in practice.
+    /// when signing fails, which does not happen in practice.
     pub(crate) fn sign(&self, claims: &impl Serialize) -> Option<String> {
         self.sign_with(HEADER, claims)
     }
 
-    /// Signs `claims` as a compact RS256 JWT with the type `typ` and the key id. Returns `None` in
-    /// the same case as [`Keys::sign`].
+    /// Signs `claims` as a compact RS256 JWT with the type `typ` and the key id. Returns `None`
+    /// when signing fails.
     pub(crate) fn sign_as(&self, typ: &str, claims: &impl Serialize) -> Option<String> {
         let header = json!({ "typ": typ, "alg": "RS256", "kid": self.kid });
         self.sign_with(&header.to_string(), claims)
@@ -119,10 +120,12 @@ impl Keys {
         Some(token)
     }
 
-    /// Encrypts `value` as JSON and encodes it as lower-case hex. Only [`Keys::open`] can read it.
+    /// Encrypts `value` as JSON and encodes the result as lower-case hex. Only [`Keys::open`] can
+    /// read the result.
     pub(crate) fn seal(&self, value: &impl Serialize) -> Option<String> {
         let mut text = serde_json::to_vec(value).ok()?;
-        // AES-GCM needs no salt. The salt only gives the value the length of a real one.
+        // AES-GCM needs no salt. The salt only makes the sealed value as long as a value of the
+        // real server.
         let salt = secret::random::<SALT>().ok()?;
         let nonce = self
             .sealing
@@ -131,7 +134,8 @@ impl Keys {
         Some(hex(&[&VERSION[..], &salt, nonce.as_ref(), &text].concat()))
     }
 
-    /// Opens a value from [`Keys::seal`]. Returns `None` for any other or changed value.
+    /// Opens a value that [`Keys::seal`] made. Returns `None` if the value was changed or was made
+    /// by another server.
     pub(crate) fn open<T: DeserializeOwned>(&self, sealed: &str) -> Option<T> {
         let bytes = unhex(sealed)?;
         let rest = bytes.strip_prefix(&VERSION)?;
@@ -145,18 +149,19 @@ impl Keys {
         serde_json::from_slice(text).ok()
     }
 
-    /// The CSRF token of the forms in the login session `session`.
+    /// Returns the CSRF token of the forms in the login session `session`.
     pub(crate) fn form_token(&self, session: &str) -> String {
         hex(hmac::sign(&self.forms, session.as_bytes()).as_ref())
     }
 
-    /// Returns true when `token` is the CSRF token of `session`. Compares in constant time.
+    /// Returns true when `token` is the CSRF token of `session`. The comparison takes constant
+    /// time.
     pub(crate) fn is_form_token(&self, session: &str, token: &str) -> bool {
         unhex(token).is_some_and(|tag| hmac::verify(&self.forms, session.as_bytes(), &tag).is_ok())
     }
 }
 
-/// The claims of an access token, in the order of a Passport token. Dates are seconds with
+/// The claims of an access token, in the same order as in a Passport token. Dates are seconds with
 /// microseconds. The real server reads its clock for `exp` first, then for `iat`, then for `nbf`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Claims {
@@ -169,17 +174,18 @@ pub(crate) struct Claims {
     pub(crate) scopes: Vec<String>,
 }
 
-/// The time `at` in seconds. Its milliseconds are followed by `micros` (0 to 999) microseconds.
+/// Returns the time `at` in seconds, with the milliseconds of `at` and `micros` (0 to 999)
+/// microseconds.
 pub(crate) fn numeric_date(at: Timestamp, micros: u16) -> f64 {
     let millis = at.as_millis() % 1000;
-    // Like the real server, this converts from text, so that the number prints with exactly these
-    // digits.
+    // As in the real server, the number is parsed from text, so that it is printed with exactly the
+    // digits of the text.
     format!("{}.{millis:03}{micros:03}", at.as_secs())
         .parse()
         .unwrap_or_default()
 }
 
-/// A random identifier of 80 hexadecimal digits, for a code or a token.
+/// Returns a random identifier of 80 hexadecimal digits, for a code or a token.
 pub(crate) fn identifier() -> Option<String> {
     secret::random::<40>().ok().map(|bytes| hex(&bytes))
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::demo::{App, AppSettings};
 
-/// An app with the public key and the clock of `fixture`.
+/// Starts an app with the public key and the clock of `fixture`.
 async fn app(fixture: &Fixture) -> App {
     let settings = AppSettings {
         clock: fixture.clock.clone(),

@@ -1,5 +1,5 @@
-//! Tests of the check. It passes with a correct gateway, and each breakage fails the step that must
-//! detect it.
+//! Tests of the check. The check passes with a correct gateway. Each breakage makes the step fail
+//! that must detect the breakage.
 
 use super::fake_gateway::{Breakage, FakeGateway};
 use super::*;
@@ -16,11 +16,12 @@ struct Environment {
     unregistered: bool,
     password: Option<&'static str>,
     subject: Option<&'static str>,
-    /// The email that the check expects at the app. The fake gateway does not send it.
+    /// The email that the check expects at the app, although the fake gateway does not send an
+    /// email.
     email: Option<&'static str>,
 }
 
-/// Runs the check. Returns the reported lines and the result.
+/// Runs the check, and returns the reported lines and the result.
 async fn run(
     breakage: Breakage,
     environment: Environment,

@@ -1,4 +1,4 @@
-//! Tests of the authorization server that do not come from the recorded rows: logins, tokens,
+//! Tests of the authorization server without recorded answers of real servers: logins, tokens,
 //! faults.
 
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -298,7 +298,7 @@ async fn each_fault_affects_one_request_to_the_token_endpoint() {
     assert!(exchange(server.address(), request()).await.is_err());
     assert_eq!(server.exchanges(), 0);
     assert_eq!(fixture.redeem(&code).await.status(), 200);
-    // The server exchanges the code, but the answer is lost. The code is used up.
+    // The server exchanges the code, but the answer is lost. The code is then used up.
     let lost = fixture.code("3", &[]).await;
     server.fail_next(Fault::LoseAnswer).await;
     let body = format!(
@@ -317,7 +317,8 @@ async fn a_dropped_server_accepts_no_more_connections() {
     let address = fixture.server.address();
     assert_eq!(fixture.send("GET", "/", &[], "").await.status(), 200);
     drop(fixture);
-    // The accept loop ends when it runs again. Until then, the system may accept connections.
+    // The server's task stops accepting when it runs the next time. Until it runs, the operating
+    // system may accept connections.
     while tokio::net::TcpStream::connect(address).await.is_ok() {
         tokio::task::yield_now().await;
     }

@@ -26,14 +26,15 @@ use crate::secret::Secret;
 const REDIRECT_URI: &str = "https://app.example/auth/callback";
 const SECRET: &str = "i0p6Sah1joLy8P1gwkP6ldBQiQZKbcewi9nPEUMp";
 const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
-/// The S256 challenge of [`VERIFIER`]. Both are from RFC 7636 appendix B.
+/// The S256 challenge of [`VERIFIER`]. The verifier and the challenge are from RFC 7636 appendix B.
 const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
 
 /// The lifetime of an access token.
 const HOUR: Duration = Duration::from_hours(1);
-/// Longer than the lifetime of an access token, shorter than that of a refresh token.
+/// A time that is longer than the lifetime of an access token and shorter than the lifetime of a
+/// refresh token.
 const OVER_AN_HOUR: Duration = Duration::from_secs(3601);
-/// Longer than the lifetime of a refresh token.
+/// A time that is longer than the lifetime of a refresh token.
 const OVER_TWO_HOURS: Duration = Duration::from_secs(7201);
 
 /// An authorization server with the confidential client `3`, the public client `4` and a manual
@@ -76,7 +77,7 @@ impl Fixture {
         send(self.server.address(), method, target, fields, body).await
     }
 
-    /// The request target of an authorization request of client `id` with additional `parameters`.
+    /// Returns the target of an authorization request of client `id` with additional `parameters`.
     fn target(id: &str, parameters: &[(&str, &str)]) -> String {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         query.extend_pairs([
@@ -111,13 +112,13 @@ impl Fixture {
         self.submit(target, &fields).await
     }
 
-    /// A new code for client `id`.
+    /// Returns a new code for client `id`.
     async fn code(&self, id: &str, parameters: &[(&str, &str)]) -> String {
         let answer = self.sign_in(&Self::target(id, parameters)).await;
         query(&answer)["code"].clone()
     }
 
-    /// A token request with a form body.
+    /// Sends a token request with a form body.
     async fn token(&self, parameters: &[(&str, &str)]) -> Response<Bytes> {
         let body = url::form_urlencoded::Serializer::new(String::new())
             .extend_pairs(parameters)
@@ -149,7 +150,7 @@ impl Fixture {
         .await
     }
 
-    /// A new access token and refresh token with the scope `read`.
+    /// Returns a new access token and refresh token with the scope `read`.
     async fn grant(&self) -> (String, String) {
         let code = self.code("3", &[("scope", "read")]).await;
         tokens(&self.redeem(&code).await)
@@ -180,13 +181,13 @@ async fn send(
     exchange(address, request).await.unwrap()
 }
 
-/// The first cookie that an answer sets, in the form in which a browser sends it.
+/// Returns the first cookie of an answer, in the form in which a browser sends a cookie.
 fn cookie(answer: &Response<Bytes>) -> String {
     let field = answer.headers()["set-cookie"].to_str().unwrap();
     field.split(';').next().unwrap().to_owned()
 }
 
-/// The query of a redirect target.
+/// Returns the parameters in the query of a redirect target.
 fn query(answer: &Response<Bytes>) -> BTreeMap<String, String> {
     let location = answer.headers()["location"].to_str().unwrap();
     let location = Url::parse(location).unwrap();
@@ -197,7 +198,7 @@ fn json(answer: &Response<Bytes>) -> Value {
     serde_json::from_slice(answer.body()).unwrap_or_else(|_| panic!("{:?}", answer.body()))
 }
 
-/// The access token and the refresh token of a token response.
+/// Returns the access token and the refresh token of a token response.
 fn tokens(answer: &Response<Bytes>) -> (String, String) {
     let answer = json(answer);
     let token = |name: &str| {
@@ -207,10 +208,11 @@ fn tokens(answer: &Response<Bytes>) -> (String, String) {
     (token("access_token"), token("refresh_token"))
 }
 
-/// `token` with its last character changed, so that it decodes to other bytes.
+/// Returns `token` with a different last character, so that the token decodes to different bytes.
 fn tampered(token: &str) -> String {
     let mut token = token.to_owned();
-    // Only the upper bits of the last base64url character are decoded. `A` and `Q` differ there.
+    // Only the upper bits of the last base64url character are decoded. `A` and `Q` differ in their
+    // upper bits.
     let last = token.pop().unwrap();
     token.push(match last {
         '0'..='9' => 'a',

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::*;
 use crate::demo::{App, AppSettings};
 
-/// The first time of the fixture's clock, in seconds.
+/// The time of the fixture's clock at its start, in seconds.
 const START: u64 = 1_795_384_938;
 
 pub(super) async fn provider() -> Fixture {
@@ -24,7 +24,7 @@ impl Fixture {
         json(&answer)
     }
 
-    /// Signs in as alice with these scopes and a nonce. Returns the token response.
+    /// Signs in as alice with the scopes in `scope` and a nonce. Returns the token response.
     async fn openid(&self, scope: &str) -> Value {
         let asked = [("scope", scope), ("nonce", "n-0S6_WzA2Mj")];
         let answer = self.redeem(&self.code("3", &asked).await).await;
@@ -32,8 +32,8 @@ impl Fixture {
         json(&answer)
     }
 
-    /// Verifies the signature of `token` with the published key that its header names. Returns the
-    /// header and the claims.
+    /// Verifies the signature of `token` with the published key that the token header names.
+    /// Returns the header and the claims.
     async fn verified(&self, token: &str) -> (Value, Value) {
         let part = |part: &str| URL_SAFE_NO_PAD.decode(part).unwrap();
         let (signed, signature) = token.rsplit_once('.').unwrap();
@@ -120,7 +120,8 @@ async fn the_key_set_contains_the_public_key_with_its_thumbprint() {
     members.sort_unstable();
     assert_eq!(members, ["alg", "e", "kid", "kty", "n", "use"]);
     assert_eq!((&key["kty"], &key["alg"]), (&json!("RSA"), &json!("RS256")));
-    // RFC 7638 section 3: only the required members, in this order.
+    // RFC 7638 section 3: the thumbprint uses only the required members, in the order `e`, `kty`,
+    // `n`.
     let (e, n) = (text(key, "e"), text(key, "n"));
     let required = format!("{{\"e\":\"{e}\",\"kty\":\"RSA\",\"n\":\"{n}\"}}");
     let thumbprint = URL_SAFE_NO_PAD.encode(digest(&SHA256, required.as_bytes()));

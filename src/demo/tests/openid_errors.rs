@@ -50,7 +50,7 @@ async fn basic_credentials_are_form_decoded() {
         let body = form(&parameters);
         fixture.send("POST", "/oauth/token", &fields, &body).await
     };
-    // RFC 6749 section 2.3.1: each part is form-encoded.
+    // RFC 6749 section 2.3.1: the client id and the secret are each form-encoded.
     let encoded = basic("app%3A1+%C3%A9:s%2Bc+r%25e%3At%26");
     let good = redeem(Some(&encoded), &[]).await;
     assert_eq!(good.status(), 200, "{:?}", good.body());

@@ -1,5 +1,5 @@
 //! Compares the server with recorded answers of real servers, because tests with our own client
-//! could miss a common mistake.
+//! cannot detect a mistake that client and server share.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ const REFERENCE: &str = include_str!("../../../tests/data/passport/reference-req
 
 const GENERATIONS: [ProviderKind; 2] = [ProviderKind::Passport12, ProviderKind::Passport13];
 
-/// The order of members in every body.
+/// The order of the members in every JSON body.
 const ORDER: [&str; 8] = [
     "token_type",
     "expires_in",
@@ -69,7 +69,7 @@ impl Row {
     }
 }
 
-/// Replaces the placeholders in `text` with values that are made for this row.
+/// Replaces the placeholders in `text` with values that are made for the current row.
 async fn filled(fixture: &Fixture, text: &str) -> String {
     let Some((before, rest)) = text.split_once('{') else {
         return text.to_owned();
@@ -138,7 +138,8 @@ fn compare(title: &str, expected: &Expected, answer: &Response<Bytes>) {
         });
         assert_eq!(actual, value, "{title}: {name}");
     }
-    // The real server sends no caching field with errors, and a challenge only where a row has one.
+    // The real server sends no caching field with an error, and sends `WWW-Authenticate` only where
+    // a row contains it.
     for name in ["cache-control", "www-authenticate"] {
         let wanted = expected.fields.contains_key(name);
         assert_eq!(
@@ -302,7 +303,7 @@ async fn the_reference_request_is_answered_with_a_token_like_the_reference_token
     assert!(!format!("{seen:?}").contains(&parameter("client_secret")));
 }
 
-/// Compares a token with the reference: same header, same members, same types.
+/// Checks that a token has the same header, the same members and the same types as the reference.
 fn is_like_the_reference(fixture: &Fixture, access: &str, reference: &Value) {
     let checker =
         crate::demo::token_checker::TokenChecker::from_pem(fixture.server.public_key_pem())
