@@ -92,7 +92,7 @@ struct Demo {
     listen: SocketAddr,
 }
 
-/// Parses the name of a step of the demo check. The help and the error message list all names.
+/// Parses the name of a step of the demo check. The help text and the error message list all names.
 fn step_names() -> impl TypedValueParser<Value = demo::Step> {
     let names = PossibleValuesParser::new(demo::Step::ALL.map(demo::Step::name));
     names.try_map(|name| {
@@ -204,8 +204,8 @@ fn run(settings: &Settings) -> ExitCode {
     until_signal(|| Instance::start(config, &clock).map_err(|error| chain(&error)))
 }
 
-/// Starts an instance, serves until a signal, then drains. A second signal stops the process at
-/// once.
+/// Starts an instance, serves until a signal arrives, and then drains. A second signal stops the
+/// process at once.
 fn until_signal(start: impl FnOnce() -> Result<Instance, String>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -235,7 +235,7 @@ fn until_signal(start: impl FnOnce() -> Result<Instance, String>) -> ExitCode {
             () = signals.next() => fail("stopped at once by a second signal"),
         }
     });
-    // A reload may hang while it reads a file. The process must not wait for it.
+    // The process must not wait for a reload that hangs while it reads a file.
     runtime.shutdown_background();
     code
 }
@@ -290,7 +290,7 @@ fn run_demo(demo: &Demo) -> ExitCode {
         Err(error) => return fail(&format!("cannot start: {error}")),
     };
     runtime.block_on(async {
-        // No browser opens a demo that only checks itself, so it uses any free port.
+        // A demo that only checks itself uses any free port, because no user opens it in a browser.
         let listen = if demo.check {
             SocketAddr::from(([127, 0, 0, 1], 0))
         } else {
