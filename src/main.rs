@@ -115,8 +115,8 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // `--help` and `--version` are not errors. Clap writes them to standard output, and
-            // real errors to standard error.
+            // `--help` and `--version` are not errors. Clap writes help and version to standard
+            // output, and real errors to standard error.
             let is_requested = matches!(
                 error.kind(),
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion

@@ -18,8 +18,8 @@ use crate::provider::profile;
 /// Kubernetes injects variables such as `SIDEGATE_PORT` for a service that is named `sidegate`.
 pub(super) const VARIABLES: &str = "SIDEGATE__";
 
-/// The layer of defaults. The reference file is this layer, so the documented defaults are the real
-/// defaults.
+/// The layer of defaults. The layer of defaults is the reference file `config/sidegate.toml`, so
+/// the documented defaults are the real defaults.
 pub(super) const DEFAULTS: &str = include_str!("../../config/sidegate.toml");
 
 /// Selects whether environment variables are a layer of the settings.
@@ -48,9 +48,10 @@ pub struct Flags {
 pub struct Source {
     /// The settings file.
     pub path: PathBuf,
-    /// The content of the file, if it was already read. The file is then not read again.
+    /// The content of the file, if it was already read. If the content is present, the file is not
+    /// read again.
     pub content: Option<FileContent>,
-    /// Read environment variables, or ignore them.
+    /// Selects whether environment variables are read.
     pub variables: Variables,
     /// The settings from the command line.
     pub flags: Flags,
@@ -90,7 +91,7 @@ impl Source {
         }
     }
 
-    /// Returns the stored content of the file. Without stored content, reads the file.
+    /// Returns the stored content of the file. Reads the file if there is no stored content.
     pub(crate) fn read(&self) -> Result<FileContent, Problems> {
         let read = self
             .content
@@ -141,7 +142,8 @@ impl Flags {
     }
 }
 
-/// Values with the name of their source. Error messages show the source to the operator.
+/// A layer: values, and the name of the source of the values. Error messages show the source to the
+/// operator.
 struct Layer {
     metadata: Metadata,
     values: Dict,
@@ -188,7 +190,7 @@ fn with_profiles(settings: Figment) -> Figment {
 }
 
 /// Warns about environment variables that have one underscore and look like one of our keys. The
-/// operator probably meant to set that key and wrote one underscore instead of two.
+/// operator of such a variable probably wrote one underscore instead of two.
 pub(super) fn misspelled_variables(settings: &Figment) -> Vec<String> {
     let plain = |text: &str| text.replace(['_', '.'], "").to_ascii_lowercase();
     let mut keys = BTreeMap::new();

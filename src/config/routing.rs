@@ -117,7 +117,7 @@ fn note_route(
 }
 
 /// Refuses a route that admits every signed-in user when anyone can create an account at its
-/// provider. The operator can allow this with the setting `anyone`.
+/// provider. The operator can allow such a route with the setting `anyone`.
 pub(super) fn check_open_registration(
     routes: &RouteTable,
     open: &[String],

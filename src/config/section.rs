@@ -59,7 +59,7 @@ impl<'a> Reader<'a> {
         key: &str,
         mut value: Value,
     ) -> Option<T> {
-        // The loop ends, because each round resets a key with a problem or returns.
+        // The loop ends, because each iteration resets a key with a problem or returns.
         loop {
             let error = match value.deserialize::<T>() {
                 Ok(section) => return Some(section),

@@ -30,8 +30,7 @@ const EVENTS: usize = 4096;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(crate) enum FileChange {
-    /// Nothing that needs an action: the file has not changed, or has not been stable for long
-    /// enough.
+    /// No action is needed: the file has not changed, or has not been stable for long enough.
     Nothing,
     /// The file was replaced and has stayed unchanged for two seconds.
     Replaced,

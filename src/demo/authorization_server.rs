@@ -53,7 +53,7 @@ pub struct User {
     /// The time at which the email address was verified, in Laravel's format, or `None` for an
     /// unverified address.
     pub email_verified_at: Option<String>,
-    /// The groups. Only an OpenID Provider reports them.
+    /// The groups. Only an OpenID Provider reports groups.
     pub groups: Vec<String>,
 }
 

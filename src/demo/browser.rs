@@ -2,7 +2,7 @@
 //! redirect.
 //!
 //! The browser connects only to the addresses that its creator has set. A page or a redirect cannot
-//! make it connect to any other address.
+//! make the browser connect to any other address.
 
 use std::collections::BTreeMap;
 use std::io;

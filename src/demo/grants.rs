@@ -40,7 +40,7 @@ pub(crate) struct Code {
     pub(crate) expire_time: u64,
     pub(crate) code_challenge: Option<String>,
     pub(crate) code_challenge_method: Option<String>,
-    /// The sign-in. Only an OpenID Provider stores it.
+    /// The sign-in. Only an OpenID Provider stores the sign-in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) sign_in: Option<SignIn>,
 }

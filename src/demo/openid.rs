@@ -1,7 +1,7 @@
 //! The OpenID Provider: metadata, keys, ID tokens and userinfo.
 //!
-//! Tokens are signed with the RSA primitive and not with the JWT library of the gateway. A bug in
-//! the JWT library can therefore not cancel itself out on both sides.
+//! Tokens are signed with the RSA primitive and not with the JWT library of the gateway. Therefore
+//! a bug in the JWT library cannot make a wrong token look correct.
 
 use std::time::Duration;
 
@@ -130,7 +130,7 @@ fn subject(user: &User) -> String {
 /// Returns an access token with the identifier `id` for `grant`, valid until `expiry` (in seconds).
 /// The type `at+jwt` distinguishes an access token from an ID token (RFC 9068 section 2). The
 /// audience is the client, because the app of the demo expects this audience. Returns `None` when
-/// the signature fails, which does not happen in practice.
+/// signing fails, which does not happen in practice.
 pub(crate) fn access_token(
     server: &ServerState,
     grant: &Grant,

@@ -40,7 +40,7 @@ pub(crate) struct Steps<'a, E> {
     browser: Browser,
     /// The number of requests to the token endpoint before the check.
     before: TokenCalls,
-    /// The latest answer. The next step continues from this answer.
+    /// The latest answer. The next step continues from the latest answer.
     page: Option<Page>,
     state: String,
     session: String,

@@ -26,7 +26,7 @@ pub enum Error {
     /// the gateway.
     #[error("the change of the session could not be stored")]
     NotStored(#[from] StoreError),
-    /// The task of the exchange panicked because of a bug. Responsible: the gateway.
+    /// The task of the exchange panicked because of a bug in the gateway. Responsible: the gateway.
     #[error("the exchange stopped because of a bug")]
     Panicked,
     /// The provider was not reachable, or the exchange failed. Responsible: in most cases the

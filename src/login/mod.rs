@@ -62,8 +62,8 @@ pub(crate) const OWN_PREFIX: &str = "/oauth2/";
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The time for which a used state is remembered: the largest value that the setting
-/// `login.timeout_secs` accepts. The current value is not enough, because a reload may increase the
-/// value, and a used state must not become usable again.
+/// `login.timeout_secs` accepts. The current value of the setting is not enough, because a reload
+/// may increase the value, and a used state must not become usable again.
 const USED_FOR: Duration = Duration::from_hours(1);
 
 /// The settings of the login flow.
@@ -162,7 +162,7 @@ impl Login {
         let mode = client.response_mode();
         let previous_session = match mode {
             // The provider's form post is a cross-site request, so the browser does not send the
-            // session cookie with it. The state carries the session key instead.
+            // session cookie with it. Therefore the state contains the session key.
             ResponseMode::FormPost => browser::session_key(start.headers),
             ResponseMode::Query => None,
         };

@@ -46,8 +46,8 @@ pub enum Completion {
 pub struct FailedLogin {
     /// The reason of the failure.
     pub(crate) error: Error,
-    /// The page that the user asked for, or `/` when the state could not be read. A visit to this
-    /// page begins a new login.
+    /// The page that the user asked for, or `/` when the state could not be read. A visit to the
+    /// retry page begins a new login.
     pub(crate) retry: ReturnTo,
     /// The configured name of the provider, when the state could be read.
     pub(crate) provider: Option<Box<str>>,

@@ -2,10 +2,10 @@
 //!
 //! The browser carries the pending login, so a user who has not signed in costs the gateway no
 //! memory. The state has two sealed parts. The gateway's key alone opens the first part (provider,
-//! return path, time, round). An error page can therefore offer a new login even if the cookie is
-//! missing. The second part (the seed of the code verifier) needs the gateway's key and the 128-bit
-//! secret in the cookie of the tab. A callback URL that is pasted into another browser is therefore
-//! refused.
+//! return path, time, round). Therefore an error page can offer a new login even if the browser
+//! sends no login cookie. The second part (the seed of the code verifier) needs the gateway's key
+//! and the 128-bit secret in the cookie of the tab. A callback URL that is pasted into another
+//! browser is therefore refused.
 
 use std::time::Duration;
 
@@ -20,7 +20,8 @@ use crate::seal::KeyRing;
 use crate::secret::{self, NoRandomness, Secret};
 use crate::session::{SessionKey, cookie};
 
-/// The longest accepted `state`, in bytes. Two sealed parts with a return path of 1 KB fit easily.
+/// The longest accepted `state`, in bytes. The limit is large enough for two sealed parts with a
+/// return path of 1 KB.
 const MAX_STATE: usize = 4096;
 
 /// A pending login: all data that the callback needs.
@@ -225,7 +226,8 @@ impl PendingLogin {
     }
 }
 
-/// A returned `state` whose first part has been opened. The second part has not been verified.
+/// A returned `state` whose first part has been opened. The second part of the `state` has not been
+/// verified.
 #[derive(Debug)]
 pub(super) struct ReturnedState {
     tab: Tab,

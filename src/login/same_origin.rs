@@ -9,13 +9,14 @@ use super::PublicUrl;
 ///
 /// If the request has `Sec-Fetch-Site`, that field decides: a page cannot set `Sec-Fetch-Site`, and
 /// its value is correct even for a page that hides its origin (`Origin: null`). For older browsers,
-/// which do not send `Sec-Fetch-Site`, `Origin` decides. A request with neither field is refused.
+/// which do not send `Sec-Fetch-Site`, `Origin` decides. A request with neither `Sec-Fetch-Site`
+/// nor `Origin` is refused.
 pub(crate) fn same_origin(headers: &HeaderMap, public_url: &PublicUrl) -> SameOrigin {
     let site = single_value(headers, "sec-fetch-site");
     let same = match site {
         FieldValue::Value(site) => site == b"same-origin",
-        // A browser sends only one `Sec-Fetch-Site`. If a request has two values, neither value is
-        // trusted.
+        // A browser sends only one `Sec-Fetch-Site`. If a request has two `Sec-Fetch-Site` values,
+        // neither value is trusted.
         FieldValue::Several => false,
         FieldValue::Absent => match single_value(headers, "origin") {
             FieldValue::Value(origin) => origin == public_url.origin().as_bytes(),

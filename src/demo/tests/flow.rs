@@ -317,8 +317,8 @@ async fn a_dropped_server_accepts_no_more_connections() {
     let address = fixture.server.address();
     assert_eq!(fixture.send("GET", "/", &[], "").await.status(), 200);
     drop(fixture);
-    // The server's task stops accepting when it runs the next time. Until it runs, the operating
-    // system may accept connections.
+    // The server's task stops accepting when it runs the next time. Until the task runs, the
+    // operating system may accept connections.
     while tokio::net::TcpStream::connect(address).await.is_ok() {
         tokio::task::yield_now().await;
     }
