@@ -287,6 +287,7 @@ fn tls(
 
 /// Returns true when one process cannot listen on both addresses.
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    // With port 0, the operating system chooses two different ports.
     let anywhere = one.ip().is_unspecified() || other.ip().is_unspecified();
     one.port() != 0 && one.port() == other.port() && (anywhere || one.ip() == other.ip())
 }

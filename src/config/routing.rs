@@ -79,6 +79,8 @@ pub(super) fn routes(
         let route = reader.read_value(&format!("routes.{index}"), value);
         routes.extend(route.map(|route| (index, route)));
     }
+    // The table is built even if a route has a problem, so that problems of the other routes are
+    // reported, too.
     let complete = routes.len() == count;
     if count == 0 {
         routes.push((0, RouteSettings::default()));

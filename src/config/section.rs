@@ -113,6 +113,8 @@ fn replace(table: &mut Dict, path: &[String], default: Option<Value>) -> bool {
     }
     // `first` is the last part of the path, or the name of a list. A list is reset as a whole.
     let old = table.remove(first);
+    // A default that equals the value with the problem would have the same problem again, so such a
+    // key is removed.
     let default = default.filter(|default| rest.is_empty() && old.as_ref() != Some(default));
     if let Some(default) = default {
         table.insert(first.clone(), default);

@@ -303,7 +303,8 @@ impl Login {
         // The check of `iss` may need the metadata, which `ready` has fetched.
         self.check_issuer(callback.provider, verified.iss.as_deref())
             .map_err(|error| Box::new(Completion::Failed(failed(error))))?;
-        // The state is marked as used only after all other checks.
+        // The state is marked as used only after all other checks, because a failed check must not
+        // use up the state.
         match self.admit(returned, callback.client, now).await {
             Ok(()) => Ok(verified),
             Err(Error::Used) => Err(Box::new(outcome::stale_answer(

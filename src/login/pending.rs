@@ -297,7 +297,7 @@ impl ReturnedState {
     /// A hash of this state, for the list of used states.
     pub(super) fn fingerprint(&self) -> [u8; 32] {
         let mut fingerprint = [0; 32];
-        // The sealed seed is different for each login.
+        // Only the sealed seed is hashed, because the sealed seed is different for each login.
         fingerprint.copy_from_slice(digest(&SHA256, &self.sealed_seed).as_ref());
         fingerprint
     }

@@ -38,6 +38,8 @@ impl Login {
             }
             Ok(())
         };
+        // The cookies are deleted only after the store has committed the end. Otherwise a browser
+        // without the cookie would seem to be signed out while its session continues.
         self.process.on_control_plane(end).await?;
         Ok([cookie::clear(cookie::SESSION), browser::forget_rounds()])
     }
