@@ -270,6 +270,8 @@ fn grant(
     let code = identifier().and_then(|id| {
         server.keys.seal(&Code {
             client_id: authorization.client_id.clone(),
+            // The parameter is stored and not the target: the token request repeats `redirect_uri`
+            // only if the authorization request had one (RFC 6749 section 4.1.3).
             redirect_uri: authorization.redirect_uri.clone(),
             auth_code_id: id,
             scopes: authorization.scopes.clone(),
@@ -300,6 +302,7 @@ fn form(
     failed: Option<&str>,
 ) -> Response<ReplyBody> {
     let has_session = session.is_some();
+    // The CSRF token of the form belongs to a session, so a browser without a session gets one.
     let Some(session) = session.or_else(identifier) else {
         return Refusal::server_error().response(server.settings.kind);
     };

@@ -187,6 +187,7 @@ impl Demo {
     pub fn check(&self) -> Result<Check<impl Fn() -> TokenCalls>, Error> {
         let user = User::alice();
         let mut fields = vec![("x-forwarded-email", user.email)];
+        // A Passport server reports neither the user name nor the groups.
         if self.kind == ProviderKind::OpenId {
             fields.push(("x-forwarded-preferred-username", user.username.clone()));
             fields.push(("x-forwarded-groups", user.groups.join(",")));

@@ -353,6 +353,7 @@ fn refresh(
         None => old.scopes,
         Some(scope) => {
             let scopes = split_scopes(&scope);
+            // A refresh must not add a scope to the grant (RFC 6749 section 6).
             match scopes.iter().find(|scope| !old.scopes.contains(scope)) {
                 None => scopes,
                 Some(extra) => return Err(Refusal::invalid_scope(extra)),

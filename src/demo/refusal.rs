@@ -90,8 +90,8 @@ impl Refusal {
         }
     }
 
-    /// Returns the error for a valid code whose client, redirection URI or verifier does not match
-    /// the token request.
+    /// Returns the error for a valid code that does not belong to the client, the redirection URI
+    /// or the verifier of the token request.
     pub(crate) fn stray_code(kind: ProviderKind, hint: &'static str) -> Self {
         match kind {
             ProviderKind::Passport12 | ProviderKind::Passport13 => Self::invalid_request(hint),

@@ -160,6 +160,7 @@ where
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         _gone = stopped.changed() => {
+            // The connection closes after the answer to the request that has begun.
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -301,6 +301,7 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
     }
 
     async fn api(&mut self) -> StepResult {
+        // A new browser has no session cookie.
         let mut new_browser = browser(self.check);
         let page = new_browser
             .send(BrowserRequest::fetch(&self.at("/whoami")?))
@@ -338,6 +339,7 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
 
     async fn cookie_dead(&mut self) -> StepResult {
         let cookie = format!("{COOKIE}={}", self.session);
+        // The first browser has deleted its cookie, so a new browser sends the old cookie.
         let mut other_browser = browser(self.check);
         let request = BrowserRequest::navigation(&self.at(PAGE)?).field("cookie", &cookie);
         let page = other_browser.send(request).await;

@@ -106,8 +106,8 @@ mod tests {
 
     use super::*;
 
-    /// An address with few different bits, so that many addresses are close to each other, and the
-    /// expected client network as text.
+    /// Generates an address and the expected client network as text. The address has few different
+    /// bits, so that many generated addresses are close to each other.
     fn client() -> impl Strategy<Value = (IpAddr, String)> {
         let few = || prop::sample::select(vec![0_u16, 1, 0x0a00, 0xffff]);
         let wide = [(); 8].map(|()| few());
