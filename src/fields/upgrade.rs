@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 
 /// The constant for `Sec-WebSocket-Accept` in RFC 6455 section 1.3.
 const WEBSOCKET_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -25,6 +25,8 @@ const LONGEST: usize = 128;
 #[derive(Clone, Debug)]
 pub(crate) struct UpgradeRequest {
     protocol: HeaderValue,
+    /// The `Sec-WebSocket-Key` for the app, if the client's request has no key.
+    key: Option<HeaderValue>,
     /// The value of `Sec-WebSocket-Accept` by which the app proves that it understood the
     /// handshake.
     accept: Option<HeaderValue>,
@@ -60,8 +62,35 @@ impl UpgradeRequest {
         }
         Some(Self {
             protocol: protocol.clone(),
+            key: None,
             accept: only(headers, &SEC_WEBSOCKET_KEY).and_then(accept),
         })
+    }
+
+    /// Makes the request of an HTTP/2 stream whose `:protocol` is this one (RFC 8441 section 4).
+    /// `None` if the protocol is not WebSocket, or if the system has no random bytes.
+    ///
+    /// Over HTTP/2 a client sends no key, so the app gets one from here.
+    pub(crate) fn of_stream(protocol: &str) -> Option<Self> {
+        if !protocol.as_bytes().eq_ignore_ascii_case(WEBSOCKET) {
+            return None;
+        }
+        let mut nonce = [0; 16];
+        aws_lc_rs::rand::fill(&mut nonce).ok()?;
+        let key = HeaderValue::from_str(&BASE64_STANDARD.encode(nonce)).ok()?;
+        Some(Self {
+            protocol: HeaderValue::from_static("websocket"),
+            accept: accept(&key),
+            key: Some(key),
+        })
+    }
+
+    /// The status of an answer that switches.
+    pub(crate) fn success(&self) -> StatusCode {
+        match self.key {
+            Some(_) => StatusCode::OK,
+            None => StatusCode::SWITCHING_PROTOCOLS,
+        }
     }
 
     /// Whether the protocol is WebSocket.
@@ -74,9 +103,25 @@ impl UpgradeRequest {
         self.protocol.to_str().unwrap_or_default()
     }
 
-    /// Writes the handshake fields into a request or into an answer whose hop-by-hop fields have
-    /// been removed.
-    pub(crate) fn write(&self, headers: &mut HeaderMap) {
+    /// Writes the handshake fields into a request to an app. The hop-by-hop fields of the request
+    /// have been removed.
+    pub(crate) fn write_request(&self, headers: &mut HeaderMap) {
+        self.write(headers);
+        if let Some(key) = &self.key {
+            headers.insert(SEC_WEBSOCKET_KEY, key.clone());
+        }
+    }
+
+    /// Writes the handshake fields into an answer to the client. The hop-by-hop fields of the answer
+    /// have been removed. Over HTTP/2, the status alone switches (RFC 8441 section 5).
+    pub(crate) fn write_response(&self, headers: &mut HeaderMap) {
+        match self.key {
+            Some(_) => drop(headers.remove(SEC_WEBSOCKET_ACCEPT)),
+            None => self.write(headers),
+        }
+    }
+
+    fn write(&self, headers: &mut HeaderMap) {
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, self.protocol.clone());
     }
@@ -246,6 +291,26 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_of_http_2_asks_the_app_with_a_key_of_ours_and_keeps_the_proof_from_the_client() {
+        assert!(UpgradeRequest::of_stream("tcp").is_none());
+        let asked = UpgradeRequest::of_stream("WebSocket").unwrap();
+        assert_eq!(asked.success(), StatusCode::OK);
+        let mut request = HeaderMap::new();
+        asked.write_request(&mut request);
+        let key = request.get(SEC_WEBSOCKET_KEY).unwrap();
+        let mut answer = HeaderMap::new();
+        asked.write(&mut answer);
+        assert!(!asked.is_granted_by(&answer));
+        answer.insert(SEC_WEBSOCKET_ACCEPT, accept(key).unwrap());
+        assert!(asked.is_granted_by(&answer));
+        let mut answer = fields(&[ACCEPT]);
+        asked.write_response(&mut answer);
+        assert!(answer.is_empty(), "{answer:?}");
+        let other = UpgradeRequest::of_stream("websocket").unwrap();
+        assert_ne!(other.key, asked.key);
+    }
+
+    #[test]
     fn another_protocol_needs_no_proof() {
         let request = [("Upgrade", "tcp"), ("Connection", "Upgrade")];
         let asked = read(Version::HTTP_11, &request).unwrap();
@@ -253,7 +318,7 @@ mod tests {
         assert_eq!(asked.protocol(), "tcp");
         let mut answer = HeaderMap::new();
         assert!(!asked.is_granted_by(&answer));
-        asked.write(&mut answer);
+        asked.write_response(&mut answer);
         assert!(asked.is_granted_by(&answer));
     }
 

@@ -83,7 +83,7 @@ impl Worker {
             Err(error) => return Step::answered(record.refused(&error, &context.parts.headers)),
         };
         if let Some(upgrade) = &upgrade {
-            upgrade.write(&mut context.parts.headers);
+            upgrade.write_request(&mut context.parts.headers);
         }
         let limited = body.limit(record.site().settings().body_bytes);
         let prepared = limited

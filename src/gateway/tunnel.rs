@@ -138,7 +138,8 @@ impl Worker {
         };
         let mut response = Response::from_parts(head, Body::tunnel(Box::new(run)));
         fields::outbound(response.headers_mut(), cookie::is_own);
-        upgrade.write(response.headers_mut());
+        upgrade.write_response(response.headers_mut());
+        *response.status_mut() = upgrade.success();
         *response.version_mut() = Version::HTTP_11;
         response
     }

@@ -29,8 +29,8 @@ use super::deadline::{ConnectionState, InFlight, Phase, Protocol};
 use super::gather::Gather;
 use super::hpack;
 use super::socket::{Plaintext, Socket};
-use super::{Content as _, Handler, Limits, Settings, TunnelFn, TunnelStop, UpgradedClient};
-use crate::fields::UpgradeRequest;
+use super::switch::Switch;
+use super::{Handler, Limits, Settings, TunnelFn, TunnelStop, UpgradedClient};
 use crate::relay::{Duplex, Peer};
 
 /// What is held at most of what came or goes, per connection and direction (HTTP/1.1), or per
@@ -152,6 +152,8 @@ where
     builder
         .timer(TokioTimer::new())
         // Finds clients that vanished while a response is quiet.
+        // WebSockets over HTTP/2 (RFC 8441).
+        .enable_connect_protocol()
         .keep_alive_interval(deadlines.idle)
         .keep_alive_timeout(deadlines.write)
         .max_concurrent_streams(limits.streams)
@@ -228,15 +230,11 @@ fn answer<H: Handler>(
     let per_connection = Rc::clone(&serving.per_connection);
     let (mut head, body) = request.into_parts();
     // hyper attaches something to a request that asks for another protocol, and to no other.
-    let mut asks_to_switch = false;
-    if protocol == Protocol::Http1 && !head.extensions.is_empty() {
-        state.upgrade_requested();
-        if let Some(upgrade) = UpgradeRequest::read(&head) {
-            asks_to_switch = true;
-            head.extensions.insert(upgrade);
-        }
-    }
-    let tunnel = Rc::clone(&serving.tunnel);
+    let switch = if head.extensions.is_empty() {
+        Switch::No
+    } else {
+        Switch::read(&mut head, protocol, serving)
+    };
     let body = RequestBody::new(body, &state, deadlines.body_window, limits.body_rate);
     let fields = &head.headers;
     let too_many = fields.len() > limits.fields && count_fields(fields) > limits.fields;
@@ -251,13 +249,7 @@ fn answer<H: Handler>(
         let panic_logger = PanicLogger(state.peer);
         let mut response = handler.handle(&per_connection, head, body).await;
         drop(panic_logger);
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            tunnel.set(response.body_mut().take_tunnel());
-        } else if asks_to_switch {
-            // What the client has sent behind its request may be of the other protocol.
-            let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(CONNECTION, close);
-        }
+        switch.answer(&mut response, &state);
         let mut response = if without_content {
             head_response(response, in_flight)
         } else {

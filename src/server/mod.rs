@@ -42,6 +42,7 @@ mod gather;
 mod hpack;
 mod listener;
 mod socket;
+mod switch;
 mod worker;
 
 pub use body::BodyFailure;

@@ -10,6 +10,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -57,6 +59,11 @@ impl Duplex for TlsStream<Socket> {
     fn reset_on_close(&self) {
         self.get_ref().0.reset_on_close();
     }
+}
+
+impl Duplex for TokioIo<Upgraded> {
+    /// Not for a single stream: its peer learns of the end only.
+    fn reset_on_close(&self) {}
 }
 
 impl AsyncRead for Socket {

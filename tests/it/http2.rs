@@ -144,13 +144,23 @@ async fn response_fields_that_do_not_repeat_stay_out_of_the_hpack_table() {
 }
 
 #[tokio::test]
-async fn s_38_extended_connect_is_refused() {
+async fn s_38_connect_is_refused_but_for_websockets() {
     let (scene, tls) = Scene::over_tls().await;
     let address = scene.gateway.address();
+    for protocol in [&b"connect-udp"[..], b"connect-ip", b"tcp", b"h2c", b""] {
+        let mut connection = H2::connect(address, "localhost", tls.client(&["h2"])).await;
+        let fields: &[(&[u8], &[u8])] = &[(b":method", b"CONNECT"), (b":protocol", protocol)];
+        connection.head(1, &h2_fields(fields), true).await;
+        let outcome = connection.outcome(1).await;
+        let refused = matches!(outcome, Outcome::Refused | Outcome::Status(400..=599));
+        assert!(refused, "{protocol:?}: {outcome:?}");
+    }
     let mut connection = H2::connect(address, "localhost", tls.client(&["h2"])).await;
-    let fields: &[(&[u8], &[u8])] = &[(b":method", b"CONNECT"), (b":protocol", b"websocket")];
-    connection.head(1, &h2_fields(fields), true).await;
-    assert_ne!(connection.outcome(1).await, Outcome::Status(200));
+    let plain: &[(&[u8], &[u8])] = &[(b":method", b"CONNECT"), (b":authority", b"localhost")];
+    connection.head(1, plain, true).await;
+    let outcome = connection.outcome(1).await;
+    let refused = matches!(outcome, Outcome::Refused | Outcome::Status(400..=599));
+    assert!(refused, "{outcome:?}");
     assert_eq!(scene.app.count(), 0);
 }
 

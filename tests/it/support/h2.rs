@@ -90,6 +90,34 @@ impl H2 {
         self.frame(DATA, END_STREAM, stream, bytes).await;
     }
 
+    /// Sends a part of the body of `stream`.
+    pub(crate) async fn data(&mut self, stream: u32, bytes: &[u8]) {
+        self.frame(DATA, 0, stream, bytes).await;
+    }
+
+    /// Collects the body of the response on `stream` until it has `count` bytes, or until it ends.
+    /// The flag says whether it has ended in order.
+    pub(crate) async fn received(&mut self, stream: u32, count: usize) -> (Vec<u8>, bool) {
+        let reading = async {
+            let mut bytes = Vec::new();
+            while bytes.len() < count {
+                match self.next_frame().await {
+                    Some((DATA, flags, of, payload)) if of == stream => {
+                        bytes.extend(payload);
+                        if flags & END_STREAM != 0 {
+                            return (bytes, true);
+                        }
+                    }
+                    Some((RST_STREAM, _, of, _)) if of == stream => return (bytes, false),
+                    Some(_) => {}
+                    None => return (bytes, false),
+                }
+            }
+            (bytes, false)
+        };
+        timeout(PATIENCE, reading).await.expect("no data in time")
+    }
+
     /// Sends these bytes unchanged.
     pub(crate) async fn bytes(&mut self, bytes: &[u8]) {
         self.wire.write(bytes).await;
@@ -112,19 +140,25 @@ impl H2 {
 
     async fn read(&mut self, wanted: u32) -> Option<Vec<u8>> {
         loop {
-            let head = self.wire.bytes(9).await?;
-            let length =
-                usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
-            let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-            let payload = self.wire.bytes(length).await?;
-            match head[3] {
-                HEADERS if stream == wanted => return Some(payload),
-                RST_STREAM if stream == wanted => return None,
-                GOAWAY => return None,
-                SETTINGS if head[4] == 0 => self.frame(SETTINGS, 1, 0, &[]).await,
+            match self.next_frame().await? {
+                (HEADERS, _, stream, payload) if stream == wanted => return Some(payload),
+                (RST_STREAM, _, stream, _) if stream == wanted => return None,
+                (GOAWAY, ..) => return None,
                 _ => {}
             }
         }
+    }
+
+    /// The next frame: type, flags, stream and payload. Settings are acknowledged.
+    async fn next_frame(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
+        let head = self.wire.bytes(9).await?;
+        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        let payload = self.wire.bytes(length).await?;
+        if (head[3], head[4]) == (SETTINGS, 0) {
+            self.frame(SETTINGS, 1, 0, &[]).await;
+        }
+        Some((head[3], head[4], stream, payload))
     }
 }
 

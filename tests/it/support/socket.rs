@@ -3,6 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -62,7 +65,15 @@ impl SocketApp {
     }
 }
 
-/// The answer that switches to a WebSocket.
+/// The answer that switches to a WebSocket whose handshake had this head.
+pub(crate) fn switching_for(head: &Head) -> String {
+    let key = head.value("sec-websocket-key").expect("one key");
+    let text = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
+    switching().replace(ACCEPT, &BASE64_STANDARD.encode(hash))
+}
+
+/// The answer that switches to a WebSocket, to a handshake with [`KEY`].
 pub(crate) fn switching() -> String {
     format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\

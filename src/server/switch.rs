@@ -1,0 +1,96 @@
+//! A request that asks for another protocol on its connection or stream.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::header::CONNECTION;
+use http::request::Parts;
+use http::{HeaderValue, Method, Response};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+
+use super::connection::Serving;
+use super::deadline::{ConnectionState, Protocol};
+use super::{Content, Handler, TunnelFn, TunnelStop, UpgradedClient};
+use crate::fields::UpgradeRequest;
+use crate::relay::Peer;
+
+/// What follows if the handler's answer switches to another protocol.
+pub(super) enum Switch {
+    /// The request does not ask for one.
+    No,
+    /// The connection itself becomes the tunnel.
+    Connection(Rc<Cell<Option<TunnelFn>>>),
+    /// One stream of the connection becomes the tunnel (RFC 8441).
+    Stream(OnUpgrade),
+}
+
+impl Switch {
+    /// Reads what a request asks for, and attaches it to the request's head for the handler.
+    pub(super) fn read<H: Handler>(
+        head: &mut Parts,
+        protocol: Protocol,
+        serving: &Serving<H>,
+    ) -> Self {
+        let on_upgrade = head.extensions.remove::<OnUpgrade>();
+        match protocol {
+            Protocol::Http1 => {
+                serving.state.upgrade_requested();
+                let Some(upgrade) = UpgradeRequest::read(head) else {
+                    return Self::No;
+                };
+                head.extensions.insert(upgrade);
+                Self::Connection(Rc::clone(&serving.tunnel))
+            }
+            Protocol::Http2 => {
+                let asked = head.extensions.remove::<hyper::ext::Protocol>();
+                let upgrade = asked.and_then(|asked| UpgradeRequest::of_stream(asked.as_str()));
+                let (Some(upgrade), Some(on_upgrade)) = (upgrade, on_upgrade) else {
+                    return Self::No;
+                };
+                // An HTTP/1.1 app is asked with GET. The same rules apply to both forms.
+                head.method = Method::GET;
+                head.extensions.insert(upgrade);
+                Self::Stream(on_upgrade)
+            }
+        }
+    }
+
+    /// Begins the tunnel if the response has one.
+    pub(super) fn answer<B: Content>(
+        self,
+        response: &mut Response<B>,
+        state: &Rc<ConnectionState>,
+    ) {
+        if let Self::No = self {
+            return;
+        }
+        let tunnel = response.body_mut().take_tunnel();
+        match (self, tunnel) {
+            (Self::Connection(slot), Some(tunnel)) => slot.set(Some(tunnel)),
+            (Self::Stream(on_upgrade), Some(tunnel)) => {
+                let in_flight = state.begin(Protocol::Http1);
+                let stop = TunnelStop(Rc::clone(state));
+                // The stream ends with the connection, so nobody has to wait for the task.
+                drop(tokio::task::spawn_local(async move {
+                    // An error means that the client has gone away.
+                    if let Ok(stream) = on_upgrade.await {
+                        let client = Peer {
+                            io: Box::new(TokioIo::new(stream)),
+                            early: Bytes::new(),
+                        };
+                        tunnel(UpgradedClient { client, stop }).await;
+                    }
+                    drop(in_flight);
+                }));
+            }
+            (Self::Connection(_), None) => {
+                // What the client has sent behind its request may be of the other protocol.
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
+            (Self::No, _) | (Self::Stream(_), None) => {}
+        }
+    }
+}
