@@ -17,15 +17,16 @@ impl Timestamp {
     /// The latest timestamp: a deadline that never passes.
     pub(crate) const MAX: Self = Self(u64::MAX);
 
-    /// From whole milliseconds since the epoch.
+    /// Creates a timestamp from whole milliseconds since the Unix epoch.
     pub const fn from_millis(millis: u64) -> Self {
         Self(millis)
     }
 
-    /// From seconds since the epoch with a fraction, as in a JWT `NumericDate` (RFC 7519 section
-    /// 2). Negative values and NaN become the epoch. Too large values become [`Timestamp::MAX`].
+    /// Creates a timestamp from seconds since the Unix epoch, for example from the `NumericDate` of
+    /// a JWT (RFC 7519 section 2). The number may have a fraction. A negative number and NaN become
+    /// the epoch. A number that is too large becomes [`Timestamp::MAX`].
     pub(crate) fn from_seconds(seconds: f64) -> Self {
-        // A cast from a float to an integer saturates and maps NaN to zero, as documented above.
+        // In Rust, a cast from a float to an integer saturates and maps NaN to zero.
         #[expect(
             clippy::as_conversions,
             clippy::cast_possible_truncation,
@@ -35,24 +36,25 @@ impl Timestamp {
         Self((seconds * 1000.0) as u64)
     }
 
-    /// Milliseconds since the epoch.
+    /// Returns the milliseconds since the Unix epoch.
     pub const fn as_millis(self) -> u64 {
         self.0
     }
 
-    /// Whole seconds since the epoch.
+    /// Returns the whole seconds since the Unix epoch.
     pub const fn as_secs(self) -> u64 {
         self.0 / 1000
     }
 
-    /// This time plus `duration`.
+    /// Returns this time plus `duration`.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
         let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         Self(self.0.saturating_add(millis))
     }
 
-    /// The duration from `earlier` to this time, or zero if this time is not later.
+    /// Returns the duration from `earlier` to this time, or zero if `earlier` is later than this
+    /// time.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
@@ -71,18 +73,19 @@ enum Source {
 }
 
 impl Clock {
-    /// The clock of the system.
+    /// Returns the clock of the system.
     pub const fn system() -> Self {
         Self(Source::System)
     }
 
-    /// A clock that shows `start` until [`Clock::advance`] or [`Clock::set`] changes it. Clones
-    /// share the time.
+    /// Returns a clock that shows `start` until [`Clock::advance`] or [`Clock::set`] changes it.
+    /// All clones of a manual clock show the same time.
     pub fn manual(start: Timestamp) -> Self {
         Self(Source::Manual(watch::Sender::new(start)))
     }
 
-    /// The current time. A system clock before 1970 returns the epoch.
+    /// Returns the current time. If the system clock shows a time before 1970, the result is the
+    /// epoch.
     pub fn now(&self) -> Timestamp {
         match &self.0 {
             Source::System => {
@@ -97,9 +100,9 @@ impl Clock {
         }
     }
 
-    /// A monotonic reading, to measure durations and to set deadlines of the runtime's timers. A
-    /// manual clock returns the runtime's reading too, because it cannot advance timers that other
-    /// code has set.
+    /// Returns a monotonic time, which measures durations and sets deadlines of the runtime's
+    /// timers. A manual clock also returns the monotonic time of the runtime, because a manual
+    /// clock cannot advance timers that other code has set.
     pub fn instant(&self) -> Instant {
         #[expect(
             clippy::disallowed_methods,
@@ -108,8 +111,8 @@ impl Clock {
         Instant::now()
     }
 
-    /// Waits for `duration`. With a manual clock the wait also ends when the clock is advanced by
-    /// `duration`.
+    /// Waits for `duration`. With a manual clock, the wait also ends when a test has advanced the
+    /// clock by `duration`.
     ///
     /// # Cancel safety
     ///
@@ -128,14 +131,15 @@ impl Clock {
         }
     }
 
-    /// Advances a manual clock. A system clock does not change.
+    /// Advances a manual clock. A call has no effect on a system clock.
     pub fn advance(&self, by: Duration) {
         if let Source::Manual(shown) = &self.0 {
             shown.send_modify(|now| *now = now.plus(by));
         }
     }
 
-    /// Sets a manual clock, forward or back. A system clock does not change.
+    /// Sets a manual clock to `to`, which may be earlier than the current time. A call has no
+    /// effect on a system clock.
     pub fn set(&self, to: Timestamp) {
         if let Source::Manual(shown) = &self.0 {
             shown.send_replace(to);

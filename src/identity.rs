@@ -1,25 +1,25 @@
 //! The identity of a user, as the provider states it.
 //!
-//! An [`Identity`] is a subject **at an issuer**, with its claims. An `Identity` does not record
-//! the source of a claim (access token, userinfo or ID token). The `provider` room has already
-//! checked the claims. Each claim is stored as a ready field value. Asserting a claim to an
-//! upstream therefore only increments a reference count. Text that is not a valid field value can
-//! never become a claim.
+//! An [`Identity`] is a subject **at an issuer**, with the claims about this subject. An `Identity`
+//! does not record the source of a claim (access token, userinfo or ID token). The `provider` room
+//! has already checked the claims. Each claim is stored as a field value, so sending a claim to an
+//! upstream only increments a reference count. Text that is not a valid field value can never
+//! become a claim.
 
 use http::HeaderValue;
 
 /// The maximum length of a claim, in bytes. A longer claim counts as absent.
 const MAX_CLAIM: usize = 4096;
 
-/// The text of a claim as a safe field value: not empty, without control characters, of limited
-/// length.
+/// The text of a claim, stored as a safe field value. The text is not empty, has a limited length
+/// and contains no control characters.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Claim(HeaderValue);
 
 impl Claim {
-    /// Accepts `text` if a field can carry it byte for byte: 1 to 4096 bytes of UTF-8, without
-    /// control characters and without white space at either end. A receiver would trim such white
-    /// space and see another value.
+    /// Creates a claim if a field can carry `text` byte for byte. `text` must have 1 to 4096 bytes
+    /// of UTF-8, no control characters, and no white space at its start or end. A receiver would
+    /// remove white space at the start or end of a field value and would see another value.
     ///
     /// ```
     /// use sidegate::identity::Claim;
@@ -37,13 +37,13 @@ impl Claim {
         HeaderValue::from_bytes(text.as_bytes()).ok().map(Self)
     }
 
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
-        // The value was created from a `str` and never changes, so the default is never used.
+        // The bytes come from a `str` and never change, so the default is never used.
         std::str::from_utf8(self.0.as_bytes()).unwrap_or_default()
     }
 
-    /// The text as a field value. A clone only increments a reference count.
+    /// Returns the text as a field value. A clone of the value only increments a reference count.
     pub(crate) fn as_value(&self) -> &HeaderValue {
         &self.0
     }
@@ -52,22 +52,22 @@ impl Claim {
 /// An email address, and whether the provider has verified it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Email {
-    /// The address as the provider gave it.
+    /// The address, exactly as the provider sent it.
     pub address: Claim,
-    /// True if the provider said `email_verified: true`, or if its profile says that it verifies
-    /// every address.
+    /// True if the provider states that the address is verified, or if the settings state that the
+    /// provider verifies every address.
     pub verified: bool,
 }
 
-/// A user at an issuer. Use [`Identity::same_person`] to compare users, never a name or an email
-/// address.
+/// A user at an issuer. Compare users only with [`Identity::same_person`], never by a name or an
+/// email address.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Identity {
     /// The issuer identifier of the provider, or its configured name if it has no issuer
     /// identifier.
     pub issuer: Box<str>,
-    /// `sub`, or the claim that the profile names instead. `None` if the user is signed in without
-    /// a known subject.
+    /// The value of `sub`, or of the claim that the settings name instead of `sub`. The value is
+    /// `None` if the user is signed in without a known subject.
     pub subject: Option<Claim>,
     /// The email address.
     pub email: Option<Email>,
@@ -75,14 +75,16 @@ pub struct Identity {
     pub preferred_username: Option<Claim>,
     /// The display name. Only the gateway's own pages show the display name.
     pub name: Option<Claim>,
-    /// The groups, one claim each. No group contains a comma.
+    /// The groups. Each group is a separate claim. No group contains a comma.
     pub groups: Vec<Claim>,
-    /// The groups joined with `,` as one field value. `None` without groups.
+    /// All groups, joined with `,` into one field value. The value is `None` if there are no
+    /// groups.
     pub groups_value: Option<Claim>,
 }
 
 impl Identity {
-    /// An identity at `issuer` without a subject: the user is signed in, and nothing else is known.
+    /// Returns the identity of a user at `issuer` about whom the gateway knows only that the user
+    /// is signed in.
     pub fn nameless(issuer: &str) -> Self {
         Self {
             issuer: issuer.into(),
@@ -103,14 +105,14 @@ impl Identity {
         self
     }
 
-    /// Whether both identities have the same subject at the same issuer. Identities without a
-    /// subject never match.
+    /// Returns true if both identities have the same subject at the same issuer. Identities without
+    /// a subject never match.
     pub fn same_person(&self, other: &Self) -> bool {
         self.subject.is_some() && self.subject == other.subject && self.issuer == other.issuer
     }
 
-    /// The name of the user for a page: the display name, the user name, the email address or the
-    /// subject.
+    /// Returns the name of the user to show on a page: the first known value of display name, user
+    /// name, email address and subject.
     pub(crate) fn label(&self) -> Option<&str> {
         let claims = [&self.name, &self.preferred_username];
         let named = claims.into_iter().flatten().next();

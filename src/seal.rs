@@ -1,8 +1,9 @@
-//! Seals data that leaves the memory of the process: encrypts it and binds it to its context.
+//! Seals data that leaves the memory of the process. A seal encrypts the data and binds the data to
+//! a context.
 //!
-//! The operator's key file contains [`Keys`]. No data is sealed with these keys directly. Each
-//! [`Purpose`] has a [`KeyRing`] with keys that are derived from the operator's keys. Data that is
-//! sealed for one purpose therefore never opens for another one.
+//! The operator's key file contains [`Keys`]. No data is sealed with the operator's keys directly.
+//! Each [`Purpose`] has a [`KeyRing`] with keys that are derived from the operator's keys. Data
+//! that is sealed for one purpose therefore cannot be opened for another purpose.
 
 use std::path::{Path, PathBuf};
 
@@ -21,7 +22,7 @@ const KEY_NAME: usize = 4;
 const TAG: usize = 16;
 
 /// The reason why a key file is refused. The operator has to correct the file. The error never
-/// shows the file's contents.
+/// shows the contents of the file.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
     /// The file contains no key.
@@ -57,15 +58,15 @@ pub enum KeyFileError {
 /// The purpose of a key ring.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Purpose {
-    /// Pending logins, which travel through the browser.
+    /// Pending logins, which the browser carries to the provider and back.
     Logins,
     /// Sessions on disk.
     Sessions,
 }
 
 impl Purpose {
-    /// The context of the key derivation. The context differs for each purpose, so each purpose has
-    /// different keys (RFC 5869 section 3.2).
+    /// Returns the context of the key derivation (RFC 5869 section 3.2). Each purpose has another
+    /// context and therefore other keys.
     fn info(self) -> &'static [u8] {
         match self {
             Self::Logins => b"sidegate logins 1",
@@ -74,12 +75,12 @@ impl Purpose {
     }
 }
 
-/// The operator's keys, newest first.
+/// The operator's keys. The newest key is the first one.
 #[derive(Debug)]
 pub struct Keys(Vec<Secret<[u8; KEY]>>);
 
 impl Keys {
-    /// Creates one random key. The key is lost when the process ends.
+    /// Creates one random key, which is lost when the process ends.
     ///
     /// # Errors
     ///
@@ -88,8 +89,8 @@ impl Keys {
         Ok(Self(vec![Secret::new(secret::random::<KEY>()?)]))
     }
 
-    /// Reads a file with one key per line (32 bytes in base64), newest first. Empty lines and lines
-    /// that begin with `#` are skipped.
+    /// Reads a file with one key per line (32 bytes in base64). The newest key is on the first
+    /// line. Empty lines and lines that begin with `#` are skipped.
     ///
     /// # Errors
     ///
@@ -128,7 +129,7 @@ impl Keys {
         Ok(Self(keys))
     }
 
-    /// The key ring for one purpose.
+    /// Derives the key ring for one purpose.
     ///
     /// # Errors
     ///
@@ -141,8 +142,8 @@ impl Keys {
 }
 
 /// Keys of AES-256-GCM-SIV. The first key seals, and every key opens. Anonymous clients can cause
-/// billions of seals, so two of the random 96-bit nonces may be equal. GCM-SIV stays secure in that
-/// case.
+/// billions of seals, so two of the random 96-bit nonces may be equal. GCM-SIV stays secure even if
+/// a nonce is repeated.
 #[derive(Debug)]
 pub struct KeyRing(Vec<Key>);
 
@@ -153,7 +154,7 @@ struct Key {
 }
 
 impl KeyRing {
-    /// A random key ring for a test.
+    /// Creates a random key ring for a test.
     #[cfg(test)]
     pub(crate) fn random() -> Result<Self, NoRandomness> {
         Keys::random()?.ring(Purpose::Logins)
@@ -167,8 +168,8 @@ impl KeyRing {
     /// [`NoRandomness`] if no nonce could be created.
     pub(crate) fn seal(&self, context: &[u8], plain: &[u8]) -> Result<Vec<u8>, NoRandomness> {
         let key = self.0.first().ok_or(NoRandomness)?;
-        // The buffer has its final size from the start and is encrypted in place. Therefore no copy
-        // of the plain text stays in memory.
+        // The buffer has its final size from the start and is encrypted in place, so no copy of the
+        // plain text stays in memory.
         let overhead = KEY_NAME.saturating_add(NONCE_LEN).saturating_add(TAG);
         let mut sealed = Vec::with_capacity(plain.len().saturating_add(overhead));
         sealed.extend_from_slice(plain);
@@ -184,12 +185,13 @@ impl KeyRing {
         Ok(sealed)
     }
 
-    /// Whether both rings have the same keys in the same order.
+    /// Returns true if both rings have the same keys in the same order.
     pub(crate) fn is_same_as(&self, other: &Self) -> bool {
         self.names().eq(other.names())
     }
 
-    /// Whether this ring has every key of `other`, and so opens everything that `other` has sealed.
+    /// Returns true if this ring has every key of `other` and can therefore open all data that
+    /// `other` has sealed.
     pub(crate) fn contains_keys_of(&self, other: &Self) -> bool {
         other
             .names()
@@ -200,8 +202,8 @@ impl KeyRing {
         self.0.iter().map(|key| key.name)
     }
 
-    /// Whether this ring has the key that sealed `sealed`. A known key does not prove that the data
-    /// is intact.
+    /// Returns true if this ring has the key that sealed `sealed`. The result does not prove that
+    /// the data is unchanged.
     pub(crate) fn knows(&self, sealed: &[u8]) -> bool {
         let name = sealed.first_chunk::<KEY_NAME>();
         name.is_some_and(|name| self.0.iter().any(|key| key.name == *name))
@@ -225,8 +227,8 @@ impl KeyRing {
 }
 
 impl Key {
-    /// Derives the key for a purpose (RFC 5869). The name is a hash of the derived key, so the name
-    /// in sealed data reveals nothing about the operator's key.
+    /// Derives the key for a purpose (RFC 5869). The key name is a hash of the derived key, so the
+    /// key name in sealed data reveals nothing about the operator's key.
     fn derive(master: &Secret<[u8; KEY]>, purpose: Purpose) -> Option<Self> {
         let pseudorandom = Salt::new(HKDF_SHA256, &[]).extract(master.expose());
         let info = [purpose.info()];

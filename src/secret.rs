@@ -1,9 +1,9 @@
 //! Values that are never printed.
 //!
-//! Every value that a thief could use is a [`Secret`]: client secrets, session ids, codes, PKCE
+//! Every value that an attacker could use is a [`Secret`]: client secrets, session ids, codes, PKCE
 //! verifiers, tokens and keys. A `Secret` prints as `[redacted]`, compares in constant time and is
-//! wiped when it is dropped. [`Secret::expose`] is the only access to the value, so one search
-//! finds every use.
+//! wiped when it is dropped. [`Secret::expose`] is the only way to read the value, so a search for
+//! `expose` finds every use of a secret.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use zeroize::Zeroize;
 
-/// A value that is never printed, compares in constant time and is wiped on drop.
+/// A value that is never printed, is compared in constant time, and is wiped when it is dropped.
 ///
 /// ```
 /// use sidegate::secret::Secret;
@@ -21,7 +21,7 @@ use zeroize::Zeroize;
 /// assert!(password.matches(b"hunter2"));
 /// ```
 ///
-/// It has no `Display`:
+/// `Secret` does not implement `Display`:
 ///
 /// ```compile_fail
 /// use sidegate::secret::Secret;
@@ -37,15 +37,16 @@ impl<T: Zeroize> Secret<T> {
         Self(value)
     }
 
-    /// Returns a reference to the value. Each call is a place where a secret is used.
+    /// Returns a reference to the value. Each call of `expose` marks a place where a secret is
+    /// used.
     pub fn expose(&self) -> &T {
         &self.0
     }
 }
 
 impl<T: Zeroize + AsRef<[u8]>> Secret<T> {
-    /// Compares with `other` in constant time. The duration reveals at most whether the lengths are
-    /// equal.
+    /// Compares the value with `other` in constant time. The duration of the comparison can reveal
+    /// only whether the lengths are equal.
     #[must_use]
     pub fn matches(&self, other: &[u8]) -> bool {
         verify_slices_are_equal(self.0.as_ref(), other).is_ok()
@@ -74,10 +75,10 @@ pub struct NoRandomness;
 ///
 /// # Errors
 ///
-/// [`NoRandomness`] if the generator fails. There is no weaker fallback.
+/// [`NoRandomness`] if the generator fails. The function never uses a weaker generator instead.
 pub(crate) fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     let mut bytes = [0; N];
-    // The error of the generator carries no information.
+    // The error of the generator contains no information.
     SystemRandom::new()
         .fill(&mut bytes)
         .map_err(|_unspecified| NoRandomness)?;

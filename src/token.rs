@@ -1,8 +1,8 @@
-//! The token set: one owner of tokens, which wipes them when it is dropped.
+//! The token set owns the tokens of a grant and wipes the tokens when it is dropped.
 //!
-//! One buffer contains the word `Bearer ` and the access token behind it. The value of the
-//! `Authorization` field is a slice of this buffer. The request path therefore formats and copies
-//! nothing. The buffer is wiped when the last slice is dropped.
+//! One buffer contains the word `Bearer `, followed by the access token. The value of the
+//! `Authorization` field is a slice of this buffer, so the request path neither formats nor copies
+//! a token. The buffer is wiped when the last slice is dropped.
 
 use std::time::Duration;
 
@@ -35,19 +35,20 @@ pub enum Error {
 pub struct Lifetime {
     /// The time just before the token request was sent.
     pub obtained_at: Timestamp,
-    /// The time when the access token expires. `None` if the provider did not state it.
+    /// The time when the access token expires. The value is `None` if the provider stated no
+    /// expiry.
     pub expires_at: Option<Timestamp>,
-    /// From this time on, a request that uses the access token starts a refresh. The time is never
-    /// later than `expires_at`. `None` without an expiry or without a refresh token.
+    /// The time from which a request with the access token starts a refresh. `refresh_at` is never
+    /// later than `expires_at`. The value is `None` if there is no expiry or no refresh token.
     pub refresh_at: Option<Timestamp>,
-    /// No refresh is sent before this time, whatever the reason for it.
+    /// The earliest time of the next refresh. No reason for a refresh overrides `not_before`.
     pub not_before: Timestamp,
 }
 
 impl Lifetime {
-    /// The time until a refresh is allowed. The time is zero if the clock was set back before
-    /// `obtained_at`. The age of the tokens is unknown then, and the clock change must not make the
-    /// wait longer.
+    /// Returns the time until a refresh is allowed. The result is zero if the clock was set back to
+    /// a time before `obtained_at`. A clock that is set back makes the age of the tokens unknown,
+    /// and must not make the wait longer.
     pub(crate) fn wait_before_refresh(&self, now: Timestamp) -> Duration {
         if now < self.obtained_at {
             return Duration::ZERO;
@@ -80,9 +81,9 @@ impl TokenSet {
     ///
     /// # Errors
     ///
-    /// The access token is empty, longer than [`MAX_TOKEN`] or not usable as a bearer credential
-    /// (RFC 6750 section 2.1). Another error: the refresh token is empty, too long or has
-    /// characters outside visible ASCII (RFC 6749 appendix A.17).
+    /// Refuses an access token that is empty, longer than [`MAX_TOKEN`] or not usable as a bearer
+    /// credential (RFC 6750 section 2.1). Refuses a refresh token that is empty, longer than
+    /// [`MAX_TOKEN`] or has characters other than printable ASCII (RFC 6749 appendix A.17).
     pub fn new(
         access_token: &str,
         refresh_token: Option<&str>,
@@ -105,12 +106,12 @@ impl TokenSet {
         })
     }
 
-    /// Returns the same access token with another refresh token. Used if a provider has exchanged
-    /// the refresh token, but its new access token cannot be used.
+    /// Returns the same access token with another refresh token, for a refresh that returned a new
+    /// refresh token but no usable access token.
     ///
     /// # Errors
     ///
-    /// As [`TokenSet::new`] for the refresh token.
+    /// The same errors as [`TokenSet::new`] has for the refresh token.
     pub(crate) fn with_refresh_token(&self, refresh_token: &str) -> Result<Self, Error> {
         Ok(Self {
             bearer: self.bearer.clone(),
@@ -120,19 +121,20 @@ impl TokenSet {
         })
     }
 
-    /// Returns these tokens, but allows the next refresh only from `time` on. `asked_at` is the
-    /// time of the refresh request that causes the delay.
+    /// Returns the same tokens with `time` as the earliest time of the next refresh. `asked_at` is
+    /// the time of the refresh request that causes the delay.
     #[must_use]
     pub(crate) fn not_before(mut self, time: Timestamp, asked_at: Timestamp) -> Self {
         let refresh_at = self.lifetime.refresh_at.map(|at| at.max(time));
-        // After expiry, requests have to wait for a refresh. The time of the early refresh must
-        // therefore not be later than expiry.
+        // After expiry, requests have to wait for a refresh, so `refresh_at` must not be later than
+        // the expiry.
         self.lifetime.refresh_at = match (refresh_at, self.lifetime.expires_at) {
             (Some(at), Some(end)) => Some(at.min(end)),
             (at, _) => at,
         };
         self.lifetime.not_before = time;
-        // If the clock is set back before this time, the wait ends (see `wait_before_refresh`).
+        // If the clock is set back to a time before `obtained_at`, the wait ends (see
+        // `wait_before_refresh`).
         self.lifetime.obtained_at = asked_at;
         self
     }
@@ -144,13 +146,13 @@ impl TokenSet {
         self
     }
 
-    /// The value of the `Authorization` field, marked sensitive. A clone only increments a
-    /// reference count.
+    /// Returns the value of the `Authorization` field. `HeaderValue` marks the value as sensitive,
+    /// so `Debug` does not print the token. A clone of the value only increments a reference count.
     pub(crate) fn bearer(&self) -> &HeaderValue {
         &self.bearer
     }
 
-    /// The access token without `Bearer `, for the provider's own endpoints.
+    /// Returns the access token without `Bearer `, for requests to the provider's own endpoints.
     pub fn access_token(&self) -> &str {
         let bytes = self
             .bearer
@@ -161,7 +163,7 @@ impl TokenSet {
         std::str::from_utf8(bytes).unwrap_or_default()
     }
 
-    /// The refresh token, if the provider gave one.
+    /// Returns the refresh token, if the provider issued a refresh token.
     pub fn refresh_token(&self) -> Option<&Secret<String>> {
         self.refresh_token.as_ref()
     }
@@ -170,7 +172,8 @@ impl TokenSet {
         &self.lifetime
     }
 
-    /// The statements of the login's ID token about the authentication, if there was an ID token.
+    /// Returns the statements of the login's ID token about the authentication, if there was an ID
+    /// token.
     pub(crate) fn authentication(&self) -> Option<&Authentication> {
         self.authentication.as_deref()
     }
@@ -187,7 +190,7 @@ impl TokenSet {
     }
 }
 
-/// The owner of the shared bytes. Dropping it wipes them.
+/// The owner of the shared bytes, which wipes the bytes when it is dropped.
 struct Wiped(Zeroizing<Vec<u8>>);
 
 impl AsRef<[u8]> for Wiped {
@@ -196,7 +199,7 @@ impl AsRef<[u8]> for Wiped {
     }
 }
 
-/// Checks that the refresh token can be sent back to the provider.
+/// Checks that the gateway can send the refresh token back to the provider.
 fn checked(refresh_token: &str) -> Result<Secret<String>, Error> {
     check(refresh_token, |byte| matches!(byte, 0x20..=0x7e))?;
     Ok(Secret::new(refresh_token.to_owned()))
@@ -212,7 +215,7 @@ fn check(token: &str, allowed: impl Fn(u8) -> bool) -> Result<(), Error> {
 }
 
 /// Accepts more characters than the `b64token` of RFC 6750 section 2.1, because well-known
-/// providers issue tokens with `!` or `|`. Refuses every character that could end or split a
+/// providers issue tokens with `!` or `|`. Refuses every character that could end or split a bearer
 /// credential.
 fn is_bearer(byte: u8) -> bool {
     byte.is_ascii_graphic() && !b",;\"\\".contains(&byte)
