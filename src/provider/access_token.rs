@@ -1,4 +1,4 @@
-//! The verification of JWT access tokens (RFC 9068), if the operator has configured keys.
+//! Verifies JWT access tokens (RFC 9068), if the operator has configured keys.
 
 use std::time::Duration;
 
@@ -28,8 +28,8 @@ pub(super) struct AccessTokenVerifier {
 }
 
 impl AccessTokenVerifier {
-    /// Reads the keys. Returns `None` without keys, because the gateway cannot verify the access
-    /// tokens of this provider then.
+    /// Reads the keys that verify access tokens. Returns `None` if no key is configured, because
+    /// the gateway cannot verify an access token without a key.
     pub(super) fn new(settings: &Settings) -> Result<Option<Self>, SetupError> {
         let (client_id, settings) = (&settings.client_id, &settings.access_token);
         let (files, algorithms) = (&settings.public_key_files, &settings.algorithms);
@@ -46,7 +46,7 @@ impl AccessTokenVerifier {
         }))
     }
 
-    /// Verifies the signature, then the audience, the issuer, the dates and the subject.
+    /// Verifies the signature, and then checks the audience, the issuer, the dates and the subject.
     pub(super) fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, TokenError> {
         let expected = ExpectedHeader {
             algorithms: &self.algorithms,
@@ -60,7 +60,7 @@ impl AccessTokenVerifier {
         match (claims::text(&members, "iss")?, self.issuer.as_deref()) {
             (None, Some(_)) => return Err(TokenError::Claim("iss")),
             (Some(stated), Some(expected)) if stated != expected => return Err(TokenError::Issuer),
-            // Without a configured issuer, `iss` is not checked.
+            // If no issuer is configured, `iss` is not checked.
             (_, _) => {}
         }
         let expires_at = self.dates.check(&members, now)?;

@@ -8,10 +8,11 @@ use url::Url;
 use super::SetupError;
 use super::settings::{AuthorizationParameters, IdentitySource, ResponseMode, Settings};
 
-/// Reserved parameters. Neither the endpoint's query nor `authorization_request.parameters` may set
-/// these parameters. `response_mode` and `nonce` would change the response. `request` and
-/// `request_uri` would replace all other parameters. `acr_values` and `max_age` have their own
-/// settings, because the gateway checks them in the ID token.
+/// The reserved parameters. Neither the endpoint's query nor `authorization_request.parameters` may
+/// set a reserved parameter. `response_mode` and `nonce` are reserved because they change the
+/// response. `request` and `request_uri` are reserved because they replace all other parameters.
+/// `acr_values` and `max_age` have their own settings, because the gateway checks them in the ID
+/// token.
 const RESERVED: [&str; 15] = [
     "acr_values",
     "client_id",
@@ -36,38 +37,40 @@ const MAX_HINT: usize = 256;
 /// The values that differ between authorization requests.
 #[derive(Clone, Copy, Debug)]
 pub struct AuthorizationRequest<'a> {
-    /// The absolute URL of the callback, as registered.
+    /// The absolute URL of the callback, as registered at the provider.
     pub redirect_uri: &'a str,
-    /// The opaque value that binds the response to this browser.
+    /// The opaque value that binds the authorization response to the browser.
     pub state: &'a str,
-    /// The S256 challenge: 43 characters of base64url (RFC 7636 section 4.2).
+    /// The PKCE challenge with S256: 43 characters of base64url (RFC 7636 section 4.2).
     pub code_challenge: &'a str,
-    /// The value that binds an ID token to this request (OpenID Connect Core 1.0 section 3.1.2.1).
-    /// The nonce is sent only if an ID token is requested.
+    /// The value that binds an ID token to the authorization request (OpenID Connect Core 1.0
+    /// section 3.1.2.1). The nonce is sent only if an ID token is requested.
     pub nonce: &'a str,
-    /// The expected user. The value comes from an untrusted link, so it is only a hint.
+    /// A hint about the user who will sign in. The hint comes from an untrusted link.
     pub login_hint: Option<&'a str>,
     /// Whether the user has to authenticate again.
     pub prompt: Prompt,
 }
 
-/// The `prompt` of the request (OpenID Connect Core section 3.1.2.1). Plain OAuth 2 providers that
-/// do not know the parameter ignore it.
+/// The `prompt` of the request (OpenID Connect Core section 3.1.2.1). A provider that does not know
+/// the parameter `prompt` ignores it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Prompt {
-    /// Sends the configured `prompt`. Without one, the provider decides.
+    /// Sends the configured `prompt`. If no `prompt` is configured, the provider decides whether
+    /// the user has to authenticate.
     AsNeeded,
-    /// Sends `prompt=login`. The user has to authenticate even if there is a session at the
-    /// provider.
+    /// Sends `prompt=login`. The user has to authenticate even if the user already has a session at
+    /// the provider.
     Login,
 }
 
-/// The authorization endpoint, with the values that are the same in every request.
+/// The authorization endpoint, with the parameters that are the same in every request.
 #[derive(Debug)]
 pub(super) struct AuthorizationEndpoint {
     /// The URL of the endpoint, including its query.
     url: Url,
-    /// `response_type`, `client_id` and the configured parameters.
+    /// The parameters that are the same in every request: `response_type`, `client_id` and the
+    /// configured parameters.
     prepared: Vec<(Box<str>, Box<str>)>,
     pkce: bool,
     nonce: bool,
@@ -88,10 +91,10 @@ impl AuthorizationEndpoint {
             });
         }
         names.extend(extra.keys().map(String::as_str));
-        // Parameters that a single request may add.
+        // A single request may add `login_hint` and `prompt`.
         names.extend(["login_hint", "prompt"]);
-        // A provider may use either value of a repeated parameter, so the query must not repeat
-        // one.
+        // If a parameter is repeated, a provider may use either value, so the endpoint's query must
+        // not repeat a parameter.
         if url
             .query_pairs()
             .any(|(name, _value)| names.contains(&*name))
@@ -127,7 +130,7 @@ impl AuthorizationEndpoint {
         };
         let hint = request.login_hint.filter(|hint| is_hint(hint));
         let per_request = [prompt, hint.map(|hint| ("login_hint", hint))];
-        // The values of this request replace the configured values.
+        // The parameters of the single request replace configured parameters of the same name.
         let replaced = |name: &str| {
             per_request
                 .iter()
@@ -151,12 +154,13 @@ impl AuthorizationEndpoint {
     }
 }
 
-/// Whether the request asks for an ID token (OpenID Connect Core 1.0 section 3.1.2.1).
+/// Returns true if the authorization request asks for an ID token (OpenID Connect Core 1.0 section
+/// 3.1.2.1).
 fn asks_for_an_id_token(settings: &Settings) -> bool {
     settings.scopes.iter().any(|scope| scope == "openid")
 }
 
-/// The parameters that have their own settings. Parameters without a value are omitted.
+/// Returns the parameters that have their own settings. Parameters without a value are omitted.
 fn parameters(settings: &Settings) -> Vec<(&'static str, String)> {
     let AuthorizationParameters {
         response_mode,
@@ -167,7 +171,7 @@ fn parameters(settings: &Settings) -> Vec<(&'static str, String)> {
         parameters: _,
     } = &settings.authorization_request;
     let joined = |list: &[String]| (!list.is_empty()).then(|| list.join(" "));
-    // `query` is the default of the code flow, so it is not sent.
+    // `query` is the default response mode of the code flow, so the mode `query` is not sent.
     let form_post = (*response_mode == ResponseMode::FormPost).then(|| "form_post".to_owned());
     let single = [
         ("scope", joined(&settings.scopes)),
@@ -187,7 +191,8 @@ fn parameters(settings: &Settings) -> Vec<(&'static str, String)> {
 fn check(settings: &Settings) -> Result<(), SetupError> {
     let refuse = |key, problem| Err(SetupError::Setting { key, problem });
     let configured = &settings.authorization_request;
-    // RFC 6749 section 3.3: visible ASCII without quotation mark and backslash.
+    // A scope has only visible ASCII characters without quotation mark and backslash (RFC 6749
+    // section 3.3).
     let is_scope = |byte: u8| matches!(byte, b'!' | b'#'..=b'[' | b']'..=b'~');
     let is_token = |text: &String| !text.is_empty() && text.bytes().all(is_scope);
     if !settings.scopes.iter().all(is_token) {
@@ -206,7 +211,8 @@ fn check(settings: &Settings) -> Result<(), SetupError> {
         let problem = "has an entry that is empty or has an invalid character";
         return refuse(acr_values, problem);
     }
-    // Without an ID token the gateway could not check that the provider did what was requested.
+    // Without an ID token, the gateway could not check whether the provider applied `max_age` and
+    // `acr_values`.
     let problem = "needs identity.source = \"id_token\", because only an ID token can prove it";
     if configured.max_age_secs.is_some() && !proven {
         return refuse(max_age, problem);
@@ -232,7 +238,8 @@ fn check(settings: &Settings) -> Result<(), SetupError> {
     Ok(())
 }
 
-/// Whether the login hint may be sent. A login hint comes from a link that anybody can write.
+/// Returns true if the login hint may be sent. Anybody can write a link with a login hint, so its
+/// length and its characters are limited.
 fn is_hint(text: &str) -> bool {
     let length = text.chars().take(MAX_HINT.saturating_add(1)).count();
     (1..=MAX_HINT).contains(&length) && !text.chars().any(char::is_control)

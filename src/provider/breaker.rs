@@ -3,27 +3,29 @@
 //! After several failed refreshes in a row, no refresh is sent for some time (the open time). Each
 //! failed call may have used up a refresh token, and many calls at the same time can overload a
 //! provider that is starting again. After the open time, one refresh is sent as a probe. If the
-//! probe succeeds, the other refreshes follow.
+//! probe succeeds, all refreshes are sent again.
 
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Timestamp;
 
-/// The number of consecutive failures that open the breaker. A few failures occur at any provider.
+/// The number of consecutive failures that open the breaker. A few failures are normal at every
+/// provider, so they must not open the breaker.
 const FAILURES_TO_OPEN: u32 = 10;
 
-/// The maximum of the first open time. The maximum doubles each time the breaker opens again.
+/// The longest possible first open time. The longest possible open time doubles each time the
+/// breaker opens again.
 const FIRST_OPEN_TIME: Duration = Duration::from_secs(2);
 
 /// The longest open time.
 const MAX_OPEN_TIME: Duration = Duration::from_mins(1);
 
-/// The time limit of a probe. After this time another refresh may become the probe. A probe without
-/// a result therefore blocks the other refreshes only for this time.
+/// The time limit of a probe. After the time limit, another refresh may become the probe. A probe
+/// without a result therefore does not block other refreshes for longer than the time limit.
 const PROBE_TIME: Duration = Duration::from_secs(5);
 
-/// The retry time for other refreshes during a probe. A probe has usually ended by then.
+/// The retry time for other refreshes during a probe. Most probes end within the retry time.
 const RETRY_DURING_PROBE: Duration = Duration::from_secs(1);
 
 /// A circuit breaker.
@@ -40,7 +42,7 @@ pub(super) struct Breaker {
 struct State {
     /// The number of failed calls since the last success.
     failures: u32,
-    /// How often the breaker has opened since the last success.
+    /// The number of times that the breaker has opened since the last success.
     times_opened: u32,
     /// The end of the open time, or of the time of the probe.
     until: Option<Timestamp>,
@@ -63,16 +65,17 @@ impl Breaker {
     ///
     /// # Errors
     ///
-    /// The time until the next attempt.
+    /// Returns the time until the next attempt is allowed.
     pub(super) fn check(&self, now: Timestamp) -> Result<(), Duration> {
         self.state().wait(now).map_or(Ok(()), Err)
     }
 
-    /// Allows a call. After the open time, only one call is allowed as a probe.
+    /// Allows a call unless the breaker is open. After the open time, the breaker allows only one
+    /// call as a probe.
     ///
     /// # Errors
     ///
-    /// The time until the next attempt.
+    /// Returns the time until the next attempt is allowed.
     pub(super) fn admit(&self, now: Timestamp) -> Result<Attempt, Duration> {
         let mut state = self.state();
         if let Some(wait) = state.wait(now) {
@@ -86,14 +89,15 @@ impl Breaker {
         Ok(Attempt::Probe)
     }
 
-    /// Records a response of the provider. A refusal is a response as well, because it shows that
-    /// the provider works.
+    /// Records a response of the provider. A refusal also counts as a response, because a refusal
+    /// shows that the provider works.
     pub(super) fn succeeded(&self) {
         *self.state() = State::default();
     }
 
-    /// Records a failed call. A `Retry-After` opens the breaker at once. `fraction`, from 0 to 1,
-    /// is a random part of the open time, so that several gateways do not retry at the same moment.
+    /// Records a failed call. A `Retry-After` opens the breaker immediately. `fraction` is a random
+    /// number from 0 to 1 that varies the open time, so that several gateways do not retry at the
+    /// same moment.
     pub(super) fn failed(
         &self,
         attempt: Attempt,
@@ -106,7 +110,7 @@ impl Breaker {
         let open = state.until.is_some();
         let open_now = match attempt {
             Attempt::Probe => true,
-            // Calls that began before the breaker opened must not extend the open time.
+            // A call that began before the breaker opened must not extend the open time.
             Attempt::Normal => !open && state.failures >= FAILURES_TO_OPEN,
         };
         let wait = if open_now {
@@ -136,7 +140,7 @@ impl Breaker {
 impl State {
     fn wait(&self, now: Timestamp) -> Option<Duration> {
         let wait = self.until?.since(now);
-        // A remaining time above the maximum means that the clock was set back.
+        // If the remaining time is longer than the maximum, the clock was set back.
         let counts = !wait.is_zero() && wait <= MAX_OPEN_TIME;
         let longest = if self.probing {
             RETRY_DURING_PROBE
@@ -156,7 +160,7 @@ mod tests {
         Clock::manual(Timestamp::from_millis(1_800_000_000_000))
     }
 
-    /// A breaker that has just opened.
+    /// Returns a breaker that has just opened.
     fn open_breaker(clock: &Clock) -> Breaker {
         let breaker = Breaker::default();
         for _ in 0..FAILURES_TO_OPEN {
@@ -195,7 +199,7 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(breaker.admit(clock.now()), Err(RETRY_DURING_PROBE));
         }
-        // The first probe reports no result.
+        // The first probe never reports a result.
         clock.advance(PROBE_TIME);
         assert_eq!(breaker.admit(clock.now()), Ok(Attempt::Probe));
     }

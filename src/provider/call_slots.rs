@@ -1,7 +1,7 @@
 //! The limit of concurrent calls to one provider.
 //!
-//! A slow provider delays only the requests that wait for it. Refreshes leave slots free for
-//! logins, because a user waits in front of an empty page during a login.
+//! A slow provider delays only the requests that need a call to this provider. Refreshes leave
+//! slots free for logins, because a user waits in front of an empty page during a login.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::settings::GrantType;
 
-/// Refreshes leave one slot in every five to logins.
+/// One slot in five is reserved for logins.
 const SLOTS_PER_RESERVED_ONE: usize = 5;
 
 /// The slots of one provider.
@@ -21,7 +21,7 @@ pub(super) struct CallSlots {
     refreshes: Semaphore,
 }
 
-/// A slot. The slot is free again when this value is dropped.
+/// A slot for one call. The slot becomes free when the `CallSlot` is dropped.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct CallSlot<'a> {
@@ -33,7 +33,8 @@ impl CallSlots {
     pub(super) fn new(slots: NonZeroU32) -> Self {
         let slots = usize::try_from(slots.get()).unwrap_or(usize::MAX);
         let slots = slots.min(Semaphore::MAX_PERMITS);
-        // With one slot none is reserved, because refreshes need at least one.
+        // If there is only one slot, it is not reserved for logins, because refreshes need at least
+        // one slot.
         let kept = slots
             .div_ceil(SLOTS_PER_RESERVED_ONE)
             .min(slots.saturating_sub(1));
@@ -43,15 +44,16 @@ impl CallSlots {
         }
     }
 
-    /// Waits for a slot, for at most `patience`.
+    /// Waits for a slot, but not longer than `patience`. Returns `None` if no slot became free in
+    /// time.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe.
     pub(super) async fn take(&self, grant: GrantType, patience: Duration) -> Option<CallSlot<'_>> {
         let taking = async {
-            // A refresh first waits for a slot of its own kind. While it waits, it takes no slot
-            // that a login could use.
+            // A refresh first waits for one of the slots that refreshes may use. During this wait,
+            // the refresh occupies no slot that a login could use.
             let refreshes = match grant {
                 GrantType::AuthorizationCode => None,
                 GrantType::RefreshToken => Some(self.refreshes.acquire().await?),
@@ -61,7 +63,7 @@ impl CallSlots {
                 _refreshes: refreshes,
             })
         };
-        // The semaphores are never closed, so `None` can only mean the timeout.
+        // The semaphores are never closed, so the only possible failure is the timeout.
         timeout(patience, taking).await.ok()?.ok()
     }
 }

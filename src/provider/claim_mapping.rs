@@ -8,8 +8,8 @@ use crate::identity::{Claim, Email, Identity};
 
 /// The maximum length of a subject, in characters.
 const MAX_SUBJECT: usize = 255;
-/// The maximum number of groups. Further groups are ignored, which can only reduce the user's
-/// rights.
+/// The maximum number of groups. Additional groups are ignored. Ignoring a group can only reduce
+/// the rights of the user.
 const MAX_GROUPS: usize = 1000;
 
 /// The names of the claims at one provider.
@@ -27,15 +27,16 @@ impl ClaimMapping {
         }
     }
 
-    /// Returns the identity at `issuer` from several sources. `None` without a subject. The first
-    /// source with a claim decides its value, so the ID token has priority over the userinfo. The
-    /// caller has checked that all sources have the same subject. A claim counts as absent if it
-    /// has an unexpected type or characters that a field cannot carry.
+    /// Combines the claims of several sources into the identity at `issuer`. Returns `None` if
+    /// there is no usable subject. The first source that contains a claim decides the value of the
+    /// claim. The first source is the ID token, so it has priority over the userinfo. The caller
+    /// has checked that all sources have the same subject. A claim counts as absent if it has an
+    /// unexpected type or characters that a field cannot carry.
     pub(super) fn identity(&self, sources: &[&Object], issuer: &str) -> Option<Identity> {
         let names = &self.names;
         if self.groups_are_elsewhere(sources) {
-            // Rules about groups refuse this user now, so the log has to show the reason to the
-            // operator.
+            // A rule that requires a group now refuses the user, so the log has to show the
+            // operator the reason.
             tracing::warn!(
                 issuer,
                 claim = &*names.groups,
@@ -55,7 +56,7 @@ impl ClaimMapping {
     fn email(&self, sources: &[&Object]) -> Option<Email> {
         let value = first(sources, &self.names.email)?;
         let address = text(Some(value))?;
-        // A source can verify only the address that it contains itself.
+        // A source can state only about its own address that the address is verified.
         let mut naming = sources
             .iter()
             .filter(|members| find(members, &self.names.email) == Some(value));
@@ -72,9 +73,9 @@ impl ClaimMapping {
         }
     }
 
-    /// Whether the sources omit the groups and name another source for them (OpenID Connect Core
-    /// 1.0 section 5.6.2). Providers omit groups if a user has too many of them for a token. The
-    /// gateway does not fetch groups from the other source.
+    /// Returns true if the sources omit the groups and name another source for the groups (OpenID
+    /// Connect Core 1.0 section 5.6.2). A provider omits the groups if a user has too many groups
+    /// for a token. The gateway never fetches groups from another source.
     fn groups_are_elsewhere(&self, sources: &[&Object]) -> bool {
         let claim = &*self.names.groups;
         let top = claim.split('.').next().unwrap_or_default();
@@ -86,7 +87,8 @@ impl ClaimMapping {
     }
 }
 
-/// The value of a claim in the first source that has it. Null counts as absent.
+/// Returns the value of a claim from the first source that contains the claim. Null counts as
+/// absent.
 fn first<'a>(sources: &[&'a Object], name: &str) -> Option<&'a Value> {
     let mut found = sources.iter().filter_map(|members| find(members, name));
     found.find(|value| !value.is_null())
@@ -96,7 +98,7 @@ fn text(value: Option<&Value>) -> Option<Claim> {
     Claim::new(value?.as_str()?)
 }
 
-/// A claim by its full name, or by a path with dots.
+/// Finds a claim by its full name, or by a path with dots such as `data.user.id`.
 fn find<'a>(members: &'a Object, name: &str) -> Option<&'a Value> {
     if name.is_empty() {
         return None;
@@ -109,8 +111,8 @@ fn find<'a>(members: &'a Object, name: &str) -> Option<&'a Value> {
     })
 }
 
-/// A string, or the digits of a whole number, because many userinfo responses use numeric database
-/// keys.
+/// Reads a subject from a string or a whole number. In many userinfo responses, the subject is a
+/// numeric database key.
 fn subject(value: &Value) -> Option<Claim> {
     match value {
         Value::String(text) => Claim::new(text),
@@ -122,9 +124,9 @@ fn subject(value: &Value) -> Option<Claim> {
     .filter(|subject| subject.as_str().chars().count() <= MAX_SUBJECT)
 }
 
-/// The groups from an array of strings, one string, or an object with the groups as member names
-/// (Zitadel's roles). A member of such an object is a group only if its value is an object. A value
-/// such as `false` would mean that the user is not in the group.
+/// Reads the groups from an array of strings, from one string, or from the member names of an
+/// object (Zitadel's roles). A member of an object counts as a group only if the value of the
+/// member is an object. A value such as `false` would mean that the user is not in the group.
 fn groups(value: Option<&Value>) -> Vec<Claim> {
     match value {
         Some(Value::Array(groups)) => claims(groups.iter().filter_map(Value::as_str)),
@@ -141,7 +143,7 @@ fn claims<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<Claim> {
     texts.take(MAX_GROUPS).filter_map(Claim::new).collect()
 }
 
-/// A date as text (it begins with a year), or seconds since the epoch.
+/// Returns true for a date as text, which begins with a year, and for seconds since the Unix epoch.
 fn is_time(value: &Value) -> bool {
     match value {
         Value::String(text) => {
@@ -225,7 +227,7 @@ mod tests {
         assert!(found.name.is_none());
     }
 
-    /// The identity from an ID token and a userinfo response.
+    /// Returns the identity from an ID token and a userinfo response.
     fn both(settings: &IdentitySettings, id_token: &Value, userinfo: &Value) -> Identity {
         let sources = [id_token, userinfo].map(|value| value.as_object().unwrap());
         ClaimMapping::new(settings)

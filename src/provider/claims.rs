@@ -1,4 +1,4 @@
-//! The strict reading of the claims that every kind of token has (RFC 7519 section 4.1).
+//! Reads the claims that every kind of token has (RFC 7519 section 4.1).
 //!
 //! A claim of an unexpected type makes the token invalid. A wrong type is never a reason to skip a
 //! check.
@@ -11,12 +11,12 @@ use super::json::{Object, quoted_number};
 use super::jwt::TokenError;
 use crate::clock::Timestamp;
 
-/// The last accepted date: the end of the year 9999, in seconds.
+/// The latest accepted date: the end of the year 9999, in seconds.
 const LAST_DATE: f64 = 253_402_300_799.0;
 /// The maximum length of a subject, in characters (OpenID Connect Core 1.0 section 2).
 const MAX_SUBJECT: usize = 255;
 
-/// A claim that is a string or absent.
+/// Reads a claim that has to be a string if it is present.
 pub(super) fn text<'a>(
     members: &'a Object,
     name: &'static str,
@@ -28,7 +28,7 @@ pub(super) fn text<'a>(
     }
 }
 
-/// The required claim `aud`: a string, or an array of strings only.
+/// Reads the required claim `aud`: one string, or an array that contains only strings.
 pub(super) fn audiences(members: &Object) -> Result<Vec<&str>, TokenError> {
     let audiences = match members.get("aud") {
         Some(text @ Value::String(_)) => std::slice::from_ref(text),
@@ -39,8 +39,8 @@ pub(super) fn audiences(members: &Object) -> Result<Vec<&str>, TokenError> {
     texts.collect::<Option<_>>().ok_or(TokenError::Claim("aud"))
 }
 
-/// The required claim `sub`. Some providers issue client credentials tokens, which have no user,
-/// with an empty `sub`.
+/// Reads the required claim `sub`, which must not be empty. Some providers set an empty `sub` in
+/// tokens of the client credentials grant, which belong to no user.
 pub(super) fn subject(members: &Object) -> Result<&str, TokenError> {
     let subject = members.get("sub").and_then(Value::as_str);
     subject
@@ -49,10 +49,10 @@ pub(super) fn subject(members: &Object) -> Result<&str, TokenError> {
         .ok_or(TokenError::Claim("sub"))
 }
 
-/// The rules for dates of one provider.
+/// The rules for the dates in the tokens of one provider.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Dates {
-    /// The accepted difference between the provider's clock and ours.
+    /// The accepted difference between the clocks of the provider and the gateway.
     pub(super) leeway: Duration,
     /// Whether dates may be numbers in quotes.
     pub(super) quoted: bool,
@@ -60,8 +60,8 @@ pub(super) struct Dates {
 
 impl Dates {
     /// Checks the dates and returns `exp`. `exp` is required and must be in the future. `nbf` and
-    /// `iat` are optional and must not be in the future, nor later than `exp`. The leeway applies
-    /// to every comparison with `now`.
+    /// `iat` are optional, must not be in the future, and must not be later than `exp`. The leeway
+    /// applies to every comparison with `now`.
     pub(super) fn check(&self, members: &Object, now: Timestamp) -> Result<Timestamp, TokenError> {
         let expires_at = self.read(members, "exp")?;
         let expires_at = expires_at.ok_or(TokenError::Claim("exp"))?;
@@ -100,12 +100,12 @@ impl Dates {
             .ok_or(TokenError::Claim(name))
     }
 
-    /// Whether `date` has passed by at least the leeway.
+    /// Returns true if `date` is in the past by at least the leeway.
     pub(super) fn is_past(&self, date: Timestamp, now: Timestamp) -> bool {
         date.plus(self.leeway) <= now
     }
 
-    /// Whether `date` is in the future by more than the leeway.
+    /// Returns true if `date` is in the future by more than the leeway.
     pub(super) fn is_ahead(&self, date: Timestamp, now: Timestamp) -> bool {
         date > now.plus(self.leeway)
     }

@@ -14,8 +14,8 @@ use super::{SetupError, TokenCallError, read_text, secret_file};
 use crate::clock::Timestamp;
 use crate::secret::{Secret, random};
 
-/// The lifetime of a client assertion, in seconds. The lifetime covers one call and the difference
-/// between two clocks.
+/// The lifetime of a client assertion, in seconds. The lifetime is long enough for one call and for
+/// a small difference between the clocks of the gateway and the provider.
 const ASSERTION_LIFETIME_SECS: u64 = 60;
 
 /// The `client_assertion_type` of our assertions (RFC 7523 section 2.2).
@@ -24,8 +24,8 @@ const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-be
 /// The minimum length of a key for HS256, in bytes (RFC 7518 section 3.2).
 const MIN_HMAC_KEY: usize = 32;
 
-/// The contents of the files with our credentials. The files are read again while the gateway runs,
-/// so that changes take effect without a restart.
+/// The contents of the files with the gateway's credentials. The gateway reads the files again
+/// periodically, so that changes take effect without a restart.
 #[derive(Debug)]
 pub(super) struct Credentials {
     secret: Option<Secret<String>>,
@@ -33,7 +33,7 @@ pub(super) struct Credentials {
 }
 
 impl Credentials {
-    /// Reads the files that the settings name. Blocks for small reads.
+    /// Reads the files that the settings name. Blocks the thread for small file reads.
     pub(super) fn read(settings: &Settings) -> Result<Self, SetupError> {
         let secret = settings.client_secret_file.as_deref();
         let private_key = settings.client_assertion.private_key_file.as_deref();
@@ -47,7 +47,8 @@ impl Credentials {
         })
     }
 
-    /// Whether the contents of any file differ. Compares in constant time.
+    /// Compares the contents of the files in constant time. Returns true if the contents of any
+    /// file differ.
     pub(super) fn differs(&self, other: &Self) -> bool {
         let differ =
             |one: &Option<Secret<String>>, other: &Option<Secret<String>>| match (one, other) {
@@ -66,7 +67,8 @@ impl Credentials {
     }
 }
 
-/// The prepared client authentication. A request uses exactly one method.
+/// The prepared client authentication. A token request uses exactly one method of client
+/// authentication.
 #[derive(Debug)]
 pub(super) struct ClientAuth {
     client_id: Box<str>,
@@ -75,11 +77,12 @@ pub(super) struct ClientAuth {
 
 #[derive(Debug)]
 enum Method {
-    /// The value of the `Authorization` field, marked sensitive.
+    /// The value of the `Authorization` field, marked as sensitive so that `Debug` does not print
+    /// it.
     Basic(HeaderValue),
-    /// The secret as a parameter of the body.
+    /// The client secret, which is sent as a parameter of the body.
     Post(Secret<String>),
-    /// A JWT made for each request.
+    /// The parameters of a JWT that is created for each request.
     Assertion(Assertion),
     /// A public client.
     Public,
@@ -106,7 +109,7 @@ struct AssertionClaims<'a> {
 
 impl ClientAuth {
     /// Chooses and prepares the authentication method. `supported` is
-    /// `token_endpoint_auth_methods_supported` of the metadata. The list is used only if the
+    /// `token_endpoint_auth_methods_supported` of the metadata. `supported` is used only if the
     /// settings choose no method.
     pub(super) fn new(
         settings: &Settings,
@@ -187,8 +190,8 @@ impl Assertion {
 }
 
 /// Returns the first method, in our order of preference, that the metadata lists and that our
-/// credentials allow. No method is tried at the provider, because one failed attempt may lock the
-/// client.
+/// credentials allow. The gateway does not try several methods at the provider, because one failed
+/// attempt may lock the client.
 fn choose(
     supported: Option<&[String]>,
     credentials: &Credentials,
@@ -202,7 +205,8 @@ fn choose(
         if has_key {
             return Ok(By::PrivateKeyJwt);
         }
-        // A missing secret is a mistake of the operator, and does not mean a public client.
+        // A missing secret is treated as a mistake of the operator. A missing secret never makes
+        // the client a public client.
         return credentials.secret().map(|_secret| By::ClientSecretBasic);
     };
     let ours = [
@@ -231,7 +235,8 @@ fn secret_jwt(settings: &Settings, secret: &Secret<String>) -> Result<Method, Se
     }
     Ok(Method::Assertion(Assertion {
         signer: Signer::from_secret(secret),
-        // Some providers refuse an assertion with a `kid` if a secret signs it.
+        // Some providers refuse an assertion with a `kid` if the assertion is signed with a client
+        // secret.
         key_id: None,
         audience: audience(settings)?,
     }))
@@ -258,10 +263,12 @@ fn private_key_jwt(settings: &Settings, credentials: &Credentials) -> Result<Met
     }))
 }
 
-/// The audience of our assertions: one configured text, never a value from the metadata. A provider
-/// that could choose the audience could name another provider and use our assertion there.
+/// Returns the audience of client assertions, which is a configured text and never a value from the
+/// metadata. A malicious provider that could choose the audience could name another provider, and
+/// could then use the gateway's assertion at that provider.
 fn audience(settings: &Settings) -> Result<Box<str>, SetupError> {
-    // With several tenants the configured issuer is a template, which is not a valid audience.
+    // If there are several tenants, the configured issuer is a template, which is not a valid
+    // audience.
     let issuer = settings
         .issuer
         .as_deref()
@@ -284,7 +291,7 @@ fn public_client(settings: &Settings, credentials: &Credentials) -> Result<Metho
     if credentials.private_key.is_some() {
         return refuse("client_assertion.private_key_file", problem);
     }
-    // Without a secret, only the PKCE verifier binds a code to this client.
+    // If the client has no secret, only the PKCE verifier binds a code to this client.
     if !settings.pkce {
         let problem = "is off, but a public client has no other protection of its codes";
         return refuse("pkce", problem);
@@ -292,8 +299,8 @@ fn public_client(settings: &Settings, credentials: &Credentials) -> Result<Metho
     Ok(Method::Public)
 }
 
-/// The value for the Basic scheme. Identifier and secret are form-encoded first (RFC 6749 section
-/// 2.3.1), unless the provider does not decode them.
+/// Creates the value for the Basic scheme. The client identifier and the secret are form-encoded
+/// before they are joined (RFC 6749 section 2.3.1), unless the provider does not decode them.
 fn basic(
     client_id: &str,
     secret: &Secret<String>,

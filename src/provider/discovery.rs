@@ -1,7 +1,7 @@
 //! Keeps the data of a provider up to date: its metadata, its keys, and the files of the settings.
 //!
-//! Data that cannot be read or is not valid changes nothing. The last valid data stays in use, and
-//! the log reports the problem.
+//! If new data cannot be read or is not valid, the last valid data stays in use, and the log
+//! reports the problem.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -22,10 +22,11 @@ use crate::tls;
 /// The interval between two checks of the files.
 const FILES_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The interval between two checks whether a read is due.
+/// The interval between two checks whether the metadata and the keys have to be read again.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The first wait after a failed attempt.
+/// The wait after the first failed attempt to reach a provider. Each further failure doubles the
+/// wait.
 const MIN_BACK_OFF: Duration = Duration::from_secs(1);
 
 /// The maximum wait between two attempts to reach a provider.
@@ -33,9 +34,10 @@ const MAX_BACK_OFF: Duration = Duration::from_mins(1);
 
 impl Provider {
     /// Keeps the metadata, the keys, the certificate authorities and the files with secrets up to
-    /// date. If the provider cannot be reached, logs each reason once. Also logs when the provider
-    /// can be reached again. The future does not keep the provider alive: it ends shortly after the
-    /// last other reference is dropped.
+    /// date. If the provider cannot be reached, the log shows the reason, and shows it again only
+    /// if the reason changes. The log also shows when the provider can be reached again. The future
+    /// does not keep the provider alive, and ends shortly after the last other reference to the
+    /// provider is dropped.
     ///
     /// # Cancel safety
     ///
@@ -43,8 +45,8 @@ impl Provider {
     pub fn maintain(self: &Arc<Self>, clock: Clock) -> impl Future<Output = ()> + Send + use<> {
         let provider = Arc::downgrade(self);
         async move {
-            // Both loops end when the provider is dropped. When one loop ends, the other loop has
-            // nothing to do.
+            // Each loop ends when the provider is dropped, so the end of one loop also ends the
+            // other loop.
             tokio::select! {
                 () = Self::follow_provider(&provider, &clock) => {}
                 () = Self::watch_files(&provider) => {}
@@ -57,7 +59,7 @@ impl Provider {
         let mut reported_reason = None;
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The time of the last attempt, and the time until the next one is due.
+        // The time of the last attempt, and the wait until the next attempt.
         let mut last: Option<(Timestamp, Duration)> = None;
         loop {
             ticks.tick().await;
@@ -65,16 +67,16 @@ impl Provider {
                 return;
             };
             let now = clock.now();
-            // A time in the future means that the clock was set back. After such a change the next
-            // read is due at once.
+            // If the last attempt is in the future, the clock was set back, and the next read is
+            // due immediately.
             if last.is_some_and(|(at, valid_for)| at <= now && now.since(at) < valid_for) {
                 continue;
             }
             if let Err(error) = provider.refetch(clock).await {
                 let wait = error.retry_after.max(back_off);
                 last = Some((clock.now(), wait));
-                // A provider that can be reached again may have another problem. Every new reason
-                // is therefore logged.
+                // Every change of the reason is logged, because a provider that can be reached
+                // again may have another problem.
                 if reported_reason.replace(error.reason()) != Some(error.reason()) {
                     tracing::warn!(
                         provider = provider.name(),
@@ -96,20 +98,22 @@ impl Provider {
         }
     }
 
-    /// Reads metadata and keys. Without metadata it only checks that the provider can be reached.
+    /// Reads the metadata and the keys. If the settings use no metadata, only checks that the
+    /// provider can be reached, and reads the keys.
     async fn refetch(&self, clock: &Clock) -> Result<(), Unreachable> {
         let failed = |error: ReachError| Unreachable {
             retry_after: Duration::ZERO,
             cause: Some(Arc::new(error)),
         };
         let read = match (self.info.load_full(), self.settings.discovery) {
-            // Shares the attempt with logins that wait for the same data.
+            // `ready` shares its attempt with logins that wait for the same data.
             (None, _) | (Some(_), Discovery::None) => self.ready(clock).await,
             (Some(_), Discovery::Oauth2 | Discovery::Openid) => {
                 self.discover().await.map_err(failed)
             }
         };
-        // Keys may be revoked even while the metadata cannot be read.
+        // The keys are read even if the metadata cannot be read, because the provider may have
+        // revoked a key.
         let keys_read = match self.info.load_full() {
             Some(info) => {
                 let keys_read = self.grant_verifier.refetch_keys(&info, clock).await;
@@ -120,7 +124,7 @@ impl Provider {
         read.and(keys_read)
     }
 
-    /// Reads the metadata and applies it.
+    /// Reads the metadata and applies the new values.
     pub(super) async fn discover(&self) -> Result<(), ReachError> {
         let url = metadata::location(&self.settings, self.issuer.as_ref())?;
         let (Some(url), Some(issuer)) = (url, &self.issuer) else {
@@ -134,14 +138,16 @@ impl Provider {
         })?;
         let credentials = self.credentials.lock().await;
         let before = self.info.load_full();
-        // Unchanged metadata keeps the prepared endpoints and their connections.
+        // If the metadata has not changed, the prepared endpoints and their open connections stay
+        // in use.
         if before.is_some_and(|before| before.metadata.as_ref() == Some(&metadata)) {
             return Ok(());
         }
         Ok(self.apply(&credentials, Some(metadata))?)
     }
 
-    /// Combines the settings, the credentials and the metadata, and uses the result from now on.
+    /// Combines the settings, the credentials and the metadata, and uses the result for all later
+    /// requests.
     fn apply(
         &self,
         credentials: &Credentials,
@@ -153,8 +159,8 @@ impl Provider {
         Ok(())
     }
 
-    /// Reads the files again periodically. An unusable file is logged, and the last valid contents
-    /// stay in use.
+    /// Reads the files again periodically. If a file cannot be used, the log shows the problem, and
+    /// the last valid contents stay in use.
     async fn watch_files(provider: &Weak<Self>) {
         let mut secrets = ReportOnce::default();
         let mut authorities = ReportOnce::default();
@@ -199,8 +205,8 @@ impl Provider {
         }
     }
 
-    /// Reads all files again. Changed certificate authorities are used at once.
-    /// [`Provider::use_files`] applies the other files. Blocks for small reads.
+    /// Reads all files again. Changed certificate authorities take effect immediately.
+    /// [`Provider::use_files`] applies the other files. Blocks the thread for small file reads.
     fn read_files(
         &self,
     ) -> (
@@ -223,7 +229,7 @@ impl Provider {
         self.replace_credentials(files.credentials).await
     }
 
-    /// Uses changed credentials, if they are valid.
+    /// Replaces the credentials if the new credentials differ and are valid.
     async fn replace_credentials(&self, new: Credentials) -> Result<(), SetupError> {
         let mut credentials = self.credentials.lock().await;
         if !new.differs(&credentials) {
@@ -232,8 +238,8 @@ impl Provider {
         if let Some(info) = self.info.load_full() {
             self.apply(&new, info.metadata.clone())?;
         } else {
-            // Without metadata, the placeholder checks whether the new credentials fit the
-            // settings.
+            // If no metadata has been read yet, placeholder metadata is used to check whether the
+            // new credentials fit the settings.
             let metadata = placeholder(&self.settings, self.issuer.as_ref())?;
             drop(ProviderInfo::new(
                 &self.settings,
@@ -254,14 +260,15 @@ struct Files {
     keys: KeyFiles,
 }
 
-/// Selects the errors to report in a repeated check: only the first one after a success.
+/// Selects the errors to report in a repeated check. Only the first error after a success is
+/// reported.
 #[derive(Debug, Default)]
 struct ReportOnce {
     reported: bool,
 }
 
 impl ReportOnce {
-    /// The error to report, if there is one.
+    /// Returns the error, unless it must not be reported again.
     fn error(&mut self, outcome: Result<(), SetupError>) -> Option<SetupError> {
         let error = outcome.err();
         let reported = std::mem::replace(&mut self.reported, error.is_some());
@@ -269,8 +276,9 @@ impl ReportOnce {
     }
 }
 
-/// Placeholder metadata, to check the settings before any metadata was read. It finds other
-/// mistakes in the settings at once. `None` if no metadata is used.
+/// Returns placeholder metadata to check the settings before the real metadata has been read. The
+/// check finds mistakes in the settings at the start of the gateway. Returns `None` if the settings
+/// use no metadata.
 pub(super) fn placeholder(
     settings: &Settings,
     issuer: Option<&Issuer>,

@@ -15,7 +15,8 @@ use crate::tls::Trust;
 /// The `User-Agent` of every call. Some providers refuse requests without `User-Agent`.
 const USER_AGENT_NAME: &str = concat!("sidegate/", env!("CARGO_PKG_VERSION"));
 
-/// An endpoint that the gateway calls. Proxy environment variables are ignored.
+/// An endpoint that the gateway calls. Calls ignore proxy environment variables such as
+/// `HTTPS_PROXY`.
 #[derive(Debug)]
 pub(super) struct Endpoint {
     uri: Uri,
@@ -25,7 +26,7 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    /// Prepares the endpoint at `url`. `deadline` is the limit of one call.
+    /// Prepares the endpoint at `url`. `deadline` is the time limit of one call.
     pub(super) fn new(
         key: &'static str,
         url: &Url,
@@ -58,7 +59,8 @@ impl Endpoint {
         &self.uri
     }
 
-    /// Sends a GET request, with the credentials in `authorization` if given.
+    /// Sends a GET request. `authorization` is the value of the field `Authorization`, which is
+    /// sent only if given.
     pub(super) async fn get(
         &self,
         accept: &'static str,
@@ -74,7 +76,7 @@ impl Endpoint {
         self.call(request).await
     }
 
-    /// Sends one request, once.
+    /// Sends one request without a retry.
     pub(super) async fn call(
         &self,
         request: Request<Full<Bytes>>,
@@ -82,8 +84,8 @@ impl Endpoint {
         self.call_within(self.limits.deadline, request).await
     }
 
-    /// Sends one request, once, with another deadline for the response. The deadline for the
-    /// connection does not change.
+    /// Sends one request without a retry. `deadline` replaces the default deadline for the
+    /// response. The deadline for the connection does not change.
     pub(super) async fn call_within(
         &self,
         deadline: Duration,
@@ -98,17 +100,18 @@ impl Endpoint {
         self.client.call(request, limits).await
     }
 
-    /// Checks that a connection can be made, including the TLS handshake.
+    /// Checks that a connection to the endpoint can be opened, including the TLS handshake.
     pub(super) async fn connect(&self) -> Result<(), origin::Error> {
         self.connector.connect().await.map(drop)
     }
 }
 
-/// Reads an endpoint: an absolute `http` or `https` URL, or a path that is appended to `base`.
+/// Reads the setting of an endpoint, which is an absolute `http` or `https` URL, or a path that is
+/// appended to `base`.
 ///
-/// The path is appended, and not resolved as in RFC 3986: `https://id.example/app` with
-/// `/oauth/token` gives `https://id.example/app/oauth/token`. For a provider below a path prefix,
-/// only `url` has to be changed.
+/// A path is appended to `base`, and not resolved as in RFC 3986. For example,
+/// `https://id.example/app` and `/oauth/token` give `https://id.example/app/oauth/token`. For a
+/// provider below a path prefix, the operator therefore has to change only `url`.
 pub(super) fn endpoint(
     key: &'static str,
     base: Option<&str>,
@@ -138,7 +141,7 @@ pub(super) fn endpoint(
     Err(refuse(problem))
 }
 
-/// Whether a call to this URL uses a network without TLS: plain http to another machine.
+/// Returns true if a call to `url` uses plain http over a network to another machine.
 pub(super) fn is_clear_text(url: &Url) -> bool {
     let loopback = match url.host() {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),

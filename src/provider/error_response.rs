@@ -1,10 +1,10 @@
 //! Error responses of the token endpoint (RFC 6749 section 5.2) and their classification.
 //!
-//! Providers differ. For an invalid code they return `invalid_grant`, `invalid_request` or a code
-//! of their own. A rate limiter, a maintenance page or a proxy in front of a provider does not use
-//! OAuth at all. Therefore the status is checked first, then the error patterns of the profile,
-//! then the JSON member `error`. Only a well-formed refusal of the code or the token counts as a
-//! refusal.
+//! Providers differ. For an invalid authorization code, some providers return the error
+//! `invalid_grant`, some `invalid_request`, and some an error of their own. A rate limiter, a
+//! maintenance page or a proxy in front of a provider does not use OAuth at all. The status is
+//! therefore checked first, then the error patterns of the profile, then the JSON member `error`.
+//! Only a well-formed refusal of the code or the token counts as a refusal.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -17,12 +17,12 @@ use super::json::Object;
 use super::settings::{ErrorMeaning, ErrorPattern, GrantType};
 use crate::clock::Timestamp;
 
-/// The maximum length of a stored text of the provider, in characters.
+/// The maximum length of a text of the provider that is stored, in characters.
 const MAX_TEXT: usize = 200;
-/// The maximum length of a word in such a text. A longer word may be a code or a token that the
-/// provider repeats.
+/// The maximum length of a word in a stored text of the provider. A longer word is omitted, because
+/// it may be a code or a token that the provider repeats.
 const MAX_WORD: usize = 24;
-/// The maximum `Retry-After` that is used.
+/// The longest `Retry-After` that the gateway applies.
 const MAX_WAIT: Duration = Duration::from_hours(24);
 
 /// The error codes of a token endpoint (RFC 6749 section 5.2).
@@ -40,7 +40,7 @@ pub enum ErrorCode {
     UnauthorizedClient,
     /// The provider does not support this grant type.
     UnsupportedGrantType,
-    /// An unknown error code: at most 200 printable characters of it.
+    /// An unknown error code, shortened to 200 printable characters.
     Unrecognized(Box<str>),
 }
 
@@ -64,7 +64,8 @@ impl ErrorCode {
             | Self::InvalidScope
             | Self::UnauthorizedClient
             | Self::UnsupportedGrantType => ErrorMeaning::Misconfigured,
-            // Error codes of section 4.1.2.1 that some providers also return here.
+            // RFC 6749 section 4.1.2.1 defines these codes for the authorization endpoint, but some
+            // token endpoints also return them.
             Self::Unrecognized(name)
                 if matches!(&**name, "server_error" | "temporarily_unavailable") =>
             {
@@ -72,11 +73,12 @@ impl ErrorCode {
             }
             Self::InvalidGrant => ErrorMeaning::GrantRefused,
             Self::Unrecognized(_) => match grant {
-                // An unknown code ends only this login, so it counts as a refusal of the code.
+                // At a login, an unknown error code counts as a refusal of the authorization code,
+                // because only this login fails.
                 GrantType::AuthorizationCode => ErrorMeaning::GrantRefused,
-                // A wrong URL may lead to another service with its own `error` codes. If such codes
-                // counted as refusals, every session would end at its next refresh. Error patterns
-                // in profiles list the other codes that end a session.
+                // A wrong URL may lead to another service with its own `error` codes. If unknown
+                // codes counted as refusals, every session would end at its next refresh. Error
+                // patterns in profiles list the additional codes that end a session.
                 GrantType::RefreshToken => ErrorMeaning::Misconfigured,
             },
         }
@@ -97,17 +99,17 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// An error response of the token endpoint. An error response may be logged. The texts are short
-/// and printable. Long words are omitted, because a long word could be a code or a token.
+/// An error response of the token endpoint. The log may show a `Refusal`: all texts are short and
+/// printable. Long words are omitted, because a long word could be a code or a token.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Refusal {
     /// The status code.
     pub status: u16,
-    /// The member `error`. `None` if the body is not a JSON object with this member.
+    /// The member `error`, if the body is a JSON object with this member.
     pub code: Option<ErrorCode>,
     /// The member `error_description`.
     pub description: Option<Box<str>>,
-    /// The member `hint` of league/oauth2-server.
+    /// The member `hint`, which the library league/oauth2-server sends.
     pub hint: Option<Box<str>>,
 }
 
@@ -138,7 +140,7 @@ pub(super) struct ErrorResponse<'a> {
     pub(super) headers: &'a HeaderMap,
     /// The body, if it is a JSON object.
     pub(super) members: Option<&'a Object>,
-    /// Whether there is no body.
+    /// Whether the response has no body.
     pub(super) empty: bool,
 }
 
@@ -170,7 +172,7 @@ pub(super) fn classify(
         description: text("error_description").map(printable),
         hint: text("hint").map(printable),
     };
-    // A failing provider never ends a session, whatever the body says.
+    // A failure of the provider never ends a session, whatever the body contains.
     let passing = status.is_server_error()
         || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY);
     let meaning = if passing {
@@ -178,8 +180,8 @@ pub(super) fn classify(
     } else if let Some(pattern) = patterns.iter().find(|pattern| pattern.matches(response)) {
         pattern.meaning
     } else {
-        // A body without a code is not from the token endpoint, so it says nothing about the user's
-        // grant.
+        // A body without an error code does not come from the token endpoint, so the body says
+        // nothing about the user's grant.
         refusal
             .code
             .as_ref()
@@ -201,8 +203,8 @@ pub(super) fn classify(
 }
 
 impl ErrorPattern {
-    /// Whether the pattern has no condition. A pattern without a condition would match every
-    /// response.
+    /// Returns true if the pattern has no condition. A pattern without a condition would match
+    /// every response.
     pub(super) fn matches_everything(&self) -> bool {
         let texts = [&self.error, &self.description, &self.hint];
         self.status.is_none() && !self.empty && texts.into_iter().all(Option::is_none)
@@ -230,7 +232,7 @@ impl ErrorPattern {
 fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // Parsing fails only with too many digits, which mean a long time.
+        // The number can only be invalid because it is too large, so the maximum applies.
         text.parse().map_or(MAX_WAIT, Duration::from_secs)
     } else {
         let date = httpdate::parse_http_date(text).ok()?;
@@ -240,8 +242,8 @@ fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     Some(wait.min(MAX_WAIT))
 }
 
-/// Makes a text of the provider safe to show: of limited length, without control characters, and
-/// without words that are long enough to be a code or a token.
+/// Makes a text of the provider safe to show. The result has a limited length, no control
+/// characters, and no words that are long enough to be a code or a token.
 fn printable(text: &str) -> Box<str> {
     let mut shown = String::new();
     for word in text.split_whitespace().take(MAX_TEXT) {
@@ -257,7 +259,7 @@ fn printable(text: &str) -> Box<str> {
     shown.chars().take(MAX_TEXT).collect::<String>().into()
 }
 
-/// Whether a JSON object is an error response, whatever its status is.
+/// Returns true if a JSON object is an error response. The status of the response does not matter.
 pub(super) fn is_error(members: &Object) -> bool {
     members
         .get("error")

@@ -1,9 +1,9 @@
-//! The checks of the claims of an ID token (OpenID Connect Core 1.0 section 3.1.3.7) and of a
-//! signed userinfo response (section 5.3.2).
+//! Checks the claims of an ID token (OpenID Connect Core 1.0 section 3.1.3.7) and of a signed
+//! userinfo response (section 5.3.2).
 //!
 //! [`jwt::verify`] has already verified the signature, with the header requirements of
-//! [`IdTokenRules::expected`]. Each claim here is required, or is checked if present. A claim of an
-//! unexpected type makes the token invalid.
+//! [`IdTokenRules::expected`]. Each claim is either required, or checked if it is present. A claim
+//! of an unexpected type makes the token invalid.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ pub(super) struct LoginContext<'a> {
 pub(super) struct RefreshContext<'a> {
     /// The access token of the same response.
     pub(super) access_token: &'a Secret<String>,
-    /// The statements of the login's ID token, if they are known.
+    /// The statements of the login's ID token about the authentication, if there was an ID token.
     pub(super) authentication: Option<&'a Authentication>,
 }
 
@@ -51,8 +51,8 @@ pub(super) struct RefreshContext<'a> {
 #[derive(Debug)]
 pub(super) struct IdClaims {
     pub(super) members: Object,
-    /// The issuer of the subject. With several tenants the issuer differs from the configured
-    /// template.
+    /// The issuer of the subject. If the provider has several tenants, this issuer differs from the
+    /// configured template.
     pub(super) issuer: Box<str>,
     pub(super) subject: Box<str>,
 }
@@ -72,7 +72,7 @@ pub(super) struct IdTokenRules {
 impl IdTokenRules {
     /// # Errors
     ///
-    /// [`SetupError::Setting`] without an issuer or an algorithm.
+    /// [`SetupError::Setting`] if no issuer or no algorithm is configured.
     pub(super) fn new(settings: &Settings, issuer: Option<Issuer>) -> Result<Self, SetupError> {
         let refuse = |key, problem| SetupError::Setting { key, problem };
         let id_token = &settings.id_token;
@@ -103,11 +103,11 @@ impl IdTokenRules {
         }
     }
 
-    /// Checks every claim of an ID token with a verified signature.
+    /// Checks every claim of an ID token whose signature has been verified.
     ///
     /// # Errors
     ///
-    /// [`TokenError`]: the first problem.
+    /// [`TokenError`] for the first problem that is found.
     pub(super) fn check(
         &self,
         verified: VerifiedToken,
@@ -134,22 +134,22 @@ impl IdTokenRules {
         })
     }
 
-    /// The issuer of the subject in an ID token.
+    /// Returns the issuer of the subject in an ID token.
     ///
     /// # Errors
     ///
-    /// [`TokenError::Issuer`] if it is not a configured issuer. Also [`TokenError::Claim`],
-    /// [`TokenError::Tenant`] and [`TokenError::KeyIssuer`].
+    /// [`TokenError::Issuer`] if the issuer of the token is not a configured issuer. Other errors
+    /// are [`TokenError::Claim`], [`TokenError::Tenant`] and [`TokenError::KeyIssuer`].
     pub(super) fn issuer_of<'a>(&self, verified: &'a VerifiedToken) -> Result<&'a str, TokenError> {
         self.check_issuer(&verified.members, verified.key_issuer.as_deref())
     }
 
     /// Checks the claims of an ID token from a refresh, except issuer and identity (OpenID Connect
-    /// Core 1.0 section 12.2). An ID token from a refresh need not have a nonce.
+    /// Core 1.0 section 12.2). An ID token from a refresh does not need a nonce.
     ///
     /// # Errors
     ///
-    /// [`TokenError`]: the first problem.
+    /// [`TokenError`] for the first problem that is found.
     pub(super) fn check_refreshed(
         &self,
         verified: &VerifiedToken,
@@ -175,7 +175,7 @@ impl IdTokenRules {
         self.check_context(members)
     }
 
-    /// Checks that `auth_time` is not earlier than the one of the login.
+    /// Checks that `auth_time` is not earlier than the `auth_time` of the login.
     fn check_refreshed_auth_time(
         &self,
         members: &Object,
@@ -192,14 +192,14 @@ impl IdTokenRules {
         }
     }
 
-    /// The time when the user authenticated, if the token contains a valid time.
+    /// Returns the time when the user authenticated, if the token contains a valid time.
     pub(super) fn auth_time(&self, claims: &IdClaims) -> Option<Timestamp> {
         self.dates.read(&claims.members, "auth_time").ok().flatten()
     }
 
     /// Checks the claims of a signed userinfo response. `issuer` is the issuer of the ID token.
-    /// Every claim that this function checks is optional. The caller compares its `sub` with the ID
-    /// token.
+    /// Every claim that this function checks is optional. The caller compares the `sub` of the
+    /// userinfo with the ID token.
     ///
     /// # Errors
     ///
@@ -226,8 +226,8 @@ impl IdTokenRules {
     }
 
     /// Checks that `iss` is a configured issuer, and that the tenant of the token and the issuer of
-    /// the key belong to it. Entra publishes a template as the issuer of a key. The template,
-    /// completed with the token's tenant, has to be equal to `iss`.
+    /// the key belong to this issuer. Microsoft Entra publishes a template as the issuer of a key.
+    /// The template, completed with the token's tenant, has to be equal to `iss`.
     fn check_issuer<'a>(
         &self,
         members: &'a Object,
@@ -237,7 +237,7 @@ impl IdTokenRules {
         if !self.issuer.matches(stated) {
             return Err(TokenError::Issuer);
         }
-        // Without tenants, `tid` is not a standard claim and may have any meaning.
+        // `tid` is not a standard claim, so it may have any meaning if the provider has no tenants.
         let of_tenants = self.issuer.has_tenants() || key_issuer.is_some();
         let tenant = of_tenants.then(|| claims::text(members, "tid"));
         let tenant = tenant.transpose()?.flatten();
@@ -254,8 +254,9 @@ impl IdTokenRules {
         Ok(stated)
     }
 
-    /// Checks that `aud` contains the gateway and otherwise only configured audiences. With several
-    /// audiences, `azp` has to say that the token was issued to the gateway.
+    /// Checks that `aud` contains the gateway's client identifier, and that all other audiences are
+    /// configured. If there are several audiences, `azp` has to state that the token was issued to
+    /// the gateway.
     fn check_audience(&self, members: &Object) -> Result<(), TokenError> {
         let ours = &*self.client_id;
         let audiences = claims::audiences(members)?;
@@ -286,7 +287,8 @@ impl IdTokenRules {
     }
 
     /// Checks the requested properties of the user's authentication. Properties that were not
-    /// requested are ignored: one provider states 1970 as the authentication time of every user.
+    /// requested are ignored, because one provider states 1970 as the authentication time of every
+    /// user.
     fn check_authentication(
         &self,
         members: &Object,
@@ -299,9 +301,9 @@ impl IdTokenRules {
             if self.dates.is_ahead(at, now) {
                 return Err(TokenError::NotYetValid("auth_time"));
             }
-            // `auth_time` is compared with the start of the login, and not with the arrival of the
-            // token. A user who reads the consent page for a long time has still authenticated
-            // recently.
+            // `auth_time` is compared with the start of the login and not with the arrival of the
+            // token, because the user may read the consent page for a long time after the
+            // authentication.
             if at.plus(max_age).plus(self.dates.leeway) < begun_at {
                 return Err(TokenError::TooOld("auth_time"));
             }
@@ -321,7 +323,7 @@ impl IdTokenRules {
     }
 }
 
-/// Refuses a logout token, which has the same claims as an ID token. A logout token must have
+/// Refuses a logout token, which can have all the claims of an ID token. A logout token must have
 /// `events`, and an ID token never has `events` (OpenID Connect Back-Channel Logout 1.0 section
 /// 2.4).
 fn check_not_logout_token(members: &Object) -> Result<(), TokenError> {
@@ -329,9 +331,9 @@ fn check_not_logout_token(members: &Object) -> Result<(), TokenError> {
     (!logout).then_some(()).ok_or(TokenError::Type)
 }
 
-/// Checks a hash if it is present. The claim has to be the left half of the hash of `value`. The
-/// hash function is the one of the signature (OpenID Connect Core 1.0 sections 3.1.3.8 and
-/// 3.3.2.11). For Ed25519 the hash function is SHA-512.
+/// Checks the hash in the claim `name`, if the claim is present. The claim has to be the left half
+/// of the hash of `value`. The hash function is the hash function of the signature (OpenID Connect
+/// Core 1.0 sections 3.1.3.8 and 3.3.2.11). For Ed25519 the hash function is SHA-512.
 fn check_hash(
     verified: &VerifiedToken,
     name: &'static str,

@@ -21,11 +21,12 @@ pub(super) struct CallSettings {
 }
 
 impl CallSettings {
-    /// Reads the certificate authorities, if TLS is used or may be used.
+    /// Reads the certificate authorities, if calls use TLS or may use TLS later.
     ///
     /// # Errors
     ///
-    /// [`SetupError::Setting`] if a URL would use a network without TLS. [`SetupError::Trust`].
+    /// [`SetupError::Setting`] if a URL would use plain http over a network. [`SetupError::Trust`]
+    /// if the certificate authorities cannot be used.
     pub(super) fn new(settings: &Settings) -> Result<Self, SetupError> {
         check_clear_text(settings)?;
         let configured = [
@@ -40,12 +41,12 @@ impl CallSettings {
         ];
         let mut configured = configured.into_iter().flatten();
         let trust = match &settings.ca_file {
-            // An unusable file is an error even if no URL uses TLS now.
+            // A file that cannot be used is an error, even if no URL uses TLS now.
             Some(path) => Some(Trust::from_file(path).map_err(SetupError::Trust)?),
             None if configured.any(|url| url.starts_with("https:")) => {
                 Some(Trust::system().map_err(SetupError::Trust)?)
             }
-            // The metadata may name an endpoint with TLS.
+            // The metadata may name an endpoint with TLS, even if no configured URL uses TLS.
             None if settings.discovery != Discovery::None => Trust::system().ok(),
             None => None,
         };
@@ -67,8 +68,8 @@ impl CallSettings {
 
 /// Refuses plain http to other machines, unless `plain_http` allows it.
 ///
-/// Only the settings are checked. Metadata may name plain http only at the origin of its issuer,
-/// and this function has checked the issuer.
+/// This function checks only the settings. Metadata may contain plain http URLs only at the origin
+/// of the issuer, and this function checks the URL of the issuer.
 fn check_clear_text(settings: &Settings) -> Result<(), SetupError> {
     let configured = [
         ("issuer", &settings.issuer),
@@ -87,7 +88,8 @@ fn check_clear_text(settings: &Settings) -> Result<(), SetupError> {
         .as_ref()
         .is_some_and(|issuer| issuer.starts_with("https://"));
     for (key, text) in configured {
-        // An invalid URL is refused where it is used, with a better error text.
+        // An invalid URL is ignored here, because the code that prepares the endpoint refuses it
+        // with a better error text.
         let url = text.as_deref().and_then(|text| {
             let url = endpoint(key, settings.url.as_deref(), text);
             url.ok().filter(is_clear_text)
@@ -96,7 +98,8 @@ fn check_clear_text(settings: &Settings) -> Result<(), SetupError> {
             continue;
         }
         let refuse = |problem| Err(SetupError::Setting { key, problem });
-        // An attacker who can change the keys on the network can issue tokens as this issuer.
+        // An attacker who can change the keys on the way through the network can issue tokens as
+        // this issuer.
         if secure_issuer && matches!(key, "metadata_url" | "jwks_uri") {
             return refuse(
                 "is plain http, but the issuer is https; keys have to come by https as well",
@@ -128,7 +131,7 @@ pub(super) struct ProviderInfo {
     pub(super) client_auth: ClientAuth,
     /// Whether the provider sends its issuer in every authorization response (RFC 9207 section 3).
     pub(super) promises_iss: bool,
-    /// The metadata that these values come from, if metadata is used.
+    /// The metadata from which the endpoints were read, if the settings use metadata.
     pub(super) metadata: Option<Metadata>,
 }
 
@@ -137,7 +140,8 @@ impl ProviderInfo {
     ///
     /// # Errors
     ///
-    /// [`SetupError::Setting`] if an endpoint is missing in both, or cannot be used.
+    /// [`SetupError::Setting`] if an endpoint is missing in the settings and in the metadata, or
+    /// cannot be used.
     pub(super) fn new(
         settings: &Settings,
         credentials: &Credentials,
@@ -191,7 +195,7 @@ impl ProviderInfo {
     }
 }
 
-/// The configured endpoint, or otherwise the published one.
+/// Returns the configured endpoint, or the endpoint in the metadata if no endpoint is configured.
 fn locate(
     key: &'static str,
     base: Option<&str>,

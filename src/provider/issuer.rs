@@ -1,8 +1,8 @@
 //! The issuer identifier of a provider (OpenID Connect Core 1.0 section 2).
 //!
-//! Identifiers are compared byte for byte. Another trailing slash, letter case or port makes
-//! another issuer (RFC 9207 section 2.4). Microsoft Entra has one issuer for each tenant. The
-//! issuer of Entra is configured as a template.
+//! Identifiers are compared byte for byte. Identifiers that differ in a trailing slash, in letter
+//! case or in the port are different issuers (RFC 9207 section 2.4). Microsoft Entra has one issuer
+//! for each tenant, so its issuer is configured as a template.
 
 use super::SetupError;
 use super::settings::Settings;
@@ -10,15 +10,15 @@ use super::settings::Settings;
 /// The placeholder of the tenant in a template, as Entra's metadata writes it.
 const TENANT: &str = "{tenantid}";
 
-/// Path segments that Entra accepts in place of a tenant, but that name no tenant. Metadata at such
-/// a URL is for all tenants.
+/// Path segments that Entra accepts instead of the identifier of a tenant. Metadata at a URL with
+/// one of these segments is for all tenants.
 const SHARED_SEGMENTS: [&str; 3] = ["common", "consumers", "organizations"];
 
 /// The tenant of all personal Microsoft accounts (Microsoft identity platform, "Access tokens",
 /// `tid`).
 const PERSONAL_ACCOUNTS: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
 
-/// The start of all issuers of Entra.
+/// The text with which all issuers of Entra begin.
 const ENTRA: &str = "https://login.microsoftonline.com/";
 
 /// The path of metadata. The issuer is the part of the URL before this path.
@@ -32,7 +32,7 @@ pub(super) struct Issuer {
 }
 
 impl Issuer {
-    /// Reads and checks the issuer. `None` if the settings have no issuer.
+    /// Reads and checks the issuer. Returns `None` if the settings have no issuer.
     pub(super) fn new(settings: &Settings) -> Result<Option<Self>, SetupError> {
         let refuse = |key, problem| Err(SetupError::Setting { key, problem });
         let Some(text) = settings.issuer.as_deref() else {
@@ -44,8 +44,8 @@ impl Issuer {
         if let Some(problem) = format_problem(text) {
             return refuse("issuer", problem);
         }
-        // Anybody can get a personal account. The operator has to confirm that such users are
-        // accepted.
+        // Anybody can get a personal Microsoft account, so the operator has to confirm that users
+        // with personal accounts are accepted.
         let named = [
             ("issuer", text.split('/').any(is_personal)),
             (
@@ -80,17 +80,18 @@ impl Issuer {
         }
     }
 
-    /// The identifier or template as configured. The metadata has to contain the same text.
+    /// Returns the identifier or the template as configured. The metadata has to contain the same
+    /// text.
     pub(super) fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Whether the issuer is a template with tenants.
+    /// Returns true if the issuer is a template with tenants.
     pub(super) fn has_tenants(&self) -> bool {
         !self.tenants.is_empty()
     }
 
-    /// Whether `issuer` is this issuer, or the issuer of one of the tenants.
+    /// Returns true if `issuer` is this issuer, or the issuer of one of the tenants.
     pub(super) fn matches(&self, issuer: &str) -> bool {
         if self.tenants.is_empty() {
             return *self.text == *issuer;
@@ -105,7 +106,7 @@ pub(super) fn fill_template(template: &str, tenant: &str) -> String {
     template.replace(TENANT, tenant)
 }
 
-/// The problem with the text of an issuer, if there is one.
+/// Returns the problem with the text of an issuer, if the text has a problem.
 fn format_problem(text: &str) -> Option<&'static str> {
     if !text.starts_with("https://") && !text.starts_with("http://") {
         Some("must begin with https://")
@@ -128,7 +129,8 @@ fn format_problem(text: &str) -> Option<&'static str> {
     }
 }
 
-/// Whether this is a URL of Entra that all tenants share. No token has such an issuer.
+/// Returns true if `issuer` is a URL of Entra that all tenants share. No token has such a URL as
+/// its issuer.
 fn is_shared_by_all_tenants(issuer: &str) -> bool {
     let tenant = issuer.strip_prefix(ENTRA);
     let tenant = tenant.and_then(|path| path.split('/').next());

@@ -1,8 +1,8 @@
-//! Strict JSON: one object or array, without repeated members and without trailing data.
+//! Reads strict JSON: one object or one array, without repeated members and without trailing data.
 //!
-//! If two parsers treat a repeated member differently, a claim can have one value for the check and
-//! another value for its use. `serde_json` limits the depth (128). The code that fetches the bytes
-//! limits the size.
+//! Parsers treat a repeated member differently. If the gateway accepted a repeated claim, the
+//! gateway and an app could read different values of the claim. `serde_json` limits the nesting
+//! depth to 128. The code that fetches the bytes limits the size.
 
 use std::fmt;
 
@@ -28,8 +28,8 @@ pub enum JsonError {
     NotAnObject,
 }
 
-/// Reads one object. No object, at any depth, may repeat a member. An escaped name is the same
-/// name.
+/// Reads one object. No object, at any depth, may repeat a member. Names of members are compared
+/// after escape sequences are decoded.
 pub(super) fn object(bytes: &[u8]) -> Result<Object, JsonError> {
     match serde_json::from_slice(bytes).map_err(JsonError::Malformed)? {
         Strict(Value::Object(members)) => Ok(members),
@@ -45,8 +45,9 @@ pub(super) fn array(bytes: &[u8]) -> Result<Vec<Value>, JsonError> {
     }
 }
 
-/// Reads a number in a string: digits, with an optional point and more digits. Signs, exponents and
-/// white space are refused. `inf` and `nan`, which Rust's own parser accepts, are refused as well.
+/// Reads a number from a string: digits, and optionally a decimal point and more digits. Signs,
+/// exponents and white space are refused. `inf` and `nan` are also refused, although the parser of
+/// Rust's standard library accepts them.
 pub(super) fn quoted_number(text: &str) -> Option<f64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());

@@ -1,10 +1,10 @@
 //! The cache of the keys that a provider publishes.
 //!
 //! The keys are fetched before the first token arrives, and then periodically. A token with an
-//! unknown key causes another fetch, because a provider may publish a new key just before it signs
-//! with it. Anybody who can reach the gateway can send such tokens. Fetches for unknown keys are
-//! therefore limited to one per minute. Only one fetch runs at a time. While fetches fail, the last
-//! valid key set stays in use.
+//! unknown key causes another fetch, because a provider may publish a new key just before the first
+//! token with this key. Anybody who can reach the gateway can send tokens with unknown keys.
+//! Fetches for unknown keys are therefore limited to one per minute. Only one fetch runs at a time.
+//! While fetches fail, the last valid key set stays in use.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,14 +18,16 @@ use super::endpoint::Endpoint;
 use super::keys::KeySet;
 use crate::clock::{Clock, Timestamp};
 
-/// The media types of a key set (RFC 7517 section 8.5). The media type of the response is not
-/// checked, because providers label key sets as anything from JSON to plain text.
+/// The media types of a key set (RFC 7517 section 8.5), for the field `Accept`. The media type of
+/// the response is not checked, because providers send key sets with various media types, even as
+/// plain text.
 const ACCEPTED: &str = "application/jwk-set+json, application/json";
 
 /// The minimum time between two fetches for unknown keys.
 const MIN_INTERVAL_FOR_TOKENS: Duration = Duration::from_mins(1);
 
-/// The minimum time after a failed first fetch, and between two periodic fetches.
+/// The minimum time between a failed first fetch and the next fetch, and between two periodic
+/// fetches.
 const MIN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The newest valid key set of one provider.
@@ -35,7 +37,7 @@ pub(super) struct KeyCache {
     history: Mutex<History>,
 }
 
-/// A key set, and the URL it was fetched from.
+/// A key set, and the URL from which it was fetched.
 #[derive(Debug)]
 pub(super) struct FetchedKeySet {
     pub(super) keys: KeySet,
@@ -48,13 +50,14 @@ struct History {
     fetched_for_token: Option<Timestamp>,
     /// The time of the last success.
     last_success: Option<Timestamp>,
-    /// The time of the last failure. `None` after a success.
+    /// The time of the last failure. The value is `None` if a fetch has succeeded since the last
+    /// failure.
     last_failure: Option<Timestamp>,
 }
 
 impl KeyCache {
-    /// Returns the cached key set. If there is none yet, fetches it, or waits for a fetch by
-    /// another task.
+    /// Returns the cached key set. If no key set is cached yet, fetches the key set, or waits for a
+    /// fetch by another task.
     ///
     /// # Errors
     ///
@@ -72,19 +75,20 @@ impl KeyCache {
         if let Some(newest) = self.newest.load_full() {
             return Ok(newest);
         }
-        // Several logins may have waited for this fetch. The waiting logins must not repeat a
-        // failed fetch one after another.
+        // Several logins may wait for the same fetch. After a failed fetch, the waiting logins must
+        // not repeat it one after another.
         if is_recent(history.last_failure, clock.now(), MIN_INTERVAL) {
             return Err(KeysError::JustFetched);
         }
         self.fetch(&mut history, endpoint, clock).await
     }
 
-    /// Fetches the key set for the periodic refresh.
+    /// Fetches the key set again, as part of the periodic reads.
     ///
     /// # Errors
     ///
-    /// Every [`KeysError`] except [`KeysError::JustFetched`]. The cached set stays in use.
+    /// Every [`KeysError`] except [`KeysError::JustFetched`]. After an error, the cached key set
+    /// stays in use.
     pub(super) async fn refetch(
         &self,
         endpoint: &Endpoint,
@@ -92,7 +96,8 @@ impl KeyCache {
     ) -> Result<(), KeysError> {
         let mut history = self.history.lock().await;
         let newest = self.newest.load();
-        // Keys at another URL may differ, so a recent fetch does not delay this one.
+        // Keys at another URL may differ, so a recent fetch from the old URL does not prevent a
+        // fetch from the new URL.
         let moved = newest
             .as_ref()
             .is_none_or(|newest| newest.from != *endpoint.uri());
@@ -102,14 +107,13 @@ impl KeyCache {
         self.fetch(&mut history, endpoint, clock).await.map(drop)
     }
 
-    /// Returns a newer set than `seen`, because `seen` has no key for some token. Fetches it, or
-    /// takes it from another task that fetched it in the meantime. `None` if a recent fetch found
-    /// no newer set.
+    /// Returns a newer key set than `seen`, for a token whose key is not in `seen`. If another task
+    /// has already fetched a newer key set, the cached key set is returned, otherwise the key set
+    /// is fetched. Returns `None` if the time since the last fetch for an unknown key is too short.
     ///
     /// # Errors
     ///
-    /// [`KeysError::JustFetched`] if a recent fetch failed. Otherwise the error is that of the new
-    /// fetch.
+    /// [`KeysError::JustFetched`] if a recent fetch failed, or the error of a new fetch.
     pub(super) async fn newer(
         &self,
         seen: &Arc<FetchedKeySet>,
@@ -135,8 +139,8 @@ impl KeyCache {
             };
         }
         let fetched = self.fetch(&mut history, endpoint, clock).await;
-        // The time is set after a failed fetch as well. Otherwise forged tokens could cause many
-        // failing fetches.
+        // The time is also set after a failed fetch, because forged tokens could otherwise cause
+        // many failing fetches.
         history.fetched_for_token = Some(clock.now());
         fetched.map(Some)
     }
@@ -183,8 +187,8 @@ async fn ask(endpoint: &Endpoint) -> Result<FetchedKeySet, KeysError> {
     })
 }
 
-/// Whether `at` is less than `time` ago. A time in the future means that the clock was set back,
-/// and does not count as recent.
+/// Returns true if `at` is less than `time` before `now`. If `at` is in the future, the clock was
+/// set back, and `at` does not count as recent.
 fn is_recent(at: Option<Timestamp>, now: Timestamp, time: Duration) -> bool {
     at.is_some_and(|at| at <= now && now.since(at) < time)
 }

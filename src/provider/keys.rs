@@ -1,4 +1,4 @@
-//! The public keys of a provider: its JSON Web Key Set (RFC 7517), or files.
+//! The public keys of a provider, from a JSON Web Key Set (RFC 7517) or from PEM files.
 //!
 //! Each key is read separately. A provider may publish keys for other purposes and of unknown
 //! types. An entry that cannot be used is skipped and counted. A skipped entry never makes the
@@ -15,7 +15,8 @@ use super::jwt::{Key, KeyProblem, Unusable};
 use super::settings::{Algorithm, IdTokenSettings};
 use super::{SetupError, read_text};
 
-/// The maximum number of keys. A token without a `kid` is tried with all keys.
+/// The maximum number of keys. The number is limited, because a token without a `kid` is tried with
+/// all keys.
 const MAX_KEYS: usize = 100;
 
 /// The reason why a key set has no keys. The provider has to correct a published key set. The
@@ -28,7 +29,7 @@ pub enum KeySetError {
     /// There is no array `keys` (RFC 7517 section 5).
     #[error("the key set has no array `keys`")]
     Keys,
-    /// There are no entries, or every entry was skipped.
+    /// The array has no entries, or every entry was skipped.
     #[error("the key set has no usable key (skipped: {0})")]
     NoUsableKey(SkippedKeys),
 }
@@ -43,12 +44,13 @@ impl KeySetError {
     }
 }
 
-/// The number of skipped entries of a key set for each reason, as one line for a log.
+/// The number of skipped entries of a key set for each reason. `Display` writes one line for the
+/// log.
 #[derive(Debug, Default)]
 pub struct SkippedKeys(BTreeMap<Unusable, usize>);
 
 impl SkippedKeys {
-    /// Whether no entry was skipped.
+    /// Returns true if no entry was skipped.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -84,7 +86,8 @@ impl KeySet {
     ///
     /// # Errors
     ///
-    /// [`KeySetError`]. A caller with an older key set keeps using the older one.
+    /// [`KeySetError`]. After an error, a caller that has an older key set continues to use the
+    /// older key set.
     pub(super) fn from_jwks(bytes: &[u8]) -> Result<Self, KeySetError> {
         let members = json::object(bytes).map_err(KeySetError::Json)?;
         let Some(Value::Array(entries)) = members.get("keys") else {
@@ -107,8 +110,8 @@ impl KeySet {
         Ok(Self { keys, skipped })
     }
 
-    /// Reads the configured keys that replace the published ones. `None` if no key file is
-    /// configured. Blocks for small reads.
+    /// Reads the configured keys that replace the published keys. Returns `None` if no key file is
+    /// configured. Blocks the thread for small file reads.
     ///
     /// # Errors
     ///
@@ -131,8 +134,8 @@ impl KeySet {
         Ok(Some(set))
     }
 
-    /// Reads PEM files with one key each. Each key has to support one of `algorithms`. `None`
-    /// without files. Blocks for small reads.
+    /// Reads PEM files with one key each. Each key has to support one of `algorithms`. Returns
+    /// `None` if there are no files. Blocks the thread for small file reads.
     ///
     /// # Errors
     ///
@@ -158,12 +161,12 @@ impl KeySet {
         Ok((!keys.is_empty()).then_some(Self { keys, skipped }))
     }
 
-    /// The skipped entries, for the log.
+    /// Returns the skipped entries, for the log.
     pub(super) fn skipped(&self) -> &SkippedKeys {
         &self.skipped
     }
 
-    /// The keys that may have signed a token with this `kid` and this algorithm.
+    /// Returns the keys that may have signed a token with this `kid` and this algorithm.
     pub(super) fn candidates<'a>(
         &'a self,
         id: Option<&'a str>,

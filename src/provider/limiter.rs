@@ -1,8 +1,8 @@
 //! The limiter of calls to one provider.
 //!
 //! Providers throttle by client address, and all users of a gateway share its address. The limiter
-//! therefore delays calls that the provider would refuse, and returns the time to wait. Logins have
-//! priority: refreshes leave a part of the calls to logins.
+//! therefore prevents calls that the provider would refuse, and returns the time until the next
+//! call is allowed. Logins have priority: a part of the calls is reserved for logins.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -14,26 +14,27 @@ use crate::clock::Timestamp;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// The longest pause that `Retry-After` can cause. A wrong date in it must not stop all calls for a
-/// day.
+/// The longest pause that `Retry-After` can cause. A wrong date in `Retry-After` must not stop all
+/// calls for a day.
 const MAX_PAUSE: Duration = Duration::from_mins(5);
 
-/// Allows `calls` calls in every period of one minute, at any time within it. A token bucket would
-/// allow twice as many in the minute after it was full.
+/// Allows `calls` calls in every period of one minute. The calls may be made all at once. A token
+/// bucket would allow twice as many calls in the minute after the bucket was full.
 #[derive(Debug)]
 pub(super) struct Limiter {
     /// The maximum number of calls per minute.
     calls: usize,
-    /// The number of these calls that refreshes leave to logins.
+    /// The number of calls per minute that are reserved for logins.
     reserve: usize,
     calls_made: Arc<CallsMade>,
 }
 
-/// The calls of one registration. After a reload, the old and the new provider share this count,
-/// because the old one may still make calls.
+/// The recent calls of one registration. After a reload, the old and the new
+/// [`Provider`](super::Provider) share the count of calls, because the old `Provider` may still
+/// make calls.
 #[derive(Debug, Default)]
 struct CallsMade(
-    // Only tasks of the control plane take this lock, before a call over the network.
+    // Only tasks of the control plane use this lock, and only before a call over the network.
     #[expect(clippy::disallowed_types, reason = "held for one calculation")]
     std::sync::Mutex<State>,
 );
@@ -56,30 +57,30 @@ impl Limiter {
         }
     }
 
-    /// Shares the count of `predecessor`. Each limiter keeps its own rate.
+    /// Shares the count of calls with `predecessor`. Each limiter keeps its own rate.
     pub(super) fn share_with(&mut self, predecessor: &Self) {
         self.calls_made = Arc::clone(&predecessor.calls_made);
     }
 
-    /// Takes one of the calls of this minute, or returns the time until the next call is allowed.
+    /// Counts one call, or returns the time until the next call is allowed.
     pub(super) fn take(&self, grant: GrantType, now: Timestamp) -> Result<(), Duration> {
         let calls = match grant {
             GrantType::AuthorizationCode => self.calls,
-            // With very few calls per minute there is no reserve, because refreshes need at least
-            // one call.
+            // If very few calls per minute are allowed, no call is reserved, because refreshes need
+            // at least one call.
             GrantType::RefreshToken => self.calls.saturating_sub(self.reserve).max(1),
         };
         let mut state = self.state();
         let pause = state.paused_until.since(now);
-        // A remaining pause above the maximum means that the clock was set back. Without this
-        // check, the pause could last for years.
+        // If the remaining pause is longer than the maximum, the clock was set back. Without a
+        // check against the maximum, the pause could last for years.
         if !pause.is_zero() && pause <= MAX_PAUSE {
             return Err(pause);
         }
         let call_times = &mut state.call_times;
-        // A call in the future was made before the clock was set back. The age of such a call is
-        // unknown, so it counts as made now. The call then blocks other calls for one minute at
-        // most.
+        // If the time of a call is in the future, the call was made before the clock was set back.
+        // The age of the call is unknown, so the call counts as made now. The call therefore blocks
+        // other calls for up to one minute.
         for call in call_times.iter_mut().rev().take_while(|call| **call > now) {
             *call = now;
         }
@@ -89,7 +90,7 @@ impl Limiter {
         {
             call_times.pop_front();
         }
-        // The next call is allowed when this call is one minute old.
+        // The next call is allowed when the call at index `blocking` is one minute old.
         let blocking = call_times.len().checked_sub(calls);
         if let Some(blocking) = blocking.and_then(|index| call_times.get(index)) {
             return Err(blocking.plus(MINUTE).since(now));
@@ -98,11 +99,12 @@ impl Limiter {
         Ok(())
     }
 
-    /// Allows no calls for `time`, as the provider asked.
+    /// Allows no calls for `time`, because the provider asked for a pause.
     pub(super) fn pause(&self, now: Timestamp, time: Duration) {
         let until = now.plus(time.min(MAX_PAUSE));
         let mut state = self.state();
-        // An end above the maximum was set before the clock was set back, so it is no longer valid.
+        // If the end of the pause is later than the maximum allows, the clock was set back after
+        // the pause began. The old end is then no longer valid.
         if state.paused_until > now.plus(MAX_PAUSE) {
             state.paused_until = until;
         } else {
@@ -133,11 +135,11 @@ mod tests {
         let (mut slower, _clock) = limiter(45);
         slower.share_with(&before);
         assert_eq!(taken(&slower, 100), 5);
-        // Calls of the old provider count as well.
+        // Calls of the old `Provider` also count.
         assert_eq!(taken(&before, 100), 5);
         clock.advance(MINUTE);
         assert_eq!(taken(&slower, 100), 45);
-        // A pause applies to both providers.
+        // A pause applies to the old and the new `Provider`.
         before.pause(clock.now(), MINUTE * 2);
         clock.advance(MINUTE);
         assert_eq!(slower.take(LOGIN, clock.now()), Err(MINUTE));
@@ -202,7 +204,7 @@ mod tests {
             let logins = usize::try_from(calls).unwrap() - refreshes;
             assert_eq!(taken(LOGIN), logins, "{calls}");
         }
-        // The reserve is refilled first.
+        // The first calls that are allowed again are reserved for logins.
         let (limiter, clock) = limiter(60);
         for _ in 0..60 {
             assert!(limiter.take(LOGIN, clock.now()).is_ok());
@@ -213,7 +215,7 @@ mod tests {
         assert_eq!(wait(REFRESH), Duration::from_secs(36));
         clock.advance(Duration::from_secs(35));
         assert!(limiter.take(LOGIN, clock.now()).is_ok());
-        // The previous login delays the refresh as well.
+        // The previous login also delays the refresh.
         assert_eq!(wait(REFRESH), Duration::from_millis(1500));
     }
 

@@ -1,8 +1,8 @@
 //! The metadata that a provider publishes (OpenID Connect Discovery 1.0, RFC 8414).
 //!
-//! Metadata is accepted for one reason: it was fetched from the location of the configured issuer,
-//! and it contains that issuer, byte for byte. Metadata must not name endpoints that do not belong
-//! to this issuer. See [`Metadata::read`].
+//! Metadata is accepted only if it was fetched from the location of the configured issuer and
+//! contains the same issuer, byte for byte. [`Metadata::read`] lists the URLs that metadata must
+//! not contain.
 
 use std::net::Ipv6Addr;
 
@@ -19,7 +19,7 @@ use super::settings::{Discovery, Settings};
 use super::token::{ResponseFormatError, says_json};
 use crate::origin;
 
-/// The maximum length of another issuer in an error text, in characters.
+/// The maximum length of an unexpected issuer in an error text, in characters.
 const MAX_SHOWN_ISSUER: usize = 200;
 
 /// The reason why metadata cannot be used. Either the metadata or the configured issuer is wrong.
@@ -29,7 +29,7 @@ pub enum MetadataError {
     /// large.
     #[error("the call failed")]
     Call(#[source] origin::Error),
-    /// An endpoint has a URL that this issuer may not name.
+    /// An endpoint has a URL that is not allowed for the issuer.
     #[error("the endpoint `{name}` {problem}")]
     Endpoint {
         /// The member.
@@ -42,7 +42,7 @@ pub enum MetadataError {
     Issuer {
         /// The configured issuer.
         configured: Box<str>,
-        /// The start of the issuer in the metadata.
+        /// The issuer in the metadata, which may be shortened.
         published: Box<str>,
     },
     /// The body is not a JSON object.
@@ -85,11 +85,12 @@ pub(super) struct Metadata {
     pub(super) authorization_response_iss_parameter_supported: bool,
 }
 
-/// The URL of the metadata. `None` if the settings use no metadata.
+/// Returns the URL of the metadata. Returns `None` if the settings use no metadata.
 ///
 /// `/.well-known/openid-configuration` is appended to the issuer (OpenID Connect Discovery 1.0
 /// section 4). `/.well-known/oauth-authorization-server` is inserted between the host and the path
-/// of the issuer (RFC 8414 section 3). One slash at the end of the issuer is removed first.
+/// of the issuer (RFC 8414 section 3). If the issuer ends with a slash, this slash is removed
+/// before.
 pub(super) fn location(
     settings: &Settings,
     issuer: Option<&Issuer>,
@@ -160,8 +161,8 @@ impl Metadata {
     /// An endpoint has to be an `http` or `https` URL. An endpoint with `http` must have the origin
     /// of the issuer. An endpoint with `https` may be on any host, because large providers use
     /// several hosts. A loopback or link-local host is allowed only if the issuer has the same
-    /// host. Otherwise an attacker who controls the metadata could make the gateway call services
-    /// that only its own machine can reach.
+    /// host. An attacker who controls the metadata could otherwise make the gateway call services
+    /// that only the machine of the gateway can reach.
     pub(super) fn read(response: &Response<Bytes>, issuer: &Issuer) -> Result<Self, MetadataError> {
         if response.status() != StatusCode::OK {
             return Err(MetadataError::Status(response.status().as_u16()));
@@ -230,10 +231,11 @@ fn texts(members: &Object, name: &'static str) -> Result<Option<Vec<String>>, Me
         .transpose()
 }
 
-/// The problem with an endpoint, if there is one. `issuer_url` is the URL of the issuer.
+/// Returns the problem with an endpoint, if the endpoint has a problem. `issuer_url` is the URL of
+/// the issuer.
 fn endpoint_problem(text: &str, issuer_url: Option<&Url>) -> Option<&'static str> {
-    // The URL parser accepts text that other parsers read differently: backslashes, missing
-    // slashes, tabs.
+    // The URL parser accepts backslashes, missing slashes and tabs, which other parsers read
+    // differently.
     let rest = text
         .strip_prefix("https://")
         .or_else(|| text.strip_prefix("http://"));
@@ -261,7 +263,8 @@ fn endpoint_problem(text: &str, issuer_url: Option<&Url>) -> Option<&'static str
     }
 }
 
-/// Whether the host is this machine, or is on the same link (loopback or link-local).
+/// Returns true if the host is the gateway's own machine (loopback) or is on the same link
+/// (link-local).
 fn is_local(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => {

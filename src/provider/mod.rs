@@ -1,4 +1,4 @@
-//! The provider: an OAuth 2.0 authorization server, and the gateway's registration there.
+//! The provider: an OAuth 2.0 authorization server, and the gateway's registration at this server.
 //!
 //! This room implements the client side of OAuth 2.0 and OpenID Connect (RFC 6749, RFC 7636, OpenID
 //! Connect Core 1.0). The room builds the authorization request, exchanges a code for tokens, and
@@ -6,10 +6,10 @@
 //! of providers ([`profile`], [`settings`]). The room does not know browsers, cookies, `state` or
 //! sessions. The caller of [`Provider::redeem`] has already matched the response to its request.
 //!
-//! This room sends no token request twice. A code is valid once, and the provider may have used it
-//! before the connection broke, so only a new login can safely repeat it. Many providers treat a
-//! refresh token that arrives twice as stolen. The caller therefore decides whether and when to
-//! call [`Provider::refresh`] again.
+//! This room sends no token request twice. A code is valid for one request. If the connection
+//! breaks, the provider may already have used the code, so only a new login is safe. Many providers
+//! treat a refresh token that arrives twice as stolen. The caller therefore decides whether and
+//! when to call [`Provider::refresh`] again.
 //!
 //! [`Provider::maintain`] reads the published metadata and keys on the control plane, before they
 //! are needed and then periodically. Data that cannot be read or is not valid never replaces the
@@ -102,11 +102,11 @@ const MAX_FILE: u64 = 64 * 1024;
 pub struct Redemption<'a> {
     /// The authorization code.
     pub code: Secret<String>,
-    /// The verifier of the challenge that was sent (RFC 7636 section 4.5).
+    /// The PKCE verifier of the challenge in the authorization request (RFC 7636 section 4.5).
     pub code_verifier: Secret<String>,
-    /// The nonce that was sent. The ID token has to contain this nonce.
+    /// The nonce of the authorization request. The ID token has to contain the same nonce.
     pub nonce: &'a str,
-    /// The redirection URI that was sent, byte for byte.
+    /// The redirection URI of the authorization request, byte for byte.
     pub redirect_uri: &'a str,
     /// The time when the authorization request was sent.
     pub begun_at: Timestamp,
@@ -122,10 +122,11 @@ pub struct Provider {
     settings: Settings,
     issuer: Option<Issuer>,
     call_settings: CallSettings,
-    /// `None` until the metadata was read, if it has to be read.
+    /// The endpoints and the client authentication. The value is `None` until the metadata has been
+    /// read, if the settings use metadata.
     info: ArcSwapOption<ProviderInfo>,
-    /// The credentials that the files contained when they were last read. The lock is held while
-    /// `info` is built again.
+    /// The credentials from the last read of the files. The lock is held during every replacement
+    /// of `info`.
     credentials: Mutex<Credentials>,
     reachability: Reachability,
     format: RequestFormat,
@@ -137,12 +138,13 @@ pub struct Provider {
 }
 
 impl Provider {
-    /// Sets up the provider called `name`: checks `settings`, and reads the secret, the keys and
-    /// the certificate authorities. Blocks for small reads. Opens no connection.
+    /// Sets up the provider with the name `name`: checks `settings`, and reads the secret, the keys
+    /// and the certificate authorities. Blocks the thread for small file reads. The function opens
+    /// no connection.
     ///
     /// # Errors
     ///
-    /// [`SetupError`] names the setting and, if there is one, the file.
+    /// [`SetupError`] names the setting, and also the file if a file is wrong.
     pub fn new(name: &str, settings: &Settings) -> Result<Self, SetupError> {
         if settings.errors.iter().any(ErrorPattern::matches_everything) {
             let key = "errors";
@@ -166,8 +168,8 @@ impl Provider {
             settings: settings.clone(),
             issuer,
             call_settings,
-            // The placeholder metadata only checks the settings. The endpoints in the placeholder
-            // must never be used.
+            // Placeholder metadata is only for the check of the settings. The endpoints in
+            // placeholder metadata must never be called.
             info: ArcSwapOption::from_pointee((!needs_metadata).then_some(info)),
             credentials: Mutex::new(credentials),
             reachability: Reachability::default(),
@@ -179,21 +181,24 @@ impl Provider {
         })
     }
 
-    /// Whether this provider was made with this name and these settings. The contents of the files
-    /// that the settings name are not compared, because [`Provider::maintain`] reads them again.
+    /// Returns true if this provider was made with the same name and the same settings. The
+    /// contents of the files that the settings name are not compared, because
+    /// [`Provider::maintain`] reads them again.
     pub fn is_made_from(&self, name: &str, settings: &Settings) -> bool {
         *self.name == *name && self.settings == *settings
     }
 
     /// Returns the provider to use after a reload of the settings. `self` was made from the new
-    /// settings, `before` from the old ones.
+    /// settings, and `before` was made from the old settings.
     ///
-    /// - If nothing changed, it returns `before`, with its metadata and keys.
+    /// - If the settings have not changed, the function returns `before`, with its metadata and
+    ///   keys.
     /// - If `before` is the same registration ([`Provider::fingerprint`]) with other settings,
     ///   `self` shares the limiter's count and the breaker of `before`. A reload therefore does not
     ///   allow more calls.
-    /// - If metadata and keys also come from the same URLs, `self` takes them over. A reload while
-    ///   the provider is down therefore does not affect users who are signed in.
+    /// - If the new settings also have the same URLs for metadata and keys, `self` takes over the
+    ///   metadata and keys of `before`. A reload while the provider is down therefore does not
+    ///   affect users who are signed in.
     pub fn replacing(mut self, before: &Arc<Self>) -> Arc<Self> {
         if before.is_made_from(&self.name, &self.settings) {
             return Arc::clone(before);
@@ -208,8 +213,7 @@ impl Provider {
         Arc::new(self)
     }
 
-    /// Takes over the metadata and keys of `before`, unless the new settings cannot be used with
-    /// them.
+    /// Takes over the metadata and keys of `before`, unless they contradict the new settings.
     fn take_over(&mut self, before: &Self) {
         let Some(info) = before.info.load_full() else {
             return;
@@ -230,20 +234,20 @@ impl Provider {
         }
     }
 
-    /// The configured name of this provider.
+    /// Returns the configured name of this provider.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The name of the provider on pages.
+    /// Returns the name of the provider on pages.
     pub fn display_name(&self) -> &str {
         self.settings.display_name.as_deref().unwrap_or(&self.name)
     }
 
-    /// A hash that differs for another authorization server or another client. Stored identities
-    /// and tokens are valid only with the same fingerprint. The configured issuer identifies the
-    /// server. Without an issuer, the configured location of the token endpoint identifies the
-    /// server.
+    /// Returns a hash that identifies the authorization server and the client. Stored identities
+    /// and tokens are valid only for a provider with the same fingerprint. The configured issuer
+    /// identifies the server. Without an issuer, the configured location of the token endpoint
+    /// identifies the server.
     pub fn fingerprint(&self) -> [u8; 32] {
         let settings = &self.settings;
         let server = match &settings.issuer {
@@ -258,8 +262,8 @@ impl Provider {
         let mut context = digest::Context::new(&SHA256);
         let client = Some(&settings.client_id);
         for part in server.into_iter().chain([client]) {
-            // The length prefix keeps adjacent parts apart, and an absent part differs from an
-            // empty one.
+            // The length prefix separates adjacent parts. An absent part has no prefix, so it
+            // differs from an empty part.
             let text = part.map_or_else(String::new, |text| format!("{}:{text}", text.len()));
             context.update(text.as_bytes());
             context.update(b",");
@@ -269,12 +273,13 @@ impl Provider {
         fingerprint
     }
 
-    /// How the provider sends its response to the callback.
+    /// Returns the way in which the provider sends its response to the callback.
     pub fn response_mode(&self) -> ResponseMode {
         self.settings.authorization_request.response_mode
     }
 
-    /// The result of a recent check whether logins can begin, if there was one. Does not wait.
+    /// Returns the result of a recent check whether logins can begin, if there was a recent check.
+    /// The function returns immediately.
     ///
     /// # Errors
     ///
@@ -284,8 +289,8 @@ impl Provider {
     }
 
     /// Makes sure that a login can begin: metadata and keys were read if they are needed, and a
-    /// connection to the token endpoint succeeded recently. The check takes as long as these calls
-    /// take.
+    /// connection to the token endpoint succeeded recently. The function waits until the calls to
+    /// the provider have ended.
     ///
     /// # Errors
     ///
@@ -308,9 +313,9 @@ impl Provider {
         self.reachability.ensure(clock, reach).await
     }
 
-    /// The URL of the authorization request (RFC 6749 section 4.1.1). The URL keeps the query of
-    /// the endpoint, and contains no reserved parameter twice. The challenge is omitted if PKCE is
-    /// off. The nonce is omitted if no ID token is requested.
+    /// Returns the URL of the authorization request (RFC 6749 section 4.1.1). The URL keeps the
+    /// query of the endpoint, and contains no reserved parameter twice. The challenge is omitted if
+    /// PKCE is off. The nonce is omitted if no ID token is requested.
     ///
     /// # Errors
     ///
@@ -322,9 +327,9 @@ impl Provider {
         Ok(self.info()?.authorization.url(request))
     }
 
-    /// Checks the `iss` parameter of an authorization response (RFC 9207 section 2.4). If the
-    /// issuer is configured, `iss` has to be equal. If the provider promises the parameter, it has
-    /// to be present.
+    /// Checks the `iss` parameter of an authorization response (RFC 9207 section 2.4). If an issuer
+    /// is configured, `iss` has to be equal to the configured issuer. If the provider promises
+    /// `iss`, the parameter has to be present.
     ///
     /// # Errors
     ///
@@ -339,27 +344,27 @@ impl Provider {
     }
 
     /// Exchanges an authorization code for tokens with one call to the token endpoint (RFC 6749
-    /// section 4.1.3). Afterwards fetches the other data for the identity: the provider's keys and
-    /// the userinfo.
+    /// section 4.1.3). After the call, fetches the provider's keys and the userinfo, if the
+    /// identity needs them.
     ///
     /// # Errors
     ///
-    /// [`ExchangeError::Call`] if the call returned no tokens. The [`Classification`] of this error
-    /// says whether the code may have been used. [`ExchangeError::Grant`] if the tokens are not
-    /// valid.
+    /// [`ExchangeError::Call`] if the call returned no tokens. The [`Classification`] of a call
+    /// error says whether the code may have been used. [`ExchangeError::Grant`] if the tokens are
+    /// not valid.
     ///
     /// # Cancel safety
     ///
-    /// Not cancel safe. If the future is dropped, the code may be used and the tokens lost. Run it
-    /// as a task that outlives the browser's connection.
+    /// Not cancel safe. If the future is dropped, the provider may have used the code, and the
+    /// tokens are lost. Run the future as a task that outlives the browser's connection.
     pub async fn redeem(
         &self,
         redemption: Redemption<'_>,
         clock: &Clock,
     ) -> Result<Grant, ExchangeError> {
         let info = self.info()?;
-        // The wait for a slot may be long. The time and the rate limit are therefore read
-        // afterwards.
+        // The wait for a slot may be long, so the clock is read and the rate limit is checked after
+        // the wait.
         let _slot = self.call_slot(GrantType::AuthorizationCode).await?;
         let requested_at = clock.now();
         self.check_rate(GrantType::AuthorizationCode, requested_at)?;
@@ -387,7 +392,7 @@ impl Provider {
             .await?)
     }
 
-    /// Calls the token endpoint once.
+    /// Makes one call to the token endpoint.
     async fn call_token_endpoint(
         &self,
         info: &ProviderInfo,
@@ -407,12 +412,12 @@ impl Provider {
         let response = called
             .map_err(TokenCallError::Call)
             .inspect_err(|_| self.reachability.forget_success())?;
-        // A call can take seconds. Tokens are checked against the time of arrival. The lifetime of
-        // tokens is counted from the time before the call, so that the gateway never uses a token
-        // after its expiry.
+        // A call can take seconds, so tokens are checked against the time of arrival. The lifetime
+        // of tokens is counted from the time before the call, so that the gateway never uses a
+        // token after its expiry.
         let arrived_at = clock.now();
         let answer = token::read(response, grant, &self.settings.errors, arrived_at);
-        // A 429 applies to every call of this gateway, so logins pause as well.
+        // A response with status 429 applies to every call of this gateway, so logins also pause.
         if let Err(TokenCallError::Throttled {
             retry_after: Some(wait),
         }) = &answer
@@ -426,7 +431,7 @@ impl Provider {
         self.info.load_full().ok_or(NotReady)
     }
 
-    /// Waits for a slot among the concurrent calls.
+    /// Waits for one of the slots for concurrent calls.
     async fn call_slot(&self, grant: GrantType) -> Result<CallSlot<'_>, TokenCallError> {
         let slot = self
             .call_slots
@@ -435,14 +440,14 @@ impl Provider {
         slot.ok_or(TokenCallError::Busy)
     }
 
-    /// Takes one call from the limit of calls per minute.
+    /// Checks the limit of calls per minute and counts one call.
     fn check_rate(&self, grant: GrantType, now: Timestamp) -> Result<(), TokenCallError> {
         let taken = self.limiter.take(grant, now);
         taken.map_err(|retry_after| TokenCallError::RateLimited { retry_after })
     }
 }
 
-/// Reads a file with a secret. One newline at its end is not part of the secret.
+/// Reads a file with a secret. One newline at the end of the file is not part of the secret.
 fn secret_file(key: &'static str, path: &Path) -> Result<Secret<String>, SetupError> {
     let text = Zeroizing::new(read_text(key, path)?);
     let secret = text.strip_suffix('\n').unwrap_or(&text);
@@ -464,7 +469,8 @@ fn read_text(key: &'static str, path: &Path) -> Result<String, SetupError> {
     };
     let mut text = String::new();
     let file = fs::File::open(path).map_err(failed)?;
-    // One byte more than allowed shows that the file is too large.
+    // The read stops one byte after the maximum. This additional byte shows that the file is too
+    // large.
     let read = file
         .take(MAX_FILE.saturating_add(1))
         .read_to_string(&mut text);

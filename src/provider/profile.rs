@@ -3,7 +3,7 @@
 //! A profile is a TOML table with any of the keys of [`Settings`](super::settings::Settings). The
 //! operator's settings override the values of the profile.
 
-/// The name and TOML text of each profile, in alphabetical order.
+/// The name and the TOML text of each profile, in alphabetical order.
 const PROFILES: [(&str, &str); 14] = [
     ("auth0", include_str!("../../config/providers/auth0.toml")),
     (
@@ -36,12 +36,12 @@ const PROFILES: [(&str, &str); 14] = [
     ),
 ];
 
-/// The names of all profiles, in alphabetical order.
+/// Returns the names of all profiles, in alphabetical order.
 pub fn names() -> impl Iterator<Item = &'static str> {
     PROFILES.iter().map(|(name, _text)| *name)
 }
 
-/// The TOML text of a profile.
+/// Returns the TOML text of a profile.
 ///
 /// ```
 /// use sidegate::provider::profile;

@@ -1,8 +1,8 @@
 //! The recent reachability of a provider.
 //!
 //! A login that cannot be completed should not begin. Before a browser is redirected, the gateway
-//! connects to the provider, unless it did so recently. If several logins begin at the same time,
-//! one of them connects and the others wait for the result.
+//! connects to the provider, unless a recent connection succeeded. If several logins begin at the
+//! same time, one login connects and the other logins wait for the result.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,14 +17,15 @@ use crate::clock::{Clock, Timestamp};
 /// The time during which a success counts as recent.
 const SUCCESS_LIFETIME: Duration = Duration::from_secs(10);
 
-/// The time during which a failure counts as recent. No new attempt is made during this time.
+/// The time during which a failure counts as recent. After a recent failure, no new attempt is
+/// made.
 const FAILURE_LIFETIME: Duration = Duration::from_secs(5);
 
 /// The results of the last attempts to reach the provider.
 #[derive(Debug, Default)]
 pub(super) struct Reachability {
-    /// The time of the last success in milliseconds. 0 if there was none, or if a call failed
-    /// afterwards.
+    /// The time of the last success in milliseconds. The value is 0 if no attempt has succeeded
+    /// yet, or if a call has failed since the last success.
     answered: AtomicU64,
     failed: ArcSwapOption<Failed>,
     attempt: Mutex<()>,
@@ -37,7 +38,8 @@ struct Failed {
 }
 
 impl Reachability {
-    /// The result of a recent attempt, if there was one. Does not wait.
+    /// Returns the result of a recent attempt, if there was a recent attempt. The function returns
+    /// immediately.
     ///
     /// # Errors
     ///
@@ -59,15 +61,15 @@ impl Reachability {
         }))
     }
 
-    /// Reaches the provider with `reach`, unless there is a recent result.
+    /// Tries to reach the provider with `reach`, unless a recent attempt has a result.
     ///
     /// # Errors
     ///
-    /// [`Unreachable`] if the attempt fails, or has failed recently.
+    /// [`Unreachable`] if the attempt fails, or if a recent attempt has failed.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe. After a cancelled attempt the next caller makes a new one.
+    /// Cancel safe. After a cancelled attempt, the next caller makes a new attempt.
     pub(super) async fn ensure(
         &self,
         clock: &Clock,

@@ -1,10 +1,10 @@
 //! The refresh: a call that exchanges a refresh token for new tokens (RFC 6749 section 6).
 //!
-//! A refresh is one call and is never repeated here. The provider may have exchanged the refresh
-//! token before the connection broke, and may treat a second use as theft. This module decides what
-//! a response means for the session: from the status, the well-formed `error` and the error
-//! patterns of the profile. Only a clear refusal by the provider ends a session. A failed call
-//! never ends a session.
+//! A refresh is one call, which this module never repeats. If the connection breaks, the provider
+//! may already have exchanged the refresh token, and may treat a second use of the refresh token as
+//! theft. This module decides what a response means for the session. The decision depends on the
+//! status, a well-formed `error` and the error patterns of the profile. Only a clear refusal by the
+//! provider ends a session. A failed call never ends a session.
 
 use super::breaker::Attempt;
 use super::grant::ResponseContext;
@@ -31,9 +31,9 @@ pub struct RefreshRequest<'a> {
 #[derive(Debug)]
 #[must_use = "the tokens that were before may be dead"]
 pub struct Refreshed {
-    /// The new tokens. Without a new refresh token in the response, the old one stays.
+    /// The new tokens. If the response contains no new refresh token, the old refresh token stays.
     pub tokens: TokenSet,
-    /// The updated identity of the same user. `None` if the known identity stays.
+    /// The updated identity of the same user. The value is `None` if the known identity stays.
     pub identity: Option<Identity>,
 }
 
@@ -47,9 +47,9 @@ pub struct RefreshError {
     pub error: ExchangeError,
     /// The verdict for the session.
     pub verdict: Verdict,
-    /// The old access token with the new refresh token. These tokens are present if the provider
-    /// has exchanged the refresh token, but the rest of its response cannot be used. The caller has
-    /// to store them, because the old refresh token is no longer valid.
+    /// The old access token with the new refresh token. `salvaged` is present if the provider has
+    /// exchanged the refresh token, but the rest of the response cannot be used. The caller has to
+    /// store `salvaged`, because the old refresh token is no longer valid.
     pub salvaged: Option<Box<TokenSet>>,
 }
 
@@ -57,10 +57,10 @@ pub struct RefreshError {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub enum Verdict {
-    /// The grant has ended. The session ends too, and the user has to sign in again.
+    /// The grant has ended. The session also ends, and the user has to sign in again.
     GrantEnded,
-    /// The provider refuses the gateway, or its response is not valid. An operator has to act. The
-    /// session stays.
+    /// The provider refuses the gateway, or the response of the provider is not valid. An operator
+    /// has to act. The session stays.
     OperatorMustAct,
     /// The failure is temporary. The session stays, and a later refresh uses the same refresh
     /// token.
@@ -78,7 +78,7 @@ impl Verdict {
 }
 
 impl From<TokenCallError> for RefreshError {
-    /// There was no response with tokens, so no new refresh token can be kept.
+    /// The provider sent no tokens, so there is no new refresh token to keep.
     fn from(error: TokenCallError) -> Self {
         Self {
             verdict: Verdict::of(error.class()),
@@ -89,7 +89,7 @@ impl From<TokenCallError> for RefreshError {
 }
 
 impl RefreshError {
-    /// An error for a response that has tokens, but cannot be used.
+    /// Creates the error for a response that has tokens, but cannot be used.
     fn after_response(
         error: GrantError,
         response: &ResponseContext<'_>,
@@ -102,7 +102,8 @@ impl RefreshError {
             before.with_refresh_token(new.expose()).ok()
         });
         let requested_at = response.requested_at;
-        // The same response would probably come again, so the next refresh has to wait.
+        // The provider would probably send the same response again, so the next refresh has to
+        // wait.
         let floor = requested_at.plus(schedule::MIN_REFRESH_INTERVAL);
         let salvaged = kept
             .flatten()
@@ -118,13 +119,13 @@ impl RefreshError {
 impl Provider {
     /// Exchanges the refresh token of a session for new tokens. A refresh makes one call to the
     /// token endpoint. A refresh also fetches keys if they are needed to verify an ID token in the
-    /// response. Nothing is sent while the breaker is open, while the provider asks for fewer
-    /// calls, or when only the calls reserved for logins are left.
+    /// response. No request is sent if the breaker is open, if the provider has asked for a pause,
+    /// or if only the calls that are reserved for logins are left.
     ///
-    /// A lost response may have used up the refresh token, and the gateway cannot know it. The
-    /// failure is then temporary, and the next attempt with the same refresh token decides. A
-    /// provider with a grace period accepts this attempt. A provider without a grace period answers
-    /// that the grant has ended.
+    /// If the response is lost, the gateway cannot know whether the provider has used up the
+    /// refresh token. A lost response counts as a temporary failure, and the next attempt with the
+    /// same refresh token decides. A provider with a grace period accepts the old refresh token. A
+    /// provider without a grace period responds that the grant has ended.
     ///
     /// # Errors
     ///
@@ -134,8 +135,8 @@ impl Provider {
     ///
     /// # Cancel safety
     ///
-    /// Not cancel safe. If the future is dropped, the refresh token may be used up and the new one
-    /// lost. Run it as a task that outlives every request.
+    /// Not cancel safe. If the future is dropped, the provider may have used up the refresh token,
+    /// and the new refresh token is lost. Run the future as a task that outlives every request.
     pub async fn refresh(
         &self,
         request: &RefreshRequest<'_>,
@@ -157,7 +158,8 @@ impl Provider {
         verified.map_err(|error| RefreshError::after_response(error, &response, request.tokens))
     }
 
-    /// Calls the token endpoint with a refresh token, if breaker and limiter allow it.
+    /// Calls the token endpoint with a refresh token, if the breaker and the limiter allow the
+    /// call.
     async fn exchange(
         &self,
         info: &ProviderInfo,
@@ -165,8 +167,8 @@ impl Provider {
         clock: &Clock,
     ) -> Result<Answered, TokenCallError> {
         let breaker_open = |retry_after| TokenCallError::BreakerOpen { retry_after };
-        // An open breaker refuses the call before the wait for a slot. The breaker may also open
-        // during this wait, so `admit` checks the breaker again.
+        // An open breaker refuses the call before the wait for a slot. The breaker may open during
+        // the wait for a slot, so `admit` checks the breaker again.
         self.breaker.check(clock.now()).map_err(breaker_open)?;
         let _slot = self.call_slot(GrantType::RefreshToken).await?;
         let requested_at = clock.now();
@@ -187,7 +189,7 @@ impl Provider {
         })
     }
 
-    /// A refusal shows that the provider works. Only temporary errors count as failures.
+    /// A refusal shows that the provider works, so only temporary errors count as failures.
     fn record_error(&self, attempt: Attempt, class: Classification, clock: &Clock) {
         if class.passes {
             let (now, fraction) = (clock.now(), schedule::random_fraction());

@@ -1,8 +1,8 @@
 //! The time when an access token is refreshed.
 //!
-//! A token is refreshed at expiry at the latest. A token in use is refreshed earlier, so that no
-//! request has to wait for the new token. A random part of the lead time keeps sessions that were
-//! opened together from refreshing together.
+//! A token that is in use is refreshed before its expiry, so that no request has to wait for the
+//! new token. The lead time has a random part, so that sessions that were opened at the same time
+//! are not refreshed at the same time.
 
 use std::time::Duration;
 
@@ -16,15 +16,15 @@ const LEAD_TIME: Duration = Duration::from_mins(1);
 /// The maximum random addition to the lead time.
 const MAX_JITTER: Duration = Duration::from_mins(5);
 
-/// The longest lead time if a refresh revokes the old access token. This lead time is short,
-/// because requests in progress still use the old token and would fail.
+/// The longest lead time if a refresh revokes the old access token. The lead time is short, because
+/// requests in progress still use the old token and would fail.
 const LATE_LEAD_TIME: Duration = Duration::from_secs(2);
 
 /// The upper limit of the minimum time between two refreshes.
 pub(super) const MIN_REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The lower limit of the minimum time between two refreshes. Without this limit, a token that has
-/// already expired on arrival would make every request start a refresh.
+/// The lower limit of the minimum time between two refreshes. Without a lower limit, a token that
+/// has already expired on arrival would make every request start a refresh.
 const SHORTEST_REFRESH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The preferred time of a refresh.
@@ -32,12 +32,12 @@ const SHORTEST_REFRESH_INTERVAL: Duration = Duration::from_millis(500);
 pub(super) enum RefreshTiming {
     /// Well before expiry.
     Early,
-    /// Just before expiry, because the refresh revokes the old access token.
+    /// The refresh is sent just before expiry, because a refresh revokes the old access token.
     Late,
 }
 
-/// The lifetime of an access token that was requested at `obtained_at`. `fraction`, from 0 to 1, is
-/// the random part of the jitter.
+/// Returns the lifetime of an access token that was requested at `obtained_at`. `fraction` is a
+/// random number from 0 to 1 that decides the jitter.
 pub(super) fn lifetime(
     obtained_at: Timestamp,
     expires_at: Option<Timestamp>,
@@ -53,8 +53,9 @@ pub(super) fn lifetime(
     let not_before = obtained_at.plus(floor);
     let refresh_at = |timing, lifetime: Duration, end: Timestamp| {
         let before_end = lifetime.saturating_sub(lead_time(timing, lifetime, fraction));
-        // With a very short lifetime, `not_before` may be later than expiry. Requests have to wait
-        // from expiry on, so expiry is the latest useful time.
+        // If the lifetime is very short, `not_before` may be later than the expiry. After the
+        // expiry, requests have to wait for a refresh, so the expiry is the latest useful time of a
+        // refresh.
         obtained_at.plus(before_end).max(not_before).min(end)
     };
     Lifetime {
@@ -68,7 +69,7 @@ pub(super) fn lifetime(
     }
 }
 
-/// The lead time before expiry. The lead time is always a small part of the lifetime.
+/// Returns the lead time before expiry, which is always a small part of the lifetime.
 fn lead_time(timing: RefreshTiming, lifetime: Duration, fraction: f64) -> Duration {
     let fraction = fraction.clamp(0.0, 1.0);
     match timing {
@@ -85,8 +86,8 @@ fn lead_time(timing: RefreshTiming, lifetime: Duration, fraction: f64) -> Durati
     }
 }
 
-/// A random number from 0 to 1. If the operating system returns no random bytes, the result is 0.5.
-/// This is sufficient, because jitter needs no secrecy.
+/// Returns a random number from 0 to 1. If the operating system returns no random bytes, the result
+/// is 0.5. A fixed number is sufficient in this case, because jitter needs no secrecy.
 pub(super) fn random_fraction() -> f64 {
     random::<4>().map_or(0.5, |bytes| {
         f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)
@@ -101,8 +102,8 @@ mod tests {
 
     const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
-    /// For a lifetime in milliseconds: the earliest and the latest refresh time, and the time
-    /// before which no refresh is allowed.
+    /// Returns the earliest and the latest refresh time for a lifetime in milliseconds, and the
+    /// time before which no refresh is allowed.
     fn refresh_times(lifetime: u64, timing: RefreshTiming) -> (u64, u64, u64) {
         let end = START.plus(Duration::from_millis(lifetime));
         let schedule = |fraction| super::lifetime(START, Some(end), Some(timing), fraction);
@@ -176,8 +177,8 @@ mod tests {
             .collect();
         at.sort_unstable();
         let (first, last) = (at.first().unwrap(), at.last().unwrap());
-        // It is practically impossible that a thousand random times within five minutes are all
-        // within one minute.
+        // It is practically impossible that a thousand random times from a range of five minutes
+        // are all within one minute.
         assert!(last.since(*first) > Duration::from_mins(1));
         assert!(end.since(*last) >= LEAD_TIME);
     }

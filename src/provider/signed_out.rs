@@ -6,13 +6,14 @@ use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use super::Provider;
 use super::settings::SignedOutPattern;
 
-/// Authentication schemes of apps with their own passwords. A challenge with one of these schemes
-/// says nothing about the access token.
+/// The authentication schemes of apps with their own passwords. A challenge that asks for a
+/// password says nothing about the access token.
 const PASSWORD_SCHEMES: [&str; 4] = ["basic", "digest", "negotiate", "ntlm"];
 
 impl Provider {
-    /// Whether a response of an app refuses the access token. A 401 does, unless all its challenges
-    /// ask for a password. A response that matches a pattern of the settings does as well.
+    /// Returns true if a response of an app refuses the access token. The status 401 refuses the
+    /// access token, unless all challenges in the response ask for a password. A response that
+    /// matches a pattern of the settings also refuses the access token.
     pub fn is_signed_out_answer(&self, status: StatusCode, headers: &HeaderMap) -> bool {
         let patterns = &self.settings.signed_out_answers;
         (status == StatusCode::UNAUTHORIZED && !asks_for_password(headers))
@@ -27,7 +28,7 @@ fn asks_for_password(headers: &HeaderMap) -> bool {
     challenges.peek().is_some() && challenges.all(is_of_password)
 }
 
-/// Whether a challenge begins with one of these schemes (RFC 9110 section 11.6.1).
+/// Returns true if a challenge begins with one of `PASSWORD_SCHEMES` (RFC 9110 section 11.6.1).
 fn is_of_password(challenge: &HeaderValue) -> bool {
     let scheme = challenge.as_bytes().split(|byte| *byte == b' ').next();
     scheme.is_some_and(|scheme| {

@@ -21,7 +21,7 @@ use super::{SetupError, TokenCallError};
 use crate::clock::Timestamp;
 use crate::secret::Secret;
 
-/// Reserved parameters. Settings may not set these parameters.
+/// The reserved parameters, which settings must not set.
 const RESERVED: [&str; 10] = [
     "grant_type",
     "client_id",
@@ -67,7 +67,7 @@ pub(super) struct TokenResponse {
     pub(super) access_token: Secret<String>,
     pub(super) refresh_token: Option<Secret<String>>,
     pub(super) expires_in: Option<Duration>,
-    /// The ID token. The ID token has not been verified yet.
+    /// The ID token, which has not been verified yet.
     pub(super) id_token: Option<Secret<String>>,
 }
 
@@ -85,7 +85,7 @@ pub(super) struct RequestFormat {
     body: BodyFormat,
     /// The resources that the access token is for (RFC 8707 section 2.2).
     resources: Vec<String>,
-    /// Additional parameters of the profile and the operator, under the names that are sent.
+    /// The additional parameters of the profile and the operator, under the names that are sent.
     extra: BTreeMap<String, String>,
     rename: BTreeMap<String, String>,
 }
@@ -128,8 +128,8 @@ impl RequestFormat {
         self.rename.get(name).map_or(name, String::as_str)
     }
 
-    /// The request that exchanges a code. The parameters have the order of the examples in RFC
-    /// 6749, with the credentials first.
+    /// Creates the request that exchanges a code. The parameters have the order of the examples in
+    /// RFC 6749, but the credentials are first.
     pub(super) fn redemption(
         &self,
         uri: &Uri,
@@ -146,8 +146,8 @@ impl RequestFormat {
         Ok(self.write(uri, &request))
     }
 
-    /// The request that exchanges a refresh token for new tokens (RFC 6749 section 6). The request
-    /// names no scope, so the scope stays the same.
+    /// Creates the request that exchanges a refresh token for new tokens (RFC 6749 section 6). The
+    /// request contains no `scope`, so the scope stays the same.
     pub(super) fn refresh(
         &self,
         uri: &Uri,
@@ -186,7 +186,7 @@ impl RequestFormat {
     }
 }
 
-/// A token request before it is written: its parameters in order, and its `Authorization` field.
+/// The parts of a token request: its parameters in order, and its `Authorization` field.
 pub(super) struct TokenRequest<'a> {
     pub(super) authorization: Option<HeaderValue>,
     parameters: Vec<(&'static str, ParameterValue<'a>)>,
@@ -194,15 +194,15 @@ pub(super) struct TokenRequest<'a> {
 
 /// The value of a parameter.
 enum ParameterValue<'a> {
-    /// A borrowed value. The owner of a secret value wipes it.
+    /// A borrowed value. If the value is secret, the owner of the value wipes it.
     Borrowed(&'a str),
-    /// A value that was made for this request.
+    /// A value that was created for this request.
     Owned(Secret<String>),
 }
 
 impl<'a> TokenRequest<'a> {
-    /// A request with this grant type and with client authentication. No request is made without
-    /// client authentication.
+    /// Creates a request with a grant type and with client authentication. Only this function
+    /// creates a token request, so every token request has client authentication.
     pub(super) fn new(
         grant_type: &'static str,
         client_auth: &'a ClientAuth,
@@ -222,12 +222,12 @@ impl<'a> TokenRequest<'a> {
             .push((name, ParameterValue::Borrowed(value)));
     }
 
-    /// Adds a value that was made for this request alone.
+    /// Adds a parameter whose value was created only for this request.
     pub(super) fn push_owned(&mut self, name: &'static str, value: Secret<String>) {
         self.parameters.push((name, ParameterValue::Owned(value)));
     }
 
-    /// The parameters in the order in which they were added.
+    /// Returns the parameters in the order in which they were added.
     pub(super) fn parameters(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let parameters = self.parameters.iter();
         parameters.map(|(name, value)| match value {
@@ -240,8 +240,8 @@ impl<'a> TokenRequest<'a> {
 /// The media type of a form.
 pub(super) const FORM: &str = "application/x-www-form-urlencoded";
 
-/// The initial capacity of a buffer. A request with the longest code fits into it. The buffer
-/// therefore does not grow, and no copies of secrets stay in memory.
+/// The initial capacity of the buffer for a request. A request with the longest code fits into the
+/// buffer, so the buffer does not grow and leaves no copies of secrets in memory.
 const BUFFER_CAPACITY: usize = 16 * 1024;
 
 /// Writes a form. The form is wiped when it is dropped.
@@ -278,9 +278,10 @@ fn object<'a>(
 
 /// Reads the response to a token request: first the status, then the media type, then the JSON.
 ///
-/// `expires_in` may be missing, a number, a fraction or a number in quotes. Null, zero, negative
-/// numbers and more than a hundred years are refused, because such a value shows an unknown fault
-/// of the provider. A refresh token or an ID token that is null or empty counts as absent.
+/// `expires_in` may be missing, a number, a fraction or a number in quotes. For `expires_in`, null,
+/// zero, negative numbers and more than a hundred years are refused, because such a value shows an
+/// unknown fault of the provider. A refresh token or an ID token that is null or empty counts as
+/// absent.
 pub(super) fn read(
     response: Response<Bytes>,
     grant: GrantType,
@@ -290,7 +291,7 @@ pub(super) fn read(
     let (parts, body) = response.into_parts();
     let members = json::object(&body);
     let empty = body.is_empty();
-    // `members` has its own copies of the tokens.
+    // `members` has its own copies of the tokens, so the body can be wiped.
     wipe(body);
     // Some providers report an error with status 200.
     if parts.status != StatusCode::OK || members.as_ref().is_ok_and(error_response::is_error) {
@@ -310,7 +311,7 @@ pub(super) fn read(
 }
 
 fn parse_tokens(mut members: Object) -> Result<TokenResponse, ResponseFormatError> {
-    // The tokens are taken out first, so that every return path wipes them.
+    // The tokens are moved into secrets before the checks, so that every return path wipes them.
     let access_token = match members.remove("access_token") {
         Some(Value::String(token)) => Ok(Secret::new(token)),
         _ => Err(ResponseFormatError::Member("access_token")),
@@ -349,7 +350,7 @@ fn expires_in(value: &Value) -> Result<Duration, ResponseFormatError> {
         .ok_or(ResponseFormatError::ExpiresIn)
 }
 
-/// Checks that the body is JSON and is not compressed.
+/// Checks that the fields describe a body of JSON that is not compressed.
 pub(super) fn says_json(headers: &HeaderMap) -> Result<(), ResponseFormatError> {
     let essence = media_type(headers)?;
     let json = essence == "application/json"
@@ -357,8 +358,8 @@ pub(super) fn says_json(headers: &HeaderMap) -> Result<(), ResponseFormatError> 
     json.then_some(()).ok_or(ResponseFormatError::MediaType)
 }
 
-/// The media type of a response that is not compressed, in lower case and without parameters. Empty
-/// if the response has no media type. Compressed data is never decompressed, because a small
+/// Returns the media type of a response, in lower case and without parameters. The result is empty
+/// if the response has no media type. A compressed response is refused, because a small compressed
 /// response can expand to any size.
 pub(super) fn media_type(headers: &HeaderMap) -> Result<String, ResponseFormatError> {
     let plain = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
@@ -372,7 +373,7 @@ pub(super) fn media_type(headers: &HeaderMap) -> Result<String, ResponseFormatEr
     Ok(essence.unwrap_or_default().trim().to_ascii_lowercase())
 }
 
-/// Wipes a body that contains tokens, if there is no other reference to it.
+/// Wipes a body that contains tokens, if there is no other reference to the body.
 fn wipe(body: Bytes) {
     if let Ok(mut body) = body.try_into_mut() {
         body.as_mut().zeroize();

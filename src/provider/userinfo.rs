@@ -1,5 +1,5 @@
-//! Claims from the userinfo endpoint (OpenID Connect Core 1.0 section 5.3), or from a similar
-//! resource such as Laravel's `GET /api/user`. The request carries the access token.
+//! Fetches claims from the userinfo endpoint (OpenID Connect Core 1.0 section 5.3), or from a
+//! similar resource such as Laravel's `GET /api/user`. The request carries the access token.
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
@@ -16,8 +16,8 @@ use crate::origin;
 use crate::secret::Secret;
 use crate::token::TokenSet;
 
-/// The accepted media types. Providers use the signed form only for clients that are registered for
-/// it.
+/// The accepted media types. A provider sends a signed response (`application/jwt`) only to a
+/// client that is registered for signed responses.
 const ACCEPTED: &str = "application/json, application/jwt";
 
 /// The reason why there are no claims. The cause is at the provider.
@@ -67,7 +67,7 @@ pub(super) async fn fetch(
     read(&response.map_err(UserinfoError::Call)?)
 }
 
-/// A request with the access token as a parameter of its body (RFC 6750 section 2.2).
+/// Creates a request with the access token as a parameter of the body (RFC 6750 section 2.2).
 fn form_request(endpoint: &Endpoint, tokens: &TokenSet) -> Request<Full<Bytes>> {
     let token = ("access_token", tokens.access_token());
     let body = form([token].into_iter());
@@ -101,7 +101,7 @@ fn check_status(response: &Response<Bytes>) -> Result<(), UserinfoError> {
 }
 
 /// Fetches the user's email address from a list of all addresses, for providers whose userinfo has
-/// no verified address. `None` if no address is verified.
+/// no verified address. Returns `None` if no address is verified.
 pub(super) async fn fetch_email(
     endpoint: &Endpoint,
     tokens: &TokenSet,
@@ -112,8 +112,8 @@ pub(super) async fn fetch_email(
     read_email(&response.map_err(UserinfoError::Call)?)
 }
 
-/// The primary address if it is verified, otherwise the first verified one. Entries of another form
-/// are skipped.
+/// Returns the primary address if it is verified, and otherwise the first verified address. Entries
+/// of another form are skipped.
 fn read_email(response: &Response<Bytes>) -> Result<Option<Email>, UserinfoError> {
     check_status(response)?;
     says_json(response.headers()).map_err(UserinfoError::MediaType)?;
@@ -125,7 +125,7 @@ fn read_email(response: &Response<Bytes>) -> Result<Option<Email>, UserinfoError
         .filter(|entry| is(entry, "verified"))
         .filter_map(|entry| Some((is(entry, "primary"), address(entry)?)));
     let mut verified: Vec<(bool, Claim)> = verified.collect();
-    // A stable sort keeps the order of the other addresses.
+    // The sort is stable, so the other addresses keep their order.
     verified.sort_by_key(|(primary, _address)| !primary);
     let best = verified.into_iter().next();
     Ok(best.map(|(_primary, address)| Email {

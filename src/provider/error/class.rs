@@ -1,12 +1,12 @@
-//! The classification of each error: the one table from which every reaction follows.
+//! The classification of each error. One table decides how the gateway reacts to every error.
 //!
-//! No other code matches on a variant to decide its reaction. The text of pages, status codes,
-//! `Retry-After`, alarms, the breaker and the end of a session all follow from a
+//! No other code matches on a variant of an error to decide a reaction. The text of pages, status
+//! codes, `Retry-After`, alarms, the breaker and the end of a session all follow from a
 //! [`Classification`].
 //!
-//! Only an error of [`Actor::Client`] lets a refresh end its session. There are two cases: the
-//! provider refuses the refresh token in a well-formed response, or its response is proven to be
-//! about another user.
+//! A failed refresh ends its session only if the error has [`Actor::Client`]. A refresh fails with
+//! [`Actor::Client`] in two cases: the provider refuses the refresh token in a well-formed
+//! response, or the response is proven to be about another user.
 
 use std::time::Duration;
 
@@ -21,21 +21,22 @@ use crate::provider::userinfo::UserinfoError;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Actor {
     /// The user has to sign in again, because the provider does not accept the code or the refresh
-    /// token. A session whose refresh fails with this actor has ended.
+    /// token. A session whose refresh fails with `Client` has ended.
     Client,
-    /// The operator of the gateway has to act: on the settings, on the registration at the
-    /// provider, or on a limit of the gateway.
+    /// The operator of the gateway has to change the settings, the registration at the provider, or
+    /// a limit of the gateway.
     Operator,
     /// The authorization server or its operator has to act.
     Provider,
 }
 
-/// How much the provider may have seen of a code or a token.
+/// The answer to the question whether the provider may have seen the code or the token of a call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Sent {
     /// No call was begun.
     Nothing,
-    /// A call was begun, but no connection was made. The provider has seen nothing.
+    /// A call has begun, but no connection was established. The provider has not seen the code or
+    /// the token.
     Undelivered,
     /// The provider may have processed the call, and may have used the code or the refresh token.
     Possibly,
@@ -46,15 +47,15 @@ pub enum Sent {
 pub struct Classification {
     /// The party that has to act.
     pub actor: Actor,
-    /// Whether the problem can pass without an action, so that the same attempt can succeed later.
+    /// Whether the same attempt can succeed later although nobody acts.
     pub passes: bool,
-    /// What the provider may have seen.
+    /// Whether the provider may have seen the code or the token.
     pub sent: Sent,
-    /// The time until the next attempt makes sense, if it is known.
+    /// The time until a new attempt makes sense, if this time is known.
     pub retry_after: Option<Duration>,
 }
 
-/// A problem that can pass without an action.
+/// Returns the classification of a problem that can end although nobody acts.
 const fn temporary(actor: Actor, sent: Sent) -> Classification {
     Classification {
         actor,
@@ -64,7 +65,7 @@ const fn temporary(actor: Actor, sent: Sent) -> Classification {
     }
 }
 
-/// A problem that remains until the actor has acted.
+/// Returns the classification of a problem that remains until the actor has acted.
 const fn permanent(actor: Actor, sent: Sent) -> Classification {
     Classification {
         passes: false,
@@ -135,7 +136,8 @@ impl KeysError {
         match self {
             Self::Call(_) | Self::JustFetched => temporary(Actor::Provider, Sent::Nothing),
             Self::Status(status) => by_status(*status),
-            // A provider that publishes invalid keys continues until its operator changes them.
+            // A provider that publishes invalid keys publishes them until its operator corrects the
+            // keys.
             Self::Unusable(_) => permanent(Actor::Provider, Sent::Nothing),
         }
     }
@@ -178,10 +180,11 @@ impl TokenCallError {
     /// The classification of this error.
     pub fn class(&self) -> Classification {
         match self {
-            // Possible causes are a page of a proxy, a truncated response or a provider that is
-            // starting. None of these causes shows that our settings are wrong. A malformed
-            // response may have used up a refresh token. It therefore counts as a failure of the
-            // provider, so that the breaker can open.
+            // A malformed response does not show that the settings of the gateway are wrong. It may
+            // be a page of a proxy, a truncated response, or a response of a provider that is
+            // starting. A provider that sends a malformed response may have used up the refresh
+            // token. A malformed response therefore counts as a failure of the provider, so that
+            // the breaker can open.
             Self::MalformedResponse(_) => temporary(Actor::Provider, Sent::Possibly),
             Self::Assertion(_) | Self::NoRefreshToken => permanent(Actor::Operator, Sent::Nothing),
             Self::Busy => temporary(Actor::Provider, Sent::Nothing),
@@ -211,12 +214,12 @@ impl TokenCallError {
 }
 
 impl GrantError {
-    /// The classification of this error. The code or the refresh token was sent in every case.
+    /// The classification of this error. In every case, the code or the refresh token was sent.
     pub fn class(&self) -> Classification {
         let class = match self {
-            // A provider that returns a well-formed but unusable response returns the same response
-            // again, at a login and at a refresh. For example, a token that is too long for an HTTP
-            // field is not a temporary failure.
+            // A provider that returns a well-formed but unusable response would return the same
+            // response to the next attempt, at a login and at a refresh. For example, a token that
+            // is too long for an HTTP field is not a temporary failure.
             Self::AccessToken(_)
             | Self::IdToken(_)
             | Self::NoIdToken
@@ -234,8 +237,9 @@ impl GrantError {
     }
 }
 
-/// A provider under maintenance answers with HTML pages, which is temporary. A provider that
-/// publishes wrong values in valid JSON does not recover without an action.
+/// Classifies a metadata error. A response that is not JSON is temporary, because a provider under
+/// maintenance answers with HTML pages. Wrong values in valid JSON are permanent, because the
+/// provider does not recover before its operator acts.
 fn metadata(error: &MetadataError) -> Classification {
     match error {
         MetadataError::Call(_) | MetadataError::Json(_) | MetadataError::MediaType(_) => {
@@ -259,7 +263,7 @@ fn userinfo(error: &UserinfoError) -> Classification {
     }
 }
 
-/// The classification of a status other than 200 for a resource that is only read.
+/// Classifies a status other than 200 of a resource that the gateway only reads.
 fn by_status(status: u16) -> Classification {
     if matches!(status, 408 | 425 | 429 | 500..) {
         temporary(Actor::Provider, Sent::Nothing)

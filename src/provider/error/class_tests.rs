@@ -1,4 +1,5 @@
-//! The table of errors: one row for each variant, and for each case within a variant.
+//! Tests the classification of errors with one row for each variant, and for each case within a
+//! variant.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,8 +17,8 @@ use crate::provider::userinfo::UserinfoError;
 use crate::provider::{JsonError, Verdict};
 use crate::{origin, tls, token};
 
-/// The classification of an error: the actor, whether it passes, what was sent, the seconds until
-/// the next attempt, and the verdict for a session at a refresh.
+/// The classification of an error: the actor, whether the problem passes, what was sent, the
+/// seconds until the next attempt, and the verdict for a session at a refresh.
 type Row = (Actor, &'static str, Sent, Option<u64>, Verdict);
 
 fn row(class: Classification) -> Row {
@@ -26,7 +27,7 @@ fn row(class: Classification) -> Row {
     (class.actor, passes, class.sent, again, Verdict::of(class))
 }
 
-/// The names of the variants of an enum, read from its source.
+/// Reads the names of the variants of an enum from the source code of the enum.
 fn variants(source: &'static str, name: &str) -> BTreeSet<&'static str> {
     let (_, after) = source.split_once(&format!("pub enum {name} {{\n")).unwrap();
     let (body, _) = after.split_once("\n}").unwrap();
@@ -37,7 +38,8 @@ fn variants(source: &'static str, name: &str) -> BTreeSet<&'static str> {
         .collect()
 }
 
-/// Checks each row and its reason code. Also checks that every variant has a row.
+/// Checks the classification and the reason code of each row, and checks that every variant has a
+/// row.
 fn check<E: std::fmt::Debug>(
     (source, name): (&'static str, &str),
     reason: fn(&E) -> &'static str,
@@ -55,7 +57,8 @@ fn check<E: std::fmt::Debug>(
     assert_eq!(seen, variants(source, name), "{name}");
 }
 
-/// A call that the provider has not seen, and a call that it may have processed.
+/// The errors of a call that the provider has not seen, and of a call that the provider may have
+/// processed.
 const UNDELIVERED: fn() -> origin::Error = || origin::Error::ConnectTimeout;
 const LOST: fn() -> origin::Error = || origin::Error::CallTimeout;
 

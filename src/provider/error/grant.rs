@@ -1,4 +1,4 @@
-//! Errors in the verification of a token response and its identity.
+//! Errors in the verification of a token response and the identity in the response.
 
 use super::{KeysError, NotReady};
 use crate::provider::jwt::{TokenError, TokenKind};
@@ -8,15 +8,15 @@ use crate::token;
 /// The reason why a token response is refused, or gives no identity.
 #[derive(Debug, thiserror::Error)]
 pub enum GrantError {
-    /// The JWT access token is not valid. The key or the audience is configured wrongly, or a clock
-    /// is wrong.
+    /// The JWT access token is not valid. The configured key or audience is wrong, or a clock is
+    /// wrong.
     #[error("the access token is not valid")]
     AccessToken(#[source] TokenError),
     /// The ID token is not valid. `client_id`, `issuer` or a clock is wrong, or the response
     /// belongs to another user or request.
     #[error("the ID token is not valid")]
     IdToken(#[source] TokenError),
-    /// There are no keys to verify a signature with.
+    /// No keys are available to verify a signature.
     #[error(transparent)]
     Keys(#[from] KeysError),
     /// The token response has no ID token, but the identity comes from the ID token. The provider
@@ -29,19 +29,21 @@ pub enum GrantError {
     /// The location of the userinfo endpoint is not known yet.
     #[error(transparent)]
     NotReady(#[from] NotReady),
-    /// The response to a refresh is proven to be about another subject or from another issuer than
-    /// the session (OpenID Connect Core 1.0 section 12.2). The provider made a mistake, or an
-    /// attacker swaps responses.
+    /// The response to a refresh is proven to have another subject or another issuer than the
+    /// session (OpenID Connect Core 1.0 section 12.2). The provider made a mistake, or an attacker
+    /// exchanges the responses of two users.
     #[error("the response to the refresh is about another user")]
     OtherPerson,
     /// The userinfo and the ID token have different subjects (OpenID Connect Core 1.0 section
-    /// 5.3.2). The provider made a mistake, or an attacker swaps access tokens.
+    /// 5.3.2). The provider made a mistake, or an attacker exchanges the access tokens of two
+    /// users.
     #[error("the userinfo and the ID token have different subjects")]
     OtherSubject,
     /// The signed userinfo response is not valid.
     #[error("the signed userinfo is not valid")]
     SignedUserinfo(#[source] TokenError),
-    /// The access token or the refresh token cannot be used, because no HTTP field can carry it.
+    /// The access token or the refresh token is empty, too long, or has a character that is not
+    /// allowed.
     #[error("the token cannot be used")]
     Token(#[source] token::Error),
     /// The userinfo endpoint returned no claims.

@@ -8,7 +8,7 @@ use crate::origin;
 use crate::provider::keys::KeySetError;
 use crate::provider::metadata::MetadataError;
 
-/// The reason why there are no keys to verify a signature with.
+/// The reason why no keys are available to verify a signature.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
     /// The keys could not be fetched.
@@ -44,7 +44,7 @@ pub enum ReachError {
     /// The keys could not be read.
     #[error(transparent)]
     Keys(#[from] KeysError),
-    /// The metadata cannot be used. In many cases the issuer is configured wrongly.
+    /// The metadata cannot be used. In many cases, the configured issuer is wrong.
     #[error("the metadata at {url} cannot be used")]
     Metadata {
         /// The URL of the metadata.
@@ -56,7 +56,7 @@ pub enum ReachError {
     /// The metadata has not been read.
     #[error(transparent)]
     NotReady(#[from] NotReady),
-    /// The metadata and the settings do not fit together.
+    /// The metadata and the settings contradict each other.
     #[error(transparent)]
     Setup(#[from] SetupError),
 }
@@ -75,21 +75,21 @@ impl ReachError {
     }
 }
 
-/// No login can begin now. A recent attempt to reach the provider failed, its metadata or keys
-/// cannot be used, or it does not respond.
+/// No login can begin now. A recent attempt to reach the provider failed, the metadata or keys of
+/// the provider cannot be used, or the provider does not respond.
 #[derive(Debug, thiserror::Error)]
 #[error("the provider cannot be used now")]
 pub struct Unreachable {
     /// The time until the next attempt.
     pub retry_after: Duration,
-    /// The cause. `None` if the provider did not respond.
+    /// The cause. The value is `None` if the provider did not respond.
     #[source]
     pub cause: Option<Arc<ReachError>>,
 }
 
 impl Unreachable {
-    /// An error for a provider that has not responded within `waited`. The next attempt may be made
-    /// after the time `waited`.
+    /// Creates an error for a provider that has not responded within `waited`. The time until the
+    /// next attempt is `waited`, too.
     pub fn silent(waited: Duration) -> Self {
         Self {
             retry_after: waited,

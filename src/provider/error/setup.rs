@@ -9,7 +9,7 @@ use crate::provider::keys::KeySetError;
 use crate::tls;
 
 /// The reason why a provider cannot be set up from its settings. The operator has to act. Each
-/// variant names the setting and, if there is one, the file.
+/// variant names the setting, and also the file if a file is wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// A file with a secret or a key is empty.

@@ -11,21 +11,21 @@ use crate::provider::token::ResponseFormatError;
 /// The reason why the token endpoint returned no tokens.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenCallError {
-    /// The response has status 200, but is not a token response (RFC 6749 section 5.1).
+    /// The response has status 200, but is not a valid token response (RFC 6749 section 5.1).
     #[error("the token response is malformed")]
     MalformedResponse(#[source] ResponseFormatError),
-    /// The client assertion could not be made.
+    /// The client assertion could not be created.
     #[error("the client assertion could not be made")]
     Assertion(#[source] SigningError),
-    /// All slots for concurrent calls are taken. The provider is slow, or `concurrent_calls` is too
-    /// low.
+    /// All slots for concurrent calls are in use. The provider is slow, or `concurrent_calls` is
+    /// too low.
     #[error("all slots for calls to the provider are taken (setting `concurrent_calls`)")]
     Busy,
     /// The provider could not be reached, did not respond in time, or sent a response that is too
     /// large.
     #[error("the call to the provider failed")]
     Call(#[source] origin::Error),
-    /// The code is invalid. A new login helps.
+    /// The code is invalid. The user has to sign in again.
     #[error("the provider refuses the code")]
     CodeRefused(#[source] Refusal),
     /// The breaker is open: several refreshes in a row have failed, or the provider asked for a
@@ -39,8 +39,8 @@ pub enum TokenCallError {
         retry_after: Duration,
     },
     /// The provider refuses the gateway, not the user: the secret or the redirection URI is wrong,
-    /// or the provider does not understand the request. Compare the settings with the registration
-    /// at the provider.
+    /// or the provider does not understand the request. The operator should compare the settings
+    /// with the registration at the provider.
     #[error("the provider refuses this client")]
     Misconfigured(#[source] Refusal),
     /// The session has no refresh token.
@@ -59,25 +59,25 @@ pub enum TokenCallError {
         retry_after: Duration,
     },
     /// The token endpoint answered with a redirect. The gateway never follows a redirect, because
-    /// the code and the client secret would be sent to the new location. The configured URL of the
-    /// endpoint is wrong.
+    /// the code and the client secret would be sent to the new location. A redirect means that the
+    /// configured URL of the endpoint is wrong.
     #[error("the token endpoint answered with a redirect ({status})")]
     Redirected {
         /// The status code.
         status: u16,
     },
     /// The refresh token is no longer valid: it was used, has expired or was revoked, or the user
-    /// may not sign in now. A new login helps.
+    /// may not sign in now. The user has to sign in again.
     #[error("the provider refuses the refresh token")]
     RefreshRefused(#[source] Refusal),
-    /// The provider throttles the gateway (429). `token_calls_per_minute` is too high, or other
-    /// clients share the gateway's address.
+    /// The provider limits the rate of the gateway's calls (status 429). `token_calls_per_minute`
+    /// is too high, or other clients share the gateway's address.
     #[error("the provider asks for fewer calls")]
     Throttled {
         /// The `Retry-After` of the response, if present.
         retry_after: Option<Duration>,
     },
-    /// The provider has failed (408, 425, 5xx).
+    /// The provider has failed with the status 408, 425 or 5xx.
     #[error("the provider has failed")]
     Unavailable {
         /// The `Retry-After` of the response, if present.

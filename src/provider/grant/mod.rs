@@ -1,4 +1,4 @@
-//! The verification of a token response: tokens and identity.
+//! Verifies the tokens of a token response, and reads the identity from the tokens.
 
 mod refreshed;
 
@@ -41,21 +41,22 @@ pub struct Grant {
 #[derive(Debug)]
 pub(super) struct GrantVerifier {
     settings: Settings,
-    /// The issuer of identities whose source does not name one.
+    /// The issuer of an identity if the source of the identity names no issuer.
     issuer: Box<str>,
     access_token: Option<ArcSwap<AccessTokenVerifier>>,
-    /// `None` if identities do not come from ID tokens.
+    /// The requirements for ID tokens. The value is `None` if identities do not come from ID
+    /// tokens.
     id_token: Option<IdTokenRules>,
     keys: Keys,
     claim_mapping: ClaimMapping,
 }
 
-/// The source of the keys that sign ID tokens.
+/// The source of the keys that verify ID tokens.
 #[derive(Debug)]
 enum Keys {
-    /// Files that the settings name.
+    /// The keys are in files that the settings name.
     Given(ArcSwap<KeySet>),
-    /// The provider publishes them.
+    /// The provider publishes the keys.
     Published(Arc<KeyCache>),
 }
 
@@ -66,7 +67,7 @@ pub(super) struct KeyFiles {
     id_token: Option<KeySet>,
 }
 
-/// A token response, with the data that its verification needs.
+/// A token response, with the data that is needed to verify the response.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ResponseContext<'a> {
     pub(super) info: &'a ProviderInfo,
@@ -75,8 +76,8 @@ pub(super) struct ResponseContext<'a> {
     pub(super) requested_at: Timestamp,
 }
 
-/// The data that the verification of an ID token or of a signed userinfo response needs besides the
-/// token.
+/// The data, in addition to the token, that is needed to verify an ID token or a signed userinfo
+/// response.
 #[derive(Clone, Copy, Debug)]
 struct Verification<'a> {
     rules: &'a IdTokenRules,
@@ -126,7 +127,7 @@ impl GrantVerifier {
         })
     }
 
-    /// Checks that the endpoints are sufficient to find out the identity.
+    /// Checks that the location of every endpoint is known that the identity is read from.
     pub(super) fn check(&self, info: &ProviderInfo) -> Result<(), SetupError> {
         let refuse = |key, problem| Err(SetupError::Setting { key, problem });
         match self.settings.identity.source {
@@ -150,14 +151,14 @@ impl GrantVerifier {
         matches!(self.keys, Keys::Published(_))
     }
 
-    /// Takes over the fetched keys of `before`, if both fetch keys.
+    /// Uses the fetched keys of `before`, if both verifiers use published keys.
     pub(super) fn take_over_keys(&mut self, before: &Self) {
         if let (Keys::Published(keys), Keys::Published(fetched)) = (&mut self.keys, &before.keys) {
             *keys = Arc::clone(fetched);
         }
     }
 
-    /// Fetches the published keys again, if they are used.
+    /// Fetches the published keys again, if the settings use published keys.
     pub(super) async fn refetch_keys(
         &self,
         info: &ProviderInfo,
@@ -169,8 +170,8 @@ impl GrantVerifier {
         }
     }
 
-    /// Fetches the published keys if they are used and none are cached. No login can succeed
-    /// without keys.
+    /// Fetches the published keys if the settings use published keys and no keys are cached. No
+    /// login with an ID token can succeed without keys.
     pub(super) async fn first_keys(
         &self,
         info: &ProviderInfo,
@@ -191,7 +192,7 @@ impl GrantVerifier {
         }
     }
 
-    /// Reads the key files again. Blocks.
+    /// Reads the key files again. Blocks the thread for small file reads.
     pub(super) fn read_files(settings: &Settings) -> Result<KeyFiles, SetupError> {
         Ok(KeyFiles {
             access_token: AccessTokenVerifier::new(settings)?,
@@ -199,7 +200,7 @@ impl GrantVerifier {
         })
     }
 
-    /// Uses the current keys of the files.
+    /// Replaces the keys by the current keys of the files.
     pub(super) fn use_files(&self, files: KeyFiles) {
         if let (Some(old), Some(new)) = (&self.access_token, files.access_token) {
             old.store(Arc::new(new));
@@ -209,7 +210,7 @@ impl GrantVerifier {
         }
     }
 
-    /// Verifies the response to an exchanged code.
+    /// Verifies the response to the exchange of a code.
     pub(super) async fn grant(
         &self,
         response: &ResponseContext<'_>,
@@ -228,7 +229,8 @@ impl GrantVerifier {
                     clock,
                 };
                 let claims = self.id_claims(&verification, response, redemption).await?;
-                // Only the response to a refresh is compared with these values.
+                // These values are stored only for a later refresh, whose ID token must not
+                // contradict them.
                 authentication = refresh_token.map(|_| Authentication {
                     nonce: redemption.nonce.into(),
                     auth_time: rules.auth_time(&claims),
@@ -250,7 +252,7 @@ impl GrantVerifier {
         })
     }
 
-    /// The claims of the access token, if the gateway can verify it.
+    /// Returns the claims of the access token, if keys to verify it are configured.
     fn access_claims(
         &self,
         response: &ResponseContext<'_>,
@@ -267,8 +269,8 @@ impl GrantVerifier {
         self.claim_mapping.identity(&[&members], &self.issuer)
     }
 
-    /// The token set. The token set expires at the earlier of two times: the time in the response,
-    /// and the time in the access token.
+    /// Creates the token set. The token set expires at the earlier of two times: the time in the
+    /// response, and the time in the access token.
     fn tokens(
         &self,
         response: &ResponseContext<'_>,
@@ -281,7 +283,7 @@ impl GrantVerifier {
         let expires_in = answer.expires_in.or(default);
         let in_response = expires_in.map(|lifetime| requested_at.plus(lifetime));
         let in_token = claims.map(|claims| claims.expires_at);
-        // If the two times differ, the provider may refuse the token from the earlier one on.
+        // If the two times differ, the provider may refuse the token after the earlier time.
         let expires_at = in_response.into_iter().chain(in_token).min();
         let timing = if self.settings.refresh.revokes_access_token {
             RefreshTiming::Late
@@ -302,7 +304,8 @@ impl GrantVerifier {
         .map_err(GrantError::Token)
     }
 
-    /// The claims of the ID token, which is required (OpenID Connect Core 1.0 section 3.1.3.3).
+    /// Returns the claims of the ID token, which is required (OpenID Connect Core 1.0 section
+    /// 3.1.3.3).
     async fn id_claims(
         &self,
         verification: &Verification<'_>,
@@ -326,7 +329,8 @@ impl GrantVerifier {
             .map_err(GrantError::IdToken)
     }
 
-    /// The identity from an ID token, with the additional claims of the userinfo.
+    /// Returns the identity from an ID token, with additional claims from the userinfo if the
+    /// settings ask for the userinfo.
     async fn identity_from_id_token(
         &self,
         verification: &Verification<'_>,
@@ -354,8 +358,8 @@ impl GrantVerifier {
                 members
             }
         };
-        // With another subject, the userinfo is about another user (OpenID Connect Core 1.0 section
-        // 5.3.2).
+        // If the subjects differ, the userinfo is about another user (OpenID Connect Core 1.0
+        // section 5.3.2).
         if userinfo.get("sub").and_then(serde_json::Value::as_str) != Some(&*claims.subject) {
             return Err(GrantError::OtherSubject);
         }
@@ -364,7 +368,7 @@ impl GrantVerifier {
             .identity(&[&claims.members, &userinfo], &claims.issuer))
     }
 
-    /// The identity from the userinfo of a provider without ID tokens.
+    /// Returns the identity from the userinfo of a provider without ID tokens.
     async fn identity_from_userinfo(
         &self,
         info: &ProviderInfo,
@@ -375,13 +379,13 @@ impl GrantVerifier {
         };
         let members: Object = match self.userinfo(endpoint, tokens).await? {
             Userinfo::Json(members) => members,
-            // Without ID tokens the settings do not say who may sign the userinfo.
+            // If no ID tokens are used, the settings do not state who may sign the userinfo.
             Userinfo::Signed(_) => return Err(GrantError::Userinfo(UserinfoError::Signed)),
         };
         let Some(mut identity) = self.claim_mapping.identity(&[&members], &self.issuer) else {
             return Ok(None);
         };
-        // A verified address in the userinfo makes the second call unnecessary.
+        // If the userinfo has a verified address, no call to the emails endpoint is needed.
         let unverified = !identity.email.as_ref().is_some_and(|email| email.verified);
         if let Some(emails) = info.emails.as_ref().filter(|_| unverified) {
             let email = userinfo::fetch_email(emails, tokens).await;
@@ -401,7 +405,7 @@ impl GrantVerifier {
     }
 
     /// Verifies a signature. If the key is unknown or the signature is wrong, fetches the keys
-    /// again and tries once more.
+    /// again and tries a second time.
     async fn verified(
         &self,
         token: &str,

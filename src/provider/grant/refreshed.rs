@@ -1,8 +1,9 @@
-//! The verification of the response to a refresh.
+//! Verifies the response to a refresh.
 //!
 //! The response has to belong to the user of the session. If the response is proven to be about
-//! another user, none of its tokens is used. An ID token is optional at a refresh. An invalid ID
-//! token only means that the identity is not updated (OpenID Connect Core 1.0 section 12.2).
+//! another user, none of its tokens is used. An ID token is optional at a refresh. If the ID token
+//! is invalid, the new tokens are used, but the identity is not updated (OpenID Connect Core 1.0
+//! section 12.2).
 
 use super::{GrantVerifier, ResponseContext, Verification};
 use crate::clock::Clock;
@@ -57,7 +58,8 @@ impl GrantVerifier {
         })
     }
 
-    /// The identity from the ID token, if there is one and no other source adds claims.
+    /// Returns the identity from the ID token. Returns `None` if the response has no ID token, or
+    /// if the userinfo also adds claims to the identity.
     async fn refreshed_identity(
         &self,
         verification: &Verification<'_>,
@@ -71,13 +73,13 @@ impl GrantVerifier {
         let verified = verified.map_err(|error| error.of(TokenKind::IdToken))?;
         let identity = self.checked_identity(verification, &verified, response, request)?;
         // The ID token does not contain the claims of the userinfo. An identity from the ID token
-        // alone would lose these claims.
+        // alone would lose the claims of the userinfo.
         let alone = response.info.userinfo.is_none() || !self.settings.identity.userinfo;
         Ok(alone.then_some(identity))
     }
 
     /// Compares the user first and checks the other claims afterwards. Tokens of another user must
-    /// never reach this session, whatever else is wrong.
+    /// never reach this session, even if other claims are wrong, too.
     fn checked_identity(
         &self,
         verification: &Verification<'_>,
@@ -103,7 +105,8 @@ impl GrantVerifier {
         Ok(identity)
     }
 
-    /// Keeps the known identity after an error, unless the response is about another user.
+    /// Returns `None`, so that the known identity stays, unless the error says that the response is
+    /// about another user.
     fn keep_identity(&self, error: GrantError) -> Result<Option<Identity>, GrantError> {
         if matches!(error, GrantError::OtherPerson) {
             return Err(error);

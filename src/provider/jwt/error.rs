@@ -2,7 +2,7 @@
 
 use crate::provider::json::JsonError;
 
-/// The purpose of a token. The same error has its own reason code for each purpose.
+/// The purpose of a token. Each error has a separate reason code for each purpose of a token.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum TokenKind {
     /// An access token (RFC 9068).
@@ -17,19 +17,20 @@ pub enum TokenKind {
 /// provider issued a wrong token, or the settings are wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// The algorithm is not accepted. Contains the name of the algorithm if it is a registered one.
+    /// The algorithm is not accepted. The error contains the name of the algorithm, if the name is
+    /// known.
     #[error("the algorithm `{0}` is not accepted")]
     Algorithm(&'static str),
     /// The gateway is not in the audience of the token.
     #[error("the gateway is not in the audience of the token (`aud`)")]
     Audience,
-    /// The authentication context is none of the requested ones.
+    /// The token contains none of the requested authentication contexts.
     #[error("the authentication context is none of the requested ones (`acr`)")]
     AuthenticationContext,
     /// The token was issued to another client.
     #[error("the token was issued to another client (`azp`)")]
     AuthorizedParty,
-    /// A claim is missing, has another type or an impossible value.
+    /// A claim is missing, has a wrong type or has an impossible value.
     #[error("the claim `{0}` is missing or unusable")]
     Claim(&'static str),
     /// The token has expired.
@@ -38,7 +39,7 @@ pub enum TokenError {
     /// The hash of the access token or the code is wrong, so the token belongs to another response.
     #[error("the token belongs to another token response (`{0}`)")]
     Hash(&'static str),
-    /// The header has a member that has to be understood, but is not supported.
+    /// The header has a member that changes the meaning of the token and is not supported.
     #[error("the header member `{0}` is not supported")]
     Header(&'static str),
     /// The token is from another issuer.
@@ -59,19 +60,19 @@ pub enum TokenError {
     /// The token is not valid yet, or was issued in the future.
     #[error("the token is not valid yet (`{0}`)")]
     NotYetValid(&'static str),
-    /// None of the keys made the signature.
+    /// The signature does not match any key.
     #[error("no public key matches the signature")]
     Signature,
     /// The token or the authentication of the user is too old.
     #[error("the token is too old (`{0}`)")]
     TooOld(&'static str),
-    /// The issuer and the tenant of the token do not fit together.
+    /// The tenant of the token does not belong to the issuer of the token.
     #[error("the token is of another tenant (`tid`)")]
     Tenant,
-    /// The token is of another type.
+    /// The token has a type that is not accepted.
     #[error("the token is of another type")]
     Type,
-    /// There is no key with the `kid` of the token, or none for its algorithm.
+    /// No key has the `kid` of the token, or no key supports the algorithm of the token.
     #[error("there is no key with this `kid` for this algorithm")]
     UnknownKey,
     /// The audience contains the gateway, and also an audience that is not in `id_token.audiences`.
@@ -90,13 +91,13 @@ impl TokenError {
         }
     }
 
-    /// Whether the same token may become valid with newly fetched keys. The provider may have added
-    /// a key, or replaced a key of the same id.
+    /// Returns true if the same token may be valid with newly fetched keys. The provider may have
+    /// added a key, or may have replaced a key by another key with the same id.
     pub fn new_keys_may_help(&self) -> bool {
         matches!(self, Self::Signature | Self::UnknownKey)
     }
 
-    /// The codes for an access token, an ID token and a userinfo response.
+    /// Returns the reason codes for an access token, for an ID token and for a userinfo response.
     fn reasons(&self) -> [&'static str; 3] {
         macro_rules! codes {
             ($fault:literal) => {

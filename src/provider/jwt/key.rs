@@ -13,8 +13,8 @@ use serde_json::Value;
 use crate::provider::json::Object;
 use crate::provider::settings::Algorithm;
 
-/// The members of a private or a shared key (RFC 7518 section 6). A published private key is
-/// compromised.
+/// The members of a private or a shared key (RFC 7518 section 6). A private key that was published
+/// is compromised, so a key with such a member is not used.
 const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
 /// The problem with a public key file. The operator has to correct the file.
@@ -84,8 +84,9 @@ impl KeyType {
         self == needed
     }
 
-    /// Creates the key. `bytes` is a PKCS#1 key in DER, an uncompressed point, or the 32 bytes of
-    /// RFC 8032. `None` if the key is too short, too long or not valid.
+    /// Creates the key. Depending on the type, `bytes` is a PKCS#1 key in DER, an uncompressed
+    /// point, or the 32 bytes of RFC 8032. Returns `None` if the key is too short, too long or not
+    /// valid.
     fn key(self, bytes: &[u8]) -> Option<DecodingKey> {
         let point = |length: usize| bytes.len() == length && bytes.first() == Some(&4);
         let (key, valid) = match self {
@@ -124,7 +125,8 @@ impl Key {
         if pem.contains("PRIVATE KEY-----") {
             return Err(KeyProblem::Private);
         }
-        // The library reads only the first of several blocks, and accepts a certificate as a key.
+        // This function checks the labels, because the library reads only the first of several
+        // blocks, and accepts a certificate as a key.
         let labels = [
             "-----BEGIN PUBLIC KEY-----",
             "-----BEGIN RSA PUBLIC KEY-----",
@@ -141,7 +143,8 @@ impl Key {
         let bytes = key.try_get_as_bytes().map_err(|_never| KeyProblem::Weak)?;
         let key_type = match key.family() {
             AlgorithmFamily::Rsa => KeyType::Rsa,
-            // An uncompressed point consists of one byte and two coordinates.
+            // An uncompressed point of P-256 has 65 bytes: one byte, and two coordinates of 32
+            // bytes each.
             AlgorithmFamily::Ec if bytes.len() == 65 => KeyType::P256,
             AlgorithmFamily::Ec => KeyType::P384,
             AlgorithmFamily::Ed => KeyType::Ed25519,
@@ -184,8 +187,8 @@ impl Key {
         })
     }
 
-    /// Whether this key may have signed a token with the `kid` `id`, or without one. A key without
-    /// an id may have signed any token.
+    /// Returns true if this key may have signed a token whose `kid` is `id`. A key without an id
+    /// may have signed any token, and any key may have signed a token without a `kid`.
     pub(in crate::provider) fn matches_id(&self, id: Option<&str>) -> bool {
         match (&self.id, id) {
             (Some(ours), Some(id)) => **ours == *id,
@@ -193,18 +196,20 @@ impl Key {
         }
     }
 
-    /// Whether the key can be used with `algorithm`, and is allowed for it.
+    /// Returns true if the type of the key fits `algorithm`, and the key does not name another
+    /// algorithm.
     pub(in crate::provider) fn supports(&self, algorithm: Algorithm) -> bool {
         let may = |only: Algorithm| only == algorithm;
         self.family.supports(algorithm) && self.algorithm.is_none_or(may)
     }
 
-    /// The only issuer, or template of an issuer, whose tokens the key signs, if the key names one.
+    /// Returns the issuer that the key belongs to, if the key names an issuer. The issuer may be a
+    /// template.
     pub(super) fn issuer(&self) -> Option<&str> {
         self.issuer.as_deref()
     }
 
-    /// Whether this key made `signature` (in base64url) over `message`.
+    /// Returns true if this key made `signature` (in base64url) over `message`.
     pub(super) fn verifies(&self, signature: &str, message: &str, algorithm: Algorithm) -> bool {
         let (message, algorithm) = (message.as_bytes(), algorithm.library());
         // An error means that this key cannot have made the signature.
@@ -212,7 +217,7 @@ impl Key {
     }
 }
 
-/// The key type that the entry states, and the bytes for [`KeyType::key`].
+/// Reads the type of a key, and the bytes for [`KeyType::key`].
 fn key_type(members: &Object) -> Result<(KeyType, Vec<u8>), Unusable> {
     let curve = || members.get("crv").and_then(Value::as_str);
     match members.get("kty").and_then(Value::as_str) {
@@ -239,8 +244,8 @@ fn key_type(members: &Object) -> Result<(KeyType, Vec<u8>), Unusable> {
     }
 }
 
-/// The PKCS#1 form of modulus and exponent (RFC 7518 section 6.3.1). Leading zeros are removed,
-/// because some providers add a sign byte to these numbers.
+/// Encodes the modulus and the exponent of an RSA key (RFC 7518 section 6.3.1) as PKCS#1. Removes
+/// leading zeros, because some providers add a sign byte to the numbers.
 fn rsa(members: &Object) -> Result<Vec<u8>, Unusable> {
     let number = |name| {
         let bytes = bytes(members, name)?;
@@ -258,8 +263,8 @@ fn rsa(members: &Object) -> Result<Vec<u8>, Unusable> {
     Ok(key.as_ref().to_vec())
 }
 
-/// Whether the key may verify signatures: `use` and `key_ops` allow it or are absent (RFC 7517
-/// sections 4.2 and 4.3).
+/// Returns true if the key may verify signatures. `use` and `key_ops` have to allow the
+/// verification or be absent (RFC 7517 sections 4.2 and 4.3).
 fn for_signatures(members: &Object) -> bool {
     let usage = members.get("use").is_none_or(|usage| usage == "sig");
     let operations = members.get("key_ops").is_none_or(|operations| {
@@ -269,7 +274,7 @@ fn for_signatures(members: &Object) -> bool {
     usage && operations
 }
 
-/// A member that is a string or absent.
+/// Reads a member that has to be a string if it is present.
 fn text<'a>(members: &'a Object, name: &'static str) -> Result<Option<&'a str>, Unusable> {
     match members.get(name) {
         None => Ok(None),
@@ -278,7 +283,7 @@ fn text<'a>(members: &'a Object, name: &'static str) -> Result<Option<&'a str>, 
     }
 }
 
-/// A member in base64url (RFC 7515 section 2).
+/// Decodes a required member in base64url (RFC 7515 section 2).
 fn bytes(members: &Object, name: &'static str) -> Result<Vec<u8>, Unusable> {
     let text = text(members, name)?.unwrap_or_default();
     let bytes = URL_SAFE_NO_PAD.decode(text).ok();
@@ -287,8 +292,8 @@ fn bytes(members: &Object, name: &'static str) -> Result<Vec<u8>, Unusable> {
         .ok_or(Unusable::Member(name))
 }
 
-/// Whether an RSA key has 2048 to 8192 bits and an odd exponent other than 1. The exponent 3 is
-/// accepted: it is unusual, but secure if the PKCS#1 padding is checked completely.
+/// Returns true if an RSA key has 2048 to 8192 bits and an odd exponent other than 1. The unusual
+/// exponent 3 is accepted, because it is secure if the PKCS#1 padding is checked completely.
 fn valid_rsa(der: &[u8]) -> bool {
     let Ok(key) = aws_lc_rs::rsa::PublicKey::from_der(der) else {
         return false;
@@ -301,7 +306,7 @@ fn valid_rsa(der: &[u8]) -> bool {
         && ParsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, der).is_ok()
 }
 
-/// The number of bits of a number without leading zero bytes.
+/// Returns the number of bits of `number`, which has no leading zero bytes.
 fn bits(number: &[u8]) -> usize {
     let unused = number.first().map_or(0, |first| first.leading_zeros());
     let unused = usize::try_from(unused).unwrap_or_default();

@@ -1,10 +1,10 @@
-//! The verification of signatures of JSON Web Tokens (RFC 7519, compact JWS of RFC 7515).
+//! Verifies the signatures of JSON Web Tokens (RFC 7519) in the compact form of JWS (RFC 7515).
 //!
-//! All kinds of tokens use this code. The library verifies only the signature. The claim checks of
-//! the library would ignore claims of an unexpected type, so the caller checks the claims. The
-//! token cannot choose how it is verified. The algorithm comes from the configured list and the
-//! keys come from the configured key set. The token may only select one of these keys by `kid`. The
-//! members `jku`, `jwk`, `x5u` and `x5c` are ignored.
+//! This module verifies all kinds of tokens. The JWT library verifies only the signature. The claim
+//! checks of the library would ignore claims of an unexpected type, so the caller checks the
+//! claims. The token cannot choose how it is verified. The algorithm comes from the configured list
+//! and the keys come from the configured key set. The token can only select one of the configured
+//! keys by `kid`. The members `jku`, `jwk`, `x5u` and `x5c` are ignored.
 
 mod error;
 mod key;
@@ -31,11 +31,12 @@ pub(super) const ACCESS_TOKEN_TYPES: &[&str] = &["jwt", "at+jwt"];
 /// security events have other types.
 pub(super) const ID_TOKEN_TYPES: &[&str] = &["jwt"];
 
-/// Header members that change the meaning of the token. The gateway supports none of them, so it
-/// refuses a token with one of them (RFC 7515 section 4.1.11, RFC 7797, RFC 7516).
+/// Unsupported header members that change the meaning of the token. A token with an unsupported
+/// member is refused (RFC 7515 section 4.1.11, RFC 7797, RFC 7516).
 const UNSUPPORTED_MEMBERS: [&str; 5] = ["crit", "b64", "zip", "enc", "cty"];
 
-/// Algorithms that tokens may name, but that are never accepted. Error texts show their names.
+/// Known algorithms that the gateway never accepts. Error texts show the names of known algorithms
+/// only.
 const REFUSED_ALGORITHMS: [&str; 8] = [
     "ES256K", "ES512", "Ed25519", "Ed448", "HS256", "HS384", "HS512", "none",
 ];
@@ -45,8 +46,8 @@ const REFUSED_ALGORITHMS: [&str; 8] = [
 pub(super) struct ExpectedHeader<'a> {
     /// The accepted algorithms.
     pub(super) algorithms: &'a [Algorithm],
-    /// The accepted types, in lower case and without `application/`. A token without a type is
-    /// accepted as well.
+    /// The accepted types, in lower case and without `application/`. A token without a type is also
+    /// accepted.
     pub(super) types: &'a [&'static str],
 }
 
@@ -56,18 +57,19 @@ pub(super) struct VerifiedToken {
     pub(super) members: Object,
     /// The algorithm of the signature.
     pub(super) algorithm: Algorithm,
-    /// The only issuer whose tokens the key signs, if the key names one.
+    /// The issuer that the key belongs to, if the key names an issuer.
     pub(super) key_issuer: Option<Box<str>>,
 }
 
-/// Verifies the signature, then reads the payload. If the token has a `kid`, only keys with this id
-/// or without an id are tried. Otherwise all keys for the algorithm are tried.
+/// Verifies the signature, and then reads the payload. If the token has a `kid`, only keys with
+/// this id and keys without an id are tried. If the token has no `kid`, all keys for the algorithm
+/// are tried.
 ///
 /// # Errors
 ///
-/// Before any key is used: [`TokenError::Malformed`], [`TokenError::Json`], [`TokenError::Header`],
-/// [`TokenError::Type`] and [`TokenError::Algorithm`]. Afterwards: [`TokenError::UnknownKey`] and
-/// [`TokenError::Signature`].
+/// [`TokenError::Malformed`], [`TokenError::Json`], [`TokenError::Header`], [`TokenError::Type`] or
+/// [`TokenError::Algorithm`], before any key is used. [`TokenError::UnknownKey`] or
+/// [`TokenError::Signature`], if no key verifies the signature.
 pub(super) fn verify(
     token: &str,
     expected: &ExpectedHeader<'_>,
@@ -76,7 +78,7 @@ pub(super) fn verify(
     if token.len() > MAX_TOKEN_LENGTH {
         return Err(TokenError::Malformed);
     }
-    // A fourth part shows that the token is not a compact JWS.
+    // A compact JWS has exactly three parts, so a token with a fourth part is refused.
     let mut parts = token.splitn(4, '.');
     let parts = [parts.next(), parts.next(), parts.next(), parts.next()];
     let [Some(header), Some(payload), Some(signature), None] = parts else {
@@ -85,7 +87,7 @@ pub(super) fn verify(
     let header = json::object(&decode(header)?).map_err(TokenError::Json)?;
     let algorithm = expected.algorithm(&header)?;
     let key_id = key_id(&header)?;
-    // All three parts are decoded before any signature is computed.
+    // All three parts are decoded before the slow verification of the signature begins.
     let payload = decode(payload)?;
     decode(signature)?;
     let signed = token
@@ -139,7 +141,7 @@ impl ExpectedHeader<'_> {
     }
 }
 
-/// The `kid`, which is a string if present (RFC 7515 section 4.1.4).
+/// Returns the `kid`, which has to be a string if it is present (RFC 7515 section 4.1.4).
 fn key_id(header: &Object) -> Result<Option<&str>, TokenError> {
     match header.get("kid") {
         None => Ok(None),

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::provider::settings::Algorithm;
 use crate::secret::{NoRandomness, Secret};
 
-/// The algorithms of an RSA key. The first one is the default.
+/// The algorithms of an RSA key. The first algorithm is the default.
 const RSA: [Algorithm; 6] = [
     Algorithm::RS256,
     Algorithm::RS384,
@@ -25,7 +25,7 @@ const RSA: [Algorithm; 6] = [
 /// The problem with a private key file. The operator has to correct the file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum SigningKeyProblem {
-    /// The key is encrypted. The gateway starts without a person who could enter a passphrase.
+    /// The key is encrypted. Nobody can enter a passphrase when the gateway starts.
     #[error("it is encrypted; remove the passphrase")]
     Encrypted,
     /// The text is not one PEM block `PRIVATE KEY` or `RSA PRIVATE KEY`.
@@ -52,23 +52,23 @@ pub enum SigningKeyProblem {
 /// The reason why no token could be signed. The cause is on the gateway's machine.
 #[derive(Debug, thiserror::Error)]
 pub enum SigningError {
-    /// There were no random bytes for the identifier of the token.
+    /// The operating system returned no random bytes for the identifier of the token.
     #[error("no identifier could be created for the token")]
     Identifier(#[source] NoRandomness),
-    /// The key does not sign, although it was tested at the start.
+    /// The key cannot sign, although a test signature succeeded at the start.
     #[error("the token could not be signed")]
     Signature,
 }
 
-/// A key with its algorithm. `Debug` shows only the algorithm.
+/// A private key with its algorithm. `Debug` shows only the algorithm.
 pub(in crate::provider) struct Signer {
     algorithm: jsonwebtoken::Algorithm,
     key: EncodingKey,
 }
 
 impl Signer {
-    /// Reads a private key: PKCS#8 for RSA, P-256, P-384 and Ed25519, or PKCS#1 for RSA. Without
-    /// `algorithm`, the type of the key selects RS256, ES256, ES384 or `EdDSA`.
+    /// Reads a private key: PKCS#8 for RSA, P-256, P-384 and Ed25519, or PKCS#1 for RSA. If no
+    /// `algorithm` is given, the type of the key decides: RS256, ES256, ES384 or `EdDSA`.
     pub(in crate::provider) fn from_pem(
         pem: &str,
         algorithm: Option<Algorithm>,
@@ -81,14 +81,15 @@ impl Signer {
             .ok_or(SigningKeyProblem::WrongAlgorithm)?
             .library();
         let signer = Self { algorithm, key };
-        // A test signature finds an unusable key at the start.
+        // A test signature shows at the start whether the key can be used.
         let tried = signer.sign(None, &());
         tried
             .map(|_token| signer)
             .map_err(|_cannot| SigningKeyProblem::Weak)
     }
 
-    /// HS256 with the unchanged client secret as the key (OpenID Connect Core 1.0 section 10.1).
+    /// Creates a signer for HS256, whose key is the unchanged client secret (OpenID Connect Core
+    /// 1.0 section 10.1).
     pub(in crate::provider) fn from_secret(secret: &Secret<String>) -> Self {
         Self {
             algorithm: jsonwebtoken::Algorithm::HS256,
@@ -142,12 +143,13 @@ fn private_key(pem: &str) -> Result<EncodingKey, SigningKeyProblem> {
         .map_err(|_not_ed| SigningKeyProblem::NotPrivatePem)
 }
 
-/// The algorithms that the key can sign with, the default first. `None` if the key is not valid.
+/// Returns the algorithms that the key can sign with. The first algorithm is the default. Returns
+/// `None` if the key is not valid.
 fn supported_algorithms(key: &EncodingKey) -> Option<&'static [Algorithm]> {
     let bytes = key.as_bytes();
     match key.family() {
         AlgorithmFamily::Rsa => {
-            // `from_der` accepts 2048 to 8192 bits.
+            // `from_der` accepts only RSA keys of 2048 to 8192 bits.
             rsa::KeyPair::from_der(bytes).ok()?;
             Some(&RSA)
         }

@@ -8,14 +8,14 @@ use serde::Deserialize;
 pub struct IdentitySettings {
     /// The source of the claims.
     pub source: IdentitySource,
-    /// Whether the claims of the userinfo endpoint are added to those of the ID token, if the
-    /// provider has such an endpoint. Default: no.
+    /// Whether claims from the userinfo endpoint are added to the claims of the ID token, if the
+    /// provider has a userinfo endpoint. Default: no.
     pub userinfo: bool,
-    /// How the access token is sent to the userinfo endpoint. Default: `header`.
+    /// The way in which the access token is sent to the userinfo endpoint. Default: `header`.
     pub userinfo_bearer: UserinfoBearer,
-    /// The endpoint that lists the user's email addresses. The endpoint is used if the userinfo has
-    /// no verified address. It returns a JSON array of objects with `email`, `primary` and
-    /// `verified`, like the endpoint of GitHub.
+    /// The endpoint that lists the user's email addresses. The endpoint is called only if the
+    /// userinfo has no verified address. The endpoint has to return a JSON array of objects with
+    /// `email`, `primary` and `verified`, as GitHub does.
     pub emails_endpoint: Option<String>,
     /// The names of the claims.
     pub claims: ClaimNames,
@@ -38,19 +38,19 @@ pub enum IdentitySource {
     Userinfo,
 }
 
-/// How the access token is sent to the userinfo endpoint (RFC 6750 section 2).
+/// The way in which the access token is sent to the userinfo endpoint (RFC 6750 section 2).
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum UserinfoBearer {
-    /// As a parameter of a form.
+    /// The access token is sent as a parameter of a form.
     Body,
     /// In the `Authorization` field.
     #[default]
     Header,
 }
 
-/// The names of the claims. A name is first looked up as the full name of a claim, then as a path
-/// with dots (`data.user.id`). An empty name never matches.
+/// The names of the claims. The gateway first looks for a claim with exactly this name, and then
+/// for a path with dots (`data.user.id`). An empty name never matches.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClaimNames {
@@ -58,14 +58,15 @@ pub struct ClaimNames {
     pub subject: String,
     /// The email address. Default: `email`.
     pub email: String,
-    /// Whether the address is verified, or the time of its verification. Default: `email_verified`.
+    /// The claim that states whether the address is verified, or when the address was verified.
+    /// Default: `email_verified`.
     pub email_verified: String,
     /// The user name. Default: `preferred_username`.
     pub preferred_username: String,
     /// The display name. Default: `name`.
     pub name: String,
-    /// The groups: an array of strings, one string as the only group, or an object with one object
-    /// for each group under the group's name. Default: `groups`.
+    /// The groups: an array of strings, one string, or an object. The names of the object's members
+    /// are the groups, and the values have to be objects. Default: `groups`.
     pub groups: String,
 }
 
@@ -86,13 +87,13 @@ impl Default for ClaimNames {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum EmailsVerified {
-    /// Always. The provider accepts only users with a verified address.
+    /// Every address is verified, because the provider accepts only users with a verified address.
     Always,
     /// An address is verified if the claim is `true`. The string `"true"` and the number 1 do not
     /// count.
     #[default]
     Claim,
-    /// An address is verified if the claim is a time (Laravel's `email_verified_at`). Null or a
-    /// missing claim does not count.
+    /// An address is verified if the claim is a time, such as Laravel's `email_verified_at`. An
+    /// address is not verified if the claim is null or missing.
     Timestamp,
 }

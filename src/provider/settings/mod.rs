@@ -1,8 +1,8 @@
 //! The settings of one provider, from the operator and the profile.
 //!
 //! Every key may come from the profile or from the operator's file. The `config` room has already
-//! merged the two sources. Checks of more than one key, and everything that reads files, are in
-//! [`Provider::new`](super::Provider::new).
+//! merged the profile and the operator's file. [`Provider::new`](super::Provider::new) contains the
+//! checks that need more than one key, and all code that reads files.
 
 mod identity;
 mod request;
@@ -31,16 +31,16 @@ pub use self::token_response::{ErrorMeaning, ErrorPattern, GrantType, Refresh, S
 #[serde(deny_unknown_fields)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a separate key")]
 pub struct Settings {
-    /// The profile with the defaults of these values. The name is only informational here, because
-    /// the profile is already merged.
+    /// The name of the profile with the defaults of these settings. The name has no effect in this
+    /// room, because the profile is already merged.
     pub profile: Option<String>,
-    /// The name of the provider on the page with a choice of providers. Default: its configured
-    /// name.
+    /// The name of the provider on the page with a choice of providers. Default: the configured
+    /// name of the provider.
     pub display_name: Option<String>,
-    /// The issuer identifier, byte for byte (OpenID Connect Core 1.0 section 2). `{tenantid}` in
-    /// the identifier is a placeholder for each of `tenants`.
+    /// The issuer identifier, byte for byte (OpenID Connect Core 1.0 section 2). The text
+    /// `{tenantid}` in the identifier is a placeholder, which is replaced by each of `tenants`.
     pub issuer: Option<String>,
-    /// The tenants whose users are accepted, if the provider has several.
+    /// The tenants whose users are accepted, if the provider has several tenants.
     #[serde(default)]
     pub tenants: Vec<String>,
     /// The source of the metadata. Default: no metadata is read.
@@ -51,8 +51,8 @@ pub struct Settings {
     /// The interval between two reads of metadata and keys, in seconds. Default: 3600.
     #[serde(default = "metadata_refresh_secs")]
     pub metadata_refresh_secs: NonZeroU32,
-    /// The URL of the provider (`https://id.example`). Endpoints that begin with `/` are appended
-    /// to it.
+    /// The URL of the provider (`https://id.example`). An endpoint that begins with `/` is appended
+    /// to this URL.
     pub url: Option<String>,
     /// The authorization endpoint (RFC 6749 section 3.1): a URL, or a path below `url`. Default:
     /// from the metadata.
@@ -66,23 +66,24 @@ pub struct Settings {
     /// The URL of the provider's keys (RFC 7517), or a path below `url`. Default: from the
     /// metadata.
     pub jwks_uri: Option<String>,
-    /// Whether an authorization response must contain the issuer (RFC 9207). Default: if the
-    /// metadata promises it.
+    /// Whether an authorization response must contain the issuer (RFC 9207). By default, the
+    /// metadata decides.
     #[serde(default)]
     pub require_response_iss: bool,
-    /// Whether the gateway may call the provider on another machine without TLS. An attacker on the
-    /// network can then read secrets, tokens and personal data, and can change keys. Default: no.
+    /// Whether the gateway may call the provider on another machine without TLS. Without TLS, an
+    /// attacker on the network can read secrets, tokens and personal data, and can change keys.
+    /// Default: no.
     #[serde(default)]
     pub plain_http: bool,
-    /// Whether anybody can get an account at the provider. Profiles set it. Default: no.
+    /// Whether anybody can get an account at the provider. Profiles set this key. Default: no.
     #[serde(default)]
     pub open_registration: bool,
     /// Confirms that every account at the provider may use routes with the access "signed-in",
-    /// although anybody can get an account there. Without this setting, such a configuration is
-    /// refused. Default: no.
+    /// although anybody can get an account there. Without `anyone`, a configuration with
+    /// `open_registration` and such a route is refused. Default: no.
     #[serde(default)]
     pub anyone: bool,
-    /// The client identifier from the registration. A number counts as its text.
+    /// The client identifier from the registration. A number is also accepted, and is used as text.
     #[serde(deserialize_with = "text_or_number")]
     pub client_id: String,
     /// The file that contains the client secret. One newline at its end is not part of the secret.
@@ -90,7 +91,7 @@ pub struct Settings {
     /// The requested scopes, in this order.
     #[serde(default)]
     pub scopes: Vec<String>,
-    /// Whether PKCE with S256 (RFC 7636) is used. Default: yes.
+    /// Whether the gateway uses PKCE with S256 (RFC 7636). Default: yes.
     #[serde(default = "yes")]
     pub pkce: bool,
     /// The client authentication at the token endpoint. Default: `auto`.
@@ -109,8 +110,8 @@ pub struct Settings {
     /// The format of the token request.
     #[serde(default)]
     pub token_request: TokenRequest,
-    /// The lifetime of an access token if the response has no `expires_in`, in seconds. Default:
-    /// unknown, and only the session's own deadlines apply.
+    /// The lifetime of an access token if the response has no `expires_in`, in seconds. By default,
+    /// the lifetime is unknown, and only the deadlines of the session apply.
     pub default_expires_in_secs: Option<NonZeroU64>,
     /// The source of the identity.
     #[serde(default)]
@@ -129,7 +130,8 @@ pub struct Settings {
     /// matching pattern decides.
     #[serde(default)]
     pub errors: Vec<ErrorPattern>,
-    /// Responses by which apps refuse an access token, in addition to 401. Default: none.
+    /// Responses by which apps refuse an access token, in addition to the status 401. Default:
+    /// none.
     #[serde(default)]
     pub signed_out_answers: Vec<SignedOutPattern>,
     /// The maximum number of token requests in any minute. The requests may be sent all at once. A
@@ -143,13 +145,14 @@ pub struct Settings {
     /// The time limit of one call from connecting to the last byte, in seconds. Default: 15.
     #[serde(default = "deadline_secs")]
     pub deadline_secs: NonZeroU32,
-    /// A PEM file of certificate authorities that are trusted for this provider. Default: those of
-    /// the system.
+    /// A PEM file of certificate authorities that are trusted for this provider. Default: the
+    /// certificate authorities of the system.
     pub ca_file: Option<PathBuf>,
 }
 
 impl Settings {
-    /// Whether metadata and keys come from the same URLs with the same certificate authorities.
+    /// Returns true if both settings have the same URLs and the same certificate authorities for
+    /// metadata and keys.
     pub(super) fn has_same_sources_as(&self, other: &Self) -> bool {
         let places = |settings: &Self| {
             [
@@ -165,8 +168,8 @@ impl Settings {
     }
 }
 
-/// Older servers use numbers as client identifiers, and an environment variable that looks like a
-/// number arrives as a number.
+/// Reads a text, or a number as text. Older servers use numbers as client identifiers, and the
+/// value of an environment variable that looks like a number is parsed as a number.
 fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     struct TextOrNumber;
     impl Visitor<'_> for TextOrNumber {
@@ -218,8 +221,9 @@ pub enum Discovery {
     /// No metadata. All endpoints are configured.
     #[default]
     None,
-    /// From `/.well-known/oauth-authorization-server` (RFC 8414 section 3).
+    /// The metadata is at `/.well-known/oauth-authorization-server` (RFC 8414 section 3).
     Oauth2,
-    /// From `/.well-known/openid-configuration` (OpenID Connect Discovery 1.0 section 4).
+    /// The metadata is at `/.well-known/openid-configuration` (OpenID Connect Discovery 1.0 section
+    /// 4).
     Openid,
 }

@@ -12,21 +12,22 @@ use super::Algorithm;
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientAuthentication {
-    /// The first method that the metadata lists and that our credentials allow: `private_key_jwt`
-    /// with a private key, then `client_secret_basic`, `client_secret_post` and `client_secret_jwt`
-    /// with a secret. Without a list in the metadata it is `private_key_jwt` with a key, otherwise
-    /// Basic. No method is tried at the provider.
+    /// The first method in this order that the metadata lists and that our credentials allow:
+    /// `private_key_jwt` with a private key, then `client_secret_basic`, `client_secret_post` and
+    /// `client_secret_jwt` with a secret. If the metadata has no list, the method is
+    /// `private_key_jwt` with a private key, and `client_secret_basic` with a secret. The gateway
+    /// does not try several methods at the provider.
     #[default]
     Auto,
-    /// Identifier and secret in the Basic scheme.
+    /// The client identifier and the secret in the Basic scheme.
     ClientSecretBasic,
     /// A JWT that is authenticated with the secret (OpenID Connect Core 1.0 section 9).
     ClientSecretJwt,
-    /// Identifier and secret in the body.
+    /// The client identifier and the secret in the body.
     ClientSecretPost,
     /// A JWT that is signed with our private key (RFC 7523 section 2.2).
     PrivateKeyJwt,
-    /// A public client: the identifier in the body and no secret.
+    /// A public client, which sends its identifier in the body and no secret.
     None,
 }
 
@@ -36,7 +37,7 @@ pub enum ClientAuthentication {
 pub struct ClientAssertion {
     /// Our private key in PEM (PKCS#8), for `private_key_jwt`.
     pub private_key_file: Option<PathBuf>,
-    /// The id (`kid`) of the key at the provider. Default: none is sent.
+    /// The id (`kid`) of the key at the provider. By default, no `kid` is sent.
     pub key_id: Option<String>,
     /// The algorithm of the signature. Default: RS256, ES256, ES384 or `EdDSA`, depending on the
     /// key.
@@ -46,46 +47,47 @@ pub struct ClientAssertion {
     pub audience: Option<String>,
 }
 
-/// The encoding of identifier and secret before they are joined in the Basic scheme.
+/// The encoding of the client identifier and the secret before they are joined in the Basic scheme.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum BasicEncoding {
-    /// Identifier and secret are form-encoded, as RFC 6749 section 2.3.1 requires.
+    /// The client identifier and the secret are form-encoded, as RFC 6749 section 2.3.1 requires.
     #[default]
     Form,
-    /// Identifier and secret are unchanged, for providers that do not decode them.
+    /// The client identifier and the secret are not encoded, for providers that do not decode them.
     Raw,
 }
 
-/// Parameters of the authorization request besides the scopes.
+/// The parameters of the authorization request, except the scopes.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthorizationParameters {
-    /// How the provider sends the authorization response. Default: `query`.
+    /// The way in which the provider sends the authorization response. Default: `query`.
     pub response_mode: ResponseMode,
     /// The parameter `prompt` (`login`, `consent`, `select_account`). Default: the provider
     /// decides.
     pub prompt: Option<String>,
     /// The maximum time since the user authenticated at the provider, in seconds. The ID token has
-    /// to prove this time.
+    /// to contain the time of the authentication.
     pub max_age_secs: Option<u32>,
-    /// Authentication contexts. The ID token has to contain one of these contexts.
+    /// The requested authentication contexts, one of which the ID token has to contain.
     pub acr_values: Vec<String>,
-    /// The resources that the access token is for (RFC 8707). The resources are repeated at the
-    /// token endpoint.
+    /// The resources that the access token is for (RFC 8707). The token request repeats the
+    /// resources.
     pub resource: Vec<String>,
-    /// Names and values of further parameters (`audience`, `domain_hint` ...). Further parameters
-    /// cannot replace reserved parameters.
+    /// Names and values of additional parameters (`audience`, `domain_hint` ...). An additional
+    /// parameter cannot replace a reserved parameter.
     pub parameters: BTreeMap<String, String>,
 }
 
-/// How the provider sends the authorization response.
+/// The way in which the provider sends the authorization response.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum ResponseMode {
-    /// In a form that the browser posts (OAuth 2.0 Form Post Response Mode).
+    /// The provider lets the browser post a form to the callback (OAuth 2.0 Form Post Response
+    /// Mode).
     FormPost,
-    /// In the query of a redirect.
+    /// The provider redirects the browser to the callback with the response in the query.
     #[default]
     Query,
 }
@@ -96,10 +98,11 @@ pub enum ResponseMode {
 pub struct TokenRequest {
     /// The format of the body.
     pub body: BodyFormat,
-    /// Names and values of further parameters. Further parameters cannot replace reserved
-    /// parameters.
+    /// Names and values of additional parameters. An additional parameter cannot replace a reserved
+    /// parameter.
     pub parameters: BTreeMap<String, String>,
-    /// Other names for parameters: `redirect_uri = "redirect_url"`.
+    /// New names for parameters. For example, `redirect_uri = "redirect_url"` sends the redirection
+    /// URI as `redirect_url`.
     pub rename: BTreeMap<String, String>,
 }
 

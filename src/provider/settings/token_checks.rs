@@ -18,10 +18,10 @@ pub struct IdTokenSettings {
     pub jwks_file: Option<PathBuf>,
     /// PEM files with one public key each. Configured keys replace the published key set.
     pub public_key_files: Vec<PathBuf>,
-    /// Further audiences that `aud` may contain besides the client identifier. Default: none.
+    /// Audiences that `aud` may contain in addition to the client identifier. Default: none.
     pub audiences: Vec<String>,
-    /// The accepted difference between the provider's clock and ours, in seconds. The maximum is
-    /// 300. Default: 30.
+    /// The accepted difference between the clocks of the provider and the gateway, in seconds. The
+    /// maximum is 300. Default: 30.
     #[serde(deserialize_with = "leeway")]
     pub leeway_secs: u32,
 }
@@ -38,7 +38,7 @@ impl Default for IdTokenSettings {
     }
 }
 
-/// The maximum leeway, in seconds. An expired token must not stay valid for much longer.
+/// The maximum leeway, in seconds. A larger leeway would keep an expired token valid for too long.
 const MAX_LEEWAY: u32 = 300;
 
 fn leeway<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
@@ -55,7 +55,7 @@ fn leeway<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct AccessTokenSettings {
-    /// PEM files with one public key each. Any of these keys may have signed the token.
+    /// PEM files with one public key each. The token may be signed with any of the keys.
     pub public_key_files: Vec<PathBuf>,
     /// The accepted algorithms. The token cannot choose another algorithm. Default: RS256.
     pub algorithms: Vec<Algorithm>,
@@ -63,7 +63,8 @@ pub struct AccessTokenSettings {
     pub audience: Option<String>,
     /// The required issuer. Default: not checked.
     pub issuer: Option<String>,
-    /// The accepted difference between the provider's clock and ours, in seconds. Default: 2.
+    /// The accepted difference between the clocks of the provider and the gateway, in seconds.
+    /// Default: 2.
     pub leeway_secs: u32,
     /// Whether `exp`, `nbf` and `iat` may be numbers in quotes. Default: no.
     pub quoted_dates: bool,
@@ -120,12 +121,12 @@ impl Algorithm {
         Self::RS512,
     ];
 
-    /// The names of [`Self::ALL`], in that order.
+    /// The names of [`Self::ALL`], in the same order.
     const NAMES: &[&str] = &[
         "ES256", "ES384", "EdDSA", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512",
     ];
 
-    /// The `alg` of RFC 7518 section 3.1. Names are compared byte for byte.
+    /// Returns the `alg` of RFC 7518 section 3.1. Names are compared byte for byte.
     pub(in crate::provider) fn name(self) -> &'static str {
         match self {
             Self::ES256 => "ES256",
@@ -140,7 +141,7 @@ impl Algorithm {
         }
     }
 
-    /// The algorithm with exactly this name.
+    /// Returns the algorithm with exactly this name.
     pub(in crate::provider) fn named(name: &str) -> Option<Self> {
         Self::ALL
             .into_iter()
@@ -148,8 +149,8 @@ impl Algorithm {
     }
 }
 
-/// Reads the name of an algorithm. A known but unsupported algorithm is refused with the reason, so
-/// that operators do not try other spellings.
+/// Reads the name of an algorithm. If an algorithm is known but not supported, the error gives the
+/// reason, so that operators do not try other spellings.
 impl<'de> Deserialize<'de> for Algorithm {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Name;

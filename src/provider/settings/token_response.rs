@@ -8,11 +8,12 @@ use serde::Deserialize;
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Refresh {
-    /// Whether a refresh revokes the old access token. If a refresh revokes it, refreshes are sent
-    /// as late as possible. Default: yes.
+    /// Whether a refresh revokes the old access token. If a refresh revokes the access token,
+    /// refreshes are sent as late as possible. Default: yes.
     pub revokes_access_token: bool,
-    /// The time to wait for a response, in seconds. Requests wait for a shorter time. But if the
-    /// gateway stops waiting for the response, the new refresh token may be lost. Default: 60.
+    /// The time limit for the response to a refresh, in seconds. Requests wait for a shorter time.
+    /// The limit is long because the new refresh token is lost if the gateway stops waiting for the
+    /// response. Default: 60.
     pub deadline_secs: NonZeroU32,
 }
 
@@ -29,7 +30,7 @@ impl Default for Refresh {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum GrantType {
-    /// A code, used once at the end of a login (RFC 6749 section 4.1.3).
+    /// An authorization code, which is exchanged at the end of a login (RFC 6749 section 4.1.3).
     AuthorizationCode,
     /// A refresh token (RFC 6749 section 6).
     RefreshToken,
@@ -50,8 +51,7 @@ pub struct ErrorPattern {
     pub description: Option<String>,
     /// The member `hint`.
     pub hint: Option<String>,
-    /// Whether the response must have no body. Default: no, and a response with or without a body
-    /// matches.
+    /// Whether the response must have no body. By default, a response with a body also matches.
     #[serde(default)]
     pub empty: bool,
     /// The classification.
@@ -78,6 +78,6 @@ pub enum ErrorMeaning {
 pub struct SignedOutPattern {
     /// The status code.
     pub status: u16,
-    /// The path of `Location`. The host and the query of `Location` are ignored.
+    /// The path of the field `Location`. The host and the query of `Location` are ignored.
     pub location: String,
 }

@@ -320,7 +320,7 @@ fn j_72_only_canonical_base64url_is_accepted() {
             );
         }
     }
-    // With 256 bytes the last character has four unused bits.
+    // The base64url form of 256 bytes ends with a character that has four unused bits.
     let mut bytes = token.into_bytes();
     let last = bytes.last_mut().unwrap();
     *last = match *last {

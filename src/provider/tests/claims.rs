@@ -5,7 +5,8 @@ use serde_json::{Value, json as value};
 use super::access_token::{reason, verifier};
 use super::*;
 
-/// The outcome for the payload of the reference with one changed claim. `None` removes the claim.
+/// Returns the outcome for the payload of the example token with one changed claim. If `claim` is
+/// `None`, the claim is removed.
 fn with(verifier: &AccessTokenVerifier, name: &str, claim: Option<Value>) -> &'static str {
     let mut payload = reference_payload();
     let members = payload.as_object_mut().unwrap();
@@ -99,7 +100,7 @@ fn j_41_to_49_a_token_for_another_audience_is_refused() {
 
 #[test]
 fn j_54_to_64_a_token_needs_an_expiry_in_the_future() {
-    // The profile accepts dates in quotes, so this test uses a stricter verifier.
+    // The profile accepts dates in quotes, so this part of the test uses a stricter verifier.
     let strict = verifier("access_token.quoted_dates = false");
     for bad in [
         None,

@@ -16,8 +16,8 @@ use crate::provider::token::TokenRequest;
 
 const SECRET: &str = "i0p6Sah1joLy8P1gwkP6ldBQiQZKbcewi9nPEUMp";
 
-/// A key that is valid except for its 1024 bits. The key was made for this test and is used nowhere
-/// else.
+/// An RSA key that is valid, but has only 1024 bits. The key was made for this test and is used
+/// nowhere else.
 const SHORT_KEY: &str = include_str!("../../../tests/data/keys/rsa-1024.pem");
 
 fn rsa_key() -> String {
@@ -25,7 +25,7 @@ fn rsa_key() -> String {
     pem("PRIVATE KEY", der.as_ref())
 }
 
-/// Settings with the required keys and the files in `folder`.
+/// Returns settings with the required keys and the keys in `further`.
 fn set(further: Value) -> Settings {
     let mut settings = serde_json::json!({ "client_id": "3", "issuer": "https://id.example" });
     let Value::Object(further) = further else {
@@ -45,7 +45,7 @@ fn client(settings: &Settings, supported: Option<&[&str]>) -> Result<ClientAuth,
     )
 }
 
-/// The sent parameters by name, including the `Authorization` field.
+/// Returns the parameters that are sent, by name, including the `Authorization` field.
 fn sent(client: &ClientAuth) -> BTreeMap<String, String> {
     let request = TokenRequest::new("authorization_code", client, NOW).unwrap();
     let mut sent: BTreeMap<String, String> = request
@@ -63,7 +63,7 @@ fn sent(client: &ClientAuth) -> BTreeMap<String, String> {
     sent
 }
 
-/// The authentication method of a client.
+/// Returns the authentication method of a client.
 fn method(client: &ClientAuth) -> &'static str {
     let sent = sent(client);
     match (sent.get("client_assertion"), sent.get("client_secret")) {
@@ -76,7 +76,7 @@ fn method(client: &ClientAuth) -> &'static str {
     }
 }
 
-/// A decoded part of a compact JWS.
+/// Returns a decoded part of a compact JWS.
 fn decoded(jwt: &str, part: usize) -> Value {
     let part = jwt.split('.').nth(part).unwrap();
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()
@@ -121,7 +121,7 @@ fn the_method_is_chosen_from_the_metadata_and_our_credentials() {
         assert_eq!(method(&client), expected, "{supported:?}");
     }
     for (settings, supported, key) in [
-        // A missing secret does not mean a public client.
+        // A missing secret does not make the client a public client.
         (&with_nothing, Some(&all[..]), "client_authentication"),
         (&with_secret, Some(&all[..2]), "client_authentication"),
         (&with_secret, Some(&all[5..]), "client_authentication"),
@@ -132,7 +132,7 @@ fn the_method_is_chosen_from_the_metadata_and_our_credentials() {
             "client_authentication",
         ),
         (&with_nothing, Some(&all[1..]), "client_authentication"),
-        // A missing secret does not mean a public client.
+        // A missing secret does not make the client a public client.
         (&with_nothing, None, "client_secret_file"),
     ] {
         let error = client(settings, supported).unwrap_err();
@@ -234,8 +234,8 @@ fn adv_cve_2025_27370_an_assertion_is_for_the_configured_issuer() {
                 name => settings[name] = value.clone(),
             }
         }
-        // The metadata cannot set the audience, because `ClientAuth` receives only its list of
-        // methods.
+        // The metadata cannot set the audience, because `ClientAuth` receives only the list of
+        // methods from the metadata.
         let client = client(&set(settings), Some(&["private_key_jwt"]))?;
         Ok::<_, SetupError>(decoded(&sent(&client)["client_assertion"], 1)["aud"].take())
     };
@@ -406,7 +406,7 @@ fn changed_credentials_are_noticed() {
     let key = files.write("k.pem", &rsa_key());
     let settings = set(value(&[("client_secret_file", &secret)], Some(&key)));
     let first = Credentials::read(&settings).unwrap();
-    // The newline at the end is not part of the secret.
+    // The newline at the end of the file is not part of the secret.
     files.write("s", &format!("{SECRET}\n"));
     assert!(!first.differs(&Credentials::read(&settings).unwrap()));
     files.write("s", &SECRET.replace('i', "j"));

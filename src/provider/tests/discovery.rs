@@ -1,4 +1,4 @@
-//! The metadata and the keys of a provider, and how they are kept up to date.
+//! Tests how the metadata and the keys of a provider are kept up to date.
 
 use serde_json::{Value, json as value};
 use tokio::task::JoinSet;
@@ -33,12 +33,13 @@ fn good_keys() -> String {
     keys(&[RSA.jwk_with(value!({ "kid": "one" }))])
 }
 
-/// A provider whose metadata and keys come from `server`.
+/// Returns a provider whose metadata and keys come from `server`.
 fn provider(files: &Files, server: &Server) -> Provider {
     provider_with(files, server, "")
 }
 
-/// The same provider with further keys in its settings.
+/// Returns a provider whose metadata and keys come from `server`, with further keys in its
+/// settings.
 fn provider_with(files: &Files, server: &Server, further: &str) -> Provider {
     let text = format!(
         "issuer = \"{}\"\nclient_id = \"3\"\nclient_secret_file = \"{}/secret\"\n{further}",
@@ -59,7 +60,7 @@ fn asked(provider: &Provider) -> Result<String, NotReady> {
     })
 }
 
-/// The server does not respond any more after the reload.
+/// After the reload, the server does not respond to any request.
 #[tokio::test]
 async fn a_reload_keeps_the_metadata_and_keys_if_their_urls_are_the_same() {
     let answers = |url: &str| vec![metadata(url, value!({})), good_keys()];
@@ -77,7 +78,8 @@ async fn a_reload_keeps_the_metadata_and_keys_if_their_urls_are_the_same() {
         .first_keys(&info, &clock)
         .await
         .unwrap();
-    // Metadata at another URL may have other contents.
+    // Metadata at another URL may have other contents, so the new provider does not take over the
+    // old metadata.
     let elsewhere = "metadata_url = \"http://127.0.0.1:1/metadata\"\n";
     let elsewhere = provider_with(&files, &server, elsewhere).replacing(&before);
     assert_eq!(asked(&elsewhere).unwrap_err().reason(), "metadata_missing");
@@ -99,7 +101,7 @@ async fn no_browser_is_redirected_before_metadata_and_keys_were_read() {
     assert!(server.next().line().starts_with("GET /jwks "));
     let url = asked(&provider).unwrap();
     assert!(url.starts_with("https://id.example/authorize?"), "{url}");
-    // A second check shortly afterwards sends no request.
+    // A second check shortly after the first check sends no request.
     assert!(matches!(provider.recent_readiness(NOW), Some(Ok(()))));
     provider.ready(&clock).await.unwrap();
     assert!(server.has_no_more());
@@ -124,7 +126,7 @@ async fn a_21_a_22_a_promised_iss_parameter_is_required() {
     let server = Server::start_by(answers).await;
     let (files, clock) = (Files::new(), Clock::manual(NOW));
     let provider = provider(&files, &server);
-    // A given issuer is checked without metadata.
+    // The `iss` of a response is checked even if no metadata has been read.
     assert!(provider.check_response_issuer(Some(&server.url)).is_ok());
     provider.ready(&clock).await.unwrap();
     assert!(provider.check_response_issuer(Some(&server.url)).is_ok());
@@ -208,7 +210,7 @@ async fn a_secret_that_changes_is_read_again() {
     let changed = async {
         files.write("secret", "\n");
         tokio::time::sleep(Duration::from_secs(35)).await;
-        // An empty file is a mistake, or is still being written.
+        // An empty file is a mistake, or another program is still writing the file.
         assert_eq!(sent(), before);
         files.write("secret", "another-secret\n");
         for _ in 0..60 {
@@ -282,7 +284,7 @@ async fn the_maintenance_ends_when_the_provider_is_dropped() {
 const ENDPOINTS: &str =
     "authorization_endpoint = \"/authorize\"\ntoken_endpoint = \"http://127.0.0.1:1/token\"";
 
-/// The endpoint of the keys at `server`.
+/// Returns the endpoint of the keys at `server`.
 fn jwks_endpoint(server: &Server) -> Endpoint {
     let url = endpoint("jwks_uri", Some(&server.url), "/jwks").unwrap();
     Endpoint::new("jwks_uri", &url, None, Duration::from_secs(5)).unwrap()
@@ -295,7 +297,7 @@ async fn d_24_tokens_with_unknown_keys_cause_one_fetch_a_minute() {
     let published = KeyCache::default();
     let first = published.first(&endpoint, &clock).await.unwrap();
     server.next();
-    // No token caused the first fetch, so this fetch is allowed.
+    // The first fetch was not caused by a token, so a token may cause another fetch immediately.
     let second = published.newer(&first, &endpoint, &clock).await;
     let second = second.unwrap().unwrap();
     server.next();
@@ -305,7 +307,7 @@ async fn d_24_tokens_with_unknown_keys_cause_one_fetch_a_minute() {
         assert!(newer.unwrap().is_none(), "{wait}");
     }
     assert!(server.has_no_more());
-    // A caller that has seen only the older set receives the newer one.
+    // A caller that has seen only the older key set receives the newer key set.
     let given = published.newer(&first, &endpoint, &clock).await;
     assert!(Arc::ptr_eq(&given.unwrap().unwrap(), &second));
     clock.advance(Duration::from_secs(1));
@@ -382,7 +384,8 @@ async fn d_24_a_fetch_that_failed_is_not_repeated_for_every_token() {
     let published = KeyCache::default();
     let first = published.first(&endpoint, &clock).await.unwrap();
     for _ in 0..20 {
-        // It is unknown whether there is a newer set, so the token is neither accepted nor refused.
+        // The gateway does not know whether there is a newer key set, so the token is neither
+        // accepted nor refused.
         let newer = published.newer(&first, &endpoint, &clock).await;
         assert_eq!(newer.unwrap_err().reason(), "keys_unavailable");
         clock.advance(Duration::from_secs(2));

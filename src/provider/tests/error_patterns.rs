@@ -1,4 +1,4 @@
-//! The effect of error responses to a refresh.
+//! Tests the effect of error responses to a refresh.
 
 use http::Response;
 
@@ -24,8 +24,8 @@ impl<'a> Row<'a> {
         };
         let none = |text: &'a str| if text == "-" { "" } else { text };
         let fields = none(fields).split("; ");
-        // The table separates fields by "; ". Parameters of a media type would look like fields, so
-        // this parser ignores them.
+        // The table separates fields by "; ", so a parameter of a media type looks like a field.
+        // This parser ignores such parameters.
         let fields = fields.filter_map(|field| field.split_once(": "));
         Self {
             line,
@@ -85,7 +85,7 @@ fn g_07_g_08_f_29_error_responses_of_real_servers_are_classified() {
 #[test]
 fn a_failing_provider_ends_no_session_whatever_its_body_says() {
     for row in rows().filter(|row| row.expected.0 == "fatal") {
-        // The body is the same, but the status is that of a failing provider.
+        // Each status is the status of a failing provider, with the same body as before.
         for status in [408, 425, 429, 500, 502, 503, 504, 599] {
             let error = Row {
                 status,

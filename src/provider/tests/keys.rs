@@ -1,4 +1,4 @@
-//! Key sets: the accepted entries, and the keys that may verify a token.
+//! Tests which entries of key sets are accepted, and which keys may verify a token.
 
 use std::error::Error as _;
 
@@ -12,7 +12,7 @@ use crate::provider::settings::{Algorithm, IdTokenSettings};
 
 const PAYLOAD: &str = r#"{"sub":"1"}"#;
 
-/// A token with `kid` in its header.
+/// Returns a token with `kid` in its header.
 fn named(signer: &Signer, algorithm: &str, kid: &str) -> String {
     signer.token(&value!({ "alg": algorithm, "kid": kid }), PAYLOAD)
 }
@@ -21,7 +21,8 @@ fn bare(signer: &Signer, algorithm: &str) -> String {
     signer.token(&value!({ "alg": algorithm }), PAYLOAD)
 }
 
-/// The reason why `entry` is skipped. A valid key in the same key set stays usable.
+/// Returns the reason why `entry` is skipped. Checks that a valid key in the same key set can still
+/// be used.
 fn skipped(entry: &Value) -> String {
     let good = RSA.jwk_with(value!({ "kid": "good" }));
     let keys = key_set(&[entry.clone(), good]);
@@ -33,7 +34,7 @@ fn skipped(entry: &Value) -> String {
     keys.skipped().to_string()
 }
 
-/// The entry of `signer`'s key with `further` members.
+/// Returns the JWK of `signer`, with the additional members `further`.
 fn but(signer: &Signer, further: Value) -> Value {
     signer.jwk_with(further)
 }
@@ -152,7 +153,8 @@ fn j_29_weak_keys_are_skipped() {
 fn j_29_unusual_but_valid_keys_are_accepted() {
     let n = RSA.jwk()["n"].as_str().unwrap().to_owned();
     let n = [&[0][..], &URL_SAFE_NO_PAD.decode(n).unwrap()].concat();
-    // 2049 bits: the length of a key need not be a multiple of eight.
+    // The key has 2049 bits, because the length of a key may be a number that is not a multiple of
+    // eight.
     let odd_length = [&[0x01][..], &[0xff; 256]].concat();
     for entry in [
         RSA.jwk_with(value!({ "e": "Aw" })),

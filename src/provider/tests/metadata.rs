@@ -1,4 +1,4 @@
-//! The members that are read from metadata, and the endpoints that metadata may name.
+//! Tests which members are read from metadata, and which endpoints metadata may name.
 
 use bytes::Bytes;
 use http::Response;

@@ -1,5 +1,5 @@
-//! Shared parts of this room's tests: settings from text, signed tokens, and a server that sends
-//! given responses and records its requests.
+//! Shared parts of the tests of this room: settings from text, signed tokens, and a server that
+//! sends given responses and records the requests.
 
 mod access_token;
 mod claims;
@@ -48,15 +48,15 @@ use super::*;
 use crate::identity::Identity;
 use crate::token::{Lifetime, TokenSet};
 
-/// A few seconds after the issue time of the example token in the reference.
+/// A time a few seconds after the issue time of the example token.
 const NOW: Timestamp = Timestamp::from_millis(1_689_713_300_000);
 
-/// The key of the provider, and a key of another provider.
+/// The keys of the provider and of another provider.
 static KEY: LazyLock<KeyPair> = LazyLock::new(|| KeyPair::generate(KeySize::Rsa2048).unwrap());
 static OTHER_KEY: LazyLock<KeyPair> =
     LazyLock::new(|| KeyPair::generate(KeySize::Rsa2048).unwrap());
 
-/// Settings from a profile. `text` overrides the profile, like the operator's file.
+/// Reads settings from a profile. `text` overrides the profile, like the operator's file.
 fn settings(profile: &str, text: &str) -> Settings {
     let profile = profile::find(profile).expect("a profile");
     let merged = Figment::from(Toml::string(profile)).merge(Toml::string(text));
@@ -80,7 +80,7 @@ impl Files {
         path
     }
 
-    /// The operator's settings for the Passport profiles, after the keys in `further`.
+    /// Returns the operator's settings for the Passport profiles, after the keys in `further`.
     fn operator(&self, url: &str, further: &str) -> String {
         let folder = self.0.path().display();
         format!(
@@ -109,7 +109,7 @@ fn public_pem(key: &KeyPair) -> String {
     pem("PUBLIC KEY", der.as_ref())
 }
 
-/// A compact JWS of exactly these bytes.
+/// Returns a compact JWS of exactly these bytes.
 fn signed_by(key: &KeyPair, how: &'static dyn RsaEncoding, header: &str, payload: &[u8]) -> String {
     let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let message = format!("{}.{}", encode(header.as_bytes()), encode(payload));
@@ -139,7 +139,7 @@ fn json(text: &str) -> serde_json::Value {
     serde_json::from_str(text).unwrap()
 }
 
-/// The payload of the example token in the reference.
+/// Returns the payload of the example token.
 fn reference_payload() -> serde_json::Value {
     json(&data("reference-request.json"))["access_token"]["payload"].take()
 }
@@ -156,7 +156,7 @@ impl Received {
         self.head.lines().next().unwrap()
     }
 
-    /// The values of a field.
+    /// Returns the values of a field.
     fn field(&self, name: &str) -> Vec<&str> {
         let fields = self
             .head
@@ -168,8 +168,9 @@ impl Received {
     }
 }
 
-/// A server on the loopback interface. The server sends the next response on each connection, and
-/// none after the last response. The server stops when its runtime stops.
+/// A server on the loopback interface. The server sends one response on each connection, in the
+/// given order. After the last response, the server sends nothing. The server stops when its
+/// runtime stops.
 struct Server {
     url: String,
     received: mpsc::UnboundedReceiver<Received>,
@@ -194,7 +195,7 @@ impl Server {
                 };
                 sender.send(request).unwrap();
                 if let Some(answer) = answers.next() {
-                    // The client may close the connection before the end.
+                    // The client may close the connection before the end of the response.
                     drop(stream.write_all(answer.as_bytes()).await);
                 }
             }
@@ -211,7 +212,7 @@ impl Server {
     }
 }
 
-/// Reads one request. `None` if the connection ended before the request was complete.
+/// Reads one request. Returns `None` if the connection ended before the request was complete.
 async fn receive(stream: &mut tokio::net::TcpStream) -> Option<Received> {
     let mut bytes = Vec::new();
     loop {
@@ -241,7 +242,7 @@ fn answer(status: &str, media_type: &str, body: &str) -> String {
     )
 }
 
-/// A token response with an access token of these claims.
+/// Returns a token response with an access token of these claims.
 fn tokens(payload: &serde_json::Value) -> String {
     let token = signed(&payload.to_string());
     let body = serde_json::json!({
@@ -278,7 +279,7 @@ async fn redeem_at(provider: &Provider, clock: &Clock) -> Result<Grant, Exchange
     provider.redeem(redemption, clock).await
 }
 
-/// An error and all its causes, as the log shows them.
+/// Returns the text of an error and all its causes, as the log shows it.
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let texts: Vec<String> = causes.map(ToString::to_string).collect();

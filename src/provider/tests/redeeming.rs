@@ -1,4 +1,4 @@
-//! The exchange of codes over real connections.
+//! Tests the exchange of codes over real connections.
 
 use serde_json::json as value;
 
@@ -17,7 +17,7 @@ async fn a_code_becomes_tokens_and_an_identity() {
         grant.tokens.refresh_token().unwrap().expose(),
         "def50200cdd739b4"
     );
-    // The access token expires a little earlier than the response states.
+    // The access token states an expiry that is a little earlier than the expiry in the response.
     let expires_at = grant.tokens.expires_at().unwrap();
     assert_eq!(expires_at.as_millis(), 1_752_871_693_216);
     assert_eq!(server.next().line(), "POST /oauth/token HTTP/1.1");
@@ -270,7 +270,7 @@ async fn d_31_informational_responses_do_not_extend_the_deadline() {
     assert!(storm.await.unwrap() > 1);
 }
 
-/// Runs a test of this file in its own process, because environment variables belong to the
+/// Runs another test of this file in a new process, because environment variables apply to a whole
 /// process.
 #[test]
 fn x_03_proxy_environment_variables_are_ignored() {
@@ -303,7 +303,7 @@ async fn a_missing_response_ends_at_the_deadline() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let provider = Files::new().provider("laravel-passport-13", &url, "deadline_secs = 1");
-    // The kernel accepts the connection, but no program reads from it.
+    // The kernel accepts the connection, but no program reads from the connection.
     let error = redeem(&provider).await.unwrap_err();
     assert!(
         matches!(

@@ -1,4 +1,4 @@
-//! The authorization request and the token request.
+//! Tests the authorization request and the token request.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use url::form_urlencoded;
 
 use super::*;
 
-/// The token request for the example of the reference, with these settings.
+/// Returns the token request for the example of the reference, with the settings in `further`.
 async fn reference_request(further: &str) -> (http::request::Parts, String, serde_json::Value) {
     let files = Files::new();
     let reference = json(&data("reference-request.json"))["request"].take();
@@ -231,7 +231,8 @@ fn a_08_the_authorization_request_has_every_parameter_once() {
     assert_eq!(parameters, expected.into());
 }
 
-/// The parameters of an authorization request by a provider with `further` keys.
+/// Returns the parameters of an authorization request from a provider with the settings in
+/// `further`.
 fn asked(further: &str, request: &AuthorizationRequest<'_>) -> Vec<(String, String)> {
     let files = Files::new();
     let settings = settings(
@@ -319,8 +320,8 @@ fn a_08_parameters_that_are_not_configured_are_not_sent() {
 
 #[test]
 fn a_11_the_challenge_is_sent_whatever_the_metadata_says() {
-    // The endpoint does not receive the metadata's list of methods, so no list can cause a
-    // downgrade.
+    // The endpoint does not receive the metadata's list of PKCE methods, so the metadata cannot
+    // cause a downgrade.
     let sent = asked("", &REQUEST);
     assert_eq!(named(&sent, "code_challenge"), [REQUEST.code_challenge]);
     assert_eq!(named(&sent, "code_challenge_method"), ["S256"]);

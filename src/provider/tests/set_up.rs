@@ -1,4 +1,4 @@
-//! Profiles, and settings that are refused.
+//! Tests the profiles, and the settings that are refused.
 
 use http::{HeaderMap, StatusCode};
 use rcgen::PublicKeyData as _;
@@ -12,14 +12,14 @@ fn every_profile_works_with_the_required_settings() {
         let profile = profile::find(name).unwrap();
         let given = match name {
             "oauth2" => "authorization_endpoint = \"/authorize\"\ntoken_endpoint = \"/token\"",
-            // These profiles contain the issuer of their only server.
+            // A profile with an issuer is for one server, and already contains its issuer.
             _ if profile.contains("\nissuer = ") => "",
             _ if profile.contains("discovery = ") => "issuer = \"https://id.example\"",
             _ => "",
         };
         let provider = files.provider(name, "https://id.example", given);
         assert!(provider.settings.pkce, "{name}");
-        // Metadata has not been read yet.
+        // The metadata has not been read yet.
         let needs_metadata = profile.contains("discovery = ");
         assert_eq!(provider.info().is_err(), needs_metadata, "{name}");
     }
@@ -48,7 +48,7 @@ fn the_passport_profiles_match_passport() {
     }
 }
 
-/// The reason why settings with `further` keys are refused.
+/// Returns the reason why settings with the keys in `further` are refused.
 fn refused(files: &Files, further: &str) -> String {
     let settings = settings(
         "laravel-passport-13",
@@ -281,7 +281,8 @@ fn an_identity_from_access_tokens_needs_a_public_key() {
     );
 }
 
-/// A PKCS#1 key of any numbers, even of numbers that no key generator makes.
+/// Returns a PKCS#1 key with any modulus and exponent, even with numbers that no key generator
+/// makes.
 pub(super) fn rsa_pem(modulus: &[u8], exponent: &[u8]) -> String {
     let length = |length: usize| match u8::try_from(length) {
         Ok(short @ ..=127) => vec![short],
@@ -392,12 +393,12 @@ fn the_fingerprint_depends_only_on_the_server_and_the_client() {
     assert_eq!(distinct.len(), written.len());
     let again = format!("scopes = [\"more\"]\ndisplay_name = \"A\"\n{}", written[0]);
     assert_eq!(of(&again), of(written[0]));
-    // The endpoints do not matter if there is an issuer.
+    // If an issuer is configured, the endpoints do not change the fingerprint.
     let moved = written[4].replace("\"/t\"", "\"/elsewhere\"");
     assert_eq!(of(&moved), of(written[4]));
 }
 
-/// A provider called `name` whose settings have `further` keys.
+/// Returns a provider with the name `name` and the settings in `further`.
 fn renewed(name: &str, further: &str) -> Provider {
     let text = format!(
         "client_authentication = \"none\"\nurl = \"http://127.0.0.1:1\"\ntoken_endpoint = \"/t\"\n\

@@ -1,4 +1,5 @@
-//! Signatures of ID tokens that are accepted or refused, and the behaviour of the library itself.
+//! Tests which signatures of ID tokens are accepted and refused, and tests the behaviour of the JWT
+//! library itself.
 
 use aws_lc_rs::hmac;
 use serde_json::{Value, json as value};
@@ -10,7 +11,7 @@ use crate::provider::settings::Algorithm;
 
 const PAYLOAD: &str = r#"{"sub":"1"}"#;
 
-/// All our keys, each with its own id.
+/// Returns all test keys, each with its own id.
 fn keys() -> KeySet {
     let entries = [
         ("rsa", &RSA),
@@ -35,12 +36,12 @@ fn signers() -> [(&'static str, &'static Signer); 9] {
     ]
 }
 
-/// The outcome for a token with this header, signed by the RSA key with RS256.
+/// Returns the outcome for a token with this header, signed by the RSA key with RS256.
 fn under(header: &str) -> &'static str {
     outcome(&keys(), &RSA.raw_token("RS256", header, PAYLOAD.as_bytes()))
 }
 
-/// The outcome for a token with this payload.
+/// Returns the outcome for a token with this payload.
 fn saying(payload: &[u8]) -> &'static str {
     outcome(
         &keys(),
@@ -105,7 +106,8 @@ fn j_09_an_ecdsa_signature_is_two_numbers_that_are_not_zero() {
     let good = P256.signature("ES256", message.as_bytes());
     let (r, s) = good.split_at(32);
     let zero = [0; 32];
-    // The order of the group, which is equal to zero in the group.
+    // The order of the P-256 group, which is zero modulo itself and therefore not a valid part of a
+    // signature.
     let order = hex("ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551");
     let der = [&[0x30, 68, 2, 32][..], r, &[2, 32], s].concat();
     let verdict = |signature: &[u8]| outcome(&keys, &format!("{message}.{}", encode(signature)));
@@ -373,7 +375,7 @@ fn j_71_to_73_a_token_has_three_parts_of_base64url() {
         let shown: String = bad.chars().take(60).collect();
         assert_eq!(outcome(&keys, &bad), "id_token_malformed", "{shown}");
     }
-    // The three parts of a JWE are refused as well.
+    // A JWE is refused even if it has only three parts.
     let three = |header: Value| format!("{}.YQ.YQ", encode(header.to_string().as_bytes()));
     let direct = three(value!({ "alg": "dir", "enc": "A128GCM" }));
     assert_eq!(outcome(&keys, &direct), "id_token_header");
@@ -399,8 +401,9 @@ fn an_error_has_a_code_for_each_kind_of_token() {
     );
 }
 
-/// Because of this behaviour of the library, the provider room reads keys and claims itself. If one
-/// of these tests fails, check whether this is still needed.
+/// The tests in this module show behaviour of the library that makes it necessary for the provider
+/// room to read keys and claims itself. If a test in this module fails, check whether the provider
+/// room still has to do so.
 mod probes {
     use std::collections::HashMap;
 

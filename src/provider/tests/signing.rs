@@ -39,7 +39,7 @@ pub(super) fn encode(bytes: &[u8]) -> String {
 }
 
 impl Signer {
-    /// The public key as an entry of a key set, without an id.
+    /// Returns the public key as an entry of a key set, without an id.
     pub(super) fn jwk(&self) -> Value {
         match self {
             Self::Ec(key, curve) => {
@@ -62,7 +62,7 @@ impl Signer {
         }
     }
 
-    /// The public key as an entry of a key set with `further` members.
+    /// Returns the public key as an entry of a key set, with the additional members `further`.
     pub(super) fn jwk_with(&self, further: Value) -> Value {
         let mut entry = self.jwk();
         let Value::Object(further) = further else {
@@ -72,7 +72,7 @@ impl Signer {
         entry
     }
 
-    /// A signature with `algorithm`, whatever the header names.
+    /// Returns a signature with `algorithm`, whatever algorithm the header names.
     pub(super) fn signature(&self, algorithm: &str, message: &[u8]) -> Vec<u8> {
         match self {
             Self::Ec(key, _) => {
@@ -97,13 +97,13 @@ impl Signer {
         }
     }
 
-    /// A token with this header and payload, signed with the algorithm of `header`.
+    /// Returns a token with this header and payload, signed with the algorithm of `header`.
     pub(super) fn token(&self, header: &Value, payload: &str) -> String {
         let algorithm = header["alg"].as_str().unwrap_or_default();
         self.raw_token(algorithm, &header.to_string(), payload.as_bytes())
     }
 
-    /// A token of exactly these bytes.
+    /// Returns a token of exactly these bytes.
     pub(super) fn raw_token(&self, algorithm: &str, header: &str, payload: &[u8]) -> String {
         let message = format!("{}.{}", encode(header.as_bytes()), encode(payload));
         let signature = self.signature(algorithm, message.as_bytes());
@@ -111,7 +111,7 @@ impl Signer {
     }
 }
 
-/// A key set of these entries. At least one entry has to be usable.
+/// Returns a key set of these entries. At least one entry has to be usable.
 pub(super) fn key_set(entries: &[Value]) -> KeySet {
     let set = value!({ "keys": entries });
     KeySet::from_jwks(set.to_string().as_bytes()).unwrap()
@@ -126,7 +126,7 @@ pub(super) fn verified_by(
     verify(token, &ExpectedHeader { algorithms, types }, keys)
 }
 
-/// The outcome for a token if all algorithms are accepted.
+/// Returns the outcome for a token if all algorithms are accepted.
 pub(super) fn outcome(keys: &KeySet, token: &str) -> &'static str {
     verified_by(keys, &Algorithm::ALL, token)
         .map_or_else(|error| error.reason(TokenKind::IdToken), |_verified| "ok")

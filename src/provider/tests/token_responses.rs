@@ -1,4 +1,4 @@
-//! The classification of responses of the token endpoint.
+//! Tests the classification of responses of the token endpoint.
 
 use http::Response;
 use serde_json::{Value, json as value};
@@ -117,7 +117,7 @@ fn retry_after_of_a_throttle_is_read() {
     };
     assert_eq!(row("throttled_json"), Some(37));
     assert_eq!(row("throttled_html"), Some(37));
-    // The date is in the past.
+    // The date in the response is in the past.
     assert_eq!(row("throttled_until_a_date"), Some(0));
     assert_eq!(row("throttled_without_a_time"), None);
     assert_eq!(row("maintenance"), Some(60));
@@ -147,7 +147,7 @@ fn nonstandard_error_codes_are_classified() {
     assert_eq!(read(403, r#"{"error":"invalid_code"}"#), "fatal");
     assert_eq!(read(403, r#"{"error":"unauthorized_client"}"#), "ours");
     assert_eq!(read(400, r#"{"error":"temporarily_unavailable"}"#), "later");
-    // Error codes are compared exactly, so this one is unknown.
+    // Error codes are compared exactly, so the error code in upper case is unknown.
     assert_eq!(read(400, r#"{"error":"INVALID_CLIENT"}"#), "fatal");
     // The body is not a valid error response, so it does not refuse the code.
     assert_eq!(
@@ -156,7 +156,7 @@ fn nonstandard_error_codes_are_classified() {
     );
     assert_eq!(read(400, r#"["invalid_grant"]"#), "ours");
     assert_eq!(read(400, r#"{"error":5}"#), "ours");
-    // A 500 never refuses the code, whatever its body says.
+    // The status 500 never refuses the code, whatever the body contains.
     assert_eq!(read(500, r#"{"error":"invalid_grant"}"#), "later");
 }
 

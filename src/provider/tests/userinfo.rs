@@ -1,4 +1,4 @@
-//! The requests for the userinfo and the metadata.
+//! Tests the requests for the userinfo and the metadata.
 
 use serde_json::json as value;
 

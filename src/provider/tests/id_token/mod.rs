@@ -1,4 +1,4 @@
-//! Claims of ID tokens that are accepted or refused. The tests of this file also verify the
+//! Tests which claims of ID tokens are accepted and refused. The tests of this file also verify the
 //! signature.
 
 mod openid;
@@ -21,7 +21,7 @@ const SECONDS: f64 = 1_689_713_300.0;
 const BEGUN_AT: Timestamp = Timestamp::from_millis(1_689_713_240_000);
 
 /// The tokens of the example in OpenID Connect Core 1.0, appendix A.4. The example also contains
-/// the hashes of these tokens for RS256.
+/// the hashes of the access token and the code for RS256.
 const ACCESS_TOKEN: &str = "jHkWEdUXMU1BwAsC4vtUsZwnNvTIxEl0z9K3vx5KF0Y";
 const AT_HASH: &str = "77QmUPtjPfzWtF2AnpK9RQ";
 const CODE: &str = "Qcb0Orv1zh30vL1MPRsbm-diHiMwcLyZvn1arpZv-Jxf_11jnpEX3Tgfvk";
@@ -71,7 +71,8 @@ fn outcome_of(rules: &IdTokenRules, claims: Value) -> &'static str {
         .map_or_else(|error| error.reason(TokenKind::IdToken), |_claims| "ok")
 }
 
-/// The outcome for the valid claims with some of them replaced. A null stays null.
+/// Returns the outcome for valid claims of which some are replaced. A replacement by null stays
+/// null.
 fn with(rules: &IdTokenRules, changed: &Value) -> &'static str {
     let mut claims = claims();
     let changed = changed.as_object().unwrap().clone();

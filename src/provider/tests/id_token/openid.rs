@@ -1,4 +1,4 @@
-//! The claims of OpenID Connect, and the claims of a signed userinfo response.
+//! Tests the claims of OpenID Connect, and the claims of a signed userinfo response.
 
 use super::*;
 
@@ -114,7 +114,7 @@ fn a_requested_authentication_has_to_be_proven() {
         let changed = value!({ "auth_time": auth_time });
         assert_eq!(with(&asked, &changed), expected, "{auth_time}");
     }
-    // One provider states this authentication time for every user.
+    // One provider states the authentication time 0 for every user.
     assert_eq!(with(&strict(), &value!({ "auth_time": 0 })), "ok");
     let most = rules(&value!({ "authorization_request": { "max_age_secs": u32::MAX } }));
     assert_eq!(with(&most, &value!({ "auth_time": 1 })), "ok");

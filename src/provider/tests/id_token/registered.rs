@@ -1,4 +1,4 @@
-//! The claims of RFC 7519, and the claims of tenants.
+//! Tests the claims of RFC 7519, and the claims of tenants.
 
 use super::*;
 
@@ -34,7 +34,7 @@ fn j_30_to_40_the_issuer_is_compared_byte_for_byte() {
             "{other}"
         );
     }
-    // Without tenants the claim has no meaning.
+    // If the provider has no tenants, the claim `tid` has no meaning.
     assert_eq!(with(&rules, &value!({ "tid": 5 })), "ok");
 }
 

@@ -1,4 +1,4 @@
-//! The identity in the response to a refresh.
+//! Tests the identity in the response to a refresh.
 
 use super::*;
 use crate::token::Authentication;
@@ -16,7 +16,7 @@ async fn the_identity_follows_the_new_access_token() {
         .await
         .unwrap();
     assert_eq!(refreshed.identity, Some(person("op", &subject)));
-    // Tokens of another user are not kept.
+    // The session does not keep tokens of another user.
     let mallory = person("op", "mallory");
     let unrefreshed = refresh_of(&provider, &before(), &mallory, &clock)
         .await
@@ -30,7 +30,7 @@ async fn the_identity_follows_the_new_access_token() {
 
 const ISSUER: &str = "https://id.example";
 
-/// A provider whose identities come from ID tokens.
+/// Returns a provider whose identities come from ID tokens.
 fn openid(url: &str, further: &str) -> Provider {
     let files = Files::new();
     let folder = files.0.path().display();
@@ -43,7 +43,7 @@ fn openid(url: &str, further: &str) -> Provider {
     Provider::new("op", &settings("oidc", &text)).unwrap()
 }
 
-/// A token response with an ID token, in which some claims are replaced.
+/// Returns a token response with an ID token in which some claims are replaced.
 fn with_id_token(changed: &Value) -> String {
     let seconds = NOW.as_secs();
     let mut claims = value!({
@@ -56,7 +56,7 @@ fn with_id_token(changed: &Value) -> String {
     granted(&value!({ "refresh_token": "next", "id_token": token }))
 }
 
-/// The tokens and the identity of Alice after her login.
+/// Returns the tokens and the identity of Alice after her login.
 fn of_alice() -> (TokenSet, Identity) {
     let authentication = Authentication {
         nonce: "n".into(),
@@ -75,7 +75,7 @@ async fn the_identity_follows_the_id_token_of_a_refresh() {
         value!({}),
         value!({ "nonce": "n" }),
         value!({ "auth_time": seconds }),
-        // Alice has authenticated at the provider again in the meantime.
+        // Alice has authenticated again at the provider after her login.
         value!({ "auth_time": seconds + 5 }),
         value!({ "azp": "3" }),
     ] {
@@ -115,7 +115,7 @@ async fn j_80_an_invalid_id_token_of_a_refresh_keeps_the_old_identity() {
     .iter()
     .map(with_id_token)
     .collect();
-    // Without a valid signature the ID token may name any user, so the ID token proves nothing.
+    // An ID token without a valid signature may name any user, so it proves nothing.
     let mallory = value!({ "iss": ISSUER, "aud": "3", "sub": "mallory" }).to_string();
     let forged = signed_by(&OTHER_KEY, &RSA_PKCS1_SHA256, HEADER, mallory.as_bytes());
     let encode = |text: &str| URL_SAFE_NO_PAD.encode(text);
@@ -215,7 +215,8 @@ async fn a_response_without_an_id_token_keeps_the_identity() {
 #[tokio::test]
 async fn the_login_stores_the_nonce_and_the_authentication_time() {
     let said = value!({ "nonce": "nonce", "auth_time": NOW.as_secs() - 60 });
-    // A value that is not a valid time is ignored: one provider states 1970 for every user.
+    // An authentication time that is not valid is ignored, because one provider states 1970 for
+    // every user.
     let odd = value!({ "nonce": "nonce", "auth_time": 0 });
     let server = Server::start([with_id_token(&said), with_id_token(&odd)]).await;
     let provider = openid(&server.url, "");

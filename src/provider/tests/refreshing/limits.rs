@@ -1,4 +1,5 @@
-//! The cases in which no refresh is sent: the breaker, the concurrent calls and the rate.
+//! Tests the cases in which no refresh is sent: the breaker is open, or the limit of concurrent
+//! calls or the rate limit is reached.
 
 use super::*;
 
@@ -104,7 +105,7 @@ async fn retry_after_is_respected() {
         assert_eq!(unrefreshed.verdict, Verdict::Temporary);
         assert_eq!(unrefreshed.error.class().retry_after, wait);
         if throttled {
-            // A 429 stops logins as well.
+            // The status 429 also stops logins.
             let error = redeem_at(&provider, &clock).await.unwrap_err();
             assert_eq!(error.reason(), "token_calls_limited");
         }

@@ -43,12 +43,12 @@ async fn refresh_of(
         .await
 }
 
-/// A refresh at a provider without identities.
+/// Sends a refresh to a provider without identities.
 async fn refresh(provider: &Provider, clock: &Clock) -> Result<Refreshed, RefreshError> {
     refresh_of(provider, &before(), &Identity::nameless("op"), clock).await
 }
 
-/// A provider without ID tokens.
+/// Returns a provider without ID tokens.
 fn plain(url: &str, further: &str) -> Provider {
     let text = format!(
         "url = \"{url}\"\nclient_id = \"3\"\nclient_authentication = \"none\"\n\
@@ -92,7 +92,7 @@ async fn the_refresh_request_follows_the_standard() {
         "grant_type=refresh_token&client_id=3&refresh_token=old-refresh-token&audience=b\
          &resource=https%3A%2F%2Fa.example"
     );
-    // Passport accepts JSON with the credentials in it.
+    // Passport accepts a JSON body that contains the credentials.
     let files = Files::new();
     let provider = files.provider("laravel-passport-13", &server.url, "");
     let unrefreshed = refresh(&provider, &clock).await.unwrap_err();
@@ -261,7 +261,7 @@ async fn g_06_f_38_after_a_lost_response_the_next_attempt_decides() {
         let clock = Clock::manual(NOW);
         let lost = refresh(&provider, &clock).await.unwrap_err();
         assert_eq!(seen(&lost), (Verdict::Temporary, "provider_call_failed"));
-        // The next attempt sends the same refresh token.
+        // The next refresh sends the same refresh token.
         let told = refresh(&provider, &clock).await;
         assert_eq!(server.next().body, server.next().body);
         match told {
@@ -285,7 +285,7 @@ async fn g_06_a_refresh_has_a_longer_deadline_than_a_login() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
-        // First a login, whose deadline passes, then the refresh.
+        // The first call is a login, whose deadline passes. The second call is the refresh.
         let (mut login, _peer) = listener.accept().await.unwrap();
         receive(&mut login).await.unwrap();
         let (mut stream, _peer) = listener.accept().await.unwrap();
@@ -371,7 +371,7 @@ async fn a_new_refresh_token_is_kept_when_the_new_access_token_cannot_be_used() 
             ..lifetime()
         };
         assert_eq!(*salvaged.lifetime(), floor);
-        // A clock that is set back does not make this wait longer.
+        // A clock that is set back does not make the wait longer.
         assert_eq!(
             floor.wait_before_refresh(clock.now()),
             Duration::from_secs(10)
