@@ -65,8 +65,8 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    /// Returns the context of the key derivation (RFC 5869 section 3.2). Each purpose has another
-    /// context and therefore other keys.
+    /// Returns the context of the key derivation (RFC 5869 section 3.2). Each purpose has a
+    /// different context and therefore different keys.
     fn info(self) -> &'static [u8] {
         match self {
             Self::Logins => b"sidegate logins 1",
@@ -75,7 +75,7 @@ impl Purpose {
     }
 }
 
-/// The operator's keys. The newest key is the first one.
+/// The operator's keys. The first key is the newest key.
 #[derive(Debug)]
 pub struct Keys(Vec<Secret<[u8; KEY]>>);
 

@@ -38,7 +38,7 @@ pub struct Lifetime {
     /// The time when the access token expires. The value is `None` if the provider stated no
     /// expiry.
     pub expires_at: Option<Timestamp>,
-    /// The time from which a request with the access token starts a refresh. `refresh_at` is never
+    /// The time after which a request with the access token starts a refresh. `refresh_at` is never
     /// later than `expires_at`. The value is `None` if there is no expiry or no refresh token.
     pub refresh_at: Option<Timestamp>,
     /// The earliest time of the next refresh. No reason for a refresh overrides `not_before`.
@@ -111,7 +111,7 @@ impl TokenSet {
     ///
     /// # Errors
     ///
-    /// The same errors as [`TokenSet::new`] has for the refresh token.
+    /// Returns the same errors as [`TokenSet::new`] for the refresh token.
     pub(crate) fn with_refresh_token(&self, refresh_token: &str) -> Result<Self, Error> {
         Ok(Self {
             bearer: self.bearer.clone(),

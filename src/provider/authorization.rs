@@ -191,8 +191,8 @@ fn parameters(settings: &Settings) -> Vec<(&'static str, String)> {
 fn check(settings: &Settings) -> Result<(), SetupError> {
     let refuse = |key, problem| Err(SetupError::Setting { key, problem });
     let configured = &settings.authorization_request;
-    // A scope has only visible ASCII characters without quotation mark and backslash (RFC 6749
-    // section 3.3).
+    // A scope has only visible ASCII characters, except the quotation mark and the backslash (RFC
+    // 6749 section 3.3).
     let is_scope = |byte: u8| matches!(byte, b'!' | b'#'..=b'[' | b']'..=b'~');
     let is_token = |text: &String| !text.is_empty() && text.bytes().all(is_scope);
     if !settings.scopes.iter().all(is_token) {

@@ -44,7 +44,7 @@ struct State {
     failures: u32,
     /// The number of times that the breaker has opened since the last success.
     times_opened: u32,
-    /// The end of the open time, or of the time of the probe.
+    /// The end of the open time, or the end of the time limit of a probe.
     until: Option<Timestamp>,
     /// Whether a probe is in progress.
     probing: bool,

@@ -56,7 +56,8 @@ impl ClaimMapping {
     fn email(&self, sources: &[&Object]) -> Option<Email> {
         let value = first(sources, &self.names.email)?;
         let address = text(Some(value))?;
-        // A source can state only about its own address that the address is verified.
+        // A source can verify only the address that it contains, and never the address of another
+        // source.
         let mut naming = sources
             .iter()
             .filter(|members| find(members, &self.names.email) == Some(value));

@@ -25,8 +25,8 @@ const FILES_INTERVAL: Duration = Duration::from_secs(10);
 /// The interval between two checks whether the metadata and the keys have to be read again.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The wait after the first failed attempt to reach a provider. Each further failure doubles the
-/// wait.
+/// The wait after the first failed attempt to reach a provider. Each consecutive failure doubles
+/// the wait before the next attempt.
 const MIN_BACK_OFF: Duration = Duration::from_secs(1);
 
 /// The maximum wait between two attempts to reach a provider.
@@ -34,10 +34,9 @@ const MAX_BACK_OFF: Duration = Duration::from_mins(1);
 
 impl Provider {
     /// Keeps the metadata, the keys, the certificate authorities and the files with secrets up to
-    /// date. If the provider cannot be reached, the log shows the reason, and shows it again only
-    /// if the reason changes. The log also shows when the provider can be reached again. The future
-    /// does not keep the provider alive, and ends shortly after the last other reference to the
-    /// provider is dropped.
+    /// date. If the provider cannot be reached, the log shows each new reason. The log also shows
+    /// when the provider can be reached again. The future does not keep the provider alive, and
+    /// ends shortly after the last other reference to the provider is dropped.
     ///
     /// # Cancel safety
     ///

@@ -59,8 +59,8 @@ impl Endpoint {
         &self.uri
     }
 
-    /// Sends a GET request. `authorization` is the value of the field `Authorization`, which is
-    /// sent only if given.
+    /// Sends a GET request. If `authorization` is given, the request contains `authorization` as
+    /// its field `Authorization`.
     pub(super) async fn get(
         &self,
         accept: &'static str,

@@ -64,8 +64,8 @@ impl ErrorCode {
             | Self::InvalidScope
             | Self::UnauthorizedClient
             | Self::UnsupportedGrantType => ErrorMeaning::Misconfigured,
-            // RFC 6749 section 4.1.2.1 defines these codes for the authorization endpoint, but some
-            // token endpoints also return them.
+            // `server_error` and `temporarily_unavailable` are codes of the authorization endpoint
+            // (RFC 6749 section 4.1.2.1), but some token endpoints also return them.
             Self::Unrecognized(name)
                 if matches!(&**name, "server_error" | "temporarily_unavailable") =>
             {

@@ -7,7 +7,8 @@
 use super::SetupError;
 use super::settings::Settings;
 
-/// The placeholder of the tenant in a template, as Entra's metadata writes it.
+/// The placeholder for the tenant in a template. The metadata of Entra contains the same
+/// placeholder.
 const TENANT: &str = "{tenantid}";
 
 /// Path segments that Entra accepts instead of the identifier of a tenant. Metadata at a URL with

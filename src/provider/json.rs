@@ -1,8 +1,8 @@
 //! Reads strict JSON: one object or one array, without repeated members and without trailing data.
 //!
-//! Parsers treat a repeated member differently. If the gateway accepted a repeated claim, the
-//! gateway and an app could read different values of the claim. `serde_json` limits the nesting
-//! depth to 128. The code that fetches the bytes limits the size.
+//! Two parsers may read different values from a repeated member. If the gateway accepted a repeated
+//! claim, the gateway and an app could read different values of the claim. `serde_json` limits the
+//! nesting depth to 128. The code that fetches the bytes limits the size.
 
 use std::fmt;
 

@@ -4,7 +4,7 @@
 //! unknown key causes another fetch, because a provider may publish a new key just before the first
 //! token with this key. Anybody who can reach the gateway can send tokens with unknown keys.
 //! Fetches for unknown keys are therefore limited to one per minute. Only one fetch runs at a time.
-//! While fetches fail, the last valid key set stays in use.
+//! If a fetch fails, the last valid key set stays in use.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,9 +107,9 @@ impl KeyCache {
         self.fetch(&mut history, endpoint, clock).await.map(drop)
     }
 
-    /// Returns a newer key set than `seen`, for a token whose key is not in `seen`. If another task
-    /// has already fetched a newer key set, the cached key set is returned, otherwise the key set
-    /// is fetched. Returns `None` if the time since the last fetch for an unknown key is too short.
+    /// Returns a newer key set than `seen`, for a token whose key is not in `seen`. Fetches the key
+    /// set, unless another task has already cached a newer key set. Returns `None` if the last
+    /// fetch for an unknown key was too recent for a new fetch.
     ///
     /// # Errors
     ///

@@ -1,8 +1,9 @@
 //! The limiter of calls to one provider.
 //!
-//! Providers throttle by client address, and all users of a gateway share its address. The limiter
-//! therefore prevents calls that the provider would refuse, and returns the time until the next
-//! call is allowed. Logins have priority: a part of the calls is reserved for logins.
+//! Providers limit the calls from each address, and all users of a gateway share the address of the
+//! gateway. The limiter therefore prevents calls that the provider would refuse, and returns the
+//! time until the next call is allowed. Logins have priority: a part of the calls is reserved for
+//! logins.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -104,7 +105,7 @@ impl Limiter {
         let until = now.plus(time.min(MAX_PAUSE));
         let mut state = self.state();
         // If the end of the pause is later than the maximum allows, the clock was set back after
-        // the pause began. The old end is then no longer valid.
+        // the pause began, so the old end is no longer valid.
         if state.paused_until > now.plus(MAX_PAUSE) {
             state.paused_until = until;
         } else {
@@ -260,7 +261,7 @@ mod tests {
         let half_a_minute = Duration::from_secs(30);
         limiter.pause(clock.now(), half_a_minute);
         assert_eq!(limiter.take(LOGIN, clock.now()), Err(half_a_minute));
-        // A shorter pause does not shorten the current one.
+        // A shorter pause does not shorten the current pause.
         limiter.pause(clock.now(), Duration::from_secs(1));
         assert_eq!(limiter.take(LOGIN, clock.now()), Err(half_a_minute));
     }

@@ -89,8 +89,7 @@ pub(super) struct Metadata {
 ///
 /// `/.well-known/openid-configuration` is appended to the issuer (OpenID Connect Discovery 1.0
 /// section 4). `/.well-known/oauth-authorization-server` is inserted between the host and the path
-/// of the issuer (RFC 8414 section 3). If the issuer ends with a slash, this slash is removed
-/// before.
+/// of the issuer (RFC 8414 section 3). If the issuer ends with a slash, the slash is removed first.
 pub(super) fn location(
     settings: &Settings,
     issuer: Option<&Issuer>,

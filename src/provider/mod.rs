@@ -6,7 +6,7 @@
 //! of providers ([`profile`], [`settings`]). The room does not know browsers, cookies, `state` or
 //! sessions. The caller of [`Provider::redeem`] has already matched the response to its request.
 //!
-//! This room sends no token request twice. A code is valid for one request. If the connection
+//! This room never repeats a token request. A code is valid for one request. If the connection
 //! breaks, the provider may already have used the code, so only a new login is safe. Many providers
 //! treat a refresh token that arrives twice as stolen. The caller therefore decides whether and
 //! when to call [`Provider::refresh`] again.
@@ -469,8 +469,8 @@ fn read_text(key: &'static str, path: &Path) -> Result<String, SetupError> {
     };
     let mut text = String::new();
     let file = fs::File::open(path).map_err(failed)?;
-    // The read stops one byte after the maximum. This additional byte shows that the file is too
-    // large.
+    // The read includes one byte more than the maximum, because an additional byte shows that the
+    // file is too large.
     let read = file
         .take(MAX_FILE.saturating_add(1))
         .read_to_string(&mut text);

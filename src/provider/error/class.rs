@@ -30,7 +30,7 @@ pub enum Actor {
     Provider,
 }
 
-/// The answer to the question whether the provider may have seen the code or the token of a call.
+/// States whether the provider may have seen the code or the token of a call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Sent {
     /// No call was begun.
@@ -47,7 +47,7 @@ pub enum Sent {
 pub struct Classification {
     /// The party that has to act.
     pub actor: Actor,
-    /// Whether the same attempt can succeed later although nobody acts.
+    /// Whether the same attempt can succeed later without an action of the actor.
     pub passes: bool,
     /// Whether the provider may have seen the code or the token.
     pub sent: Sent,
@@ -55,7 +55,7 @@ pub struct Classification {
     pub retry_after: Option<Duration>,
 }
 
-/// Returns the classification of a problem that can end although nobody acts.
+/// Returns the classification of a problem that can end without an action of the actor.
 const fn temporary(actor: Actor, sent: Sent) -> Classification {
     Classification {
         actor,
@@ -136,8 +136,8 @@ impl KeysError {
         match self {
             Self::Call(_) | Self::JustFetched => temporary(Actor::Provider, Sent::Nothing),
             Self::Status(status) => by_status(*status),
-            // A provider that publishes invalid keys publishes them until its operator corrects the
-            // keys.
+            // A provider that publishes invalid keys does not recover until its operator corrects
+            // the keys.
             Self::Unusable(_) => permanent(Actor::Provider, Sent::Nothing),
         }
     }
@@ -180,9 +180,9 @@ impl TokenCallError {
     /// The classification of this error.
     pub fn class(&self) -> Classification {
         match self {
-            // A malformed response does not show that the settings of the gateway are wrong. It may
-            // be a page of a proxy, a truncated response, or a response of a provider that is
-            // starting. A provider that sends a malformed response may have used up the refresh
+            // A malformed response does not show that the settings of the gateway are wrong: a
+            // proxy, a broken connection or a provider that is starting can also cause a malformed
+            // response. A provider that sends a malformed response may have used up the refresh
             // token. A malformed response therefore counts as a failure of the provider, so that
             // the breaker can open.
             Self::MalformedResponse(_) => temporary(Actor::Provider, Sent::Possibly),

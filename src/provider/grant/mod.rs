@@ -127,7 +127,8 @@ impl GrantVerifier {
         })
     }
 
-    /// Checks that the location of every endpoint is known that the identity is read from.
+    /// Checks that the settings or the metadata contain every endpoint that the source of the
+    /// identity needs.
     pub(super) fn check(&self, info: &ProviderInfo) -> Result<(), SetupError> {
         let refuse = |key, problem| Err(SetupError::Setting { key, problem });
         match self.settings.identity.source {
@@ -229,8 +230,8 @@ impl GrantVerifier {
                     clock,
                 };
                 let claims = self.id_claims(&verification, response, redemption).await?;
-                // These values are stored only for a later refresh, whose ID token must not
-                // contradict them.
+                // The nonce and `auth_time` are kept only if there is a refresh token, because only
+                // the ID token of a refresh is compared with them.
                 authentication = refresh_token.map(|_| Authentication {
                     nonce: redemption.nonce.into(),
                     auth_time: rules.auth_time(&claims),

@@ -105,8 +105,8 @@ impl GrantVerifier {
         Ok(identity)
     }
 
-    /// Returns `None`, so that the known identity stays, unless the error says that the response is
-    /// about another user.
+    /// Logs the error and returns `None`, so that the known identity stays. Returns the error only
+    /// if the response is about another user.
     fn keep_identity(&self, error: GrantError) -> Result<Option<Identity>, GrantError> {
         if matches!(error, GrantError::OtherPerson) {
             return Err(error);

@@ -49,8 +49,8 @@ pub enum UserinfoBearer {
     Header,
 }
 
-/// The names of the claims. The gateway first looks for a claim with exactly this name, and then
-/// for a path with dots (`data.user.id`). An empty name never matches.
+/// The names of the claims. The gateway first looks for a claim with exactly the configured name,
+/// and then uses the name as a path with dots (`data.user.id`). An empty name matches no claim.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClaimNames {
@@ -65,8 +65,9 @@ pub struct ClaimNames {
     pub preferred_username: String,
     /// The display name. Default: `name`.
     pub name: String,
-    /// The groups: an array of strings, one string, or an object. The names of the object's members
-    /// are the groups, and the values have to be objects. Default: `groups`.
+    /// The groups: an array of strings, one string, or an object. If the claim is an object, the
+    /// names of its members are the groups, and the values of the members have to be objects.
+    /// Default: `groups`.
     pub groups: String,
 }
 
@@ -90,7 +91,7 @@ pub enum EmailsVerified {
     /// Every address is verified, because the provider accepts only users with a verified address.
     Always,
     /// An address is verified if the claim is `true`. The string `"true"` and the number 1 do not
-    /// count.
+    /// verify an address.
     #[default]
     Claim,
     /// An address is verified if the claim is a time, such as Laravel's `email_verified_at`. An

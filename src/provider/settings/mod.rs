@@ -67,7 +67,7 @@ pub struct Settings {
     /// metadata.
     pub jwks_uri: Option<String>,
     /// Whether an authorization response must contain the issuer (RFC 9207). By default, the
-    /// metadata decides.
+    /// metadata decides whether the issuer is required.
     #[serde(default)]
     pub require_response_iss: bool,
     /// Whether the gateway may call the provider on another machine without TLS. Without TLS, an
@@ -79,14 +79,15 @@ pub struct Settings {
     #[serde(default)]
     pub open_registration: bool,
     /// Confirms that every account at the provider may use routes with the access "signed-in",
-    /// although anybody can get an account there. Without `anyone`, a configuration with
-    /// `open_registration` and such a route is refused. Default: no.
+    /// although anybody can get an account there. If `open_registration` is true and `anyone` is
+    /// false, a configuration with a route for every signed-in user is refused. Default: no.
     #[serde(default)]
     pub anyone: bool,
     /// The client identifier from the registration. A number is also accepted, and is used as text.
     #[serde(deserialize_with = "text_or_number")]
     pub client_id: String,
-    /// The file that contains the client secret. One newline at its end is not part of the secret.
+    /// The file that contains the client secret. One newline at the end of the file is not part of
+    /// the secret.
     pub client_secret_file: Option<PathBuf>,
     /// The requested scopes, in this order.
     #[serde(default)]
@@ -123,7 +124,7 @@ pub struct Settings {
     /// whatever the source of the identity is.
     #[serde(default)]
     pub access_token: AccessTokenSettings,
-    /// The effect of a refresh at this provider.
+    /// The settings of refreshes.
     #[serde(default)]
     pub refresh: Refresh,
     /// Error responses of the token endpoint whose meaning differs from RFC 6749. The first

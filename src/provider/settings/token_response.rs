@@ -4,16 +4,16 @@ use std::num::NonZeroU32;
 
 use serde::Deserialize;
 
-/// The effect of a refresh at this provider (RFC 6749 section 6).
+/// The settings of refreshes (RFC 6749 section 6).
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Refresh {
     /// Whether a refresh revokes the old access token. If a refresh revokes the access token,
     /// refreshes are sent as late as possible. Default: yes.
     pub revokes_access_token: bool,
-    /// The time limit for the response to a refresh, in seconds. Requests wait for a shorter time.
-    /// The limit is long because the new refresh token is lost if the gateway stops waiting for the
-    /// response. Default: 60.
+    /// The time limit for the response to a refresh, in seconds. Requests that need the new access
+    /// token wait for a shorter time. The limit is long because the new refresh token is lost if
+    /// the gateway stops waiting for the response. Default: 60.
     pub deadline_secs: NonZeroU32,
 }
 
@@ -51,7 +51,8 @@ pub struct ErrorPattern {
     pub description: Option<String>,
     /// The member `hint`.
     pub hint: Option<String>,
-    /// Whether the response must have no body. By default, a response with a body also matches.
+    /// Whether the pattern matches only a response without a body. By default, a response with a
+    /// body also matches.
     #[serde(default)]
     pub empty: bool,
     /// The classification.

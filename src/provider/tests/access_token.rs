@@ -1,4 +1,4 @@
-//! Access tokens that are accepted, and access tokens that are refused.
+//! Tests which access tokens are accepted and which are refused.
 
 use aws_lc_rs::hmac;
 use aws_lc_rs::signature::{RSA_PKCS1_SHA512, RSA_PSS_SHA256};

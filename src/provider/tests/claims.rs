@@ -1,4 +1,4 @@
-//! Claims of access tokens that are accepted, and claims that are refused.
+//! Tests which claims of access tokens are accepted and which are refused.
 
 use serde_json::{Value, json as value};
 

@@ -153,8 +153,7 @@ fn j_29_weak_keys_are_skipped() {
 fn j_29_unusual_but_valid_keys_are_accepted() {
     let n = RSA.jwk()["n"].as_str().unwrap().to_owned();
     let n = [&[0][..], &URL_SAFE_NO_PAD.decode(n).unwrap()].concat();
-    // The key has 2049 bits, because the length of a key may be a number that is not a multiple of
-    // eight.
+    // A key may have 2049 bits, although 2049 is not a multiple of eight.
     let odd_length = [&[0x01][..], &[0xff; 256]].concat();
     for entry in [
         RSA.jwk_with(value!({ "e": "Aw" })),

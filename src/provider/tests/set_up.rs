@@ -62,7 +62,7 @@ fn refused(files: &Files, further: &str) -> String {
     chain(&error)
 }
 
-/// Checks that each of these settings is refused, and that the error names the key.
+/// Checks that the settings of each case are refused, and that the error names the key.
 fn are_refused(cases: &[(&str, &str)]) {
     let files = Files::new();
     for (further, key) in cases {
@@ -459,7 +459,7 @@ fn d_26_a_reload_does_not_raise_the_call_rate() {
     };
     assert_eq!(reason(&after), Err("token_calls_limited"));
     assert!(after.breaker.check(NOW).is_err());
-    // Another registration shares neither limiter nor breaker.
+    // A provider with another registration does not share the limiter or the breaker.
     for other in [
         renewed("op", &changed.replace("\"1\"", "\"2\"")),
         renewed("other", &changed),

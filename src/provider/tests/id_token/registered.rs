@@ -87,8 +87,9 @@ fn j_22_a_key_of_one_issuer_verifies_no_token_of_another() {
         (Some("one"), &*of("one"), "ok", "ok"),
         (Some("one"), template, "ok", "ok"),
         (None, &of("one"), "ok", "ok"),
-        // A key with a template is accepted if the settings have the same template. In other cases
-        // the token's tenant has to complete the template.
+        // A key whose issuer is a template is accepted if the settings have the same template. If
+        // the settings have another issuer, the template with the token's tenant has to be equal to
+        // `iss`.
         (None, template, "ok", refused),
         (Some("one"), &of("two"), refused, refused),
         (Some("one"), ISSUER, refused, refused),
