@@ -115,6 +115,7 @@ impl Keys {
                     line,
                 });
             };
+            // A repeated key is a mistake: the operator probably wanted to add a new key.
             if keys.iter().any(|other| other.matches(&bytes)) {
                 return Err(KeyFileError::Repeated {
                     path: path.to_owned(),

@@ -218,6 +218,8 @@ fn check(token: &str, allowed: impl Fn(u8) -> bool) -> Result<(), Error> {
 /// providers issue tokens with `!` or `|`. Refuses every character that could end or split a bearer
 /// credential.
 fn is_bearer(byte: u8) -> bool {
+    // A comma or a semicolon could split the field value. A quotation mark or a backslash could
+    // change the meaning of the characters after it.
     byte.is_ascii_graphic() && !b",;\"\\".contains(&byte)
 }
 

@@ -84,6 +84,8 @@ impl Breaker {
         if state.until.is_none() {
             return Ok(Attempt::Normal);
         }
+        // Other refreshes are refused until the probe has a result, or until its time limit has
+        // passed.
         state.until = Some(now.plus(PROBE_TIME));
         state.probing = true;
         Ok(Attempt::Probe)

@@ -117,6 +117,8 @@ fn find<'a>(members: &'a Object, name: &str) -> Option<&'a Value> {
 fn subject(value: &Value) -> Option<Claim> {
     match value {
         Value::String(text) => Claim::new(text),
+        // A number with a fraction, or a very large number, may lose digits. Two users could then
+        // have the same subject.
         Value::Number(number) if !number.is_f64() => Claim::new(&number.to_string()),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
             None
@@ -150,6 +152,7 @@ fn is_time(value: &Value) -> bool {
         Value::String(text) => {
             let year = text.as_bytes().get(..4);
             year.is_some_and(|year| year.iter().all(u8::is_ascii_digit))
+                // Some databases store a missing date as the year 0000.
                 && !text.starts_with("0000")
         }
         Value::Number(number) => number.as_f64().is_some_and(|seconds| seconds > 0.0),

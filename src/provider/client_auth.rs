@@ -201,6 +201,7 @@ fn choose(
         credentials.private_key.is_some(),
         credentials.secret.is_some(),
     );
+    // An empty list says as little as an absent list.
     let Some(supported) = supported.filter(|listed| !listed.is_empty()) else {
         if has_key {
             return Ok(By::PrivateKeyJwt);
@@ -209,6 +210,7 @@ fn choose(
         // the client a public client.
         return credentials.secret().map(|_secret| By::ClientSecretBasic);
     };
+    // A private key is preferred, because it never leaves the gateway.
     let ours = [
         ("private_key_jwt", By::PrivateKeyJwt, has_key),
         ("client_secret_basic", By::ClientSecretBasic, has_secret),
@@ -284,6 +286,7 @@ fn audience(settings: &Settings) -> Result<Box<str>, SetupError> {
 
 fn public_client(settings: &Settings, credentials: &Credentials) -> Result<Method, SetupError> {
     let refuse = |key, problem| Err(SetupError::Setting { key, problem });
+    // Credentials that are configured but never used show a mistake in the settings.
     let problem = "is given, but client_authentication is \"none\"";
     if credentials.secret.is_some() {
         return refuse("client_secret_file", problem);
@@ -313,6 +316,7 @@ fn basic(
             .chain(byte_serialize(secret.as_bytes()))
             .collect::<String>()
             .into(),
+        // A server splits the decoded text at the first colon (RFC 7617 section 2).
         BasicEncoding::Raw if client_id.contains(':') => {
             return Err(SetupError::Setting {
                 key: "client_id",

@@ -40,6 +40,7 @@ impl Endpoint {
             return Err(refuse);
         };
         let client = Client::new(origin.clone(), trust.cloned(), deadline);
+        // `connect` uses its own connector, because a check of reachability sends no request.
         let connector = Connector::new(origin, trust.cloned(), deadline);
         let (Ok(client), Ok(connector)) = (client, connector) else {
             return Err(refuse);

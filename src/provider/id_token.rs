@@ -88,6 +88,7 @@ impl IdTokenRules {
             algorithms: id_token.algorithms.clone(),
             dates: Dates {
                 leeway: seconds(id_token.leeway_secs),
+                // OpenID Connect Core 1.0 section 2 requires dates to be numbers.
                 quoted: false,
             },
             max_age: request.max_age_secs.map(seconds),
@@ -119,6 +120,7 @@ impl IdTokenRules {
         let issuer = self.issuer_of(&verified)?;
         self.check_audience(members)?;
         self.check_dates(members, now)?;
+        // The nonce stops the replay of an ID token from another login.
         let nonce = claims::text(members, "nonce")?;
         if nonce.ok_or(TokenError::Claim("nonce"))? != of.nonce {
             return Err(TokenError::Nonce);
@@ -169,6 +171,7 @@ impl IdTokenRules {
             }
             self.check_refreshed_auth_time(members, login, now)?;
         }
+        // A refresh may omit `acr`, because the user does not authenticate again.
         if self.acr_values.is_empty() || !members.contains_key("acr") {
             return Ok(());
         }

@@ -204,6 +204,7 @@ fn locate(
 ) -> Result<Option<Url>, SetupError> {
     match (configured, published) {
         (Some(text), _) => endpoint(key, base, text).map(Some),
+        // A URL in the metadata has to be absolute.
         (None, Some(text)) => endpoint(key, None, text).map(Some),
         (None, None) => Ok(None),
     }

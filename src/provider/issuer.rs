@@ -149,6 +149,7 @@ fn is_personal(text: &str) -> bool {
 }
 
 fn is_tenant(text: &str) -> bool {
+    // Other characters, such as a slash, could change the structure of the issuer URL.
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     !text.is_empty() && text.bytes().all(allowed)
 }

@@ -51,6 +51,7 @@ pub(super) fn array(bytes: &[u8]) -> Result<Vec<Value>, JsonError> {
 pub(super) fn quoted_number(text: &str) -> Option<f64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    // A date or a duration never needs more than 32 characters.
     (text.len() <= 32 && digits(whole) && digits(fraction)).then(|| text.parse().ok())?
 }
 

@@ -19,8 +19,8 @@ const MINUTE: Duration = Duration::from_mins(1);
 /// calls for a day.
 const MAX_PAUSE: Duration = Duration::from_mins(5);
 
-/// Allows `calls` calls in every period of one minute. The calls may be made all at once. A token
-/// bucket would allow twice as many calls in the minute after the bucket was full.
+/// Allows `calls` calls in every period of one minute. The calls may be made at the same time. A
+/// token bucket would allow twice as many calls in the minute after the bucket was full.
 #[derive(Debug)]
 pub(super) struct Limiter {
     /// The maximum number of calls per minute.

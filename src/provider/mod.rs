@@ -424,6 +424,8 @@ impl Provider {
         {
             self.limiter.pause(arrived_at, *wait);
         }
+        // A successful call shows that the provider works, also at a login, so refreshes may
+        // continue.
         answer.inspect(|_granted| self.breaker.succeeded())
     }
 

@@ -47,6 +47,7 @@ impl Reachability {
     pub(super) fn recent(&self, now: Timestamp) -> Option<Result<(), Unreachable>> {
         // A result with a time in the future does not count, because the clock was set back.
         let within = |at: Timestamp, time| at <= now && now.since(at) < time;
+        // No other data depends on `answered`, so the ordering `Relaxed` is sufficient.
         let answered = Timestamp::from_millis(self.answered.load(Ordering::Relaxed));
         if answered > Timestamp::default() && within(answered, SUCCESS_LIFETIME) {
             return Some(Ok(()));

@@ -1,8 +1,9 @@
 //! The time when an access token is refreshed.
 //!
-//! A token that is in use is refreshed before its expiry, so that no request has to wait for the
-//! new token. The lead time has a random part, so that sessions that were opened at the same time
-//! are not refreshed at the same time.
+//! The refresh time of an access token is never later than its expiry. A token that is in use is
+//! refreshed before its expiry, so that no request has to wait for the new token. The lead time has
+//! a random part, so that sessions that were opened at the same time are not refreshed at the same
+//! time.
 
 use std::time::Duration;
 

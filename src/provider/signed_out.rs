@@ -25,6 +25,7 @@ impl Provider {
 
 fn asks_for_password(headers: &HeaderMap) -> bool {
     let mut challenges = headers.get_all(WWW_AUTHENTICATE).iter().peekable();
+    // A 401 without a challenge refuses the access token, because many apps send no challenge.
     challenges.peek().is_some() && challenges.all(is_of_password)
 }
 

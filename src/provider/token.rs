@@ -327,6 +327,7 @@ fn parse_tokens(mut members: Object) -> Result<TokenResponse, ResponseFormatErro
     let (refresh_token, id_token) = (refresh_token?, id_token?);
     let token_type = members.get("token_type").and_then(Value::as_str);
     let token_type = token_type.ok_or(ResponseFormatError::Member("token_type"))?;
+    // The token type is case-insensitive (RFC 6749 section 5.1).
     if !token_type.eq_ignore_ascii_case("bearer") {
         return Err(ResponseFormatError::TokenType);
     }
@@ -353,6 +354,7 @@ fn expires_in(value: &Value) -> Result<Duration, ResponseFormatError> {
 /// Checks that the fields describe a body of JSON that is not compressed.
 pub(super) fn says_json(headers: &HeaderMap) -> Result<(), ResponseFormatError> {
     let essence = media_type(headers)?;
+    // The suffix `+json` also means JSON (RFC 6839 section 3.1).
     let json = essence == "application/json"
         || (essence.starts_with("application/") && essence.ends_with("+json"));
     json.then_some(()).ok_or(ResponseFormatError::MediaType)

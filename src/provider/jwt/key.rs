@@ -228,11 +228,14 @@ fn key_type(members: &Object) -> Result<(KeyType, Vec<u8>), Unusable> {
                 Some("P-384") => (KeyType::P384, 48),
                 Some(_) | None => return Err(Unusable::Curve),
             };
+            // RFC 7518 section 6.2.1.2 requires coordinates of full length. A shorter coordinate
+            // would move the other coordinate within the point.
             let coordinate = |name| {
                 let bytes = bytes(members, name)?;
                 let complete = bytes.len() == length;
                 complete.then_some(bytes).ok_or(Unusable::Member(name))
             };
+            // The byte 4 begins an uncompressed point (SEC 1 section 2.3.3).
             Ok((
                 key_type,
                 [vec![4], coordinate("x")?, coordinate("y")?].concat(),
@@ -253,6 +256,7 @@ fn rsa(members: &Object) -> Result<Vec<u8>, Unusable> {
         Ok(bytes.get(zeros..).unwrap_or_default().to_vec())
     };
     let (n, e) = (number("n")?, number("e")?);
+    // A very long modulus is refused before the library calculates with it.
     if bits(&n) > 8192 {
         return Err(Unusable::Weak);
     }

@@ -102,6 +102,7 @@ pub(super) fn verify(
         .find(|key| key.verifies(signature, signed, algorithm))
         .ok_or(TokenError::Signature)?;
     Ok(VerifiedToken {
+        // The payload is parsed only after the signature was verified.
         members: json::object(&payload).map_err(TokenError::Json)?,
         algorithm,
         key_issuer: key.issuer().map(Into::into),
@@ -119,6 +120,7 @@ impl ExpectedHeader<'_> {
         }
         match header.get("typ") {
             None => {}
+            // `typ` is case-insensitive, and may omit `application/` (RFC 7515 section 4.1.9).
             Some(Value::String(text)) => {
                 let text = text.to_ascii_lowercase();
                 let text = text.strip_prefix("application/").unwrap_or(&text);

@@ -25,7 +25,7 @@ impl<'a> Row<'a> {
         let none = |text: &'a str| if text == "-" { "" } else { text };
         let fields = none(fields).split("; ");
         // The table separates fields by "; ", so a parameter of a media type looks like a field.
-        // This parser ignores such parameters.
+        // This parser ignores the parameters of a media type.
         let fields = fields.filter_map(|field| field.split_once(": "));
         Self {
             line,
