@@ -15,7 +15,7 @@ use crate::upstream;
 pub enum Error {
     /// A page of another site tries to open a WebSocket with the user's session. Responsible: the
     /// client. The key `origins` in the route's `streams` lists the other sites that may open
-    /// WebSockets.
+    /// a WebSocket.
     #[error("a page of another site may not open a WebSocket here")]
     ForeignOrigin,
     /// The request's framing is ambiguous. Responsible: the client.
