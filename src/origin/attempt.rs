@@ -18,21 +18,21 @@ use super::outgoing::Outgoing;
 use super::progress::UploadProgress;
 use super::response::ResponseBody;
 
-/// A request that a connection was given, and the way to its response.
+/// A request that was given to a connection, and the future of its response.
 pub(super) struct Attempt {
     connection: Box<Connection>,
     sent: PendingAnswer,
     progress: Option<Rc<UploadProgress>>,
 }
 
-/// hyper gives back a request of which nothing was sent.
+/// hyper's result. If hyper has sent nothing of a request, the error contains the request.
 pub(super) type Answer = Result<Response<Incoming>, TrySendError<Request<Outgoing>>>;
 type PendingAnswer = Pin<Box<dyn Future<Output = Answer>>>;
 
-/// An exchange without a response.
+/// A request that got no response.
 pub(super) struct Failed {
     pub(super) error: Error,
-    /// The request, when it may be sent once more.
+    /// The request, if it may be sent once more.
     pub(super) retry: Option<Box<Request<Outgoing>>>,
     pub(super) progress: Option<Rc<UploadProgress>>,
 }
@@ -43,7 +43,9 @@ impl Attempt {
         request: Request<Outgoing>,
         progress: Option<Rc<UploadProgress>>,
     ) -> Self {
-        // Whether the origin may get it twice.
+        // A request without content and with a safe method may reach the origin twice (RFC 9110
+        // section 9.2.2). On a used connection this is likely to help, because the connection may
+        // be stale.
         let replayable = connection.used && progress.is_none() && request.method().is_safe();
         connection.traffic.begin(replayable);
         let sent = Box::pin(connection.sender.try_send_request(request));
@@ -54,7 +56,7 @@ impl Attempt {
         }
     }
 
-    /// What hyper says, or nothing within `limit`.
+    /// Waits for hyper's result. `None` if there is none within `limit`.
     pub(super) async fn answer(&mut self, limit: Duration) -> Option<Answer> {
         let Connection {
             head_timer, since, ..
@@ -67,8 +69,8 @@ impl Attempt {
         .await
     }
 
-    /// Makes the response from hyper's answer. Its connection goes back to `idle`, if that is given,
-    /// when the body has ended cleanly.
+    /// Makes the response from hyper's result. When the body has ended cleanly, the connection goes
+    /// back to `idle`, if `idle` is given.
     pub(super) fn into_response(
         mut self,
         answer: Option<Answer>,

@@ -1,4 +1,4 @@
-//! Small calls whose answer is wanted whole.
+//! Small calls whose whole answer is needed.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -20,17 +20,17 @@ use super::message::origin_form;
 use super::name::Origin;
 use crate::tls::Trust;
 
-/// The longest head that is read, in bytes.
+/// The longest response head that is read, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 
-/// What one call may cost.
+/// The limits of one call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct CallLimits {
-    /// From the start of the call to the last byte of the answer.
+    /// The time from the start of the call to the last byte of the answer.
     pub(crate) deadline: Duration,
-    /// The longest body taken, in bytes.
+    /// The longest body that is accepted, in bytes.
     pub(crate) body_bytes: usize,
-    /// The most fields taken in a response head.
+    /// The most fields that are accepted in a response head.
     pub(crate) fields: usize,
 }
 
@@ -45,16 +45,17 @@ impl Default for CallLimits {
     }
 }
 
-/// Calls one origin, each time on a connection of its own.
+/// Calls one origin. Each call uses a new connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Client(Arc<Connector>);
 
 impl Client {
-    /// For `origin`; look-up, connection and handshake together have `connect_timeout`.
+    /// A client for `origin`. `connect_timeout` limits name look-up, connection and TLS handshake
+    /// together.
     ///
     /// # Errors
     ///
-    /// [`Error::Unconfigured`] when the origin is `https` and nobody is believed.
+    /// [`Error::Unconfigured`] if the origin is `https` and `trust` is `None`.
     pub(crate) fn new(
         origin: Origin,
         trust: Option<Trust>,
@@ -64,20 +65,20 @@ impl Client {
         Ok(Self(Arc::new(connector)))
     }
 
-    /// Sends `request` and collects the answer. `Host` and `Accept-Encoding: identity` are set,
-    /// the target is the URI's path and query. A redirect is an answer like any other; nothing is
-    /// ever sent twice.
+    /// Sends `request` and collects the answer. Sets `Host` and `Accept-Encoding: identity`, and
+    /// uses path and query of the URI as the target. A redirect is an answer like any other. A
+    /// request is never sent twice.
     ///
     /// # Errors
     ///
-    /// Connecting: [`Error::Resolve`], [`Error::Connect`], [`Error::Tls`],
-    /// [`Error::ConnectTimeout`]. After that the origin may have acted
+    /// While it connects: [`Error::Resolve`], [`Error::Connect`], [`Error::Tls`],
+    /// [`Error::ConnectTimeout`]. After that the origin may have acted on the request
     /// ([`Error::may_have_been_processed`]): [`Error::CallTimeout`], [`Error::TooLarge`],
     /// [`Error::Broken`], [`Error::UnrequestedUpgrade`].
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the connection; the origin may have acted.
+    /// Dropping the future closes the connection. The origin may have acted on the request.
     pub(crate) async fn call(
         &self,
         request: Request<Full<Bytes>>,
@@ -92,7 +93,7 @@ impl Client {
         }
     }
 
-    /// Sets `connected` once something may be sent.
+    /// Sets `connected` before the first byte of the request may be sent.
     async fn call_untimed(
         &self,
         mut request: Request<Full<Bytes>>,
@@ -128,14 +129,14 @@ async fn drive<T>(exchange: impl Future<Output = T>, connection: impl Future) ->
     tokio::select! {
         biased;
         outcome = &mut exchange => return outcome,
-        // Its error reaches the exchange too.
+        // The exchange gets the error of the connection, too.
         _ended = &mut connection => {}
     }
-    // What was read before the end is still on its way.
+    // The exchange may still have to process bytes that were read before the connection ended.
     exchange.await
 }
 
-/// Reads the body to its end, or up to `limit` bytes and no further.
+/// Reads the whole body. Stops after `limit` bytes.
 async fn collect(response: Response<Incoming>, limit: usize) -> Result<Response<Bytes>, Error> {
     let (parts, mut body) = response.into_parts();
     if parts.status == http::StatusCode::SWITCHING_PROTOCOLS {

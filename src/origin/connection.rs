@@ -19,38 +19,39 @@ use super::outgoing::Outgoing;
 use super::traffic::{MonitoredStream, Traffic};
 use crate::clock::Clock;
 
-/// The longest head that is read, in bytes; hyper's own limit on fields is 100.
+/// The longest response head that is read, in bytes. hyper itself limits the number of fields to
+/// 100.
 const MAX_HEAD: usize = 64 * 1024;
 
-/// A connection to the origin, and the task that moves its bytes.
+/// A connection to the origin, with the task that reads and writes its socket.
 pub(super) struct Connection {
     pub(super) sender: SendRequest<Outgoing>,
     _task: AbortOnDrop,
     pub(super) traffic: Rc<Traffic>,
     pub(super) head_timer: HeadTimer,
-    /// Since when it is idle, or at work.
+    /// The time when its present request or its idle time began.
     pub(super) since: Instant,
-    /// It has carried a request to its response.
+    /// Whether it has carried a request and its response.
     pub(super) used: bool,
-    /// How often in a row it was handed on to a waiting request of this worker.
+    /// How many times in a row it was handed over to a waiting request of this worker.
     pub(super) handovers: u8,
 }
 
-/// What is left of a connection when HTTP has ended on it and the socket is still open.
+/// The socket of a connection on which HTTP has ended, if the socket is still open.
 pub(super) struct ReleasedSocket {
     pub(super) stream: Stream,
-    /// What the origin sent behind the head of its 101.
+    /// The bytes that the origin sent after the head of its 101.
     pub(super) early: Bytes,
     pub(super) permit: OwnedSemaphorePermit,
 }
 
 impl Connection {
-    /// Opens a connection. `permit` is held until its socket is closed. After a 101 `switched` gets
-    /// the socket.
+    /// Opens a connection. `permit` is held until the socket is closed. After a 101 the socket is
+    /// sent to `switched`.
     ///
     /// # Errors
     ///
-    /// Those of [`Connector::connect`], and [`Error::Broken`].
+    /// The errors of [`Connector::connect`], and [`Error::Broken`].
     pub(super) async fn open(
         connector: &Connector,
         permit: OwnedSemaphorePermit,
@@ -61,7 +62,8 @@ impl Connection {
         let traffic = Rc::new(Traffic::default());
         let stream = MonitoredStream::new(stream, Rc::clone(&traffic));
         let (sender, mut connection) = http1::Builder::new()
-            // Most requests are a head alone, for which lists of buffers are a detour.
+            // Most requests consist of a head alone. For one buffer, a vectored write only costs
+            // time.
             .writev(false)
             .max_buf_size(MAX_HEAD)
             .handshake(TokioIo::new(stream))
@@ -76,7 +78,8 @@ impl Connection {
             if let Err(error) = ended.await {
                 tracing::debug!(error = %error, "A connection to an origin ended with an error");
             }
-            // The socket is closed before its permit is free.
+            // The socket must be closed before the permit is free. Else the app would have one
+            // connection more than the limit.
             let parts = connection.into_parts();
             if let Some(switched) = switched {
                 let socket = ReleasedSocket {
@@ -84,7 +87,7 @@ impl Connection {
                     early: parts.read_buf,
                     permit,
                 };
-                // Nobody waits for the socket of a request that was given up.
+                // If the request was given up, nobody receives the socket. Then it is closed here.
                 switched.send(socket).map_err(drop).unwrap_or_default();
             }
         });
@@ -99,14 +102,14 @@ impl Connection {
         }))
     }
 
-    /// Whether a request can be sent on it. hyper is ready for the next request only after both
-    /// messages ended and nothing more came.
+    /// Whether the next request can be sent on it. hyper is ready only if request and response have
+    /// ended and no further byte has arrived.
     pub(super) fn is_usable(&self, now: Instant, idle: Duration) -> bool {
         self.sender.is_ready() && now.saturating_duration_since(self.since) < idle
     }
 }
 
-/// Ends the task when dropped: a connection that is let go of is closed, whatever it was doing.
+/// Ends the task when it is dropped. A dropped connection is closed, whatever its task was doing.
 pub(super) struct AbortOnDrop(pub(super) AbortHandle);
 
 impl Drop for AbortOnDrop {

@@ -1,4 +1,4 @@
-//! Opens connections: name look-up, TCP, TLS.
+//! Opens connections: name look-up, TCP and TLS.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ use super::name::Origin;
 use crate::relay::Duplex;
 use crate::tls::Trust;
 
-/// How long one address may take before the next is tried beside it (RFC 8305 section 5).
+/// The time that one address has before the next address is tried in parallel (RFC 8305 section 5).
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// Opens connections to one origin.
@@ -31,13 +31,13 @@ pub(crate) struct Connector {
 }
 
 impl Connector {
-    /// For `origin`, believing `trust` when it is `https`; look-up, connection and handshake
-    /// together have `deadline`. Each new connection asks `trust` anew, so replaced authorities
-    /// take effect at once.
+    /// A connector for `origin`, which trusts the authorities in `trust` if it is `https`.
+    /// `deadline` limits name look-up, connection and TLS handshake together. Each new connection
+    /// reads `trust` again, so replaced authorities take effect at once.
     ///
     /// # Errors
     ///
-    /// [`Error::Unconfigured`] when the origin is `https` and nobody is believed.
+    /// [`Error::Unconfigured`] if the origin is `https` and `trust` is `None`.
     pub(crate) fn new(
         origin: Origin,
         trust: Option<Trust>,
@@ -57,12 +57,13 @@ impl Connector {
         })
     }
 
-    /// The origin that connections lead to.
+    /// The origin to which the connections lead.
     pub(crate) fn origin(&self) -> &Origin {
         &self.origin
     }
 
-    /// Opens a connection. The name is looked up each time, so that a moved origin is found.
+    /// Opens a connection. The name is looked up for each connection, because the origin may get
+    /// another address.
     ///
     /// # Errors
     ///
@@ -70,7 +71,7 @@ impl Connector {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes whatever was opened.
+    /// Dropping the future closes everything that it has opened.
     pub(crate) async fn connect(&self) -> Result<Stream, Error> {
         timeout(self.deadline, self.open())
             .await
@@ -102,8 +103,8 @@ impl std::fmt::Debug for Connector {
     }
 }
 
-/// Connects to the first address that answers: each gets a head start of [`STAGGER`] over the
-/// next, a failure starts the next at once.
+/// Connects to the first address that answers. The next address is tried [`STAGGER`] later, or at
+/// once after a failure.
 async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let mut waiting = interleaved(addresses).into_iter();
     let mut attempts = JoinSet::new();
@@ -129,7 +130,8 @@ async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// The resolver's order, with the families alternating (RFC 8305 section 4).
+/// The addresses in the resolver's order, but with alternating address families (RFC 8305 section
+/// 4).
 fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (same, other): (Vec<_>, Vec<_>) = addresses
@@ -150,7 +152,7 @@ fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 pub(crate) enum Stream {
     /// `http`.
     Plain(TcpStream),
-    /// `https`, the certificate verified.
+    /// `https`. The certificate was verified.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
@@ -218,7 +220,7 @@ impl Duplex for Stream {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,
         };
-        // A socket that does not take the option is closed without a reset.
+        // If the socket does not accept the option, it is closed without a reset.
         let socket = SockRef::from(stream);
         socket.set_linger(Some(Duration::ZERO)).unwrap_or_default();
     }

@@ -1,66 +1,74 @@
-//! Why there is no answer, or why an answer broke off.
+//! The reasons why a request gets no response, or why a response breaks off.
 
 use std::io;
 
 use crate::upload::BoxError;
 
-/// Why there is no answer, or why an answer broke off.
+/// Why a request gets no response, or why a response breaks off.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The origin switched protocols, but not to the one that was asked for, or without the proof that
-    /// RFC 6455 section 4.1 demands. Side: upstream.
+    /// The origin switched to another protocol than the requested one, or without the proof that
+    /// RFC 6455 section 4.1 demands. Responsible: the upstream.
     #[error("the switch of protocols is not the one that was asked for")]
     BadSwitch,
-    /// The origin stopped sending in the middle of a body. Side: upstream or provider.
+    /// The origin stopped sending in the middle of a body. Responsible: the upstream or the
+    /// provider.
     #[error("the body stalled")]
     BodyTimeout,
-    /// The connection broke, or what came is not HTTP/1.1. Side: upstream or provider.
+    /// The connection broke, or the answer is not HTTP/1.1. Responsible: the upstream or the
+    /// provider.
     #[error("the connection broke or did not speak HTTP")]
     Broken(#[source] hyper::Error),
-    /// Every connection is in use and the queue is full, or waiting in it took too long. Side:
-    /// upstream, which is slower than its visitors.
+    /// All connections are in use. The queue is full, or the request has waited too long in the
+    /// queue. Responsible: the upstream, which is too slow for its requests.
     #[error("all connections are in use")]
     Busy,
-    /// The call as a whole took too long. Side: provider.
+    /// The whole call took too long. Responsible: the provider.
     #[error("the call took too long")]
     CallTimeout,
-    /// No address took the connection. Side: upstream or provider; F-28's lack of local ports
-    /// looks like this too.
+    /// No address accepted the connection. Responsible: the upstream or the provider. A lack of
+    /// local ports (F-28) causes the same error.
     #[error("the connection was not taken")]
     Connect(#[source] io::Error),
-    /// No connection in time, name look-up and handshake included. Side: upstream or provider.
+    /// The connection was not open in time. Name look-up and TLS handshake are included.
+    /// Responsible: the upstream or the provider.
     #[error("connecting took too long")]
     ConnectTimeout,
-    /// The response's framing can be read in more than one way. Side: upstream or provider.
+    /// The length of the response can be read in more than one way. Responsible: the upstream or
+    /// the provider.
     #[error("the response is framed ambiguously")]
     Framing,
-    /// No whole response head in time. Side: upstream or provider.
+    /// The response head was not complete in time. Responsible: the upstream or the provider.
     #[error("the response head took too long")]
     HeadTimeout,
-    /// The request's own body broke off. Side: client; the source is the body's error.
+    /// The body of the request broke off. The source is the error of the body. Responsible: the
+    /// client.
     #[error("the request body broke off")]
     RequestBody(#[source] BoxError),
-    /// The name has no address. Side: upstream or provider, or the resolver.
+    /// The name has no address. Responsible: the upstream or the provider, or the operator of the
+    /// DNS resolver.
     #[error("the name was not resolved")]
     Resolve(#[source] io::Error),
-    /// The handshake failed, most often because the certificate is not trusted. Nothing of the
-    /// request was sent. Side: upstream or provider.
+    /// The TLS handshake failed, in most cases because the certificate is not trusted. Nothing of
+    /// the request was sent. Responsible: the upstream or the provider.
     #[error("the TLS handshake failed")]
     Tls(#[source] io::Error),
-    /// The answer is longer than the caller takes. Side: provider.
+    /// The answer is longer than the caller accepts. Responsible: the provider.
     #[error("the answer is too large")]
     TooLarge,
-    /// A switch of protocols that nobody asked for (RFC 9110 section 15.2.2). Side: upstream.
+    /// The origin switched to another protocol although the request did not ask for it (RFC 9110
+    /// section 15.2.2). Responsible: the upstream.
     #[error("protocols were switched unasked")]
     UnrequestedUpgrade,
-    /// An `https` origin without a TLS configuration. Side: gateway; never sent in clear.
+    /// The origin is `https`, but there is no TLS configuration. The request is never sent
+    /// unencrypted. Responsible: the operator.
     #[error("an https origin has no TLS configuration")]
     Unconfigured,
 }
 
 impl Error {
-    /// Whether the origin may have acted on the request. `false` is certain: nothing of the
-    /// request was sent.
+    /// Whether the origin may have acted on the request. `false` is certain: nothing of the request
+    /// was sent.
     pub(crate) fn may_have_been_processed(&self) -> bool {
         match self {
             Self::Busy

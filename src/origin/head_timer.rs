@@ -1,4 +1,4 @@
-//! How long an origin may take to answer.
+//! The deadline of a response head.
 
 use std::future::pending;
 use std::pin::Pin;
@@ -9,15 +9,16 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::progress::UploadProgress;
 
-/// How long an origin has left for its response head.
+/// The timer for a response head.
 ///
-/// The timer belongs to the connection, not to a request: arming one and taking it back costs more
-/// than all else here.
+/// The timer belongs to the connection and is used for all its requests, because creating and
+/// removing a timer for each request is expensive.
 #[derive(Default)]
 pub(super) struct HeadTimer(Option<Pin<Box<Sleep>>>);
 
 impl HeadTimer {
-    /// Ready when the origin, asked at `asked`, has let us wait for `limit`.
+    /// Waits until the origin has used up `limit`. The time runs from `asked`, or from the last
+    /// progress of the request body.
     pub(super) async fn expired(
         &mut self,
         asked: Instant,
@@ -30,15 +31,17 @@ impl HeadTimer {
                 Some(due) => self.sleep_until(due).await,
                 None => pending().await,
             }
-            // Meanwhile the origin may have taken more of the request.
+            // In the meantime the origin may have taken more of the request body. Then it has more
+            // time.
             since = progress
                 .map(|progress| progress.waiting_since())
                 .filter(|later| *later > begin);
         }
     }
 
-    /// A timer that is due earlier is left as it is and set anew when it fires: the due time only
-    /// ever moves later, and nearly every answer comes before.
+    /// Waits until `due`. A timer that fires earlier is not changed; it is set again when it fires.
+    /// Deadlines only move to later times, and nearly every answer comes before the timer fires, so
+    /// this is rare.
     async fn sleep_until(&mut self, due: Instant) {
         let timer = self.0.get_or_insert_with(|| Box::pin(sleep_until(due)));
         loop {

@@ -1,4 +1,5 @@
-//! A worker's idle connections to one origin, and its requests that wait for one.
+//! The idle connections of a worker to one origin, and the worker's requests that wait for a
+//! connection.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -15,52 +16,54 @@ use super::error::Error;
 use super::limit::Limit;
 use crate::clock::Clock;
 
-/// How often in a row a connection passes between requests of one worker while another worker's
-/// request waits.
+/// How many times in a row a connection may go to another request of the same worker while a
+/// request of another worker waits. The limit is needed so that the other worker does not starve.
 const MAX_HANDOVERS: u8 = 8;
 
-/// A worker's idle connections to one origin, and its requests that wait for one.
+/// The idle connections of a worker to one origin, and the worker's requests that wait for a
+/// connection.
 ///
-/// The connection that was used last is used first, so that few stay in use and the others grow old.
+/// The connection that was used last is used next. So only as many connections stay in use as are
+/// needed, and the others become too old and are closed.
 pub(super) struct Idle {
     clock: Clock,
     limit: Arc<Limit>,
-    /// The longest time after which an idle connection is used again.
-    longest: Duration,
-    /// Oldest first.
+    /// The longest idle time after which a connection is used again.
+    max_idle: Duration,
+    /// The oldest connection is the first.
     #[expect(
         clippy::vec_box,
         reason = "each is moved whole, twice for every request"
     )]
     connections: RefCell<Vec<Box<Connection>>>,
-    /// Requests of this worker that wait for a connection, first come first.
+    /// The requests of this worker that wait for a connection, in the order of their arrival.
     waiters: RefCell<VecDeque<oneshot::Sender<Box<Connection>>>>,
     waiting: Cell<usize>,
     maintenance: RefCell<Option<AbortOnDrop>>,
 }
 
-/// What a request that needed a connection was given.
+/// The result of waiting for a connection.
 pub(super) enum Granted {
-    /// A connection that another request is done with.
+    /// A connection that another request no longer needs.
     Connection(Box<Connection>),
-    /// The right to open one.
+    /// The right to open a connection.
     Permit(OwnedSemaphorePermit),
 }
 
 impl Idle {
-    /// No connections yet. Panics where no local task can be spawned.
-    pub(super) fn new(limit: Arc<Limit>, longest: Duration, clock: Clock) -> Rc<Self> {
+    /// Creates an empty list. Panics where no local task can be spawned.
+    pub(super) fn new(limit: Arc<Limit>, max_idle: Duration, clock: Clock) -> Rc<Self> {
         let demand = limit.demand();
         let idle = Rc::new(Self {
             clock,
             limit,
-            longest,
+            max_idle,
             connections: RefCell::default(),
             waiters: RefCell::default(),
             waiting: Cell::new(0),
             maintenance: RefCell::default(),
         });
-        let task = spawn_local(maintain(Rc::downgrade(&idle), demand, longest));
+        let task = spawn_local(maintain(Rc::downgrade(&idle), demand, max_idle));
         *idle.maintenance.borrow_mut() = Some(AbortOnDrop(task.abort_handle()));
         idle
     }
@@ -70,12 +73,12 @@ impl Idle {
         self.connections.borrow().len()
     }
 
-    /// The connection that was used last, if it is still good.
+    /// The connection that was used last, if it is still usable.
     pub(super) fn take(&self) -> Option<Box<Connection>> {
         let mut connections = self.connections.borrow_mut();
         let now = self.clock.instant();
         while let Some(mut connection) = connections.pop() {
-            if connection.is_usable(now, self.longest) {
+            if connection.is_usable(now, self.max_idle) {
                 connection.since = now;
                 return Some(connection);
             }
@@ -83,7 +86,7 @@ impl Idle {
         None
     }
 
-    /// The right to open a connection; waits for it, or for a connection of this worker to come free.
+    /// Waits for the right to open a connection, or for a connection of this worker.
     ///
     /// # Errors
     ///
@@ -117,18 +120,20 @@ impl Idle {
         };
         match granted {
             Granted::Connection(_) => Ok(granted),
-            // A connection may have been handed over at the same moment.
+            // Another request may have handed over a connection at the same moment. That connection
+            // must not be lost.
             Granted::Permit(permit) => Ok(handed
                 .try_recv()
                 .map_or(Granted::Permit(permit), Granted::Connection)),
         }
     }
 
-    /// Takes back a connection whose exchange ended cleanly. Whoever waits comes first: this
-    /// worker's requests by handing it on, another worker's by closing it.
+    /// Takes back a connection whose exchange has ended cleanly. Waiting requests come first: the
+    /// connection is handed over to a request of this worker. If a request of another worker waits,
+    /// the connection is closed, so that the other worker can open one.
     fn put_back(&self, mut connection: Box<Connection>) {
         connection.since = self.clock.instant();
-        if !connection.is_usable(connection.since, self.longest) {
+        if !connection.is_usable(connection.since, self.max_idle) {
             return;
         }
         let elsewhere = self.limit.waiting() > self.waiting.get();
@@ -151,20 +156,21 @@ impl Idle {
         }
     }
 
-    /// Closes connections that are dead or too old, and one more for each request that waits at another
-    /// worker.
+    /// Closes connections that are broken or too old, and also one for each request that waits at
+    /// another worker.
     fn close_unneeded(&self) {
         let mut connections = self.connections.borrow_mut();
         let now = self.clock.instant();
-        connections.retain(|connection| connection.is_usable(now, self.longest));
+        connections.retain(|connection| connection.is_usable(now, self.max_idle));
         let given = self.limit.waiting().min(connections.len());
         connections.drain(..given);
     }
 }
 
-/// Gives up idle connections when somebody waits for one, and those that are too old.
-async fn maintain(idle: Weak<Idle>, mut demand: watch::Receiver<()>, longest: Duration) {
-    let period = longest.max(Duration::from_secs(1));
+/// Closes idle connections when they are too old, or when a request of another worker needs the
+/// right to open one.
+async fn maintain(idle: Weak<Idle>, mut demand: watch::Receiver<()>, max_idle: Duration) {
+    let period = max_idle.max(Duration::from_secs(1));
     loop {
         if let Ok(Err(_closed)) = timeout(period, demand.changed()).await {
             return;
@@ -174,7 +180,7 @@ async fn maintain(idle: Weak<Idle>, mut demand: watch::Receiver<()>, longest: Du
     }
 }
 
-/// Counts a waiting request of this worker.
+/// Counts a waiting request of this worker until it is dropped.
 struct WaitingGuard<'a>(&'a Cell<usize>);
 
 impl<'a> WaitingGuard<'a> {
@@ -190,15 +196,15 @@ impl Drop for WaitingGuard<'_> {
     }
 }
 
-/// A connection on loan to a response body.
+/// A connection that a response body uses.
 pub(super) struct BorrowedConnection {
     connection: Box<Connection>,
-    /// Where it goes back to; nowhere if it cannot be used again.
+    /// The list to which it goes back. `None` if it cannot be used again.
     idle: Option<Rc<Idle>>,
 }
 
 impl BorrowedConnection {
-    /// A loan of a connection that can be used again once the body has ended cleanly.
+    /// A connection that can be used again when the body has ended cleanly.
     pub(super) fn reusable(connection: Box<Connection>, idle: Rc<Idle>) -> Self {
         Self {
             connection,
@@ -206,7 +212,7 @@ impl BorrowedConnection {
         }
     }
 
-    /// A loan of a connection that is closed after this exchange.
+    /// A connection that is closed after this exchange.
     pub(super) fn single_use(connection: Box<Connection>) -> Self {
         Self {
             connection,
@@ -214,7 +220,7 @@ impl BorrowedConnection {
         }
     }
 
-    /// The body ended cleanly.
+    /// Gives the connection back after the body has ended cleanly.
     pub(super) fn give_back(self) {
         if let Some(idle) = self.idle {
             idle.put_back(self.connection);

@@ -1,4 +1,4 @@
-//! How many connections an origin may have, over all workers.
+//! The limit of connections to an origin, for all workers together.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -9,11 +9,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::error::Error;
 
-/// One bound on open connections that all workers share, with a short queue.
+/// The limit of open connections, which all workers share, and a short queue.
 ///
-/// An idle connection counts as open, because a prefork or one-thread app gives it a process. So
-/// that one worker's idle connections do not starve another's requests, whoever begins to wait
-/// says so to every pool, and pools then give up what they hold idle.
+/// An idle connection counts as open, because an app with a process or thread for each connection
+/// is occupied by it. The idle connections of one worker must not block the requests of another
+/// worker. Therefore each request that begins to wait notifies all pools, and they close idle
+/// connections.
 #[derive(Debug)]
 pub(crate) struct Limit {
     open: Arc<Semaphore>,
@@ -24,8 +25,8 @@ pub(crate) struct Limit {
 }
 
 impl Limit {
-    /// At most `connections` open at once; at most `queue` requests wait for one, each for
-    /// `max_wait`.
+    /// At most `connections` connections are open at a time. At most `queue` requests wait, each
+    /// for at most `max_wait`.
     pub(crate) fn new(connections: NonZeroUsize, queue: usize, max_wait: Duration) -> Self {
         let connections = connections.get().min(Semaphore::MAX_PERMITS);
         Self {
@@ -37,10 +38,11 @@ impl Limit {
         }
     }
 
-    /// How many requests wait, over all workers.
+    /// How many requests of all workers wait.
     pub(crate) fn waiting(&self) -> usize {
-        // Pairs with the increment in `queue`: whoever reads zero here put its connection away
-        // before the waiter spoke, and is told.
+        // This load pairs with the increment in `queue`. A pool that reads zero here has put its
+        // connection into its list before the request began to wait. The notification then reaches
+        // this pool.
         self.waiting.load(Ordering::SeqCst)
     }
 
@@ -50,13 +52,14 @@ impl Limit {
         self.open.available_permits()
     }
 
-    /// The right to open a connection now, if there is one and nobody waits for it. One atomic
-    /// operation.
+    /// The right to open a connection, if it is available now and no request waits for it. This is
+    /// one atomic operation.
     pub(super) fn try_open(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.open).try_acquire_owned().ok()
     }
 
-    /// Waits for the right to open a connection; first come, first served over all workers.
+    /// Waits for the right to open a connection. All workers share one queue, in the order of
+    /// arrival.
     pub(super) async fn open(&self) -> Result<OwnedSemaphorePermit, Error> {
         // The semaphore is never closed.
         Arc::clone(&self.open)
@@ -65,7 +68,7 @@ impl Limit {
             .map_err(|_closed| Error::Busy)
     }
 
-    /// A slot in the queue, and word to every pool that somebody waits.
+    /// Takes a slot in the queue, and notifies all pools that a request waits.
     pub(super) fn queue(&self) -> Result<QueueSlot<'_>, Error> {
         let room = |waiting: usize| {
             let more = waiting.checked_add(1)?;
@@ -78,18 +81,18 @@ impl Limit {
         Ok(QueueSlot(self))
     }
 
-    /// How long a slot in the queue is kept.
+    /// The longest time that a request may stay in the queue.
     pub(super) fn max_wait(&self) -> Duration {
         self.max_wait
     }
 
-    /// Changes whenever somebody begins to wait.
+    /// Reports each request that begins to wait.
     pub(super) fn demand(&self) -> watch::Receiver<()> {
         self.demand.subscribe()
     }
 }
 
-/// A slot in the queue; dropping it leaves the queue.
+/// A slot in the queue. Dropping it leaves the queue.
 pub(super) struct QueueSlot<'a>(&'a Limit);
 
 impl Drop for QueueSlot<'_> {

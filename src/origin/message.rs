@@ -1,4 +1,4 @@
-//! What is written of a request's target, and what is believed of a response's framing.
+//! The target of a request, and the fields that frame a response.
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
@@ -7,16 +7,16 @@ use hyper::body::Incoming;
 
 use super::error::Error;
 
-/// How a response announced its length.
+/// Whether a response states its length in one way only.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Framing {
-    /// In one way.
+    /// It states it once.
     Unambiguous,
-    /// In more than one; the fields were made to say what was read.
+    /// It states it more than once. The fields were replaced by the length that was read.
     Ambiguous,
 }
 
-/// The target as an origin server wants it (RFC 9112 section 3.2.1).
+/// The target in the form for an origin server (RFC 9112 section 3.2.1).
 pub(super) fn origin_form(uri: Uri) -> Uri {
     if uri.scheme().is_none() && uri.authority().is_none() {
         return uri;
@@ -26,13 +26,14 @@ pub(super) fn origin_form(uri: Uri) -> Uri {
         .map_or_else(Uri::default, Uri::from)
 }
 
-/// Checks and cleans the fields that frame a response (RFC 9112 section 6.3), so that whoever
-/// frames it anew cannot be misled: `Transfer-Encoding` is consumed here, and `Content-Length`
-/// stays only where it is one number that is true.
+/// Checks and corrects the fields that frame a response (RFC 9112 section 6.3), so that the next
+/// recipient cannot read another length from them. Removes `Transfer-Encoding`, and keeps
+/// `Content-Length` only if it is one correct number.
 ///
 /// # Errors
 ///
-/// [`Error::Framing`] for a coding other than `chunked`: none was asked for, and none is undone.
+/// [`Error::Framing`] for a coding other than `chunked`. We do not request other codings and cannot
+/// decode them.
 pub(super) fn normalize_framing(
     headers: &mut HeaderMap,
     status: StatusCode,
@@ -42,7 +43,7 @@ pub(super) fn normalize_framing(
     let mut is_coded = false;
     let mut lengths = 0_usize;
     let mut is_number = true;
-    // One pass instead of a look-up for each.
+    // One pass over all fields is cheaper than a look-up for each name.
     for (name, value) in &*headers {
         if *name == TRANSFER_ENCODING {
             is_coded = true;
@@ -60,7 +61,8 @@ pub(super) fn normalize_framing(
             return Err(Error::Framing);
         }
         headers.remove(TRANSFER_ENCODING);
-        // The coding won; a length beside it is a lie or an attack.
+        // `Transfer-Encoding` overrides `Content-Length`. A message with both may be an attack (RFC
+        // 9112 section 6.3).
         if headers.remove(CONTENT_LENGTH).is_some() {
             framing = Framing::Ambiguous;
         }
@@ -73,7 +75,7 @@ pub(super) fn normalize_framing(
         }
         framing = Framing::Ambiguous;
     }
-    // RFC 9110 section 8.6: no length where there is never content.
+    // RFC 9110 section 8.6: a 204 response has no content and no `Content-Length`.
     if status == StatusCode::NO_CONTENT {
         headers.remove(CONTENT_LENGTH);
     }

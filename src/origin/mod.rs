@@ -1,12 +1,15 @@
 //! HTTP/1.1 and TLS to one origin.
 //!
-//! This room knows how to reach an [`Origin`], how many connections it may take ([`Limit`]), when
-//! a connection may carry a second request ([`Pool`]) and how long to wait. It refuses to know
-//! authentication: it adds no credential, follows no redirect and reads no proxy variables.
+//! In this room, "the origin" also means the server at this [`Origin`]. The room knows how to
+//! connect to it, how many connections may be open ([`Limit`]), when a connection may carry a
+//! second request ([`Pool`]), and how long to wait. It does not know authentication: it adds no
+//! credentials, follows no redirects, and ignores the proxy variables of the environment.
 //!
-//! Two doors: [`Client::call`] for small calls whose answer is wanted whole (a fresh connection
-//! each, so there is never a doubt whether a stale connection swallowed a code), and
-//! [`Pool::send`] for a worker's forwarded requests (bodies stream both ways).
+//! There are two entry points:
+//!
+//! - [`Client::call`] is for small calls whose whole answer is needed. Each call opens a new
+//!   connection. Therefore a stale connection can never lose a code.
+//! - [`Pool::send`] is for the requests that a worker forwards. Bodies stream in both directions.
 
 mod attempt;
 mod client;

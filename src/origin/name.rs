@@ -1,4 +1,4 @@
-//! The name of an origin: scheme, host and port.
+//! The identity of an origin: scheme, host and port.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,8 @@ use http::HeaderValue;
 use rustls::pki_types::ServerName;
 use url::{Host, Url};
 
-/// Scheme, host and port (RFC 9110 section 4.3.1), from `http://host:port` or `https://host:port`.
+/// Scheme, host and port (RFC 9110 section 4.3.1), parsed from `http://host:port` or
+/// `https://host:port`.
 #[derive(Clone, Debug, Eq, Hash, PartialEq, serde::Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) struct Origin {
@@ -19,24 +20,24 @@ pub(crate) struct Origin {
 
 /// Why a text is not an origin.
 ///
-/// Side: gateway; a mistake in the settings.
+/// Responsible: the operator, who has to correct the settings.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum ParseOriginError {
-    /// Not `http://` or `https://` and a host.
+    /// It is not `http://` or `https://` with a host.
     #[error("must be http://host:port or https://host:port")]
     Malformed,
-    /// More than an origin: path, query, fragment or user.
+    /// It contains more than an origin: a path, query, fragment or user.
     #[error("must end after host and port")]
     MoreThanAnOrigin,
 }
 
 impl Origin {
-    /// Whether connections are TLS (`https`).
+    /// Whether connections use TLS (`https`).
     pub(crate) fn is_encrypted(&self) -> bool {
         self.encrypted
     }
 
-    /// The host without brackets, as the resolver wants it.
+    /// The host without brackets, in the form for the resolver.
     pub(crate) fn host(&self) -> String {
         match &self.host {
             Host::Domain(name) => name.clone(),
@@ -45,26 +46,28 @@ impl Origin {
         }
     }
 
-    /// The port, the scheme's own when none was written.
+    /// The port, or the default port of the scheme.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// Host and port as in a `Host` field: the scheme's own port is left out.
+    /// Host and port in the form of a `Host` field, without the default port of the scheme.
     pub(crate) fn authority(&self) -> &str {
-        // Built from a `str` of visible ASCII, so this never falls back.
+        // The value consists of visible ASCII characters, so the fallback is never used.
         self.authority.to_str().unwrap_or_default()
     }
 
-    /// The `Host` field for this origin (RFC 9110 section 7.2); a clone is a reference count.
+    /// The `Host` field for this origin (RFC 9110 section 7.2). Cloning it only increments a
+    /// reference count.
     pub(crate) fn host_value(&self) -> &HeaderValue {
         &self.authority
     }
 
-    /// The name that the certificate has to be for.
+    /// The name for which the certificate must be valid.
     pub(super) fn server_name(&self) -> Option<ServerName<'static>> {
         match &self.host {
-            // A certificate has no trailing dot; the resolver keeps it.
+            // Names in certificates have no trailing dot. The resolver needs it, because it
+            // prevents search domains.
             Host::Domain(name) => ServerName::try_from(name.trim_end_matches('.').to_owned()).ok(),
             Host::Ipv4(address) => Some(ServerName::from(std::net::IpAddr::from(*address))),
             Host::Ipv6(address) => Some(ServerName::from(std::net::IpAddr::from(*address))),
@@ -83,8 +86,8 @@ impl FromStr for Origin {
             _ => return Err(ParseOriginError::Malformed),
         };
         let (_, rest) = text.split_once("://").ok_or(ParseOriginError::Malformed)?;
-        // The library repairs what browsers repair (white space, backslashes, dot segments); an
-        // origin needs no repair, so the text itself is looked at.
+        // The `url` library corrects mistakes as browsers do (white space, backslashes, dot
+        // segments). A correct setting needs no correction, so the text itself is checked.
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains(['/', '\\', '?', '#', '@']) {
             return Err(ParseOriginError::MoreThanAnOrigin);
@@ -109,7 +112,8 @@ impl FromStr for Origin {
             port,
             authority,
         };
-        // A name that no certificate can be for would fail at every handshake: say so now.
+        // No certificate can be valid for such a name, so every handshake would fail. The operator
+        // learns this at the start.
         if encrypted && origin.server_name().is_none() {
             return Err(ParseOriginError::Malformed);
         }

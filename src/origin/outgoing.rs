@@ -1,4 +1,4 @@
-//! The request body as the connection takes it.
+//! The request body, in the form that hyper sends.
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -11,12 +11,13 @@ use super::progress::UploadProgress;
 use crate::clock::Clock;
 use crate::upload::Upload;
 
-/// The request body broke off; the [`UploadProgress`] has the cause.
+/// The request body broke off. [`UploadProgress`] contains the cause.
 #[derive(Debug, thiserror::Error)]
 #[error("the request body broke off")]
 pub(super) struct Interrupted;
 
-/// A request body that records in a [`UploadProgress`] who is waited for. Without content it costs nothing.
+/// A request body that records in [`UploadProgress`] whether the client or the origin causes a
+/// wait. It allocates nothing if there is no content.
 pub(super) struct Outgoing(Option<Content>);
 
 struct Content {
@@ -63,8 +64,8 @@ impl Body for Outgoing {
             progress.wait_for_origin();
             match frame {
                 Some(Ok(frame)) if frame.is_data() => return Poll::Ready(Some(Ok(frame))),
-                // Trailers are dropped (RFC 9110 section 6.5.1 lets only a receiver that knows
-                // them merge them).
+                // Trailers are dropped. RFC 9110 section 6.5.1 allows only a recipient that
+                // understands them to merge them into the head.
                 Some(Ok(_trailers)) => {}
                 Some(Err(cause)) => {
                     progress.fail(cause);
@@ -94,7 +95,7 @@ impl Body for Outgoing {
 
 impl Drop for Content {
     fn drop(&mut self) {
-        // Nothing more is asked of the client.
+        // Nothing more is read from the client.
         self.progress.wait_for_origin();
     }
 }

@@ -20,25 +20,26 @@ use super::response::ResponseBody;
 use crate::clock::Clock;
 use crate::upload::Upload;
 
-/// How long an origin may take.
+/// The deadlines of an origin.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Times {
-    /// From the last progress of the request to the whole response head.
+    /// The time from the last progress of the request to the complete response head.
     pub(crate) head: Duration,
-    /// The longest silence inside a response body; `None` allows any.
+    /// The longest pause inside a response body. `None` means no limit.
     pub(crate) stall: Option<Duration>,
-    /// The longest time after which an idle connection is used again; zero never uses one again.
+    /// The longest idle time after which a connection is used again. With zero, each request gets a
+    /// new connection.
     pub(crate) idle: Duration,
 }
 
-/// The response to a request that was given to a [`Pool`], once its head is there.
+/// The future of a response. It is ready when the response head has arrived.
 pub(crate) type Sending = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Error>>>>;
 
-/// One worker's connections to one origin; clones share them. Lives where local tasks are spawned.
+/// The connections of one worker to one origin. Clones share them. A pool needs a runtime that can
+/// spawn local tasks.
 ///
-/// A connection is used again only if everything about its last exchange was in order: request
-/// sent and response read to their clean ends, HTTP/1.1 spoken, nothing announced twice, not one
-/// byte too many.
+/// A connection is used again only after a faultless exchange: request and response have ended
+/// cleanly, the response is HTTP/1.1 and states its length once, and no extra byte has arrived.
 #[derive(Clone)]
 pub(crate) struct Pool(pub(super) Rc<Shared>);
 
@@ -50,7 +51,7 @@ pub(super) struct Shared {
 }
 
 impl Pool {
-    /// An empty pool. Panics where no local task can be spawned.
+    /// Creates an empty pool. Panics where no local task can be spawned.
     pub(crate) fn new(
         connector: Arc<Connector>,
         limit: Arc<Limit>,
@@ -65,28 +66,31 @@ impl Pool {
         }))
     }
 
-    /// Sends `request` in origin form (RFC 9112 section 3.2.1) as HTTP/1.1 and returns once the
-    /// response head is there. The request has its `Host` and no connection-specific fields.
+    /// Sends `request` in origin form (RFC 9112 section 3.2.1) as HTTP/1.1, and returns when the
+    /// response head has arrived. The request must have a `Host` field and no connection-specific
+    /// fields.
     ///
-    /// A request of a safe method without content that met a connection dying of old age (used
-    /// before, not one byte of an answer) is sent once more, on another connection. A request of
-    /// which nothing was sent is too. No other is ever sent twice.
+    /// A request may meet a stale connection: one that was used before and that the origin closes
+    /// without a byte of an answer. Then the request is sent once more on another connection, if it
+    /// has a safe method and no content. The same applies to a request of which nothing was sent.
+    /// No other request is ever sent twice.
     ///
     /// # Errors
     ///
-    /// [`Error::Busy`]; connecting: [`Error::Resolve`], [`Error::Connect`], [`Error::Tls`],
-    /// [`Error::ConnectTimeout`]; after that [`Error::RequestBody`], [`Error::HeadTimeout`],
+    /// [`Error::Busy`]. While it connects: [`Error::Resolve`], [`Error::Connect`], [`Error::Tls`],
+    /// [`Error::ConnectTimeout`]. After that: [`Error::RequestBody`], [`Error::HeadTimeout`],
     /// [`Error::Broken`], [`Error::Framing`], [`Error::UnrequestedUpgrade`].
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the connection; the origin may have acted. An idle connection
-    /// gets the request at once, before the future is polled.
+    /// Dropping the future closes the connection. The origin may have acted on the request. If a
+    /// connection is idle, it gets the request at once, before the future is polled.
     pub(crate) fn send(&self, request: Request<Upload>) -> Sending {
         let request = self.0.prepare(request);
         let progress = request.body().progress();
         let shared = Rc::clone(&self.0);
-        // No future holds a request that need not wait: it is large, and futures are moved.
+        // A request is large, and futures are moved. Therefore a future contains the request only
+        // if the request has to wait for a connection.
         match shared.idle.take() {
             Some(connection) => shared.respond(Attempt::begin(connection, request, progress)),
             None => Box::pin(async move {
@@ -105,17 +109,17 @@ impl Pool {
 }
 
 impl Shared {
-    /// The request as it is written on a connection.
+    /// The request in the form that is written to a connection.
     pub(super) fn prepare(&self, request: Request<Upload>) -> Request<Outgoing> {
         let (mut parts, upload) = request.into_parts();
         parts.version = Version::HTTP_11;
         parts.uri = origin_form(parts.uri);
-        // Nothing that our own side attached may steer how the request is written.
+        // Extensions that our own code has attached must not change how hyper writes the request.
         parts.extensions.clear();
         Request::from_parts(parts, Outgoing::new(upload, &self.clock))
     }
 
-    /// A connection that this request alone waited for.
+    /// Waits for a free connection, or opens a new one for this request.
     async fn open_or_wait(&self) -> Result<Box<Connection>, Error> {
         match self.idle.wait().await? {
             Granted::Connection(connection) => Ok(connection),
@@ -125,7 +129,7 @@ impl Shared {
         }
     }
 
-    /// Waits for the response, and sends the request once more where that may be.
+    /// Waits for the response, and sends the request once more if that is allowed.
     fn respond(self: Rc<Self>, mut attempt: Attempt) -> Sending {
         Box::pin(async move {
             let Times { head, stall, .. } = self.times;

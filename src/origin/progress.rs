@@ -1,4 +1,4 @@
-//! Who is waited for while a request body is sent.
+//! The progress of a request body.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -9,9 +9,11 @@ use super::error::Error;
 use crate::clock::Clock;
 use crate::upload::BoxError;
 
-/// Who is waited for while a request body is sent, and why the body broke off.
+/// Whether the client or the origin causes a wait while a request body is sent, and why the body
+/// broke off.
 ///
-/// The origin's deadlines must not run while the client is slow: the listener judges a slow client.
+/// The deadlines of the origin must not run while the client is slow. The listener has deadlines of
+/// its own for slow clients.
 pub(super) struct UploadProgress {
     clock: Clock,
     waiting_for: Cell<WaitingFor>,
@@ -20,9 +22,9 @@ pub(super) struct UploadProgress {
 
 #[derive(Clone, Copy)]
 enum WaitingFor {
-    /// The origin takes what comes; the client has to send.
+    /// The origin takes all bytes. The client has to send more.
     Client,
-    /// Since then the origin has to take bytes, or to answer.
+    /// Since this time the origin has to take bytes or to answer.
     Origin(Instant),
 }
 
@@ -44,7 +46,7 @@ impl UploadProgress {
             .set(WaitingFor::Origin(self.clock.instant()));
     }
 
-    /// Since when the origin has kept us waiting; while it is the client's turn, since now.
+    /// Since when we wait for the origin. If we wait for the client, this is the present time.
     pub(super) fn waiting_since(&self) -> Instant {
         match self.waiting_for.get() {
             WaitingFor::Client => self.clock.instant(),
@@ -52,12 +54,13 @@ impl UploadProgress {
         }
     }
 
-    /// The request body broke off.
+    /// Records why the request body broke off.
     pub(super) fn fail(&self, cause: BoxError) {
         *self.failure.borrow_mut() = Some(cause);
     }
 
-    /// What an error of the connection really was: the request body's own, if that broke first.
+    /// The real cause of an error of the connection. If the request body broke off first, that is
+    /// the cause.
     pub(super) fn explain(progress: Option<&Rc<Self>>, error: hyper::Error) -> Error {
         let failure = progress.and_then(|progress| progress.failure.borrow_mut().take());
         failure.map_or(Error::Broken(error), Error::RequestBody)

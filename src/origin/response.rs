@@ -1,4 +1,4 @@
-//! The response body as it comes from the origin.
+//! The response body from the origin.
 
 use std::fmt;
 use std::pin::Pin;
@@ -15,10 +15,10 @@ use super::error::Error;
 use super::idle::BorrowedConnection;
 use super::progress::UploadProgress;
 
-/// A response body as it comes from the origin.
+/// A response body from the origin.
 ///
-/// It ends cleanly only if the origin ended it cleanly; then its connection goes back to the pool.
-/// A body that is dropped before its end takes its connection with it. Trailers are dropped.
+/// It ends cleanly only if the origin has ended it cleanly. Then its connection goes back to the
+/// pool. A body that is dropped before its end closes its connection. Trailers are dropped.
 pub(crate) struct ResponseBody {
     incoming: Incoming,
     borrowed: Option<BorrowedConnection>,
@@ -28,7 +28,7 @@ pub(crate) struct ResponseBody {
 }
 
 impl ResponseBody {
-    /// `stall` is the longest silence of the origin inside the body; `None` allows any.
+    /// `stall` is the longest pause inside the body. `None` means no limit.
     pub(super) fn new(
         incoming: Incoming,
         borrowed: BorrowedConnection,
@@ -81,7 +81,7 @@ impl Body for ResponseBody {
             match Pin::new(&mut this.incoming).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     this.stall.armed = false;
-                    // What is no data are trailers.
+                    // A frame that is not data contains trailers.
                     let Ok(data) = frame.into_data() else {
                         continue;
                     };
@@ -124,7 +124,7 @@ impl fmt::Debug for ResponseBody {
     }
 }
 
-/// The longest silence inside a body. The timer exists only once there was nothing to read.
+/// The deadline of a pause inside a body. The timer is created at the first pause.
 struct Stall {
     limit: Option<Duration>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -140,7 +140,7 @@ impl Stall {
         }
     }
 
-    /// Ready when the origin has been silent for too long; called when nothing is there to read.
+    /// Ready when the origin has sent nothing for too long. Called when there is nothing to read.
     fn poll(&mut self, progress: Option<&UploadProgress>, cx: &mut Context<'_>) -> Poll<()> {
         let Some(limit) = self.limit else {
             return Poll::Pending;
@@ -151,7 +151,7 @@ impl Stall {
         }
         while let Some(timer) = &mut self.timer {
             ready!(timer.as_mut().poll(cx));
-            // An origin that still takes the upload is not silent.
+            // An origin that still takes the request body is not stalled.
             let due = progress.and_then(|progress| progress.waiting_since().checked_add(limit));
             let Some(due) = due.filter(|due| *due > timer.deadline()) else {
                 return Poll::Ready(());

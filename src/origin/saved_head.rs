@@ -1,4 +1,4 @@
-//! What is kept of a request's head so that it can be sent once more.
+//! The copy of a request head, with which the request can be sent once more.
 
 use std::fmt;
 
@@ -6,29 +6,30 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Uri, Version};
 use zeroize::Zeroizing;
 
-/// A request's head, kept so that the request can be sent once more.
+/// The copy of a request head, with which the request can be sent once more.
 ///
-/// Few saved heads are ever used, so keeping has to be cheap and using need not be: the fields are
-/// lines of one buffer, which costs less than a second map of them. The buffer is wiped, because
-/// cookies are in it. Values that are marked sensitive are not copied; they share the memory of
-/// their owner, who wipes it.
+/// Nearly all copies are dropped unused. Therefore making a copy has to be cheap, and using it may
+/// be expensive. The fields are stored as lines of one buffer, which costs less than a second map.
+/// The buffer is wiped, because it contains cookies. Values that are marked as sensitive are not
+/// copied: they share the memory of their owner, and the owner wipes it.
 pub(crate) struct SavedHead {
     method: Method,
     uri: Uri,
-    /// A name, `:`, a value and a line feed each: no name has a colon, and no value a line feed.
+    /// One line for each field: name, `:`, value, line feed. A name contains no colon, and a value
+    /// contains no line feed.
     lines: Zeroizing<Vec<u8>>,
     sensitive: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl SavedHead {
-    /// Keeps a head; its extensions are not part of it.
+    /// Copies a head without its extensions.
     pub(crate) fn of(parts: &Parts) -> Self {
         let copied = parts
             .headers
             .iter()
             .filter(|(_, value)| !value.is_sensitive());
         let lengths = copied.map(|(name, value)| line_length(name, value));
-        // A buffer that grows would leave a copy behind that nobody wipes.
+        // The buffer must not grow, because growing would leave a copy that nobody wipes.
         let room = lengths.fold(0, usize::saturating_add);
         let mut lines = Zeroizing::new(Vec::with_capacity(room));
         let mut sensitive = Vec::new();
@@ -50,7 +51,7 @@ impl SavedHead {
         }
     }
 
-    /// The head again, as HTTP/1.1.
+    /// The head, as HTTP/1.1.
     pub(crate) fn into_parts(self) -> Parts {
         let (mut parts, ()) = Request::new(()).into_parts();
         parts.method = self.method;
@@ -66,26 +67,26 @@ impl SavedHead {
 
 impl fmt::Debug for SavedHead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Cookies are among the lines.
+        // The lines contain cookies.
         f.debug_struct("SavedHead")
             .field("method", &self.method)
             .finish_non_exhaustive()
     }
 }
 
-/// How long the line of a field is, with its colon and line feed.
+/// The length of a field's line, with colon and line feed.
 fn line_length(name: &HeaderName, value: &HeaderValue) -> usize {
     let separators = 2;
     let text = name.as_str().len().saturating_add(value.len());
     text.saturating_add(separators)
 }
 
-/// A field from its line.
+/// Parses a line into a field.
 pub(super) fn field(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
     let colon = line.iter().position(|byte| *byte == b':')?;
     let (name, value) = line.split_at_checked(colon)?;
     let name = HeaderName::from_bytes(name).ok()?;
-    // On the wire a value has a space before it and a carriage return behind.
+    // In bytes from the connection, a space comes before the value and a carriage return after it.
     let value = value.strip_prefix(b":")?.trim_ascii();
     Some((name, HeaderValue::from_bytes(value).ok()?))
 }

@@ -18,16 +18,15 @@ use crate::fields::UpgradeRequest;
 use crate::relay::Peer;
 use crate::upload::Upload;
 
-/// An origin's connection after a valid 101.
+/// The connection to an origin that has answered with a valid 101.
 pub(crate) struct UpgradedOrigin {
-    /// The head of the 101.
+    /// The head of the 101 response.
     pub(crate) head: Parts,
     /// The connection.
     pub(crate) origin: Peer,
     /// The protocol that both sides speak now.
     pub(crate) upgrade: Box<UpgradeRequest>,
-    /// The slot of this connection in the bound on such connections. It is free again when this is
-    /// dropped.
+    /// The slot of this connection in the limit of such connections. Dropping it frees the slot.
     pub(crate) slot: OwnedSemaphorePermit,
 }
 
@@ -37,33 +36,33 @@ impl fmt::Debug for UpgradedOrigin {
     }
 }
 
-/// The result of a request that asked for another protocol.
+/// The result of a request that asks for another protocol.
 #[derive(Debug)]
 #[expect(
     clippy::large_enum_variant,
     reason = "nearly every exchange is a response, and a box would be an allocation for each"
 )]
 pub(crate) enum Exchange {
-    /// The origin did not switch. The response's body streams in.
+    /// The origin has not switched. The body of the response streams.
     Response(Response<ResponseBody>),
-    /// The origin has switched to the protocol that was asked for.
+    /// The origin has switched to the requested protocol.
     Switched(Box<UpgradedOrigin>),
 }
 
-/// The result of a request that was given to [`Pool::switch`], once the origin has answered.
+/// The future of the result of [`Pool::switch`].
 pub(crate) type Switching = Pin<Box<dyn Future<Output = Result<Exchange, Error>>>>;
 
 impl Pool {
-    /// Sends a request whose fields ask for `upgrade`. It has no content. It gets a new connection,
-    /// which no other request uses before or after. `slot` is held until that connection is closed.
+    /// Sends a request whose fields ask for `upgrade`. The request has no content. It gets a new
+    /// connection, which carries no other request. `slot` is held until that connection is closed.
     ///
     /// # Errors
     ///
-    /// Those of [`Pool::send`] but for [`Error::Busy`], and [`Error::BadSwitch`].
+    /// The errors of [`Pool::send`] except [`Error::Busy`], and [`Error::BadSwitch`].
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the connection; the origin may have acted.
+    /// Dropping the future closes the connection. The origin may have acted on the request.
     pub(crate) fn switch(
         &self,
         request: Request<Upload>,
@@ -100,7 +99,7 @@ impl Shared {
             return Err(Error::BadSwitch);
         }
         let (head, _no_content) = response.into_parts();
-        // The task of the connection gives the socket up once HTTP has ended on it.
+        // The task of the connection sends the socket when HTTP has ended on it.
         let socket = switched.await.map_err(|_lost| Error::BadSwitch)?;
         Ok(Exchange::Switched(Box::new(UpgradedOrigin {
             head,

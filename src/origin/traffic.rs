@@ -1,4 +1,4 @@
-//! What passes over a connection while a request is at work on it.
+//! Records what was read and written on a connection during the present request.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -14,36 +14,37 @@ use zeroize::Zeroizing;
 use super::connector::Stream;
 use super::saved_head::field;
 
-/// What went out and came in since a request was given to a connection.
+/// What was read and written since a connection got its present request.
 ///
-/// The head is noted as it is written, in one copy: keeping the fields themselves costs ten times as
-/// much, and nearly no request is ever sent twice.
+/// The request head is recorded from the bytes that hyper writes, as one copy. Keeping a copy of
+/// the fields costs ten times as much, and nearly no request is sent twice.
 #[derive(Default)]
 pub(super) struct Traffic {
     response_begun: Cell<bool>,
-    /// Nothing is there to be read, and nothing will be while the connection's task runs: what the
-    /// runtime hears of sockets it hears between tasks. hyper asks several times.
+    /// The last read found no bytes. There will be none before the task of the connection runs
+    /// again, because the runtime learns about sockets only between two tasks. hyper reads several
+    /// times in each run; with this flag only the first read is a system call.
     nothing_to_read: Cell<bool>,
     recording: Cell<bool>,
-    /// Wiped when the connection goes; before, by whatever comes next.
+    /// The bytes of the request head. They are wiped when the response begins, when the next
+    /// request begins, or when the connection is dropped.
     head: RefCell<Zeroizing<Vec<u8>>>,
 }
 
 impl Traffic {
-    /// A request is given to the connection; `note` if its head may be wanted once more.
+    /// Begins a request. `note` says whether to record its head, because it may be sent once more.
     pub(super) fn begin(&self, note: bool) {
         self.response_begun.set(false);
         self.recording.set(note);
         self.wipe_head();
     }
 
-    /// The connection's task runs again.
+    /// Allows a read again. Called each time the task of the connection runs.
     pub(super) fn allow_reads(&self) {
         self.nothing_to_read.set(false);
     }
 
-    /// The head that was written, if it was noted and not one byte of an answer came. It is a request
-    /// without content.
+    /// The recorded head, if no byte of a response has arrived. The request has no content.
     pub(super) fn unanswered_head(&self) -> Option<Parts> {
         if self.response_begun.get() {
             return None;
@@ -58,14 +59,15 @@ impl Traffic {
         parts.version = Version::HTTP_11;
         for line in lines {
             let (name, mut value) = field(line)?;
-            // Which of them were is not on the wire.
+            // The bytes do not show which values were marked as sensitive. Therefore all of them
+            // are.
             value.set_sensitive(true);
             parts.headers.append(name, value);
         }
         Some(parts)
     }
 
-    /// hyper writes a head in one piece.
+    /// Records a head. hyper writes a head with one call, so only the first write is recorded.
     fn on_write(&self, bytes: &[u8]) {
         if self.recording.replace(false) {
             self.head.borrow_mut().extend_from_slice(bytes);
@@ -77,7 +79,7 @@ impl Traffic {
         self.wipe_head();
     }
 
-    /// Tokens and cookies are in it.
+    /// The head contains tokens and cookies.
     fn wipe_head(&self) {
         let mut head = self.head.borrow_mut();
         head.fill(0);
@@ -85,7 +87,7 @@ impl Traffic {
     }
 }
 
-/// A stream that says what passes.
+/// A stream that records what is read and written.
 pub(super) struct MonitoredStream {
     stream: Stream,
     traffic: Rc<Traffic>,
@@ -96,7 +98,7 @@ impl MonitoredStream {
         Self { stream, traffic }
     }
 
-    /// The stream alone.
+    /// The stream without the record.
     pub(super) fn into_stream(self) -> Stream {
         self.stream
     }

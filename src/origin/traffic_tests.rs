@@ -67,7 +67,7 @@ fn half_a_head_is_not_sent_again() {
     assert!(noted(b"").unanswered_head().is_none());
 }
 
-/// What hyper is given, with a count of the reads that are answered without asking the system.
+/// The stream that hyper reads. It counts the reads that are answered without a system call.
 struct Counted {
     watched: MonitoredStream,
     spared: Rc<Cell<u32>>,
@@ -104,8 +104,8 @@ impl AsyncWrite for Counted {
     }
 }
 
-/// Without a read that is spared, [`Traffic::allow_reads`] has no use any more. If hyper read outside
-/// of the connection's own task, nothing would ever be there to read.
+/// If hyper read only once in each run, [`Traffic::allow_reads`] would be useless. If hyper read
+/// outside of the connection's own task, it would never find a byte.
 #[tokio::test]
 async fn hyper_reads_again_in_one_run_of_its_task_and_only_there() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -169,7 +169,7 @@ async fn what_comes_is_read_in_the_next_run_of_the_task_and_its_waker_is_kept() 
         traffic.allow_reads();
         let first = read(cx);
         if first.is_pending() {
-            // hyper asks again in the same run.
+            // hyper reads again in the same run of its task.
             assert!(read(cx).is_pending());
         }
         first

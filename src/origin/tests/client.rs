@@ -18,8 +18,8 @@ fn token_request() -> Request<Full<Bytes>> {
         .unwrap()
 }
 
-/// The outcome of a call whose connection is answered by `response`, again and again until the
-/// client hangs up.
+/// The result of a call. The server sends `response` up to its `|`, and then repeats the rest until
+/// the client closes the connection.
 async fn flooded(response: &str, limits: CallLimits) -> Result<Response<Bytes>, Error> {
     let server = Server::start().await;
     let client = client(&server);

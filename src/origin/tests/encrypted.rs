@@ -1,4 +1,4 @@
-//! Whom we believe over TLS, and that others learn nothing.
+//! Which origins are trusted over TLS, and that other servers learn nothing.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ use super::*;
 use crate::origin::{CallLimits, Client};
 use crate::tls::{Refreshed, Trust};
 
-/// An authority, and the file that says so.
+/// A certificate authority, and the file with its certificate.
 struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     file: PathBuf,
@@ -59,8 +59,8 @@ fn named(name: &str) -> CertificateParams {
     CertificateParams::new([name.to_owned()]).unwrap()
 }
 
-/// Calls `https://localhost` while `acceptor` is there; also whether the server's handshake ended
-/// well, and every byte of content that it saw.
+/// Calls `https://localhost`, where `acceptor` answers. Returns the result and, if the server's
+/// handshake succeeded, all bytes that the server received.
 async fn call(
     authority: &Authority,
     acceptor: &TlsAcceptor,

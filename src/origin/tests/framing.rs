@@ -1,4 +1,4 @@
-//! Answers that are framed oddly, broken, or more than one.
+//! Answers with contradictory framing, broken answers, and extra answers.
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use tokio::join;
@@ -7,7 +7,7 @@ use super::*;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-/// The outcome of a request whose connection is answered by `response` and then ended.
+/// The result of a request. The server answers with `response` and then closes the connection.
 async fn broken_off(response: &str) -> Result<String, Error> {
     let server = Server::start().await;
     let pool = server.pool();
@@ -18,8 +18,8 @@ async fn broken_off(response: &str) -> Result<String, Error> {
     outcome
 }
 
-/// Answers a first request with `response` and more on the same connection, and requires that
-/// this connection is closed and the next request is answered by another.
+/// Answers a first request with `response` and extra bytes. Fails unless the gateway closes this
+/// connection and sends the next request on another one.
 async fn never_reused(method: Method, response: &str) -> Response<Bytes> {
     let server = Server::start().await;
     let pool = server.pool();
@@ -92,7 +92,7 @@ async fn d_33_a_head_without_end_is_given_up() {
             let (outcome, _) = join!(fetch(&pool, "/"), async {
                 let mut peer = server.accept().await;
                 peer.head().await;
-                // The gateway may hang up before all of it is written.
+                // The gateway may close the connection before everything is written.
                 peer.0.write_all(response.as_bytes()).await.ok();
                 peer.rest().await
             });

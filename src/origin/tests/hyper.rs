@@ -1,4 +1,4 @@
-//! What we rely on that hyper does, though it promises none of it.
+//! Properties of hyper that we depend on, although hyper does not document them.
 
 use http::HeaderValue;
 use tokio::join;
@@ -7,7 +7,8 @@ use super::*;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-/// [`Traffic`](crate::origin::traffic::Traffic) reads the head of a request from what hyper has written.
+/// [`Traffic`](crate::origin::traffic::Traffic) reads the head of a request from the bytes that
+/// hyper writes.
 #[tokio::test]
 async fn s_33_a_request_that_is_sent_once_more_is_the_same_to_the_byte() {
     local(async {
@@ -22,7 +23,7 @@ async fn s_33_a_request_that_is_sent_once_more_is_the_same_to_the_byte() {
             ("x-colons", b":a: b:"),
             ("x-spaces", b"a  b\tc"),
             ("x-latin", b"caf\xe9"),
-            // More than hyper would write at once if it wrote in pieces.
+            // Longer than one write, if hyper wrote in pieces.
             ("x-long", &b"0123456789".repeat(2048)),
         ] {
             let value = HeaderValue::from_bytes(value).unwrap();
@@ -49,8 +50,9 @@ async fn s_33_a_request_that_is_sent_once_more_is_the_same_to_the_byte() {
     .await;
 }
 
-/// [`UploadProgress`](crate::origin::progress::UploadProgress) takes it that hyper asks for a piece of the request body
-/// only when it has room for it: whether the origin or the client is waited for follows from that.
+/// [`UploadProgress`](crate::origin::progress::UploadProgress) assumes that hyper polls the request
+/// body only when hyper has space for more. From this follows whether we wait for the origin or for
+/// the client.
 #[tokio::test]
 async fn an_origin_that_takes_no_more_of_an_upload_is_late_though_the_client_waits_too() {
     local(async {
@@ -58,8 +60,8 @@ async fn an_origin_that_takes_no_more_of_an_upload_is_late_though_the_client_wai
         let head = Duration::from_millis(100);
         let pool = server.pool_with(Times { head, ..times() });
         let (client, body) = TestBody::new();
-        // Much more than sockets and buffers have room for. After it the client has nothing more to
-        // send for now, but hyper does not get that far.
+        // Much more than fits into the sockets and buffers. After these pieces the client sends
+        // nothing more, but hyper does not notice it, because it does not poll the body that far.
         let piece = Bytes::from(vec![b'a'; 64 * 1024]);
         for _ in 0..1024 {
             client.send(Ok(piece.clone())).unwrap();

@@ -1,4 +1,4 @@
-//! One bound for all workers, and nobody starves.
+//! One limit for all workers, and no worker starves.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -12,8 +12,8 @@ use super::*;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-/// An app with one process: it serves a connection until that ends, then the next. Ends when
-/// the test's runtime does. Counts connections and requests.
+/// An app with one process: it serves a connection until the connection ends, and then the next. It
+/// ends with the test's runtime. It counts connections and requests.
 async fn one_process(server: Server, connections: Arc<AtomicUsize>) {
     loop {
         let mut peer = server.accept().await;
@@ -31,7 +31,7 @@ async fn one_process(server: Server, connections: Arc<AtomicUsize>) {
     }
 }
 
-/// A worker of its own thread that sends `count` requests, `width` at a time.
+/// A worker on its own thread. It sends `count` requests in each of `width` parallel tasks.
 fn worker(
     connector: &Arc<Connector>,
     limit: &Arc<Limit>,
@@ -59,7 +59,8 @@ fn worker(
             for lane in lanes {
                 lane.await.unwrap();
             }
-            // What rests here stays open until both are done: the other must not depend on us.
+            // Our idle connections stay open until both workers are done. The other worker must not
+            // depend on our end.
             done.wait().await;
         }));
     })
@@ -82,7 +83,8 @@ async fn an_app_with_one_process_serves_two_workers() {
     .unwrap();
     app.abort();
     let connections = connections.load(Ordering::SeqCst);
-    // Far fewer than requests: connections are passed on as long as that is fair.
+    // There are far fewer connections than requests, because connections are handed over as long as
+    // that is fair.
     assert!(connections < 450, "{connections}");
 }
 
@@ -135,7 +137,7 @@ async fn a_worker_that_never_pauses_does_not_starve_another() {
         spawn_local(one_process(server, connections));
         let answered = Rc::new(Cell::new(0_usize));
         for _ in 0..2 {
-            // One of the two always waits when the other's answer is whole.
+            // When one of the two requests gets its answer, the other one always waits.
             let (busy, answered) = (busy.clone(), Rc::clone(&answered));
             spawn_local(async move {
                 while fetch(&busy, "/busy").await.is_ok() {
@@ -212,7 +214,7 @@ async fn a_full_queue_is_busy_at_once_and_a_long_wait_is_busy_in_the_end() {
         assert_eq!(limit.waiting(), 0);
         peer.answer(OK).await;
         assert_eq!(holding.await.unwrap().unwrap(), "ok");
-        // Nobody waits any more: the connection rests.
+        // No request waits, so the connection becomes idle.
         assert_eq!(pool.idle(), 1);
     })
     .await;

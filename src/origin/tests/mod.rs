@@ -1,4 +1,4 @@
-//! Good and bad origins, played byte by byte over real sockets.
+//! Origins that behave well or badly. The tests write their bytes by hand over real sockets.
 
 mod client;
 mod encrypted;
@@ -28,10 +28,10 @@ use super::{Connector, Error, Limit, Origin, Pool, ResponseBody, Times};
 use crate::clock::Clock;
 use crate::upload::Upload;
 
-/// Nothing here takes longer unless it hangs.
+/// A test that takes longer hangs.
 const WATCHDOG: Duration = Duration::from_secs(30);
 
-/// A request body that a test feeds.
+/// A request body whose bytes come from the test.
 pub(super) struct TestBody(Option<UnboundedReceiver<io::Result<Bytes>>>);
 
 impl TestBody {
@@ -74,7 +74,7 @@ impl Body for TestBody {
     }
 }
 
-/// An origin under a test's control.
+/// An origin that a test controls.
 struct Server {
     listener: TcpListener,
     origin: Origin,
@@ -123,7 +123,7 @@ impl Server {
 struct Peer(TcpStream);
 
 impl Peer {
-    /// Reads up to and with `end`.
+    /// Reads up to and including `end`.
     async fn until(&mut self, end: &str) -> String {
         String::from_utf8(self.bytes_until(end).await).unwrap()
     }
@@ -136,7 +136,7 @@ impl Peer {
         read
     }
 
-    /// Reads a request head of any bytes.
+    /// Reads a request head. It may contain any bytes.
     async fn head_bytes(&mut self) -> Vec<u8> {
         self.bytes_until("\r\n\r\n").await
     }
@@ -156,7 +156,7 @@ impl Peer {
         head
     }
 
-    /// Everything up to the end of the connection, however it ends.
+    /// Reads until the connection ends, cleanly or not.
     async fn rest(&mut self) -> Vec<u8> {
         let mut read = Vec::new();
         let mut buffer = [0; 4096];
@@ -202,7 +202,7 @@ async fn fetch(pool: &Pool, path: &str) -> Result<String, Error> {
     text(pool.send(get(path)).await?).await
 }
 
-/// Runs a test with local tasks, and ends it when it hangs.
+/// Runs a test with local tasks. Fails if the test hangs.
 fn local<T>(test: impl Future<Output = T>) -> impl Future<Output = T> {
     let test = Box::pin(test);
     async {

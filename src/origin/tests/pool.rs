@@ -26,7 +26,7 @@ async fn a_connection_in_order_is_used_again() {
             peer.say("HTTP/1.1 204 No Content\r\n\r\n").await;
         });
         let third = third.unwrap();
-        // A body that never comes has ended with the head, and so has its loan.
+        // A response without a body has ended with its head, so its connection is idle again.
         assert!(third.body().is_end_stream());
         assert_eq!(pool.idle(), 1);
     })
@@ -42,7 +42,7 @@ async fn the_connection_used_last_is_used_first() {
         let answer = async {
             let (mut one, mut two) = (server.accept().await, server.accept().await);
             one.answer(OK).await;
-            // Its body is read before the other's comes.
+            // The first response must be read completely before the second one arrives.
             while pool.idle() < 1 {
                 tokio::task::yield_now().await;
             }
@@ -91,7 +91,8 @@ async fn a_target_is_sent_in_origin_form() {
     .await;
 }
 
-/// A request on a connection that was used before, answered by `second` and the end.
+/// Sends a request on a connection that was used before. The server answers with `second` and
+/// closes the connection.
 async fn stale(
     server: &Server,
     pool: &Pool,
@@ -159,7 +160,7 @@ async fn s_33_a_post_is_never_sent_twice() {
             let again = request(method, "/again", body);
             let outcome = stale(&server, &pool, again, "").await;
             assert!(matches!(outcome, Err(Error::Broken(_))), "{outcome:?}");
-            // The next connection is the next request's.
+            // The next connection belongs to the next request. No second attempt comes first.
             let (_, head) = join!(fetch(&pool, "/next"), async {
                 server.accept().await.answer(CLOSE).await
             });
