@@ -1,5 +1,5 @@
-//! Bodies on their way through: a request body with a lowest speed and a highest size, and a
-//! response body that keeps its request in flight.
+//! Request and response bodies. A request body has a lowest rate and a largest size. A request
+//! counts as in flight until its response body is dropped.
 
 use std::cell::Cell;
 use std::fmt;
@@ -16,40 +16,42 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::deadline::{ConnectionState, InFlight};
 use crate::clock::Clock;
 
-/// Why a request body ended before its end. Side: client.
+/// Why a request body ended too early. Responsible: the client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum BodyFailure {
-    /// The client went away, or its framing is broken. The connection is beyond an answer.
+    /// The client went away, or the framing of the body is invalid. No answer can be sent on this
+    /// connection.
     #[error("the request body is broken")]
     Broken,
-    /// More came than [`RequestBody::limit`] allows. Answer 413.
+    /// The body is longer than [`RequestBody::limit`] allows. The answer is 413.
     #[error("the request body is too large")]
     TooLarge,
-    /// Fewer bytes came than the slowest allowed rate asks for. Answer 408.
+    /// The client sends the body more slowly than the lowest allowed rate. The answer is 408.
     #[error("the request body comes too slowly")]
     TooSlow,
 }
 
-/// Tells afterwards why a request body failed: whoever sent the body on only sees that sending
-/// failed.
+/// Reports afterwards why a request body failed. The code that forwards the body learns only that
+/// forwarding failed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct BodyWatch(Option<Rc<Cell<Option<BodyFailure>>>>);
 
 impl BodyWatch {
-    /// The failure, if the body has failed by now.
+    /// The failure, if the body has failed.
     pub(crate) fn failure(&self) -> Option<BodyFailure> {
         self.0.as_ref().and_then(|failure| failure.get())
     }
 }
 
-/// A request's body: its data frames as they come, no trailers (they could carry any field past
-/// the checks of the head; RFC 9110 section 6.5.1 lets a recipient discard them).
+/// The body of a request. It yields data frames as they arrive, but no trailers: trailers could
+/// contain any field, without the checks of the head. RFC 9110 section 6.5.1 allows a recipient to
+/// discard them.
 ///
-/// A request without a body stays one: `is_end_stream` and `size_hint` are the connection's own.
-/// Polling it is cancel safe.
+/// A request without a body remains a request without a body: `is_end_stream` and `size_hint` are
+/// those of the connection. Polling is cancel safe.
 pub(crate) struct RequestBody {
     inner: Incoming,
-    /// What is watched; nothing for a request without a body.
+    /// The measurements of a body. `None` for a request without a body.
     open: Option<Box<OpenBody>>,
 }
 
@@ -78,11 +80,12 @@ impl RequestBody {
         Self { inner, open }
     }
 
-    /// Lets at most `bytes` more through.
+    /// Allows at most `bytes` more bytes.
     ///
     /// # Errors
     ///
-    /// [`BodyFailure::TooLarge`] at once if the declared length exceeds that: nothing has been read.
+    /// [`BodyFailure::TooLarge`] at once if the declared length is larger. Nothing has been read
+    /// then.
     pub(crate) fn limit(&mut self, bytes: u64) -> Result<(), BodyFailure> {
         let Some(open) = &mut self.open else {
             return Ok(());
@@ -94,7 +97,7 @@ impl RequestBody {
         Ok(())
     }
 
-    /// A handle that tells why this body failed, to keep while the body is sent on.
+    /// A handle that reports why this body failed. The caller keeps it while the body is forwarded.
     pub(crate) fn watch(&self) -> BodyWatch {
         BodyWatch(self.open.as_ref().map(|open| Rc::clone(&open.failure)))
     }
@@ -186,15 +189,15 @@ impl fmt::Debug for RequestBody {
     }
 }
 
-/// Measures how fast a client sends while somebody waits for it. Time in which nobody asked does
-/// not count against the client, and a body that is always there never arms the timer.
+/// Measures how fast a client sends while somebody waits for its bytes. Other time does not count
+/// against the client. If the bytes are always there, the timer is never set.
 struct RateMeter {
     clock: Clock,
     window: Duration,
-    /// Bytes that must come per window.
+    /// The number of bytes that must arrive in each window.
     least: u64,
     bytes: u64,
-    /// Time waited in this window, without the present wait.
+    /// The waiting time in this window, without the present wait.
     waited: Duration,
     waiting_since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -202,7 +205,7 @@ struct RateMeter {
 
 impl RateMeter {
     fn new(clock: &Clock, window: Duration, rate: u64) -> Self {
-        // Rounded up, so that a window shorter than a second still asks for something.
+        // Rounded up, because a window shorter than a second must still demand at least one byte.
         let least = u128::from(rate)
             .saturating_mul(window.as_millis())
             .div_ceil(1000);
@@ -229,7 +232,8 @@ impl RateMeter {
         }
     }
 
-    /// Nothing is there: ready when a whole window was waited and too little came in it.
+    /// Called when no bytes are there. Ready when the waiting time has filled a window in which too
+    /// few bytes arrived.
     fn poll_too_slow(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let now = self.clock.instant();
@@ -240,8 +244,8 @@ impl RateMeter {
             let Some(due) = due else {
                 return Poll::Ready(());
             };
-            // A timer that is due earlier is left as it is and set anew when it fires: the due
-            // time only ever moves later, and most bodies end before.
+            // A timer that fires too early is not changed; it is set again when it fires. The due
+            // time only moves later, and most bodies end before it.
             let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
             ready!(timer.as_mut().poll(cx));
             timer.as_mut().reset(due);
@@ -249,10 +253,10 @@ impl RateMeter {
     }
 }
 
-/// A response's body on its way to the client: its request is in flight until this is dropped.
+/// The body of a response. Its request is in flight until this is dropped.
 #[derive(Debug)]
 pub(super) struct ResponseBody<B> {
-    /// Nothing when the server itself refused the request.
+    /// `None` if the server itself has refused the request.
     inner: Option<B>,
     in_flight: InFlight,
 }
@@ -346,7 +350,7 @@ mod tests {
         let mut rate_meter = RateMeter::new(&Clock::system(), WINDOW, 500);
         assert!(!is_too_slow(&mut rate_meter).await);
         rate_meter.arrived(1);
-        // The upstream takes nothing for an hour; the client cannot send.
+        // The upstream takes no bytes for an hour, so the client cannot send.
         advance(Duration::from_hours(1)).await;
         assert!(!is_too_slow(&mut rate_meter).await);
         advance(Duration::from_secs(19)).await;

@@ -1,4 +1,4 @@
-//! One connection from its accept to its end.
+//! One connection, from the accept to its end.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -33,32 +33,36 @@ use super::switch::Switch;
 use super::{Handler, Limits, Settings, TunnelFn, TunnelStop, UpgradedClient};
 use crate::relay::{Duplex, Peer};
 
-/// What is held at most of what came or goes, per connection and direction (HTTP/1.1), or per
-/// stream (HTTP/2); a longer head is held whole.
+/// The most bytes that are buffered in each direction: per connection (HTTP/1.1) or per stream
+/// (HTTP/2). A longer head is buffered completely.
 const BUFFER: usize = 64 * 1024;
-/// What a client may send ahead on one HTTP/2 stream. A connection may hold as much for each of its
-/// streams: with less, a few uploads that an app does not read yet would stop all others.
+/// The number of bytes that a client may send in advance on one HTTP/2 stream. The window of a
+/// connection is as large as the windows of all its streams together. With a smaller one, a few
+/// uploads that an app does not read yet would block all other streams.
 const STREAM_WINDOW: u32 = 128 * 1024;
-/// Stream resets of ours, provoked by the client's errors, before the connection is closed.
+/// The number of streams that we reset because of the client's errors before the connection is
+/// closed.
 const LOCAL_RESETS: usize = 64;
-/// Streams the client reset before we saw them, before the connection is closed.
+/// The number of streams that the client may reset before we have processed them. With more, the
+/// connection is closed (CVE-2023-44487).
 const PENDING_RESETS: usize = 20;
 
-/// What a connection's requests are answered with.
+/// What is needed to answer the requests of a connection.
 pub(super) struct Serving<H: Handler> {
     pub(super) handler: Rc<H>,
     pub(super) per_connection: Rc<H::PerConnection>,
     pub(super) state: Rc<ConnectionState>,
     pub(super) settings: Settings,
-    /// What follows a 101 that was answered.
+    /// The tunnel that follows a 101 response.
     pub(super) tunnel: Rc<Cell<Option<TunnelFn>>>,
 }
 
-/// Serves a connection to its end.
+/// Serves a connection until it ends.
 ///
 /// # Cancel safety
 ///
-/// Dropping it closes the socket and drops the handler's futures: that is how the sweep cuts.
+/// Dropping the future closes the socket and drops the handler's futures. The sweep ends a
+/// connection in this way.
 pub(super) async fn serve<H: Handler>(
     serving: Serving<H>,
     stream: TcpStream,
@@ -74,7 +78,8 @@ pub(super) async fn serve<H: Handler>(
             tracing::debug!(client.address = %client, %error, "TLS handshake failed");
         }
         Ok(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
-            // The client speaks first: its preface is due like a head.
+            // An HTTP/2 client has to send its preface first. The deadline of a request head
+            // applies to it.
             serving.state.enter(Phase::Head);
             http2(serving, stream).await;
         }
@@ -101,15 +106,16 @@ where
         .max_header_size(limits.head_bytes)
         .max_buf_size(limits.head_bytes.max(BUFFER));
     if limits.fields != Limits::default().fields {
-        // The default is the same number; saying it would make every head allocate its fields.
+        // The default of hyper has the same value. Setting it would make hyper allocate memory for
+        // the fields of every head.
         builder.max_headers(limits.fields);
     }
     let io = TokioIo::new(Plaintext::new(stream, Rc::clone(&state), Protocol::Http1));
     let service = service_fn(move |request| answer(&serving, request, Protocol::Http1));
     let mut connection = builder.serve_connection(io, service);
     let after_poll = |_cx: &mut Context<'_>| Poll::Ready(Ok(()));
-    // hyper would end a connection that had no request yet at once, its first request unread, and
-    // one whose next head has begun: those are answered, with `Connection: close`.
+    // A graceful shutdown of hyper closes a connection at once, even if its first request is unread
+    // or its next head has begun. Such requests are answered first, with `Connection: close`.
     let may_close = || state.has_served() && state.phase() != Phase::Head;
     let ended = finish(
         &state,
@@ -121,7 +127,7 @@ where
     if ended.await.is_err() || !state.is_upgrade_requested() {
         return;
     }
-    // hyper leaves a connection open on which a request asked for another protocol.
+    // If a request asked for another protocol, hyper leaves the socket open when HTTP has ended.
     let parts = connection.into_parts();
     let mut io = parts.io.into_inner();
     match tunnel.take() {
@@ -136,7 +142,7 @@ where
             };
             tunnel(switched).await;
         }
-        // The connection closes whether or not the client hears of it.
+        // If the shutdown fails, the client has gone away already.
         None => io.shutdown().await.unwrap_or_default(),
     }
 }
@@ -151,9 +157,9 @@ where
     let mut builder = http2::Builder::new(StreamExecutor(Rc::clone(&state)));
     builder
         .timer(TokioTimer::new())
-        // Finds clients that vanished while a response is quiet.
         // WebSockets over HTTP/2 (RFC 8441).
         .enable_connect_protocol()
+        // Detects clients that have disappeared while no bytes of a response are sent.
         .keep_alive_interval(deadlines.idle)
         .keep_alive_timeout(deadlines.write)
         .max_concurrent_streams(limits.streams)
@@ -179,12 +185,12 @@ where
     .unwrap_or_default();
 }
 
-/// The connection has ended with an error, which is logged.
+/// The connection has ended with an error. The error was logged.
 #[derive(Debug)]
 struct Broken;
 
-/// Runs a connection to its end, and begins that end when it is asked to close. After each of its
-/// turns `after_poll` sends what is still held.
+/// Runs a connection until it ends. Begins the graceful shutdown when the connection is asked to
+/// close. Calls `after_poll` after each poll, to send the bytes that are still buffered.
 async fn finish<C: Future<Output = hyper::Result<()>>>(
     state: &ConnectionState,
     mut connection: Pin<&mut C>,
@@ -194,7 +200,7 @@ async fn finish<C: Future<Output = hyper::Result<()>>>(
 ) -> Result<(), Broken> {
     let mut shutdown_begun = false;
     let result = poll_fn(|cx| {
-        // First of all a request that has arrived is read: closing would leave it unanswered.
+        // A request that has arrived is read first. A shutdown would leave it unanswered.
         let mut polled = connection.as_mut().poll(cx);
         if !shutdown_begun && polled.is_pending() {
             state.set_waker(cx.waker());
@@ -216,8 +222,8 @@ async fn finish<C: Future<Output = hyper::Result<()>>>(
     })
 }
 
-/// Hands a request to the handler. It counts as in flight from this call on, whether or not the
-/// future is ever polled.
+/// Gives a request to the handler. The request is in flight from this call on, even if the future
+/// is never polled.
 fn answer<H: Handler>(
     serving: &Serving<H>,
     request: Request<Incoming>,
@@ -229,7 +235,7 @@ fn answer<H: Handler>(
     let handler = Rc::clone(&serving.handler);
     let per_connection = Rc::clone(&serving.per_connection);
     let (mut head, body) = request.into_parts();
-    // hyper attaches something to a request that asks for another protocol, and to no other.
+    // hyper adds an extension to a request that asks for another protocol, and to no other request.
     let switch = if head.extensions.is_empty() {
         Switch::No
     } else {
@@ -238,7 +244,8 @@ fn answer<H: Handler>(
     let body = RequestBody::new(body, &state, deadlines.body_window, limits.body_rate);
     let fields = &head.headers;
     let too_many = fields.len() > limits.fields && count_fields(fields) > limits.fields;
-    // Over HTTP/2 the library leaves it to us that a HEAD has no content (RFC 9110 section 9.3.2).
+    // Over HTTP/2, hyper does not remove the content of a response to HEAD (RFC 9110 section
+    // 9.3.2).
     let without_content = protocol == Protocol::Http2 && head.method == Method::HEAD;
     async move {
         if too_many {
@@ -257,7 +264,7 @@ fn answer<H: Handler>(
         };
         match protocol {
             Protocol::Http1 if state.is_closing() => {
-                // RFC 9112 section 9.6: the last response says so.
+                // RFC 9112 section 9.6: the last response contains `Connection: close`.
                 response
                     .headers_mut()
                     .insert(CONNECTION, HeaderValue::from_static("close"));
@@ -269,7 +276,7 @@ fn answer<H: Handler>(
     }
 }
 
-/// The response to a HEAD: its content is only counted.
+/// The response to a HEAD. Only the length of its content is used.
 fn head_response<B: Body>(response: Response<B>, in_flight: InFlight) -> Response<ResponseBody<B>> {
     let length = response.body().size_hint().exact();
     let mut response = response.map(|_body| ResponseBody::empty(in_flight));
@@ -283,13 +290,15 @@ fn head_response<B: Body>(response: Response<B>, in_flight: InFlight) -> Respons
     response
 }
 
-/// HTTP/2 clients split their cookies into pieces (RFC 9113 section 8.2.3); together they are one.
+/// HTTP/2 clients may split `Cookie` into several fields (RFC 9113 section 8.2.3). They count as
+/// one.
 fn count_fields(fields: &HeaderMap) -> usize {
     let pieces = fields.get_all(COOKIE).iter().count();
     fields.len().saturating_sub(pieces.saturating_sub(1))
 }
 
-/// Says that a handler panicked. The payload is not logged: it may quote what it choked on.
+/// Logs that a handler panicked. The payload of the panic is not logged, because it may contain
+/// data of the request.
 struct PanicLogger(SocketAddr);
 
 impl Drop for PanicLogger {
@@ -300,7 +309,7 @@ impl Drop for PanicLogger {
     }
 }
 
-/// Runs the streams of one HTTP/2 connection on the worker's own thread.
+/// Runs the streams of one HTTP/2 connection on the worker's thread.
 #[derive(Clone, Debug)]
 struct StreamExecutor(Rc<ConnectionState>);
 
@@ -310,7 +319,8 @@ where
     F::Output: 'static,
 {
     fn execute(&self, stream: F) {
-        // As it is: a block around it would hold a second copy of each request.
+        // The future is spawned directly. An `async` block around it would contain a second copy of
+        // each request.
         let task = tokio::task::spawn_local(stream);
         self.0.stream_spawned(task.abort_handle());
     }

@@ -1,8 +1,9 @@
-//! What each connection is doing, since when, and whether it has been at it for too long.
+//! The state of each connection, and the deadlines.
 //!
-//! hyper leaves a silent connection open for ever, so every deadline is ours. The socket, the
-//! request service and the response body record into one [`ConnectionState`] per connection, in cells that
-//! cost a store; one coarse sweep per worker reads them. Nothing arms a timer per request.
+//! hyper never closes a silent connection, so all deadlines are our own. The socket, the request
+//! service and the response body record into one [`ConnectionState`] for each connection. A record
+//! is a store into a cell. One sweep per worker reads all cells, at least four times a second. No
+//! request sets a timer.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
@@ -17,14 +18,14 @@ use tokio::time::Instant;
 use super::Deadlines;
 use crate::clock::Clock;
 
-/// How long a connection that was asked to close may stay without doing anything.
+/// The longest time without any activity after a connection was asked to close.
 const CLOSING_GRACE: Duration = Duration::from_secs(1);
-/// How long we read on after the last response so that the client gets to see it: closing a socket
-/// with unread input resets it, and a reset destroys what is on its way.
+/// The time in which we continue to read after the last response. If a socket with unread input is
+/// closed, the kernel sends a reset, and a reset destroys the response that is still on its way.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// The worker's reading of the clock, renewed by each sweep: a record costs no system call and is
-/// early by at most one sweep.
+/// The time of the last sweep. Reading it costs no system call. It may be older than the real time
+/// by the time between two sweeps.
 #[derive(Debug)]
 pub(super) struct CoarseClock {
     clock: Clock,
@@ -37,7 +38,7 @@ impl CoarseClock {
         Rc::new(Self { clock, reading })
     }
 
-    /// The last reading.
+    /// The time at the last update.
     pub(super) fn now(&self) -> Instant {
         self.reading.get()
     }
@@ -50,20 +51,20 @@ impl CoarseClock {
     }
 }
 
-/// What a connection is doing.
+/// The phase of a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Phase {
-    /// Nothing came yet.
+    /// No byte has arrived.
     FirstByte,
-    /// TLS is being agreed on; a plain connection leaves this within one read.
+    /// The TLS handshake. A plain connection leaves this phase with its first read.
     Handshake,
-    /// A request head (or the HTTP/2 preface) has begun.
+    /// A request head or the HTTP/2 preface has begun and is not complete.
     Head,
-    /// Between requests.
+    /// No request is in flight.
     Idle,
-    /// The handler or a response body is at work.
+    /// At least one request is in flight: its handler runs or its response is being sent.
     Busy,
-    /// The last response is out; unread input is thrown away until the client closes.
+    /// The last response was sent. Further input is discarded until the client closes.
     Linger,
 }
 
@@ -75,7 +76,7 @@ pub(super) enum Overdue {
     Head,
     Idle,
     Linger,
-    /// Asked to close, and did nothing since.
+    /// The connection was asked to close and has done nothing since then.
     Closing,
     Write,
 }
@@ -97,40 +98,42 @@ impl Overdue {
 /// How requests share a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Protocol {
-    /// One after the other.
+    /// One request after the other.
     Http1,
-    /// Many at once, each a stream with its own flow control (RFC 9113 section 5.2).
+    /// Several requests at a time. Each is a stream with its own flow control (RFC 9113 section
+    /// 5.2).
     Http2,
 }
 
-/// The record of one connection. Only its own worker sees it.
+/// The state of one connection. Only its own worker accesses it.
 #[derive(Debug)]
 pub(super) struct ConnectionState {
     pub(super) peer: SocketAddr,
     coarse_clock: Rc<CoarseClock>,
     phase: Cell<Phase>,
     since: Cell<Instant>,
-    /// When bytes last moved, in either direction.
+    /// When the socket last sent or received bytes.
     last_transfer: Cell<Instant>,
-    /// Since when the socket takes nothing although we have something to send.
+    /// Since when the socket accepts no bytes although we have bytes to send.
     stalled: Cell<Option<Instant>>,
-    /// When the socket last took no more.
+    /// When the socket last accepted no bytes.
     last_stalled: Cell<Option<Instant>>,
     in_flight: Cell<usize>,
-    /// A request was handed to the handler, at any time.
+    /// Whether the handler has received a request on this connection.
     served: Cell<bool>,
-    /// A request body was dropped before its end: input may be left in the socket.
+    /// Whether a request body was dropped before its end. Then the socket may contain unread input.
     unread: Cell<bool>,
-    /// Since when the connection is asked to close.
+    /// When the connection was asked to close.
     closing: Cell<Option<Instant>>,
     waker: RefCell<Option<Waker>>,
-    /// A request asked for another protocol, so that hyper will not close the connection by itself.
+    /// Whether a request asked for another protocol. Then hyper does not close the connection
+    /// itself.
     upgrade_requested: Cell<bool>,
-    /// Whether a tunnel on this connection has to end, and the notice of it.
+    /// Whether a tunnel on this connection has to end. `stop` notifies the tunnel.
     stopped: Cell<bool>,
     stop: Notify,
     task: OnceCell<AbortHandle>,
-    /// The stream that was announced last and whose task is not spawned yet.
+    /// The newest stream, until its task is spawned.
     unspawned: RefCell<Option<Rc<Stream>>>,
     streams: RefCell<Vec<Rc<Stream>>>,
 }
@@ -160,7 +163,7 @@ impl ConnectionState {
         })
     }
 
-    /// The clock itself, for what has to be measured more exactly than by sweeps.
+    /// The exact clock, for durations that must be more precise than the sweep.
     pub(super) fn clock(&self) -> &Clock {
         &self.coarse_clock.clock
     }
@@ -174,7 +177,7 @@ impl ConnectionState {
         self.phase.get()
     }
 
-    /// Bytes came from the socket, whatever they mean.
+    /// The socket has received bytes of any kind.
     pub(super) fn received(&self) {
         self.last_transfer.set(self.coarse_clock.now());
         if self.phase.get() == Phase::FirstByte {
@@ -182,7 +185,8 @@ impl ConnectionState {
         }
     }
 
-    /// A head begins, unless one has begun or a request is at work (then it is body or pipelined).
+    /// A head begins. This is ignored if a head has begun already or a request is in flight: then
+    /// the bytes belong to a body or to a pipelined request.
     pub(super) fn head_begins(&self) {
         if matches!(
             self.phase.get(),
@@ -192,20 +196,21 @@ impl ConnectionState {
         }
     }
 
-    /// The HTTP/2 preface is complete: what follows is not a head until a request is.
+    /// The HTTP/2 preface is complete. The next bytes are frames, and a frame is not always a
+    /// request.
     pub(super) fn preface_complete(&self) {
         if self.phase.get() == Phase::Head {
             self.enter(Phase::Idle);
         }
     }
 
-    /// The socket took bytes.
+    /// The socket has accepted bytes.
     pub(super) fn sent(&self) {
         self.last_transfer.set(self.coarse_clock.now());
         self.stalled.set(None);
     }
 
-    /// The socket takes no more for now.
+    /// The socket accepts no more bytes at present.
     pub(super) fn send_waits(&self) {
         self.last_stalled.set(Some(self.coarse_clock.now()));
         if self.stalled.get().is_none() {
@@ -226,18 +231,18 @@ impl ConnectionState {
         self.upgrade_requested.get()
     }
 
-    /// Asks a tunnel on this connection to end now.
+    /// Asks the tunnel on this connection to end now.
     pub(super) fn stop_tunnel(&self) {
         self.stopped.set(true);
         self.stop.notify_waiters();
     }
 
-    /// Whether the client may still be sending when the connection ends.
+    /// Whether the client may still send bytes when the connection ends.
     pub(super) fn has_unread_input(&self) -> bool {
         self.unread.get() || self.phase.get() == Phase::Head
     }
 
-    /// A request is handed to the handler; it is in flight until the guard is dropped.
+    /// Begins a request. It is in flight until the returned guard is dropped.
     pub(super) fn begin(self: &Rc<Self>, protocol: Protocol) -> InFlight {
         self.in_flight.set(self.in_flight.get().saturating_add(1));
         self.unread.set(false);
@@ -258,10 +263,10 @@ impl ConnectionState {
         }
     }
 
-    /// The task of the stream that was announced last is spawned: it can be cut alone.
+    /// Stores the task of the newest stream, so that this stream alone can be ended.
     pub(super) fn stream_spawned(&self, task: AbortHandle) {
         if let Some(stream) = self.unspawned.take() {
-            // The cell is empty: each stream is announced once.
+            // The cell is always empty, because each stream is spawned once.
             stream.task.set(task).unwrap_or_default();
         }
     }
@@ -287,20 +292,20 @@ impl ConnectionState {
         self.in_flight.get()
     }
 
-    /// The connection's task, so that the sweep can cut it.
+    /// Stores the task of the connection, so that the sweep can end it.
     pub(super) fn spawned(&self, task: AbortHandle) {
-        // The cell is empty: a connection is spawned once.
+        // The cell is always empty, because each connection is spawned once.
         self.task.set(task).unwrap_or_default();
     }
 
-    /// Cuts the connection: its task is dropped the next time the worker runs it.
+    /// Ends the connection. The runtime drops its task soon afterwards.
     pub(super) fn cut(&self) {
         if let Some(task) = self.task.get() {
             task.abort();
         }
     }
 
-    /// Asks the connection to finish what is in flight and to close.
+    /// Asks the connection to finish the requests in flight and then to close.
     pub(super) fn close(&self) {
         if self.closing.get().is_none() {
             self.closing.set(Some(self.coarse_clock.now()));
@@ -314,7 +319,7 @@ impl ConnectionState {
         self.closing.get().is_some()
     }
 
-    /// Keeps the task's waker for [`ConnectionState::close`].
+    /// Stores the waker of the task for [`ConnectionState::close`].
     pub(super) fn set_waker(&self, waker: &Waker) {
         let mut kept = self.waker.borrow_mut();
         if !kept.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
@@ -322,13 +327,13 @@ impl ConnectionState {
         }
     }
 
-    /// Since when the connection is idle, if it is and owes the client nothing.
+    /// Since when the connection is idle. `None` if it is not idle or has bytes to send.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         let idle = self.phase.get() == Phase::Idle && self.stalled.get().is_none();
         idle.then(|| self.since.get())
     }
 
-    /// The deadline that has passed at `now`, if one has.
+    /// The deadline that has passed at `now`, if there is one.
     pub(super) fn overdue(&self, now: Instant, deadlines: &Deadlines) -> Option<Overdue> {
         let passed = |since: Instant, limit: Duration| now.duration_since(since) >= limit;
         let stalled = self.stalled.get();
@@ -337,7 +342,7 @@ impl ConnectionState {
         }
         let (limit, overdue) = match self.phase.get() {
             Phase::Busy => return None,
-            // Something is still on its way out: only the write deadline rules.
+            // Bytes of the last response are still to be sent, so only the write deadline applies.
             Phase::Idle if stalled.is_some() => return None,
             Phase::FirstByte => (deadlines.first_byte, Overdue::FirstByte),
             Phase::Handshake => (deadlines.handshake, Overdue::Handshake),
@@ -348,7 +353,8 @@ impl ConnectionState {
         let since = self.since.get();
         let is_waiting = matches!(self.phase.get(), Phase::FirstByte | Phase::Idle);
         match self.closing.get() {
-            // It is told already; what remains is a last word, which may be on its way still.
+            // The connection was asked to close. Its last bytes, such as a GOAWAY frame, may still
+            // be on their way.
             Some(asked) if is_waiting => {
                 let asked = asked.max(since);
                 let done = passed(asked.max(self.last_transfer.get()), CLOSING_GRACE);
@@ -358,12 +364,14 @@ impl ConnectionState {
         }
     }
 
-    /// Cuts every stream whose client takes nothing of a response that is there, though the socket
-    /// would have taken it: on a slow line all streams wait, and nobody is to blame. Says how many.
+    /// Ends each stream whose client does not take the response although the socket accepts bytes.
+    /// On a slow network all streams wait, so they are not ended then. Returns the number of ended
+    /// streams.
     pub(super) fn cut_blocked_streams(&self, now: Instant, write: Duration) -> usize {
         let mut cut = 0_usize;
         for stream in self.streams.borrow().iter() {
-            // Before that the socket itself was what it waited for.
+            // Until the socket accepted bytes again, the stream waited for the socket and not for
+            // its client.
             let blocked = stream.blocked.get();
             let blocked = blocked.max(blocked.and_then(|_| self.last_stalled.get()));
             if blocked.is_some_and(|since| now.duration_since(since) >= write)
@@ -377,12 +385,13 @@ impl ConnectionState {
     }
 }
 
-/// Says when a tunnel has to end.
+/// Reports when a tunnel has to end.
 #[derive(Clone, Debug)]
 pub(crate) struct TunnelStop(pub(super) Rc<ConnectionState>);
 
 impl TunnelStop {
-    /// Waits until the tunnel has to end. It has a short time then.
+    /// Waits until the tunnel has to end. After that, the tunnel has a short time for its last
+    /// bytes.
     ///
     /// # Cancel safety
     ///
@@ -399,11 +408,11 @@ impl TunnelStop {
 #[derive(Debug, Default)]
 struct Stream {
     task: OnceCell<AbortHandle>,
-    /// Since when a piece of the response is handed over and no more is asked for.
+    /// Since when the client has not taken the last chunk of the response.
     blocked: Cell<Option<Instant>>,
 }
 
-/// A request in flight: held by the handler's future, then by the response body.
+/// A request in flight. The handler's future holds it first, and then the response body.
 #[derive(Debug)]
 pub(super) struct InFlight {
     state: Rc<ConnectionState>,
@@ -411,15 +420,16 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
-    /// A piece of the response went to the connection, which asks for the next one when the client
-    /// has taken it. Over HTTP/1.1 the socket itself tells.
+    /// The connection has received a chunk of the response. It asks for the next chunk when the
+    /// client has taken this one. Over HTTP/1.1 the socket alone shows whether the client takes
+    /// bytes.
     pub(super) fn chunk_handed_over(&self) {
         if let Some(stream) = &self.stream {
             stream.blocked.set(Some(self.state.coarse_clock.now()));
         }
     }
 
-    /// The connection asks for the next piece of the response.
+    /// The connection asks for the next chunk of the response.
     pub(super) fn chunk_requested(&self) {
         if let Some(stream) = &self.stream {
             stream.blocked.set(None);

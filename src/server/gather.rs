@@ -1,8 +1,9 @@
-//! What HTTP/2 writes in one turn of its connection leaves as one TLS record.
+//! Combines the small writes of an HTTP/2 connection into one TLS record.
 //!
-//! h2 hands on each response by itself, though a connection's turn answers many: a record, a system
-//! call and a wake-up of the client for each of them. [`Gather`] holds them until the turn ends,
-//! which only the one who polls the connection knows: that one calls [`Gather::poll_release`].
+//! One poll of a connection may answer many requests, but h2 writes each response separately. Each
+//! write would be one TLS record, one system call and one wake-up of the client. [`Gather`] buffers
+//! the writes until the poll ends. Only the code that polls the connection knows when that is, so
+//! it calls [`Gather::poll_release`].
 
 use std::cell::RefCell;
 use std::fmt;
@@ -13,25 +14,25 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What is held at most: the content of one TLS record (RFC 8446 section 5.1).
+/// The size of the buffer: the content of one TLS record (RFC 8446 section 5.1).
 const RECORD: usize = 16 * 1024;
-/// Longer pieces are not held: a record of their own costs less than a copy.
+/// Longer writes are not buffered, because copying them costs more than a separate record.
 const SMALL: usize = 4 * 1024;
 
-/// A stream that holds small writes until they are released. Its clones are the same stream.
+/// A stream that buffers small writes until they are released. Clones share the stream.
 #[derive(Debug)]
 pub(super) struct Gather<S>(Rc<RefCell<GatherBuffer<S>>>);
 
 struct GatherBuffer<S> {
     stream: S,
-    /// It has room while something is held, and none between turns: most connections are idle.
+    /// It has no capacity while it is empty, because most connections are idle.
     bytes: Vec<u8>,
-    /// How many of `bytes` the stream has taken.
+    /// The number of its bytes that the stream has accepted.
     taken: usize,
 }
 
 impl<S: fmt::Debug> fmt::Debug for GatherBuffer<S> {
-    /// Without what is held: cookies and pages are in it.
+    /// Does not print the bytes, because they contain cookies and pages.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GatherBuffer")
             .field("stream", &self.stream)
@@ -57,7 +58,7 @@ impl<S> Clone for Gather<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Gather<S> {
-    /// Sends what is held. While the stream takes no more, the task of `cx` is woken when it does.
+    /// Sends the buffered bytes. If the stream accepts no more, the task of `cx` is woken later.
     pub(super) fn poll_release(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut held = self.0.borrow_mut();
         ready!(held.poll_release(cx))?;
@@ -79,7 +80,7 @@ impl<S: AsyncWrite + Unpin> GatherBuffer<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Makes room for a piece; says whether it is to be held.
+    /// Makes room for a write of `piece` bytes. Returns whether it has to be buffered.
     fn poll_room(&mut self, cx: &mut Context<'_>, piece: usize) -> Poll<io::Result<bool>> {
         if piece > SMALL {
             ready!(self.poll_release(cx))?;
@@ -139,7 +140,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
         self.0.borrow().stream.is_write_vectored()
     }
 
-    /// What is held stays: it goes when the turn ends.
+    /// Flushes nothing. The bytes are sent when the poll of the connection has ended.
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -159,7 +160,7 @@ mod tests {
 
     use super::*;
 
-    /// A stream that notes the length of each write.
+    /// A stream that records the length of each write.
     #[derive(Debug)]
     struct Noted {
         inner: DuplexStream,
@@ -198,7 +199,8 @@ mod tests {
 
     type Writes = Rc<RefCell<Vec<usize>>>;
 
-    /// A gathering stream into a pipe of `room` bytes, what it wrote, and the pipe's other end.
+    /// A gathering stream that writes into a pipe of `room` bytes, the lengths of its writes, and
+    /// the other end of the pipe.
     fn gathering(room: usize) -> (Gather<Noted>, Writes, DuplexStream) {
         let (inner, client) = duplex(room);
         let writes = Writes::default();
@@ -213,7 +215,7 @@ mod tests {
         poll_fn(|cx| gather.poll_release(cx)).await
     }
 
-    /// What arrives until the stream is shut.
+    /// All bytes until the stream is shut down.
     async fn arriving(mut client: DuplexStream) -> Vec<u8> {
         let mut bytes = Vec::new();
         client.read_to_end(&mut bytes).await.unwrap();
@@ -235,9 +237,9 @@ mod tests {
         );
         release(&gather).await.unwrap();
         assert_eq!(*writes.borrow(), [15]);
-        // Idle connections keep no room.
+        // An idle connection has no buffer.
         assert_eq!(gather.0.borrow().bytes.capacity(), 0);
-        // With nothing to send nothing is written.
+        // If there are no bytes to send, nothing is written.
         release(&gather).await.unwrap();
         assert_eq!(*writes.borrow(), [15]);
         drop(gather);
@@ -251,7 +253,7 @@ mod tests {
         for _ in 0..5 {
             gather.write_all(&small).await.unwrap();
         }
-        // Four of them fill a record; the fifth begins another.
+        // Four writes fill a record. The fifth begins the next record.
         assert_eq!(*writes.borrow(), [RECORD]);
         gather.write_all(&large).await.unwrap();
         assert_eq!(*writes.borrow(), [RECORD, SMALL, SMALL + 1]);
@@ -265,7 +267,8 @@ mod tests {
         let (mut gather, writes, client) = gathering(1000);
         let piece = b"0123456789".repeat(100);
         let sent = piece.repeat(40);
-        // The pipe has room for a thousand bytes, and a record is held: then it is full.
+        // The pipe has room for a thousand bytes, and the buffer for one record. After that nothing
+        // is accepted.
         let mut taken = 0;
         let full = poll_fn(|cx| {
             loop {

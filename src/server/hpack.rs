@@ -1,14 +1,14 @@
-//! What HTTP/2's header compression may remember of a response (RFC 7541).
+//! Selects the response fields that HTTP/2 header compression may index (RFC 7541).
 
 use http::{HeaderMap, HeaderName};
 
-/// Keeps all values out of the table of compressed fields but those that an app says again and
-/// again, by marking them as never indexed.
+/// Marks all values as never indexed, except those that repeat from response to response.
 ///
-/// A value that is another one each time (an id of the request, a date) pushes out those that are
-/// worth their place, and is compared with all of its name that came before: some fifty times in a
-/// response, when measured. And what is not in the table cannot be guessed by its length (RFC 7541
-/// section 7.1), whatever an app has in fields of its own.
+/// A value that differs in each response, such as a date or a request id, evicts useful entries
+/// from the table. The encoder also compares it with all earlier values of the same field; a
+/// measurement counted about fifty comparisons for a response. And a value that is not in the table
+/// cannot be guessed from the compressed length (RFC 7541 section 7.1). This protects secret values
+/// in the app's own fields.
 pub(super) fn index_only_repeating(headers: &mut HeaderMap) {
     for (name, value) in headers {
         if !is_repeating(name) {
@@ -17,7 +17,7 @@ pub(super) fn index_only_repeating(headers: &mut HeaderMap) {
     }
 }
 
-/// Fields whose values say something about the app or the site rather than about one response.
+/// Whether the value of a field describes the app or the site, and not a single response.
 fn is_repeating(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),

@@ -1,4 +1,4 @@
-//! Listening sockets: bound once, polled by every worker.
+//! Listening sockets. Each is bound once, and every worker polls it.
 
 use std::future::Future;
 use std::io;
@@ -11,18 +11,19 @@ use tokio::sync::watch;
 
 use super::Error;
 
-/// Connections the kernel may queue before we take them.
+/// The number of connections that the kernel queues before we accept them.
 const BACKLOG: u32 = 1024;
-/// How long accepting rests after the machine ran out of something.
+/// The pause after the system has run out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// A listening TCP socket. It is exclusive: while it lives, nobody else can listen there, a second
-/// start of ourselves included.
+/// A listening TCP socket. It is exclusive: as long as it exists, no other process can listen on
+/// the address. This includes a second process of the gateway.
 #[derive(Debug)]
 pub(crate) struct Listener(std::net::TcpListener);
 
 impl Listener {
-    /// Listens on `address`; port 0 takes a free one, see [`Listener::local_addr`].
+    /// Listens on `address`. With port 0 the system chooses a free port; see
+    /// [`Listener::local_addr`].
     ///
     /// # Errors
     ///
@@ -33,23 +34,23 @@ impl Listener {
             .map_err(|source| Error::Bind { address, source })
     }
 
-    /// The address it listens on.
+    /// The address of the socket.
     ///
     /// # Errors
     ///
-    /// [`Error::Share`] if the operating system does not tell.
+    /// [`Error::Share`] if the operating system does not report the address.
     pub(crate) fn local_addr(&self) -> Result<SocketAddr, Error> {
         self.0.local_addr().map_err(Error::Share)
     }
 
-    /// Another descriptor of the same socket: the same queue of connections.
+    /// Another descriptor of the same socket. Both accept from the same queue of connections.
     pub(super) fn duplicate(&self) -> Result<std::net::TcpListener, Error> {
         self.0.try_clone().map_err(Error::Share)
     }
 }
 
-/// The standard library's `bind` queues 128 connections and offers no other number, so the socket
-/// is made by tokio, inside a runtime that only lends its reactor for the moment.
+/// Creates the socket with tokio, because the `bind` of the standard library always uses a queue of
+/// 128 connections. tokio needs a runtime for this, so a temporary one is created.
 fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -58,7 +59,8 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
         let _entered = runtime.enter();
         listen_inside(address)
     };
-    // The caller may itself be inside a runtime, where dropping one is an error.
+    // The caller may run inside another runtime. There, dropping a runtime in the normal way
+    // panics.
     runtime.shutdown_background();
     listener
 }
@@ -69,16 +71,17 @@ fn listen_inside(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     } else {
         TcpSocket::new_v6()?
     };
-    // Connections of a process that just ended do not block the address; a listener does.
+    // Closed connections of an earlier process must not block the address. A socket that listens
+    // still does.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)?.into_std()
 }
 
-/// Gives every connection to `open` until `drain` turns true or its sender is gone; then also those
-/// that the kernel has queued already, so that no client that was let in is lost.
+/// Gives every connection to `open` until `drain` is true or its sender is dropped. Then it accepts
+/// the connections that the kernel has already queued, so that no client loses its connection.
 ///
-/// `open` may wait: accepting waits with it.
+/// While `open` waits, no further connection is accepted.
 pub(super) async fn accept<F: Future<Output = ()>>(
     listener: TcpListener,
     mut drain: watch::Receiver<bool>,
@@ -99,7 +102,7 @@ pub(super) async fn accept<F: Future<Output = ()>>(
             }
             Err(error) if is_client_error(&error) => {}
             Err(error) => {
-                // Out of descriptors or memory: trying again at once would only spin.
+                // Without descriptors or memory, an immediate retry would only use processor time.
                 if !paused {
                     tracing::warn!(%error, "Connections cannot be accepted");
                 }
@@ -117,7 +120,8 @@ pub(super) async fn accept<F: Future<Output = ()>>(
     }
 }
 
-/// Takes what is queued from the socket itself: the runtime may not know yet that it is readable.
+/// Accepts the queued connections directly from the socket, because the runtime may not know yet
+/// that there are some.
 async fn take_queued<F: Future<Output = ()>>(
     listener: TcpListener,
     open: impl Fn(TcpStream, SocketAddr) -> F,
@@ -136,7 +140,7 @@ async fn take_queued<F: Future<Output = ()>>(
     }
 }
 
-/// Errors that a client caused by going away before it was accepted.
+/// Whether an error was caused by a client that went away before its connection was accepted.
 fn is_client_error(error: &io::Error) -> bool {
     matches!(
         error.kind(),

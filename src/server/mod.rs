@@ -1,22 +1,22 @@
 //! Listening addresses, connections, framing and deadlines: everything between the network and a
 //! request, for any [`Handler`].
 //!
-//! This room knows TCP, TLS handshakes (with the configuration of a [`crate::tls::Acceptor`]),
-//! HTTP/1.1 and HTTP/2 framing (done by hyper), the deadlines and limits that hyper does not have,
-//! and how to stop without losing a request. It refuses to know who is signed in, what a path
-//! means, and what is behind. [`Workers::start`] is the way in.
+//! This room knows TCP, TLS handshakes (with the configuration of a [`crate::tls::Acceptor`]), the
+//! framing of HTTP/1.1 and HTTP/2 (by hyper), the deadlines and limits that hyper does not have,
+//! and how to stop without losing a request. It does not know who is signed in, what a path means,
+//! and which apps exist. The entry point is [`Workers::start`].
 //!
-//! Decisions that cost an argument:
+//! Important decisions:
 //!
-//! - Each worker is one thread with one current-thread runtime; a listening address is bound once,
-//!   exclusively, and each worker polls a duplicate of that descriptor, so that draining loses no
-//!   queued connection.
-//! - ALPN alone decides the protocol over TLS, and a plain listener speaks HTTP/1.1 only: waiting
-//!   for enough bytes to tell the protocols apart is how a silent client stays for ever.
-//! - Deadlines are cells that one sweep per worker reads. A request arms no timer.
-//! - Over HTTP/2, what one turn of a connection answers leaves as one TLS record: small pieces are
-//!   copied together for it, which costs less than a record and a system call for each. Of the fields
-//!   only those that repeat enter the table of compressed ones.
+//! - Each worker is one thread with one current-thread runtime. A listening address is bound once
+//!   and exclusively. Each worker polls a duplicate of its descriptor, so a drain loses no queued
+//!   connection.
+//! - Over TLS, ALPN alone decides the protocol. A plain listener supports only HTTP/1.1: a server
+//!   that waits for enough bytes to recognize the protocol lets a silent client stay forever.
+//! - Each worker checks all deadlines in one sweep. No request sets a timer.
+//! - Over HTTP/2, all responses of one poll are sent as one TLS record. Copying small pieces
+//!   together costs less than one record and one system call for each. Only fields that repeat
+//!   enter the table of the header compression.
 
 use std::future::Future;
 use std::io;
@@ -52,31 +52,34 @@ pub(crate) use listener::Listener;
 pub use worker::Drained;
 pub(crate) use worker::Workers;
 
-/// How connections are treated.
+/// The deadlines and limits of connections.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Settings {
-    /// What may take how long.
+    /// The longest durations.
     pub(crate) deadlines: Deadlines,
-    /// What may be how large.
+    /// The largest sizes and counts.
     pub(crate) limits: Limits,
 }
 
-/// What may take how long. A connection that is late is closed within a quarter second.
+/// The longest durations. A connection that misses its deadline is closed at most a quarter of a
+/// second later.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Deadlines {
-    /// From the accept to the first byte.
+    /// The time from the accept to the first byte.
     pub(crate) first_byte: Duration,
-    /// From the first byte to the end of the TLS handshake.
+    /// The time from the first byte to the end of the TLS handshake.
     pub(crate) handshake: Duration,
-    /// From the first byte of a request head to its end; over HTTP/2 for the connection preface.
+    /// The time from the first byte of a request head to its end. Over HTTP/2 it applies to the
+    /// connection preface.
     pub(crate) head: Duration,
-    /// Between requests. HTTP/2 frames that belong to no request do not prolong it.
+    /// The time between two requests. HTTP/2 frames that belong to no request do not extend it.
     pub(crate) idle: Duration,
-    /// Without the client taking anything of what we have for it.
+    /// The longest time in which the client takes none of the bytes that we have for it.
     pub(crate) write: Duration,
-    /// The span over which [`Limits::body_rate`] is measured while somebody waits for the body.
+    /// The window for [`Limits::body_rate`]. It includes only the time in which somebody waits for
+    /// the body.
     pub(crate) body_window: Duration,
-    /// From the start of a drain until what is left is cut.
+    /// The time from the start of a drain until the remaining requests are ended.
     pub(crate) drain: Duration,
 }
 
@@ -95,7 +98,7 @@ impl Default for Deadlines {
 }
 
 impl Deadlines {
-    /// How often connections are looked at.
+    /// The time between two checks of all connections.
     fn sweep(&self) -> Duration {
         let shortest = [
             self.first_byte,
@@ -113,20 +116,20 @@ impl Deadlines {
     }
 }
 
-/// What may be how large.
+/// The largest sizes and counts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Limits {
-    /// Bytes of a request head; more is answered with 431.
+    /// The largest request head, in bytes. A larger one is answered with 431.
     pub(crate) head_bytes: usize,
-    /// Fields of a request head; more are answered with 431. The pieces in which HTTP/2 sends
-    /// cookies count as one.
+    /// The most fields of a request head. More are answered with 431. All `Cookie` fields of an
+    /// HTTP/2 request count as one.
     pub(crate) fields: usize,
-    /// Requests at once on one HTTP/2 connection.
+    /// The most concurrent requests on one HTTP/2 connection.
     pub(crate) streams: u32,
-    /// Connections of all listeners and workers together; beyond it accepting pauses and the
-    /// connections that have been idle for longest are closed.
+    /// The most connections of all listeners and workers together. When there are as many,
+    /// accepting pauses, and connections that have been idle for the longest time are closed.
     pub(crate) connections: usize,
-    /// The slowest a request body may come, in bytes per second.
+    /// The lowest allowed rate of a request body, in bytes per second.
     pub(crate) body_rate: u64,
 }
 
@@ -142,12 +145,12 @@ impl Default for Limits {
     }
 }
 
-/// The connection a request came on.
+/// The connection of a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Connection {
     /// The other end of the socket: the client, or a proxy in front of us.
     pub(crate) peer: SocketAddr,
-    /// Whether the bytes were protected on their way to us.
+    /// Whether the connection to us is encrypted.
     pub(crate) security: Security,
 }
 
@@ -156,28 +159,30 @@ pub(crate) struct Connection {
 pub(crate) enum Security {
     /// Plain HTTP.
     Plain,
-    /// TLS that ended here.
+    /// TLS, which we have terminated.
     Tls,
 }
 
-/// Answers requests. One handler lives on each worker's thread and never leaves it, so it may hold
-/// `Rc` and pools of its own.
+/// Answers requests. Each worker's thread has one handler, which never moves to another thread.
+/// Therefore it may contain `Rc` and connection pools.
 pub(crate) trait Handler: 'static {
     /// The body of its responses.
     type Body: Content;
 
-    /// What is kept of a connection from one request to the next.
+    /// The data that the handler stores for each connection, for all its requests.
     type PerConnection: 'static;
 
-    /// A connection is there.
+    /// Creates the data for a new connection.
     fn connection_opened(&self, connection: Connection) -> Self::PerConnection;
 
-    /// Answers one request; over HTTP/2 beside others of the same connection.
+    /// Answers one request. Over HTTP/2, several requests of one connection are answered
+    /// concurrently.
     ///
     /// # Cancel safety
     ///
     /// The future is dropped at any await when the client goes away, when a deadline of the
-    /// connection passes, and at the end of a drain. What must be finished belongs in a task.
+    /// connection passes, or at the end of a drain. Work that must be finished belongs in a task of
+    /// its own.
     fn handle(
         &self,
         per_connection: &Self::PerConnection,
@@ -186,7 +191,7 @@ pub(crate) trait Handler: 'static {
     ) -> impl Future<Output = Response<Self::Body>>;
 }
 
-/// A response body. The body of a 101 holds the [`Tunnel`] that follows the response.
+/// A response body. The body of a 101 contains the tunnel that follows the response.
 pub(crate) trait Content:
     Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + 'static
 {
@@ -198,11 +203,12 @@ pub(crate) trait Content:
 
 impl Content for Full<Bytes> {}
 
-/// What runs on a connection after a 101: it gets the connection, and its future ends with it.
+/// Runs on a connection after a 101. The function gets the connection. When its future ends, the
+/// connection is closed.
 ///
 /// # Cancel safety
 ///
-/// The future is dropped at any await when the client takes nothing for too long, and at the end of
+/// The future is dropped at any await when the client takes no bytes for too long, or at the end of
 /// a drain.
 pub(crate) type TunnelFn = Box<dyn FnOnce(UpgradedClient) -> Pin<Box<dyn Future<Output = ()>>>>;
 
@@ -210,26 +216,25 @@ pub(crate) type TunnelFn = Box<dyn FnOnce(UpgradedClient) -> Pin<Box<dyn Future<
 pub(crate) struct UpgradedClient {
     /// The connection.
     pub(crate) client: Peer,
-    /// Says when the tunnel has to end, because the process is about to stop.
+    /// Reports when the tunnel has to end because the process stops.
     pub(crate) stop: TunnelStop,
 }
 
-/// What [`Workers`] serve, and how.
+/// The arguments of [`Workers::start`].
 #[derive(Debug)]
 pub(crate) struct Setup<'a> {
-    /// The threads are called `name-0`, `name-1`, ...
+    /// The prefix of the thread names: `name-0`, `name-1`, ...
     pub(crate) name: &'a str,
-    /// How many threads there are.
+    /// The number of threads.
     pub(crate) workers: NonZeroUsize,
-    /// What each of them listens on.
+    /// The addresses on which each thread listens.
     pub(crate) endpoints: Vec<Endpoint>,
-    /// How connections are treated.
+    /// The deadlines and limits.
     pub(crate) settings: Settings,
-    /// The time.
     pub(crate) clock: Clock,
 }
 
-/// A listening address and what is spoken on it.
+/// A listening address and its protocols.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     listener: Listener,
@@ -245,7 +250,7 @@ impl Endpoint {
         }
     }
 
-    /// HTTP/2 or HTTP/1.1 over TLS, as ALPN says (HTTP/1.1 when the client does not use ALPN).
+    /// HTTP/2 or HTTP/1.1 over TLS. ALPN decides; without ALPN it is HTTP/1.1.
     pub(crate) fn tls(listener: Listener, acceptor: Acceptor) -> Self {
         Self {
             listener,
@@ -257,8 +262,8 @@ impl Endpoint {
 /// Why the server cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The address cannot be listened on. Side: gateway; another process has it, it is not an
-    /// address of this machine, or the port needs a capability.
+    /// The address cannot be listened on: another process uses it, it does not belong to this
+    /// machine, or the port needs a capability. Responsible: the operator.
     #[error("cannot listen on {address}")]
     Bind {
         /// The address.
@@ -267,13 +272,16 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// A listening socket cannot be shared with a worker. Side: gateway; out of descriptors.
+    /// A listening socket cannot be shared with a worker, because there are too few descriptors.
+    /// Responsible: the operator.
     #[error("cannot share a listening socket")]
     Share(#[source] io::Error),
-    /// A worker's thread or runtime cannot be made. Side: gateway; out of threads or descriptors.
+    /// A worker's thread or runtime cannot be created, because there are too few threads or
+    /// descriptors. Responsible: the operator.
     #[error("cannot start a worker")]
     Spawn(#[source] io::Error),
-    /// A worker ended before it served. Side: gateway; its handler could not be made.
+    /// A worker ended before it was ready, because its handler could not be created. Responsible:
+    /// the operator.
     #[error("a worker ended while it was starting")]
     WorkerLost,
 }

@@ -1,8 +1,9 @@
-//! The two layers around a connection's bytes that tell its [`ConnectionState`] what happens.
+//! The two layers around the bytes of a connection, which record its activity in
+//! [`ConnectionState`].
 //!
-//! [`Socket`] sits under TLS and sees whether the client takes what we send. [`Plaintext`] sits
-//! above it and sees where a head begins; at the end it reads on for a moment when the client may
-//! still be sending.
+//! [`Socket`] is below TLS. It records whether the client takes the bytes that we send.
+//! [`Plaintext`] is above TLS. It records where a request head begins. At the end it continues to
+//! read for a short time if the client may still be sending.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -22,10 +23,10 @@ use crate::relay::Duplex;
 
 /// The length of the HTTP/2 connection preface (RFC 9113 section 3.4).
 const PREFACE: usize = 24;
-/// How much of the input after the end is thrown away per read.
+/// The number of bytes that are discarded with each read after the end.
 const DISCARD: usize = 4096;
 
-/// A TCP connection that records what moves.
+/// A TCP connection that records when bytes move.
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: TcpStream,
@@ -49,7 +50,7 @@ impl Socket {
 
 impl Duplex for Socket {
     fn reset_on_close(&self) {
-        // A socket that does not take the option is closed without a reset.
+        // If the socket does not accept the option, it is closed without a reset.
         let socket = SockRef::from(&self.stream);
         socket.set_linger(Some(Duration::ZERO)).unwrap_or_default();
     }
@@ -113,13 +114,13 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// What HTTP reads and writes.
+/// The stream on which HTTP is read and written.
 #[derive(Debug)]
 pub(super) struct Plaintext<S> {
     inner: S,
     state: Rc<ConnectionState>,
     protocol: Protocol,
-    /// Bytes of the HTTP/2 preface that are still to come.
+    /// The number of bytes of the HTTP/2 preface that have not arrived yet.
     preface: usize,
 }
 
@@ -133,7 +134,7 @@ impl<S> Plaintext<S> {
         }
     }
 
-    /// The connection's bytes, for a protocol that is not HTTP.
+    /// The stream, for a protocol other than HTTP.
     pub(super) fn into_inner(self) -> S {
         self.inner
     }
@@ -141,8 +142,8 @@ impl<S> Plaintext<S> {
     fn arrived(&mut self, count: usize) {
         match self.protocol {
             Protocol::Http1 => self.state.head_begins(),
-            // Only the preface counts: afterwards frames come that belong to no request (PING,
-            // WINDOW_UPDATE, SETTINGS), and an idle connection stays idle whatever it sends.
+            // Only the preface counts. Later frames may belong to no request (PING, WINDOW_UPDATE,
+            // SETTINGS). An idle connection stays idle when it sends such frames.
             Protocol::Http2 if self.preface > 0 => {
                 self.state.head_begins();
                 self.preface = self.preface.saturating_sub(count);
@@ -196,8 +197,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Plaintext<S> {
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 
-    /// Closes our direction; if the client may still be sending, reads its input away until it
-    /// closes too or the sweep cuts the connection, else a reset would overtake the last response.
+    /// Closes the sending direction. If the client may still be sending, its bytes are read and
+    /// discarded until the client closes or the sweep ends the connection. Otherwise the kernel
+    /// would send a reset, which could destroy the last response.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.state.phase() != Phase::Linger {

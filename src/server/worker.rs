@@ -1,4 +1,4 @@
-//! Workers: threads that each accept, serve and sweep their own connections.
+//! Workers: threads that accept and serve connections and check their deadlines.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -25,29 +25,30 @@ use super::{Connection, Endpoint, Error, Handler, Security, Settings, Setup};
 use crate::clock::Clock;
 use crate::tls::Acceptor;
 
-/// How many sockets a worker looks after at a time: what a request touches on its way in is still in
-/// the processor's caches when it goes on to the app.
+/// The most socket events that a worker processes in one turn. With few events, the data of a
+/// request is still in the processor's cache when the request is forwarded.
 const EVENTS: usize = 16;
 
-/// The end of the drain time in which tunnels may still send a close frame.
+/// The last part of the drain time, in which tunnels may still send a close frame.
 const TUNNEL_CLOSE_TIME: Duration = Duration::from_secs(1);
 
-/// At the cap of connections, this part of the idle ones is closed per sweep, the oldest first.
+/// When the limit of connections is reached, each sweep closes one eighth of the idle connections,
+/// the longest idle ones first.
 const IDLE_SHARE: usize = 8;
 
-/// The threads that serve. Dropping them starts the drain and does not wait for its end.
+/// The threads that serve connections. Dropping this starts the drain without waiting for its end.
 #[derive(Debug)]
 pub(crate) struct Workers {
     drain: watch::Sender<bool>,
     reports: Vec<oneshot::Receiver<usize>>,
 }
 
-/// How a drain ended.
+/// The result of a drain.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Drained {
-    /// Requests that were cut at the deadline.
+    /// The number of requests that were ended unfinished when the drain time was over.
     pub cut: usize,
-    /// Workers that had ended by themselves before, by a panic of ours.
+    /// The number of workers that had ended earlier, because of a panic in our code.
     pub lost: usize,
 }
 
@@ -57,7 +58,7 @@ struct WorkerListener {
     tls: Option<Acceptor>,
 }
 
-/// What a worker's thread starts with.
+/// The arguments of a worker's thread.
 struct WorkerSetup {
     listeners: Vec<WorkerListener>,
     settings: Settings,
@@ -67,12 +68,13 @@ struct WorkerSetup {
 }
 
 impl Workers {
-    /// Starts the threads. Each makes its own handler by `make`, on its thread and inside its
-    /// runtime. Returns when all serve; blocks until then.
+    /// Starts the threads. Each thread calls `make` inside its runtime to create its own handler.
+    /// Blocks until all threads are ready.
     ///
     /// # Errors
     ///
-    /// [`Error::Share`], [`Error::Spawn`], [`Error::WorkerLost`]. Workers that had started drain.
+    /// [`Error::Share`], [`Error::Spawn`], [`Error::WorkerLost`]. Workers that were already started
+    /// begin to drain.
     pub(crate) fn start<H: Handler>(
         setup: Setup<'_>,
         make: impl Fn() -> H + Clone + Send + 'static,
@@ -113,7 +115,7 @@ impl Workers {
                 .map_err(Error::Spawn)?;
             workers.reports.push(reported);
         }
-        // With this end gone, a worker that panics closes the channel.
+        // When this sender is dropped, the channel closes as soon as a worker panics.
         drop((ready, endpoints));
         for _worker in 0..count.get() {
             started.recv().map_err(|_closed| Error::WorkerLost)??;
@@ -121,18 +123,19 @@ impl Workers {
         Ok(workers)
     }
 
-    /// Starts to stop: no new connections but those the kernel has queued, idle ones are closed,
-    /// the others close after their request (`Connection: close`, GOAWAY).
+    /// Starts the drain. No new connections are accepted, except those that the kernel has queued.
+    /// Idle connections are closed. The others close after their request (`Connection: close`,
+    /// GOAWAY).
     pub(crate) fn begin_drain(&self) {
         self.drain.send_replace(true);
     }
 
-    /// Starts to stop if [`Workers::begin_drain`] has not, and waits until everything in flight is
-    /// finished or [`super::Deadlines::drain`] has passed and the rest is cut.
+    /// Starts the drain if it has not begun. Waits until all requests in flight are finished, or
+    /// until [`super::Deadlines::drain`] has passed and the remaining ones are ended.
     ///
     /// # Cancel safety
     ///
-    /// Cancelling it goes on draining and loses the report.
+    /// If the future is dropped, the drain continues, and only the result is lost.
     pub(crate) async fn drained(self) -> Drained {
         self.begin_drain();
         let mut drained = Drained { cut: 0, lost: 0 };
@@ -155,7 +158,7 @@ impl WorkerListener {
     }
 }
 
-/// A worker's thread.
+/// The main function of a worker's thread.
 fn run<H: Handler>(
     worker_setup: WorkerSetup,
     make: impl Fn() -> H,
@@ -192,18 +195,18 @@ fn run<H: Handler>(
         report_start(ready, Ok(()));
         worker.registry.run(acceptors, drain).await
     });
-    // A blocking call (name resolution) must not hold up the end of the process.
+    // A blocking call, such as a name look-up, must not delay the end of the process.
     runtime.shutdown_background();
-    // Nobody listens when the workers were dropped without waiting.
+    // If the workers were dropped without waiting, nobody receives the result.
     report.send(cut).unwrap_or_default();
 }
 
 fn report_start(ready: &mpsc::Sender<Result<(), Error>>, state: Result<(), Error>) {
-    // Nobody listens when another worker has failed already.
+    // If another worker has failed already, nobody receives the result.
     ready.send(state).unwrap_or_default();
 }
 
-/// What a worker's tasks share.
+/// The data that all tasks of a worker share.
 struct Worker<H> {
     handler: Rc<H>,
     registry: Rc<Registry>,
@@ -223,7 +226,7 @@ impl<H: Handler> Worker<H> {
         }))
     }
 
-    /// Serves a connection in a task of its own, as soon as the cap allows it.
+    /// Serves a connection in its own task as soon as the limit of connections allows it.
     async fn open(&self, stream: TcpStream, peer: SocketAddr, tls: Option<&Acceptor>) {
         let slots = Arc::clone(&self.registry.slots);
         let Ok(slot) = slots.acquire_owned().await else {
@@ -259,7 +262,7 @@ impl<H: Handler> Worker<H> {
     }
 }
 
-/// The live connections of one worker.
+/// The open connections of one worker.
 struct Registry {
     settings: Settings,
     slots: Arc<Semaphore>,
@@ -270,7 +273,7 @@ struct Registry {
     emptied: Notify,
 }
 
-/// A connection's place among the live ones.
+/// The entry of a connection in the registry. Dropping it removes the entry.
 struct Registration {
     registry: Rc<Registry>,
     state: Rc<ConnectionState>,
@@ -317,17 +320,17 @@ impl Registry {
         }
     }
 
-    /// Sweeps until the drain begins, then until nothing is live or its time is over. Returns how
-    /// many requests were cut.
+    /// Checks the connections until the drain begins, and then until all connections are closed or
+    /// the drain time is over. Returns the number of requests that were ended unfinished.
     async fn run(
         self: &Rc<Self>,
         acceptors: Vec<JoinHandle<()>>,
         mut drain: watch::Receiver<bool>,
     ) -> usize {
         let sweeping = Rc::clone(self);
-        // It ends with the worker, which drops its tasks.
+        // This task ends when the worker drops all its tasks.
         let _sweeper = tokio::task::spawn_local(async move { sweeping.sweep_forever().await });
-        // An error means that the workers were dropped, which is the same wish.
+        // An error means that the workers were dropped. This starts the drain, too.
         drop(drain.wait_for(|drain| *drain).await);
         self.draining.set(true);
         self.coarse_clock.update();
@@ -357,7 +360,8 @@ impl Registry {
             for state in self.connections.borrow().values() {
                 state.stop_tunnel();
             }
-            // On time-out what is left is counted here and dropped with the worker.
+            // If the time is over, the remaining requests are counted below and dropped with the
+            // worker.
             timeout(close_time, finished).await.unwrap_or_default();
         }
         self.connections
@@ -376,7 +380,7 @@ impl Registry {
         }
     }
 
-    /// Looks at every connection once and ends those that are late.
+    /// Checks all connections once, and ends those that have missed a deadline.
     fn sweep(&self) {
         let now = self.coarse_clock.update();
         let deadlines = &self.settings.deadlines;
@@ -393,7 +397,8 @@ impl Registry {
             let reason = overdue.reason();
             tracing::debug!(client.address = %client, reason, "Connection is closed");
             if overdue == Overdue::Idle {
-                // Politely: TLS and HTTP/2 have a word for it.
+                // The connection is closed gracefully, because TLS and HTTP/2 have messages for
+                // this.
                 state.close();
             } else {
                 state.cut();
@@ -424,18 +429,18 @@ impl fmt::Debug for Registry {
     }
 }
 
-/// What may lie in the kernel unsent. Without a bound a slow client's socket counts as full for
-/// minutes, and a healthy download looks like one that has stopped.
+/// The most unsent bytes in the kernel. With more, the socket of a slow client would accept nothing
+/// for minutes, and a working download would look stalled.
 const UNSENT: u32 = 128 * 1024;
 
-/// A client that vanished is noticed even where nothing is sent for hours.
+/// Detects clients that have disappeared, even if nothing is sent for hours.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_mins(1))
     .with_interval(Duration::from_secs(10))
     .with_retries(6);
 
-/// Sets the options of an accepted socket. Small writes leave at once; bodies are written in large
-/// pieces anyway.
+/// Sets the options of an accepted socket. Small writes are sent at once; bodies are written in
+/// large pieces anyway.
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);

@@ -1,4 +1,4 @@
-//! Request bodies: speed, size, and what happens to those nobody reads.
+//! Request bodies: rate, size, and bodies that the handler does not read.
 
 use super::*;
 
@@ -125,7 +125,8 @@ async fn s_18_a_body_that_nobody_reads_is_never_a_request() {
             .send(format!("{method} /early {POST} {length}\r\n\r\n{hidden}"))
             .await;
         client.until("early").await;
-        // The connection either goes on in step or is closed; both without the hidden request.
+        // The connection is either closed, or its next request is answered. In no case may the
+        // hidden request be answered.
         if client
             .0
             .write_all(b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -157,8 +158,9 @@ async fn s_30_after_an_early_answer_the_connection_closes_and_the_answer_arrives
         response.starts_with("HTTP/1.1 401") && response.ends_with("early"),
         "{response}"
     );
-    // The server has closed its direction and still takes what comes: a reset could overtake the
-    // answer on its way to a client that is busy sending. It is more than the kernel holds.
+    // The server has closed its sending direction and still reads. If it reset the connection, the
+    // answer could be lost on its way to a client that is still sending. The body is larger than
+    // the kernel's buffers.
     let piece = vec![b'x'; 100_000];
     for _ in 0..160 {
         client.send(&piece).await;

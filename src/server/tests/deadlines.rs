@@ -1,4 +1,4 @@
-//! D-01 to D-06 as far as a connection alone can show them.
+//! D-01 to D-06, as far as a single connection can show them.
 
 use tokio::time::{Instant, interval};
 
@@ -7,8 +7,8 @@ use super::*;
 /// The beginning of a TLS record that announces a longer `ClientHello` (RFC 8446 section 5.1).
 const HALF_HELLO: &[u8] = &[22, 3, 1, 1, 0, 1, 0, 0, 252, 3, 3, 7, 7, 7, 7, 7];
 
-/// A server that closes at once must not pass for one that keeps a deadline. A deadline may be early
-/// by one sweep.
+/// Fails if the server closed the connection before the deadline. A deadline may pass early by the
+/// time between two sweeps.
 #[track_caller]
 fn assert_not_before(deadline: Duration, start: Instant) {
     let elapsed = Clock::system().instant().duration_since(start);
@@ -139,7 +139,8 @@ async fn d_03_an_idle_connection_is_closed() {
     let start = Clock::system().instant();
     assert_eq!(client.rest().await, "");
     assert_not_before(MODEST, start);
-    // Between handshake and first request a client is idle too: browsers connect ahead.
+    // A client is also idle between the handshake and its first request, because browsers open
+    // connections in advance.
     let start = Clock::system().instant();
     assert_eq!(server.secure_client(&[]).await.rest().await, "");
     assert_not_before(MODEST, start);
@@ -155,7 +156,7 @@ async fn a_busy_request_outlives_every_deadline_of_a_waiting_connection() {
     let mut client = server.client().await;
     client.send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n").await;
     server.entered("/hold").await;
-    // Other connections that began later meet their deadlines meanwhile.
+    // Later connections reach their deadlines in the meantime.
     let mut late = server.client().await;
     late.send("GET / HT").await;
     late.rest().await;
@@ -179,7 +180,7 @@ async fn d_06_a_client_that_reads_nothing_is_cut_and_costs_no_memory() {
     server.entered("/endless").await;
     server.left("/endless").await;
     let produced = server.probe.produced.load(Ordering::Relaxed);
-    // What the kernel buffers on both sides of a loopback connection is some megabytes at most.
+    // The kernel buffers at most a few megabytes on the two sides of a loopback connection.
     assert!(produced < 32 * 1024 * 1024, "{produced}");
     let mut seen = Vec::new();
     soon(client.0.read_to_end(&mut seen))
@@ -191,7 +192,7 @@ async fn d_06_a_client_that_reads_nothing_is_cut_and_costs_no_memory() {
     );
 }
 
-/// Sends byte after byte, slowly but never pausing for long, until the server closes.
+/// Sends the bytes one by one with short pauses until the server closes the connection.
 async fn drip<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Client<S>, bytes: &[u8]) {
     let mut ticks = interval(DRIP);
     let (mut reader, mut writer) = tokio::io::split(&mut client.0);

@@ -1,4 +1,4 @@
-//! Starting once, stopping without loss, and the cap of connections.
+//! Exclusive listening, drains without loss, and the limit of connections.
 
 use super::*;
 
@@ -8,7 +8,8 @@ async fn an_address_is_listened_on_once() {
     let again = Listener::bind(server.plain);
     assert!(matches!(again, Err(Error::Bind { address, .. }) if address == server.plain));
     server.workers.drained().await;
-    // With the workers gone the address is free, although connections of theirs linger.
+    // After the workers have ended, the address is free, although some of their connections still
+    // exist in the kernel.
     Listener::bind(server.plain).unwrap();
 }
 
@@ -53,7 +54,7 @@ async fn a_drain_answers_a_request_that_lies_unread_on_a_used_connection() {
         .send("GET /block HTTP/1.1\r\nHost: a\r\n\r\n")
         .await;
     server.entered("/block").await;
-    // The worker stands still: it cannot have read this.
+    // The worker's thread is blocked, so it cannot have read this request.
     used.send("GET /second HTTP/1.1\r\nHost: a\r\n\r\n").await;
     server.workers.begin_drain();
     server.probe.release.add_permits(1);
@@ -93,7 +94,7 @@ async fn a_drain_serves_what_the_kernel_has_queued() {
         .send("GET /block HTTP/1.1\r\nHost: a\r\n\r\n")
         .await;
     server.entered("/block").await;
-    // The worker stands still: these connections exist only in the kernel's queue.
+    // The worker's thread is blocked, so these connections exist only in the kernel's queue.
     let mut queued = Vec::new();
     for _ in 0..5 {
         let mut client = server.client().await;

@@ -1,10 +1,10 @@
-//! D-07: heads that are too large, and what a plain listener is not.
+//! D-07: heads that are too large, and protocols that a plain listener does not support.
 
 use super::*;
 
 async fn status(server: &Server, head: &str) -> String {
     let mut client = server.client().await;
-    // The server may answer and close before everything is sent.
+    // The server may answer and close the connection before everything is sent.
     client
         .0
         .write_all(head.as_bytes())

@@ -1,4 +1,4 @@
-//! A small site behind real sockets, and clients that misbehave.
+//! A small site with real sockets, and clients that misbehave.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -32,17 +32,17 @@ mod drain;
 mod heads;
 mod protocols;
 
-/// Longer than anything that should happen in a test.
+/// Longer than any correct step of a test takes.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A deadline that is meant to pass in a test.
+/// A deadline that passes in a test.
 const SHORT: Duration = Duration::from_millis(120);
-/// A deadline that is meant to pass, but not while a client of the test is merely slow.
+/// A deadline that passes in a test, but not only because the test's client is slow.
 const MODEST: Duration = Duration::from_millis(600);
-/// The pause between the bytes of a dripping client: far shorter than [`SHORT`].
+/// The pause between two bytes of a slow client. It is much shorter than [`SHORT`].
 const DRIP: Duration = Duration::from_millis(20);
 const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
-/// Deadlines of which none passes in a test: each test shortens the one it is about.
+/// Deadlines that do not pass in a test. Each test shortens the deadline that it tests.
 fn long() -> Deadlines {
     let minute = Duration::from_mins(1);
     Deadlines {
@@ -63,20 +63,20 @@ fn with(deadlines: Deadlines) -> Settings {
     }
 }
 
-/// What the site tells.
+/// An event that the site reports.
 #[derive(Debug, Eq, PartialEq)]
 enum Event {
     Entered(String),
     Left(String),
 }
 
-/// What all workers' sites share with the test.
+/// The data that the sites of all workers share with the test.
 #[derive(Clone)]
 struct Probe {
     events: mpsc::UnboundedSender<Event>,
-    /// `/hold` waits for one of these.
+    /// `/hold` waits for one of these permits.
     release: Arc<Semaphore>,
-    /// Bytes of endless bodies that were asked for.
+    /// The number of bytes of endless bodies that were requested.
     produced: Arc<AtomicU64>,
 }
 
@@ -121,7 +121,7 @@ impl Handler for Site {
                 ..Pieces::of(&[])
             }),
             "/block" => {
-                // The whole worker stands still until the test lets it go.
+                // The worker's thread is blocked until the test releases it.
                 while self
                     .0
                     .release
@@ -175,7 +175,7 @@ fn respond(status: StatusCode, text: &str) -> Response<Pieces> {
 
 struct Pieces {
     pieces: VecDeque<Bytes>,
-    /// Without an end; the request lasts as long as the body.
+    /// `Some` for an endless body. The guard exists as long as the body.
     endless: Option<RequestGuard>,
 }
 
@@ -321,7 +321,7 @@ async fn handshake(
     let trust = Trust::from_file(&trust.authority).unwrap();
     let mut config = rustls::ClientConfig::clone(&trust.client_config());
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-    // The certificates of these tests are made for the tests' own day.
+    // The certificates of the tests are valid at the time `NOW`.
     config.time_provider = Arc::new(TestDay);
     let stream = TcpStream::connect(address).await?;
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
@@ -340,12 +340,12 @@ impl rustls::time_provider::TimeProvider for TestDay {
     }
 }
 
-/// Fails instead of hanging.
+/// Fails if the future takes too long.
 async fn soon<F: Future>(future: F) -> F::Output {
     timeout(PATIENCE, future).await.expect("it never happened")
 }
 
-/// A client that sends what it is told.
+/// A client whose bytes come from the test.
 struct Client<S>(S);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
@@ -354,7 +354,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         self.0.flush().await.unwrap();
     }
 
-    /// Reads until `end` was seen.
+    /// Reads up to and including `end`.
     async fn until(&mut self, end: &str) -> String {
         let mut seen = Vec::new();
         while !seen.ends_with(end.as_bytes()) {
@@ -367,17 +367,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         String::from_utf8(seen).unwrap()
     }
 
-    /// Reads until the server closes, by whatever means, and tells what came.
+    /// Reads until the server closes the connection, cleanly or not. Returns what it has read.
     async fn rest(&mut self) -> String {
         let mut seen = Vec::new();
-        // A reset is an end too; what came before it counts.
+        // A reset is an end, too. The bytes before it are still valid.
         soon(self.0.read_to_end(&mut seen))
             .await
             .map_or_else(drop, drop);
         String::from_utf8_lossy(&seen).into_owned()
     }
 
-    /// One request on a connection that stays open.
+    /// Sends one request on a connection that stays open.
     async fn get(&mut self, path: &str) -> String {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"))
             .await;

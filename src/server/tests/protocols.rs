@@ -1,4 +1,4 @@
-//! TLS, ALPN, HTTP/2, and certificates that change.
+//! TLS, ALPN, HTTP/2, and replaced certificates.
 
 use std::fs;
 
@@ -54,7 +54,7 @@ async fn a_head_over_http2_has_the_length_of_the_content_and_no_content() {
     let body = soon(response.into_body().collect()).await.unwrap();
     assert!(body.to_bytes().is_empty());
     assert!(length.is_none_or(|length| length == "5"));
-    // The connection is good for more.
+    // The connection can carry another request.
     assert_eq!(text(&mut sender, "/").await, "hello");
 }
 
@@ -164,7 +164,7 @@ async fn d_07_large_heads_are_refused_over_http2() {
     request
         .headers_mut()
         .insert("x-a", "x".repeat(40_000).parse().unwrap());
-    // Either a refusal or an error: the client may itself keep to the limit it was told.
+    // The server refuses the request, or the client itself keeps to the server's limit.
     if let Ok(response) = soon(sender.send_request(request)).await {
         assert_eq!(
             response.status(),
@@ -186,7 +186,7 @@ async fn d_06_d_17_a_stream_nobody_reads_is_cut_alone_and_costs_little() {
     let stalled = soon(sender.send_request(get("/endless"))).await.unwrap();
     server.entered("/endless").await;
     server.left("/endless").await;
-    // The client's window is 64 KB; the server holds as much again, and the piece it waits with.
+    // The client's window is 64 KB. The server buffers as much again, and one more piece.
     let produced = server.probe.produced.load(Ordering::Relaxed);
     assert!(produced <= 256 * 1024, "{produced}");
     let cut = soon(stalled.into_body().collect()).await;
@@ -256,7 +256,7 @@ async fn an_idle_http2_connection_is_closed_whatever_it_pings() {
     assert_eq!(text(&mut sender, "/").await, "hello");
     soon(connection).await.unwrap().unwrap();
 
-    // A raw client that sends its preface and then PING after PING (RFC 9113 section 6.7).
+    // A raw client that sends its preface and then PING frames (RFC 9113 section 6.7).
     let client = server.secure_client(&[b"h2"]).await.0;
     let (mut reader, mut writer) = tokio::io::split(client);
     writer
