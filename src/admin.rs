@@ -1,8 +1,9 @@
-//! The operations listener: is it alive, is it ready, what are the figures.
+//! The operations listener: health, readiness and metrics.
 //!
-//! It has an address of its own and shares nothing with the public one. It changes nothing, shows
-//! no secret, and neither answer depends on a provider: an outage there must not take the apps of
-//! people who are signed in out of service. What only a restart mends makes both answers 503.
+//! It has its own address and shares nothing with the public listener. It changes nothing and shows
+//! no secrets. Its answers do not depend on a provider: an outage of a provider must not take the
+//! apps away from users who are signed in. If only a restart helps, both `/healthz` and `/readyz`
+//! answer with 503.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -20,28 +21,29 @@ const READY: u8 = 1;
 const DRAINING: u8 = 2;
 const BROKEN: u8 = 3;
 
-/// Whether this process wants new requests, and whether it is good for any. Clones share it.
+/// Whether this process accepts new requests. Clones share the state.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Readiness(Arc<AtomicU8>);
 
 impl Readiness {
-    /// Everything is bound and loaded.
+    /// All listeners are bound and everything is loaded.
     pub(crate) fn mark_ready(&self) {
-        // What has already gone on from there stays where it is.
+        // A process that already drains stays in this state.
         let _was_starting: bool = self.change(STARTING, READY);
     }
 
-    /// Whether new requests are wanted.
+    /// Whether new requests are accepted.
     pub(crate) fn is_ready(&self) -> bool {
         self.is(READY)
     }
 
-    /// The process is stopping.
+    /// The process has begun to drain.
     pub(crate) fn mark_draining(&self) {
         self.0.fetch_max(DRAINING, Ordering::AcqRel);
     }
 
-    /// Only a restart helps. True for the first who says so of a process that is ready.
+    /// Marks a process that was ready as broken: only a restart helps. Returns `true` for the first
+    /// such call.
     #[must_use]
     pub(crate) fn mark_broken(&self) -> bool {
         self.change(READY, BROKEN)
@@ -65,7 +67,7 @@ pub(crate) struct Admin {
 }
 
 impl Admin {
-    /// Shows these figures and this readiness.
+    /// Reports these metrics and this readiness.
     pub(crate) fn new(metrics: Arc<Metrics>, readiness: Readiness) -> Self {
         Self { metrics, readiness }
     }
@@ -151,7 +153,7 @@ mod tests {
         readiness.mark_ready();
         let status = |path| admin.respond(&Method::GET, path).status().as_u16();
         assert_eq!((status("/healthz"), status("/readyz")), (503, 503));
-        // A process that ends is in order.
+        // A process that drains is not broken.
         let (_, readiness) = self::admin();
         readiness.mark_ready();
         readiness.mark_draining();

@@ -1,11 +1,11 @@
-//! The body of a request on its way to an origin.
+//! The body of a request that is forwarded to an origin.
 //!
-//! [`Upload`] is one type whatever the source of the body is, so that connection pools and everything
-//! above them need no type parameter for it. A request without content (nearly every request) costs
-//! nothing; a body with content is allocated once.
+//! [`Upload`] is one type for bodies from all sources. Therefore connection pools and the code
+//! above them need no type parameter for the body. Nearly all requests have no content; their
+//! `Upload` allocates nothing. A body with content is allocated once.
 //!
-//! [`Upload::recorded`] records a body while it is sent, so that it can be sent once more. [`Bytes`]
-//! are shared, so nothing is copied.
+//! [`Upload::recorded`] records a body while it is sent, so that it can be sent once more.
+//! [`Bytes`] share their memory, so nothing is copied.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -18,13 +18,13 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
-/// The most bytes of one body that are recorded.
+/// The maximum size of a recorded body, in bytes.
 const MAX_RECORDED: usize = 64 * 1024;
 
-/// The cause of a body's end, whoever made the body.
+/// The error of a body from any source.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The body of a request that is sent on. Without content there is nothing in it.
+/// The body of a request that is forwarded. `None` if there is no content.
 pub(crate) struct Upload(Option<Content>);
 
 /// A body with content, from any source.
@@ -36,7 +36,7 @@ impl Upload {
         Self(None)
     }
 
-    /// A body that is passed on as it comes.
+    /// A body that is forwarded while it arrives.
     pub(crate) fn streaming<B>(body: B) -> Self
     where
         B: Body<Data = Bytes, Error: Into<BoxError>> + 'static,
@@ -47,8 +47,8 @@ impl Upload {
         Self(Some(Box::pin(body.map_err(Into::into))))
     }
 
-    /// A body that is passed on as it comes, and recorded. A body whose stated length is too large is
-    /// not recorded.
+    /// A body that is forwarded while it arrives, and recorded. If its stated length is too large,
+    /// it is not recorded.
     pub(crate) fn recorded<B>(body: B) -> (Self, Recording)
     where
         B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + 'static,
@@ -100,25 +100,25 @@ impl fmt::Debug for Upload {
     }
 }
 
-/// The means to send a recorded body once more.
+/// The record of a body, with which it can be sent once more.
 pub(crate) struct Recording(Source);
 
-/// Where a body can be had once more.
+/// The source from which a body can be sent once more.
 enum Source {
-    /// There was no content.
+    /// The body had no content.
     Empty,
-    /// From what was recorded, if all of it was.
+    /// The record, if it is complete.
     Recorded(Rc<RefCell<Record>>),
-    /// Nowhere.
+    /// There is no record.
     Lost,
 }
 
-/// What was recorded of a body.
+/// The recorded part of a body.
 #[derive(Default)]
 enum Record {
-    /// The body has not ended. With the number of its bytes so far.
+    /// The body has not ended. The number is its length so far.
     Open(Vec<Bytes>, usize),
-    /// All of it.
+    /// The complete body.
     Whole(Vec<Bytes>),
     /// The body was too large, or it broke off.
     #[default]
@@ -126,7 +126,7 @@ enum Record {
 }
 
 impl Recording {
-    /// The same body again, if all of it was recorded.
+    /// The same body again, if its record is complete.
     pub(crate) fn replay(self) -> Option<Upload> {
         match self.0 {
             Source::Empty => Some(Upload::empty()),
@@ -140,7 +140,7 @@ impl Recording {
 }
 
 impl fmt::Debug for Recording {
-    /// Without what was recorded: forms and passwords may be in it.
+    /// Does not print the record, because it may contain forms and passwords.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Recording").finish_non_exhaustive()
     }
@@ -165,7 +165,7 @@ impl Record {
     }
 }
 
-/// Passes a body on and records it.
+/// Forwards a body and records it.
 struct Recorder<B> {
     body: B,
     record: Rc<RefCell<Record>>,
@@ -190,7 +190,7 @@ where
                 if let Some(data) = frame.data_ref() {
                     record.add(data);
                 }
-                // Whoever sends the body may not ask for another frame after the last.
+                // The sender may not poll again after the last frame.
                 if body.is_end_stream() {
                     record.close();
                 }
@@ -211,7 +211,7 @@ where
     }
 }
 
-/// What was recorded, as a body.
+/// A recorded body.
 struct Replay(vec::IntoIter<Bytes>);
 
 impl Body for Replay {
@@ -244,7 +244,7 @@ mod tests {
 
     use super::*;
 
-    /// A body of these pieces, without a stated length.
+    /// A body that consists of these pieces and states no length.
     struct Pieces(Vec<Bytes>);
 
     impl Body for Pieces {

@@ -1,5 +1,5 @@
-//! What lasts longer than a request: a stream is judged again whenever its person or the settings
-//! change.
+//! Streams. A stream lasts longer than a request, so it is checked again when its session or the
+//! settings change.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,27 +13,27 @@ use crate::clock::Timestamp;
 use crate::session::{EndReason, EndRegistry, EndWatch, Session};
 use crate::target::Target;
 
-/// The longest time that can be set: a week. A longer one is a mistake of units.
+/// The maximum of the settings, in seconds: a week. A larger number is probably in another unit.
 const LONGEST: u64 = 7 * 24 * 60 * 60;
 
-/// What a route says of its streams: connections on which the app has switched to another protocol,
-/// such as WebSocket.
+/// The settings of a route for its streams: connections on which the app has switched to another
+/// protocol, such as WebSocket.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct StreamSettings {
-    /// Whether an app may switch protocols at all.
+    /// Whether an app may switch protocols.
     #[serde(default = "yes")]
     pub(crate) upgrades: bool,
-    /// The origins of pages of other sites that may open a WebSocket with somebody's session.
+    /// The origins of other sites whose pages may open a WebSocket with a user's session.
     #[serde(default)]
     pub(crate) origins: Vec<AllowedOrigin>,
-    /// The longest time in which neither side sends anything; 0 allows any.
+    /// The longest time in which neither side sends bytes. 0 means no limit.
     #[serde(default = "idle", rename = "idle_secs", deserialize_with = "seconds")]
     pub(crate) idle: Option<Duration>,
-    /// The longest time that a stream may last; 0 allows any.
+    /// The longest duration of a stream. 0 means no limit.
     #[serde(default, rename = "total_secs", deserialize_with = "seconds")]
     pub(crate) total: Option<Duration>,
-    /// Whether a session is in use while its browser sends something on a stream.
+    /// Whether bytes from the client count as a use of the session.
     #[serde(default = "yes")]
     pub(crate) counts_as_use: bool,
 }
@@ -73,8 +73,8 @@ fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration
     }
 }
 
-/// An origin as browsers write it in `Origin` (RFC 6454 section 6.1): scheme, host, and the port
-/// unless it is the default one.
+/// An origin in the form that browsers send in `Origin` (RFC 6454 section 6.1): scheme, host, and
+/// the port if it is not the default one.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(try_from = "String")]
 pub(crate) struct AllowedOrigin(Box<str>);
@@ -98,23 +98,23 @@ impl TryFrom<String> for AllowedOrigin {
 }
 
 impl AllowedOrigin {
-    /// Whether a browser's `Origin` is this one.
+    /// Whether `origin`, the value of a browser's `Origin` field, is this origin.
     pub(crate) fn is(&self, origin: &[u8]) -> bool {
         self.0.as_bytes() == origin
     }
 }
 
-/// The result of judging a stream again.
+/// The result of checking a stream again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(crate) enum Continues {
-    /// The stream may go on.
+    /// The stream may continue.
     Yes,
-    /// Its person may not use the route any more, or the route is gone.
+    /// The user may not use the route any more, or the route no longer exists.
     No,
 }
 
-/// A stream that was permitted: the route, and the session if there is one.
+/// A permitted stream: its route, and its session if there is one.
 #[derive(Debug)]
 pub(crate) struct StreamPermit {
     access: Rc<Access>,
@@ -123,7 +123,7 @@ pub(crate) struct StreamPermit {
 }
 
 impl Permit {
-    /// What is needed to judge a stream of this permit again.
+    /// The data that are needed to check a stream of this permit again.
     pub(crate) fn stream(&self) -> StreamPermit {
         StreamPermit {
             access: Rc::clone(&self.access),
@@ -132,7 +132,7 @@ impl Permit {
         }
     }
 
-    /// Whether the request comes with a session.
+    /// Whether the request belongs to a session.
     pub(crate) fn has_session(&self) -> bool {
         self.session.is_some()
     }
@@ -149,7 +149,7 @@ impl StreamPermit {
         self.route.streams()
     }
 
-    /// Registers the stream to be told of what happens to its session. `None` where it has none.
+    /// Registers the stream for events of its session. `None` if it has no session.
     ///
     /// # Errors
     ///
@@ -168,8 +168,8 @@ impl StreamPermit {
         if let Some(watch) = registry.watch(session) {
             return Ok(Some(watch));
         }
-        // It has ended, or was renewed meanwhile. A session that cannot be looked up now is ended for
-        // a stream: the client may open another one.
+        // The session has ended or has a new version. A session that cannot be fetched now counts
+        // as ended. The client can open another stream later.
         let newest = self.access.sessions.fetch(session.key()).await;
         if let Ok(Some(newest)) = newest
             && let Some(watch) = registry.watch(&newest)
@@ -180,14 +180,15 @@ impl StreamPermit {
         Err(EndReason::SignedOut)
     }
 
-    /// Judges the stream by a new version of its session.
+    /// Checks the stream against a new version of its session.
     pub(crate) fn renewed(&mut self, session: Arc<Session>) -> Continues {
         let continues = check(&self.route, Some(&session));
         self.session = Some(session);
         continues
     }
 
-    /// Judges the stream by the routes of a new site. It goes on only to the same app.
+    /// Checks the stream against the routes of a new site. It may continue only if its route leads
+    /// to the same app.
     pub(crate) fn reloaded(&mut self, access: &Rc<Access>, target: &Target) -> Continues {
         let Some(route) = access.routes.find(target) else {
             return Continues::No;
@@ -201,12 +202,12 @@ impl StreamPermit {
         check(route, self.session.as_deref())
     }
 
-    /// Marks the session as used, unless the route says that its streams are no use.
+    /// Updates the last use of the session, if the route's settings allow it.
     pub(crate) fn mark_used(&self, now: Timestamp) {
         if let Some(session) = &self.session
             && self.settings().counts_as_use
         {
-            // A session that has ended meanwhile is reported by its watch.
+            // The watch reports a session that has ended, so the result is not needed.
             let _is_live = self.access.sessions.still(session, now, now);
         }
     }

@@ -1,7 +1,7 @@
 //! A connection on which the app has switched to another protocol, such as WebSocket.
 //!
-//! It lasts as long as the session and the settings allow it. What happens to the session is reported
-//! by a [`SessionEvent`]; a reload is reported by [`CurrentSite`].
+//! It exists as long as the session and the settings allow it. A [`SessionEvent`] reports changes
+//! of the session, and [`CurrentSite`] reports a reload.
 
 use std::future::pending;
 use std::net::IpAddr;
@@ -24,16 +24,16 @@ use crate::target::Target;
 use crate::telemetry::{OpenStream, StreamEnd};
 use crate::upstream;
 
-/// How often a session is marked as used while its client sends something.
+/// The time between two updates of a session's last use while its client sends bytes.
 const USE_INTERVAL: Duration = Duration::from_mins(1);
 
-/// The longest time between two looks at a tunnel's deadlines.
+/// The longest time between two checks of a tunnel's deadlines.
 const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(15);
 
-/// The time that the client has to take the close frame.
+/// The time in which the client has to take the close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What is remembered of a request to switch protocols until the app has answered.
+/// The data of a handshake that are needed when the app has answered.
 #[derive(Debug)]
 pub(super) struct Handshake {
     stream: StreamPermit,
@@ -42,12 +42,12 @@ pub(super) struct Handshake {
 }
 
 impl Worker {
-    /// Checks a permitted request to switch protocols.
+    /// Checks a permitted handshake.
     ///
     /// # Errors
     ///
-    /// [`Error::UpgradeForbidden`] where the route's apps may not switch protocols,
-    /// [`Error::ForeignOrigin`] where a page of another site asks.
+    /// [`Error::UpgradeForbidden`] if the route does not allow other protocols.
+    /// [`Error::ForeignOrigin`] if a page of another site has sent the handshake.
     pub(super) fn handshake(
         context: &RequestContext,
         permit: &Permit,
@@ -57,8 +57,8 @@ impl Worker {
         if !stream.settings().upgrades {
             return Err(Error::UpgradeForbidden);
         }
-        // Browsers send cookies with a WebSocket to any site, whichever page opens it. Other
-        // protocols cannot be asked for by a page, so no `Origin` is expected there.
+        // Every page can open a WebSocket to every site, and the browser sends the cookies of that
+        // site. A page cannot ask for other protocols, so their handshakes must have no `Origin`.
         let origin = Origin::of(context);
         let expected = match origin {
             Origin::None => !upgrade.is_websocket(),
@@ -79,7 +79,7 @@ impl Worker {
         }))
     }
 
-    /// The answer to a client whose app has switched protocols.
+    /// The response to a client whose app has switched protocols.
     pub(super) fn switched(
         &self,
         handshake: Handshake,
@@ -131,7 +131,7 @@ impl Worker {
                 tunnel
                     .run(&ends, async move { stop.requested().await })
                     .await;
-                // The app's connection is closed by now.
+                // The slot is freed only now, after the app's connection was closed.
                 drop(slot);
             });
             run
@@ -163,27 +163,27 @@ impl<'a> Origin<'a> {
     }
 }
 
-/// A tunnel that runs.
+/// A tunnel in operation.
 struct Tunnel {
     relay: Relay,
     stream: StreamPermit,
     target: Target,
     record: StreamRecord,
-    /// The number of the client's bytes when its session was marked as used last.
+    /// The number of bytes from the client when the last use of its session was updated.
     used_at: u64,
 }
 
 /// Why a tunnel ends.
 enum TunnelEnd {
-    /// By itself.
+    /// One side or both sides have closed the connection.
     Ended(Ended),
-    /// It is cut.
+    /// The gateway ends the tunnel. The text is the reason code.
     Cut(&'static str, Close),
 }
 
 impl Tunnel {
-    /// Runs the tunnel until it ends by itself, until its session or the settings do not allow it any
-    /// more, or until `stop`.
+    /// Runs the tunnel until one side closes it, until the session or the settings forbid it, or
+    /// until `stop` is ready.
     async fn run(mut self, ends: &EndRegistry, stop: impl Future<Output = ()>) {
         self.record.byte_counts = self.relay.byte_counts();
         let reason = self.wait_for_end(ends, stop).await;
@@ -201,7 +201,8 @@ impl Tunnel {
             TunnelEnd::Cut(reason, close) => {
                 record.reason = reason;
                 let closing = relay.close(close);
-                // A client that does not take the close frame loses the connection.
+                // If the client does not take the close frame in time, the connection is closed
+                // without it.
                 timeout(CLOSE_TIMEOUT, closing).await.unwrap_or_default();
             }
         }
@@ -257,16 +258,17 @@ impl Tunnel {
         }
     }
 
-    /// How long until the deadlines are checked.
+    /// The time until the next check of the deadlines.
     fn check_interval(&self) -> Duration {
         let settings = self.stream.settings();
         let limits = [settings.idle, settings.total].into_iter().flatten();
-        // A quarter of the shortest limit, so that a deadline passes at most so much late.
+        // A tunnel may exceed a deadline by a quarter of the shortest limit at most.
         let quarters = limits.filter_map(|limit| limit.checked_div(4));
         quarters.fold(MAX_CHECK_INTERVAL, Duration::min)
     }
 
-    /// Looks at the deadlines, and marks the session as used. Returns why the tunnel has to end.
+    /// Checks the deadlines, and updates the last use of the session. Returns the reason if the
+    /// tunnel has to end.
     fn check_deadlines(
         &mut self,
         activity: &mut Activity,
@@ -299,17 +301,18 @@ impl Tunnel {
     }
 }
 
-/// What was seen at the last look at a tunnel.
+/// The activity of a tunnel, as the last check found it.
 struct Activity {
-    /// The bytes that had passed, in both directions.
+    /// The number of forwarded bytes in both directions.
     bytes: u64,
-    /// When bytes were seen to pass last.
+    /// The time of the last check that found new bytes.
     moved: Instant,
-    /// When the session was marked as used last.
+    /// The time when the last use of the session was updated.
     used: Timestamp,
 }
 
-/// What the access log says of a stream when it ends, however that comes about.
+/// The data of the access-log event. The event is written when this is dropped, in whatever way the
+/// stream ends.
 struct StreamRecord {
     open: OpenStream,
     protocol: Box<str>,

@@ -1,18 +1,18 @@
-//! Where WebSocket frames begin and end (RFC 6455 section 5.2).
+//! Finds the boundaries of WebSocket frames (RFC 6455 section 5.2).
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
-/// Why a relay is cut, as the client is told.
+/// Why the gateway ends a relay. The client gets it in a close frame.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Close {
     /// The gateway or the app goes away: code 1001.
     GoingAway,
-    /// The session has ended, or its person may not use the route any more: code 1008.
+    /// The session has ended, or the user may not use the route any more: code 1008.
     Policy,
 }
 
 impl Close {
-    /// The code of RFC 6455 section 7.4.1.
+    /// The status code (RFC 6455 section 7.4.1).
     fn code(self) -> u16 {
         match self {
             Self::GoingAway => 1001,
@@ -20,7 +20,7 @@ impl Close {
         }
     }
 
-    /// A short text for the client's log.
+    /// A short text for the log of the client.
     fn text(self) -> &'static str {
         match self {
             Self::GoingAway => "the gateway is stopping",
@@ -33,36 +33,37 @@ impl Close {
 #[derive(Debug)]
 pub(crate) struct FrameTracker(Position);
 
-/// The longest head of a frame: two bytes, eight of length and four of a mask.
+/// The longest head of a frame: two bytes, eight bytes of length, and four bytes of mask.
 const LONGEST_HEAD: usize = 14;
 
-/// A final frame with the opcode of a close.
+/// The first byte of a close frame: the FIN bit and the opcode 8.
 const FINAL_CLOSE: u8 = 0x88;
 
 #[derive(Clone, Copy, Debug)]
 enum Position {
-    /// The protocol has no frames that we know.
+    /// The protocol is unknown, so the boundaries of its messages are unknown, too.
     Unknown,
-    /// In a frame's head, of which these bytes have come; none between two frames.
+    /// In the head of a frame. The number says how many bytes of the head have arrived. It is zero
+    /// between two frames.
     Head([u8; LONGEST_HEAD], usize),
-    /// In a frame's payload, of which this many bytes are to come.
+    /// In the payload of a frame. The number says how many bytes have not arrived yet.
     Payload(u64),
-    /// The app has sent a close frame. Nothing may follow it.
+    /// The app has sent a close frame. No frame may follow it.
     Closed,
 }
 
 impl FrameTracker {
-    /// The frames of a WebSocket, from its beginning.
+    /// Follows a WebSocket from its first byte.
     pub(crate) fn websocket() -> Self {
         Self(Position::Head([0; LONGEST_HEAD], 0))
     }
 
-    /// The bytes of a protocol that we do not know.
+    /// For the bytes of an unknown protocol.
     pub(crate) fn unknown() -> Self {
         Self(Position::Unknown)
     }
 
-    /// Notes what the app has sent.
+    /// Processes bytes that the app has sent.
     pub(crate) fn follow(&mut self, mut data: &[u8]) {
         while let Some((first, rest)) = data.split_first() {
             match &mut self.0 {
@@ -91,7 +92,7 @@ impl FrameTracker {
         }
     }
 
-    /// A close frame, if one may be sent now.
+    /// A close frame, if it may be sent at the present position.
     pub(super) fn close(&self, close: Close) -> Option<Bytes> {
         let Position::Head(_, 0) = self.0 else {
             return None;
@@ -108,7 +109,7 @@ impl FrameTracker {
     }
 }
 
-/// The length of the payload behind a complete head; `None` while the head is not complete.
+/// The length of the payload after a complete head. `None` if the head is not complete.
 fn payload(head: &[u8]) -> Option<u64> {
     let [_opcode, second, rest @ ..] = head else {
         return None;
@@ -128,7 +129,7 @@ fn payload(head: &[u8]) -> Option<u64> {
     (rest.len() >= extended.saturating_add(mask)).then_some(length)
 }
 
-/// The place behind a complete head.
+/// The position after a complete head.
 fn next_position(head: &[u8], payload: u64) -> Position {
     let is_close = head.first().is_some_and(|first| first & 0x0f == 0x08);
     match payload {
@@ -146,7 +147,7 @@ mod tests {
         frames.close(Close::Policy).is_some()
     }
 
-    /// A frame of this many bytes.
+    /// A frame with `length` bytes of payload.
     fn frame(opcode: u8, length: usize) -> Vec<u8> {
         let mut frame = vec![0x80 | opcode];
         match length {

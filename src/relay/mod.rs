@@ -1,12 +1,12 @@
-//! Bytes between two connections after a switch of protocols (RFC 9110 section 7.8).
+//! Forwards bytes between two connections after a switch of protocols (RFC 9110 section 7.8).
 //!
-//! A [`Relay`] passes bytes on in both directions, unchanged. It reads no more than the other side
-//! takes, and passes an end of either direction and a reset on. It has no buffer of its own: each
-//! thread has one scratch buffer, and a direction allocates only for bytes that the other side does
-//! not take at once.
+//! A [`Relay`] forwards bytes in both directions, unchanged. It reads only as much as the other
+//! side accepts. It also forwards a reset, and the end of either direction. All relays of a thread
+//! share one buffer for reading. A direction allocates memory only for bytes that the receiver does
+//! not accept at once.
 //!
-//! [`FrameTracker`] follows the WebSocket frames of the app, so that a relay that is cut can end with a
-//! close frame and not in the middle of a message.
+//! [`FrameTracker`] follows the WebSocket frames of the app. When the gateway ends a relay, it can
+//! therefore send a close frame, but never in the middle of a message.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -24,29 +24,31 @@ mod tests;
 
 pub(crate) use self::frames::{Close, FrameTracker};
 
-/// The bytes that one read may bring.
+/// The maximum number of bytes in one read.
 const SCRATCH: usize = 64 * 1024;
 
 thread_local! {
-    /// One for all relays of a thread: it is in use only during a read and the write that follows.
+    /// The buffer of all relays of a thread. It is in use only during a read and the following
+    /// write.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// One end of a relay.
+/// A connection that a relay can use.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {
-    /// Makes the close of this connection a reset, so that the peer learns that it was broken off.
+    /// Makes the kernel send a reset when this connection is closed. The peer then learns that the
+    /// connection was broken off.
     fn reset_on_close(&self);
 }
 
-/// A connection whose protocol was switched, with the bytes that were read behind the head.
+/// A connection that has switched protocols, and the bytes that were read after the head.
 pub(crate) struct Peer {
     /// The connection.
     pub(crate) io: Box<dyn Duplex>,
-    /// What came behind the head, in the new protocol.
+    /// The bytes that arrived after the head. They belong to the new protocol.
     pub(crate) early: Bytes,
 }
 
-/// The bytes that a relay has passed on. Clones share the figures.
+/// The numbers of bytes that a relay has forwarded. Clones share the numbers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ByteCounts(Rc<Counts>);
 
@@ -57,18 +59,18 @@ struct Counts {
 }
 
 impl ByteCounts {
-    /// The bytes that the client has sent.
+    /// The number of bytes that the client has sent.
     pub(crate) fn client_bytes(&self) -> u64 {
         self.0.from_client.get()
     }
 
-    /// The bytes that the app has sent.
+    /// The number of bytes that the app has sent.
     pub(crate) fn app_bytes(&self) -> u64 {
         self.0.from_app.get()
     }
 }
 
-/// How a relay ended by itself.
+/// The result of a relay that was not ended by the gateway.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Ended {
     /// Both sides closed their direction.
@@ -79,12 +81,12 @@ pub(crate) enum Ended {
     AppBroke,
 }
 
-/// Passes bytes on between a client and an app until both have closed their direction or one
+/// Forwards bytes between a client and an app, until both have closed their direction or one
 /// connection breaks.
 ///
 /// # Cancel safety
 ///
-/// [`Relay::run`] is cancel safe: the relay keeps what it has read.
+/// [`Relay::run`] is cancel safe: the relay keeps the bytes that it has read.
 pub(crate) struct Relay {
     client: Box<dyn Duplex>,
     app: Box<dyn Duplex>,
@@ -94,10 +96,10 @@ pub(crate) struct Relay {
     frames: FrameTracker,
 }
 
-/// One direction.
+/// One direction of a relay.
 #[derive(Default)]
 struct Direction {
-    /// Bytes that were read and are not taken yet.
+    /// Bytes that were read but that the receiver has not accepted yet.
     pending: Bytes,
     stage: Stage,
     unflushed: bool,
@@ -107,13 +109,13 @@ struct Direction {
 enum Stage {
     #[default]
     Open,
-    /// The sender has ended; the receiver is not told yet.
+    /// The sender has closed the direction. The receiver does not know it yet.
     Ending,
-    /// The receiver is told.
+    /// The direction to the receiver is closed, too.
     Ended,
 }
 
-/// The side of a direction that broke.
+/// The connection that broke.
 enum Broken {
     Sender,
     Receiver,
@@ -127,7 +129,7 @@ impl Direction {
         }
     }
 
-    /// Passes on what there is. Ready when the receiver was told of the sender's end.
+    /// Forwards all available bytes. Ready when the direction to the receiver is closed.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -156,7 +158,8 @@ impl Direction {
                     Poll::Ready(Err(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
                         return Poll::Ready(Err(Broken::Sender));
                     }
-                    // A TLS peer that closes without saying so has ended its direction, too.
+                    // A TLS peer may close its connection without `close_notify`. This also ends
+                    // its direction.
                     Poll::Ready(Ok(()) | Err(_)) => {}
                 }
                 let data = buffer.filled();
@@ -171,7 +174,7 @@ impl Direction {
         }
     }
 
-    /// Writes what was read, and keeps what the receiver does not take.
+    /// Writes bytes that were read, and keeps those that the receiver does not accept.
     fn pass(
         &mut self,
         cx: &mut Context<'_>,
@@ -197,7 +200,7 @@ impl Direction {
         Ok(())
     }
 
-    /// Writes what was kept. Ready when nothing is left.
+    /// Writes the pending bytes. Ready when none are left.
     fn poll_pending(
         &mut self,
         cx: &mut Context<'_>,
@@ -212,12 +215,12 @@ impl Direction {
                 Ok(0) | Err(_) => return Poll::Ready(Err(Broken::Receiver)),
             }
         }
-        // What is left of the allocation goes with it.
+        // This frees the memory of the pending bytes.
         self.pending = Bytes::new();
         Poll::Ready(Ok(()))
     }
 
-    /// TLS may hold written bytes back until it is flushed.
+    /// Flushes the receiver, because TLS may keep written bytes until it is flushed.
     fn poll_flush(
         &mut self,
         cx: &mut Context<'_>,
@@ -234,7 +237,7 @@ impl Direction {
 }
 
 impl Relay {
-    /// A relay between `client` and `app`. `frames` follows what the app sends.
+    /// A relay between `client` and `app`. `frames` follows the bytes of the app.
     pub(crate) fn new(client: Peer, app: Peer, mut frames: FrameTracker) -> Self {
         let byte_counts = ByteCounts::default();
         add(&byte_counts.0.from_client, client.early.len());
@@ -250,13 +253,13 @@ impl Relay {
         }
     }
 
-    /// The bytes that this relay has passed on.
+    /// The numbers of bytes that this relay has forwarded.
     pub(crate) fn byte_counts(&self) -> ByteCounts {
         self.byte_counts.clone()
     }
 
-    /// Passes bytes on until the relay ends by itself. A broken connection makes the close of the
-    /// other one a reset.
+    /// Forwards bytes until the relay ends. If one connection breaks, the other one is closed with
+    /// a reset.
     pub(crate) async fn run(&mut self) -> Ended {
         poll_fn(|cx| self.poll(cx)).await
     }
@@ -295,8 +298,8 @@ impl Relay {
         Poll::Ready(ended)
     }
 
-    /// Ends the client's side with `close`, where the frames that the app has sent allow it, and
-    /// closes both connections.
+    /// Closes both connections. The client gets a close frame first, if the frames of the app allow
+    /// it.
     ///
     /// # Cancel safety
     ///
@@ -306,7 +309,7 @@ impl Relay {
         let Self {
             client, to_client, ..
         } = &mut self;
-        // What is kept belongs to a message that the close frame may not interrupt.
+        // Pending bytes belong to a message, and a close frame must not interrupt a message.
         if let Some(frame) = frame.filter(|_frame| to_client.pending.is_empty())
             && to_client.stage == Stage::Open
         {
@@ -316,7 +319,7 @@ impl Relay {
                 return;
             }
         }
-        // The connections close whether or not the client hears of it.
+        // If the shutdown fails, the client has gone away already.
         poll_fn(|cx| Pin::new(&mut **client).poll_shutdown(cx))
             .await
             .unwrap_or_default();

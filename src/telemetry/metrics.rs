@@ -1,4 +1,4 @@
-//! Counters and durations, for whoever scrapes them.
+//! The metrics of a process.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,16 +16,16 @@ use super::streams::OpenStream;
 
 pub(super) type Labels = Vec<(&'static str, Cow<'static, str>)>;
 
-/// What became of a reload of the settings.
+/// The result of a reload of the settings.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Reload {
-    /// The new settings are in force.
+    /// The new settings are in use.
     Applied,
-    /// The settings are wrong, so the old ones stay in force.
+    /// The new settings are invalid, so the old ones stay in use.
     Refused,
 }
 
-/// What a call of a token endpoint is for (RFC 6749 sections 4.1.3 and 6).
+/// The purpose of a call to a token endpoint (RFC 6749 sections 4.1.3 and 6).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum TokenCall {
     /// The exchange of a code.
@@ -43,7 +43,7 @@ impl TokenCall {
     }
 }
 
-/// All figures of this process. Counting a request takes no lock.
+/// All metrics of this process. Counting a request takes no lock.
 pub struct Metrics {
     registry: Registry,
     requests: Family<Labels, Counter>,
@@ -71,7 +71,7 @@ impl fmt::Debug for Metrics {
 }
 
 impl Default for Metrics {
-    /// Every figure at zero.
+    /// All metrics with the value zero.
     fn default() -> Self {
         let mut metrics = Self {
             registry: Registry::with_prefix("sidegate"),
@@ -149,8 +149,8 @@ impl Metrics {
         self.last_reload_successful.set(1);
     }
 
-    /// Counters of the requests of one site, whose routes have these names, each at its index.
-    /// Routes of the same name in several sites share their counters.
+    /// The counters for the requests of one site. `routes` are the names of its routes, in the
+    /// order of their indexes. Routes with the same name in several sites share their counters.
     pub(crate) fn request_counters(
         &self,
         routes: impl IntoIterator<Item = Box<str>>,
@@ -164,7 +164,7 @@ impl Metrics {
         self.logins.get_or_create_owned(&labels).inc();
     }
 
-    /// Counts a call of a token endpoint.
+    /// Counts a call to a token endpoint.
     pub(crate) fn token_call(
         &self,
         provider: &str,
@@ -181,7 +181,7 @@ impl Metrics {
         self.token_calls.get_or_create_owned(&labels).inc();
     }
 
-    /// Counts what became of a refresh: `renewed`, `ended`, `kept` or `alarm`, with a reason.
+    /// Counts a refresh by its result (`renewed`, `ended`, `kept` or `alarm`) and reason.
     pub(crate) fn refresh(&self, provider: &str, result: &'static str, reason: &'static str) {
         let labels = vec![
             ("provider", provider.to_owned().into()),
@@ -191,7 +191,8 @@ impl Metrics {
         self.refreshes.get_or_create_owned(&labels).inc();
     }
 
-    /// Counts an answer of an app that refuses a token: `passed`, `retried` or `relogin`.
+    /// Counts an answer in which an app refuses a token, by the outcome: `passed`, `retried` or
+    /// `relogin`.
     pub(crate) fn refused_token(&self, route: &str, outcome: &'static str) {
         let labels = vec![
             ("route", route.to_owned().into()),
@@ -207,17 +208,17 @@ impl Metrics {
         OpenStream::new(route, GaugeGuard::new(&open), self.ended_streams.clone())
     }
 
-    /// Counts a request as waiting for its session until the guard drops.
+    /// Counts a request that waits for its session until the guard is dropped.
     pub(crate) fn waiting(&self) -> GaugeGuard {
         GaugeGuard::new(&self.waiting)
     }
 
-    /// Counts a refresh as under way until the guard drops.
+    /// Counts a refresh in progress until the guard is dropped.
     pub(crate) fn refreshing(&self) -> GaugeGuard {
         GaugeGuard::new(&self.refreshing)
     }
 
-    /// Counts a site as in use until the guard drops.
+    /// Counts a site in use until the guard is dropped.
     pub fn site(&self) -> GaugeGuard {
         GaugeGuard::new(&self.sites)
     }
@@ -233,17 +234,19 @@ impl Metrics {
         self.reloads.get_or_create_owned(&labels).inc();
     }
 
-    /// Sets the number of live sessions, and of those pushed out so far.
+    /// Sets the number of open sessions, and the number of sessions that were pushed out since the
+    /// start.
     pub fn sessions(&self, live: u64, pushed_out: u64) {
         self.sessions.set(i64::try_from(live).unwrap_or(i64::MAX));
         self.pushed_out
             .set(i64::try_from(pushed_out).unwrap_or(i64::MAX));
     }
 
-    /// Everything in the `OpenMetrics` text format.
+    /// All metrics in the `OpenMetrics` text format.
     pub(crate) fn encode(&self) -> String {
         let mut text = String::new();
-        // Writing to a string does not fail; a partial answer would still be text.
+        // Writing to a string cannot fail. But a partial text must not be reported as the complete
+        // one.
         if encode(&mut text, &self.registry).is_err() {
             text.clear();
         }
@@ -251,7 +254,7 @@ impl Metrics {
     }
 }
 
-/// Something that is counted as long as it lasts.
+/// Increments a gauge until it is dropped.
 #[derive(Debug)]
 pub struct GaugeGuard(Gauge);
 

@@ -1,6 +1,6 @@
-//! What happens, for those who run this: events, one access-log event per request, figures.
+//! The information for operators: events, one access-log event for each request, and metrics.
 //!
-//! No event carries a query string, a cookie, a token or a code.
+//! No event contains a query string, a cookie, a token or a code.
 
 mod histogram;
 mod metrics;
@@ -23,18 +23,19 @@ pub(crate) use self::streams::{OpenStream, StreamEnd};
 /// The target of access-log events.
 pub(crate) const ACCESS: &str = "sidegate::access";
 
-/// How events are written.
+/// The format of events.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Format {
-    /// One readable line per event.
+    /// One readable line for each event.
     #[default]
     Text,
-    /// One JSON object per line.
+    /// One JSON object for each line.
     Json,
 }
 
-/// The least severe events that are written; directives such as `info,sidegate=debug` work too.
+/// The lowest level of events that are written. Directives such as `info,sidegate=debug` are
+/// allowed, too.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(try_from = "String")]
 pub(crate) struct Level(String);
@@ -52,37 +53,36 @@ impl TryFrom<String> for Level {
     }
 }
 
-/// What is written, and how.
+/// The settings of the log.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// The least severe events that are written.
+    /// The lowest level of events that are written.
     pub(crate) level: Level,
-    /// Text or JSON.
     pub(crate) format: Format,
-    /// Whether each request leaves an access-log event.
+    /// Whether each request writes an access-log event.
     pub(crate) access: bool,
 }
 
-/// Events are being written already.
+/// The log was already started in this process.
 ///
-/// Side: gateway.
+/// Responsible: a defect of the gateway.
 #[derive(Debug, thiserror::Error)]
 #[error("the log was started before")]
 pub struct AlreadyStarted(#[source] Box<dyn std::error::Error + Send + Sync>);
 
-/// Starts writing events to standard output.
+/// Starts to write events to standard output.
 ///
 /// # Errors
 ///
-/// [`AlreadyStarted`] on the second call in a process.
+/// [`AlreadyStarted`] for the second call in a process.
 pub fn start(settings: &Settings) -> Result<(), AlreadyStarted> {
     let level = if settings.access {
         settings.level.0.clone()
     } else {
         format!("{},{ACCESS}=off", settings.level.0)
     };
-    // Checked when it was read.
+    // The directives were checked when the settings were read.
     let filter = level.parse::<EnvFilter>().unwrap_or_default();
     let events = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -94,30 +94,29 @@ pub fn start(settings: &Settings) -> Result<(), AlreadyStarted> {
     .map_err(AlreadyStarted)
 }
 
-/// One request, as its access-log event tells it.
+/// The content of a request's access-log event.
 #[derive(Debug)]
 pub(crate) struct RequestEvent<'a> {
-    /// Its method.
     pub(crate) method: &'a Method,
-    /// The canonical path; never the query. `None` when it has no canonical form.
+    /// The canonical path without the query. `None` if the target has no canonical form.
     pub(crate) path: Option<&'a str>,
-    /// Its version.
     pub(crate) version: Version,
-    /// The client's address after the trust rule.
+    /// The client's address, after the check for trusted proxies.
     pub(crate) client: IpAddr,
     /// The status of the response.
     pub(crate) status: StatusCode,
     /// The route's name.
     pub route: Option<&'a str>,
-    /// What was decided.
+    /// The decision.
     pub(crate) decided: DecisionLabel,
-    /// Why, as a stable code, when it was not simply let through.
+    /// The stable code of the reason if the request was not simply forwarded.
     pub(crate) reason: Option<&'static str>,
-    /// From the request's head to the response's.
+    /// The time from the request's head to the response's head.
     pub(crate) duration: Duration,
-    /// The part of it in which it waited for its session to be refreshed or fetched.
+    /// The part of `duration` in which the request waited until its session was refreshed or
+    /// fetched.
     pub(crate) waited: Option<Duration>,
-    /// The part of it that the upstream took.
+    /// The part of `duration` that the upstream needed.
     pub(crate) upstream_duration: Option<Duration>,
     /// The upstream's name.
     pub(crate) upstream: Option<&'a str>,
@@ -150,7 +149,7 @@ fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
-/// An error and its causes on one line: `a: b: c`.
+/// An error and its causes in one line: `a: b: c`.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

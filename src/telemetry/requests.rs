@@ -1,4 +1,4 @@
-//! Counters of requests, by route.
+//! Counters of requests for each route.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -11,22 +11,22 @@ use prometheus_client::metrics::family::Family;
 use super::histogram::Durations;
 use super::metrics::Labels;
 
-/// What the gateway decided about a request.
+/// The decision about a request, as a label of metrics and events.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum DecisionLabel {
-    /// It was sent on.
+    /// The request was forwarded.
     Permit,
-    /// A login was asked for.
+    /// A login is needed.
     Challenge,
-    /// Its person may not use the route.
+    /// The user may not use the route.
     Forbid,
-    /// No route or no host takes it.
+    /// No route matches, or the host is unknown.
     NoRoute,
-    /// One of our own endpoints answered.
+    /// The path belongs to the gateway's own endpoints.
     Own,
-    /// It was malformed.
+    /// The request was invalid.
     Refuse,
-    /// Its session could not be used in time.
+    /// The session could not be used in time.
     Unavailable,
 }
 
@@ -55,15 +55,15 @@ impl DecisionLabel {
     }
 }
 
-/// Status classes, 1xx to 5xx.
+/// The classes of status codes.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
-/// Counts the requests of one site. Counting takes no lock: each counter is found by the route's
-/// index, the decision and the status class.
+/// Counts the requests of one site without a lock. The route's index, the decision and the status
+/// class select a counter.
 pub(crate) struct RequestCounters {
-    /// The names of the routes, and `-` for requests that no route takes.
+    /// The names of the routes, and `-` for requests without a route.
     routes: Vec<Box<str>>,
-    /// One for each route, decision and status class; made when it is used first.
+    /// One counter for each route, decision and status class. It is created at its first use.
     counters: Vec<OnceLock<Counter>>,
     requests: Family<Labels, Counter>,
     durations: Durations,
@@ -88,7 +88,8 @@ impl RequestCounters {
         }
     }
 
-    /// Counts a request. `route` is the route's index, `None` when no route takes the request.
+    /// Counts a request. `route` is the index of the route, or `None` for a request without a
+    /// route.
     pub(crate) fn count(
         &self,
         route: Option<usize>,
@@ -114,7 +115,7 @@ impl RequestCounters {
         let Some(counter) = self.counters.get(index) else {
             return;
         };
-        // The family's own lock is taken once for each counter, not once for each request.
+        // The lock of the family is taken only once for each counter, and not for each request.
         let counter = counter.get_or_init(|| {
             let route = self
                 .routes

@@ -1,4 +1,4 @@
-//! Streams: connections that last longer than a request.
+//! Metrics and events of streams.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,29 +10,29 @@ use prometheus_client::metrics::family::Family;
 use super::metrics::{GaugeGuard, Labels};
 use super::{ACCESS, millis};
 
-/// A stream that is open. It is counted until it is dropped.
+/// An open stream. It is counted as open until it is dropped.
 pub(crate) struct OpenStream {
     route: Box<str>,
     _open: GaugeGuard,
     ended: Family<Labels, Counter>,
 }
 
-/// The end of a stream, as its access-log event tells it.
+/// The content of the access-log event at the end of a stream.
 #[derive(Debug)]
 pub(crate) struct StreamEnd<'a> {
-    /// The protocol, as the client asked for it.
+    /// The protocol that the client asked for.
     pub(crate) protocol: &'a str,
-    /// The canonical path of the handshake; never the query.
+    /// The canonical path of the handshake, without the query.
     pub(crate) path: &'a str,
-    /// The client's address after the trust rule.
+    /// The client's address, after the check for trusted proxies.
     pub(crate) client: IpAddr,
-    /// The bytes that the client has sent.
+    /// The number of bytes that the client has sent.
     pub(crate) from_client: u64,
-    /// The bytes that the app has sent.
+    /// The number of bytes that the app has sent.
     pub(crate) from_app: u64,
-    /// From the handshake to the end.
+    /// The time from the handshake to the end.
     pub(crate) duration: Duration,
-    /// Why it ended, as a stable code.
+    /// The stable code of the reason for the end.
     pub(crate) reason: &'static str,
 }
 

@@ -1,4 +1,4 @@
-//! Certificates for a developer's own machine.
+//! Certificates for the machine of a developer.
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write as _};
@@ -15,32 +15,33 @@ use super::Error;
 use crate::clock::Timestamp;
 use crate::secret::Secret;
 
-/// Browsers refuse certificates that live longer, private authorities included.
+/// Browsers refuse certificates with a longer lifetime, even those of private authorities.
 const LIFETIME: Duration = Duration::from_hours(24 * 397);
-/// Clocks of other machines may be behind ours.
+/// The certificate is valid from a day ago, because the clocks of other machines may be slow.
 const BACKDATED: u64 = 24 * 60 * 60;
 
-/// The files that [`development_certificates`] made.
+/// The files that [`development_certificates`] has created.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct DevelopmentFiles {
-    /// The authority's certificate: what a browser or a client has to trust.
+    /// The certificate of the authority. A browser or a client has to trust it.
     pub authority: PathBuf,
     /// The server's certificate.
     pub certificate: PathBuf,
-    /// The server's private key, readable by its owner only.
+    /// The server's private key. Only its owner can read the file.
     pub key: PathBuf,
 }
 
-/// Makes an authority and a server certificate signed by it (ECDSA P-256, 397 days from `now`) for
-/// `localhost`, `127.0.0.1`, `::1` and `names`, in `dir`, which is made if missing.
+/// Creates a certificate authority and a server certificate that it has signed (ECDSA P-256, valid
+/// for 397 days from `now`). The certificate is valid for `localhost`, `127.0.0.1`, `::1` and
+/// `names`. The files are written to `dir`, which is created if it is missing.
 ///
-/// The authority's own key is forgotten at once: whoever trusts this authority trusts this one
-/// certificate and nothing that could be signed later.
+/// The private key of the authority is not stored. Therefore a browser that trusts this authority
+/// trusts this one certificate and no later one.
 ///
 /// # Errors
 ///
-/// [`Error::AlreadyExists`] before anything is written if one of the files is there;
-/// [`Error::Generate`] for a name that is none; [`Error::Write`].
+/// [`Error::AlreadyExists`] if one of the files exists, before anything is written.
+/// [`Error::Generate`] if one of `names` is not a valid DNS name. [`Error::Write`].
 pub fn development_certificates(
     dir: &Path,
     names: &[&str],
@@ -52,7 +53,8 @@ pub fn development_certificates(
         key: dir.join("localhost-key.pem"),
     };
     for path in [&written.authority, &written.certificate, &written.key] {
-        // A link that leads nowhere is a file too: writing through it would surprise.
+        // A symbolic link without a target counts as a file, too. Writing through it would create a
+        // file in another place.
         if fs::symlink_metadata(path).is_ok() {
             return Err(Error::AlreadyExists { path: path.clone() });
         }

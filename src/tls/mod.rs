@@ -1,11 +1,12 @@
-//! Certificates and trust: the one room that builds TLS configurations.
+//! Certificates and trust: the only room that builds TLS configurations.
 //!
-//! It knows certificate and key files, which authorities are believed, and how to make certificates
-//! for development. It refuses to know sockets and HTTP: [`crate::server`] asks an [`Acceptor`] for
-//! the configuration of the next handshake, and whoever calls out asks a [`Trust`] for its own.
+//! It knows the certificate and key files, the trusted certificate authorities, and how to create
+//! certificates for development. It does not know sockets and HTTP: [`crate::server`] gets the
+//! configuration of each handshake from an [`Acceptor`], and a client gets its configuration from a
+//! [`Trust`].
 //!
-//! Every configuration names the cryptographic provider (aws-lc-rs); the process-wide default is
-//! never read, so no other crate can change what TLS means here.
+//! Every configuration names the cryptographic library (aws-lc-rs). The process-wide default is
+//! never read, so no other crate can change the TLS of this program.
 
 use std::fmt;
 use std::fs;
@@ -33,10 +34,10 @@ mod trust;
 pub use development::{DevelopmentFiles, development_certificates};
 pub(crate) use trust::Trust;
 
-/// Where our certificate chain and its private key are, both in PEM.
+/// The files with our certificate chain and its private key, in PEM.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct ServerIdentity {
-    /// The certificate chain, our own certificate first.
+    /// The certificate chain. Our own certificate is the first.
     pub(crate) certificate: PathBuf,
     /// The private key (PKCS #8, PKCS #1 or SEC 1).
     pub(crate) key: PathBuf,
@@ -57,45 +58,49 @@ impl ServerIdentity {
     }
 }
 
-/// What [`Acceptor::refresh`] and [`Trust::refresh`] did.
+/// The result of [`Acceptor::refresh`] and [`Trust::refresh`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(crate) enum Refreshed {
-    /// The files hold what is in use.
+    /// The files have not changed.
     Unchanged,
-    /// New handshakes use what the files hold now; connections that are open stay as they are.
+    /// New handshakes use the new content of the files. Open connections are not changed.
     Replaced,
 }
 
-/// Why certificates or authorities cannot be used. No variant carries key material.
+/// Why certificates or authorities cannot be used. No variant contains key material.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A development file exists already. Side: gateway; remove it, or choose another folder.
+    /// A development file already exists. Responsible: the operator, who has to remove it or choose
+    /// another folder.
     #[error("{} exists already and is not overwritten", path.display())]
     AlreadyExists {
         /// The file.
         path: PathBuf,
     },
-    /// A certificate file is not PEM. Side: gateway; a half-written file looks like this.
+    /// A certificate file is not valid PEM. A file that is only half written causes this error,
+    /// too. Responsible: the operator.
     #[error("{} is not a list of PEM certificates", path.display())]
     BadCertificate {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The parser's error.
         #[source]
         source: pem::Error,
     },
-    /// A key file is not a PEM private key. Side: gateway. The parser's words are not kept: they
-    /// may quote the file.
+    /// A key file is not a PEM private key. The parser's error is not kept, because it may contain
+    /// a part of the file. Responsible: the operator.
     #[error("{} is not a PEM private key", path.display())]
     BadKey {
         /// The file.
         path: PathBuf,
     },
-    /// Development certificates could not be made. Side: gateway; a name is not a DNS name.
+    /// The development certificates could not be created, because a name is not a DNS name.
+    /// Responsible: the operator.
     #[error("certificates could not be made")]
     Generate(#[source] rcgen::Error),
-    /// The key belongs to another certificate. Side: gateway; one of the files is old.
+    /// The key does not belong to the certificate. In most cases one of the files is old.
+    /// Responsible: the operator.
     #[error("the key in {} does not belong to the certificate in {}", key.display(), certificate.display())]
     KeyMismatch {
         /// The certificate file.
@@ -103,49 +108,50 @@ pub enum Error {
         /// The key file.
         key: PathBuf,
     },
-    /// A file holds no certificate. Side: gateway.
+    /// A file contains no certificate. Responsible: the operator.
     #[error("{} holds no certificate", path.display())]
     NoCertificate {
         /// The file.
         path: PathBuf,
     },
-    /// The system offers no certificate authority. Side: gateway; install the distribution's
-    /// package of them, or name a file.
+    /// The system has no certificate authorities. Responsible: the operator, who has to install the
+    /// package of the distribution or to name a file.
     #[error("the system has no certificate authorities")]
     NoSystemAuthorities,
-    /// A file could not be read. Side: gateway.
+    /// A file could not be read. Responsible: the operator.
     #[error("{} could not be read", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// The operating system's answer.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// The TLS library refuses what a file holds. Side: gateway.
+    /// The TLS library refuses the content of a file. Responsible: the operator.
     #[error("{} is refused", path.display())]
     Refused {
         /// The file.
         path: PathBuf,
-        /// The library's reason.
+        /// The error of the library.
         #[source]
         source: rustls::Error,
     },
-    /// The provider lacks what TLS needs. Side: gateway; the build is broken.
+    /// The cryptographic library lacks something that TLS needs. Responsible: the operator, who
+    /// uses a broken build.
     #[error("the cryptographic provider is unusable")]
     Unsupported(#[source] rustls::Error),
-    /// A file could not be written. Side: gateway.
+    /// A file could not be written. Responsible: the operator.
     #[error("{} could not be written", path.display())]
     Write {
         /// The file.
         path: PathBuf,
-        /// The operating system's answer.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
 }
 
-/// Our side of TLS: hands each new connection the configuration in use. Clones share it.
+/// The server side of TLS. It gives each new connection the present configuration. Clones share it.
 #[derive(Clone)]
 pub struct Acceptor(Arc<Shared>);
 
@@ -162,7 +168,7 @@ struct Loaded {
     validity: Validity,
 }
 
-/// Whether a certificate's dates cover a time (RFC 5280 section 4.1.2.5).
+/// Whether a time is within the validity period of a certificate (RFC 5280 section 4.1.2.5).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Validity {
     Current,
@@ -171,14 +177,15 @@ enum Validity {
 }
 
 impl Acceptor {
-    /// Reads certificate and key: TLS 1.2 and 1.3, `h2` and `http/1.1` by ALPN, session tickets on,
-    /// early data off. A certificate outside its dates is used, with a warning: an outage of
-    /// everything is worse than a warning in the browser.
+    /// Reads certificate and key. The configuration supports TLS 1.2 and 1.3, and `h2` and
+    /// `http/1.1` by ALPN. Session tickets are on; early data is off. A certificate outside its
+    /// validity period is used, with a warning in the log: a warning in the browser is better than
+    /// an outage of all apps.
     ///
     /// # Errors
     ///
     /// [`Error::Read`], [`Error::BadCertificate`], [`Error::NoCertificate`], [`Error::BadKey`],
-    /// [`Error::Refused`] and [`Error::KeyMismatch`], each naming the file.
+    /// [`Error::Refused`] and [`Error::KeyMismatch`]. Each names the file.
     pub(crate) fn load(identity: &ServerIdentity, clock: Clock) -> Result<Self, Error> {
         let files = Files::read(identity)?;
         warn_if_others_can_read(&identity.key);
@@ -188,18 +195,19 @@ impl Acceptor {
         Ok(Self(Arc::new(Shared { clock, loaded })))
     }
 
-    /// Uses what `other` has loaded, in all clones: new handshakes use its certificate, and later
-    /// calls of [`Acceptor::refresh`] read its files.
+    /// Replaces the configuration of all clones by that of `other`. New handshakes use the
+    /// certificate of `other`, and later calls of [`Acceptor::refresh`] read its files.
     pub(crate) fn adopt(&self, other: &Self) {
         self.0.loaded.store(other.0.loaded.load_full());
     }
 
-    /// Reads the files again and uses them if their contents changed, through whatever links lead
-    /// to them (Kubernetes swaps a link). Blocks for two small reads.
+    /// Reads the files again, and uses them if their contents have changed. Symbolic links are
+    /// followed, because Kubernetes replaces a link. Blocks for two small reads.
     ///
     /// # Errors
     ///
-    /// As [`Acceptor::load`]; what was in use stays in use, and the next call tries again.
+    /// The errors of [`Acceptor::load`]. The old configuration stays in use, and the next call
+    /// tries again.
     pub(crate) fn refresh(&self) -> Result<Refreshed, Error> {
         let shared = &self.0;
         let current = shared.loaded.load();
@@ -228,7 +236,7 @@ impl Acceptor {
 }
 
 impl Shared {
-    /// Puts `loaded` in the place of `current`, unless another certificate was adopted meanwhile.
+    /// Replaces `current` by `loaded`, unless another configuration was adopted in the meantime.
     fn replace(&self, current: &Guard<Arc<Loaded>>, loaded: Loaded) {
         drop(self.loaded.compare_and_swap(current, Arc::new(loaded)));
     }
@@ -242,7 +250,7 @@ impl fmt::Debug for Acceptor {
     }
 }
 
-/// What the two files hold, and one digest of both to tell a change.
+/// The contents of the two files, and one digest of both, which shows a change.
 struct Files {
     certificate: Vec<u8>,
     key: Secret<Vec<u8>>,
@@ -254,7 +262,8 @@ impl Files {
         let certificate = read(&identity.certificate)?;
         let key = Secret::new(read(&identity.key)?);
         let mut context = digest::Context::new(&digest::SHA256);
-        // The length keeps the two apart: a byte that moves from one to the other is a change.
+        // The length separates the two files. Without it, moving a byte from one file to the other
+        // would not change the digest.
         context.update(&certificate.len().to_be_bytes());
         context.update(&certificate);
         context.update(key.expose());
@@ -289,7 +298,8 @@ impl Files {
             .with_single_cert(chain, key)
             .map_err(|source| identity.refused(source))?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        // New keys for tickets with each certificate: nobody resumes past a replaced identity.
+        // Each certificate gets new ticket keys. So a client cannot resume a session of a replaced
+        // certificate.
         config.ticketer = provider::Ticketer::new().map_err(Error::Unsupported)?;
         let validity = validity(&leaf, now);
         Ok(Loaded {
@@ -327,8 +337,9 @@ impl Loaded {
     }
 }
 
-/// The dates are read by verifying against no authority at all: the library looks at the leaf's own
-/// dates before it looks for an issuer, so any other refusal means that the dates hold.
+/// Reads the validity period by verifying the certificate without any trusted authority. The
+/// library checks the certificate's own dates before it looks for an issuer, so any other error
+/// means that the dates are valid.
 fn validity(leaf: &CertificateDer<'_>, now: Timestamp) -> Validity {
     let Ok(parsed) = ParsedCertificate::try_from(leaf) else {
         return Validity::Current;
@@ -375,7 +386,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
     })
 }
 
-/// Every certificate of a PEM text; one that is broken or none at all is an error.
+/// All certificates of a PEM text. An invalid certificate is an error, and so is an empty list.
 fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
     let list: Vec<_> = CertificateDer::pem_slice_iter(text)
         .collect::<Result<_, _>>()

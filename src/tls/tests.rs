@@ -67,7 +67,7 @@ fn t_07_bad_material_keeps_the_old_and_names_the_file() {
         Err(Error::NoCertificate { .. })
     ));
 
-    // The certificate is new already, the key is not yet.
+    // The certificate is already the new one, but the key is still the old one.
     fs::copy(&fresh.certificate, &identity.certificate).unwrap();
     assert!(matches!(acceptor.refresh(), Err(Error::KeyMismatch { .. })));
 
@@ -207,7 +207,7 @@ fn t_12_authorities_that_change_reach_every_clone_and_bad_ones_change_nothing() 
     assert!(unchanged());
     for bad in [&b""[..], b"no certificate\n", &other[..other.len() / 2]] {
         fs::write(&path, bad).unwrap();
-        // It is still wrong when it is looked at again.
+        // The second call finds the same error.
         for _ in 0..2 {
             assert!(trust.refresh().is_err());
             assert!(unchanged());

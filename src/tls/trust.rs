@@ -1,4 +1,4 @@
-//! Which certificate authorities we believe when we are the client.
+//! The certificate authorities that we trust as a client.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,30 +10,31 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::{Error, Refreshed, certificates, crypto, read};
 
-/// The authorities believed on connections that we open. Clones share one configuration, and with
-/// it whatever [`Trust::refresh`] replaces.
+/// The trusted authorities for connections that we open. Clones share one configuration, and
+/// [`Trust::refresh`] replaces it for all of them.
 #[derive(Clone)]
 pub(crate) struct Trust(Arc<Shared>);
 
 struct Shared {
-    /// The file with the authorities; `None` for the system's.
+    /// The file with the authorities. `None` for the authorities of the system.
     file: Option<PathBuf>,
     current: ArcSwap<Loaded>,
 }
 
 struct Loaded {
     config: Arc<ClientConfig>,
-    /// The digest of the file; zeros for the system's authorities.
+    /// The digest of the file. Zeros for the authorities of the system.
     contents: [u8; SHA256_OUTPUT_LEN],
 }
 
 impl Trust {
-    /// Believes the system's authorities (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured).
-    /// Blocks: it reads some hundred certificates.
+    /// Trusts the authorities of the system. The variables `SSL_CERT_FILE` and `SSL_CERT_DIR` are
+    /// used. Blocks, because it reads some hundred certificates.
     ///
     /// # Errors
     ///
-    /// [`Error::NoSystemAuthorities`] when there are none; a single broken one is only logged.
+    /// [`Error::NoSystemAuthorities`] if there are none. A single invalid certificate is only
+    /// logged.
     pub(crate) fn system() -> Result<Self, Error> {
         let found = rustls_native_certs::load_native_certs();
         for error in found.errors {
@@ -51,24 +52,25 @@ impl Trust {
         Ok(Self::new(None, loaded))
     }
 
-    /// Believes only the authorities in a PEM file. Blocks for a small read.
+    /// Trusts only the authorities in a PEM file. Blocks for a small read.
     ///
     /// # Errors
     ///
-    /// [`Error::Read`], [`Error::BadCertificate`], [`Error::NoCertificate`] and [`Error::Refused`]:
-    /// a list that is not understood to its end is not used.
+    /// [`Error::Read`], [`Error::BadCertificate`], [`Error::NoCertificate`] and [`Error::Refused`].
+    /// A file with a single invalid certificate is not used at all.
     pub(crate) fn from_file(path: &Path) -> Result<Self, Error> {
         let loaded = Loaded::from_text(path, &read(path)?)?;
         Ok(Self::new(Some(path.to_owned()), loaded))
     }
 
-    /// Reads the file again and believes what it lists if its content changed, through whatever
-    /// links lead to it (Kubernetes swaps a link). Connections that are open stay open. The
-    /// system's authorities are never read again. Blocks for a small read.
+    /// Reads the file again, and trusts its authorities if its content has changed. Symbolic links
+    /// are followed, because Kubernetes replaces a link. Open connections stay open. The
+    /// authorities of the system are never read again. Blocks for a small read.
     ///
     /// # Errors
     ///
-    /// As [`Trust::from_file`]; what was believed stays believed, and the next call tries again.
+    /// The errors of [`Trust::from_file`]. The old authorities stay in use, and the next call tries
+    /// again.
     pub(crate) fn refresh(&self) -> Result<Refreshed, Error> {
         let shared = &self.0;
         let Some(path) = &shared.file else {
@@ -110,8 +112,8 @@ impl Loaded {
     }
 }
 
-/// Each configuration remembers TLS sessions of its own, so nobody resumes a session past the
-/// authorities that vouched for it.
+/// Each configuration has its own cache of TLS sessions. Therefore a session ends with the
+/// authorities that were trusted when it began.
 fn configuration(roots: RootCertStore) -> Result<Arc<ClientConfig>, Error> {
     let mut config = ClientConfig::builder_with_provider(crypto())
         .with_safe_default_protocol_versions()

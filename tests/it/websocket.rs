@@ -1,5 +1,5 @@
-//! Connections on which the app switches to another protocol: who may open one, what passes, and
-//! when one ends.
+//! Connections on which the app switches to another protocol: who may open one, which bytes it
+//! forwards, and when it ends.
 
 use std::time::Duration;
 
@@ -19,14 +19,14 @@ use crate::support::socket::{End, KEY, Opening, SocketApp, switching, switching_
 
 const TLS_ORIGIN: &str = "https://localhost";
 
-/// A frame with a text of these few bytes, as an app sends it.
+/// A text frame as an app sends it. `text` must be short.
 fn text_frame(text: &str) -> Vec<u8> {
     let length = u8::try_from(text.len()).unwrap();
     [&[0x81, length], text.as_bytes()].concat()
 }
 
-/// A scene with an app for sockets: `/ws` for one group, `/any` for whoever is signed in, `/public`
-/// for everybody.
+/// A scene with an app for WebSockets: `/ws` is for one group, `/any` for all users who are signed
+/// in, and `/public` for everybody.
 async fn scene_with(streams: &str, app: &str, rest: &str) -> (Scene, SocketApp) {
     let sockets = SocketApp::start().await;
     let routes = format!(
@@ -49,7 +49,7 @@ async fn scene() -> (Scene, SocketApp) {
     scene_with("", "", "").await
 }
 
-/// A WebSocket of a signed-in browser: the client's end and the app's end.
+/// Opens a WebSocket from a signed-in browser. Returns the client's end and the app's end.
 async fn open(scene: &Scene, sockets: &SocketApp, cookie: &str) -> (End, End) {
     let opening = Opening::at("/any").of_browser(cookie);
     let ((head, client), app) = join!(opening.answer(scene.gateway.address()), sockets.switch());
@@ -57,7 +57,7 @@ async fn open(scene: &Scene, sockets: &SocketApp, cookie: &str) -> (End, End) {
     (client, app)
 }
 
-/// Fails unless a close frame with this code comes, and then the end.
+/// Fails unless the client gets a close frame with this code and then the end of the connection.
 async fn closed_with(client: &mut End, code: u16) {
     let frame = client.rest().await;
     assert_eq!(frame.first(), Some(&0x88), "{frame:?}");
@@ -96,7 +96,7 @@ async fn w_05_the_app_gets_the_handshake_with_identity_and_token_and_both_talk()
         bearer.len() == 1 && bearer[0].starts_with("Bearer alice."),
         "{bearer:?}"
     );
-    // The app's first frame may come in one piece with the head of its answer.
+    // The first frame of the app may arrive in one piece with the head of its response.
     let answer = switching().replace("\r\n\r\n", "\r\nSec-WebSocket-Protocol: v2\r\n\r\n");
     app.send([answer.as_bytes(), b"first"].concat()).await;
     let head = client.wire.head().await.unwrap();
@@ -165,10 +165,10 @@ async fn w_02_without_a_session_the_answer_is_401_and_no_redirect() {
     let (head, mut client) = opening.answer(scene.gateway.address()).await;
     assert_eq!(head.status(), 401);
     assert_eq!(head.values("location"), [""; 0]);
-    // The client is not to send frames to anybody.
+    // The client must not send frames on this connection.
     assert_eq!(head.values("connection"), ["close"]);
     client.rest().await;
-    // Somebody who may not use the route.
+    // A user who may not use the route.
     scene.provider.user_members(json!({ "groups": ["guests"] }));
     let cookie = scene.cookie("bob").await;
     let opening = Opening::at("/ws").of_browser(&cookie);
@@ -214,7 +214,7 @@ async fn s_40_bytes_behind_a_handshake_wait_for_the_switch_and_else_reach_nobody
         assert_eq!(app.rest().await, b"");
     }
     assert!(!sockets.is_asked().await);
-    // After a switch the same bytes are the app's.
+    // After a switch, the same bytes go to the app.
     let mut client = opening.send(scene.gateway.address()).await;
     client.send(hidden).await;
     let mut app = sockets.switch().await;
@@ -295,14 +295,14 @@ async fn an_app_has_as_many_sockets_as_its_bound_allows() {
     );
     let page = String::from_utf8(second.rest().await).unwrap();
     assert!(page.contains("upstream_tunnels"), "{page}");
-    // Plain requests have connections of their own.
+    // Ordinary requests use other connections.
     let plain = b"GET /public/x HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let mut third = End::connect(scene.gateway.address()).await;
     third.send(plain).await;
     let (_head, mut other) = sockets.accept().await;
     other.send("HTTP/1.1 204 No Content\r\n\r\n").await;
     assert_eq!(third.wire.head().await.unwrap().status(), 204);
-    // The place is free again once the tunnel has ended.
+    // The slot is free when the tunnel has ended.
     client.finish().await;
     app.finish().await;
     client.rest().await;
@@ -338,7 +338,8 @@ async fn w_03_signing_out_in_any_tab_closes_the_sockets_of_the_session() {
     assert_eq!(head.status(), 401);
     theirs.send("still").await;
     bystander.expect("still").await;
-    // The next try succeeds once somebody has signed in again, with nothing cleared.
+    // After the user has signed in again, the next attempt succeeds. The browser's cookies need not
+    // be deleted.
     let page = browser.visit(&url("/")).await;
     assert_eq!(page.text(), "seen", "{}", page.describe());
     let cookie = format!("{SESSION}={}", browser.cookie(ORIGIN, SESSION).unwrap());
@@ -373,7 +374,7 @@ async fn w_03_the_deadlines_of_a_session_close_its_sockets() {
             scene_with("streams.idle_secs = 0", "", &format!("[session]\n{key}\n")).await;
         let cookie = scene.cookie("alice").await;
         let (mut client, mut app) = open(&scene, &sockets, &cookie).await;
-        // What an app sends is no use of a session.
+        // Bytes from the app are not a use of the session.
         app.send(text_frame("tick")).await;
         client.expect(text_frame("tick")).await;
         scene.gateway.advance(Duration::from_secs(601));
@@ -394,7 +395,7 @@ async fn what_a_client_sends_on_a_socket_keeps_its_session_unless_the_route_says
         for _ in 0..3 {
             client.send("typing").await;
             app.expect("typing").await;
-            // The tunnel looks at its clock in between.
+            // The tunnel checks its deadlines between these steps of the clock.
             for _ in 0..20 {
                 scene.gateway.advance(Duration::from_secs(15));
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -434,7 +435,7 @@ async fn w_03_w_04_a_refresh_that_takes_a_group_away_closes_the_sockets_of_its_r
         open.push((client, app));
     }
     let [mut admin, mut any] = <[_; 2]>::try_from(open).ok().unwrap();
-    // A refresh that changes nothing closes nothing.
+    // A refresh that does not change the groups closes no WebSocket.
     for group in ["admins", "guests"] {
         provider.tamper_claims(move |claims| claims["groups"] = json!([group]));
         gateway.advance(Duration::from_secs(3601));
@@ -593,7 +594,7 @@ async fn w_10_a_side_that_does_not_read_stops_the_other() {
     for (mut sender, mut receiver) in [(client, app)] {
         let mut sent = 0_usize;
         let piece = vec![0_u8; 64 * 1024];
-        // The sockets between them hold a few megabytes at the most.
+        // The sockets between client and app buffer a few megabytes at most.
         let stopped = loop {
             let sending = tokio::time::timeout(Duration::from_millis(500), sender.send(&piece));
             if sending.await.is_err() {
@@ -605,7 +606,7 @@ async fn w_10_a_side_that_does_not_read_stops_the_other() {
             }
         };
         assert!(stopped, "{sent} bytes went to an app that reads nothing");
-        // What was sent arrives once the app reads.
+        // All sent bytes arrive when the app reads.
         receiver.expect(vec![0_u8; sent]).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Both ends of a connection whose protocol is switched: a client, and an app that a test drives.
+//! Both ends of a connection that switches protocols: a client, and an app that a test controls.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::wire::{Head, PATIENCE, Wire};
 pub(crate) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 pub(crate) const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// An app whose connections a test answers by hand.
+/// An app whose connections a test answers step by step.
 pub(crate) struct SocketApp(TcpListener);
 
 impl SocketApp {
@@ -28,11 +28,11 @@ impl SocketApp {
         format!("http://{}", self.0.local_addr().unwrap())
     }
 
-    /// The next connection, with the head of its request.
+    /// Accepts the next connection and reads the head of its request.
     ///
     /// # Panics
     ///
-    /// When none comes in time.
+    /// If no connection or no head arrives in time.
     pub(crate) async fn accept(&self) -> (Head, End) {
         let accepted = timeout(PATIENCE, async {
             let (stream, _peer) = self.0.accept().await.unwrap();
@@ -43,21 +43,21 @@ impl SocketApp {
         accepted.await.expect("no request in time")
     }
 
-    /// Takes the next connection and switches it to a WebSocket.
+    /// Accepts the next connection and switches it to a WebSocket.
     pub(crate) async fn switch(&self) -> End {
         let (_head, mut app) = self.accept().await;
         app.send(switching()).await;
         app
     }
 
-    /// Takes the next connection and answers its request as an ordinary one.
+    /// Accepts the next connection and answers with an ordinary response.
     pub(crate) async fn answer_plainly(&self) {
         let (_head, mut app) = self.accept().await;
         let answer = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nplain";
         app.send(answer).await;
     }
 
-    /// Whether a connection waits to be accepted. It has had time to come.
+    /// Whether a connection arrives within a short time.
     pub(crate) async fn is_asked(&self) -> bool {
         timeout(Duration::from_millis(50), self.0.accept())
             .await
@@ -81,7 +81,7 @@ pub(crate) fn switching() -> String {
     )
 }
 
-/// One end.
+/// One end of a connection.
 pub(crate) struct End {
     pub(crate) wire: Wire,
     socket: std::os::fd::OwnedFd,
@@ -108,7 +108,7 @@ impl End {
         self.wire.write(bytes.as_ref()).await;
     }
 
-    /// Fails unless exactly these bytes come next.
+    /// Fails unless exactly these bytes arrive next.
     pub(crate) async fn expect(&mut self, bytes: impl AsRef<[u8]>) {
         let bytes = bytes.as_ref();
         let came = timeout(PATIENCE, self.wire.bytes(bytes.len())).await;
@@ -120,7 +120,7 @@ impl End {
         );
     }
 
-    /// What comes until the connection ends.
+    /// All bytes until the connection ends.
     pub(crate) async fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         let reading = async {
@@ -133,26 +133,26 @@ impl End {
         rest
     }
 
-    /// Fails unless the connection is broken off.
+    /// Fails unless the connection ends with a reset.
     pub(crate) async fn ends_with_reset(&mut self) {
         let ended = timeout(PATIENCE, self.wire.broken()).await;
         let error = ended.expect("the connection does not end");
         assert_eq!(error, Some(std::io::ErrorKind::ConnectionReset));
     }
 
-    /// Ends the sending side.
+    /// Closes the sending direction.
     pub(crate) async fn finish(&mut self) {
         self.wire.finish().await;
     }
 
-    /// Breaks the connection off.
+    /// Closes the connection with a reset.
     pub(crate) fn reset(self) {
         let socket = SockRef::from(&self.socket);
         socket.set_linger(Some(Duration::ZERO)).unwrap();
     }
 }
 
-/// A client that asks for a WebSocket.
+/// The handshake of a client that asks for a WebSocket.
 pub(crate) struct Opening {
     pub(crate) path: &'static str,
     pub(crate) fields: String,
@@ -166,19 +166,19 @@ impl Opening {
         }
     }
 
-    /// With one more field.
+    /// Adds a field.
     pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
         self.fields.extend([name, ": ", value, "\r\n"]);
         self
     }
 
-    /// As a page of the gateway's own origin, in a browser with this cookie.
+    /// Adds the fields that a browser sends for a page of the gateway's own origin.
     pub(crate) fn of_browser(self, cookie: &str) -> Self {
         self.with("Origin", "http://localhost")
             .with("Cookie", cookie)
     }
 
-    /// The request.
+    /// The bytes of the request.
     pub(crate) fn bytes(&self) -> String {
         format!(
             "GET {} HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive, Upgrade\r\n\
@@ -194,7 +194,7 @@ impl Opening {
         end
     }
 
-    /// Sends the request and reads the head of the answer.
+    /// Sends the request and reads the head of the response.
     pub(crate) async fn answer(&self, gateway: SocketAddr) -> (Head, End) {
         let mut end = self.send(gateway).await;
         let head = timeout(PATIENCE, end.wire.head()).await;
@@ -202,7 +202,7 @@ impl Opening {
         (head.expect("no whole head"), end)
     }
 
-    /// As [`Opening::answer`]; if the request comes to the app, it switches.
+    /// Like [`Opening::answer`]. If the request reaches the app, the app switches to a WebSocket.
     pub(crate) async fn answer_or_app(&self, gateway: SocketAddr, app: &SocketApp) -> (Head, End) {
         let mut answering = std::pin::pin!(self.answer(gateway));
         tokio::select! {
