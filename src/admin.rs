@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn readiness_follows_the_process_and_health_does_not() {
+    fn readiness_follows_the_process_state_and_health_does_not() {
         let (admin, readiness) = admin();
         let status = |path| admin.respond(&Method::GET, path).status().as_u16();
         assert_eq!((status("/healthz"), status("/readyz")), (200, 503));
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_a_restart_mends_is_neither_ready_nor_healthy() {
+    fn a_broken_process_is_neither_ready_nor_healthy() {
         let (admin, readiness) = admin();
         assert!(!readiness.mark_broken());
         readiness.mark_ready();
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn adv_cve_2022_24797_there_is_nothing_else_to_see() {
+    fn adv_cve_2022_24797_no_other_path_has_content() {
         let (admin, _) = admin();
         for path in ["/", "/debug/pprof", "/pprof", "/config", "/metrics/x"] {
             assert_eq!(

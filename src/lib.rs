@@ -1,89 +1,95 @@
 //! Sidegate is a reverse proxy that signs users in.
 //!
-//! A legacy web app behind it never sees OAuth: Sidegate performs the authorization-code exchange
-//! on the app's behalf, keeps the tokens keyed by the session cookie (in memory, or in a file as
-//! well), and forwards each request with `Authorization: Bearer <access token>`.
+//! An app behind Sidegate needs no code for OAuth. Sidegate exchanges the authorization code for a
+//! token set, stores it with the session, and forwards each request with
+//! `Authorization: Bearer <access token>`.
 //!
-//! This page is the map. A room is one module; it may name only rooms of a lower rank, and rooms
-//! of one rank do not know each other. A test enforces it.
+//! This page is the map. A room is a module. It may name only rooms of a lower rank, so rooms of
+//! the same rank do not know each other. A test enforces this.
 //!
-//! | rank | rooms | what they know |
+//! | rank | rooms | what they contain |
 //! | --- | --- | --- |
-//! | 0 | [`secret`] [`clock`] [`telemetry`] | values that never print; time as an argument; events, access log, figures |
-//! | 1 | [`seal`] [`tls`] [`identity`] [`token`] [`fields`] [`target`] [`upload`] [`relay`] | keys, and what is sealed with them; certificates; who somebody is; a token set with its ready `Bearer` value; HTTP fields; the canonical request target; the body of a request that is sent on; bytes between two connections after a switch of protocols |
-//! | 2 | [`origin`] [`server`] | an HTTP client with its pool; listeners, framing, deadlines, drain. Neither knows authentication |
-//! | 3 | [`provider`] [`session`] [`upstream`] | the authorization server: metadata, keys, tokens, who somebody is; who is signed in; the app behind |
-//! | 4 | [`access`] [`login`] | route, rule, decision, refreshing; the code flow, pending logins, signing out |
-//! | 5 | [`gateway`] [`admin`] | the walk and its answers; health and figures |
-//! | 6 | [`config`] | settings file, variables, flags: all problems at once |
-//! | 7 | [`instance`] | one running gateway: everything brought together |
-//! | 8 | [`demo`] | an embedded authorization server and a legacy app, for trying and for tests |
+//! | 0 | [`secret`] [`clock`] [`telemetry`] | values that are never printed; the time, as an argument; events, access log and metrics |
+//! | 1 | [`seal`] [`tls`] [`identity`] [`token`] [`fields`] [`target`] [`upload`] [`relay`] | keys and sealed data; certificates; the identity of a user; the token set; HTTP fields; the canonical request target; the body of a forwarded request; bytes between two connections after a switch of protocols |
+//! | 2 | [`origin`] [`server`] | the HTTP client and its pool; listeners, framing, deadlines and drain. Both know nothing about authentication |
+//! | 3 | [`provider`] [`session`] [`upstream`] | the authorization server: metadata, keys, tokens, identities; the sessions; the app |
+//! | 4 | [`access`] [`login`] | routes, rules, decisions and refreshes; the code flow, pending logins and sign-out |
+//! | 5 | [`gateway`] [`admin`] | the handling of a request, and its answers; health and metrics |
+//! | 6 | [`config`] | settings file, variables and flags. All problems are reported at once |
+//! | 7 | [`instance`] | one running gateway, made from all other rooms |
+//! | 8 | [`demo`] | an authorization server and an app inside the program, for trying and for tests |
 //!
 //! # One site
 //!
 //! Everything that is made from the settings is one immutable value, the [`gateway::Site`]: routes
-//! and rules, upstreams, providers, the login flow, public URLs, trusted networks, assertion names.
-//! It is built whole or not at all. Each worker has a copy of its own behind an `Rc` and takes the
-//! next one when a reload has built it; a request keeps its site to its end, and a
-//! [`access::Permit`] owns what it needs. What outlives a site is in [`gateway::ProcessState`] and
-//! [`login::ProcessState`]: sessions, used states, refreshes under way, figures.
+//! and rules, upstreams, providers, the login flow, public URLs, trusted networks, assertion
+//! fields. It is built completely or not at all. Each worker has its own copy behind an `Rc`, and
+//! takes the next site after a reload. A request uses one site until its end, and an
+//! [`access::Permit`] owns everything that it needs. [`gateway::ProcessState`] and
+//! [`login::ProcessState`] contain what lasts longer than a site: sessions, used states, refreshes
+//! in progress, metrics.
 //!
 //! # Two planes
 //!
-//! The data plane is one current-thread runtime per worker ([`server::Workers`]), each with its
-//! own connections to the apps ([`upstream::Pools`]). Workers share the session cache and the
-//! figures, and wait for no lock. The control plane is one small multi-thread runtime
-//! ([`instance`]) for everything that talks to a provider: a worker awaits its result, and if the
-//! browser goes away the task still finishes. [`session::Sessions`] is a cache in front of a store;
-//! the store of a process is a thread of its own, which commits every change of a session and brings
-//! the cache up to date before anybody can act on the change.
+//! The data plane consists of the workers ([`server::Workers`]). Each worker is one thread with its
+//! own runtime and its own connections to the apps ([`upstream::Pools`]). Workers share the session
+//! cache and the metrics, and take no lock. The control plane is one small runtime with several
+//! threads ([`instance`]), for all tasks that talk to a provider. A worker waits for the result of
+//! such a task. If the browser goes away, the task still finishes. [`session::Sessions`] is a cache
+//! in front of a store. The store of a process is a thread, the keeper. It stores every change of a
+//! session and updates the cache before the change takes effect.
 //!
-//! # The walk of one request
+//! # One request
 //!
-//! 1. [`server`] accepts, does TLS and frames HTTP under its own deadlines.
-//! 2. [`target::Target::from_request`] makes the target canonical: the same bytes are matched,
-//!    authorised, logged and forwarded. [`login::PublicUrls`] says whether the host is ours, and
-//!    [`fields::forwarded`] who is asking.
-//! 3. [`fields::inbound`] removes hop-by-hop fields and every field that we assert, in all
-//!    spellings, the client's `Authorization` among them. Steps 3, 5 and 7 read fields by
-//!    [`fields::View`], so that they need no map of them.
-//! 4. Our own endpoints below [`login::OWN_PREFIX`] are answered by [`login`].
-//! 5. [`access::Access::decide`] finds the route, the session and the rule. A request whose token has
-//!    expired waits for its refresh ([`access::Wait`]), and not for ever.
-//! 6. The [`gateway`] answers a [`access::Decision`]: navigation goes to the provider, or to a page
-//!    where people choose one; everything else gets 401 with a `login_url`; 403 and 404 speak for
-//!    themselves; 503 says when a session that cannot be used now can be again.
-//! 7. [`access::Permit::exchange`] removes our cookies, writes who is signed in and the bearer
-//!    token ([`upstream::assertions`]), and sends the request on a pooled connection. Bodies
-//!    stream both ways. If the app switches to another protocol, such as WebSocket, a
-//!    [`relay::Relay`] passes bytes in both directions for as long as [`access::StreamPermit`] allows
-//!    it. If the app refuses the token, the request may be sent once more with another one
-//!    ([`access::TokenRefusal::recover`]).
-//! 8. [`fields::outbound`] cleans the response. One exit writes the access-log event.
+//! 1. [`server`] accepts the connection, terminates TLS and reads HTTP, under its own deadlines.
+//! 2. [`target::Target::from_request`] makes the target canonical. The same bytes are matched,
+//!    authorized, logged and forwarded. [`login::PublicUrls`] checks whether the host is one of
+//!    ours. [`fields::forwarded`] finds the address of the client.
+//! 3. [`fields::inbound`] removes the hop-by-hop fields, and all spellings of the assertion fields
+//!    and of `Authorization`. Steps 3, 5 and 7 read the fields through [`fields::View`] and need no
+//!    second map of them.
+//! 4. [`login`] answers requests for our own endpoints below [`login::OWN_PREFIX`].
+//! 5. [`access::Access::decide`] finds the route, the session and the rule. A request whose token
+//!    has expired waits for the refresh, for a limited time ([`access::Wait`]).
+//! 6. The [`gateway`] turns the [`access::Decision`] into an answer. If a login is needed, a
+//!    navigation is redirected to the provider, or to a page where the user chooses a provider.
+//!    Other requests get 401 with a `login_url`. A user without permission gets 403, and a request
+//!    without a route 404. If a session is temporarily unusable, the answer is 503 with the time of
+//!    the next attempt.
+//! 7. [`access::Permit::exchange`] removes our cookies, writes the assertion fields and the bearer
+//!    token ([`upstream::assertions`]), and sends the request on a pooled connection. Bodies stream
+//!    in both directions. If the app switches to another protocol, such as WebSocket, a
+//!    [`relay::Relay`] forwards bytes in both directions for as long as
+//!    [`access::StreamPermit`] allows it. If the app refuses the token, the request may be sent once
+//!    more with a new token ([`access::TokenRefusal::recover`]).
+//! 8. [`fields::outbound`] cleans the fields of the response. Every request ends at the same place,
+//!    which writes the access-log event.
 //!
-//! # The walk of one refresh
+//! # One refresh
 //!
-//! Whoever needs new tokens for a session joins its one flight in [`access::Refresher`], a task of the
-//! control plane. It takes the session's lease, which only one of the processes that share a store has
-//! at a time, and asks [`provider::Provider::refresh`] once; [`session::Sessions::replace`] commits
-//! what came before anybody uses it, unless somebody has signed out meanwhile. A failure that passes
-//! is tried again after a pause; one that an operator has to mend raises an alarm; the provider's word
-//! that the grant has ended ends the session. When the process drains it waits for flights.
+//! Every request that needs a new token for a session joins the flight of that session in
+//! [`access::Refresher`]. The flight is a task of the control plane. First it takes the session's
+//! lease. Only one of the processes that share a store has the lease at a time. Then it calls
+//! [`provider::Provider::refresh`] once. [`session::Sessions::replace`] stores the result before any
+//! request uses it, unless the user has signed out in the meantime. After a temporary failure the
+//! flight pauses and tries again. A failure that an operator must fix raises an alarm. If the
+//! provider says that the grant has ended, the session ends. A drain waits for all flights.
 //!
-//! # The walk of one login
+//! # One login
 //!
-//! [`login::Login::begin`] makes sure that the provider is there ([`provider::Provider::ready`]),
-//! seals the pending login as the `state` itself, bound to a secret in a cookie of this one tab,
-//! and sends the browser to [`provider::Provider::authorization_url`]. The answer comes to [`login::Login::complete`]: an
-//! error is read first; the code cannot be reached before the state has been verified, and goes
-//! nowhere unless the answer comes from the provider that was asked; then
-//! [`provider::Provider::redeem`] exchanges it on the control plane, verifies the ID token with keys
-//! that [`provider::Provider::maintain`] keeps up to date, and says who it is;
-//! [`session::Sessions::open`] gives a new id once the session is stored; and the browser goes where it wanted to
-//! ([`login::ReturnTo`]).
+//! 1. [`login::Login::begin`] checks that the provider is ready ([`provider::Provider::ready`]). It
+//!    seals the pending login in the `state` parameter and binds it to a secret in a cookie of this
+//!    tab. Then it sends the browser to [`provider::Provider::authorization_url`].
+//! 2. The callback reaches [`login::Login::complete`]. It reads an `error` parameter first. The code
+//!    is available only after the state has been verified. The code is exchanged only if the answer
+//!    comes from the provider that was asked.
+//! 3. [`provider::Provider::redeem`] exchanges the code on the control plane, verifies the ID token
+//!    and returns the identity. [`provider::Provider::maintain`] keeps the keys for this up to date.
+//! 4. [`session::Sessions::open`] stores the session and returns its new session id.
+//! 5. The browser returns to the page that the user asked for ([`login::ReturnTo`]).
 
-/// Keeps what is freed at hand for the next request, so that little memory is touched. Here, so that
-/// tests and benches run on it, too.
+/// mimalloc reuses freed memory for the next request, so a request touches little memory. It is
+/// declared in the library, so that tests and benches use it, too.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_passes_as_it_comes_with_its_stated_length() {
+    async fn a_body_is_forwarded_with_its_stated_length() {
         let body = Upload::streaming(Full::from("content"));
         assert_eq!(body.size_hint().exact(), Some(7));
         assert!(!body.is_end_stream());
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_came_to_its_end_is_sent_again_byte_for_byte() {
+    async fn a_complete_body_is_repeated_byte_for_byte() {
         let (body, recording) = Upload::recorded(pieces(3, 100));
         let first = read(body).await;
         let again = recording.replay().unwrap();
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_sent_again_as_nothing() {
+    async fn an_empty_body_is_repeated_as_an_empty_body() {
         let (body, recording) = Upload::recorded(Full::<Bytes>::default());
         assert!(body.is_end_stream());
         let again = recording.replay().unwrap();
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_large_body_is_not_kept_whether_it_says_so_or_not() {
+    async fn a_large_body_is_not_recorded_with_or_without_a_stated_length() {
         for (count, whole) in [(64, true), (65, false)] {
             let (body, recording) = Upload::recorded(pieces(count, 1024));
             read(body).await;
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_of_which_the_end_was_not_seen_is_not_sent_again() {
+    async fn an_incomplete_body_is_not_repeated() {
         let (mut body, recording) = Upload::recorded(pieces(2, 10));
         body.frame().await.unwrap().unwrap();
         drop(body);
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_kept_is_shared_and_not_copied() {
+    async fn a_record_shares_the_bytes_and_copies_nothing() {
         let piece = Bytes::from(vec![b'a'; 10]);
         let (body, recording) = Upload::recorded(Pieces(vec![piece.clone()]));
         assert_eq!(read(body).await.as_ptr(), piece.as_ptr());

@@ -12,7 +12,7 @@ use hyper::client::conn::TrySendError;
 
 use super::connection::Connection;
 use super::error::Error;
-use super::idle::{BorrowedConnection, Idle};
+use super::idle::{BorrowedConnection, IdleConnections};
 use super::message::{Framing, normalize_framing};
 use super::outgoing::Outgoing;
 use super::progress::UploadProgress;
@@ -21,7 +21,7 @@ use super::response::ResponseBody;
 /// A request that was given to a connection, and the future of its response.
 pub(super) struct Attempt {
     connection: Box<Connection>,
-    sent: PendingAnswer,
+    pending: PendingAnswer,
     progress: Option<Rc<UploadProgress>>,
 }
 
@@ -48,10 +48,10 @@ impl Attempt {
         // be stale.
         let replayable = connection.used && progress.is_none() && request.method().is_safe();
         connection.traffic.begin(replayable);
-        let sent = Box::pin(connection.sender.try_send_request(request));
+        let pending = Box::pin(connection.sender.try_send_request(request));
         Self {
             connection,
-            sent,
+            pending,
             progress,
         }
     }
@@ -62,7 +62,7 @@ impl Attempt {
             head_timer, since, ..
         } = &mut *self.connection;
         let mut late = pin!(head_timer.expired(*since, limit, self.progress.as_ref()));
-        poll_fn(|cx| match self.sent.as_mut().poll(cx) {
+        poll_fn(|cx| match self.pending.as_mut().poll(cx) {
             Poll::Ready(answer) => Poll::Ready(Some(answer)),
             Poll::Pending => late.as_mut().poll(cx).map(|()| None),
         })
@@ -74,7 +74,7 @@ impl Attempt {
     pub(super) fn into_response(
         mut self,
         answer: Option<Answer>,
-        idle: Option<&Rc<Idle>>,
+        idle: Option<&Rc<IdleConnections>>,
         stall: Option<Duration>,
     ) -> Result<Response<ResponseBody>, Failed> {
         let (mut parts, incoming) = match answer {

@@ -231,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn families_alternate_from_the_resolvers_first() {
+    fn address_families_alternate() {
         let addresses = ["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1", "1.1.1.2:1"];
         let addresses = addresses.map(|address| address.parse().unwrap()).to_vec();
         let order = ["[::1]:1", "1.1.1.1:1", "[::2]:1", "1.1.1.2:1", "[::3]:1"];
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_that_refuses_gives_way_to_the_next() {
+    async fn after_a_refused_address_the_next_one_is_tried() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let open = listener.local_addr().unwrap();
         let refusing = SocketAddr::from(([127, 0, 0, 2], open.port()));

@@ -9,15 +9,15 @@ use crate::upload::BoxError;
 pub enum Error {
     /// The origin switched to another protocol than the requested one, or without the proof that
     /// RFC 6455 section 4.1 demands. Responsible: the upstream.
-    #[error("the switch of protocols is not the one that was asked for")]
+    #[error("the origin did not switch to the requested protocol")]
     BadSwitch,
     /// The origin stopped sending in the middle of a body. Responsible: the upstream or the
     /// provider.
-    #[error("the body stalled")]
+    #[error("the body stopped for too long")]
     BodyTimeout,
     /// The connection broke, or the answer is not HTTP/1.1. Responsible: the upstream or the
     /// provider.
-    #[error("the connection broke or did not speak HTTP")]
+    #[error("the connection broke, or the answer is not HTTP/1.1")]
     Broken(#[source] hyper::Error),
     /// All connections are in use. The queue is full, or the request has waited too long in the
     /// queue. Responsible: the upstream, which is too slow for its requests.
@@ -28,7 +28,7 @@ pub enum Error {
     CallTimeout,
     /// No address accepted the connection. Responsible: the upstream or the provider. A lack of
     /// local ports (F-28) causes the same error.
-    #[error("the connection was not taken")]
+    #[error("no address accepted the connection")]
     Connect(#[source] io::Error),
     /// The connection was not open in time. Name look-up and TLS handshake are included.
     /// Responsible: the upstream or the provider.
@@ -36,7 +36,7 @@ pub enum Error {
     ConnectTimeout,
     /// The length of the response can be read in more than one way. Responsible: the upstream or
     /// the provider.
-    #[error("the response is framed ambiguously")]
+    #[error("the length of the response is ambiguous")]
     Framing,
     /// The response head was not complete in time. Responsible: the upstream or the provider.
     #[error("the response head took too long")]
@@ -47,7 +47,7 @@ pub enum Error {
     RequestBody(#[source] BoxError),
     /// The name has no address. Responsible: the upstream or the provider, or the operator of the
     /// DNS resolver.
-    #[error("the name was not resolved")]
+    #[error("the host name could not be resolved")]
     Resolve(#[source] io::Error),
     /// The TLS handshake failed, in most cases because the certificate is not trusted. Nothing of
     /// the request was sent. Responsible: the upstream or the provider.
@@ -58,7 +58,7 @@ pub enum Error {
     TooLarge,
     /// The origin switched to another protocol although the request did not ask for it (RFC 9110
     /// section 15.2.2). Responsible: the upstream.
-    #[error("protocols were switched unasked")]
+    #[error("the origin switched to another protocol although it was not asked to")]
     UnrequestedUpgrade,
     /// The origin is `https`, but there is no TLS configuration. The request is never sent
     /// unencrypted. Responsible: the operator.

@@ -17,15 +17,15 @@ use super::progress::UploadProgress;
 pub(super) struct HeadTimer(Option<Pin<Box<Sleep>>>);
 
 impl HeadTimer {
-    /// Waits until the origin has used up `limit`. The time runs from `asked`, or from the last
+    /// Waits until the origin has used up `limit`. The time runs from `sent_at`, or from the last
     /// progress of the request body.
     pub(super) async fn expired(
         &mut self,
-        asked: Instant,
+        sent_at: Instant,
         limit: Duration,
         progress: Option<&Rc<UploadProgress>>,
     ) {
-        let mut since = Some(asked);
+        let mut since = Some(sent_at);
         while let Some(begin) = since {
             match begin.checked_add(limit) {
                 Some(due) => self.sleep_until(due).await,

@@ -25,7 +25,7 @@ const MAX_HANDOVERS: u8 = 8;
 ///
 /// The connection that was used last is used next. So only as many connections stay in use as are
 /// needed, and the others become too old and are closed.
-pub(super) struct Idle {
+pub(super) struct IdleConnections {
     clock: Clock,
     limit: Arc<Limit>,
     /// The longest idle time after which a connection is used again.
@@ -50,7 +50,7 @@ pub(super) enum Granted {
     Permit(OwnedSemaphorePermit),
 }
 
-impl Idle {
+impl IdleConnections {
     /// Creates an empty list. Panics where no local task can be spawned.
     pub(super) fn new(limit: Arc<Limit>, max_idle: Duration, clock: Clock) -> Rc<Self> {
         let demand = limit.demand();
@@ -169,7 +169,11 @@ impl Idle {
 
 /// Closes idle connections when they are too old, or when a request of another worker needs the
 /// right to open one.
-async fn maintain(idle: Weak<Idle>, mut demand: watch::Receiver<()>, max_idle: Duration) {
+async fn maintain(
+    idle: Weak<IdleConnections>,
+    mut demand: watch::Receiver<()>,
+    max_idle: Duration,
+) {
     let period = max_idle.max(Duration::from_secs(1));
     loop {
         if let Ok(Err(_closed)) = timeout(period, demand.changed()).await {
@@ -200,12 +204,12 @@ impl Drop for WaitingGuard<'_> {
 pub(super) struct BorrowedConnection {
     connection: Box<Connection>,
     /// The list to which it goes back. `None` if it cannot be used again.
-    idle: Option<Rc<Idle>>,
+    idle: Option<Rc<IdleConnections>>,
 }
 
 impl BorrowedConnection {
     /// A connection that can be used again when the body has ended cleanly.
-    pub(super) fn reusable(connection: Box<Connection>, idle: Rc<Idle>) -> Self {
+    pub(super) fn reusable(connection: Box<Connection>, idle: Rc<IdleConnections>) -> Self {
         Self {
             connection,
             idle: Some(idle),

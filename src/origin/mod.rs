@@ -36,7 +36,7 @@ pub(crate) use connector::Connector;
 pub use error::Error;
 pub(crate) use limit::Limit;
 pub(crate) use name::Origin;
-pub(crate) use pool::{Pool, Sending, Times};
+pub(crate) use pool::{Pool, ResponseFuture, Times};
 pub(crate) use response::ResponseBody;
 pub(crate) use saved_head::SavedHead;
 pub(crate) use switch::{Exchange, UpgradedOrigin};

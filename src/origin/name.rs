@@ -27,7 +27,7 @@ pub(crate) enum ParseOriginError {
     #[error("must be http://host:port or https://host:port")]
     Malformed,
     /// It contains more than an origin: a path, query, fragment or user.
-    #[error("must end after host and port")]
+    #[error("must end after the host and port")]
     MoreThanAnOrigin,
 }
 
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_more_or_less_than_an_origin_is_refused() {
+    fn a_text_that_is_not_exactly_an_origin_is_refused() {
         for bad in [
             "",
             "app",
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_are_what_was_written() {
+    fn an_origin_has_the_written_parts() {
         for (text, shown, host, port, authority) in [
             ("http://app", "http://app", "app", 80, "app"),
             ("HTTP://App:80/", "http://app", "app", 80, "app"),

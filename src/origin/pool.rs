@@ -12,7 +12,7 @@ use super::attempt::{Attempt, Failed};
 use super::connection::Connection;
 use super::connector::Connector;
 use super::error::Error;
-use super::idle::{Granted, Idle};
+use super::idle::{Granted, IdleConnections};
 use super::limit::Limit;
 use super::message::origin_form;
 use super::outgoing::Outgoing;
@@ -33,7 +33,8 @@ pub(crate) struct Times {
 }
 
 /// The future of a response. It is ready when the response head has arrived.
-pub(crate) type Sending = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Error>>>>;
+pub(crate) type ResponseFuture =
+    Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Error>>>>;
 
 /// The connections of one worker to one origin. Clones share them. A pool needs a runtime that can
 /// spawn local tasks.
@@ -47,7 +48,7 @@ pub(super) struct Shared {
     pub(super) connector: Arc<Connector>,
     pub(super) times: Times,
     pub(super) clock: Clock,
-    idle: Rc<Idle>,
+    idle: Rc<IdleConnections>,
 }
 
 impl Pool {
@@ -61,7 +62,7 @@ impl Pool {
         Self(Rc::new(Shared {
             connector,
             times,
-            idle: Idle::new(limit, times.idle, clock.clone()),
+            idle: IdleConnections::new(limit, times.idle, clock.clone()),
             clock,
         }))
     }
@@ -85,7 +86,7 @@ impl Pool {
     ///
     /// Dropping the future closes the connection. The origin may have acted on the request. If a
     /// connection is idle, it gets the request at once, before the future is polled.
-    pub(crate) fn send(&self, request: Request<Upload>) -> Sending {
+    pub(crate) fn send(&self, request: Request<Upload>) -> ResponseFuture {
         let request = self.0.prepare(request);
         let progress = request.body().progress();
         let shared = Rc::clone(&self.0);
@@ -130,7 +131,7 @@ impl Shared {
     }
 
     /// Waits for the response, and sends the request once more if that is allowed.
-    fn respond(self: Rc<Self>, mut attempt: Attempt) -> Sending {
+    fn respond(self: Rc<Self>, mut attempt: Attempt) -> ResponseFuture {
         Box::pin(async move {
             let Times { head, stall, .. } = self.times;
             let answer = attempt.answer(head).await;
@@ -144,7 +145,7 @@ impl Shared {
     /// Sends a request once more, on another connection.
     async fn send_again(&self, failed: Failed) -> Result<Response<ResponseBody>, Error> {
         let request = failed.retry.ok_or(failed.error)?;
-        tracing::debug!("A request met a stale connection and is sent on another");
+        tracing::debug!("A connection was stale, so its request is sent on another connection");
         let connection = self.open_or_wait().await?;
         let mut again = Attempt::begin(connection, *request, failed.progress);
         let Times { head, stall, .. } = self.times;

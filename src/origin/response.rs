@@ -23,7 +23,7 @@ pub(crate) struct ResponseBody {
     incoming: Incoming,
     borrowed: Option<BorrowedConnection>,
     progress: Option<Rc<UploadProgress>>,
-    stall: Stall,
+    stall: StallTimer,
     broken: bool,
 }
 
@@ -39,7 +39,7 @@ impl ResponseBody {
             incoming,
             borrowed: Some(borrowed),
             progress,
-            stall: Stall::new(stall),
+            stall: StallTimer::new(stall),
             broken: false,
         };
         body.release_at_end();
@@ -125,13 +125,13 @@ impl fmt::Debug for ResponseBody {
 }
 
 /// The deadline of a pause inside a body. The timer is created at the first pause.
-struct Stall {
+struct StallTimer {
     limit: Option<Duration>,
     timer: Option<Pin<Box<Sleep>>>,
     armed: bool,
 }
 
-impl Stall {
+impl StallTimer {
     fn new(limit: Option<Duration>) -> Self {
         Self {
             limit,

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_comes_back_as_it_was() {
+    fn a_saved_head_is_restored_unchanged() {
         let mut request = Request::get("/a?b")
             .header("accept", "text/html")
             .header("x-empty", "")

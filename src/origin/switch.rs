@@ -50,7 +50,7 @@ pub(crate) enum Exchange {
 }
 
 /// The future of the result of [`Pool::switch`].
-pub(crate) type Switching = Pin<Box<dyn Future<Output = Result<Exchange, Error>>>>;
+pub(crate) type ExchangeFuture = Pin<Box<dyn Future<Output = Result<Exchange, Error>>>>;
 
 impl Pool {
     /// Sends a request whose fields ask for `upgrade`. The request has no content. It gets a new
@@ -68,7 +68,7 @@ impl Pool {
         request: Request<Upload>,
         upgrade: Box<UpgradeRequest>,
         slot: OwnedSemaphorePermit,
-    ) -> Switching {
+    ) -> ExchangeFuture {
         let request = self.0.prepare(request);
         Box::pin(Rc::clone(&self.0).switch(request, upgrade, slot))
     }

@@ -32,10 +32,10 @@ pub(super) struct Traffic {
 }
 
 impl Traffic {
-    /// Begins a request. `note` says whether to record its head, because it may be sent once more.
-    pub(super) fn begin(&self, note: bool) {
+    /// Begins a request. `record` says whether to record its head, because it may be sent once more.
+    pub(super) fn begin(&self, record: bool) {
         self.response_begun.set(false);
-        self.recording.set(note);
+        self.recording.set(record);
         self.wipe_head();
     }
 

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 
-fn noted(bytes: &[u8]) -> Traffic {
+fn recorded(bytes: &[u8]) -> Traffic {
     let traffic = Traffic::default();
     traffic.begin(true);
     traffic.on_write(bytes);
@@ -17,9 +17,9 @@ fn noted(bytes: &[u8]) -> Traffic {
 }
 
 #[test]
-fn a_head_comes_back_as_it_was_written() {
+fn a_recorded_head_is_restored_unchanged() {
     let head = b"GET /a:b HTTP/1.1\r\nhost: app\r\nx-two: 1\r\nx-two: 2\r\nx-empty: \r\nx-colons: :a:b\r\n\r\n";
-    let parts = noted(head).unanswered_head().unwrap();
+    let parts = recorded(head).unanswered_head().unwrap();
     let mut lines: Vec<String> = parts
         .headers
         .iter()
@@ -44,13 +44,13 @@ fn a_head_comes_back_as_it_was_written() {
 }
 
 #[test]
-fn nothing_is_left_once_a_byte_came_or_another_request_begins() {
+fn a_record_is_wiped_by_a_response_or_the_next_request() {
     let head = b"GET /a:b HTTP/1.1\r\nauthorization: Bearer abc\r\n\r\n";
-    let traffic = noted(head);
+    let traffic = recorded(head);
     traffic.on_read();
     assert!(traffic.head.borrow().is_empty());
     assert!(traffic.unanswered_head().is_none());
-    let traffic = noted(head);
+    let traffic = recorded(head);
     traffic.begin(false);
     traffic.on_write(head);
     assert!(traffic.head.borrow().is_empty());
@@ -58,35 +58,36 @@ fn nothing_is_left_once_a_byte_came_or_another_request_begins() {
 }
 
 #[test]
-fn half_a_head_is_not_sent_again() {
+fn an_incomplete_head_is_not_restored() {
     assert!(
-        noted(b"GET /a:b HTTP/1.1\r\nhost: app\r\n")
+        recorded(b"GET /a:b HTTP/1.1\r\nhost: app\r\n")
             .unanswered_head()
             .is_none()
     );
-    assert!(noted(b"").unanswered_head().is_none());
+    assert!(recorded(b"").unanswered_head().is_none());
 }
 
 /// The stream that hyper reads. It counts the reads that are answered without a system call.
-struct Counted {
+struct CountingStream {
     watched: MonitoredStream,
-    spared: Rc<Cell<u32>>,
+    skipped_reads: Rc<Cell<u32>>,
 }
 
-impl AsyncRead for Counted {
+impl AsyncRead for CountingStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.watched.traffic.nothing_to_read.get() {
-            self.spared.set(self.spared.get().saturating_add(1));
+            self.skipped_reads
+                .set(self.skipped_reads.get().saturating_add(1));
         }
         Pin::new(&mut self.watched).poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for Counted {
+impl AsyncWrite for CountingStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -107,15 +108,15 @@ impl AsyncWrite for Counted {
 /// If hyper read only once in each run, [`Traffic::allow_reads`] would be useless. If hyper read
 /// outside of the connection's own task, it would never find a byte.
 #[tokio::test]
-async fn hyper_reads_again_in_one_run_of_its_task_and_only_there() {
+async fn hyper_reads_several_times_in_one_run_of_its_task() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stream, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
     let (mut origin, traffic) = (accepted.unwrap().0, Rc::new(Traffic::default()));
-    let spared = Rc::new(Cell::new(0));
-    let io = TokioIo::new(Counted {
+    let skipped_reads = Rc::new(Cell::new(0));
+    let io = TokioIo::new(CountingStream {
         watched: MonitoredStream::new(Stream::Plain(stream.unwrap()), Rc::clone(&traffic)),
-        spared: Rc::clone(&spared),
+        skipped_reads: Rc::clone(&skipped_reads),
     });
     let (mut sender, connection) = http1::handshake(io).await.unwrap();
     let mut connection = std::pin::pin!(connection);
@@ -126,7 +127,7 @@ async fn hyper_reads_again_in_one_run_of_its_task_and_only_there() {
     let exchanges = async {
         for _ in 0..2 {
             sender.ready().await.unwrap();
-            let before = spared.get();
+            let before = skipped_reads.get();
             let request = Request::new(Empty::<Bytes>::new());
             let (response, ()) = tokio::join!(sender.send_request(request), async {
                 let mut request = Vec::new();
@@ -140,7 +141,7 @@ async fn hyper_reads_again_in_one_run_of_its_task_and_only_there() {
             });
             let body = response.unwrap().into_body().collect().await.unwrap();
             assert_eq!(body.to_bytes(), "ok");
-            assert!(spared.get() > before, "hyper reads once in a run");
+            assert!(skipped_reads.get() > before, "hyper reads once in a run");
         }
     };
     tokio::select! {
@@ -151,7 +152,7 @@ async fn hyper_reads_again_in_one_run_of_its_task_and_only_there() {
 }
 
 #[tokio::test]
-async fn what_comes_is_read_in_the_next_run_of_the_task_and_its_waker_is_kept() {
+async fn the_next_run_of_the_task_reads_new_bytes() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stream, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
@@ -164,7 +165,7 @@ async fn what_comes_is_read_in_the_next_run_of_the_task_and_its_waker_is_kept() 
         outcome.map(|outcome| outcome.map(|()| buf.filled().to_vec()).unwrap())
     };
     let mut runs = 0_u32;
-    let came = poll_fn(|cx| {
+    let received = poll_fn(|cx| {
         runs = runs.saturating_add(1);
         traffic.allow_reads();
         let first = read(cx);
@@ -174,9 +175,9 @@ async fn what_comes_is_read_in_the_next_run_of_the_task_and_its_waker_is_kept() 
         }
         first
     });
-    let (came, sent) = tokio::join!(came, origin.write_all(b"here"));
+    let (received, sent) = tokio::join!(received, origin.write_all(b"here"));
     sent.unwrap();
-    assert_eq!(came, b"here");
+    assert_eq!(received, b"here");
     assert!(runs > 1);
     assert!(traffic.response_begun.get());
 }

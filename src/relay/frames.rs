@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_follows_a_close_frame_of_the_app_nor_an_unknown_protocol() {
+    fn no_close_frame_follows_one_of_the_app_or_an_unknown_protocol() {
         let mut frames = FrameTracker::websocket();
         frames.follow(&frame(8, 2));
         assert!(!may_close(&frames));

@@ -34,7 +34,7 @@ async fn text(stream: &mut DuplexStream) -> String {
 }
 
 #[tokio::test]
-async fn early_bytes_come_first_and_each_end_is_passed_on() {
+async fn early_bytes_come_first_and_each_end_is_forwarded() {
     for room in [1, 7, 1024] {
         let (mut relay, mut client, mut app) = relay(room);
         let byte_counts = relay.byte_counts();
@@ -62,7 +62,7 @@ async fn early_bytes_come_first_and_each_end_is_passed_on() {
 }
 
 #[tokio::test]
-async fn a_side_that_goes_away_ends_the_relay() {
+async fn a_broken_connection_ends_the_relay() {
     let (mut relay, client, mut app) = relay(64);
     drop(client);
     app.write_all(b"to nobody").await.unwrap();
@@ -74,7 +74,7 @@ async fn a_side_that_goes_away_ends_the_relay() {
 }
 
 #[tokio::test]
-async fn a_relay_that_is_closed_says_so_only_between_two_frames() {
+async fn a_closed_relay_sends_a_close_frame_only_between_two_frames() {
     for (sent, closes) in [(&b"\x81\x02ab"[..], true), (b"\x81\x02a", false)] {
         let (mut client, inner) = duplex(1024);
         let (mut app, other) = duplex(1024);

@@ -21,13 +21,13 @@ use crate::clock::Clock;
 pub enum BodyFailure {
     /// The client went away, or the framing of the body is invalid. No answer can be sent on this
     /// connection.
-    #[error("the request body is broken")]
+    #[error("the request body broke off")]
     Broken,
     /// The body is longer than [`RequestBody::limit`] allows. The answer is 413.
     #[error("the request body is too large")]
     TooLarge,
     /// The client sends the body more slowly than the lowest allowed rate. The answer is 408.
-    #[error("the request body comes too slowly")]
+    #[error("the request body is sent too slowly")]
     TooSlow,
 }
 
@@ -146,7 +146,7 @@ impl Body for RequestBody {
                     return Poll::Ready(None);
                 }
                 Some(Err(error)) => {
-                    tracing::debug!(client.address = %open.state.peer, %error, "Request body broke");
+                    tracing::debug!(client.address = %open.state.peer, %error, "Request body broke off");
                     return Poll::Ready(Some(Err(open.fail(BodyFailure::Broken))));
                 }
                 Some(Ok(frame)) => {
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_at_the_lowest_rate_goes_on_for_ever() {
+    async fn a_client_at_the_lowest_rate_is_never_too_slow() {
         let mut rate_meter = RateMeter::new(&Clock::system(), WINDOW, 500);
         for _ in 0..200 {
             assert!(!is_too_slow(&mut rate_meter).await);
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn time_in_which_nobody_asked_does_not_count() {
+    async fn time_in_which_nobody_waits_does_not_count() {
         let mut rate_meter = RateMeter::new(&Clock::system(), WINDOW, 500);
         assert!(!is_too_slow(&mut rate_meter).await);
         rate_meter.arrived(1);

@@ -162,12 +162,12 @@ mod tests {
 
     /// A stream that records the length of each write.
     #[derive(Debug)]
-    struct Noted {
+    struct RecordedStream {
         inner: DuplexStream,
         writes: Rc<RefCell<Vec<usize>>>,
     }
 
-    impl AsyncRead for Noted {
+    impl AsyncRead for RecordedStream {
         fn poll_read(
             mut self: Pin<&mut Self>,
             cx: &mut Context<'_>,
@@ -177,7 +177,7 @@ mod tests {
         }
     }
 
-    impl AsyncWrite for Noted {
+    impl AsyncWrite for RecordedStream {
         fn poll_write(
             mut self: Pin<&mut Self>,
             cx: &mut Context<'_>,
@@ -201,17 +201,17 @@ mod tests {
 
     /// A gathering stream that writes into a pipe of `room` bytes, the lengths of its writes, and
     /// the other end of the pipe.
-    fn gathering(room: usize) -> (Gather<Noted>, Writes, DuplexStream) {
+    fn gathering(room: usize) -> (Gather<RecordedStream>, Writes, DuplexStream) {
         let (inner, client) = duplex(room);
         let writes = Writes::default();
-        let noted = Noted {
+        let stream = RecordedStream {
             inner,
             writes: Rc::clone(&writes),
         };
-        (Gather::new(noted), writes, client)
+        (Gather::new(stream), writes, client)
     }
 
-    async fn release(gather: &Gather<Noted>) -> io::Result<()> {
+    async fn release(gather: &Gather<RecordedStream>) -> io::Result<()> {
         poll_fn(|cx| gather.poll_release(cx)).await
     }
 
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_writes_of_a_turn_leave_as_one() {
+    async fn the_writes_of_one_poll_are_sent_together() {
         let (mut gather, writes, client) = gathering(64 * 1024);
         gather.write_all(b"one, ").await.unwrap();
         let pieces = [IoSlice::new(b"two, "), IoSlice::new(b"three")];
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_more_than_a_record_is_held_and_nothing_long() {
+    async fn at_most_one_record_is_buffered_and_no_long_write() {
         let (mut gather, writes, client) = gathering(256 * 1024);
         let (small, large) = (vec![b's'; SMALL], vec![b'l'; SMALL + 1]);
         for _ in 0..5 {
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_does_not_read_stops_the_writing_and_loses_nothing() {
+    async fn a_client_that_does_not_read_blocks_the_writer_and_loses_nothing() {
         let (mut gather, writes, client) = gathering(1000);
         let piece = b"0123456789".repeat(100);
         let sent = piece.repeat(40);
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_held_goes_before_the_end() {
+    async fn buffered_bytes_are_sent_before_the_end() {
         let (mut gather, _writes, client) = gathering(1000);
         gather.write_all(b"goodbye").await.unwrap();
         gather.shutdown().await.unwrap();
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_has_gone_is_noticed() {
+    async fn a_closed_connection_is_an_error() {
         let (mut gather, _writes, client) = gathering(1000);
         drop(client);
         gather.write_all(b"lost").await.unwrap();

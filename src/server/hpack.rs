@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_repeats_may_be_remembered() {
+    fn only_repeating_fields_are_indexed() {
         let fields = [
             ("content-type", "text/html", true),
             ("cache-control", "no-store", true),

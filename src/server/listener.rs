@@ -116,7 +116,7 @@ pub(super) async fn accept<F: Future<Output = ()>>(
         }
     }
     if let Err(error) = take_queued(listener, open).await {
-        tracing::warn!(%error, "Queued connections cannot be taken");
+        tracing::warn!(%error, "Queued connections cannot be accepted");
     }
 }
 

@@ -282,7 +282,7 @@ pub enum Error {
     Spawn(#[source] io::Error),
     /// A worker ended before it was ready, because its handler could not be created. Responsible:
     /// the operator.
-    #[error("a worker ended while it was starting")]
+    #[error("a worker ended before it was ready")]
     WorkerLost,
 }
 

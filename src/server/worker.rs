@@ -233,7 +233,7 @@ impl<H: Handler> Worker<H> {
             return;
         };
         if let Err(error) = prepare(&stream) {
-            tracing::debug!(client.address = %peer, %error, "Connection is gone already");
+            tracing::debug!(client.address = %peer, %error, "Connection has already ended");
             return;
         }
         let registration = self.registry.enter(peer, slot);
@@ -340,7 +340,7 @@ impl Registry {
         let finished = async {
             for acceptor in acceptors {
                 if let Err(error) = acceptor.await {
-                    tracing::error!(%error, "Accepting ended early");
+                    tracing::error!(%error, "A listener has stopped accepting connections");
                 }
             }
             while !self.connections.borrow().is_empty() {
@@ -387,9 +387,9 @@ impl Registry {
         let connections = self.connections.borrow();
         for state in connections.values() {
             let client = state.peer;
-            let streams = state.cut_blocked_streams(now, deadlines.write);
+            let streams = state.abort_blocked_streams(now, deadlines.write);
             if streams > 0 {
-                tracing::debug!(client.address = %client, streams, "Streams are cut: nobody reads");
+                tracing::debug!(client.address = %client, streams, "Streams are closed because their client does not read");
             }
             let Some(overdue) = state.overdue(now, deadlines) else {
                 continue;
@@ -401,7 +401,7 @@ impl Registry {
                 // this.
                 state.close();
             } else {
-                state.cut();
+                state.abort();
             }
         }
         if self.slots.available_permits() == 0 {

@@ -109,9 +109,9 @@ impl Metrics {
             self.durations.clone(),
         );
         registry.register("logins", "Logins by result and reason", self.logins.clone());
-        let calls = "Calls of a provider's token endpoint by grant and result";
+        let calls = "Calls to a provider's token endpoint by grant and result";
         registry.register("token_calls", calls, self.token_calls.clone());
-        let durations = "Time of a call of a token endpoint, identity included";
+        let durations = "Time of a call to a token endpoint, with the time to get the identity";
         registry.register(
             "token_call_duration_seconds",
             durations,
@@ -119,27 +119,26 @@ impl Metrics {
         );
         let refreshes = "Refreshes of sessions by provider, result and reason";
         registry.register("refreshes", refreshes, self.refreshes.clone());
-        let refused =
-            "Answers of apps that refuse an access token, by route and what became of them";
+        let refused = "Answers of apps that refuse an access token, by route and outcome";
         registry.register("refused_tokens", refused, self.refused_tokens.clone());
         let open =
             "Connections on which an app has switched to another protocol, by route and kind";
         registry.register("streams_open", open, self.open_streams.clone());
-        let ended = "Ends of such connections by route and reason";
+        let ended = "Ended connections of this kind by route and reason";
         registry.register("streams_ended", ended, self.ended_streams.clone());
-        let waiting = "Requests that wait for their session's token or for the session";
+        let waiting = "Requests that wait for their session or its access token";
         registry.register("waiting_requests", waiting, self.waiting.clone());
-        let refreshing = "Refreshes under way, also those that pause before they are tried again";
+        let refreshing = "Refreshes in progress, including those that wait for a retry";
         registry.register("refreshes_under_way", refreshing, self.refreshing.clone());
-        registry.register("sessions", "Live sessions", self.sessions.clone());
-        let pushed_out = "Sessions pushed out because the byte bound was reached, since the start";
+        registry.register("sessions", "Open sessions", self.sessions.clone());
+        let pushed_out = "Sessions that were pushed out since the start because memory was full";
         registry.register("sessions_pushed_out", pushed_out, self.pushed_out.clone());
-        let sites = "Versions of the settings that are in use: the current one, and those on which \
-                     requests began that have not ended";
+        let sites = "Versions of the settings in use: the current one, and older ones with unfinished \
+                     requests";
         registry.register("sites", sites, self.sites.clone());
         let reloads = "Reloads of the settings by result";
         registry.register("reloads", reloads, self.reloads.clone());
-        let last = "1 if the settings in force are those of the last start or reload, 0 if the last \
+        let last = "1 if the settings in use are those of the last start or reload, 0 if the last \
                     reload was refused";
         registry.register(
             "last_reload_successful",

@@ -68,7 +68,7 @@ pub struct Settings {
 ///
 /// Responsible: a defect of the gateway.
 #[derive(Debug, thiserror::Error)]
-#[error("the log was started before")]
+#[error("the log was already started")]
 pub struct AlreadyStarted(#[source] Box<dyn std::error::Error + Send + Sync>);
 
 /// Starts to write events to standard output.

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_route_of_the_same_name_goes_on_counting_in_the_next_site() {
+    fn routes_of_the_same_name_share_counters_across_sites() {
         let metrics = Metrics::default();
         let old = metrics.request_counters(["app".into(), "api".into()]);
         let new = metrics.request_counters(["more".into(), "app".into()]);

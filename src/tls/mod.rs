@@ -73,7 +73,7 @@ pub(crate) enum Refreshed {
 pub enum Error {
     /// A development file already exists. Responsible: the operator, who has to remove it or choose
     /// another folder.
-    #[error("{} exists already and is not overwritten", path.display())]
+    #[error("{} already exists and is not overwritten", path.display())]
     AlreadyExists {
         /// The file.
         path: PathBuf,
@@ -97,7 +97,7 @@ pub enum Error {
     },
     /// The development certificates could not be created, because a name is not a DNS name.
     /// Responsible: the operator.
-    #[error("certificates could not be made")]
+    #[error("certificates could not be created")]
     Generate(#[source] rcgen::Error),
     /// The key does not belong to the certificate. In most cases one of the files is old.
     /// Responsible: the operator.
@@ -109,7 +109,7 @@ pub enum Error {
         key: PathBuf,
     },
     /// A file contains no certificate. Responsible: the operator.
-    #[error("{} holds no certificate", path.display())]
+    #[error("{} contains no certificate", path.display())]
     NoCertificate {
         /// The file.
         path: PathBuf,
@@ -128,7 +128,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The TLS library refuses the content of a file. Responsible: the operator.
-    #[error("{} is refused", path.display())]
+    #[error("{} is not accepted", path.display())]
     Refused {
         /// The file.
         path: PathBuf,
@@ -138,7 +138,7 @@ pub enum Error {
     },
     /// The cryptographic library lacks something that TLS needs. Responsible: the operator, who
     /// uses a broken build.
-    #[error("the cryptographic provider is unusable")]
+    #[error("the cryptographic library cannot be used")]
     Unsupported(#[source] rustls::Error),
     /// A file could not be written. Responsible: the operator.
     #[error("{} could not be written", path.display())]
@@ -332,7 +332,7 @@ impl Loaded {
         tracing::warn!(
             reason,
             file.path = %identity.certificate.display(),
-            "Certificate is outside its dates"
+            "Certificate is outside its validity period"
         );
     }
 }

@@ -47,7 +47,7 @@ fn a_new_certificate_reaches_every_clone() {
 }
 
 #[test]
-fn t_07_bad_material_keeps_the_old_and_names_the_file() {
+fn t_07_invalid_files_change_nothing_and_are_named() {
     let dir = TempDir::new().unwrap();
     let identity = made(&dir.path().join("a"));
     let acceptor = Acceptor::load(&identity, clock()).unwrap();
@@ -130,7 +130,7 @@ fn errors_never_quote_the_key_file() {
 }
 
 #[test]
-fn dates_are_told_from_other_refusals() {
+fn the_validity_period_is_checked_separately() {
     let dir = TempDir::new().unwrap();
     let identity = made(dir.path());
     let leaf = CertificateDer::from_pem_slice(&fs::read(identity.certificate).unwrap()).unwrap();
@@ -166,7 +166,7 @@ fn t_05_early_data_is_off_and_both_protocols_are_offered() {
 }
 
 #[test]
-fn t_12_a_list_of_authorities_is_understood_whole_or_not_used() {
+fn t_12_a_list_with_an_invalid_authority_is_not_used() {
     let dir = TempDir::new().unwrap();
     let written = development_certificates(dir.path(), &[], NOW).unwrap();
     let good = fs::read_to_string(&written.authority).unwrap();
@@ -192,7 +192,7 @@ fn t_12_a_list_of_authorities_is_understood_whole_or_not_used() {
 }
 
 #[test]
-fn t_12_authorities_that_change_reach_every_clone_and_bad_ones_change_nothing() {
+fn t_12_every_clone_gets_new_authorities_and_invalid_ones_change_nothing() {
     let dir = TempDir::new().unwrap();
     let [one, other] = ["a", "b"].map(|name| {
         let written = development_certificates(&dir.path().join(name), &[], NOW);
@@ -251,7 +251,7 @@ fn development_files_are_never_overwritten() {
 }
 
 #[test]
-fn t_14_the_development_key_is_its_owners() {
+fn t_14_only_the_owner_can_read_the_development_key() {
     let dir = TempDir::new().unwrap();
     let written = development_certificates(dir.path(), &["app.localhost"], NOW).unwrap();
     let mode = fs::metadata(&written.key).unwrap().permissions().mode();
@@ -267,7 +267,7 @@ fn t_14_the_development_key_is_its_owners() {
 }
 
 #[test]
-fn a_name_that_is_none_makes_nothing() {
+fn an_invalid_name_writes_no_files() {
     let dir = TempDir::new().unwrap();
     let result = development_certificates(dir.path(), &["caf\u{e9}"], NOW);
     assert!(matches!(result, Err(Error::Generate(_))), "{result:?}");
@@ -275,7 +275,7 @@ fn a_name_that_is_none_makes_nothing() {
 }
 
 #[test]
-fn a_certificate_that_is_no_certificate_is_refused_with_its_own_name() {
+fn an_invalid_certificate_is_refused_and_its_file_is_named() {
     let dir = TempDir::new().unwrap();
     let identity = made(dir.path());
     let key = KeyPair::generate().unwrap();

@@ -257,7 +257,7 @@ impl fmt::Debug for Upstream {
 }
 
 /// The future of the answer of an app.
-pub(crate) struct ResponseFuture(origin::Sending);
+pub(crate) struct ResponseFuture(origin::ResponseFuture);
 
 impl Future for ResponseFuture {
     type Output = Result<Response<ResponseBody>, Error>;

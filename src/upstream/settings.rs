@@ -208,7 +208,10 @@ mod tests {
     fn errors_name_the_setting() {
         for (json, said) in [
             ("{}", "missing field `url`"),
-            (r#"{"url": "http://a/b"}"#, "must end after host and port"),
+            (
+                r#"{"url": "http://a/b"}"#,
+                "must end after the host and port",
+            ),
             (
                 r#"{"url": "http://a", "conections": 1}"#,
                 "unknown field `conections`",

@@ -25,7 +25,7 @@ fn text_frame(text: &str) -> Vec<u8> {
     [&[0x81, length], text.as_bytes()].concat()
 }
 
-/// A scene with an app for WebSockets: `/ws` is for one group, `/any` for all users who are signed
+/// A scene with an app for streams: `/ws` is for one group, `/any` for all users who are signed
 /// in, and `/public` for everybody.
 async fn scene_with(streams: &str, app: &str, rest: &str) -> (Scene, SocketApp) {
     let sockets = SocketApp::start().await;
@@ -122,7 +122,7 @@ async fn w_05_the_app_gets_the_handshake_with_identity_and_token_and_both_talk()
 }
 
 #[tokio::test]
-async fn w_01_pages_of_other_sites_open_nothing() {
+async fn w_01_pages_of_other_sites_cannot_open_a_websocket() {
     let listed = "streams.origins = [\"https://partner.example.com\"]";
     let (scene, sockets) = scene_with(listed, "", "").await;
     let cookie = scene.cookie("alice").await;
@@ -178,7 +178,7 @@ async fn w_02_without_a_session_the_answer_is_401_and_no_redirect() {
 }
 
 #[tokio::test]
-async fn a_public_route_needs_no_session_and_tells_the_app_of_none() {
+async fn a_public_route_needs_no_session_and_sends_no_identity() {
     let (scene, sockets) = scene().await;
     let opening = Opening::at("/public/ws").with("Authorization", "Bearer forged");
     let mut client = opening.send(scene.gateway.address()).await;
@@ -193,7 +193,7 @@ async fn a_public_route_needs_no_session_and_tells_the_app_of_none() {
 }
 
 #[tokio::test]
-async fn s_40_bytes_behind_a_handshake_wait_for_the_switch_and_else_reach_nobody() {
+async fn s_40_bytes_after_a_handshake_reach_the_app_only_after_the_switch() {
     let (scene, sockets) = scene().await;
     let hidden = "GET /public/admin HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let opening = Opening::at("/public/ws");
@@ -224,7 +224,7 @@ async fn s_40_bytes_behind_a_handshake_wait_for_the_switch_and_else_reach_nobody
 }
 
 #[tokio::test]
-async fn s_41_a_switch_that_was_not_asked_for_is_an_error() {
+async fn s_41_a_switch_that_differs_from_the_request_is_an_error() {
     let (scene, sockets) = scene().await;
     let good = switching();
     let bad = [
@@ -282,7 +282,7 @@ async fn a_route_may_forbid_other_protocols() {
 }
 
 #[tokio::test]
-async fn an_app_has_as_many_sockets_as_its_bound_allows() {
+async fn the_number_of_tunnels_of_an_app_is_limited() {
     let (scene, sockets) = scene_with("", "tunnels = 1\nconnections = 1", "").await;
     let opening = Opening::at("/public/ws");
     let mut client = opening.send(scene.gateway.address()).await;
@@ -349,7 +349,7 @@ async fn w_03_signing_out_in_any_tab_closes_the_sockets_of_the_session() {
 }
 
 #[tokio::test]
-async fn w_03_no_close_frame_is_put_into_the_middle_of_a_message() {
+async fn w_03_no_close_frame_interrupts_a_message() {
     let (scene, sockets) = scene().await;
     let browser = scene.signed_in("alice").await;
     let cookie = format!("{SESSION}={}", browser.cookie(ORIGIN, SESSION).unwrap());
@@ -385,7 +385,7 @@ async fn w_03_the_deadlines_of_a_session_close_its_sockets() {
 }
 
 #[tokio::test]
-async fn what_a_client_sends_on_a_socket_keeps_its_session_unless_the_route_says_no() {
+async fn bytes_from_a_client_keep_its_session_alive_unless_the_route_forbids_it() {
     for (counts, alive) in [(true, true), (false, false)] {
         let streams = format!("streams.idle_secs = 0\nstreams.counts_as_use = {counts}");
         let session = "[session]\nidle_secs = 600\nabsolute_secs = 36000\n";
@@ -410,7 +410,7 @@ async fn what_a_client_sends_on_a_socket_keeps_its_session_unless_the_route_says
 }
 
 #[tokio::test]
-async fn w_03_w_04_a_refresh_that_takes_a_group_away_closes_the_sockets_of_its_routes_alone() {
+async fn w_03_w_04_a_refresh_that_removes_a_group_closes_only_the_sockets_of_its_routes() {
     let sockets = SocketApp::start().await;
     let clock = Clock::manual(Clock::system().now());
     let provider = StandIn::at_time_of(&clock).await;
@@ -459,7 +459,7 @@ async fn w_03_w_04_a_refresh_that_takes_a_group_away_closes_the_sockets_of_its_r
 }
 
 #[tokio::test]
-async fn a_reload_closes_the_sockets_that_its_rules_forbid_and_no_others() {
+async fn a_reload_closes_only_the_sockets_that_its_rules_forbid() {
     let (mut scene, sockets) = scene().await;
     let cookie = scene.cookie("alice").await;
     let (mut client, mut app) = open(&scene, &sockets, &cookie).await;
@@ -484,7 +484,7 @@ async fn a_reload_closes_the_sockets_that_its_rules_forbid_and_no_others() {
 }
 
 #[tokio::test]
-async fn w_08_sockets_have_the_time_of_the_drain_and_then_close_with_1001() {
+async fn w_08_sockets_close_with_1001_at_the_end_of_a_drain() {
     let sockets = SocketApp::start().await;
     let provider = StandIn::start().await;
     let settings = Settings::new(ORIGIN, &provider.url(), &sockets.url())
@@ -520,7 +520,7 @@ async fn w_08_sockets_have_the_time_of_the_drain_and_then_close_with_1001() {
 }
 
 #[tokio::test]
-async fn sockets_that_nobody_uses_and_those_that_last_too_long_are_closed() {
+async fn idle_sockets_and_old_sockets_are_closed() {
     for (key, reason) in [
         ("streams.idle_secs = 1", "stream_idle"),
         (
@@ -538,7 +538,7 @@ async fn sockets_that_nobody_uses_and_those_that_last_too_long_are_closed() {
 }
 
 #[tokio::test]
-async fn w_07_an_end_and_a_reset_of_either_side_reach_the_other_and_leave_nothing_open() {
+async fn w_07_an_end_or_a_reset_reaches_the_other_side_and_leaves_nothing_open() {
     let (scene, sockets) = scene().await;
     let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let opening = Opening::at("/public/ws");
@@ -586,7 +586,7 @@ async fn w_07_an_end_and_a_reset_of_either_side_reach_the_other_and_leave_nothin
 }
 
 #[tokio::test]
-async fn w_10_a_side_that_does_not_read_stops_the_other() {
+async fn w_10_a_side_that_does_not_read_blocks_the_other() {
     let (scene, sockets) = scene().await;
     let opening = Opening::at("/public/ws");
     let ((head, client), app) = join!(opening.answer(scene.gateway.address()), sockets.switch());

@@ -27,7 +27,7 @@ async fn flooded(response: &str, limits: CallLimits) -> Result<Response<Bytes>, 
         let mut peer = server.accept().await;
         peer.until("grant").await;
         let mut parts = response.split('|');
-        peer.say(parts.next().unwrap()).await;
+        peer.send(parts.next().unwrap()).await;
         let again = parts.next().unwrap_or_default();
         while !again.is_empty() && peer.0.write_all(again.as_bytes()).await.is_ok() {
             tokio::task::yield_now().await;
@@ -41,16 +41,16 @@ fn limits() -> CallLimits {
 }
 
 #[tokio::test]
-async fn a_call_is_written_for_its_origin_and_its_answer_is_whole() {
+async fn a_call_is_addressed_to_its_origin_and_returns_the_whole_answer() {
     local(async {
         let server = Server::start().await;
         let client = client(&server);
         let (outcome, head) = join!(client.call(token_request(), limits()), async {
             let mut peer = server.accept().await;
             let head = peer.until("grant").await;
-            peer.say("HTTP/1.1 400 Bad Request\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n")
+            peer.send("HTTP/1.1 400 Bad Request\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n")
                 .await;
-            peer.say("0\r\n\r\n").await;
+            peer.send("0\r\n\r\n").await;
             head
         });
         let lines: Vec<&str> = head.split("\r\n").collect();
@@ -73,7 +73,7 @@ async fn a_call_is_written_for_its_origin_and_its_answer_is_whole() {
 }
 
 #[tokio::test]
-async fn each_call_has_a_connection_of_its_own() {
+async fn each_call_uses_a_new_connection() {
     local(async {
         let server = Server::start().await;
         let client = client(&server);
@@ -89,7 +89,7 @@ async fn each_call_has_a_connection_of_its_own() {
 }
 
 #[tokio::test]
-async fn d_30_d_31_an_answer_without_end_is_given_up() {
+async fn d_30_d_31_an_endless_answer_is_given_up() {
     local(async {
         let chunk = "5\r\nxxxxx\r\n".repeat(1000);
         let announced = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", 1_u64 << 40);
@@ -116,7 +116,7 @@ async fn d_30_d_31_an_answer_without_end_is_given_up() {
 }
 
 #[tokio::test]
-async fn d_31_a_head_without_end_is_given_up() {
+async fn d_31_an_endless_head_is_given_up() {
     local(async {
         let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(101));
         for response in [
@@ -133,7 +133,7 @@ async fn d_31_a_head_without_end_is_given_up() {
 }
 
 #[tokio::test]
-async fn d_31_slowness_of_any_kind_ends_at_the_deadline() {
+async fn d_31_every_slow_answer_ends_at_the_deadline() {
     local(async {
         let limits = CallLimits {
             deadline: Duration::from_millis(100),
@@ -151,7 +151,7 @@ async fn d_31_slowness_of_any_kind_ends_at_the_deadline() {
             let (outcome, rest) = join!(client.call(token_request(), limits), async {
                 let mut peer = server.accept().await;
                 peer.until("grant").await;
-                peer.say(drip).await;
+                peer.send(drip).await;
                 peer.rest().await
             });
             let error = outcome.unwrap_err();
@@ -164,7 +164,7 @@ async fn d_31_slowness_of_any_kind_ends_at_the_deadline() {
 }
 
 #[tokio::test]
-async fn d_31_a_redirect_is_an_answer_and_not_followed() {
+async fn d_31_a_redirect_is_not_followed() {
     local(async {
         let response = "HTTP/1.1 307 x\r\nlocation: /again\r\ncontent-length: 0\r\n\r\n";
         assert_eq!(flooded(response, limits()).await.unwrap().status(), 307);
@@ -173,7 +173,7 @@ async fn d_31_a_redirect_is_an_answer_and_not_followed() {
 }
 
 #[tokio::test]
-async fn d_31_what_is_not_http_1_1_is_broken() {
+async fn d_31_an_answer_that_is_not_http_1_1_is_an_error() {
     local(async {
         for response in ["", "<html>", "HTTP/3 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\n"] {
             let outcome = flooded(response, limits()).await;
@@ -190,7 +190,7 @@ async fn d_31_what_is_not_http_1_1_is_broken() {
 }
 
 #[tokio::test]
-async fn a_call_that_was_never_sent_says_so() {
+async fn an_error_says_that_nothing_was_sent() {
     local(async {
         let server = Server::start().await;
         let client = client(&server);

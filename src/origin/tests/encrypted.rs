@@ -101,7 +101,7 @@ async fn call_by(
 }
 
 #[tokio::test]
-async fn an_origin_that_the_authority_vouches_for_is_believed() {
+async fn an_origin_with_a_certificate_of_the_authority_is_trusted() {
     local(async {
         let authority = Authority::new();
         let (outcome, seen) = call(&authority, &authority.signs(&named("localhost"))).await;
@@ -112,7 +112,7 @@ async fn an_origin_that_the_authority_vouches_for_is_believed() {
 }
 
 #[tokio::test]
-async fn t_08_an_origin_that_is_not_believed_learns_nothing() {
+async fn t_08_an_untrusted_origin_learns_nothing() {
     local(async {
         let authority = Authority::new();
         let mut expired = named("localhost");
@@ -148,7 +148,7 @@ async fn t_08_an_origin_that_is_not_believed_learns_nothing() {
 }
 
 #[tokio::test]
-async fn the_next_connection_believes_the_authorities_that_the_file_lists_then() {
+async fn the_next_connection_trusts_the_replaced_authorities() {
     local(async {
         let (first, second) = (Authority::new(), Authority::new());
         let [by_first, by_second] =
@@ -170,7 +170,7 @@ async fn the_next_connection_believes_the_authorities_that_the_file_lists_then()
 }
 
 #[tokio::test]
-async fn an_encrypted_origin_is_never_spoken_to_in_clear() {
+async fn an_https_origin_is_never_called_without_tls() {
     let origin: Origin = "https://localhost".parse().unwrap();
     let error = Client::new(origin, None, WATCHDOG).unwrap_err();
     assert!(matches!(error, Error::Unconfigured), "{error:?}");
@@ -187,7 +187,7 @@ async fn an_origin_that_does_not_speak_tls_is_refused() {
         let request = Request::post("/token").body(Full::from("secret")).unwrap();
         let (outcome, ()) = join!(client.call(request, CallLimits::default()), async {
             let mut peer = server.accept().await;
-            peer.say("HTTP/1.1 400 Bad Request\r\n\r\n").await;
+            peer.send("HTTP/1.1 400 Bad Request\r\n\r\n").await;
             peer.rest().await;
         });
         assert!(matches!(outcome, Err(Error::Tls(_))), "{outcome:?}");

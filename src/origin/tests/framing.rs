@@ -34,7 +34,7 @@ async fn never_reused(method: Method, response: &str) -> Response<Bytes> {
 }
 
 #[tokio::test]
-async fn f_09_a_body_that_is_cut_short_never_ends_cleanly() {
+async fn f_09_a_truncated_body_never_ends_cleanly() {
     local(async {
         for response in [
             "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nok",
@@ -57,7 +57,7 @@ async fn f_09_a_body_that_is_cut_short_never_ends_cleanly() {
 }
 
 #[tokio::test]
-async fn f_09_what_is_no_answer_is_broken() {
+async fn f_09_an_invalid_answer_is_an_error() {
     local(async {
         for response in [
             "",
@@ -82,7 +82,7 @@ async fn f_09_what_is_no_answer_is_broken() {
 }
 
 #[tokio::test]
-async fn d_33_a_head_without_end_is_given_up() {
+async fn d_33_an_endless_head_is_given_up() {
     local(async {
         let wide = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(1 << 20));
         let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(101));
@@ -103,7 +103,7 @@ async fn d_33_a_head_without_end_is_given_up() {
 }
 
 #[tokio::test]
-async fn d_33_heads_that_come_for_ever_are_given_up() {
+async fn d_33_endless_interim_responses_are_given_up() {
     local(async {
         for drop_by_drop in [
             "HTTP/1.1 100 Continue\r\n\r\n",
@@ -126,7 +126,7 @@ async fn d_33_heads_that_come_for_ever_are_given_up() {
 }
 
 #[tokio::test]
-async fn s_41_a_switch_of_protocols_that_nobody_asked_for_is_refused() {
+async fn s_41_an_unrequested_switch_of_protocols_is_refused() {
     local(async {
         for fields in ["", "connection: upgrade\r\nupgrade: websocket\r\n"] {
             let response = format!("HTTP/1.1 101 Switching Protocols\r\n{fields}\r\nsecret");
@@ -176,13 +176,13 @@ async fn s_32_bytes_after_an_answer_are_never_the_next_answer() {
 }
 
 #[tokio::test]
-async fn s_32_bytes_on_an_idle_connection_end_it() {
+async fn s_32_bytes_on_an_idle_connection_close_it() {
     local(async {
         let server = Server::start().await;
         let pool = server.pool();
         let (_, mut peer) = join!(fetch(&pool, "/1"), server.answer(OK));
         assert_eq!(pool.idle(), 1);
-        peer.say("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nstray")
+        peer.send("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nstray")
             .await;
         assert!(peer.rest().await.is_empty());
         let (second, _other) = join!(fetch(&pool, "/2"), server.answer(OK));
@@ -244,7 +244,7 @@ async fn s_32_an_answer_framed_twice_is_reframed_and_its_connection_closed() {
 }
 
 #[tokio::test]
-async fn s_32_a_coding_that_nobody_asked_for_is_refused() {
+async fn s_32_an_unrequested_coding_is_refused() {
     local(async {
         for coding in [
             "gzip",
@@ -279,7 +279,7 @@ async fn trailers_are_dropped() {
 }
 
 #[tokio::test]
-async fn f_10_a_body_that_stalls_breaks() {
+async fn f_10_a_stalled_body_is_an_error() {
     local(async {
         let server = Server::start().await;
         let stall = Some(Duration::from_millis(30));
@@ -293,7 +293,7 @@ async fn f_10_a_body_that_stalls_breaks() {
 }
 
 #[tokio::test]
-async fn a_body_without_a_deadline_may_be_silent() {
+async fn a_body_without_a_deadline_may_pause() {
     local(async {
         let server = Server::start().await;
         let pool = server.pool_with(Times {
@@ -307,7 +307,7 @@ async fn a_body_without_a_deadline_may_be_silent() {
             read = &mut read => panic!("{read:?}"),
             () = tokio::time::sleep(Duration::from_millis(50)) => {}
         }
-        peer.say("ok").await;
+        peer.send("ok").await;
         assert_eq!(read.await.unwrap(), "okok");
     })
     .await;

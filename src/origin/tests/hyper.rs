@@ -10,7 +10,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 /// [`Traffic`](crate::origin::traffic::Traffic) reads the head of a request from the bytes that
 /// hyper writes.
 #[tokio::test]
-async fn s_33_a_request_that_is_sent_once_more_is_the_same_to_the_byte() {
+async fn s_33_a_repeated_request_has_the_same_bytes() {
     local(async {
         let server = Server::start().await;
         let pool = server.pool();
@@ -37,7 +37,7 @@ async fn s_33_a_request_that_is_sent_once_more_is_the_same_to_the_byte() {
             drop(peer);
             let mut next = server.accept().await;
             let second = next.head_bytes().await;
-            next.say(OK).await;
+            next.send(OK).await;
             (first, second)
         });
         assert_eq!(text(outcome.unwrap()).await.unwrap(), "ok");
@@ -54,7 +54,7 @@ async fn s_33_a_request_that_is_sent_once_more_is_the_same_to_the_byte() {
 /// body only when hyper has space for more. From this follows whether we wait for the origin or for
 /// the client.
 #[tokio::test]
-async fn an_origin_that_takes_no_more_of_an_upload_is_late_though_the_client_waits_too() {
+async fn an_origin_that_stops_reading_an_upload_misses_its_deadline() {
     local(async {
         let server = Server::start().await;
         let head = Duration::from_millis(100);

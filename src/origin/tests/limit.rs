@@ -89,7 +89,7 @@ async fn an_app_with_one_process_serves_two_workers() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_of_another_worker_is_given_up() {
+async fn an_idle_connection_is_closed_for_another_worker() {
     local(async {
         let server = Server::start().await;
         let limit = Arc::new(limit(1, 1));
@@ -121,7 +121,7 @@ async fn an_idle_connection_of_another_worker_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_worker_that_never_pauses_does_not_starve_another() {
+async fn a_busy_worker_does_not_starve_another() {
     local(async {
         let server = Server::start().await;
         let connector = server.connector();
@@ -183,7 +183,7 @@ async fn waiting_requests_of_one_worker_share_its_connection_in_order() {
 }
 
 #[tokio::test]
-async fn a_full_queue_is_busy_at_once_and_a_long_wait_is_busy_in_the_end() {
+async fn a_full_queue_fails_at_once_and_a_long_wait_fails_later() {
     local(async {
         let server = Server::start().await;
         let one = NonZeroUsize::MIN;
@@ -221,7 +221,7 @@ async fn a_full_queue_is_busy_at_once_and_a_long_wait_is_busy_in_the_end() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_given_up_leaves_the_queue() {
+async fn a_cancelled_request_leaves_the_queue() {
     local(async {
         let server = Server::start().await;
         let limit = Arc::new(limit(1, 1));
@@ -255,7 +255,7 @@ async fn a_request_that_is_given_up_leaves_the_queue() {
 }
 
 #[tokio::test]
-async fn a_connection_that_ends_in_any_way_frees_its_place() {
+async fn every_end_of_a_connection_frees_its_permit() {
     local(async {
         let server = Server::start().await;
         let limit = Arc::new(limit(1, 1));

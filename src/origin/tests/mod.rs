@@ -146,13 +146,13 @@ impl Peer {
         self.until("\r\n\r\n").await
     }
 
-    async fn say(&mut self, text: &str) {
+    async fn send(&mut self, text: &str) {
         self.0.write_all(text.as_bytes()).await.unwrap();
     }
 
     async fn answer(&mut self, response: &str) -> String {
         let head = self.head().await;
-        self.say(response).await;
+        self.send(response).await;
         head
     }
 

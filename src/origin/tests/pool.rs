@@ -9,7 +9,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const CLOSE: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n";
 
 #[tokio::test]
-async fn a_connection_in_order_is_used_again() {
+async fn a_clean_connection_is_used_again() {
     local(async {
         let server = Server::start().await;
         let pool = server.pool();
@@ -23,7 +23,7 @@ async fn a_connection_in_order_is_used_again() {
         let post = request(Method::POST, "/3", TestBody::whole("content"));
         let (third, ()) = join!(pool.send(post), async {
             peer.until("7\r\ncontent\r\n0\r\n\r\n").await;
-            peer.say("HTTP/1.1 204 No Content\r\n\r\n").await;
+            peer.send("HTTP/1.1 204 No Content\r\n\r\n").await;
         });
         let third = third.unwrap();
         // A response without a body has ended with its head, so its connection is idle again.
@@ -58,7 +58,7 @@ async fn the_connection_used_last_is_used_first() {
 }
 
 #[tokio::test]
-async fn a_connection_that_rested_too_long_is_not_used_again() {
+async fn a_connection_that_was_idle_for_too_long_is_not_used_again() {
     local(async {
         let server = Server::start().await;
         let idle = Duration::from_millis(20);
@@ -103,13 +103,13 @@ async fn stale(
     assert_eq!(pool.idle(), 1);
     let (outcome, ()) = join!(pool.send(again), async move {
         peer.head().await;
-        peer.say(second).await;
+        peer.send(second).await;
     });
     text(outcome?).await
 }
 
 #[tokio::test]
-async fn s_33_a_get_that_met_a_stale_connection_is_sent_once_more() {
+async fn s_33_a_get_on_a_stale_connection_is_sent_once_more() {
     local(async {
         let server = Server::start().await;
         let pool = server.pool();
@@ -171,7 +171,7 @@ async fn s_33_a_post_is_never_sent_twice() {
 }
 
 #[tokio::test]
-async fn s_33_a_get_with_a_byte_of_an_answer_is_not_sent_again() {
+async fn s_33_a_get_is_not_repeated_after_a_byte_of_an_answer() {
     local(async {
         let server = Server::start().await;
         let pool = server.pool();
@@ -196,7 +196,7 @@ async fn s_33_a_get_on_a_new_connection_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn f_09_a_connection_that_is_refused_is_said_so_and_found_again_later() {
+async fn f_09_a_refused_connection_is_an_error_and_the_next_request_connects() {
     local(async {
         let server = Server::start().await;
         let pool = server.pool();
@@ -255,7 +255,7 @@ async fn the_head_deadline_waits_for_a_slow_client_but_not_for_the_origin() {
 }
 
 #[tokio::test]
-async fn a_request_body_that_breaks_off_is_the_clients_fault_and_never_ends_cleanly() {
+async fn a_broken_request_body_is_reported_as_the_clients_error() {
     local(async {
         let server = Server::start().await;
         let pool = server.pool();
@@ -297,7 +297,7 @@ async fn s_32_an_early_answer_ends_the_upload_and_the_connection() {
 }
 
 #[tokio::test]
-async fn s_32_a_client_that_goes_away_takes_the_connection_with_it() {
+async fn s_32_the_connection_is_closed_when_the_client_goes_away() {
     local(async {
         let server = Server::start().await;
         let pool = server.pool();

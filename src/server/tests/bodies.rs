@@ -19,7 +19,7 @@ async fn d_04_a_slow_body_is_answered_with_408_and_the_connection_closes() {
 }
 
 #[tokio::test]
-async fn d_04_dripped_chunks_are_too_slow_as_well() {
+async fn d_04_slow_chunks_are_too_slow() {
     let server = Server::start(with(Deadlines {
         body_window: SHORT,
         ..long()
@@ -115,7 +115,7 @@ async fn s_24_a_broken_chunk_breaks_the_body() {
 }
 
 #[tokio::test]
-async fn s_18_a_body_that_nobody_reads_is_never_a_request() {
+async fn s_18_an_unread_body_is_never_parsed_as_a_request() {
     let mut server = Server::start(with(long()));
     let hidden = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
     for method in ["POST", "GET"] {
@@ -199,7 +199,7 @@ async fn s_20_an_early_answer_to_expect_closes_the_connection() {
 }
 
 #[tokio::test]
-async fn a_request_without_a_body_stays_one() {
+async fn a_request_without_a_body_has_no_deadline() {
     let server = Server::start(with(Deadlines {
         body_window: Duration::ZERO,
         ..long()
@@ -223,7 +223,7 @@ async fn a_handler_is_dropped_when_its_client_goes_away() {
 }
 
 #[tokio::test]
-async fn a_handler_that_panics_takes_only_its_connection_with_it() {
+async fn a_panic_of_a_handler_ends_only_its_connection() {
     let server = Server::start(with(long()));
     let mut other = server.client().await;
     assert!(other.get("/").await.ends_with("hello"));

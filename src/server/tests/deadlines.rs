@@ -17,7 +17,7 @@ fn assert_not_before(deadline: Duration, start: Instant) {
 }
 
 #[tokio::test]
-async fn d_01_a_connection_without_a_byte_is_closed() {
+async fn d_01_a_silent_connection_is_closed() {
     let server = Server::start(with(Deadlines {
         first_byte: SHORT,
         ..long()
@@ -78,7 +78,7 @@ async fn d_02_a_partial_http2_preface_is_closed_over_tls_and_plain() {
 }
 
 #[tokio::test]
-async fn d_02_an_http2_client_that_never_speaks_is_closed() {
+async fn d_02_a_silent_http2_client_is_closed() {
     let server = Server::start(with(Deadlines {
         head: SHORT,
         ..long()
@@ -147,7 +147,7 @@ async fn d_03_an_idle_connection_is_closed() {
 }
 
 #[tokio::test]
-async fn a_busy_request_outlives_every_deadline_of_a_waiting_connection() {
+async fn a_request_in_flight_is_not_subject_to_other_deadlines() {
     let mut server = Server::start(with(Deadlines {
         head: MODEST,
         idle: MODEST,
@@ -168,7 +168,7 @@ async fn a_busy_request_outlives_every_deadline_of_a_waiting_connection() {
 }
 
 #[tokio::test]
-async fn d_06_a_client_that_reads_nothing_is_cut_and_costs_no_memory() {
+async fn d_06_a_client_that_does_not_read_is_disconnected_and_costs_no_memory() {
     let mut server = Server::start(with(Deadlines {
         write: MODEST,
         ..long()

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn an_address_is_listened_on_once() {
+async fn only_one_listener_can_have_an_address() {
     let server = Server::start(with(long()));
     let again = Listener::bind(server.plain);
     assert!(matches!(again, Err(Error::Bind { address, .. }) if address == server.plain));
@@ -14,7 +14,7 @@ async fn an_address_is_listened_on_once() {
 }
 
 #[tokio::test]
-async fn a_drain_finishes_what_is_in_flight_and_closes_what_is_idle() {
+async fn a_drain_finishes_requests_and_closes_idle_connections() {
     let mut server = Server::with_workers(with(long()), 2);
     let mut idle = server.client().await;
     assert!(idle.get("/").await.ends_with("hello"));
@@ -43,7 +43,7 @@ async fn a_drain_finishes_what_is_in_flight_and_closes_what_is_idle() {
 }
 
 #[tokio::test]
-async fn a_drain_answers_a_request_that_lies_unread_on_a_used_connection() {
+async fn a_drain_answers_an_unread_request() {
     let mut server = Server::start(with(long()));
     let mut used = server.client().await;
     assert!(used.get("/").await.ends_with("hello"));
@@ -65,7 +65,7 @@ async fn a_drain_answers_a_request_that_lies_unread_on_a_used_connection() {
 }
 
 #[tokio::test]
-async fn a_drain_cuts_what_is_late_and_says_how_many() {
+async fn a_drain_ends_late_requests_and_counts_them() {
     let mut server = Server::start(with(Deadlines {
         drain: SHORT,
         ..long()
@@ -87,7 +87,7 @@ async fn a_drain_cuts_what_is_late_and_says_how_many() {
 }
 
 #[tokio::test]
-async fn a_drain_serves_what_the_kernel_has_queued() {
+async fn a_drain_serves_connections_queued_in_the_kernel() {
     let mut server = Server::start(with(long()));
     let mut blocking = server.client().await;
     blocking
@@ -119,7 +119,7 @@ async fn a_drain_serves_what_the_kernel_has_queued() {
 }
 
 #[tokio::test]
-async fn a_drain_serves_who_waits_at_the_cap() {
+async fn a_drain_serves_connections_that_wait_at_the_limit() {
     let limits = Limits {
         connections: 1,
         ..Limits::default()
@@ -145,7 +145,7 @@ async fn a_drain_serves_who_waits_at_the_cap() {
 }
 
 #[tokio::test]
-async fn a_connection_without_a_request_does_not_hold_up_a_drain() {
+async fn a_connection_without_a_request_does_not_delay_a_drain() {
     let server = Server::start(with(Deadlines {
         drain: PATIENCE * 2,
         ..long()
@@ -170,7 +170,7 @@ async fn dropping_the_workers_drains_them() {
 }
 
 #[tokio::test]
-async fn d_09_at_the_cap_the_longest_idle_connection_makes_room() {
+async fn d_09_at_the_limit_the_longest_idle_connection_is_closed() {
     let limits = Limits {
         connections: 2,
         ..Limits::default()
@@ -215,7 +215,7 @@ async fn two_workers_serve_one_listener() {
 }
 
 #[tokio::test]
-async fn a_handler_that_cannot_be_made_fails_the_start() {
+async fn a_panic_while_the_handler_is_made_fails_the_start() {
     let listener = Listener::bind(([127, 0, 0, 1], 0).into()).unwrap();
     let make = || -> Site { panic!("no handler") };
     let setup = Setup {

@@ -174,7 +174,7 @@ async fn d_07_large_heads_are_refused_over_http2() {
 }
 
 #[tokio::test]
-async fn d_06_d_17_a_stream_nobody_reads_is_cut_alone_and_costs_little() {
+async fn d_06_d_17_only_a_stream_that_nobody_reads_is_closed() {
     let mut server = Server::start(with(Deadlines {
         write: MODEST,
         ..long()
@@ -246,7 +246,7 @@ async fn an_http2_handler_is_dropped_when_its_stream_or_connection_goes_away() {
 }
 
 #[tokio::test]
-async fn an_idle_http2_connection_is_closed_whatever_it_pings() {
+async fn an_idle_http2_connection_is_closed_in_spite_of_pings() {
     let server = Server::start(with(Deadlines {
         idle: MODEST,
         write: MODEST,
