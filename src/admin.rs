@@ -1,9 +1,9 @@
 //! The operations listener: health, readiness and metrics.
 //!
-//! It has its own address and shares nothing with the public listener. It changes nothing and shows
-//! no secrets. Its answers do not depend on a provider: an outage of a provider must not take the
-//! apps away from users who are signed in. If only a restart helps, both `/healthz` and `/readyz`
-//! answer with 503.
+//! The listener has its own address and shares nothing with the public listener. A request to this
+//! listener changes nothing, and no answer contains a secret. No answer depends on a provider,
+//! because an outage of a provider must not take the apps away from users who are signed in. If
+//! only a restart helps, both `/healthz` and `/readyz` answer with 503.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -39,6 +39,7 @@ impl Readiness {
 
     /// The process has begun to drain.
     pub(crate) fn mark_draining(&self) {
+        // A broken process stays broken, because `BROKEN` is the larger number.
         self.0.fetch_max(DRAINING, Ordering::AcqRel);
     }
 

@@ -1,11 +1,11 @@
 //! Sidegate is a reverse proxy that signs users in.
 //!
 //! An app behind Sidegate needs no code for OAuth. Sidegate exchanges the authorization code for a
-//! token set, stores it with the session, and forwards each request with
-//! `Authorization: Bearer <access token>`.
+//! token set and stores it with the session. Each request to the app contains the access token in
+//! the field `Authorization`.
 //!
-//! This page is the map. A room is a module. It may name only rooms of a lower rank, so rooms of
-//! the same rank do not know each other. A test enforces this.
+//! This page is the map. A room is a module. A room may name only rooms of a lower rank, so rooms
+//! of the same rank do not know each other. A test enforces this rule.
 //!
 //! | rank | rooms | what they contain |
 //! | --- | --- | --- |
@@ -23,8 +23,8 @@
 //!
 //! Everything that is made from the settings is one immutable value, the [`gateway::Site`]: routes
 //! and rules, upstreams, providers, the login flow, public URLs, trusted networks, assertion
-//! fields. It is built completely or not at all. Each worker has its own copy behind an `Rc`, and
-//! takes the next site after a reload. A request uses one site until its end, and an
+//! fields. A site is built completely or not at all. Each worker has its own copy behind an `Rc`,
+//! and takes the next site after a reload. A request uses one site until its end, and an
 //! [`access::Permit`] owns everything that it needs. [`gateway::ProcessState`] and
 //! [`login::ProcessState`] contain what lasts longer than a site: sessions, used states, refreshes
 //! in progress, metrics.
@@ -36,8 +36,8 @@
 //! cache and the metrics, and take no lock. The control plane is one small runtime with several
 //! threads ([`instance`]), for all tasks that talk to a provider. A worker waits for the result of
 //! such a task. If the browser goes away, the task still finishes. [`session::Sessions`] is a cache
-//! in front of a store. The store of a process is a thread, the keeper. It stores every change of a
-//! session and updates the cache before the change takes effect.
+//! in front of a store. The store of a process is a thread, the keeper. The keeper stores every
+//! change of a session and updates the cache before the change takes effect.
 //!
 //! # One request
 //!
@@ -59,37 +59,40 @@
 //! 7. [`access::Permit::exchange`] removes our cookies, writes the assertion fields and the bearer
 //!    token ([`upstream::assertions`]), and sends the request on a pooled connection. Bodies stream
 //!    in both directions. If the app switches to another protocol, such as WebSocket, a
-//!    [`relay::Relay`] forwards bytes in both directions for as long as
-//!    [`access::StreamPermit`] allows it. If the app refuses the token, the request may be sent once
-//!    more with a new token ([`access::TokenRefusal::recover`]).
-//! 8. [`fields::outbound`] cleans the fields of the response. Every request ends at the same place,
-//!    which writes the access-log event.
+//!    [`relay::Relay`] forwards bytes in both directions for as long as [`access::StreamPermit`]
+//!    allows it. If the app refuses the token, the request may be sent once more with a new token
+//!    ([`access::TokenRefusal::recover`]).
+//! 8. [`fields::outbound`] cleans the fields of the response. One function finishes all requests
+//!    and writes the access-log event.
 //!
 //! # One refresh
 //!
 //! Every request that needs a new token for a session joins the flight of that session in
-//! [`access::Refresher`]. The flight is a task of the control plane. First it takes the session's
-//! lease. Only one of the processes that share a store has the lease at a time. Then it calls
-//! [`provider::Provider::refresh`] once. [`session::Sessions::replace`] stores the result before any
-//! request uses it, unless the user has signed out in the meantime. After a temporary failure the
-//! flight pauses and tries again. A failure that an operator must fix raises an alarm. If the
-//! provider says that the grant has ended, the session ends. A drain waits for all flights.
+//! [`access::Refresher`]. The flight is a task of the control plane. First the flight takes the
+//! session's lease. Only one of the processes that share a store has the lease at a time. Then the
+//! flight calls [`provider::Provider::refresh`] once. [`session::Sessions::replace`] stores the
+//! result before any request uses it, unless the user has signed out in the meantime. After a
+//! temporary failure the flight pauses and tries again. A failure that an operator must fix raises
+//! an alarm. If the provider says that the grant has ended, the session ends. A drain waits for all
+//! flights.
 //!
 //! # One login
 //!
-//! 1. [`login::Login::begin`] checks that the provider is ready ([`provider::Provider::ready`]). It
-//!    seals the pending login in the `state` parameter and binds it to a secret in a cookie of this
-//!    tab. Then it sends the browser to [`provider::Provider::authorization_url`].
-//! 2. The callback reaches [`login::Login::complete`]. It reads an `error` parameter first. The code
-//!    is available only after the state has been verified. The code is exchanged only if the answer
-//!    comes from the provider that was asked.
+//! 1. [`login::Login::begin`] checks that the provider is ready ([`provider::Provider::ready`]).
+//!    This function seals the pending login in the `state` parameter and binds the state to a
+//!    secret in a cookie of this tab. Then the function sends the browser to
+//!    [`provider::Provider::authorization_url`].
+//! 2. The callback reaches [`login::Login::complete`]. This function reads an `error` parameter
+//!    first. The code is available only after the state has been verified. The code is exchanged
+//!    only if the answer comes from the provider that was asked.
 //! 3. [`provider::Provider::redeem`] exchanges the code on the control plane, verifies the ID token
-//!    and returns the identity. [`provider::Provider::maintain`] keeps the keys for this up to date.
+//!    and returns the identity. [`provider::Provider::maintain`] keeps the keys for this up to
+//!    date.
 //! 4. [`session::Sessions::open`] stores the session and returns its new session id.
 //! 5. The browser returns to the page that the user asked for ([`login::ReturnTo`]).
 
-/// mimalloc reuses freed memory for the next request, so a request touches little memory. It is
-/// declared in the library, so that tests and benches use it, too.
+/// mimalloc reuses freed memory for the next request, so a request touches little memory. The
+/// allocator is declared in the library, so that tests and benches use it, too.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -116,7 +116,7 @@ enum Source {
 /// The recorded part of a body.
 #[derive(Default)]
 enum Record {
-    /// The body has not ended. The number is its length so far.
+    /// The body has not ended. The number is the count of recorded bytes.
     Open(Vec<Bytes>, usize),
     /// The complete body.
     Whole(Vec<Bytes>),

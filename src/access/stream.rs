@@ -187,8 +187,8 @@ impl StreamPermit {
         continues
     }
 
-    /// Checks the stream against the routes of a new site. It may continue only if its route leads
-    /// to the same app.
+    /// Checks the stream against the routes of a new site. The stream may continue only if its
+    /// route leads to the same app.
     pub(crate) fn reloaded(&mut self, access: &Rc<Access>, target: &Target) -> Continues {
         let Some(route) = access.routes.find(target) else {
             return Continues::No;

@@ -1,7 +1,7 @@
 //! A connection on which the app has switched to another protocol, such as WebSocket.
 //!
-//! It exists as long as the session and the settings allow it. A [`SessionEvent`] reports changes
-//! of the session, and [`CurrentSite`] reports a reload.
+//! The connection stays open as long as the session and the settings allow it. A [`SessionEvent`]
+//! reports changes of the session, and [`CurrentSite`] reports a reload.
 
 use std::future::pending;
 use std::net::IpAddr;
@@ -115,6 +115,7 @@ impl Worker {
             started: site.clock().instant(),
             site: Rc::clone(&self.site),
             byte_counts: ByteCounts::default(),
+            // This reason remains if the future of the tunnel is dropped.
             reason: "client_gone",
         };
         let ends = self.ends(&site);

@@ -43,9 +43,8 @@ impl Attempt {
         request: Request<Outgoing>,
         progress: Option<Rc<UploadProgress>>,
     ) -> Self {
-        // A request without content and with a safe method may reach the origin twice (RFC 9110
-        // section 9.2.2). On a used connection this is likely to help, because the connection may
-        // be stale.
+        // Only a used connection can be stale. A request with a safe method and without content may
+        // reach the origin twice (RFC 9110 section 9.2.2).
         let replayable = connection.used && progress.is_none() && request.method().is_safe();
         connection.traffic.begin(replayable);
         let pending = Box::pin(connection.sender.try_send_request(request));
@@ -62,6 +61,7 @@ impl Attempt {
             head_timer, since, ..
         } = &mut *self.connection;
         let mut late = pin!(head_timer.expired(*since, limit, self.progress.as_ref()));
+        // The answer is polled first, so an answer that arrives at the deadline still counts.
         poll_fn(|cx| match self.pending.as_mut().poll(cx) {
             Poll::Ready(answer) => Poll::Ready(Some(answer)),
             Poll::Pending => late.as_mut().poll(cx).map(|()| None),
@@ -89,7 +89,10 @@ impl Attempt {
             Ok(framing) => framing,
             Err(error) => return Err(self.fail(error)),
         };
+        // After an ambiguous length, the next bytes may belong to this response or to the next one.
+        // An HTTP/1.0 connection ends with its response.
         let reusable = framing == Framing::Unambiguous && parts.version == Version::HTTP_11;
+        // hyper would answer the client as HTTP/1.0 if the origin did.
         parts.version = Version::HTTP_11;
         self.connection.used = true;
         let borrowed = match idle {

@@ -106,6 +106,7 @@ impl Client {
         *request.uri_mut() = origin_form(std::mem::take(request.uri_mut()));
         let host = self.0.origin().host_value().clone();
         request.headers_mut().insert(HOST, host);
+        // The answer is not decoded, so it must not be compressed.
         let identity = HeaderValue::from_static("identity");
         request.headers_mut().insert(ACCEPT_ENCODING, identity);
         let (mut sender, connection) = http1::Builder::new()
@@ -127,6 +128,7 @@ async fn drive<T>(exchange: impl Future<Output = T>, connection: impl Future) ->
     let mut exchange = pin!(exchange);
     let mut connection = pin!(connection);
     tokio::select! {
+        // A complete answer counts, even if the connection ends at the same moment.
         biased;
         outcome = &mut exchange => return outcome,
         // The exchange gets the error of the connection, too.
@@ -142,6 +144,7 @@ async fn collect(response: Response<Incoming>, limit: usize) -> Result<Response<
     if parts.status == http::StatusCode::SWITCHING_PROTOCOLS {
         return Err(Error::UnrequestedUpgrade);
     }
+    // A declared length that is too large fails before the body is read.
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if announced > limit {
         return Err(Error::TooLarge);

@@ -29,11 +29,11 @@ pub(super) struct Connection {
     _task: AbortOnDrop,
     pub(super) traffic: Rc<Traffic>,
     pub(super) head_timer: HeadTimer,
-    /// The time when its present request or its idle time began.
+    /// The time when the present request or the present idle time began.
     pub(super) since: Instant,
-    /// Whether it has carried a request and its response.
+    /// Whether the connection has carried a request and its response.
     pub(super) used: bool,
-    /// How many times in a row it was handed over to a waiting request of this worker.
+    /// How many times in a row the connection was handed over to a waiting request of this worker.
     pub(super) handovers: u8,
 }
 
@@ -78,8 +78,8 @@ impl Connection {
             if let Err(error) = ended.await {
                 tracing::debug!(error = %error, "A connection to an origin ended with an error");
             }
-            // The socket must be closed before the permit is free. Else the app would have one
-            // connection more than the limit.
+            // The socket must be closed before the permit is free. Otherwise the origin would have
+            // one connection more than the limit.
             let parts = connection.into_parts();
             if let Some(switched) = switched {
                 let socket = ReleasedSocket {
@@ -87,7 +87,7 @@ impl Connection {
                     early: parts.read_buf,
                     permit,
                 };
-                // If the request was given up, nobody receives the socket. Then it is closed here.
+                // If the request was given up, nobody receives the socket, and it is closed here.
                 switched.send(socket).map_err(drop).unwrap_or_default();
             }
         });
@@ -102,8 +102,8 @@ impl Connection {
         }))
     }
 
-    /// Whether the next request can be sent on it. hyper is ready only if request and response have
-    /// ended and no further byte has arrived.
+    /// Whether the next request can be sent on this connection. hyper is ready only if request and
+    /// response have ended and no further byte has arrived.
     pub(super) fn is_usable(&self, now: Instant, idle: Duration) -> bool {
         self.sender.is_ready() && now.saturating_duration_since(self.since) < idle
     }

@@ -84,6 +84,7 @@ impl Connector {
             .map_err(Error::Resolve)?
             .collect();
         let stream = race(addresses).await.map_err(Error::Connect)?;
+        // A request must not wait until earlier bytes are acknowledged (Nagle's algorithm).
         stream.set_nodelay(true).map_err(Error::Connect)?;
         let Some((trust, name)) = &self.tls else {
             return Ok(Stream::Plain(stream));
@@ -110,10 +111,12 @@ async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let mut attempts = JoinSet::new();
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     while let Some(address) = waiting.next() {
+        // A single address needs no task of its own.
         if waiting.as_slice().is_empty() && attempts.is_empty() {
             return TcpStream::connect(address).await;
         }
         attempts.spawn(TcpStream::connect(address));
+        // A timeout is not an error here. The attempt continues while the next address is tried.
         if let Ok(Some(outcome)) = timeout(STAGGER, attempts.join_next()).await {
             match outcome.unwrap_or_else(|aborted| Err(io::Error::other(aborted))) {
                 Ok(stream) => return Ok(stream),

@@ -31,8 +31,8 @@ impl HeadTimer {
                 Some(due) => self.sleep_until(due).await,
                 None => pending().await,
             }
-            // In the meantime the origin may have taken more of the request body. Then it has more
-            // time.
+            // In the meantime the origin may have taken more of the request body. In this case the
+            // origin gets more time.
             since = progress
                 .map(|progress| progress.waiting_since())
                 .filter(|later| *later > begin);

@@ -17,14 +17,14 @@ use super::limit::Limit;
 use crate::clock::Clock;
 
 /// How many times in a row a connection may go to another request of the same worker while a
-/// request of another worker waits. The limit is needed so that the other worker does not starve.
+/// request of another worker waits. Without this limit, the other worker would starve.
 const MAX_HANDOVERS: u8 = 8;
 
 /// The idle connections of a worker to one origin, and the worker's requests that wait for a
 /// connection.
 ///
-/// The connection that was used last is used next. So only as many connections stay in use as are
-/// needed, and the others become too old and are closed.
+/// The connection that was used last is used next. So the connections that are not needed become
+/// too old and are closed.
 pub(super) struct IdleConnections {
     clock: Clock,
     limit: Arc<Limit>,
@@ -101,11 +101,14 @@ impl IdleConnections {
             let _waiting = WaitingGuard::new(&self.waiting);
             {
                 let mut waiters = self.waiters.borrow_mut();
+                // A request that was given up has left a closed sender in the list.
                 waiters.retain(|waiter| !waiter.is_closed());
                 waiters.push_back(sender);
             }
             let first = async {
                 tokio::select! {
+                    // A connection is better than the right to open one, because it needs no
+                    // handshake.
                     biased;
                     connection = &mut handed => {
                         let connection = connection.map_err(|_gone| Error::Busy)?;
@@ -120,8 +123,8 @@ impl IdleConnections {
         };
         match granted {
             Granted::Connection(_) => Ok(granted),
-            // Another request may have handed over a connection at the same moment. That connection
-            // must not be lost.
+            // Another request may have handed over a connection at the same moment, and this
+            // connection must not be lost.
             Granted::Permit(permit) => Ok(handed
                 .try_recv()
                 .map_or(Granted::Permit(permit), Granted::Connection)),
@@ -136,6 +139,8 @@ impl IdleConnections {
         if !connection.is_usable(connection.since, self.max_idle) {
             return;
         }
+        // The limit counts the waiting requests of all workers. `waiting` counts those of this
+        // worker.
         let elsewhere = self.limit.waiting() > self.waiting.get();
         connection.handovers = if elsewhere {
             connection.handovers.saturating_add(1)
@@ -151,6 +156,7 @@ impl IdleConnections {
                 }
             }
         }
+        // If another worker waits, dropping the connection frees its permit.
         if !elsewhere {
             self.connections.borrow_mut().push(connection);
         }

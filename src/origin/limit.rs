@@ -41,8 +41,8 @@ impl Limit {
     /// How many requests of all workers wait.
     pub(crate) fn waiting(&self) -> usize {
         // This load pairs with the increment in `queue`. A pool that reads zero here has put its
-        // connection into its list before the request began to wait. The notification then reaches
-        // this pool.
+        // idle connection into its list before the request began to wait. So the notification
+        // reaches a pool that can close this connection.
         self.waiting.load(Ordering::SeqCst)
     }
 
@@ -52,8 +52,8 @@ impl Limit {
         self.open.available_permits()
     }
 
-    /// The right to open a connection, if it is available now and no request waits for it. This is
-    /// one atomic operation.
+    /// The right to open a connection, if it is available now and no request waits for it. The
+    /// check is one atomic operation.
     pub(super) fn try_open(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.open).try_acquire_owned().ok()
     }
@@ -77,6 +77,7 @@ impl Limit {
         self.waiting
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, room)
             .map_err(|_full| Error::Busy)?;
+        // The request is counted first, because a notified pool reads the count.
         self.demand.send_replace(());
         Ok(QueueSlot(self))
     }

@@ -10,9 +10,9 @@ use super::error::Error;
 /// Whether a response states its length in one way only.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Framing {
-    /// It states it once.
+    /// The length is stated once.
     Unambiguous,
-    /// It states it more than once. The fields were replaced by the length that was read.
+    /// The length is stated more than once. The fields were replaced by the length that was read.
     Ambiguous,
 }
 

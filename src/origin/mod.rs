@@ -2,8 +2,8 @@
 //!
 //! In this room, "the origin" also means the server at this [`Origin`]. The room knows how to
 //! connect to it, how many connections may be open ([`Limit`]), when a connection may carry a
-//! second request ([`Pool`]), and how long to wait. It does not know authentication: it adds no
-//! credentials, follows no redirects, and ignores the proxy variables of the environment.
+//! second request ([`Pool`]), and how long to wait. The room does not know authentication: it adds
+//! no credentials, follows no redirects, and ignores the proxy variables of the environment.
 //!
 //! There are two entry points:
 //!

@@ -23,10 +23,10 @@ pub(crate) struct Origin {
 /// Responsible: the operator, who has to correct the settings.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum ParseOriginError {
-    /// It is not `http://` or `https://` with a host.
+    /// The text is not `http://` or `https://` with a host.
     #[error("must be http://host:port or https://host:port")]
     Malformed,
-    /// It contains more than an origin: a path, query, fragment or user.
+    /// The text contains more than an origin: a path, query, fragment or user.
     #[error("must end after the host and port")]
     MoreThanAnOrigin,
 }

@@ -17,7 +17,7 @@ use crate::upload::Upload;
 pub(super) struct Interrupted;
 
 /// A request body that records in [`UploadProgress`] whether the client or the origin causes a
-/// wait. It allocates nothing if there is no content.
+/// wait. A body without content allocates nothing.
 pub(super) struct Outgoing(Option<Content>);
 
 struct Content {
@@ -61,6 +61,7 @@ impl Body for Outgoing {
                 progress.wait_for_client();
                 return Poll::Pending;
             };
+            // The client has sent bytes, so the origin has to take them.
             progress.wait_for_origin();
             match frame {
                 Some(Ok(frame)) if frame.is_data() => return Poll::Ready(Some(Ok(frame))),

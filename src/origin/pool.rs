@@ -72,9 +72,9 @@ impl Pool {
     /// fields.
     ///
     /// A request may meet a stale connection: one that was used before and that the origin closes
-    /// without a byte of an answer. Then the request is sent once more on another connection, if it
-    /// has a safe method and no content. The same applies to a request of which nothing was sent.
-    /// No other request is ever sent twice.
+    /// without a byte of an answer. In this case the request is sent once more on another
+    /// connection, if it has a safe method and no content. A request of which nothing was sent is
+    /// sent once more, too. No other request is ever sent twice.
     ///
     /// # Errors
     ///
@@ -152,6 +152,7 @@ impl Shared {
         let answer = again.answer(head).await;
         again
             .into_response(answer, Some(&self.idle), stall)
+            // A second failure is final, because no request is sent a third time.
             .map_err(|failed| failed.error)
     }
 }

@@ -17,8 +17,9 @@ use super::progress::UploadProgress;
 
 /// A response body from the origin.
 ///
-/// It ends cleanly only if the origin has ended it cleanly. Then its connection goes back to the
-/// pool. A body that is dropped before its end closes its connection. Trailers are dropped.
+/// The body ends cleanly only if the origin has ended it cleanly. After a clean end, the connection
+/// goes back to the pool. A body that is dropped before its end closes its connection. Trailers are
+/// dropped.
 pub(crate) struct ResponseBody {
     incoming: Incoming,
     borrowed: Option<BorrowedConnection>,
@@ -59,6 +60,7 @@ impl ResponseBody {
     }
 
     fn fail(&mut self, error: Error) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        // Dropping the connection closes it.
         self.borrowed = None;
         self.broken = true;
         Poll::Ready(Some(Err(error)))
@@ -80,6 +82,7 @@ impl Body for ResponseBody {
         loop {
             match Pin::new(&mut this.incoming).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
+                    // Each frame ends a pause.
                     this.stall.armed = false;
                     // A frame that is not data contains trailers.
                     let Ok(data) = frame.into_data() else {

@@ -8,10 +8,10 @@ use zeroize::Zeroizing;
 
 /// The copy of a request head, with which the request can be sent once more.
 ///
-/// Nearly all copies are dropped unused. Therefore making a copy has to be cheap, and using it may
-/// be expensive. The fields are stored as lines of one buffer, which costs less than a second map.
-/// The buffer is wiped, because it contains cookies. Values that are marked as sensitive are not
-/// copied: they share the memory of their owner, and the owner wipes it.
+/// Nearly all copies are dropped without being used. Therefore making a copy has to be cheap, and
+/// using it may be expensive. The fields are stored as lines of one buffer, which costs less than a
+/// second map. The buffer is wiped, because it contains cookies. Values that are marked as
+/// sensitive are not copied: they share the memory of their owner, and the owner wipes it.
 pub(crate) struct SavedHead {
     method: Method,
     uri: Uri,

@@ -53,8 +53,9 @@ pub(crate) enum Exchange {
 pub(crate) type ExchangeFuture = Pin<Box<dyn Future<Output = Result<Exchange, Error>>>>;
 
 impl Pool {
-    /// Sends a request whose fields ask for `upgrade`. The request has no content. It gets a new
-    /// connection, which carries no other request. `slot` is held until that connection is closed.
+    /// Sends a request whose fields ask for `upgrade`. The request has no content. A new connection
+    /// is opened for it, which carries no other request. `slot` is held until that connection is
+    /// closed.
     ///
     /// # Errors
     ///
@@ -89,6 +90,8 @@ impl Shared {
         let response = match answer {
             Some(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => response,
             other => {
+                // The connection is never given to the pool, because its slot belongs to another
+                // limit.
                 let settled = attempt.into_response(other, None, self.times.stall);
                 return settled
                     .map(Exchange::Response)

@@ -21,18 +21,19 @@ use super::saved_head::field;
 #[derive(Default)]
 pub(super) struct Traffic {
     response_begun: Cell<bool>,
-    /// The last read found no bytes. There will be none before the task of the connection runs
+    /// The last read found no bytes. No bytes can arrive before the task of the connection runs
     /// again, because the runtime learns about sockets only between two tasks. hyper reads several
     /// times in each run; with this flag only the first read is a system call.
     nothing_to_read: Cell<bool>,
     recording: Cell<bool>,
-    /// The bytes of the request head. They are wiped when the response begins, when the next
+    /// The bytes of the request head. The bytes are wiped when the response begins, when the next
     /// request begins, or when the connection is dropped.
     head: RefCell<Zeroizing<Vec<u8>>>,
 }
 
 impl Traffic {
-    /// Begins a request. `record` says whether to record its head, because it may be sent once more.
+    /// Begins a request. `record` says whether its head is recorded, so that the request can be
+    /// sent once more.
     pub(super) fn begin(&self, record: bool) {
         self.response_begun.set(false);
         self.recording.set(record);
@@ -50,6 +51,7 @@ impl Traffic {
             return None;
         }
         let head = self.head.borrow();
+        // A head that was written only in part is not restored.
         let whole = head.strip_suffix(b"\r\n\r\n")?;
         let mut lines = whole.split(|byte| *byte == b'\n');
         let (mut parts, ()) = Request::new(()).into_parts();
@@ -111,6 +113,7 @@ impl AsyncRead for MonitoredStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.traffic.nothing_to_read.get() {
+            // The earlier read has registered the waker, so the task runs again when bytes arrive.
             return Poll::Pending;
         }
         let before = buf.filled().len();

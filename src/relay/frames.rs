@@ -2,7 +2,7 @@
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
-/// Why the gateway ends a relay. The client gets it in a close frame.
+/// Why the gateway ends a relay. The client gets this reason in a close frame.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Close {
     /// The gateway or the app goes away: code 1001.
@@ -43,8 +43,8 @@ const FINAL_CLOSE: u8 = 0x88;
 enum Position {
     /// The protocol is unknown, so the boundaries of its messages are unknown, too.
     Unknown,
-    /// In the head of a frame. The number says how many bytes of the head have arrived. It is zero
-    /// between two frames.
+    /// In the head of a frame. The number says how many bytes of the head have arrived. Between two
+    /// frames the number is zero.
     Head([u8; LONGEST_HEAD], usize),
     /// In the payload of a frame. The number says how many bytes have not arrived yet.
     Payload(u64),
@@ -53,12 +53,12 @@ enum Position {
 }
 
 impl FrameTracker {
-    /// Follows a WebSocket from its first byte.
+    /// A tracker for a WebSocket, from its first byte.
     pub(crate) fn websocket() -> Self {
         Self(Position::Head([0; LONGEST_HEAD], 0))
     }
 
-    /// For the bytes of an unknown protocol.
+    /// A tracker for the bytes of an unknown protocol.
     pub(crate) fn unknown() -> Self {
         Self(Position::Unknown)
     }

@@ -1,9 +1,9 @@
 //! Forwards bytes between two connections after a switch of protocols (RFC 9110 section 7.8).
 //!
 //! A [`Relay`] forwards bytes in both directions, unchanged. It reads only as much as the other
-//! side accepts. It also forwards a reset, and the end of either direction. All relays of a thread
-//! share one buffer for reading. A direction allocates memory only for bytes that the receiver does
-//! not accept at once.
+//! side accepts. A relay also forwards a reset, and the end of either direction. All relays of a
+//! thread share one buffer for reading. A direction allocates memory only for bytes that the
+//! receiver does not accept at once.
 //!
 //! [`FrameTracker`] follows the WebSocket frames of the app. When the gateway ends a relay, it can
 //! therefore send a close frame, but never in the middle of a message.
@@ -44,7 +44,7 @@ pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {
 pub(crate) struct Peer {
     /// The connection.
     pub(crate) io: Box<dyn Duplex>,
-    /// The bytes that arrived after the head. They belong to the new protocol.
+    /// The bytes that arrived after the head, which belong to the new protocol.
     pub(crate) early: Bytes,
 }
 
@@ -158,8 +158,8 @@ impl Direction {
                     Poll::Ready(Err(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
                         return Poll::Ready(Err(Broken::Sender));
                     }
-                    // A TLS peer may close its connection without `close_notify`. This also ends
-                    // its direction.
+                    // A TLS peer may close its connection without `close_notify`. The end of the
+                    // connection ends its direction, too.
                     Poll::Ready(Ok(()) | Err(_)) => {}
                 }
                 let data = buffer.filled();
@@ -200,7 +200,7 @@ impl Direction {
         Ok(())
     }
 
-    /// Writes the pending bytes. Ready when none are left.
+    /// Writes the pending bytes. Ready when no pending bytes are left.
     fn poll_pending(
         &mut self,
         cx: &mut Context<'_>,
@@ -215,7 +215,7 @@ impl Direction {
                 Ok(0) | Err(_) => return Poll::Ready(Err(Broken::Receiver)),
             }
         }
-        // This frees the memory of the pending bytes.
+        // Replacing the value frees the memory of the pending bytes.
         self.pending = Bytes::new();
         Poll::Ready(Ok(()))
     }
@@ -280,6 +280,7 @@ impl Relay {
             add(&byte_counts.0.from_app, data.len());
             frames.follow(data);
         });
+        // Both directions are polled before this, so that the task is woken for both.
         let ended = match (up, down) {
             (Poll::Ready(Err(Broken::Sender)), _) | (_, Poll::Ready(Err(Broken::Receiver))) => {
                 Ended::ClientBroke

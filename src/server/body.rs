@@ -43,9 +43,9 @@ impl BodyWatch {
     }
 }
 
-/// The body of a request. It yields data frames as they arrive, but no trailers: trailers could
-/// contain any field, without the checks of the head. RFC 9110 section 6.5.1 allows a recipient to
-/// discard them.
+/// The body of a request. The body yields data frames as they arrive, but no trailers: trailers
+/// could contain any field, without the checks of the head. RFC 9110 section 6.5.1 allows a
+/// recipient to discard them.
 ///
 /// A request without a body remains a request without a body: `is_end_stream` and `size_hint` are
 /// those of the connection. Polling is cancel safe.
@@ -84,8 +84,7 @@ impl RequestBody {
     ///
     /// # Errors
     ///
-    /// [`BodyFailure::TooLarge`] at once if the declared length is larger. Nothing has been read
-    /// then.
+    /// [`BodyFailure::TooLarge`] if the declared length is larger, before any byte is read.
     pub(crate) fn limit(&mut self, bytes: u64) -> Result<(), BodyFailure> {
         let Some(open) = &mut self.open else {
             return Ok(());
@@ -132,6 +131,7 @@ impl Body for RequestBody {
         let Some(open) = &mut this.open else {
             return Poll::Ready(None);
         };
+        // A body that has failed stays failed.
         if let Some(failure) = open.failure.get() {
             return Poll::Ready(Some(Err(failure)));
         }
@@ -176,6 +176,7 @@ impl Drop for RequestBody {
         if let Some(open) = &self.open
             && !self.inner.is_end_stream()
         {
+            // A socket with unread input must not be closed at once.
             open.state.body_left_unread();
         }
     }
@@ -189,8 +190,8 @@ impl fmt::Debug for RequestBody {
     }
 }
 
-/// Measures how fast a client sends while somebody waits for its bytes. Other time does not count
-/// against the client. If the bytes are always there, the timer is never set.
+/// Measures how fast a client sends while somebody waits for its bytes. Time in which nobody waits
+/// does not count against the client. If the bytes are always there, the timer is never set.
 struct RateMeter {
     clock: Clock,
     window: Duration,
@@ -232,8 +233,8 @@ impl RateMeter {
         }
     }
 
-    /// Called when no bytes are there. Ready when the waiting time has filled a window in which too
-    /// few bytes arrived.
+    /// Called when no bytes are there. Ready when the waiting time is as long as the window, and
+    /// too few bytes have arrived in it.
     fn poll_too_slow(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let now = self.clock.instant();

@@ -33,8 +33,8 @@ use super::switch::Switch;
 use super::{Handler, Limits, Settings, TunnelFn, TunnelStop, UpgradedClient};
 use crate::relay::{Duplex, Peer};
 
-/// The most bytes that are buffered in each direction: per connection (HTTP/1.1) or per stream
-/// (HTTP/2). A longer head is buffered completely.
+/// The maximum number of bytes that are buffered in each direction: per connection (HTTP/1.1) or
+/// per stream (HTTP/2). A longer head is buffered completely.
 const BUFFER: usize = 64 * 1024;
 /// The number of bytes that a client may send in advance on one HTTP/2 stream. The window of a
 /// connection is as large as the windows of all its streams together. With a smaller one, a few
@@ -43,8 +43,8 @@ const STREAM_WINDOW: u32 = 128 * 1024;
 /// The number of streams that we reset because of the client's errors before the connection is
 /// closed.
 const LOCAL_RESETS: usize = 64;
-/// The number of streams that the client may reset before we have processed them. With more, the
-/// connection is closed (CVE-2023-44487).
+/// The number of streams that the client may reset before we have processed them. A client that
+/// resets more loses its connection (CVE-2023-44487).
 const PENDING_RESETS: usize = 20;
 
 /// What is needed to answer the requests of a connection.

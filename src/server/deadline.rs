@@ -24,8 +24,8 @@ const CLOSING_GRACE: Duration = Duration::from_secs(1);
 /// closed, the kernel sends a reset, and a reset destroys the response that is still on its way.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// The time of the last sweep. Reading it costs no system call. It may be older than the real time
-/// by the time between two sweeps.
+/// The time of the last sweep. Reading it costs no system call. It is at most as old as the time
+/// between two sweeps.
 #[derive(Debug)]
 pub(super) struct CoarseClock {
     clock: Clock,
@@ -185,8 +185,8 @@ impl ConnectionState {
         }
     }
 
-    /// A head begins. This is ignored if a head has begun already or a request is in flight: then
-    /// the bytes belong to a body or to a pipelined request.
+    /// A head begins. If a head has already begun, or a request is in flight, the call has no
+    /// effect. In that case the bytes belong to this head, to a body or to a pipelined request.
     pub(super) fn head_begins(&self) {
         if matches!(
             self.phase.get(),
@@ -226,7 +226,7 @@ impl ConnectionState {
         self.upgrade_requested.set(true);
     }
 
-    /// Whether any request on this connection asked for another protocol.
+    /// Whether a request on this connection has asked for another protocol.
     pub(super) fn is_upgrade_requested(&self) -> bool {
         self.upgrade_requested.get()
     }
@@ -245,6 +245,7 @@ impl ConnectionState {
     /// Begins a request. It is in flight until the returned guard is dropped.
     pub(super) fn begin(self: &Rc<Self>, protocol: Protocol) -> InFlight {
         self.in_flight.set(self.in_flight.get().saturating_add(1));
+        // hyper has read a new request, so it has read the body of the request before.
         self.unread.set(false);
         self.served.set(true);
         self.enter(Phase::Busy);
@@ -309,6 +310,7 @@ impl ConnectionState {
     pub(super) fn close(&self) {
         if self.closing.get().is_none() {
             self.closing.set(Some(self.coarse_clock.now()));
+            // The task may be waiting for the next request of the client.
             if let Some(waker) = self.waker.take() {
                 waker.wake();
             }
@@ -353,7 +355,7 @@ impl ConnectionState {
         let since = self.since.get();
         let is_waiting = matches!(self.phase.get(), Phase::FirstByte | Phase::Idle);
         match self.closing.get() {
-            // The connection was asked to close. Its last bytes, such as a GOAWAY frame, may still
+            // The connection was asked to close. The last bytes, such as a GOAWAY frame, may still
             // be on their way.
             Some(asked) if is_waiting => {
                 let asked = asked.max(since);
@@ -397,6 +399,7 @@ impl TunnelStop {
     ///
     /// Cancel safe.
     pub(crate) async fn requested(&self) {
+        // Created before the check, so that a request to stop between the two lines is not lost.
         let notified = self.0.stop.notified();
         if !self.0.stopped.get() {
             notified.await;

@@ -25,9 +25,9 @@ pub(super) struct Gather<S>(Rc<RefCell<GatherBuffer<S>>>);
 
 struct GatherBuffer<S> {
     stream: S,
-    /// It has no capacity while it is empty, because most connections are idle.
+    /// An empty buffer has no capacity, because most connections are idle.
     bytes: Vec<u8>,
-    /// The number of its bytes that the stream has accepted.
+    /// The number of bytes in the buffer that the stream has already accepted.
     taken: usize,
 }
 
@@ -70,6 +70,7 @@ impl<S: AsyncWrite + Unpin> GatherBuffer<S> {
     fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(rest @ [_, ..]) = self.bytes.get(self.taken..) {
             let count = ready!(Pin::new(&mut self.stream).poll_write(cx, rest))?;
+            // A stream that accepts no bytes would make this loop endless.
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -267,8 +268,8 @@ mod tests {
         let (mut gather, writes, client) = gathering(1000);
         let piece = b"0123456789".repeat(100);
         let sent = piece.repeat(40);
-        // The pipe has room for a thousand bytes, and the buffer for one record. After that nothing
-        // is accepted.
+        // The pipe has room for a thousand bytes, and the buffer for one record. When both are
+        // full, no more bytes are accepted.
         let mut taken = 0;
         let full = poll_fn(|cx| {
             loop {

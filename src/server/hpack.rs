@@ -7,11 +7,12 @@ use http::{HeaderMap, HeaderName};
 /// A value that differs in each response, such as a date or a request id, evicts useful entries
 /// from the table. The encoder also compares it with all earlier values of the same field; a
 /// measurement counted about fifty comparisons for a response. And a value that is not in the table
-/// cannot be guessed from the compressed length (RFC 7541 section 7.1). This protects secret values
-/// in the app's own fields.
+/// cannot be guessed from the compressed length (RFC 7541 section 7.1). So this function protects
+/// secret values in the app's own fields.
 pub(super) fn index_only_repeating(headers: &mut HeaderMap) {
     for (name, value) in headers {
         if !is_repeating(name) {
+            // The encoder writes such a value as never indexed (RFC 7541 section 6.2.3).
             value.set_sensitive(true);
         }
     }

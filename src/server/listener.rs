@@ -16,8 +16,8 @@ const BACKLOG: u32 = 1024;
 /// The pause after the system has run out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// A listening TCP socket. It is exclusive: as long as it exists, no other process can listen on
-/// the address. This includes a second process of the gateway.
+/// A listening TCP socket. The socket is exclusive: as long as it exists, no other process can
+/// listen on the address, not even a second process of the gateway.
 #[derive(Debug)]
 pub(crate) struct Listener(std::net::TcpListener);
 
@@ -59,8 +59,7 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
         let _entered = runtime.enter();
         listen_inside(address)
     };
-    // The caller may run inside another runtime. There, dropping a runtime in the normal way
-    // panics.
+    // The caller may run inside another runtime, where dropping a runtime in the normal way panics.
     runtime.shutdown_background();
     listener
 }

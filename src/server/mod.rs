@@ -3,8 +3,8 @@
 //!
 //! This room knows TCP, TLS handshakes (with the configuration of a [`crate::tls::Acceptor`]), the
 //! framing of HTTP/1.1 and HTTP/2 (by hyper), the deadlines and limits that hyper does not have,
-//! and how to stop without losing a request. It does not know who is signed in, what a path means,
-//! and which apps exist. The entry point is [`Workers::start`].
+//! and how to stop without losing a request. The room does not know who is signed in, what a path
+//! means, and which apps exist. The entry point is [`Workers::start`].
 //!
 //! Important decisions:
 //!
@@ -76,8 +76,8 @@ pub(crate) struct Deadlines {
     pub(crate) idle: Duration,
     /// The longest time in which the client takes none of the bytes that we have for it.
     pub(crate) write: Duration,
-    /// The window for [`Limits::body_rate`]. It includes only the time in which somebody waits for
-    /// the body.
+    /// The window for [`Limits::body_rate`]. Only the time in which somebody waits for the body
+    /// counts.
     pub(crate) body_window: Duration,
     /// The time from the start of a drain until the remaining requests are ended.
     pub(crate) drain: Duration,
@@ -119,15 +119,15 @@ impl Deadlines {
 /// The largest sizes and counts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Limits {
-    /// The largest request head, in bytes. A larger one is answered with 431.
+    /// The largest request head, in bytes. A larger head is answered with 431.
     pub(crate) head_bytes: usize,
-    /// The most fields of a request head. More are answered with 431. All `Cookie` fields of an
-    /// HTTP/2 request count as one.
+    /// The maximum number of fields in a request head. More fields are answered with 431. All
+    /// `Cookie` fields of an HTTP/2 request count as one.
     pub(crate) fields: usize,
-    /// The most concurrent requests on one HTTP/2 connection.
+    /// The maximum number of concurrent requests on one HTTP/2 connection.
     pub(crate) streams: u32,
-    /// The most connections of all listeners and workers together. When there are as many,
-    /// accepting pauses, and connections that have been idle for the longest time are closed.
+    /// The maximum number of connections of all listeners and workers together. When it is reached,
+    /// accepting pauses, and the connections that have been idle for the longest time are closed.
     pub(crate) connections: usize,
     /// The lowest allowed rate of a request body, in bytes per second.
     pub(crate) body_rate: u64,
@@ -159,7 +159,7 @@ pub(crate) struct Connection {
 pub(crate) enum Security {
     /// Plain HTTP.
     Plain,
-    /// TLS, which we have terminated.
+    /// TLS. The server terminates it.
     Tls,
 }
 

@@ -1,9 +1,9 @@
 //! The two layers around the bytes of a connection, which record its activity in
 //! [`ConnectionState`].
 //!
-//! [`Socket`] is below TLS. It records whether the client takes the bytes that we send.
-//! [`Plaintext`] is above TLS. It records where a request head begins. At the end it continues to
-//! read for a short time if the client may still be sending.
+//! [`Socket`] is below TLS and records whether the client takes the bytes that we send.
+//! [`Plaintext`] is above TLS and records where a request head begins. At the end of a connection,
+//! [`Plaintext`] continues to read for a short time if the client may still be sending.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -142,8 +142,8 @@ impl<S> Plaintext<S> {
     fn arrived(&mut self, count: usize) {
         match self.protocol {
             Protocol::Http1 => self.state.head_begins(),
-            // Only the preface counts. Later frames may belong to no request (PING, WINDOW_UPDATE,
-            // SETTINGS). An idle connection stays idle when it sends such frames.
+            // Only the preface counts as a head. Later frames may belong to no request (PING,
+            // WINDOW_UPDATE, SETTINGS). An idle connection stays idle when it sends such frames.
             Protocol::Http2 if self.preface > 0 => {
                 self.state.head_begins();
                 self.preface = self.preface.saturating_sub(count);

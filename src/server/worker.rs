@@ -25,8 +25,8 @@ use super::{Connection, Endpoint, Error, Handler, Security, Settings, Setup};
 use crate::clock::Clock;
 use crate::tls::Acceptor;
 
-/// The most socket events that a worker processes in one turn. With few events, the data of a
-/// request is still in the processor's cache when the request is forwarded.
+/// The maximum number of socket events that a worker processes in one turn. With few events, the
+/// data of a request is still in the processor's cache when the request is forwarded.
 const EVENTS: usize = 16;
 
 /// The last part of the drain time, in which tunnels may still send a close frame.
@@ -46,7 +46,7 @@ pub(crate) struct Workers {
 /// The result of a drain.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Drained {
-    /// The number of requests that were ended unfinished when the drain time was over.
+    /// The number of unfinished requests that were stopped when the drain time was over.
     pub cut: usize,
     /// The number of workers that had ended earlier, because of a panic in our code.
     pub lost: usize,
@@ -229,6 +229,7 @@ impl<H: Handler> Worker<H> {
     /// Serves a connection in its own task as soon as the limit of connections allows it.
     async fn open(&self, stream: TcpStream, peer: SocketAddr, tls: Option<&Acceptor>) {
         let slots = Arc::clone(&self.registry.slots);
+        // The semaphore is never closed, so this waits for a slot.
         let Ok(slot) = slots.acquire_owned().await else {
             return;
         };
@@ -306,6 +307,7 @@ impl Registry {
 
     fn enter(self: &Rc<Self>, peer: SocketAddr, slot: OwnedSemaphorePermit) -> Registration {
         let state = ConnectionState::new(peer, &self.coarse_clock);
+        // A connection that is accepted during the drain closes after its first request.
         if self.draining.get() {
             state.close();
         }
@@ -321,7 +323,8 @@ impl Registry {
     }
 
     /// Checks the connections until the drain begins, and then until all connections are closed or
-    /// the drain time is over. Returns the number of requests that were ended unfinished.
+    /// the drain time is over. Returns the number of requests that were stopped before they were
+    /// finished.
     async fn run(
         self: &Rc<Self>,
         acceptors: Vec<JoinHandle<()>>,
@@ -330,7 +333,7 @@ impl Registry {
         let sweeping = Rc::clone(self);
         // This task ends when the worker drops all its tasks.
         let _sweeper = tokio::task::spawn_local(async move { sweeping.sweep_forever().await });
-        // An error means that the workers were dropped. This starts the drain, too.
+        // An error means that the workers were dropped, which starts the drain, too.
         drop(drain.wait_for(|drain| *drain).await);
         self.draining.set(true);
         self.coarse_clock.update();
@@ -373,6 +376,7 @@ impl Registry {
 
     async fn sweep_forever(&self) {
         let mut interval = interval(self.settings.deadlines.sweep());
+        // After a delay, one sweep is enough. The missed ones are not repeated.
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
@@ -404,6 +408,7 @@ impl Registry {
                 state.abort();
             }
         }
+        // Closing idle connections makes room for the connections that wait to be accepted.
         if self.slots.available_permits() == 0 {
             close_longest_idle(connections.values());
         }
@@ -429,8 +434,8 @@ impl fmt::Debug for Registry {
     }
 }
 
-/// The most unsent bytes in the kernel. With more, the socket of a slow client would accept nothing
-/// for minutes, and a working download would look stalled.
+/// The maximum number of unsent bytes in the kernel. With more of them, the socket of a slow client
+/// would accept nothing for minutes, and a working download would look stalled.
 const UNSENT: u32 = 128 * 1024;
 
 /// Detects clients that have disappeared, even if nothing is sent for hours.

@@ -32,6 +32,7 @@ impl Durations {
             .iter()
             .zip(&self.0.buckets)
             .find(|(bound, _)| micros <= **bound);
+        // The counters are independent of each other, so they need no memory ordering.
         fits.map_or(&self.0.overflow, |(_, bucket)| bucket)
             .fetch_add(1, Ordering::Relaxed);
         self.0.micros.fetch_add(micros, Ordering::Relaxed);

@@ -63,7 +63,8 @@ const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 pub(crate) struct RequestCounters {
     /// The names of the routes, and `-` for requests without a route.
     routes: Vec<Box<str>>,
-    /// One counter for each route, decision and status class. It is created at its first use.
+    /// One counter for each route, decision and status class. A counter is created at its first
+    /// use.
     counters: Vec<OnceLock<Counter>>,
     requests: Family<Labels, Counter>,
     durations: Durations,
@@ -99,6 +100,8 @@ impl RequestCounters {
     ) {
         self.durations.observe(duration);
         let last = self.routes.len().saturating_sub(1);
+        // A wrong index is counted as a request without a route, because metrics must not cause a
+        // panic.
         let route = route.unwrap_or(last).min(last);
         let decision = DECISIONS
             .iter()

@@ -10,7 +10,7 @@ use prometheus_client::metrics::family::Family;
 use super::metrics::{GaugeGuard, Labels};
 use super::{ACCESS, millis};
 
-/// An open stream. It is counted as open until it is dropped.
+/// An open stream, which is counted as open until it is dropped.
 pub(crate) struct OpenStream {
     route: Box<str>,
     _open: GaugeGuard,

@@ -79,6 +79,7 @@ struct Generated {
 fn generate(names: &[&str], now: Timestamp) -> Result<Generated, rcgen::Error> {
     let mut authority = CertificateParams::default();
     authority.distinguished_name = common_name("Sidegate development authority");
+    // The authority may sign no further authorities.
     authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     set_dates(&mut authority, now);
@@ -130,6 +131,7 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
             source,
         }
     };
+    // `create_new` fails if another process has created the file since the check.
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)

@@ -1,9 +1,9 @@
 //! Certificates and trust: the only room that builds TLS configurations.
 //!
-//! It knows the certificate and key files, the trusted certificate authorities, and how to create
-//! certificates for development. It does not know sockets and HTTP: [`crate::server`] gets the
-//! configuration of each handshake from an [`Acceptor`], and a client gets its configuration from a
-//! [`Trust`].
+//! This room knows the certificate and key files, the trusted certificate authorities, and how to
+//! create certificates for development. The room does not know sockets and HTTP: [`crate::server`]
+//! gets the configuration of each handshake from an [`Acceptor`], and a client gets its
+//! configuration from a [`Trust`].
 //!
 //! Every configuration names the cryptographic library (aws-lc-rs). The process-wide default is
 //! never read, so no other crate can change the TLS of this program.
@@ -151,7 +151,8 @@ pub enum Error {
     },
 }
 
-/// The server side of TLS. It gives each new connection the present configuration. Clones share it.
+/// The server side of TLS. An acceptor gives each new connection the present configuration. Clones
+/// share the configuration.
 #[derive(Clone)]
 pub struct Acceptor(Arc<Shared>);
 
@@ -202,7 +203,7 @@ impl Acceptor {
     }
 
     /// Reads the files again, and uses them if their contents have changed. Symbolic links are
-    /// followed, because Kubernetes replaces a link. Blocks for two small reads.
+    /// followed, because Kubernetes replaces a link. Blocks while it reads two small files.
     ///
     /// # Errors
     ///
@@ -216,6 +217,7 @@ impl Acceptor {
         let now = shared.clock.now();
         if files.contents == current.contents {
             let validity = validity(&current.leaf, now);
+            // The same certificate may have expired, or become valid, since the last call.
             if validity != current.validity {
                 let loaded = current.with(validity);
                 loaded.warn(identity);
@@ -262,8 +264,8 @@ impl Files {
         let certificate = read(&identity.certificate)?;
         let key = Secret::new(read(&identity.key)?);
         let mut context = digest::Context::new(&digest::SHA256);
-        // The length separates the two files. Without it, moving a byte from one file to the other
-        // would not change the digest.
+        // The length separates the two files. Without the length, moving a byte from one file to
+        // the other would not change the digest.
         context.update(&certificate.len().to_be_bytes());
         context.update(&certificate);
         context.update(key.expose());
@@ -281,6 +283,7 @@ impl Files {
         let leaf = chain.first().cloned().ok_or_else(|| Error::NoCertificate {
             path: identity.certificate.clone(),
         })?;
+        // Parsed separately, so that an error names the certificate file and not the key file.
         ParsedCertificate::try_from(&leaf).map_err(|source| Error::Refused {
             path: identity.certificate.clone(),
             source,

@@ -207,7 +207,7 @@ fn t_12_every_clone_gets_new_authorities_and_invalid_ones_change_nothing() {
     assert!(unchanged());
     for bad in [&b""[..], b"no certificate\n", &other[..other.len() / 2]] {
         fs::write(&path, bad).unwrap();
-        // The second call finds the same error.
+        // The second call must find the same error.
         for _ in 0..2 {
             assert!(trust.refresh().is_err());
             assert!(unchanged());

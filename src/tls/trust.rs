@@ -41,6 +41,7 @@ impl Trust {
             tracing::warn!(error = %error, "A system certificate authority cannot be read");
         }
         let mut roots = RootCertStore::empty();
+        // Some systems have certificates that the library does not accept. All others are used.
         let (_added, _ignored) = roots.add_parsable_certificates(found.certs);
         if roots.is_empty() {
             return Err(Error::NoSystemAuthorities);
@@ -52,7 +53,7 @@ impl Trust {
         Ok(Self::new(None, loaded))
     }
 
-    /// Trusts only the authorities in a PEM file. Blocks for a small read.
+    /// Trusts only the authorities in a PEM file. Blocks while it reads a small file.
     ///
     /// # Errors
     ///
@@ -65,7 +66,7 @@ impl Trust {
 
     /// Reads the file again, and trusts its authorities if its content has changed. Symbolic links
     /// are followed, because Kubernetes replaces a link. Open connections stay open. The
-    /// authorities of the system are never read again. Blocks for a small read.
+    /// authorities of the system are never read again. Blocks while it reads a small file.
     ///
     /// # Errors
     ///
@@ -112,8 +113,8 @@ impl Loaded {
     }
 }
 
-/// Each configuration has its own cache of TLS sessions. Therefore a session ends with the
-/// authorities that were trusted when it began.
+/// Each configuration has its own cache of TLS sessions. Therefore a TLS session cannot be resumed
+/// after its authorities were replaced.
 fn configuration(roots: RootCertStore) -> Result<Arc<ClientConfig>, Error> {
     let mut config = ClientConfig::builder_with_provider(crypto())
         .with_safe_default_protocol_versions()

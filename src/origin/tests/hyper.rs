@@ -23,7 +23,7 @@ async fn s_33_a_repeated_request_has_the_same_bytes() {
             ("x-colons", b":a: b:"),
             ("x-spaces", b"a  b\tc"),
             ("x-latin", b"caf\xe9"),
-            // Longer than one write, if hyper wrote in pieces.
+            // If hyper wrote heads in pieces, this value would need several pieces.
             ("x-long", &b"0123456789".repeat(2048)),
         ] {
             let value = HeaderValue::from_bytes(value).unwrap();
@@ -51,8 +51,8 @@ async fn s_33_a_repeated_request_has_the_same_bytes() {
 }
 
 /// [`UploadProgress`](crate::origin::progress::UploadProgress) assumes that hyper polls the request
-/// body only when hyper has space for more. From this follows whether we wait for the origin or for
-/// the client.
+/// body only when hyper has space for more. Therefore a poll that finds no bytes shows that we wait
+/// for the client.
 #[tokio::test]
 async fn an_origin_that_stops_reading_an_upload_misses_its_deadline() {
     local(async {

@@ -12,8 +12,8 @@ use super::*;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-/// An app with one process: it serves a connection until the connection ends, and then the next. It
-/// ends with the test's runtime. It counts connections and requests.
+/// An app with one process: it serves a connection until the connection ends, and then the next.
+/// The app ends with the test's runtime. `connections` counts the accepted connections.
 async fn one_process(server: Server, connections: Arc<AtomicUsize>) {
     loop {
         let mut peer = server.accept().await;
@@ -60,7 +60,7 @@ fn worker(
                 lane.await.unwrap();
             }
             // Our idle connections stay open until both workers are done. The other worker must not
-            // depend on our end.
+            // depend on our end, because that would close our connections.
             done.wait().await;
         }));
     })

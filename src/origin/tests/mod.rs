@@ -136,7 +136,7 @@ impl Peer {
         read
     }
 
-    /// Reads a request head. It may contain any bytes.
+    /// Reads a request head, which may contain any bytes.
     async fn head_bytes(&mut self) -> Vec<u8> {
         self.bytes_until("\r\n\r\n").await
     }

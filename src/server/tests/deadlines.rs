@@ -7,8 +7,8 @@ use super::*;
 /// The beginning of a TLS record that announces a longer `ClientHello` (RFC 8446 section 5.1).
 const HALF_HELLO: &[u8] = &[22, 3, 1, 1, 0, 1, 0, 0, 252, 3, 3, 7, 7, 7, 7, 7];
 
-/// Fails if the server closed the connection before the deadline. A deadline may pass early by the
-/// time between two sweeps.
+/// Fails if the server closed the connection before the deadline. A deadline may pass too early, by
+/// at most the time between two sweeps.
 #[track_caller]
 fn assert_not_before(deadline: Duration, start: Instant) {
     let elapsed = Clock::system().instant().duration_since(start);

@@ -32,13 +32,13 @@ mod drain;
 mod heads;
 mod protocols;
 
-/// Longer than any correct step of a test takes.
+/// A step of a test that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A deadline that passes in a test.
 const SHORT: Duration = Duration::from_millis(120);
 /// A deadline that passes in a test, but not only because the test's client is slow.
 const MODEST: Duration = Duration::from_millis(600);
-/// The pause between two bytes of a slow client. It is much shorter than [`SHORT`].
+/// The pause between two bytes of a slow client, which is much shorter than [`SHORT`].
 const DRIP: Duration = Duration::from_millis(20);
 const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
