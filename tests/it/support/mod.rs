@@ -12,6 +12,7 @@ pub(crate) mod killed;
 pub(crate) mod oauth;
 pub(crate) mod openid;
 pub(crate) mod person;
+pub(crate) mod program;
 pub(crate) mod provider;
 pub(crate) mod radicale;
 pub(crate) mod raw;

@@ -2,24 +2,17 @@
 //! on a free port of 127.0.0.1. The gateway is at `localhost`, so that neither gets the cookies of
 //! the other: cookies ignore ports.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
+use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
+use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rcgen::{KeyPair, PublicKeyData as _};
 use serde_json::json;
-use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use tokio::process::Command;
 
-/// The longest time for a start while other tests run.
-const PATIENCE: Duration = Duration::from_mins(3);
+use super::program::{Program, installed, project, python, record};
 
 /// Debian's Java, even if others are installed.
 const JAVA: &str = "/usr/lib/jvm/default-java/bin/java";
@@ -27,36 +20,12 @@ const JAVA: &str = "/usr/lib/jvm/default-java/bin/java";
 /// One server. It stops when it is dropped.
 pub(crate) struct Server {
     issuer: String,
-    _process: Child,
-    folder: TempDir,
-}
-
-/// A path in the project.
-fn project(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-/// The path of a program that `tests/run` has installed.
-///
-/// # Panics
-///
-/// If it is missing: a test that cannot run has failed.
-fn installed(path: &Path) -> &Path {
-    assert!(
-        path.exists(),
-        "{} is missing: run tests/run",
-        path.display()
-    );
-    path
+    program: Program,
 }
 
 /// The environment variable that tells the servers' scripts the lifetime of access tokens.
 fn access_ttl(seconds: u64) -> (&'static str, String) {
     ("ACCESS_TTL", seconds.to_string())
-}
-
-fn python() -> Command {
-    Command::new(installed(&project("tests/.cache/venv/bin/python")))
 }
 
 impl Server {
@@ -147,33 +116,12 @@ impl Server {
         server
     }
 
-    /// Starts the program that `prepare` creates for a folder. Waits for the output line with
-    /// `before_address` and the address.
     async fn start(before_address: &str, prepare: impl Fn(&Path) -> Command) -> Self {
-        // Some servers do not accept port 0. They get a port that was free before, and another test
-        // may have taken it meanwhile.
-        let mut said = String::new();
-        for _ in 0..3 {
-            let folder = tempfile::tempdir().unwrap();
-            let log = folder.path().join("log");
-            let mut command = prepare(folder.path());
-            command
-                .stdin(Stdio::null())
-                .stdout(Stdio::piped())
-                .stderr(File::create(&log).unwrap())
-                .kill_on_drop(true);
-            let mut process = command.spawn().unwrap();
-            let starting = timeout(PATIENCE, address(&mut process, before_address)).await;
-            if let Ok(Some(issuer)) = starting {
-                return Self {
-                    issuer,
-                    _process: process,
-                    folder,
-                };
-            }
-            said = fs::read_to_string(&log).unwrap();
+        let program = Program::start(before_address, prepare).await;
+        Self {
+            issuer: program.address().to_owned(),
+            program,
         }
-        panic!("the server does not start:\n{said}")
     }
 
     pub(crate) fn issuer(&self) -> &str {
@@ -182,26 +130,13 @@ impl Server {
 
     /// The path of a file that the setup has written.
     pub(crate) fn path(&self, name: &str) -> String {
-        self.folder.path().join(name).display().to_string()
+        self.program.path(name)
     }
 
     /// The contents of such a file.
     pub(crate) fn file(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap()
     }
-}
-
-/// The address that the program prints; `None` if it ended without one.
-async fn address(process: &mut Child, before: &str) -> Option<String> {
-    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
-        if let Some((_, address)) = line.split_once(before) {
-            // The log must be read, because the program blocks when the pipe is full.
-            tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-            return Some(address.trim().to_owned());
-        }
-    }
-    None
 }
 
 /// Keycloak's own script starts Java as a child, which would survive the script. This is the
@@ -256,10 +191,6 @@ impl Flows {
 
     /// Records a flow that has just passed.
     pub(crate) fn passed(&self, flow: &str) {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("flows.txt");
-        let file = OpenOptions::new().create(true).append(true).open(path);
-        // A single write, because other tests append to the same file.
-        let line = format!("{}\t{flow}\n", self.server);
-        file.unwrap().write_all(line.as_bytes()).unwrap();
+        record("flows.txt", &[self.server, flow]);
     }
 }

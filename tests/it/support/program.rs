@@ -1,0 +1,113 @@
+//! Programs that `tests/run` installs, each with its own folder.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+/// The longest time for a start while other tests run.
+const PATIENCE: Duration = Duration::from_mins(3);
+
+/// A path in the project.
+pub(crate) fn project(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// The path of a program that `tests/run` has installed.
+///
+/// # Panics
+///
+/// If it is missing: a test that cannot run has failed.
+pub(crate) fn installed(path: &Path) -> &Path {
+    assert!(
+        path.exists(),
+        "{} is missing: run tests/run",
+        path.display()
+    );
+    path
+}
+
+/// Python with the packages of `tests/requirements.txt`.
+pub(crate) fn python() -> Command {
+    Command::new(installed(&project("tests/.cache/venv/bin/python")))
+}
+
+/// Appends a line to a file whose lines `tests/run` prints.
+pub(crate) fn record(name: &str, columns: &[&str]) {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    // A single write, because other tests append to the same file.
+    let line = format!("{}\n", columns.join("\t"));
+    file.unwrap().write_all(line.as_bytes()).unwrap();
+}
+
+/// One program. It stops when it is dropped.
+pub(crate) struct Program {
+    address: String,
+    _process: Child,
+    folder: TempDir,
+}
+
+impl Program {
+    /// Starts the program that `prepare` creates for a folder. Waits for the output line with
+    /// `before_address` and the address.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start.
+    pub(crate) async fn start(before_address: &str, prepare: impl Fn(&Path) -> Command) -> Self {
+        // Some servers do not accept port 0. They get a port that was free before, and another test
+        // may have taken it meanwhile.
+        let mut said = String::new();
+        for _ in 0..3 {
+            let folder = tempfile::tempdir().unwrap();
+            let log = folder.path().join("log");
+            let mut command = prepare(folder.path());
+            command
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(File::create(&log).unwrap())
+                .kill_on_drop(true);
+            let mut process = command.spawn().unwrap();
+            let starting = timeout(PATIENCE, address(&mut process, before_address)).await;
+            if let Ok(Some(address)) = starting {
+                return Self {
+                    address,
+                    _process: process,
+                    folder,
+                };
+            }
+            said = fs::read_to_string(&log).unwrap();
+        }
+        panic!("the program does not start:\n{said}")
+    }
+
+    /// The address that it has printed.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The path of a file in its folder.
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+}
+
+/// The address that the program prints; `None` if it ended without one.
+async fn address(process: &mut Child, before: &str) -> Option<String> {
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        if let Some((_, address)) = line.split_once(before) {
+            // The log must be read, because the program blocks when the pipe is full.
+            tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+            return Some(address.trim().to_owned());
+        }
+    }
+    None
+}
