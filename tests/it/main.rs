@@ -45,6 +45,7 @@ mod rotation;
 mod servers;
 mod sessions;
 mod several;
+mod stream_peers;
 mod support;
 mod token_endpoint;
 mod torture;

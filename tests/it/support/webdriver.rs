@@ -192,6 +192,18 @@ impl Chromium {
         );
     }
 
+    /// Waits until the JavaScript expression `wanted` is true in the page.
+    pub(crate) async fn wait_for_script(&self, wanted: &str) {
+        let script = format!("return Boolean({wanted})");
+        let waiting = async {
+            while self.run(&script).await != true {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let came = timeout(PATIENCE, waiting).await.is_ok();
+        assert!(came, "the page never has {wanted}:\n{}", self.text().await);
+    }
+
     /// The visible text of the page.
     pub(crate) async fn text(&self) -> String {
         let text = self
