@@ -157,12 +157,12 @@ impl InFlight<'_> {
         };
         let answer = match (answer, self.handshake.take()) {
             (Exchange::Response(answer), _) => answer,
-            (Exchange::Switched(tunnel), Some(handshake)) => {
+            (Exchange::Tunnel(tunnel), Some(handshake)) => {
                 let response = worker.switched(*handshake, *tunnel);
                 return ForwardOutcome::Answered(self.record.answered(response));
             }
             // Only a handshake may open a tunnel.
-            (Exchange::Switched(_), None) => {
+            (Exchange::Tunnel(_), None) => {
                 return ForwardOutcome::Answered(self.failed(&UNREQUESTED));
             }
         };
@@ -225,7 +225,7 @@ impl InFlight<'_> {
                     let answer = permit.exchange(request, None, &worker.pools).await;
                     match self.noted(answer) {
                         Ok(Exchange::Response(answer)) => cleaned(answer),
-                        Ok(Exchange::Switched(_)) => return self.failed(&UNREQUESTED),
+                        Ok(Exchange::Tunnel(_)) => return self.failed(&UNREQUESTED),
                         Err(error) => return self.failed(&error),
                     }
                 }

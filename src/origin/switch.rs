@@ -46,7 +46,7 @@ pub(crate) enum Exchange {
     /// The origin has not switched. The body of the response streams.
     Response(Response<ResponseBody>),
     /// The origin has switched to the requested protocol.
-    Switched(Box<UpgradedOrigin>),
+    Tunnel(Box<UpgradedOrigin>),
 }
 
 /// The future of the result of [`Pool::switch`].
@@ -104,7 +104,7 @@ impl Shared {
         let (head, _no_content) = response.into_parts();
         // The task of the connection sends the socket when HTTP has ended on it.
         let socket = switched.await.map_err(|_lost| Error::BadSwitch)?;
-        Ok(Exchange::Switched(Box::new(UpgradedOrigin {
+        Ok(Exchange::Tunnel(Box::new(UpgradedOrigin {
             head,
             origin: Peer {
                 io: Box::new(socket.stream),
