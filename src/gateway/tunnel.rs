@@ -221,6 +221,10 @@ impl Tunnel {
         let site = Rc::clone(&self.record.site);
         let clock = site.get().clock().clone();
         let mut reloads = site.reloads();
+        // A reload may have come between the decision and the switch.
+        if self.stream.reloaded(&site.get().access, &self.target) == Continues::No {
+            return TunnelEnd::Cut("rule", Close::Policy);
+        }
         let mut stop = pin!(stop);
         let mut activity = Activity {
             bytes: 0,

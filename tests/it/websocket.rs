@@ -484,6 +484,27 @@ async fn a_reload_closes_only_the_sockets_that_its_rules_forbid() {
 }
 
 #[tokio::test]
+async fn a_reload_between_the_decision_and_the_switch_counts() {
+    let (mut scene, sockets) = scene().await;
+    let cookie = scene.cookie("alice").await;
+    let opening = Opening::at("/any").of_browser(&cookie);
+    let mut client = opening.send(scene.gateway.address()).await;
+    let (_head, mut app) = sockets.accept().await;
+    let before = scene.gateway.settings().text();
+    let any = "prefix = \"/any\"\nupstream = \"sockets\"\n";
+    let closed = format!("{any}provider = \"main\"\naccess.any_of.groups = [\"nobody\"]\n");
+    scene
+        .gateway
+        .reload(&before.replace(any, &closed))
+        .await
+        .unwrap();
+    app.send(switching()).await;
+    assert_eq!(client.wire.head().await.unwrap().status(), 101);
+    closed_with(&mut client, 1008).await;
+    assert_eq!(app.rest().await, b"");
+}
+
+#[tokio::test]
 async fn w_08_sockets_close_with_1001_at_the_end_of_a_drain() {
     let sockets = SocketApp::start().await;
     let provider = StandIn::start().await;
