@@ -1,4 +1,4 @@
-//! Where a local store keeps its sessions beyond the cache: nowhere, or in a file.
+//! The places where a local store keeps the sessions: only in memory, or also in a file.
 
 use super::SessionKey;
 use super::disk::Disk;
@@ -9,14 +9,14 @@ use super::stored::Stored;
 use crate::clock::Timestamp;
 use std::sync::Arc;
 
-/// One change; several are committed together or not at all.
+/// A change of the stored sessions. A commit makes all of its changes or none of them.
 #[derive(Debug)]
 pub(super) enum Change {
     /// Stores this version of a session.
     Put(Arc<Stored>),
     /// Removes a session that has ended.
     Remove(SessionKey),
-    /// Stores when a session was used last.
+    /// Stores the time when a session was last used.
     Used(SessionKey, Timestamp),
 }
 
@@ -39,21 +39,21 @@ impl Loaded {
     }
 }
 
-/// Where a local store keeps its sessions beyond the cache.
+/// The place where a local store keeps the sessions, in addition to the cache.
 #[derive(Debug)]
 pub(super) enum Backend {
-    /// Nowhere: a session that the cache evicts has ended.
+    /// The cache is the only place. A session that the cache evicts ends.
     Memory,
-    /// In a file.
+    /// The sessions are also in a file.
     Disk(Box<Disk>),
 }
 
 impl Backend {
-    /// Commits changes. They are durable when this returns.
+    /// Commits changes. All changes are durable when this function returns.
     ///
     /// # Errors
     ///
-    /// [`StoreError::NotCommitted`]: none of the changes took effect.
+    /// [`StoreError::NotCommitted`]: the store contains none of the changes.
     pub(super) fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
         match self {
             Self::Memory => Ok(()),
@@ -62,7 +62,7 @@ impl Backend {
         }
     }
 
-    /// Reads a session that is not in memory.
+    /// Reads from the file a session that is not in memory.
     ///
     /// # Errors
     ///

@@ -1,13 +1,15 @@
-//! The cache of one front: the sessions that requests find, and who is told when one ends.
+//! The cache of one front. A front is a `Sessions` value: a cache in front of a store. Requests
+//! find sessions in the cache, and the cache informs its listeners when a session ends.
 //!
-//! Requests read the cache without a lock. All writes take one lock, so that they happen one after
-//! another. A store writes in the order of its commits, before it answers the caller of a change.
+//! Requests read the cache without a lock. All writers take one lock, so the writes happen one
+//! after another. A store writes to the cache in the order of its commits, before it answers the
+//! caller of a change.
 //!
-//! An answer of [`super::store::Store::get`] may be older than a change that the cache knows of
-//! already: a session that was read a moment before its sign-out must not come back. So
-//! [`SessionCache::begin_read`] notes the read before the store is asked, every change of that
-//! session makes the note invalid, and [`ReadGuard::finish`] puts the session into the cache only if the
-//! note is still valid.
+//! The cache can know of a change that an answer of [`super::store::Store::get`] does not contain.
+//! For example, a session is read just before its sign-out, and the answer arrives just after the
+//! sign-out. The answer must not bring the session back. So [`SessionCache::begin_read`] creates a
+//! guard before the read, and every change of the session invalidates the guard.
+//! [`ReadGuard::finish`] puts the session into the cache only if the guard is still valid.
 
 #![expect(
     clippy::disallowed_types,
@@ -28,7 +30,7 @@ use super::stored::Stored;
 use super::{SessionKey, SessionState};
 use crate::clock::Timestamp;
 
-/// A change that the store tells the caches of all fronts.
+/// A change of which the store informs the caches of all fronts.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Event {
     /// Another front has replaced the session.
@@ -37,7 +39,7 @@ pub(super) enum Event {
     Used(SessionKey, Timestamp),
     /// The session has ended.
     Ended(SessionKey, EndReason),
-    /// Events were lost, so that everything in the cache may be out of date.
+    /// The store has lost events, so everything in the cache may be out of date.
     #[cfg_attr(
         not(test),
         expect(
@@ -51,18 +53,18 @@ pub(super) enum Event {
 /// A message from a cache to its store.
 #[derive(Debug)]
 pub(super) enum Notice {
-    /// A session that was read from the store is in the cache now.
+    /// The cache now contains a session that was read from the store.
     Entered(Arc<Stored>),
     /// The cache has evicted a session.
     Evicted(Arc<Stored>),
 }
 
-/// The consequence of an eviction from the cache.
+/// The consequence of an eviction for the session.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Eviction {
-    /// The session ends: it is stored nowhere else.
+    /// The session ends, because no other place contains it.
     Ends,
-    /// The session can be read from the store.
+    /// The session continues, because the store can read it from the file.
     Keeps,
 }
 
@@ -71,20 +73,20 @@ pub(super) enum Eviction {
 pub(super) struct SessionCache {
     sessions: Cache<SessionKey, Arc<Stored>>,
     eviction: Eviction,
-    /// The reads of the store that are under way. Every write holds this lock.
+    /// The reads of the store that are in progress. Every write holds this lock.
     reads: Mutex<HashMap<SessionKey, Reads>>,
     notices: mpsc::UnboundedSender<Notice>,
     listeners: Listeners,
     evicted: Arc<AtomicU64>,
 }
 
-/// The reads of one session that are under way.
+/// The reads of one session that are in progress.
 #[derive(Debug, Default)]
 struct Reads {
     count: usize,
-    /// Counts the changes of the session.
+    /// The number of changes of the session since the first of these reads began.
     epoch: u64,
-    /// Who waits for the next change.
+    /// The signal for tasks that wait for the next change.
     waiting: Option<Arc<Notify>>,
 }
 
@@ -98,7 +100,7 @@ impl Reads {
 }
 
 impl SessionCache {
-    /// An empty cache of at most `capacity` bytes.
+    /// Creates an empty cache of at most `capacity` bytes.
     pub(super) fn new(
         capacity: u64,
         eviction: Eviction,
@@ -110,9 +112,10 @@ impl SessionCache {
             .eviction_policy(EvictionPolicy::lru())
             .max_capacity(capacity)
             .weigher(|_, session: &Arc<Stored>| session.weight())
-            // It runs on any thread that uses the cache, so it must not take the lock.
+            // The listener runs on any thread that uses the cache, so it must not take the lock.
             .eviction_listener(move |_key, session: Arc<Stored>, cause| {
-                // The writers mark what leaves the cache for another cause.
+                // If a session leaves the cache for another cause, the writer that removes the
+                // session marks it.
                 if cause != RemovalCause::Size {
                     return;
                 }
@@ -121,7 +124,7 @@ impl SessionCache {
                     Eviction::Keeps => session.supersede(),
                 }
                 counter.fetch_add(1, Ordering::Relaxed);
-                // It fails only when the store's thread is gone.
+                // The message cannot be sent only if the store's thread has ended.
                 notify.send(Notice::Evicted(session)).unwrap_or_default();
             })
             .build();
@@ -135,58 +138,59 @@ impl SessionCache {
         }
     }
 
-    /// An empty cache for another front of the same store.
+    /// Creates an empty cache for another front of the same store.
     #[cfg(test)]
     pub(super) fn sibling(&self, capacity: u64) -> Self {
         Self::new(capacity, self.eviction, self.notices.clone())
     }
 
-    /// The cache itself, for requests that look for a session.
+    /// Returns the inner cache, in which requests look for sessions.
     pub(super) fn sessions(&self) -> &Cache<SessionKey, Arc<Stored>> {
         &self.sessions
     }
 
-    /// Who is told of sessions that end.
+    /// Returns the listeners that learn of sessions that end.
     pub(super) fn listeners(&self) -> &Listeners {
         &self.listeners
     }
 
-    /// The number of sessions that the cache has evicted to stay within its capacity.
+    /// Returns the number of sessions that the cache has evicted because it was full.
     pub(super) fn evicted(&self) -> u64 {
         self.evicted.load(Ordering::Relaxed)
     }
 
-    /// The cached value of a session.
+    /// Returns the cached value of a session.
     pub(super) fn get(&self, key: &SessionKey) -> Option<Arc<Stored>> {
         self.sessions.get(key)
     }
 
-    /// The cached value of a session if it is current.
+    /// Returns the cached value of a session if the value is current.
     pub(super) fn live(&self, key: &SessionKey) -> Option<Arc<Stored>> {
         let cached = self.sessions.get(key)?;
         (cached.state() == SessionState::Live).then_some(cached)
     }
 
-    /// Whether exactly this value is cached.
+    /// Returns true if the cache contains exactly this value.
     pub(super) fn holds(&self, session: &Arc<Stored>) -> bool {
         let cached = self.sessions.get(session.key());
         cached.is_some_and(|cached| Arc::ptr_eq(&cached, session))
     }
 
-    /// Puts a session that this front has just opened or replaced into the cache.
+    /// Puts into the cache a session that this front has just opened or replaced.
     pub(super) fn put(&self, session: &Arc<Stored>) {
         let mut reads = self.reads();
         note_change(&mut reads, session.key());
         let before = self.sessions.get(session.key());
         self.sessions.insert(*session.key(), Arc::clone(session));
-        // A request finds the value before or this one, and none of them is superseded.
+        // The old value is marked only after the insertion. So each request finds a value that is
+        // not superseded.
         if let Some(before) = before {
             session.note_use_of(&before);
             before.supersede();
         }
     }
 
-    /// Brings the cache up to date.
+    /// Makes the change of an event in the cache.
     pub(super) fn apply(&self, event: Event) {
         let mut reads = self.reads();
         match event {
@@ -222,7 +226,7 @@ impl SessionCache {
         }
     }
 
-    /// Notes that the store is about to be asked for a session.
+    /// Notes that a caller is about to read a session from the store.
     pub(super) fn begin_read(&self, key: SessionKey) -> ReadGuard<'_> {
         let mut reads = self.reads();
         let of_key = reads.entry(key).or_default();
@@ -234,13 +238,14 @@ impl SessionCache {
         }
     }
 
-    /// Lets the cache do its housekeeping. When this returns, the store was told of all earlier evictions.
+    /// Runs the housekeeping of the cache. When this function returns, the store has received the
+    /// notices of all earlier evictions.
     pub(super) fn run_pending_tasks(&self) {
         self.sessions.run_pending_tasks();
     }
 
     fn notify(&self, notice: Notice) {
-        // It fails only when the store's thread is gone.
+        // The notice cannot be sent only if the store's thread has ended.
         self.notices.send(notice).unwrap_or_default();
     }
 
@@ -249,14 +254,14 @@ impl SessionCache {
     }
 }
 
-/// Makes the reads of a session that are under way invalid.
+/// Invalidates all reads of a session that are in progress.
 fn note_change(reads: &mut HashMap<SessionKey, Reads>, key: &SessionKey) {
     if let Some(of_key) = reads.get_mut(key) {
         of_key.note_change();
     }
 }
 
-/// A read of the store that is under way.
+/// A read of the store that is in progress.
 #[derive(Debug)]
 pub(super) struct ReadGuard<'a> {
     cache: &'a SessionCache,
@@ -270,7 +275,7 @@ pub(super) struct ReadGuard<'a> {
 pub(super) enum Read {
     /// The value that is in the cache now, or `None` if there is no session.
     Current(Option<Arc<Stored>>),
-    /// The session changed during the read: the store has to be asked again.
+    /// The session changed during the read, so the caller must read the store again.
     Outdated,
 }
 
@@ -286,14 +291,14 @@ impl ReadGuard<'_> {
                 if of_key.epoch != self.epoch {
                     return;
                 }
-                // Under the lock, so that no change is missed.
+                // The wait is registered under the lock, so that it misses no change.
                 Arc::clone(of_key.waiting.get_or_insert_default()).notified_owned()
             };
             change.await;
         }
     }
 
-    /// Puts the answer of the store into the cache, unless the session changed meanwhile.
+    /// Puts the answer of the store into the cache, unless the session changed during the read.
     pub(super) fn finish(self, session: Option<Arc<Stored>>) -> Read {
         let cache = self.cache;
         let reads = cache.reads();
@@ -301,7 +306,7 @@ impl ReadGuard<'_> {
             drop(reads);
             return Read::Outdated;
         }
-        // Another read of the same session may have been faster.
+        // Another read of the same session may already have put the session into the cache.
         let current = match (cache.live(&self.key), session, cache.eviction) {
             (Some(cached), Some(_), _) => Some(cached),
             (None, Some(session), Eviction::Keeps) => {
@@ -309,7 +314,7 @@ impl ReadGuard<'_> {
                 cache.notify(Notice::Entered(Arc::clone(&session)));
                 Some(session)
             }
-            // The cache has evicted the session a moment ago, and that was its end.
+            // The cache has just evicted the session, and the eviction ended the session.
             (None, Some(_), Eviction::Ends) | (_, None, _) => None,
         };
         drop(reads);

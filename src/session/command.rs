@@ -1,4 +1,4 @@
-//! Commands to the thread of a local store, and the batch that is gathered before a commit.
+//! The commands to the thread of a local store, and the batch of changes for the next commit.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,15 +16,15 @@ use super::stored::Stored;
 use super::{Maintained, SessionKey};
 use crate::clock::Timestamp;
 
-/// The maximum number of commands in a batch. Reads count, too, or a stream of reads would delay a
-/// commit.
+/// The maximum number of commands in a batch. Reads count, too, because otherwise a long series of
+/// reads would delay the commit.
 const MAX_COMMANDS: usize = 256;
 
-/// The sender of the answer to a command. A command is carried out even if its caller no longer waits
-/// for the answer.
+/// The sender of the answer to a command. The thread executes a command even if the caller no
+/// longer waits for the answer.
 pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
-/// The number of a front of the store.
+/// The number of a front of the store. A front is a `Sessions` value with its own cache.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct FrontId(pub(super) usize);
 
@@ -68,7 +68,7 @@ pub(super) enum Command {
     Close {
         answer: Answer<()>,
     },
-    /// Adds a front with this cache.
+    /// Adds a front that has this cache.
     #[cfg(test)]
     Attach {
         cache: Arc<SessionCache>,
@@ -76,10 +76,10 @@ pub(super) enum Command {
     },
 }
 
-/// Commands that are committed together.
+/// Commands whose changes are committed together.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    /// How many commands were planned, also those that change nothing.
+    /// The number of planned commands, including the commands that change nothing.
     pub(super) commands: usize,
     pub(super) changes: Vec<Change>,
     pub(super) effects: Vec<Effect>,
@@ -118,7 +118,8 @@ impl Batch {
         self.changes.push(Change::Remove(key));
     }
 
-    /// Whether a command depends on a change of this batch, so that it has to wait for the commit.
+    /// Returns true if a command depends on a change in this batch. Such a command must wait for
+    /// the commit.
     pub(super) fn has_to_wait(&self, command: &Command) -> bool {
         match command {
             Command::Open {

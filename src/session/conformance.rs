@@ -1,4 +1,5 @@
-//! The behaviour that all stores have in common. Every test runs for each kind of store and front.
+//! Tests of the behavior that all stores have in common. Every test runs for each kind of store and
+//! front. A front is a `Sessions` value: a cache in front of a store.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -177,7 +178,7 @@ async fn a_replaced_session_has_other_tokens_and_is_the_same_session() {
         assert_eq!(new.stored().ends_at(), old.stored().ends_at());
         let found = session(&sessions, &id).await;
         assert_eq!(found.tokens().access_token(), "token-1");
-        // A refresh is no use of the session, so the idle deadline has not changed.
+        // A refresh does not count as a use of the session, so the idle deadline does not change.
         clock.advance(Duration::from_secs(59));
         assert!(live(&sessions, &id, clock.now()).await);
         let renamed = Identity {
@@ -352,13 +353,14 @@ async fn g_15_what_was_asked_happens_even_if_nobody_waits_for_it() {
         let held = session(&sessions, &id).await;
         {
             let mut replacing = Box::pin(sessions.replace(&held, tokens("token-1"), None));
-            // The future is polled once and dropped.
+            // The test polls the future one time and drops it.
             std::future::poll_fn(|context| {
                 std::task::Poll::Ready(replacing.as_mut().poll(context).is_ready())
             })
             .await;
         }
-        // A later command is answered later.
+        // The store answers commands in order, so the replacement is complete when this read
+        // returns.
         let session = sessions.fetch(&id.key()).await.unwrap().unwrap();
         assert_eq!(session.tokens().access_token(), "token-1");
     }
@@ -395,7 +397,7 @@ async fn a_refresh_that_is_due_is_claimed_by_one_caller() {
         session.postpone_refresh(at(50));
         assert!(!session.is_due(at(49)) && session.claim_refresh(at(50), at(60)));
     }
-    // Tokens without an expiry are never due.
+    // A token without an expiry never needs a refresh.
     let sessions = Kit::memory().start(NOW);
     let id = open(&sessions, "alice", NOW).await;
     assert!(
@@ -467,7 +469,7 @@ async fn x_16_a_clock_that_is_set_ends_sessions_rather_than_making_them_last() {
     for kit in Kit::every() {
         let year_2026 = Timestamp::from_millis(1_767_225_600_000);
         let sessions = kit.start(Timestamp::default());
-        // A machine without a battery starts in 1970, and gets the time later.
+        // A machine without a clock battery starts in 1970 and learns the real time later.
         let early = open(&sessions, "early", Timestamp::default()).await;
         assert!(matches!(sessions.find(&early, year_2026), Lookup::Expired));
         // The clock is set back. The deadlines do not change.

@@ -1,7 +1,8 @@
-//! The session cookie's name and attributes.
+//! The name and the attributes of the session cookie.
 //!
-//! `__Host-` binds a cookie to one host, to `Path=/` and to secure transport, so that neither a
-//! sibling domain nor a plain-text response can plant one (RFC 6265bis section 4.1.3).
+//! The prefix `__Host-` binds a cookie to one host, to `Path=/` and to secure transport. So neither
+//! a sibling domain nor a response over plain HTTP can set such a cookie (RFC 6265bis section
+//! 4.1.3).
 
 use std::time::Duration;
 
@@ -12,28 +13,28 @@ use super::SessionId;
 /// The name of the session cookie.
 pub const SESSION: &str = "__Host-sidegate";
 
-/// The prefix of the names of all our other cookies.
+/// The name prefix of all other cookies of the gateway.
 pub(crate) const OTHERS: &str = "__Host-sidegate-";
 
-/// Whether a cookie is one of ours. Such a cookie is neither forwarded to an upstream nor from an
-/// upstream to a browser.
+/// Returns true if the gateway owns the cookie. The gateway does not forward its own cookies to an
+/// upstream, and it does not forward such cookies from an upstream to a browser.
 pub fn is_own(name: &[u8]) -> bool {
     name == SESSION.as_bytes() || name.starts_with(OTHERS.as_bytes())
 }
 
-/// The `Set-Cookie` value for the cookie of a session.
+/// Returns the `Set-Cookie` value for the cookie of a session.
 pub(crate) fn session(id: &SessionId, lifetime: Duration) -> HeaderValue {
     set(SESSION, id.to_text().expose(), lifetime)
 }
 
-/// The `Set-Cookie` value for one of our cookies. `name` and `value` come from us and contain only cookie
-/// octets.
+/// Returns the `Set-Cookie` value for a cookie of the gateway. `name` and `value` come from the
+/// gateway and contain only characters that a cookie allows.
 pub(crate) fn set(name: &str, value: &str, lifetime: Duration) -> HeaderValue {
     written(name, value, lifetime, "Lax")
 }
 
-/// Like [`set`], for a cookie that the browser also sends with a form post from another site. Such a
-/// cookie must prove nothing by itself.
+/// Returns a value like [`set`], for a cookie that the browser also sends with a form post from
+/// another site. A cookie that other sites can send must prove nothing by itself.
 pub(crate) fn set_across_sites(name: &str, value: &str, lifetime: Duration) -> HeaderValue {
     written(name, value, lifetime, "None")
 }
@@ -43,15 +44,15 @@ fn written(name: &str, value: &str, lifetime: Duration, same_site: &str) -> Head
     let text = format!(
         "{name}={value}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite={same_site}"
     );
-    // This does not fail, since names and values are base64url, digits and hyphens. An empty field would
-    // set no cookie.
+    // The conversion does not fail, because names and values contain only base64url, digits and
+    // hyphens. If it failed, the empty field would set no cookie.
     let mut field = HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""));
     field.set_sensitive(true);
     field
 }
 
-/// The `Set-Cookie` value that deletes one of our cookies. It has the same attributes, since browsers
-/// refuse to delete a `__Host-` cookie without them.
+/// Returns the `Set-Cookie` value that deletes a cookie of the gateway. The value has the same
+/// attributes as the cookie, because browsers refuse to delete a `__Host-` cookie without them.
 pub(crate) fn clear(name: &str) -> HeaderValue {
     set(name, "", Duration::ZERO)
 }

@@ -1,10 +1,11 @@
-//! Sessions in a file: a redb database, whose lock excludes all other processes.
+//! A session file: a redb database. The database locks the file against all other processes.
 //!
-//! A commit writes changed pages to free places of the file and ends with one `fsync`. After a crash, the
-//! last commit with valid checksums is in force. Opening the file checks all of it, so that later reads
-//! return what was written. The check takes time. It is also necessary after a failed commit, where the
-//! database would have to read as much for its repair. So an operation that has just failed is not tried
-//! again at once.
+//! A commit writes changed pages to free places of the file and ends with one `fsync`. After a
+//! crash, the file contains the last commit whose checksums are valid. Opening the file checks all
+//! of its contents, so that later reads return the data that was written. The check of a large file
+//! takes time. The check is also necessary after a failed commit, because without a check the
+//! database would read as much for its repair. So after a failure, the store waits for a pause
+//! before it tries the operation again.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,27 +27,27 @@ use crate::clock::{Clock, Timestamp};
 use crate::seal::KeyRing;
 use crate::secret::NoRandomness;
 
-/// An open file of sessions.
+/// An open session file.
 #[derive(Debug)]
 pub(super) struct Disk {
     path: PathBuf,
     keys: Arc<KeyRing>,
     store_tag: StoreTag,
-    /// `None` after a failure, until the file was opened again.
+    /// The database. `None` after a failure, until the file is open again.
     database: Option<Database>,
     /// The number of the last commit.
     commit: u64,
-    /// The pause after the file could not be opened.
+    /// The pause after a failed attempt to open the file.
     opening: Pause,
     /// The pause after a failed write.
     writing: Pause,
-    /// The pause after a failed commit of removals only. Such a commit needs no more space than it frees,
-    /// so it mostly succeeds on a full disk.
+    /// The pause after a failed commit that contained only removals. A removal frees at least as
+    /// much space as it needs, so it usually succeeds on a full disk.
     removing: Pause,
 }
 
 impl Disk {
-    /// Opens the file, or creates it.
+    /// Opens the file, or creates the file if it does not exist.
     ///
     /// # Errors
     ///
@@ -70,13 +71,13 @@ impl Disk {
         })
     }
 
-    /// The tag of the ids of the sessions in this file.
+    /// Returns the store tag, which is part of the ids of the sessions in this file.
     pub(super) fn store_tag(&self) -> StoreTag {
         self.store_tag
     }
 
-    /// Passes all valid sessions in the file to `take`, and removes the others. From now on the sessions of
-    /// the file belong to `providers`.
+    /// Passes all valid sessions in the file to `take`, and removes the invalid sessions from the
+    /// file. After this call, the sessions of the file belong to `providers`.
     ///
     /// # Errors
     ///
@@ -119,7 +120,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Surveys which sessions in the file would be invalid with other keys and providers.
+    /// Finds the sessions in the file that would be invalid with other keys and providers.
     ///
     /// # Errors
     ///
@@ -144,17 +145,17 @@ impl Disk {
         read().map_err(|error| StoreError::Unreadable(Arc::new(error)))
     }
 
-    /// The keys that seal the file.
+    /// Returns the keys that seal the file.
     pub(super) fn keys(&self) -> &Arc<KeyRing> {
         &self.keys
     }
 
-    /// Commits changes and new registrations. From now on the sessions of the file belong to `providers`,
-    /// and `keys` seal them.
+    /// Commits changes and new registrations. After this call, the sessions of the file belong to
+    /// `providers`, and `keys` seal the sessions.
     ///
     /// # Errors
     ///
-    /// [`StoreError::NotCommitted`]: nothing has changed then.
+    /// [`StoreError::NotCommitted`]: the file was not changed.
     pub(super) fn register(
         &mut self,
         changes: &[Change],
@@ -210,8 +211,9 @@ impl Disk {
             }
             return Ok(());
         };
-        // It is unknown whether the commit became durable, and this database accepts no further commit. The
-        // number of the last commit in the file shows it.
+        // The gateway does not know yet whether the commit became durable, and this database
+        // accepts no further commit. When the file is opened again, the number of its last commit
+        // shows whether the commit became durable.
         self.database = None;
         match self.open_again() {
             Ok(()) if self.commit == commit => Ok(()),
@@ -227,7 +229,7 @@ impl Disk {
         }
     }
 
-    /// Opens the file again if it is closed after a failure.
+    /// Opens the file again if it was closed after a failure.
     fn ensure_open(&mut self) -> Result<(), Cause> {
         if self.database.is_some() {
             return Ok(());

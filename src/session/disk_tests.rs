@@ -1,11 +1,11 @@
-//! A file that cannot be written or opened for some time.
+//! Tests with a file that cannot be written or opened for some time.
 
 use redb::backends::InMemoryBackend;
 
 use super::*;
 use crate::session::kit::{Kit, NOW, open};
 
-/// A kit whose file has one session, and the key of the session.
+/// Returns a kit whose file contains one session, and the key of the session.
 async fn kit() -> (Kit, SessionKey) {
     let kit = Kit::disk();
     let sessions = kit.start(NOW);
@@ -14,7 +14,7 @@ async fn kit() -> (Kit, SessionKey) {
     (kit, id.key())
 }
 
-/// A backend whose writes fail as soon as the flag is set.
+/// A storage backend whose writes fail after the flag is set.
 #[derive(Debug, Default)]
 struct FullBackend(InMemoryBackend, Arc<std::sync::atomic::AtomicBool>);
 
@@ -43,7 +43,7 @@ impl redb::StorageBackend for FullBackend {
     }
 }
 
-/// Makes the next commit fail. The file itself is not damaged.
+/// Makes the next commit fail. The file itself stays undamaged.
 pub(in crate::session) fn fill(disk: &mut Disk) {
     let full = FullBackend::default();
     let is_full = Arc::clone(&full.1);
@@ -86,7 +86,7 @@ async fn during_the_pause_after_a_failed_commit_reads_and_removals_go_on() {
     disk.commit(&[Change::Remove(key)]).unwrap();
     assert!(disk.load(&key).unwrap().is_none());
     assert!(disk.commit(&used).is_err());
-    // A removal that has failed has a pause of its own.
+    // A failed removal starts a separate pause for removals.
     fill(&mut disk);
     for _ in 0..2 {
         assert!(disk.commit(&[Change::Remove(key)]).is_err());

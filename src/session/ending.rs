@@ -1,9 +1,10 @@
-//! The ends of sessions, for work that lasts longer than a request.
+//! Informs work that lasts longer than a request of the end of its session.
 //!
-//! A request looks its session up once. A stream goes on for longer, and must end with its session. So
-//! each worker has an [`EndRegistry`]. The store tells it of every end after the commit, and once a second
-//! the registry looks for sessions that have passed a deadline. Requests that register nothing have no
-//! cost.
+//! A request looks up its session only at its start. A stream lasts longer than a request, and it
+//! must end when its session ends. So each worker has an [`EndRegistry`]. The store informs the
+//! registry of every end of a session after the commit. Once per second, the registry also looks
+//! for sessions that have passed a deadline. A request that does not register work causes no cost
+//! here.
 
 #![expect(
     clippy::disallowed_types,
@@ -27,29 +28,30 @@ use crate::clock::{Clock, Timestamp};
 /// The time between two searches for sessions that have passed a deadline.
 const BETWEEN_SWEEPS: Duration = Duration::from_secs(1);
 
-/// Why a session has ended.
+/// The reason why a session has ended.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum EndReason {
     /// The session has reached its maximum age.
     Absolute,
     /// The provider has ended the grant.
     GrantEnded,
-    /// The session was not used for the idle time.
+    /// The session was not used for longer than the idle time.
     Idle,
-    /// The provider was removed from the settings, or is another server or client now.
+    /// The provider was removed from the settings, or its name now belongs to another server or
+    /// client.
     ProviderRemoved,
-    /// The person has too many sessions, or a store in memory is full.
+    /// The session was evicted: the user has too many sessions, or a store in memory is full.
     PushedOut,
-    /// An app has refused the access token, so the user has to sign in again.
+    /// An app has refused the access token, so the user must sign in again.
     RefusedByApp,
-    /// The browser has signed in again.
+    /// The same browser has signed in again.
     Replaced,
     /// The user has signed out.
     SignedOut,
 }
 
 impl EndReason {
-    /// A stable code for logs and metrics.
+    /// Returns a stable code for logs and metrics.
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Absolute => "session_too_old",
@@ -64,23 +66,23 @@ impl EndReason {
     }
 }
 
-/// A session that has ended, and why.
+/// The key of a session that has ended, and the reason.
 pub(super) type End = (SessionKey, EndReason);
 
-/// The senders to all registries.
+/// The senders to the registries of all workers.
 #[derive(Debug, Default)]
 pub(super) struct Listeners(Mutex<Vec<mpsc::UnboundedSender<End>>>);
 
 impl Listeners {
-    /// Returns the receiver of all ends from now on.
+    /// Returns a receiver of all ends of sessions after this call.
     pub(super) fn listen(&self) -> mpsc::UnboundedReceiver<End> {
         let (sender, receiver) = mpsc::unbounded_channel();
         self.with(|senders| senders.push(sender));
         receiver
     }
 
-    /// Tells all listeners. The value of the session was marked before, so a listener that comes too late
-    /// sees the mark.
+    /// Informs all listeners of an end. The value of the session was already marked as ended, so a
+    /// listener that registers too late for this message finds the mark.
     pub(super) fn tell(&self, end: End) {
         let (key, why) = end;
         tracing::debug!(
@@ -103,7 +105,8 @@ impl Listeners {
     }
 }
 
-/// The work of one worker that lasts longer than a request, by session. Clones share the registry.
+/// The registry of one worker. For each session, the registry contains the work that lasts longer
+/// than a request. Clones share the registry.
 #[derive(Clone, Debug)]
 pub struct EndRegistry(Rc<Registry>);
 
@@ -113,10 +116,10 @@ struct Registry {
     entries: RefCell<HashMap<SessionKey, Entry>>,
 }
 
-/// A session for which work is registered.
+/// The registry entry of a session for which work is registered.
 #[derive(Debug)]
 struct Entry {
-    /// A value of the session: the current one or an older one.
+    /// A value of the session. The value may be older than the current one.
     stored: Arc<Stored>,
     end: Rc<EndSignal>,
 }
@@ -131,11 +134,12 @@ impl Entry {
     }
 }
 
-/// The signal that a session has ended or has a new version, for all work that is registered for it.
+/// The signal that a session has ended or has a new version. All work that is registered for the
+/// session shares one signal.
 #[derive(Debug, Default)]
 struct EndSignal {
     why: Cell<Option<EndReason>>,
-    /// The newest version of the session that was reported.
+    /// The newest version of the session of which the work was informed.
     newest: RefCell<Option<Arc<Session>>>,
     changed: Notify,
 }
@@ -150,32 +154,32 @@ impl EndSignal {
         }
     }
 
-    /// The newest version, if it is newer than `seen`.
+    /// Returns the newest version, if it is newer than `seen`.
     fn newer(&self, seen: u64) -> Option<Arc<Session>> {
         let newest = self.newest.borrow();
         newest.clone().filter(|session| session.version() > seen)
     }
 }
 
-/// An event of a session that is watched.
+/// An event of a session for which work is registered.
 #[derive(Clone, Debug)]
 pub(crate) enum SessionEvent {
     /// The session has ended.
     Ended(EndReason),
-    /// The session has a new version, with other tokens and perhaps another identity.
+    /// The session has a new version with other tokens. The identity may be another one, too.
     Renewed(Arc<Session>),
 }
 
 impl EndRegistry {
-    /// Starts a registry for this worker. Its task ends at most a second after the last clone and the last
-    /// [`EndWatch`] were dropped.
+    /// Starts a registry for this worker. The task of the registry ends at most one second after
+    /// the last clone and the last [`EndWatch`] were dropped.
     ///
     /// # Panics
     ///
-    /// Panics outside the local tasks of a worker.
+    /// Panics if it is called outside the local tasks of a worker.
     pub fn start(sessions: Arc<Sessions>, clock: Clock) -> Self {
         let (registry, ends) = Self::new(sessions);
-        // The handle is not needed, since the task ends by itself.
+        // The task ends by itself, so its handle is not needed.
         drop(spawn_local(serve(Rc::downgrade(&registry.0), ends, clock)));
         registry
     }
@@ -186,8 +190,8 @@ impl EndRegistry {
         (Self(Rc::new(Registry { sessions, entries })), ends)
     }
 
-    /// Registers work that has to end with a session. `None` if this value of the session is not current:
-    /// then the session has to be looked up again.
+    /// Registers work that must end when a session ends. Returns `None` if this value of the
+    /// session is not current. In this case the caller must look up the session again.
     pub fn watch(&self, session: &Session) -> Option<EndWatch> {
         let (key, stored) = (*session.key(), Arc::clone(session.stored()));
         let end = {
@@ -205,7 +209,7 @@ impl EndRegistry {
             end,
             seen: Cell::new(session.version()),
         };
-        // The state is read after the registration, so no end is missed.
+        // The state is read after the registration, so that the work misses no end.
         match session.state() {
             SessionState::Live => Some(watch),
             SessionState::Superseded | SessionState::Ended => None,
@@ -213,21 +217,22 @@ impl EndRegistry {
     }
 }
 
-/// Work that has to end with a session. Dropping it removes it from the registry.
+/// A registration of work that must end when a session ends. Dropping an `EndWatch` removes the
+/// registration.
 #[derive(Debug)]
 #[must_use]
 pub struct EndWatch {
     registry: Rc<Registry>,
     key: SessionKey,
     end: Rc<EndSignal>,
-    /// The version of the session that was reported last.
+    /// The version of the session that `next` returned last.
     seen: Cell<u64>,
 }
 
 impl EndWatch {
-    /// Waits until the session has ended or has a new version. A new version is reported about a
-    /// second after its commit. The eviction from the cache of a session that is in a file is no
-    /// end.
+    /// Waits until the session has ended or has a new version. The registry reports a new version
+    /// about one second after its commit. If a session is in a file, its eviction from the cache
+    /// does not end it.
     ///
     /// # Cancel safety
     ///
@@ -259,7 +264,7 @@ impl EndWatch {
 
 impl Drop for EndWatch {
     fn drop(&mut self) {
-        // The two references are this one and the one of the entry.
+        // Only this watch and the registry entry still refer to the signal.
         if Rc::strong_count(&self.end) == 2 {
             let mut entries = self.registry.entries.borrow_mut();
             let entry = entries.get(&self.key);
@@ -270,7 +275,7 @@ impl Drop for EndWatch {
     }
 }
 
-/// Tells a registry of ends and deadlines until the registry is dropped.
+/// Informs a registry of ends and deadlines until the registry is dropped.
 async fn serve(registry: Weak<Registry>, mut ends: mpsc::UnboundedReceiver<End>, clock: Clock) {
     let mut ticks = interval(BETWEEN_SWEEPS);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -313,9 +318,10 @@ impl Registry {
             };
             match entry.stored.state() {
                 SessionState::Live => expired.push((*key, why)),
-                // The session is only in the store, and may have been used since it left the cache.
+                // This value is out of date. The store may know of a later use of the session, so
+                // the session must be looked up.
                 SessionState::Superseded => away.push(*key),
-                // The store tells the reason.
+                // The store reports the reason in a separate message.
                 SessionState::Ended => {}
             }
         }
@@ -328,8 +334,8 @@ impl Registry {
     }
 
     async fn look_up(&self, key: &SessionKey, now: Timestamp) {
-        // If the session does not exist, the store has told the reason. If it cannot be read, the next sweep
-        // tries again.
+        // If the session does not exist, the store has already sent the reason. If the session
+        // cannot be read, the next sweep tries again.
         let Ok(Some(session)) = self.sessions.fetch(key).await else {
             return;
         };

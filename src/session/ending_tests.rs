@@ -1,4 +1,5 @@
-//! A registry is told of every end of a session once, with its reason, and of nothing else.
+//! Tests that a registry learns of every end of a session one time, with the reason, and of nothing
+//! else.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -13,7 +14,7 @@ use crate::session::keeper::Keeper;
 use crate::session::kit::{Kit, NOW, found, live, login, open, session, tokens};
 use crate::session::{Lookup, NewSession, Replaced, SessionId};
 
-/// A registry without a task: the test takes its ends and sweeps.
+/// A registry without a task. The test reads the ends of sessions and starts the sweeps.
 struct Worker {
     registry: EndRegistry,
     ends: mpsc::UnboundedReceiver<End>,
@@ -29,7 +30,7 @@ impl Worker {
         self.registry.watch(session).unwrap()
     }
 
-    /// Takes all ends that the store has told, and returns their number.
+    /// Reads all ends that the store has sent, and returns the number of ends.
     fn take_ends(&mut self) -> usize {
         let mut count = 0;
         while let Ok((key, why)) = self.ends.try_recv() {
@@ -47,8 +48,8 @@ impl Worker {
         self.registry.0.entries.borrow().len()
     }
 
-    /// Whether the registry has the current value of a session, so that the next sweep need not look it
-    /// up.
+    /// Returns true if the registry has the current value of a session, so that the next sweep does
+    /// not need to look up the session.
     fn has_current(&self, sessions: &Sessions, id: &SessionId) -> bool {
         let current = sessions.cache.get(&id.key()).unwrap();
         let entries = self.registry.0.entries.borrow();
@@ -56,7 +57,7 @@ impl Worker {
     }
 }
 
-/// The reason for the end, if the session has ended.
+/// Returns the reason for the end, if the session has ended.
 fn reason(watch: &EndWatch) -> Option<EndReason> {
     match pin!(watch.ended()).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(why) => Some(why),
@@ -95,7 +96,7 @@ async fn every_worker_is_told_of_every_end_with_its_reason() {
             let held = session(&sessions, id).await;
             drop(sessions.end_version(&held, why).await.unwrap());
         }
-        // The session is in the list twice, but its end is told once.
+        // The list contains the session twice, but the store reports its end only one time.
         let (again, between) = (ids[3].key(), open(&sessions, "between", NOW).await);
         let new = NewSession {
             replaces: vec![again, between.key(), again],
@@ -115,7 +116,7 @@ async fn every_worker_is_told_of_every_end_with_its_reason() {
             None,
         ];
         assert!(watches.iter().all(|(_, other)| reason(other).is_none()));
-        // Three sessions without a watch have ended, too.
+        // Three sessions for which no work is registered have ended, too.
         assert_eq!(workers.each_mut().map(Worker::take_ends), [9, 9]);
         for ((every, other), expected) in watches.iter().zip(expected) {
             for watch in every.iter().chain([other]) {
@@ -123,7 +124,7 @@ async fn every_worker_is_told_of_every_end_with_its_reason() {
             }
         }
         assert_eq!(workers.each_ref().map(Worker::count), [1, 1]);
-        // The reason can be read again.
+        // The reason can be read more than one time.
         assert_eq!(reason(&watches[0].1), Some(EndReason::SignedOut));
         // The last session ends with its provider.
         kit.providers.insert("op".into(), [1; 32]);
@@ -174,7 +175,7 @@ async fn the_end_at_a_deadline_is_told_before_the_session_is_removed() {
         worker.sweep(after(600)).await;
         assert_eq!(reason(&watch), Some(EndReason::Absolute));
 
-        // A reload makes the idle time shorter.
+        // A reload reduces the idle time.
         let id = open(&sessions, "bob", after(600)).await;
         let Lookup::Live(held) = found(&sessions, &id, after(600)).await else {
             panic!("it was opened")
@@ -214,7 +215,8 @@ async fn an_evicted_session_ends_unless_it_is_in_a_file() {
             continue;
         }
         assert_eq!(reason(&watch), None);
-        // The session is read again, used, and evicted again. The value in the registry does not notice.
+        // The session is read, used and evicted again. The value in the registry does not show the
+        // use.
         assert!(matches!(sessions.find(&id, NOW), Lookup::Away));
         assert!(live(&sessions, &id, after(40)).await);
         crowd(&sessions, after(40)).await;
@@ -242,7 +244,7 @@ async fn the_end_of_a_session_that_is_only_in_the_file_is_told() {
     assert!(matches!(sessions.find(&id, NOW), Lookup::Away));
     let ended = sessions.end(&id.key(), EndReason::SignedOut).await;
     ended.unwrap();
-    // The sweep comes first, and leaves the reason to the store.
+    // The sweep runs before the message arrives. It must not report an idle end.
     worker.sweep(after(60)).await;
     assert_eq!(reason(&watch), None);
     worker.take_ends();

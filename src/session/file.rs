@@ -1,4 +1,5 @@
-//! The session file: create it, inspect it, open it, and the reasons to refuse it.
+//! The session file: functions that create, inspect and open it, and the errors for a file that
+//! cannot be used.
 
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _};
@@ -14,39 +15,42 @@ use crate::secret::NoRandomness;
 
 /// The properties of the file.
 pub(super) const PROPERTIES: TableDefinition<'_, &str, u64> = TableDefinition::new("sidegate");
-/// Sessions by key, as `record::seal` writes them.
+/// The sealed sessions by key, in the format of `record::seal`.
 pub(super) const SESSIONS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("sessions");
-/// The last uses of sessions in milliseconds. Without an entry, the last use was the login.
+/// The times of the last uses of sessions, in milliseconds. A session without an entry was last
+/// used at its login.
 pub(super) const USED: TableDefinition<'_, &[u8; 16], u64> = TableDefinition::new("used");
 
-/// The format of the tables.
+/// The version of the file format.
 const FORMAT: u64 = 1;
 
-/// Entries of [`PROPERTIES`].
+/// The names of the entries in [`PROPERTIES`].
 const FORMAT_KEY: &str = "format";
 const STORE_TAG_KEY: &str = "instance";
 pub(super) const COMMIT_KEY: &str = "commit";
 
-/// The memory for pages. It is small, because sessions in use are in the session cache.
+/// The memory for file pages. The memory is small, because the session cache contains the sessions
+/// in use.
 const PAGE_CACHE: usize = 16 * 1024 * 1024;
 
-/// The mode of the file: only its owner has access.
+/// The permissions of the file: only its owner has access.
 const PRIVATE: u32 = 0o600;
 
 /// The first bytes of every redb database.
 const MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
 
-/// Why the session file cannot be used. Responsible: the operator. The sessions in the file were not
-/// changed. The database may have written that its check succeeded, or what it repaired after a crash.
+/// The reason why the session file cannot be used. Responsible: the operator. The sessions in the
+/// file stay unchanged. But the database may already have written to the file that its check
+/// succeeded, or the repair after a crash.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// The contents are damaged.
+    /// The contents of the file are damaged.
     #[error(
         "{} is damaged; restore a copy, or move the file away: all users then sign in again",
         .path.display()
     )]
     Damaged {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
         /// The damage that was found.
         #[source]
@@ -58,13 +62,13 @@ pub enum FileError {
     /// The file cannot be opened, read or written.
     #[error("{} cannot be used", .path.display())]
     Io {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
         /// The cause.
         #[source]
         source: io::Error,
     },
-    /// Another process has opened the file.
+    /// Another process has the file open.
     #[error(
         "{} is in use by another process; each Sidegate needs a file of its own",
         .0.display()
@@ -77,12 +81,12 @@ pub enum FileError {
         .path.display()
     )]
     Newer {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// The format of the file.
+        /// The format version of the file.
         found: u64,
     },
-    /// The operating system gives no random bytes for a new file.
+    /// The operating system does not return random bytes for a new file.
     #[error("no new session file can be created")]
     NoRandomness(#[from] NoRandomness),
     /// The folder of the file does not exist.
@@ -95,18 +99,18 @@ pub enum FileError {
         .path.display()
     )]
     UnknownKey {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// The number of these sessions.
+        /// The number of sessions that cannot be opened.
         sessions: usize,
     },
 }
 
-/// Inspects a session file without opening the database. The file is not created, locked or changed.
+/// Inspects a session file without opening the database. Does not create, lock or change the file.
 ///
 /// # Errors
 ///
-/// [`FileError`], as far as this can be seen without opening the database.
+/// [`FileError`], if the error can be found without opening the database.
 pub(crate) fn inspect(path: &Path) -> Result<(), FileError> {
     let failed = |source| FileError::Io {
         path: path.to_owned(),
@@ -150,15 +154,15 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// The properties of an open file.
+/// The properties of an open session file.
 pub(super) struct Properties {
     pub(super) store_tag: StoreTag,
     /// The number of the last commit.
     pub(super) commit: u64,
 }
 
-/// Creates a new file. It is written under another name first, so that a crash never leaves an incomplete
-/// session file.
+/// Creates a new file. The file has a temporary name until it is complete, so that a crash never
+/// leaves an incomplete session file under `path`.
 pub(super) fn create(path: &Path) -> Result<(), FileError> {
     let failed = |source| FileError::Io {
         path: path.to_owned(),
@@ -180,7 +184,7 @@ pub(super) fn create(path: &Path) -> Result<(), FileError> {
         Err(TryLockError::WouldBlock) => return Err(FileError::Locked(path.to_owned())),
         Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
-    // This is checked under the lock: another process may have created the file a moment ago.
+    // This check needs the lock, because another process may just have created the file.
     if std::fs::metadata(path).is_ok_and(|about| about.len() > 0) {
         return Err(FileError::Locked(path.to_owned()));
     }
@@ -218,18 +222,19 @@ pub(super) fn open(path: &Path) -> Result<(Database, Properties), FileError> {
     let file = opened.map_err(failed)?;
     let backend = FileBackend::new(file).map_err(|error| refused(path, error.into()))?;
     let opened = open_with(path, backend)?;
-    // The mode is changed only now, because the file is known to be a session file.
+    // The permissions are changed after the check, so that the gateway never changes a file that is
+    // not a session file.
     make_private(path).map_err(failed)?;
     Ok(opened)
 }
 
-/// Opens the database of a backend, and checks that it is a session file.
+/// Opens the database on a storage backend, and checks that it contains a session file.
 pub(super) fn open_with(
     path: &Path,
     backend: impl StorageBackend,
 ) -> Result<(Database, Properties), FileError> {
-    // The integrity check is necessary, since the database may panic on a damaged file. So the file
-    // cannot be opened without the check, or for reading only.
+    // The integrity check is necessary, because the database may panic on a damaged file. So the
+    // file cannot be opened without the check or in read-only mode.
     let open = || {
         let database = Database::builder()
             .set_cache_size(PAGE_CACHE)
@@ -276,11 +281,12 @@ pub(super) fn open_with(
     }
 }
 
-/// Removes all permissions except those of the owner.
+/// Removes all permissions except the permissions of the owner.
 fn make_private(path: &Path) -> io::Result<()> {
     let mode = std::fs::metadata(path)?.permissions().mode();
     if mode & !PRIVATE & 0o777 != 0 {
-        // By path, because closing a second handle of the file may release the lock.
+        // The permissions are set by path, because closing a second handle of the file may release
+        // the lock.
         std::fs::set_permissions(path, Permissions::from_mode(PRIVATE))?;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Files that are refused, and how the others are used.
+//! Tests of files that are refused and of files that are accepted.
 
 use super::*;
 use crate::session::kit::{Kit, NOW, live, login, open, session, tokens};
@@ -8,7 +8,7 @@ use crate::session::{
 };
 
 impl Kit {
-    /// The permissions of the file.
+    /// Returns the permissions of the file.
     fn mode(&self) -> u32 {
         std::fs::metadata(self.file()).unwrap().permissions().mode() & 0o777
     }
@@ -89,7 +89,7 @@ fn a_path_that_cannot_be_written_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let absent = folder.path().join("absent/sessions.redb");
     assert!(refusal(&absent).contains("the folder of") && !absent.exists());
-    // No file can be created there.
+    // No file can be created in `/proc`.
     assert!(refusal(Path::new("/proc/sessions.redb")).contains("cannot be used: "));
     assert!(refusal(folder.path()).contains("cannot be used: Is a directory"));
 }
@@ -99,7 +99,7 @@ async fn an_incomplete_new_file_of_a_crash_is_overwritten() {
     let kit = Kit::disk();
     let new = kit.folder.path().join("sessions.redb.new");
     std::fs::write(&new, b"half of").unwrap();
-    // The file exists and is empty. Some tools create it so.
+    // The file exists and is empty. Some tools create such a file before the first start.
     std::fs::write(kit.file(), b"").unwrap();
     let sessions = kit.start(NOW);
     let id = open(&sessions, "alice", NOW).await;
@@ -128,7 +128,8 @@ async fn an_inspection_does_not_create_lock_or_change_the_file() {
     open(&sessions, "alice", NOW).await;
 }
 
-/// For each changed byte, the file is refused or all sessions are valid as before.
+/// Changes bytes of a file, one at a time. After each change, either the file is refused or all its
+/// sessions stay valid.
 #[tokio::test]
 async fn a_damaged_file_is_refused() {
     let kit = Kit::disk();
@@ -165,7 +166,7 @@ async fn a_damaged_file_is_refused() {
     assert!(refused > 30, "{refused}");
 }
 
-/// Replaces every session once, many at a time.
+/// Replaces every session one time, with many replacements in parallel.
 async fn replace_all(sessions: &Arc<Sessions>, ids: &[SessionId], round: u32) {
     let mut replacements = tokio::task::JoinSet::new();
     for id in ids {

@@ -1,4 +1,5 @@
-//! Two caches in front of one store: what one front does, the other one knows.
+//! Tests of two fronts of one store: a change at one front must also take effect at the other
+//! front. A front is a `Sessions` value: a cache in front of a store.
 
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ async fn a_session_that_one_front_replaced_is_found_in_the_other() {
         assert_eq!(new.version(), number);
         assert_eq!(new.tokens().access_token(), format!("token-{number}"));
         assert_eq!((new.state(), first.count()), (SessionState::Live, 1));
-        // The version that the other front had is not current any more.
+        // The value that the other front held before is no longer current.
         let stale = other.replace(&held, tokens("stale"), None).await;
         assert!(matches!(stale, Ok(Replaced::Newer(newer)) if newer.version() == number));
     }
@@ -105,7 +106,7 @@ async fn a_use_in_one_front_keeps_the_other_from_expiring_the_session() {
             assert!(live(front, &id, NOW).await);
         }
         assert!(live(using, &id, after(50)).await);
-        // The store does not know of the use yet.
+        // The store has not learned of the use yet.
         idle.maintain(after(70)).await.unwrap();
         assert_eq!(first.count(), 1);
         using.maintain(after(70)).await.unwrap();
@@ -153,7 +154,8 @@ async fn a_04_a_state_that_one_front_has_marked_is_used_up_in_the_other() {
     assert_eq!(once.unwrap(), Once::First);
 }
 
-/// A store whose answers to reads wait behind a gate, as those of a store behind a network may.
+/// A store that can delay its answers to reads, like a store behind a network. An answer waits
+/// until the test opens a gate.
 #[derive(Debug)]
 struct Slow {
     store: LocalStore,
@@ -238,7 +240,7 @@ impl Store for Slow {
     }
 }
 
-/// A front that others change while it reads.
+/// A slow front whose reads can overlap with changes by another front.
 struct Race {
     first: Sessions,
     slow: Arc<Sessions>,
@@ -264,8 +266,8 @@ impl Race {
         }
     }
 
-    /// Reads a session in the slow front, and lets `change` happen between the store's answer and its
-    /// arrival.
+    /// Reads a session in the slow front, and runs `change` after the store has answered and before
+    /// the answer arrives.
     async fn fetch_while(
         &mut self,
         key: SessionKey,
@@ -353,7 +355,7 @@ async fn a_front_that_lost_events_reads_every_session_again() {
     assert_eq!(second.count(), 2);
     let replaced = second.replace(&held[1], tokens("token-1"), None).await;
     assert!(matches!(replaced, Ok(Replaced::Stored(_))));
-    // A read that is under way is repeated, too.
+    // After lost events, a read in progress is repeated, too.
     let mut race = Race::new(&Kit::disk());
     let id = open(&race.first, "alice", NOW).await;
     let fetched = race.fetch_while(id.key(), async |race| {

@@ -1,4 +1,4 @@
-//! Session ids, which the browser has, and session keys, which the store has.
+//! Session ids, which only browsers keep, and session keys, which the store keeps.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
@@ -11,11 +11,11 @@ const RANDOM: usize = 32;
 const LENGTH: usize = TAG + RANDOM;
 const TEXT: usize = LENGTH / 3 * 4;
 
-/// The tag of the store in which a session was opened: four random bytes. A store in memory gets its tag
-/// at the start of the process; a file contains its tag.
+/// The tag of the store in which a session was opened: four random bytes. A store in memory
+/// generates its tag when the process starts. A session file contains its tag.
 ///
-/// The tag authenticates nothing. With it, a log line or an error page can say for certain that a
-/// session belongs to another replica, or to this one before its restart.
+/// The tag authenticates nothing. A log line or an error page uses the tag to report reliably that
+/// a session belongs to another replica, or to this replica before a restart.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct StoreTag([u8; TAG]);
 
@@ -24,7 +24,7 @@ impl StoreTag {
     ///
     /// # Errors
     ///
-    /// [`NoRandomness`] when the operating system gives no random bytes.
+    /// [`NoRandomness`] if the operating system does not return random bytes.
     pub(crate) fn random() -> Result<Self, NoRandomness> {
         random().map(Self)
     }
@@ -40,7 +40,7 @@ impl StoreTag {
 
 /// The secret in the session cookie: a store tag and 256 random bits.
 ///
-/// It is never stored. Cache and store know only its [`SessionKey`].
+/// The id is never stored. The cache and the store know only the [`SessionKey`] of the id.
 #[derive(Debug)]
 pub struct SessionId(Secret<[u8; LENGTH]>);
 
@@ -49,7 +49,7 @@ impl SessionId {
     ///
     /// # Errors
     ///
-    /// [`NoRandomness`] when the operating system gives no random bytes.
+    /// [`NoRandomness`] if the operating system does not return random bytes.
     pub(crate) fn random(store_tag: StoreTag) -> Result<Self, NoRandomness> {
         let mut bytes = [0; LENGTH];
         let (tag, rest) = bytes.split_at_mut(TAG);
@@ -58,8 +58,8 @@ impl SessionId {
         Ok(Self(Secret::new(bytes)))
     }
 
-    /// Parses the value of a cookie. Only the canonical form of an id is valid: exactly 48 characters of
-    /// base64url without padding.
+    /// Parses the value of a cookie. Only the canonical form of an id is valid: exactly 48
+    /// characters of base64url without padding.
     pub fn parse(text: &[u8]) -> Option<Self> {
         if text.len() != TEXT {
             return None;
@@ -69,20 +69,20 @@ impl SessionId {
         (written == LENGTH).then(|| Self(Secret::new(bytes)))
     }
 
-    /// The value of the cookie.
+    /// Returns the id as the value of the session cookie.
     pub fn to_text(&self) -> Secret<String> {
         Secret::new(URL_SAFE_NO_PAD.encode(self.0.expose()))
     }
 
-    /// The key under which the session is stored.
+    /// Returns the key under which the session is stored.
     pub fn key(&self) -> SessionKey {
         let digest = digest(&SHA256, self.0.expose());
         let first = digest.as_ref().first_chunk();
-        // There always is a first half, since a SHA-256 digest has 32 bytes.
+        // The first half always exists, because a SHA-256 digest has 32 bytes.
         SessionKey(first.copied().unwrap_or_default())
     }
 
-    /// The tag of the store that the session was opened in.
+    /// Returns the tag of the store in which the session was opened.
     pub(crate) fn store_tag(&self) -> StoreTag {
         let mut tag = [0; TAG];
         tag.copy_from_slice(self.0.expose().first_chunk::<TAG>().unwrap_or(&[0; TAG]));
@@ -90,35 +90,35 @@ impl SessionId {
     }
 }
 
-/// The first half of the SHA-256 of a session id. Nobody can compute an id from a key, so a copy of all
-/// keys opens no session.
+/// The first half of the SHA-256 digest of a session id. An id cannot be computed from its key, so
+/// an attacker with a copy of all keys cannot open a session.
 ///
-/// Half of the digest is enough. An attacker who wants the session of somebody else needs an id with
-/// exactly this key, which takes about 2^128 attempts. Two ids of the attacker with the same key would
-/// be of no use, and nobody can choose an id. Two sessions have the same key by chance only among about
-/// 2^64 sessions.
+/// Half of the digest is enough. An attacker who wants to use the session of another user needs an
+/// id with exactly the key of that session. To find such an id takes about 2^128 attempts. Two ids
+/// of the attacker with the same key would be useless, because the gateway generates all ids. Two
+/// random sessions have the same key by chance only among about 2^64 sessions.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SessionKey([u8; Self::LENGTH]);
 
 impl SessionKey {
     /// The number of bytes of a key.
     pub(crate) const LENGTH: usize = 16;
-    /// The first of all keys in their order.
+    /// The lowest key in the order of keys.
     pub(super) const FIRST: Self = Self([0; Self::LENGTH]);
-    /// The last of all keys in their order.
+    /// The highest key in the order of keys.
     pub(super) const LAST: Self = Self([u8::MAX; Self::LENGTH]);
 
-    /// The key with these bytes, which [`SessionKey::as_bytes`] returned.
+    /// Creates a key from the bytes that [`SessionKey::as_bytes`] returned.
     pub(crate) fn from_bytes(bytes: [u8; Self::LENGTH]) -> Self {
         Self(bytes)
     }
 
-    /// The bytes of the key.
+    /// Returns the bytes of the key.
     pub(crate) fn as_bytes(&self) -> &[u8; Self::LENGTH] {
         &self.0
     }
 
-    /// Eight hexadecimal characters that identify the session in log lines.
+    /// Returns eight hexadecimal characters that identify the session in log lines.
     pub(crate) fn log_prefix(&self) -> String {
         self.0
             .iter()

@@ -1,9 +1,11 @@
-//! The index of a local store: all sessions by their person, and the sessions that are only in the file.
-//! A request that uses a session does not touch the index.
+//! The index of a local store. The index contains all sessions in the order of their users, and it
+//! shows which sessions are only in the file. A request that uses a session does not access the
+//! index.
 //!
-//! For each session the index has one pointer to the record, which is in memory in any case and contains
-//! the fields for the order. To save memory there is no second order by deadline. Expired sessions are
-//! found by a walk through all sessions, a small part at a time.
+//! For each session, the index contains one pointer to the session's record. The record is in
+//! memory in any case and contains the fields that define the order. To save memory, the index has
+//! no second order by deadline. To find expired sessions, the keeper walks through all sessions in
+//! small parts.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -19,20 +21,22 @@ use super::stored::Stored;
 use crate::clock::Timestamp;
 use crate::identity::Identity;
 
-/// A person: the first half of the SHA-256 of an issuer and a subject. Every process computes the same
-/// value for the same person. It needs no secret, since an attacker would have to try about 2^128
-/// subjects to get the value of another person.
+/// A user: the first half of the SHA-256 digest of an issuer and a subject. Every process computes
+/// the same value for the same user. The digest needs no secret key: to get the value of another
+/// user, an attacker would have to try about 2^128 subjects.
 ///
-/// The first number is not zero, so that an `Option` of it takes no more memory.
+/// The first number is not zero, so that an `Option` of a `Person` needs no more memory.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(super) struct Person(NonZeroU64, u64);
 
 impl Person {
-    /// The person of an identity; `None` without a subject, since such people cannot be distinguished.
+    /// Returns the user of an identity. Returns `None` if the identity has no subject, because
+    /// users without a subject cannot be distinguished.
     pub(super) fn of(identity: &Identity) -> Option<Self> {
         let subject = identity.subject.as_ref()?;
         let mut hash = digest::Context::new(&SHA256);
-        // With the length, no other issuer and subject give the same bytes.
+        // The length of the issuer makes the bytes unambiguous: no other issuer and subject produce
+        // the same bytes.
         let length = u64::try_from(identity.issuer.len()).unwrap_or(u64::MAX);
         hash.update(&length.to_be_bytes());
         hash.update(identity.issuer.as_bytes());
@@ -44,7 +48,7 @@ impl Person {
     }
 }
 
-/// The order of sessions: by person, then by the end of the lifetime.
+/// The order of sessions: by user, then by the end of the lifetime.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) struct Rank {
     pub(super) person: Option<Person>,
@@ -52,12 +56,12 @@ pub(super) struct Rank {
     pub(super) key: SessionKey,
 }
 
-/// A session with the order of its [`Rank`].
+/// A session that is ordered by its [`Rank`].
 #[derive(Debug)]
 struct Ranked(Arc<Stored>);
 
-/// The number of parts of the walk through all sessions, if there are many. Each sweep walks through one
-/// part, so that the whole walk takes some minutes.
+/// The number of parts of a walk through many sessions. Each sweep walks through one part, so a
+/// complete walk takes some minutes.
 const PARTS: usize = 256;
 /// The minimum number of sessions in a part.
 const MIN_PART: usize = 4096;
@@ -66,9 +70,9 @@ const MIN_PART: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Index {
     all: BTreeSet<Ranked>,
-    /// The sessions that are only in the file.
+    /// The records of the sessions that are only in the file.
     away: HashMap<SessionKey, Arc<Stored>>,
-    /// The last session of the walk so far; `None` at the start of a walk.
+    /// The last session that the current walk has visited; `None` before a walk.
     walked: Option<Rank>,
 }
 
@@ -86,13 +90,13 @@ impl Index {
         }
     }
 
-    /// Whether exactly this value is in the index.
+    /// Returns true if the index contains exactly this value.
     pub(super) fn has(&self, stored: &Arc<Stored>) -> bool {
         let known = self.all.get(stored.rank());
         known.is_some_and(|known| Arc::ptr_eq(&known.0, stored))
     }
 
-    /// The record of a session that is only in the file.
+    /// Returns the record of a session that is only in the file.
     pub(super) fn away(&self, key: &SessionKey) -> Option<&Arc<Stored>> {
         self.away.get(key)
     }
@@ -104,7 +108,7 @@ impl Index {
         self.away.insert(*away.key(), away);
     }
 
-    /// Removes a session, and returns its record. `in_memory` is its value in a cache, if there is one.
+    /// Removes a session, and returns its record. `in_memory` is the cached value of the session.
     pub(super) fn remove(
         &mut self,
         key: &SessionKey,
@@ -115,8 +119,9 @@ impl Index {
         Some(stored)
     }
 
-    /// The sessions of a person that have to end so that one more makes `max`: those whose lifetime ends
-    /// first. The sessions in `ending` do not count.
+    /// Returns the sessions of a user that must end so that the user has `max` sessions after one
+    /// more login. The sessions with the earliest end of the lifetime come first. The sessions in
+    /// `ending` do not count.
     pub(super) fn surplus(
         &self,
         person: Person,
@@ -138,7 +143,7 @@ impl Index {
         keys
     }
 
-    /// Walks through the next part of all sessions, and returns up to `max` results of `find`.
+    /// Walks through the next part of all sessions, and returns at most `max` results of `find`.
     pub(super) fn walk<T>(
         &mut self,
         max: usize,
@@ -170,7 +175,7 @@ impl Index {
         self.walked = None;
     }
 
-    /// All sessions, ordered by their person.
+    /// Returns all sessions, ordered by user.
     pub(super) fn all(&self) -> impl Iterator<Item = &Stored> {
         self.all.iter().map(|Ranked(stored)| &**stored)
     }
@@ -183,9 +188,9 @@ impl Index {
 /// The reason why a walk has stopped.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum WalkEnd {
-    /// The walk has come to the end of the part.
+    /// The walk has reached the end of the part.
     PartDone,
-    /// The walk has found as many sessions as the caller wanted.
+    /// The walk has found `max` sessions.
     EnoughFound,
 }
 
@@ -238,7 +243,8 @@ mod tests {
         Arc::new(Stored::new(rank, Timestamp::default(), &contents))
     }
 
-    /// An index of `people` persons with `each` sessions, whose lifetimes end one after the other.
+    /// Returns an index of `people` users with `each` sessions. The lifetimes of the sessions end
+    /// one after another.
     fn index(people: u32, each: u32) -> Index {
         let mut index = Index::default();
         let mut subjects = (0..people).cycle();
@@ -263,7 +269,7 @@ mod tests {
             ..Identity::nameless(issuer)
         };
         let alice = Person::of(&identity("https://op", "alice")).unwrap();
-        // printf '\0\0\0\0\0\0\0\012https://opalice' | sha256sum
+        // The expected digest is from `printf '\0\0\0\0\0\0\0\012https://opalice' | sha256sum`.
         let known = Person(
             NonZeroU64::new(0x7b3e_dbeb_2785_8a0d).unwrap(),
             0x128e_4e72_9dfc_6eb8,
@@ -321,7 +327,8 @@ mod tests {
         assert_eq!((index.len(), index.away.len()), (3, 0));
     }
 
-    /// Issuers and subjects that are short and have few different characters, so that many are similar.
+    /// Generates short issuers and subjects from a few different characters, so that many of them
+    /// are similar.
     fn similar() -> impl Strategy<Value = String> {
         let characters = prop::sample::select(vec!['a', 'b', '/', ':', '|', ',', '.', ' ']);
         prop::collection::vec(characters, 1..5).prop_map(String::from_iter)
@@ -346,7 +353,8 @@ mod tests {
                 let person = Person::of(&identity).unwrap();
                 let rank = Rank { person: Some(person), ends_at: Timestamp::MAX, key: id.key() };
                 let session = stored(rank, identity);
-                // The bound is one session, so each login ends only the session of the same person.
+                // Only one session is allowed, so each login ends only the earlier session of the
+                // same user.
                 let pushed = index.surplus(person, 1, &[]);
                 for key in &pushed {
                     prop_assert!(index.remove(key, by_key.remove(key)).is_some());

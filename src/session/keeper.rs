@@ -1,14 +1,16 @@
-//! The thread of a local store: the only one that changes sessions.
+//! The thread of a local store. No other thread changes sessions.
 //!
-//! Opening, replacing, ending and reading are commands to this thread, so their order is the order in
-//! which they take effect: a sign-out between two refreshes wins, and a session that has ended does not
-//! come back. The thread gathers the commands that wait, commits them together, applies the commit to
-//! the caches of all fronts, and only then answers. A batch has at most one change of a session, so
-//! every command is planned on the committed state.
+//! The thread opens, replaces, ends and reads sessions by commands. The order of the commands is
+//! the order in which they take effect. So a sign-out between two refreshes takes effect, and a
+//! session that has ended does not come back. The thread gathers the waiting commands, commits
+//! their changes together, applies the changes to the caches of all fronts, and only then answers.
+//! A batch contains at most one change of each session, so every command is planned on the
+//! committed state.
 //!
-//! The index and the cache of one front share the value of a session, so that memory holds the session
-//! once. The cache of another front holds a copy. A session that no cache holds is *away*: the index
-//! knows when it ends and when it was used, and the rest is in the file.
+//! A front is a `Sessions` value: a cache in front of a store. The index and the cache of one front
+//! share the value of a session, so the session is in memory only one time. The cache of another
+//! front contains a copy. A session that is in no cache is called *away*: the index knows when the
+//! session ends and when it was last used, and the file contains the rest.
 
 use std::collections::HashMap;
 use std::mem;
@@ -32,11 +34,11 @@ use super::{Maintained, SessionKey, SessionState};
 use crate::clock::Timestamp;
 use crate::telemetry::chain;
 
-/// The maximum number of sessions that one sweep removes. It is so small that a worker that uses the
-/// cache meanwhile waits for a few milliseconds at most.
+/// The maximum number of sessions that one sweep removes. The number is small, so that a worker
+/// that uses the cache during the sweep waits at most a few milliseconds.
 const MAX_REMOVED: usize = 100;
 
-/// The maximum number of commands that wait. Further callers wait until there is room.
+/// The maximum number of commands that wait. Further callers wait until the queue has room.
 const QUEUE: usize = 1024;
 
 /// The handle of a keeper.
@@ -48,7 +50,7 @@ pub(super) struct KeeperHandle {
     pub(super) count: Arc<AtomicU64>,
 }
 
-/// The settings that a keeper starts with.
+/// The settings with which a keeper starts.
 #[derive(Debug)]
 pub(super) struct KeeperSettings {
     pub(super) limits: Arc<Limits>,
@@ -69,12 +71,12 @@ pub(super) struct Keeper {
     pub(super) commands: mpsc::Receiver<Command>,
     notices: mpsc::UnboundedReceiver<Notice>,
     count: Arc<AtomicU64>,
-    /// Last uses that are not committed yet.
+    /// The times of last uses that are not committed yet.
     pub(super) used: HashMap<SessionKey, Timestamp>,
 }
 
 impl Keeper {
-    /// A keeper with one front and without sessions.
+    /// Creates a keeper that has one front and no sessions.
     pub(super) fn new(backend: Backend, settings: KeeperSettings) -> (Self, KeeperHandle) {
         let (commands, commanded) = mpsc::channel(QUEUE);
         let (to_keeper, notices) = mpsc::unbounded_channel();
@@ -103,8 +105,8 @@ impl Keeper {
         (keeper, handle)
     }
 
-    /// Reads all sessions of the file into the cache, one at a time, so that memory never holds more
-    /// of them than the cache has room for.
+    /// Reads all sessions of the file into the cache, one at a time. So memory never contains more
+    /// sessions than the cache has room for.
     ///
     /// # Errors
     ///
@@ -117,8 +119,8 @@ impl Keeper {
             Backend::Memory => Ok(()),
             Backend::Disk(disk) => disk.restore((idle, now), &registrations, |key, loaded| {
                 self.remember(&loaded.into_stored(key), FIRST_FRONT);
-                // The notices of evictions must not pile up. The last uses of these sessions are already
-                // in the file.
+                // The notices of evictions must not accumulate. The file already contains the last
+                // uses of these sessions.
                 self.take_notices();
                 self.used.clear();
             }),
@@ -129,7 +131,7 @@ impl Keeper {
         restored
     }
 
-    /// Carries out commands until the store is closed or all senders are dropped.
+    /// Executes commands until the store is closed or all senders are dropped.
     pub(super) fn run(mut self) {
         let mut waiting = None;
         while let Some(first) = waiting.take().or_else(|| self.commands.blocking_recv()) {
@@ -150,7 +152,8 @@ impl Keeper {
                 }
                 Command::Close { answer } => {
                     let closed = self.write_last_uses(Vec::new());
-                    // The file is closed before the answer, so that another process can open it.
+                    // The file is closed before the answer, so that another process can open the
+                    // file.
                     drop(self);
                     send(answer, closed);
                     return;
@@ -171,7 +174,7 @@ impl Keeper {
                 }
             }
         }
-        // No caller is left, and a failure was logged.
+        // No caller waits for the result, and a failure was logged.
         drop(self.write_last_uses(Vec::new()));
     }
 
@@ -193,7 +196,7 @@ impl Keeper {
         }
     }
 
-    /// Replaces a session by the version that this front has made.
+    /// Replaces a session by the version that this front has created.
     pub(super) fn replace(&mut self, next: &Arc<Stored>, front: FrontId) {
         if let Some(away) = self.index.away(next.key()) {
             next.note_use_of(away);
@@ -211,7 +214,7 @@ impl Keeper {
         }
     }
 
-    /// Removes a session that has ended from the index and the caches, and marks its values as ended.
+    /// Removes an ended session from the index and the caches, and marks its values as ended.
     pub(super) fn forget(&mut self, key: &SessionKey, why: EndReason) {
         let cached = self.fronts.iter().find_map(|cache| cache.get(key));
         let mut known = self.index.remove(key, cached);
@@ -234,8 +237,8 @@ impl Keeper {
         }
     }
 
-    /// Takes the notices of all evictions. A session leaves the cache a moment before its notice is
-    /// sent; after the housekeeping of the cache, the notice has been sent.
+    /// Processes the notices of all evictions. A session leaves the cache a moment before its
+    /// notice is sent. The housekeeping of the cache sends all such notices, so it runs first.
     pub(super) fn hear_of_evictions(&mut self) {
         self.run_pending_tasks();
         self.take_notices();
@@ -255,7 +258,7 @@ impl Keeper {
         self.index.away(key).is_some()
     }
 
-    /// The current value of a session if a cache holds one.
+    /// Returns the current value of a session if a cache contains the value.
     pub(super) fn live(&self, key: &SessionKey) -> Option<Arc<Stored>> {
         self.fronts.iter().find_map(|cache| cache.live(key))
     }
@@ -269,9 +272,9 @@ impl Keeper {
         }
     }
 
-    /// A session that was away is in a cache again.
+    /// Notes that a session that was away is in a cache again.
     fn note_entered(&mut self, session: &Arc<Stored>) {
-        // It may have been evicted or replaced again meanwhile.
+        // The session may have been evicted or replaced after the notice was sent.
         let is_held = self.fronts.iter().any(|cache| cache.holds(session));
         if is_held && let Some(away) = self.index.away(session.key()) {
             session.note_use_of(away);
@@ -282,7 +285,7 @@ impl Keeper {
     fn note_evicted(&mut self, session: Arc<Stored>) {
         let key = *session.key();
         if !self.index.has(&session) {
-            // The session has ended, or the index has another value of it.
+            // The session has ended, or the index contains another value of the session.
             if let Some(other) = self.live(&key) {
                 other.note_use_of(&session);
             }
@@ -292,7 +295,7 @@ impl Keeper {
             }
             return;
         }
-        // The listener of the cache knows whether the session is in the file.
+        // The listener of the cache has marked the session as ended if the session is in no file.
         if session.state() == SessionState::Ended {
             self.index.remove(&key, Some(session));
             self.used.remove(&key);
@@ -307,7 +310,7 @@ impl Keeper {
         }
     }
 
-    /// Notes the last uses that a front has reported, except those of sessions that have ended.
+    /// Notes the last uses of sessions that a front has reported. Ignores sessions that have ended.
     pub(super) fn note_uses(&mut self, uses: Vec<(SessionKey, Timestamp)>) {
         for (key, at) in uses {
             if self.knows(&key) {
@@ -325,8 +328,8 @@ impl Keeper {
         *used = at.max(*used);
     }
 
-    /// The reason for the end of a session, if it has passed a deadline. A front may have used its copy of
-    /// the session later than the index knows.
+    /// Returns the reason for the end of a session, if the session has passed a deadline. The
+    /// caches are checked, too, because a front may have a copy of the session with a later use.
     pub(super) fn expired(
         fronts: &[Arc<SessionCache>],
         session: &Stored,
@@ -339,8 +342,8 @@ impl Keeper {
         (!is_in_use).then_some(why)
     }
 
-    /// Removes sessions that have passed a deadline, at most a small batch, commits last uses, and lets
-    /// the caches do their housekeeping.
+    /// Removes a limited number of sessions that have passed a deadline, commits last uses, and
+    /// runs the housekeeping of the caches.
     pub(super) fn sweep(&mut self, now: Timestamp) -> Result<Maintained, StoreError> {
         let (idle, fronts) = (self.limits.idle(), &self.fronts);
         let find = |session: &Stored| Self::expired(fronts, session, (idle, now));
@@ -373,7 +376,7 @@ impl Keeper {
     }
 }
 
-/// The front that a local store starts with.
+/// The front with which a local store starts.
 pub(super) const FIRST_FRONT: FrontId = FrontId(0);
 
 /// Logs a commit that failed.

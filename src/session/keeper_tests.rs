@@ -1,4 +1,4 @@
-//! The keeper without its thread: the values that it holds, and the commands that it gathers.
+//! Tests of the keeper without its thread: its memory for sessions, and the commands of a batch.
 
 use tokio::sync::oneshot;
 

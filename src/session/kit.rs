@@ -1,4 +1,4 @@
-//! A kit for tests of sessions: a store that can be started and stopped, and values to put into it.
+//! A kit for tests of sessions: a store that can be started and stopped, and values for the store.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::identity::Claim;
 use crate::seal::{Keys, Purpose};
 use crate::token::Lifetime;
 
-/// A store that can be stopped and started.
+/// The settings of a store that a test can stop and start.
 pub(super) struct Kit {
     pub(super) settings: Settings,
     pub(super) providers: Registrations,
@@ -54,21 +54,21 @@ impl Kit {
         kit
     }
 
-    /// A file, and a cache that has room for a few sessions only.
+    /// Returns a kit with a file, and with a cache that has room for only a few sessions.
     pub(super) fn crowded() -> Self {
         let mut kit = Self::disk();
         kit.settings.capacity = 10 * 1024;
         kit
     }
 
-    /// The second front of a store with a file.
+    /// Returns a kit whose tests use the second front of a store with a file.
     pub(super) fn second() -> Self {
         let mut kit = Self::disk();
         kit.front = Front::Second;
         kit
     }
 
-    /// One for every kind of store and front.
+    /// Returns one kit for every kind of store and front.
     pub(super) fn every() -> [Self; 4] {
         let kits = [
             Self::memory(),
@@ -108,13 +108,13 @@ impl Kit {
         }
     }
 
-    /// Two fronts of one store.
+    /// Starts two fronts of one store. A front is a `Sessions` value: a cache in front of a store.
     pub(super) fn start_two(&self, now: Timestamp) -> [Sessions; 2] {
         let (stores, limits) = self.stores(now).unwrap();
         stores.map(|store| Sessions::on(Arc::new(store), Arc::clone(&limits)))
     }
 
-    /// The handles of two fronts of one store.
+    /// Returns the handles of two fronts of one store.
     pub(super) fn stores(
         &self,
         now: Timestamp,
@@ -135,7 +135,7 @@ impl Kit {
         Limits::new(settings.idle, settings.absolute, settings.per_person)
     }
 
-    /// The settings of a keeper.
+    /// Returns the settings of a keeper.
     pub(super) fn keeper_settings(&self) -> KeeperSettings {
         KeeperSettings {
             limits: self.limits(),
@@ -144,7 +144,7 @@ impl Kit {
         }
     }
 
-    /// The settings of this kit, for a reload.
+    /// Returns the settings of this kit for a reload.
     pub(super) fn reconfiguration(&self) -> Reconfiguration {
         Reconfiguration {
             idle: self.settings.idle,
@@ -155,7 +155,7 @@ impl Kit {
         }
     }
 
-    /// The message that an operator gets when the start fails.
+    /// Returns the message that an operator sees if the start fails.
     pub(super) fn refusal(&self) -> String {
         let error = self.try_start(NOW).map(|_| ()).unwrap_err();
         crate::telemetry::chain(&error)
@@ -168,7 +168,7 @@ impl fmt::Debug for Kit {
     }
 }
 
-/// Two fronts of one store with a file in this folder, as in two processes.
+/// Starts two fronts of one store with a file in this folder. The fronts act like two processes.
 pub(crate) fn two_fronts(
     folder: &Path,
     providers: &Registrations,
@@ -214,7 +214,8 @@ pub(super) async fn open(sessions: &Sessions, subject: &str, now: Timestamp) -> 
     sessions.open(login(subject), now).await.unwrap()
 }
 
-/// Looks a session up, and fetches it if it is away. A crowded cache may evict it again at once.
+/// Looks up a session, and fetches the session if it is away. Repeats both steps, because a crowded
+/// cache may evict the session again at once.
 pub(super) async fn found(sessions: &Sessions, id: &SessionId, now: Timestamp) -> Lookup {
     for _ in 0..100 {
         let lookup = sessions.find(id, now);

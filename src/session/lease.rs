@@ -1,8 +1,9 @@
-//! Leases: the right to refresh a session, which one process has at a time.
+//! Leases: the right to refresh a session, which only one process has at a time.
 //!
-//! Two processes that share a store would otherwise both use a refresh token that the provider accepts
-//! once. A lease only saves the second call: a holder that comes too late loses nothing, because
-//! [`Sessions::replace`] accepts the next version of a session only once.
+//! Some providers accept a refresh token only one time. Without a lease, two processes that share a
+//! store could both use the same refresh token. A lease only avoids the second call: if two
+//! processes nevertheless refresh a session, [`Sessions::replace`] accepts the next version of the
+//! session only one time.
 
 #![expect(
     clippy::disallowed_types,
@@ -21,7 +22,7 @@ use super::store::StoreError;
 use super::{SessionKey, Sessions};
 use crate::clock::Timestamp;
 
-/// The right to refresh a session. Dropping it releases the lease.
+/// The right to refresh a session. Dropping a lease releases it.
 #[derive(Debug)]
 #[must_use = "dropping a lease releases it"]
 pub(crate) struct Lease(
@@ -32,23 +33,23 @@ pub(crate) struct Lease(
     Box<dyn HeldLease>,
 );
 
-/// A store's part of a lease: dropping it releases the lease.
+/// The store's part of a lease. Dropping this value releases the lease.
 pub(super) trait HeldLease: fmt::Debug + Send {}
 
-/// The answer of a store that was asked for a lease.
+/// The answer of a store to a request for a lease.
 #[derive(Debug)]
 #[must_use]
 pub(super) enum StoreLease {
     Granted(Lease),
-    /// Somebody else has the lease.
+    /// Another holder has the lease.
     Held(Holder),
 }
 
-/// Somebody else's lease.
+/// The lease that another holder has.
 pub(super) struct Holder {
-    /// The lease ends at this time at the latest.
+    /// The latest time at which the lease ends.
     until: Timestamp,
-    /// Completes when the lease is released.
+    /// A future that completes when the lease is released.
     released: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
@@ -65,11 +66,11 @@ impl fmt::Debug for Holder {
 #[must_use]
 pub(crate) enum Leased<'a> {
     Granted(Lease),
-    /// Somebody else refreshes the session.
+    /// Another process refreshes the session.
     Held(HeldElsewhere<'a>),
 }
 
-/// A lease of somebody else, and what happens to the session meanwhile.
+/// The lease of another holder, and a guard that observes changes of the session.
 #[derive(Debug)]
 pub(crate) struct HeldElsewhere<'a> {
     holder: Holder,
@@ -77,7 +78,7 @@ pub(crate) struct HeldElsewhere<'a> {
 }
 
 impl HeldElsewhere<'_> {
-    /// The time at which the lease ends, unless it is released before.
+    /// Returns the time at which the lease ends, unless its holder releases the lease earlier.
     pub(crate) fn until(&self) -> Timestamp {
         self.holder.until
     }
@@ -96,7 +97,8 @@ impl HeldElsewhere<'_> {
 }
 
 impl Sessions {
-    /// Takes the right to refresh a session until a time, unless somebody else has it.
+    /// Acquires the right to refresh a session until the time `until`, unless another holder has
+    /// the right.
     ///
     /// # Errors
     ///
@@ -104,14 +106,14 @@ impl Sessions {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future may leave a lease that nobody uses until its time is over.
+    /// If the future is dropped, the lease may stay unused until its time is over.
     pub(crate) async fn lease(
         &self,
         key: &SessionKey,
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Leased<'_>, StoreError> {
-        // Before the store is asked, so that no change is missed.
+        // The guard is created before the call of the store, so that it misses no change.
         let session = self.store.cache().begin_read(*key);
         Ok(match self.store.lease(*key, now, until).await? {
             StoreLease::Granted(lease) => Leased::Granted(lease),
@@ -127,7 +129,7 @@ pub(super) struct Leases(Mutex<Table>);
 #[derive(Debug, Default)]
 struct Table {
     granted: HashMap<SessionKey, Granted>,
-    /// The number of leases that were granted so far.
+    /// The number of leases that the store has granted.
     count: u64,
 }
 
@@ -135,11 +137,11 @@ struct Table {
 struct Granted {
     number: u64,
     until: Timestamp,
-    /// Whoever waits for the end of the lease learns of it when this is dropped.
+    /// The channel that this sender closes when it is dropped. The close informs all waiting tasks.
     end: watch::Sender<()>,
 }
 
-/// A lease of this process's store.
+/// A lease that the store of this process has granted.
 #[derive(Debug)]
 struct LocalLease {
     leases: Arc<Leases>,
@@ -150,7 +152,7 @@ struct LocalLease {
 impl HeldLease for LocalLease {}
 
 impl Leases {
-    /// Grants the lease of a session until a time, unless somebody else has it.
+    /// Grants the lease of a session until the time `until`, unless another holder has the lease.
     pub(super) fn lease(
         self: &Arc<Self>,
         key: SessionKey,
@@ -164,7 +166,7 @@ impl Leases {
             let until = granted.until;
             let mut end = granted.end.subscribe();
             drop(table);
-            // It fails as soon as the sender is dropped, and nothing is ever sent.
+            // No value is ever sent, so `changed` returns an error when the sender is dropped.
             let released = Box::pin(async move { drop(end.changed().await) });
             return StoreLease::Held(Holder { until, released });
         }
@@ -172,7 +174,7 @@ impl Leases {
         table.count = table.count.wrapping_add(1);
         let end = watch::Sender::new(());
         let granted = Granted { number, until, end };
-        // A lease whose time is over ends with this.
+        // An old lease whose time is over ends here, because the new lease replaces its entry.
         table.granted.insert(key, granted);
         drop(table);
         let leases = Arc::clone(self);
@@ -191,7 +193,7 @@ impl Leases {
 impl Drop for LocalLease {
     fn drop(&mut self) {
         let mut table = self.leases.table();
-        // Somebody else may have the lease by now.
+        // Another holder may have the lease now, after the time of this lease was over.
         let granted = table.granted.get(&self.key);
         if granted.is_some_and(|granted| granted.number == self.number) {
             table.granted.remove(&self.key);
@@ -232,7 +234,7 @@ mod tests {
         }
     }
 
-    /// Whether a wait ends without another event.
+    /// Returns true if a wait ends without another event.
     async fn is_over(wait: Pin<&mut impl Future<Output = ()>>) -> bool {
         tokio::select! {
             biased;
@@ -263,7 +265,7 @@ mod tests {
         assert!(!is_over(wait.as_mut()).await);
         let next = granted(lease(&first, &alice, 62).await);
         wait.await;
-        // The late holder does not release the lease of the next one.
+        // The late holder must not release the lease of the next holder.
         drop(late);
         drop(held(lease(&second, &alice, 63).await));
         drop(next);

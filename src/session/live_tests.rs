@@ -1,4 +1,4 @@
-//! The use of a session without another look-up.
+//! Tests of the use of a session without another look-up.
 
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ async fn a_session_can_be_used_without_a_look_up_while_it_is_current_and_only_fo
     let id = open(&sessions, "a", NOW).await;
     let held = session(&sessions, &id).await;
     let still = |held: &Session, found, now| sessions.still(held, found, now);
-    // The limit is a tenth of the idle time, which is a minute here.
+    // The limit is 6 s: a tenth of the idle time, which is one minute in this test.
     assert!(still(&held, NOW, after(5)));
     assert!(!still(&held, NOW, after(6)));
     // The clock was set back.
     assert!(!still(&held, after(1), NOW));
-    // A use without a look-up prolongs the session.
+    // A use without a look-up extends the session.
     assert!(still(&held, after(50), after(55)));
     assert!(live(&sessions, &id, after(100)).await);
     assert!(!still(&held, after(170), after(170)));

@@ -1,8 +1,9 @@
-//! The store of one process: memory, or memory in front of a file.
+//! The store of one process: in memory, or in a file with a cache in memory.
 //!
-//! [`LocalStore`] is a handle. Sessions are changed by one thread ([`super::keeper::Keeper`]), which
-//! applies each change to the caches of all fronts before it answers. Marks ([`super::marks`]) and leases
-//! ([`super::lease`]) are in memory only.
+//! [`LocalStore`] is a handle. One thread ([`super::keeper::Keeper`]) changes the sessions, and it
+//! applies each change to the caches of all fronts before it answers. A front is a `Sessions`
+//! value: a cache in front of a store. Marks ([`super::marks`]) and leases ([`super::lease`]) are
+//! only in memory.
 
 #![expect(
     clippy::disallowed_types,
@@ -30,7 +31,7 @@ use super::{Maintained, SessionKey, StartError, StoreSettings, StoreTag};
 use crate::clock::Timestamp;
 use crate::seal::KeyRing;
 
-/// A front's handle of a local store.
+/// The handle that a front has of a local store.
 #[derive(Debug)]
 pub(super) struct LocalStore {
     commands: mpsc::Sender<Command>,
@@ -44,7 +45,8 @@ pub(super) struct LocalStore {
 }
 
 impl LocalStore {
-    /// Opens the store and starts its thread. Blocks, for seconds if the file is large.
+    /// Opens the store and starts its thread. This function blocks. If the file is large, it blocks
+    /// for seconds.
     ///
     /// # Errors
     ///
@@ -85,7 +87,7 @@ impl LocalStore {
         })
     }
 
-    /// Another front with a cache of its own.
+    /// Adds a front that has its own cache.
     #[cfg(test)]
     pub(super) fn attach(&self, capacity: u64) -> Self {
         let cache = Arc::new(self.cache.sibling(capacity));
@@ -109,7 +111,7 @@ impl LocalStore {
     }
 
     fn marks(&self) -> MutexGuard<'_, Marks> {
-        // A panic in between leaves a mark too many at worst.
+        // A panic of another thread that held the lock leaves at most one unneeded mark.
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,10 +1,11 @@
-//! Marks: values that may be used once, such as the `state` of a login.
+//! Marks record values that may be used only one time, such as the `state` of a login.
 //!
-//! A store of one process keeps its marks in memory, even if its sessions are in a file. Otherwise a
-//! visitor who is not signed in could make the gateway write to disk with every callback that has a
-//! valid state and an invented code. What a file would prevent is small: after a restart, somebody who
-//! has the cookie of the tab can send a state once more until the login expires, with a code that the
-//! provider accepts only once.
+//! A store of one process keeps its marks in memory, even if its sessions are in a file. Otherwise
+//! a visitor who is not signed in could make the gateway write to disk with every callback: the
+//! visitor needs only a valid state and an invented code. Marks in a file would prevent only a
+//! small risk. After a restart, an attacker who has the login cookie of a browser tab can use the
+//! state a second time until the login expires. But the provider accepts the code of the login only
+//! one time.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -12,22 +13,22 @@ use super::Sessions;
 use super::store::StoreError;
 use crate::clock::Timestamp;
 
-/// A hash of the value that may be used once.
+/// A hash of the value that may be used only one time.
 pub(crate) type Mark = [u8; 32];
 
-/// The maximum number of marks. A mark is made only for a state that came with its cookie. If the
-/// oldest mark has to go early, the provider still accepts each code only once.
+/// The maximum number of marks. A mark is created only for a state that arrives with its cookie. If
+/// the oldest mark is removed early, the provider still accepts each code only one time.
 const MAX_MARKS: usize = 100_000;
 
-/// The marks of values that were used, bounded in number and time.
+/// The marks of used values. Their number and lifetime are limited.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     known: HashSet<Mark>,
-    /// Each mark with the end of its time.
+    /// The marks in the order of their creation, each with its end time.
     order: VecDeque<(Timestamp, Mark)>,
 }
 
-/// Whether a value is used for the first time.
+/// The answer to the question whether a value is used for the first time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(crate) enum Once {
@@ -36,7 +37,7 @@ pub(crate) enum Once {
 }
 
 impl Marks {
-    /// Marks a value as used until a time.
+    /// Marks a value as used until the time `until`.
     pub(super) fn once(&mut self, mark: Mark, now: Timestamp, until: Timestamp) -> Once {
         while let Some((end, oldest)) = self.order.front() {
             if self.order.len() < MAX_MARKS && *end > now {
@@ -61,15 +62,15 @@ impl Marks {
 }
 
 impl Sessions {
-    /// Marks a value, such as the state of a login, as used until a time.
+    /// Marks a value, such as the state of a login, as used until the time `until`.
     ///
     /// # Errors
     ///
-    /// [`StoreError`]; whether the value was used before is unknown then.
+    /// [`StoreError`]: it is unknown whether the value was used before.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves open whether the value is marked.
+    /// If the future is dropped, the value may or may not be marked.
     pub(crate) async fn once(
         &self,
         mark: Mark,
@@ -83,11 +84,11 @@ impl Sessions {
     ///
     /// # Errors
     ///
-    /// [`StoreError`]; the value stays marked then.
+    /// [`StoreError`]: the value stays marked.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves open whether the value stays marked.
+    /// If the future is dropped, the mark may or may not be removed.
     pub(crate) async fn unmark(&self, mark: Mark) -> Result<(), StoreError> {
         self.store.unmark(mark).await
     }

@@ -1,25 +1,29 @@
-//! Who is signed in.
+//! The sessions of signed-in users.
 //!
-//! A [`Session`] is an identity with its tokens under a [`SessionId`] that only the browser knows. The
-//! room knows nothing of HTTP except the text of the cookie, and nothing of how somebody signed in.
+//! A [`Session`] contains an identity and its tokens. Only the browser knows the [`SessionId`] of
+//! the session. The room does not know HTTP, except the text of the cookie. The room does not know
+//! how a user signed in.
 //!
-//! [`Sessions`] is a cache in front of a store. The cache is bounded by bytes, and the least recently
-//! used sessions leave it first. The store decides whether a session exists: `store.rs` is the trait,
-//! and `local.rs` is the store of one process, in memory or in a file. A second front with a cache of
-//! its own can share a store.
+//! [`Sessions`] is a front: a cache in front of a store. The number of bytes in the cache is
+//! limited. A full cache evicts the least recently used sessions first. The store decides whether a
+//! session exists. `store.rs` contains the trait of stores, and `local.rs` contains the store of
+//! one process, in memory or in a file. Several fronts can share a store, and each front has its
+//! own cache.
 //!
-//! Looking a session up takes no lock and reads no file. Every change (open, replace, end) goes to the
-//! store, which commits it and brings the caches up to date before it answers. So nobody acts on a
-//! change that is not committed, and a refresh that comes a moment after a sign-out does not undo it.
+//! A look-up of a session takes no lock and reads no file. Every change of a session (open,
+//! replace, end) is a call of the store. The store commits the change and updates the caches before
+//! it answers. So nobody uses a change that is not committed, and a refresh just after a sign-out
+//! does not undo the sign-out.
 //!
-//! Every end of a session has a reason ([`EndReason`]). Work that lasts longer than a request registers
-//! in the [`EndRegistry`] of its worker, which tells it when its session has ended. A reload changes
-//! settings, keys and providers while sessions go on ([`Sessions::reconfigure`]).
+//! Every end of a session has a reason ([`EndReason`]). Work that lasts longer than a request
+//! registers in the [`EndRegistry`] of its worker. The registry informs the work when its session
+//! has ended. A reload changes settings, keys and providers, and valid sessions continue
+//! ([`Sessions::reconfigure`]).
 //!
-//! The cache does not expire entries. A cache that does runs its maintenance inside `get`, so a
-//! thousand sessions that expire together would stall the worker that asks next. The deadlines are part
-//! of the value, and every use checks them. The control plane calls [`Sessions::maintain`], which
-//! removes expired sessions in small batches.
+//! The cache does not expire entries, because a cache that expires entries runs its maintenance
+//! inside `get`. If a thousand sessions expired together, the next worker that calls `get` would
+//! stall. So the value of a session contains the deadlines, and every use checks them. The control
+//! plane calls [`Sessions::maintain`], which removes expired sessions in small batches.
 
 mod backend;
 mod cache;
@@ -94,23 +98,23 @@ use crate::token::TokenSet;
 pub struct NewSession<'a> {
     /// The configured name of the provider.
     pub provider: &'a str,
-    /// The registration of the provider at the start of the login. If it is another one by now, no session
-    /// is opened, since the name may belong to another server.
+    /// The registration of the provider at the start of the login. If the provider has another
+    /// registration now, no session is opened, because the name may belong to another server.
     pub registration: Registration,
-    /// The identity of the person.
+    /// The identity of the user.
     pub identity: Identity,
     /// The tokens of the grant.
     pub tokens: TokenSet,
-    /// The sessions that the browser had before. They end.
+    /// The earlier sessions of the same browser. They end when the new session opens.
     pub replaces: Vec<SessionKey>,
 }
 
-/// All sessions of this process: a cache in front of a store. All workers share it, and looking a session
-/// up takes no lock.
+/// All sessions of this process: a cache in front of a store. All workers share this value. A
+/// look-up of a session takes no lock.
 #[derive(Debug)]
 pub struct Sessions {
     limits: Arc<Limits>,
-    /// Whether a session that is not in the cache may be in the store.
+    /// True if the store may contain sessions that are not in the cache.
     outlives_cache: bool,
     store_tag: StoreTag,
     cache: Cache<SessionKey, Arc<Stored>>,
@@ -119,9 +123,10 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Opens the store that the settings name. Blocks, for seconds if the file is large. `keys` seal
-    /// the records in the file. Sessions in the file end if their provider is not among `providers`, or
-    /// was another server or client before.
+    /// Opens the store that the settings name. This function blocks. If the file is large, it
+    /// blocks for seconds. The `keys` seal the records in the file. A session in the file ends if
+    /// its provider is not among `providers`, or if the name of its provider now belongs to another
+    /// server or client.
     ///
     /// # Errors
     ///
@@ -150,7 +155,7 @@ impl Sessions {
         Ok(Self::on(Arc::new(store), limits))
     }
 
-    /// A front of a store.
+    /// Creates a front of a store.
     fn on(store: Arc<dyn Store>, limits: Arc<Limits>) -> Self {
         Self {
             limits,
@@ -162,17 +167,18 @@ impl Sessions {
         }
     }
 
-    /// Lets other settings take effect while sessions go on: all of them or, on an error, none.
-    /// Sessions end if their provider is not registered any more, or is another server or client now.
-    /// The change is committed before this returns.
+    /// Applies new settings to running sessions. On success all settings take effect. On an error
+    /// no setting takes effect. A session ends if its provider is not registered any more, or if
+    /// the name of its provider now belongs to another server or client. The change is committed
+    /// before this function returns.
     ///
     /// # Errors
     ///
-    /// [`ReconfigureError`]; nothing has changed then.
+    /// [`ReconfigureError`]: nothing has changed.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves open whether the settings took effect.
+    /// If the future is dropped, the settings may or may not take effect.
     pub(crate) async fn reconfigure(
         &self,
         new: Reconfiguration,
@@ -181,14 +187,14 @@ impl Sessions {
         self.store.reconfigure(new, now).await
     }
 
-    /// Finds the session of an id and marks it as used.
+    /// Finds the session of an id, and marks the session as used.
     pub fn find(&self, id: &SessionId, now: Timestamp) -> Lookup {
         let key = id.key();
         let Some(mut stored) = self.cache.get(&key) else {
             return self.absent(id);
         };
         if stored.state() == SessionState::Superseded {
-            // The session was replaced a moment ago, or evicted.
+            // The session was just replaced or evicted.
             let Some(again) = self.cache.get(&key) else {
                 return self.absent(id);
             };
@@ -206,7 +212,7 @@ impl Sessions {
         }
     }
 
-    /// Notes a use of a session. False if the session has passed a deadline.
+    /// Notes a use of a session. Returns false if the session has passed a deadline.
     fn note_use(&self, stored: &Arc<Stored>, now: Timestamp) -> bool {
         if stored.deadline(self.limits.idle()) <= now {
             return false;
@@ -217,14 +223,15 @@ impl Sessions {
         true
     }
 
-    /// Uses a session again that was looked up at `found_at`. False if the session has to be looked up
-    /// again: this value is not current, it has passed a deadline, or the look-up was too long ago.
+    /// Uses a session again that was looked up at `found_at`. Returns false if the caller must look
+    /// up the session again: this value is not current, the session has passed a deadline, or the
+    /// look-up was too long ago.
     pub(crate) fn still(&self, session: &Session, found_at: Timestamp, now: Timestamp) -> bool {
         let is_recent = found_at <= now && now.since(found_at) < self.limits.without_look_up();
         is_recent && session.state() == SessionState::Live && self.note_use(session.stored(), now)
     }
 
-    /// The result for an id that is not in the cache.
+    /// Returns the result for an id that is not in the cache.
     fn absent(&self, id: &SessionId) -> Lookup {
         if id.store_tag() != self.store_tag {
             return Lookup::OtherInstance;
@@ -236,7 +243,8 @@ impl Sessions {
         }
     }
 
-    /// Notes a use for the store, but only the first one in each stretch of time.
+    /// Notes a use for the store. The store needs only the first use in each time interval, so
+    /// further uses are ignored.
     fn tell_of_use(&self, stored: &Arc<Stored>, before: Timestamp, now: Timestamp) {
         if !self.outlives_cache {
             return;
@@ -247,8 +255,8 @@ impl Sessions {
         }
     }
 
-    /// Reads a session from the store into the cache; `None` when there is no such session. The caller
-    /// checks its deadlines with [`Sessions::find`].
+    /// Reads a session from the store into the cache. Returns `None` if the session does not exist.
+    /// The caller must check the deadlines of the session with [`Sessions::find`].
     ///
     /// # Errors
     ///
@@ -272,16 +280,17 @@ impl Sessions {
         }
     }
 
-    /// Opens a session and returns its new id. The sessions that it replaces end, and the person's oldest
-    /// sessions beyond the bound. All of this is committed before it returns, or nothing.
+    /// Opens a session and returns its new id. The sessions in `replaces` end. If the user has more
+    /// sessions than the limit allows, the oldest sessions of the user end, too. One commit
+    /// contains all these changes. The commit is complete before this function returns.
     ///
     /// # Errors
     ///
-    /// [`OpenError`]; nothing is opened or ended then.
+    /// [`OpenError`]: no session was opened or ended.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future may leave a session whose id nobody knows.
+    /// If the future is dropped, a session may exist whose id nobody knows.
     pub async fn open(&self, new: NewSession<'_>, now: Timestamp) -> Result<SessionId, OpenError> {
         let id = SessionId::random(self.store_tag)?;
         let rank = Rank {
@@ -308,17 +317,17 @@ impl Sessions {
         }
     }
 
-    /// Replaces a session's tokens, and its identity if another one is given, provided that `old` is
-    /// still the current version. The new version is committed before this returns and before anybody
-    /// can find it.
+    /// Replaces the tokens of a session. If `identity` contains an identity, replaces the identity,
+    /// too. Replaces nothing if `old` is not the current version. The new version is committed
+    /// before this function returns and before a request can find the version.
     ///
     /// # Errors
     ///
-    /// [`StoreError`]; the old version stays current then.
+    /// [`StoreError`]: the old version stays current.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves open whether the session was replaced.
+    /// If the future is dropped, the session may or may not be replaced.
     pub async fn replace(
         &self,
         old: &Arc<Session>,
@@ -337,16 +346,16 @@ impl Sessions {
         }
     }
 
-    /// Ends a session, for every request that comes after, whatever its version. The end is committed
-    /// before this returns. Ending a session that does not exist is no error.
+    /// Ends every version of a session. No later request finds the session. The end is committed
+    /// before this function returns. It is no error if the session does not exist.
     ///
     /// # Errors
     ///
-    /// [`StoreError`]; the session goes on then.
+    /// [`StoreError`]: the session continues.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves open whether the session ended.
+    /// If the future is dropped, the session may or may not end.
     pub async fn end(&self, key: &SessionKey, why: EndReason) -> Result<Ended, StoreError> {
         let ended = self.store.end(Which::Key(*key), why).await?;
         Ok(if ended.is_empty() {
@@ -356,15 +365,15 @@ impl Sessions {
         })
     }
 
-    /// Ends a session, provided that nobody has replaced this version meanwhile.
+    /// Ends a session, unless the session has a newer version than `session`.
     ///
     /// # Errors
     ///
-    /// [`StoreError`]; the session goes on then.
+    /// [`StoreError`]: the session continues.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves open whether the session ended.
+    /// If the future is dropped, the session may or may not end.
     pub(crate) async fn end_version(
         &self,
         old: &Arc<Session>,
@@ -378,31 +387,32 @@ impl Sessions {
         Ok(newer.map_or(EndedVersion::Ended, EndedVersion::Newer))
     }
 
-    /// Ends sessions that have passed a deadline, at most a small batch, stores when sessions were used
-    /// last, and lets the cache do its housekeeping. The control plane calls it about once a second.
+    /// Maintains the sessions: ends a limited number of sessions that have passed a deadline,
+    /// stores the times of last uses, and runs the housekeeping of the cache. The control plane
+    /// calls this function about one time per second.
     ///
     /// # Errors
     ///
-    /// [`StoreError`]; the next call tries again.
+    /// [`StoreError`]: the next call tries again.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future may lose the last uses of the time since the last call.
+    /// If the future is dropped, the uses since the last call may be lost.
     pub async fn maintain(&self, now: Timestamp) -> Result<Maintained, StoreError> {
         self.tell_uses().await?;
         self.store.sweep(now).await
     }
 
-    /// Closes the store. Requests still find the sessions in the cache, but nobody can change a session.
-    /// When this returns another process can open the file.
+    /// Closes the store. Requests still find the sessions in the cache, but no session can change
+    /// any more. When this function returns, another process can open the file.
     ///
     /// # Errors
     ///
-    /// [`StoreError`]; all changes that were acknowledged before are durable all the same.
+    /// [`StoreError`]: all changes that the store has acknowledged are durable nevertheless.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves open whether the store is closed.
+    /// If the future is dropped, the store may or may not be closed.
     pub async fn close(&self) -> Result<(), StoreError> {
         self.tell_uses().await?;
         self.store.close().await
@@ -416,23 +426,23 @@ impl Sessions {
         self.store.touch(uses).await
     }
 
-    /// The number of sessions in the cache and the store.
+    /// Returns the number of sessions in the cache and the store.
     pub fn count(&self) -> u64 {
         self.store.count()
     }
 
-    /// The number of sessions that the cache has evicted to stay within its capacity.
+    /// Returns the number of sessions that the cache has evicted because it was full.
     pub(crate) fn pushed_out(&self) -> u64 {
         self.store.cache().evicted()
     }
 
-    /// The number of bytes that count for the capacity of the cache: the contents of its sessions, and
-    /// [`OVERHEAD`] for each.
+    /// Returns the number of bytes that count for the capacity of the cache: the contents of the
+    /// sessions in the cache, and [`OVERHEAD`] for each session.
     pub fn weight(&self) -> u64 {
         self.cache.weighted_size()
     }
 
-    /// The longest lifetime of a session cookie.
+    /// Returns the longest lifetime of a session cookie.
     pub(crate) fn cookie_lifetime(&self) -> Duration {
         self.limits.absolute()
     }

@@ -1,4 +1,5 @@
-//! Random steps at both fronts of every kind of store give what a small model of sessions says.
+//! Compares random steps at the fronts of every kind of store with a small model of sessions. A
+//! front is a `Sessions` value: a cache in front of a store.
 
 use std::collections::HashMap;
 
@@ -7,7 +8,7 @@ use proptest::prelude::*;
 use super::kit::{Kit, NOW, live, login, session, tokens};
 use super::*;
 
-/// What happens to sessions, in any order.
+/// One step of a test, which changes sessions.
 #[derive(Clone, Debug)]
 enum Step {
     Open(usize),
@@ -16,7 +17,7 @@ enum Step {
     ReplaceStale(usize),
     End(usize),
     EndVersion(usize),
-    /// The provider of every other place becomes another server, while the sessions go on.
+    /// The provider of every second place becomes another server. The other sessions continue.
     ProviderChanges,
     Restart,
 }
@@ -35,7 +36,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The provider at which somebody at a place signs in.
+/// Returns the provider at which the user of a place signs in.
 fn provider(place: usize) -> &'static str {
     if place.is_multiple_of(2) {
         "op"
@@ -44,7 +45,7 @@ fn provider(place: usize) -> &'static str {
     }
 }
 
-/// All fronts of a store. Memory has one.
+/// Starts all fronts of a store. A store in memory has one front.
 fn start(kit: &Kit) -> Vec<Sessions> {
     if kit.is_durable() {
         kit.start_two(NOW).into()
@@ -53,7 +54,8 @@ fn start(kit: &Kit) -> Vec<Sessions> {
     }
 }
 
-/// Takes each step at one of the fronts. The model is the ids by place, each with its version.
+/// Runs each step at one of the fronts. The model contains the session id of each place and the
+/// version of the session.
 async fn take(kit: &mut Kit, steps: Vec<(Step, usize)>) {
     kit.providers.insert("other".into(), [0; 32]);
     let mut fronts = start(kit);
@@ -160,7 +162,7 @@ proptest! {
         ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mut crowded = Kit::disk();
-        // The cache has room for every other session.
+        // The cache has room for about half of the sessions.
         crowded.settings.capacity = 1600;
         for mut kit in [Kit::memory(), Kit::disk(), crowded] {
             runtime.block_on(take(&mut kit, steps.clone()));

@@ -11,14 +11,15 @@ use crate::secret::NoRandomness;
 pub enum Lookup {
     /// A live session.
     Live(Arc<Session>),
-    /// The session is not in the cache, but may be in the store: [`super::Sessions::fetch`] reads it.
+    /// The session is not in the cache, but the store may contain it: [`super::Sessions::fetch`]
+    /// reads the session.
     Away,
     /// A session that has passed its idle or absolute deadline.
     Expired,
-    /// The id belongs to the store of another process, or to the store in memory of this process before
-    /// a restart.
+    /// The id belongs to the store of another process, or to the store that this process had in
+    /// memory before a restart.
     OtherInstance,
-    /// There is no session: it has ended, was pushed out, or never existed.
+    /// No session has this id: the session has ended, was evicted, or never existed.
     Unknown,
 }
 
@@ -28,7 +29,7 @@ pub enum Lookup {
 pub enum Replaced {
     /// The new version is current.
     Stored(Arc<Session>),
-    /// Somebody else has replaced the session before; this version is current.
+    /// Another caller has already replaced the session; this version is current.
     Newer(Arc<Session>),
     /// The session has ended.
     Ended,
@@ -49,26 +50,26 @@ pub enum Ended {
 pub(crate) enum EndedVersion {
     /// The session has ended.
     Ended,
-    /// The session was replaced meanwhile; this version is current.
+    /// The session was replaced in the meantime; this version is current.
     Newer(Arc<Session>),
 }
 
 /// The result of [`super::Sessions::maintain`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Maintained {
-    /// No more sessions have expired, as far as this call has looked.
+    /// This call has found no more expired sessions in the part that it has searched.
     Done,
-    /// A full batch was removed, and more sessions may have expired.
+    /// This call has removed a full batch, and more sessions may have expired.
     More,
 }
 
-/// Why the store of sessions could not be started. Responsible: the operator.
+/// The reason why the session store could not be started. Responsible: the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The file of durable sessions cannot be used.
+    /// The session file cannot be used.
     #[error("the file of sessions cannot be used")]
     File(#[from] FileError),
-    /// The operating system gives no random bytes.
+    /// The operating system does not return random bytes.
     #[error("the store of sessions cannot get random bytes")]
     NoRandomness(#[from] NoRandomness),
     /// The thread of the store cannot be started.
@@ -76,17 +77,17 @@ pub enum StartError {
     Thread(#[source] std::io::Error),
 }
 
-/// Why no session was opened. Responsible: the gateway.
+/// The reason why no session was opened. Responsible: the gateway.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The operating system gives no random bytes.
+    /// The operating system does not return random bytes.
     #[error("no session id could be generated")]
     NoRandomness(#[from] NoRandomness),
     /// The session could not be stored.
     #[error("the session could not be stored")]
     Store(#[from] StoreError),
-    /// During the sign-in, the provider was removed from the settings, or became another server or
-    /// client.
+    /// During the login, the provider was removed from the settings, or its name was given to
+    /// another server or client.
     #[error("the provider is not the one that it was when this sign-in began")]
     UnknownProvider,
 }

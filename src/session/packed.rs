@@ -1,17 +1,17 @@
 //! A compact encoding of tokens.
 //!
-//! Most tokens are bytes written as text: each part between dots (a JWT has three) is base64url or
-//! lower-case hexadecimal. A part is stored as bytes only if decoding gives the same text, byte for
-//! byte.
+//! The text of most tokens encodes bytes. Dots separate the parts of a token (a JWT has three
+//! parts), and each part is base64url or lower-case hexadecimal. A part is stored as bytes only if
+//! encoding the bytes again produces exactly the same text.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
-/// The length of a part's head: its encoding and the number of its bytes.
+/// The length of the head of a part. The head contains the encoding and the number of the bytes.
 const HEAD: usize = 3;
 
-/// The encoding of a part's bytes as text.
+/// The text encoding of the bytes of a part.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Encoding {
     Text = 0,
@@ -19,11 +19,12 @@ enum Encoding {
     Base64Url = 2,
 }
 
-/// Packs a token of at most 65,535 bytes; `None` for one that is longer.
+/// Packs a token of at most 65,535 bytes. Returns `None` for a longer token.
 pub(super) fn pack(token: &str) -> Option<Zeroizing<Vec<u8>>> {
     let whole = token.len().checked_add(HEAD)?;
     let parts = token.split('.');
-    // With full capacity from the start: a buffer that grows leaves copies of the token in memory.
+    // The buffer has its full capacity from the start, because a growing buffer leaves copies of
+    // the token in memory.
     let heads = parts.clone().count().checked_mul(HEAD)?;
     let mut packed = Zeroizing::new(Vec::with_capacity(whole.checked_add(heads)?));
     for part in parts {
@@ -50,7 +51,7 @@ fn part_bytes(part: &str) -> (Encoding, Zeroizing<Vec<u8>>) {
         return (Encoding::Hex, bytes);
     }
     let mut bytes = Zeroizing::new(vec![0; base64::decoded_len_estimate(part.len())]);
-    // The decoder accepts only the canonical form: no padding and no unused bits.
+    // The decoder accepts only the canonical form, without padding and without unused bits.
     match URL_SAFE_NO_PAD.decode_slice(part, &mut bytes) {
         Ok(length) if length > 0 => {
             bytes.truncate(length);
@@ -77,7 +78,7 @@ fn from_hex(part: &str) -> Option<Zeroizing<Vec<u8>>> {
     Some(bytes)
 }
 
-/// Unpacks a token; `None` if the bytes were not made by [`pack`].
+/// Unpacks a token. Returns `None` if [`pack`] did not create the bytes.
 pub(super) fn unpack(mut packed: &[u8]) -> Option<Zeroizing<String>> {
     let most = packed.len().checked_mul(2)?;
     let mut token = Zeroizing::new(String::with_capacity(most));
@@ -119,7 +120,7 @@ mod tests {
         packed.len()
     }
 
-    /// Parts of every encoding, and parts that are nearly valid.
+    /// Generates parts of every encoding, and parts that are nearly valid.
     fn part() -> impl Strategy<Value = String> {
         prop_oneof![
             "[0-9a-f]{0,40}",
@@ -157,7 +158,8 @@ mod tests {
         assert!(round_trip(&jwt) < 860);
         assert_eq!(round_trip(&"0a".repeat(450)), 450 + HEAD);
         assert_eq!(round_trip("1//0abc-+"), 9 + HEAD);
-        // Unused bits, padding and capital digits would unpack to another text.
+        // If a part with unused bits, padding or capital digits were stored as bytes, it would
+        // unpack to another text.
         for other in ["QUJ", "QUJDRB", "QQ==", "0A", "0a0"] {
             round_trip(other);
         }
@@ -167,7 +169,7 @@ mod tests {
     fn a_truncated_token_is_refused() {
         let packed = pack("e30.0a0b").unwrap();
         for length in 0..packed.len() {
-            // The first part alone is a whole token.
+            // The first part of the token is a complete token, too.
             let whole = length == HEAD + 2;
             assert_eq!(unpack(&packed[..length]).is_some(), whole, "{length}");
         }

@@ -1,4 +1,4 @@
-//! Pauses after failures: an operation that has just failed is not tried again at once.
+//! Pauses after failures: a failed operation is tried again only after a pause.
 
 use std::error::Error as StdError;
 use std::sync::Arc;
@@ -12,11 +12,11 @@ pub(super) type Cause = Arc<dyn StdError + Send + Sync>;
 /// The pause after the first failure. Each further failure doubles it.
 const FIRST: Duration = Duration::from_millis(500);
 
-/// The longest pause, unless the failure itself takes long.
+/// The longest pause, unless the failed operation itself takes long.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// A pause is at least this many times as long as the failed operation took. So the thread has most of
-/// its time for other work.
+/// The minimum ratio of a pause to the duration of the failed operation. With this ratio, the
+/// thread has most of its time for other work.
 const FACTOR: u32 = 4;
 
 /// The pause of one operation; `None` after a success.
@@ -31,7 +31,7 @@ struct Failed {
 }
 
 impl Pause {
-    /// Notes that the operation took from `began` to `now` and failed.
+    /// Notes that the operation ran from `began` to `now` and failed.
     pub(super) fn note_failure(&mut self, began: Instant, now: Instant, cause: &Cause) {
         let doubled = |failed: &Failed| failed.pause.saturating_mul(2).min(LONGEST);
         let pause = self.0.as_ref().map_or(FIRST, doubled);
@@ -48,7 +48,7 @@ impl Pause {
         self.0 = None;
     }
 
-    /// Prolongs a pause by an hour, so that it does not end during a test on a slow machine.
+    /// Extends a pause by one hour, so that the pause does not end during a test on a slow machine.
     #[cfg(test)]
     pub(super) fn prolong(&mut self) {
         if let Some(failed) = &mut self.0 {
@@ -57,11 +57,11 @@ impl Pause {
         }
     }
 
-    /// Checks that the pause is over, so that the operation may be tried again.
+    /// Checks that the pause is over, so that the operation can be tried again.
     ///
     /// # Errors
     ///
-    /// The cause of the last failure, during the pause.
+    /// During the pause: the cause of the last failure.
     pub(super) fn check(&self, now: Instant) -> Result<(), Cause> {
         match &self.0 {
             Some(failed) if failed.until.is_some_and(|until| now < until) => {

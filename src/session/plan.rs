@@ -1,4 +1,5 @@
-//! Turns commands into one commit, and applies the commit to the index and the caches.
+//! Collects the changes of commands for one commit, and applies the commit to the index and the
+//! caches.
 
 use std::sync::Arc;
 
@@ -10,7 +11,8 @@ use super::stored::Stored;
 use super::{SessionKey, record};
 
 impl Keeper {
-    /// Plans the waiting commands, until one has to wait for the commit of this batch. Returns that one.
+    /// Plans the waiting commands until a command must wait for the commit of this batch. Returns
+    /// that command.
     pub(super) fn gather(&mut self, first: Command, batch: &mut Batch) -> Option<Command> {
         let mut next = Some(first);
         while let Some(command) = next {
@@ -108,7 +110,8 @@ impl Keeper {
         });
     }
 
-    /// Commits a batch, applies it to the index and the caches in its order, and answers.
+    /// Commits a batch. Then applies the batch to the index and the caches in its order, and
+    /// answers the commands.
     pub(super) fn settle(&mut self, batch: Batch) {
         if let Err(error) = self.commit(&batch.changes) {
             for effect in batch.effects {
@@ -158,7 +161,7 @@ impl Keeper {
         }
     }
 
-    /// The version that a session has now, or `None` if there is no such session.
+    /// Returns the current version of a session, or `None` if the session does not exist.
     fn version(&mut self, key: &SessionKey) -> Result<Option<u64>, StoreError> {
         if let Some(cached) = self.live(key) {
             let version = record::version(cached.contents());
@@ -172,7 +175,8 @@ impl Keeper {
         Ok(loaded.map(|loaded| loaded.contents.version))
     }
 
-    /// A value of a session for the cache of a front, or `None` if there is no such session.
+    /// Returns a value of a session for the cache of a front, or `None` if the session does not
+    /// exist.
     fn read(&mut self, key: &SessionKey) -> Result<Option<Arc<Stored>>, StoreError> {
         if let Some(cached) = self.live(key) {
             return Ok(Some(Arc::new(cached.copy())));
@@ -184,7 +188,8 @@ impl Keeper {
         let Some(loaded) = self.backend.load(key)? else {
             return Ok(None);
         };
-        // The person stays the one who signed in, whatever the identity says now.
+        // The session still counts for the user who signed in, even if a refresh has changed the
+        // identity.
         let session = Stored::new(*away.rank(), loaded.last_used, &loaded.contents);
         session.note_use_of(&away);
         Ok(Some(Arc::new(session)))

@@ -1,10 +1,11 @@
-//! A preview of what other settings would do to the sessions of a file.
+//! A preview of the effect that other settings would have on the sessions of a file.
 //!
-//! The process of the file may be running, so the preview neither locks nor writes the file. The database
-//! writes while it opens a file: it repairs the damage of a crash and rebuilds its list of free pages.
-//! These writes stay in memory. The running process may commit meanwhile. Each of its commits writes the
-//! head of the file before a later commit reuses the freed pages. So if the head is unchanged after a
-//! read, the page that was read belongs to that head.
+//! Another process may be using the file, so the preview neither locks nor writes the file. The
+//! database writes when it opens a file: it repairs the damage of a crash and rebuilds its list of
+//! free pages. In a preview these writes stay in memory. The other process may commit during the
+//! preview. Each commit writes the head of the file before a later commit reuses the freed pages.
+//! So if the head is unchanged after the read of a page, the page belongs to the state that the
+//! head describes.
 
 #![expect(
     clippy::disallowed_types,
@@ -27,29 +28,32 @@ use super::survey::{Rules, survey};
 use crate::clock::Timestamp;
 use crate::seal::KeyRing;
 
-/// The number of times that the file is read if its process changes it meanwhile.
+/// The maximum number of attempts to read the file if another process changes the file during a
+/// read.
 const ATTEMPTS: usize = 3;
 
 /// The length of the file's head, which every commit writes.
 const HEAD: usize = 320;
 
-/// The effect of other settings on the sessions of a file, at a start or a reload.
+/// The effect that other settings have on the sessions of a file, at a start or a reload.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Preview {
-    /// The numbers of sessions that end because their provider was removed from the settings or is another
-    /// server or client, by the name of the provider.
+    /// The number of sessions that end, by the name of their provider. These sessions end because
+    /// their provider was removed from the settings, or its name now belongs to another server or
+    /// client.
     Ends(BTreeMap<Box<str>, u64>),
-    /// The effect is unknown, because a running process changes the file faster than it can be read.
+    /// The effect is unknown, because another process changes the file faster than the file can be
+    /// read.
     InUse,
 }
 
-/// Computes the effect of a start or a reload with these keys and providers on the sessions of a file.
-/// The file is not created, locked or changed. All of it is read.
+/// Computes the effect that a start or a reload with these keys and providers has on the sessions
+/// of a file. Reads the whole file. Does not create, lock or change the file.
 ///
 /// # Errors
 ///
-/// [`FileError`]: a start would fail with the same error. With [`FileError::UnknownKey`], a reload would
-/// fail, too.
+/// [`FileError`]: a start would fail with the same error. With [`FileError::UnknownKey`], a reload
+/// would fail, too.
 pub(crate) fn preview(
     path: &Path,
     keys: &KeyRing,
@@ -103,22 +107,23 @@ fn survey_file(
     Ok(found.ended)
 }
 
-/// A copy-on-write snapshot of a file: writes stay in memory.
+/// A copy-on-write snapshot of a file. All writes stay in memory.
 #[derive(Debug)]
 struct Snapshot {
     file: File,
     head: Vec<u8>,
     written: Mutex<Written>,
-    /// Whether the file has changed since the start.
+    /// True if the file has changed since the snapshot was created.
     has_changed: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
 struct Written {
     len: u64,
-    /// The bytes up to here come from the file. Zeros follow.
+    /// The length of the part whose bytes come from the file. The bytes after this part are zeros.
     of_file: u64,
-    /// The writes with their offsets, in their order. The database writes little while it opens a file.
+    /// The writes in their order, with their offsets. The list stays short, because the database
+    /// writes little when it opens a file.
     writes: Vec<(u64, Vec<u8>)>,
 }
 
@@ -141,7 +146,7 @@ impl Snapshot {
     }
 
     fn written(&self) -> MutexGuard<'_, Written> {
-        // After a panic nobody reads the bytes any more.
+        // After a panic, no code reads the bytes again.
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -198,7 +203,7 @@ impl StorageBackend for Snapshot {
     }
 }
 
-/// Reads until the buffer is full or the file ends, and returns the number of bytes.
+/// Reads until the buffer is full or the file ends. Returns the number of bytes.
 fn read_at_most(file: &File, mut offset: u64, mut out: &mut [u8]) -> io::Result<usize> {
     let mut length = 0_usize;
     while !out.is_empty() {
@@ -215,12 +220,13 @@ fn read_at_most(file: &File, mut offset: u64, mut out: &mut [u8]) -> io::Result<
     Ok(length)
 }
 
-/// The end of bytes that start at an offset.
+/// Returns the offset after the last of the bytes that start at `offset`.
 fn end(offset: u64, bytes: &[u8]) -> u64 {
     offset.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX))
 }
 
-/// Copies the part of the data that overlaps with the buffer. Both have an offset in the file.
+/// Copies the part of the data that overlaps with the buffer. `from` and `to` are offsets in the
+/// file.
 fn copy((from, data): (u64, &[u8]), (to, out): (u64, &mut [u8])) {
     let (begin, end) = (from.max(to), end(from, data).min(end(to, out)));
     let part = |at: u64| {

@@ -1,4 +1,4 @@
-//! Previews of reloads and starts.
+//! Tests of previews of reloads and starts.
 
 use std::os::unix::fs::FileExt as _;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::session::kit::{Kit, NOW, live, login, open};
 use crate::session::{EndReason, NewSession, SessionId, Sessions};
 
-/// A store with two sessions of one provider and one session of another.
+/// Returns a store that has two sessions of one provider and one session of another provider.
 async fn filled(kit: &mut Kit) -> (Sessions, Vec<SessionId>) {
     kit.providers.insert("other".into(), [0; 32]);
     let sessions = kit.start(NOW);
@@ -74,7 +74,7 @@ async fn a_preview_works_for_an_open_file_a_crashed_file_and_a_closed_file() {
         }
         kit.providers.clone_from(&registered);
         if is_open {
-            // The process can still use its file.
+            // The process that has the file open can still use the file.
             sessions
                 .end(&ids[1].key(), EndReason::SignedOut)
                 .await
@@ -102,7 +102,7 @@ async fn a_preview_refuses_to_drop_a_key_that_still_seals_sessions() {
         Err(FileError::UnknownKey { sessions: 3, .. })
     ));
     drop(sessions);
-    // All sessions have expired by then.
+    // At the time `later`, all sessions have expired.
     let later = NOW.plus(kit.settings.absolute);
     let preview = preview(&kit.file(), &kit.ring(), &kit.providers, later);
     assert_eq!(preview.unwrap(), ends(&[]));

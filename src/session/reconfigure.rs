@@ -1,4 +1,4 @@
-//! The settings that a reload changes while sessions go on.
+//! The settings that a reload changes without ending valid sessions.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,13 +18,14 @@ use crate::seal::KeyRing;
 /// New settings of sessions. A change of the store or of its capacity needs a restart.
 #[derive(Debug)]
 pub(crate) struct Reconfiguration {
-    /// A session ends when it was not used for this long.
+    /// A session ends when it was not used for this time.
     pub idle: Duration,
-    /// A new session ends this long after its login, whatever its use. Open sessions keep their end.
+    /// The time from a login to the end of its session, even if the session is in use. This setting
+    /// does not change the end of a session that is already open.
     pub absolute: Duration,
-    /// The maximum number of sessions of one person. It takes effect at the next login.
+    /// The maximum number of sessions of one user. It takes effect at the next login of the user.
     pub per_person: usize,
-    /// New keys for the file; `None` changes nothing.
+    /// New keys for the file. `None` changes no key.
     pub keys: Option<Arc<KeyRing>>,
     /// The registrations of all providers.
     pub registrations: Registrations,
@@ -33,12 +34,14 @@ pub(crate) struct Reconfiguration {
 /// The effect of new settings on the sessions.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Reconfigured {
-    /// The numbers of sessions that ended because their provider was removed from the settings or is
-    /// another server or client now, by the name of the provider.
+    /// The number of sessions that ended, by the name of their provider. These sessions ended
+    /// because their provider was removed from the settings, or its name now belongs to another
+    /// server or client.
     pub ended: BTreeMap<Box<str>, u64>,
 }
 
-/// Why new settings did not take effect. Nothing has changed. Responsible: the operator.
+/// The reason why new settings did not take effect. No setting or session has changed. Responsible:
+/// the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconfigureError {
     /// The file contains sessions that none of the new keys can open.
@@ -47,7 +50,7 @@ pub enum ReconfigureError {
          login.state_key_file any more; put that key back below the newest one until they have ended"
     )]
     KeyInUse {
-        /// The number of these sessions.
+        /// The number of sessions that cannot be opened.
         sessions: usize,
     },
     /// The file could not be read or written.
@@ -55,15 +58,15 @@ pub enum ReconfigureError {
     Store(#[from] StoreError),
 }
 
-/// The longest time for which a session may be used without another look-up. The look-ups show the cache
-/// which sessions are in use.
+/// The longest time for which a session may be used without another look-up. The limit exists
+/// because the cache learns only from look-ups which sessions are in use.
 const LONGEST_WITHOUT_LOOK_UP: u64 = 30_000;
 
-/// The longest time until the store learns of the use of a session.
+/// The longest time between the use of a session and the report to the store.
 const LONGEST_UNWRITTEN: u64 = 60_000;
 
-/// How long sessions last, in milliseconds, and how many a person may have. All threads read it, and
-/// only a reload writes it.
+/// The durations of sessions in milliseconds, and the maximum number of sessions of a user. All
+/// threads read these limits, and only a reload writes them.
 #[derive(Debug)]
 pub(super) struct Limits {
     idle: AtomicU64,
@@ -98,13 +101,13 @@ impl Limits {
         Duration::from_millis(self.absolute.load(Ordering::Relaxed))
     }
 
-    /// The time for which a session may be used without another look-up.
+    /// Returns the time for which a session may be used without another look-up.
     pub(super) fn without_look_up(&self) -> Duration {
         Duration::from_millis(self.tenth().min(LONGEST_WITHOUT_LOOK_UP))
     }
 
-    /// The length of a stretch of time in milliseconds. The store learns of the first use in each stretch.
-    /// Never zero.
+    /// Returns the length of a time interval in milliseconds. The store learns only of the first
+    /// use in each interval. The length is never zero.
     pub(super) fn stretch(&self) -> u64 {
         self.tenth().clamp(1, LONGEST_UNWRITTEN)
     }
@@ -118,16 +121,16 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The number of sessions that are removed before the cache does its housekeeping. It is small, because a
-/// worker may have to help with the housekeeping.
+/// The number of sessions that are removed before the cache does its housekeeping. The number is
+/// small, because a worker may have to help with the housekeeping.
 const AT_ONCE: usize = 100;
 
 impl Keeper {
-    /// Lets new settings take effect. The sessions of providers that were removed or have changed end in the
-    /// commit that writes the new registrations.
+    /// Applies new settings. A session ends if its provider was removed or has changed. One commit
+    /// contains these ends and the new registrations.
     ///
-    /// If a provider has changed or a key was removed, all of the file is read. Meanwhile sessions can be
-    /// used but not changed.
+    /// If a provider has changed or a key was removed, the whole file is read. During the read,
+    /// sessions can be used but not changed.
     pub(super) fn reconfigure(
         &mut self,
         new: Reconfiguration,
@@ -172,7 +175,7 @@ impl Keeper {
         Ok(Reconfigured { ended: found.ended })
     }
 
-    /// Surveys which sessions are invalid with new keys and providers.
+    /// Finds the sessions that are invalid with new keys and providers.
     fn survey(
         &mut self,
         keys: Option<&KeyRing>,
@@ -205,8 +208,8 @@ impl Keeper {
         }
     }
 
-    /// Commits the end of these sessions, and that the others belong to these providers and are sealed with
-    /// these keys.
+    /// Commits the ends of the sessions in `over` and the new registrations. All other sessions
+    /// then belong to `providers`, and `keys` seal them.
     fn register(
         &mut self,
         over: &[(SessionKey, EndReason)],

@@ -1,4 +1,4 @@
-//! New settings take effect while sessions go on.
+//! Tests that new settings take effect and that valid sessions continue.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,8 @@ use crate::session::keeper::Keeper;
 use crate::session::kit::{Kit, NOW, found, live, login, open, session, tokens};
 use crate::session::*;
 
-/// A kit for every store. The crowded one has no room for most of the sessions of its file.
+/// Returns a kit for every store. The cache of the crowded kit has no room for most sessions of its
+/// file.
 fn kits() -> [Kit; 4] {
     let [memory, disk, mut crowded, second] = Kit::every();
     crowded.settings.capacity = 3000;
@@ -48,7 +49,7 @@ async fn the_sessions_of_removed_and_changed_providers_end_and_no_others() {
         let gone = open_at(&sessions, "gone", 12).await;
         let changed = open_at(&sessions, "changed", 7).await;
         let held = session(&sessions, &changed[6]).await;
-        // The same settings end no sessions.
+        // A reload with the same settings ends no sessions.
         let same = sessions.reconfigure(kit.reconfiguration(), NOW).await;
         assert_eq!(same.unwrap(), Reconfigured::default());
         assert_eq!(sessions.count(), 31);
@@ -62,7 +63,7 @@ async fn the_sessions_of_removed_and_changed_providers_end_and_no_others() {
         assert_eq!(held.state(), SessionState::Ended);
         let replaced = sessions.replace(&held, tokens("token-1"), None).await;
         assert!(matches!(replaced, Ok(Replaced::Ended)));
-        // The second time ends no more sessions.
+        // A second reload with the same settings ends no more sessions.
         let again = sessions.reconfigure(kit.reconfiguration(), NOW).await;
         assert_eq!(again.unwrap(), Reconfigured::default());
         let mut opened = open_at(&sessions, "new", 1).await;
@@ -85,8 +86,8 @@ async fn the_sessions_of_removed_and_changed_providers_end_and_no_others() {
     }
 }
 
-/// A login that started before a reload is completed with the old settings. The identity from the old
-/// server must not count as one from the new server.
+/// Completes a login with the old settings after a reload. The identity from the old server must
+/// not count as an identity from the new server.
 #[tokio::test]
 async fn no_session_is_opened_if_the_provider_has_changed_during_the_login() {
     for mut kit in Kit::every() {
@@ -135,7 +136,7 @@ async fn c_08_a_key_that_still_seals_sessions_is_not_dropped_by_a_reload() {
         let expected = format!("holds {left} sessions sealed with a key that is not in");
         assert!(refused.to_string().contains(&expected), "{refused}");
     };
-    // Refused settings do not take effect, not even a part of them.
+    // Refused settings do not take effect, not even partly.
     kit.keys = vec![2];
     kit.settings.idle = Duration::from_secs(1);
     kit.settings.absolute = Duration::from_secs(1);
@@ -193,8 +194,8 @@ async fn lifetimes_and_the_bound_on_a_persons_sessions_take_effect_at_once() {
         );
         let held = session(&sessions, &used).await;
         assert!(live(&sessions, &used, after(50)).await);
-        // One session has expired and was not removed yet. The longer idle time does not make it valid
-        // again.
+        // One session has expired but is not removed yet. The longer idle time does not make the
+        // session valid again.
         kit.settings.idle = Duration::from_mins(5);
         kit.settings.absolute = Duration::from_mins(20);
         kit.settings.per_person = 1;
@@ -205,7 +206,7 @@ async fn lifetimes_and_the_bound_on_a_persons_sessions_take_effect_at_once() {
         assert!(live(&sessions, &used, after(300)).await);
         assert!(sessions.still(&held, after(300), after(329)));
         assert_eq!(sessions.cookie_lifetime(), Duration::from_mins(20));
-        // A session that was opened before keeps its end.
+        // A session that was opened before the reload keeps its end.
         assert!(!live(&sessions, &used, after(600)).await);
         let (first, second) = (
             open(&sessions, "alice", after(600)).await,
@@ -245,7 +246,7 @@ async fn settings_that_cannot_be_committed_change_nothing() {
     let Backend::Disk(disk) = &mut keeper.backend else {
         panic!("another store")
     };
-    // The same settings need neither a read nor a write, and a write would fail.
+    // The same settings cause no read and no write. A write would fail.
     fill(disk);
     let unchanged = keeper.reconfigure(kit.reconfiguration(), NOW).unwrap();
     assert_eq!(unchanged, Reconfigured::default());

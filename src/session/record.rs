@@ -1,10 +1,10 @@
-//! The contents of a session as bytes, in memory and in the file.
+//! Encodes the contents of a session as bytes, for memory and for the file.
 //!
-//! An entry of the file is the end of the session's lifetime as plaintext, and then the sealed contents.
-//! So an expired session can be found without the key that sealed it. The seal covers the plaintext and
-//! the key of the session as associated data: an entry that was moved to another session does not open.
-//! An older entry of the same session does open, so whoever can write the file can restore an older
-//! version.
+//! An entry of the file starts with the end of the session's lifetime as plaintext. The sealed
+//! contents follow. So an expired session can be found without the key that sealed the entry. The
+//! seal covers the plaintext and the session key as associated data, so an entry that was moved to
+//! another session cannot be opened. An older entry of the same session can be opened, so an
+//! attacker who can write the file can restore an older version of a session.
 
 use postcard::ser_flavors::Size;
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,7 @@ use crate::token::{Authentication, Lifetime, TokenSet};
 /// The length of the plaintext part of an entry: a little-endian number of 64 bits.
 const PLAINTEXT: usize = 8;
 
-/// The part of a session that does not change within one version.
+/// The data of a session that do not change within one version.
 #[derive(Debug)]
 pub(super) struct Contents {
     pub(super) version: u64,
@@ -31,7 +31,7 @@ pub(super) struct Contents {
     pub(super) opened_at: Timestamp,
 }
 
-/// The form in which contents are encoded. A change of this structure is a new format of the file.
+/// The encoded form of the contents. A change of this structure changes the format of the file.
 #[derive(Deserialize, Serialize)]
 struct Encoded<'a> {
     version: u64,
@@ -43,7 +43,7 @@ struct Encoded<'a> {
     name: Option<&'a str>,
     #[serde(borrow)]
     groups: Vec<&'a str>,
-    /// Both tokens are packed ([`pack`]).
+    /// The access token, packed with [`pack`]. The refresh token is packed in the same way.
     access_token: &'a [u8],
     refresh_token: Option<&'a [u8]>,
     obtained_at: u64,
@@ -55,11 +55,11 @@ struct Encoded<'a> {
     opened_at: u64,
 }
 
-/// A part of an entry is invalid.
+/// The error for an entry that has an invalid part.
 #[derive(Debug)]
 struct Invalid;
 
-/// Reads a claim. It was valid when it was encoded.
+/// Decodes a claim. The claim was valid when it was encoded.
 fn claim(text: &str) -> Result<Claim, Invalid> {
     Claim::new(text).ok_or(Invalid)
 }
@@ -106,9 +106,10 @@ impl Encoded<'_> {
     }
 }
 
-/// Encodes contents. No copy of the bytes stays in memory.
+/// Encodes contents. Leaves no copy of the bytes in memory.
 pub(super) fn encode(contents: &Contents) -> Zeroizing<Box<[u8]>> {
-    // This does not fail: text and numbers always have an encoding, and the length of tokens was checked.
+    // The encoding does not fail: text and numbers always have an encoding, and the length of the
+    // tokens was checked earlier.
     Zeroizing::new(encoded(contents).unwrap_or_default().into_boxed_slice())
 }
 
@@ -144,14 +145,15 @@ fn encoded(contents: &Contents) -> Option<Vec<u8>> {
         }),
         opened_at: contents.opened_at.as_millis(),
     };
-    // The length is computed first: a buffer that grows or shrinks leaves copies of the tokens in memory.
+    // The length is computed before the encoding, because a buffer that grows or shrinks leaves
+    // copies of the tokens in memory.
     let length = postcard::serialize_with_flavor(&plain, Size::default()).ok()?;
     let mut bytes = vec![0; length];
     postcard::to_slice(&plain, &mut bytes).ok()?;
     Some(bytes)
 }
 
-/// Decodes contents; `None` if the bytes were not made by [`encode`].
+/// Decodes contents. Returns `None` if [`encode`] did not create the bytes.
 pub(super) fn decode(bytes: &[u8]) -> Option<Contents> {
     let plain: Encoded<'_> = postcard::from_bytes(bytes).ok()?;
     Some(Contents {
@@ -163,26 +165,26 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Contents> {
     })
 }
 
-/// The provider in encoded contents. Nothing else is decoded.
+/// Returns the provider in encoded contents, without decoding the rest.
 pub(super) fn provider(bytes: &[u8]) -> Option<&str> {
     let ((_version, provider), _rest) = postcard::take_from_bytes::<(u64, &str)>(bytes).ok()?;
     Some(provider)
 }
 
-/// The version in encoded contents. Nothing else is decoded.
+/// Returns the version in encoded contents, without decoding the rest.
 pub(super) fn version(bytes: &[u8]) -> Option<u64> {
     let (version, _rest) = postcard::take_from_bytes::<u64>(bytes).ok()?;
     Some(version)
 }
 
-/// Seals a session. `None` if no nonce could be generated.
+/// Seals a session. Returns `None` if no nonce could be generated.
 pub(super) fn seal(session: &Stored, keys: &KeyRing) -> Option<Vec<u8>> {
     let plaintext = session.ends_at().as_millis().to_le_bytes();
     let sealed = keys.seal(&context(session.key(), plaintext), session.contents());
     Some([&plaintext, sealed.ok()?.as_slice()].concat())
 }
 
-/// An entry of the file that was not opened yet.
+/// A sealed entry of the file.
 #[derive(Debug)]
 pub(super) struct Entry<'a> {
     pub(super) ends_at: Timestamp,
@@ -191,7 +193,7 @@ pub(super) struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    /// Reads the plaintext part.
+    /// Reads the plaintext part of an entry.
     pub(super) fn new(bytes: &'a [u8]) -> Option<Self> {
         let (plaintext, sealed) = bytes.split_first_chunk::<PLAINTEXT>()?;
         Some(Self {
@@ -201,7 +203,7 @@ impl<'a> Entry<'a> {
         })
     }
 
-    /// Whether one of these keys sealed the entry.
+    /// Returns true if one of these keys sealed the entry.
     pub(super) fn is_known_to(&self, keys: &KeyRing) -> bool {
         keys.knows(self.sealed)
     }
@@ -217,7 +219,7 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// The associated data of a sealed entry.
+/// Returns the associated data of a sealed entry.
 fn context(key: &SessionKey, plaintext: [u8; PLAINTEXT]) -> [u8; SessionKey::LENGTH + PLAINTEXT] {
     let mut context = [0; SessionKey::LENGTH + PLAINTEXT];
     let (first, second) = context.split_at_mut(SessionKey::LENGTH);

@@ -1,9 +1,9 @@
 //! The registrations of the providers to which the sessions of a file belong.
 //!
-//! A session contains only the configured name of its provider. While the gateway is stopped, the
-//! operator may give the name to another server or client, where the identities of the old sessions mean
-//! nothing. So the file also contains the registration of each provider, sealed, and all sessions of the
-//! file belong to these registrations.
+//! A session contains only the configured name of its provider. Before the next start of the
+//! gateway, the operator may give the name to another server or client. The new server must not
+//! accept the identities of the old sessions. So the file also contains the sealed registration of
+//! each provider, and all sessions of the file belong to these registrations.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,19 +12,21 @@ use redb::{ReadableTable as _, TableDefinition, TableError, WriteTransaction};
 
 use crate::seal::KeyRing;
 
-/// A fingerprint of a provider. Another server or client has another value.
+/// A fingerprint of a provider: the fingerprint changes if the name belongs to another server or
+/// client.
 pub type Registration = [u8; 32];
 
 /// The registrations of all providers, by their configured names.
 pub type Registrations = BTreeMap<Box<str>, Registration>;
 
-/// Whether a provider is the same before and after, so that its sessions stay valid.
+/// Returns true if the registration of a provider has not changed. Only in this case do the
+/// sessions of the provider stay valid.
 pub(super) fn is_same(provider: &str, before: &Registrations, after: &Registrations) -> bool {
     let known = before.get(provider);
     known.is_some() && known == after.get(provider)
 }
 
-/// Logs how many sessions have ended with their provider.
+/// Logs the number of sessions that have ended because of their provider.
 pub(super) fn report(ended: &BTreeMap<Box<str>, u64>) {
     if !ended.is_empty() {
         tracing::warn!(
@@ -37,11 +39,11 @@ pub(super) fn report(ended: &BTreeMap<Box<str>, u64>) {
     }
 }
 
-/// The sealed registrations by name. Each start, and each change of them or of the keys, writes all of
-/// them, so that the newest key seals them.
+/// The sealed registrations by name. Each start writes all registrations, and each change of the
+/// registrations or keys does the same, so that the newest key seals all registrations.
 const PROVIDERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("providers");
 
-/// Reads the registrations of the file. An entry that cannot be opened is left out.
+/// Reads the registrations of the file. Leaves out an entry that cannot be opened.
 pub(super) fn read(
     transaction: &redb::ReadTransaction,
     keys: &KeyRing,
@@ -77,7 +79,7 @@ pub(super) fn write(
     Ok(())
 }
 
-/// The associated data of a sealed entry.
+/// Returns the associated data of a sealed registration.
 fn context(name: &str) -> Vec<u8> {
     [b"provider ", name.as_bytes()].concat()
 }

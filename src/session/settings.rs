@@ -4,34 +4,34 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The lifetimes, bounds and store of sessions.
+/// The lifetimes, limits and store of sessions.
 #[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize)]
 #[serde(deny_unknown_fields, try_from = "RawSettings")]
 pub struct Settings {
-    /// A session ends when it was not used for this long.
+    /// A session ends when it was not used for this time.
     pub idle: Duration,
-    /// A session ends this long after its login, whatever its use.
+    /// A session ends when this time has passed since its login, even if the session is in use.
     pub absolute: Duration,
     /// The maximum number of bytes of memory for all sessions.
     pub capacity: u64,
-    /// The maximum number of sessions of one person. One more login ends the oldest session.
+    /// The maximum number of sessions of one user. A further login ends the user's oldest session.
     pub per_person: usize,
-    /// The longest time that a request waits for the refresh of its session, or for reading it from the
-    /// store.
+    /// The longest time that a request waits for the refresh of its session, or for the session to
+    /// be read from the store.
     pub refresh_wait: Duration,
-    /// Where sessions are stored.
+    /// The place where sessions are stored.
     pub store: StoreSettings,
 }
 
-/// Where sessions are stored.
+/// The place where sessions are stored.
 #[derive(Clone, Debug, Default, Eq, PartialEq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StoreSettings {
-    /// In memory only. Sessions end with the process. When memory is full, the least recently used
-    /// session ends.
+    /// The sessions are only in memory. They end with the process. If the memory limit is reached,
+    /// the least recently used session ends.
     #[default]
     Memory,
-    /// In a file, with a cache in memory. Sessions outlive the process.
+    /// The sessions are in a file, with a cache in memory. They continue after a restart.
     Disk(DiskSettings),
 }
 
@@ -39,7 +39,8 @@ pub enum StoreSettings {
 #[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiskSettings {
-    /// The path of the file. A missing file is created; a missing folder is not.
+    /// The path of the file. If the file does not exist, the gateway creates it. The folder must
+    /// exist.
     pub file: PathBuf,
 }
 
@@ -57,7 +58,7 @@ struct RawSettings {
 /// The longest lifetime that browsers accept for a cookie (RFC 6265bis section 5.5).
 const LONGEST_SECS: u64 = 400 * 24 * 3600;
 
-/// The longest time that the operator can let a request wait for its session.
+/// The upper limit of the setting `refresh_wait`.
 const LONGEST_WAIT_SECS: u64 = 300;
 
 impl TryFrom<RawSettings> for Settings {

@@ -1,8 +1,8 @@
-//! What a store of sessions can do, as an object-safe asynchronous trait.
+//! The interface of a session store: an object-safe asynchronous trait.
 //!
-//! [`super::Sessions`] is a cache in front of a store. A process may have several such fronts on one
-//! store, and a store that several processes share has one front in each of them. Whether a session
-//! exists is the decision of the store alone. The store tells each cache of every change
+//! [`super::Sessions`] is a front: a cache in front of a store. Several fronts of one process can
+//! share a store. If several processes share a store, each process has a front. Only the store
+//! decides whether a session exists. The store informs each cache of every change
 //! ([`super::cache::Event`]).
 
 use std::error::Error as StdError;
@@ -20,57 +20,60 @@ use super::stored::Stored;
 use super::{Maintained, SessionKey, StoreTag};
 use crate::clock::Timestamp;
 
-/// The future that a store returns. It is boxed, because a trait with `async fn` is not object safe.
-/// One allocation is nothing beside a commit or a cache miss.
+/// The future that a store returns. The future is boxed, because a trait with `async fn` is not
+/// object safe. The cost of one allocation is small compared to a commit or a cache miss.
 pub(super) type StoreFuture<'a, T, E = StoreError> =
     Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
 
 /// A store of sessions. Each call is one transaction.
 ///
-/// A store applies its changes to [`Store::cache`] in the order of their commits, and before it
-/// answers the caller who made the change. So when [`Store::end`] has returned, no worker finds the
-/// session; when [`Store::replace`] has returned, no worker finds the version before.
+/// A store applies its changes to [`Store::cache`] in the order of their commits. It applies a
+/// change before it answers the caller of the change. So when [`Store::end`] has returned, no
+/// worker finds the session. When [`Store::replace`] has returned, no worker finds the previous
+/// version.
 ///
 /// # Cancel safety
 ///
-/// Dropping a future of [`Store::get`] changes nothing. Dropping another one leaves open whether the
-/// change is made.
+/// If a future of [`Store::get`] is dropped, nothing changes. If another future is dropped, its
+/// change may or may not happen.
 pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
-    /// The cache of this front, which the store writes to.
+    /// Returns the cache of this front. The store writes to the cache.
     fn cache(&self) -> &Arc<SessionCache>;
 
-    /// The tag of the ids of this store's sessions.
+    /// Returns the store tag, which is part of the ids of this store's sessions.
     fn store_tag(&self) -> StoreTag;
 
-    /// Whether a session that is not in the cache may be in the store.
+    /// Returns true if the store may contain sessions that are not in the cache.
     fn outlives_cache(&self) -> bool;
 
-    /// The number of sessions.
+    /// Returns the number of sessions.
     fn count(&self) -> u64;
 
     /// Reads a session. Only [`super::cache::ReadGuard::finish`] may put the result into the cache.
     fn get(&self, key: SessionKey) -> StoreFuture<'_, Option<Arc<Stored>>>;
 
-    /// Stores a new session, and ends those that the opening names and the oldest ones beyond the
-    /// bound of a person.
+    /// Stores a new session, and ends the sessions in `opening.replaces`. Also ends the oldest
+    /// sessions of the user if the user would have more than `opening.per_person` sessions.
     fn open(&self, session: Arc<Stored>, opening: Opening) -> StoreFuture<'_, Opened>;
 
-    /// Puts `next` in the place of version `version` of the same session.
+    /// Replaces the version `version` of a session with `next`.
     fn replace(&self, version: u64, next: Arc<Stored>) -> StoreFuture<'_, Replacement>;
 
-    /// Ends a session, and returns what has ended.
+    /// Ends a session, and returns the ends that happened.
     fn end(&self, which: Which, why: EndReason) -> StoreFuture<'_, Vec<End>>;
 
-    /// Notes when sessions were used last. The next [`Store::sweep`] makes it durable.
+    /// Notes the times when sessions were last used. The next [`Store::sweep`] makes the times
+    /// durable.
     fn touch(&self, uses: Vec<(SessionKey, Timestamp)>) -> StoreFuture<'_, ()>;
 
-    /// Marks a value as used until a time, unless it is marked already.
+    /// Marks a value as used until the time `until`, unless the value is already marked.
     fn once(&self, mark: Mark, now: Timestamp, until: Timestamp) -> StoreFuture<'_, Once>;
 
     /// Removes a mark.
     fn unmark(&self, mark: Mark) -> StoreFuture<'_, ()>;
 
-    /// Grants the right to refresh a session until a time, unless somebody else has it.
+    /// Grants the right to refresh a session until the time `until`, unless another holder has the
+    /// right.
     fn lease(
         &self,
         key: SessionKey,
@@ -78,10 +81,10 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
         until: Timestamp,
     ) -> StoreFuture<'_, StoreLease>;
 
-    /// Ends sessions that have passed a deadline, at most a small batch.
+    /// Ends a limited number of sessions that have passed a deadline.
     fn sweep(&self, now: Timestamp) -> StoreFuture<'_, Maintained>;
 
-    /// Lets other settings take effect, all of them or none.
+    /// Applies new settings: all of them, or none if there is an error.
     fn reconfigure(
         &self,
         new: Reconfiguration,
@@ -92,14 +95,14 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     fn close(&self) -> StoreFuture<'_, ()>;
 }
 
-/// The conditions for opening a session, and the sessions that end with it.
+/// The conditions for opening a session, and the sessions that end when it opens.
 #[derive(Debug)]
 pub(super) struct Opening {
     /// The registration of the provider at the start of the login.
     pub(super) registration: Registration,
-    /// Sessions that end with the login.
+    /// The sessions that end when the new session opens.
     pub(super) replaces: Vec<SessionKey>,
-    /// The maximum number of sessions of the person, with the new one.
+    /// The maximum number of sessions of the user, including the new session.
     pub(super) per_person: usize,
 }
 
@@ -108,7 +111,8 @@ pub(super) struct Opening {
 #[must_use]
 pub(super) enum Opened {
     Stored,
-    /// The provider is not registered any more, or is another server or client now.
+    /// The provider is not registered any more, or its name now belongs to another server or
+    /// client.
     NoProvider,
 }
 
@@ -123,12 +127,12 @@ pub(super) enum Replacement {
     Ended,
 }
 
-/// The session that is to end.
+/// The selection of the session that must end.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Which {
-    /// The session of this key, whatever its version.
+    /// The session with this key, in any version.
     Key(SessionKey),
-    /// The session of this key if it still has this version.
+    /// The session with this key, only if the session still has this version.
     Version(SessionKey, u64),
 }
 
@@ -140,18 +144,18 @@ impl Which {
     }
 }
 
-/// Why sessions were not changed, or a session was not read.
+/// The reason why a session was not changed or not read.
 ///
 /// Responsible: the gateway. Every signed-in user stays signed in.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The change could not be committed, for instance because the disk is full.
+    /// The change could not be committed, for example because the disk is full.
     #[error("the session file could not be written")]
     NotCommitted(#[source] Arc<dyn StdError + Send + Sync>),
-    /// The entry of the session in the file cannot be decrypted or decoded.
+    /// The session's entry in the file cannot be decrypted or decoded.
     #[error("the session's entry in the file is damaged")]
     Damaged,
-    /// The store has been closed because the process ends.
+    /// The store was closed because the process ends.
     #[error("the session store is closed")]
     Closed,
     /// The file cannot be read.
@@ -160,7 +164,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// A stable code for logs and metrics.
+    /// Returns a stable code for logs and metrics.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::NotCommitted(_) => "session_not_stored",

@@ -1,4 +1,4 @@
-//! The record of a session in memory. It is as small as possible, since there may be a million.
+//! The record of a session in memory. Records are small, because there may be a million of them.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,27 +10,30 @@ use super::record::{self, Contents};
 use super::{EndReason, SessionKey};
 use crate::clock::Timestamp;
 
-/// The memory for one session besides its contents, in bytes: this structure, the entry of the cache, the
-/// index, and the overhead of the allocator. `benches/memory.rs` measures it with a million sessions.
+/// The memory that one session needs in addition to its contents, in bytes: this structure, the
+/// entry of the cache, the index, and the overhead of the allocator. `benches/memory.rs` measures
+/// the value with a million sessions.
 pub const OVERHEAD: usize = 492;
 
-/// One version of a session: the fields that change or define its order, and everything else as bytes.
+/// One version of a session. The fields that change or define the order are separate. All other
+/// data are encoded as bytes.
 #[derive(Debug)]
 pub(super) struct Stored {
     rank: Rank,
     last_used: AtomicU64,
     next_refresh: AtomicU64,
-    /// The encoded [`Contents`]; empty for a session that is only in the file.
+    /// The encoded [`Contents`]. Empty if the contents are only in the file.
     contents: Zeroizing<Box<[u8]>>,
     state: AtomicU8,
 }
 
-/// Whether a value of a session is still current.
+/// The state of a value of a session: current, or out of date.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum SessionState {
     /// The value is current.
     Live,
-    /// The session has another value, or is only in the store: it has to be looked up again.
+    /// The session has another value, or the session is only in the store. The caller must look up
+    /// the session again.
     Superseded,
     /// The session has ended.
     Ended,
@@ -50,7 +53,7 @@ impl Stored {
         }
     }
 
-    /// The same version for the cache of another front.
+    /// Returns a copy of this version for the cache of another front.
     pub(super) fn copy(&self) -> Self {
         Self {
             rank: self.rank,
@@ -61,7 +64,7 @@ impl Stored {
         }
     }
 
-    /// The record of a session whose contents are only in the file.
+    /// Returns the record of a session whose contents are only in the file.
     pub(super) fn without_contents(&self) -> Self {
         Self {
             rank: self.rank,
@@ -132,8 +135,9 @@ impl Stored {
         Timestamp::from_millis(self.last_used.load(Ordering::Relaxed))
     }
 
-    /// Notes a use. One write per second is precise enough for an idle deadline, and lets all cores share
-    /// the cache line in between. Returns the use before if this one was written.
+    /// Notes a use. One write per second is precise enough for an idle deadline. Between two
+    /// writes, all cores share the cache line. Returns the time of the previous use if this call
+    /// wrote a new time.
     pub(super) fn note_use(&self, now: Timestamp) -> Option<Timestamp> {
         let before = self.last_used();
         if now.since(before) < Duration::from_secs(1) {
@@ -143,17 +147,17 @@ impl Stored {
         Some(before)
     }
 
-    /// Notes the last use of another value of the same session, if it was later.
+    /// Notes the last use of another value of the same session, if that use was later.
     pub(super) fn note_use_of(&self, other: &Self) {
         self.note_use_at(other.last_used());
     }
 
-    /// Notes a use that another front knows of, if it was later.
+    /// Notes a use that another front has reported, if that use was later.
     pub(super) fn note_use_at(&self, at: Timestamp) {
         self.last_used.fetch_max(at.as_millis(), Ordering::Relaxed);
     }
 
-    /// The reason for the end of the session, if it has passed a deadline.
+    /// Returns the reason for the end of the session, if the session has passed a deadline.
     pub(super) fn expired(&self, idle: Duration, now: Timestamp) -> Option<EndReason> {
         if self.ends_at() <= now {
             Some(EndReason::Absolute)
@@ -168,7 +172,7 @@ impl Stored {
         self.last_used().plus(idle).min(self.ends_at())
     }
 
-    /// The number of bytes that count for the capacity of the cache.
+    /// Returns the number of bytes that count for the capacity of the cache.
     pub(super) fn weight(&self) -> u32 {
         let weight = OVERHEAD.saturating_add(self.contents.len());
         u32::try_from(weight).unwrap_or(u32::MAX)

@@ -1,4 +1,4 @@
-//! A survey of all sessions of a file: which of them are valid with certain keys and providers.
+//! Surveys all sessions of a file: finds the sessions that are valid with given keys and providers.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,14 +13,14 @@ use super::registration::{self, Registrations};
 use crate::clock::Timestamp;
 use crate::seal::KeyRing;
 
-/// The rules by which a session is valid.
+/// The conditions for a valid session.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules<'a> {
     pub(super) keys: &'a KeyRing,
     pub(super) now: Timestamp,
     /// The registrations with which the sessions were opened.
     pub(super) before: &'a Registrations,
-    /// The registrations of now.
+    /// The registrations in the new settings.
     pub(super) after: &'a Registrations,
 }
 
@@ -29,17 +29,18 @@ pub(super) struct Rules<'a> {
 pub(super) struct Survey {
     /// Sessions that have passed a deadline.
     pub(super) expired: Vec<SessionKey>,
-    /// Sessions whose provider was removed or is another server or client now. Their identities mean
-    /// nothing there.
+    /// Sessions whose provider was removed, or whose provider's name now belongs to another server
+    /// or client. The identities of these sessions have no meaning at the new server.
     pub(super) of_changed_providers: Vec<SessionKey>,
-    /// The numbers of these sessions by the name of the provider.
+    /// The number of sessions with a changed provider, by the name of the provider.
     pub(super) ended: BTreeMap<Box<str>, u64>,
     /// The number of sessions that none of the keys can open.
     pub(super) unknown_key: usize,
 }
 
 impl Survey {
-    /// Notes a session whose provider was removed or is another server or client now.
+    /// Notes a session whose provider was removed, or whose provider's name now belongs to another
+    /// server or client.
     pub(super) fn note_changed_provider(&mut self, key: SessionKey, provider: &str) {
         self.of_changed_providers.push(key);
         if let Some(count) = self.ended.get_mut(provider) {
@@ -50,8 +51,8 @@ impl Survey {
     }
 }
 
-/// Surveys all sessions. Idle deadlines are left out, since a running process knows later uses than its
-/// file.
+/// Surveys all sessions, without their idle deadlines. A running process knows later uses of its
+/// sessions than the file contains.
 pub(super) fn survey(
     transaction: &ReadTransaction,
     rules: &Rules<'_>,
@@ -59,8 +60,8 @@ pub(super) fn survey(
     survey_all(transaction, rules, |_, _| Ok(Validity::Valid))
 }
 
-/// Surveys all sessions, and passes the valid ones to `take`. A session that has been idle for `idle` has
-/// expired.
+/// Surveys all sessions, and passes the valid sessions to `take`. A session that was not used for
+/// `idle` counts as expired.
 pub(super) fn survey_and_take(
     transaction: &ReadTransaction,
     rules: &Rules<'_>,
@@ -81,7 +82,7 @@ pub(super) fn survey_and_take(
     })
 }
 
-/// Whether a session of a valid provider is valid.
+/// The state of a session whose provider is valid.
 enum Validity {
     Valid,
     Expired,
@@ -130,7 +131,7 @@ fn not_opened() -> redb::Error {
     corrupted("an entry cannot be opened")
 }
 
-/// The session of an entry. `used` is the last use that the file knows of.
+/// Creates the loaded session of an entry. `used` is the last use that the file contains.
 pub(super) fn loaded(ends_at: Timestamp, contents: Contents, used: Option<Timestamp>) -> Loaded {
     Loaded {
         ends_at,

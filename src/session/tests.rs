@@ -1,4 +1,4 @@
-//! Sessions in a file.
+//! Tests of sessions in a file.
 
 use std::time::Duration;
 
@@ -92,7 +92,7 @@ async fn a_restart_keeps_exactly_the_valid_sessions() {
     assert!(!live(&sessions, &ended, clock.now()).await);
     assert!(!live(&sessions, &idle, clock.now()).await);
     assert_eq!(sessions.count(), 2);
-    // The file also has the last uses.
+    // The file also contains the times of the last uses.
     clock.advance(Duration::from_secs(29));
     assert!(live(&sessions, &stays, clock.now()).await);
     clock.advance(Duration::from_secs(30));
@@ -111,7 +111,7 @@ async fn the_first_use_in_a_stretch_is_in_the_file_after_the_next_maintenance() 
     clock.advance(Duration::from_secs(50));
     assert!(live(&sessions, &id, clock.now()).await);
     sessions.maintain(clock.now()).await.unwrap();
-    // A copy of the open file is in the state that a crash leaves.
+    // A copy of the open file has the state that a crash leaves.
     let crashed = Kit::disk();
     std::fs::copy(kit.file(), crashed.file()).unwrap();
     clock.advance(Duration::from_secs(50));
@@ -150,13 +150,14 @@ async fn evicted_sessions_are_read_from_the_file() {
         assert_eq!(subject.as_str(), number.to_string());
         sessions.maintain(NOW).await.unwrap();
     }
-    // A held value of an evicted session shows that the session has to be looked up again.
+    // A held value of an evicted session reports that the session must be looked up again.
     for id in &ids[..200] {
         assert!(live(&sessions, id, NOW).await);
         sessions.maintain(NOW).await.unwrap();
     }
     assert_eq!(held.state(), SessionState::Superseded);
-    // An evicted session has the same version, so it can be replaced. It can also be ended.
+    // The eviction did not change the version of the session, so the held value can be replaced. An
+    // evicted session can also be ended.
     let replaced = sessions.replace(&held, tokens("token-1"), None).await;
     assert!(matches!(replaced, Ok(Replaced::Stored(new)) if new.version() == 1));
     sessions
@@ -179,7 +180,7 @@ async fn a_session_that_is_away_expires_by_its_last_use() {
     let id = open(&sessions, "alice", clock.now()).await;
     clock.advance(Duration::from_secs(40));
     assert!(live(&sessions, &id, clock.now()).await);
-    // The session is evicted before its use is in the file.
+    // The session is evicted before the file contains its use.
     for number in 0..100 {
         open(&sessions, &number.to_string(), clock.now()).await;
         sessions.cache.run_pending_tasks();
@@ -212,7 +213,8 @@ async fn a_session_is_invalid_after_its_provider_has_changed() {
     let sessions = kit.start(NOW);
     assert!(live(&sessions, &alice, NOW).await && !live(&sessions, &bob, NOW).await);
     sessions.close().await.unwrap();
-    // A new key is added before the key that has sealed everything, and later the old key is removed.
+    // A new key is added in front of the key that has sealed everything. Later the old key is
+    // removed.
     kit.keys = vec![2, 1];
     let sessions = kit.start(NOW);
     let old = session(&sessions, &alice).await;
@@ -238,7 +240,7 @@ async fn a_session_is_invalid_after_its_provider_has_changed() {
         assert!(!live(&sessions, &alice, NOW).await);
         assert_eq!(sessions.count(), 0);
         sessions.close().await.unwrap();
-        // The old registration does not bring the session back.
+        // A start with the old registration does not bring the session back.
         copy.providers.clone_from(&kit.providers);
         let sessions = copy.start(NOW);
         assert!(!live(&sessions, &alice, NOW).await);

@@ -1,4 +1,4 @@
-//! Uses of sessions that the store does not know of yet.
+//! The uses of sessions of which the store has not learned yet.
 
 #![expect(
     clippy::disallowed_types,
@@ -14,7 +14,7 @@ use super::SessionKey;
 use super::stored::Stored;
 use crate::clock::Timestamp;
 
-/// The sessions that were used since the store was told last.
+/// The sessions that were used since the last report to the store.
 #[derive(Debug)]
 pub(super) struct Uses {
     sender: mpsc::UnboundedSender<Arc<Stored>>,
@@ -32,11 +32,11 @@ impl Default for Uses {
 impl Uses {
     /// Notes that a session was used.
     pub(super) fn note(&self, session: &Arc<Stored>) {
-        // It never fails, since the receiver lives as long.
+        // The send never fails, because the receiver lives as long as the sender.
         self.sender.send(Arc::clone(session)).unwrap_or_default();
     }
 
-    /// Takes the sessions that were noted, each with its last use.
+    /// Removes and returns the noted sessions, each with the time of its last use.
     pub(super) fn take(&self) -> Vec<(SessionKey, Timestamp)> {
         let mut receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner);
         let mut uses = HashMap::new();
