@@ -78,7 +78,7 @@ where
     }
 
     /// Joins the flight for `key`. If no flight is running for `key`, starts a flight that runs
-    /// `work`. `work` has to finish the [`Leader`] that it gets.
+    /// `work`. `work` must finish the [`Leader`] that it receives.
     pub(super) fn join<F>(
         self: &Arc<Self>,
         key: K,
@@ -187,7 +187,7 @@ impl<K: Copy + Eq + Hash, P, T> Leader<K, P, T> {
     }
 
     /// Ends the flight if it has no waiter. If a request joins at the same time, the flight
-    /// continues, or the request starts a new one.
+    /// continues, or the request starts a new flight.
     pub(super) fn finish_unwaited(mut self, end: T) -> FinishUnwaited<Self> {
         let flights = Arc::clone(&self.flights);
         let mut under_way = flights.under_way();

@@ -1,14 +1,16 @@
 //! Refreshes access tokens. For each session at most one refresh runs at a time, and all requests
-//! that need it share its result.
+//! that need the refresh share its result.
 //!
 //! A refresh is a task of the control plane, so it does not depend on a request. The result of a
-//! refresh is stored before it is used. A result that cannot be stored is kept, and the refresh
-//! continues, even without waiters, until the result is stored or the session has ended. The
-//! gateway keeps the result because the used refresh token must not be sent a second time.
+//! refresh is stored before a request uses the new tokens. A result that cannot be stored is kept,
+//! and the refresh continues, even without waiters, until the result is stored or the session has
+//! ended. The gateway keeps the result because the used refresh token must not be sent a second
+//! time.
 //!
-//! A refresh that fails for a temporary reason is retried after a pause, and the pause grows. A
-//! waiter continues to wait if the next attempt starts before the waiter's deadline. A failed
-//! refresh ends the session only if the provider reports that the grant has ended.
+//! A refresh that fails for a temporary reason is retried after a pause. Further failures make the
+//! pause longer. A waiter continues to wait if the next attempt starts before the waiter's
+//! deadline. A failed refresh ends the session only if the provider reports that the grant has
+//! ended.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +37,8 @@ use crate::session::{
 };
 use crate::telemetry::{Metrics, TokenCall};
 
-/// The pause of a session that cannot be refreshed until an operator fixes something.
+/// The pause between attempts for a session that cannot be refreshed until the operator fixes the
+/// cause.
 pub(super) const ALARM_PAUSE: Duration = Duration::from_secs(30);
 
 /// The time for which a request claims the refresh that it starts, so that no other request starts
@@ -207,7 +210,7 @@ impl Refresher {
         mut session: Arc<Session>,
         mut leader: Leader<SessionKey, RetryPause, Outcome>,
     ) {
-        // The metric counts the flight until no request can join it.
+        // The metric counts the flight until no request can join the flight any more.
         let _counted = self.metrics.refreshing();
         let mut log = FlightLog {
             metrics: &self.metrics,
@@ -394,8 +397,8 @@ impl Refresher {
             Verdict::OperatorMustAct => {
                 self.metrics.refresh(name, "alarm", reason);
                 log_operator_must_act(&session, &error);
-                // The operator may have changed the client secret at the provider first, so a retry
-                // succeeds soon after the change of the settings.
+                // The operator may have changed the client secret at the provider and not yet in
+                // the settings. A retry succeeds soon after the change of the settings.
                 self.backoffs.next_pause(session.key())
             }
             Verdict::Temporary => {

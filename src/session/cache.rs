@@ -5,11 +5,12 @@
 //! after another. A store writes to the cache in the order of its commits, before it answers the
 //! caller of a change.
 //!
-//! The cache can know of a change that an answer of [`super::store::Store::get`] does not contain.
-//! For example, a session is read just before its sign-out, and the answer arrives just after the
-//! sign-out. The answer must not bring the session back. So [`SessionCache::begin_read`] creates a
-//! guard before the read, and every change of the session invalidates the guard.
-//! [`ReadGuard::finish`] puts the session into the cache only if the guard is still valid.
+//! An answer of [`super::store::Store::get`] may be older than a change that the cache already
+//! contains. For example, a session is read just before its sign-out, and the answer arrives just
+//! after the sign-out. The answer must not bring the ended session back. So
+//! [`SessionCache::begin_read`] creates a guard before the read, and every change of the session
+//! invalidates the guard. [`ReadGuard::finish`] puts the session into the cache only if the guard
+//! is still valid.
 
 #![expect(
     clippy::disallowed_types,
@@ -30,7 +31,7 @@ use super::stored::Stored;
 use super::{SessionKey, SessionState};
 use crate::clock::Timestamp;
 
-/// A change of which the store informs the caches of all fronts.
+/// A change that the store reports to the caches of all fronts.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Event {
     /// Another front has replaced the session.
@@ -84,7 +85,7 @@ pub(super) struct SessionCache {
 #[derive(Debug, Default)]
 struct Reads {
     count: usize,
-    /// The number of changes of the session since the first of these reads began.
+    /// The number of changes of the session since the oldest of the reads began.
     epoch: u64,
     /// The signal for tasks that wait for the next change.
     waiting: Option<Arc<Notify>>,
@@ -124,7 +125,7 @@ impl SessionCache {
                     Eviction::Keeps => session.supersede(),
                 }
                 counter.fetch_add(1, Ordering::Relaxed);
-                // The message cannot be sent only if the store's thread has ended.
+                // Sending fails only if the store's thread has ended.
                 notify.send(Notice::Evicted(session)).unwrap_or_default();
             })
             .build();
@@ -182,15 +183,15 @@ impl SessionCache {
         note_change(&mut reads, session.key());
         let before = self.sessions.get(session.key());
         self.sessions.insert(*session.key(), Arc::clone(session));
-        // The old value is marked only after the insertion. So each request finds a value that is
-        // not superseded.
+        // The old value is marked as superseded only after the new value is in the cache. So each
+        // request finds a value that is not superseded.
         if let Some(before) = before {
             session.note_use_of(&before);
             before.supersede();
         }
     }
 
-    /// Makes the change of an event in the cache.
+    /// Applies an event to the cache.
     pub(super) fn apply(&self, event: Event) {
         let mut reads = self.reads();
         match event {
@@ -245,7 +246,7 @@ impl SessionCache {
     }
 
     fn notify(&self, notice: Notice) {
-        // The notice cannot be sent only if the store's thread has ended.
+        // Sending fails only if the store's thread has ended.
         self.notices.send(notice).unwrap_or_default();
     }
 

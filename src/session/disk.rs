@@ -3,9 +3,9 @@
 //! A commit writes changed pages to free places of the file and ends with one `fsync`. After a
 //! crash, the file contains the last commit whose checksums are valid. Opening the file checks all
 //! of its contents, so that later reads return the data that was written. The check of a large file
-//! takes time. The check is also necessary after a failed commit, because without a check the
-//! database would read as much for its repair. So after a failure, the store waits for a pause
-//! before it tries the operation again.
+//! takes time. The check also runs after a failed commit. Without the check, the repair of the
+//! database would have to read just as much. So after a failure, the store tries the operation
+//! again only after a pause.
 
 use std::io;
 use std::path::{Path, PathBuf};

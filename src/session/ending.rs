@@ -1,10 +1,10 @@
-//! Informs work that lasts longer than a request of the end of its session.
+//! When a session ends, informs the work of the session that lasts longer than a request.
 //!
 //! A request looks up its session only at its start. A stream lasts longer than a request, and it
 //! must end when its session ends. So each worker has an [`EndRegistry`]. The store informs the
 //! registry of every end of a session after the commit. Once per second, the registry also looks
-//! for sessions that have passed a deadline. A request that does not register work causes no cost
-//! here.
+//! for sessions that have passed a deadline. A request that registers no work causes no additional
+//! cost.
 
 #![expect(
     clippy::disallowed_types,
@@ -139,7 +139,7 @@ impl Entry {
 #[derive(Debug, Default)]
 struct EndSignal {
     why: Cell<Option<EndReason>>,
-    /// The newest version of the session of which the work was informed.
+    /// The newest version of the session that was reported to the work.
     newest: RefCell<Option<Arc<Session>>>,
     changed: Notify,
 }
@@ -166,7 +166,7 @@ impl EndSignal {
 pub(crate) enum SessionEvent {
     /// The session has ended.
     Ended(EndReason),
-    /// The session has a new version with other tokens. The identity may be another one, too.
+    /// The session has a new version with other tokens and possibly another identity.
     Renewed(Arc<Session>),
 }
 
@@ -191,7 +191,7 @@ impl EndRegistry {
     }
 
     /// Registers work that must end when a session ends. Returns `None` if this value of the
-    /// session is not current. In this case the caller must look up the session again.
+    /// session is not current, so that the caller must look up the session again.
     pub fn watch(&self, session: &Session) -> Option<EndWatch> {
         let (key, stored) = (*session.key(), Arc::clone(session.stored()));
         let end = {
@@ -231,8 +231,8 @@ pub struct EndWatch {
 
 impl EndWatch {
     /// Waits until the session has ended or has a new version. The registry reports a new version
-    /// about one second after its commit. If a session is in a file, its eviction from the cache
-    /// does not end it.
+    /// about one second after its commit. The eviction of a session from the cache does not end the
+    /// session if a file contains the session.
     ///
     /// # Cancel safety
     ///
@@ -318,8 +318,8 @@ impl Registry {
             };
             match entry.stored.state() {
                 SessionState::Live => expired.push((*key, why)),
-                // This value is out of date. The store may know of a later use of the session, so
-                // the session must be looked up.
+                // The value is out of date: the store may know of a later use, so the session must
+                // be looked up.
                 SessionState::Superseded => away.push(*key),
                 // The store reports the reason in a separate message.
                 SessionState::Ended => {}

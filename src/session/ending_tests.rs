@@ -244,7 +244,8 @@ async fn the_end_of_a_session_that_is_only_in_the_file_is_told() {
     assert!(matches!(sessions.find(&id, NOW), Lookup::Away));
     let ended = sessions.end(&id.key(), EndReason::SignedOut).await;
     ended.unwrap();
-    // The sweep runs before the message arrives. It must not report an idle end.
+    // The sweep runs before the registry receives the end from the store. The sweep must not report
+    // an idle end.
     worker.sweep(after(60)).await;
     assert_eq!(reason(&watch), None);
     worker.take_ends();

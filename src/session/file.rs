@@ -40,8 +40,8 @@ const PRIVATE: u32 = 0o600;
 const MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
 
 /// The reason why the session file cannot be used. Responsible: the operator. The sessions in the
-/// file stay unchanged. But the database may already have written to the file that its check
-/// succeeded, or the repair after a crash.
+/// file stay unchanged. But the database itself may have changed the file: it records a successful
+/// check, and it writes repairs after a crash.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The contents of the file are damaged.

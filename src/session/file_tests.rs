@@ -99,7 +99,7 @@ async fn an_incomplete_new_file_of_a_crash_is_overwritten() {
     let kit = Kit::disk();
     let new = kit.folder.path().join("sessions.redb.new");
     std::fs::write(&new, b"half of").unwrap();
-    // The file exists and is empty. Some tools create such a file before the first start.
+    // The file exists and is empty. Some tools create an empty file before the first start.
     std::fs::write(kit.file(), b"").unwrap();
     let sessions = kit.start(NOW);
     let id = open(&sessions, "alice", NOW).await;

@@ -94,9 +94,10 @@ impl SessionId {
 /// an attacker with a copy of all keys cannot open a session.
 ///
 /// Half of the digest is enough. An attacker who wants to use the session of another user needs an
-/// id with exactly the key of that session. To find such an id takes about 2^128 attempts. Two ids
-/// of the attacker with the same key would be useless, because the gateway generates all ids. Two
-/// random sessions have the same key by chance only among about 2^64 sessions.
+/// id with exactly the key of that session. Finding an id for a given key takes about 2^128
+/// attempts. Two ids of the attacker with the same key would be useless, because the gateway
+/// generates all ids. Two sessions are likely to have the same key by chance only among about 2^64
+/// sessions.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SessionKey([u8; Self::LENGTH]);
 

@@ -1,16 +1,16 @@
-//! The thread of a local store. No other thread changes sessions.
+//! The thread of a local store, which makes all changes to sessions.
 //!
-//! The thread opens, replaces, ends and reads sessions by commands. The order of the commands is
-//! the order in which they take effect. So a sign-out between two refreshes takes effect, and a
-//! session that has ended does not come back. The thread gathers the waiting commands, commits
-//! their changes together, applies the changes to the caches of all fronts, and only then answers.
-//! A batch contains at most one change of each session, so every command is planned on the
-//! committed state.
+//! Other threads send commands to this thread to open, replace, end or read a session. The order of
+//! the commands is the order in which they take effect. So a sign-out between two refreshes takes
+//! effect, and a session that has ended does not come back. The thread gathers the waiting
+//! commands, commits their changes together, applies the changes to the caches of all fronts, and
+//! only then answers. A batch contains at most one change of each session, so every command is
+//! planned on the committed state.
 //!
 //! A front is a `Sessions` value: a cache in front of a store. The index and the cache of one front
 //! share the value of a session, so the session is in memory only one time. The cache of another
-//! front contains a copy. A session that is in no cache is called *away*: the index knows when the
-//! session ends and when it was last used, and the file contains the rest.
+//! front contains a copy of the value. A session that is in no cache is called *away*: the index
+//! knows when the session ends and when it was last used, and the file contains the rest.
 
 use std::collections::HashMap;
 use std::mem;
@@ -66,7 +66,7 @@ pub(super) struct Keeper {
     pub(super) registrations: Registrations,
     pub(super) backend: Backend,
     pub(super) index: Index,
-    /// The caches of all fronts. Only tests have more than one.
+    /// The caches of all fronts. Only tests have more than one front.
     pub(super) fronts: Vec<Arc<SessionCache>>,
     pub(super) commands: mpsc::Receiver<Command>,
     notices: mpsc::UnboundedReceiver<Notice>,
@@ -174,7 +174,7 @@ impl Keeper {
                 }
             }
         }
-        // No caller waits for the result, and a failure was logged.
+        // No caller waits for the result, and a failure is already logged.
         drop(self.write_last_uses(Vec::new()));
     }
 
@@ -238,7 +238,8 @@ impl Keeper {
     }
 
     /// Processes the notices of all evictions. A session leaves the cache a moment before its
-    /// notice is sent. The housekeeping of the cache sends all such notices, so it runs first.
+    /// notice is sent. The housekeeping of the caches sends the notices, so the housekeeping runs
+    /// first.
     pub(super) fn hear_of_evictions(&mut self) {
         self.run_pending_tasks();
         self.take_notices();
@@ -272,7 +273,7 @@ impl Keeper {
         }
     }
 
-    /// Notes that a session that was away is in a cache again.
+    /// Notes that a cache contains a session again that was only in the file.
     fn note_entered(&mut self, session: &Arc<Stored>) {
         // The session may have been evicted or replaced after the notice was sent.
         let is_held = self.fronts.iter().any(|cache| cache.holds(session));

@@ -1,4 +1,5 @@
-//! Tests of the keeper without its thread: its memory for sessions, and the commands of a batch.
+//! Tests of the keeper without its thread: the sessions that it keeps in memory, and the commands
+//! of a batch.
 
 use tokio::sync::oneshot;
 

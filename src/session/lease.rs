@@ -106,7 +106,7 @@ impl Sessions {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the lease may stay unused until its time is over.
+    /// If the future is dropped, the store may keep an unused lease until its time is over.
     pub(crate) async fn lease(
         &self,
         key: &SessionKey,
@@ -137,7 +137,7 @@ struct Table {
 struct Granted {
     number: u64,
     until: Timestamp,
-    /// The channel that this sender closes when it is dropped. The close informs all waiting tasks.
+    /// Dropping this sender informs the tasks that wait for the end of the lease.
     end: watch::Sender<()>,
 }
 

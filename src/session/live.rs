@@ -34,7 +34,8 @@ impl Session {
     }
 
     /// Returns the next version of the session: with other tokens, and with another identity if
-    /// `identity` contains one. The session still counts for the user who signed in.
+    /// `identity` contains one. For the limit of sessions per user, the session still counts for
+    /// the user who signed in.
     pub(super) fn next(&self, tokens: TokenSet, identity: Option<Identity>) -> Self {
         let contents = Contents {
             version: self.contents.version.saturating_add(1),

@@ -20,7 +20,7 @@ pub(crate) type Mark = [u8; 32];
 /// the oldest mark is removed early, the provider still accepts each code only one time.
 const MAX_MARKS: usize = 100_000;
 
-/// The marks of used values. Their number and lifetime are limited.
+/// The marks of used values, with a limited number and lifetime.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     known: HashSet<Mark>,
@@ -28,7 +28,7 @@ pub(super) struct Marks {
     order: VecDeque<(Timestamp, Mark)>,
 }
 
-/// The answer to the question whether a value is used for the first time.
+/// The result of marking a value: the value is new, or the value was already marked.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(crate) enum Once {

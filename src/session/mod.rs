@@ -105,7 +105,7 @@ pub struct NewSession<'a> {
     pub identity: Identity,
     /// The tokens of the grant.
     pub tokens: TokenSet,
-    /// The earlier sessions of the same browser. They end when the new session opens.
+    /// The earlier sessions of the same browser, which end when the new session opens.
     pub replaces: Vec<SessionKey>,
 }
 
@@ -123,7 +123,7 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Opens the store that the settings name. This function blocks. If the file is large, it
+    /// Opens the store that the settings select. This function blocks. If the file is large, it
     /// blocks for seconds. The `keys` seal the records in the file. A session in the file ends if
     /// its provider is not among `providers`, or if the name of its provider now belongs to another
     /// server or client.
@@ -169,7 +169,7 @@ impl Sessions {
 
     /// Applies new settings to running sessions. On success all settings take effect. On an error
     /// no setting takes effect. A session ends if its provider is not registered any more, or if
-    /// the name of its provider now belongs to another server or client. The change is committed
+    /// the name of its provider now belongs to another server or client. All changes are committed
     /// before this function returns.
     ///
     /// # Errors
@@ -317,9 +317,9 @@ impl Sessions {
         }
     }
 
-    /// Replaces the tokens of a session. If `identity` contains an identity, replaces the identity,
-    /// too. Replaces nothing if `old` is not the current version. The new version is committed
-    /// before this function returns and before a request can find the version.
+    /// Replaces the tokens of a session. If `identity` is `Some`, replaces the identity of the
+    /// session, too. Replaces nothing if `old` is not the current version. The new version is
+    /// committed before this function returns and before a request can find the version.
     ///
     /// # Errors
     ///
@@ -408,7 +408,7 @@ impl Sessions {
     ///
     /// # Errors
     ///
-    /// [`StoreError`]: all changes that the store has acknowledged are durable nevertheless.
+    /// [`StoreError`]: nevertheless, all changes that the store has acknowledged are durable.
     ///
     /// # Cancel safety
     ///

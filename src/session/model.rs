@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::kit::{Kit, NOW, live, login, session, tokens};
 use super::*;
 
-/// One step of a test, which changes sessions.
+/// One step of a test. The number in a step is a place, which has at most one session.
 #[derive(Clone, Debug)]
 enum Step {
     Open(usize),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{FileError, Session, StoreError};
 use crate::secret::NoRandomness;
 
-/// The result of looking a session id up.
+/// The result of a look-up of a session id.
 #[derive(Clone, Debug)]
 #[must_use]
 pub enum Lookup {

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
-/// The length of the head of a part. The head contains the encoding and the number of the bytes.
+/// The length of the head of a part. The head contains the encoding and the number of bytes.
 const HEAD: usize = 3;
 
 /// The text encoding of the bytes of a part.
@@ -158,8 +158,8 @@ mod tests {
         assert!(round_trip(&jwt) < 860);
         assert_eq!(round_trip(&"0a".repeat(450)), 450 + HEAD);
         assert_eq!(round_trip("1//0abc-+"), 9 + HEAD);
-        // If a part with unused bits, padding or capital digits were stored as bytes, it would
-        // unpack to another text.
+        // Unpacking would change the text of a part that has unused bits, padding or capital
+        // digits.
         for other in ["QUJ", "QUJDRB", "QQ==", "0A", "0a0"] {
             round_trip(other);
         }

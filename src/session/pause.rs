@@ -9,7 +9,7 @@ use tokio::time::Instant;
 /// The cause of a failure.
 pub(super) type Cause = Arc<dyn StdError + Send + Sync>;
 
-/// The pause after the first failure. Each further failure doubles it.
+/// The pause after the first failure. Each further failure doubles the pause.
 const FIRST: Duration = Duration::from_millis(500);
 
 /// The longest pause, unless the failed operation itself takes long.

@@ -188,8 +188,8 @@ impl Keeper {
         let Some(loaded) = self.backend.load(key)? else {
             return Ok(None);
         };
-        // The session still counts for the user who signed in, even if a refresh has changed the
-        // identity.
+        // For the limit of sessions per user, the session still counts for the user who signed in,
+        // even if a refresh has changed the identity.
         let session = Stored::new(*away.rank(), loaded.last_used, &loaded.contents);
         session.note_use_of(&away);
         Ok(Some(Arc::new(session)))

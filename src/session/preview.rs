@@ -2,10 +2,10 @@
 //!
 //! Another process may be using the file, so the preview neither locks nor writes the file. The
 //! database writes when it opens a file: it repairs the damage of a crash and rebuilds its list of
-//! free pages. In a preview these writes stay in memory. The other process may commit during the
-//! preview. Each commit writes the head of the file before a later commit reuses the freed pages.
-//! So if the head is unchanged after the read of a page, the page belongs to the state that the
-//! head describes.
+//! free pages. In a preview, the writes of the database stay in memory. The other process may
+//! commit during the preview. Each commit writes the head of the file before a later commit reuses
+//! the freed pages. So if the head is unchanged after the read of a page, the page belongs to the
+//! state that the head describes.
 
 #![expect(
     clippy::disallowed_types,

@@ -23,7 +23,8 @@ pub(crate) struct Reconfiguration {
     /// The time from a login to the end of its session, even if the session is in use. This setting
     /// does not change the end of a session that is already open.
     pub absolute: Duration,
-    /// The maximum number of sessions of one user. It takes effect at the next login of the user.
+    /// The maximum number of sessions of one user. A change takes effect at the next login of the
+    /// user.
     pub per_person: usize,
     /// New keys for the file. `None` changes no key.
     pub keys: Option<Arc<KeyRing>>,
@@ -59,14 +60,14 @@ pub enum ReconfigureError {
 }
 
 /// The longest time for which a session may be used without another look-up. The limit exists
-/// because the cache learns only from look-ups which sessions are in use.
+/// because only look-ups show the cache which sessions are in use.
 const LONGEST_WITHOUT_LOOK_UP: u64 = 30_000;
 
 /// The longest time between the use of a session and the report to the store.
 const LONGEST_UNWRITTEN: u64 = 60_000;
 
-/// The durations of sessions in milliseconds, and the maximum number of sessions of a user. All
-/// threads read these limits, and only a reload writes them.
+/// The idle time and the lifetime of sessions in milliseconds, and the maximum number of sessions
+/// of a user. All threads read these limits, and only a reload writes them.
 #[derive(Debug)]
 pub(super) struct Limits {
     idle: AtomicU64,
@@ -106,8 +107,8 @@ impl Limits {
         Duration::from_millis(self.tenth().min(LONGEST_WITHOUT_LOOK_UP))
     }
 
-    /// Returns the length of a time interval in milliseconds. The store learns only of the first
-    /// use in each interval. The length is never zero.
+    /// Returns the length of the intervals for reports of uses to the store, in milliseconds. The
+    /// store learns only of the first use in each interval. The length is never zero.
     pub(super) fn stretch(&self) -> u64 {
         self.tenth().clamp(1, LONGEST_UNWRITTEN)
     }
@@ -127,7 +128,7 @@ const AT_ONCE: usize = 100;
 
 impl Keeper {
     /// Applies new settings. A session ends if its provider was removed or has changed. One commit
-    /// contains these ends and the new registrations.
+    /// contains the ends of the sessions and the new registrations.
     ///
     /// If a provider has changed or a key was removed, the whole file is read. During the read,
     /// sessions can be used but not changed.

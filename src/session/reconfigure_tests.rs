@@ -86,8 +86,8 @@ async fn the_sessions_of_removed_and_changed_providers_end_and_no_others() {
     }
 }
 
-/// Completes a login with the old settings after a reload. The identity from the old server must
-/// not count as an identity from the new server.
+/// Tests a login that starts with the old settings before a reload and completes after the reload.
+/// The identity from the old server must not count as an identity from the new server.
 #[tokio::test]
 async fn no_session_is_opened_if_the_provider_has_changed_during_the_login() {
     for mut kit in Kit::every() {

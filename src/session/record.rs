@@ -21,7 +21,7 @@ use crate::token::{Authentication, Lifetime, TokenSet};
 /// The length of the plaintext part of an entry: a little-endian number of 64 bits.
 const PLAINTEXT: usize = 8;
 
-/// The data of a session that do not change within one version.
+/// The data of a session that does not change within one version.
 #[derive(Debug)]
 pub(super) struct Contents {
     pub(super) version: u64,

@@ -1,8 +1,8 @@
 //! The registrations of the providers to which the sessions of a file belong.
 //!
 //! A session contains only the configured name of its provider. Before the next start of the
-//! gateway, the operator may give the name to another server or client. The new server must not
-//! accept the identities of the old sessions. So the file also contains the sealed registration of
+//! gateway, the operator may give the name to another server or client. The identities of the old
+//! sessions have no meaning at the new server. So the file also contains the sealed registration of
 //! each provider, and all sessions of the file belong to these registrations.
 
 use std::collections::BTreeMap;
@@ -19,8 +19,8 @@ pub type Registration = [u8; 32];
 /// The registrations of all providers, by their configured names.
 pub type Registrations = BTreeMap<Box<str>, Registration>;
 
-/// Returns true if the registration of a provider has not changed. Only in this case do the
-/// sessions of the provider stay valid.
+/// Returns true if the registration of a provider has not changed, so that the provider's sessions
+/// stay valid.
 pub(super) fn is_same(provider: &str, before: &Registrations, after: &Registrations) -> bool {
     let known = before.get(provider);
     known.is_some() && known == after.get(provider)
@@ -39,8 +39,8 @@ pub(super) fn report(ended: &BTreeMap<Box<str>, u64>) {
     }
 }
 
-/// The sealed registrations by name. Each start writes all registrations, and each change of the
-/// registrations or keys does the same, so that the newest key seals all registrations.
+/// The sealed registrations by name. Each start, and each change of the registrations or keys,
+/// writes all registrations, so that the newest key seals all of them.
 const PROVIDERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("providers");
 
 /// Reads the registrations of the file. Leaves out an entry that cannot be opened.

@@ -27,11 +27,11 @@ pub struct Settings {
 #[derive(Clone, Debug, Default, Eq, PartialEq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StoreSettings {
-    /// The sessions are only in memory. They end with the process. If the memory limit is reached,
-    /// the least recently used session ends.
+    /// The sessions are only in memory, and they end with the process. If the memory limit is
+    /// reached, the least recently used session ends.
     #[default]
     Memory,
-    /// The sessions are in a file, with a cache in memory. They continue after a restart.
+    /// The sessions are in a file, with a cache in memory. The sessions continue after a restart.
     Disk(DiskSettings),
 }
 
@@ -39,8 +39,8 @@ pub enum StoreSettings {
 #[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiskSettings {
-    /// The path of the file. If the file does not exist, the gateway creates it. The folder must
-    /// exist.
+    /// The path of the file. If the file does not exist, the gateway creates the file. The folder
+    /// must exist.
     pub file: PathBuf,
 }
 
@@ -58,7 +58,7 @@ struct RawSettings {
 /// The longest lifetime that browsers accept for a cookie (RFC 6265bis section 5.5).
 const LONGEST_SECS: u64 = 400 * 24 * 3600;
 
-/// The upper limit of the setting `refresh_wait`.
+/// The upper limit of the setting `refresh_wait_secs`, in seconds.
 const LONGEST_WAIT_SECS: u64 = 300;
 
 impl TryFrom<RawSettings> for Settings {

@@ -27,15 +27,15 @@ pub(super) type StoreFuture<'a, T, E = StoreError> =
 
 /// A store of sessions. Each call is one transaction.
 ///
-/// A store applies its changes to [`Store::cache`] in the order of their commits. It applies a
-/// change before it answers the caller of the change. So when [`Store::end`] has returned, no
+/// A store applies its changes to [`Store::cache`] in the order of their commits. The store applies
+/// a change before it answers the caller of the change. So when [`Store::end`] has returned, no
 /// worker finds the session. When [`Store::replace`] has returned, no worker finds the previous
 /// version.
 ///
 /// # Cancel safety
 ///
-/// If a future of [`Store::get`] is dropped, nothing changes. If another future is dropped, its
-/// change may or may not happen.
+/// If a future of [`Store::get`] is dropped, nothing changes. If the future of another method is
+/// dropped, the change may or may not happen.
 pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     /// Returns the cache of this front. The store writes to the cache.
     fn cache(&self) -> &Arc<SessionCache>;
@@ -59,7 +59,7 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     /// Replaces the version `version` of a session with `next`.
     fn replace(&self, version: u64, next: Arc<Stored>) -> StoreFuture<'_, Replacement>;
 
-    /// Ends a session, and returns the ends that happened.
+    /// Ends a session, and returns its end. Returns an empty list if there is no session to end.
     fn end(&self, which: Which, why: EndReason) -> StoreFuture<'_, Vec<End>>;
 
     /// Notes the times when sessions were last used. The next [`Store::sweep`] makes the times
@@ -127,7 +127,7 @@ pub(super) enum Replacement {
     Ended,
 }
 
-/// The selection of the session that must end.
+/// The session that must end, in any version or in a certain version.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Which {
     /// The session with this key, in any version.

@@ -15,8 +15,8 @@ use crate::clock::Timestamp;
 /// the value with a million sessions.
 pub const OVERHEAD: usize = 492;
 
-/// One version of a session. The fields that change or define the order are separate. All other
-/// data are encoded as bytes.
+/// One version of a session. The fields that change and the fields that define the order are not
+/// encoded. All other fields are encoded as bytes.
 #[derive(Debug)]
 pub(super) struct Stored {
     rank: Rank,
@@ -27,7 +27,7 @@ pub(super) struct Stored {
     state: AtomicU8,
 }
 
-/// The state of a value of a session: current, or out of date.
+/// The state of a session value: current, out of date, or ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum SessionState {
     /// The value is current.

@@ -1,4 +1,4 @@
-//! The uses of sessions of which the store has not learned yet.
+//! The uses of sessions that are not reported to the store yet.
 
 #![expect(
     clippy::disallowed_types,
