@@ -211,6 +211,7 @@ impl SessionCache {
                 if let Some(session) = self.sessions.remove(&key) {
                     session.end();
                 }
+                // The listeners have their own lock, so this lock is released first.
                 drop(reads);
                 self.listeners.tell((key, why));
             }
@@ -221,6 +222,7 @@ impl SessionCache {
                 let keys: Vec<_> = self.sessions.iter().map(|(key, _)| *key).collect();
                 for session in keys.iter().filter_map(|key| self.sessions.remove(key)) {
                     session.supersede();
+                    // The store must learn that this cache no longer contains the session.
                     self.notify(Notice::Evicted(session));
                 }
             }

@@ -54,6 +54,8 @@ impl Disk {
     /// [`FileError`].
     pub(super) fn open(path: &Path, keys: Arc<KeyRing>) -> Result<Self, FileError> {
         file::inspect(path)?;
+        // An empty file counts as missing, because some tools create an empty file before the first
+        // start.
         let exists = std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > 0);
         if !exists {
             file::create(path)?;
@@ -206,6 +208,7 @@ impl Disk {
         let Err(error) = write.on(database) else {
             self.commit = commit;
             self.removing.end();
+            // A successful removal does not show that the disk has space for other writes.
             if !only_removals {
                 self.writing.end();
             }
@@ -220,6 +223,7 @@ impl Disk {
             Ok(()) | Err(_) => {
                 let error: Cause = Arc::new(error);
                 let ended = instant();
+                // A failed removal also pauses the other writes, because they need more space.
                 self.writing.note_failure(began, ended, &error);
                 if only_removals {
                     self.removing.note_failure(began, ended, &error);
@@ -322,6 +326,7 @@ impl Write<'_> {
             }
         }
         let mut properties = transaction.open_table(PROPERTIES)?;
+        // After a failure, this number shows whether the commit became durable.
         properties.insert(COMMIT_KEY, self.commit)?;
         Ok(())
     }

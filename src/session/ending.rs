@@ -278,12 +278,14 @@ impl Drop for EndWatch {
 /// Informs a registry of ends and deadlines until the registry is dropped.
 async fn serve(registry: Weak<Registry>, mut ends: mpsc::UnboundedReceiver<End>, clock: Clock) {
     let mut ticks = interval(BETWEEN_SWEEPS);
+    // After a delay, one sweep finds all expired sessions, so missed sweeps are not made up.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let end = tokio::select! {
             Some(end) = ends.recv() => Some(end),
             _ = ticks.tick() => None,
         };
+        // The task has only a weak reference, so that it does not keep the registry alive.
         let Some(registry) = registry.upgrade() else {
             return;
         };

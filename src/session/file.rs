@@ -175,6 +175,7 @@ pub(super) fn create(path: &Path) -> Result<(), FileError> {
         .read(true)
         .write(true)
         .create(true)
+        // Another process may be writing the file, so the file is truncated only under the lock.
         .truncate(false)
         .mode(PRIVATE)
         .open(&new)
@@ -206,8 +207,10 @@ pub(super) fn create(path: &Path) -> Result<(), FileError> {
     };
     let database = begin().map_err(|error| refused(path, error))?;
     std::fs::rename(&new, path).map_err(failed)?;
+    // The new name is durable only after the folder is synced.
     let folder = File::open(folder_of(path)).map_err(failed)?;
     folder.sync_all().map_err(failed)?;
+    // The database holds the lock until the file has its final name.
     drop(database);
     Ok(())
 }

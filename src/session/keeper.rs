@@ -207,6 +207,7 @@ impl Keeper {
                 cache.put(next);
                 continue;
             }
+            // The other front may know of a later use.
             if let Some(before) = cache.get(next.key()) {
                 next.note_use_of(&before);
             }
@@ -318,6 +319,8 @@ impl Keeper {
                 if let Some(away) = self.index.away(&key) {
                     away.note_use_at(at);
                 }
+                // Every front learns of the use, so that no front treats its copy of the session as
+                // idle.
                 self.tell(Event::Used(key, at));
                 self.note_use(key, at);
             }
@@ -357,6 +360,7 @@ impl Keeper {
                 self.forget(key, *why);
             }
         } else {
+            // The expired sessions still exist, so the next sweep must find them again.
             self.index.restart_walk();
         }
         self.hear_of_evictions();

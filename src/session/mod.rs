@@ -275,6 +275,7 @@ impl Sessions {
                     let session = Session::of(stored).ok_or(StoreError::Damaged)?;
                     return Ok(Some(Arc::new(session)));
                 }
+                // The session changed during the read, so the loop reads the session again.
                 Read::Outdated => {}
             }
         }

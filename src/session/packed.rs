@@ -31,6 +31,7 @@ pub(super) fn pack(token: &str) -> Option<Zeroizing<Vec<u8>>> {
         let (encoding, bytes) = part_bytes(part);
         push(&mut packed, encoding, &bytes)?;
     }
+    // The heads of many short parts can need more space than the encoding of the parts saves.
     if packed.len() > whole {
         packed.clear();
         push(&mut packed, Encoding::Text, token.as_bytes())?;

@@ -92,6 +92,8 @@ impl Keeper {
         before.dedup();
         let mut surplus = Vec::new();
         if let Some(person) = session.person() {
+            // The index does not contain the new session before the commit. So a second login of
+            // the user must wait for the commit, or the limit would not count this session.
             batch.people.insert(person);
             surplus = self.index.surplus(person, opening.per_person, &before);
         }

@@ -64,6 +64,7 @@ pub(crate) fn preview(
     for _ in 0..ATTEMPTS {
         let snapshot = File::open(path).and_then(Snapshot::new);
         let snapshot = match snapshot {
+            // A start treats an empty file like a missing file, so no session ends.
             Ok(snapshot) if snapshot.head.is_empty() => return Ok(Preview::Ends(BTreeMap::new())),
             Ok(snapshot) => snapshot,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -152,6 +153,7 @@ impl Snapshot {
 
     fn read_file(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         read_at_most(&self.file, offset, out)?;
+        // The head is read after the page: if the head is unchanged, no commit has reused the page.
         let mut head = vec![0; self.head.len()];
         self.file.read_exact_at(&mut head, 0)?;
         if head == self.head {

@@ -170,6 +170,7 @@ impl Keeper {
             self.run_pending_tasks();
         }
         self.take_notices();
+        // The limits change after the commit, so that a failed reload changes nothing.
         self.limits.set(idle, absolute, per_person);
         self.registrations = registrations;
         registration::report(&found.ended);

@@ -69,6 +69,7 @@ impl Stored {
         Self {
             rank: self.rank,
             last_used: AtomicU64::new(self.last_used().as_millis()),
+            // The record has no tokens, so a refresh is never due.
             next_refresh: AtomicU64::new(u64::MAX),
             contents: Zeroizing::default(),
             state: AtomicU8::new(SUPERSEDED),
@@ -120,6 +121,8 @@ impl Stored {
         let due = self.next_refresh.load(Ordering::Relaxed);
         let order = Ordering::Relaxed;
         due <= now.as_millis()
+            // Several requests may see that the refresh is due, but only one of them changes the
+            // value.
             && self
                 .next_refresh
                 .compare_exchange(due, until.as_millis(), order, order)

@@ -104,6 +104,7 @@ fn survey_all(
         let (key, value) = entry?;
         let entry = Entry::new(value.value()).ok_or_else(|| corrupted("an entry is too short"))?;
         let key = SessionKey::from_bytes(*key.value());
+        // An expired session needs no key, so this check comes before the check of the key.
         if entry.ends_at <= rules.now {
             found.expired.push(key);
             continue;
