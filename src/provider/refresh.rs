@@ -172,12 +172,14 @@ impl Provider {
         self.breaker.check(clock.now()).map_err(breaker_open)?;
         let _slot = self.call_slot(GrantType::RefreshToken).await?;
         let requested_at = clock.now();
-        let attempt = self.breaker.admit(requested_at).map_err(breaker_open)?;
         self.check_rate(GrantType::RefreshToken, requested_at)?;
         let (uri, client_auth) = (info.token.uri(), &info.client_auth);
         let request = self
             .format
             .refresh(uri, client_auth, refresh_token, requested_at)?;
+        // `admit` comes last: every probe that it admits has to report a result, and a call that was
+        // never sent has none.
+        let attempt = self.breaker.admit(requested_at).map_err(breaker_open)?;
         let answer = self
             .call_token_endpoint(info, GrantType::RefreshToken, request, clock)
             .await;

@@ -135,3 +135,21 @@ async fn d_26_refreshes_leave_calls_for_logins() {
     assert!(server.has_no_more());
     assert!(redeem_at(&provider, &clock).await.is_ok());
 }
+
+#[tokio::test]
+async fn a_call_that_the_limiter_refuses_is_no_probe_of_the_breaker() {
+    let server = Server::start(std::iter::repeat_n(failed("502 Bad Gateway"), 10)).await;
+    // Ten of these calls are for refreshes. The other three calls are reserved for logins.
+    let provider = plain(&server.url, "token_calls_per_minute = 13");
+    let clock = Clock::manual(NOW);
+    for _ in 0..10 {
+        assert!(refresh(&provider, &clock).await.is_err());
+    }
+    let unrefreshed = refresh(&provider, &clock).await.unwrap_err();
+    assert_eq!(unrefreshed.error.reason(), "provider_left_alone");
+    clock.advance(unrefreshed.error.class().retry_after.unwrap());
+    for _ in 0..2 {
+        let unrefreshed = refresh(&provider, &clock).await.unwrap_err();
+        assert_eq!(unrefreshed.error.reason(), "token_calls_limited");
+    }
+}
