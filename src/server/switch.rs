@@ -16,9 +16,9 @@ use super::{Content, Handler, TunnelFn, TunnelStop, UpgradedClient};
 use crate::fields::UpgradeRequest;
 use crate::relay::Peer;
 
-/// What follows if the handler's answer switches to another protocol.
+/// What happens if the handler's answer switches to another protocol.
 pub(super) enum Switch {
-    /// The request does not ask for one.
+    /// The request does not ask for another protocol.
     No,
     /// The connection itself becomes the tunnel.
     Connection(Rc<Cell<Option<TunnelFn>>>),
@@ -27,7 +27,8 @@ pub(super) enum Switch {
 }
 
 impl Switch {
-    /// Reads what a request asks for, and attaches it to the request's head for the handler.
+    /// Reads which protocol a request asks for, and adds the result to the request's extensions for
+    /// the handler.
     pub(super) fn read<H: Handler>(
         head: &mut Parts,
         protocol: Protocol,
@@ -44,12 +45,13 @@ impl Switch {
                 Self::Connection(Rc::clone(&serving.tunnel))
             }
             Protocol::Http2 => {
-                let asked = head.extensions.remove::<hyper::ext::Protocol>();
-                let upgrade = asked.and_then(|asked| UpgradeRequest::of_stream(asked.as_str()));
+                let name = head.extensions.remove::<hyper::ext::Protocol>();
+                let upgrade = name.and_then(|name| UpgradeRequest::of_stream(name.as_str()));
                 let (Some(upgrade), Some(on_upgrade)) = (upgrade, on_upgrade) else {
                     return Self::No;
                 };
-                // An HTTP/1.1 app is asked with GET. The same rules apply to both forms.
+                // The app gets a handshake of HTTP/1.1, which uses GET. The same rules then apply
+                // to both kinds of handshake.
                 head.method = Method::GET;
                 head.extensions.insert(upgrade);
                 Self::Stream(on_upgrade)
@@ -72,7 +74,7 @@ impl Switch {
             (Self::Stream(on_upgrade), Some(tunnel)) => {
                 let in_flight = state.begin(Protocol::Http1);
                 let stop = TunnelStop(Rc::clone(state));
-                // The stream ends with the connection, so nobody has to wait for the task.
+                // The stream ends with its connection, so no code has to wait for this task.
                 drop(tokio::task::spawn_local(async move {
                     // An error means that the client has gone away.
                     if let Ok(stream) = on_upgrade.await {
@@ -86,7 +88,8 @@ impl Switch {
                 }));
             }
             (Self::Connection(_), None) => {
-                // What the client has sent behind its request may be of the other protocol.
+                // Bytes after the request may belong to the other protocol, so they must not be
+                // read as a request.
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(CONNECTION, close);
             }

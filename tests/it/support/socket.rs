@@ -65,7 +65,7 @@ impl SocketApp {
     }
 }
 
-/// The answer that switches to a WebSocket whose handshake had this head.
+/// The response that switches to a WebSocket, for a handshake with this head.
 pub(crate) fn switching_for(head: &Head) -> String {
     let key = head.value("sec-websocket-key").expect("one key");
     let text = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
@@ -73,7 +73,7 @@ pub(crate) fn switching_for(head: &Head) -> String {
     switching().replace(ACCEPT, &BASE64_STANDARD.encode(hash))
 }
 
-/// The answer that switches to a WebSocket, to a handshake with [`KEY`].
+/// The response that switches to a WebSocket, for a handshake with [`KEY`].
 pub(crate) fn switching() -> String {
     format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\

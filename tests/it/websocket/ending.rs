@@ -1,0 +1,258 @@
+//! When a tunnel ends: with its session, by a rule, by a deadline, or at the end of a drain.
+
+use std::time::Duration;
+
+use serde_json::json;
+use sidegate::clock::Clock;
+use tokio::join;
+
+use super::{closed_with, open, scene, scene_with, text_frame};
+use crate::support::browser::Browser;
+use crate::support::browser_request::BrowserRequest;
+use crate::support::gateway::{Gateway, Process, Settings};
+use crate::support::openid::settings;
+use crate::support::provider::StandIn;
+use crate::support::scene::{ORIGIN, SESSION, figure, url, wait_for_figure};
+use crate::support::socket::{Opening, SocketApp, switching};
+
+#[tokio::test]
+async fn w_03_signing_out_in_any_tab_closes_the_sockets_of_the_session() {
+    let (scene, sockets) = scene().await;
+    let browser = scene.signed_in("alice").await;
+    let cookie = format!("{SESSION}={}", browser.cookie(ORIGIN, SESSION).unwrap());
+    let (mut client, mut app) = open(&scene, &sockets, &cookie).await;
+    let other = scene.cookie("bob").await;
+    let (mut bystander, mut theirs) = open(&scene, &sockets, &other).await;
+    app.send(text_frame("hello")).await;
+    client.expect(text_frame("hello")).await;
+    let none: [(&str, &str); 0] = [];
+    let sign_out = BrowserRequest::navigation(&url("/oauth2/sign_out")).form(&none);
+    assert_eq!(browser.send(sign_out.from(ORIGIN)).await.status, 303);
+    closed_with(&mut client, 1008).await;
+    assert_eq!(app.rest().await, b"");
+    let (head, _client) = Opening::at("/any")
+        .of_browser(&cookie)
+        .answer(scene.gateway.address())
+        .await;
+    assert_eq!(head.status(), 401);
+    theirs.send("still").await;
+    bystander.expect("still").await;
+    // After the user has signed in again, the next attempt succeeds. The browser's cookies need not
+    // be deleted.
+    let page = browser.visit(&url("/")).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+    let cookie = format!("{SESSION}={}", browser.cookie(ORIGIN, SESSION).unwrap());
+    open(&scene, &sockets, &cookie).await;
+    let ended = "sidegate_streams_ended_total{route=\"/any\",reason=\"signed_out\"}";
+    scene.wait_for_figure(ended, 1).await;
+}
+
+#[tokio::test]
+async fn w_03_no_close_frame_interrupts_a_message() {
+    let (scene, sockets) = scene().await;
+    let browser = scene.signed_in("alice").await;
+    let cookie = format!("{SESSION}={}", browser.cookie(ORIGIN, SESSION).unwrap());
+    let (mut client, mut app) = open(&scene, &sockets, &cookie).await;
+    let frame = text_frame("hello");
+    app.send(&frame[..4]).await;
+    client.expect(&frame[..4]).await;
+    let none: [(&str, &str); 0] = [];
+    let sign_out = BrowserRequest::navigation(&url("/oauth2/sign_out")).form(&none);
+    assert_eq!(browser.send(sign_out.from(ORIGIN)).await.status, 303);
+    assert_eq!(client.rest().await, b"");
+    assert_eq!(app.rest().await, b"");
+}
+
+#[tokio::test]
+async fn w_03_the_deadlines_of_a_session_close_its_sockets() {
+    for (key, reason) in [
+        ("idle_secs = 600\nabsolute_secs = 3600", "session_idle"),
+        ("idle_secs = 600\nabsolute_secs = 600", "session_too_old"),
+    ] {
+        let (scene, sockets) =
+            scene_with("streams.idle_secs = 0", "", &format!("[session]\n{key}\n")).await;
+        let cookie = scene.cookie("alice").await;
+        let (mut client, mut app) = open(&scene, &sockets, &cookie).await;
+        // Bytes from the app are not a use of the session.
+        app.send(text_frame("tick")).await;
+        client.expect(text_frame("tick")).await;
+        scene.gateway.advance(Duration::from_secs(601));
+        closed_with(&mut client, 1008).await;
+        let ended = format!("sidegate_streams_ended_total{{route=\"/any\",reason=\"{reason}\"}}");
+        scene.wait_for_figure(&ended, 1).await;
+    }
+}
+
+#[tokio::test]
+async fn bytes_from_a_client_keep_its_session_alive_unless_the_route_forbids_it() {
+    for (counts, alive) in [(true, true), (false, false)] {
+        let streams = format!("streams.idle_secs = 0\nstreams.counts_as_use = {counts}");
+        let session = "[session]\nidle_secs = 600\nabsolute_secs = 36000\n";
+        let (scene, sockets) = scene_with(&streams, "", session).await;
+        let cookie = scene.cookie("alice").await;
+        let (mut client, mut app) = open(&scene, &sockets, &cookie).await;
+        for _ in 0..3 {
+            client.send("typing").await;
+            app.expect("typing").await;
+            // The tunnel checks its deadlines between these steps of the clock.
+            for _ in 0..20 {
+                scene.gateway.advance(Duration::from_secs(15));
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        let (head, _client) = Opening::at("/any")
+            .of_browser(&cookie)
+            .answer_or_app(scene.gateway.address(), &sockets)
+            .await;
+        assert_eq!(head.status() == 101, alive, "{counts}");
+    }
+}
+
+#[tokio::test]
+async fn w_03_w_04_a_refresh_that_removes_a_group_closes_only_the_sockets_of_its_routes() {
+    let sockets = SocketApp::start().await;
+    let clock = Clock::manual(Clock::system().now());
+    let provider = StandIn::at_time_of(&clock).await;
+    provider.give_refresh_tokens();
+    provider.tamper_claims(|claims| claims["groups"] = json!(["admins"]));
+    let keys = [
+        ("identity.userinfo", "false"),
+        ("scopes", "[\"openid\", \"offline_access\"]"),
+    ];
+    let gateway = Gateway::with_clock(settings(&provider.url(), &sockets.url(), &keys), clock);
+    let browser = Browser::new().leading(ORIGIN, gateway.address());
+    browser.plant(&provider.url(), "user=alice; Path=/");
+    let (home, other) = (url("/"), url("/page"));
+    let (page, ()) = join!(browser.visit(&home), sockets.answer_plainly());
+    assert_eq!(page.text(), "plain", "{}", page.describe());
+    let cookie = format!("{SESSION}={}", browser.cookie(ORIGIN, SESSION).unwrap());
+    let mut open = Vec::new();
+    for path in ["/admin/ws", "/ws"] {
+        let opening = Opening::at(path).of_browser(&cookie);
+        let ((head, client), app) = join!(opening.answer(gateway.address()), sockets.switch());
+        assert_eq!(head.status(), 101);
+        open.push((client, app));
+    }
+    let [mut admin, mut any] = <[_; 2]>::try_from(open).ok().unwrap();
+    // A refresh that does not change the groups closes no WebSocket.
+    for group in ["admins", "guests"] {
+        provider.tamper_claims(move |claims| claims["groups"] = json!([group]));
+        gateway.advance(Duration::from_secs(3601));
+        let (page, ()) = join!(browser.fetch(&other), sockets.answer_plainly());
+        assert_eq!(page.text(), "plain", "{}", page.describe());
+        let refreshed =
+            "sidegate_refreshes_total{provider=\"main\",result=\"renewed\",reason=\"ok\"}";
+        assert!(figure(gateway.operations(), refreshed).await > Some(0));
+        if group == "admins" {
+            // The registry looks for new versions once a second.
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            admin.1.send(text_frame(group)).await;
+            admin.0.expect(text_frame(group)).await;
+        }
+    }
+    closed_with(&mut admin.0, 1008).await;
+    let ended = "sidegate_streams_ended_total{route=\"/admin\",reason=\"rule\"}";
+    wait_for_figure(gateway.operations(), ended, 1).await;
+    any.1.send(text_frame("on")).await;
+    any.0.expect(text_frame("on")).await;
+}
+
+#[tokio::test]
+async fn a_reload_closes_only_the_sockets_that_its_rules_forbid() {
+    let (mut scene, sockets) = scene().await;
+    let cookie = scene.cookie("alice").await;
+    let (mut client, mut app) = open(&scene, &sockets, &cookie).await;
+    let before = scene.gateway.settings().text();
+    scene
+        .gateway
+        .reload(&format!("{before}\n# the same\n"))
+        .await
+        .unwrap();
+    app.send(text_frame("same")).await;
+    client.expect(text_frame("same")).await;
+    let any = "prefix = \"/any\"\nupstream = \"sockets\"\n";
+    assert_eq!(before.matches(any).count(), 1);
+    let closed = format!("{any}provider = \"main\"\naccess.any_of.groups = [\"nobody\"]\n");
+    scene
+        .gateway
+        .reload(&before.replace(any, &closed))
+        .await
+        .unwrap();
+    closed_with(&mut client, 1008).await;
+    assert_eq!(app.rest().await, b"");
+}
+
+#[tokio::test]
+async fn a_reload_between_the_decision_and_the_switch_counts() {
+    let (mut scene, sockets) = scene().await;
+    let cookie = scene.cookie("alice").await;
+    let opening = Opening::at("/any").of_browser(&cookie);
+    let mut client = opening.send(scene.gateway.address()).await;
+    let (_head, mut app) = sockets.accept().await;
+    let before = scene.gateway.settings().text();
+    let any = "prefix = \"/any\"\nupstream = \"sockets\"\n";
+    let closed = format!("{any}provider = \"main\"\naccess.any_of.groups = [\"nobody\"]\n");
+    scene
+        .gateway
+        .reload(&before.replace(any, &closed))
+        .await
+        .unwrap();
+    app.send(switching()).await;
+    assert_eq!(client.wire.head().await.unwrap().status(), 101);
+    closed_with(&mut client, 1008).await;
+    assert_eq!(app.rest().await, b"");
+}
+
+#[tokio::test]
+async fn w_08_sockets_close_with_1001_at_the_end_of_a_drain() {
+    let sockets = SocketApp::start().await;
+    let provider = StandIn::start().await;
+    let settings = Settings::new(ORIGIN, &provider.url(), &sockets.url())
+        .server("drain_secs = 2")
+        .with("[[routes]]\nprefix = \"/\"\naccess = \"public\"\n");
+    let mut gateway = Process::start(settings).await;
+    let opening = Opening::at("/ws");
+    let ((head, mut client), mut app) = join!(opening.answer(gateway.address()), sockets.switch());
+    assert_eq!(head.status(), 101);
+    gateway.signal("TERM").await;
+    gateway.wait_for_log(|log| log.contains("rain")).await;
+    client.send("still").await;
+    app.expect("still").await;
+    app.send(text_frame("here")).await;
+    client.expect(text_frame("here")).await;
+    closed_with(&mut client, 1001).await;
+    assert!(gateway.ended().await.success());
+    gateway
+        .wait_for_log(|log| log.contains("Stream ended"))
+        .await;
+    let log = gateway.log();
+    let ended = log.lines().find(|line| line.contains("Stream ended"));
+    let ended: serde_json::Value = serde_json::from_str(ended.expect("an event")).unwrap();
+    for (name, value) in [
+        ("reason", json!("drain")),
+        ("client_bytes", json!(5)),
+        ("upstream_bytes", json!(6)),
+        ("network.protocol.name", json!("websocket")),
+        ("url.path", json!("/ws")),
+    ] {
+        assert_eq!(ended[name], value, "{name}: {ended}");
+    }
+}
+
+#[tokio::test]
+async fn idle_sockets_and_old_sockets_are_closed() {
+    for (key, reason) in [
+        ("streams.idle_secs = 1", "stream_idle"),
+        (
+            "streams.idle_secs = 0\nstreams.total_secs = 1",
+            "stream_too_long",
+        ),
+    ] {
+        let (scene, sockets) = scene_with(key, "", "").await;
+        let cookie = scene.cookie("alice").await;
+        let (mut client, _app) = open(&scene, &sockets, &cookie).await;
+        closed_with(&mut client, 1001).await;
+        let ended = format!("sidegate_streams_ended_total{{route=\"/any\",reason=\"{reason}\"}}");
+        scene.wait_for_figure(&ended, 1).await;
+    }
+}
