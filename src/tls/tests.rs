@@ -79,7 +79,7 @@ fn t_07_invalid_files_change_nothing_and_are_named() {
 
     assert!(
         Arc::ptr_eq(&before, &acceptor.config()),
-        "the old one stayed in use"
+        "the old configuration stays in use"
     );
     fs::copy(&fresh.key, &identity.key).unwrap();
     assert_eq!(acceptor.refresh().unwrap(), Refreshed::Replaced);
@@ -242,7 +242,7 @@ fn development_files_are_never_overwritten() {
         );
         for path in [&written.authority, &written.certificate, &written.key] {
             if path != kept {
-                assert!(!path.exists(), "nothing is written before the refusal");
+                assert!(!path.exists(), "a file was written before the error");
                 fs::rename(path.with_extension("aside"), path).unwrap();
             }
         }
@@ -257,7 +257,7 @@ fn t_14_only_the_owner_can_read_the_development_key() {
     let mode = fs::metadata(&written.key).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let files = fs::read_dir(dir.path()).unwrap().count();
-    assert_eq!(files, 3, "the authority's key is not kept");
+    assert_eq!(files, 3, "the authority's key must not be stored");
     let leaf = CertificateDer::from_pem_slice(&fs::read(&written.certificate).unwrap()).unwrap();
     let leaf = ParsedCertificate::try_from(&leaf).unwrap();
     for name in ["localhost", "127.0.0.1", "::1", "app.localhost"] {

@@ -208,7 +208,11 @@ async fn a_full_queue_fails_at_once_and_a_long_wait_fails_later() {
         }
         let third = fetch(&pool, "/3").await;
         assert!(matches!(third, Err(Error::Busy)), "{third:?}");
-        assert_eq!(limit.waiting(), 1, "the second was refused, not the third");
+        assert_eq!(
+            limit.waiting(),
+            1,
+            "the second request was refused instead of the third"
+        );
         let second = waiting.await.unwrap();
         assert!(matches!(second, Err(Error::Busy)), "{second:?}");
         assert_eq!(limit.waiting(), 0);

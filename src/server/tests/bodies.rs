@@ -79,7 +79,7 @@ async fn a_body_without_a_declared_length_is_counted() {
         );
         assert!(
             response.ends_with(" 1000"),
-            "nothing beyond the limit passes: {response}"
+            "more bytes than the limit were read: {response}"
         );
     }
 }
@@ -98,7 +98,7 @@ async fn h_12_s_26_trailers_are_dropped() {
     assert!(response.starts_with("HTTP/1.1 200"), "{response}");
     assert!(
         client.get("/").await.ends_with("hello"),
-        "the connection is in step"
+        "the next request is read from its first byte"
     );
 }
 
@@ -208,7 +208,7 @@ async fn a_request_without_a_body_has_no_deadline() {
     assert!(client.get("/count").await.ends_with("false 0"));
     assert!(
         client.get("/count").await.ends_with("false 0"),
-        "and its connection is kept"
+        "the connection stays open"
     );
 }
 

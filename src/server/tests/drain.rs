@@ -189,11 +189,15 @@ async fn d_09_at_the_limit_the_longest_idle_connection_is_closed() {
     server.entered("/hold").await;
     let mut third = server.client().await;
     assert!(third.get("/").await.ends_with("hello"));
-    assert_eq!(idle.rest().await, "", "it made room");
+    assert_eq!(
+        idle.rest().await,
+        "",
+        "the longest idle connection is closed"
+    );
     server.probe.release.add_permits(1);
     assert!(
         busy.until("held").await.starts_with("HTTP/1.1 200"),
-        "a busy one does not"
+        "a busy connection stays open"
     );
 }
 

@@ -342,7 +342,7 @@ impl rustls::time_provider::TimeProvider for TestDay {
 
 /// Fails if the future takes too long.
 async fn soon<F: Future>(future: F) -> F::Output {
-    timeout(PATIENCE, future).await.expect("it never happened")
+    timeout(PATIENCE, future).await.expect("it took too long")
 }
 
 /// A client whose bytes come from the test.

@@ -73,7 +73,7 @@ async fn t_04_alpn_decides() {
     assert_eq!(
         both.get_ref().1.alpn_protocol(),
         Some(&b"h2"[..]),
-        "the server prefers"
+        "the server prefers HTTP/2"
     );
     assert!(
         handshake(server.secure, &server.written, &[b"spdy/3"])
@@ -103,7 +103,7 @@ async fn t_07_a_replaced_certificate_serves_new_connections_while_old_ones_live(
     fs::copy(&fresh.certificate, &server.identity.certificate).unwrap();
     assert!(
         server.acceptor.refresh().is_err(),
-        "half of the pair changes nothing"
+        "a new certificate without its key changes nothing"
     );
     assert!(
         server
@@ -121,7 +121,7 @@ async fn t_07_a_replaced_certificate_serves_new_connections_while_old_ones_live(
 
     assert!(
         old.get("/").await.ends_with("hello"),
-        "the old connection lives on"
+        "the old connection stays open"
     );
     let mut new = Client(handshake(server.secure, &fresh, &[]).await.unwrap());
     assert!(new.get("/").await.ends_with("hello"));
@@ -157,7 +157,7 @@ async fn d_07_large_heads_are_refused_over_http2() {
     assert_eq!(
         response.status(),
         StatusCode::OK,
-        "pieces of cookies are one field"
+        "several `Cookie` fields count as one"
     );
 
     let mut request = get("/");
@@ -190,17 +190,17 @@ async fn d_06_d_17_only_a_stream_that_nobody_reads_is_closed() {
     let produced = server.probe.produced.load(Ordering::Relaxed);
     assert!(produced <= 256 * 1024, "{produced}");
     let cut = soon(stalled.into_body().collect()).await;
-    assert!(cut.is_err(), "a cut response never looks finished");
+    assert!(cut.is_err(), "an aborted response must not look complete");
     server.probe.release.add_permits(1);
     assert_eq!(
         soon(held).await.unwrap(),
         "held",
-        "the other stream lives on"
+        "the other stream continues"
     );
     assert_eq!(
         text(&mut sender, "/").await,
         "hello",
-        "and so does the connection"
+        "the connection stays open"
     );
 }
 
@@ -276,5 +276,5 @@ async fn an_idle_http2_connection_is_closed_in_spite_of_pings() {
     let mut seen = Vec::new();
     let reading = timeout(PATIENCE, reader.read_to_end(&mut seen));
     let (_stopped, ended) = tokio::join!(timeout(PATIENCE, pinging), reading);
-    assert!(ended.is_ok(), "it was never closed");
+    assert!(ended.is_ok(), "the connection was not closed");
 }

@@ -356,6 +356,12 @@ impl Process {
             .unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
+
+    /// The number of open descriptors.
+    pub(crate) fn descriptors(&self) -> usize {
+        let id = self.child.id().expect("the gateway has ended");
+        std::fs::read_dir(format!("/proc/{id}/fd")).unwrap().count()
+    }
 }
 
 async fn collect(stream: impl AsyncRead + Unpin, log: Arc<watch::Sender<String>>) {

@@ -6,7 +6,9 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::join;
 
-use crate::support::scene::{ORIGIN, Scene};
+use crate::support::gateway::{Process, Settings};
+use crate::support::provider::StandIn;
+use crate::support::scene::{ORIGIN, Scene, wait_for_figure};
 use crate::support::socket::{End, KEY, Opening, SocketApp, switching};
 
 mod ending;
@@ -311,12 +313,16 @@ async fn the_number_of_tunnels_of_an_app_is_limited() {
 
 #[tokio::test]
 async fn w_07_an_end_or_a_reset_reaches_the_other_side_and_leaves_nothing_open() {
-    let (scene, sockets) = scene().await;
-    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
-    let opening = Opening::at("/public/ws");
+    let sockets = SocketApp::start().await;
+    let provider = StandIn::start().await;
+    let settings = Settings::new(ORIGIN, &provider.url(), &sockets.url())
+        .with("[[routes]]\nprefix = \"/\"\naccess = \"public\"\n");
+    // A process of its own, because other tests open descriptors in this process.
+    let gateway = Process::start_quietly(settings).await;
+    let opening = Opening::at("/ws");
     let mut before = 0;
     for round in 0..600 {
-        let mut client = opening.send(scene.gateway.address()).await;
+        let mut client = opening.send(gateway.address()).await;
         let mut app = sockets.switch().await;
         assert_eq!(client.wire.head().await.unwrap().status(), 101);
         match round % 4 {
@@ -348,12 +354,12 @@ async fn w_07_an_end_or_a_reset_reaches_the_other_side_and_leaves_nothing_open()
             }
         }
         if round == 100 {
-            before = descriptors();
+            before = gateway.descriptors();
         }
     }
-    let open = "sidegate_streams_open{route=\"/public\",kind=\"websocket\"}";
-    scene.wait_for_figure(open, 0).await;
-    let after = descriptors();
+    let open = "sidegate_streams_open{route=\"/\",kind=\"websocket\"}";
+    wait_for_figure(gateway.operations(), open, 0).await;
+    let after = gateway.descriptors();
     assert!(after <= before + 4, "{before} descriptors, then {after}");
 }
 
