@@ -221,7 +221,7 @@ impl Tunnel {
         let site = Rc::clone(&self.record.site);
         let clock = site.get().clock().clone();
         let mut reloads = site.reloads();
-        // A reload may have come between the decision and the switch.
+        // A reload may have changed the rules between the decision and the switch.
         if self.stream.reloaded(&site.get().access, &self.target) == Continues::No {
             return TunnelEnd::Cut("rule", Close::Policy);
         }
@@ -250,7 +250,8 @@ impl Tunnel {
                 }
                 () = &mut stop => return TunnelEnd::Cut("drain", Close::GoingAway),
                 () = clock.sleep(interval) => {
-                    if let Some(reason) = self.check_deadlines(&mut activity, clock.instant(), clock.now()) {
+                    let (now, time) = (clock.instant(), clock.now());
+                    if let Some(reason) = self.check_deadlines(&mut activity, now, time) {
                         return TunnelEnd::Cut(reason, Close::GoingAway);
                     }
                     Continues::Yes
