@@ -144,6 +144,12 @@ impl StreamPermit {
         self.route.name()
     }
 
+    /// Whether the app may switch to another protocol. A preflight, which needs no session, opens no
+    /// stream on a route that needs one.
+    pub(crate) fn may_switch(&self) -> bool {
+        self.settings().upgrades && (self.session.is_some() || self.route.is_public())
+    }
+
     /// The settings of the route's streams.
     pub(crate) fn settings(&self) -> &StreamSettings {
         self.route.streams()

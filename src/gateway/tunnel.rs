@@ -54,7 +54,7 @@ impl Worker {
         upgrade: &UpgradeRequest,
     ) -> Result<Box<Handshake>, Error> {
         let stream = permit.stream();
-        if !stream.settings().upgrades {
+        if !stream.may_switch() {
             return Err(Error::UpgradeForbidden);
         }
         // Every page can open a WebSocket to every site, and the browser sends the cookies of that

@@ -265,6 +265,28 @@ async fn s_42_a_version_that_the_app_does_not_speak_ends_the_connection() {
 }
 
 #[tokio::test]
+async fn w_02_a_preflight_opens_no_socket_without_a_session() {
+    let (scene, sockets) = scene_with("allow_preflight = true", "", "").await;
+    let opening = Opening::at("/any")
+        .with("Origin", ORIGIN)
+        .with("Access-Control-Request-Method", "GET");
+    for bytes in [
+        opening.bytes(),
+        opening
+            .bytes()
+            .replace("Upgrade: websocket", "Upgrade: tcp"),
+    ] {
+        let mut client = End::connect(scene.gateway.address()).await;
+        client.send(bytes.replace("GET /", "OPTIONS /")).await;
+        let head = tokio::select! {
+            head = client.wire.head() => head.unwrap(),
+            (head, _app) = sockets.accept() => panic!("the app is asked: {}", head.start_line()),
+        };
+        assert_eq!(head.status(), 403);
+    }
+}
+
+#[tokio::test]
 async fn a_route_may_forbid_other_protocols() {
     let (scene, sockets) = scene_with("streams.upgrades = false", "", "").await;
     let (head, mut client) = Opening::at("/public/ws")
