@@ -183,6 +183,37 @@ async fn a_reload_closes_only_the_sockets_that_its_rules_forbid() {
 }
 
 #[tokio::test]
+async fn w_04_a_refresh_during_a_handshake_counts_for_it() {
+    let sockets = SocketApp::start().await;
+    let clock = Clock::manual(Clock::system().now());
+    let provider = StandIn::at_time_of(&clock).await;
+    provider.give_refresh_tokens();
+    provider.tamper_claims(|claims| claims["groups"] = json!(["admins"]));
+    let keys = [
+        ("identity.userinfo", "false"),
+        ("scopes", "[\"openid\", \"offline_access\"]"),
+    ];
+    let gateway = Gateway::with_clock(settings(&provider.url(), &sockets.url(), &keys), clock);
+    let browser = Browser::new().leading(ORIGIN, gateway.address());
+    browser.plant(&provider.url(), "user=alice; Path=/");
+    let (home, other) = (url("/"), url("/page"));
+    let (page, ()) = join!(browser.visit(&home), sockets.answer_plainly());
+    assert_eq!(page.text(), "plain", "{}", page.describe());
+    let cookie = format!("{SESSION}={}", browser.cookie(ORIGIN, SESSION).unwrap());
+    let opening = Opening::at("/admin/ws").of_browser(&cookie);
+    let mut client = opening.send(gateway.address()).await;
+    let (_head, mut app) = sockets.accept().await;
+    provider.tamper_claims(|claims| claims["groups"] = json!(["guests"]));
+    gateway.advance(Duration::from_secs(3601));
+    let (page, ()) = join!(browser.fetch(&other), sockets.answer_plainly());
+    assert_eq!(page.text(), "plain", "{}", page.describe());
+    app.send(switching()).await;
+    assert_eq!(client.wire.head().await.unwrap().status(), 101);
+    closed_with(&mut client, 1008).await;
+    assert_eq!(app.rest().await, b"");
+}
+
+#[tokio::test]
 async fn a_reload_between_the_decision_and_the_switch_counts() {
     let (mut scene, sockets) = scene().await;
     let cookie = scene.cookie("alice").await;
