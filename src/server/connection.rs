@@ -116,7 +116,12 @@ where
     let after_poll = |_cx: &mut Context<'_>| Poll::Ready(Ok(()));
     // A graceful shutdown of hyper closes a connection at once, even if its first request is unread
     // or its next head has begun. Such requests are answered first, with `Connection: close`.
-    let may_close = || state.has_served() && state.phase() != Phase::Head;
+    // A graceful shutdown also adds `Connection: close` to a 101, so it waits until a 101 is sent.
+    let may_close = || {
+        let phase = state.phase();
+        let may_switch = phase == Phase::Busy && state.was_upgrade_requested();
+        state.has_served() && phase != Phase::Head && !may_switch
+    };
     let ended = finish(
         &state,
         Pin::new(&mut connection),
@@ -263,6 +268,8 @@ fn answer<H: Handler>(
             response.map(|body| ResponseBody::new(body, in_flight))
         };
         match protocol {
+            // The `Connection` field of a 101 contains `Upgrade`.
+            Protocol::Http1 if response.status() == StatusCode::SWITCHING_PROTOCOLS => {}
             Protocol::Http1 if state.is_closing() => {
                 // RFC 9112 section 9.6: the last response contains `Connection: close`.
                 response

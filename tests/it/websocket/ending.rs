@@ -287,3 +287,27 @@ async fn idle_sockets_and_old_sockets_are_closed() {
         scene.wait_for_figure(&ended, 1).await;
     }
 }
+
+#[tokio::test]
+async fn w_08_a_handshake_during_a_drain_is_a_whole_one() {
+    let sockets = SocketApp::start().await;
+    let provider = StandIn::start().await;
+    let settings = Settings::new(ORIGIN, &provider.url(), &sockets.url())
+        .server("drain_secs = 4")
+        .with("[[routes]]\nprefix = \"/\"\naccess = \"public\"\n");
+    let mut gateway = Process::start(settings).await;
+    let mut client = Opening::at("/ws").send(gateway.address()).await;
+    let (_head, mut app) = sockets.accept().await;
+    gateway.signal("TERM").await;
+    gateway.wait_for_log(|log| log.contains("rain")).await;
+    // The workers have heard of it.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    app.send(switching()).await;
+    let head = client.wire.head().await.unwrap();
+    assert_eq!(head.status(), 101);
+    assert_eq!(head.values("connection"), ["Upgrade"]);
+    app.send(text_frame("here")).await;
+    client.expect(text_frame("here")).await;
+    closed_with(&mut client, 1001).await;
+    assert!(gateway.ended().await.success());
+}
