@@ -94,6 +94,8 @@ pub(crate) struct Relay {
     to_client: Direction,
     byte_counts: ByteCounts,
     frames: FrameTracker,
+    /// Whether the direction to the app is polled first in the next turn.
+    to_app_first: bool,
 }
 
 /// One direction of a relay.
@@ -250,6 +252,7 @@ impl Relay {
             to_client: Direction::new(app.early),
             byte_counts,
             frames,
+            to_app_first: true,
         }
     }
 
@@ -272,15 +275,25 @@ impl Relay {
             to_client,
             byte_counts,
             frames,
+            to_app_first,
         } = self;
-        let up = to_app.poll(cx, &mut **client, &mut **app, |data| {
-            add(&byte_counts.0.from_client, data.len());
-        });
-        let down = to_client.poll(cx, &mut **app, &mut **client, |data| {
-            add(&byte_counts.0.from_app, data.len());
-            frames.follow(data);
-        });
-        // Both directions are polled before this, so that the task is woken for both.
+        let (mut up, mut down) = (Poll::Pending, Poll::Pending);
+        // The runtime limits the work of a task in one turn. A direction that always has something to do
+        // uses the whole limit, so the other direction is polled first in the next turn. Both directions
+        // are polled in each turn, so that the task is woken for both.
+        for is_to_app in [*to_app_first, !*to_app_first] {
+            if is_to_app {
+                up = to_app.poll(cx, &mut **client, &mut **app, |data| {
+                    add(&byte_counts.0.from_client, data.len());
+                });
+            } else {
+                down = to_client.poll(cx, &mut **app, &mut **client, |data| {
+                    add(&byte_counts.0.from_app, data.len());
+                    frames.follow(data);
+                });
+            }
+        }
+        *to_app_first = !*to_app_first;
         let ended = match (up, down) {
             (Poll::Ready(Err(Broken::Sender)), _) | (_, Poll::Ready(Err(Broken::Receiver))) => {
                 Ended::ClientBroke

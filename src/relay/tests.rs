@@ -96,3 +96,68 @@ async fn a_closed_relay_sends_a_close_frame_only_between_two_frames() {
         assert!(rest.is_empty());
     }
 }
+
+/// A connection that always has a byte and always takes what it is given.
+struct Eager;
+
+/// Ready unless the task has done enough for now, as with a socket.
+fn poll_turn(cx: &mut Context<'_>) -> Poll<()> {
+    std::pin::pin!(tokio::task::coop::consume_budget()).poll(cx)
+}
+
+impl AsyncRead for Eager {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        std::task::ready!(poll_turn(cx));
+        buffer.put_slice(b"x");
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Eager {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        std::task::ready!(poll_turn(cx));
+        Poll::Ready(Ok(data.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Duplex for Eager {
+    fn reset_on_close(&self) {}
+}
+
+#[tokio::test]
+async fn a_side_that_never_stops_sending_does_not_stop_the_other() {
+    let eager = || End {
+        io: Box::new(Eager),
+        early: Bytes::new(),
+    };
+    let mut relay = Relay::new(eager(), eager(), Frames::unknown());
+    let passed = relay.passed();
+    let turns = async {
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        _ended = relay.run() => panic!("it ended by itself"),
+        () = turns => {}
+    }
+    let (up, down) = (passed.client_bytes(), passed.app_bytes());
+    assert!(up > 100 && down > 100, "{up} and {down} bytes");
+}
