@@ -213,8 +213,8 @@ impl StreamPermit {
         if let Some(session) = &self.session
             && self.settings().counts_as_use
         {
-            // The watch reports a session that has ended, so the result is not needed.
-            let _is_live = self.access.sessions.still(session, now, now);
+            // The watch reports a session that has ended, so no result is needed.
+            self.access.sessions.mark_used(session, now);
         }
     }
 }

@@ -142,12 +142,12 @@ impl Duplex for Eager {
 
 #[tokio::test]
 async fn a_side_that_never_stops_sending_does_not_stop_the_other() {
-    let eager = || End {
+    let eager = || Peer {
         io: Box::new(Eager),
         early: Bytes::new(),
     };
-    let mut relay = Relay::new(eager(), eager(), Frames::unknown());
-    let passed = relay.passed();
+    let mut relay = Relay::new(eager(), eager(), FrameTracker::unknown());
+    let byte_counts = relay.byte_counts();
     let turns = async {
         for _ in 0..20 {
             tokio::task::yield_now().await;
@@ -158,6 +158,6 @@ async fn a_side_that_never_stops_sending_does_not_stop_the_other() {
         _ended = relay.run() => panic!("it ended by itself"),
         () = turns => {}
     }
-    let (up, down) = (passed.client_bytes(), passed.app_bytes());
+    let (up, down) = (byte_counts.client_bytes(), byte_counts.app_bytes());
     assert!(up > 100 && down > 100, "{up} and {down} bytes");
 }

@@ -119,7 +119,7 @@ where
     // A graceful shutdown also adds `Connection: close` to a 101, so it waits until a 101 is sent.
     let may_close = || {
         let phase = state.phase();
-        let may_switch = phase == Phase::Busy && state.was_upgrade_requested();
+        let may_switch = phase == Phase::Busy && state.is_upgrade_requested();
         state.has_served() && phase != Phase::Head && !may_switch
     };
     let ended = finish(

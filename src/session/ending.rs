@@ -305,7 +305,7 @@ impl Registry {
         }
     }
 
-    /// Searches for sessions that have passed a deadline.
+    /// Searches for sessions that have passed a deadline or have a new version.
     async fn sweep(&self, now: Timestamp) {
         let idle = self.sessions.limits.idle();
         let (mut expired, mut away) = (Vec::new(), Vec::new());
@@ -315,13 +315,13 @@ impl Registry {
             {
                 entry.renew(current);
             }
-            let Some(why) = entry.stored.expired(idle, now) else {
-                continue;
-            };
             match entry.stored.state() {
-                SessionState::Live => expired.push((*key, why)),
-                // The value is out of date: the store may know of a later use, so the session must
-                // be looked up.
+                SessionState::Live => {
+                    let why = entry.stored.expired(idle, now);
+                    expired.extend(why.map(|why| (*key, why)));
+                }
+                // The session is only in the store. The session may have a new version there, and
+                // the store may know of a later use, so the session must be looked up.
                 SessionState::Superseded => away.push(*key),
                 // The store reports the reason in a separate message.
                 SessionState::Ended => {}

@@ -215,8 +215,10 @@ async fn an_evicted_session_ends_unless_it_is_in_a_file() {
             continue;
         }
         assert_eq!(reason(&watch), None);
-        // The session is read, used and evicted again. The value in the registry does not show the
-        // use.
+        assert!(worker.has_current(&sessions, &id));
+        // The session is evicted, read, used and evicted again. The value in the registry does not
+        // show the use.
+        crowd(&sessions, NOW).await;
         assert!(matches!(sessions.find(&id, NOW), Lookup::Away));
         assert!(live(&sessions, &id, after(40)).await);
         crowd(&sessions, after(40)).await;
@@ -230,6 +232,56 @@ async fn an_evicted_session_ends_unless_it_is_in_a_file() {
         worker.sweep(after(100)).await;
         assert_eq!(reason(&watch), Some(EndReason::Idle));
     }
+}
+
+/// Returns the event of a session that the watch has to report now.
+fn event(watch: &EndWatch) -> Option<SessionEvent> {
+    match pin!(watch.next()).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(event) => Some(event),
+        Poll::Pending => None,
+    }
+}
+
+#[tokio::test]
+async fn a_new_version_that_memory_has_no_room_for_is_told() {
+    let mut kit = Kit::disk();
+    kit.settings.capacity = 10 * 1024;
+    let sessions = Arc::new(kit.start(NOW));
+    let mut worker = Worker::of(&sessions);
+    let id = open(&sessions, "alice", NOW).await;
+    let held = session(&sessions, &id).await;
+    let watch = worker.watch(&held);
+    let replaced = sessions.replace(&held, tokens("token-1"), None).await;
+    assert!(matches!(replaced, Ok(Replaced::Stored(_))));
+    crowd(&sessions, NOW).await;
+    assert!(matches!(sessions.find(&id, NOW), Lookup::Away));
+    worker.take_ends();
+    worker.sweep(after(1)).await;
+    match event(&watch) {
+        Some(SessionEvent::Renewed(newest)) => assert_eq!(newest.version(), 1),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_use_counts_although_memory_has_no_room_for_the_session() {
+    let mut kit = Kit::disk();
+    kit.settings.capacity = 10 * 1024;
+    let sessions = Arc::new(kit.start(NOW));
+    let id = open(&sessions, "alice", NOW).await;
+    let held = session(&sessions, &id).await;
+    crowd(&sessions, NOW).await;
+    assert!(matches!(sessions.find(&id, NOW), Lookup::Away));
+    for second in [50, 100, 150] {
+        sessions.mark_used(&held, after(second));
+        sessions.maintain(after(second)).await.unwrap();
+    }
+    assert!(live(&sessions, &id, after(200)).await);
+    // A session that has ended is not used.
+    sessions.end(&id.key(), EndReason::SignedOut).await.unwrap();
+    sessions.mark_used(&held, after(201));
+    sessions.maintain(after(201)).await.unwrap();
+    assert!(!live(&sessions, &id, after(201)).await);
 }
 
 #[tokio::test]

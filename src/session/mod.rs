@@ -231,6 +231,18 @@ impl Sessions {
         is_recent && session.state() == SessionState::Live && self.note_use(session.stored(), now)
     }
 
+    /// Marks a session as used, even if the session has a newer version or is not in the cache any
+    /// more.
+    pub(crate) fn mark_used(&self, session: &Session, now: Timestamp) {
+        let newest = match session.state() {
+            SessionState::Live => None,
+            SessionState::Superseded => self.cache.get(session.key()),
+            SessionState::Ended => return,
+        };
+        // The next look-up checks the deadline of the session.
+        let _is_live = self.note_use(newest.as_ref().unwrap_or_else(|| session.stored()), now);
+    }
+
     /// Returns the result for an id that is not in the cache.
     fn absent(&self, id: &SessionId) -> Lookup {
         if id.store_tag() != self.store_tag {
