@@ -84,6 +84,8 @@ pub(super) struct Batch {
     pub(super) changes: Vec<Change>,
     pub(super) effects: Vec<Effect>,
     sessions: HashSet<SessionKey>,
+    /// The sessions that end with this batch.
+    pub(super) removed: Vec<SessionKey>,
     pub(super) people: HashSet<Person>,
 }
 
@@ -115,6 +117,7 @@ impl Batch {
 
     pub(super) fn remove(&mut self, key: SessionKey) {
         self.sessions.insert(key);
+        self.removed.push(key);
         self.changes.push(Change::Remove(key));
     }
 

@@ -5,8 +5,10 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::session::disk::Disk;
-use crate::session::kit::{Kit, NOW, open};
-use crate::session::store::Which;
+use crate::session::index::{Person, Rank};
+use crate::session::kit::{Kit, NOW, open, person, tokens};
+use crate::session::record::Contents;
+use crate::session::store::{Opened, Opening, Which};
 
 #[tokio::test]
 async fn a_start_keeps_no_more_sessions_in_memory_than_the_cache_has_room_for() {
@@ -53,4 +55,56 @@ async fn a_stream_of_reads_does_not_delay_a_commit() {
         answers.position(|answer| answer.try_recv().is_err()),
         Some(255)
     );
+}
+
+/// A session of Alice that ends after these seconds.
+fn of_alice(seconds: u8) -> Arc<Stored> {
+    let identity = person("alice");
+    let rank = Rank {
+        person: Person::of(&identity),
+        ends_at: NOW.plus(Duration::from_secs(seconds.into())),
+        key: SessionKey::from_bytes([seconds; SessionKey::LENGTH]),
+    };
+    let contents = Contents {
+        version: 0,
+        provider: "op".into(),
+        identity,
+        tokens: tokens("token"),
+        opened_at: NOW,
+    };
+    Arc::new(Stored::new(rank, NOW, &contents))
+}
+
+#[test]
+fn a_session_that_ends_in_the_same_commit_makes_room_for_another() {
+    let (mut keeper, handle) = Keeper::new(Backend::Memory, Kit::memory().keeper_settings());
+    let sessions = [1, 2, 3].map(of_alice);
+    for session in &sessions[..2] {
+        keeper.remember(session, FIRST_FRONT);
+    }
+    let (answer, mut opened) = oneshot::channel();
+    let open = Command::Open {
+        session: Arc::clone(&sessions[2]),
+        opening: Opening {
+            registration: [0; 32],
+            replaces: Vec::new(),
+            per_person: 2,
+        },
+        front: FIRST_FRONT,
+        answer,
+    };
+    handle.commands.try_send(open).unwrap();
+    let (answer, _ended) = oneshot::channel();
+    let end = Command::End {
+        which: Which::Key(*sessions[1].key()),
+        why: EndReason::SignedOut,
+        answer,
+    };
+    let mut batch = Batch::default();
+    assert!(keeper.gather(end, &mut batch).is_none());
+    keeper.settle(batch);
+    assert!(matches!(opened.try_recv(), Ok(Ok(Opened::Stored))));
+    let states = sessions.map(|session| session.state());
+    let expected = [SessionState::Live, SessionState::Ended, SessionState::Live];
+    assert_eq!(states, expected);
 }

@@ -95,7 +95,9 @@ impl Keeper {
             // The index does not contain the new session before the commit. So a second login of
             // the user must wait for the commit, or the limit would not count this session.
             batch.people.insert(person);
-            surplus = self.index.surplus(person, opening.per_person, &before);
+            let going = before.iter().chain(&batch.removed);
+            let going: Vec<_> = going.copied().collect();
+            surplus = self.index.surplus(person, opening.per_person, &going);
         }
         batch.put(&session);
         let before = before.into_iter().map(|key| (key, EndReason::Replaced));
