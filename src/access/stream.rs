@@ -84,6 +84,8 @@ impl TryFrom<String> for AllowedOrigin {
 
     fn try_from(text: String) -> Result<Self, String> {
         let url = url::Url::parse(&text).ok();
+        // A page comes over HTTP, also if it opens a `wss` URL.
+        let url = url.filter(|url| matches!(url.scheme(), "http" | "https"));
         let canonical = url.map(|url| url.origin().ascii_serialization());
         match canonical {
             Some(origin) if origin == text && text != "null" => Ok(Self(text.into())),
@@ -268,6 +270,9 @@ mod tests {
         for (json, said) in [
             (r#"{"origins": ["*"]}"#, "`*` is not an origin"),
             (r#"{"origins": ["null"]}"#, "`null` is not an origin"),
+            // Browsers never send these.
+            (r#"{"origins": ["wss://a.test"]}"#, "write it like https://"),
+            (r#"{"origins": ["ftp://a.test"]}"#, "write it like https://"),
             (
                 r#"{"origins": ["a.example.com"]}"#,
                 "write it like https://",

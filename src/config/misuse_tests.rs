@@ -147,6 +147,18 @@ fn settings_of_streams_that_mean_nothing_are_problems() {
             "{ upgrades = false, origins = [\"https://a.test\"] }",
             "routes.0.streams.origins",
         ),
+        (
+            "{ upgrades = false, total_secs = 60 }",
+            "routes.0.streams.total_secs",
+        ),
+        (
+            "{ upgrades = false, idle_secs = 0 }",
+            "routes.0.streams.idle_secs",
+        ),
+        (
+            "{ upgrades = false, counts_as_use = false }",
+            "routes.0.streams.counts_as_use",
+        ),
         ("{ origins = [\"*\"] }", "routes.0.streams.origins"),
         ("{ idle_secs = 99999999 }", "routes.0.streams.idle_secs"),
         ("{ timeout = 5 }", "routes.0.streams"),

@@ -8,7 +8,7 @@ use figment::value::Value;
 
 use super::entries;
 use super::section::Reader;
-use crate::access::{Route, RouteError, RouteSettings, RouteTable};
+use crate::access::{Route, RouteError, RouteSettings, RouteTable, StreamSettings};
 use crate::login::{PublicUrl, PublicUrls};
 use crate::telemetry::chain;
 use crate::upstream::{self, AssertionNames, Upstream};
@@ -176,11 +176,27 @@ pub(super) fn unnamed_providers(routes: &RouteTable, names: &AssertionNames) -> 
 pub(super) fn check_streams(routes: &RouteTable, reader: &mut Reader<'_>) {
     for route in routes.iter() {
         let streams = route.streams();
-        if !streams.upgrades && !streams.origins.is_empty() {
-            reader.note(
-                &format!("routes.{}.streams.origins", route.index()),
-                "no page can open a WebSocket here, because upgrades = false; leave `origins` out",
-            );
+        if streams.upgrades {
+            continue;
+        }
+        let default = StreamSettings::default();
+        for (key, is_set) in [
+            ("origins", streams.origins != default.origins),
+            ("idle_secs", streams.idle != default.idle),
+            ("total_secs", streams.total != default.total),
+            (
+                "counts_as_use",
+                streams.counts_as_use != default.counts_as_use,
+            ),
+        ] {
+            if is_set {
+                reader.note(
+                    &format!("routes.{}.streams.{key}", route.index()),
+                    format!(
+                        "there are no streams here, because upgrades = false; leave `{key}` out"
+                    ),
+                );
+            }
         }
     }
 }
