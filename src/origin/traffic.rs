@@ -61,8 +61,8 @@ impl Traffic {
         parts.version = Version::HTTP_11;
         for line in lines {
             let (name, mut value) = field(line)?;
-            // The bytes do not show which values were marked as sensitive. Therefore all of them
-            // are.
+            // The bytes do not show which values were marked as sensitive. Therefore all values are
+            // marked.
             value.set_sensitive(true);
             parts.headers.append(name, value);
         }

@@ -24,8 +24,8 @@ const CLOSING_GRACE: Duration = Duration::from_secs(1);
 /// closed, the kernel sends a reset, and a reset destroys the response that is still on its way.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// The time of the last sweep. Reading it costs no system call. It is at most as old as the time
-/// between two sweeps.
+/// The time of the last sweep. Reading this time costs no system call. The time is at most as old
+/// as the pause between two sweeps.
 #[derive(Debug)]
 pub(super) struct CoarseClock {
     clock: Clock,
@@ -121,13 +121,14 @@ pub(super) struct ConnectionState {
     in_flight: Cell<usize>,
     /// Whether the handler has received a request on this connection.
     served: Cell<bool>,
-    /// Whether a request body was dropped before its end. Then the socket may contain unread input.
+    /// Whether a request body was dropped before its end, so that the socket may contain unread
+    /// input.
     unread: Cell<bool>,
     /// When the connection was asked to close.
     closing: Cell<Option<Instant>>,
     waker: RefCell<Option<Waker>>,
-    /// Whether a request asked for another protocol. Then hyper does not close the connection
-    /// itself.
+    /// Whether a request asked for another protocol. If one did, hyper does not close the
+    /// connection itself.
     upgrade_requested: Cell<bool>,
     /// Whether a tunnel on this connection has to end. `stop` notifies the tunnel.
     stopped: Cell<bool>,
@@ -423,9 +424,9 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
-    /// The connection has received a chunk of the response. It asks for the next chunk when the
-    /// client has taken this one. Over HTTP/1.1 the socket alone shows whether the client takes
-    /// bytes.
+    /// The connection has received a chunk of the response. The connection asks for the next chunk
+    /// when the client has taken this one. Over HTTP/1.1 the socket alone shows whether the client
+    /// takes bytes.
     pub(super) fn chunk_handed_over(&self) {
         if let Some(stream) = &self.stream {
             stream.blocked.set(Some(self.state.coarse_clock.now()));

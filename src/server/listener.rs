@@ -70,8 +70,8 @@ fn listen_inside(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     } else {
         TcpSocket::new_v6()?
     };
-    // Closed connections of an earlier process must not block the address. A socket that listens
-    // still does.
+    // Closed connections of an earlier process must not block the address. A socket that listens on
+    // the address still blocks it.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)?.into_std()

@@ -69,10 +69,11 @@ pub(crate) struct Deadlines {
     pub(crate) first_byte: Duration,
     /// The time from the first byte to the end of the TLS handshake.
     pub(crate) handshake: Duration,
-    /// The time from the first byte of a request head to its end. Over HTTP/2 it applies to the
-    /// connection preface.
+    /// The time from the first byte of a request head to its end. Over HTTP/2 this deadline applies
+    /// to the connection preface.
     pub(crate) head: Duration,
-    /// The time between two requests. HTTP/2 frames that belong to no request do not extend it.
+    /// The time between two requests. HTTP/2 frames that belong to no request do not extend this
+    /// time.
     pub(crate) idle: Duration,
     /// The longest time in which the client takes none of the bytes that we have for it.
     pub(crate) write: Duration,
@@ -126,8 +127,9 @@ pub(crate) struct Limits {
     pub(crate) fields: usize,
     /// The maximum number of concurrent requests on one HTTP/2 connection.
     pub(crate) streams: u32,
-    /// The maximum number of connections of all listeners and workers together. When it is reached,
-    /// accepting pauses, and the connections that have been idle for the longest time are closed.
+    /// The maximum number of connections of all listeners and workers together. When this number is
+    /// reached, accepting pauses, and the connections that have been idle for the longest time are
+    /// closed.
     pub(crate) connections: usize,
     /// The lowest allowed rate of a request body, in bytes per second.
     pub(crate) body_rate: u64,
