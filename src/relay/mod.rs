@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf as _, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
 mod frames;
 #[cfg(test)]
@@ -26,6 +26,9 @@ pub(crate) use self::frames::{Close, FrameTracker};
 
 /// The maximum number of bytes in one read.
 const SCRATCH: usize = 64 * 1024;
+
+/// The number of bytes of the client that one read discards after the close frame.
+const DISCARD: usize = 1024;
 
 thread_local! {
     /// The buffer of all relays of a thread. It is in use only during a read and the following
@@ -318,25 +321,31 @@ impl Relay {
     /// # Cancel safety
     ///
     /// Dropping the future closes both connections at once.
-    pub(crate) async fn close(mut self, close: Close) {
+    pub(crate) async fn close(self, close: Close) {
         let frame = self.frames.close(close);
         let Self {
-            client, to_client, ..
-        } = &mut self;
+            mut client,
+            app,
+            mut to_client,
+            ..
+        } = self;
+        drop(app);
         // Pending bytes belong to a message, and a close frame must not interrupt a message.
         if let Some(frame) = frame.filter(|_frame| to_client.pending.is_empty())
             && to_client.stage == Stage::Open
         {
             to_client.pending = frame;
-            let written = poll_fn(|cx| to_client.poll_pending(cx, &mut **client)).await;
+            let written = poll_fn(|cx| to_client.poll_pending(cx, &mut *client)).await;
             if written.is_err() {
                 return;
             }
         }
         // If the shutdown fails, the client has gone away already.
-        poll_fn(|cx| Pin::new(&mut **client).poll_shutdown(cx))
-            .await
-            .unwrap_or_default();
+        client.shutdown().await.unwrap_or_default();
+        // Closing a socket with unread input resets the connection, and a reset can destroy the close
+        // frame on its way to the client.
+        let mut input = [0; DISCARD];
+        while let Ok(1..) = client.read(&mut input).await {}
     }
 }
 
