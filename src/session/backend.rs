@@ -9,7 +9,7 @@ use super::stored::Stored;
 use crate::clock::Timestamp;
 use std::sync::Arc;
 
-/// A change of the stored sessions. A commit makes all of its changes or none of them.
+/// A change to the stored sessions. One commit makes several changes: all of them, or none.
 #[derive(Debug)]
 pub(super) enum Change {
     /// Stores this version of a session.
@@ -42,9 +42,9 @@ impl Loaded {
 /// The place where a local store keeps the sessions, in addition to the cache.
 #[derive(Debug)]
 pub(super) enum Backend {
-    /// The cache is the only place. A session that the cache evicts ends.
+    /// Only the cache contains the sessions. A session ends when the cache evicts it.
     Memory,
-    /// The sessions are also in a file.
+    /// A file contains all sessions, and the cache contains some of them.
     Disk(Box<Disk>),
 }
 

@@ -7,7 +7,7 @@
 //!
 //! An answer of [`super::store::Store::get`] may be older than a change that the cache already
 //! contains. For example, a session is read just before its sign-out, and the answer arrives just
-//! after the sign-out. The answer must not bring the ended session back. So
+//! after the sign-out. An outdated answer must not put an ended session into the cache again. So
 //! [`SessionCache::begin_read`] creates a guard before the read, and every change of the session
 //! invalidates the guard. [`ReadGuard::finish`] puts the session into the cache only if the guard
 //! is still valid.
@@ -60,10 +60,10 @@ pub(super) enum Notice {
     Evicted(Arc<Stored>),
 }
 
-/// The consequence of an eviction for the session.
+/// The effect that an eviction from the cache has on the session.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Eviction {
-    /// The session ends, because no other place contains it.
+    /// The session ends, because only the cache contained the session.
     Ends,
     /// The session continues, because the store can read it from the file.
     Keeps,
@@ -74,7 +74,8 @@ pub(super) enum Eviction {
 pub(super) struct SessionCache {
     sessions: Cache<SessionKey, Arc<Stored>>,
     eviction: Eviction,
-    /// The reads of the store that are in progress. Every write holds this lock.
+    /// The reads of the store that are in progress. Every write to the cache holds the lock of this
+    /// map.
     reads: Mutex<HashMap<SessionKey, Reads>>,
     notices: mpsc::UnboundedSender<Notice>,
     listeners: Listeners,
@@ -85,7 +86,7 @@ pub(super) struct SessionCache {
 #[derive(Debug, Default)]
 struct Reads {
     count: usize,
-    /// The number of changes of the session since the oldest of the reads began.
+    /// The number of changes of the session since the oldest read in progress began.
     epoch: u64,
     /// The signal for tasks that wait for the next change.
     waiting: Option<Arc<Notify>>,
@@ -113,10 +114,11 @@ impl SessionCache {
             .eviction_policy(EvictionPolicy::lru())
             .max_capacity(capacity)
             .weigher(|_, session: &Arc<Stored>| session.weight())
-            // The listener runs on any thread that uses the cache, so it must not take the lock.
+            // The listener runs on any thread that uses the cache, so it must not take the lock of
+            // the writers.
             .eviction_listener(move |_key, session: Arc<Stored>, cause| {
-                // If a session leaves the cache for another cause, the writer that removes the
-                // session marks it.
+                // The listener handles only evictions for lack of space. Code that removes or
+                // replaces a session sets the state of the old value itself.
                 if cause != RemovalCause::Size {
                     return;
                 }
@@ -211,7 +213,8 @@ impl SessionCache {
                 if let Some(session) = self.sessions.remove(&key) {
                     session.end();
                 }
-                // The listeners have their own lock, so this lock is released first.
+                // `tell` takes the lock of the listeners. `reads` is unlocked first, so that no
+                // thread ever holds both locks.
                 drop(reads);
                 self.listeners.tell((key, why));
             }
@@ -276,7 +279,7 @@ pub(super) struct ReadGuard<'a> {
 #[derive(Debug)]
 #[must_use]
 pub(super) enum Read {
-    /// The value that is in the cache now, or `None` if there is no session.
+    /// The value that is in the cache now, or `None` if the session does not exist.
     Current(Option<Arc<Stored>>),
     /// The session changed during the read, so the caller must read the store again.
     Outdated,
@@ -294,7 +297,8 @@ impl ReadGuard<'_> {
                 if of_key.epoch != self.epoch {
                     return;
                 }
-                // The wait is registered under the lock, so that it misses no change.
+                // The task registers its wait under the lock that every change takes, so no change
+                // can happen between the check of the epoch and the registration.
                 Arc::clone(of_key.waiting.get_or_insert_default()).notified_owned()
             };
             change.await;
@@ -309,7 +313,7 @@ impl ReadGuard<'_> {
             drop(reads);
             return Read::Outdated;
         }
-        // Another read of the same session may already have put the session into the cache.
+        // A concurrent read may already have put the session into the cache.
         let current = match (cache.live(&self.key), session, cache.eviction) {
             (Some(cached), Some(_), _) => Some(cached),
             (None, Some(session), Eviction::Keeps) => {

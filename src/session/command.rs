@@ -16,8 +16,8 @@ use super::stored::Stored;
 use super::{Maintained, SessionKey};
 use crate::clock::Timestamp;
 
-/// The maximum number of commands in a batch. Reads count, too, because otherwise a long series of
-/// reads would delay the commit.
+/// The maximum number of commands in a batch. The number includes reads, because otherwise a long
+/// series of reads would delay the commit.
 const MAX_COMMANDS: usize = 256;
 
 /// The sender of the answer to a command. The thread executes a command even if the caller no
@@ -68,7 +68,7 @@ pub(super) enum Command {
     Close {
         answer: Answer<()>,
     },
-    /// Adds a front that has this cache.
+    /// Adds a front whose cache is `cache`.
     #[cfg(test)]
     Attach {
         cache: Arc<SessionCache>,
@@ -121,8 +121,8 @@ impl Batch {
         self.changes.push(Change::Remove(key));
     }
 
-    /// Returns true if a command depends on a change in this batch. Such a command must wait for
-    /// the commit.
+    /// Returns true if a command depends on a change in this batch, so that the command must wait
+    /// for the commit of the batch.
     pub(super) fn has_to_wait(&self, command: &Command) -> bool {
         match command {
             Command::Open {
@@ -161,7 +161,7 @@ impl Effect {
     }
 }
 
-/// Answers a command. The caller may no longer wait for the answer.
+/// Answers a command. Does nothing if the caller no longer waits for the answer.
 pub(super) fn send<T>(answer: Answer<T>, result: Result<T, StoreError>) {
     drop(answer.send(result));
 }

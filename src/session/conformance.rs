@@ -353,7 +353,7 @@ async fn g_15_what_was_asked_happens_even_if_nobody_waits_for_it() {
         let held = session(&sessions, &id).await;
         {
             let mut replacing = Box::pin(sessions.replace(&held, tokens("token-1"), None));
-            // The test polls the future one time and drops it.
+            // The test polls the future of the replacement one time and then drops the future.
             std::future::poll_fn(|context| {
                 std::task::Poll::Ready(replacing.as_mut().poll(context).is_ready())
             })

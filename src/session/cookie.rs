@@ -16,8 +16,9 @@ pub const SESSION: &str = "__Host-sidegate";
 /// The name prefix of all other cookies of the gateway.
 pub(crate) const OTHERS: &str = "__Host-sidegate-";
 
-/// Returns true if the gateway owns the cookie. The gateway does not forward its own cookies to an
-/// upstream, and it does not forward such cookies from an upstream to a browser.
+/// Returns true if the gateway owns the cookie. The gateway removes its own cookies from requests
+/// to an upstream. The gateway also removes cookies with its own names from responses of an
+/// upstream.
 pub fn is_own(name: &[u8]) -> bool {
     name == SESSION.as_bytes() || name.starts_with(OTHERS.as_bytes())
 }
@@ -34,7 +35,8 @@ pub(crate) fn set(name: &str, value: &str, lifetime: Duration) -> HeaderValue {
 }
 
 /// Returns a value like [`set`], for a cookie that the browser also sends with a form post from
-/// another site. A cookie that other sites can send must prove nothing by itself.
+/// another site. Another site can make the browser send the cookie, so the cookie alone must not
+/// authorize anything.
 pub(crate) fn set_across_sites(name: &str, value: &str, lifetime: Duration) -> HeaderValue {
     written(name, value, lifetime, "None")
 }

@@ -2,10 +2,11 @@
 //!
 //! A commit writes changed pages to free places of the file and ends with one `fsync`. After a
 //! crash, the file contains the last commit whose checksums are valid. Opening the file checks all
-//! of its contents, so that later reads return the data that was written. The check of a large file
-//! takes time. The check also runs after a failed commit. Without the check, the repair of the
-//! database would have to read just as much. So after a failure, the store tries the operation
-//! again only after a pause.
+//! of its contents, so that later reads return the data that was written. The check reads the whole
+//! file, so the check of a large file takes time. The store also opens and checks the file again
+//! after a failed commit. The check then costs no additional time, because it replaces a repair
+//! that would read the whole file, too. Because of this cost, the store repeats a failed operation
+//! only after a pause.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -33,7 +34,7 @@ pub(super) struct Disk {
     path: PathBuf,
     keys: Arc<KeyRing>,
     store_tag: StoreTag,
-    /// The database. `None` after a failure, until the file is open again.
+    /// The open database. The value is `None` from a failed commit until the file is opened again.
     database: Option<Database>,
     /// The number of the last commit.
     commit: u64,
@@ -208,7 +209,8 @@ impl Disk {
         let Err(error) = write.on(database) else {
             self.commit = commit;
             self.removing.end();
-            // A successful removal does not show that the disk has space for other writes.
+            // A removal needs little space, so its success does not show that the disk has space
+            // for other writes.
             if !only_removals {
                 self.writing.end();
             }
@@ -223,7 +225,8 @@ impl Disk {
             Ok(()) | Err(_) => {
                 let error: Cause = Arc::new(error);
                 let ended = instant();
-                // A failed removal also pauses the other writes, because they need more space.
+                // A failed removal also pauses all other writes, because other writes need more
+                // space.
                 self.writing.note_failure(began, ended, &error);
                 if only_removals {
                     self.removing.note_failure(began, ended, &error);
@@ -286,10 +289,10 @@ impl Disk {
     }
 }
 
-/// One commit.
+/// The contents of one commit.
 struct Write<'a> {
     changes: &'a [Change],
-    /// The registrations to write, if they change.
+    /// The new registrations, or `None` if the registrations do not change.
     providers: Option<&'a Registrations>,
     keys: &'a KeyRing,
     /// The number of the commit.

@@ -1,4 +1,4 @@
-//! When a session ends, informs the work of the session that lasts longer than a request.
+//! Informs long-running work, such as a stream, when its session ends.
 //!
 //! A request looks up its session only at its start. A stream lasts longer than a request, and it
 //! must end when its session ends. So each worker has an [`EndRegistry`]. The store informs the
@@ -74,15 +74,15 @@ pub(super) type End = (SessionKey, EndReason);
 pub(super) struct Listeners(Mutex<Vec<mpsc::UnboundedSender<End>>>);
 
 impl Listeners {
-    /// Returns a receiver of all ends of sessions after this call.
+    /// Returns a receiver that gets a message for each session that ends after this call.
     pub(super) fn listen(&self) -> mpsc::UnboundedReceiver<End> {
         let (sender, receiver) = mpsc::unbounded_channel();
         self.with(|senders| senders.push(sender));
         receiver
     }
 
-    /// Informs all listeners of an end. The value of the session was already marked as ended, so a
-    /// listener that registers too late for this message finds the mark.
+    /// Informs all listeners of an end. The caller must mark the value of the session as ended
+    /// before this call. A listener that registers too late for the message then finds the mark.
     pub(super) fn tell(&self, end: End) {
         let (key, why) = end;
         tracing::debug!(
@@ -119,7 +119,7 @@ struct Registry {
 /// The registry entry of a session for which work is registered.
 #[derive(Debug)]
 struct Entry {
-    /// A value of the session. The value may be older than the current one.
+    /// A value of the session, which may be older than the current value.
     stored: Arc<Stored>,
     end: Rc<EndSignal>,
 }
@@ -190,8 +190,8 @@ impl EndRegistry {
         (Self(Rc::new(Registry { sessions, entries })), ends)
     }
 
-    /// Registers work that must end when a session ends. Returns `None` if this value of the
-    /// session is not current, so that the caller must look up the session again.
+    /// Registers work that must end when a session ends. Returns `None` if the value `session` is
+    /// not current. The caller must then look up the session again.
     pub fn watch(&self, session: &Session) -> Option<EndWatch> {
         let (key, stored) = (*session.key(), Arc::clone(session.stored()));
         let end = {
@@ -209,7 +209,8 @@ impl EndRegistry {
             end,
             seen: Cell::new(session.version()),
         };
-        // The state is read after the registration, so that the work misses no end.
+        // The code registers the watch first and then reads the state. If the session ends in
+        // between, the state shows the end.
         match session.state() {
             SessionState::Live => Some(watch),
             SessionState::Superseded | SessionState::Ended => None,
@@ -264,7 +265,8 @@ impl EndWatch {
 
 impl Drop for EndWatch {
     fn drop(&mut self) {
-        // Only this watch and the registry entry still refer to the signal.
+        // A count of two means that only this watch and the registry entry refer to the signal, so
+        // no other work is registered for the session.
         if Rc::strong_count(&self.end) == 2 {
             let mut entries = self.registry.entries.borrow_mut();
             let entry = entries.get(&self.key);
@@ -278,7 +280,8 @@ impl Drop for EndWatch {
 /// Informs a registry of ends and deadlines until the registry is dropped.
 async fn serve(registry: Weak<Registry>, mut ends: mpsc::UnboundedReceiver<End>, clock: Clock) {
     let mut ticks = interval(BETWEEN_SWEEPS);
-    // After a delay, one sweep finds all expired sessions, so missed sweeps are not made up.
+    // If the worker was busy for several seconds, one sweep finds all expired sessions, so the
+    // missed sweeps are skipped.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let end = tokio::select! {
@@ -320,10 +323,11 @@ impl Registry {
                     let why = entry.stored.expired(idle, now);
                     expired.extend(why.map(|why| (*key, why)));
                 }
-                // The session is only in the store. The session may have a new version there, and
-                // the store may know of a later use, so the session must be looked up.
+                // Only the store has the current value. The store may have a new version of the session
+                // or know of a later use, so the session must be looked up.
                 SessionState::Superseded => away.push(*key),
-                // The store reports the reason in a separate message.
+                // Nothing to do: the store sends the end and its reason in a message to the
+                // registry.
                 SessionState::Ended => {}
             }
         }

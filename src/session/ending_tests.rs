@@ -57,7 +57,7 @@ impl Worker {
     }
 }
 
-/// Returns the reason for the end, if the session has ended.
+/// Returns the reason for the end of the session, or `None` if the session has not ended.
 fn reason(watch: &EndWatch) -> Option<EndReason> {
     match pin!(watch.ended()).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(why) => Some(why),
@@ -96,7 +96,8 @@ async fn every_worker_is_told_of_every_end_with_its_reason() {
             let held = session(&sessions, id).await;
             drop(sessions.end_version(&held, why).await.unwrap());
         }
-        // The list contains the session twice, but the store reports its end only one time.
+        // The list `replaces` contains the key `again` twice, but the store reports the end of that
+        // session only one time.
         let (again, between) = (ids[3].key(), open(&sessions, "between", NOW).await);
         let new = NewSession {
             replaces: vec![again, between.key(), again],
@@ -116,7 +117,8 @@ async fn every_worker_is_told_of_every_end_with_its_reason() {
             None,
         ];
         assert!(watches.iter().all(|(_, other)| reason(other).is_none()));
-        // Three sessions for which no work is registered have ended, too.
+        // Six of the nine ends are ends of sessions with registered work. The other three sessions
+        // have no registered work.
         assert_eq!(workers.each_mut().map(Worker::take_ends), [9, 9]);
         for ((every, other), expected) in watches.iter().zip(expected) {
             for watch in every.iter().chain([other]) {
@@ -126,7 +128,7 @@ async fn every_worker_is_told_of_every_end_with_its_reason() {
         assert_eq!(workers.each_ref().map(Worker::count), [1, 1]);
         // The reason can be read more than one time.
         assert_eq!(reason(&watches[0].1), Some(EndReason::SignedOut));
-        // The last session ends with its provider.
+        // The last session ends because the registration of its provider changes.
         kit.providers.insert("op".into(), [1; 32]);
         let new = kit.reconfiguration();
         sessions.reconfigure(new, after(60)).await.unwrap();
@@ -392,7 +394,7 @@ async fn the_task_of_a_worker_takes_ends_and_sweeps_by_the_clock() {
             assert_eq!(first.ended().await, EndReason::SignedOut);
             clock.advance(kit.settings.idle);
             assert_eq!(second.ended().await, EndReason::Idle);
-            // The task ends with the last handle, and its receiver is dropped.
+            // When the last handle is dropped, the task ends and drops its receiver.
             let alive = Rc::downgrade(&registry.0);
             drop((registry, first, second));
             assert!(alive.upgrade().is_none());

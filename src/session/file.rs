@@ -40,8 +40,8 @@ const PRIVATE: u32 = 0o600;
 const MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
 
 /// The reason why the session file cannot be used. Responsible: the operator. The sessions in the
-/// file stay unchanged. But the database itself may have changed the file: it records a successful
-/// check, and it writes repairs after a crash.
+/// file stay unchanged. The database itself may have changed the file, because the database records
+/// a successful check and repairs the file after a crash.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The contents of the file are damaged.
@@ -237,7 +237,7 @@ pub(super) fn open_with(
     backend: impl StorageBackend,
 ) -> Result<(Database, Properties), FileError> {
     // The integrity check is necessary, because the database may panic on a damaged file. So the
-    // file cannot be opened without the check or in read-only mode.
+    // gateway never opens the file without the check or in read-only mode.
     let open = || {
         let database = Database::builder()
             .set_cache_size(PAGE_CACHE)

@@ -1,4 +1,4 @@
-//! Tests of files that are refused and of files that are accepted.
+//! Tests of the session files that the store refuses and of those that it accepts.
 
 use super::*;
 use crate::session::kit::{Kit, NOW, live, login, open, session, tokens};

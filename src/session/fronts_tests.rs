@@ -240,7 +240,7 @@ impl Store for Slow {
     }
 }
 
-/// A slow front whose reads can overlap with changes by another front.
+/// A front with slow reads, so that changes by the other front happen during a read.
 struct Race {
     first: Sessions,
     slow: Arc<Sessions>,

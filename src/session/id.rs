@@ -14,8 +14,9 @@ const TEXT: usize = LENGTH / 3 * 4;
 /// The tag of the store in which a session was opened: four random bytes. A store in memory
 /// generates its tag when the process starts. A session file contains its tag.
 ///
-/// The tag authenticates nothing. A log line or an error page uses the tag to report reliably that
-/// a session belongs to another replica, or to this replica before a restart.
+/// The tag authenticates nothing. The tag shows whether a session was opened by this process, by
+/// another replica, or by this replica before a restart. Log lines and error pages report the
+/// difference.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct StoreTag([u8; TAG]);
 
@@ -104,9 +105,9 @@ pub struct SessionKey([u8; Self::LENGTH]);
 impl SessionKey {
     /// The number of bytes of a key.
     pub(crate) const LENGTH: usize = 16;
-    /// The lowest key in the order of keys.
+    /// The lowest possible key.
     pub(super) const FIRST: Self = Self([0; Self::LENGTH]);
-    /// The highest key in the order of keys.
+    /// The highest possible key.
     pub(super) const LAST: Self = Self([u8::MAX; Self::LENGTH]);
 
     /// Creates a key from the bytes that [`SessionKey::as_bytes`] returned.

@@ -2,10 +2,10 @@
 //! shows which sessions are only in the file. A request that uses a session does not access the
 //! index.
 //!
-//! For each session, the index contains one pointer to the session's record. The record is in
-//! memory in any case and contains the fields that define the order. To save memory, the index has
-//! no second order by deadline. To find expired sessions, the keeper walks through all sessions in
-//! small parts.
+//! For each session, the index contains one pointer to the session's record. The index copies no
+//! fields, because the record is always in memory and contains the fields that define the order. To
+//! save memory, the index has no second order by deadline. To find expired sessions, the keeper
+//! walks through all sessions in small parts.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -21,11 +21,11 @@ use super::stored::Stored;
 use crate::clock::Timestamp;
 use crate::identity::Identity;
 
-/// A user: the first half of the SHA-256 digest of an issuer and a subject. Every process computes
-/// the same value for the same user. The digest needs no secret key: to get the value of another
-/// user, an attacker would have to try about 2^128 subjects.
+/// Identifies a user by the first half of the SHA-256 digest of the issuer and the subject. Every
+/// process computes the same value for the same user. The digest needs no secret key: to get the
+/// value of another user, an attacker would have to try about 2^128 subjects.
 ///
-/// The first number is not zero, so that an `Option` of a `Person` needs no more memory.
+/// The first number is never zero, so `Option<Person>` needs no more memory than `Person`.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(super) struct Person(NonZeroU64, u64);
 
@@ -48,7 +48,7 @@ impl Person {
     }
 }
 
-/// The order of sessions: by user, then by the end of the lifetime.
+/// The sort key of a session: the user, and then the end of the lifetime.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) struct Rank {
     pub(super) person: Option<Person>,
@@ -66,7 +66,7 @@ const PARTS: usize = 256;
 /// The minimum number of sessions in a part.
 const MIN_PART: usize = 4096;
 
-/// All sessions.
+/// The index of all sessions of the store.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     all: BTreeSet<Ranked>,
@@ -243,8 +243,8 @@ mod tests {
         Arc::new(Stored::new(rank, Timestamp::default(), &contents))
     }
 
-    /// Returns an index of `people` users with `each` sessions. The lifetimes of the sessions end
-    /// one after another.
+    /// Returns an index of `people` users with `each` sessions per user. The lifetimes of the
+    /// sessions end one after another.
     fn index(people: u32, each: u32) -> Index {
         let mut index = Index::default();
         let mut subjects = (0..people).cycle();
@@ -327,8 +327,8 @@ mod tests {
         assert_eq!((index.len(), index.away.len()), (3, 0));
     }
 
-    /// Generates short issuers and subjects from a few different characters, so that many of them
-    /// are similar.
+    /// Generates short issuers and subjects from a few different characters, so that many of the
+    /// texts are similar.
     fn similar() -> impl Strategy<Value = String> {
         let characters = prop::sample::select(vec!['a', 'b', '/', ':', '|', ',', '.', ' ']);
         prop::collection::vec(characters, 1..5).prop_map(String::from_iter)

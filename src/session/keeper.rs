@@ -59,7 +59,7 @@ pub(super) struct KeeperSettings {
     pub(super) registrations: Registrations,
 }
 
-/// The state of the thread.
+/// The state of the keeper's thread.
 #[derive(Debug)]
 pub(super) struct Keeper {
     pub(super) limits: Arc<Limits>,
@@ -119,8 +119,8 @@ impl Keeper {
             Backend::Memory => Ok(()),
             Backend::Disk(disk) => disk.restore((idle, now), &registrations, |key, loaded| {
                 self.remember(&loaded.into_stored(key), FIRST_FRONT);
-                // The notices of evictions must not accumulate. The file already contains the last
-                // uses of these sessions.
+                // The notices of evictions and the last uses are discarded, so that they do not
+                // fill the memory. The file already contains the last uses.
                 self.take_notices();
                 self.used.clear();
             }),
@@ -188,7 +188,7 @@ impl Keeper {
         self.count.store(sessions, Ordering::Relaxed);
     }
 
-    /// Adds a session that this front has opened.
+    /// Adds a session that `front` has opened.
     pub(super) fn remember(&mut self, session: &Arc<Stored>, front: FrontId) {
         self.index.insert(Arc::clone(session));
         if let Some(cache) = self.fronts.get(front.0) {
@@ -196,7 +196,7 @@ impl Keeper {
         }
     }
 
-    /// Replaces a session by the version that this front has created.
+    /// Replaces a session by the version that `front` has created.
     pub(super) fn replace(&mut self, next: &Arc<Stored>, front: FrontId) {
         if let Some(away) = self.index.away(next.key()) {
             next.note_use_of(away);
@@ -207,7 +207,7 @@ impl Keeper {
                 cache.put(next);
                 continue;
             }
-            // The other front may know of a later use.
+            // The cache of another front may contain a later use of the session.
             if let Some(before) = cache.get(next.key()) {
                 next.note_use_of(&before);
             }
@@ -220,7 +220,8 @@ impl Keeper {
         let cached = self.fronts.iter().find_map(|cache| cache.get(key));
         let mut known = self.index.remove(key, cached);
         if known.is_none() {
-            // A cache may have evicted the session a moment ago.
+            // A cache may have evicted the session a moment ago. Then the index has a record of the
+            // session only after the notice of the eviction is processed.
             self.hear_of_evictions();
             known = self.index.remove(key, None);
         }
@@ -274,7 +275,7 @@ impl Keeper {
         }
     }
 
-    /// Notes that a cache contains a session again that was only in the file.
+    /// Notes that a session that was only in the file is in a cache again.
     fn note_entered(&mut self, session: &Arc<Stored>) {
         // The session may have been evicted or replaced after the notice was sent.
         let is_held = self.fronts.iter().any(|cache| cache.holds(session));
@@ -332,8 +333,8 @@ impl Keeper {
         *used = at.max(*used);
     }
 
-    /// Returns the reason for the end of a session, if the session has passed a deadline. The
-    /// caches are checked, too, because a front may have a copy of the session with a later use.
+    /// Returns the reason for the end of a session, if the session has passed a deadline. Also
+    /// checks the caches, because a front may have a copy of the session with a later use.
     pub(super) fn expired(
         fronts: &[Arc<SessionCache>],
         session: &Stored,

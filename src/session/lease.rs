@@ -1,9 +1,9 @@
 //! Leases: the right to refresh a session, which only one process has at a time.
 //!
 //! Some providers accept a refresh token only one time. Without a lease, two processes that share a
-//! store could both use the same refresh token. A lease only avoids the second call: if two
-//! processes nevertheless refresh a session, [`Sessions::replace`] accepts the next version of the
-//! session only one time.
+//! store could both use the same refresh token. The purpose of a lease is only to avoid the second
+//! call. If two processes refresh a session despite the lease, [`Sessions::replace`] accepts only
+//! one of the two new versions.
 
 #![expect(
     clippy::disallowed_types,
@@ -113,7 +113,8 @@ impl Sessions {
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Leased<'_>, StoreError> {
-        // The guard is created before the call of the store, so that it misses no change.
+        // The guard is created before the call of the store, so that the guard also notices a
+        // change of the session during the call.
         let session = self.store.cache().begin_read(*key);
         Ok(match self.store.lease(*key, now, until).await? {
             StoreLease::Granted(lease) => Leased::Granted(lease),
@@ -193,7 +194,8 @@ impl Leases {
 impl Drop for LocalLease {
     fn drop(&mut self) {
         let mut table = self.leases.table();
-        // Another holder may have the lease now, after the time of this lease was over.
+        // If the time of this lease was over, another holder may have the lease now. The number
+        // shows which lease the entry belongs to.
         let granted = table.granted.get(&self.key);
         if granted.is_some_and(|granted| granted.number == self.number) {
             table.granted.remove(&self.key);
@@ -234,7 +236,7 @@ mod tests {
         }
     }
 
-    /// Returns true if a wait ends without another event.
+    /// Returns true if the future `wait` is already complete.
     async fn is_over(wait: Pin<&mut impl Future<Output = ()>>) -> bool {
         tokio::select! {
             biased;
@@ -259,13 +261,13 @@ mod tests {
         assert!(!is_over(wait.as_mut()).await);
         drop(lease_of_first);
         wait.await;
-        // The time of a lease that nobody releases runs out.
+        // A lease that nobody releases ends when its time is over.
         let late = granted(lease(&second, &alice, 2).await);
         let mut wait = Box::pin(held(lease(&first, &alice, 61).await).over());
         assert!(!is_over(wait.as_mut()).await);
         let next = granted(lease(&first, &alice, 62).await);
         wait.await;
-        // The late holder must not release the lease of the next holder.
+        // The holder whose time was over must not release the lease of the next holder.
         drop(late);
         drop(held(lease(&second, &alice, 63).await));
         drop(next);

@@ -106,8 +106,8 @@ impl Session {
         self.stored.postpone_refresh(self.until(until));
     }
 
-    /// Returns `until` or the expiry of the access token, whichever is earlier. An expired token
-    /// always needs attention.
+    /// Returns `until` or the expiry of the access token, whichever is earlier. So a refresh is
+    /// never postponed beyond the expiry of the access token.
     fn until(&self, until: Timestamp) -> Timestamp {
         until.min(self.tokens().expires_at().unwrap_or(Timestamp::MAX))
     }

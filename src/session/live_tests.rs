@@ -1,4 +1,4 @@
-//! Tests of the use of a session without another look-up.
+//! Tests of `Sessions::still`, which uses a session again without another look-up.
 
 use std::time::Duration;
 

@@ -31,7 +31,7 @@ use super::{Maintained, SessionKey, StartError, StoreSettings, StoreTag};
 use crate::clock::Timestamp;
 use crate::seal::KeyRing;
 
-/// The handle that a front has of a local store.
+/// The handle through which a front uses a local store.
 #[derive(Debug)]
 pub(super) struct LocalStore {
     commands: mpsc::Sender<Command>,
@@ -45,8 +45,8 @@ pub(super) struct LocalStore {
 }
 
 impl LocalStore {
-    /// Opens the store and starts its thread. This function blocks. If the file is large, it blocks
-    /// for seconds.
+    /// Opens the store and starts its thread. This function blocks the calling thread, for some
+    /// seconds if the file is large.
     ///
     /// # Errors
     ///
@@ -113,7 +113,8 @@ impl LocalStore {
     }
 
     fn marks(&self) -> MutexGuard<'_, Marks> {
-        // A panic of another thread that held the lock leaves at most one unneeded mark.
+        // After a panic of a thread that held the lock, the table contains at most one unneeded
+        // mark, so the table can still be used.
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,8 +1,8 @@
 //! The sessions of signed-in users.
 //!
 //! A [`Session`] contains an identity and its tokens. Only the browser knows the [`SessionId`] of
-//! the session. The room does not know HTTP, except the text of the cookie. The room does not know
-//! how a user signed in.
+//! the session. The room contains no HTTP code, except the text of the cookie. The room does not
+//! know how a user signed in.
 //!
 //! [`Sessions`] is a front: a cache in front of a store. The number of bytes in the cache is
 //! limited. A full cache evicts the least recently used sessions first. The store decides whether a
@@ -12,8 +12,8 @@
 //!
 //! A look-up of a session takes no lock and reads no file. Every change of a session (open,
 //! replace, end) is a call of the store. The store commits the change and updates the caches before
-//! it answers. So nobody uses a change that is not committed, and a refresh just after a sign-out
-//! does not undo the sign-out.
+//! it answers. So no request uses a change that is not committed, and a refresh just after a
+//! sign-out does not undo the sign-out.
 //!
 //! Every end of a session has a reason ([`EndReason`]). Work that lasts longer than a request
 //! registers in the [`EndRegistry`] of its worker. The registry informs the work when its session
@@ -22,8 +22,9 @@
 //!
 //! The cache does not expire entries, because a cache that expires entries runs its maintenance
 //! inside `get`. If a thousand sessions expired together, the next worker that calls `get` would
-//! stall. So the value of a session contains the deadlines, and every use checks them. The control
-//! plane calls [`Sessions::maintain`], which removes expired sessions in small batches.
+//! stall. So the value of a session contains the deadlines, and every use of the session checks its
+//! deadlines. The control plane calls [`Sessions::maintain`], which removes expired sessions in
+//! small batches.
 
 mod backend;
 mod cache;
@@ -123,10 +124,10 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Opens the store that the settings select. This function blocks. If the file is large, it
-    /// blocks for seconds. The `keys` seal the records in the file. A session in the file ends if
-    /// its provider is not among `providers`, or if the name of its provider now belongs to another
-    /// server or client.
+    /// Opens the store that the settings select. This function blocks the calling thread, for some
+    /// seconds if the file is large. The `keys` seal the records in the file. A session in the file
+    /// ends if its provider is not among `providers`, or if the name of its provider now belongs to
+    /// another server or client.
     ///
     /// # Errors
     ///
@@ -194,7 +195,8 @@ impl Sessions {
             return self.absent(id);
         };
         if stored.state() == SessionState::Superseded {
-            // The session was just replaced or evicted.
+            // The session was replaced or evicted just after the first read, so the cache is read
+            // again.
             let Some(again) = self.cache.get(&key) else {
                 return self.absent(id);
             };
@@ -223,9 +225,9 @@ impl Sessions {
         true
     }
 
-    /// Uses a session again that was looked up at `found_at`. Returns false if the caller must look
-    /// up the session again: this value is not current, the session has passed a deadline, or the
-    /// look-up was too long ago.
+    /// Notes another use of a session that was looked up at `found_at`. Returns false if the caller
+    /// must look up the session again: the value `session` is not current, the session has passed a
+    /// deadline, or the look-up was too long ago.
     pub(crate) fn still(&self, session: &Session, found_at: Timestamp, now: Timestamp) -> bool {
         let is_recent = found_at <= now && now.since(found_at) < self.limits.without_look_up();
         is_recent && session.state() == SessionState::Live && self.note_use(session.stored(), now)
@@ -360,7 +362,7 @@ impl Sessions {
     }
 
     /// Ends every version of a session. No later request finds the session. The end is committed
-    /// before this function returns. It is no error if the session does not exist.
+    /// before this function returns. Ending a session that does not exist is no error.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! Compares random steps at the fronts of every kind of store with a small model of sessions. A
-//! front is a `Sessions` value: a cache in front of a store.
+//! Runs random steps at the fronts of every kind of store, and compares the results with a small
+//! model of sessions. A front is a `Sessions` value: a cache in front of a store.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use super::kit::{Kit, NOW, live, login, session, tokens};
 use super::*;
 
-/// One step of a test. The number in a step is a place, which has at most one session.
+/// One step of a test. The number in a step is the number of a place. A place has at most one
+/// session.
 #[derive(Clone, Debug)]
 enum Step {
     Open(usize),
@@ -17,7 +18,8 @@ enum Step {
     ReplaceStale(usize),
     End(usize),
     EndVersion(usize),
-    /// The provider of every second place becomes another server. The other sessions continue.
+    /// The registration of the provider `other` changes. The sessions of `other` end, and the
+    /// sessions of `op` continue.
     ProviderChanges,
     Restart,
 }

@@ -40,7 +40,7 @@ pub enum Replaced {
 pub enum Ended {
     /// A session has ended.
     Session,
-    /// There was no session.
+    /// No session with this key existed.
     Nothing,
 }
 

@@ -170,7 +170,8 @@ mod tests {
     fn a_truncated_token_is_refused() {
         let packed = pack("e30.0a0b").unwrap();
         for length in 0..packed.len() {
-            // The first part of the token is a complete token, too.
+            // Bytes of this length contain exactly the first part of the token, which is a valid
+            // packed token by itself.
             let whole = length == HEAD + 2;
             assert_eq!(unpack(&packed[..length]).is_some(), whole, "{length}");
         }

@@ -15,8 +15,8 @@ const FIRST: Duration = Duration::from_millis(500);
 /// The longest pause, unless the failed operation itself takes long.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// The minimum ratio of a pause to the duration of the failed operation. With this ratio, the
-/// thread has most of its time for other work.
+/// A pause is at least this many times as long as the failed operation. So repeated attempts need
+/// only a small part of the thread's time.
 const FACTOR: u32 = 4;
 
 /// The pause of one operation; `None` after a success.

@@ -70,7 +70,7 @@ impl Keeper {
                 Err(error) => send(answer, Err(error)),
             },
             Command::Get { key, answer } => send(answer, self.read(&key)),
-            // These commands are never part of a batch.
+            // The thread executes these commands on their own, so they are never part of a batch.
             Command::Touch { .. }
             | Command::Sweep { .. }
             | Command::Reconfigure { .. }
@@ -114,8 +114,8 @@ impl Keeper {
         });
     }
 
-    /// Commits a batch. Then applies the batch to the index and the caches in its order, and
-    /// answers the commands.
+    /// Commits a batch. After the commit, applies the changes to the index and the caches in the
+    /// order of the commands, and answers the commands.
     pub(super) fn settle(&mut self, batch: Batch) {
         if let Err(error) = self.commit(&batch.changes) {
             for effect in batch.effects {

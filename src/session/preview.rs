@@ -1,11 +1,11 @@
 //! A preview of the effect that other settings would have on the sessions of a file.
 //!
-//! Another process may be using the file, so the preview neither locks nor writes the file. The
-//! database writes when it opens a file: it repairs the damage of a crash and rebuilds its list of
-//! free pages. In a preview, the writes of the database stay in memory. The other process may
-//! commit during the preview. Each commit writes the head of the file before a later commit reuses
-//! the freed pages. So if the head is unchanged after the read of a page, the page belongs to the
-//! state that the head describes.
+//! Another process may be using the file, so the preview does not lock the file and does not write
+//! to it. The database writes when it opens a file: it repairs the damage of a crash and rebuilds
+//! its list of free pages. In a preview, the writes of the database stay in memory. The other
+//! process may commit during the preview. Each commit writes the head of the file before a later
+//! commit reuses the freed pages. So if the head is unchanged after the read of a page, the page
+//! belongs to the state that the head describes.
 
 #![expect(
     clippy::disallowed_types,
@@ -147,13 +147,14 @@ impl Snapshot {
     }
 
     fn written(&self) -> MutexGuard<'_, Written> {
-        // After a panic, no code reads the bytes again.
+        // Only a panic can poison the lock, and after a panic no code uses the snapshot.
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read_file(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         read_at_most(&self.file, offset, out)?;
-        // The head is read after the page: if the head is unchanged, no commit has reused the page.
+        // The head is read after the page, because an unchanged head shows that no commit has
+        // reused the page.
         let mut head = vec![0; self.head.len()];
         self.file.read_exact_at(&mut head, 0)?;
         if head == self.head {
@@ -222,7 +223,7 @@ fn read_at_most(file: &File, mut offset: u64, mut out: &mut [u8]) -> io::Result<
     Ok(length)
 }
 
-/// Returns the offset after the last of the bytes that start at `offset`.
+/// Returns the offset of the end of `bytes`, which start at `offset`.
 fn end(offset: u64, bytes: &[u8]) -> u64 {
     offset.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX))
 }

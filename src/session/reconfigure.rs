@@ -59,11 +59,11 @@ pub enum ReconfigureError {
     Store(#[from] StoreError),
 }
 
-/// The longest time for which a session may be used without another look-up. The limit exists
-/// because only look-ups show the cache which sessions are in use.
+/// The longest time for which a session may be used without another look-up, in milliseconds. The
+/// limit exists because only look-ups show the cache which sessions are in use.
 const LONGEST_WITHOUT_LOOK_UP: u64 = 30_000;
 
-/// The longest time between the use of a session and the report to the store.
+/// The longest time between the use of a session and the report to the store, in milliseconds.
 const LONGEST_UNWRITTEN: u64 = 60_000;
 
 /// The idle time and the lifetime of sessions in milliseconds, and the maximum number of sessions
@@ -210,8 +210,8 @@ impl Keeper {
         }
     }
 
-    /// Commits the ends of the sessions in `over` and the new registrations. All other sessions
-    /// then belong to `providers`, and `keys` seal them.
+    /// Commits the ends of the sessions in `over` and the new registrations. After this call, all
+    /// other sessions belong to `providers`, and `keys` seal the new entries.
     fn register(
         &mut self,
         over: &[(SessionKey, EndReason)],

@@ -246,7 +246,8 @@ async fn settings_that_cannot_be_committed_change_nothing() {
     let Backend::Disk(disk) = &mut keeper.backend else {
         panic!("another store")
     };
-    // The same settings cause no read and no write. A write would fail.
+    // A reload with the same settings does not read or write the file. After `fill`, a write would
+    // fail.
     fill(disk);
     let unchanged = keeper.reconfigure(kit.reconfiguration(), NOW).unwrap();
     assert_eq!(unchanged, Reconfigured::default());

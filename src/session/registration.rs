@@ -43,7 +43,7 @@ pub(super) fn report(ended: &BTreeMap<Box<str>, u64>) {
 /// writes all registrations, so that the newest key seals all of them.
 const PROVIDERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("providers");
 
-/// Reads the registrations of the file. Leaves out an entry that cannot be opened.
+/// Reads the registrations of the file. Skips an entry that cannot be opened.
 pub(super) fn read(
     transaction: &redb::ReadTransaction,
     keys: &KeyRing,

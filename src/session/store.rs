@@ -127,7 +127,7 @@ pub(super) enum Replacement {
     Ended,
 }
 
-/// The session that must end, in any version or in a certain version.
+/// Selects the session that must end: a session in any version, or only in a certain version.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Which {
     /// The session with this key, in any version.

@@ -138,9 +138,9 @@ impl Stored {
         Timestamp::from_millis(self.last_used.load(Ordering::Relaxed))
     }
 
-    /// Notes a use. One write per second is precise enough for an idle deadline. Between two
-    /// writes, all cores share the cache line. Returns the time of the previous use if this call
-    /// wrote a new time.
+    /// Notes a use. Writes at most one time per second, which is precise enough for an idle
+    /// deadline. A write makes the other cores load the memory again, so rare writes keep requests
+    /// fast. Returns the time of the previous use if this call wrote a new time.
     pub(super) fn note_use(&self, now: Timestamp) -> Option<Timestamp> {
         let before = self.last_used();
         if now.since(before) < Duration::from_secs(1) {
@@ -190,7 +190,8 @@ const ENDED: u8 = 2;
 mod tests {
     use super::*;
 
-    /// There may be a million records, and the next larger block of the allocator has 112 bytes.
+    /// The allocator has blocks of 96 bytes, and the next larger blocks have 112 bytes. With a
+    /// million records, the difference counts.
     #[test]
     fn a_record_without_its_contents_fits_into_96_bytes() {
         let counts = 2 * size_of::<usize>();

@@ -150,7 +150,7 @@ async fn evicted_sessions_are_read_from_the_file() {
         assert_eq!(subject.as_str(), number.to_string());
         sessions.maintain(NOW).await.unwrap();
     }
-    // A held value of an evicted session reports that the session must be looked up again.
+    // A request that still has the value of an evicted session has to look up the session again.
     for id in &ids[..200] {
         assert!(live(&sessions, id, NOW).await);
         sessions.maintain(NOW).await.unwrap();
@@ -180,7 +180,7 @@ async fn a_session_that_is_away_expires_by_its_last_use() {
     let id = open(&sessions, "alice", clock.now()).await;
     clock.advance(Duration::from_secs(40));
     assert!(live(&sessions, &id, clock.now()).await);
-    // The session is evicted before the file contains its use.
+    // The cache evicts the session before the use of the session is written to the file.
     for number in 0..100 {
         open(&sessions, &number.to_string(), clock.now()).await;
         sessions.cache.run_pending_tasks();
