@@ -190,8 +190,8 @@ const ENDED: u8 = 2;
 mod tests {
     use super::*;
 
-    /// The allocator has blocks of 96 bytes, and the next larger blocks have 112 bytes. With a
-    /// million records, the difference counts.
+    /// A record must fit into a block of 96 bytes, because the next larger block of the allocator
+    /// has 112 bytes, and there may be a million records.
     #[test]
     fn a_record_without_its_contents_fits_into_96_bytes() {
         let counts = 2 * size_of::<usize>();
