@@ -48,7 +48,7 @@ pub struct AuthorizationRequest<'a> {
     pub nonce: &'a str,
     /// A hint about the user who will sign in. The hint comes from an untrusted link.
     pub login_hint: Option<&'a str>,
-    /// Whether the user has to authenticate again.
+    /// States whether the user has to authenticate again.
     pub prompt: Prompt,
 }
 
@@ -130,7 +130,8 @@ impl AuthorizationEndpoint {
         };
         let hint = request.login_hint.filter(|hint| is_hint(hint));
         let per_request = [prompt, hint.map(|hint| ("login_hint", hint))];
-        // The parameters of the single request replace configured parameters of the same name.
+        // The parameters of a single request (`login_hint`, `prompt`) replace configured parameters
+        // of the same name.
         let replaced = |name: &str| {
             per_request
                 .iter()
@@ -229,7 +230,7 @@ fn check(settings: &Settings) -> Result<(), SetupError> {
             "has \"none\", with which only users with a session at the provider could sign in";
         return refuse("authorization_request.prompt", problem);
     }
-    // RFC 8707 section 2.
+    // A resource is an absolute URI without a fragment (RFC 8707 section 2).
     let is_resource = |uri: &String| !uri.contains('#') && Url::parse(uri).is_ok();
     if !configured.resource.iter().all(is_resource) {
         let problem = "has an entry that is not an absolute URI, or has a fragment";

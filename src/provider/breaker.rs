@@ -14,8 +14,8 @@ use crate::clock::Timestamp;
 /// provider, so they must not open the breaker.
 const FAILURES_TO_OPEN: u32 = 10;
 
-/// The longest possible first open time. The longest possible open time doubles each time the
-/// breaker opens again.
+/// The upper limit of the first open time. The upper limit doubles each time the breaker opens
+/// again, up to [`MAX_OPEN_TIME`].
 const FIRST_OPEN_TIME: Duration = Duration::from_secs(2);
 
 /// The longest open time.
@@ -25,7 +25,8 @@ const MAX_OPEN_TIME: Duration = Duration::from_mins(1);
 /// without a result therefore does not block other refreshes for longer than the time limit.
 const PROBE_TIME: Duration = Duration::from_secs(5);
 
-/// The retry time for other refreshes during a probe. Most probes end within the retry time.
+/// The time after which a refresh that was refused during a probe may be tried again. Most probes
+/// end within this time.
 const RETRY_DURING_PROBE: Duration = Duration::from_secs(1);
 
 /// A circuit breaker.
@@ -46,7 +47,7 @@ struct State {
     times_opened: u32,
     /// The end of the open time, or the end of the time limit of a probe.
     until: Option<Timestamp>,
-    /// Whether a probe is in progress.
+    /// True if a probe is in progress.
     probing: bool,
 }
 
@@ -84,8 +85,8 @@ impl Breaker {
         if state.until.is_none() {
             return Ok(Attempt::Normal);
         }
-        // Other refreshes are refused until the probe has a result, or until its time limit has
-        // passed.
+        // All other refreshes are refused until the probe has a result, or until the time limit of
+        // the probe has passed.
         state.until = Some(now.plus(PROBE_TIME));
         state.probing = true;
         Ok(Attempt::Probe)
@@ -125,7 +126,7 @@ impl Breaker {
         let wait = wait.max(retry_after.unwrap_or_default().min(MAX_OPEN_TIME));
         let until = (!wait.is_zero()).then(|| now.plus(wait));
         state.until = match attempt {
-            // The probe has ended.
+            // The failed probe has ended, so a new open time replaces the time limit of the probe.
             Attempt::Probe => {
                 state.probing = false;
                 until
@@ -142,7 +143,8 @@ impl Breaker {
 impl State {
     fn wait(&self, now: Timestamp) -> Option<Duration> {
         let wait = self.until?.since(now);
-        // If the remaining time is longer than the maximum, the clock was set back.
+        // If the remaining time is longer than the maximum, the clock was set back, and the open
+        // time does not count.
         let counts = !wait.is_zero() && wait <= MAX_OPEN_TIME;
         let longest = if self.probing {
             RETRY_DURING_PROBE

@@ -1,7 +1,8 @@
 //! The limit of concurrent calls to one provider.
 //!
-//! A slow provider delays only the requests that need a call to this provider. Refreshes leave
-//! slots free for logins, because a user waits in front of an empty page during a login.
+//! Because of the limit, a slow provider delays only the requests that need a call to this
+//! provider. Refreshes leave slots free for logins, because a user waits in front of an empty page
+//! during a login.
 
 use std::num::NonZeroU32;
 use std::time::Duration;

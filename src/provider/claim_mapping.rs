@@ -88,8 +88,8 @@ impl ClaimMapping {
     }
 }
 
-/// Returns the value of a claim from the first source that contains the claim. Null counts as
-/// absent.
+/// Returns the value of a claim from the first source that contains the claim. A claim with the
+/// value null counts as absent.
 fn first<'a>(sources: &[&'a Object], name: &str) -> Option<&'a Value> {
     let mut found = sources.iter().filter_map(|members| find(members, name));
     found.find(|value| !value.is_null())
@@ -146,7 +146,8 @@ fn claims<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<Claim> {
     texts.take(MAX_GROUPS).filter_map(Claim::new).collect()
 }
 
-/// Returns true for a date as text, which begins with a year, and for seconds since the Unix epoch.
+/// Returns true if the value is a time: a text that begins with a year, or a number of seconds
+/// since the Unix epoch.
 fn is_time(value: &Value) -> bool {
     match value {
         Value::String(text) => {

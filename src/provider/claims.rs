@@ -54,7 +54,7 @@ pub(super) fn subject(members: &Object) -> Result<&str, TokenError> {
 pub(super) struct Dates {
     /// The accepted difference between the clocks of the provider and the gateway.
     pub(super) leeway: Duration,
-    /// Whether dates may be numbers in quotes.
+    /// True if dates may be numbers in quotes.
     pub(super) quoted: bool,
 }
 

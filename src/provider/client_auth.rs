@@ -201,7 +201,7 @@ fn choose(
         credentials.private_key.is_some(),
         credentials.secret.is_some(),
     );
-    // An empty list says as little as an absent list.
+    // The code handles an empty list like an absent list.
     let Some(supported) = supported.filter(|listed| !listed.is_empty()) else {
         if has_key {
             return Ok(By::PrivateKeyJwt);
@@ -316,7 +316,8 @@ fn basic(
             .chain(byte_serialize(secret.as_bytes()))
             .collect::<String>()
             .into(),
-        // A server splits the decoded text at the first colon (RFC 7617 section 2).
+        // A server splits the decoded text at the first colon (RFC 7617 section 2), so an unencoded
+        // client identifier must not contain a colon.
         BasicEncoding::Raw if client_id.contains(':') => {
             return Err(SetupError::Setting {
                 key: "client_id",

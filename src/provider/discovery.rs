@@ -267,7 +267,7 @@ struct ReportOnce {
 }
 
 impl ReportOnce {
-    /// Returns the error, unless it must not be reported again.
+    /// Returns the error if it has to be reported.
     fn error(&mut self, outcome: Result<(), SetupError>) -> Option<SetupError> {
         let error = outcome.err();
         let reported = std::mem::replace(&mut self.reported, error.is_some());

@@ -1,10 +1,10 @@
 //! Error responses of the token endpoint (RFC 6749 section 5.2) and their classification.
 //!
-//! Providers differ. For an invalid authorization code, some providers return the error
-//! `invalid_grant`, some `invalid_request`, and some an error of their own. A rate limiter, a
-//! maintenance page or a proxy in front of a provider does not use OAuth at all. The status is
-//! therefore checked first, then the error patterns of the profile, then the JSON member `error`.
-//! Only a well-formed refusal of the code or the token counts as a refusal.
+//! For an invalid authorization code, some providers return the error `invalid_grant`, some
+//! `invalid_request`, and some an error of their own. A rate limiter, a maintenance page or a proxy
+//! in front of a provider does not use OAuth at all. The status is therefore checked first, then
+//! the error patterns of the profile, then the JSON member `error`. Only a well-formed refusal of
+//! the code or the token counts as a refusal.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -17,10 +17,10 @@ use super::json::Object;
 use super::settings::{ErrorMeaning, ErrorPattern, GrantType};
 use crate::clock::Timestamp;
 
-/// The maximum length of a text of the provider that is stored, in characters.
+/// The maximum length of a stored text from the provider, in characters.
 const MAX_TEXT: usize = 200;
-/// The maximum length of a word in a stored text of the provider. A longer word is omitted, because
-/// it may be a code or a token that the provider repeats.
+/// The maximum length of a word in a stored text from the provider, in characters. A longer word is
+/// omitted, because it may be a code or a token that the provider repeats.
 const MAX_WORD: usize = 24;
 /// The longest `Retry-After` that the gateway applies.
 const MAX_WAIT: Duration = Duration::from_hours(24);
@@ -140,7 +140,7 @@ pub(super) struct ErrorResponse<'a> {
     pub(super) headers: &'a HeaderMap,
     /// The body, if it is a JSON object.
     pub(super) members: Option<&'a Object>,
-    /// Whether the response has no body.
+    /// True if the response has no body.
     pub(super) empty: bool,
 }
 

@@ -96,7 +96,7 @@ impl IdTokenRules {
         })
     }
 
-    /// The requirements for the header of ID tokens and of signed userinfo responses.
+    /// Returns the requirements for the header of ID tokens and of signed userinfo responses.
     pub(super) fn expected(&self) -> ExpectedHeader<'_> {
         ExpectedHeader {
             algorithms: &self.algorithms,

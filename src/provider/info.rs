@@ -129,7 +129,7 @@ pub(super) struct ProviderInfo {
     pub(super) emails: Option<Endpoint>,
     pub(super) jwks: Option<Endpoint>,
     pub(super) client_auth: ClientAuth,
-    /// Whether the provider sends its issuer in every authorization response (RFC 9207 section 3).
+    /// True if the provider sends its issuer in every authorization response (RFC 9207 section 3).
     pub(super) promises_iss: bool,
     /// The metadata from which the endpoints were read, if the settings use metadata.
     pub(super) metadata: Option<Metadata>,

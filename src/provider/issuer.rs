@@ -11,8 +11,8 @@ use super::settings::Settings;
 /// placeholder.
 const TENANT: &str = "{tenantid}";
 
-/// Path segments that Entra accepts instead of the identifier of a tenant. Metadata at a URL with
-/// one of these segments is for all tenants.
+/// Path segments that Entra accepts instead of the identifier of a tenant. Metadata at a URL with a
+/// shared segment is for all tenants.
 const SHARED_SEGMENTS: [&str; 3] = ["common", "consumers", "organizations"];
 
 /// The tenant of all personal Microsoft accounts (Microsoft identity platform, "Access tokens",
@@ -149,7 +149,8 @@ fn is_personal(text: &str) -> bool {
 }
 
 fn is_tenant(text: &str) -> bool {
-    // Other characters, such as a slash, could change the structure of the issuer URL.
+    // Characters that are not allowed here, such as a slash, could change the structure of the
+    // issuer URL.
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     !text.is_empty() && text.bytes().all(allowed)
 }

@@ -35,7 +35,7 @@ pub enum KeySetError {
 }
 
 impl KeySetError {
-    /// A stable code for logs and metrics.
+    /// Returns a stable code for logs and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Json(_) | Self::Keys => "keys_malformed",

@@ -60,7 +60,7 @@ pub enum MetadataError {
 }
 
 impl MetadataError {
-    /// A stable code for logs and metrics.
+    /// Returns a stable code for logs and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Call(_) => "metadata_unreachable",
@@ -81,7 +81,7 @@ pub(super) struct Metadata {
     pub(super) userinfo_endpoint: Option<String>,
     pub(super) jwks_uri: Option<String>,
     pub(super) token_endpoint_auth_methods_supported: Option<Vec<String>>,
-    /// Whether every authorization response contains the issuer (RFC 9207 section 3).
+    /// True if every authorization response contains the issuer (RFC 9207 section 3).
     pub(super) authorization_response_iss_parameter_supported: bool,
 }
 
@@ -160,8 +160,8 @@ impl Metadata {
     /// An endpoint has to be an `http` or `https` URL. An endpoint with `http` must have the origin
     /// of the issuer. An endpoint with `https` may be on any host, because large providers use
     /// several hosts. A loopback or link-local host is allowed only if the issuer has the same
-    /// host. An attacker who controls the metadata could otherwise make the gateway call services
-    /// that only the machine of the gateway can reach.
+    /// host. Without this rule, an attacker who controls the metadata could make the gateway call
+    /// services that only the machine of the gateway can reach.
     pub(super) fn read(response: &Response<Bytes>, issuer: &Issuer) -> Result<Self, MetadataError> {
         if response.status() != StatusCode::OK {
             return Err(MetadataError::Status(response.status().as_u16()));
@@ -169,8 +169,8 @@ impl Metadata {
         says_json(response.headers()).map_err(MetadataError::MediaType)?;
         let members = json::object(response.body()).map_err(MetadataError::Json)?;
         let published = text(&members, "issuer")?.ok_or(MetadataError::Member("issuer"))?;
-        // Otherwise a provider could publish the issuer of another provider and send its own keys
-        // (RFC 8414 section 3.3).
+        // Without this check, a provider could publish the issuer of another provider together with
+        // its own keys (RFC 8414 section 3.3).
         if published != issuer.as_str() {
             let published = published.chars().take(MAX_SHOWN_ISSUER).collect();
             let configured = issuer.as_str().into();

@@ -262,8 +262,8 @@ impl Provider {
         let mut context = digest::Context::new(&SHA256);
         let client = Some(&settings.client_id);
         for part in server.into_iter().chain([client]) {
-            // The length prefix separates adjacent parts. An absent part has no prefix, so it
-            // differs from an empty part.
+            // The length prefix separates adjacent parts. An absent part has no length prefix, so
+            // an absent part differs from an empty part.
             let text = part.map_or_else(String::new, |text| format!("{}:{text}", text.len()));
             context.update(text.as_bytes());
             context.update(b",");

@@ -78,7 +78,7 @@ impl Verdict {
 }
 
 impl From<TokenCallError> for RefreshError {
-    /// The provider sent no tokens, so there is no new refresh token to keep.
+    /// Creates the error without `salvaged`, because the provider sent no new refresh token.
     fn from(error: TokenCallError) -> Self {
         Self {
             verdict: Verdict::of(error.class()),
@@ -177,8 +177,8 @@ impl Provider {
         let request = self
             .format
             .refresh(uri, client_auth, refresh_token, requested_at)?;
-        // `admit` comes last: every probe that it admits has to report a result, and a call that was
-        // never sent has none.
+        // `admit` is the last check before the call. Every admitted probe has to report a result to
+        // the breaker, and a call that is never sent has no result.
         let attempt = self.breaker.admit(requested_at).map_err(breaker_open)?;
         let answer = self
             .call_token_endpoint(info, GrantType::RefreshToken, request, clock)
@@ -191,7 +191,8 @@ impl Provider {
         })
     }
 
-    /// A refusal shows that the provider works, so only temporary errors count as failures.
+    /// Reports the result of a failed call to the breaker. Only a temporary error counts as a
+    /// failure, because a refusal shows that the provider works.
     fn record_error(&self, attempt: Attempt, class: Classification, clock: &Clock) {
         if class.passes {
             let (now, fraction) = (clock.now(), schedule::random_fraction());

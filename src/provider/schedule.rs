@@ -31,7 +31,7 @@ const SHORTEST_REFRESH_INTERVAL: Duration = Duration::from_millis(500);
 /// The preferred time of a refresh.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum RefreshTiming {
-    /// Well before expiry.
+    /// The refresh is sent well before expiry.
     Early,
     /// The refresh is sent just before expiry, because a refresh revokes the old access token.
     Late,

@@ -33,7 +33,7 @@ pub enum UserinfoError {
     /// The media type is neither JSON nor JWT, or the response is compressed.
     #[error("the response cannot be used")]
     MediaType(#[source] ResponseFormatError),
-    /// The response is a JWT, but the settings do not say whose signature it needs.
+    /// The response is a JWT, but the settings do not state who may sign the JWT.
     #[error("the response is signed, but without ID tokens the settings do not say by whom")]
     Signed,
     /// The status is not 200. Redirects are not followed.
@@ -113,7 +113,7 @@ pub(super) async fn fetch_email(
 }
 
 /// Returns the primary address if it is verified, and otherwise the first verified address. Entries
-/// of another form are skipped.
+/// without a verified address are skipped.
 fn read_email(response: &Response<Bytes>) -> Result<Option<Email>, UserinfoError> {
     check_status(response)?;
     says_json(response.headers()).map_err(UserinfoError::MediaType)?;
@@ -186,7 +186,8 @@ mod tests {
             assert_eq!(text.expose(), jwt);
             let shown = format!("{:?}", answered(200, media_type, jwt));
             assert!(!shown.contains("eyJ"), "{shown}");
-            // The media type decides: an object with the media type of a JWT gives no claims.
+            // The media type decides how the body is read. With the media type of a JWT, an
+            // unsigned JSON object is not read as claims.
             let read = answered(200, media_type, r#"{"sub":"1"}"#);
             assert!(matches!(read, Ok(Userinfo::Signed(_))));
         }

@@ -47,9 +47,9 @@ pub enum Sent {
 pub struct Classification {
     /// The party that has to act.
     pub actor: Actor,
-    /// Whether the same attempt can succeed later without an action of the actor.
+    /// True if the same attempt can succeed later without an action of the actor.
     pub passes: bool,
-    /// Whether the provider may have seen the code or the token.
+    /// States whether the provider may have seen the code or the token.
     pub sent: Sent,
     /// The time until a new attempt makes sense, if this time is known.
     pub retry_after: Option<Duration>,
@@ -87,7 +87,7 @@ impl Classification {
 }
 
 impl Error {
-    /// The classification of this error.
+    /// Returns the classification of this error.
     pub fn class(&self) -> Classification {
         match self {
             Self::Exchange(error) => error.class(),
@@ -99,7 +99,7 @@ impl Error {
 }
 
 impl ExchangeError {
-    /// The classification of this error.
+    /// Returns the classification of this error.
     pub fn class(&self) -> Classification {
         match self {
             Self::Call(error) => error.class(),
@@ -109,7 +109,7 @@ impl ExchangeError {
 }
 
 impl SetupError {
-    /// The classification of this error.
+    /// Returns the classification of this error.
     pub fn class(&self) -> Classification {
         match self {
             Self::EmptyFile { .. }
@@ -124,14 +124,14 @@ impl SetupError {
 }
 
 impl NotReady {
-    /// The classification of this error.
+    /// Returns the classification of this error.
     pub fn class(self) -> Classification {
         temporary(Actor::Provider, Sent::Nothing)
     }
 }
 
 impl KeysError {
-    /// The classification of this error. The fetch of keys sends no code and no token.
+    /// Returns the classification of this error. The fetch of keys sends no code and no token.
     pub fn class(&self) -> Classification {
         match self {
             Self::Call(_) | Self::JustFetched => temporary(Actor::Provider, Sent::Nothing),
@@ -144,7 +144,7 @@ impl KeysError {
 }
 
 impl ReachError {
-    /// The classification of this error.
+    /// Returns the classification of this error.
     pub fn class(&self) -> Classification {
         match self {
             Self::Connect(_) => temporary(Actor::Provider, Sent::Nothing),
@@ -157,7 +157,7 @@ impl ReachError {
 }
 
 impl Unreachable {
-    /// The classification of the cause.
+    /// Returns the classification of the cause.
     pub fn class(&self) -> Classification {
         let silent = temporary(Actor::Provider, Sent::Nothing);
         let cause = self.cause.as_deref();
@@ -167,7 +167,7 @@ impl Unreachable {
 }
 
 impl ResponseError {
-    /// The classification of this error.
+    /// Returns the classification of this error.
     pub fn class(&self) -> Classification {
         match self {
             Self::Issuer => permanent(Actor::Provider, Sent::Nothing),
@@ -177,7 +177,7 @@ impl ResponseError {
 }
 
 impl TokenCallError {
-    /// The classification of this error.
+    /// Returns the classification of this error.
     pub fn class(&self) -> Classification {
         match self {
             // A malformed response does not show that the settings of the gateway are wrong: a
@@ -214,7 +214,8 @@ impl TokenCallError {
 }
 
 impl GrantError {
-    /// The classification of this error. In every case, the code or the refresh token was sent.
+    /// Returns the classification of this error. In every case, the code or the refresh token was
+    /// sent.
     pub fn class(&self) -> Classification {
         let class = match self {
             // A provider that returns a well-formed but unusable response would return the same

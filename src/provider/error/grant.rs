@@ -52,7 +52,7 @@ pub enum GrantError {
 }
 
 impl GrantError {
-    /// A stable code for logs, metrics and pages.
+    /// Returns a stable code for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::AccessToken(error) => error.reason(TokenKind::AccessToken),

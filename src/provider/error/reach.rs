@@ -26,7 +26,7 @@ pub enum KeysError {
 }
 
 impl KeysError {
-    /// A stable code for logs, metrics and pages.
+    /// Returns a stable code for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Call(_) | Self::JustFetched | Self::Status(_) => "keys_unavailable",
@@ -62,7 +62,7 @@ pub enum ReachError {
 }
 
 impl ReachError {
-    /// A stable code for logs, metrics and pages.
+    /// Returns a stable code for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Connect(error) if error.may_have_been_processed() => "provider_call_failed",
@@ -97,7 +97,7 @@ impl Unreachable {
         }
     }
 
-    /// A stable code for logs, metrics and pages.
+    /// Returns a stable code for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         let cause = self.cause.as_deref();
         cause.map_or("provider_unreachable", ReachError::reason)

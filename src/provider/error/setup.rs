@@ -76,7 +76,7 @@ pub enum SetupError {
 }
 
 impl SetupError {
-    /// A stable code for logs and metrics.
+    /// Returns a stable code for logs and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::EmptyFile { .. }

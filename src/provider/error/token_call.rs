@@ -89,7 +89,7 @@ pub enum TokenCallError {
 }
 
 impl TokenCallError {
-    /// A stable code for logs, metrics and pages.
+    /// Returns a stable code for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::MalformedResponse(_) => "token_response_malformed",

@@ -81,7 +81,7 @@ pub enum TokenError {
 }
 
 impl TokenError {
-    /// A stable code for logs and metrics.
+    /// Returns a stable code for logs and metrics.
     pub fn reason(&self, token: TokenKind) -> &'static str {
         let [of_access_token, of_id_token, of_userinfo] = self.reasons();
         match token {

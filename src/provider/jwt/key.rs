@@ -113,7 +113,7 @@ impl KeyType {
 pub(in crate::provider) struct Key {
     id: Option<Box<str>>,
     issuer: Option<Box<str>>,
-    /// The only algorithm that the key may be used with, if the key names one.
+    /// The only algorithm that the key may be used with, if the key names an algorithm.
     algorithm: Option<Algorithm>,
     family: KeyType,
     decoding: DecodingKey,

@@ -8,8 +8,8 @@ use serde::Deserialize;
 pub struct IdentitySettings {
     /// The source of the claims.
     pub source: IdentitySource,
-    /// Whether claims from the userinfo endpoint are added to the claims of the ID token, if the
-    /// provider has a userinfo endpoint. Default: no.
+    /// True if claims from the userinfo endpoint are added to the claims of the ID token. The
+    /// setting has no effect if the provider has no userinfo endpoint. Default: no.
     pub userinfo: bool,
     /// The way in which the access token is sent to the userinfo endpoint. Default: `header`.
     pub userinfo_bearer: UserinfoBearer,
@@ -44,7 +44,7 @@ pub enum IdentitySource {
 pub enum UserinfoBearer {
     /// The access token is sent as a parameter of a form.
     Body,
-    /// In the `Authorization` field.
+    /// The access token is sent in the `Authorization` field.
     #[default]
     Header,
 }

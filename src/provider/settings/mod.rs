@@ -66,16 +66,16 @@ pub struct Settings {
     /// The URL of the provider's keys (RFC 7517), or a path below `url`. Default: from the
     /// metadata.
     pub jwks_uri: Option<String>,
-    /// Whether an authorization response must contain the issuer (RFC 9207). By default, the
+    /// True if an authorization response must contain the issuer (RFC 9207). By default, the
     /// metadata decides whether the issuer is required.
     #[serde(default)]
     pub require_response_iss: bool,
-    /// Whether the gateway may call the provider on another machine without TLS. Without TLS, an
+    /// True if the gateway may call the provider on another machine without TLS. Without TLS, an
     /// attacker on the network can read secrets, tokens and personal data, and can change keys.
     /// Default: no.
     #[serde(default)]
     pub plain_http: bool,
-    /// Whether anybody can get an account at the provider. Profiles set this key. Default: no.
+    /// True if anybody can get an account at the provider. Profiles set this key. Default: no.
     #[serde(default)]
     pub open_registration: bool,
     /// Confirms that every account at the provider may use routes with the access "signed-in",
@@ -92,7 +92,7 @@ pub struct Settings {
     /// The requested scopes, in this order.
     #[serde(default)]
     pub scopes: Vec<String>,
-    /// Whether the gateway uses PKCE with S256 (RFC 7636). Default: yes.
+    /// True if the gateway uses PKCE with S256 (RFC 7636). Default: yes.
     #[serde(default = "yes")]
     pub pkce: bool,
     /// The client authentication at the token endpoint. Default: `auto`.

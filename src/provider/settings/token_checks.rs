@@ -66,7 +66,7 @@ pub struct AccessTokenSettings {
     /// The accepted difference between the clocks of the provider and the gateway, in seconds.
     /// Default: 2.
     pub leeway_secs: u32,
-    /// Whether `exp`, `nbf` and `iat` may be numbers in quotes. Default: no.
+    /// True if `exp`, `nbf` and `iat` may be numbers in quotes. Default: no.
     pub quoted_dates: bool,
 }
 

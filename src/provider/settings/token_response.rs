@@ -8,7 +8,7 @@ use serde::Deserialize;
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Refresh {
-    /// Whether a refresh revokes the old access token. If a refresh revokes the access token,
+    /// True if a refresh revokes the old access token. If a refresh revokes the access token,
     /// refreshes are sent as late as possible. Default: yes.
     pub revokes_access_token: bool,
     /// The time limit for the response to a refresh, in seconds. Requests that need the new access
@@ -51,7 +51,7 @@ pub struct ErrorPattern {
     pub description: Option<String>,
     /// The member `hint`.
     pub hint: Option<String>,
-    /// Whether the pattern matches only a response without a body. By default, a response with a
+    /// True if the pattern matches only a response without a body. By default, a response with a
     /// body also matches.
     #[serde(default)]
     pub empty: bool,
