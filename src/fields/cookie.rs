@@ -79,7 +79,8 @@ pub enum Others {
     Unchanged,
     /// This line replaces all `Cookie` lines of the request. The value is marked as sensitive.
     Line(HeaderValue),
-    /// The request has no other cookie.
+    /// All cookies of the request are the gateway's own cookies, so the forwarded request has no
+    /// `Cookie` line.
     None,
 }
 

@@ -26,13 +26,13 @@ impl TrustedPeers {
         Self(networks.into_iter().map(ipv4_network).collect())
     }
 
-    /// Whether the list is empty.
+    /// Returns true if the list is empty.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether forwarding fields from `address` are trusted. An IPv4-mapped IPv6 address is handled
-    /// as the IPv4 address.
+    /// Returns true if forwarding fields from `address` are trusted. An IPv4-mapped IPv6 address is
+    /// handled as the IPv4 address.
     pub(crate) fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
@@ -66,7 +66,7 @@ pub(crate) enum Scheme {
 }
 
 impl Scheme {
-    /// The scheme's name, as in a URI.
+    /// Returns the scheme's name, as in a URI.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
@@ -81,8 +81,7 @@ impl Scheme {
     }
 }
 
-/// The host at the other end of a connection. The value is created one time, and all requests of
-/// the connection use it.
+/// The host at the other end of a connection. All requests of a connection share one `Peer`.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     address: IpAddr,
@@ -100,7 +99,7 @@ impl Peer {
         }
     }
 
-    /// The peer's address.
+    /// Returns the peer's address.
     pub(crate) const fn address(&self) -> IpAddr {
         self.address
     }
@@ -153,12 +152,12 @@ impl Client {
         client
     }
 
-    /// The client's address.
+    /// Returns the client's address.
     pub(crate) const fn address(&self) -> IpAddr {
         self.address
     }
 
-    /// The scheme that the client uses.
+    /// Returns the scheme that the client uses.
     #[cfg(test)]
     pub(crate) const fn scheme(&self) -> Scheme {
         self.scheme
@@ -205,7 +204,8 @@ fn forwarded_chain(headers: &HeaderMap, trusted: &TrustedPeers) -> Option<Vec<Ip
 fn parse_address(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?;
     if text.contains('%') {
-        // An IPv6 zone has a meaning only on the machine that wrote it.
+        // An IPv6 zone has a meaning only on the machine that wrote the address, so an address with
+        // a zone is refused.
         return None;
     }
     let in_brackets = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();

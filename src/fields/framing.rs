@@ -30,7 +30,7 @@ pub enum FramingError {
 }
 
 impl FramingError {
-    /// The status code of the answer.
+    /// Returns the status code of the answer.
     pub(crate) const fn status(self) -> StatusCode {
         match self {
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
@@ -41,7 +41,7 @@ impl FramingError {
         }
     }
 
-    /// A stable code for logs and metrics.
+    /// Returns a stable code for logs and metrics.
     pub(crate) const fn reason(self) -> &'static str {
         match self {
             Self::ContentLength => "framing_content_length",

@@ -12,8 +12,8 @@
 //!    nomination in `Connection` or by an unusual spelling.
 //!
 //! Code that decides about a request reads fields through [`View`], which is implemented by a map
-//! and by the buffer of a parser. [`outbound`] removes fields from responses. The room knows RFC
-//! 9110 sections 5 to 10. The room does not know sessions, routes or upstreams.
+//! and by the buffer of a parser. [`outbound`] removes fields from responses. The room implements
+//! parts of RFC 9110 sections 5 to 10. The room does not know sessions, routes or upstreams.
 
 pub mod cookie;
 pub(crate) mod forwarded;
@@ -86,7 +86,7 @@ pub(crate) fn count_hop(method: &Method, headers: &mut HeaderMap) -> Hops {
 pub struct Loop;
 
 impl Loop {
-    /// The status code of the answer.
+    /// Returns the status code of the answer.
     #[expect(
         clippy::unused_self,
         reason = "all errors of a request have the same methods"
@@ -95,7 +95,7 @@ impl Loop {
         StatusCode::LOOP_DETECTED
     }
 
-    /// A stable code for logs and metrics.
+    /// Returns a stable code for logs and metrics.
     #[expect(
         clippy::unused_self,
         reason = "all errors of a request have the same methods"

@@ -6,9 +6,8 @@ use http::header::EXPECT;
 use super::strip::HOP_BY_HOP;
 
 /// Names that clients may never send, in normalized form (lower case, with `-` for every character
-/// that is not a letter or digit). A field with such a name says who the client is or where the
-/// request comes from, or it makes an app handle another request than the one that the rules
-/// allowed.
+/// that is not a letter or digit). Fields of this list tell an app who the client is or where the
+/// request comes from, or make the app handle another request than the one that the rules allowed.
 const NAMES: [&str; 29] = [
     "authorization",
     "client-cert",
@@ -67,7 +66,7 @@ pub struct OwnedFields {
     /// low five bits of the first letter.
     lengths: [u64; 32],
     /// Bit sets like `lengths`, for all fields that are removed from a request. For nearly every
-    /// field, this table is enough to decide.
+    /// field that is kept, this table alone shows that the field is kept.
     may_remove: [u64; 32],
 }
 
@@ -122,13 +121,14 @@ impl OwnedFields {
         }
     }
 
-    /// Whether a field with this name may have to be removed: an owned field, a hop-by-hop field,
-    /// or `Expect`. The result `false` is always correct; the result `true` needs a closer check.
+    /// Returns true if a field with this name may have to be removed: an owned field, a hop-by-hop
+    /// field, or `Expect`. The result `false` is always correct; the result `true` needs a closer
+    /// check.
     pub(super) fn may_remove(&self, name: &str) -> bool {
         holds(&self.may_remove, name)
     }
 
-    /// Whether the gateway owns this spelling of a name. The comparison ignores the case of
+    /// Returns true if the gateway owns this spelling of a name. The comparison ignores the case of
     /// letters.
     pub(crate) fn contains(&self, name: &str) -> bool {
         let bytes = name.as_bytes();
@@ -149,7 +149,7 @@ fn row(name: &str) -> usize {
         .map_or(0, |first| usize::from(fold(first) & 31))
 }
 
-/// Whether at least one prefix in [`PREFIXES`] starts with a letter of this row.
+/// Returns true if at least one prefix in [`PREFIXES`] starts with a letter of this row.
 fn is_prefix_row(row: usize) -> bool {
     PREFIXES.iter().any(|prefix| self::row(prefix) == row)
 }

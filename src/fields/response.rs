@@ -65,8 +65,8 @@ fn with_usual_prefix(name: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-/// Whether the `max-age` of a `Strict-Transport-Security` policy is zero, in any notation (RFC 6797
-/// section 6.1.1).
+/// Returns true if the `max-age` of a `Strict-Transport-Security` policy is zero, in any notation
+/// (RFC 6797 section 6.1.1).
 fn disables_protection(policy: &[u8]) -> bool {
     policy.split(|byte| *byte == b';').any(|directive| {
         let mut halves = directive.splitn(2, |byte| *byte == b'=');

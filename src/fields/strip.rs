@@ -41,7 +41,8 @@ const NOT_NOMINABLE: [&str; 11] = [
 /// - `Connection` and the fields that it nominates, except those that frame or identify a message;
 /// - the other hop-by-hop fields;
 /// - every field of [`OwnedFields`] in every spelling, such as the client's `Authorization`;
-/// - `Expect`, because the HTTP/1 server answers it when the body is first read.
+/// - `Expect`, because the HTTP/1 server of the gateway answers `Expect` when the body is first
+///   read.
 #[derive(Debug)]
 pub(crate) struct Strip<'a> {
     owned: &'a OwnedFields,
@@ -49,8 +50,8 @@ pub(crate) struct Strip<'a> {
 }
 
 impl<'a> Strip<'a> {
-    /// Determines which fields must be removed from a request with these fields. Allocates memory
-    /// only if `Connection` nominates fields.
+    /// Returns the list of the fields that must be removed from the request with the fields
+    /// `fields`. Allocates memory only if `Connection` nominates fields.
     pub(crate) fn of(fields: &(impl View + ?Sized), owned: &'a OwnedFields) -> Self {
         Self {
             owned,
@@ -58,17 +59,17 @@ impl<'a> Strip<'a> {
         }
     }
 
-    /// Whether fields with this name are removed.
+    /// Returns true if fields with this name are removed.
     pub(crate) fn removes(&self, name: &str) -> bool {
         is_always_removed(self.owned, name) || is_among(name, &self.nominated)
     }
 }
 
-/// Whether fields with this name are removed from every request, even if `Connection` does not
-/// nominate them.
+/// Returns true if fields with this name are removed from every request, even if `Connection` does
+/// not nominate them.
 #[inline]
 fn is_always_removed(owned: &OwnedFields, name: &str) -> bool {
-    // For nearly every field, the first comparison is enough to decide.
+    // For nearly every field that is kept, `may_remove` is false, and no name is compared.
     owned.may_remove(name) && is_listed(owned, name)
 }
 
@@ -78,8 +79,8 @@ fn is_listed(owned: &OwnedFields, name: &str) -> bool {
 
 /// Removes the fields that [`Strip`] lists from a request.
 ///
-/// Call [`super::forwarded::Client::read`] before this function, because it needs the forwarding
-/// fields.
+/// Call [`super::forwarded::Client::read`] before this function, because `read` needs the
+/// forwarding fields, which this function removes.
 ///
 /// If the request has no field to remove except `Connection: keep-alive`, this function allocates
 /// nothing.
@@ -123,7 +124,7 @@ pub(super) fn is_among(name: &str, names: &[HeaderName]) -> bool {
 pub(super) fn nominated(fields: &(impl View + ?Sized)) -> Vec<HeaderName> {
     let mut names = Vec::new();
     for line in fields.values(&CONNECTION) {
-        // These two common values nominate no field.
+        // The common values `keep-alive` and `close` nominate no field.
         if line.eq_ignore_ascii_case(b"keep-alive") || line.eq_ignore_ascii_case(b"close") {
             continue;
         }

@@ -67,10 +67,11 @@ impl UpgradeRequest {
         })
     }
 
-    /// Makes the request of an HTTP/2 stream whose `:protocol` is this one (RFC 8441 section 4).
-    /// `None` if the protocol is not WebSocket, or if the system has no random bytes.
+    /// Creates the request of an HTTP/2 stream with this `:protocol` (RFC 8441 section 4). Returns
+    /// `None` if the protocol is not WebSocket, or if the operating system returns no random bytes.
     ///
-    /// Over HTTP/2 a client sends no key, so the app gets one from here.
+    /// Over HTTP/2 a client sends no `Sec-WebSocket-Key`, so this function generates the key for
+    /// the app.
     pub(crate) fn of_stream(protocol: &str) -> Option<Self> {
         if !protocol.as_bytes().eq_ignore_ascii_case(WEBSOCKET) {
             return None;
@@ -85,7 +86,7 @@ impl UpgradeRequest {
         })
     }
 
-    /// The status of an answer that switches.
+    /// Returns the status code of an answer that accepts the switch to the protocol.
     pub(crate) fn success(&self) -> StatusCode {
         match self.key {
             Some(_) => StatusCode::OK,
@@ -93,18 +94,18 @@ impl UpgradeRequest {
         }
     }
 
-    /// Whether the protocol is WebSocket.
+    /// Returns true if the protocol is WebSocket.
     pub(crate) fn is_websocket(&self) -> bool {
         self.protocol.as_bytes().eq_ignore_ascii_case(WEBSOCKET)
     }
 
-    /// The name of the protocol.
+    /// Returns the name of the protocol.
     pub(crate) fn protocol(&self) -> &str {
         self.protocol.to_str().unwrap_or_default()
     }
 
-    /// Writes the handshake fields into a request to an app. The hop-by-hop fields of the request
-    /// have been removed.
+    /// Writes the handshake fields into a request to an app. The caller has already removed the
+    /// hop-by-hop fields of the request.
     pub(crate) fn write_request(&self, headers: &mut HeaderMap) {
         self.write(headers);
         if let Some(key) = &self.key {
@@ -112,8 +113,9 @@ impl UpgradeRequest {
         }
     }
 
-    /// Writes the handshake fields into an answer to the client. The hop-by-hop fields of the answer
-    /// have been removed. Over HTTP/2, the status alone switches (RFC 8441 section 5).
+    /// Writes the handshake fields into an answer to the client. The caller has already removed the
+    /// hop-by-hop fields of the answer. Over HTTP/2, the status code alone accepts the switch, so
+    /// the answer contains no handshake fields (RFC 8441 section 5).
     pub(crate) fn write_response(&self, headers: &mut HeaderMap) {
         match self.key {
             Some(_) => drop(headers.remove(SEC_WEBSOCKET_ACCEPT)),
@@ -126,8 +128,8 @@ impl UpgradeRequest {
         headers.insert(UPGRADE, self.protocol.clone());
     }
 
-    /// Whether a 101 answer with these fields switches to the requested protocol. For WebSocket the
-    /// app has to prove that it understood the handshake (RFC 6455 section 4.1).
+    /// Returns true if a 101 answer with these fields switches to the requested protocol. For
+    /// WebSocket the app has to prove that it understood the handshake (RFC 6455 section 4.1).
     pub(crate) fn is_granted_by(&self, headers: &HeaderMap) -> bool {
         let switched = only(headers, &UPGRADE).is_some_and(|protocol| {
             protocol
@@ -156,7 +158,7 @@ fn accept(key: &HeaderValue) -> Option<HeaderValue> {
     HeaderValue::from_str(&BASE64_STANDARD.encode(hash)).ok()
 }
 
-/// Whether the list of tokens in this field contains `token`.
+/// Returns true if the list of tokens in this field contains `token`.
 fn lists(headers: &HeaderMap, name: &HeaderName, token: &[u8]) -> bool {
     let lines = headers.get_all(name).iter();
     let mut tokens = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
@@ -169,7 +171,7 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue
     lines.next().filter(|_line| lines.next().is_none())
 }
 
-/// Whether a byte may be a part of a token (RFC 9110 section 5.6.2).
+/// Returns true if a byte may be a part of a token (RFC 9110 section 5.6.2).
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }

@@ -8,10 +8,10 @@ use http::{HeaderMap, HeaderName};
 /// trait. A parser can therefore leave the fields in its buffer instead of building a map. The
 /// comparison of names ignores case.
 pub trait View {
-    /// The values of all lines with this name, in their order.
+    /// Returns the values of all lines with this name, in their order.
     fn values<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]>;
 
-    /// Whether at least one line has this name.
+    /// Returns true if at least one line has this name.
     fn has(&self, name: &HeaderName) -> bool {
         self.values(name).next().is_some()
     }
@@ -23,7 +23,7 @@ impl View for HeaderMap {
     }
 }
 
-/// A slice of names and values.
+/// Gives access to a slice of names and values, such as the buffer of a parser.
 impl View for [(&str, &[u8])] {
     fn values<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
         let called = |other: &str| other.eq_ignore_ascii_case(name.as_str());

@@ -59,8 +59,8 @@ impl Host {
     }
 }
 
-/// Whether a quick check shows that an authority is canonical: lower-case labels, and no default
-/// port. Nearly all authorities pass the quick check. All other authorities are parsed.
+/// Returns true if a quick check shows that an authority is canonical: lower-case labels, and no
+/// default port. Nearly all authorities pass the quick check. All other authorities are parsed.
 fn is_plain(authority: &[u8]) -> bool {
     let mut label = 0_usize;
     let mut end = None;

@@ -96,7 +96,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The status code of the answer.
+    /// Returns the status code of the answer.
     pub(crate) const fn status(self) -> StatusCode {
         match self {
             Self::Asterisk => StatusCode::NO_CONTENT,
@@ -119,7 +119,7 @@ impl Error {
         }
     }
 
-    /// A stable code for logs and metrics.
+    /// Returns a stable code for logs and metrics.
     pub(crate) const fn reason(self) -> &'static str {
         match self {
             Self::Asterisk => "target_asterisk",
@@ -148,7 +148,7 @@ impl Error {
 /// The host is in lower case and has no trailing dot. The path follows RFC 3986 section 6.2.2:
 /// percent-encodings of unreserved characters are decoded, other percent-encodings have upper-case
 /// digits, and characters that are not allowed in a path are encoded. The query keeps its bytes,
-/// and the gateway never reads it. A clone increments two reference counts.
+/// and the gateway never reads it. A clone copies no text; it increments two reference counts.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Target {
     host: Host,
@@ -188,30 +188,30 @@ impl Target {
         })
     }
 
-    /// The host and the port as one text. The host is a lower-case name without a trailing dot, an
-    /// IPv4 address, or an IPv6 address in brackets. The ports 80 and 443 are omitted.
+    /// Returns the host and the port as one text. The host is a lower-case name without a trailing
+    /// dot, an IPv4 address, or an IPv6 address in brackets. The ports 80 and 443 are omitted.
     pub(crate) fn authority(&self) -> &str {
         self.host.authority()
     }
 
-    /// The text of [`Target::authority`] as a value for the fields `Host` and `X-Forwarded-Host` of
-    /// the forwarded request. A clone increments a reference count.
+    /// Returns the text of [`Target::authority`] as a value for the fields `Host` and
+    /// `X-Forwarded-Host` of the forwarded request. A clone increments a reference count.
     pub(crate) fn authority_value(&self) -> &HeaderValue {
         self.host.value()
     }
 
-    /// The canonical path. The path starts with `/`.
+    /// Returns the canonical path. The path starts with `/`.
     pub(crate) fn path(&self) -> &str {
         self.path_and_query.path()
     }
 
-    /// The query as received, without the `?`.
+    /// Returns the query as received, without the `?`.
     pub(crate) fn query(&self) -> Option<&str> {
         self.path_and_query.query()
     }
 
-    /// The canonical path and the query. Only the path is matched and logged; path and query are
-    /// forwarded.
+    /// Returns the canonical path and the query. Only the path is matched and logged; path and
+    /// query are forwarded.
     pub(crate) fn path_and_query(&self) -> &PathAndQuery {
         &self.path_and_query
     }
@@ -264,7 +264,7 @@ fn find_host(parts: &http::request::Parts) -> Result<Host, Error> {
 
 fn canonical(received: &PathAndQuery) -> Result<PathAndQuery, Error> {
     let path = received.path();
-    // The limit is checked first, so that the checks of a long path cost nothing.
+    // The length is checked first, so that a path that is too long causes no other check.
     if path.len() > MAX_PATH {
         return Err(Error::PathTooLong);
     }

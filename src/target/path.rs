@@ -40,9 +40,9 @@ fn is_canonical(mut rest: &[u8]) -> Result<bool, Error> {
     Ok(canonical)
 }
 
-/// Whether a quick check shows that a path, without its first slash, is canonical: unreserved
-/// characters only, and no segment that is empty or begins with a dot. Nearly all paths pass the
-/// quick check. For all other paths, each byte is checked.
+/// Returns true if a quick check shows that a path, without its first slash, is canonical:
+/// unreserved characters only, and no segment that is empty or begins with a dot. Nearly all paths
+/// pass the quick check. For all other paths, each byte is checked.
 fn is_plain(path: &[u8]) -> bool {
     let mut before = b'/';
     path.iter().all(|byte| {
@@ -293,12 +293,13 @@ fn hex(digit: u8) -> Option<u8> {
     }
 }
 
-/// Whether a byte is `unreserved` (RFC 3986 section 2.3).
+/// Returns true if a byte is `unreserved` (RFC 3986 section 2.3).
 fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// Whether a byte is a slash or a `pchar` (RFC 3986 section 3.3) outside a percent-encoding.
+/// Returns true if a byte is a slash or a `pchar` (RFC 3986 section 3.3) outside a
+/// percent-encoding.
 fn is_path(byte: u8) -> bool {
     is_unreserved(byte)
         || matches!(

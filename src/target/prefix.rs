@@ -27,21 +27,21 @@ impl Prefix {
         Ok(Self(canonical(text)?.into()))
     }
 
-    /// The canonical text of the prefix.
+    /// Returns the canonical text of the prefix.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether the canonical `path` is equal to this prefix or below it. Percent-encodings are
-    /// decoded before the comparison. The comparison distinguishes upper and lower case.
+    /// Returns true if the canonical `path` is equal to this prefix or below it. Percent-encodings
+    /// are decoded before the comparison. The comparison distinguishes upper and lower case.
     pub(crate) fn matches(&self, path: &str) -> bool {
         let mut path = decoded(path.as_bytes());
         let begins = decoded(self.0.as_bytes()).all(|wanted| path.next() == Some(wanted));
         begins && (self.0.ends_with('/') || matches!(path.next(), None | Some(b'/')))
     }
 
-    /// Whether an app may read the canonical `path` as this prefix or as a path below it. The
-    /// comparison ignores ASCII case, parameters after `;`, dots and spaces at the end of a
+    /// Returns true if an app may read the canonical `path` as this prefix or as a path below it.
+    /// The comparison ignores ASCII case, parameters after `;`, dots and spaces at the end of a
     /// segment, and a slash at the end of the prefix. If [`Prefix::matches`] is true for a path,
     /// `covers` is also true. Letters outside ASCII are compared exactly.
     pub(crate) fn covers(&self, path: &str) -> bool {

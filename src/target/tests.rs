@@ -1,4 +1,4 @@
-//! Tests with a table of targets that also pass hyper's parser, and cases that do not fit the
+//! Tests of targets: a table whose targets are also parsed by hyper, and cases that do not fit the
 //! table.
 
 use bytes::Bytes;
@@ -414,7 +414,7 @@ proptest! {
         if lenient(path).first().is_some_and(|first| first == "admin") {
             prop_assert!(admin.covers(path), "{path}");
         }
-        // If the exact comparison matches a path, the lenient comparison matches it too.
+        // If the exact comparison matches a path, the lenient comparison matches the path, too.
         for prefix in ["/", "/a", "/a/", "/admin", "/admin/a", "/a;"] {
             let prefix = Prefix::parse(prefix).unwrap();
             prop_assert!(!prefix.matches(path) || prefix.covers(path), "{prefix:?} {path}");

@@ -1,4 +1,4 @@
-//! Tests with a table of cookies, and of the cookies that an app may set.
+//! Tests of the cookies in requests, with a table, and of the cookies that an app may set.
 
 use http::header::SET_COOKIE;
 

@@ -1,4 +1,5 @@
-//! Tests of which forwarding fields are trusted, and of what the app gets.
+//! Tests of the forwarding fields that the gateway trusts, and of the forwarding fields that the
+//! app gets.
 
 use super::*;
 use crate::fields::forwarded::{Client, Peer, Scheme, TrustedPeers};

@@ -1,4 +1,5 @@
-//! Tests of framing through hyper: what hyper rejects, and what the gateway rejects after hyper.
+//! Tests of framing with hyper's parser: hyper rejects some requests, and the gateway rejects some
+//! requests that hyper accepts.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -35,7 +36,7 @@ async fn answer_to(request: &str) -> u16 {
     });
     let mut text = Vec::new();
     let answering = async {
-        // In some cases the connection breaks. The test compares only the answer.
+        // In some cases the connection breaks, but the test compares only the answer.
         drop(
             Builder::new()
                 .serve_connection(TokioIo::new(server), service)

@@ -1,4 +1,5 @@
-//! Tests of which fields are removed and which fields pass, with tables and examples.
+//! Tests of the fields that the gateway removes and of the fields that it forwards, with tables and
+//! examples.
 
 mod cookies;
 mod forwarded;
@@ -126,7 +127,8 @@ fn h_30_h_31_nominating_our_fields_removes_only_those_of_the_client() {
         }
         strip(&mut fields);
         assert!(fields.is_empty(), "{fields:?}");
-        // The gateway writes its fields after the strip, when no nomination is left.
+        // The gateway writes its fields after the strip. The strip has removed `Connection`, so the
+        // client cannot nominate the gateway's fields.
         fields.insert(OURS, HeaderValue::from_static("alice"));
         assert_eq!(names(&fields), ["x-user"]);
     }
