@@ -4,9 +4,9 @@
 //! crash, the file contains the last commit whose checksums are valid. Opening the file checks all
 //! of its contents, so that later reads return the data that was written. The check reads the whole
 //! file, so the check of a large file takes time. The store also opens and checks the file again
-//! after a failed commit. The check then costs no additional time, because it replaces a repair
-//! that would read the whole file, too. Because of this cost, the store repeats a failed operation
-//! only after a pause.
+//! after a failed commit. After a failed commit, the check costs no additional time, because the
+//! check replaces a repair that would also read the whole file. Because a check can take long, the
+//! store repeats a failed operation only after a pause.
 
 use std::io;
 use std::path::{Path, PathBuf};

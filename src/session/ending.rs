@@ -82,7 +82,7 @@ impl Listeners {
     }
 
     /// Informs all listeners of an end. The caller must mark the value of the session as ended
-    /// before this call. A listener that registers too late for the message then finds the mark.
+    /// before this call. A listener that registers too late for the message finds the mark.
     pub(super) fn tell(&self, end: End) {
         let (key, why) = end;
         tracing::debug!(
@@ -191,7 +191,7 @@ impl EndRegistry {
     }
 
     /// Registers work that must end when a session ends. Returns `None` if the value `session` is
-    /// not current. The caller must then look up the session again.
+    /// not current. If the result is `None`, the caller must look up the session again.
     pub fn watch(&self, session: &Session) -> Option<EndWatch> {
         let (key, stored) = (*session.key(), Arc::clone(session.stored()));
         let end = {
@@ -209,8 +209,8 @@ impl EndRegistry {
             end,
             seen: Cell::new(session.version()),
         };
-        // The code registers the watch first and then reads the state. If the session ends in
-        // between, the state shows the end.
+        // The code registers the watch first and then reads the state. If the session ends between
+        // the two steps, the state shows the end.
         match session.state() {
             SessionState::Live => Some(watch),
             SessionState::Superseded | SessionState::Ended => None,

@@ -117,8 +117,7 @@ async fn every_worker_is_told_of_every_end_with_its_reason() {
             None,
         ];
         assert!(watches.iter().all(|(_, other)| reason(other).is_none()));
-        // Six of the nine ends are ends of sessions with registered work. The other three sessions
-        // have no registered work.
+        // Of the nine ended sessions, six have registered work and three do not.
         assert_eq!(workers.each_mut().map(Worker::take_ends), [9, 9]);
         for ((every, other), expected) in watches.iter().zip(expected) {
             for watch in every.iter().chain([other]) {

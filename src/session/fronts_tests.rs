@@ -313,7 +313,7 @@ async fn a_read_that_races_a_refresh_returns_the_new_version() {
         panic!("it was read")
     };
     assert_eq!(found.tokens().access_token(), "token-1");
-    // A change of another session does not repeat the read.
+    // A change of another session does not make the front repeat the read.
     let bob = open(&race.first, "bob", NOW).await;
     race.slow.store.cache().apply(Event::Lost);
     while race.reads.try_recv().is_ok() {}
@@ -355,7 +355,7 @@ async fn a_front_that_lost_events_reads_every_session_again() {
     assert_eq!(second.count(), 2);
     let replaced = second.replace(&held[1], tokens("token-1"), None).await;
     assert!(matches!(replaced, Ok(Replaced::Stored(_))));
-    // After lost events, a read in progress is repeated, too.
+    // If the store has lost events, the front also repeats a read in progress.
     let mut race = Race::new(&Kit::disk());
     let id = open(&race.first, "alice", NOW).await;
     let fetched = race.fetch_while(id.key(), async |race| {

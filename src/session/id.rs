@@ -15,8 +15,8 @@ const TEXT: usize = LENGTH / 3 * 4;
 /// generates its tag when the process starts. A session file contains its tag.
 ///
 /// The tag authenticates nothing. The tag shows whether a session was opened by this process, by
-/// another replica, or by this replica before a restart. Log lines and error pages report the
-/// difference.
+/// another replica, or by this replica before a restart. With the tag, log lines and error pages
+/// can report where the session was opened.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct StoreTag([u8; TAG]);
 
@@ -94,11 +94,11 @@ impl SessionId {
 /// The first half of the SHA-256 digest of a session id. An id cannot be computed from its key, so
 /// an attacker with a copy of all keys cannot open a session.
 ///
-/// Half of the digest is enough. An attacker who wants to use the session of another user needs an
-/// id with exactly the key of that session. Finding an id for a given key takes about 2^128
-/// attempts. Two ids of the attacker with the same key would be useless, because the gateway
-/// generates all ids. Two sessions are likely to have the same key by chance only among about 2^64
-/// sessions.
+/// Half of the digest is long enough to be secure. An attacker who wants to use the session of
+/// another user needs an id with exactly the key of that session. Finding an id for a given key
+/// takes about 2^128 attempts. Two ids of the attacker with the same key would be useless, because
+/// the gateway generates all ids. Two sessions are likely to have the same key by chance only among
+/// about 2^64 sessions.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SessionKey([u8; Self::LENGTH]);
 

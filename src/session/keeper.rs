@@ -38,7 +38,8 @@ use crate::telemetry::chain;
 /// that uses the cache during the sweep waits at most a few milliseconds.
 const MAX_REMOVED: usize = 100;
 
-/// The maximum number of commands that wait. Further callers wait until the queue has room.
+/// The maximum number of commands in the queue. If the queue is full, callers wait until the queue
+/// has room.
 const QUEUE: usize = 1024;
 
 /// The handle of a keeper.
@@ -220,8 +221,8 @@ impl Keeper {
         let cached = self.fronts.iter().find_map(|cache| cache.get(key));
         let mut known = self.index.remove(key, cached);
         if known.is_none() {
-            // A cache may have evicted the session a moment ago. Then the index has a record of the
-            // session only after the notice of the eviction is processed.
+            // If a cache has just evicted the session, the index treats the session as away only
+            // after the notice of the eviction is processed.
             self.hear_of_evictions();
             known = self.index.remove(key, None);
         }
@@ -375,6 +376,8 @@ impl Keeper {
     fn write_last_uses(&mut self, removals: Vec<Change>) -> Result<(), StoreError> {
         let used = self.used.iter();
         let used = used.map(|(key, at)| Change::Used(*key, *at));
+        // A removal also deletes the stored last use of its session. In the opposite order, a last
+        // use could stay in the file without its session.
         let changes: Vec<_> = used.chain(removals).collect();
         self.commit(&changes)?;
         self.used.clear();

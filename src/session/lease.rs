@@ -1,9 +1,9 @@
 //! Leases: the right to refresh a session, which only one process has at a time.
 //!
 //! Some providers accept a refresh token only one time. Without a lease, two processes that share a
-//! store could both use the same refresh token. The purpose of a lease is only to avoid the second
-//! call. If two processes refresh a session despite the lease, [`Sessions::replace`] accepts only
-//! one of the two new versions.
+//! store could both use the same refresh token. The only purpose of a lease is to avoid the second
+//! call to the provider. If two processes refresh a session despite the lease,
+//! [`Sessions::replace`] accepts only one of the two new versions.
 
 #![expect(
     clippy::disallowed_types,
@@ -194,8 +194,8 @@ impl Leases {
 impl Drop for LocalLease {
     fn drop(&mut self) {
         let mut table = self.leases.table();
-        // If the time of this lease was over, another holder may have the lease now. The number
-        // shows which lease the entry belongs to.
+        // If the time of this lease was over, another holder may have the lease now. The number in
+        // the table shows whether the entry still belongs to this lease.
         let granted = table.granted.get(&self.key);
         if granted.is_some_and(|granted| granted.number == self.number) {
             table.granted.remove(&self.key);

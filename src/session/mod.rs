@@ -257,8 +257,8 @@ impl Sessions {
         }
     }
 
-    /// Notes a use for the store. The store needs only the first use in each time interval, so
-    /// further uses are ignored.
+    /// Adds a use of a session to the next report to the store. The store needs only the first use
+    /// in each time interval, so further uses are ignored.
     fn tell_of_use(&self, stored: &Arc<Stored>, before: Timestamp, now: Timestamp) {
         if !self.outlives_cache {
             return;
@@ -423,7 +423,8 @@ impl Sessions {
     ///
     /// # Errors
     ///
-    /// [`StoreError`]: nevertheless, all changes that the store has acknowledged are durable.
+    /// [`StoreError`]. Even after an error, all changes that the store has acknowledged are
+    /// durable.
     ///
     /// # Cancel safety
     ///

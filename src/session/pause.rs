@@ -61,7 +61,7 @@ impl Pause {
     ///
     /// # Errors
     ///
-    /// During the pause: the cause of the last failure.
+    /// The cause of the last failure, if the pause is not over.
     pub(super) fn check(&self, now: Instant) -> Result<(), Cause> {
         match &self.0 {
             Some(failed) if failed.until.is_some_and(|until| now < until) => {

@@ -70,7 +70,8 @@ impl Keeper {
                 Err(error) => send(answer, Err(error)),
             },
             Command::Get { key, answer } => send(answer, self.read(&key)),
-            // The thread executes these commands on their own, so they are never part of a batch.
+            // The thread executes each of these commands separately, and never as a part of a
+            // batch.
             Command::Touch { .. }
             | Command::Sweep { .. }
             | Command::Reconfigure { .. }

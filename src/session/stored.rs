@@ -97,6 +97,8 @@ impl Stored {
     }
 
     pub(super) fn state(&self) -> SessionState {
+        // `Acquire` belongs to the `Release` of the writers: a thread that sees the new state also
+        // finds the new value in the cache.
         match self.state.load(Ordering::Acquire) {
             LIVE => SessionState::Live,
             SUPERSEDED => SessionState::Superseded,
@@ -118,6 +120,7 @@ impl Stored {
     }
 
     pub(super) fn claim_refresh(&self, now: Timestamp, until: Timestamp) -> bool {
+        // No other data depends on `next_refresh`, so the ordering `Relaxed` is sufficient.
         let due = self.next_refresh.load(Ordering::Relaxed);
         let order = Ordering::Relaxed;
         due <= now.as_millis()

@@ -51,8 +51,8 @@ impl Survey {
     }
 }
 
-/// Surveys all sessions, without their idle deadlines. A running process knows of later uses than
-/// the file contains, so idle deadlines that were computed from the file would be wrong.
+/// Surveys all sessions, but does not check their idle deadlines. A running process knows of later
+/// uses than the file contains, so idle deadlines that were computed from the file would be wrong.
 pub(super) fn survey(
     transaction: &ReadTransaction,
     rules: &Rules<'_>,
