@@ -119,6 +119,8 @@ impl Breaker {
         let wait = if open_now {
             let doubled = FIRST_OPEN_TIME.saturating_mul(2_u32.saturating_pow(state.times_opened));
             state.times_opened = state.times_opened.saturating_add(1);
+            // The random part is at most half of the open time, so that the provider always gets a
+            // pause.
             doubled.min(MAX_OPEN_TIME).mul_f64(0.5 + fraction * 0.5)
         } else {
             Duration::ZERO

@@ -104,6 +104,7 @@ fn find<'a>(members: &'a Object, name: &str) -> Option<&'a Value> {
     if name.is_empty() {
         return None;
     }
+    // The full name comes first, because names such as `https://example.com/groups` contain dots.
     members.get(name).or_else(|| {
         let (first, rest) = name.split_once('.')?;
         let first = members.get(first)?;
@@ -117,8 +118,8 @@ fn find<'a>(members: &'a Object, name: &str) -> Option<&'a Value> {
 fn subject(value: &Value) -> Option<Claim> {
     match value {
         Value::String(text) => Claim::new(text),
-        // A number with a fraction, or a very large number, may lose digits. Two users could then
-        // have the same subject.
+        // A number with a fraction, or a very large number, may lose digits. If digits were lost,
+        // two users could have the same subject.
         Value::Number(number) if !number.is_f64() => Claim::new(&number.to_string()),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
             None

@@ -135,6 +135,8 @@ impl Provider {
             url: url.uri().to_string().into(),
             source,
         })?;
+        // The lock prevents a concurrent replacement of the credentials, which would also replace
+        // `info`.
         let credentials = self.credentials.lock().await;
         let before = self.info.load_full();
         // If the metadata has not changed, the prepared endpoints and their open connections stay

@@ -1,10 +1,10 @@
 //! Error responses of the token endpoint (RFC 6749 section 5.2) and their classification.
 //!
-//! For an invalid authorization code, some providers return the error `invalid_grant`, some
-//! `invalid_request`, and some an error of their own. A rate limiter, a maintenance page or a proxy
-//! in front of a provider does not use OAuth at all. The status is therefore checked first, then
-//! the error patterns of the profile, then the JSON member `error`. Only a well-formed refusal of
-//! the code or the token counts as a refusal.
+//! For an invalid authorization code, some providers return the error `invalid_grant`, some return
+//! `invalid_request`, and some return an error code that RFC 6749 does not define. A rate limiter,
+//! a maintenance page or a proxy in front of a provider does not use OAuth at all. The status is
+//! therefore checked first, then the error patterns of the profile, then the JSON member `error`.
+//! Only a well-formed refusal of the code or the token counts as a refusal.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};

@@ -43,7 +43,8 @@ pub(super) struct LoginContext<'a> {
 pub(super) struct RefreshContext<'a> {
     /// The access token of the same response.
     pub(super) access_token: &'a Secret<String>,
-    /// The statements of the login's ID token about the authentication, if there was an ID token.
+    /// The nonce and the authentication time from the ID token of the login, or `None` if the login
+    /// had no ID token.
     pub(super) authentication: Option<&'a Authentication>,
 }
 

@@ -130,7 +130,7 @@ fn format_problem(text: &str) -> Option<&'static str> {
     }
 }
 
-/// Returns true if `issuer` is a URL of Entra that all tenants share. No token has such a URL as
+/// Returns true if `issuer` is a URL of Entra that all tenants share. No token has a shared URL as
 /// its issuer.
 fn is_shared_by_all_tenants(issuer: &str) -> bool {
     let tenant = issuer.strip_prefix(ENTRA);

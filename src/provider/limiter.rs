@@ -171,7 +171,8 @@ mod tests {
 
     #[test]
     fn no_minute_exceeds_the_rate_and_no_call_is_wasted() {
-        // Takes every call that is allowed, with one attempt every `every` milliseconds.
+        // The test attempts one call every `every` milliseconds, and counts the calls that are
+        // allowed.
         for (calls, every) in [(50, 100), (50, 1000), (7, 1), (1, 250)] {
             let (limiter, clock) = limiter(calls);
             let mut made = Vec::new();

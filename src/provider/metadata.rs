@@ -203,6 +203,8 @@ impl Metadata {
             {
                 None => false,
                 Some(Value::Bool(promises)) => *promises,
+                // A value of another type may mean that the provider promises `iss`. If the value
+                // counted as false, a mix-up attack could omit `iss`.
                 Some(_) => return Err(MetadataError::Member(promises_issuer)),
             },
         })

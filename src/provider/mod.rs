@@ -350,8 +350,8 @@ impl Provider {
     /// # Errors
     ///
     /// [`ExchangeError::Call`] if the call returned no tokens. The [`Classification`] of a call
-    /// error says whether the code may have been used. [`ExchangeError::Grant`] if the tokens are
-    /// not valid.
+    /// error states whether the provider may have used the code. [`ExchangeError::Grant`] if the
+    /// tokens are not valid.
     ///
     /// # Cancel safety
     ///

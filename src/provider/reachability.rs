@@ -28,6 +28,7 @@ pub(super) struct Reachability {
     /// yet, or if a call has failed since the last success.
     answered: AtomicU64,
     failed: ArcSwapOption<Failed>,
+    /// The lock that a task holds during an attempt, so that only one attempt runs at a time.
     attempt: Mutex<()>,
 }
 
@@ -38,8 +39,8 @@ struct Failed {
 }
 
 impl Reachability {
-    /// Returns the result of a recent attempt, if there was a recent attempt. The function returns
-    /// immediately.
+    /// Returns the result of the last attempt if it is recent, and otherwise `None`. The function
+    /// returns immediately.
     ///
     /// # Errors
     ///
@@ -82,6 +83,7 @@ impl Reachability {
             return recent;
         }
         let reached = reach.await;
+        // An attempt can take seconds, so the time of the result is read after the attempt.
         let at = clock.now();
         match reached {
             Ok(()) => {

@@ -46,6 +46,8 @@ pub(super) fn lifetime(
     fraction: f64,
 ) -> Lifetime {
     let lifetime = expires_at.map(|end| end.since(obtained_at));
+    // Half of the lifetime limits the number of refreshes of a short-lived token, and still allows
+    // a refresh before the expiry.
     let floor = lifetime.map_or(MIN_REFRESH_INTERVAL, |lifetime| {
         lifetime
             .mul_f64(0.5)

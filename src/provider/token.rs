@@ -279,8 +279,8 @@ fn object<'a>(
 /// Reads the response to a token request: first the status, then the media type, then the JSON.
 ///
 /// `expires_in` may be missing, a number, a fraction or a number in quotes. For `expires_in`, null,
-/// zero, negative numbers and more than a hundred years are refused, because such a value shows an
-/// unknown fault of the provider. A refresh token or an ID token that is null or empty counts as
+/// zero, negative numbers and more than a hundred years are refused, because an invalid value shows
+/// an unknown fault of the provider. A refresh token or an ID token that is null or empty counts as
 /// absent.
 pub(super) fn read(
     response: Response<Bytes>,

@@ -230,7 +230,7 @@ impl GrantError {
             | Self::Token(_) => permanent(Actor::Provider, Sent::Possibly),
             Self::Keys(error) => error.class(),
             Self::NotReady(error) => error.class(),
-            // The session's refresh token now belongs to another user, so the session must end.
+            // The refresh token of the session belongs to another user, so the session must end.
             Self::OtherPerson => permanent(Actor::Client, Sent::Possibly),
             Self::Userinfo(error) => userinfo(error),
         };

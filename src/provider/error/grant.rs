@@ -5,7 +5,7 @@ use crate::provider::jwt::{TokenError, TokenKind};
 use crate::provider::userinfo::UserinfoError;
 use crate::token;
 
-/// The reason why a token response is refused, or gives no identity.
+/// The reason why a token response is refused, or why no identity could be read from the response.
 #[derive(Debug, thiserror::Error)]
 pub enum GrantError {
     /// The JWT access token is not valid. The configured key or audience is wrong, or a clock is

@@ -14,7 +14,7 @@ use crate::provider::json::Object;
 use crate::provider::settings::Algorithm;
 
 /// The members of a private or a shared key (RFC 7518 section 6). A private key that was published
-/// is compromised, so a key with such a member is not used.
+/// is compromised, so a key with a private member is not used.
 const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
 /// The problem with a public key file. The operator has to correct the file.

@@ -12,11 +12,12 @@ use super::Algorithm;
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientAuthentication {
-    /// The first method in this order that the metadata lists and that our credentials allow:
-    /// `private_key_jwt` with a private key, then `client_secret_basic`, `client_secret_post` and
-    /// `client_secret_jwt` with a secret. If the metadata has no list, the method is
-    /// `private_key_jwt` with a private key, and `client_secret_basic` with a secret. The gateway
-    /// does not try several methods at the provider.
+    /// The gateway chooses the first method that the metadata lists and that the configured
+    /// credentials allow. The order is `private_key_jwt` with a private key, then
+    /// `client_secret_basic`, `client_secret_post` and `client_secret_jwt` with a secret. If the
+    /// metadata has no list, the method is `private_key_jwt` with a private key, and
+    /// `client_secret_basic` with a secret. The gateway does not try several methods at the
+    /// provider.
     #[default]
     Auto,
     /// The client identifier and the secret in the Basic scheme.
