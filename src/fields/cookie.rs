@@ -127,10 +127,10 @@ pub fn others(fields: &(impl View + ?Sized), is_own: impl Fn(&[u8]) -> bool) -> 
     }
 }
 
-/// Returns the name that a browser stores for a `Set-Cookie` value (RFC 6265bis section 5.6): the
-/// text before the first `;`, up to its first `=`, without spaces and tabs around it. A browser
-/// sends a cookie without a name back as a bare value, so this function looks for a name in the
-/// value too.
+/// Returns the name that a browser stores for a `Set-Cookie` value (RFC 6265bis section 5.6). The
+/// name is the text before the first `=` of the first part, without spaces and tabs around the
+/// name. The first part ends at the first `;`. A browser sends a cookie without a name back as a
+/// bare value, so this function also looks for a name in the value.
 pub(super) fn name_set_by(value: &[u8]) -> &[u8] {
     let mut pair = trim(pieces(value).next().unwrap_or_default());
     while let Some(nameless) = pair.strip_prefix(b"=") {

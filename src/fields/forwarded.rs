@@ -1,7 +1,7 @@
 //! The address and scheme of a client, and the forwarding fields that the app gets.
 //!
 //! [`Client::read`] must run before [`super::inbound`] removes the forwarding fields, and
-//! [`Client::write`] must run after [`super::inbound`]. If `read` runs too late, it finds no
+//! [`Client::write`] must run after [`super::inbound`]. If `read` runs too late, `read` finds no
 //! forwarding fields and uses the address of the peer. The wrong order therefore loses information
 //! but is never unsafe.
 
@@ -120,8 +120,8 @@ impl Client {
     /// If the peer is not in `trusted`, no forwarding field is read. If the peer is in `trusted`,
     /// the client is the right-most address in `X-Forwarded-For` that is not in `trusted`, or the
     /// left-most address if all addresses are in `trusted`. The scheme is the last value of
-    /// `X-Forwarded-Proto`, because the trusted peer has written this value. If the function finds
-    /// a member that is not an address, it uses the peer's address as the client address.
+    /// `X-Forwarded-Proto`, because the trusted peer has written this value. If a member of
+    /// `X-Forwarded-For` is not an address, the peer's address is used as the client address.
     pub(crate) fn read(
         peer: &Peer,
         scheme: Scheme,

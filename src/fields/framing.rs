@@ -23,7 +23,7 @@ pub enum FramingError {
     /// The request has both `Transfer-Encoding` and `Content-Length` (RFC 9112 section 6.1).
     #[error("the request has both Content-Length and Transfer-Encoding")]
     TwoLengths,
-    /// A request to switch to another protocol has a body. Servers disagree about where such a body
+    /// A request to switch to another protocol has a body. Servers disagree about where the body
     /// ends and the other protocol begins.
     #[error("a request for a protocol upgrade has a body")]
     UpgradeWithBody,

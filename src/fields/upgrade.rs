@@ -36,12 +36,12 @@ impl UpgradeRequest {
     /// Reads the requested protocol from a request whose fields have not been stripped yet. Returns
     /// `None` if the request asks for no other protocol, or for a version of HTTP or TLS.
     ///
-    /// Returns `None` for a list of several protocols too, because the gateway cannot know which
+    /// Also returns `None` for a list of several protocols, because the gateway cannot know which
     /// protocol the app will choose.
     pub(crate) fn read(parts: &Parts) -> Option<Self> {
         let headers = &parts.headers;
-        // A server has to ignore `Upgrade` in HTTP/1.0, and HTTP/2 does not have it (RFC 9110
-        // section 7.8).
+        // A server has to ignore `Upgrade` in HTTP/1.0, and HTTP/2 does not have `Upgrade` (RFC
+        // 9110 section 7.8).
         if parts.version != Version::HTTP_11 || !lists(headers, &CONNECTION, b"upgrade") {
             return None;
         }
@@ -118,6 +118,7 @@ impl UpgradeRequest {
     /// the answer contains no handshake fields (RFC 8441 section 5).
     pub(crate) fn write_response(&self, headers: &mut HeaderMap) {
         match self.key {
+            // The gateway created the key, so the client must not get the app's answer to the key.
             Some(_) => drop(headers.remove(SEC_WEBSOCKET_ACCEPT)),
             None => self.write(headers),
         }

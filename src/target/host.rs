@@ -85,7 +85,7 @@ fn is_plain(authority: &[u8]) -> bool {
 
 /// Splits an authority into host and port. A colon inside brackets belongs to an IPv6 address.
 fn split(text: &str) -> (&str, Option<&str>) {
-    // For such a short text a search over bytes is faster than a search for a character.
+    // In a short text, a search over bytes is faster than a search for a character.
     let bytes = text.as_bytes();
     let last = |wanted| bytes.iter().rposition(|byte| *byte == wanted);
     let colon = match last(b']') {

@@ -26,8 +26,8 @@ pub(crate) fn canonical(path: &str) -> Result<Cow<'_, str>, Error> {
     }
 }
 
-/// Checks each byte of a path without its first slash. Returns whether the path is already
-/// canonical, or why it is rejected.
+/// Checks each byte of a path without its first slash. Returns true if the path is already
+/// canonical, false if the path must be rewritten, or the reason for the rejection.
 fn is_canonical(mut rest: &[u8]) -> Result<bool, Error> {
     let mut check = Check::default();
     let mut canonical = true;
@@ -167,6 +167,7 @@ impl Segment {
             (Self::Dot | Self::DotDot | Self::DotsAndSpace, b';' | b'?' | b'#') => {
                 Err(Error::DotSegment)
             }
+            // Everything after the semicolon is a parameter, so the segment cannot get a name.
             (Self::OnlyParameters, _) => Ok(self),
             _ => Ok(Self::Named),
         }
@@ -270,6 +271,7 @@ impl Check {
             (SecondDecoding::Percent, Some(high)) => SecondDecoding::High(high),
             (SecondDecoding::High(high), Some(low)) => {
                 let decoded = high.wrapping_shl(4) | low;
+                // Only these bytes could change the structure of the path after a second decoding.
                 if decoded.is_ascii_control() || b"./\\%;".contains(&decoded) {
                     return Err(Error::DoublyEncoded);
                 }

@@ -8,10 +8,10 @@ use super::path::{canonical, decoded};
 /// A path prefix that ends at the end of a segment: `/admin` stands for `/admin` and all paths
 /// below it, but not for `/administrator`.
 ///
-/// There are two comparisons, because a wrong match is dangerous for some rules and a missed match
-/// for others. A rule that **opens** paths uses [`Prefix::matches`], which compares exactly. A rule
-/// that **protects** paths uses [`Prefix::covers`], which also accepts spellings that some app may
-/// read as the same path. Neither comparison reads the query.
+/// There are two comparisons, because a wrong match is dangerous for some rules, and a missed match
+/// is dangerous for other rules. A rule that **opens** paths uses [`Prefix::matches`], which
+/// compares exactly. A rule that **protects** paths uses [`Prefix::covers`], which also accepts
+/// spellings that some app may read as the same path. Neither comparison reads the query.
 #[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize)]
 #[serde(try_from = "String")]
 pub struct Prefix(Box<str>);
@@ -103,7 +103,7 @@ impl FoldedPath {
     }
 }
 
-/// The prefix `/`, which stands for all paths.
+/// The default prefix is `/`, which stands for all paths.
 impl Default for Prefix {
     fn default() -> Self {
         Self("/".into())
