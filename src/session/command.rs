@@ -84,7 +84,7 @@ pub(super) struct Batch {
     pub(super) changes: Vec<Change>,
     pub(super) effects: Vec<Effect>,
     sessions: HashSet<SessionKey>,
-    /// The sessions that end with this batch.
+    /// The sessions that end when this batch is committed.
     pub(super) removed: Vec<SessionKey>,
     pub(super) people: HashSet<Person>,
 }

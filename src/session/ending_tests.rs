@@ -235,7 +235,7 @@ async fn an_evicted_session_ends_unless_it_is_in_a_file() {
     }
 }
 
-/// Returns the event of a session that the watch has to report now.
+/// Returns the event that the watch can report without a wait, or `None` if there is no event.
 fn event(watch: &EndWatch) -> Option<SessionEvent> {
     match pin!(watch.next()).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(event) => Some(event),
@@ -278,7 +278,7 @@ async fn a_use_counts_although_memory_has_no_room_for_the_session() {
         sessions.maintain(after(second)).await.unwrap();
     }
     assert!(live(&sessions, &id, after(200)).await);
-    // A session that has ended is not used.
+    // `mark_used` has no effect on a session that has ended.
     sessions.end(&id.key(), EndReason::SignedOut).await.unwrap();
     sessions.mark_used(&held, after(201));
     sessions.maintain(after(201)).await.unwrap();

@@ -57,7 +57,7 @@ async fn a_stream_of_reads_does_not_delay_a_commit() {
     );
 }
 
-/// A session of Alice that ends after these seconds.
+/// Returns a session of Alice whose lifetime ends after `seconds`.
 fn of_alice(seconds: u8) -> Arc<Stored> {
     let identity = person("alice");
     let rank = Rank {

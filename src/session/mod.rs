@@ -233,8 +233,8 @@ impl Sessions {
         is_recent && session.state() == SessionState::Live && self.note_use(session.stored(), now)
     }
 
-    /// Marks a session as used, even if the session has a newer version or is not in the cache any
-    /// more.
+    /// Marks a session as used. The value `session` may have been replaced by a newer version, and
+    /// the cache may have evicted the session.
     pub(crate) fn mark_used(&self, session: &Session, now: Timestamp) {
         let newest = match session.state() {
             SessionState::Live => None,

@@ -96,6 +96,8 @@ impl Keeper {
             // The index does not contain the new session before the commit. So a second login of
             // the user must wait for the commit, or the limit would not count this session.
             batch.people.insert(person);
+            // Sessions that end with this batch are still in the index. If these sessions counted,
+            // the login would end another session without need.
             let going = before.iter().chain(&batch.removed);
             let going: Vec<_> = going.copied().collect();
             surplus = self.index.surplus(person, opening.per_person, &going);
