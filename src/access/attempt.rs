@@ -1,7 +1,8 @@
 //! One attempt to refresh a session.
 //!
-//! Of all processes that share a store, only the holder of a session's lease calls the provider.
-//! Within one process only one flight runs for each session, so the lease is granted at once.
+//! If several processes share a store, only the process that has the lease of a session calls the
+//! provider. If only one process uses the store, the lease is granted without a wait, because a
+//! process runs only one flight for each session.
 
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ enum LeaseResult {
     Granted(Lease),
     /// This value of the session is no longer current, so the session has to be read again.
     Changed,
-    /// This process has to end before the holder of the lease is done.
+    /// This process has to end, and another process still has the lease.
     Draining,
 }
 
@@ -67,8 +68,8 @@ impl Refresher {
             SessionState::Superseded => match self.sessions.fetch(session.key()).await {
                 Ok(Some(newest)) => {
                     let replaced = newest.version() != session.version();
-                    // If the newer version has expired too, this attempt refreshes the newer
-                    // version.
+                    // If the token of the newer version has expired too, this attempt refreshes the
+                    // newer version of the session.
                     if replaced && !newest.tokens().is_expired(now) {
                         return done(Outcome::Renewed(newest));
                     }
@@ -91,7 +92,7 @@ impl Refresher {
     }
 
     /// Acquires the lease of a session. If another process has the lease, this function waits until
-    /// that process has refreshed the session or given up.
+    /// the other process releases the lease, or until the lease expires.
     async fn lease(&self, session: &Session) -> Result<LeaseResult, StoreError> {
         let mut draining = self.draining.subscribe();
         loop {

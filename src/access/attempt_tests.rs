@@ -20,7 +20,8 @@ use crate::session::{EndReason, NewSession, Registrations, Sessions, two_fronts}
 use crate::telemetry::Metrics;
 use crate::token::{Lifetime, TokenSet};
 
-/// A token endpoint that gives the same answer to every call, as soon as its gate is open.
+/// A token endpoint that sends the same answer to every call. The token endpoint answers only after
+/// its gate is open.
 struct TokenEndpoint {
     url: String,
     gate: watch::Sender<bool>,
@@ -69,7 +70,7 @@ impl TokenEndpoint {
 const GRANTED: &str =
     r#"{"access_token":"new","refresh_token":"second","token_type":"Bearer","expires_in":300}"#;
 
-/// Two processes with a refresher each, and a session whose token has expired in both processes.
+/// Two processes, each with a refresher, and a session whose token has expired in both processes.
 struct Processes {
     endpoint: TokenEndpoint,
     clock: Clock,

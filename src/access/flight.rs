@@ -1,9 +1,9 @@
 //! A flight: one task whose result all requests with the same key share.
 //!
 //! The first request for a key starts the flight as a task of the control plane. Later requests
-//! join the flight and get the same result. The flight does not depend on its waiters: it continues
-//! even if all of them are dropped. If the flight panics or is cancelled, its key becomes free and
-//! its waiters get [`Progress::Lost`].
+//! join the flight and get the same result. A flight does not depend on its waiters: the flight
+//! continues even if all its waiters are dropped. If the flight panics or is cancelled, its key
+//! becomes free and its waiters get [`Progress::Lost`].
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,7 +19,7 @@ pub(super) enum Progress<P, T> {
     /// The flight is running.
     UnderWay,
     /// The flight pauses before its next attempt. The value contains the reason and the end of the
-    /// pause, so that a waiter can decide not to wait.
+    /// pause, so that a waiter can decide whether to wait.
     Paused(P),
     /// The flight has ended with a result.
     Finished(T),
@@ -110,7 +110,7 @@ where
         Waiter(receiver)
     }
 
-    /// Joins the flight for `key`, if one is running.
+    /// Joins the flight for `key`, if a flight is running for `key`.
     pub(super) fn waiter(&self, key: &K) -> Option<Waiter<P, T>> {
         let under_way = self.under_way();
         under_way.get(key).map(|sender| Waiter(sender.subscribe()))
@@ -153,7 +153,7 @@ impl<P: Clone, T: Clone> Waiter<P, T> {
         }
     }
 
-    /// Waits until the progress differs from the last returned progress.
+    /// Waits until the progress differs from the progress that was returned last.
     ///
     /// # Cancel safety
     ///

@@ -1,19 +1,20 @@
 //! Decides whether a request may be forwarded.
 //!
-//! Only [`Access::decide`] decides, and only a [`Permit`] leads to an upstream. The room knows
-//! routes, sessions and rules, and keeps access tokens fresh ([`Refresher`]). The room does not
-//! know pages, redirects or the login.
+//! Only [`Access::decide`] decides, and only a [`Permit`] leads to an upstream. The room `access`
+//! uses routes, sessions and rules, and keeps access tokens fresh ([`Refresher`]). The room
+//! `access` does not use pages, redirects or the login.
 //!
-//! If the token of a request is fresh, the check of its age costs one relaxed atomic load and a
-//! comparison. A request whose token expires soon starts a refresh and is permitted at once. A
-//! request whose token has expired gets a [`Decision::Wait`].
+//! If the access token of a request is fresh, the check of the token's age costs one relaxed atomic
+//! load and a comparison. A request whose token expires soon starts a refresh and is permitted
+//! without a wait. For a request whose token has expired, the decision is [`Decision::Wait`].
 //!
-//! An [`Access`] belongs to one worker and to one site. The returned values own their data, so a
-//! request uses the same site until its end. Each worker has its own reference counts, so workers
-//! do not write to the same memory.
+//! An [`Access`] belongs to one worker and to one site. The values that [`Access::decide`] returns
+//! own their data, so a request uses the same site until the request ends. Each worker has its own
+//! reference counts, so workers do not write to the same memory.
 //!
-//! Code that skips the decision does not compile: the fields of a [`Permit`] are private to this
-//! room, and only [`Access::decide`] and the code that completes its decision create one.
+//! Code that skips the decision does not compile, because the fields of a [`Permit`] are private to
+//! this room. Only [`Access::decide`] and the code that completes a decision of [`Access::decide`]
+//! create permits.
 //!
 //! ```
 //! use sidegate::access::Permit;
@@ -94,7 +95,7 @@ use crate::upstream::AssertionNames;
 #[derive(Debug)]
 pub(crate) struct Access {
     routes: WorkerRoutes,
-    /// Whether at least one route refreshes the token when its app refuses the token. A refresh
+    /// Whether at least one route refreshes the token when the app refuses the token. A refresh
     /// after a refusal can start at any time, not only when the token is about to expire.
     refreshes_on_refusal: bool,
     /// The names of the assertion fields.
@@ -126,7 +127,7 @@ pub struct Settings<'a> {
 pub(crate) enum Decision {
     /// The request may be forwarded.
     Permit(Permit),
-    /// The route needs a session, and the request has none that the route accepts.
+    /// The route needs a session, and the request has no session that the route accepts.
     Challenge(Challenge),
     /// The user is signed in but may not use the route.
     Forbid(Forbid),
@@ -134,7 +135,7 @@ pub(crate) enum Decision {
     NoRoute,
     /// The session exists but cannot be used now.
     Unavailable(Unavailable),
-    /// The decision is possible only after the session is refreshed or fetched.
+    /// The decision is possible only after the session is refreshed, or fetched from the store.
     Wait(Wait),
 }
 
@@ -161,8 +162,8 @@ pub(crate) struct Forbid {
 /// The reason why a request has no session that the route accepts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Cause {
-    /// The request has two session cookies with different values. One of the cookies is not ours,
-    /// and the gateway cannot know which one.
+    /// The request has two session cookies with different values. The gateway wrote at most one of
+    /// the two cookies and cannot know which one.
     Conflicting,
     /// The session has passed its idle or absolute deadline.
     Expired,
@@ -203,7 +204,7 @@ impl Cause {
 }
 
 impl Access {
-    /// Creates one worker's copy of the settings of a site.
+    /// Creates the [`Access`] of one worker from the settings of a site.
     pub(crate) fn new(
         settings: &Settings<'_>,
         sessions: Arc<Sessions>,
@@ -221,26 +222,28 @@ impl Access {
         })
     }
 
-    /// All routes. The most specific route is the first.
+    /// Returns all routes. The most specific route is the first.
     pub(crate) fn routes(&self) -> impl Iterator<Item = &Route> {
         self.routes.iter().map(|route| &**route)
     }
 
-    /// The time until which a request that arrives now may wait.
+    /// Returns the time at which a request that arrives now has to stop waiting.
     fn deadline(&self) -> Instant {
         let now = self.refresher.clock().instant();
         now.checked_add(self.max_wait).unwrap_or(now)
     }
 
-    /// The provider that opened the session.
+    /// Returns the provider at which the user of the session signed in.
     fn provider(&self, session: &Session) -> Option<&Arc<Provider>> {
         self.providers.get(session.provider())
     }
 
     /// Decides about one request. The inputs are the method, the fields, the canonical target and
-    /// the time of the request. `recent` is the last session of the connection.
+    /// the time of the request. `recent` contains the session that the previous request of the
+    /// connection used.
     ///
-    /// A public route uses the session of the request but does not need one.
+    /// A public route needs no session. If the request has a session, the permit contains that
+    /// session.
     pub(crate) fn decide(
         self: &Rc<Self>,
         (method, fields): (&Method, &(impl View + ?Sized)),
@@ -256,7 +259,8 @@ impl Access {
             return Decision::Permit(self.permit(route, None));
         }
         let line = cookies::only_line(fields);
-        // A `Cookie` line that this connection has already sent is not parsed again.
+        // If the previous request of the connection had the same `Cookie` line, the line is not
+        // parsed again.
         if let Some(known) = line.and_then(|line| recent.by_line(line, &self.sessions, now)) {
             let (session, others) = known;
             let mut decision = self.decide_for_session(route, session, now, None);
@@ -287,8 +291,9 @@ impl Access {
         }
     }
 
-    /// Decides about a request with this session, whose token may be fresh, due or expired. A
-    /// request that has already waited keeps its `deadline`.
+    /// Decides about a request that has a session. The token of the session can be fresh, due for a
+    /// refresh, or expired. If the request has already waited, `deadline` is the deadline of that
+    /// wait.
     fn decide_for_session(
         self: &Rc<Self>,
         route: &Rc<Route>,
@@ -357,8 +362,8 @@ impl Access {
         })
     }
 
-    /// Decides about a request whose session cannot be used now. A public route permits the request
-    /// without a user.
+    /// Decides about a request whose session cannot be used now. On a public route, the request is
+    /// permitted without a user.
     fn unavailable(self: &Rc<Self>, route: &Rc<Route>, failure: SessionFailure) -> Decision {
         if route.is_public() {
             return Decision::Permit(self.permit(route, None));

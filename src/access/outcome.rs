@@ -1,4 +1,4 @@
-//! The results of a refresh or fetch of a session, as waiters get them.
+//! The results that a refresh or a fetch of a session reports to its waiters.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub(super) enum Outcome {
 pub(super) enum Attempt {
     /// The refresh is complete, with this result.
     Done(Outcome),
-    /// The attempt failed, and this session may be tried again after a pause.
+    /// The attempt failed. The refresh of this session may be attempted again after a pause.
     Failed(Arc<Session>),
 }
 
@@ -53,7 +53,7 @@ pub(super) enum Fetched {
     Failed(SessionFailure),
 }
 
-/// The result type of a flight. The type can also represent a wait that failed.
+/// The result type of a flight. The type can also represent a failed wait.
 pub(super) trait FlightResult: Clone {
     /// The reason code if a flight takes longer than the request may wait.
     const SLOW: Reason;

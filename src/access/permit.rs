@@ -31,7 +31,8 @@ pub(super) enum Cookies {
     /// The connection has already sent the same `Cookie` line. The value is the line without the
     /// gateway's own cookies.
     Read(Option<HeaderValue>),
-    /// The request may have the gateway's own cookies. The `Cookie` lines have not been read yet.
+    /// The gateway has not read the `Cookie` lines yet. The request can still contain the gateway's
+    /// own cookies.
     Unread,
 }
 
@@ -41,13 +42,13 @@ impl Permit {
         &self.route
     }
 
-    /// Returns the data that is needed if the app refuses the token: to send the request again, or
-    /// to let the user sign in again. Returns `None` if the request can neither be sent again nor
-    /// lead to a sign-in.
+    /// Returns the data that is needed if the app refuses the token. The data is used to send the
+    /// request again, or to let the user sign in again. Returns `None` if no refusal of this
+    /// request can lead to a second attempt or to a sign-in.
     pub(crate) fn sent_request(&self) -> Option<SentRequest> {
         let session = self.session.as_ref()?;
-        // If the route forwards refusals, only a newer token can help, and without a refresh token
-        // the session never gets one.
+        // If the route forwards refusals, the request can succeed only with a newer access token. A
+        // session without a refresh token never gets a newer access token.
         let wanted =
             self.route.on_refusal != OnRefusal::Pass || session.tokens().refresh_token().is_some();
         wanted.then(|| SentRequest {
@@ -62,12 +63,12 @@ impl Permit {
         fields.filter_map(|(name, value)| value.map(|value| (name, value)))
     }
 
-    /// Sends the request to the upstream and consumes the permit. First writes the assertion fields
-    /// and removes the gateway's own cookies. The caller has already removed the assertion fields
-    /// that the client sent.
+    /// Writes the assertion fields, removes the gateway's own cookies, and sends the request to the
+    /// upstream. The permit is consumed. The caller must have removed the assertion fields that the
+    /// client sent.
     ///
-    /// `upgrade` is the other protocol that the request's fields ask for, and the app may switch to
-    /// it. Without `upgrade` the result is a response.
+    /// `upgrade` is the protocol to which the request asks to switch. If the app switches to that
+    /// protocol, the result is a tunnel. Without `upgrade`, the result is always a response.
     ///
     /// # Errors
     ///
@@ -99,7 +100,7 @@ impl Permit {
             Others::Line(line) => write_or_remove(headers, &header::COOKIE, Some(line)),
             Others::None => write_or_remove(headers, &header::COOKIE, None),
         }
-        // For a chain of iterators `for_each` is faster than a loop.
+        // `for_each` is faster than a loop for a chain of iterators.
         self.assertions()
             .for_each(|(name, value)| write_or_remove(headers, name, value.cloned()));
     }
@@ -119,7 +120,7 @@ impl Permit {
         let (session, names) = (self.session.as_deref(), &self.access.names);
         let identity = session.map(Session::identity);
         let bearer = session.map(|session| session.tokens().bearer());
-        // The provider's name is needed only if the settings name a field for it.
+        // The provider's name is needed only if the settings name a field for the provider's name.
         let told = session.filter(|_session| names.provider.is_some());
         let provider = told.and_then(|session| self.route.provider(session.provider()));
         assertions(names, identity, provider, bearer)

@@ -1,4 +1,4 @@
-//! The last session of a connection.
+//! Keeps the last session of a connection.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -11,10 +11,11 @@ use crate::fields::cookie::{self as cookies, Others};
 use crate::secret::Secret;
 use crate::session::{Session, Sessions, cookie};
 
-/// The last session of a connection, so that the next request of the connection needs no look-up.
+/// Keeps the session that the last request of a connection used, so that the next request of the
+/// connection needs no look-up.
 ///
-/// A look-up unpacks the session from the cache; this value keeps the unpacked session. Before each
-/// use, the value checks that the session has not been replaced, ended or evicted.
+/// A look-up has to unpack the session from the cache. [`Recent`] keeps the unpacked session.
+/// Before each use, [`Recent`] checks that the session has not been replaced, ended or evicted.
 #[derive(Debug, Default)]
 pub(crate) struct Recent(RefCell<Option<LastUsed>>);
 
@@ -36,7 +37,8 @@ struct CookieLine {
 
 impl Recent {
     /// Returns the session of a request whose only `Cookie` line is `line`, and the line without
-    /// the gateway's own cookies. The conditions of [`Recent::by_cookie`] apply.
+    /// the gateway's own cookies. Returns `None` if `line` is not the last line of the connection,
+    /// or if the session is no longer valid.
     pub(super) fn by_line(
         &self,
         line: &[u8],
@@ -52,8 +54,8 @@ impl Recent {
             .then(|| (Arc::clone(&last.session), same.others.clone()))
     }
 
-    /// Returns the session of this cookie, if it is the last session of the connection and is still
-    /// valid.
+    /// Returns the session of this cookie, if this cookie was the last cookie of the connection and
+    /// the session is still valid.
     pub(super) fn by_cookie(
         &self,
         cookie: &[u8],
@@ -68,7 +70,7 @@ impl Recent {
     }
 
     /// Stores the session that was found for a cookie. `line` is the `Cookie` line, if the request
-    /// has exactly one.
+    /// has exactly one `Cookie` line.
     pub(super) fn note(
         &self,
         (cookie, line): (&[u8], Option<&[u8]>),

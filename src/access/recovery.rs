@@ -1,8 +1,8 @@
 //! Handles an app's refusal of a token that the gateway considers valid.
 //!
 //! The token may have been revoked, or a refresh during the request may have made the token
-//! invalid. A request is sent again only if the app has refused it, only one time, and only with
-//! another token.
+//! invalid. A request is sent again only if the app has refused it, only one time, and only with a
+//! different token.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub(crate) struct SentRequest {
     pub(super) session: Arc<Session>,
 }
 
-/// An answer that refuses the token.
+/// An answer that refuses the token of its request.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct TokenRefusal {
@@ -32,19 +32,19 @@ pub(crate) struct TokenRefusal {
     sent: SentRequest,
 }
 
-/// The content of a request, as far as it is known before the body arrives.
+/// States whether a request has content, as far as the head of the request shows it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Content {
     /// The request has no body.
     None,
-    /// The request has a body, or may have one.
+    /// The request has a body, or the head does not show whether the request has a body.
     Some,
 }
 
 /// The result of a check whether a request can be sent again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Replayable {
-    /// The whole request is available.
+    /// The gateway still has the whole request.
     Yes,
     /// No copy of the body exists: the body was not kept, or it was too large.
     No,
@@ -66,9 +66,11 @@ impl Access {
     /// Whether a request has to be kept until its answer arrives, so that it can be sent again or
     /// its user can sign in again.
     ///
-    /// If the route forwards the refusals of its app, a second attempt is useful only after a
-    /// refresh during the request, and a refresh starts only when it is due. The duration of a
-    /// request with a body is not limited, so such a request is always kept.
+    /// If the route forwards refusals, a second attempt is useful only if the session is refreshed
+    /// during the request. If a route of the site uses `refresh_and_retry`, a refresh can start at
+    /// any time. If no route uses `refresh_and_retry`, a refresh starts only when it is due. The
+    /// duration of a request with a body is not limited, so a refresh can become due during any
+    /// request with a body.
     pub(crate) fn must_keep(&self, sent: &SentRequest, content: Content, now: Timestamp) -> bool {
         if sent.route.on_refusal != OnRefusal::Pass || self.refreshes_on_refusal {
             return true;
@@ -84,8 +86,8 @@ impl Access {
         status: StatusCode,
         headers: &HeaderMap,
     ) -> Option<TokenRefusal> {
-        // Most answers have another status, and need no comparison with the patterns of the
-        // provider.
+        // Most answers have a status other than 401 and 3xx, so they need no comparison with the
+        // patterns of the provider.
         if status != StatusCode::UNAUTHORIZED && !status.is_redirection() {
             return None;
         }
@@ -154,8 +156,8 @@ impl Access {
         }
     }
 
-    /// Waits for a newer token of the session, and sends the request again with it. If the request
-    /// cannot be sent again, the app's answer is forwarded without a wait.
+    /// Waits for a newer token of the session, and sends the request again with the newer token. If
+    /// the request cannot be sent again, the app's answer is forwarded without a wait.
     async fn retry_with_newer_token(
         self: &Rc<Self>,
         sent: &SentRequest,
@@ -206,7 +208,8 @@ impl Access {
                 );
                 Recovery::Pass
             }
-            // The app has not refused the token of the newer version, so the session continues.
+            // The app has not refused the token of the newer version of the session, so the session
+            // continues.
             Some(Ok(EndedVersion::Newer(_))) | None => Recovery::Pass,
         }
     }

@@ -1,14 +1,14 @@
 //! Refreshes access tokens. For each session at most one refresh runs at a time, and all requests
 //! that need the refresh share its result.
 //!
-//! A refresh is a task of the control plane, so it does not depend on a request. The result of a
-//! refresh is stored before a request uses the new tokens. A result that cannot be stored is kept,
-//! and the refresh continues, even without waiters, until the result is stored or the session has
-//! ended. The gateway keeps the result because the used refresh token must not be sent a second
-//! time.
+//! A refresh is a task of the control plane, so the refresh continues even if all requests that
+//! wait for it are cancelled. The result of a refresh is stored before a request uses the new
+//! tokens. A result that cannot be stored is kept in memory, and the refresh continues, even
+//! without waiters, until the result is stored or the session has ended. The gateway keeps the
+//! result because the used refresh token must not be sent a second time.
 //!
-//! A refresh that fails for a temporary reason is retried after a pause. Further failures make the
-//! pause longer. A waiter continues to wait if the next attempt starts before the waiter's
+//! A refresh that fails for a temporary reason is retried after a pause. Each further failure makes
+//! the pause longer. A waiter continues to wait if the next attempt starts before the waiter's
 //! deadline. A failed refresh ends the session only if the provider reports that the grant has
 //! ended.
 
@@ -42,7 +42,8 @@ use crate::telemetry::{Metrics, TokenCall};
 pub(super) const ALARM_PAUSE: Duration = Duration::from_secs(30);
 
 /// The time for which a request claims the refresh that it starts, so that no other request starts
-/// the same refresh. A second start would only join the same flight.
+/// the same refresh. A second start would be harmless, because the second start only joins the same
+/// flight.
 const CLAIM: Duration = Duration::from_secs(5);
 
 /// The longest pause before the next attempt to store a result.
@@ -55,7 +56,7 @@ const LEAST_PAUSE: Duration = Duration::from_millis(100);
 /// provider, plus the time to store a result.
 pub(super) const DRAIN_WAIT: Duration = Duration::from_secs(65);
 
-/// The value that is used if the next attempt needs no pause.
+/// The value that represents a pause of zero: the next attempt may start without a wait.
 const NO_PAUSE: SessionFailure = SessionFailure {
     reason: Reason::at_provider("refresh_slow"),
     retry_after: Duration::ZERO,
@@ -106,7 +107,7 @@ impl Refresher {
         self.providers.store(providers);
     }
 
-    /// The provider that opened the session.
+    /// Returns the provider at which the user of the session signed in.
     fn provider(&self, session: &Session) -> Option<Arc<Provider>> {
         self.providers
             .load()
@@ -118,7 +119,7 @@ impl Refresher {
         &self.clock
     }
 
-    /// Runs `work` as a task of the control plane, so that it continues when the request is
+    /// Runs `work` as a task of the control plane, so that `work` continues when the request is
     /// cancelled.
     pub(super) async fn on_control_plane<T: Send + 'static>(
         &self,
@@ -187,7 +188,7 @@ impl Refresher {
     }
 
     /// Waits until all running refreshes have ended and their results are stored, or until the time
-    /// limit is over.
+    /// limit [`DRAIN_WAIT`] is over.
     ///
     /// # Cancel safety
     ///
@@ -203,8 +204,8 @@ impl Refresher {
         }
     }
 
-    /// Runs one flight: attempts with pauses between them, as long as a request waits or a result
-    /// has to be stored.
+    /// Runs one flight: makes attempts, with pauses between the attempts, as long as a request
+    /// waits or a result has to be stored.
     async fn run(
         self: Arc<Self>,
         mut session: Arc<Session>,
@@ -286,7 +287,8 @@ impl Refresher {
         let unstored = self.is_unstored(session);
         let mut draining = self.draining.subscribe();
         tokio::select! {
-            // The order matters: a flight without waiters ends, even if its next attempt is due.
+            // The order of these branches matters: a flight without waiters ends, even if its next
+            // attempt is due.
             biased;
             () = leader.no_waiters(), if !unstored => PauseEnd::NoWaiters(failure),
             _draining = draining.wait_for(|draining| *draining) => PauseEnd::Draining(failure),
@@ -300,8 +302,8 @@ impl Refresher {
     /// Sends one refresh request to the provider.
     pub(super) async fn call_provider(&self, session: Arc<Session>) -> Attempt {
         let Some(provider) = self.provider(&session) else {
-            // The operator removed the provider from the settings, but its sessions are still in
-            // the store.
+            // The operator removed the provider from the settings, but sessions of the provider are
+            // still in the store.
             self.note_failure(
                 &session,
                 Reason::at_provider("unknown_provider"),
@@ -316,7 +318,8 @@ impl Refresher {
         };
         let answered = provider.refresh(&refreshing, &self.clock).await;
         let sent = |unrefreshed: &RefreshError| unrefreshed.error.class().sent;
-        // If no request was sent, the duration says nothing about the provider.
+        // If no request was sent, the duration is not recorded, because the provider did not cause
+        // it.
         if answered.as_ref().err().map(sent) != Some(Sent::Nothing) {
             let took = self.clock.instant().saturating_duration_since(asked);
             let error = answered.as_ref().err();
@@ -397,8 +400,9 @@ impl Refresher {
             Verdict::OperatorMustAct => {
                 self.metrics.refresh(name, "alarm", reason);
                 log_operator_must_act(&session, &error);
-                // The operator may have changed the client secret at the provider and not yet in
-                // the settings. A retry succeeds soon after the change of the settings.
+                // The operator may have changed the client secret at the provider, but not yet in
+                // the settings of the gateway. A retry succeeds soon after the change of the
+                // settings.
                 self.backoffs.next_pause(session.key())
             }
             Verdict::Temporary => {
@@ -412,7 +416,7 @@ impl Refresher {
                 )
             }
         };
-        // No request was sent, so the failure does not count for this session.
+        // No request was sent, so the failure is not counted as a failure of this session.
         if class.passes && class.sent == Sent::Nothing {
             self.postpone(&session, Reason::at_provider(reason), wait);
         } else {
@@ -421,7 +425,7 @@ impl Refresher {
         let Some(tokens) = salvaged else {
             return Attempt::Failed(session);
         };
-        // The previous refresh token is used up, so the new one must not be lost.
+        // The previous refresh token is used up, so the new refresh token must not be lost.
         self.store(session, RefreshResult::RefreshTokenOnly(*tokens))
             .await
     }
@@ -454,7 +458,8 @@ impl Refresher {
         Attempt::Failed(session)
     }
 
-    /// Counts a failure of a session. The session is not tried again before `wait` is over.
+    /// Counts a failure of a session. The next attempt to refresh the session starts only after
+    /// `wait`.
     pub(super) fn note_failure(&self, session: &Session, reason: Reason, wait: Duration) {
         let now = self.clock.now();
         self.backoffs

@@ -88,12 +88,12 @@ impl Kit {
         self.open(EXPIRED).await
     }
 
-    /// Opens a session whose token has these times.
+    /// Opens a session whose token has the lifetime `life`.
     pub(in crate::access) async fn open(&self, life: Lifetime) -> Arc<Session> {
         self.opened(life).await.1
     }
 
-    /// Opens a session whose token has these times, and returns the session's id too.
+    /// Opens a session whose token has the lifetime `life`. Returns the session and its id.
     pub(in crate::access) async fn opened(&self, life: Lifetime) -> (SessionId, Arc<Session>) {
         let new = NewSession {
             provider: "main",
@@ -132,7 +132,7 @@ fn refreshed() -> RefreshResult {
     }))
 }
 
-/// The reason code of a failed refresh.
+/// Returns the reason code of a failed refresh.
 fn failed(end: &Outcome) -> &'static str {
     match end {
         Outcome::Failed(failure) => failure.reason.code,
@@ -213,7 +213,9 @@ async fn g_14_a_refresh_that_panics_releases_all_waiters() {
             events,
         })
     };
-    // If there were only this subscriber, other tests would decide which events it gets.
+    // If there is only one subscriber, `tracing` stores for all threads whether the first thread
+    // that reaches an event wants it. The first thread may belong to another test, which has no
+    // subscriber.
     let _second = trap("never said");
     let _set = tracing::dispatcher::set_default(&trap("Session refreshed"));
     let kit = Kit::new(Handle::current());
@@ -253,7 +255,7 @@ async fn g_14_a_refresh_that_panics_releases_all_waiters() {
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// The tokens of one user in this round. A round takes one millisecond.
+/// Returns the tokens of one user in the round `round`. A round takes one millisecond.
 fn tokens_of_round(person: &str, round: u64) -> TokenSet {
     let life = Lifetime {
         expires_at: Some(NOW.plus(Duration::from_millis(round)).plus(MILLISECOND)),
@@ -264,7 +266,7 @@ fn tokens_of_round(person: &str, round: u64) -> TokenSet {
 }
 
 impl Kit {
-    /// The result of a wait.
+    /// Waits for a refresh and returns its result.
     async fn wait_for(&self, waiter: Waiter<RetryPause, Outcome>) -> Outcome {
         let deadline = self.clock.instant().checked_add(MAX_WAIT).unwrap();
         wait_for(waiter, deadline, &self.clock).await
@@ -312,7 +314,7 @@ async fn g_10_two_users_refreshed_at_the_same_time_never_mix() {
     for round in 1..=ROUNDS {
         kit.clock.advance(MILLISECOND);
         for (person, _) in &people {
-            // This result stands for the answer of the provider.
+            // This result takes the place of the provider's answer.
             let used = tokens_of_round(person, round - 1);
             let answer = RefreshResult::New(Box::new(Refreshed {
                 tokens: tokens_of_round(person, round),
@@ -360,7 +362,7 @@ async fn g_06_an_unstored_result_is_stored_later_without_a_second_call() {
             .code
     };
     assert_eq!(reason(), "stopping");
-    // The second attempt also stores the result, so it does not call a provider.
+    // The second attempt tries to store the same result, so it does not call a provider.
     let again = kit.refresher.attempt(Arc::clone(&session)).await;
     assert!(matches!(again, Attempt::Failed(_)));
     assert_eq!(reason(), "stopping");

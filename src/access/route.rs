@@ -22,14 +22,14 @@ use crate::upstream::Upstream;
 pub struct RouteSettings {
     /// The name of the route in logs and metrics. The default name is the prefix.
     pub name: Option<Box<str>>,
-    /// The authorities of the route: host, and port unless it is the default port. An empty list
-    /// means all authorities.
+    /// The authorities of the route. An authority is a host, and a port unless the port is the
+    /// default port. An empty list means all authorities.
     #[serde(default)]
     pub(crate) hosts: Vec<Box<str>>,
     /// The path prefix: the route is for this path and all paths below it.
     #[serde(default)]
     pub prefix: Prefix,
-    /// The condition for the use of the route.
+    /// The condition that a user has to meet to use the route.
     #[serde(default = "signed_in")]
     pub(crate) access: Rule,
     /// The name of the upstream. The name may be omitted if there is only one upstream.
@@ -61,7 +61,7 @@ pub(crate) enum OnRefusal {
     Relogin,
 }
 
-/// One provider, or several providers from which the user can choose.
+/// The name of one provider, or the names of several providers from which the user can choose.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct ProviderNames(Vec<Box<str>>);
 
@@ -136,7 +136,7 @@ pub struct Route {
 }
 
 impl Route {
-    /// The position of the route in the settings, from 0.
+    /// The position of the route in the settings, counted from 0.
     pub(crate) fn index(&self) -> usize {
         self.index
     }
@@ -189,8 +189,9 @@ impl Route {
         self.upstream.name()
     }
 
-    /// Whether the route is for this target. A public route matches only its exact prefix. A
-    /// protected route also matches other spellings of its prefix, because the app may ignore case.
+    /// Whether the route serves requests with this target. A public route matches only its exact
+    /// prefix. A protected route also matches other spellings of its prefix, because the app may
+    /// treat upper and lower case as equal.
     pub(super) fn matches(&self, target: &Target) -> bool {
         let host =
             self.hosts.is_empty() || self.hosts.iter().any(|host| **host == *target.authority());
@@ -210,16 +211,16 @@ pub enum RouteError {
     /// There are several upstreams, and the route does not name one of them.
     #[error("there are several upstreams; the route has to name one")]
     AmbiguousUpstream,
-    /// The rule lists groups and several providers are accepted, but the settings do not say that a
-    /// group means the same at each of them.
+    /// The rule lists groups and several providers are accepted, but the settings do not state that
+    /// a group means the same at each of these providers.
     #[error(
         "several providers are accepted, and a group may mean something else at each of them; \
          write `provider` in the route: the provider of these groups, or a list of the providers \
          where they mean the same"
     )]
     AmbiguousGroups,
-    /// The rule lists subjects and several providers are accepted. The same subject at two
-    /// providers identifies two users.
+    /// The rule lists subjects, and several providers are accepted. The same subject at two
+    /// providers identifies two different users.
     #[error(
         "several providers are accepted, and the same subject at another provider is another user; \
          write the provider of these subjects as `provider` in the route"
@@ -312,7 +313,7 @@ impl RouteTable {
     }
 
     /// Creates a copy for one worker. The reference counts of the copy are not atomic, and no other
-    /// worker writes to its memory.
+    /// worker writes to the memory of the copy.
     pub(super) fn for_worker(&self) -> WorkerRoutes {
         WorkerRoutes {
             routes: self.routes.iter().cloned().map(Rc::new).collect(),
@@ -320,7 +321,7 @@ impl RouteTable {
         }
     }
 
-    /// All routes. The most specific route is the first.
+    /// Returns all routes. The most specific route is the first.
     pub fn iter(&self) -> impl Iterator<Item = &Route> {
         self.routes.iter()
     }
@@ -341,14 +342,15 @@ impl WorkerRoutes {
         at(self.index.first(target, matches)?)
     }
 
-    /// All routes. The most specific route is the first.
+    /// Returns all routes. The most specific route is the first.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Rc<Route>> {
         self.routes.iter()
     }
 }
 
 impl Route {
-    /// Whether both routes have the same prefix, in any case, and a common host.
+    /// Whether both routes match the same requests: a common host and, apart from upper and lower
+    /// case, the same prefix.
     fn shadows(&self, other: &Self) -> bool {
         let prefix = self
             .prefix
@@ -378,8 +380,8 @@ fn accepted_providers(
 }
 
 /// Checks that the lists of the rule have the same meaning at all accepted providers. A subject
-/// identifies a user at one provider only. A group may mean the same at several providers, if the
-/// settings name these providers.
+/// identifies a user at one provider only. If the settings of the route name several providers, a
+/// group is treated as the same group at all of these providers.
 fn check_lists(rule: &Rule, providers: &[Claim], chosen: bool) -> Result<(), RouteError> {
     let several = providers.len() > 1;
     if several && rule.lists_subjects() {

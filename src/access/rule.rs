@@ -133,8 +133,8 @@ impl AnyOf {
         by_subject || by_group || self.by_email(identity)
     }
 
-    /// An email address counts only if the provider has verified it and it can be read in only one
-    /// way.
+    /// An email address is compared with the lists only if the provider has verified the address,
+    /// and if all programs read the address in the same way.
     fn by_email(&self, identity: &Identity) -> bool {
         let verified = identity.email.as_ref().filter(|email| email.verified);
         let Some(email) = verified.map(|email| email.address.as_str().to_ascii_lowercase()) else {
@@ -148,13 +148,13 @@ impl AnyOf {
     }
 }
 
-/// Returns the domain of an address that can be compared safely: ASCII, exactly one `@`, no quotes,
-/// no trailing dot.
+/// Returns the domain of an email address, or `None` if the address cannot be compared safely. A
+/// safe address is ASCII and has exactly one `@`, no quotes and no trailing dot.
 fn address(email: &str) -> Option<&str> {
     let (local, domain) = email.split_once('@')?;
     let plain = |text: &str| {
-        // An app may read an address with quotes, comments or literals (RFC 5322) as another
-        // address.
+        // If an address contains quotes, comments or literals (RFC 5322), an app may read it as the
+        // address of another user.
         let allowed = |byte: u8| byte.is_ascii_graphic() && !b"@\"\\(),:;<>[]".contains(&byte);
         !text.is_empty() && text.bytes().all(allowed)
     };

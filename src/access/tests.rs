@@ -116,7 +116,8 @@ fn valid() -> Lifetime {
     }
 }
 
-/// A permit replaces the assertion fields even if the strip has not removed the client's fields.
+/// A permit replaces the assertion fields even if the client's assertion fields were not removed
+/// before.
 #[tokio::test]
 async fn a_permit_replaces_forged_fields() {
     let kit = Kit::new(tokio::runtime::Handle::current());

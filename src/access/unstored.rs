@@ -1,7 +1,7 @@
 //! Results of refreshes that could not be stored.
 //!
-//! A refresh uses up the old refresh token, so the gateway must not send it a second time. A result
-//! is kept until it is stored or its session has ended.
+//! A refresh uses up the old refresh token, so the gateway must not send the old refresh token a
+//! second time. A result is kept in memory until the result is stored or its session has ended.
 
 use std::collections::HashMap;
 use std::sync::{MutexGuard, PoisonError};
@@ -12,7 +12,8 @@ use crate::provider::Refreshed;
 use crate::secret::Secret;
 use crate::token::TokenSet;
 
-/// The maximum number of kept results: about ten megabytes of tokens.
+/// The maximum number of kept results. The tokens of this number of results need about ten
+/// megabytes.
 const MOST: usize = 10_000;
 
 /// The result of a refresh.
@@ -71,8 +72,8 @@ impl Unstored {
 }
 
 impl RefreshResult {
-    /// Returns a copy of the result, because storing the original consumes it. Returns `None` if
-    /// the tokens cannot be copied.
+    /// Returns a copy of the result, because the store consumes the original. Returns `None` if the
+    /// tokens cannot be copied.
     pub(super) fn copy(&self) -> Option<Self> {
         match self {
             Self::New(refreshed) => {

@@ -12,8 +12,8 @@ use super::{Access, Cause, Decision, Route};
 use crate::clock::Clock;
 use crate::session::{Lookup, SessionId};
 
-/// A request that cannot be decided yet. The session of the request is not in memory, or its access
-/// token has expired.
+/// A request for which no decision is possible yet. The session of the request is not in memory, or
+/// the access token of the session has expired.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Wait {
@@ -23,8 +23,8 @@ pub(crate) struct Wait {
     deadline: Instant,
 }
 
-/// The failure if a session is evicted immediately after its fetch. An eviction so soon means that
-/// the cache is too small for the load.
+/// The failure that is reported if the cache evicts a session immediately after its fetch. An
+/// eviction immediately after a fetch means that the cache is too small for the load.
 const PUSHED_OUT: SessionFailure = SessionFailure {
     reason: Reason::at_store("session_pushed_out"),
     retry_after: Duration::from_secs(1),
@@ -97,7 +97,7 @@ impl Wait {
         match need {
             Need::Refresh(waiter) => {
                 match wait_for(waiter, deadline, access.refresher.clock()).await {
-                    // The newest token is used, even if it expires soon.
+                    // The request uses the newest token, even if the newest token expires soon.
                     Outcome::Renewed(session) => access.apply_rule(&route, session),
                     Outcome::Ended => access.without_session(&route, Cause::GrantEnded, None),
                     Outcome::Failed(failure) => access.unavailable(&route, failure),
@@ -143,8 +143,8 @@ pub(super) async fn wait_for<T: FlightResult>(
             Ok(Progress::Finished(end)) => return end,
             Ok(Progress::Paused(pause)) => {
                 let rest = pause.until.since(clock.now());
-                // The next attempt starts after the deadline of this request, so a wait for it is
-                // useless.
+                // The next attempt starts after the deadline of this request, so this request does
+                // not wait for the attempt.
                 if rest > deadline.saturating_duration_since(clock.instant()) {
                     break (pause.reason, rest);
                 }
