@@ -12,7 +12,7 @@ use crate::origin;
 use crate::server::{Content, TunnelFn};
 use crate::upstream::ResponseBody;
 
-/// The body of a response. The gateway itself creates the body, or the body streams from an
+/// The body of a response. The gateway creates the body itself, or streams the body from an
 /// upstream.
 #[derive(Debug)]
 pub(crate) struct Body(Source);
@@ -21,7 +21,8 @@ pub(crate) struct Body(Source);
 enum Source {
     Own(Full<Bytes>),
     Upstream(ResponseBody),
-    /// The response has no content, because the connection switches to another protocol after it.
+    /// The response has no content, because the connection switches to another protocol after the
+    /// response.
     Tunnel(Switch),
 }
 

@@ -13,18 +13,19 @@ use crate::provider::ResponseMode;
 use crate::server::RequestBody;
 use crate::telemetry::chain;
 
-/// Ends the session (POST), or shows a page that asks for a confirmation (GET).
+/// The path of the endpoint that ends the session (POST), or shows a page that asks for a
+/// confirmation (GET).
 pub(super) const SIGN_OUT: &str = "/oauth2/sign_out";
-/// Shows a page that reports the end of the session.
+/// The path of the page that reports the end of the session.
 const SIGNED_OUT: &str = "/oauth2/signed_out";
 
 /// The size limit for an answer that a provider sends by POST, in bytes. The limit is enough for a
 /// code and a state.
 const LARGEST_ANSWER: u64 = 32 * 1024;
 
-/// Whether a redirection endpoint at `path` would hide another endpoint of the gateway, at the same
-/// path or below it. If there are several providers, each provider has its redirection endpoint
-/// below `path`.
+/// Whether a redirection endpoint at `path` would hide another endpoint of the gateway, which has
+/// the same path or a path below it. If there are several providers, each provider has its
+/// redirection endpoint below `path`.
 pub(crate) fn hides_endpoint(path: &str) -> bool {
     let endpoints = [SIGN_IN, SIGN_OUT, SIGNED_OUT];
     let hidden = |endpoint: &str| {
@@ -36,7 +37,8 @@ pub(crate) fn hides_endpoint(path: &str) -> bool {
 
 impl WorkerSite {
     /// Performs step 4 of the list in the crate documentation: answers the gateway's own endpoints.
-    /// An endpoint has exactly one path. Any other path of the gateway gets 404.
+    /// An endpoint has exactly one path. For any other path below the gateway's own prefix, the
+    /// answer is 404.
     pub(super) async fn own_endpoint(
         &self,
         context: &RequestContext,
@@ -200,7 +202,8 @@ fn signed_out(context: &RequestContext) -> Response<Body> {
         "Your session with this app has ended.",
     )
     .paragraph("You may still be signed in at the sign-in server itself.")
-    // Without `prompt=login` the provider could sign the same user in without a question.
+    // Without `prompt=login` the provider could sign in the same user again without asking for a
+    // password.
     .link("Sign in again", format!("{SIGN_IN}?prompt=login"))
     .respond(&context.parts.headers)
 }
@@ -223,7 +226,7 @@ async fn form(headers: &HeaderMap, mut body: RequestBody) -> Result<Bytes, Error
     Ok(read.to_bytes())
 }
 
-/// Rejects a method that the endpoint does not accept. The redirection endpoint rejects HEAD too,
+/// Rejects a method that the endpoint does not accept. The redirection endpoint also rejects HEAD,
 /// because a HEAD request must not use up a code.
 fn check_method(method: &Method, allowed: &[Method], methods: &'static str) -> Result<(), Error> {
     if allowed.contains(method) {

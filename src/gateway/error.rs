@@ -25,8 +25,8 @@ pub enum Error {
     /// client. If the settings do not list the network of the proxy, the operator is responsible.
     #[error("plain HTTP from a peer that is not a trusted proxy")]
     InsecureTransport,
-    /// The request has passed this gateway too often. Responsible: the operator. A route leads back
-    /// to the gateway.
+    /// The request has passed this gateway too often. Responsible: the operator. The upstream of a
+    /// route leads back to the gateway.
     #[error("the request is in a forwarding loop")]
     Loop(#[from] fields::Loop),
     /// The endpoint does not accept this method. The value lists the methods that the endpoint

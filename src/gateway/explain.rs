@@ -1,4 +1,4 @@
-//! The pages for users whose request was not permitted or whose login failed. The pages say what
+//! The pages for users whose request was not permitted or whose login failed. The pages state what
 //! happened and what the user can do next. The pages show nothing from the request except its URL.
 
 use std::time::Duration;
@@ -32,8 +32,8 @@ pub(super) fn sign_in_first(
             login_url.clone(),
         )
     } else {
-        // The user returns to the page that contained the form. If the page with the form needs a
-        // session, the page starts the login itself.
+        // The link leads to the page that contained the form. If this page needs a session, the
+        // request for the page starts the login.
         let form = context.referrer().unwrap_or_else(ReturnTo::root);
         (
             "You are not signed in, or your session has ended, so the app did not get what you \
@@ -50,8 +50,8 @@ pub(super) fn sign_in_first(
     response
 }
 
-/// Creates the answer for a user who may not use the route. The page shows the account and lets the
-/// user use another account.
+/// Creates the answer for a user who may not use the route. The page shows the account and offers a
+/// sign-in with another account.
 pub(super) fn forbidden(context: &RequestContext, identity: &Identity) -> Response<Body> {
     let who = identity.label().map_or_else(
         || "You are signed in, but this account may not use this page.".to_owned(),
@@ -65,8 +65,8 @@ pub(super) fn forbidden(context: &RequestContext, identity: &Identity) -> Respon
         .respond(&context.parts.headers)
 }
 
-/// Creates the answer for a user whose session exists but cannot be used now. If a browser shows
-/// the page, the page reloads itself.
+/// Creates the answer for a user whose session exists but cannot be used now. In a browser, the
+/// page reloads itself.
 pub(super) fn unavailable(context: &RequestContext, unavailable: &Unavailable) -> Response<Body> {
     let (title, text) = match unavailable.location {
         FailureLocation::Provider => (
@@ -85,7 +85,7 @@ pub(super) fn unavailable(context: &RequestContext, unavailable: &Unavailable) -
     if !context.parts.method.is_safe() {
         page = page.paragraph("The app did not get what you sent. Send it again in a moment.");
     }
-    // A fraction of a second is rounded up.
+    // The pause is rounded up to whole seconds.
     let whole = Duration::from_secs(unavailable.retry_after.as_secs());
     let after = if whole == unavailable.retry_after {
         whole
@@ -188,7 +188,8 @@ pub(super) fn failed(
 ) -> Response<Body> {
     let error = &failure.error;
     let page = failure_page(context, error, retry_url);
-    // If the provider works, the user may want another account or another provider.
+    // If the failure is permanent, the link leads to the requested page, where the user can choose
+    // another account or another provider.
     let passes = error.class().is_some_and(|class| class.passes);
     let start = if passes || failure.reauthenticate {
         retry_url

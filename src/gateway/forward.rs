@@ -61,7 +61,8 @@ pub(super) struct InFlight<'p> {
 }
 
 impl Worker {
-    /// Performs steps 7 and 8 of the list in the crate documentation, up to the wait for the app.
+    /// Performs the part of steps 7 and 8 of the crate documentation that comes before the wait for
+    /// the app's answer.
     pub(super) fn forward(
         &self,
         mut context: RequestContext,
@@ -105,7 +106,8 @@ impl Worker {
         let (parts, body, retry_copy) = if kept {
             let (body, notes) = Upload::recorded(body);
             let head = SavedHead::of(&context.parts);
-            // The kept head contains the fields, so the context needs only the method.
+            // The kept head contains the fields of the request, so the kept context needs only the
+            // method.
             let (mut rest, ()) = Request::new(()).into_parts();
             rest.method = context.parts.method.clone();
             let parts = std::mem::replace(&mut context.parts, rest);
@@ -161,7 +163,7 @@ impl InFlight<'_> {
                 let response = worker.switched(*handshake, *tunnel);
                 return ForwardOutcome::Answered(self.record.answered(response));
             }
-            // Only a handshake may open a tunnel.
+            // Only an answer to a handshake may open a tunnel.
             (Exchange::Tunnel(_), None) => {
                 return ForwardOutcome::Answered(self.failed(&UNREQUESTED));
             }
@@ -179,7 +181,7 @@ impl InFlight<'_> {
         }
     }
 
-    /// Records the time that the app took to answer.
+    /// Records how long the app took to answer.
     fn noted(&mut self, answer: Result<Exchange, upstream::Error>) -> Result<Exchange, Error> {
         self.record.upstream_answered(self.since);
         answer.map_err(|error| {
@@ -243,8 +245,8 @@ impl InFlight<'_> {
     }
 }
 
-/// Prepares the head of the request for the app. The permit adds its fields later. Returns the
-/// client's `Accept` field.
+/// Prepares the head of the request for the app. The permit adds the assertion fields later.
+/// Returns the client's `Accept` field.
 fn prepare(context: &mut RequestContext) -> Result<Option<HeaderValue>, Error> {
     let RequestContext {
         parts,

@@ -1,10 +1,10 @@
 //! Handles requests, from the parsed head to the answer, in the order of the steps in the crate
 //! documentation.
 //!
-//! The room checks framing, target, host and scheme, and removes unsafe fields. The room answers
-//! requests to the gateway's own endpoints. For every request to an app, [`crate::access`] decides,
-//! and only its permit leads to an upstream. The room creates the pages for users, but it makes no
-//! decision about users itself.
+//! The room `gateway` checks framing, target, host and scheme, and removes unsafe fields. The room
+//! `gateway` answers requests to the gateway's own endpoints. [`crate::access`] decides about every
+//! request to an app. A request reaches an upstream only with a permit of [`crate::access`]. The
+//! room `gateway` creates the pages for users, but makes no decision about users.
 //!
 //! A [`Site`] contains everything that is made from the settings. A [`Worker`] handles the requests
 //! of one worker thread, with its own copy of the site and its own connections to upstreams.
@@ -51,8 +51,8 @@ use crate::target::{self, Target};
 use crate::telemetry::DecisionLabel;
 use crate::upstream::{AssertionNames, Pools};
 
-/// The referrer policy of answers whose URL may contain a code: the browser must not send this URL
-/// to any site.
+/// The referrer policy of answers whose URL can contain a code. With this policy, the browser does
+/// not send the URL to any site.
 const NO_REFERRER: HeaderValue = HeaderValue::from_static("no-referrer");
 
 /// The operator's settings for requests.
@@ -68,7 +68,8 @@ pub struct Settings {
     pub(crate) body_bytes: u64,
 }
 
-/// The handler of one worker: its copy of the site and its own connections.
+/// The request handler of one worker thread, with its own copy of the site and its own connections
+/// to upstreams.
 #[derive(Debug)]
 pub(crate) struct Worker {
     site: Rc<CurrentSite>,
@@ -85,7 +86,7 @@ pub(crate) struct ClientConnection {
     recent: Recent,
 }
 
-/// A request that has passed the checks, with their results.
+/// A request that has passed the checks, with the results of the checks.
 #[derive(Debug)]
 struct RequestContext {
     parts: Parts,
@@ -106,7 +107,7 @@ impl RequestContext {
     fn referrer(&self) -> Option<ReturnTo> {
         let referrer = self.parts.headers.get(header::REFERER)?.to_str().ok()?;
         let url = Url::parse(referrer).ok()?;
-        // A page of another origin must not decide where the user returns to.
+        // A page of another origin must not decide to which page the user returns.
         if url.origin().ascii_serialization() != self.public_url.origin() {
             return None;
         }
@@ -158,7 +159,8 @@ impl WorkerSite {
         }
     }
 
-    /// Waits until the request can be decided, up to the limit for a session.
+    /// Waits until there is a decision for the request, but not longer than the maximum waiting
+    /// time for a session.
     async fn wait(&self, wait: Wait, record: &mut Record) -> Decision {
         // The route is recorded before the wait, because the client may disconnect during it.
         record.route(wait.route(), DecisionLabel::Unavailable);
@@ -171,8 +173,8 @@ impl WorkerSite {
     }
 
     /// Performs step 6 of the list in the crate documentation, for a request without a session. A
-    /// navigation is redirected to the provider, or gets a page to choose one of several providers.
-    /// A request that is not a navigation gets the login URL.
+    /// navigation is redirected to the provider, or gets a page on which the user chooses one of
+    /// several providers. A request that is not a navigation gets the login URL.
     async fn challenge(&self, context: &RequestContext, challenge: &Challenge) -> Response<Body> {
         if !context.is_navigation() {
             return explain::sign_in_first(context, challenge, self.login_url(context, challenge));
@@ -206,8 +208,8 @@ impl WorkerSite {
 }
 
 impl Worker {
-    /// Creates a handler without connections that follows the latest of `sites`. Panics if no local
-    /// task can be started.
+    /// Creates a worker without connections. The worker handles each new request with the latest
+    /// site from `sites`. Panics if no local task can be started.
     pub(crate) fn new(sites: watch::Receiver<Arc<Site>>) -> Self {
         let site = CurrentSite::follow(sites);
         let pools = Pools::new(site.get().clock().clone());
@@ -224,8 +226,8 @@ impl Worker {
         self.ends.get_or_init(start).clone()
     }
 
-    /// Handles a request as far as possible without waiting. Nearly every request has a connection
-    /// to its app when this function returns.
+    /// Handles a request as far as possible without a wait. In most cases, the request already has
+    /// a connection to its app when this function returns.
     fn process<'a>(
         &'a self,
         client_connection: &ClientConnection,
@@ -323,9 +325,10 @@ impl Worker {
 /// The state of a request after [`Worker::process`].
 #[expect(clippy::large_enum_variant, reason = "the small one is the rare one")]
 enum Step<'a> {
-    /// The request was given to a connection, or waits for a free one.
+    /// The request was sent on a connection, or waits for a free connection.
     Sent(InFlight<'a>),
-    /// The rest of the work is boxed, so that a usual request moves less memory.
+    /// The remaining work, as a boxed future. A future without a box would make [`Step`] larger, so
+    /// that every request would move more memory.
     Boxed(Pin<Box<dyn Future<Output = Response<Body>> + 'a>>),
 }
 
@@ -385,8 +388,8 @@ impl Handler for Worker {
 fn see_other(location: &str, cookies: impl IntoIterator<Item = HeaderValue>) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     let Ok(location) = HeaderValue::from_str(location) else {
-        // The gateway builds all locations from visible ASCII. This branch runs only if the gateway
-        // has a bug.
+        // The gateway builds all locations from visible ASCII. So this branch runs only if the
+        // gateway has a bug.
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         return response;
     };

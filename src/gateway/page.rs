@@ -103,7 +103,7 @@ pub(super) struct Page {
     pub(super) login_url: Option<String>,
     /// The pause before a retry.
     pub(super) retry_after: Option<Duration>,
-    /// The number of seconds until the page reloads, and the URL that it loads.
+    /// The number of seconds until the reload, and the URL that the reload opens.
     pub(super) refresh: Option<(u64, String)>,
 }
 
@@ -123,7 +123,7 @@ impl Page {
         }
     }
 
-    /// Shows the actions as equal choices.
+    /// Makes all actions look the same.
     pub(super) fn with_choices(mut self) -> Self {
         self.layout = Layout::Choice;
         self
@@ -254,8 +254,9 @@ impl Action {
     }
 }
 
-/// Adds the fields of the gateway's own answers: the answer is not stored, the browser does not
-/// guess its type, and its URL is not sent to other sites.
+/// Adds the fields that all of the gateway's own answers have. Because of these fields, the browser
+/// does not store the answer, does not guess the type of the answer, and does not send the URL of
+/// the answer to other sites.
 pub(super) fn harden(headers: &mut HeaderMap) {
     for (name, value) in [
         (header::CACHE_CONTROL, "no-store"),
@@ -266,8 +267,8 @@ pub(super) fn harden(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether the client explicitly accepts HTML. A program that accepts any type (`*/*`) would
-/// mistake a page for its data.
+/// Whether the client explicitly accepts HTML. A program that accepts any type (`*/*`) would treat
+/// a page as the data that it requested.
 pub(super) fn wants_html(headers: &HeaderMap) -> bool {
     let accept = headers.get_all(header::ACCEPT).iter();
     accept.into_iter().any(|value| {

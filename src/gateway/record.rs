@@ -14,7 +14,7 @@ use crate::access::Route;
 use crate::telemetry::{self, DecisionLabel};
 
 /// The data of one request for the access log and the metrics. The data is written one time, when
-/// the record is dropped. A request whose client has disconnected is therefore logged too.
+/// the record is dropped. Therefore a request whose client has disconnected is logged too.
 #[derive(Debug)]
 pub(super) struct Record {
     site: Rc<WorkerSite>,
@@ -28,7 +28,8 @@ pub(super) struct Record {
     pub(super) decided: DecisionLabel,
     pub(super) reason: Option<&'static str>,
     upstream_duration: Option<Duration>,
-    /// The time of the answer, if the clock was read at that time.
+    /// The time at which the upstream's final answer arrived. The value is `None` if the gateway
+    /// itself answers the request.
     answered: Option<Instant>,
     waited: Option<Duration>,
 }
@@ -80,7 +81,7 @@ impl Record {
         self.answered = Some(now);
     }
 
-    /// Records that the upstream's answer is not the final answer.
+    /// Records that the upstream's answer is not the final answer to the client.
     pub(super) fn not_final(&mut self) {
         self.answered = None;
     }

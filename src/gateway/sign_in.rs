@@ -10,7 +10,8 @@ use crate::access::{Challenge, Route};
 use crate::login::{FailedLogin, Login, OWN_PREFIX, PublicUrl, ReturnTo, Start};
 use crate::provider::Prompt;
 
-/// Starts a login. After the login the user returns to the page that contained the link.
+/// The path of the endpoint that starts a login. After the login the user returns to the page that
+/// contained the link to the endpoint.
 pub(super) const SIGN_IN: &str = "/oauth2/sign_in";
 
 /// The maximum length of a `login_hint` that is forwarded, in characters.
@@ -27,8 +28,8 @@ pub(super) struct SignInRequest {
 
 impl SignInRequest {
     /// Reads the query of a request to sign in. The return path is the path that the gateway has
-    /// sealed in its own link, or the page in `Referer`. The return path is always a page of this
-    /// site.
+    /// sealed in its own link. Without a sealed path, the return path is the page in `Referer`. The
+    /// return path is always a page of this site.
     fn read(context: &RequestContext, login: &Login) -> Self {
         let mut request = Self::to_return(ReturnTo::root());
         let mut sealed = None;
@@ -71,10 +72,12 @@ impl SignInRequest {
         }
     }
 
-    /// Returns the URL of a link with these parameters, for `provider`.
+    /// Returns the URL of a link to the sign-in endpoint, with the parameters of `self`, but with
+    /// the provider `provider`.
     fn at(&self, provider: Option<&str>, login: &Login, public_url: &PublicUrl) -> String {
         let Ok(sealed) = login.seal(&self.return_to, public_url) else {
-            // Without random bytes no login can start, so the link leads to the page itself.
+            // Without random bytes no login can start, so the link leads directly to the return
+            // path.
             return self.return_to.as_str().to_owned();
         };
         let mut query = form_urlencoded::Serializer::new(String::new());
@@ -87,7 +90,7 @@ impl SignInRequest {
         format!("{SIGN_IN}?{}", query.finish())
     }
 
-    /// Returns the URL of a link with exactly these parameters.
+    /// Returns the URL of a link to the sign-in endpoint, with the parameters of `self`.
     pub(super) fn address(&self, login: &Login, public_url: &PublicUrl) -> String {
         self.at(self.provider.as_deref(), login, public_url)
     }
@@ -197,7 +200,7 @@ impl WorkerSite {
         })
     }
 
-    /// The providers that at least one route accepts.
+    /// Returns the providers that at least one route accepts.
     fn providers(&self) -> Vec<&str> {
         let counts = |name: &&str| {
             let mut routes = self.access.routes();
@@ -208,7 +211,7 @@ impl WorkerSite {
 
     /// Returns the URL to which a program sends its user for a login. If the site has several
     /// providers and the route accepts only one, the URL names this provider. If the route accepts
-    /// several providers, the user chooses one at the URL.
+    /// several providers, the user chooses a provider on the page at the URL.
     pub(super) fn login_url(&self, context: &RequestContext, challenge: &Challenge) -> String {
         let choice = match only_provider(&challenge.route) {
             Some(provider) if self.providers().len() > 1 => format!("?provider={provider}"),
@@ -224,8 +227,8 @@ pub(super) fn only_provider(route: &Route) -> Option<&str> {
     providers.next().filter(|_| providers.next().is_none())
 }
 
-/// RFC 9110 section 15.5.2 requires a challenge in a 401 answer. With this challenge no browser
-/// asks for a password.
+/// Adds a challenge, because RFC 9110 section 15.5.2 requires a challenge in a 401 answer. Browsers
+/// do not know the scheme `Cookie` of the challenge, so they do not ask the user for a password.
 pub(super) fn request_session(headers: &mut HeaderMap) {
     let challenge = HeaderValue::from_static("Cookie cookie-name=\"__Host-sidegate\"");
     headers.insert(header::WWW_AUTHENTICATE, challenge);

@@ -70,8 +70,9 @@ impl Site {
         let counters = process.metrics.request_counters(names);
         Self {
             owned: OwnedFields::new(parts.settings.assertions.iter()),
-            // The prefix is a constant that can be parsed. With the default prefix every path would
-            // belong to the gateway, so no request would be forwarded.
+            // The prefix is a valid constant, so the parser does not fail and the default value is
+            // never used. With the default value every path would belong to the gateway, so no
+            // request would be forwarded.
             own: Prefix::parse(OWN_PREFIX).unwrap_or_default(),
             counters,
             _counted: process.metrics.site(),
@@ -115,7 +116,7 @@ impl WorkerSite {
         &self.shared.parts.settings
     }
 
-    /// Returns the public URL with this canonical authority.
+    /// Returns the public URL that has this canonical authority.
     pub(super) fn public_url(&self, authority: &str) -> Option<&Rc<PublicUrl>> {
         let mut urls = self.public_urls.iter();
         urls.find(|url| url.authority() == authority)
@@ -152,11 +153,11 @@ impl WorkerSite {
     }
 }
 
-/// Reports that another site has become current.
+/// Reports each reload: a new site has become current.
 pub(super) struct Reloads(watch::Receiver<Arc<Site>>);
 
 impl Reloads {
-    /// Waits for the next site. When the process ends, this function never returns.
+    /// Waits for the next site. If the process ends during the wait, this function does not return.
     ///
     /// # Cancel safety
     ///
@@ -176,8 +177,8 @@ pub(super) struct CurrentSite {
 }
 
 impl CurrentSite {
-    /// Creates a value that always contains the latest of `sites`. Panics if no local task can be
-    /// started.
+    /// Creates a value that always contains the latest site from `sites`. Panics if no local task
+    /// can be started.
     pub(super) fn follow(mut sites: watch::Receiver<Arc<Site>>) -> Rc<Self> {
         let first = WorkerSite::new(Arc::clone(&sites.borrow_and_update()));
         let mut changes = sites.clone();
@@ -198,7 +199,7 @@ impl CurrentSite {
         current
     }
 
-    /// Returns a value that reports each site after the current one.
+    /// Returns a value that reports each site that replaces the current site.
     pub(super) fn reloads(&self) -> Reloads {
         let mut sites = self.sites.borrow().clone();
         sites.mark_unchanged();
@@ -207,7 +208,7 @@ impl CurrentSite {
 
     /// Returns the site for a request that arrives now.
     pub(super) fn get(&self) -> Rc<WorkerSite> {
-        // An error means that the process is about to end, so no other site will follow.
+        // An error means that the process is about to end, so there will be no other site.
         if self.sites.borrow().has_changed().unwrap_or(false) {
             self.update();
         }
