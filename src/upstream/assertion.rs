@@ -1,4 +1,4 @@
-//! The assertion fields, which tell an app who its user is.
+//! The assertion fields, which tell an app who is signed in.
 
 use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
@@ -39,7 +39,8 @@ const RESERVED: [&str; 27] = [
     "x-forwarded-proto",
 ];
 
-/// The name of the field for each claim. A claim without a field name is not sent to the app.
+/// The names of the assertion fields, one for each claim. A claim without a field name is not sent
+/// to the app.
 ///
 /// In the settings, each value is a field name, or `""` if the claim is not sent.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
@@ -54,8 +55,8 @@ pub(crate) struct AssertionNames {
     pub(crate) preferred_username: Option<HeaderName>,
     /// The groups, joined with commas.
     pub(crate) groups: Option<HeaderName>,
-    /// The configured name of the provider. The app may need the provider, because a subject is
-    /// unique at one provider only.
+    /// The configured name of the provider. An app may need this name, because a subject is unique
+    /// at one provider only.
     pub(crate) provider: Option<HeaderName>,
 }
 
@@ -105,8 +106,8 @@ struct RawNames {
 /// Responsible: the operator. The settings contain a mistake.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum NameError {
-    /// Two claims have the same field, or two fields that many apps cannot distinguish (`X-A` and
-    /// `X_A`).
+    /// Two claims have the same field, or have two fields that many apps cannot distinguish (`X-A`
+    /// and `X_A`).
     #[error("{key} has the same field as another claim")]
     Duplicate {
         /// The key of the field in the settings.
@@ -118,7 +119,7 @@ pub(crate) enum NameError {
         /// The key of the field in the settings.
         key: &'static str,
     },
-    /// The field already has another meaning.
+    /// The field already has another meaning, so it cannot contain a claim.
     #[error("{key} names a field that has another meaning")]
     Reserved {
         /// The key of the field in the settings.
@@ -193,8 +194,8 @@ fn fold(name: &HeaderName) -> String {
 ///
 /// `X-Forwarded-User` contains the subject. The email address is sent only if the provider has
 /// verified it, because apps use the address as a login name. If the request has no user, or the
-/// identity lacks a claim, the field of the claim has no value. The value of `Authorization` is
-/// exactly `bearer`.
+/// identity lacks a claim, the field of the claim has no value. The value of `Authorization` is the
+/// argument `bearer`, unchanged.
 pub(crate) fn assertions<'a>(
     names: &'a AssertionNames,
     identity: Option<&'a Identity>,

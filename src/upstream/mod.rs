@@ -1,16 +1,17 @@
-//! The app behind the gateway: its address, its connections, and the fields that tell it who the
-//! user is.
+//! The app behind the gateway: its address, its connections, and the fields that tell the app who
+//! is signed in.
 //!
 //! All workers share one [`Upstream`] per app. Each worker has its own connections in its
-//! [`Pools`]. This room does not know who may use an app, because its caller has already decided
-//! about the request. The entry point is [`Pools::send`].
+//! [`Pools`]. The room `upstream` does not check who may use an app, because `access` has already
+//! decided about the request. The entry point is [`Pools::send`].
 //!
-//! Two design decisions have a cost. First, a request is sent a second time only if its connection
-//! had been used before and was closed before any byte of the answer, and if the method is safe and
-//! the request has no content. RFC 9110 section 9.2.2 also allows a retry of `PUT` and `DELETE`,
-//! but the second `DELETE` would return 404 although the first one worked. Second, while a request
-//! waits for a connection, idle connections of other workers to the same app are closed. For an app
-//! with only one process, the shorter wait is worth an additional handshake.
+//! Two design decisions have a cost. The first decision: a request is sent a second time only if
+//! all of this is true: the connection had been used before, the connection was closed before any
+//! byte of the answer, the method is safe, and the request has no content. RFC 9110 section 9.2.2
+//! also allows a retry of `PUT` and `DELETE`, but the second `DELETE` would return 404 although the
+//! first `DELETE` succeeded. The second decision: when a request has to wait for a connection, idle
+//! connections of other workers to the same app are closed. For an app with only one process, the
+//! shorter wait is worth an additional handshake.
 
 mod assertion;
 mod settings;
@@ -157,7 +158,7 @@ impl Upstream {
         let (url, timeout) = (settings.url.clone(), settings.connect_timeout);
         let connector = Connector::new(url, trust.clone(), timeout)?;
         let limit = Limit::new(settings.connections, settings.queue, settings.queue_wait);
-        // `Semaphore::new` panics if the number is greater.
+        // `Semaphore::new` panics if the number is greater than `MAX_PERMITS`.
         let tunnels = settings.tunnels.get().min(Semaphore::MAX_PERMITS);
         let connected = settings.queue_wait.saturating_add(settings.connect_timeout);
         let once = connected.saturating_add(settings.response_timeout);
@@ -206,7 +207,7 @@ impl Upstream {
     }
 
     /// The longest time from the start of a request without content to the start of its answer,
-    /// with one retry.
+    /// including one retry.
     pub(crate) fn longest_wait(&self) -> Duration {
         self.longest_wait
     }
@@ -220,7 +221,7 @@ impl Upstream {
         )
     }
 
-    /// Adds the framing fields that the app needs and that the client's request did not have.
+    /// Adds the framing fields that the app needs and that are missing in the client's request.
     fn prepare(&self, request: &mut Request<Upload>) {
         if !self.settings.preserve_host {
             let host = self.origin().host_value().clone();
@@ -273,8 +274,8 @@ impl fmt::Debug for ResponseFuture {
     }
 }
 
-/// One worker's connections to all apps. The value has to stay on its worker, where local tasks are
-/// spawned.
+/// One worker's connections to all apps. The value has to stay on the thread of its worker, because
+/// the pools spawn local tasks.
 pub(crate) struct Pools {
     clock: Clock,
     pools: RefCell<BTreeMap<usize, WorkerPool>>,
@@ -282,7 +283,7 @@ pub(crate) struct Pools {
 
 struct WorkerPool {
     /// The weak reference keeps the memory of the upstream reserved, so that the address in the map
-    /// cannot identify another upstream. The upstream itself may be dropped.
+    /// cannot identify another upstream. The upstream itself can be dropped.
     upstream: Weak<Upstream>,
     pool: Pool,
 }
@@ -299,8 +300,8 @@ impl Pools {
     /// all other fields. The request must have a `Host` field. `Host` is forwarded unchanged,
     /// unless `preserve_host` is off.
     ///
-    /// Errors of the response body are [`origin::Error`]s. A body that breaks off always ends with
-    /// an error, never like a complete body.
+    /// Errors of the response body are [`origin::Error`]s. An incomplete body always ends with an
+    /// error, so the client cannot mistake it for a complete body.
     ///
     /// # Errors
     ///
@@ -319,8 +320,8 @@ impl Pools {
         ResponseFuture(self.pool_for(upstream).send(request))
     }
 
-    /// Sends a request whose fields ask for `upgrade`, on a new connection that no other request
-    /// uses.
+    /// Sends a request whose fields ask for a switch to the protocol `upgrade`, on a new connection
+    /// that no other request uses.
     ///
     /// # Errors
     ///

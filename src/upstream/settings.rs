@@ -9,8 +9,8 @@ use serde::{Deserialize, Deserializer};
 
 use crate::origin::Origin;
 
-/// The longest duration that the settings may contain: one week. A longer duration probably has the
-/// wrong unit.
+/// The longest duration that the settings may contain: one week. If a duration is longer, the
+/// operator has probably used the wrong unit.
 const LONGEST: u64 = 7 * 24 * 60 * 60;
 
 /// The settings of one app. In the settings file, durations are whole seconds.
@@ -51,16 +51,16 @@ pub(crate) struct Settings {
         deserialize_with = "seconds"
     )]
     pub(crate) connect_timeout: Duration,
-    /// The longest time from the end of the request to the complete head of the response. The time
-    /// starts again whenever the app accepts a part of the request.
+    /// The longest time from the end of the request to the complete head of the response. The
+    /// measurement starts again whenever the app accepts a part of the request.
     #[serde(
         default = "default_response_timeout",
         rename = "response_timeout_secs",
         deserialize_with = "seconds"
     )]
     pub(crate) response_timeout: Duration,
-    /// The longest pause inside a response body. The value 0 means no limit. An app that pushes
-    /// events needs no limit.
+    /// The longest pause inside a response body. The value 0 means no limit. For an app that pushes
+    /// events, the value has to be 0.
     #[serde(
         default = "default_body_timeout",
         rename = "body_timeout_secs",
@@ -75,7 +75,7 @@ pub(crate) struct Settings {
         deserialize_with = "seconds"
     )]
     pub(crate) idle_timeout: Duration,
-    /// Whether the app gets the `Host` of the browser's request instead of its own host.
+    /// Whether the app gets the `Host` of the browser's request instead of the host in `url`.
     #[serde(default = "default_preserve_host")]
     pub(crate) preserve_host: bool,
 }
