@@ -1,4 +1,4 @@
-//! The tasks that run as long as the process: removal of expired sessions, and reload of
+//! The tasks that run until the process ends: removal of expired sessions, and reload of
 //! certificate files.
 
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::session::{Maintained, StoreError};
 use crate::telemetry::chain;
 use crate::tls::{Acceptor, Refreshed};
 
-/// The pause between two full batches of expired sessions, so that workers can use the cache.
+/// The pause between two full batches of expired sessions, during which workers can use the cache.
 const BETWEEN_BATCHES: Duration = Duration::from_millis(10);
 
 /// The interval between two checks of the certificate files.
@@ -27,8 +27,8 @@ pub(super) fn ticks_every(period: Duration) -> Interval {
 }
 
 /// Removes expired sessions in batches, and updates the metrics. If the keeper has stopped, no user
-/// can sign in or out, and only a restart of the process helps. This task reports that the keeper
-/// has stopped.
+/// can sign in or out, and only a restart of the process can repair this. This task reports that
+/// the keeper has stopped.
 pub(super) async fn maintain_sessions(process: gateway::ProcessState, readiness: Readiness) {
     let gateway::ProcessState {
         sessions,
@@ -39,15 +39,16 @@ pub(super) async fn maintain_sessions(process: gateway::ProcessState, readiness:
     let mut ticks = ticks_every(Duration::from_secs(1));
     loop {
         ticks.tick().await;
-        // The store has already reported its write error. The next tick tries the removal again.
+        // The store has already reported its write error. The removal is tried again at the next
+        // tick.
         let maintained = loop {
             match sessions.maintain(clock.now()).await {
                 Ok(Maintained::More) => sleep(BETWEEN_BATCHES).await,
                 end @ (Ok(Maintained::Done) | Err(_)) => break end,
             }
         };
-        // A drain closes the store at its end. If the store is closed without a drain, the keeper
-        // has stopped.
+        // A drain closes the store as its last step. If the store is closed without a drain, the
+        // keeper has stopped.
         if matches!(maintained, Err(StoreError::Closed)) && readiness.mark_broken() {
             let reason = "sessions_lost";
             tracing::error!(

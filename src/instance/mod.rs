@@ -50,7 +50,7 @@ pub enum Error {
     Sessions(#[from] session::StartError),
 }
 
-/// A running gateway. If the value is dropped, the gateway stops without waiting.
+/// A running gateway. If the value is dropped, the gateway stops and aborts the running requests.
 #[derive(Debug)]
 pub struct Instance {
     address: SocketAddr,
@@ -68,8 +68,8 @@ pub struct Instance {
     control: Control,
 }
 
-/// The runtime of the control plane. The drop does not wait for the runtime, because it may happen
-/// inside another runtime.
+/// The runtime of the control plane. The drop does not wait for the runtime, because the drop may
+/// happen inside another runtime, which must not be blocked.
 #[derive(Debug)]
 struct Control(Option<Runtime>);
 
@@ -139,7 +139,8 @@ impl Instance {
             .map(|listener| start_operations(listener, admin, clock))
             .transpose()?;
         readiness.mark_ready();
-        // The event is written last, because an invalid session file stops the start.
+        // The event is written last, because any step before this line can still fail, for example
+        // because of an invalid session file.
         let also = operations_address.map(tracing::field::display);
         tracing::info!(server.address = %address, operations = also, "Listening");
         Ok(Self {
@@ -216,7 +217,7 @@ fn start_operations(
     Workers::start(setup, move || admin.clone())
 }
 
-/// Logs what an operator should know at the start, in particular the public routes.
+/// Logs the facts that an operator should know at the start, in particular the public routes.
 fn announce(config: &Config) {
     for warning in &config.warnings {
         tracing::warn!("{warning}");

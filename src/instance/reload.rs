@@ -40,7 +40,8 @@ pub struct Reloaded {
     pub sessions: Reconfigured,
 }
 
-/// The current settings, the values that were created from them, and the settings at the start.
+/// The current settings, the values that were created from the current settings, and the settings
+/// at the start.
 #[derive(Debug)]
 pub(super) struct CurrentSettings {
     /// The source of the settings, with the text that is in use.
@@ -48,7 +49,7 @@ pub(super) struct CurrentSettings {
     /// The settings that only a restart can change, with their values at the start.
     restart_only: RestartOnly,
     reusable: Reusable,
-    /// The text of the settings for which a reload failed and will be retried.
+    /// The text of the settings whose reload failed and will be retried.
     failed: Option<FileContent>,
 }
 
@@ -74,10 +75,10 @@ impl Instance {
     }
 
     /// Reads the changed settings, checks them as `sidegate check` does, and applies either all of
-    /// them or none. Connections, sessions and running refreshes continue. A request that has
-    /// already begun uses the previous settings. All later requests use the new settings, on open
-    /// connections too. Events in the log report the result. If a changed file caused the reload
-    /// and the reload failed, [`Instance::reload_due`] returns again for a retry.
+    /// the settings or none. Connections, sessions and running refreshes continue. A request that
+    /// has already begun uses the previous settings. All later requests use the new settings, on
+    /// open connections too. Events in the log report the result. If a changed file caused the
+    /// reload and the reload failed, [`Instance::reload_due`] returns again for a retry.
     ///
     /// # Errors
     ///

@@ -17,7 +17,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 const KEYS_STABLE: Duration = Duration::from_secs(10);
 
 /// The first and the longest pause after a failed reload. Each pause is twice as long as the
-/// previous one.
+/// previous pause.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 
@@ -102,7 +102,8 @@ impl KeyFile {
 }
 
 impl ReloadTrigger {
-    /// Starts to watch the files that `config` names, from the state in which `config` was read.
+    /// Starts to watch the files that `config` names. A change that happened after `config` was
+    /// read also counts.
     pub(super) fn new(config: &Config, clock: Clock) -> Self {
         let mut trigger = Self {
             clock,
@@ -139,8 +140,8 @@ impl ReloadTrigger {
     }
 
     /// Records that a reload for `cause` failed. If a file caused the reload, the reload is retried
-    /// after a pause, and the pause grows. If a signal caused the reload, there is no retry,
-    /// because the operator reads the log.
+    /// after a pause. Each pause is longer than the previous pause. If a signal caused the reload,
+    /// there is no retry, because the operator reads the log.
     pub(super) fn failed(&mut self, cause: ReloadCause) {
         let before = self.retry;
         let cause = match (cause, before.map(|retry| retry.cause)) {
@@ -188,7 +189,8 @@ impl ReloadTrigger {
                 return Some(ReloadCause::SettingsFile);
             }
             Some(Ok(FileChange::WrittenInPlace)) => {
-                // The file may be half written, so the trigger cancels the retry of the settings.
+                // The file may be incomplete, because it is still being written, so the trigger
+                // cancels the retry of the settings.
                 let keys = |retry: &Retry| retry.cause == ReloadCause::KeyFile;
                 self.retry = self.retry.filter(keys);
                 tracing::warn!(
