@@ -23,14 +23,14 @@ pub(super) enum AuthorizationResponse {
     Refused {
         /// The error code.
         error: ErrorCode,
-        /// The `state`, if the server returned one.
+        /// The `state`, if the server returned a `state`.
         state: Option<String>,
         /// The `iss` of the authorization response, if present (RFC 9207 section 2).
         iss: Option<String>,
     },
 }
 
-/// A code and a state, before verification.
+/// A code and a state that have not been verified.
 #[derive(Debug)]
 pub(super) struct Granted {
     code: Secret<String>,
@@ -164,7 +164,7 @@ pub enum ErrorCode {
     AccessDenied,
     /// `consent_required`, `interaction_required`, `login_required` or
     /// `account_selection_required`: the server needed to ask the user, but `prompt=none` forbade
-    /// it.
+    /// the question.
     InteractionRequired,
     /// `invalid_request`.
     InvalidRequest,

@@ -21,12 +21,12 @@ pub(super) const MAX_ROUNDS: u8 = 3;
 /// cookies first.
 const MAX_TABS: usize = 60;
 
-/// The `Set-Cookie` value that stores the number of logins in a row.
+/// Returns the `Set-Cookie` value that stores the number of logins in a row.
 pub(super) fn remember_rounds(rounds: u8) -> HeaderValue {
     cookie::set(ROUND, &rounds.to_string(), ROUND_LIFETIME)
 }
 
-/// The `Set-Cookie` value that deletes the counter.
+/// Returns the `Set-Cookie` value that deletes the counter.
 pub(super) fn forget_rounds() -> HeaderValue {
     cookie::clear(ROUND)
 }
@@ -34,8 +34,8 @@ pub(super) fn forget_rounds() -> HeaderValue {
 /// Returns the number of logins in a row that this browser has completed.
 pub(super) fn rounds(headers: &HeaderMap) -> u8 {
     match cookies::find(headers, ROUND.as_bytes()) {
-        // The counter cookie is not sealed, because a forged counter only changes when the error
-        // page is shown.
+        // The counter cookie is not sealed, because a forged counter only changes after how many
+        // logins the error page is shown.
         Found::One([digit @ b'0'..=b'9']) => digit.saturating_sub(b'0'),
         Found::One(_) | Found::Absent | Found::Conflicting => 0,
     }

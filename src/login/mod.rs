@@ -5,9 +5,9 @@
 //! cookies and redirect targets as values, or a [`FailedLogin`]. The room `gateway` makes the
 //! pages.
 //!
-//! The server stores nothing for a user who has not signed in: the pending login travels in
-//! `state`. The exchange runs as a task of the control plane, so the exchange finishes even if the
-//! browser closes the connection.
+//! The gateway stores nothing for a user who has not signed in, because the pending login travels
+//! in `state`. The exchange runs as a task of the control plane, so the exchange finishes even if
+//! the browser closes the connection.
 
 mod authorization;
 mod browser;
@@ -75,7 +75,7 @@ pub struct Settings {
     pub(crate) timeout: Duration,
 }
 
-/// The login flow with the providers of one site. All workers share it.
+/// The login flow with the providers of one site. All workers share one value.
 #[derive(Debug)]
 pub struct Login {
     settings: Settings,
@@ -142,7 +142,7 @@ impl Login {
         ReturnTo::unseal(text, &self.keys, public_url.origin())
     }
 
-    /// Sends a browser to its provider.
+    /// Starts a login: returns the redirect that sends the browser to the provider.
     ///
     /// # Errors
     ///
@@ -233,8 +233,8 @@ impl Login {
                     state.and_then(|text| ReturnedState::open(&text, &self.keys, origin).ok());
                 let state =
                     state.filter(|state| self.was_sent_to(state.details(), callback.provider));
-                // An error may lack `iss`, because some servers send no `iss` with errors. A wrong
-                // `iss` is refused, also with an error.
+                // An error without `iss` is accepted, because some servers send no `iss` with
+                // errors. An error with a wrong `iss` is refused.
                 let checked = match iss.as_deref() {
                     Some(iss) => self.check_issuer(callback.provider, Some(iss)),
                     None => Ok(()),
@@ -246,7 +246,7 @@ impl Login {
         let returned = match granted.returned_state(&self.keys, origin) {
             Ok(returned) if self.was_sent_to(returned.details(), callback.provider) => returned,
             // The state belongs to another provider. A code must never be sent to a server that did
-            // not issue it (mix-up attack, RFC 9700 section 4.4).
+            // not issue the code (mix-up attack, RFC 9700 section 4.4).
             Ok(_) => {
                 let error = Error::State(StateError::Foreign);
                 return outcome::stale_answer(FailedLogin::new(error, None), &callback);
@@ -271,7 +271,7 @@ impl Login {
         *details.provider == *provider && details.registration.is_none_or(is_same)
     }
 
-    /// Makes all checks that are required before the code is sent to the provider.
+    /// Performs all checks that are required before the code is sent to the provider.
     async fn verified(
         &self,
         granted: Granted,
@@ -355,8 +355,8 @@ impl Login {
             Ok(grant) => {
                 let (login, name) = (Arc::clone(self), details.provider.clone());
                 let previous = (callback.previous_session, details.previous_session);
-                // Opening the session is a second task. If the browser closes the connection during
-                // the exchange, this future is dropped, and the second task never starts.
+                // A second task opens the session. If the browser closes the connection during the
+                // exchange, this future is dropped, and the second task never starts.
                 let open = async move { login.open(&name, grant, previous).await };
                 self.process.on_control_plane(open).await
             }
@@ -395,8 +395,8 @@ impl Login {
         }
     }
 
-    /// Waits until the provider `name` is ready for requests, for [`PROVIDER_TIMEOUT`] at most.
-    /// Does not wait if a recent result says that the provider is ready.
+    /// Waits until the provider `name` is ready for requests, but not longer than
+    /// [`PROVIDER_TIMEOUT`]. Does not wait if a recent result shows that the provider is ready.
     async fn ready(&self, name: &str) -> Result<Arc<Provider>, Error> {
         let provider = self.providers.get(name).ok_or(Error::UnknownProvider)?;
         if let Some(readiness) = provider.recent_readiness(self.process.clock.now()) {
@@ -446,7 +446,7 @@ impl Login {
     }
 
     /// Opens the session and ends the previous session of the browser. A new login always gets a
-    /// new session id (this stops session fixation), and two users never share one session.
+    /// new session id, which stops session fixation. Two users never share one session.
     async fn open(
         &self,
         provider: &str,
@@ -473,8 +473,8 @@ impl Login {
             .await?)
     }
 
-    /// The `Set-Cookie` value that resets the loop counter, so that the browser can try again after
-    /// [`Error::Loop`].
+    /// Returns the `Set-Cookie` value that resets the loop counter, so that the browser can try
+    /// again after [`Error::Loop`].
     pub(crate) fn forget_rounds() -> HeaderValue {
         browser::forget_rounds()
     }

@@ -44,7 +44,7 @@ pub enum Completion {
 /// A failed login, with the data for its error page.
 #[derive(Debug)]
 pub struct FailedLogin {
-    /// The reason of the failure.
+    /// The reason for the failure.
     pub(crate) error: Error,
     /// The page that the user asked for, or `/` when the state could not be read. A visit to the
     /// retry page begins a new login.
@@ -70,8 +70,8 @@ impl FailedLogin {
         .forgetting(state)
     }
 
-    /// Deletes the cookie of the pending login, unless the valid authorization response may still
-    /// arrive. The valid response may still arrive if the received response was manipulated or
+    /// Deletes the cookie of the pending login, unless a valid authorization response can still
+    /// arrive. A valid response can still arrive if the received response was manipulated or
     /// belongs to another browser.
     fn forgetting(mut self, state: Option<&ReturnedState>) -> Self {
         if !matches!(

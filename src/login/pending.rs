@@ -1,11 +1,11 @@
 //! The pending login, which travels in `state`, and the check of a returned `state`.
 //!
 //! The browser carries the pending login, so a user who has not signed in costs the gateway no
-//! memory. The state has two sealed parts. The gateway's key alone opens the first part (provider,
-//! return path, time, round). Therefore an error page can offer a new login even if the browser
-//! sends no login cookie. The second part (the seed of the code verifier) needs the gateway's key
-//! and the 128-bit secret in the cookie of the tab. A callback URL that is pasted into another
-//! browser is therefore refused.
+//! memory. The state has two sealed parts. Only the gateway's key is needed to open the first part
+//! (provider, return path, time, round). Therefore an error page can offer a new login even if the
+//! browser sends no login cookie. The gateway's key and the 128-bit secret in the cookie of the tab
+//! are needed to open the second part (the seed of the code verifier). A callback URL that is
+//! pasted into another browser is therefore refused.
 
 use std::time::Duration;
 
@@ -37,8 +37,9 @@ pub(super) struct PendingLogin {
 pub(super) struct LoginDetails {
     /// The configured name of the provider.
     pub(super) provider: Box<str>,
-    /// Identifies the server and the client, because a reload may give the name to a different
-    /// server or client. A state from an older version of the gateway has no tag.
+    /// The tag of the server and the client. The name of the provider is not enough, because a
+    /// reload may give the name to a different server or client. A state from an older version of
+    /// the gateway has no tag.
     pub(super) registration: Option<RegistrationTag>,
     /// The page that the user asked for.
     pub(super) return_to: ReturnTo,
@@ -82,7 +83,8 @@ struct RawDetails<'a> {
 pub(super) struct SealedLogin {
     /// The value of `state`.
     pub(super) state: String,
-    /// The name of the pending login, which is part of the cookie name. Names sort by time.
+    /// The name of the pending login, which is part of the cookie name. Sorted names are in the
+    /// order in which the logins began.
     pub(super) tab: Tab,
     /// The value of the pending-login cookie.
     pub(super) browser_secret: Secret<String>,
@@ -172,7 +174,7 @@ impl PendingLogin {
         self.derived(b"nonce")
     }
 
-    /// Derives a value from the seed. Each purpose gives a different value.
+    /// Derives a value from the seed. Different purposes result in different values.
     fn derived(&self, purpose: &[u8]) -> String {
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.seed.expose());
         URL_SAFE_NO_PAD.encode(hmac::sign(&key, purpose))
@@ -269,7 +271,7 @@ impl ReturnedState {
             provider: raw.p.into(),
             registration,
             // The path is parsed again, because a version of the gateway with other rules may have
-            // sealed it.
+            // sealed the path.
             return_to: ReturnTo::parse(raw.r, OWN_PREFIX)?,
             issued_at: Timestamp::from_millis(raw.t),
             round: raw.n,
@@ -294,7 +296,7 @@ impl ReturnedState {
         &self.tab
     }
 
-    /// A hash of this state, for the list of used states.
+    /// Returns a hash of this state. The store keeps the hash to remember that the state was used.
     pub(super) fn fingerprint(&self) -> [u8; 32] {
         let mut fingerprint = [0; 32];
         // Only the sealed seed is hashed, because the sealed seed is different for each login.

@@ -39,8 +39,8 @@ impl ProcessState {
         }
     }
 
-    /// Runs `work` as a task of the control plane, so that it finishes even when the browser closes
-    /// the connection.
+    /// Runs `work` as a task of the control plane, so that `work` finishes even when the browser
+    /// closes the connection.
     pub(super) async fn on_control_plane<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, Error>> + Send + 'static,

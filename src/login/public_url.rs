@@ -108,7 +108,7 @@ impl TryFrom<String> for PublicUrl {
     }
 }
 
-/// The configured origins, at least one. No two origins have the same authority.
+/// The configured origins. There is at least one origin. No two origins have the same authority.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct PublicUrls(Vec<PublicUrl>);
 

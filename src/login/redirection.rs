@@ -26,8 +26,8 @@ impl RedirectionEndpoints {
         }
     }
 
-    /// Returns true when `path` is reserved for redirection endpoints, even if it contains the name
-    /// of an unknown provider.
+    /// Returns true when `path` is reserved for redirection endpoints, even if `path` contains the
+    /// name of an unknown provider.
     pub(crate) fn is_own_path(&self, path: &str) -> bool {
         match path.strip_prefix(&*self.path) {
             Some("") => true,

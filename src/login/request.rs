@@ -39,7 +39,8 @@ pub struct Callback<'a> {
     pub public_url: &'a PublicUrl,
     /// The provider to which the redirection endpoint belongs.
     pub provider: &'a str,
-    /// The address of the client, from forwarding fields only if the peer is a trusted proxy.
+    /// The address of the client. Forwarding fields determine the address only if the peer is a
+    /// trusted proxy.
     pub client: IpAddr,
     /// The session that the browser had before this login.
     pub previous_session: PreviousSession,

@@ -14,7 +14,7 @@ use crate::session::{EndReason, Ended, SessionId, cookie};
 pub(super) const MAX_SIGNED_OUT: usize = 8;
 
 impl Login {
-    /// Ends the sessions whose cookies the browser sent, at most [`MAX_SIGNED_OUT`]. Returns the
+    /// Ends up to [`MAX_SIGNED_OUT`] sessions whose cookies the browser sent. Returns the
     /// `Set-Cookie` values that delete the cookies.
     ///
     /// # Errors
