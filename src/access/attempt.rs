@@ -21,7 +21,7 @@ enum Need {
 enum LeaseResult {
     /// This process may refresh the session.
     Granted(Lease),
-    /// This value of the session is no longer current, so the session has to be read again.
+    /// The caller's value of the session is no longer current, so the session has to be read again.
     Changed,
     /// This process has to end, and another process still has the lease.
     Draining,
@@ -41,6 +41,8 @@ impl Refresher {
                 self.note_failure(&session, reason, ALARM_PAUSE);
                 return Attempt::Failed(session);
             };
+            // The provider has already sent this result, so no call to the provider and no lease is
+            // needed.
             if let Some(result) = self.unstored.take(refresh_token) {
                 return self.store(session, result).await;
             }

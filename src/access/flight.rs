@@ -29,7 +29,7 @@ pub(super) enum Progress<P, T> {
 
 type Sender<P, T> = Arc<watch::Sender<Progress<P, T>>>;
 
-/// All running flights, one for each key.
+/// All running flights, at most one for each key.
 pub(super) struct Flights<K, P, T> {
     control: Handle,
     // The lock is taken when a flight starts, is joined or ends. Requests that need no flight never
@@ -191,7 +191,8 @@ impl<K: Copy + Eq + Hash, P, T> Leader<K, P, T> {
     pub(super) fn finish_unwaited(mut self, end: T) -> FinishUnwaited<Self> {
         let flights = Arc::clone(&self.flights);
         let mut under_way = flights.under_way();
-        // A request takes the same lock to join the flight, so the count cannot change here.
+        // A request takes the same lock to join the flight, so the number of waiters cannot change
+        // here.
         if self.sender.receiver_count() > 0 {
             drop(under_way);
             return FinishUnwaited::Joined(self);
@@ -227,8 +228,8 @@ impl<K: Copy + Eq + Hash, P, T> Leader<K, P, T> {
 
 impl<K: Copy + Eq + Hash, P, T> Drop for Leader<K, P, T> {
     fn drop(&mut self) {
-        // The task panicked or was cancelled. Its key must become free, because otherwise no new
-        // flight could start for the key.
+        // The task panicked or was cancelled. The key of the flight must become free, because
+        // otherwise no new flight could start for the key.
         if !self.finished {
             self.clear();
             self.sender.send_replace(Progress::Lost);

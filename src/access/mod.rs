@@ -13,8 +13,8 @@
 //! reference counts, so workers do not write to the same memory.
 //!
 //! Code that skips the decision does not compile, because the fields of a [`Permit`] are private to
-//! this room. Only [`Access::decide`] and the code that completes a decision of [`Access::decide`]
-//! create permits.
+//! this room. Permits are created only by [`Access::decide`], and by the code that decides again
+//! after a wait or after a refusal of the app.
 //!
 //! ```
 //! use sidegate::access::Permit;
@@ -436,7 +436,7 @@ impl Access {
     }
 }
 
-/// Returns the session id of a request, if the request has exactly one.
+/// Returns the session id of a request, if the request has exactly one session id.
 fn session_id(fields: &(impl View + ?Sized)) -> Result<SessionId, Cause> {
     SessionId::parse(session_cookie(fields)?).ok_or(Cause::Malformed)
 }

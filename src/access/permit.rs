@@ -14,8 +14,8 @@ use crate::session::{Session, cookie};
 use crate::upload::Upload;
 use crate::upstream::{self, Exchange, Pools, ResponseFuture, assertions};
 
-/// The proof that one request may be sent to one upstream, with or without a user. Only
-/// [`Access::decide`] creates a permit.
+/// The proof that one request may be sent to one upstream, with or without a user. Only [`Access`]
+/// creates permits.
 #[derive(Debug)]
 #[must_use]
 pub struct Permit {
@@ -25,7 +25,7 @@ pub struct Permit {
     pub(super) cookies: Cookies,
 }
 
-/// The state of the request's cookies.
+/// States whether the request's cookies have already been read.
 #[derive(Debug)]
 pub(super) enum Cookies {
     /// The connection has already sent the same `Cookie` line. The value is the line without the
@@ -129,9 +129,9 @@ impl Permit {
 
 /// The future of the app's answer to a forwarded request.
 pub(crate) enum Exchanging<'p> {
-    /// A request that does not ask for another protocol.
+    /// The future for a request that does not ask for another protocol.
     Response(ResponseFuture),
-    /// A request to switch to another protocol.
+    /// The future for a request to switch to another protocol.
     Switch(Pin<Box<dyn Future<Output = Result<Exchange, upstream::Error>> + 'p>>),
 }
 

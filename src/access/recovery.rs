@@ -1,8 +1,8 @@
 //! Handles an app's refusal of a token that the gateway considers valid.
 //!
 //! The token may have been revoked, or a refresh during the request may have made the token
-//! invalid. A request is sent again only if the app has refused it, only one time, and only with a
-//! different token.
+//! invalid. A request is sent again only if the app has refused the request, only one time, and
+//! only with a different token.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,12 +32,12 @@ pub(crate) struct TokenRefusal {
     sent: SentRequest,
 }
 
-/// States whether a request has content, as far as the head of the request shows it.
+/// States whether a request has content. The value is determined before the body arrives.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Content {
     /// The request has no body.
     None,
-    /// The request has a body, or the head does not show whether the request has a body.
+    /// The request has a body, or it is not known yet whether the request has a body.
     Some,
 }
 
@@ -68,9 +68,9 @@ impl Access {
     ///
     /// If the route forwards refusals, a second attempt is useful only if the session is refreshed
     /// during the request. If a route of the site uses `refresh_and_retry`, a refresh can start at
-    /// any time. If no route uses `refresh_and_retry`, a refresh starts only when it is due. The
-    /// duration of a request with a body is not limited, so a refresh can become due during any
-    /// request with a body.
+    /// any time. If no route uses `refresh_and_retry`, a refresh starts only when the refresh is
+    /// due. The duration of a request with a body is not limited, so a refresh can become due
+    /// during any request with a body.
     pub(crate) fn must_keep(&self, sent: &SentRequest, content: Content, now: Timestamp) -> bool {
         if sent.route.on_refusal != OnRefusal::Pass || self.refreshes_on_refusal {
             return true;

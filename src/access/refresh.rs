@@ -139,8 +139,8 @@ impl Refresher {
         }
     }
 
-    /// Joins the refresh of a session whose token cannot be used. Starts the refresh if none is
-    /// running.
+    /// Joins the refresh of a session whose token cannot be used. Starts the refresh if no refresh
+    /// of the session is running.
     ///
     /// # Errors
     ///
@@ -160,7 +160,7 @@ impl Refresher {
         }
     }
 
-    /// Joins the refresh of the session, if one is running.
+    /// Joins the refresh of the session, if a refresh is running.
     pub(super) fn under_way(&self, key: &SessionKey) -> Option<Waiter<RetryPause, Outcome>> {
         self.refreshes.waiter(key)
     }
@@ -172,7 +172,8 @@ impl Refresher {
         })
     }
 
-    /// Joins the fetch of a session that is not in memory. Starts the fetch if none is running.
+    /// Joins the fetch of a session that is not in memory. Starts the fetch if no fetch of the
+    /// session is running.
     pub(super) fn fetch(self: &Arc<Self>, key: SessionKey) -> Waiter<RetryPause, Fetched> {
         self.fetches.join(key, |leader| {
             let refresher = Arc::clone(self);
@@ -318,8 +319,8 @@ impl Refresher {
         };
         let answered = provider.refresh(&refreshing, &self.clock).await;
         let sent = |unrefreshed: &RefreshError| unrefreshed.error.class().sent;
-        // If no request was sent, the duration is not recorded, because the provider did not cause
-        // it.
+        // If no request was sent, the duration is not recorded, because the duration does not
+        // depend on the provider.
         if answered.as_ref().err().map(sent) != Some(Sent::Nothing) {
             let took = self.clock.instant().saturating_duration_since(asked);
             let error = answered.as_ref().err();
@@ -431,7 +432,8 @@ impl Refresher {
     }
 
     /// Ends the session, because the provider reports that the grant has ended. If the session was
-    /// replaced in the meantime, its newer version has another grant and does not end.
+    /// replaced in the meantime, the newer version of the session has a different grant and does
+    /// not end.
     async fn end_session(&self, session: Arc<Session>, error: &ExchangeError) -> Attempt {
         let why = EndReason::GrantEnded;
         match self.sessions.end_version(&session, why).await {

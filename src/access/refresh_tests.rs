@@ -213,9 +213,8 @@ async fn g_14_a_refresh_that_panics_releases_all_waiters() {
             events,
         })
     };
-    // If there is only one subscriber, `tracing` stores for all threads whether the first thread
-    // that reaches an event wants it. The first thread may belong to another test, which has no
-    // subscriber.
+    // With only one subscriber, `tracing` stores for all threads which events the first thread
+    // needs. The first thread may belong to a test that has no subscriber.
     let _second = trap("never said");
     let _set = tracing::dispatcher::set_default(&trap("Session refreshed"));
     let kit = Kit::new(Handle::current());
@@ -266,7 +265,6 @@ fn tokens_of_round(person: &str, round: u64) -> TokenSet {
 }
 
 impl Kit {
-    /// Waits for a refresh and returns its result.
     async fn wait_for(&self, waiter: Waiter<RetryPause, Outcome>) -> Outcome {
         let deadline = self.clock.instant().checked_add(MAX_WAIT).unwrap();
         wait_for(waiter, deadline, &self.clock).await
@@ -491,7 +489,7 @@ async fn advancing_the_clock_ends_the_pause_of_a_refresh() {
         panic!("the flight did not pause");
     };
     kit.clock.set(pause.until);
-    // This time is much shorter than the pause.
+    // Ten seconds are much shorter than the pause.
     let soon = Duration::from_secs(10);
     let again = timeout(soon, waiter.next_progress()).await.unwrap();
     let Progress::Paused(next) = again else {

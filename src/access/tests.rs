@@ -154,8 +154,8 @@ async fn a_permit_replaces_forged_fields() {
         let bearers: Vec<_> = fields.get_all(header::AUTHORIZATION).iter().collect();
         let expected = (path == "/").then(|| session.tokens().bearer());
         assert_eq!(bearers, Vec::from_iter(expected), "{path}");
-        // A user without a name has no claims, and the cookie line contains only the gateway's
-        // cookie.
+        // No other field is left, because the user of the session has no claims, and the request
+        // has only the gateway's own cookie.
         assert_eq!(fields.len(), bearers.len(), "{path}: {fields:?}");
     }
 }
