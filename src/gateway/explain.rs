@@ -32,8 +32,8 @@ pub(super) fn sign_in_first(
             login_url.clone(),
         )
     } else {
-        // The link leads to the page that contained the form. If this page needs a session, the
-        // request for the page starts the login.
+        // The link leads to the page that contained the form. If the page with the form needs a
+        // session, the request for that page starts the login.
         let form = context.referrer().unwrap_or_else(ReturnTo::root);
         (
             "You are not signed in, or your session has ended, so the app did not get what you \
@@ -321,7 +321,7 @@ fn denied(code: &ErrorCode) -> (StatusCode, &'static str, &'static str) {
     }
 }
 
-/// Returns the page texts for a failure at the provider or on the network to it.
+/// Returns the page texts for a failure at the provider or on the network to the provider.
 fn provider_wording(class: Classification) -> (StatusCode, &'static str, &'static str) {
     match (class.passes, class.actor, class.sent) {
         (true, _, _) => (

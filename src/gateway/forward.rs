@@ -20,7 +20,7 @@ use crate::telemetry::DecisionLabel;
 use crate::upload::{Recording, Upload};
 use crate::upstream::{self, Exchange, ResponseBody, SavedHead};
 
-/// The error if an app switches protocols although the request did not ask for it.
+/// The error if an app switches protocols although the request did not ask for a switch.
 const UNREQUESTED: Error =
     Error::Upstream(upstream::Error::Broken(origin::Error::UnrequestedUpgrade));
 
@@ -61,8 +61,8 @@ pub(super) struct InFlight<'p> {
 }
 
 impl Worker {
-    /// Performs the part of steps 7 and 8 of the crate documentation that comes before the wait for
-    /// the app's answer.
+    /// Performs the part of steps 7 and 8 of the crate documentation that precedes the wait for the
+    /// app's answer.
     pub(super) fn forward(
         &self,
         mut context: RequestContext,
@@ -185,6 +185,8 @@ impl InFlight<'_> {
     fn noted(&mut self, answer: Result<Exchange, upstream::Error>) -> Result<Exchange, Error> {
         self.record.upstream_answered(self.since);
         answer.map_err(|error| {
+            // If the request body has failed, the error of the upstream is only a consequence, so
+            // the failure of the body is reported.
             let failure = self.watch.failure();
             failure.map_or_else(|| Error::Upstream(error), Error::RequestBody)
         })
@@ -256,6 +258,8 @@ fn prepare(context: &mut RequestContext) -> Result<Option<HeaderValue>, Error> {
     } = context;
     let accept = parts.headers.get(header::ACCEPT).cloned();
     fields::append_via(&mut parts.headers, parts.version)?;
+    // The app gets the canonical authority, which the gateway has checked, and not the text that
+    // the client sent.
     let authority = target.authority_value();
     parts.headers.insert(header::HOST, authority.clone());
     client.write(&mut parts.headers, authority);
@@ -263,7 +267,7 @@ fn prepare(context: &mut RequestContext) -> Result<Option<HeaderValue>, Error> {
     Ok(accept)
 }
 
-/// Returns the answer for the client, without fields that an app may not send.
+/// Returns the answer for the client, without fields that an app must not send.
 fn cleaned(answer: Answer) -> Response<Body> {
     let mut response = answer.map(Body::upstream);
     fields::outbound(response.headers_mut(), cookie::is_own);

@@ -135,7 +135,7 @@ impl WorkerSite {
         let public_url = public_url.ok_or(Error::UnknownHost)?;
         let scheme = self.scheme(client_connection.connection, public_url)?;
         let trusted = &self.settings().trusted;
-        // The forwarding fields are read before the strip removes them.
+        // The forwarding fields are read here, before the gateway removes them from the request.
         let client = Client::read(&client_connection.peer, scheme, &parts.headers, trusted);
         record.client = client.address();
         fields::inbound(&mut parts.headers, self.owned());
@@ -162,7 +162,7 @@ impl WorkerSite {
     /// Waits until there is a decision for the request, but not longer than the maximum waiting
     /// time for a session.
     async fn wait(&self, wait: Wait, record: &mut Record) -> Decision {
-        // The route is recorded before the wait, because the client may disconnect during it.
+        // The route is recorded before the wait, because the client may disconnect during the wait.
         record.route(wait.route(), DecisionLabel::Unavailable);
         let waiting = self.metrics().waiting();
         let since = self.clock().instant();
@@ -236,6 +236,7 @@ impl Worker {
         mut record: Record,
     ) -> Step<'a> {
         let site = Rc::clone(record.site());
+        // Most requests have no extensions, so the usual request skips the removal.
         let upgrade = if parts.extensions.is_empty() {
             None
         } else {
@@ -388,7 +389,7 @@ impl Handler for Worker {
 fn see_other(location: &str, cookies: impl IntoIterator<Item = HeaderValue>) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     let Ok(location) = HeaderValue::from_str(location) else {
-        // The gateway builds all locations from visible ASCII. So this branch runs only if the
+        // The gateway builds all locations from visible ASCII, so this branch runs only if the
         // gateway has a bug.
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         return response;

@@ -37,8 +37,8 @@ a.button,button{background:#8fb0ff;border-color:#8fb0ff;color:#10131a}\
 a.button.second,button.second{background:transparent;color:#8fb0ff}\
 .code{color:#97a1b3}}";
 
-/// With this policy the page loads nothing, cannot be framed, and sends forms only to its own
-/// origin. The hash allows the only style sheet of the page.
+/// With this content security policy the page loads nothing, cannot be framed, and sends forms only
+/// to its own origin. The hash allows the only style sheet of the page.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let hash = STANDARD.encode(digest(&SHA256, STYLE.as_bytes()));
     let policy = format!(
@@ -165,8 +165,9 @@ impl Page {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         headers.insert(header::CONTENT_SECURITY_POLICY, POLICY.clone());
         headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-        // Only pages have `Cross-Origin-Opener-Policy`, and redirects do not. On a redirect the
-        // field would separate a popup of the app from its opener.
+        // Only pages have `Cross-Origin-Opener-Policy`, and redirects do not. On a redirect,
+        // `Cross-Origin-Opener-Policy` would separate a popup of the app from the window that
+        // opened the popup.
         headers.insert(OPENER_POLICY, HeaderValue::from_static("same-origin"));
         if let Some(after) = self.retry_after {
             // `Retry-After: 0` would make programs retry without a pause.
@@ -254,9 +255,8 @@ impl Action {
     }
 }
 
-/// Adds the fields that all of the gateway's own answers have. Because of these fields, the browser
-/// does not store the answer, does not guess the type of the answer, and does not send the URL of
-/// the answer to other sites.
+/// Adds the fields that all of the gateway's own answers have. The added fields forbid the browser
+/// to store the answer, to guess its type, and to send its URL to other sites.
 pub(super) fn harden(headers: &mut HeaderMap) {
     for (name, value) in [
         (header::CACHE_CONTROL, "no-store"),

@@ -14,7 +14,7 @@ use crate::access::Route;
 use crate::telemetry::{self, DecisionLabel};
 
 /// The data of one request for the access log and the metrics. The data is written one time, when
-/// the record is dropped. Therefore a request whose client has disconnected is logged too.
+/// the record is dropped. So a request is logged even if its client has disconnected.
 #[derive(Debug)]
 pub(super) struct Record {
     site: Rc<WorkerSite>,
@@ -92,7 +92,8 @@ impl Record {
         response
     }
 
-    /// Records an error and returns the answer to it. `headers` are the fields of the request.
+    /// Records an error and returns the answer that reports the error. `headers` are the fields of
+    /// the request.
     pub(super) fn refused(&mut self, error: &Error, headers: &HeaderMap) -> Response<Body> {
         self.reason = Some(error.reason());
         error.log();

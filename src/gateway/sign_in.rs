@@ -210,8 +210,8 @@ impl WorkerSite {
     }
 
     /// Returns the URL to which a program sends its user for a login. If the site has several
-    /// providers and the route accepts only one, the URL names this provider. If the route accepts
-    /// several providers, the user chooses a provider on the page at the URL.
+    /// providers and the route accepts only one provider, the URL names this provider. If the route
+    /// accepts several providers, the user chooses a provider on the page at the URL.
     pub(super) fn login_url(&self, context: &RequestContext, challenge: &Challenge) -> String {
         let choice = match only_provider(&challenge.route) {
             Some(provider) if self.providers().len() > 1 => format!("?provider={provider}"),
@@ -221,14 +221,15 @@ impl WorkerSite {
     }
 }
 
-/// Returns the provider that a route accepts, if the route accepts exactly one.
+/// Returns the provider that a route accepts, if the route accepts exactly one provider.
 pub(super) fn only_provider(route: &Route) -> Option<&str> {
     let mut providers = route.providers();
     providers.next().filter(|_| providers.next().is_none())
 }
 
-/// Adds a challenge, because RFC 9110 section 15.5.2 requires a challenge in a 401 answer. Browsers
-/// do not know the scheme `Cookie` of the challenge, so they do not ask the user for a password.
+/// Adds a challenge (`WWW-Authenticate`), because RFC 9110 section 15.5.2 requires a challenge in a
+/// 401 answer. Browsers do not know the scheme `Cookie` of the challenge, so they do not ask the
+/// user for a password.
 pub(super) fn request_session(headers: &mut HeaderMap) {
     let challenge = HeaderValue::from_static("Cookie cookie-name=\"__Host-sidegate\"");
     headers.insert(header::WWW_AUTHENTICATE, challenge);

@@ -28,7 +28,7 @@ pub(crate) struct Parts {
     pub routes: RouteTable,
     /// The providers by their configured names.
     pub providers: Arc<Providers>,
-    /// The login flow with these providers.
+    /// The login flow with the providers of the site.
     pub login: Arc<Login>,
     /// The longest time that a request waits for the refresh or fetch of its session.
     pub(crate) max_wait: Duration,
@@ -48,8 +48,8 @@ pub struct ProcessState {
 }
 
 /// One immutable value with everything that is made from the settings. A site is built completely
-/// or not at all. A reload builds the next site, which replaces the current one. A request uses the
-/// same site until its end.
+/// or not at all. A reload builds the next site, which replaces the current site. A request uses
+/// the same site until its end.
 #[derive(Debug)]
 pub(crate) struct Site {
     parts: Parts,
@@ -82,8 +82,8 @@ impl Site {
     }
 }
 
-/// One worker's copy of the site. The reference counts of the copy are not atomic, so that workers
-/// do not write to the same memory.
+/// One worker's copy of the site. The copy has its own reference counts, so that workers do not
+/// write to the same memory.
 #[derive(Debug)]
 pub(super) struct WorkerSite {
     shared: Arc<Site>,
@@ -146,8 +146,8 @@ impl WorkerSite {
         &self.shared.counters
     }
 
-    /// Whether a path belongs to the gateway's own endpoints, in any spelling. A request to such a
-    /// path is never forwarded.
+    /// Whether a path belongs to the gateway's own endpoints, in any spelling. A request to a path
+    /// of the gateway's own endpoints is never forwarded.
     pub(super) fn is_own(&self, path: &str) -> bool {
         self.login().redirection().is_own_path(path) || self.shared.own.covers(path)
     }
@@ -199,7 +199,7 @@ impl CurrentSite {
         current
     }
 
-    /// Returns a value that reports each site that replaces the current site.
+    /// Returns a receiver that reports each later site.
     pub(super) fn reloads(&self) -> Reloads {
         let mut sites = self.sites.borrow().clone();
         sites.mark_unchanged();
