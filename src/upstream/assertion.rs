@@ -154,7 +154,7 @@ impl TryFrom<RawNames> for AssertionNames {
         for (key, name) in keyed {
             let Some(name) = name else { continue };
             let folded = fold(name);
-            // Many apps would read only one of two such fields.
+            // Many apps would read only one of two fields with the same normalized name.
             if seen.contains(&folded) {
                 return Err(NameError::Duplicate { key });
             }
@@ -190,7 +190,8 @@ fn fold(name: &HeaderName) -> String {
 }
 
 /// Returns the assertion fields of a request with their values. A field without a value must not be
-/// in the request. The caller has already removed the fields that the client sent with these names.
+/// in the request. The caller has already removed the fields that the client sent with the names of
+/// assertion fields.
 ///
 /// `X-Forwarded-User` contains the subject. The email address is sent only if the provider has
 /// verified it, because apps use the address as a login name. If the request has no user, or the

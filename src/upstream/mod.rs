@@ -5,13 +5,13 @@
 //! [`Pools`]. The room `upstream` does not check who may use an app, because `access` has already
 //! decided about the request. The entry point is [`Pools::send`].
 //!
-//! Two design decisions have a cost. The first decision: a request is sent a second time only if
-//! all of this is true: the connection had been used before, the connection was closed before any
-//! byte of the answer, the method is safe, and the request has no content. RFC 9110 section 9.2.2
-//! also allows a retry of `PUT` and `DELETE`, but the second `DELETE` would return 404 although the
-//! first `DELETE` succeeded. The second decision: when a request has to wait for a connection, idle
-//! connections of other workers to the same app are closed. For an app with only one process, the
-//! shorter wait is worth an additional handshake.
+//! Two design decisions have a cost: there are few retries, and idle connections are closed early.
+//! A request is sent a second time only if all of this is true: the connection had been used
+//! before, the connection was closed before any byte of the answer, the method is safe, and the
+//! request has no content. RFC 9110 section 9.2.2 also allows a retry of `PUT` and `DELETE`, but
+//! the second `DELETE` would return 404 although the first `DELETE` succeeded. When a request has
+//! to wait for a connection, idle connections of other workers to the same app are closed. For an
+//! app with only one process, the shorter wait is worth an additional handshake.
 
 mod assertion;
 mod settings;
@@ -257,7 +257,7 @@ impl fmt::Debug for Upstream {
     }
 }
 
-/// The future of the answer of an app.
+/// The future of an app's answer.
 pub(crate) struct ResponseFuture(origin::ResponseFuture);
 
 impl Future for ResponseFuture {
@@ -274,8 +274,8 @@ impl fmt::Debug for ResponseFuture {
     }
 }
 
-/// One worker's connections to all apps. The value has to stay on the thread of its worker, because
-/// the pools spawn local tasks.
+/// One worker's connections to all apps. A [`Pools`] has to stay on the thread of its worker,
+/// because the pools spawn local tasks.
 pub(crate) struct Pools {
     clock: Clock,
     pools: RefCell<BTreeMap<usize, WorkerPool>>,
@@ -283,7 +283,8 @@ pub(crate) struct Pools {
 
 struct WorkerPool {
     /// The weak reference keeps the memory of the upstream reserved, so that the address in the map
-    /// cannot identify another upstream. The upstream itself can be dropped.
+    /// cannot identify another upstream. The weak reference does not keep the upstream itself
+    /// alive.
     upstream: Weak<Upstream>,
     pool: Pool,
 }
