@@ -76,6 +76,7 @@ pub(super) async fn watch_certificates(
             }
             refresh_trust(&upstreams);
         });
+        // The blocking task has panicked, or the runtime is shutting down.
         if looked.await.is_err() {
             return;
         }

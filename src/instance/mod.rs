@@ -139,8 +139,8 @@ impl Instance {
             .map(|listener| start_operations(listener, admin, clock))
             .transpose()?;
         readiness.mark_ready();
-        // The event is written last, because any step before this line can still fail, for example
-        // because of an invalid session file.
+        // The event is written last, because earlier steps can fail, such as reading the session
+        // file.
         let also = operations_address.map(tracing::field::display);
         tracing::info!(server.address = %address, operations = also, "Listening");
         Ok(Self {
@@ -177,12 +177,14 @@ impl Instance {
     ///
     /// If the future is dropped, the running requests are aborted.
     pub async fn drain(self) -> Drained {
-        // Load balancers read this state and stop sending requests to this process.
+        // Load balancers read the readiness and then stop sending requests to this process.
         self.readiness.mark_draining();
         tracing::info!("Draining");
         let drained = self.workers.drained().await;
         // The results of running refreshes have to be stored before the store closes.
         self.process.site.refresher.drained().await;
+        // The operations listener stops after the workers, so that the metrics and the readiness
+        // can be read during the drain.
         if let Some(operations) = self.operations {
             operations.drained().await;
         }

@@ -55,7 +55,7 @@ impl ProcessState {
         })
     }
 
-    /// Builds a site from these settings.
+    /// Builds a site from `config`.
     pub(super) fn site(&self, config: SiteConfig) -> Arc<Site> {
         let (login, keys) = config.login;
         let (providers, process) = (Arc::clone(&config.providers), Arc::clone(&self.login));

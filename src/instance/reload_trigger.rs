@@ -13,7 +13,8 @@ use crate::config::{Config, Digest, FileChange, Watch, content_digest};
 /// The interval between two checks of the files.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// The time for which new content of the key file has to stay unchanged before it is used.
+/// The time for which new content of the key file has to stay unchanged before the gateway uses the
+/// content.
 const KEYS_STABLE: Duration = Duration::from_secs(10);
 
 /// The first and the longest pause after a failed reload. Each pause is twice as long as the
@@ -103,7 +104,7 @@ impl KeyFile {
 
 impl ReloadTrigger {
     /// Starts to watch the files that `config` names. A change that happened after `config` was
-    /// read also counts.
+    /// read also causes a reload.
     pub(super) fn new(config: &Config, clock: Clock) -> Self {
         let mut trigger = Self {
             clock,
@@ -145,6 +146,8 @@ impl ReloadTrigger {
     pub(super) fn failed(&mut self, cause: ReloadCause) {
         let before = self.retry;
         let cause = match (cause, before.map(|retry| retry.cause)) {
+            // A failed reload after a signal does not change the keys, so the retry of the keys
+            // continues.
             (ReloadCause::Signal, Some(ReloadCause::KeyFile)) => return,
             (ReloadCause::Signal, _) => {
                 self.retry = None;
@@ -275,7 +278,7 @@ mod tests {
         write("two\none\n");
         assert_eq!(changes(&mut keys, 10), 0);
         assert_eq!(changes(&mut keys, 60), 1);
-        // From here on the gateway uses these keys, as after a reload.
+        // The gateway uses the new keys now, as after a reload.
         keys = KeyFile::new(path.clone(), content_digest(&path));
         // The file was removed for a moment and has the same content again.
         std::fs::remove_file(&path).unwrap();
