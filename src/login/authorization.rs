@@ -43,7 +43,7 @@ pub(super) struct Granted {
 #[derive(Debug)]
 #[must_use]
 pub(super) struct VerifiedResponse {
-    /// The code, which may be exchanged one time.
+    /// The code, which can be exchanged only one time.
     pub(super) code: Secret<String>,
     /// The `iss` of the authorization response, if present (RFC 9207 section 2).
     pub(super) iss: Option<String>,

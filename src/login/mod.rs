@@ -75,7 +75,7 @@ pub struct Settings {
     pub(crate) timeout: Duration,
 }
 
-/// The login flow with the providers of one site. All workers share one value.
+/// The login flow with the providers of one site. All workers share one [`Login`].
 #[derive(Debug)]
 pub struct Login {
     settings: Settings,
@@ -162,7 +162,7 @@ impl Login {
         let mode = client.response_mode();
         let previous_session = match mode {
             // The provider's form post is a cross-site request, so the browser does not send the
-            // session cookie with it. Therefore the state contains the session key.
+            // session cookie with it. Therefore the state of such a login contains the session key.
             ResponseMode::FormPost => browser::session_key(start.headers),
             ResponseMode::Query => None,
         };
@@ -189,6 +189,8 @@ impl Login {
         };
         let location = client.authorization_url(&request)?;
         let (name, secret) = (sealed.tab.cookie(), sealed.browser_secret.expose());
+        // The form post is a cross-site request, so the cookie of the pending login must not have
+        // `SameSite=Lax`.
         let own = match mode {
             ResponseMode::FormPost => {
                 cookie::set_across_sites(&name, secret, self.settings.timeout)
@@ -268,6 +270,7 @@ impl Login {
             let now = self.providers.get(provider);
             now.is_some_and(|now| registration_tag(&now.fingerprint()) == tag)
         };
+        // A state from an older version of the gateway has no tag, so only the name is compared.
         *details.provider == *provider && details.registration.is_none_or(is_same)
     }
 
@@ -294,8 +297,9 @@ impl Login {
             return Err(Box::new(answered));
         }
         self.ready(callback.provider).await.map_err(|error| {
-            // The code was not sent to the provider, so the code is still valid. The cookie is
-            // kept, so that the browser can send the same authorization response again.
+            // The code was not sent to the provider, so the code is still valid. The cookie of the
+            // pending login is kept, so that the browser can send the same authorization response
+            // again.
             let mut failure = failed(error);
             failure.cookies.clear();
             Box::new(Completion::Failed(failure))
@@ -330,6 +334,7 @@ impl Login {
         client: IpAddr,
         now: Timestamp,
     ) -> Result<(), Error> {
+        // The throttle is checked first, so that a client that must wait does not use up the state.
         if self.process.throttle.check(client, now) == ThrottleDecision::TooManyRefused {
             return Err(Error::TooManyRefused);
         }
@@ -378,6 +383,7 @@ impl Login {
                 let now = self.process.clock.now();
                 let mut failure = FailedLogin::new(error, Some(returned));
                 let class = failure.error.class();
+                // The provider has refused the code itself, as it does with an invented code.
                 if class.is_some_and(|class| class.actor == Actor::Client) {
                     self.process.throttle.note_refused(callback.client, now);
                 }

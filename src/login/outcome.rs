@@ -88,7 +88,7 @@ impl FailedLogin {
 /// Returns the result for an authorization response whose state is not valid. If the browser is
 /// already signed in at the same provider, the response is a duplicate or comes from a restored
 /// tab, and the user continues with the existing session. A user who had asked to sign in again
-/// gets the error.
+/// gets the error page.
 pub(super) fn stale_answer(failure: FailedLogin, callback: &Callback<'_>) -> Completion {
     match &callback.previous_session {
         PreviousSession::Live(_, session)

@@ -49,7 +49,7 @@ pub(super) struct LoginDetails {
     pub(super) round: u8,
     /// True when the user asked to sign in again, even if a session exists.
     pub(super) reauthenticate: bool,
-    /// The previous session of the browser. The key is present only for the response mode
+    /// The previous session of the browser. The session key is present only for the response mode
     /// `form_post`, in which the callback arrives without the session cookie.
     pub(super) previous_session: Option<SessionKey>,
 }

@@ -16,9 +16,9 @@ const MAX: usize = 1024;
 
 /// A path with query on our own origin, to which the browser is sent after a login.
 ///
-/// To stop open redirects, a strict grammar decides which text is accepted. The code does not join
-/// URLs and compare origins, because URL parsers disagree about `/\evil.test`, `/.//evil.test` and
-/// `https:evil.test`. The path is always written after a configured origin
+/// To stop open redirects, a strict grammar decides which text is accepted. [`ReturnTo::parse`]
+/// does not join URLs and compare origins, because URL parsers disagree about `/\evil.test`,
+/// `/.//evil.test` and `https:evil.test`. The path is always written after a configured origin
 /// ([`ReturnTo::absolute`]), never alone.
 #[derive(Clone, Eq, PartialEq)]
 pub struct ReturnTo(Box<str>);

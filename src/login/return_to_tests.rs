@@ -84,8 +84,8 @@ fn without_dots(path: &str) -> String {
     format!("/{}", kept.join("/"))
 }
 
-/// Applies both oracles to the text after our origin. Applies both oracles also to the text without
-/// an origin, in case a caller forgets the origin.
+/// Applies both oracles to the return path after our origin. Also applies both oracles to the
+/// return path without an origin, in case a caller forgets the origin.
 fn assert_stays(return_to: &ReturnTo, given: &str) {
     let location = return_to.absolute(SITE);
     assert!(

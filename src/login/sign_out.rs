@@ -9,8 +9,8 @@ use crate::fields::cookie as cookies;
 use crate::session::{EndReason, Ended, SessionId, cookie};
 
 /// The maximum number of sessions that one request signs out. A browser sends one session cookie,
-/// or a few if it has cookies for several paths. An attacker's request could contain hundreds of
-/// session cookies.
+/// or a few session cookies if it has cookies for several paths. An attacker's request could
+/// contain hundreds of session cookies.
 pub(super) const MAX_SIGNED_OUT: usize = 8;
 
 impl Login {
@@ -39,7 +39,7 @@ impl Login {
             Ok(())
         };
         // The cookies are deleted only after the store has committed the end. Otherwise a browser
-        // without the cookie would seem to be signed out while its session continues.
+        // without the cookie would seem to be signed out although its session continues.
         self.process.on_control_plane(end).await?;
         Ok([cookie::clear(cookie::SESSION), browser::forget_rounds()])
     }
