@@ -141,8 +141,8 @@ impl ReloadTrigger {
     }
 
     /// Records that a reload for `cause` failed. If a file caused the reload, the reload is retried
-    /// after a pause. Each pause is longer than the previous pause. If a signal caused the reload,
-    /// there is no retry, because the operator reads the log.
+    /// after a pause. Each pause is longer than the previous pause, up to [`LONGEST_PAUSE`]. If a
+    /// signal caused the reload, there is no retry, because the operator reads the log.
     pub(super) fn failed(&mut self, cause: ReloadCause) {
         let before = self.retry;
         let cause = match (cause, before.map(|retry| retry.cause)) {

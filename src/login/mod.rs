@@ -189,8 +189,8 @@ impl Login {
         };
         let location = client.authorization_url(&request)?;
         let (name, secret) = (sealed.tab.cookie(), sealed.browser_secret.expose());
-        // The form post is a cross-site request, so the cookie of the pending login must not have
-        // `SameSite=Lax`.
+        // With `form_post`, the callback is a cross-site request, and the browser would not send a
+        // cookie that has `SameSite=Lax`.
         let own = match mode {
             ResponseMode::FormPost => {
                 cookie::set_across_sites(&name, secret, self.settings.timeout)
