@@ -36,7 +36,7 @@ pub(super) struct Unstored(
 
 /// The result of [`Unstored::keep`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[must_use = "what is not kept is lost"]
+#[must_use = "a result that is not stored is lost"]
 pub(super) enum Kept {
     /// The result is kept until `take` removes it.
     Yes,

@@ -324,7 +324,10 @@ impl Worker {
 }
 
 /// The state of a request after [`Worker::process`].
-#[expect(clippy::large_enum_variant, reason = "the small one is the rare one")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the small variant is rare, so a box would cost more than it saves"
+)]
 enum Step<'a> {
     /// The request was sent on a connection, or waits for a free connection.
     Sent(InFlight<'a>),
@@ -343,7 +346,10 @@ impl<'a> Step<'a> {
     }
 
     /// Waits for the answer to the request.
-    #[expect(clippy::manual_async_fn, reason = "an `async fn` holds `self` twice")]
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "the future of an `async fn` would hold `self` twice"
+    )]
     fn finish(mut self, worker: &'a Worker) -> impl Future<Output = Response<Body>> + use<'a> {
         async move {
             match &mut self {

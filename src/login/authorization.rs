@@ -67,7 +67,7 @@ pub enum MalformedResponse {
     Neither,
     /// The code arrived in the query of a redirect, although the authorization request demanded a
     /// form post.
-    #[error("the code came in a URL, but a form post was requested")]
+    #[error("the code arrived in a URL although a form post was requested")]
     NotPosted,
     /// A parameter occurs more than once.
     #[error("the answer has the parameter `{0}` more than once")]
